@@ -1,0 +1,96 @@
+"""All that a running step may touch."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from finery.artifacts import Model
+from finery.engine import Engine, Sampling
+from finery.errors import StepError
+from finery.records import CachedEngine, Records
+
+Report = Callable[[dict[str, Any]], None]
+"""Where a job's events go: `{"event": "progress", …}` and so on, see `finery.events`."""
+
+
+class Job:
+    """A step's surroundings while it runs.
+
+    out: an empty folder to fill.
+    scratch: a folder kept between attempts at the same key (checkpoints); removed on success.
+    records: the per-record cache, shared by all steps of the project.
+    """
+
+    def __init__(
+        self,
+        *,
+        out: Path,
+        scratch: Path,
+        seed: int | None,
+        report: Report,
+        records: Records,
+        find_engine: Callable[[Model], tuple[type[Engine], str]],
+        secrets: Mapping[str, str],
+    ) -> None:
+        self.out = out
+        self.scratch = scratch
+        self.records = records
+        self._seed = seed
+        self._report = report
+        self._find_engine = find_engine
+        self._secrets = secrets
+
+    @property
+    def seed(self) -> int:
+        """The step's seed, 0 ≤ seed < 2³¹."""
+        if self._seed is None:
+            raise StepError("a step type declared with seeded=False asked for its seed")
+        return self._seed
+
+    def log(self, message: str) -> None:
+        """Add a line to the step's log."""
+        self._report({"event": "log", "message": self._scrub(message)})
+
+    def progress(self, done: float, total: float, text: str = "") -> None:
+        """Tell how far the step is: `done` of `total`, in any unit, and what it is at."""
+        self._report({"event": "progress", "done": done, "total": total, "text": text})
+
+    def metric(self, name: str, value: float, at: float) -> None:
+        """Tell a value over the step's course, e.g. `loss` at optimizer step `at`."""
+        self._report({"event": "metric", "name": name, "value": value, "at": at})
+
+    def secret(self, name: str) -> str:
+        """An environment variable that the recipe passes to this step with `env: [NAME]`.
+
+        Its value never enters a key, a log or the store.
+        """
+        if name not in self._secrets:
+            raise StepError(
+                f"the step needs the environment variable {name}",
+                fix=f"set it, and pass it to the step in the recipe: env: [{name}]",
+            )
+        return self._secrets[name]
+
+    def engine(self, model: Model) -> CachedEngine:
+        """What answers prompts with `model`, with the record cache in front of it."""
+        cls, identity = self._find_engine(model)
+        return CachedEngine(cls(model, self), self.records, identity)
+
+    def raw_engine(self, model: Model) -> Engine:
+        """The engine without the cache, for an engine that stands on another."""
+        return self._find_engine(model)[0](model, self)
+
+    def _scrub(self, text: str) -> str:
+        for value in self._secrets.values():
+            if len(value) >= 6:
+                text = text.replace(value, "***")
+        return text
+
+
+def cpu_count() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+__all__ = ["Job", "Report", "Sampling", "cpu_count"]

@@ -1,0 +1,209 @@
+"""Discovery: which plugins there are and what they provide."""
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
+from importlib.metadata import Distribution, EntryPoint, distributions
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pluggy
+from blake3 import blake3
+
+from finery import hooks
+from finery.engine import Engine
+from finery.errors import FineryError, PluginError, did_you_mean
+from finery.step import Step, check_contract
+
+GROUP = "finery"
+
+
+class Plugin:
+    """A loaded plugin: its name, where it comes from, and its module."""
+
+    def __init__(self, name: str, module: ModuleType, origin: str, path: Path | None = None) -> None:
+        self.name = name
+        self.module = module
+        self.origin = origin  # "finery 0.1.0" or the file's path
+        self.path = path  # only for a file beside the recipe
+
+
+class Plugins:
+    """All plugins of this process, and the step types, engines and commands they provide."""
+
+    def __init__(self, manager: pluggy.PluginManager, plugins: Sequence[Plugin]) -> None:
+        self.manager = manager
+        self.plugins = list(plugins)
+
+    @property
+    def hook(self) -> Any:
+        """The hooks, to call."""
+        return self.manager.hook
+
+    @cached_property
+    def step_types(self) -> dict[str, tuple[Any, Plugin]]:
+        """Step type name → (class or "module:Class", the plugin that provides it)."""
+        return self._provided("finery_steps")
+
+    @cached_property
+    def engines(self) -> dict[str, tuple[Any, Plugin]]:
+        """Model format → (class or "module:Class", plugin)."""
+        return self._provided("finery_engines")
+
+    @cached_property
+    def commands(self) -> dict[str, tuple[Any, Plugin]]:
+        """Command name → (click command or "module:function", plugin)."""
+        return self._provided("finery_commands")
+
+    def step_type(self, name: str) -> type[Step]:
+        """The class of a step type; imports its module. `PluginError` if there is none."""
+        if name not in self.step_types:
+            raise PluginError(f"unknown step type '{name}'", fix=self.suggest(name))
+        reference, plugin = self.step_types[name]
+        cls: type[Step] = _resolve(reference, f"step type '{name}'", plugin)
+        if not getattr(cls, "__finery_checked__", False):
+            check_contract(cls, name)
+            type.__setattr__(cls, "__finery_checked__", True)
+        return cls
+
+    def suggest(self, name: str) -> str:
+        """A fix for an unknown step type."""
+        prefix = name.partition(".")[0]
+        if prefix not in {p.name for p in self.plugins}:
+            guess = did_you_mean(name, self.step_types)
+            hint = f"{guess} or " if guess and guess.startswith("did") else ""
+            return f"{hint}install the plugin that provides '{prefix}.*' (`finery plugins` lists yours)"
+        return did_you_mean(name, self.step_types) or "run `finery plugins`"
+
+    def engine(self, model_format: str) -> type[Engine]:
+        """The engine's class for a model format; imports its module."""
+        if model_format not in self.engines:
+            raise PluginError(
+                f"no engine answers prompts with a model of format '{model_format}'",
+                fix=f"install a plugin with one; there are engines for: {', '.join(sorted(self.engines))}",
+            )
+        reference, plugin = self.engines[model_format]
+        cls: type[Engine] = _resolve(reference, f"engine '{model_format}'", plugin)
+        return cls
+
+    def _provided(self, hook: str) -> dict[str, tuple[Any, Plugin]]:
+        found: dict[str, tuple[Any, Plugin]] = {}
+        for plugin in self.plugins:
+            provide = getattr(plugin.module, hook, None)
+            if provide is None:
+                continue
+            for name, reference in provide().items():
+                if name in found:
+                    first = found[name][1]
+                    raise PluginError(
+                        f"'{name}' is provided twice: by plugin '{first.name}' ({first.origin}) "
+                        f"and by plugin '{plugin.name}' ({plugin.origin})",
+                        fix="uninstall one of them",
+                    )
+                found[name] = (reference, plugin)
+        return found
+
+
+@lru_cache(maxsize=8)
+def load_plugins(local: tuple[Path, ...] = ()) -> Plugins:
+    """Load every installed plugin and the `local` plugin files; once per process and set."""
+    manager = pluggy.PluginManager(GROUP)
+    manager.add_hookspecs(hooks)
+    found = [_load_entry_point(entry, dist) for entry, dist in _entry_points()]
+    found += [_load_file(path) for path in local]
+    for plugin in found:
+        _register(manager, plugin)
+    return Plugins(manager, found)
+
+
+def _register(manager: pluggy.PluginManager, plugin: Plugin) -> None:
+    try:
+        manager.register(plugin.module, name=plugin.name)
+        manager.check_pending()
+    except (pluggy.PluginValidationError, ValueError) as error:
+        raise PluginError(
+            f"plugin '{plugin.name}' ({plugin.origin}) breaks the hooks' contract: {error}",
+            fix="compare its hookimpls with finery/hooks.py",
+        ) from error
+
+
+def _entry_points() -> list[tuple[EntryPoint, Distribution]]:
+    """The entry points of the group, each distribution once, in name order."""
+    found: dict[str, tuple[EntryPoint, Distribution]] = {}
+    for dist in distributions():
+        # Read the small file itself: building every entry point of every distribution is slow.
+        text = dist.read_text("entry_points.txt")
+        if not text or f"[{GROUP}]" not in text:
+            continue
+        for entry in dist.entry_points:
+            if entry.group == GROUP and entry.name not in found:
+                found[entry.name] = (entry, dist)
+    return [found[name] for name in sorted(found)]
+
+
+def _load_entry_point(entry: EntryPoint, dist: Distribution) -> Plugin:
+    origin = f"{dist.metadata['Name']} {dist.version}"
+    try:
+        module = importlib.import_module(entry.value.partition(":")[0])
+    except Exception as error:
+        raise PluginError(
+            f"plugin '{entry.name}' of {origin} fails on import: {type(error).__name__}: {error}",
+            where=f"entry point {GROUP}.{entry.name} = {entry.value}",
+            fix=f"repair or uninstall it: pip uninstall {dist.metadata['Name']}",
+        ) from error
+    return Plugin(entry.name, module, origin)
+
+
+def _load_file(path: Path) -> Plugin:
+    """Load a plugin file that lies beside a recipe, under a module name of its own."""
+    name = f"finery_local_{path.stem}_{blake3(str(path).encode()).hexdigest()[:8]}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        if spec is None or spec.loader is None:
+            raise PluginError(f"{path} is not a Python file", fix="name a .py file")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        try:
+            spec.loader.exec_module(module)
+        except FineryError:
+            del sys.modules[name]
+            raise
+        except Exception as error:
+            del sys.modules[name]
+            raise PluginError(
+                f"plugin file fails on import: {type(error).__name__}: {error}",
+                where=_raised_at(error, path),
+                fix="repair it",
+            ) from error
+    return Plugin(path.stem, sys.modules[name], str(path), path)
+
+
+def _raised_at(error: Exception, path: Path) -> str:
+    if isinstance(error, SyntaxError):
+        return f"{error.filename or path}:{error.lineno}:{error.offset}"
+    line, trace = 1, error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == str(path):
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return f"{path}:{line}"
+
+
+def _resolve(reference: Any, what: str, plugin: Plugin) -> Any:
+    """The object that a plugin's table names: itself, or `"module:Name"`."""
+    if not isinstance(reference, str):
+        return reference
+    module, _, name = reference.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except FineryError:
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"{what} of plugin '{plugin.name}' ({plugin.origin}) can't be loaded from "
+            f"'{reference}': {type(error).__name__}: {error}",
+            fix="install the extra it needs, or repair the plugin",
+        ) from error

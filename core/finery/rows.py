@@ -1,0 +1,49 @@
+"""Rows: what a line of a `Dataset` may look like, and the few views of it that steps share."""
+
+from typing import Any
+
+import msgspec
+from blake3 import blake3
+
+Row = dict[str, Any]
+Message = dict[str, Any]
+Conversation = list[Message]
+
+NOT_CONTENT = frozenset({"id", "parents"})
+"""Columns that say where a row comes from, not what it says."""
+
+
+def row_id(row: Row) -> str:
+    """A 16-digit hex hash of the row's content (all columns but `id` and `parents`)."""
+    content = {k: v for k, v in row.items() if k not in NOT_CONTENT}
+    return blake3(msgspec.json.encode(content, order="deterministic")).hexdigest()[:16]
+
+
+def with_id(row: Row) -> Row:
+    """The row itself if it has an `id`, else a copy with one."""
+    return row if "id" in row else {"id": row_id(row), **row}
+
+
+def split_turns(row: Row) -> tuple[Conversation, Conversation]:
+    """(prompt, completion) of a row, both as messages.
+
+    `messages` are split before the last assistant turn; `prompt` and `completion` may be text
+    or messages. A row without an answer gives an empty completion. For preferences the
+    completion is `chosen`.
+    """
+    if "messages" in row:
+        messages = row["messages"]
+        if messages and messages[-1]["role"] == "assistant":
+            return messages[:-1], messages[-1:]
+        return messages, []
+    completion = row.get("completion", row.get("chosen", []))
+    return _as_messages(row.get("prompt", []), "user"), _as_messages(completion, "assistant")
+
+
+def answer_text(row: Row) -> str:
+    """The text of the row's completion, the empty string where there is none."""
+    return "".join(str(m.get("content") or "") for m in split_turns(row)[1])
+
+
+def _as_messages(value: Any, role: str) -> Conversation:
+    return [{"role": role, "content": value}] if isinstance(value, str) else list(value)

@@ -1,0 +1,282 @@
+"""What a plugin author subclasses: a step type is a class with typed fields and `run`."""
+
+import copy
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, dataclass_transform, get_args, get_origin
+
+import msgspec
+
+from finery.artifacts import Artifact, Bundle, Dataset, Metrics, Model
+from finery.errors import PluginError
+
+if TYPE_CHECKING:
+    from finery.job import Job
+
+SECTIONS = ("models", "data", "generate", "train", "evaluate", "export")
+_SECTIONS_OF: dict[type[Artifact], tuple[str, ...]] = {
+    Dataset: ("data", "generate"),
+    Model: ("models", "train"),
+    Metrics: ("evaluate",),
+    Bundle: ("export",),
+}
+RESERVED = frozenset({"use", "needs", "seed", "env"})
+"""Keys that every step takes; no field may have such a name."""
+
+
+class Files:
+    """A setting that names files outside the store: a path, a glob, a folder, or a list of them.
+
+    Relative to the recipe. What the files hold is part of the key, where they lie isn't. In a
+    running step, `paths` are the files found, sorted within each pattern, and never empty.
+    """
+
+    def __init__(self, patterns: Iterable[str], paths: Iterable[Path] = ()) -> None:
+        self.patterns = list(patterns)
+        self.paths = list(paths)
+
+    def __repr__(self) -> str:
+        return ", ".join(self.patterns)
+
+
+class Spec(msgspec.Struct, frozen=True):
+    """What a step type declares about itself, as class keywords of a `Step` subclass."""
+
+    version: str = ""  # bump when behaviour changes in a way the code's digest can't see
+    packages: tuple[str, ...] = ()  # distributions whose version is part of the key
+    isolated: bool = False  # runs in a process of its own, not in a warm worker
+    seeded: bool = True  # False: the seed can't change the output and isn't in the key
+    engines: bool = False  # answers prompts with its models: their engines are in the key
+    sections: tuple[str, ...] = ()  # sections of a recipe that take it; default: by its output
+
+
+class FieldInfo(msgspec.Struct):
+    """What `setting(...)` or `takes(...)` says about a field."""
+
+    default: Any = msgspec.NODEFAULT
+    help: str = ""
+    keyed: bool = True
+    named: bool = False
+    constraints: dict[str, Any] = {}
+
+
+def setting(
+    default: Any = msgspec.NODEFAULT,
+    *,
+    help: str = "",
+    keyed: bool = True,
+    ge: float | None = None,
+    gt: float | None = None,
+    le: float | None = None,
+    lt: float | None = None,
+    pattern: str | None = None,
+    min_length: int | None = None,
+    max_length: int | None = None,
+    examples: list[Any] | None = None,
+) -> Any:
+    """A setting's default, limits and help. Without a default it is required.
+
+    keyed: False marks what can't change the output (logging, worker counts, thresholds that are
+        checked afterwards); it stays out of the key.
+    """
+    limits = {
+        "ge": ge, "gt": gt, "le": le, "lt": lt, "pattern": pattern, "min_length": min_length,
+        "max_length": max_length, "examples": examples,
+    }  # fmt: skip
+    given = {k: v for k, v in limits.items() if v is not None}
+    return FieldInfo(default=default, help=help, keyed=keyed, constraints=given)
+
+
+def takes(default: Any = msgspec.NODEFAULT, *, help: str = "", named: bool = False) -> Any:
+    """An input's help. `named=True` lets the step see what the recipe calls it (`artifact.name`)."""
+    return FieldInfo(default=default, help=help, named=named)
+
+
+_StructMeta: Any = type(msgspec.Struct)
+
+
+@dataclass_transform(kw_only_default=True, field_specifiers=(setting, takes))
+class _SettingsMeta(_StructMeta):  # type: ignore[misc]
+    """Turns `setting(...)` and `takes(...)` into msgspec fields with limits and help."""
+
+    def __new__(
+        mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **keywords: Any
+    ) -> Any:
+        declared = {k: keywords.pop(k) for k in Spec.__struct_fields__ if k in keywords}
+        inherited: dict[str, FieldInfo] = {}
+        for base in reversed(bases):
+            inherited |= getattr(base, "__finery_fields__", {})
+        own = _rewrite_fields(namespace)
+        cls = super().__new__(
+            mcls, name, bases, namespace, kw_only=True, forbid_unknown_fields=True,
+            weakref=False, **keywords,
+        )  # fmt: skip
+        type.__setattr__(cls, "__finery_fields__", inherited | own)
+        before = getattr(cls, "__spec__", Spec())
+        merged = {f: declared.get(f, getattr(before, f)) for f in Spec.__struct_fields__}
+        type.__setattr__(cls, "__spec__", Spec(**merged))
+        return cls
+
+
+def _rewrite_fields(namespace: dict[str, Any]) -> dict[str, FieldInfo]:
+    """Replace each `setting(...)` of a class body by its default and annotate it; return them."""
+    annotations = namespace.get("__annotations__", {})
+    found: dict[str, FieldInfo] = {}
+    for field, hint in annotations.items():
+        if _is_class_var(hint):
+            continue
+        info = namespace.get(field, msgspec.NODEFAULT)
+        if not isinstance(info, FieldInfo):
+            info = FieldInfo(default=info)
+        found[field] = info
+        annotations[field] = _annotated(hint, info)
+        if info.default is msgspec.NODEFAULT:
+            namespace.pop(field, None)
+        elif isinstance(info.default, (list, dict, set, msgspec.Struct)):
+            namespace[field] = msgspec.field(default_factory=_copier(info.default))
+        else:
+            namespace[field] = info.default
+    return found
+
+
+def _annotated(hint: Any, info: FieldInfo) -> Any:
+    """The hint with limits (put on the type beside `None`, where msgspec wants them) and help."""
+    if isinstance(hint, str):  # `from __future__ import annotations` in the plugin
+        optional, inner = hint.endswith("| None"), hint.removesuffix("| None").strip()
+    else:
+        args = get_args(hint) if get_origin(hint) in (types.UnionType, typing.Union) else ()
+        rest = [a for a in args if a is not type(None)]
+        optional = len(rest) == 1 and len(args) == 2
+        inner = rest[0] if optional else hint
+    if info.constraints:
+        inner = Annotated[inner, msgspec.Meta(**info.constraints)]
+    whole = typing.Optional[inner] if optional else inner
+    return Annotated[whole, msgspec.Meta(description=info.help)] if info.help else whole
+
+
+def _copier(value: Any) -> Any:
+    return lambda: copy.deepcopy(value)
+
+
+def _is_class_var(hint: Any) -> bool:
+    return get_origin(hint) is ClassVar or hint is ClassVar or str(hint).startswith(("ClassVar", "typing.ClassVar"))
+
+
+class Settings(msgspec.Struct, metaclass=_SettingsMeta):
+    """A group of settings inside a step's, e.g. `lora: {r: 16, alpha: 32}`."""
+
+    __finery_fields__: ClassVar[dict[str, FieldInfo]]
+
+
+class Step(Settings):
+    """One unit of work with typed inputs and settings.
+
+    Fields typed as an artifact (`Dataset`, `list[Model]`, `Dataset | None`) are inputs: the
+    recipe names a step. All others are settings. Class keywords declare the rest:
+    `class Sft(Step, isolated=True, packages=("torch", "trl"))`, see `Spec`.
+    """
+
+    __spec__: ClassVar[Spec]
+
+    def run(self, job: "Job") -> Any:
+        """Do the work, leaving files in `job.out`; return the artifact, or a class of them."""
+        raise NotImplementedError
+
+    def outputs(self) -> dict[str, type[Artifact]]:
+        """Output name → kind, in order; `""` is the output a bare step name stands for.
+
+        By default read from `run`'s return type. Override it where settings decide.
+        """
+        return declared_outputs(type(self))
+
+    def verify(self, outputs: Mapping[str, Artifact]) -> None:
+        """Judge the finished outputs; raise `RequirementError` to fail the build.
+
+        Called in the main process after every build of the step and on cached results too, so
+        it must be light. Inputs are placeholders here.
+        """
+
+
+def inputs_of(cls: type[Step]) -> dict[str, "Input"]:
+    """The input fields of a step type, in order."""
+    cached = cls.__dict__.get("__finery_inputs__")
+    if cached is None:
+        hints = field_hints(cls)
+        cached = {f: made for f in cls.__struct_fields__ if (made := _as_input(hints[f]))}
+        type.__setattr__(cls, "__finery_inputs__", cached)
+    return typing.cast(dict[str, Input], cached)
+
+
+def field_hints(cls: type[Settings]) -> dict[str, Any]:
+    """Field → type, without the annotations that carry limits."""
+    try:
+        return typing.get_type_hints(cls)
+    except NameError as error:
+        raise PluginError(
+            f"{cls.__module__}.{cls.__qualname__}: a field's type can't be resolved: {error}",
+            fix="import the type at module level, not under TYPE_CHECKING",
+        ) from error
+
+
+class Input(msgspec.Struct, frozen=True):
+    """An input field's kind, whether it takes a list, and whether it may be left out."""
+
+    kind: type[Artifact]
+    many: bool = False
+    optional: bool = False
+
+
+def _as_input(hint: Any) -> Input | None:
+    if isinstance(hint, type) and issubclass(hint, Artifact):
+        return Input(hint)
+    if get_origin(hint) is list:
+        inner = _as_input(get_args(hint)[0])
+        return Input(inner.kind, many=True) if inner else None
+    if get_origin(hint) in (types.UnionType, typing.Union):
+        found = [made for a in get_args(hint) if a is not type(None) and (made := _as_input(a))]
+        if len(found) == 1:
+            return Input(found[0].kind, many=found[0].many, optional=True)
+    return None
+
+
+def declared_outputs(cls: type[Step]) -> dict[str, type[Artifact]]:
+    """What `run`'s return annotation says: one artifact, or a class with artifact fields."""
+    result = typing.get_type_hints(cls.run).get("return")
+    if isinstance(result, type) and issubclass(result, Artifact):
+        return {"": result}
+    fields = typing.get_type_hints(result) if isinstance(result, type) else {}
+    found = {f: h for f, h in fields.items() if isinstance(h, type) and issubclass(h, Artifact)}
+    if not found:
+        raise PluginError(
+            f"{cls.__module__}.{cls.__qualname__}.run must say what it returns",
+            fix="annotate it with Dataset, Model, Metrics, Bundle or a class with such fields",
+        )
+    return found
+
+
+def sections_of(cls: type[Step]) -> tuple[str, ...]:
+    """Sections of a recipe that take this step type."""
+    if cls.__spec__.sections:
+        return cls.__spec__.sections
+    kinds = declared_outputs(cls).values()
+    return next((_SECTIONS_OF[k] for k in kinds if k in _SECTIONS_OF), SECTIONS)
+
+
+def check_contract(cls: Any, name: str) -> None:
+    """Raise `PluginError` when a step type breaks the contract for authors."""
+    where = f"{cls.__module__}.{getattr(cls, '__qualname__', cls)}"
+    if not (isinstance(cls, type) and issubclass(cls, Step)):
+        raise PluginError(f"step type '{name}': {where} is not a subclass of finery.Step")
+    if not (cls.__doc__ or "").strip():
+        raise PluginError(f"step type '{name}': {where} has no docstring", fix="say in one line what it does")
+    inputs = inputs_of(cls)
+    for field in cls.__struct_fields__:
+        if field in RESERVED:
+            raise PluginError(f"step type '{name}': field '{field}' is a word every step has", fix="rename it")
+        if field not in inputs and not cls.__finery_fields__[field].help:
+            raise PluginError(
+                f"step type '{name}': setting '{field}' has no help",
+                fix=f'{field} = setting(…, help="…")',
+            )

@@ -1,0 +1,55 @@
+"""The kit for plugin authors: run one step by itself, without recipe, store or processes."""
+
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from finery.artifacts import Dataset, Model
+from finery.engine import Engine
+from finery.job import Job
+from finery.plugins import load_plugins
+from finery.records import MemoryRecords, Records
+from finery.rows import Row
+from finery.step import Step
+
+
+class TestJob(Job):
+    """A job that keeps what the step reports in `events`."""
+
+    __test__ = False  # not a test class, whatever pytest thinks of its name
+
+    def __init__(
+        self,
+        folder: Path | None = None,
+        *,
+        seed: int | None = 0,
+        secrets: dict[str, str] | None = None,
+        records: Records | None = None,
+    ) -> None:
+        root = folder or Path(tempfile.mkdtemp(prefix="finery-"))
+        for name in ("out", "scratch"):
+            (root / name).mkdir(parents=True, exist_ok=True)
+        self.events: list[dict[str, Any]] = []
+        super().__init__(
+            out=root / "out",
+            scratch=root / "scratch",
+            seed=seed,
+            report=self.events.append,
+            records=MemoryRecords() if records is None else records,
+            find_engine=self._find,
+            secrets=secrets or {},
+        )
+
+    def _find(self, model: Model) -> tuple[type[Engine], str]:
+        return load_plugins().engine(model.format), f"{model.path} {sorted(model.meta.items())}"
+
+
+def dataset(folder: Path, rows: Iterable[Row]) -> Dataset:
+    """A `Dataset` of these rows, to hand to a step."""
+    return Dataset.write(folder, rows)
+
+
+def run_step(step: Step, folder: Path | None = None, **job: Any) -> Any:
+    """Run `step` (made like any class: `MinLength(rows=…, characters=5)`); return its output."""
+    return step.run(TestJob(folder, **job))

@@ -20,6 +20,7 @@ class Job:
     out: an empty folder to fill.
     scratch: a folder kept between attempts at the same key (checkpoints); removed on success.
     records: the per-record cache, shared by all steps of the project.
+    pinned: what the step's `floating()` name is pinned to in recipe.lock, e.g. a commit.
     """
 
     def __init__(
@@ -32,7 +33,9 @@ class Job:
         records: Records,
         find_engine: Callable[[Model], tuple[type[Engine], str]],
         secrets: Mapping[str, str],
+        pinned: str | None = None,
     ) -> None:
+        self.pinned = pinned
         self.out = out
         self.scratch = scratch
         self.records = records

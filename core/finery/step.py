@@ -191,6 +191,21 @@ class Step(Settings):
         """
         return declared_outputs(type(self))
 
+    def floating(self) -> str | None:
+        """A name outside that may come to mean something else, e.g. `hub:Qwen/Qwen3-4B@main`.
+
+        None when there is no such thing. Called in the main process; must not use the network.
+        """
+        return None
+
+    def pin(self) -> str:
+        """Resolve `floating()` to what never moves, e.g. a commit.
+
+        Called in the main process when a build first meets the name; the answer is kept in
+        `recipe.lock`, is part of the key, and reaches the step as `job.pinned`.
+        """
+        raise NotImplementedError
+
     def verify(self, outputs: Mapping[str, Artifact]) -> None:
         """Judge the finished outputs; raise `RequirementError` to fail the build.
 

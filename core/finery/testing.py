@@ -26,6 +26,7 @@ class TestJob(Job):
         seed: int | None = 0,
         secrets: dict[str, str] | None = None,
         records: Records | None = None,
+        pinned: str | None = None,
     ) -> None:
         root = folder or Path(tempfile.mkdtemp(prefix="finery-"))
         for name in ("out", "scratch"):
@@ -39,6 +40,7 @@ class TestJob(Job):
             records=MemoryRecords() if records is None else records,
             find_engine=self._find,
             secrets=secrets or {},
+            pinned=pinned,
         )
 
     def _find(self, model: Model) -> tuple[type[Engine], str]:

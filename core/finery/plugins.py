@@ -58,12 +58,17 @@ class Plugins:
         """Command name → (click command or "module:function", plugin)."""
         return self._provided("finery_commands")
 
+    @cached_property
+    def executors(self) -> dict[str, tuple[Any, Plugin]]:
+        """Executor name → (class or "module:Class", plugin)."""
+        return self._provided("finery_executors")
+
     def step_type(self, name: str) -> type[Step]:
         """The class of a step type; imports its module. `PluginError` if there is none."""
         if name not in self.step_types:
             raise PluginError(f"unknown step type '{name}'", fix=self.suggest(name))
         reference, plugin = self.step_types[name]
-        cls: type[Step] = _resolve(reference, f"step type '{name}'", plugin)
+        cls: type[Step] = resolve(reference, f"step type '{name}'", plugin)
         if not getattr(cls, "__finery_checked__", False):
             check_contract(cls, name)
             type.__setattr__(cls, "__finery_checked__", True)
@@ -86,7 +91,7 @@ class Plugins:
                 fix=f"install a plugin with one; there are engines for: {', '.join(sorted(self.engines))}",
             )
         reference, plugin = self.engines[model_format]
-        cls: type[Engine] = _resolve(reference, f"engine '{model_format}'", plugin)
+        cls: type[Engine] = resolve(reference, f"engine '{model_format}'", plugin)
         return cls
 
     def _provided(self, hook: str) -> dict[str, tuple[Any, Plugin]]:
@@ -192,7 +197,7 @@ def _raised_at(error: Exception, path: Path) -> str:
     return f"{path}:{line}"
 
 
-def _resolve(reference: Any, what: str, plugin: Plugin) -> Any:
+def resolve(reference: Any, what: str, plugin: Plugin) -> Any:
     """The object that a plugin's table names: itself, or `"module:Name"`."""
     if not isinstance(reference, str):
         return reference

@@ -1,0 +1,366 @@
+"""One execution of a plan: steps start as soon as what they take from is there."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from finery.errors import FineryError, StepError, UsageError, error_from_dict
+from finery.events import Event, Listener, RunLog
+from finery.executor import Executor
+from finery.graph import Graph, Node
+from finery.plan import Planner, StepPlan
+from finery.step import Files, Step, inputs_of
+from finery.store import Manifest, Result, Store, link_outputs, project_folder
+from finery.worker import Task
+
+POLL_SECONDS = 0.05
+"""How often a key that another build is making is looked at."""
+
+
+@dataclass
+class Outcome:
+    """What became of a build."""
+
+    run: str
+    results: dict[str, Result] = field(default_factory=dict)
+    ran: list[str] = field(default_factory=list)
+    errors: dict[str, FineryError] = field(default_factory=dict)
+    blocked: dict[str, list[str]] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def exit_code(self) -> int:
+        """0 fine; 2 when what the user gave is wrong; 1 when a step or a requirement failed."""
+        return max((e.exit_code for e in self.errors.values()), default=0)
+
+
+class Build:
+    """Runs a graph's steps on an executor, and tells listeners what happens."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        store: Store,
+        executor: Executor,
+        listeners: Sequence[Listener] = (),
+        *,
+        keep_going: bool = False,
+        update_lock: bool = False,
+    ) -> None:
+        self.graph = graph
+        self.store = store
+        self.executor = executor
+        self.keep_going = keep_going
+        self.planner = Planner(graph, store)
+        if update_lock:
+            self.planner.lock.forget()
+        self.outcome = Outcome(new_run_id())
+        self.log = RunLog(store.root / "runs", self.outcome.run)
+        self.listeners = [self.log, *listeners]
+        self.folder = build_folder(graph)
+        self._started = time.perf_counter()
+        self._waiting = {n: len(node.upstream()) for n, node in graph.nodes.items()}
+        self._after: dict[str, list[str]] = {n: [] for n in graph.nodes}
+        for name, node in graph.nodes.items():
+            for before in node.upstream():
+                self._after[before].append(name)
+        self._ready: dict[str, StepPlan | None] = {n: None for n, k in self._waiting.items() if k == 0}
+        self._running: dict[str, StepPlan] = {}
+        self._locked: dict[str, StepPlan] = {}
+
+    def run(self) -> Outcome:
+        """Build everything. Ctrl-C reaches the caller as KeyboardInterrupt, workers ended."""
+        self._emit(
+            "build_started", run=self.outcome.run, recipe=self.graph.recipe.name,
+            steps=[{"step": n.name, "use": n.use, "section": n.section} for n in self.graph.nodes.values()],
+        )  # fmt: skip
+        self.graph.plugins.hook.finery_build_started(run=self.outcome.run, plan=self.graph)
+        try:
+            while self._ready or self._running or self._locked:
+                self._start_ready()
+                if self._running:
+                    self._listen()
+                elif self._locked:
+                    time.sleep(POLL_SECONDS)
+                elif self._stopped():
+                    break
+        finally:
+            self.executor.close()
+            self._remember()
+            self._finish()
+        return self.outcome
+
+    # -- starting --------------------------------------------------------------------------------
+
+    def _stopped(self) -> bool:
+        return bool(self.outcome.errors) and not self.keep_going
+
+    def _start_ready(self) -> None:
+        """Settle cached steps and start others, until nothing more can be done now."""
+        progressed = True
+        while progressed:
+            progressed = False
+            for name in [*self._locked, *self._ready]:
+                progressed |= self._try(name)
+
+    def _try(self, name: str) -> bool:
+        """Try to settle or start one step; True when something changed."""
+        plan = self._locked.get(name) or self._ready.get(name)
+        fresh = plan is None
+        try:
+            if plan is None:
+                plan = self._ready[name] = self._resolve(name)
+            if plan.state == "cached":
+                del self._ready[name]
+                assert plan.result is not None
+                self._settle(plan, plan.result, cached=True)
+                return True
+            if self._stopped():
+                self._ready.pop(name, None)
+                self._locked.pop(name, None)
+                return True
+            return self._start(plan) or fresh
+        except FineryError as error:
+            self._ready.pop(name, None)
+            self._locked.pop(name, None)
+            self._fail(self.graph.nodes[name], error)
+            return True
+
+    def _resolve(self, name: str) -> StepPlan:
+        results: dict[str, Result | None] = dict(self.outcome.results)
+        plan = self.planner.resolve(name, results)
+        if not plan.key:  # its floating name isn't pinned yet
+            step = plan.node.step
+            floating = step.floating()
+            assert floating is not None
+            self.planner.lock.set(floating, step.pin())
+            plan = self.planner.resolve(name, results)
+        return plan
+
+    def _start(self, plan: StepPlan) -> bool:
+        """Start a step if there is room and no other process (or step) is making its key."""
+        name = plan.node.name
+        isolated = type(plan.node.step).__spec__.isolated
+        if not self.executor.has_room(isolated):
+            return False
+        if any(p.key == plan.key for p in self._running.values()) or not self.store.try_lock(plan.key):
+            self._ready.pop(name, None)
+            changed = name not in self._locked
+            self._locked[name] = plan
+            return changed
+        self._ready.pop(name, None)
+        self._locked.pop(name, None)
+        result = self.store.lookup(plan.key)
+        if result is not None:  # another build finished it while this one waited
+            self.store.unlock(plan.key)
+            self._settle(plan, result, cached=True)
+            return True
+        self._dispatch(plan)
+        return True
+
+    def _dispatch(self, plan: StepPlan) -> None:
+        node = plan.node
+        try:
+            task = self._task(plan)
+        except BaseException:
+            self.store.unlock(plan.key)
+            raise
+        self._running[node.name] = plan
+        self._emit("step_started", step=node.name, use=node.use, reason=plan.reason)
+        self.graph.plugins.hook.finery_step_started(name=node.name, use=node.use)
+        self.executor.start(task)
+
+    def _task(self, plan: StepPlan) -> Task:
+        node, spec = plan.node, type(plan.node.step).__spec__
+        inputs: dict[str, list[tuple[str, Manifest]]] = {}
+        for (name, _), manifest in self.planner.inputs(node, dict(self.outcome.results)).items():
+            refs = [s.ref for s in node.sources if s.field == name]
+            inputs.setdefault(name, []).append((refs[len(inputs.get(name, []))], manifest))
+        return Task(
+            step=node.name,
+            use=node.use,
+            settings=_settings(node.step),
+            inputs=inputs,
+            files={
+                name: (getattr(node.step, name).patterns, [str(p) for _, p in found])
+                for name, found in plan.files.items()
+            },
+            seed=node.seed if spec.seeded else None,
+            pinned=plan.pinned,
+            env=_environment(node),
+            engines=plan.engines,
+            plugins=[str(p.path) for p in self.graph.plugins.plugins if p.path],
+            store=str(self.store.root),
+            work=str(self.store.work(plan.key)),
+            log=str(self.log.log_of(node.name)),
+            isolated=spec.isolated,
+        )
+
+    # -- listening -------------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        """Take what the workers say; return once a step ended, or after a moment."""
+        timeout = POLL_SECONDS if self._locked else 1.0
+        for task, event in self.executor.poll(timeout):
+            plan = self._running[task.step]
+            match event.pop("event"):
+                case "done":
+                    self._done(plan, event)
+                case "failed":
+                    self._ended(plan)
+                    self._fail(plan.node, error_from_dict(event["error"]), log=task.log)
+                case "died":
+                    self._ended(plan)
+                    self._fail(plan.node, _death(event["code"], task), log=task.log)
+                case kind:
+                    self._emit(f"step_{kind}", step=task.step, **event)
+
+    def _done(self, plan: StepPlan, event: Event) -> None:
+        outputs = msgspec.convert(event["outputs"], dict[str, Manifest])
+        try:
+            self._check_unchanged(plan)
+            result = self.store.commit(
+                plan.key, plan.node.use, plan.parts, outputs, seconds=event["seconds"], run=self.outcome.run
+            )
+            self.store.clear_work(plan.key)
+        except FineryError as error:
+            self._ended(plan)
+            self._fail(plan.node, error)
+            return
+        except OSError as error:
+            self._ended(plan)
+            self._fail(plan.node, StepError(f"can't keep the step's output: {error}", fix="free some space and build again"))
+            return
+        self._ended(plan)
+        self.outcome.ran.append(plan.node.name)
+        self._settle(plan, result, cached=False)
+
+    def _check_unchanged(self, plan: StepPlan) -> None:
+        """Don't publish what was made from files that changed under it."""
+        before = [(name, value) for name, value in plan.parts if name.startswith("file ")]
+        digests = self.store.digest_files(plan.files)
+        now = [(f"file {field} {name}", digest) for field, found in digests.items() for name, digest in found]
+        changed = [a[0].removeprefix("file ") for a, b in zip(before, now, strict=True) if a != b]
+        if changed:
+            raise StepError(f"changed while the step was reading it: {', '.join(changed)}", fix="build again")
+
+    def _ended(self, plan: StepPlan) -> None:
+        del self._running[plan.node.name]
+        self.store.unlock(plan.key)
+
+    def _settle(self, plan: StepPlan, result: Result, *, cached: bool) -> None:
+        """A step's outputs are in the store: link them, judge them, let the next steps go."""
+        node = plan.node
+        self.outcome.results[node.name] = result
+        link_outputs(self.store, self.folder / node.name, result.outputs)
+        seconds = 0.0 if cached else result.seconds
+        kind = "step_cached" if cached else "step_finished"
+        shown = {} if cached else {"seconds": seconds, "outputs": {n: m.kind for n, m in result.outputs.items()}}
+        self._emit(kind, step=node.name, use=node.use, **shown)
+        self.graph.plugins.hook.finery_step_finished(name=node.name, use=node.use, seconds=seconds, cached=cached)
+        if type(node.step).verify is not Step.verify:
+            try:
+                node.step.verify({n: self.store.artifact(m) for n, m in result.outputs.items()})
+            except FineryError as error:
+                self._fail(node, error)
+                return
+        for name in self._after[node.name]:
+            self._waiting[name] -= 1
+            if self._waiting[name] == 0 and name not in self.outcome.blocked:
+                self._ready[name] = None
+
+    def _fail(self, node: Node, error: FineryError, log: str | None = None) -> None:
+        """Record a failure and block all that waits for the step."""
+        if error.where is None:
+            error.where = self.graph.recipe.where(node.place, key=True)
+        self.outcome.errors[node.name] = error
+        shown = log if log and os.path.exists(log) and os.path.getsize(log) else None
+        self._emit("step_failed", step=node.name, use=node.use, error=error.to_dict(), log=shown)
+        self.graph.plugins.hook.finery_step_failed(name=node.name, use=node.use, error=error)
+        for name in self._downstream(node.name):
+            if name not in self.outcome.blocked:
+                self._emit("step_blocked", step=name, use=self.graph.nodes[name].use, by=node.name)
+            self.outcome.blocked.setdefault(name, []).append(node.name)
+
+    def _downstream(self, name: str) -> Iterator[str]:
+        seen, stack = {name}, list(self._after[name])
+        while stack:
+            step = stack.pop()
+            if step not in seen:
+                seen.add(step)
+                yield step
+                stack.extend(self._after[step])
+
+    # -- ending ----------------------------------------------------------------------------------
+
+    def _remember(self) -> None:
+        self.store.remember(self.planner.recipe_id, {n: r.key for n, r in self.outcome.results.items()})
+
+    def _finish(self) -> None:
+        outcome = self.outcome
+        outcome.seconds = time.perf_counter() - self._started
+        built = [n for n in outcome.results if n not in outcome.errors]
+        complete = len(built) == len(self.graph.nodes)
+        self._emit(
+            "build_finished", ok=complete, ran=len(outcome.ran), cached=len(outcome.results) - len(outcome.ran),
+            failed=len(outcome.errors), blocked=len(outcome.blocked), seconds=outcome.seconds,
+            exit_code=outcome.exit_code,
+        )  # fmt: skip
+        self.graph.plugins.hook.finery_build_finished(run=outcome.run, ok=complete)
+        self.log.close()
+
+    def _emit(self, event: str, **fields: Any) -> None:
+        for listener in self.listeners:
+            listener({"event": event, **fields})
+
+
+def build_folder(graph: Graph) -> Path:
+    """`build/<recipe>` in the project folder: what a person opens."""
+    return project_folder(graph.recipe.path) / "build" / graph.recipe.name
+
+
+def new_run_id() -> str:
+    """A name for a run that sorts by time, e.g. `20260102-030405-1234`."""
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+
+
+
+def _settings(step: Step) -> dict[str, Any]:
+    """The step's settings as plain data; inputs and outside files as placeholders' patterns."""
+    inputs = inputs_of(type(step))
+    made: dict[str, Any] = {}
+    for name in type(step).__struct_fields__:
+        value = getattr(step, name)
+        if name in inputs:
+            made[name] = [] if inputs[name].many else None if value is None else ""
+        elif isinstance(value, Files):
+            made[name] = value.patterns
+        else:
+            made[name] = msgspec.to_builtins(value)
+    return made
+
+
+def _environment(node: Node) -> dict[str, str]:
+    missing = [name for name in node.env if name not in os.environ]
+    if missing:
+        raise UsageError(
+            f"step '{node.name}' needs the environment variable {', '.join(missing)}", fix=f"export {missing[0]}=…"
+        )
+    return {name: os.environ[name] for name in node.env}
+
+
+def _death(code: int, task: Task) -> StepError:
+    """A worker's end as an error."""
+    if code == -signal.SIGKILL:
+        return StepError(
+            "its process was killed (SIGKILL), most often because memory ran out",
+            fix="smaller batches, a shorter max_length, or a smaller model; then build again",
+        )
+    name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    return StepError(f"its process died ({name})", fix=f"see {task.log}")

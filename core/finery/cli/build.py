@@ -1,0 +1,67 @@
+"""`finery build`: make what a recipe declares."""
+
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from finery.cli.options import json_option, recipe_argument, set_option
+from finery.cli.output import print_json
+from finery.errors import UsageError
+
+
+@click.command("build")
+@recipe_argument
+@click.option("--step", "steps", multiple=True, metavar="STEP", help="Build only this step and what it needs. Repeatable.")
+@set_option
+@click.option("--jobs", "-j", type=click.IntRange(1, 512), help="Steps at once. [default: light steps on all cores, heavy ones one by one]")
+@click.option("--keep-going", "-k", is_flag=True, help="After a failure, build what doesn't depend on it.")
+@click.option("--update-lock", is_flag=True, help="Resolve floating names (hub branches) anew and rewrite recipe.lock.")
+@click.option("--executor", default="local", help="Where steps run. [default: local]")
+@json_option
+def command(
+    recipe: Path, steps: tuple[str, ...], overrides: tuple[str, ...], jobs: int | None, keep_going: bool,
+    update_lock: bool, executor: str, as_json: bool,
+) -> int:  # fmt: skip
+    """Make what RECIPE declares; only what changed is redone."""
+    from finery.build import Build
+    from finery.project import open_graph, open_store
+
+    signal.signal(signal.SIGTERM, _as_interrupt)
+    store = open_store(recipe)
+    graph = open_graph(recipe, overrides, store).select(steps)
+    from finery.cli.progress import listener
+
+    view: Any = print_json if as_json else listener(sys.stderr, graph)
+    build = Build(
+        graph, store, _executor(executor, jobs, graph), [view], keep_going=keep_going, update_lock=update_lock
+    )  # fmt: skip
+    try:
+        outcome = build.run()
+    finally:
+        if not as_json:
+            view.close()
+    if not as_json:
+        from finery.cli.summary import print_summary
+
+        print_summary(build, outcome)
+    return outcome.exit_code
+
+
+def _executor(name: str, jobs: int | None, graph: Any) -> Any:
+    from finery.executor import LocalExecutor
+
+    if name == "local":
+        return LocalExecutor(jobs)
+    from finery.plugins import resolve
+
+    provided = graph.plugins.executors
+    if name not in provided:
+        raise UsageError(f"there is no executor '{name}'", where="--executor", fix=f"one of: {', '.join(['local', *provided])}")
+    return resolve(provided[name][0], f"executor '{name}'", provided[name][1])(jobs)
+
+
+def _as_interrupt(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,56 @@
+"""What commands print: errors as one block, JSON lines, tables."""
+
+import os
+import sys
+from typing import IO, Any
+
+import click
+import msgspec
+
+from finery.errors import FineryError
+
+
+def print_error(error: FineryError) -> None:
+    """An expected error on stderr: what, where, fix."""
+    errors = getattr(error, "errors", [error])
+    for index, one in enumerate(errors):
+        if index:
+            click.echo(err=True)
+        where = click.style(f"{one.where}: ", bold=True) if one.where else ""
+        click.echo(f"{where}{click.style('error:', fg='red', bold=True)} {one.what}", err=True)
+        for line in one.details:
+            click.echo(click.style(f"  {line}", dim=True), err=True)
+        if one.fix:
+            click.echo(f"  {click.style('fix:', fg='green')} {one.fix}", err=True)
+    if len(errors) > 1:
+        click.echo(f"\n{len(errors)} mistakes", err=True)
+
+
+def print_json(data: Any) -> None:
+    """One JSON line on stdout."""
+    sys.stdout.buffer.write(msgspec.json.encode(data) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def is_terminal(stream: IO[str]) -> bool:
+    """Whether to draw: a terminal that isn't dumb."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def duration(seconds: float) -> str:
+    """`0.4 s`, `42 s`, `3 min 05 s`, `1 h 02 min`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def size(count: float) -> str:
+    """`512 B`, `3.4 MiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            break
+        count /= 1024
+    return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"

@@ -1,0 +1,140 @@
+"""The local executor: worker processes on this machine."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from finery.job import cpu_count
+from finery.worker import Task
+
+_SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
+"""Environment variables that no worker inherits: a step gets them only by `env:`."""
+
+
+class Executor(Protocol):
+    """Where steps run. A plugin provides another one with the hook `finery_executors`."""
+
+    def has_room(self, isolated: bool) -> bool:
+        """Whether a further step can start now."""
+
+    def start(self, task: Task) -> None:
+        """Start a task; returns at once."""
+
+    def poll(self, timeout: float) -> Iterator[tuple[Task, dict[str, Any]]]:
+        """Events of running tasks: `log`, `progress`, `metric`; then `done`, `failed` or `died`."""
+
+    def close(self) -> None:
+        """End all workers, running or not."""
+
+
+@dataclass
+class _Worker:
+    process: subprocess.Popen[bytes]
+    connection: Connection
+    task: Task | None = None
+
+
+class LocalExecutor:
+    """A warm pool for light steps; a process of its own for each isolated one.
+
+    jobs: steps at once. None: as many light ones as there are cores, and beside them one
+    isolated step at a time, since each of those uses all cores (or the one accelerator) alone.
+    """
+
+    def __init__(self, jobs: int | None = None) -> None:
+        self._jobs = jobs
+        self._workers: list[_Worker] = []
+
+    def has_room(self, isolated: bool) -> bool:
+        """Whether a further step can start now."""
+        busy = [w.task for w in self._workers if w.task]
+        if self._jobs is not None:
+            return len(busy) < self._jobs
+        same = sum(1 for t in busy if t.isolated == isolated)
+        return same < (1 if isolated else cpu_count())
+
+    def start(self, task: Task) -> None:
+        """Start a task in a warm worker, or in a new one."""
+        idle = next((w for w in self._workers if w.task is None), None)
+        if task.isolated or idle is None:
+            worker = _spawn(Path(task.log))
+            self._workers.append(worker)
+        else:
+            worker = idle
+        worker.task = task
+        try:
+            worker.connection.send_bytes(msgspec.msgpack.encode(task))
+        except OSError:
+            return  # it died just now: poll() sees that and says so
+
+    def poll(self, timeout: float) -> Iterator[tuple[Task, dict[str, Any]]]:
+        """Events of running tasks, waiting up to `timeout` seconds for the first."""
+        by_connection = {w.connection: w for w in self._workers}
+        for ready in wait(list(by_connection), timeout):
+            worker = by_connection[ready]  # type: ignore[index]
+            yield from self._events(worker)
+
+    def _events(self, worker: _Worker) -> Iterator[tuple[Task, dict[str, Any]]]:
+        task = worker.task
+        try:
+            event = msgspec.msgpack.decode(worker.connection.recv_bytes())
+        except (EOFError, OSError):
+            self._retire(worker)
+            if task:
+                yield task, {"event": "died", "code": worker.process.wait()}
+            return
+        if task is None:
+            return
+        if event["event"] in ("done", "failed"):
+            worker.task = None
+            if task.isolated:
+                self._retire(worker)
+        yield task, event
+
+    def _retire(self, worker: _Worker) -> None:
+        self._workers.remove(worker)
+        worker.connection.close()
+
+    def close(self) -> None:
+        """End all workers: idle ones by closing their socket, running ones by signal."""
+        for worker in self._workers:
+            worker.connection.close()
+            if worker.task:
+                worker.process.send_signal(signal.SIGTERM)
+        for worker in self._workers:
+            try:
+                worker.process.wait(5)
+            except subprocess.TimeoutExpired:
+                worker.process.kill()
+                worker.process.wait()
+        self._workers.clear()
+
+
+def _spawn(log: Path) -> _Worker:
+    ours, theirs = socket.socketpair()
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "finery.worker", str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            env=worker_environment(),
+        )
+    theirs.close()
+    return _Worker(process, Connection(ours.detach()))
+
+
+def worker_environment() -> dict[str, str]:
+    """The environment of a worker: ours, less what looks like a secret."""
+    return {k: v for k, v in os.environ.items() if not _SECRET.search(k)}

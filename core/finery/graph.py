@@ -1,0 +1,206 @@
+"""The typed graph of a recipe: steps, and what each takes from which other."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from blake3 import blake3
+
+from finery.artifacts import Artifact
+from finery.errors import FineryError, UsageError, did_you_mean
+from finery.plugins import Plugins
+from finery.recipe import Recipe
+from finery.schema import check_recipe, convert_step, raise_all
+from finery.step import SECTIONS, Step, inputs_of
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where one input comes from: output `output` of step `step`, as field `field`[`index`]."""
+
+    field: str
+    index: int
+    ref: str  # as the recipe writes it
+    step: str
+    output: str
+
+
+@dataclass
+class Node:
+    """A step of the graph."""
+
+    name: str
+    section: str
+    use: str
+    step: Step
+    outputs: dict[str, type[Artifact]]
+    seed: int
+    env: list[str]
+    sources: list[Source] = field(default_factory=list)
+    needs: list[str] = field(default_factory=list)
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Where the recipe has it."""
+        return self.section, self.name
+
+    def upstream(self) -> list[str]:
+        """The steps it waits for, each once, in order."""
+        return list(dict.fromkeys([*(s.step for s in self.sources), *self.needs]))
+
+
+@dataclass
+class Graph:
+    """All steps, each after those it takes from (and otherwise in the recipe's order)."""
+
+    recipe: Recipe
+    plugins: Plugins
+    nodes: dict[str, Node]
+
+    def select(self, names: Sequence[str]) -> "Graph":
+        """The graph of these steps and all that they wait for. Empty `names`: the whole."""
+        if not names:
+            return self
+        wanted: set[str] = set()
+        stack = list(names)
+        while stack:
+            name = stack.pop()
+            if name not in self.nodes:
+                raise UsageError(f"the recipe has no step '{name}'", where="--step", fix=did_you_mean(name, self.nodes))
+            if name not in wanted:
+                wanted.add(name)
+                stack.extend(self.nodes[name].upstream())
+        return Graph(self.recipe, self.plugins, {n: node for n, node in self.nodes.items() if n in wanted})
+
+
+def build_graph(recipe: Recipe, plugins: Plugins, *, validated: bool = False) -> Graph:
+    """Check the recipe whole and make its graph.
+
+    validated: the recipe's text passed `check_recipe` before with the same step types.
+    Raises `RecipeError` (several as `RecipeErrors`) with positions.
+    """
+    if not validated:
+        raise_all(check_recipe(recipe, plugins))
+    errors: list[FineryError] = []
+    nodes: dict[str, Node] = {}
+    for section in SECTIONS:
+        for name in recipe.data.get(section) or {}:
+            if name in nodes:
+                first = nodes[name].section
+                errors.append(recipe.error(
+                    f"two steps are named '{name}' (the first in section '{first}')", (section, name), key=True,
+                    fix="names are unique across sections: rename one",
+                ))  # fmt: skip
+                continue
+            nodes[name] = _node(recipe, plugins, section, name)
+    if not nodes and not errors:
+        errors.append(recipe.error("the recipe has no steps", fix="add one, or see `finery init DIR`"))
+    for node in nodes.values():
+        errors += _connect(recipe, node, nodes)
+    raise_all(errors)
+    return Graph(recipe, plugins, _sorted(recipe, nodes))
+
+
+def _node(recipe: Recipe, plugins: Plugins, section: str, name: str) -> Node:
+    written = recipe.data[section][name]
+    cls = plugins.step_type(written["use"])
+    step = convert_step(recipe, section, name, cls)
+    needs = written.get("needs", [])
+    return Node(
+        name=name,
+        section=section,
+        use=written["use"],
+        step=step,
+        outputs=step.outputs(),
+        seed=written.get("seed", derived_seed(recipe.data.get("seed", 0), name)),
+        env=written.get("env", []),
+        needs=[needs] if isinstance(needs, str) else needs,
+    )
+
+
+def derived_seed(seed: int, name: str) -> int:
+    """A step's seed from the recipe's and the step's name, 0 ≤ seed < 2³¹."""
+    return int.from_bytes(blake3(f"{seed}/{name}".encode()).digest(4), "big") >> 1
+
+
+def _connect(recipe: Recipe, node: Node, nodes: dict[str, Node]) -> Iterator[FineryError]:
+    """Fill in the node's sources; yield what is wrong with its references."""
+    for field_name, accepts in inputs_of(type(node.step)).items():
+        value = getattr(node.step, field_name)
+        many = isinstance(value, list)
+        for index, artifact in enumerate(value if many else [value] if value is not None else []):
+            written = recipe.data[node.section][node.name].get(field_name)
+            place = (*node.place, field_name, *([index] if isinstance(written, list) else []))
+            found = _resolve(artifact.ref, nodes)
+            if isinstance(found, tuple):
+                source = Source(field_name, index, artifact.ref, *found)
+                kind = nodes[source.step].outputs[source.output]
+                if issubclass(kind, accepts.kind):
+                    node.sources.append(source)
+                else:
+                    yield recipe.error(
+                        f"'{field_name}' of {node.use} takes a {accepts.kind.kind}, "
+                        f"and '{artifact.ref}' is a {kind.kind}", place,
+                        fix=_of_kind(accepts.kind, nodes, node.name),
+                    )  # fmt: skip
+            else:
+                yield recipe.error(found.what, place, fix=found.fix)
+    for index, name in enumerate(node.needs):
+        if name not in nodes:
+            written = recipe.data[node.section][node.name]["needs"]
+            place = (*node.place, "needs", *([index] if isinstance(written, list) else []))
+            yield recipe.error(f"there is no step '{name}'", place, fix=did_you_mean(name, nodes))
+
+
+def _resolve(ref: str, nodes: dict[str, Node]) -> tuple[str, str] | FineryError:
+    """(step, output) that a reference names, or what is wrong with it."""
+    name, dot, output = ref.partition(".")
+    if name not in nodes:
+        return FineryError(f"there is no step '{name}'", fix=did_you_mean(name, nodes))
+    outputs = nodes[name].outputs
+    if output in outputs and (dot or output == ""):
+        return name, output
+    named = [o for o in outputs if o]
+    if not dot:
+        return FineryError(
+            f"step '{name}' has several outputs", fix="name one: " + ", ".join(f"{name}.{o}" for o in named)
+        )
+    if not named:
+        return FineryError(f"step '{name}' has one output, without a name", fix=f"write {name}")
+    return FineryError(f"step '{name}' has no output '{output}'", fix=did_you_mean(output, named))
+
+
+def _of_kind(kind: type[Artifact], nodes: dict[str, Node], but: str) -> str:
+    fitting = [
+        f"{n}.{o}" if o else n
+        for n, node in nodes.items()
+        for o, k in node.outputs.items()
+        if issubclass(k, kind) and n != but
+    ]
+    return f"of that kind are: {', '.join(fitting)}" if fitting else f"add a step that makes a {kind.kind}"
+
+
+def _sorted(recipe: Recipe, nodes: dict[str, Node]) -> dict[str, Node]:
+    """The nodes, each after what it waits for; a cycle is an error that shows its path."""
+    done: dict[str, Node] = {}
+    for start in nodes:
+        trail: list[str] = []
+        stack = [(start, iter(nodes[start].upstream()))] if start not in done else []
+        if stack:
+            trail.append(start)
+        while stack:
+            name, rest = stack[-1]
+            step = next((n for n in rest if n not in done), None)
+            if step is None:
+                stack.pop()
+                trail.pop()
+                done[name] = nodes[name]
+            elif step in trail:
+                cycle = [*trail[trail.index(step) :], step]
+                raise recipe.error(
+                    f"steps wait for each other: {' → '.join(cycle)}", nodes[step].place, key=True,
+                    fix="take one of these references out",
+                )  # fmt: skip
+            else:
+                trail.append(step)
+                stack.append((step, iter(nodes[step].upstream())))
+    return done

@@ -1,0 +1,140 @@
+"""Keys: the hash of everything that can change a step's output.
+
+A key is BLAKE3 over the canonical encoding of a list of named parts, in a fixed order. The parts
+are kept beside the key, so that what changed since the last build can be named.
+"""
+
+import struct
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import msgspec
+from blake3 import blake3
+
+from finery.graph import Node
+from finery.step import Files, Settings, inputs_of
+
+FORMAT = 1
+"""Bump when finery itself changes what steps produce from the same parts."""
+
+Parts = list[tuple[str, Any]]
+"""(name, value), e.g. `("setting epochs", 3)`, `("input rows[0]", "4f…")`, `("package trl", "1.16")`."""
+
+
+def encode(value: Any) -> bytes:
+    """Canonical bytes of plain data: type-tagged, length-prefixed, in order.
+
+    Distinct values give distinct bytes: 1, 1.0, True and "1" differ, and so do [["a"], "b"] and
+    [["a", "b"]]. Mappings keep their order, since for some settings it means something.
+    """
+    match value:
+        case None:
+            return b"N"
+        case bool():
+            return b"T" if value else b"F"
+        case int():
+            return _tagged(b"i", str(value).encode())
+        case float():
+            return b"d" + struct.pack(">d", value)
+        case str():
+            return _tagged(b"s", value.encode("utf-8", "surrogatepass"))
+        case bytes():
+            return _tagged(b"b", value)
+        case list() | tuple():
+            return b"l" + struct.pack(">Q", len(value)) + b"".join(encode(v) for v in value)
+        case dict():
+            pairs = b"".join(encode(k) + encode(v) for k, v in value.items())
+            return b"m" + struct.pack(">Q", len(value)) + pairs
+    raise TypeError(f"{type(value).__name__} can't be part of a key")
+
+
+def _tagged(tag: bytes, content: bytes) -> bytes:
+    return tag + struct.pack(">Q", len(content)) + content
+
+
+def key_of(parts: Parts) -> str:
+    """The key of these parts, 64 hex digits."""
+    return blake3(encode([list(p) for p in parts])).hexdigest()
+
+
+def key_parts(
+    node: Node,
+    *,
+    code: Mapping[str, str],
+    inputs: Mapping[tuple[str, int], str],
+    files: Mapping[str, Sequence[tuple[str, str]]],
+    pinned: str | None,
+    engines: Mapping[str, tuple[Mapping[str, str], Sequence[str]]],
+) -> Parts:
+    """All parts of a step's key, in order.
+
+    code: file → digest of the step's code. inputs: (field, index) → digest of the artifact. files:
+    setting → (name, digest) of each outside file. engines: model format → (code, packages).
+    """
+    step, spec = node.step, type(node.step).__spec__
+    parts: Parts = [
+        ("key format", FORMAT),
+        ("python", f"{sys.version_info.major}.{sys.version_info.minor}"),
+        ("step type", node.use),
+        ("version", spec.version),
+    ]
+    parts += [(f"code {file}", digest) for file, digest in code.items()]
+    parts += _setting_parts(step)
+    for source in node.sources:
+        parts.append((f"input {source.field}[{source.index}]", inputs[source.field, source.index]))
+        if type(step).__finery_fields__[source.field].named:
+            parts.append((f"name of {source.field}[{source.index}]", source.ref))
+    for field, found in files.items():
+        parts += [(f"file {field} {name}", digest) for name, digest in found]
+    if pinned is not None:
+        parts.append(("pinned", pinned))
+    if spec.seeded:
+        parts.append(("seed", node.seed))
+    packages = list(spec.packages)
+    for name, (engine_code, engine_packages) in engines.items():
+        parts += [(f"code {file} (engine {name})", digest) for file, digest in engine_code.items()]
+        packages += engine_packages
+    parts += [(f"package {p}", package_version(p)) for p in dict.fromkeys(packages)]
+    return parts
+
+
+def _setting_parts(step: Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    cls = type(step)
+    inputs = inputs_of(cls) if not prefix else {}  # type: ignore[arg-type]
+    for field in cls.__struct_fields__:
+        value = getattr(step, field)
+        if field in inputs or not cls.__finery_fields__[field].keyed or isinstance(value, Files):
+            continue
+        if isinstance(value, Settings):
+            yield from _setting_parts(value, f"{prefix}{field}.")
+        else:
+            yield f"setting {prefix}{field}", msgspec.to_builtins(value)
+
+
+@lru_cache(maxsize=256)
+def package_version(distribution: str) -> str:
+    """The installed version of a distribution, or `not installed`."""
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def differences(before: Parts, after: Parts) -> list[tuple[str, Any, Any]]:
+    """(part, old, new) for each part that changed, came or went; MISSING where there is none."""
+    old, new = dict(before), dict(after)
+    names = [*new, *(n for n in old if n not in new)]
+    changed = [(n, old.get(n, MISSING), new.get(n, MISSING)) for n in names]
+    return [(n, a, b) for n, a, b in changed if type(a) is not type(b) or a != b]
+
+
+class _Missing:
+    def __repr__(self) -> str:
+        return "—"
+
+
+MISSING = _Missing()
+"""Stands for a part that wasn't there."""

@@ -1,0 +1,52 @@
+"""`recipe.lock`: what floating names outside (a hub branch) are pinned to. Made for git."""
+
+import os
+from pathlib import Path
+
+import yaml
+
+from finery.errors import UsageError
+
+_HEAD = "# What names outside were resolved to, by finery. Commit this file.\n# To move a name on: finery build --update-lock\n"
+
+
+class Lock:
+    """The lock file beside a recipe; read when first asked, written whole at each change."""
+
+    def __init__(self, recipe: Path) -> None:
+        self.path = recipe.with_suffix(".lock")
+        self._pins: dict[str, str] | None = None
+
+    def get(self, name: str) -> str | None:
+        """What a name is pinned to, None if it isn't."""
+        return self._read().get(name)
+
+    def set(self, name: str, pinned: str) -> None:
+        """Pin a name; the file is replaced in one move."""
+        self._pins = {**self._read(), name: pinned}
+        text = _HEAD + yaml.safe_dump(dict(sorted(self._pins.items())), default_flow_style=False)
+        staged = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        staged.write_text(text, encoding="utf-8")
+        staged.replace(self.path)
+
+    def forget(self) -> None:
+        """Take every name as unpinned; the next `set` calls rewrite the file."""
+        self._pins = {}
+
+    def _read(self) -> dict[str, str]:
+        if self._pins is None:
+            self._pins = self._load()
+        return self._pins
+
+    def _load(self) -> dict[str, str]:
+        try:
+            loaded = yaml.safe_load(self.path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UsageError(f"can't be read: {error}", where=str(self.path), fix="restore it from git") from None
+        if loaded is None:
+            return {}
+        if not isinstance(loaded, dict) or not all(isinstance(v, str) for v in loaded.values()):
+            raise UsageError("is not a mapping of names to text", where=str(self.path), fix="restore it from git")
+        return {str(k): v for k, v in loaded.items()}

@@ -1,0 +1,201 @@
+"""The plan: every step with its key, its state and the reason for it."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from blake3 import blake3
+
+from finery.artifacts import Model
+from finery.code import code_of
+from finery.errors import DataError
+from finery.graph import Graph, Node
+from finery.keys import MISSING, Parts, differences, encode, key_of, key_parts, package_version
+from finery.lock import Lock
+from finery.step import Files
+from finery.store import Manifest, Result, Store, find_files
+
+State = Literal["cached", "run", "pending"]
+NOT_BUILT = "(not built yet)"
+
+
+@dataclass
+class StepPlan:
+    """What the build would do with one step, and why."""
+
+    node: Node
+    state: State
+    reason: str = ""
+    key: str = ""
+    parts: Parts = field(default_factory=list)
+    result: Result | None = None
+    files: dict[str, list[tuple[str, Path]]] = field(default_factory=dict)
+    pinned: str | None = None
+    engines: dict[str, str] = field(default_factory=dict)  # model format → digest of its engine
+
+
+class Planner:
+    """Resolves steps one by one, as soon as what they take from is built."""
+
+    def __init__(self, graph: Graph, store: Store) -> None:
+        self.graph = graph
+        self.store = store
+        self.recipe_id = _recipe_id(graph.recipe.path, store)
+        self.latest = store.latest(self.recipe_id)
+        self.lock = Lock(graph.recipe.path)
+        self._code: dict[type, dict[str, str]] = {}
+
+    @cached_property
+    def _packages(self) -> set[str]:
+        """Top-level packages of all plugins: imports into them count as a step's code."""
+        return {p.module.__name__.partition(".")[0] for p in self.graph.plugins.plugins}
+
+    def resolve(self, name: str, results: Mapping[str, Result | None], *, look_up: bool = True) -> StepPlan:
+        """The plan of a step, given the results of the steps before it (None: not built).
+
+        look_up: False leaves the store alone and gives only key parts.
+        """
+        node = self.graph.nodes[name]
+        missing = [s.step for s in node.sources if not results.get(s.step)]
+        inputs = {} if missing else self.inputs(node, results)
+        plan = StepPlan(node, "pending", files=self.files(node))
+        plan.pinned, unpinned = self._pinned(node)
+        plan.parts = self._parts(plan, inputs, results)
+        if missing:
+            plan.reason = f"waits for {', '.join(dict.fromkeys(missing))}"
+            return plan
+        if unpinned:
+            plan.state, plan.reason = "run", f"{unpinned} is not pinned in {self.lock.path.name} yet"
+            return plan
+        plan.key = key_of(plan.parts)
+        if look_up:
+            plan.result = self.store.lookup(plan.key)
+            plan.state = "cached" if plan.result else "run"
+            plan.reason = "" if plan.result else self._reason(plan)
+        return plan
+
+    def inputs(self, node: Node, results: Mapping[str, Result | None]) -> dict[tuple[str, int], Manifest]:
+        """(field, index) → manifest of each input, all of which are built."""
+        found = {}
+        for source in node.sources:
+            result = results[source.step]
+            assert result is not None
+            found[source.field, source.index] = result.outputs[source.output]
+        return found
+
+    def files(self, node: Node) -> dict[str, list[tuple[str, Path]]]:
+        """Setting → (name, path) of the outside files that it names."""
+        found = {}
+        for name in type(node.step).__struct_fields__:
+            value = getattr(node.step, name)
+            if isinstance(value, Files):
+                try:
+                    found[name] = find_files(value, self.graph.recipe.folder.absolute())
+                except DataError as error:
+                    raise self.graph.recipe.error(error.what, (*node.place, name), fix=error.fix) from None
+        return found
+
+    def _pinned(self, node: Node) -> tuple[str | None, str | None]:
+        """(what the step's floating name is pinned to, the name if it isn't pinned yet)."""
+        floating = node.step.floating()
+        if floating is None:
+            return None, None
+        pinned = self.lock.get(floating)
+        return pinned, None if pinned else floating
+
+    def _parts(self, plan: StepPlan, inputs: Mapping[tuple[str, int], Manifest], results: Mapping[str, Result | None]) -> Parts:
+        node = plan.node
+        engines = {}
+        if type(node.step).__spec__.engines:
+            for model_format in sorted({f for m in inputs.values() for f in _formats(m)}):
+                engine = self.graph.plugins.engine(model_format)
+                engines[model_format] = (self._code_of(engine), engine.packages)
+                plan.engines[model_format] = _engine_digest(*engines[model_format])
+        digests = {}
+        for source in node.sources:
+            result = results.get(source.step)
+            digests[source.field, source.index] = result.outputs[source.output].digest() if result else NOT_BUILT
+        return key_parts(
+            node,
+            code=self._code_of(type(node.step)),
+            inputs=digests,
+            files=self.store.digest_files(plan.files),
+            pinned=plan.pinned,
+            engines=engines,
+        )
+
+    def _code_of(self, cls: type) -> dict[str, str]:
+        if cls not in self._code:
+            self._code[cls] = code_of(cls, self._packages, self.store.parsed)
+        return self._code[cls]
+
+    def _reason(self, plan: StepPlan) -> str:
+        if self.store.known(plan.key):
+            return "its files are missing or damaged"
+        if plan.node.name not in self.latest:
+            return "never built"
+        before = self.store.parts_of(self.latest[plan.node.name][0])
+        if before is None:
+            return "never built"
+        changes = [describe(*c) for c in differences(before, plan.parts)]
+        more = f" and {len(changes) - 2} more" if len(changes) > 2 else ""
+        return "; ".join(changes[:2]) + more
+
+    def explain(self, name: str) -> tuple[StepPlan, Parts | None, Parts | None]:
+        """(the step's plan now, its parts at the last build, its parts at the build before)."""
+        plan = next(p for p in make_plan(self) if p.node.name == name)
+        last, before = self.latest.get(name, (None, None))
+        return plan, self.store.parts_of(last) if last else None, self.store.parts_of(before) if before else None
+
+
+def make_plan(planner: Planner) -> Iterator[StepPlan]:
+    """The plan of every step, in the order of the graph."""
+    results: dict[str, Result | None] = {}
+    for name in planner.graph.nodes:
+        plan = planner.resolve(name, results)
+        results[name] = plan.result
+        yield plan
+
+
+def describe(part: str, old: Any, new: Any) -> str:
+    """A changed part in words: `setting epochs: 3 → 2`."""
+    if part.startswith(("code ", "file ", "input ")):
+        kind = "gone" if new is MISSING else "new" if old is MISSING else "changed"
+        if new == NOT_BUILT:
+            kind = "not built yet"
+        return f"{part} {kind}"
+    return f"{part}: {short(old)} → {short(new)}"
+
+
+def short(value: Any, limit: int = 60) -> str:
+    """A part's value for people: digests cut, long text cut."""
+    if value is MISSING:
+        return "—"
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if len(text) == 64 and set(text) <= set("0123456789abcdef"):
+        return text[:12]
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _formats(manifest: Manifest) -> Iterator[str]:
+    """The formats of a model and of all models under it."""
+    if manifest.kind == Model.kind:
+        yield str(manifest.meta["format"])
+    for ref in manifest.refs.values():
+        yield from _formats(ref)
+
+
+def _engine_digest(code: Mapping[str, str], packages: Sequence[str]) -> str:
+    versions = {p: package_version(p) for p in packages}
+    return blake3(encode([dict(code), versions])).hexdigest()
+
+
+def _recipe_id(path: Path, store: Store) -> str:
+    """How the store calls a recipe: its path from the project folder."""
+    return os.path.relpath(path.absolute(), store.root.parent)
+
+

@@ -1,0 +1,517 @@
+"""The content-addressed store: blobs by digest, and which key made which artifacts.
+
+Layout under `.finery/`: `finery.db` (SQLite, WAL), `objects/ab/cdef…` (read-only blobs),
+`views/ab/cdef…/` (an artifact as a folder of links), `work/<key>/` (staging and scratch),
+`runs/<id>/` (events and logs), `locks` (one file; a key's lock is a byte range of it).
+
+A commit is: fill a staging folder, hash, fsync, rename into `objects/`, and one transaction that
+records the key. Whatever instant a build dies at, the next one finds whole blobs and whole keys.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from blake3 import blake3
+
+from finery.artifacts import KINDS, Artifact
+from finery.code import Parsed, parse_file
+from finery.errors import DataError, StepError, UsageError
+from finery.keys import Parts, encode
+from finery.step import Files
+
+STORE = "FINERY_STORE"
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS results (
+  key TEXT PRIMARY KEY, outputs BLOB NOT NULL, use TEXT NOT NULL, parts BLOB NOT NULL,
+  seconds REAL NOT NULL, made REAL NOT NULL, run TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS latest (
+  recipe TEXT, step TEXT, key TEXT NOT NULL, previous TEXT,
+  PRIMARY KEY (recipe, step)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS blobs (
+  digest TEXT PRIMARY KEY, size INTEGER, mtime INTEGER, ctime INTEGER, inode INTEGER) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS files (
+  path TEXT PRIMARY KEY, stat BLOB NOT NULL, digest TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS code (
+  path TEXT PRIMARY KEY, stat BLOB NOT NULL, parsed BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS records (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS checked (digest TEXT PRIMARY KEY) WITHOUT ROWID;
+"""
+_SETTLED_NS = 2_000_000_000
+"""A file changed less than this before it was hashed may change again within the clock's grain."""
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """An artifact as the store keeps it: everything but the bytes."""
+
+    kind: str
+    meta: dict[str, Any]
+    files: dict[str, tuple[str, int]]  # name → (digest, size in bytes)
+    refs: "dict[str, Manifest]" = {}
+    external: dict[str, str] = {}  # name → absolute path, outside the store
+
+    def digest(self) -> str:
+        """The artifact's identity: all but where external files lie."""
+        files = {name: digest for name, (digest, _) in sorted(self.files.items())}
+        refs = {role: m.digest() for role, m in sorted(self.refs.items())}
+        content = [self.kind, self.meta, files, refs, sorted(self.external)]
+        return blake3(encode(_plain(content))).hexdigest()
+
+    def view_name(self) -> str:
+        """Like `digest`, but for where external files lie too: the name of the folder of links."""
+        return blake3(encode([self.digest(), sorted(self.external.items())])).hexdigest()
+
+    def size(self) -> int:
+        """Bytes of its own files in the store."""
+        return sum(size for _, size in self.files.values())
+
+
+class Result(msgspec.Struct, frozen=True):
+    """A finished key: its outputs by name, and how they came about."""
+
+    key: str
+    outputs: dict[str, Manifest]
+    seconds: float
+    parts: Parts
+
+
+def _plain(value: Any) -> Any:
+    """JSON-like data with mappings in key order: meta's order doesn't mean anything."""
+    if isinstance(value, dict):
+        return {str(k): _plain(value[k]) for k in sorted(value)}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def store_folder(recipe: Path) -> Path:
+    """Where the store of a recipe lies: `$FINERY_STORE`, else `.finery` in the project folder."""
+    moved = os.environ.get(STORE)
+    return Path(moved).absolute() if moved else project_folder(recipe) / ".finery"
+
+
+def project_folder(recipe: Path) -> Path:
+    """The nearest folder above the recipe that holds `.finery` or `.git`, else the recipe's own."""
+    start = recipe.absolute().parent
+    for folder in (start, *start.parents):
+        if (folder / ".finery").is_dir() or (folder / ".git").exists():
+            return folder
+    return start
+
+
+class Store:
+    """One project's store, opened by one process."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.objects = root / "objects"
+        self.database = root / "finery.db"
+        try:
+            for name in ("objects", "views", "work", "runs"):
+                (root / name).mkdir(parents=True, exist_ok=True)
+            ignore = root / ".gitignore"
+            if not ignore.exists():
+                ignore.write_text("*\n")
+            self._db = _connect(self.database)
+            self._locks = os.open(root / "locks", os.O_RDWR | os.O_CREAT, 0o644)
+        except (OSError, sqlite3.Error) as error:
+            raise UsageError(
+                f"can't use the store {root}: {error}", fix=f"check its permissions, or set {STORE} to another folder"
+            ) from error
+
+    def close(self) -> None:
+        """Close the database and give up the locks."""
+        self._db.close()
+        os.close(self._locks)
+
+    # -- results ---------------------------------------------------------------------------------
+
+    def lookup(self, key: str) -> Result | None:
+        """The result of a key, None where there is none or a file of it is missing or damaged."""
+        row = self._db.execute("SELECT outputs, seconds, parts FROM results WHERE key = ?", [key]).fetchone()
+        if row is None:
+            return None
+        outputs = msgspec.json.decode(row[0], type=dict[str, Manifest])
+        result = Result(key, outputs, row[1], [tuple(p) for p in msgspec.json.decode(row[2])])  # type: ignore[misc]
+        return result if all(self._whole(m) for m in outputs.values()) else None
+
+    def known(self, key: str) -> bool:
+        """Whether the key was ever finished, whatever became of its files."""
+        return self._db.execute("SELECT 1 FROM results WHERE key = ?", [key]).fetchone() is not None
+
+    def commit(self, key: str, use: str, parts: Parts, outputs: Mapping[str, Manifest], *, seconds: float, run: str) -> Result:
+        """Record a finished key; its blobs are in `objects/` already (see `ingest`)."""
+        stats = [self._blob_row(d) for m in outputs.values() for d in _digests(m)]
+        with self._transaction():
+            self._db.executemany("INSERT OR REPLACE INTO blobs VALUES (?, ?, ?, ?, ?)", stats)
+            self._db.execute(
+                "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [key, msgspec.json.encode(dict(outputs)), use, msgspec.json.encode(parts), seconds, time.time(), run],
+            )
+        return Result(key, dict(outputs), seconds, parts)
+
+    def remember(self, recipe: str, keys: Mapping[str, str]) -> None:
+        """Keep which key each step of a recipe was last built with, and which before that."""
+        known = self.latest(recipe)
+        fresh = [(recipe, s, k, known.get(s, (None,))[0]) for s, k in keys.items() if known.get(s, (None,))[0] != k]
+        if fresh:
+            with self._transaction():
+                self._db.executemany("INSERT OR REPLACE INTO latest VALUES (?, ?, ?, ?)", fresh)
+
+    def latest(self, recipe: str) -> dict[str, tuple[str, str | None]]:
+        """Step → (the key it was last built with, the key before that)."""
+        rows = self._db.execute("SELECT step, key, previous FROM latest WHERE recipe = ?", [recipe])
+        return {step: (key, previous) for step, key, previous in rows}
+
+    def parts_of(self, key: str) -> Parts | None:
+        """The parts of a finished key."""
+        row = self._db.execute("SELECT parts FROM results WHERE key = ?", [key]).fetchone()
+        return [tuple(p) for p in msgspec.json.decode(row[0])] if row else None  # type: ignore[misc]
+
+    def seconds_of(self, key: str) -> float | None:
+        """How long the step of a finished key took."""
+        row = self._db.execute("SELECT seconds FROM results WHERE key = ?", [key]).fetchone()
+        return row[0] if row else None
+
+    # -- blobs -----------------------------------------------------------------------------------
+
+    def blob(self, digest: str) -> Path:
+        """Where the blob of a digest lies."""
+        return blob_path(self.objects, digest)
+
+    def _whole(self, manifest: Manifest) -> bool:
+        return (
+            all(self._intact(digest, size) for digest, size in manifest.files.values())
+            and all(os.path.exists(path) for path in manifest.external.values())
+            and all(self._whole(ref) for ref in manifest.refs.values())
+        )
+
+    def _intact(self, digest: str, size: int) -> bool:
+        """Whether a blob holds what its name says. Its bytes are read only if its stat changed."""
+        path = self.blob(digest)
+        try:
+            now = os.stat(path)
+        except OSError:
+            return False
+        row = self._db.execute("SELECT size, mtime, ctime, inode FROM blobs WHERE digest = ?", [digest]).fetchone()
+        if row == (now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino):
+            return True
+        if now.st_size != size or hash_file(path) != digest:
+            path.unlink(missing_ok=True)  # damaged: never serve it, make room for a good one
+            return False
+        with self._transaction():
+            self._db.execute("INSERT OR REPLACE INTO blobs VALUES (?, ?, ?, ?, ?)", self._blob_row(digest))
+        return True
+
+    def _blob_row(self, digest: str) -> list[Any]:
+        now = os.stat(self.blob(digest))
+        return [digest, now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino]
+
+    def artifact(self, manifest: Manifest) -> Artifact:
+        """The artifact, with its folder of links in place."""
+        return open_artifact(self.root, manifest)
+
+    # -- outside files ---------------------------------------------------------------------------
+
+    def digest_files(self, found: Mapping[str, list[tuple[str, Path]]]) -> dict[str, list[tuple[str, str]]]:
+        """Setting → (name, digest) of each outside file; unchanged files aren't read again."""
+        return {field: [(name, self.digest_file(path)) for name, path in files] for field, files in found.items()}
+
+    def digest_file(self, path: Path) -> str:
+        """The digest of an outside file, remembered by device, inode, size, mtime and ctime."""
+        stat = _stat_key(path)
+        row = self._db.execute("SELECT stat, digest FROM files WHERE path = ?", [str(path)]).fetchone()
+        if row and row[0] == stat:
+            return str(row[1])
+        digest = hash_file(path)
+        if _settled(path):
+            with self._transaction():
+                self._db.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", [str(path), stat, digest])
+        return digest
+
+    def parsed(self, path: Path, module: str) -> Parsed:
+        """`code.parse_file`, remembered."""
+        stat = _stat_key(path)
+        row = self._db.execute("SELECT stat, parsed FROM code WHERE path = ?", [str(path)]).fetchone()
+        if row and row[0] == stat:
+            return msgspec.json.decode(row[1], type=Parsed)
+        parsed = parse_file(path, module)
+        if _settled(path):
+            with self._transaction():
+                self._db.execute(
+                    "INSERT OR REPLACE INTO code VALUES (?, ?, ?)", [str(path), stat, msgspec.json.encode(parsed)]
+                )
+        return parsed
+
+    def was_checked(self, digest: str) -> bool:
+        """Whether a recipe (with the code of its step types) passed its check before."""
+        return self._db.execute("SELECT 1 FROM checked WHERE digest = ?", [digest]).fetchone() is not None
+
+    def mark_checked(self, digest: str) -> None:
+        """Remember that a recipe passed its check."""
+        with self._transaction():
+            self._db.execute("INSERT OR IGNORE INTO checked VALUES (?)", [digest])
+
+    # -- work folders and locks ------------------------------------------------------------------
+
+    def work(self, key: str) -> Path:
+        """The folder of a key that is being built: `out/` (emptied here) and `scratch/` (kept)."""
+        folder = self.root / "work" / key
+        if (folder / "out").exists():
+            shutil.rmtree(folder / "out")
+        (folder / "out").mkdir(parents=True)
+        (folder / "scratch").mkdir(exist_ok=True)
+        return folder
+
+    def clear_work(self, key: str) -> None:
+        """Remove a finished key's folder."""
+        shutil.rmtree(self.root / "work" / key, ignore_errors=True)
+
+    def try_lock(self, key: str) -> bool:
+        """Take the lock of a key; False while another process has it. It dies with this process."""
+        try:
+            fcntl.lockf(self._locks, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _lock_offset(key))
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                return False
+            raise
+        return True
+
+    def unlock(self, key: str) -> None:
+        """Give up the lock of a key."""
+        fcntl.lockf(self._locks, fcntl.LOCK_UN, 1, _lock_offset(key))
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, timeout=60, isolation_level=None)
+    db.execute("PRAGMA synchronous=NORMAL")
+    if db.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        db.execute("PRAGMA journal_mode=WAL")
+    if db.execute("PRAGMA user_version").fetchone()[0] != 1:
+        db.executescript(_SCHEMA + "PRAGMA user_version=1;")
+    return db
+
+
+def open_artifact(root: Path, manifest: Manifest) -> Artifact:
+    """The artifact of a manifest, as a folder of links into the store at `root`."""
+    made = KINDS[manifest.kind](
+        view(root, manifest),
+        meta=manifest.meta,
+        refs={role: open_artifact(root, ref) for role, ref in manifest.refs.items()},
+        external={name: Path(path) for name, path in manifest.external.items()},
+    )
+    made.digest = manifest.digest()
+    return made
+
+
+def view(root: Path, manifest: Manifest) -> Path:
+    """A folder with the artifact's files under their names, as links; made when missing."""
+    name = manifest.view_name()
+    folder = root / "views" / name[:2] / name[2:]
+    if not folder.is_dir():
+        folder.parent.mkdir(exist_ok=True)
+        staged = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
+        shutil.rmtree(staged, ignore_errors=True)
+        staged.mkdir()
+        for file, (digest, _) in manifest.files.items():
+            _link(blob_path(root / "objects", digest), staged / file, relative_to=folder / file)
+        for file, path in manifest.external.items():
+            _link(Path(path), staged / file, relative_to=None)
+        (staged / "manifest.json").write_bytes(_described(manifest))
+        try:
+            staged.rename(folder)
+        except OSError:  # another process made it in the meantime
+            shutil.rmtree(staged)
+    return folder
+
+
+def ingest(artifact: Artifact, out: Path, objects: Path) -> Manifest:
+    """Move what a step left into `objects/` and describe it. Runs in the worker.
+
+    Every file is fsynced before it is renamed to its digest, so a blob's name is never ahead of
+    its bytes. Raises `StepError` where the step left something that can't be kept.
+    """
+    files: dict[str, tuple[str, int]] = {}
+    if artifact.path.is_relative_to(out):
+        for path in sorted(p for p in artifact.path.rglob("*") if not p.is_dir()):
+            name = path.relative_to(artifact.path).as_posix()
+            files[name] = _keep(path, objects)
+    refs = {role: _manifest_of(ref) for role, ref in artifact.refs.items()}
+    external = {name: str(path.absolute()) for name, path in artifact.external.items()}
+    return Manifest(artifact.kind, json.loads(json.dumps(artifact.meta)), files, refs, external)
+
+
+def _manifest_of(ref: Artifact) -> Manifest:
+    """The manifest that an input artifact came with."""
+    try:
+        return msgspec.json.decode((ref.path / "manifest.json").read_bytes(), type=Manifest)
+    except FileNotFoundError:
+        raise StepError("a step may only refer to artifacts that it was given as inputs") from None
+
+
+def _keep(path: Path, objects: Path) -> tuple[str, int]:
+    if path.is_symlink():
+        path = _materialised(path)
+    digest, size = hash_file(path), path.stat().st_size
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    path.chmod(0o444)
+    target = blob_path(objects, digest)
+    target.parent.mkdir(exist_ok=True)
+    path.rename(target)
+    return digest, size
+
+
+def _materialised(link: Path) -> Path:
+    """A link in a step's output as a file of its own: the store owns every byte it keeps."""
+    target = link.resolve()
+    if not target.is_file():
+        raise StepError(f"the step left a broken link: {link.name}")
+    link.unlink()
+    shutil.copyfile(target, link)
+    return link
+
+
+def blob_path(objects: Path, digest: str) -> Path:
+    """Where the blob of a digest lies."""
+    return objects / digest[:2] / digest[2:]
+
+
+def hash_file(path: Path) -> str:
+    """BLAKE3 of a file's bytes, in hex; large files are mapped and hashed on all cores."""
+    if os.stat(path).st_size < 1 << 20:
+        return blake3(path.read_bytes()).hexdigest()
+    hasher = blake3(max_threads=blake3.AUTO)
+    hasher.update_mmap(path)
+    return hasher.hexdigest()
+
+
+def find_files(files: Files, folder: Path) -> list[tuple[str, Path]]:
+    """(name, path) of each file that a `Files` setting names; `DataError` when there is none."""
+    found: dict[str, Path] = {}
+    for pattern in files.patterns:
+        for path in _matches(pattern, folder):
+            found.setdefault(_relative(path, folder), path)
+    return list(found.items())
+
+
+def _matches(pattern: str, folder: Path) -> list[Path]:
+    path = folder / Path(pattern).expanduser()
+    if path.is_dir():
+        matches = sorted(p for p in path.rglob("*") if p.is_file())
+        if not matches:
+            raise DataError(f"folder {pattern} holds no files", fix="check the path")
+        return matches
+    if path.exists():
+        return [path]
+    if any(c in pattern for c in "*?["):
+        import glob
+
+        matches = sorted(Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file())
+        if matches:
+            return matches
+        raise DataError(f"no file matches {pattern}", fix=f"paths are relative to the recipe's folder, {folder}")
+    raise DataError(f"there is no file {pattern}", fix=_near(path, folder))
+
+
+def _near(path: Path, folder: Path) -> str:
+    from finery.errors import did_you_mean
+
+    if path.parent.is_dir():
+        guess = did_you_mean(path.name, [p.name for p in path.parent.iterdir()])
+        if guess and guess.startswith("did"):
+            return guess
+    return f"paths are relative to the recipe's folder, {folder}"
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
+
+
+def _digests(manifest: Manifest) -> Iterator[str]:
+    for digest, _ in manifest.files.values():
+        yield digest
+
+
+def _stat_key(path: Path) -> bytes:
+    s = os.stat(path)
+    return msgspec.msgpack.encode([s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns])
+
+
+def _settled(path: Path) -> bool:
+    s = os.stat(path)
+    return time.time_ns() - max(s.st_mtime_ns, s.st_ctime_ns) > _SETTLED_NS
+
+
+def _link(target: Path, link: Path, *, relative_to: Path | None) -> None:
+    link.parent.mkdir(parents=True, exist_ok=True)
+    text = os.path.relpath(target, relative_to.parent) if relative_to else str(target)
+    link.symlink_to(text)
+
+
+def _described(manifest: Manifest) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+
+
+def _lock_offset(key: str) -> int:
+    return int(key[:15], 16)
+
+
+def link_outputs(store: Store, folder: Path, outputs: Mapping[str, Manifest]) -> None:
+    """Point `build/<recipe>/<step>` at a step's outputs; several outputs each get a folder."""
+    if set(outputs) == {""}:
+        _point(folder, view(store.root, outputs[""]))
+        return
+    if folder.is_symlink():
+        folder.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.iterdir():
+        if stale.name not in outputs and stale.is_symlink():
+            stale.unlink()
+    for name, manifest in outputs.items():
+        if name:
+            _point(folder / name, view(store.root, manifest))
+
+
+def _point(link: Path, target: Path) -> None:
+    """Make `link` a link to `target`, replacing what finery put there before."""
+    text = os.path.relpath(target, link.parent)
+    try:
+        if os.readlink(link) == text:
+            return
+    except OSError:
+        pass
+    if link.is_dir() and not link.is_symlink():
+        _remove_links(link)
+    link.parent.mkdir(parents=True, exist_ok=True)
+    staged = link.with_name(f".{link.name}.{os.getpid()}")
+    staged.unlink(missing_ok=True)
+    staged.symlink_to(text)
+    staged.replace(link)
+
+
+def _remove_links(folder: Path) -> None:
+    """Remove a folder of links; anything else in it isn't finery's and stays, with an error."""
+    others = [p.name for p in folder.iterdir() if not p.is_symlink()]
+    if others:
+        raise UsageError(f"{folder} holds files that finery didn't put there: {', '.join(others)}", fix="move them away")
+    for link in folder.iterdir():
+        link.unlink()
+    folder.rmdir()

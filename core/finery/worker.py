@@ -1,0 +1,234 @@
+"""A worker process: runs the steps it is sent, one after the other.
+
+Started as `python -m finery.worker FD`; FD is one end of a socket pair, over which tasks come and
+events go, as msgpack. It ends when the other side does.
+"""
+
+import errno
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from blake3 import blake3
+
+from finery.artifacts import Artifact, Model
+from finery.engine import Engine
+from finery.errors import FineryError, StepError
+from finery.hooks import hookimpl
+from finery.job import Job
+from finery.plugins import Plugins, load_plugins
+from finery.records import SqliteRecords
+from finery.step import Files, Step, inputs_of
+from finery.store import Manifest, ingest, open_artifact
+
+
+class Task(msgspec.Struct):
+    """One step to run, as it is sent to a worker."""
+
+    step: str
+    use: str
+    settings: dict[str, Any]
+    inputs: dict[str, list[tuple[str, Manifest]]]  # field → (what the recipe calls it, artifact)
+    files: dict[str, tuple[list[str], list[str]]]  # setting → (patterns, paths)
+    seed: int | None
+    pinned: str | None
+    env: dict[str, str]
+    engines: dict[str, str]  # model format → digest of its engine; empty: may use none
+    plugins: list[str]  # plugin files beside the recipe
+    store: str
+    work: str
+    log: str
+    isolated: bool
+
+
+class Default:
+    """The last implementation of `finery_run_step`: just run it."""
+
+    @staticmethod
+    @hookimpl(trylast=True)
+    def finery_run_step(step: Step, job: Job) -> Any:
+        """Run the step here."""
+        return step.run(job)
+
+
+def main() -> None:
+    """Serve tasks until the socket closes."""
+    connection = Connection(int(sys.argv[1]))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends us
+    _die_with_parent()
+    lock = threading.Lock()
+
+    def send(event: dict[str, Any]) -> None:
+        with lock:
+            connection.send_bytes(msgspec.msgpack.encode(event))
+
+    while True:
+        try:
+            data = connection.recv_bytes()
+        except EOFError:
+            return
+        task = msgspec.msgpack.decode(data, type=Task)
+        try:
+            send(_run(task, send))
+        except BrokenPipeError:
+            return
+
+
+def _run(task: Task, send: Any) -> dict[str, Any]:
+    """Run a task; the closing event: `done` with manifests, or `failed` with the error."""
+    started = time.perf_counter()
+    _redirect(task.log)
+    before = {name: os.environ.get(name) for name in task.env}
+    os.environ.update(task.env)
+    try:
+        outputs = _outputs(task, send)
+    except FineryError as error:
+        return {"event": "failed", "error": error.to_dict()}
+    except Exception as error:
+        return {"event": "failed", "error": _from_exception(error, task).to_dict()}
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return {"event": "done", "outputs": outputs, "seconds": time.perf_counter() - started}
+
+
+def _outputs(task: Task, send: Any) -> dict[str, Manifest]:
+    plugins = load_plugins(tuple(Path(p) for p in task.plugins))
+    if not plugins.manager.has_plugin("finery.default"):
+        plugins.manager.register(Default, name="finery.default")
+    root, work = Path(task.store), Path(task.work)
+    step = _step(task, plugins, root)
+    expected = step.outputs()
+    job = Job(
+        out=work / "out",
+        scratch=work / "scratch",
+        seed=task.seed,
+        report=send,
+        records=SqliteRecords(root / "finery.db"),
+        find_engine=_finder(task, plugins),
+        secrets=task.env,
+        pinned=task.pinned,
+    )
+    returned = plugins.hook.finery_run_step(step=step, job=job)
+    made = _named(returned, expected, task.use)
+    shared: dict[int, Manifest] = {}  # two names may stand for one artifact: its files move once
+    for artifact in made.values():
+        if id(artifact) not in shared:
+            shared[id(artifact)] = ingest(artifact, job.out, root / "objects")
+    return {name: shared[id(artifact)] for name, artifact in made.items()}
+
+
+def _step(task: Task, plugins: Plugins, root: Path) -> Step:
+    cls = plugins.step_type(task.use)
+    fields = dict(task.settings)
+    step = msgspec.convert(fields, cls, dec_hook=_placeholder)
+    for field, (patterns, paths) in task.files.items():
+        setattr(step, field, Files(patterns, [Path(p) for p in paths]))
+    for field, accepts in inputs_of(cls).items():
+        found = [_opened(root, m, ref, cls.__finery_fields__[field].named) for ref, m in task.inputs.get(field, [])]
+        setattr(step, field, found if accepts.many else found[0] if found else None)
+    return step
+
+
+def _placeholder(kind: type, value: Any) -> Any:
+    return Files(value) if issubclass(kind, Files) else kind(Path())
+
+
+def _opened(root: Path, manifest: Manifest, ref: str, named: bool) -> Artifact:
+    artifact = open_artifact(root, manifest)
+    artifact.ref = ref if named else ""
+    return artifact
+
+
+def _finder(task: Task, plugins: Plugins) -> Any:
+    def find(model: Model) -> tuple[type[Engine], str]:
+        if model.format not in task.engines:
+            raise StepError(
+                f"step type '{task.use}' answers prompts without saying so",
+                fix="declare it: class …(Step, engines=True)",
+            )
+        identity = blake3(msgspec.json.encode([model.digest, sorted(task.engines.items())]))
+        return plugins.engine(model.format), identity.hexdigest()
+
+    return find
+
+
+def _named(returned: Any, expected: dict[str, type[Artifact]], use: str) -> dict[str, Artifact]:
+    """What `run` returned as output name → artifact, held against what was declared."""
+    if isinstance(returned, Artifact):
+        found: dict[str, Any] = {"": returned}
+    elif isinstance(returned, dict):
+        found = returned
+    else:
+        found = {name: getattr(returned, name, None) for name in expected}
+    if set(found) != set(expected) or not all(isinstance(found[n], k) for n, k in expected.items()):
+        raise StepError(
+            f"step type '{use}' returned {_kinds(found)}, and declares {_kinds(expected)}",
+            fix="return what `run` is annotated with",
+        )
+    return found
+
+
+def _kinds(outputs: dict[str, Any]) -> str:
+    def kind(value: Any) -> str:
+        return value.__name__ if isinstance(value, type) else type(value).__name__
+
+    return ", ".join(f"{name}: {kind(v)}" if name else kind(v) for name, v in outputs.items()) or "nothing"
+
+
+def _from_exception(error: Exception, task: Task) -> FineryError:
+    """An unexpected exception of a step: its traceback goes to the log, its end to the user."""
+    text = "".join(traceback.format_exception(error))
+    print(text, file=sys.stderr)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return StepError("the disk is full", fix="free some space and build again: nothing is lost")
+    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+        return StepError(f"out of memory: {str(error)[:200]}", fix="smaller batches, a shorter max_length or a smaller model")
+    lines = text.strip().splitlines()
+    return StepError(f"step type '{task.use}' failed: {type(error).__name__}: {error}", details=lines[-7:-1])
+
+
+def _redirect(log: str) -> None:
+    """Send what the step prints, C libraries included, to its log."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.close(file)
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to kill this process when the main process is killed; elsewhere a thread looks."""
+    parent = os.getppid()
+    if sys.platform == "linux":
+        import ctypes
+
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+        return
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    main()

@@ -59,7 +59,7 @@ class Artifact:
 
     def file(self, name: str) -> Path:
         """Where the file `name` of this artifact lies."""
-        return self.path / name
+        return self.external.get(name, self.path / name)
 
 
 class Dataset(Artifact):

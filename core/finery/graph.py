@@ -97,7 +97,15 @@ def build_graph(recipe: Recipe, plugins: Plugins, *, validated: bool = False) ->
     for node in nodes.values():
         errors += _connect(recipe, node, nodes)
     raise_all(errors)
+    if not validated:
+        raise_all([e for node in nodes.values() for e in _check_settings(recipe, node)])
     return Graph(recipe, plugins, _sorted(recipe, nodes))
+
+
+def _check_settings(recipe: Recipe, node: Node) -> Iterator[FineryError]:
+    """What the step type itself finds wrong with its settings."""
+    for setting, error in node.step.check():
+        yield recipe.error(error.what, (*node.place, *setting.split(".")), key=True, fix=error.fix)
 
 
 def _node(recipe: Recipe, plugins: Plugins, section: str, name: str) -> Node:

@@ -4,7 +4,6 @@ A key is BLAKE3 over the canonical encoding of a list of named parts, in a fixed
 are kept beside the key, so that what changed since the last build can be named.
 """
 
-import struct
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -25,39 +24,17 @@ Parts = list[tuple[str, Any]]
 
 
 def encode(value: Any) -> bytes:
-    """Canonical bytes of plain data: type-tagged, length-prefixed, in order.
+    """Canonical bytes of plain data, as MessagePack: type-tagged, length-prefixed, in order.
 
     Distinct values give distinct bytes: 1, 1.0, True and "1" differ, and so do [["a"], "b"] and
     [["a", "b"]]. Mappings keep their order, since for some settings it means something.
     """
-    match value:
-        case None:
-            return b"N"
-        case bool():
-            return b"T" if value else b"F"
-        case int():
-            return _tagged(b"i", str(value).encode())
-        case float():
-            return b"d" + struct.pack(">d", value)
-        case str():
-            return _tagged(b"s", value.encode("utf-8", "surrogatepass"))
-        case bytes():
-            return _tagged(b"b", value)
-        case list() | tuple():
-            return b"l" + struct.pack(">Q", len(value)) + b"".join(encode(v) for v in value)
-        case dict():
-            pairs = b"".join(encode(k) + encode(v) for k, v in value.items())
-            return b"m" + struct.pack(">Q", len(value)) + pairs
-    raise TypeError(f"{type(value).__name__} can't be part of a key")
-
-
-def _tagged(tag: bytes, content: bytes) -> bytes:
-    return tag + struct.pack(">Q", len(content)) + content
+    return msgspec.msgpack.encode(value)
 
 
 def key_of(parts: Parts) -> str:
     """The key of these parts, 64 hex digits."""
-    return blake3(encode([list(p) for p in parts])).hexdigest()
+    return blake3(encode(parts)).hexdigest()
 
 
 def key_parts(

@@ -118,7 +118,7 @@ class Planner:
         digests = {}
         for source in node.sources:
             result = results.get(source.step)
-            digests[source.field, source.index] = result.outputs[source.output].digest() if result else NOT_BUILT
+            digests[source.field, source.index] = result.outputs[source.output].digest if result else NOT_BUILT
         return key_parts(
             node,
             code=self._code_of(type(node.step)),

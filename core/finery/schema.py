@@ -273,10 +273,10 @@ def _expected(schema: dict[str, Any], label: str, error: Any = None) -> str:
     if error is not None and error.validator == "enum":
         guess = did_you_mean(str(error.instance), [str(v) for v in error.validator_value])
         return guess or "see `finery plugins`"
-    return f"give {_phrase(schema)}"
+    return f"give {describe_phrase(schema)}"
 
 
-def _phrase(schema: dict[str, Any]) -> str:
+def describe_phrase(schema: dict[str, Any]) -> str:
     """A schema in words: `a whole number, at least 1`."""
     if "const" in schema:
         return str(schema["const"])
@@ -284,7 +284,7 @@ def _phrase(schema: dict[str, Any]) -> str:
         return "one of " + ", ".join(str(v) for v in schema["enum"])
     for form in ("anyOf", "oneOf"):
         if form in schema:
-            return " or ".join(_phrase(s) for s in schema[form])
+            return " or ".join(describe_phrase(s) for s in schema[form])
     if "$ref" in schema:
         return "a mapping of settings"
     kinds = schema.get("type", "something else")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, dataclass_transform,
 import msgspec
 
 from finery.artifacts import Artifact, Bundle, Dataset, Metrics, Model
-from finery.errors import PluginError
+from finery.errors import FineryError, PluginError
 
 if TYPE_CHECKING:
     from finery.job import Job
@@ -190,6 +190,14 @@ class Step(Settings):
         By default read from `run`'s return type. Override it where settings decide.
         """
         return declared_outputs(type(self))
+
+    def check(self) -> Iterable[tuple[str, FineryError]]:
+        """What is wrong with settings that each fit their type: (setting, error), …
+
+        Called before a build starts, and by `finery check`; inputs are placeholders whose `ref`
+        is what the recipe names. Must be light and touch nothing outside.
+        """
+        return ()
 
     def floating(self) -> str | None:
         """A name outside that may come to mean something else, e.g. `hub:Qwen/Qwen3-4B@main`.

@@ -51,28 +51,36 @@ _SETTLED_NS = 2_000_000_000
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """An artifact as the store keeps it: everything but the bytes."""
+    """An artifact as the store keeps it: everything but the bytes. Made by `manifest`."""
 
     kind: str
     meta: dict[str, Any]
     files: dict[str, tuple[str, int]]  # name → (digest, size in bytes)
+    digest: str  # the artifact's identity: all but where external files lie
+    view: str  # its folder of links; differs from `digest` when external files lie elsewhere
     refs: "dict[str, Manifest]" = {}
     external: dict[str, str] = {}  # name → absolute path, outside the store
-
-    def digest(self) -> str:
-        """The artifact's identity: all but where external files lie."""
-        files = {name: digest for name, (digest, _) in sorted(self.files.items())}
-        refs = {role: m.digest() for role, m in sorted(self.refs.items())}
-        content = [self.kind, self.meta, files, refs, sorted(self.external)]
-        return blake3(encode(_plain(content))).hexdigest()
-
-    def view_name(self) -> str:
-        """Like `digest`, but for where external files lie too: the name of the folder of links."""
-        return blake3(encode([self.digest(), sorted(self.external.items())])).hexdigest()
 
     def size(self) -> int:
         """Bytes of its own files in the store."""
         return sum(size for _, size in self.files.values())
+
+
+def manifest(
+    kind: str,
+    meta: Mapping[str, Any],
+    files: Mapping[str, tuple[str, int]],
+    refs: Mapping[str, Manifest] | None = None,
+    external: Mapping[str, str] | None = None,
+) -> Manifest:
+    """A manifest with its digests worked out. `meta` comes back as JSON values, keys sorted."""
+    plain = json.loads(json.dumps(meta, sort_keys=True))
+    refs, external = dict(refs or {}), dict(sorted((external or {}).items()))
+    contents = sorted((name, digest) for name, (digest, _) in files.items())
+    under = sorted((role, m.digest) for role, m in refs.items())
+    digest = blake3(encode([kind, plain, contents, under, list(external)])).hexdigest()
+    lies = [digest, list(external.items()), sorted(m.view for m in refs.values())]
+    return Manifest(kind, plain, dict(files), digest, blake3(encode(lies)).hexdigest(), refs, external)
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -82,13 +90,6 @@ class Result(msgspec.Struct, frozen=True):
     outputs: dict[str, Manifest]
     seconds: float
     parts: Parts
-
-
-def _plain(value: Any) -> Any:
-    """JSON-like data with mappings in key order: meta's order doesn't mean anything."""
-    if isinstance(value, dict):
-        return {str(k): _plain(value[k]) for k in sorted(value)}
-    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def store_folder(recipe: Path) -> Path:
@@ -317,14 +318,18 @@ def open_artifact(root: Path, manifest: Manifest) -> Artifact:
         refs={role: open_artifact(root, ref) for role, ref in manifest.refs.items()},
         external={name: Path(path) for name, path in manifest.external.items()},
     )
-    made.digest = manifest.digest()
+    made.digest = manifest.digest
     return made
+
+
+def view_path(root: Path, manifest: Manifest) -> Path:
+    """Where an artifact's folder of links lies."""
+    return root / "views" / manifest.view[:2] / manifest.view[2:]
 
 
 def view(root: Path, manifest: Manifest) -> Path:
     """A folder with the artifact's files under their names, as links; made when missing."""
-    name = manifest.view_name()
-    folder = root / "views" / name[:2] / name[2:]
+    folder = view_path(root, manifest)
     if not folder.is_dir():
         folder.parent.mkdir(exist_ok=True)
         staged = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
@@ -355,7 +360,7 @@ def ingest(artifact: Artifact, out: Path, objects: Path) -> Manifest:
             files[name] = _keep(path, objects)
     refs = {role: _manifest_of(ref) for role, ref in artifact.refs.items()}
     external = {name: str(path.absolute()) for name, path in artifact.external.items()}
-    return Manifest(artifact.kind, json.loads(json.dumps(artifact.meta)), files, refs, external)
+    return manifest(artifact.kind, artifact.meta, files, refs, external)
 
 
 def _manifest_of(ref: Artifact) -> Manifest:
@@ -476,8 +481,8 @@ def _lock_offset(key: str) -> int:
 
 def link_outputs(store: Store, folder: Path, outputs: Mapping[str, Manifest]) -> None:
     """Point `build/<recipe>/<step>` at a step's outputs; several outputs each get a folder."""
-    if set(outputs) == {""}:
-        _point(folder, view(store.root, outputs[""]))
+    if outputs.keys() == {""}:
+        _point(store.root, folder, outputs[""])
         return
     if folder.is_symlink():
         folder.unlink()
@@ -485,19 +490,20 @@ def link_outputs(store: Store, folder: Path, outputs: Mapping[str, Manifest]) ->
     for stale in folder.iterdir():
         if stale.name not in outputs and stale.is_symlink():
             stale.unlink()
-    for name, manifest in outputs.items():
+    for name, made in outputs.items():
         if name:
-            _point(folder / name, view(store.root, manifest))
+            _point(store.root, folder / name, made)
 
 
-def _point(link: Path, target: Path) -> None:
-    """Make `link` a link to `target`, replacing what finery put there before."""
-    text = os.path.relpath(target, link.parent)
+def _point(root: Path, link: Path, manifest: Manifest) -> None:
+    """Make `link` a link to an artifact's folder, replacing what finery put there before."""
+    text = os.path.relpath(root, link.parent) + f"/views/{manifest.view[:2]}/{manifest.view[2:]}"
     try:
-        if os.readlink(link) == text:
+        if os.readlink(link) == text and os.path.exists(link):
             return
     except OSError:
-        pass
+        pass  # nothing there yet, or a folder that is looked at below
+    view(root, manifest)
     if link.is_dir() and not link.is_symlink():
         _remove_links(link)
     link.parent.mkdir(parents=True, exist_ok=True)

@@ -73,7 +73,9 @@ class Dataset(Artifact):
     kind = "Dataset"
 
     @classmethod
-    def write(cls, folder: Path, rows: Iterable[Row], *, meta: Mapping[str, Any] | None = None) -> Self:
+    def write(
+        cls, folder: Path, rows: Iterable[Row], *, meta: Mapping[str, Any] | None = None
+    ) -> Self:
         """Write `rows` (a stream is fine) into `folder`, giving an `id` to each without one."""
         folder.mkdir(parents=True, exist_ok=True)
         count, columns = 0, dict[str, None]()

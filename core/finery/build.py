@@ -62,7 +62,7 @@ class Build:
             self.planner.lock.forget()
         self.outcome = Outcome(new_run_id())
         self.log = RunLog(store.root / "runs", self.outcome.run)
-        self.listeners = [self.log, *listeners]
+        self.listeners: list[Listener] = [self.log, *listeners]
         self.folder = build_folder(graph)
         self._started = time.perf_counter()
         self._waiting = {n: len(node.upstream()) for n, node in graph.nodes.items()}
@@ -70,7 +70,9 @@ class Build:
         for name, node in graph.nodes.items():
             for before in node.upstream():
                 self._after[before].append(name)
-        self._ready: dict[str, StepPlan | None] = {n: None for n, k in self._waiting.items() if k == 0}
+        self._ready: dict[str, StepPlan | None] = {
+            n: None for n, k in self._waiting.items() if k == 0
+        }
         self._running: dict[str, StepPlan] = {}
         self._locked: dict[str, StepPlan] = {}
 
@@ -149,7 +151,9 @@ class Build:
         isolated = type(plan.node.step).__spec__.isolated
         if not self.executor.has_room(isolated):
             return False
-        if any(p.key == plan.key for p in self._running.values()) or not self.store.try_lock(plan.key):
+        if any(p.key == plan.key for p in self._running.values()) or not self.store.try_lock(
+            plan.key
+        ):
             self._ready.pop(name, None)
             changed = name not in self._locked
             self._locked[name] = plan
@@ -191,7 +195,7 @@ class Build:
                 name: (getattr(node.step, name).patterns, [str(p) for _, p in found])
                 for name, found in plan.files.items()
             },
-            seed=node.seed if spec.seeded else None,
+            seed=node.seed if node.step.uses_seed() else None,
             pinned=plan.pinned,
             env=_environment(node),
             engines=plan.engines,
@@ -226,7 +230,12 @@ class Build:
         try:
             self._check_unchanged(plan)
             result = self.store.commit(
-                plan.key, plan.node.use, plan.parts, outputs, seconds=event["seconds"], run=self.outcome.run
+                plan.key,
+                plan.node.use,
+                plan.parts,
+                outputs,
+                seconds=event["seconds"],
+                run=self.outcome.run,
             )
             self.store.clear_work(plan.key)
         except FineryError as error:
@@ -235,7 +244,12 @@ class Build:
             return
         except OSError as error:
             self._ended(plan)
-            self._fail(plan.node, StepError(f"can't keep the step's output: {error}", fix="free some space and build again"))
+            self._fail(
+                plan.node,
+                StepError(
+                    f"can't keep the step's output: {error}", fix="free some space and build again"
+                ),
+            )
             return
         self._ended(plan)
         self.outcome.ran.append(plan.node.name)
@@ -245,10 +259,16 @@ class Build:
         """Don't publish what was made from files that changed under it."""
         before = [(name, value) for name, value in plan.parts if name.startswith("file ")]
         digests = self.store.digest_files(plan.files)
-        now = [(f"file {field} {name}", digest) for field, found in digests.items() for name, digest in found]
+        now = [
+            (f"file {field} {name}", digest)
+            for field, found in digests.items()
+            for name, digest in found
+        ]
         changed = [a[0].removeprefix("file ") for a, b in zip(before, now, strict=True) if a != b]
         if changed:
-            raise StepError(f"changed while the step was reading it: {', '.join(changed)}", fix="build again")
+            raise StepError(
+                f"changed while the step was reading it: {', '.join(changed)}", fix="build again"
+            )
 
     def _ended(self, plan: StepPlan) -> None:
         del self._running[plan.node.name]
@@ -261,9 +281,15 @@ class Build:
         link_outputs(self.store, self.folder / node.name, result.outputs)
         seconds = 0.0 if cached else result.seconds
         kind = "step_cached" if cached else "step_finished"
-        shown = {} if cached else {"seconds": seconds, "outputs": {n: m.kind for n, m in result.outputs.items()}}
+        shown = (
+            {}
+            if cached
+            else {"seconds": seconds, "outputs": {n: m.kind for n, m in result.outputs.items()}}
+        )
         self._emit(kind, step=node.name, use=node.use, **shown)
-        self.graph.plugins.hook.finery_step_finished(name=node.name, use=node.use, seconds=seconds, cached=cached)
+        self.graph.plugins.hook.finery_step_finished(
+            name=node.name, use=node.use, seconds=seconds, cached=cached
+        )
         if type(node.step).verify is not Step.verify:
             try:
                 node.step.verify({n: self.store.artifact(m) for n, m in result.outputs.items()})
@@ -300,7 +326,9 @@ class Build:
     # -- ending ----------------------------------------------------------------------------------
 
     def _remember(self) -> None:
-        self.store.remember(self.planner.recipe_id, {n: r.key for n, r in self.outcome.results.items()})
+        self.store.remember(
+            self.planner.recipe_id, {n: r.key for n, r in self.outcome.results.items()}
+        )
 
     def _finish(self) -> None:
         outcome = self.outcome
@@ -330,7 +358,6 @@ def new_run_id() -> str:
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
 
 
-
 def _settings(step: Step) -> dict[str, Any]:
     """The step's settings as plain data; inputs and outside files as placeholders' patterns."""
     inputs = inputs_of(type(step))
@@ -350,7 +377,8 @@ def _environment(node: Node) -> dict[str, str]:
     missing = [name for name in node.env if name not in os.environ]
     if missing:
         raise UsageError(
-            f"step '{node.name}' needs the environment variable {', '.join(missing)}", fix=f"export {missing[0]}=…"
+            f"step '{node.name}' needs the environment variable {', '.join(missing)}",
+            fix=f"export {missing[0]}=…",
         )
     return {name: os.environ[name] for name in node.env}
 

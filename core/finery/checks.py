@@ -13,7 +13,9 @@ def advice(graph: Graph) -> list[str]:
     Raises what is wrong with positions, all at once.
     """
     raise_all(check_files(graph))
-    return [note for notes in graph.plugins.hook.finery_checks(recipe=graph.recipe) for note in notes]
+    return [
+        note for notes in graph.plugins.hook.finery_checks(recipe=graph.recipe) for note in notes
+    ]
 
 
 def check_files(graph: Graph) -> list[FineryError]:

@@ -19,15 +19,23 @@ Parsed = tuple[str, list[str]]
 """(digest of the file's code, modules it imports, dotted and absolute; see `_imports`)."""
 
 
-def code_of(cls: type, packages: Iterable[str], parsed: Callable[[Path, str], Parsed]) -> dict[str, str]:
+def code_of(
+    cls: type, packages: Iterable[str], parsed: Callable[[Path, str], Parsed]
+) -> dict[str, str]:
     """File (package-relative) → digest, for the module of `cls` and what it imports.
 
     packages: top-level packages of all plugins. parsed: `parse_file`, or a cache before it.
     """
     module = sys.modules[cls.__module__]
     if module.__file__ is None:
-        raise PluginError(f"the code of {cls.__module__} is not in a file", fix="put the step type into a module")
-    roots = {name: root for name in {*packages, cls.__module__.partition(".")[0]} if (root := _root(name))}
+        raise PluginError(
+            f"the code of {cls.__module__} is not in a file", fix="put the step type into a module"
+        )
+    roots = {
+        name: root
+        for name in {*packages, cls.__module__.partition(".")[0]}
+        if (root := _root(name))
+    }
     found: dict[str, str] = {}
     stack = [(cls.__module__, Path(module.__file__))]
     while stack:
@@ -37,7 +45,9 @@ def code_of(cls: type, packages: Iterable[str], parsed: Callable[[Path, str], Pa
             continue
         digest, imports = parsed(path, name)
         found[label] = digest
-        stack.extend((m, p) for m in imports if (p := _file_of(m, roots)) and _label(m, p) not in found)
+        stack.extend(
+            (m, p) for m in imports if (p := _file_of(m, roots)) and _label(m, p) not in found
+        )
     return dict(sorted(found.items()))
 
 
@@ -47,7 +57,9 @@ def parse_file(path: Path, module: str) -> Parsed:
     try:
         tree = ast.parse(source)
     except SyntaxError as error:
-        raise PluginError(f"syntax error: {error.msg}", where=f"{path}:{error.lineno}", fix="repair it") from error
+        raise PluginError(
+            f"syntax error: {error.msg}", where=f"{path}:{error.lineno}", fix="repair it"
+        ) from error
     imports = list(_imports(tree, module, path.name == "__init__.py"))
     _strip_docstrings(tree)
     return blake3(ast.dump(tree).encode()).hexdigest(), imports
@@ -58,7 +70,11 @@ def _strip_docstrings(tree: ast.Module) -> None:
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             body = node.body
             first = body[0] if body else None
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+            if (
+                isinstance(first, ast.Expr)
+                and isinstance(first.value, ast.Constant)
+                and isinstance(first.value.value, str)
+            ):
                 del body[0]
 
 

@@ -53,6 +53,8 @@ class Engine:
         """
         return [[i] for i in range(len(conversations))]
 
-    def generate(self, conversations: Sequence[Conversation], sampling: Sampling) -> list[Completion]:
+    def generate(
+        self, conversations: Sequence[Conversation], sampling: Sampling
+    ) -> list[Completion]:
         """Answer one batch, in its order."""
         raise NotImplementedError

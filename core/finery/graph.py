@@ -65,11 +65,17 @@ class Graph:
         while stack:
             name = stack.pop()
             if name not in self.nodes:
-                raise UsageError(f"the recipe has no step '{name}'", where="--step", fix=did_you_mean(name, self.nodes))
+                raise UsageError(
+                    f"the recipe has no step '{name}'",
+                    where="--step",
+                    fix=did_you_mean(name, self.nodes),
+                )
             if name not in wanted:
                 wanted.add(name)
                 stack.extend(self.nodes[name].upstream())
-        return Graph(self.recipe, self.plugins, {n: node for n, node in self.nodes.items() if n in wanted})
+        return Graph(
+            self.recipe, self.plugins, {n: node for n, node in self.nodes.items() if n in wanted}
+        )
 
 
 def build_graph(recipe: Recipe, plugins: Plugins, *, validated: bool = False) -> Graph:
@@ -93,7 +99,9 @@ def build_graph(recipe: Recipe, plugins: Plugins, *, validated: bool = False) ->
                 continue
             nodes[name] = _node(recipe, plugins, section, name)
     if not nodes and not errors:
-        errors.append(recipe.error("the recipe has no steps", fix="add one, or see `finery init DIR`"))
+        errors.append(
+            recipe.error("the recipe has no steps", fix="add one, or see `finery init DIR`")
+        )
     for node in nodes.values():
         errors += _connect(recipe, node, nodes)
     raise_all(errors)
@@ -104,8 +112,11 @@ def build_graph(recipe: Recipe, plugins: Plugins, *, validated: bool = False) ->
 
 def _check_settings(recipe: Recipe, node: Node) -> Iterator[FineryError]:
     """What the step type itself finds wrong with its settings."""
-    for setting, error in node.step.check():
-        yield recipe.error(error.what, (*node.place, *setting.split(".")), key=True, fix=error.fix)
+    try:
+        node.step.check()
+    except UsageError as error:
+        setting = (error.where or "").partition(":")[0].split(".")
+        yield recipe.error(error.what, (*node.place, *setting), key=True, fix=error.fix)
 
 
 def _node(recipe: Recipe, plugins: Plugins, section: str, name: str) -> Node:
@@ -137,7 +148,11 @@ def _connect(recipe: Recipe, node: Node, nodes: dict[str, Node]) -> Iterator[Fin
         many = isinstance(value, list)
         for index, artifact in enumerate(value if many else [value] if value is not None else []):
             written = recipe.data[node.section][node.name].get(field_name)
-            place = (*node.place, field_name, *([index] if isinstance(written, list) else []))
+            place: tuple[str | int, ...] = (
+                *node.place,
+                field_name,
+                *([index] if isinstance(written, list) else []),
+            )
             found = _resolve(artifact.ref, nodes)
             if isinstance(found, tuple):
                 source = Source(field_name, index, artifact.ref, *found)
@@ -155,8 +170,12 @@ def _connect(recipe: Recipe, node: Node, nodes: dict[str, Node]) -> Iterator[Fin
     for index, name in enumerate(node.needs):
         if name not in nodes:
             written = recipe.data[node.section][node.name]["needs"]
-            place = (*node.place, "needs", *([index] if isinstance(written, list) else []))
-            yield recipe.error(f"there is no step '{name}'", place, fix=did_you_mean(name, nodes))
+            spot = [index] if isinstance(written, list) else []
+            yield recipe.error(
+                f"there is no step '{name}'",
+                (*node.place, "needs", *spot),
+                fix=did_you_mean(name, nodes),
+            )
 
 
 def _resolve(ref: str, nodes: dict[str, Node]) -> tuple[str, str] | FineryError:
@@ -170,7 +189,8 @@ def _resolve(ref: str, nodes: dict[str, Node]) -> tuple[str, str] | FineryError:
     named = [o for o in outputs if o]
     if not dot:
         return FineryError(
-            f"step '{name}' has several outputs", fix="name one: " + ", ".join(f"{name}.{o}" for o in named)
+            f"step '{name}' has several outputs",
+            fix="name one: " + ", ".join(f"{name}.{o}" for o in named),
         )
     if not named:
         return FineryError(f"step '{name}' has one output, without a name", fix=f"write {name}")
@@ -184,7 +204,11 @@ def _of_kind(kind: type[Artifact], nodes: dict[str, Node], but: str) -> str:
         for o, k in node.outputs.items()
         if issubclass(k, kind) and n != but
     ]
-    return f"of that kind are: {', '.join(fitting)}" if fitting else f"add a step that makes a {kind.kind}"
+    return (
+        f"of that kind are: {', '.join(fitting)}"
+        if fitting
+        else f"add a step that makes a {kind.kind}"
+    )
 
 
 def _sorted(recipe: Recipe, nodes: dict[str, Node]) -> dict[str, Node]:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
-
     from finery.job import Job
     from finery.step import Step
 

@@ -68,7 +68,7 @@ def key_parts(
         parts += [(f"file {field} {name}", digest) for name, digest in found]
     if pinned is not None:
         parts.append(("pinned", pinned))
-    if spec.seeded:
+    if step.uses_seed():
         parts.append(("seed", node.seed))
     packages = list(spec.packages)
     for name, (engine_code, engine_packages) in engines.items():

@@ -44,9 +44,13 @@ class Lock:
         except FileNotFoundError:
             return {}
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UsageError(f"can't be read: {error}", where=str(self.path), fix="restore it from git") from None
+            raise UsageError(
+                f"can't be read: {error}", where=str(self.path), fix="restore it from git"
+            ) from None
         if loaded is None:
             return {}
         if not isinstance(loaded, dict) or not all(isinstance(v, str) for v in loaded.values()):
-            raise UsageError("is not a mapping of names to text", where=str(self.path), fix="restore it from git")
+            raise UsageError(
+                "is not a mapping of names to text", where=str(self.path), fix="restore it from git"
+            )
         return {str(k): v for k, v in loaded.items()}

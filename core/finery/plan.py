@@ -54,7 +54,9 @@ class Planner:
         """Top-level packages of all plugins: imports into them count as a step's code."""
         return {p.module.__name__.partition(".")[0] for p in self.graph.plugins.plugins}
 
-    def resolve(self, name: str, results: Mapping[str, Result | None], *, look_up: bool = True) -> StepPlan:
+    def resolve(
+        self, name: str, results: Mapping[str, Result | None], *, look_up: bool = True
+    ) -> StepPlan:
         """The plan of a step, given the results of the steps before it (None: not built).
 
         look_up: False leaves the store alone and gives only key parts.
@@ -69,7 +71,10 @@ class Planner:
             plan.reason = f"waits for {', '.join(dict.fromkeys(missing))}"
             return plan
         if unpinned:
-            plan.state, plan.reason = "run", f"{unpinned} is not pinned in {self.lock.path.name} yet"
+            plan.state, plan.reason = (
+                "run",
+                f"{unpinned} is not pinned in {self.lock.path.name} yet",
+            )
             return plan
         plan.key = key_of(plan.parts)
         if look_up:
@@ -78,7 +83,9 @@ class Planner:
             plan.reason = "" if plan.result else self._reason(plan)
         return plan
 
-    def inputs(self, node: Node, results: Mapping[str, Result | None]) -> dict[tuple[str, int], Manifest]:
+    def inputs(
+        self, node: Node, results: Mapping[str, Result | None]
+    ) -> dict[tuple[str, int], Manifest]:
         """(field, index) → manifest of each input, all of which are built."""
         found = {}
         for source in node.sources:
@@ -96,7 +103,9 @@ class Planner:
                 try:
                     found[name] = find_files(value, self.graph.recipe.folder.absolute())
                 except DataError as error:
-                    raise self.graph.recipe.error(error.what, (*node.place, name), fix=error.fix) from None
+                    raise self.graph.recipe.error(
+                        error.what, (*node.place, name), fix=error.fix
+                    ) from None
         return found
 
     def _pinned(self, node: Node) -> tuple[str | None, str | None]:
@@ -107,7 +116,12 @@ class Planner:
         pinned = self.lock.get(floating)
         return pinned, None if pinned else floating
 
-    def _parts(self, plan: StepPlan, inputs: Mapping[tuple[str, int], Manifest], results: Mapping[str, Result | None]) -> Parts:
+    def _parts(
+        self,
+        plan: StepPlan,
+        inputs: Mapping[tuple[str, int], Manifest],
+        results: Mapping[str, Result | None],
+    ) -> Parts:
         node = plan.node
         engines = {}
         if type(node.step).__spec__.engines:
@@ -118,7 +132,9 @@ class Planner:
         digests = {}
         for source in node.sources:
             result = results.get(source.step)
-            digests[source.field, source.index] = result.outputs[source.output].digest if result else NOT_BUILT
+            digests[source.field, source.index] = (
+                result.outputs[source.output].digest if result else NOT_BUILT
+            )
         return key_parts(
             node,
             code=self._code_of(type(node.step)),
@@ -142,6 +158,8 @@ class Planner:
         if before is None:
             return "never built"
         changes = [describe(*c) for c in differences(before, plan.parts)]
+        if not changes:
+            return "the format of keys changed"
         more = f" and {len(changes) - 2} more" if len(changes) > 2 else ""
         return "; ".join(changes[:2]) + more
 
@@ -149,7 +167,11 @@ class Planner:
         """(the step's plan now, its parts at the last build, its parts at the build before)."""
         plan = next(p for p in make_plan(self) if p.node.name == name)
         last, before = self.latest.get(name, (None, None))
-        return plan, self.store.parts_of(last) if last else None, self.store.parts_of(before) if before else None
+        return (
+            plan,
+            self.store.parts_of(last) if last else None,
+            self.store.parts_of(before) if before else None,
+        )
 
 
 def make_plan(planner: Planner) -> Iterator[StepPlan]:
@@ -197,5 +219,3 @@ def _engine_digest(code: Mapping[str, str], packages: Sequence[str]) -> str:
 def _recipe_id(path: Path, store: Store) -> str:
     """How the store calls a recipe: its path from the project folder."""
     return os.path.relpath(path.absolute(), store.root.parent)
-
-

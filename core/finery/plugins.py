@@ -24,7 +24,9 @@ GROUP = "finery"
 class Plugin:
     """A loaded plugin: its name, where it comes from, and its module."""
 
-    def __init__(self, name: str, module: ModuleType, origin: str, path: Path | None = None) -> None:
+    def __init__(
+        self, name: str, module: ModuleType, origin: str, path: Path | None = None
+    ) -> None:
         self.name = name
         self.module = module
         self.origin = origin  # "finery 0.1.0" or the file's path

@@ -48,14 +48,18 @@ def open_store(path: Path) -> Store:
 def _local_plugins(recipe: Recipe) -> tuple[Path, ...]:
     named = recipe.data.get("plugins") or []
     if not isinstance(named, list) or not all(isinstance(n, str) for n in named):
-        raise recipe.error("'plugins' is a list of files", ["plugins"], fix="plugins: [./checks.py]")
+        raise recipe.error(
+            "'plugins' is a list of files", ["plugins"], fix="plugins: [./checks.py]"
+        )
     found = []
     for index, name in enumerate(named):
         path = recipe.folder.absolute() / name
         if not path.is_file():
             near = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
             raise recipe.error(
-                f"there is no plugin file {name}", ["plugins", index], fix=did_you_mean(path.name, near)
+                f"there is no plugin file {name}",
+                ["plugins", index],
+                fix=did_you_mean(path.name, near),
             )
         found.append(path)
     return tuple(found)
@@ -68,7 +72,11 @@ def _check_digest(recipe: Recipe, plugins: Plugins, store: Store) -> str | None:
         steps = recipe.data.get(section)
         if not isinstance(steps, dict):
             continue
-        used.update(s["use"] for s in steps.values() if isinstance(s, dict) and isinstance(s.get("use"), str))
+        used.update(
+            s["use"]
+            for s in steps.values()
+            if isinstance(s, dict) and isinstance(s.get("use"), str)
+        )
     packages = {p.module.__name__.partition(".")[0] for p in plugins.plugins}
     code = {}
     for use in sorted(used):

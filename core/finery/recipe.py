@@ -94,14 +94,21 @@ class Recipe:
         return mark
 
     def error(
-        self, what: str, place: Sequence[str | int] = (), *, key: bool = False, fix: str | None = None
+        self,
+        what: str,
+        place: Sequence[str | int] = (),
+        *,
+        key: bool = False,
+        fix: str | None = None,
     ) -> RecipeError:
         """A `RecipeError` at a part of the recipe, with the line itself shown."""
         where = self.where(place, key=key)
         mark = self._mark(place, key)
         if where.startswith("--set"):
             return RecipeError(what, where=where, fix=fix)
-        return RecipeError(what, where=where, fix=fix, details=_excerpt(self.text, mark.line, mark.column))
+        return RecipeError(
+            what, where=where, fix=fix, details=_excerpt(self.text, mark.line, mark.column)
+        )
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -166,7 +173,9 @@ def _parse(text: str, name: str) -> tuple[yaml.Node, Any]:
             fix="delete it",
         ) from None
     if node is None:
-        raise RecipeError("the recipe is empty", where=f"{name}:1:1", fix="finery init DIR writes one")
+        raise RecipeError(
+            "the recipe is empty", where=f"{name}:1:1", fix="finery init DIR writes one"
+        )
     return node, data
 
 
@@ -183,12 +192,20 @@ class _Reader:
         """The plain data of a node."""
         self.budget -= 1
         if self.budget < 0:
-            raise self.fail("aliases multiply to more than 200,000 parts", node, "write it out, or drop the aliases")
+            raise self.fail(
+                "aliases multiply to more than 200,000 parts",
+                node,
+                "write it out, or drop the aliases",
+            )
         if isinstance(node, yaml.ScalarNode):
             return self.scalar(node)
         if id(node) in self.open:
             raise self.fail("an alias contains itself", node, "drop the alias")
-        if not node.tag.startswith("tag:yaml.org,2002:") or node.tag.rpartition(":")[2] not in ("map", "seq", "str"):
+        if not node.tag.startswith("tag:yaml.org,2002:") or node.tag.rpartition(":")[2] not in (
+            "map",
+            "seq",
+            "str",
+        ):
             raise self.fail(f"tag {node.tag} is not allowed in a recipe", node, "drop the tag")
         self.open.add(id(node))
         made: Any
@@ -208,7 +225,11 @@ class _Reader:
             key = key_node.value
             if key in seen:
                 first = seen[key].start_mark.line + 1
-                raise self.fail(f"'{key}' is written twice (first in line {first})", key_node, "keep one of the two")
+                raise self.fail(
+                    f"'{key}' is written twice (first in line {first})",
+                    key_node,
+                    "keep one of the two",
+                )
             seen[key] = key_node
             if key == "<<":
                 continue
@@ -223,7 +244,9 @@ class _Reader:
         made: dict[str, Any] = {}
         for part in parts:
             if not isinstance(part, yaml.MappingNode):
-                raise self.fail("'<<' merges mappings only", part, "name an anchor of a mapping: <<: *defaults")
+                raise self.fail(
+                    "'<<' merges mappings only", part, "name an anchor of a mapping: <<: *defaults"
+                )
             made = self.value(part) | made
         return made
 
@@ -264,13 +287,27 @@ class _Reader:
             return self.at("the line is indented with a tab", line, column, "indent with spaces")
         problem = (error.problem or "not readable as YAML").removeprefix("found ")
         if "mapping values are not allowed" in problem:
-            return self.at("unexpected ':'", line, column, "quote the text before it, or check the indentation above")
+            return self.at(
+                "unexpected ':'",
+                line,
+                column,
+                "quote the text before it, or check the indentation above",
+            )
         if "duplicate anchor" in problem or "undefined alias" in problem:
-            return self.at(problem, line, column, "define the anchor with &name before *name uses it")
+            return self.at(
+                problem, line, column, "define the anchor with &name before *name uses it"
+            )
         if "but found another document" in f"{error.context} {problem}":
-            return self.at("a second YAML document starts here", line, column, "keep one recipe a file")
+            return self.at(
+                "a second YAML document starts here", line, column, "keep one recipe a file"
+            )
         context = f" {error.context}" if error.context else ""
-        return self.at(f"not readable as YAML: {problem}{context}", line, column, "check quotes, brackets and indentation here and in the line above")
+        return self.at(
+            f"not readable as YAML: {problem}{context}",
+            line,
+            column,
+            "check quotes, brackets and indentation here and in the line above",
+        )
 
 
 def _child(node: yaml.Node, step: str | int) -> tuple[yaml.Node, yaml.Node] | None:
@@ -294,7 +331,9 @@ def _child(node: yaml.Node, step: str | int) -> tuple[yaml.Node, yaml.Node] | No
 def _merged_nodes(node: yaml.MappingNode) -> Iterator[yaml.Node]:
     for key_node, value_node in node.value:
         if key_node.value == "<<":
-            yield from value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
+            yield from (
+                value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
+            )
 
 
 def _excerpt(text: str, line: int, column: int) -> list[str]:
@@ -304,7 +343,11 @@ def _excerpt(text: str, line: int, column: int) -> list[str]:
         return []
     shown = lines[line].replace("\t", " ")
     number = f"{line + 1}"
-    return [f"{number} | {shown[:100]}", f"{' ' * len(number)} | {' ' * column}^"] if column < 100 else [f"{number} | {shown[:100]}…"]
+    return (
+        [f"{number} | {shown[:100]}", f"{' ' * len(number)} | {' ' * column}^"]
+        if column < 100
+        else [f"{number} | {shown[:100]}…"]
+    )
 
 
 def _shown(path: Path) -> str:

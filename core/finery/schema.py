@@ -33,8 +33,17 @@ _STEP_KEYS: dict[str, Any] = {
 }
 _TOP: dict[str, Any] = {
     "finery": {"const": 1, "description": "The version of the recipe language."},
-    "name": {"type": "string", "pattern": NAME, "description": "The recipe's name; build/NAME/ holds what it makes."},
-    "seed": {"type": "integer", "minimum": 0, "maximum": 2**31 - 1, "description": "Seeds of steps derive from it. Default 0."},
+    "name": {
+        "type": "string",
+        "pattern": NAME,
+        "description": "The recipe's name; build/NAME/ holds what it makes.",
+    },
+    "seed": {
+        "type": "integer",
+        "minimum": 0,
+        "maximum": 2**31 - 1,
+        "description": "Seeds of steps derive from it. Default 0.",
+    },
     "plugins": {
         "type": "array",
         "items": {"type": "string"},
@@ -58,7 +67,9 @@ def step_schema(cls: type[Step]) -> dict[str, Any]:
             [cls], schema_hook=_custom_schema, ref_template="#/$defs/{name}"
         )
     except TypeError as error:
-        raise PluginError(f"{cls.__module__}.{cls.__qualname__}: a setting's type has no schema: {error}") from error
+        raise PluginError(
+            f"{cls.__module__}.{cls.__qualname__}: a setting's type has no schema: {error}"
+        ) from error
     own = defs.pop(cls.__name__)
     properties: dict[str, Any] = {"use": {"type": "string"}, **own["properties"], **_STEP_KEYS}
     for field, accepts in inputs_of(cls).items():
@@ -73,7 +84,9 @@ def step_schema(cls: type[Step]) -> dict[str, Any]:
     return {**made, "$defs": defs} if defs else made
 
 
-def _input_schema(cls: type[Step], field: str, kind: type[Artifact], many: bool, optional: bool) -> dict[str, Any]:
+def _input_schema(
+    cls: type[Step], field: str, kind: type[Artifact], many: bool, optional: bool
+) -> dict[str, Any]:
     one = {"type": "string"}
     forms: list[dict[str, Any]] = [one]
     if many:
@@ -90,7 +103,12 @@ def _custom_schema(kind: type) -> dict[str, Any]:
     if issubclass(kind, Artifact):
         return {"type": "string"}
     if issubclass(kind, Files):
-        return {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
+        return {
+            "anyOf": [
+                {"type": "string"},
+                {"type": "array", "items": {"type": "string"}, "minItems": 1},
+            ]
+        }
     raise NotImplementedError(f"no schema for {kind}")
 
 
@@ -130,8 +148,18 @@ def _section_schema(names: list[str], text: str) -> dict[str, Any]:
         }
         for name in names
     ]
-    step = {"type": "object", "required": ["use"], "properties": {"use": {"enum": names}}, "allOf": branches}
-    return {"type": "object", "description": text, "propertyNames": {"pattern": NAME}, "additionalProperties": step}
+    step = {
+        "type": "object",
+        "required": ["use"],
+        "properties": {"use": {"enum": names}},
+        "allOf": branches,
+    }
+    return {
+        "type": "object",
+        "description": text,
+        "propertyNames": {"pattern": NAME},
+        "additionalProperties": step,
+    }
 
 
 def _renamed(schema: Any, name: str) -> Any:
@@ -157,9 +185,14 @@ def _check_top(recipe: Recipe) -> Iterator[FineryError]:
     known = [*_TOP, *SECTIONS]
     for key in recipe.data:
         if key not in known and not key.startswith("x-"):
-            yield recipe.error(f"unknown section '{key}'", [key], key=True, fix=did_you_mean(key, known))
+            yield recipe.error(
+                f"unknown section '{key}'", [key], key=True, fix=did_you_mean(key, known)
+            )
     if "finery" not in recipe.data:
-        yield recipe.error("the recipe doesn't say which recipe language it is in", fix="put `finery: 1` at its top")
+        yield recipe.error(
+            "the recipe doesn't say which recipe language it is in",
+            fix="put `finery: 1` at its top",
+        )
     for key, schema in _TOP.items():
         if key in recipe.data:
             yield from _errors(recipe, schema, recipe.data[key], (key,), key)
@@ -171,13 +204,19 @@ def _check_steps(recipe: Recipe, plugins: Plugins) -> Iterator[FineryError]:
         if steps is None:
             continue
         if not isinstance(steps, dict):
-            yield recipe.error(f"section '{section}' maps names to steps", [section], fix=f"{section}: {{NAME: {{use: …}}}}")
+            yield recipe.error(
+                f"section '{section}' maps names to steps",
+                [section],
+                fix=f"{section}: {{NAME: {{use: …}}}}",
+            )
             continue
         for name, step in steps.items():
             yield from _check_step(recipe, plugins, section, name, step)
 
 
-def _check_step(recipe: Recipe, plugins: Plugins, section: str, name: Any, step: Any) -> Iterator[FineryError]:
+def _check_step(
+    recipe: Recipe, plugins: Plugins, section: str, name: Any, step: Any
+) -> Iterator[FineryError]:
     import re
 
     place = (section, name)
@@ -193,7 +232,12 @@ def _check_step(recipe: Recipe, plugins: Plugins, section: str, name: Any, step:
     use = step.get("use")
     if not isinstance(use, str):
         kinds = [n for n in plugins.step_types if section in sections_of(plugins.step_type(n))]
-        yield recipe.error(f"step '{name}' doesn't say its step type", place, key=True, fix=f"use: one of {', '.join(sorted(kinds))}")
+        yield recipe.error(
+            f"step '{name}' doesn't say its step type",
+            place,
+            key=True,
+            fix=f"use: one of {', '.join(sorted(kinds))}",
+        )
         return
     if use not in plugins.step_types:
         yield recipe.error(f"unknown step type '{use}'", (*place, "use"), fix=plugins.suggest(use))
@@ -213,14 +257,18 @@ def _check_step(recipe: Recipe, plugins: Plugins, section: str, name: Any, step:
     yield from _errors(recipe, schema, step, place, use)
 
 
-def _errors(recipe: Recipe, schema: dict[str, Any], value: Any, place: tuple[Any, ...], subject: str) -> Iterator[FineryError]:
+def _errors(
+    recipe: Recipe, schema: dict[str, Any], value: Any, place: tuple[Any, ...], subject: str
+) -> Iterator[FineryError]:
     from jsonschema import Draft202012Validator
 
     for error in Draft202012Validator(schema).iter_errors(value):
         yield from _translated(recipe, error, place, subject)
 
 
-def _translated(recipe: Recipe, error: Any, place: tuple[Any, ...], subject: str) -> Iterator[FineryError]:
+def _translated(
+    recipe: Recipe, error: Any, place: tuple[Any, ...], subject: str
+) -> Iterator[FineryError]:
     """A jsonschema error in the words of recipes."""
     here = (*place, *error.absolute_path)
     inside = tuple(error.absolute_path)
@@ -231,18 +279,34 @@ def _translated(recipe: Recipe, error: Any, place: tuple[Any, ...], subject: str
             for key in error.instance:
                 if key not in known:
                     owner = f"'{'.'.join(map(str, inside))}' of {subject}" if inside else subject
-                    yield recipe.error(f"unknown setting '{key}' of {owner}", (*here, key), key=True, fix=did_you_mean(key, known))
+                    yield recipe.error(
+                        f"unknown setting '{key}' of {owner}",
+                        (*here, key),
+                        key=True,
+                        fix=did_you_mean(key, known),
+                    )
         case "required":
             missing = [k for k in error.validator_value if k not in error.instance]
             key = next(k for k in missing if repr(k) in error.message)
             text = error.schema["properties"].get(key, {}).get("description", "").partition("\n")[0]
-            yield recipe.error(f"{subject} needs '{key}'", here, key=True, fix=f"{key}: {text}" if text else f"add {key}: …")
+            yield recipe.error(
+                f"{subject} needs '{key}'",
+                here,
+                key=True,
+                fix=f"{key}: {text}" if text else f"add {key}: …",
+            )
         case "anyOf" | "oneOf":
             yield recipe.error(
-                f"'{label}' can't be {_literal(error.instance)}", here, fix=_expected({"anyOf": _explained(error)}, label)
+                f"'{label}' can't be {_literal(error.instance)}",
+                here,
+                fix=_expected({"anyOf": _explained(error)}, label),
             )
         case _:
-            yield recipe.error(f"'{label}' can't be {_literal(error.instance)}", here, fix=_expected(error.schema, label, error))
+            yield recipe.error(
+                f"'{label}' can't be {_literal(error.instance)}",
+                here,
+                fix=_expected(error.schema, label, error),
+            )
 
 
 def _explained(error: Any) -> list[Any]:
@@ -255,7 +319,13 @@ def _literal(value: Any) -> str:
         return "a mapping" if isinstance(value, dict) else f"a list of {len(value)}"
     if value is None:
         return "empty"
-    return f"'{value}'" if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
+    return (
+        f"'{value}'"
+        if isinstance(value, str)
+        else str(value).lower()
+        if isinstance(value, bool)
+        else str(value)
+    )
 
 
 _TYPE_WORDS = {
@@ -295,14 +365,20 @@ def describe_phrase(schema: dict[str, Any]) -> str:
 
 def convert_step(recipe: Recipe, section: str, name: str, cls: type[Step]) -> Step:
     """The step as an instance of its type, with placeholders for artifacts; defaults filled in."""
-    given = {k: v for k, v in recipe.data[section][name].items() if k not in ("use", "needs", "seed", "env")}
+    given = {
+        k: v
+        for k, v in recipe.data[section][name].items()
+        if k not in ("use", "needs", "seed", "env")
+    }
     for field, accepts in inputs_of(cls).items():
         if accepts.many and isinstance(given.get(field), str):
             given[field] = [given[field]]
     try:
         return msgspec.convert(given, cls, dec_hook=_decode)
     except msgspec.ValidationError as error:
-        raise recipe.error(f"step '{name}': {error}", (section, name), fix="see `finery plugins`") from error
+        raise recipe.error(
+            f"step '{name}': {error}", (section, name), fix="see `finery plugins`"
+        ) from error
 
 
 def _decode(kind: type, value: Any) -> Any:
@@ -330,4 +406,12 @@ def raise_all(errors: list[FineryError]) -> None:
         raise RecipeErrors(errors)
 
 
-__all__ = ["RecipeError", "RecipeErrors", "check_recipe", "convert_step", "raise_all", "recipe_schema", "step_schema"]
+__all__ = [
+    "RecipeError",
+    "RecipeErrors",
+    "check_recipe",
+    "convert_step",
+    "raise_all",
+    "recipe_schema",
+    "step_schema",
+]

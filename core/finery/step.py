@@ -5,12 +5,20 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, dataclass_transform, get_args, get_origin
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    dataclass_transform,
+    get_args,
+    get_origin,
+)
 
 import msgspec
 
 from finery.artifacts import Artifact, Bundle, Dataset, Metrics, Model
-from finery.errors import FineryError, PluginError
+from finery.errors import PluginError
 
 if TYPE_CHECKING:
     from finery.job import Job
@@ -94,11 +102,8 @@ def takes(default: Any = msgspec.NODEFAULT, *, help: str = "", named: bool = Fal
     return FieldInfo(default=default, help=help, named=named)
 
 
-_StructMeta: Any = type(msgspec.Struct)
-
-
 @dataclass_transform(kw_only_default=True, field_specifiers=(setting, takes))
-class _SettingsMeta(_StructMeta):  # type: ignore[misc]
+class _SettingsMeta(msgspec.StructMeta):
     """Turns `setting(...)` and `takes(...)` into msgspec fields with limits and help."""
 
     def __new__(
@@ -152,7 +157,9 @@ def _annotated(hint: Any, info: FieldInfo) -> Any:
         inner = rest[0] if optional else hint
     if info.constraints:
         inner = Annotated[inner, msgspec.Meta(**info.constraints)]
-    whole = typing.Optional[inner] if optional else inner
+    whole: Any = inner | None if optional and not isinstance(inner, str) else inner
+    if optional and isinstance(inner, str):
+        whole = f"{inner} | None"
     return Annotated[whole, msgspec.Meta(description=info.help)] if info.help else whole
 
 
@@ -161,13 +168,30 @@ def _copier(value: Any) -> Any:
 
 
 def _is_class_var(hint: Any) -> bool:
-    return get_origin(hint) is ClassVar or hint is ClassVar or str(hint).startswith(("ClassVar", "typing.ClassVar"))
+    return (
+        get_origin(hint) is ClassVar
+        or hint is ClassVar
+        or str(hint).startswith(("ClassVar", "typing.ClassVar"))
+    )
 
 
 class Settings(msgspec.Struct, metaclass=_SettingsMeta):
     """A group of settings inside a step's, e.g. `lora: {r: 16, alpha: 32}`."""
 
     __finery_fields__: ClassVar[dict[str, FieldInfo]]
+
+    if TYPE_CHECKING:  # the class keywords, which the metaclass takes before msgspec sees them
+
+        def __init_subclass__(
+            cls,
+            *,
+            version: str = "",
+            packages: tuple[str, ...] = (),
+            isolated: bool = False,
+            seeded: bool = True,
+            engines: bool = False,
+            sections: tuple[str, ...] = (),
+        ) -> None: ...
 
 
 class Step(Settings):
@@ -191,13 +215,17 @@ class Step(Settings):
         """
         return declared_outputs(type(self))
 
-    def check(self) -> Iterable[tuple[str, FineryError]]:
-        """What is wrong with settings that each fit their type: (setting, error), …
+    def check(self) -> None:
+        """Raise `UsageError` for settings that each fit their type and don't fit together.
 
-        Called before a build starts, and by `finery check`; inputs are placeholders whose `ref`
-        is what the recipe names. Must be light and touch nothing outside.
+        Its `where` names the setting; whoever calls this turns it into the place in the recipe.
+        Called before a build starts and by `finery check`: must be light. Inputs are
+        placeholders, whose `ref` is what the recipe names.
         """
-        return ()
+
+    def uses_seed(self) -> bool:
+        """Whether the seed can change the output; only then it is in the key."""
+        return type(self).__spec__.seeded
 
     def floating(self) -> str | None:
         """A name outside that may come to mean something else, e.g. `hub:Qwen/Qwen3-4B@main`.
@@ -293,11 +321,15 @@ def check_contract(cls: Any, name: str) -> None:
     if not (isinstance(cls, type) and issubclass(cls, Step)):
         raise PluginError(f"step type '{name}': {where} is not a subclass of finery.Step")
     if not (cls.__doc__ or "").strip():
-        raise PluginError(f"step type '{name}': {where} has no docstring", fix="say in one line what it does")
+        raise PluginError(
+            f"step type '{name}': {where} has no docstring", fix="say in one line what it does"
+        )
     inputs = inputs_of(cls)
     for field in cls.__struct_fields__:
         if field in RESERVED:
-            raise PluginError(f"step type '{name}': field '{field}' is a word every step has", fix="rename it")
+            raise PluginError(
+                f"step type '{name}': field '{field}' is a word every step has", fix="rename it"
+            )
         if field not in inputs and not cls.__finery_fields__[field].help:
             raise PluginError(
                 f"step type '{name}': setting '{field}' has no help",

@@ -80,7 +80,9 @@ def manifest(
     under = sorted((role, m.digest) for role, m in refs.items())
     digest = blake3(encode([kind, plain, contents, under, list(external)])).hexdigest()
     lies = [digest, list(external.items()), sorted(m.view for m in refs.values())]
-    return Manifest(kind, plain, dict(files), digest, blake3(encode(lies)).hexdigest(), refs, external)
+    return Manifest(
+        kind, plain, dict(files), digest, blake3(encode(lies)).hexdigest(), refs, external
+    )
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -124,7 +126,8 @@ class Store:
             self._locks = os.open(root / "locks", os.O_RDWR | os.O_CREAT, 0o644)
         except (OSError, sqlite3.Error) as error:
             raise UsageError(
-                f"can't use the store {root}: {error}", fix=f"check its permissions, or set {STORE} to another folder"
+                f"can't use the store {root}: {error}",
+                fix=f"check its permissions, or set {STORE} to another folder",
             ) from error
 
     def close(self) -> None:
@@ -136,32 +139,55 @@ class Store:
 
     def lookup(self, key: str) -> Result | None:
         """The result of a key, None where there is none or a file of it is missing or damaged."""
-        row = self._db.execute("SELECT outputs, seconds, parts FROM results WHERE key = ?", [key]).fetchone()
+        row = self._db.execute(
+            "SELECT outputs, seconds, parts FROM results WHERE key = ?", [key]
+        ).fetchone()
         if row is None:
             return None
         outputs = msgspec.json.decode(row[0], type=dict[str, Manifest])
-        result = Result(key, outputs, row[1], [tuple(p) for p in msgspec.json.decode(row[2])])  # type: ignore[misc]
+        result = Result(key, outputs, row[1], [tuple(p) for p in msgspec.json.decode(row[2])])
         return result if all(self._whole(m) for m in outputs.values()) else None
 
     def known(self, key: str) -> bool:
         """Whether the key was ever finished, whatever became of its files."""
         return self._db.execute("SELECT 1 FROM results WHERE key = ?", [key]).fetchone() is not None
 
-    def commit(self, key: str, use: str, parts: Parts, outputs: Mapping[str, Manifest], *, seconds: float, run: str) -> Result:
+    def commit(
+        self,
+        key: str,
+        use: str,
+        parts: Parts,
+        outputs: Mapping[str, Manifest],
+        *,
+        seconds: float,
+        run: str,
+    ) -> Result:
         """Record a finished key; its blobs are in `objects/` already (see `ingest`)."""
         stats = [self._blob_row(d) for m in outputs.values() for d in _digests(m)]
         with self._transaction():
             self._db.executemany("INSERT OR REPLACE INTO blobs VALUES (?, ?, ?, ?, ?)", stats)
             self._db.execute(
                 "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?)",
-                [key, msgspec.json.encode(dict(outputs)), use, msgspec.json.encode(parts), seconds, time.time(), run],
+                [
+                    key,
+                    msgspec.json.encode(dict(outputs)),
+                    use,
+                    msgspec.json.encode(parts),
+                    seconds,
+                    time.time(),
+                    run,
+                ],
             )
         return Result(key, dict(outputs), seconds, parts)
 
     def remember(self, recipe: str, keys: Mapping[str, str]) -> None:
         """Keep which key each step of a recipe was last built with, and which before that."""
         known = self.latest(recipe)
-        fresh = [(recipe, s, k, known.get(s, (None,))[0]) for s, k in keys.items() if known.get(s, (None,))[0] != k]
+        fresh = [
+            (recipe, s, k, known.get(s, (None,))[0])
+            for s, k in keys.items()
+            if known.get(s, (None,))[0] != k
+        ]
         if fresh:
             with self._transaction():
                 self._db.executemany("INSERT OR REPLACE INTO latest VALUES (?, ?, ?, ?)", fresh)
@@ -174,7 +200,7 @@ class Store:
     def parts_of(self, key: str) -> Parts | None:
         """The parts of a finished key."""
         row = self._db.execute("SELECT parts FROM results WHERE key = ?", [key]).fetchone()
-        return [tuple(p) for p in msgspec.json.decode(row[0])] if row else None  # type: ignore[misc]
+        return [tuple(p) for p in msgspec.json.decode(row[0])] if row else None
 
     def seconds_of(self, key: str) -> float | None:
         """How long the step of a finished key took."""
@@ -201,14 +227,18 @@ class Store:
             now = os.stat(path)
         except OSError:
             return False
-        row = self._db.execute("SELECT size, mtime, ctime, inode FROM blobs WHERE digest = ?", [digest]).fetchone()
+        row = self._db.execute(
+            "SELECT size, mtime, ctime, inode FROM blobs WHERE digest = ?", [digest]
+        ).fetchone()
         if row == (now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino):
             return True
         if now.st_size != size or hash_file(path) != digest:
             path.unlink(missing_ok=True)  # damaged: never serve it, make room for a good one
             return False
         with self._transaction():
-            self._db.execute("INSERT OR REPLACE INTO blobs VALUES (?, ?, ?, ?, ?)", self._blob_row(digest))
+            self._db.execute(
+                "INSERT OR REPLACE INTO blobs VALUES (?, ?, ?, ?, ?)", self._blob_row(digest)
+            )
         return True
 
     def _blob_row(self, digest: str) -> list[Any]:
@@ -221,39 +251,55 @@ class Store:
 
     # -- outside files ---------------------------------------------------------------------------
 
-    def digest_files(self, found: Mapping[str, list[tuple[str, Path]]]) -> dict[str, list[tuple[str, str]]]:
+    def digest_files(
+        self, found: Mapping[str, list[tuple[str, Path]]]
+    ) -> dict[str, list[tuple[str, str]]]:
         """Setting → (name, digest) of each outside file; unchanged files aren't read again."""
-        return {field: [(name, self.digest_file(path)) for name, path in files] for field, files in found.items()}
+        return {
+            field: [(name, self.digest_file(path)) for name, path in files]
+            for field, files in found.items()
+        }
 
     def digest_file(self, path: Path) -> str:
         """The digest of an outside file, remembered by device, inode, size, mtime and ctime."""
         stat = _stat_key(path)
-        row = self._db.execute("SELECT stat, digest FROM files WHERE path = ?", [str(path)]).fetchone()
+        row = self._db.execute(
+            "SELECT stat, digest FROM files WHERE path = ?", [str(path)]
+        ).fetchone()
         if row and row[0] == stat:
             return str(row[1])
         digest = hash_file(path)
         if _settled(path):
             with self._transaction():
-                self._db.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", [str(path), stat, digest])
+                self._db.execute(
+                    "INSERT OR REPLACE INTO files VALUES (?, ?, ?)", [str(path), stat, digest]
+                )
         return digest
 
     def parsed(self, path: Path, module: str) -> Parsed:
         """`code.parse_file`, remembered."""
         stat = _stat_key(path)
-        row = self._db.execute("SELECT stat, parsed FROM code WHERE path = ?", [str(path)]).fetchone()
+        row = self._db.execute(
+            "SELECT stat, parsed FROM code WHERE path = ?", [str(path)]
+        ).fetchone()
         if row and row[0] == stat:
-            return msgspec.json.decode(row[1], type=Parsed)
+            known: Parsed = msgspec.json.decode(row[1], type=Parsed)
+            return known
         parsed = parse_file(path, module)
         if _settled(path):
             with self._transaction():
                 self._db.execute(
-                    "INSERT OR REPLACE INTO code VALUES (?, ?, ?)", [str(path), stat, msgspec.json.encode(parsed)]
+                    "INSERT OR REPLACE INTO code VALUES (?, ?, ?)",
+                    [str(path), stat, msgspec.json.encode(parsed)],
                 )
         return parsed
 
     def was_checked(self, digest: str) -> bool:
         """Whether a recipe (with the code of its step types) passed its check before."""
-        return self._db.execute("SELECT 1 FROM checked WHERE digest = ?", [digest]).fetchone() is not None
+        return (
+            self._db.execute("SELECT 1 FROM checked WHERE digest = ?", [digest]).fetchone()
+            is not None
+        )
 
     def mark_checked(self, digest: str) -> None:
         """Remember that a recipe passed its check."""
@@ -432,7 +478,9 @@ def _matches(pattern: str, folder: Path) -> list[Path]:
         matches = sorted(Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file())
         if matches:
             return matches
-        raise DataError(f"no file matches {pattern}", fix=f"paths are relative to the recipe's folder, {folder}")
+        raise DataError(
+            f"no file matches {pattern}", fix=f"paths are relative to the recipe's folder, {folder}"
+        )
     raise DataError(f"there is no file {pattern}", fix=_near(path, folder))
 
 
@@ -517,7 +565,10 @@ def _remove_links(folder: Path) -> None:
     """Remove a folder of links; anything else in it isn't finery's and stays, with an error."""
     others = [p.name for p in folder.iterdir() if not p.is_symlink()]
     if others:
-        raise UsageError(f"{folder} holds files that finery didn't put there: {', '.join(others)}", fix="move them away")
+        raise UsageError(
+            f"{folder} holds files that finery didn't put there: {', '.join(others)}",
+            fix="move them away",
+        )
     for link in folder.iterdir():
         link.unlink()
     folder.rmdir()

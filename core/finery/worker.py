@@ -137,13 +137,16 @@ def _step(task: Task, plugins: Plugins, root: Path) -> Step:
     for field, (patterns, paths) in task.files.items():
         setattr(step, field, Files(patterns, [Path(p) for p in paths]))
     for field, accepts in inputs_of(cls).items():
-        found = [_opened(root, m, ref, cls.__finery_fields__[field].named) for ref, m in task.inputs.get(field, [])]
+        found = [
+            _opened(root, m, ref, cls.__finery_fields__[field].named)
+            for ref, m in task.inputs.get(field, [])
+        ]
         setattr(step, field, found if accepts.many else found[0] if found else None)
     return step
 
 
-def _placeholder(kind: type, value: Any) -> Any:
-    return Files(value) if issubclass(kind, Files) else kind(Path())
+def _placeholder(kind: Any, value: Any) -> Any:
+    return Files(value) if issubclass(kind, Files) else kind.placeholder("")
 
 
 def _opened(root: Path, manifest: Manifest, ref: str, named: bool) -> Artifact:
@@ -185,7 +188,10 @@ def _kinds(outputs: dict[str, Any]) -> str:
     def kind(value: Any) -> str:
         return value.__name__ if isinstance(value, type) else type(value).__name__
 
-    return ", ".join(f"{name}: {kind(v)}" if name else kind(v) for name, v in outputs.items()) or "nothing"
+    return (
+        ", ".join(f"{name}: {kind(v)}" if name else kind(v) for name, v in outputs.items())
+        or "nothing"
+    )
 
 
 def _from_exception(error: Exception, task: Task) -> FineryError:
@@ -195,9 +201,14 @@ def _from_exception(error: Exception, task: Task) -> FineryError:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return StepError("the disk is full", fix="free some space and build again: nothing is lost")
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
-        return StepError(f"out of memory: {str(error)[:200]}", fix="smaller batches, a shorter max_length or a smaller model")
+        return StepError(
+            f"out of memory: {str(error)[:200]}",
+            fix="smaller batches, a shorter max_length or a smaller model",
+        )
     lines = text.strip().splitlines()
-    return StepError(f"step type '{task.use}' failed: {type(error).__name__}: {error}", details=lines[-7:-1])
+    return StepError(
+        f"step type '{task.use}' failed: {type(error).__name__}: {error}", details=lines[-7:-1]
+    )
 
 
 def _redirect(log: str) -> None:

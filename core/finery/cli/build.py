@@ -14,11 +14,28 @@ from finery.errors import UsageError
 
 @click.command("build")
 @recipe_argument
-@click.option("--step", "steps", multiple=True, metavar="STEP", help="Build only this step and what it needs. Repeatable.")
+@click.option(
+    "--step",
+    "steps",
+    multiple=True,
+    metavar="STEP",
+    help="Build only this step and what it needs. Repeatable.",
+)
 @set_option
-@click.option("--jobs", "-j", type=click.IntRange(1, 512), help="Steps at once. [default: light steps on all cores, heavy ones one by one]")
-@click.option("--keep-going", "-k", is_flag=True, help="After a failure, build what doesn't depend on it.")
-@click.option("--update-lock", is_flag=True, help="Resolve floating names (hub branches) anew and rewrite recipe.lock.")
+@click.option(
+    "--jobs",
+    "-j",
+    type=click.IntRange(1, 512),
+    help="Steps at once. [default: light steps on all cores, heavy ones one by one]",
+)
+@click.option(
+    "--keep-going", "-k", is_flag=True, help="After a failure, build what doesn't depend on it."
+)
+@click.option(
+    "--update-lock",
+    is_flag=True,
+    help="Resolve floating names (hub branches) anew and rewrite recipe.lock.",
+)
 @click.option("--executor", default="local", help="Where steps run. [default: local]")
 @json_option
 def command(
@@ -59,7 +76,11 @@ def _executor(name: str, jobs: int | None, graph: Any) -> Any:
 
     provided = graph.plugins.executors
     if name not in provided:
-        raise UsageError(f"there is no executor '{name}'", where="--executor", fix=f"one of: {', '.join(['local', *provided])}")
+        raise UsageError(
+            f"there is no executor '{name}'",
+            where="--executor",
+            fix=f"one of: {', '.join(['local', *provided])}",
+        )
     return resolve(provided[name][0], f"executor '{name}'", provided[name][1])(jobs)
 
 

@@ -16,7 +16,9 @@ from finery.errors import UsageError, did_you_mean
 @set_option
 @click.option("--all", "everything", is_flag=True, help="Every part of the key, changed or not.")
 @json_option
-def command(step: str, recipe: Path, overrides: tuple[str, ...], everything: bool, as_json: bool) -> None:
+def command(
+    step: str, recipe: Path, overrides: tuple[str, ...], everything: bool, as_json: bool
+) -> None:
     """Tell why STEP would run, or why it last ran: the parts of its key that changed."""
     from finery.keys import differences
     from finery.plan import Planner
@@ -25,7 +27,9 @@ def command(step: str, recipe: Path, overrides: tuple[str, ...], everything: boo
     store = open_store(recipe)
     graph = open_graph(recipe, overrides, store)
     if step not in graph.nodes:
-        raise UsageError(f"the recipe has no step '{step}'", where="STEP", fix=did_you_mean(step, graph.nodes))
+        raise UsageError(
+            f"the recipe has no step '{step}'", where="STEP", fix=did_you_mean(step, graph.nodes)
+        )
     plan, last, before = Planner(graph.select([step]), store).explain(step)
     changes = differences(last, plan.parts) if last is not None else []
     since = "since its last build"
@@ -33,7 +37,16 @@ def command(step: str, recipe: Path, overrides: tuple[str, ...], everything: boo
         changes, since = differences(before, last), "between its last two builds"
     if as_json:
         for part, old, new in changes:
-            print_json({"step": step, "state": plan.state, "since": since, "part": part, "old": _plain(old), "new": _plain(new)})
+            print_json(
+                {
+                    "step": step,
+                    "state": plan.state,
+                    "since": since,
+                    "part": part,
+                    "old": _plain(old),
+                    "new": _plain(new),
+                }
+            )
         if not changes:
             print_json({"step": step, "state": plan.state, "reason": plan.reason})
         return
@@ -56,7 +69,9 @@ def _print(step: str, plan: Any, last: Any, changes: list[Any], since: str) -> N
 
     width = max(len(part) for part, _, _ in changes)
     for part, old, new in changes:
-        click.echo(f"  {part:<{width}}  {click.style(short(old), fg='red')} → {click.style(short(new), fg='green')}")
+        click.echo(
+            f"  {part:<{width}}  {click.style(short(old), fg='red')} → {click.style(short(new), fg='green')}"
+        )
 
 
 def _print_parts(parts: Any) -> None:

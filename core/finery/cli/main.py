@@ -54,7 +54,10 @@ def _load(reference: Any) -> click.Command:
     return command
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(package_name="finery", prog_name="finery")
 def cli() -> None:
     """Build small fine-tuned language models from one recipe."""

@@ -13,13 +13,19 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def recipe_argument(function: F) -> F:
     """RECIPE, `recipe.yaml` here by default; a folder stands for the recipe in it."""
-    return click.argument("recipe", type=click.Path(path_type=Path), default="recipe.yaml", callback=_as_file)(function)
+    return click.argument(
+        "recipe", type=click.Path(path_type=Path), default="recipe.yaml", callback=_as_file
+    )(function)
 
 
 def set_option(function: F) -> F:
     """`--set PATH=VALUE`, any number of times."""
     return click.option(
-        "--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a setting: --set train.sft.epochs=1."
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="PATH=VALUE",
+        help="Override a setting: --set train.sft.epochs=1.",
     )(function)
 
 
@@ -40,5 +46,7 @@ def _as_file(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
     if value.is_dir():
         return value / "recipe.yaml"
     if not value.exists() and value.name == "recipe.yaml" and value.parent == Path():
-        raise UsageError("there is no recipe.yaml here", fix="name a recipe, or make one: finery init DIR")
+        raise UsageError(
+            "there is no recipe.yaml here", fix="name a recipe, or make one: finery init DIR"
+        )
     return value

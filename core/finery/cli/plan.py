@@ -10,10 +10,14 @@ from finery.cli.output import duration, print_json
 
 @click.command("plan")
 @recipe_argument
-@click.option("--step", "steps", multiple=True, metavar="STEP", help="Only this step and what it needs.")
+@click.option(
+    "--step", "steps", multiple=True, metavar="STEP", help="Only this step and what it needs."
+)
 @set_option
 @json_option
-def command(recipe: Path, steps: tuple[str, ...], overrides: tuple[str, ...], as_json: bool) -> None:
+def command(
+    recipe: Path, steps: tuple[str, ...], overrides: tuple[str, ...], as_json: bool
+) -> None:
     """Show every step of RECIPE with what a build would do with it, and why."""
     from finery.plan import Planner, make_plan
     from finery.project import open_graph, open_store

@@ -12,7 +12,12 @@ from finery.errors import PluginError, did_you_mean
 
 @click.command("plugins")
 @click.argument("name", required=False)
-@click.option("--recipe", "-r", type=click.Path(path_type=Path, exists=True), help="Include the plugin files of this recipe.")
+@click.option(
+    "--recipe",
+    "-r",
+    type=click.Path(path_type=Path, exists=True),
+    help="Include the plugin files of this recipe.",
+)
 @json_option
 def command(name: str | None, recipe: Path | None, as_json: bool) -> None:
     """List plugins and their step types; with NAME (a step type), its inputs and settings."""
@@ -25,14 +30,20 @@ def command(name: str | None, recipe: Path | None, as_json: bool) -> None:
         return
     if name is not None and name not in {p.name for p in plugins.plugins}:
         known = [*plugins.step_types, *(p.name for p in plugins.plugins)]
-        raise PluginError(f"there is no plugin or step type '{name}'", fix=did_you_mean(name, known))
+        raise PluginError(
+            f"there is no plugin or step type '{name}'", fix=did_you_mean(name, known)
+        )
     for plugin in plugins.plugins:
         if name in (None, plugin.name):
             _print_plugin(plugins, plugin, as_json)
 
 
 def _print_plugin(plugins: Any, plugin: Any, as_json: bool) -> None:
-    types = {n: plugins.step_type(n) for n, (_, owner) in sorted(plugins.step_types.items()) if owner is plugin}
+    types = {
+        n: plugins.step_type(n)
+        for n, (_, owner) in sorted(plugins.step_types.items())
+        if owner is plugin
+    }
     engines = [n for n, (_, owner) in plugins.engines.items() if owner is plugin]
     commands = [n for n, (_, owner) in plugins.commands.items() if owner is plugin]
     if as_json:
@@ -69,8 +80,18 @@ def _print_step_type(plugins: Any, name: str, as_json: bool) -> None:
         if key in ("use", "needs", "seed", "env"):
             continue
         required = key in schema["required"]
-        kind = f"{inputs[key].kind.kind}{'s' if inputs[key].many else ''}" if key in inputs else describe_phrase(field)
-        default = "required" if required else f"default {_shown(field.get('default'))}" if "default" in field else ""
+        kind = (
+            f"{inputs[key].kind.kind}{'s' if inputs[key].many else ''}"
+            if key in inputs
+            else describe_phrase(field)
+        )
+        default = (
+            "required"
+            if required
+            else f"default {_shown(field.get('default'))}"
+            if "default" in field
+            else ""
+        )
         rows.append((key, f"{kind}; {default}" if default else kind, field.get("description", "")))
     width = max(len(r[0]) for r in rows) if rows else 0
     for key, kind, text in rows:
@@ -80,4 +101,6 @@ def _print_step_type(plugins: Any, name: str, as_json: bool) -> None:
 
 
 def _shown(value: Any) -> str:
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return (
+        "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    )

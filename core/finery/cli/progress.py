@@ -102,13 +102,21 @@ class PlainView:
                 self._say(row, "note", event["message"])
             case "step_progress" if time.monotonic() - row.said > QUIET_SECONDS:
                 row.said = time.monotonic()
-                self._say(row, "…", f"{row.done:.0f}/{row.total:.0f} {row.text} {row.remaining()}".rstrip())
+                self._say(
+                    row,
+                    "…",
+                    f"{row.done:.0f}/{row.total:.0f} {row.text} {row.remaining()}".rstrip(),
+                )
 
     def close(self) -> None:
         """Nothing to put back."""
 
     def _say(self, row: _Row, word: str, text: str) -> None:
-        print(f"  {word:<6}  {row.name:<{self._width}}  {row.use}  {text}".rstrip(), file=self._stream, flush=True)
+        print(
+            f"  {word:<6}  {row.name:<{self._width}}  {row.use}  {text}".rstrip(),
+            file=self._stream,
+            flush=True,
+        )
 
 
 class LiveView:
@@ -131,7 +139,9 @@ class LiveView:
         if event["event"] == "step_started" and self._live is None:
             self._start()
         if event["event"] == "step_log" and self._live is not None:
-            self._live.console.print(f"[dim]{row.name}:[/] {_escaped(event['message'])}", highlight=False)
+            self._live.console.print(
+                f"[dim]{row.name}:[/] {_escaped(event['message'])}", highlight=False
+            )
 
     def close(self) -> None:
         """Draw the table a last time and leave it standing."""
@@ -174,12 +184,26 @@ class LiveView:
             "waiting": "[dim]·[/]", "running": "[cyan]▸[/]", "done": "[green]✓[/]", "cached": "[dim]=[/]",
             "failed": "[red]✗[/]", "blocked": "[yellow]![/]",
         }[row.state]  # fmt: skip
-        name = f"[dim]{row.name}[/]" if row.state in ("waiting", "cached", "blocked") else f"[bold]{row.name}[/]"
+        name = (
+            f"[dim]{row.name}[/]"
+            if row.state in ("waiting", "cached", "blocked")
+            else f"[bold]{row.name}[/]"
+        )
         if row.state == "running":
             clock = duration(time.monotonic() - row.started)
             return [icon, name, row.use, self._progress(row), clock]
-        text = {"cached": "cached", "failed": f"[red]{_escaped(row.text)}[/]", "blocked": row.text}.get(row.state, "")
-        return [icon, name, row.use, f"[dim]{text}[/]" if row.state != "failed" else text, duration(row.seconds) if row.seconds else ""]
+        text = {
+            "cached": "cached",
+            "failed": f"[red]{_escaped(row.text)}[/]",
+            "blocked": row.text,
+        }.get(row.state, "")
+        return [
+            icon,
+            name,
+            row.use,
+            f"[dim]{text}[/]" if row.state != "failed" else text,
+            duration(row.seconds) if row.seconds else "",
+        ]
 
     def _progress(self, row: _Row) -> Any:
         from rich.progress_bar import ProgressBar

@@ -10,9 +10,21 @@ from finery.errors import UsageError
 
 @click.command("schema")
 @click.argument("step_type", required=False)
-@click.option("--all", "folder", type=click.Path(path_type=Path), is_flag=False, flag_value=Path("schemas"), help="Write all schemas into a folder. [default folder: schemas]")
+@click.option(
+    "--all",
+    "folder",
+    type=click.Path(path_type=Path),
+    is_flag=False,
+    flag_value=Path("schemas"),
+    help="Write all schemas into a folder. [default folder: schemas]",
+)
 @click.option("--check", is_flag=True, help="With --all: write nothing, fail if a file is stale.")
-@click.option("--recipe", "-r", type=click.Path(path_type=Path, exists=True), help="Include the plugin files of this recipe.")
+@click.option(
+    "--recipe",
+    "-r",
+    type=click.Path(path_type=Path, exists=True),
+    help="Include the plugin files of this recipe.",
+)
 def command(step_type: str | None, folder: Path | None, check: bool, recipe: Path | None) -> int:
     """Print the JSON Schema of recipes, or of one STEP_TYPE, with the plugins that are installed."""
     from finery.plugins import load_plugins
@@ -24,7 +36,10 @@ def command(step_type: str | None, folder: Path | None, check: bool, recipe: Pat
         made = step_schema(plugins.step_type(step_type)) if step_type else recipe_schema(plugins)
         click.echo(_formatted(made), nl=False)
         return 0
-    files = {f"{name}.schema.json": _formatted(step_schema(plugins.step_type(name))) for name in plugins.step_types}
+    files = {
+        f"{name}.schema.json": _formatted(step_schema(plugins.step_type(name)))
+        for name in plugins.step_types
+    }
     files["recipe.schema.json"] = _formatted(recipe_schema(plugins))
     return _check(folder, files) if check else _write(folder, files)
 
@@ -48,5 +63,7 @@ def _check(folder: Path, files: dict[str, str]) -> int:
     there = {p.name: p.read_text(encoding="utf-8") for p in folder.glob("*.schema.json")}
     stale = sorted(name for name in {*files, *there} if files.get(name) != there.get(name))
     if stale:
-        raise UsageError(f"stale: {', '.join(stale)}", where=str(folder), fix=f"finery schema --all {folder}")
+        raise UsageError(
+            f"stale: {', '.join(stale)}", where=str(folder), fix=f"finery schema --all {folder}"
+        )
     return 0

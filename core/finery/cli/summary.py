@@ -16,7 +16,9 @@ from finery.store import Manifest, open_artifact
 def print_summary(build: Build, outcome: Outcome) -> None:
     """Scores on stdout; counts, errors and hints on stderr."""
     outputs = {n: r.outputs for n, r in outcome.results.items()}
-    if any(m.kind == Metrics.kind for o in outputs.values() for m in o.values()) and (outcome.ran or outcome.errors):
+    if any(m.kind == Metrics.kind for o in outputs.values() for m in o.values()) and (
+        outcome.ran or outcome.errors
+    ):
         from finery.cli.tables import print_scores
 
         print_scores(build.store.root, outputs)
@@ -33,12 +35,21 @@ def _print_counts(build: Build, outcome: Outcome) -> None:
     total, ran = len(build.graph.nodes), len(outcome.ran)
     cached = len(outcome.results) - ran
     if outcome.errors:
-        words = [f"{len(outcome.errors)} failed", *([f"{len(outcome.blocked)} blocked"] if outcome.blocked else [])]
+        words = [
+            f"{len(outcome.errors)} failed",
+            *([f"{len(outcome.blocked)} blocked"] if outcome.blocked else []),
+        ]
         left = total - len(outcome.results) - len(outcome.errors) - len(outcome.blocked)
         words += [f"{left} not started"] if left > 0 else []
-        click.secho(f"\n{', '.join(words)}; {len(outcome.results)} of {total} steps are built", fg="red", err=True)
+        click.secho(
+            f"\n{', '.join(words)}; {len(outcome.results)} of {total} steps are built",
+            fg="red",
+            err=True,
+        )
         return
-    text = f"{total} steps: {ran} built, {cached} cached" if ran else f"{total} steps, nothing to do"
+    text = (
+        f"{total} steps: {ran} built, {cached} cached" if ran else f"{total} steps, nothing to do"
+    )
     click.secho(f"{text} ({duration(outcome.seconds)})", fg="green", err=True)
 
 
@@ -58,7 +69,9 @@ def _short(path: Path) -> str:
     return relative if len(relative) < len(str(path)) else str(path)
 
 
-def metrics_of(root: Path, outputs: Mapping[str, Mapping[str, Manifest]]) -> dict[str, dict[str, Any]]:
+def metrics_of(
+    root: Path, outputs: Mapping[str, Mapping[str, Manifest]]
+) -> dict[str, dict[str, Any]]:
     """Step → the report of its metrics."""
     found = {}
     for name, made in outputs.items():

@@ -48,7 +48,9 @@ def scores_table(reports: Mapping[str, Mapping[str, Any]], title: str) -> Any:
     return table
 
 
-def _cells(report: Mapping[str, Any], model: str, scores: Mapping[str, float], metrics: list[str]) -> list[str]:
+def _cells(
+    report: Mapping[str, Any], model: str, scores: Mapping[str, float], metrics: list[str]
+) -> list[str]:
     cells = []
     for index, metric in enumerate(metrics):
         cells.append(percent(scores[metric]) if metric in scores else "—")

@@ -2,11 +2,12 @@
 
 import os
 import signal
+import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -19,8 +20,12 @@ from finery.step import Files, Step, inputs_of
 from finery.store import Manifest, Result, Store, link_outputs, project_folder
 from finery.worker import Task
 
+T = TypeVar("T")
+
 POLL_SECONDS = 0.05
 """How often a key that another build is making is looked at."""
+RECORD_SECONDS = 0.1
+"""Steps quicker than this are recorded in groups, at least this often."""
 
 
 @dataclass
@@ -70,11 +75,13 @@ class Build:
         for name, node in graph.nodes.items():
             for before in node.upstream():
                 self._after[before].append(name)
-        self._ready: dict[str, StepPlan | None] = {
-            n: None for n, k in self._waiting.items() if k == 0
-        }
+        self._ready = [n for n in reversed(graph.nodes) if self._waiting[n] == 0]
+        self._queues: dict[bool, dict[str, StepPlan]] = {False: {}, True: {}}
         self._running: dict[str, StepPlan] = {}
         self._locked: dict[str, StepPlan] = {}
+        self._unrecorded: list[Result] = []
+        self._made: dict[str, Result] = {}
+        self._recorded_at = time.monotonic()
 
     def run(self) -> Outcome:
         """Build everything. Ctrl-C reaches the caller as KeyboardInterrupt, workers ended."""
@@ -84,8 +91,9 @@ class Build:
         )  # fmt: skip
         self.graph.plugins.hook.finery_build_started(run=self.outcome.run, plan=self.graph)
         try:
-            while self._ready or self._running or self._locked:
+            while self._unfinished():
                 self._start_ready()
+                self._record(now=not self._running)
                 if self._running:
                     self._listen()
                 elif self._locked:
@@ -94,9 +102,13 @@ class Build:
                     break
         finally:
             self.executor.close()
+            self._record(now=True)
             self._remember()
             self._finish()
         return self.outcome
+
+    def _unfinished(self) -> bool:
+        return bool(self._ready or self._locked or self._running or any(self._queues.values()))
 
     # -- starting --------------------------------------------------------------------------------
 
@@ -104,69 +116,61 @@ class Build:
         return bool(self.outcome.errors) and not self.keep_going
 
     def _start_ready(self) -> None:
-        """Settle cached steps and start others, until nothing more can be done now."""
-        progressed = True
-        while progressed:
-            progressed = False
-            for name in [*self._locked, *self._ready]:
-                progressed |= self._try(name)
+        """Settle what is cached and start what isn't, until nothing more can be done now."""
+        while self._ready:
+            self._guarded(self._look_up, self._ready.pop())
+        if self._stopped():
+            self._locked.clear()
+            self._queues[False].clear()
+            self._queues[True].clear()
+            return
+        waited, self._locked = self._locked, {}
+        for plan in waited.values():
+            self._queues[_isolated(plan)][plan.node.name] = plan
+        for isolated, queue in self._queues.items():
+            while queue and self.executor.has_room(isolated):
+                self._guarded(self._start, queue.pop(next(iter(queue))))
+        if self._ready:  # another build had finished a step, and others waited for it
+            self._start_ready()
 
-    def _try(self, name: str) -> bool:
-        """Try to settle or start one step; True when something changed."""
-        plan = self._locked.get(name) or self._ready.get(name)
-        fresh = plan is None
+    def _guarded(self, action: Callable[[T], None], subject: T) -> None:
+        """Do something for a step; an expected error fails the step."""
         try:
-            if plan is None:
-                plan = self._ready[name] = self._resolve(name)
-            if plan.state == "cached":
-                del self._ready[name]
-                assert plan.result is not None
-                self._settle(plan, plan.result, cached=True)
-                return True
-            if self._stopped():
-                self._ready.pop(name, None)
-                self._locked.pop(name, None)
-                return True
-            return self._start(plan) or fresh
+            action(subject)
         except FineryError as error:
-            self._ready.pop(name, None)
-            self._locked.pop(name, None)
+            name = subject.node.name if isinstance(subject, StepPlan) else str(subject)
             self._fail(self.graph.nodes[name], error)
-            return True
 
-    def _resolve(self, name: str) -> StepPlan:
-        results: dict[str, Result | None] = dict(self.outcome.results)
-        plan = self.planner.resolve(name, results)
+    def _look_up(self, name: str) -> None:
+        """Find out whether a step whose inputs are there is cached."""
+        plan = self.planner.resolve(name, self.outcome.results)
         if not plan.key:  # its floating name isn't pinned yet
             step = plan.node.step
             floating = step.floating()
             assert floating is not None
             self.planner.lock.set(floating, step.pin())
-            plan = self.planner.resolve(name, results)
-        return plan
+            plan = self.planner.resolve(name, self.outcome.results)
+        if plan.result is not None:
+            self._settle(plan, plan.result, cached=True)
+        else:
+            self._queues[_isolated(plan)][name] = plan
 
-    def _start(self, plan: StepPlan) -> bool:
-        """Start a step if there is room and no other process (or step) is making its key."""
-        name = plan.node.name
-        isolated = type(plan.node.step).__spec__.isolated
-        if not self.executor.has_room(isolated):
-            return False
-        if any(p.key == plan.key for p in self._running.values()) or not self.store.try_lock(
-            plan.key
-        ):
-            self._ready.pop(name, None)
-            changed = name not in self._locked
-            self._locked[name] = plan
-            return changed
-        self._ready.pop(name, None)
-        self._locked.pop(name, None)
+    def _start(self, plan: StepPlan) -> None:
+        """Start a step, unless its key is being made or was just made, here or elsewhere."""
+        made = self._made.get(plan.key)
+        if made is not None:
+            self._settle(plan, made, cached=True)
+            return
+        here = any(p.key == plan.key for p in self._running.values())
+        if here or not self.store.try_lock(plan.key):
+            self._locked[plan.node.name] = plan
+            return
         result = self.store.lookup(plan.key)
-        if result is not None:  # another build finished it while this one waited
+        if result is not None:
             self.store.unlock(plan.key)
             self._settle(plan, result, cached=True)
-            return True
+            return
         self._dispatch(plan)
-        return True
 
     def _dispatch(self, plan: StepPlan) -> None:
         node = plan.node
@@ -183,7 +187,7 @@ class Build:
     def _task(self, plan: StepPlan) -> Task:
         node, spec = plan.node, type(plan.node.step).__spec__
         inputs: dict[str, list[tuple[str, Manifest]]] = {}
-        for (name, _), manifest in self.planner.inputs(node, dict(self.outcome.results)).items():
+        for (name, _), manifest in self.planner.inputs(node, self.outcome.results).items():
             refs = [s.ref for s in node.sources if s.field == name]
             inputs.setdefault(name, []).append((refs[len(inputs.get(name, []))], manifest))
         return Task(
@@ -210,7 +214,7 @@ class Build:
 
     def _listen(self) -> None:
         """Take what the workers say; return once a step ended, or after a moment."""
-        timeout = POLL_SECONDS if self._locked else 1.0
+        timeout = POLL_SECONDS if self._locked or self._unrecorded else 1.0
         for task, event in self.executor.poll(timeout):
             plan = self._running[task.step]
             match event.pop("event"):
@@ -226,34 +230,41 @@ class Build:
                     self._emit(f"step_{kind}", step=task.step, **event)
 
     def _done(self, plan: StepPlan, event: Event) -> None:
-        outputs = msgspec.convert(event["outputs"], dict[str, Manifest])
+        """A step's outputs are in `objects/`: let the next ones go, record it now or in a moment."""
+        del self._running[plan.node.name]
         try:
             self._check_unchanged(plan)
-            result = self.store.commit(
-                plan.key,
-                plan.node.use,
-                plan.parts,
-                outputs,
-                seconds=event["seconds"],
-                run=self.outcome.run,
-            )
-            self.store.clear_work(plan.key)
         except FineryError as error:
-            self._ended(plan)
+            self.store.unlock(plan.key)
             self._fail(plan.node, error)
             return
-        except OSError as error:
-            self._ended(plan)
-            self._fail(
-                plan.node,
-                StepError(
-                    f"can't keep the step's output: {error}", fix="free some space and build again"
-                ),
-            )
-            return
-        self._ended(plan)
+        outputs = msgspec.convert(event["outputs"], dict[str, Manifest])
+        result = Result(plan.key, outputs, event["seconds"], plan.parts)
+        self._made[plan.key] = result
+        self._unrecorded.append(result)
+        self._record(now=result.seconds > RECORD_SECONDS)
         self.outcome.ran.append(plan.node.name)
         self._settle(plan, result, cached=False)
+
+    def _record(self, *, now: bool) -> None:
+        """Commit what is finished, if it is time: quick steps share the cost of an fsync.
+
+        Until then their locks are held, and a kill costs at most these steps' work.
+        """
+        if not self._unrecorded:
+            return
+        if now or time.monotonic() - self._recorded_at > RECORD_SECONDS or len(self._unrecorded) >= 256:
+            try:
+                self.store.commit(self._unrecorded, run=self.outcome.run)
+            except (OSError, sqlite3.Error) as error:
+                raise StepError(
+                    f"can't keep what the steps made: {error}", fix="free some space and build again: nothing is lost"
+                ) from error
+            for result in self._unrecorded:
+                self.store.unlock(result.key)
+                self.store.clear_work(result.key)
+            self._unrecorded.clear()
+            self._recorded_at = time.monotonic()
 
     def _check_unchanged(self, plan: StepPlan) -> None:
         """Don't publish what was made from files that changed under it."""
@@ -271,6 +282,7 @@ class Build:
             )
 
     def _ended(self, plan: StepPlan) -> None:
+        """A step ended without outputs."""
         del self._running[plan.node.name]
         self.store.unlock(plan.key)
 
@@ -299,7 +311,7 @@ class Build:
         for name in self._after[node.name]:
             self._waiting[name] -= 1
             if self._waiting[name] == 0 and name not in self.outcome.blocked:
-                self._ready[name] = None
+                self._ready.append(name)
 
     def _fail(self, node: Node, error: FineryError, log: str | None = None) -> None:
         """Record a failure and block all that waits for the step."""
@@ -346,6 +358,10 @@ class Build:
     def _emit(self, event: str, **fields: Any) -> None:
         for listener in self.listeners:
             listener({"event": event, **fields})
+
+
+def _isolated(plan: StepPlan) -> bool:
+    return type(plan.node.step).__spec__.isolated
 
 
 def build_folder(graph: Graph) -> Path:

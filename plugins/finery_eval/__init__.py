@@ -1,1 +1,12 @@
-"""placeholder, being written"""
+"""Judge models on rows with known answers, and hold a build to what it promises."""
+
+from finery import hookimpl
+
+
+@hookimpl
+def finery_steps() -> dict[str, str]:
+    """The step types of this plugin."""
+    return {
+        "eval.classification": "finery_eval.classification:Classification",
+        "eval.exact": "finery_eval.exact:Exact",
+    }

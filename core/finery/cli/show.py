@@ -1,0 +1,128 @@
+"""`finery show STEP`: an artifact as a person would want to see it."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from finery.cli.options import json_option, recipe_option, set_option
+from finery.cli.output import print_json
+from finery.errors import UsageError, did_you_mean
+
+
+@click.command("show")
+@click.argument("step", required=False, metavar="[STEP[.OUTPUT]]")
+@recipe_option
+@set_option
+@click.option(
+    "--rows",
+    "-n",
+    type=click.IntRange(0),
+    default=3,
+    show_default=True,
+    help="Rows of a dataset, or wrong predictions of an evaluator, to print.",
+)
+@json_option
+def command(
+    step: str | None, recipe: Path, overrides: tuple[str, ...], rows: int, as_json: bool
+) -> None:
+    """Show what STEP made: rows, scores, a model's size, a bundle's files. Without STEP: all."""
+    from finery.project import open_graph, open_store
+
+    store = open_store(recipe)
+    graph = open_graph(recipe, overrides, store)
+    if step is None:
+        _overview(graph, store, as_json)
+        return
+    name, _, output = step.partition(".")
+    if name not in graph.nodes:
+        raise UsageError(
+            f"the recipe has no step '{name}'", where="STEP", fix=did_you_mean(name, graph.nodes)
+        )
+    result, fresh = _result(graph, store, name)
+    if output and output not in result.outputs:
+        named = [o for o in result.outputs if o]
+        raise UsageError(
+            f"step '{name}' has no output '{output}'", where="STEP", fix=did_you_mean(output, named)
+        )
+    if not fresh:
+        click.secho(
+            "not up to date: this is the last build's (see `finery plan`)\n", fg="yellow", err=True
+        )
+    chosen = {output: result.outputs[output]} if output else _distinct(result.outputs)
+    for made_name, manifest in chosen.items():
+        _show_one(store, f"{name}.{made_name}" if made_name else name, manifest, rows, as_json)
+
+
+def _show_one(store: Any, title: str, manifest: Any, rows: int, as_json: bool) -> None:
+    from finery.cli.views import as_data, show_artifact
+
+    artifact = store.artifact(manifest)
+    if as_json:
+        print_json({"name": title, **as_data(artifact, manifest, rows)})
+    else:
+        show_artifact(title, artifact, manifest, rows)
+
+
+def _distinct(outputs: Any) -> Any:
+    """Without the nameless output where it only repeats a named one."""
+    return outputs if set(outputs) == {""} else {n: m for n, m in outputs.items() if n}
+
+
+def _result(graph: Any, store: Any, name: str) -> tuple[Any, bool]:
+    """The step's result with the recipe as it is, else that of its last build."""
+    from finery.plan import Planner, make_plan
+
+    planner = Planner(graph.select([name]), store)
+    plan = next(p for p in make_plan(planner) if p.node.name == name)
+    if plan.result is not None:
+        return plan.result, True
+    last = planner.latest.get(name)
+    result = store.lookup(last[0]) if last else None
+    if result is None:
+        raise UsageError(f"step '{name}' isn't built yet", fix=f"finery build --step {name}")
+    return result, False
+
+
+def _overview(graph: Any, store: Any, as_json: bool) -> None:
+    from finery.cli.output import size
+    from finery.cli.tables import print_scores
+    from finery.plan import Planner, make_plan
+
+    built = {}
+    width = max(map(len, graph.nodes))
+    for plan in make_plan(Planner(graph, store)):
+        name = plan.node.name
+        if plan.result is None:
+            text = click.style("not built" if plan.state == "run" else plan.reason, dim=True)
+            if as_json:
+                print_json({"step": name, "use": plan.node.use, "state": plan.state})
+            else:
+                click.echo(f"{name:<{width}}  {text}")
+            continue
+        built[name] = plan.result.outputs
+        outputs = _distinct(plan.result.outputs)
+        if as_json:
+            kinds = {
+                n: {"kind": m.kind, "bytes": m.size(), "digest": m.digest}
+                for n, m in outputs.items()
+            }
+            print_json({"step": name, "use": plan.node.use, "state": plan.state, "outputs": kinds})
+        else:
+            parts = [
+                f"{f'{n}: ' if n else ''}{m.kind} {_brief(m)} {size(m.size())}"
+                for n, m in outputs.items()
+            ]
+            click.echo(
+                f"{name:<{width}}  {click.style(', '.join(' '.join(p.split()) for p in parts), dim=True)}"
+            )
+    if not as_json:
+        print_scores(store.root, built)
+
+
+def _brief(manifest: Any) -> str:
+    return (
+        f"{manifest.meta['rows']} rows,"
+        if "rows" in manifest.meta
+        else f"{manifest.meta.get('format', '')}"
+    )

@@ -1,0 +1,241 @@
+"""One view for each kind of artifact."""
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from finery.artifacts import Artifact, Dataset, Metrics, Model
+from finery.cli.output import size
+from finery.cli.tables import percent, scores_table, stdout
+from finery.rows import Row, split_turns
+from finery.store import Manifest
+
+SHOWN_TEXT = 2_000
+"""Characters of a text file that is printed, e.g. a Modelfile."""
+BARS = "▁▂▃▄▅▆▇█"
+
+
+def as_data(artifact: Artifact, manifest: Manifest, rows: int) -> dict[str, Any]:
+    """The artifact as plain data, for `--json`."""
+    data: dict[str, Any] = {
+        "kind": manifest.kind,
+        "digest": manifest.digest,
+        "meta": manifest.meta,
+        "bytes": manifest.size(),
+        "files": {name: nbytes for name, (_, nbytes) in manifest.files.items()},
+        "path": str(artifact.path),
+    }
+    if isinstance(artifact, Dataset):
+        data["rows"] = list(itertools.islice(artifact, rows))
+    if isinstance(artifact, Metrics):
+        data["metrics"] = artifact.report()
+    return data
+
+
+def show_artifact(title: str, artifact: Artifact, manifest: Manifest, rows: int) -> None:
+    """Print the artifact on stdout."""
+    console = stdout()
+    console.print(f"[bold]{title}[/]  [dim]{manifest.kind}, {size(manifest.size())}[/]")
+    if isinstance(artifact, Dataset):
+        _show_dataset(console, artifact, rows)
+    elif isinstance(artifact, Metrics):
+        _show_metrics(console, artifact, rows)
+    elif isinstance(artifact, Model):
+        _show_model(console, artifact, manifest)
+    else:
+        _show_facts(console, manifest.meta)
+        _show_files(console, artifact, manifest)
+    console.print()
+
+
+def _show_dataset(console: Any, dataset: Dataset, rows: int) -> None:
+    _show_facts(console, dataset.meta)
+    for row in itertools.islice(dataset, rows):
+        console.print()
+        for role, text in _turns(row):
+            console.print(_labelled(role, text))
+    left = len(dataset) - rows
+    if left > 0:
+        console.print(f"\n[dim]… and {left} more (--rows N)[/]")
+
+
+def _turns(row: Row) -> Iterator[tuple[str, str]]:
+    """(role, text) of each turn of a row, preferences as `chosen` and `rejected`."""
+    yield "id", str(row.get("id", ""))
+    prompt, completion = split_turns(row)
+    for message in prompt:
+        yield str(message["role"]), _content(message)
+    if "rejected" in row:
+        rejected = row["rejected"]
+        yield "chosen", "\n".join(_content(m) for m in completion)
+        yield (
+            "rejected",
+            rejected if isinstance(rejected, str) else "\n".join(_content(m) for m in rejected),
+        )
+    else:
+        for message in completion:
+            yield str(message["role"]), _content(message)
+
+
+def _content(message: Mapping[str, Any]) -> str:
+    text = message.get("content") or ""
+    calls = message.get("tool_calls")
+    shown = text if isinstance(text, str) else json.dumps(text, ensure_ascii=False)
+    return f"{shown}{json.dumps(calls, ensure_ascii=False)}" if calls else shown
+
+
+def _labelled(label: str, text: str) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    colours = {
+        "assistant": "green",
+        "chosen": "green",
+        "rejected": "red",
+        "user": "cyan",
+        "id": "dim",
+    }
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(width=9, style=colours.get(label, "yellow"), no_wrap=True)
+    grid.add_column(ratio=1)
+    grid.add_row(label, Text(text, style="dim" if label == "id" else ""))
+    return grid
+
+
+def _show_facts(console: Any, meta: Mapping[str, Any], skip: Sequence[str] = ()) -> None:
+    from rich.text import Text
+
+    for key, value in meta.items():
+        if key not in skip:
+            console.print(Text.assemble((f"  {key:<14} ", "cyan"), _fact(value)))
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, list) and all(isinstance(v, str | int | float) for v in value):
+        text = ", ".join(map(str, value))
+    elif isinstance(value, dict) and all(isinstance(v, str | int | float) for v in value.values()):
+        text = ", ".join(f"{k} {v}" for k, v in value.items())
+    else:
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 300 else text[:299] + "…"
+
+
+def _show_metrics(console: Any, metrics: Metrics, rows: int) -> None:
+    report = metrics.report()
+    console.print(scores_table({"": report}, f"{report['rows']} rows"))
+    for table in report["details"].get("tables", []):
+        console.print(_plain_table(table))
+    for model, fields in report["details"].get("confusion", {}).items():
+        for name, matrix in fields.items():
+            console.print(_confusion_table(model, name, matrix))
+    wrong = (p for p in metrics.predictions() if p.get("correct") is False)
+    shown = list(itertools.islice(wrong, rows))
+    if shown:
+        console.print("wrong answers:", style="dim")
+    for prediction in shown:
+        console.print(_labelled(str(prediction.get("model", ""))[:9], f"{prediction['id']}"))
+        console.print(_labelled("expected", str(prediction.get("expected", ""))))
+        console.print(_labelled("rejected", str(prediction.get("answer", ""))))
+
+
+def _plain_table(data: Mapping[str, Any]) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(
+        title=data["title"],
+        title_justify="left",
+        title_style="dim",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for index, column in enumerate(data["columns"]):
+        table.add_column(column, justify="left" if index == 0 else "right")
+    for row in data["rows"]:
+        table.add_row(*(_cell(value) for value in row))
+    return table
+
+
+def _cell(value: Any) -> str:
+    return "–" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _confusion_table(model: str, field: str, data: Mapping[str, Any]) -> Any:
+    """Rows are what was right, columns what was answered."""
+    from rich import box
+    from rich.table import Table
+
+    labels, matrix = data["labels"], data["matrix"]
+    title = f"{model}: {field} (right ↓, answered →)"
+    table = Table(
+        title=title, title_justify="left", title_style="dim", box=box.SIMPLE_HEAD, pad_edge=False
+    )
+    table.add_column("")
+    for label in labels:
+        table.add_column(str(label), justify="right")
+    for index, (label, counts) in enumerate(zip(labels, matrix, strict=True)):
+        cells = [_count(n, right=index == column) for column, n in enumerate(counts)]
+        table.add_row(str(label), *cells)
+    return table
+
+
+def _count(number: int, *, right: bool) -> str:
+    if not number:
+        return "[dim]·[/]"
+    return f"[green]{number}[/]" if right else f"[red]{number}[/]"
+
+
+def _show_model(console: Any, model: Model, manifest: Manifest) -> None:
+    meta = manifest.meta
+    _show_facts(console, meta, skip=("messages",))
+    total, trainable = meta.get("parameters"), meta.get("trainable_parameters")
+    if total and trainable:
+        console.print(
+            f"  [cyan]trainable[/]      {percent(trainable / total)} of {total:,} parameters"
+        )
+    for role, ref in manifest.refs.items():
+        facts = [
+            str(ref.meta[k]) for k in ("format", "architecture", "quantization") if k in ref.meta
+        ]
+        console.print(
+            f"  [cyan]{role:<14}[/] {ref.meta.get('name', '')} {', '.join(facts)}, {size(ref.size())}"
+        )
+    for message in meta.get("messages", [])[:6]:
+        console.print(_labelled(message["role"], _content(message)))
+    if "curve.json" in manifest.files:
+        _show_curve(console, json.loads(model.file("curve.json").read_bytes()))
+    _show_files(console, model, manifest)
+
+
+def _show_curve(console: Any, points: Sequence[Mapping[str, Any]]) -> None:
+    for name in ("loss", "eval_loss"):
+        values = [float(p[name]) for p in points if p.get(name) is not None]
+        if values:
+            console.print(
+                f"  [cyan]{name:<14}[/] {sparkline(values)}  {values[0]:.3f} → {values[-1]:.3f}"
+            )
+
+
+def sparkline(values: Sequence[float], width: int = 48) -> str:
+    """A curve as a line of bars, at most `width` long (the mean of each stretch)."""
+    step = max(1, -(-len(values) // width))
+    means = [
+        sum(part) / len(part) for i in range(0, len(values), step) if (part := values[i : i + step])
+    ]
+    low, high = min(means), max(means)
+    return "".join(BARS[round((v - low) / (high - low or 1) * (len(BARS) - 1))] for v in means)
+
+
+def _show_files(console: Any, artifact: Artifact, manifest: Manifest) -> None:
+    from rich.text import Text
+
+    console.print(f"  [cyan]files[/]          [dim]{artifact.path}[/]")
+    for name, (_, nbytes) in manifest.files.items():
+        console.print(Text.assemble(("    ", ""), f"{name}  ", (size(nbytes), "dim")))
+    for name, path in manifest.external.items():
+        console.print(Text.assemble(("    ", ""), f"{name}  ", (f"→ {path}", "dim")))
+    text = manifest.files.get("Modelfile")
+    if text:
+        console.print()
+        console.print(Text(artifact.file("Modelfile").read_text(encoding="utf-8")[:SHOWN_TEXT]))

@@ -1,0 +1,274 @@
+"""What the evaluators share: asking the models, comparing them, and `require:`."""
+
+import gc
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from finery import Dataset, Job, Metrics, Model, Step, setting, takes
+from finery.artifacts import Artifact
+from finery.engine import Completion
+from finery.errors import DataError, RequirementError, UsageError
+from finery.rows import Conversation, Row, split_turns
+
+from finery_eval import requirements, stats
+
+Answers = dict[str, list[Completion]]
+"""Model name → its answers, one a row."""
+
+SHOWN = 10
+"""Rows that an error names one by one."""
+
+
+class Evaluator(Step, isolated=True, engines=True):
+    """Ask models for the rows' answers and judge them."""
+
+    models: list[Model] = takes(
+        named=True,
+        help="The models to judge, on the same rows; the others are compared to the first.",
+    )
+    rows: Dataset = takes(
+        help="Rows with an expected answer each; the rest of a row is the prompt."
+    )
+    max_tokens: int = setting(
+        64, ge=1, help="Longest answer, in tokens; what is cut off there is judged as it stands."
+    )
+    temperature: float = setting(
+        0.0, ge=0.0, help="Sampling temperature; 0 always takes the likeliest token."
+    )
+    extract: str | None = setting(
+        None,
+        help="A regular expression with one group that finds the answer in a longer text; where it "
+        "isn't found, the whole text is the answer.",
+        examples=[r"(?i)answer:\s*(\w+)"],
+    )
+    ignore_case: bool = setting(False, help="Whether 'High' and 'high' are the same answer.")
+    require: dict[str, str] = setting(
+        {},
+        keyed=False,
+        help="What the build must reach: <model>.<metric>, compared (>=, >, <=, <) with a share "
+        "from 0 to 1 or with another metric, plus or minus something.",
+        examples=[{"sft.accuracy": ">= 0.85"}, {"sft.accuracy": ">= base.accuracy + 0.3"}],
+    )
+
+    def metric_names(self) -> list[str]:
+        """The metrics of each model, the headline first."""
+        return ["accuracy"]
+
+    def check(self) -> None:
+        """Raise `UsageError` for settings that can't work. Light: reads no input."""
+        names = [model.name for model in self.models]
+        if not names:
+            raise UsageError(
+                "there is no model to judge", where="models", fix="name one: models: [sft]"
+            )
+        if len(set(names)) < len(names):
+            raise UsageError("a model is named twice", where="models", fix="name each model once")
+        check_pattern(self.extract)
+        requirements.parse(self.require, names, self.metric_names())
+
+    def verify(self, outputs: Mapping[str, Artifact]) -> None:
+        """Hold the scores against `require`."""
+        self.check()
+        (metrics,) = outputs.values()
+        assert isinstance(metrics, Metrics)
+        report = metrics.report()
+        names = [model.name for model in self.models]
+        wanted = requirements.parse(self.require, names, self.metric_names())
+        failed = requirements.unmet(wanted, report)
+        if failed:
+            what = "requirement is" if len(failed) == 1 else "requirements are"
+            raise RequirementError(
+                f"{len(failed)} {what} not met",
+                details=failed,
+                fix="improve the model, or set in `require` what it can reach",
+            )
+
+
+def check_pattern(pattern: str | None) -> None:
+    """Raise `UsageError` unless it is a regular expression with one group."""
+    if pattern is None:
+        return
+    try:
+        groups = re.compile(pattern).groups
+    except re.error as error:
+        raise UsageError(
+            f"not a regular expression: {error}", where=f"extract: {pattern}", fix="repair it"
+        ) from None
+    if groups != 1:
+        raise UsageError(
+            f"the expression must have one group, it has {groups}",
+            where=f"extract: {pattern}",
+            fix="put ( ) around the answer, and (?: ) around anything else",
+        )
+
+
+def read_rows(dataset: Dataset) -> list[Row]:
+    """The rows; `DataError` if there is none, or one that no engine can be asked."""
+    rows = list(dataset)
+    if not rows:
+        raise DataError(
+            "there are no rows to judge the models on", fix="check the step that makes `rows`"
+        )
+    refuse(
+        "rows without a prompt can't be asked",
+        (row["id"] for row in rows if not split_turns(row)[0]),
+        fix="give every row a user message, or drop it",
+    )
+    refuse(
+        "rows with tools can't be judged: models are asked with messages only",
+        (row["id"] for row in rows if row.get("tools")),
+        fix="drop these rows",
+    )
+    return rows
+
+
+def refuse(what: str, rows: Iterable[str], fix: str) -> None:
+    """Raise a `DataError` that names `rows` (an id, maybe and what is wrong), if there are any."""
+    named = list(rows)
+    if named:
+        more = [f"and {len(named) - SHOWN} more"] if len(named) > SHOWN else []
+        raise DataError(what, details=[f"row {row}" for row in named[:SHOWN]] + more, fix=fix)
+
+
+def ask(step: Evaluator, job: Job, rows: Sequence[Row]) -> Answers:
+    """Every model's answers to every row's prompt."""
+    prompts = [split_turns(row)[0] for row in rows]
+    answers: Answers = {}
+    for model in step.models:
+        answers[model.name] = _ask_one(step, job, model, prompts)
+        gc.collect()  # the next model may need the memory of this one
+        cut = truncated(answers[model.name])
+        if cut:
+            limit = f"max_tokens: {step.max_tokens}"
+            job.log(f"{model.name}: {cut} of {len(rows)} answers are cut off at {limit}")
+    if step.extract and not any(
+        re.search(step.extract, a.text) for found in answers.values() for a in found
+    ):
+        job.log(f"extract: {step.extract!r} is found in no answer of any model")
+    repeated = len(rows) - len({row["id"] for row in rows})
+    if repeated:
+        job.log(
+            f"{repeated} rows repeat another row: the intervals are narrower than they should be"
+        )
+    return answers
+
+
+def _ask_one(
+    step: Evaluator, job: Job, model: Model, prompts: Sequence[Conversation]
+) -> list[Completion]:
+    # At temperature 0 the seed can't matter: a fixed one lets steps share their cached answers.
+    seed = job.seed if step.temperature > 0 else 0
+    return job.engine(model).generate(
+        prompts,
+        max_tokens=step.max_tokens,
+        temperature=step.temperature,
+        seed=seed,
+        progress=model.name,
+    )
+
+
+def truncated(answers: Sequence[Completion]) -> int:
+    """How many answers were cut off at `max_tokens`."""
+    return sum(answer.finish_reason == "length" for answer in answers)
+
+
+def share(hits: Sequence[bool]) -> tuple[float, stats.Interval]:
+    """The share of hits and its Wilson interval."""
+    return sum(hits) / len(hits), stats.wilson(sum(hits), len(hits))
+
+
+def compare(correct: Mapping[str, Sequence[bool]]) -> list[dict[str, Any]]:
+    """Each model against the first, on the same rows: accuracy difference, interval and p-value.
+
+    p-values are for each comparison by itself, not corrected for making several.
+    """
+    (baseline, first), *others = correct.items()
+    return [_compared(name, second, baseline, first) for name, second in others]
+
+
+def _compared(
+    name: str, correct: Sequence[bool], baseline: str, base_correct: Sequence[bool]
+) -> dict[str, Any]:
+    pairs = list(zip(correct, base_correct, strict=True))
+    only_model, only_baseline = pairs.count((True, False)), pairs.count((False, True))
+    difference, interval = stats.paired_difference(
+        pairs.count((True, True)), only_model, only_baseline, pairs.count((False, False))
+    )
+    return {
+        "model": name,
+        "baseline": baseline,
+        "difference": difference,
+        "interval": list(interval),
+        "only_model": only_model,
+        "only_baseline": only_baseline,
+        "p_value": stats.mcnemar_exact(only_model, only_baseline),
+    }
+
+
+def comparison_tables(comparisons: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The table of the comparisons; none where there is one model."""
+    if not comparisons:
+        return []
+    base = comparisons[0]["baseline"]
+    columns = [
+        "model", "accuracy difference", "95 % CI low", "95 % CI high", "only this model right",
+        f"only {base} right", "p (McNemar, exact)",
+    ]  # fmt: skip
+    rows = [
+        [
+            c["model"],
+            c["difference"],
+            *c["interval"],
+            c["only_model"],
+            c["only_baseline"],
+            c["p_value"],
+        ]
+        for c in comparisons
+    ]
+    return [table(f"Compared with {base}", columns, rows)]
+
+
+def answers_table(answers: Answers, invalid: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """How long the answers are, how many were cut off, and how many are invalid, if known."""
+    columns = ["model", "answers", "cut off at max_tokens", "tokens an answer"]
+    rows: list[list[Any]] = [
+        [name, len(found), truncated(found), sum(a.completion_tokens for a in found) / len(found)]
+        for name, found in answers.items()
+    ]
+    if invalid is not None:
+        columns.append("invalid")
+        rows = [[*row, invalid[row[0]]] for row in rows]
+    return table("Answers", columns, rows)
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> dict[str, Any]:
+    """A table that any viewer of `Metrics` can show: cells are text, numbers or None."""
+    return {"title": title, "columns": list(columns), "rows": [list(row) for row in rows]}
+
+
+def predictions(
+    rows: Sequence[Row], answers: Answers, judged: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> Iterator[dict[str, Any]]:
+    """The lines of `predictions.jsonl`: each row's answer by each model and what it counted as."""
+    for i, row in enumerate(rows):
+        for name, found in answers.items():
+            yield {
+                "id": row["id"],
+                "model": name,
+                "answer": found[i].text,
+                **judged[name][i],
+                "finish_reason": found[i].finish_reason,
+            }
+
+
+def log_scores(
+    job: Job,
+    scores: Mapping[str, Mapping[str, float]],
+    intervals: Mapping[str, Mapping[str, Sequence[float]]],
+) -> None:
+    """Tell each model's headline."""
+    for name, of in scores.items():
+        metric, value = next(iter(of.items()))
+        low, high = intervals[name][metric]
+        job.log(f"{name}: {metric} {value:.3f} (95 % CI {low:.3f} to {high:.3f})")

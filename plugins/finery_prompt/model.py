@@ -1,0 +1,109 @@
+"""`prompt.model`: a model behind a system prompt and examples."""
+
+from collections.abc import Iterable
+from itertools import chain, zip_longest
+
+import msgspec
+from blake3 import blake3
+
+from finery import DataError, Dataset, Job, Model, Step, setting, takes
+from finery.rows import Conversation, Row, answer_text, row_id, split_turns
+from finery_prompt.messages import without_system
+
+
+class PromptModel(Step, sections=("models",)):
+    """Put a system prompt, and rows as examples, in front of every prompt to a model.
+
+    What comes out is a model like any other: the baseline that fine-tuning has to beat, or a
+    teacher that knows the task.
+    """
+
+    model: Model = takes(help="The model that answers.")
+    examples: Dataset | None = takes(None, help="Rows to take examples from, e.g. `split.train`.")
+    system: str = setting(
+        "",
+        help="The system prompt. Where a conversation has one of its own, it follows this one "
+        "after a blank line.",
+    )
+    shots: int = setting(
+        0,
+        ge=0,
+        help="How many rows of `examples` are shown, each as a user's and an assistant's turn, "
+        "without the row's system prompt. Picked by the seed, with as many different answers "
+        "(the row's `label`, else its text) as there can be.",
+    )
+
+    def run(self, job: Job) -> Model:
+        """Fix the messages; nothing is asked of the model yet."""
+        self._check()
+        rows = self._picked(job)
+        messages: Conversation = []
+        if self.system.strip():
+            messages.append({"role": "system", "content": self.system})
+        messages += [message for row in rows for message in _turns(row)]
+        meta = {
+            "format": "prompted",
+            "messages": messages,
+            "examples": [row.get("id", row_id(row)) for row in rows],
+        }
+        return Model(job.out, meta=meta, refs={"model": self.model})
+
+    def _check(self) -> None:
+        if self.shots and self.examples is None:
+            raise DataError(
+                f"shots: {self.shots} needs rows to show", fix="set examples to a step with rows"
+            )
+        if self.examples is not None and not self.shots:
+            raise DataError(
+                "examples are given, and shots: 0 shows none of them",
+                fix="set shots to how many rows to show",
+            )
+        if not self.system.strip() and not self.shots:
+            raise DataError(
+                "nothing is put in front of the model", fix="set system, or examples and shots"
+            )
+
+    def _picked(self, job: Job) -> list[Row]:
+        if self.examples is None:
+            return []
+        usable = {row_id(row): row for row in self.examples if _is_example(row)}
+        if left := len(self.examples) - len(usable):
+            job.log(f"{left} rows are no examples: without prompt or answer, or there twice")
+        if len(usable) < self.shots:
+            raise DataError(
+                f"shots: {self.shots} needs as many different rows with a prompt and an answer, "
+                f"and examples has {len(usable)}",
+                fix=f"set shots to at most {len(usable)}",
+            )
+        return pick(usable.values(), self.shots, job.seed)
+
+
+def pick(rows: Iterable[Row], count: int, seed: int) -> list[Row]:
+    """`count` rows, by `seed`, whatever order they come in, spread over the answers there are.
+
+    Rows are ordered by a hash of seed and content, then dealt out one per answer in turn, so
+    `count` rows show min(`count`, answers) different answers and the same one never twice in a
+    row while another is left.
+    """
+    ordered = sorted(rows, key=lambda row: blake3(f"{seed} {row_id(row)}".encode()).digest())
+    by_answer: dict[bytes, list[Row]] = {}
+    for row in ordered:
+        by_answer.setdefault(_answer(row), []).append(row)
+    rounds = chain.from_iterable(zip_longest(*by_answer.values()))
+    return [row for row in rounds if row is not None][:count]
+
+
+def _answer(row: Row) -> bytes:
+    """What tells rows with different answers apart."""
+    answer = row["label"] if row.get("label") is not None else answer_text(row)
+    return msgspec.json.encode(answer, order="deterministic")
+
+
+def _is_example(row: Row) -> bool:
+    prompt, completion = split_turns(row)
+    return bool(completion) and bool(without_system(prompt))
+
+
+def _turns(row: Row) -> Conversation:
+    prompt, completion = split_turns(row)
+    return without_system([*prompt, *completion])

@@ -1,0 +1,196 @@
+"""Load a `Model` with transformers, whatever its format: a folder, a GGUF or an adapter.
+
+Nothing here uses the network, and code that lies beside the weights runs only where the model's
+`meta["trust_remote_code"]` says so.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finery import Model, StepError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+GIVE_TEMPLATE = (
+    "train an instruct model, or put a chat_template.jinja into the model's folder "
+    "(the chat template is what turns messages into a prompt)"
+)
+
+
+def load_tokenizer(model: Model) -> "PreTrainedTokenizerBase":
+    """The tokenizer that `model` was trained with, with its chat template and a padding token.
+
+    An adapter's own tokenizer wins over the one of the model under it. `StepError` where there is
+    no tokenizer or no chat template.
+    """
+    tokenizer = _tokenizer(model)
+    if not tokenizer.chat_template:
+        raise StepError("the model has no chat template", fix=GIVE_TEMPLATE)
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise StepError(
+                "the model's tokenizer has neither a padding nor an end-of-sequence token",
+                fix="set eos_token in its tokenizer_config.json",
+            )
+        tokenizer.pad_token = tokenizer.eos_token  # padding is masked, so any token will do
+    return tokenizer
+
+
+def load_model(model: Model, dtype: "torch.dtype | None" = None) -> "PreTrainedModel":
+    """The model as one plain transformers model in evaluation mode, on the CPU.
+
+    dtype: of the weights; default `default_dtype()`. A GGUF is dequantised. An adapter is merged
+    into the model under it as `load_merged` says.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    dtype = default_dtype() if dtype is None else dtype
+    if model.format == "adapter":
+        # Below an adapter lies what it was trained on: 16 bits, unless training was in 32.
+        under = load_model(base_of(model), torch.float32 if dtype is torch.float32 else None)
+        return _merge(under, model).to(dtype).eval()  # type: ignore[no-any-return, arg-type]
+    arguments = {**_location(model), "dtype": dtype, "use_safetensors": True}
+    if model.format == "gguf":
+        from transformers import GgufConfig
+
+        arguments["quantization_config"] = GgufConfig(dequantize=True)
+        del arguments["use_safetensors"]
+    with _readable(model), quiet():
+        loaded = AutoModelForCausalLM.from_pretrained(**arguments)
+    return loaded.eval()  # type: ignore[no-any-return]
+
+
+def load_merged(model: Model) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    """The model as it is shipped: one plain model in bf16, and its tokenizer.
+
+    An adapter is merged onto its base in 16 bits (a quantised base is dequantised to bf16
+    first), the arithmetic is fp32, and the sum is rounded once, to bf16. With adapters on
+    adapters each is merged onto the rounded model that it was trained on. Merging onto the 16-bit
+    base, not onto the 4-bit one that QLoRA may have trained against, is what PEFT and the QLoRA
+    authors do (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314): re-quantising the sum
+    would lose most of what the adapter learned.
+    """
+    import torch
+
+    return load_model(model, torch.bfloat16), load_tokenizer(model)
+
+
+def default_dtype() -> "torch.dtype":
+    """bf16 where the hardware multiplies it, else fp32.
+
+    A CPU without AVX512-BF16 or AMX emulates bf16, slower than fp32 and no more exact. fp16 is
+    never chosen: models trained in bf16 overflow it.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    has = torch.cpu.get_capabilities()
+    return torch.bfloat16 if has.get("avx512_bf16") or has.get("amx_bf16") else torch.float32
+
+
+def base_of(model: Model) -> Model:
+    """The model under an adapter."""
+    base = model.refs.get("base")
+    if not isinstance(base, Model):
+        raise StepError("the adapter doesn't say which model it belongs to", fix="rebuild it")
+    return base
+
+
+def template_arguments(model: Model) -> dict[str, Any]:
+    """What the chat template is called with, e.g. `{"enable_thinking": False}`.
+
+    From `meta["chat_template_kwargs"]` of the model, or of the nearest model under it.
+    """
+    if "chat_template_kwargs" in model.meta or model.format != "adapter":
+        return dict(model.meta.get("chat_template_kwargs", {}))
+    return template_arguments(base_of(model))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' own bars and warnings off the terminal: the build has its own."""
+    from transformers.utils import logging
+
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _tokenizer(model: Model) -> "PreTrainedTokenizerBase":
+    from transformers import AutoTokenizer
+
+    if model.format == "adapter" and not model.file("tokenizer_config.json").exists():
+        return _tokenizer(base_of(model))
+    with _readable(model), quiet():
+        return AutoTokenizer.from_pretrained(**_location(model))  # type: ignore[no-any-return]
+
+
+def _location(model: Model) -> dict[str, Any]:
+    """Arguments of `from_pretrained` that say where the model is."""
+    if model.format == "prompted":
+        raise StepError(
+            "a prompted model has no weights of its own",
+            fix="name the model under it, the `model:` of that step",
+        )
+    if model.format not in ("transformers", "gguf", "adapter"):
+        raise StepError(
+            f"a model of format '{model.format}' can't be loaded with transformers",
+            fix="name a Hugging Face folder, a GGUF or an adapter",
+        )
+    found: dict[str, Any] = {
+        "pretrained_model_name_or_path": str(model.path),
+        "local_files_only": True,
+        "trust_remote_code": model.meta.get("trust_remote_code") is True,
+    }
+    if model.format == "gguf":
+        found["gguf_file"] = str(model.meta["file"])
+    return found
+
+
+def _merge(under: "PreTrainedModel", adapter: Model) -> "PreTrainedModel":
+    import torch
+    from peft import PeftModel
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    with _readable(adapter), quiet(), torch.no_grad():
+        tuned = PeftModel.from_pretrained(under, str(adapter.path), local_files_only=True)
+        # One layer at a time in fp32, so that the peak is the 16-bit model and a layer.
+        for layer in tuned.modules():
+            if isinstance(layer, BaseTunerLayer):
+                weight = layer.get_base_layer().weight
+                stored = weight.dtype
+                weight.data = weight.data.float()
+                layer.merge()
+                weight.data = weight.data.to(stored)
+        return tuned.merge_and_unload()  # type: ignore[no-any-return, operator]
+
+
+@contextmanager
+def _readable(model: Model) -> Iterator[None]:
+    """Turn what the loaders raise for missing or broken files into one error."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        name = model.meta.get("file") or _names(model.path)
+        raise StepError(
+            f"the {model.format} model can't be loaded: {error}",
+            fix=f"check its files ({name})",
+        ) from error
+
+
+def _names(folder: Path) -> str:
+    return ", ".join(sorted(p.name for p in folder.iterdir())) if folder.is_dir() else "none"

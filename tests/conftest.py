@@ -1,0 +1,92 @@
+"""What all tests share: a project in a temporary folder, and the real command in it."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+FINERY = Path(sys.executable).with_name("finery")
+LIGHT_STEPS = Path(__file__).with_name("light_steps.py")
+
+
+class Ran(NamedTuple):
+    """What a command left: its exit code and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Project:
+    """A folder with a recipe, and the installed `finery` command run in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.env: dict[str, str] = {}
+
+    def write(self, files: Mapping[str, str]) -> None:
+        """Write files, each by its path in the project."""
+        for name, text in files.items():
+            path = self.folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+
+    def edit(self, name: str, old: str, new: str) -> None:
+        """Replace text that a file must hold."""
+        text = (self.folder / name).read_text(encoding="utf-8")
+        assert old in text
+        (self.folder / name).write_text(text.replace(old, new), encoding="utf-8")
+
+    def environment(self) -> dict[str, str]:
+        """The command's environment."""
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("FINERY_")}
+        return {**clean, "NO_COLOR": "1", **self.env}
+
+    def start(self, *args: str, **options: Any) -> subprocess.Popen[str]:
+        """Start `finery` with these arguments, in a process group of its own."""
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        settings = {"cwd": self.folder, "env": self.environment(), "start_new_session": True}
+        return subprocess.Popen([FINERY, *args], **{**pipes, **settings, **options})
+
+    def run(self, *args: str, timeout: float = 60) -> Ran:
+        """Run `finery` with these arguments."""
+        process = self.start(*args)
+        out, err = process.communicate(timeout=timeout)
+        return Ran(process.returncode, out, err)
+
+    def events(self, *args: str) -> list[dict[str, Any]]:
+        """Build with `--json`; the events, whatever the exit code."""
+        return [json.loads(line) for line in self.run("build", "--json", *args).out.splitlines()]
+
+    def ran(self, *args: str) -> list[str]:
+        """Build, and be well; the steps that ran, sorted."""
+        events = self.events(*args)
+        assert events, self.run("build", *args).err
+        assert events[-1]["ok"], [e for e in events if e["event"] == "step_failed"]
+        return sorted(e["step"] for e in events if e["event"] == "step_started")
+
+    def rows(self, name: str, recipe: str = "t") -> list[dict[str, Any]]:
+        """The rows of an output under `build/`."""
+        folder = self.folder / "build" / recipe / name
+        shards = sorted(folder.glob("rows-*.jsonl"))
+        return [json.loads(line) for s in shards for line in s.read_text().splitlines()]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Callable[[Mapping[str, str]], Project]:
+    """Make a project of these files; `steps.py` has the light steps unless one is given."""
+
+    def make(files: Mapping[str, str]) -> Project:
+        made = Project(tmp_path)
+        made.write({"steps.py": LIGHT_STEPS.read_text(encoding="utf-8"), **files})
+        return made
+
+    return make
+
+
+MakeProject = Callable[[Mapping[str, str]], Project]

@@ -1,0 +1,58 @@
+"""The data steps on a real data set: Banking77 (10,003 queries in 77 intents, CC-BY-4.0)."""
+
+import csv
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from finery import Dataset, Files
+from finery.testing import TestJob, dataset
+from finery_data.columns import Columns
+from finery_data.file import File
+from finery_data.split import Split, prompt_key
+
+TRAIN = Path(__file__).parents[3] / "shared" / "data" / "banking77" / "train.csv"
+pytestmark = pytest.mark.skipif(not TRAIN.exists(), reason=f"the data set isn't there: {TRAIN}")
+COLUMNS = Columns(
+    system="Name the intent.",
+    user="{{ text }}",
+    assistant="{{ category }}",
+    label="{{ category }}",
+)
+
+
+@pytest.fixture(scope="module")
+def banking77(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    folder = tmp_path_factory.mktemp("banking77")
+    return File(path=Files(["train.csv"], [TRAIN]), columns=COLUMNS).run(TestJob(folder))
+
+
+def test_every_query_is_a_row(banking77: Dataset) -> None:
+    with TRAIN.open(newline="", encoding="utf-8") as lines:
+        expected = [(r["text"], r["category"]) for r in csv.DictReader(lines)]
+    found = [(r["messages"][1]["content"], r["label"]) for r in banking77]
+    assert found == expected
+    assert (banking77.meta["rows"], banking77.meta["duplicates"]) == (10_003, 0)
+
+
+def test_splits_are_near_what_was_asked(banking77: Dataset, tmp_path: Path) -> None:
+    made = Split(rows=[banking77], stratify="label").run(TestJob(tmp_path, seed=17))
+    sizes = [len(d) / 10_003 for d in (made.train, made.validation, made.test)]
+    assert sizes == pytest.approx([0.7, 0.1, 0.2], abs=0.02)
+    assert len(made.test.meta["strata"]) == len(made.validation.meta["strata"]) == 77
+
+
+def test_no_query_leaks_by_case_or_punctuation(banking77: Dataset, tmp_path: Path) -> None:
+    made = Split(rows=[banking77]).run(TestJob(tmp_path, seed=17))
+    keys = [{prompt_key(r) for r in d} for d in (made.train, made.validation, made.test)]
+    assert sum(map(len, keys)) == len(set.union(*keys)) < 10_003
+
+
+def test_half_of_the_rows_stay_when_the_rest_is_added(banking77: Dataset, tmp_path: Path) -> None:
+    half = dataset(tmp_path / "half", [r for i, r in enumerate(banking77) if i % 2])
+    before = Split(rows=[half], stratify="label").run(TestJob(tmp_path / "a", seed=5))
+    after = Split(rows=[banking77], stratify="label").run(TestJob(tmp_path / "b", seed=5))
+    for name in ("train", "validation", "test"):
+        old, new = (Counter(r["id"] for r in getattr(s, name)) for s in (before, after))
+        assert old <= new

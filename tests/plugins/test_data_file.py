@@ -1,0 +1,332 @@
+"""data.file as a step: formats found, templates, bad rows, what is kept and counted."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from finery import DataError, Dataset, Files
+from finery.errors import UsageError
+from finery.plugins import load_plugins
+from finery.rows import row_id
+from finery.testing import TestJob
+from finery_data.columns import Columns
+from finery_data.file import File
+
+PAIR = Columns(user="{{ text }}", assistant="{{ intent }}")
+
+
+def lines(*rows: Any) -> str:
+    return "".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in rows)
+
+
+def alpaca(n: int) -> list[dict[str, str]]:
+    return [{"instruction": f"say {i}", "output": f"{i}"} for i in range(n)]
+
+
+def files(folder: Path, **contents: str) -> Files:
+    paths = []
+    for name, content in contents.items():
+        paths.append(folder / name.replace("_", "."))
+        paths[-1].write_text(content, encoding="utf-8")
+    return Files([p.name for p in paths], paths)
+
+
+def load(folder: Path, content: str, *, name: str = "x_jsonl", **settings: Any) -> tuple[Any, str]:
+    """The dataset and the log."""
+    job = TestJob(folder, seed=None)
+    made = File(path=files(folder, **{name: content}), **settings).run(job)
+    return made, "\n".join(e["message"] for e in job.events if e["event"] == "log")
+
+
+def failure(folder: Path, content: str, **settings: Any) -> str:
+    with pytest.raises(DataError) as caught:
+        load(folder, content, **settings)
+    return str(caught.value).replace(f"{folder}/", "")
+
+
+def test_rows_have_ids_and_only_known_columns(tmp_path: Path) -> None:
+    made, _ = load(tmp_path, lines({**alpaca(1)[0], "id": 7, "score": 1, "label": "a"}))
+    (row,) = made
+    assert list(row) == ["id", "messages", "label"]
+    assert row["id"] == row_id(row)
+    meta = {"format": "alpaca", "bad_rows": 0, "duplicates": 0, "rows": 1}
+    assert made.meta == {**meta, "columns": ["id", "label", "messages"]}
+
+
+def test_bytes_are_the_same_each_time(tmp_path: Path) -> None:
+    made = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        made.append(load(tmp_path / name, lines(*alpaca(9)))[0])
+    assert made[0].meta == made[1].meta
+    assert len({m.file("rows-00000.jsonl").read_bytes() for m in made}) == 1
+
+
+def test_files_are_read_one_after_the_other(tmp_path: Path) -> None:
+    source = files(tmp_path, a_jsonl=lines(*alpaca(2)), b_csv="instruction,output\nx,y\n")
+    made = File(path=source).run(TestJob(tmp_path))
+    assert [r["messages"][0]["content"] for r in made] == ["say 0", "say 1", "x"]
+
+
+def test_take_stops_reading(tmp_path: Path) -> None:
+    made, _ = load(tmp_path, lines(*alpaca(3), "broken"), take=2)
+    assert len(made) == 2
+
+
+def test_duplicates_are_kept_counted_and_logged(tmp_path: Path) -> None:
+    rows = [{**row, "n": i} for i, row in enumerate(alpaca(2) * 2)]
+    made, log = load(tmp_path, lines(*rows), keep=["n"])
+    assert (len(made), made.meta["duplicates"]) == (4, 2)
+    assert "2 of 4 rows are duplicates" in log
+
+
+def test_tools_and_calls_come_through(tmp_path: Path) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    turns = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+    ]
+    tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
+    made, _ = load(tmp_path, lines({"messages": turns, "tools": [tool]}))
+    assert [(r["messages"], r["tools"]) for r in made] == [(turns, [tool])]
+
+
+# which format
+
+
+def test_found_format_is_logged(tmp_path: Path) -> None:
+    _, log = load(tmp_path, lines(*alpaca(1)))
+    assert log == "format: alpaca (from the columns instruction, output)"
+
+
+def test_unknown_columns_are_listed(tmp_path: Path) -> None:
+    text = failure(tmp_path, "text,intent\na,b\n", name="x_csv")
+    assert text.startswith("x.csv:2: error: the columns fit no known format: text, intent")
+    assert "fix: say how to make rows of them: columns: {user:" in text
+
+
+def test_columns_that_fit_two_formats_must_be_told(tmp_path: Path) -> None:
+    row = {"prompt": "a", "completion": "b", "chosen": "b", "rejected": "c"}
+    text = failure(tmp_path, lines(row))
+    assert "x.jsonl:1: error: the columns fit the formats completion and preference" in text
+    assert "fix: say which: format: completion or preference" in text
+    assert "chosen" in next(iter(load(tmp_path, lines(row), format="preference")[0]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        ({"format": "alpaca", "columns": PAIR}, "exclude each other"),
+        ({"columns": Columns(user="x")}, "no template for the assistant turn"),
+        ({"columns": PAIR, "prompts_only": True}, "has an assistant turn"),
+        ({"format": "preference", "prompts_only": True}, "have answers"),
+        ({"keep": ["id"]}, "keep: {source_id: id}"),
+        ({"keep": {"messages": "x"}}, "can't be named 'messages'"),
+    ],
+)
+def test_settings_that_contradict(settings: dict[str, Any], what: str) -> None:
+    with pytest.raises(ValueError, match=what.replace("{", r"\{")):
+        File(path=Files(["x"]), **settings)
+
+
+def test_recipe_with_contradicting_settings_is_a_validation_error() -> None:
+    given = {"path": "x.csv", "format": "alpaca", "columns": {"user": "a"}}
+    with pytest.raises(msgspec.ValidationError, match="exclude each other"):
+        msgspec.convert(given, File, dec_hook=lambda kind, value: Files([value]))
+
+
+def test_plugin_offers_the_step_without_heavy_imports() -> None:
+    assert load_plugins().step_type("data.file") is File
+    code = "import sys, finery_data.file, finery_data.split; print(sorted(sys.modules))"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert not {"'jinja2'", "'pyarrow'", "'zstandard'", "'torch'"} & set(loaded.stdout.split(", "))
+
+
+# columns
+
+
+def test_columns_build_rows_of_any_table(tmp_path: Path) -> None:
+    columns = Columns(
+        system="Name it.",
+        user="{{ text | trim }}",
+        assistant="{{ intent }}",
+        label="{{ intent }}\n",
+    )
+    made, _ = load(tmp_path, "text,intent\n hi ,greet\n", name="x_csv", columns=columns)
+    (row,) = made
+    assert [m["content"] for m in row["messages"]] == ["Name it.", "hi", "greet"]
+    assert (row["label"], made.meta["format"]) == ("greet", "columns")
+
+
+def test_columns_reach_odd_names_through_row(tmp_path: Path) -> None:
+    columns = Columns(
+        user="{{ row['Customer text'] }}", assistant="ok", system="{{ row.none or '' }}"
+    )
+    made, _ = load(tmp_path, lines({"Customer text": "a", "none": None}), columns=columns)
+    assert [m["content"] for m in next(iter(made))["messages"]] == ["a", "ok"]
+
+
+@pytest.mark.parametrize(
+    ("user", "what"),
+    [
+        (
+            "{{ txt }}",
+            "columns.user: 'txt' is undefined",
+        ),
+        ("{{ row.txt }}", "columns.user: 'dict object' has no attribute 'txt'"),
+        ("{{ none }}", "columns.user: a column is empty (null)"),
+        ("{{ blank }}", "columns.user gives an empty text"),
+        ("{{ 1 / 0 }}", "columns.user: division by zero"),
+        (
+            "{{ text.__class__.__mro__ }}",
+            "columns.user: access to attribute '__class__' of 'str' object is unsafe",
+        ),
+    ],
+)
+def test_columns_refuse_row(tmp_path: Path, user: str, what: str) -> None:
+    row = {"text": "a", "none": None, "blank": " "}
+    text = failure(tmp_path, lines(row), columns=Columns(user=user, assistant="x"))
+    assert text.startswith(f"x.jsonl:1: error: {what}")
+
+
+def test_columns_suggest_names(tmp_path: Path) -> None:
+    columns = Columns(user="{{ txt }}", assistant="x")
+    assert "fix: did you mean 'text'?" in failure(tmp_path, lines({"text": "a"}), columns=columns)
+
+
+def test_columns_label_must_not_be_empty(tmp_path: Path) -> None:
+    columns = Columns(user="a", assistant="b", label="{{ c }}")
+    assert "columns.label gives an empty text" in failure(
+        tmp_path, lines({"c": ""}), columns=columns
+    )
+
+
+def test_columns_with_a_broken_template(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"columns\.user: error: the template isn't valid Jinja"):
+        load(tmp_path, lines({"c": ""}), columns=Columns(user="{{ c", assistant="b"))
+
+
+def test_columns_for_prompts_only(tmp_path: Path) -> None:
+    columns = Columns(user="{{ c }}")
+    made, _ = load(tmp_path, lines({"c": "a"}), columns=columns, prompts_only=True)
+    assert next(iter(made))["messages"] == [{"role": "user", "content": "a"}]
+
+
+# keep
+
+
+def test_keep_a_list_or_new_names(tmp_path: Path) -> None:
+    row = {**alpaca(1)[0], "id": 7, "score": 0.5}
+    made, _ = load(tmp_path, lines(row), keep={"source_id": "id", "score": "score"})
+    assert next(iter(made))["source_id"] == 7
+    assert next(iter(load(tmp_path, lines(row), keep=["score"])[0]))["score"] == 0.5
+
+
+def test_keep_a_column_that_no_row_has(tmp_path: Path) -> None:
+    text = failure(tmp_path, lines({**alpaca(1)[0], "score": 1}), keep=["scor"])
+    assert "keep: no row has a column 'scor'" in text
+    assert "did you mean 'score'?" in text
+
+
+# bad rows
+
+
+def test_one_bad_row_names_file_and_line(tmp_path: Path) -> None:
+    text = failure(tmp_path, lines(*alpaca(2), "", {"instruction": "a", "output": ""}, *alpaca(2)))
+    assert text.splitlines() == [
+        "x.jsonl:4: error: 'output' is empty",
+        "  1 bad row of 5",
+        "  fix: fill it in or remove the row; or leave bad rows out with bad_rows: skip",
+    ]
+
+
+def test_bad_rows_are_listed_up_to_ten(tmp_path: Path) -> None:
+    bad = [f"{{{i}" for i in range(12)]
+    text = failure(tmp_path, lines(*alpaca(1), *bad)).splitlines()
+    assert text[1] == "  12 bad rows of 13:"
+    assert [line.split(" invalid")[0] for line in text[2:12]] == [
+        f"  x.jsonl:{i}:" for i in range(2, 12)
+    ]
+    assert text[12] == "  … and 2 more"
+
+
+def test_rows_that_are_all_bad_in_one_way(tmp_path: Path) -> None:
+    text = failure(tmp_path, "instruction,outptu\n" + "a,b\n" * 30, name="x_csv", format="alpaca")
+    assert text.splitlines() == [
+        "x.csv:2: error: there is no column 'output'",
+        "  all 30 rows are bad in the same way",
+        "  fix: did you mean 'outptu'?",
+    ]
+
+
+def test_skip_logs_and_counts_each_bad_row(tmp_path: Path) -> None:
+    content = lines("broken", *alpaca(2), {"instruction": "a"})
+    made, log = load(tmp_path, content, bad_rows="skip")
+    assert (len(made), made.meta["bad_rows"], made.meta["format"]) == (2, 2, "alpaca")
+    shown = log.replace(f"{tmp_path}/", "")
+    assert "skipped x.jsonl:1: invalid JSON" in shown
+    assert "skipped x.jsonl:4: there is no column 'output'" in shown
+    assert "skipped 2 of 4 rows" in shown
+
+
+def test_skip_does_not_hide_that_nothing_is_left(tmp_path: Path) -> None:
+    assert "x.jsonl:1: error: invalid JSON" in failure(tmp_path, lines("a", "b"), bad_rows="skip")
+
+
+@pytest.mark.parametrize("text", ["a\0b", "\0"])
+def test_nul_is_a_bad_row(tmp_path: Path, text: str) -> None:
+    row = {"instruction": "a", "output": text}
+    assert "a text holds a NUL character" in failure(tmp_path, lines(row))
+
+
+def test_nul_in_csv_is_a_bad_row(tmp_path: Path) -> None:
+    text = failure(tmp_path, "instruction,output\na,b\0\n", name="x_csv")
+    assert "x.csv:2: error: a text holds a NUL character" in text
+
+
+def test_text_about_nul_is_fine(tmp_path: Path) -> None:
+    made, _ = load(tmp_path, lines({"instruction": "a", "output": r"write \u0000"}))
+    assert next(iter(made))["messages"][1]["content"] == r"write \u0000"
+
+
+def test_half_surrogate_in_a_document_is_a_bad_row(tmp_path: Path) -> None:
+    text = failure(tmp_path, '[{"instruction": "a", "output": "\\ud800"}]', name="x_json")
+    assert "x.json:1 (row 1): error: a text holds half of a surrogate pair" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("x_jsonl", ""), ("x_jsonl", "\n \n"), ("x_json", "[]"), ("x_csv", ""), ("x_csv", "a,b\n")],
+)
+def test_no_rows_is_an_error(tmp_path: Path, name: str, content: str) -> None:
+    assert "the file has no rows" in failure(tmp_path, content, name=name)
+
+
+def test_empty_file_among_others_is_logged(tmp_path: Path) -> None:
+    job = TestJob(tmp_path)
+    made = File(path=files(tmp_path, a_jsonl="", b_jsonl=lines(*alpaca(1)))).run(job)
+    assert len(made) == 1
+    assert any("a.jsonl has no rows" in e.get("message", "") for e in job.events)
+    with pytest.raises(DataError, match="the files have no rows"):
+        File(path=files(tmp_path, a_jsonl="", b_jsonl="")).run(TestJob(tmp_path))
+
+
+def test_memory_stays_flat_for_a_big_file(tmp_path: Path) -> None:
+    import tracemalloc
+
+    row = lines({"instruction": "x" * 2_000, "output": "y"})
+    with (tmp_path / "big.jsonl").open("w") as out:
+        out.writelines(row for _ in range(10_000))
+    tracemalloc.start()
+    made: Dataset = File(path=Files(["big"], [tmp_path / "big.jsonl"])).run(TestJob(tmp_path))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(made) == 10_000
+    assert peak < 4_000_000  # bytes; the file has 20 million

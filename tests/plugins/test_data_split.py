@@ -1,0 +1,321 @@
+"""data.split: rows never move, copies stay together, sizes are as asked up to chance."""
+
+import math
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from finery import DataError, Dataset
+from finery.plugins import load_plugins
+from finery.rows import Row, with_id
+from finery.testing import TestJob, dataset
+from finery_data.split import SPLITS, Split, draw, normalised, prompt_key, split_index, unit_of
+
+
+def row(prompt: str, answer: str = "a", **more: Any) -> Row:
+    turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+    return with_id({"messages": turns, **more})
+
+
+def numbered(n: int, **more: Any) -> list[Row]:
+    return [row(f"question {i}", f"answer {i % 3}", label=f"l{i % 3}", **more) for i in range(n)]
+
+
+def split(rows: list[Row], seed: int = 0, **given: Any) -> tuple[dict[str, list[Row]], str, Any]:
+    """(rows by split, log, outputs)."""
+    with tempfile.TemporaryDirectory() as folder:
+        step = Split(rows=[dataset(Path(folder) / "in", rows)], **given)
+        job = TestJob(Path(folder), seed=seed)
+        made = step.run(job)
+        parts = {name: list(getattr(made, name)) for name in step.outputs()}
+        return parts, "\n".join(e["message"] for e in job.events), made
+
+
+def refused(rows: list[Row], **given: Any) -> str:
+    with pytest.raises(DataError) as caught:
+        split(rows, **given)
+    assert caught.value.fix
+    return str(caught.value)
+
+
+def places(rows: list[Row], seed: int, group: str | None = None) -> list[str]:
+    """The split of each row, by the functions that the step uses."""
+    return [SPLITS[split_index(draw(unit_of(r, group), seed), 0.2, 0.3)] for r in rows]
+
+
+def by_id(parts: dict[str, list[Row]]) -> dict[str, str]:
+    return {r["id"]: name for name, rows in parts.items() for r in rows}
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+ROWS = st.lists(st.builds(row, TEXT, TEXT, label=st.sampled_from("abc")), max_size=20)
+PLENTY = numbered(60)
+THIRDS: dict[str, Any] = {"validation": 0.3, "test": 0.3}  # so that no split is empty by bad luck
+
+
+@given(old=ROWS, new=ROWS, at=st.integers(0, 60), seed=st.integers(0, 2**31 - 1))
+@settings(deadline=None, max_examples=60)
+def test_added_rows_move_no_old_row(old: list[Row], new: list[Row], at: int, seed: int) -> None:
+    before = [*old, *PLENTY]
+    after = [*before[:at], *new, *before[at:]]
+    first, second = (by_id(split(rows, seed, **THIRDS)[0]) for rows in (before, after))
+    assert first.items() <= second.items()
+
+
+@given(rows=ROWS, data=st.data())
+@settings(deadline=None, max_examples=40)
+def test_order_does_not_matter(rows: list[Row], data: st.DataObject) -> None:
+    mixed = data.draw(st.permutations([*rows, *PLENTY]))
+    assert by_id(split([*rows, *PLENTY], **THIRDS)[0]) == by_id(split(mixed, **THIRDS)[0])
+
+
+@given(rows=ROWS, seed=st.integers(0, 2**31 - 1))
+@settings(deadline=None, max_examples=40)
+def test_splits_are_disjoint_complete_and_in_order(rows: list[Row], seed: int) -> None:
+    whole = [*rows, *PLENTY]
+    parts, _, _ = split(whole, seed, **THIRDS)
+    ids = {name: {r["id"] for r in part} for name, part in parts.items()}
+    assert not ids["train"] & ids["test"] | ids["train"] & ids["validation"]
+    assert not ids["test"] & ids["validation"]
+    assert Counter(r["id"] for p in parts.values() for r in p) == Counter(r["id"] for r in whole)
+    for part in parts.values():
+        kept = {r["id"] for r in part}
+        assert part == [r for r in whole if r["id"] in kept]
+
+
+@given(text=TEXT.filter(normalised), seed=st.integers(0, 2**31 - 1))
+@settings(deadline=None)
+def test_near_copies_stay_together(text: str, seed: int) -> None:
+    copies = [row(text), row(f"  {text} !", "b"), row(text, "c", label="x")]
+    copies += [row(text.casefold()), row("?" + text)]
+    assert len(set(places(copies, seed))) == 1
+
+
+@given(text=TEXT.filter(str.strip))
+@settings(deadline=None)
+def test_answers_and_labels_do_not_separate_copies(text: str) -> None:
+    assert unit_of(row(text)) == unit_of(row(text, "other")) == unit_of(row(text, label="x"))
+
+
+@given(n=st.integers(200, 800), seed=st.integers(0, 2**31 - 1), share=st.floats(0.05, 0.45))
+@settings(deadline=None, max_examples=60)
+def test_sizes_are_within_binomial_bounds(n: int, seed: int, share: float) -> None:
+    units = [unit_of(row(f"{i}")) for i in range(n)]
+    sizes = Counter(split_index(draw(u, seed), share, share) for u in units)
+    bound = 6 * math.sqrt(n * share * (1 - share))
+    assert abs(sizes[2] - n * share) < bound
+    assert abs(sizes[1] - n * share) < bound
+
+
+@given(group=st.integers() | TEXT, texts=st.lists(TEXT, min_size=2), seed=st.integers(0, 9))
+@settings(deadline=None)
+def test_groups_stay_together(group: int | str, texts: list[str], seed: int) -> None:
+    assert len(set(places([row(t, customer=group) for t in texts], seed, "customer"))) == 1
+
+
+# what a row's place is made of
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Where is my card?", "where is my CARD"),
+        ("e-mail me,please", "Email me please!"),
+        ("ＡＢＣ ①", "abc 1"),
+        ("Straße", "STRASSE"),
+        ("a\u0301", "\u00e1"),
+    ],
+)
+def test_normalised_texts_that_are_equal(one: str, other: str) -> None:
+    assert normalised(one) == normalised(other)
+
+
+def test_normalised_texts_that_differ() -> None:
+    assert len({normalised(t) for t in ("card", "cards", "कि", "का", "é", "e")}) == 6
+
+
+def test_texts_without_letters_are_told_apart() -> None:
+    assert len({prompt_key(row(t)) for t in ("👍", "👎", "?")}) == 3
+    assert prompt_key(row("👍  👍")) == prompt_key(row(" 👍 👍"))
+
+
+def test_system_prompts_do_not_separate_copies() -> None:
+    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
+    rows = [{"messages": [{"role": "system", "content": s}, *turns]} for s in "ab"]
+    assert prompt_key(rows[0]) == prompt_key(rows[1]) == prompt_key(row("hi"))
+    only_system = [{"prompt": [{"role": "system", "content": s}], "completion": []} for s in "ab"]
+    assert prompt_key(only_system[0]) != prompt_key(only_system[1])
+
+
+def test_prompts_of_every_shape() -> None:
+    chosen = {"prompt": "Hi there", "chosen": "a", "rejected": "b"}
+    text = {"prompt": "hi there", "completion": "a"}
+    assert prompt_key(chosen) == prompt_key(text) == prompt_key(row("hi there")) == "hithere"
+    bare = {"text": "a", "id": "1"}
+    assert prompt_key(bare) != prompt_key({"text": "b", "id": "1"})
+
+
+def test_tool_calls_are_part_of_the_prompt() -> None:
+    def calling(name: str) -> Row:
+        call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": name}}]}
+        end = [{"role": "tool", "content": "1"}, {"role": "assistant", "content": "x"}]
+        return {"messages": [{"role": "user", "content": "go"}, call, *end]}
+
+    assert prompt_key(calling("a")) != prompt_key(calling("b"))
+
+
+def test_place_is_fixed_for_all_versions() -> None:
+    found = " ".join(p[:2] for p in places(numbered(16), seed=17))
+    assert found == "va tr va te te tr tr va tr tr tr tr te va te te"
+
+
+def test_seed_matters() -> None:
+    assert len({tuple(places(PLENTY, seed)) for seed in range(20)}) == 20
+
+
+def test_a_changed_share_moves_no_row_between_the_other_splits() -> None:
+    points = [draw(unit_of(r), 3) for r in numbered(500)]
+    pairs = {(split_index(p, 0.1, 0.2), split_index(p, 0.1, 0.4)) for p in points}
+    assert pairs == {(0, 0), (1, 1), (2, 2), (0, 2)}
+
+
+# the step
+
+
+def test_each_split_is_a_dataset_in_its_folder(tmp_path: Path) -> None:
+    made = Split(rows=[dataset(tmp_path / "in", PLENTY)]).run(TestJob(tmp_path))
+    for name in SPLITS:
+        part = getattr(made, name)
+        assert isinstance(part, Dataset)
+        assert part.path == tmp_path / "out" / name
+        assert (part.meta["split"], part.meta["rows"]) == (name, len(list(part)))
+
+
+def test_split_of_size_zero_is_no_output() -> None:
+    parts, log, made = split(PLENTY, validation=0, test=0.5)
+    assert list(parts) == ["train", "test"]
+    assert not hasattr(made, "validation")
+    assert "validation" not in log
+
+
+def test_several_inputs_are_split_as_one(tmp_path: Path) -> None:
+    inputs = [dataset(tmp_path / "a", PLENTY[:30]), dataset(tmp_path / "b", PLENTY[30:])]
+    made = Split(rows=inputs).run(TestJob(tmp_path))
+    assert list(made.train) == split(PLENTY)[0]["train"]
+
+
+def test_meta_of_a_split_is_about_its_own_rows() -> None:
+    parts, _, made = split(PLENTY, stratify="label")
+    only_test = [r for r in numbered(600)[60:] if places_of(r) == "test"]
+    _, _, more = split([*PLENTY, *only_test], stratify="label")
+    assert made.train.meta == more.train.meta
+    assert made.test.meta != more.test.meta
+    labels = Counter(r["label"] for r in parts["train"])
+    assert made.train.meta["strata"] == dict(sorted(labels.items()))
+
+
+def places_of(one: Row) -> str:
+    return SPLITS[split_index(draw(unit_of(one), 0), 0.1, 0.2)]
+
+
+@pytest.mark.parametrize("stratify", ["output", "answer"])
+def test_strata_by_the_text_of_the_answer(stratify: str) -> None:
+    _, log, made = split(PLENTY, stratify=stratify)
+    assert set(made.train.meta["strata"]) == {"answer 0", "answer 1", "answer 2"}
+    assert f"{stratify} 'answer 0': train " in log
+
+
+def test_strata_of_other_types() -> None:
+    rows = [row(f"{i}", label=[i % 2]) for i in range(60)]
+    assert set(split(rows, stratify="label")[2].train.meta["strata"]) == {"[0]", "[1]"}
+
+
+def test_missing_stratum_is_a_warning_with_a_seed_that_helps() -> None:
+    rows = [*PLENTY, *(row(f"rare {i}", label="rare") for i in range(6))]
+    seed = next(s for s in range(99) if "warning" in split(rows, s, stratify="label")[1])
+    log = split(rows, seed, stratify="label")[1]
+    assert "has no row with label 'rare'" in log
+    better = int(log.partition("`seed: ")[2].partition("`")[0])
+    assert "warning" not in split(rows, better, stratify="label")[1]
+
+
+def test_many_strata_are_a_warning() -> None:
+    rows = [row(f"q {i}", f"long answer {i}") for i in range(300)]
+    _, log, made = split(rows, stratify="output")
+    assert "warning: stratify: output has 300 values; is it a label?" in log
+    assert isinstance(made.train.meta["strata"], int)
+
+
+def test_no_stratum_without_a_column() -> None:
+    text = refused(PLENTY, stratify="lable")
+    assert text.startswith("row 1 (id ")
+    assert "there is no column 'lable'\n  fix: did you mean 'label'?" in text
+    assert "'label' is null" in refused([*PLENTY, row("x", label=None)], stratify="label")
+
+
+def test_empty_split_is_an_error_with_a_seed_that_helps() -> None:
+    rows = numbered(6)
+    seed = next(s for s in range(99) if len(set(map(str, by_places(rows, s)))) < 3)
+    text = refused(rows, seed=seed)
+    assert "nothing fell in the split" in text
+    assert "6 rows with 6 different prompts were split" in text
+    better = int(text.partition("`seed: ")[2].partition("`")[0])
+    assert all(split(rows, better)[0].values())
+
+
+def by_places(rows: list[Row], seed: int) -> list[int]:
+    return [split_index(draw(unit_of(r), seed), 0.1, 0.2) for r in rows]
+
+
+def test_rows_with_one_prompt_can_not_be_split() -> None:
+    text = refused([row("Same text.", str(i)) for i in range(40)])
+    assert "40 rows with 1 different prompts" in text
+    assert "rows with the same text stay together" in text
+
+
+def test_tiny_shares_that_no_seed_can_fill() -> None:
+    assert "fix: add rows, or ask for larger shares" in refused(numbered(4), test=1e-9)
+
+
+def test_no_rows_at_all() -> None:
+    assert "there are no rows to split" in refused([])
+
+
+def test_group_must_be_in_every_row() -> None:
+    rows = numbered(20, customer="a")
+    assert "group: there is no column 'custmer'" in refused(rows, group="custmer")
+    assert "group: 'customer' is null" in refused([row("a", customer=None)], group="customer")
+
+
+def test_same_prompt_in_two_groups_is_an_error() -> None:
+    rows = [row(f"q {i}", customer=i) for i in range(60)]
+    copies = [row("hello", customer=i) for i in range(60)]
+    assert not split(rows, group="customer")[1].count("error")
+    text = refused([*rows, *copies], group="customer")
+    assert "rows have the prompt of a row in another split" in text
+    assert "  … and " in text
+
+
+def test_rows_made_from_a_row_in_another_split_are_an_error() -> None:
+    made = [row(f"paraphrase {i}", parents=[r["id"]]) for i, r in enumerate(PLENTY)]
+    assert "rows were made from a row in another split" in refused([*PLENTY, *made])
+    assert split(made)[0]["train"]
+
+
+@pytest.mark.parametrize(("validation", "test"), [(0.5, 0.5), (0.9, 0.2)])
+def test_shares_must_leave_something_to_train_on(validation: float, test: float) -> None:
+    shares: dict[str, Any] = {"validation": validation, "test": test}
+    with pytest.raises(ValueError, match="leave nothing to train on"):
+        Split(rows=[], **shares)
+    with pytest.raises(msgspec.ValidationError, match="leave nothing to train on"):
+        msgspec.convert({"rows": [], **shares}, Split)
+
+
+def test_plugin_offers_the_step() -> None:
+    assert load_plugins().step_type("data.split") is Split

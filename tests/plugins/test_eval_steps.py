@@ -1,0 +1,355 @@
+"""The evaluators as steps, run on models that answer from a table."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from finery import Dataset, Metrics, Model
+from finery.engine import Completion, Engine, Sampling
+from finery.errors import DataError, RequirementError, UsageError
+from finery.plugins import load_plugins
+from finery.records import MemoryRecords
+from finery.rows import Conversation
+from finery.step import Step, inputs_of, sections_of
+from finery.testing import TestJob, dataset, run_step
+from finery_eval.classification import Classification
+from finery_eval.exact import Exact
+
+
+class Table(Engine):
+    """Answers with what `meta["answers"]` says to the last message; "…" ends what is cut off."""
+
+    def generate(
+        self, conversations: Sequence[Conversation], sampling: Sampling
+    ) -> list[Completion]:
+        """Look the answers up."""
+        texts = [self.model.meta["answers"].get(c[-1]["content"], "") for c in conversations]
+        return [
+            Completion(
+                text=text.removesuffix("…"),
+                finish_reason="length" if text.endswith("…") else "stop",
+                prompt_tokens=1,
+                completion_tokens=len(text.split()),
+            )
+            for text in texts
+        ]
+
+
+@pytest.fixture(autouse=True)
+def tables_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make `Table` the engine of every model."""
+    monkeypatch.setattr(TestJob, "_find", lambda self, model: (Table, model.name))
+
+
+def model(name: str, **answers: str) -> Model:
+    """A model that the recipe calls `name`."""
+    made = Model(Path(), meta={"format": "table", "answers": answers})
+    made.ref = name
+    return made
+
+
+def rows(folder: Path, **answers: str) -> Dataset:
+    """Rows of prompt → expected answer."""
+    return dataset(folder / "rows", [{"prompt": p, "completion": c} for p, c in answers.items()])
+
+
+def fields(category: str, priority: str) -> str:
+    """An answer with two fields."""
+    return f"category: {category}\npriority: {priority}"
+
+
+def verify(step: Step, metrics: Metrics) -> None:
+    """Judge as the main process does: inputs are placeholders."""
+    taken = {f: getattr(step, f) for f in step.__struct_fields__}
+    taken["models"] = [Model.placeholder(m.name) for m in taken["models"]]
+    taken["rows"] = Dataset.placeholder("rows")
+    type(step)(**taken).verify({"": metrics})
+
+
+def logged(job: TestJob) -> str:
+    """The step's log."""
+    return "\n".join(e["message"] for e in job.events if e["event"] == "log")
+
+
+def test_the_plugin_provides_them() -> None:
+    for name in ("eval.exact", "eval.classification"):
+        cls = load_plugins().step_type(name)
+        assert sections_of(cls) == ("evaluate",)
+        assert cls.__spec__.engines
+        assert cls.__spec__.isolated
+        assert inputs_of(cls)["models"].many
+
+
+def test_exact_match(tmp_path: Path) -> None:
+    base, sft = model("base", a="one", b="Two", c="x"), model("sft", a=" one\n", b="two", c="y")
+    step = Exact(models=[base, sft], rows=rows(tmp_path, a="one", b="two", c="three"))
+    metrics: Metrics = run_step(step, tmp_path)
+    scores = metrics.report()["scores"]
+    assert scores == {"base": {"accuracy": 1 / 3}, "sft": {"accuracy": 2 / 3}}
+    low, high = metrics.report()["intervals"]["sft"]["accuracy"]
+    assert 0.2 < low < 2 / 3 < high < 1
+    assert metrics.report()["details"]["headline"] == ["accuracy"]
+
+
+def test_exact_match_with_extract_and_case(tmp_path: Path) -> None:
+    given = model("sft", a="So the answer is: FOUR", b="five")
+    table = rows(tmp_path, a="2 + 2. Answer is: four", b="Five")
+    step = Exact(models=[given], rows=table, extract=r"(?i)answer is: (\w+)", ignore_case=True)
+    assert run_step(step, tmp_path).report()["scores"]["sft"]["accuracy"] == 1
+
+
+def test_predictions_are_by_row_and_model(tmp_path: Path) -> None:
+    given = [model("base", a="x…"), model("sft", a="one")]
+    table = rows(tmp_path, a="one")
+    found = list(run_step(Exact(models=given, rows=table), tmp_path).predictions())
+    row_id = next(iter(table))["id"]
+    assert found == [
+        {"id": row_id, "model": "base", "answer": "x", "expected": "one", "prediction": "x",
+         "correct": False, "finish_reason": "length"},
+        {"id": row_id, "model": "sft", "answer": "one", "expected": "one", "prediction": "one",
+         "correct": True, "finish_reason": "stop"},
+    ]  # fmt: skip
+
+
+def test_models_are_compared_with_the_first(tmp_path: Path) -> None:
+    prompts = "abcdefgh"
+    table = rows(tmp_path, **dict.fromkeys(prompts, "yes"))
+    good = model("gguf.q8_0", **dict.fromkeys(prompts, "yes"))
+    step = Exact(models=[model("base", a="yes"), good], rows=table)
+    details = run_step(step, tmp_path).report()["details"]
+    (found,) = details["comparisons"]
+    assert (found["model"], found["baseline"]) == ("gguf.q8_0", "base")
+    assert (found["only_model"], found["only_baseline"]) == (7, 0)
+    assert found["difference"] == 7 / 8
+    assert found["p_value"] == 2 / 2**7
+    assert details["tables"][0]["title"] == "Compared with base"
+    assert len(details["tables"][0]["columns"]) == len(details["tables"][0]["rows"][0])
+
+
+def test_answers_that_are_cut_off_are_told(tmp_path: Path) -> None:
+    job = TestJob(tmp_path)
+    metrics = Exact(
+        models=[model("base", a="one…", b="two")], rows=rows(tmp_path, a="one", b="two")
+    ).run(job)
+    assert "base: 1 of 2 answers are cut off at max_tokens: 64" in logged(job)
+    assert metrics.report()["details"]["truncated"] == {"base": 1}
+
+
+def test_one_class(tmp_path: Path) -> None:
+    table = rows(tmp_path, a="card", b="card", c="cash", d="cash")
+    step = Classification(models=[model("m", a="card", b="cash", c="cash", d="Cash!")], rows=table)
+    report = run_step(step, tmp_path).report()
+    scores = report["scores"]["m"]
+    assert list(scores) == ["accuracy", "macro_f1", "valid"] == report["details"]["headline"]
+    assert scores["accuracy"] == 0.5
+    assert scores["macro_f1"] == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert scores["valid"] == 0.75
+    assert report["details"]["confusion"]["m"]["label"] == {
+        "labels": ["card", "cash", "(invalid)"],
+        "matrix": [[1, 1, 0], [0, 1, 1], [0, 0, 0]],
+    }
+
+
+def test_fields(tmp_path: Path) -> None:
+    table = rows(tmp_path, a=fields("bug", "low"), b=fields("bug", "high"), c=fields("bill", "low"))
+    answers = {"a": fields("bug", "low"), "b": "Hi!\n" + fields("bug", "low"), "c": "bill, low"}
+    step = Classification(
+        models=[model("m", **answers)], rows=table, fields=["category", "priority"]
+    )
+    report = run_step(step, tmp_path).report()
+    scores = report["scores"]["m"]
+    assert list(scores) == step.metric_names()
+    assert scores["accuracy"] == pytest.approx(1 / 3)
+    assert (scores["category"], scores["priority"]) == pytest.approx((2 / 3, 1 / 3))
+    both = (scores["category_macro_f1"] + scores["priority_macro_f1"]) / 2
+    assert scores["macro_f1"] == pytest.approx(both)
+    assert scores["valid"] == pytest.approx(1 / 3)
+    assert report["details"]["headline"] == [
+        "accuracy",
+        "macro_f1",
+        "category",
+        "priority",
+        "valid",
+    ]
+    assert list(report["details"]["confusion"]["m"]) == ["category", "priority"]
+
+
+def test_field_predictions(tmp_path: Path) -> None:
+    table = rows(tmp_path, a=fields("bug", "low"))
+    step = Classification(
+        models=[model("m", a="category: bug")], rows=table, fields=["category", "priority"]
+    )
+    (found,) = run_step(step, tmp_path).predictions()
+    assert found["expected"] == {"category": "bug", "priority": "low"}
+    assert found["prediction"] == {"category": "bug", "priority": None}
+    assert (found["correct"], found["valid"]) == (False, False)
+
+
+def test_every_score_lies_in_its_interval(tmp_path: Path) -> None:
+    truth = {f"q{i}": fields("ab"[i % 2], "xyz"[i % 3]) for i in range(60)}
+    table = rows(tmp_path, **truth)
+    guess = {k: v.replace("b", "a") if k.endswith("3") else v for k, v in truth.items()}
+    step = Classification(models=[model("m", **guess)], rows=table, fields=["category", "priority"])
+    report = run_step(step, tmp_path).report()
+    for metric, value in report["scores"]["m"].items():
+        low, high = report["intervals"]["m"][metric]
+        assert 0 <= low <= value <= high <= 1
+
+
+def test_tables_are_what_any_viewer_can_show(tmp_path: Path) -> None:
+    table = rows(tmp_path, a="card", b="cash")
+    step = Classification(
+        models=[model("base"), model("sft", a="card", b="cash")],
+        rows=table,
+        labels=["cash", "card", "cheque"],
+    )
+    tables = run_step(step, tmp_path).report()["details"]["tables"]
+    for shown in tables:
+        assert set(shown) == {"title", "columns", "rows"}
+        for row in shown["rows"]:
+            assert len(row) == len(shown["columns"])
+            assert all(cell is None or isinstance(cell, (str, int, float)) for cell in row)
+    assert [row[0] for row in tables[-1]["rows"]] == ["cash", "card", "cheque"]
+    assert tables[-1]["rows"][2] == ["cheque", None, None, None, 0]
+
+
+def test_the_same_answers_give_the_same_bytes(tmp_path: Path) -> None:
+    table = rows(tmp_path, a="card", b="cash", c="card")
+    step = Classification(models=[model("m", a="card", b="card", c="x")], rows=table)
+    run_step(step, tmp_path / "1")
+    run_step(step, tmp_path / "2", seed=5)
+    for name in ("metrics.json", "predictions.jsonl"):
+        first, second = (tmp_path / n / "out" / name for n in "12")
+        assert first.read_bytes() == second.read_bytes()
+
+
+def test_greedy_answers_are_shared_whatever_the_seed(tmp_path: Path) -> None:
+    table, records = rows(tmp_path, a="card"), MemoryRecords()
+    for seed in (1, 2):
+        run_step(Exact(models=[model("m")], rows=table), tmp_path, seed=seed, records=records)
+    assert len(records) == 1
+    step = Exact(models=[model("m")], rows=table, temperature=1.0)
+    run_step(step, tmp_path, seed=3, records=records)
+    assert len(records) == 2
+
+
+def test_requirements_met_and_unmet(tmp_path: Path) -> None:
+    table = rows(tmp_path, a="card", b="cash")
+    both = [model("base", a="card"), model("gguf.q8_0", a="card", b="cash")]
+    fine = {"gguf.q8_0.accuracy": ">= base.accuracy + 0.5", "base.valid": "< 1"}
+    step = Classification(models=both, rows=table, require=fine)
+    metrics = run_step(step, tmp_path)
+    verify(step, metrics)
+    strict = fine | {"base.accuracy": "> 0.5", "base.macro_f1": ">= 0.9"}
+    with pytest.raises(RequirementError) as caught:
+        verify(Classification(models=both, rows=table, require=strict), metrics)
+    assert caught.value.what == "2 requirements are not met"
+    assert caught.value.details[0].startswith("base.accuracy is 0.5 (95 % CI 0.09")
+    assert caught.value.exit_code == 1
+
+
+def test_a_bad_requirement_stops_the_step_before_any_model(tmp_path: Path) -> None:
+    step = Exact(models=[model("m")], rows=rows(tmp_path, a="x"), require={"m.recall": ">= 0.8"})
+    job = TestJob(tmp_path)
+    with pytest.raises(UsageError, match="no metric 'recall'"):
+        step.run(job)
+    assert not job.events
+    with pytest.raises(UsageError, match="no metric 'recall'"):
+        verify(step, Metrics(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        ({"fields": ["a.b"]}, "can't be a field"),
+        ({"fields": ["valid"]}, "has the name of a metric"),
+        ({"fields": ["a", "a"]}, "named twice"),
+        ({"fields": ["a", "a_macro_f1"]}, "has the name of a metric"),
+        ({"fields": ["a"], "labels": ["x"]}, "holds a list for each field"),
+        ({"fields": ["a"], "labels": {"b": ["x"]}}, "'b', which is not one of the fields"),
+        ({"labels": {"b": ["x"]}}, "'b', which is not one of the fields"),
+        ({"labels": []}, "a list of labels is empty"),
+        ({"fields": ["a"], "match": "contains"}, "for answers that are one class"),
+        ({"extract": "(a"}, "not a regular expression"),
+        ({"extract": "a"}, "must have one group, it has 0"),
+        ({"models": []}, "no model to judge"),
+        ({"models": [Model.placeholder("m"), Model.placeholder("m")]}, "named twice"),
+    ],
+)
+def test_settings_that_can_not_work(settings: dict[str, Any], what: str) -> None:
+    taken = {"models": [Model.placeholder("m")], "rows": Dataset.placeholder("r"), **settings}
+    with pytest.raises(UsageError) as caught:
+        Classification(**taken).check()
+    assert what in caught.value.what
+    assert caught.value.fix
+
+
+@pytest.mark.parametrize("evaluator", [Exact, Classification])
+@pytest.mark.parametrize(
+    ("row", "what"),
+    [
+        ({"id": "r1", "prompt": "?"}, "expected answer"),
+        ({"id": "r1", "prompt": "?", "completion": " "}, "expected answer"),
+        ({"id": "r1", "completion": "x"}, "without a prompt"),
+        ({"id": "r1", "prompt": "?", "completion": "x", "tools": [{}]}, "with tools"),
+    ],
+)
+def test_rows_that_can_not_be_judged_are_named(
+    evaluator: type[Exact], row: dict[str, Any], what: str, tmp_path: Path
+) -> None:
+    table = dataset(tmp_path / "rows", [{"prompt": "!", "completion": "y"}, row])
+    with pytest.raises(DataError, match=what) as caught:
+        run_step(evaluator(models=[model("m")], rows=table), tmp_path)
+    assert [line for line in caught.value.details if line.startswith("row r1")]
+
+
+@pytest.mark.parametrize("evaluator", [Exact, Classification])
+def test_no_rows(evaluator: type[Exact], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no rows"):
+        run_step(evaluator(models=[model("m")], rows=rows(tmp_path)), tmp_path)
+
+
+def test_many_bad_rows_are_counted(tmp_path: Path) -> None:
+    table = dataset(tmp_path / "rows", [{"prompt": str(i)} for i in range(25)])
+    with pytest.raises(DataError) as caught:
+        run_step(Exact(models=[model("m")], rows=table), tmp_path)
+    assert len(caught.value.details) == 11
+    assert caught.value.details[-1] == "and 15 more"
+
+
+def test_a_completion_that_contradicts_its_label(tmp_path: Path) -> None:
+    """A perfect model would be judged wrong."""
+    row = {"id": "r1", "prompt": "?", "completion": "The intent is card.", "label": "card"}
+    table = dataset(tmp_path / "rows", [row])
+    with pytest.raises(DataError, match="isn't read as their label") as caught:
+        run_step(Classification(models=[model("m")], rows=table), tmp_path)
+    assert "extract" in (caught.value.fix or "")
+    step = Classification(models=[model("m")], rows=table, match="contains")
+    assert run_step(step, tmp_path).report()["scores"]["m"]["accuracy"] == 0
+
+
+def test_advice_is_logged(tmp_path: Path) -> None:
+    table = rows(tmp_path, a=fields("bug", "low"), b=fields("bug", "low"))
+    job = TestJob(tmp_path)
+    Classification(models=[model("m")], rows=table, extract="(zzz)").run(job)
+    assert "to judge each: fields: [category, priority]" in logged(job)
+    assert "extract: '(zzz)' is found in no answer of any model" in logged(job)
+
+
+def test_rows_that_repeat_are_told(tmp_path: Path) -> None:
+    table = dataset(tmp_path / "rows", [{"prompt": "?", "completion": "x"}] * 3)
+    job = TestJob(tmp_path)
+    Exact(models=[model("m")], rows=table).run(job)
+    assert "2 rows repeat another row" in logged(job)
+
+
+def test_conversations_are_asked_without_their_answer(tmp_path: Path) -> None:
+    messages = [
+        {"role": "system", "content": "Name the intent."},
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "card"},
+    ]
+    table = dataset(tmp_path / "rows", [{"messages": messages}])
+    step = Classification(models=[model("m", a="card")], rows=table)
+    assert run_step(step, tmp_path).report()["scores"]["m"]["accuracy"] == 1

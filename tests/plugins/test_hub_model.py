@@ -1,0 +1,414 @@
+"""`hub.model` against a stand-in for the hub: its real protocol, on 127.0.0.1.
+
+Each call is a process of its own, as the hub's library reads HF_ENDPOINT and HF_HOME on import.
+"""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+from urllib.parse import quote, unquote
+
+import pytest
+from blake3 import blake3
+
+pytest.importorskip("huggingface_hub", reason="needs the package huggingface-hub")
+
+FIRST, SECOND = "1" * 40, "2" * 40
+TOKEN = "hf_a_token_that_opens"
+
+
+def weights(value: int = 0, size: int = 8) -> bytes:
+    """A safetensors file with one tensor of `size` bytes."""
+    tensor = {"w": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}
+    header = json.dumps(tensor).encode()
+    return len(header).to_bytes(8, "little") + header + bytes([value]) * size
+
+
+def model(value: int = 0, files: dict[str, bytes] | None = None) -> dict[str, bytes]:
+    """The files of a small repository at one commit."""
+    card = b"---\nlicense: mit\n---\n"
+    config = json.dumps({"architectures": ["LlamaForCausalLM"]}).encode()
+    known = {"config.json": config, "model.safetensors": weights(value), "README.md": card}
+    return {**known, "onnx/model.onnx": b"onnx", "pytorch_model.bin": b"pickle", **(files or {})}
+
+
+class Hub(ThreadingHTTPServer):
+    """Repositories with commits and branches; keeps every request it got."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.commits: dict[str, dict[str, dict[str, bytes]]] = {}
+        self.main: dict[str, str] = {}
+        self.gated: set[str] = set()
+        self.cut: set[str] = set()  # files whose first transfer breaks off half way
+        self.requests: list[str] = []
+        self.ranges: list[str] = []
+        self.tokens_at_storage: list[str | None] = []
+
+    def push(self, repo: str, commit: str, files: dict[str, bytes]) -> None:
+        self.commits.setdefault(repo, {})[commit] = files
+        self.main[repo] = commit
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Hub
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        self.server.requests.append(f"{self.command} {self.path}")
+        if found := re.fullmatch(r"/storage/(.+)/(\w{40})/([^?]+)", self.path):
+            self.server.tokens_at_storage.append(self.headers["Authorization"])
+            return self.send(self.server.commits[found[1]][found[2]][unquote(found[3])])
+        api = re.fullmatch(r"/api/models/(.+?)/(revision|tree)/([^?/]+)(\?.*)?", self.path)
+        file = re.fullmatch(r"/(.+?)/resolve/([^/]+)/(.+)", self.path)
+        found = api or file
+        if not found or found[1] not in self.server.commits:
+            return self.refuse(401, "RepoNotFound")
+        repo, revision = found[1], found[3] if api else found[2]
+        commit = self.server.main[repo] if revision == "main" else revision
+        files = self.server.commits[repo].get(commit)
+        if files is None:
+            return self.refuse(404, "RevisionNotFound")
+        if api and api[2] == "revision":
+            return self.send(json.dumps({"id": repo, "sha": commit}).encode())
+        if api:
+            return self.send(json.dumps([entry(*item) for item in files.items()]).encode())
+        return self.resolve(repo, commit, files, unquote(found[3]))
+
+    def resolve(self, repo: str, commit: str, files: dict[str, bytes], name: str) -> None:
+        """As the hub does: small files from itself, weights by a redirect to another host."""
+        if repo in self.server.gated and self.headers["Authorization"] != f"Bearer {TOKEN}":
+            return self.refuse(403 if self.headers["Authorization"] else 401, "GatedRepo")
+        if name not in files:
+            return self.refuse(404, "EntryNotFound")
+        about = {"X-Repo-Commit": commit, "ETag": f'"{etag(name, files[name])}"'}
+        if not is_large(name):
+            return self.send(files[name], **about)
+        linked = {"X-Linked-Etag": about["ETag"], "X-Linked-Size": str(len(files[name]))}
+        host = f"http://localhost:{self.server.server_port}"
+        self.send_response(302)
+        where = {"Location": f"{host}/storage/{repo}/{commit}/{quote(name)}", "Content-Length": "0"}
+        return self.finish_headers({**about, **linked, **where})
+
+    def send(self, content: bytes, **headers: str) -> None:
+        start = 0
+        if asked := self.headers["Range"]:
+            self.server.ranges.append(asked)
+            start = int(asked.removeprefix("bytes=").removesuffix("-"))
+            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        self.send_response(206 if asked else 200)
+        self.finish_headers({"Content-Length": str(len(content) - start), **headers})
+        if self.command == "GET":
+            name = self.path.rpartition("/")[2]
+            if name in self.server.cut:
+                self.server.cut.remove(name)
+                content, self.close_connection = content[: len(content) // 2], True
+            self.wfile.write(content[start:])
+
+    def refuse(self, status: int, code: str) -> None:
+        self.send_response(status)
+        self.finish_headers({"X-Error-Code": code, "Content-Length": "0"})
+
+    def finish_headers(self, headers: dict[str, str]) -> None:
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+def is_large(name: str) -> bool:
+    return name.endswith((".safetensors", ".gguf", ".bin"))
+
+
+def etag(name: str, content: bytes) -> str:
+    """As the hub does: git's hash of a small file, SHA-256 of a large one."""
+    if is_large(name):
+        return hashlib.sha256(content).hexdigest()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def entry(name: str, content: bytes) -> dict[str, Any]:
+    """One line of the hub's listing of a repository."""
+    made: dict[str, Any] = {"type": "file", "path": name, "size": len(content)}
+    made["oid"] = hashlib.sha1(content).hexdigest()
+    if is_large(name):
+        made["lfs"] = {"oid": etag(name, content), "size": len(content), "pointerSize": 134}
+    return made
+
+
+CALL = """
+import json, sys
+from pathlib import Path
+from finery import FineryError, Model
+from finery.testing import TestJob
+from finery_hub.model import HubModel
+
+call = json.load(sys.stdin)
+if call["base"]:
+    call["settings"]["base"] = Model(Path("base"), meta=call["base"])
+step = HubModel(**call["settings"])
+try:
+    if call["pinned"] is None:
+        result = {"pin": step.pin()}
+    else:
+        job = TestJob(pinned=call["pinned"], secrets=call["secrets"])
+        made = step.run(job)
+        external = {name: str(path) for name, path in made.external.items()}
+        result = {"meta": made.meta, "external": external, "events": job.events}
+except FineryError as error:
+    result = error.to_dict()
+print(json.dumps(result))
+"""
+
+
+class Caller:
+    """Calls `hub.model` in a process of its own, with one cache for all its calls."""
+
+    def __init__(self, hub: Hub, home: Path) -> None:
+        self.hub = hub
+        self.home = home
+        self.env = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home)}
+
+    def __call__(
+        self,
+        pinned: str | None = None,
+        *,
+        base: dict[str, Any] | None = None,
+        secrets: dict[str, str] | None = None,
+        **settings: Any,
+    ) -> dict[str, Any]:
+        settings = {"repo": "org/small", **settings}
+        call = {"settings": settings, "pinned": pinned, "base": base, "secrets": secrets or {}}
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+        done = subprocess.run(
+            [sys.executable, "-c", CALL],
+            input=json.dumps(call),
+            capture_output=True,
+            text=True,
+            env={**clean, **self.env},
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert TOKEN not in done.stdout + done.stderr
+        made: dict[str, Any] = json.loads(done.stdout)
+        return made
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    server = Hub()
+    server.push("org/small", FIRST, model())
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def call(hub: Hub, tmp_path: Path) -> Caller:
+    return Caller(hub, tmp_path / "hf")
+
+
+def test_only_a_branch_or_tag_floats() -> None:
+    from finery_hub.model import HubModel
+
+    assert HubModel(repo="org/small").floating() == "hub:org/small@main"
+    assert HubModel(repo="org/small", revision=FIRST).floating() is None
+
+
+def test_a_pinned_model_stays_when_main_moves(call: Caller) -> None:
+    pinned = call()["pin"]
+    assert pinned == FIRST
+    before = call(pinned)
+    call.hub.push("org/small", SECOND, model(1))
+    assert call()["pin"] == SECOND
+    assert call(pinned)["meta"] == before["meta"]
+    assert call(SECOND)["meta"] != before["meta"]
+
+
+def test_a_commit_in_the_recipe_needs_no_pin(call: Caller) -> None:
+    call.hub.push("org/small", SECOND, model(1))
+    assert call("", revision=FIRST)["external"]["config.json"].split("/")[-2] == FIRST
+
+
+def test_what_is_loaded_is_fetched_and_stays_in_the_cache(call: Caller) -> None:
+    made = call(FIRST)
+    assert set(made["external"]) == {"config.json", "model.safetensors"}
+    assert all(Path(path).is_relative_to(call.home) for path in made["external"].values())
+    assert not [r for r in call.hub.requests if "onnx" in r or "pytorch_model" in r]
+    meta = made["meta"]
+    assert (meta["format"], meta["license"], meta["repo"]) == ("transformers", "mit", "org/small")
+    assert meta["files"]["model.safetensors"]["size"] == len(weights())
+
+
+def test_a_new_model_card_is_not_a_new_model(call: Caller) -> None:
+    call.hub.push("org/small", SECOND, model(files={"README.md": b"---\nlicense: mit\n---\nmore"}))
+    assert call(FIRST)["meta"] == call(SECOND)["meta"]
+
+
+def test_the_download_shows_its_progress(call: Caller) -> None:
+    events = [e for e in call(FIRST)["events"] if e.get("text", "").startswith("downloading")]
+    assert events[-1]["done"] == events[-1]["total"] > len(weights())
+
+
+def test_a_broken_transfer_goes_on_where_it_stopped(call: Caller) -> None:
+    large = weights(size=22 * 2**20)  # the library keeps what it got in pieces of 10 MiB
+    call.hub.push("org/large", FIRST, model(files={"model.safetensors": large}))
+    call.hub.cut.add("model.safetensors")
+    made = call(FIRST, repo="org/large")
+    assert made["meta"]["files"]["model.safetensors"]["blake3"] == blake3(large).hexdigest()
+    assert call.hub.ranges == [f"bytes={10 * 2**20}-"]
+
+
+def test_what_is_cached_is_built_offline(call: Caller) -> None:
+    online = call(FIRST)
+    call.env["HF_HUB_OFFLINE"] = "1"
+    assert call(FIRST)["meta"] == online["meta"]
+    del call.env["HF_HUB_OFFLINE"]
+    call.env["HF_ENDPOINT"] = "http://127.0.0.1:9"  # nobody listens
+    assert call(FIRST)["meta"] == online["meta"]
+
+
+def test_offline_without_the_cache_says_so(call: Caller) -> None:
+    call.env["HF_HUB_OFFLINE"] = "1"
+    error = call(FIRST)
+    assert error["error"] == "StepError"
+    assert "can't be reached, and the cache" in error["what"]
+    assert "HF_HUB_OFFLINE is set" in error["details"]
+
+
+def test_a_pin_needs_the_network_and_names_the_cached_commit(call: Caller) -> None:
+    call("main")
+    call.env["HF_ENDPOINT"] = "http://127.0.0.1:9"
+    error = call()
+    assert error["error"] == "StepError"
+    assert "can't be reached to find the commit that 'main'" in error["what"]
+    assert error["fix"].endswith(f"revision: {FIRST}")
+
+
+def test_a_missing_repository(call: Caller) -> None:
+    for error in (call(repo="org/smal"), call(FIRST, repo="org/smal")):
+        assert error["error"] == "DataError"
+        assert "no model 'org/smal', or it is private" in error["what"]
+        assert "typo" in error["fix"]
+
+
+def test_a_missing_revision(call: Caller) -> None:
+    for error in (call(revision="v9"), call(SECOND)):
+        assert error["error"] == "DataError"
+        assert "has no revision" in error["what"]
+
+
+def test_a_name_that_is_none(call: Caller) -> None:
+    assert "not the name of a hub repository" in call(repo="org/..small")["what"]
+
+
+def test_a_gated_repository_needs_a_token(call: Caller) -> None:
+    call.hub.gated.add("org/small")
+    error = call(FIRST)
+    assert error["what"].startswith("org/small is gated")
+    assert f"{call.hub.url}/org/small" in error["fix"]
+    assert "env: [HF_TOKEN]" in error["fix"]
+
+
+def test_a_token_without_access_is_refused(call: Caller) -> None:
+    call.hub.gated.add("org/small")
+    assert "(403)" in call(FIRST, secrets={"HF_TOKEN": "hf_another"})["what"]
+
+
+@pytest.mark.parametrize("passed", ["by the recipe", "by the library's own login"])
+def test_a_token_opens_a_gated_repository(call: Caller, passed: str) -> None:
+    call.hub.gated.add("org/small")
+    if passed == "by the recipe":
+        made = call(FIRST, secrets={"HF_TOKEN": TOKEN})
+    else:
+        call.home.mkdir()
+        (call.home / "token").write_text(TOKEN)  # what `hf auth login` leaves
+        made = call(FIRST)
+    assert made["meta"]["format"] == "transformers"
+    assert TOKEN not in json.dumps(made)
+    assert set(call.hub.tokens_at_storage) == {None}
+
+
+def test_pickled_weights_are_refused(call: Caller) -> None:
+    files = model()
+    del files["model.safetensors"]
+    call.hub.push("org/old", FIRST, files)
+    error = call(FIRST, repo="org/old")
+    assert "org/old has only pickled weights (pytorch_model.bin)" in error["what"]
+    assert not [r for r in call.hub.requests if "resolve" in r and "pytorch_model" in r]
+
+
+def test_patterns_choose_the_files(call: Caller) -> None:
+    call.hub.push("org/small", SECOND, model(files={"extra.json": b"{}"}))
+    made = call(SECOND, files=["config.json", "extra.json", "*.safetensors", "*.bin"])
+    assert set(made["external"]) == {"config.json", "extra.json", "model.safetensors"}
+
+
+def test_patterns_without_weights_are_explained(call: Caller) -> None:
+    error = call(FIRST, files=["*.json"])
+    assert error["what"] == "files leaves out the weights of org/small"
+
+
+def test_own_code_is_refused_until_it_is_trusted(call: Caller) -> None:
+    config = json.dumps({"auto_map": {"AutoModelForCausalLM": "mine.Mine"}}).encode()
+    call.hub.push("org/own", FIRST, model(files={"config.json": config, "mine.py": b"x = 1"}))
+    assert "brings its own code (mine.Mine)" in call(FIRST, repo="org/own")["what"]
+    assert "mine.py" in call(FIRST, repo="org/own", trust_remote_code=True)["external"]
+
+
+def test_an_adapter_needs_its_base(call: Caller) -> None:
+    config = json.dumps({"peft_type": "LORA", "base_model_name_or_path": "org/small"}).encode()
+    files = {"adapter_config.json": config, "adapter_model.safetensors": weights()}
+    call.hub.push("org/lora", FIRST, files)
+    assert "trained on org/small" in call(FIRST, repo="org/lora")["fix"]
+    made = call(FIRST, repo="org/lora", base={"format": "transformers", "architecture": "A"})
+    assert (made["meta"]["format"], made["meta"]["architecture"]) == ("adapter", "A")
+
+
+def test_one_gguf_file_of_several(call: Caller, tmp_path: Path) -> None:
+    gguf = pytest.importorskip("gguf", reason="needs the package gguf")
+    np = pytest.importorskip("numpy", reason="needs numpy")
+    writer = gguf.GGUFWriter(tmp_path / "x.gguf", "llama")
+    writer.add_tensor("w", np.ones(32, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    content = (tmp_path / "x.gguf").read_bytes()
+    call.hub.push("org/gguf", FIRST, {"q/a[1].gguf": content, "b.gguf": b"not asked for"})
+    made = call(FIRST, repo="org/gguf", file="q/a[1].gguf")
+    assert (made["meta"]["format"], made["meta"]["file"]) == ("gguf", "a[1].gguf")
+    assert not [r for r in call.hub.requests if "b.gguf" in r]
+    missing = call(FIRST, repo="org/gguf", file="c.gguf")
+    assert missing["fix"] == "one of: b.gguf, q/a[1].gguf"
+    assert call(FIRST, repo="org/gguf")["fix"] == (
+        "name one of its GGUF files: b.gguf, q/a[1].gguf"
+    )
+
+
+def test_a_full_disk_is_named() -> None:
+    from finery_hub.client import explain
+
+    error = explain(OSError(28, "No space left on device"), "org/small", FIRST)
+    assert error.what == "no disk space left for org/small"
+    assert "HF_HOME" in (error.fix or "")

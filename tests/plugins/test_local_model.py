@@ -1,0 +1,286 @@
+"""`local.model`: which folders and files are models, what is refused, what `meta` says."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from blake3 import blake3
+from safetensors.numpy import save_file
+
+from finery import DataError, Files, Model
+from finery.testing import TestJob
+from finery_local.model import LocalModel
+
+CONFIG = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
+
+
+def files(*paths: Path) -> Files:
+    """The setting as a running step sees it: what the folders hold, file by file."""
+    found = [f for p in paths for f in (sorted(p.rglob("*")) if p.is_dir() else [p]) if f.is_file()]
+    return Files([str(p) for p in paths], found)
+
+
+def take(*paths: Path, job: TestJob | None = None, **settings: Any) -> Model:
+    return LocalModel(path=files(*paths), **settings).run(job or TestJob())
+
+
+def write(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with the files of a model: ten 16-bit numbers as its weights."""
+    root = tmp_path / "model"
+    write(root / "config.json", CONFIG)
+    write(root / "tokenizer_config.json", {"chat_template": "{{ messages }}"})
+    save_file({"w": np.ones((2, 5), np.float16)}, root / "model.safetensors")
+    return root
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    root = tmp_path / "adapter"
+    config = {"peft_type": "LORA", "base_model_name_or_path": "org/base"}
+    write(root / "adapter_config.json", config)
+    save_file({"a": np.ones((2, 2), np.float32)}, root / "adapter_model.safetensors")
+    return root
+
+
+def test_meta_says_what_the_headers_say(folder: Path) -> None:
+    meta = take(folder).meta
+    known = {k: meta[k] for k in ("format", "architecture", "parameters", "dtype", "chat_template")}
+    assert known == {
+        "format": "transformers",
+        "architecture": "LlamaForCausalLM",
+        "parameters": 10,
+        "dtype": "float16",
+        "chat_template": True,
+    }
+    assert meta["trust_remote_code"] is False
+    assert "license" not in meta
+
+
+def test_files_stay_where_they_are_and_are_identified_by_content(folder: Path) -> None:
+    model = take(folder)
+    weights = folder / "model.safetensors"
+    assert model.file("model.safetensors") == weights
+    assert not list(model.path.iterdir())
+    assert model.meta["files"]["model.safetensors"] == {
+        "blake3": blake3(weights.read_bytes()).hexdigest(),
+        "size": weights.stat().st_size,
+    }
+
+
+def test_meta_is_the_same_wherever_the_folder_lies(folder: Path, tmp_path: Path) -> None:
+    before = take(folder).meta
+    assert take(folder.rename(tmp_path / "elsewhere")).meta == before
+
+
+def test_an_edited_file_is_another_model(folder: Path) -> None:
+    before = take(folder).meta
+    write(folder / "tokenizer_config.json", {"chat_template": "other"})
+    assert take(folder).meta != before
+
+
+def test_a_readme_gives_the_licence_and_is_not_the_model(folder: Path) -> None:
+    write(folder / "README.md", "---\nlicense: apache-2.0\ntags: [a]\n---\n# Model\n")
+    model = take(folder)
+    assert model.meta["license"] == "apache-2.0"
+    assert "README.md" not in model.external
+
+
+def test_a_licence_with_a_name_of_its_own(folder: Path) -> None:
+    write(folder / "README.md", "---\nlicense: other\nlicense_name: gemma\n---\n")
+    assert take(folder).meta["license"] == "gemma"
+
+
+def test_unreadable_front_matter_is_logged(folder: Path) -> None:
+    write(folder / "README.md", "---\nlicense: [\n---\n")
+    job = TestJob()
+    assert "license" not in take(folder, job=job).meta
+    assert any("front matter" in event.get("message", "") for event in job.events)
+
+
+def test_other_files_are_left_out_and_logged(folder: Path) -> None:
+    write(folder / "optimizer.pt", "pickle")
+    save_file({"w": np.ones(3, np.float32)}, folder / "consolidated.safetensors")
+    job = TestJob()
+    assert set(take(folder, job=job).external) == {
+        "config.json",
+        "model.safetensors",
+        "tokenizer_config.json",
+    }
+    messages = [e["message"] for e in job.events if e["event"] == "log"]
+    assert messages == ["not part of the model: consolidated.safetensors, optimizer.pt"]
+
+
+def test_shards_count_together(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    for shard in shards:
+        save_file({shard: np.ones(7, np.float32)}, folder / shard)
+    write(folder / "model.safetensors.index.json", {"weight_map": {s: s for s in shards}})
+    model = take(folder)
+    assert model.meta["parameters"] == 14
+    assert {*shards, "model.safetensors.index.json"} < set(model.external)
+
+
+def test_a_missing_shard_is_named(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    write(folder / "model.safetensors.index.json", {"weight_map": {"a": "model-1.safetensors"}})
+    with pytest.raises(DataError, match=r"1 of them are missing \(model-1.safetensors\)"):
+        take(folder)
+
+
+def test_quantised_weights_give_no_parameter_count(folder: Path) -> None:
+    quantised = {**CONFIG, "quantization_config": {"quant_method": "bitsandbytes"}}
+    write(folder / "config.json", quantised)
+    meta = take(folder).meta
+    assert meta["quantization"] == "bitsandbytes"
+    assert "parameters" not in meta
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt"])
+def test_pickled_weights_are_refused(folder: Path, name: str) -> None:
+    (folder / "model.safetensors").rename(folder / name)
+    with pytest.raises(DataError, match="only pickled weights") as refused:
+        take(folder)
+    assert name in refused.value.what
+    assert "safetensors" in (refused.value.fix or "")
+
+
+def test_a_pickle_named_directly_is_refused(folder: Path) -> None:
+    write(folder / "pytorch_model.bin", "pickle")
+    with pytest.raises(DataError, match=r"pytorch_model.bin is a pickle"):
+        take(folder / "pytorch_model.bin")
+
+
+def test_weights_named_directly_are_a_folder_short(folder: Path) -> None:
+    with pytest.raises(DataError, match="alone is not a model") as refused:
+        take(folder / "model.safetensors")
+    assert refused.value.fix == f"name its folder: {folder}"
+
+
+def test_weights_under_another_name_are_named(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "weights.safetensors")
+    with pytest.raises(DataError, match=r"no model.safetensors .*; it has weights.safetensors"):
+        take(folder)
+
+
+def test_the_folder_above_the_model_gets_a_suggestion(folder: Path) -> None:
+    write(folder.parent / "notes.txt", "mine")
+    with pytest.raises(DataError, match=r"no config.json") as refused:
+        take(folder.parent)
+    assert refused.value.fix == f"did you mean {folder}?"
+
+
+def test_damaged_weights_are_refused(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(DataError, match="should be 92 bytes long and is 91"):
+        take(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
+        ("", "not a safetensors file"),
+        ("\x02" + "\0" * 7 + "[]", "header that isn't"),
+        ("\x02" + "\0" * 7 + "{}", "holds no tensors"),
+        ("\x02" + "\0" * 7 + "{]", "header that isn't"),
+    ],
+)
+def test_what_is_no_safetensors_file_is_refused(folder: Path, content: str, message: str) -> None:
+    write(folder / "model.safetensors", content)
+    with pytest.raises(DataError, match=message):
+        take(folder)
+
+
+def test_broken_json_is_located(folder: Path) -> None:
+    write(folder / "config.json", '{\n"architectures": [}')
+    with pytest.raises(DataError, match=r"config.json:2: error: config.json is not JSON"):
+        take(folder)
+
+
+def test_own_code_is_refused_until_it_is_trusted(folder: Path) -> None:
+    write(folder / "config.json", {**CONFIG, "auto_map": {"AutoModel": "modeling.Mine"}})
+    write(folder / "modeling.py", "raise SystemExit")
+    with pytest.raises(DataError, match="brings its own code") as refused:
+        take(folder)
+    assert "trust_remote_code: true" in (refused.value.fix or "")
+    trusted = take(folder, trust_remote_code=True)
+    assert trusted.meta["trust_remote_code"] is True
+    assert "modeling.py" in trusted.external
+
+
+def test_code_from_another_repository_is_refused(folder: Path) -> None:
+    write(folder / "config.json", {**CONFIG, "auto_map": {"AutoModel": "org/x--modeling.Mine"}})
+    with pytest.raises(DataError, match="another repository"):
+        take(folder, trust_remote_code=True)
+
+
+def test_an_adapter_refers_to_its_base(adapter: Path, folder: Path) -> None:
+    base = take(folder)
+    model = take(adapter, base=base)
+    assert model.refs == {"base": base}
+    assert (model.format, model.meta["parameters"], model.meta["peft"]) == ("adapter", 4, "LORA")
+    assert model.meta["architecture"] == "LlamaForCausalLM"
+    assert model.meta["chat_template"] is True
+
+
+def test_an_adapter_without_base_is_refused(adapter: Path) -> None:
+    with pytest.raises(DataError, match="needs the model under it") as refused:
+        take(adapter)
+    assert "trained on org/base" in (refused.value.fix or "")
+
+
+def test_a_base_without_weights_is_refused(adapter: Path, tmp_path: Path) -> None:
+    api = Model(tmp_path, meta={"format": "api"})
+    with pytest.raises(DataError, match="'api' has none"):
+        take(adapter, base=api)
+
+
+def test_a_base_under_a_whole_model_is_refused(folder: Path) -> None:
+    with pytest.raises(DataError, match="takes no base"):
+        take(folder, base=take(folder))
+
+
+def test_a_pickled_adapter_is_refused(adapter: Path, folder: Path) -> None:
+    (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
+    with pytest.raises(DataError, match=r"only pickled weights \(adapter_model.bin\)"):
+        take(adapter, base=take(folder))
+
+
+def test_what_transformers_and_peft_save_is_read_back(tmp_path: Path) -> None:
+    """The files that are chosen are enough for both libraries to load what they saved."""
+    torch = pytest.importorskip("torch", reason="needs torch")
+    peft = pytest.importorskip("peft", reason="needs peft")
+    transformers = pytest.importorskip("transformers", reason="needs transformers")
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "vocab_size": 16}
+    config = transformers.LlamaConfig(**sizes, num_attention_heads=2)
+    whole = transformers.LlamaForCausalLM(config).to(torch.bfloat16)
+    whole.save_pretrained(tmp_path / "whole")
+    lora = peft.get_peft_model(whole, peft.LoraConfig(r=2, target_modules="all-linear"))
+    lora.save_pretrained(tmp_path / "lora")
+
+    base = take(tmp_path / "whole")
+    adapter = take(tmp_path / "lora", base=base)
+    loaded = transformers.LlamaForCausalLM.from_pretrained(view(base, tmp_path / "view"))
+    assert base.meta["parameters"] == loaded.num_parameters()
+    assert base.meta["dtype"] == "bfloat16"
+    tuned = peft.PeftModel.from_pretrained(loaded, view(adapter, tmp_path / "tuned"))
+    trained = sum(p.numel() for n, p in tuned.named_parameters() if "lora_" in n)
+    assert adapter.meta["parameters"] == trained
+
+
+def view(model: Model, folder: Path) -> Path:
+    """The artifact's folder as a build shows it: links to the files that stay outside."""
+    for name, path in model.external.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).symlink_to(path)
+    return folder

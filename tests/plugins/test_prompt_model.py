@@ -1,0 +1,196 @@
+"""`prompt.model`: what is put in front of a model, and the engine that does it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finery import Completion, DataError, Dataset, Engine, Model, Sampling
+from finery.rows import Conversation, Row
+from finery.testing import TestJob, dataset
+from finery_prompt.engine import PromptedEngine
+from finery_prompt.messages import in_front
+from finery_prompt.model import PromptModel, pick
+
+
+class Echo(Engine):
+    """Answers with the conversation it was given, two rows to a batch."""
+
+    def batches(self, conversations: Sequence[Conversation]) -> list[list[int]]:
+        rows = range(len(conversations))
+        return [list(rows[i : i + 2]) for i in rows[::2]]
+
+    def generate(
+        self, conversations: Sequence[Conversation], sampling: Sampling
+    ) -> list[Completion]:
+        return [
+            Completion(
+                text=" | ".join(f"{m['role']}: {m['content']}" for m in conversation),
+                finish_reason="stop",
+                prompt_tokens=len(conversation),
+                completion_tokens=sampling.max_tokens,
+            )
+            for conversation in conversations
+        ]
+
+
+class EchoJob(TestJob):
+    """A job that knows the engine of the format `echo`, besides the installed ones."""
+
+    def _find(self, model: Model) -> tuple[type[Engine], str]:
+        return (Echo, "echo") if model.format == "echo" else super()._find(model)
+
+
+@pytest.fixture
+def echo(tmp_path: Path) -> Model:
+    return Model(tmp_path, meta={"format": "echo"})
+
+
+def row(user: str, assistant: str, **more: Any) -> Row:
+    messages = [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
+    return {"messages": messages, **more}
+
+
+def examples(folder: Path, count: int = 12) -> Dataset:
+    """Rows with three answers, the first far more often than the others."""
+    answers = ["yes"] * (count - 2) + ["no", "maybe"]
+    return dataset(folder, [row(f"question {i}", a) for i, a in enumerate(answers)])
+
+
+def ask(model: Model, *texts: str, system: str | None = None) -> list[str]:
+    own: Conversation = [{"role": "system", "content": system}] if system else []
+    conversations = [[*own, {"role": "user", "content": text}] for text in texts]
+    return [answer.text for answer in EchoJob().engine(model).generate(conversations)]
+
+
+def test_the_system_prompt_comes_first(echo: Model) -> None:
+    model = PromptModel(model=echo, system="Be brief.").run(TestJob())
+    assert ask(model, "hi", "ho", "hu") == [
+        f"system: Be brief. | user: {text}" for text in ("hi", "ho", "hu")
+    ]
+
+
+def test_a_conversations_own_system_prompt_follows(echo: Model) -> None:
+    model = PromptModel(model=echo, system="Be brief.").run(TestJob())
+    assert ask(model, "hi", system="Name it.") == ["system: Be brief.\n\nName it. | user: hi"]
+
+
+def test_the_same_system_prompt_is_said_once(echo: Model) -> None:
+    model = PromptModel(model=echo, system="Be brief.").run(TestJob())
+    assert ask(model, "hi", system="Be brief.") == ["system: Be brief. | user: hi"]
+
+
+def test_examples_stand_between_system_prompt_and_conversation(echo: Model, tmp_path: Path) -> None:
+    one = row("2 + 2", "4")
+    one["messages"].insert(0, {"role": "system", "content": "dropped"})
+    step = PromptModel(model=echo, examples=dataset(tmp_path / "rows", [one]), shots=1)
+    assert ask(step.run(TestJob()), "3 + 3", system="Add.") == [
+        "system: Add. | user: 2 + 2 | assistant: 4 | user: 3 + 3"
+    ]
+
+
+def test_prompt_and_completion_rows_are_examples_too(echo: Model, tmp_path: Path) -> None:
+    rows = dataset(tmp_path / "rows", [{"prompt": "2 + 2", "completion": "4"}])
+    model = PromptModel(model=echo, examples=rows, shots=1).run(TestJob())
+    assert [m["content"] for m in model.meta["messages"]] == ["2 + 2", "4"]
+
+
+def test_different_answers_are_shown(echo: Model, tmp_path: Path) -> None:
+    step = PromptModel(model=echo, examples=examples(tmp_path / "rows"), shots=3)
+    for seed in range(20):
+        turns = step.run(TestJob(seed=seed)).meta["messages"]
+        assert {m["content"] for m in turns[1::2]} == {"yes", "no", "maybe"}
+
+
+def test_labels_count_before_texts(echo: Model, tmp_path: Path) -> None:
+    labelled = [row(str(i), f"text {i}", label="a" if i else "b") for i in range(9)]
+    rows = dataset(tmp_path / "rows", labelled)
+    turns = PromptModel(model=echo, examples=rows, shots=2).run(TestJob()).meta["messages"]
+    assert "text 0" in [m["content"] for m in turns]
+
+
+def test_the_seed_picks(echo: Model, tmp_path: Path) -> None:
+    step = PromptModel(model=echo, examples=examples(tmp_path / "rows"), shots=4)
+    picked = [step.run(TestJob(seed=seed)).meta for seed in (1, 1, 2)]
+    assert picked[0] == picked[1]
+    assert picked[0] != picked[2]
+    assert len(picked[0]["examples"]) == 4
+
+
+def test_examples_are_named_by_row_id(echo: Model, tmp_path: Path) -> None:
+    rows = examples(tmp_path / "rows")
+    named = PromptModel(model=echo, examples=rows, shots=3).run(TestJob()).meta["examples"]
+    assert set(named) < {r["id"] for r in rows}
+
+
+@given(st.permutations(range(8)), st.integers(0, 8), st.integers(0, 2**31 - 1))
+def test_the_pick_does_not_depend_on_the_order(order: list[int], count: int, seed: int) -> None:
+    rows = [row(f"q{i}", f"a{i % 3}") for i in range(8)]
+    picked = pick(rows, count, seed)
+    assert pick([rows[i] for i in order], count, seed) == picked
+    assert len(picked) == count
+    assert len({r["messages"][1]["content"] for r in picked}) == min(count, 3)
+
+
+def test_a_prompted_model_can_be_prompted_again(echo: Model) -> None:
+    inner = PromptModel(model=echo, system="one").run(TestJob())
+    outer = PromptModel(model=inner, system="two").run(TestJob())
+    assert ask(outer, "hi") == ["system: one\n\ntwo | user: hi"]
+
+
+def test_the_model_under_it_is_a_reference(echo: Model) -> None:
+    model = PromptModel(model=echo, system="x").run(TestJob())
+    assert (model.format, model.refs) == ("prompted", {"model": echo})
+    assert not list(model.path.iterdir())
+
+
+def test_batches_are_those_of_the_model_under_it(echo: Model) -> None:
+    model = PromptModel(model=echo, system="x").run(TestJob())
+    engine = EchoJob().raw_engine(model)
+    assert isinstance(engine, PromptedEngine)
+    assert engine.batches([[{"role": "user", "content": "a"}]] * 3) == [[0, 1], [2]]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "nothing is put in front"),
+        ({"system": " "}, "nothing is put in front"),
+        ({"shots": 2}, "needs rows to show"),
+    ],
+)
+def test_settings_that_do_nothing_are_refused(
+    echo: Model, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        PromptModel(model=echo, **settings).run(TestJob())
+
+
+def test_examples_without_shots_are_refused(echo: Model, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="shots: 0 shows none"):
+        PromptModel(model=echo, examples=examples(tmp_path / "rows")).run(TestJob())
+
+
+def test_too_few_usable_rows_are_refused(echo: Model, tmp_path: Path) -> None:
+    unanswered: Row = {"messages": [{"role": "user", "content": "?"}]}
+    rows = dataset(tmp_path / "rows", [row("a", "b"), row("a", "b"), unanswered])
+    with pytest.raises(DataError, match="examples has 1") as refused:
+        PromptModel(model=echo, examples=rows, shots=2).run(TestJob())
+    assert refused.value.fix == "set shots to at most 1"
+
+
+def test_nothing_is_changed_in_place() -> None:
+    fixed = [{"role": "system", "content": "a"}]
+    own = [{"role": "developer", "content": "b"}, {"role": "user", "content": "c"}]
+    assert in_front(fixed, own)[0] == {"role": "system", "content": "a\n\nb"}
+    assert (fixed[0]["content"], own[0]["content"]) == ("a", "b")
+
+
+def test_content_in_parts_is_joined_as_parts() -> None:
+    fixed = [{"role": "system", "content": "a"}]
+    own = [{"role": "system", "content": [{"type": "text", "text": "b"}]}]
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    assert in_front(fixed, own) == [{"role": "system", "content": parts}]

@@ -83,6 +83,7 @@ def project(tmp_path: Path) -> Callable[[Mapping[str, str]], Project]:
 
     def make(files: Mapping[str, str]) -> Project:
         made = Project(tmp_path)
+        (tmp_path / ".git").mkdir(exist_ok=True)  # ends the search for the project's folder
         made.write({"steps.py": LIGHT_STEPS.read_text(encoding="utf-8"), **files})
         return made
 

@@ -56,7 +56,7 @@ class Shuffle(Step):
     rows: Dataset
 
     def run(self, job: Job) -> Dataset:
-        rows = [{"prompt": r["prompt"], "seed": job.seed} for r in self.rows]
+        rows = [{**r, "seed": job.seed} for r in self.rows]
         random.Random(job.seed).shuffle(rows)
         return Dataset.write(job.out, rows)
 

@@ -11,11 +11,12 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from finery.errors import FineryError, StepError, UsageError, error_from_dict
+from finery.errors import FineryError, StepError, error_from_dict
 from finery.events import Event, Listener, RunLog
 from finery.executor import Executor
 from finery.graph import Graph, Node
 from finery.plan import Planner, StepPlan
+from finery.recipe import Recipe
 from finery.step import Files, Step, inputs_of
 from finery.store import Manifest, Result, Store, link_outputs, project_folder
 from finery.worker import Task
@@ -190,6 +191,7 @@ class Build:
         for (name, _), manifest in self.planner.inputs(node, self.outcome.results).items():
             refs = [s.ref for s in node.sources if s.field == name]
             inputs.setdefault(name, []).append((refs[len(inputs.get(name, []))], manifest))
+        out, scratch = self.store.work(plan.key)
         return Task(
             step=node.name,
             use=node.use,
@@ -201,11 +203,12 @@ class Build:
             },
             seed=node.seed if node.step.uses_seed() else None,
             pinned=plan.pinned,
-            env=_environment(node),
+            env=_environment(self.graph.recipe, node),
             engines=plan.engines,
             plugins=[str(p.path) for p in self.graph.plugins.plugins if p.path],
             store=str(self.store.root),
-            work=str(self.store.work(plan.key)),
+            out=str(out),
+            scratch=str(scratch),
             log=str(self.log.log_of(node.name)),
             isolated=spec.isolated,
         )
@@ -253,12 +256,17 @@ class Build:
         """
         if not self._unrecorded:
             return
-        if now or time.monotonic() - self._recorded_at > RECORD_SECONDS or len(self._unrecorded) >= 256:
+        if (
+            now
+            or time.monotonic() - self._recorded_at > RECORD_SECONDS
+            or len(self._unrecorded) >= 256
+        ):
             try:
                 self.store.commit(self._unrecorded, run=self.outcome.run)
             except (OSError, sqlite3.Error) as error:
                 raise StepError(
-                    f"can't keep what the steps made: {error}", fix="free some space and build again: nothing is lost"
+                    f"can't keep what the steps made: {error}",
+                    fix="free some space and build again: nothing is lost",
                 ) from error
             for result in self._unrecorded:
                 self.store.unlock(result.key)
@@ -389,13 +397,15 @@ def _settings(step: Step) -> dict[str, Any]:
     return made
 
 
-def _environment(node: Node) -> dict[str, str]:
-    missing = [name for name in node.env if name not in os.environ]
-    if missing:
-        raise UsageError(
-            f"step '{node.name}' needs the environment variable {', '.join(missing)}",
-            fix=f"export {missing[0]}=…",
-        )
+def _environment(recipe: Recipe, node: Node) -> dict[str, str]:
+    """The variables that the recipe passes to a step."""
+    for index, name in enumerate(node.env):
+        if name not in os.environ:
+            raise recipe.error(
+                f"the environment variable {name}, which step '{node.name}' takes, isn't set",
+                (*node.place, "env", index),
+                fix=f"export {name}=…",
+            )
     return {name: os.environ[name] for name in node.env}
 
 

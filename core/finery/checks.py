@@ -1,5 +1,7 @@
 """What `finery check` looks at beyond the schema and the graph."""
 
+import os
+
 from finery.errors import FineryError
 from finery.graph import Graph
 from finery.schema import raise_all
@@ -13,8 +15,17 @@ def advice(graph: Graph) -> list[str]:
     Raises what is wrong with positions, all at once.
     """
     raise_all(check_files(graph))
+    given = graph.plugins.hook.finery_checks(recipe=graph.recipe)
+    return [*_unset_variables(graph), *(note for notes in given for note in notes)]
+
+
+def _unset_variables(graph: Graph) -> list[str]:
+    """A note for each environment variable that a step takes and that isn't set here."""
     return [
-        note for notes in graph.plugins.hook.finery_checks(recipe=graph.recipe) for note in notes
+        f"step '{node.name}' takes the environment variable {name}, which isn't set here"
+        for node in graph.nodes.values()
+        for name in node.env
+        if name not in os.environ
     ]
 
 

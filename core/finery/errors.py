@@ -13,6 +13,7 @@ Anything else that reaches the top is a bug and keeps its traceback.
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, ClassVar
 
 
@@ -90,10 +91,24 @@ def error_from_dict(data: dict[str, Any]) -> FineryError:
 def did_you_mean(name: str, names: Iterable[str]) -> str | None:
     """A fix for a mistyped name: the nearest of `names`, else the list of them."""
     choices = sorted(names)
-    close = get_close_matches(name, choices, n=1, cutoff=0.6)
-    if close:
-        return f"did you mean '{close[0]}'?"
+    close = nearest(name, choices)
+    if close is not None:
+        return f"did you mean '{close}'?"
     return f"one of: {', '.join(choices)}" if choices else None
+
+
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """The one of `names` that a mistyped name most likely means."""
+    close = get_close_matches(name, sorted(names), n=1, cutoff=0.6)
+    return close[0] if close else None
+
+
+def shown(path: Path) -> str:
+    """The path as a person would type it here."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
 
 
 def _tree(cls: type[FineryError]) -> list[type[FineryError]]:

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from blake3 import blake3
 
 from finery.artifacts import Artifact
-from finery.errors import FineryError, UsageError, did_you_mean
+from finery.errors import FineryError, RecipeError, UsageError, did_you_mean
 from finery.plugins import Plugins
 from finery.recipe import Recipe
 from finery.schema import check_recipe, convert_step, raise_all
@@ -86,28 +87,40 @@ def build_graph(recipe: Recipe, plugins: Plugins, *, validated: bool = False) ->
     """
     if not validated:
         raise_all(check_recipe(recipe, plugins))
-    errors: list[FineryError] = []
-    nodes: dict[str, Node] = {}
-    for section in SECTIONS:
-        for name in recipe.data.get(section) or {}:
-            if name in nodes:
-                first = nodes[name].section
-                errors.append(recipe.error(
-                    f"two steps are named '{name}' (the first in section '{first}')", (section, name), key=True,
-                    fix="names are unique across sections: rename one",
-                ))  # fmt: skip
-                continue
-            nodes[name] = _node(recipe, plugins, section, name)
-    if not nodes and not errors:
-        errors.append(
-            recipe.error("the recipe has no steps", fix="add one, or see `finery init DIR`")
-        )
-    for node in nodes.values():
-        errors += _connect(recipe, node, nodes)
-    raise_all(errors)
+    nodes = _nodes(recipe, plugins)
+    raise_all([e for node in nodes.values() for e in _connect(recipe, node, nodes)])
+    made = _sorted(recipe, nodes)
     if not validated:
         raise_all([e for node in nodes.values() for e in _check_settings(recipe, node)])
-    return Graph(recipe, plugins, _sorted(recipe, nodes))
+    return Graph(recipe, plugins, made)
+
+
+def _nodes(recipe: Recipe, plugins: Plugins) -> dict[str, Node]:
+    """The steps by name, not yet connected."""
+    errors: list[FineryError] = []
+    nodes: dict[str, Node] = {}
+    places = [(section, name) for section in SECTIONS for name in recipe.data.get(section) or {}]
+    for section, name in places:
+        if name in nodes:
+            errors.append(_two_of_one_name(recipe, nodes[name], section))
+            continue
+        try:
+            nodes[name] = _node(recipe, plugins, section, name)
+        except RecipeError as error:
+            errors.append(error)
+    raise_all(errors)
+    if not nodes:
+        raise recipe.error("the recipe has no steps", fix="add one; `finery init DIR` has examples")
+    return nodes
+
+
+def _two_of_one_name(recipe: Recipe, first: Node, section: str) -> RecipeError:
+    return recipe.error(
+        f"two steps are named '{first.name}' (the first in section '{first.section}')",
+        (section, first.name),
+        key=True,
+        fix="names are unique across sections: rename one",
+    )
 
 
 def _check_settings(recipe: Recipe, node: Node) -> Iterator[FineryError]:
@@ -115,8 +128,22 @@ def _check_settings(recipe: Recipe, node: Node) -> Iterator[FineryError]:
     try:
         node.step.check()
     except UsageError as error:
-        setting = (error.where or "").partition(":")[0].split(".")
-        yield recipe.error(error.what, (*node.place, *setting), key=True, fix=error.fix)
+        inside = _named_part(error.where or "", recipe.data[node.section][node.name])
+        # Of a setting the value is shown, of an entry of a mapping its key, which may be wrong.
+        key = len(inside) != 1
+        yield recipe.error(error.what, (*node.place, *inside), key=key, fix=error.fix)
+
+
+def _named_part(where: str, written: Any) -> list[str]:
+    """The keys that lead to what `where` names, e.g. `lora.r` or `require: sft.accuracy: …`."""
+    keys: list[str] = []
+    while isinstance(written, dict):
+        fitting = [k for k in written if where == k or where.startswith((f"{k}.", f"{k}:"))]
+        if not fitting:
+            break
+        keys.append(max(fitting, key=len))
+        written, where = written[keys[-1]], where[len(keys[-1]) + 1 :].lstrip()
+    return keys
 
 
 def _node(recipe: Recipe, plugins: Plugins, section: str, name: str) -> Node:
@@ -147,12 +174,7 @@ def _connect(recipe: Recipe, node: Node, nodes: dict[str, Node]) -> Iterator[Fin
         value = getattr(node.step, field_name)
         many = isinstance(value, list)
         for index, artifact in enumerate(value if many else [value] if value is not None else []):
-            written = recipe.data[node.section][node.name].get(field_name)
-            place: tuple[str | int, ...] = (
-                *node.place,
-                field_name,
-                *([index] if isinstance(written, list) else []),
-            )
+            place = _place(recipe, node, field_name, index)
             found = _resolve(artifact.ref, nodes)
             if isinstance(found, tuple):
                 source = Source(field_name, index, artifact.ref, *found)
@@ -169,13 +191,17 @@ def _connect(recipe: Recipe, node: Node, nodes: dict[str, Node]) -> Iterator[Fin
                 yield recipe.error(found.what, place, fix=found.fix)
     for index, name in enumerate(node.needs):
         if name not in nodes:
-            written = recipe.data[node.section][node.name]["needs"]
-            spot = [index] if isinstance(written, list) else []
             yield recipe.error(
                 f"there is no step '{name}'",
-                (*node.place, "needs", *spot),
+                _place(recipe, node, "needs", index),
                 fix=did_you_mean(name, nodes),
             )
+
+
+def _place(recipe: Recipe, node: Node, key: str, index: int) -> tuple[str | int, ...]:
+    """Where the recipe has one of a step's references, written alone or in a list."""
+    written = recipe.data[node.section][node.name].get(key)
+    return (*node.place, key, index) if isinstance(written, list) else (*node.place, key)
 
 
 def _resolve(ref: str, nodes: dict[str, Node]) -> tuple[str, str] | FineryError:
@@ -215,24 +241,28 @@ def _sorted(recipe: Recipe, nodes: dict[str, Node]) -> dict[str, Node]:
     """The nodes, each after what it waits for; a cycle is an error that shows its path."""
     done: dict[str, Node] = {}
     for start in nodes:
-        trail: list[str] = []
-        stack = [(start, iter(nodes[start].upstream()))] if start not in done else []
-        if stack:
-            trail.append(start)
-        while stack:
-            name, rest = stack[-1]
-            step = next((n for n in rest if n not in done), None)
+        trail = {} if start in done else {start: iter(nodes[start].upstream())}
+        while trail:
+            name = next(reversed(trail))
+            step = next((n for n in trail[name] if n not in done), None)
             if step is None:
-                stack.pop()
-                trail.pop()
+                del trail[name]
                 done[name] = nodes[name]
             elif step in trail:
-                cycle = [*trail[trail.index(step) :], step]
-                raise recipe.error(
-                    f"steps wait for each other: {' → '.join(cycle)}", nodes[step].place, key=True,
-                    fix="take one of these references out",
-                )  # fmt: skip
+                names = list(trail)
+                raise _cycle(recipe, nodes, names[names.index(step) :])
             else:
-                trail.append(step)
-                stack.append((step, iter(nodes[step].upstream())))
+                trail[step] = iter(nodes[step].upstream())
     return done
+
+
+def _cycle(recipe: Recipe, nodes: dict[str, Node], names: Sequence[str]) -> RecipeError:
+    """The error for steps that each wait for the next, and the last for the first."""
+    first, after = nodes[names[0]], names[1 % len(names)]
+    places = [(s.field, s.index) for s in first.sources if s.step == after]
+    places += [("needs", i) for i, n in enumerate(first.needs) if n == after]
+    return recipe.error(
+        f"step '{first.name}' waits for itself: {' → '.join([*names, first.name])}",
+        _place(recipe, first, *places[0]),
+        fix="take one of these references out",
+    )

@@ -37,12 +37,18 @@ class Job:
     ) -> None:
         self.pinned = pinned
         self.out = out
-        self.scratch = scratch
+        self._scratch = scratch
         self.records = records
         self._seed = seed
         self._report = report
         self._find_engine = find_engine
         self._secrets = secrets
+
+    @property
+    def scratch(self) -> Path:
+        """The scratch folder, made when first asked for."""
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        return self._scratch
 
     @property
     def seed(self) -> int:

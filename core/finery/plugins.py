@@ -3,11 +3,11 @@
 import importlib
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
 from importlib.metadata import Distribution, EntryPoint, distributions
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 import pluggy
@@ -15,8 +15,8 @@ from blake3 import blake3
 
 from finery import hooks
 from finery.engine import Engine
-from finery.errors import FineryError, PluginError, did_you_mean
-from finery.step import Step, check_contract
+from finery.errors import FineryError, PluginError, did_you_mean, shown
+from finery.step import FILE_MODULE, Step, check_contract
 
 GROUP = "finery"
 
@@ -99,19 +99,38 @@ class Plugins:
     def _provided(self, hook: str) -> dict[str, tuple[Any, Plugin]]:
         found: dict[str, tuple[Any, Plugin]] = {}
         for plugin in self.plugins:
-            provide = getattr(plugin.module, hook, None)
-            if provide is None:
-                continue
-            for name, reference in provide().items():
+            for name, reference in _table(plugin, hook).items():
                 if name in found:
                     first = found[name][1]
                     raise PluginError(
                         f"'{name}' is provided twice: by plugin '{first.name}' ({first.origin}) "
                         f"and by plugin '{plugin.name}' ({plugin.origin})",
-                        fix="uninstall one of them",
+                        fix="rename one, or uninstall its plugin",
                     )
                 found[name] = (reference, plugin)
         return found
+
+
+def _table(plugin: Plugin, hook: str) -> Mapping[str, Any]:
+    """What a plugin's hook provides, by name; nothing where it has no such hook."""
+    provide = getattr(plugin.module, hook, None)
+    if provide is None:
+        return {}
+    try:
+        table = provide()
+    except Exception as error:
+        raise PluginError(
+            f"{hook} of plugin '{plugin.name}' fails: {type(error).__name__}: {error}",
+            where=plugin.origin,
+            fix="repair it",
+        ) from error
+    if not isinstance(table, Mapping):
+        raise PluginError(
+            f"{hook} of plugin '{plugin.name}' returns a {type(table).__name__}, not a mapping",
+            where=plugin.origin,
+            fix='return names and what they stand for: {"plugin.step": "module:Class"}',
+        )
+    return table
 
 
 @lru_cache(maxsize=8)
@@ -127,14 +146,41 @@ def load_plugins(local: tuple[Path, ...] = ()) -> Plugins:
 
 
 def _register(manager: pluggy.PluginManager, plugin: Plugin) -> None:
+    for name, function in vars(plugin.module).items():
+        if name.startswith("finery_") and isinstance(function, FunctionType):
+            _check_hook(name, function, plugin)
     try:
         manager.register(plugin.module, name=plugin.name)
         manager.check_pending()
-    except (pluggy.PluginValidationError, ValueError) as error:
+    except pluggy.PluginValidationError as error:
+        first, *more = str(error).splitlines()
         raise PluginError(
-            f"plugin '{plugin.name}' ({plugin.origin}) breaks the hooks' contract: {error}",
+            f"plugin '{plugin.name}' ({plugin.origin}) breaks the hooks' contract: {first}",
             fix="compare its hookimpls with finery/hooks.py",
+            details=more,
         ) from error
+    except ValueError as error:
+        raise PluginError(
+            f"two plugins are named '{plugin.name}'", where=plugin.origin, fix="rename one of them"
+        ) from error
+
+
+def _check_hook(name: str, function: FunctionType, plugin: Plugin) -> None:
+    """Raise `PluginError` for a hook that is mistyped or not marked: it would never be called."""
+    marked: dict[str, Any] | None = getattr(function, "finery_impl", None)
+    known = [n for n in vars(hooks) if n.startswith("finery_")]
+    code = function.__code__
+    where = f"{shown(Path(code.co_filename))}:{code.co_firstlineno}"
+    if marked is None and name in known:
+        raise PluginError(f"{name} is not marked as a hook", where=where, fix="put @hookimpl above")
+    if marked is None or marked.get("optionalhook"):
+        return
+    if (marked.get("specname") or name) not in known:
+        raise PluginError(
+            f"plugin '{plugin.name}' implements the unknown hook '{name}'",
+            where=where,
+            fix=did_you_mean(name, known),
+        )
 
 
 def _entry_points() -> list[tuple[EntryPoint, Distribution]]:
@@ -166,11 +212,13 @@ def _load_entry_point(entry: EntryPoint, dist: Distribution) -> Plugin:
 
 def _load_file(path: Path) -> Plugin:
     """Load a plugin file that lies beside a recipe, under a module name of its own."""
-    name = f"finery_local_{path.stem}_{blake3(str(path).encode()).hexdigest()[:8]}"
+    name = f"{FILE_MODULE}{path.stem}_{blake3(str(path).encode()).hexdigest()[:8]}"
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, path)
         if spec is None or spec.loader is None:
-            raise PluginError(f"{path} is not a Python file", fix="name a .py file")
+            raise PluginError(
+                "a plugin file must be a Python file", where=shown(path), fix="name a .py file"
+            )
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         try:
@@ -180,23 +228,24 @@ def _load_file(path: Path) -> Plugin:
             raise
         except Exception as error:
             del sys.modules[name]
+            text = error.msg if isinstance(error, SyntaxError) else error
             raise PluginError(
-                f"plugin file fails on import: {type(error).__name__}: {error}",
+                f"plugin file fails on import: {type(error).__name__}: {text}",
                 where=_raised_at(error, path),
                 fix="repair it",
             ) from error
-    return Plugin(path.stem, sys.modules[name], str(path), path)
+    return Plugin(path.stem, sys.modules[name], shown(path), path)
 
 
 def _raised_at(error: Exception, path: Path) -> str:
     if isinstance(error, SyntaxError):
-        return f"{error.filename or path}:{error.lineno}:{error.offset}"
+        return f"{shown(Path(error.filename or path))}:{error.lineno}:{error.offset}"
     line, trace = 1, error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == str(path):
             line = trace.tb_lineno
         trace = trace.tb_next
-    return f"{path}:{line}"
+    return f"{shown(path)}:{line}"
 
 
 def resolve(reference: Any, what: str, plugin: Plugin) -> Any:

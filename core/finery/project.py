@@ -55,11 +55,12 @@ def _local_plugins(recipe: Recipe) -> tuple[Path, ...]:
     for index, name in enumerate(named):
         path = recipe.folder.absolute() / name
         if not path.is_file():
-            near = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
+            near = path.parent.glob("*.py")
             raise recipe.error(
                 f"there is no plugin file {name}",
                 ["plugins", index],
-                fix=did_you_mean(path.name, near),
+                fix=did_you_mean(path.name, [p.name for p in near])
+                or "name a .py file; paths are relative to the recipe's folder",
             )
         found.append(path)
     return tuple(found)

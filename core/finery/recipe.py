@@ -12,13 +12,17 @@ from typing import Any
 
 import yaml
 
-from finery.errors import RecipeError, UsageError
+from finery.errors import RecipeError, UsageError, shown
 
 Path_ = tuple[str | int, ...]
 """A place in the recipe, e.g. `("train", "sft", "lora", "r")`."""
 
 MAX_NODES = 200_000
 """More parts than any recipe has: what lies beyond is aliases multiplying."""
+MAX_DEPTH = 100
+"""Deeper than any recipe is nested."""
+_BIGGEST = 2**63
+"""Whole numbers from its negative up to just below it fit in 64 bits, as keys carry them."""
 
 _INT = re.compile(r"[-+]?(0|[1-9][0-9_]*)$|0x[0-9a-fA-F]+$|0o[0-7]+$")
 _FLOAT = re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)([eE][-+]?\d+)?$")
@@ -27,6 +31,24 @@ _WORDS: dict[str, Any] = {
     "true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False,
     ".inf": math.inf, "+.inf": math.inf, "-.inf": -math.inf,
 }  # fmt: skip
+_SYNTAX = [
+    ("mapping values are not allowed", "unexpected ':'",
+     "quote the text before it, or check the indentation above"),
+    ("undefined alias", "no anchor has this name",
+     "define it before its first use: &name beside a value"),
+    ("duplicate anchor", "this anchor is defined twice", "give it another name"),
+    ("another document", "a second YAML document starts here", "keep one recipe a file"),
+    ("expected <document start>", "a second YAML document starts here", "keep one recipe a file"),
+    ("cannot start any token", "a text can't start with this character", "put it in quotes"),
+    ("expected '-' indicator", "a list goes on here with something that isn't an item",
+     "start items with '- ', or check the indentation"),
+    ("block mapping did not find expected key", "this fits neither the line nor the lines above it",
+     "check its indentation, and the quotes and brackets before it"),
+    ("maximum nesting depth", "the recipe is nested too deeply", "flatten it"),
+    ("unknown escape character", "unknown escape in double quotes",
+     "write \\\\ for \\, or use single quotes"),
+]  # fmt: skip
+"""(part of what libyaml says, what is wrong, fix) for people who don't know YAML's grammar."""
 _LOADER: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # libyaml: ten times faster
 
 
@@ -57,7 +79,11 @@ class Recipe:
         if not found or not target:
             raise UsageError("--set takes PATH=VALUE", where=where, fix="--set train.sft.epochs=1")
         keys = target.strip().split(".")
-        value = _parse(text, where)[1] if text.strip() else ""
+        try:
+            value = _parse(text, where)[1] if text.strip() else ""
+        except RecipeError as error:
+            what = error.what.replace("the recipe", "the value")
+            raise UsageError(what, where=where, fix=error.fix) from None
         parent = self.data
         for depth, key in enumerate(keys[:-1]):
             child = parent.setdefault(key, {}) if depth >= 2 else parent.get(key)
@@ -80,7 +106,7 @@ class Recipe:
             if tuple(place[:end]) in self._overrides:
                 return self._overrides[tuple(place[:end])]
         mark = self._mark(place, key)
-        return f"{_shown(self.path)}:{mark.line + 1}:{mark.column + 1}"
+        return f"{shown(self.path)}:{mark.line + 1}:{mark.column + 1}"
 
     def _mark(self, place: Sequence[str | int], key: bool) -> yaml.Mark:
         node, mark = self._node, self._node.start_mark
@@ -124,10 +150,10 @@ def _read(path: Path) -> tuple[str, yaml.Node, dict[str, Any]]:
         raw = path.read_bytes()
     except FileNotFoundError:
         raise UsageError(
-            f"there is no recipe {_shown(path)}", fix="name one, or make one: finery init DIR"
+            f"there is no recipe {shown(path)}", fix="name one, or make one: finery init DIR"
         ) from None
     except OSError as error:
-        raise UsageError(f"can't read the recipe {_shown(path)}: {error.strerror}") from error
+        raise UsageError(f"can't read the recipe {shown(path)}: {error.strerror}") from error
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -135,14 +161,14 @@ def _read(path: Path) -> tuple[str, yaml.Node, dict[str, Any]]:
         column = error.start - (raw.rfind(b"\n", 0, error.start) + 1) + 1
         raise RecipeError(
             f"the recipe is not UTF-8 (byte 0x{raw[error.start]:02x})",
-            where=f"{_shown(path)}:{line}:{column}",
+            where=f"{shown(path)}:{line}:{column}",
             fix="save it as UTF-8",
         ) from None
-    node, data = _parse(text, _shown(path))
+    node, data = _parse(text, shown(path))
     if not isinstance(data, dict):
         raise RecipeError(
             "a recipe is a mapping of sections",
-            where=f"{_shown(path)}:1:1",
+            where=f"{shown(path)}:1:1",
             fix="start with `finery: 1`; `finery init DIR` writes an example",
         )
     return text, node, data
@@ -201,12 +227,9 @@ class _Reader:
             return self.scalar(node)
         if id(node) in self.open:
             raise self.fail("an alias contains itself", node, "drop the alias")
-        if not node.tag.startswith("tag:yaml.org,2002:") or node.tag.rpartition(":")[2] not in (
-            "map",
-            "seq",
-            "str",
-        ):
-            raise self.fail(f"tag {node.tag} is not allowed in a recipe", node, "drop the tag")
+        if len(self.open) == MAX_DEPTH:
+            raise self.fail("the recipe is nested too deeply", node, "flatten it")
+        self.check_tag(node, "map", "seq", "str")
         self.open.add(id(node))
         made: Any
         if isinstance(node, yaml.SequenceNode):
@@ -216,12 +239,18 @@ class _Reader:
         self.open.discard(id(node))
         return made
 
+    def check_tag(self, node: yaml.Node, *allowed: str) -> None:
+        prefix, _, name = node.tag.rpartition(":")
+        if prefix != "tag:yaml.org,2002" or name not in allowed:
+            shown_tag = node.tag.replace("tag:yaml.org,2002:", "!!")
+            raise self.fail(f"the tag {shown_tag} is not allowed in a recipe", node, "drop the tag")
+
     def mapping(self, node: yaml.Node) -> dict[str, Any]:
         made: dict[str, Any] = {}
         seen: dict[str, yaml.Node] = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
-                raise self.fail("a key must be a plain word", key_node, "quote it")
+                raise self.bad_key(key_node)
             key = key_node.value
             if key in seen:
                 first = seen[key].start_mark.line + 1
@@ -239,6 +268,14 @@ class _Reader:
                 made = self.merged(value_node) | made
         return made
 
+    def bad_key(self, node: yaml.Node) -> RecipeError:
+        mark = node.start_mark
+        if self.text.splitlines()[mark.line][: mark.column + 1].endswith("{{"):
+            return self.at(
+                "a template must be in quotes", mark.line, mark.column - 1, 'write "{{ … }}"'
+            )
+        return self.fail("a key must be a plain word", node, "put it in quotes")
+
     def merged(self, node: yaml.Node) -> dict[str, Any]:
         parts = node.value if isinstance(node, yaml.SequenceNode) else [node]
         made: dict[str, Any] = {}
@@ -252,17 +289,28 @@ class _Reader:
 
     def scalar(self, node: yaml.ScalarNode) -> Any:
         text: str = node.value
-        if node.tag != "tag:yaml.org,2002:str":
-            raise self.fail(f"tag {node.tag} is not allowed in a recipe", node, "drop the tag")
+        self.check_tag(node, "str")
         if node.style in ("'", '"', "|", ">"):
             return text
         if text in _WORDS:
             return _WORDS[text]
-        if _INT.match(text):
-            return int(text.replace("_", ""), 0 if text[:2] in ("0x", "0o") else 10)
-        if _FLOAT.match(text):
-            return float(text.replace("_", ""))
+        if _INT.match(text) or _FLOAT.match(text):
+            return self.number(node)
         return text
+
+    def number(self, node: yaml.ScalarNode) -> int | float:
+        text, made = node.value.replace("_", ""), math.inf
+        if not _INT.match(text):
+            made = float(text)
+        elif len(text) < 100:  # Python reads no more than 4,300 digits
+            made = int(text, 0 if text[:2] in ("0x", "0o") else 10)
+        if math.isinf(made) or (isinstance(made, int) and not -_BIGGEST <= made < _BIGGEST):
+            raise self.fail(
+                f"the number {text[:20]}{'…' if len(text) > 20 else ''} is too large",
+                node,
+                "if it is meant as text, put it in quotes",
+            )
+        return made
 
     def fail(self, what: str, node: yaml.Node, fix: str) -> RecipeError:
         mark = node.start_mark
@@ -285,23 +333,16 @@ class _Reader:
         if indent and "\t" in indent.group():
             column = indent.group().index("\t")
             return self.at("the line is indented with a tab", line, column, "indent with spaces")
-        problem = (error.problem or "not readable as YAML").removeprefix("found ")
-        if "mapping values are not allowed" in problem:
-            return self.at(
-                "unexpected ':'",
-                line,
-                column,
-                "quote the text before it, or check the indentation above",
-            )
-        if "duplicate anchor" in problem or "undefined alias" in problem:
-            return self.at(
-                problem, line, column, "define the anchor with &name before *name uses it"
-            )
-        if "but found another document" in f"{error.context} {problem}":
-            return self.at(
-                "a second YAML document starts here", line, column, "keep one recipe a file"
-            )
-        context = f" {error.context}" if error.context else ""
+        said = f"{error.context or ''} {error.problem or ''}"
+        opened = error.context_mark
+        if opened and line > opened.line and ("end of stream" in said or "parsing a flow" in said):
+            start = lines[opened.line][opened.column]
+            return self.at(f"this {start} is never closed", opened.line, opened.column, "close it")
+        for needle, what, fix in _SYNTAX:
+            if needle in said:
+                return self.at(what, line, column, fix)
+        problem = (error.problem or "").removeprefix("found ") or "not readable"
+        context = f", {error.context}" if error.context else ""
         return self.at(
             f"not readable as YAML: {problem}{context}",
             line,
@@ -348,11 +389,3 @@ def _excerpt(text: str, line: int, column: int) -> list[str]:
         if column < 100
         else [f"{number} | {shown[:100]}…"]
     )
-
-
-def _shown(path: Path) -> str:
-    """The path as a person would type it here."""
-    try:
-        return str(path.resolve().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)

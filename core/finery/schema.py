@@ -1,18 +1,22 @@
 """JSON Schemas (2020-12) made from the step types, and the check of a recipe against them."""
 
-from collections.abc import Iterator
+import contextlib
+import re
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
 
 from finery.artifacts import Artifact
-from finery.errors import FineryError, PluginError, RecipeError, UsageError, did_you_mean
+from finery.errors import FineryError, PluginError, RecipeError, UsageError, did_you_mean, nearest
 from finery.plugins import Plugins
 from finery.recipe import Recipe
-from finery.step import SECTIONS, Files, Step, inputs_of, sections_of
+from finery.step import SECTIONS, Files, Step, full_name, inputs_of, sections_of
+from finery.wording import complaints, literal
 
-NAME = "^[A-Za-z0-9][A-Za-z0-9_-]*$"
+NAME = "^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$"
 """A step's name: it becomes a folder's name and part of `step.output`."""
+_NAME_FIX = "use letters, digits, - and _, starting with a letter or digit (at most 100)"
 
 _STEP_KEYS: dict[str, Any] = {
     "needs": {
@@ -28,7 +32,11 @@ _STEP_KEYS: dict[str, Any] = {
     "env": {
         "description": "Names of environment variables that are passed to the step, e.g. API keys.",
         "type": "array",
-        "items": {"type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_]*$"},
+        "items": {
+            "type": "string",
+            "pattern": "^[A-Za-z_][A-Za-z0-9_]*$",
+            "description": "A variable's name, e.g. OPENAI_API_KEY.",
+        },
     },
 }
 _TOP: dict[str, Any] = {
@@ -67,9 +75,7 @@ def step_schema(cls: type[Step]) -> dict[str, Any]:
             [cls], schema_hook=_custom_schema, ref_template="#/$defs/{name}"
         )
     except TypeError as error:
-        raise PluginError(
-            f"{cls.__module__}.{cls.__qualname__}: a setting's type has no schema: {error}"
-        ) from error
+        raise PluginError(f"{full_name(cls)}: a setting's type has no schema: {error}") from error
     own = defs.pop(cls.__name__)
     properties: dict[str, Any] = {"use": {"type": "string"}, **own["properties"], **_STEP_KEYS}
     for field, accepts in inputs_of(cls).items():
@@ -155,7 +161,7 @@ def _section_schema(names: list[str], text: str) -> dict[str, Any]:
         "allOf": branches,
     }
     return {
-        "type": "object",
+        "type": ["object", "null"],
         "description": text,
         "propertyNames": {"pattern": NAME},
         "additionalProperties": step,
@@ -193,9 +199,22 @@ def _check_top(recipe: Recipe) -> Iterator[FineryError]:
             "the recipe doesn't say which recipe language it is in",
             fix="put `finery: 1` at its top",
         )
+    elif recipe.data["finery"] != 1 or isinstance(recipe.data["finery"], bool):
+        yield recipe.error(
+            f"recipe language {literal(recipe.data['finery'])} isn't one that this finery reads",
+            ["finery"],
+            fix="write `finery: 1`",
+        )
+    name = recipe.data.get("name")
+    if isinstance(name, str) and not _is_name(name):
+        yield recipe.error(f"a recipe can't be named '{name}'", ["name"], fix=_NAME_FIX)
     for key, schema in _TOP.items():
-        if key in recipe.data:
-            yield from _errors(recipe, schema, recipe.data[key], (key,), key)
+        if key in recipe.data and key != "finery" and not (key == "name" and isinstance(name, str)):
+            yield from complaints(recipe, schema, recipe.data[key], (key,), key)
+
+
+def _is_name(text: str) -> bool:
+    return re.fullmatch(NAME.strip("^$"), text) is not None
 
 
 def _check_steps(recipe: Recipe, plugins: Plugins) -> Iterator[FineryError]:
@@ -215,152 +234,59 @@ def _check_steps(recipe: Recipe, plugins: Plugins) -> Iterator[FineryError]:
 
 
 def _check_step(
-    recipe: Recipe, plugins: Plugins, section: str, name: Any, step: Any
+    recipe: Recipe, plugins: Plugins, section: str, name: str, step: Any
 ) -> Iterator[FineryError]:
-    import re
-
     place = (section, name)
-    if not re.match(NAME, str(name)):
-        yield recipe.error(
-            f"a step can't be named '{name}'", place, key=True,
-            fix="use letters, digits, - and _, starting with a letter or digit",
-        )  # fmt: skip
+    if not _is_name(name):
+        yield recipe.error(f"a step can't be named '{name}'", place, key=True, fix=_NAME_FIX)
         return
     if not isinstance(step, dict):
         yield recipe.error(f"step '{name}' is a mapping", place, fix=f"{name}: {{use: …}}")
         return
     use = step.get("use")
     if not isinstance(use, str):
-        kinds = [n for n in plugins.step_types if section in sections_of(plugins.step_type(n))]
-        yield recipe.error(
-            f"step '{name}' doesn't say its step type",
-            place,
-            key=True,
-            fix=f"use: one of {', '.join(sorted(kinds))}",
-        )
+        yield _without_use(recipe, plugins, place, step)
         return
     if use not in plugins.step_types:
         yield recipe.error(f"unknown step type '{use}'", (*place, "use"), fix=plugins.suggest(use))
         return
     try:
         cls = plugins.step_type(use)
-        schema = step_schema(cls)
+        schema, sections = step_schema(cls), sections_of(cls)
     except PluginError as error:
         yield recipe.error(error.what, (*place, "use"), fix=error.fix)
         return
-    if section not in sections_of(cls):
+    if section not in sections:
         yield recipe.error(
-            f"step type '{use}' doesn't belong in section '{section}'", (*place, "use"),
-            fix=f"move step '{name}' to: {', '.join(sections_of(cls))}",
-        )  # fmt: skip
+            f"step type '{use}' doesn't belong in section '{section}'",
+            (*place, "use"),
+            fix=f"move step '{name}' to section {' or '.join(sections)}",
+        )
         return
-    yield from _errors(recipe, schema, step, place, use)
+    yield from complaints(recipe, schema, step, place, use)
 
 
-def _errors(
-    recipe: Recipe, schema: dict[str, Any], value: Any, place: tuple[Any, ...], subject: str
-) -> Iterator[FineryError]:
-    from jsonschema import Draft202012Validator
-
-    for error in Draft202012Validator(schema).iter_errors(value):
-        yield from _translated(recipe, error, place, subject)
-
-
-def _translated(
-    recipe: Recipe, error: Any, place: tuple[Any, ...], subject: str
-) -> Iterator[FineryError]:
-    """A jsonschema error in the words of recipes."""
-    here = (*place, *error.absolute_path)
-    inside = tuple(error.absolute_path)
-    label = ".".join(str(p) for p in inside) or subject
-    match error.validator:
-        case "additionalProperties":
-            known = list(error.schema.get("properties", {}))
-            for key in error.instance:
-                if key not in known:
-                    owner = f"'{'.'.join(map(str, inside))}' of {subject}" if inside else subject
-                    yield recipe.error(
-                        f"unknown setting '{key}' of {owner}",
-                        (*here, key),
-                        key=True,
-                        fix=did_you_mean(key, known),
-                    )
-        case "required":
-            missing = [k for k in error.validator_value if k not in error.instance]
-            key = next(k for k in missing if repr(k) in error.message)
-            text = error.schema["properties"].get(key, {}).get("description", "").partition("\n")[0]
-            yield recipe.error(
-                f"{subject} needs '{key}'",
-                here,
-                key=True,
-                fix=f"{key}: {text}" if text else f"add {key}: …",
-            )
-        case "anyOf" | "oneOf":
-            yield recipe.error(
-                f"'{label}' can't be {_literal(error.instance)}",
-                here,
-                fix=_expected({"anyOf": _explained(error)}, label),
-            )
-        case _:
-            yield recipe.error(
-                f"'{label}' can't be {_literal(error.instance)}",
-                here,
-                fix=_expected(error.schema, label, error),
-            )
+def _without_use(
+    recipe: Recipe, plugins: Plugins, place: tuple[str, str], step: dict[str, Any]
+) -> FineryError:
+    near = nearest("use", step)
+    fix = f"use: one of {', '.join(_types_for(place[0], plugins))}"
+    if near == "use":
+        return recipe.error("'use' names one step type", (*place, "use"), fix=fix)
+    if near:
+        what = f"step '{place[1]}' has no 'use'"
+        return recipe.error(what, (*place, near), key=True, fix=f"write 'use', not '{near}'")
+    return recipe.error(f"step '{place[1]}' doesn't say its step type", place, key=True, fix=fix)
 
 
-def _explained(error: Any) -> list[Any]:
-    """The branches of an anyOf, with the one that got furthest described by its own complaint."""
-    return list(error.validator_value)
-
-
-def _literal(value: Any) -> str:
-    if isinstance(value, (dict, list)):
-        return "a mapping" if isinstance(value, dict) else f"a list of {len(value)}"
-    if value is None:
-        return "empty"
-    return (
-        f"'{value}'"
-        if isinstance(value, str)
-        else str(value).lower()
-        if isinstance(value, bool)
-        else str(value)
-    )
-
-
-_TYPE_WORDS = {
-    "string": "text", "integer": "a whole number", "number": "a number", "boolean": "true or false",
-    "array": "a list", "object": "a mapping", "null": "null",
-}  # fmt: skip
-_LIMITS = {
-    "minimum": "at least {}", "exclusiveMinimum": "more than {}", "maximum": "at most {}",
-    "exclusiveMaximum": "less than {}", "minItems": "at least {} of them", "maxItems": "at most {} of them",
-    "minLength": "at least {} characters", "maxLength": "at most {} characters", "pattern": "like {}",
-}  # fmt: skip
-
-
-def _expected(schema: dict[str, Any], label: str, error: Any = None) -> str:
-    if error is not None and error.validator == "enum":
-        guess = did_you_mean(str(error.instance), [str(v) for v in error.validator_value])
-        return guess or "see `finery plugins`"
-    return f"give {describe_phrase(schema)}"
-
-
-def describe_phrase(schema: dict[str, Any]) -> str:
-    """A schema in words: `a whole number, at least 1`."""
-    if "const" in schema:
-        return str(schema["const"])
-    if "enum" in schema:
-        return "one of " + ", ".join(str(v) for v in schema["enum"])
-    for form in ("anyOf", "oneOf"):
-        if form in schema:
-            return " or ".join(describe_phrase(s) for s in schema[form])
-    if "$ref" in schema:
-        return "a mapping of settings"
-    kinds = schema.get("type", "something else")
-    words = [_TYPE_WORDS.get(k, k) for k in ([kinds] if isinstance(kinds, str) else kinds)]
-    limits = [text.format(schema[key]) for key, text in _LIMITS.items() if key in schema]
-    return ", ".join([" or ".join(words), *limits])
+def _types_for(section: str, plugins: Plugins) -> list[str]:
+    """Step types that a section takes, for a hint; broken ones are left to where they are used."""
+    found = []
+    for name in sorted(plugins.step_types):
+        with contextlib.suppress(PluginError):
+            if section in sections_of(plugins.step_type(name)):
+                found.append(name)
+    return found
 
 
 def convert_step(recipe: Recipe, section: str, name: str, cls: type[Step]) -> Step:
@@ -376,8 +302,11 @@ def convert_step(recipe: Recipe, section: str, name: str, cls: type[Step]) -> St
     try:
         return msgspec.convert(given, cls, dec_hook=_decode)
     except msgspec.ValidationError as error:
+        what, _, inside = str(error).partition(" - at `$.")
+        place = (section, name, *inside.rstrip("`").split(".")) if inside else (section, name)
+        use = recipe.data[section][name]["use"]
         raise recipe.error(
-            f"step '{name}': {error}", (section, name), fix="see `finery plugins`"
+            f"step '{name}': {what}", place, fix=f"`finery plugins {use}` tells its settings"
         ) from error
 
 
@@ -398,8 +327,16 @@ class RecipeErrors(UsageError):
         return "\n\n".join(str(e) for e in self.errors)
 
 
-def raise_all(errors: list[FineryError]) -> None:
-    """Raise one error, or several as one; return when there is none."""
+def _position(error: FineryError) -> tuple[str, int, int]:
+    file, line, column = ["", "", *(error.where or "").rsplit(":", 2)][-3:]
+    whole = line.isdecimal() and column.isdecimal()
+    return (file, int(line), int(column)) if whole else (error.where or "", 0, 0)
+
+
+def raise_all(found: Iterable[FineryError]) -> None:
+    """Raise one error, or several as one, in the order of the file; return when there is none."""
+    # An anchor that several steps share has its mistakes once.
+    errors = sorted({(e.where, e.what): e for e in found}.values(), key=_position)
     if len(errors) == 1:
         raise errors[0]
     if errors:

@@ -1,6 +1,7 @@
 """What a plugin author subclasses: a step type is a class with typed fields and `run`."""
 
 import copy
+import sys
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -30,6 +31,8 @@ _SECTIONS_OF: dict[type[Artifact], tuple[str, ...]] = {
     Metrics: ("evaluate",),
     Bundle: ("export",),
 }
+FILE_MODULE = "finery_file_"
+"""How the modules of plugin files beside a recipe are named, before the file's name."""
 RESERVED = frozenset({"use", "needs", "seed", "env"})
 """Keys that every step takes; no field may have such a name."""
 
@@ -148,6 +151,7 @@ def _rewrite_fields(namespace: dict[str, Any]) -> dict[str, FieldInfo]:
 
 def _annotated(hint: Any, info: FieldInfo) -> Any:
     """The hint with limits (put on the type beside `None`, where msgspec wants them) and help."""
+    inner: Any = hint
     if isinstance(hint, str):  # `from __future__ import annotations` in the plugin
         optional, inner = hint.endswith("| None"), hint.removesuffix("| None").strip()
     else:
@@ -157,10 +161,9 @@ def _annotated(hint: Any, info: FieldInfo) -> Any:
         inner = rest[0] if optional else hint
     if info.constraints:
         inner = Annotated[inner, msgspec.Meta(**info.constraints)]
-    whole: Any = inner | None if optional and not isinstance(inner, str) else inner
-    if optional and isinstance(inner, str):
-        whole = f"{inner} | None"
-    return Annotated[whole, msgspec.Meta(description=info.help)] if info.help else whole
+    if optional:
+        inner = f"{inner} | None" if isinstance(inner, str) else inner | None
+    return Annotated[inner, msgspec.Meta(description=info.help)] if info.help else inner
 
 
 def _copier(value: Any) -> Any:
@@ -266,7 +269,7 @@ def field_hints(cls: type[Settings]) -> dict[str, Any]:
         return typing.get_type_hints(cls)
     except NameError as error:
         raise PluginError(
-            f"{cls.__module__}.{cls.__qualname__}: a field's type can't be resolved: {error}",
+            f"{full_name(cls)}: a field's type can't be resolved: {error}",
             fix="import the type at module level, not under TYPE_CHECKING",
         ) from error
 
@@ -294,14 +297,20 @@ def _as_input(hint: Any) -> Input | None:
 
 def declared_outputs(cls: type[Step]) -> dict[str, type[Artifact]]:
     """What `run`'s return annotation says: one artifact, or a class with artifact fields."""
-    result = typing.get_type_hints(cls.run).get("return")
+    try:
+        result = typing.get_type_hints(cls.run).get("return")
+    except NameError as error:
+        raise PluginError(
+            f"{full_name(cls)}.run: what it returns can't be resolved: {error}",
+            fix="import the type at module level, not under TYPE_CHECKING",
+        ) from error
     if isinstance(result, type) and issubclass(result, Artifact):
         return {"": result}
     fields = typing.get_type_hints(result) if isinstance(result, type) else {}
     found = {f: h for f, h in fields.items() if isinstance(h, type) and issubclass(h, Artifact)}
     if not found:
         raise PluginError(
-            f"{cls.__module__}.{cls.__qualname__}.run must say what it returns",
+            f"{full_name(cls)}.run must say what it returns",
             fix="annotate it with Dataset, Model, Metrics, Bundle or a class with such fields",
         )
     return found
@@ -315,15 +324,27 @@ def sections_of(cls: type[Step]) -> tuple[str, ...]:
     return next((_SECTIONS_OF[k] for k in kinds if k in _SECTIONS_OF), SECTIONS)
 
 
+def full_name(cls: Any) -> str:
+    """How messages name a class: after its module, or after its file beside a recipe."""
+    name, module = getattr(cls, "__qualname__", repr(cls)), getattr(cls, "__module__", "")
+    if module.startswith(FILE_MODULE):
+        return f"{Path(sys.modules[module].__file__ or '').name}:{name}"
+    return f"{module}.{name}"
+
+
 def check_contract(cls: Any, name: str) -> None:
     """Raise `PluginError` when a step type breaks the contract for authors."""
-    where = f"{cls.__module__}.{getattr(cls, '__qualname__', cls)}"
+    where = full_name(cls)
     if not (isinstance(cls, type) and issubclass(cls, Step)):
-        raise PluginError(f"step type '{name}': {where} is not a subclass of finery.Step")
+        raise PluginError(
+            f"step type '{name}': {where} is not a step type", fix="subclass finery.Step"
+        )
     if not (cls.__doc__ or "").strip():
         raise PluginError(
             f"step type '{name}': {where} has no docstring", fix="say in one line what it does"
         )
+    if cls.outputs is Step.outputs:
+        declared_outputs(cls)
     inputs = inputs_of(cls)
     for field in cls.__struct_fields__:
         if field in RESERVED:

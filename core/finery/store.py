@@ -167,12 +167,20 @@ class Store:
         self._flush(digests)
         now = time.time()
         rows = [
-            [r.key, msgspec.json.encode(r.outputs), msgspec.json.encode(r.parts), r.seconds, now, run]
+            [
+                r.key,
+                msgspec.json.encode(r.outputs),
+                msgspec.json.encode(r.parts),
+                r.seconds,
+                now,
+                run,
+            ]
             for r in results
         ]
         with self._transaction():
             self._db.executemany(
-                "INSERT OR REPLACE INTO blobs VALUES (?, ?, ?, ?, ?)", [self._blob_row(d) for d in digests]
+                "INSERT OR REPLACE INTO blobs VALUES (?, ?, ?, ?, ?)",
+                [self._blob_row(d) for d in digests],
             )
             self._db.executemany("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?)", rows)
 
@@ -312,18 +320,25 @@ class Store:
 
     # -- work folders and locks ------------------------------------------------------------------
 
-    def work(self, key: str) -> Path:
-        """The folder of a key that is being built: `out/` (emptied here) and `scratch/` (kept)."""
-        folder = self.root / "work" / key
-        if (folder / "out").exists():
-            shutil.rmtree(folder / "out")
-        (folder / "out").mkdir(parents=True)
-        (folder / "scratch").mkdir(exist_ok=True)
-        return folder
+    def work(self, key: str) -> tuple[Path, Path]:
+        """(out, scratch) of a key that is being built: `out` empty, `scratch` as it was left."""
+        out, scratch = self.root / "work" / key, self.root / "work" / f"{key}.scratch"
+        try:
+            out.mkdir()
+        except FileExistsError:  # an earlier attempt died
+            shutil.rmtree(out)
+            out.mkdir()
+        return out, scratch
 
     def clear_work(self, key: str) -> None:
-        """Remove a finished key's folder."""
-        shutil.rmtree(self.root / "work" / key, ignore_errors=True)
+        """Remove a finished key's folders."""
+        out, scratch = self.root / "work" / key, self.root / "work" / f"{key}.scratch"
+        try:
+            out.rmdir()  # most steps leave it empty, their files having moved
+        except OSError:
+            shutil.rmtree(out, ignore_errors=True)
+        if scratch.exists():
+            shutil.rmtree(scratch, ignore_errors=True)
 
     def try_lock(self, key: str) -> bool:
         """Take the lock of a key; False while another process has it. It dies with this process."""
@@ -374,21 +389,21 @@ def open_artifact(root: Path, manifest: Manifest) -> Artifact:
 
 def view_path(root: Path, manifest: Manifest) -> Path:
     """Where an artifact's folder of links lies."""
-    return root / "views" / manifest.view[:2] / manifest.view[2:]
+    return root / "views" / manifest.view
 
 
 def view(root: Path, manifest: Manifest) -> Path:
     """A folder with the artifact's files under their names, as links; made when missing."""
     folder = view_path(root, manifest)
     if not folder.is_dir():
-        folder.parent.mkdir(exist_ok=True)
         staged = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
         shutil.rmtree(staged, ignore_errors=True)
         staged.mkdir()
         for file, (digest, _) in manifest.files.items():
-            _link(blob_path(root / "objects", digest), staged / file, relative_to=folder / file)
+            up = "../" * (2 + file.count("/"))
+            _link(f"{up}objects/{digest[:2]}/{digest[2:]}", staged / file)
         for file, path in manifest.external.items():
-            _link(Path(path), staged / file, relative_to=None)
+            _link(path, staged / file)
         (staged / "manifest.json").write_bytes(_described(manifest))
         try:
             staged.rename(folder)
@@ -428,8 +443,11 @@ def _keep(path: Path, objects: Path) -> tuple[str, int]:
         _fsync(path)
     path.chmod(0o444)
     target = blob_path(objects, digest)
-    target.parent.mkdir(exist_ok=True)
-    path.rename(target)
+    try:
+        path.rename(target)
+    except FileNotFoundError:
+        target.parent.mkdir(exist_ok=True)
+        path.rename(target)
     return digest, size
 
 
@@ -524,10 +542,12 @@ def _settled(path: Path) -> bool:
     return time.time_ns() - max(s.st_mtime_ns, s.st_ctime_ns) > _SETTLED_NS
 
 
-def _link(target: Path, link: Path, *, relative_to: Path | None) -> None:
-    link.parent.mkdir(parents=True, exist_ok=True)
-    text = os.path.relpath(target, relative_to.parent) if relative_to else str(target)
-    link.symlink_to(text)
+def _link(target: str, link: Path) -> None:
+    try:
+        os.symlink(target, link)
+    except FileNotFoundError:  # the name has folders in it
+        link.parent.mkdir(parents=True, exist_ok=True)
+        os.symlink(target, link)
 
 
 def _described(manifest: Manifest) -> bytes:
@@ -556,20 +576,24 @@ def link_outputs(store: Store, folder: Path, outputs: Mapping[str, Manifest]) ->
 
 def _point(root: Path, link: Path, manifest: Manifest) -> None:
     """Make `link` a link to an artifact's folder, replacing what finery put there before."""
-    text = os.path.relpath(root, link.parent) + f"/views/{manifest.view[:2]}/{manifest.view[2:]}"
+    text = os.path.relpath(root, link.parent) + f"/views/{manifest.view}"
     try:
         if os.readlink(link) == text and os.path.exists(link):
             return
-    except OSError:
-        pass  # nothing there yet, or a folder that is looked at below
-    view(root, manifest)
-    if link.is_dir() and not link.is_symlink():
+        there = True
+    except FileNotFoundError:
+        there = False
+    except OSError:  # a folder: the step had several outputs before
         _remove_links(link)
+        there = False
+    view(root, manifest)
     link.parent.mkdir(parents=True, exist_ok=True)
-    staged = link.with_name(f".{link.name}.{os.getpid()}")
-    staged.unlink(missing_ok=True)
+    staged = link.with_name(f".{link.name}.{os.getpid()}") if there else link
+    if there:
+        staged.unlink(missing_ok=True)
     staged.symlink_to(text)
-    staged.replace(link)
+    if there:
+        staged.replace(link)
 
 
 def _remove_links(folder: Path) -> None:

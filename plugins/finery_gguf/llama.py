@@ -5,14 +5,17 @@ own high-level class reads no chat template and evaluates each prompt from the s
 """
 
 import os
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
 from finery.errors import StepError
+from finery_gguf.pace import Pace
 
 PACKAGE = "llama-cpp-py-sync"
 CHUNK = 512
@@ -30,11 +33,9 @@ class Library:
 
     def __init__(self) -> None:
         try:
-            with _passive_threads():
-                from llama_cpp_py_sync._cffi_bindings import get_ffi, get_lib
-
-                self.ffi: Any = get_ffi()
-                self.c: Any = get_lib()
+            bindings: Any = import_module("llama_cpp_py_sync._cffi_bindings")
+            self.ffi: Any = bindings.get_ffi()
+            self.c: Any = bindings.get_lib()
         except (ImportError, RuntimeError) as error:
             raise StepError(
                 f"llama.cpp can't be loaded: {error}", fix="pip install 'finery[gguf]'"
@@ -54,23 +55,6 @@ class Library:
 def library() -> Library:
     """llama.cpp, loaded and silenced. `StepError` if it isn't installed."""
     return Library()
-
-
-@contextmanager
-def _passive_threads() -> Iterator[None]:
-    """Load with threads that sleep while they wait.
-
-    llama.cpp's OpenMP threads spin at each of some 500 barriers a token; where another process
-    wants the cores too, that makes two threads ten times slower than one. libgomp reads the
-    policy once, when it is loaded.
-    """
-    before = os.environ.get("OMP_WAIT_POLICY")
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["OMP_WAIT_POLICY"]
 
 
 @contextmanager
@@ -198,14 +182,14 @@ class Gguf:
 class Context:
     """A model's memory of one conversation: `size` tokens at most."""
 
-    def __init__(self, model: Gguf, size: int, threads: int) -> None:
+    def __init__(self, model: Gguf, size: int, pace: Pace) -> None:
         self._model = model
+        self._pace = pace
         self._library = library()
         ffi, c = self._library.ffi, self._library.c
         options = c.llama_context_default_params()
         options.n_ctx = size
         options.n_batch = options.n_ubatch = CHUNK
-        options.n_threads = options.n_threads_batch = threads
         # Flash attention splits a row's keys by threads: logits would depend on the core count.
         options.flash_attn_type = 0
         pointer = c.llama_init_from_model(model.pointer, options)
@@ -239,7 +223,13 @@ class Context:
         for start in range(0, len(tokens), CHUNK):
             part = list(tokens[start : start + CHUNK])
             buffer = ffi.new("llama_token[]", part)
+            single = len(tokens) == 1
+            threads = self._pace.for_token() if single else self._pace.for_prompt()
+            c.llama_set_n_threads(self._pointer, threads, threads)
+            began = time.perf_counter()
             status = c.llama_decode(self._pointer, c.llama_batch_get_one(buffer, len(part)))
+            if single:
+                self._pace.took(threads, time.perf_counter() - began)
             if status != 0:
                 raise StepError(f"llama.cpp failed to evaluate a prompt (status {status})")
 

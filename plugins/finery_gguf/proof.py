@@ -1,6 +1,7 @@
 """Proof that a GGUF reads a conversation as the model was trained to: the same tokens, in order."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from jinja2.exceptions import TemplateError
@@ -8,6 +9,7 @@ from jinja2.exceptions import TemplateError
 from finery import StepError
 from finery.rows import Conversation
 from finery_gguf.chat import ChatTemplate
+from finery_gguf.difference import first_difference, text_difference
 from finery_gguf.engine import chat_template
 from finery_gguf.llama import Gguf
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _AROUND = 6  # tokens shown on either side of a difference
+_LABELS = ("trained:", "GGUF:")
 _PROBE = "\u2402"
 
 
@@ -27,7 +30,9 @@ def prove(gguf: Gguf, tokenizer: "PreTrainedTokenizerBase", arguments: Mapping[s
     if gguf.chat_template != tokenizer.chat_template:
         raise StepError(
             "the GGUF's chat template is not the one the model was trained with",
-            details=_text_difference(str(tokenizer.chat_template), gguf.chat_template or ""),
+            details=text_difference(
+                _LABELS, str(tokenizer.chat_template), gguf.chat_template or ""
+            ),
         )
     template = chat_template(gguf, arguments)
     samples = conversations(str(tokenizer.eos_token))
@@ -53,7 +58,14 @@ def conversations(end: str) -> dict[str, Conversation]:
         "a single turn": [question],
         "a system message": [system, question],
         "several turns": [question, answer, {"role": "user", "content": "And now?"}],
-        "a system message and several turns": [system, question, answer, question, answer, question],
+        "a system message and several turns": [
+            system,
+            question,
+            answer,
+            question,
+            answer,
+            question,
+        ],
         "unicode": [{"role": "user", "content": unicode}],
         "code": [{"role": "user", "content": code}],
         "text that looks like special tokens": [{"role": "user", "content": special}],
@@ -65,10 +77,10 @@ def trained_tokens(
     tokenizer: "PreTrainedTokenizerBase", messages: Conversation, arguments: Mapping[str, Any]
 ) -> list[int]:
     """The prompt's token ids as transformers makes them, in training and in answering."""
-    made = tokenizer.apply_chat_template(
+    made: Any = tokenizer.apply_chat_template(
         messages, add_generation_prompt=True, tokenize=True, return_dict=True, **arguments
     )
-    return [int(token) for token in made["input_ids"]]  # type: ignore[index]
+    return [int(token) for token in made["input_ids"]]
 
 
 def _same_tokens(
@@ -81,14 +93,10 @@ def _same_tokens(
 ) -> bool:
     """Whether there was something to compare: False where both templates refuse it."""
     expected = found = None
-    try:
+    with suppress(TemplateError):
         expected = trained_tokens(tokenizer, messages, arguments)
-    except TemplateError:
-        pass
-    try:
+    with suppress(TemplateError):
         found = gguf.encode_prompt(template.render(messages))
-    except TemplateError:
-        pass
     if expected == found:
         return expected is not None
     raise StepError(
@@ -98,19 +106,15 @@ def _same_tokens(
     )
 
 
-def _token_difference(
-    gguf: Gguf, expected: list[int] | None, found: list[int] | None
-) -> list[str]:
+def _token_difference(gguf: Gguf, expected: list[int] | None, found: list[int] | None) -> list[str]:
     if expected is None or found is None:
         refuses = "the trained" if expected is None else "the GGUF's"
         return [f"{refuses} chat template refuses the conversation, the other one doesn't"]
-    pairs = zip(expected, found, strict=False)
-    shorter = min(len(expected), len(found))
-    at = next((i for i, (a, b) in enumerate(pairs) if a != b), shorter)
+    at = first_difference(expected, found)
     return [
         f"the first difference is token {at} of {len(expected)} (trained) and {len(found)} (GGUF)",
-        f"trained: {_shown(gguf, expected, at)}",
-        f"GGUF:    {_shown(gguf, found, at)}",
+        f"{_LABELS[0]} {_shown(gguf, expected, at)}",
+        f"{_LABELS[1]}    {_shown(gguf, found, at)}",
     ]
 
 
@@ -126,24 +130,11 @@ def _shown(gguf: Gguf, tokens: list[int], at: int) -> str:
     return " ".join(parts)
 
 
-def _text_difference(expected: str, found: str) -> list[str]:
-    pairs = zip(expected, found, strict=False)
-    shorter = min(len(expected), len(found))
-    at = next((i for i, (a, b) in enumerate(pairs) if a != b), shorter)
-    return [
-        f"the first difference is at character {at}",
-        f"trained: {expected[max(at - 30, 0) : at]!r} >>>{expected[at : at + 30]!r}",
-        f"GGUF:    {found[max(at - 30, 0) : at]!r} >>>{found[at : at + 30]!r}",
-    ]
-
-
-def _check_end(
-    gguf: Gguf, template: ChatTemplate, tokenizer: "PreTrainedTokenizerBase"
-) -> None:
+def _check_end(gguf: Gguf, template: ChatTemplate, tokenizer: "PreTrainedTokenizerBase") -> None:
     """An answer must end, in llama.cpp, at the tokens that it was trained to end at."""
-    ends = {int(tokenizer.eos_token_id)} if tokenizer.eos_token_id is not None else set()  # type: ignore[arg-type]
-    ends |= set(_end_of_turn(gguf, template))
-    for token in sorted(ends):
+    eos: Any = tokenizer.eos_token_id
+    ends = ([] if eos is None else [int(eos)]) + _end_of_turn(gguf, template)
+    for token in dict.fromkeys(ends):
         if not gguf.ends_generation(token):
             raise StepError(
                 f"llama.cpp would not stop at {gguf.token_text(token)!r}, where the model's "

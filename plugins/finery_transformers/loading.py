@@ -4,6 +4,7 @@ Nothing here uses the network, and code that lies beside the weights runs only w
 `meta["trust_remote_code"]` says so.
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,14 +47,11 @@ def load_model(model: Model, dtype: "torch.dtype | None" = None) -> "PreTrainedM
     dtype: of the weights; default `default_dtype()`. A GGUF is dequantised. An adapter is merged
     into the model under it as `load_merged` says.
     """
-    import torch
     from transformers import AutoModelForCausalLM
 
     dtype = default_dtype() if dtype is None else dtype
     if model.format == "adapter":
-        # Below an adapter lies what it was trained on: 16 bits, unless training was in 32.
-        under = load_model(base_of(model), torch.float32 if dtype is torch.float32 else None)
-        return _merge(under, model).to(dtype).eval()  # type: ignore[no-any-return, arg-type]
+        return _merge(load_model(base_of(model), dtype), model)
     arguments = {**_location(model), "dtype": dtype, "use_safetensors": True}
     if model.format == "gguf":
         from transformers import GgufConfig
@@ -61,8 +59,8 @@ def load_model(model: Model, dtype: "torch.dtype | None" = None) -> "PreTrainedM
         arguments["quantization_config"] = GgufConfig(dequantize=True)
         del arguments["use_safetensors"]
     with _readable(model), quiet():
-        loaded = AutoModelForCausalLM.from_pretrained(**arguments)
-    return loaded.eval()  # type: ignore[no-any-return]
+        loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(**arguments)
+    return loaded
 
 
 def load_merged(model: Model) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
@@ -115,8 +113,9 @@ def template_arguments(model: Model) -> dict[str, Any]:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep transformers' own bars and warnings off the terminal: the build has its own."""
-    from transformers.utils import logging
+    from transformers.utils import logging as hf_logging
 
+    logging: Any = hf_logging  # untyped
     before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -134,7 +133,8 @@ def _tokenizer(model: Model) -> "PreTrainedTokenizerBase":
     if model.format == "adapter" and not model.file("tokenizer_config.json").exists():
         return _tokenizer(base_of(model))
     with _readable(model), quiet():
-        return AutoTokenizer.from_pretrained(**_location(model))  # type: ignore[no-any-return]
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**_location(model))
+    return tokenizer
 
 
 def _location(model: Model) -> dict[str, Any]:
@@ -160,21 +160,29 @@ def _location(model: Model) -> dict[str, Any]:
 
 
 def _merge(under: "PreTrainedModel", adapter: Model) -> "PreTrainedModel":
+    """The model under an adapter with the adapter added to its weights, in their dtype."""
     import torch
     from peft import PeftModel
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    with _readable(adapter), quiet(), torch.no_grad():
+    with _readable(adapter), quiet(), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "already merged", of layers merged here
         tuned = PeftModel.from_pretrained(under, str(adapter.path), local_files_only=True)
-        # One layer at a time in fp32, so that the peak is the 16-bit model and a layer.
         for layer in tuned.modules():
             if isinstance(layer, BaseTunerLayer):
-                weight = layer.get_base_layer().weight
-                stored = weight.dtype
-                weight.data = weight.data.float()
-                layer.merge()
-                weight.data = weight.data.to(stored)
-        return tuned.merge_and_unload()  # type: ignore[no-any-return, operator]
+                _merge_layer(layer)
+        merged: Any = tuned.merge_and_unload()
+    merged.eval()
+    return merged  # type: ignore[no-any-return]
+
+
+def _merge_layer(layer: Any) -> None:
+    """Merge one layer in fp32: at the peak there is the 16-bit model and a layer in 32."""
+    weight = layer.get_base_layer().weight
+    stored = weight.dtype
+    weight.data = weight.data.float()
+    layer.merge()
+    weight.data = weight.data.to(stored)
 
 
 @contextmanager
@@ -184,7 +192,7 @@ def _readable(model: Model) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         name = model.meta.get("file") or _names(model.path)
         raise StepError(
             f"the {model.format} model can't be loaded: {error}",

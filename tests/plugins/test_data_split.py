@@ -231,6 +231,13 @@ def test_strata_by_the_text_of_the_answer(stratify: str) -> None:
     assert f"{stratify} 'answer 0': train " in log
 
 
+def test_strata_of_several_lines_are_shown_in_one() -> None:
+    rows = [row(f"{i}", f"a: {i % 2}\nb") for i in range(60)]
+    _, log, made = split(rows, stratify="output")
+    assert set(made.train.meta["strata"]) == {"a: 0 / b", "a: 1 / b"}
+    assert "output 'a: 0 / b': train" in log
+
+
 def test_strata_of_other_types() -> None:
     rows = [row(f"{i}", label=[i % 2]) for i in range(60)]
     assert set(split(rows, stratify="label")[2].train.meta["strata"]) == {"[0]", "[1]"}
@@ -243,6 +250,12 @@ def test_missing_stratum_is_a_warning_with_a_seed_that_helps() -> None:
     assert "has no row with label 'rare'" in log
     better = int(log.partition("`seed: ")[2].partition("`")[0])
     assert "warning" not in split(rows, better, stratify="label")[1]
+
+
+def test_many_strata_are_logged_as_a_range() -> None:
+    log = split([row(f"q {i}", label=str(i % 20)) for i in range(2000)], stratify="label")[1]
+    assert log.count("of the rows of each of 20 values of label") == 3
+    assert "label '7'" not in log
 
 
 def test_many_strata_are_a_warning() -> None:

@@ -1,6 +1,7 @@
 """GGUF files as models: `local.model` on a .gguf, and `local.wheel`."""
 
 import hashlib
+import io
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -225,3 +226,15 @@ def test_the_real_wheel() -> None:
     assert (meta["architecture"], meta["parameters"], meta["dtype"]) == ("llama", 134515008, "q4_1")
     assert meta["license"] == "Apache-2.0"
     assert meta["chat_template"] is True
+
+
+def test_what_pip_says_of_its_progress_is_the_jobs() -> None:
+    from finery_local.wheel import _without_progress
+
+    said = io.StringIO("Collecting tiny\nProgress 1 of 4\nProgress 4 of 4\n\nSaved ./tiny.whl\n")
+    job = TestJob()
+    assert list(_without_progress(said, "tiny==1.0", job)) == [
+        "Collecting tiny",
+        "Saved ./tiny.whl",
+    ]
+    assert [(e["done"], e["total"]) for e in job.events] == [(1, 4), (4, 4)]

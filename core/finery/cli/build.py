@@ -44,11 +44,14 @@ def command(
 ) -> int:  # fmt: skip
     """Make what RECIPE declares; only what changed is redone."""
     from finery.build import Build
+    from finery.checks import check_files
     from finery.project import open_graph, open_store
+    from finery.schema import raise_all
 
     signal.signal(signal.SIGTERM, _as_interrupt)
     store = open_store(recipe)
     graph = open_graph(recipe, overrides, store).select(steps)
+    raise_all(check_files(graph))  # a wrong path shall not wait for the steps before it
     from finery.cli.progress import listener
 
     view: Any = print_json if as_json else listener(sys.stderr, graph)

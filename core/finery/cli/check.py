@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from finery.cli.options import json_option, recipe_argument, set_option
-from finery.cli.output import print_json
+from finery.cli.output import counted, print_json
 
 
 @click.command("check")
@@ -24,4 +24,4 @@ def command(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
         return
     for note in notes:
         click.echo(f"{click.style('note:', fg='yellow')} {note}")
-    click.secho(f"{graph.recipe.path} is fine: {len(graph.nodes)} steps", fg="green")
+    click.secho(f"{graph.recipe.path} is fine: {counted(len(graph.nodes), 'step')}", fg="green")

@@ -43,10 +43,8 @@ def recipe_option(function: F) -> F:
 
 
 def _as_file(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
-    if value.is_dir():
-        return value / "recipe.yaml"
-    if not value.exists() and value.name == "recipe.yaml" and value.parent == Path():
-        raise UsageError(
-            "there is no recipe.yaml here", fix="name a recipe, or make one: finery init DIR"
-        )
-    return value
+    path = value / "recipe.yaml" if value.is_dir() else value
+    if not path.exists():
+        # Said here, before a store is made beside a recipe that isn't there.
+        raise UsageError(f"there is no {path}", fix="name a recipe, or make one: finery init DIR")
+    return path

@@ -51,6 +51,11 @@ def duration(seconds: float) -> str:
     )
 
 
+def counted(count: int, word: str) -> str:
+    """`1 step`, `2 steps`."""
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
 def size(count: float) -> str:
     """`512 B`, `3.4 MiB`."""
     for unit in ("B", "KiB", "MiB", "GiB"):

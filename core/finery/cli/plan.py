@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from finery.cli.options import json_option, recipe_argument, set_option
-from finery.cli.output import duration, print_json
+from finery.cli.output import counted, duration, print_json
 
 
 @click.command("plan")
@@ -47,4 +47,4 @@ def command(
     ]  # fmt: skip
     text = ", ".join(f"{n} {state}" for state, n in counts.items() if n)
     took = f" (took {duration(sum(known))} the last time)" if known and sum(known) >= 1 else ""
-    click.echo(f"{len(plans)} steps: {text}{took}")
+    click.echo(f"{counted(len(plans), 'step')}: {text}{took}")

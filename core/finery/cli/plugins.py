@@ -64,8 +64,9 @@ def _first_line(cls: type) -> str:
 
 
 def _print_step_type(plugins: Any, name: str, as_json: bool) -> None:
-    from finery.schema import describe_phrase, step_schema
+    from finery.schema import step_schema
     from finery.step import inputs_of, sections_of
+    from finery.wording import phrase
 
     cls = plugins.step_type(name)
     schema = step_schema(cls)
@@ -83,7 +84,7 @@ def _print_step_type(plugins: Any, name: str, as_json: bool) -> None:
         kind = (
             f"{inputs[key].kind.kind}{'s' if inputs[key].many else ''}"
             if key in inputs
-            else describe_phrase(field)
+            else phrase(field)
         )
         default = (
             "required"

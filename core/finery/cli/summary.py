@@ -9,7 +9,7 @@ import click
 
 from finery.artifacts import Bundle, Metrics
 from finery.build import Build, Outcome
-from finery.cli.output import duration, print_error
+from finery.cli.output import counted, duration, print_error
 from finery.store import Manifest, open_artifact
 
 
@@ -47,9 +47,8 @@ def _print_counts(build: Build, outcome: Outcome) -> None:
             err=True,
         )
         return
-    text = (
-        f"{total} steps: {ran} built, {cached} cached" if ran else f"{total} steps, nothing to do"
-    )
+    steps = counted(total, "step")
+    text = f"{steps}: {ran} built, {cached} cached" if ran else f"{steps}, nothing to do"
     click.secho(f"{text} ({duration(outcome.seconds)})", fg="green", err=True)
 
 

@@ -1,0 +1,69 @@
+"""Modelfile syntax: what Ollama's parser reads, written so that it reads back the same.
+
+https://github.com/ollama/ollama/blob/main/parser/parser.go: a value in three double quotes goes
+on to the first end of a line that follows three double quotes. Characters that aren't printable
+are dropped in silence. There is no escape.
+"""
+
+from collections.abc import Sequence
+
+from finery import DataError
+
+Command = tuple[str, str]
+"""(name in capitals, value); a parameter's name is `PARAMETER name`."""
+
+
+def write_modelfile(commands: Sequence[Command], comment: str) -> str:
+    """The Modelfile's text. `DataError` for a value that it can't hold."""
+    lines = [f"# {comment}"]
+    for name, value in commands:
+        text = f"{name} {_quote(value)}"
+        if read_modelfile(text) != [(name, value)]:
+            raise DataError(
+                f"a Modelfile can't hold this {name}: {value!r}",
+                fix='leave out invisible characters, and """ at the end of a line',
+            )
+        lines.append(text)
+    return "\n".join(lines) + "\n"
+
+
+def read_modelfile(text: str) -> list[Command]:
+    """The commands that Ollama reads from a Modelfile."""
+    commands, rest = [], text + "\n"
+    while rest := rest.lstrip(" \t\r\n"):
+        if rest.startswith("#"):
+            rest = rest.partition("\n")[2]
+            continue
+        name, _, rest = rest.partition(" ")
+        if name == "PARAMETER":
+            parameter, _, rest = rest.partition(" ")
+            name = f"PARAMETER {parameter}"
+        value, rest = _read_value(rest)
+        commands.append((name, value))
+    return commands
+
+
+def _read_value(text: str) -> tuple[str, str]:
+    """(the value at the start of `text`, what comes after it)."""
+    read = ""
+    for position, character in enumerate(text):
+        if character in "\r\n" and (value := _unquote(read.strip())) is not None:
+            return value, text[position + 1 :]
+        if character in " \t\r\n" or character.isprintable():
+            read += character
+    raise DataError("a value of the Modelfile doesn't end")
+
+
+def _unquote(text: str) -> str | None:
+    """The value inside its quotes, None while the quotes are open."""
+    for quotes in ('"""', '"'):
+        if text.startswith(quotes):
+            closed = len(text) >= 2 * len(quotes) and text.endswith(quotes)
+            return text[len(quotes) : -len(quotes)] if closed else None
+    return text
+
+
+def _quote(value: str) -> str:
+    if value.strip() == value and value and not set('"\n\r') & set(value):
+        return value
+    return f'"""{value}"""'

@@ -1,0 +1,144 @@
+"""A chat template as an Ollama TEMPLATE, proven to write the same prompts.
+
+Ollama renders Go's text/template with `.Messages` (adjacent ones of a role merged), of which each
+has `.Role` and `.Content`, and `.System`, all system messages joined
+(https://github.com/ollama/ollama/blob/main/template/template.go). A single prompt goes the same
+way, as one user message.
+"""
+
+import re
+
+from jinja2.exceptions import TemplateError
+
+from finery import StepError
+from finery.rows import Conversation
+from finery_gguf.difference import text_difference
+from finery_ollama.gotemplate import collate, render_go
+from finery_ollama.turns import Render, Turns, find_turns
+
+
+def ollama_template(render: Render, bos: str) -> tuple[str, Turns]:
+    """(the TEMPLATE, the turns it writes) of a chat template.
+
+    bos: text of the BOS token where the chat template has to write it, or llama.cpp adds it.
+    `StepError` names the conversation that Ollama would write differently.
+    """
+    try:
+        turns = find_turns(render, bos)
+    except TemplateError as error:
+        raise StepError(
+            f"the chat template refuses a plain conversation: {error}",
+            fix="Ollama needs one that takes a user's message, an answer and a message",
+        ) from error
+    template = write_go(turns)
+    for name, messages in conversations().items():
+        try:
+            expected = render(messages, True)
+        except TemplateError:
+            continue  # there is no right prompt for it
+        found = render_go(template, *collate(messages))
+        if found != expected:
+            raise StepError(
+                f"the chat template can't be written as an Ollama template: {name} differs",
+                details=text_difference(("model:", "Ollama:"), expected, found),
+                fix="train with a simpler chat template, or write TEMPLATE by hand and drop "
+                "this step",
+            )
+    return template, turns
+
+
+def write_go(turns: Turns) -> str:
+    """The Go template that writes these turns."""
+    assistant = f'{{{{ else if eq .Role "assistant" }}}}{_content(turns.assistant)}'
+    end = f"{{{{ end }}}}{{{{ end }}}}{escape(turns.generation)}"
+    return f"{escape(turns.head)}{_BEGIN[turns.place](turns)}{assistant}{end}"
+
+
+def conversations() -> dict[str, Conversation]:
+    """What is compared: name → conversation. White space around a text isn't (see `trims`)."""
+    system = {"role": "system", "content": "Answer in one word.\n\nBe polite."}
+    question = {"role": "user", "content": "Where's my card?"}
+    answer = {"role": "assistant", "content": "It is\non its way."}
+    odd = {
+        "role": "user",
+        "content": "{{ .System }} {% if x %} <b>&amp;</b> \"q\" 's' \\n ``` é 漢 👩‍👧",
+    }
+    return {
+        "a single turn": [question],
+        "a single turn with a system message": [system, question],
+        "two turns": [question, answer, odd],
+        "two turns with a system message": [system, question, answer, odd],
+        "three turns": [question, answer, odd, answer, question],
+        "three turns with a system message": [system, odd, answer, question, answer, question],
+    }
+
+
+def escape(text: str) -> str:
+    """Text as it stands in a template inside a Modelfile's `\"\"\"`.
+
+    Escaped are what begins an action, what would end the quotes, and characters that Ollama's
+    parser drops as not printable.
+    """
+    return re.sub(r'\{+|"""|.', _escaped, text, flags=re.DOTALL)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    text = found[0]
+    if text in "\n\t" or (len(text) == 1 and text != "{" and text.isprintable()):
+        return text
+    inner = "".join(_go_character(c) for c in text)
+    return f'{{{{ "{inner}" }}}}'
+
+
+def _go_character(character: str) -> str:
+    if character in '"\\':
+        return f"\\{character}"
+    return character if character.isprintable() else f"\\U{ord(character):08x}"
+
+
+def _content(around: tuple[str, str]) -> str:
+    return f"{escape(around[0])}{{{{ .Content }}}}{escape(around[1])}"
+
+
+def _in_turn(turns: Turns) -> str:
+    lead = ""
+    if turns.lead:
+        lead = f'{{{{ if and (eq $i 0) (ne .Role "system") }}}}{escape(turns.lead)}{{{{ end }}}}'
+    return (
+        f"{{{{ range $i, $_ := .Messages }}}}{lead}"
+        f'{{{{ if eq .Role "system" }}}}{_content(turns.system)}'
+        f'{{{{ else if eq .Role "user" }}}}{_content(turns.user)}'
+    )
+
+
+def _in_first(turns: Turns) -> str:
+    lead = f"{{{{ if not .System }}}}{escape(turns.lead)}{{{{ end }}}}" if turns.lead else ""
+    before, after = map(escape, turns.system)
+    return (
+        f"{lead}{{{{ $system := .System }}}}{{{{ range .Messages }}}}"
+        f'{{{{ if eq .Role "user" }}}}{{{{ if $system }}}}{before}{{{{ $system }}}}{after}'
+        f'{{{{ $system = "" }}}}{{{{ else }}}}{escape(turns.user[0])}{{{{ end }}}}'
+        f"{{{{ .Content }}}}{escape(turns.user[1])}"
+    )
+
+
+def _in_last(turns: Turns) -> str:
+    before, after = map(escape, turns.system)
+    return (
+        f"{escape(turns.lead)}{{{{ range $i, $_ := .Messages }}}}"
+        f'{{{{ if eq .Role "user" }}}}'
+        f"{{{{ if and $.System (eq (len (slice $.Messages $i)) 1) }}}}"
+        f"{before}{{{{ $.System }}}}{after}{{{{ else }}}}{escape(turns.user[0])}{{{{ end }}}}"
+        f"{{{{ .Content }}}}{escape(turns.user[1])}"
+    )
+
+
+def _nowhere(turns: Turns) -> str:
+    return (
+        f"{escape(turns.lead)}{{{{ range .Messages }}}}"
+        f'{{{{ if eq .Role "user" }}}}{_content(turns.user)}'
+    )
+
+
+_BEGIN = {"turn": _in_turn, "first": _in_first, "last": _in_last, "nowhere": _nowhere}
+"""Place of the system message → the template up to the assistant's turns."""

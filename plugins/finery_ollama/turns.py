@@ -1,0 +1,139 @@
+"""What a chat template writes around each turn, found by rendering conversations of marked turns.
+
+Nothing here knows a model by name. A template that writes its turns in another way than `Turns`
+can say is found out by the comparison in `finery_ollama.template`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import msgspec
+from jinja2.exceptions import TemplateError
+
+from finery import StepError
+from finery.rows import Conversation
+from finery_gguf.chat import ChatTemplate
+from finery_gguf.difference import first_difference
+
+Render = Callable[[Conversation, bool], str]
+"""(messages, add_generation_prompt) → the prompt's text, without the BOS that llama.cpp adds."""
+
+SYSTEM, USER, ASSISTANT = "«system»", "«user{}»", "«assistant{}»"
+
+
+class Turns(msgspec.Struct, frozen=True, kw_only=True):
+    """The texts around the turns of a conversation.
+
+    head: before everything. lead: after it, where no system message is given (a default one).
+    user, assistant: before and after a turn's content. generation: what asks for an answer.
+    place: where a system message stands: in a turn of its own, in the first user turn, in the
+        last one, or nowhere. system: before and after its content; in a user turn these replace
+        the text before the user's content.
+    """
+
+    head: str
+    lead: str
+    user: tuple[str, str]
+    assistant: tuple[str, str]
+    generation: str
+    place: Literal["turn", "first", "last", "nowhere"]
+    system: tuple[str, str] = ("", "")
+
+
+def find_turns(render: Render, bos: str) -> Turns:
+    """Infer the texts around the turns. `StepError` where turns can't be told apart.
+
+    bos: a text at the very start that belongs to no turn.
+    """
+
+    def body(messages: Conversation, generation: bool = True) -> str:
+        return render(messages, generation).removeprefix(bos)
+
+    first, to_answer = _around(body(_talk(1)), [USER.format(1)])
+    _, to_reply, to_next, _ = _around(body(_talk(2)), _marks(2))
+    user_end = _tail(body, _talk(1), to_answer, to_reply)
+    answer_end = _tail(body, _talk(2)[:2], to_next)
+    user_start = to_next.removeprefix(answer_end)
+    if not first.endswith(user_start):
+        # The first turn begins in a way of its own (Llama 2 repeats the BOS before later ones).
+        user_start = _common_suffix(first, to_next)
+        answer_end = to_next.removesuffix(user_start)
+    turns = Turns(
+        head=bos if bos and render(_talk(1), True).startswith(bos) else "",
+        lead=first.removesuffix(user_start),
+        user=(user_start, user_end),
+        assistant=(to_reply.removeprefix(user_end), answer_end),
+        generation=to_answer.removeprefix(user_end),
+        place="nowhere",
+    )
+    return _with_system(turns, body)
+
+
+def trims(template: ChatTemplate) -> bool:
+    """Whether the template strips white space around a message, which Ollama's can't."""
+    return f" {USER} " not in template.render([{"role": "user", "content": f" {USER} "}])
+
+
+def _with_system(turns: Turns, body: Callable[[Conversation], str]) -> Turns:
+    """`turns` with where a system message stands and what is around it."""
+    message = {"role": "system", "content": SYSTEM}
+    try:
+        short, long = body([message, *_talk(1)]), body([message, *_talk(2)])
+    except TemplateError:
+        return turns
+    if SYSTEM not in short:
+        return turns
+    if long.index(SYSTEM) < long.index(USER.format(1)):
+        before, after, _ = _around(short, [SYSTEM, USER.format(1)])
+        if after.endswith(turns.user[0]):
+            around = before, after.removesuffix(turns.user[0])
+            return msgspec.structs.replace(turns, place="turn", system=around)
+        return msgspec.structs.replace(turns, place="first", system=(before, after))
+    marks = [USER.format(1), ASSISTANT.format(1), SYSTEM, USER.format(2)]
+    _, _, before, after, _ = _around(long, marks)
+    around = before.removeprefix(turns.assistant[1]), after
+    return msgspec.structs.replace(turns, place="last", system=around)
+
+
+def _talk(turns: int) -> Conversation:
+    """A conversation with `turns` turns of the user, which ends with the last of them."""
+    roles = {"«u": "user", "«a": "assistant"}
+    return [{"role": roles[mark[:2]], "content": mark} for mark in _marks(turns)]
+
+
+def _marks(turns: int) -> list[str]:
+    pairs = ((USER.format(i), ASSISTANT.format(i)) for i in range(1, turns + 1))
+    return [mark for pair in pairs for mark in pair][:-1]
+
+
+def _around(text: str, marks: Sequence[str]) -> list[str]:
+    """The texts before, between and after `marks`, each of which must be there once, in order."""
+    found = []
+    for mark in marks:
+        before, seen, text = text.partition(mark)
+        if not seen or mark in text:
+            raise StepError(
+                "the chat template can't be written as an Ollama template: a turn is left out, "
+                "repeated or moved in a plain conversation",
+                details=[f"sought {mark} in the order {' '.join(marks)}"],
+            )
+        found.append(before)
+    return [*found, text]
+
+
+def _tail(body: Callable[..., str], messages: Conversation, *continued: str) -> str:
+    """What ends the last turn when nothing follows; else what its continuations begin with."""
+    try:
+        end = body(messages, False).rpartition(messages[-1]["content"])[2]
+    except TemplateError:
+        end = ""
+    if all(text.startswith(end) for text in continued):
+        return end
+    if len(continued) < 2:
+        return ""
+    return continued[0][: first_difference(continued[0], continued[1])]
+
+
+def _common_suffix(one: str, other: str) -> str:
+    length = first_difference(one[::-1], other[::-1])
+    return one[len(one) - length :]

@@ -1,0 +1,96 @@
+"""Messages to tokens: one place, so that a model is trained on the prompts that it will be asked.
+
+The chat template is Jinja from the model's own files, run in transformers' sandbox.
+"""
+
+from collections.abc import Mapping, Sequence, Set
+from typing import TYPE_CHECKING, Any
+
+from finery import DataError
+from finery.rows import Conversation
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_MARK = "finery marks the answer"
+
+
+def prompt_tokens(
+    tokenizer: "PreTrainedTokenizerBase",
+    prompt: Conversation,
+    *,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    arguments: Mapping[str, Any] | None = None,
+) -> list[int]:
+    """Token ids of a prompt, up to where the assistant's answer begins.
+
+    arguments: what else the chat template is called with. `DataError` where the template refuses
+    the conversation.
+    """
+    return _render(tokenizer, prompt, tools, {**(arguments or {}), "add_generation_prompt": True})
+
+
+def row_tokens(
+    tokenizer: "PreTrainedTokenizerBase",
+    prompt: Conversation,
+    completion: Conversation,
+    ends: Set[int],
+    *,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    arguments: Mapping[str, Any] | None = None,
+) -> list[int]:
+    """Token ids of a prompt and its completion, cut behind the last of the `ends` tokens.
+
+    What templates write behind the end of a turn (a line break) is never asked for: generation
+    has stopped there.
+    """
+    tokens = _render(tokenizer, [*prompt, *completion], tools, arguments or {})
+    last = next((i for i in range(len(tokens) - 1, -1, -1) if tokens[i] in ends), len(tokens) - 1)
+    return tokens[: last + 1]
+
+
+def end_of_turn(
+    tokenizer: "PreTrainedTokenizerBase", arguments: Mapping[str, Any] | None = None
+) -> set[int]:
+    """Token ids that end an answer: the template's end-of-turn token and the tokenizer's EOS.
+
+    The template's is the first special token that it writes behind an assistant's message.
+    """
+    ends = {t for t in [tokenizer.eos_token_id] if isinstance(t, int)}
+    question = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _MARK}]
+    text = _text(tokenizer, question, None, arguments or {}).rpartition(_MARK)[2]
+    special = set(tokenizer.all_special_ids) | {
+        i for i, token in tokenizer.added_tokens_decoder.items() if token.special
+    }
+    behind = tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+    return ends | set([t for t in behind if t in special][:1])
+
+
+def _render(
+    tokenizer: "PreTrainedTokenizerBase",
+    messages: Conversation,
+    tools: Sequence[Mapping[str, Any]] | None,
+    arguments: Mapping[str, Any],
+) -> list[int]:
+    text = _text(tokenizer, messages, tools, arguments)
+    # The template writes the special tokens itself.
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _text(
+    tokenizer: "PreTrainedTokenizerBase",
+    messages: Conversation,
+    tools: Sequence[Mapping[str, Any]] | None,
+    arguments: Mapping[str, Any],
+) -> str:
+    from jinja2 import TemplateError
+
+    asked: dict[str, Any] = {"tools": list(tools) if tools else None, **arguments}
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, **asked))
+    except (TemplateError, TypeError, KeyError) as error:
+        raise DataError(
+            f"the model's chat template refuses the conversation: {error}",
+            details=[f"{m.get('role')}: {str(m.get('content'))[:80]}" for m in messages],
+            fix="give the rows the roles that the template takes, or give the model another one",
+        ) from error

@@ -1,0 +1,607 @@
+"""Recipes with one mistake each: the real command says where, what, and how to repair it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import pytest
+from conftest import MakeProject
+
+HERE = "‸"
+"""Marks the place in a recipe that the error must name; it isn't part of the recipe."""
+
+ROWS = "".join(f'{{"prompt": "{n} + {n}?", "completion": "{2 * n}"}}\n' for n in range(9))
+DATA = "finery: 1\ndata:\n  rows: {use: data.file, path: rows.jsonl}\n"
+SPLIT = f"{DATA}  split: {{use: data.split, rows: rows}}\n"
+EXACT = f"""\
+{DATA}models:
+  m: {{use: local.wheel, package: p, version: "1", file: m.gguf, sha256: "{"0" * 64}"}}
+evaluate:
+  e:
+    use: eval.exact
+    models: [m]
+    rows: rows
+"""
+
+
+@dataclass
+class Broken:
+    """A broken recipe, and what the error must say."""
+
+    recipe: str
+    what: str
+    fix: str
+    where: str = ""  # default: where `HERE` stands
+    files: Mapping[str, str] = field(default_factory=dict)
+    args: tuple[str, ...] = ()
+
+    def place(self) -> str:
+        if HERE not in self.recipe:
+            return self.where
+        before = self.recipe[: self.recipe.index(HERE)]
+        line, start = before.count("\n") + 1, before.rfind("\n") + 1
+        return f"recipe.yaml:{line}:{len(before) - start + 1}"
+
+
+def step(text: str) -> str:
+    """A recipe with one step, `rows`."""
+    return f"finery: 1\ndata:\n  rows: {{{text}}}\n"
+
+
+def plugin(text: str) -> dict[str, str]:
+    """A plugin file `p.py`."""
+    return {"p.py": f"from finery import *\n{text}"}
+
+
+PLUGIN = f"{DATA}plugins: [p.py]\n"
+OWN_TYPE = f"finery: 1\nplugins: [p.py]\ndata:\n  rows: {{use: {HERE}p.x}}\n"
+PROVIDE = '@hookimpl\ndef finery_steps():\n    return {"p.x": X}\n'
+
+YAML = {
+    "tab": Broken(f"finery: 1\ndata:\n{HERE}\trows: 1\n", "indented with a tab", "spaces"),
+    "tab after spaces": Broken(
+        f"finery: 1\ndata:\n  rows:\n    use: x\n  {HERE}\tpath: x\n", "with a tab", "spaces"
+    ),
+    "indentation": Broken(
+        f"finery: 1\ndata:\n  rows:\n    use: data.file\n   {HERE}path: x\n",
+        "fits neither the line nor the lines above",
+        "check its indentation",
+    ),
+    "list goes on as mapping": Broken(
+        f"finery: 1\nplugins:\n  - a.py\n  {HERE}b: c\n", "isn't an item", "start items with '- '"
+    ),
+    "two colons": Broken(f"finery: 1\nname: a{HERE}: b\n", "unexpected ':'", "quote the text"),
+    "unclosed bracket": Broken(
+        f"finery: 1\ndata:\n  rows: {HERE}{{use: data.file, path: a\ntrain:\n  b: {{use: c}}\n",
+        "this { is never closed",
+        "close it",
+    ),
+    "wrong bracket": Broken(step(f"path: [a{HERE}"), "expected ',' or ']'", "brackets"),
+    "unclosed quote": Broken(
+        f'finery: 1\nname: {HERE}"a\nseed: 1\n', 'this " is never closed', "close it"
+    ),
+    "at sign": Broken(f"finery: 1\nname: {HERE}@me\n", "can't start with this", "in quotes"),
+    "escape": Broken(f'finery: 1\nname: "{HERE}\\q"\n', "unknown escape", "single quotes"),
+    "template without quotes": Broken(
+        step(f"columns: {{user: {HERE}{{{{ text }}}}}}"),
+        "a template must be in quotes",
+        '"{{ … }}"',
+    ),
+    "list as key": Broken(f"finery: 1\n? {HERE}[a]\n: b\n", "a key must be a plain word", "quotes"),
+    "key twice": Broken(
+        step(f"use: data.file, path: a, {HERE}path: b"),
+        "'path' is written twice (first in line 3)",
+        "keep one",
+    ),
+    "aliases multiply": Broken(
+        "finery: 1\nx-0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n"
+        + "".join(f"x-{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9)),
+        "aliases multiply to more than 200,000 parts",
+        "drop the aliases",
+        where="recipe.yaml:2",
+    ),
+    "alias in itself": Broken(f"finery: 1\nx-a: {HERE}&a [*a]\n", "contains itself", "drop"),
+    "merge in itself": Broken(f"finery: 1\nx-a: {HERE}&a {{<<: *a}}\n", "contains itself", "drop"),
+    "alias of nothing": Broken(f"finery: 1\nname: {HERE}*a\n", "no anchor has this name", "define"),
+    "merge of a list": Broken(
+        f"finery: 1\ndata:\n  rows: {{<<: [{HERE}a], use: b}}\n",
+        "merges mappings only",
+        "<<: *defaults",
+    ),
+    "Python tag": Broken(
+        f"finery: 1\nx-a: {HERE}!!python/object:os.system {{}}\n",
+        "the tag !!python/object:os.system is not allowed",
+        "drop the tag",
+    ),
+    "own tag": Broken(f"finery: 1\nname: {HERE}!include a.yaml\n", "tag !include", "drop the tag"),
+    "two documents": Broken(
+        f"finery: 1\nname: a\n{HERE}---\nfinery: 1\n", "a second YAML document", "one recipe a file"
+    ),
+    "deep lists": Broken(
+        f"finery: 1\nx-a: {'[' * 99}{HERE}{'[' * 99}{']' * 198}\n",
+        "nested too deeply",
+        "flatten",
+    ),
+    "very deep lists": Broken(
+        f"finery: 1\nx-a: {'[' * 9000}{']' * 9000}\n",
+        "nested too deeply",
+        "flatten",
+        "recipe.yaml:2:",
+    ),
+    "NUL": Broken(f"finery: 1\nname: a{HERE}\0b\n", "character #x0000 is not allowed", "delete it"),
+    "empty": Broken("", "the recipe is empty", "finery init", "recipe.yaml:1:1"),
+    "only a comment": Broken("# soon\n", "the recipe is empty", "finery init", "recipe.yaml:1:1"),
+    "list at top": Broken("- a\n", "is a mapping of sections", "`finery: 1`", "recipe.yaml:1:1"),
+    "huge number": Broken(f"finery: 1\nseed: {HERE}{10**30}\n", "too large", "put it in quotes"),
+    "5,000 digits": Broken(f"finery: 1\nseed: {HERE}{'9' * 5000}\n", "too large", "quotes"),
+    "huge float": Broken(f"finery: 1\nseed: {HERE}1e999\n", "1e999 is too large", "in quotes"),
+}
+
+TOP = {
+    "no version": Broken(
+        f"{HERE}name: a\n",
+        "doesn't say which recipe language it is in",
+        "put `finery: 1` at its top",
+    ),
+    "other version": Broken(f"finery: {HERE}2\n", "recipe language 2 isn't one", "`finery: 1`"),
+    "version as text": Broken(f"finery: {HERE}'1'\n", "language '1' isn't one", "`finery: 1`"),
+    "no steps": Broken(f"{HERE}finery: 1\ndata:\n", "the recipe has no steps", "add one"),
+    "unknown section": Broken(
+        f"{DATA}{HERE}exports: {{}}\n", "unknown section 'exports'", "did you mean 'export'?"
+    ),
+    "section as list": Broken(
+        f"finery: 1\ndata:\n  {HERE}- {{use: data.file}}\n", "maps names to steps", "data: {NAME:"
+    ),
+    "name with slash": Broken(f"{DATA}name: {HERE}a/b\n", "can't be named 'a/b'", "use letters"),
+    "name is a number": Broken(f"{DATA}name: {HERE}3\n", "'name' can't be 3", 'in quotes: "3"'),
+    "seed below 0": Broken(f"{DATA}seed: {HERE}-1\n", "'seed' can't be -1", "at least 0, at most"),
+    "seed as text": Broken(f"{DATA}seed: {HERE}'7'\n", "'seed' can't be '7'", "without quotes: 7"),
+}
+
+STEPS = {
+    "step as text": Broken(
+        f"finery: 1\ndata:\n  rows: {HERE}rows.jsonl\n",
+        "step 'rows' is a mapping",
+        "rows: {use: …}",
+    ),
+    "no use": Broken(
+        f"finery: 1\ndata:\n  {HERE}rows: {{path: a}}\n", "doesn't say its step type", "data.file"
+    ),
+    "use mistyped": Broken(
+        step(f"{HERE}uses: data.file"), "has no 'use'", "write 'use', not 'uses'"
+    ),
+    "use as list": Broken(step(f"use: {HERE}[data.file]"), "names one step type", "use: one of"),
+    "unknown step type": Broken(
+        step(f"use: {HERE}data.fil"), "unknown step type 'data.fil'", "did you mean 'data.file'?"
+    ),
+    "unknown plugin": Broken(
+        step(f"use: {HERE}nosuch.thing"),
+        "unknown step type",
+        "install the plugin that provides 'nosuch.*'",
+    ),
+    "wrong section": Broken(
+        f"finery: 1\ntrain:\n  rows: {{use: {HERE}data.file, path: a}}\n",
+        "'data.file' doesn't belong in section 'train'",
+        "move step 'rows' to section data or generate",
+    ),
+    "slash in a step's name": Broken(
+        f"finery: 1\ndata:\n  {HERE}a/b: {{use: data.file}}\n",
+        "can't be named 'a/b'",
+        "use letters",
+    ),
+    "line break in a step's name": Broken(
+        f'finery: 1\ndata:\n  {HERE}"a\\n": {{use: data.file}}\n',
+        "can't be named 'a",
+        "use letters",
+    ),
+    "one name in two sections": Broken(
+        f"{DATA}generate:\n  {HERE}rows: {{use: data.file, path: rows.jsonl}}\n",
+        "two steps are named 'rows' (the first in section 'data')",
+        "rename one",
+    ),
+    "unset variable": Broken(
+        step(f"use: data.file, path: rows.jsonl, env: [{HERE}FINERY_TEST_NOT_SET]"),
+        "the environment variable FINERY_TEST_NOT_SET, which step 'rows' takes, isn't set",
+        "export FINERY_TEST_NOT_SET=…",
+    ),
+    "variable not in a list": Broken(
+        step(f"use: data.file, path: a, env: {HERE}KEY"),
+        "'env' can't be 'KEY'",
+        "a list of text: [KEY]",
+    ),
+    "variable with a space": Broken(
+        step(f"use: data.file, path: a, env: [{HERE}a b]"),
+        "'env[0]' can't be 'a b'",
+        "A variable's name",
+    ),
+}
+
+SETTINGS = {
+    "unknown setting": Broken(
+        step(f"use: data.file, path: a, {HERE}fromat: alpaca"),
+        "unknown setting 'fromat' of data.file",
+        "did you mean 'format'?",
+    ),
+    "required setting mistyped": Broken(
+        step(f"use: data.file, {HERE}pth: a"), "unknown setting 'pth'", "did you mean 'path'?"
+    ),
+    "unknown nested setting": Broken(
+        step(f"use: data.file, path: a, columns: {{{HERE}usr: b, assistant: c}}"),
+        "unknown setting 'usr' of 'columns' of data.file",
+        "did you mean 'user'?",
+    ),
+    "missing setting": Broken(
+        f"finery: 1\ndata:\n  {HERE}rows: {{use: data.file}}\n",
+        "data.file needs 'path'",
+        "path: File",
+    ),
+    "missing input": Broken(
+        f"{DATA}  {HERE}split: {{use: data.split}}\n", "data.split needs 'rows'", "makes a Dataset"
+    ),
+    "wrong type": Broken(
+        step(f"use: data.file, path: a, take: {HERE}many"),
+        "'take' can't be 'many'",
+        "a whole number",
+    ),
+    "wrong type in a list": Broken(
+        step(f"use: data.file, path: [a, {HERE}3]"), "'path[1]' can't be 3", 'in quotes: "3"'
+    ),
+    "wrong nested type": Broken(
+        step(f"use: data.file, path: a, columns: {{user: {HERE}true}}"),
+        "'columns.user' can't be true",
+        "give text",
+    ),
+    "not quite whole": Broken(
+        step(f"use: data.file, path: a, take: {HERE}2.0"), "'take' can't be 2.0", "a whole number"
+    ),
+    "yes for true": Broken(
+        step(f"use: data.file, path: a, prompts_only: {HERE}yes"), "can't be 'yes'", "true or false"
+    ),
+    "out of range": Broken(
+        step(f"use: data.file, path: a, take: {HERE}0"), "'take' can't be 0", "at least 1"
+    ),
+    "choice mistyped": Broken(
+        step(f"use: data.file, path: a, format: {HERE}alpacca"),
+        "'format' can't be 'alpacca'",
+        "did you mean 'alpaca'?",
+    ),
+    "no such choice": Broken(
+        step(f"use: data.file, path: a, bad_rows: {HERE}mend"),
+        "can't be 'mend'",
+        "one of: error, skip",
+    ),
+    "required setting empty": Broken(
+        f"finery: 1\ndata:\n  rows:\n    use: data.file\n    path:{HERE}\n",
+        "can't be empty",
+        "give text",
+    ),
+    "no input in the list": Broken(
+        f"{DATA}  split: {{use: data.split, rows: {HERE}[]}}\n",
+        "can't be an empty list",
+        "at least 1",
+    ),
+    "settings that don't fit": Broken(
+        step("use: data.file, path: rows.jsonl, format: alpaca, columns: {user: a, assistant: b}"),
+        "`format` and `columns` exclude each other",
+        "",
+        where="recipe.yaml:3:",
+    ),
+    "required model unknown": Broken(
+        f'{EXACT}    require: {{{HERE}n.accuracy: ">= 0.5"}}\n', "'n' is not one of", "one of: m"
+    ),
+    "required metric unknown": Broken(
+        f'{EXACT}    require: {{{HERE}m.acuracy: ">= 0.5"}}\n',
+        "the step has no metric 'acuracy'",
+        "did you mean 'accuracy'?",
+    ),
+    "requirement without a comparison": Broken(
+        f"{EXACT}    require: {{{HERE}m.accuracy: high}}\n",
+        "must be a comparison",
+        'write ">= 0.85"',
+    ),
+    "bad regular expression": Broken(
+        f"{EXACT}    extract: {HERE}'('\n", "not a regular expression", "repair it"
+    ),
+}
+
+REFERENCES = {
+    "unknown step": Broken(
+        f"{DATA}  split: {{use: data.split, rows: [rows, {HERE}rowz]}}\n",
+        "there is no step 'rowz'",
+        "did you mean 'rows'?",
+    ),
+    "unknown output": Broken(
+        f"{SPLIT}  b: {{use: data.split, rows: {HERE}split.tests}}\n",
+        "step 'split' has no output 'tests'",
+        "did you mean 'test'?",
+    ),
+    "output of a step with one": Broken(
+        f"{DATA}  b: {{use: data.split, rows: {HERE}rows.train}}\n",
+        "step 'rows' has one output, without a name",
+        "write rows",
+    ),
+    "step with several outputs": Broken(
+        f"{SPLIT}  b: {{use: data.split, rows: {HERE}split}}\n",
+        "step 'split' has several outputs",
+        "name one: split.train, split.validation, split.test",
+    ),
+    "wrong kind": Broken(
+        f"{EXACT.replace('[m]', f'[{HERE}rows]')}",
+        "'models' of eval.exact takes a Model, and 'rows' is a Dataset",
+        "of that kind are: m",
+    ),
+    "steps in a circle": Broken(
+        f"finery: 1\ndata:\n  a: {{use: data.split, rows: [{HERE}b.train]}}\n"
+        "  b: {use: data.split, rows: c.train}\n  c: {use: data.split, rows: a.train}\n",
+        "step 'a' waits for itself: a → b → c → a",
+        "take one of these references out",
+    ),
+    "step from itself": Broken(
+        f"finery: 1\ndata:\n  a: {{use: data.split, rows: {HERE}a.train}}\n", "a → a", "take one"
+    ),
+    "step needs itself": Broken(
+        step(f"use: data.file, path: rows.jsonl, needs: {HERE}rows"), "rows → rows", "take one"
+    ),
+    "needs an unknown step": Broken(
+        step(f"use: data.file, path: rows.jsonl, needs: [{HERE}tests]"), "no step 'tests'", "one of"
+    ),
+}
+
+FILES = {
+    "missing file": Broken(
+        step(f"use: data.file, path: {HERE}rowz.jsonl"),
+        "there is no file rowz.jsonl",
+        "did you mean",
+    ),
+    "file in no folder": Broken(
+        step(f"use: data.file, path: {HERE}data/a.jsonl"),
+        "there is no file data/a.jsonl",
+        "relative to",
+    ),
+    "glob without matches": Broken(
+        step(f'use: data.file, path: {HERE}"*.csv"'), "no file matches *.csv", "relative to"
+    ),
+    "empty file": Broken(
+        DATA, "the file has no rows", "put rows in it", "rows.jsonl", {"rows.jsonl": ""}
+    ),
+    "bad row": Broken(
+        DATA,
+        "invalid JSON",
+        "repair the row; or leave bad rows out with bad_rows: skip",
+        "rows.jsonl:10",
+        {"rows.jsonl": f'{ROWS}{{"prompt": \n'},
+    ),
+    "row without an answer": Broken(
+        DATA,
+        "no column",
+        "bad_rows: skip",
+        "rows.jsonl:10",
+        {"rows.jsonl": f'{ROWS}{{"prompt": "a"}}\n'},
+    ),
+}
+
+PLUGINS = {
+    "plugins as text": Broken(
+        f"{DATA}plugins: {HERE}p.py\n", "'plugins' is a list", "[./checks.py]"
+    ),
+    "missing plugin file": Broken(
+        f"{DATA}plugins: [{HERE}mine.py]\n", "there is no plugin file mine.py", "name a .py file"
+    ),
+    "plugin file mistyped": Broken(
+        f"{DATA}plugins: [{HERE}p.py]\n",
+        "no plugin file p.py",
+        "did you mean 'pp.py'?",
+        files={"pp.py": ""},
+    ),
+    "plugin that isn't Python": Broken(
+        f"{DATA}plugins: [p.txt]\n", "must be a Python file", "name a .py", "p.txt", {"p.txt": ""}
+    ),
+    "plugin with a syntax error": Broken(
+        PLUGIN, "fails on import: SyntaxError", "repair it", "p.py:2:5", plugin("def (:\n")
+    ),
+    "plugin that raises": Broken(
+        PLUGIN,
+        "ValueError: no luck",
+        "repair it",
+        "p.py:3",
+        plugin("\nraise ValueError('no luck')\n"),
+    ),
+    "plugin without a library": Broken(
+        PLUGIN, "No module named 'nosuchlib'", "repair it", "p.py:2", plugin("import nosuchlib\n")
+    ),
+    "hook mistyped": Broken(
+        PLUGIN,
+        "plugin 'p' implements the unknown hook 'finery_step'",
+        "did you mean 'finery_steps'?",
+        "p.py:2",
+        plugin("@hookimpl\ndef finery_step():\n    return {}\n"),
+    ),
+    "hook not marked": Broken(
+        PLUGIN,
+        "finery_steps is not marked as a hook",
+        "put @hookimpl above",
+        "p.py:2",
+        plugin("def finery_steps():\n    return {}\n"),
+    ),
+    "hook with a wrong argument": Broken(
+        PLUGIN,
+        "{'recip'} are declared in the hookimpl",
+        "compare",
+        files=plugin("@hookimpl\ndef finery_checks(recip):\n    return []\n"),
+    ),
+    "hook returns a list": Broken(
+        PLUGIN,
+        "finery_steps of plugin 'p' returns a list, not a mapping",
+        "return names and what they stand for",
+        "p.py",
+        plugin("@hookimpl\ndef finery_steps():\n    return ['p.x']\n"),
+    ),
+    "hook that raises": Broken(
+        PLUGIN,
+        "finery_steps of plugin 'p' fails: ZeroDivisionError",
+        "repair it",
+        "p.py",
+        plugin("@hookimpl\ndef finery_steps():\n    return 1 / 0\n"),
+    ),
+    "step type of another plugin": Broken(
+        PLUGIN,
+        "'data.file' is provided twice: by plugin 'data' (finery ",
+        "rename one",
+        files=plugin("@hookimpl\ndef finery_steps():\n    return {'data.file': Step}\n"),
+    ),
+    "plugin of another's name": Broken(
+        f"{DATA}plugins: [data.py]\n",
+        "two plugins are named 'data'",
+        "rename",
+        "data.py",
+        {"data.py": ""},
+    ),
+    "step type that isn't there": Broken(
+        OWN_TYPE,
+        "step type 'p.x' of plugin 'p' (p.py) can't be loaded from 'nosuch:X'",
+        "repair the plugin",
+        files=plugin("@hookimpl\ndef finery_steps():\n    return {'p.x': 'nosuch:X'}\n"),
+    ),
+    "step type of no step": Broken(
+        OWN_TYPE, "p.py:X is not a step type", "subclass", files=plugin(f"class X: ...\n{PROVIDE}")
+    ),
+    "step type without docstring": Broken(
+        OWN_TYPE,
+        "step type 'p.x': p.py:X has no docstring",
+        "say in one line what it does",
+        files=plugin(f"class X(Step):\n    def run(self, job: Job) -> Dataset: ...\n{PROVIDE}"),
+    ),
+    "setting without help": Broken(
+        OWN_TYPE,
+        "setting 'n' has no help",
+        'n = setting(…, help="…")',
+        files=plugin(
+            "class X(Step):\n    'X.'\n    n: int = 1\n"
+            f"    def run(self, job: Job) -> Dataset: ...\n{PROVIDE}"
+        ),
+    ),
+    "setting with a reserved name": Broken(
+        OWN_TYPE,
+        "field 'seed' is a word every step has",
+        "rename it",
+        files=plugin(
+            "class X(Step):\n    'X.'\n    seed: int = setting(1, help='x')\n"
+            f"    def run(self, job: Job) -> Dataset: ...\n{PROVIDE}"
+        ),
+    ),
+    "run without a return type": Broken(
+        OWN_TYPE,
+        "p.py:X.run must say what it returns",
+        "annotate it",
+        files=plugin(f"class X(Step):\n    'X.'\n    def run(self, job): ...\n{PROVIDE}"),
+    ),
+    "run with an unknown return type": Broken(
+        OWN_TYPE,
+        "name 'Datset' is not defined",
+        "import the type",
+        files=plugin(
+            f"class X(Step):\n    'X.'\n    def run(self, job) -> 'Datset': ...\n{PROVIDE}"
+        ),
+    ),
+}
+
+OVERRIDES = {
+    "--set without a value": Broken(
+        DATA,
+        "--set takes PATH=VALUE",
+        "--set train.sft.epochs=1",
+        "--set seed",
+        args=("--set", "seed"),
+    ),
+    "--set of an unknown step": Broken(
+        DATA,
+        "the recipe has no 'data.rowz' to set something in",
+        "name a section and a step",
+        "--set data.rowz.take=1",
+        args=("--set", "data.rowz.take=1"),
+    ),
+    "--set of a wrong value": Broken(
+        DATA,
+        "'take' can't be 'x'",
+        "a whole number",
+        "--set data.rows.take=x",
+        args=("--set", "data.rows.take=x"),
+    ),
+    "--set of an unknown setting": Broken(
+        DATA,
+        "unknown setting 'tak'",
+        "did you mean 'take'?",
+        "--set data.rows.tak=1",
+        args=("--set", "data.rows.tak=1"),
+    ),
+    "--set of bad YAML": Broken(
+        DATA,
+        "this [ is never closed",
+        "close it",
+        "--set data.rows.path=[a",
+        args=("--set", "data.rows.path=[a"),
+    ),
+    "--step of an unknown step": Broken(
+        DATA, "has no step 'row'", "did you mean 'rows'?", "--step", args=("--step", "row")
+    ),
+}
+
+BROKEN = YAML | TOP | STEPS | SETTINGS | REFERENCES | FILES | PLUGINS | OVERRIDES
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_mistake_is_told_with_its_place_and_a_fix(name: str, project: MakeProject) -> None:
+    broken = BROKEN[name]
+    recipe = broken.recipe.replace(HERE, "")
+    ran = project({"rows.jsonl": ROWS, "recipe.yaml": recipe, **broken.files}).run(
+        "build", *broken.args
+    )
+    assert ran.code == 2, ran.err
+    lines = ran.err.splitlines()
+    (error,) = [i for i, line in enumerate(lines) if "error: " in line]
+    assert broken.what in "\n".join(lines[error:]), ran.err
+    assert lines[error].startswith(broken.place()), ran.err
+    assert any(line.startswith("  fix: ") and broken.fix in line for line in lines), ran.err
+    assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize(("encoding", "place"), [("latin-1", "4:4"), ("utf-16", "1:1")])
+def test_a_recipe_must_be_utf8(encoding: str, place: str, project: MakeProject) -> None:
+    made = project({})
+    (made.folder / "recipe.yaml").write_bytes(f"{DATA}# né\n".encode(encoding))
+    ran = made.run("build")
+    assert ran.code == 2
+    assert ran.err.startswith(f"recipe.yaml:{place}: error: the recipe is not UTF-8 (byte 0x")
+
+
+def test_a_byte_order_mark_is_fine(project: MakeProject) -> None:
+    ran = project({"rows.jsonl": ROWS, "recipe.yaml": f"\ufeff{DATA}"}).run("check")
+    assert (ran.code, ran.err) == (0, "")
+
+
+def test_mistakes_come_in_the_order_of_the_file_each_once(project: MakeProject) -> None:
+    recipe = """\
+seed: -1
+finery: 1
+x-shared: &shared
+  tak: 1
+generate:
+  b: {use: data.file, <<: *shared, path: b}
+data:
+  a: {use: data.file, bad_rows: mend, pth: a, <<: *shared}
+  c: {use: data.fil}
+"""
+    ran = project({"recipe.yaml": recipe}).run("check")
+    errors = [line.partition(": error: ") for line in ran.err.splitlines() if " error: " in line]
+    assert [where for where, _, _ in errors] == [
+        f"recipe.yaml:{place}" for place in ("1:7", "4:3", "8:33", "8:39", "9:12")
+    ]
+    assert ran.err.endswith("5 mistakes\n")
+
+
+def test_a_missing_recipe_leaves_nothing_behind(project: MakeProject) -> None:
+    made = project({})
+    ran = made.run("build", "nosuch/recipe.yaml")
+    assert ran.code == 2
+    assert ran.err.startswith("error: there is no nosuch/recipe.yaml\n  fix: ")
+    assert not (made.folder / "nosuch").exists()
+    assert not (made.folder / ".finery").exists()

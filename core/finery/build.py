@@ -11,15 +11,16 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from finery.errors import FineryError, StepError, error_from_dict
+from finery.errors import DataError, FineryError, StepError, UsageError, error_from_dict
 from finery.events import Event, Listener, RunLog
 from finery.executor import Executor
 from finery.graph import Graph, Node
+from finery.job import scrubbed
 from finery.plan import Planner, StepPlan
 from finery.recipe import Recipe
-from finery.step import Files, Step, inputs_of
-from finery.store import Manifest, Result, Store, link_outputs, project_folder
-from finery.worker import Task
+from finery.step import SECTIONS, Files, Step, inputs_of
+from finery.store import Manifest, Result, Store, link_outputs, project_folder, prune_links
+from finery.task import Task
 
 T = TypeVar("T")
 
@@ -38,12 +39,14 @@ class Outcome:
     ran: list[str] = field(default_factory=list)
     errors: dict[str, FineryError] = field(default_factory=dict)
     blocked: dict[str, list[str]] = field(default_factory=dict)
+    logs: dict[str, str] = field(default_factory=dict)  # of failed steps
     seconds: float = 0.0
+    broken: int = 0  # the exit code of what ended the build before its time
 
     @property
     def exit_code(self) -> int:
         """0 fine; 2 when what the user gave is wrong; 1 when a step or a requirement failed."""
-        return max((e.exit_code for e in self.errors.values()), default=0)
+        return self.broken or max((e.exit_code for e in self.errors.values()), default=0)
 
 
 class Build:
@@ -92,21 +95,33 @@ class Build:
         )  # fmt: skip
         self.graph.plugins.hook.finery_build_started(run=self.outcome.run, plan=self.graph)
         try:
-            while self._unfinished():
-                self._start_ready()
-                self._record(now=not self._running)
-                if self._running:
-                    self._listen()
-                elif self._locked:
-                    time.sleep(POLL_SECONDS)
-                elif self._stopped():
-                    break
+            self._run()
+        except BaseException as error:
+            interrupted = isinstance(error, KeyboardInterrupt)
+            self.outcome.broken = 130 if interrupted else getattr(error, "exit_code", 1)
+            raise
         finally:
             self.executor.close()
-            self._record(now=True)
-            self._remember()
-            self._finish()
+            try:
+                self._record(now=True)
+                self._remember()
+            finally:
+                self._finish()
         return self.outcome
+
+    def _run(self) -> None:
+        while self._unfinished():
+            self._start_ready()
+            self._record(now=not self._running)
+            if self._running:
+                self._listen()
+            elif self._locked:
+                time.sleep(POLL_SECONDS)
+            elif self._stopped():
+                break
+        data = self.graph.recipe.data
+        steps = {name for section in SECTIONS for name in data.get(section) or ()}
+        prune_links(self.folder, steps | self.store.steps_of_others(self.planner.recipe_id))
 
     def _unfinished(self) -> bool:
         return bool(self._ready or self._locked or self._running or any(self._queues.values()))
@@ -176,6 +191,7 @@ class Build:
     def _dispatch(self, plan: StepPlan) -> None:
         node = plan.node
         try:
+            self._check_code(plan)
             task = self._task(plan)
         except BaseException:
             self.store.unlock(plan.key)
@@ -220,7 +236,10 @@ class Build:
         timeout = POLL_SECONDS if self._locked or self._unrecorded else 1.0
         for task, event in self.executor.poll(timeout):
             plan = self._running[task.step]
-            match event.pop("event"):
+            kind = event.pop("event")
+            if kind in ("done", "failed", "died"):
+                _scrub_log(task)
+            match kind:
                 case "done":
                     self._done(plan, event)
                 case "failed":
@@ -229,7 +248,7 @@ class Build:
                 case "died":
                     self._ended(plan)
                     self._fail(plan.node, _death(event["code"], task), log=task.log)
-                case kind:
+                case _:
                     self._emit(f"step_{kind}", step=task.step, **event)
 
     def _done(self, plan: StepPlan, event: Event) -> None:
@@ -247,7 +266,7 @@ class Build:
         self._unrecorded.append(result)
         self._record(now=result.seconds > RECORD_SECONDS)
         self.outcome.ran.append(plan.node.name)
-        self._settle(plan, result, cached=False)
+        self._guarded(lambda made: self._settle(made, result, cached=False), plan)
 
     def _record(self, *, now: bool) -> None:
         """Commit what is finished, if it is time: quick steps share the cost of an fsync.
@@ -274,20 +293,23 @@ class Build:
             self._unrecorded.clear()
             self._recorded_at = time.monotonic()
 
-    def _check_unchanged(self, plan: StepPlan) -> None:
-        """Don't publish what was made from files that changed under it."""
-        before = [(name, value) for name, value in plan.parts if name.startswith("file ")]
-        digests = self.store.digest_files(plan.files)
-        now = [
-            (f"file {field} {name}", digest)
-            for field, found in digests.items()
-            for name, digest in found
-        ]
-        changed = [a[0].removeprefix("file ") for a, b in zip(before, now, strict=True) if a != b]
+    def _check_code(self, plan: StepPlan) -> None:
+        """Don't run code that isn't what the key says: a worker imports what is there by now."""
+        changed = self.planner.changed_code(plan)
         if changed:
             raise StepError(
-                f"changed while the step was reading it: {', '.join(changed)}", fix="build again"
+                f"its code changed since the build began: {', '.join(changed)}", fix="build again"
             )
+
+    def _check_unchanged(self, plan: StepPlan) -> None:
+        """Don't publish what was made from files that changed under it."""
+        parts = dict(plan.parts)
+        for setting, found in plan.files.items():
+            for name, path in found:
+                if parts[f"file {setting} {name}"] != _digest_now(self.store, path):
+                    raise StepError(
+                        f"changed while the step was reading it: {name}", fix="build again"
+                    )
 
     def _ended(self, plan: StepPlan) -> None:
         """A step ended without outputs."""
@@ -298,7 +320,11 @@ class Build:
         """A step's outputs are in the store: link them, judge them, let the next steps go."""
         node = plan.node
         self.outcome.results[node.name] = result
-        link_outputs(self.store, self.folder / node.name, result.outputs)
+        try:
+            link_outputs(self.store, self.folder / node.name, result.outputs)
+        except OSError as error:
+            place = self.folder / node.name
+            raise UsageError(f"can't put its outputs at {place}: {error.strerror}") from error
         seconds = 0.0 if cached else result.seconds
         kind = "step_cached" if cached else "step_finished"
         shown = (
@@ -326,8 +352,10 @@ class Build:
         if error.where is None:
             error.where = self.graph.recipe.where(node.place, key=True)
         self.outcome.errors[node.name] = error
-        shown = log if log and os.path.exists(log) and os.path.getsize(log) else None
-        self._emit("step_failed", step=node.name, use=node.use, error=error.to_dict(), log=shown)
+        kept = log if log and os.path.exists(log) and os.path.getsize(log) else None
+        if kept:
+            self.outcome.logs[node.name] = kept
+        self._emit("step_failed", step=node.name, use=node.use, error=error.to_dict(), log=kept)
         self.graph.plugins.hook.finery_step_failed(name=node.name, use=node.use, error=error)
         for name in self._downstream(node.name):
             if name not in self.outcome.blocked:
@@ -407,6 +435,23 @@ def _environment(recipe: Recipe, node: Node) -> dict[str, str]:
                 fix=f"export {name}=…",
             )
     return {name: os.environ[name] for name in node.env}
+
+
+def _digest_now(store: Store, path: Path) -> str | None:
+    try:
+        return store.digest_file(path)
+    except DataError:  # it is gone
+        return None
+
+
+def _scrub_log(task: Task) -> None:
+    """Take secrets out of what the step printed."""
+    if task.env and os.path.exists(task.log):
+        log = Path(task.log)
+        text = log.read_text(encoding="utf-8", errors="surrogateescape")
+        clean = scrubbed(text, task.env)
+        if clean != text:
+            log.write_text(clean, encoding="utf-8", errors="surrogateescape")
 
 
 def _death(code: int, task: Task) -> StepError:

@@ -5,7 +5,6 @@ imports followed are those into the step's own package and into other plugins' p
 in the file they stand; libraries count by version (`packages=`), finery itself by its key format.
 """
 
-import ast
 import sys
 from collections.abc import Callable, Iterable
 from functools import lru_cache
@@ -16,7 +15,7 @@ from blake3 import blake3
 from finery.errors import PluginError
 
 Parsed = tuple[str, list[str]]
-"""(digest of the file's code, modules it imports, dotted and absolute; see `_imports`)."""
+"""(digest of the file's code, modules it imports, dotted and absolute; see `parse.py`)."""
 
 
 def code_of(
@@ -24,7 +23,7 @@ def code_of(
 ) -> dict[str, str]:
     """File (package-relative) → digest, for the module of `cls` and what it imports.
 
-    packages: top-level packages of all plugins. parsed: `parse_file`, or a cache before it.
+    packages: top-level packages of all plugins. parsed: `parse.parse_file`, or a cache before it.
     """
     module = sys.modules[cls.__module__]
     if module.__file__ is None:
@@ -49,49 +48,6 @@ def code_of(
             (m, p) for m in imports if (p := _file_of(m, roots)) and _label(m, p) not in found
         )
     return dict(sorted(found.items()))
-
-
-def parse_file(path: Path, module: str) -> Parsed:
-    """Digest and imports of one file."""
-    source = path.read_bytes()
-    try:
-        tree = ast.parse(source)
-    except SyntaxError as error:
-        raise PluginError(
-            f"syntax error: {error.msg}", where=f"{path}:{error.lineno}", fix="repair it"
-        ) from error
-    imports = list(_imports(tree, module, path.name == "__init__.py"))
-    _strip_docstrings(tree)
-    return blake3(ast.dump(tree).encode()).hexdigest(), imports
-
-
-def _strip_docstrings(tree: ast.Module) -> None:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            body = node.body
-            first = body[0] if body else None
-            if (
-                isinstance(first, ast.Expr)
-                and isinstance(first.value, ast.Constant)
-                and isinstance(first.value.value, str)
-            ):
-                del body[0]
-
-
-def _imports(tree: ast.Module, module: str, is_package: bool) -> list[str]:
-    """What a module imports, each as `package.module` or `package.module:name`."""
-    found: dict[str, None] = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found.update((alias.name, None) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                parts = module.split(".")
-                parent = parts[: len(parts) - node.level + is_package]
-                base = ".".join([*parent, base] if base else parent)
-            found.update((f"{base}:{alias.name}", None) for alias in node.names)
-    return list(found)
 
 
 def _file_of(imported: str, roots: dict[str, Path]) -> Path | None:

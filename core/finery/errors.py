@@ -11,10 +11,13 @@
 Anything else that reaches the top is a bug and keeps its traceback.
 """
 
+import errno
 from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, ClassVar
+
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""The `errno` of an `OSError` that says that there is no room to write."""
 
 
 class FineryError(Exception):
@@ -99,6 +102,8 @@ def did_you_mean(name: str, names: Iterable[str]) -> str | None:
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
     """The one of `names` that a mistyped name most likely means."""
+    from difflib import get_close_matches  # only for mistakes
+
     close = get_close_matches(name, sorted(names), n=1, cutoff=0.6)
     return close[0] if close else None
 

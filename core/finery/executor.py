@@ -3,19 +3,19 @@
 import os
 import re
 import signal
-import socket
-import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from finery.job import cpu_count
-from finery.worker import Task
+from finery.task import Task
+
+if TYPE_CHECKING:  # imported where the first worker starts: a build with nothing to do has none
+    import subprocess
+    from multiprocessing.connection import Connection
 
 _SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
 """Environment variables that no worker inherits: a step gets them only by `env:`."""
@@ -37,11 +37,13 @@ class Executor(Protocol):
         """End all workers, running or not."""
 
 
-@dataclass
 class _Worker:
-    process: subprocess.Popen[bytes]
-    connection: Connection
-    task: Task | None = None
+    """A worker process, our end of its socket, and the task it is at."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", connection: "Connection") -> None:
+        self.process = process
+        self.connection = connection
+        self.task: Task | None = None
 
 
 class LocalExecutor:
@@ -79,6 +81,8 @@ class LocalExecutor:
 
     def poll(self, timeout: float) -> Iterator[tuple[Task, dict[str, Any]]]:
         """Events of running tasks, waiting up to `timeout` seconds for the first."""
+        from multiprocessing.connection import wait
+
         by_connection = {w.connection: w for w in self._workers}
         for ready in wait(list(by_connection), timeout):
             worker = by_connection[ready]  # type: ignore[index]
@@ -111,6 +115,8 @@ class LocalExecutor:
             worker.connection.close()
             if worker.task:
                 worker.process.send_signal(signal.SIGTERM)
+        import subprocess
+
         for worker in self._workers:
             try:
                 worker.process.wait(5)
@@ -121,10 +127,14 @@ class LocalExecutor:
 
 
 def _spawn(log: Path) -> _Worker:
+    import socket
+    import subprocess
+    from multiprocessing.connection import Connection
+
     ours, theirs = socket.socketpair()
     with log.open("ab") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "finery.worker", str(theirs.fileno())],
+            [sys.executable, "-m", "finery.worker", str(theirs.fileno()), str(os.getpid())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=out,

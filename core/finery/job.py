@@ -91,10 +91,15 @@ class Job:
         return self._find_engine(model)[0](model, self)
 
     def _scrub(self, text: str) -> str:
-        for value in self._secrets.values():
-            if len(value) >= 6:
-                text = text.replace(value, "***")
-        return text
+        return scrubbed(text, self._secrets)
+
+
+def scrubbed(text: str, secrets: Mapping[str, str]) -> str:
+    """The text with each secret's value (of 6 characters or more) as `***`."""
+    for value in secrets.values():
+        if len(value) >= 6:
+            text = text.replace(value, "***")
+    return text
 
 
 def cpu_count() -> int:

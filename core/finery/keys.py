@@ -6,14 +6,13 @@ are kept beside the key, so that what changed since the last build can be named.
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import msgspec
 from blake3 import blake3
 
 from finery.graph import Node
+from finery.installed import version_of
 from finery.step import Files, Settings, inputs_of
 
 FORMAT = 1
@@ -91,13 +90,9 @@ def _setting_parts(step: Settings, prefix: str = "") -> Iterator[tuple[str, Any]
             yield f"setting {prefix}{field}", msgspec.to_builtins(value)
 
 
-@lru_cache(maxsize=256)
 def package_version(distribution: str) -> str:
     """The installed version of a distribution, or `not installed`."""
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return "not installed"
+    return version_of(distribution) or "not installed"
 
 
 def differences(before: Parts, after: Parts) -> list[tuple[str, Any, Any]]:

@@ -48,6 +48,8 @@ class Planner:
         self.latest = store.latest(self.recipe_id)
         self.lock = Lock(graph.recipe.path)
         self._code: dict[type, dict[str, str]] = {}
+        for cls in {type(node.step) for node in graph.nodes.values()}:
+            self._code_of(cls)  # now, while it is the code that this process imported
 
     @cached_property
     def _packages(self) -> set[str]:
@@ -148,6 +150,14 @@ class Planner:
         if cls not in self._code:
             self._code[cls] = code_of(cls, self._packages, self.store.parsed)
         return self._code[cls]
+
+    def changed_code(self, plan: StepPlan) -> list[str]:
+        """Files of the step's code that are no longer what its key says."""
+        changed: set[str] = set()
+        for cls in (type(plan.node.step), *map(self.graph.plugins.engine, plan.engines)):
+            now = code_of(cls, self._packages, self.store.parsed)
+            changed |= {file for file, _ in self._code_of(cls).items() ^ now.items()}
+        return sorted(changed)
 
     def _reason(self, plan: StepPlan) -> str:
         if self.store.known(plan.key):

@@ -5,7 +5,6 @@ import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
-from importlib.metadata import Distribution, EntryPoint, distributions
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
@@ -16,6 +15,7 @@ from blake3 import blake3
 from finery import hooks
 from finery.engine import Engine
 from finery.errors import FineryError, PluginError, did_you_mean, shown
+from finery.installed import EntryPoint, entry_points
 from finery.step import FILE_MODULE, Step, check_contract
 
 GROUP = "finery"
@@ -138,7 +138,7 @@ def load_plugins(local: tuple[Path, ...] = ()) -> Plugins:
     """Load every installed plugin and the `local` plugin files; once per process and set."""
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(hooks)
-    found = [_load_entry_point(entry, dist) for entry, dist in _entry_points()]
+    found = [_load_entry_point(entry) for entry in entry_points(GROUP)]
     found += [_load_file(path) for path in local]
     for plugin in found:
         _register(manager, plugin)
@@ -183,29 +183,16 @@ def _check_hook(name: str, function: FunctionType, plugin: Plugin) -> None:
         )
 
 
-def _entry_points() -> list[tuple[EntryPoint, Distribution]]:
-    """The entry points of the group, each distribution once, in name order."""
-    found: dict[str, tuple[EntryPoint, Distribution]] = {}
-    for dist in distributions():
-        # Read the small file itself: building every entry point of every distribution is slow.
-        text = dist.read_text("entry_points.txt")
-        if not text or f"[{GROUP}]" not in text:
-            continue
-        for entry in dist.entry_points:
-            if entry.group == GROUP and entry.name not in found:
-                found[entry.name] = (entry, dist)
-    return [found[name] for name in sorted(found)]
-
-
-def _load_entry_point(entry: EntryPoint, dist: Distribution) -> Plugin:
-    origin = f"{dist.metadata['Name']} {dist.version}"
+def _load_entry_point(entry: EntryPoint) -> Plugin:
+    dist = entry.distribution
+    origin = f"{dist.name} {dist.version}"
     try:
         module = importlib.import_module(entry.value.partition(":")[0])
     except Exception as error:
         raise PluginError(
             f"plugin '{entry.name}' of {origin} fails on import: {type(error).__name__}: {error}",
             where=f"entry point {GROUP}.{entry.name} = {entry.value}",
-            fix=f"repair or uninstall it: pip uninstall {dist.metadata['Name']}",
+            fix=f"repair or uninstall it: pip uninstall {dist.name}",
         ) from error
     return Plugin(entry.name, module, origin)
 

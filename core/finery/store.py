@@ -13,11 +13,11 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ import msgspec
 from blake3 import blake3
 
 from finery.artifacts import KINDS, Artifact
-from finery.code import Parsed, parse_file
+from finery.code import Parsed
 from finery.errors import DataError, StepError, UsageError
 from finery.keys import Parts, encode
 from finery.step import Files
@@ -51,6 +51,10 @@ _SETTLED_NS = 2_000_000_000
 """A file changed less than this before it was hashed may change again within the clock's grain."""
 
 
+MANIFEST = "manifest.json"
+"""The file in an artifact's folder that describes it."""
+_OUTPUT = re.compile(r"/views/[0-9a-f]{64}$")
+"""What a link in `build/` says."""
 FLUSHED_BYTES = 1 << 20
 """Files from this size on are fsynced by the worker that made them."""
 
@@ -64,7 +68,7 @@ class Manifest(msgspec.Struct, frozen=True):
     digest: str  # the artifact's identity: all but where external files lie
     view: str  # its folder of links; differs from `digest` when external files lie elsewhere
     refs: "dict[str, Manifest]" = {}
-    external: dict[str, str] = {}  # name → absolute path, outside the store
+    external: dict[str, tuple[str, int, int]] = {}  # name → (absolute path, bytes, mtime in ns)
 
     def size(self) -> int:
         """Bytes of its own files in the store."""
@@ -76,7 +80,7 @@ def manifest(
     meta: Mapping[str, Any],
     files: Mapping[str, tuple[str, int]],
     refs: Mapping[str, Manifest] | None = None,
-    external: Mapping[str, str] | None = None,
+    external: Mapping[str, tuple[str, int, int]] | None = None,
 ) -> Manifest:
     """A manifest with its digests worked out. `meta` comes back as JSON values, keys sorted."""
     plain = json.loads(json.dumps(meta, sort_keys=True))
@@ -84,7 +88,7 @@ def manifest(
     contents = sorted((name, digest) for name, (digest, _) in files.items())
     under = sorted((role, m.digest) for role, m in refs.items())
     digest = blake3(encode([kind, plain, contents, under, list(external)])).hexdigest()
-    lies = [digest, list(external.items()), sorted(m.view for m in refs.values())]
+    lies = [digest, [p for p, *_ in external.values()], sorted(m.view for m in refs.values())]
     return Manifest(
         kind, plain, dict(files), digest, blake3(encode(lies)).hexdigest(), refs, external
     )
@@ -189,6 +193,8 @@ class Store:
         if len(paths) == 1:
             _fsync(paths[0])
             return
+        from concurrent.futures import ThreadPoolExecutor
+
         with ThreadPoolExecutor(16) as threads:
             list(threads.map(_fsync, paths))
 
@@ -209,6 +215,14 @@ class Store:
         rows = self._db.execute("SELECT step, key, previous FROM latest WHERE recipe = ?", [recipe])
         return {step: (key, previous) for step, key, previous in rows}
 
+    def steps_of_others(self, recipe: str) -> set[str]:
+        """Steps that the project's other recipes, those that still exist, were built with."""
+        found: dict[str, set[str]] = {}
+        for other, step in self._db.execute("SELECT recipe, step FROM latest"):
+            found.setdefault(other, set()).add(step)
+        there = [s for r, s in found.items() if r != recipe and (self.root.parent / r).exists()]
+        return set().union(*there)
+
     def parts_of(self, key: str) -> Parts | None:
         """The parts of a finished key."""
         row = self._db.execute("SELECT parts FROM results WHERE key = ?", [key]).fetchone()
@@ -228,24 +242,28 @@ class Store:
     def _whole(self, manifest: Manifest) -> bool:
         return (
             all(self._intact(digest, size) for digest, size in manifest.files.values())
-            and all(os.path.exists(path) for path in manifest.external.values())
+            and all(_as_it_was(*file) for file in manifest.external.values())
             and all(self._whole(ref) for ref in manifest.refs.values())
         )
 
     def _intact(self, digest: str, size: int) -> bool:
         """Whether a blob holds what its name says. Its bytes are read only if its stat changed."""
-        path = self.blob(digest)
         try:
-            now = os.stat(path)
-        except OSError:
+            return self._holds(digest, size)
+        except FileNotFoundError:
             return False
+
+    def _holds(self, digest: str, size: int) -> bool:
+        path = self.blob(digest)
+        now = os.stat(path)
         row = self._db.execute(
             "SELECT size, mtime, ctime, inode FROM blobs WHERE digest = ?", [digest]
         ).fetchone()
         if row == (now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino):
             return True
         if now.st_size != size or hash_file(path) != digest:
-            path.unlink(missing_ok=True)  # damaged: never serve it, make room for a good one
+            if os.stat(path).st_ino == now.st_ino:  # else another build has put a good one there
+                path.unlink()
             return False
         with self._transaction():
             self._db.execute(
@@ -274,14 +292,17 @@ class Store:
 
     def digest_file(self, path: Path) -> str:
         """The digest of an outside file, remembered by device, inode, size, mtime and ctime."""
-        stat = _stat_key(path)
-        row = self._db.execute(
-            "SELECT stat, digest FROM files WHERE path = ?", [str(path)]
-        ).fetchone()
-        if row and row[0] == stat:
-            return str(row[1])
-        digest = hash_file(path)
-        if _settled(path):
+        try:
+            stat = _stat_key(path)
+            row = self._db.execute(
+                "SELECT stat, digest FROM files WHERE path = ?", [str(path)]
+            ).fetchone()
+            if row and row[0] == stat:
+                return str(row[1])
+            digest, settled = hash_file(path), _settled(path)
+        except OSError as error:
+            raise DataError(f"can't read {path}: {error.strerror}") from error
+        if settled:
             with self._transaction():
                 self._db.execute(
                     "INSERT OR REPLACE INTO files VALUES (?, ?, ?)", [str(path), stat, digest]
@@ -289,7 +310,7 @@ class Store:
         return digest
 
     def parsed(self, path: Path, module: str) -> Parsed:
-        """`code.parse_file`, remembered."""
+        """`parse.parse_file`, remembered."""
         stat = _stat_key(path)
         row = self._db.execute(
             "SELECT stat, parsed FROM code WHERE path = ?", [str(path)]
@@ -297,6 +318,8 @@ class Store:
         if row and row[0] == stat:
             known: Parsed = msgspec.json.decode(row[1], type=Parsed)
             return known
+        from finery.parse import parse_file  # needs `ast`: only for files that changed
+
         parsed = parse_file(path, module)
         if _settled(path):
             with self._transaction():
@@ -356,13 +379,19 @@ class Store:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
+        """All or nothing. `StepError` when the database can't be written, e.g. on a full disk."""
         try:
+            self._db.execute("BEGIN IMMEDIATE")
             yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise StepError(
+                f"can't write to {self.database}: {error}",
+                fix="free some space, or check its permissions, and build again: nothing is lost",
+            ) from error
+        finally:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -381,7 +410,7 @@ def open_artifact(root: Path, manifest: Manifest) -> Artifact:
         view(root, manifest),
         meta=manifest.meta,
         refs={role: open_artifact(root, ref) for role, ref in manifest.refs.items()},
-        external={name: Path(path) for name, path in manifest.external.items()},
+        external={name: Path(path) for name, (path, *_) in manifest.external.items()},
     )
     made.digest = manifest.digest
     return made
@@ -393,18 +422,17 @@ def view_path(root: Path, manifest: Manifest) -> Path:
 
 
 def view(root: Path, manifest: Manifest) -> Path:
-    """A folder with the artifact's files under their names, as links; made when missing."""
-    folder = view_path(root, manifest)
-    if not folder.is_dir():
+    """A folder with the artifact's files under their names, as links; made or mended here."""
+    folder, links = view_path(root, manifest), _links(manifest)
+    if not _is_view(folder, links):
         staged = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
         shutil.rmtree(staged, ignore_errors=True)
         staged.mkdir()
-        for file, (digest, _) in manifest.files.items():
-            up = "../" * (2 + file.count("/"))
-            _link(f"{up}objects/{digest[:2]}/{digest[2:]}", staged / file)
-        for file, path in manifest.external.items():
-            _link(path, staged / file)
-        (staged / "manifest.json").write_bytes(_described(manifest))
+        for file, text in links.items():
+            _link(text, staged / file)
+        (staged / MANIFEST).write_bytes(_described(manifest))
+        if folder.exists():
+            shutil.rmtree(folder, ignore_errors=True)
         try:
             staged.rename(folder)
         except OSError:  # another process made it in the meantime
@@ -412,32 +440,80 @@ def view(root: Path, manifest: Manifest) -> Path:
     return folder
 
 
+def _links(manifest: Manifest) -> dict[str, str]:
+    """Name → what the link of that name says, relative for files of the store."""
+    links = {
+        name: f"{'../' * (2 + name.count('/'))}objects/{digest[:2]}/{digest[2:]}"
+        for name, (digest, _) in manifest.files.items()
+    }
+    return links | {name: path for name, (path, *_) in manifest.external.items()}
+
+
+def _is_view(folder: Path, links: Mapping[str, str]) -> bool:
+    """Whether a folder of links is as it was made.
+
+    It isn't where an editor or a step put a file of its own in the place of a link, or beside
+    the links: steps that take the artifact must not see that.
+    """
+    try:
+        if any(os.readlink(f"{folder}/{name}") != text for name, text in links.items()):
+            return False
+    except OSError:
+        return False
+    count = 0
+    for top, folders, files in os.walk(folder):
+        count += len(files) + sum(os.path.islink(f"{top}/{name}") for name in folders)
+    return count == len(links) + 1
+
+
 def ingest(artifact: Artifact, out: Path, objects: Path) -> Manifest:
     """Move what a step left into `objects/` and describe it. Runs in the worker.
 
-    Large files are fsynced here, in the worker; small ones in groups, by `Store.commit`. Raises `StepError` where the step left something that can't be kept.
+    Large files are fsynced here, in the worker; small ones in groups, by `Store.commit`. Empty
+    folders aren't kept. Raises `StepError` where the step left something that can't be.
     """
-    files: dict[str, tuple[str, int]] = {}
-    if artifact.path.is_relative_to(out):
-        for path in sorted(p for p in artifact.path.rglob("*") if not p.is_dir()):
-            name = path.relative_to(artifact.path).as_posix()
-            files[name] = _keep(path, objects)
+    if artifact.digest:  # an input, handed on as it is
+        return _manifest_of(artifact)
+    if not artifact.path.is_relative_to(out):
+        raise StepError(
+            f"the step's output lies in {artifact.path}, not in job.out",
+            fix="write it into job.out, or return an input as it is",
+        )
+    names = [(path.relative_to(artifact.path).as_posix(), path) for path in _left(artifact.path)]
+    if any(name == MANIFEST for name, _ in names):
+        raise StepError(
+            f"the step left a file named {MANIFEST}, as finery's own is named",
+            fix="name it otherwise, or put it into a subfolder",
+        )
+    files = {name: _keep(path, objects) for name, path in names}
     refs = {role: _manifest_of(ref) for role, ref in artifact.refs.items()}
-    external = {name: str(path.absolute()) for name, path in artifact.external.items()}
+    external = {name: _outside(path.absolute()) for name, path in artifact.external.items()}
     return manifest(artifact.kind, artifact.meta, files, refs, external)
 
 
 def _manifest_of(ref: Artifact) -> Manifest:
     """The manifest that an input artifact came with."""
     try:
-        return msgspec.json.decode((ref.path / "manifest.json").read_bytes(), type=Manifest)
+        return msgspec.json.decode((ref.path / MANIFEST).read_bytes(), type=Manifest)
     except FileNotFoundError:
         raise StepError("a step may only refer to artifacts that it was given as inputs") from None
 
 
+def _left(folder: Path) -> list[Path]:
+    """The files of a step's output, sorted, with links replaced by what they point to."""
+    found = []
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink():
+            _materialise(path)
+        elif path.is_dir():
+            continue
+        elif not path.is_file():
+            raise StepError(f"the step left what is neither a file nor a folder: {path.name}")
+        found.append(path)
+    return found
+
+
 def _keep(path: Path, objects: Path) -> tuple[str, int]:
-    if path.is_symlink():
-        path = _materialised(path)
     digest, size = hash_file(path), path.stat().st_size
     if size >= FLUSHED_BYTES:
         _fsync(path)
@@ -451,6 +527,20 @@ def _keep(path: Path, objects: Path) -> tuple[str, int]:
     return digest, size
 
 
+def _outside(path: Path) -> tuple[str, int, int]:
+    stat = path.stat()
+    return str(path), stat.st_size, stat.st_mtime_ns
+
+
+def _as_it_was(path: str, size: int, mtime: int) -> bool:
+    """Whether a file outside the store is still the one that a step saw."""
+    try:
+        now = os.stat(path)
+    except OSError:
+        return False
+    return (now.st_size, now.st_mtime_ns) == (size, mtime)
+
+
 def _fsync(path: Path) -> None:
     file = os.open(path, os.O_RDONLY)
     try:
@@ -459,14 +549,15 @@ def _fsync(path: Path) -> None:
         os.close(file)
 
 
-def _materialised(link: Path) -> Path:
-    """A link in a step's output as a file of its own: the store owns every byte it keeps."""
+def _materialise(link: Path) -> None:
+    """Make a link in a step's output a file of its own: the store owns every byte it keeps."""
     target = link.resolve()
+    if target.is_dir():
+        raise StepError(f"the step left a link to a folder: {link.name}", fix="copy the folder")
     if not target.is_file():
         raise StepError(f"the step left a broken link: {link.name}")
     link.unlink()
     shutil.copyfile(target, link)
-    return link
 
 
 def blob_path(objects: Path, digest: str) -> Path:
@@ -577,27 +668,27 @@ def link_outputs(store: Store, folder: Path, outputs: Mapping[str, Manifest]) ->
 def _point(root: Path, link: Path, manifest: Manifest) -> None:
     """Make `link` a link to an artifact's folder, replacing what finery put there before."""
     text = os.path.relpath(root, link.parent) + f"/views/{manifest.view}"
+    view(root, manifest)
     try:
-        if os.readlink(link) == text and os.path.exists(link):
+        if os.readlink(link) == text:
             return
-        there = True
     except FileNotFoundError:
-        there = False
+        link.parent.mkdir(parents=True, exist_ok=True)
     except OSError:  # a folder: the step had several outputs before
         _remove_links(link)
-        there = False
-    view(root, manifest)
-    link.parent.mkdir(parents=True, exist_ok=True)
-    staged = link.with_name(f".{link.name}.{os.getpid()}") if there else link
-    if there:
+    try:
+        link.symlink_to(text)
+    except FileExistsError:
+        staged = link.with_name(f".{link.name}.{os.getpid()}")
         staged.unlink(missing_ok=True)
-    staged.symlink_to(text)
-    if there:
+        staged.symlink_to(text)
         staged.replace(link)
 
 
 def _remove_links(folder: Path) -> None:
     """Remove a folder of links; anything else in it isn't finery's and stays, with an error."""
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is a file that finery didn't put there", fix="move it away")
     others = [p.name for p in folder.iterdir() if not p.is_symlink()]
     if others:
         raise UsageError(
@@ -607,3 +698,26 @@ def _remove_links(folder: Path) -> None:
     for link in folder.iterdir():
         link.unlink()
     folder.rmdir()
+
+
+def prune_links(folder: Path, keep: Collection[str]) -> None:
+    """Remove links to outputs of steps that are gone. What finery didn't make stays."""
+    if not folder.is_dir():
+        return
+    for entry in folder.iterdir():
+        if entry.name in keep:
+            continue
+        if _is_output(entry):
+            entry.unlink(missing_ok=True)
+        elif entry.is_dir() and not entry.is_symlink() and _holds_outputs(entry):
+            _remove_links(entry)
+
+
+def _is_output(path: Path) -> bool:
+    """Whether a path is a link that `link_outputs` made."""
+    return path.is_symlink() and _OUTPUT.search(os.readlink(path)) is not None
+
+
+def _holds_outputs(folder: Path) -> bool:
+    entries = list(folder.iterdir())
+    return bool(entries) and all(map(_is_output, entries))

@@ -1,16 +1,17 @@
 """A worker process: runs the steps it is sent, one after the other.
 
-Started as `python -m finery.worker FD`; FD is one end of a socket pair, over which tasks come and
-events go, as msgpack. It ends when the other side does.
+Started as `python -m finery.worker FD PARENT`; FD is one end of a socket pair, over which tasks
+come and events go, as msgpack. It ends when the other side, the process PARENT, does.
 """
 
-import errno
 import os
 import signal
 import sys
 import threading
 import time
 import traceback
+from collections.abc import Mapping
+from itertools import combinations
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -20,33 +21,14 @@ from blake3 import blake3
 
 from finery.artifacts import Artifact, Model
 from finery.engine import Engine
-from finery.errors import FineryError, StepError
+from finery.errors import DISK_FULL, FineryError, StepError
 from finery.hooks import hookimpl
-from finery.job import Job
+from finery.job import Job, scrubbed
 from finery.plugins import Plugins, load_plugins
 from finery.records import SqliteRecords
 from finery.step import Files, Step, inputs_of
 from finery.store import Manifest, ingest, open_artifact
-
-
-class Task(msgspec.Struct):
-    """One step to run, as it is sent to a worker."""
-
-    step: str
-    use: str
-    settings: dict[str, Any]
-    inputs: dict[str, list[tuple[str, Manifest]]]  # field → (what the recipe calls it, artifact)
-    files: dict[str, tuple[list[str], list[str]]]  # setting → (patterns, paths)
-    seed: int | None
-    pinned: str | None
-    env: dict[str, str]
-    engines: dict[str, str]  # model format → digest of its engine; empty: may use none
-    plugins: list[str]  # plugin files beside the recipe
-    store: str
-    out: str
-    scratch: str
-    log: str
-    isolated: bool
+from finery.task import Task
 
 
 class Default:
@@ -63,7 +45,8 @@ def main() -> None:
     """Serve tasks until the socket closes."""
     connection = Connection(int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends us
-    _die_with_parent()
+    signal.signal(signal.SIGTERM, _end)
+    _die_with_parent(int(sys.argv[2]))
     lock = threading.Lock()
 
     def send(event: dict[str, Any]) -> None:
@@ -82,6 +65,11 @@ def main() -> None:
             return
 
 
+def _end(signum: int, frame: object) -> None:
+    """End as by `sys.exit`, so that `subprocess.run` and the like end their children."""
+    raise SystemExit(128 + signum)
+
+
 def _run(task: Task, send: Any) -> dict[str, Any]:
     """Run a task; the closing event: `done` with manifests, or `failed` with the error."""
     started = time.perf_counter()
@@ -89,11 +77,12 @@ def _run(task: Task, send: Any) -> dict[str, Any]:
     before = {name: os.environ.get(name) for name in task.env}
     os.environ.update(task.env)
     try:
-        outputs = _outputs(task, send)
+        outputs = _outputs(task, lambda event: send(_scrub(event, task.env)))
     except FineryError as error:
-        return {"event": "failed", "error": error.to_dict()}
+        return {"event": "failed", "error": _scrub(error.to_dict(), task.env)}
     except Exception as error:
-        return {"event": "failed", "error": _from_exception(error, task).to_dict()}
+        failure = _from_exception(error, task)
+        return {"event": "failed", "error": _scrub(failure.to_dict(), task.env)}
     finally:
         for name, value in before.items():
             if value is None:
@@ -124,11 +113,32 @@ def _outputs(task: Task, send: Any) -> dict[str, Manifest]:
     )
     returned = plugins.hook.finery_run_step(step=step, job=job)
     made = _named(returned, expected, task.use)
+    _check_apart(made)
     shared: dict[int, Manifest] = {}  # two names may stand for one artifact: its files move once
     for artifact in made.values():
         if id(artifact) not in shared:
             shared[id(artifact)] = ingest(artifact, job.out, root / "objects")
     return {name: shared[id(artifact)] for name, artifact in made.items()}
+
+
+def _scrub(value: Any, env: Mapping[str, str]) -> Any:
+    """Plain data without the values of the environment variables that the step was given."""
+    if isinstance(value, dict):
+        return {k: _scrub(v, env) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_scrub(v, env) for v in value]
+    return scrubbed(value, env) if isinstance(value, str) else value
+
+
+def _check_apart(made: Mapping[str, Artifact]) -> None:
+    """Each output has a folder of its own: a file can't belong to two of them."""
+    for (name, one), (other, two) in combinations(made.items(), 2):
+        a, b = one.path, two.path
+        if one is not two and not one.digest and (a.is_relative_to(b) or b.is_relative_to(a)):
+            raise StepError(
+                f"the step's outputs '{name}' and '{other}' lie in each other's folder",
+                fix=f"write them into job.out / '{name}' and job.out / '{other}'",
+            )
 
 
 def _step(task: Task, plugins: Plugins, root: Path) -> Step:
@@ -199,7 +209,7 @@ def _from_exception(error: Exception, task: Task) -> FineryError:
     """An unexpected exception of a step: its traceback goes to the log, its end to the user."""
     text = "".join(traceback.format_exception(error))
     print(text, file=sys.stderr)
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
         return StepError("the disk is full", fix="free some space and build again: nothing is lost")
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
         return StepError(
@@ -222,9 +232,11 @@ def _redirect(log: str) -> None:
     os.close(file)
 
 
-def _die_with_parent() -> None:
-    """Ask Linux to kill this process when the main process is killed; elsewhere a thread looks."""
-    parent = os.getppid()
+def _die_with_parent(parent: int) -> None:
+    """Ask Linux to kill this process when the main process is killed; elsewhere a thread looks.
+
+    parent: the main process, which may be gone by now, with a task left in the socket.
+    """
     if sys.platform == "linux":
         import ctypes
 

@@ -68,6 +68,8 @@ class File(Step, seeded=False, packages=("jinja2",), version="1"):
             raise ValueError("`prompts_only` is set and `columns` has an assistant turn: drop one")
         if self.format == "preference" and self.prompts_only:
             raise ValueError("rows of format preference have answers: leave `prompts_only` out")
+        if self.columns and self.columns.label and "label" in self.kept():
+            raise ValueError("`columns` and `keep` both make a label: leave one out")
         for name in self.kept():
             if name in OWN_COLUMNS:
                 raise ValueError(
@@ -103,7 +105,7 @@ class _Reading:
         self.made = 0
         self.bad: list[tuple[str, BadRow]] = []  # the first ten
         self.bad_count = 0
-        self.reasons: set[str] = set()
+        self.reasons: set[str] = set()  # two at most
         self.duplicates = _Duplicates()
 
     def rows(self) -> Iterator[Row]:
@@ -191,7 +193,8 @@ class _Reading:
 
     def _note(self, where: str, error: BadRow) -> None:
         self.bad_count += 1
-        self.reasons.add(error.what)
+        if len(self.reasons) < 2:
+            self.reasons.add(error.what)
         if len(self.bad) < LISTED:
             self.bad.append((where, error))
         if self.step.bad_rows == "skip":

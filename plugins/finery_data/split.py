@@ -159,9 +159,11 @@ class _Survey:
         self.units = array("Q")
         self.strata: list[str] = []
         self.stratum = array("L")
+        self.any_parents = False
         index: dict[str, int] = {}
         for number, row in enumerate(self.read(), 1):
             self.units.append(unit_of(_with_group(row, step.group, number), step.group))
+            self.any_parents |= bool(row.get("parents"))
             value = _stratum(row, step.stratify, number)
             self.stratum.append(index.setdefault(value, len(index)))
         self.strata = list(index)
@@ -349,9 +351,9 @@ def _prompt_leaks(survey: _Survey, chosen: bytes) -> Iterator[str]:
 
 
 def _parent_leaks(survey: _Survey, chosen: bytes) -> Iterator[str]:
-    parents = [(n, row["parents"]) for n, row in enumerate(survey.read(), 1) if row.get("parents")]
-    if not parents:
+    if not survey.any_parents:
         return
+    parents = [(n, row["parents"]) for n, row in enumerate(survey.read(), 1) if row.get("parents")]
     numbers = {str(row.get("id")): number for number, row in enumerate(survey.read(), 1)}
     for number, ids in parents:
         for parent in (numbers[i] for i in ids if i in numbers):

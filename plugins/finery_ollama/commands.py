@@ -18,7 +18,7 @@ def write_modelfile(commands: Sequence[Command], comment: str) -> str:
     lines = [f"# {comment}"]
     for name, value in commands:
         text = f"{name} {_quote(value)}"
-        if read_modelfile(text) != [(name, value)]:
+        if _read_back(text) != [(name, value)]:
             raise DataError(
                 f"a Modelfile can't hold this {name}: {value!r}",
                 fix='leave out invisible characters, and """ at the end of a line',
@@ -28,7 +28,7 @@ def write_modelfile(commands: Sequence[Command], comment: str) -> str:
 
 
 def read_modelfile(text: str) -> list[Command]:
-    """The commands that Ollama reads from a Modelfile."""
+    """The commands that Ollama reads from a Modelfile. `ValueError` where a value doesn't end."""
     commands, rest = [], text + "\n"
     while rest := rest.lstrip(" \t\r\n"):
         if rest.startswith("#"):
@@ -43,6 +43,13 @@ def read_modelfile(text: str) -> list[Command]:
     return commands
 
 
+def _read_back(text: str) -> list[Command] | None:
+    try:
+        return read_modelfile(text)
+    except ValueError:
+        return None
+
+
 def _read_value(text: str) -> tuple[str, str]:
     """(the value at the start of `text`, what comes after it)."""
     read = ""
@@ -51,7 +58,7 @@ def _read_value(text: str) -> tuple[str, str]:
             return value, text[position + 1 :]
         if character in " \t\r\n" or character.isprintable():
             read += character
-    raise DataError("a value of the Modelfile doesn't end")
+    raise ValueError("a value of the Modelfile doesn't end")
 
 
 def _unquote(text: str) -> str | None:

@@ -67,7 +67,7 @@ class Modelfile(Step, seeded=False, sections=("export",), packages=(PACKAGE,)):
         source = self.gguf.file(self.gguf.meta["file"])
         gguf = Gguf(source, vocab_only=True)
         chat = chat_template(gguf, self.gguf.meta.get("chat_template_kwargs", {}))
-        template, turns = _template(gguf, chat, self.gguf)
+        template, turns = _template(gguf, chat)
         system = _system(self.system, turns, trimmed=trims(chat))
         run = f"ollama create {self.name} -f Modelfile && ollama run {self.name}"
         commands = [("FROM", f"./{source.name}"), ("TEMPLATE", template)]
@@ -122,29 +122,30 @@ def copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _template(gguf: Gguf, chat: ChatTemplate, model: Model) -> tuple[str, Turns]:
+def _template(gguf: Gguf, chat: ChatTemplate) -> tuple[str, Turns]:
     """The TEMPLATE and the turns it writes.
 
     llama.cpp puts the BOS before a prompt if the GGUF says so: the template then leaves it out.
     """
     bos = gguf.token_text(gguf.bos) if gguf.bos >= 0 else ""
-    _refuse_dates(chat, model)
 
     def render(messages: Conversation, generation: bool) -> str:
         text = chat.render(messages, add_generation_prompt=generation)
         return text.removeprefix(bos) if gguf.adds_bos else text
 
-    return ollama_template(render, "" if gguf.adds_bos else bos)
-
-
-def _refuse_dates(chat: ChatTemplate, model: Model) -> None:
-    dated = chat.with_arguments(strftime_now=lambda form: _DATE)
-    if _DATE in dated.render([{"role": "user", "content": "?"}]):
+    found = ollama_template(render, "" if gguf.adds_bos else bos)
+    if _writes_date(chat):
         raise StepError(
             "the chat template writes today's date, which a template of Ollama can't",
-            where=str(model.meta["file"]),
+            where=str(gguf.path),
             fix="train with a chat template that has a fixed date or none",
         )
+    return found
+
+
+def _writes_date(chat: ChatTemplate) -> bool:
+    dated = chat.with_arguments(strftime_now=lambda form: _DATE)
+    return _DATE in dated.render([{"role": "user", "content": "?"}])
 
 
 def _system(system: str, turns: Turns, *, trimmed: bool) -> str:

@@ -384,7 +384,7 @@ PLUGINS = {
         f"{DATA}plugins: {HERE}p.py\n", "'plugins' is a list", "[./checks.py]"
     ),
     "missing plugin file": Broken(
-        f"{DATA}plugins: [{HERE}mine.py]\n", "there is no plugin file mine.py", "name a .py file"
+        f"{DATA}plugins: [{HERE}mine.py]\n", "there is no plugin file mine.py", "one of: steps.py"
     ),
     "plugin file mistyped": Broken(
         f"{DATA}plugins: [{HERE}p.py]\n",

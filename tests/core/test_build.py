@@ -92,7 +92,7 @@ def test_a_step_may_change_between_one_output_and_several(project: MakeProject) 
 
 def test_step_builds_what_it_needs_and_no_more(project: MakeProject) -> None:
     t = project({"recipe.yaml": recipe({
-        "a": script(""), "b": script("", rows=["a"]), "c": script("", needs=["b"]), "d": script(""),
+        "a": script(""), "b": script("", rows=["a"]), "c": script("# c", needs=["b"]), "d": script("# d"),
     })})  # fmt: skip
     assert t.ran("--step", "b") == ["a", "b"]
     assert t.ran("--step", "c", "--step", "d") == ["c", "d"]

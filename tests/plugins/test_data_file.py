@@ -18,6 +18,7 @@ from finery_data.columns import Columns
 from finery_data.file import File
 
 PAIR = Columns(user="{{ text }}", assistant="{{ intent }}")
+LABELLED = Columns(user="{{ text }}", assistant="{{ intent }}", label="{{ intent }}")
 
 
 def lines(*rows: Any) -> str:
@@ -125,6 +126,7 @@ def test_columns_that_fit_two_formats_must_be_told(tmp_path: Path) -> None:
         ({"columns": Columns(user="x")}, "no template for the assistant turn"),
         ({"columns": PAIR, "prompts_only": True}, "has an assistant turn"),
         ({"format": "preference", "prompts_only": True}, "have answers"),
+        ({"columns": LABELLED, "keep": {"label": "x"}}, "both make a label"),
         ({"keep": ["id"]}, "keep: {source_id: id}"),
         ({"keep": {"messages": "x"}}, "can't be named 'messages'"),
     ],
@@ -227,6 +229,11 @@ def test_keep_a_list_or_new_names(tmp_path: Path) -> None:
     made, _ = load(tmp_path, lines(row), keep={"source_id": "id", "score": "score"})
     assert next(iter(made))["source_id"] == 7
     assert next(iter(load(tmp_path, lines(row), keep=["score"])[0]))["score"] == 0.5
+
+
+def test_keep_makes_a_column_the_label(tmp_path: Path) -> None:
+    made, _ = load(tmp_path, lines({**alpaca(1)[0], "kind": "a"}), keep={"label": "kind"})
+    assert next(iter(made))["label"] == "a"
 
 
 def test_keep_a_column_that_no_row_has(tmp_path: Path) -> None:

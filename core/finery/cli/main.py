@@ -1,12 +1,13 @@
 """The `finery` command: finds subcommands by name and turns errors into one block and a code."""
 
 import importlib
+import os
 import sys
 from typing import Any
 
 import click
 
-from finery.errors import FineryError, did_you_mean
+from finery.errors import DISK_FULL, FineryError, did_you_mean
 
 BUILT_IN = {
     "init": "finery.cli.init:command",
@@ -79,8 +80,15 @@ def main() -> None:
         code = error.exit_code
     except KeyboardInterrupt:
         code = interrupted()
-    except BrokenPipeError:
-        sys.stderr.close()
+    except BrokenPipeError:  # whoever read what we print is gone
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
+        code = 1
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        click.echo(f"error: the disk is full: {error}\n  fix: free some space", err=True)
         code = 1
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -10,6 +10,7 @@ import click
 from finery.artifacts import Bundle, Metrics
 from finery.build import Build, Outcome
 from finery.cli.output import counted, duration, print_error
+from finery.errors import shown
 from finery.store import Manifest, open_artifact
 
 
@@ -22,9 +23,11 @@ def print_summary(build: Build, outcome: Outcome) -> None:
         from finery.cli.tables import print_scores
 
         print_scores(build.store.root, outputs)
-    for error in outcome.errors.values():
+    for step, error in outcome.errors.items():
         click.echo(err=True)
         print_error(error)
+        if step in outcome.logs:
+            click.echo(f"  log: {shown(Path(outcome.logs[step]))}", err=True)
     _print_counts(build, outcome)
     if outcome.ran and not outcome.errors:
         for line in _next_lines(build, outputs):
@@ -39,8 +42,8 @@ def _print_counts(build: Build, outcome: Outcome) -> None:
             f"{len(outcome.errors)} failed",
             *([f"{len(outcome.blocked)} blocked"] if outcome.blocked else []),
         ]
-        left = total - len(outcome.results) - len(outcome.errors) - len(outcome.blocked)
-        words += [f"{left} not started"] if left > 0 else []
+        left = total - len({*outcome.results, *outcome.errors, *outcome.blocked})
+        words += [f"{left} not started"] if left else []
         click.secho(
             f"\n{', '.join(words)}; {len(outcome.results)} of {total} steps are built",
             fg="red",

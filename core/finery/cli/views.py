@@ -233,8 +233,8 @@ def _show_files(console: Any, artifact: Artifact, manifest: Manifest) -> None:
     console.print(f"  [cyan]files[/]          [dim]{artifact.path}[/]")
     for name, (_, nbytes) in manifest.files.items():
         console.print(Text.assemble(("    ", ""), f"{name}  ", (size(nbytes), "dim")))
-    for name, path in manifest.external.items():
-        console.print(Text.assemble(("    ", ""), f"{name}  ", (f"→ {path}", "dim")))
+    for name, (path, nbytes, _) in manifest.external.items():
+        console.print(Text.assemble(("    ", ""), f"{name}  ", (f"{size(nbytes)} → {path}", "dim")))
     text = manifest.files.get("Modelfile")
     if text:
         console.print()

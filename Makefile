@@ -1,0 +1,47 @@
+# Two commands do everything on a machine with Python 3.11+ and make:
+#   make quickstart   build recipes/ticket-triage with a fresh .venv
+#   make test         lint, types, schemas and tests
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: quickstart test lint types schemas pytest format bench clean
+
+quickstart: $(VENV)/.installed-all
+	$(BIN)/finery build recipes/ticket-triage
+	$(BIN)/finery show --recipe recipes/ticket-triage
+
+test: lint types schemas pytest
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-dev
+	$(BIN)/mypy
+
+schemas: $(VENV)/.installed-dev
+	$(BIN)/finery schema --all schemas --check
+
+# The quick tests share the cores; those with a real model get all of them, one after the other.
+pytest: $(VENV)/.installed-dev
+	$(BIN)/pytest -n 2 -m "not real"
+	$(BIN)/pytest -m real
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/finery schema --all schemas
+
+bench: $(VENV)/.installed-bench
+	$(BIN)/python benchmarks/core.py
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed-%: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$*]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build .finery

@@ -1,0 +1,88 @@
+"""Which distributions are installed: their versions and entry points.
+
+`importlib.metadata` tells the same and takes longer to import than a whole build with nothing to
+do; what is read here is the layout that installers agree on (PyPA's core metadata and entry-point
+specifications): folders `NAME-VERSION.dist-info` on `sys.path`.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import NamedTuple
+
+
+class Distribution(NamedTuple):
+    """An installed distribution: its normalised name, version and metadata folder."""
+
+    name: str
+    version: str
+    folder: str
+
+
+class EntryPoint(NamedTuple):
+    """One entry of a group: `name = value`, and the distribution it comes from."""
+
+    name: str
+    value: str
+    distribution: Distribution
+
+
+@lru_cache(maxsize=1)
+def distributions() -> dict[str, Distribution]:
+    """Normalised name → distribution; the first on `sys.path` counts, as for imports."""
+    found: dict[str, Distribution] = {}
+    for entry in dict.fromkeys(sys.path):
+        for dist in _in_folder(entry or "."):
+            found.setdefault(dist.name, dist)
+    return found
+
+
+def _in_folder(folder: str) -> Iterator[Distribution]:
+    try:
+        names = os.listdir(folder)
+    except OSError:  # a zip, or a folder that isn't there: sys.path holds such
+        return
+    for name in names:
+        if name.endswith((".dist-info", ".egg-info")):
+            stem = name.rpartition(".")[0]
+            project, dash, version = stem.partition("-")
+            if dash:
+                yield Distribution(normalised(project), version.partition("-py")[0], f"{folder}/{name}")
+
+
+def normalised(name: str) -> str:
+    """A distribution's name as PyPI normalises it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def version_of(distribution: str) -> str | None:
+    """The installed version of a distribution, None if it isn't installed."""
+    found = distributions().get(normalised(distribution))
+    return found.version if found else None
+
+
+def entry_points(group: str) -> list[EntryPoint]:
+    """The entry points of a group, sorted by name; of two with one name the first is kept."""
+    found: dict[str, EntryPoint] = {}
+    for dist in distributions().values():
+        try:
+            with open(f"{dist.folder}/entry_points.txt", encoding="utf-8") as file:
+                text = file.read()
+        except OSError:  # most distributions have none
+            continue
+        for name, value in _entries(text, group):
+            found.setdefault(name, EntryPoint(name, value, dist))
+    return [found[name] for name in sorted(found)]
+
+
+def _entries(text: str, group: str) -> Iterator[tuple[str, str]]:
+    inside = False
+    for line in text.splitlines():
+        line = line.strip()
+        if line.startswith("["):
+            inside = line == f"[{group}]"
+        elif inside and "=" in line and not line.startswith(("#", ";")):
+            name, _, value = line.partition("=")
+            yield name.strip(), value.strip()

@@ -1,0 +1,27 @@
+"""What a worker is sent: one step to run, as plain data."""
+
+from typing import Any
+
+import msgspec
+
+from finery.store import Manifest
+
+
+class Task(msgspec.Struct):
+    """One step to run, as it is sent to a worker."""
+
+    step: str
+    use: str
+    settings: dict[str, Any]
+    inputs: dict[str, list[tuple[str, Manifest]]]  # field → (what the recipe calls it, artifact)
+    files: dict[str, tuple[list[str], list[str]]]  # setting → (patterns, paths)
+    seed: int | None
+    pinned: str | None
+    env: dict[str, str]
+    engines: dict[str, str]  # model format → digest of its engine; empty: may use none
+    plugins: list[str]  # plugin files beside the recipe
+    store: str
+    out: str
+    scratch: str
+    log: str
+    isolated: bool

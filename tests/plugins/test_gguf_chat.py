@@ -1,0 +1,67 @@
+"""Chat templates are rendered as transformers renders them."""
+
+import pytest
+from finery_gguf.chat import ChatTemplate
+from jinja2.exceptions import SecurityError, TemplateError
+from tiny_gguf import CHATML, tiny_tokenizer
+
+from finery.rows import Conversation
+
+TALK: Conversation = [
+    {"role": "system", "content": "Be <b>brief</b> & 'kind' é 漢"},
+    {"role": "user", "content": "Why?", "name": None},
+    {"role": "assistant", "content": "Thus.", "reasoning": "hm"},
+    {"role": "user", "content": '{"a": 1}'},
+]
+TEMPLATES = {
+    "ChatML": CHATML,
+    "block trimming": "{% for m in messages %}\n  {% if loop.first %}\n a\n  {% endif %}\n{% endfor %}",
+    "special tokens": "{{ bos_token }}{{ eos_token }}{{ unk_token is defined }}",
+    "tojson": "{{ messages | tojson }}{{ messages[0] | tojson(indent=2) }}",
+    "loop controls": "{% for m in messages %}{% if loop.index0 == 2 %}{% break %}{% endif %}x{% endfor %}",
+    "namespace": "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}"
+    "{% endfor %}{{ ns.n }}",
+    "dict": "{{ dict(a=1) | tojson }}",
+    "generation": "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}",
+    "date": "{{ strftime_now('%Y') }}",
+    "reasoning": "{% for m in messages %}{{ m.reasoning_content }}{{ m.thinking }}{% endfor %}",
+    "empty keys": "{{ messages[1].name is defined }}",
+    "no tools": "{{ tools is none }}{{ documents is none }}{% if tools %}x{% endif %}",
+    "generation prompt": "{{ add_generation_prompt }}",
+}
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_rendered_as_transformers_does(name: str) -> None:
+    tokenizer = tiny_tokenizer(TEMPLATES[name])
+    template = ChatTemplate(TEMPLATES[name], tokenizer.special_tokens_map)
+    expected = tokenizer.apply_chat_template(TALK, tokenize=False, add_generation_prompt=True)
+    assert template.render(TALK) == expected
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ raise_exception('no') }}",
+        "{{ messages[9].content + 1 }}",
+        "{{ messages[0].content + 1 }}",
+        "{% set ns = namespace(_x=1) %}",
+        "{{ messages.append(1) }}",
+        "{{ messages.__class__.__mro__ }}",
+    ],
+)
+def test_what_a_template_trips_over_is_a_template_error(source: str) -> None:
+    with pytest.raises(TemplateError):
+        ChatTemplate(source, {}).render(TALK)
+
+
+def test_a_namespace_keeps_no_underscored_name() -> None:
+    source = "{% set ns = namespace() %}{% set ns._x = 1 %}"
+    with pytest.raises(SecurityError):
+        ChatTemplate(source, {}).render(TALK)
+
+
+def test_arguments_win_over_special_tokens() -> None:
+    template = ChatTemplate("{{ bos_token }}{{ mood }}", {"bos_token": "a"}, {"mood": "b"})
+    assert template.render([]) == "ab"
+    assert template.with_arguments(bos_token="c").render([]) == "cb"

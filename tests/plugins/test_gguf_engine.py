@@ -1,0 +1,203 @@
+"""Answers of a GGUF: the same ones every time, whatever was answered before."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from finery_gguf.engine import GgufEngine, chat_template, tokenize
+from finery_gguf.llama import Gguf, Library
+from finery_gguf.pace import FRESH, TRIES, Pace
+from tiny_gguf import CHATML, tiny_tokenizer, write_tiny_gguf
+
+from finery import Completion, DataError, Model, Sampling, StepError
+from finery.rows import Conversation
+from finery.testing import TestJob
+
+SHOTS = [
+    {"role": "system", "content": "Name the intent of the message."},
+    {"role": "user", "content": "Where is my card?"},
+    {"role": "assistant", "content": "card_arrival"},
+]
+TALKS: list[Conversation] = [
+    [*SHOTS, {"role": "user", "content": text}] for text in ("Who?", "22 of the 22", "\n\nWhy?")
+] + [[{"role": "user", "content": "Who?"}]]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_gguf(tmp_path_factory.mktemp("gguf") / "tiny.gguf")
+
+
+def engine(path: Path, **meta: Any) -> GgufEngine:
+    return GgufEngine(
+        Model(path.parent, meta={"format": "gguf", "file": path.name, **meta}), TestJob()
+    )
+
+
+def answers(path: Path, talks: list[Conversation], **sampling: Any) -> list[Completion]:
+    return engine(path).generate(talks, Sampling(**{"max_tokens": 24, **sampling}))
+
+
+def test_an_answer_depends_on_its_row_alone(tiny: Path) -> None:
+    together = answers(tiny, TALKS)
+    assert answers(tiny, TALKS) == together
+    assert answers(tiny, TALKS[::-1]) == together[::-1]
+    assert [answers(tiny, [talk])[0] for talk in TALKS] == together
+    assert len({a.text for a in together}) == len(TALKS)
+
+
+def test_the_number_of_threads_changes_nothing(tiny: Path) -> None:
+    found = []
+    for threads in (1, 2, 3):
+        made = engine(tiny)
+        made._pace = Pace(threads)
+        found.append(made.generate(TALKS, Sampling(max_tokens=24)))
+    assert found[0] == found[1] == found[2]
+
+
+def test_what_comes_before_the_last_turn_is_kept(tiny: Path) -> None:
+    gguf = Gguf(tiny)
+    template = chat_template(gguf, {})
+    heads = []
+    for talk in TALKS[:2]:
+        tokens, prefix = tokenize(gguf, template, talk)
+        heads.append(tokens[:prefix])
+    assert heads[0] == heads[1]
+    assert gguf.decode(heads[0]).endswith("card_arrival\nuser\n")
+
+
+def test_a_last_turn_that_joins_what_is_before_has_a_shorter_prefix(tiny: Path) -> None:
+    # "user\n" + "\n\nWhy?": the first two line breaks are one token here.
+    gguf = Gguf(tiny)
+    tokens, prefix = tokenize(gguf, chat_template(gguf, {}), TALKS[2])
+    assert gguf.decode(tokens[:prefix]).endswith("card_arrival\nuser")
+
+
+def test_sampling_is_seeded(tiny: Path) -> None:
+    def drawn(seed: int) -> list[Completion]:
+        return answers(tiny, TALKS, temperature=1.0, top_p=0.9, seed=seed)
+
+    assert drawn(3) == drawn(3)
+    assert drawn(3) != drawn(4)
+
+
+def test_an_answer_ends_at_any_end_of_generation_token(tiny: Path) -> None:
+    found = answers(tiny, TALKS, temperature=5.0, max_tokens=500)
+    ended = [a for a in found if a.finish_reason == "stop"]
+    assert ended
+    assert all(a.completion_tokens < 500 for a in ended)
+
+
+def test_a_cut_answer_says_so(tiny: Path) -> None:
+    (answer,) = answers(tiny, TALKS[:1], max_tokens=5)
+    assert (answer.finish_reason, answer.completion_tokens) == ("length", 5)
+
+
+def test_a_stop_string_ends_the_answer_before_it(tiny: Path) -> None:
+    (whole,) = answers(tiny, TALKS[:1])
+    stop = whole.text[6:8]
+    (cut,) = answers(tiny, TALKS[:1], stop=("never", stop))
+    assert cut.text == whole.text[: whole.text.index(stop)]
+    assert cut.finish_reason == "stop"
+
+
+def test_a_row_over_the_context_is_named(tiny: Path) -> None:
+    talk = [{"role": "user", "content": "long " * 400}]
+    with pytest.raises(DataError, match=r"need \d+ tokens, and the model has 1024") as raised:
+        answers(tiny, [talk])
+    assert "long long" in raised.value.details[0]
+
+
+def test_a_longer_context_is_made_for_a_longer_row(tiny: Path) -> None:
+    talk = [{"role": "user", "content": "x" * 600}]
+    assert answers(tiny, [TALKS[0], talk])[0] == answers(tiny, TALKS[:1])[0]
+
+
+def test_arguments_of_the_chat_template_reach_it(tmp_path: Path) -> None:
+    path = write_tiny_gguf(tmp_path / "t.gguf", template=CHATML + "{{ mood }}")
+    plain = engine(path).generate(TALKS[:1], Sampling(max_tokens=4))
+    moody = engine(path, chat_template_kwargs={"mood": "!"}).generate(
+        TALKS[:1], Sampling(max_tokens=4)
+    )
+    assert moody[0].prompt_tokens == plain[0].prompt_tokens + 1
+
+
+@pytest.mark.parametrize(
+    ("written", "added"), [("{{ bos_token }}", True), ("", True), ("{{ bos_token }}", False)]
+)
+def test_there_is_one_bos(tmp_path: Path, written: str, added: bool) -> None:
+    template = written + "{% for m in messages %}{{ m.content }}{% endfor %}"
+    gguf = Gguf(
+        write_tiny_gguf(tmp_path / "t.gguf", template=template, flags={"add_bos_token": added})
+    )
+    tokens, _ = tokenize(gguf, chat_template(gguf, {}), [{"role": "user", "content": "22"}])
+    assert tokens == [gguf.bos, *gguf.encode("22")]
+
+
+def test_no_bos_where_neither_asks_for_it(tmp_path: Path) -> None:
+    gguf = Gguf(write_tiny_gguf(tmp_path / "t.gguf", template="22", flags={"add_bos_token": False}))
+    assert tokenize(gguf, chat_template(gguf, {}), TALKS[0])[0] == gguf.encode("22")
+
+
+def test_prompts_are_the_tokens_that_transformers_makes(tiny: Path) -> None:
+    gguf, tokenizer = Gguf(tiny), tiny_tokenizer()
+    template = chat_template(gguf, {})
+    for talk in TALKS:
+        made = tokenizer.apply_chat_template(talk, add_generation_prompt=True, return_dict=True)
+        assert tokenize(gguf, template, talk)[0] == made["input_ids"]
+
+
+def test_a_refused_conversation_is_a_data_error(tmp_path: Path) -> None:
+    path = write_tiny_gguf(tmp_path / "t.gguf", template="{{ raise_exception('no roles') }}")
+    with pytest.raises(DataError, match="refuses a conversation: no roles"):
+        answers(path, TALKS[:1])
+
+
+@pytest.mark.parametrize(
+    ("template", "said"), [(None, "no chat template"), ("{% if %}", "is no Jinja")]
+)
+def test_a_gguf_without_a_chat_template(tmp_path: Path, template: str | None, said: str) -> None:
+    path = write_tiny_gguf(tmp_path / "t.gguf", template=template)
+    with pytest.raises(StepError, match=said):
+        answers(path, TALKS[:1])
+
+
+def test_a_broken_gguf(tmp_path: Path) -> None:
+    path = tmp_path / "t.gguf"
+    path.write_bytes(b"GGUF, and then nothing that is one")
+    with pytest.raises(StepError, match="can't load this GGUF") as raised:
+        answers(path, TALKS[:1])
+    assert raised.value.details
+    with pytest.raises(StepError, match="isn't there"):
+        Gguf(tmp_path / "missing.gguf")
+
+
+def test_llama_cpp_is_silent(tiny: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    answers(tiny, TALKS[:1])
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "llama_cpp_py_sync._cffi_bindings", None)
+    with pytest.raises(StepError) as raised:
+        Library()
+    assert raised.value.fix == "pip install 'finery[gguf]'"
+
+
+def test_the_fastest_number_of_threads_is_used() -> None:
+    now = 0.0
+    pace = Pace(4, lambda: now)
+    spent = {4: 0.5, 2: 0.1, 1: 0.2}
+    for _ in range(3 * TRIES):
+        threads = pace.for_token()
+        pace.took(threads, spent[threads])
+    assert (pace.for_token(), pace.for_prompt()) == (2, 2)
+    now = FRESH + 1
+    assert pace.for_token() == 4  # it is tried again
+
+
+def test_one_core_has_no_choice() -> None:
+    pace = Pace(1)
+    pace.took(pace.for_token(), 1.0)
+    assert (pace.for_token(), pace.for_prompt()) == (1, 1)

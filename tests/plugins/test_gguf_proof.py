@@ -1,0 +1,75 @@
+"""The proof that a GGUF reads conversations as the model was trained to."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from finery_gguf.difference import first_difference, text_difference
+from finery_gguf.llama import Gguf
+from finery_gguf.proof import conversations, prove
+from tiny_gguf import CHATML, tiny_tokenizer, write_tiny_gguf
+
+from finery import StepError
+
+
+def proven(path: Path, template: str = CHATML, **options: Any) -> int:
+    gguf = Gguf(write_tiny_gguf(path / "t.gguf", template=template, **options), vocab_only=True)
+    return prove(gguf, tiny_tokenizer(template), {})
+
+
+def test_the_same_tokens_are_proven(tmp_path: Path) -> None:
+    assert proven(tmp_path) == len(conversations(""))
+
+
+def test_another_way_to_split_numbers_is_found(tmp_path: Path) -> None:
+    with pytest.raises(StepError, match="reads code as other tokens") as raised:
+        proven(tmp_path, pre="smollm")  # digits one by one
+    _, trained, found = raised.value.details
+    assert ">>>262:'22'<<<" in trained
+    assert ">>>53:'2'<<<" in found
+
+
+def test_a_bos_that_training_had_not_is_found(tmp_path: Path) -> None:
+    with pytest.raises(StepError, match="a single turn as other tokens") as raised:
+        proven(tmp_path, template="{{ messages[0].content }}", flags={"add_bos_token": True})
+    assert "first difference is token 0" in raised.value.details[0]
+
+
+def test_another_chat_template_is_found(tmp_path: Path) -> None:
+    path = write_tiny_gguf(tmp_path / "t.gguf", template=CHATML.replace("user", "USER") + "!")
+    with pytest.raises(StepError, match="not the one the model was trained with") as raised:
+        prove(Gguf(path), tiny_tokenizer(), {})
+    assert ">>>'!'" in raised.value.details[1]
+
+
+def test_conversations_that_both_refuse_are_passed_over(tmp_path: Path) -> None:
+    refusing = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}" + CHATML
+    )
+    assert proven(tmp_path, template=refusing) == len(conversations("")) - 2
+
+
+def test_a_template_that_refuses_all_proves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(StepError, match="refuses every conversation"):
+        proven(tmp_path, template="{{ raise_exception('no') }}")
+
+
+def test_an_end_that_llama_cpp_does_not_know_is_found(tmp_path: Path) -> None:
+    # The turn ends at a control token that is not one of the tokens llama.cpp stops at.
+    template = CHATML.replace("<|im_end|>", "<|im_start|>")
+    with pytest.raises(StepError, match=r"would not stop at '<\|im_start\|>'"):
+        proven(tmp_path, template=template)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "at"), [("abc", "abd", 2), ("abc", "abcd", 3), ("", "a", 0), ("ab", "ab", 2)]
+)
+def test_first_difference(one: str, other: str, at: int) -> None:
+    assert first_difference(one, other) == at
+
+
+def test_text_difference_shows_both() -> None:
+    assert text_difference(("one:", "other:"), "same a", "same b") == [
+        "one:   'same ' >>>'a'",
+        "other: 'same ' >>>'b'",
+    ]

@@ -1,13 +1,40 @@
 """finery: a declarative, plugin-based build system for small fine-tuned language models."""
 
-from finery.artifacts import Artifact, Bundle, Dataset, Metrics, Model
-from finery.engine import Completion, Engine, Sampling
-from finery.errors import DataError, FineryError, RequirementError, StepError
-from finery.hooks import hookimpl
-from finery.job import Job
-from finery.step import Files, Settings, Step, setting, takes
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from finery.artifacts import Artifact, Bundle, Dataset, Metrics, Model
+    from finery.engine import Completion, Engine, Sampling
+    from finery.errors import DataError, FineryError, RequirementError, StepError
+    from finery.hooks import hookimpl
+    from finery.job import Job
+    from finery.step import Files, Settings, Step, setting, takes
 
 __version__ = "0.1.0"
+
+_HOME = {
+    "Artifact": "finery.artifacts",
+    "Bundle": "finery.artifacts",
+    "Completion": "finery.engine",
+    "DataError": "finery.errors",
+    "Dataset": "finery.artifacts",
+    "Engine": "finery.engine",
+    "Files": "finery.step",
+    "FineryError": "finery.errors",
+    "Job": "finery.job",
+    "Metrics": "finery.artifacts",
+    "Model": "finery.artifacts",
+    "RequirementError": "finery.errors",
+    "Sampling": "finery.engine",
+    "Settings": "finery.step",
+    "Step": "finery.step",
+    "StepError": "finery.errors",
+    "hookimpl": "finery.hooks",
+    "setting": "finery.step",
+    "takes": "finery.step",
+}
+"""Name → the module it lives in, imported when the name is first used: commands start quicker."""
 
 __all__ = [
     "Artifact",
@@ -30,3 +57,15 @@ __all__ = [
     "setting",
     "takes",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'finery' has no attribute '{name}'")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

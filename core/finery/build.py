@@ -19,7 +19,8 @@ from finery.job import scrubbed
 from finery.plan import Planner, StepPlan
 from finery.recipe import Recipe
 from finery.step import SECTIONS, Files, Step, inputs_of
-from finery.store import Manifest, Result, Store, link_outputs, project_folder, prune_links
+from finery.places import project_folder
+from finery.store import Manifest, Result, Store, link_outputs, prune_links
 from finery.task import Task
 
 T = TypeVar("T")

@@ -49,7 +49,9 @@ def _in_folder(folder: str) -> Iterator[Distribution]:
             stem = name.rpartition(".")[0]
             project, dash, version = stem.partition("-")
             if dash:
-                yield Distribution(normalised(project), version.partition("-py")[0], f"{folder}/{name}")
+                yield Distribution(
+                    normalised(project), version.partition("-py")[0], f"{folder}/{name}"
+                )
 
 
 def normalised(name: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from blake3 import blake3
 
 from finery.artifacts import Model
-from finery.code import code_of
+from finery.code import Parsed, code_of
 from finery.errors import DataError
 from finery.graph import Graph, Node
 from finery.keys import MISSING, Parts, differences, encode, key_of, key_parts, package_version
@@ -47,6 +47,7 @@ class Planner:
         self.recipe_id = _recipe_id(graph.recipe.path, store)
         self.latest = store.latest(self.recipe_id)
         self.lock = Lock(graph.recipe.path)
+        self.code_files: set[Path] = set()
         self._code: dict[type, dict[str, str]] = {}
         for cls in {type(node.step) for node in graph.nodes.values()}:
             self._code_of(cls)  # now, while it is the code that this process imported
@@ -148,8 +149,12 @@ class Planner:
 
     def _code_of(self, cls: type) -> dict[str, str]:
         if cls not in self._code:
-            self._code[cls] = code_of(cls, self._packages, self.store.parsed)
+            self._code[cls] = code_of(cls, self._packages, self._parsed)
         return self._code[cls]
+
+    def _parsed(self, path: Path, module: str) -> Parsed:
+        self.code_files.add(path)
+        return self.store.parsed(path, module)
 
     def changed_code(self, plan: StepPlan) -> list[str]:
         """Files of the step's code that are no longer what its key says."""

@@ -12,7 +12,8 @@ from finery.keys import FORMAT, encode
 from finery.plugins import Plugins, load_plugins
 from finery.recipe import Recipe, load
 from finery.step import SECTIONS
-from finery.store import Store, store_folder
+from finery.places import store_folder
+from finery.store import Store
 
 
 def open_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, Plugins]:

@@ -206,14 +206,14 @@ def _check_top(recipe: Recipe) -> Iterator[FineryError]:
             fix="write `finery: 1`",
         )
     name = recipe.data.get("name")
-    if isinstance(name, str) and not _is_name(name):
+    if isinstance(name, str) and not is_name(name):
         yield recipe.error(f"a recipe can't be named '{name}'", ["name"], fix=_NAME_FIX)
     for key, schema in _TOP.items():
         if key in recipe.data and key != "finery" and not (key == "name" and isinstance(name, str)):
             yield from complaints(recipe, schema, recipe.data[key], (key,), key)
 
 
-def _is_name(text: str) -> bool:
+def is_name(text: str) -> bool:
     return re.fullmatch(NAME.strip("^$"), text) is not None
 
 
@@ -237,7 +237,7 @@ def _check_step(
     recipe: Recipe, plugins: Plugins, section: str, name: str, step: Any
 ) -> Iterator[FineryError]:
     place = (section, name)
-    if not _is_name(name):
+    if not is_name(name):
         yield recipe.error(f"a step can't be named '{name}'", place, key=True, fix=_NAME_FIX)
         return
     if not isinstance(step, dict):

@@ -28,9 +28,12 @@ from finery.artifacts import KINDS, Artifact
 from finery.code import Parsed
 from finery.errors import DataError, StepError, UsageError
 from finery.keys import Parts, encode
+from finery.places import STORE
 from finery.step import Files
 
-STORE = "FINERY_STORE"
+VERSION = 2
+"""Of the tables below, but for `records`, whose form is fixed. Bump it when they change."""
+_REBUILT = ("results", "latest", "blobs", "files", "code", "stamps", "checked")
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS results (
   key TEXT PRIMARY KEY, outputs BLOB NOT NULL, parts BLOB NOT NULL, seconds REAL NOT NULL,
@@ -45,6 +48,7 @@ CREATE TABLE IF NOT EXISTS files (
 CREATE TABLE IF NOT EXISTS code (
   path TEXT PRIMARY KEY, stat BLOB NOT NULL, parsed BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS records (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS stamps (name TEXT PRIMARY KEY, content TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS checked (digest TEXT PRIMARY KEY) WITHOUT ROWID;
 """
 _SETTLED_NS = 2_000_000_000
@@ -101,21 +105,6 @@ class Result(msgspec.Struct, frozen=True):
     outputs: dict[str, Manifest]
     seconds: float
     parts: Parts
-
-
-def store_folder(recipe: Path) -> Path:
-    """Where the store of a recipe lies: `$FINERY_STORE`, else `.finery` in the project folder."""
-    moved = os.environ.get(STORE)
-    return Path(moved).absolute() if moved else project_folder(recipe) / ".finery"
-
-
-def project_folder(recipe: Path) -> Path:
-    """The nearest folder above the recipe that holds `.finery` or `.git`, else the recipe's own."""
-    start = recipe.absolute().parent
-    for folder in (start, *start.parents):
-        if (folder / ".finery").is_dir() or (folder / ".git").exists():
-            return folder
-    return start
 
 
 class Store:
@@ -341,6 +330,11 @@ class Store:
         with self._transaction():
             self._db.execute("INSERT OR IGNORE INTO checked VALUES (?)", [digest])
 
+    def keep_stamp(self, name: str, content: str) -> None:
+        """Keep a stamp, see `finery.stamp`."""
+        with self._transaction():
+            self._db.execute("INSERT OR REPLACE INTO stamps VALUES (?, ?)", [name, content])
+
     # -- work folders and locks ------------------------------------------------------------------
 
     def work(self, key: str) -> tuple[Path, Path]:
@@ -399,8 +393,13 @@ def _connect(path: Path) -> sqlite3.Connection:
     db.execute("PRAGMA synchronous=NORMAL")
     if db.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
         db.execute("PRAGMA journal_mode=WAL")
-    if db.execute("PRAGMA user_version").fetchone()[0] != 1:
-        db.executescript(_SCHEMA + "PRAGMA user_version=1;")
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if version != VERSION:
+        # What another version of finery kept is rebuilt; paid-for records outlive it.
+        drop = "".join(f"DROP TABLE IF EXISTS {t};" for t in _REBUILT) if version else ""
+        db.executescript(
+            f"BEGIN IMMEDIATE; {drop} {_SCHEMA} PRAGMA user_version={VERSION}; COMMIT;"
+        )
     return db
 
 

@@ -2,11 +2,10 @@
 
 import os
 import shutil
-import time
 from pathlib import Path
 
 import pytest
-from conftest import MakeProject, Project
+from conftest import LIGHT_STEPS, Project, until
 
 RECIPE = """
 finery: 1
@@ -27,8 +26,6 @@ ALL = ["a", "b", "few", "halves", "last", "mixed"]
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project that is built."""
-    from conftest import LIGHT_STEPS
-
     made = Project(tmp_path_factory.mktemp("template"))
     (made.folder / ".git").mkdir()
     made.write({
@@ -199,22 +196,21 @@ def test_set_builds_another_variant_and_back(built: Project) -> None:
     assert built.rows("b")[0]["tag"] == 1
 
 
-def test_code_edited_during_a_build_is_never_published_under_the_old_key(built: Project) -> None:
-    built.write({"recipe.yaml": RECIPE + """
-  wait: {use: steps.script, code: "import time; Path('go').touch()\\nwhile not Path('edited').exists(): time.sleep(.01)\\nrows.append({'prompt': 'x'})"}
-  new: {use: steps.alone, rows: wait, code: "rows.append({'prompt': 'old'})"}
-"""})  # fmt: skip
-    process = built.start("build")
-    deadline = time.monotonic() + 30
-    while not (built.folder / "go").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+WAITING = """
+  early: {use: steps.alone, code: "rows.append({'prompt': 'early'})"}
+  wait: {use: steps.script, rows: early, code: "import time; Path('go').touch()\\nwhile not Path('edited').exists(): time.sleep(.01)"}
+  late: {use: steps.alone, rows: wait, code: "rows.append({'prompt': 'old'})"}
+"""
+
+
+def test_code_edited_during_a_build_is_not_run_under_the_old_key(built: Project) -> None:
     old, new = 'names["rows"]', '[{"prompt": "new"}]'
+    built.write({"recipe.yaml": RECIPE + WAITING})
+    process = built.start("build")
+    until(lambda: (built.folder / "go").exists())
     built.edit("steps.py", old, new)
     (built.folder / "edited").touch()
-    process.communicate(timeout=30)
-    assert built.run("build").code == 0
-    assert built.rows("new")[0]["prompt"] == "new"
+    assert "its code changed since the build began: steps.py" in process.communicate(timeout=30)[1]
     built.edit("steps.py", new, old)
-    assert built.run("build").code == 0
-    assert built.rows("new")[0]["prompt"] == "old"
+    assert built.ran("--step", "late") == ["late"]
+    assert built.rows("late")[0]["prompt"] == "old"

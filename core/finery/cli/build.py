@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from finery import stamp
 from finery.cli.options import json_option, recipe_argument, set_option
 from finery.cli.output import print_json
 from finery.errors import UsageError
@@ -43,6 +44,11 @@ def command(
     update_lock: bool, executor: str, as_json: bool,
 ) -> int:  # fmt: skip
     """Make what RECIPE declares; only what changed is redone."""
+    if not (as_json or update_lock):
+        done = stamp.steps_if_done(recipe, steps, overrides)
+        if done is not None:
+            click.secho(f"{done} steps, nothing to do", fg="green", err=True)
+            return 0
     from finery.build import Build
     from finery.checks import check_files
     from finery.project import open_graph, open_store
@@ -63,6 +69,8 @@ def command(
     finally:
         if not as_json:
             view.close()
+    if len(outcome.results) == len(graph.nodes) and not outcome.errors:
+        stamp.keep(build, steps, overrides)
     if not as_json:
         from finery.cli.summary import print_summary
 

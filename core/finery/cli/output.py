@@ -5,7 +5,6 @@ import sys
 from typing import IO, Any
 
 import click
-import msgspec
 
 from finery.errors import FineryError
 
@@ -28,6 +27,8 @@ def print_error(error: FineryError) -> None:
 
 def print_json(data: Any) -> None:
     """One JSON line on stdout."""
+    import msgspec
+
     sys.stdout.buffer.write(msgspec.json.encode(data) + b"\n")
     sys.stdout.buffer.flush()
 

@@ -34,17 +34,17 @@ def command(step_type: str | None, folder: Path | None, check: bool, recipe: Pat
     plugins = open_recipe(recipe)[1] if recipe else load_plugins()
     if folder is None:
         made = step_schema(plugins.step_type(step_type)) if step_type else recipe_schema(plugins)
-        click.echo(_formatted(made), nl=False)
+        click.echo(formatted(made), nl=False)
         return 0
     files = {
-        f"{name}.schema.json": _formatted(step_schema(plugins.step_type(name)))
+        f"{name}.schema.json": formatted(step_schema(plugins.step_type(name)))
         for name in plugins.step_types
     }
-    files["recipe.schema.json"] = _formatted(recipe_schema(plugins))
+    files["recipe.schema.json"] = formatted(recipe_schema(plugins))
     return _check(folder, files) if check else _write(folder, files)
 
 
-def _formatted(schema: object) -> str:
+def formatted(schema: object) -> str:
     return msgspec.json.format(msgspec.json.encode(schema), indent=2).decode() + "\n"
 
 

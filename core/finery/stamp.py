@@ -1,0 +1,165 @@
+"""The quick answer to "is there anything to do": a stamp of all that a finished build looked at.
+
+A stamp lists every file whose state decides the answer, with its stat: the recipe and its lock,
+plugin files, outside files, blobs, views, the links under `build/`, and the folders of `sys.path`
+(whose times change when a distribution comes, goes or is upgraded). When all stand as they stood,
+a build would find nothing to do, and neither plugins nor the recipe need to be read to know it.
+Any difference, and the build takes the long road, which alone decides what runs.
+
+Imports little: with it, a build with nothing to do takes hardly longer than starting Python.
+"""
+
+import json
+import os
+import sqlite3
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from glob import glob
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finery.places import project_folder, store_folder
+
+if TYPE_CHECKING:
+    from finery.build import Build
+    from finery.store import Manifest
+
+FORMAT = 1
+SETTLED_NS = 2_000_000_000
+"""A file changed less than this before a build may change again within the clock's grain."""
+HOOKS = (
+    "finery_build_started", "finery_build_finished", "finery_step_started", "finery_step_finished",
+    "finery_step_failed",
+)  # fmt: skip
+"""Hooks that a plugin expects to be called in every build: with one of them, no stamp."""
+
+
+def steps_if_done(recipe: Path, steps: Sequence[str], overrides: Sequence[str]) -> int | None:
+    """How many steps the recipe has if a build would find nothing to do; None if it may."""
+    database = store_folder(recipe) / "finery.db"
+    if not database.is_file():
+        return None
+    try:
+        db = sqlite3.connect(database, timeout=1, isolation_level=None)
+        try:
+            row = db.execute(
+                "SELECT content FROM stamps WHERE name = ?", [_name(recipe, steps, overrides)]
+            ).fetchone()
+        finally:
+            db.close()
+        return _steps_if_same(json.loads(row[0])) if row else None
+    except (sqlite3.Error, ValueError, KeyError, TypeError):
+        return None  # no such table, a stamp of another version, a busy database: the long road
+
+
+def _steps_if_same(stamp: dict[str, Any]) -> int | None:
+    same = (
+        stamp["format"] == FORMAT
+        and stamp["python"] == _python()
+        and all(_stat(path) == stat for path, stat in stamp["files"])
+        and all(_link(path) == text for path, text in stamp["links"])
+        and all(_matches(pattern) == found for pattern, found in stamp["patterns"])
+    )
+    return int(stamp["steps"]) if same else None
+
+
+def keep(build: "Build", steps: Sequence[str], overrides: Sequence[str]) -> None:
+    """Stamp a build that is complete, if all that it looked at has settled."""
+    if any(getattr(build.graph.plugins.hook, hook).get_hookimpls() for hook in HOOKS):
+        return
+    recipe = build.graph.recipe.path
+    sources, patterns = _sources(build)
+    if not all(map(_settled, sources)):
+        return
+    manifests = [m for r in build.outcome.results.values() for m in r.outputs.values()]
+    files = {*sources, *_stored(build, manifests)}
+    stamp = {
+        "format": FORMAT,
+        "python": _python(),
+        "steps": len(build.graph.nodes),
+        "files": [[path, _stat(path)] for path in sorted(files)],
+        "links": [[path, _link(path)] for path in _links(build.folder)],
+        "patterns": [[pattern, _matches(pattern)] for pattern in sorted(patterns)],
+    }
+    build.store.keep_stamp(_name(recipe, steps, overrides), json.dumps(stamp))
+
+
+def _sources(build: "Build") -> tuple[set[str], set[str]]:
+    """(files and folders outside the store that decide what is built, patterns of more)."""
+    from finery.step import Files
+
+    graph, planner = build.graph, build.planner
+    found = {str(graph.recipe.path.absolute()), str(planner.lock.path.absolute())}
+    for plugin in graph.plugins.plugins:
+        found.add(str(plugin.path or plugin.module.__file__))
+    for path in planner.code_files:
+        found |= {str(path), str(path.parent)}  # a new module beside it may come before it
+    patterns = set()
+    for node in graph.nodes.values():
+        found |= {str(path) for files in planner.files(node).values() for _, path in files}
+        for name in type(node.step).__struct_fields__:
+            value = getattr(node.step, name)
+            if isinstance(value, Files):
+                patterns |= {str(graph.recipe.folder.absolute() / p) for p in value.patterns}
+    return found, patterns
+
+
+def _stored(build: "Build", manifests: Iterable["Manifest"]) -> Iterable[str]:
+    """Blobs, views and external files of artifacts and of those they refer to."""
+    from finery.store import view_path
+
+    for manifest in manifests:
+        yield str(view_path(build.store.root, manifest))
+        yield from (str(build.store.blob(digest)) for digest, _ in manifest.files.values())
+        yield from (path for path, *_ in manifest.external.values())
+        yield from _stored(build, manifest.refs.values())
+
+
+def _links(folder: Path) -> list[str]:
+    """Everything under `build/<recipe>`, two levels deep."""
+    return sorted(
+        glob(f"{folder}/*")
+        + [p for p in glob(f"{folder}/*/*") if not os.path.islink(os.path.dirname(p))]
+    )
+
+
+def _matches(pattern: str) -> list[str]:
+    """What a pattern finds now; a folder stands for all that is in it."""
+    if os.path.isdir(pattern):
+        return sorted(
+            os.path.join(root, name) for root, _, names in os.walk(pattern) for name in names
+        )
+    return sorted(glob(pattern, recursive=True)) if any(c in pattern for c in "*?[") else []
+
+
+def _python() -> list[Any]:
+    """This Python, and the state of the folders that it imports from."""
+    folders = [[entry, _stat(entry)] for entry in sys.path]
+    own = os.path.dirname(os.path.abspath(__file__))
+    return [list(sys.version_info[:3]), folders, _stat(own), os.path.realpath(sys.prefix)]
+
+
+def _stat(path: str) -> list[int] | None:
+    try:
+        s = os.stat(path)
+    except OSError:
+        return None
+    return [s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns]
+
+
+def _settled(path: str) -> bool:
+    stat = _stat(path)
+    return stat is None or time.time_ns() - max(stat[3:]) > SETTLED_NS
+
+
+def _link(path: str) -> str | None:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return "" if os.path.isdir(path) else None
+
+
+def _name(recipe: Path, steps: Sequence[str], overrides: Sequence[str]) -> str:
+    path = os.path.relpath(recipe.absolute(), project_folder(recipe))
+    return json.dumps([path, sorted(steps), list(overrides)])

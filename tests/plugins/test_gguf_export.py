@@ -1,0 +1,206 @@
+"""Export: real conversion of small models, proven, the same bytes every time."""
+
+import shutil
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from finery_gguf.engine import GgufEngine
+from finery_gguf.export import Export, Quantization, base_name
+from finery_gguf.llama import Gguf
+from tiny_gguf import CHATML
+
+from finery import Model, Sampling, StepError
+from finery.testing import TestJob, run_step
+
+ALL = list(get_args(Quantization))
+TALK = [{"role": "user", "content": "Why?"}]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(smollm2_gguf: Path) -> Any:
+    """SmolLM2's: the converter knows tokenizers by how they split text, so no toy would do."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(smollm2_gguf.parent, gguf_file=smollm2_gguf.name)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Model:
+    """A random Llama of two layers."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    shape = {"hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    tokens = {"vocab_size": len(tokenizer), "bos_token_id": 1, "eos_token_id": 2}
+    config = LlamaConfig(**shape, **heads, **tokens, max_position_embeddings=512, pad_token_id=2)
+    folder = tmp_path_factory.mktemp("base")
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    meta = {"format": "transformers", "repo": "who/Tiny-1M", "license": "apache-2.0"}
+    return Model(folder, meta=meta)
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory: pytest.TempPathFactory, base: Model) -> Model:
+    """A LoRA of `base` that changes its answers."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(1)
+    config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    tuned = get_peft_model(AutoModelForCausalLM.from_pretrained(base.path), config)
+    folder = tmp_path_factory.mktemp("adapter")
+    tuned.save_pretrained(folder)
+    return Model(folder, meta={"format": "adapter"}, refs={"base": base})
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory, adapter: Model) -> dict[str, Model]:
+    made = run_step(Export(model=adapter, quantization=ALL), tmp_path_factory.mktemp("export"))
+    return dict(made)
+
+
+def answer(model: Model) -> str:
+    engine = GgufEngine(model, TestJob())
+    return engine.generate([TALK], Sampling(max_tokens=12))[0].text
+
+
+def test_outputs_are_the_first_and_each() -> None:
+    step = Export(model=Model.placeholder("sft"), quantization=["q4_k_m", "q8_0"])
+    assert step.outputs() == {"": Model, "q4_k_m": Model, "q8_0": Model}
+
+
+def test_the_bare_name_is_the_first(exported: dict[str, Model]) -> None:
+    assert list(exported) == ["", *ALL]
+    assert exported[""] is exported[ALL[0]]
+
+
+def test_what_is_known_of_each_file(exported: dict[str, Model]) -> None:
+    meta = dict(exported["q4_k_m"].meta)
+    assert meta.pop("size") == exported["q4_k_m"].file("model-q4_k_m.gguf").stat().st_size
+    assert len(meta.pop("chat_template_digest")) == 64
+    assert meta.pop("parameters") > 1_000_000
+    assert meta == {
+        "format": "gguf",
+        "file": "model-q4_k_m.gguf",
+        "quantization": "q4_k_m",
+        "dtype": "q4_k_m",
+        "architecture": "llama",
+        "base": "Tiny-1M",
+        "license": "apache-2.0",
+        "chat_template": True,
+    }
+
+
+def test_sizes_follow_the_types(exported: dict[str, Model]) -> None:
+    sizes = [exported[q].meta["size"] for q in ("bf16", "q8_0", "q5_k_m", "q4_k_m")]
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(set(sizes)) == len(sizes)
+
+
+def test_names_in_the_file_come_from_the_base(exported: dict[str, Model]) -> None:
+    gguf = Gguf(exported["q8_0"].file("model-q8_0.gguf"), vocab_only=True)
+    assert gguf.metadata("general.name") == "Tiny-1M fine-tuned"
+    assert gguf.metadata("general.base_model.0.name") == "Tiny-1M"
+    assert gguf.metadata("general.license") == "apache-2.0"
+    assert gguf.metadata("general.basename") is None
+
+
+@pytest.mark.parametrize("quantization", ALL)
+def test_every_file_answers(exported: dict[str, Model], quantization: str) -> None:
+    assert answer(exported[quantization])
+
+
+def test_the_adapter_is_in_the_weights(
+    exported: dict[str, Model], base: Model, tmp_path: Path
+) -> None:
+    plain = run_step(Export(model=base, quantization=["bf16"]), tmp_path)
+    assert answer(plain["bf16"]) != answer(exported["bf16"])
+    gguf = Gguf(plain["bf16"].file("model-bf16.gguf"), vocab_only=True)
+    assert gguf.metadata("general.name") == "Tiny-1M"
+
+
+def test_the_bytes_are_the_same_every_time(
+    exported: dict[str, Model], adapter: Model, tmp_path: Path
+) -> None:
+    again = run_step(Export(model=adapter, quantization=["bf16", "q4_k_m"]), tmp_path)
+    for name in ("bf16", "q4_k_m"):
+        file = f"model-{name}.gguf"
+        assert again[name].file(file).read_bytes() == exported[name].file(file).read_bytes()
+
+
+def test_a_second_attempt_takes_what_the_first_converted(
+    base: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Export(model=base, quantization=["q8_0"])
+    first = step.run(TestJob(tmp_path))["q8_0"].file("model-q8_0.gguf").read_bytes()
+    shutil.rmtree(tmp_path / "out")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/nowhere")  # were the converter needed, this would fail
+    second = step.run(TestJob(tmp_path))["q8_0"].file("model-q8_0.gguf").read_bytes()
+    assert second == first
+
+
+def test_rows_that_fit_no_block_are_logged(tokenizer: Any, tmp_path: Path) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=64, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=2, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "m")
+    tokenizer.save_pretrained(tmp_path / "m")
+    job = TestJob(tmp_path)
+    model = Model(tmp_path / "m", meta={"format": "transformers"})
+    Export(model=model, quantization=["q4_k_m"]).run(job)
+    assert any("aren't a multiple of 256" in str(e.get("message")) for e in job.events)
+
+
+def test_a_bos_that_the_chat_template_has_not_is_switched_off(
+    base: Model, tokenizer: Any, tmp_path: Path
+) -> None:
+    shutil.copytree(base.path, tmp_path / "m")
+    # Gemma's pre-tokenizer name aside, any tokenizer may ask for a BOS before all text.
+    config = tmp_path / "m" / "tokenizer_config.json"
+    config.write_text(config.read_text().replace("{", '{"add_bos_token": true,', 1))
+    (tmp_path / "m" / "chat_template.jinja").write_text(CHATML)
+    made = run_step(Export(model=Model(tmp_path / "m", meta=base.meta)), tmp_path)
+    assert not Gguf(made["q8_0"].file("model-q8_0.gguf"), vocab_only=True).adds_bos
+
+
+@pytest.mark.parametrize("kind", ["api", "prompted"])
+def test_a_model_without_weights_is_refused(kind: str, tmp_path: Path) -> None:
+    model = Model(tmp_path, meta={"format": kind})
+    with pytest.raises(StepError, match="no weights to export"):
+        run_step(Export(model=model), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("meta", "name"),
+    [
+        ({"format": "transformers", "repo": "Qwen/Qwen3-4B"}, "Qwen3-4B"),
+        ({"format": "gguf", "file": "SmolLM2-135M-Instruct.Q4_1.gguf"}, "SmolLM2-135M-Instruct"),
+        ({"format": "gguf", "file": "x-bf16.gguf", "base": "Tiny"}, "Tiny"),
+        ({"format": "transformers", "architecture": "LlamaForCausalLM"}, "LlamaForCausalLM"),
+    ],
+)
+def test_base_name(meta: dict[str, str], name: str) -> None:
+    under = Model(Path(), meta=meta)
+    assert base_name(under) == name
+    assert base_name(Model(Path(), meta={"format": "adapter"}, refs={"base": under})) == name
+
+
+@pytest.mark.real
+def test_smollm2_is_exported_and_answers(smollm2_gguf: Path, tmp_path: Path) -> None:
+    model = Model(smollm2_gguf.parent, meta={"format": "gguf", "file": smollm2_gguf.name})
+    made = run_step(Export(model=model, quantization=["bf16", "q8_0", "q4_k_m"]), tmp_path)
+    talk = [{"role": "user", "content": "What is the capital of France?"}]
+    for name in ("bf16", "q8_0"):
+        engine = GgufEngine(made[name], TestJob())
+        (answer,) = engine.generate([talk], Sampling(max_tokens=30))
+        assert "Paris" in answer.text
+        assert answer.finish_reason == "stop"
+        assert engine.generate([talk], Sampling(max_tokens=30)) == [answer]

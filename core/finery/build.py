@@ -74,6 +74,7 @@ class Build:
         self.log = RunLog(store.root / "runs", self.outcome.run)
         self.listeners: list[Listener] = [self.log, *listeners]
         self.folder = build_folder(graph)
+        self.began = time.time_ns()
         self._started = time.perf_counter()
         self._waiting = {n: len(node.upstream()) for n, node in graph.nodes.items()}
         self._after: dict[str, list[str]] = {n: [] for n in graph.nodes}
@@ -90,6 +91,7 @@ class Build:
 
     def run(self) -> Outcome:
         """Build everything. Ctrl-C reaches the caller as KeyboardInterrupt, workers ended."""
+        self.store.sweep()
         self._emit(
             "build_started", run=self.outcome.run, recipe=self.graph.recipe.name,
             steps=[{"step": n.name, "use": n.use, "section": n.section} for n in self.graph.nodes.values()],
@@ -182,7 +184,8 @@ class Build:
         if here or not self.store.try_lock(plan.key):
             self._locked[plan.node.name] = plan
             return
-        result = self.store.lookup(plan.key)
+        inputs = self.planner.inputs(plan.node, self.outcome.results)
+        result = self.store.lookup(plan.key, inputs.values())
         if result is not None:
             self.store.unlock(plan.key)
             self._settle(plan, result, cached=True)
@@ -258,6 +261,7 @@ class Build:
         try:
             self._check_unchanged(plan)
         except FineryError as error:
+            self.store.clear_output(plan.key)
             self.store.unlock(plan.key)
             self._fail(plan.node, error)
             return
@@ -315,6 +319,7 @@ class Build:
     def _ended(self, plan: StepPlan) -> None:
         """A step ended without outputs."""
         del self._running[plan.node.name]
+        self.store.clear_output(plan.key)
         self.store.unlock(plan.key)
 
     def _settle(self, plan: StepPlan, result: Result, *, cached: bool) -> None:

@@ -100,7 +100,7 @@ def differences(before: Parts, after: Parts) -> list[tuple[str, Any, Any]]:
     old, new = dict(before), dict(after)
     names = [*new, *(n for n in old if n not in new)]
     changed = [(n, old.get(n, MISSING), new.get(n, MISSING)) for n in names]
-    return [(n, a, b) for n, a, b in changed if type(a) is not type(b) or a != b]
+    return [(n, a, b) for n, a, b in changed if MISSING in (a, b) or encode(a) != encode(b)]
 
 
 class _Missing:

@@ -81,7 +81,7 @@ class Planner:
             return plan
         plan.key = key_of(plan.parts)
         if look_up:
-            plan.result = self.store.lookup(plan.key)
+            plan.result = self.store.lookup(plan.key, inputs.values())
             plan.state = "cached" if plan.result else "run"
             plan.reason = "" if plan.result else self._reason(plan)
         return plan

@@ -171,13 +171,16 @@ def _check_hook(name: str, function: FunctionType, plugin: Plugin) -> None:
     known = [n for n in vars(hooks) if n.startswith("finery_")]
     code = function.__code__
     where = f"{shown(Path(code.co_filename))}:{code.co_firstlineno}"
+    of = "" if plugin.path else f" of {plugin.origin}"
     if marked is None and name in known:
-        raise PluginError(f"{name} is not marked as a hook", where=where, fix="put @hookimpl above")
+        raise PluginError(
+            f"{name}{of} is not marked as a hook", where=where, fix="put @hookimpl above"
+        )
     if marked is None or marked.get("optionalhook"):
         return
     if (marked.get("specname") or name) not in known:
         raise PluginError(
-            f"plugin '{plugin.name}' implements the unknown hook '{name}'",
+            f"plugin '{plugin.name}'{of} implements the unknown hook '{name}'",
             where=where,
             fix=did_you_mean(name, known),
         )

@@ -214,6 +214,7 @@ def _check_top(recipe: Recipe) -> Iterator[FineryError]:
 
 
 def is_name(text: str) -> bool:
+    """Whether a step or a recipe can be named so."""
     return re.fullmatch(NAME.strip("^$"), text) is not None
 
 

@@ -13,13 +13,12 @@ import json
 import os
 import sqlite3
 import sys
-import time
 from collections.abc import Iterable, Sequence
 from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finery.places import project_folder, store_folder
+from finery.places import store_folder
 
 if TYPE_CHECKING:
     from finery.build import Build
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 SETTLED_NS = 2_000_000_000
-"""A file changed less than this before a build may change again within the clock's grain."""
+"""A file changed less than this before a build began may have changed within the clock's grain."""
 HOOKS = (
     "finery_build_started", "finery_build_finished", "finery_step_started", "finery_step_finished",
     "finery_step_failed",
@@ -65,12 +64,17 @@ def _steps_if_same(stamp: dict[str, Any]) -> int | None:
 
 
 def keep(build: "Build", steps: Sequence[str], overrides: Sequence[str]) -> None:
-    """Stamp a build that is complete, if all that it looked at has settled."""
+    """Stamp a build that is complete, if nothing that it looked at changed since it began.
+
+    What changed later isn't what the build saw: the next one must look at it again.
+    """
     if any(getattr(build.graph.plugins.hook, hook).get_hookimpls() for hook in HOOKS):
         return
     recipe = build.graph.recipe.path
     sources, patterns = _sources(build)
-    if not all(map(_settled, sources)):
+    if not all(_settled(path, build.began) for path in (*sources, *sys.path)):
+        return
+    if any(build.store.lookup(result.key) is None for result in build.outcome.results.values()):
         return
     manifests = [m for r in build.outcome.results.values() for m in r.outputs.values()]
     files = {*sources, *_stored(build, manifests)}
@@ -101,7 +105,8 @@ def _sources(build: "Build") -> tuple[set[str], set[str]]:
         for name in type(node.step).__struct_fields__:
             value = getattr(node.step, name)
             if isinstance(value, Files):
-                patterns |= {str(graph.recipe.folder.absolute() / p) for p in value.patterns}
+                folder = graph.recipe.folder.absolute()
+                patterns |= {str(folder / Path(p).expanduser()) for p in value.patterns}
     return found, patterns
 
 
@@ -110,7 +115,8 @@ def _stored(build: "Build", manifests: Iterable["Manifest"]) -> Iterable[str]:
     from finery.store import view_path
 
     for manifest in manifests:
-        yield str(view_path(build.store.root, manifest))
+        folder = view_path(build.store.root, manifest)
+        yield from {str((folder / name).parent) for name in ("", *manifest.files)}
         yield from (str(build.store.blob(digest)) for digest, _ in manifest.files.values())
         yield from (path for path, *_ in manifest.external.values())
         yield from _stored(build, manifest.refs.values())
@@ -148,9 +154,9 @@ def _stat(path: str) -> list[int] | None:
     return [s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns]
 
 
-def _settled(path: str) -> bool:
+def _settled(path: str, began: int) -> bool:
     stat = _stat(path)
-    return stat is None or time.time_ns() - max(stat[3:]) > SETTLED_NS
+    return stat is None or began - max(stat[3:]) > SETTLED_NS
 
 
 def _link(path: str) -> str | None:
@@ -161,5 +167,5 @@ def _link(path: str) -> str | None:
 
 
 def _name(recipe: Path, steps: Sequence[str], overrides: Sequence[str]) -> str:
-    path = os.path.relpath(recipe.absolute(), project_folder(recipe))
-    return json.dumps([path, sorted(steps), list(overrides)])
+    # A copy of a project brings its stamps along, and they are about the original's files.
+    return json.dumps([str(recipe.absolute()), sorted(steps), list(overrides)])

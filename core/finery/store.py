@@ -55,6 +55,7 @@ _SETTLED_NS = 2_000_000_000
 """A file changed less than this before it was hashed may change again within the clock's grain."""
 
 
+KEY_DIGITS = 64
 MANIFEST = "manifest.json"
 """The file in an artifact's folder that describes it."""
 _OUTPUT = re.compile(r"/views/[0-9a-f]{64}$")
@@ -70,7 +71,7 @@ class Manifest(msgspec.Struct, frozen=True):
     meta: dict[str, Any]
     files: dict[str, tuple[str, int]]  # name → (digest, size in bytes)
     digest: str  # the artifact's identity: all but where external files lie
-    view: str  # its folder of links; differs from `digest` when external files lie elsewhere
+    view: str  # its folder of links; another one when external files lie elsewhere
     refs: "dict[str, Manifest]" = {}
     external: dict[str, tuple[str, int, int]] = {}  # name → (absolute path, bytes, mtime in ns)
 
@@ -92,10 +93,24 @@ def manifest(
     contents = sorted((name, digest) for name, (digest, _) in files.items())
     under = sorted((role, m.digest) for role, m in refs.items())
     digest = blake3(encode([kind, plain, contents, under, list(external)])).hexdigest()
-    lies = [digest, [p for p, *_ in external.values()], sorted(m.view for m in refs.values())]
+    lies = [digest, list(external.items()), sorted(m.view for m in refs.values())]
     return Manifest(
         kind, plain, dict(files), digest, blake3(encode(lies)).hexdigest(), refs, external
     )
+
+
+def _with_references(given: Manifest) -> Iterator[Manifest]:
+    yield given
+    for ref in given.refs.values():
+        yield from _with_references(ref)
+
+
+def _referring(made: Manifest, known: Mapping[str, Manifest]) -> Manifest:
+    """The same artifact, referring to what is in `known` by digest as it is there."""
+    if not made.refs:
+        return made
+    refs = {role: known.get(m.digest) or _referring(m, known) for role, m in made.refs.items()}
+    return manifest(made.kind, made.meta, made.files, refs, made.external)
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -135,14 +150,20 @@ class Store:
 
     # -- results ---------------------------------------------------------------------------------
 
-    def lookup(self, key: str) -> Result | None:
-        """The result of a key, None where there is none or a file of it is missing or damaged."""
+    def lookup(self, key: str, inputs: Iterable[Manifest] = ()) -> Result | None:
+        """The result of a key, None where there is none or a file of it is missing or damaged.
+
+        inputs: what the step takes now. Where an output refers to one of them, that is the one it
+            comes back with: files outside the store may have moved since it was made.
+        """
         row = self._db.execute(
             "SELECT outputs, seconds, parts FROM results WHERE key = ?", [key]
         ).fetchone()
         if row is None:
             return None
         outputs = msgspec.json.decode(row[0], type=dict[str, Manifest])
+        known = {m.digest: m for given in inputs for m in _with_references(given)}
+        outputs = {name: _referring(m, known) for name, m in outputs.items()}
         result = Result(key, outputs, row[1], [tuple(p) for p in msgspec.json.decode(row[2])])
         return result if all(self._whole(m) for m in outputs.values()) else None
 
@@ -349,13 +370,25 @@ class Store:
 
     def clear_work(self, key: str) -> None:
         """Remove a finished key's folders."""
-        out, scratch = self.root / "work" / key, self.root / "work" / f"{key}.scratch"
+        self.clear_output(key)
+        scratch = self.root / "work" / f"{key}.scratch"
+        if scratch.exists():
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def clear_output(self, key: str) -> None:
+        """Remove what is left of a key's output; its scratch folder is for the next attempt."""
+        out = self.root / "work" / key
         try:
             out.rmdir()  # most steps leave it empty, their files having moved
         except OSError:
             shutil.rmtree(out, ignore_errors=True)
-        if scratch.exists():
-            shutil.rmtree(scratch, ignore_errors=True)
+
+    def sweep(self) -> None:
+        """Remove outputs that builds which died left half done: they may fill the disk."""
+        for key in os.listdir(self.root / "work"):
+            if len(key) == KEY_DIGITS and self.try_lock(key):
+                self.clear_output(key)
+                self.unlock(key)
 
     def try_lock(self, key: str) -> bool:
         """Take the lock of a key; False while another process has it. It dies with this process."""

@@ -37,8 +37,7 @@ def complaints(
 @lru_cache(maxsize=1)
 def _validator() -> Any:
     """The validator, except that 2.0 is no whole number: settings are typed strictly."""
-    from jsonschema import Draft202012Validator
-    from jsonschema import validators
+    from jsonschema import Draft202012Validator, validators
 
     extend: Any = validators.extend  # not annotated there
     types = Draft202012Validator.TYPE_CHECKER.redefine(
@@ -146,7 +145,7 @@ def _hint(error: Any) -> str:
     """How to write the value, where only brackets or quotes are wrong."""
     value, kinds = error.instance, _kinds(error.schema)
     if "string" in kinds and isinstance(value, (bool, int, float)):
-        return f' (put it in quotes: "{literal(value)}")'
+        return " (put it in quotes)"
     if kinds & {"integer", "number"} and isinstance(value, str) and _is_number(value):
         return f" (without quotes: {value})"
     if "array" in kinds and isinstance(value, str):

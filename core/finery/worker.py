@@ -4,6 +4,7 @@ Started as `python -m finery.worker FD PARENT`; FD is one end of a socket pair, 
 come and events go, as msgpack. It ends when the other side, the process PARENT, does.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -89,8 +90,9 @@ def _run(task: Task, send: Any) -> dict[str, Any]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):  # no room for the log: what the step made may fit
+            sys.stdout.flush()
+            sys.stderr.flush()
     return {"event": "done", "outputs": outputs, "seconds": time.perf_counter() - started}
 
 
@@ -208,7 +210,8 @@ def _kinds(outputs: dict[str, Any]) -> str:
 def _from_exception(error: Exception, task: Task) -> FineryError:
     """An unexpected exception of a step: its traceback goes to the log, its end to the user."""
     text = "".join(traceback.format_exception(error))
-    print(text, file=sys.stderr)
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         return StepError("the disk is full", fix="free some space and build again: nothing is lost")
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
@@ -224,8 +227,6 @@ def _from_exception(error: Exception, task: Task) -> FineryError:
 
 def _redirect(log: str) -> None:
     """Send what the step prints, C libraries included, to its log."""
-    sys.stdout.flush()
-    sys.stderr.flush()
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(file, 1)
     os.dup2(file, 2)

@@ -1,21 +1,21 @@
 """Answers prompts with a GGUF, through llama.cpp."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 from blake3 import blake3
-from jinja2.exceptions import TemplateError
 
-from finery import Completion, DataError, Engine, Job, Model, Sampling, StepError
+from finery import Completion, DataError, Engine, Job, Model, Sampling
 from finery.job import cpu_count
 from finery.rows import Conversation
-from finery_gguf.chat import ChatTemplate
 from finery_gguf.llama import PACKAGE, Context, Gguf, Sampler
 from finery_gguf.pace import Pace
 
+if TYPE_CHECKING:
+    from finery_gguf.chat import ChatTemplate
+
 SMALLEST_CONTEXT = 512
-_PROBE = "\u2402"  # stands for the last turn's content when the prompt before it is sought
 
 
 class GgufEngine(Engine):
@@ -42,8 +42,10 @@ class GgufEngine(Engine):
         gguf, template = self._load()
         return [self._answer(gguf, template, c, sampling) for c in conversations]
 
-    def _load(self) -> tuple[Gguf, ChatTemplate]:
+    def _load(self) -> "tuple[Gguf, ChatTemplate]":
         if self._gguf is None or self._template is None:
+            from finery_gguf.prompts import chat_template
+
             path = self.model.file(self.model.meta["file"])
             self._gguf = Gguf(path)
             arguments = self.model.meta.get("chat_template_kwargs", {})
@@ -51,8 +53,10 @@ class GgufEngine(Engine):
         return self._gguf, self._template
 
     def _answer(
-        self, gguf: Gguf, template: ChatTemplate, messages: Conversation, sampling: Sampling
+        self, gguf: Gguf, template: "ChatTemplate", messages: Conversation, sampling: Sampling
     ) -> Completion:
+        from finery_gguf.prompts import tokenize
+
         prompt, prefix = tokenize(gguf, template, messages)
         context = self._context(gguf, len(prompt) + sampling.max_tokens, messages)
         context.read(prompt, prefix)
@@ -65,10 +69,12 @@ class GgufEngine(Engine):
         Its size follows from the row alone, as some models scale their positions by it.
         """
         if needed > gguf.n_context:
+            from finery_gguf.prompts import whose
+
             raise DataError(
                 f"prompt and answer need {needed} tokens, and the model has {gguf.n_context}",
                 fix="shorten the row, or lower max_tokens",
-                details=[_whose(messages)],
+                details=[whose(messages)],
             )
         size = SMALLEST_CONTEXT
         while size < needed:
@@ -77,53 +83,6 @@ class GgufEngine(Engine):
         if size not in self._contexts:
             self._contexts[size] = Context(gguf, size, self._pace)
         return self._contexts[size]
-
-
-def chat_template(gguf: Gguf, arguments: Mapping[str, Any]) -> ChatTemplate:
-    """The GGUF's own chat template. `StepError` if it has none that works."""
-    source = gguf.chat_template
-    if source is None:
-        raise StepError(
-            "the GGUF holds no chat template", where=str(gguf.path),
-            fix="export it from a model whose tokenizer has one",
-        )  # fmt: skip
-    try:
-        return ChatTemplate(source, gguf.special_tokens(), arguments)
-    except TemplateError as error:
-        raise StepError(
-            f"the GGUF's chat template is no Jinja: {error}", where=str(gguf.path)
-        ) from error
-
-
-def tokenize(gguf: Gguf, template: ChatTemplate, messages: Conversation) -> tuple[list[int], int]:
-    """(token ids of the prompt, how many of them come before the last turn's content)."""
-    try:
-        text = template.render(messages)
-    except TemplateError as error:
-        raise DataError(
-            f"the model's chat template refuses a conversation: {error}", details=[_whose(messages)]
-        ) from error
-    tokens = gguf.encode_prompt(text)
-    head = gguf.encode_prompt(_head(template, messages, text))
-    shared = 0
-    # The last token of all is left to the row, so that there is always one to take logits from.
-    for own, other in zip(tokens[:-1], head, strict=False):
-        if own != other:
-            break
-        shared += 1
-    return tokens, shared
-
-
-def _head(template: ChatTemplate, messages: Conversation, text: str) -> str:
-    """The part of the rendered `text` that comes before the last turn's content, if it's fixed."""
-    if not messages or not isinstance(messages[-1].get("content"), str):
-        return ""
-    try:
-        probed = template.render([*messages[:-1], {**messages[-1], "content": _PROBE}])
-    except TemplateError:
-        return ""
-    head, found, _ = probed.partition(_PROBE)
-    return head if found and text.startswith(head) else ""
 
 
 def _sampler(sampling: Sampling, prompt: list[int]) -> Sampler | None:
@@ -168,9 +127,3 @@ def _cut(text: str, stop: Sequence[str]) -> str | None:
     """The text before the first stop string in it, None if there is none."""
     found = [at for s in stop if (at := text.find(s)) >= 0]
     return text[: min(found)] if found else None
-
-
-def _whose(messages: Conversation) -> str:
-    content = str(messages[-1].get("content", "")) if messages else ""
-    shown = content if len(content) <= 80 else f"{content[:77]}…"
-    return f"the row whose last turn is: {shown!r}"

@@ -13,7 +13,6 @@ from finery import Artifact, Job, Model, Step, StepError, setting, takes
 from finery.job import cpu_count
 from finery_gguf.converter import convert
 from finery_gguf.llama import PACKAGE, Gguf, quantise
-from finery_gguf.proof import conversations, prove, trained_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -51,6 +50,8 @@ class Export(
 
     def run(self, job: Job) -> dict[str, Model]:
         """Merge, convert to bf16, quantise from that, and prove each file."""
+        from finery_gguf.proof import prove
+
         _check_format(self.model)
         tokenizer = _tokenizer(self.model)
         source = _converted(self.model, job)
@@ -173,6 +174,8 @@ def _corrections(
     A tokenizer may ask for a BOS before any text, while the chat template, which says what a
     conversation looks like, has none.
     """
+    from finery_gguf.proof import conversations, trained_tokens
+
     found = {}
     tokens = trained_tokens(tokenizer, conversations("")["a single turn"], arguments)
     if gguf.adds_bos and tokens[:1] != [gguf.bos]:

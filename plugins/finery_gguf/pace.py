@@ -4,7 +4,8 @@ import time
 from collections.abc import Callable
 
 TRIES = 4  # tokens that a number of threads is tried for
-FRESH = 10.0  # seconds that a comparison holds for
+SLOW = 1.5  # times the present token's time: no further try is needed
+FRESH, OLDEST = 10.0, 80.0  # seconds that a comparison holds for; doubled while it confirms itself
 
 
 class Pace:
@@ -23,6 +24,7 @@ class Pace:
         self._trials: list[int] = []
         self._took: dict[int, list[float]] = {}
         self._compare_at = clock()
+        self._holds = FRESH
 
     def for_prompt(self) -> int:
         """Threads to read a prompt with."""
@@ -31,7 +33,8 @@ class Pace:
     def for_token(self) -> int:
         """Threads to make the next token with; say to `took` how long it took."""
         if not self._trials and self._clock() >= self._compare_at and len(self._choices) > 1:
-            self._trials = [n for n in self._choices for _ in range(TRIES)]
+            others = [n for n in self._choices if n != self._best]
+            self._trials = [n for n in [self._best, *others] for _ in range(TRIES)]
             self._took = {}
         return self._trials[0] if self._trials else self._best
 
@@ -41,6 +44,16 @@ class Pace:
             return
         self._took.setdefault(threads, []).append(seconds)
         self._trials.pop(0)
+        if threads != self._best and seconds > SLOW * self._mean(self._best):
+            self._trials = [n for n in self._trials if n != threads]
         if not self._trials:
-            self._best = min(self._took, key=lambda n: sum(self._took[n]))
-            self._compare_at = self._clock() + FRESH
+            self._decide()
+
+    def _decide(self) -> None:
+        best = min(self._took, key=self._mean)
+        self._holds = min(2 * self._holds, OLDEST) if best == self._best else FRESH
+        self._best = best
+        self._compare_at = self._clock() + self._holds
+
+    def _mean(self, threads: int) -> float:
+        return sum(self._took[threads]) / len(self._took[threads])

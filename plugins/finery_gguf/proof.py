@@ -10,8 +10,8 @@ from finery import StepError
 from finery.rows import Conversation
 from finery_gguf.chat import ChatTemplate
 from finery_gguf.difference import first_difference, text_difference
-from finery_gguf.engine import chat_template
 from finery_gguf.llama import Gguf
+from finery_gguf.prompts import chat_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -3,16 +3,15 @@
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from finery import Bundle, DataError, Job, Model, Step, StepError, setting, takes
 from finery.errors import did_you_mean
-from finery.rows import Conversation
-from finery_gguf.chat import ChatTemplate
-from finery_gguf.engine import chat_template
 from finery_gguf.llama import PACKAGE, Gguf
 from finery_ollama.commands import Command, write_modelfile
-from finery_ollama.template import ollama_template
-from finery_ollama.turns import Turns, trims
+
+if TYPE_CHECKING:
+    from finery_ollama.derive import Derived
 
 Value = float | int | bool | str | list[str]
 
@@ -32,7 +31,6 @@ DEFAULT_CONTEXT = 4096
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"
 _NAMESPACE = r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}"
 _HOST = r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}"
-_DATE = "«date»"
 
 
 class Modelfile(Step, seeded=False, sections=("export",), packages=(PACKAGE,)):
@@ -58,6 +56,8 @@ class Modelfile(Step, seeded=False, sections=("export",), packages=(PACKAGE,)):
 
     def run(self, job: Job) -> Bundle:
         """Derive and prove the template, write the files, copy the GGUF."""
+        from finery_ollama.derive import derive
+
         if self.gguf.format != "gguf":
             raise StepError(
                 f"Ollama runs a GGUF, and this model is of format '{self.gguf.format}'",
@@ -66,19 +66,17 @@ class Modelfile(Step, seeded=False, sections=("export",), packages=(PACKAGE,)):
         _check_parameters(self.parameters)
         source = self.gguf.file(self.gguf.meta["file"])
         gguf = Gguf(source, vocab_only=True)
-        chat = chat_template(gguf, self.gguf.meta.get("chat_template_kwargs", {}))
-        template, turns = _template(gguf, chat)
-        system = _system(self.system, turns, trimmed=trims(chat))
+        derived = derive(gguf, self.gguf.meta.get("chat_template_kwargs", {}))
+        system = _system(self.system, derived)
         run = f"ollama create {self.name} -f Modelfile && ollama run {self.name}"
-        commands = [("FROM", f"./{source.name}"), ("TEMPLATE", template)]
+        commands = [("FROM", f"./{source.name}"), ("TEMPLATE", derived.template)]
         commands += [("SYSTEM", system)] if system else []
-        commands += _parameters(self._parameters(gguf), stops(gguf, turns))
+        commands += _parameters(self._parameters(gguf), derived.stops)
         if license := self.gguf.meta.get("license"):
             commands.append(("LICENSE", str(license)))
         (job.out / "Modelfile").write_text(write_modelfile(commands, run), encoding="utf-8")
-        notes = _notes(turns, trimmed=trims(chat))
-        (job.out / "RUN.md").write_text(_guide(self.name, run, notes), encoding="utf-8")
-        for note in notes:
+        (job.out / "RUN.md").write_text(_guide(self.name, run, derived), encoding="utf-8")
+        for note in derived.notes():
             job.log(note)
         job.progress(0, 1, f"copying {source.name}")
         copy(source, job.out / source.name)
@@ -88,21 +86,6 @@ class Modelfile(Step, seeded=False, sections=("export",), packages=(PACKAGE,)):
     def _parameters(self, gguf: Gguf) -> dict[str, Value]:
         context = min(gguf.n_context or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
         return {"temperature": 0, "repeat_penalty": 1, "num_ctx": context, **self.parameters}
-
-
-def stops(gguf: Gguf, turns: Turns) -> list[str]:
-    """Texts that end an answer: the control tokens that end its turn and begin the user's.
-
-    Where a template has no such token, the text between the two turns.
-    """
-    found = []
-    for text in (turns.assistant[1], turns.user[0]):
-        control = [token for token in gguf.encode(text) if gguf.is_control(token)]
-        found += [gguf.token_text(token) for token in control[:1]]
-    if not found:
-        between = (turns.assistant[1] + turns.user[0]).strip()
-        found = between.splitlines()[:1]
-    return list(dict.fromkeys(found))
 
 
 def copy(source: Path, target: Path) -> None:
@@ -122,39 +105,13 @@ def copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _template(gguf: Gguf, chat: ChatTemplate) -> tuple[str, Turns]:
-    """The TEMPLATE and the turns it writes.
-
-    llama.cpp puts the BOS before a prompt if the GGUF says so: the template then leaves it out.
-    """
-    bos = gguf.token_text(gguf.bos) if gguf.bos >= 0 else ""
-
-    def render(messages: Conversation, generation: bool) -> str:
-        text = chat.render(messages, add_generation_prompt=generation)
-        return text.removeprefix(bos) if gguf.adds_bos else text
-
-    found = ollama_template(render, "" if gguf.adds_bos else bos)
-    if _writes_date(chat):
-        raise StepError(
-            "the chat template writes today's date, which a template of Ollama can't",
-            where=str(gguf.path),
-            fix="train with a chat template that has a fixed date or none",
-        )
-    return found
-
-
-def _writes_date(chat: ChatTemplate) -> bool:
-    dated = chat.with_arguments(strftime_now=lambda form: _DATE)
-    return _DATE in dated.render([{"role": "user", "content": "?"}])
-
-
-def _system(system: str, turns: Turns, *, trimmed: bool) -> str:
-    if system and turns.place == "nowhere":
+def _system(system: str, derived: "Derived") -> str:
+    if system and not derived.takes_system:
         raise StepError(
             "the chat template takes no system message, so it would be ignored",
             fix="drop `system`, or put it into the rows' user messages before training",
         )
-    return system.strip() if trimmed else system
+    return system.strip() if derived.strips else system
 
 
 def _check_parameters(parameters: dict[str, Value]) -> None:
@@ -179,23 +136,10 @@ def _parameters(parameters: dict[str, Value], derived: list[str]) -> list[Comman
     return lines + [("PARAMETER stop", text) for text in dict.fromkeys(texts)]
 
 
-def _notes(turns: Turns, *, trimmed: bool) -> list[str]:
-    """What differs from the model's own chat template where no comparison can be made."""
-    notes = []
-    if turns.place == "nowhere":
-        notes.append("The model's chat template takes no system message; Ollama ignores one.")
-    if trimmed:
-        notes.append(
-            "The model's chat template strips white space around each message, and a template of "
-            "Ollama can't: send messages without it."
-        )
-    return notes
-
-
-def _guide(name: str, run: str, notes: list[str]) -> str:
-    listed = "".join(f"\n- {note}" for note in notes)
+def _guide(name: str, run: str, derived: "Derived") -> str:
+    listed = "".join(f"\n- {note}" for note in derived.notes())
     return (
         f"# {name}\n\n"
         f"In this folder, with [Ollama](https://ollama.com) installed:\n\n```sh\n{run}\n```\n"
-        + (f"\nMind:\n{listed}\n" if notes else "")
+        + (f"\nMind:\n{listed}\n" if listed else "")
     )

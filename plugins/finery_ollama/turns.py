@@ -43,8 +43,11 @@ class Turns(msgspec.Struct, frozen=True, kw_only=True):
 def find_turns(render: Render, bos: str) -> Turns:
     """Infer the texts around the turns. `StepError` where turns can't be told apart.
 
-    bos: a text at the very start that belongs to no turn.
+    bos: text of the BOS token; it belongs to no turn if it is at the very start only.
     """
+    talk = render(_talk(2), True)
+    if not (talk.startswith(bos) and talk.count(bos) == 1):
+        bos = ""
 
     def body(messages: Conversation, generation: bool = True) -> str:
         return render(messages, generation).removeprefix(bos)
@@ -59,7 +62,7 @@ def find_turns(render: Render, bos: str) -> Turns:
         user_start = _common_suffix(first, to_next)
         answer_end = to_next.removesuffix(user_start)
     turns = Turns(
-        head=bos if bos and render(_talk(1), True).startswith(bos) else "",
+        head=bos,
         lead=first.removesuffix(user_start),
         user=(user_start, user_end),
         assistant=(to_reply.removeprefix(user_end), answer_end),
@@ -83,7 +86,7 @@ def _with_system(turns: Turns, body: Callable[[Conversation], str]) -> Turns:
         return turns
     if SYSTEM not in short:
         return turns
-    if long.index(SYSTEM) < long.index(USER.format(1)):
+    if long.find(SYSTEM) < long.find(USER.format(1)):
         before, after, _ = _around(short, [SYSTEM, USER.format(1)])
         if after.endswith(turns.user[0]):
             around = before, after.removesuffix(turns.user[0])

@@ -60,6 +60,8 @@ def load_model(model: Model, dtype: "torch.dtype | None" = None) -> "PreTrainedM
         del arguments["use_safetensors"]
     with _readable(model), quiet():
         loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(**arguments)
+    # Where it lay must not get into what is saved, and isn't a repository for PEFT to ask for.
+    loaded.name_or_path = loaded.config._name_or_path = ""
     return loaded
 
 

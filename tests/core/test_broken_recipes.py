@@ -152,7 +152,7 @@ TOP = {
         f"finery: 1\ndata:\n  {HERE}- {{use: data.file}}\n", "maps names to steps", "data: {NAME:"
     ),
     "name with slash": Broken(f"{DATA}name: {HERE}a/b\n", "can't be named 'a/b'", "use letters"),
-    "name is a number": Broken(f"{DATA}name: {HERE}3\n", "'name' can't be 3", 'in quotes: "3"'),
+    "name is a number": Broken(f"{DATA}name: {HERE}3\n", "'name' can't be 3", "put it in quotes"),
     "seed below 0": Broken(f"{DATA}seed: {HERE}-1\n", "'seed' can't be -1", "at least 0, at most"),
     "seed as text": Broken(f"{DATA}seed: {HERE}'7'\n", "'seed' can't be '7'", "without quotes: 7"),
 }
@@ -243,7 +243,7 @@ SETTINGS = {
         "a whole number",
     ),
     "wrong type in a list": Broken(
-        step(f"use: data.file, path: [a, {HERE}3]"), "'path[1]' can't be 3", 'in quotes: "3"'
+        step(f"use: data.file, path: [a, {HERE}3]"), "'path[1]' can't be 3", "put it in quotes"
     ),
     "wrong nested type": Broken(
         step(f"use: data.file, path: a, columns: {{user: {HERE}true}}"),

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -97,14 +96,20 @@ while not Path('{other}').exists():
 
 def test_one_job_runs_one_step_at_a_time(project: MakeProject) -> None:
     code = "import time; f = open('busy', 'x'); time.sleep(.05); os.remove('busy') # {n}"
-    steps = {f"s{n}": script(code.format(n=n), ("steps.script", "steps.alone")[n % 2]) for n in range(4)}
+    steps = {
+        f"s{n}": script(code.format(n=n), ("steps.script", "steps.alone")[n % 2]) for n in range(4)
+    }
     t = project({"recipe.yaml": recipe(steps)})
     assert t.ran("--jobs", "1") == sorted(steps)
 
 
 def test_isolated_steps_never_share_a_process_and_light_ones_do(project: MakeProject) -> None:
     code = "rows.append({'prompt': str(os.getpid())})"
-    steps = {f"{use}{n}": script(f"{code} # {n}", f"steps.{use}") for use in ("script", "alone") for n in range(3)}
+    steps = {
+        f"{use}{n}": script(f"{code} # {n}", f"steps.{use}")
+        for use in ("script", "alone")
+        for n in range(3)
+    }
     t = project({"recipe.yaml": recipe(steps)})
     t.ran("--jobs", "1")
     pids = {name: t.rows(name)[0]["prompt"] for name in steps}
@@ -127,12 +132,18 @@ def test_a_failing_step_names_its_log_and_stops_the_build(project: MakeProject) 
     assert "printed before" in log.read_text()
     assert "Traceback" in log.read_text()
     assert not (t.folder / "build/t/bad").exists()
-    assert [e["step"] for e in t.events("-k") if e["event"] == "step_started"] == ["bad", "ok", "other"]
+    assert [e["step"] for e in t.events("-k") if e["event"] == "step_started"] == [
+        "bad",
+        "ok",
+        "other",
+    ]
     assert "not started" in err
 
 
 def test_a_failed_step_is_tried_again(project: MakeProject) -> None:
-    t = project({"recipe.yaml": recipe({"a": script("rows.append({'prompt': Path('x').read_text()})")})})
+    t = project(
+        {"recipe.yaml": recipe({"a": script("rows.append({'prompt': Path('x').read_text()})")})}
+    )
     assert t.run("build").code == 1
     (t.folder / "x").write_text("there")
     assert t.ran() == ["a"]
@@ -169,7 +180,9 @@ def test_an_unmet_requirement_fails_the_build_but_not_the_result(project: MakePr
     ("os._exit(3)", "exit code 3"),
     ("raise SystemExit(4)", "exit code 4"),
 ])  # fmt: skip
-def test_a_process_that_dies_is_an_error_and_not_a_hang(project: MakeProject, end: str, says: str) -> None:
+def test_a_process_that_dies_is_an_error_and_not_a_hang(
+    project: MakeProject, end: str, says: str
+) -> None:
     t = project({"recipe.yaml": recipe({"a": script(end), "b": script("", "steps.alone")})})
     code, _, err = t.run("build", "-k")
     assert code == 1
@@ -196,7 +209,9 @@ ctypes.CDLL(None).puts(b'from C'); ctypes.CDLL(None).fflush(None)
 subprocess.run(['echo', 'from a child'])
 job.log('a note')
 """
-    t = project({"recipe.yaml": recipe({"a": script(code), "b": script("print('only b')", rows=["a"])})})
+    t = project(
+        {"recipe.yaml": recipe({"a": script(code), "b": script("print('only b')", rows=["a"])})}
+    )
     result = t.run("build", "--jobs", "1")
     assert result.code == 0
     logs = {p.stem: p.read_text() for p in (t.folder / ".finery/runs").glob("*/*.log")}
@@ -281,7 +296,10 @@ def test_a_file_changed_or_removed_during_its_step_is_not_published(project: Mak
         "rows.txt": "one",
         "recipe.yaml": recipe({"a": {"use": "steps.source", "path": "rows.txt"}}),
     })  # fmt: skip
-    for meddle in ("open('rows.txt', 'a').write('more')", "os.remove('rows.txt'); self.path.paths = []"):
+    for meddle in (
+        "open('rows.txt', 'a').write('more')",
+        "os.remove('rows.txt'); self.path.paths = []",
+    ):
         t.env["MEDDLE"] = meddle
         code, _, err = t.run("build")
         assert code == 1
@@ -312,7 +330,11 @@ if Path('fail').exists(): raise ValueError(f'refused {secret}')
     t.env["PROBE_API_KEY"] = SECRET
     first = t.run("build", "-k")
     assert "env: [OTHER]" in first.err
-    assert [t.rows(n)[0]["prompt"] for n in ("with", "without", "alone")] == ["25", "nothing", "nothing"]
+    assert [t.rows(n)[0]["prompt"] for n in ("with", "without", "alone")] == [
+        "25",
+        "nothing",
+        "nothing",
+    ]
     (t.folder / "fail").touch()
     t.edit("recipe.yaml", "str(len", "str(1 + len")
     second = t.run("build", "-k", "--json")
@@ -322,7 +344,9 @@ if Path('fail').exists(): raise ValueError(f'refused {secret}')
     assert leaks == []
 
 
-def test_another_value_of_a_secret_reruns_nothing_and_a_missing_one_is_named(project: MakeProject) -> None:
+def test_another_value_of_a_secret_reruns_nothing_and_a_missing_one_is_named(
+    project: MakeProject,
+) -> None:
     t = project({"recipe.yaml": recipe({"a": script("", env=["PROBE_API_KEY"])})})
     code, _, err = t.run("build")
     assert code == 2
@@ -334,7 +358,9 @@ def test_another_value_of_a_secret_reruns_nothing_and_a_missing_one_is_named(pro
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_build_ends_its_workers_and_can_go_on(project: MakeProject, number: int) -> None:
+def test_an_interrupted_build_ends_its_workers_and_can_go_on(
+    project: MakeProject, number: int
+) -> None:
     mark = f"MARK={os.urandom(8).hex()}"
     code = "import subprocess; (job.scratch / 'kept').touch(); Path('{0}').touch(); subprocess.run(['sleep', '60'])"
     t = project({"recipe.yaml": recipe({
@@ -358,10 +384,14 @@ def test_an_interrupted_build_ends_its_workers_and_can_go_on(project: MakeProjec
 @pytest.mark.parametrize("args", ["build --json", "build", "plan", "plugins"])
 def test_a_reader_that_leaves_early_is_no_crash(project: MakeProject, args: str) -> None:
     mark = f"MARK={os.urandom(8).hex()}"
-    t = project({"recipe.yaml": recipe({f"s{n}": script(f"job.log('x' * 9999) # {n}") for n in range(30)})})
+    t = project(
+        {"recipe.yaml": recipe({f"s{n}": script(f"job.log('x' * 9999) # {n}") for n in range(30)})}
+    )
     t.env["MARK"] = mark.removeprefix("MARK=")
     read, write = os.pipe()
-    process = t.start(*args.split(), stdout=write, stderr=write if args == "build" else subprocess.PIPE)
+    process = t.start(
+        *args.split(), stdout=write, stderr=write if args == "build" else subprocess.PIPE
+    )
     os.close(write)
     os.read(read, 100)
     os.close(read)
@@ -400,6 +430,8 @@ def test_files_of_a_person_in_the_build_folder_are_never_replaced(project: MakeP
 
 
 def test_steps_with_one_key_run_once(project: MakeProject) -> None:
-    t = project({"recipe.yaml": recipe({f"s{n}": script("rows.append({'prompt': 'x'})") for n in range(4)})})
+    t = project(
+        {"recipe.yaml": recipe({f"s{n}": script("rows.append({'prompt': 'x'})") for n in range(4)})}
+    )
     assert len(t.ran("--jobs", "4")) == 1
     assert [r["prompt"] for n in range(4) for r in t.rows(f"s{n}")] == ["x"] * 4

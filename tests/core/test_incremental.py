@@ -125,7 +125,9 @@ def test_build_of_one_step_leaves_the_other_links(built: Project) -> None:
 
 def test_comments_docstrings_and_layout_of_a_plugin_do_not_count(built: Project) -> None:
     built.edit("steps.py", '"""The rows in two halves."""', '"""Two halves of the rows."""\n\n')
-    built.edit("steps.py", "middle = len(rows) // 2", "middle = (  # in the middle\n  len(rows)//2)")
+    built.edit(
+        "steps.py", "middle = len(rows) // 2", "middle = (  # in the middle\n  len(rows)//2)"
+    )
     assert built.ran() == []
 
 
@@ -172,7 +174,13 @@ def test_appended_rows_rerun_what_reads_them(built: Project) -> None:
 
 
 def test_two_recipes_of_a_project_share_results(built: Project) -> None:
-    built.write({"other/recipe.yaml": RECIPE.replace("name: t", "name: o").replace("./steps", "../steps").replace("rows.txt", "../rows.txt")})
+    built.write(
+        {
+            "other/recipe.yaml": RECIPE.replace("name: t", "name: o")
+            .replace("./steps", "../steps")
+            .replace("rows.txt", "../rows.txt")
+        }
+    )
     assert built.ran("other/recipe.yaml") == ["a"]  # the file has another name there
     built.write({"second.yaml": RECIPE.replace("name: t", "name: o")})
     assert built.ran("second.yaml") == []
@@ -194,6 +202,27 @@ def test_set_builds_another_variant_and_back(built: Project) -> None:
     assert built.rows("b")[0]["tag"] == 9
     assert built.ran() == []
     assert built.rows("b")[0]["tag"] == 1
+
+
+MODELS = """
+models: {base: {use: steps.outside, path: weights}}
+train: {adapter: {use: steps.adapter, model: base}}
+"""
+
+
+def test_what_refers_to_an_outside_file_is_not_redone_when_that_is_touched_or_moved(
+    built: Project,
+) -> None:
+    built.write({"recipe.yaml": RECIPE + MODELS, "weights": "w"})
+    assert built.ran() == ["adapter", "base"]
+    os.utime(built.folder / "weights")
+    assert built.ran() == ["base"]
+    assert built.ran() == []
+    (built.folder / "weights").rename(built.folder / "elsewhere")
+    built.edit("recipe.yaml", "path: weights", "path: elsewhere")
+    assert built.ran() == ["base"]
+    assert built.ran() == []
+    assert (built.folder / "build/t/base/weights").read_text() == "w"
 
 
 WAITING = """

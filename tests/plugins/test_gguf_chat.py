@@ -1,11 +1,11 @@
 """Chat templates are rendered as transformers renders them."""
 
 import pytest
-from finery_gguf.chat import ChatTemplate
 from jinja2.exceptions import SecurityError, TemplateError
 from tiny_gguf import CHATML, tiny_tokenizer
 
 from finery.rows import Conversation
+from finery_gguf.chat import ChatTemplate
 
 TALK: Conversation = [
     {"role": "system", "content": "Be <b>brief</b> & 'kind' é 漢"},
@@ -15,14 +15,17 @@ TALK: Conversation = [
 ]
 TEMPLATES = {
     "ChatML": CHATML,
-    "block trimming": "{% for m in messages %}\n  {% if loop.first %}\n a\n  {% endif %}\n{% endfor %}",
+    "block trimming": "{% for m in messages %}\n  {% if loop.first %}\n a\n  {% endif %}\n"
+    "{% endfor %}",
     "special tokens": "{{ bos_token }}{{ eos_token }}{{ unk_token is defined }}",
     "tojson": "{{ messages | tojson }}{{ messages[0] | tojson(indent=2) }}",
-    "loop controls": "{% for m in messages %}{% if loop.index0 == 2 %}{% break %}{% endif %}x{% endfor %}",
+    "loop controls": "{% for m in messages %}{% if loop.index0 == 2 %}{% break %}{% endif %}x"
+    "{% endfor %}",
     "namespace": "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}"
     "{% endfor %}{{ ns.n }}",
     "dict": "{{ dict(a=1) | tojson }}",
-    "generation": "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}",
+    "generation": "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}"
+    "{% endfor %}",
     "date": "{{ strftime_now('%Y') }}",
     "reasoning": "{% for m in messages %}{{ m.reasoning_content }}{{ m.thinking }}{% endfor %}",
     "empty keys": "{{ messages[1].name is defined }}",

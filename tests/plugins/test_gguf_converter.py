@@ -4,11 +4,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from finery_gguf import converter
-from finery_gguf.converter import WHEEL, cache_folder, convert
 
 from finery import StepError
 from finery.testing import TestJob
+from finery_gguf import converter
+from finery_gguf.converter import WHEEL, cache_folder, convert
 
 
 @pytest.fixture

@@ -5,14 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finery_gguf.engine import GgufEngine, chat_template, tokenize
-from finery_gguf.llama import Gguf, Library
-from finery_gguf.pace import FRESH, TRIES, Pace
 from tiny_gguf import CHATML, tiny_tokenizer, write_tiny_gguf
 
 from finery import Completion, DataError, Model, Sampling, StepError
 from finery.rows import Conversation
 from finery.testing import TestJob
+from finery_gguf.engine import GgufEngine
+from finery_gguf.llama import Gguf, Library
+from finery_gguf.pace import FRESH, TRIES, Pace
+from finery_gguf.prompts import chat_template, tokenize
 
 SHOTS = [
     {"role": "system", "content": "Name the intent of the message."},
@@ -185,16 +186,34 @@ def test_a_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
     assert raised.value.fix == "pip install 'finery[gguf]'"
 
 
+def tokens_made(pace: Pace, spent: dict[int, float], count: int) -> list[int]:
+    """The numbers of threads that `count` tokens are made with."""
+    made = []
+    for _ in range(count):
+        made.append(pace.for_token())
+        pace.took(made[-1], spent[made[-1]])
+    return made
+
+
 def test_the_fastest_number_of_threads_is_used() -> None:
     now = 0.0
     pace = Pace(4, lambda: now)
     spent = {4: 0.5, 2: 0.1, 1: 0.2}
-    for _ in range(3 * TRIES):
-        threads = pace.for_token()
-        pace.took(threads, spent[threads])
-    assert (pace.for_token(), pace.for_prompt()) == (2, 2)
+    assert tokens_made(pace, spent, 3 * TRIES + 1) == [4] * TRIES + [2] * TRIES + [1] * TRIES + [2]
+    assert pace.for_prompt() == 2
+    now = FRESH + 1  # now all are compared again, the slow ones for one token
+    assert tokens_made(pace, spent, TRIES + 4) == [2] * TRIES + [4, 1, 2, 2]
+
+
+def test_a_choice_that_stays_right_is_checked_less_often() -> None:
+    now = 0.0
+    pace = Pace(2, lambda: now)
+    spent = {2: 0.1, 1: 0.2}
+    tokens_made(pace, spent, TRIES + 1)
     now = FRESH + 1
-    assert pace.for_token() == 4  # it is tried again
+    assert tokens_made(pace, spent, TRIES + 1) == [2] * (TRIES + 1)
+    now = 2 * FRESH + 1
+    assert tokens_made(pace, spent, TRIES + 1) == [2] * TRIES + [1]
 
 
 def test_one_core_has_no_choice() -> None:

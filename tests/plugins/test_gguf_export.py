@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from finery_gguf.engine import GgufEngine
-from finery_gguf.export import Export, Quantization, base_name
-from finery_gguf.llama import Gguf
-from tiny_gguf import CHATML
+from tiny_gguf import tiny_tokenizer, write_tiny_gguf
 
 from finery import Model, Sampling, StepError
 from finery.testing import TestJob, run_step
+from finery_gguf.engine import GgufEngine
+from finery_gguf.export import Export, Quantization, _corrections, base_name
+from finery_gguf.llama import Gguf, quantise
+from finery_gguf.proof import prove
 
 ALL = list(get_args(Quantization))
 TALK = [{"role": "user", "content": "Why?"}]
@@ -25,20 +26,28 @@ def tokenizer(smollm2_gguf: Path) -> Any:
     return AutoTokenizer.from_pretrained(smollm2_gguf.parent, gguf_file=smollm2_gguf.name)
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Model:
-    """A random Llama of two layers."""
+def write_llama(folder: Path, tokenizer: Any, hidden_size: int) -> None:
+    """Write a random Llama of two layers, with this tokenizer."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    shape = {"hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 2}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
-    tokens = {"vocab_size": len(tokenizer), "bos_token_id": 1, "eos_token_id": 2}
-    config = LlamaConfig(**shape, **heads, **tokens, max_position_embeddings=512, pad_token_id=2)
-    folder = tmp_path_factory.mktemp("base")
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=hidden_size, intermediate_size=hidden_size,
+        num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        max_position_embeddings=512, bos_token_id=1, eos_token_id=2, pad_token_id=2,
+        dtype="bfloat16",
+    )  # fmt: skip
+    made = LlamaForCausalLM._from_config(config)  # type: ignore[no-untyped-call]
+    made.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Model:
+    """A random model."""
+    folder = tmp_path_factory.mktemp("base")
+    write_llama(folder, tokenizer, hidden_size=256)
     meta = {"format": "transformers", "repo": "who/Tiny-1M", "license": "apache-2.0"}
     return Model(folder, meta=meta)
 
@@ -54,7 +63,7 @@ def adapter(tmp_path_factory: pytest.TempPathFactory, base: Model) -> Model:
     config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
     tuned = get_peft_model(AutoModelForCausalLM.from_pretrained(base.path), config)
     folder = tmp_path_factory.mktemp("adapter")
-    tuned.save_pretrained(folder)
+    tuned.save_pretrained(str(folder))
     return Model(folder, meta={"format": "adapter"}, refs={"base": base})
 
 
@@ -145,30 +154,29 @@ def test_a_second_attempt_takes_what_the_first_converted(
 
 
 def test_rows_that_fit_no_block_are_logged(tokenizer: Any, tmp_path: Path) -> None:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=64, num_hidden_layers=1,
-        num_attention_heads=2, num_key_value_heads=2, bos_token_id=1, eos_token_id=2,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(tmp_path / "m")
-    tokenizer.save_pretrained(tmp_path / "m")
+    write_llama(tmp_path / "m", tokenizer, hidden_size=64)
     job = TestJob(tmp_path)
     model = Model(tmp_path / "m", meta={"format": "transformers"})
     Export(model=model, quantization=["q4_k_m"]).run(job)
     assert any("aren't a multiple of 256" in str(e.get("message")) for e in job.events)
 
 
-def test_a_bos_that_the_chat_template_has_not_is_switched_off(
-    base: Model, tokenizer: Any, tmp_path: Path
-) -> None:
-    shutil.copytree(base.path, tmp_path / "m")
-    # Gemma's pre-tokenizer name aside, any tokenizer may ask for a BOS before all text.
-    config = tmp_path / "m" / "tokenizer_config.json"
-    config.write_text(config.read_text().replace("{", '{"add_bos_token": true,', 1))
-    (tmp_path / "m" / "chat_template.jinja").write_text(CHATML)
-    made = run_step(Export(model=Model(tmp_path / "m", meta=base.meta)), tmp_path)
-    assert not Gguf(made["q8_0"].file("model-q8_0.gguf"), vocab_only=True).adds_bos
+def test_tokens_that_training_had_not_are_switched_off(tmp_path: Path) -> None:
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    flags = {"add_bos_token": True, "add_eos_token": True}
+    source = write_tiny_gguf(tmp_path / "f32.gguf", template=template, flags=flags)
+    job, tokenizer = TestJob(tmp_path), tiny_tokenizer(template)
+    found = _corrections(Gguf(source), tokenizer, {}, job)
+    quantise(source, tmp_path / "t.gguf", "q8_0", threads=1, flags=found)
+    gguf = Gguf(tmp_path / "t.gguf", vocab_only=True)
+    assert (gguf.adds_bos, gguf.adds_eos) == (False, False)
+    assert prove(gguf, tokenizer, {}) > 0
+    assert len(job.events) == 2
+
+
+def test_a_bos_that_training_had_is_left_alone(tmp_path: Path) -> None:
+    source = write_tiny_gguf(tmp_path / "t.gguf", flags={"add_bos_token": True})
+    assert _corrections(Gguf(source), tiny_tokenizer(), {}, TestJob(tmp_path)) == {}
 
 
 @pytest.mark.parametrize("kind", ["api", "prompted"])

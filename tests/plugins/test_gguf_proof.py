@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finery_gguf.difference import first_difference, text_difference
-from finery_gguf.llama import Gguf
-from finery_gguf.proof import conversations, prove
 from tiny_gguf import CHATML, tiny_tokenizer, write_tiny_gguf
 
 from finery import StepError
+from finery_gguf.difference import first_difference, text_difference
+from finery_gguf.llama import Gguf
+from finery_gguf.proof import conversations, prove
 
 
 def proven(path: Path, template: str = CHATML, **options: Any) -> int:

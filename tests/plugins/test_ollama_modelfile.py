@@ -1,11 +1,11 @@
 """Modelfile syntax, and the step's settings."""
 
 import pytest
-from finery_ollama.commands import read_modelfile, write_modelfile
 from hypothesis import given
 from hypothesis import strategies as st
 
 from finery import DataError
+from finery_ollama.commands import read_modelfile, write_modelfile
 
 
 def test_commands_read_back() -> None:

@@ -6,14 +6,14 @@ from typing import Any
 
 import msgspec
 import pytest
-from finery_ollama.commands import read_modelfile
-from finery_ollama.gotemplate import collate, render_go
-from finery_ollama.modelfile import Modelfile, copy
 from tiny_gguf import CHATML, write_tiny_gguf
 
 from finery import Bundle, DataError, Model, StepError
 from finery.errors import FineryError
 from finery.testing import TestJob, run_step
+from finery_ollama.commands import read_modelfile
+from finery_ollama.gotemplate import collate, render_go
+from finery_ollama.modelfile import Modelfile, copy
 
 DEFAULT_SYSTEM = (
     "{% if messages[0].role != 'system' %}<|im_start|>system\nBe kind.<|im_end|>\n{% endif %}"

@@ -6,16 +6,16 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from finery_gguf.chat import ChatTemplate
-from finery_ollama.gotemplate import collate, render_go
-from finery_ollama.template import conversations, escape, ollama_template
-from finery_ollama.turns import Render, trims
 from hypothesis import given
 from hypothesis import strategies as st
 from jinja2.exceptions import TemplateError
 
 from finery import StepError
 from finery.rows import Conversation
+from finery_gguf.chat import ChatTemplate
+from finery_ollama.gotemplate import collate, render_go
+from finery_ollama.template import conversations, escape, ollama_template
+from finery_ollama.turns import Render, trims
 
 RENDER_GO = Path(__file__).parent / "go" / "render.go"
 needs_go = pytest.mark.skipif(
@@ -73,7 +73,8 @@ VICUNA = (
     "{{ eos_token }}{% endif %}{% endfor %}{% if add_generation_prompt %} ASSISTANT:{% endif %}"
 )
 QUOTES = (
-    "{% for m in messages %}{{ '{{' }}{{ m.role }}\"\"\"\u200d{{ m.content }}{{ '{' }}\n{% endfor %}"
+    "{% for m in messages %}{{ '{{' }}{{ m.role }}\"\"\"\u200d{{ m.content }}{{ '{' }}\n"
+    "{% endfor %}"
     '{% if add_generation_prompt %}{{ "{{assistant" }}"""\u200d{% endif %}'
 )
 
@@ -97,7 +98,7 @@ REFUSED = {
     "{{ m.role }}: {{ m.content }}\n{% endif %}{% endfor %}assistant:",
     "newest first": "{% for m in messages | reverse %}{{ m.role }}: {{ m.content }}\n"
     "{% endfor %}assistant:",
-    "shouts": "{% for m in messages %}{{ m.role }}: {{ m.content | upper }}\n{% endfor %}assistant:",
+    "shouts": "{% for m in messages %}{{ m.role }}: {{ m.content | upper }}\n{% endfor %}bot:",
     "marks a long talk": "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     "{% if messages | length > 4 %}LONG {% endif %}assistant:",
     "escapes": "{% for m in messages %}{{ m.role }}: {{ m.content | e }}\n{% endfor %}assistant:",

@@ -59,7 +59,7 @@ def columns_of(path: Path, prompt: str | None, answer: str | None) -> Pair | Non
     return prompt, answer
 
 
-def templates_for(path: Path, pair: Pair | None) -> dict[str, str]:
+def templates_for(pair: Pair | None) -> dict[str, str]:
     """`columns:` of a recipe as YAML: templates that put the columns into a row."""
     if pair is None:
         return {}

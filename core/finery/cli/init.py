@@ -64,7 +64,7 @@ def command(
         file, columns = f"data/{source.name}", SAMPLE_COLUMNS[task]
     else:
         source, file = data, _place_of(data, folder)
-        columns = templates_for(data, columns_of(data, prompt, answer))
+        columns = templates_for(columns_of(data, prompt, answer))
     texts = {
         "recipe.yaml": _filled(
             _template(task) / "recipe.yaml",

@@ -45,6 +45,7 @@ def command(step_type: str | None, folder: Path | None, check: bool, recipe: Pat
 
 
 def formatted(schema: object) -> str:
+    """A schema as the text of its file."""
     return msgspec.json.format(msgspec.json.encode(schema), indent=2).decode() + "\n"
 
 

@@ -1,0 +1,67 @@
+"""Prompts of a GGUF: its own chat template, its own tokenizer."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jinja2.exceptions import TemplateError
+
+from finery import DataError, StepError
+from finery.rows import Conversation
+from finery_gguf.chat import ChatTemplate
+from finery_gguf.llama import Gguf
+
+_PROBE = "\u2402"  # stands for the last turn's content when the prompt before it is sought
+
+
+def chat_template(gguf: Gguf, arguments: Mapping[str, Any]) -> ChatTemplate:
+    """The GGUF's own chat template. `StepError` if it has none that works."""
+    source = gguf.chat_template
+    if source is None:
+        raise StepError(
+            "the GGUF holds no chat template", where=str(gguf.path),
+            fix="export it from a model whose tokenizer has one",
+        )  # fmt: skip
+    try:
+        return ChatTemplate(source, gguf.special_tokens(), arguments)
+    except TemplateError as error:
+        raise StepError(
+            f"the GGUF's chat template is no Jinja: {error}", where=str(gguf.path)
+        ) from error
+
+
+def tokenize(gguf: Gguf, template: ChatTemplate, messages: Conversation) -> tuple[list[int], int]:
+    """(token ids of the prompt, how many of them come before the last turn's content)."""
+    try:
+        text = template.render(messages)
+    except TemplateError as error:
+        raise DataError(
+            f"the model's chat template refuses a conversation: {error}", details=[whose(messages)]
+        ) from error
+    tokens = gguf.encode_prompt(text)
+    head = gguf.encode_prompt(_head(template, messages, text))
+    shared = 0
+    # The last token of all is left to the row, so that there is always one to take logits from.
+    for own, other in zip(tokens[:-1], head, strict=False):
+        if own != other:
+            break
+        shared += 1
+    return tokens, shared
+
+
+def _head(template: ChatTemplate, messages: Conversation, text: str) -> str:
+    """The part of the rendered `text` that comes before the last turn's content, if it's fixed."""
+    if not messages or not isinstance(messages[-1].get("content"), str):
+        return ""
+    try:
+        probed = template.render([*messages[:-1], {**messages[-1], "content": _PROBE}])
+    except TemplateError:
+        return ""
+    head, found, _ = probed.partition(_PROBE)
+    return head if found and text.startswith(head) else ""
+
+
+def whose(messages: Conversation) -> str:
+    """Which row a conversation is, for an error: the engine isn't told its id."""
+    content = str(messages[-1].get("content", "")) if messages else ""
+    shown = content if len(content) <= 80 else f"{content[:77]}…"
+    return f"the row whose last turn is: {shown!r}"

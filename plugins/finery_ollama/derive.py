@@ -1,0 +1,97 @@
+"""What Ollama needs to know of a model, derived from its GGUF."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from finery import StepError
+from finery.rows import Conversation
+from finery_gguf.chat import ChatTemplate
+from finery_gguf.llama import Gguf
+from finery_gguf.prompts import chat_template
+from finery_ollama.template import ollama_template
+from finery_ollama.turns import Turns, trims
+
+_DATE = "«date»"
+
+
+class Derived(msgspec.Struct, frozen=True, kw_only=True):
+    """The TEMPLATE of a model, and what goes with it.
+
+    stops: texts that end an answer. takes_system: whether it has a place for a system message.
+    strips: whether the model's own chat template strips white space around messages.
+    """
+
+    template: str
+    stops: list[str]
+    takes_system: bool
+    strips: bool
+
+    def notes(self) -> list[str]:
+        """Where Ollama's prompts may differ from the model's own, as no template of Ollama can."""
+        notes = []
+        if not self.takes_system:
+            notes.append("The model's chat template takes no system message; Ollama ignores one.")
+        if self.strips:
+            notes.append(
+                "The model's chat template strips white space around each message, and a template "
+                "of Ollama can't: send messages without it."
+            )
+        return notes
+
+
+def derive(gguf: Gguf, arguments: Mapping[str, Any]) -> Derived:
+    """Derive and prove the TEMPLATE. `StepError` where Ollama can't write the model's prompts.
+
+    arguments: what the model's chat template is called with.
+    """
+    chat = chat_template(gguf, arguments)
+    template, turns = _template(gguf, chat)
+    return Derived(
+        template=template,
+        stops=_stops(gguf, turns),
+        takes_system=turns.place != "nowhere",
+        strips=trims(chat),
+    )
+
+
+def _template(gguf: Gguf, chat: ChatTemplate) -> tuple[str, Turns]:
+    """The TEMPLATE and the turns it writes.
+
+    llama.cpp puts the BOS before a prompt if the GGUF says so: the template then leaves it out.
+    """
+    bos = gguf.token_text(gguf.bos) if gguf.bos >= 0 else ""
+
+    def render(messages: Conversation, generation: bool) -> str:
+        text = chat.render(messages, add_generation_prompt=generation)
+        return text.removeprefix(bos) if gguf.adds_bos else text
+
+    found = ollama_template(render, "" if gguf.adds_bos else bos)
+    if _writes_date(chat):
+        raise StepError(
+            "the chat template writes today's date, which a template of Ollama can't",
+            where=str(gguf.path),
+            fix="train with a chat template that has a fixed date or none",
+        )
+    return found
+
+
+def _writes_date(chat: ChatTemplate) -> bool:
+    dated = chat.with_arguments(strftime_now=lambda form: _DATE)
+    return _DATE in dated.render([{"role": "user", "content": "?"}])
+
+
+def _stops(gguf: Gguf, turns: Turns) -> list[str]:
+    """Texts that end an answer: the control tokens that end its turn and begin the user's.
+
+    Where a template has no such token, the text between the two turns.
+    """
+    found = []
+    for text in (turns.assistant[1], turns.user[0]):
+        control = [token for token in gguf.encode(text) if gguf.is_control(token)]
+        found += [gguf.token_text(token) for token in control[:1]]
+    if not found:
+        between = (turns.assistant[1] + turns.user[0]).strip()
+        found = between.splitlines()[:1]
+    return list(dict.fromkeys(found))

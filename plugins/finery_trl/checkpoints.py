@@ -1,0 +1,92 @@
+"""Checkpoints in a folder: which are whole, which to keep, which one is the best.
+
+A checkpoint `checkpoint-<step>` counts once its mark, written last, names every file with its
+size. What a kill or a power cut left half-written is removed, never resumed from.
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from finery import StepError
+
+MARK = "complete.json"
+KEPT = 2
+"""The newest checkpoints that are kept beside the best one."""
+
+
+def step_of(checkpoint: Path) -> int:
+    """The optimizer step that a checkpoint was saved after."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def mark(checkpoint: Path) -> None:
+    """Declare a checkpoint whole."""
+    waiting = checkpoint / f"{MARK}.new"
+    waiting.write_text(json.dumps(_sizes(checkpoint)), encoding="utf-8")
+    waiting.rename(checkpoint / MARK)
+
+
+def last_whole(folder: Path) -> Path | None:
+    """The newest whole checkpoint; those that aren't whole are removed."""
+    whole = []
+    for checkpoint in folder.glob("checkpoint-*"):
+        if _is_whole(checkpoint):
+            whole.append(checkpoint)
+        else:
+            shutil.rmtree(checkpoint)
+    return max(whole, key=step_of, default=None)
+
+
+def prune(folder: Path, history: Sequence[dict[str, Any]]) -> None:
+    """Keep the best checkpoint so far and the newest ones."""
+    found = sorted(folder.glob("checkpoint-*"), key=step_of)
+    best = best_step(history)
+    for checkpoint in found[:-KEPT]:
+        if step_of(checkpoint) != best:
+            (checkpoint / MARK).unlink(missing_ok=True)  # first: half-removed is not whole
+            shutil.rmtree(checkpoint)
+
+
+def history_of(checkpoint: Path) -> list[dict[str, Any]]:
+    """What the trainer logged up to a checkpoint, in order: entries with `step` and values."""
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    history: list[dict[str, Any]] = state["log_history"]
+    return history
+
+
+def best_step(history: Sequence[dict[str, Any]]) -> int | None:
+    """The first step with the lowest validation loss; None where there was no validation."""
+    losses = [(entry["eval_loss"], entry["step"]) for entry in history if "eval_loss" in entry]
+    return min(losses)[1] if losses else None
+
+
+def chosen(folder: Path) -> Path:
+    """The checkpoint to ship: the best one, else the last."""
+    last = last_whole(folder)
+    if last is None:
+        raise StepError("the training left no checkpoint", fix="build again")
+    best = folder / f"checkpoint-{best_step(history_of(last)) or step_of(last)}"
+    if not best.is_dir():
+        raise StepError(
+            f"the best checkpoint, {best.name}, is gone",
+            where=str(folder),
+            fix=f"remove this folder and build again: {folder}",
+        )
+    return best
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        wanted = json.loads((checkpoint / MARK).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return bool(wanted == _sizes(checkpoint))
+
+
+def _sizes(checkpoint: Path) -> dict[str, int]:
+    files = sorted(p for p in checkpoint.rglob("*") if p.is_file() and p.name != MARK)
+    named = {p.relative_to(checkpoint).as_posix(): p.stat().st_size for p in files}
+    return {name: size for name, size in named.items() if not name.startswith(MARK)}

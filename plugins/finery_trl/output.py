@@ -1,0 +1,112 @@
+"""What a training ships: weights, tokenizer, chat template and curve, the same bytes each time."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finery import Job, Model
+from finery_trl.checkpoints import history_of, step_of
+from finery_trl.tokens import Example, Tokens
+from finery_trl.training import Trained
+
+if TYPE_CHECKING:
+    from finery_trl.sft import Sft
+
+ADAPTER_CONFIG = "adapter_config.json"
+INHERITED = ("license", "architecture", "trust_remote_code")
+"""Facts about a model that are as true of what was trained from it."""
+
+
+def write_model(
+    step: "Sft", trained: Trained, tokens: Tokens, examples: Sequence[Example], job: Job
+) -> Model:
+    """Fill `job.out` from the chosen checkpoint; the `Model` with the facts about it."""
+    if step.lora is not None:
+        _write_adapter(trained.checkpoint, step.model, job.out)
+    else:
+        _write_whole(trained.checkpoint, job.out)
+    tokens.tokenizer.save_pretrained(str(job.out))
+    curve = curve_of(history_of(trained.last))
+    _write_json(job.out / "curve.json", curve)
+    meta = _facts(step, trained, tokens, examples, curve)
+    return Model(job.out, meta=meta, refs={"base": step.model} if step.lora is not None else {})
+
+
+def curve_of(history: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
+    """A point for each optimizer step with a value, in order.
+
+    Each has `step` and `epoch`, and of `loss`, `learning_rate` and `eval_loss` what there is.
+    """
+    points: dict[int, dict[str, float]] = {}
+    for entry in history:
+        names = ("epoch", "loss", "eval_loss", "learning_rate")
+        kept = {name: entry[name] for name in names if name in entry}
+        if "loss" in kept or "eval_loss" in kept:
+            points.setdefault(entry["step"], {"step": entry["step"]}).update(kept)
+    return [points[step] for step in sorted(points)]
+
+
+def base_name(model: Model) -> str:
+    """What the model under an adapter is called: a hub repository, a file, or an architecture."""
+    for key in ("repo", "base", "name", "file", "architecture"):
+        if model.meta.get(key):
+            return str(model.meta[key])
+    return ""
+
+
+def _write_adapter(checkpoint: Path, base: Model, out: Path) -> None:
+    shutil.copyfile(checkpoint / "adapter_model.safetensors", out / "adapter_model.safetensors")
+    config = json.loads((checkpoint / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    # PEFT writes where the base lay on this machine, and sets in no order.
+    config["base_model_name_or_path"] = base.meta.get("repo")
+    config["revision"] = None
+    for key in ("target_modules", "modules_to_save", "exclude_modules"):
+        if isinstance(config.get(key), list):
+            config[key] = sorted(config[key])
+    _write_json(out / ADAPTER_CONFIG, config)
+
+
+def _write_whole(checkpoint: Path, out: Path) -> None:
+    """Trained in 32 bits, shipped in 16, as models are."""
+    import torch
+
+    from finery_transformers.loading import load_model, quiet
+
+    kept = Model(checkpoint, meta={"format": "transformers"})
+    with quiet():
+        load_model(kept, torch.bfloat16).save_pretrained(str(out))
+
+
+def _facts(
+    step: "Sft",
+    trained: Trained,
+    tokens: Tokens,
+    examples: Sequence[Example],
+    curve: Sequence[dict[str, float]],
+) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "format": "transformers" if step.lora is None else "adapter",
+        "base": base_name(step.model),
+        "parameters": trained.parameters,
+        "trainable_parameters": trained.trainable,
+        "epochs": step.epochs,
+        "steps": step_of(trained.last),
+        "best_step": step_of(trained.checkpoint),
+        "rows": len(examples),
+        "tokens": sum(len(e.tokens) for e in examples),
+        "loss_tokens": sum(e.loss_tokens for e in examples),
+        "chat_template": True,
+    }
+    best = next((p for p in curve if p["step"] == facts["best_step"]), {})
+    if "eval_loss" in best:
+        facts["eval_loss"] = round(best["eval_loss"], 6)
+    if tokens.arguments:
+        facts["chat_template_kwargs"] = tokens.arguments
+    return facts | {k: step.model.meta[k] for k in INHERITED if k in step.model.meta}
+
+
+def _write_json(path: Path, value: Any) -> None:
+    text = json.dumps(value, indent=1, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,113 @@
+"""`finery build` as a person meets it: what it prints where, and its exit codes."""
+
+import json
+
+import pytest
+from conftest import MakeProject, Project
+
+RECIPE = """\
+finery: 1
+name: t
+plugins: [./steps.py]
+data:
+  a: {use: steps.source, path: rows.txt}
+  b: {use: steps.copy, rows: a, tag: 1}
+"""
+
+
+@pytest.fixture
+def t(project: MakeProject) -> Project:
+    """Two steps."""
+    return project({"recipe.yaml": RECIPE, "rows.txt": "one\ntwo\n"})
+
+
+def test_a_build_says_what_runs_and_why_on_stderr_and_where_on_stdout(t: Project) -> None:
+    code, out, err = t.run("build")
+    assert code == 0
+    assert out == "outputs: build/t\n"
+    lines = [line.split() for line in err.splitlines()]
+    assert lines[0] == ["run", "a", "steps.source", "never", "built"]
+    assert [line[:2] for line in lines[:4]] == [
+        ["run", "a"],
+        ["done", "a"],
+        ["run", "b"],
+        ["done", "b"],
+    ]
+    assert "2 steps: 2 built, 0 cached" in err
+    code, out, err = t.run("build", "--set", "data.b.tag=2")
+    assert (code, out) == (0, "outputs: build/t\n")
+    assert "setting tag: 1 → 2" in err
+    assert "1 built, 1 cached" in err
+
+
+def test_nothing_to_do_is_one_line(t: Project) -> None:
+    t.run("build")
+    code, out, err = t.run("build")
+    assert (code, out) == (0, "")
+    assert err.startswith("2 steps, nothing to do")
+
+
+def test_the_recipe_may_be_named_by_file_or_folder_from_anywhere(t: Project) -> None:
+    (t.folder / "elsewhere").mkdir()
+    away = Project(t.folder / "elsewhere")
+    assert away.run("build", "..").code == 0
+    assert away.run("build", "../recipe.yaml").code == 0
+    assert (t.folder / "build/t/b").is_dir()
+    code, _, err = away.run("build")
+    assert code == 2
+    assert "there is no recipe.yaml" in err
+
+
+@pytest.mark.parametrize(("args", "says"), [
+    (["--step", "c"], "no step 'c'"),
+    (["--set", "data.b.tag=high"], "--set data.b.tag=high"),
+    (["--set", "data.c.tag=1"], "--set data.c.tag=1"),
+    (["--set", "nonsense"], "--set takes PATH=VALUE"),
+    (["--jobs", "0"], "--jobs"),
+    (["--executor", "moon"], "no executor 'moon'"),
+    (["nowhere.yaml"], "nowhere.yaml"),
+])  # fmt: skip
+def test_a_wrong_call_is_exit_code_2_and_runs_nothing(
+    t: Project, args: list[str], says: str
+) -> None:
+    code, out, err = t.run("build", *args)
+    assert (code, out) == (2, "")
+    assert says in err
+    assert "Traceback" not in err
+    assert not (t.folder / "build").exists()
+
+
+def test_a_missing_file_is_named_with_its_place_before_anything_runs(t: Project) -> None:
+    (t.folder / "rows.txt").rename(t.folder / "rowz.txt")
+    code, _, err = t.run("build")
+    assert code == 2
+    assert "recipe.yaml:5:32: error: there is no file rows.txt" in err
+    assert "did you mean 'rowz.txt'?" in err
+    assert "run " not in err
+
+
+def test_unmet_requirements_show_scores_and_the_reason(t: Project) -> None:
+    gate = {"gate": {"use": "steps.score", "rows": "a", "score": 0.25, "least": 0.5}}
+    t.write({"recipe.yaml": f"{RECIPE}evaluate: {json.dumps(gate)}\n"})
+    code, out, err = t.run("build")
+    assert code == 1
+    assert "25.0 %" in out
+    assert "accuracy is 0.25, required 0.5" in err
+    assert "1 failed" in err
+
+
+def test_what_to_run_next_is_told(t: Project) -> None:
+    steps = t.folder / "steps.py"
+    steps.write_text(
+        steps.read_text().replace(
+            "Bundle(job.out)", "Bundle(job.out, meta={'run': 'ollama create x'})"
+        )
+    )
+    t.write({"recipe.yaml": RECIPE + "export: {out: {use: steps.pack}}\n"})
+    assert "run it:  cd build/t/out && ollama create x" in t.run("build").out
+
+
+@pytest.mark.parametrize("jobs", ["1", "4"])
+def test_any_number_of_jobs_gives_the_same(t: Project, jobs: str) -> None:
+    assert t.ran("--jobs", jobs) == ["a", "b"]
+    assert [r["tag"] for r in t.rows("b")] == [1, 1]

@@ -1,0 +1,84 @@
+"""`finery explain`: the parts of a step's key that changed."""
+
+import json
+
+import pytest
+from conftest import MakeProject, Project
+
+RECIPE = """\
+finery: 1
+name: t
+plugins: [./steps.py]
+data:
+  a: {use: steps.source, path: rows.txt}
+  b: {use: steps.copy, rows: [a, a], tag: 1}
+  c: {use: steps.shuffle, rows: b}
+"""
+
+
+@pytest.fixture
+def t(project: MakeProject) -> Project:
+    """A project that is built."""
+    made = project({"recipe.yaml": RECIPE, "rows.txt": "one\ntwo\n"})
+    made.ran()
+    return made
+
+
+def parts(t: Project, step: str, *args: str) -> dict[str, tuple[object, object]]:
+    """Changed part → (old, new)."""
+    lines = [json.loads(line) for line in t.run("explain", step, "--json", *args).out.splitlines()]
+    return {line["part"]: (line["old"], line["new"]) for line in lines if "part" in line}
+
+
+def test_up_to_date(t: Project) -> None:
+    code, out, _ = t.run("explain", "b")
+    assert code == 0
+    assert "b (steps.copy) is up to date" in out
+    assert "nothing changed since its last build" in out
+
+
+def test_a_changed_setting(t: Project) -> None:
+    assert parts(t, "b", "--set", "data.b.tag=5") == {"setting tag": (1, 5)}
+    out = t.run("explain", "b", "--set", "data.b.tag=5").out
+    assert "b (steps.copy) will run" in out
+    assert "setting tag  1 → 5" in out
+
+
+def test_a_changed_file_and_what_waits_for_it(t: Project) -> None:
+    t.write({"rows.txt": "three\n"})
+    assert list(parts(t, "a")) == ["file path rows.txt"]
+    assert list(parts(t, "b")) == ["input rows[0]", "input rows[1]"]
+    assert "b (steps.copy) is pending" in t.run("explain", "b").out
+
+
+def test_after_the_build_it_tells_why_the_step_ran(t: Project) -> None:
+    t.ran("--set", "data.b.tag=5")
+    out = t.run("explain", "b", "--set", "data.b.tag=5").out
+    assert "changed between its last two builds" in out
+    assert "setting tag  1 → 5" in out
+
+
+def test_the_seed_and_the_code(t: Project) -> None:
+    t.edit("recipe.yaml", "name: t", "name: t\nseed: 9")
+    assert list(parts(t, "c")) == ["seed"]
+    t.edit("steps.py", "count(", "count ( ")
+    assert list(parts(t, "c")) == ["seed"]
+    t.edit("steps.py", "random.Random(job.seed)", "random.Random(job.seed + 1)")
+    assert list(parts(t, "c")) == ["code steps.py", "input rows[0]", "seed"]
+
+
+def test_all_parts(t: Project) -> None:
+    out = t.run("explain", "c", "--all").out
+    for part in ("key format", "python", "step type", "code steps.py", "input rows[0]", "seed"):
+        assert f"  {part} " in out
+
+
+def test_a_step_that_is_not_there(t: Project) -> None:
+    code, _, err = t.run("explain", "bb")
+    assert code == 2
+    assert "did you mean 'b'?" in err
+
+
+def test_a_step_that_was_never_built(t: Project) -> None:
+    t.edit("recipe.yaml", "  c: {", "  d: {use: steps.script}\n  c: {")
+    assert "will run: never built" in t.run("explain", "d").out

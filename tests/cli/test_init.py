@@ -1,0 +1,231 @@
+"""`finery init`: a recipe that works, from nothing or from one's own rows."""
+
+import gzip
+import json
+import os
+import pty
+import subprocess
+from importlib.resources import files
+from pathlib import Path
+
+import jsonschema
+import pytest
+from conftest import FINERY, MakeProject
+
+from finery.cli.columns import columns_of
+from finery.cli.init import TASKS
+from finery.recipe import load
+
+STEPS = {"base", "rows", "split", "sft", "gguf", "ollama"}
+MESSAGES = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}'
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_each_task_starts_with_a_recipe_that_passes_the_check(
+    task: str, project: MakeProject
+) -> None:
+    made = project({})
+    ran = made.run("init", "new", "--task", task)
+    assert (ran.code, ran.err) == (0, "")
+    assert "  cd new\n  finery check\n  finery build" in ran.out
+    assert made.run("check", "new") == (0, "new/recipe.yaml is fine: 7 steps\n", "")
+    plan = made.run("plan", "new", "--json").out.splitlines()
+    states = {row["step"]: row["state"] for row in map(json.loads, plan)}
+    assert set(states) > STEPS
+    assert states["rows"] == states["base"] == "run"
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_sample_rows_are_read_and_split_in_three(task: str, project: MakeProject) -> None:
+    made = project({})
+    made.run("init", "new", "--task", task)
+    events = [
+        json.loads(line)
+        for line in made.run("build", "new", "--json", "--step", "split").out.splitlines()
+    ]
+    assert events[-1]["ok"]
+    assert not [e for e in events if "warning" in str(e.get("message"))]
+    build = made.folder / "build/new/split"
+    counts = [
+        len((build / name / "rows-00000.jsonl").read_text().splitlines())
+        for name in ("train", "validation", "test")
+    ]
+    assert all(count >= least for count, least in zip(counts, (20, 4, 10), strict=True))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_no_two_sample_rows_are_alike(task: str) -> None:
+    (data,) = (files("finery") / "templates" / task / "data").iterdir()
+    rows = [json.loads(line) for line in data.read_text(encoding="utf-8").splitlines()]
+    prompts = [row.get("text") or row["messages"][0]["content"] for row in rows]
+    words = [set(prompt.lower().split()) for prompt in prompts]
+    for index, one in enumerate(words):
+        for other in words[:index]:
+            assert len(one & other) / len(one | other) < 0.6
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_schema_beside_a_recipe_fits_it(task: str, project: MakeProject) -> None:
+    made = project({})
+    made.run("init", "new", "--task", task)
+    first = (made.folder / "new/recipe.yaml").read_text().partition("\n")[0]
+    name = first.removeprefix("# yaml-language-server: $schema=")
+    schema = json.loads((made.folder / "new" / name).read_text())
+    jsonschema.validate(load(made.folder / "new/recipe.yaml").data, schema)
+
+
+def test_store_and_outputs_are_kept_out_of_git(project: MakeProject) -> None:
+    made = project({})
+    made.run("init", "new")
+    ignored = (made.folder / "new/.gitignore").read_text().splitlines()
+    assert {".finery/", "build/"} <= set(ignored)
+
+
+def test_a_recipe_is_named_after_its_folder_or_as_told(project: MakeProject) -> None:
+    made = project({})
+    made.run("init", "my bakery (2)")
+    assert load(made.folder / "my bakery (2)/recipe.yaml").name == "my-bakery-2"
+    made.run("init", "b", "--name", "Other")
+    recipe = load(made.folder / "b/recipe.yaml")
+    assert (recipe.name, recipe.data["export"]["ollama"]["name"]) == ("Other", "other")
+
+
+def test_init_works_in_the_folder_itself(project: MakeProject) -> None:
+    made = project({"notes.txt": "mine"})
+    ran = made.run("init")
+    assert ran.code == 0
+    assert "cd " not in ran.out
+    assert made.run("check").code == 0
+    assert (made.folder / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "there", ["recipe.yaml", "README.md", ".gitignore", "data/messages.jsonl", "recipe.schema.json"]
+)
+def test_nothing_is_overwritten_and_nothing_half_written(there: str, project: MakeProject) -> None:
+    made = project({f"new/{there}": "mine"})
+    ran = made.run("init", "new")
+    assert ran.code == 2
+    assert ran.err.startswith(f"new: error: in the way: {there}\n  fix: name another folder")
+    left = [p for p in (made.folder / "new").rglob("*") if p.is_file()]
+    assert left == [made.folder / "new" / there]
+    assert left[0].read_text() == "mine"
+
+
+def test_a_file_in_place_of_the_folder_is_an_error(project: MakeProject) -> None:
+    ran = project({"new": "mine"}).run("init", "new")
+    assert ran.code == 2
+    assert "error: " in ran.err
+    assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize("args", [["--name", "a/b"], ["--prompt", "a"], ["--task", "poetry"]])
+def test_a_wrong_call_is_refused(args: list[str], project: MakeProject) -> None:
+    made = project({})
+    ran = made.run("init", "new", *args)
+    assert ran.code == 2
+    assert not (made.folder / "new").exists()
+
+
+def test_a_terminal_is_asked_for_the_task(project: MakeProject) -> None:
+    made = project({})
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [FINERY, "init", "new"], cwd=made.folder, stdin=theirs, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    os.write(ours, b"chat\n")
+    assert process.wait(30) == 0
+    os.close(ours)
+    assert (made.folder / "new/data/conversations.jsonl").exists()
+
+
+# One's own rows
+
+
+def test_own_rows_are_copied_and_used(project: MakeProject) -> None:
+    made = project({"mine.csv": "Customer text,Kind\nhello,greeting\nbye,farewell\n"})
+    ran = made.run("init", "new", "--data", "mine.csv", "--prompt", "Customer text")
+    assert (ran.code, ran.err) == (0, "")
+    recipe = load(made.folder / "new/recipe.yaml")
+    assert recipe.data["data"]["rows"]["path"] == "data/mine.csv"
+    assert made.run("build", "new", "--step", "rows").code == 0
+    rows = (made.folder / "build/new/rows/rows-00000.jsonl").read_text().splitlines()
+    assert [m["content"] for m in json.loads(rows[0])["messages"]] == ["hello", "greeting"]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_own_rows_in_a_known_format_need_no_columns(task: str, project: MakeProject) -> None:
+    made = project({"new/rows/chats.jsonl": f"{MESSAGES}\n"})
+    ran = made.run("init", "new", "--task", task, "--data", "new/rows/chats.jsonl")
+    assert (ran.code, ran.err) == (0, "")
+    rows = load(made.folder / "new/recipe.yaml").data["data"]["rows"]
+    assert rows == {"use": "data.file", "path": "rows/chats.jsonl"}
+    assert made.run("check", "new").code == 0
+    assert not (made.folder / "new/data").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "found"),
+    [
+        ("a.jsonl", '\n{"text": "x", "intent": "y", "id": 3}\n', ("text", "intent")),
+        ("a.jsonl", '{"Label": "x", "TEXT": "y"}\n', ("TEXT", "Label")),
+        ("a.json", '[{"question": "x", "answer": "y"}]', ("question", "answer")),
+        ("a.json", '{"version": 1, "rows": [{"input": "x", "label": "y"}]}', ("input", "label")),
+        ("a.csv", "satz,label\nx,y\n", ("satz", "label")),
+        ("a.csv", "\ufeffinput;class\nx;y\n", ("input", "class")),
+        ("a.tsv", "text\tcategory\textra\n", ("text", "category")),
+        ("a.jsonl", f"{MESSAGES}\n", None),
+        ("a.jsonl", '{"instruction": "x", "input": "", "output": "y"}\n', None),
+        ("a.jsonl", '{"prompt": "x", "completion": "y"}\n', None),
+        ("a.jsonl", '{"conversations": []}\n', None),
+    ],
+)
+def test_prompt_and_answer_are_recognised(
+    name: str, text: str, found: tuple[str, str] | None, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    assert columns_of(tmp_path / name, None, None) == found
+    packed = tmp_path / f"{name}.gz"
+    packed.write_bytes(gzip.compress(text.encode()))
+    assert columns_of(packed, None, None) == found
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("a.csv", "one,two,three\n", "can't tell which columns hold prompt and answer: one, two"),
+        ("a.csv", "text,two,three\n", "say it: --answer COLUMN"),
+        ("a.csv", "", "there are no rows with columns"),
+        ("a.jsonl", "{broken\n", "can't be read: "),
+        ("a.jsonl", "[1, 2]\n", "there are no rows with columns"),
+        ("a.parquet", "PAR1", "--prompt COLUMN --answer COLUMN"),
+        ("a.csv.gz", "no gzip", "can't be read: "),
+    ],
+)
+def test_rows_that_tell_too_little_are_refused(
+    name: str, text: str, says: str, project: MakeProject
+) -> None:
+    made = project({name: text})
+    ran = made.run("init", "new", "--data", name)
+    assert ran.code == 2
+    assert says in ran.err
+    assert ran.err.startswith(f"{name}: error: ")
+    assert not (made.folder / "new").exists()
+
+
+def test_named_columns_must_be_there(project: MakeProject) -> None:
+    made = project({"a.csv": "text,intent\nx,y\n"})
+    ran = made.run("init", "new", "--data", "a.csv", "--answer", "intend")
+    assert ran.code == 2
+    assert "--answer: error: a.csv has no column 'intend'\n  fix: did you mean" in ran.err
+
+
+def test_columns_of_files_that_cannot_be_looked_into_are_taken_as_named(
+    project: MakeProject,
+) -> None:
+    made = project({"a.parquet": "PAR1"})
+    args = ("--data", "a.parquet", "--prompt", "it's a text", "--answer", "label")
+    assert made.run("init", "new", *args).code == 0
+    columns = load(made.folder / "new/recipe.yaml").data["data"]["rows"]["columns"]
+    assert columns == {"user": '{{ row["it\'s a text"] }}', "assistant": "{{ label }}"}

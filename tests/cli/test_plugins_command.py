@@ -1,0 +1,75 @@
+"""`finery plugins`: what is installed, and what each step type takes."""
+
+import json
+
+import pytest
+from conftest import MakeProject
+
+from finery.plugins import load_plugins
+from finery.step import inputs_of
+
+RECIPE = "finery: 1\nplugins: [steps.py]\n"
+BUILT_IN = sorted(load_plugins().step_types)
+
+
+def test_every_plugin_and_step_type_is_listed_with_its_first_line(project: MakeProject) -> None:
+    ran = project({}).run("plugins")
+    assert ran.code == 0
+    plugins = load_plugins()
+    for plugin in plugins.plugins:
+        assert f"{plugin.name}  {plugin.origin}" in ran.out
+    for name in plugins.step_types:
+        first = (plugins.step_type(name).__doc__ or "").partition("\n")[0]
+        assert any(line.split(maxsplit=1) == [name, first] for line in ran.out.splitlines())
+
+
+def test_a_plugin_by_name_is_listed_alone(project: MakeProject) -> None:
+    out = project({}).run("plugins", "data").out
+    assert "data.file" in out
+    assert "eval.exact" not in out
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_step_type_tells_all_it_takes(name: str, project: MakeProject) -> None:
+    ran = project({}).run("plugins", name)
+    assert ran.code == 0
+    cls = load_plugins().step_type(name)
+    lines = ran.out.splitlines()
+    assert lines[0].startswith(f"{name}  in ")
+    for field, accepts in inputs_of(cls).items():
+        assert any(line.split()[:1] == [field] and accepts.kind.kind in line for line in lines)
+    for field in cls.__struct_fields__:
+        assert any(line.split()[:1] == [field] for line in lines)
+
+
+def test_required_settings_limits_and_defaults_are_told(project: MakeProject) -> None:
+    out = project({}).run("plugins", "data.split").out
+    assert "  rows        Datasets; required\n" in out
+    assert "  test        a number, at least 0, less than 1; default 0.2\n" in out
+
+
+def test_plugin_files_of_a_recipe_are_listed_with_it(project: MakeProject) -> None:
+    made = project({"recipe.yaml": RECIPE})
+    assert "steps.halve" not in made.run("plugins").out
+    out = made.run("plugins", "-r", "recipe.yaml").out
+    assert "steps  steps.py" in out
+    assert "steps.halve            The rows in two halves." in out
+
+
+def test_json_has_a_line_a_plugin(project: MakeProject) -> None:
+    lines = project({}).run("plugins", "--json").out.splitlines()
+    found = {row["plugin"]: row for row in map(json.loads, lines)}
+    assert {"data.file", "data.split"} <= set(found["data"]["steps"])
+    assert set(found["gguf"]) == {"plugin", "from", "steps", "engines", "commands"}
+
+
+def test_json_of_a_step_type_is_its_schema(project: MakeProject) -> None:
+    found = json.loads(project({}).run("plugins", "data.file", "--json").out)
+    assert found["step_type"] == "data.file"
+    assert found["schema"]["properties"]["take"]["anyOf"][0]["minimum"] == 1
+
+
+def test_an_unknown_name_gets_a_suggestion(project: MakeProject) -> None:
+    ran = project({}).run("plugins", "data.fil")
+    assert ran.code == 2
+    assert "there is no plugin or step type 'data.fil'\n  fix: did you mean 'data.file'?" in ran.err

@@ -1,0 +1,199 @@
+"""Builds that are killed, at any moment, and builds that run at once: the store stays right."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import LIGHT_STEPS, MakeProject, Project, running, until
+
+from finery.store import Store, hash_file
+
+KILLS = 20
+CODE = """
+for n in range(3):
+    (job.scratch / f'part{n}').write_text('x' * 5000)
+    time = __import__('time'); time.sleep(0.015)
+import hashlib
+rows.extend({'prompt': hashlib.sha256(f'{step.code} {n}'.encode()).hexdigest()} for n in range(200))
+"""
+
+
+def quick_recipe() -> str:
+    """Twelve steps, a quarter of them in processes of their own, about a second in all."""
+    steps: dict[str, dict[str, Any]] = {"rows": {"use": "steps.source", "path": "rows.txt"}}
+    for n in range(8):
+        use = "steps.alone" if n % 3 == 2 else "steps.script"
+        before = [f"s{n - 2}"] if n > 1 else ["rows"]
+        steps[f"s{n}"] = {"use": use, "rows": before, "code": f"{CODE}# {n}"}
+    steps |= {
+        "all": {"use": "steps.copy", "rows": ["s6", "s7"], "tag": 1},
+        "halves": {"use": "steps.halve", "rows": "all"},
+        "mixed": {"use": "steps.shuffle", "rows": "halves.first"},
+    }
+    return f"finery: 1\nname: t\nplugins: [./steps.py]\ndata: {json.dumps(steps)}\n"
+
+
+def results(t: Project) -> dict[str, list[str]]:
+    """Key → digests of its outputs, of all keys in the store."""
+    store = Store(t.folder / ".finery")
+    keys = [k for (k,) in store._db.execute("SELECT key FROM results")]
+    found = {key: store.lookup(key) for key in keys}
+    store.close()
+    return {k: [m.digest for m in r.outputs.values()] for k, r in found.items() if r}
+
+
+def outputs(t: Project) -> dict[str, str]:
+    """What a person sees under `build/`: name → digest of its bytes."""
+    found = {}
+    for top, _, names in os.walk(t.folder / "build", followlinks=True):
+        found |= {os.path.relpath(f"{top}/{n}", t.folder): hash_file(Path(top, n)) for n in names}
+    return found
+
+
+def blobs_are_whole(t: Project) -> bool:
+    """Whether every blob holds what its name says."""
+    blobs = (t.folder / ".finery/objects").glob("*/*")
+    return all(hash_file(b) == b.parent.name + b.name for b in blobs)
+
+
+def at(folder: Path, files: dict[str, str]) -> Project:
+    """A project in a folder of its own."""
+    folder.mkdir()
+    (folder / ".git").mkdir()
+    made = Project(folder)
+    made.write({"steps.py": LIGHT_STEPS.read_text(), **files})
+    return made
+
+
+def test_a_build_killed_at_any_moment_is_taken_up_by_the_next(tmp_path: Path) -> None:
+    files = {"recipe.yaml": quick_recipe(), "rows.txt": "a\nb\n"}
+    clean, t = at(tmp_path / "clean", files), at(tmp_path / "killed", files)
+    began = time.monotonic()
+    clean.ran()
+    seconds = time.monotonic() - began
+    chance, mark = random.Random(20), f"probe-{os.urandom(6).hex()}"
+    t.env["MARK"] = mark
+    killed = 0
+    for attempt in range(KILLS):
+        process = t.start("build", "--json")
+        time.sleep(seconds * (attempt + chance.random()) / KILLS * 0.9)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        _, err = process.communicate()
+        killed += process.returncode == -signal.SIGKILL
+        assert process.returncode in (0, -signal.SIGKILL), err
+        until(lambda: not running(mark))
+        if attempt % 3 == 2:  # from the start again, so that late kills find much undone
+            shutil.rmtree(t.folder / ".finery", ignore_errors=True)
+    assert killed > KILLS / 2
+    assert t.run("build").code == 0
+    assert t.ran() == []
+    assert blobs_are_whole(t)
+    assert results(t) == results(clean)
+    assert outputs(t) == outputs(clean)
+    assert list((t.folder / ".finery/work").iterdir()) == []
+    assert sorted(p.name for p in (t.folder / "build/t").iterdir()) == sorted(
+        p.name for p in (clean.folder / "build/t").iterdir()
+    )
+
+
+def test_workers_end_when_only_the_main_process_is_killed(project: MakeProject) -> None:
+    code = "Path('up{0}').touch(); import time; time.sleep(60)"
+    t = project({"recipe.yaml": "finery: 1\nname: t\nplugins: [./steps.py]\ndata: " + json.dumps({
+        "a": {"use": "steps.script", "code": code.format(1)},
+        "b": {"use": "steps.alone", "code": code.format(2)},
+    })})  # fmt: skip
+    t.env["MARK"] = f"probe-{os.urandom(6).hex()}"
+    process = t.start("build")
+    until(lambda: (t.folder / "up1").exists() and (t.folder / "up2").exists())
+    process.kill()
+    process.communicate()
+    until(lambda: not running(t.env["MARK"]))
+
+
+def test_a_killed_step_resumes_from_its_scratch(project: MakeProject) -> None:
+    code = """
+import time
+done = len(list(job.scratch.iterdir()))
+for n in range(done, 4):
+    (job.scratch / str(n)).touch()
+    if n == 1: Path('up').touch(); time.sleep(60)
+rows.append({'prompt': f'resumed at {done}'})
+"""
+    steps = {"a": {"use": "steps.alone", "code": code}}
+    t = project(
+        {"recipe.yaml": f"finery: 1\nname: t\nplugins: [./steps.py]\ndata: {json.dumps(steps)}"}
+    )
+    process = t.start("build")
+    until(lambda: (t.folder / "up").exists())
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert t.ran() == ["a"]
+    assert t.rows("a")[0]["prompt"] == "resumed at 2"
+    assert list((t.folder / ".finery/work").iterdir()) == []
+
+
+@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("partly", [False, True])
+def test_builds_at_once_run_each_step_once(project: MakeProject, count: int, partly: bool) -> None:
+    steps = {
+        f"s{n}": {"use": "steps.script" if n % 3 else "steps.alone",
+                  **({"rows": f"s{n - 3}"} if n > 2 else {}),
+                  "code": f"open('ran', 'a').write('s{n}\\n'); __import__('time').sleep(.02); rows.append({{'prompt': '{n}'}})"}
+        for n in range(8)
+    }  # fmt: skip
+    t = project(
+        {"recipe.yaml": f"finery: 1\nname: t\nplugins: [./steps.py]\ndata: {json.dumps(steps)}"}
+    )
+    if partly:
+        t.ran("--step", "s3", "--step", "s4")
+    builds = [t.start("build") for _ in range(count)]
+    for build in builds:
+        _, err = build.communicate(timeout=60)
+        assert build.returncode == 0, err
+    assert sorted((t.folder / "ran").read_text().split()) == sorted(steps)
+    assert [t.rows(name)[0]["prompt"] for name in steps] == [str(n) for n in range(8)]
+    assert t.ran() == []
+
+
+def test_a_waiting_build_takes_over_when_the_other_one_dies(project: MakeProject) -> None:
+    code = "import time; Path('up').touch()\nif not Path('go').exists(): time.sleep(60)\nrows.append({'prompt': 'x'})"
+    steps = {"a": {"use": "steps.script", "code": code}}
+    t = project(
+        {"recipe.yaml": f"finery: 1\nname: t\nplugins: [./steps.py]\ndata: {json.dumps(steps)}"}
+    )
+    first = t.start("build")
+    until(lambda: (t.folder / "up").exists())
+    second = t.start("build", "--json")
+    runs = t.folder / ".finery/runs"
+    assert second.stdout is not None
+    second.stdout.readline()  # it has begun
+    (t.folder / "go").touch()
+    os.killpg(first.pid, signal.SIGKILL)
+    first.communicate()
+    out, _ = second.communicate(timeout=30)
+    assert second.returncode == 0
+    assert [json.loads(line)["event"] for line in out.splitlines()][-1] == "build_finished"
+    assert len(t.rows("a")) == 1
+    assert runs.exists()
+
+
+def test_builds_at_once_mend_a_damaged_store_together(project: MakeProject) -> None:
+    t = project({"recipe.yaml": quick_recipe(), "rows.txt": "a\nb\n"})
+    t.ran()
+    before = results(t)
+    for blob in (t.folder / ".finery/objects").glob("*/*"):
+        blob.chmod(0o644)
+        blob.write_bytes(b"damaged")
+    builds = [t.start("build") for _ in range(3)]
+    for build in builds:
+        _, err = build.communicate(timeout=60)
+        assert build.returncode == 0, err
+    assert blobs_are_whole(t)
+    assert results(t) == before

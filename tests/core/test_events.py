@@ -1,0 +1,98 @@
+"""Events: their names and fields are stable and documented, and `--json` prints nothing else."""
+
+import json
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+from conftest import MakeProject, Project
+
+from finery import events
+from finery.events import EVENTS, RunLog
+
+RECIPE = """
+finery: 1
+name: t
+plugins: [./steps.py]
+data:
+  talks:
+    use: steps.script
+    code: |
+      job.log("a note"); job.progress(1, 2, "half"); job.metric("loss", 0.5, 1); print("printed")
+      import subprocess; subprocess.run(["echo", "from a child"])
+  after: {use: steps.copy, rows: talks}
+  fails: {use: steps.script, code: "raise ValueError('no')"}
+  blocked: {use: steps.copy, rows: fails, tag: 1}
+evaluate:
+  gate: {use: steps.score, rows: talks, score: 0.1, least: 0.2}
+"""
+
+
+def documented() -> dict[str, list[str]]:
+    """Event → fields, as `events.py` lists them."""
+    found = re.findall(r"^    (\w+) +(.+)$", events.__doc__ or "", re.MULTILINE)
+    return {name: fields.split(", ") for name, fields in found}
+
+
+@pytest.fixture
+def project_with_all(project: MakeProject) -> Project:
+    """A project whose build has every kind of event."""
+    return project({"recipe.yaml": RECIPE})
+
+
+def test_every_event_is_documented() -> None:
+    assert tuple(documented()) == EVENTS
+
+
+def test_json_is_these_events_and_nothing_else(project_with_all: Project) -> None:
+    first = project_with_all.run("build", "--json", "--keep-going")
+    again = project_with_all.run("build", "--json", "--keep-going")
+    assert (first.code, again.code) == (1, 1)
+    lines = [json.loads(line) for line in (first.out + again.out).splitlines()]
+    assert {e["event"] for e in lines} == set(EVENTS)
+    for event in lines:
+        assert list(event) == ["event", *documented()[event["event"]]]
+    assert first.err == ""
+
+
+def test_events_tell_a_build_in_order(project_with_all: Project) -> None:
+    told = project_with_all.events("-k")
+    names = [e["event"] for e in told]
+    assert (names[0], names[-1]) == ("build_started", "build_finished")
+    assert [s["step"] for s in told[0]["steps"]] == ["talks", "after", "fails", "blocked", "gate"]
+    of_talks = [e["event"] for e in told if e.get("step") == "talks"]
+    assert of_talks == ["step_started", "step_log", "step_progress", "step_metric", "step_finished"]
+    end = told[-1]
+    assert (end["ok"], end["ran"], end["failed"], end["blocked"]) == (False, 3, 2, 1)
+    assert end["exit_code"] == 1
+
+
+def test_a_runs_events_are_kept_beside_its_logs(project_with_all: Project) -> None:
+    told = project_with_all.events("-k")
+    folder = project_with_all.folder / ".finery/runs" / told[0]["run"]
+    kept = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    assert kept == told
+    assert (folder / "talks.log").read_text() == "printed\nfrom a child\n"
+    failed = next(e for e in told if e["event"] == "step_failed" and e["step"] == "fails")
+    assert Path(failed["log"]) == folder / "fails.log"
+
+
+def test_a_run_with_nothing_to_do_leaves_no_folder(project: MakeProject) -> None:
+    t = project({"recipe.yaml": RECIPE.split("  fails:")[0]})
+    t.ran()
+    before = list((t.folder / ".finery/runs").iterdir())
+    assert t.ran() == []
+    assert list((t.folder / ".finery/runs").iterdir()) == before
+
+
+def test_a_run_log_begins_with_the_first_step_that_runs(tmp_path: Path) -> None:
+    log = RunLog(tmp_path, "r")
+    log({"event": "build_started"})
+    log({"event": "step_cached", "step": "a"})
+    assert not (tmp_path / "r").exists()
+    log({"event": "step_started", "step": "b"})
+    log.close()
+    lines = (tmp_path / "r/events.jsonl").read_bytes().splitlines()
+    kinds = [msgspec.json.decode(line)["event"] for line in lines]
+    assert kinds == ["build_started", "step_cached", "step_started"]

@@ -1,0 +1,177 @@
+"""Worker processes: warm or alone, watched, and gone when nobody needs them."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from conftest import LIGHT_STEPS, running, until
+
+from finery.executor import LocalExecutor, worker_environment
+from finery.job import cpu_count
+from finery.store import Store
+from finery.task import Task
+
+
+@pytest.fixture
+def executor() -> Iterator[LocalExecutor]:
+    """An executor that runs two steps at once."""
+    made = LocalExecutor(2)
+    yield made
+    made.close()
+
+
+class Tasks:
+    """Makes tasks that run some Python."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.store = Store(folder / ".finery")
+        self.count = 0
+
+    def __call__(self, code: str, *, isolated: bool = False) -> Task:
+        self.count += 1
+        out, scratch = self.store.work(f"{self.count:064x}")
+        return Task(
+            step=f"s{self.count}", use="steps.alone" if isolated else "steps.script",
+            settings={"code": code, "rows": []}, inputs={}, files={}, seed=None, pinned=None, env={},
+            engines={}, plugins=[str(LIGHT_STEPS)], store=str(self.store.root), out=str(out),
+            scratch=str(scratch), log=str(self.folder / f"{self.count}.log"), isolated=isolated,
+        )  # fmt: skip
+
+
+@pytest.fixture
+def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tasks]:
+    """Makes tasks of `light_steps.py`; its step types are named `steps.*`, whatever its name."""
+    made = Tasks(tmp_path)
+    yield made
+    made.store.close()
+
+
+def ends(executor: LocalExecutor, count: int) -> dict[str, dict[str, Any]]:
+    """The closing events of `count` tasks, by step."""
+    found: dict[str, dict[str, Any]] = {}
+    until(lambda: found.update(closing(executor)) or len(found) == count)
+    return found
+
+
+def closing(executor: LocalExecutor) -> dict[str, dict[str, Any]]:
+    """Closing events there are now."""
+    events = list(executor.poll(1))
+    return {t.step: e for t, e in events if e["event"] in ("done", "failed", "died")}
+
+
+PID = "rows.append({'prompt': str(os.getpid())})"
+
+
+def pid_of(event: dict[str, Any], tasks: Tasks) -> int:
+    """What a task that ran `PID` wrote."""
+    digest = event["outputs"][""]["files"]["rows-00000.jsonl"][0]
+    return int(msgspec.json.decode(tasks.store.blob(digest).read_bytes())["prompt"])
+
+
+def test_light_steps_share_a_warm_worker(executor: LocalExecutor, task: Tasks) -> None:
+    pids = []
+    for _ in range(2):
+        executor.start(task(PID))
+        pids += [pid_of(e, task) for e in ends(executor, 1).values()]
+    assert pids[0] == pids[1]
+
+
+def test_isolated_steps_get_a_process_that_ends_with_them(
+    executor: LocalExecutor, task: Tasks
+) -> None:
+    pids = []
+    for _ in range(2):
+        executor.start(task(PID, isolated=True))
+        pids += [pid_of(e, task) for e in ends(executor, 1).values()]
+    assert pids[0] != pids[1]
+    until(lambda: not any(alive(pid) for pid in pids))
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs (one that is dead and not waited for doesn't)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_room_by_default_is_for_light_steps_on_all_cores_and_one_heavy_one(task: Tasks) -> None:
+    executor = LocalExecutor()
+    wait = "import time; time.sleep(60)"
+    for n in range(cpu_count()):
+        assert executor.has_room(False), n
+        executor.start(task(wait))
+    assert not executor.has_room(False)
+    assert executor.has_room(True)
+    executor.start(task(wait, isolated=True))
+    assert not executor.has_room(True)
+    executor.close()
+
+
+def test_jobs_counts_all_steps(executor: LocalExecutor, task: Tasks) -> None:
+    executor.start(task("import time; time.sleep(60)"))
+    assert executor.has_room(True)
+    executor.start(task("import time; time.sleep(60)", isolated=True))
+    assert not executor.has_room(False)
+    assert not executor.has_room(True)
+
+
+def test_a_warm_worker_that_died_is_replaced(executor: LocalExecutor, task: Tasks) -> None:
+    executor.start(task(PID))
+    (event,) = ends(executor, 1).values()
+    os.kill(pid_of(event, task), signal.SIGKILL)
+    until(lambda: not alive(pid_of(event, task)))
+    executor.start(task(PID))
+    (then,) = ends(executor, 1).values()
+    if then["event"] == "died":  # the task was sent before the death was seen: it is told
+        executor.start(task(PID))
+        (then,) = ends(executor, 1).values()
+    assert then["event"] == "done"
+
+
+def test_death_comes_with_its_code(executor: LocalExecutor, task: Tasks) -> None:
+    executor.start(task("os._exit(7)"))
+    executor.start(task("os.kill(os.getpid(), 9)", isolated=True))
+    assert {s: e.get("code") for s, e in ends(executor, 2).items()} == {"s1": 7, "s2": -9}
+
+
+def test_closing_ends_running_steps_and_their_children(task: Tasks, tmp_path: Path) -> None:
+    executor = LocalExecutor(2)
+    mark = f"probe-{os.urandom(6).hex()}"
+    code = f"import subprocess; subprocess.run(['sh', '-c', 'touch {tmp_path}/up; exec sleep 60'], env={{'MARK': '{mark}'}})"
+    executor.start(task(code))
+    until(lambda: (tmp_path / "up").exists())
+    executor.close()
+    until(lambda: not running(mark))
+
+
+def test_no_worker_inherits_what_looks_like_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENAI_API_KEY", "HF_TOKEN", "db_password", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "secret")
+    monkeypatch.setenv("KEYBOARD", "fine")
+    assert "secret" not in worker_environment().values()
+    assert worker_environment()["KEYBOARD"] == "fine"
+
+
+def test_a_worker_whose_parent_is_gone_runs_nothing(task: Tasks, tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair()
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    from multiprocessing.connection import Connection
+
+    connection = Connection(ours.detach())
+    connection.send_bytes(msgspec.msgpack.encode(task(f"Path('{tmp_path}/ran').touch()")))
+    command = [sys.executable, "-m", "finery.worker", str(theirs.fileno()), str(ended.pid)]
+    done = subprocess.run(command, pass_fds=[theirs.fileno()], timeout=30)
+    assert done.returncode == 1
+    assert not (tmp_path / "ran").exists()
+    connection.close()
+    theirs.close()

@@ -1,0 +1,283 @@
+"""Keys: everything that can change an output is in them, and nothing else."""
+
+import itertools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finery import Dataset, Files, Job, Settings, Step, setting, takes
+from finery.code import code_of
+from finery.graph import Node, Source
+from finery.keys import (
+    MISSING,
+    Parts,
+    differences,
+    encode,
+    key_of,
+    key_parts,
+    package_version,
+)
+from finery.parse import parse_file
+
+PLAIN = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(value=PLAIN)
+def test_encoding_loses_nothing_so_distinct_values_differ(value: Any) -> None:
+    assert repr(msgspec.msgpack.decode(encode(value))) == repr(value)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1, 1.0, True, "1", [1], "true", None, 0, "", [], {}],
+        [[["a"], "b"], [["a", "b"]], ["a", ["b"]], ["ab"], ["a", "b"], ["b", "a"]],
+        [{"a": 1, "b": 2}, {"b": 2, "a": 1}, [["a", 1], ["b", 2]], {"a": {"b": 2}}],
+        ["é", "e\u0301", "E\u0301"],
+    ],
+)
+def test_values_that_look_alike_have_keys_of_their_own(values: list[Any]) -> None:
+    assert len({key_of([("part", value)]) for value in values}) == len(values)
+
+
+class Group(Settings):
+    """Settings inside settings."""
+
+    rank: int = setting(16, help="Rank.")
+    note: str = setting("", help="Changes nothing.", keyed=False)
+
+
+class Probe(Step, packages=("msgspec",), version="1"):
+    """A step type with one of everything."""
+
+    rows: list[Dataset] = takes(help="Rows.")
+    judged: Dataset | None = takes(None, help="Rows that the step sees the name of.", named=True)
+    path: Files = setting("x", help="A file.")
+    epochs: int = setting(1, help="Epochs.")
+    rate: float = setting(1e-3, help="Learning rate.")
+    workers: int = setting(2, help="Changes nothing.", keyed=False)
+    group: Group = setting(Group(), help="More.")
+    names: dict[str, str] = setting({}, help="A mapping.")
+
+    def run(self, job: Job) -> Dataset:
+        """Do nothing."""
+        raise NotImplementedError
+
+
+class Unseeded(Probe, seeded=False):
+    """The same, whatever the seed."""
+
+
+class Newer(Probe, version="2"):
+    """The same, with another version."""
+
+
+def node(cls: type[Probe] = Probe, *, name: str = "a", seed: int = 1, **settings: Any) -> Node:
+    """A node with this step, taking from the steps `x` and `y`, and from `z` by name."""
+    placeholder = Dataset.placeholder("")
+    step = cls(rows=[placeholder, placeholder], judged=placeholder, path=Files(["x"]), **settings)
+    sources = [Source("rows", 0, "x", "x", ""), Source("rows", 1, "y", "y", "")]
+    sources += [Source("judged", 0, "z", "z", "")]
+    return Node(name, "data", "probe.probe", step, {"": Dataset}, seed, [], sources)
+
+
+GIVEN: dict[str, Any] = {
+    "code": {"probe/a.py": "c1"},
+    "inputs": {("rows", 0): "d1", ("rows", 1): "d2", ("judged", 0): "d3"},
+    "files": {"path": [("x", "f1")]},
+    "pinned": None,
+    "engines": {"gguf": ({"engine.py": "e1"}, ("blake3",))},
+}
+
+
+def key(made: Node | None = None, **given: Any) -> str:
+    """The key of a node with `GIVEN`, but for what is given."""
+    return key_of(key_parts(made or node(), **{**GIVEN, **given}))
+
+
+SWAPPED = {("rows", 0): "d2", ("rows", 1): "d1", ("judged", 0): "d3"}
+RENAMED = node()
+RENAMED.sources[2] = Source("judged", 0, "other", "other", "")
+
+CHANGES = {
+    "setting": key(node(epochs=2)),
+    "setting of another type": key(node(rate=1)),
+    "nested setting": key(node(group=Group(rank=8))),
+    "mapping": key(node(names={"a": "b"})),
+    "mapping with a second entry": key(node(names={"a": "b", "c": "d"})),
+    "mapping in another order": key(node(names={"c": "d", "a": "b"})),
+    "seed": key(node(seed=2)),
+    "version": key(node(Newer)),
+    "without seed": key(node(Unseeded)),
+    "code": key(code={"probe/a.py": "c2"}),
+    "more code": key(code={"probe/a.py": "c1", "probe/b.py": "c1"}),
+    "input": key(inputs={**GIVEN["inputs"], ("rows", 1): "d4"}),
+    "order of inputs": key(inputs=SWAPPED),
+    "name of a named input": key(RENAMED),
+    "file": key(files={"path": [("x", "f2")]}),
+    "name of a file": key(files={"path": [("y", "f1")]}),
+    "pin": key(pinned="abc"),
+    "engine's code": key(engines={"gguf": ({"engine.py": "e2"}, ("blake3",))}),
+    "engine's packages": key(engines={"gguf": ({"engine.py": "e1"}, ())}),
+    "engine's format": key(engines={"hf": ({"engine.py": "e1"}, ("blake3",))}),
+}
+
+
+def test_every_change_of_a_part_gives_another_key() -> None:
+    keys = [key(), *CHANGES.values()]
+    assert len(set(keys)) == len(keys)
+
+
+def test_what_cannot_change_the_output_is_not_in_the_key() -> None:
+    assert key(node(workers=64, group=Group(note="x"))) == key()
+    assert key(node(epochs=1, rate=1e-3)) == key()  # written out or by default
+    assert key(node(name="b")) == key()
+    assert key(node(Unseeded, seed=2)) == key(node(Unseeded, seed=1))
+
+
+def test_an_unnamed_input_may_come_from_a_step_of_any_name() -> None:
+    other = node()
+    other.sources[0] = Source("rows", 0, "other.train", "other", "train")
+    assert key(other) == key()
+
+
+def test_package_versions_are_parts() -> None:
+    parts = dict(key_parts(node(), **GIVEN))
+    assert parts["package msgspec"] == msgspec.__version__
+    assert parts["package blake3"] == package_version("blake3")
+    assert package_version("finery-no-such-package") == "not installed"
+
+
+def test_no_part_hides_another() -> None:
+    names = [name for name, _ in key_parts(node(names={"a": "b"}), **GIVEN)]
+    assert len(set(names)) == len(names)
+
+
+PARTS = st.lists(st.tuples(st.text(max_size=5), PLAIN), max_size=6, unique_by=lambda p: p[0])
+
+
+@given(before=PARTS, after=PARTS)
+def test_differences_tell_all_changes(before: Parts, after: Parts) -> None:
+    found = differences(before, after)
+    old, new = dict(before), dict(after)
+    for name, was, now in found:
+        assert was is old.get(name, MISSING)
+        assert now is new.get(name, MISSING)
+    changed = {name for name, _, _ in found}
+    for name in {*old, *new} - changed:
+        assert encode(old[name]) == encode(new[name])
+
+
+# The digest of a step's code
+
+
+Code = Callable[..., dict[str, str]]
+_names = (f"probe_package_{n}" for n in itertools.count())
+
+
+@pytest.fixture
+def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Code:
+    """Make and import two packages of one file each or more; the code of `step.py`'s class."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def digest(files: dict[str, str]) -> dict[str, str]:
+        """Code of class X in `own/step.py`; `own` and `other` stand for the packages' names."""
+        own, other = next(_names), next(_names)
+        for name, text in {"own/__init__.py": "", "other/__init__.py": "", **files}.items():
+            path = tmp_path / name.replace("own", own).replace("other", other)
+            path.parent.mkdir(exist_ok=True, parents=True)
+            path.write_text(text.replace("own", own).replace("other", other))
+        module = __import__(f"{own}.step", fromlist=["X"])
+        __import__(other)
+        found = code_of(module.X, {other}, parse_file)
+        for name in [n for n in sys.modules if n.startswith((own, other))]:
+            del sys.modules[name]
+        return {label.replace(own, "own").replace(other, "other"): d for label, d in found.items()}
+
+    return digest
+
+
+STEP = 'class X:\n    """X."""\n\n    def run(self):\n        """Run."""\n        return 1 + 2\n'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"# a comment\n{STEP}  # and one more\n",
+        f'"""A module."""\n\n{STEP}',
+        STEP.replace('"""X."""', '"""Something else."""'),
+        STEP.replace('        """Run."""\n', ""),
+        STEP.replace("1 + 2", "(\n            1\n            + 2\n        )"),
+        STEP.replace("\n\n", "\n\n\n\n"),
+    ],
+)
+def test_comments_docstrings_and_layout_are_no_code(code: Code, text: str) -> None:
+    assert code({"own/step.py": text}) == code({"own/step.py": STEP})
+
+
+@pytest.mark.parametrize("change", ["2 + 2", "1 - 2", "1 + 2.0", '"1 + 2"'])
+def test_every_other_change_is_code(code: Code, change: str) -> None:
+    changed = code({"own/step.py": STEP.replace("1 + 2", change)})
+    assert changed != code({"own/step.py": STEP})
+
+
+@pytest.mark.parametrize(
+    ("line", "followed"),
+    [
+        ("from own.help import f", ["own/help.py"]),
+        ("from own import help", ["own/help.py"]),
+        ("import own.help", ["own/help.py"]),
+        ("from . import help", ["own/help.py"]),
+        ("from .help import f", ["own/help.py"]),
+        ("from own import deep", ["own/deep/__init__.py"]),
+        ("from own.deep import inner", ["own/deep/inner.py"]),
+        ("from own.deep.inner import f", ["own/deep/inner.py"]),
+        ("from own import VERSION", ["own/__init__.py"]),
+        ("import other.tool", ["other/tool.py", "other/under.py"]),
+        ("from other.tool import f", ["other/tool.py", "other/under.py"]),
+        ("import json, finery, msgspec.json", []),
+    ],
+)
+def test_imports_are_followed_into_plugins_and_not_into_libraries(
+    code: Code, line: str, followed: list[str]
+) -> None:
+    files = {
+        "own/__init__.py": "VERSION = 1\n",
+        "own/help.py": "def f(): return 1\n",
+        "own/deep/__init__.py": "",
+        "own/deep/inner.py": "def f(): return 1\n",
+        "other/tool.py": "from .under import g\ndef f(): return g()\n",
+        "other/under.py": "def g(): return 1\n",
+    }
+    at_top = code({**files, "own/step.py": f"{line}\n{STEP}"})
+    inside = STEP.replace("return", f"{line}\n        return")
+    assert sorted(at_top) == sorted(["own/step.py", *followed])
+    assert sorted(code({**files, "own/step.py": inside})) == sorted(["own/step.py", *followed])
+
+
+def test_modules_that_import_each_other_are_each_read_once(code: Code) -> None:
+    files = {"own/step.py": f"from own import a\n{STEP}", "own/a.py": "from own import step, a\n"}
+    assert list(code(files)) == ["own/a.py", "own/step.py"]
+
+
+def test_a_syntax_error_in_what_is_imported_names_its_place(code: Code) -> None:
+    from finery.errors import PluginError
+
+    broken = {"own/step.py": f"def late():\n    import own.a\n{STEP}", "own/a.py": "x = (\n"}
+    with pytest.raises(PluginError, match="syntax error") as caught:
+        code(broken)
+    assert str(caught.value.where).endswith("a.py:1")

@@ -1,0 +1,517 @@
+"""The store: damage is found and mended, what is kept comes back, folders of links stay right."""
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import MakeProject, Project
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finery.artifacts import Bundle, Dataset, Model
+from finery.errors import StepError, UsageError
+from finery.store import (
+    Manifest, Result, Store, hash_file, ingest, link_outputs, manifest, open_artifact, prune_links, view,
+)  # fmt: skip
+
+RECIPE = """
+finery: 1
+name: t
+plugins: [./steps.py]
+data:
+  a: {use: steps.source, path: rows.txt}
+  b: {use: steps.copy, rows: a, tag: 1}
+"""
+
+
+@pytest.fixture
+def built(project: MakeProject) -> Project:
+    """A project that is built."""
+    made = project({"recipe.yaml": RECIPE, "rows.txt": "one\ntwo\n"})
+    assert made.ran() == ["a", "b"]
+    return made
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """An empty store."""
+    made = Store(tmp_path / ".finery")
+    yield made
+    made.close()
+
+
+def blob_of(t: Project, step: str) -> Path:
+    """The blob behind a step's rows."""
+    return (t.folder / f"build/t/{step}/rows-00000.jsonl").resolve()
+
+
+def overwrite(path: Path, content: bytes) -> None:
+    """Change a read-only file in place."""
+    path.chmod(0o644)
+    path.write_bytes(content)
+    path.chmod(0o444)
+
+
+# -- damage ------------------------------------------------------------------------------------------
+
+
+def test_a_truncated_blob_is_rebuilt(built: Project) -> None:
+    overwrite(blob_of(built, "a"), b"{}")
+    assert "damaged" in built.run("plan").out
+    assert built.ran() == ["a"]
+    assert [r["prompt"] for r in built.rows("a")] == ["one", "two"]
+
+
+def test_a_deleted_blob_is_rebuilt(built: Project) -> None:
+    blob_of(built, "b").unlink()
+    assert built.ran() == ["b"]
+    assert len(built.rows("b")) == 2
+
+
+@pytest.mark.parametrize("restore_time", [False, True])
+def test_a_blob_with_other_bytes_of_the_same_length_is_rebuilt(
+    built: Project, restore_time: bool
+) -> None:
+    blob = blob_of(built, "b")
+    before, good = blob.stat(), blob.read_bytes()
+    overwrite(blob, good.replace(b"one", b"uno"))
+    if restore_time:
+        os.utime(blob, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert built.ran() == ["b"]
+    assert blob.read_bytes() == good
+
+
+def test_a_touched_blob_is_checked_and_kept(built: Project) -> None:
+    os.utime(blob_of(built, "a"))
+    assert built.ran() == []
+
+
+def test_damage_is_found_when_only_a_later_step_would_see_it(built: Project) -> None:
+    overwrite(blob_of(built, "a"), b"not what it was")
+    built.edit("recipe.yaml", "tag: 1", "tag: 2")
+    assert built.ran() == ["a", "b"]
+    assert [r["prompt"] for r in built.rows("b")] == ["one", "two"]
+
+
+@pytest.mark.parametrize("harm", ["remove", "replace", "add", "folder"])
+def test_a_folder_of_links_is_mended(built: Project, harm: str) -> None:
+    view = (built.folder / "build/t/a").resolve()
+    link = view / "rows-00000.jsonl"
+    if harm == "folder":
+        shutil.rmtree(view)
+    elif harm == "add":
+        (view / "rows-00001.jsonl").write_text('{"prompt": "not from here"}\n')
+    else:
+        link.unlink()
+        if harm == "replace":
+            link.write_text('{"prompt": "not from here"}\n')
+    built.edit("recipe.yaml", "tag: 1", "tag: 3")
+    assert built.ran() == ["b"]
+    assert [r["prompt"] for r in built.rows("b")] == ["one", "two"]
+    assert [r["prompt"] for r in built.rows("a")] == ["one", "two"]
+
+
+def test_links_under_build_are_put_back(built: Project) -> None:
+    shutil.rmtree(built.folder / "build")
+    assert built.ran() == []
+    assert len(built.rows("a")) == len(built.rows("b")) == 2
+
+
+def test_without_its_database_the_store_is_built_anew(built: Project) -> None:
+    for name in ("finery.db", "finery.db-wal", "finery.db-shm"):
+        (built.folder / ".finery" / name).unlink(missing_ok=True)
+    assert built.ran() == ["a", "b"]
+    assert built.ran() == []
+
+
+def test_a_stray_log_of_a_lost_database_does_no_harm(built: Project) -> None:
+    database = built.folder / ".finery/finery.db"
+    db = sqlite3.connect(database)
+    db.execute("SELECT * FROM results").fetchall()
+    db.execute("INSERT INTO checked VALUES ('x')")
+    db.commit()
+    assert Path(f"{database}-wal").stat().st_size > 0
+    shutil.copy(f"{database}-wal", built.folder / "kept")
+    db.close()
+    database.unlink()
+    shutil.copy(built.folder / "kept", f"{database}-wal")
+    assert built.ran() == ["a", "b"]
+    assert built.ran() == []
+
+
+def test_a_log_that_is_not_in_the_database_yet_is_read(built: Project) -> None:
+    reader = sqlite3.connect(built.folder / ".finery/finery.db")  # keeps the log from being merged
+    reader.execute("BEGIN")
+    reader.execute("SELECT * FROM results").fetchall()
+    built.edit("recipe.yaml", "tag: 1", "tag: 4")
+    assert built.ran() == ["b"]
+    assert (built.folder / ".finery/finery.db-wal").stat().st_size > 0
+    assert built.ran() == []
+    reader.close()
+
+
+def test_a_broken_database_is_named(built: Project) -> None:
+    (built.folder / ".finery/finery.db").write_bytes(b"this is no database" * 99)
+    code, _, err = built.run("build")
+    assert code == 2
+    assert ".finery" in err
+    assert "Traceback" not in err
+
+
+def test_a_store_that_cannot_be_made_is_an_error(built: Project) -> None:
+    built.env["FINERY_STORE"] = str(built.folder / "rows.txt")
+    code, _, err = built.run("build")
+    assert code == 2
+    assert "FINERY_STORE" in err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_store_is_an_error(built: Project) -> None:
+    shutil.rmtree(built.folder / ".finery")
+    built.folder.chmod(0o555)
+    code, _, err = built.run("build")
+    built.folder.chmod(0o755)
+    assert code == 2
+    assert "permissions" in err
+
+
+def test_the_store_may_lie_elsewhere(
+    built: Project, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    built.env["FINERY_STORE"] = str(tmp_path_factory.mktemp("store"))
+    assert built.ran() == ["a", "b"]
+    assert blob_of(built, "a").is_relative_to(built.env["FINERY_STORE"])
+    assert built.ran() == []
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A store of 2 MB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "finery-test", folder]
+    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small disk needs root")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_full_disk_is_an_error_and_no_more(project: MakeProject, full_disk: Path) -> None:
+    big = "(job.out / 'big').write_bytes(os.urandom(3_000_000))"
+    t = project({"recipe.yaml": "finery: 1\nname: t\nplugins: [./steps.py]\nexport:\n"
+                 f'  small: {{use: steps.pack, code: "(job.out / \'x\').write_text(\'x\')"}}\n'
+                 f'  big: {{use: steps.pack, needs: small, code: "{big}"}}\n'})  # fmt: skip
+    t.env["FINERY_STORE"] = str(full_disk)
+    code, _, err = t.run("build")
+    assert code == 1
+    assert "disk is full" in err
+    assert "Traceback" not in err
+    check_blobs(full_disk)
+    t.edit("recipe.yaml", "3_000_000", "300_000")
+    assert t.ran() == ["big"]
+
+
+@pytest.mark.parametrize("left", [0, 8, 40, 100])
+def test_a_disk_that_is_full_from_the_start(
+    project: MakeProject, full_disk: Path, left: int
+) -> None:
+    t = project({"recipe.yaml": RECIPE, "rows.txt": "one\ntwo\n"})
+    t.env["FINERY_STORE"] = str(full_disk)
+    ballast = full_disk / "ballast"
+    with ballast.open("wb") as out:
+        free = os.statvfs(full_disk)
+        out.write(b"x" * (free.f_bavail * free.f_bsize - left * 4096 // 4))
+    code, _, err = t.run("build")
+    assert code in (0, 1, 2)
+    assert "Traceback" not in err
+    if code:
+        assert "full" in err or "space" in err or "can't use the store" in err
+    check_blobs(full_disk)
+    ballast.unlink()
+    t.ran()
+    assert len(t.rows("b")) == 2
+
+
+def check_blobs(root: Path) -> None:
+    """Every blob holds what its name says."""
+    for blob in (root / "objects").glob("*/*"):
+        assert hash_file(blob) == blob.parent.name + blob.name
+
+
+# -- what is kept comes back -------------------------------------------------------------------------
+
+NAMES = st.text("abé ↦.-_", min_size=1, max_size=6).filter(
+    lambda n: n.strip(".") and n != "manifest.json"
+)
+PATHS = st.lists(NAMES, min_size=1, max_size=3).map("/".join)
+FILES = st.dictionaries(PATHS, st.binary(max_size=40), max_size=5)
+META = st.dictionaries(
+    st.text(max_size=5),
+    st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=5),
+    max_size=4,
+)
+
+
+def write(folder: Path, files: dict[str, bytes]) -> dict[str, bytes]:
+    """Write files; those for which there is room beside each other."""
+    done = {}
+    for name, content in files.items():
+        path = folder / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+            done[path.relative_to(folder).as_posix()] = content
+        except (FileExistsError, NotADirectoryError, IsADirectoryError):
+            continue
+    return done
+
+
+@given(files=FILES, meta=META, more=FILES)
+def test_what_is_kept_comes_back(
+    tmp_path_factory: pytest.TempPathFactory,
+    files: dict[str, bytes],
+    meta: dict[str, object],
+    more: dict[str, bytes],
+) -> None:
+    root = tmp_path_factory.mktemp("s") / ".finery"
+    store = Store(root)
+    out = root / "work/out"
+    out.mkdir()
+    wrote = write(out, files)
+    kept = ingest(Bundle(out, meta=meta), out, store.objects)
+    store.commit([Result("ab" * 32, {"": kept}, 0.5, [("a", 1)])], run="r")
+    found = store.lookup("ab" * 32)
+    assert found is not None
+    assert found.outputs == {"": kept}
+    assert found.parts == [("a", 1)]
+    opened = open_artifact(root, found.outputs[""])
+    assert {n: opened.file(n).read_bytes() for n in wrote} == wrote
+    assert set(kept.files) == set(wrote)
+    assert opened.meta == meta
+    store.close()
+    shutil.rmtree(root.parent)
+
+
+@given(files=FILES, meta=META)
+def test_the_digest_is_of_content_alone(files: dict[str, bytes], meta: dict[str, object]) -> None:
+    hashed = {n: (c.hex().rjust(64, "0"), len(c)) for n, c in files.items()}
+    backwards = dict(reversed(hashed.items()))
+    one = manifest("Bundle", meta, hashed)
+    assert manifest("Bundle", dict(reversed(meta.items())), backwards).digest == one.digest
+    assert manifest("Model", meta, hashed).digest != one.digest
+    assert manifest("Bundle", {**meta, "new": 1}, hashed).digest != one.digest
+    assert manifest("Bundle", meta, {**hashed, "n": ("f" * 64, 1)}).digest != one.digest
+    assert manifest("Bundle", meta, hashed, refs={"base": one}).digest != one.digest
+
+
+def test_where_external_files_lie_is_not_the_identity_but_another_folder() -> None:
+    one = manifest("Model", {"sha": "x"}, {}, external={"w": ("/a/w", 1, 1)})
+    two = manifest("Model", {"sha": "x"}, {}, external={"w": ("/b/w", 1, 1)})
+    assert one.digest == two.digest
+    assert one.view != two.view
+
+
+def made(store: Store, kind: type, name: str, text: str, **more: object) -> Manifest:
+    """A kept artifact of one file."""
+    out = store.root / "work" / name
+    out.mkdir()
+    (out / name).write_text(text)
+    return ingest(kind(out, **more), out, store.objects)
+
+
+def test_references_come_back_with_their_artifacts(store: Store) -> None:
+    base = open_artifact(store.root, made(store, Model, "base", "weights", meta={"format": "x"}))
+    adapter = open_artifact(store.root, made(store, Model, "adapter", "delta", refs={"base": base}))
+    assert adapter.refs["base"].digest == base.digest
+    assert adapter.refs["base"].file("base").read_text() == "weights"
+
+
+def test_a_reference_to_what_was_not_an_input_is_refused(store: Store, tmp_path: Path) -> None:
+    stranger = Model(tmp_path)
+    with pytest.raises(StepError, match="inputs"):
+        made(store, Model, "adapter", "delta", refs={"base": stranger})
+
+
+def test_a_lost_file_of_a_reference_or_outside_is_a_miss(store: Store, tmp_path: Path) -> None:
+    weights = tmp_path / "weights"
+    weights.write_text("w")
+    base = open_artifact(store.root, made(store, Model, "base", "b", external={"w": weights}))
+    adapter = made(store, Model, "adapter", "a", refs={"base": base})
+    store.commit([Result("cd" * 32, {"": adapter}, 0, [])], run="r")
+    assert store.lookup("cd" * 32) is not None
+    weights.rename(tmp_path / "away")
+    assert store.lookup("cd" * 32) is None
+    (tmp_path / "away").rename(weights)
+    assert store.lookup("cd" * 32) is not None
+    store.blob(base_digest(adapter)).unlink()
+    assert store.lookup("cd" * 32) is None
+
+
+def base_digest(adapter: Manifest) -> str:
+    """The digest of the base's one file."""
+    return adapter.refs["base"].files["base"][0]
+
+
+def test_an_output_comes_back_with_its_input_as_it_is_now(store: Store, tmp_path: Path) -> None:
+    weights = tmp_path / "weights"
+    weights.write_text("w")
+    old = made(store, Model, "base", "b", external={"w": weights})
+    adapter = made(store, Model, "adapter", "a", refs={"base": open_artifact(store.root, old)})
+    store.commit([Result("cd" * 32, {"": adapter}, 0, [])], run="r")
+    now = made(store, Model, "base2", "b", external={"w": weights.rename(tmp_path / "moved")})
+    now = manifest("Model", {}, old.files, {}, now.external)
+    assert now.digest == old.digest
+    assert store.lookup("cd" * 32) is None
+    found = store.lookup("cd" * 32, [now])
+    assert found is not None
+    base = open_artifact(store.root, found.outputs[""]).refs["base"]
+    assert base.file("w") == tmp_path / "moved"
+    assert (base.path / "w").read_text() == "w"
+
+
+def test_half_made_outputs_of_dead_builds_are_swept_and_those_being_made_are_not(
+    store: Store,
+) -> None:
+    dead, alive = store.work("ab" * 32), store.work("cd" * 32)
+    (dead[0] / "half").write_text("half")
+    dead[1].mkdir()
+    code = (
+        "import sys; from pathlib import Path; from finery.store import Store\n"
+        "s = Store(Path(sys.argv[1])); s.try_lock('cd' * 32); print(flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, store.root], stdin=-1, stdout=-1, text=True
+    )
+    assert other.stdout is not None
+    other.stdout.readline()
+    store.sweep()
+    other.communicate("")
+    assert [p.exists() for p in (*dead, *alive)] == [False, True, True, False]
+
+
+# -- a commit that never was -------------------------------------------------------------------------
+
+
+def test_blobs_without_a_key_are_harmless_and_used_again(store: Store) -> None:
+    first = made(store, Bundle, "x", "same")  # renamed into objects/, and then the power went
+    assert store.lookup("ef" * 32) is None
+    again = store.root / "work/again"
+    again.mkdir()
+    (again / "x").write_text("same")
+    second = ingest(Bundle(again), again, store.objects)
+    assert first == second
+    store.commit([Result("ef" * 32, {"": second}, 0, [])], run="r")
+    assert store.lookup("ef" * 32) is not None
+
+
+def test_a_damaged_blob_is_replaced_by_the_same_output(store: Store) -> None:
+    kept = made(store, Bundle, "x", "right")
+    store.commit([Result("ef" * 32, {"": kept}, 0, [])], run="r")
+    overwrite(store.blob(kept.files["x"][0]), b"wrong")
+    again = store.root / "work/again"
+    again.mkdir()
+    (again / "x").write_text("right")
+    ingest(Bundle(again), again, store.objects)
+    assert store.lookup("ef" * 32) is not None
+
+
+def test_a_commit_is_all_or_nothing(store: Store) -> None:
+    kept = made(store, Bundle, "x", "x")
+    lost = manifest("Bundle", {}, {"y": ("0" * 64, 1)})
+    with pytest.raises(OSError):
+        store.commit(
+            [Result("aa" * 32, {"": kept}, 0, []), Result("bb" * 32, {"": lost}, 0, [])], run="r"
+        )
+    assert store.lookup("aa" * 32) is None
+    store.commit([Result("aa" * 32, {"": kept}, 0, [])], run="r")
+    assert store.lookup("aa" * 32) is not None
+
+
+def test_what_a_dead_build_left_in_its_folder_is_emptied_but_scratch_is_kept(store: Store) -> None:
+    out, scratch = store.work("ab" * 32)
+    (out / "half").write_text("half")
+    scratch.mkdir()
+    (scratch / "checkpoint").write_text("7")
+    out, scratch = store.work("ab" * 32)
+    assert list(out.iterdir()) == []
+    assert (scratch / "checkpoint").read_text() == "7"
+    store.clear_work("ab" * 32)
+    assert list((store.root / "work").iterdir()) == []
+
+
+def test_a_lock_dies_with_its_process_and_holds_between_processes(store: Store) -> None:
+    code = (
+        "import sys; from pathlib import Path; from finery.store import Store\n"
+        "s = Store(Path(sys.argv[1])); print(s.try_lock('ab' * 32), flush=True); sys.stdin.read()"
+    )
+    assert store.try_lock("ab" * 32)
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, store.root], stdin=-1, stdout=-1, text=True
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == "False\n"
+    other.communicate("")
+    store.unlock("ab" * 32)
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, store.root], stdin=-1, stdout=-1, text=True
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == "True\n"
+    assert not store.try_lock("ab" * 32)
+    other.kill()
+    other.wait()
+    assert store.try_lock("ab" * 32)
+
+
+# -- links -------------------------------------------------------------------------------------------
+
+
+@given(files=FILES)
+def test_a_folder_of_links_shows_every_file_and_is_made_once(
+    tmp_path_factory: pytest.TempPathFactory, files: dict[str, bytes]
+) -> None:
+    root = tmp_path_factory.mktemp("s") / ".finery"
+    store = Store(root)
+    out = root / "work/out"
+    out.mkdir()
+    wrote = write(out, files)
+    kept = ingest(Bundle(out), out, store.objects)
+    folder = view(root, kept)
+    inode = folder.stat().st_ino
+    moved = root.parent.rename(root.parent.with_name(root.parent.name + "-moved"))
+    again = view(moved / ".finery", kept)
+    assert again.stat().st_ino == inode
+    assert {n: (again / n).read_bytes() for n in wrote} == wrote
+    store.close()
+    shutil.rmtree(moved)
+
+
+def test_only_links_that_finery_made_are_pruned(store: Store, tmp_path: Path) -> None:
+    kept = made(store, Dataset, "x", "x")
+    build = tmp_path / "build"
+    link_outputs(store, build / "stays", {"": kept})
+    link_outputs(store, build / "gone", {"": kept})
+    link_outputs(store, build / "several", {"one": kept, "two": kept})
+    link_outputs(store, build / "mixed", {"one": kept})
+    (build / "mixed/mine").write_text("mine")
+    (build / "file").write_text("mine")
+    (build / "link").symlink_to("/tmp")
+    (build / "empty").mkdir()
+    prune_links(build, {"stays"})
+    assert sorted(p.name for p in build.iterdir()) == ["empty", "file", "link", "mixed", "stays"]
+    prune_links(tmp_path / "nowhere", set())
+
+
+def test_linking_never_replaces_a_persons_files(store: Store, tmp_path: Path) -> None:
+    kept = made(store, Dataset, "x", "x")
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/mine").write_text("mine")
+    for name in ("file", "folder"):
+        with pytest.raises(UsageError, match="finery didn't put there"):
+            link_outputs(store, tmp_path / name, {"": kept})

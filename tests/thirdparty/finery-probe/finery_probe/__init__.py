@@ -1,0 +1,72 @@
+"""Keeps rows that are long enough, times every step, and writes down what builds do."""
+
+import os
+import time
+from collections.abc import Generator, Mapping
+from typing import Any
+
+from finery import hookimpl
+
+
+@hookimpl
+def finery_steps() -> Mapping[str, str]:
+    """The step types."""
+    return {"probe.min_length": "finery_probe.steps:MinLength"}
+
+
+@hookimpl
+def finery_commands() -> Mapping[str, str]:
+    """The commands."""
+    return {"probe": "finery_probe.commands:probe"}
+
+
+@hookimpl
+def finery_checks(recipe: Any) -> list[str]:
+    """Advice."""
+    return [] if "seed" in recipe.data else ["probe: say which seed you want"]
+
+
+@hookimpl(wrapper=True)
+def finery_run_step(step: Any, job: Any) -> Generator[None, Any, Any]:
+    """Time every step, wherever it runs."""
+    began = time.perf_counter()
+    result = yield
+    job.metric("probe_seconds", time.perf_counter() - began, 1)
+    job.log(f"probe timed {type(step).__name__}")
+    return result
+
+
+@hookimpl
+def finery_build_started(run: str, plan: Any) -> None:
+    """A build starts."""
+    _note(f"build started {len(plan.nodes)}")
+
+
+@hookimpl
+def finery_build_finished(run: str, ok: bool) -> None:
+    """A build ended."""
+    _note(f"build finished {ok}")
+
+
+@hookimpl
+def finery_step_started(name: str, use: str) -> None:
+    """A step starts."""
+    _note(f"started {name} {use}")
+
+
+@hookimpl
+def finery_step_finished(name: str, use: str, seconds: float, cached: bool) -> None:
+    """A step's outputs are there."""
+    _note(f"finished {name} {use} {'cached' if cached else 'ran'}")
+
+
+@hookimpl
+def finery_step_failed(name: str, use: str, error: Exception) -> None:
+    """A step failed."""
+    _note(f"failed {name} {use} {error!s:.0}{type(error).__name__}")
+
+
+def _note(text: str) -> None:
+    if "PROBE_NOTES" in os.environ:
+        with open(os.environ["PROBE_NOTES"], "a", encoding="utf-8") as out:
+            out.write(f"{text}\n")

@@ -1,0 +1,164 @@
+"""A plugin from another distribution is found, used and reported exactly as the built-in ones."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import MakeProject, Project
+
+SOURCE = Path(__file__).with_name("finery-probe")
+RECIPE = """\
+finery: 1
+name: t
+plugins: [./steps.py]
+data:
+  a: {use: steps.source, path: rows.txt}
+  long: {use: probe.min_length, rows: a, characters: 4}
+"""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the plugin installed in it, as pip installs it."""
+    folder = tmp_path_factory.mktemp("site")
+    source = tmp_path_factory.mktemp("source") / "finery-probe"
+    shutil.copytree(SOURCE, source)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
+    options = ["--no-build-isolation", "--disable-pip-version-check", "--target", folder]
+    done = subprocess.run([*pip, *options, source], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def t(project: MakeProject, site: Path, tmp_path: Path) -> Project:
+    """A project that uses the plugin, which is installed for it alone."""
+    made = project({"recipe.yaml": RECIPE, "rows.txt": "one\nthree\nseven\n"})
+    shutil.copytree(site, tmp_path / "site")
+    made.env["PYTHONPATH"] = str(tmp_path / "site")
+    return made
+
+
+def test_it_is_listed_like_the_others(t: Project) -> None:
+    out = t.run("plugins").out
+    assert "probe  finery-probe 0.3.1\n  probe.min_length " in out
+    assert "Keep the rows whose prompt is long enough." in out
+    assert "command probe" in out
+    lines = [json.loads(line) for line in t.run("plugins", "--json").out.splitlines()]
+    (mine,) = [line for line in lines if line["plugin"] == "probe"]
+    builtin = next(line for line in lines if line["plugin"] == "data")
+    assert mine.keys() == builtin.keys()
+    assert mine["from"] == "finery-probe 0.3.1"
+
+
+def test_its_settings_are_described_and_in_the_schema(t: Project) -> None:
+    assert "Shortest prompt kept, in characters." in t.run("plugins", "probe.min_length").out
+    schema = json.loads(t.run("schema").out)
+    step = schema["$defs"]["probe.min_length"]["properties"]
+    assert (step["characters"]["default"], step["characters"]["minimum"]) == (20, 1)
+    assert json.loads(t.run("schema", "probe.min_length").out)["required"] == ["use", "rows"]
+    wrong = t.run("check", "--set", "data.long.charcters=3")
+    assert wrong.code == 2
+    assert "did you mean 'characters'?" in wrong.err
+
+
+def test_its_step_is_built_and_every_step_is_wrapped(t: Project) -> None:
+    events = t.events()
+    assert [r["prompt"] for r in t.rows("long")] == ["three", "seven"]
+    timed = [(e["step"], e["name"]) for e in events if e["event"] == "step_metric"]
+    assert timed == [("a", "probe_seconds"), ("long", "probe_seconds")]
+    notes = [e["message"] for e in events if e["event"] == "step_log"]
+    assert notes == ["probe timed Source", "probe timed MinLength"]
+
+
+def test_its_hooks_are_called_in_every_build(t: Project) -> None:
+    notes = t.folder / "notes"
+    t.env["PROBE_NOTES"] = str(notes)
+    assert t.run("build").code == 0
+    assert notes.read_text().splitlines() == [
+        "build started 2", "started a steps.source", "finished a steps.source ran",
+        "started long probe.min_length", "finished long probe.min_length ran", "build finished True",
+    ]  # fmt: skip
+    notes.unlink()
+    assert t.run("build").code == 0
+    assert notes.read_text().splitlines() == [
+        "build started 2", "finished a steps.source cached", "finished long probe.min_length cached",
+        "build finished True",
+    ]  # fmt: skip
+    notes.unlink()
+    t.edit("recipe.yaml", "name: t", "name: t\nmodels: {x: {use: steps.outside, path: nothing}}")
+    t.write({"nothing": ""})
+    t.edit("steps.py", "weights = self.path.paths[0]", "raise ValueError('no')")
+    assert t.run("build").code == 1
+    assert "failed x steps.outside StepError" in notes.read_text()
+    assert "build finished False" in notes.read_text()
+
+
+def test_its_command_and_its_advice(t: Project) -> None:
+    done = t.run("probe", "rows.txt")
+    assert (done.code, done.out) == (0, "3 lines\n")
+    assert t.run("probe", "nowhere").code == 2
+    assert "Count the lines of FILE." in t.run("--help").out
+    assert "note: probe: say which seed you want" in t.run("check").out
+
+
+def edit(t: Project, name: str, old: str, new: str) -> None:
+    """Change a file of the installed plugin."""
+    t.edit(f"site/finery_probe/{name}", old, new)
+
+
+def test_its_code_is_part_of_the_key_and_comments_are_not(t: Project) -> None:
+    assert t.ran() == ["a", "long"]
+    edit(
+        t,
+        "steps.py",
+        "        return Dataset",
+        "        # all that are long enough\n\n        return Dataset",
+    )
+    edit(t, "lengths.py", '"""Characters of the prompt."""', '"""How long the prompt is."""')
+    edit(t, "__init__.py", "_note(text: str)", "_note(text:  str)")
+    assert t.ran() == []
+    edit(t, "lengths.py", 'len(row["prompt"])', 'len(row["prompt"]) - 1')
+    assert t.ran() == ["long"]
+    assert [r["prompt"] for r in t.rows("long")] == ["three", "seven"]
+    edit(t, "commands.py", "lines", "rows")
+    assert t.ran() == []
+
+
+def test_its_version_is_part_of_the_key(t: Project) -> None:
+    assert t.ran() == ["a", "long"]
+    site = t.folder / "site"
+    (site / "finery_probe-0.3.1.dist-info").rename(site / "finery_probe-0.4.0.dist-info")
+    assert t.ran() == ["long"]
+    out = t.run("explain", "long").out
+    assert "package finery-probe  0.3.1 → 0.4.0" in out
+
+
+@pytest.mark.parametrize(("name", "old", "new", "says"), [
+    ("__init__.py", "def finery_steps(", "def finery_stepz(", ["did you mean 'finery_steps'?"]),
+    ("__init__.py", "(recipe: Any)", "(recipes: Any)", ["recipes"]),
+    ("__init__.py", "import time", "import timely", ["timely", "finery.probe = finery_probe"]),
+    ("__init__.py", '"probe.min_length": "', '"data.file": "', ["'data.file' is provided twice"]),
+    ("steps.py", "import Dataset,", "import Datasets,", ["probe.min_length"]),
+    ("steps.py", 'help="Shortest prompt kept, in characters."', 'help=""', ["'characters' has no help"]),
+])  # fmt: skip
+def test_a_broken_plugin_is_named_by_distribution_and_entry_point(
+    t: Project, name: str, old: str, new: str, says: list[str]
+) -> None:
+    edit(t, name, old, new)
+    for command in ("check", "build"):
+        code, out, err = t.run(command)
+        assert (code, out) == (2, "")
+        assert "Traceback" not in err
+        for text in ["probe", *says, *(["finery-probe 0.3.1"] if name == "__init__.py" else [])]:
+            assert text in err
+
+
+def test_the_tests_own_environment_was_left_alone() -> None:
+    shown = subprocess.run([sys.executable, "-m", "pip", "list"], capture_output=True, text=True)
+    assert "finery-probe" not in shown.stdout
+    assert not os.path.exists(SOURCE / "build")

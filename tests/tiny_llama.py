@@ -1,0 +1,59 @@
+"""A tiny random Llama in a Hugging Face folder, with a tokenizer trained on a few lines."""
+
+from pathlib import Path
+from typing import Any
+
+from finery import Model
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+TEXT = ["where is my card", "my card is late", "the exchange rate is wrong", "card_arrival"]
+
+
+def tiny_tokenizer(template: str | None = CHATML) -> Any:
+    """A byte-level BPE tokenizer with ChatML; its end of sequence is `<|endoftext|>`."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
+    raw.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=SPECIAL,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    raw.train_from_iterator(TEXT * 4, trainer)
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=raw, eos_token=SPECIAL[0], additional_special_tokens=SPECIAL[1:]
+    )
+    made.chat_template = template
+    return made
+
+
+def tiny_llama(folder: Path, template: str | None = CHATML, *, context: int = 256) -> Model:
+    """Write the model; two layers of width 32 with random weights, always the same."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = tiny_tokenizer(template)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=context,
+        eos_token_id=0,
+        bos_token_id=None,
+        tie_word_embeddings=True,
+    )
+    LlamaForCausalLM(config).save_pretrained(str(folder))
+    tokenizer.save_pretrained(str(folder))
+    return Model(folder, meta={"format": "transformers", "name": "tiny"})

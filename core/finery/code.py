@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
 
-from blake3 import blake3
-
 from finery.errors import PluginError
 
 Parsed = tuple[str, list[str]]

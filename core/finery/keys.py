@@ -19,7 +19,7 @@ FORMAT = 1
 """Bump when finery itself changes what steps produce from the same parts."""
 
 Parts = list[tuple[str, Any]]
-"""(name, value), e.g. `("setting epochs", 3)`, `("input rows[0]", "4f…")`, `("package trl", "1.16")`."""
+"""(name, value), e.g. `("setting epochs", 3)`, `("input rows[0]", "4f…")`."""
 
 
 def encode(value: Any) -> bytes:

@@ -7,7 +7,10 @@ import yaml
 
 from finery.errors import UsageError
 
-_HEAD = "# What names outside were resolved to, by finery. Commit this file.\n# To move a name on: finery build --update-lock\n"
+_HEAD = """\
+# What names outside were resolved to, by finery. Commit this file.
+# To move a name on: finery build --update-lock
+"""
 
 
 class Lock:

@@ -82,15 +82,17 @@ class Plugins:
         if prefix not in {p.name for p in self.plugins}:
             guess = did_you_mean(name, self.step_types)
             hint = f"{guess} or " if guess and guess.startswith("did") else ""
-            return f"{hint}install the plugin that provides '{prefix}.*' (`finery plugins` lists yours)"
+            missing = f"install the plugin that provides '{prefix}.*'"
+            return f"{hint}{missing} (`finery plugins` lists yours)"
         return did_you_mean(name, self.step_types) or "run `finery plugins`"
 
     def engine(self, model_format: str) -> type[Engine]:
         """The engine's class for a model format; imports its module."""
         if model_format not in self.engines:
+            there = ", ".join(sorted(self.engines))
             raise PluginError(
                 f"no engine answers prompts with a model of format '{model_format}'",
-                fix=f"install a plugin with one; there are engines for: {', '.join(sorted(self.engines))}",
+                fix=f"install a plugin with one; there are engines for: {there}",
             )
         reference, plugin = self.engines[model_format]
         cls: type[Engine] = resolve(reference, f"engine '{model_format}'", plugin)

@@ -9,10 +9,10 @@ from finery.code import code_of
 from finery.errors import PluginError, did_you_mean
 from finery.graph import Graph, build_graph
 from finery.keys import FORMAT, encode
+from finery.places import store_folder
 from finery.plugins import Plugins, load_plugins
 from finery.recipe import Recipe, load
 from finery.step import SECTIONS
-from finery.places import store_folder
 from finery.store import Store
 
 

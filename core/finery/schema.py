@@ -24,7 +24,7 @@ _STEP_KEYS: dict[str, Any] = {
         "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
     },
     "seed": {
-        "description": "The step's seed. Default: derived from the recipe's seed and the step's name.",
+        "description": "The step's seed. Default: from the recipe's seed and the step's name.",
         "type": "integer",
         "minimum": 0,
         "maximum": 2**31 - 1,

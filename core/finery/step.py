@@ -101,7 +101,7 @@ def setting(
 
 
 def takes(default: Any = msgspec.NODEFAULT, *, help: str = "", named: bool = False) -> Any:
-    """An input's help. `named=True` lets the step see what the recipe calls it (`artifact.name`)."""
+    """An input's help. `named=True` lets the step see its name in the recipe: `artifact.name`."""
     return FieldInfo(default=default, help=help, named=named)
 
 

@@ -7,7 +7,6 @@ from typing import Any, Literal
 from finery import Job, Metrics, setting
 from finery.errors import UsageError
 from finery.rows import Row, answer_text
-
 from finery_eval import evaluator, stats
 from finery_eval.evaluator import Evaluator, table
 from finery_eval.reading import INVALID, Expected, Reader, Reading, Unreadable, field_names

@@ -10,7 +10,6 @@ from finery.artifacts import Artifact
 from finery.engine import Completion
 from finery.errors import DataError, RequirementError, UsageError
 from finery.rows import Conversation, Row, split_turns
-
 from finery_eval import requirements, stats
 
 Answers = dict[str, list[Completion]]

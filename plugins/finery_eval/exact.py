@@ -4,7 +4,6 @@ from typing import Any
 
 from finery import Job, Metrics
 from finery.rows import Row, answer_text
-
 from finery_eval import evaluator
 from finery_eval.evaluator import Evaluator
 from finery_eval.reading import extracted

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
+
 from finery.rows import Row, answer_text
 
 INVALID = "(invalid)"

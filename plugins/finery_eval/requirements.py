@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
+
 from finery.errors import UsageError, did_you_mean
 
 _NUMBER = r"(?:\d+\.?\d*|\.\d+)"

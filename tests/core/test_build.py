@@ -68,7 +68,8 @@ def test_a_step_may_change_between_one_output_and_several(project: MakeProject) 
 
 def test_step_builds_what_it_needs_and_no_more(project: MakeProject) -> None:
     t = project({"recipe.yaml": recipe({
-        "a": script(""), "b": script("", rows=["a"]), "c": script("# c", needs=["b"]), "d": script("# d"),
+        "a": script(""), "b": script("", rows=["a"]), "c": script("# c", needs=["b"]),
+        "d": script("# d"),
     })})  # fmt: skip
     assert t.ran("--step", "b") == ["a", "b"]
     assert t.ran("--step", "c", "--step", "d") == ["c", "d"]
@@ -150,19 +151,19 @@ def test_a_failed_step_is_tried_again(project: MakeProject) -> None:
 
 
 def test_wrong_data_is_exit_code_2(project: MakeProject) -> None:
-    code = "from finery import DataError; raise DataError('row 3 has no prompt', where='x.jsonl:3', fix='add one')"
+    code = "from finery import DataError; raise DataError('row 3 is empty', where='x.jsonl:3')"
     t = project({"recipe.yaml": recipe({"a": script(code)})})
     code_, _, err = t.run("build")
     assert code_ == 2
-    assert "x.jsonl:3: error: row 3 has no prompt" in err
+    assert "x.jsonl:3: error: row 3 is empty" in err
     assert "Traceback" not in err
 
 
 def test_an_unmet_requirement_fails_the_build_but_not_the_result(project: MakeProject) -> None:
     score = {"use": "steps.score", "rows": "a", "score": 0.5, "least": 0.9}
-    files = {"recipe.yaml": recipe({"a": script("")}) + f"evaluate: {json.dumps({'e': score})}\n"
-             + f"export: {json.dumps({'out': {'use': 'steps.pack', 'needs': ['e']}})}\n"}  # fmt: skip
-    t = project(files)
+    out = {"use": "steps.pack", "needs": ["e"]}
+    more = f"evaluate: {json.dumps({'e': score})}\nexport: {json.dumps({'out': out})}\n"
+    t = project({"recipe.yaml": recipe({"a": script("")}) + more})
     code, _, err = t.run("build")
     assert code == 1
     assert "accuracy is 0.5, required 0.9" in err
@@ -265,8 +266,9 @@ def test_what_cannot_be_kept_is_an_error(project: MakeProject, code: str, says: 
 def test_a_step_may_hand_on_its_input_and_nothing_else(project: MakeProject) -> None:
     steps = LIGHT_STEPS.read_text()
     t = project({
-        "steps.py": steps.replace("return Dataset.write(job.out, list(self.rows)[: self.most])",
-                                  "return self.rows if self.most else Dataset.write(job.scratch, self.rows)"),
+        "steps.py": steps.replace(
+            "return Dataset.write(job.out, list(self.rows)[: self.most])",
+            "return self.rows if self.most else Dataset.write(job.scratch, self.rows)"),
         "recipe.yaml": recipe({"a": script("rows.append({'prompt': 'kept'})"),
                                "same": {"use": "steps.limit", "rows": "a"}}),
     })  # fmt: skip
@@ -321,10 +323,10 @@ job.log(f'log {secret}'); job.progress(1, 2, f'progress {secret}'); print(f'prin
 rows.append({'prompt': str(len(secret))})
 if Path('fail').exists(): raise ValueError(f'refused {secret}')
 """
+    look = "rows.append({'prompt': os.environ.get('PROBE_API_KEY', 'nothing')})"
     t = project({"recipe.yaml": recipe({
         "with": script(code, env=["PROBE_API_KEY"]),
-        "without": script("rows.append({'prompt': os.environ.get('PROBE_API_KEY', 'nothing')})", needs="with"),
-        "alone": script("rows.append({'prompt': os.environ.get('PROBE_API_KEY', 'nothing')})", "steps.alone"),
+        "without": script(look, needs="with"), "alone": script(look, "steps.alone"),
         "asks": script("job.secret('OTHER')"),
     })})  # fmt: skip
     t.env["PROBE_API_KEY"] = SECRET
@@ -362,9 +364,10 @@ def test_an_interrupted_build_ends_its_workers_and_can_go_on(
     project: MakeProject, number: int
 ) -> None:
     mark = f"MARK={os.urandom(8).hex()}"
-    code = "import subprocess; (job.scratch / 'kept').touch(); Path('{0}').touch(); subprocess.run(['sleep', '60'])"
+    code = "import subprocess; Path('{0}').touch(); subprocess.run(['sleep', '60'])"
     t = project({"recipe.yaml": recipe({
-        "quick": script(""), "light": script(code.format("l")), "heavy": script(code.format("h"), "steps.alone"),
+        "quick": script(""), "light": script(code.format("l")),
+        "heavy": script(code.format("h"), "steps.alone"),
     })})  # fmt: skip
     t.env["MARK"] = mark.removeprefix("MARK=")
     process = t.start("build", "--json")

@@ -50,7 +50,7 @@ def results(t: Project) -> dict[str, list[str]]:
 
 def outputs(t: Project) -> dict[str, str]:
     """What a person sees under `build/`: name → digest of its bytes."""
-    found = {}
+    found: dict[str, str] = {}
     for top, _, names in os.walk(t.folder / "build", followlinks=True):
         found |= {os.path.relpath(f"{top}/{n}", t.folder): hash_file(Path(top, n)) for n in names}
     return found
@@ -139,13 +139,16 @@ rows.append({'prompt': f'resumed at {done}'})
     assert list((t.folder / ".finery/work").iterdir()) == []
 
 
+NOTE = "import time; open('ran', 'a').write(job.out.name + chr(10)); time.sleep(.02)\n"
+
+
 @pytest.mark.parametrize("count", [2, 4])
 @pytest.mark.parametrize("partly", [False, True])
 def test_builds_at_once_run_each_step_once(project: MakeProject, count: int, partly: bool) -> None:
     steps = {
         f"s{n}": {"use": "steps.script" if n % 3 else "steps.alone",
                   **({"rows": f"s{n - 3}"} if n > 2 else {}),
-                  "code": f"open('ran', 'a').write('s{n}\\n'); __import__('time').sleep(.02); rows.append({{'prompt': '{n}'}})"}
+                  "code": f"{NOTE}rows.append({{'prompt': '{n}'}})"}
         for n in range(8)
     }  # fmt: skip
     t = project(
@@ -157,13 +160,15 @@ def test_builds_at_once_run_each_step_once(project: MakeProject, count: int, par
     for build in builds:
         _, err = build.communicate(timeout=60)
         assert build.returncode == 0, err
-    assert sorted((t.folder / "ran").read_text().split()) == sorted(steps)
+    keys = (t.folder / "ran").read_text().split()
+    assert len(keys) == len(set(keys)) == len(steps)
     assert [t.rows(name)[0]["prompt"] for name in steps] == [str(n) for n in range(8)]
     assert t.ran() == []
 
 
 def test_a_waiting_build_takes_over_when_the_other_one_dies(project: MakeProject) -> None:
-    code = "import time; Path('up').touch()\nif not Path('go').exists(): time.sleep(60)\nrows.append({'prompt': 'x'})"
+    code = "import time; Path('up').touch()\nif not Path('go').exists(): time.sleep(60)\n"
+    code += "rows.append({'prompt': 'x'})"
     steps = {"a": {"use": "steps.script", "code": code}}
     t = project(
         {"recipe.yaml": f"finery: 1\nname: t\nplugins: [./steps.py]\ndata: {json.dumps(steps)}"}

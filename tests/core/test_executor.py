@@ -40,9 +40,10 @@ class Tasks:
         out, scratch = self.store.work(f"{self.count:064x}")
         return Task(
             step=f"s{self.count}", use="steps.alone" if isolated else "steps.script",
-            settings={"code": code, "rows": []}, inputs={}, files={}, seed=None, pinned=None, env={},
-            engines={}, plugins=[str(LIGHT_STEPS)], store=str(self.store.root), out=str(out),
-            scratch=str(scratch), log=str(self.folder / f"{self.count}.log"), isolated=isolated,
+            settings={"code": code, "rows": []}, inputs={}, files={}, seed=None, pinned=None,
+            env={}, engines={}, plugins=[str(LIGHT_STEPS)], store=str(self.store.root),
+            out=str(out), scratch=str(scratch), log=str(self.folder / f"{self.count}.log"),
+            isolated=isolated,
         )  # fmt: skip
 
 
@@ -146,8 +147,9 @@ def test_death_comes_with_its_code(executor: LocalExecutor, task: Tasks) -> None
 def test_closing_ends_running_steps_and_their_children(task: Tasks, tmp_path: Path) -> None:
     executor = LocalExecutor(2)
     mark = f"probe-{os.urandom(6).hex()}"
-    code = f"import subprocess; subprocess.run(['sh', '-c', 'touch {tmp_path}/up; exec sleep 60'], env={{'MARK': '{mark}'}})"
-    executor.start(task(code))
+    shell = f"touch {tmp_path}/up; exec sleep 60"
+    run = f"subprocess.run(['sh', '-c', '{shell}'], env={{'MARK': '{mark}'}})"
+    executor.start(task(f"import subprocess; {run}"))
     until(lambda: (tmp_path / "up").exists())
     executor.close()
     until(lambda: not running(mark))

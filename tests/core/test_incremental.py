@@ -29,7 +29,8 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = Project(tmp_path_factory.mktemp("template"))
     (made.folder / ".git").mkdir()
     made.write({
-        "steps.py": LIGHT_STEPS.read_text(), "recipe.yaml": RECIPE, "rows.txt": "one\ntwo\nthree\nfour\n",
+        "steps.py": LIGHT_STEPS.read_text(), "recipe.yaml": RECIPE,
+        "rows.txt": "one\ntwo\nthree\nfour\n",
     })  # fmt: skip
     assert made.ran() == ALL
     return made.folder
@@ -227,7 +228,12 @@ def test_what_refers_to_an_outside_file_is_not_redone_when_that_is_touched_or_mo
 
 WAITING = """
   early: {use: steps.alone, code: "rows.append({'prompt': 'early'})"}
-  wait: {use: steps.script, rows: early, code: "import time; Path('go').touch()\\nwhile not Path('edited').exists(): time.sleep(.01)"}
+  wait:
+    use: steps.script
+    rows: early
+    code: |
+      import time; Path('go').touch()
+      while not Path('edited').exists(): time.sleep(.01)
   late: {use: steps.alone, rows: wait, code: "rows.append({'prompt': 'old'})"}
 """
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import LIGHT_STEPS, Project
+from conftest import LIGHT_STEPS, Project, in_memory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from in_process import build, digests
@@ -109,8 +109,7 @@ def edits(draw: st.DrawFn, state: State) -> State:
 @settings(max_examples=25)
 @given(st.data())
 def test_incremental_builds_equal_clean_ones(plugins: Path, data: st.DataObject) -> None:
-    memory = Path("/dev/shm")
-    root = Path(tempfile.mkdtemp(prefix="finery-test-", dir=memory if memory.is_dir() else None))
+    root = in_memory()
     state, finished = data.draw(recipes()), set[str]()
     for turn in range(data.draw(st.integers(2, 5))):
         incremental = build(state.write(root / "kept", plugins))
@@ -133,7 +132,7 @@ def test_incremental_builds_equal_clean_ones(plugins: Path, data: st.DataObject)
 @settings(max_examples=2, derandomize=True)
 @given(st.data())
 def test_so_it_is_through_the_command(plugins: Path, data: st.DataObject) -> None:
-    root = Path(tempfile.mkdtemp(prefix="finery-test-"))
+    root = in_memory()
     state = data.draw(recipes())
     for turn in range(3):
         kept, clean = Project(root / "kept"), Project(root / f"clean{turn}")

@@ -118,8 +118,9 @@ def test_what_changes_while_a_build_runs_is_not_stamped(stamped: Project, change
 
 
 def test_what_a_step_did_to_its_inputs_is_not_stamped(stamped: Project) -> None:
-    stamped.edit("recipe.yaml", "rows: a}", "rows: a}\n  evil: {use: steps.script, rows: b, code: "
-                 "\"p = step.rows[0].file('rows-00000.jsonl'); p.chmod(0o644); p.write_text('{}')\"}")  # fmt: skip
+    code = "p = step.rows[0].file('rows-00000.jsonl'); p.chmod(0o644); p.write_text('{}')"
+    step = f'rows: a}}\n  evil: {{use: steps.script, rows: b, code: "{code}"}}'
+    stamped.edit("recipe.yaml", "rows: a}", step)
     keep(stamped)
     assert done(stamped) is None
 

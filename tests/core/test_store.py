@@ -1,6 +1,7 @@
 """The store: damage is found and mended, what is kept comes back, folders of links stay right."""
 
 import os
+import resource
 import shutil
 import sqlite3
 import subprocess
@@ -9,15 +10,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import MakeProject, Project
+from conftest import MakeProject, Project, in_memory
 from hypothesis import given
 from hypothesis import strategies as st
 
 from finery.artifacts import Bundle, Dataset, Model
 from finery.errors import StepError, UsageError
 from finery.store import (
-    Manifest, Result, Store, hash_file, ingest, link_outputs, manifest, open_artifact, prune_links, view,
-)  # fmt: skip
+    Manifest,
+    Result,
+    Store,
+    hash_file,
+    ingest,
+    link_outputs,
+    manifest,
+    open_artifact,
+    prune_links,
+    view,
+)
 
 RECIPE = """
 finery: 1
@@ -57,7 +67,7 @@ def overwrite(path: Path, content: bytes) -> None:
     path.chmod(0o444)
 
 
-# -- damage ------------------------------------------------------------------------------------------
+# -- damage ---------------------------------------------------------------------------------------
 
 
 def test_a_truncated_blob_is_rebuilt(built: Project) -> None:
@@ -194,7 +204,7 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
     """A store of 2 MB."""
     folder = tmp_path / "small"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "finery-test", folder]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "finery-test", str(folder)]
     if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("mounting a small disk needs root")
     yield folder
@@ -237,13 +247,29 @@ def test_a_disk_that_is_full_from_the_start(
     assert len(t.rows("b")) == 2
 
 
+def test_a_file_that_may_not_grow_that_large_is_an_error(project: MakeProject) -> None:
+    code = "(job.out / 'big').write_bytes(bytes(3_000_000))"
+    pack = f'{{use: steps.pack, code: "{code}"}}'
+    t = project(
+        {"recipe.yaml": f"finery: 1\nname: t\nplugins: [./steps.py]\nexport: {{p: {pack}}}"}
+    )
+    limit = (2_000_000, 2_000_000)
+    process = t.start("build", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "disk is full" in err
+    check_blobs(t.folder / ".finery")
+    assert list((t.folder / ".finery/work").iterdir()) == []
+    assert t.ran() == ["p"]
+
+
 def check_blobs(root: Path) -> None:
     """Every blob holds what its name says."""
     for blob in (root / "objects").glob("*/*"):
         assert hash_file(blob) == blob.parent.name + blob.name
 
 
-# -- what is kept comes back -------------------------------------------------------------------------
+# -- what is kept comes back ----------------------------------------------------------------------
 
 NAMES = st.text("abé ↦.-_", min_size=1, max_size=6).filter(
     lambda n: n.strip(".") and n != "manifest.json"
@@ -273,12 +299,11 @@ def write(folder: Path, files: dict[str, bytes]) -> dict[str, bytes]:
 
 @given(files=FILES, meta=META, more=FILES)
 def test_what_is_kept_comes_back(
-    tmp_path_factory: pytest.TempPathFactory,
     files: dict[str, bytes],
     meta: dict[str, object],
     more: dict[str, bytes],
 ) -> None:
-    root = tmp_path_factory.mktemp("s") / ".finery"
+    root = in_memory() / ".finery"
     store = Store(root)
     out = root / "work/out"
     out.mkdir()
@@ -394,7 +419,7 @@ def test_half_made_outputs_of_dead_builds_are_swept_and_those_being_made_are_not
     assert [p.exists() for p in (*dead, *alive)] == [False, True, True, False]
 
 
-# -- a commit that never was -------------------------------------------------------------------------
+# -- a commit that never was ----------------------------------------------------------------------
 
 
 def test_blobs_without_a_key_are_harmless_and_used_again(store: Store) -> None:
@@ -423,7 +448,7 @@ def test_a_damaged_blob_is_replaced_by_the_same_output(store: Store) -> None:
 def test_a_commit_is_all_or_nothing(store: Store) -> None:
     kept = made(store, Bundle, "x", "x")
     lost = manifest("Bundle", {}, {"y": ("0" * 64, 1)})
-    with pytest.raises(OSError):
+    with pytest.raises(FileNotFoundError):
         store.commit(
             [Result("aa" * 32, {"": kept}, 0, []), Result("bb" * 32, {"": lost}, 0, [])], run="r"
         )
@@ -468,14 +493,12 @@ def test_a_lock_dies_with_its_process_and_holds_between_processes(store: Store) 
     assert store.try_lock("ab" * 32)
 
 
-# -- links -------------------------------------------------------------------------------------------
+# -- links ----------------------------------------------------------------------------------------
 
 
 @given(files=FILES)
-def test_a_folder_of_links_shows_every_file_and_is_made_once(
-    tmp_path_factory: pytest.TempPathFactory, files: dict[str, bytes]
-) -> None:
-    root = tmp_path_factory.mktemp("s") / ".finery"
+def test_a_folder_of_links_shows_every_file_and_is_made_once(files: dict[str, bytes]) -> None:
+    root = in_memory() / ".finery"
     store = Store(root)
     out = root / "work/out"
     out.mkdir()

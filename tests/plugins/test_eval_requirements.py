@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+
 from finery.errors import UsageError
 from finery_eval.requirements import parse, unmet
 

@@ -6,6 +6,9 @@ from collections import Counter
 from collections.abc import Mapping
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from finery_eval.stats import (
     Interval,
     bootstrap,
@@ -15,8 +18,6 @@ from finery_eval.stats import (
     paired_difference,
     wilson,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 count = st.integers(0, 60)
 pairs = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abc")), min_size=1, max_size=40)

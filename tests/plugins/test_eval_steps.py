@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from finery import Dataset, Metrics, Model
 from finery.engine import Completion, Engine, Sampling
 from finery.errors import DataError, RequirementError, UsageError

@@ -40,8 +40,8 @@ from finery.errors import UsageError
 @click.option("--executor", default="local", help="Where steps run. [default: local]")
 @json_option
 def command(
-    recipe: Path, steps: tuple[str, ...], overrides: tuple[str, ...], jobs: int | None, keep_going: bool,
-    update_lock: bool, executor: str, as_json: bool,
+    recipe: Path, steps: tuple[str, ...], overrides: tuple[str, ...], jobs: int | None,
+    keep_going: bool, update_lock: bool, executor: str, as_json: bool,
 ) -> int:  # fmt: skip
     """Make what RECIPE declares; only what changed is redone."""
     if not (as_json or update_lock):
@@ -62,7 +62,8 @@ def command(
 
     view: Any = print_json if as_json else listener(sys.stderr, graph)
     build = Build(
-        graph, store, _executor(executor, jobs, graph), [view], keep_going=keep_going, update_lock=update_lock
+        graph, store, _executor(executor, jobs, graph), [view],
+        keep_going=keep_going, update_lock=update_lock,
     )  # fmt: skip
     try:
         outcome = build.run()

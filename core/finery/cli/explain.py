@@ -69,9 +69,8 @@ def _print(step: str, plan: Any, last: Any, changes: list[Any], since: str) -> N
 
     width = max(len(part) for part, _, _ in changes)
     for part, old, new in changes:
-        click.echo(
-            f"  {part:<{width}}  {click.style(short(old), fg='red')} → {click.style(short(new), fg='green')}"
-        )
+        before, after = click.style(short(old), fg="red"), click.style(short(new), fg="green")
+        click.echo(f"  {part:<{width}}  {before} → {after}")
 
 
 def _print_parts(parts: Any) -> None:

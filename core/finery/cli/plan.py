@@ -38,8 +38,8 @@ def command(
     colours = {"cached": "green", "run": "yellow", "pending": "blue"}
     for plan in plans:
         state = click.style(f"{plan.state:<7}", fg=colours[plan.state])
-        line = f"{state}  {plan.node.name:<{names}}  {click.style(f'{plan.node.use:<{uses}}', dim=True)}  {plan.reason}"
-        click.echo(line.rstrip())
+        use = click.style(f"{plan.node.use:<{uses}}", dim=True)
+        click.echo(f"{state}  {plan.node.name:<{names}}  {use}  {plan.reason}".rstrip())
     counts = {state: sum(p.state == state for p in plans) for state in colours}
     known = [
         seconds for p in plans if p.state != "cached" and p.node.name in planner.latest

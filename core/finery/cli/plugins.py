@@ -48,7 +48,8 @@ def _print_plugin(plugins: Any, plugin: Any, as_json: bool) -> None:
     commands = [n for n, (_, owner) in plugins.commands.items() if owner is plugin]
     if as_json:
         print_json({
-            "plugin": plugin.name, "from": plugin.origin, "steps": list(types), "engines": engines, "commands": commands,
+            "plugin": plugin.name, "from": plugin.origin, "steps": list(types),
+            "engines": engines, "commands": commands,
         })  # fmt: skip
         return
     click.echo(f"{click.style(plugin.name, bold=True)}  {click.style(plugin.origin, dim=True)}")

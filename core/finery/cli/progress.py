@@ -181,8 +181,8 @@ class LiveView:
 
     def _cells(self, row: _Row) -> list[Any]:
         icon = {
-            "waiting": "[dim]·[/]", "running": "[cyan]▸[/]", "done": "[green]✓[/]", "cached": "[dim]=[/]",
-            "failed": "[red]✗[/]", "blocked": "[yellow]![/]",
+            "waiting": "[dim]·[/]", "running": "[cyan]▸[/]", "done": "[green]✓[/]",
+            "cached": "[dim]=[/]", "failed": "[red]✗[/]", "blocked": "[yellow]![/]",
         }[row.state]  # fmt: skip
         name = (
             f"[dim]{row.name}[/]"

@@ -26,7 +26,7 @@ from finery.errors import UsageError
     help="Include the plugin files of this recipe.",
 )
 def command(step_type: str | None, folder: Path | None, check: bool, recipe: Path | None) -> int:
-    """Print the JSON Schema of recipes, or of one STEP_TYPE, with the plugins that are installed."""
+    """Print the JSON Schema of recipes, or of one STEP_TYPE, with the installed plugins."""
     from finery.plugins import load_plugins
     from finery.project import open_recipe
     from finery.schema import recipe_schema, step_schema

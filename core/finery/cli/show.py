@@ -113,9 +113,8 @@ def _overview(graph: Any, store: Any, as_json: bool) -> None:
                 f"{f'{n}: ' if n else ''}{m.kind} {_brief(m)} {size(m.size())}"
                 for n, m in outputs.items()
             ]
-            click.echo(
-                f"{name:<{width}}  {click.style(', '.join(' '.join(p.split()) for p in parts), dim=True)}"
-            )
+            text = ", ".join(" ".join(p.split()) for p in parts)
+            click.echo(f"{name:<{width}}  {click.style(text, dim=True)}")
     if not as_json:
         print_scores(store.root, built)
 

@@ -198,9 +198,7 @@ def _show_model(console: Any, model: Model, manifest: Manifest) -> None:
         facts = [
             str(ref.meta[k]) for k in ("format", "architecture", "quantization") if k in ref.meta
         ]
-        console.print(
-            f"  [cyan]{role:<14}[/] {ref.meta.get('name', '')} {', '.join(facts)}, {size(ref.size())}"
-        )
+        console.print(f"  [cyan]{role:<14}[/] {', '.join([*facts, size(ref.size())])}")
     for message in meta.get("messages", [])[:6]:
         console.print(_labelled(message["role"], _content(message)))
     if "curve.json" in manifest.files:

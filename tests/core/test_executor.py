@@ -39,17 +39,27 @@ class Tasks:
         self.count += 1
         out, scratch = self.store.work(f"{self.count:064x}")
         return Task(
-            step=f"s{self.count}", use="steps.alone" if isolated else "steps.script",
-            settings={"code": code, "rows": []}, inputs={}, files={}, seed=None, pinned=None,
-            env={}, engines={}, plugins=[str(LIGHT_STEPS)], store=str(self.store.root),
-            out=str(out), scratch=str(scratch), log=str(self.folder / f"{self.count}.log"),
+            step=f"s{self.count}",
+            use="steps.alone" if isolated else "steps.script",
+            settings={"code": code, "rows": []},
+            inputs={},
+            files={},
+            seed=None,
+            pinned=None,
+            env={},
+            engines={},
+            plugins=[str(LIGHT_STEPS)],
+            store=str(self.store.root),
+            out=str(out),
+            scratch=str(scratch),
+            log=str(self.folder / f"{self.count}.log"),
             isolated=isolated,
-        )  # fmt: skip
+        )
 
 
 @pytest.fixture
-def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tasks]:
-    """Makes tasks of `light_steps.py`; its step types are named `steps.*`, whatever its name."""
+def task(tmp_path: Path) -> Iterator[Tasks]:
+    """Makes tasks of `light_steps.py`."""
     made = Tasks(tmp_path)
     yield made
     made.store.close()

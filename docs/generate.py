@@ -1,0 +1,94 @@
+"""Writes docs/steps.md and docs/commands.md from the step types and the commands.
+
+    python docs/generate.py           write them
+    python docs/generate.py --check   exit 1 if one is stale
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from finery.cli.main import cli
+from finery.plugins import load_plugins
+from finery.schema import step_schema
+from finery.step import RESERVED, Step, inputs_of, sections_of
+from finery.wording import phrase
+
+FOLDER = Path(__file__).parent
+HEAD = "<!-- Generated: python docs/generate.py -->\n\n"
+
+
+def steps() -> str:
+    """Every built-in step type with its inputs and settings."""
+    plugins = load_plugins()
+    parts = [HEAD + "# Step types\n"]
+    for name, (_, plugin) in sorted(plugins.step_types.items()):
+        if plugin.module.__name__.startswith("finery_"):
+            parts.append(_step(name, plugins.step_type(name)))
+    return "\n".join(parts)
+
+
+def _step(name: str, cls: type[Step]) -> str:
+    schema, inputs = step_schema(cls), inputs_of(cls)
+    lines = [f"## `{name}`\n", f"Section: {', '.join(f'`{s}`' for s in sections_of(cls))}\n"]
+    lines += [_docstring(cls), "", "| | takes | |", "| --- | --- | --- |"]
+    for key, field in schema["properties"].items():
+        if key in RESERVED:
+            continue
+        kind = _input(inputs[key]) if key in inputs else phrase(field)
+        default = "**required**" if key in schema["required"] else _default(field)
+        text = field.get("description", "").replace("|", "\\|").replace("\n", " ")
+        lines.append(f"| `{key}` | {kind.replace('|', chr(92) + '|')}; {default} | {text} |")
+    return "\n".join(lines) + "\n"
+
+
+def _docstring(cls: type[Step]) -> str:
+    lines = (cls.__doc__ or "").strip().splitlines()
+    return "\n".join(line.removeprefix("    ") for line in lines)
+
+
+def _input(accepts: Any) -> str:
+    return f"one or more {accepts.kind.kind}s" if accepts.many else f"a {accepts.kind.kind}"
+
+
+def _default(field: dict[str, Any]) -> str:
+    if "default" not in field or field["default"] is None:
+        return "optional"
+    value = field["default"]
+    return f"default `{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def commands() -> str:
+    """Every command's help, as `finery COMMAND --help` prints it."""
+    parts = [HEAD + "# Commands\n"]
+    context = click.Context(cli, info_name="finery", max_content_width=90, terminal_width=90)
+    for name in cli.list_commands(context):
+        command = cli.get_command(context, name)
+        assert command is not None
+        inner = click.Context(command, info_name=name, parent=context, terminal_width=90)
+        parts.append(f"## `finery {name}`\n\n```text\n{command.get_help(inner)}\n```\n")
+    return "\n".join(parts)
+
+
+def _pages() -> Iterator[tuple[Path, str]]:
+    yield FOLDER / "steps.md", steps()
+    yield FOLDER / "commands.md", commands()
+
+
+def main() -> int:
+    """Write or check the pages."""
+    stale = [(p, text) for p, text in _pages() if not p.exists() or p.read_text("utf-8") != text]
+    if "--check" in sys.argv:
+        for path, _ in stale:
+            print(f"{path} is stale: python docs/generate.py")
+        return bool(stale)
+    for path, text in stale:
+        path.write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

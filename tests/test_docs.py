@@ -1,0 +1,71 @@
+"""The documents hold what the code does: generated pages are fresh, examples run."""
+
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import MakeProject
+from finery import hooks
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def _blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+
+
+def test_generated_pages_are_fresh() -> None:
+    ran = subprocess.run(
+        [sys.executable, ROOT / "docs" / "generate.py", "--check"], capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_schemas_are_fresh() -> None:
+    finery = Path(sys.executable).with_name("finery")
+    ran = subprocess.run(
+        [finery, "schema", "--all", ROOT / "schemas", "--check"], capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_every_hook_is_documented_with_its_signature() -> None:
+    text = (ROOT / "docs" / "plugins.md").read_text("utf-8")
+    for name, spec in vars(hooks).items():
+        if name.startswith("finery_"):
+            arguments = ", ".join(inspect.signature(spec).parameters)
+            assert f"`{name}({arguments})`" in text
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text("utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+def test_the_readme_recipe_is_fine(project: MakeProject) -> None:
+    recipe = _blocks(ROOT / "README.md", "yaml")[0]
+    made = project({"recipe.yaml": recipe, "data/tickets.jsonl": "{}\n"})
+    ran = made.run("check")
+    assert ran.code == 0, ran.err
+
+
+def test_the_readme_plugin_works(project: MakeProject) -> None:
+    rows = '{"prompt": "a", "completion": "short"}\n{"prompt": "b", "completion": "%s"}\n'
+    made = project(
+        {
+            "recipe.yaml": "finery: 1\nname: t\nplugins: [./checks.py]\ndata:\n"
+            "  rows: {use: data.file, path: rows.jsonl, format: completion}\n"
+            "  long: {use: checks.min_length, rows: rows}\n",
+            "rows.jsonl": rows % ("x" * 40),
+            "checks.py": _blocks(ROOT / "README.md", "python")[0],
+        }
+    )
+    assert made.ran() == ["long", "rows"]
+    assert len(made.rows("long")) == 1

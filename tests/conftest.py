@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -119,6 +120,32 @@ def project(tmp_path: Path) -> Callable[[Mapping[str, str]], Project]:
         (tmp_path / ".git").mkdir(exist_ok=True)  # ends the search for the project's folder
         made.write({"steps.py": LIGHT_STEPS.read_text(encoding="utf-8"), **files})
         return made
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def templates() -> dict[str, Path]:
+    """Projects that were built once in this session, by what is in them."""
+    return {}
+
+
+@pytest.fixture
+def built(
+    templates: dict[str, Path], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[Mapping[str, str]], Project]:
+    """Make a project that is built: a copy of one, since a moved project is as good as ever."""
+
+    def make(files: Mapping[str, str]) -> Project:
+        content = json.dumps(files)
+        if content not in templates:
+            template = Project(tmp_path_factory.mktemp("template"))
+            (template.folder / ".git").mkdir()
+            template.write({"steps.py": LIGHT_STEPS.read_text(encoding="utf-8"), **files})
+            template.ran()
+            templates[content] = template.folder
+        shutil.copytree(templates[content], tmp_path / "built", symlinks=True)
+        return Project(tmp_path / "built")
 
     return make
 

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import MakeProject, Project
+from conftest import MakeProject
 
 HEAVY = {
     "accelerate", "datasets", "gguf", "huggingface_hub", "llama_cpp", "numpy", "openai", "pandas",
@@ -13,15 +13,10 @@ HEAVY = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def built(project: MakeProject) -> Project:
-    """A project with nothing to do, whose recipe uses step types of several plugins."""
-    made = project({
-        "rows.jsonl": '{"prompt": "a", "completion": "b"}\n',
-        "recipe.yaml": "finery: 1\nname: t\ndata:\n  r: {use: data.file, path: rows.jsonl}\n",
-    })  # fmt: skip
-    assert made.ran() == ["r"]
-    return made
+FILES = {
+    "rows.jsonl": '{"prompt": "a", "completion": "b"}\n',
+    "recipe.yaml": "finery: 1\nname: t\ndata:\n  r: {use: data.file, path: rows.jsonl}\n",
+}
 
 
 @pytest.mark.parametrize(("command", "light"), [
@@ -33,11 +28,12 @@ def built(project: MakeProject) -> Project:
     ("plugins", {"rich", "jsonschema"}),
     ("schema", {"rich"}),
 ])  # fmt: skip
-def test_nothing_heavy_is_imported(built: Project, command: str, light: set[str]) -> None:
+def test_nothing_heavy_is_imported(built: MakeProject, command: str, light: set[str]) -> None:
+    t = built(FILES)
     code = "from finery.cli import main; main()"
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-c", code, *command.split()],
-        cwd=built.folder, env=built.environment(), capture_output=True, text=True, check=True,
+        cwd=t.folder, env=t.environment(), capture_output=True, text=True, check=True,
     )  # fmt: skip
     lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
     imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in lines}

@@ -19,8 +19,8 @@ def tiny_tokenizer(template: str | None = CHATML) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     raw = Tokenizer(models.BPE())
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
-    raw.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=320,
         special_tokens=SPECIAL,
@@ -28,15 +28,14 @@ def tiny_tokenizer(template: str | None = CHATML) -> Any:
         show_progress=False,
     )
     raw.train_from_iterator(TEXT * 4, trainer)
-    made = PreTrainedTokenizerFast(
-        tokenizer_object=raw, eos_token=SPECIAL[0], additional_special_tokens=SPECIAL[1:]
-    )
+    named: dict[str, Any] = {"eos_token": SPECIAL[0], "additional_special_tokens": SPECIAL[1:]}
+    made = PreTrainedTokenizerFast(tokenizer_object=raw, **named)  # type: ignore[no-untyped-call]
     made.chat_template = template
     return made
 
 
-def tiny_llama(folder: Path, template: str | None = CHATML, *, context: int = 256) -> Model:
-    """Write the model; two layers of width 32 with random weights, always the same."""
+def tiny_llama(folder: Path, template: str | None = CHATML, *, width: int = 32) -> Model:
+    """Write the model: two layers with random weights, always the same, and a context of 256."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -44,12 +43,12 @@ def tiny_llama(folder: Path, template: str | None = CHATML, *, context: int = 25
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=32,
+        hidden_size=width,
         intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=context,
+        max_position_embeddings=256,
         eos_token_id=0,
         bos_token_id=None,
         tie_word_embeddings=True,

@@ -87,6 +87,7 @@ class Build:
         self._locked: dict[str, StepPlan] = {}
         self._unrecorded: list[Result] = []
         self._made: dict[str, Result] = {}
+        self._new_keys: dict[str, str] = {}
         self._recorded_at = time.monotonic()
 
     def run(self) -> Outcome:
@@ -237,7 +238,7 @@ class Build:
 
     def _listen(self) -> None:
         """Take what the workers say; return once a step ended, or after a moment."""
-        timeout = POLL_SECONDS if self._locked or self._unrecorded else 1.0
+        timeout = POLL_SECONDS if self._locked or self._unrecorded or self._new_keys else 1.0
         for task, event in self.executor.poll(timeout):
             plan = self._running[task.step]
             kind = event.pop("event")
@@ -278,7 +279,7 @@ class Build:
 
         Until then their locks are held, and a kill costs at most these steps' work.
         """
-        if not self._unrecorded:
+        if not (self._unrecorded or self._new_keys):
             return
         if (
             now
@@ -297,6 +298,7 @@ class Build:
                 self.store.clear_work(result.key)
             self._unrecorded.clear()
             self._recorded_at = time.monotonic()
+            self._remember()
 
     def _check_code(self, plan: StepPlan) -> None:
         """Don't run code that isn't what the key says: a worker imports what is there by now."""
@@ -326,6 +328,7 @@ class Build:
         """A step's outputs are in the store: link them, judge them, let the next steps go."""
         node = plan.node
         self.outcome.results[node.name] = result
+        self._new_keys[node.name] = result.key
         try:
             link_outputs(self.store, self.folder / node.name, result.outputs)
         except OSError as error:
@@ -380,9 +383,9 @@ class Build:
     # -- ending ----------------------------------------------------------------------------------
 
     def _remember(self) -> None:
-        self.store.remember(
-            self.planner.recipe_id, {n: r.key for n, r in self.outcome.results.items()}
-        )
+        """Keep the keys that steps have now; done as the build goes, since it may be killed."""
+        self.store.remember(self.planner.recipe_id, self._new_keys)
+        self._new_keys = {}
 
     def _finish(self) -> None:
         outcome = self.outcome

@@ -1,5 +1,6 @@
 """The local executor: worker processes on this machine."""
 
+import contextlib
 import os
 import re
 import signal
@@ -56,6 +57,7 @@ class LocalExecutor:
     def __init__(self, jobs: int | None = None) -> None:
         self._jobs = jobs
         self._workers: list[_Worker] = []
+        self._leaving: list[_Worker] = []
 
     def has_room(self, isolated: bool) -> bool:
         """Whether a further step can start now."""
@@ -95,7 +97,7 @@ class LocalExecutor:
         except (EOFError, OSError):
             self._retire(worker)
             if task:
-                yield task, {"event": "died", "code": worker.process.wait()}
+                yield task, {"event": "died", "code": _end(worker)}
             return
         if task is None:
             return
@@ -107,6 +109,7 @@ class LocalExecutor:
 
     def _retire(self, worker: _Worker) -> None:
         self._workers.remove(worker)
+        self._leaving.append(worker)
         worker.connection.close()
 
     def close(self) -> None:
@@ -114,16 +117,27 @@ class LocalExecutor:
         for worker in self._workers:
             worker.connection.close()
             if worker.task:
-                worker.process.send_signal(signal.SIGTERM)
-        import subprocess
-
-        for worker in self._workers:
-            try:
-                worker.process.wait(5)
-            except subprocess.TimeoutExpired:
-                worker.process.kill()
-                worker.process.wait()
+                _signal(worker, signal.SIGTERM)
+        for worker in (*self._workers, *self._leaving):
+            _end(worker)
         self._workers.clear()
+        self._leaving.clear()
+
+
+def _end(worker: _Worker) -> int:
+    """Wait for a worker that is told to end, end what it started; its exit code."""
+    import subprocess
+
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        worker.process.wait(5)
+    _signal(worker, signal.SIGKILL)
+    return worker.process.wait()
+
+
+def _signal(worker: _Worker, number: int) -> None:
+    """Send a signal to a worker and to all that its step started."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(worker.process.pid, number)
 
 
 def _spawn(log: Path) -> _Worker:
@@ -140,6 +154,7 @@ def _spawn(log: Path) -> _Worker:
             stdout=out,
             stderr=out,
             env=worker_environment(),
+            process_group=0,  # of its own, so that what a step starts can be ended with it
         )
     theirs.close()
     return _Worker(process, Connection(ours.detach()))

@@ -177,6 +177,8 @@ class Store:
         The blobs are fsynced first, side by side, since a disk takes many in the time of one:
         that is why steps that take no time are committed in groups.
         """
+        if not results:
+            return
         digests = {d for r in results for m in r.outputs.values() for d, _ in m.files.values()}
         self._flush(digests)
         now = time.time()
@@ -272,9 +274,7 @@ class Store:
         if row == (now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino):
             return True
         if now.st_size != size or hash_file(path) != digest:
-            if os.stat(path).st_ino == now.st_ino:  # else another build has put a good one there
-                path.unlink()
-            return False
+            return False  # the step that is run again puts a good one in its place
         with self._transaction():
             self._db.execute(
                 "INSERT OR REPLACE INTO blobs VALUES (?, ?, ?, ?, ?)", self._blob_row(digest)

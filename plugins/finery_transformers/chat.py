@@ -38,15 +38,16 @@ def row_tokens(
     *,
     tools: Sequence[Mapping[str, Any]] | None = None,
     arguments: Mapping[str, Any] | None = None,
-) -> list[int]:
-    """Token ids of a prompt and its completion, cut behind the last of the `ends` tokens.
+) -> tuple[list[int], list[int]]:
+    """Token ids of a prompt, and of the same with its completion, as the template writes each.
 
-    What templates write behind the end of a turn (a line break) is never asked for: generation
-    has stopped there.
+    The latter is cut behind the completion's last token of `ends`: what templates write behind
+    the end of a turn (a line break) is never asked for, since generation has stopped there.
     """
-    tokens = _render(tokenizer, [*prompt, *completion], tools, arguments or {})
-    last = next((i for i in range(len(tokens) - 1, -1, -1) if tokens[i] in ends), len(tokens) - 1)
-    return tokens[: last + 1]
+    asked = prompt_tokens(tokenizer, prompt, tools=tools, arguments=arguments)
+    whole = _render(tokenizer, [*prompt, *completion], tools, arguments or {})
+    last = next((i for i in range(len(whole) - 1, len(asked) - 1, -1) if whole[i] in ends), None)
+    return asked, whole if last is None else whole[: last + 1]
 
 
 def end_of_turn(

@@ -4,9 +4,10 @@ Nothing here uses the network, and code that lies beside the weights runs only w
 `meta["trust_remote_code"]` says so.
 """
 
+import io
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,13 +53,15 @@ def load_model(model: Model, dtype: "torch.dtype | None" = None) -> "PreTrainedM
     dtype = default_dtype() if dtype is None else dtype
     if model.format == "adapter":
         return _merge(load_model(base_of(model), dtype), model)
-    arguments = {**_location(model), "dtype": dtype, "use_safetensors": True}
+    arguments = {**_location(model), "dtype": dtype}
     if model.format == "gguf":
         from transformers import GgufConfig
 
         arguments["quantization_config"] = GgufConfig(dequantize=True)
-        del arguments["use_safetensors"]
-    with _readable(model), quiet():
+    else:
+        arguments["use_safetensors"] = True
+    # The bar of dequantising knows no switch.
+    with _readable(model), quiet(), redirect_stderr(io.StringIO()):
         loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(**arguments)
     # Where it lay must not get into what is saved, and isn't a repository for PEFT to ask for.
     loaded.name_or_path = loaded.config._name_or_path = ""

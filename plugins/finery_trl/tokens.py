@@ -82,7 +82,7 @@ def examples_of(
 
 
 def _example(row: Row, tokens: Tokens, what: str) -> Example:
-    from finery_transformers.chat import prompt_tokens, row_tokens
+    from finery_transformers.chat import row_tokens
 
     prompt, completion = split_turns(row)
     if not completion:
@@ -92,8 +92,7 @@ def _example(row: Row, tokens: Tokens, what: str) -> Example:
             fix="leave it out, or give it one",
         )
     tokenizer, arguments, ends = tokens
-    asked = prompt_tokens(tokenizer, prompt, tools=row.get("tools"), arguments=arguments)
-    whole = row_tokens(
+    asked, whole = row_tokens(
         tokenizer, prompt, completion, ends, tools=row.get("tools"), arguments=arguments
     )
     if whole[: len(asked)] != asked:

@@ -1,5 +1,6 @@
 """One training run: from examples to checkpoints in the job's scratch folder."""
 
+import errno
 import gc
 import math
 import os
@@ -7,9 +8,9 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from finery import Job, StepError
+from finery import DataError, Job, StepError
 from finery.errors import did_you_mean
 from finery_trl.checkpoints import chosen, last_whole, step_of
 from finery_trl.tokens import NO_LOSS, Example, Tokens
@@ -34,60 +35,95 @@ class Trained(NamedTuple):
     trainable: int
 
 
+class Plan(NamedTuple):
+    """The size of a training: rows in memory at once, optimizer steps an epoch and in all."""
+
+    folder: Path
+    size: int
+    epoch_steps: int
+    steps: int
+    longest: int
+
+    @classmethod
+    def of(cls, step: "Sft", examples: Sequence[Example], job: Job) -> Self:
+        """Count as transformers does; the last optimizer step of an epoch may be a small one."""
+        longest = max(len(e.tokens) for e in examples)
+        size = step.batch_size(longest)
+        batches = math.ceil(len(examples) / size)
+        epoch_steps = math.ceil(batches / (step.effective_batch_size // size))
+        steps = math.ceil(epoch_steps * step.epochs)
+        return cls(job.scratch / "checkpoints", size, epoch_steps, steps, longest)
+
+
 def train(
     step: "Sft", tokens: Tokens, examples: list[Example], held_out: list[Example] | None, job: Job
 ) -> Trained:
     """Train to the end, from the last whole checkpoint in `job.scratch` if there is one.
 
-    Raises `StepError` where the loss diverges or memory doesn't suffice.
+    Raises `StepError` where the loss diverges, or where memory or disk don't suffice.
     """
-    folder = job.scratch / "checkpoints"
-    size = step.batch_size(max(len(e.tokens) for e in examples))
-    epoch_steps = math.ceil(math.ceil(len(examples) / size) / (step.effective_batch_size // size))
-    steps = math.ceil(epoch_steps * step.epochs)
-    with _surroundings(step, size):
-        trainer = _trainer(step, tokens, examples, held_out, job, folder, size, steps, epoch_steps)
+    plan = Plan.of(step, examples, job)
+    with _surroundings(step, plan):
+        job.progress(0, plan.steps, "loading the model")
+        trainer = _trainer(step, plan, tokens, examples, held_out, job)
         _prove_batches(trainer, examples, tokens)
-        last = last_whole(folder)
+        last = last_whole(plan.folder)
         if last is not None:
-            job.log(f"going on from optimizer step {step_of(last)} of {steps}")
+            job.log(f"going on from optimizer step {step_of(last)} of {plan.steps}")
         # transformers would train a step too many from a checkpoint at the very end.
-        if last is None or step_of(last) < steps:
+        if last is None or step_of(last) < plan.steps:
             with _without_input_casts(trainer.model, step):
                 trainer.train(resume_from_checkpoint=str(last) if last else None)
         counts = _counts(trainer.model, adapter=step.lora is not None)
-    last = last_whole(folder)
-    return Trained(chosen(folder), last or folder, *counts)
+    best = chosen(plan.folder)
+    return Trained(best, plan.folder / f"checkpoint-{plan.steps}", *counts)
 
 
 def _trainer(
     step: "Sft",
+    plan: Plan,
     tokens: Tokens,
     examples: list[Example],
     held_out: list[Example] | None,
     job: Job,
-    folder: Path,
-    size: int,
-    steps: int,
-    epoch_steps: int,
 ) -> Any:
+    from finery_trl.trainer import Course, Trainer
+
+    dtype = arithmetic(step)
+    course = Course(
+        job,
+        epoch_steps=plan.epoch_steps,
+        validates=held_out is not None,
+        eval_steps=step.eval_steps,
+        save_steps=step.save_steps,
+        logging_steps=step.logging_steps,
+    )
+    return Trainer(
+        examples,
+        held_out,
+        model=_model(step, dtype, plan.longest),
+        args=_config(step, plan, dtype, job.seed),
+        processing_class=tokens.tokenizer,
+        peft_config=step.peft_config(),
+        callbacks=[course],
+    )
+
+
+def _config(step: "Sft", plan: Plan, dtype: "torch.dtype", seed: int) -> Any:
+    """TRL's configuration."""
     import torch
     from trl.trainer.sft_config import SFTConfig
 
-    from finery_trl.trainer import Course, Trainer
-
-    job.progress(0, steps, "loading the model")
-    dtype = arithmetic(step)
-    config = SFTConfig(
-        output_dir=str(folder),
-        seed=job.seed,
+    return SFTConfig(
+        output_dir=str(plan.folder),
+        seed=seed,
         num_train_epochs=step.epochs,
         learning_rate=step.learning_rate,
         lr_scheduler_type=step.lr_scheduler_type,
-        warmup_steps=step.warmup(steps),
-        per_device_train_batch_size=size,
-        per_device_eval_batch_size=size,
-        gradient_accumulation_steps=step.effective_batch_size // size,
+        warmup_steps=step.warmup(plan.steps),
+        per_device_train_batch_size=plan.size,
+        per_device_eval_batch_size=plan.size,
+        gradient_accumulation_steps=step.effective_batch_size // plan.size,
         weight_decay=step.weight_decay,
         max_grad_norm=step.max_grad_norm,
         gradient_checkpointing=step.gradient_checkpointing,
@@ -104,23 +140,6 @@ def _trainer(
         report_to="none",
         disable_tqdm=True,
     )
-    course = Course(
-        job,
-        epoch_steps=epoch_steps,
-        validates=held_out is not None,
-        eval_steps=step.eval_steps,
-        save_steps=step.save_steps,
-        logging_steps=step.logging_steps,
-    )
-    return Trainer(
-        examples,
-        held_out,
-        model=_model(step, dtype),
-        args=config,
-        processing_class=tokens.tokenizer,
-        peft_config=step.peft_config(),
-        callbacks=[course],
-    )
 
 
 def arithmetic(step: "Sft") -> "torch.dtype":
@@ -132,16 +151,21 @@ def arithmetic(step: "Sft") -> "torch.dtype":
     return {"auto": default_dtype(), "bf16": torch.bfloat16, "fp32": torch.float32}[step.dtype]
 
 
-def _model(step: "Sft", dtype: "torch.dtype") -> "PreTrainedModel":
-    """The model to train. Frozen weights are in 16 bits; those that are trained need 32."""
+def _model(step: "Sft", dtype: "torch.dtype", longest: int) -> "PreTrainedModel":
+    """The model to train. Frozen weights are in `dtype`; those that are trained need 32 bits."""
     import torch
 
     from finery_transformers.loading import load_model
 
-    if step.lora is None:
-        return load_model(step.model, torch.float32)
-    model = load_model(step.model, dtype)
-    _check_targets(model, step.lora.target_modules)
+    model = load_model(step.model, torch.float32 if step.lora is None else dtype)
+    context = getattr(model.config, "max_position_embeddings", None)
+    if context is not None and longest > context:
+        raise DataError(
+            f"the longest row has {longest} tokens, more than the model's context of {context}",
+            fix=f"max_length: {context}, and too_long: drop to leave such rows out",
+        )
+    if step.lora is not None:
+        _check_targets(model, step.lora.target_modules)
     return model
 
 
@@ -196,8 +220,12 @@ def _prove_batches(trainer: Any, examples: Sequence[Example], tokens: Tokens) ->
 
 
 @contextmanager
-def _surroundings(step: "Sft", size: int) -> Iterator[None]:
-    """Deterministic kernels, no bars and warnings, and a plain word where memory runs out."""
+def _surroundings(step: "Sft", plan: Plan) -> Iterator[None]:
+    """Deterministic kernels, no bars and warnings, and plain words where resources run out.
+
+    Determinism holds for one machine and one number of threads: sums of floats depend on how
+    they are split.
+    """
     import torch
 
     from finery_transformers.loading import quiet
@@ -211,25 +239,36 @@ def _surroundings(step: "Sft", size: int) -> Iterator[None]:
         with quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
+    except (RuntimeError, MemoryError, OSError) as error:
+        if (explained := _explained(error, step, plan)) is None:
             raise
-        raise StepError(
-            f"memory doesn't suffice for {size} rows at once",
-            details=str(error).strip().splitlines()[:1],
-            fix=_advice(step, size),
-        ) from error
+        raise explained from error
     finally:
         torch.use_deterministic_algorithms(before)
         torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
         gc.collect()
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def _explained(error: Exception, step: "Sft", plan: Plan) -> StepError | None:
+    """The error to show where memory or disk ran out, None for any other."""
     import torch
 
+    text = str(error).strip()
+    # The CPU's allocator and torch's file writer have no classes of their own.
     known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-    return known or "can't allocate memory" in str(error)  # the CPU's allocator has no class
+    if known or "can't allocate memory" in text:
+        return StepError(
+            f"memory doesn't suffice for {plan.size} rows of up to {plan.longest} tokens at once",
+            details=text.splitlines()[:1],
+            fix=_advice(step, plan.size),
+        )
+    if getattr(error, "errno", None) == errno.ENOSPC or "file write failed" in text:
+        return StepError(
+            "no disk space left for a checkpoint",
+            where=str(plan.folder),
+            fix="free some and build again: the training goes on from its last whole checkpoint",
+        )
+    return None
 
 
 def _advice(step: "Sft", size: int) -> str:
@@ -248,7 +287,7 @@ def _without_input_casts(model: Any, step: "Sft") -> Iterator[None]:
     from peft.helpers import disable_input_dtype_casting
 
     with ExitStack() as stack:
-        # DoRA and fp32 training don't run everything under autocast.
+        # DoRA multiplies by itself what autocast would have to bring together.
         if step.lora is not None and not step.lora.use_dora:
             stack.enter_context(disable_input_dtype_casting(model))
         yield

@@ -1,6 +1,9 @@
 """`finery explain`: the parts of a step's key that changed."""
 
 import json
+import os
+import signal
+import time
 
 import pytest
 from conftest import MakeProject, Project
@@ -17,11 +20,9 @@ data:
 
 
 @pytest.fixture
-def t(project: MakeProject) -> Project:
-    """A project that is built."""
-    made = project({"recipe.yaml": RECIPE, "rows.txt": "one\ntwo\n"})
-    made.ran()
-    return made
+def t(built: MakeProject) -> Project:
+    """A built project."""
+    return built({"recipe.yaml": RECIPE, "rows.txt": "one\ntwo\n"})
 
 
 def parts(t: Project, step: str, *args: str) -> dict[str, tuple[object, object]]:
@@ -82,3 +83,21 @@ def test_a_step_that_is_not_there(t: Project) -> None:
 def test_a_step_that_was_never_built(t: Project) -> None:
     t.edit("recipe.yaml", "  c: {", "  d: {use: steps.script}\n  c: {")
     assert "will run: never built" in t.run("explain", "d").out
+
+
+def test_a_killed_build_is_remembered_as_far_as_it_came(project: MakeProject) -> None:
+    recipe = (
+        "finery: 1\nname: t\nplugins: [./steps.py]\ndata:\n"
+        "  a: {use: steps.source, path: rows.txt}\n"
+        "  b: {use: steps.script, rows: a, code: \"import time; Path('on').touch(); time.sleep(60)\"}\n"
+    )
+    t = project({"recipe.yaml": recipe, "rows.txt": "one\n"})
+    process = t.start("build")
+    while not (t.folder / "on").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    time.sleep(0.3)  # quick steps are recorded in groups, ten times a second
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    t.write({"rows.txt": "two\n"})
+    assert "file path rows.txt" in t.run("explain", "a").out

@@ -359,15 +359,15 @@ def test_another_value_of_a_secret_reruns_nothing_and_a_missing_one_is_named(
     assert t.ran() == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_build_ends_its_workers_and_can_go_on(
     project: MakeProject, number: int
 ) -> None:
     mark = f"MARK={os.urandom(8).hex()}"
     code = "import subprocess; Path('{0}').touch(); subprocess.run(['sleep', '60'])"
     t = project({"recipe.yaml": recipe({
-        "quick": script(""), "light": script(code.format("l")),
-        "heavy": script(code.format("h"), "steps.alone"),
+        "quick": script(""), "light": script(code.format("l"), needs="quick"),
+        "heavy": script(code.format("h"), "steps.alone", needs="quick"),
     })})  # fmt: skip
     t.env["MARK"] = mark.removeprefix("MARK=")
     process = t.start("build", "--json")
@@ -384,11 +384,11 @@ def test_an_interrupted_build_ends_its_workers_and_can_go_on(
     assert t.ran() == ["heavy", "light"]
 
 
-@pytest.mark.parametrize("args", ["build --json", "build", "plan", "plugins"])
+@pytest.mark.parametrize("args", ["build --json", "build", "plugins"])
 def test_a_reader_that_leaves_early_is_no_crash(project: MakeProject, args: str) -> None:
     mark = f"MARK={os.urandom(8).hex()}"
     t = project(
-        {"recipe.yaml": recipe({f"s{n}": script(f"job.log('x' * 9999) # {n}") for n in range(30)})}
+        {"recipe.yaml": recipe({f"s{n}": script(f"job.log('x' * 9999) # {n}") for n in range(9)})}
     )
     t.env["MARK"] = mark.removeprefix("MARK=")
     read, write = os.pipe()

@@ -142,8 +142,23 @@ rows.append({'prompt': f'resumed at {done}'})
 NOTE = "import time; open('ran', 'a').write(job.out.name + chr(10)); time.sleep(.02)\n"
 
 
-@pytest.mark.parametrize("count", [2, 4])
-@pytest.mark.parametrize("partly", [False, True])
+def test_what_a_killed_step_left_is_swept_by_the_next_build(project: MakeProject) -> None:
+    code = "(job.out / 'half').touch(); (job.scratch / 'kept').touch(); Path('up').touch()"
+    wait = "__import__('time').sleep(60)"
+    steps = {"a": {"use": "steps.script", "code": f"{code}; {wait}"}}
+    t = project(
+        {"recipe.yaml": f"finery: 1\nname: t\nplugins: [./steps.py]\ndata: {json.dumps(steps)}"}
+    )
+    process = t.start("build")
+    until(lambda: (t.folder / "up").exists())
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    t.edit("recipe.yaml", f"{code}; {wait}", "")  # another key: nobody comes back for this one
+    assert t.ran() == ["a"]
+    assert [p.suffix for p in (t.folder / ".finery/work").iterdir()] == [".scratch"]
+
+
+@pytest.mark.parametrize(("count", "partly"), [(4, False), (2, True)])
 def test_builds_at_once_run_each_step_once(project: MakeProject, count: int, partly: bool) -> None:
     steps = {
         f"s{n}": {"use": "steps.script" if n % 3 else "steps.alone",

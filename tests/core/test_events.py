@@ -3,10 +3,11 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
-from conftest import MakeProject, Project
+from conftest import LIGHT_STEPS, MakeProject, Project, Ran
 
 from finery import events
 from finery.events import EVENTS, RunLog
@@ -35,29 +36,40 @@ def documented() -> dict[str, list[str]]:
     return {name: fields.split(", ") for name, fields in found}
 
 
-@pytest.fixture
-def project_with_all(project: MakeProject) -> Project:
+@pytest.fixture(scope="module")
+def t(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project whose build has every kind of event."""
-    return project({"recipe.yaml": RECIPE})
+    made = Project(tmp_path_factory.mktemp("events"))
+    (made.folder / ".git").mkdir()
+    made.write({"recipe.yaml": RECIPE, "steps.py": LIGHT_STEPS.read_text()})
+    return made
+
+
+@pytest.fixture(scope="module")
+def ran(t: Project) -> list[Ran]:
+    """Its first build, and the next."""
+    return [t.run("build", "--json", "--keep-going") for _ in range(2)]
+
+
+@pytest.fixture(scope="module")
+def told(ran: list[Ran]) -> list[dict[str, Any]]:
+    """The events of the first build."""
+    return [json.loads(line) for line in ran[0].out.splitlines()]
 
 
 def test_every_event_is_documented() -> None:
     assert tuple(documented()) == EVENTS
 
 
-def test_json_is_these_events_and_nothing_else(project_with_all: Project) -> None:
-    first = project_with_all.run("build", "--json", "--keep-going")
-    again = project_with_all.run("build", "--json", "--keep-going")
-    assert (first.code, again.code) == (1, 1)
-    lines = [json.loads(line) for line in (first.out + again.out).splitlines()]
+def test_json_is_these_events_and_nothing_else(ran: list[Ran]) -> None:
+    lines = [json.loads(line) for r in ran for line in r.out.splitlines()]
     assert {e["event"] for e in lines} == set(EVENTS)
     for event in lines:
         assert list(event) == ["event", *documented()[event["event"]]]
-    assert first.err == ""
+    assert [(r.code, r.err) for r in ran] == [(1, ""), (1, "")]
 
 
-def test_events_tell_a_build_in_order(project_with_all: Project) -> None:
-    told = project_with_all.events("-k")
+def test_events_tell_a_build_in_order(told: list[dict[str, Any]]) -> None:
     names = [e["event"] for e in told]
     assert (names[0], names[-1]) == ("build_started", "build_finished")
     assert [s["step"] for s in told[0]["steps"]] == ["talks", "after", "fails", "blocked", "gate"]
@@ -68,9 +80,8 @@ def test_events_tell_a_build_in_order(project_with_all: Project) -> None:
     assert end["exit_code"] == 1
 
 
-def test_a_runs_events_are_kept_beside_its_logs(project_with_all: Project) -> None:
-    told = project_with_all.events("-k")
-    folder = project_with_all.folder / ".finery/runs" / told[0]["run"]
+def test_a_runs_events_are_kept_beside_its_logs(t: Project, told: list[dict[str, Any]]) -> None:
+    folder = t.folder / ".finery/runs" / told[0]["run"]
     kept = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
     assert kept == told
     assert (folder / "talks.log").read_text() == "printed\nfrom a child\n"
@@ -78,9 +89,8 @@ def test_a_runs_events_are_kept_beside_its_logs(project_with_all: Project) -> No
     assert Path(failed["log"]) == folder / "fails.log"
 
 
-def test_a_run_with_nothing_to_do_leaves_no_folder(project: MakeProject) -> None:
-    t = project({"recipe.yaml": RECIPE.split("  fails:")[0]})
-    t.ran()
+def test_a_run_with_nothing_to_do_leaves_no_folder(built: MakeProject) -> None:
+    t = built({"recipe.yaml": RECIPE.split("  fails:")[0]})
     before = list((t.folder / ".finery/runs").iterdir())
     assert t.ran() == []
     assert list((t.folder / ".finery/runs").iterdir()) == before

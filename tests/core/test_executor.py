@@ -165,6 +165,17 @@ def test_closing_ends_running_steps_and_their_children(task: Tasks, tmp_path: Pa
     until(lambda: not running(mark))
 
 
+@pytest.mark.parametrize("end", ["os.kill(os.getpid(), 9)", "os._exit(1)"])
+def test_what_a_step_started_ends_with_its_worker(
+    executor: LocalExecutor, task: Tasks, end: str
+) -> None:
+    mark = f"probe-{os.urandom(6).hex()}"
+    child = f"subprocess.Popen(['sleep', '60'], env={{'MARK': '{mark}'}})"
+    executor.start(task(f"import subprocess; {child}; {end}"))
+    assert ends(executor, 1)["s1"]["event"] == "died"
+    until(lambda: not running(mark))
+
+
 def test_no_worker_inherits_what_looks_like_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OPENAI_API_KEY", "HF_TOKEN", "db_password", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "secret")

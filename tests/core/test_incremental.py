@@ -1,11 +1,9 @@
 """What a second build redoes: only what a change really reaches. Through the real command."""
 
 import os
-import shutil
-from pathlib import Path
 
 import pytest
-from conftest import LIGHT_STEPS, Project, until
+from conftest import MakeProject, Project, until
 
 RECIPE = """
 finery: 1
@@ -23,25 +21,13 @@ data:
 ALL = ["a", "b", "few", "halves", "last", "mixed"]
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project that is built."""
-    made = Project(tmp_path_factory.mktemp("template"))
-    (made.folder / ".git").mkdir()
-    made.write({
-        "steps.py": LIGHT_STEPS.read_text(), "recipe.yaml": RECIPE,
-        "rows.txt": "one\ntwo\nthree\nfour\n",
-    })  # fmt: skip
-    assert made.ran() == ALL
-    return made.folder
+FILES = {"recipe.yaml": RECIPE, "rows.txt": "one\ntwo\nthree\nfour\n"}
 
 
-@pytest.fixture
-def built(template: Path, tmp_path: Path) -> Project:
-    """A built project of the test's own: a moved copy, which is as good as the original."""
-    folder = tmp_path / "moved"
-    shutil.copytree(template, folder, symlinks=True)
-    return Project(folder)
+@pytest.fixture(name="built")
+def _built(built: MakeProject) -> Project:
+    """A built project."""
+    return built(FILES)
 
 
 def test_a_moved_project_has_nothing_to_do(built: Project) -> None:
@@ -218,6 +204,7 @@ def test_what_refers_to_an_outside_file_is_not_redone_when_that_is_touched_or_mo
     assert built.ran() == ["adapter", "base"]
     os.utime(built.folder / "weights")
     assert built.ran() == ["base"]
+    assert built.run("plan").out.endswith("8 steps: 8 cached\n")
     assert built.ran() == []
     (built.folder / "weights").rename(built.folder / "elsewhere")
     built.edit("recipe.yaml", "path: weights", "path: elsewhere")

@@ -134,7 +134,7 @@ def test_incremental_builds_equal_clean_ones(plugins: Path, data: st.DataObject)
 def test_so_it_is_through_the_command(plugins: Path, data: st.DataObject) -> None:
     root = in_memory()
     state = data.draw(recipes())
-    for turn in range(3):
+    for turn in range(2):
         kept, clean = Project(root / "kept"), Project(root / f"clean{turn}")
         for t in (kept, clean):
             state.write(t.folder, plugins)

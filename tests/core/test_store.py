@@ -39,12 +39,10 @@ data:
 """
 
 
-@pytest.fixture
-def built(project: MakeProject) -> Project:
-    """A project that is built."""
-    made = project({"recipe.yaml": RECIPE, "rows.txt": "one\ntwo\n"})
-    assert made.ran() == ["a", "b"]
-    return made
+@pytest.fixture(name="built")
+def _built(built: MakeProject) -> Project:
+    """A built project."""
+    return built({"recipe.yaml": RECIPE, "rows.txt": "one\ntwo\n"})
 
 
 @pytest.fixture
@@ -226,7 +224,7 @@ def test_a_full_disk_is_an_error_and_no_more(project: MakeProject, full_disk: Pa
     assert t.ran() == ["big"]
 
 
-@pytest.mark.parametrize("left", [0, 8, 40, 100])
+@pytest.mark.parametrize("left", [0, 40])
 def test_a_disk_that_is_full_from_the_start(
     project: MakeProject, full_disk: Path, left: int
 ) -> None:

@@ -55,6 +55,8 @@ def command(
     from finery.schema import raise_all
 
     signal.signal(signal.SIGTERM, _as_interrupt)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # not under nohup
+        signal.signal(signal.SIGHUP, _as_interrupt)
     store = open_store(recipe)
     graph = open_graph(recipe, overrides, store).select(steps)
     raise_all(check_files(graph))  # a wrong path shall not wait for the steps before it

@@ -1,0 +1,123 @@
+"""The transformers engine: batches, determinism, where answers end."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_llama import tiny_llama
+
+from finery import Completion, DataError, Model, Sampling
+from finery.rows import Conversation
+from finery.testing import TestJob
+from finery_transformers.engine import BATCH_ROWS, TransformersEngine
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return tiny_llama(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def engine(tiny: Model) -> TransformersEngine:
+    return TransformersEngine(tiny, TestJob(seed=None))
+
+
+def asked(text: str) -> Conversation:
+    return [{"role": "user", "content": text}]
+
+
+def texts(answers: list[Completion]) -> list[str]:
+    return [a.text for a in answers]
+
+
+def test_batches_hold_rows_of_about_the_same_length(engine: TransformersEngine) -> None:
+    batches = engine.batches([asked("x" * (i % 50)) for i in range(40)])
+    longest = [max(i % 50 for i in batch) for batch in batches]
+    assert sorted(i for batch in batches for i in batch) == list(range(40))
+    assert [len(batch) for batch in batches] == [BATCH_ROWS, BATCH_ROWS, 40 - 2 * BATCH_ROWS]
+    assert longest == sorted(longest, reverse=True)
+
+
+def test_long_rows_come_in_small_batches(engine: TransformersEngine) -> None:
+    batches = engine.batches([asked("x" * 20_000)] * 7)
+    assert [len(batch) for batch in batches] == [3, 3, 1]
+
+
+def test_the_same_batch_gets_the_same_answers(tiny: Model) -> None:
+    conversations = [asked("x " * i) for i in range(20)]
+    first, second = (
+        TestJob(seed=None).engine(tiny).generate(conversations, max_tokens=8) for _ in range(2)
+    )
+    assert first == second
+
+
+def test_padding_changes_no_answer(engine: TransformersEngine) -> None:
+    sampling = Sampling(max_tokens=8)
+    together = engine.generate([asked("my card"), asked("where is my card " * 5)], sampling)
+    assert together[:1] == engine.generate([asked("my card")], sampling)
+
+
+def test_counts_and_the_reason_where_the_limit_cuts(engine: TransformersEngine) -> None:
+    (answer,) = engine.generate([asked("hi")], Sampling(max_tokens=5))
+    prompt = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    tokens = engine._loaded.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    assert (answer.finish_reason, answer.completion_tokens) == ("length", 5)
+    assert answer.prompt_tokens == len(tokens)
+
+
+def test_an_answer_ends_at_a_stop_string_and_leaves_it_out(engine: TransformersEngine) -> None:
+    conversations = [asked("hi"), asked("where is it")]
+    whole = engine.generate(conversations, Sampling(max_tokens=8))
+    stop = whole[0].text[2:4]
+    first, second = engine.generate(conversations, Sampling(max_tokens=8, stop=(stop,)))
+    assert first.text == whole[0].text[: whole[0].text.index(stop)]
+    assert first.finish_reason == "stop"
+    assert first.completion_tokens < whole[0].completion_tokens
+    assert second.text == whole[1].text.partition(stop)[0]
+
+
+def test_an_end_of_turn_token_ends_an_answer(engine: TransformersEngine) -> None:
+    tokenizer: Any = engine._loaded.tokenizer
+    said = tokenizer(" My card.\n", add_special_tokens=False)["input_ids"]
+    end: int = tokenizer("<|im_end|>", add_special_tokens=False)["input_ids"][0]
+    answer = engine._completion([*said, end, end, end], [1, 2], ())
+    assert answer == Completion(
+        text=" My card.\n",
+        finish_reason="stop",
+        prompt_tokens=2,
+        completion_tokens=len(said) + 1,
+    )
+
+
+def test_sampling_follows_its_seed(engine: TransformersEngine) -> None:
+    conversations = [asked("hi"), asked("hi")]
+    one, again, other = (
+        texts(engine.generate(conversations, Sampling(temperature=1.0, max_tokens=12, seed=seed)))
+        for seed in (1, 1, 2)
+    )
+    assert one == again
+    assert one != other
+    assert one[0] != one[1]
+
+
+def test_sampling_leaves_the_random_state_alone(engine: TransformersEngine) -> None:
+    import torch
+
+    before = torch.random.get_rng_state()
+    engine.generate([asked("hi")], Sampling(temperature=1.0, max_tokens=2))
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_a_prompt_that_exceeds_the_context_is_refused(engine: TransformersEngine) -> None:
+    with pytest.raises(DataError, match="don't fit the model's context of 256"):
+        engine.generate([asked("x" * 300)], Sampling(max_tokens=8))
+
+
+def test_recommended_sampling_of_the_model_is_not_used(tmp_path: Path) -> None:
+    model = tiny_llama(tmp_path)
+    engine = TransformersEngine(model, TestJob(seed=None))
+    plain = engine.generate([asked("hi")], Sampling(max_tokens=8))
+    config = '{"repetition_penalty": 9.0, "eos_token_id": [0], "do_sample": true, "top_k": 3}'
+    model.file("generation_config.json").write_text(config)
+    again = TransformersEngine(model, TestJob(seed=None))
+    assert again.generate([asked("hi")], Sampling(max_tokens=8)) == plain

@@ -1,0 +1,147 @@
+"""Loading: every format becomes one plain model, and what can't be loaded says why."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_gguf import write_tiny_gguf
+from tiny_llama import CHATML, tiny_llama, tiny_tokenizer
+
+from finery import Model, StepError
+from finery_transformers.loading import (
+    load_merged,
+    load_model,
+    load_tokenizer,
+    template_arguments,
+)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Model:
+    return tiny_llama(tmp_path / "tiny")
+
+
+def adapter(base: Model, folder: Path, seed: int = 1) -> Model:
+    """A random adapter, on all linear layers of `base`."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed)
+    config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = get_peft_model(load_model(base, torch.float32), config)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(str(folder))
+    return Model(folder, meta={"format": "adapter"}, refs={"base": base})
+
+
+def weight(model: Any, name: str = "model.layers.0.mlp.up_proj") -> Any:
+    return model.get_submodule(name).weight
+
+
+def test_a_gguf_is_dequantised_and_saves_as_safetensors(tmp_path: Path) -> None:
+    import torch
+
+    file = write_tiny_gguf(tmp_path / "tiny.gguf")
+    model, tokenizer = load_merged(Model(tmp_path, meta={"format": "gguf", "file": file.name}))
+    model.save_pretrained(str(tmp_path / "saved"))
+    again = load_model(Model(tmp_path / "saved", meta={"format": "transformers"}), torch.bfloat16)
+    assert model.dtype is torch.bfloat16
+    assert torch.equal(weight(model), weight(again))
+    assert tokenizer.chat_template == CHATML
+
+
+def test_merging_adds_in_fp32_and_rounds_once(tmp_path: Path, tiny: Model) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    learned = adapter(tiny, tmp_path / "a")
+    tensors = load_file(learned.file("adapter_model.safetensors"))
+    prefix = "base_model.model.model.layers.0.mlp.up_proj.lora_"
+    delta = tensors[f"{prefix}B.weight"] @ tensors[f"{prefix}A.weight"] * 2  # alpha / r
+    base = weight(load_model(tiny, torch.bfloat16))
+    merged, _ = load_merged(learned)
+    assert torch.equal(weight(merged), (base.float() + delta).to(torch.bfloat16))
+
+
+def test_an_adapter_on_an_adapter_is_merged_onto_what_it_was_trained_on(
+    tmp_path: Path, tiny: Model
+) -> None:
+    import torch
+
+    first = adapter(tiny, tmp_path / "first")
+    second = adapter(first, tmp_path / "second", seed=2)
+    model, _ = load_merged(first)
+    model.save_pretrained(str(tmp_path / "merged"))
+    under = Model(tmp_path / "merged", meta={"format": "transformers"})
+    alone = Model(second.path, meta=second.meta, refs={"base": under})
+    expected = load_model(alone, torch.bfloat16)
+    assert torch.equal(weight(load_merged(second)[0]), weight(expected))
+
+
+def test_the_tokenizer_saved_with_an_adapter_wins(tmp_path: Path, tiny: Model) -> None:
+    learned = adapter(tiny, tmp_path / "a")
+    assert load_tokenizer(learned).chat_template == CHATML
+    other = CHATML.replace("assistant", "model")
+    tiny_tokenizer(other).save_pretrained(str(learned.path))
+    assert load_tokenizer(learned).chat_template == other
+
+
+def test_template_arguments_come_from_the_model_under_an_adapter(tiny: Model) -> None:
+    tiny.meta["chat_template_kwargs"] = {"enable_thinking": False}
+    learned = Model(tiny.path, meta={"format": "adapter"}, refs={"base": tiny})
+    assert template_arguments(learned) == {"enable_thinking": False}
+
+
+def test_nothing_saved_names_a_folder_of_this_machine(tmp_path: Path, tiny: Model) -> None:
+    learned = adapter(tiny, tmp_path / "a")
+    config = json.loads(learned.file("adapter_config.json").read_text())
+    assert not config["base_model_name_or_path"]
+
+
+def test_a_prompted_model_has_no_weights(tmp_path: Path, tiny: Model) -> None:
+    prompted = Model(tmp_path, meta={"format": "prompted"}, refs={"model": tiny})
+    with pytest.raises(StepError, match="no weights of its own") as caught:
+        load_model(prompted)
+    assert "under it" in str(caught.value.fix)
+
+
+def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StepError, match="format 'api' can't be loaded"):
+        load_model(Model(tmp_path, meta={"format": "api"}))
+
+
+def test_a_model_without_chat_template_is_refused(tmp_path: Path) -> None:
+    plain = tiny_llama(tmp_path / "plain", template=None)
+    with pytest.raises(StepError, match="no chat template") as caught:
+        load_tokenizer(plain)
+    assert "chat_template.jinja" in str(caught.value.fix)
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "pickled"])
+def test_broken_weights_are_an_error_that_names_the_files(tiny: Model, damage: str) -> None:
+    weights = tiny.file("model.safetensors")
+    if damage == "cut":
+        weights.write_bytes(weights.read_bytes()[:1000])
+    else:
+        weights.unlink()
+    if damage == "pickled":  # never loaded
+        tiny.file("pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(StepError, match="can't be loaded") as caught:
+        load_model(tiny)
+    assert "config.json" in str(caught.value.fix)
+
+
+def test_an_adapter_must_say_what_it_belongs_to(tmp_path: Path, tiny: Model) -> None:
+    learned = adapter(tiny, tmp_path / "a")
+    with pytest.raises(StepError, match="doesn't say which model"):
+        load_model(Model(learned.path, meta={"format": "adapter"}))
+
+
+def test_an_adapter_of_another_model_is_refused(tmp_path: Path, tiny: Model) -> None:
+    learned = adapter(tiny, tmp_path / "a")
+    wider = tiny_llama(tmp_path / "wider", width=64)
+    with pytest.raises(StepError, match="adapter model can't be loaded"):
+        load_model(Model(learned.path, meta=learned.meta, refs={"base": wider}))

@@ -1,0 +1,342 @@
+"""Supervised fine-tuning on a tiny model: it learns, repeats itself byte by byte, and resumes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_llama import tiny_llama
+
+from finery import DataError, Dataset, Model, StepError
+from finery.errors import UsageError
+from finery.rows import Row
+from finery.testing import TestJob, dataset
+from finery_trl.sft import Lora, Sft
+from finery_trl.training import Plan, _surroundings
+
+ANSWERS = ["late", "wrong", "card_arrival"]
+TESTS = Path(__file__).parents[1]
+
+
+def rows(number: int) -> list[Row]:
+    """Questions of different lengths, whose answer is their last word."""
+    return [
+        {
+            "prompt": [{"role": "user", "content": f"{'my card ' * (i % 5)}{i}: {ANSWERS[i % 3]}"}],
+            "completion": [{"role": "assistant", "content": ANSWERS[i % 3]}],
+        }
+        for i in range(number)
+    ]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Threads gain nothing on a model this small, and lose much where tests run side by side."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return tiny_llama(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return dataset(tmp_path_factory.mktemp("rows"), rows(22))
+
+
+@pytest.fixture(scope="module")
+def validation(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return dataset(tmp_path_factory.mktemp("validation"), rows(30)[22:])
+
+
+Train = Callable[..., tuple[Model, TestJob]]
+
+
+@pytest.fixture
+def train(tmp_path: Path, tiny: Model, data: Dataset) -> Train:
+    """Train and return (model, job); `folder` and `seed` are the job's, the rest are settings."""
+
+    def run(folder: str = "job", seed: int = 1, **settings: Any) -> tuple[Model, TestJob]:
+        job = TestJob(tmp_path / folder, seed=seed)
+        small: dict[str, Any] = {
+            "epochs": 1, "effective_batch_size": 8, "learning_rate": 1e-2,
+        }  # fmt: skip
+        return Sft(**{"model": tiny, "rows": [data], **small, **settings}).run(job), job
+
+    return run
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+def curve(job: TestJob) -> list[dict[str, float]]:
+    points: list[dict[str, float]] = json.loads((job.out / "curve.json").read_text())
+    return points
+
+
+def metric(job: TestJob, name: str) -> list[tuple[float, float]]:
+    return [(e["at"], e["value"]) for e in job.events if e.get("name") == name]
+
+
+def test_it_learns_to_answer_and_to_stop(train: Train, data: Dataset) -> None:
+    model, job = train(epochs=40, lora=None)
+    prompts = [row["prompt"] for row in data]
+    answers = TestJob(seed=None).engine(model).generate(prompts, max_tokens=16)
+    assert [a.text for a in answers] == [ANSWERS[i % 3] for i in range(22)]
+    assert {a.finish_reason for a in answers} == {"stop"}
+    assert curve(job)[-1]["loss"] < 0.1
+
+
+def test_an_adapter_has_its_base_tokenizer_and_facts(train: Train, tiny: Model) -> None:
+    model, job = train()
+    assert model.refs == {"base": tiny}
+    assert sorted(files(job.out)) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "chat_template.jinja",
+        "curve.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+    assert model.meta["format"] == "adapter"
+    assert (model.meta["rows"], model.meta["steps"], model.meta["best_step"]) == (22, 3, 3)
+    assert 0 < model.meta["trainable_parameters"] < model.meta["parameters"]
+    assert 0 < model.meta["loss_tokens"] < model.meta["tokens"]
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(
+    train: Train, validation: Dataset
+) -> None:
+    settings: dict[str, Any] = {"lora": Lora(lora_dropout=0.1), "validation": validation}
+    first, again = train("one", **settings), train("two", logging_steps=2, save_steps=1, **settings)
+    assert files(first[1].out) == files(again[1].out)
+    assert first[0].meta == again[0].meta
+    weights = "adapter_model.safetensors"
+    other = files(train("three", seed=2, **settings)[1].out)
+    assert other[weights] != files(first[1].out)[weights]
+
+
+def test_nothing_that_is_shipped_names_a_folder(train: Train, tmp_path: Path, tiny: Model) -> None:
+    _, job = train()
+    for content in files(job.out).values():
+        assert str(tmp_path).encode() not in content
+        assert str(tiny.path).encode() not in content
+
+
+def test_the_curve_and_the_metrics_say_the_same(train: Train, validation: Dataset) -> None:
+    _, job = train(epochs=2, validation=validation)
+    points = curve(job)
+    assert [p["step"] for p in points] == [1, 2, 3, 4, 5, 6]
+    assert metric(job, "loss") == [(p["step"], p["loss"]) for p in points]
+    assert metric(job, "learning_rate") == [(p["step"], p["learning_rate"]) for p in points]
+    assert [p["step"] for p in points if "eval_loss" in p] == [3, 6]
+    assert metric(job, "eval_loss") == [(p["step"], p["eval_loss"]) for p in points[2::3]]
+    assert {k for p in points for k in p} == {"step", "epoch", "loss", "learning_rate", "eval_loss"}
+
+
+def test_progress_counts_optimizer_steps(train: Train) -> None:
+    _, job = train(logging_steps=2)
+    bar = [e for e in job.events if e["event"] == "progress" and e["text"].startswith("loss")]
+    assert [(e["done"], e["total"]) for e in bar] == [(1, 3), (2, 3), (3, 3)]
+    assert [step for step, _ in metric(job, "loss")] == [2, 3]
+
+
+def test_the_weights_with_the_lowest_validation_loss_are_kept(train: Train, tmp_path: Path) -> None:
+    spoilt = rows(3)
+    for row, answer in zip(spoilt, ["xyz", "qqq", "00000"], strict=True):
+        row["completion"][0]["content"] = answer  # the better it learns, the worse for these
+    held_out = dataset(tmp_path / "spoilt", spoilt)
+    model, job = train(epochs=6, validation=held_out, learning_rate=3e-2, eval_steps=1)
+    losses = {p["step"]: p["eval_loss"] for p in curve(job)}
+    assert model.meta["best_step"] == min(losses, key=lambda step: losses[step]) < max(losses)
+    kept = job.scratch / "checkpoints" / f"checkpoint-{model.meta['best_step']}"
+    weights = "adapter_model.safetensors"
+    assert (kept / weights).read_bytes() == (job.out / weights).read_bytes()
+
+
+def test_the_validation_loss_does_not_depend_on_the_batches(
+    train: Train, validation: Dataset
+) -> None:
+    losses = []
+    for size in (1, 4):
+        settings: dict[str, Any] = {"learning_rate": 1e-9, "dtype": "fp32"}
+        _, job = train(
+            f"by {size}", validation=validation, per_device_train_batch_size=size, **settings
+        )
+        losses.append(metric(job, "eval_loss")[-1][1])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch(train: Train, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    settings: dict[str, Any] = {"dtype": "fp32", "rows": [dataset(tmp_path / "eight", rows(8))]}
+    weights = []
+    for size in (2, 8):
+        _, job = train(f"by {size}", per_device_train_batch_size=size, **settings)
+        weights.append(load_file(job.out / "adapter_model.safetensors"))
+    for name, tensor in weights[0].items():
+        assert tensor.allclose(weights[1][name], atol=1e-5), name
+
+
+def test_all_weights_can_be_trained(train: Train, validation: Dataset) -> None:
+    model, job = train(lora=None, validation=validation)
+    assert model.meta["format"] == "transformers"
+    assert model.refs == {}
+    assert model.meta["trainable_parameters"] == model.meta["parameters"]
+    assert {"model.safetensors", "config.json", "chat_template.jinja"} <= set(files(job.out))
+    prompts = [row["prompt"] for row in validation]
+    assert len(TestJob(seed=None).engine(model).generate(prompts, max_tokens=2)) == 8
+
+
+def test_an_adapter_can_be_trained_on_an_adapter(train: Train) -> None:
+    first, _ = train("first")
+    second, _ = train("second", model=first)
+    assert second.refs == {"base": first}
+    prompt = rows(1)[0]["prompt"]
+    assert len(TestJob(seed=None).engine(second).generate([prompt], max_tokens=2)) == 1
+
+
+@pytest.mark.parametrize(
+    "lora", [Lora(use_dora=True, target_modules=["q_proj"]), Lora(use_rslora=True, lora_alpha=32)]
+)
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+def test_variants_of_lora_train(train: Train, lora: Lora, dtype: str) -> None:
+    _, job = train(lora=lora, dtype=dtype, gradient_checkpointing=True)
+    assert curve(job)[-1]["loss"] < curve(job)[0]["loss"]
+
+
+def test_a_layer_that_is_not_there_is_refused(train: Train) -> None:
+    with pytest.raises(StepError, match="no layer 'q_pro'") as caught:
+        train(lora=Lora(target_modules=["q_pro"]))
+    assert caught.value.fix == "did you mean 'q_proj'?"
+
+
+def test_a_training_that_diverges_stops(train: Train) -> None:
+    with pytest.raises(StepError, match="training diverged") as caught:
+        train(lora=None, learning_rate=1e30, max_grad_norm=0.0, epochs=3, dtype="fp32")
+    assert "lower learning_rate (now 1e+30)" in str(caught.value.fix)
+
+
+def test_rows_longer_than_the_context_are_refused(train: Train, tmp_path: Path) -> None:
+    long = rows(2)
+    long[1]["prompt"][0]["content"] = "x" * 300
+    with pytest.raises(DataError, match="more than the model's context of 256"):
+        train(rows=[dataset(tmp_path / "long", long)])
+
+
+def test_memory_that_does_not_suffice_is_said_plainly(tiny: Model, data: Dataset) -> None:
+    import torch
+
+    plan = Plan(folder=tiny.path, size=8, epoch_steps=1, steps=1, longest=30)
+    step = Sft(model=tiny, rows=[data])
+    with pytest.raises(StepError, match="for 8 rows of up to 30 tokens") as caught:  # noqa: SIM117
+        with _surroundings(step, plan):
+            torch.empty(2**60, dtype=torch.uint8)
+    ways = "per_device_train_batch_size: 4, or gradient_checkpointing: true"
+    assert str(caught.value.fix).startswith(ways)
+
+
+def test_an_empty_validation_set_is_refused(train: Train, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="validation: there are no rows"):
+        train(validation=dataset(tmp_path / "none", []))
+
+
+def test_batch_sizes_that_do_not_divide_are_refused(tiny: Model, data: Dataset) -> None:
+    step = Sft(model=tiny, rows=[data], effective_batch_size=10, per_device_train_batch_size=4)
+    with pytest.raises(UsageError, match="10 is no multiple of per_device_train_batch_size 4"):
+        step.check()
+
+
+def test_the_batch_size_follows_from_the_longest_row(tiny: Model, data: Dataset) -> None:
+    step = Sft(model=tiny, rows=[data], effective_batch_size=12)
+    assert [step.batch_size(longest) for longest in (10, 1400, 3000, 9000)] == [6, 4, 2, 1]
+
+
+def test_the_warmup_is_short_in_short_trainings(tiny: Model, data: Dataset) -> None:
+    def warmup(**settings: Any) -> list[int]:
+        step = Sft(model=tiny, rows=[data], **settings)
+        return [step.warmup(steps) for steps in (5, 50, 5000)]
+
+    assert warmup() == [0, 5, 10]
+    assert warmup(warmup_steps=3) == [3, 3, 3]
+    assert warmup(warmup_ratio=0.1) == [0, 5, 500]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+
+from finery import Dataset, Model
+from finery.testing import TestJob
+from finery_trl.sft import Lora, Sft
+from finery_trl.training import Plan, _surroundings
+
+
+class Killed(TestJob):
+    def progress(self, done, total, text=""):
+        if done == 5 and text.startswith("loss"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+model, data, validation, job = map(Path, sys.argv[1:])
+Sft(
+    model=Model(model, meta={"format": "transformers", "name": "tiny"}),
+    rows=[Dataset(data, meta={"rows": 22})],
+    validation=Dataset(validation, meta={"rows": 8}),
+    lora=Lora(lora_dropout=0.1),
+    epochs=3,
+    effective_batch_size=8,
+    per_device_train_batch_size=4,
+    learning_rate=1e-2,
+    save_steps=2,
+).run(Killed(job, seed=1))
+"""
+
+
+def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(
+    train: Train, tmp_path: Path, tiny: Model, data: Dataset, validation: Dataset
+) -> None:
+    settings: dict[str, Any] = {
+        "validation": validation, "lora": Lora(lora_dropout=0.1), "epochs": 3,
+        "per_device_train_batch_size": 4, "save_steps": 2,
+    }  # fmt: skip
+    folders = [str(p) for p in (tiny.path, data.path, validation.path, tmp_path / "killed")]
+    command = [sys.executable, "-c", KILLED, *folders]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    killed = subprocess.run(command, env=environment, timeout=300, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    whole, job = train("whole", **settings)
+    assert whole.meta["steps"] == 9
+    # Two more ways to be cut off: at an epoch's end, and while a checkpoint was written.
+    shutil.copytree(tmp_path / "killed", tmp_path / "half")
+    os.truncate(tmp_path / "half/scratch/checkpoints/checkpoint-4/optimizer.pt", 100)
+    for folder, step in (("killed", 4), ("half", 3)):
+        model, resumed = train(folder, **settings)
+        logged = [e["message"] for e in resumed.events if e["event"] == "log"]
+        assert logged == [f"going on from optimizer step {step} of 9"]
+        assert files(resumed.out) == files(job.out)
+        assert model.meta == whole.meta
+
+
+def test_a_training_cut_off_after_its_last_checkpoint_only_writes(train: Train) -> None:
+    settings: dict[str, Any] = {"epochs": 1.5}
+    model, job = train(**settings)
+    before = files(job.out)
+    shutil.rmtree(job.out)
+    again, _ = train(**settings)
+    assert files(job.out) == before
+    assert (again.meta, again.meta["steps"]) == (model.meta, 5)

@@ -14,6 +14,10 @@ import pytest
 from conftest import MakeProject, Project
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "ticket-triage"
+SHORTER = ("--set", "train.sft.epochs=1")
+"""One epoch of three: enough to tell a model that learned from one that didn't."""
+CHECKPOINTS = ("--set", "train.sft.save_steps=10")
+"""A checkpoint to be killed after, long before the epoch's end; no part of the key."""
 
 
 @pytest.mark.real
@@ -23,19 +27,19 @@ def test_the_recipe_builds_though_it_is_killed(project: MakeProject) -> None:
     _kill_in_training(made)
     log = made.folder / "second.jsonl"
     with log.open("w") as out:
-        second = made.start("build", "--json", stdout=out, stderr=subprocess.DEVNULL)
+        second = made.start("build", "--json", *SHORTER, stdout=out, stderr=subprocess.DEVNULL)
         assert second.wait(timeout=1500) == 0
     events = [json.loads(line) for line in log.read_text().splitlines()]
     assert _first_step_reported(events) > 1, "the training began anew"
     assert events[-1]["ok"]
     _check_scores(made)
     _check_the_model_answers(made)
-    assert made.ran() == []
+    assert made.ran(*SHORTER) == []
 
 
 def _kill_in_training(made: Project) -> None:
     """Start a build; SIGKILL its whole group when a checkpoint of the training is whole."""
-    process = made.start("build", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = made.start("build", *SHORTER, *CHECKPOINTS, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 900
     while not list(_whole_checkpoints(made)):
         assert process.poll() is None, "the build ended before it could be killed"
@@ -61,9 +65,9 @@ def _check_scores(made: Project) -> None:
     judged = json.loads((folder / "test" / "metrics.json").read_text("utf-8"))["scores"]
     exported = json.loads((folder / "exported" / "metrics.json").read_text("utf-8"))["scores"]
     tuned = judged["sft"]["accuracy"]
-    assert tuned >= 0.4
-    assert tuned - max(judged["base"]["accuracy"], judged["prompted"]["accuracy"]) >= 0.3
-    assert abs(exported["gguf.q8_0"]["accuracy"] - tuned) <= 0.06
+    assert tuned - max(judged["base"]["accuracy"], judged["prompted"]["accuracy"]) >= 0.1
+    assert judged["sft"]["valid"] >= 0.95
+    assert abs(exported["gguf.q8_0"]["accuracy"] - tuned) <= 0.08
 
 
 def _check_the_model_answers(made: Project) -> None:

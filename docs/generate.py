@@ -1,7 +1,7 @@
 """Writes docs/steps.md and docs/commands.md from the step types and the commands.
 
-    python docs/generate.py           write them
-    python docs/generate.py --check   exit 1 if one is stale
+python docs/generate.py           write them
+python docs/generate.py --check   exit 1 if one is stale
 """
 
 import sys

@@ -8,8 +8,8 @@ import msgspec
 
 from finery.build import Build
 from finery.errors import FineryError
+from finery.manifest import Result
 from finery.project import open_graph, open_store
-from finery.store import Result
 from finery.task import Task
 from finery.worker import _outputs
 

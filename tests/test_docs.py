@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from conftest import MakeProject
+
 from finery import hooks
 
 ROOT = Path(__file__).parent.parent

@@ -16,12 +16,14 @@ from finery.events import Event, Listener, RunLog
 from finery.executor import Executor
 from finery.graph import Graph, Node
 from finery.job import scrubbed
+from finery.manifest import Manifest, Result
 from finery.places import project_folder
 from finery.plan import Planner, StepPlan
 from finery.recipe import Recipe
 from finery.step import SECTIONS, Files, Step, inputs_of
-from finery.store import Manifest, Result, Store, link_outputs, prune_links
+from finery.store import Store
 from finery.task import Task
+from finery.views import link_outputs, prune_links
 
 T = TypeVar("T")
 
@@ -330,7 +332,7 @@ class Build:
         self.outcome.results[node.name] = result
         self._new_keys[node.name] = result.key
         try:
-            link_outputs(self.store, self.folder / node.name, result.outputs)
+            link_outputs(self.store.root, self.folder / node.name, result.outputs)
         except OSError as error:
             place = self.folder / node.name
             raise UsageError(f"can't put its outputs at {place}: {error.strerror}") from error
@@ -394,8 +396,8 @@ class Build:
         complete = len(built) == len(self.graph.nodes)
         self._emit(
             "build_finished", ok=complete, ran=len(outcome.ran),
-            cached=len(outcome.results) - len(outcome.ran), failed=len(outcome.errors), blocked=len(outcome.blocked), seconds=outcome.seconds,
-            exit_code=outcome.exit_code,
+            cached=len(outcome.results) - len(outcome.ran), failed=len(outcome.errors),
+            blocked=len(outcome.blocked), seconds=outcome.seconds, exit_code=outcome.exit_code,
         )  # fmt: skip
         self.graph.plugins.hook.finery_build_finished(run=outcome.run, ok=complete)
         self.log.close()

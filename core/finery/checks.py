@@ -4,9 +4,9 @@ import os
 
 from finery.errors import FineryError
 from finery.graph import Graph
+from finery.outside import find_files
 from finery.schema import raise_all
 from finery.step import Files
-from finery.store import find_files
 
 
 def advice(graph: Graph) -> list[str]:

@@ -16,8 +16,10 @@ from finery.errors import DataError
 from finery.graph import Graph, Node
 from finery.keys import MISSING, Parts, differences, encode, key_of, key_parts, package_version
 from finery.lock import Lock
+from finery.manifest import Manifest, Result
+from finery.outside import find_files
 from finery.step import Files
-from finery.store import Manifest, Result, Store, find_files
+from finery.store import Store
 
 State = Literal["cached", "run", "pending"]
 NOT_BUILT = "(not built yet)"

@@ -22,7 +22,7 @@ from finery.places import store_folder
 
 if TYPE_CHECKING:
     from finery.build import Build
-    from finery.store import Manifest
+    from finery.manifest import Manifest
 
 FORMAT = 1
 SETTLED_NS = 2_000_000_000
@@ -112,7 +112,7 @@ def _sources(build: "Build") -> tuple[set[str], set[str]]:
 
 def _stored(build: "Build", manifests: Iterable["Manifest"]) -> Iterable[str]:
     """Blobs, views and external files of artifacts and of those they refer to."""
-    from finery.store import view_path
+    from finery.views import view_path
 
     for manifest in manifests:
         folder = view_path(build.store.root, manifest)

@@ -11,29 +11,32 @@ records keys. Whatever instant a build dies at, the next one finds whole blobs a
 import contextlib
 import errno
 import fcntl
-import json
 import os
-import re
 import shutil
 import sqlite3
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from blake3 import blake3
 
-from finery.artifacts import KINDS, Artifact
+from finery.artifacts import Artifact
+from finery.blobs import FLUSHED_BYTES, as_it_was, blob_path, fsync, hash_file
 from finery.code import Parsed
 from finery.errors import DataError, StepError, UsageError
-from finery.keys import Parts, encode
+from finery.keys import Parts
+from finery.manifest import Manifest, Result, referring, with_references
 from finery.places import STORE
-from finery.step import Files
+from finery.views import open_artifact
 
 VERSION = 2
 """Of the tables below, but for `records`, whose form is fixed. Bump it when they change."""
+
+
 _REBUILT = ("results", "latest", "blobs", "files", "code", "stamps", "checked")
+
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS results (
   key TEXT PRIMARY KEY, outputs BLOB NOT NULL, parts BLOB NOT NULL, seconds REAL NOT NULL,
@@ -51,75 +54,13 @@ CREATE TABLE IF NOT EXISTS records (key BLOB PRIMARY KEY, value BLOB NOT NULL) W
 CREATE TABLE IF NOT EXISTS stamps (name TEXT PRIMARY KEY, content TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS checked (digest TEXT PRIMARY KEY) WITHOUT ROWID;
 """
+
+
 _SETTLED_NS = 2_000_000_000
 """A file changed less than this before it was hashed may change again within the clock's grain."""
 
 
 KEY_DIGITS = 64
-MANIFEST = "manifest.json"
-"""The file in an artifact's folder that describes it."""
-_OUTPUT = re.compile(r"/views/[0-9a-f]{64}$")
-"""What a link in `build/` says."""
-FLUSHED_BYTES = 1 << 20
-"""Files from this size on are fsynced by the worker that made them."""
-
-
-class Manifest(msgspec.Struct, frozen=True):
-    """An artifact as the store keeps it: everything but the bytes. Made by `manifest`."""
-
-    kind: str
-    meta: dict[str, Any]
-    files: dict[str, tuple[str, int]]  # name → (digest, size in bytes)
-    digest: str  # the artifact's identity: all but where external files lie
-    view: str  # its folder of links; another one when external files lie elsewhere
-    refs: "dict[str, Manifest]" = {}
-    external: dict[str, tuple[str, int, int]] = {}  # name → (absolute path, bytes, mtime in ns)
-
-    def size(self) -> int:
-        """Bytes of its own files in the store."""
-        return sum(size for _, size in self.files.values())
-
-
-def manifest(
-    kind: str,
-    meta: Mapping[str, Any],
-    files: Mapping[str, tuple[str, int]],
-    refs: Mapping[str, Manifest] | None = None,
-    external: Mapping[str, tuple[str, int, int]] | None = None,
-) -> Manifest:
-    """A manifest with its digests worked out. `meta` comes back as JSON values, keys sorted."""
-    plain = json.loads(json.dumps(meta, sort_keys=True))
-    refs, external = dict(refs or {}), dict(sorted((external or {}).items()))
-    contents = sorted((name, digest) for name, (digest, _) in files.items())
-    under = sorted((role, m.digest) for role, m in refs.items())
-    digest = blake3(encode([kind, plain, contents, under, list(external)])).hexdigest()
-    lies = [digest, list(external.items()), sorted(m.view for m in refs.values())]
-    return Manifest(
-        kind, plain, dict(files), digest, blake3(encode(lies)).hexdigest(), refs, external
-    )
-
-
-def _with_references(given: Manifest) -> Iterator[Manifest]:
-    yield given
-    for ref in given.refs.values():
-        yield from _with_references(ref)
-
-
-def _referring(made: Manifest, known: Mapping[str, Manifest]) -> Manifest:
-    """The same artifact, referring to what is in `known` by digest as it is there."""
-    if not made.refs:
-        return made
-    refs = {role: known.get(m.digest) or _referring(m, known) for role, m in made.refs.items()}
-    return manifest(made.kind, made.meta, made.files, refs, made.external)
-
-
-class Result(msgspec.Struct, frozen=True):
-    """A finished key: its outputs by name, and how they came about."""
-
-    key: str
-    outputs: dict[str, Manifest]
-    seconds: float
-    parts: Parts
 
 
 class Store:
@@ -162,8 +103,8 @@ class Store:
         if row is None:
             return None
         outputs = msgspec.json.decode(row[0], type=dict[str, Manifest])
-        known = {m.digest: m for given in inputs for m in _with_references(given)}
-        outputs = {name: _referring(m, known) for name, m in outputs.items()}
+        known = {m.digest: m for given in inputs for m in with_references(given)}
+        outputs = {name: referring(m, known) for name, m in outputs.items()}
         result = Result(key, outputs, row[1], [tuple(p) for p in msgspec.json.decode(row[2])])
         return result if all(self._whole(m) for m in outputs.values()) else None
 
@@ -203,12 +144,12 @@ class Store:
     def _flush(self, digests: Iterable[str]) -> None:
         paths = [p for d in digests if os.stat(p := self.blob(d)).st_size < FLUSHED_BYTES]
         if len(paths) == 1:
-            _fsync(paths[0])
+            fsync(paths[0])
             return
         from concurrent.futures import ThreadPoolExecutor
 
         with ThreadPoolExecutor(16) as threads:
-            list(threads.map(_fsync, paths))
+            list(threads.map(fsync, paths))
 
     def remember(self, recipe: str, keys: Mapping[str, str]) -> None:
         """Keep which key each step of a recipe was last built with, and which before that."""
@@ -254,7 +195,7 @@ class Store:
     def _whole(self, manifest: Manifest) -> bool:
         return (
             all(self._intact(digest, size) for digest, size in manifest.files.values())
-            and all(_as_it_was(*file) for file in manifest.external.values())
+            and all(as_it_was(*file) for file in manifest.external.values())
             and all(self._whole(ref) for ref in manifest.refs.values())
         )
 
@@ -436,220 +377,6 @@ def _connect(path: Path) -> sqlite3.Connection:
     return db
 
 
-def open_artifact(root: Path, manifest: Manifest) -> Artifact:
-    """The artifact of a manifest, as a folder of links into the store at `root`."""
-    made = KINDS[manifest.kind](
-        view(root, manifest),
-        meta=manifest.meta,
-        refs={role: open_artifact(root, ref) for role, ref in manifest.refs.items()},
-        external={name: Path(path) for name, (path, *_) in manifest.external.items()},
-    )
-    made.digest = manifest.digest
-    return made
-
-
-def view_path(root: Path, manifest: Manifest) -> Path:
-    """Where an artifact's folder of links lies."""
-    return root / "views" / manifest.view
-
-
-def view(root: Path, manifest: Manifest) -> Path:
-    """A folder with the artifact's files under their names, as links; made or mended here."""
-    folder, links = view_path(root, manifest), _links(manifest)
-    if not _is_view(folder, links):
-        staged = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
-        shutil.rmtree(staged, ignore_errors=True)
-        staged.mkdir()
-        for file, text in links.items():
-            _link(text, staged / file)
-        (staged / MANIFEST).write_bytes(_described(manifest))
-        if folder.exists():
-            shutil.rmtree(folder, ignore_errors=True)
-        try:
-            staged.rename(folder)
-        except OSError:  # another process made it in the meantime
-            shutil.rmtree(staged)
-    return folder
-
-
-def _links(manifest: Manifest) -> dict[str, str]:
-    """Name → what the link of that name says, relative for files of the store."""
-    links = {
-        name: f"{'../' * (2 + name.count('/'))}objects/{digest[:2]}/{digest[2:]}"
-        for name, (digest, _) in manifest.files.items()
-    }
-    return links | {name: path for name, (path, *_) in manifest.external.items()}
-
-
-def _is_view(folder: Path, links: Mapping[str, str]) -> bool:
-    """Whether a folder of links is as it was made.
-
-    It isn't where an editor or a step put a file of its own in the place of a link, or beside
-    the links: steps that take the artifact must not see that.
-    """
-    try:
-        if any(os.readlink(f"{folder}/{name}") != text for name, text in links.items()):
-            return False
-    except OSError:
-        return False
-    count = 0
-    for top, folders, files in os.walk(folder):
-        count += len(files) + sum(os.path.islink(f"{top}/{name}") for name in folders)
-    return count == len(links) + 1
-
-
-def ingest(artifact: Artifact, out: Path, objects: Path) -> Manifest:
-    """Move what a step left into `objects/` and describe it. Runs in the worker.
-
-    Large files are fsynced here, in the worker; small ones in groups, by `Store.commit`. Empty
-    folders aren't kept. Raises `StepError` where the step left something that can't be.
-    """
-    if artifact.digest:  # an input, handed on as it is
-        return _manifest_of(artifact)
-    if not artifact.path.is_relative_to(out):
-        raise StepError(
-            f"the step's output lies in {artifact.path}, not in job.out",
-            fix="write it into job.out, or return an input as it is",
-        )
-    names = [(path.relative_to(artifact.path).as_posix(), path) for path in _left(artifact.path)]
-    if any(name == MANIFEST for name, _ in names):
-        raise StepError(
-            f"the step left a file named {MANIFEST}, as finery's own is named",
-            fix="name it otherwise, or put it into a subfolder",
-        )
-    files = {name: _keep(path, objects) for name, path in names}
-    refs = {role: _manifest_of(ref) for role, ref in artifact.refs.items()}
-    external = {name: _outside(path.absolute()) for name, path in artifact.external.items()}
-    return manifest(artifact.kind, artifact.meta, files, refs, external)
-
-
-def _manifest_of(ref: Artifact) -> Manifest:
-    """The manifest that an input artifact came with."""
-    try:
-        return msgspec.json.decode((ref.path / MANIFEST).read_bytes(), type=Manifest)
-    except FileNotFoundError:
-        raise StepError("a step may only refer to artifacts that it was given as inputs") from None
-
-
-def _left(folder: Path) -> list[Path]:
-    """The files of a step's output, sorted, with links replaced by what they point to."""
-    found = []
-    for path in sorted(folder.rglob("*")):
-        if path.is_symlink():
-            _materialise(path)
-        elif path.is_dir():
-            continue
-        elif not path.is_file():
-            raise StepError(f"the step left what is neither a file nor a folder: {path.name}")
-        found.append(path)
-    return found
-
-
-def _keep(path: Path, objects: Path) -> tuple[str, int]:
-    digest, size = hash_file(path), path.stat().st_size
-    if size >= FLUSHED_BYTES:
-        _fsync(path)
-    path.chmod(0o444)
-    target = blob_path(objects, digest)
-    try:
-        path.rename(target)
-    except FileNotFoundError:
-        target.parent.mkdir(exist_ok=True)
-        path.rename(target)
-    return digest, size
-
-
-def _outside(path: Path) -> tuple[str, int, int]:
-    stat = path.stat()
-    return str(path), stat.st_size, stat.st_mtime_ns
-
-
-def _as_it_was(path: str, size: int, mtime: int) -> bool:
-    """Whether a file outside the store is still the one that a step saw."""
-    try:
-        now = os.stat(path)
-    except OSError:
-        return False
-    return (now.st_size, now.st_mtime_ns) == (size, mtime)
-
-
-def _fsync(path: Path) -> None:
-    file = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
-
-
-def _materialise(link: Path) -> None:
-    """Make a link in a step's output a file of its own: the store owns every byte it keeps."""
-    target = link.resolve()
-    if target.is_dir():
-        raise StepError(f"the step left a link to a folder: {link.name}", fix="copy the folder")
-    if not target.is_file():
-        raise StepError(f"the step left a broken link: {link.name}")
-    link.unlink()
-    shutil.copyfile(target, link)
-
-
-def blob_path(objects: Path, digest: str) -> Path:
-    """Where the blob of a digest lies."""
-    return objects / digest[:2] / digest[2:]
-
-
-def hash_file(path: Path) -> str:
-    """BLAKE3 of a file's bytes, in hex; large files are mapped and hashed on all cores."""
-    if os.stat(path).st_size < 1 << 20:
-        return blake3(path.read_bytes()).hexdigest()
-    hasher = blake3(max_threads=blake3.AUTO)
-    hasher.update_mmap(path)
-    return hasher.hexdigest()
-
-
-def find_files(files: Files, folder: Path) -> list[tuple[str, Path]]:
-    """(name, path) of each file that a `Files` setting names; `DataError` when there is none."""
-    found: dict[str, Path] = {}
-    for pattern in files.patterns:
-        for path in _matches(pattern, folder):
-            found.setdefault(_relative(path, folder), path)
-    return list(found.items())
-
-
-def _matches(pattern: str, folder: Path) -> list[Path]:
-    path = folder / Path(pattern).expanduser()
-    if path.is_dir():
-        matches = sorted(p for p in path.rglob("*") if p.is_file())
-        if not matches:
-            raise DataError(f"folder {pattern} holds no files", fix="check the path")
-        return matches
-    if path.exists():
-        return [path]
-    if any(c in pattern for c in "*?["):
-        import glob
-
-        matches = sorted(Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file())
-        if matches:
-            return matches
-        raise DataError(
-            f"no file matches {pattern}", fix=f"paths are relative to the recipe's folder, {folder}"
-        )
-    raise DataError(f"there is no file {pattern}", fix=_near(path, folder))
-
-
-def _near(path: Path, folder: Path) -> str:
-    from finery.errors import did_you_mean
-
-    if path.parent.is_dir():
-        guess = did_you_mean(path.name, [p.name for p in path.parent.iterdir()])
-        if guess and guess.startswith("did"):
-            return guess
-    return f"paths are relative to the recipe's folder, {folder}"
-
-
-def _relative(path: Path, folder: Path) -> str:
-    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
-
-
 def _digests(manifest: Manifest) -> Iterator[str]:
     for digest, _ in manifest.files.values():
         yield digest
@@ -665,91 +392,5 @@ def _settled(path: Path) -> bool:
     return time.time_ns() - max(s.st_mtime_ns, s.st_ctime_ns) > _SETTLED_NS
 
 
-def _link(target: str, link: Path) -> None:
-    try:
-        os.symlink(target, link)
-    except FileNotFoundError:  # the name has folders in it
-        link.parent.mkdir(parents=True, exist_ok=True)
-        os.symlink(target, link)
-
-
-def _described(manifest: Manifest) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
-
-
 def _lock_offset(key: str) -> int:
     return int(key[:15], 16)
-
-
-def link_outputs(store: Store, folder: Path, outputs: Mapping[str, Manifest]) -> None:
-    """Point `build/<recipe>/<step>` at a step's outputs; several outputs each get a folder."""
-    if outputs.keys() == {""}:
-        _point(store.root, folder, outputs[""])
-        return
-    if folder.is_symlink():
-        folder.unlink()
-    folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.iterdir():
-        if stale.name not in outputs and stale.is_symlink():
-            stale.unlink()
-    for name, made in outputs.items():
-        if name:
-            _point(store.root, folder / name, made)
-
-
-def _point(root: Path, link: Path, manifest: Manifest) -> None:
-    """Make `link` a link to an artifact's folder, replacing what finery put there before."""
-    text = os.path.relpath(root, link.parent) + f"/views/{manifest.view}"
-    view(root, manifest)
-    try:
-        if os.readlink(link) == text:
-            return
-    except FileNotFoundError:
-        link.parent.mkdir(parents=True, exist_ok=True)
-    except OSError:  # a folder: the step had several outputs before
-        _remove_links(link)
-    try:
-        link.symlink_to(text)
-    except FileExistsError:
-        staged = link.with_name(f".{link.name}.{os.getpid()}")
-        staged.unlink(missing_ok=True)
-        staged.symlink_to(text)
-        staged.replace(link)
-
-
-def _remove_links(folder: Path) -> None:
-    """Remove a folder of links; anything else in it isn't finery's and stays, with an error."""
-    if not folder.is_dir():
-        raise UsageError(f"{folder} is a file that finery didn't put there", fix="move it away")
-    others = [p.name for p in folder.iterdir() if not p.is_symlink()]
-    if others:
-        raise UsageError(
-            f"{folder} holds files that finery didn't put there: {', '.join(others)}",
-            fix="move them away",
-        )
-    for link in folder.iterdir():
-        link.unlink()
-    folder.rmdir()
-
-
-def prune_links(folder: Path, keep: Collection[str]) -> None:
-    """Remove links to outputs of steps that are gone. What finery didn't make stays."""
-    if not folder.is_dir():
-        return
-    for entry in folder.iterdir():
-        if entry.name in keep:
-            continue
-        if _is_output(entry):
-            entry.unlink(missing_ok=True)
-        elif entry.is_dir() and not entry.is_symlink() and _holds_outputs(entry):
-            _remove_links(entry)
-
-
-def _is_output(path: Path) -> bool:
-    """Whether a path is a link that `link_outputs` made."""
-    return path.is_symlink() and _OUTPUT.search(os.readlink(path)) is not None
-
-
-def _holds_outputs(folder: Path) -> bool:
-    entries = list(folder.iterdir())
-    return bool(entries) and all(map(_is_output, entries))

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from finery.store import Manifest
+from finery.manifest import Manifest
 
 
 class Task(msgspec.Struct):

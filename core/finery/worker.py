@@ -21,15 +21,17 @@ import msgspec
 from blake3 import blake3
 
 from finery.artifacts import Artifact, Model
+from finery.blobs import ingest
 from finery.engine import Engine
 from finery.errors import DISK_FULL, FineryError, StepError
 from finery.hooks import hookimpl
 from finery.job import Job, scrubbed
+from finery.manifest import Manifest
 from finery.plugins import Plugins, load_plugins
 from finery.records import SqliteRecords
 from finery.step import Files, Step, inputs_of
-from finery.store import Manifest, ingest, open_artifact
 from finery.task import Task
+from finery.views import open_artifact
 
 
 class Default:

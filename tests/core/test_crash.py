@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from conftest import LIGHT_STEPS, MakeProject, Project, running, until
 
-from finery.store import Store, hash_file
+from finery.blobs import hash_file
+from finery.store import Store
 
 KILLS = 20
 CODE = """

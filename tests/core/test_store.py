@@ -15,19 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finery.artifacts import Bundle, Dataset, Model
+from finery.blobs import hash_file, ingest
 from finery.errors import StepError, UsageError
-from finery.store import (
-    Manifest,
-    Result,
-    Store,
-    hash_file,
-    ingest,
-    link_outputs,
-    manifest,
-    open_artifact,
-    prune_links,
-    view,
-)
+from finery.manifest import Manifest, Result, manifest
+from finery.store import Store
+from finery.views import link_outputs, open_artifact, prune_links, view
 
 RECIPE = """
 finery: 1
@@ -515,10 +507,10 @@ def test_a_folder_of_links_shows_every_file_and_is_made_once(files: dict[str, by
 def test_only_links_that_finery_made_are_pruned(store: Store, tmp_path: Path) -> None:
     kept = made(store, Dataset, "x", "x")
     build = tmp_path / "build"
-    link_outputs(store, build / "stays", {"": kept})
-    link_outputs(store, build / "gone", {"": kept})
-    link_outputs(store, build / "several", {"one": kept, "two": kept})
-    link_outputs(store, build / "mixed", {"one": kept})
+    link_outputs(store.root, build / "stays", {"": kept})
+    link_outputs(store.root, build / "gone", {"": kept})
+    link_outputs(store.root, build / "several", {"one": kept, "two": kept})
+    link_outputs(store.root, build / "mixed", {"one": kept})
     (build / "mixed/mine").write_text("mine")
     (build / "file").write_text("mine")
     (build / "link").symlink_to("/tmp")
@@ -535,4 +527,4 @@ def test_linking_never_replaces_a_persons_files(store: Store, tmp_path: Path) ->
     (tmp_path / "folder/mine").write_text("mine")
     for name in ("file", "folder"):
         with pytest.raises(UsageError, match="finery didn't put there"):
-            link_outputs(store, tmp_path / name, {"": kept})
+            link_outputs(store.root, tmp_path / name, {"": kept})

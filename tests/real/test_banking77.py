@@ -1,4 +1,4 @@
-"""Real queries of real customers: ten intents of Banking77 (PolyAI, CC-BY-4.0), thirty rows each."""
+"""Real queries: ten intents of Banking77 (PolyAI, CC-BY-4.0), thirty training rows each."""
 
 import csv
 import json
@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-
 from conftest import WHEEL, MakeProject
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "banking77"

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from conftest import MakeProject, Project
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "ticket-triage"
@@ -39,7 +38,9 @@ def test_the_recipe_builds_though_it_is_killed(project: MakeProject) -> None:
 
 def _kill_in_training(made: Project) -> None:
     """Start a build; SIGKILL its whole group when a checkpoint of the training is whole."""
-    process = made.start("build", *SHORTER, *CHECKPOINTS, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = made.start(
+        "build", *SHORTER, *CHECKPOINTS, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 900
     while not list(_whole_checkpoints(made)):
         assert process.poll() is None, "the build ended before it could be killed"
@@ -51,7 +52,7 @@ def _kill_in_training(made: Project) -> None:
 
 
 def _whole_checkpoints(made: Project) -> Iterator[Path]:
-    yield from (made.folder / ".finery" / "work").glob("*.scratch/**/trainer_state.json")
+    yield from (made.folder / ".finery" / "work").glob("*.scratch/**/complete.json")
 
 
 def _first_step_reported(events: list[dict[str, object]]) -> int:

@@ -11,7 +11,8 @@ from finery.artifacts import Bundle, Metrics
 from finery.build import Build, Outcome
 from finery.cli.output import counted, duration, print_error
 from finery.errors import shown
-from finery.store import Manifest, open_artifact
+from finery.manifest import Manifest
+from finery.views import open_artifact
 
 
 def print_summary(build: Build, outcome: Outcome) -> None:

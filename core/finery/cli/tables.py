@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from finery.cli.summary import metrics_of
-from finery.store import Manifest
+from finery.manifest import Manifest
 
 
 def print_scores(root: Path, outputs: Mapping[str, Mapping[str, Manifest]]) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 from finery.artifacts import Artifact, Dataset, Metrics, Model
 from finery.cli.output import size
 from finery.cli.tables import percent, scores_table, stdout
+from finery.manifest import Manifest
 from finery.rows import Row, split_turns
-from finery.store import Manifest
 
 SHOWN_TEXT = 2_000
 """Characters of a text file that is printed, e.g. a Modelfile."""

@@ -1,0 +1,49 @@
+"""Files outside the store that `Files` settings name."""
+
+from pathlib import Path
+
+from finery.errors import DataError, did_you_mean
+from finery.step import Files
+
+
+def find_files(files: Files, folder: Path) -> list[tuple[str, Path]]:
+    """(name, path) of each file that a `Files` setting names; `DataError` when there is none."""
+    found: dict[str, Path] = {}
+    for pattern in files.patterns:
+        for path in _matches(pattern, folder):
+            found.setdefault(_relative(path, folder), path)
+    return list(found.items())
+
+
+def _matches(pattern: str, folder: Path) -> list[Path]:
+    path = folder / Path(pattern).expanduser()
+    if path.is_dir():
+        matches = sorted(p for p in path.rglob("*") if p.is_file())
+        if not matches:
+            raise DataError(f"folder {pattern} holds no files", fix="check the path")
+        return matches
+    if path.exists():
+        return [path]
+    if any(c in pattern for c in "*?["):
+        import glob
+
+        matches = sorted(Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file())
+        if matches:
+            return matches
+        raise DataError(
+            f"no file matches {pattern}", fix=f"paths are relative to the recipe's folder, {folder}"
+        )
+    raise DataError(f"there is no file {pattern}", fix=_near(path, folder))
+
+
+def _near(path: Path, folder: Path) -> str:
+
+    if path.parent.is_dir():
+        guess = did_you_mean(path.name, [p.name for p in path.parent.iterdir()])
+        if guess and guess.startswith("did"):
+            return guess
+    return f"paths are relative to the recipe's folder, {folder}"
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name

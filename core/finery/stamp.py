@@ -18,6 +18,7 @@ from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finery.clock import settled
 from finery.places import store_folder
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from finery.manifest import Manifest
 
 FORMAT = 1
-SETTLED_NS = 2_000_000_000
-"""A file changed less than this before a build began may have changed within the clock's grain."""
 HOOKS = (
     "finery_build_started", "finery_build_finished", "finery_step_started", "finery_step_finished",
     "finery_step_failed",
@@ -97,8 +96,10 @@ def _sources(build: "Build") -> tuple[set[str], set[str]]:
     found = {str(graph.recipe.path.absolute()), str(planner.lock.path.absolute())}
     for plugin in graph.plugins.plugins:
         found.add(str(plugin.path or plugin.module.__file__))
-    for path in planner.code_files:
-        found |= {str(path), str(path.parent)}  # a new module beside it may come before it
+    found |= {str(path) for path in planner.code_files}
+    # In a package, a new module beside the others may come before what was imported.
+    beside_recipe = {p.path for p in graph.plugins.plugins}
+    found |= {str(path.parent) for path in planner.code_files - beside_recipe}
     patterns = set()
     for node in graph.nodes.values():
         found |= {str(path) for files in planner.files(node).values() for _, path in files}
@@ -156,7 +157,7 @@ def _stat(path: str) -> list[int] | None:
 
 def _settled(path: str, began: int) -> bool:
     stat = _stat(path)
-    return stat is None or began - max(stat[3:]) > SETTLED_NS
+    return stat is None or settled(stat[3], stat[4], began)
 
 
 def _link(path: str) -> str | None:

@@ -23,6 +23,7 @@ import msgspec
 
 from finery.artifacts import Artifact
 from finery.blobs import FLUSHED_BYTES, as_it_was, blob_path, fsync, hash_file
+from finery.clock import settled
 from finery.code import Parsed
 from finery.errors import DataError, StepError, UsageError
 from finery.keys import Parts
@@ -54,10 +55,6 @@ CREATE TABLE IF NOT EXISTS records (key BLOB PRIMARY KEY, value BLOB NOT NULL) W
 CREATE TABLE IF NOT EXISTS stamps (name TEXT PRIMARY KEY, content TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS checked (digest TEXT PRIMARY KEY) WITHOUT ROWID;
 """
-
-
-_SETTLED_NS = 2_000_000_000
-"""A file changed less than this before it was hashed may change again within the clock's grain."""
 
 
 KEY_DIGITS = 64
@@ -250,10 +247,10 @@ class Store:
             ).fetchone()
             if row and row[0] == stat:
                 return str(row[1])
-            digest, settled = hash_file(path), _settled(path)
+            digest, keep = hash_file(path), _settled(path)
         except OSError as error:
             raise DataError(f"can't read {path}: {error.strerror}") from error
-        if settled:
+        if keep:
             with self._transaction():
                 self._db.execute(
                     "INSERT OR REPLACE INTO files VALUES (?, ?, ?)", [str(path), stat, digest]
@@ -389,7 +386,7 @@ def _stat_key(path: Path) -> bytes:
 
 def _settled(path: Path) -> bool:
     s = os.stat(path)
-    return time.time_ns() - max(s.st_mtime_ns, s.st_ctime_ns) > _SETTLED_NS
+    return settled(s.st_mtime_ns, s.st_ctime_ns, time.time_ns())
 
 
 def _lock_offset(key: str) -> int:

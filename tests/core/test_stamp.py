@@ -11,7 +11,7 @@ import pytest
 from conftest import MakeProject, Project
 from in_process import build
 
-from finery import stamp
+from finery import clock, stamp
 
 RECIPE = """
 finery: 1
@@ -28,7 +28,7 @@ export:
 @pytest.fixture
 def stamped(project: MakeProject, monkeypatch: pytest.MonkeyPatch) -> Project:
     """A project whose last build is stamped."""
-    monkeypatch.setattr(stamp, "SETTLED_NS", 20_000_000)
+    monkeypatch.setattr(clock, "FINE_NS", 20_000_000)
     made = project({"recipe.yaml": RECIPE, "rows/one.txt": "one\n"})
     keep(made)
     assert done(made) is None  # the first build made folders beside the recipe
@@ -39,7 +39,7 @@ def stamped(project: MakeProject, monkeypatch: pytest.MonkeyPatch) -> Project:
 
 def keep(t: Project) -> None:
     """Build, and stamp the build."""
-    time.sleep(0.05)  # more than SETTLED_NS, which is more than the grain of the clock of files
+    time.sleep(0.05)  # more than FINE_NS, which is more than the grain of the clock of files
     made = build(t.folder / "recipe.yaml")
     stamp.keep(made, (), ())
     made.store.close()

@@ -120,8 +120,7 @@ def _overview(graph: Any, store: Any, as_json: bool) -> None:
 
 
 def _brief(manifest: Any) -> str:
-    return (
-        f"{manifest.meta['rows']} rows,"
-        if "rows" in manifest.meta
-        else f"{manifest.meta.get('format', '')}"
-    )
+    """A model's format, a dataset's rows."""
+    if "format" in manifest.meta:
+        return str(manifest.meta["format"])
+    return f"{manifest.meta['rows']} rows," if "rows" in manifest.meta else ""

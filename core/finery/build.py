@@ -3,6 +3,7 @@
 import os
 import signal
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -297,10 +298,15 @@ class Build:
                 ) from error
             for result in self._unrecorded:
                 self.store.unlock(result.key)
-                self.store.clear_work(result.key)
+            self._clear([result.key for result in self._unrecorded])
             self._unrecorded.clear()
             self._recorded_at = time.monotonic()
             self._remember()
+
+    def _clear(self, keys: list[str]) -> None:
+        """Remove finished keys' folders beside the build: a busy disk takes its time for each."""
+        thread = threading.Thread(target=lambda: [self.store.clear_work(key) for key in keys])
+        thread.start()  # not a daemon: the process ends when it has
 
     def _check_code(self, plan: StepPlan) -> None:
         """Don't run code that isn't what the key says: a worker imports what is there by now."""

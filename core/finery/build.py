@@ -305,8 +305,12 @@ class Build:
 
     def _clear(self, keys: list[str]) -> None:
         """Remove finished keys' folders beside the build: a busy disk takes its time for each."""
-        thread = threading.Thread(target=lambda: [self.store.clear_work(key) for key in keys])
-        thread.start()  # not a daemon: the process ends when it has
+
+        def clear() -> None:
+            for key in keys:
+                self.store.clear_work(key)
+
+        threading.Thread(target=clear).start()  # not a daemon: the process ends when it has
 
     def _check_code(self, plan: StepPlan) -> None:
         """Don't run code that isn't what the key says: a worker imports what is there by now."""

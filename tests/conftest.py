@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -56,6 +57,12 @@ class Ran(NamedTuple):
     err: str
 
 
+def _default_signals() -> None:
+    """A shell that runs the tests in the background makes them, and their children, deaf."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Project:
     """A folder with a recipe, and the installed `finery` command run in it."""
 
@@ -84,7 +91,10 @@ class Project:
     def start(self, *args: str, **options: Any) -> subprocess.Popen[str]:
         """Start `finery` with these arguments, in a process group of its own."""
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        settings = {"cwd": self.folder, "env": self.environment(), "start_new_session": True}
+        settings = {
+            "cwd": self.folder, "env": self.environment(), "start_new_session": True,
+            "preexec_fn": _default_signals,
+        }  # fmt: skip
         return subprocess.Popen([FINERY, *args], **{**pipes, **settings, **options})
 
     def run(self, *args: str, timeout: float = 60) -> Ran:

@@ -175,7 +175,7 @@ def _say_what_next(folder: Path, names: list[str], *, sample: bool) -> None:
     click.echo(f"{click.style(shown(folder), bold=True)}: {', '.join(names)}\n")
     if folder.resolve() != Path.cwd():
         click.echo(f"  cd {shown(folder)}")
-    minutes = "   # three to six minutes on two processor cores" if sample else ""
+    minutes = "   # about three minutes on two processor cores" if sample else ""
     click.echo(f"  finery check\n  finery build{minutes}")
     if importlib.util.find_spec("torch") is None:
         click.echo("\nTraining needs more libraries: pip install 'finery[train,gguf]'")

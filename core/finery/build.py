@@ -91,6 +91,7 @@ class Build:
         self._unrecorded: list[Result] = []
         self._made: dict[str, Result] = {}
         self._new_keys: dict[str, str] = {}
+        self._cleaners: list[threading.Thread] = []
         self._recorded_at = time.monotonic()
 
     def run(self) -> Outcome:
@@ -111,8 +112,9 @@ class Build:
             self.executor.close()
             try:
                 self._record(now=True)
-                self._remember()
             finally:
+                for thread in self._cleaners:
+                    thread.join()
                 self._finish()
         return self.outcome
 
@@ -310,7 +312,9 @@ class Build:
             for key in keys:
                 self.store.clear_work(key)
 
-        threading.Thread(target=clear).start()  # not a daemon: the process ends when it has
+        thread = threading.Thread(target=clear)
+        thread.start()
+        self._cleaners.append(thread)
 
     def _check_code(self, plan: StepPlan) -> None:
         """Don't run code that isn't what the key says: a worker imports what is there by now."""

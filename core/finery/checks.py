@@ -6,7 +6,7 @@ from finery.errors import FineryError
 from finery.graph import Graph
 from finery.outside import find_files
 from finery.schema import raise_all
-from finery.step import Files
+from finery.step import files_of
 
 
 def advice(graph: Graph) -> list[str]:
@@ -30,15 +30,12 @@ def _unset_variables(graph: Graph) -> list[str]:
 
 
 def check_files(graph: Graph) -> list[FineryError]:
-    """An error for each outside file that isn't there."""
+    """An error for each setting that names outside files which aren't there."""
     errors: list[FineryError] = []
     for node in graph.nodes.values():
-        for name in type(node.step).__struct_fields__:
-            value = getattr(node.step, name)
-            if not isinstance(value, Files):
-                continue
+        for name, files in files_of(node.step).items():
             try:
-                find_files(value, graph.recipe.folder.absolute())
+                find_files(graph.recipe, (*node.place, name), files)
             except FineryError as error:
-                errors.append(graph.recipe.error(error.what, (*node.place, name), fix=error.fix))
+                errors.append(error)
     return errors

@@ -49,6 +49,7 @@ def manifest(
 
 
 def with_references(given: Manifest) -> Iterator[Manifest]:
+    """The artifact and all that it refers to, directly or through others."""
     yield given
     for ref in given.refs.values():
         yield from with_references(ref)

@@ -1,13 +1,25 @@
 """Files outside the store that `Files` settings name."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from finery.errors import DataError, did_you_mean
+from finery.recipe import Recipe
 from finery.step import Files
 
 
-def find_files(files: Files, folder: Path) -> list[tuple[str, Path]]:
-    """(name, path) of each file that a `Files` setting names; `DataError` when there is none."""
+def find_files(recipe: Recipe, place: Sequence[str], files: Files) -> list[tuple[str, Path]]:
+    """(name, path) of each file that a `Files` setting, at `place` of the recipe, names.
+
+    `RecipeError` when there is none.
+    """
+    try:
+        return _find(files, recipe.folder.absolute())
+    except DataError as error:
+        raise recipe.error(error.what, place, fix=error.fix) from None
+
+
+def _find(files: Files, folder: Path) -> list[tuple[str, Path]]:
     found: dict[str, Path] = {}
     for pattern in files.patterns:
         for path in _matches(pattern, folder):

@@ -12,13 +12,12 @@ from blake3 import blake3
 
 from finery.artifacts import Model
 from finery.code import Parsed, code_of
-from finery.errors import DataError
 from finery.graph import Graph, Node
 from finery.keys import MISSING, Parts, differences, encode, key_of, key_parts, package_version
 from finery.lock import Lock
 from finery.manifest import Manifest, Result
 from finery.outside import find_files
-from finery.step import Files
+from finery.step import files_of
 from finery.store import Store
 
 State = Literal["cached", "run", "pending"]
@@ -59,13 +58,8 @@ class Planner:
         """Top-level packages of all plugins: imports into them count as a step's code."""
         return {p.module.__name__.partition(".")[0] for p in self.graph.plugins.plugins}
 
-    def resolve(
-        self, name: str, results: Mapping[str, Result | None], *, look_up: bool = True
-    ) -> StepPlan:
-        """The plan of a step, given the results of the steps before it (None: not built).
-
-        look_up: False leaves the store alone and gives only key parts.
-        """
+    def resolve(self, name: str, results: Mapping[str, Result | None]) -> StepPlan:
+        """The plan of a step, given the results of the steps before it (None: not built)."""
         node = self.graph.nodes[name]
         missing = [s.step for s in node.sources if not results.get(s.step)]
         inputs = {} if missing else self.inputs(node, results)
@@ -82,10 +76,9 @@ class Planner:
             )
             return plan
         plan.key = key_of(plan.parts)
-        if look_up:
-            plan.result = self.store.lookup(plan.key, inputs.values())
-            plan.state = "cached" if plan.result else "run"
-            plan.reason = "" if plan.result else self._reason(plan)
+        plan.result = self.store.lookup(plan.key, inputs.values())
+        plan.state = "cached" if plan.result else "run"
+        plan.reason = "" if plan.result else self._reason(plan)
         return plan
 
     def inputs(
@@ -101,17 +94,10 @@ class Planner:
 
     def files(self, node: Node) -> dict[str, list[tuple[str, Path]]]:
         """Setting → (name, path) of the outside files that it names."""
-        found = {}
-        for name in type(node.step).__struct_fields__:
-            value = getattr(node.step, name)
-            if isinstance(value, Files):
-                try:
-                    found[name] = find_files(value, self.graph.recipe.folder.absolute())
-                except DataError as error:
-                    raise self.graph.recipe.error(
-                        error.what, (*node.place, name), fix=error.fix
-                    ) from None
-        return found
+        return {
+            name: find_files(self.graph.recipe, (*node.place, name), files)
+            for name, files in files_of(node.step).items()
+        }
 
     def _pinned(self, node: Node) -> tuple[str | None, str | None]:
         """(what the step's floating name is pinned to, the name if it isn't pinned yet)."""

@@ -90,7 +90,7 @@ def keep(build: "Build", steps: Sequence[str], overrides: Sequence[str]) -> None
 
 def _sources(build: "Build") -> tuple[set[str], set[str]]:
     """(files and folders outside the store that decide what is built, patterns of more)."""
-    from finery.step import Files
+    from finery.step import files_of
 
     graph, planner = build.graph, build.planner
     found = {str(graph.recipe.path.absolute()), str(planner.lock.path.absolute())}
@@ -100,14 +100,11 @@ def _sources(build: "Build") -> tuple[set[str], set[str]]:
     # In a package, a new module beside the others may come before what was imported.
     beside_recipe = {p.path for p in graph.plugins.plugins}
     found |= {str(path.parent) for path in planner.code_files - beside_recipe}
-    patterns = set()
+    patterns, folder = set(), graph.recipe.folder.absolute()
     for node in graph.nodes.values():
-        found |= {str(path) for files in planner.files(node).values() for _, path in files}
-        for name in type(node.step).__struct_fields__:
-            value = getattr(node.step, name)
-            if isinstance(value, Files):
-                folder = graph.recipe.folder.absolute()
-                patterns |= {str(folder / Path(p).expanduser()) for p in value.patterns}
+        found |= {str(path) for named in planner.files(node).values() for _, path in named}
+        for files in files_of(node.step).values():
+            patterns |= {str(folder / Path(p).expanduser()) for p in files.patterns}
     return found, patterns
 
 

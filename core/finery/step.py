@@ -40,8 +40,9 @@ RESERVED = frozenset({"use", "needs", "seed", "env"})
 class Files:
     """A setting that names files outside the store: a path, a glob, a folder, or a list of them.
 
-    Relative to the recipe. What the files hold is part of the key, where they lie isn't. In a
-    running step, `paths` are the files found, sorted within each pattern, and never empty.
+    Relative to the recipe. What the files hold and their names from the recipe's folder are part of
+    the key; where that folder lies isn't. In a running step, `paths` are the files found, sorted
+    within each pattern, and never empty.
     """
 
     def __init__(self, patterns: Iterable[str], paths: Iterable[Path] = ()) -> None:
@@ -272,6 +273,12 @@ def field_hints(cls: type[Settings]) -> dict[str, Any]:
             f"{full_name(cls)}: a field's type can't be resolved: {error}",
             fix="import the type at module level, not under TYPE_CHECKING",
         ) from error
+
+
+def files_of(step: Step) -> dict[str, Files]:
+    """The settings of a step that name outside files."""
+    values = {name: getattr(step, name) for name in type(step).__struct_fields__}
+    return {name: value for name, value in values.items() if isinstance(value, Files)}
 
 
 class Input(msgspec.Struct, frozen=True):

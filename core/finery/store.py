@@ -1,8 +1,9 @@
 """The content-addressed store: blobs by digest, and which key made which artifacts.
 
 Layout under `.finery/`: `finery.db` (SQLite, WAL), `objects/ab/cdef…` (read-only blobs),
-`views/ab/cdef…/` (an artifact as a folder of links), `work/<key>/` (staging and scratch),
-`runs/<id>/` (events and logs), `locks` (one file; a key's lock is a byte range of it).
+`views/<digest>/` (an artifact as a folder of links), `work/<key>` (what a running step leaves),
+`work/<key>.scratch` (what its next attempt finds), `runs/<id>/` (events and logs), `locks` (one
+file; a key's lock is a byte range of it).
 
 A commit is: fill a staging folder, hash, rename into `objects/`, fsync, and one transaction that
 records keys. Whatever instant a build dies at, the next one finds whole blobs and whole keys.
@@ -33,11 +34,7 @@ from finery.views import open_artifact
 
 VERSION = 2
 """Of the tables below, but for `records`, whose form is fixed. Bump it when they change."""
-
-
 _REBUILT = ("results", "latest", "blobs", "files", "code", "stamps", "checked")
-
-
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS results (
   key TEXT PRIMARY KEY, outputs BLOB NOT NULL, parts BLOB NOT NULL, seconds REAL NOT NULL,
@@ -55,8 +52,6 @@ CREATE TABLE IF NOT EXISTS records (key BLOB PRIMARY KEY, value BLOB NOT NULL) W
 CREATE TABLE IF NOT EXISTS stamps (name TEXT PRIMARY KEY, content TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS checked (digest TEXT PRIMARY KEY) WITHOUT ROWID;
 """
-
-
 KEY_DIGITS = 64
 
 

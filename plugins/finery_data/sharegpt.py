@@ -7,7 +7,7 @@ import msgspec
 from finery.errors import did_you_mean
 from finery.rows import Conversation, Message
 from finery_data.badrow import BadRow, kind_of
-from finery_data.turns import as_message, decoded
+from finery_data.turns import as_message, as_turns, decoded
 
 LISTS = ("conversations", "conversation", "messages")
 ROLE_OF = {
@@ -38,13 +38,7 @@ def turns_of(columns: dict[str, Any]) -> Conversation:
     column = next((name for name in LISTS if name in columns), None)
     if column is None:
         raise BadRow("there is no column 'conversations'", did_you_mean("conversations", columns))
-    turns = columns[column]
-    if isinstance(turns, str) and turns.lstrip().startswith("["):
-        turns = decoded(turns, column)
-    if not isinstance(turns, list):
-        raise BadRow(f"'{column}' is {kind_of(turns)}, not a list of turns")
-    if not turns:
-        raise BadRow(f"'{column}' is empty")
+    turns = as_turns(columns[column], column)
     made: Conversation = []
     open_calls: list[str] = []
     for number, turn in enumerate(turns, 1):

@@ -22,13 +22,18 @@ _NEXT = {
 
 def as_conversation(value: Any, column: str) -> Conversation:
     """The turns that a column holds, as a list or as the JSON text of one (in CSV files)."""
+    return [as_message(turn, number) for number, turn in enumerate(as_turns(value, column), 1)]
+
+
+def as_turns(value: Any, column: str) -> list[Any]:
+    """The list that a column of turns holds, never empty; the turns themselves aren't looked at."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         value = decoded(value, column)
     if not isinstance(value, list):
         raise BadRow(f"'{column}' is {kind_of(value)}, not a list of turns")
     if not value:
         raise BadRow(f"'{column}' is empty")
-    return [as_message(turn, number) for number, turn in enumerate(value, 1)]
+    return value
 
 
 def decoded(text: str, column: str) -> Any:

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -12,7 +11,6 @@ from finery.build import Build, Outcome
 from finery.cli.output import counted, duration, print_error
 from finery.errors import shown
 from finery.manifest import Manifest
-from finery.views import open_artifact
 
 
 def print_summary(build: Build, outcome: Outcome) -> None:
@@ -70,20 +68,3 @@ def _next_lines(build: Build, outputs: Mapping[str, Mapping[str, Manifest]]) -> 
 def _short(path: Path) -> str:
     relative = os.path.relpath(path)
     return relative if len(relative) < len(str(path)) else str(path)
-
-
-def metrics_of(
-    root: Path, outputs: Mapping[str, Mapping[str, Manifest]]
-) -> dict[str, dict[str, Any]]:
-    """Step → the report of its metrics."""
-    found = {}
-    for name, made in outputs.items():
-        for manifest in made.values():
-            if manifest.kind == Metrics.kind:
-                artifact = open_artifact(root, manifest)
-                assert isinstance(artifact, Metrics)
-                found[name] = artifact.report()
-    return found
-
-
-__all__ = ["metrics_of", "print_summary"]

@@ -5,23 +5,39 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from finery.cli.summary import metrics_of
+from finery.artifacts import Metrics
 from finery.manifest import Manifest
+from finery.views import open_artifact
 
 
 def print_scores(root: Path, outputs: Mapping[str, Mapping[str, Manifest]]) -> None:
-    """One table of all models that the recipe's evaluators judged."""
+    """A table of all models that the recipe's evaluators judged; several where metrics differ."""
     console = stdout()
-    for rows, reports in _by_rows(metrics_of(root, outputs)).items():
+    for reports in comparable(_reports(root, outputs)):
+        rows = next(iter(reports.values()))["rows"]
         console.print(scores_table(reports, f"{rows} rows"))
 
 
-def _by_rows(reports: Mapping[str, Any]) -> dict[Any, dict[str, Any]]:
-    """Reports with the same metrics on equally many rows share a table."""
+def comparable(reports: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Step → report, in groups: those with the same metrics on equally many rows."""
     grouped: dict[Any, dict[str, Any]] = {}
     for step, report in reports.items():
         grouped.setdefault((report["rows"], tuple(headline(report))), {})[step] = report
-    return {key[0] if len(grouped) == 1 else f"{key[0]}": found for key, found in grouped.items()}
+    return list(grouped.values())
+
+
+def _reports(
+    root: Path, outputs: Mapping[str, Mapping[str, Manifest]]
+) -> dict[str, dict[str, Any]]:
+    """Step → the report of its metrics."""
+    found = {}
+    for name, made in outputs.items():
+        for manifest in made.values():
+            if manifest.kind == Metrics.kind:
+                artifact = open_artifact(root, manifest)
+                assert isinstance(artifact, Metrics)
+                found[name] = artifact.report()
+    return found
 
 
 def headline(report: Mapping[str, Any]) -> list[str]:

@@ -43,7 +43,9 @@ def command(
     if output and output not in result.outputs:
         named = [o for o in result.outputs if o]
         raise UsageError(
-            f"step '{name}' has no output '{output}'", where="STEP", fix=did_you_mean(output, named)
+            f"step '{name}' has no output '{output}'",
+            where="STEP",
+            fix=did_you_mean(output, named) or f"write {name}",
         )
     if not fresh:
         click.secho(

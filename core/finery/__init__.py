@@ -4,27 +4,31 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from finery.advice import About, Estimate, Note
     from finery.artifacts import Artifact, Bundle, Dataset, Metrics, Model
     from finery.engine import Completion, Engine, Sampling
     from finery.errors import DataError, FineryError, RequirementError, StepError, UsageError
     from finery.hooks import hookimpl
     from finery.job import Job
-    from finery.step import Files, Settings, Step, setting, takes
+    from finery.step import Files, Settings, Step, inner, setting, takes
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "About": "finery.advice",
     "Artifact": "finery.artifacts",
     "Bundle": "finery.artifacts",
     "Completion": "finery.engine",
     "DataError": "finery.errors",
     "Dataset": "finery.artifacts",
     "Engine": "finery.engine",
+    "Estimate": "finery.advice",
     "Files": "finery.step",
     "FineryError": "finery.errors",
     "Job": "finery.job",
     "Metrics": "finery.artifacts",
     "Model": "finery.artifacts",
+    "Note": "finery.advice",
     "RequirementError": "finery.errors",
     "Sampling": "finery.engine",
     "Settings": "finery.step",
@@ -32,23 +36,27 @@ _HOME = {
     "StepError": "finery.errors",
     "UsageError": "finery.errors",
     "hookimpl": "finery.hooks",
+    "inner": "finery.step",
     "setting": "finery.step",
     "takes": "finery.step",
 }
 """Name → the module it lives in, imported when the name is first used: commands start quicker."""
 
 __all__ = [
+    "About",
     "Artifact",
     "Bundle",
     "Completion",
     "DataError",
     "Dataset",
     "Engine",
+    "Estimate",
     "Files",
     "FineryError",
     "Job",
     "Metrics",
     "Model",
+    "Note",
     "RequirementError",
     "Sampling",
     "Settings",
@@ -56,6 +64,7 @@ __all__ = [
     "StepError",
     "UsageError",
     "hookimpl",
+    "inner",
     "setting",
     "takes",
 ]

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from finery.checks import lines_on
 from finery.errors import DataError, FineryError, StepError, UsageError, error_from_dict
 from finery.events import Event, Listener, RunLog
 from finery.executor import Executor
@@ -21,7 +22,7 @@ from finery.manifest import Manifest, Result
 from finery.places import project_folder
 from finery.plan import Planner, StepPlan
 from finery.recipe import Recipe
-from finery.step import SECTIONS, Files, Step, inputs_of
+from finery.step import SECTIONS, Files, Step, inner_steps, inputs_of
 from finery.store import Store
 from finery.task import Task
 from finery.views import link_outputs, prune_links
@@ -203,13 +204,22 @@ class Build:
         try:
             self._check_code(plan)
             task = self._task(plan)
+            advice = self._advice(node)
         except BaseException:
             self.store.unlock(plan.key)
             raise
         self._running[node.name] = plan
         self._emit("step_started", step=node.name, use=node.use, reason=plan.reason)
+        for line in advice:
+            self._emit("step_log", step=node.name, message=line)
         self.graph.plugins.hook.finery_step_started(name=node.name, use=node.use)
         self.executor.start(task)
+
+    def _advice(self, node: Node) -> list[str]:
+        """Notes on a training that is about to start: only now its rows can be counted."""
+        if node.section != "train":
+            return []
+        return lines_on(self.planner, self.outcome.results, node.name)
 
     def _task(self, plan: StepPlan) -> Task:
         node, spec = plan.node, type(plan.node.step).__spec__
@@ -222,6 +232,7 @@ class Build:
             step=node.name,
             use=node.use,
             settings=_settings(node.step),
+            inner=_inner(self.graph.recipe, node),
             inputs=inputs,
             files={
                 name: (getattr(node.step, name).patterns, [str(p) for _, p in found])
@@ -437,17 +448,28 @@ def new_run_id() -> str:
 
 def _settings(step: Step) -> dict[str, Any]:
     """The step's settings as plain data; inputs and outside files as placeholders' patterns."""
-    inputs = inputs_of(type(step))
+    inputs, within = inputs_of(type(step)), inner_steps(step)
     made: dict[str, Any] = {}
     for name in type(step).__struct_fields__:
         value = getattr(step, name)
         if name in inputs:
             made[name] = [] if inputs[name].many else None if value is None else ""
+        elif name in within:
+            continue
         elif isinstance(value, Files):
             made[name] = value.patterns
         else:
             made[name] = msgspec.to_builtins(value)
     return made
+
+
+def _inner(recipe: Recipe, node: Node) -> dict[str, tuple[str, dict[str, Any]]]:
+    """The steps inside a step as plain data."""
+    written = recipe.data[node.section][node.name]
+    return {
+        field: (written[field]["use"], _settings(within))
+        for field, within in inner_steps(node.step).items()
+    }
 
 
 def _environment(recipe: Recipe, node: Node) -> dict[str, str]:

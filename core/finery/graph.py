@@ -11,7 +11,7 @@ from finery.errors import FineryError, RecipeError, UsageError, did_you_mean
 from finery.plugins import Plugins
 from finery.recipe import Recipe
 from finery.schema import check_recipe, convert_step, raise_all
-from finery.step import SECTIONS, Step, inputs_of
+from finery.step import SECTIONS, Step, inner_steps, slots_of
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ class Graph:
     recipe: Recipe
     plugins: Plugins
     nodes: dict[str, Node]
+    whole: "Graph | None" = None  # what this one was selected from
 
     def select(self, names: Sequence[str]) -> "Graph":
         """The graph of these steps and all that they wait for. Empty `names`: the whole."""
@@ -74,9 +75,8 @@ class Graph:
             if name not in wanted:
                 wanted.add(name)
                 stack.extend(self.nodes[name].upstream())
-        return Graph(
-            self.recipe, self.plugins, {n: node for n, node in self.nodes.items() if n in wanted}
-        )
+        chosen = {n: node for n, node in self.nodes.items() if n in wanted}
+        return Graph(self.recipe, self.plugins, chosen, self.whole or self)
 
 
 def build_graph(recipe: Recipe, plugins: Plugins, *, validated: bool = False) -> Graph:
@@ -124,14 +124,24 @@ def _two_of_one_name(recipe: Recipe, first: Node, section: str) -> RecipeError:
 
 
 def _check_settings(recipe: Recipe, node: Node) -> Iterator[FineryError]:
-    """What the step type itself finds wrong with its settings."""
+    """What the step type itself finds wrong with its settings, and those of steps inside it."""
     try:
         node.step.check()
+        for field_name, within in inner_steps(node.step).items():
+            _check_within(field_name, within)
     except UsageError as error:
         inside = _named_part(error.where or "", recipe.data[node.section][node.name])
         # Of a setting the value is shown, of an entry of a mapping its key, which may be wrong.
         key = len(inside) != 1
         yield recipe.error(error.what, (*node.place, *inside), key=key, fix=error.fix)
+
+
+def _check_within(field_name: str, within: Step) -> None:
+    try:
+        within.check()
+    except UsageError as error:
+        where = f"{field_name}.{error.where or ''}"
+        raise UsageError(error.what, where=where, fix=error.fix) from None
 
 
 def _named_part(where: str, written: Any) -> list[str]:
@@ -149,7 +159,7 @@ def _named_part(where: str, written: Any) -> list[str]:
 def _node(recipe: Recipe, plugins: Plugins, section: str, name: str) -> Node:
     written = recipe.data[section][name]
     cls = plugins.step_type(written["use"])
-    step = convert_step(recipe, section, name, cls)
+    step = convert_step(recipe, section, name, cls, plugins)
     needs = written.get("needs", [])
     return Node(
         name=name,
@@ -170,8 +180,8 @@ def derived_seed(seed: int, name: str) -> int:
 
 def _connect(recipe: Recipe, node: Node, nodes: dict[str, Node]) -> Iterator[FineryError]:
     """Fill in the node's sources; yield what is wrong with its references."""
-    for field_name, accepts in inputs_of(type(node.step)).items():
-        value = getattr(node.step, field_name)
+    for field_name, (_, owner, own_name, accepts) in slots_of(node.step).items():
+        value = getattr(owner, own_name)
         many = isinstance(value, list)
         for index, artifact in enumerate(value if many else [value] if value is not None else []):
             place = _place(recipe, node, field_name, index)
@@ -200,8 +210,11 @@ def _connect(recipe: Recipe, node: Node, nodes: dict[str, Node]) -> Iterator[Fin
 
 def _place(recipe: Recipe, node: Node, key: str, index: int) -> tuple[str | int, ...]:
     """Where the recipe has one of a step's references, written alone or in a list."""
-    written = recipe.data[node.section][node.name].get(key)
-    return (*node.place, key, index) if isinstance(written, list) else (*node.place, key)
+    keys = key.split(".")
+    written = recipe.data[node.section][node.name]
+    for part in keys:
+        written = written.get(part)
+    return (*node.place, *keys, index) if isinstance(written, list) else (*node.place, *keys)
 
 
 def _resolve(ref: str, nodes: dict[str, Node]) -> tuple[str, str] | FineryError:

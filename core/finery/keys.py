@@ -13,7 +13,7 @@ from blake3 import blake3
 
 from finery.graph import Node
 from finery.installed import version_of
-from finery.step import Files, Settings, inputs_of
+from finery.step import Files, Settings, Step, inner_steps, inputs_of, slots_of
 
 FORMAT = 1
 """Bump when finery itself changes what steps produce from the same parts."""
@@ -59,9 +59,10 @@ def key_parts(
     ]
     parts += [(f"code {file}", digest) for file, digest in code.items()]
     parts += _setting_parts(step)
+    slots = slots_of(step)
     for source in node.sources:
         parts.append((f"input {source.field}[{source.index}]", inputs[source.field, source.index]))
-        if type(step).__finery_fields__[source.field].named:
+        if slots[source.field].named:
             parts.append((f"name of {source.field}[{source.index}]", source.ref))
     for field, found in files.items():
         parts += [(f"file {field} {name}", digest) for name, digest in found]
@@ -69,7 +70,9 @@ def key_parts(
         parts.append(("pinned", pinned))
     if step.uses_seed():
         parts.append(("seed", node.seed))
-    packages = list(spec.packages)
+    packages = [*step.key_packages()]
+    for within in inner_steps(step).values():
+        packages += within.key_packages()
     for name, (engine_code, engine_packages) in engines.items():
         parts += [(f"code {file} (engine {name})", digest) for file, digest in engine_code.items()]
         packages += engine_packages
@@ -79,11 +82,13 @@ def key_parts(
 
 def _setting_parts(step: Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:
     cls = type(step)
-    inputs = inputs_of(cls) if not prefix else {}  # type: ignore[arg-type]
+    inputs = inputs_of(cls) if issubclass(cls, Step) else {}
     for field in cls.__struct_fields__:
         value = getattr(step, field)
         if field in inputs or not cls.__finery_fields__[field].keyed or isinstance(value, Files):
             continue
+        if isinstance(value, Step):
+            yield f"setting {prefix}{field}", f"{type(value).__module__}.{type(value).__name__}"
         if isinstance(value, Settings):
             yield from _setting_parts(value, f"{prefix}{field}.")
         else:

@@ -17,7 +17,7 @@ from finery.keys import MISSING, Parts, differences, encode, key_of, key_parts, 
 from finery.lock import Lock
 from finery.manifest import Manifest, Result
 from finery.outside import find_files
-from finery.step import files_of
+from finery.step import Step, files_of, inner_steps
 from finery.store import Store
 
 State = Literal["cached", "run", "pending"]
@@ -50,8 +50,8 @@ class Planner:
         self.lock = Lock(graph.recipe.path)
         self.code_files: set[Path] = set()
         self._code: dict[type, dict[str, str]] = {}
-        for cls in {type(node.step) for node in graph.nodes.values()}:
-            self._code_of(cls)  # now, while it is the code that this process imported
+        for node in graph.nodes.values():
+            self._code_with_inner(node.step)  # now, while it is the code that this process imported
 
     @cached_property
     def _packages(self) -> set[str]:
@@ -95,7 +95,7 @@ class Planner:
     def files(self, node: Node) -> dict[str, list[tuple[str, Path]]]:
         """Setting → (name, path) of the outside files that it names."""
         return {
-            name: find_files(self.graph.recipe, (*node.place, name), files)
+            name: find_files(self.graph.recipe, (*node.place, *name.split(".")), files)
             for name, files in files_of(node.step).items()
         }
 
@@ -128,12 +128,18 @@ class Planner:
             )
         return key_parts(
             node,
-            code=self._code_of(type(node.step)),
+            code=self._code_with_inner(node.step),
             inputs=digests,
             files=self.store.digest_files(plan.files),
             pinned=plan.pinned,
             engines=engines,
         )
+
+    def _code_with_inner(self, step: Step) -> dict[str, str]:
+        found = self._code_of(type(step))
+        for within in inner_steps(step).values():
+            found = found | self._code_with_inner(within)
+        return dict(sorted(found.items()))
 
     def _code_of(self, cls: type) -> dict[str, str]:
         if cls not in self._code:
@@ -147,7 +153,8 @@ class Planner:
     def changed_code(self, plan: StepPlan) -> list[str]:
         """Files of the step's code that are no longer what its key says."""
         changed: set[str] = set()
-        for cls in (type(plan.node.step), *map(self.graph.plugins.engine, plan.engines)):
+        within = map(type, inner_steps(plan.node.step).values())
+        for cls in (type(plan.node.step), *within, *map(self.graph.plugins.engine, plan.engines)):
             now = code_of(cls, self._packages, self.store.parsed)
             changed |= {file for file, _ in self._code_of(cls).items() ^ now.items()}
         return sorted(changed)

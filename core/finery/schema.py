@@ -7,11 +7,22 @@ from typing import Any
 
 import msgspec
 
+from finery.advice import known_notes
 from finery.artifacts import Artifact
 from finery.errors import FineryError, PluginError, RecipeError, UsageError, did_you_mean, nearest
 from finery.plugins import Plugins
 from finery.recipe import Recipe
-from finery.step import SECTIONS, Files, Step, full_name, inputs_of, sections_of
+from finery.step import (
+    RESERVED,
+    SECTIONS,
+    FieldInfo,
+    Files,
+    Step,
+    full_name,
+    inner_of,
+    inputs_of,
+    sections_of,
+)
 from finery.wording import complaints, literal
 
 NAME = "^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$"
@@ -57,6 +68,14 @@ _TOP: dict[str, Any] = {
         "items": {"type": "string"},
         "description": "Plugin files beside the recipe, e.g. ./checks.py.",
     },
+    "silence": {
+        "type": "array",
+        "items": {
+            "type": "string",
+            "description": "A note's name; for one step only, with the step before: sft/epochs.",
+        },
+        "description": "Notes not to give, e.g. few-rows, or sft/few-rows for one step.",
+    },
 }
 _SECTION_HELP = {
     "models": "Models to start from, to compare with, or to generate with.",
@@ -80,6 +99,9 @@ def step_schema(cls: type[Step]) -> dict[str, Any]:
     properties: dict[str, Any] = {"use": {"type": "string"}, **own["properties"], **_STEP_KEYS}
     for field, accepts in inputs_of(cls).items():
         properties[field] = _input_schema(cls, field, accepts.kind, accepts.many, accepts.optional)
+    for field, info in inner_of(cls).items():
+        defs.pop(Step.__name__, None)
+        properties[field] = _inner_schema(info)
     made = {
         "type": "object",
         "description": (cls.__doc__ or "").strip(),
@@ -103,6 +125,16 @@ def _input_schema(
     note = f"Names a step that makes a {kind.kind}" + (", or a list of them." if many else ".")
     made = {"description": f"{text} {note}".strip()}
     return {**made, **one} if len(forms) == 1 else {**made, "anyOf": forms}
+
+
+def _inner_schema(info: FieldInfo) -> dict[str, Any]:
+    """A step inside a step; what it holds is checked by `_check_inner`, type by type."""
+    return {
+        "description": info.help,
+        "type": ["object", "null"],
+        "properties": {"use": {"type": "string", "description": "Its step type."}},
+        "required": ["use"],
+    }
 
 
 def _custom_schema(kind: type) -> dict[str, Any]:
@@ -184,7 +216,11 @@ def _first_line(cls: type[Step]) -> str:
 
 def check_recipe(recipe: Recipe, plugins: Plugins) -> list[FineryError]:
     """Every way in which the recipe breaks its schema, with positions; empty when it is fine."""
-    return [*_check_top(recipe), *_check_steps(recipe, plugins)]
+    return [
+        *_check_top(recipe),
+        *_check_silence(recipe, plugins),
+        *_check_steps(recipe, plugins),
+    ]
 
 
 def _check_top(recipe: Recipe) -> Iterator[FineryError]:
@@ -211,6 +247,24 @@ def _check_top(recipe: Recipe) -> Iterator[FineryError]:
     for key, schema in _TOP.items():
         if key in recipe.data and key != "finery" and not (key == "name" and isinstance(name, str)):
             yield from complaints(recipe, schema, recipe.data[key], (key,), key)
+
+
+def _check_silence(recipe: Recipe, plugins: Plugins) -> Iterator[FineryError]:
+    """An error for each silenced note that no plugin gives, or whose step isn't there."""
+    silenced = recipe.data.get("silence")
+    if not isinstance(silenced, list):
+        return
+    known = known_notes(plugins)
+    steps = [n for s in SECTIONS if isinstance(recipe.data.get(s), dict) for n in recipe.data[s]]
+    for index, text in enumerate(silenced):
+        if not isinstance(text, str):
+            continue
+        step, slash, name = text.rpartition("/")
+        place = ("silence", index)
+        if name not in known:
+            yield recipe.error(f"there is no note '{name}'", place, fix=did_you_mean(name, known))
+        if slash and step not in steps:
+            yield recipe.error(f"there is no step '{step}'", place, fix=did_you_mean(step, steps))
 
 
 def is_name(text: str) -> bool:
@@ -265,6 +319,27 @@ def _check_step(
         )
         return
     yield from complaints(recipe, schema, step, place, use)
+    for field, info in inner_of(cls).items():
+        if isinstance(step.get(field), dict):
+            yield from _check_inner(recipe, plugins, (*place, field), step[field], info)
+
+
+def _check_inner(
+    recipe: Recipe, plugins: Plugins, place: tuple[str, ...], step: Any, info: FieldInfo
+) -> Iterator[FineryError]:
+    use = step.get("use")
+    if not isinstance(use, str):
+        return  # the outer step's schema says so
+    fitting = _types_for(info.section, plugins)
+    if use not in fitting:
+        what = f"'{use}' is no step type for section {info.section}"
+        yield recipe.error(what, (*place, "use"), fix=did_you_mean(use, fitting))
+        return
+    schema = step_schema(plugins.step_type(use))
+    for key in (*_STEP_KEYS, *info.given):
+        schema["properties"].pop(key, None)
+    schema["required"] = [key for key in schema["required"] if key not in info.given]
+    yield from complaints(recipe, schema, step, place, use)
 
 
 def _without_use(
@@ -290,25 +365,36 @@ def _types_for(section: str, plugins: Plugins) -> list[str]:
     return found
 
 
-def convert_step(recipe: Recipe, section: str, name: str, cls: type[Step]) -> Step:
+def convert_step(
+    recipe: Recipe, section: str, name: str, cls: type[Step], plugins: Plugins
+) -> Step:
     """The step as an instance of its type, with placeholders for artifacts; defaults filled in."""
-    given = {
-        k: v
-        for k, v in recipe.data[section][name].items()
-        if k not in ("use", "needs", "seed", "env")
-    }
+    return _converted(recipe, (section, name), recipe.data[section][name], cls, plugins)
+
+
+def _converted(
+    recipe: Recipe, place: tuple[str, ...], written: Any, cls: type[Step], plugins: Plugins
+) -> Step:
+    inner = {f: written[f] for f in inner_of(cls) if written.get(f) is not None}
+    given = {k: v for k, v in written.items() if k not in RESERVED and k not in inner}
     for field, accepts in inputs_of(cls).items():
         if accepts.many and isinstance(given.get(field), str):
             given[field] = [given[field]]
     try:
-        return msgspec.convert(given, cls, dec_hook=_decode)
+        step = msgspec.convert(given, cls, dec_hook=_decode)
     except msgspec.ValidationError as error:
         what, _, inside = str(error).partition(" - at `$.")
-        place = (section, name, *inside.rstrip("`").split(".")) if inside else (section, name)
-        use = recipe.data[section][name]["use"]
+        where = (*place, *inside.rstrip("`").split(".")) if inside else place
         raise recipe.error(
-            f"step '{name}': {what}", place, fix=f"`finery plugins {use}` tells its settings"
+            f"step '{place[1]}': {what}",
+            where,
+            fix=f"`finery plugins {written['use']}` tells its settings",
         ) from error
+    for field, within in inner.items():
+        filled = {**within, **inner_of(cls)[field].given}
+        kind = plugins.step_type(within["use"])
+        setattr(step, field, _converted(recipe, (*place, field), filled, kind, plugins))
+    return step
 
 
 def _decode(kind: type, value: Any) -> Any:

@@ -11,6 +11,7 @@ from typing import (
     Annotated,
     Any,
     ClassVar,
+    NamedTuple,
     dataclass_transform,
     get_args,
     get_origin,
@@ -23,6 +24,7 @@ from finery.errors import PluginError
 
 if TYPE_CHECKING:
     from finery.job import Job
+    from finery.proof import Proof
 
 SECTIONS = ("models", "data", "generate", "train", "evaluate", "export")
 _SECTIONS_OF: dict[type[Artifact], tuple[str, ...]] = {
@@ -72,6 +74,8 @@ class FieldInfo(msgspec.Struct):
     keyed: bool = True
     named: bool = False
     constraints: dict[str, Any] = {}
+    section: str = ""
+    given: dict[str, str] = {}
 
 
 def setting(
@@ -106,7 +110,17 @@ def takes(default: Any = msgspec.NODEFAULT, *, help: str = "", named: bool = Fal
     return FieldInfo(default=default, help=help, named=named)
 
 
-@dataclass_transform(kw_only_default=True, field_specifiers=(setting, takes))
+def inner(section: str, *, given: Mapping[str, str], help: str) -> Any:
+    """A step inside a step, written as any other: `watch: {use: eval.exact, rows: split.test}`.
+
+    The field's type is `Step | None`. section: of the step types that may stand there. given:
+    inputs of the inner step that the outer one provides → their names; a recipe doesn't write
+    them. The outer step runs it, or doesn't; its settings, code and inputs are part of the key.
+    """
+    return FieldInfo(default=None, help=help, section=section, given=dict(given))
+
+
+@dataclass_transform(kw_only_default=True, field_specifiers=(setting, takes, inner))
 class _SettingsMeta(msgspec.StructMeta):
     """Turns `setting(...)` and `takes(...)` into msgspec fields with limits and help."""
 
@@ -227,6 +241,10 @@ class Step(Settings):
         placeholders, whose `ref` is what the recipe names.
         """
 
+    def key_packages(self) -> tuple[str, ...]:
+        """Distributions whose version is part of the key; override it where settings decide."""
+        return type(self).__spec__.packages
+
     def uses_seed(self) -> bool:
         """Whether the seed can change the output; only then it is in the key."""
         return type(self).__spec__.seeded
@@ -245,6 +263,26 @@ class Step(Settings):
         `recipe.lock`, is part of the key, and reaches the step as `job.pinned`.
         """
         raise NotImplementedError
+
+    def prove(self, job: "Job", samples: int = 3) -> "list[Proof]":
+        """What the step would learn, proven row by row before it runs; a `Proof` a data set.
+
+        For trainings. Called by `finery check --deep`, in the main process. Inputs are opened as
+        for `run`, except that a model may come without its weights (see `sketch`), and that it is
+        the model under all trainings before this one: those change neither tokenizer nor chat
+        template. `job.out` is a folder that is thrown away. samples: rows to show of each data
+        set. Raises what `run` would raise for rows that can't be learned.
+        """
+        return []
+
+    def sketch(self, job: "Job") -> Artifact | None:
+        """The output without what makes it heavy: a model's tokenizer without its weights.
+
+        Called by `finery check --deep` where the step isn't built, with inputs opened as for
+        `run`, some of them sketches. It may use the network, and fills `job.out`, a folder that is
+        thrown away. None: it must be built.
+        """
+        return None
 
     def verify(self, outputs: Mapping[str, Artifact]) -> None:
         """Judge the finished outputs; raise `RequirementError` to fail the build.
@@ -276,9 +314,48 @@ def field_hints(cls: type[Settings]) -> dict[str, Any]:
 
 
 def files_of(step: Step) -> dict[str, Files]:
-    """The settings of a step that name outside files."""
+    """The settings of a step that name outside files; those of an inner step as `watch.schema`."""
     values = {name: getattr(step, name) for name in type(step).__struct_fields__}
-    return {name: value for name, value in values.items() if isinstance(value, Files)}
+    found = {name: value for name, value in values.items() if isinstance(value, Files)}
+    for field, within in inner_steps(step).items():
+        found |= {f"{field}.{name}": files for name, files in files_of(within).items()}
+    return found
+
+
+def inner_of(cls: type[Step]) -> dict[str, FieldInfo]:
+    """The fields of a step type that hold a step."""
+    return {field: info for field, info in cls.__finery_fields__.items() if info.section}
+
+
+def inner_steps(step: Step) -> dict[str, Step]:
+    """Field → the step inside, of those that there are."""
+    values = {field: getattr(step, field) for field in inner_of(type(step))}
+    return {field: value for field, value in values.items() if value is not None}
+
+
+class Slot(NamedTuple):
+    """A place for inputs of a step: `owner`'s field `field`, called `path` in the whole step."""
+
+    path: str
+    owner: Step
+    field: str
+    accepts: "Input"
+
+    @property
+    def named(self) -> bool:
+        """Whether the step sees what the recipe calls this input."""
+        return type(self.owner).__finery_fields__[self.field].named
+
+
+def slots_of(step: Step) -> dict[str, Slot]:
+    """Path → slot of each input, those of an inner step as `watch.rows`."""
+    found = {f: Slot(f, step, f, accepts) for f, accepts in inputs_of(type(step)).items()}
+    for field, within in inner_steps(step).items():
+        given = inner_of(type(step))[field].given
+        for name, slot in slots_of(within).items():
+            if name not in given:
+                found[f"{field}.{name}"] = slot._replace(path=f"{field}.{name}")
+    return found
 
 
 class Input(msgspec.Struct, frozen=True):

@@ -13,6 +13,7 @@ class Task(msgspec.Struct):
     step: str
     use: str
     settings: dict[str, Any]
+    inner: dict[str, tuple[str, dict[str, Any]]]  # field → (step type, settings) of a step inside
     inputs: dict[str, list[tuple[str, Manifest]]]  # field → (what the recipe calls it, artifact)
     files: dict[str, tuple[list[str], list[str]]]  # setting → (patterns, paths)
     seed: int | None

@@ -29,7 +29,7 @@ from finery.job import Job, scrubbed
 from finery.manifest import Manifest
 from finery.plugins import Plugins, load_plugins
 from finery.records import SqliteRecords
-from finery.step import Files, Step, inputs_of
+from finery.step import Files, Step, inner_of, inputs_of, slots_of
 from finery.task import Task
 from finery.views import open_artifact
 
@@ -147,16 +147,28 @@ def _check_apart(made: Mapping[str, Artifact]) -> None:
 
 def _step(task: Task, plugins: Plugins, root: Path) -> Step:
     cls = plugins.step_type(task.use)
-    fields = dict(task.settings)
-    step = msgspec.convert(fields, cls, dec_hook=_placeholder)
-    for field, (patterns, paths) in task.files.items():
-        setattr(step, field, Files(patterns, [Path(p) for p in paths]))
-    for field, accepts in inputs_of(cls).items():
-        found = [
-            _opened(root, m, ref, cls.__finery_fields__[field].named)
-            for ref, m in task.inputs.get(field, [])
-        ]
-        setattr(step, field, found if accepts.many else found[0] if found else None)
+    step = msgspec.convert(task.settings, cls, dec_hook=_placeholder)
+    for field, (use, settings) in task.inner.items():
+        given = inner_of(cls)[field].given
+        setattr(step, field, _inner_step(plugins.step_type(use), settings, given))
+    for path, (patterns, paths) in task.files.items():
+        within, _, field = path.rpartition(".")
+        owner = getattr(step, within) if within else step
+        setattr(owner, field, Files(patterns, [Path(p) for p in paths]))
+    for path, slot in slots_of(step).items():
+        found = [_opened(root, m, ref, slot.named) for ref, m in task.inputs.get(path, [])]
+        many = slot.accepts.many
+        setattr(slot.owner, slot.field, found if many else found[0] if found else None)
+    return step
+
+
+def _inner_step(cls: type[Step], settings: dict[str, Any], given: Mapping[str, str]) -> Step:
+    """A step inside another, with placeholders where the outer one provides the inputs."""
+    step = msgspec.convert(settings, cls, dec_hook=_placeholder)
+    for field, name in given.items():
+        accepts = inputs_of(cls)[field]
+        artifact = accepts.kind.placeholder(name)
+        setattr(step, field, [artifact] if accepts.many else artifact)
     return step
 
 

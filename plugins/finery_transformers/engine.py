@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from finery import Completion, DataError, Engine, Sampling, StepError
+from finery import Completion, DataError, Engine, Job, Model, Sampling, StepError
 from finery.rows import Conversation
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class TransformersEngine(Engine):
         prompts = [self._prompt(c, sampling) for c in conversations]
         tokens, mask = _left_padded(prompts, loaded.pad, loaded.model.device)
         # Whoever uses the engine keeps the random state it had.
-        with torch.inference_mode(), torch.random.fork_rng():
+        with torch.no_grad(), torch.random.fork_rng():
             torch.manual_seed(_seed(sampling.seed, prompts))
             made = loaded.model.generate(  # type: ignore[operator]
                 input_ids=tokens, attention_mask=mask, **self._arguments(tokens.shape[1], sampling)
@@ -68,27 +68,13 @@ class TransformersEngine(Engine):
     @cached_property
     def _loaded(self) -> "_Loaded":
         import torch
-        from transformers import GenerationConfig
 
-        from finery_transformers.chat import end_of_turn
         from finery_transformers.loading import load_model, load_tokenizer, template_arguments
 
         tokenizer, model = load_tokenizer(self.model), load_model(self.model)
-        arguments = template_arguments(self.model)
-        ends = sorted(end_of_turn(tokenizer, arguments) | _ends(model.generation_config))
-        if not ends:
-            raise StepError(
-                "nothing tells where the model's answer ends: no end-of-sequence token, and the "
-                "chat template writes no special token behind an answer",
-                fix="set eos_token in the model's tokenizer_config.json",
-            )
-        # What a model's makers recommend (top_k, a repetition penalty) would change answers
-        # behind the back of whoever set the temperature.
-        settings: dict[str, Any] = {"eos_token_id": ends, "pad_token_id": ends[0]}
-        model.generation_config = GenerationConfig(**settings)  # type: ignore[no-untyped-call]
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model.to(device)  # type: ignore[arg-type]
-        return _Loaded(model, tokenizer, arguments, frozenset(ends), ends[0])
+        return _ready(model, tokenizer, template_arguments(self.model))
 
     def _prompt(self, conversation: Conversation, sampling: Sampling) -> list[int]:
         from finery_transformers.chat import prompt_tokens
@@ -147,12 +133,80 @@ class TransformersEngine(Engine):
         )
 
 
+class LiveEngine(TransformersEngine):
+    """Answers with a model that lies in memory, e.g. one that is being trained.
+
+    It is asked in evaluation mode and left as it was. trained: a transformers or PEFT model, whose
+    weights may be in several dtypes; the arithmetic is in `dtype` where that is bf16.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        job: Job,
+        *,
+        trained: Any,
+        tokenizer: "PreTrainedTokenizerBase",
+        arguments: dict[str, Any],
+        dtype: "torch.dtype",
+    ) -> None:
+        super().__init__(model, job)
+        self._trained = trained
+        self._parts = (tokenizer, arguments)
+        self._dtype = dtype
+
+    def generate(
+        self, conversations: Sequence[Conversation], sampling: Sampling
+    ) -> list[Completion]:
+        """Answer one batch."""
+        import torch
+
+        model = self._trained
+        training, settings = model.training, model.generation_config
+        bf16 = self._dtype is torch.bfloat16
+        try:
+            model.eval()
+            with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
+                return super().generate(conversations, sampling)
+        finally:
+            model.train(training)
+            model.generation_config = settings
+
+    @property
+    def _loaded(self) -> "_Loaded":  # type: ignore[override]
+        return _ready(self._trained, *self._parts)
+
+
 class _Loaded(NamedTuple):
     model: "PreTrainedModel"
     tokenizer: "PreTrainedTokenizerBase"
     arguments: dict[str, Any]  # of the chat template
     ends: frozenset[int]  # token ids that end an answer
     pad: int
+
+
+def _ready(
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", arguments: dict[str, Any]
+) -> _Loaded:
+    """Make a model answer until its turn ends, and by nothing but the sampling asked for.
+
+    What a model's makers recommend (top_k, a repetition penalty) would change answers behind the
+    back of whoever set the temperature.
+    """
+    from transformers import GenerationConfig
+
+    from finery_transformers.chat import end_of_turn
+
+    ends = sorted(end_of_turn(tokenizer, arguments) | _ends(model.generation_config))
+    if not ends:
+        raise StepError(
+            "nothing tells where the model's answer ends: no end-of-sequence token, and the "
+            "chat template writes no special token behind an answer",
+            fix="set eos_token in the model's tokenizer_config.json",
+        )
+    settings: dict[str, Any] = {"eos_token_id": ends, "pad_token_id": ends[0]}
+    model.generation_config = GenerationConfig(**settings)  # type: ignore[no-untyped-call]
+    return _Loaded(model, tokenizer, arguments, frozenset(ends), ends[0])
 
 
 def _ends(config: Any) -> set[int]:

@@ -48,24 +48,75 @@ def load_model(model: Model, dtype: "torch.dtype | None" = None) -> "PreTrainedM
     dtype: of the weights; default `default_dtype()`. A GGUF is dequantised. An adapter is merged
     into the model under it as `load_merged` says.
     """
-    from transformers import AutoModelForCausalLM
-
     dtype = default_dtype() if dtype is None else dtype
     if model.format == "adapter":
         return _merge(load_model(base_of(model), dtype), model)
-    arguments = {**_location(model), "dtype": dtype}
     if model.format == "gguf":
         from transformers import GgufConfig
 
-        arguments["quantization_config"] = GgufConfig(dequantize=True)
-    else:
-        arguments["use_safetensors"] = True
+        return _load(model, dtype, quantization_config=GgufConfig(dequantize=True))
+    return _load(model, dtype, use_safetensors=True)
+
+
+def load_quantized(
+    model: Model, dtype: "torch.dtype", scratch: Path, *, kind: str, double: bool
+) -> "PreTrainedModel":
+    """The model with its linear layers in 4 bits, by bitsandbytes, as QLoRA keeps it.
+
+    dtype: what is multiplied in. scratch: a folder for a copy of the 16-bit weights, which
+    anything but a Hugging Face folder needs. kind: `nf4` or `fp4`. double: whether the scales are
+    quantised too (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314).
+    """
+    from transformers import BitsAndBytesConfig
+
+    _need_bitsandbytes()
+    if model.format != "transformers":
+        folder = scratch / "16-bit"
+        with quiet():
+            load_model(model, dtype).save_pretrained(str(folder))
+        model = Model(folder, meta={"format": "transformers"})
+    config: Any = BitsAndBytesConfig
+    wanted = config(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=kind,
+        bnb_4bit_use_double_quant=double,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    return _load(model, dtype, use_safetensors=True, quantization_config=wanted)
+
+
+def load_adapter(under: "PreTrainedModel", adapter: Model, *, trainable: bool = False) -> Any:
+    """The PEFT model of an adapter on the model under it. `StepError` where they don't fit."""
+    from peft import PeftModel
+
+    with _readable(adapter), quiet(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "already merged", of layers merged here
+        return PeftModel.from_pretrained(
+            under, str(adapter.path), is_trainable=trainable, local_files_only=True
+        )
+
+
+def _load(model: Model, dtype: "torch.dtype", **arguments: Any) -> "PreTrainedModel":
+    from transformers import AutoModelForCausalLM
+
     # The bar of dequantising knows no switch.
     with _readable(model), quiet(), redirect_stderr(io.StringIO()):
-        loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(**arguments)
+        loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            **_location(model), dtype=dtype, **arguments
+        )
     # Where it lay must not get into what is saved, and isn't a repository for PEFT to ask for.
     loaded.name_or_path = loaded.config._name_or_path = ""
     return loaded
+
+
+def _need_bitsandbytes() -> None:
+    import importlib.util
+
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise StepError(
+            "quantization needs bitsandbytes, which isn't installed",
+            fix="pip install 'finery[train]'",
+        )
 
 
 def load_merged(model: Model) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
@@ -73,10 +124,11 @@ def load_merged(model: Model) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase
 
     An adapter is merged onto its base in 16 bits (a quantised base is dequantised to bf16
     first), the arithmetic is fp32, and the sum is rounded once, to bf16. With adapters on
-    adapters each is merged onto the rounded model that it was trained on. Merging onto the 16-bit
-    base, not onto the 4-bit one that QLoRA may have trained against, is what PEFT and the QLoRA
-    authors do (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314): re-quantising the sum
-    would lose most of what the adapter learned.
+    adapters each is merged onto the rounded model that it was trained on.
+
+    A QLoRA adapter says by `meta["quantization"]` and `meta["merge"]` what it was trained on and
+    what it is merged onto: the base's 16-bit weights, or what its 4-bit weights stand for. The
+    sum is never quantised again: that would lose most of what the adapter learned.
     """
     import torch
 
@@ -167,18 +219,38 @@ def _location(model: Model) -> dict[str, Any]:
 def _merge(under: "PreTrainedModel", adapter: Model) -> "PreTrainedModel":
     """The model under an adapter with the adapter added to its weights, in their dtype."""
     import torch
-    from peft import PeftModel
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    with _readable(adapter), quiet(), torch.no_grad(), warnings.catch_warnings():
+    if adapter.meta.get("merge") == "dequantized":
+        _round_to_4_bits(under, **adapter.meta["quantization"])
+    tuned = load_adapter(under, adapter)
+    with quiet(), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # "already merged", of layers merged here
-        tuned = PeftModel.from_pretrained(under, str(adapter.path), local_files_only=True)
         for layer in tuned.modules():
             if isinstance(layer, BaseTunerLayer):
                 _merge_layer(layer)
         merged: Any = tuned.merge_and_unload()
-    merged.eval()
+    merged.eval().requires_grad_(True)  # PEFT froze what is a plain model again
     return merged  # type: ignore[no-any-return]
+
+
+def _round_to_4_bits(model: "PreTrainedModel", kind: str, double: bool) -> None:
+    """Replace the weights of linear layers by what their 4-bit form stands for.
+
+    The head is left alone, as transformers leaves it when it quantises.
+    """
+    import torch
+
+    _need_bitsandbytes()
+    from bitsandbytes import functional
+
+    quantize: Any = functional.quantize_4bit
+    restore: Any = functional.dequantize_4bit
+    head = model.get_output_embeddings()
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.Linear) and layer is not head:
+            made, state = quantize(layer.weight.data, quant_type=kind, compress_statistics=double)
+            layer.weight.data = restore(made, state).to(layer.weight.dtype)
 
 
 def _merge_layer(layer: Any) -> None:

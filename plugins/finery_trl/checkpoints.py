@@ -15,6 +15,17 @@ from finery import StepError
 MARK = "complete.json"
 KEPT = 2
 """The newest checkpoints that are kept beside the best one."""
+LOWEST_LOSS = "eval_loss"
+MEASURED = {
+    "loss": "loss",
+    "learning_rate": "learning_rate",
+    "rewards/accuracies": "preference_accuracy",
+    "rewards/margins": "reward_margin",
+    "eval_loss": "eval_loss",
+    "eval_rewards/accuracies": "eval_preference_accuracy",
+    "eval_rewards/margins": "eval_reward_margin",
+}
+"""What the trainers log → what curves call it."""
 
 
 def step_of(checkpoint: Path) -> int:
@@ -40,10 +51,10 @@ def last_whole(folder: Path) -> Path | None:
     return max(whole, key=step_of, default=None)
 
 
-def prune(folder: Path, history: Sequence[dict[str, Any]]) -> None:
+def prune(folder: Path, history: Sequence[dict[str, Any]], by: str = LOWEST_LOSS) -> None:
     """Keep the best checkpoint so far and the newest ones."""
     found = sorted(folder.glob("checkpoint-*"), key=step_of)
-    best = best_step(history)
+    best = best_step(history, by)
     for checkpoint in found[:-KEPT]:
         if step_of(checkpoint) != best:
             (checkpoint / MARK).unlink(missing_ok=True)  # first: half-removed is not whole
@@ -57,18 +68,40 @@ def history_of(checkpoint: Path) -> list[dict[str, Any]]:
     return history
 
 
-def best_step(history: Sequence[dict[str, Any]]) -> int | None:
-    """The first step with the lowest validation loss; None where there was no validation."""
-    losses = [(entry["eval_loss"], entry["step"]) for entry in history if "eval_loss" in entry]
-    return min(losses)[1] if losses else None
+def best_step(history: Sequence[dict[str, Any]], by: str = LOWEST_LOSS) -> int | None:
+    """The step with the best validation, the first of equal ones; None without validation.
+
+    by: `eval_loss`, the lowest, or the name of a watched metric, the highest; of equally high
+    ones the one with the lower validation loss, where there is one.
+    """
+    return min(scores, key=scores.__getitem__) if (scores := _scores(history, by)) else None
 
 
-def chosen(folder: Path) -> Path:
+def exhausted(history: Sequence[dict[str, Any]], by: str, patience: int | None) -> bool:
+    """Whether the last `patience` validations brought nothing better than one before them."""
+    scores = _scores(history, by)
+    if patience is None or not scores:
+        return False
+    order = sorted(scores)
+    best = min(order, key=scores.__getitem__)
+    return len(order) - 1 - order.index(best) >= patience
+
+
+def _scores(history: Sequence[dict[str, Any]], by: str = LOWEST_LOSS) -> dict[int, tuple[float, float]]:
+    """Step → what to minimise at it, by first and second importance."""
+    losses = {e["step"]: float(e["eval_loss"]) for e in history if "eval_loss" in e}
+    if by == LOWEST_LOSS:
+        return {step: (loss, 0.0) for step, loss in losses.items()}
+    watched = {e["step"]: float(e["watch"][by]) for e in history if "watch" in e}
+    return {step: (-value, losses.get(step, 0.0)) for step, value in watched.items()}
+
+
+def chosen(folder: Path, by: str = LOWEST_LOSS) -> Path:
     """The checkpoint to ship: the best one, else the last."""
     last = last_whole(folder)
     if last is None:
         raise StepError("the training left no checkpoint", fix="build again")
-    best = folder / f"checkpoint-{best_step(history_of(last)) or step_of(last)}"
+    best = folder / f"checkpoint-{best_step(history_of(last), by) or step_of(last)}"
     if not best.is_dir():
         raise StepError(
             f"the best checkpoint, {best.name}, is gone",

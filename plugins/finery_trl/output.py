@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finery import Job, Model
-from finery_trl.checkpoints import history_of, step_of
-from finery_trl.tokens import Example, Tokens
+from finery_transformers.loading import base_of
+from finery_trl.checkpoints import MEASURED, history_of, step_of
+from finery_trl.tokens import Tokens
 from finery_trl.training import Trained
 
 if TYPE_CHECKING:
-    from finery_trl.sft import Sft
+    from finery_trl.settings import Proven, Training
 
 ADAPTER_CONFIG = "adapter_config.json"
 INHERITED = ("license", "architecture", "trust_remote_code")
@@ -20,31 +21,34 @@ INHERITED = ("license", "architecture", "trust_remote_code")
 
 
 def write_model(
-    step: "Sft", trained: Trained, tokens: Tokens, examples: Sequence[Example], job: Job
+    step: "Training", trained: Trained, tokens: Tokens, examples: "Sequence[Proven]", job: Job
 ) -> Model:
     """Fill `job.out` from the chosen checkpoint; the `Model` with the facts about it."""
+    under = base_of(step.model) if step.continues() else step.model
     if step.lora is not None:
-        _write_adapter(trained.checkpoint, step.model, job.out)
+        _write_adapter(trained.checkpoint, under, job.out)
     else:
         _write_whole(trained.checkpoint, job.out)
     tokens.tokenizer.save_pretrained(str(job.out))
     curve = curve_of(history_of(trained.last))
     _write_json(job.out / "curve.json", curve)
     meta = _facts(step, trained, tokens, examples, curve)
-    return Model(job.out, meta=meta, refs={"base": step.model} if step.lora is not None else {})
+    return Model(job.out, meta=meta, refs={"base": under} if step.lora is not None else {})
 
 
-def curve_of(history: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
+def curve_of(history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """A point for each optimizer step with a value, in order.
 
-    Each has `step` and `epoch`, and of `loss`, `learning_rate` and `eval_loss` what there is.
+    Each has `step` and `epoch`, and what there is of the names in `MEASURED` and `watch`, a
+    mapping of the task's metrics.
     """
-    points: dict[int, dict[str, float]] = {}
+    points: dict[int, dict[str, Any]] = {}
     for entry in history:
-        names = ("epoch", "loss", "eval_loss", "learning_rate")
-        kept = {name: entry[name] for name in names if name in entry}
-        if "loss" in kept or "eval_loss" in kept:
-            points.setdefault(entry["step"], {"step": entry["step"]}).update(kept)
+        kept = {ours: entry[name] for name, ours in MEASURED.items() if name in entry}
+        kept |= {"watch": entry["watch"]} if "watch" in entry else {}
+        if kept.keys() - {"learning_rate"}:
+            point = points.setdefault(entry["step"], {"step": entry["step"]})
+            point.update(epoch=entry["epoch"], **kept)
     return [points[step] for step in sorted(points)]
 
 
@@ -80,11 +84,11 @@ def _write_whole(checkpoint: Path, out: Path) -> None:
 
 
 def _facts(
-    step: "Sft",
+    step: "Training",
     trained: Trained,
     tokens: Tokens,
-    examples: Sequence[Example],
-    curve: Sequence[dict[str, float]],
+    examples: "Sequence[Proven]",
+    curve: Sequence[dict[str, Any]],
 ) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "format": "transformers" if step.lora is None else "adapter",
@@ -95,16 +99,30 @@ def _facts(
         "steps": step_of(trained.last),
         "best_step": step_of(trained.checkpoint),
         "rows": len(examples),
-        "tokens": sum(len(e.tokens) for e in examples),
+        "tokens": sum(e.tokens_in_all for e in examples),
         "loss_tokens": sum(e.loss_tokens for e in examples),
         "chat_template": True,
     }
     best = next((p for p in curve if p["step"] == facts["best_step"]), {})
-    if "eval_loss" in best:
-        facts["eval_loss"] = round(best["eval_loss"], 6)
+    for name in ("eval_loss", "eval_preference_accuracy"):
+        if name in best:
+            facts[name] = round(best[name], 6)
+    if "watch" in best:
+        facts["watch"] = best["watch"]
+    facts |= _quantization(step)
     if tokens.arguments:
         facts["chat_template_kwargs"] = tokens.arguments
     return facts | {k: step.model.meta[k] for k in INHERITED if k in step.model.meta}
+
+
+def _quantization(step: "Training") -> dict[str, Any]:
+    """What the adapter was trained on in 4 bits and is merged onto, see `loading.load_merged`."""
+    if step.quantization is not None:
+        kind = {"kind": step.quantization, "double": step.double_quantization}
+        return {"quantization": kind, "merge": step.merge}
+    if step.continues():
+        return {k: step.model.meta[k] for k in ("quantization", "merge") if k in step.model.meta}
+    return {}
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -5,19 +5,20 @@ TRL's way leads through Arrow, which gives every message the keys that any messa
 that a chat template may take for values.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
-from finery import DataError, Job, StepError
-from finery.rows import Row, split_turns
+from finery import DataError, FineryError, Job, StepError
+from finery.proof import NAMED, some_of
+from finery.rows import Row, answer_text, split_turns
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 NO_LOSS = -100
 """The label that torch's cross entropy passes over."""
-NAMED = 5
-"""Rows that an error or a note names."""
+SHORT = 4
+"""An answer of at most so many tokens may be nothing but white space."""
 
 
 class Tokens(NamedTuple):
@@ -50,9 +51,138 @@ class Example(NamedTuple):
     labels: list[int]
 
     @property
+    def size(self) -> int:
+        """Tokens, prompt and answer."""
+        return len(self.tokens)
+
+    @property
+    def tokens_in_all(self) -> int:
+        """The same: there is one sequence."""
+        return self.size
+
+    @property
     def loss_tokens(self) -> int:
         """Tokens with loss."""
         return sum(label != NO_LOSS for label in self.labels)
+
+    def columns(self) -> dict[str, Any]:
+        """What TRL's collator for language modelling takes."""
+        return {"input_ids": self.tokens, "labels": self.labels}
+
+    def cut(self) -> tuple[list[int], list[int]]:
+        """(prompt, answer): the tokens before those with loss, and those."""
+        start = len(self.tokens) - self.loss_tokens
+        return self.tokens[:start], self.tokens[start:]
+
+
+class Fault(NamedTuple):
+    """A way in which rows can't be learned from: what they have, and what to do about it."""
+
+    says: str
+    fix: str
+    error: type[FineryError]
+
+
+REFUSED = Fault(
+    "a conversation that the model's chat template refuses",
+    "give them the roles that the template takes, or give the model another template",
+    DataError,
+)
+UNANSWERED = Fault("no answer to learn", "leave them out, or give them one", DataError)
+EMPTY = Fault(
+    "an empty answer, with no token with loss but its end",
+    "leave them out, or write what the model shall answer, e.g. `none`",
+    DataError,
+)
+UNWRITTEN = Fault(
+    "an answer that the model's chat template doesn't write, so that no token has loss",
+    "give the model a chat template that writes the assistant's turns",
+    StepError,
+)
+CHANGED = Fault(
+    "another prompt than the model will be asked",
+    "the chat template writes earlier turns differently once there is an answer: give the model "
+    "a chat template that doesn't",
+    StepError,
+)
+ENDLESS = Fault(
+    "an answer that doesn't end with an end-of-turn",
+    "the model wouldn't learn to stop: give it a chat template that writes an end-of-turn or EOS "
+    "token behind each answer",
+    StepError,
+)
+FAULTS = (REFUSED, UNANSWERED, EMPTY, UNWRITTEN, CHANGED, ENDLESS)
+"""In the order in which they are told."""
+
+
+class _Faulty(Exception):
+    """Raised for one row."""
+
+    def __init__(self, fault: Fault, details: Sequence[str]) -> None:
+        super().__init__(fault.says)
+        self.fault = fault
+        self.details = list(details)
+
+
+class _Faults:
+    """The rows that can't be learned from, by fault; ids only, and details of the first."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.read = 0
+        self._ids: dict[Fault, list[str]] = {}
+        self._details: dict[Fault, list[str]] = {}
+        self._longer: list[str] = []
+        self._longest = 0
+        self._prompts = 0
+
+    def add(self, row: Row, error: _Faulty) -> None:
+        """Note a row; what is wrong with it is kept of the first few."""
+        ids = self._ids.setdefault(error.fault, [])
+        details = self._details.setdefault(error.fault, [])
+        if error.fault is CHANGED:
+            details += error.details if not ids else []
+        elif len(ids) < NAMED:
+            details += [f"{row['id']}: {line}" for line in error.details]
+        ids.append(row["id"])
+
+    def add_longer(self, example: "Example", max_length: int) -> None:
+        """Note a row that is too long."""
+        self._longer.append(example.row_id)
+        self._longest = max(self._longest, example.size)
+        self._prompts += example.size - example.loss_tokens >= max_length
+
+    def check(self, job: Job, max_length: int, too_long: Literal["error", "drop"]) -> None:
+        """Raise the first fault, with the others in its details; name dropped rows in the log."""
+        if not self.read:
+            raise DataError(f"{self.what}: there are no rows", fix=_no_rows(self.what))
+        if self._ids:
+            first, *others = (fault for fault in FAULTS if fault in self._ids)
+            more = [f"also: {self._count(fault)}" for fault in others]
+            raise first.error(
+                f"{self.what}: {self._count(first)}",
+                details=[*self._details[first], *more],
+                fix=first.fix,
+            )
+        if self._longer:
+            self._check_longer(job, max_length, too_long)
+
+    def _count(self, fault: Fault) -> str:
+        ids = self._ids[fault]
+        return f"{fault.says} in {len(ids):,} of {self.read:,} rows: {some_of(ids)}"
+
+    def _check_longer(self, job: Job, max_length: int, too_long: str) -> None:
+        count, every = len(self._longer), len(self._longer) == self.read
+        text = f"{self.what}: {count:,} of {self.read:,} rows are longer than {max_length} tokens"
+        if too_long == "error" or every:
+            prompts = f"of {self._prompts:,} the prompt alone is" if self._prompts else ""
+            raise DataError(
+                f"{text}: {some_of(self._longer)}",
+                details=[prompts] if prompts else [],
+                fix=f"max_length: {self._longest}"
+                + ("" if every else ", or too_long: drop to leave them out"),
+            )
+        job.log(f"{text} (up to {self._longest}) and left out: {some_of(self._longer)}")
 
 
 def examples_of(
@@ -63,51 +193,65 @@ def examples_of(
     what: str,
     max_length: int,
     too_long: Literal["error", "drop"],
-) -> list[Example]:
+) -> Iterator[Example]:
     """Every row in tokens, each proven: it extends its prompt, has loss and ends its turn.
 
-    what: the name of these rows in errors. Raises `StepError` naming the rows where the chat
-    template breaks the proof; `DataError` for no rows at all, for rows without an answer and for
-    rows longer than `max_length` tokens. With `too_long="drop"` these are left out and named in
-    the log.
+    Rows are read one by one, and all of them before anything is raised: the errors count and name
+    the rows. what: the name of these rows in errors. Raises `StepError` where the chat template
+    breaks the proof; `DataError` for no rows at all, for rows without an answer or with an empty
+    one, for conversations that the template refuses and for rows longer than `max_length` tokens.
+    With `too_long="drop"` these are left out and named in the log.
     """
-    found = [_example(row, tokens, what) for row in rows]
-    if not found:
-        raise DataError(f"{what}: there are no rows", fix=_no_rows(what))
-    _refuse(found, lambda e: e.loss_tokens == 0, "has no token with loss", what)
-    _refuse(
-        found, lambda e: e.tokens[-1] not in tokens.ends, "doesn't end with an end-of-turn", what
-    )
-    return _fitting(found, job, what, max_length, too_long)
+    faults = _Faults(what)
+    for row in rows:
+        faults.read += 1
+        try:
+            example = _example(row, tokens)
+        except _Faulty as error:
+            faults.add(row, error)
+            continue
+        if example.size > max_length:
+            faults.add_longer(example, max_length)
+        else:
+            yield example
+    faults.check(job, max_length, too_long)
 
 
-def _example(row: Row, tokens: Tokens, what: str) -> Example:
+def _example(row: Row, tokens: Tokens) -> Example:
     from finery_transformers.chat import row_tokens
 
     prompt, completion = split_turns(row)
+    said = [repr(str(m.get("content"))[:80]) for m in prompt[-1:]]
     if not completion:
-        raise DataError(
-            f"{what}: row {row['id']} has no answer to learn",
-            details=[str(m.get("content"))[:80] for m in prompt[-1:]],
-            fix="leave it out, or give it one",
-        )
+        raise _Faulty(UNANSWERED, said)
     tokenizer, arguments, ends = tokens
-    asked, whole = row_tokens(
-        tokenizer, prompt, completion, ends, tools=row.get("tools"), arguments=arguments
-    )
-    if whole[: len(asked)] != asked:
-        raise StepError(
-            f"{what}: row {row['id']} would be trained with another prompt than the model will "
-            "be asked",
-            details=_difference(tokenizer, asked, whole),
-            fix="the chat template writes a turn differently once it is answered: give the model "
-            "a chat template that doesn't",
+    try:
+        asked, whole = row_tokens(
+            tokenizer, prompt, completion, ends, tools=row.get("tools"), arguments=arguments
         )
-    return Example(row["id"], whole, [NO_LOSS] * len(asked) + whole[len(asked) :])
+    except DataError as error:
+        raise _Faulty(REFUSED, [error.what]) from error
+    if whole[: len(asked)] != asked:
+        raise _Faulty(CHANGED, _difference(row["id"], tokenizer, asked, whole))
+    answer = whole[len(asked) :]
+    if _is_empty(answer, tokens):
+        raise _Faulty(UNWRITTEN if answer_text(row).strip() else EMPTY, said)
+    if answer[-1] not in ends:
+        raise _Faulty(ENDLESS, said)
+    return Example(row["id"], whole, [NO_LOSS] * len(asked) + answer)
+
+
+def _is_empty(answer: Sequence[int], tokens: Tokens) -> bool:
+    """Whether an answer says nothing before it ends."""
+    said = [t for t in answer if t not in tokens.ends]
+    if len(said) > SHORT:
+        return False
+    decode: Any = tokens.tokenizer.decode
+    return not said or not decode(said).strip()
 
 
 def _difference(
-    tokenizer: "PreTrainedTokenizerBase", asked: Sequence[int], whole: Sequence[int]
+    row_id: str, tokenizer: "PreTrainedTokenizerBase", asked: Sequence[int], whole: Sequence[int]
 ) -> list[str]:
     """Both texts, from a little before the first token that differs."""
     pairs = enumerate(zip(asked, whole, strict=False))
@@ -115,37 +259,10 @@ def _difference(
     decode: Any = tokenizer.decode
     window = slice(max(0, first - 8), first + 12)
     return [
-        f"from token {first}",
+        f"{row_id}: from token {first}",
         f"asked:   …{decode(asked[window])!r}",
         f"trained: …{decode(whole[window])!r}",
     ]
-
-
-def _refuse(found: Sequence[Example], faulty: Any, fault: str, what: str) -> None:
-    bad = [e for e in found if faulty(e)]
-    if bad:
-        raise StepError(
-            f"{what}: the answer {fault} in {len(bad)} of {len(found)} rows: {_named(bad)}",
-            fix="check these rows' answers and the model's chat template",
-        )
-
-
-def _fitting(
-    rows: list[Example], job: Job, what: str, max_length: int, too_long: Literal["error", "drop"]
-) -> list[Example]:
-    longer = [e for e in rows if len(e.tokens) > max_length]
-    if not longer:
-        return rows
-    longest = max(len(e.tokens) for e in longer)
-    text = f"{what}: {len(longer)} of {len(rows)} rows are longer than {max_length} tokens"
-    if too_long == "error" or len(longer) == len(rows):
-        raise DataError(
-            f"{text}: {_named(longer)}",
-            fix=f"max_length: {longest}"
-            + (", or too_long: drop to leave them out" if len(longer) < len(rows) else ""),
-        )
-    job.log(f"{text} (up to {longest}) and left out: {_named(longer)}")
-    return [e for e in rows if len(e.tokens) <= max_length]
 
 
 def _no_rows(what: str) -> str:
@@ -154,8 +271,3 @@ def _no_rows(what: str) -> str:
         if what == "validation"
         else ("check the step that they come from")
     )
-
-
-def _named(rows: Sequence[Example]) -> str:
-    more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
-    return ", ".join(e.row_id for e in rows[:NAMED]) + more

@@ -1,46 +1,110 @@
-"""TRL's SFTTrainer, made reproducible and quiet. Imports torch: import it inside a function."""
+"""TRL's trainers, made reproducible and quiet. Imports torch: import it inside a function."""
 
+import functools
 import inspect
-import math
-from pathlib import Path
+import types
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
 from datasets import Dataset  # type: ignore[import-untyped]
 from torch.nn.functional import cross_entropy
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback
+from trl.trainer.dpo_trainer import DPOTrainer
+from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference, KTOTrainer
 from trl.trainer.sft_trainer import SFTTrainer
+from trl.trainer.utils import FusedCausalLMOutput
 
-from finery import Job, StepError
-from finery_trl import checkpoints
+from finery_trl.course import Course
 from finery_trl.order import LengthGroupedOrder
-from finery_trl.tokens import NO_LOSS, Example
+from finery_trl.settings import Proven
+from finery_trl.tokens import NO_LOSS
 
 
-class Trainer(SFTTrainer):
-    """SFTTrainer over proven examples.
+class Reproducible:
+    """What is laid over each of TRL's trainers.
 
-    Rows come in an order of their own (`LengthGroupedOrder`), the validation loss is the mean
-    over all loss tokens whatever the batches, nothing is sent or written beside checkpoints, and
-    off the GPU the vocabulary's logits are computed only where a row of the batch has loss.
+    Rows are proven before and come in an order of their own (`LengthGroupedOrder`), nothing is
+    sent or written beside checkpoints, and the course of the training is followed.
     """
 
     def __init__(
-        self, examples: list[Example], held_out: list[Example] | None, **arguments: Any
+        self,
+        examples: Sequence[Proven],
+        held_out: Sequence[Proven] | None,
+        course: Course,
+        **arguments: Any,
     ) -> None:
-        self._examples = examples
+        self._sizes = [e.size for e in examples]
+        self._course = course
         # Sorted, to waste less on padding; the order doesn't matter to a mean.
-        held_out = sorted(held_out or [], key=lambda e: -len(e.tokens))
-        if held_out:
-            self._held_out_mean = sum(e.loss_tokens for e in held_out) / len(held_out)
-        super().__init__(
+        self._held_out = sorted(held_out or [], key=lambda e: -e.size)
+        trainer: Any = super()
+        trainer.__init__(
             train_dataset=_as_dataset(examples),
-            eval_dataset=_as_dataset(held_out) if held_out else None,
+            eval_dataset=_as_dataset(self._held_out) if held_out else None,
+            callbacks=[course],
             **arguments,
         )
-        self.remove_callback(PrinterCallback)
-        model: Any = self.model
-        base = model.get_base_model() if arguments.get("peft_config") else model
-        self._can_choose_logits = "logits_to_keep" in inspect.signature(base.forward).parameters
+        self.remove_callback(PrinterCallback)  # type: ignore[attr-defined]
+
+    def learned(self, batch: dict[str, Any]) -> Iterator[tuple[list[int], list[int]]]:
+        """(token ids, positions with loss) of each sequence of a batch of the data loader."""
+        marks = (batch["completion_mask"] == 1).tolist()
+        for ids, mask in zip(batch["input_ids"].tolist(), marks, strict=True):
+            yield ids, [i for i, marked in enumerate(mask) if marked]
+
+    def training_step(self, model: Any, inputs: dict[str, Any], *rest: Any) -> Any:
+        """One batch forward and backward; its tokens are counted."""
+        mask = inputs.get("attention_mask")
+        self._course.tokens += int(inputs["input_ids"].numel() if mask is None else mask.sum())
+        trainer: Any = super()
+        return trainer.training_step(model, inputs, *rest)
+
+    def create_model_card(self, *arguments: Any, **keywords: Any) -> None:
+        """Write none: checkpoints are scratch, and what is shipped is described by its manifest."""
+
+    def _prepare_dataset(self, dataset: Any, *arguments: Any, **keywords: Any) -> Any:
+        """Rows are in tokens already."""
+        return dataset
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        args: Any = self.args  # type: ignore[attr-defined]
+        return LengthGroupedOrder(self._sizes, args.per_device_train_batch_size, args.seed)
+
+    def _send_telemetry(self) -> None:
+        """TRL would tell Hugging Face about this training; whoever builds wasn't asked."""
+
+
+class SftTrainer(Reproducible, SFTTrainer):
+    """SFTTrainer whose validation loss is the mean over all loss tokens, whatever the batches.
+
+    Off the GPU the vocabulary's logits are computed only where a row of the batch has loss.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Proven],
+        held_out: Sequence[Proven] | None,
+        *rest: Any,
+        **named: Any,
+    ) -> None:
+        if held_out:
+            self._held_out_mean = sum(e.loss_tokens for e in held_out) / len(held_out)
+        super().__init__(examples, held_out, *rest, **named)
+        self._can_choose_logits = _can_choose_logits(_causal_model(self.model))
+
+    def learned(self, batch: dict[str, Any]) -> Iterator[tuple[list[int], list[int]]]:
+        """(token ids, positions with loss) of each row of a batch, packed or padded."""
+        ids, labels = batch["input_ids"].tolist(), batch["labels"].tolist()
+        if "attention_mask" in batch:
+            for row, marks in zip(ids, labels, strict=True):
+                yield row, [i for i, label in enumerate(marks) if label == row[i]]
+            return
+        starts = [i for i, at in enumerate(batch["position_ids"][0].tolist()) if at == 0]
+        for start, end in zip(starts, [*starts[1:], len(ids[0])], strict=True):
+            row, marks = ids[0][start:end], labels[0][start:end]
+            yield row, [i for i, label in enumerate(marks) if label == row[i]]
 
     def compute_loss(
         self,
@@ -55,7 +119,8 @@ class Trainer(SFTTrainer):
         over rows, that `evaluate` takes, a mean over tokens.
         """
         if num_items_in_batch is None and not model.training:
-            num_items_in_batch = len(inputs["labels"]) * self._held_out_mean
+            rows = len(inputs["labels"]) if "attention_mask" in inputs else _starts(inputs)
+            num_items_in_batch = rows * self._held_out_mean
         if self._uses_trl_loss() or return_outputs:
             trl: Any = super()
             return trl.compute_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -63,97 +128,130 @@ class Trainer(SFTTrainer):
         # third of the time when answers are short.
         targets = inputs["labels"][:, 1:]
         columns = (targets != NO_LOSS).any(dim=0).nonzero()[:, 0]
-        logits = model(
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
-            use_cache=False,
-            logits_to_keep=columns,
-        ).logits
+        asked = {k: v for k, v in inputs.items() if k != "labels"}
+        logits = model(**asked, use_cache=False, logits_to_keep=columns).logits
         targets = targets[:, columns].flatten()
         loss = cross_entropy(
             logits.flatten(0, 1).float(), targets, ignore_index=NO_LOSS, reduction="sum"
         )
-        return loss / (
-            (targets != NO_LOSS).sum() if num_items_in_batch is None else num_items_in_batch
-        )
-
-    def create_model_card(self, *arguments: Any, **keywords: Any) -> None:
-        """Write none: checkpoints are scratch, and what is shipped is described by its manifest."""
+        if num_items_in_batch is None:
+            return loss / (targets != NO_LOSS).sum()
+        # DDP averages gradients over processes, and the tokens counted are those of all.
+        together = self.accelerator.num_processes if model.training else 1
+        return loss * together / num_items_in_batch
 
     def _uses_trl_loss(self) -> bool:
         on_gpu = self.args.device.type == "cuda"
         return on_gpu or self.aux_loss_enabled or not self._can_choose_logits
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        lengths = [len(e.tokens) for e in self._examples]
-        return LengthGroupedOrder(lengths, self.args.per_device_train_batch_size, self.args.seed)
 
-    def _send_telemetry(self) -> None:
-        """TRL would tell Hugging Face about this training; whoever builds wasn't asked."""
+class Comparing(Reproducible):
+    """What is laid over the trainers that compare with a reference."""
+
+    def __init__(self, *rest: Any, **named: Any) -> None:
+        super().__init__(*rest, **named)
+        trainer: Any = self
+        if trainer.args.device.type != "cuda" and not trainer.aux_loss_enabled:
+            for model in (trainer.model, trainer.ref_model):
+                if model is not None and _can_choose_logits(_causal_model(model)):
+                    _score_only_answers(_causal_model(model))
+
+    def log(self, logs: dict[str, float], *rest: Any) -> None:
+        """Average what was measured in validation over rows: the last batch may be a small one."""
+        trainer: Any = self
+        for values in trainer._metrics["eval"].values():
+            size = trainer.args.per_device_eval_batch_size
+            if len(values) > 1 and not trainer.model.training:
+                last = len(self._held_out) - size * (len(values) - 1)
+                mean = (size * sum(values[:-1]) + last * values[-1]) / len(self._held_out)
+                values[:] = [mean]
+        above: Any = super()
+        above.log(logs, *rest)
 
 
-class Course(TrainerCallback):
-    """Decides when to validate and save, tells the job how it goes, and marks checkpoints.
+class DpoTrainer(Comparing, DPOTrainer):
+    """DPOTrainer over proven preferences."""
 
-    epoch_steps: optimizer steps an epoch. eval_steps: those between two validations, None: one
-    each epoch.
+
+class KtoTrainer(Comparing, KTOTrainer):
+    """KTOTrainer over proven ratings.
+
+    TRL pairs rows for its estimate of the drift once, in the order of the file, and has to take
+    them in that order ever after; here each batch is paired as it is made.
     """
 
-    def __init__(
-        self,
-        job: Job,
-        *,
-        epoch_steps: int,
-        validates: bool,
-        eval_steps: int | None,
-        save_steps: int | None,
-        logging_steps: int,
-    ) -> None:
-        self._job = job
-        self._validates = validates
-        self._eval_steps = eval_steps or epoch_steps
-        self._save_steps = [self._eval_steps, epoch_steps, *([save_steps] if save_steps else [])]
-        self._logging_steps = logging_steps
-        self._losses: list[float] = []
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Show the bar."""
-        self._job.progress(state.global_step, state.max_steps, "training")
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Ask for what is due after this optimizer step."""
-        step, last = state.global_step, state.global_step >= state.max_steps
-        control.should_evaluate = self._validates and (last or step % self._eval_steps == 0)
-        control.should_save = last or any(step % n == 0 for n in self._save_steps)
-
-    def on_log(self, args: Any, state: Any, control: Any, **context: Any) -> None:
-        """Report. `StepError` where a loss is no longer a number."""
-        step, logs = state.global_step, context["logs"]
-        for name in ("loss", "eval_loss"):
-            if name in logs and not math.isfinite(logs[name]):
-                raise StepError(
-                    f"the {name} is {logs[name]} at optimizer step {step}: training diverged",
-                    fix=f"lower learning_rate (now {args.learning_rate:g}), or warm up longer",
-                )
-        if "eval_loss" in logs:
-            self._job.metric("eval_loss", logs["eval_loss"], step)
-        if "loss" in logs:
-            self._job.progress(step, state.max_steps, f"loss {logs['loss']:.3f}")
-            self._report_loss(logs, step, step == state.max_steps)
-
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Mark what was saved as whole, then remove what it replaces."""
-        folder = Path(args.output_dir)
-        checkpoints.mark(folder / f"checkpoint-{state.global_step}")
-        checkpoints.prune(folder, state.log_history)
-
-    def _report_loss(self, logs: dict[str, float], step: int, last: bool) -> None:
-        self._losses.append(logs["loss"])
-        if last or step % self._logging_steps == 0:
-            self._job.metric("loss", sum(self._losses) / len(self._losses), step)
-            self._job.metric("learning_rate", logs["learning_rate"], step)
-            self._losses.clear()
+    def __init__(self, *rest: Any, args: Any, **named: Any) -> None:
+        args.train_sampling_strategy = "sequential"  # what TRL asks for; `LengthGroupedOrder` rules
+        super().__init__(*rest, args=args, **named)
+        if self.calculate_KL:
+            self.data_collator = _Rotating(self.data_collator)
 
 
-def _as_dataset(examples: list[Example]) -> Dataset:
-    return Dataset.from_list([{"input_ids": e.tokens, "labels": e.labels} for e in examples])
+class _Rotating:
+    """A collator that gives each row its neighbour's answer as well."""
+
+    def __init__(self, collator: DataCollatorForUnpairedPreference) -> None:
+        self._collator = collator
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        answers = [row["completion_ids"] for row in rows]
+        turned = [answers[-1], *answers[:-1]]
+        paired = [
+            {**row, "KL_completion_ids": other} for row, other in zip(rows, turned, strict=True)
+        ]
+        return self._collator(paired)
+
+
+def _starts(inputs: dict[str, Any]) -> int:
+    """Rows in a packed batch."""
+    return int((inputs["position_ids"] == 0).sum())
+
+
+def _causal_model(model: Any) -> Any:
+    """The transformers model inside an adapter."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _can_choose_logits(model: Any) -> bool:
+    return "logits_to_keep" in inspect.signature(type(model).forward).parameters
+
+
+def _score_only_answers(model: Any) -> None:
+    """Compute log-probabilities only at columns where a row of the batch has an answer.
+
+    It stands in for TRL's fused head, which off the GPU goes over every position and measures
+    entropy and accuracy on the way. Those are zero here: nothing shows them.
+    """
+    whole = model.forward
+
+    @functools.wraps(type(model).forward)
+    def forward(
+        self: Any, *args: Any, fused_lm_head: bool = False, labels: Any = None, **named: Any
+    ) -> Any:
+        if not fused_lm_head:
+            return whole(*args, labels=labels, **named)
+        targets = labels[:, 1:]
+        columns = (targets != NO_LOSS).any(dim=0).nonzero()[:, 0]
+        logits = whole(*args, logits_to_keep=columns, **named).logits
+        wanted = targets[:, columns]
+        losses = cross_entropy(
+            logits.flatten(0, 1).float(),
+            wanted.flatten(),
+            ignore_index=NO_LOSS,
+            reduction="none",
+        )
+        nothing = torch.zeros(targets.shape, dtype=losses.dtype, device=losses.device)
+        return FusedCausalLMOutput(
+            log_probs=nothing.index_copy(1, columns, -losses.view(wanted.shape)),
+            entropy=nothing,
+            mean_logits=nothing,
+            is_top1=nothing.bool(),
+            label_mask=targets != NO_LOSS,
+        )
+
+    model.forward = types.MethodType(forward, model)
+
+
+def _as_dataset(examples: Sequence[Proven]) -> Any:
+    columns = [e.columns() for e in examples]
+    return Dataset.from_dict({name: [c[name] for c in columns] for name in columns[0]})

@@ -10,16 +10,18 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from finery import DataError, Job, StepError
-from finery.errors import did_you_mean
-from finery_trl.checkpoints import chosen, last_whole, step_of
-from finery_trl.tokens import NO_LOSS, Example, Tokens
+from finery import Job, Model, StepError
+from finery_trl.checkpoints import chosen, exhausted, history_of, last_whole, step_of
+from finery_trl.pairs import Pair
+from finery_trl.prepared import Prepared
+from finery_trl.settings import Proven
+from finery_trl.tokens import Tokens
+from finery_trl.watch import watcher
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
 
-    from finery_trl.sft import Sft
+    from finery_trl.settings import Training
 
 
 class Trained(NamedTuple):
@@ -35,6 +37,13 @@ class Trained(NamedTuple):
     trainable: int
 
 
+class Rows(NamedTuple):
+    """The rows of a training, in tokens and proven, and those held out for validation."""
+
+    learned: list[Proven]
+    held_out: list[Proven] | None
+
+
 class Plan(NamedTuple):
     """The size of a training: rows in memory at once, optimizer steps an epoch and in all."""
 
@@ -45,9 +54,9 @@ class Plan(NamedTuple):
     longest: int
 
     @classmethod
-    def of(cls, step: "Sft", examples: Sequence[Example], job: Job) -> Self:
+    def of(cls, step: "Training", examples: Sequence[Proven], job: Job) -> Self:
         """Count as transformers does; the last optimizer step of an epoch may be a small one."""
-        longest = max(len(e.tokens) for e in examples)
+        longest = max(e.size for e in examples)
         size = step.batch_size(longest)
         batches = math.ceil(len(examples) / size)
         epoch_steps = math.ceil(batches / (step.effective_batch_size // size))
@@ -55,94 +64,120 @@ class Plan(NamedTuple):
         return cls(job.scratch / "checkpoints", size, epoch_steps, steps, longest)
 
 
-def train(
-    step: "Sft", tokens: Tokens, examples: list[Example], held_out: list[Example] | None, job: Job
-) -> Trained:
+def run(step: "Training", job: Job) -> Model:
+    """Read and prove the rows, train on them, write the model."""
+    from finery_transformers.loading import load_tokenizer, template_arguments
+    from finery_trl.output import write_model
+
+    tokens = Tokens.of(load_tokenizer(step.model), template_arguments(step.model))
+    job.progress(0, 1, "reading rows")
+    learned = step.read((row for dataset in step.rows for row in dataset), tokens, job, "rows")
+    held_out = None
+    if step.validation is not None:
+        held_out = step.read(step.validation, tokens, job, "validation")
+    rows = Rows(learned, held_out)
+    return write_model(step, train(step, tokens, rows, job), tokens, learned, job)
+
+
+def train(step: "Training", tokens: Tokens, rows: Rows, job: Job) -> Trained:
     """Train to the end, from the last whole checkpoint in `job.scratch` if there is one.
 
     Raises `StepError` where the loss diverges, or where memory or disk don't suffice.
     """
-    plan = Plan.of(step, examples, job)
+    plan = Plan.of(step, rows.learned, job)
     with _surroundings(step, plan):
         job.progress(0, plan.steps, "loading the model")
-        trainer = _trainer(step, plan, tokens, examples, held_out, job)
-        _prove_batches(trainer, examples, tokens)
+        trainer = _trainer(step, plan, tokens, rows, job)
+        prove_batches(trainer, rows.learned, tokens)
+        if getattr(trainer, "padding_free", False):
+            prove_apart(trainer, rows.learned)
         last = last_whole(plan.folder)
         if last is not None:
             job.log(f"going on from optimizer step {step_of(last)} of {plan.steps}")
-        # transformers would train a step too many from a checkpoint at the very end.
-        if last is None or step_of(last) < plan.steps:
+        if last is None or not _is_over(last, plan, step):
             with _without_input_casts(trainer.model, step):
                 trainer.train(resume_from_checkpoint=str(last) if last else None)
         counts = _counts(trainer.model, adapter=step.lora is not None)
-    best = chosen(plan.folder)
-    return Trained(best, plan.folder / f"checkpoint-{plan.steps}", *counts)
+    best = chosen(plan.folder, step.best)
+    last = last_whole(plan.folder)
+    assert last is not None  # `chosen` found one
+    return Trained(best, last, *counts)
 
 
-def _trainer(
-    step: "Sft",
-    plan: Plan,
-    tokens: Tokens,
-    examples: list[Example],
-    held_out: list[Example] | None,
-    job: Job,
-) -> Any:
-    from finery_trl.trainer import Course, Trainer
+def _is_over(last: Path, plan: Plan, step: "Training") -> bool:
+    """Whether a checkpoint is the last one: transformers would train a step too many from it."""
+    stopped = exhausted(history_of(last), step.best, step.early_stopping_patience)
+    return stopped or step_of(last) >= plan.steps
+
+
+def _trainer(step: "Training", plan: Plan, tokens: Tokens, rows: Rows, job: Job) -> Any:
+    from finery_trl.course import Course, Rhythm
 
     dtype = arithmetic(step)
-    course = Course(
-        job,
-        epoch_steps=plan.epoch_steps,
-        validates=held_out is not None,
-        eval_steps=step.eval_steps,
-        save_steps=step.save_steps,
-        logging_steps=step.logging_steps,
+    made, config, own = step.trainer()
+    rhythm = Rhythm(
+        epoch=plan.epoch_steps,
+        validate=step.eval_steps or plan.epoch_steps,
+        save=step.save_steps,
+        report=step.logging_steps,
+        patience=step.early_stopping_patience,
     )
-    return Trainer(
-        examples,
-        held_out,
-        model=_model(step, dtype, plan.longest),
-        args=_config(step, plan, dtype, job.seed),
+    model = Prepared.of(step, dtype, plan.longest, job)
+    trainer = made(
+        rows.learned,
+        rows.held_out,
+        Course(
+            job,
+            rhythm,
+            validates=rows.held_out is not None,
+            watch=watcher(step, tokens, dtype, job),
+            best=step.best,
+        ),
+        model=model.model,
+        args=config(**_arguments(step, plan, dtype, job.seed), **own),
         processing_class=tokens.tokenizer,
-        peft_config=step.peft_config(),
-        callbacks=[course],
+        peft_config=model.peft_config,
+        **({"ref_model": model.reference} if model.reference is not None else {}),
     )
+    model.keep_masters(trainer.model)
+    return trainer
 
 
-def _config(step: "Sft", plan: Plan, dtype: "torch.dtype", seed: int) -> Any:
-    """TRL's configuration."""
+def _arguments(step: "Training", plan: Plan, dtype: "torch.dtype", seed: int) -> dict[str, Any]:
+    """What all of TRL's configurations take."""
     import torch
-    from trl.trainer.sft_config import SFTConfig
 
-    return SFTConfig(
-        output_dir=str(plan.folder),
-        seed=seed,
-        num_train_epochs=step.epochs,
-        learning_rate=step.learning_rate,
-        lr_scheduler_type=step.lr_scheduler_type,
-        warmup_steps=step.warmup(plan.steps),
-        per_device_train_batch_size=plan.size,
-        per_device_eval_batch_size=plan.size,
-        gradient_accumulation_steps=step.effective_batch_size // plan.size,
-        weight_decay=step.weight_decay,
-        max_grad_norm=step.max_grad_norm,
-        gradient_checkpointing=step.gradient_checkpointing,
-        optim="adamw_torch",
-        bf16=dtype is torch.bfloat16,
-        use_cpu=not torch.cuda.is_available(),
-        dataloader_pin_memory=torch.cuda.is_available(),
-        max_length=None,  # the rows' length is proven, none is ever cut
-        dataset_kwargs={"skip_prepare_dataset": True},
-        eval_strategy="no",  # `Course` decides when to validate and to save
-        save_strategy="no",
-        logging_steps=1,  # for the curve, which mustn't depend on how often the job reports
-        logging_nan_inf_filter=False,
-        report_to="none",
-        disable_tqdm=True,
-    )
+    from finery_trl.trackers import tracking
+
+    on_gpu = torch.cuda.is_available()
+    return {
+        "output_dir": str(plan.folder),
+        "seed": seed,
+        "num_train_epochs": step.epochs,
+        "learning_rate": step.learning_rate,
+        "lr_scheduler_type": step.lr_scheduler_type,
+        "warmup_steps": step.warmup(plan.steps),
+        "per_device_train_batch_size": plan.size,
+        "per_device_eval_batch_size": plan.size,
+        "gradient_accumulation_steps": step.effective_batch_size // plan.size,
+        "weight_decay": step.weight_decay,
+        "max_grad_norm": step.max_grad_norm,
+        "gradient_checkpointing": step.gradient_checkpointing,
+        "optim": "adamw_torch_fused" if on_gpu else "adamw_torch",
+        "bf16": dtype is torch.bfloat16,
+        "use_cpu": not on_gpu,
+        "dataloader_pin_memory": on_gpu,
+        "max_length": None,  # the rows' length is proven, none is ever cut
+        "eval_strategy": "no",  # `Course` decides when to validate and to save
+        "save_strategy": "no",
+        "logging_steps": 1,  # for the curve, which mustn't depend on how often the job reports
+        "logging_nan_inf_filter": False,
+        "disable_tqdm": True,
+        **tracking(step),
+    }
 
 
-def arithmetic(step: "Sft") -> "torch.dtype":
+def arithmetic(step: "Training") -> "torch.dtype":
     """The dtype that the step multiplies in."""
     import torch
 
@@ -151,39 +186,7 @@ def arithmetic(step: "Sft") -> "torch.dtype":
     return {"auto": default_dtype(), "bf16": torch.bfloat16, "fp32": torch.float32}[step.dtype]
 
 
-def _model(step: "Sft", dtype: "torch.dtype", longest: int) -> "PreTrainedModel":
-    """The model to train. Frozen weights are in `dtype`; those that are trained need 32 bits."""
-    import torch
-
-    from finery_transformers.loading import load_model
-
-    model = load_model(step.model, torch.float32 if step.lora is None else dtype)
-    context = getattr(model.config, "max_position_embeddings", None)
-    if context is not None and longest > context:
-        raise DataError(
-            f"the longest row has {longest} tokens, more than the model's context of {context}",
-            fix=f"max_length: {context}, and too_long: drop to leave such rows out",
-        )
-    if step.lora is not None:
-        _check_targets(model, step.lora.target_modules)
-    return model
-
-
-def _check_targets(model: "PreTrainedModel", wanted: str | Sequence[str]) -> None:
-    if wanted == "all-linear":
-        return
-    import torch
-
-    kinds = (torch.nn.Linear, torch.nn.Embedding)
-    names = {n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, kinds)}
-    for name in [wanted] if isinstance(wanted, str) else wanted:
-        if name.rpartition(".")[2] not in names:
-            raise StepError(
-                f"target_modules: the model has no layer '{name}'", fix=did_you_mean(name, names)
-            )
-
-
-def _prove_batches(trainer: Any, examples: Sequence[Example], tokens: Tokens) -> None:
+def prove_batches(trainer: Any, examples: Sequence[Proven], tokens: Tokens) -> None:
     """Look at all batches of the first epoch as the model will get them, before it does.
 
     Each row's loss must lie on the tokens themselves, begin behind the first one and end with an
@@ -194,33 +197,52 @@ def _prove_batches(trainer: Any, examples: Sequence[Example], tokens: Tokens) ->
     found = rows = 0
     with torch.random.fork_rng():  # a data loader draws from torch's random state
         for batch in trainer.get_train_dataloader():
-            for ids, labels in zip(
-                batch["input_ids"].tolist(), batch["labels"].tolist(), strict=True
-            ):
-                learned = [i for i, label in enumerate(labels) if label != NO_LOSS]
-                if (
-                    not learned
-                    or learned[0] == 0
-                    or ids[learned[-1]] not in tokens.ends
-                    or any(ids[i] != labels[i] for i in learned)
-                ):
+            for ids, learned in trainer.learned(batch):
+                if not learned or learned[0] == 0 or ids[learned[-1]] not in tokens.ends:
                     raise StepError(
                         "a batch isn't what its rows say; the collator of this TRL doesn't fit",
                         details=[repr(tokens.tokenizer.decode(ids))],
                         fix="install a version of trl that finery is tested with",
                     )
                 found, rows = found + len(learned), rows + 1
+    sequences = sum(2 if isinstance(e, Pair) else 1 for e in examples)
     expected = sum(e.loss_tokens for e in examples)
-    if (rows, found) != (len(examples), expected):
+    if (rows, found) != (sequences, expected):
         raise StepError(
-            f"an epoch has {rows} rows with {found} loss tokens, not {len(examples)} with "
+            f"an epoch has {rows} sequences with {found} loss tokens, not {sequences} with "
             f"{expected}",
             fix="install a version of trl that finery is tested with",
         )
 
 
+def prove_apart(trainer: Any, examples: Sequence[Proven]) -> None:
+    """Ask the model for a row behind two different neighbours: its logits mustn't differ.
+
+    Rows that are packed are told apart by their positions alone, which an attention has to heed.
+    """
+    import torch
+
+    columns = sorted((e.columns()["input_ids"] for e in examples), key=len)
+    row, neighbour = columns[0], columns[-1]
+    model = trainer.model
+    asked = []
+    for other in (neighbour, neighbour[::-1]):
+        ids = torch.tensor([[*other, *row]], device=model.device)
+        places = torch.tensor([[*range(len(other)), *range(len(row))]], device=model.device)
+        with torch.no_grad(), trainer.compute_loss_context_manager():
+            logits = model(input_ids=ids, position_ids=places, use_cache=False).logits
+        asked.append(logits[0, len(other) :].float())
+    # Bit-equal on most kernels; a contaminated row differs by far more than rounding.
+    if (asked[0] - asked[1]).abs().max() > 0.01 * asked[0].abs().max():
+        raise StepError(
+            "packing would let rows see their neighbours: this model's attention doesn't keep "
+            "the rows of a sequence apart",
+            fix="packing: false",
+        )
+
+
 @contextmanager
-def _surroundings(step: "Sft", plan: Plan) -> Iterator[None]:
+def _surroundings(step: "Training", plan: Plan) -> Iterator[None]:
     """Deterministic kernels, no bars and warnings, and plain words where resources run out.
 
     Determinism holds for one machine and one number of threads: sums of floats depend on how
@@ -249,7 +271,7 @@ def _surroundings(step: "Sft", plan: Plan) -> Iterator[None]:
         gc.collect()
 
 
-def _explained(error: Exception, step: "Sft", plan: Plan) -> StepError | None:
+def _explained(error: Exception, step: "Training", plan: Plan) -> StepError | None:
     """The error to show where memory or disk ran out, None for any other."""
     import torch
 
@@ -271,7 +293,7 @@ def _explained(error: Exception, step: "Sft", plan: Plan) -> StepError | None:
     return None
 
 
-def _advice(step: "Sft", size: int) -> str:
+def _advice(step: "Training", size: int) -> str:
     ways = [f"per_device_train_batch_size: {size // 2}"] if size > 1 else []
     ways += [] if step.gradient_checkpointing else ["gradient_checkpointing: true"]
     ways += [] if step.lora else ["an adapter instead of all weights (lora: {})"]
@@ -279,7 +301,7 @@ def _advice(step: "Sft", size: int) -> str:
 
 
 @contextmanager
-def _without_input_casts(model: Any, step: "Sft") -> Iterator[None]:
+def _without_input_casts(model: Any, step: "Training") -> Iterator[None]:
     """Keep PEFT from casting activations to the adapter's fp32 and autocast from casting back.
 
     Autocast brings input and weights together by itself; 5 % faster, the same numbers.

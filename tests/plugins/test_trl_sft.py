@@ -1,5 +1,6 @@
 """Supervised fine-tuning on a tiny model: it learns, repeats itself byte by byte, and resumes."""
 
+import inspect
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +151,7 @@ def test_the_curve_and_the_metrics_say_the_same(train: Train, validation: Datase
 
 def test_progress_counts_optimizer_steps(train: Train) -> None:
     _, job = train(logging_steps=2)
-    bar = [e for e in job.events if e["event"] == "progress" and e["text"].startswith("loss")]
+    bar = [e for e in job.events if e["event"] == "progress" and "loss" in e["text"]]
     assert [(e["done"], e["total"]) for e in bar] == [(1, 3), (2, 3), (3, 3)]
     assert [step for step, _ in metric(job, "loss")] == [2, 3]
 
@@ -278,6 +280,7 @@ def test_the_warmup_is_short_in_short_trainings(tiny: Model, data: Dataset) -> N
 
 KILLED = """
 import os, signal, sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from finery import Dataset, Model
@@ -340,3 +343,138 @@ def test_a_training_cut_off_after_its_last_checkpoint_only_writes(train: Train) 
     again, _ = train(**settings)
     assert files(job.out) == before
     assert (again.meta, again.meta["steps"]) == (model.meta, 5)
+
+
+def test_all_weights_of_a_merged_adapter_can_be_trained(train: Train, tiny: Model) -> None:
+    adapter, _ = train("first")
+    whole, _ = train("second", model=adapter, lora=None, learning_rate=1e-3)
+    assert whole.meta["trainable_parameters"] == whole.meta["parameters"]
+    assert whole.refs == {}
+
+
+def test_training_can_go_on_with_an_adapter(train: Train, tiny: Model) -> None:
+    first, _ = train("first")
+    more, _ = train("second", model=first, adapter="continue")
+    assert more.refs == {"base": tiny}
+    assert files(first.path)["adapter_config.json"] == files(more.path)["adapter_config.json"]
+
+
+def test_packed_rows_train_like_padded_ones(train: Train, validation: Dataset) -> None:
+    settings: dict[str, Any] = {"validation": validation, "dtype": "fp32", "epochs": 2}
+    _, padded = train("padded", **settings)
+    _, packed = train("packed", packing=True, **settings)
+    for name in ("loss", "eval_loss"):
+        values = [[p[name] for p in curve(job) if name in p] for job in (padded, packed)]
+        assert values[0] == pytest.approx(values[1], rel=1e-4)
+
+
+def test_packing_is_refused_where_rows_would_see_each_other(
+    train: Train, tiny: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import LlamaForCausalLM
+
+    honest = LlamaForCausalLM.forward
+
+    def careless(self: Any, *args: Any, position_ids: Any = None, **named: Any) -> Any:
+        return honest(self, *args, **named)
+
+    careless.__signature__ = inspect.signature(honest)  # type: ignore[attr-defined]
+    monkeypatch.setattr(LlamaForCausalLM, "forward", careless)
+    with pytest.raises(StepError, match="packing"):
+        train(packing=True)
+
+
+def test_noise_on_embeddings_changes_the_training(train: Train) -> None:
+    quiet, noisy = train("quiet")[1], train("noisy", neftune_noise_alpha=5.0)[1]
+    assert curve(quiet)[0]["loss"] != curve(noisy)[0]["loss"]
+
+
+def test_training_stops_early(train: Train, validation: Dataset) -> None:
+    model, job = train(
+        epochs=30, validation=validation, learning_rate=2.0, early_stopping_patience=2
+    )
+    losses = [p["eval_loss"] for p in curve(job) if "eval_loss" in p]
+    best = losses.index(min(losses))
+    assert len(losses) == best + 3 < 30
+    assert model.meta["best_step"] == 3 * (best + 1)
+
+
+def test_the_task_is_watched_and_picks_the_weights(train: Train, data: Dataset) -> None:
+    from finery_eval.exact import Exact
+
+    asked = Model.placeholder("model")
+    watch = Exact(models=[asked], rows=data, max_tokens=8)
+    settings: dict[str, Any] = {"watch": watch, "metric_for_best_model": "accuracy"}
+    model, job = train(epochs=12, lora=None, **settings)
+    scores = {p["step"]: p["watch"]["accuracy"] for p in curve(job) if "watch" in p}
+    assert list(scores) == [3 * n for n in range(1, 13)]
+    assert scores[model.meta["best_step"]] == max(scores.values()) > 0
+    assert metric(job, "watch.accuracy") == list(scores.items())
+
+
+def test_watching_changes_no_weights(train: Train, data: Dataset) -> None:
+    from finery_eval.exact import Exact
+
+    watch = Exact(models=[Model.placeholder("model")], rows=data, max_tokens=4)
+    lora = Lora(lora_dropout=0.1)
+    alone, watched = train("alone", lora=lora)[1], train("watched", lora=lora, watch=watch)[1]
+    weights = "adapter_model.safetensors"
+    assert files(alone.out)[weights] == files(watched.out)[weights]
+
+
+def test_nothing_chooses_by_what_nothing_measures(tiny: Model, data: Dataset) -> None:
+    with pytest.raises(UsageError, match="nothing measures 'accuracy'"):
+        Sft(model=tiny, rows=[data], metric_for_best_model="accuracy").check()
+
+
+@pytest.fixture
+def quantized(train: Train) -> Callable[..., tuple[Model, TestJob]]:
+    """Train with 4-bit weights, in a model wide enough for bitsandbytes' blocks."""
+    pytest.importorskip("bitsandbytes")
+    return lambda folder="job", **settings: train(folder, quantization="nf4", **settings)
+
+
+def test_qlora_trains_repeats_itself_and_says_how_it_is_merged(quantized: Any) -> None:
+    model, job = quantized("one", epochs=3)
+    again, _ = quantized("two", epochs=3)
+    assert files(model.path) == files(again.path)
+    assert curve(job)[-1]["loss"] < curve(job)[0]["loss"]
+    assert model.meta["quantization"] == {"kind": "nf4", "double": True}
+    assert model.meta["merge"] == "16-bit"
+
+
+def test_a_qlora_adapter_is_merged_as_its_recipe_says(quantized: Any) -> None:
+    import torch
+
+    from finery_transformers.loading import load_model
+
+    onto = {m: quantized(m, merge=m)[0] for m in ("16-bit", "dequantized")}
+    merged = {m: load_model(model, torch.float32) for m, model in onto.items()}
+    one, other = (m.model.layers[0].mlp.up_proj.weight for m in merged.values())
+    assert not torch.equal(one, other)
+    head = "model.embed_tokens.weight"
+    same = [m.state_dict()[head] for m in merged.values()]
+    assert torch.equal(*same)
+
+
+def test_trackers_get_the_curve(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard isn't installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
+    _, plain = train("plain")
+    _, job = train("job", report_to=["tensorboard"], tracking_dir=str(tmp_path / "runs"))
+    found = EventAccumulator(str(tmp_path / "runs" / "tensorboard")).Reload()
+    kept = [event.value for event in found.Scalars("train/loss")]
+    assert kept == pytest.approx([p["loss"] for p in curve(job)], rel=1e-5)
+    assert files(plain.out) == files(job.out)
+
+
+def test_a_tracker_that_is_not_installed_is_named(train: Train) -> None:
+    missing = next((n for n in ("wandb", "trackio", "mlflow") if not find_spec(n)), None)
+    if missing is None:
+        pytest.skip("all trackers are installed")
+    with pytest.raises(StepError, match=f"{missing} isn't installed"):
+        train(report_to=[missing])

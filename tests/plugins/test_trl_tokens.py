@@ -22,7 +22,7 @@ def read(
 ) -> list[Example]:
     tokens = Tokens.of(tiny_tokenizer(template), {})
     given: dict[str, Any] = {"what": "rows", "max_length": 200, "too_long": "error", **limits}
-    return examples_of(rows, tokens, job or TestJob(), **given)
+    return list(examples_of(rows, tokens, job or TestJob(), **given))
 
 
 def test_loss_lies_on_the_answer_up_to_the_end_of_its_turn() -> None:
@@ -70,7 +70,7 @@ def test_a_template_that_changes_the_prompt_once_it_is_answered_is_refused() -> 
     template = "{% if not add_generation_prompt %}Chat: {% endif %}" + CHATML
     with pytest.raises(StepError, match="another prompt than the model will be asked") as caught:
         read([row()], template)
-    assert caught.value.details[0] == "from token 0"
+    assert caught.value.details[0] == f"{row()['id']}: from token 0"
     assert "asked:   …'<|im_start|>user" in caught.value.details[1]
     assert "trained: …'Chat: <|im_start|>user" in caught.value.details[2]
 
@@ -92,9 +92,9 @@ def test_a_template_without_end_of_turn_is_refused() -> None:
 
 def test_a_row_without_an_answer_is_refused() -> None:
     unanswered = with_id({"messages": [{"role": "user", "content": "where is my card"}]})
-    with pytest.raises(DataError, match=f"row {unanswered['id']} has no answer") as caught:
+    with pytest.raises(DataError, match="no answer to learn in 1 of 2 rows") as caught:
         read([row(), unanswered])
-    assert caught.value.details == ["where is my card"]
+    assert caught.value.details == [f"{unanswered['id']}: 'where is my card'"]
 
 
 def test_long_rows_are_refused_by_name() -> None:

@@ -1,0 +1,118 @@
+"""What a training is about to learn, as plain data: `Step.prove` makes it, `finery check --deep`
+shows it, and a build's log has a line of it.
+
+Nothing here knows a tokenizer: a sample row comes as pieces of text, with loss or without.
+"""
+
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+
+NAMED = 5
+"""Rows that a line names."""
+PERCENTILES = (50, 95, 99)
+
+
+class Piece(msgspec.Struct, frozen=True):
+    """A stretch of a row: its text, special tokens written out, and whether it has loss."""
+
+    text: str
+    loss: bool
+    label: str = ""  # which of several answers it is: chosen, rejected
+
+
+class Sample(msgspec.Struct, frozen=True):
+    """One row as it is trained on."""
+
+    row: str
+    pieces: list[Piece]
+
+
+class Proof(msgspec.Struct, frozen=True, kw_only=True):
+    """One data set of a training, proven row by row.
+
+    input: the step's field, e.g. `rows`.
+    rows: sequences to learn from, without the dropped ones. tokens, loss_tokens: in all of them.
+    longest, percentiles: of the rows' lengths in tokens; percentile → length.
+    dropped: ids of the rows that are left out because they are too long.
+    facts: what else holds for all rows, in words: name → text.
+    samples: a few of the rows.
+    """
+
+    input: str
+    rows: int
+    tokens: int
+    loss_tokens: int
+    longest: int
+    percentiles: dict[int, int] = {}
+    dropped: list[str] = []
+    facts: dict[str, str] = {}
+    samples: list[Sample] = []
+
+    def counts(self) -> str:
+        """Rows and tokens in words."""
+        share = f" ({100 * self.loss_tokens / self.tokens:.0f} %)" if self.tokens else ""
+        return (
+            f"{self.rows:,} {'row' if self.rows == 1 else 'rows'}, {self.tokens:,} tokens, "
+            f"{self.loss_tokens:,} of them with loss{share}"
+        )
+
+    def lengths(self) -> str:
+        """How long the rows are, in words."""
+        parts = [f"{percent} % up to {length:,}" for percent, length in self.percentiles.items()]
+        return f"{', '.join([*parts, f'all up to {self.longest:,}'])} tokens"
+
+    def left_out(self) -> str:
+        """The dropped rows in words; empty where there are none."""
+        return f"{len(self.dropped):,}, too long: {some_of(self.dropped)}" if self.dropped else ""
+
+    def line(self) -> str:
+        """All counts in a line, for a log."""
+        out = f"; left out {self.left_out()}" if self.dropped else ""
+        return f"{self.input}: {self.counts()}; {self.lengths()}{out}"
+
+
+class Tally:
+    """Counts rows for a `Proof`: four bytes a row, however long the rows are."""
+
+    def __init__(self) -> None:
+        self._lengths = array("I")
+        self._loss = 0
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def add(self, tokens: int, loss_tokens: int) -> None:
+        """Count a row of `tokens` tokens, `loss_tokens` of them with loss."""
+        self._lengths.append(tokens)
+        self._loss += loss_tokens
+
+    def proof(
+        self,
+        input: str,
+        *,
+        dropped: Sequence[str] = (),
+        facts: Mapping[str, str] | None = None,
+        samples: Iterable[Sample] = (),
+    ) -> Proof:
+        """The counts as a proof. Percentiles are lengths of rows that there are (nearest rank)."""
+        ordered = sorted(self._lengths)
+        ranks = {p: -(-p * len(ordered) // 100) for p in PERCENTILES}
+        return Proof(
+            input=input,
+            rows=len(ordered),
+            tokens=sum(ordered),
+            loss_tokens=self._loss,
+            longest=ordered[-1] if ordered else 0,
+            percentiles={p: ordered[rank - 1] for p, rank in ranks.items()} if ordered else {},
+            dropped=list(dropped),
+            facts=dict(facts or {}),
+            samples=list(samples),
+        )
+
+
+def some_of(names: Sequence[str]) -> str:
+    """The first few names and how many more there are."""
+    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more

@@ -1,0 +1,300 @@
+"""What all trainings share: their settings, and the road from rows to a model."""
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from finery import Dataset, Job, Model, Settings, Step, inner, setting, takes
+from finery.errors import UsageError, did_you_mean
+from finery.rows import Row
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+    from finery_trl.tokens import Tokens
+
+PACKAGES = (
+    "torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "gguf",
+)  # fmt: skip
+
+
+class Proven(Protocol):
+    """A row in tokens, proven to be learnable; what a trainer's collator takes.
+
+    row_id: of the row. size: tokens of its longest sequence. tokens_in_all: of all its
+    sequences. loss_tokens: tokens with loss.
+    """
+
+    @property
+    def row_id(self) -> str: ...
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def tokens_in_all(self) -> int: ...
+
+    @property
+    def loss_tokens(self) -> int: ...
+
+    def columns(self) -> dict[str, Any]:
+        """Column → value, as TRL's collator wants them."""
+
+
+class Lora(Settings):
+    """Low-rank adaptation (Hu et al. 2021, https://arxiv.org/abs/2106.09685), as in PEFT."""
+
+    r: int = setting(16, ge=1, help="Rank: 8-16 for simple tasks, 64-128 for data-rich ones.")
+    lora_alpha: int | None = setting(
+        None, ge=1, help="Strength: what is learned is scaled by lora_alpha / r. Default: r."
+    )
+    lora_dropout: float = setting(0.0, ge=0, lt=1, help="Dropout in front of the adapter.")
+    target_modules: str | list[str] = setting(
+        "all-linear", help="Layers with an adapter: all-linear, or names such as [q_proj, v_proj]."
+    )
+    use_rslora: bool = setting(
+        False, help="Scale by lora_alpha / sqrt(r) instead, for ranks of 64 and more."
+    )
+    use_dora: bool = setting(
+        False, help="Learn the weights' magnitudes apart from their directions; slower."
+    )
+
+
+class Training(Step, isolated=True, packages=PACKAGES, sections=("train",)):
+    """Train a model on rows."""
+
+    model: Model = takes(
+        help="The model to train: a Hugging Face folder, a GGUF (dequantised), or an adapter."
+    )
+    rows: list[Dataset] = takes(help="Rows to learn from.")
+    validation: Dataset | None = takes(None, help="Rows to measure the validation loss on.")
+    watch: Step | None = inner(
+        "evaluate",
+        given={"models": "model"},
+        help="An evaluator that asks the model in training at each validation, e.g. `{use: "
+        "eval.classification, rows: split.validation}`.",
+    )
+    metric_for_best_model: str = setting(
+        "eval_loss",
+        help="What the weights that are kept are chosen by: eval_loss, the lowest, or a metric of "
+        "`watch`, the highest.",
+    )
+    lora: Lora | None = setting(Lora(), help="The adapter; null trains all weights.")
+    adapter: Literal["new", "continue"] = setting(
+        "new",
+        help="Where `model` is an adapter itself: merge it and put a new one on top, or go on "
+        "training it (then `lora` is left out: it keeps its own shape).",
+    )
+    quantization: Literal["nf4", "fp4"] | None = setting(
+        None,
+        help="QLoRA: keep the frozen weights in 4 bits while the adapter is trained, which saves "
+        "most of their memory and costs time.",
+    )
+    double_quantization: bool = setting(
+        True, help="Quantise the quantisation's own scales too: 0.4 bits a weight less."
+    )
+    merge: Literal["16-bit", "dequantized"] = setting(
+        "16-bit",
+        help="Which base a QLoRA adapter is merged onto when it is used: the 16-bit one, or what "
+        "its 4-bit weights stand for, which is what the adapter was trained on.",
+    )
+    epochs: float = setting(3, gt=0, help="Passes over the rows; 1-2 for fewer than 500 rows.")
+    learning_rate: float = setting(
+        2e-4, gt=0, help="Peak learning rate; 1e-3 suits models of some 100 million parameters."
+    )
+    lr_scheduler_type: Literal["cosine", "linear", "constant", "constant_with_warmup"] = setting(
+        "cosine", help="Course of the learning rate behind the warm-up."
+    )
+    warmup_steps: int | None = setting(
+        None,
+        ge=0,
+        help="Optimizer steps in which the learning rate rises to its peak. Default: 10, but at "
+        "most a tenth of all.",
+    )
+    warmup_ratio: float | None = setting(
+        None, ge=0, lt=1, help="The same as a share of all optimizer steps."
+    )
+    effective_batch_size: int = setting(
+        16, ge=1, help="Rows an optimizer step; 16 is stable for most tasks."
+    )
+    per_device_train_batch_size: int | None = setting(
+        None,
+        ge=1,
+        help="Rows in memory at once; gradients are accumulated up to effective_batch_size. "
+        "Default: as many as 8,192 tokens allow, at most 8.",
+    )
+    weight_decay: float = setting(0.0, ge=0, help="AdamW's weight decay.")
+    max_grad_norm: float = setting(
+        1.0, ge=0, help="Longer gradients are scaled to this norm; 0: none is."
+    )
+    max_length: int = setting(1024, ge=8, help="Longest row, in tokens, prompt and answer.")
+    too_long: Literal["error", "drop"] = setting(
+        "error",
+        help="What becomes of longer rows. They are never cut: a cut answer teaches not to stop.",
+    )
+    gradient_checkpointing: bool = setting(
+        False, help="Compute activations twice to save memory; a third slower."
+    )
+    dtype: Literal["auto", "bf16", "fp32"] = setting(
+        "auto",
+        help="Of the arithmetic and of frozen weights; auto: bf16 where the hardware multiplies "
+        "it. What is trained is kept in fp32.",
+    )
+    eval_steps: int | None = setting(
+        None, ge=1, help="Optimizer steps between two validations. Default: one each epoch."
+    )
+    early_stopping_patience: int | None = setting(
+        None, ge=1, help="Stop after this many validations in a row without a better one."
+    )
+    save_steps: int | None = setting(
+        None,
+        ge=1,
+        keyed=False,
+        help="Optimizer steps between two further checkpoints, for long epochs; there is one at "
+        "each validation and at each epoch's end anyway.",
+    )
+    logging_steps: int = setting(
+        1, ge=1, keyed=False, help="Optimizer steps between two reports of the loss."
+    )
+    report_to: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = setting(
+        [],
+        keyed=False,
+        help="Trackers that also get the curves, by their own libraries. A tracker's key reaches "
+        "the step by `env: [WANDB_API_KEY]`.",
+    )
+    tracking_dir: str = setting(
+        "runs",
+        keyed=False,
+        help="Folder for what trackers write on this machine, from where finery is called.",
+    )
+
+    def check(self) -> None:
+        """Raise `UsageError` where settings contradict each other."""
+        self._check_batches()
+        self._check_adapter()
+        if self.warmup_steps is not None and self.warmup_ratio is not None:
+            raise UsageError(
+                "warmup_steps and warmup_ratio say the same thing twice",
+                where="warmup_ratio",
+                fix="drop one of them",
+            )
+        self._check_best()
+
+    def run(self, job: Job) -> Model:
+        """Prove the rows, train; an adapter, or a whole model, with its tokenizer and curve."""
+        from finery_trl.training import run
+
+        self.check()
+        return run(self, job)
+
+    def read(self, rows: Iterable[Row], tokens: "Tokens", job: Job, what: str) -> list[Proven]:
+        """Rows as proven examples. what: their name in errors."""
+        raise NotImplementedError
+
+    def trainer(self) -> tuple[Any, Any, dict[str, Any]]:
+        """(trainer class, TRL's configuration class, arguments of it beyond the common ones)."""
+        raise NotImplementedError
+
+    @property
+    def best(self) -> str:
+        """What the best checkpoint is chosen by."""
+        return self.metric_for_best_model
+
+    @property
+    def compares(self) -> bool:
+        """Whether the method needs the model as it was as a reference."""
+        return False
+
+    def continues(self) -> bool:
+        """Whether an adapter that is there is trained on; only known in a running step."""
+        both = self.lora is not None and self.adapter == "continue"
+        return both and self.model.format == "adapter"
+
+    def key_packages(self) -> tuple[str, ...]:
+        """bitsandbytes too where it quantises."""
+        return PACKAGES if self.quantization is None else (*PACKAGES, "bitsandbytes")
+
+    def batch_size(self, longest: int) -> int:
+        """Rows in memory at once, where the longest has `longest` tokens.
+
+        From the settings and the rows alone, never from the memory that is free: it decides which
+        rows are together, and so the result. (On two cores 4 to 32 rows of 45 tokens are equally
+        fast.)
+        """
+        if self.per_device_train_batch_size is not None:
+            return self.per_device_train_batch_size
+        fitting = max(1, min(8, 8192 // longest))
+        whole = self.effective_batch_size
+        return next(size for size in range(fitting, 0, -1) if whole % size == 0)
+
+    def warmup(self, steps: int) -> int:
+        """Optimizer steps of warm-up, of `steps` in all."""
+        if self.warmup_ratio is not None:
+            return round(self.warmup_ratio * steps)
+        return min(10, steps // 10) if self.warmup_steps is None else self.warmup_steps
+
+    def peft_config(self) -> "LoraConfig | None":
+        """The new adapter's configuration; None where all weights are trained."""
+        if self.lora is None:
+            return None
+        from peft import LoraConfig
+
+        return LoraConfig(
+            r=self.lora.r,
+            lora_alpha=self.lora.lora_alpha or self.lora.r,
+            lora_dropout=self.lora.lora_dropout,
+            target_modules=self.lora.target_modules,
+            use_rslora=self.lora.use_rslora,
+            use_dora=self.lora.use_dora,
+            bias="none",
+            task_type="CAUSAL_LM",
+        )
+
+    def _check_batches(self) -> None:
+        size, whole = self.per_device_train_batch_size, self.effective_batch_size
+        if size is not None and whole % size:
+            raise UsageError(
+                f"effective_batch_size {whole} is no multiple of "
+                f"per_device_train_batch_size {size}",
+                where="effective_batch_size",
+                fix=f"effective_batch_size: {max(1, round(whole / size)) * size}",
+            )
+
+    def _check_best(self) -> None:
+        best, watched = self.metric_for_best_model, []
+        if self.watch is not None:
+            if getattr(self.watch, "require", None):
+                raise UsageError(
+                    "a watched evaluator requires nothing: the training goes on whatever it says",
+                    where="watch.require",
+                    fix="judge the trained model by a step in section evaluate",
+                )
+            names: Callable[[], list[str]] = getattr(self.watch, "metric_names", list)
+            watched = names()
+        if best != "eval_loss" and best not in watched:
+            raise UsageError(
+                f"metric_for_best_model: nothing measures '{best}'",
+                where="metric_for_best_model",
+                fix=did_you_mean(best, ["eval_loss", *watched]),
+            )
+        if self.early_stopping_patience and best == "eval_loss" and self.validation is None:
+            raise UsageError(
+                "early_stopping_patience has no validation to look at",
+                where="early_stopping_patience",
+                fix="name rows: validation: split.validation",
+            )
+
+    def _check_adapter(self) -> None:
+        if self.lora is not None:
+            if self.merge != "16-bit" and self.quantization is None:
+                raise UsageError(
+                    "merge: dequantized means the base of a QLoRA adapter, and there is none",
+                    where="merge",
+                    fix="drop it, or set quantization: nf4",
+                )
+            return
+        if self.quantization is not None:
+            raise UsageError(
+                "quantised weights can't be trained themselves: QLoRA trains an adapter on them",
+                where="quantization",
+                fix="drop `lora: null`, or `quantization`",
+            )

@@ -1,0 +1,169 @@
+"""Preferences on a tiny model: what is proven, and that the better answer becomes likelier."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_llama import tiny_llama
+
+from finery import DataError, Dataset, Model, StepError
+from finery.errors import UsageError
+from finery.rows import Row
+from finery.testing import TestJob, dataset
+from finery_trl.dpo import Dpo
+from finery_trl.kto import Kto
+from finery_trl.settings import Lora
+from finery_trl.sft import Sft
+
+WORDS = ["late", "wrong", "card_arrival"]
+
+
+def preferences(number: int) -> list[Row]:
+    """Questions of different lengths; the good answer is their last word, the bad one another."""
+    return [
+        {
+            "prompt": [{"role": "user", "content": f"{'my card ' * (i % 3)}{i}: {WORDS[i % 3]}"}],
+            "chosen": [{"role": "assistant", "content": WORDS[i % 3]}],
+            "rejected": [{"role": "assistant", "content": WORDS[(i + 1) % 3]}],
+        }
+        for i in range(number)
+    ]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return tiny_llama(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def sft(tmp_path_factory: pytest.TempPathFactory, tiny: Model) -> Model:
+    folder = tmp_path_factory.mktemp("sft")
+    rows = [{"prompt": r["prompt"], "completion": r["chosen"]} for r in preferences(12)]
+    step = Sft(model=tiny, rows=[dataset(folder / "rows", rows)], epochs=1, learning_rate=1e-2)
+    return step.run(TestJob(folder / "job"))
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return dataset(tmp_path_factory.mktemp("pairs"), preferences(12))
+
+
+Run = Callable[..., tuple[Model, list[dict[str, Any]]]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, sft: Model, pairs: Dataset) -> Run:
+    """Train; (model, its curve)."""
+
+    def train(kind: Any = Dpo, folder: str = "job", **settings: Any) -> Any:
+        small = {"epochs": 4, "effective_batch_size": 4, "learning_rate": 1e-2}
+        job = TestJob(tmp_path / folder, seed=1)
+        step = kind(**{"model": sft, "rows": [pairs], "validation": pairs, **small, **settings})
+        model = step.run(job)
+        return model, json.loads((job.out / "curve.json").read_text())
+
+    return train
+
+
+def test_dpo_makes_the_chosen_answer_likelier_than_the_rejected_one(run: Run) -> None:
+    model, curve = run()
+    measured = [p["eval_preference_accuracy"] for p in curve if "eval_loss" in p]
+    assert measured[-1] > 0.9
+    assert model.meta["eval_preference_accuracy"] > 0.9
+    assert curve[0]["loss"] == pytest.approx(0.6931, abs=1e-3)  # nothing moved yet: -log 1/2
+
+
+def test_an_adapter_is_gone_on_with_on_its_own_base(run: Run, sft: Model, tiny: Model) -> None:
+    model, _ = run(epochs=1)
+    assert model.refs == {"base": tiny}
+    before, after = (m.file("adapter_config.json").read_text() for m in (sft, model))
+    assert json.loads(before) == json.loads(after)
+    weights = "adapter_model.safetensors"
+    assert sft.file(weights).read_bytes() != model.file(weights).read_bytes()
+    assert not any("ref" in p.name for p in model.path.iterdir())
+
+
+def test_a_new_adapter_lies_on_the_merged_model(run: Run, sft: Model) -> None:
+    model, curve = run(epochs=1, adapter="new", lora=Lora(r=2))
+    assert model.refs == {"base": sft}
+    assert curve[0]["loss"] == pytest.approx(0.6931, abs=1e-3)
+
+
+def test_all_weights_are_compared_with_a_copy_of_the_model(run: Run) -> None:
+    model, curve = run(epochs=1, lora=None, learning_rate=1e-3)
+    assert model.refs == {}
+    assert curve[0]["loss"] == pytest.approx(0.6931, abs=1e-3)
+
+
+def test_the_same_seed_gives_the_same_bytes(run: Run) -> None:
+    first, again = run(folder="one", epochs=1)[0], run(folder="two", epochs=1)[0]
+    files = sorted(p.name for p in first.path.iterdir())
+    assert all(first.file(f).read_bytes() == again.file(f).read_bytes() for f in files)
+
+
+def test_kto_learns_from_ratings_and_from_pairs(run: Run, tmp_path: Path) -> None:
+    rated = [
+        {"prompt": r["prompt"], "completion": r[side], "label": side == "chosen"}
+        for r in preferences(12)
+        for side in ("chosen", "rejected")
+    ]
+    _, by_pairs = run(Kto, "pairs")
+    _, by_ratings = run(Kto, "ratings", rows=[dataset(tmp_path / "rated", rated)])
+    for curve in (by_pairs, by_ratings):
+        losses = [p["eval_loss"] for p in curve if "eval_loss" in p]
+        assert losses[-1] < losses[0]
+
+
+def test_the_loss_is_what_trl_itself_measures(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    import finery_trl.trainer
+
+    _, ours = run(folder="ours", epochs=1)
+    monkeypatch.setattr(finery_trl.trainer, "_score_only_answers", lambda model: None)
+    _, theirs = run(folder="theirs", epochs=1)
+    for name in ("loss", "preference_accuracy", "reward_margin"):
+        assert [p[name] for p in ours] == pytest.approx([p[name] for p in theirs], abs=2e-3)
+
+
+def test_pairs_whose_answers_are_alike_are_named(run: Run, tmp_path: Path) -> None:
+    same = [{**r, "rejected": r["chosen"]} for r in preferences(3)]
+    rows = dataset(tmp_path / "same", [*preferences(4), *same])
+    with pytest.raises(DataError, match="3 rows have chosen and rejected alike: ") as error:
+        run(rows=[rows])
+    assert [r["id"] for r in rows][-1] in str(error.value)
+
+
+def test_rows_to_learn_are_no_preferences(run: Run, tmp_path: Path) -> None:
+    rows = [{"prompt": r["prompt"], "completion": r["chosen"]} for r in preferences(2)]
+    with pytest.raises(DataError, match="2 rows have no preference"):
+        run(rows=[dataset(tmp_path / "rows", rows)])
+    with pytest.raises(DataError, match="2 rows have no rating"):
+        run(Kto, rows=[dataset(tmp_path / "rows", rows)])
+
+
+def test_a_pair_with_one_answer_too_long_is_left_out_whole(run: Run, tmp_path: Path) -> None:
+    long = [{"role": "assistant", "content": "late " * 60}]
+    rows = [{**preferences(1)[0], "rejected": long}, *preferences(4)]
+    data = [dataset(tmp_path / "rows", rows)]
+    model, _ = run(epochs=1, rows=data, max_length=64, too_long="drop")
+    assert model.meta["rows"] == 4
+    with pytest.raises(DataError, match=r"rows \(rejected\): 1 of 5 rows are longer"):
+        run(folder="strict", epochs=1, rows=data, max_length=64)
+
+
+def test_the_shape_of_a_continued_adapter_is_its_own(run: Run) -> None:
+    with pytest.raises(StepError, match="lora says how a new adapter is made"):
+        run(lora=Lora(r=4))
+
+
+def test_kto_needs_two_rows_at_once(tiny: Model, pairs: Dataset) -> None:
+    with pytest.raises(UsageError, match="at least two rows"):
+        Kto(model=tiny, rows=[pairs], per_device_train_batch_size=1).check()

@@ -22,7 +22,7 @@ from finery.manifest import Manifest, Result
 from finery.places import project_folder
 from finery.plan import Planner, StepPlan
 from finery.recipe import Recipe
-from finery.step import SECTIONS, Files, Step, inner_steps, inputs_of
+from finery.step import SECTIONS, Files, Settings, Step, files_of, inner_steps, inputs_of
 from finery.store import Store
 from finery.task import Task
 from finery.views import link_outputs, prune_links
@@ -235,7 +235,7 @@ class Build:
             inner=_inner(self.graph.recipe, node),
             inputs=inputs,
             files={
-                name: (getattr(node.step, name).patterns, [str(p) for _, p in found])
+                name: (files_of(node.step)[name].patterns, [str(p) for _, p in found])
                 for name, found in plan.files.items()
             },
             seed=node.seed if node.step.uses_seed() else None,
@@ -446,16 +446,18 @@ def new_run_id() -> str:
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
 
 
-def _settings(step: Step) -> dict[str, Any]:
+def _settings(step: Settings) -> dict[str, Any]:
     """The step's settings as plain data; inputs and outside files as placeholders' patterns."""
-    inputs, within = inputs_of(type(step)), inner_steps(step)
+    inputs = inputs_of(type(step)) if isinstance(step, Step) else {}
     made: dict[str, Any] = {}
     for name in type(step).__struct_fields__:
         value = getattr(step, name)
         if name in inputs:
             made[name] = [] if inputs[name].many else None if value is None else ""
-        elif name in within:
-            continue
+        elif isinstance(value, Step):
+            continue  # a step inside, see `_inner`
+        elif isinstance(value, Settings):
+            made[name] = _settings(value)
         elif isinstance(value, Files):
             made[name] = value.patterns
         else:

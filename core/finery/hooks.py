@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
+    from finery.advice import About, Estimate, Note, Results
+    from finery.graph import Graph
     from finery.job import Job
     from finery.step import Step
 
@@ -34,8 +36,20 @@ def finery_executors() -> Mapping[str, str]:  # type: ignore[empty-body]
 
 
 @hookspec
-def finery_checks(recipe: Any) -> Sequence[str]:  # type: ignore[empty-body]
-    """Return advice on a loaded recipe, one line each."""
+def finery_notes() -> "Mapping[str, About]":  # type: ignore[empty-body]
+    """Return the kinds of notes you give: name → when it is given and why."""
+
+
+@hookspec
+def finery_checks(graph: "Graph", results: "Results") -> "Sequence[Note]":  # type: ignore[empty-body]
+    """Return notes on a recipe; `results` holds what is built already."""
+
+
+@hookspec
+def finery_estimates(  # type: ignore[empty-body]
+    graph: "Graph", results: "Results", steps: Sequence[str]
+) -> "Sequence[Estimate]":
+    """Return what those of `steps`, which a build would run, will take."""
 
 
 @hookspec(firstresult=True)

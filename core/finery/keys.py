@@ -13,7 +13,7 @@ from blake3 import blake3
 
 from finery.graph import Node
 from finery.installed import version_of
-from finery.step import Files, Settings, Step, inner_steps, inputs_of, slots_of
+from finery.step import Files, Settings, Step, full_name, inner_steps, inputs_of, slots_of
 
 FORMAT = 1
 """Bump when finery itself changes what steps produce from the same parts."""
@@ -88,7 +88,7 @@ def _setting_parts(step: Settings, prefix: str = "") -> Iterator[tuple[str, Any]
         if field in inputs or not cls.__finery_fields__[field].keyed or isinstance(value, Files):
             continue
         if isinstance(value, Step):
-            yield f"setting {prefix}{field}", f"{type(value).__module__}.{type(value).__name__}"
+            yield f"setting {prefix}{field}", full_name(type(value))
         if isinstance(value, Settings):
             yield from _setting_parts(value, f"{prefix}{field}.")
         else:

@@ -65,6 +65,11 @@ class Plugins:
         """Executor name → (class or "module:Class", plugin)."""
         return self._provided("finery_executors")
 
+    @cached_property
+    def notes(self) -> dict[str, tuple[Any, Plugin]]:
+        """Kind of note → (when and why it is given, plugin)."""
+        return self._provided("finery_notes")
+
     def step_type(self, name: str) -> type[Step]:
         """The class of a step type; imports its module. `PluginError` if there is none."""
         if name not in self.step_types:

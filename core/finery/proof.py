@@ -33,8 +33,9 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
     """One data set of a training, proven row by row.
 
     input: the step's field, e.g. `rows`.
-    rows: sequences to learn from, without the dropped ones. tokens, loss_tokens: in all of them.
-    longest, percentiles: of the rows' lengths in tokens; percentile → length.
+    rows: to learn from, without the dropped ones; of a preference each answer is a sequence of its
+    own. tokens, loss_tokens: in all sequences. longest, percentiles: of the rows' longest
+    sequences, in tokens; percentile → length.
     dropped: ids of the rows that are left out because they are too long.
     facts: what else holds for all rows, in words: name → text.
     samples: a few of the rows.
@@ -78,14 +79,18 @@ class Tally:
 
     def __init__(self) -> None:
         self._lengths = array("I")
-        self._loss = 0
+        self._tokens = self._loss = 0
 
     def __len__(self) -> int:
         return len(self._lengths)
 
-    def add(self, tokens: int, loss_tokens: int) -> None:
-        """Count a row of `tokens` tokens, `loss_tokens` of them with loss."""
-        self._lengths.append(tokens)
+    def add(self, length: int, loss_tokens: int, tokens: int | None = None) -> None:
+        """Count a row: tokens of its longest sequence, with loss, and of all its sequences.
+
+        tokens: where a row has several sequences, one for each answer; default: `length`.
+        """
+        self._lengths.append(length)
+        self._tokens += length if tokens is None else tokens
         self._loss += loss_tokens
 
     def proof(
@@ -102,7 +107,7 @@ class Tally:
         return Proof(
             input=input,
             rows=len(ordered),
-            tokens=sum(ordered),
+            tokens=self._tokens,
             loss_tokens=self._loss,
             longest=ordered[-1] if ordered else 0,
             percentiles={p: ordered[rank - 1] for p, rank in ranks.items()} if ordered else {},

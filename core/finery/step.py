@@ -313,12 +313,13 @@ def field_hints(cls: type[Settings]) -> dict[str, Any]:
         ) from error
 
 
-def files_of(step: Step) -> dict[str, Files]:
-    """The settings of a step that name outside files; those of an inner step as `watch.schema`."""
+def files_of(step: Settings) -> dict[str, Files]:
+    """The settings of a step that name outside files; those further in as `launch.config`."""
     values = {name: getattr(step, name) for name in type(step).__struct_fields__}
     found = {name: value for name, value in values.items() if isinstance(value, Files)}
-    for field, within in inner_steps(step).items():
-        found |= {f"{field}.{name}": files for name, files in files_of(within).items()}
+    for field, within in values.items():
+        if isinstance(within, Settings):
+            found |= {f"{field}.{name}": files for name, files in files_of(within).items()}
     return found
 
 

@@ -178,6 +178,21 @@ class Store:
         row = self._db.execute("SELECT seconds FROM results WHERE key = ?", [key]).fetchone()
         return row[0] if row else None
 
+    def finished(self, key: str) -> Result | None:
+        """What a key was finished with, whatever became of its files."""
+        return next(self._finished("key = ?", key), None)
+
+    def history(self, use: str) -> list[Result]:
+        """All finished keys of a step type, newest first, whatever became of their files."""
+        part = msgspec.json.encode(["step type", use])
+        return list(self._finished("instr(parts, ?) ORDER BY made DESC", part))
+
+    def _finished(self, where: str, value: str | bytes) -> Iterator[Result]:
+        query = f"SELECT key, outputs, seconds, parts FROM results WHERE {where}"
+        for key, outputs, seconds, parts in self._db.execute(query, [value]):
+            made = msgspec.json.decode(outputs, type=dict[str, Manifest])
+            yield Result(key, made, seconds, [tuple(p) for p in msgspec.json.decode(parts)])
+
     # -- blobs -----------------------------------------------------------------------------------
 
     def blob(self, digest: str) -> Path:

@@ -1,5 +1,9 @@
 """The kit for plugin authors: run one step by itself, without recipe, store or processes."""
 
+import atexit
+import functools
+import os
+import shutil
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,7 +19,11 @@ from finery.step import Step
 
 
 class TestJob(Job):
-    """A job that keeps what the step reports in `events`."""
+    """A job that keeps what the step reports in `events`.
+
+    folder: where it works. Without one it gets a new one, which lasts as long as this process, so
+    that what a step made can be used when the job is gone.
+    """
 
     __test__ = False  # not a test class, whatever pytest thinks of its name
 
@@ -28,7 +36,7 @@ class TestJob(Job):
         records: Records | None = None,
         pinned: str | None = None,
     ) -> None:
-        root = folder or Path(tempfile.mkdtemp(prefix="finery-"))
+        root = folder or Path(tempfile.mkdtemp(dir=_temporary()))
         for name in ("out", "scratch"):
             (root / name).mkdir(parents=True, exist_ok=True)
         self.events: list[dict[str, Any]] = []
@@ -45,6 +53,19 @@ class TestJob(Job):
 
     def _find(self, model: Model) -> tuple[type[Engine], str]:
         return load_plugins().engine(model.format), f"{model.path} {sorted(model.meta.items())}"
+
+
+@functools.cache
+def _temporary() -> Path:
+    """The folder of this process's jobs that were given none; removed when the process ends."""
+    folder, owner = Path(tempfile.mkdtemp(prefix="finery-")), os.getpid()
+
+    def remove() -> None:
+        if os.getpid() == owner:  # not where a child that was forked ends
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(remove)
+    return folder
 
 
 def dataset(folder: Path, rows: Iterable[Row]) -> Dataset:

@@ -33,11 +33,13 @@ class File(Step, seeded=False, packages=("jinja2",), version="1"):
     """
 
     path: Files = setting(help="File, glob or list of them, relative to the recipe.")
-    format: Literal["alpaca", "sharegpt", "messages", "completion", "preference"] | None = setting(
+    format: (
+        Literal["alpaca", "sharegpt", "messages", "completion", "preference", "rating"] | None
+    ) = setting(
         None,
         help="What the columns are: alpaca (instruction, input, output), sharegpt (conversations), "
         "messages (OpenAI), completion (prompt, completion), preference (prompt, chosen, "
-        "rejected).",
+        "rejected), rating (prompt, completion, label: true or false).",
     )
     columns: Columns | None = setting(
         None,
@@ -66,8 +68,8 @@ class File(Step, seeded=False, packages=("jinja2",), version="1"):
             )
         if self.columns and self.columns.assistant and self.prompts_only:
             raise ValueError("`prompts_only` is set and `columns` has an assistant turn: drop one")
-        if self.format == "preference" and self.prompts_only:
-            raise ValueError("rows of format preference have answers: leave `prompts_only` out")
+        if self.format in ("preference", "rating") and self.prompts_only:
+            raise ValueError(f"rows of format {self.format} have answers: drop `prompts_only`")
         if self.columns and self.columns.label and "label" in self.kept():
             raise ValueError("`columns` and `keep` both make a label: leave one out")
         for name in self.kept():

@@ -73,8 +73,19 @@ def completion(columns: Columns, prompts_only: bool) -> Row:
     if isinstance(columns.get("label"), bool):
         raise BadRow(
             "'label' is true or false: these are ratings of completions, not completions to learn",
-            "keep only the good ones, or say with columns: what the label means",
+            "read them with format: rating, or keep only the good ones",
         )
+    return _completed(columns, prompts_only)
+
+
+def rating(columns: Columns, prompts_only: bool) -> Row:
+    """`prompt`, `completion` and `label`, true for a good completion; `label` becomes text."""
+    if not isinstance(columns.get("label"), bool):
+        raise BadRow("'label' isn't true or false", "say of each completion whether it is good")
+    return _completed(columns, prompts_only)
+
+
+def _completed(columns: Columns, prompts_only: bool) -> Row:
     if prompts_only:
         if columns.get("completion"):
             raise BadRow("'completion' is there, but prompts_only is set", _PROMPTS_ONLY_FIX)
@@ -263,6 +274,7 @@ FORMATS: dict[str, Build] = {
     "messages": from_messages,
     "completion": completion,
     "preference": preference,
+    "rating": rating,
 }
 
 
@@ -275,7 +287,7 @@ def detect(columns: Columns, prompts_only: bool) -> list[str]:
     if "messages" in columns:
         found.append("sharegpt" if _has_from(columns["messages"]) else "messages")
     if {"prompt"} | (set() if prompts_only else {"completion"}) <= columns.keys():
-        found.append("completion")
+        found.append("rating" if isinstance(columns.get("label"), bool) else "completion")
     if {"chosen", "rejected"} <= columns.keys():
         found = [f for f in found if f != "completion" or "completion" in columns]
         found.append("preference")

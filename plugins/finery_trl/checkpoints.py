@@ -87,7 +87,7 @@ def exhausted(history: Sequence[dict[str, Any]], by: str, patience: int | None) 
     return len(order) - 1 - order.index(best) >= patience
 
 
-def _scores(history: Sequence[dict[str, Any]], by: str = LOWEST_LOSS) -> dict[int, tuple[float, float]]:
+def _scores(history: Sequence[dict[str, Any]], by: str) -> dict[int, tuple[float, float]]:
     """Step → what to minimise at it, by first and second importance."""
     losses = {e["step"]: float(e["eval_loss"]) for e in history if "eval_loss" in e}
     if by == LOWEST_LOSS:

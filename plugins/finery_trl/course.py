@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from torch import distributed
 from transformers import TrainerCallback
 
 from finery import Job, StepError
@@ -99,7 +100,7 @@ class Course(TrainerCallback):
             self._shown["validation"] = f"{logs['eval_loss']:.3f}"
         if "loss" in logs:
             self._shown["loss"] = f"{logs['loss']:.3f}"
-            self._report(logs, step, step == state.max_steps)
+            self._report(logs, step, step == state.max_steps, args.world_size)
         if logs.keys() & {"loss", "eval_loss"}:
             self._tell(state)
 
@@ -109,6 +110,8 @@ class Course(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Mark what was saved as whole, then remove what it replaces."""
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.barrier()  # each process writes its own random state
         if state.is_world_process_zero:
             folder = Path(args.output_dir)
             checkpoints.mark(folder / f"checkpoint-{state.global_step}")
@@ -125,7 +128,7 @@ class Course(TrainerCallback):
         text = "  ".join(f"{name} {self._shown[name]}" for name in order)
         self._job.progress(state.global_step, state.max_steps, text or "training")
 
-    def _report(self, logs: dict[str, float], step: int, last: bool) -> None:
+    def _report(self, logs: dict[str, float], step: int, last: bool, world: int) -> None:
         self._losses.append(logs["loss"])
         if not last and step % self._rhythm.report:
             return
@@ -135,5 +138,5 @@ class Course(TrainerCallback):
             if name in logs and name != "loss" and not name.startswith("eval_"):
                 self._job.metric(ours, logs[name], step)
         if self._seconds:
-            self._job.metric("tokens_per_second", self.tokens / self._seconds, step)
+            self._job.metric("tokens_per_second", self.tokens * world / self._seconds, step)
         self.tokens, self._seconds = 0, 0.0

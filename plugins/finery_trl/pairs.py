@@ -11,6 +11,9 @@ from finery import DataError, Job
 from finery.rows import Row
 from finery_trl.tokens import Tokens, examples_of, some_of
 
+RATINGS = {True: True, False: False, "true": True, "false": False}
+"""A row's label → whether its completion is good; a Dataset's labels are text."""
+
 
 class Pair(NamedTuple):
     """A preference in tokens: `chosen` and `rejected` each follow `prompt`."""
@@ -117,7 +120,7 @@ def ratings_of(
         if any(side in r for r in found)
     }
     return [
-        Rating(r["id"], *of[r["id"]], bool(r["label"]) if good is None else good)
+        Rating(r["id"], *of[r["id"]], RATINGS[r["label"]] if good is None else good)
         for r in found
         for side, good in sides.items()
         if side in r and r["id"] in (of := proven[side])
@@ -139,7 +142,7 @@ def _is_preference(row: Row) -> bool:
 
 
 def _is_rated(row: Row) -> bool:
-    return bool(row.get("prompt")) and "completion" in row and isinstance(row.get("label"), bool)
+    return bool(row.get("prompt")) and "completion" in row and row.get("label") in RATINGS
 
 
 def _refuse(rows: Sequence[Row], faulty: Any, fault: str, fix: str, what: str) -> None:

@@ -57,8 +57,13 @@ def count(name: str, rows: "Iterable[Proven]") -> Proof:
     """Only the counts, of rows that are read already: what a training's log says of them."""
     tally = Tally()
     for row in rows:
-        tally.add(row.size, row.loss_tokens)
+        _add(row, _answers(row), tally)
     return tally.proof(name)
+
+
+def _add(row: "Proven", answers: "Sequence[_Answer]", tally: Tally) -> None:
+    tokens = sum(len(a.prompt) + len(a.answer) for a in answers)
+    tally.add(row.size, row.loss_tokens, tokens)
 
 
 def _prove(
@@ -79,7 +84,7 @@ def _prove(
         # Spread over the rows: those of several data sets come one after the other.
         if len(shown) < samples and len(tally) * samples >= len(shown) * total:
             shown.append(_sample(row.row_id, answers, tokens))
-        tally.add(row.size, row.loss_tokens)
+        _add(row, answers, tally)
         ends.update(a.answer[-1] for a in answers)
         kept.add(row.row_id)
     dropped = [i for i in seen if i not in kept]

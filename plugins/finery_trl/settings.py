@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from finery import Dataset, Job, Model, Settings, Step, inner, setting, takes
+from finery import Dataset, Files, Job, Model, Settings, Step, inner, setting, takes
 from finery.errors import UsageError, did_you_mean
 from finery.rows import Row
 
@@ -56,6 +56,17 @@ class Lora(Settings):
     )
     use_dora: bool = setting(
         False, help="Learn the weights' magnitudes apart from their directions; slower."
+    )
+
+
+class Launch(Settings):
+    """Several processes that train one model, each on its share of every batch."""
+
+    processes: int = setting(2, ge=1, help="Processes, e.g. one a GPU.")
+    config: Files | None = setting(
+        None,
+        help="A configuration file of accelerate (`accelerate config` writes one), for FSDP, "
+        "DeepSpeed or several machines.",
     )
 
 
@@ -139,6 +150,11 @@ class Training(Step, isolated=True, packages=PACKAGES, sections=("train",)):
         help="Of the arithmetic and of frozen weights; auto: bf16 where the hardware multiplies "
         "it. What is trained is kept in fp32.",
     )
+    launch: Launch | None = setting(
+        None,
+        help="Train in several processes, through accelerate. The batches are those of one "
+        "process, and the result is the same but for rounding.",
+    )
     eval_steps: int | None = setting(
         None, ge=1, help="Optimizer steps between two validations. Default: one each epoch."
     )
@@ -200,6 +216,11 @@ class Training(Step, isolated=True, packages=PACKAGES, sections=("train",)):
         return self.metric_for_best_model
 
     @property
+    def processes(self) -> int:
+        """Processes that train."""
+        return 1 if self.launch is None else self.launch.processes
+
+    @property
     def compares(self) -> bool:
         """Whether the method needs the model as it was as a reference."""
         return False
@@ -223,7 +244,7 @@ class Training(Step, isolated=True, packages=PACKAGES, sections=("train",)):
         if self.per_device_train_batch_size is not None:
             return self.per_device_train_batch_size
         fitting = max(1, min(8, 8192 // longest))
-        whole = self.effective_batch_size
+        whole = self.effective_batch_size // self.processes
         return next(size for size in range(fitting, 0, -1) if whole % size == 0)
 
     def warmup(self, steps: int) -> int:
@@ -250,13 +271,21 @@ class Training(Step, isolated=True, packages=PACKAGES, sections=("train",)):
         )
 
     def _check_batches(self) -> None:
-        size, whole = self.per_device_train_batch_size, self.effective_batch_size
-        if size is not None and whole % size:
+        whole, each = self.effective_batch_size, self.per_device_train_batch_size or 1
+        together = each * self.processes
+        if whole % together:
+            parts = [f"per_device_train_batch_size {each}"] if each > 1 else []
+            parts += [f"{self.processes} processes"] if self.processes > 1 else []
             raise UsageError(
-                f"effective_batch_size {whole} is no multiple of "
-                f"per_device_train_batch_size {size}",
+                f"effective_batch_size {whole} is no multiple of {' times '.join(parts)}",
                 where="effective_batch_size",
-                fix=f"effective_batch_size: {max(1, round(whole / size)) * size}",
+                fix=f"effective_batch_size: {max(1, round(whole / together)) * together}",
+            )
+        if self.launch is not None and self.launch.config is not None and self.watch is not None:
+            raise UsageError(
+                "a watched evaluator asks the whole model, which may be spread over processes",
+                where="watch",
+                fix="leave out watch, or launch.config",
             )
 
     def _check_best(self) -> None:

@@ -175,7 +175,7 @@ class _Faults:
         count, every = len(self._longer), len(self._longer) == self.read
         text = f"{self.what}: {count:,} of {self.read:,} rows are longer than {max_length} tokens"
         if too_long == "error" or every:
-            prompts = f"of {self._prompts:,} the prompt alone is" if self._prompts else ""
+            prompts = f"in {self._prompts:,} of them the prompt alone is" if self._prompts else ""
             raise DataError(
                 f"{text}: {some_of(self._longer)}",
                 details=[prompts] if prompts else [],
@@ -231,9 +231,11 @@ def _example(row: Row, tokens: Tokens) -> Example:
         )
     except DataError as error:
         raise _Faulty(REFUSED, [error.what]) from error
+    answer = whole[len(asked) :]
+    if not answer and asked[: len(whole)] == whole:
+        raise _Faulty(UNWRITTEN, said)
     if whole[: len(asked)] != asked:
         raise _Faulty(CHANGED, _difference(row["id"], tokenizer, asked, whole))
-    answer = whole[len(asked) :]
     if _is_empty(answer, tokens):
         raise _Faulty(UNWRITTEN if answer_text(row).strip() else EMPTY, said)
     if answer[-1] not in ends:

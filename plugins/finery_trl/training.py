@@ -45,10 +45,15 @@ class Rows(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The size of a training: rows in memory at once, optimizer steps an epoch and in all."""
+    """The size of a training: rows in memory at once, optimizer steps an epoch and in all.
+
+    size: rows in memory of each process. accumulated: batches of a process in an optimizer step.
+    longest: tokens of the longest row.
+    """
 
     folder: Path
     size: int
+    accumulated: int
     epoch_steps: int
     steps: int
     longest: int
@@ -58,16 +63,32 @@ class Plan(NamedTuple):
         """Count as transformers does; the last optimizer step of an epoch may be a small one."""
         longest = max(e.size for e in examples)
         size = step.batch_size(longest)
-        batches = math.ceil(len(examples) / size)
-        epoch_steps = math.ceil(batches / (step.effective_batch_size // size))
+        accumulated = step.effective_batch_size // (size * step.processes)
+        batches = math.ceil(math.ceil(len(examples) / size) / step.processes)
+        epoch_steps = math.ceil(batches / accumulated)
         steps = math.ceil(epoch_steps * step.epochs)
-        return cls(job.scratch / "checkpoints", size, epoch_steps, steps, longest)
+        return cls(job.scratch / "checkpoints", size, accumulated, epoch_steps, steps, longest)
 
 
 def run(step: "Training", job: Job) -> Model:
     """Read and prove the rows, train on them, write the model."""
-    from finery_transformers.loading import load_tokenizer, template_arguments
+    from finery_trl.launch import launch
     from finery_trl.output import write_model
+
+    tokens, rows = read(step, job)
+    plan = Plan.of(step, rows.learned, job)
+    last_whole(plan.folder)  # and remove what isn't whole, before several processes look
+    several = step.launch is not None
+    counts = launch(step, job) if several else _train(step, plan, tokens, rows, job)
+    best = chosen(plan.folder, step.best)
+    last = last_whole(plan.folder)
+    assert last is not None  # `chosen` found one
+    return write_model(step, Trained(best, last, *counts), tokens, rows.learned, job)
+
+
+def read(step: "Training", job: Job) -> tuple[Tokens, Rows]:
+    """The rows in tokens, proven. Raises `DataError` and `StepError` naming those that aren't."""
+    from finery_transformers.loading import load_tokenizer, template_arguments
 
     tokens = Tokens.of(load_tokenizer(step.model), template_arguments(step.model))
     job.progress(0, 1, "reading rows")
@@ -75,16 +96,20 @@ def run(step: "Training", job: Job) -> Model:
     held_out = None
     if step.validation is not None:
         held_out = step.read(step.validation, tokens, job, "validation")
-    rows = Rows(learned, held_out)
-    return write_model(step, train(step, tokens, rows, job), tokens, learned, job)
+    return tokens, Rows(learned, held_out)
 
 
-def train(step: "Training", tokens: Tokens, rows: Rows, job: Job) -> Trained:
-    """Train to the end, from the last whole checkpoint in `job.scratch` if there is one.
+def train_here(step: "Training", job: Job) -> tuple[int, int]:
+    """One process of several: train on its share; (parameters, trained ones)."""
+    tokens, rows = read(step, job)
+    return _train(step, Plan.of(step, rows.learned, job), tokens, rows, job)
+
+
+def _train(step: "Training", plan: Plan, tokens: Tokens, rows: Rows, job: Job) -> tuple[int, int]:
+    """Train to the end, from the last whole checkpoint there is; (parameters, trained ones).
 
     Raises `StepError` where the loss diverges, or where memory or disk don't suffice.
     """
-    plan = Plan.of(step, rows.learned, job)
     with _surroundings(step, plan):
         job.progress(0, plan.steps, "loading the model")
         trainer = _trainer(step, plan, tokens, rows, job)
@@ -97,11 +122,7 @@ def train(step: "Training", tokens: Tokens, rows: Rows, job: Job) -> Trained:
         if last is None or not _is_over(last, plan, step):
             with _without_input_casts(trainer.model, step):
                 trainer.train(resume_from_checkpoint=str(last) if last else None)
-        counts = _counts(trainer.model, adapter=step.lora is not None)
-    best = chosen(plan.folder, step.best)
-    last = last_whole(plan.folder)
-    assert last is not None  # `chosen` found one
-    return Trained(best, last, *counts)
+        return _counts(trainer.model, adapter=step.lora is not None)
 
 
 def _is_over(last: Path, plan: Plan, step: "Training") -> bool:
@@ -159,7 +180,7 @@ def _arguments(step: "Training", plan: Plan, dtype: "torch.dtype", seed: int) ->
         "warmup_steps": step.warmup(plan.steps),
         "per_device_train_batch_size": plan.size,
         "per_device_eval_batch_size": plan.size,
-        "gradient_accumulation_steps": step.effective_batch_size // plan.size,
+        "gradient_accumulation_steps": plan.accumulated,
         "weight_decay": step.weight_decay,
         "max_grad_norm": step.max_grad_norm,
         "gradient_checkpointing": step.gradient_checkpointing,
@@ -173,6 +194,7 @@ def _arguments(step: "Training", plan: Plan, dtype: "torch.dtype", seed: int) ->
         "logging_steps": 1,  # for the curve, which mustn't depend on how often the job reports
         "logging_nan_inf_filter": False,
         "disable_tqdm": True,
+        "ddp_find_unused_parameters": False,
         **tracking(step),
     }
 
@@ -206,6 +228,8 @@ def prove_batches(trainer: Any, examples: Sequence[Proven], tokens: Tokens) -> N
                     )
                 found, rows = found + len(learned), rows + 1
     sequences = sum(2 if isinstance(e, Pair) else 1 for e in examples)
+    if trainer.accelerator.num_processes > 1:  # each has its share, evened out
+        return
     expected = sum(e.loss_tokens for e in examples)
     if (rows, found) != (sequences, expected):
         raise StepError(

@@ -39,7 +39,7 @@ def test_check_leaves_nothing_behind(project: MakeProject) -> None:
 
 def test_json_has_stable_names(project: MakeProject) -> None:
     ran = project(FILES).run("check", "--json")
-    assert json.loads(ran.out) == {"recipe": "t", "steps": 2, "advice": []}
+    assert json.loads(ran.out) == {"recipe": "t", "steps": 2, "notes": []}
 
 
 def test_all_missing_files_are_told_at_once(project: MakeProject) -> None:
@@ -51,22 +51,97 @@ def test_all_missing_files_are_told_at_once(project: MakeProject) -> None:
     assert "recipe.yaml:7:32: error: no file matches *.md" in ran.err
 
 
-def test_plugins_and_unset_variables_give_advice(project: MakeProject) -> None:
-    advice = """\
-from finery import hookimpl
+NOTES = """\
+from finery import About, Note, hookimpl
 
 @hookimpl
-def finery_checks(recipe):
-    return [f"{recipe.name} could be longer"]
+def finery_notes():
+    return {"short": About(when="a recipe is short", why="Longer ones hold more.")}
+
+@hookimpl
+def finery_checks(graph, results):
+    built = results.meta("b")
+    rows = f", b has {built['rows']} rows" if built else ""
+    whole = Note(name="short", text=f"{graph.recipe.name} could be longer{rows}")
+    return [whole, Note(name="short", step="a", text="a is short", fix="lengthen it")]
 """
-    recipe = RECIPE.replace("[steps.py]", "[steps.py, advice.py]")
-    recipe = recipe.replace("rows: a}", "rows: a, env: [FINERY_TEST_UNSET]}")
-    ran = project({**FILES, "recipe.yaml": recipe, "advice.py": advice}).run("check")
+NOTED = {
+    **FILES,
+    "recipe.yaml": RECIPE.replace("[steps.py]", "[steps.py, notes.py]"),
+    "notes.py": NOTES,
+}
+
+
+def test_notes_tell_what_why_where_and_what_to_write(project: MakeProject) -> None:
+    made = project(NOTED)
+    made.edit("recipe.yaml", "rows: a}", "rows: a, env: [FINERY_TEST_UNSET]}")
+    ran = made.run("check")
     assert ran.code == 0
-    assert ran.out.splitlines()[:2] == [
-        "note: step 'b' takes the environment variable FINERY_TEST_UNSET, which isn't set here",
-        "note: t could be longer",
+    assert ran.out.splitlines()[:6] == [
+        "note: a is short",
+        "  Longer ones hold more. (short, recipe.yaml:5)",
+        "  fix: lengthen it",
+        "note: b takes the environment variable FINERY_TEST_UNSET, which isn't set here",
+        "  The build stops where the step is about to start. (unset-variable, recipe.yaml:6)",
+        "  fix: export FINERY_TEST_UNSET=…",
     ]
+    assert ran.out.splitlines()[6] == "note: t could be longer"
+
+
+def test_notes_as_json(project: MakeProject) -> None:
+    first = json.loads(project(NOTED).run("check", "--json").out)["notes"][0]
+    assert first == {
+        "name": "short", "step": "a", "text": "a is short", "reason": "Longer ones hold more.",
+        "fix": "lengthen it", "file": "recipe.yaml", "line": 5,
+    }  # fmt: skip
+
+
+def test_notes_count_what_is_built(built: MakeProject) -> None:
+    assert "note: t could be longer, b has 1 rows\n" in built(NOTED).run("check").out
+
+
+@pytest.mark.parametrize(("silence", "left"), [("short", 0), ("a/short", 1), ("b/short", 2)])
+def test_a_recipe_silences_notes(project: MakeProject, silence: str, left: int) -> None:
+    made = project(NOTED)
+    made.edit("recipe.yaml", "name: t", f"name: t\nsilence: [{silence}]")
+    assert made.run("check").out.count("note:") == left
+
+
+@pytest.mark.parametrize(("silence", "what", "fix"), [
+    ("shrot", "there is no note 'shrot'", "did you mean 'short'?"),
+    ("aa/short", "there is no step 'aa'", "did you mean 'a'?"),
+    ("a/b/short", "there is no step 'a/b'", "one of: a, b"),
+    ("7", "'[0]' can't be 7", "put it in quotes"),
+])  # fmt: skip
+def test_only_notes_can_be_silenced(
+    project: MakeProject, silence: str, what: str, fix: str
+) -> None:
+    made = project(NOTED)
+    made.edit("recipe.yaml", "name: t", f"name: t\nsilence: [{silence}]")
+    ran = made.run("check")
+    assert ran.code == 2
+    assert f"recipe.yaml:3:11: error: {what}" in ran.err
+    assert fix in ran.err
+
+
+def test_silence_changes_no_key(built: MakeProject) -> None:
+    made = built(NOTED)
+    made.edit("recipe.yaml", "name: t", "name: t\nsilence: [short]")
+    assert made.ran() == []
+
+
+@pytest.mark.parametrize(("old", "new", "what"), [
+    ('return {"short"', 'return {"long"', "a plugin gives the note 'short', which no plugin"),
+    ("return [whole,", "return ['be brief',", "returns 'be brief', which is not a note"),
+])  # fmt: skip
+def test_a_plugin_gives_declared_notes(
+    project: MakeProject, old: str, new: str, what: str
+) -> None:
+    made = project(NOTED)
+    made.edit("notes.py", old, new)
+    ran = made.run("check")
+    assert ran.code == 2
+    assert what in ran.err
 
 
 def test_set_is_checked_too(project: MakeProject) -> None:

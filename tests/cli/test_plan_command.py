@@ -30,7 +30,8 @@ def t(built: MakeProject) -> Project:
 def plan(t: Project, *args: str) -> dict[str, dict[str, Any]]:
     """The plan by step."""
     lines = [json.loads(line) for line in t.run("plan", "--json", *args).out.splitlines()]
-    assert all(list(line) == ["step", "use", "state", "reason", "key"] for line in lines)
+    names = ["step", "use", "state", "reason", "key", "estimate", "notes"]
+    assert all(list(line) == names for line in lines)
     return {line["step"]: line for line in lines}
 
 

@@ -426,7 +426,7 @@ PLUGINS = {
         PLUGIN,
         "{'recip'} are declared in the hookimpl",
         "compare",
-        files=plugin("@hookimpl\ndef finery_checks(recip):\n    return []\n"),
+        files=plugin("@hookimpl\ndef finery_checks(recip, results):\n    return []\n"),
     ),
     "hook returns a list": Broken(
         PLUGIN,

@@ -19,7 +19,8 @@ from finery import DataError, Dataset, Model, StepError
 from finery.errors import UsageError
 from finery.rows import Row
 from finery.testing import TestJob, dataset
-from finery_trl.sft import Lora, Sft
+from finery_trl.settings import Launch, Lora
+from finery_trl.sft import Sft
 from finery_trl.training import Plan, _surroundings
 
 ANSWERS = ["late", "wrong", "card_arrival"]
@@ -243,7 +244,7 @@ def test_rows_longer_than_the_context_are_refused(train: Train, tmp_path: Path) 
 def test_memory_that_does_not_suffice_is_said_plainly(tiny: Model, data: Dataset) -> None:
     import torch
 
-    plan = Plan(folder=tiny.path, size=8, epoch_steps=1, steps=1, longest=30)
+    plan = Plan(tiny.path, size=8, accumulated=1, epoch_steps=1, steps=1, longest=30)
     step = Sft(model=tiny, rows=[data])
     with pytest.raises(StepError, match="for 8 rows of up to 30 tokens") as caught:  # noqa: SIM117
         with _surroundings(step, plan):
@@ -285,7 +286,8 @@ from pathlib import Path
 
 from finery import Dataset, Model
 from finery.testing import TestJob
-from finery_trl.sft import Lora, Sft
+from finery_trl.settings import Launch, Lora
+from finery_trl.sft import Sft
 from finery_trl.training import Plan, _surroundings
 
 
@@ -478,3 +480,23 @@ def test_a_tracker_that_is_not_installed_is_named(train: Train) -> None:
         pytest.skip("all trackers are installed")
     with pytest.raises(StepError, match=f"{missing} isn't installed"):
         train(report_to=[missing])
+
+
+def test_two_processes_train_what_one_would(train: Train, validation: Dataset) -> None:
+    from safetensors.numpy import load_file
+
+    settings: dict[str, Any] = {"validation": validation, "dtype": "fp32", "epochs": 2}
+    rows = {"effective_batch_size": 4, "per_device_train_batch_size": 1}
+    alone, job = train("alone", **rows, **settings)
+    shared, both = train("shared", launch=Launch(processes=2), **rows, **settings)
+    for name in ("loss", "eval_loss"):
+        values = [[p[name] for p in curve(j) if name in p] for j in (job, both)]
+        assert values[0] == pytest.approx(values[1], rel=1e-3)
+    one, two = (load_file(m.file("adapter_model.safetensors")) for m in (alone, shared))
+    assert all(abs(one[name] - two[name]).max() < 1e-3 for name in one)
+    assert metric(both, "loss")
+
+
+def test_an_error_in_one_of_several_processes_is_the_steps_error(train: Train) -> None:
+    with pytest.raises(StepError, match="the model has no layer 'q_porj'"):
+        train(launch=Launch(processes=2), lora=Lora(target_modules=["q_porj"]))

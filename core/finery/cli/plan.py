@@ -1,11 +1,19 @@
-"""`finery plan`: what a build would do, and why."""
+"""`finery plan`: what a build would do, why, and what it will take."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from finery.cli.options import json_option, recipe_argument, set_option
 from finery.cli.output import counted, duration, print_json
+
+if TYPE_CHECKING:
+    from finery.advice import Estimate, Note
+    from finery.plan import Planner, StepPlan
+
+COLOURS = {"cached": "green", "run": "yellow", "pending": "blue"}
 
 
 @click.command("plan")
@@ -18,7 +26,12 @@ from finery.cli.output import counted, duration, print_json
 def command(
     recipe: Path, steps: tuple[str, ...], overrides: tuple[str, ...], as_json: bool
 ) -> None:
-    """Show every step of RECIPE with what a build would do with it, and why."""
+    """Show every step of RECIPE with what a build would do with it, and why.
+
+    For trainings that would run: how much memory and time they will take.
+    """
+    from finery.checks import estimates_of, notes_on, results_of
+    from finery.cli.notes import print_notes
     from finery.plan import Planner, make_plan
     from finery.project import open_graph, open_store
 
@@ -26,24 +39,71 @@ def command(
     graph = open_graph(recipe, overrides, store).select(steps)
     planner = Planner(graph, store)
     plans = list(make_plan(planner))
+    results = results_of(planner, plans)
+    notes = notes_on(graph, results)
+    waiting = [plan.node.name for plan in plans if plan.state != "cached"]
+    estimates = estimates_of(graph, results, waiting) if waiting else {}
     if as_json:
-        for plan in plans:
-            print_json({
-                "step": plan.node.name, "use": plan.node.use, "state": plan.state,
-                "reason": plan.reason, "key": plan.key,
-            })  # fmt: skip
+        _print_json(planner, plans, notes, estimates)
         return
+    _print_steps(plans, estimates)
+    print_notes(graph, notes)
+    _print_counts(planner, plans)
+
+
+def _print_json(
+    planner: "Planner",
+    plans: Sequence["StepPlan"],
+    notes: Sequence["Note"],
+    estimates: Mapping[str, "Estimate"],
+) -> None:
+    """A line for each step; then one for each note on the recipe as a whole."""
+    from finery.checks import note_data
+
+    steps = {plan.node.name for plan in plans}
+    for plan in plans:
+        name = plan.node.name
+        mine = [note_data(planner.graph, note) for note in notes if note.step == name]
+        print_json({
+            "step": name, "use": plan.node.use, "state": plan.state, "reason": plan.reason,
+            "key": plan.key, "estimate": _estimate_data(estimates.get(name)), "notes": mine,
+        })  # fmt: skip
+    for note in notes:
+        if note.step not in steps:
+            print_json({"note": note_data(planner.graph, note)})
+
+
+def _estimate_data(estimate: "Estimate | None") -> dict[str, Any] | None:
+    if estimate is None:
+        return None
+    return {**estimate.facts, "warning": estimate.warning, "fix": estimate.fix}
+
+
+def _print_steps(plans: Sequence["StepPlan"], estimates: Mapping[str, "Estimate"]) -> None:
     names = max(len(p.node.name) for p in plans)
     uses = max(len(p.node.use) for p in plans)
-    colours = {"cached": "green", "run": "yellow", "pending": "blue"}
     for plan in plans:
-        state = click.style(f"{plan.state:<7}", fg=colours[plan.state])
+        state = click.style(f"{plan.state:<7}", fg=COLOURS[plan.state])
         use = click.style(f"{plan.node.use:<{uses}}", dim=True)
         click.echo(f"{state}  {plan.node.name:<{names}}  {use}  {plan.reason}".rstrip())
-    counts = {state: sum(p.state == state for p in plans) for state in colours}
+        if plan.node.name in estimates:
+            _print_estimate(estimates[plan.node.name])
+
+
+def _print_estimate(estimate: "Estimate") -> None:
+    for line in estimate.lines:
+        click.secho(f"         {line}", dim=True)
+    if estimate.warning:
+        click.echo(f"         {click.style('warning:', fg='red', bold=True)} {estimate.warning}")
+        if estimate.fix:
+            click.echo(f"         {click.style('fix:', fg='green')} {estimate.fix}")
+
+
+def _print_counts(planner: "Planner", plans: Sequence["StepPlan"]) -> None:
+    counts = {state: sum(p.state == state for p in plans) for state in COLOURS}
     known = [
         seconds for p in plans if p.state != "cached" and p.node.name in planner.latest
-        and (seconds := store.seconds_of(planner.latest[p.node.name][0])) is not None
+        and (seconds := planner.store.seconds_of(planner.latest[p.node.name][0])) is not None
     ]  # fmt: skip
     text = ", ".join(f"{n} {state}" for state, n in counts.items() if n)
     took = f" (took {duration(sum(known))} the last time)" if known and sum(known) >= 1 else ""

@@ -1,15 +1,27 @@
 """What a person sees while a build runs: a live table on a terminal, plain lines elsewhere."""
 
 import time
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import IO, Any, Protocol
+from statistics import median
+from typing import IO, Any, NamedTuple, Protocol
 
 from finery.cli.output import duration, is_terminal
 from finery.events import Event
 from finery.graph import Graph
 
-QUIET_SECONDS = 20.0
-"""On plain output, how long a running step stays silent between two lines on its progress."""
+QUIET_SECONDS, QUIETEST_SECONDS = 20.0, 300.0
+"""On plain output, how long a running step stays silent between two lines on its progress: a tenth
+of the time that it has run, within these."""
+WINDOW = 20
+"""The newest steps of a training, or rows of a generation, whose pace tells the time left."""
+PAUSE = 3.0
+"""What takes so many times as long as the others is a pause, e.g. for a validation."""
+LASTING = (1, 2, 4)
+"""The ranks of the metrics that say something of a step that is done: losses and task metrics."""
+NARROW = 100
+"""Columns of a terminal below which the table doesn't say what step types are used."""
 MOST_ROWS = 24
 """Steps in the live table; of larger recipes it shows what runs and what just ended."""
 
@@ -22,6 +34,60 @@ class View(Protocol):
 
     def close(self) -> None:
         """Leave the terminal as it was."""
+
+
+class Pace:
+    """How long what is left will take, from the newest steps and from all pauses between them."""
+
+    def __init__(self) -> None:
+        self._recent: deque[float] = deque(maxlen=WINDOW)  # seconds each, newest last
+        self._total = self._done = self._counted = self._paused = 0.0
+        self._at: float | None = None
+
+    def take(self, done: float, total: float, now: float) -> None:
+        """Take a report: `done` of `total` at the time `now`, in seconds of any clock."""
+        if total != self._total or done < self._done or self._at is None:
+            self._begin(done, total, now)
+            return
+        number = done - self._done
+        if number <= 0:
+            return
+        each = (now - self._at) / number
+        if len(self._recent) >= 3 and each > PAUSE * median(self._recent):
+            self._paused += (each - median(self._recent)) * number
+        self._recent.append(each)
+        self._counted += number
+        self._done, self._at = done, now
+
+    def _begin(self, done: float, total: float, now: float) -> None:
+        """Another stretch of work: forget the one before."""
+        self._recent.clear()
+        self._total, self._done, self._at = total, done, now
+        self._counted = self._paused = 0.0
+
+    def left(self, now: float) -> float | None:
+        """Seconds left at the time `now`; None where it can't be told yet.
+
+        While nothing comes, e.g. during a validation, it stands still after one step's time.
+        """
+        if len(self._recent) < 3 or self._at is None or self._done >= self._total:
+            return None
+        usual = median(self._recent)
+        each = usual + self._paused / self._counted
+        return max(0.0, each * (self._total - self._done) - min(now - self._at, usual))
+
+
+class Piece(NamedTuple):
+    """A bit of a running step's line: what it says, how, and how much it matters (0: most)."""
+
+    text: str
+    style: str
+    rank: int
+
+    @property
+    def width(self) -> int:
+        """Its columns, with the gap before it."""
+        return len(self.text) + 2
 
 
 @dataclass
@@ -37,7 +103,10 @@ class _Row:
     total: float = 0.0
     text: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
+    lowest: float | None = None  # validation loss so far
+    pace: Pace = field(default_factory=Pace)
     said: float = 0.0
+    news: bool = False  # a validation that plain output hasn't told of
 
     def take(self, event: Event) -> None:
         """Bring the row up to date with an event of its step."""
@@ -48,8 +117,9 @@ class _Row:
             case "step_progress":
                 self.done, self.total = event["done"], event["total"]
                 self.text = event["text"] or self.text
+                self.pace.take(self.done, self.total, time.monotonic())
             case "step_metric":
-                self.metrics[event["name"]] = event["value"]
+                self._measured(event["name"], event["value"])
             case "step_finished":
                 self.state, self.seconds = "done", event["seconds"]
             case "step_cached":
@@ -60,12 +130,70 @@ class _Row:
             case "step_blocked":
                 self.state, self.text = "blocked", f"waits for {event['by']}"
 
-    def remaining(self) -> str:
-        """How long it will still take, once that can be told."""
-        spent = time.monotonic() - self.started
-        if not self.total or self.done <= 0 or spent < 3 or self.done >= self.total:
-            return ""
-        return f"{duration(spent / self.done * (self.total - self.done))} left"
+    def _measured(self, name: str, value: float) -> None:
+        self.metrics[name] = value
+        if name == "eval_loss":
+            self.lowest = value if self.lowest is None else min(self.lowest, value)
+            self.news = True
+
+    def pieces(self) -> Iterator[Piece]:
+        """What to say of a running step, in order."""
+        if self.total:
+            yield Piece(f"{self.done:.0f}/{self.total:.0f}", "", 0)
+        # A training's text only repeats its loss, unless it does something else.
+        if self.text and not (self.metrics and self.text.startswith(("loss ", "training"))):
+            yield Piece(self.text, "dim" if not self.total else "", 1)
+        yield from self.measures()
+        left = self.pace.left(time.monotonic())
+        if left is not None:
+            yield Piece(f"{duration(left) if left >= 1 else 'a moment'} left", "dim", 3)
+
+    def measures(self) -> Iterator[Piece]:
+        """The newest metrics, in order."""
+        for name in sorted(self.metrics, key=_order):
+            if f"eval_{name}" in self.metrics and name != "loss":
+                continue  # of two that read alike, the one of the validation
+            value = self.metrics[name]
+            match name:
+                case "loss":
+                    yield Piece(f"loss {value:.3f}", "cyan", 1)
+                case "eval_loss":
+                    rose = self.lowest is not None and value > self.lowest
+                    yield Piece(f"val {value:.3f}{'↑' if rose else ''}", _eval_style(rose), 2)
+                case "learning_rate":
+                    yield Piece(f"lr {_power(value)}", "dim", 6)
+                case "tokens_per_second":
+                    yield Piece(f"{_thousands(value)} tok/s", "dim", 5)
+                case _:
+                    shown = f"{100 * value:.1f} %" if 0 <= value <= 1 else f"{value:.3g}"
+                    short = name.removeprefix("watch.").removeprefix("eval_").replace("_", " ")
+                    yield Piece(f"{short} {shown}", "magenta", 4)
+
+    def is_due(self, now: float) -> bool:
+        """Whether plain output shall say a line on its progress."""
+        quiet = now - self.said
+        most = min(max(QUIET_SECONDS, (now - self.started) / 10), QUIETEST_SECONDS)
+        return quiet > most or (self.news and quiet > QUIET_SECONDS / 4)
+
+
+def _order(name: str) -> tuple[int, str]:
+    """Losses first, what people look at least last."""
+    known = {"loss": 0, "eval_loss": 1, "tokens_per_second": 3, "learning_rate": 4}
+    return known.get(name, 2), name
+
+
+def _eval_style(rose: bool) -> str:
+    return "yellow" if rose else "green"
+
+
+def _power(value: float) -> str:
+    """`2.0e-4`, `0`."""
+    return f"{value:.1e}".replace("e-0", "e-") if value else "0"
+
+
+def _thousands(value: float) -> str:
+    """`126`, `1.3k`, `24k`."""
+    return f"{value:.0f}" if value < 1000 else f"{value / 1000:.{1 if value < 10_000 else 0}f}k"
 
 
 def listener(stream: IO[str], graph: Graph) -> View:
@@ -95,18 +223,18 @@ class PlainView:
             case "step_started":
                 self._say(row, "run", event["reason"])
             case "step_finished":
-                self._say(row, "done", duration(row.seconds))
+                told = [
+                    duration(row.seconds),
+                    *(p.text for p in row.measures() if p.rank in LASTING),
+                ]
+                self._say(row, "done", "  ".join(told))
             case "step_failed":
                 self._say(row, "FAILED", row.text)
             case "step_log":
                 self._say(row, "note", event["message"])
-            case "step_progress" if time.monotonic() - row.said > QUIET_SECONDS:
-                row.said = time.monotonic()
-                self._say(
-                    row,
-                    "…",
-                    f"{row.done:.0f}/{row.total:.0f} {row.text} {row.remaining()}".rstrip(),
-                )
+            case "step_progress" if row.is_due(time.monotonic()):
+                row.said, row.news = time.monotonic(), False
+                self._say(row, "…", "  ".join(piece.text for piece in row.pieces()))
 
     def close(self) -> None:
         """Nothing to put back."""
@@ -126,6 +254,7 @@ class LiveView:
         self._stream = stream
         self._rows: dict[str, _Row] = {}
         self._live: Any = None
+        self._console: Any = None
 
     def __call__(self, event: Event) -> None:
         """Take an event."""
@@ -153,8 +282,8 @@ class LiveView:
         from rich.console import Console
         from rich.live import Live
 
-        console = Console(file=self._stream)
-        self._live = Live(get_renderable=self._table, console=console, refresh_per_second=8)
+        self._console = Console(file=self._stream)
+        self._live = Live(get_renderable=self._table, console=self._console, refresh_per_second=8)
         self._live.start()
 
     def _table(self) -> Any:
@@ -163,13 +292,18 @@ class LiveView:
         table = Table.grid(padding=(0, 2))
         table.add_column(width=1)
         table.add_column(no_wrap=True)
-        table.add_column(no_wrap=True, style="dim")
+        if self._wide():
+            table.add_column(no_wrap=True, style="dim")
         table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
         table.add_column(justify="right", no_wrap=True, style="dim")
         for row in self._shown():
-            table.add_row(*self._cells(row))
+            icon, name, use, *rest = self._cells(row)
+            table.add_row(icon, name, *([use] if self._wide() else []), *rest)
         table.expand = True
         return table
+
+    def _wide(self) -> bool:
+        return bool(self._console.width >= NARROW)
 
     def _shown(self) -> list[_Row]:
         rows = list(self._rows.values())
@@ -191,8 +325,9 @@ class LiveView:
         )
         if row.state == "running":
             clock = duration(time.monotonic() - row.started)
-            return [icon, name, row.use, self._progress(row), clock]
+            return [icon, name, row.use, Progress(row), clock]
         text = {
+            "done": "  ".join(p.text for p in row.measures() if p.rank in LASTING),
             "cached": "cached",
             "failed": f"[red]{_escaped(row.text)}[/]",
             "blocked": row.text,
@@ -205,17 +340,47 @@ class LiveView:
             duration(row.seconds) if row.seconds else "",
         ]
 
-    def _progress(self, row: _Row) -> Any:
+
+class Progress:
+    """A running step's line: a bar and as many pieces as fit, those that matter most first."""
+
+    def __init__(self, row: _Row) -> None:
+        self._row = row
+
+    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
+        """Draw it in the width that there is."""
         from rich.progress_bar import ProgressBar
         from rich.table import Table
+        from rich.text import Text
 
-        if not row.total:
-            return f"[dim]{_escaped(row.text)}[/]"
-        cells = Table.grid(padding=(0, 1))
-        bar = ProgressBar(total=row.total, completed=min(row.done, row.total), width=20)
-        text = f"{row.done:.0f}/{row.total:.0f} {row.text}"
-        cells.add_row(bar, f"{_escaped(text)}  [dim]{row.remaining()}[/]")
-        return cells
+        row, width = self._row, options.max_width
+        pieces = fitting(list(row.pieces()), width)
+        used = sum(piece.width for piece in pieces)
+        bar = min(20, width - used) if row.total else 0
+        cells = Table.grid()
+        text = Text("  ".join(p.text for p in pieces), no_wrap=True, overflow="ellipsis")
+        start = 0
+        for piece in pieces:
+            text.stylize(piece.style, start, start + len(piece.text))
+            start += piece.width
+        if bar < 5:
+            yield text
+            return
+        done = ProgressBar(total=row.total, completed=min(row.done, row.total), width=bar)
+        cells.add_row(done, Text("  "), text)
+        yield cells
+
+
+def fitting(pieces: list[Piece], width: int) -> list[Piece]:
+    """The pieces that matter most, as many as fit in `width` columns, in their order."""
+    kept: set[int] = set()
+    room = width + 2  # there is no gap before the first
+    for index in sorted(range(len(pieces)), key=lambda i: pieces[i].rank):
+        if kept and pieces[index].width > room:
+            break
+        kept.add(index)
+        room -= pieces[index].width
+    return [piece for index, piece in enumerate(pieces) if index in kept]
 
 
 def _escaped(text: str) -> str:

@@ -7,7 +7,7 @@ import click
 
 from finery.cli.options import json_option, recipe_option, set_option
 from finery.cli.output import print_json
-from finery.errors import UsageError, did_you_mean
+from finery.errors import UsageError, did_you_mean, shown
 
 
 @click.command("show")
@@ -22,15 +22,32 @@ from finery.errors import UsageError, did_you_mean
     show_default=True,
     help="Rows of a dataset, or wrong predictions of an evaluator, to print.",
 )
+@click.option(
+    "--html",
+    is_flag=False,
+    flag_value="",
+    metavar="[FILE]",
+    help="Write a page with a training's curves. [default FILE: build/<recipe>/<step>-curve.html]",
+)
 @json_option
 def command(
-    step: str | None, recipe: Path, overrides: tuple[str, ...], rows: int, as_json: bool
+    step: str | None,
+    recipe: Path,
+    overrides: tuple[str, ...],
+    rows: int,
+    html: str | None,
+    as_json: bool,
 ) -> None:
-    """Show what STEP made: rows, scores, a model's size, a bundle's files. Without STEP: all."""
+    """Show what STEP made: rows, scores, a model's size and curves, a bundle's files.
+
+    Without STEP: all.
+    """
     from finery.project import open_graph, open_store
 
     store = open_store(recipe)
     graph = open_graph(recipe, overrides, store)
+    if step is None and html is not None:
+        raise _no_step(html, list(graph.nodes))
     if step is None:
         _overview(graph, store, as_json)
         return
@@ -52,18 +69,75 @@ def command(
             "not up to date: this is the last build's (see `finery plan`)\n", fg="yellow", err=True
         )
     chosen = {output: result.outputs[output]} if output else _distinct(result.outputs)
-    for made_name, manifest in chosen.items():
-        _show_one(store, f"{name}.{made_name}" if made_name else name, manifest, rows, as_json)
+    titles = {f"{name}.{made}" if made else name: manifest for made, manifest in chosen.items()}
+    pages = _write_pages(graph, store, titles, html) if html is not None else {}
+    for title, manifest in titles.items():
+        _show_one(store, title, manifest, rows, as_json, pages.get(title))
 
 
-def _show_one(store: Any, title: str, manifest: Any, rows: int, as_json: bool) -> None:
+def _show_one(
+    store: Any, title: str, manifest: Any, rows: int, as_json: bool, page: Path | None
+) -> None:
     from finery.cli.views import as_data, show_artifact
 
     artifact = store.artifact(manifest)
     if as_json:
-        print_json({"name": title, **as_data(artifact, manifest, rows)})
-    else:
-        show_artifact(title, artifact, manifest, rows)
+        html = {"html": str(page)} if page else {}
+        print_json({"name": title, **as_data(artifact, manifest, rows), **html})
+        return
+    show_artifact(title, artifact, manifest, rows)
+    if page:
+        click.echo(f"page: {shown(page)}")
+
+
+def _no_step(html: str, names: list[str]) -> UsageError:
+    """The error for `--html` without a step, which a step behind it may be taken for."""
+    step = html if html in names else "STEP"
+    return UsageError(
+        "--html takes a step whose curves to show",
+        fix=f"finery show {step} --html",
+    )
+
+
+def _write_pages(graph: Any, store: Any, titles: dict[str, Any], html: str) -> dict[str, Path]:
+    """Write a page for each output with a training curve; title → its file."""
+    from finery.build import build_folder
+    from finery.cli.curve_page import write_page
+    from finery.curves import CURVE
+
+    trained = {title: m for title, m in titles.items() if CURVE in m.files}
+    if not trained:
+        trains = [n for n, node in graph.nodes.items() if node.section == "train"]
+        raise UsageError(
+            f"{', '.join(titles)} has no training curve",
+            where="--html",
+            fix=f"name a trained model: {', '.join(trains)}" if trains else None,
+        )
+    if len(trained) > 1 and html:
+        raise UsageError(
+            "several outputs have a training curve, and a page shows one",
+            where="--html",
+            fix=f"name one: finery show {next(iter(trained))} --html {html}",
+        )
+    folder = build_folder(graph)
+    return {
+        title: write_page(
+            _page_file(html, folder, title),
+            f"{graph.recipe.name}: {title}",
+            store.artifact(manifest),
+            manifest,
+            store.root,
+        )
+        for title, manifest in trained.items()
+    }
+
+
+def _page_file(html: str, folder: Path, title: str) -> Path:
+    """Where a page goes: what `--html` names, a file or a folder, else beside the outputs."""
+    name = f"{title}-curve.html"
+    if not html:
+        return folder / name
+    return Path(html) / name if Path(html).is_dir() else Path(html)
 
 
 def _distinct(outputs: Any) -> Any:

@@ -1,6 +1,9 @@
 """What a build ends with: errors, the table of scores, and what to do next."""
 
 import os
+import shutil
+import sys
+import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -8,8 +11,10 @@ import click
 
 from finery.artifacts import Bundle, Metrics
 from finery.build import Build, Outcome
+from finery.cli.curve_view import curve_of, kept_step
 from finery.cli.output import counted, duration, print_error
-from finery.errors import shown
+from finery.curves import CURVE, lines, verdict
+from finery.errors import DataError, shown
 from finery.manifest import Manifest
 
 
@@ -22,6 +27,7 @@ def print_summary(build: Build, outcome: Outcome) -> None:
         from finery.cli.tables import print_scores
 
         print_scores(build.store.root, outputs)
+    _print_verdicts(build, outcome)
     for step, error in outcome.errors.items():
         click.echo(err=True)
         print_error(error)
@@ -31,6 +37,35 @@ def print_summary(build: Build, outcome: Outcome) -> None:
     if outcome.ran and not outcome.errors:
         for line in _next_lines(build, outputs):
             click.echo(line)
+
+
+def _print_verdicts(build: Build, outcome: Outcome) -> None:
+    """What the curve of each training of this build says."""
+    for step in outcome.ran:
+        result = outcome.results.get(step)
+        for manifest in result.outputs.values() if result else ():
+            if CURVE not in manifest.files:
+                continue
+            try:
+                points = curve_of(build.store.artifact(manifest), manifest)
+            except DataError as error:  # the build is fine all the same
+                print_error(error)
+                continue
+            found = verdict(points or [], kept_step(manifest))
+            sentence, *advice = lines(found)
+            click.secho(
+                _wrapped(f"{step}: {sentence}"), fg="yellow" if found.is_bad else None, err=True
+            )
+            for line in advice if found.is_bad else ():
+                click.echo(_wrapped(f"  {line}"), err=True)
+
+
+def _wrapped(text: str) -> str:
+    """The text broken between words where a terminal would break it anywhere."""
+    if not sys.stderr.isatty():
+        return text
+    columns = shutil.get_terminal_size().columns
+    return textwrap.fill(text, columns, subsequent_indent="  ")
 
 
 def _print_counts(build: Build, outcome: Outcome) -> None:

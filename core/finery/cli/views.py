@@ -5,15 +5,18 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from finery.artifacts import Artifact, Dataset, Metrics, Model
+from finery.cli.curve_view import curve_of, kept_step, show_curve
 from finery.cli.output import size
 from finery.cli.tables import percent, scores_table, stdout
+from finery.curves import verdict
 from finery.manifest import Manifest
 from finery.rows import Row, split_turns
 
 SHOWN_TEXT = 2_000
 """Characters of a text file that is printed, e.g. a Modelfile."""
-BARS = "▁▂▃▄▅▆▇█"
 
 
 def as_data(artifact: Artifact, manifest: Manifest, rows: int) -> dict[str, Any]:
@@ -30,6 +33,9 @@ def as_data(artifact: Artifact, manifest: Manifest, rows: int) -> dict[str, Any]
         data["rows"] = list(itertools.islice(artifact, rows))
     if isinstance(artifact, Metrics):
         data["metrics"] = artifact.report()
+    points = curve_of(artifact, manifest)
+    if points is not None:
+        data["verdict"] = msgspec.to_builtins(verdict(points, kept_step(manifest)))
     return data
 
 
@@ -106,9 +112,10 @@ def _labelled(label: str, text: str) -> Any:
 def _show_facts(console: Any, meta: Mapping[str, Any], skip: Sequence[str] = ()) -> None:
     from rich.text import Text
 
+    width = max([14, *(len(key) for key in meta if key not in skip)])
     for key, value in meta.items():
         if key not in skip:
-            console.print(Text.assemble((f"  {key:<14} ", "cyan"), _fact(value)))
+            console.print(Text.assemble((f"  {key:<{width}} ", "cyan"), _fact(value)))
 
 
 def _fact(value: Any) -> str:
@@ -201,28 +208,10 @@ def _show_model(console: Any, model: Model, manifest: Manifest) -> None:
         console.print(f"  [cyan]{role:<14}[/] {', '.join([*facts, size(ref.size())])}")
     for message in meta.get("messages", [])[:6]:
         console.print(_labelled(message["role"], _content(message)))
-    if "curve.json" in manifest.files:
-        _show_curve(console, json.loads(model.file("curve.json").read_bytes()))
     _show_files(console, model, manifest)
-
-
-def _show_curve(console: Any, points: Sequence[Mapping[str, Any]]) -> None:
-    for name in ("loss", "eval_loss"):
-        values = [float(p[name]) for p in points if p.get(name) is not None]
-        if values:
-            console.print(
-                f"  [cyan]{name:<14}[/] {sparkline(values)}  {values[0]:.3f} → {values[-1]:.3f}"
-            )
-
-
-def sparkline(values: Sequence[float], width: int = 48) -> str:
-    """A curve as a line of bars, at most `width` long (the mean of each stretch)."""
-    step = max(1, -(-len(values) // width))
-    means = [
-        sum(part) / len(part) for i in range(0, len(values), step) if (part := values[i : i + step])
-    ]
-    low, high = min(means), max(means)
-    return "".join(BARS[round((v - low) / (high - low or 1) * (len(BARS) - 1))] for v in means)
+    points = curve_of(model, manifest)
+    if points is not None:
+        show_curve(console, points, kept_step(manifest))
 
 
 def _show_files(console: Any, artifact: Artifact, manifest: Manifest) -> None:

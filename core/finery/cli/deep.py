@@ -1,0 +1,199 @@
+"""`finery check --deep`: every training's rows as the model will see them, with where loss lies."""
+
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import click
+import msgspec
+
+from finery.cli.output import counted, is_terminal, print_error, print_json
+from finery.errors import FineryError
+from finery.graph import Graph, Node
+from finery.job import Report
+from finery.proof import Piece, Proof, Sample
+from finery.proving import Proven, prove_trainings, trainings
+from finery.store import Store
+
+MOST_CHARACTERS = 1_200
+"""Of one piece of a sample row; of longer ones head and tail are shown."""
+WIDTH = 13
+"""Of the column with the facts' names."""
+RETURN = "⏎"
+
+
+def check_deeply(graph: Graph, store: Store, samples: int, *, as_json: bool) -> int:
+    """Prove all trainings, show what they would learn; the exit code."""
+    from finery.cli.progress import listener
+
+    view: Any = None if as_json else listener(sys.stderr, graph)
+    errors: list[FineryError] = []
+    waiting = proven = 0
+    found = prove_trainings(
+        graph, store, samples=samples, listeners=[view] if view else [], report=_reporter(as_json)
+    )
+    try:
+        for made in found:
+            if view is not None:
+                view.close()
+            errors += [e for e in made.errors if not any(e is known for known in errors)]
+            waiting += bool(made.waits)
+            proven += bool(made.proofs) and not (made.errors or made.waits)
+            _print_json(made) if as_json else _print(made)
+    finally:
+        found.close()  # removes what was written for the proofs
+        if view is not None:
+            view.close()
+    if not as_json:
+        for error in errors:
+            click.echo(err=True)
+            print_error(error)
+        _print_counts(len(trainings(graph)), proven, waiting, errors)
+    return max((error.exit_code for error in errors), default=0)
+
+
+def _reporter(as_json: bool) -> Any:
+    """Makes, for each training, what shows the progress of its proof on a terminal."""
+    quiet = as_json or not is_terminal(sys.stderr)
+
+    def report_of(node: Node) -> Report:
+        def report(event: dict[str, Any]) -> None:
+            if event["event"] == "progress" and not quiet:
+                text = (
+                    f"{node.name}: {event['text']}, {event['done']:,.0f} of {event['total']:,.0f}"
+                )
+                click.echo(f"\r\x1b[2K{text}\r", nl=False, err=True)
+
+        return report
+
+    return report_of
+
+
+def _print_json(made: Proven) -> None:
+    """A line for each data set, each error, and each input that isn't there yet."""
+    step = {"step": made.node.name, "use": made.node.use}
+    for proof in made.proofs:
+        print_json({**step, **msgspec.to_builtins(proof, str_keys=True)})
+    for ref, steps in made.waits.items():
+        print_json({**step, "input": ref, "waits_for": steps})
+    for error in made.errors:
+        print_json({**step, "error": error.to_dict()})
+
+
+def _print(made: Proven) -> None:
+    facts: dict[str, str] = {}
+    click.echo()
+    if is_terminal(sys.stderr):
+        click.echo("\x1b[2K", nl=False, err=True)
+    for proof in made.proofs:
+        click.echo(f"{click.style(f'{made.node.name}: {proof.input}', bold=True)}  {made.node.use}")
+        _print_counts_of(proof)
+        if proof.facts != facts:  # what holds for the step's rows holds for its validation rows
+            facts = proof.facts
+            for name, text in facts.items():
+                _print_fact(name, text)
+        click.echo()
+        for sample in proof.samples:
+            _print_sample(sample)
+    for ref, steps in made.waits.items():
+        build = " ".join(f"--step {step}" for step in steps)
+        note = click.style("note:", fg="yellow")
+        click.echo(f"{note} {made.node.name} is not proven with {ref}, which isn't built yet")
+        click.echo(f"  {click.style('fix:', fg='green')} finery build {build}\n")
+
+
+def _print_counts_of(proof: Proof) -> None:
+    _print_fact("rows", proof.counts())
+    _print_fact("length", proof.lengths())
+    if proof.dropped:
+        _print_fact("left out", proof.left_out())
+
+
+def _print_fact(name: str, text: str) -> None:
+    if not sys.stdout.isatty():
+        click.echo(f"  {name:<{WIDTH - 2}} {visible(text)}")
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    from finery.cli.tables import stdout
+
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(width=WIDTH, style="cyan", no_wrap=True)
+    grid.add_column(overflow="fold")
+    grid.add_row(f"  {name}", Text(visible(text)))
+    stdout().print(grid)
+
+
+def _print_sample(sample: Sample) -> None:
+    """A row's text: without loss dim, with loss green, or in ⟦⟧ where there is no colour."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    from finery.cli.tables import stdout
+
+    mark = "coloured" if _in_colour() else "⟦…⟧"
+    click.secho(f"  row {sample.row}  ({mark}: with loss)", dim=True)
+    text = Text()
+    for piece in sample.pieces:
+        if piece.label and text and not text.plain.endswith("\n"):
+            text.append("\n")
+        text.append_text(_styled(piece))
+    if sys.stdout.isatty():
+        stdout().print(Padding(text, (0, 0, 0, 4)))
+    else:  # a pipe gets the lines as they are, however long
+        click.echo("\n".join(f"    {line}" for line in text.plain.split("\n")))
+    click.echo()
+
+
+def _styled(piece: Piece) -> Any:
+    from rich.text import Text
+
+    text = visible(_cut(piece.text)).replace("\n", f"{RETURN}\n")
+    label = f"{piece.label}: " if piece.label else ""
+    if not piece.loss:
+        return Text(text, style="dim")
+    if _in_colour():
+        colour = "red" if piece.label in ("rejected", "undesirable") else "green"
+        return Text.assemble((label, "bold"), (text, colour))
+    return Text(f"{label}⟦{text}⟧")
+
+
+def _in_colour() -> bool:
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+
+def _cut(text: str) -> str:
+    """Head and tail of a long text."""
+    if len(text) <= MOST_CHARACTERS:
+        return text
+    half = MOST_CHARACTERS // 2
+    return f"{text[:half]} … {len(text) - 2 * half:,} characters … {text[-half:]}"
+
+
+def visible(text: str) -> str:
+    """The text with control characters, which a terminal would obey, as their pictures."""
+    return "".join(_pictures(text))
+
+
+def _pictures(text: str) -> Iterator[str]:
+    for c in text:
+        code = ord(c)
+        if code < 32 and c != "\n":
+            yield chr(0x2400 + code)
+        elif code == 127:
+            yield "␡"
+        else:
+            yield f"\\x{code:02x}" if 128 <= code < 160 else c
+
+
+def _print_counts(total: int, proven: int, waiting: int, errors: list[FineryError]) -> None:
+    if not total:
+        click.echo("there is no training whose rows could be proven")
+        return
+    words = [f"{proven} of {counted(total, 'training')} proven"]
+    words += [f"{waiting} not wholly, for want of built steps"] if waiting else []
+    words += [counted(len(errors), "error")] if errors else []
+    colour = "red" if errors else "yellow" if waiting else "green"
+    click.secho(", ".join(words), fg=colour, err=bool(errors))

@@ -1,0 +1,279 @@
+"""What the curve of a training says: its series, and a verdict in words. Pure, no ML framework.
+
+A curve is a list of points `{step, epoch, loss?, learning_rate?, eval_loss?, watch?}`, as a trained
+model keeps it in `curve.json`. `step` counts optimizer steps, losses are in nats, and `watch` maps
+the task metrics of a validation to their values. Further numbers are taken for metrics too.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from statistics import fmean, median
+from typing import Any, Literal
+
+import msgspec
+
+CURVE = "curve.json"
+"""The file of a trained model that holds its curve."""
+SMALLEST_SHARE, SMALLEST_RISE = 0.03, 0.005
+"""A loss that differs by less than this share, or by fewer nats, hasn't changed."""
+SINGLE_SHARE = 0.05
+"""The share where only one validation lies behind the lowest one."""
+NOISE = 2.0
+"""A rise counts from so many times the largest move against the trend on. With 2 % of random noise
+on 10 to 20 validations of a flat curve, 2 to 6 % of such curves are taken for rising."""
+LEARNED_SHARE = 0.1
+"""A training loss below this share of its first value has nothing left to learn."""
+LATE = 3
+"""Validations at the end whose median must lie above the lowest one."""
+
+Point = Mapping[str, Any]
+Series = list[tuple[int, float]]
+"""(optimizer step, value), in order."""
+State = Literal[
+    "empty", "unvalidated", "validated once", "overfitting", "unstable", "still falling", "flat",
+    "settled",
+]  # fmt: skip
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What a curve says.
+
+    sentence: one sentence for people. advice: what to do about it, where something is to be done.
+    lowest_step, lowest_eval_loss: the first validation with the lowest loss. since: the step
+    behind which it rose, None unless it did. kept_step: the weights that were kept.
+    """
+
+    state: State
+    sentence: str
+    advice: str | None = None
+    lowest_step: int | None = None
+    lowest_eval_loss: float | None = None
+    since: int | None = None
+    kept_step: int | None = None
+
+    @property
+    def is_bad(self) -> bool:
+        """Whether to warn."""
+        return self.state in ("overfitting", "unstable", "flat")
+
+
+def series(points: Sequence[Point], name: str) -> Series:
+    """The finite values of `loss`, `eval_loss` …, or of a task metric as `watch.<metric>`."""
+    found = {}
+    for point in points:
+        value: Any = point.get("watch", {}).get(name[6:]) if _watched(name) else point.get(name)
+        if _is_number(value):
+            found[int(point["step"])] = float(value)
+    return sorted(found.items())
+
+
+def metrics(points: Sequence[Point]) -> list[str]:
+    """The names of task metrics in a curve, those of validation first, each as `series` takes it.
+
+    Where there is `eval_preference_accuracy`, `preference_accuracy` is left out, and so on.
+    """
+    names: dict[str, None] = {}
+    for point in points:
+        names |= dict.fromkeys(f"watch.{n}" for n in point.get("watch", {}))
+    for point in points:
+        known = ("step", "epoch", "loss", "eval_loss", "learning_rate", "watch")
+        names |= dict.fromkeys(n for n, v in point.items() if n not in known and _is_number(v))
+    names = {n: None for n in names if f"eval_{n}" not in names}
+    return sorted(names, key=lambda n: (not _watched(n), not n.startswith("eval_")))
+
+
+def label(name: str) -> str:
+    """What people read for the name of a series, e.g. `validation loss`."""
+    known = {
+        "loss": "training loss",
+        "eval_loss": "validation loss",
+        "learning_rate": "learning rate",
+        "tokens_per_second": "tokens/s",
+    }
+    return known.get(name, name.removeprefix("watch.").removeprefix("eval_").replace("_", " "))
+
+
+def smoothed(values: Sequence[float]) -> list[float]:
+    """Each value's mean with its neighbours, a twentieth of all to each side, as long as `values`.
+
+    Towards the ends fewer are taken, from both sides alike, so that the line doesn't lag.
+    """
+    reach, last = max(1, len(values) // 20), len(values) - 1
+    spans = [min(reach, i, last - i) for i in range(len(values))]
+    return [fmean(values[i - span : i + span + 1]) for i, span in enumerate(spans)]
+
+
+def lowest(validations: Series) -> tuple[int, float] | None:
+    """The first (step, loss) with the lowest loss."""
+    return min(validations, key=lambda v: (v[1], v[0]), default=None)
+
+
+def verdict(points: Sequence[Point], kept: int | None = None) -> Verdict:
+    """Judge a training by its curve.
+
+    points: the curve, in any order. kept: the optimizer step whose weights were kept, if known.
+
+    It overfits where the validation loss ends clearly above its lowest value (by 3 %, by 0.005
+    nats, and by twice of what it ever moved against its trend) while the training loss fell on.
+    """
+    training, validations = series(points, "loss"), series(points, "eval_loss")
+    if len(validations) < 2:
+        return _unjudged(training, validations, kept)
+    best = lowest(validations)
+    assert best is not None
+    facts: dict[str, Any] = {
+        "lowest_step": best[0], "lowest_eval_loss": best[1], "kept_step": kept,
+    }  # fmt: skip
+    if _rises(validations, best):
+        return _rising(points, training, validations, best, facts)
+    keeps = f"; {_keeping(kept)}" if kept not in (None, best[0]) else ""
+    text = f"Validation loss was lowest at step {best[0]} ({_short(best[1])})"
+    before = [loss for step, loss in validations if step < best[0]]
+    if _moved_little(training) and _moved_little(validations):
+        return Verdict(
+            "flat",
+            f"Hardly anything was learned: validation loss went from "
+            f"{_short(validations[0][1])} to {_short(validations[-1][1])}{keeps}.",
+            "raise learning_rate, and look at some of the rows with finery show",
+            **facts,
+        )
+    if best[0] == validations[-1][0] and before[-1] - best[1] > _tolerance(validations, best):
+        sentence = f"{text}, the last validation, and was still falling{keeps}."
+        return Verdict("still falling", sentence, "more epochs may help", **facts)
+    behind = " and didn't clearly rise after it" if best[0] != validations[-1][0] else ""
+    return Verdict("settled", f"{text}{behind}{keeps}.", **facts)
+
+
+def _unjudged(training: Series, validations: Series, kept: int | None) -> Verdict:
+    if validations:
+        step, loss = validations[0]
+        return Verdict(
+            "validated once",
+            f"Validation loss was {_short(loss)} at step {step}, the only validation: "
+            "too little to tell a trend.",
+            "eval_steps: N validates more often",
+            lowest_step=step,
+            lowest_eval_loss=loss,
+            kept_step=kept,
+        )
+    if not training:
+        return Verdict("empty", "The training left no losses.", kept_step=kept)
+    return Verdict(
+        "unvalidated",
+        f"Training loss went from {_short(training[0][1])} to {_short(training[-1][1])}; "
+        "without a validation loss nothing tells whether it overfits.",
+        "hold out some rows: data.split with validation: 0.1, and validation: split.validation",
+        kept_step=kept,
+    )
+
+
+def _rising(
+    points: Sequence[Point],
+    training: Series,
+    validations: Series,
+    best: tuple[int, float],
+    facts: Mapping[str, Any],
+) -> Verdict:
+    facts, last = {**facts, "since": best[0]}, validations[-1]
+    rose = f"validation loss rose from {_short(best[1])} to {_short(last[1])}"
+    keeps = f"; {_keeping(facts['kept_step'])}" if facts["kept_step"] is not None else ""
+    at_best, at_end = _around(training, best[0]), _around(training, last[0])
+    if at_best is None or at_end is None:
+        return Verdict("unstable", f"Unstable since step {best[0]}: {rose}{keeps}.", **facts)
+    fell = at_best - at_end >= SMALLEST_SHARE * abs(at_best)
+    if not fell and at_end > LEARNED_SHARE * training[0][1]:
+        sentence = f"Unstable since step {best[0]}: {rose}, and training loss didn't fall{keeps}."
+        return Verdict("unstable", sentence, "lower learning_rate", **facts)
+    how = f"fell from {_short(at_best)} to" if fell else "was no higher than"
+    sentence = (
+        f"Overfitting since step {best[0]}: {rose} while training loss {how} {_short(at_end)}"
+    )
+    return Verdict("overfitting", f"{sentence}{keeps}.", _cure(points, best[0]), **facts)
+
+
+def _cure(points: Sequence[Point], step: int) -> str:
+    """What helps against overfitting from a step on."""
+    epoch: Any = next((p.get("epoch") for p in points if p["step"] == step), None)
+    known = _is_number(epoch)
+    fewer = f"epochs: {max(1, math.ceil(epoch - 0.01))} is enough" if known else "train for less"
+    return f"{fewer}; more rows, a lower rank or some dropout let it learn longer"
+
+
+def _keeping(kept: int | None) -> str:
+    return f"the weights of step {kept} are the ones kept"
+
+
+def _rises(validations: Series, best: tuple[int, float]) -> bool:
+    """Whether the end lies clearly above the lowest validation loss."""
+    behind = [loss for step, loss in validations if step > best[0]][-LATE:]
+    if not behind:
+        return False
+    return min(median(behind), behind[-1]) - best[1] > _tolerance(validations, best)
+
+
+def _tolerance(validations: Series, best: tuple[int, float]) -> float:
+    """How far a validation loss must move to be more than noise.
+
+    Noise is what moved against the trend: rises before the lowest one, falls behind it.
+    """
+    noise = 0.0
+    for (_, earlier), (step, later) in pairwise(validations):
+        noise = max(noise, later - earlier if step <= best[0] else earlier - later)
+    behind = sum(1 for step, _ in validations if step > best[0])
+    share = SINGLE_SHARE if behind == 1 else SMALLEST_SHARE
+    return max(NOISE * noise, share * abs(best[1]), SMALLEST_RISE)
+
+
+def _around(training: Series, step: int) -> float | None:
+    """The training loss at a step: the mean of the tenth of all values that ends there."""
+    until = [loss for at, loss in training if at <= step]
+    window = max(1, len(training) // 10)
+    return fmean(until[-window:]) if until else None
+
+
+def _moved_little(values: Series) -> bool:
+    """Whether the mean of the last third is the mean of the first third, within the tolerance."""
+    size = max(1, len(values) // 3)
+    numbers = [value for _, value in values]
+    if not numbers:
+        return True
+    first, last = fmean(numbers[:size]), fmean(numbers[-size:])
+    return abs(first - last) <= max(SMALLEST_SHARE * abs(first), SMALLEST_RISE)
+
+
+def _short(value: float) -> str:
+    """Three digits that count, e.g. `0.0887`, `12.3`."""
+    return f"{value:.3g}"
+
+
+def _watched(name: str) -> bool:
+    return name.startswith("watch.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def load(text: bytes | str) -> list[Point]:
+    """The points of a curve file. `ValueError` where it holds anything else."""
+    made = json.loads(text)  # knows NaN, which a metric may be
+    if not isinstance(made, list) or not all(map(_is_point, made)):
+        raise ValueError("not a list of points with a step")
+    return list(made)
+
+
+def _is_point(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and _is_number(value.get("step"))
+        and isinstance(value.get("watch", {}), dict)
+    )
+
+
+def lines(verdict: Verdict) -> Iterator[str]:
+    """The verdict as lines to print: a sentence, then advice."""
+    yield verdict.sentence
+    if verdict.advice:
+        yield f"advice: {verdict.advice}"

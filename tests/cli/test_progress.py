@@ -1,0 +1,143 @@
+"""How a running training is shown: what fits, how long it will take, when plain output speaks."""
+
+import io
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from finery.cli.progress import LiveView, Pace, Piece, PlainView, Progress, _Row, fitting
+
+
+def pace(*seconds: float, total: float = 100) -> Pace:
+    """The pace of steps that took so long."""
+    made, now = Pace(), 0.0
+    made.take(0, total, now)
+    for done, each in enumerate(seconds, 1):
+        now += each
+        made.take(done, total, now)
+    return made
+
+
+def left(made: Pace, now: float) -> float:
+    seconds = made.left(now)
+    assert seconds is not None
+    return seconds
+
+
+def test_time_left_is_told_from_the_steps_and_counts_down() -> None:
+    made = pace(*[2.0] * 10)
+    assert left(made, 20) == pytest.approx(180)
+    assert left(made, 21) == pytest.approx(179)
+    assert pace(2.0, 2.0).left(4) is None
+    assert pace(*[1.0] * 5, total=5).left(5) is None
+
+
+def test_a_pause_counts_as_what_it_is() -> None:
+    before = left(pace(*[1.0] * 10), 10)
+    after = left(pace(*[1.0] * 10, 31.0), 41)
+    # 30 s in 11 steps: as much will be paused in the 89 steps to come
+    assert before == pytest.approx(90)
+    assert after == pytest.approx(89 * (1 + 30 / 11))
+    assert left(pace(*[1.0] * 10), 40) == pytest.approx(89), "stands still during a pause"
+
+
+def test_only_the_newest_steps_tell_the_pace() -> None:
+    made = pace(*[9.0] * 10, *[1.0] * 30)
+    assert left(made, 120) == pytest.approx(60)
+
+
+def test_another_stretch_of_work_starts_anew() -> None:
+    made = pace(*[1.0] * 10)
+    made.take(0, 500, 100)
+    assert made.left(100) is None
+
+
+@given(st.lists(st.floats(0.001, 1000), min_size=3, max_size=60), st.floats(0, 1e6))
+def test_time_left_is_never_negative(seconds: list[float], later: float) -> None:
+    assert left(pace(*seconds), sum(seconds) + later) >= 0
+
+
+@given(st.lists(st.tuples(st.text("x", min_size=1, max_size=20), st.integers(0, 6))),
+       st.integers(1, 120))  # fmt: skip
+def test_pieces_fit_and_keep_their_order(said: list[tuple[str, int]], width: int) -> None:
+    pieces = [Piece(text, "", rank) for text, rank in said]
+    kept = fitting(pieces, width)
+    assert len(kept) <= 1 or len("  ".join(p.text for p in kept)) <= width
+    assert kept == [p for p in pieces if any(p is k for k in kept)]
+
+
+def training() -> list[dict[str, Any]]:
+    """The events of a training of ten steps with a validation in it."""
+    step = {"step": "sft"}
+    metrics = {
+        "learning_rate": 2e-4, "tokens_per_second": 1260.0, "loss": 0.4123, "eval_loss": 0.5,
+        "watch.accuracy": 0.83,
+    }  # fmt: skip
+    return [
+        {"event": "build_started", "steps": [{"step": "sft", "use": "trl.sft"}]},
+        {"event": "step_started", "use": "trl.sft", "reason": "never built", **step},
+        *({"event": "step_metric", "name": n, "value": v, "at": 5, **step}
+          for n, v in metrics.items()),
+        {"event": "step_progress", "done": 5, "total": 10, "text": "loss 0.412", **step},
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("width", "shows", "lacks"), [
+    (120, ["━", "5/10", "loss 0.412", "val 0.500", "accuracy 83.0 %", "1.3k tok/s", "lr 2.0e-4"],
+     ["0.412  loss"]),
+    (46, ["5/10", "loss 0.412", "val 0.500", "accuracy 83.0 %"], ["lr", "tok/s"]),
+    (28, ["5/10", "loss 0.412"], ["accuracy", "lr", "tok/s", "━"]),
+])  # fmt: skip
+def test_a_line_shows_what_matters_most_in_its_width(
+    width: int, shows: list[str], lacks: list[str]
+) -> None:
+    row = _Row("sft", "trl.sft")
+    for event in training()[1:]:
+        row.take(event)
+    out = io.StringIO()
+    Console(file=out, width=width).print(Progress(row))
+    line = out.getvalue().rstrip()
+    assert "\n" not in line
+    assert len(line) <= width
+    assert [word for word in shows if word not in line] == []
+    assert [word for word in lacks if word in line] == []
+
+
+@pytest.mark.parametrize("width", [40, 80, 120, 160])
+def test_the_live_table_fits_the_terminal(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    out = io.StringIO()
+    view = LiveView(out)
+    for event in training():
+        view(event)
+    view.close()
+    shown = [line for line in out.getvalue().splitlines() if "sft" in line]
+    assert shown
+    assert all(len(line) <= width for line in shown)
+    assert ("trl.sft" in shown[-1]) == (width >= 100)
+
+
+def test_plain_output_speaks_now_and_then_and_after_a_validation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    out = io.StringIO()
+    view = PlainView(out)
+    started, *events = training()[1:]
+    for event in (training()[0], started):
+        view(event)
+    last = events[-1]
+    for seconds in range(1, 3000, 3):
+        now = 1000.0 + seconds
+        view(last)
+    spoken = out.getvalue().count("…")
+    assert 15 <= spoken <= 40, "every 20 s at first, every 5 min later"
+    view(events[3])
+    now += 10
+    view(last)
+    assert out.getvalue().count("…") == spoken + 1
+    assert "  5/10  val 0.500" in out.getvalue().splitlines()[-1]

@@ -1,0 +1,166 @@
+"""`finery show` on a trained model: the plot, the verdict, and the page in a real browser."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chromium import Browser, chromium
+from conftest import MakeProject, Project
+
+BEFORE = "</script><script>document.title = 'broken'</script><b>"
+CODE = f"""
+import json
+points = [
+    {{"step": i + 1, "epoch": (i + 1) / 20, "loss": 4 * 0.95**i, "learning_rate": 1e-4}}
+    for i in range(60)
+]
+for at, loss, accuracy in ((19, 0.5, 0.5), (39, 0.4, 0.7), (59, 0.6, 0.8)):
+    points[at] |= {{"eval_loss": loss, "watch": {{"accuracy": accuracy}}}}
+(job.out / "curve.json").write_text(json.dumps(points))
+meta = {{"format": "light", "best_step": 40, "base": {BEFORE!r}}}
+"""
+RECIPE = f"""\
+finery: 1
+name: t
+plugins: [./steps.py, ./trains.py]
+data:
+  a: {{use: steps.source, path: rows.txt}}
+train:
+  sft: {{use: trains.train, code: {json.dumps(CODE)}}}
+"""
+TRAINS = """\
+from finery import Job, Model, Step, hookimpl, setting
+
+
+class Train(Step, seeded=False, sections=("train",)):
+    '''Run some Python that leaves a curve.'''
+
+    code: str = setting("", help="Python, with `job`, that makes `meta`.")
+
+    def run(self, job: Job) -> Model:
+        names = {"job": job}
+        exec(self.code, names)
+        return Model(job.out, meta=names["meta"])
+
+
+@hookimpl
+def finery_steps():
+    return {"trains.train": Train}
+"""
+FILES = {"recipe.yaml": RECIPE, "trains.py": TRAINS, "rows.txt": "one\n"}
+SENTENCE = "Overfitting since step 40: validation loss rose from 0.4 to 0.6 while training loss"
+
+
+@pytest.fixture
+def trained(built: Any) -> Project:
+    made: Project = built(FILES)
+    return made
+
+
+def test_the_build_ends_with_the_verdict(project: MakeProject) -> None:
+    err = project(FILES).run("build").err
+    assert f"sft: {SENTENCE}" in err
+    assert "advice: epochs: 2 is enough" in err
+
+
+def test_show_plots_the_curve_and_says_what_it_means(trained: Project) -> None:
+    out = trained.run("show", "sft").out
+    assert "● validation loss" in out
+    assert "★ kept, step 40" in out
+    assert "▲ accuracy (right axis)" in out
+    assert SENTENCE in " ".join(out.split())
+
+
+def test_json_carries_the_verdict(trained: Project) -> None:
+    found = json.loads(trained.run("show", "sft", "--json").out)["verdict"]
+    assert (found["state"], found["since"], found["kept_step"]) == ("overfitting", 40, 40)
+    assert found["sentence"].startswith(SENTENCE)
+
+
+def test_a_page_goes_beside_the_outputs_or_where_it_is_told_to(trained: Project) -> None:
+    out = trained.run("show", "sft", "--html").out
+    assert out.splitlines()[-1] == "page: build/t/sft-curve.html"
+    assert trained.run("show", "sft", "--html", "new/page.html").code == 0
+    one, other = trained.folder / "build/t/sft-curve.html", trained.folder / "new/page.html"
+    assert one.read_bytes() == other.read_bytes()
+    made = json.loads(trained.run("show", "sft", "--json", "--html", ".").out)
+    assert made["html"] == "sft-curve.html"
+    assert trained.run("build", "--keep-going").code == 0
+    assert one.exists(), "a build leaves the page"
+
+
+@pytest.mark.parametrize(("args", "says"), [
+    (["a", "--html"], "a has no training curve"),
+    (["--html", "sft"], "fix: finery show sft --html"),
+    (["sft", "--html", "build/t/sft/page.html"], "read-only"),
+    (["sft", "--html", "rows.txt/page.html"], "can't write rows.txt/page.html"),
+])  # fmt: skip
+def test_a_page_that_cannot_be_made_is_an_error_with_a_fix(
+    trained: Project, args: list[str], says: str
+) -> None:
+    code, _, err = trained.run("show", *args)
+    assert code == 2
+    assert says in err
+    assert "Traceback" not in err
+
+
+def test_without_plotly_the_command_that_installs_it_is_told(trained: Project) -> None:
+    trained.write({"missing/plotly.py": "raise ImportError\n"})
+    trained.env["PYTHONPATH"] = str(trained.folder / "missing")
+    code, _, err = trained.run("show", "sft", "--html")
+    assert code == 2
+    assert "pip install 'finery[report]'" in err
+    assert trained.run("show", "sft").code == 0
+
+
+def test_a_file_that_is_no_curve_is_told(project: MakeProject) -> None:
+    code = "(job.out / 'curve.json').write_text('{}'); meta = {'format': 'light'}"
+    recipe = FILES["recipe.yaml"].replace(json.dumps(CODE), json.dumps(code))
+    made = project({**FILES, "recipe.yaml": recipe})
+    code_, _, err = made.run("build")
+    assert code_ == 0
+    assert "it holds no training curve" in err
+    assert made.run("show", "sft").code == 2
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as opened:
+        yield opened
+
+
+@pytest.fixture
+def page(trained: Project) -> Path:
+    pytest.importorskip("plotly")
+    assert trained.run("show", "sft", "--html").code == 0
+    return trained.folder / "build/t/sft-curve.html"
+
+
+def test_the_page_has_the_plot_and_loads_nothing(page: Path, browser: Browser) -> None:
+    browser.open(page)
+    points = "document.getElementById('plot').data.map(t => [t.name, t.y.length])"
+    assert browser.run(f"return Object.fromEntries({points})") == {
+        "training loss": 60, "training loss, smoothed": 60, "validation loss": 3, "accuracy": 3,
+        "learning rate": 60, "kept weights": 1,
+    }  # fmt: skip
+    drawn = "return document.querySelectorAll('#plot .scatterlayer .trace').length"
+    assert browser.run(drawn) == 6
+    assert browser.run("return document.getElementById('verdict').textContent").startswith(SENTENCE)
+    assert browser.errors() == []
+    asked = [url for url in browser.requests() if not url.startswith(("data:", "blob:"))]
+    assert asked == [page.resolve().as_uri()]
+
+
+def test_the_page_escapes_texts_has_two_scales_and_fits(page: Path, browser: Browser) -> None:
+    browser.open(page)
+    assert browser.run("return document.title") == "t: sft"
+    assert BEFORE in browser.run("return document.querySelector('dl').textContent")
+    scale = "return document.getElementById('plot').layout.yaxis.type"
+    assert browser.run(scale) == "log"
+    browser.run("document.querySelector('[data-scale=linear]').click()")
+    assert browser.run(scale) == "linear"
+    root = "document.documentElement"
+    assert browser.run(f"return {root}.scrollWidth <= {root}.clientWidth")
+    assert browser.errors() == []

@@ -1,0 +1,145 @@
+"""What a curve says in words: overfitting is found, noise isn't taken for it."""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finery.curves import Verdict, lines, load, metrics, series, smoothed, verdict
+
+FALLING = [4 * 0.95**i for i in range(120)]
+
+
+def curve(training: Sequence[float], validations: Sequence[float] = ()) -> list[dict[str, Any]]:
+    """A training with its validations spread evenly, the last one at its end."""
+    number, epochs = len(training), max(1, len(validations))
+    points: list[dict[str, Any]] = [
+        {"step": i + 1, "epoch": (i + 1) * epochs / number, "loss": loss}
+        for i, loss in enumerate(training)
+    ]
+    for i, loss in enumerate(validations):
+        points[(i + 1) * number // epochs - 1]["eval_loss"] = loss
+    return points
+
+
+def judged(training: Sequence[float], validations: Sequence[float] = ()) -> Verdict:
+    return verdict(curve(training, validations))
+
+
+@pytest.mark.parametrize(("training", "validations", "state"), [
+    ([], [], "empty"),
+    (FALLING, [], "unvalidated"),
+    (FALLING, [0.4], "validated once"),
+    (FALLING, [0.5, 0.4, 0.3], "still falling"),
+    (FALLING, [0.5, 0.4, 0.398], "settled"),
+    (FALLING, [0.5, 0.4, 0.405], "settled"),
+    (FALLING, [0.5, 0.4, 0.45], "overfitting"),
+    (FALLING, [1.0, 0.5, 0.4, 0.45, 0.55, 0.7], "overfitting"),
+    (FALLING, [0.3, 0.4, 0.5], "overfitting"),
+    (FALLING, [0.5, 0.4, 0.6, 0.41], "settled"),
+    ([0.69] * 60, [0.69, 0.691, 0.69], "flat"),
+    ([2.0] * 60, [2.0, 2.5, 3.0], "unstable"),
+    ([2 + i / 30 for i in range(60)], [2.0, 2.5, 3.0], "unstable"),
+    ([3.0] * 10 + [0.001] * 110, [0.4, 0.5, 0.6], "overfitting"),
+    (FALLING, [0.0, 0.0, 0.0], "settled"),
+])  # fmt: skip
+def test_each_course_has_its_name(
+    training: list[float], validations: list[float], state: str
+) -> None:
+    assert judged(training, validations).state == state
+
+
+def test_overfitting_is_told_with_numbers_the_kept_weights_and_a_cure() -> None:
+    found = verdict(curve(FALLING, [0.5, 0.4, 0.45]), kept=80)
+    assert (found.since, found.lowest_step, found.lowest_eval_loss) == (80, 80, 0.4)
+    assert found.sentence.startswith(
+        "Overfitting since step 80: validation loss rose from 0.4 to 0.45 while training loss fell"
+    )
+    assert found.sentence.endswith("; the weights of step 80 are the ones kept.")
+    assert list(lines(found))[1].startswith("advice: epochs: 2 is enough")
+
+
+def test_other_weights_than_those_of_the_lowest_loss_are_named() -> None:
+    found = verdict(curve(FALLING, [0.5, 0.4, 0.401]), kept=120)
+    assert found.sentence == (
+        "Validation loss was lowest at step 80 (0.4) and didn't clearly rise after it; "
+        "the weights of step 120 are the ones kept."
+    )
+
+
+def _noisy(course: Sequence[float], noise: float) -> list[str]:
+    """The states of 100 trainings with this course of the validation loss."""
+    made: list[str] = []
+    for seed in range(100):
+        chance = random.Random(seed)
+        training = [abs(loss + chance.gauss(0, 0.05)) for loss in FALLING]
+        made.append(judged(training, [v + chance.gauss(0, noise) for v in course]).state)
+    return made
+
+
+def test_noise_is_not_overfitting() -> None:
+    assert _noisy([1.0] * 10, 0.02).count("overfitting") <= 10
+    assert _noisy([1.0] * 3, 0.01).count("overfitting") <= 4
+    assert _noisy([0.4 + 0.6 * 0.5**i for i in range(10)], 0.005).count("overfitting") <= 4
+
+
+def test_overfitting_is_found_through_noise() -> None:
+    rising = [0.4 + 0.6 * 0.5**i + 0.04 * max(0, i - 4) for i in range(10)]
+    assert _noisy(rising, 0.01).count("overfitting") >= 95
+
+
+def test_losses_that_are_no_numbers_are_left_out() -> None:
+    points = load('[{"step": 1, "loss": NaN}, {"step": 2, "loss": 0.5, "eval_loss": null}]')
+    assert series(points, "loss") == [(2, 0.5)]
+    assert verdict(points).state == "unvalidated"
+
+
+def test_task_metrics_are_found_those_of_validations_first() -> None:
+    points: list[dict[str, Any]] = [
+        {"step": 1, "loss": 1.0, "preference_accuracy": 0.5, "margin": 0.1},
+        {"step": 2, "eval_preference_accuracy": 0.6, "watch": {"accuracy": 0.7}},
+    ]
+    assert metrics(points) == ["watch.accuracy", "eval_preference_accuracy", "margin"]
+    assert series(points, "watch.accuracy") == [(2, 0.7)]
+
+
+@pytest.mark.parametrize("text", ["{}", "[1]", '[{"loss": 1}]', '[{"step": 1, "watch": 2}]', "x"])
+def test_what_is_no_curve_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 (json's own message is as good as ours)
+        load(text)
+
+
+LOSSES = st.lists(st.floats(0, 20, allow_nan=False), max_size=30)
+
+
+@given(LOSSES, LOSSES.map(lambda v: v[:8]), st.randoms())
+def test_any_curve_has_a_verdict_whatever_the_order_of_its_points(
+    training: list[float], validations: list[float], chance: random.Random
+) -> None:
+    points = curve(training, validations[: len(training)])
+    found = verdict(points, kept=3)
+    chance.shuffle(points)
+    assert verdict(points, kept=3) == found
+    assert found.sentence.endswith(".")
+    if found.since is not None:
+        assert found.since == found.lowest_step
+    if found.lowest_eval_loss is not None:
+        assert found.lowest_eval_loss == min(v for _, v in series(points, "eval_loss"))
+
+
+@given(st.lists(st.floats(0.1, 10), min_size=2, max_size=12))
+def test_a_validation_loss_that_only_falls_is_never_bad(validations: list[float]) -> None:
+    course = sorted(validations, reverse=True)
+    assert judged(FALLING, course).state in ("still falling", "settled")
+
+
+@given(st.lists(st.floats(-5, 5), max_size=200))
+def test_smoothing_keeps_length_ends_and_range(values: list[float]) -> None:
+    made = smoothed(values)
+    assert len(made) == len(values)
+    if values:
+        assert (made[0], made[-1]) == (values[0], values[-1])
+        assert min(values) - 1e-9 <= min(made) <= max(made) <= max(values) + 1e-9

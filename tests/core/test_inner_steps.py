@@ -1,0 +1,145 @@
+"""A step inside a step: its inputs, settings, files and code are those of the step around it."""
+
+import pytest
+from conftest import MakeProject, Project
+
+STEPS = '''
+from finery import Dataset, Files, Job, Metrics, Model, Step, hookimpl, inner, setting, takes
+
+
+class Learn(Step, seeded=False):
+    """Learn the rows, and ask an evaluator how it goes."""
+
+    rows: Dataset
+    watch: Step | None = inner("evaluate", given={"models": "me"}, help="How it goes.")
+
+    def run(self, job: Job) -> Model:
+        job.log("learning")
+        said = ""
+        if self.watch is not None:
+            model = Model(job.out, meta={"format": "light"})
+            model.ref = self.watch.models[0].ref
+            self.watch.models = [model]
+            said = str(self.watch.run(job).report()["scores"])
+        (job.out / "weights").write_text(said)
+        return Model(job.out, meta={"format": "light", "said": said})
+
+
+class Judge(Step, seeded=False):
+    """Count rows, with what a file says."""
+
+    models: list[Model] = takes(named=True, help="The models.")
+    rows: Dataset
+    by: Files = setting(help="A file with a number.")
+    scale: int = setting(1, ge=1, help="Factor.")
+
+    def check(self) -> None:
+        from finery import UsageError
+
+        if self.scale == 13:
+            raise UsageError("13 is no scale", where="scale", fix="take another")
+
+    def run(self, job: Job) -> Metrics:
+        score = len(self.rows) * self.scale * int(self.by.paths[0].read_text())
+        scores = {m.name: {"accuracy": score} for m in self.models}
+        return Metrics.write(
+            job.out / "watch", rows=1, scores=scores, intervals={}, details={}, predictions=[]
+        )
+
+
+@hookimpl
+def finery_steps():
+    return {"inside.learn": Learn, "inside.judge": Judge}
+'''
+RECIPE = """
+finery: 1
+name: t
+plugins: [./steps.py, ./inside.py]
+data:
+  a: {use: steps.source, path: rows.txt}
+  b: {use: steps.limit, rows: a, most: 2}
+train:
+  sft:
+    use: inside.learn
+    rows: a
+    watch: {use: inside.judge, rows: b, by: number.txt, scale: 2}
+"""
+FILES = {"recipe.yaml": RECIPE, "rows.txt": "1\n2\n3\n", "number.txt": "5", "inside.py": STEPS}
+
+
+@pytest.fixture(name="built")
+def _built(built: MakeProject) -> Project:
+    return built(FILES)
+
+
+def said(project: Project) -> str:
+    return (project.folder / "build/t/sft/weights").read_text()
+
+
+def test_it_runs_with_its_inputs_files_and_the_name_it_is_given(built: Project) -> None:
+    assert said(built) == "{'me': {'accuracy': 20}}"
+    assert built.ran() == []
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "answer"),
+    [
+        ("recipe.yaml", "scale: 2", "scale: 3", 30),
+        ("recipe.yaml", "most: 2", "most: 1", 10),
+        ("number.txt", "5", "7", 28),
+        ("inside.py", "score = len", "score = 100 + len", 120),
+    ],
+)
+def test_whatever_changes_inside_runs_the_step_around_it(
+    built: Project, file: str, old: str, new: str, answer: int
+) -> None:
+    built.edit(file, old, new)
+    assert "sft" in built.ran()
+    assert said(built) == f"{{'me': {{'accuracy': {answer}}}}}"
+
+
+def test_it_can_be_taken_out(built: Project) -> None:
+    built.edit("recipe.yaml", "    watch:", "    # watch:")
+    assert built.ran() == ["sft"]
+    assert said(built) == ""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "wrong"),
+    [
+        ("scale: 2", "scael: 2", "recipe.yaml:12:57: error: unknown setting 'scael'"),
+        ("scale: 2", "scale: 0", "recipe.yaml:12:64"),
+        ("scale: 2", "scale: 13", "recipe.yaml:12:57: error: 13 is no scale"),
+        ("rows: b", "rows: c", "recipe.yaml:12:38: error: there is no step 'c'"),
+        ("rows: b, ", "", "'rows'"),
+        ("rows: b", "rows: b, models: sft", "models"),
+        ("number.txt", "numbre.txt", "recipe.yaml:12:45: error: there is no file numbre.txt"),
+        ("inside.judge", "inside.jugde", "recipe.yaml:12:18: error: 'inside.jugde' is no step type for"),
+        ("inside.judge", "steps.limit", "recipe.yaml:12:18: error: 'steps.limit' is no step type for"),
+        ("use: inside.judge, ", "", "use"),
+    ],
+)
+def test_what_is_wrong_inside_is_found_at_its_place(
+    built: Project, old: str, new: str, wrong: str
+) -> None:
+    built.edit("recipe.yaml", old, new)
+    ran = built.run("check")
+    assert ran.code == 2
+    assert wrong in ran.err
+
+
+def test_a_cycle_through_it_is_found(built: Project) -> None:
+    built.edit("recipe.yaml", "b: {use: steps.limit, rows: a", "b: {use: steps.limit, rows: c")
+    built.edit("recipe.yaml", "train:", "  c: {use: steps.of_model, model: sft}\ntrain:")
+    built.edit(
+        "inside.py",
+        'return {"inside.learn"',
+        'return {"steps.of_model": OfModel, "inside.learn"',
+    )
+    built.edit(
+        "inside.py",
+        "class Judge",
+        'class OfModel(Step, sections=("data",)):\n    """Rows."""\n\n    model: Model\n\n'
+        "    def run(self, job: Job) -> Dataset: ...\n\n\nclass Judge",
+    )
+    assert "waits for itself: " in built.run("check").err

@@ -1,0 +1,241 @@
+"""The proof before training: what it counts and shows, and what it refuses."""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_llama import CHATML, tiny_tokenizer
+
+from finery import DataError, Dataset, FineryError, Model, StepError
+from finery.proof import Proof, Tally
+from finery.rows import Row, with_id
+from finery.testing import TestJob, dataset
+from finery_trl.dpo import Dpo
+from finery_trl.kto import Kto
+from finery_trl.proof import count, prove
+from finery_trl.sft import Sft
+from finery_trl.tokens import Tokens, examples_of
+
+NO_END = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+LAST_THREE = CHATML.replace("in messages", "in messages[-3:]")
+NO_ASSISTANT = CHATML.replace("{% for m in messages %}", "{% for m in messages if m.role != 'assistant' %}")  # fmt: skip  # noqa: E501
+NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"  # fmt: skip  # noqa: E501
+
+
+def said(*contents: str) -> list[dict[str, str]]:
+    """Turns of user and assistant."""
+    roles = itertools.cycle(["user", "assistant"])
+    return [{"role": next(roles), "content": text} for text in contents]
+
+
+def row(*contents: str) -> Row:
+    """A row with these turns; the last is the answer."""
+    return with_id({"messages": said(*contents)})
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Model:
+    """A model without weights: a proof needs none."""
+    return of_template(tmp_path / "model", CHATML)
+
+
+def of_template(folder: Path, template: str | None, context: int = 256) -> Model:
+    tiny_tokenizer(template).save_pretrained(str(folder))
+    config = f'{{"model_type": "llama", "max_position_embeddings": {context}}}'
+    (folder / "config.json").write_text(config, encoding="utf-8")
+    return Model(folder, meta={"format": "transformers"})
+
+
+def rows_of(folder: Path, *rows: Row) -> Dataset:
+    return dataset(folder / "rows", rows)
+
+
+def proof_of(model: Model, rows: Dataset, samples: int = 3, **settings: Any) -> Proof:
+    job = TestJob()
+    return prove(Sft(model=model, rows=[rows], **settings), job, samples)[0]
+
+
+def refused(model: Model, rows: Dataset, **settings: Any) -> FineryError:
+    with pytest.raises(FineryError) as caught:
+        proof_of(model, rows, **settings)
+    return caught.value
+
+
+def test_rows_are_counted(model: Model, tmp_path: Path) -> None:
+    made = proof_of(model, rows_of(tmp_path, row("hi", "late"), row("where is my card", "wrong")))
+    assert (made.input, made.rows) == ("rows", 2)
+    assert made.tokens > made.loss_tokens > 2
+    assert made.percentiles[50] < made.percentiles[99] == made.longest
+    assert made.line().startswith(f"rows: 2 rows, {made.tokens} tokens, {made.loss_tokens} of them")
+
+
+def test_samples_show_special_tokens_and_where_loss_lies(model: Model, tmp_path: Path) -> None:
+    (sample,) = proof_of(model, rows_of(tmp_path, row("é\nhi", "late"))).samples
+    prompt, answer = sample.pieces
+    assert (prompt.text, prompt.loss) == (
+        "<|im_start|>user\né\nhi<|im_end|>\n<|im_start|>assistant\n", False
+    )  # fmt: skip
+    assert (answer.text, answer.loss) == ("late<|im_end|>", True)
+
+
+def test_samples_are_few_and_from_all_over(model: Model, tmp_path: Path) -> None:
+    rows = [row(f"{i}", "late") for i in range(10)]
+    shown = proof_of(model, rows_of(tmp_path, *rows), samples=2).samples
+    assert [s.row for s in shown] == [rows[0]["id"], rows[5]["id"]]
+    assert proof_of(model, rows_of(tmp_path, *rows), samples=0).samples == []
+
+
+def test_facts_name_the_tokens_and_the_method(model: Model, tmp_path: Path) -> None:
+    facts = proof_of(model, rows_of(tmp_path, row("hi", "late"))).facts
+    assert facts["end of turn"] == "<|im_end|>, learned in every row"
+    assert facts["padding"] == "<|endoftext|>, masked"
+    assert facts["context"] == "256 tokens"
+    assert "by prompt and completion" in facts["masking"]
+    assert "no generation marks, and none are guessed" in facts["masking"]
+
+
+def test_generation_marks_are_seen_and_not_needed(tmp_path: Path) -> None:
+    marked = CHATML.replace("{{ m.content }}", "{% generation %}{{ m.content }}{% endgeneration %}")
+    made = proof_of(of_template(tmp_path / "m", marked), rows_of(tmp_path, row("hi", "late")))
+    assert "marks aren't needed" in made.facts["masking"]
+    assert made.samples[0].pieces[1].text == "late<|im_end|>"
+
+
+def test_the_template_is_called_as_the_model_says(tmp_path: Path) -> None:
+    thinking = CHATML + "{% if add_generation_prompt and not think %}<think></think>{% endif %}"
+    made = of_template(tmp_path / "m", thinking)
+    made.meta["chat_template_kwargs"] = {"think": True}
+    facts = proof_of(made, rows_of(tmp_path, row("hi", "late"))).facts
+    assert facts["template"] == "think=true"
+
+
+def test_dropped_rows_are_named(model: Model, tmp_path: Path) -> None:
+    long = row("x" * 300, "late")
+    made = proof_of(model, rows_of(tmp_path, row("hi", "late"), long), max_length=200, too_long="drop")  # fmt: skip  # noqa: E501
+    assert (made.rows, made.dropped) == (1, [long["id"]])
+    assert long["id"] in made.line()
+
+
+def test_validation_is_proven_too_and_all_errors_are_told(model: Model, tmp_path: Path) -> None:
+    good, bad = rows_of(tmp_path / "a", row("hi", "late")), rows_of(tmp_path / "b", row("hi", ""))
+    inputs = [p.input for p in prove(Sft(model=model, rows=[good], validation=good), TestJob(), 0)]
+    assert inputs == ["rows", "validation"]
+    with pytest.raises(FineryError) as caught:
+        prove(Sft(model=model, rows=[bad], validation=bad), TestJob(), 0)
+    assert [e.what.partition(":")[0] for e in caught.value.errors] == ["rows", "validation"]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("empty", ["", "  \n"])
+def test_empty_answers_are_refused(empty: str, model: Model, tmp_path: Path) -> None:
+    rows = [row("hi", "late"), row("where is my card", empty)]
+    error = refused(model, rows_of(tmp_path, *rows))
+    assert isinstance(error, DataError)
+    assert f"an empty answer, with no token with loss but its end in 1 of 2 rows: {rows[1]['id']}" in error.what  # fmt: skip  # noqa: E501
+    assert error.details == [f"{rows[1]['id']}: 'where is my card'"]
+
+
+def test_a_template_that_leaves_answers_out_is_refused(tmp_path: Path) -> None:
+    error = refused(of_template(tmp_path / "m", NO_ASSISTANT), rows_of(tmp_path, row("hi", "late")))
+    assert isinstance(error, StepError)
+    assert "the model's chat template doesn't write, so that no token has loss" in error.what
+
+
+def test_a_template_without_end_of_turn_is_refused_by_row(tmp_path: Path) -> None:
+    error = refused(of_template(tmp_path / "m", NO_END), rows_of(tmp_path, row("hi", "late")))
+    assert "an answer that doesn't end with an end-of-turn in 1 of 1 rows" in error.what
+    assert "learn to stop" in str(error.fix)
+
+
+def test_a_base_without_chat_template_is_refused(tmp_path: Path) -> None:
+    error = refused(of_template(tmp_path / "m", None), rows_of(tmp_path, row("hi", "late")))
+    assert error.what == "the model has no chat template"
+    assert "instruct model" in str(error.fix)
+
+
+def test_a_template_that_rewrites_earlier_turns_is_refused(tmp_path: Path) -> None:
+    rows = [row("hi", "late"), row("hi", "hello", "where is my card", "late")]
+    error = refused(of_template(tmp_path / "m", LAST_THREE), rows_of(tmp_path, *rows))
+    assert f"another prompt than the model will be asked in 1 of 2 rows: {rows[1]['id']}" in error.what  # fmt: skip  # noqa: E501
+    assert "earlier turns" in str(error.fix)
+    assert error.details[0].startswith(f"{rows[1]['id']}: from token")
+
+
+def test_a_template_that_refuses_a_role_names_the_rows(tmp_path: Path) -> None:
+    system = [{"role": "system", "content": "be brief"}]
+    rows = [row("hi", "late"), with_id({"messages": system + said("hi", "late")})]
+    error = refused(of_template(tmp_path / "m", NO_SYSTEM + CHATML), rows_of(tmp_path, *rows))
+    assert isinstance(error, DataError)
+    assert f"refuses in 1 of 2 rows: {rows[1]['id']}" in error.what
+    assert "no system role" in error.details[0]
+
+
+def test_prompts_that_leave_no_room_are_counted(model: Model, tmp_path: Path) -> None:
+    rows = [row("hi", "late"), row("x" * 90, "late"), row("hi", "y" * 90)]
+    error = refused(model, rows_of(tmp_path, *rows), max_length=60)
+    assert "2 of 3 rows are longer than 60 tokens" in error.what
+    assert error.details == ["in 1 of them the prompt alone is"]
+    assert "max_length: 1" in str(error.fix)
+
+
+def test_rows_longer_than_the_context_are_refused(tmp_path: Path) -> None:
+    small = of_template(tmp_path / "m", CHATML, context=64)
+    error = refused(small, rows_of(tmp_path, row("x" * 90, "late")))
+    assert "more than the model's context of 64" in error.what
+    assert "max_length: 64" in str(error.fix)
+
+
+def test_other_faults_are_told_with_the_first(model: Model, tmp_path: Path) -> None:
+    unanswered = with_id({"messages": said("hi")})
+    error = refused(model, rows_of(tmp_path, row("hi", ""), unanswered))
+    assert error.what == f"rows: no answer to learn in 1 of 2 rows: {unanswered['id']}"
+    assert error.details[1].startswith("also: an empty answer")
+
+
+def test_of_many_faulty_rows_few_are_named(model: Model, tmp_path: Path) -> None:
+    error = refused(model, rows_of(tmp_path, *(row(f"{i}", "") for i in range(30))))
+    assert error.what.endswith("and 25 more")
+    assert len(error.details) == 5
+
+
+def test_of_a_preference_both_answers_are_shown(model: Model, tmp_path: Path) -> None:
+    pair = {"prompt": said("hi"), "chosen": said("", "late")[1:], "rejected": said("", "wrong")[1:]}
+    step = Dpo(model=model, rows=[rows_of(tmp_path, pair)])
+    (made,) = prove(step, TestJob(), 1)
+    pieces = made.samples[0].pieces
+    assert [(p.label, p.loss) for p in pieces] == [
+        ("", False),
+        ("chosen", True),
+        ("rejected", True),
+    ]
+    assert [p.text for p in pieces[1:]] == ["late<|im_end|>", "wrong<|im_end|>"]
+    assert (made.rows, made.loss_tokens) == (1, 4)
+    assert made.tokens == 2 * made.longest
+
+
+def test_of_a_rating_the_answer_says_which_it_is(model: Model, tmp_path: Path) -> None:
+    rated = {"prompt": said("hi"), "completion": said("", "late")[1:], "label": False}
+    (made,) = prove(Kto(model=model, rows=[rows_of(tmp_path, rated)]), TestJob(), 1)
+    assert [p.label for p in made.samples[0].pieces] == ["", "undesirable"]
+
+
+def test_rows_are_read_one_by_one() -> None:
+    def endless() -> Iterator[Row]:
+        yield from (row(f"{i}", "late") for i in itertools.count())
+
+    tokens = Tokens.of(tiny_tokenizer(), {})
+    limits: Any = {"max_length": 200, "too_long": "error"}
+    read = examples_of(endless(), tokens, TestJob(), what="rows", **limits)
+    found = list(itertools.islice(read, 3))
+    assert count("rows", found).rows == 3
+
+
+def test_a_tally_takes_nearest_ranks() -> None:
+    tally = Tally()
+    for length in range(1, 201):
+        tally.add(length, 1)
+    made = tally.proof("rows")
+    assert made.percentiles == {50: 100, 95: 190, 99: 198}
+    assert (made.rows, made.tokens, made.longest, made.loss_tokens) == (200, 20100, 200, 200)
+    assert Tally().proof("rows").longest == 0

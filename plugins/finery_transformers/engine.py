@@ -173,7 +173,7 @@ class LiveEngine(TransformersEngine):
             model.generation_config = settings
 
     @property
-    def _loaded(self) -> "_Loaded":  # type: ignore[override]
+    def _loaded(self) -> "_Loaded":
         return _ready(self._trained, *self._parts)
 
 

@@ -246,7 +246,7 @@ def _round_to_4_bits(model: "PreTrainedModel", kind: str, double: bool) -> None:
 
     quantize: Any = functional.quantize_4bit
     restore: Any = functional.dequantize_4bit
-    head = model.get_output_embeddings()
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     for layer in model.modules():
         if isinstance(layer, torch.nn.Linear) and layer is not head:
             made, state = quantize(layer.weight.data, quant_type=kind, compress_statistics=double)

@@ -1,5 +1,8 @@
 """Training with TRL."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from finery import hookimpl
 
 
@@ -11,3 +14,13 @@ def finery_steps() -> dict[str, str]:
         "trl.kto": "finery_trl.kto:Kto",
         "trl.sft": "finery_trl.sft:Sft",
     }
+
+
+@hookimpl
+def finery_estimates(graph: Any, results: Any, steps: Sequence[str]) -> Sequence[Any]:
+    """Memory and time of trainings that would run."""
+    if not any(graph.nodes[name].use.startswith("trl.") for name in steps):
+        return []
+    from finery_trl.forecast import estimates
+
+    return estimates(graph, results, steps)

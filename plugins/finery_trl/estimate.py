@@ -3,9 +3,10 @@
 Memory is the sum of what lies there at once when an optimizer step is at its fullest, between
 forward and backward: weights, what is trained with its gradients and AdamW's two moments, the
 activations that the backward pass needs, and the logits. The division into these parts is that of
-Rajbhandari et al. 2020 (ZeRO, https://arxiv.org/abs/1910.02054), section 3; activations are counted
-tensor by tensor as in Korthikanti et al. 2022 (https://arxiv.org/abs/2205.05198), section 4, for the
-block of a Llama (RMSNorm, rotary positions, gated MLP) whose attention keeps no matrix of scores.
+ZeRO (Rajbhandari et al. 2020, https://arxiv.org/abs/1910.02054, section 3). Activations are counted
+tensor by tensor, in the manner of Korthikanti et al. 2022 (https://arxiv.org/abs/2205.05198,
+section 4), for the block of a Llama: RMSNorm, rotary positions, gated MLP, and an attention that
+keeps no matrix of scores.
 
 `benchmarks/memory.py` holds these figures against what real trainings use.
 """

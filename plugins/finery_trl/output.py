@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from finery import Job, Model
 from finery_transformers.loading import base_of
+from finery_trl.accelerated import Accelerated
 from finery_trl.checkpoints import MEASURED, history_of, step_of
 from finery_trl.tokens import Tokens
-from finery_trl.training import Trained
+from finery_trl.training import Trained, arithmetic
 
 if TYPE_CHECKING:
     from finery_trl.settings import Proven, Training
@@ -110,6 +111,8 @@ def _facts(
     if "watch" in best:
         facts["watch"] = best["watch"]
     facts |= _quantization(step)
+    if switched_on := Accelerated.here(arithmetic(step)).names():
+        facts["accelerated_by"] = switched_on
     if tokens.arguments:
         facts["chat_template_kwargs"] = tokens.arguments
     return facts | {k: step.model.meta[k] for k in INHERITED if k in step.model.meta}

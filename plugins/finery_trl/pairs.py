@@ -8,8 +8,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from finery import DataError, Job
+from finery.proof import some_of
 from finery.rows import Row
-from finery_trl.tokens import Tokens, examples_of, some_of
+from finery_trl.tokens import Tokens, examples_of
 
 RATINGS = {True: True, False: False, "true": True, "false": False}
 """A row's label → whether its completion is good; a Dataset's labels are text."""

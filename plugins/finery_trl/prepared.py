@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from finery import DataError, Job, StepError
 from finery.errors import did_you_mean
+from finery_trl.accelerated import Accelerated
 from finery_trl.settings import Lora
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ class Prepared(NamedTuple):
             )
         model = _frozen(step, dtype, job)
         _check_context(model, longest)
+        if Accelerated.here(dtype).flash:
+            model.set_attn_implementation("flash_attention_2")
         if continues:
             model = _with_adapter(model, step)
         elif step.lora is not None:

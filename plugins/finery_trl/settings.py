@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from finery import Dataset, Files, Job, Model, Settings, Step, inner, setting, takes
 from finery.errors import UsageError, did_you_mean
+from finery.proof import Proof
 from finery.rows import Row
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 PACKAGES = (
     "torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "gguf",
+    "flash-attn", "liger-kernel",
 )  # fmt: skip
 
 
@@ -201,6 +203,12 @@ class Training(Step, isolated=True, packages=PACKAGES, sections=("train",)):
 
         self.check()
         return run(self, job)
+
+    def prove(self, job: Job, samples: int = 3) -> list[Proof]:
+        """What would be learned, row by row."""
+        from finery_trl.proof import prove
+
+        return prove(self, job, samples)
 
     def read(self, rows: Iterable[Row], tokens: "Tokens", job: Job, what: str) -> list[Proven]:
         """Rows as proven examples. what: their name in errors."""

@@ -11,7 +11,7 @@ from datasets import Dataset  # type: ignore[import-untyped]
 from torch.nn.functional import cross_entropy
 from transformers import PrinterCallback
 from trl.trainer.dpo_trainer import DPOTrainer
-from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference, KTOTrainer
+from trl.trainer.kto_trainer import KTOTrainer
 from trl.trainer.sft_trainer import SFTTrainer
 from trl.trainer.utils import FusedCausalLMOutput
 
@@ -190,7 +190,7 @@ class KtoTrainer(Comparing, KTOTrainer):
 class _Rotating:
     """A collator that gives each row its neighbour's answer as well."""
 
-    def __init__(self, collator: DataCollatorForUnpairedPreference) -> None:
+    def __init__(self, collator: Any) -> None:
         self._collator = collator
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -199,7 +199,8 @@ class _Rotating:
         paired = [
             {**row, "KL_completion_ids": other} for row, other in zip(rows, turned, strict=True)
         ]
-        return self._collator(paired)
+        made: dict[str, Any] = self._collator(paired)
+        return made
 
 
 def _starts(inputs: dict[str, Any]) -> int:

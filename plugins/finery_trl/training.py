@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from finery import Job, Model, StepError
+from finery_trl.accelerated import Accelerated
 from finery_trl.checkpoints import chosen, exhausted, history_of, last_whole, step_of
 from finery_trl.pairs import Pair
 from finery_trl.prepared import Prepared
+from finery_trl.proof import count
 from finery_trl.settings import Proven
 from finery_trl.tokens import Tokens
 from finery_trl.watch import watcher
@@ -76,6 +78,9 @@ def run(step: "Training", job: Job) -> Model:
     from finery_trl.output import write_model
 
     tokens, rows = read(step, job)
+    for name, proven in zip(("rows", "validation"), rows, strict=True):
+        if proven is not None:
+            job.log(count(name, proven).line())
     plan = Plan.of(step, rows.learned, job)
     last_whole(plan.folder)  # and remove what isn't whole, before several processes look
     several = step.launch is not None
@@ -144,6 +149,9 @@ def _trainer(step: "Training", plan: Plan, tokens: Tokens, rows: Rows, job: Job)
         patience=step.early_stopping_patience,
     )
     model = Prepared.of(step, dtype, plan.longest, job)
+    here = Accelerated.here(dtype)
+    if here.flash and "padding_free" in own:
+        own["padding_free"] = True
     trainer = made(
         rows.learned,
         rows.held_out,
@@ -155,7 +163,7 @@ def _trainer(step: "Training", plan: Plan, tokens: Tokens, rows: Rows, job: Job)
             best=step.best,
         ),
         model=model.model,
-        args=config(**_arguments(step, plan, dtype, job.seed), **own),
+        args=config(**_arguments(step, plan, dtype, here, job.seed), **own),
         processing_class=tokens.tokenizer,
         peft_config=model.peft_config,
         **({"ref_model": model.reference} if model.reference is not None else {}),
@@ -164,7 +172,9 @@ def _trainer(step: "Training", plan: Plan, tokens: Tokens, rows: Rows, job: Job)
     return trainer
 
 
-def _arguments(step: "Training", plan: Plan, dtype: "torch.dtype", seed: int) -> dict[str, Any]:
+def _arguments(
+    step: "Training", plan: Plan, dtype: "torch.dtype", here: Accelerated, seed: int
+) -> dict[str, Any]:
     """What all of TRL's configurations take."""
     import torch
 
@@ -184,7 +194,8 @@ def _arguments(step: "Training", plan: Plan, dtype: "torch.dtype", seed: int) ->
         "weight_decay": step.weight_decay,
         "max_grad_norm": step.max_grad_norm,
         "gradient_checkpointing": step.gradient_checkpointing,
-        "optim": "adamw_torch_fused" if on_gpu else "adamw_torch",
+        "optim": "adamw_torch_fused" if here.fused else "adamw_torch",
+        "use_liger_kernel": here.liger,
         "bf16": dtype is torch.bfloat16,
         "use_cpu": not on_gpu,
         "dataloader_pin_memory": on_gpu,

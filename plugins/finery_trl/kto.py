@@ -45,12 +45,12 @@ class Kto(Preference):
                 fix="per_device_train_batch_size: 2, or loss_type: apo_zero_unpaired",
             )
 
-    def read(self, rows: Iterable[Row], tokens: "Tokens", job: Job, what: str) -> list[Proven]:
+    def read(self, rows: Iterable[Row], tokens: "Tokens", job: Job, what: str) -> Iterable[Proven]:
         """Rated answers in tokens."""
         from finery_trl.pairs import ratings_of
 
         limits: Any = {"max_length": self.max_length, "too_long": self.too_long}
-        return list(ratings_of(rows, tokens, job, what=what, **limits))
+        return ratings_of(rows, tokens, job, what=what, **limits)
 
     def trainer(self) -> tuple[Any, Any, dict[str, Any]]:
         """TRL's KTOTrainer."""

@@ -210,8 +210,8 @@ class Training(Step, isolated=True, packages=PACKAGES, sections=("train",)):
 
         return prove(self, job, samples)
 
-    def read(self, rows: Iterable[Row], tokens: "Tokens", job: Job, what: str) -> list[Proven]:
-        """Rows as proven examples. what: their name in errors."""
+    def read(self, rows: Iterable[Row], tokens: "Tokens", job: Job, what: str) -> Iterable[Proven]:
+        """Rows as proven examples, at best one by one. what: their name in errors."""
         raise NotImplementedError
 
     def trainer(self) -> tuple[Any, Any, dict[str, Any]]:

@@ -36,12 +36,12 @@ class Sft(Training):
         "where the model's attention would let a row see its neighbours.",
     )
 
-    def read(self, rows: Iterable[Row], tokens: "Tokens", job: Job, what: str) -> list[Proven]:
+    def read(self, rows: Iterable[Row], tokens: "Tokens", job: Job, what: str) -> Iterable[Proven]:
         """Rows in tokens, with loss on their answers."""
         from finery_trl.tokens import examples_of
 
         limits: Any = {"max_length": self.max_length, "too_long": self.too_long}
-        return list(examples_of(rows, tokens, job, what=what, **limits))
+        return examples_of(rows, tokens, job, what=what, **limits)
 
     def trainer(self) -> tuple[Any, Any, dict[str, Any]]:
         """TRL's SFTTrainer."""

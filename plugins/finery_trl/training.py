@@ -97,10 +97,11 @@ def read(step: "Training", job: Job) -> tuple[Tokens, Rows]:
 
     tokens = Tokens.of(load_tokenizer(step.model), template_arguments(step.model))
     job.progress(0, 1, "reading rows")
-    learned = step.read((row for dataset in step.rows for row in dataset), tokens, job, "rows")
+    every = (row for dataset in step.rows for row in dataset)
+    learned = list(step.read(every, tokens, job, "rows"))
     held_out = None
     if step.validation is not None:
-        held_out = step.read(step.validation, tokens, job, "validation")
+        held_out = list(step.read(step.validation, tokens, job, "validation"))
     return tokens, Rows(learned, held_out)
 
 

@@ -134,9 +134,7 @@ def test_silence_changes_no_key(built: MakeProject) -> None:
     ('return {"short"', 'return {"long"', "a plugin gives the note 'short', which no plugin"),
     ("return [whole,", "return ['be brief',", "returns 'be brief', which is not a note"),
 ])  # fmt: skip
-def test_a_plugin_gives_declared_notes(
-    project: MakeProject, old: str, new: str, what: str
-) -> None:
+def test_a_plugin_gives_declared_notes(project: MakeProject, old: str, new: str, what: str) -> None:
     made = project(NOTED)
     made.edit("notes.py", old, new)
     ran = made.run("check")

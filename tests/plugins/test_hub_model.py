@@ -171,9 +171,12 @@ try:
         result = {"pin": step.pin()}
     else:
         job = TestJob(pinned=call["pinned"], secrets=call["secrets"])
-        made = step.run(job)
-        external = {name: str(path) for name, path in made.external.items()}
-        result = {"meta": made.meta, "external": external, "events": job.events}
+        made = step.sketch(job) if call["sketch"] else step.run(job)
+        found = made.external if made else {}
+        external = {name: str(path) for name, path in found.items()}
+        files = sorted(p.name for p in job.out.iterdir())
+        result = {"meta": made.meta if made else None, "external": external, "files": files,
+                  "events": job.events}
 except FineryError as error:
     result = error.to_dict()
 print(json.dumps(result))
@@ -194,10 +197,14 @@ class Caller:
         *,
         base: dict[str, Any] | None = None,
         secrets: dict[str, str] | None = None,
+        sketch: bool = False,
         **settings: Any,
     ) -> dict[str, Any]:
         settings = {"repo": "org/small", **settings}
-        call = {"settings": settings, "pinned": pinned, "base": base, "secrets": secrets or {}}
+        call = {
+            "settings": settings, "pinned": pinned, "base": base, "secrets": secrets or {},
+            "sketch": sketch,
+        }  # fmt: skip
         clean = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
         done = subprocess.run(
             [sys.executable, "-c", CALL],
@@ -404,6 +411,46 @@ def test_one_gguf_file_of_several(call: Caller, tmp_path: Path) -> None:
     assert call(FIRST, repo="org/gguf")["fix"] == (
         "name one of its GGUF files: b.gguf, q/a[1].gguf"
     )
+
+
+def test_a_sketch_fetches_no_weights(call: Caller) -> None:
+    call.hub.push("org/small", SECOND, model(files={"tokenizer.json": b"{}"}))
+    made = call(SECOND, sketch=True, files=["*"], chat_template_kwargs={"think": False})
+    assert made["files"] == ["README.md", "config.json", "tokenizer.json"]
+    assert made["meta"] == {
+        "repo": "org/small", "format": "transformers", "trust_remote_code": False,
+        "chat_template_kwargs": {"think": False},
+    }  # fmt: skip
+    assert not [r for r in call.hub.requests if "resolve" in r and is_large(r)]
+
+
+def test_a_sketch_of_an_adapter_knows_its_base(call: Caller) -> None:
+    config = json.dumps({"peft_type": "LORA"}).encode()
+    call.hub.push("org/lora", FIRST, {"adapter_config.json": config})
+    made = call(FIRST, repo="org/lora", sketch=True, base={"format": "transformers"})
+    assert made["meta"]["format"] == "adapter"
+
+
+def test_a_gguf_file_has_no_sketch_and_nothing_is_asked(call: Caller) -> None:
+    assert call(FIRST, sketch=True, file="x.gguf")["meta"] is None
+    assert not call.hub.requests
+
+
+def test_a_sketch_of_own_code_is_refused_until_it_is_trusted(call: Caller) -> None:
+    config = json.dumps({"auto_map": {"AutoModelForCausalLM": "mine.Mine"}}).encode()
+    call.hub.push("org/own", FIRST, model(files={"config.json": config}))
+    assert "brings its own code" in call(FIRST, repo="org/own", sketch=True)["what"]
+
+
+def test_the_chat_template_is_called_as_the_recipe_says(call: Caller) -> None:
+    from finery import UsageError
+    from finery_hub.model import HubModel
+
+    arguments = {"enable_thinking": False}
+    assert call(FIRST, chat_template_kwargs=arguments)["meta"]["chat_template_kwargs"] == arguments
+    assert "chat_template_kwargs" not in call(FIRST)["meta"]
+    with pytest.raises(UsageError, match="'tools' is given by finery itself"):
+        HubModel(repo="org/small", chat_template_kwargs={"tools": []}).check()
 
 
 def test_a_full_disk_is_named() -> None:

@@ -9,7 +9,7 @@ import pytest
 from blake3 import blake3
 from safetensors.numpy import save_file
 
-from finery import DataError, Files, Model
+from finery import DataError, Files, Model, UsageError
 from finery.testing import TestJob
 from finery_local.model import LocalModel
 
@@ -284,3 +284,12 @@ def view(model: Model, folder: Path) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).symlink_to(path)
     return folder
+
+
+def test_the_chat_template_is_called_as_the_recipe_says(folder: Path) -> None:
+    made = take(folder, chat_template_kwargs={"enable_thinking": False})
+    assert made.meta["chat_template_kwargs"] == {"enable_thinking": False}
+    assert "chat_template_kwargs" not in take(folder).meta
+    with pytest.raises(UsageError, match="'tools' is given by finery itself") as caught:
+        LocalModel(path=files(folder), chat_template_kwargs={"tools": []}).check()
+    assert caught.value.where == "chat_template_kwargs.tools"

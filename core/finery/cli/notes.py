@@ -9,7 +9,6 @@ from finery.advice import Note
 from finery.checks import position
 from finery.graph import Graph
 
-
 WIDTH = 96
 """Characters of a line of a note's reason."""
 

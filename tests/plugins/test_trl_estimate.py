@@ -1,0 +1,277 @@
+"""What a training will take: the arithmetic, where its facts come from, and what a plan says."""
+
+import json
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+from conftest import MakeProject, Project
+from tiny_llama import tiny_llama
+
+from finery.advice import Past, Results
+from finery.graph import Graph, build_graph
+from finery.plugins import load_plugins
+from finery.recipe import load
+from finery_trl import estimate, facts, forecast
+from finery_trl.estimate import Adapter, Architecture, Load, memory, tokens_per_second
+from finery_trl.facts import Unknown, of_config
+
+SMOLLM2 = Architecture(30, 576, 1536, 9, 3, 64, 49152, tied=True)
+LLAMA_1B = Architecture(16, 2048, 8192, 32, 8, 64, 128256, tied=True)
+QWEN_4B = Architecture(36, 2560, 9728, 32, 8, 128, 151936, tied=True)
+QWEN_CONFIG = {
+    "model_type": "qwen3", "num_hidden_layers": 36, "hidden_size": 2560, "intermediate_size": 9728,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936,
+    "tie_word_embeddings": True,
+}  # fmt: skip
+LOAD = Load(rows=8, tokens=512, answers=64, width=2)
+LORA = Adapter(16)
+RECIPE = """\
+finery: 1
+models:
+  base: {use: local.model, path: model}
+data:
+  rows: {use: data.file, path: rows.jsonl, format: completion}
+  split: {use: data.split, rows: rows}
+train:
+  sft: {use: trl.sft, model: base, rows: split.train, validation: split.validation}
+silence: [no-evaluator, few-rows, epochs]
+"""
+ROWS = "".join(
+    json.dumps({"prompt": f"{i} " + "word " * 200, "completion": "yes"}) + "\n" for i in range(50)
+)
+
+
+@pytest.mark.parametrize(("model", "count"), [
+    (SMOLLM2, 134_515_008), (LLAMA_1B, 1_235_814_400),
+])  # fmt: skip
+def test_parameters_as_published(model: Architecture, count: int) -> None:
+    assert model.parameters() == count
+
+
+def test_qk_norms_and_biases_are_too_few_to_count() -> None:
+    assert QWEN_4B.parameters() == pytest.approx(4_022_468_096, rel=1e-3)
+
+
+def test_parameters_as_torch_counts_them(tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    from finery_transformers.loading import load_model
+
+    model = tiny_llama(tmp_path / "tiny")
+    loaded: Any = load_model(model)
+    counted = sum(p.numel() for p in loaded.parameters())
+    assert facts.of_artifact(model).parameters() == counted
+    config = LoraConfig(r=4, target_modules="all-linear", use_dora=True, task_type="CAUSAL_LM")
+    tuned: Any = get_peft_model(loaded, config)
+    adapter = Adapter(4, dora=True).parameters(facts.of_artifact(model))
+    assert adapter == sum(p.numel() for p in tuned.parameters() if p.requires_grad)
+
+
+def test_an_adapter_on_some_layers_is_smaller() -> None:
+    some = Adapter(16, ("q_proj", "model.layers.0.self_attn.v_proj"))
+    assert some.parameters(SMOLLM2) == 30 * 16 * ((576 + 576) + (576 + 192))
+    assert LORA.parameters(SMOLLM2) == 4_884_480
+
+
+def test_memory_by_parts() -> None:
+    used = memory(SMOLLM2, LORA, LOAD)
+    assert used.weights == 2 * 134_515_008
+    assert used.optimizer == 8 * 4_884_480
+    assert used.logits == 12 * 8 * 64 * 49152
+    assert used.total == sum(used)
+
+
+def test_training_all_weights_takes_sixteen_bytes_each_and_copies() -> None:
+    used = memory(SMOLLM2, None, LOAD)
+    assert used.weights == 0
+    assert used.trained + used.gradients + used.optimizer == (16 + 2) * 134_515_008
+    wide = memory(SMOLLM2, None, LOAD._replace(width=4))
+    assert wide.trained + wide.gradients + wide.optimizer == 16 * 134_515_008
+    assert memory(SMOLLM2, None, LOAD, copies=2).weights == 2 * 134_515_008
+
+
+def test_quantised_weights_take_little_more_than_half_a_byte() -> None:
+    single = memory(LLAMA_1B, LORA, LOAD, quantized=True, double_quantized=False)
+    double = memory(LLAMA_1B, LORA, LOAD, quantized=True)
+    linear = LLAMA_1B.linear_parameters()
+    rest = 2 * (LLAMA_1B.parameters() - linear)
+    assert single.weights == linear * 0.5625 + rest
+    assert 0.51 * linear < double.weights - rest < 0.52 * linear
+
+
+def test_activations_grow_with_tokens_and_checkpoints_save_them() -> None:
+    whole = estimate.activations(SMOLLM2, LORA, LOAD)
+    assert estimate.activations(SMOLLM2, LORA, LOAD._replace(rows=16)) == 2 * whole
+    saved = estimate.activations(SMOLLM2, LORA, LOAD._replace(checkpointing=True))
+    assert saved < whole / 8
+
+
+def test_logits_are_of_no_more_positions_than_there_are() -> None:
+    assert memory(SMOLLM2, LORA, LOAD._replace(answers=9999)).logits == 12 * 8 * 512 * 49152
+
+
+def test_speed_follows_the_nearest_size() -> None:
+    rates = [(1e9, 100.0), (1e9, 120.0), (1e9, 500.0), (1e8, 9000.0)]
+    assert tokens_per_second(rates, 1e9) == 120
+    assert tokens_per_second(rates, 2e9) == 60
+    assert tokens_per_second(rates, 1e8) == 9000
+    assert tokens_per_second([], 1e9) is None
+
+
+def test_sizes_from_a_config() -> None:
+    assert of_config(QWEN_CONFIG) == QWEN_4B
+    assert of_config({"text_config": QWEN_CONFIG}) == QWEN_4B
+    untied = QWEN_4B._replace(tied=False)
+    assert of_config(QWEN_CONFIG, untied.parameters()) == untied
+
+
+@pytest.mark.parametrize(("change", "why"), [
+    ({"num_experts": 128}, "mixture of experts"), ({"hidden_size": None}, "config.json"),
+])  # fmt: skip
+def test_sizes_that_cannot_be_told(change: dict[str, Any], why: str) -> None:
+    with pytest.raises(Unknown, match=why):
+        of_config({k: v for k, v in {**QWEN_CONFIG, **change}.items() if v is not None})
+
+
+def test_sizes_from_a_gguf(smollm2_gguf: Path, tmp_path: Path) -> None:
+    assert facts.of_gguf(smollm2_gguf) == SMOLLM2
+    (tmp_path / "cut.gguf").write_bytes(smollm2_gguf.read_bytes()[:100_000])
+    with pytest.raises(Unknown, match=r"cut\.gguf can't be read"):
+        facts.of_gguf(tmp_path / "cut.gguf")
+
+
+def test_this_machine() -> None:
+    here = facts.machine()
+    assert here.device in ("cpu", "cuda")
+    assert here.memory > 2**30
+
+
+# -- what a plan says ----------------------------------------------------------------------------
+
+
+def planned(project: MakeProject, config: dict[str, Any], *args: str) -> tuple[Project, Any]:
+    """A project with such a model, and the estimate of its training."""
+    files = {"recipe.yaml": RECIPE, "rows.jsonl": ROWS, "model/config.json": json.dumps(config)}
+    made = project(files)
+    lines = [json.loads(line) for line in made.run("plan", "--json", *args).out.splitlines()]
+    return made, next(line["estimate"] for line in lines if line["step"] == "sft")
+
+
+def test_a_plan_estimates_before_anything_is_built(project: MakeProject) -> None:
+    made, found = planned(project, QWEN_CONFIG)
+    assert found["parameters"] == QWEN_4B.parameters()
+    assert found["trainable_parameters"] == LORA.parameters(QWEN_4B)
+    assert 200 < found["longest_tokens"] < 300
+    assert sum(found["memory"].values()) == pytest.approx(found["memory_bytes"], abs=10)
+    assert "trains 33 million of 4.02 billion parameters" in made.run("plan").out
+    assert not (made.folder / "build").exists()
+
+
+def test_a_plan_warns_where_it_will_not_fit(project: MakeProject) -> None:
+    made, found = planned(project, {**QWEN_CONFIG, "num_hidden_layers": 4000})
+    assert found["warning"].startswith("it won't fit: about ")
+    assert "quantization: nf4" in found["fix"]
+    assert "warning: it won't fit" in made.run("plan").out
+
+
+def test_settings_count(project: MakeProject) -> None:
+    _, lora = planned(project, QWEN_CONFIG)
+    _, whole = planned(project, QWEN_CONFIG, "--set", "train.sft.lora=null")
+    _, small = planned(project, QWEN_CONFIG, "--set", "train.sft.quantization=nf4")
+    assert small["memory_bytes"] < lora["memory_bytes"] < whole["memory_bytes"]
+    assert whole["trainable_parameters"] == QWEN_4B.parameters()
+
+
+def test_a_model_that_is_not_there_yet(project: MakeProject) -> None:
+    made, _ = planned(project, QWEN_CONFIG)
+    made.edit("recipe.yaml", "local.model, path: model", "steps.script")
+    made.edit("recipe.yaml", "finery: 1", "finery: 1\nplugins: [steps.py]")
+    made.edit("recipe.yaml", "steps.script", "steps.outside, path: rows.jsonl")
+    assert "memory and time unknown: base isn't built yet" in made.run("plan").out
+
+
+class Hub(BaseHTTPRequestHandler):
+    """A hub with one model's config.json."""
+
+    asked: list[str] = []
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        self.send_response(200 if self.path.startswith("/a/model/") else 404)
+        content = json.dumps(QWEN_CONFIG).encode()
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def hub() -> Iterator[str]:
+    """Its address."""
+    pytest.importorskip("huggingface_hub")
+    Hub.asked.clear()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(("repo", "says"), [
+    ("a/model", "trains 33 million of 4.02 billion parameters"),
+    ("no/model", "memory and time unknown: the hub doesn't give the config.json of no/model"),
+])  # fmt: skip
+def test_of_a_hub_model_only_the_config_is_asked_for(
+    project: MakeProject, hub: str, repo: str, says: str
+) -> None:
+    recipe = RECIPE.replace("local.model, path: model", f"hub.model, repo: {repo}")
+    made = project({"recipe.yaml": recipe, "rows.jsonl": ROWS})
+    made.env |= {"HF_ENDPOINT": hub, "HF_HOME": str(made.folder / "hf")}
+    assert says in made.run("plan").out
+    assert Hub.asked == [f"/{repo}/resolve/main/config.json"]
+
+
+# -- time ----------------------------------------------------------------------------------------
+
+
+class Remembered(Results):
+    """Results with a past: trainings of 1,000 tokens, 2 epochs in 10 seconds."""
+
+    def history(self, use: str) -> list[Past]:
+        """One training of all weights, one of an adapter."""
+        meta = {"parameters": QWEN_4B.parameters(), "tokens": 1000, "rows": 10}
+        past = Past(key="k", use=use, settings={"epochs": 2.0}, seconds=1, meta=meta)
+        lora = {"epochs": 2.0, "lora.r": 8, "quantization": None}
+        return [past, Past(key="k", use=use, settings=lora, seconds=10, meta=meta)]
+
+    def last(self, step: str) -> Past:
+        """The adapter."""
+        return self.history("trl.sft")[1]
+
+
+def graph(folder: Path) -> Graph:
+    """The graph of `RECIPE`."""
+    (folder / "model").mkdir()
+    (folder / "model" / "config.json").write_text(json.dumps(QWEN_CONFIG))
+    (folder / "rows.jsonl").write_text(ROWS)
+    (folder / "recipe.yaml").write_text(RECIPE)
+    return build_graph(load(folder / "recipe.yaml"), load_plugins())
+
+
+def test_time_comes_from_trainings_of_the_same_kind(tmp_path: Path) -> None:
+    (found,) = forecast.estimates(graph(tmp_path), Remembered(), ["sft"])
+    # 35 of 50 rows, 100 tokens each as the last time, 3 epochs, 200 tokens a second.
+    assert found.facts["tokens_per_second"] == 200
+    assert found.facts["seconds"] == pytest.approx(35 * 100 * 3 / 200, abs=1)
+    assert found.lines[2].startswith("time: about 52 s (35 rows, 200 tokens/s")
+
+
+def test_without_a_past_time_is_unknown(tmp_path: Path) -> None:
+    (found,) = forecast.estimates(graph(tmp_path), Results(), ["sft"])
+    assert found.facts["seconds"] is None
+    assert found.lines[2] == "time: unknown until a training like it ran in this project"

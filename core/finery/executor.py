@@ -161,5 +161,11 @@ def _spawn(log: Path) -> _Worker:
 
 
 def worker_environment() -> dict[str, str]:
-    """The environment of a worker: ours, less what looks like a secret."""
-    return {k: v for k, v in os.environ.items() if not _SECRET.search(k)}
+    """The environment of a worker: ours, less what looks like a secret.
+
+    OpenMP's threads wait for each other by sleeping instead of spinning: where another process
+    runs too, spinning threads take turns with the one that they wait for (a ninth of the speed was
+    measured on two cores).
+    """
+    ours = {k: v for k, v in os.environ.items() if not _SECRET.search(k)}
+    return {"OMP_WAIT_POLICY": "PASSIVE", **ours}

@@ -1,4 +1,4 @@
-"""Writes docs/steps.md and docs/commands.md from the step types and the commands.
+"""Writes docs/steps.md, docs/commands.md and docs/advice.md from the code.
 
 python docs/generate.py           write them
 python docs/generate.py --check   exit 1 if one is stale
@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from finery.advice import OWN_NOTES, About
 from finery.cli.main import cli
 from finery.plugins import load_plugins
 from finery.schema import step_schema
@@ -73,9 +74,40 @@ def commands() -> str:
     return "\n".join(parts)
 
 
+ADVICE = """# Advice
+
+`finery check` and `finery plan` give notes: what looks unwise in a recipe, why, and what to write.
+A note is never an error. Some need to count rows, so they come once these are built; `finery build`
+gives those on a training when it is about to start.
+
+To be told no more, name a note at the recipe's top, for all steps or for one:
+
+```yaml
+silence: [few-rows, sft/epochs]
+```
+
+That changes no key: nothing is built again. Plugins can give notes of their own, see
+[plugins.md](plugins.md).
+"""
+
+
+def advice() -> str:
+    """Every built-in note: when it is given and why."""
+    provided = load_plugins().notes.items()
+    found = {
+        n: about for n, (about, plugin) in provided if plugin.module.__name__.startswith("finery_")
+    }
+    return "\n".join([HEAD + ADVICE, *(_note(n, a) for n, a in (OWN_NOTES | found).items())])
+
+
+def _note(name: str, about: About) -> str:
+    return f"## `{name}`\n\nGiven when {about.when}.\n\n{about.why}\n"
+
+
 def _pages() -> Iterator[tuple[Path, str]]:
     yield FOLDER / "steps.md", steps()
     yield FOLDER / "commands.md", commands()
+    yield FOLDER / "advice.md", advice()
 
 
 def main() -> int:

@@ -6,17 +6,26 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from finery.advice import About, Estimate, Note
     from finery.artifacts import Artifact, Bundle, Dataset, Metrics, Model
-    from finery.engine import Completion, Engine, Sampling
-    from finery.errors import DataError, FineryError, RequirementError, StepError, UsageError
+    from finery.engine import Completion, Engine, Request, Sampling
+    from finery.errors import (
+        DataError,
+        FineryError,
+        RefusedError,
+        RequirementError,
+        StepError,
+        UsageError,
+    )
     from finery.hooks import hookimpl
     from finery.job import Job
     from finery.step import Files, Settings, Step, inner, setting, takes
+    from finery.usage import Budget, Price, Usage
 
 __version__ = "0.1.0"
 
 _HOME = {
     "About": "finery.advice",
     "Artifact": "finery.artifacts",
+    "Budget": "finery.usage",
     "Bundle": "finery.artifacts",
     "Completion": "finery.engine",
     "DataError": "finery.errors",
@@ -29,11 +38,15 @@ _HOME = {
     "Metrics": "finery.artifacts",
     "Model": "finery.artifacts",
     "Note": "finery.advice",
+    "Price": "finery.usage",
+    "RefusedError": "finery.errors",
+    "Request": "finery.engine",
     "RequirementError": "finery.errors",
     "Sampling": "finery.engine",
     "Settings": "finery.step",
     "Step": "finery.step",
     "StepError": "finery.errors",
+    "Usage": "finery.usage",
     "UsageError": "finery.errors",
     "hookimpl": "finery.hooks",
     "inner": "finery.step",
@@ -45,6 +58,7 @@ _HOME = {
 __all__ = [
     "About",
     "Artifact",
+    "Budget",
     "Bundle",
     "Completion",
     "DataError",
@@ -57,11 +71,15 @@ __all__ = [
     "Metrics",
     "Model",
     "Note",
+    "Price",
+    "RefusedError",
+    "Request",
     "RequirementError",
     "Sampling",
     "Settings",
     "Step",
     "StepError",
+    "Usage",
     "UsageError",
     "hookimpl",
     "inner",

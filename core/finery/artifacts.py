@@ -21,6 +21,10 @@ class Artifact:
     refs: artifacts this one can't be used without (an adapter's base), by role.
     external: files that stay where they are (the hub's cache, a user's folder): relative name →
         absolute path. Not part of the identity: say in `meta` what identifies them.
+    hints: facts as JSON values that are no part of the identity: how fast a server may be asked,
+        what it costs. A step that takes the artifact isn't redone when they change, so nothing
+        that can change its output. `hints["env"]` names the environment variables that whoever
+        answers prompts with a model needs.
     """
 
     kind: ClassVar[str] = "Artifact"
@@ -32,11 +36,13 @@ class Artifact:
         meta: Mapping[str, Any] | None = None,
         refs: "Mapping[str, Artifact] | None" = None,
         external: Mapping[str, Path] | None = None,
+        hints: Mapping[str, Any] | None = None,
     ) -> None:
         self.path = path
         self.meta: dict[str, Any] = dict(meta or {})
         self.refs: dict[str, Artifact] = dict(refs or {})
         self.external: dict[str, Path] = dict(external or {})
+        self.hints: dict[str, Any] = dict(hints or {})
         self.digest: str = ""  # set once it is in the store
         self.ref: str = ""  # in a plan: what the recipe names; in a step: only if `named=True`
 

@@ -37,7 +37,7 @@ def ingest(artifact: Artifact, out: Path, objects: Path) -> Manifest:
     files = {name: _keep(path, objects) for name, path in names}
     refs = {role: _manifest_of(ref) for role, ref in artifact.refs.items()}
     external = {name: _outside(path.absolute()) for name, path in artifact.external.items()}
-    return manifest(artifact.kind, artifact.meta, files, refs, external)
+    return manifest(artifact.kind, artifact.meta, files, refs, external, artifact.hints)
 
 
 def _manifest_of(ref: Artifact) -> Manifest:

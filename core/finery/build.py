@@ -18,7 +18,7 @@ from finery.events import Event, Listener, RunLog
 from finery.executor import Executor
 from finery.graph import Graph, Node
 from finery.job import scrubbed
-from finery.manifest import Manifest, Result
+from finery.manifest import Manifest, Result, with_references
 from finery.places import project_folder
 from finery.plan import Planner, StepPlan
 from finery.recipe import Recipe
@@ -240,7 +240,7 @@ class Build:
             },
             seed=node.seed if node.step.uses_seed() else None,
             pinned=plan.pinned,
-            env=_environment(self.graph.recipe, node),
+            env=self._environment(node, spec.engines),
             engines=plan.engines,
             plugins=[str(p.path) for p in self.graph.plugins.plugins if p.path],
             store=str(self.store.root),
@@ -249,6 +249,23 @@ class Build:
             log=str(self.log.log_of(node.name)),
             isolated=spec.isolated,
         )
+
+    def _environment(self, node: Node, engines: bool) -> dict[str, str]:
+        """The variables that the recipe passes to a step, and those that its models need."""
+        found = _environment(self.graph.recipe, node)
+        for source in node.sources if engines else ():
+            result = self.outcome.results[source.step]
+            for name in _variables(result.outputs[source.output]):
+                if name not in os.environ:
+                    raise self.graph.recipe.error(
+                        f"the environment variable {name}, which the model '{source.ref}' needs, "
+                        "isn't set",
+                        node.place,
+                        key=True,
+                        fix=f"export {name}=…",
+                    )
+                found[name] = os.environ[name]
+        return found
 
     # -- listening -------------------------------------------------------------------------------
 
@@ -484,6 +501,11 @@ def _environment(recipe: Recipe, node: Node) -> dict[str, str]:
                 fix=f"export {name}=…",
             )
     return {name: os.environ[name] for name in node.env}
+
+
+def _variables(made: Manifest) -> set[str]:
+    """Names of the environment variables that a model, or one under it, needs."""
+    return {name for m in with_references(made) for name in m.hints.get("env", [])}
 
 
 def _digest_now(store: Store, path: Path) -> str | None:

@@ -1,49 +1,101 @@
 """Engines: what answers prompts with a model, whatever the model's format."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
 from finery.artifacts import Model
+from finery.errors import DataError, FineryError
 from finery.rows import Conversation
 
 if TYPE_CHECKING:
     from finery.job import Job
+    from finery.usage import Price
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
-    """How to answer: at most `max_tokens` new tokens, greedy at temperature 0."""
+    """How to answer: at most `max_tokens` new tokens, greedy at temperature 0.
+
+    schema: a JSON Schema that the answer's text must follow. Engines that can't constrain their
+    answers leave it alone, see `Engine.constrains`.
+    """
 
     max_tokens: int = 256
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
     stop: tuple[str, ...] = ()
+    schema: dict[str, Any] | None = None
+
+    def of_attempt(self, attempt: int) -> "Sampling":
+        """The sampling of a further attempt: another seed."""
+        return msgspec.structs.replace(self, seed=self.seed + attempt) if attempt else self
 
 
-class Completion(msgspec.Struct, frozen=True, kw_only=True):
-    """An answer. `finish_reason` is `stop` (end of turn) or `length` (cut at max_tokens)."""
+class Request(msgspec.Struct, frozen=True):
+    """One thing to ask: a conversation, the tools that the model may call, and which attempt it is.
+
+    attempt: a number above 0 asks anew what was asked before: its answer is another record, and
+    the seed sent is the sampling's plus this number. Only at a temperature above 0 may the answer
+    of a local model differ.
+    """
+
+    messages: Conversation
+    tools: list[dict[str, Any]] | None = None
+    attempt: int = 0
+
+
+class Completion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An answer.
+
+    finish_reason: `stop` (end of turn), `length` (cut at max_tokens), `tool_calls`, or `refusal`
+    (only where the caller takes refusals as answers). tool_calls: in the shape of the OpenAI Chat
+    Completions API.
+    """
 
     text: str
     finish_reason: str
     prompt_tokens: int
     completion_tokens: int
+    tool_calls: list[dict[str, Any]] | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it says nothing and calls nothing."""
+        return not self.text.strip() and not self.tool_calls
+
+
+Batch = list[Request]
+Answer = list[Completion] | FineryError
+"""What became of a batch: its rows' answers in order, or why there are none."""
 
 
 class Engine:
     """Answers conversations with one model. Plugins subclass it, one class a model format.
 
     It is made in the worker, once for each `job.engine(model)`, and loads the model lazily, at
-    the first `generate`. `packages` are distributions whose version can change an answer: they
-    are part of the key of every step that uses the engine.
+    the first `generate`.
+
+    packages: distributions whose version can change an answer: they are part of the key of every
+        step that uses the engine, and with the engine's code of every record.
+    version: what stands for code and packages in the keys of records. For engines that only carry
+        questions and answers, so that answers which were paid for outlive a change of their code.
+    constrains: whether answers follow `Sampling.schema`.
+    price: what an answer costs; None: nobody knows.
     """
 
     packages: ClassVar[tuple[str, ...]] = ()
+    version: ClassVar[str] = ""
+    constrains: bool = False
+    price: "Price | None"
 
     def __init__(self, model: Model, job: "Job") -> None:
+        from finery.usage import Price
+
         self.model = model
         self.job = job
+        self.price = Price(input=0.0, output=0.0)
 
     def batches(self, conversations: Sequence[Conversation]) -> list[list[int]]:
         """Rows that are answered together, as indices into `conversations`.
@@ -58,3 +110,25 @@ class Engine:
     ) -> list[Completion]:
         """Answer one batch, in its order."""
         raise NotImplementedError
+
+    def stream(self, batches: Iterable[Batch], sampling: Sampling) -> Iterator[tuple[int, Answer]]:
+        """Answer batches, in any order: (which one, its answers or why there are none).
+
+        Takes batches as it can begin them. An error that it raises, rather than yields, ends the
+        whole (a wrong key, an unknown model); what was answered by then must be yielded before.
+        The requests of a batch are of one attempt. Default: `generate`, one batch after the other.
+        """
+        for number, batch in enumerate(batches):
+            try:
+                yield number, self._answered(batch, sampling)
+            except FineryError as error:
+                yield number, error
+
+    def _answered(self, batch: Batch, sampling: Sampling) -> list[Completion]:
+        if any(request.tools for request in batch):
+            raise DataError(
+                f"a model of format '{self.model.format}' can't be offered tools here",
+                fix="take a model behind an API, or drop `tools` from the rows",
+            )
+        conversations = [request.messages for request in batch]
+        return self.generate(conversations, sampling.of_attempt(batch[0].attempt))

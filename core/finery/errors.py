@@ -2,6 +2,7 @@
 
     FineryError            exit 1
     ├── StepError          exit 1   a step could not do its work
+    │   └── RefusedError   exit 1   a model won't answer a row, or its answer is withheld
     ├── RequirementError   exit 1   a `require:` is not met
     └── UsageError         exit 2   the recipe, the call or the data is wrong
         ├── RecipeError    exit 2   with file:line:column
@@ -60,6 +61,12 @@ class FineryError(Exception):
 
 class StepError(FineryError):
     """A step could not do its work (a process died, the disk is full, a proof failed)."""
+
+
+class RefusedError(StepError):
+    """A model won't answer a row, or its answer is withheld; `text` is what it said instead."""
+
+    text: str = ""
 
 
 class RequirementError(FineryError):

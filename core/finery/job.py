@@ -9,6 +9,7 @@ from finery.artifacts import Model
 from finery.engine import Engine, Sampling
 from finery.errors import StepError
 from finery.records import CachedEngine, Records
+from finery.usage import Budget, Usage
 
 Report = Callable[[dict[str, Any]], None]
 """Where a job's events go: `{"event": "progress", …}` and so on, see `finery.events`."""
@@ -21,6 +22,7 @@ class Job:
     scratch: a folder kept between attempts at the same key (checkpoints); removed on success.
     records: the per-record cache, shared by all steps of the project.
     pinned: what the step's `floating()` name is pinned to in recipe.lock, e.g. a commit.
+    usage: what all engines of this step were asked and used so far.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class Job:
         pinned: str | None = None,
     ) -> None:
         self.pinned = pinned
+        self.usage = Usage()
         self.out = out
         self._scratch = scratch
         self.records = records
@@ -72,7 +75,8 @@ class Job:
     def secret(self, name: str) -> str:
         """An environment variable that the recipe passes to this step with `env: [NAME]`.
 
-        Its value never enters a key, a log or the store.
+        A step that answers prompts also gets those that its models need (`hints["env"]`). The
+        value never enters a key, a log or the store.
         """
         if name not in self._secrets:
             raise StepError(
@@ -81,10 +85,13 @@ class Job:
             )
         return self._secrets[name]
 
-    def engine(self, model: Model) -> CachedEngine:
-        """What answers prompts with `model`, with the record cache in front of it."""
+    def engine(self, model: Model, *, budget: Budget | None = None) -> CachedEngine:
+        """What answers prompts with `model`, with the record cache in front of it.
+
+        budget: limits what this engine asks, by what all engines of the step have used.
+        """
         cls, identity = self._find_engine(model)
-        return CachedEngine(cls(model, self), self.records, identity)
+        return CachedEngine(cls(model, self), self.records, identity, budget)
 
     def raw_engine(self, model: Model) -> Engine:
         """The engine without the cache, for an engine that stands on another."""

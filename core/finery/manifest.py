@@ -19,10 +19,11 @@ class Manifest(msgspec.Struct, frozen=True):
     kind: str
     meta: dict[str, Any]
     files: dict[str, tuple[str, int]]  # name → (digest, size in bytes)
-    digest: str  # the artifact's identity: all but where external files lie
-    view: str  # its folder of links; another one when external files lie elsewhere
+    digest: str  # the artifact's identity: all but hints, and where external files lie
+    view: str  # its folder of links; another one when hints or places of external files differ
     refs: "dict[str, Manifest]" = {}
     external: dict[str, tuple[str, int, int]] = {}  # name → (absolute path, bytes, mtime in ns)
+    hints: dict[str, Any] = {}
 
     def size(self) -> int:
         """Bytes of its own files in the store."""
@@ -35,6 +36,7 @@ def manifest(
     files: Mapping[str, tuple[str, int]],
     refs: Mapping[str, Manifest] | None = None,
     external: Mapping[str, tuple[str, int, int]] | None = None,
+    hints: Mapping[str, Any] | None = None,
 ) -> Manifest:
     """A manifest with its digests worked out. `meta` comes back as JSON values, keys sorted."""
     plain = json.loads(json.dumps(meta, sort_keys=True))
@@ -43,9 +45,9 @@ def manifest(
     under = sorted((role, m.digest) for role, m in refs.items())
     digest = blake3(encode([kind, plain, contents, under, list(external)])).hexdigest()
     lies = [digest, list(external.items()), sorted(m.view for m in refs.values())]
-    return Manifest(
-        kind, plain, dict(files), digest, blake3(encode(lies)).hexdigest(), refs, external
-    )
+    told = json.loads(json.dumps(hints or {}, sort_keys=True))
+    view = blake3(encode([*lies, told] if told else lies)).hexdigest()
+    return Manifest(kind, plain, dict(files), digest, view, refs, external, told)
 
 
 def with_references(given: Manifest) -> Iterator[Manifest]:
@@ -60,7 +62,7 @@ def referring(made: Manifest, known: Mapping[str, Manifest]) -> Manifest:
     if not made.refs:
         return made
     refs = {role: known.get(m.digest) or referring(m, known) for role, m in made.refs.items()}
-    return manifest(made.kind, made.meta, made.files, refs, made.external)
+    return manifest(made.kind, made.meta, made.files, refs, made.external, made.hints)
 
 
 class Result(msgspec.Struct, frozen=True):

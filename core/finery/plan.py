@@ -36,7 +36,7 @@ class StepPlan:
     result: Result | None = None
     files: dict[str, list[tuple[str, Path]]] = field(default_factory=dict)
     pinned: str | None = None
-    engines: dict[str, str] = field(default_factory=dict)  # model format → digest of its engine
+    engines: dict[str, str] = field(default_factory=dict)  # model format → its engine in records
 
 
 class Planner:
@@ -119,7 +119,8 @@ class Planner:
             for model_format in sorted({f for m in inputs.values() for f in _formats(m)}):
                 engine = self.graph.plugins.engine(model_format)
                 engines[model_format] = (self._code_of(engine), engine.packages)
-                plan.engines[model_format] = _engine_digest(*engines[model_format])
+                digest = _engine_digest(*engines[model_format])
+                plan.engines[model_format] = engine.version or digest
         digests = {}
         for source in node.sources:
             result = results.get(source.step)

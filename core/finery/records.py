@@ -5,15 +5,24 @@ before is not asked again.
 """
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 from blake3 import blake3
 
-from finery.engine import Completion, Engine, Sampling
+from finery.engine import Answer, Batch, Completion, Engine, Request, Sampling
+from finery.errors import FineryError, RefusedError, StepError
 from finery.rows import Conversation
+from finery.usage import Budget, Ticker, Usage
+
+WINDOW = 512
+"""Requests that are taken from a stream at a time, and looked up together."""
+WAITING = 8192
+"""Answers from the cache that may wait for the engine to answer something."""
 
 
 class Records(Protocol):
@@ -61,20 +70,44 @@ class SqliteRecords:
         return found
 
     def put(self, records: Mapping[bytes, bytes]) -> None:
-        """Keep records in one transaction."""
+        """Keep records in one transaction. `StepError` when they can't be written."""
         db = self._open()
-        db.execute("BEGIN IMMEDIATE")
-        db.executemany("INSERT OR REPLACE INTO records VALUES (?, ?)", records.items())
-        db.execute("COMMIT")
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            db.executemany("INSERT OR REPLACE INTO records VALUES (?, ?)", records.items())
+            db.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise StepError(
+                f"can't keep an answer in {self._path}: {error}",
+                fix="free some space and build again: the answers before this one are kept",
+            ) from error
+        finally:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
 
 
 class CachedEngine:
-    """An engine with the record cache in front of it: the one way steps answer prompts."""
+    """An engine with the record cache in front of it: the one way steps answer prompts.
 
-    def __init__(self, engine: Engine, records: Records, identity: str) -> None:
+    usage: what this engine was asked and used. budget: limits what all engines of the job use
+    together, see `Job.usage`.
+    """
+
+    def __init__(
+        self, engine: Engine, records: Records, identity: str, budget: Budget | None = None
+    ) -> None:
+        if budget is not None:
+            budget.check(engine.price)
         self._engine = engine
         self._records = records
         self._identity = identity
+        self._budget = budget
+        self.usage = Usage()
+
+    @property
+    def constrains(self) -> bool:
+        """Whether answers follow a `schema`; else it is only a wish that a prompt must express."""
+        return self._engine.constrains
 
     def generate(
         self,
@@ -85,33 +118,241 @@ class CachedEngine:
         top_p: float = 1.0,
         seed: int = 0,
         stop: Sequence[str] = (),
+        schema: Mapping[str, Any] | None = None,
+        tools: list[dict[str, Any]] | None = None,
+        attempt: int = 0,
+        refusals: bool = False,
         progress: str = "",
     ) -> list[Completion]:
         """Answer each conversation, in order. `progress` names the work in the progress bar.
 
         Batches that were answered before, by the same model, engine and sampling, come from the
-        cache; an empty answer is an answer, an error is not and is never kept.
+        cache. Raises the first error, once what was being asked beside it is answered and kept.
+        refusals: whether a refused row is an answer (`finish_reason` says so) and no error.
         """
-        sampling = Sampling(
-            max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=tuple(stop)
-        )  # fmt: skip
-        answers: list[Completion | None] = [None] * len(conversations)
-        batches = self._engine.batches(conversations)
-        keys = [self._key([conversations[i] for i in batch], sampling) for batch in batches]
-        known = self._records.get(keys)
-        done = 0
-        for batch, key in zip(batches, keys, strict=True):
-            if key in known:
-                found = msgspec.msgpack.decode(known[key], type=list[Completion])
+        sampling = _sampling(max_tokens, temperature, top_p, seed, stop, schema)
+        requests = [Request(conversation, tools, attempt) for conversation in conversations]
+        flow = _Flow(self, requests, sampling, window=max(len(requests), 1))
+        answers: list[Completion | None] = [None] * len(requests)
+        failed: FineryError | None = None
+        for index, answer in self._told(flow, len(requests), progress):
+            if refusals and isinstance(answer, RefusedError):
+                answer = _refused(answer)
+            if isinstance(answer, FineryError):
+                failed = failed or answer
+                flow.stopped = True
             else:
-                found = self._engine.generate([conversations[i] for i in batch], sampling)
-                self._records.put({key: msgspec.msgpack.encode(found)})
-            for i, answer in zip(batch, found, strict=True):
-                answers[i] = answer
-            done += len(batch)
-            self._engine.job.progress(done, len(conversations), progress)
+                answers[index] = answer
+        if failed is not None:
+            raise failed
         return [a for a in answers if a is not None]
 
-    def _key(self, batch: Sequence[Conversation], sampling: Sampling) -> bytes:
-        content = msgspec.json.encode([self._identity, batch, sampling], order="deterministic")
-        return blake3(content).digest()
+    def stream(
+        self,
+        requests: Iterable[Request],
+        *,
+        max_tokens: int = 256,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        stop: Sequence[str] = (),
+        schema: Mapping[str, Any] | None = None,
+        progress: str = "",
+        total: int | None = None,
+    ) -> Iterator[tuple[int, Completion | FineryError]]:
+        """Answer requests as they come: (which one, its answer or why there is none).
+
+        In any order, each once. Requests are taken as there is room for them, so that memory
+        stays flat however many there are, and each answer is kept as soon as it is there. Raises
+        `StepError` when the budget is reached, and what ends the whole (a key that isn't taken),
+        each after what was being asked is answered, yielded and kept.
+        progress: names the work in the progress bar. total: how many requests come, where that
+            isn't their `len`; without either nothing is told.
+        """
+        sampling = _sampling(max_tokens, temperature, top_p, seed, stop, schema)
+        if total is None:
+            total = len(requests) if isinstance(requests, Sequence) else 0
+        yield from self._told(_Flow(self, requests, sampling, window=WINDOW), total, progress)
+
+    def _told(
+        self, flow: "_Flow", total: int, progress: str
+    ) -> Iterator[tuple[int, Completion | FineryError]]:
+        """The flow's answers, with the progress told and the budget's end explained."""
+        ticker, done = Ticker(), 0
+        for found in flow.answers():
+            done += 1
+            if total and ticker.is_due(done, total):
+                self._engine.job.progress(done, total, self._text(progress))
+            yield found
+        if flow.is_out_of_budget:
+            answered = f"{done:,} of {total:,}" if total else f"{done:,}"
+            raise StepError(
+                f"budget reached ({self._budget}): {answered} requests answered and kept, "
+                f"{self._engine.job.usage} used",
+                fix="raise budget and build again: only the rest is asked",
+            )
+
+    def _text(self, progress: str) -> str:
+        """What the progress bar says: with what was spent, where answers cost something."""
+        costs = self._engine.price is None or self._engine.price.of(1, 1) > 0
+        if not costs or not self.usage.calls:
+            return progress
+        return f"{progress}: {self.usage}" if progress else str(self.usage)
+
+
+def _sampling(
+    max_tokens: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+    stop: Sequence[str],
+    schema: Mapping[str, Any] | None,
+) -> Sampling:
+    return Sampling(
+        max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=tuple(stop),
+        schema=dict(schema) if schema is not None else None,
+    )  # fmt: skip
+
+
+def _refused(error: RefusedError) -> Completion:
+    return Completion(
+        text=error.text, finish_reason="refusal", prompt_tokens=0, completion_tokens=0
+    )
+
+
+class _Asked(NamedTuple):
+    """A batch that the cache doesn't know: where its rows are in the stream, and its key."""
+
+    indices: list[int]
+    batch: Batch
+    key: bytes
+
+
+class _Flow:
+    """One way through the cache: what it knows goes straight through, the rest to the engine."""
+
+    def __init__(
+        self, owner: CachedEngine, requests: Iterable[Request], sampling: Sampling, *, window: int
+    ) -> None:
+        self._engine = owner._engine
+        self._records = owner._records
+        self._identity = owner._identity
+        self._budget = owner._budget
+        self._usage = owner.usage
+        self._sampling = sampling
+        self._source = enumerate(requests)
+        self._window = window
+        self._known: deque[tuple[int, Completion]] = deque()
+        self._unknown: deque[_Asked] = deque()
+        self._flying: dict[int, _Asked] = {}
+        self._exhausted = False
+        self.stopped = False  # by whoever reads: ask nothing more
+        self.is_out_of_budget = False
+
+    def answers(self) -> Iterator[tuple[int, Completion | FineryError]]:
+        """All answers. Ends early when `stopped` or out of budget, with nothing in flight."""
+        while not self._ended():
+            for number, found in self._engine.stream(self._missing(), self._sampling):
+                yield from self._landed(self._flying.pop(number), found)
+                yield from self._drained()
+            yield from self._drained()
+            if self._unknown and not self._may_ask(1):
+                self.is_out_of_budget = True
+                return
+
+    def _ended(self) -> bool:
+        return self.stopped or (self._exhausted and not self._unknown)
+
+    def _missing(self) -> Iterator[Batch]:
+        """The batches to ask, as the engine takes them; ends when that must pause or stop."""
+        number = 0
+        while not self.stopped and len(self._known) < WAITING:
+            if self._unknown:
+                if not self._may_ask(len(self._unknown[0].batch)):
+                    return
+                asked = self._flying[number] = self._unknown.popleft()
+                yield asked.batch
+                number += 1
+            elif not self._look_up():
+                return
+
+    def _may_ask(self, rows: int) -> bool:
+        if self._budget is None:
+            return True
+        flying = sum(len(asked.batch) for asked in self._flying.values())
+        return self._budget.allows(self._engine.job.usage, flying + rows - 1)
+
+    def _look_up(self) -> bool:
+        """Take the next requests and part them; False when there are none left."""
+        taken = list(islice(self._source, self._window))
+        self._exhausted = len(taken) < self._window
+        asked = [found for group in _by_attempt(taken) for found in self._batched(group)]
+        known = self._records.get([a.key for a in asked])
+        for one in asked:
+            if one.key in known:
+                found = msgspec.msgpack.decode(known[one.key], type=list[Completion])
+                self._usage.cached += len(found)
+                self._engine.job.usage.cached += len(found)
+                self._known.extend(zip(one.indices, found, strict=True))
+            else:
+                self._unknown.append(one)
+        return bool(taken)
+
+    def _batched(self, group: list[tuple[int, Request]]) -> Iterator[_Asked]:
+        """Requests of one attempt, as the engine answers them together."""
+        for places in self._engine.batches([request.messages for _, request in group]):
+            batch = [group[i][1] for i in places]
+            yield _Asked([group[i][0] for i in places], batch, self._key(batch))
+
+    def _landed(
+        self, asked: _Asked, found: Answer
+    ) -> Iterator[tuple[int, Completion | FineryError]]:
+        """Keep what came, unless it is an error or says nothing, and hand it on."""
+        if isinstance(found, FineryError):
+            yield from ((index, found) for index in asked.indices)
+            return
+        if not all(answer.is_empty for answer in found):
+            self._records.put({asked.key: msgspec.msgpack.encode(found)})
+        for answer in found:
+            self._usage.add(answer, self._engine.price)
+            self._engine.job.usage.add(answer, self._engine.price)
+        yield from zip(asked.indices, found, strict=True)
+
+    def _drained(self) -> Iterator[tuple[int, Completion]]:
+        while self._known:
+            yield self._known.popleft()
+
+    def _key(self, batch: Batch) -> bytes:
+        """The key of a record: who answers, what is asked, how, and the attempt."""
+        content = [
+            self._identity,
+            [_asked_content(request) for request in batch],
+            _sampling_content(self._sampling),
+            batch[0].attempt,
+        ]
+        return blake3(msgspec.json.encode(content, order="deterministic")).digest()
+
+
+def _by_attempt(taken: list[tuple[int, Request]]) -> list[list[tuple[int, Request]]]:
+    groups: dict[int, list[tuple[int, Request]]] = {}
+    for index, request in taken:
+        groups.setdefault(request.attempt, []).append((index, request))
+    return list(groups.values())
+
+
+def _asked_content(request: Request) -> Any:
+    if request.tools is None:
+        return request.messages
+    return {"messages": request.messages, "tools": _ordered(request.tools)}
+
+
+def _sampling_content(sampling: Sampling) -> dict[str, Any]:
+    """The sampling; without what isn't set, so that records outlive new fields."""
+    content: dict[str, Any] = msgspec.to_builtins(sampling)
+    schema = content.pop("schema")
+    return content if schema is None else {**content, "schema": _ordered(schema)}
+
+
+def _ordered(value: Any) -> str:
+    """As text, in its own order: that in which a schema names fields is that of the answer."""
+    return msgspec.json.encode(value).decode()

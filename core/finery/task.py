@@ -19,7 +19,7 @@ class Task(msgspec.Struct):
     seed: int | None
     pinned: str | None
     env: dict[str, str]
-    engines: dict[str, str]  # model format → digest of its engine; empty: may use none
+    engines: dict[str, str]  # model format → its engine in keys of records; empty: may use none
     plugins: list[str]  # plugin files beside the recipe
     store: str
     out: str

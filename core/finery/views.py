@@ -23,6 +23,7 @@ def open_artifact(root: Path, manifest: Manifest) -> Artifact:
         meta=manifest.meta,
         refs={role: open_artifact(root, ref) for role, ref in manifest.refs.items()},
         external={name: Path(path) for name, (path, *_) in manifest.external.items()},
+        hints=manifest.hints,
     )
     made.digest = manifest.digest
     return made

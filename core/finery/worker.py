@@ -189,10 +189,17 @@ def _finder(task: Task, plugins: Plugins) -> Any:
                 f"step type '{task.use}' answers prompts without saying so",
                 fix="declare it: class …(Step, engines=True)",
             )
-        identity = blake3(msgspec.json.encode([model.digest, sorted(task.engines.items())]))
+        under = sorted((f, task.engines[f]) for f in _formats(model))
+        identity = blake3(msgspec.json.encode([model.digest, under]))
         return plugins.engine(model.format), identity.hexdigest()
 
     return find
+
+
+def _formats(model: Artifact) -> set[str]:
+    """The formats of a model and of all models under it: who else the step asks is no matter."""
+    own = {model.format} if isinstance(model, Model) else set()
+    return own.union(*map(_formats, model.refs.values()))
 
 
 def _named(returned: Any, expected: dict[str, type[Artifact]], use: str) -> dict[str, Artifact]:

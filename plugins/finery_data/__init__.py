@@ -1,4 +1,7 @@
-"""Rows from files, and their split into train, validation and test."""
+"""Rows from files; their split into train, validation and test; and what changes or checks them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from finery import hookimpl
 
@@ -7,6 +10,31 @@ from finery import hookimpl
 def finery_steps() -> dict[str, str]:
     """The step types of this plugin."""
     return {
+        "data.decontaminate": "finery_data.decontaminate:Decontaminate",
+        "data.dedup": "finery_data.dedup:Dedup",
         "data.file": "finery_data.file:File",
+        "data.filter": "finery_data.filter:Filter",
+        "data.map": "finery_data.map:Map",
+        "data.mix": "finery_data.mix:Mix",
+        "data.sample": "finery_data.sample:Sample",
         "data.split": "finery_data.split:Split",
+        "data.validate": "finery_data.validate:Validate",
     }
+
+
+@hookimpl
+def finery_notes() -> Mapping[str, Any]:
+    """The kinds of notes of this plugin."""
+    from finery_data.overlap import ABOUT
+
+    return ABOUT
+
+
+@hookimpl
+def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
+    """Notes on trainings whose rows may give test rows away."""
+    if not any(node.section == "evaluate" for node in graph.nodes.values()):
+        return []
+    from finery_data.overlap import notes_on
+
+    return notes_on(graph)

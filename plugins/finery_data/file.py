@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from finery import DataError, Dataset, Files, Job, Step, setting
+from finery.drops import Drops
 from finery.errors import did_you_mean
 from finery.rows import Row, row_id
 from finery_data.badrow import BadRow
@@ -86,7 +87,8 @@ class File(Step, seeded=False, packages=("jinja2",), version="1"):
     def run(self, job: Job) -> Dataset:
         """Write the rows; `meta` has the format, and counts of skipped and duplicate rows."""
         reading = _Reading(self, job)
-        made = Dataset.write(job.out, reading.rows())
+        with reading.drops:
+            made = Dataset.write(job.out, reading.rows())
         made.meta |= reading.meta()
         return made
 
@@ -109,6 +111,7 @@ class _Reading:
         self.bad_count = 0
         self.reasons: set[str] = set()  # two at most
         self.duplicates = _Duplicates()
+        self.drops = Drops(job.out)
 
     def rows(self) -> Iterator[Row]:
         """The rows of all files; raises `DataError` at the end if some were bad."""
@@ -128,7 +131,8 @@ class _Reading:
         repeated = self.duplicates.count()
         if repeated:
             self.job.log(f"{repeated:,} of {self.made:,} rows are duplicates of others")
-        return {"format": self.format, "bad_rows": self.bad_count, "duplicates": repeated}
+        found = {"format": self.format, "bad_rows": self.bad_count, "duplicates": repeated}
+        return found | (self.drops.meta() if self.step.bad_rows == "skip" else {})
 
     def _all_records(self) -> Iterator[Record]:
         paths = self.step.path.paths
@@ -156,7 +160,7 @@ class _Reading:
                 self._detect(record.where, record.columns)
             return self._built(record.columns)
         except BadRow as error:
-            self._note(record.where, error)
+            self._note(record, error)
             return None
 
     def _built(self, columns: dict[str, Any]) -> Row:
@@ -193,7 +197,8 @@ class _Reading:
         self.build = FORMATS[self.format]
         self.job.log(f"format: {self.format} (from the columns {seen})")
 
-    def _note(self, where: str, error: BadRow) -> None:
+    def _note(self, record: Record, error: BadRow) -> None:
+        where = record.where
         self.bad_count += 1
         if len(self.reasons) < 2:
             self.reasons.add(error.what)
@@ -201,6 +206,9 @@ class _Reading:
             self.bad.append((where, error))
         if self.step.bad_rows == "skip":
             self.job.log(f"skipped {where}: {error.what}")
+            columns = record.columns if isinstance(record.columns, dict) else {}
+            # The record's number, not its line: a file that only moves changes no output.
+            self.drops.add(columns, "bad-row", f"record {self.records}: {error.what}")
 
     def _finish(self) -> None:
         if self.bad and (self.step.bad_rows == "error" or not self.made):

@@ -6,11 +6,12 @@ row must fall where it would fall if it were alone. So sizes are as asked only u
 of share p of n independent prompts has the standard deviation sqrt(n p (1 - p)), and so has its
 part of each stratum. `stratify` can't change that. It measures it, and names a seed with which more
 strata reach every split.
+
+Rows that say nearly the same may still fall in different splits, so near copies of held-out rows
+are dropped from train. That moves no row: a dropped one is only dropped.
 """
 
 import math
-import re
-import unicodedata
 from array import array
 from collections import Counter
 from collections.abc import Iterator
@@ -21,10 +22,16 @@ from blake3 import blake3
 
 from finery import DataError, Dataset, Job, Step, setting, takes
 from finery.artifacts import Artifact
+from finery.drops import Drops
 from finery.errors import did_you_mean
-from finery.rows import Row, answer_text, row_id, split_turns
+from finery.rows import Row, answer_text, row_id
+from finery_data.heldout import NEAR, HeldOut, Leak, prompt_entry
+from finery_data.near import Common
+from finery_data.normal import normalised
+from finery_data.parts import prompt
 
 SPLITS = ("train", "validation", "test")
+TRAIN, VALIDATION, TEST, DROPPED = range(4)
 ANSWER_NAMES = ("output", "answer")
 """What `stratify` may say for the text of the completion, unless a column has that name."""
 LISTED = 10
@@ -32,7 +39,6 @@ STRATA_KEPT = 200
 SEEDS_TRIED = 200
 DRAWS_TRIED = 500_000
 _FULL = 1 << 64
-_NOT_WORD = re.compile(r"[^a-z0-9]+")
 
 
 class Splits:
@@ -43,12 +49,16 @@ class Splits:
     test: Dataset
 
 
-class Split(Step, version="1"):
+class Split(Step, packages=("rensa",), version="2"):
     """Split rows into train, validation and test; added rows never move old ones.
 
     Rows with the same prompt, apart from case, punctuation and spaces, stay together, whatever
     their answers and system prompts. Set the step's `seed` to keep the split when the recipe's
     seed changes.
+
+    Rows whose prompt is nearly that of a held-out row, or has it whole inside, are dropped as by
+    `data.decontaminate` with its threshold of 0.7: from train those that are near test or
+    validation rows, from validation those near test rows. Test loses none.
     """
 
     rows: list[Dataset] = takes(help="Rows to split, in this order.")
@@ -64,6 +74,11 @@ class Split(Step, version="1"):
     )
     group: str | None = setting(
         None, help="Column whose equal values stay in one split, e.g. customer, instead of prompts."
+    )
+    decontaminate: bool = setting(
+        True,
+        help="Drop rows of train that nearly repeat a test or validation row, and rows of "
+        "validation that nearly repeat a test row.",
     )
 
     def __post_init__(self) -> None:
@@ -84,18 +99,66 @@ class Split(Step, version="1"):
         return dict.fromkeys(self.shares(), Dataset)
 
     def run(self, job: Job) -> Splits:
-        """Write each split in the order of the input."""
+        """Write each split in the order of the input, and what was dropped from it."""
         survey = _Survey(self)
         chosen = survey.assign(job.seed)
         _report(self, survey, chosen, job)
         _check_leaks(self, survey, chosen)
+        leaks = _near_copies(survey, chosen, job) if self.decontaminate else {}
         made = Splits()
         for index, name in enumerate(SPLITS):
             if name in self.shares():
-                rows = (r for r, split in zip(survey.read(), chosen, strict=True) if split == index)
-                meta = {"split": name, **survey.meta(chosen, index)}
-                setattr(made, name, Dataset.write(job.out / name, rows, meta=meta))
+                setattr(made, name, self._write(survey, chosen, index, leaks, job))
         return made
+
+    def _write(
+        self, survey: "_Survey", chosen: bytes, index: int, leaks: dict[int, Leak], job: Job
+    ) -> Dataset:
+        name = SPLITS[index]
+        folder = job.out / name
+        with Drops(folder) as drops:
+            made = Dataset.write(folder, _kept(survey, chosen, index, leaks, drops))
+        left = bytes(DROPPED if n in leaks else split for n, split in enumerate(chosen))
+        made.meta |= {"split": name, **survey.meta(left, index)}
+        if index != TEST and self.decontaminate:
+            made.meta |= drops.meta()
+        if drops.counts:
+            held = "test or validation" if index == TRAIN else "test"
+            job.log(f"{name}: {drops.summary(len(made))}: nearly the same as {held} rows")
+        drops.refuse_nothing_left(len(made), "add rows that differ, or set decontaminate: false")
+        return made
+
+
+def _kept(
+    survey: "_Survey", chosen: bytes, index: int, leaks: dict[int, Leak], drops: Drops
+) -> Iterator[Row]:
+    for number, (row, split) in enumerate(zip(survey.read(), chosen, strict=True)):
+        if split == index and number in leaks:
+            drops.add(row, *leaks[number])
+        elif split == index:
+            yield row
+
+
+def _near_copies(survey: "_Survey", chosen: bytes, job: Job) -> dict[int, Leak]:
+    """Row → why it is dropped, for rows that give a held-out one away.
+
+    Test rows are held out from all others, validation rows from train, dropped ones too: so
+    that an added row brings no dropped one back.
+    """
+    found: dict[int, Leak] = {}
+    common = survey.common()
+    held = {i: HeldOut(SPLITS[i], NEAR, job.scratch, common) for i in (TEST, VALIDATION)}
+    for split in (TEST, VALIDATION, TRAIN):
+        before = [held[i] for i in (TEST, VALIDATION) if i > split and len(held[i])]
+        for number, row in enumerate(survey.read()):
+            if chosen[number] != split:
+                continue
+            leak = next((made for h in before if (made := h.leak(row))), None)
+            if leak is not None:
+                found[number] = leak
+            if split in held:
+                held[split].add(row)
+    return found
 
 
 def unit_of(row: Row, group: str | None = None) -> int:
@@ -112,26 +175,8 @@ def prompt_key(row: Row) -> str:
 
     The system prompt counts only where there is no other; a row without a prompt goes by its id.
     """
-    prompt = split_turns(row)[0]
-    turns = [m for m in prompt if m["role"] != "system"] or prompt
-    text = "\n".join(_text(m) for m in turns)
+    text = prompt(row)
     return normalised(text) or " ".join(text.casefold().split()) or row_id(row)
-
-
-def _text(message: dict[str, Any]) -> str:
-    content = message.get("content") or ""
-    if message.get("tool_calls"):
-        return str(content) + msgspec.json.encode(message["tool_calls"]).decode()
-    return content if isinstance(content, str) else msgspec.json.encode(content).decode()
-
-
-def normalised(text: str) -> str:
-    """Letters and digits only, in Unicode's compatibility form (NFKC) and case-folded."""
-    if text.isascii():
-        return _NOT_WORD.sub("", text.lower())
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    # Marks are kept: in Hindi or Thai they are the vowels.
-    return "".join(c for c in folded if c.isalnum() or unicodedata.category(c)[0] == "M")
 
 
 def draw(unit: int, seed: int) -> int:
@@ -160,10 +205,14 @@ class _Survey:
         self.strata: list[str] = []
         self.stratum = array("L")
         self.any_parents = False
+        self._common = Common()
         index: dict[str, int] = {}
         for number, row in enumerate(self.read(), 1):
             self.units.append(unit_of(_with_group(row, step.group, number), step.group))
             self.any_parents |= bool(row.get("parents"))
+            entry = prompt_entry(row) if step.decontaminate else None
+            if entry is not None:
+                self._common.add(entry)
             value = _stratum(row, step.stratify, number)
             self.stratum.append(index.setdefault(value, len(index)))
         self.strata = list(index)
@@ -174,6 +223,10 @@ class _Survey:
         """All rows, in order."""
         for dataset in self.step.rows:
             yield from dataset
+
+    def common(self) -> frozenset[str]:
+        """Pieces of text that many prompts share."""
+        return self._common.pieces()
 
     def assign(self, seed: int) -> bytes:
         """For each row the index into `SPLITS`."""

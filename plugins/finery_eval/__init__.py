@@ -9,4 +9,8 @@ def finery_steps() -> dict[str, str]:
     return {
         "eval.classification": "finery_eval.classification:Classification",
         "eval.exact": "finery_eval.exact:Exact",
+        "eval.json": "finery_eval.structured:Json",
+        "eval.preference": "finery_eval.preference:Preference",
+        "eval.rules": "finery_eval.rules:Rules",
+        "eval.sql": "finery_eval.sql:Sql",
     }

@@ -127,40 +127,30 @@ class Classification(Evaluator):
         """Score the readings and leave them as `Metrics`."""
         outcomes = {name: outcomes_of(expected, read) for name, read in readings.items()}
         scored = {name: score(reader, outcomes[name], read) for name, read in readings.items()}
-        scores = {name: {m: value for m, (value, _) in of.items()} for name, of in scored.items()}
-        intervals = {
-            name: {m: list(ci) for m, (_, ci) in of.items()} for name, of in scored.items()
-        }
-        evaluator.log_scores(job, scores, intervals)
         judged = {name: judge(reader, expected, read) for name, read in readings.items()}
-        comparisons = evaluator.compare({n: [j["correct"] for j in of] for n, of in judged.items()})
         invalid = {name: sum(None in r.values for r in read) for name, read in readings.items()}
-        tables = [
-            *evaluator.comparison_tables(comparisons),
-            evaluator.answers_table(answers, invalid),
-            majority_table(reader, expected),
-            *(t for name, of in outcomes.items() for t in class_tables(name, reader, of)),
-        ]
-        return Metrics.write(
-            job.out,
-            rows=len(rows),
-            scores=scores,
-            intervals=intervals,
-            details={
-                "headline": ["accuracy", "macro_f1", *self.fields, "valid"],
-                "tables": tables,
-                "confusion": {name: confusion(reader, of) for name, of in outcomes.items()},
-                "comparisons": comparisons,
-                "truncated": {name: evaluator.truncated(found) for name, found in answers.items()},
-            },
-            predictions=evaluator.predictions(rows, answers, judged),
+        columns = {c: [e.values[i] for e in expected] for i, c in enumerate(reader.columns)}
+        return evaluator.write_scores(
+            job,
+            rows,
+            answers,
+            judged=judged,
+            scored=scored,
+            correct={name: [j["correct"] for j in of] for name, of in judged.items()},
+            headline=["accuracy", "macro_f1", *self.fields, "valid"],
+            tables=[
+                evaluator.answers_table(answers, invalid),
+                evaluator.majority_table(columns, "class"),
+                *(t for name, of in outcomes.items() for t in class_tables(name, reader, of)),
+            ],
+            details={"confusion": {name: confusion(reader, of) for name, of in outcomes.items()}},
         )
 
 
 def check_fields(fields: Sequence[str], metrics: Sequence[str]) -> None:
     """Raise `UsageError` for field names that can't be names of metrics too."""
     for field in fields:
-        if not field.strip() or field != field.strip() or set(".:\n") & set(field):
+        if not evaluator.names_metric(field):
             raise UsageError(
                 f"{field!r} can't be a field",
                 where="fields",
@@ -299,15 +289,6 @@ def judge(
 def shown(reader: Reader, values: Sequence[str | None]) -> Any:
     """The class, or field → class."""
     return dict(zip(reader.fields, values, strict=True)) if reader.fields else values[0]
-
-
-def majority_table(reader: Reader, expected: Sequence[Expected]) -> dict[str, Any]:
-    """What a model would score that always answers the most frequent class."""
-    rows = []
-    for i, column in enumerate(reader.columns):
-        label, n = Counter(e.values[i] for e in expected).most_common(1)[0]
-        rows.append([column, label, n / len(expected)])
-    return table("Always the most frequent class", ["field", "class", "accuracy"], rows)
 
 
 def class_tables(name: str, reader: Reader, outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import gc
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,8 +20,8 @@ SHOWN = 10
 """Rows that an error names one by one."""
 
 
-class Evaluator(Step, isolated=True, engines=True):
-    """Ask models for the rows' answers and judge them."""
+class Judge(Step, isolated=True):
+    """Judge models on the same rows."""
 
     models: list[Model] = takes(
         named=True,
@@ -29,6 +30,54 @@ class Evaluator(Step, isolated=True, engines=True):
     rows: Dataset = takes(
         help="Rows with an expected answer each; the rest of a row is the prompt."
     )
+    require: dict[str, str] = setting(
+        {},
+        keyed=False,
+        help="What the build must reach: <model>.<metric>, compared (>=, >, <=, <) with a share "
+        "from 0 to 1 or with another metric, plus or minus something.",
+        examples=[{"sft.accuracy": ">= 0.85"}, {"sft.accuracy": ">= base.accuracy + 0.3"}],
+    )
+
+    def metric_names(self) -> list[str]:
+        """The metrics of each model, the headline first."""
+        return ["accuracy"]
+
+    def more_metrics(self) -> str:
+        """What would make further metrics known, for who requires one; nothing by default."""
+        return ""
+
+    def check(self) -> None:
+        """Raise `UsageError` for settings that can't work. Light: reads no input."""
+        names = [model.name for model in self.models]
+        if not names:
+            raise UsageError(
+                "there is no model to judge", where="models", fix="name one: models: [sft]"
+            )
+        if len(set(names)) < len(names):
+            raise UsageError("a model is named twice", where="models", fix="name each model once")
+        requirements.parse(self.require, names, self.metric_names(), self.more_metrics())
+
+    def verify(self, outputs: Mapping[str, Artifact]) -> None:
+        """Hold the scores against `require`."""
+        self.check()
+        (metrics,) = outputs.values()
+        assert isinstance(metrics, Metrics)
+        report = metrics.report()
+        names = [model.name for model in self.models]
+        wanted = requirements.parse(self.require, names, self.metric_names(), self.more_metrics())
+        failed = requirements.unmet(wanted, report)
+        if failed:
+            what = "requirement is" if len(failed) == 1 else "requirements are"
+            raise RequirementError(
+                f"{len(failed)} {what} not met",
+                details=failed,
+                fix="improve the model, or set in `require` what it can reach",
+            )
+
+
+class Evaluator(Judge, engines=True):
+    """Ask models for the rows' answers and judge them."""
+
     max_tokens: int = setting(
         64, ge=1, help="Longest answer, in tokens; what is cut off there is judged as it stands."
     )
@@ -42,46 +91,11 @@ class Evaluator(Step, isolated=True, engines=True):
         examples=[r"(?i)answer:\s*(\w+)"],
     )
     ignore_case: bool = setting(False, help="Whether 'High' and 'high' are the same answer.")
-    require: dict[str, str] = setting(
-        {},
-        keyed=False,
-        help="What the build must reach: <model>.<metric>, compared (>=, >, <=, <) with a share "
-        "from 0 to 1 or with another metric, plus or minus something.",
-        examples=[{"sft.accuracy": ">= 0.85"}, {"sft.accuracy": ">= base.accuracy + 0.3"}],
-    )
-
-    def metric_names(self) -> list[str]:
-        """The metrics of each model, the headline first."""
-        return ["accuracy"]
 
     def check(self) -> None:
         """Raise `UsageError` for settings that can't work. Light: reads no input."""
-        names = [model.name for model in self.models]
-        if not names:
-            raise UsageError(
-                "there is no model to judge", where="models", fix="name one: models: [sft]"
-            )
-        if len(set(names)) < len(names):
-            raise UsageError("a model is named twice", where="models", fix="name each model once")
+        super().check()
         check_pattern(self.extract)
-        requirements.parse(self.require, names, self.metric_names())
-
-    def verify(self, outputs: Mapping[str, Artifact]) -> None:
-        """Hold the scores against `require`."""
-        self.check()
-        (metrics,) = outputs.values()
-        assert isinstance(metrics, Metrics)
-        report = metrics.report()
-        names = [model.name for model in self.models]
-        wanted = requirements.parse(self.require, names, self.metric_names())
-        failed = requirements.unmet(wanted, report)
-        if failed:
-            what = "requirement is" if len(failed) == 1 else "requirements are"
-            raise RequirementError(
-                f"{len(failed)} {what} not met",
-                details=failed,
-                fix="improve the model, or set in `require` what it can reach",
-            )
 
 
 def check_pattern(pattern: str | None) -> None:
@@ -104,11 +118,7 @@ def check_pattern(pattern: str | None) -> None:
 
 def read_rows(dataset: Dataset) -> list[Row]:
     """The rows; `DataError` if there is none, or one that no engine can be asked."""
-    rows = list(dataset)
-    if not rows:
-        raise DataError(
-            "there are no rows to judge the models on", fix="check the step that makes `rows`"
-        )
+    rows = some(list(dataset))
     refuse(
         "rows without a prompt can't be asked",
         (row["id"] for row in rows if not split_turns(row)[0]),
@@ -119,6 +129,15 @@ def read_rows(dataset: Dataset) -> list[Row]:
         (row["id"] for row in rows if row.get("tools")),
         fix="drop these rows",
     )
+    return rows
+
+
+def some(rows: list[Row]) -> list[Row]:
+    """The rows; `DataError` if there is none."""
+    if not rows:
+        raise DataError(
+            "there are no rows to judge the models on", fix="check the step that makes `rows`"
+        )
     return rows
 
 
@@ -141,6 +160,9 @@ def ask(step: Evaluator, job: Job, rows: Sequence[Row]) -> Answers:
         if cut:
             limit = f"max_tokens: {step.max_tokens}"
             job.log(f"{model.name}: {cut} of {len(rows)} answers are cut off at {limit}")
+        refused = sum(answer.finish_reason == "refusal" for answer in answers[model.name])
+        if refused:
+            job.log(f"{model.name}: refused or filtered {refused} of {len(rows)} rows")
     if step.extract and not any(
         re.search(step.extract, a.text) for found in answers.values() for a in found
     ):
@@ -163,8 +185,14 @@ def _ask_one(
         max_tokens=step.max_tokens,
         temperature=step.temperature,
         seed=seed,
+        refusals=True,
         progress=model.name,
     )
+
+
+def names_metric(name: str) -> bool:
+    """Whether a metric can be named so: `<model>.<metric>` must be readable in `require`."""
+    return bool(name.strip()) and name == name.strip() and not set(".:\n") & set(name)
 
 
 def truncated(answers: Sequence[Completion]) -> int:
@@ -259,6 +287,84 @@ def predictions(
                 **judged[name][i],
                 "finish_reason": found[i].finish_reason,
             }
+
+
+def write_shares(
+    job: Job,
+    rows: Sequence[Row],
+    answers: Answers,
+    *,
+    judged: Mapping[str, Sequence[Mapping[str, Any]]],
+    hits: Mapping[str, Mapping[str, Sequence[bool]]],
+    tables: Iterable[dict[str, Any]] = (),
+) -> Metrics:
+    """Leave `Metrics` that are shares of the rows, with Wilson intervals; compare the models.
+
+    hits: model → metric → whether each row's answer counts; the first metric is the headline, by
+        which models are compared. judged: what `predictions` says of each answer. tables: shown
+        behind the comparison.
+    """
+    shares = {n: {m: share(hit) for m, hit in of.items()} for n, of in hits.items()}
+    return write_scores(
+        job,
+        rows,
+        answers,
+        judged=judged,
+        scored=shares,
+        correct={n: next(iter(of.values())) for n, of in hits.items()},
+        headline=list(next(iter(hits.values()))),
+        tables=[*tables, answers_table(answers)],
+    )
+
+
+def write_scores(
+    job: Job,
+    rows: Sequence[Row],
+    answers: Answers,
+    *,
+    judged: Mapping[str, Sequence[Mapping[str, Any]]],
+    scored: Mapping[str, Mapping[str, tuple[float, stats.Interval]]],
+    correct: Mapping[str, Sequence[bool]],
+    headline: Sequence[str],
+    tables: Iterable[dict[str, Any]],
+    details: Mapping[str, Any] | None = None,
+) -> Metrics:
+    """Leave `Metrics` of scores that are known; compare the models.
+
+    scored: model → metric → (value, interval), the headline first. correct: model → whether each
+        row's answer is right, by which models are compared. judged: what `predictions` says of
+        each answer. tables: shown behind the comparison. details: more of them.
+    """
+    scores = {n: {m: value for m, (value, _) in of.items()} for n, of in scored.items()}
+    intervals = {n: {m: list(ci) for m, (_, ci) in of.items()} for n, of in scored.items()}
+    log_scores(job, scores, intervals)
+    comparisons = compare(correct)
+    return Metrics.write(
+        job.out,
+        rows=len(rows),
+        scores=scores,
+        intervals=intervals,
+        details={
+            "headline": list(headline),
+            "tables": [*comparison_tables(comparisons), *tables],
+            **(details or {}),
+            "comparisons": comparisons,
+            "truncated": {name: truncated(found) for name, found in answers.items()},
+        },
+        predictions=predictions(rows, answers, judged),
+    )
+
+
+def majority_table(columns: Mapping[str, Sequence[str]], noun: str) -> dict[str, Any]:
+    """What a model would score that always answers what the rows expect most often.
+
+    columns: field → what each row expects. noun: what that is, e.g. `class`.
+    """
+    rows = []
+    for column, expected in columns.items():
+        value, n = Counter(expected).most_common(1)[0]
+        rows.append([column, value, n / len(expected)])
+    return table(f"Always the most frequent {noun}", ["field", noun, "accuracy"], rows)
 
 
 def log_scores(

@@ -32,28 +32,8 @@ class Exact(Evaluator):
             name: [self.judge(want, a.text) for want, a in zip(expected, found, strict=True)]
             for name, found in answers.items()
         }
-        correct = {name: [bool(j["correct"]) for j in found] for name, found in judged.items()}
-        shares = {name: evaluator.share(hits) for name, hits in correct.items()}
-        scores = {name: {"accuracy": value} for name, (value, _) in shares.items()}
-        intervals = {name: {"accuracy": list(interval)} for name, (_, interval) in shares.items()}
-        evaluator.log_scores(job, scores, intervals)
-        comparisons = evaluator.compare(correct)
-        return Metrics.write(
-            job.out,
-            rows=len(rows),
-            scores=scores,
-            intervals=intervals,
-            details={
-                "headline": self.metric_names(),
-                "tables": [
-                    *evaluator.comparison_tables(comparisons),
-                    evaluator.answers_table(answers),
-                ],
-                "comparisons": comparisons,
-                "truncated": {name: evaluator.truncated(found) for name, found in answers.items()},
-            },
-            predictions=evaluator.predictions(rows, answers, judged),
-        )
+        hits = {name: {"accuracy": [j["correct"] for j in of]} for name, of in judged.items()}
+        return evaluator.write_shares(job, rows, answers, judged=judged, hits=hits)
 
     def text(self, text: str) -> str:
         """An answer as it is compared."""

@@ -30,6 +30,14 @@ Metric = tuple[str, str]
 """(model, metric)."""
 
 
+class _Known(msgspec.Struct, frozen=True):
+    """Names that a requirement may use."""
+
+    models: Sequence[str]
+    metrics: Sequence[str]
+    more: str
+
+
 class Requirement(msgspec.Struct, frozen=True):
     """`subject` compared by `op` with `number`, added to the metric `of` if there is one."""
 
@@ -50,10 +58,14 @@ class Requirement(msgspec.Struct, frozen=True):
 
 
 def parse(
-    require: Mapping[str, str], models: Sequence[str], metrics: Sequence[str]
+    require: Mapping[str, str], models: Sequence[str], metrics: Sequence[str], more: str = ""
 ) -> list[Requirement]:
-    """Read `require:`; `UsageError` for bad syntax and for an unknown model or metric."""
-    return [_parse_one(key, text, models, metrics) for key, text in require.items()]
+    """Read `require:`; `UsageError` for bad syntax and for an unknown model or metric.
+
+    more: what would make further metrics known, as part of the fix.
+    """
+    known = _Known(models, metrics, more)
+    return [_parse_one(key, text, known) for key, text in require.items()]
 
 
 def unmet(requirements: Sequence[Requirement], report: Mapping[str, Any]) -> list[str]:
@@ -61,11 +73,11 @@ def unmet(requirements: Sequence[Requirement], report: Mapping[str, Any]) -> lis
     return [_line(r, report) for r in requirements if not r.met(report["scores"])]
 
 
-def _parse_one(key: str, text: str, models: Sequence[str], metrics: Sequence[str]) -> Requirement:
+def _parse_one(key: str, text: str, known: _Known) -> Requirement:
     where = f"require: {key}: {text!r}"
-    subject = _metric(key, models, metrics, where)
+    subject = _metric(key, known, where)
     found = _EXPRESSION.fullmatch(text)
-    if found is None or _numeric(found["of"] or "", models):
+    if found is None or _numeric(found["of"] or "", known.models):
         raise UsageError("a requirement must be a comparison", where=where, fix=_EXAMPLES)
     number = float(found["number"] or found["offset"] or 0.0)
     if number > 1:
@@ -75,7 +87,7 @@ def _parse_one(key: str, text: str, models: Sequence[str], metrics: Sequence[str
             where=where,
             fix=f"write {percent}",
         )
-    of = _metric(found["of"], models, metrics, where) if found["of"] else None
+    of = _metric(found["of"], known, where) if found["of"] else None
     signed = -number if found["minus"] else number
     return Requirement(subject=subject, op=found["op"], number=signed, of=of, text=text.strip())
 
@@ -85,15 +97,16 @@ def _numeric(of: str, models: Sequence[str]) -> bool:
     return of[:1] in tuple("+-.0123456789") and not of.startswith(tuple(f"{m}." for m in models))
 
 
-def _metric(name: str, models: Sequence[str], metrics: Sequence[str], where: str) -> Metric:
-    """Split `<model>.<metric>` at the last dot: a model's name may hold dots, a metric's not."""
-    model, dot, metric = name.rpartition(".")
-    if not dot:
+def _metric(name: str, known: _Known, where: str) -> Metric:
+    """(model, metric) of `<model>.<metric>`; `UsageError` when one of them isn't known."""
+    models, metrics = known.models, known.metrics
+    if "." not in name:
         raise UsageError(
             f"'{name}' must name a model and its metric, <model>.<metric>",
             where=where,
             fix=f"write e.g. {models[0]}.{name if name in metrics else metrics[0]}",
         )
+    model, metric = _split(name, known)
     if model not in models:
         raise UsageError(
             f"'{model}' is not one of the step's models",
@@ -101,10 +114,22 @@ def _metric(name: str, models: Sequence[str], metrics: Sequence[str], where: str
             fix=did_you_mean(model, models),
         )
     if metric not in metrics:
+        fixes = (did_you_mean(metric, metrics), known.more)
         raise UsageError(
-            f"the step has no metric '{metric}'", where=where, fix=did_you_mean(metric, metrics)
+            f"the step has no metric '{metric}'", where=where, fix="; ".join(filter(None, fixes))
         )
     return model, metric
+
+
+def _split(name: str, known: _Known) -> Metric:
+    """The model and the metric, either of which may hold dots: at the dot where both are known.
+
+    Else at the last dot after which a metric may be meant.
+    """
+    dots = [i for i, character in enumerate(name) if character == "."]
+    splits = [(name[:i], name[i + 1 :]) for i in reversed(dots)]
+    of_models = [split for split in splits if split[0] in known.models]
+    return next((s for s in of_models if s[1] in known.metrics), (of_models or splits)[0])
 
 
 def _line(requirement: Requirement, report: Mapping[str, Any]) -> str:

@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 class Accelerated(NamedTuple):
     """What is there on this machine.
 
-    fused: AdamW's update as one kernel (torch). liger: Liger's Triton kernels for a model's layers.
+    liger: Liger's Triton kernels for a model's layers.
     flash: FlashAttention 2, with which rows of a batch lie end to end instead of being padded.
+    unsloth: Unsloth's kernels and layers, where a training is made with Unsloth.
     """
 
-    fused: bool
     liger: bool
     flash: bool
+    unsloth: bool = False
 
     @classmethod
     def here(cls, dtype: Any) -> "Accelerated":
@@ -21,16 +22,16 @@ class Accelerated(NamedTuple):
         import torch
 
         if not torch.cuda.is_available():
-            return cls(False, False, False)
+            return cls(False, False)
         flash = dtype is torch.bfloat16 and _installed("flash_attn")
-        return cls(True, _installed("liger_kernel"), flash)
+        return cls(_installed("liger_kernel"), flash)
 
     def names(self) -> list[str]:
         """What is switched on, for the model's manifest."""
         named = {
-            "fused AdamW": self.fused,
             "Liger kernels": self.liger,
             "FlashAttention 2, without padding": self.flash,
+            "Unsloth": self.unsloth,
         }
         return [name for name, on in named.items() if on]
 

@@ -151,13 +151,13 @@ def activations(model: Architecture, adapter: Adapter | None, load: Load) -> flo
     """Bytes that the backward pass needs of the forward pass.
 
     With gradient checkpointing (Chen et al. 2016, https://arxiv.org/abs/1604.06174) that is each
-    block's input, and one block as a whole.
+    block's input, and one block as a whole with the gradients of what it computed.
     """
     tokens = load.rows * load.tokens
     block = tokens * block_bytes(model, adapter, load.width)
     if load.checkpointing:
         inputs = tokens * model.hidden * (load.width if adapter is not None else FULL_BYTES)
-        return model.layers * inputs + block
+        return model.layers * inputs + 2 * block
     return model.layers * block
 
 

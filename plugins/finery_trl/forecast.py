@@ -19,11 +19,14 @@ from finery_trl.facts import Machine, Unknown
 from finery_trl.settings import Training
 
 GIB = 2**30
-CHARACTERS_A_TOKEN = 4
-"""Of English in current tokenizers; other texts have fewer."""
+CHARACTERS_A_TOKEN = 3.5
+"""Prose has some 4, lists and JSON some 3; other languages than English fewer."""
 TEMPLATE_TOKENS = 24
 """What a chat template adds to a row."""
+ANSWERS = ("completion", "output", "assistant", "answer", "chosen", "response")
+"""Columns of files that hold an answer."""
 MOST_READ = 20_000
+"""Rows that are looked at: the longest of so many tells enough."""
 RECENT = 5
 """Past trainings whose speed is asked."""
 
@@ -40,7 +43,8 @@ class Lengths(NamedTuple):
 def estimates(graph: Graph, results: Results, steps: Sequence[str]) -> list[Estimate]:
     """An estimate for each training among the steps."""
     nodes = [graph.nodes[name] for name in steps]
-    found = [node for node in nodes if isinstance(node.step, Training)]
+    # Other plugins train in other ways, with other needs.
+    found = [node for node in nodes if node.use.startswith("trl.")]
     here = facts.machine() if found else None
     return [_estimate(graph, results, node, here) for node in found if here is not None]
 
@@ -172,8 +176,24 @@ def _texts(graph: Graph, results: Results, source: Source) -> Iterator[tuple[int
     if node.use == "data.file":
         paths = [p for _, p in find_files(graph.recipe, (*node.place, "path"), step.path)]
         if all(path.suffix == ".jsonl" for path in paths):
-            return ((0, len(line)) for path in paths for line in path.open("rb") if line.strip())
+            return (_raw_sizes(line) for path in paths for line in path.open("rb") if line.strip())
     return None
+
+
+def _raw_sizes(line: bytes) -> tuple[int, int]:
+    """The same of a line of a file, by the usual names of columns; else all may be the answer."""
+    try:
+        record = msgspec.json.decode(line)
+    except msgspec.DecodeError:
+        return 0, len(line)
+    if not isinstance(record, dict):
+        return 0, len(line)
+    answer = next((record[name] for name in ANSWERS if record.get(name)), None)
+    turns = record.get("messages") or record.get("conversations")
+    if answer is None and isinstance(turns, list) and turns and isinstance(turns[-1], dict):
+        answer = turns[-1].get("content") or turns[-1].get("value")
+    size = len(answer) if isinstance(answer, str) else len(line)
+    return len(line) - size, size
 
 
 def _sizes(row: Row) -> tuple[int, int]:
@@ -201,8 +221,9 @@ def memory_of(step: Training, model: Architecture, lengths: Lengths, here: Machi
     rows = step.batch_size(lengths.longest)
     sequences = 2 * rows if step.compares else rows
     wide = step.dtype == "fp32" or (step.dtype == "auto" and not here.bf16)
-    # On a GPU TRL computes the logits of every position, else only where a row has loss.
-    answers = lengths.longest if here.device == "cuda" else rows * lengths.answer
+    # On a GPU TRL computes the logits of every position, else only where a row of the batch has
+    # loss; a batch's rows are of about the same length, so their answers lie at about one place.
+    answers = lengths.longest if here.device == "cuda" else round(1.25 * lengths.answer) + 16
     load = Load(
         rows=sequences,
         tokens=lengths.longest,
@@ -250,7 +271,7 @@ def _warning(step: Training, used: Memory, here: Machine, lengths: Lengths) -> d
         ways.append("quantization: nf4")
     return {
         "warning": f"it won't fit: about {_gib(used.total)} GiB are needed, and this {here.where} "
-        f"has {_gib(here.memory)}",
+        f"has {_gib(here.memory)} GiB",
         "fix": ", or ".join([*ways, "shorter rows", "a smaller model"]),
     }
 
@@ -297,7 +318,7 @@ def _memory_line(used: Memory, here: Machine, lengths: Lengths) -> str:
         f"{name} {_gib(value)}" for name, value in parts if value >= 0.05 * used.total
     )
     return (
-        f"memory: about {_gib(used.total)} GiB of {_gib(here.memory)} ({named}; rows of up to "
+        f"memory: about {_gib(used.total)} GiB of {_gib(here.memory)} GiB ({named}; rows of up to "
         f"{lengths.longest} tokens)"
     )
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from finery import Job, Model
 from finery_transformers.loading import base_of
-from finery_trl.accelerated import Accelerated
 from finery_trl.checkpoints import MEASURED, history_of, step_of
 from finery_trl.tokens import Tokens
 from finery_trl.training import Trained, arithmetic
@@ -111,7 +110,7 @@ def _facts(
     if "watch" in best:
         facts["watch"] = best["watch"]
     facts |= _quantization(step)
-    if switched_on := Accelerated.here(arithmetic(step)).names():
+    if switched_on := step.accelerated(arithmetic(step)).names():
         facts["accelerated_by"] = switched_on
     if tokens.arguments:
         facts["chat_template_kwargs"] = tokens.arguments

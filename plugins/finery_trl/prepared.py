@@ -36,20 +36,16 @@ class Prepared(NamedTuple):
         longest: tokens of the longest row. Raises `DataError` where the model's context is
         shorter, `StepError` where settings don't fit the model.
         """
+        check_adapter(step)
         continues = step.continues()
-        if continues and step.lora != Lora():
-            raise StepError(
-                "lora says how a new adapter is made, and the one of `model` is trained on",
-                fix="drop lora, or set adapter: new",
-            )
         model = _frozen(step, dtype, job)
-        _check_context(model, longest)
+        check_context(getattr(model.config, "max_position_embeddings", None), longest)
         if Accelerated.here(dtype).flash:
             model.set_attn_implementation("flash_attention_2")
         if continues:
             model = _with_adapter(model, step)
         elif step.lora is not None:
-            _check_targets(model, step.lora.target_modules)
+            check_targets(model, step.lora.target_modules)
         masters = {}
         if continues and step.quantization is not None:
             trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
@@ -92,8 +88,17 @@ def _with_adapter(model: "PreTrainedModel", step: "Training") -> Any:
     return load_adapter(model, step.model, trainable=True)
 
 
-def _check_context(model: "PreTrainedModel", longest: int) -> None:
-    context = getattr(model.config, "max_position_embeddings", None)
+def check_adapter(step: "Training") -> None:
+    """`StepError` where an adapter is trained on, and `lora` describes a new one."""
+    if step.continues() and step.lora != Lora():
+        raise StepError(
+            "lora says how a new adapter is made, and the one of `model` is trained on",
+            fix="drop lora, or set adapter: new",
+        )
+
+
+def check_context(context: int | None, longest: int) -> None:
+    """`DataError` where the longest row has more tokens than the model's context."""
     if context is not None and longest > context:
         raise DataError(
             f"the longest row has {longest} tokens, more than the model's context of {context}",
@@ -101,7 +106,8 @@ def _check_context(model: "PreTrainedModel", longest: int) -> None:
         )
 
 
-def _check_targets(model: "PreTrainedModel", wanted: str | Sequence[str]) -> None:
+def check_targets(model: "PreTrainedModel", wanted: str | Sequence[str]) -> None:
+    """`StepError` where `target_modules` names a layer that the model doesn't have."""
     if wanted == "all-linear":
         return
     import torch

@@ -9,8 +9,11 @@ from finery.proof import Proof
 from finery.rows import Row
 
 if TYPE_CHECKING:
+    import torch
     from peft import LoraConfig
 
+    from finery_trl.accelerated import Accelerated
+    from finery_trl.prepared import Prepared
     from finery_trl.tokens import Tokens
 
 PACKAGES = (
@@ -217,6 +220,18 @@ class Training(Step, isolated=True, packages=PACKAGES, sections=("train",)):
     def trainer(self) -> tuple[Any, Any, dict[str, Any]]:
         """(trainer class, TRL's configuration class, arguments of it beyond the common ones)."""
         raise NotImplementedError
+
+    def prepare(self, dtype: "torch.dtype", longest: int, job: Job) -> "Prepared":
+        """The model for the trainer, see `Prepared.of`; other libraries load it otherwise."""
+        from finery_trl.prepared import Prepared
+
+        return Prepared.of(self, dtype, longest, job)
+
+    def accelerated(self, dtype: "torch.dtype") -> "Accelerated":
+        """What is switched on to make the training faster on this machine."""
+        from finery_trl.accelerated import Accelerated
+
+        return Accelerated.here(dtype)
 
     @property
     def best(self) -> str:

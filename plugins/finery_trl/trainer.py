@@ -15,6 +15,7 @@ from trl.trainer.kto_trainer import KTOTrainer
 from trl.trainer.sft_trainer import SFTTrainer
 from trl.trainer.utils import FusedCausalLMOutput
 
+from finery_trl import sharing
 from finery_trl.course import Course
 from finery_trl.order import LengthGroupedOrder
 from finery_trl.settings import Proven
@@ -79,7 +80,8 @@ class Reproducible:
 class SftTrainer(Reproducible, SFTTrainer):
     """SFTTrainer whose validation loss is the mean over all loss tokens, whatever the batches.
 
-    Off the GPU the vocabulary's logits are computed only where a row of the batch has loss.
+    Off the GPU the vocabulary's logits are computed only where there is loss, and what all rows of
+    a batch begin with only once (`sharing`).
     """
 
     def __init__(
@@ -92,7 +94,14 @@ class SftTrainer(Reproducible, SFTTrainer):
         if held_out:
             self._held_out_mean = sum(e.loss_tokens for e in held_out) / len(held_out)
         super().__init__(examples, held_out, *rest, **named)
-        self._can_choose_logits = _can_choose_logits(_causal_model(self.model))
+        causal = _causal_model(self.model)
+        self._can_choose_logits = _can_choose_logits(causal)
+        longest = max(e.size for e in [*examples, *(held_out or [])])
+        # NEFTune's noise depends on how long a sequence is.
+        plain = not self._uses_trl_loss() and self.neftune_noise_alpha is None
+        self._shares = plain and sharing.fits(causal, longest)
+        if self._shares:
+            sharing.install(causal)
 
     def learned(self, batch: dict[str, Any]) -> Iterator[tuple[list[int], list[int]]]:
         """(token ids, positions with loss) of each row of a batch, packed or padded."""
@@ -126,11 +135,7 @@ class SftTrainer(Reproducible, SFTTrainer):
             return trl.compute_loss(model, inputs, return_outputs, num_items_in_batch)
         # Off the GPU, TRL computes logits, entropy and accuracy at every position, which costs a
         # third of the time when answers are short.
-        targets = inputs["labels"][:, 1:]
-        columns = (targets != NO_LOSS).any(dim=0).nonzero()[:, 0]
-        asked = {k: v for k, v in inputs.items() if k != "labels"}
-        logits = model(**asked, use_cache=False, logits_to_keep=columns).logits
-        targets = targets[:, columns].flatten()
+        logits, targets = self._logits_and_targets(model, inputs)
         loss = cross_entropy(
             logits.flatten(0, 1).float(), targets, ignore_index=NO_LOSS, reduction="sum"
         )
@@ -139,6 +144,18 @@ class SftTrainer(Reproducible, SFTTrainer):
         # DDP averages gradients over processes, and the tokens counted are those of all.
         together = self.accelerator.num_processes if model.training else 1
         return loss * together / num_items_in_batch
+
+    def _logits_and_targets(self, model: Any, inputs: dict[str, Any]) -> tuple[Any, Any]:
+        """Logits [rows, tokens, vocabulary] and, flat, the tokens to be said there."""
+        ids, labels = inputs["input_ids"], inputs["labels"]
+        if self._shares and "attention_mask" in inputs:
+            layout = sharing.Layout.of(ids, inputs["attention_mask"], labels)
+            return sharing.logits_of(model, layout), layout.targets
+        targets = labels[:, 1:]
+        columns = (targets != NO_LOSS).any(dim=0).nonzero()[:, 0]
+        asked = {k: v for k, v in inputs.items() if k != "labels"}
+        logits = model(**asked, use_cache=False, logits_to_keep=columns).logits
+        return logits, targets[:, columns].flatten()
 
     def _uses_trl_loss(self) -> bool:
         on_gpu = self.args.device.type == "cuda"
@@ -151,10 +168,11 @@ class Comparing(Reproducible):
     def __init__(self, *rest: Any, **named: Any) -> None:
         super().__init__(*rest, **named)
         trainer: Any = self
+        longest = max([*self._sizes, *(e.size for e in self._held_out)])
         if trainer.args.device.type != "cuda" and not trainer.aux_loss_enabled:
             for model in (trainer.model, trainer.ref_model):
                 if model is not None and _can_choose_logits(_causal_model(model)):
-                    _score_only_answers(_causal_model(model))
+                    _score_only_answers(_causal_model(model), longest)
 
     def log(self, logs: dict[str, float], *rest: Any) -> None:
         """Average what was measured in validation over rows: the last batch may be a small one."""
@@ -217,13 +235,16 @@ def _can_choose_logits(model: Any) -> bool:
     return "logits_to_keep" in inspect.signature(type(model).forward).parameters
 
 
-def _score_only_answers(model: Any) -> None:
-    """Compute log-probabilities only at columns where a row of the batch has an answer.
+def _score_only_answers(model: Any, longest: int) -> None:
+    """Compute log-probabilities only where there is an answer, and what rows share only once.
 
     It stands in for TRL's fused head, which off the GPU goes over every position and measures
     entropy and accuracy on the way. Those are zero here: nothing shows them.
     """
     whole = model.forward
+    shares = sharing.fits(model, longest)
+    if shares:
+        sharing.install(model)
 
     @functools.wraps(type(model).forward)
     def forward(
@@ -231,26 +252,48 @@ def _score_only_answers(model: Any) -> None:
     ) -> Any:
         if not fused_lm_head:
             return whole(*args, labels=labels, **named)
-        targets = labels[:, 1:]
-        columns = (targets != NO_LOSS).any(dim=0).nonzero()[:, 0]
-        logits = whole(*args, logits_to_keep=columns, **named).logits
-        wanted = targets[:, columns]
-        losses = cross_entropy(
-            logits.flatten(0, 1).float(),
-            wanted.flatten(),
-            ignore_index=NO_LOSS,
-            reduction="none",
-        )
-        nothing = torch.zeros(targets.shape, dtype=losses.dtype, device=losses.device)
+        log_probs = _shared_log_probs if shares else _log_probs
+        found = log_probs(whole, labels=labels, **named)
+        nothing = torch.zeros_like(found)
         return FusedCausalLMOutput(
-            log_probs=nothing.index_copy(1, columns, -losses.view(wanted.shape)),
+            log_probs=found,
             entropy=nothing,
             mean_logits=nothing,
             is_top1=nothing.bool(),
-            label_mask=targets != NO_LOSS,
+            label_mask=labels[:, 1:] != NO_LOSS,
         )
 
     model.forward = types.MethodType(forward, model)
+
+
+def _log_probs(forward: Any, labels: torch.Tensor, **named: Any) -> torch.Tensor:
+    """[rows, tokens - 1]: of each token behind the first with a label, else 0."""
+    targets = labels[:, 1:]
+    columns = (targets != NO_LOSS).any(dim=0).nonzero()[:, 0]
+    logits = forward(logits_to_keep=columns, **named).logits
+    wanted = targets[:, columns]
+    found = -_losses(logits.flatten(0, 1), wanted.flatten())
+    nothing = torch.zeros(targets.shape, dtype=found.dtype, device=found.device)
+    return nothing.index_copy(1, columns, found.view(wanted.shape))
+
+
+def _shared_log_probs(
+    forward: Any,
+    labels: torch.Tensor,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    **_: Any,
+) -> torch.Tensor:
+    """The same, where the model can do with a `Layout`."""
+    layout = sharing.Layout.of(input_ids, attention_mask, labels)
+    found = -_losses(sharing.logits_of(forward, layout)[0], layout.targets)
+    nothing = torch.zeros(labels.numel(), dtype=found.dtype, device=found.device)
+    places = layout.kept[layout.loss_at]
+    return nothing.index_copy(0, places, found).view(labels.shape)[:, :-1]
+
+
+def _losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return cross_entropy(logits.float(), targets, ignore_index=NO_LOSS, reduction="none")
 
 
 def _as_dataset(examples: Sequence[Proven]) -> Any:

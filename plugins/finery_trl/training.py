@@ -14,7 +14,6 @@ from finery import Job, Model, StepError
 from finery_trl.accelerated import Accelerated
 from finery_trl.checkpoints import chosen, exhausted, history_of, last_whole, step_of
 from finery_trl.pairs import Pair
-from finery_trl.prepared import Prepared
 from finery_trl.proof import count
 from finery_trl.settings import Proven
 from finery_trl.tokens import Tokens
@@ -149,8 +148,8 @@ def _trainer(step: "Training", plan: Plan, tokens: Tokens, rows: Rows, job: Job)
         report=step.logging_steps,
         patience=step.early_stopping_patience,
     )
-    model = Prepared.of(step, dtype, plan.longest, job)
-    here = Accelerated.here(dtype)
+    model = step.prepare(dtype, plan.longest, job)
+    here = step.accelerated(dtype)
     if here.flash and "padding_free" in own:
         own["padding_free"] = True
     trainer = made(
@@ -195,7 +194,7 @@ def _arguments(
         "weight_decay": step.weight_decay,
         "max_grad_norm": step.max_grad_norm,
         "gradient_checkpointing": step.gradient_checkpointing,
-        "optim": "adamw_torch_fused" if here.fused else "adamw_torch",
+        "optim": "adamw_torch_fused",  # one kernel, on CPUs too
         "use_liger_kernel": here.liger,
         "bf16": dtype is torch.bfloat16,
         "use_cpu": not on_gpu,
@@ -353,6 +352,8 @@ def _without_input_casts(model: Any, step: "Training") -> Iterator[None]:
 
 def _counts(model: Any, *, adapter: bool) -> tuple[int, int]:
     """(parameters of the model, of those that were trained)."""
-    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    # Beside the adapter that is trained lies its start, as DPO's reference.
+    own = (p for name, p in model.named_parameters() if ".ref." not in name)
+    sizes = [(p.numel(), p.requires_grad) for p in own]
     trainable = sum(n for n, learns in sizes if learns)
     return sum(n for n, _ in sizes) - (trainable if adapter else 0), trainable

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finery import Job, Metrics, Model
+from finery import Budget, Job, Metrics, Model
 from finery.engine import Engine
 from finery.records import CachedEngine, MemoryRecords
 from finery_trl.tokens import Tokens
@@ -59,7 +59,7 @@ class _Job(Job):
             secrets={},
         )
 
-    def engine(self, model: Model) -> CachedEngine:
+    def engine(self, model: Model, *, budget: Budget | None = None) -> CachedEngine:
         """The model in training."""
         return CachedEngine(self.asked, self.records, "")
 

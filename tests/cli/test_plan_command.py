@@ -84,3 +84,13 @@ def test_keys_in_a_plan_are_those_of_the_build(t: Project) -> None:
     keys = {line["key"] for line in plan(t).values()}
     assert len(keys) == 3
     assert keys == set(results(t))
+
+
+def test_a_plan_gives_notes(project: MakeProject) -> None:
+    t = project(FILES)
+    t.edit("recipe.yaml", "tag: 1}", "tag: 1, env: [FINERY_TEST_UNSET]}")
+    (note,) = plan(t)["b"]["notes"]
+    assert note["name"] == "unset-variable"
+    assert (note["file"], note["line"]) == ("recipe.yaml", 6)
+    assert "note: b takes the environment variable FINERY_TEST_UNSET" in t.run("plan").out
+    assert "note:" not in t.run("plan", "--step", "a").out

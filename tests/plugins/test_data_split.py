@@ -1,7 +1,6 @@
 """data.split: rows never move, copies stay together, sizes are as asked up to chance."""
 
 import math
-import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finery import DataError, Dataset
+from finery.drops import dropped
 from finery.plugins import load_plugins
 from finery.rows import Row, with_id
 from finery.testing import TestJob, dataset
@@ -29,12 +29,11 @@ def numbered(n: int, **more: Any) -> list[Row]:
 
 def split(rows: list[Row], seed: int = 0, **given: Any) -> tuple[dict[str, list[Row]], str, Any]:
     """(rows by split, log, outputs)."""
-    with tempfile.TemporaryDirectory() as folder:
-        step = Split(rows=[dataset(Path(folder) / "in", rows)], **given)
-        job = TestJob(Path(folder), seed=seed)
-        made = step.run(job)
-        parts = {name: list(getattr(made, name)) for name in step.outputs()}
-        return parts, "\n".join(e["message"] for e in job.events), made
+    job = TestJob(seed=seed)
+    step = Split(rows=[dataset(job.scratch / "in", rows)], **given)
+    made = step.run(job)
+    parts = {name: list(getattr(made, name)) for name in step.outputs()}
+    return parts, "\n".join(e["message"] for e in job.events), made
 
 
 def refused(rows: list[Row], **given: Any) -> str:
@@ -44,9 +43,11 @@ def refused(rows: list[Row], **given: Any) -> str:
     return str(caught.value)
 
 
-def places(rows: list[Row], seed: int, group: str | None = None) -> list[str]:
+def places(
+    rows: list[Row], seed: int, group: str | None = None, validation: float = 0.2, test: float = 0.3
+) -> list[str]:
     """The split of each row, by the functions that the step uses."""
-    return [SPLITS[split_index(draw(unit_of(r, group), seed), 0.2, 0.3)] for r in rows]
+    return [SPLITS[split_index(draw(unit_of(r, group), seed), validation, test)] for r in rows]
 
 
 def by_id(parts: dict[str, list[Row]]) -> dict[str, str]:
@@ -64,8 +65,12 @@ THIRDS: dict[str, Any] = {"validation": 0.3, "test": 0.3}  # so that no split is
 def test_added_rows_move_no_old_row(old: list[Row], new: list[Row], at: int, seed: int) -> None:
     before = [*old, *PLENTY]
     after = [*before[:at], *new, *before[at:]]
-    first, second = (by_id(split(rows, seed, **THIRDS)[0]) for rows in (before, after))
-    assert first.items() <= second.items()
+    first, second = (split(rows, seed, **THIRDS)[2] for rows in (before, after))
+    for name in SPLITS:
+        gone = {r["id"] for r in getattr(first, name)} - {r["id"] for r in getattr(second, name)}
+        assert gone <= {line["id"] for line in dropped(getattr(second, name))}
+        again = {line["id"] for line in dropped(getattr(first, name))}
+        assert again <= {line["id"] for line in dropped(getattr(second, name))}
 
 
 @given(rows=ROWS, data=st.data())
@@ -79,11 +84,14 @@ def test_order_does_not_matter(rows: list[Row], data: st.DataObject) -> None:
 @settings(deadline=None, max_examples=40)
 def test_splits_are_disjoint_complete_and_in_order(rows: list[Row], seed: int) -> None:
     whole = [*rows, *PLENTY]
-    parts, _, _ = split(whole, seed, **THIRDS)
+    parts, _, made = split(whole, seed, **THIRDS)
     ids = {name: {r["id"] for r in part} for name, part in parts.items()}
     assert not ids["train"] & ids["test"] | ids["train"] & ids["validation"]
     assert not ids["test"] & ids["validation"]
-    assert Counter(r["id"] for p in parts.values() for r in p) == Counter(r["id"] for r in whole)
+    gone = [line["id"] for n in parts for line in dropped(getattr(made, n))]
+    assert Counter([*gone, *(r["id"] for p in parts.values() for r in p)]) == Counter(
+        r["id"] for r in whole
+    )
     for part in parts.values():
         kept = {r["id"] for r in part}
         assert part == [r for r in whole if r["id"] in kept]
@@ -319,6 +327,57 @@ def test_rows_made_from_a_row_in_another_split_are_an_error() -> None:
     made = [row(f"paraphrase {i}", parents=[r["id"]]) for i, r in enumerate(PLENTY)]
     assert "rows were made from a row in another split" in refused([*PLENTY, *made])
     assert split(made)[0]["train"]
+
+
+# near copies of held-out rows
+
+WAITING = "I still have not received my new card, I ordered it over a week ago"
+
+
+def placed(texts: list[str], seed: int, split_name: str) -> Row:
+    """The first of these texts that falls in a split, as a row."""
+    return next(r for t in texts if places([r := row(t)], seed, None, 0.1, 0.2) == [split_name])
+
+
+def plant(seed: int = 3) -> dict[str, Row]:
+    """A test row, and rows elsewhere that nearly repeat it or have it inside."""
+    held = placed([f"{WAITING}{' really' * n}" for n in range(40)], seed, "test")
+    text = held["messages"][0]["content"]
+    others = ["so", "ok", "now", "then", "please", "help", "urgent", "hello", "thanks", "sir"]
+    return {
+        "held": held,
+        "near": placed([f"{text} {w}" for w in others], seed, "train"),
+        "inside": placed([f"{w} {w} hear me! {text}, {others}" for w in others], seed, "train"),
+        "validation": placed([f"{w} {text}" for w in others * 3], seed, "validation"),
+    }
+
+
+def test_near_copies_of_test_rows_are_dropped_and_named() -> None:
+    rows = plant()
+    parts, log, made = split([*PLENTY, *rows.values()], 3)
+    assert rows["held"] in parts["test"]
+    found = {
+        line["id"]: line for n in ("train", "validation") for line in dropped(getattr(made, n))
+    }
+    assert {i: line["reason"] for i, line in found.items()} == {
+        rows["near"]["id"]: "near-copy",
+        rows["inside"]["id"]: "contains-copy",
+        rows["validation"]["id"]: "near-copy",
+    }
+    assert all(f"the test row {rows['held']['id']}" in line["detail"] for line in found.values())
+    assert made.train.meta["dropped"] == {"contains-copy": 1, "near-copy": 1}
+    assert "train: dropped 2 of " in log
+
+
+def test_near_copies_stay_if_asked() -> None:
+    parts, _, made = split([*PLENTY, *plant().values()], 3, decontaminate=False)
+    assert sum(map(len, parts.values())) == 64
+    assert "dropped" not in made.train.meta
+
+
+def test_a_train_split_of_near_copies_alone_is_an_error() -> None:
+    text = refused([plant()["held"], plant()["near"]], seed=3, validation=0)
+    assert "no row is left: dropped 1 of 1 rows (near-copy 1)" in text
 
 
 @pytest.mark.parametrize(("validation", "test"), [(0.5, 0.5), (0.9, 0.2)])

@@ -228,9 +228,10 @@ def test_the_same_answers_give_the_same_bytes(tmp_path: Path) -> None:
 def test_greedy_answers_are_shared_whatever_the_seed(tmp_path: Path) -> None:
     table, records = rows(tmp_path, a="card"), MemoryRecords()
     for seed in (1, 2):
-        run_step(Exact(models=[model("m")], rows=table), tmp_path, seed=seed, records=records)
+        step = Exact(models=[model("m", a="card")], rows=table)
+        run_step(step, tmp_path, seed=seed, records=records)
     assert len(records) == 1
-    step = Exact(models=[model("m")], rows=table, temperature=1.0)
+    step = Exact(models=[model("m", a="card")], rows=table, temperature=1.0)
     run_step(step, tmp_path, seed=3, records=records)
     assert len(records) == 2
 

@@ -127,7 +127,7 @@ def test_the_loss_is_what_trl_itself_measures(run: Run, monkeypatch: pytest.Monk
     import finery_trl.trainer
 
     _, ours = run(folder="ours", epochs=1)
-    monkeypatch.setattr(finery_trl.trainer, "_score_only_answers", lambda model: None)
+    monkeypatch.setattr(finery_trl.trainer, "_score_only_answers", lambda model, longest: None)
     _, theirs = run(folder="theirs", epochs=1)
     for name in ("loss", "preference_accuracy", "reward_margin"):
         assert [p[name] for p in ours] == pytest.approx([p[name] for p in theirs], abs=2e-3)

@@ -29,6 +29,9 @@ from finery.errors import UsageError, did_you_mean, shown
     metavar="[FILE]",
     help="Write a page with a training's curves. [default FILE: build/<recipe>/<step>-curve.html]",
 )
+@click.option(
+    "--dropped", is_flag=True, help="Every row that a data step dropped, or found fault with."
+)
 @json_option
 def command(
     step: str | None,
@@ -36,6 +39,7 @@ def command(
     overrides: tuple[str, ...],
     rows: int,
     html: str | None,
+    dropped: bool,
     as_json: bool,
 ) -> None:
     """Show what STEP made: rows, scores, a model's size and curves, a bundle's files.
@@ -72,20 +76,26 @@ def command(
     titles = {f"{name}.{made}" if made else name: manifest for made, manifest in chosen.items()}
     pages = _write_pages(graph, store, titles, html) if html is not None else {}
     for title, manifest in titles.items():
-        _show_one(store, title, manifest, rows, as_json, pages.get(title))
+        _show_one(store, title, manifest, rows, dropped, as_json, pages.get(title))
 
 
 def _show_one(
-    store: Any, title: str, manifest: Any, rows: int, as_json: bool, page: Path | None
+    store: Any,
+    title: str,
+    manifest: Any,
+    rows: int,
+    dropped: bool,
+    as_json: bool,
+    page: Path | None,
 ) -> None:
     from finery.cli.views import as_data, show_artifact
 
     artifact = store.artifact(manifest)
     if as_json:
         html = {"html": str(page)} if page else {}
-        print_json({"name": title, **as_data(artifact, manifest, rows), **html})
+        print_json({"name": title, **as_data(artifact, manifest, rows, every_drop=dropped), **html})
         return
-    show_artifact(title, artifact, manifest, rows)
+    show_artifact(title, artifact, manifest, rows, every_drop=dropped)
     if page:
         click.echo(f"page: {shown(page)}")
 

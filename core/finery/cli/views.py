@@ -9,6 +9,7 @@ import msgspec
 
 from finery.artifacts import Artifact, Dataset, Metrics, Model
 from finery.cli.curve_view import curve_of, kept_step, show_curve
+from finery.cli.drops_view import drops_data, show_drops
 from finery.cli.output import size
 from finery.cli.tables import percent, scores_table, stdout
 from finery.curves import verdict
@@ -19,7 +20,9 @@ SHOWN_TEXT = 2_000
 """Characters of a text file that is printed, e.g. a Modelfile."""
 
 
-def as_data(artifact: Artifact, manifest: Manifest, rows: int) -> dict[str, Any]:
+def as_data(
+    artifact: Artifact, manifest: Manifest, rows: int, *, every_drop: bool = False
+) -> dict[str, Any]:
     """The artifact as plain data, for `--json`."""
     data: dict[str, Any] = {
         "kind": manifest.kind,
@@ -31,6 +34,7 @@ def as_data(artifact: Artifact, manifest: Manifest, rows: int) -> dict[str, Any]
     }
     if isinstance(artifact, Dataset):
         data["rows"] = list(itertools.islice(artifact, rows))
+        data |= drops_data(artifact, every=every_drop)
     if isinstance(artifact, Metrics):
         data["metrics"] = artifact.report()
     points = curve_of(artifact, manifest)
@@ -39,12 +43,15 @@ def as_data(artifact: Artifact, manifest: Manifest, rows: int) -> dict[str, Any]
     return data
 
 
-def show_artifact(title: str, artifact: Artifact, manifest: Manifest, rows: int) -> None:
-    """Print the artifact on stdout."""
+def show_artifact(
+    title: str, artifact: Artifact, manifest: Manifest, rows: int, *, every_drop: bool = False
+) -> None:
+    """Print the artifact on stdout; of a dataset's dropped rows the first few, or all."""
     console = stdout()
     console.print(f"[bold]{title}[/]  [dim]{manifest.kind}, {size(manifest.size())}[/]")
     if isinstance(artifact, Dataset):
         _show_dataset(console, artifact, rows)
+        show_drops(console, artifact, every=every_drop)
     elif isinstance(artifact, Metrics):
         _show_metrics(console, artifact, rows)
     elif isinstance(artifact, Model):
@@ -121,6 +128,8 @@ def _show_facts(console: Any, meta: Mapping[str, Any], skip: Sequence[str] = ())
 def _fact(value: Any) -> str:
     if isinstance(value, list) and all(isinstance(v, str | int | float) for v in value):
         text = ", ".join(map(str, value))
+    elif value == {}:
+        text = "none"
     elif isinstance(value, dict) and all(isinstance(v, str | int | float) for v in value.values()):
         text = ", ".join(f"{k} {v}" for k, v in value.items())
     else:

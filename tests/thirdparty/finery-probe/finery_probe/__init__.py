@@ -5,7 +5,7 @@ import time
 from collections.abc import Generator, Mapping
 from typing import Any
 
-from finery import hookimpl
+from finery import About, Note, hookimpl
 
 
 @hookimpl
@@ -21,9 +21,17 @@ def finery_commands() -> Mapping[str, str]:
 
 
 @hookimpl
-def finery_checks(recipe: Any) -> list[str]:
+def finery_notes() -> Mapping[str, About]:
+    """The kinds of notes."""
+    return {"probe-seed": About(when="the recipe has no seed", why="A seed can be passed on.")}
+
+
+@hookimpl
+def finery_checks(graph: Any, results: Any) -> list[Note]:
     """Advice."""
-    return [] if "seed" in recipe.data else ["probe: say which seed you want"]
+    if "seed" in graph.recipe.data:
+        return []
+    return [Note(name="probe-seed", text="probe: say which seed you want", fix="seed: 1")]
 
 
 @hookimpl(wrapper=True)

@@ -1,0 +1,108 @@
+"""What a step drops or finds fault with: row by row, beside the rows that it keeps."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+import msgspec
+
+from finery.artifacts import Dataset
+from finery.errors import DataError
+from finery.rows import Row, row_id
+
+DROPPED = "dropped.jsonl"
+"""Dropped rows, in the dataset's folder."""
+FINDINGS = "findings.jsonl"
+"""What is wrong with rows that were kept all the same: `{"id", "row", "check", "detail"}` a line,
+`row` being the row's number among those that the step read; `meta["findings"]` counts by check."""
+LONGEST_TEXT = 2_000
+"""Characters kept of a row that can't be written as JSON."""
+
+
+class Drops:
+    """Writes `dropped.jsonl` as rows are dropped, and counts them by reason.
+
+    Used as a context manager around the writing of the rows that stay. A line is `{"id",
+    "reason", "detail", "row"}`; where nothing is dropped there is no file.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / DROPPED
+        self._out: IO[bytes] | None = None
+        self.counts: Counter[str] = Counter()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._out is not None:
+            self._out.close()
+
+    def add(self, row: Row, reason: str, detail: str) -> None:
+        """Note that `row` isn't kept.
+
+        reason: a short name to count by, e.g. `duplicate`. detail: what a person needs to know.
+        """
+        if self._out is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._out = self._path.open("wb")
+        self._out.write(_line(row, reason, detail) + b"\n")
+        self.counts[reason] += 1
+
+    def meta(self) -> dict[str, Any]:
+        """`{"dropped": {reason: rows}}`, for the dataset's `meta`."""
+        return {"dropped": dict(sorted(self.counts.items()))}
+
+    def summary(self, kept: int) -> str:
+        """A line for the log: how many rows were dropped, and why."""
+        total = self.counts.total()
+        if not total:
+            return f"all {kept:,} rows kept"
+        reasons = ", ".join(f"{reason} {n:,}" for reason, n in sorted(self.counts.items()))
+        return f"dropped {total:,} of {kept + total:,} rows ({reasons})"
+
+    def refuse_nothing_left(self, kept: int, fix: str) -> None:
+        """Raise `DataError` where all rows were dropped: what follows needs some."""
+        if not kept:
+            what = self.summary(0) if self.counts else "there are no rows"
+            raise DataError(f"no row is left: {what}", fix=fix)
+
+
+def dropped(dataset: Dataset) -> Iterator[dict[str, Any]]:
+    """The lines of a dataset's `dropped.jsonl`, in the order in which the rows came."""
+    return _lines(dataset, DROPPED)
+
+
+def findings(dataset: Dataset) -> Iterator[dict[str, Any]]:
+    """The lines of a dataset's `findings.jsonl`, in the order in which the rows came."""
+    return _lines(dataset, FINDINGS)
+
+
+def _lines(dataset: Dataset, name: str) -> Iterator[dict[str, Any]]:
+    path = dataset.file(name)
+    if path.is_file():
+        with path.open("rb") as lines:
+            for line in lines:
+                yield msgspec.json.decode(line)
+
+
+def _line(row: Row, reason: str, detail: str) -> bytes:
+    try:
+        made = {"id": row.get("id") or row_id(row), "reason": reason, "detail": detail, "row": row}
+        return msgspec.json.encode(made)
+    except (UnicodeEncodeError, TypeError, ValueError, OverflowError, RecursionError):
+        text = {"text": _printable(str(row)[:LONGEST_TEXT])}
+        made = {"id": row_id(text), "reason": reason, "detail": _printable(detail), "row": text}
+        return msgspec.json.encode(made)
+
+
+def _printable(text: str) -> str:
+    """The text without halves of surrogate pairs, which UTF-8 can't hold."""
+    return text.encode("utf-8", "replace").decode("utf-8")

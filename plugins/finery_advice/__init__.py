@@ -1,0 +1,24 @@
+"""Advice on trainings, before they cost time."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from finery import hookimpl
+
+
+@hookimpl
+def finery_notes() -> Mapping[str, Any]:
+    """The kinds of notes of this plugin."""
+    from finery_advice.notes import KINDS
+
+    return {name: about for name, (about, _) in KINDS.items()}
+
+
+@hookimpl
+def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
+    """Notes on the trainings of a recipe."""
+    if not any(node.section == "train" for node in graph.nodes.values()):
+        return []
+    from finery_advice.notes import notes_on
+
+    return notes_on(graph, results)

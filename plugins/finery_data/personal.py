@@ -1,0 +1,182 @@
+"""Personal data that can be recognised by its form, and texts in a broken encoding.
+
+Forms, not meanings: names and addresses aren't found, and a number may look like a phone's. What is
+told of a find is masked, so that logs and lists of findings don't spread it.
+"""
+
+import re
+from bisect import bisect
+from collections.abc import Callable, Collection, Iterator
+from ipaddress import ip_address
+from typing import NamedTuple
+
+KINDS = ("email", "phone", "iban", "card", "ip")
+
+
+class Found(NamedTuple):
+    """A piece of a text, what it is, and where it starts."""
+
+    what: str
+    text: str
+    start: int = 0
+
+    def masked(self) -> str:
+        """The piece with all but its ends hidden."""
+        shown = 2 if len(self.text) > 8 else 1
+        return f"{self.text[:shown]}…{self.text[-shown:]}"
+
+
+# Every repetition is bounded and starts where the text before it ends, so that a text of millions
+# of characters takes time in proportion to its length.
+_EMAIL = re.compile(
+    r"(?<![\w.%+-])[\w.%+-]{1,64}@(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24}(?![\w-])"
+)
+_EXAMPLE = re.compile(
+    r"@(?:[\w-]{1,63}\.){0,4}(?:example\.(?:com|org|net)|[\w-]{1,63}\.(?:example|invalid|test))$",
+    re.I,
+)
+_PHONE = re.compile(
+    r"(?<![\w.,:/#+-])(?<!\d )(?:"
+    r"(?:\+|00)[1-9]\d{0,2}(?:[ ./-]?\(0?\d{1,4}\))?(?:[ ./-]?\d{1,12}){2,6}"  # international
+    r"|\(0\d{1,5}\)[ ./-]?\d{2,9}(?:[ ./-]\d{2,8}){0,4}"  # (030) 123 456
+    r"|0\d{1,5}[ ./-]\d{2,9}(?:[ ./-]\d{2,8}){0,4}"  # 030 123 456
+    r"|(?:\(\d{3}\) ?|\d{3}[.-])\d{3}[.-]\d{4}"  # North America
+    r")(?![\w-]|[.,:]\d)"
+)
+_IBAN = re.compile(r"(?<!\w)[A-Z]{2}\d{2}(?:[ ]?[A-Z0-9]{1,4}){3,8}(?!\w)")
+_CARD = re.compile(
+    r"(?<![\w.,+-])(?<!\d )[2-6](?:"
+    r"\d{12,18}|\d{3}([ -])\d{4}\1\d{4}\1\d{1,4}(?:\1\d{1,3})?|\d{3}([ -])\d{6}\2\d{4,5}"
+    r")(?![\w-]|[.,]\d| \d)"
+)
+_IPV4 = re.compile(r"(?<![\w.-])\d{1,3}(?:\.\d{1,3}){3}(?![\w-]|\.\d)")
+_IPV6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![\w:])")
+_DATE = re.compile(r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}$")
+
+
+def emails(text: str) -> Iterator[Found]:
+    """E-mail addresses, but those of domains that are reserved for examples (RFC 2606)."""
+    if "@" in text:
+        for match in _EMAIL.finditer(text):
+            if not _EXAMPLE.search(match[0]):
+                yield Found("an e-mail address", match[0], match.start())
+
+
+def phones(text: str) -> Iterator[Found]:
+    """Phone numbers of 7 to 15 digits (E.164): international, with a leading 0, North American."""
+    for match in _PHONE.finditer(text):
+        digits = sum(c.isdigit() for c in match[0])
+        if 7 <= digits <= 15 and not _DATE.match(match[0]):
+            yield Found("a phone number", match[0], match.start())
+
+
+def ibans(text: str) -> Iterator[Found]:
+    """Bank accounts: IBANs with the right check digits (ISO 13616, ISO 7064)."""
+    for match in _IBAN.finditer(text):
+        number = match[0].replace(" ", "")
+        if 15 <= len(number) <= 34 and _mod_97(number) == 1:
+            yield Found("an IBAN", match[0], match.start())
+
+
+def _mod_97(number: str) -> int:
+    moved = number[4:] + number[:4]
+    return int("".join(str(int(c, 36)) for c in moved)) % 97
+
+
+def cards(text: str) -> Iterator[Found]:
+    """Payment cards: 13 to 19 digits that pass Luhn's check (ISO/IEC 7812)."""
+    for match in _CARD.finditer(text):
+        digits = [int(c) for c in match[0] if c.isdigit()]
+        if 13 <= len(digits) <= 19 and len(set(digits)) > 1 and _luhn(digits):
+            yield Found("a card number", match[0], match.start())
+
+
+def _luhn(digits: list[int]) -> bool:
+    doubled = [d * 2 - 9 * (d > 4) for d in digits[-2::-2]]
+    return (sum(doubled) + sum(digits[-1::-2])) % 10 == 0
+
+
+def ips(text: str) -> Iterator[Found]:
+    """IP addresses, version 4 and 6, that belong to someone: no private or reserved ones."""
+    found = [*_IPV4.finditer(text), *(_IPV6.finditer(text) if ":" in text else ())]
+    for match in found:
+        try:
+            public = ip_address(match[0]).is_global
+        except ValueError:
+            continue
+        if public:
+            yield Found("an IP address", match[0], match.start())
+
+
+FINDERS: dict[str, Callable[[str], Iterator[Found]]] = {
+    "iban": ibans,
+    "card": cards,
+    "email": emails,
+    "ip": ips,
+    "phone": phones,
+}
+"""The surest first: what one has found, the later ones leave alone."""
+
+
+def personal_data(text: str, kinds: Collection[str]) -> Iterator[tuple[str, Found]]:
+    """(kind, find) of the personal data in a text, of these kinds."""
+    taken: list[tuple[int, int]] = []  # (start, end) of finds, none overlapping, in order
+    for kind, finder in FINDERS.items():
+        for found in finder(text):
+            place = found.start, found.start + len(found.text)
+            at = bisect(taken, place)
+            before, after = taken[at - 1 : at], taken[at : at + 1]
+            if any(start < place[1] and place[0] < end for start, end in before + after):
+                continue
+            taken.insert(at, place)
+            if kind in kinds:
+                yield kind, found
+
+
+# A lead byte of UTF-8 and the bytes after it, each read as Windows-1252 or Latin-1.
+_AFTER = "\x80-\xbf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ"
+_MOJIBAKE = re.compile(
+    f"(?:[\xc2-\xdf][{_AFTER}]|[\xe0-\xef][{_AFTER}]{{2}}|[\xf0-\xf4][{_AFTER}]{{3}})+"
+)
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+
+
+def garbled(text: str) -> Iterator[Found]:
+    """Signs of a wrong encoding: UTF-8 read as Latin-1, U+FFFD, control characters."""
+    if text.isascii():
+        control = _CONTROL.search(text)
+    else:
+        for match in _MOJIBAKE.finditer(text):
+            meant = _meant(match[0], text[match.end() : match.end() + 1])
+            if meant is not None:
+                what = f"{match[0]!r:.40} for {meant!r:.40}: UTF-8 read as Latin-1"
+                yield Found(what, match[0], match.start())
+                break
+        if "\ufffd" in text:
+            yield Found("U+FFFD, which stands for what couldn't be decoded", "\ufffd")
+        control = _CONTROL.search(text)
+    if control:
+        yield Found(f"the control character U+{ord(control[0]):04X}", control[0])
+
+
+def _meant(piece: str, after: str) -> str | None:
+    """What a garbled piece says when it is read as UTF-8, if that is likely meant.
+
+    A single character must be of those that European languages and typography use: a letter like
+    'É' before a closing quotation mark also makes valid UTF-8, of a letter of phonetics. after:
+    the character behind it, which tells a quotation mark that closes from one amid a word.
+    """
+    try:
+        meant = b"".join(_byte(c) for c in piece).decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+    if len(piece) == 2 and piece[1] in "‘’“”" and not after.isalpha():
+        return None
+    likely = len(meant) > 1 or "\xa0" <= meant <= "\u017f" or "\u2000" <= meant <= "\u2bff"
+    return meant if likely or ord(meant) > 0xFFFF else None
+
+
+def _byte(character: str) -> bytes:
+    if ord(character) < 256:
+        return character.encode("latin-1")
+    return character.encode("cp1252")

@@ -1,0 +1,246 @@
+"""JSON answers: read strictly, taken apart into fields, and compared value by value."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, NoReturn
+
+import msgspec
+
+DEEPEST = 64
+"""Levels of nesting that an answer may have: what reads it recursively must survive it."""
+
+MOST_DIGITS = 308
+"""Digits of a whole number that still fits in a double."""
+
+SLACK = 1e-9
+"""What a difference may be off by and still count as the tolerance, relative to the numbers."""
+
+MISSING: Any = object()
+"""Stands for a field that an object doesn't have."""
+
+UNREADABLE: Any = object()
+"""Stands for every field of an answer that is no JSON object; equal to nothing."""
+
+Path = tuple[str, ...]
+"""The keys that lead to a field, from the outermost object inwards."""
+
+_FENCED = re.compile(r"```(?:\w*\s)?(.*)```", re.DOTALL)
+
+
+class NotJson(ValueError):
+    """A text isn't JSON. kind: in which way, the same words for all such texts; detail: where."""
+
+    def __init__(self, kind: str, detail: str = "") -> None:
+        super().__init__(f"{kind}: {detail}" if detail else kind)
+        self.kind = kind
+
+
+def parse(text: str) -> Any:
+    """The value that the text is, alone or in one code fence. Raises `NotJson`.
+
+    Stricter than `json.loads`: refuses a key given twice, NaN and Infinity (RFC 8259), numbers
+    that no double holds, halves of surrogate pairs, and more than `DEEPEST` levels of nesting.
+    """
+    text = unfenced(text)
+    if not text:
+        raise NotJson("no JSON, the text is empty")
+    try:
+        value = json.loads(
+            text,
+            object_pairs_hook=_object,
+            parse_constant=_constant,
+            parse_float=_float,
+            parse_int=_integer,
+        )
+    except json.JSONDecodeError as error:
+        raise NotJson(_kind(error), f"{error.msg}, character {error.pos + 1}") from None
+    except RecursionError:
+        raise NotJson("JSON nested too deeply") from None
+    if _deeper(value, DEEPEST):
+        raise NotJson("JSON nested too deeply", f"more than {DEEPEST} levels")
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise NotJson("JSON with half of a surrogate pair") from None
+    return value
+
+
+def unfenced(text: str) -> str:
+    """What a code fence holds, if that is all there is; else the text, stripped."""
+    found = _FENCED.fullmatch(text.strip())
+    return (found[1] if found else text).strip()
+
+
+def nodes(value: Any, path: Path = ()) -> Iterator[tuple[Path, bool]]:
+    """(path, whether it is a leaf) of every field of an object, outer ones first.
+
+    A leaf is what is no object, or an empty one: lists are leaves whatever they hold.
+    """
+    for key, inner in value.items():
+        branch = isinstance(inner, dict) and bool(inner)
+        yield (*path, key), not branch
+        if branch:
+            yield from nodes(inner, (*path, key))
+
+
+def leaves(values: Iterable[Any]) -> list[Path]:
+    """The leaves of these objects, in the order in which they are first met.
+
+    What is an object in some and not in others counts by what it holds.
+    """
+    found: dict[Path, None] = {}
+    for value in values:
+        found.update((path, None) for path, leaf in nodes(value) if leaf)
+    inner = {path[:n] for path in found for n in range(1, len(path))}
+    return [path for path in found if path not in inner]
+
+
+def lookup(value: Any, path: Path) -> Any:
+    """What lies at the path: a value, `MISSING`, or `UNREADABLE` in what isn't an object."""
+    if not isinstance(value, dict):
+        return UNREADABLE
+    for key in path:
+        if not isinstance(value, dict) or key not in value:
+            return MISSING
+        value = value[key]
+    return value
+
+
+def shown(value: Any) -> str:
+    """A value as compact JSON, for tables."""
+    if value is MISSING:
+        return "(missing)"
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+class Count(NamedTuple):
+    """How a row does in a field, in items: a list's elements, or the one value there is."""
+
+    hits: int
+    answered: int
+    expected: int
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """When two values are the same.
+
+    tolerance: the greatest difference of equal numbers. ordered: whether lists with the same
+    elements in another order differ.
+    """
+
+    tolerance: float = 0.0
+    ignore_case: bool = False
+    ordered: bool = False
+
+    def equal(self, a: Any, b: Any) -> bool:
+        """Whether the values are the same; 3 and 3.0 are, 1 and true are not."""
+        if a is MISSING or b is MISSING or isinstance(a, bool) or isinstance(b, bool):
+            return a is b
+        if isinstance(a, int | float) and isinstance(b, int | float):
+            return abs(a - b) <= self.tolerance + SLACK * bool(self.tolerance) * max(abs(a), abs(b))
+        if type(a) is not type(b) or a is UNREADABLE:
+            return False
+        if isinstance(a, str):
+            return self._text(a) == self._text(b)
+        if isinstance(a, dict):
+            return a.keys() == b.keys() and all(self.equal(a[key], b[key]) for key in a)
+        return a is None or len(a) == len(b) == self.overlap(a, b)
+
+    def overlap(self, expected: Sequence[Any], answered: Sequence[Any]) -> int:
+        """How many elements of two lists are the same, each counted once.
+
+        Ordered: the length of the longest common subsequence. Else each expected element takes
+        the first equal one that is left, numbers in ascending order.
+        """
+        if self.ordered:
+            return self._subsequence(expected, answered)
+        left, hits = sorted(answered, key=_rank), 0
+        for element in sorted(expected, key=_rank):
+            match = next((i for i, other in enumerate(left) if self.equal(element, other)), None)
+            if match is not None:
+                del left[match]
+                hits += 1
+        return hits
+
+    def count(self, expected: Any, answered: Any, *, as_list: bool) -> Count:
+        """Hits, items answered and items expected; `as_list`: the field holds lists.
+
+        In a field of lists an answer that is another thing than a list counts as one wrong item,
+        so that it is never free; and where no list is expected (null, say), the same answer costs
+        and gains nothing. In other fields there is one item, right or wrong.
+        """
+        if not as_list:
+            return Count(int(self.equal(expected, answered)), 1, 1)
+        if isinstance(expected, list) and isinstance(answered, list):
+            return Count(self.overlap(expected, answered), len(answered), len(expected))
+        if isinstance(expected, list):
+            return Count(0, 1, len(expected))
+        if self.equal(expected, answered):
+            return Count(0, 0, 0)
+        return Count(0, max(1, len(answered)) if isinstance(answered, list) else 1, 0)
+
+    def _text(self, text: str) -> str:
+        return text.casefold() if self.ignore_case else text
+
+    def _subsequence(self, expected: Sequence[Any], answered: Sequence[Any]) -> int:
+        best = [0] * (len(answered) + 1)
+        for element in expected:
+            before = best[:]
+            for i, other in enumerate(answered):
+                longer = before[i] + 1 if self.equal(element, other) else before[i + 1]
+                best[i + 1] = max(longer, best[i])
+        return best[-1]
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise NotJson("JSON with a key given twice", next(k for k in keys if keys.count(k) > 1))
+    return made
+
+
+def _constant(text: str) -> NoReturn:
+    raise NotJson("JSON with NaN or Infinity", text)
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if abs(value) == float("inf"):
+        raise NotJson("JSON with a number too large for a double")
+    return value
+
+
+def _integer(text: str) -> int:
+    if len(text.lstrip("-")) > MOST_DIGITS:
+        raise NotJson("JSON with a number too large for a double")
+    return int(text)
+
+
+def _kind(error: json.JSONDecodeError) -> str:
+    if error.msg.startswith("Extra data"):
+        return "text after the JSON"
+    if error.pos >= len(error.doc) or error.msg.startswith("Unterminated string"):
+        return "JSON that ends too early"
+    return "not JSON"
+
+
+def _deeper(value: Any, levels: int) -> bool:
+    """Whether lists and objects are nested in more than so many levels; level by level."""
+    level = [value]
+    for _ in range(levels):
+        inner = [v.values() if isinstance(v, dict) else v for v in level if _holds(v)]
+        level = [element for elements in inner for element in elements]
+    return any(map(_holds, level))
+
+
+def _holds(value: Any) -> bool:
+    return isinstance(value, dict | list)
+
+
+def _rank(value: Any) -> tuple[int, float, str]:
+    """Numbers first, by size; then all else in some fixed order."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return 0, value, ""
+    return 1, 0.0, json.dumps(value, sort_keys=True)

@@ -1,0 +1,222 @@
+"""Asks a server through the openai library: with patience, within its limits."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from finery import Completion, FineryError, Job, Model, RefusedError, Request, Sampling, StepError
+from finery.errors import did_you_mean, nearest
+from finery_openai import faults, wire
+from finery_openai.faults import Fault
+from finery_openai.limits import Bucket, Hold, backoff
+
+TROUBLE = 50
+"""Requests in a row that the server refuses, with none answered between, until we give up."""
+HEAVY_TROUBLE = TROUBLE // 5
+"""What a request counts as that failed after all its retries."""
+MOST_TOLD = 10
+"""Different reasons to ask again that are logged."""
+WITHOUT = {
+    "response_format": "the server can't constrain answers to a JSON Schema: it is asked without",
+    "max_tokens": "the server calls max_tokens max_completion_tokens: so do we now",
+    "seed": "the server takes no seed: it is asked without",
+}
+"""Parameters that can be spared → what is logged."""
+
+
+class Client:
+    """One model on one server. Lives in an event loop; what it shares between requests is here.
+
+    ended: the error after which nothing more is asked.
+    """
+
+    def __init__(self, model: Model, job: Job, key: str | None) -> None:
+        from openai import AsyncOpenAI
+
+        hints = model.hints
+        self.meta: dict[str, Any] = model.meta
+        self.ended: FineryError | None = None
+        self.without: frozenset[str] = frozenset()
+        self._job = job
+        self._variable = hints.get("api_key")
+        self._retries = int(hints.get("retries", 6))
+        self._slots = asyncio.Semaphore(int(hints.get("concurrency", 16)))
+        self._requests = Bucket(hints.get("requests_per_minute"), burst_seconds=1)
+        self._tokens = Bucket(hints.get("tokens_per_minute"), burst_seconds=10)
+        self._hold = Hold()
+        self._answered = self._trouble = 0
+        self._told: set[str] = set()
+        self._resting: set[asyncio.Task[Any]] = set()
+        # Servers without keys still get a header: the library would else look for a key itself.
+        self._openai = AsyncOpenAI(
+            base_url=self.meta["server"],
+            api_key=key or "none",
+            timeout=float(hints.get("timeout", 300.0)),
+            max_retries=0,
+        )
+
+    @property
+    def constrains(self) -> bool:
+        """Whether the server takes a JSON Schema, as far as is known."""
+        return "response_format" not in self.without
+
+    async def close(self) -> None:
+        """Close its connections."""
+        await self._openai.close()
+
+    async def ask(self, request: Request, sampling: Sampling) -> Completion:
+        """The answer; raises what there is instead. After `ended` is set nothing is sent."""
+        async with self._slots:
+            try:
+                answer = await self._patiently(request, sampling)
+            except Fault as fault:
+                raise await self._given_up(fault, request) from None
+        self._answered += 1
+        self._trouble = 0
+        return answer
+
+    async def _patiently(self, request: Request, sampling: Sampling) -> Completion:
+        """Ask, and ask again after a fault that may pass.
+
+        A server that is busy, and says so, costs no retry as long as it answers others.
+        """
+        failures, answered = 0, self._answered
+        while True:
+            await self._turn(request, sampling)
+            try:
+                return await self._once(request, sampling)
+            except Fault as fault:
+                if fault.wait is None or self._answered == answered:
+                    failures += 1
+                answered = self._answered
+                if not fault.again or failures > self._retries:
+                    raise
+                await self._pause(fault, failures)
+
+    async def _turn(self, request: Request, sampling: Sampling) -> None:
+        """Wait until this request may be sent."""
+        with self._at_rest():
+            await self._hold.passed()
+            await self._requests.take(1)
+            await self._tokens.take(wire.prompt_tokens(request) + sampling.max_tokens)
+
+    async def _pause(self, fault: Fault, failures: int) -> None:
+        if len(self._told) < MOST_TOLD and fault.error.what not in self._told:
+            self._told.add(fault.error.what)
+            self._job.log(f"{self.meta['name']}: {fault.error.what}; asking again")
+        if fault.wait is not None:
+            self._hold.extend(fault.wait)
+            return
+        with self._at_rest():
+            await asyncio.sleep(backoff(max(failures, 1)))
+
+    @contextmanager
+    def _at_rest(self) -> Iterator[None]:
+        """While a request waits to be sent: it needn't be, once all is over."""
+        if self.ended is not None:
+            raise Fault(self.ended, ends=True)
+        task = asyncio.current_task()
+        assert task is not None
+        self._resting.add(task)
+        try:
+            yield
+        finally:
+            self._resting.discard(task)
+
+    async def _once(self, request: Request, sampling: Sampling) -> Completion:
+        from openai import APIConnectionError, APIStatusError, APITimeoutError
+
+        sent = wire.body(request, sampling, self.meta.get("extra", {}), without=self.without)
+        try:
+            content = await self._sent(request, sent)
+            answer = wire.completion(content, request)
+        except APIStatusError as error:
+            if (parameter := faults.unknown_parameter(error, sent)) is not None:
+                self._spare(parameter)
+                return await self._once(request, sampling)
+            raise faults.from_status(error, self.meta, self._variable) from None
+        except APITimeoutError:
+            raise self._again("didn't answer in time") from None
+        except APIConnectionError as error:
+            fix = "see whether a server runs there, and whether base_url names it"
+            raise self._again(f"broke off or can't be reached ({_cause(error)})", fix) from None
+        except wire.Unreadable as error:
+            raise self._again(f"sent what is no chat completion ({error})") from None
+        except FineryError as error:
+            raise Fault(error) from None
+        taken = wire.prompt_tokens(request) + sampling.max_tokens
+        self._tokens.settle(answer.prompt_tokens + answer.completion_tokens - taken)
+        return answer
+
+    async def _sent(self, request: Request, sent: dict[str, Any]) -> bytes:
+        create: Any = self._openai.chat.completions.with_raw_response.create
+        response = await create(
+            model=self.meta["name"], messages=wire.messages(request), extra_body=sent
+        )
+        content: bytes = response.content
+        return content
+
+    def _again(self, what: str, fix: str | None = None) -> Fault:
+        return Fault(StepError(f"{self.meta['server']} {what}", fix=fix), again=True)
+
+    def _spare(self, parameter: str) -> None:
+        """From now on, do without a parameter."""
+        if parameter not in self.without:
+            self.without |= {parameter}
+            self._job.log(f"{self.meta['name']}: {WITHOUT[parameter]}")
+
+    async def _given_up(self, fault: Fault, request: Request) -> FineryError:
+        """What to raise for a request that isn't answered."""
+        if fault.ends:
+            if self.ended is None:
+                self._end(fault.error)
+                await self._suggest(fault.error)
+            assert self.ended is not None
+            return self.ended
+        if self.ended is not None:
+            return faults.of_row(fault.error, request)
+        return self._row_failed(fault, request)
+
+    def _end(self, error: FineryError) -> None:
+        """Send nothing more; what is under way is still taken in."""
+        self.ended = error
+        for task in self._resting:
+            task.cancel()
+
+    def _row_failed(self, fault: Fault, request: Request) -> FineryError:
+        if fault.again and self._retries:
+            fault.error.what += f" ({self._retries + 1} times)"
+        error = faults.of_row(fault.error, request)
+        if isinstance(error, RefusedError):  # an answer of a kind
+            self._trouble = 0
+            return error
+        self._trouble += HEAVY_TROUBLE if fault.again else 1
+        if self._trouble < TROUBLE:
+            return error
+        ended = StepError(
+            f"nothing is answered any more; the last error: {error.what}",
+            details=error.details,
+            fix=error.fix or "see to the server, or to the rows, and build again: answers are kept",
+        )
+        self._end(ended)
+        return ended
+
+    async def _suggest(self, error: FineryError) -> None:
+        """Name the model on the server that a mistyped name most likely means."""
+        if "no model" not in error.what:
+            return
+        try:
+            found = await self._openai.models.list(timeout=10)
+            names = [model.id for model in found.data]
+        except Exception:  # whatever is wrong here is no news: the error says enough
+            return
+        close = nearest(self.meta["name"], names)
+        if suggestion := did_you_mean(self.meta["name"], [close] if close else names[:20]):
+            error.fix = suggestion
+
+
+def _cause(error: Exception) -> str:
+    """Why a connection failed, as far as the library knows."""
+    cause = error.__cause__ or error
+    return str(cause) or type(cause).__name__

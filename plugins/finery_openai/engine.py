@@ -1,0 +1,122 @@
+"""The engine for models of the format `api`."""
+
+import asyncio
+import threading
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from functools import cache
+from queue import SimpleQueue
+
+import msgspec
+
+from finery import Completion, Engine, FineryError, Job, Model, Price, Request, Sampling
+from finery.engine import Answer, Batch
+from finery.rows import Conversation
+from finery_openai.client import Client
+
+
+class OpenaiEngine(Engine):
+    """Asks a server through the openai library, many requests at a time.
+
+    They fly in an event loop of a thread of its own, so that answers come in while whoever reads
+    them is busy.
+    """
+
+    version = "1"
+
+    def __init__(self, model: Model, job: Job) -> None:
+        super().__init__(model, job)
+        self.constrains = True
+        price = model.hints.get("price")
+        self._client: Client | None = None
+        self.price = None if price is None else msgspec.convert(price, Price)
+
+    def generate(
+        self, conversations: Sequence[Conversation], sampling: Sampling
+    ) -> list[Completion]:
+        """Answer conversations; raises the first error."""
+        found: dict[int, Completion] = {}
+        batches = [[Request(conversation)] for conversation in conversations]
+        for number, answer in self.stream(batches, sampling):
+            if isinstance(answer, FineryError):
+                raise answer
+            found[number] = answer[0]
+        return [found[number] for number in range(len(batches))]
+
+    def stream(self, batches: Iterable[Batch], sampling: Sampling) -> Iterator[tuple[int, Answer]]:
+        """Answer requests as answers come; raises what ends them all once the others are there."""
+        landed: SimpleQueue[tuple[int, Answer | Exception]] = SimpleQueue()
+        flying: dict[int, Future[None]] = {}
+        source, more = enumerate(batches), True
+        try:
+            while True:
+                while more and len(flying) < self._room and self._ended is None:
+                    number, batch = next(source, (-1, None))
+                    more = batch is not None
+                    if batch is not None:
+                        flying[number] = self._begin(number, batch[0], sampling, landed)
+                if not flying:
+                    break
+                number, found = landed.get()
+                del flying[number]
+                if isinstance(found, Exception) and not isinstance(found, FineryError):
+                    raise found
+                if found is not self._ended:
+                    self.constrains = self._open().constrains
+                    yield number, found
+        finally:
+            for future in flying.values():
+                future.cancel()
+        if self._ended is not None:
+            raise self._ended
+
+    @property
+    def _room(self) -> int:
+        """Requests that are begun: some wait at hand, so that a busy reader slows nothing."""
+        concurrency = int(self.model.hints.get("concurrency", 16))
+        return concurrency + concurrency // 4 + 1
+
+    @property
+    def _ended(self) -> FineryError | None:
+        return self._client.ended if self._client is not None else None
+
+    def _open(self) -> Client:
+        if self._client is None:
+            name = self.model.hints.get("api_key")
+            client = Client(self.model, self.job, self.job.secret(name) if name else None)
+            weakref.finalize(self, _close, client).atexit = False
+            self._client = client
+        return self._client
+
+    def _begin(
+        self,
+        number: int,
+        request: Request,
+        sampling: Sampling,
+        landed: "SimpleQueue[tuple[int, Answer | Exception]]",
+    ) -> "Future[None]":
+        client, sampling = self._open(), sampling.of_attempt(request.attempt)
+
+        async def ask() -> None:
+            try:
+                landed.put((number, [await client.ask(request, sampling)]))
+            except asyncio.CancelledError:
+                if client.ended is not None:  # else nobody waits any more
+                    landed.put((number, client.ended))
+            except Exception as error:  # for the thread that waits for it
+                landed.put((number, error))
+
+        return asyncio.run_coroutine_threadsafe(ask(), _loop())
+
+
+@cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """The event loop of this process's engines, in a thread that ends with it."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="openai", daemon=True).start()
+    return loop
+
+
+def _close(client: Client) -> None:
+    asyncio.run_coroutine_threadsafe(client.close(), _loop())

@@ -1,0 +1,105 @@
+"""What a failed call means: ask again, give up this row, or give up."""
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from finery import FineryError, Request, StepError, UsageError
+from finery_openai.limits import retry_after
+from finery_openai.wire import refused
+
+if TYPE_CHECKING:
+    from openai import APIStatusError
+
+PASSING = frozenset({408, 409, 425, 429})
+"""Statuses, beside all from 500 on, after which the same request may be answered."""
+LONGEST_HOLD = 600.0
+"""Seconds that a server may ask to wait; for more it is better to build again later."""
+_UNKNOWN_SEED = re.compile(r"\bseed\b.*\b(un|not )|\b(un|not |extra ).*\bseed\b")
+SCHEMA_WORDS = ("response_format", "json_schema", "schema", "grammar", "guided")
+
+
+class Fault(Exception):
+    """A call that failed.
+
+    error: what to say where it isn't answered in the end. again: whether to ask again; wait: after
+    how many seconds, where the server says. ends: whether every other request would fail too.
+    """
+
+    def __init__(
+        self,
+        error: FineryError,
+        *,
+        again: bool = False,
+        wait: float | None = None,
+        ends: bool = False,
+    ) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.again = again
+        self.wait = wait
+        self.ends = ends
+
+
+def from_status(error: "APIStatusError", meta: dict[str, Any], key: str | None) -> Fault:
+    """The fault of a response with an error status. meta: the model's. key: its variable."""
+    status, said = error.status_code, message(error)
+    server, name = meta["server"], meta["name"]
+    if status in (401, 403):
+        fix = f"check what {key} holds" if key else "name its variable: api_key: NAME"
+        what = f"{server} doesn't let us in ({status}: {said})"
+        return Fault(UsageError(what, fix=fix), ends=True)
+    unknown = status == 400 and re.search(f"['\"`]{re.escape(name)}['\"`]", said)
+    if status == 404 or error.code == "model_not_found" or unknown:
+        what = f"{server} has no model '{name}', or no API there ({status}: {said})"
+        return Fault(
+            UsageError(what, fix="check `model`, and `base_url`, which mostly ends in /v1"),
+            ends=True,
+        )
+    if status == 402 or error.code == "insufficient_quota":
+        what = f"the account at {server} has no credit left ({status}: {said})"
+        fix = "top it up and build again: what was answered is kept"
+        return Fault(StepError(what, fix=fix), ends=True)
+    if status in PASSING or status >= 500:
+        return _passing(error, f"{server} answered {status}: {said}")
+    if error.code in ("content_filter", "content_policy_violation"):
+        return Fault(refused("the provider's content filter refuses the prompt", said))
+    return Fault(StepError(f"{server} refuses the request ({status}: {said})"))
+
+
+def _passing(error: "APIStatusError", what: str) -> Fault:
+    wait = retry_after(error.response.headers)
+    if wait is not None and wait > LONGEST_HOLD:
+        fix = "build again then: what was answered is kept"
+        what = f"{what}; and it asks to wait {wait:,.0f} s"
+        return Fault(StepError(what, fix=fix), ends=True)
+    return Fault(StepError(what), again=True, wait=wait)
+
+
+def message(error: "APIStatusError") -> str:
+    """What the server says, in a line."""
+    said: Any = error.body
+    while isinstance(said, dict):
+        said = said.get("message") or said.get("detail") or said.get("error") or str(said)
+    text = str(said or error.response.text or error.response.reason_phrase)
+    line = " ".join(text.split())
+    return line if len(line) <= 300 else f"{line[:299]}…"
+
+
+def unknown_parameter(error: "APIStatusError", sent: dict[str, Any]) -> str | None:
+    """The parameter among those that can be spared which the server doesn't take, if it says so."""
+    if error.status_code not in (400, 422):
+        return None
+    said = f"{error.param or ''} {message(error)}".lower()
+    if "response_format" in sent and any(word in said for word in SCHEMA_WORDS):
+        return "response_format"
+    if "max_tokens" in sent and "max_completion_tokens" in said:
+        return "max_tokens"
+    unknown = error.param == "seed" or _UNKNOWN_SEED.search(said)
+    return "seed" if "seed" in sent and unknown else None
+
+
+def of_row(error: FineryError, request: Request) -> FineryError:
+    """The error, saying which request it is about."""
+    last = str(request.messages[-1].get("content")) if request.messages else ""
+    error.details.append(f"asked: {last[:100]}")
+    return error

@@ -1,0 +1,26 @@
+"""Advice on models behind an API."""
+
+import os
+from typing import TYPE_CHECKING
+
+from finery import Note
+
+if TYPE_CHECKING:
+    from finery.graph import Graph
+
+
+def unset_keys(graph: "Graph") -> list[Note]:
+    """A note for each variable that holds a model's key and isn't set here."""
+    models = [node for node in graph.nodes.values() if node.use == "openai.model"]
+    keys = [(node, getattr(node.step, "api_key", None)) for node in models]
+    return [
+        Note(
+            name="unset-variable",
+            text=f"{node.name} needs the key in the environment variable {key}, which isn't set "
+            "here",
+            fix=f"export {key}=…, or api_key: null for a server that needs none",
+            step=node.name,
+        )
+        for node, key in keys
+        if key and key not in os.environ
+    ]

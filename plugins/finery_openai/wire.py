@@ -1,0 +1,167 @@
+"""What goes over the wire: requests as bodies, and bodies as completions."""
+
+import json
+from typing import Any
+
+import msgspec
+
+from finery import Completion, RefusedError, Request, Sampling, StepError
+from finery.rows import Message
+
+MESSAGE_FIELDS = ("role", "content", "name", "tool_calls", "tool_call_id", "refusal")
+"""Fields of a message that servers know; rows may hold more."""
+_FINISH = {
+    "length": "length",
+    "max_tokens": "length",
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+}
+CHARACTERS_A_TOKEN = 4
+"""About so many; only where a server doesn't count itself, and for the rate limit beforehand."""
+
+
+class Unreadable(Exception):
+    """An answer that is no chat completion."""
+
+
+class _Said(msgspec.Struct):
+    content: str | list[dict[str, Any]] | None = None
+    refusal: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+
+
+class _Choice(msgspec.Struct):
+    message: _Said
+    finish_reason: str | None = None
+
+
+class _Used(msgspec.Struct):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class _Answer(msgspec.Struct):
+    choices: list[_Choice] | None = None
+    usage: _Used | None = None
+    error: Any = None
+
+
+def body(
+    request: Request, sampling: Sampling, extra: dict[str, Any], *, without: frozenset[str]
+) -> dict[str, Any]:
+    """The parameters of a request, all but model and messages.
+
+    without: parameters that the server doesn't know. It gets them by another name, or not at all.
+    """
+    limit = "max_completion_tokens" if "max_tokens" in without else "max_tokens"
+    made: dict[str, Any] = {
+        limit: sampling.max_tokens,
+        "temperature": sampling.temperature,
+        "seed": sampling.seed,
+    }
+    if sampling.top_p != 1.0:
+        made["top_p"] = sampling.top_p
+    if sampling.stop:
+        made["stop"] = list(sampling.stop)
+    if request.tools:
+        made["tools"] = request.tools
+    if sampling.schema is not None:
+        made["response_format"] = response_format(sampling.schema)
+    made |= extra
+    return {k: v for k, v in made.items() if v is not None and (k == limit or k not in without)}
+
+
+def response_format(schema: dict[str, Any]) -> dict[str, Any]:
+    """A JSON Schema as the API takes it; strict where the schema is what OpenAI calls strict."""
+    named = {"name": "answer", "schema": schema, "strict": _is_strict(schema)}
+    return {"type": "json_schema", "json_schema": named}
+
+
+def _is_strict(schema: Any) -> bool:
+    """Whether all objects in it require all their fields, and take no others."""
+    if isinstance(schema, list):
+        return all(map(_is_strict, schema))
+    if not isinstance(schema, dict):
+        return True
+    if "properties" in schema or schema.get("type") == "object":
+        closed = schema.get("additionalProperties") is False
+        if not closed or set(schema.get("required", [])) != set(schema.get("properties", {})):
+            return False
+    return all(map(_is_strict, schema.values()))
+
+
+def messages(request: Request) -> list[Message]:
+    """The conversation with the fields that servers know."""
+    return [_message(message) for message in request.messages]
+
+
+def _message(message: Message) -> Message:
+    made = {k: message[k] for k in MESSAGE_FIELDS if message.get(k) is not None}
+    made.setdefault("content", None if "tool_calls" in made else "")
+    if "tool_calls" in made:
+        made["tool_calls"] = [_call(call, i) for i, call in enumerate(made["tool_calls"])]
+    return made
+
+
+def _call(call: dict[str, Any], number: int) -> dict[str, Any]:
+    """A tool call with its id, and its arguments as JSON text: rows often have neither."""
+    function = dict(call.get("function", {}))
+    if not isinstance(function.get("arguments", ""), str):
+        function["arguments"] = json.dumps(function["arguments"], ensure_ascii=False)
+    return {"id": f"call_{number}", "type": "function", **call, "function": function}
+
+
+def completion(content: bytes, request: Request) -> Completion:
+    """The answer in a response's body.
+
+    Raises Unreadable for what is no chat completion, RefusedError where the model refuses or its
+    provider filters, StepError where there is no choice.
+    """
+    try:
+        answer = msgspec.json.decode(content, type=_Answer)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Unreadable(str(error)) from None
+    if answer.choices is None:
+        raise Unreadable(f"an error: {answer.error}" if answer.error else "it has no choices")
+    if not answer.choices:
+        raise StepError("the server sent an answer without a choice")
+    choice = answer.choices[0]
+    text = _text(choice.message.content)
+    if choice.message.refusal:
+        raise refused("the model refuses to answer", choice.message.refusal)
+    if choice.finish_reason == "content_filter":
+        raise refused("the provider's content filter withholds the answer", text)
+    return _completion(choice, text, answer.usage or _Used(), request)
+
+
+def refused(what: str, text: str) -> RefusedError:
+    """The error for a row that isn't answered; `text` is what was said instead."""
+    error = RefusedError(what, details=[text[:200]] if text else [])
+    error.text = text
+    return error
+
+
+def _completion(choice: _Choice, text: str, used: _Used, request: Request) -> Completion:
+    calls = choice.message.tool_calls or None
+    default = "tool_calls" if calls else "stop"
+    finish = _FINISH.get(choice.finish_reason or "", default)
+    asked, said = used.prompt_tokens, used.completion_tokens
+    return Completion(
+        text=text,
+        finish_reason=finish if calls or finish != "tool_calls" else "stop",
+        prompt_tokens=prompt_tokens(request) if asked is None else asked,
+        completion_tokens=-(-len(text) // CHARACTERS_A_TOKEN) if said is None else said,
+        tool_calls=calls,
+    )
+
+
+def _text(content: str | list[dict[str, Any]] | None) -> str:
+    """Content that may come in parts, as text."""
+    if isinstance(content, list):
+        return "".join(str(part.get("text", "")) for part in content)
+    return content or ""
+
+
+def prompt_tokens(request: Request) -> int:
+    """About how many tokens a prompt has."""
+    return 1 + len(msgspec.json.encode(request.messages)) // CHARACTERS_A_TOKEN

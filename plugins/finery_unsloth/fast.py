@@ -1,0 +1,82 @@
+"""What Unsloth's trainings change about TRL's, and what they have to refuse."""
+
+from typing import TYPE_CHECKING
+
+from finery import Job, Model
+from finery.errors import UsageError
+from finery_trl.accelerated import Accelerated
+from finery_trl.settings import PACKAGES as TRL
+from finery_trl.settings import Training
+
+if TYPE_CHECKING:
+    import torch
+
+    from finery_trl.prepared import Prepared
+
+    Over = Training
+else:
+    # No step type at run time: of two bases that both have settings, the first would set the
+    # defaults, and DPO's own would be lost.
+    Over = object
+
+UNSLOTH = ("unsloth", "unsloth_zoo", "xformers", "triton")
+PACKAGES = (*TRL, *UNSLOTH)
+INSTEAD = "use: trl.{}, which takes the same settings"
+EMBEDDINGS = ("embed_tokens", "lm_head")
+"""What Unsloth trains whole where it should get an adapter."""
+
+
+class Fast(Over):
+    """What is laid over TRL's step types to train with Unsloth."""
+
+    __slots__ = ()
+
+    def check(self) -> None:
+        """Also refuse what Unsloth wouldn't honour."""
+        super().check()
+        refused = {
+            "dtype": (self.dtype == "fp32", "Unsloth's kernels multiply in 16 bits"),
+            "packing": (
+                getattr(self, "packing", False),
+                "Unsloth tells packed rows apart in a way that can't be proven before a training",
+            ),
+            "launch": (self.launch is not None, "Unsloth's trainings here are of one process"),
+            "lora.target_modules": (
+                bool(self._embeddings()),
+                f"Unsloth trains {' and '.join(self._embeddings())} whole instead of an adapter",
+            ),
+        }
+        for setting, (wrong, why) in refused.items():
+            if wrong:
+                fix = f"leave out {setting}, or {INSTEAD.format(self._method())}"
+                raise UsageError(f"{setting}: {why}", where=setting, fix=fix)
+
+    def run(self, job: Job) -> Model:
+        """Import Unsloth before anything that it patches, then train as TRL's step does."""
+        from finery_unsloth.machine import make_ready
+
+        self.check()
+        make_ready(job.scratch / "unsloth", INSTEAD.format(self._method()))
+        return super().run(job)
+
+    def prepare(self, dtype: "torch.dtype", longest: int, job: Job) -> "Prepared":
+        """The model as Unsloth loads and patches it."""
+        from finery_unsloth.prepared import prepare
+
+        return prepare(self, dtype, longest, job)
+
+    def accelerated(self, dtype: "torch.dtype") -> Accelerated:
+        """Unsloth's kernels stand in for Liger's, and its attention for FlashAttention's."""
+        return Accelerated(liger=False, flash=False, unsloth=True)
+
+    def key_packages(self) -> tuple[str, ...]:
+        """Unsloth's too."""
+        return (*super().key_packages(), *UNSLOTH)
+
+    def _method(self) -> str:
+        return type(self).__name__.lower()
+
+    def _embeddings(self) -> list[str]:
+        wanted = [] if self.lora is None else self.lora.target_modules
+        names = [wanted] if isinstance(wanted, str) else wanted
+        return [name for name in names if name.rpartition(".")[2] in EMBEDDINGS]

@@ -1,0 +1,77 @@
+"""Whether Unsloth can run on this machine, and its import, before anything that it patches."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+from finery import StepError
+from finery.installed import version_of
+
+NEEDED = "Unsloth needs a GPU that multiplies bf16"
+AMPERE = 8
+"""The first CUDA compute capability whose hardware multiplies bf16; older ones emulate it."""
+
+
+def make_ready(folder: Path, instead: str) -> None:
+    """Import Unsloth; to be called before transformers, PEFT or TRL are imported.
+
+    folder: for the code that Unsloth generates. instead: the way out, for errors. `StepError`
+    where Unsloth isn't installed, finds no GPU that it can use, or doesn't fit what is installed;
+    nothing is loaded then.
+    """
+    _check_installed(instead)
+    _check_gpu(instead)
+    # Else it counts its users by downloads from the hub, and writes into the current folder.
+    os.environ["UNSLOTH_DISABLE_STATISTICS"] = "1"
+    os.environ["UNSLOTH_COMPILE_LOCATION"] = str(folder)
+    try:
+        import unsloth  # type: ignore[import-not-found]  # noqa: F401
+    except (ImportError, NotImplementedError, RuntimeError) as error:
+        raise StepError(
+            f"Unsloth {version_of('unsloth')} can't be imported: {error}",
+            fix=f"pip install 'finery[unsloth]' into an environment of its own, or {instead}",
+        ) from error
+    check_patched(instead)
+
+
+def check_patched(instead: str) -> None:
+    """`StepError` where Unsloth left TRL's trainers as they are, which it only logs."""
+    from trl.trainer.dpo_trainer import DPOTrainer
+    from trl.trainer.sft_trainer import SFTTrainer
+
+    for trainer in (SFTTrainer, DPOTrainer):
+        if not trainer.__name__.startswith("Unsloth"):
+            raise StepError(
+                f"Unsloth {version_of('unsloth')} doesn't know TRL {version_of('trl')}: it left "
+                f"{trainer.__name__} unpatched",
+                fix=f"pip install 'finery[unsloth]' into an environment of its own, or {instead}",
+            )
+
+
+def _check_installed(instead: str) -> None:
+    missing = [n for n in ("unsloth", "unsloth_zoo") if importlib.util.find_spec(n) is None]
+    if missing:
+        raise StepError(
+            f"{' and '.join(missing)}: not installed",
+            fix="on a machine with a GPU, pip install 'finery[unsloth]' into an environment of "
+            f"its own; elsewhere {instead}",
+        )
+
+
+def _check_gpu(instead: str) -> None:
+    """A GPU that Unsloth runs on and bf16 is multiplied on."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise StepError(
+            f"{NEEDED}, and there is none here (torch {torch.__version__} finds no CUDA device)",
+            fix=f"build on a machine with one, or {instead}",
+        )
+    name, (major, minor) = torch.cuda.get_device_name(), torch.cuda.get_device_capability()
+    # ROCm counts otherwise, and tells by itself.
+    fits = torch.cuda.is_bf16_supported() if torch.version.hip else major >= AMPERE
+    if not fits:
+        raise StepError(
+            f"{NEEDED}, and {name} (compute capability {major}.{minor}) doesn't",
+            fix=f"build on a machine with a newer one, or {instead}",
+        )

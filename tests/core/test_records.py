@@ -1,0 +1,284 @@
+"""The record cache: what is asked, what is kept, and when asking ends."""
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finery import Budget, Completion, DataError, Engine, Model, Request, Sampling, UsageError
+from finery.engine import Answer, Batch
+from finery.errors import FineryError, RefusedError, StepError
+from finery.records import WAITING, CachedEngine, MemoryRecords, Records, SqliteRecords
+from finery.rows import Conversation
+from finery.testing import TestJob
+from finery.usage import Price
+
+
+class Parrot(Engine):
+    """Says the last message, in pairs; "" to `mute`, an error to `bad`. Keeps what it is asked."""
+
+    constrains = True
+    pair = 1
+
+    def __init__(self, model: Model, job: TestJob) -> None:
+        super().__init__(model, job)
+        self.asked: list[str] = []
+        self.seeds: list[int] = []
+
+    def batches(self, conversations: Sequence[Conversation]) -> list[list[int]]:
+        """As many rows together as `pair` says."""
+        rows = list(range(len(conversations)))
+        return [rows[i : i + self.pair] for i in rows[:: self.pair]]
+
+    def generate(
+        self, conversations: Sequence[Conversation], sampling: Sampling
+    ) -> list[Completion]:
+        """Say it."""
+        texts = [str(c[-1]["content"]) for c in conversations]
+        self.asked += texts
+        self.seeds.append(sampling.seed)
+        if "bad" in texts:
+            raise DataError("bad")
+        if "no" in texts:
+            error = RefusedError("refused")
+            error.text = "I won't"
+            raise error
+        return [
+            Completion(
+                text="" if text == "mute" else text, finish_reason="stop", prompt_tokens=6,
+                completion_tokens=4,
+            )
+            for text in texts
+        ]  # fmt: skip
+
+
+class Reordered(Parrot):
+    """Has up to eight requests in flight, and answers the newest first."""
+
+    most = 0
+
+    def stream(self, batches: Iterable[Batch], sampling: Sampling) -> Iterator[tuple[int, Answer]]:
+        """Answer in odd order."""
+        source, flying = enumerate(batches), dict[int, Batch]()
+        while True:
+            while len(flying) < 8 and (item := next(source, None)):
+                flying[item[0]] = item[1]
+            self.most = max(self.most, len(flying))
+            if not flying:
+                return
+            number = max(flying)
+            try:
+                yield number, self._answered(flying.pop(number), sampling)
+            except FineryError as error:
+                yield number, error
+
+
+def conversation(text: str) -> Conversation:
+    return [{"role": "user", "content": text}]
+
+
+def requests(*texts: str, **more: Any) -> list[Request]:
+    return [Request(conversation(text), **more) for text in texts]
+
+
+def numbered(count: int) -> list[Request]:
+    return requests(*map(str, range(count)))
+
+
+class Asker:
+    """An engine with its cache, as a step sees it."""
+
+    def __init__(
+        self, kind: type[Parrot] = Parrot, records: Records | None = None, **budget: Any
+    ) -> None:
+        self.job = TestJob(records=records)
+        self.engine = kind(Model(Path(), meta={"format": "parrot"}), self.job)
+        self.engine.price = Price(input=1e6, output=1e6)  # a dollar a token
+        limit = Budget(**budget) if budget else None
+        self.cached = CachedEngine(self.engine, self.job.records, "parrot", limit)
+
+    def stream(self, asked: Iterable[Request], **sampling: Any) -> dict[int, Any]:
+        """All answers by index, each once."""
+        found: dict[int, Any] = {}
+        for index, answer in self.cached.stream(asked, **sampling):
+            assert index not in found
+            found[index] = answer if isinstance(answer, FineryError) else answer.text
+        return found
+
+
+@pytest.mark.parametrize("kind", [Parrot, Reordered])
+def test_every_request_is_answered_once(kind: type[Parrot]) -> None:
+    asker = Asker(kind)
+    assert asker.stream(numbered(1300)) == {i: str(i) for i in range(1300)}
+    assert len(asker.engine.asked) == 1300
+
+
+def test_ten_more_rows_cost_ten_more_calls() -> None:
+    records = MemoryRecords()
+    Asker(Reordered, records).stream(numbered(1000))
+    again = Asker(Reordered, records)
+    assert len(again.stream(numbered(1010))) == 1010
+    assert sorted(again.engine.asked) == [str(i) for i in range(1000, 1010)]
+    assert (again.cached.usage.cached, again.cached.usage.calls) == (1000, 10)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"temperature": 0.5}, {"max_tokens": 5}, {"top_p": 0.5}, {"seed": 1}, {"stop": ["x"]},
+        {"schema": {"type": "object"}},
+    ],
+)  # fmt: skip
+def test_other_sampling_is_another_record(other: dict[str, Any]) -> None:
+    asker = Asker()
+    asker.stream(numbered(1))
+    asker.stream(numbered(1), **other)
+    asker.stream(numbered(1), **other)
+    assert len(asker.engine.asked) == 2
+
+
+def test_the_order_of_a_schemas_fields_counts() -> None:
+    asker = Asker()
+    properties: dict[str, Any] = {"a": {}, "b": {}}
+    asker.stream(numbered(1), schema={"properties": properties})
+    asker.stream(numbered(1), schema={"properties": dict(reversed(properties.items()))})
+    assert len(asker.engine.asked) == 2
+
+
+def test_a_further_attempt_is_asked_anew_with_another_seed() -> None:
+    asker = Asker()
+    for attempt in (0, 1, 2, 1):
+        asker.stream(requests("a", attempt=attempt), seed=7)
+    assert asker.engine.seeds == [7, 8, 9]
+
+
+def test_attempts_may_be_mixed() -> None:
+    asker = Asker(Reordered)
+    mixed = [Request(conversation(str(i % 5)), attempt=i // 5) for i in range(20)]
+    assert asker.stream(mixed) == {i: str(i % 5) for i in range(20)}
+    assert sorted(asker.engine.seeds) == sorted([0, 1, 2, 3] * 5)
+
+
+def test_errors_and_empty_answers_are_not_kept() -> None:
+    records = MemoryRecords()
+    asker = Asker(records=records)
+    found = asker.stream(requests("a", "bad", "mute", "b"))
+    assert (found[0], str(found[1]), found[2], found[3]) == ("a", "error: bad", "", "b")
+    asker.stream(requests("a", "bad", "mute", "b"))
+    assert asker.engine.asked == ["a", "bad", "mute", "b", "bad", "mute"]
+    assert len(records) == 2
+
+
+def test_a_batch_is_a_record() -> None:
+    class Pairs(Parrot):
+        pair = 2
+
+    asker = Asker(Pairs)
+    asker.stream(requests("a", "b", "c"))
+    asker.stream(requests("a", "b", "d"))
+    assert asker.engine.asked == ["a", "b", "c", "d"]
+
+
+def test_generate_raises_the_first_error_once_what_flies_is_kept() -> None:
+    records = MemoryRecords()
+    asker = Asker(Reordered, records)
+    texts = [*map(str, range(50)), "bad", *map(str, range(50, 100))]
+    with pytest.raises(DataError, match="bad"):
+        asker.cached.generate(list(map(conversation, texts)))
+    assert len(asker.engine.asked) < 70
+    assert len(records) == len(asker.engine.asked) - 1
+
+
+def test_a_refusal_may_be_an_answer() -> None:
+    rows = [conversation("a"), conversation("no")]
+    with pytest.raises(RefusedError):
+        Asker().cached.generate(rows)
+    found = Asker().cached.generate(rows, refusals=True)
+    assert [(a.text, a.finish_reason) for a in found] == [("a", "stop"), ("I won't", "refusal")]
+
+
+def test_requests_are_taken_as_there_is_room() -> None:
+    taken = 0
+
+    def endless() -> Iterator[Request]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield Request(conversation(str(taken)))
+
+    answers = Asker(Reordered).cached.stream(endless())
+    assert [next(answers)[1] for _ in range(3)]
+    assert taken <= 1024
+
+
+def test_cached_answers_do_not_pile_up() -> None:
+    records = MemoryRecords()
+    Asker(records=records).stream(numbered(3 * WAITING))
+    asker = Asker(records=records)
+    answers = asker.cached.stream(iter(numbered(3 * WAITING)))
+    next(answers)
+    assert asker.cached.usage.cached < 2 * WAITING
+    assert len(list(answers)) == 3 * WAITING - 1
+    assert asker.engine.asked == []
+
+
+def test_a_budget_ends_asking_and_keeps_what_was_answered() -> None:
+    records = MemoryRecords()
+    asker = Asker(records=records, tokens=100)  # an answer takes ten
+    with pytest.raises(StepError, match=r"\(100 tokens\): 10 of 30 requests answered and kept"):
+        asker.stream(numbered(30))
+    assert len(records) == len(asker.engine.asked) == 10
+    more = Asker(records=records, tokens=1000)
+    assert len(more.stream(numbered(30))) == 30
+    assert len(more.engine.asked) == 20
+
+
+@pytest.mark.parametrize("limit", [{"tokens": 300}, {"dollars": 300}])
+def test_what_flies_counts_into_the_budget(limit: dict[str, Any]) -> None:
+    asker = Asker(Reordered, **limit)
+    with pytest.raises(StepError, match="budget reached"):
+        asker.stream(numbered(100))
+    assert len(asker.engine.asked) == 30
+
+
+def test_a_budget_counts_all_engines_of_the_step() -> None:
+    asker = Asker(tokens=100)
+    asker.job.usage.prompt_tokens = 95
+    with pytest.raises(StepError, match="1 of 5 requests"):
+        asker.stream(numbered(5))
+
+
+def test_a_budget_is_no_matter_where_all_is_there() -> None:
+    records = MemoryRecords()
+    Asker(records=records).stream(numbered(50))
+    assert len(Asker(records=records, tokens=1).stream(numbered(50))) == 50
+
+
+def test_a_budget_in_dollars_needs_a_price() -> None:
+    with pytest.raises(UsageError, match="needs to know what the model costs"):
+        Budget(dollars=1.0).check(None)
+
+
+def test_tools_are_refused_where_the_engine_has_none() -> None:
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    (error,) = Asker().stream(requests("a", tools=tools)).values()
+    assert "can't be offered tools" in str(error)
+
+
+def test_progress_says_what_was_spent() -> None:
+    asker = Asker()
+    asker.stream(numbered(3), progress="teacher")
+    last = [e for e in asker.job.events if e["event"] == "progress"][-1]
+    assert (last["done"], last["total"]) == (3, 3)
+    assert last["text"] == "teacher: 3 calls, 30 tokens, $30.00"
+
+
+def test_records_that_cannot_be_written_are_no_bug(tmp_path: Path) -> None:
+    path = tmp_path / "finery.db"
+    db = sqlite3.connect(path)
+    db.execute("CREATE TABLE other (key)")
+    db.close()
+    with pytest.raises(StepError, match="can't keep an answer"):
+        SqliteRecords(path).put({b"k": b"v"})

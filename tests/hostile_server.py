@@ -1,0 +1,191 @@
+"""A stand-in for an OpenAI-compatible server on 127.0.0.1 that can be as nasty as real ones.
+
+`with serving(answer) as server:` answers `POST /v1/chat/completions`. `answer` gets the request's
+body and returns the text to say, or a `Reply`. `server.script` holds replies for the next calls,
+in order of arrival, before `answer` is asked. `server.calls` keeps the body of every call.
+"""
+
+import json
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+Body = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the server does with a call.
+
+    text, finish, refusal, tool_calls: of the answer. status, error, headers: of a failure; `error`
+    is the body's `error` object. raw: the whole body instead. empty: no choices at all. cut: break
+    the connection off, "before" or "within" the body. delay: seconds before anything is sent.
+    usage: (prompt, completion) tokens; None: not told.
+    """
+
+    text: str | None = ""
+    finish: str = "stop"
+    refusal: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    status: int = 200
+    error: Mapping[str, Any] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    raw: bytes | None = None
+    empty: bool = False
+    cut: str = ""
+    delay: float = 0.0
+    usage: tuple[int, int] | None = (10, 5)
+
+
+def failure(status: int, message: str = "no", code: str | None = None, **headers: str) -> Reply:
+    """A failure as OpenAI words it; headers as `retry_after="1"`."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Reply(status=status, error={"message": message, "code": code}, headers=named)
+
+
+def said(body: Body) -> str:
+    """The text of the last message of a request."""
+    return str(body["messages"][-1]["content"])
+
+
+def echo(body: Body) -> str:
+    """Answer with the last message, after "re: "."""
+    return f"re: {said(body)}"
+
+
+class Server(ThreadingHTTPServer):
+    """Answers calls and counts them."""
+
+    daemon_threads = True
+    request_queue_size = 512
+
+    def __init__(self, answer: Callable[[Body], str | Reply] = echo, model: str = "m") -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.answer = answer
+        self.model = model
+        self.script: deque[Reply] = deque()
+        self.calls: list[Body] = []
+        self.times: list[float] = []
+        self.keys: list[str | None] = []
+        self.connections: set[Any] = set()
+        self.flying = self.most_flying = 0
+        self.lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        """The `base_url`."""
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+    def counts(self) -> Counter[str]:
+        """How often each last message was asked."""
+        return Counter(map(said, self.calls))
+
+    def reply(self, body: Body) -> Reply:
+        """What to do with a call: what the script says, else what `answer` says."""
+        with self.lock:
+            scripted = self.script.popleft() if self.script else None
+        if scripted is not None:
+            return scripted
+        if body.get("model") != self.model:
+            return failure(
+                404, f"The model `{body.get('model')}` does not exist", "model_not_found"
+            )
+        made = self.answer(body)
+        return Reply(made) if isinstance(made, str) else made
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away is no news."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = -1
+    server: Server
+
+    def do_GET(self) -> None:
+        """List the models."""
+        self._send(200, json.dumps({"data": [{"id": self.server.model}]}).encode(), {})
+
+    def do_POST(self) -> None:
+        """Answer a call."""
+        server = self.server
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with server.lock:
+            server.calls.append(body)
+            server.times.append(time.monotonic())
+            server.keys.append(self.headers["Authorization"])
+            server.connections.add(self.client_address)
+            server.flying += 1
+            server.most_flying = max(server.most_flying, server.flying)
+        try:
+            self._carry_out(server.reply(body), body)
+        finally:
+            with server.lock:
+                server.flying -= 1
+
+    def _carry_out(self, reply: Reply, body: Body) -> None:
+        time.sleep(reply.delay)
+        content = _content(reply, body) if reply.raw is None else reply.raw
+        if reply.cut == "before":
+            self.close_connection = True
+        elif reply.cut:
+            self._send(reply.status, content, reply.headers, sent=len(content) // 2)
+            self.close_connection = True
+        else:
+            self._send(reply.status, content, reply.headers)
+
+    def _send(
+        self, status: int, content: bytes, headers: Mapping[str, str], sent: int | None = None
+    ) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content[:sent])
+        self.wfile.flush()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing."""
+
+
+def _content(reply: Reply, body: Body) -> bytes:
+    if reply.error is not None:
+        return json.dumps({"error": dict(reply.error)}).encode()
+    message = {
+        "role": "assistant", "content": reply.text, "refusal": reply.refusal,
+        "tool_calls": reply.tool_calls,
+    }  # fmt: skip
+    choices = [{"index": 0, "message": message, "finish_reason": reply.finish}]
+    made: dict[str, Any] = {
+        "id": "x", "object": "chat.completion", "created": 0, "model": body.get("model"),
+        "choices": [] if reply.empty else choices,
+    }  # fmt: skip
+    if reply.usage is not None:
+        prompt, completion = reply.usage
+        made["usage"] = {
+            "prompt_tokens": prompt, "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+        }  # fmt: skip
+    return json.dumps(made).encode()
+
+
+@contextmanager
+def serving(answer: Callable[[Body], str | Reply] = echo, model: str = "m") -> Iterator[Server]:
+    """Serve until the block ends."""
+    server = Server(answer, model)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

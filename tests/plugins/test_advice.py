@@ -1,0 +1,238 @@
+"""Notes on trainings: each is given where it should be, and nowhere else."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finery import Dataset, Model
+from finery.advice import Results, known_notes
+from finery.artifacts import Artifact
+from finery.checks import notes_on
+from finery.graph import Graph, build_graph
+from finery.plugins import load_plugins
+from finery.recipe import load
+
+GOOD = """\
+finery: 1
+models:
+  base: {use: local.model, path: models/qwen3-4B}
+  prompted: {use: prompt.model, model: base, system: "Name the class."}
+data:
+  rows: {use: data.file, path: rows.jsonl}
+  split: {use: data.split, rows: rows}
+train:
+  sft: {use: trl.sft, model: base, rows: split.train, validation: split.validation}
+evaluate:
+  test: {use: eval.classification, models: [prompted, sft], rows: split.test}
+"""
+SFT = "rows: split.train, validation: split.validation}"
+
+
+class Built(Results):
+    """Results of a build that was never made: step and output → artifact."""
+
+    def __init__(self, **artifacts: Artifact) -> None:
+        super().__init__()
+        self._made = artifacts
+
+    def artifact(self, step: str, output: str = "") -> Artifact | None:
+        """The artifact, by `step` or `step_output`."""
+        return self._made.get(f"{step}_{output}".rstrip("_"))
+
+    def meta(self, step: str, output: str = "") -> dict[str, Any] | None:
+        """Its facts."""
+        found = self.artifact(step, output)
+        return found.meta if found else None
+
+
+def graph(folder: Path, recipe: str) -> Graph:
+    """The graph of a recipe."""
+    (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
+    return build_graph(load(folder / "recipe.yaml"), load_plugins())
+
+
+def named(folder: Path, recipe: str, results: Results | None = None) -> list[str]:
+    """The names of the notes on a recipe; its only file is empty unless there is one."""
+    rows = folder / "rows.jsonl"
+    if not rows.exists():
+        rows.write_text("{}\n" * 1000, encoding="utf-8")
+    return [note.name for note in notes_on(graph(folder, recipe), results)]
+
+
+def rows(folder: Path, classes: dict[str, int]) -> Dataset:
+    """So many rows of each class."""
+    made = ((c, i) for c, count in classes.items() for i in range(count))
+    return Dataset.write(folder, ({"prompt": f"{c} {i}", "completion": c} for c, i in made))
+
+
+def base(parameters: float) -> Model:
+    """A model of that size."""
+    return Model(Path(), meta={"format": "transformers", "parameters": parameters})
+
+
+def test_a_good_recipe_has_no_notes(tmp_path: Path) -> None:
+    assert named(tmp_path, GOOD.replace(SFT, SFT[:-1] + ", epochs: 2}")) == []
+
+
+@pytest.mark.parametrize(("settings", "name"), [
+    ("lr_scheduler_type: constant", "scheduler"),
+    ("lr_scheduler_type: constant_with_warmup", "scheduler"),
+    ("learning_rate: 5e-4", "learning-rate"),
+    ("learning_rate: 5e-5", "learning-rate"),
+    ("lora: {r: 16, lora_alpha: 64}", "lora-scale"),
+    ("lora: {r: 16, lora_alpha: 8}", "lora-scale"),
+    ("lora: {target_modules: [q_proj, v_proj]}", "target-modules"),
+    ("effective_batch_size: 4", "batch-size"),
+    ("effective_batch_size: 64", "batch-size"),
+])  # fmt: skip
+def test_a_setting_that_looks_wrong(tmp_path: Path, settings: str, name: str) -> None:
+    assert named(tmp_path, GOOD.replace(SFT, f"{SFT[:-1]}, {settings}}}")) == [name]
+
+
+@pytest.mark.parametrize("settings", [
+    "lr_scheduler_type: linear", "learning_rate: 1e-4", "lora: {r: 16, lora_alpha: 32}",
+    "lora: {r: 64, lora_alpha: 16, use_rslora: true}", "effective_batch_size: 8",
+    "lora: {target_modules: [q_proj, up_proj]}", "lora: null, learning_rate: 1e-5",
+])  # fmt: skip
+def test_a_setting_that_is_fine(tmp_path: Path, settings: str) -> None:
+    assert named(tmp_path, GOOD.replace(SFT, f"{SFT[:-1]}, {settings}}}")) == []
+
+
+@pytest.mark.parametrize(("parameters", "rate", "given"), [
+    (135e6, "1e-3", False), (135e6, "2e-4", True), (135e6, "5e-3", True),
+    (4e9, "1e-3", True), (4e9, "2e-4", False), (None, "1e-3", False), (None, "1e-2", True),
+])  # fmt: skip
+def test_the_learning_rate_follows_the_size(
+    tmp_path: Path, parameters: float | None, rate: str, given: bool
+) -> None:
+    recipe = GOOD.replace("qwen3-4B", "m").replace(SFT, f"{SFT[:-1]}, learning_rate: {rate}}}")
+    results = Built(base=base(parameters)) if parameters else None
+    assert named(tmp_path, recipe, results) == ["learning-rate"] * given
+
+
+@pytest.mark.parametrize(("judge", "classes", "epochs", "names"), [
+    ("classification", {"a": 60, "b": 30}, 2, ["few-rows"]),
+    ("classification", {"a": 400, "b": 90}, 2, ["few-rows"]),
+    ("classification", {"a": 120, "b": 110}, 2, []),
+    ("exact", {"a": 150}, 2, ["few-rows"]),
+    ("exact", {"a": 250}, 2, []),
+    ("rules", {"a": 450}, 2, ["few-rows"]),
+    ("exact", {"a": 250}, 3, ["epochs"]),
+    ("exact", {"a": 500}, 3, []),
+])  # fmt: skip
+def test_rows_are_held_against_the_task(
+    tmp_path: Path, judge: str, classes: dict[str, int], epochs: int, names: list[str]
+) -> None:
+    recipe = GOOD.replace(SFT, f"{SFT[:-1]}, epochs: {epochs}}}")
+    recipe = recipe.replace("eval.classification", f"eval.{judge}")
+    if judge == "rules":
+        recipe = recipe.replace("split.test}", "split.test, rules: {short: {max_words: 9}}}")
+    built = Built(split_train=rows(tmp_path / "train", classes))
+    assert named(tmp_path, recipe, built) == names
+
+
+def test_classes_of_fields(tmp_path: Path) -> None:
+    recipe = GOOD.replace(SFT, SFT[:-1] + ", epochs: 2}")
+    recipe = recipe.replace("split.test}", "split.test, fields: [kind, mood]}")
+    classes = {"kind: bug\nmood: bad": 150, "kind: wish\nmood: good": 120, "kind: wish": 10}
+    built = Built(split_train=rows(tmp_path / "train", classes))
+    assert named(tmp_path, recipe, built) == []
+    few = Built(split_train=rows(tmp_path / "few", {**classes, "kind: bug\nmood: odd": 7}))
+    (note,) = notes_on(graph(tmp_path, recipe), few)
+    assert note.text == "sft learns from 287 rows, 7 of the rarest class (mood: odd)"
+
+
+def test_rows_that_are_not_built_are_estimated(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"a": 1}\n' * 80, encoding="utf-8")
+    notes = notes_on(graph(tmp_path, GOOD))
+    assert [note.name for note in notes] == ["few-rows", "epochs"]
+    assert notes[0].text == "sft learns from about 56 rows: few-shot prompting in disguise"
+
+
+def test_rows_that_cannot_be_counted_give_no_note(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("prompt,completion\na,b\n", encoding="utf-8")
+    assert named(tmp_path, GOOD.replace("rows.jsonl", "rows.csv")) == []
+
+
+@pytest.mark.parametrize(("old", "new", "names"), [
+    (SFT, "rows: split.train}", ["no-validation"]),
+    ("[prompted, sft]", "[sft]", ["no-baseline"]),
+    ("[prompted, sft]", "[base, sft]", []),
+    ("[prompted, sft]", "[base]", ["no-evaluator"]),
+    ("rows: split.train", "rows: rows", ["same-rows", "same-rows"]),
+    ("rows: split.test", "rows: rows", ["same-rows"]),
+    ("rows: split.train", "rows: [split.train, more]", ["same-rows", "same-rows"]),
+])  # fmt: skip
+def test_the_shape_of_a_recipe(tmp_path: Path, old: str, new: str, names: list[str]) -> None:
+    recipe = GOOD.replace("train:\n", "  more: {use: data.file, path: rows.jsonl}\ntrain:\n")
+    assert named(tmp_path, recipe.replace(old, new)) == names
+
+
+def test_an_exported_model_stands_for_the_trained_one(tmp_path: Path) -> None:
+    recipe = GOOD.replace("[prompted, sft]", "[base, gguf]")
+    assert named(tmp_path, recipe + "export:\n  gguf: {use: gguf.export, model: sft}\n") == []
+
+
+@pytest.mark.parametrize(("model", "names"), [("base", ["preference-first"]), ("sft", [])])
+def test_dpo_comes_after_sft(tmp_path: Path, model: str, names: list[str]) -> None:
+    dpo = f"  dpo: {{use: trl.dpo, model: {model}, {SFT}\nevaluate:"
+    recipe = GOOD.replace("evaluate:", dpo).replace("[prompted, sft]", "[prompted, sft, dpo]")
+    assert named(tmp_path, recipe) == names
+
+
+def test_a_note_points_at_its_setting(tmp_path: Path) -> None:
+    recipe = GOOD.replace(SFT, SFT[:-1] + ",\n        lora: {r: 16, lora_alpha: 64}}")
+    (tmp_path / "rows.jsonl").write_text("{}\n" * 1000, encoding="utf-8")
+    made = graph(tmp_path, recipe)
+    (note,) = notes_on(made)
+    assert made.recipe.where(note.place, key=True).endswith("recipe.yaml:10:23")
+    assert note.text == "the adapter of sft is scaled by 4 (lora_alpha 64 / r 16)"
+    assert note.fix == "lora_alpha: 16"
+
+
+def test_a_selected_step_is_seen_in_its_recipe(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("{}\n" * 1000, encoding="utf-8")
+    assert notes_on(graph(tmp_path, GOOD).select(["sft"])) == []
+
+
+def test_every_note_says_when_and_why() -> None:
+    for name, about in known_notes(load_plugins()).items():
+        assert about.when[0].islower() or about.when.startswith(("`", "DPO")), name
+        assert about.why.endswith("."), name
+
+
+def test_a_build_tells_when_it_can_count(project: Any) -> None:
+    lines = [json.dumps({"prompt": f"p {i}", "completion": "c"}) for i in range(30)]
+    made = project({"recipe.yaml": BUILD, "train.py": TRAIN, "rows.jsonl": "\n".join(lines)})
+    logs = [e["message"] for e in made.events() if e.get("step") == "sft" and "message" in e]
+    assert logs[0].startswith("sft learns from 30 rows: few-shot prompting in disguise (few-rows)")
+
+
+BUILD = """\
+finery: 1
+plugins: [steps.py, train.py]
+models:
+  base: {use: steps.outside, path: rows.jsonl}
+data:
+  rows: {use: data.file, path: rows.jsonl}
+train:
+  sft: {use: train.nothing, model: base, rows: rows}
+"""
+TRAIN = """\
+from finery import Dataset, Model, Step, hookimpl
+
+class Nothing(Step, sections=("train",)):
+    \"\"\"Learns nothing.\"\"\"
+
+    model: Model
+    rows: list[Dataset]
+
+    def run(self, job) -> Model:
+        return Model(job.out, meta={"format": "light"}, refs={"base": self.model})
+
+@hookimpl
+def finery_steps():
+    return {"train.nothing": Nothing}
+"""

@@ -1,0 +1,211 @@
+"""data.dedup, data.decontaminate and what both stand on: near copies."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finery import DataError, Dataset
+from finery.drops import dropped
+from finery.rows import Row, with_id
+from finery.testing import TestJob, dataset
+from finery_data.decontaminate import Decontaminate
+from finery_data.dedup import Dedup, compared
+from finery_data.near import LONG, Common, NearIndex, entry_of, normal, rows_of_a_band, similarity
+from finery_data.normal import normalised
+
+CARD = "I still have not received my new card, I ordered it over a week ago"
+LONG_TEXT = " ".join(f"{w}{i}" for i in range(40) for w in ("the", "crew", "waits", "for", "bolts"))
+
+
+def row(prompt: str, answer: str = "a", **more: Any) -> Row:
+    turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+    return with_id({"messages": turns, **more})
+
+
+def dedup(folder: Path, rows: list[Row], **given: Any) -> Dataset:
+    made: Dataset = Dedup(rows=[dataset(folder / "in", rows)], **given).run(TestJob(folder))
+    return made
+
+
+def clean(folder: Path, rows: list[Row], against: list[Row], **given: Any) -> Dataset:
+    inputs = [dataset(folder / "rows", rows)], [dataset(folder / "test", against)]
+    made = Decontaminate(rows=inputs[0], against=inputs[1], **given).run(TestJob(folder / "job"))
+    assert isinstance(made, Dataset)
+    return made
+
+
+def reasons(made: Dataset) -> list[str]:
+    return [line["reason"] for line in dropped(made)]
+
+
+# similarity
+
+
+@pytest.mark.parametrize(
+    ("other", "low", "high"),
+    [
+        (CARD.upper() + "!!", 1.0, 1.0),
+        (CARD.replace("received", "recieved"), 0.7, 0.95),
+        (CARD + " already", 0.8, 0.99),
+        ("Why was my top-up reverted when I used another phone?", 0.0, 0.1),
+    ],
+)
+def test_similarity(other: str, low: float, high: float) -> None:
+    assert low <= similarity(normalised(CARD), normalised(other)) <= high
+
+
+def test_numbers_tell_short_texts_apart() -> None:
+    short = [normalised(f"What is {n} plus seventeen, please?") for n in (112, 113)]
+    assert similarity(*short) == 0
+    dated = [normalised(f"{LONG_TEXT} on day {n}") for n in (112, 113)]
+    assert similarity(*dated) > 0.9
+
+
+@given(st.text(max_size=40), st.text(max_size=40))
+def test_similarity_is_symmetric_and_one_only_for_equal_texts(one: str, other: str) -> None:
+    a, b = normal(one), normal(other)
+    assert similarity(a, b) == similarity(b, a)
+    assert (similarity(a, b) == 1) == (a == b)
+
+
+def test_candidates_at_the_threshold_are_found() -> None:
+    for threshold, band in ((0.5, 3), (0.7, 5), (0.8, 6), (0.95, 15)):
+        assert rows_of_a_band(threshold) == band
+        assert 1 - (1 - threshold**band) ** (120 // band) >= 0.98
+
+
+def test_texts_too_long_for_exact_sets_are_compared_by_their_signatures(tmp_path: Path) -> None:
+    text = "".join(f"word{i * i % 9973}" for i in range(LONG // 7))
+    index = NearIndex(0.8, tmp_path)
+    index.add(0, entry_of([text]))
+    match = index.find(entry_of([text[:-200]]))
+    assert match is not None
+    assert 0.9 < match.similarity < 1
+
+
+# data.dedup
+
+
+def test_the_first_of_copies_and_near_copies_stays(tmp_path: Path) -> None:
+    rows = [row(CARD), row("Something else"), row(f"  {CARD.lower()} "), row(CARD + " already")]
+    made = dedup(tmp_path, rows)
+    assert list(made) == rows[:2]
+    assert made.meta["dropped"] == {"duplicate": 1, "near-duplicate": 1}
+    lines = list(dropped(made))
+    assert [line["row"] for line in lines] == rows[2:]
+    assert lines[0]["detail"] == f"repeats the row {rows[0]['id']}"
+    assert lines[1]["detail"].endswith(f"similar to the row {rows[0]['id']}")
+
+
+@pytest.mark.parametrize(
+    ("other", "on_row"),
+    [
+        (row(CARD, "quite another answer"), 2),
+        (row(CARD, label="x"), 2),
+        (row(CARD, tools=[{"type": "function", "function": {"name": "f"}}]), 2),
+        (row(CARD, source="elsewhere"), 1),
+    ],
+)
+def test_what_is_compared(tmp_path: Path, other: Row, on_row: int) -> None:
+    assert len(dedup(tmp_path / "a", [row(CARD), other])) == on_row
+    assert len(dedup(tmp_path / "b", [row(CARD), other], on="prompt")) == 1
+
+
+def test_preferences_are_the_same_only_with_both_answers() -> None:
+    one = {"prompt": "p", "chosen": "good answer", "rejected": "bad answer"}
+    assert compared(one, "row") != compared({**one, "rejected": "worse answer"}, "row")
+    assert compared(one, "row") == compared({**one, "rejected": "BAD answer!"}, "row")
+
+
+def test_documents_are_compared_by_their_text(tmp_path: Path) -> None:
+    documents = [{"text": CARD, "source": {"chunk": i}} for i in range(2)]
+    assert len(dedup(tmp_path, [*documents, {"text": "other"}])) == 2
+
+
+def test_at_threshold_one_only_copies_go(tmp_path: Path) -> None:
+    made = dedup(tmp_path, [row(CARD), row(CARD + " already"), row(CARD + "!")], threshold=1)
+    assert reasons(made) == ["duplicate"]
+
+
+WORDS = st.sampled_from(["where", "is", "my", "new", "card", "please", "cancel", "the", "order"])
+TEXTS = st.lists(WORDS, min_size=1, max_size=12).map(" ".join)
+ROWS = st.lists(st.builds(row, TEXTS, st.sampled_from("ab")), min_size=1, max_size=25)
+
+
+@given(rows=ROWS, on=st.sampled_from(["row", "prompt"]))
+def test_every_dropped_row_is_like_the_kept_one_that_it_names(
+    tmp_path_factory: Any, rows: list[Row], on: Any
+) -> None:
+    folder, common = tmp_path_factory.mktemp("dedup"), Common()
+    made = dedup(folder / "a", rows, on=on)
+    for one in rows:
+        common.add(compared(one, on))
+    kept = {r["id"]: compared(r, on) for r in made}
+    lines = list(dropped(made))
+    assert len(made) + len(lines) == len(rows)
+    for line in lines:
+        mine, its = compared(line["row"], on), kept[line["detail"].rpartition(" ")[2]]
+        index = NearIndex(0.8, folder, common.pieces())
+        index.add(0, its)
+        assert index.find(mine) is not None or mine == its
+    assert len({e.digest() for e in kept.values()}) == len(kept)
+
+
+@given(rows=ROWS.map(lambda rows: rows[:5]), more=ROWS.map(lambda rows: rows[:4]))
+def test_added_rows_do_not_change_what_becomes_of_those_before(
+    tmp_path_factory: Any, rows: list[Row], more: list[Row]
+) -> None:
+    folder = tmp_path_factory.mktemp("dedup")
+    made, longer = dedup(folder / "a", rows), dedup(folder / "b", [*rows, *more])
+    assert list(longer)[: len(made)] == list(made)
+    before = list(dropped(made))
+    assert list(dropped(longer))[: len(before)] == before
+
+
+def test_what_all_rows_share_is_not_compared(tmp_path: Path) -> None:
+    task = "Translate the sentence into French, keep names as they are and be brief: "
+    animals = ["cat", "dog", "ewe", "hen", "cow", "pig", "owl", "emu", "fox", "bee", "ant"]
+    rows = [row(f"{task}the {animal} sleeps") for animal in animals]
+    near = row(f"{task}the old grey crocodile of the zoo sleeps", "b")
+    copies = [row(f"{task}the old grey crocodile at the zoo sleeps", "b"), row(task)]
+    made = dedup(tmp_path / "a", [*rows, near, *copies])
+    assert [line["row"] for line in dropped(made)] == copies[:1]
+    assert list(clean(tmp_path / "b", [*rows, *copies], [near, row(task + "the yak sleeps")])) == [
+        *rows,
+        copies[1],
+    ]
+
+
+# data.decontaminate
+
+
+def test_copies_near_copies_and_texts_with_the_test_prompt_inside_go(tmp_path: Path) -> None:
+    rows = [
+        row(CARD, "x"),
+        row(CARD + " already"),
+        row("Hi!\nHello? " + CARD + LONG_TEXT),
+        row("?"),
+    ]
+    test = [row(CARD, "the test's own answer")]
+    made = clean(tmp_path, rows, test)
+    assert list(made) == rows[3:]
+    assert reasons(made) == ["copy", "near-copy", "contains-copy"]
+    assert all(test[0]["id"] in line["detail"] for line in dropped(made))
+
+
+def test_rows_made_from_a_test_row_go(tmp_path: Path) -> None:
+    test = row(CARD)
+    made = clean(tmp_path, [row("quite different", parents=[test["id"]]), row("mine")], [test])
+    assert reasons(made) == ["made-from-test"]
+
+
+def test_short_test_prompts_may_be_inside_of_others(tmp_path: Path) -> None:
+    assert len(clean(tmp_path, [row("thanks, " + CARD)], [row("thanks")])) == 1
+
+
+def test_nothing_left_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no row is left: dropped 1 of 1 rows"):
+        clean(tmp_path, [row(CARD)], [row(CARD)])

@@ -1,0 +1,384 @@
+"""data.filter, data.map, data.mix and data.sample; and tool calls, which all steps keep."""
+
+import copy
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finery import DataError, Dataset, Step, UsageError
+from finery.drops import dropped
+from finery.rows import Row, row_id, with_id
+from finery.testing import TestJob, dataset
+from finery_data.chosen import parts_of
+from finery_data.decontaminate import Decontaminate
+from finery_data.dedup import Dedup
+from finery_data.filter import Filter
+from finery_data.map import Map
+from finery_data.mix import Mix
+from finery_data.sample import Sample
+from finery_data.split import Split
+from finery_data.validate import Validate
+
+
+def row(prompt: str, answer: str = "a", **more: Any) -> Row:
+    turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+    return with_id({"messages": turns, **more})
+
+
+def numbered(n: int, **more: Any) -> list[Row]:
+    return [row(f"question {i}", f"answer {i % 3}", label=f"l{i % 3}", **more) for i in range(n)]
+
+
+def run(step: Any, folder: Path, rows: list[Row], seed: int = 0, **given: Any) -> Dataset:
+    made = step(rows=[dataset(folder / "in", rows)], **given)
+    made.check()
+    result: Dataset = made.run(TestJob(folder / "job", seed=seed))
+    return result
+
+
+def reasons(made: Dataset) -> dict[str, int]:
+    return dict(Counter(line["reason"] for line in dropped(made)))
+
+
+# data.filter
+
+
+@pytest.mark.parametrize(
+    ("given", "kept", "reason"),
+    [
+        ({"where": 'label != "l0" and user | length > 5'}, 4, "where"),
+        ({"where": "row.label == 'l1'"}, 2, "where"),
+        ({"matches": {"assistant": "^answer [01]$"}}, 4, "matches"),
+        ({"excludes": {"user": "(?i)QUESTION [45]"}}, 4, "excludes"),
+        ({"min_characters": {"assistant": 8, "user": 10}, "where": "label != 'l2'"}, 4, "where"),
+        ({"max_characters": {"user": 9}, "excludes": {"label": "l0"}}, 0, ""),
+    ],
+)
+def test_filter_keeps_rows_as_they_are(
+    tmp_path: Path, given: dict[str, Any], kept: int, reason: str
+) -> None:
+    if not kept:
+        with pytest.raises(DataError, match="no row is left"):
+            run(Filter, tmp_path, numbered(6), **given)
+        return
+    made = run(Filter, tmp_path, numbered(6), **given)
+    assert len(made) == kept
+    assert all(r in numbered(6) for r in made)
+    assert reasons(made) == {reason: 6 - kept}
+
+
+def test_filter_says_why(tmp_path: Path) -> None:
+    made = run(Filter, tmp_path, [row("ok", "four"), row("x" * 9)], max_characters={"user": 5})
+    assert [line["detail"] for line in dropped(made)] == ["user has 9 characters, more than 5"]
+    assert made.meta["dropped"] == {"too-long": 1}
+
+
+def test_filter_names_the_row_that_lacks_a_column(tmp_path: Path) -> None:
+    rows = [row("a", topic="x"), row("b")]
+    for condition in ({"where": "topic == 'x'"}, {"matches": {"topic": "x"}}):
+        with pytest.raises(DataError) as caught:
+            run(Filter, tmp_path, rows, **condition)
+        assert caught.value.where == f"row 2 (id {rows[1]['id']})"
+    assert len(run(Filter, tmp_path / "b", rows, where="topic is defined")) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "where"),
+    [
+        ({}, None),
+        ({"where": "label =="}, "where"),
+        ({"matches": {"user": "("}}, "matches.user"),
+    ],
+)
+def test_filter_refuses_broken_conditions(given: dict[str, Any], where: str | None) -> None:
+    with pytest.raises(UsageError) as caught:
+        Filter(rows=[], **given).check()
+    assert (caught.value.where, bool(caught.value.fix)) == (where, True)
+
+
+@pytest.mark.parametrize(
+    "where", ["''.__class__.__mro__", "row.clear()", "row.messages.append(1)", "1 / 0"]
+)
+def test_expressions_can_not_reach_out_of_the_sandbox(tmp_path: Path, where: str) -> None:
+    with pytest.raises(DataError):
+        run(Filter, tmp_path, [row("a")], where=where)
+
+
+# data.map
+
+
+def test_map_writes_the_last_turns_and_the_row_remembers_its_parent(tmp_path: Path) -> None:
+    old = row(" hi ", "JA", label="Yes", source="here", parents=["0"])
+    templates = {"system": "Be brief.", "user": "{{ user | trim }}", "label": "{{ label | lower }}"}
+    templates["assistant"] = "{{ assistant | lower }}"
+    made = next(iter(run(Map, tmp_path, [old], **templates, columns={"was": "{{ user }}"})))
+    said = [(t["role"], t["content"]) for t in made["messages"]]
+    assert said == [("system", "Be brief."), ("user", "hi"), ("assistant", "ja")]
+    assert (made["label"], made["was"], made["source"]) == ("yes", " hi ", "here")
+    assert made["parents"] == [old["id"]]
+    assert made["id"] == row_id(made) != old["id"]
+
+
+def test_map_leaves_rows_that_do_not_change(tmp_path: Path) -> None:
+    rows = [row("hi", parents=["0"]), row("HO")]
+    made = list(run(Map, tmp_path, rows, user="{{ user | lower }}"))
+    assert made[0] == rows[0]
+    assert made[1]["parents"] == [rows[1]["id"]]
+
+
+def test_map_of_every_turn(tmp_path: Path) -> None:
+    turns = [
+        {"role": r, "content": c} for r, c in zip(["user", "assistant"] * 2, "abcd", strict=True)
+    ]
+    templates = {"user": "{{ user }}!", "assistant": "{{ assistant }}?"}
+    made = run(Map, tmp_path, [{"messages": turns}], **templates, turns="all")
+    assert [t["content"] for t in next(iter(made))["messages"]] == ["a!", "b?", "c!", "d?"]
+    made = run(Map, tmp_path / "last", [{"messages": turns}], user="{{ user }}!")
+    assert [t["content"] for t in next(iter(made))["messages"]] == ["a", "b", "c!", "d"]
+
+
+@pytest.mark.parametrize(
+    ("old", "given", "new"),
+    [
+        (
+            {"prompt": "p", "completion": "c"},
+            {"user": "{{ user }}?", "assistant": "{{ label }}{{ assistant }}"},
+            {"prompt": "p?", "completion": "lc"},
+        ),
+        (
+            {"prompt": "p", "chosen": "c", "rejected": "r"},
+            {"assistant": "{{ chosen }}+", "rejected": "{{ rejected }}-"},
+            {"prompt": "p", "chosen": "c+", "rejected": "r-"},
+        ),
+        (
+            {"prompt": "p"},
+            {"system": "s"},
+            {"prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "p"}]},
+        ),
+        ({"text": "t"}, {"user": "{{ text }}?", "assistant": "!"}, {"text": "t"}),
+    ],
+)
+def test_map_of_rows_of_every_shape(
+    tmp_path: Path, old: Row, given: dict[str, str], new: Row
+) -> None:
+    made = next(iter(run(Map, tmp_path, [{**old, "label": "l"}], **given)))
+    assert new.items() <= made.items()
+    assert ("messages" in made) == ("text" in old)
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        ({"user": "{{ nme }}"}, "user: 'nme' is undefined"),
+        ({"user": "  "}, "user gives an empty text"),
+        ({"label": "{{ name and '' }}"}, "label gives an empty text"),
+        ({"user": "{{ nothing }}"}, "user: a column is empty"),
+    ],
+)
+def test_map_names_the_row_that_a_template_fails_for(
+    tmp_path: Path, given: dict[str, str], what: str
+) -> None:
+    rows = [row("a", name="n", nothing=None)]
+    with pytest.raises(DataError, match=what) as caught:
+        run(Map, tmp_path, rows, **given)
+    assert caught.value.where == f"row 1 (id {rows[0]['id']})"
+
+
+@pytest.mark.parametrize(
+    ("given", "where"),
+    [
+        ({}, None),
+        ({"user": "{{ a"}, "user"),
+        ({"columns": {"messages": "x"}}, "columns.messages"),
+        ({"remove": ["prompt"]}, "remove"),
+    ],
+)
+def test_map_refuses_what_it_can_not_write(given: dict[str, Any], where: str | None) -> None:
+    with pytest.raises(UsageError) as caught:
+        Map(rows=[], **given).check()
+    assert caught.value.where == where
+
+
+# data.mix
+
+
+def mixed(folder: Path, sources: list[list[Row]], seed: int = 0, **given: Any) -> Dataset:
+    inputs = [dataset(folder / f"in{i}", rows) for i, rows in enumerate(sources)]
+    step = Mix(rows=inputs, **given)
+    step.check()
+    return step.run(TestJob(folder / "job", seed=seed))
+
+
+SIZES = st.lists(st.integers(1, 12), min_size=1, max_size=4)
+
+
+@given(sizes=SIZES, data=st.data(), seed=st.integers(0, 2**31 - 1), shuffle=st.booleans())
+def test_mix_takes_the_shares_and_no_row_twice(
+    tmp_path_factory: Any, sizes: list[int], data: st.DataObject, seed: int, shuffle: bool
+) -> None:
+    weights = data.draw(
+        st.lists(st.sampled_from([0.3, 1, 2.5]), min_size=len(sizes), max_size=len(sizes))
+    )
+    sources = [numbered(n, source=i) for i, n in enumerate(sizes)]
+    made = mixed(tmp_path_factory.mktemp("mix"), sources, seed, weights=weights, shuffle=shuffle)
+    parts = [[r for r in made if r["source"] == i] for i in range(len(sizes))]
+    assert made.meta["sources"] == [len(p) for p in parts]
+    for part, rows in zip(parts, sources, strict=True):
+        assert part == [r for r in rows if r in part]  # in order, none twice
+    rest = [line["row"] for line in dropped(made)]
+    assert len(rest) + len(made) == sum(sizes)
+    unit = min(n / w for n, w in zip(sizes, weights, strict=True))
+    assert all(abs(len(p) - unit * w) <= 1 for p, w in zip(parts, weights, strict=True))
+    if not shuffle:
+        assert list(made) == [r for p in parts for r in p]
+
+
+def test_mix_of_a_total_repeats_short_sources_if_asked(tmp_path: Path) -> None:
+    sources = [numbered(3, source="a"), numbered(20, source="b")]
+    with pytest.raises(DataError, match="source 1 of `rows` has 3 rows, and its part of 16"):
+        mixed(tmp_path / "a", sources, total=16)
+    made = mixed(tmp_path / "b", sources, total=16, short="repeat")
+    counts = Counter(r["id"] for r in made if r["source"] == "a")
+    assert sorted(counts.values()) == [2, 3, 3]
+    assert made.meta["sources"] == [8, 8]
+
+
+def test_mix_is_the_same_for_the_same_seed_and_interleaves(tmp_path: Path) -> None:
+    sources = [numbered(30, source="a"), numbered(30, source="b")]
+    one, same, other = (
+        list(mixed(tmp_path / str(i), sources, seed)) for i, seed in enumerate((1, 1, 2))
+    )
+    assert one == same != other
+    assert len({r["source"] for r in one[:10]}) == 2
+
+
+@pytest.mark.parametrize("weights", [[1.0], [1.0, 0.0], [1.0, float("inf")]])
+def test_mix_refuses_weights_that_do_not_fit(tmp_path: Path, weights: list[float]) -> None:
+    with pytest.raises(UsageError, match="weight"):
+        mixed(tmp_path, [numbered(2), numbered(2)], weights=weights)
+
+
+@given(total=st.integers(0, 1000), weights=st.lists(st.floats(0.01, 100), min_size=1, max_size=9))
+def test_parts_add_up_and_are_near_their_share(total: int, weights: list[float]) -> None:
+    parts = parts_of(total, weights)
+    assert sum(parts) == total
+    exact = [total * w / sum(weights) for w in weights]
+    assert all(abs(p - e) < 1 for p, e in zip(parts, exact, strict=True))
+
+
+# data.sample
+
+
+@given(n=st.integers(1, 30), seed=st.integers(0, 2**31 - 1), more=st.integers(0, 10))
+def test_sample_is_in_order_and_changes_little_when_rows_are_added(
+    tmp_path_factory: Any, n: int, seed: int, more: int
+) -> None:
+    folder, rows = tmp_path_factory.mktemp("sample"), numbered(30 + more)
+    before = list(run(Sample, folder / "a", rows[:30], seed, n=n))
+    made = run(Sample, folder / "b", rows, seed, n=n)
+    after = list(made)
+    assert len(after) == n
+    assert after == [r for r in rows if r in after]
+    assert sum(r in before for r in after) >= n - more
+    assert {line["id"] for line in dropped(made)} == {r["id"] for r in rows if r not in after}
+
+
+def skewed() -> list[Row]:
+    return [row(f"q {i}", label="rare" if i % 10 == 0 else "usual") for i in range(40)]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"n": 10, "by": "label"}, {"rare": 1, "usual": 9}),
+        ({"by": "label", "balance": "down"}, {"rare": 4, "usual": 4}),
+        ({"by": "label", "balance": "up"}, {"rare": 36, "usual": 36}),
+        ({"by": "label", "balance": "down", "n": 6}, {"rare": 3, "usual": 3}),
+        ({"by": "{{ label[:1] }}", "balance": "up", "n": 21}, {"r": 11, "u": 10}),
+    ],
+)
+def test_sample_balances_classes(
+    tmp_path: Path, given: dict[str, Any], expected: dict[str, int]
+) -> None:
+    made = run(Sample, tmp_path, skewed(), **given)
+    assert made.meta["classes"] == expected
+    by = "label" if given["by"] == "label" else None
+    assert Counter(r["label"] if by else r["label"][:1] for r in made) == expected
+
+
+def test_sample_up_repeats_evenly(tmp_path: Path) -> None:
+    made = run(Sample, tmp_path, skewed(), by="label", balance="up")
+    counts = Counter(r["id"] for r in made if r["label"] == "rare")
+    assert set(counts.values()) == {9}
+    assert reasons(made) == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "what"),
+    [
+        ({}, UsageError, "would take all rows"),
+        ({"balance": "up"}, UsageError, "needs the classes"),
+        ({"n": 99}, DataError, "there are 40 rows, and n is 99"),
+        ({"n": 30, "by": "label", "balance": "down"}, DataError, "'rare' has 4"),
+        ({"n": 3, "by": "labl"}, DataError, "the row has no 'labl'"),
+    ],
+)
+def test_sample_refuses(tmp_path: Path, given: dict[str, Any], error: Any, what: str) -> None:
+    with pytest.raises(error, match=what):
+        run(Sample, tmp_path, skewed(), **given)
+
+
+# tool calls
+
+
+TOOLS = [{"type": "function", "function": {"name": "find", "parameters": {"type": "object"}}}]
+CALL = {"id": "c1", "type": "function", "function": {"name": "find", "arguments": '{"q": "x"}'}}
+
+
+def calling(n: int) -> Row:
+    turns = [
+        {"role": "user", "content": f"find thing {n} for me"},
+        {"role": "assistant", "content": "", "tool_calls": [CALL]},
+        {"role": "tool", "content": "", "tool_call_id": "c1", "name": "find"},
+        {"role": "assistant", "content": f"found {n}"},
+    ]
+    if n % 2:
+        turns = turns[:2]  # the call itself is what is learned
+    return with_id({"messages": turns, "tools": TOOLS, "label": "l", "extra": {"deep": [1, None]}})
+
+
+@pytest.mark.parametrize(
+    ("step", "given"),
+    [
+        (Filter, {"where": "true"}),
+        (Map, {"columns": {"new": "x"}}),
+        (Map, {"user": "please {{ user }}", "assistant": "{{ assistant }}", "turns": "all"}),
+        (Mix, {}),
+        (Sample, {"n": 40}),
+        (Dedup, {}),
+        (Validate, {}),
+        (Decontaminate, {"against": None}),
+        (Split, {"validation": 0.3, "test": 0.3}),
+    ],
+)
+def test_tool_calls_survive_every_step(tmp_path: Path, step: type[Step], given: Any) -> None:
+    rows = [calling(n) for n in range(40)]
+    if "against" in given:
+        given = {"against": [dataset(tmp_path / "test", [row("something else altogether")])]}
+    made = step(rows=[dataset(tmp_path / "in", copy.deepcopy(rows))], **given)
+    result = made.run(TestJob(tmp_path / "job"))
+    parts = [getattr(result, n) for n in made.outputs()] if step is Split else [result]
+    by_id = {r["id"]: r for r in rows}
+    found = [r for part in parts for r in part]
+    assert len(found) == 40
+    for one in found:
+        old = by_id[one["id"] if one["id"] in by_id else one["parents"][0]]
+        assert one["tools"] == TOOLS
+        assert one["extra"] == old["extra"]
+        assert [{**t, "content": ""} for t in one["messages"]] == [
+            {**t, "content": ""} for t in old["messages"]
+        ]

@@ -1,0 +1,385 @@
+"""`eval.json`: JSON answers, judged whole, by field and by a schema."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finery import Dataset, Files, Metrics, Model
+from finery.engine import Completion, Engine, Sampling
+from finery.errors import DataError, RequirementError, UsageError
+from finery.plugins import load_plugins
+from finery.rows import Conversation
+from finery.testing import TestJob, dataset, run_step
+from finery_eval.jsonvalues import MISSING, UNREADABLE, Comparison, NotJson, leaves, parse
+from finery_eval.structured import Json
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": ["string", "null"]},
+        "total": {"type": "number"},
+        "tags": {"type": "array", "items": {"enum": ["a", "b", "c"]}},
+    },
+    "required": ["name", "total", "tags"],
+    "additionalProperties": False,
+}
+
+
+class Table(Engine):
+    """Answers with what `meta["answers"]` says to the last message."""
+
+    def generate(
+        self, conversations: Sequence[Conversation], sampling: Sampling
+    ) -> list[Completion]:
+        """Look the answers up."""
+        texts = [self.model.meta["answers"].get(c[-1]["content"], "") for c in conversations]
+        return [
+            Completion(text=t, finish_reason="stop", prompt_tokens=1, completion_tokens=len(t))
+            for t in texts
+        ]
+
+
+@pytest.fixture(autouse=True)
+def tables_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make `Table` the engine of every model."""
+    monkeypatch.setattr(TestJob, "_find", lambda self, model: (Table, model.name))
+
+
+def model(name: str, *answers: Any) -> Model:
+    """A model with an answer to each row: a text, or a value as JSON."""
+    texts = {str(i): a if isinstance(a, str) else json.dumps(a) for i, a in enumerate(answers)}
+    made = Model(Path(), meta={"format": "table", "answers": texts})
+    made.ref = name
+    return made
+
+
+def rows(folder: Path, *expected: Any) -> Dataset:
+    """Rows with these completions, each a text, or a value as JSON."""
+    texts = [a if isinstance(a, str) else json.dumps(a) for a in expected]
+    return dataset(
+        folder / "rows", [{"prompt": str(i), "completion": t} for i, t in enumerate(texts)]
+    )
+
+
+def schema(folder: Path, content: Any = SCHEMA) -> Files:
+    """A schema file, as a running step sees it."""
+    path = folder / "schema.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return Files(["schema.json"], [path])
+
+
+def order(name: str | None = "Ada", total: float = 1.5, tags: tuple[str, ...] = ("a", "b")) -> Any:
+    """An object that fits the schema."""
+    return {"name": name, "total": total, "tags": list(tags)}
+
+
+def judged(folder: Path, expected: Sequence[Any], answers: Sequence[Any], **settings: Any) -> Any:
+    """(scores, predictions) of one model."""
+    step = Json(models=[model("m", *answers)], rows=rows(folder, *expected), **settings)
+    metrics: Metrics = run_step(step, folder)
+    return metrics.report()["scores"]["m"], list(metrics.predictions())
+
+
+def test_scores(tmp_path: Path) -> None:
+    expected = [order(), order(None, 2, ()), order("Bo", 3, ("c",)), order("Cy")]
+    answers = [
+        '{"tags": ["b", "a"],\n "total": 1.50, "name": "Ada"}',
+        order("None", 2, ("a",)),
+        order("Bo", 3, ("c", "a")),
+        "Sorry",
+    ]
+    scores, _ = judged(tmp_path, expected, answers, schema=schema(tmp_path))
+    assert scores == pytest.approx(
+        {
+            "accuracy": 1 / 4,
+            "field_score": (2 / 4 + 3 / 4 + 6 / 11) / 3,
+            "name": 2 / 4,
+            "total": 3 / 4,
+            "tags": 2 * 3 / (5 + 5 + 1),  # hits a, b, c; "Sorry" counts as one element
+            "valid_json": 3 / 4,
+            "valid": 3 / 4,
+        }
+    )
+    assert list(scores) == [
+        "accuracy", "field_score", "name", "total", "tags", "valid_json", "valid"
+    ]  # fmt: skip
+
+
+def test_predictions_say_what_differs(tmp_path: Path) -> None:
+    answers = [{"name": "Eva", "tags": ["a", "b"], "vip": True}, '{"name": "Ada"']
+    _, (first, second) = judged(tmp_path, [order(), order()], answers, schema=schema(tmp_path))
+    assert first["prediction"] == answers[0]
+    assert first["differs"] == {
+        "name": {"expected": "Ada", "answered": "Eva"},
+        "total": {"expected": 1.5},
+        "vip": {"answered": True},
+    }
+    assert (first["correct"], first["valid_json"], first["valid"]) == (False, True, False)
+    assert (second["prediction"], second["valid_json"], second["valid"]) == (None, False, False)
+    assert second["problem"].startswith("JSON that ends too early")
+
+
+def test_more_than_expected_is_wrong_unless_fields_are_named(tmp_path: Path) -> None:
+    more = order() | {"vip": True}
+    assert judged(tmp_path, [order()], [more])[0]["accuracy"] == 0
+    scores, (found,) = judged(tmp_path, [order()], [more], fields=["name", "tags"])
+    assert scores["accuracy"] == scores["field_score"] == 1
+    assert "total" not in scores
+    assert found["differs"] == {}
+
+
+@pytest.mark.parametrize(
+    ("answer", "settings", "accuracy"),
+    [
+        ("```json\n{}\n```", {}, 1),
+        ("``` {} ```", {}, 1),
+        ("Here it is: {}", {}, 0),
+        ("Here it is:\n```json\n{}\n```", {}, 0),
+        ("Here it is: {} Bye!", {"extract": r"(?s)(\{.*\})"}, 1),
+    ],
+)
+def test_text_around_the_json(
+    answer: str, settings: dict[str, Any], accuracy: float, tmp_path: Path
+) -> None:
+    given_answer = answer.replace("{}", json.dumps(order()))
+    scores, _ = judged(tmp_path, [order()], [given_answer], **settings)
+    assert (scores["accuracy"], scores["valid_json"]) == (accuracy, accuracy)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "settings", "same"),
+    [
+        (3, 3.0, {}, True),
+        (1, True, {}, False),
+        (0.1, 0.2, {"tolerance": 0.1}, True),
+        (12.2, 12.3, {"tolerance": 0.1}, True),
+        (12.2, 12.4, {"tolerance": 0.1}, False),
+        (1, 1.01, {}, False),
+        (10**300, 1.5, {"tolerance": 1}, False),
+        ("High", "high", {}, False),
+        ("High", "high", {"ignore_case": True}, True),
+        (None, "", {}, False),
+        (None, MISSING, {}, False),
+        (MISSING, MISSING, {}, True),
+        (UNREADABLE, UNREADABLE, {}, False),
+        ([1, 2, 2], [2, 1, 2], {}, True),
+        ([1, 2, 2], [2, 1, 1], {}, False),
+        ([1, 2], [2, 1], {"ordered": True}, False),
+        ([1, 2], [1, 2, 3], {}, False),
+        ([1, 2], [2.1, 1.1], {"tolerance": 0.5}, True),
+        ([{"a": [1, 2]}, None], [None, {"a": [2, 1]}], {}, True),
+        ({"a": 1}, {"a": 1, "b": None}, {}, False),
+    ],
+)
+def test_equality(a: Any, b: Any, settings: dict[str, Any], same: bool) -> None:
+    compared = Comparison(**settings)
+    assert compared.equal(a, b) is same
+    assert compared.equal(b, a) is same
+
+
+def test_order_costs_only_where_it_counts(tmp_path: Path) -> None:
+    swapped = order(tags=("b", "a", "c"))
+    expected = order(tags=("a", "b", "c"))
+    assert judged(tmp_path, [expected], [swapped])[0]["tags"] == 1
+    assert judged(tmp_path, [expected], [swapped], lists="ordered")[0]["tags"] == pytest.approx(
+        2 / 3
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("", "no JSON"),
+        ("Sorry", "not JSON"),
+        ("{'a': 1}", "not JSON"),
+        ('{"a": 1', "JSON that ends too early"),
+        ('{"a": "b', "JSON that ends too early"),
+        ('{"a": 1} {"a": 1}', "text after the JSON"),
+        ('{"a": 1, "a": 1}', "JSON with a key given twice: a"),
+        ('{"a": {"b": 1, "b": 2}}', "JSON with a key given twice: b"),
+        ('{"a": NaN}', "JSON with NaN or Infinity"),
+        ("[-Infinity]", "JSON with NaN or Infinity: -Infinity"),
+        ("1e999", "JSON with a number too large"),
+        ("9" * 5000, "JSON with a number too large"),
+        (r'"\ud800"', "JSON with half of a surrogate pair"),
+        ("[" * 65 + "]" * 65, "JSON nested too deeply"),
+        ("[" * 100_000, "JSON nested too deeply"),
+        ('{"a":' * 100_000, "JSON nested too deeply"),
+    ],
+)
+def test_what_is_no_json(text: str, kind: str) -> None:
+    with pytest.raises(NotJson) as caught:
+        parse(text)
+    assert str(caught.value).startswith(kind)
+
+
+def test_nesting_up_to_the_limit_is_json() -> None:
+    assert parse("[" * 64 + "]" * 64)
+
+
+@given(st.text() | st.text('{}[]":,0e-tn\\ \n`'))
+def test_no_text_crashes_it(text: str) -> None:
+    try:
+        value = parse(text)
+    except NotJson:
+        return
+    assert Comparison().equal(value, value)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.text("ab", max_size=2),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("xy", max_size=1), inner),
+    max_leaves=8,
+)
+
+
+@given(json_values, json_values, st.booleans())
+def test_overlap_is_symmetric_and_bounded(a: Any, b: Any, ordered: bool) -> None:
+    same = Comparison(ordered=ordered)
+    assert same.equal(a, json.loads(json.dumps(a)))
+    assert same.equal(a, b) == same.equal(b, a)
+    if isinstance(a, list) and isinstance(b, list):
+        assert same.overlap(a, b) == same.overlap(b, a) <= min(len(a), len(b))
+
+
+def test_leaves() -> None:
+    found = leaves([{"a": {"b": 1, "c": {}}, "d": [{"e": 1}]}, {"a": None, "f": 2}])
+    assert [".".join(path) for path in found] == ["a.b", "a.c", "d", "f"]
+
+
+def test_nested_fields_and_their_names(tmp_path: Path) -> None:
+    expected = {"customer": {"city": "Ulm"}, "valid": True}
+    answer = {"customer": {"city": "Ulm"}, "valid": False}
+    scores, _ = judged(tmp_path, [expected], [answer])
+    assert scores["customer.city"] == 1
+    assert scores["field.valid"] == 0
+    assert "valid" not in scores
+    step = Json(
+        models=[model("gguf.q8_0", answer)],
+        rows=rows(tmp_path, expected),
+        fields=["customer.city", "valid"],
+        require={"gguf.q8_0.customer.city": ">= 1", "gguf.q8_0.field.valid": ">= 0.5"},
+    )
+    metrics = run_step(step, tmp_path)
+    with pytest.raises(RequirementError) as caught:
+        step.verify({"": metrics})
+    assert [line[:27] for line in caught.value.details] == ["gguf.q8_0.field.valid is 0 "]
+
+
+def test_a_required_field_must_be_named(tmp_path: Path) -> None:
+    step = Json(models=[model("m")], rows=rows(tmp_path, order()), require={"m.total": ">= 0.5"})
+    with pytest.raises(UsageError, match="no metric 'total'") as caught:
+        step.check()
+    assert "named in `fields`" in (caught.value.fix or "")
+    Json(**{**vars_of(step), "fields": ["total"]}).check()
+
+
+def vars_of(step: Json) -> dict[str, Any]:
+    """The step's fields."""
+    return {field: getattr(step, field) for field in step.__struct_fields__}
+
+
+@pytest.mark.parametrize("fields", [[""], ["a..b"], ["a", "a"]])
+def test_fields_that_can_not_be(fields: list[str], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="can't be a field"):
+        Json(models=[model("m")], rows=rows(tmp_path), fields=fields).check()
+
+
+def test_a_field_that_no_row_expects(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no row expects a field 'totl'") as caught:
+        judged(tmp_path, [order()], [order()], fields=["totl"])
+    assert caught.value.fix == "did you mean 'total'?"
+
+
+@pytest.mark.parametrize(
+    ("bad", "with_schema", "detail"),
+    [
+        ("one", False, "not JSON"),
+        ("[1]", False, "JSON that is no object"),
+        ("[1]", True, "is not of type 'object'"),
+        (" ", False, "the text is empty"),
+        (order(total="x"), True, "total: 'x' is not of type 'number'"),  # type: ignore[arg-type]
+        (order() | {"vip": 1}, True, "'vip' was unexpected"),
+    ],
+)
+def test_rows_that_can_not_be_judged_are_named(
+    bad: Any, with_schema: bool, detail: str, tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {"schema": schema(tmp_path)} if with_schema else {}
+    table = rows(tmp_path, order(), bad)
+    with pytest.raises(DataError, match="expected answer") as caught:
+        run_step(Json(models=[model("m")], rows=table, **settings), tmp_path)
+    (line,) = caught.value.details
+    assert line.startswith(f"row {list(table)[1]['id']}: ")
+    assert detail in line
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        ("{", "not a JSON Schema: JSON that ends too early"),
+        ("[]", "it must be an object"),
+        ({"type": "nubmer"}, "type: 'nubmer' is not valid"),
+        ({"$schema": {}, "type": "object"}, r"\$schema: {} is not of type 'string'"),
+        ({"properties": {"a": {"pattern": "("}}}, "properties.a.pattern"),
+        ({"$ref": "https://example.com/x.json"}, "refers to what isn't in it: https://example"),
+        ({"$ref": "#/$defs/nothing"}, "refers to what isn't in it"),
+        ({"$ref": "#"}, "refers to itself without end"),
+    ],
+)
+def test_a_bad_schema_names_its_file(content: Any, what: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=what) as caught:
+        judged(tmp_path, [order()], [order()], schema=schema(tmp_path, content))
+    assert (caught.value.where or "").endswith("schema.json")
+
+
+def test_one_schema_file(tmp_path: Path) -> None:
+    given_files = schema(tmp_path)
+    given_files.paths *= 2
+    with pytest.raises(UsageError, match="must be one file"):
+        judged(tmp_path, [order()], [order()], schema=given_files)
+
+
+def test_tables_and_intervals(tmp_path: Path) -> None:
+    expected = [order("Ada", i, ("a",) if i % 3 else ()) for i in range(40)]
+    good = [e if i % 5 else "no" for i, e in enumerate(expected)]
+    step = Json(
+        models=[model("base", *["?"] * 40), model("sft", *good)],
+        rows=rows(tmp_path, *expected),
+        schema=schema(tmp_path),
+    )
+    report = run_step(step, tmp_path).report()
+    for name, scores in report["scores"].items():
+        for metric, value in scores.items():
+            low, high = report["intervals"][name][metric]
+            assert 0 <= low <= value <= high <= 1
+    titles = [table["title"] for table in report["details"]["tables"]]
+    assert titles[:3] == ["Compared with base", "Answers", "Always the most frequent value"]
+    assert titles[-1] == "Answers that break JSON or the schema"
+    assert report["details"]["tables"][-1]["rows"] == [
+        ["base", "not JSON", 40],
+        ["sft", "not JSON", 8],
+    ]
+    assert report["details"]["comparisons"][0]["only_model"] == 32
+
+
+def test_the_same_answers_give_the_same_bytes(tmp_path: Path) -> None:
+    step = Json(models=[model("m", order(), "x")], rows=rows(tmp_path, order(), order("Bo")))
+    run_step(step, tmp_path / "1")
+    run_step(step, tmp_path / "2", seed=5)
+    for name in ("metrics.json", "predictions.jsonl"):
+        first, second = (tmp_path / n / "out" / name for n in "12")
+        assert first.read_bytes() == second.read_bytes()
+
+
+def test_the_plugin_provides_it() -> None:
+    cls = load_plugins().step_type("eval.json")
+    assert cls is Json
+    assert cls.__spec__.packages == ("jsonschema",)
+    assert cls.__spec__.engines
+    assert cls.__spec__.isolated

@@ -1,0 +1,254 @@
+"""`eval.rules`: what a rule measures, and models judged by rules."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from conftest import MakeProject
+
+from finery import Dataset, Metrics, Model
+from finery.engine import Completion, Engine, Sampling
+from finery.errors import DataError, RequirementError, UsageError
+from finery.plugins import load_plugins
+from finery.project import open_graph
+from finery.rows import Conversation
+from finery.step import sections_of
+from finery.testing import TestJob, dataset, run_step
+from finery_eval.rules import Rule, Rules, sentences
+
+RULES = {
+    "brief": Rule(max_words=7),
+    "calm": Rule(never="!"),
+    "next_step": Rule(matches=r"\nNext: .+\Z"),
+}
+GOOD = "You get a new lid.\nNext: wait."
+LONG = "You get a new lid for free.\nNext: wait for it!"
+
+
+class Table(Engine):
+    """Answers with what `meta["answers"]` says to the last message."""
+
+    def generate(
+        self, conversations: Sequence[Conversation], sampling: Sampling
+    ) -> list[Completion]:
+        """Look the answers up."""
+        texts = [self.model.meta["answers"].get(c[-1]["content"], "") for c in conversations]
+        return [
+            Completion(text=t, finish_reason="stop", prompt_tokens=1, completion_tokens=1)
+            for t in texts
+        ]
+
+
+@pytest.fixture(autouse=True)
+def tables_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make `Table` the engine of every model."""
+    monkeypatch.setattr(TestJob, "_find", lambda self, model: (Table, model.name))
+
+
+def model(name: str, **answers: str) -> Model:
+    """A model that the recipe calls `name`."""
+    made = Model(Path(), meta={"format": "table", "answers": answers})
+    made.ref = name
+    return made
+
+
+def prompts(folder: Path, names: str) -> Dataset:
+    """Rows of a prompt alone, one a letter."""
+    return dataset(folder / "rows", [{"prompt": name} for name in names])
+
+
+def report(folder: Path, models: list[Model], rows: Dataset, **settings: Any) -> Any:
+    """The report of a run with `RULES`, or others."""
+    step = Rules(models=models, rows=rows, **{"rules": RULES, **settings})
+    metrics: Metrics = run_step(step, folder)
+    return metrics.report()
+
+
+def test_the_plugin_provides_it() -> None:
+    cls = load_plugins().step_type("eval.rules")
+    assert sections_of(cls) == ("evaluate",)
+    assert cls.__spec__.engines
+
+
+@pytest.mark.parametrize(
+    ("rule", "kept", "broken"),
+    [
+        (Rule(matches="a+b"), "xaab", "ba"),
+        (Rule(matches="^Next: "), "Next: x", "Then\nNext: x"),
+        (Rule(matches="(?m)^Next: "), "Then\nNext: x", "So Next: x"),
+        (Rule(never="!"), "Fine.", "Fine!"),
+        (Rule(starts_with="Hi."), "Hi. You", "Hi, you"),
+        (Rule(ends_with="(ok)"), "so (ok)", "(ok) so"),
+        (Rule(min_words=3), "one two  three", "one two"),
+        (Rule(max_words=2), "one\ntwo", "one two three"),
+        (Rule(max_sentences=1), "One of 2.5 kg.", "One. Two"),
+        (Rule(starts_with="a", ends_with="b", max_words=1), "ab", "a b"),
+    ],
+)
+def test_what_a_rule_measures(rule: Rule, kept: str, broken: str) -> None:
+    assert rule.keeps(kept)
+    assert not rule.keeps(broken)
+
+
+@pytest.mark.parametrize(
+    "rule", [Rule(matches="SORRY"), Rule(starts_with="SO"), Rule(ends_with="Ry")]
+)
+def test_case_can_be_passed_over(rule: Rule) -> None:
+    assert not rule.keeps("Sorry")
+    assert rule.keeps("Sorry", ignore_case=True)
+    assert not Rule(never="sorry").keeps("Sorry", ignore_case=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("", 0),
+        ("no end", 1),
+        ("One. Two! Three? Four…", 4),
+        ('He said "go." Then he left.', 2),
+        ("It costs 2.50 at coffee.example today.", 1),
+        ("One\n\nNext: two.\n", 2),
+        ("What?! No.", 2),
+        ("Wait ... . now", 2),
+    ],
+)
+def test_sentences_are_counted(text: str, count: int) -> None:
+    assert sentences(text) == count
+
+
+def test_models_are_judged_by_each_rule_and_by_all(tmp_path: Path) -> None:
+    sft = model("sft", a=GOOD, b=LONG, c="Wait.", d=f"  {GOOD}\n")
+    found = report(tmp_path, [sft], prompts(tmp_path, "abcd"))
+    assert found["scores"]["sft"] == {
+        "accuracy": 0.5,
+        "brief": 0.75,
+        "calm": 0.75,
+        "next_step": 0.75,
+    }
+    assert found["details"]["headline"] == ["accuracy", "brief", "calm", "next_step"]
+    for metric, value in found["scores"]["sft"].items():
+        low, high = found["intervals"]["sft"][metric]
+        assert 0 <= low < value < high <= 1
+
+
+def test_predictions_name_the_broken_rules(tmp_path: Path) -> None:
+    step = Rules(models=[model("m", a=LONG)], rows=prompts(tmp_path, "a"), rules=RULES)
+    (found,) = run_step(step, tmp_path).predictions()
+    assert found["broken"] == ["brief", "calm"]
+    assert (found["answer"], found["correct"], found["finish_reason"]) == (LONG, False, "stop")
+
+
+def test_models_are_compared_by_each_rule(tmp_path: Path) -> None:
+    names = "abcdefgh"
+    both = [model("sft", **dict.fromkeys(names, LONG)), model("dpo", **dict.fromkeys(names, GOOD))]
+    details = report(tmp_path, both, prompts(tmp_path, names))["details"]
+    (compared,) = details["comparisons"]
+    assert (compared["model"], compared["baseline"], compared["only_model"]) == ("dpo", "sft", 8)
+    table = next(t for t in details["tables"] if t["title"] == "Rules")
+    p_values = {(row[0], row[1]): row[-1] for row in table["rows"]}
+    assert p_values["brief", "sft"] is None
+    assert p_values["brief", "dpo"] == compared["p_value"] == 2 / 2**8
+    assert p_values["next_step", "dpo"] == 1
+    assert all(len(row) == len(table["columns"]) for row in table["rows"])
+
+
+def test_the_answers_of_preferences_only_show_what_the_data_keeps(tmp_path: Path) -> None:
+    pairs = [
+        {"prompt": "a", "chosen": GOOD, "rejected": LONG},
+        {"prompt": "b", "chosen": LONG, "rejected": GOOD},
+    ]
+    job = TestJob(tmp_path)
+    step = Rules(
+        models=[model("m", a=GOOD, b=GOOD)], rows=dataset(tmp_path / "rows", pairs), rules=RULES
+    )
+    found = step.run(job).report()
+    assert found["scores"]["m"]["accuracy"] == 1
+    table = next(t for t in found["details"]["tables"] if t["title"] == "Rules")
+    own = {row[0]: row[2] for row in table["rows"] if row[1] == "(the rows' own answers)"}
+    assert own == {"brief": 0.5, "calm": 0.5, "next_step": 1}
+    logged = [e["message"] for e in job.events if e["event"] == "log"]
+    assert "1 of 2 rows' own answers break a rule: brief 1, calm 1" in logged
+
+
+def test_only_the_extracted_part_is_judged(tmp_path: Path) -> None:
+    talks = model("m", a="<think>Hm!</think>" + GOOD)
+    found = report(tmp_path, [talks], prompts(tmp_path, "a"), extract=r"(?s)</think>(.*)")
+    assert found["scores"]["m"]["accuracy"] == 1
+
+
+def test_a_requirement_on_one_rule(tmp_path: Path) -> None:
+    step = Rules(
+        models=[model("m", a=LONG)],
+        rows=prompts(tmp_path, "a"),
+        rules=RULES,
+        require={"m.next_step": ">= 1", "m.calm": ">= 0.9"},
+    )
+    metrics = run_step(step, tmp_path)
+    with pytest.raises(RequirementError, match="not met") as caught:
+        step.verify({"": metrics})
+    (line,) = caught.value.details
+    assert line.startswith("m.calm is 0 ")
+
+
+@pytest.mark.parametrize(
+    ("rules", "where", "what"),
+    [
+        ({}, "rules", "no rule"),
+        ({"calm": Rule()}, "rules.calm", "asks for nothing"),
+        ({"calm": Rule(never="(!")}, "rules.calm.never", "not a regular expression"),
+        ({"x": Rule(matches="[")}, "rules.x.matches", "not a regular expression"),
+        ({"x": Rule(min_words=9, max_words=3)}, "rules.x.min_words", "no answer has"),
+        ({"a.b": Rule(never="!")}, "rules.a.b", "can't name a rule"),
+        ({"accuracy": Rule(never="!")}, "rules.accuracy", "can't be named accuracy"),
+    ],
+)
+def test_rules_that_can_not_work(rules: dict[str, Rule], where: str, what: str) -> None:
+    step = Rules(models=[Model.placeholder("m")], rows=Dataset.placeholder("r"), rules=rules)
+    with pytest.raises(UsageError) as caught:
+        step.check()
+    assert what in caught.value.what
+    assert caught.value.where == where
+    assert caught.value.fix
+
+
+def test_rows_without_a_prompt_are_named(tmp_path: Path) -> None:
+    rows = dataset(tmp_path / "rows", [{"id": "r1", "completion": "x"}])
+    with pytest.raises(DataError, match="without a prompt") as caught:
+        report(tmp_path, [model("m")], rows)
+    assert caught.value.details == ["row r1"]
+
+
+def test_a_bad_pattern_is_shown_in_the_recipe(project: MakeProject) -> None:
+    recipe = """\
+finery: 1
+name: t
+models:
+  m: {use: local.model, path: model}
+data:
+  rows: {use: data.file, path: rows.jsonl, format: alpaca}
+evaluate:
+  style:
+    use: eval.rules
+    models: m
+    rows: rows
+    rules:
+      calm: {never: "(!"}
+"""
+    found = project({"recipe.yaml": recipe, "rows.jsonl": "{}\n"}).run("check")
+    assert found.code == 2
+    assert "recipe.yaml:13:" in found.err
+    assert "not a regular expression" in found.err
+
+
+def test_the_pairs_of_the_recipe_differ_by_its_rules() -> None:
+    """Every better reply keeps all rules, every worse one breaks one."""
+    folder = Path(__file__).parents[2] / "recipes" / "house-style"
+    step = open_graph(folder / "recipe.yaml", ()).nodes["style"].step
+    assert isinstance(step, Rules)
+    pairs = [msgspec.json.decode(line) for line in (folder / "data/pairs.jsonl").open("rb")]
+    assert [p["chosen"] for p in pairs if not all(step.kept(p["chosen"]).values())] == []
+    assert [p["rejected"] for p in pairs if all(step.kept(p["rejected"]).values())] == []
+    archive = {msgspec.json.decode(ln)["prompt"] for ln in (folder / "data/replies.jsonl").open()}
+    assert not archive & {p["prompt"] for p in pairs}

@@ -1,0 +1,508 @@
+"""Models behind an API, asked through the openai library: a server that misbehaves, on loopback."""
+
+import json
+import os
+import signal
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from email.utils import formatdate
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import MakeProject, Project, until
+from hostile_server import Body, Reply, Server, echo, failure, said, serving
+
+from finery import Budget, Completion, FineryError, Job, Model, Request, UsageError
+from finery.errors import RefusedError, StepError
+from finery.rows import Conversation
+from finery.testing import TestJob
+from finery_openai.model import OpenaiModel
+from finery_prompt.model import PromptModel
+
+pytest.importorskip("openai", reason="needs the package openai")
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serving() as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait a tenth of the time before retries."""
+    monkeypatch.setattr("finery_openai.limits.FIRST_WAIT", 0.05)
+
+
+def model(server: Server, **settings: Any) -> Model:
+    named = {"model": "m", "base_url": server.url, "api_key": None, **settings}
+    made = OpenaiModel(**named).run(TestJob(seed=None))
+    assert isinstance(made, Model)
+    return made
+
+
+def conversation(text: str) -> Conversation:
+    return [{"role": "user", "content": text}]
+
+
+def ask(
+    job: Job, asked: Model, *texts: str, **sampling: Any
+) -> dict[str, Completion | FineryError]:
+    """Text → its answer, or the error; each exactly once."""
+    requests = [Request(conversation(text)) for text in texts]
+    answers = list(job.engine(asked).stream(requests, **sampling))
+    found = {texts[index]: answer for index, answer in answers}
+    assert len(found) == len(answers) == len(texts)
+    return found
+
+
+def questions(count: int) -> list[str]:
+    return [f"question {i}" for i in range(count)]
+
+
+def logged(job: TestJob) -> list[str]:
+    return [e["message"] for e in job.events if e["event"] == "log"]
+
+
+# -- what is asked -------------------------------------------------------------------------------
+
+
+def test_requests_say_all_there_is_to_say(server: Server) -> None:
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+    call = {"function": {"name": "f", "arguments": {"a": 1}}}
+    messages: Conversation = [
+        {"role": "assistant", "tool_calls": [call], "weight": 1},
+        {"role": "tool", "tool_call_id": "call_0", "content": "one"},
+    ]
+    made = model(server, extra={"reasoning_effort": "low", "seed": None})
+    engine = TestJob().engine(made)
+    asked = [Request(messages, tools=tools, attempt=2)]
+    list(engine.stream(asked, max_tokens=9, temperature=0.5, top_p=0.9, stop=["x"], seed=3))
+    sent_call = {
+        "id": "call_0", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'},
+    }  # fmt: skip
+    assert server.calls == [
+        {
+            "model": "m", "max_tokens": 9, "temperature": 0.5, "top_p": 0.9, "stop": ["x"],
+            "reasoning_effort": "low", "tools": tools,
+            "messages": [
+                {"role": "assistant", "content": None, "tool_calls": [sent_call]}, messages[1],
+            ],
+        }
+    ]  # fmt: skip
+
+
+def test_attempts_have_seeds_of_their_own(server: Server) -> None:
+    engine = TestJob().engine(model(server, concurrency=1))
+    list(engine.stream([Request(conversation("a"), attempt=i) for i in range(3)], seed=5))
+    assert [call["seed"] for call in server.calls] == [5, 6, 7]
+
+
+def test_answers_tell_how_they_ended(server: Server) -> None:
+    calls = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+    server.script += [
+        Reply("a", finish="length"), Reply(None, finish="tool_calls", tool_calls=calls),
+        Reply("b", finish="eos", usage=None),
+    ]  # fmt: skip
+    found = ask(TestJob(), model(server, concurrency=1), "1", "2", "3")
+    answers = [a for a in found.values() if isinstance(a, Completion)]
+    assert [(a.text, a.finish_reason) for a in answers] == [
+        ("a", "length"), ("", "tool_calls"), ("b", "stop"),
+    ]  # fmt: skip
+    assert answers[1].tool_calls == calls
+    assert (answers[0].prompt_tokens, answers[0].completion_tokens) == (10, 5)
+    assert answers[2].completion_tokens == 1  # estimated
+
+
+def test_a_schema_goes_along(server: Server) -> None:
+    schema = {
+        "type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"],
+        "additionalProperties": False,
+    }  # fmt: skip
+    ask(TestJob(), model(server), "q", schema=schema)
+    ask(TestJob(), model(server), "q", schema={"type": "object"})
+    formats = [call["response_format"]["json_schema"] for call in server.calls]
+    assert formats[0] == {"name": "answer", "schema": schema, "strict": True}
+    assert formats[1]["strict"] is False
+
+
+def test_a_server_that_cannot_constrain_is_asked_without(server: Server) -> None:
+    server.answer = lambda body: (
+        failure(422, "Unsupported fields in the request: {'response_format'}")
+        if "response_format" in body
+        else echo(body)
+    )
+    job = TestJob()
+    engine = job.engine(model(server, concurrency=2))
+    assert engine.constrains
+    found = [a for _, a in engine.stream(map(Request, map(conversation, "abcd")), schema={})]
+    assert all(isinstance(answer, Completion) for answer in found)
+    assert not engine.constrains
+    assert logged(job) == [
+        "m: the server can't constrain answers to a JSON Schema: it is asked without"
+    ]
+    assert len(server.calls) <= 4 + 2
+
+
+def test_a_server_may_call_the_limit_otherwise_and_know_no_seed(server: Server) -> None:
+    def picky(body: Body) -> str | Reply:
+        if "max_tokens" in body:
+            return failure(400, "'max_tokens' is not supported: use 'max_completion_tokens'")
+        return failure(400, "Unknown parameter: 'seed'.") if "seed" in body else echo(body)
+
+    server.answer = picky
+    job = TestJob()
+    assert isinstance(ask(job, model(server), "a", max_tokens=7)["a"], Completion)
+    assert server.calls[-1]["max_completion_tokens"] == 7
+    assert len(logged(job)) == 2
+
+
+# -- what goes wrong -----------------------------------------------------------------------------
+
+PASSING = {
+    "busy": failure(429, "slow down"),
+    "overloaded": failure(503),
+    "broken": failure(500),
+    "cut before": Reply(cut="before"),
+    "cut within": Reply("half of this is lost", cut="within"),
+    "malformed": Reply(raw=b'{"choices": [{"mess'),
+    "html": Reply(raw=b"<html>Bad gateway</html>"),
+    "no completion": Reply(raw=b'{"object": "list"}'),
+    "wrong types": Reply(raw=b'{"choices": [{"message": 1}]}'),
+    "too late": Reply("late", delay=1.0),
+}
+
+
+@pytest.mark.parametrize("name", PASSING)
+def test_what_may_pass_is_asked_again(server: Server, name: str) -> None:
+    server.script.append(PASSING[name])
+    found = ask(TestJob(), model(server, timeout=0.5), *questions(5))
+    assert all(isinstance(a, Completion) and a.text == f"re: {q}" for q, a in found.items())
+    assert sorted(server.counts().values()) == [1, 1, 1, 1, 2]
+
+
+def test_all_at_once(server: Server) -> None:
+    """Every row is accounted for, none twice, whatever the server does."""
+    server.script += [*PASSING.values(), Reply(empty=True), Reply(refusal="no"), failure(400)]
+    server.script += list(PASSING.values())
+    job, texts, asked = TestJob(), questions(200), model(server, timeout=0.5, concurrency=32)
+    found = ask(job, asked, *texts)
+    failed = {text for text, answer in found.items() if isinstance(answer, FineryError)}
+    assert len(failed) == 3
+    good = {text: a for text, a in found.items() if isinstance(a, Completion)}
+    assert {text: a.text for text, a in good.items()} == {t: f"re: {t}" for t in good}
+    assert len(server.calls) == 200 + 2 * len(PASSING)
+    before = len(server.calls)
+    ask(job, asked, *texts)
+    assert {said(call) for call in server.calls[before:]} == failed
+    assert len(server.calls) == before + 3
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        (Reply(empty=True), "an answer without a choice"),
+        (Reply(refusal="I can't help with that"), "the model refuses"),
+        (Reply("part", finish="content_filter"), "content filter withholds"),
+        (failure(400, "flagged", "content_filter"), "content filter refuses the prompt"),
+        (failure(400, "context too long"), r"refuses the request \(400: context too long\)"),
+    ],
+)
+def test_what_does_not_pass_is_the_rows_error(server: Server, reply: Reply, message: str) -> None:
+    server.script.append(reply)
+    found = ask(TestJob(), model(server, concurrency=1), "a", "b")
+    assert isinstance(found["b"], Completion)
+    with pytest.raises(StepError, match=message) as raised:
+        raise found["a"]  # type: ignore[misc]
+    assert raised.value.details[-1] == "asked: a"
+    assert len(server.calls) == 2
+
+
+def test_a_refusal_keeps_its_words(server: Server) -> None:
+    server.script.append(Reply(refusal="I can't help with that"))
+    error = ask(TestJob(), model(server), "a")["a"]
+    assert isinstance(error, RefusedError)
+    assert error.text == "I can't help with that"
+
+
+def test_retries_end(server: Server) -> None:
+    server.answer = lambda body: failure(500, "oh") if said(body) == "a" else echo(body)
+    found = ask(TestJob(), model(server, retries=2), "a", "b")
+    assert server.counts() == {"a": 3, "b": 1}
+    assert "answered 500: oh (3 times)" in str(found["a"])
+
+
+@pytest.mark.parametrize(
+    "wait", [{"retry_after": "1"}, {"retry_after_ms": "1000"}, {"retry_after": "date"}]
+)
+def test_a_server_that_asks_to_wait_is_left_alone(server: Server, wait: dict[str, str]) -> None:
+    if wait == {"retry_after": "date"}:
+        wait = {"retry_after": formatdate(time.time() + 2, usegmt=True)}
+    server.script.append(failure(429, **wait))
+    server.answer = lambda body: Reply("x", delay=0.05)
+    ask(TestJob(), model(server, concurrency=2), *questions(6))
+    gaps = [b - a for a, b in zip(server.times, server.times[1:], strict=False)]
+    assert max(gaps) >= 0.85
+    assert len(server.calls) == 7
+
+
+def test_a_busy_server_costs_no_retries_while_it_answers_others(server: Server) -> None:
+    """It takes one at a time: without patience the last of eight would be given up."""
+
+    def one_at_a_time(body: Body) -> Reply:
+        busy = server.flying > 1
+        return failure(429, retry_after="0.02") if busy else Reply(echo(body), delay=0.005)
+
+    server.answer = one_at_a_time
+    found = ask(TestJob(), model(server, retries=4, concurrency=8), *questions(16))
+    assert all(isinstance(answer, Completion) for answer in found.values())
+
+
+def test_a_server_that_asks_to_wait_for_hours_ends_the_step(server: Server) -> None:
+    server.script += [Reply("paid for"), failure(429, "daily limit", retry_after="7200")]
+    job = TestJob()
+    with pytest.raises(StepError, match="asks to wait 7,200 s"):
+        ask(job, model(server, concurrency=1), *questions(50))
+    assert len(server.calls) == 2
+    assert job.usage.calls == 1
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind", "message", "fix"),
+    [
+        (
+            failure(401, "Incorrect API key"),
+            UsageError,
+            "doesn't let us in",
+            "check what KEY holds",
+        ),
+        (failure(403, "Forbidden"), UsageError, "doesn't let us in", "check what KEY holds"),
+        (failure(404, "no model"), UsageError, "has no model 'n'", "one of: m"),
+        (failure(400, "x", "model_not_found"), UsageError, "has no model 'n'", "one of: m"),
+        (failure(400, "Pinned to 'm'; requested 'n'"), UsageError, "has no model 'n'", "one of: m"),
+        (failure(429, "pay", "insufficient_quota"), StepError, "no credit left", "top it up"),
+    ],
+)
+def test_what_every_row_would_meet_stops_at_once(
+    server: Server, reply: Reply, kind: type[FineryError], message: str, fix: str
+) -> None:
+    server.script.extend([reply] * 100)
+    asked, job = model(server, api_key="KEY", model="n"), TestJob(secrets={"KEY": "secret"})
+    with pytest.raises(kind, match=message) as raised:
+        ask(job, asked, *questions(500))
+    assert fix in (raised.value.fix or "")
+    assert len(server.calls) <= 21
+    assert set(server.keys) == {"Bearer secret"}
+
+
+def test_what_waits_to_be_sent_again_does_not_delay_the_end(server: Server) -> None:
+    server.script += [failure(503, retry_after="60"), Reply("a", delay=0.5)]
+    server.script += [Reply(status=401, error={"message": "no"}, delay=0.3)] * 9
+    engine, found = TestJob().engine(model(server, concurrency=3)), []
+    started = time.monotonic()
+    with pytest.raises(UsageError, match="doesn't let us in"):
+        found.extend(engine.stream(map(Request, map(conversation, "abcdef"))))
+    assert time.monotonic() - started < 10
+    assert engine.usage.calls == 1  # what was under way is taken in
+
+
+def test_a_server_that_refuses_everything_is_not_asked_a_thousand_times(server: Server) -> None:
+    server.answer = lambda body: failure(400, "temperature isn't supported")
+    with pytest.raises(StepError, match=r"nothing is answered any more.*temperature") as raised:
+        ask(TestJob(), model(server), *questions(1000))
+    assert raised.value.details
+    assert len(server.calls) < 100
+
+
+def test_no_server_is_one_error() -> None:
+    with serving() as gone:
+        asked = model(gone, retries=1)
+    with pytest.raises(StepError, match="can't be reached"):
+        ask(TestJob(), asked, *questions(100))
+
+
+# -- limits --------------------------------------------------------------------------------------
+
+
+def test_so_many_are_under_way_and_no_more(server: Server) -> None:
+    server.answer = lambda body: Reply("x", delay=0.05)
+    started = time.monotonic()
+    ask(TestJob(), model(server, concurrency=8), *questions(64))
+    assert server.most_flying == 8
+    assert len(server.connections) <= 8
+    assert time.monotonic() - started < 2
+
+
+def test_requests_a_minute_are_kept_to(server: Server) -> None:
+    ask(TestJob(), model(server, requests_per_minute=60 * 40), *questions(100))
+    assert server.times[-1] - server.times[0] > 0.9  # 1.5, after a burst of forty
+
+
+def test_tokens_a_minute_are_kept_to(server: Server) -> None:
+    server.answer = lambda body: Reply("x", usage=(50, 50))
+    slow = model(server, tokens_per_minute=60 * 1000, concurrency=1)
+    ask(TestJob(), slow, *questions(110), max_tokens=50)
+    assert server.times[-1] - server.times[0] > 0.5
+
+
+def test_a_budget_stops_what_is_asked(server: Server) -> None:
+    server.answer = lambda body: Reply("x", usage=(900, 100))
+    job = TestJob()
+    asked = model(server, concurrency=4, price={"input": 1.0, "output": 11.0})
+    engine = job.engine(asked, budget=Budget(dollars=0.04))  # 20 calls
+    with pytest.raises(StepError, match="budget reached") as raised:
+        list(engine.stream(map(Request, map(conversation, questions(100))), total=100))
+    answered = len(server.calls)
+    assert 20 <= answered <= 25
+    assert f"{answered} of 100 requests answered and kept" in raised.value.what
+    list(job.engine(asked).stream(map(Request, map(conversation, questions(100)))))
+    assert len(server.calls) == 100
+
+
+def test_a_budget_in_dollars_without_a_price_is_refused(server: Server) -> None:
+    with pytest.raises(UsageError, match="what the model costs"):
+        TestJob().engine(model(server), budget=Budget(dollars=1.0))
+
+
+# -- the step ------------------------------------------------------------------------------------
+
+
+def test_how_it_is_asked_is_no_part_of_what_it_is(server: Server) -> None:
+    plain = model(server)
+    quick = model(server, concurrency=99, retries=0, api_key="K", price={"input": 1, "output": 2})
+    assert plain.meta == quick.meta == {"format": "api", "name": "m", "server": server.url}
+    assert quick.hints["env"] == ["K"]
+    assert model(server, extra={"top_k": 1}).meta != plain.meta
+
+
+@pytest.mark.parametrize(
+    ("settings", "where"),
+    [
+        ({"base_url": "https://me:secret@host/v1"}, "base_url"),
+        ({"base_url": "https://host/v1?key=secret"}, "base_url"),
+        ({"extra": {"messages": []}}, "extra.messages"),
+    ],
+)
+def test_settings_that_cannot_be_right(settings: dict[str, Any], where: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        OpenaiModel(model="m", **settings).check()
+    assert raised.value.where == where
+    assert "secret" not in str(raised.value)
+
+
+def test_messages_may_be_put_in_front(server: Server) -> None:
+    brief = PromptModel(model=model(server), system="Be brief.").run(TestJob())
+    job = TestJob()
+    assert isinstance(ask(job, brief, "a")["a"], Completion)
+    assert server.calls[0]["messages"][0] == {"role": "system", "content": "Be brief."}
+    assert job.engine(brief).constrains
+
+
+# -- whole builds --------------------------------------------------------------------------------
+
+RECIPE = """
+finery: 1
+name: t
+models:
+  teacher: {use: openai.model, model: m, base_url: "%(url)s", api_key: TEACHER_KEY}
+  brief: {use: prompt.model, model: teacher, system: Be brief.}
+data:
+  rows: {use: data.file, path: rows.jsonl}
+evaluate:
+  test: {use: eval.exact, models: [teacher, brief], rows: rows}
+"""
+
+
+def lines(count: int) -> str:
+    rows = [{"prompt": f"q{i}", "completion": f"re: q{i}"} for i in range(count)]
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+@pytest.fixture
+def taught(project: MakeProject, server: Server) -> Callable[..., Project]:
+    """A project in which a model behind the server is judged."""
+
+    def make(count: int, recipe: str = RECIPE) -> Project:
+        made = project({"recipe.yaml": recipe % {"url": server.url}, "rows.jsonl": lines(count)})
+        made.env["TEACHER_KEY"] = "sk-a-secret-of-this-test"
+        return made
+
+    return make
+
+
+def test_an_api_model_is_judged_like_any_other(
+    taught: Callable[..., Project], server: Server
+) -> None:
+    made = taught(20)
+    server.script.append(Reply(refusal="no"))
+    assert made.ran() == ["brief", "rows", "teacher", "test"]
+    scores = json.loads((made.folder / "build/t/test/metrics.json").read_text())["scores"]
+    assert sum(s["accuracy"] for s in scores.values()) == pytest.approx(1.95)
+    assert len(server.calls) == 40
+    assert set(server.keys) == {"Bearer sk-a-secret-of-this-test"}
+    for path in made.folder.glob(".finery/**/*"):
+        assert not path.is_file() or b"sk-a-secret" not in path.read_bytes()
+
+
+def test_what_was_asked_is_not_asked_again(taught: Callable[..., Project], server: Server) -> None:
+    """Nor by another recipe, nor since the server may be asked in another way."""
+    made = taught(100)
+    made.ran()
+    server.answer = lambda body: Reply(echo(body), delay=0.02)
+    server.most_flying = 0
+    made.write({"rows.jsonl": lines(110)})
+    made.edit("recipe.yaml", "api_key:", "concurrency: 3, price: {input: 1, output: 1}, api_key:")
+    assert made.ran() == ["rows", "teacher", "test"]
+    assert server.most_flying == 3  # the prompted model knows of it too
+    alone = (RECIPE % {"url": server.url}).replace("[teacher, brief]", "[teacher]")
+    made.write({"other.yaml": alone.replace("name: t", "name: other")})
+    assert made.run("build", "other.yaml").code == 0
+    assert len(server.calls) == 2 * 110
+    assert set(server.counts().values()) == {2}  # once by each model
+
+
+def test_a_build_that_is_killed_asks_the_rest_only(
+    taught: Callable[..., Project], server: Server
+) -> None:
+    made = taught(150)
+    server.answer = lambda body: Reply(echo(body), delay=0.05)
+    process = made.start("build")
+    until(lambda: len(server.calls) > 60)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    until(lambda: server.flying == 0)
+    asked, kept = len(server.calls), records(made.folder)
+    assert 0 < asked - kept <= 16
+    server.answer = echo
+    made.ran()
+    assert len(server.calls) == asked + 300 - kept
+
+
+def records(folder: Path) -> int:
+    """Answers that are kept in a project."""
+    with sqlite3.connect(folder / ".finery" / "finery.db") as db:
+        count: int = db.execute("SELECT count(*) FROM records").fetchone()[0]
+    return count
+
+
+def test_a_key_that_is_not_set_is_said_before_anything_is_asked(
+    taught: Callable[..., Project], server: Server
+) -> None:
+    made = taught(5)
+    del made.env["TEACHER_KEY"]
+    ran = made.run("build")
+    assert ran.code == 2
+    assert "TEACHER_KEY, which the model 'teacher' needs, isn't set" in ran.err
+    assert "recipe.yaml:10" in ran.err
+    assert server.calls == []
+
+
+def test_a_wrong_name_is_one_error(taught: Callable[..., Project], server: Server) -> None:
+    ran = taught(200, RECIPE.replace("model: m,", "model: mm,")).run("build")
+    assert ran.code == 2
+    assert "has no model 'mm'" in ran.err
+    assert "did you mean 'm'?" in ran.err or "one of: m" in ran.err
+    assert "Traceback" not in ran.err
+    assert len(server.calls) <= 21

@@ -1,0 +1,87 @@
+"""How fast a server is asked, and how long finery waits for it."""
+
+import asyncio
+import time
+from email.utils import formatdate
+
+import pytest
+
+pytest.importorskip("openai", reason="needs the package openai")
+
+from finery_openai.limits import LONGEST_WAIT, Bucket, Hold, backoff, retry_after
+
+NOW = 1_700_000_000
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after": "2"}, 2.0),
+        ({"retry-after": "0.25"}, 0.25),
+        ({"retry-after": "-1"}, 0.0),
+        ({"retry-after-ms": "1500", "retry-after": "2"}, 1.5),
+        ({"retry-after": formatdate(NOW + 3, usegmt=True), "date": formatdate(NOW)}, 3.0),
+        ({"retry-after": formatdate(NOW - 3, usegmt=True), "date": formatdate(NOW)}, 0.0),
+        ({"retry-after": "soon"}, None),
+        ({}, None),
+    ],
+)
+def test_servers_say_how_long_to_wait(headers: dict[str, str], seconds: float | None) -> None:
+    assert retry_after(headers) == seconds
+
+
+def test_a_date_is_held_against_the_clock_here_where_the_server_tells_no_time() -> None:
+    wait = retry_after({"retry-after": formatdate(time.time() + 30, usegmt=True)})
+    assert wait is not None
+    assert 28 < wait <= 30
+
+
+def test_waits_grow_and_differ() -> None:
+    for tries in range(1, 12):
+        longest = min(LONGEST_WAIT, 0.5 * 2 ** (tries - 1))
+        waits = {backoff(tries) for _ in range(20)}
+        assert len(waits) > 1
+        assert all(longest / 2 <= wait <= longest for wait in waits)
+
+
+def seconds_to_take(bucket: Bucket, *units: float) -> float:
+    async def take() -> None:
+        await asyncio.gather(*(bucket.take(n) for n in units))
+
+    started = time.monotonic()
+    asyncio.run(take())
+    return time.monotonic() - started
+
+
+def test_a_bucket_lets_through_so_many_a_minute() -> None:
+    bucket = Bucket(60 * 100, burst_seconds=0.1)  # a hundred a second, ten at once
+    assert 0.25 < seconds_to_take(bucket, *[1] * 40) < 0.6
+
+
+def test_a_bucket_without_limit_holds_nobody() -> None:
+    assert seconds_to_take(Bucket(None, burst_seconds=1), *[1e9] * 100) < 0.1
+
+
+def test_more_than_a_bucket_holds_passes_and_is_waited_for() -> None:
+    bucket = Bucket(60 * 1000, burst_seconds=0.01)
+    assert seconds_to_take(bucket, 210) < 0.1
+    assert 0.1 < seconds_to_take(bucket, 1) < 0.4
+
+
+def test_what_was_taken_too_much_is_given_back() -> None:
+    bucket = Bucket(60 * 10, burst_seconds=1)
+    assert seconds_to_take(bucket, 1000) < 0.1
+    bucket.settle(-995)
+    assert seconds_to_take(bucket, 1) < 0.1
+
+
+def test_a_hold_holds_all() -> None:
+    async def pass_hold() -> float:
+        hold = Hold()
+        hold.extend(0.1)
+        hold.extend(0.01)
+        started = time.monotonic()
+        await asyncio.gather(hold.passed(), hold.passed())
+        return time.monotonic() - started
+
+    assert asyncio.run(pass_hold()) >= 0.1

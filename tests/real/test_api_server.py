@@ -1,0 +1,84 @@
+"""A real OpenAI-compatible server, `transformers serve`, asked through the openai library."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import MakeProject, until
+
+for package in ("openai", "fastapi", "uvicorn"):
+    pytest.importorskip(package, reason=f"needs the package {package}")
+
+ROWS = [
+    {"prompt": "What is the capital of France?", "completion": "Paris"},
+    {"prompt": "What is the capital of Italy?", "completion": "Rome"},
+]
+RECIPE = """
+finery: 1
+name: t
+models:
+  served: {use: openai.model, model: "%(model)s", base_url: "%(url)s/v1", api_key: null}
+  brief: {use: prompt.model, model: served, system: Answer in one sentence.}
+data:
+  rows: {use: data.file, path: rows.jsonl}
+evaluate:
+  test: {use: eval.exact, models: [served, brief], rows: rows, extract: "(Paris|Rome)"}
+"""
+
+
+@pytest.fixture
+def server(smollm2_gguf: Path) -> Iterator[tuple[str, str]]:
+    """(address, model) of a server with SmolLM2-135M-Instruct."""
+    model = f"{smollm2_gguf.parent}:{smollm2_gguf.name}"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    transformers = Path(sys.executable).with_name("transformers")
+    command = [transformers, "serve", model, "--host", "127.0.0.1", "--port", str(port)]
+    log = smollm2_gguf.with_name(f"serve-{os.getpid()}.log")
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            [*map(str, command), "--device", "cpu"], stdout=out, stderr=out,
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        )  # fmt: skip
+    try:
+        address = f"http://127.0.0.1:{port}"
+        until(lambda: process.poll() is not None or _is_up(address), seconds=120)
+        assert process.poll() is None, log.read_text()
+        yield address, model
+    finally:
+        process.kill()
+        process.wait()
+        log.unlink()
+
+
+def _is_up(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{address}/health") as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, ConnectionError):
+        return False
+
+
+@pytest.mark.real
+def test_a_served_model_is_judged(project: MakeProject, server: tuple[str, str]) -> None:
+    url, model = server
+    rows = "".join(json.dumps(row) + "\n" for row in ROWS)
+    made = project({"recipe.yaml": RECIPE % {"url": url, "model": model}, "rows.jsonl": rows})
+    made.ran()
+    folder = made.folder / "build" / "t" / "test"
+    scores = json.loads((folder / "metrics.json").read_text())["scores"]
+    assert scores["served"]["accuracy"] == 1.0
+    said = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    assert all(answer["answer"] for answer in said)
+    made.edit("recipe.yaml", f'"{model}"', '"another"')
+    ran = made.run("build")
+    assert ran.code == 2
+    assert "has no model 'another'" in ran.err

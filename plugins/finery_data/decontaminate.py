@@ -19,7 +19,7 @@ class Decontaminate(Step, seeded=False, packages=("rensa",), version="1"):
     (`made-from-test`, by its `parents`). Similarity is the Jaccard similarity of the prompts' sets
     of five-letter pieces (Broder 1997), found with MinHash; what a fifth of the prompts share isn't
     compared, and short prompts that differ in a number are different. The prompts of `against` are
-    held in memory, some 2 KB a row; `rows` is read twice, as a stream.
+    held in memory, 2 to 3 KB a row; `rows` is read twice, as a stream.
     """
 
     rows: list[Dataset] = takes(help="Rows to clean, in this order.")

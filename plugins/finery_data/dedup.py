@@ -17,7 +17,7 @@ class Dedup(Step, seeded=False, packages=("rensa",), version="1"):
     (`duplicate`), or similar (`near-duplicate`). Similarity is the Jaccard similarity of the texts'
     sets of five-letter pieces (Broder 1997), found with MinHash; what a fifth of the rows share
     isn't compared, and short texts that differ in a number are different. System prompts aren't
-    compared. Rows are read twice as a stream; of each kept one some 2 KB stay in memory.
+    compared. Rows are read twice as a stream; of each kept one 2 to 3 KB stay in memory.
     """
 
     rows: list[Dataset] = takes(help="Rows to clean, in this order.")

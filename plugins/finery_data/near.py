@@ -44,6 +44,8 @@ SAMPLE = 1_000
 SEARCHED = 20_000
 """Characters of a text that are searched for templates."""
 PERMUTATIONS = 120
+SLACK = 0.15
+"""What the estimate of a candidate may be below the threshold: four of its standard deviations."""
 FOUND = 0.98
 """Probability that a pair at the threshold is found, at least."""
 _SEED = 1
@@ -77,7 +79,7 @@ class Entry(msgspec.Struct, array_like=True):
 class NearIndex:
     """Entries added so far, and which of them a new one is a near copy of.
 
-    Holds about 2 KB an entry in memory; the texts lie in a file in `folder` that has no name.
+    Holds 2 to 3 KB an entry in memory; the texts lie in a file in `folder` that has no name.
     threshold: least similarity of a near copy, each text of the one with that of the other; at 1
     only exact copies count. common: pieces that aren't compared, see `Common`.
     """
@@ -91,12 +93,13 @@ class NearIndex:
         self._numbers: list[int] = []  # slot → number
         self._offsets = array("Q")
         self._file: Any = TemporaryFile(dir=folder)  # noqa: SIM115  (lives as long as the index)
-        self._sketches: Any = None
+        self._sketches: list[Any] = []
+        self._buckets: Any = None
         if threshold < 1:
-            from rensa import RMinHashLSH
+            from rensa import RMinHashLSH  # type: ignore[import-untyped]
 
             bands = PERMUTATIONS // rows_of_a_band(threshold)
-            self._sketches = RMinHashLSH(threshold, PERMUTATIONS, bands)
+            self._buckets = RMinHashLSH(threshold, PERMUTATIONS, bands)
         self._entry = lru_cache(maxsize=256)(self._read)
 
     def __len__(self) -> int:
@@ -111,13 +114,15 @@ class NearIndex:
         same = self._exact.get(entry.digest())
         if same is not None:
             yield Match(same, 1.0)
-        if self._sketches is None or not any(entry.texts):
+        if self._buckets is None or not any(entry.texts):
             return
         sketch = sketch_of(entry, self._common)
-        for slot in sorted(self._sketches.query(sketch)):
-            similarity = self._similarity(entry, self._entry(slot), sketch)
-            if self._threshold <= similarity < 1:
-                yield Match(self._numbers[slot], similarity)
+        for slot in sorted(self._buckets.query(sketch)):
+            estimate = sketch.jaccard(self._sketches[slot])
+            if estimate >= self._threshold - SLACK:
+                found = self._similarity(entry, self._entry(slot), estimate)
+                if self._threshold <= found < 1:
+                    yield Match(self._numbers[slot], found)
 
     def add(self, number: int, entry: Entry) -> bool:
         """Add an entry under a number; False where an exact copy of it is there already."""
@@ -125,8 +130,9 @@ class NearIndex:
         if digest in self._exact:
             return False
         self._exact[digest] = number
-        if self._sketches is not None and any(entry.texts):
-            self._sketches.insert(len(self._numbers), sketch_of(entry, self._common))
+        if self._buckets is not None and any(entry.texts):
+            self._sketches.append(sketch_of(entry, self._common))
+            self._buckets.insert(len(self._numbers), self._sketches[-1])
             self._numbers.append(number)
             self._offsets.append(self._file.seek(0, 2))
             self._file.write(msgspec.msgpack.encode(entry))
@@ -138,11 +144,10 @@ class NearIndex:
         self._file.seek(start)
         return msgspec.msgpack.decode(self._file.read(end - start), type=Entry)
 
-    def _similarity(self, one: Entry, other: Entry, sketch: Any) -> float:
+    def _similarity(self, one: Entry, other: Entry, estimate: float) -> float:
         if one.equal != other.equal or len(one.texts) != len(other.texts):
             return 0.0
         if max(map(len, (*one.texts, *other.texts))) > LONG:
-            estimate = float(sketch.jaccard(sketch_of(other, self._common)))
             return min(estimate, 0.999)  # exact copies are found without it
         pairs = zip(one.texts, other.texts, strict=True)
         return min(similarity(a, b, self._common, _tag(i)) for i, (a, b) in enumerate(pairs))

@@ -66,7 +66,7 @@ class Validate(Step, seeded=False, packages=("jsonschema", "py3langid", "rensa")
     Stops by default where a row breaks what was asked of it, and only reports what may be right:
     label typos and conflicts, personal data, encodings, JSON that wasn't asked for. Rows with
     findings that are only reported stay; `findings.jsonl` lists them, `finery show` too. Rows are
-    read twice as a stream; for the labels of each row with one some 2 KB stay in memory.
+    read twice as a stream; for the labels of each row with one 2 to 3 KB stay in memory.
     """
 
     rows: list[Dataset] = takes(help="Rows to check, in this order.")

@@ -43,8 +43,9 @@ class Lengths(NamedTuple):
 def estimates(graph: Graph, results: Results, steps: Sequence[str]) -> list[Estimate]:
     """An estimate for each training among the steps."""
     nodes = [graph.nodes[name] for name in steps]
-    # Other plugins train in other ways, with other needs.
-    found = [node for node in nodes if node.use.startswith("trl.")]
+    # Unsloth's kernels need less memory and another machine: these figures aren't theirs.
+    ours = [node for node in nodes if not node.use.startswith("unsloth.")]
+    found = [node for node in ours if isinstance(node.step, Training)]
     here = facts.machine() if found else None
     return [_estimate(graph, results, node, here) for node in found if here is not None]
 

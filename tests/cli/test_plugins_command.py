@@ -44,8 +44,8 @@ def test_a_step_type_tells_all_it_takes(name: str, project: MakeProject) -> None
 
 def test_required_settings_limits_and_defaults_are_told(project: MakeProject) -> None:
     out = project({}).run("plugins", "data.split").out
-    assert "  rows        Datasets; required\n" in out
-    assert "  test        a number, at least 0, less than 1; default 0.2\n" in out
+    assert "  rows           Datasets; required\n" in out
+    assert "  test           a number, at least 0, less than 1; default 0.2\n" in out
 
 
 def test_plugin_files_of_a_recipe_are_listed_with_it(project: MakeProject) -> None:

@@ -42,6 +42,7 @@ class Tasks:
             step=f"s{self.count}",
             use="steps.alone" if isolated else "steps.script",
             settings={"code": code, "rows": []},
+            inner={},
             inputs={},
             files={},
             seed=None,

@@ -169,8 +169,9 @@ def test_what_all_rows_share_is_not_compared(tmp_path: Path) -> None:
     task = "Translate the sentence into French, keep names as they are and be brief: "
     animals = ["cat", "dog", "ewe", "hen", "cow", "pig", "owl", "emu", "fox", "bee", "ant"]
     rows = [row(f"{task}the {animal} sleeps") for animal in animals]
-    near = row(f"{task}the old grey crocodile of the zoo sleeps", "b")
-    copies = [row(f"{task}the old grey crocodile at the zoo sleeps", "b"), row(task)]
+    near = row(f"{task}the old grey crocodile that lives in the zoo of our town sleeps", "b")
+    copies = [row(f"{task}The old gray crocodile that lives in the zoo of our town sleeps", "b")]
+    copies.append(row(task))
     made = dedup(tmp_path / "a", [*rows, near, *copies])
     assert [line["row"] for line in dropped(made)] == copies[:1]
     assert list(clean(tmp_path / "b", [*rows, *copies], [near, row(task + "the yak sleeps")])) == [

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from finery import DataError, Dataset, Files
+from finery.drops import dropped
 from finery.errors import UsageError
 from finery.plugins import load_plugins
 from finery.rows import row_id
@@ -281,6 +282,11 @@ def test_skip_logs_and_counts_each_bad_row(tmp_path: Path) -> None:
     assert "skipped x.jsonl:1: invalid JSON" in shown
     assert "skipped x.jsonl:4: there is no column 'output'" in shown
     assert "skipped 2 of 4 rows" in shown
+    lines_of = [(line["reason"], line["detail"], line["row"]) for line in dropped(made)]
+    assert [(reason, detail[:9]) for reason, detail, _ in lines_of] == [
+        ("bad-row", "record 1:"), ("bad-row", "record 4:"),
+    ]  # fmt: skip
+    assert lines_of[1][2] == {"instruction": "a"}
 
 
 def test_skip_does_not_hide_that_nothing_is_left(tmp_path: Path) -> None:

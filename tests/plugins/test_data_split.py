@@ -15,7 +15,8 @@ from finery.drops import dropped
 from finery.plugins import load_plugins
 from finery.rows import Row, with_id
 from finery.testing import TestJob, dataset
-from finery_data.split import SPLITS, Split, draw, normalised, prompt_key, split_index, unit_of
+from finery_data.normal import normalised
+from finery_data.split import SPLITS, Split, draw, prompt_key, split_index, unit_of
 
 
 def row(prompt: str, answer: str = "a", **more: Any) -> Row:

@@ -113,7 +113,11 @@ def test_expressions_can_not_reach_out_of_the_sandbox(tmp_path: Path, where: str
 
 def test_map_writes_the_last_turns_and_the_row_remembers_its_parent(tmp_path: Path) -> None:
     old = row(" hi ", "JA", label="Yes", source="here", parents=["0"])
-    templates = {"system": "Be brief.", "user": "{{ user | trim }}", "label": "{{ label | lower }}"}
+    templates: dict[str, Any] = {
+        "system": "Be brief.",
+        "user": "{{ user | trim }}",
+        "label": "{{ label | lower }}",
+    }
     templates["assistant"] = "{{ assistant | lower }}"
     made = next(iter(run(Map, tmp_path, [old], **templates, columns={"was": "{{ user }}"})))
     said = [(t["role"], t["content"]) for t in made["messages"]]
@@ -134,7 +138,7 @@ def test_map_of_every_turn(tmp_path: Path) -> None:
     turns = [
         {"role": r, "content": c} for r, c in zip(["user", "assistant"] * 2, "abcd", strict=True)
     ]
-    templates = {"user": "{{ user }}!", "assistant": "{{ assistant }}?"}
+    templates: dict[str, Any] = {"user": "{{ user }}!", "assistant": "{{ assistant }}?"}
     made = run(Map, tmp_path, [{"messages": turns}], **templates, turns="all")
     assert [t["content"] for t in next(iter(made))["messages"]] == ["a!", "b?", "c!", "d?"]
     made = run(Map, tmp_path / "last", [{"messages": turns}], user="{{ user }}!")
@@ -163,7 +167,7 @@ def test_map_of_every_turn(tmp_path: Path) -> None:
     ],
 )
 def test_map_of_rows_of_every_shape(
-    tmp_path: Path, old: Row, given: dict[str, str], new: Row
+    tmp_path: Path, old: Row, given: dict[str, Any], new: Row
 ) -> None:
     made = next(iter(run(Map, tmp_path, [{**old, "label": "l"}], **given)))
     assert new.items() <= made.items()
@@ -180,7 +184,7 @@ def test_map_of_rows_of_every_shape(
     ],
 )
 def test_map_names_the_row_that_a_template_fails_for(
-    tmp_path: Path, given: dict[str, str], what: str
+    tmp_path: Path, given: dict[str, Any], what: str
 ) -> None:
     rows = [row("a", name="n", nothing=None)]
     with pytest.raises(DataError, match=what) as caught:

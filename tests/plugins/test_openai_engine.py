@@ -300,7 +300,8 @@ def test_what_every_row_would_meet_stops_at_once(
 def test_what_waits_to_be_sent_again_does_not_delay_the_end(server: Server) -> None:
     server.script += [failure(503, retry_after="60"), Reply("a", delay=0.5)]
     server.script += [Reply(status=401, error={"message": "no"}, delay=0.3)] * 9
-    engine, found = TestJob().engine(model(server, concurrency=3)), []
+    engine = TestJob().engine(model(server, concurrency=3))
+    found: list[Any] = []
     started = time.monotonic()
     with pytest.raises(UsageError, match="doesn't let us in"):
         found.extend(engine.stream(map(Request, map(conversation, "abcdef"))))

@@ -85,8 +85,8 @@ def files(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in folder.iterdir()}
 
 
-def curve(job: TestJob) -> list[dict[str, float]]:
-    points: list[dict[str, float]] = json.loads((job.out / "curve.json").read_text())
+def curve(job: TestJob) -> list[dict[str, Any]]:
+    points: list[dict[str, Any]] = json.loads((job.out / "curve.json").read_text())
     return points
 
 

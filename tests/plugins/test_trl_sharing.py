@@ -36,10 +36,11 @@ def model_of(kind: str) -> Any:
         num_attention_heads=4, num_key_value_heads=2, head_dim=8, pad_token_id=0,
         bos_token_id=None, eos_token_id=1,
     )  # fmt: skip
-    return AutoModelForCausalLM.from_config(config)
+    make: Any = AutoModelForCausalLM.from_config
+    return make(config)
 
 
-def gradients(model: Any, loss: torch.Tensor) -> torch.Tensor:
+def gradients(model: Any, loss: Any) -> torch.Tensor:
     model.zero_grad()
     loss.backward()
     return torch.cat([p.grad.flatten() for p in model.parameters()])

@@ -1,0 +1,11 @@
+"""Rows from SQL databases, through SQLAlchemy."""
+
+from collections.abc import Mapping
+
+from finery import hookimpl
+
+
+@hookimpl
+def finery_steps() -> Mapping[str, str]:
+    """The step types of this plugin."""
+    return {}

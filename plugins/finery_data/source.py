@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from typing import Literal
 
 from finery import Dataset, Job, Step, setting
-from finery_data.parts import OWN_COLUMNS
 from finery_data.columns import Columns
+from finery_data.parts import OWN_COLUMNS
 from finery_data.reading import Reading, Shape
 from finery_data.tables import Record
 

@@ -55,17 +55,22 @@ def read_table(path: Path, scratch: Path) -> Iterator[Record]:
             copy = scratch / "table.parquet" if is_compressed(path) else None
             yield from _parquet(shown(path), stream, copy)
         elif suffix in JSON_SUFFIXES:
-            yield from _json(shown(path), _text_start(shown(path), stream))
+            yield from read_json(shown(path), stream)
         else:
             yield from _delimited(shown(path), _text_start(shown(path), stream))
 
 
-def table_suffix(path: Path) -> str:
-    """`.csv` of `x.csv` and of `x.csv.gz`; `DataError` if no reader goes with it."""
-    name = path.name.lower()
+def suffix_of(name: str) -> str:
+    """`.csv` of `x.csv` and of `x.csv.gz`."""
+    name = name.lower()
     for ending in COMPRESSED:
         name = name.removesuffix(ending)
-    suffix = Path(name).suffix
+    return Path(name).suffix
+
+
+def table_suffix(path: Path) -> str:
+    """`.csv` of `x.csv` and of `x.csv.gz`; `DataError` if no reader goes with it."""
+    suffix = suffix_of(path.name)
     if suffix in SUFFIXES:
         return suffix
     what = f"files named '*{suffix}'" if suffix else "files without a suffix"
@@ -89,9 +94,12 @@ def _text_start(name: str, stream: io.BufferedReader) -> io.BufferedReader:
 # JSON
 
 
-def _json(name: str, stream: io.BufferedReader) -> Iterator[Record]:
-    """Rows of JSON lines, or of one JSON document: an array, or an object that holds one."""
-    lines = _numbered(stream)
+def read_json(name: str, stream: io.BufferedReader) -> Iterator[Record]:
+    """Rows of JSON lines, or of one JSON document: an array, or an object that holds one.
+
+    name: of the file, in the places of its rows.
+    """
+    lines = _numbered(_text_start(name, stream))
     first = next(lines, None)
     if first is None:
         return
@@ -386,7 +394,7 @@ def _parquet(name: str, stream: io.BufferedReader, copy: Path | None) -> Iterato
         for batch in parquet.ParquetFile(source).iter_batches(batch_size=PARQUET_BATCH):
             for columns in batch.to_pylist():
                 number += 1
-                made = {key: _without_nulls(value) for key, value in columns.items()}
+                made = {key: without_nulls(value) for key, value in columns.items()}
                 yield Record(f"{name} (row {number})", made)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise DataError(
@@ -405,8 +413,8 @@ def _copied(stream: io.BufferedReader, copy: Path) -> io.BufferedReader:
     return copy.open("rb")
 
 
-def _without_nulls(value: Any) -> Any:
+def without_nulls(value: Any) -> Any:
     """A nested value without the null fields that Parquet gives to objects that lack a key."""
     if isinstance(value, dict):
-        return {k: _without_nulls(v) for k, v in value.items() if v is not None}
-    return [_without_nulls(v) for v in value] if isinstance(value, list) else value
+        return {k: without_nulls(v) for k, v in value.items() if v is not None}
+    return [without_nulls(v) for v in value] if isinstance(value, list) else value

@@ -6,6 +6,7 @@ where a line is.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -204,10 +205,12 @@ def _library_records(
     try:
         rows = builder.as_streaming_dataset(split=split.name)
         features = rows.features or rows._resolve_features().features
-        media = [name for name, feature in features.items() if type(feature).__name__ in MEDIA]
+        media = {name: f for name, f in features.items() if type(f).__name__ in MEDIA}
         if media:
             job.log(f"left out, since they hold no text: {', '.join(media)}")
-            rows = rows.remove_columns(media)
+            for name, feature in media.items():  # removing alone would decode them first
+                rows = rows.cast_column(name, replace(feature, decode=False))
+            rows = rows.remove_columns(list(media))
         tell = _labelled(features)
         for columns in rows:
             number += 1

@@ -225,7 +225,7 @@ def test_a_missing_revision(call: Caller) -> None:
 
 
 def test_several_configurations_without_a_default(call: Caller) -> None:
-    card = CARD.replace(b"  default: true\n", b"")
+    card = CARD.replace(b"  default: true\n", b"").partition(b"dataset_info")[0] + b"---\n"
     call.hub.push(REPO, SECOND, {**repository(), "README.md": card})
     assert call(SECOND)["fix"] == "name one: config: main or extra"
 

@@ -228,6 +228,7 @@ class _Proving:
             find_engine=_no_engine,
             secrets={name: os.environ[name] for name in node.env if name in os.environ},
             pinned=self._pinned(node),
+            kept=self.store.root / PINNED,
         )
 
     def _pinned(self, node: Node) -> str | None:
@@ -235,7 +236,7 @@ class _Proving:
         if floating is None:
             return None
         if self.lock.get(floating) is None:
-            self.lock.set(floating, node.step.pin())
+            self.lock.set(floating, node.step.pin_into(self.store.root / PINNED))
         return self.lock.get(floating)
 
     # -- the proofs ------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from finery.executor import LocalExecutor
 from finery.graph import Graph, Node, Source
 from finery.job import Job, Report
 from finery.lock import Lock
+from finery.places import PINNED
 from finery.plan import Planner, StepPlan, make_plan
 from finery.proof import Proof
 from finery.records import SqliteRecords

@@ -66,14 +66,14 @@ class Database:
     def records(self, query: str, params: Mapping[str, Any]) -> Iterator[Record]:
         """The records of a query, in order, as a stream."""
         number = 0
-        with explained(Fault(self._engine, self._place, query, self._query_file, self._secret)):
-            with self._reading() as connection:
-                result = connection.execute(library().text(query), dict(params))
-                names = self._names(result)
-                for values in result:
-                    number += 1
-                    where = f"{self._place} (row {number})"
-                    yield Record(where, _columns(dict(zip(names, values, strict=True))))
+        fault = Fault(self._engine, self._place, query, self._query_file, self._secret)
+        with explained(fault), self._reading() as connection:
+            result = connection.execute(library().text(query), dict(params))
+            names = self._names(result)
+            for values in result:
+                number += 1
+                where = f"{self._place} (row {number})"
+                yield Record(where, _columns(dict(zip(names, values, strict=True))))
 
     @contextmanager
     def _reading(self) -> Iterator[Any]:
@@ -151,9 +151,7 @@ def _sqlite(path: Path) -> Any:
 
     def connect() -> sqlite3.Connection:
         if not path.is_file():
-            raise DataError(
-                "there is no such database file", where=shown(path), fix="check its path"
-            )
+            raise DataError("there is no such file", where=shown(path), fix="check the path")
         made = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True)
         # A text that isn't UTF-8 spoils its row, not the query.
         made.text_factory = lambda text: text.decode("utf-8", "surrogateescape")

@@ -88,10 +88,7 @@ class SqlQuery(RowSource, version="1"):
     def run(self, job: Job) -> Dataset:
         """Write the rows, as they were when the query was pinned."""
         self.check()
-        if self.url is None:
-            records = self._records({})
-        else:
-            records = self._kept(job)
+        records = self._records({}) if self.url is None else self._kept(job)
         return self.written(job, _told(records, job), self._place())
 
     def _kept(self, job: Job) -> Iterator[Record]:

@@ -1,7 +1,7 @@
 """The rows of a query, kept when it was pinned, by their digest.
 
 A file of JSON lines: `[columns]`, with the names of columns that hold bytes behind it, whose
-content no row can take and none is kept of; or `[null, [], what, fix]` for a row that can't be read.
+content no row can take and none is kept of; or `[null, [], what, fix]` for one that can't be read.
 """
 
 import os

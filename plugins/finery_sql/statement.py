@@ -13,7 +13,7 @@ _INNERMOST = re.compile(r"\([^()]*\)")
 
 def trimmed(query: str) -> str:
     """The query without what ends it: a driver's cursor takes a single statement."""
-    return query.strip().rstrip(";").rstrip()
+    return query.strip().rstrip("; \t\r\n")
 
 
 def parameters(query: str) -> list[str]:

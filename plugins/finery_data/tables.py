@@ -33,6 +33,7 @@ PARQUET_BATCH = 1024
 _SPACE = re.compile(r"[ \t\r\n]*")
 _HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_MARK = b"\xef\xbb\xbf"
 
 
 class Record(NamedTuple):
@@ -86,7 +87,7 @@ def _text_start(name: str, stream: io.BufferedReader) -> io.BufferedReader:
     start = stream.peek(3)[:3]
     if start.startswith(_UTF16):
         raise DataError("the file is UTF-16, not UTF-8", where=name, fix="save it as UTF-8")
-    if start == b"\xef\xbb\xbf":
+    if start == _MARK:
         stream.read(3)
     return stream
 
@@ -117,9 +118,18 @@ def read_json(name: str, stream: io.BufferedReader) -> Iterator[Record]:
 
 def _numbered(stream: io.BufferedReader) -> Iterator[tuple[int, bytes]]:
     """Lines that aren't blank, with their numbers from 1."""
+    was_wide = False
     for number, line in enumerate(stream, 1):
-        if not line.isspace():
+        if was_wide:  # its line break has a second byte
+            line = line.removeprefix(b"\0")
+        was_wide = _is_wide(line)
+        if line and not line.isspace():
             yield number, line
+
+
+def _is_wide(line: bytes) -> bool:
+    """Whether a line, amid others in UTF-8, is UTF-16."""
+    return line[:2] in _UTF16 or b"\0" in line[:2]
 
 
 def _starts_document(line: bytes, *, alone: bool) -> bool:
@@ -149,7 +159,7 @@ def _object_of(line: bytes) -> dict[str, Any] | BadRow:
     try:
         return _checked_object(msgspec.json.decode(line))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        return _not_utf8(line) or BadRow(f"invalid JSON: {_why(line, error)}")
+        return _other_encoding(line) or BadRow(f"invalid JSON: {_why(line, error)}")
 
 
 def _why(line: bytes, error: Exception) -> str:
@@ -170,6 +180,17 @@ def _checked_object(value: Any) -> dict[str, Any] | BadRow:
     if isinstance(value, dict):
         return value
     return BadRow(f"the row is {kind_of(value)}, not an object", "write it as {…}")
+
+
+def _other_encoding(line: bytes) -> BadRow | None:
+    """What is wrong with a line that isn't UTF-8, or has something before it."""
+    if _is_wide(line):
+        return BadRow("the line is UTF-16, not UTF-8", "save all of the file as UTF-8")
+    if line.startswith(_MARK):
+        return BadRow(
+            "a byte order mark stands before the row", "remove it: sed -i 's/^\\xEF\\xBB\\xBF//'"
+        )
+    return _not_utf8(line)
 
 
 def _not_utf8(line: bytes) -> BadRow | None:

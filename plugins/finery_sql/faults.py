@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 from finery import DataError, FineryError, StepError
 from finery.errors import did_you_mean, nearest
-from finery_sql.statement import line_of
+from finery_sql.statement import is_select, line_of
 
 DATABASES = ("postgresql", "sqlite", "mysql", "mariadb", "mssql", "oracle")
 PACKAGES = {
@@ -129,7 +129,8 @@ def _in_query(text: str, what: str, error: Any, fault: Fault) -> FineryError:
         return DataError(what, where=where, fix=f"did you mean '{near}'?" if near else None)
     if "statement at a time" in text or "multiple commands" in text:
         return DataError("there are several statements", where=where, fix="write a single SELECT")
-    return DataError(what, where=where, fix=detail or "repair the query")
+    repair = "repair the query" if is_select(fault.query) else "write a SELECT"
+    return DataError(what, where=where, fix=detail or repair)
 
 
 def _line(text: str, query: str) -> int | None:

@@ -37,7 +37,7 @@ class _Line(msgspec.Struct, array_like=True):
 
 def pinned_as(kept: Kept) -> str:
     """What recipe.lock says of kept rows."""
-    return f"{kept.rows:,} rows, {kept.digest}"
+    return f"{kept.rows:,} {'row' if kept.rows == 1 else 'rows'}, {kept.digest}"
 
 
 def keep(records: Iterable[Record], folder: Path) -> Kept:

@@ -21,6 +21,12 @@ def parameters(query: str) -> list[str]:
     return list(dict.fromkeys(_PARAMETER.findall(query)))
 
 
+def is_select(query: str) -> bool:
+    """Whether the query starts as one that gives rows."""
+    code = _NOT_CODE.sub(" ", query).lstrip("( \t\r\n").lower()
+    return code.startswith(("select", "with", "values", "table"))
+
+
 def is_ordered(query: str) -> bool:
     """Whether the query as a whole, not only a part in parentheses, has an ORDER BY."""
     code = _NOT_CODE.sub(" ", query)

@@ -84,8 +84,6 @@ def _filled(value: Any) -> Any:
     """
     if value is None or (isinstance(value, float) and value != value):
         raise BadRow("a column is empty (null)", 'remove the row, or write {{ name or "" }}')
-    if isinstance(value, (dict, list, bytes)):
-        if holds_bytes(value):
-            raise BadRow("a column holds bytes, not text", "decode it, or leave it out")
-        return written(value)
-    return value
+    if holds_bytes(value):
+        raise BadRow("a column holds bytes, not text", "decode it, or leave it out")
+    return written(value) if isinstance(value, (dict, list)) else value

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from finery import DataError, FineryError, Job, StepError
 from finery.errors import did_you_mean
@@ -72,7 +72,7 @@ def _builder(split: Split) -> Any:
     with explained(split.repo, split.commit, "dataset"):
         _meet(split)
         try:
-            import datasets
+            import datasets  # type: ignore[import-untyped]
         except ImportError as error:
             raise missing("hub.dataset", "datasets") from error
         datasets.disable_progress_bars()
@@ -228,9 +228,9 @@ def _library_records(
 
 
 def _library_error() -> type[Exception]:
-    from datasets.exceptions import DatasetsError
+    from datasets.exceptions import DatasetsError  # type: ignore[import-untyped]
 
-    return DatasetsError
+    return cast(type[Exception], DatasetsError)
 
 
 def _labelled(features: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], dict[str, Any]]:

@@ -45,7 +45,7 @@ def arguments(number: int) -> Any:
 
 def conversation(number: int) -> dict[str, Any]:
     place = PLACES.split()[number % 12]
-    call = {"id": f"call_{number}", "type": "function"}
+    call: dict[str, Any] = {"id": f"call_{number}", "type": "function"}
     call["function"] = {"name": "track_parcel", "arguments": arguments(number)}
     answer = {"role": "tool", "tool_call_id": f"call_{number}", "content": f'{{"at": "{place}"}}'}
     return {
@@ -104,7 +104,7 @@ def write_again(project: Project) -> None:
     import gzip
 
     pa = pytest.importorskip("pyarrow", reason="needs the package pyarrow")
-    from pyarrow import parquet
+    from pyarrow import parquet  # type: ignore[import-untyped]
 
     again = lines(project.rows("rows")).encode()
     (project.folder / "again.jsonl.gz").write_bytes(gzip.compress(again))

@@ -40,7 +40,7 @@ PAIR = {"user": "{{ text }}", "assistant": "{{ topic }}"}
 
 
 def parquet(columns: dict[str, list[Any]]) -> bytes:
-    from pyarrow import parquet as files
+    from pyarrow import parquet as files  # type: ignore[import-untyped]
 
     out = io.BytesIO()
     files.write_table(pa.table(columns), out, row_group_size=100, compression="none")
@@ -140,7 +140,10 @@ def test_the_pinned_commit_is_read_after_main_moved(call: Caller) -> None:
 
 
 def test_json_lines_say_what_is_written(call: Caller) -> None:
-    rows = [{"text": "2026-01-02", "topic": "007"}, {"text": "2026-01-03", "topic": "a", "x": {}}]
+    rows: list[dict[str, Any]] = [
+        {"text": "2026-01-02", "topic": "007"},
+        {"text": "2026-01-03", "topic": "a", "x": {}},
+    ]
     call.hub.push("datasets/org/lines", FIRST, {"data/a.jsonl.gz": gzip.compress(lines(*rows))})
     made = call(FIRST, repo="org/lines")
     assert [m["content"] for m in made["rows"][0]["messages"]] == ["2026-01-02", "007"]

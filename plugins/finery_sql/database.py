@@ -1,6 +1,6 @@
 """A database that is only read: its records as a stream, by SQLAlchemy."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,11 +30,13 @@ READ_ONLY = {
 class Database:
     """Where a query is put to. place: how errors call it; query_file: where the query stands."""
 
-    def __init__(self, engine: Any, place: str, query_file: str | None, secret: str = "") -> None:
+    def __init__(
+        self, engine: Any, place: str, query_file: str | None, secrets: Sequence[str] = ()
+    ) -> None:
         self._engine = engine
         self._place = place
         self._query_file = query_file
-        self._secret = secret
+        self._secrets = [secret for secret in secrets if secret]
 
     @classmethod
     def file(cls, path: Path, query_file: str | None) -> "Database":
@@ -61,12 +63,14 @@ class Database:
             raise unreadable_url(place) from None
         if parsed.get_backend_name() == "sqlite":
             return cls(_sqlite(_sqlite_path(parsed, place)), place, query_file)
-        return cls(_engine(parsed, place), place, query_file, secret=url)
+        password = parsed.password or ""
+        secrets = (url, password, quote(password, safe=""))
+        return cls(_engine(parsed, place), place, query_file, secrets)
 
     def records(self, query: str, params: Mapping[str, Any]) -> Iterator[Record]:
         """The records of a query, in order, as a stream."""
         number = 0
-        fault = Fault(self._engine, self._place, query, self._query_file, self._secret)
+        fault = Fault(self._engine, self._place, query, self._query_file, self._secrets)
         with explained(fault), self._reading() as connection:
             result = connection.execute(library().text(query), dict(params))
             names = self._names(result)

@@ -1,10 +1,9 @@
 """What goes wrong with databases, in words that say what to do, and never with a password."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
-from urllib.parse import unquote, urlsplit
 
 from finery import DataError, FineryError, StepError
 from finery.errors import did_you_mean, nearest
@@ -30,20 +29,18 @@ _AWAY = (
 
 
 class Fault(NamedTuple):
-    """What is known where a query fails. secret: the URL, which must not be told."""
+    """What is known where a query fails. secrets: the URL and its password, never to be told."""
 
     engine: Any
     place: str
     query: str
     query_file: str | None
-    secret: str
+    secrets: Sequence[str]
 
     def safe(self, text: str) -> str:
-        """The text without the URL's password."""
-        password = urlsplit(self.secret).password if "@" in self.secret else None
-        for hidden in (self.secret, password, unquote(password or "")):
-            if hidden:
-                text = text.replace(hidden, "***")
+        """The text without secrets."""
+        for secret in self.secrets:
+            text = text.replace(secret, "***")
         return text
 
 

@@ -4,7 +4,7 @@ import copy
 import sys
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
@@ -283,6 +283,16 @@ class Step(Settings):
         thrown away. None: it must be built.
         """
         return None
+
+    def trace(self, ids: Collection[str], job: "Job") -> Iterator[tuple[str, str]]:
+        """(id, place) of those of its rows that have one of `ids`: where each was read.
+
+        For steps that read rows from outside. Called by `finery show --row`, in the main process,
+        with files opened as for `run`: read what `run` reads, the way it does, as a stream. A
+        place is what an error would name: `data/tickets.jsonl:17`, a table and its key, an
+        address. Rows that were dropped count too. By default nothing: the step alone is named.
+        """
+        return iter(())
 
     def verify(self, outputs: Mapping[str, Artifact]) -> None:
         """Judge the finished outputs; raise `RequirementError` to fail the build.

@@ -1,14 +1,14 @@
 """`data.file`: rows from files of any common format."""
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
 from finery import DataError, Dataset, Files, Job, Step, setting
-from finery.drops import Drops
+from finery.drops import Drops, dropped_id
 from finery.errors import did_you_mean
 from finery.rows import Row, row_id
 from finery_data.badrow import BadRow
@@ -92,6 +92,15 @@ class File(Step, seeded=False, packages=("jinja2",), version="1"):
         made.meta |= reading.meta()
         return made
 
+    def trace(self, ids: Collection[str], job: Job) -> Iterator[tuple[str, str]]:
+        """File and line of each row with one of `ids`, skipped ones too."""
+        reading = _Reading(self, job)
+        with reading.drops:
+            for record, row in reading.placed():
+                found = row["id"] if row else dropped_id(record.dropped())
+                if found in ids:
+                    yield found, record.where
+
 
 class _Reading:
     """One run of `data.file`: makes rows of records and counts what it meets."""
@@ -115,16 +124,20 @@ class _Reading:
 
     def rows(self) -> Iterator[Row]:
         """The rows of all files; raises `DataError` at the end if some were bad."""
+        for _, row in self.placed():
+            if row is not None:
+                yield row
+        self._finish()
+
+    def placed(self) -> Iterator[tuple[Record, Row | None]]:
+        """Each record with its row, None where it is bad."""
         for record in self._all_records():
             self.records += 1
             row = self._row(record)
-            if row is None:
-                continue
-            self.made += 1
-            yield row
+            self.made += row is not None
+            yield record, row
             if self.made == self.step.take:
                 break
-        self._finish()
 
     def meta(self) -> dict[str, Any]:
         """Facts about the rows. No names of files: they aren't part of the key."""
@@ -206,9 +219,8 @@ class _Reading:
             self.bad.append((where, error))
         if self.step.bad_rows == "skip":
             self.job.log(f"skipped {where}: {error.what}")
-            columns = record.columns if isinstance(record.columns, dict) else {}
             # The record's number, not its line: a file that only moves changes no output.
-            self.drops.add(columns, "bad-row", f"record {self.records}: {error.what}")
+            self.drops.add(record.dropped(), "bad-row", f"record {self.records}: {error.what}")
 
     def _finish(self) -> None:
         if self.bad and (self.step.bad_rows == "error" or not self.made):

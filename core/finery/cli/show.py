@@ -32,6 +32,13 @@ from finery.errors import UsageError, did_you_mean, shown
 @click.option(
     "--dropped", is_flag=True, help="Every row that a data step dropped, or found fault with."
 )
+@click.option(
+    "--row",
+    "row_id",
+    metavar="ID",
+    help="The story of a row, from its source to the answers it got; the beginning of its id will "
+    "do. With STEP, only what leads there.",
+)
 @json_option
 def command(
     step: str | None,
@@ -40,6 +47,7 @@ def command(
     rows: int,
     html: str | None,
     dropped: bool,
+    row_id: str | None,
     as_json: bool,
 ) -> None:
     """Show what STEP made: rows, scores, a model's size and curves, a bundle's files.
@@ -52,14 +60,17 @@ def command(
     graph = open_graph(recipe, overrides, store)
     if step is None and html is not None:
         raise _no_step(html, list(graph.nodes))
-    if step is None:
+    if step is None and row_id is None:
         _overview(graph, store, as_json)
         return
-    name, _, output = step.partition(".")
-    if name not in graph.nodes:
+    name, _, output = (step or "").partition(".")
+    if step is not None and name not in graph.nodes:
         raise UsageError(
             f"the recipe has no step '{name}'", where="STEP", fix=did_you_mean(name, graph.nodes)
         )
+    if row_id is not None:
+        _show_row(graph, store, row_id, name, output, html is not None, as_json)
+        return
     result, fresh = _result(graph, store, name)
     if output and output not in result.outputs:
         named = [o for o in result.outputs if o]
@@ -98,6 +109,23 @@ def _show_one(
     show_artifact(title, artifact, manifest, rows, every_drop=dropped)
     if page:
         click.echo(f"page: {shown(page)}")
+
+
+def _show_row(
+    graph: Any, store: Any, row_id: str, name: str, output: str, html: bool, as_json: bool
+) -> None:
+    from finery.cli.row_view import show_story
+    from finery.lineage import story_of
+
+    if html:
+        raise UsageError("a row's story has no page", where="--html", fix="leave --html out")
+    if not row_id:
+        raise UsageError("an empty id", where="--row", fix="write the beginning of a row's id")
+    story = story_of(graph, store, row_id, step=name, output=output)
+    if as_json:
+        print_json(story)
+    else:
+        show_story(story)
 
 
 def _no_step(html: str, names: list[str]) -> UsageError:

@@ -14,7 +14,7 @@ from finery.cli.output import size
 from finery.cli.tables import percent, scores_table, stdout
 from finery.curves import verdict
 from finery.manifest import Manifest
-from finery.rows import Row, split_turns
+from finery.rows import NOT_CONTENT, Row, split_turns
 
 SHOWN_TEXT = 2_000
 """Characters of a text file that is printed, e.g. a Modelfile."""
@@ -66,16 +66,22 @@ def _show_dataset(console: Any, dataset: Dataset, rows: int) -> None:
     _show_facts(console, dataset.meta)
     for row in itertools.islice(dataset, rows):
         console.print()
-        for role, text in _turns(row):
-            console.print(_labelled(role, text))
+        for role, text in turns(row):
+            console.print(labelled(role, text))
     left = len(dataset) - rows
     if left > 0:
         console.print(f"\n[dim]… and {left} more (--rows N)[/]")
 
 
-def _turns(row: Row) -> Iterator[tuple[str, str]]:
-    """(role, text) of each turn of a row, preferences as `chosen` and `rejected`."""
+def turns(row: Row) -> Iterator[tuple[str, str]]:
+    """(role, text) of each turn of a row, preferences as `chosen` and `rejected`.
+
+    Of a row that is no conversation, each column.
+    """
     yield "id", str(row.get("id", ""))
+    if "messages" not in row and "prompt" not in row:
+        yield from ((k, _fact(v)) for k, v in row.items() if k not in NOT_CONTENT)
+        return
     prompt, completion = split_turns(row)
     for message in prompt:
         yield str(message["role"]), _content(message)
@@ -98,7 +104,8 @@ def _content(message: Mapping[str, Any]) -> str:
     return f"{shown}{json.dumps(calls, ensure_ascii=False)}" if calls else shown
 
 
-def _labelled(label: str, text: str) -> Any:
+def labelled(label: str, text: str) -> Any:
+    """A text behind its label, in a column of its own."""
     from rich.table import Table
     from rich.text import Text
 
@@ -110,7 +117,9 @@ def _labelled(label: str, text: str) -> Any:
         "id": "dim",
     }
     grid = Table.grid(padding=(0, 2))
-    grid.add_column(width=9, style=colours.get(label, "yellow"), no_wrap=True)
+    grid.add_column(
+        width=max(9, min(16, len(label))), style=colours.get(label, "yellow"), no_wrap=True
+    )
     grid.add_column(ratio=1)
     grid.add_row(label, Text(text, style="dim" if label == "id" else ""))
     return grid
@@ -150,9 +159,9 @@ def _show_metrics(console: Any, metrics: Metrics, rows: int) -> None:
     if shown:
         console.print("wrong answers:", style="dim")
     for prediction in shown:
-        console.print(_labelled(str(prediction.get("model", ""))[:9], f"{prediction['id']}"))
-        console.print(_labelled("expected", str(prediction.get("expected", ""))))
-        console.print(_labelled("rejected", str(prediction.get("answer", ""))))
+        console.print(labelled(str(prediction.get("model", ""))[:9], f"{prediction['id']}"))
+        console.print(labelled("expected", str(prediction.get("expected", ""))))
+        console.print(labelled("rejected", str(prediction.get("answer", ""))))
 
 
 def _plain_table(data: Mapping[str, Any]) -> Any:
@@ -216,7 +225,7 @@ def _show_model(console: Any, model: Model, manifest: Manifest) -> None:
         ]
         console.print(f"  [cyan]{role:<14}[/] {', '.join([*facts, size(ref.size())])}")
     for message in meta.get("messages", [])[:6]:
-        console.print(_labelled(message["role"], _content(message)))
+        console.print(labelled(message["role"], _content(message)))
     _show_files(console, model, manifest)
     points = curve_of(model, manifest)
     if points is not None:

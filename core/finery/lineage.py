@@ -317,7 +317,7 @@ def _event(
         return Event(node.name, node.use, what, output, line.number)
     what = {"answer": "answered", "finding": "found"}.get(kind, kind)
     facts = {k: v for k, v in line.data().items() if k not in ("id", "row", "parents")}
-    return Event(node.name, node.use, what, output, 0, facts)
+    return Event(node.name, node.use, what, output, facts=facts)
 
 
 def _add(told: Told, event: Event, line: Found, kind: str) -> None:

@@ -66,8 +66,8 @@ def row_files(artifact: Artifact, manifest: Manifest) -> list[RowFile]:
     """The artifact's files that name rows, in a fixed order."""
     shards = sorted(n for n in manifest.files if n.startswith("rows-") and n.endswith(".jsonl"))
     found = [RowFile("row", [artifact.file(name) for name in shards])] if shards else []
-    there = [name for name in _KINDS if name in manifest.files]
-    return [*found, *(RowFile(_KINDS[name], [artifact.file(name)]) for name in there)]
+    beside = [RowFile(k, [artifact.file(n)]) for n, k in _KINDS.items() if n in manifest.files]
+    return sorted([*found, *beside], key=lambda file: file.kind != "generated")
 
 
 def lines_about(file: RowFile, ids: Collection[str]) -> Iterator[Found]:

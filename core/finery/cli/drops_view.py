@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from finery.artifacts import Dataset
+from finery.cli.output import visible
 from finery.drops import dropped, findings
 from finery.rows import snippet
 
@@ -69,6 +70,9 @@ def _show(console: Any, line: dict[str, Any], title: str = "") -> None:
 
     number = f"row {line['row']} " if isinstance(line.get("row"), int) else ""
     head = (f"{title}  ", "yellow") if title else "  "
-    console.print(Text.assemble(head, (f"{number}{line['id']}", "dim"), f"  {line['detail']}"))
+    detail = visible(f"  {line['detail']}")
+    console.print(Text.assemble(head, (f"{number}{line['id']}", "dim"), detail))
     if isinstance(line.get("row"), dict):
-        console.print(Text(f"    {snippet(line['row'], SNIPPET)}", style="dim"), no_wrap=True)
+        console.print(
+            Text(visible(f"    {snippet(line['row'], SNIPPET)}"), style="dim"), no_wrap=True
+        )

@@ -33,6 +33,15 @@ def print_json(data: Any) -> None:
     sys.stdout.buffer.flush()
 
 
+_PICTURES = {i: chr(0x2400 + i) for i in range(32) if chr(i) not in "\n\t"}
+_PICTURES |= {127: "␡"} | dict.fromkeys(range(128, 160), "�")
+
+
+def visible(text: str) -> str:
+    """A row's text with control characters as pictures: a terminal would obey them."""
+    return text.translate(_PICTURES)
+
+
 def is_terminal(stream: IO[str]) -> bool:
     """Whether to draw: a terminal that isn't dumb."""
     return stream.isatty() and os.environ.get("TERM") != "dumb"

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from finery.cli.output import counted
+from finery.cli.output import counted, visible
 from finery.cli.tables import stdout
 from finery.cli.views import labelled, turns
 from finery.lineage import Event, Story, Told
@@ -79,8 +79,7 @@ class _Trees:
     def _fill(self, tree: Any, told: Told) -> None:
         self.shown.add(told.id)
         for events in _alike(told.events):
-            for line in _lines(told, events, self.widths):
-                tree.add(line)
+            tree.add(_line(told, events, self.widths))
         for child in self.children.get(told.id, ()):
             if child.id in self.shown:
                 tree.add(_text((child.id, "dim"), ("  (above)", "dim")))
@@ -103,6 +102,8 @@ class _Trees:
             parts.append((f"  {_listed(origins)}", "cyan"))
         if asked:
             parts.append(("  ◀ this row", "green"))
+        elif not told.events:
+            parts.append(("  in nothing that is built", "dim"))
         elif told.row:
             parts.append((f"  {snippet(told.row, 60)}", "dim"))
         return _text(*parts)
@@ -132,21 +133,20 @@ def _alike(events: Sequence[Event]) -> Iterator[list[Event]]:
     yield from groups.values()
 
 
-def _lines(told: Told, events: Sequence[Event], widths: list[int]) -> Iterator[Any]:
-    """What a step did with a row, in a line, and how in some more."""
+def _line(told: Told, events: Sequence[Event], widths: list[int]) -> Any:
+    """What a step did with a row; of a generated one the prompt, too."""
     event = events[0]
     head = (f"{_place(event):<{widths[0]}}  {event.use:<{widths[1]}}  ", "")
     style = _STYLES.get(event.what, "")
     places = [] if _is_origin(told, event) else [p for e in events for p in e.places]
-    tail = (f"  {_listed(places)}" if places else "", "cyan")
+    tail = [(f"  {_listed(places)}", "cyan")] if places else []
     if event.what == "answered":
-        yield _text(head, *_answer(event.facts), tail)
-    elif event.what == "generated":
-        yield _text(head, (_generated(event.facts), style), tail)
-        for name, text in _asked(event.facts) if told.relation != "relative" else ():
-            yield _text((f"  {name}: ", "dim"), (_short(text), "dim"))
-    else:
-        yield _text(head, (_said(events), style), tail)
+        return _text(head, *_answer(event.facts), *tail)
+    if event.what != "generated":
+        return _text(head, (_said(events), style), *tail)
+    asked = _asked(event.facts) if told.relation != "relative" else ()
+    prompt = [(f"\n  {name}: {_short(text)}", "dim") for name, text in asked]
+    return _text(head, (_generated(event.facts), style), *tail, *prompt)
 
 
 def _said(events: Sequence[Event]) -> str:
@@ -225,4 +225,4 @@ def _short(text: str) -> str:
 def _text(*parts: tuple[str, str]) -> Any:
     from rich.text import Text
 
-    return Text.assemble(*parts)
+    return Text.assemble(*((visible(text), style) for text, style in parts))

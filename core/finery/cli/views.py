@@ -10,7 +10,7 @@ import msgspec
 from finery.artifacts import Artifact, Dataset, Metrics, Model
 from finery.cli.curve_view import curve_of, kept_step, show_curve
 from finery.cli.drops_view import drops_data, show_drops
-from finery.cli.output import size
+from finery.cli.output import size, visible
 from finery.cli.tables import percent, scores_table, stdout
 from finery.curves import verdict
 from finery.manifest import Manifest
@@ -113,6 +113,7 @@ def labelled(label: str, text: str) -> Any:
         "assistant": "green",
         "chosen": "green",
         "rejected": "red",
+        "answered": "red",
         "user": "cyan",
         "id": "dim",
     }
@@ -121,7 +122,7 @@ def labelled(label: str, text: str) -> Any:
         width=max(9, min(16, len(label))), style=colours.get(label, "yellow"), no_wrap=True
     )
     grid.add_column(ratio=1)
-    grid.add_row(label, Text(text, style="dim" if label == "id" else ""))
+    grid.add_row(visible(label), Text(visible(text), style="dim" if label == "id" else ""))
     return grid
 
 
@@ -161,7 +162,9 @@ def _show_metrics(console: Any, metrics: Metrics, rows: int) -> None:
     for prediction in shown:
         console.print(labelled(str(prediction.get("model", ""))[:9], f"{prediction['id']}"))
         console.print(labelled("expected", str(prediction.get("expected", ""))))
-        console.print(labelled("rejected", str(prediction.get("answer", ""))))
+        console.print(labelled("answered", str(prediction.get("answer", ""))))
+    if shown:
+        console.print("[dim](finery show --row ID: where a row comes from)[/]")
 
 
 def _plain_table(data: Mapping[str, Any]) -> Any:

@@ -1,6 +1,7 @@
 """`finery show --row ID`: from an answer back to the file and line, and forward again."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -283,7 +284,7 @@ def test_a_call_that_cannot_be_answered_is_an_error_with_a_fix(
 
 def test_candidates_are_named_for_an_id_that_is_ambiguous_or_mistyped(story: Project) -> None:
     ids = sorted({r["id"] for name in ("rows", "loud", "more") for r in story.rows(name)})
-    start = next(a[0] for a, b in zip(ids, ids[1:], strict=False) if a[0] == b[0])
+    start = next(a[0] for a, b in pairwise(ids) if a[0] == b[0])
     err = story.run("show", "--row", start).err
     assert f"several rows have ids that begin with '{start}'" in err
     assert len([i for i in ids if i in err]) > 1
@@ -318,8 +319,8 @@ data:
 
 
 def test_markup_in_rows_is_shown_as_it_is(project: MakeProject) -> None:
-    text = "[bold]not bold[/bold] \\u001b[31m [/]"
-    record = '{"prompt": "%s", "completion": "[red]x[/red]"}' % text
+    text = "[bold]not bold[/bold] \x1b[31m [/]"
+    record = json.dumps({"prompt": text, "completion": "[red]x[/red]"})
     made = project({**FILES, "rows.jsonl": "\n".join([*LINES, record]) + "\n"})
     assert made.run("build").code == 0
     row = made.rows("rows")[-1]

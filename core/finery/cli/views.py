@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,8 +15,11 @@ from finery.cli.output import size, visible
 from finery.cli.tables import percent, scores_table, stdout
 from finery.curves import verdict
 from finery.manifest import Manifest
+from finery.rowfacts import Classes, Lengths, text_parts
 from finery.rows import NOT_CONTENT, Row, split_turns
 
+COUNTED = 100_000
+"""Rows of a data set that are read for its lengths and classes."""
 SHOWN_TEXT = 2_000
 """Characters of a text file that is printed, e.g. a Modelfile."""
 
@@ -63,7 +67,7 @@ def show_artifact(
 
 
 def _show_dataset(console: Any, dataset: Dataset, rows: int) -> None:
-    _show_facts(console, dataset.meta)
+    _show_facts(console, {**dataset.meta, **_counted(dataset)})
     for row in itertools.islice(dataset, rows):
         console.print()
         for role, text in turns(row):
@@ -71,6 +75,34 @@ def _show_dataset(console: Any, dataset: Dataset, rows: int) -> None:
     left = len(dataset) - rows
     if left > 0:
         console.print(f"\n[dim]… and {left} more (--rows N)[/]")
+
+
+def _counted(dataset: Dataset) -> dict[str, Any]:
+    """Lengths and classes of the rows, in a line each."""
+    lengths, classes = defaultdict[str, Lengths](Lengths), Classes()
+    for row in itertools.islice(dataset, COUNTED):
+        classes.add(row)
+        for part, text in text_parts(row).items():
+            lengths[part].add(len(text))
+    first = f", of the first {COUNTED:,} rows" if len(dataset) > COUNTED else ""
+    found = {
+        part: f"{v.at(0):,} to {v.at(1):,} characters, median {v.at(0.5):,}{first}"
+        for part, v in lengths.items()
+    }
+    return found | {f"by {name}": _classes(counts) for name, counts in classes.found().items()}
+
+
+def _classes(counts: Counter[str]) -> str:
+    """How many classes there are, and the most and the least frequent."""
+    often = counts.most_common()
+    shown = often if len(often) <= 6 else [*often[:3], ("…", 0), *often[-2:]]
+    named = ", ".join(f"{_line(name)} {n:,}" if n else name for name, n in shown)
+    return f"{len(often):,} classes: {named}" if len(often) > 1 else named
+
+
+def _line(text: str) -> str:
+    line = visible(" ".join(text.split()))
+    return line if len(line) <= 40 else f"{line[:39]}…"
 
 
 def turns(row: Row) -> Iterator[tuple[str, str]]:

@@ -20,7 +20,7 @@ from finery.rows import Row, split_turns
 from finery_data.chosen import draw_of
 from finery_data.dedup import compared
 from finery_data.heldout import NEAR, HeldOut, prompt_entry
-from finery_data.near import Common, NearIndex
+from finery_data.near import Common, Match, NearIndex
 from finery_data.parts import id_of, is_conversation, prompt
 
 ALIKE = 0.8
@@ -262,19 +262,22 @@ def _copies(name: str, dataset: Dataset, folder: Path, most: int, progress: Prog
             progress(f"{name}: rows compared", number, len(dataset))
         entry = compared(row, "row")
         digest = int.from_bytes(entry.digest()[:8], "big")
-        if digest in seen:
-            made.exact += 1
-            continue
-        seen.add(digest)
-        match = index.find(entry) if number < most else None
-        if match is not None:
-            made.near += 1
-            detail = f"is {match.similarity:.2f} similar to the row {ids[match.number]}"
-            _keep(made.examples, f"{id_of(row)} {detail}")
-        elif number < most:
+        if number >= most:
+            made.exact += digest in seen
+        elif (match := index.find(entry)) is not None:
+            made.exact += match.exact
+            made.near += not match.exact
+            _keep(made.examples, f"{id_of(row)} {_alike(match, ids)}")
+        else:
             index.add(len(ids), entry)
             ids.append(id_of(row))
+        seen.add(digest)
     return made
+
+
+def _alike(match: Match, ids: Sequence[str]) -> str:
+    other = f"the row {ids[match.number]}"
+    return f"repeats {other}" if match.exact else f"is {match.similarity:.2f} similar to {other}"
 
 
 def _overlaps(

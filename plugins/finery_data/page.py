@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from finery.rows import Row, snippet, split_turns
-from finery_data.facts import EXAMPLES, SPOKEN, Facts, Listed, Report
+from finery_data.facts import EXAMPLES, SPOKEN, Facts, Listed, Overlap, Report
 from finery_data.histogram import histogram
 from finery_data.page_style import POLICY, STYLE
 from finery_data.parts import as_turns, compact, is_conversation, text_of
@@ -17,7 +17,7 @@ MANY = 12
 """Bars from which on a list has two columns."""
 LONGEST_TEXT = 3_000
 """Characters of a turn that are shown."""
-LONGEST_NAME = 120
+LONGEST_NAME = 80
 """Characters of a class or a source that are shown."""
 _SHAPES = (
     ("rejected", "preferences"),
@@ -277,7 +277,7 @@ def _bar(
     several = len(counts) > 1
     told = [f"{n:,}, {s:.1%}" if of_all else f"{n:,}" for n, s in zip(counts, shares, strict=True)]
     bars = "".join(
-        f'<i class="k{i % 6}" style="width:{100 * share / top:.1f}%" title="{told[i]}"></i>'
+        f'<i class="k{i % 6}" style="{_width(share / top)}" title="{told[i]}"></i>'
         for i, share in enumerate(shares)
     )
     numbers = " · ".join(f"{n:,}" for n in counts) if several else told[0]
@@ -285,6 +285,10 @@ def _bar(
     return (f'<li><span class="name">{_name(value)}</span>'
             f'<span class="{track}" aria-hidden="true">{bars}</span>'
             f'<span class="n">{numbers}</span></li>')  # fmt: skip
+
+
+def _width(part: float) -> str:
+    return f"width:{100 * part:.1f}%" if part else "width:0;min-width:0"
 
 
 def _name(value: str) -> str:
@@ -323,24 +327,43 @@ def _turns(count: int) -> str:
 
 
 def _copies(report: Report) -> str:
-    parts = []
+    """What repeats within a data set, and what is in two; what doesn't in a line for all."""
+    parts, clean, apart = [], [], []
     for facts in report.facts:
         found = facts.copies
         of = f"<b>{_text(facts.name)}</b>: " if len(report.facts) > 1 else ""
-        limit = "" if found.searched >= facts.rows else (
-            f" (near copies: of the first {found.searched:,})")  # fmt: skip
-        what = f"{_repeat(found.exact)}, {found.near or 'none'} nearly{limit}"
-        parts.append(f"<p>{of}{_text(what)}</p>{_examples(found.examples)}")
+        if not found.exact and not found.near:
+            clean.append(facts.name)
+        else:
+            what = f"{_repeat(found.exact)}, {found.near or 'none'} nearly"
+            parts.append(f"<p>{of}{_text(what)}</p>{_examples(found.examples)}")
     for overlap in report.overlaps:
-        total = overlap.counts.total()
-        reasons = ", ".join(f"{n:,} {reason}" for reason, n in overlap.counts.most_common())
-        give = "gives" if total == 1 else "give"
-        what = f"{_rows(total)} of {overlap.one} {give} rows of {overlap.other} away"
-        mark = f'<span class="warn">{_text(what)}</span>: {_text(reasons)}'
-        if not total:
-            mark = _text(f"no row of {overlap.one} has a prompt near to one of {overlap.other}")
-        parts.append(f"<p>{mark}</p>{_examples(overlap.examples)}")
+        if overlap.counts:
+            parts.append(_overlap(overlap))
+        else:
+            apart.append(f"{overlap.one} and {overlap.other}")
+    if clean:
+        of = f" of {', '.join(clean)}" if len(report.facts) > 1 else ""
+        parts.append(f"<p>{_text(f'No row{of} repeats an earlier one, not even nearly.')}</p>")
+    if apart:
+        pairs = ", ".join(apart)
+        parts.append(f"<p>{_text(f'No prompt is shared, not even nearly, by {pairs}.')}</p>")
+    cut = [f.copies.searched for f in report.facts if f.copies.searched < f.rows]
+    if cut:
+        note = f"Near copies were looked for in the first {_rows(max(cut))} of each data set."
+        parts.append(f'<p class="soft">{_text(note)}</p>')
     return "".join(parts)
+
+
+def _overlap(overlap: Overlap) -> str:
+    total = overlap.counts.total()
+    reasons = ", ".join(f"{reason} {n:,}" for reason, n in overlap.counts.most_common())
+    give = "gives" if total == 1 else "give"
+    what = f"{_rows(total)} of {overlap.one} {give} rows of {overlap.other} away"
+    return (
+        f'<p><span class="warn">{_text(what)}</span>: {_text(reasons)}</p>'
+        f"{_examples(overlap.examples)}"
+    )
 
 
 def _repeat(count: int) -> str:
@@ -391,9 +414,10 @@ def _samples(report: Report) -> str:
     parts = []
     for facts in report.facts:
         title = f"<h3>{_text(facts.name)}</h3>" if len(report.facts) > 1 else ""
-        rows = [_article(row) for row in facts.samples]
-        if facts.longest is not None:
-            rows.append(_article(facts.longest, "the longest"))
+        longest = facts.longest
+        rows = [_article(row, "the longest" if row == longest else "") for row in facts.samples]
+        if longest is not None and longest not in facts.samples:
+            rows.append(_article(longest, "the longest"))
         parts.append(f'{title}<div class="samples">{"".join(rows)}</div>')
     return "".join(parts)
 

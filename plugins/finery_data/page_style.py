@@ -62,7 +62,8 @@ thead th { color: var(--soft); font-size: .85rem; white-space: nowrap; }
 tbody th { color: var(--soft); }
 tbody tr:last-child > * { border-bottom: 0; }
 .plots {
-  display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); gap: 6px 32px;
+  display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr));
+  gap: 6px 32px;
 }
 .plots > div { min-width: 0; }
 .plot { margin: 0 0 8px; }

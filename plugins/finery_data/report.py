@@ -75,9 +75,13 @@ def page(
     counting = Counting() if model is None else _counting(*model)
     with tempfile.TemporaryDirectory(prefix="finery-report-") as folder:
         report = measure(
-            _named(artifacts), Path(folder), counting=counting, near_rows=NEAR_ROWS, samples=SAMPLES,
+            _named(artifacts),
+            Path(folder),
+            counting=counting,
+            near_rows=NEAR_ROWS,
+            samples=SAMPLES,
             progress=progress,
-        )  # fmt: skip
+        )
     return render(title, report)
 
 

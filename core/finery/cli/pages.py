@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from finery.artifacts import Dataset, Model
+from finery.artifacts import Bundle, Dataset, Model
 from finery.cli.output import is_terminal
 from finery.curves import CURVE
 from finery.errors import FineryError, UsageError, did_you_mean, shown
@@ -35,11 +35,14 @@ def write_pages(
 
     html: what `--html` names, a file or a folder; empty: beside the outputs. tokenizer: the model
     whose tokens lengths of rows are told in. A training has a page for each curve, data sets have
-    one together.
+    one together; a bundle that is a page is copied.
     """
     trained = {title: m for title, m in titles.items() if CURVE in m.files}
     if trained:
         return _curves(graph, store, trained, html)
+    made = {title: m for title, m in titles.items() if m.kind == Bundle.kind and _html_of(m)}
+    if made:
+        return _copies(graph, store, made, html)
     kinds = {m.kind for m in titles.values()} & set(graph.plugins.pages)
     if not kinds:
         raise _no_page(graph, titles)
@@ -69,10 +72,25 @@ def _curves(
     return made
 
 
+def _html_of(manifest: Manifest) -> str | None:
+    """The page that a bundle is, if it is one."""
+    found = [name for name in manifest.files if name.endswith(".html") and "/" not in name]
+    return found[0] if len(found) == 1 else None
+
+
+def _copies(graph: Graph, store: Store, made: Mapping[str, Manifest], html: str) -> dict[str, Path]:
+    """Copy pages out of the store: browsers take the links in `build/` for text."""
+    written = {}
+    for title, manifest in made.items():
+        text = store.artifact(manifest).file(_html_of(manifest) or "").read_text(encoding="utf-8")
+        written[title] = write(_file(graph, html, f"{title}.html"), text, store.root)
+    return written
+
+
 def _no_page(graph: Graph, titles: Mapping[str, Manifest]) -> UsageError:
     named = [n for n, node in graph.nodes.items() if node.section in ("data", "generate", "train")]
     return UsageError(
-        f"{', '.join(titles)} has neither rows nor a training curve",
+        f"{', '.join(titles)} has neither rows, a training curve, nor a page of its own",
         where="--html",
         fix=f"name a step that has: {', '.join(named)}" if named else None,
     )

@@ -114,6 +114,12 @@ def _is_origin(told: Told, event: Event) -> bool:
     return event.step == told.events[0].step and event.what in ("read", "dropped")
 
 
+def _is_trained(event: Event) -> bool:
+    """Whether a training takes the row to learn from."""
+    facts = event.facts
+    return event.what == "taken" and facts["section"] == "train" and facts["as"] == "rows"
+
+
 def _listed(values: Sequence[Any]) -> str:
     """The first few values."""
     more = f" and {len(values) - LISTED} more" if len(values) > LISTED else ""
@@ -156,7 +162,7 @@ def _said(events: Sequence[Event]) -> str:
     if what == "found":
         return f"found: {facts.get('check')}: {facts.get('detail')}"
     if what == "taken":
-        return "trained on" if facts["as"] == "rows" else f"taken as {facts['as']}"
+        return "trained on" if _is_trained(events[0]) else f"taken as {facts['as']}"
     return f"{what}, {'rows' if len(events) > 1 else 'row'} {_listed([e.number for e in events])}"
 
 
@@ -200,7 +206,7 @@ def _trained(story: Story) -> Iterator[Any]:
     taken: dict[tuple[str, str], list[Told]] = {}
     for told in story.rows:
         for event in told.events:
-            if event.what == "taken" and event.facts["as"] == "rows":
+            if _is_trained(event):
                 taken.setdefault((event.step, event.use), []).append(told)
     for (step, _), rows in taken.items():
         names = ", ".join("this row" if t.relation == "asked" else t.id for t in rows[:5])

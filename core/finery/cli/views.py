@@ -63,6 +63,8 @@ def show_artifact(
     else:
         _show_facts(console, manifest.meta)
         _show_files(console, artifact, manifest)
+        if any(name.endswith(".html") for name in manifest.files):
+            console.print(f"  [dim]finery show {title} --html: a copy that browsers open[/]")
     console.print()
 
 

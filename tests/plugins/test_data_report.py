@@ -93,10 +93,14 @@ def test_classes_are_the_label_or_the_answer_or_its_fields() -> None:
 
 def test_turns_roles_tools_and_sources_are_counted(tmp_path: Path) -> None:
     tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
-    call = {"role": "assistant", "content": "",
-            "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": "{}"}}]}  # fmt: skip
-    turns = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}, call,
-             {"role": "tool", "content": "1"}, {"role": "assistant", "content": "one"}]  # fmt: skip
+    calls = [{"type": "function", "function": {"name": "f", "arguments": "{}"}}]
+    turns = [
+        {"role": "system", "content": "s"},
+        {"role": "user", "content": "u"},
+        {"role": "assistant", "content": "", "tool_calls": calls},
+        {"role": "tool", "content": "1"},
+        {"role": "assistant", "content": "one"},
+    ]
     facts = one(tmp_path, [
         with_id({"messages": turns, "tools": [tool]}),
         row("p", source="a.md"), row("q", source={"path": "a.md", "lines": [1, 2]}, parents=["x"]),

@@ -70,7 +70,8 @@ def test_all_outputs_are_on_one_page(data: Project) -> None:
     assert data.run("show", "split.test", "--html", "one.html").code == 0
     assert "<h1>t: split.test</h1>" in (data.folder / "one.html").read_text()
     made = [json.loads(x) for x in data.run("show", "split", "--json", "--html").out.splitlines()]
-    assert {m["html"] for m in made} == {"build/t/split-report.html"}
+    (page,) = {m["html"] for m in made}
+    assert page.endswith("build/t/split-report.html")
     assert data.run("build").code == 0
     assert (data.folder / "build/t/split-report.html").exists(), "a build leaves the page"
 

@@ -184,21 +184,38 @@ def _answer(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _generated(facts: Mapping[str, Any]) -> str:
-    """Teacher, attempt, checks and judge of a generated row."""
+    """Teacher, attempt, template, checks and judge of a generated row."""
     parts = [f"by {_as_text(facts['model'])}"] if facts.get("model") else []
-    parts += [f"{k} {_as_text(facts[k])}" for k in ("attempt", "checks", "judge") if facts.get(k)]
+    if facts.get("attempt"):
+        parts.append(f"attempt {facts['attempt'] + 1}")
+    template = facts.get("template")
+    if isinstance(template, dict) and template.get("name") != "default":
+        parts.append(f"template {template.get('name')}")
+    parts += [_checked(check) for check in facts.get("checks") or ()]
+    if facts.get("judge"):
+        parts.append(_judged(facts["judge"]))
     return f"generated {', '.join(parts)}"
 
 
+def _checked(check: Mapping[str, Any]) -> str:
+    """A check and what became of it: `regex ✓`."""
+    passed = {True: " ✓", False: " ✗"}.get(check.get("passed", ""), "")
+    value = f" {_as_text(check['value'])}" if check.get("value") is not None else ""
+    detail = f" ({_short(str(check['detail']))})" if check.get("detail") else ""
+    return f"{check.get('check')}{value}{passed}{detail}"
+
+
+def _judged(judge: Mapping[str, Any]) -> str:
+    """A judge's score and reason."""
+    by = f" of {judge['model']}" if judge.get("model") else ""
+    reason = f" ({_short(str(judge['reason']))})" if judge.get("reason") else ""
+    return f"score {_as_text(judge.get('score'))}{by}{reason}"
+
+
 def _asked(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(role, text) of the prompt that a generated row answers."""
-    prompt = facts.get("prompt") or facts.get("messages") or []
-    if isinstance(prompt, str):
-        yield "prompt", prompt
-        return
-    for message in prompt:
-        if isinstance(message, dict):
-            yield f"prompt, {message.get('role', '')}", _as_text(message.get("content", ""))
+    """(role, text) of the prompt that a generated row came of."""
+    for message in facts.get("prompt") or ():
+        yield f"prompt, {message.get('role', '')}", _as_text(message.get("content", ""))
 
 
 def _trained(story: Story) -> Iterator[Any]:

@@ -115,6 +115,10 @@ class _Teller:
 
     def resolve(self, start: str, scope: tuple[str, str] | None) -> str:
         """The whole id of the one row whose id begins so."""
+        if scope and scope[0] not in self.built:
+            raise UsageError(
+                f"step '{scope[0]}' isn't built yet", fix=f"finery build --step {scope[0]}"
+            )
         found: dict[str, str] = {}
         for place, file in self._files(scope):
             for line in lines_starting(file, start):
@@ -260,7 +264,9 @@ class _Teller:
             )
             source = not _row_sources(built.node)
             for row_id, place in step.trace(set(events), job):
-                its = events[row_id]
+                its = events.get(row_id)
+                if its is None:  # it wasn't asked for
+                    continue
                 # A source reads equal rows in the order in which they are in its output.
                 for event in [its[-max(left[row_id], 1)]] if source else its:
                     event.places.append(place)

@@ -44,6 +44,11 @@ class DataReport(Step, seeded=False, packages=("py3langid", "rensa"), sections=(
         if not refs or len(set(refs)) < len(refs):
             raise UsageError("name data sets, each once", where="rows", fix="rows: [split.train]")
 
+    def key_packages(self) -> tuple[str, ...]:
+        """Those that tell copies and languages, and a model's tokenizer if one is named."""
+        own = super().key_packages()
+        return (*own, "tokenizers", "transformers") if self.tokenizer is not None else own
+
     def run(self, job: Job) -> Bundle:
         """Write both files."""
         model = self.tokenizer

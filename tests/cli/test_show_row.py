@@ -272,6 +272,7 @@ def test_a_line_that_moved_is_found_where_it_is_now(story: Project) -> None:
     (["--row", ""], "an empty id"),
     (["test", "--row", "zzzz"], "no row of test has an id"),
     (["tset", "--row", "zzzz"], "did you mean 'test'?"),
+    (["split.tset", "--row", "zzzz"], "did you mean 'test'?"),
     (["test", "--row", "zzzz", "--html"], "has no page"),
 ])  # fmt: skip
 def test_a_call_that_cannot_be_answered_is_an_error_with_a_fix(
@@ -295,9 +296,14 @@ def test_candidates_are_named_for_an_id_that_is_ambiguous_or_mistyped(story: Pro
 
 
 def test_before_a_build_there_is_no_story(project: MakeProject) -> None:
-    code, _, err = project(FILES).run("show", "--row", "abcd")
+    made = project(FILES)
+    code, _, err = made.run("show", "--row", "abcd")
     assert code == 2
     assert "nothing is built yet" in err
+    assert made.run("build", "--step", "rows").code == 0
+    code, _, err = made.run("show", "test", "--row", "abcd")
+    assert code == 2
+    assert "step 'test' isn't built yet" in err
 
 
 def test_a_third_party_says_where_its_rows_are_from(project: MakeProject) -> None:

@@ -16,9 +16,10 @@ def print_error(error: FineryError) -> None:
         if index:
             click.echo(err=True)
         where = click.style(f"{one.where}: ", bold=True) if one.where else ""
-        click.echo(f"{where}{click.style('error:', fg='red', bold=True)} {one.what}", err=True)
+        what = visible(one.what)
+        click.echo(f"{where}{click.style('error:', fg='red', bold=True)} {what}", err=True)
         for line in one.details:
-            click.echo(click.style(f"  {line}", dim=True), err=True)
+            click.echo(click.style(f"  {visible(line)}", dim=True), err=True)
         if one.fix:
             click.echo(f"  {click.style('fix:', fg='green')} {one.fix}", err=True)
     if len(errors) > 1:

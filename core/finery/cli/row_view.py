@@ -32,7 +32,7 @@ def show_story(story: Story) -> None:
     for line in _trained(story):
         console.print(line)
     for note in story.notes:
-        console.print(f"note: {note}", style="yellow", markup=False)
+        console.print(_text((f"note: {note}", "yellow")))
     if story.stale:
         console.print(
             f"not up to date: {', '.join(story.stale)} (this is the last build's)", style="yellow"
@@ -83,16 +83,12 @@ class _Trees:
         for child in self.children.get(told.id, ()):
             if child.id in self.shown:
                 tree.add(_text((child.id, "dim"), ("  (above)", "dim")))
-            elif child.relation != "relative" or self._leads(child) or self._room():
+            elif child.relation != "relative" or self._room():
                 self._fill(tree.add(self._label(child)), child)
 
     def _room(self) -> bool:
         self.left -= 1
         return self.left >= 0
-
-    def _leads(self, told: Told) -> bool:
-        """Whether the row that was asked for was made of this one: never, for a relative."""
-        return told.relation in ("asked", "ancestor")
 
     def _label(self, told: Told) -> Any:
         asked = told.relation == "asked"
@@ -215,7 +211,7 @@ def _judged(judge: Mapping[str, Any]) -> str:
 def _asked(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """(role, text) of the prompt that a generated row came of."""
     for message in facts.get("prompt") or ():
-        yield f"prompt, {message.get('role', '')}", _as_text(message.get("content", ""))
+        yield f"prompt, {message.get('role', '')}", _as_text(message.get("content") or "")
 
 
 def _trained(story: Story) -> Iterator[Any]:

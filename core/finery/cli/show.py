@@ -76,17 +76,17 @@ def command(
         raise UsageError(
             f"the recipe has no step '{name}'", where="STEP", fix=did_you_mean(name, graph.nodes)
         )
-    if row_id is not None:
-        _show_row(graph, store, row_id, name, output, html is not None, as_json)
-        return
-    result, fresh = _result(graph, store, name)
-    if output and output not in result.outputs:
-        named = [o for o in result.outputs if o]
+    if output and output not in graph.nodes[name].outputs:
+        named = [o for o in graph.nodes[name].outputs if o]
         raise UsageError(
             f"step '{name}' has no output '{output}'",
             where="STEP",
             fix=did_you_mean(output, named) or f"write {name}",
         )
+    if row_id is not None:
+        _show_row(graph, store, row_id, name, output, html is not None, as_json)
+        return
+    result, fresh = _result(graph, store, name)
     if not fresh:
         click.secho(
             "not up to date: this is the last build's (see `finery plan`)\n", fg="yellow", err=True

@@ -19,8 +19,9 @@ def with_files(step: Step, found: Mapping[str, Sequence[tuple[str, Path]]]) -> S
     made = copy.copy(step)
     for setting, files in found.items():
         if "." not in setting:
-            patterns = getattr(made, setting).patterns
-            setattr(made, setting, Files(patterns, [path for _, path in files]))
+            named: Files = getattr(made, setting)
+            paths = [path for _, path in files]
+            setattr(made, setting, type(named)(named.patterns, paths))
     return made
 
 

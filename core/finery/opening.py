@@ -20,8 +20,8 @@ def with_files(step: Step, found: Mapping[str, Sequence[tuple[str, Path]]]) -> S
     for setting, files in found.items():
         if "." not in setting:
             named: Files = getattr(made, setting)
-            paths = [path for _, path in files]
-            setattr(made, setting, type(named)(named.patterns, paths))
+            names, paths = [name for name, _ in files], [path for _, path in files]
+            setattr(made, setting, type(named)(named.patterns, paths, names))
     return made
 
 

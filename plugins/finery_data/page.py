@@ -210,12 +210,17 @@ def _classes(report: Report) -> Iterator[str]:
     names = _class_names(report.facts)
     if not names:
         return
-    parts = []
+    short, long = [], []
     for name in names:
         counts = [f.classes.get(name, Counter()) for f in report.facts]
-        parts.append(f"<h3>{_text(name)}</h3>{_class_note(report.facts, counts)}"
-                     f"{_bars(counts)}")  # fmt: skip
-    yield _card("Classes", _legend(report.facts) + "".join(parts), _share_note(report))
+        note = _class_note(report.facts, counts)
+        made = f"<div><h3>{_text(name)}</h3>{note}{_bars(counts)}</div>"
+        (short if len(set().union(*counts)) < MANY else long).append(made)
+    side_by_side = (
+        f'<div class="plots">{"".join(short)}</div>' if len(short) > 1 else "".join(short)
+    )
+    body = f"{_legend(report.facts)}{side_by_side}{''.join(long)}"
+    yield _card("Classes", body, _share_note(report))
 
 
 def _share_note(report: Report) -> str:

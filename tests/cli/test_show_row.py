@@ -68,7 +68,8 @@ class Judge(Step, seeded=False):
             right = answer_text(row)
             for model, answer in zip(self.models, ("never", right)):
                 lines.append({"id": row["id"], "model": model.name, "answer": answer,
-                              "expected": right, "correct": answer == right})
+                              "expected": right, "correct": answer == right,
+                              "error": None if answer == right else "no such table"})
         scores = {m.name: {"accuracy": 0.5} for m in self.models}
         intervals = {m.name: {"accuracy": [0, 1]} for m in self.models}
         return Metrics.write(job.out, rows=len(self.rows), scores=scores, intervals=intervals,
@@ -179,6 +180,7 @@ def test_the_story_is_told_as_a_tree(story: Project) -> None:
     assert "rows.jsonl:" in out
     assert f"{row['id']}  ◀ this row" in out
     assert "base  ✗ wrong  never  (expected" in out
+    assert "error: no such table" in out
     assert "sft  ✓ right" in out
 
 

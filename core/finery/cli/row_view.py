@@ -16,6 +16,8 @@ LISTED = 3
 """Places of a row, or equal rows, that are shown."""
 LONGEST = 400
 """Characters of an answer or a prompt that are shown."""
+_WHY = ("error", "problem", "broken", "differs", "chosen_logprob", "rejected_logprob")
+"""What evaluators say of an answer beside whether it is right."""
 _STYLES = {"dropped": "yellow", "found": "yellow", "generated": "magenta", "taken": "cyan"}
 
 
@@ -174,9 +176,9 @@ def _answer(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield _short(_as_text(facts["answer"])), ""
     if correct is False and "expected" in facts:
         yield f"  (expected {_short(_as_text(facts['expected']))})", "dim"
-    rest = {k: v for k, v in facts.items() if k in ("score", "winner", "rank", "margin")}
-    if rest:
-        yield f"  {_as_text(rest)}", "dim"
+    for name in _WHY:
+        if facts.get(name):
+            yield f"  {name.replace('_', ' ')}: {_short(_as_text(facts[name]))}", "dim"
 
 
 def _generated(facts: Mapping[str, Any]) -> str:

@@ -21,7 +21,15 @@ from finery.keys import differences
 from finery.manifest import Manifest, Result
 from finery.opening import job_without_run, with_files
 from finery.plan import Planner, StepPlan, make_plan
-from finery.rowfiles import Found, RowFile, all_lines, lines_about, lines_starting, row_files
+from finery.rowfiles import (
+    Found,
+    RowFile,
+    all_lines,
+    drops_naming,
+    lines_about,
+    lines_starting,
+    row_files,
+)
 from finery.rows import Row, snippet
 from finery.step import Step, slots_of
 from finery.store import Store
@@ -65,14 +73,26 @@ class Told(msgspec.Struct):
         return [event for event in self.events if event.step == step]
 
 
+class Near(msgspec.Struct):
+    """A row that a step dropped because of the row asked for: it repeats it, or nearly."""
+
+    id: str
+    step: str
+    output: str
+    reason: str
+    detail: str
+
+
 class Story(msgspec.Struct):
     """A row, its ancestors, and all rows of the same origin; parents come first.
 
-    notes: what a reader must know, e.g. that a file changed. stale: steps that aren't up to date.
+    near: rows that were dropped because of it. notes: what a reader must know, e.g. that a file
+    changed. stale: steps that aren't up to date.
     """
 
     id: str
     rows: list[Told]
+    near: list[Near] = []
     notes: list[str] = []
     stale: list[str] = []
 
@@ -178,7 +198,15 @@ class _Teller:
         _relate(rows, row_id, ancestors)
         notes = [n for b in self.built.values() for n in self._trace(b, rows)]
         stale = [n for n, b in self.built.items() if b.plan.result is None]
-        return Story(row_id, _ordered(rows), notes, stale)
+        near = [] if scope else list(self._near(row_id))
+        return Story(row_id, _ordered(rows), near, notes, stale)
+
+    def _near(self, row_id: str) -> Iterator[Near]:
+        for name, built in self.built.items():
+            for output, file in built.files:
+                for line in drops_naming(file, row_id) if file.kind == "dropped" else ():
+                    told = line.data()
+                    yield Near(line.id, name, output, str(told["reason"]), str(told["detail"]))
 
     def _ancestors(self, row_id: str) -> set[str]:
         """The row, its parents, theirs, and so on."""

@@ -5,7 +5,7 @@ second, whatever the number of rows.
 """
 
 import mmap
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,16 +73,28 @@ def row_files(artifact: Artifact, manifest: Manifest) -> list[RowFile]:
 def lines_about(file: RowFile, ids: Collection[str]) -> Iterator[Found]:
     """The lines about rows that have one of `ids`, or a parent among them."""
     texts = list(ids) if len(ids) <= MOST_SEARCHED else None
-    for found in _lines(file, texts):
+    for found in _lines(file, _needles(texts)):
         if found.id in ids or any(parent in ids for parent in found.parents):
             yield found
 
 
 def lines_starting(file: RowFile, start: str) -> Iterator[Found]:
     """The lines about rows whose id begins with `start`."""
-    for found in _lines(file, [start]):
+    for found in _lines(file, _needles([start])):
         if found.id.startswith(start):
             yield found
+
+
+def drops_naming(file: RowFile, row_id: str) -> Iterator[Found]:
+    """The dropped rows that another row is the reason for, e.g. as one that they repeat."""
+    for found in _lines(file, [msgspec.json.encode(row_id)[1:-1]]):
+        if found.id != row_id and row_id in str(found.data().get("detail")):
+            yield found
+
+
+def _needles(texts: Iterable[str] | None) -> list[bytes] | None:
+    """What to look for: each text where a value begins with it."""
+    return None if texts is None else [b'"' + msgspec.json.encode(t)[1:-1] for t in texts]
 
 
 def all_lines(file: RowFile) -> Iterator[Found]:
@@ -90,28 +102,27 @@ def all_lines(file: RowFile) -> Iterator[Found]:
     return _lines(file, None)
 
 
-def _lines(file: RowFile, texts: list[str] | None) -> Iterator[Found]:
-    """The lines that hold one of `texts` at the start of a value, or all."""
+def _lines(file: RowFile, needles: list[bytes] | None) -> Iterator[Found]:
+    """The lines that hold one of `needles`, or all."""
     before = 0
     for path in file.paths:
         if not path.stat().st_size:
             continue
         with path.open("rb") as raw:
-            if texts is None:
+            if needles is None:
                 number = before
                 for number, line in enumerate(raw, before + 1):
                     yield _found(file.kind, number, line)
                 before = number
                 continue
             with mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                yield from _searched(file.kind, content, texts, before)
+                yield from _searched(file.kind, content, needles, before)
                 if len(file.paths) > 1:
                     before += _newlines(content, 0, len(content))
 
 
-def _searched(kind: str, content: mmap.mmap, texts: list[str], before: int) -> Iterator[Found]:
-    """The lines that hold one of `texts`. before: lines in the files before this one."""
-    needles = [b'"' + msgspec.json.encode(text)[1:-1] for text in texts]
+def _searched(kind: str, content: mmap.mmap, needles: list[bytes], before: int) -> Iterator[Found]:
+    """The lines that hold one of `needles`. before: lines in the files before this one."""
     places = {n: content.find(n) for n in needles}
     number, counted = before + 1, 0
     while (start := min((p for p in places.values() if p >= 0), default=-1)) >= 0:

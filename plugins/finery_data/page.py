@@ -210,7 +210,7 @@ def _classes(report: Report) -> Iterator[str]:
     names = _class_names(report.facts)
     if not names:
         return
-    short, long = [], []
+    short, long = list[str](), list[str]()
     for name in names:
         counts = [f.classes.get(name, Counter()) for f in report.facts]
         note = _class_note(report.facts, counts)

@@ -328,6 +328,19 @@ data:
     assert "far can't tell where rows were read: no such table" in ran.out
 
 
+def test_rows_that_were_dropped_as_its_copies_are_told(project: MakeProject) -> None:
+    recipe = RECIPE.replace("  split:", "  clean: {use: data.dedup, rows: loud}\n  split:")
+    made = project({**FILES, "recipe.yaml": recipe, "rows.jsonl": "\n".join(
+        [*LINES, LINES[0].replace("for sale?", "for sale!!")]) + "\n"})  # fmt: skip
+    assert made.run("build").code == 0
+    (dropped,) = lines_of(made, "clean", "dropped.jsonl")
+    first = made.rows("loud")[0]
+    (near,) = told(made, "--row", first["id"])["near"]
+    assert (near["id"], near["step"], near["reason"]) == (dropped["id"], "clean", "duplicate")
+    out = made.run("show", "--row", first["id"]).out
+    assert f"clean dropped {dropped['id']}  repeats the row {first['id']}" in out
+
+
 def test_markup_in_rows_is_shown_as_it_is(project: MakeProject) -> None:
     text = "[bold]not bold[/bold] \x1b[31m [/]"
     record = json.dumps({"prompt": text, "completion": "[red]x[/red]"})

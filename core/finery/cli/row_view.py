@@ -14,6 +14,8 @@ SHOWN = 20
 """Relatives that are shown; the others are counted."""
 LISTED = 3
 """Places of a row, or equal rows, that are shown."""
+NEAR = 5
+"""Rows that were dropped because of the one asked for that are shown."""
 LONGEST = 400
 """Characters of an answer or a prompt that are shown."""
 _WHY = ("error", "problem", "broken", "differs", "chosen_logprob", "rejected_logprob")
@@ -33,6 +35,11 @@ def show_story(story: Story) -> None:
     _Trees(story).print(console)
     for line in _trained(story):
         console.print(line)
+    for near in story.near[:NEAR]:
+        where = f"{near.step}.{near.output}" if near.output else near.step
+        console.print(_text((f"{where} dropped {near.id}", "yellow"), (f"  {near.detail}", "dim")))
+    if len(story.near) > NEAR:
+        console.print(f"… and {len(story.near) - NEAR} more rows because of this one", style="dim")
     for note in story.notes:
         console.print(_text((f"note: {note}", "yellow")))
     if story.stale:

@@ -1,6 +1,7 @@
 """`finery show --row ID`: from an answer back to the file and line, and forward again."""
 
 import json
+import resource
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -352,9 +353,13 @@ def test_markup_in_rows_is_shown_as_it_is(project: MakeProject) -> None:
     assert "\x1b[31m" not in out
 
 
-def test_two_hundred_thousand_rows_answer_in_seconds(project: MakeProject) -> None:
-    import time
+def busy() -> float:
+    """Seconds that commands kept a core busy: how long others keep us waiting doesn't matter."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
+
+def test_two_hundred_thousand_rows_answer_in_seconds(project: MakeProject) -> None:
     recipe = """\
 finery: 1
 name: t
@@ -367,7 +372,7 @@ data:
     assert made.run("build", timeout=120).code == 0
     with (Path(made.folder) / "build/t/short/rows-00000.jsonl").open() as rows:
         row = json.loads(list(rows)[-1])
-    start = time.monotonic()
-    out = made.run("show", "--row", row["id"]).out
-    assert time.monotonic() - start < 15
+    before = busy()
+    out = made.run("show", "--row", row["id"], timeout=200).out
+    assert busy() - before < 10
     assert "rows.jsonl:200000" in out

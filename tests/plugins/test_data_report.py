@@ -201,10 +201,10 @@ def test_a_data_set_without_rows_has_a_page(tmp_path: Path) -> None:
 def test_a_hundred_thousand_rows_take_seconds(tmp_path: Path) -> None:
     rows = dataset(tmp_path / "rows", (row(f"question {i} of many", f"c{i % 77}")
                                        for i in range(100_000)))  # fmt: skip
-    start = time.monotonic()
+    start = time.process_time()
     report = measure({"a": rows}, tmp_path, counting=Counting(), near_rows=2_000, samples=6)
     page = render("t", report)
-    assert time.monotonic() - start < 60
+    assert time.process_time() - start < 30
     assert len(page) < 100_000
     assert len(report.facts[0].classes["answer"]) == 77
 

@@ -3,8 +3,8 @@
 import html
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
+from finery.rowfacts import Lengths
 from finery.rows import Row, snippet, split_turns
 from finery_data.facts import EXAMPLES, SPOKEN, Facts, Listed, Overlap, Report
 from finery_data.histogram import histogram
@@ -13,6 +13,8 @@ from finery_data.parts import as_turns, compact, is_conversation, text_of
 
 BARS = 24
 """Bars of a list that are shown at once; the others are folded away."""
+MOST_BARS = 300
+"""Bars of a list that are on the page at all."""
 MANY = 12
 """Bars from which on a list has two columns."""
 LONGEST_TEXT = 3_000
@@ -155,15 +157,21 @@ def _parts(facts: Sequence[Facts]) -> list[str]:
 def _lengths(report: Report) -> str:
     plots = []
     for part in _parts(report.facts):
-        named = [(f.name, f.lengths[part]) for f in report.facts if part in f.lengths]
         # The colour is the data set's, whatever others lack the part.
         every = [(f.name, f.lengths[part]) if part in f.lengths else None for f in report.facts]
-        plots.append(f"<div><h3>{_text(part)}</h3>{histogram(every, report.unit, part)}"
-                     f"{_quantiles(report.facts, part, dict(named))}</div>")  # fmt: skip
+        named = dict(one for one in every if one is not None)
+        plot = histogram(every, report.unit, part) if _differ(list(named.values())) else ""
+        table = _quantiles(report.facts, named)
+        plots.append(f"<div><h3>{_text(part)}</h3>{plot}{table}</div>")
     return f"{_legend(report.facts)}<div class=plots>{''.join(plots)}</div>"
 
 
-def _quantiles(facts: Sequence[Facts], part: str, named: Mapping[str, Any]) -> str:
+def _differ(several: Sequence[Lengths]) -> bool:
+    """Whether there is more than one length, and so something to plot."""
+    return min(v.at(0) for v in several) < max(v.at(1) for v in several)
+
+
+def _quantiles(facts: Sequence[Facts], named: Mapping[str, Lengths]) -> str:
     head = ["shortest", "5 %", "median", "95 %", "longest", "all"]
     rows = [
         (name, [f"{v.at(s):,}" for s in (0, 0.05, 0.5, 0.95, 1)] + [f"{v.total():,}"])
@@ -263,10 +271,14 @@ def _bars(counts: Sequence[Counter[str]], *, of_all: bool = True) -> str:
     values = [v for v, _ in sorted(every.items(), key=lambda item: (-item[1], item[0]))]
     shares = {v: [c[v] / t for c, t in zip(counts, totals, strict=True)] for v in values}
     top = max((share for found in shares.values() for share in found), default=1) or 1
-    lines = [_bar(v, [c[v] for c in counts], shares[v], top, of_all) for v in values]
+    lines = [_bar(v, [c[v] for c in counts], shares[v], top, of_all) for v in values[:MOST_BARS]]
     first, rest = lines[:BARS], lines[BARS:]
+    more = len(values) - len(lines)
+    left = f"<p class=soft>… and {more:,} more values</p>" if more else ""
     folded = (
-        f"<details><summary>{len(rest):,} more</summary>{_bar_list(rest)}</details>" if rest else ""
+        f"<details><summary>{len(rest):,} more</summary>{_bar_list(rest)}{left}</details>"
+        if rest
+        else ""
     )
     return _bar_list(first) + folded
 

@@ -15,6 +15,8 @@ from finery_data.page import render
 
 NEAR_ROWS = 20_000
 SAMPLES = 6
+MOST_SOURCES = 1_000
+"""Sources that `report.json` names, the most frequent ones."""
 PAGE = "report.html"
 DATA = "report.json"
 
@@ -142,7 +144,7 @@ def _facts(facts: Facts) -> dict[str, Any]:
         "system_prompts": {"rows": facts.systems, "different": len(facts.system_prompts)},
         "tools": facts.tools,
         "with_parents": facts.parents,
-        "sources": _counts(facts.sources),
+        "sources": dict(list(_counts(facts.sources).items())[:MOST_SOURCES]),
         "languages": _counts(facts.languages),
         "copies": {"exact": copies.exact, "near": copies.near, "searched": copies.searched,
                    "examples": copies.examples},

@@ -192,6 +192,19 @@ def test_the_step_leaves_a_page_and_its_numbers(tmp_path: Path) -> None:
         DataReport(rows=[rows[0], rows[0]]).check()
 
 
+def test_many_sources_make_no_long_page(tmp_path: Path) -> None:
+    rows = [with_id({"text": f"chunk {n}", "source": f"docs/{n}.md"}) for n in range(2_000)]
+    report = described(tmp_path, a=rows)
+    assert "… and 1,700 more values" in render("t", report)
+    assert len(as_data(report)["data"]["a"]["sources"]) == 1_000
+
+
+def test_lengths_that_are_all_the_same_have_no_plot(tmp_path: Path) -> None:
+    page = render("t", described(tmp_path, a=[row("one"), row("two")]))
+    assert "<svg" not in page
+    assert "median" in page
+
+
 def test_a_data_set_without_rows_has_a_page(tmp_path: Path) -> None:
     report = described(tmp_path, empty=[], train=[row("p")])
     assert "0</b>" in render("t", report)
@@ -263,7 +276,7 @@ def test_the_page_fits_any_width(tmp_path: Path, browser: Browser) -> None:
 
 
 def test_plots_and_bars_can_be_read_without_seeing_them(tmp_path: Path, browser: Browser) -> None:
-    rows = [row(f"question {i}" * (i % 5 + 1), f"c{i % 3}") for i in range(30)]
+    rows = [row(f"question {i}" * (i % 5 + 1), "c" * (i % 3 + 1)) for i in range(30)]
     show(browser, tmp_path, described(tmp_path, train=rows, test=rows[:9]))
     labels = browser.run(
         "return [...document.querySelectorAll('svg')].map(e => e.getAttribute('aria-label'))"

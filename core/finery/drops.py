@@ -93,6 +93,11 @@ def _lines(dataset: Dataset, name: str) -> Iterator[dict[str, Any]]:
                 yield msgspec.json.decode(line)
 
 
+def dropped_id(row: Row) -> str:
+    """The id that `dropped.jsonl` gives a row."""
+    return str(msgspec.json.decode(_line(row, "", ""))["id"])
+
+
 def _line(row: Row, reason: str, detail: str) -> bytes:
     try:
         made = {"id": row.get("id") or row_id(row), "reason": reason, "detail": detail, "row": row}

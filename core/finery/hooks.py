@@ -36,6 +36,11 @@ def finery_executors() -> Mapping[str, str]:  # type: ignore[empty-body]
 
 
 @hookspec
+def finery_pages() -> Mapping[str, str]:  # type: ignore[empty-body]
+    """Return the pages you provide for `finery show --html`: kind of artifact → function."""
+
+
+@hookspec
 def finery_notes() -> "Mapping[str, About]":  # type: ignore[empty-body]
     """Return the kinds of notes you give: name → when it is given and why."""
 

@@ -66,6 +66,11 @@ class Plugins:
         return self._provided("finery_executors")
 
     @cached_property
+    def pages(self) -> dict[str, tuple[Any, Plugin]]:
+        """Kind of artifact → (what makes a page of it, or "module:function"; plugin)."""
+        return self._provided("finery_pages")
+
+    @cached_property
     def notes(self) -> dict[str, tuple[Any, Plugin]]:
         """Kind of note → (when and why it is given, plugin)."""
         return self._provided("finery_notes")

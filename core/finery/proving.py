@@ -4,27 +4,24 @@ The light steps that trainings take from are built, in the store, where the next
 Nothing heavy runs: no training, no generation, nothing that needs a process of its own.
 """
 
-import copy
-import os
 import tempfile
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from finery.artifacts import Artifact, Model
 from finery.build import Build
-from finery.errors import FineryError, StepError
+from finery.errors import FineryError
 from finery.events import Listener
 from finery.executor import LocalExecutor
 from finery.graph import Graph, Node, Source
 from finery.job import Job, Report
 from finery.lock import Lock
+from finery.opening import job_without_run, with_files
 from finery.places import PINNED
 from finery.plan import Planner, StepPlan, make_plan
 from finery.proof import Proof
-from finery.records import SqliteRecords
-from finery.step import Files, Input, Step, inputs_of
+from finery.step import Input, Step, inputs_of
 from finery.store import Store
 from finery.views import open_artifact
 
@@ -201,11 +198,7 @@ class _Proving:
 
     def _opened(self, node: Node) -> Step:
         """The step with its inputs opened, those that there are."""
-        step = copy.copy(node.step)
-        for setting, found in self.plans[node.name].files.items():
-            if "." not in setting:
-                files = getattr(step, setting)
-                setattr(step, setting, Files(files.patterns, [path for _, path in found]))
+        step = with_files(node.step, self.plans[node.name].files)
         for name, accepts in inputs_of(type(step)).items():
             named = type(step).__finery_fields__[name].named
             opened = []
@@ -219,17 +212,8 @@ class _Proving:
 
     def _job(self, node: Node) -> Job:
         folder = Path(tempfile.mkdtemp(dir=self.folder))
-        (folder / "out").mkdir()
-        return Job(
-            out=folder / "out",
-            scratch=folder / "scratch",
-            seed=node.seed if node.step.uses_seed() else None,
-            report=self.report(node),
-            records=SqliteRecords(self.store.root / "finery.db"),
-            find_engine=_no_engine,
-            secrets={name: os.environ[name] for name in node.env if name in os.environ},
-            pinned=self._pinned(node),
-            kept=self.store.root / PINNED,
+        return job_without_run(
+            node, self.store, folder, pinned=self._pinned(node), report=self.report(node)
         )
 
     def _pinned(self, node: Node) -> str | None:
@@ -286,7 +270,3 @@ def _is_heavy(node: Node) -> bool:
 
 def _can_sketch(node: Node) -> bool:
     return type(node.step).sketch is not Step.sketch
-
-
-def _no_engine(model: Any) -> Any:
-    raise StepError("a proof asked for an engine", fix="prove without answers of a model")

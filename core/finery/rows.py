@@ -45,5 +45,16 @@ def answer_text(row: Row) -> str:
     return "".join(str(m.get("content") or "") for m in split_turns(row)[1])
 
 
+def snippet(row: Row, characters: int = 70) -> str:
+    """The beginning of what a row says, in a line; of a conversation not its system prompt."""
+    said = row.get("messages") or [v for k, v in row.items() if k not in NOT_CONTENT]
+    messages = [m for m in said if isinstance(m, dict)]
+    spoken = [m for m in messages if m.get("role") != "system"] or messages
+    turns = [m.get("content") or m for m in spoken]
+    text = " → ".join(str(part) for part in (turns or said) if part)[: characters * 4]
+    line = " ".join(text.split())
+    return f"{line[: characters - 1]}…" if len(line) > characters else line
+
+
 def _as_messages(value: Any, role: str) -> Conversation:
     return [{"role": role, "content": value}] if isinstance(value, str) else list(value)

@@ -4,7 +4,7 @@ import copy
 import sys
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
@@ -44,12 +44,15 @@ class Files:
 
     Relative to the recipe. What the files hold and their names from the recipe's folder are part of
     the key; where that folder lies isn't. In a running step, `paths` are the files found, sorted
-    within each pattern, and never empty.
+    within each pattern, and never empty; `names` is what the key calls each of them.
     """
 
-    def __init__(self, patterns: Iterable[str], paths: Iterable[Path] = ()) -> None:
+    def __init__(
+        self, patterns: Iterable[str], paths: Iterable[Path] = (), names: Iterable[str] = ()
+    ) -> None:
         self.patterns = list(patterns)
         self.paths = list(paths)
+        self.names = list(names) or [path.name for path in self.paths]
 
     def __repr__(self) -> str:
         return ", ".join(self.patterns)
@@ -296,6 +299,16 @@ class Step(Settings):
         thrown away. None: it must be built.
         """
         return None
+
+    def trace(self, ids: Collection[str], job: "Job") -> Iterator[tuple[str, str]]:
+        """(id, place) of those of its rows that have one of `ids`: where each was read.
+
+        For steps that read rows from outside. Called by `finery show --row`, in the main process,
+        with files opened as for `run`: read what `run` reads, the way it does, as a stream. A
+        place is what an error would name: `data/tickets.jsonl:17`, a table and its key, an
+        address. Rows that were dropped count too. By default nothing: the step alone is named.
+        """
+        return iter(())
 
     def verify(self, outputs: Mapping[str, Artifact]) -> None:
         """Judge the finished outputs; raise `RequirementError` to fail the build.

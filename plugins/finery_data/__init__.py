@@ -16,10 +16,17 @@ def finery_steps() -> dict[str, str]:
         "data.filter": "finery_data.filter:Filter",
         "data.map": "finery_data.map:Map",
         "data.mix": "finery_data.mix:Mix",
+        "data.report": "finery_data.report:DataReport",
         "data.sample": "finery_data.sample:Sample",
         "data.split": "finery_data.split:Split",
         "data.validate": "finery_data.validate:Validate",
     }
+
+
+@hookimpl
+def finery_pages() -> dict[str, str]:
+    """The page on data sets."""
+    return {"Dataset": "finery_data.report:page"}
 
 
 @hookimpl

@@ -1,6 +1,6 @@
 """`data.file`: rows from files of any common format."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from finery import DataError, Dataset, Files, Job, setting
@@ -26,6 +26,11 @@ class File(RowSource, version="1"):
         """Write the rows; `meta` has the format, and counts of skipped and duplicate rows."""
         records = _records(self.path.paths, job)
         return self.written(job, records, shown(self.path.paths[0]), take=self.take)
+
+    def trace(self, ids: Collection[str], job: Job) -> Iterator[tuple[str, str]]:
+        """File and line of each row with one of `ids`, skipped ones too."""
+        records = _records(self.path.paths, job)
+        return self.placed(ids, job, records, shown(self.path.paths[0]), take=self.take)
 
 
 def _records(paths: list[Path], job: Job) -> Iterator[Record]:

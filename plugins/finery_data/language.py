@@ -37,6 +37,12 @@ class Languages:
         return f"{code} ({sure:.0%} sure)"
 
 
+def language_of(text: str) -> str:
+    """The code of the language that a text surely is in, else `unsure`."""
+    code, sure = _model().classify(text[:MOST])
+    return str(code) if sure >= SURE and code != NO_LANGUAGE else "unsure"
+
+
 @cache
 def _model() -> Any:
     """The library's model, which takes more than a second to load."""

@@ -1,13 +1,13 @@
 """Records made into rows: what can't be used is named, skipped or stops the step."""
 
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import msgspec
 
 from finery import DataError, Dataset, Job
-from finery.drops import Drops
+from finery.drops import Drops, dropped_id
 from finery.errors import did_you_mean
 from finery.rows import Row, row_id
 from finery_data.badrow import BadRow
@@ -61,16 +61,28 @@ class Reading:
         return made
 
     def _rows(self, records: Iterable[Record]) -> Iterator[Row]:
+        for _, row in self._placed(records):
+            if row is not None:
+                yield row
+        self._finish()
+
+    def places(self, records: Iterable[Record], ids: Collection[str]) -> Iterator[tuple[str, str]]:
+        """(id, place) of each row with one of `ids`, of skipped ones too."""
+        with self._drops:
+            for record, row in self._placed(records):
+                found = row["id"] if row else dropped_id(record.dropped())
+                if found in ids:
+                    yield found, record.where
+
+    def _placed(self, records: Iterable[Record]) -> Iterator[tuple[Record, Row | None]]:
+        """Each record with its row, None where it is bad."""
         for record in records:
             self._records += 1
             row = self._row(record)
-            if row is None:
-                continue
-            self._made += 1
-            yield row
-            if self._made == self._shape.take:
+            self._made += row is not None
+            yield record, row
+            if row is not None and self._made == self._shape.take:
                 break
-        self._finish()
 
     def _meta(self) -> dict[str, Any]:
         """Facts about the rows. No names of files: they aren't part of the key."""
@@ -136,9 +148,8 @@ class Reading:
             self._bad.append((where, error))
         if self._shape.skip:
             self._job.log(f"skipped {where}: {error.what}")
-            columns = record.columns if isinstance(record.columns, dict) else {}
             # The record's number, not its line: a file that only moves changes no output.
-            self._drops.add(columns, "bad-row", f"record {self._records}: {error.what}")
+            self._drops.add(record.dropped(), "bad-row", f"record {self._records}: {error.what}")
 
     def _finish(self) -> None:
         if self._bad and (not self._shape.skip or not self._made):

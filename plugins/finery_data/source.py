@@ -1,6 +1,6 @@
 """What every source of rows has: the settings that make rows of records, whatever holds these."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from typing import Literal
 
 from finery import Dataset, Job, Step, setting
@@ -75,7 +75,22 @@ class RowSource(Step, seeded=False, packages=("jinja2",)):
         place: how errors call what holds them. take: only so many rows. `meta` has the format, and
         counts of skipped and duplicate rows.
         """
-        shape = Shape(
+        return Reading(self._shape(take), job, place).write(records)
+
+    def placed(
+        self,
+        ids: Collection[str],
+        job: Job,
+        records: Iterable[Record],
+        place: str,
+        *,
+        take: int | None = None,
+    ) -> Iterator[tuple[str, str]]:
+        """(id, place) of those of the rows that have one of `ids`; for `trace`."""
+        return Reading(self._shape(take), job, place).places(records, ids)
+
+    def _shape(self, take: int | None) -> Shape:
+        return Shape(
             format=self.format or "",
             columns=self.columns,
             kept=self.kept(),
@@ -83,4 +98,3 @@ class RowSource(Step, seeded=False, packages=("jinja2",)):
             skip=self.bad_rows == "skip",
             take=take,
         )
-        return Reading(shape, job, place).write(records)

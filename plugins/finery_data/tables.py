@@ -42,6 +42,10 @@ class Record(NamedTuple):
     where: str
     columns: dict[str, Any] | BadRow
 
+    def dropped(self) -> dict[str, Any]:
+        """What `dropped.jsonl` keeps of the record: its columns, as far as they can be read."""
+        return self.columns if isinstance(self.columns, dict) else {}
+
 
 def read_table(path: Path, scratch: Path) -> Iterator[Record]:
     """The rows of a file, in order, as a stream.

@@ -1,7 +1,10 @@
 """`hub.dataset`: rows of a data set on the Hugging Face hub, pinned to a commit."""
 
+from collections.abc import Collection, Iterator
+
 from finery import Dataset, Job, setting
 from finery_data.source import RowSource
+from finery_data.tables import Record
 from finery_hub.client import COMMIT, resolve, token_of
 from finery_hub.rows import Split, records_of
 
@@ -46,8 +49,18 @@ class HubDataset(RowSource, packages=("datasets", "jinja2"), version="1"):
 
     def run(self, job: Job) -> Dataset:
         """Write the rows of the split at its commit."""
+        split = self._pinned_split(job)
+        return self.written(job, self._records(split, job), split.place, take=self.take)
+
+    def trace(self, ids: Collection[str], job: Job) -> Iterator[tuple[str, str]]:
+        """Commit, split, and file and line or row, of each row with one of `ids`."""
+        split = self._pinned_split(job)
+        return self.placed(ids, job, self._records(split, job), split.place, take=self.take)
+
+    def _pinned_split(self, job: Job) -> Split:
         commit = job.pinned or self.revision
-        split = Split(self.repo, commit, self.config, self.split, token_of(job))
+        return Split(self.repo, commit, self.config, self.split, token_of(job))
+
+    def _records(self, split: Split, job: Job) -> Iterator[Record]:
         streaming = self.streaming if self.streaming is not None else self.take is not None
-        records = records_of(split, job, streaming=streaming)
-        return self.written(job, records, split.place, take=self.take)
+        return records_of(split, job, streaming=streaming)

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import msgspec
@@ -90,6 +90,11 @@ class SqlQuery(RowSource, version="1"):
         self.check()
         records = self._records({}) if self.url is None else self._kept(job)
         return self.written(job, _told(records, job), self._place())
+
+    def trace(self, ids: Collection[str], job: Job) -> Iterator[tuple[str, str]]:
+        """Database and number of each row with one of `ids`, among those that the query gave."""
+        records = self._records({}) if self.url is None else self._kept(job)
+        return self.placed(ids, job, records, self._place())
 
     def _kept(self, job: Job) -> Iterator[Record]:
         found = read(job.kept, job.pinned or "", self._place())

@@ -8,7 +8,6 @@ import html
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
-from pathlib import Path
 from string import Template
 from typing import Any
 
@@ -17,7 +16,7 @@ from finery.cli.curve_view import curve_of, kept_step
 from finery.cli.output import size
 from finery.cli.plot import spreads
 from finery.curves import Point, Verdict, label, metrics, series, smoothed, verdict
-from finery.errors import UsageError, shown
+from finery.errors import UsageError
 from finery.manifest import Manifest
 
 SKIPPED = frozenset({"messages", "chat_template", "best_step", "eval_loss"})
@@ -30,28 +29,12 @@ COLOURS = ("--loss", "--validation", "--rate", "--metric", "--metric-2", "--metr
 Trace = dict[str, Any]
 
 
-def write_page(path: Path, title: str, artifact: Artifact, manifest: Manifest, store: Path) -> Path:
-    """Write the page of a model with a curve; its path.
+def page(title: str, artifact: Artifact, manifest: Manifest) -> str:
+    """The page of a model with a curve. title: the recipe's and the step's name.
 
-    title: the recipe's and the step's name. store: where nothing may be written.
-    Raises `UsageError` where plotly is missing or the file can't be written.
+    Raises `UsageError` where plotly is missing.
     """
-    javascript = _plotly()
-    if path.resolve().is_relative_to(store.resolve()):
-        raise UsageError(
-            f"{shown(path)} lies in what a step made, which is read-only",
-            where="--html",
-            fix="name a file elsewhere",
-        )
-    text = render(title, curve_of(artifact, manifest) or [], manifest, javascript)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(
-            f"can't write {shown(path)}: {error.strerror}", where="--html", fix="name another file"
-        ) from error
-    return path
+    return render(title, curve_of(artifact, manifest) or [], manifest, _plotly())
 
 
 def _plotly() -> str:

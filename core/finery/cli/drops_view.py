@@ -5,8 +5,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from finery.artifacts import Dataset
+from finery.cli.output import visible
 from finery.drops import dropped, findings
-from finery.rows import Row
+from finery.rows import snippet
 
 SHOWN = 3
 """Rows of each reason that are shown unless all are."""
@@ -69,16 +70,9 @@ def _show(console: Any, line: dict[str, Any], title: str = "") -> None:
 
     number = f"row {line['row']} " if isinstance(line.get("row"), int) else ""
     head = (f"{title}  ", "yellow") if title else "  "
-    console.print(Text.assemble(head, (f"{number}{line['id']}", "dim"), f"  {line['detail']}"))
+    detail = visible(f"  {line['detail']}")
+    console.print(Text.assemble(head, (f"{number}{line['id']}", "dim"), detail))
     if isinstance(line.get("row"), dict):
-        console.print(Text(f"    {_snippet(line['row'])}", style="dim"), no_wrap=True)
-
-
-def _snippet(row: Row) -> str:
-    """The beginning of what a row says, in a line."""
-    said = row.get("messages") or [v for k, v in row.items() if k not in ("id", "parents")]
-    turns = [m.get("content") or m for m in said if isinstance(m, dict)]
-    parts = turns if turns else said
-    text = " → ".join(str(part) for part in parts if part)[: SNIPPET * 4]
-    line = " ".join(text.split())
-    return f"{line[: SNIPPET - 1]}…" if len(line) > SNIPPET else line
+        console.print(
+            Text(visible(f"    {snippet(line['row'], SNIPPET)}"), style="dim"), no_wrap=True
+        )

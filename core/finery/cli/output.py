@@ -16,9 +16,10 @@ def print_error(error: FineryError) -> None:
         if index:
             click.echo(err=True)
         where = click.style(f"{one.where}: ", bold=True) if one.where else ""
-        click.echo(f"{where}{click.style('error:', fg='red', bold=True)} {one.what}", err=True)
+        what = visible(one.what)
+        click.echo(f"{where}{click.style('error:', fg='red', bold=True)} {what}", err=True)
         for line in one.details:
-            click.echo(click.style(f"  {line}", dim=True), err=True)
+            click.echo(click.style(f"  {visible(line)}", dim=True), err=True)
         if one.fix:
             click.echo(f"  {click.style('fix:', fg='green')} {one.fix}", err=True)
     if len(errors) > 1:
@@ -31,6 +32,15 @@ def print_json(data: Any) -> None:
 
     sys.stdout.buffer.write(msgspec.json.encode(data) + b"\n")
     sys.stdout.buffer.flush()
+
+
+_PICTURES = {i: chr(0x2400 + i) for i in range(32) if chr(i) not in "\n\t"}
+_PICTURES |= {127: "␡"} | dict.fromkeys(range(128, 160), "�")
+
+
+def visible(text: str) -> str:
+    """A row's text with control characters as pictures: a terminal would obey them."""
+    return text.translate(_PICTURES)
 
 
 def is_terminal(stream: IO[str]) -> bool:

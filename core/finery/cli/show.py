@@ -27,10 +27,24 @@ from finery.errors import UsageError, did_you_mean, shown
     is_flag=False,
     flag_value="",
     metavar="[FILE]",
-    help="Write a page with a training's curves. [default FILE: build/<recipe>/<step>-curve.html]",
+    help="Write a page: of data sets a report, of a training its curves. [default FILE: beside the "
+    "outputs, build/<recipe>/<step>-report.html or -curve.html]",
+)
+@click.option(
+    "--tokenizer",
+    metavar="MODEL",
+    help="The step whose tokens a data set's page tells lengths in; none: characters. [default: "
+    "the model that is trained on the rows, if it is built]",
 )
 @click.option(
     "--dropped", is_flag=True, help="Every row that a data step dropped, or found fault with."
+)
+@click.option(
+    "--row",
+    "row_id",
+    metavar="ID",
+    help="The story of a row, from its source to the answers it got; the beginning of its id will "
+    "do. With STEP, only what leads there.",
 )
 @json_option
 def command(
@@ -39,7 +53,9 @@ def command(
     overrides: tuple[str, ...],
     rows: int,
     html: str | None,
+    tokenizer: str | None,
     dropped: bool,
+    row_id: str | None,
     as_json: bool,
 ) -> None:
     """Show what STEP made: rows, scores, a model's size and curves, a bundle's files.
@@ -52,31 +68,50 @@ def command(
     graph = open_graph(recipe, overrides, store)
     if step is None and html is not None:
         raise _no_step(html, list(graph.nodes))
-    if step is None:
+    if step is None and row_id is None:
         _overview(graph, store, as_json)
         return
-    name, _, output = step.partition(".")
-    if name not in graph.nodes:
+    name, _, output = (step or "").partition(".")
+    if step is not None and name not in graph.nodes:
         raise UsageError(
             f"the recipe has no step '{name}'", where="STEP", fix=did_you_mean(name, graph.nodes)
         )
-    result, fresh = _result(graph, store, name)
-    if output and output not in result.outputs:
-        named = [o for o in result.outputs if o]
+    if output and output not in graph.nodes[name].outputs:
+        named = [o for o in graph.nodes[name].outputs if o]
         raise UsageError(
             f"step '{name}' has no output '{output}'",
             where="STEP",
             fix=did_you_mean(output, named) or f"write {name}",
         )
+    if row_id is not None:
+        _show_row(graph, store, row_id, name, output, html is not None, as_json)
+        return
+    result, fresh = _result(graph, store, name)
     if not fresh:
         click.secho(
             "not up to date: this is the last build's (see `finery plan`)\n", fg="yellow", err=True
         )
     chosen = {output: result.outputs[output]} if output else _distinct(result.outputs)
     titles = {f"{name}.{made}" if made else name: manifest for made, manifest in chosen.items()}
-    pages = _write_pages(graph, store, titles, html) if html is not None else {}
+    pages = _pages(graph, store, name, titles, html, tokenizer)
     for title, manifest in titles.items():
         _show_one(store, title, manifest, rows, dropped, as_json, pages.get(title))
+    for page in [] if as_json else dict.fromkeys(pages.values()):
+        click.echo(f"page: {shown(page)}")
+
+
+def _pages(
+    graph: Any, store: Any, step: str, titles: Any, html: str | None, tokenizer: str | None
+) -> dict[str, Path]:
+    if html is None:
+        if tokenizer is not None:
+            raise UsageError(
+                "--tokenizer is for a page", where="--tokenizer", fix=f"finery show {step} --html"
+            )
+        return {}
+    from finery.cli.pages import write_pages
+
+    return write_pages(graph, store, step, titles, html, tokenizer)
 
 
 def _show_one(
@@ -96,58 +131,32 @@ def _show_one(
         print_json({"name": title, **as_data(artifact, manifest, rows, every_drop=dropped), **html})
         return
     show_artifact(title, artifact, manifest, rows, every_drop=dropped)
-    if page:
-        click.echo(f"page: {shown(page)}")
+
+
+def _show_row(
+    graph: Any, store: Any, row_id: str, name: str, output: str, html: bool, as_json: bool
+) -> None:
+    from finery.cli.row_view import show_story
+    from finery.lineage import story_of
+
+    if html:
+        raise UsageError("a row's story has no page", where="--html", fix="leave --html out")
+    if not row_id:
+        raise UsageError("an empty id", where="--row", fix="write the beginning of a row's id")
+    story = story_of(graph, store, row_id, step=name, output=output)
+    if as_json:
+        print_json(story)
+    else:
+        show_story(story)
 
 
 def _no_step(html: str, names: list[str]) -> UsageError:
     """The error for `--html` without a step, which a step behind it may be taken for."""
     step = html if html in names else "STEP"
     return UsageError(
-        "--html takes a step whose curves to show",
+        "--html takes a step whose rows or curves to show",
         fix=f"finery show {step} --html",
     )
-
-
-def _write_pages(graph: Any, store: Any, titles: dict[str, Any], html: str) -> dict[str, Path]:
-    """Write a page for each output with a training curve; title → its file."""
-    from finery.build import build_folder
-    from finery.cli.curve_page import write_page
-    from finery.curves import CURVE
-
-    trained = {title: m for title, m in titles.items() if CURVE in m.files}
-    if not trained:
-        trains = [n for n, node in graph.nodes.items() if node.section == "train"]
-        raise UsageError(
-            f"{', '.join(titles)} has no training curve",
-            where="--html",
-            fix=f"name a trained model: {', '.join(trains)}" if trains else None,
-        )
-    if len(trained) > 1 and html:
-        raise UsageError(
-            "several outputs have a training curve, and a page shows one",
-            where="--html",
-            fix=f"name one: finery show {next(iter(trained))} --html {html}",
-        )
-    folder = build_folder(graph)
-    return {
-        title: write_page(
-            _page_file(html, folder, title),
-            f"{graph.recipe.name}: {title}",
-            store.artifact(manifest),
-            manifest,
-            store.root,
-        )
-        for title, manifest in trained.items()
-    }
-
-
-def _page_file(html: str, folder: Path, title: str) -> Path:
-    """Where a page goes: what `--html` names, a file or a folder, else beside the outputs."""
-    name = f"{title}-curve.html"
-    if not html:
-        return folder / name
-    return Path(html) / name if Path(html).is_dir() else Path(html)
 
 
 def _distinct(outputs: Any) -> Any:

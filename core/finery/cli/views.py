@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,12 +11,15 @@ import msgspec
 from finery.artifacts import Artifact, Dataset, Metrics, Model
 from finery.cli.curve_view import curve_of, kept_step, show_curve
 from finery.cli.drops_view import drops_data, show_drops
-from finery.cli.output import size
+from finery.cli.output import size, visible
 from finery.cli.tables import percent, scores_table, stdout
 from finery.curves import verdict
 from finery.manifest import Manifest
-from finery.rows import Row, split_turns
+from finery.rowfacts import Classes, Lengths, text_parts
+from finery.rows import NOT_CONTENT, Row, split_turns
 
+COUNTED = 100_000
+"""Rows of a data set that are read for its lengths and classes."""
 SHOWN_TEXT = 2_000
 """Characters of a text file that is printed, e.g. a Modelfile."""
 
@@ -59,23 +63,59 @@ def show_artifact(
     else:
         _show_facts(console, manifest.meta)
         _show_files(console, artifact, manifest)
+        if any(name.endswith(".html") for name in manifest.files):
+            console.print(f"  [dim]finery show {title} --html: a copy that browsers open[/]")
     console.print()
 
 
 def _show_dataset(console: Any, dataset: Dataset, rows: int) -> None:
-    _show_facts(console, dataset.meta)
+    _show_facts(console, {**dataset.meta, **_counted(dataset)})
     for row in itertools.islice(dataset, rows):
         console.print()
-        for role, text in _turns(row):
-            console.print(_labelled(role, text))
+        for role, text in turns(row):
+            console.print(labelled(role, text))
     left = len(dataset) - rows
     if left > 0:
         console.print(f"\n[dim]… and {left} more (--rows N)[/]")
 
 
-def _turns(row: Row) -> Iterator[tuple[str, str]]:
-    """(role, text) of each turn of a row, preferences as `chosen` and `rejected`."""
+def _counted(dataset: Dataset) -> dict[str, Any]:
+    """Lengths and classes of the rows, in a line each."""
+    lengths, classes = defaultdict[str, Lengths](Lengths), Classes()
+    for row in itertools.islice(dataset, COUNTED):
+        classes.add(row)
+        for part, text in text_parts(row).items():
+            lengths[part].add(len(text))
+    first = f", of the first {COUNTED:,} rows" if len(dataset) > COUNTED else ""
+    found = {
+        part: f"{v.at(0):,} to {v.at(1):,} characters, median {v.at(0.5):,}{first}"
+        for part, v in lengths.items()
+    }
+    return found | {f"by {name}": _classes(counts) for name, counts in classes.found().items()}
+
+
+def _classes(counts: Counter[str]) -> str:
+    """How many classes there are, and the most and the least frequent."""
+    often = counts.most_common()
+    shown = often if len(often) <= 6 else [*often[:3], ("…", 0), *often[-2:]]
+    named = ", ".join(f"{_line(name)} {n:,}" if n else name for name, n in shown)
+    return f"{len(often):,} classes: {named}" if len(often) > 1 else named
+
+
+def _line(text: str) -> str:
+    line = visible(" ".join(text.split()))
+    return line if len(line) <= 40 else f"{line[:39]}…"
+
+
+def turns(row: Row) -> Iterator[tuple[str, str]]:
+    """(role, text) of each turn of a row, preferences as `chosen` and `rejected`.
+
+    Of a row that is no conversation, each column.
+    """
     yield "id", str(row.get("id", ""))
+    if "messages" not in row and "prompt" not in row:
+        yield from ((k, _fact(v)) for k, v in row.items() if k not in NOT_CONTENT)
+        return
     prompt, completion = split_turns(row)
     for message in prompt:
         yield str(message["role"]), _content(message)
@@ -98,7 +138,8 @@ def _content(message: Mapping[str, Any]) -> str:
     return f"{shown}{json.dumps(calls, ensure_ascii=False)}" if calls else shown
 
 
-def _labelled(label: str, text: str) -> Any:
+def labelled(label: str, text: str) -> Any:
+    """A text behind its label, in a column of its own."""
     from rich.table import Table
     from rich.text import Text
 
@@ -106,13 +147,16 @@ def _labelled(label: str, text: str) -> Any:
         "assistant": "green",
         "chosen": "green",
         "rejected": "red",
+        "answered": "red",
         "user": "cyan",
         "id": "dim",
     }
     grid = Table.grid(padding=(0, 2))
-    grid.add_column(width=9, style=colours.get(label, "yellow"), no_wrap=True)
+    grid.add_column(
+        width=max(9, min(16, len(label))), style=colours.get(label, "yellow"), no_wrap=True
+    )
     grid.add_column(ratio=1)
-    grid.add_row(label, Text(text, style="dim" if label == "id" else ""))
+    grid.add_row(visible(label), Text(visible(text), style="dim" if label == "id" else ""))
     return grid
 
 
@@ -150,9 +194,11 @@ def _show_metrics(console: Any, metrics: Metrics, rows: int) -> None:
     if shown:
         console.print("wrong answers:", style="dim")
     for prediction in shown:
-        console.print(_labelled(str(prediction.get("model", ""))[:9], f"{prediction['id']}"))
-        console.print(_labelled("expected", str(prediction.get("expected", ""))))
-        console.print(_labelled("rejected", str(prediction.get("answer", ""))))
+        console.print(labelled(str(prediction.get("model", ""))[:9], f"{prediction['id']}"))
+        console.print(labelled("expected", str(prediction.get("expected", ""))))
+        console.print(labelled("answered", str(prediction.get("answer", ""))))
+    if shown:
+        console.print("[dim](finery show --row ID: where a row comes from)[/]")
 
 
 def _plain_table(data: Mapping[str, Any]) -> Any:
@@ -216,7 +262,7 @@ def _show_model(console: Any, model: Model, manifest: Manifest) -> None:
         ]
         console.print(f"  [cyan]{role:<14}[/] {', '.join([*facts, size(ref.size())])}")
     for message in meta.get("messages", [])[:6]:
-        console.print(_labelled(message["role"], _content(message)))
+        console.print(labelled(message["role"], _content(message)))
     _show_files(console, model, manifest)
     points = curve_of(model, manifest)
     if points is not None:

@@ -1,0 +1,256 @@
+"""`finery show --row ID`: a row's story as a tree, from its source to what became of it."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from finery.cli.output import counted, visible
+from finery.cli.tables import stdout
+from finery.cli.views import labelled, turns
+from finery.lineage import Event, Story, Told
+from finery.rows import snippet
+
+SHOWN = 20
+"""Relatives that are shown; the others are counted."""
+LISTED = 3
+"""Places of a row, or equal rows, that are shown."""
+NEAR = 5
+"""Rows that were dropped because of the one asked for that are shown."""
+LONGEST = 400
+"""Characters of an answer or a prompt that are shown."""
+_WHY = ("error", "problem", "broken", "differs", "chosen_logprob", "rejected_logprob")
+"""What evaluators say of an answer beside whether it is right."""
+_STYLES = {"dropped": "yellow", "found": "yellow", "generated": "magenta", "taken": "cyan"}
+
+
+def show_story(story: Story) -> None:
+    """Print the row, the tree of the rows of its origin, and what that means for trainings."""
+    console = stdout()
+    asked = story.told(story.id)
+    assert asked is not None
+    for role, text in turns(asked.row or {}):
+        if role != "id":
+            console.print(labelled(role, text))
+    console.print()
+    _Trees(story).print(console)
+    for line in _trained(story):
+        console.print(line)
+    for near in story.near[:NEAR]:
+        where = f"{near.step}.{near.output}" if near.output else near.step
+        console.print(_text((f"{where} dropped {near.id}", "yellow"), (f"  {near.detail}", "dim")))
+    if len(story.near) > NEAR:
+        console.print(f"… and {len(story.near) - NEAR} more rows because of this one", style="dim")
+    for note in story.notes:
+        console.print(_text((f"note: {note}", "yellow")))
+    if story.stale:
+        console.print(
+            f"not up to date: {', '.join(story.stale)} (this is the last build's)", style="yellow"
+        )
+
+
+class _Trees:
+    """The rows of a story as trees, one for each row that has no parent."""
+
+    def __init__(self, story: Story) -> None:
+        self.story = story
+        self.ids = {told.id for told in story.rows}
+        self.shown: set[str] = set()
+        self.left = SHOWN
+        steps = [e for told in story.rows for e in told.events]
+        self.widths = [max((len(s) for s in column), default=0) for column in (
+            [_place(e) for e in steps], [e.use for e in steps])]  # fmt: skip
+        self.children: dict[str, list[Told]] = {}
+        for told in story.rows:
+            for parent in told.parents:
+                self.children.setdefault(parent, []).append(told)
+
+    def print(self, console: Any) -> None:
+        """Print all trees; relatives only as far as there is room."""
+        from rich.tree import Tree
+
+        for told in self.story.rows:
+            if told.id not in self.shown and self.ids.isdisjoint(told.parents):
+                self._print_root(console, Tree, told)
+        for told in self.story.rows:  # rows that were made of each other
+            if told.id not in self.shown and told.relation != "relative":
+                self._print_root(console, Tree, told)
+        hidden = len(self.ids - self.shown)
+        if hidden:
+            console.print(f"… and {counted(hidden, 'more row')} of this origin (--json)\n",
+                          style="dim")  # fmt: skip
+
+    def _print_root(self, console: Any, tree: Any, told: Told) -> None:
+        made = tree(self._label(told), guide_style="dim", highlight=False)
+        self._fill(made, told)
+        console.print(made)
+        console.print()
+
+    def _fill(self, tree: Any, told: Told) -> None:
+        self.shown.add(told.id)
+        for events in _alike(told.events):
+            tree.add(_line(told, events, self.widths))
+        for child in self.children.get(told.id, ()):
+            if child.id in self.shown:
+                tree.add(_text((child.id, "dim"), ("  (above)", "dim")))
+            elif child.relation != "relative" or self._room():
+                self._fill(tree.add(self._label(child)), child)
+
+    def _room(self) -> bool:
+        self.left -= 1
+        return self.left >= 0
+
+    def _label(self, told: Told) -> Any:
+        asked = told.relation == "asked"
+        parts = [(told.id, "bold green" if asked else "bold")]
+        origins = [p for e in told.events if _is_origin(told, e) for p in e.places]
+        if origins:
+            parts.append((f"  {_listed(origins)}", "cyan"))
+        if asked:
+            parts.append(("  ◀ this row", "green"))
+        elif not told.events:
+            parts.append(("  in nothing that is built", "dim"))
+        elif told.row:
+            parts.append((f"  {snippet(told.row, 60)}", "dim"))
+        return _text(*parts)
+
+
+def _is_origin(told: Told, event: Event) -> bool:
+    """Whether its places are where the row was read: no step is before that."""
+    return event.step == told.events[0].step and event.what in ("read", "dropped")
+
+
+def _is_trained(event: Event) -> bool:
+    """Whether a training takes the row to learn from."""
+    facts = event.facts
+    return event.what == "taken" and facts["section"] == "train" and facts["as"] == "rows"
+
+
+def _listed(values: Sequence[Any]) -> str:
+    """The first few values."""
+    more = f" and {len(values) - LISTED} more" if len(values) > LISTED else ""
+    return f"{', '.join(str(value) for value in values[:LISTED])}{more}"
+
+
+def _place(event: Event) -> str:
+    return f"{event.step}.{event.output}" if event.output else event.step
+
+
+def _alike(events: Sequence[Event]) -> Iterator[list[Event]]:
+    """Events, those together that only differ in the row's number."""
+    groups: dict[tuple[Any, ...], list[Event]] = {}
+    for index, event in enumerate(events):
+        key = (event.step, event.output, event.what, None if event.number else index)
+        groups.setdefault(key, []).append(event)
+    yield from groups.values()
+
+
+def _line(told: Told, events: Sequence[Event], widths: list[int]) -> Any:
+    """What a step did with a row; of a generated one the prompt, too."""
+    event = events[0]
+    head = (f"{_place(event):<{widths[0]}}  {event.use:<{widths[1]}}  ", "")
+    style = _STYLES.get(event.what, "")
+    places = [] if _is_origin(told, event) else [p for e in events for p in e.places]
+    tail = [(f"  {_listed(places)}", "cyan")] if places else []
+    if event.what == "answered":
+        return _text(head, *_answer(event.facts), *tail)
+    if event.what != "generated":
+        return _text(head, (_said(events), style), *tail)
+    asked = _asked(event.facts) if told.relation != "relative" else ()
+    prompt = [(f"\n  {name}: {_short(text)}", "dim") for name, text in asked]
+    return _text(head, (_generated(event.facts), style), *tail, *prompt)
+
+
+def _said(events: Sequence[Event]) -> str:
+    what, facts = events[0].what, events[0].facts
+    if what == "dropped":
+        return f"dropped: {facts.get('reason')}: {facts.get('detail')}"
+    if what == "found":
+        return f"found: {facts.get('check')}: {facts.get('detail')}"
+    if what == "taken":
+        return "trained on" if _is_trained(events[0]) else f"taken as {facts['as']}"
+    return f"{what}, {'rows' if len(events) > 1 else 'row'} {_listed([e.number for e in events])}"
+
+
+def _answer(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """A model's answer, right or wrong, and what was expected."""
+    correct = facts.get("correct")
+    mark, style = {True: ("✓ right", "green"), False: ("✗ wrong", "red")}.get(
+        correct if isinstance(correct, bool) else None, ("", "")  # type: ignore[arg-type]
+    )  # fmt: skip
+    yield f"{facts.get('model', '')}  ", "bold"
+    yield f"{mark}  ", style
+    if "answer" in facts:
+        yield _short(_as_text(facts["answer"])), ""
+    if correct is False and "expected" in facts:
+        yield f"  (expected {_short(_as_text(facts['expected']))})", "dim"
+    for name in _WHY:
+        if facts.get(name):
+            yield f"  {name.replace('_', ' ')}: {_short(_as_text(facts[name]))}", "dim"
+
+
+def _generated(facts: Mapping[str, Any]) -> str:
+    """Teacher, attempt, template, checks and judge of a generated row."""
+    parts = [f"by {_as_text(facts['model'])}"] if facts.get("model") else []
+    if facts.get("attempt"):
+        parts.append(f"attempt {facts['attempt'] + 1}")
+    template = facts.get("template")
+    if isinstance(template, dict) and template.get("name") != "default":
+        parts.append(f"template {template.get('name')}")
+    parts += [_checked(check) for check in facts.get("checks") or ()]
+    if facts.get("judge"):
+        parts.append(_judged(facts["judge"]))
+    return f"generated {', '.join(parts)}"
+
+
+def _checked(check: Mapping[str, Any]) -> str:
+    """A check and what became of it: `regex ✓`."""
+    passed = {True: " ✓", False: " ✗"}.get(check.get("passed", ""), "")
+    value = f" {_as_text(check['value'])}" if check.get("value") is not None else ""
+    detail = f" ({_short(str(check['detail']))})" if check.get("detail") else ""
+    return f"{check.get('check')}{value}{passed}{detail}"
+
+
+def _judged(judge: Mapping[str, Any]) -> str:
+    """A judge's score and reason."""
+    by = f" of {judge['model']}" if judge.get("model") else ""
+    reason = f" ({_short(str(judge['reason']))})" if judge.get("reason") else ""
+    return f"score {_as_text(judge.get('score'))}{by}{reason}"
+
+
+def _asked(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(role, text) of the prompt that a generated row came of."""
+    for message in facts.get("prompt") or ():
+        yield f"prompt, {message.get('role', '')}", _as_text(message.get("content") or "")
+
+
+def _trained(story: Story) -> Iterator[Any]:
+    """A line for each training: which rows of the origin it takes."""
+    taken: dict[tuple[str, str], list[Told]] = {}
+    for told in story.rows:
+        for event in told.events:
+            if _is_trained(event):
+                taken.setdefault((event.step, event.use), []).append(told)
+    for (step, _), rows in taken.items():
+        names = ", ".join("this row" if t.relation == "asked" else t.id for t in rows[:5])
+        more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
+        yield _text((f"{step} trains on {counted(len(rows), 'row')} of this origin: ", ""),
+                    (f"{names}{more}", "cyan"))  # fmt: skip
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, dict) and all(isinstance(v, str | int | float) for v in value.values()):
+        return ", ".join(f"{k} {v}" for k, v in value.items())
+    if isinstance(value, list) and all(isinstance(v, str | int | float) for v in value):
+        return ", ".join(map(str, value))
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return f"{line[: LONGEST - 1]}…" if len(line) > LONGEST else line
+
+
+def _text(*parts: tuple[str, str]) -> Any:
+    from rich.text import Text
+
+    return Text.assemble(*((visible(text), style) for text, style in parts))

@@ -1,0 +1,153 @@
+"""What can be counted in some rows as they pass by: lengths, classes."""
+
+from array import array
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+import msgspec
+
+from finery.rows import NOT_CONTENT, Conversation, Row, answer_text, split_turns
+
+MOST_CLASSES = 1_000
+"""Values from which on they are no classes."""
+LONGEST_CLASS = 200
+"""Characters of a value that may be a class."""
+LABELS = ("label",)
+"""Columns that name a row's class."""
+
+
+class Lengths:
+    """Lengths of texts, eight bytes each."""
+
+    def __init__(self) -> None:
+        self._values = array("L")
+        self._is_sorted = True
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def add(self, length: int) -> None:
+        """Note a length."""
+        self._values.append(length)
+        self._is_sorted = False
+
+    def at(self, share: float) -> int:
+        """The length that `share` of all are no longer than; 0.5: the median."""
+        values = self._sorted()
+        return values[min(len(values) - 1, int(share * len(values)))]
+
+    def total(self) -> int:
+        """All lengths together."""
+        return sum(self._values)
+
+    def counts(self, edges: Sequence[int]) -> list[int]:
+        """How many lie in [edge, next edge); the last bin has what is at its end, too."""
+        places = [bisect_right(self._sorted(), edge - 1) for edge in edges[:-1]]
+        places.append(len(self._values))
+        return [b - a for a, b in pairwise(places)]
+
+    def _sorted(self) -> "array[int]":
+        if not self._is_sorted:
+            self._values = array("L", sorted(self._values))
+            self._is_sorted = True
+        return self._values
+
+
+class Classes:
+    """The classes that rows fall in, by what names them: a label, or the answer and its fields."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, Counter[str]] = {}
+        self._too_many: set[str] = set()
+        self._rows = 0
+
+    def add(self, row: Row) -> None:
+        """Note a row."""
+        self._rows += 1
+        for name, value in _named(row):
+            if name in self._too_many or (len(self._counts) > 200 and name not in self._counts):
+                continue
+            counts = self._counts.setdefault(name, Counter())
+            counts[value] += 1
+            if len(counts) > MOST_CLASSES or len(value) > LONGEST_CLASS:
+                self._too_many.add(name)
+                del self._counts[name]
+
+    def found(self) -> dict[str, Counter[str]]:
+        """Name → class → rows. A name of which most rows have none, or each another, is none."""
+        found = {
+            name: counts
+            for name, counts in self._counts.items()
+            if counts.total() > self._rows / 2 and 2 * len(counts) <= counts.total()
+        }
+        labels = [found[name] for name in LABELS if name in found]
+        if "answer" in found and (len(found) > 1 + len(labels) or found["answer"] in labels):
+            del found["answer"]  # its fields, or the label, say the same
+        return found
+
+
+def text_parts(row: Row) -> dict[str, str]:
+    """The texts of a row whose lengths count: prompt and answer, or what else it has."""
+    if "messages" not in row and "prompt" not in row:
+        rest = {k: v for k, v in row.items() if k not in {*NOT_CONTENT, "source"}}
+        return {"text": str(row["text"])} if "text" in row else {"row": _json(rest)}
+    asked, answer = split_turns(row)
+    found = {"prompt": _joined(asked)}
+    if "rejected" in row:
+        rejected = row["rejected"]
+        other = rejected if isinstance(rejected, str) else _joined(rejected)
+        return found | {"chosen": _joined(answer), "rejected": other}
+    return found | ({"answer": _joined(answer)} if answer else {})
+
+
+def _joined(turns: Conversation) -> str:
+    """The texts of some turns with their tool calls, one below the other."""
+    return "\n".join(
+        _text(m.get("content") or "") + (_json(m["tool_calls"]) if m.get("tool_calls") else "")
+        for m in turns
+    )
+
+
+def _text(content: Any) -> str:
+    return content if isinstance(content, str) else _json(content)
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _named(row: Row) -> Iterator[tuple[str, str]]:
+    """(what names a class, the class) of a row."""
+    for name in LABELS:
+        value = row.get(name)
+        if isinstance(value, str | int | bool):
+            yield name, str(value)
+    if "rejected" in row or not ("messages" in row or "prompt" in row):
+        return
+    answer = answer_text(row).strip()
+    if answer:
+        yield "answer", answer
+        yield from _fields(answer)
+
+
+def _fields(answer: str) -> Iterator[tuple[str, str]]:
+    """(name, value) of an answer that is a JSON object, or lines of `name: value`."""
+    if answer.startswith("{"):
+        yield from _json_fields(answer)
+        return
+    pairs = [line.partition(":") for line in answer.splitlines()]
+    if len(pairs) <= 12 and all(colon and 0 < len(name) <= 40 for name, colon, _ in pairs):
+        yield from ((name.strip(), value.strip()) for name, _, value in pairs)
+
+
+def _json_fields(answer: str) -> Iterator[tuple[str, str]]:
+    try:
+        found: Any = msgspec.json.decode(answer)
+    except (msgspec.MsgspecError, RecursionError):
+        return
+    for name, value in found.items() if isinstance(found, dict) else ():
+        if isinstance(value, str | int | bool):
+            yield str(name), str(value)

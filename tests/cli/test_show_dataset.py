@@ -1,0 +1,168 @@
+"""`finery show DATASET`: the summary in the terminal, and the page."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+from conftest import MakeProject, Project
+
+RECIPE = """\
+finery: 1
+name: t
+plugins: [./steps.py]
+data:
+  rows: {use: data.file, path: rows.jsonl, format: completion}
+  split: {use: data.split, rows: rows, validation: 0.2, test: 0.2, decontaminate: false}
+  short: {use: data.filter, rows: split.train, max_characters: {user: 14}}
+  lines: {use: steps.source, path: rows.jsonl}
+export:
+  page: {use: data.report, rows: [split.train, split.test], title: Tickets}
+  pack: {use: steps.pack, code: "(job.out / 'a.txt').write_text('a')"}
+"""
+ROWS = "".join(
+    json.dumps({"prompt": f"question {n}" + " more" * (n % 4), "completion": f"c{n % 3}"}) + "\n"
+    for n in range(60)
+)
+FILES = {"recipe.yaml": RECIPE, "rows.jsonl": ROWS}
+
+
+@pytest.fixture
+def data(built: Any) -> Project:
+    made: Project = built(FILES)
+    return made
+
+
+def test_the_terminal_has_lengths_classes_and_drops(data: Project) -> None:
+    out = data.run("show", "rows", "-n0").out
+    assert re.search(r"prompt +10 to 26 characters, median \d+", out)
+    assert re.search(r"answer +2 to 2 characters, median 2", out)
+    assert "3 classes: c0 20, c1 20, c2 20" in out
+    out = data.run("show", "short", "-n0").out
+    dropped = json.loads(data.run("show", "short", "--json", "--dropped").out)["dropped"]
+    assert f"too-long {len(dropped)}" in out
+    assert dropped[0]["id"] in out, "the id can be copied for --row"
+
+
+def test_a_document_is_shown_by_its_columns(project: MakeProject) -> None:
+    code = "rows = [{'text': 'a chunk of text', 'source': 'docs/a.md'}]"
+    made = project({"recipe.yaml": f"""\
+finery: 1
+name: t
+plugins: [./steps.py]
+data:
+  docs: {{use: steps.script, code: "{code}"}}
+"""})  # fmt: skip
+    assert made.run("build").code == 0
+    out = made.run("show", "docs").out
+    assert re.search(r"text +a chunk of text", out)
+    assert re.search(r"source +docs/a.md", out)
+    assert re.search(r"text +15 to 15 characters", out)
+
+
+def test_all_outputs_are_on_one_page(data: Project) -> None:
+    out = data.run("show", "split", "--html", "-n0").out
+    assert out.splitlines()[-1] == "page: build/t/split-report.html"
+    assert out.count("page: ") == 1
+    page = (data.folder / "build/t/split-report.html").read_text()
+    for name in ("train", "validation", "test"):
+        assert f"</span>{name}</span>" in page
+    assert data.run("show", "split.test", "--html", "one.html").code == 0
+    assert "<h1>t: split.test</h1>" in (data.folder / "one.html").read_text()
+    made = [json.loads(x) for x in data.run("show", "split", "--json", "--html").out.splitlines()]
+    (page,) = {m["html"] for m in made}
+    assert page.endswith("build/t/split-report.html")
+    assert data.run("build").code == 0
+    assert (data.folder / "build/t/split-report.html").exists(), "a build leaves the page"
+
+
+def test_a_page_that_a_step_made_is_copied(data: Project) -> None:
+    assert "finery show page --html" in data.run("show", "page").out
+    out = data.run("show", "page", "--html").out
+    assert out.splitlines()[-1] == "page: build/t/page.html"
+    copy = (data.folder / "build/t/page.html").read_text()
+    assert "<h1>Tickets</h1>" in copy
+    assert copy == (data.folder / "build/t/page/report.html").read_text()
+
+
+@pytest.mark.parametrize(("args", "says"), [
+    (["pack", "--html"], "has neither rows, a training curve, nor a page of its own"),
+    (["split", "--html", "build/t/rows/page.html"], "read-only"),
+    (["split", "--html", "rows.jsonl/page.html"], "can't write rows.jsonl/page.html"),
+    (["split", "--html", "--tokenizer", "nomodel"], "there is no model 'nomodel'"),
+    (["split", "--tokenizer", "none"], "--tokenizer is for a page"),
+    (["--html", "split"], "fix: finery show split --html"),
+])  # fmt: skip
+def test_a_page_that_cannot_be_made_is_an_error_with_a_fix(
+    data: Project, args: list[str], says: str
+) -> None:
+    code, _, err = data.run("show", *args)
+    assert code == 2
+    assert says in err
+    assert "Traceback" not in err
+
+
+TRAINS = """\
+import shutil
+from pathlib import Path
+
+from finery import Dataset, Job, Model, Step, hookimpl, setting
+
+
+class Folder(Step, seeded=False, sections=("models",)):
+    '''A tokenizer in a folder.'''
+
+    path: str = setting(help="The folder.")
+
+    def run(self, job: Job) -> Model:
+        shutil.copytree(self.path, job.out, dirs_exist_ok=True)
+        return Model(job.out, meta={"format": "transformers"})
+
+
+class Train(Step, seeded=False, sections=("train",)):
+    '''Learns nothing.'''
+
+    model: Model
+    rows: Dataset
+
+    def run(self, job: Job) -> Model:
+        return Model(job.out, meta={"format": "light"}, refs={"base": self.model})
+
+
+@hookimpl
+def finery_steps():
+    return {"t.folder": Folder, "t.train": Train}
+"""
+
+
+def test_lengths_are_in_tokens_of_the_model_that_is_trained(project: MakeProject) -> None:
+    from tiny_llama import tiny_tokenizer
+
+    recipe = """\
+finery: 1
+name: t
+plugins: [./t.py]
+models:
+  base: {use: t.folder, path: FOLDER}
+data:
+  rows: {use: data.file, path: rows.jsonl, format: completion}
+  short: {use: data.filter, rows: rows, max_characters: {user: 14}}
+train:
+  sft: {use: t.train, model: base, rows: short}
+"""
+    made = project({"t.py": TRAINS, "rows.jsonl": ROWS})
+    tiny_tokenizer().save_pretrained(made.folder / "tokenizer")
+    made.write({"recipe.yaml": recipe.replace("FOLDER", str(made.folder / "tokenizer"))})
+    assert made.run("build", "--step", "rows").code == 0
+    page = made.folder / "build/t/rows-report.html"
+    assert made.run("show", "rows", "--html").code == 0
+    assert "in characters: no model&#x27;s tokenizer was named" in page.read_text()
+    assert made.run("show", "rows", "--html", "--tokenizer", "base").code == 2, "it isn't built"
+    assert made.run("build").code == 0
+    assert made.run("show", "rows", "--html").code == 0
+    assert "in tokens of base, without its chat template" in page.read_text()
+    assert made.run("show", "rows", "--html", "--tokenizer", "none").code == 0
+    assert "in characters" in page.read_text()
+    code, _, err = made.run("show", "rows", "--html", "--tokenizer", "sft")
+    assert code == 2
+    assert "the tokenizer of sft can't be used" in err

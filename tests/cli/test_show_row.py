@@ -1,0 +1,378 @@
+"""`finery show --row ID`: from an answer back to the file and line, and forward again."""
+
+import json
+import resource
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import MakeProject, Project
+
+STEPS = '''\
+import json
+
+from finery import Dataset, Job, Metrics, Model, Step, hookimpl, setting, takes
+from finery.drops import Drops
+from finery.rows import answer_text, row_id
+
+
+class Generate(Step, seeded=False, sections=("generate",)):
+    """Two rows of each row; the second fails its check."""
+
+    rows: Dataset
+    broken: bool = setting(False, help="Whether parents are left out.")
+
+    def run(self, job: Job) -> Dataset:
+        told = (job.out / "generated.jsonl").open("w")
+        with told, Drops(job.out) as drops:
+            made = Dataset.write(job.out, self.made(drops, told))
+        made.meta |= drops.meta()
+        return made
+
+    def made(self, drops, told):
+        for row in self.rows:
+            for number in (0, 1):
+                content = {"prompt": f"{row['prompt']} please {number}", "completion": "yes"}
+                new = {"id": row_id(content), **content, "parents": [row["id"]]}
+                prompt = [{"role": "user", "content": f"Say otherwise: {row['prompt']}"}]
+                line = {"id": new["id"], "parents": new["parents"], "model": "big-teacher",
+                        "prompt": prompt, "attempt": number,
+                        "checks": [{"check": "regex", "passed": not number}],
+                        "judge": {"model": "judge", "score": 4, "reason": "good"}}
+                told.write(json.dumps(line) + "\\n")
+                if number:
+                    drops.add(new, "check", "regex: no match")
+                else:
+                    yield new
+
+
+class Train(Step, seeded=False, sections=("train",)):
+    """Learns nothing."""
+
+    rows: list[Dataset]
+    validation: Dataset | None = takes(None, help="Rows to watch.")
+
+    def run(self, job: Job) -> Model:
+        return Model(job.out, meta={"format": "light"})
+
+
+class Judge(Step, seeded=False):
+    """The first model is wrong, the second right."""
+
+    models: list[Model] = takes(named=True, help="Models.")
+    rows: Dataset
+
+    def run(self, job: Job) -> Metrics:
+        lines = []
+        for row in self.rows:
+            right = answer_text(row)
+            for model, answer in zip(self.models, ("never", right)):
+                lines.append({"id": row["id"], "model": model.name, "answer": answer,
+                              "expected": right, "correct": answer == right,
+                              "error": None if answer == right else "no such table"})
+        scores = {m.name: {"accuracy": 0.5} for m in self.models}
+        intervals = {m.name: {"accuracy": [0, 1]} for m in self.models}
+        return Metrics.write(job.out, rows=len(self.rows), scores=scores, intervals=intervals,
+                             details={}, predictions=lines)
+
+
+class Elsewhere(Step, seeded=False):
+    """Rows from a table that only this step knows."""
+
+    table: str = setting(help="Its name.")
+
+    def run(self, job: Job) -> Dataset:
+        return Dataset.write(job.out, ({"prompt": f"p{i}", "completion": "x"} for i in range(9)))
+
+    def trace(self, ids, job):
+        if self.table == "gone":
+            from finery import StepError
+            raise StepError("no such table", fix="look")
+        for index, row in enumerate(Dataset(job.out, meta={"rows": 9})):
+            pass
+        for i in range(9):
+            found = row_id({"prompt": f"p{i}", "completion": "x"})
+            if found in ids:
+                yield found, f"{self.table}, key {i}"
+
+
+@hookimpl
+def finery_steps():
+    return {"s.generate": Generate, "s.train": Train, "s.judge": Judge, "s.elsewhere": Elsewhere}
+'''
+RECIPE = """\
+finery: 1
+name: t
+plugins: [./s.py]
+data:
+  rows: {use: data.file, path: rows.jsonl, format: completion, bad_rows: skip}
+  loud: {use: data.map, rows: rows, user: "{{ user | upper }}"}
+  split: {use: data.split, rows: loud, validation: 0.1, test: 0.3, decontaminate: false}
+generate:
+  more: {use: s.generate, rows: split.train}
+train:
+  base: {use: s.train, rows: split.validation}
+  sft: {use: s.train, rows: [split.train, more], validation: split.validation}
+evaluate:
+  test: {use: s.judge, models: [base, sft], rows: split.test}
+"""
+WORDS = ("apple", "bread", "chair", "dance", "eagle", "flute", "grape", "house", "index", "joker")
+
+
+def line(number: int) -> str:
+    answer = ("yes", "no")[number % 2]
+    prompt = f"is {WORDS[number % 10]} number {number} for sale?"
+    return json.dumps({"prompt": prompt, "completion": answer})
+
+
+LINES = [line(n) for n in range(40)]
+FILES = {"recipe.yaml": RECIPE, "s.py": STEPS, "rows.jsonl": "\n".join(LINES) + "\n"}
+
+
+@pytest.fixture
+def story(built: Any) -> Project:
+    made: Project = built(FILES)
+    return made
+
+
+def told(project: Project, *args: str) -> dict[str, Any]:
+    ran = project.run("show", *args, "--json")
+    assert ran.code == 0, ran.err
+    loaded: dict[str, Any] = json.loads(ran.out)
+    return loaded
+
+
+def row_of(story: dict[str, Any], relation: str) -> dict[str, Any]:
+    (found,) = [r for r in story["rows"] if r["relation"] == relation]
+    return dict(found)
+
+
+def events(row: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(e["step"], e["what"]) for e in row["events"]]
+
+
+def lines_of(project: Project, step: str, name: str) -> list[dict[str, Any]]:
+    path = project.folder / "build/t" / step / name
+    return [json.loads(text) for text in path.read_text().splitlines()]
+
+
+def test_a_wrong_answer_leads_back_to_the_file_and_line(story: Project) -> None:
+    printed = story.run("show", "test").out
+    wrong = next(p for p in lines_of(story, "test", "predictions.jsonl") if not p["correct"])
+    assert wrong["id"] in printed, "the id can be copied from the list of wrong answers"
+    found = told(story, "--row", wrong["id"])
+    asked, source = row_of(found, "asked"), row_of(found, "ancestor")
+    assert events(asked) == [
+        ("loud", "made"), ("split", "kept"), ("test", "answered"), ("test", "answered"),
+    ]  # fmt: skip
+    assert [e["facts"]["correct"] for e in asked["events"][2:]] == [False, True]
+    assert asked["parents"] == [source["id"]]
+    ((place,),) = [e["places"] for e in source["events"]]
+    file, number = place.split(":")
+    assert file == "rows.jsonl"
+    assert json.loads(LINES[int(number) - 1])["prompt"].upper() == asked["row"]["prompt"]
+
+
+def test_the_story_is_told_as_a_tree(story: Project) -> None:
+    row = story.rows("split/test")[0]
+    out = story.run("show", "--row", row["id"][:8]).out
+    assert row["prompt"] in out
+    assert "rows.jsonl:" in out
+    assert f"{row['id']}  ◀ this row" in out
+    assert "base  ✗ wrong  never  (expected" in out
+    assert "error: no such table" in out
+    assert "sft  ✓ right" in out
+
+
+def test_relatives_are_told_with_what_became_of_them(story: Project) -> None:
+    row = story.rows("more")[0]
+    found = told(story, "--row", row["id"])
+    asked = row_of(found, "asked")
+    assert events(asked) == [("more", "generated"), ("more", "made"), ("sft", "taken")]
+    assert asked["events"][0]["facts"]["model"] == "big-teacher"
+    sister = row_of(found, "relative")
+    assert events(sister) == [("more", "generated"), ("more", "dropped")]
+    assert sister["events"][1]["facts"] == {"reason": "check", "detail": "regex: no match"}
+    out = story.run("show", "--row", row["id"]).out
+    assert "generated by big-teacher, regex ✓, score 4 of judge (good)" in out
+    assert "generated by big-teacher, attempt 2, regex ✗" in out
+    assert f"prompt, user: Say otherwise: {row['prompt'].removesuffix(' please 0')}" in out
+    assert f"sft trains on 2 rows of this origin: {row['parents'][0]}, this row" in out
+
+
+def test_a_dropped_row_has_its_story_too(story: Project) -> None:
+    dropped = lines_of(story, "more", "dropped.jsonl")[0]
+    assert dropped["id"] in story.run("show", "more").out
+    found = told(story, "--row", dropped["id"])
+    assert events(row_of(found, "asked")) == [("more", "generated"), ("more", "dropped")]
+    assert len([r for r in found["rows"] if r["relation"] == "ancestor"]) == 2
+
+
+def test_a_source_row_tells_what_was_made_of_it(story: Project) -> None:
+    source = story.rows("rows")[0]
+    found = told(story, "--row", source["id"])
+    assert {r["relation"] for r in found["rows"]} <= {"asked", "descendant"}
+    assert len(found["rows"]) >= 2
+
+
+def test_a_step_limits_the_story_to_what_leads_there(story: Project) -> None:
+    row = story.rows("split/train")[0]
+    found = told(story, "split.train", "--row", row["id"])
+    assert {e["step"] for r in found["rows"] for e in r["events"]} == {"rows", "loud", "split"}
+    found = told(story, "sft", "--row", row["id"])
+    assert events(row_of(found, "asked"))[-1] == ("sft", "taken")
+    assert story.run("show", "test", "--row", row["id"]).code == 2
+
+
+def test_equal_rows_are_told_with_every_place(project: MakeProject) -> None:
+    made = project({**FILES, "rows.jsonl": "\n".join([*LINES, "", LINES[3], LINES[3]]) + "\n"})
+    assert made.run("build").code == 0
+    row = made.rows("rows")[3]
+    found = told(made, "--row", row["id"])
+    read = [e for e in row_of(found, "asked")["events"] if e["what"] == "read"]
+    assert [(e["number"], e["places"]) for e in read] == [
+        (4, ["rows.jsonl:4"]), (41, ["rows.jsonl:42"]), (42, ["rows.jsonl:43"]),
+    ]  # fmt: skip
+    out = made.run("show", "--row", row["id"]).out
+    assert "rows.jsonl:4, rows.jsonl:42, rows.jsonl:43" in out
+    assert "read, rows 4, 41, 42" in out
+
+
+def test_a_bad_record_leads_to_its_line(project: MakeProject) -> None:
+    bad = '{"prompt": "no answer", "completion": ""}'
+    made = project({**FILES, "rows.jsonl": "\n".join([*LINES, bad]) + "\n"})
+    assert made.run("build").code == 0
+    dropped = lines_of(made, "rows", "dropped.jsonl")[0]
+    out = made.run("show", "--row", dropped["id"]).out
+    assert "rows.jsonl:41  ◀ this row" in out
+    assert "dropped: bad-row: record 41: 'completion' is empty" in out
+    assert "no answer" in out
+
+
+def test_a_file_that_changed_since_is_told(story: Project) -> None:
+    row = story.rows("rows")[0]
+    story.edit("rows.jsonl", LINES[0], LINES[0].replace("sale", "rent"))
+    found = told(story, "--row", row["id"])
+    assert "rows" in found["stale"]
+    assert found["notes"] == [
+        "rows: rows.jsonl changed since it was read", f"rows: not there any more: {row['id']}",
+    ]  # fmt: skip
+    out = story.run("show", "--row", row["id"]).out
+    assert "not up to date: rows" in out
+
+
+def test_a_line_that_moved_is_found_where_it_is_now(story: Project) -> None:
+    row = story.rows("rows")[0]
+    path = story.folder / "rows.jsonl"
+    path.write_text("\n\n" + path.read_text())
+    found = told(story, "--row", row["id"])
+    assert row_of(found, "asked")["events"][0]["places"] == ["rows.jsonl:3"]
+
+
+@pytest.mark.parametrize(("args", "says"), [
+    (["--row", "zzzz"], "no row has an id that begins with 'zzzz'"),
+    (["--row", ""], "an empty id"),
+    (["test", "--row", "zzzz"], "no row of test has an id"),
+    (["tset", "--row", "zzzz"], "did you mean 'test'?"),
+    (["split.tset", "--row", "zzzz"], "did you mean 'test'?"),
+    (["test", "--row", "zzzz", "--html"], "has no page"),
+])  # fmt: skip
+def test_a_call_that_cannot_be_answered_is_an_error_with_a_fix(
+    story: Project, args: list[str], says: str
+) -> None:
+    code, _, err = story.run("show", *args)
+    assert code == 2
+    assert says in err
+    assert "fix:" in err
+    assert "Traceback" not in err
+
+
+def test_candidates_are_named_for_an_id_that_is_ambiguous_or_mistyped(story: Project) -> None:
+    ids = sorted({r["id"] for name in ("rows", "loud", "more") for r in story.rows(name)})
+    start = next(a[0] for a, b in pairwise(ids) if a[0] == b[0])
+    err = story.run("show", "--row", start).err
+    assert f"several rows have ids that begin with '{start}'" in err
+    assert len([i for i in ids if i in err]) > 1
+    typed = f"{ids[0][:12]}zzzz"
+    assert f"{ids[0]} in " in story.run("show", "--row", typed).err
+
+
+def test_before_a_build_there_is_no_story(project: MakeProject) -> None:
+    made = project(FILES)
+    code, _, err = made.run("show", "--row", "abcd")
+    assert code == 2
+    assert "nothing is built yet" in err
+    assert made.run("build", "--step", "rows").code == 0
+    code, _, err = made.run("show", "test", "--row", "abcd")
+    assert code == 2
+    assert "step 'test' isn't built yet" in err
+
+
+def test_a_third_party_says_where_its_rows_are_from(project: MakeProject) -> None:
+    recipe = """\
+finery: 1
+name: t
+plugins: [./s.py]
+data:
+  far: {use: s.elsewhere, table: orders}
+  loud: {use: data.map, rows: far, user: "{{ user | upper }}"}
+"""
+    made = project({"recipe.yaml": recipe, "s.py": STEPS})
+    assert made.run("build").code == 0
+    row = made.rows("loud")[5]
+    assert "orders, key 5" in made.run("show", "--row", row["id"]).out
+    made.edit("recipe.yaml", "orders", "gone")
+    assert made.run("build").code == 0
+    ran = made.run("show", "--row", row["id"])
+    assert ran.code == 0
+    assert "far can't tell where rows were read: no such table" in ran.out
+
+
+def test_rows_that_were_dropped_as_its_copies_are_told(project: MakeProject) -> None:
+    recipe = RECIPE.replace("  split:", "  clean: {use: data.dedup, rows: loud}\n  split:")
+    made = project({**FILES, "recipe.yaml": recipe, "rows.jsonl": "\n".join(
+        [*LINES, LINES[0].replace("for sale?", "for sale!!")]) + "\n"})  # fmt: skip
+    assert made.run("build").code == 0
+    (dropped,) = lines_of(made, "clean", "dropped.jsonl")
+    first = made.rows("loud")[0]
+    (near,) = told(made, "--row", first["id"])["near"]
+    assert (near["id"], near["step"], near["reason"]) == (dropped["id"], "clean", "duplicate")
+    out = made.run("show", "--row", first["id"]).out
+    assert f"clean dropped {dropped['id']}  repeats the row {first['id']}" in out
+
+
+def test_markup_in_rows_is_shown_as_it_is(project: MakeProject) -> None:
+    text = "[bold]not bold[/bold] \x1b[31m [/]"
+    record = json.dumps({"prompt": text, "completion": "[red]x[/red]"})
+    made = project({**FILES, "rows.jsonl": "\n".join([*LINES, record]) + "\n"})
+    assert made.run("build").code == 0
+    row = made.rows("rows")[-1]
+    out = made.run("show", "--row", row["id"]).out
+    assert "[bold]not bold[/bold]" in out
+    assert "\x1b[31m" not in out
+
+
+def busy() -> float:
+    """Seconds that commands kept a core busy: how long others keep us waiting doesn't matter."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def test_two_hundred_thousand_rows_answer_in_seconds(project: MakeProject) -> None:
+    recipe = """\
+finery: 1
+name: t
+data:
+  rows: {use: data.file, path: rows.jsonl, format: completion}
+  short: {use: data.filter, rows: rows, max_characters: {user: 4000}}
+"""
+    lines = "".join(f"{line(n)}\n" for n in range(200_000))
+    made = project({"recipe.yaml": recipe, "rows.jsonl": lines})
+    assert made.run("build", timeout=120).code == 0
+    with (Path(made.folder) / "build/t/short/rows-00000.jsonl").open() as rows:
+        row = json.loads(list(rows)[-1])
+    before = busy()
+    out = made.run("show", "--row", row["id"], timeout=200).out
+    assert busy() - before < 10
+    assert "rows.jsonl:200000" in out

@@ -1,0 +1,309 @@
+"""data.report: what it counts, and the page in a real browser with hostile rows."""
+
+import json
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chromium import Browser, chromium
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_llama import tiny_tokenizer
+
+from finery import Bundle, Dataset, Model, UsageError
+from finery.drops import Drops
+from finery.rowfacts import Classes, Lengths
+from finery.rows import Row, with_id
+from finery.testing import TestJob, dataset
+from finery_data.facts import Counting, Facts, Report, measure
+from finery_data.histogram import bins_of
+from finery_data.page import render
+from finery_data.report import DataReport, as_data
+
+SHARED = Path(__file__).parents[2].parent / "shared" / "data" / "banking77"
+HOSTILE = (
+    "</style></title></script><script>document.title='broken'</script>"
+    "<img src=x onerror=\"document.title='broken'\"><b>$title</b> {{7*7}} &amp;"
+)
+
+
+def row(prompt: str, answer: str = "a", **more: Any) -> Row:
+    turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+    return with_id({"messages": turns, **more})
+
+
+def described(folder: Path, near_rows: int = 1_000, **data: list[Row]) -> Report:
+    named = {name: dataset(folder / name, rows) for name, rows in data.items()}
+    return measure(named, folder, counting=Counting(), near_rows=near_rows, samples=3)
+
+
+def one(folder: Path, rows: list[Row]) -> Facts:
+    (facts,) = described(folder, a=rows).facts
+    return facts
+
+
+# what is counted
+
+
+@given(st.lists(st.integers(0, 3_000), min_size=1), st.lists(st.integers(0, 3_000), min_size=1))
+def test_every_length_lies_in_one_bin(first: list[int], second: list[int]) -> None:
+    both = []
+    for values in (first, second):
+        lengths = Lengths()
+        for value in values:
+            lengths.add(value)
+        both.append(lengths)
+    bins = bins_of(both)
+    assert bins.edges == sorted(set(bins.edges))
+    for lengths, values in zip(both, (first, second), strict=True):
+        expected = [sum(low <= v < high for v in values) for low, high in pairwise(bins.edges)]
+        assert lengths.counts(bins.edges) == expected
+        assert sum(expected) == len(values)
+
+
+def test_quantiles_are_lengths_of_rows() -> None:
+    lengths = Lengths()
+    for value in (5, 1, 3, 2, 4):
+        lengths.add(value)
+    assert [lengths.at(s) for s in (0, 0.5, 1)] == [1, 3, 5]
+    assert lengths.total() == 15
+
+
+def test_classes_are_the_label_or_the_answer_or_its_fields() -> None:
+    def found(rows: list[Row]) -> dict[str, dict[str, int]]:
+        classes = Classes()
+        for r in rows:
+            classes.add(r)
+        return {name: dict(counts) for name, counts in classes.found().items()}
+
+    assert found([row(f"p{i}", "yes" if i < 7 else "no") for i in range(10)]) == {
+        "answer": {"yes": 7, "no": 3}
+    }
+    labelled = [row(f"p{i}", f"answer {i}", label=f"l{i % 2}") for i in range(10)]
+    assert found(labelled) == {"label": {"l0": 5, "l1": 5}}
+    lines = [row(f"p{i}", f"category: c{i % 2}\npriority: high") for i in range(10)]
+    assert found(lines) == {"category": {"c0": 5, "c1": 5}, "priority": {"high": 10}}
+    records = [row(f"p{i}", json.dumps({"paid": i % 2 == 0, "name": f"n{i}"})) for i in range(10)]
+    assert found(records) == {"paid": {"True": 5, "False": 5}}
+    assert found([row(f"p{i}", f"a free answer {i}") for i in range(10)]) == {}
+
+
+def test_turns_roles_tools_and_sources_are_counted(tmp_path: Path) -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
+    calls = [{"type": "function", "function": {"name": "f", "arguments": "{}"}}]
+    turns = [
+        {"role": "system", "content": "s"},
+        {"role": "user", "content": "u"},
+        {"role": "assistant", "content": "", "tool_calls": calls},
+        {"role": "tool", "content": "1"},
+        {"role": "assistant", "content": "one"},
+    ]
+    facts = one(tmp_path, [
+        with_id({"messages": turns, "tools": [tool]}),
+        row("p", source="a.md"), row("q", source={"path": "a.md", "lines": [1, 2]}, parents=["x"]),
+    ])  # fmt: skip
+    assert dict(facts.turns) == {4: 1, 2: 2}
+    assert dict(facts.roles) == {"system": 1, "user": 3, "assistant": 4, "tool": 1}
+    assert (facts.tools, facts.systems, facts.parents) == (1, 1, 1)
+    assert dict(facts.sources) == {"a.md": 2}
+
+
+def test_preferences_and_documents_have_lengths_of_their_own(tmp_path: Path) -> None:
+    preference = with_id({"prompt": "hello", "chosen": "yes", "rejected": "nope"})
+    facts = one(tmp_path / "p", [preference])
+    assert {k: v.at(1) for k, v in facts.lengths.items()} == {
+        "prompt": 5, "chosen": 3, "rejected": 4,
+    }  # fmt: skip
+    facts = one(tmp_path / "d", [with_id({"text": "a chunk", "source": "x.md"})])
+    assert {k: v.at(1) for k, v in facts.lengths.items()} == {"text": 7}
+
+
+PROMPT = "my parcel was due on monday and it still has not come, where is it now?"
+
+
+def test_copies_within_and_between_data_sets_are_named(tmp_path: Path) -> None:
+    near = PROMPT.replace("monday", "mondaz")
+    train = [row(PROMPT), row(PROMPT.upper() + "!"), row(near), row("something else entirely")]
+    test = [row(PROMPT, "b"), row("a question of its own")]
+    report = described(tmp_path, train=train, test=test)
+    found = report.facts[0].copies
+    assert (found.exact, found.near) == (1, 1)
+    assert f"{train[1]['id']} repeats the row {train[0]['id']}" in found.examples
+    (overlap,) = report.overlaps
+    assert (overlap.one, overlap.other) == ("train", "test")
+    assert dict(overlap.counts) == {"copy": 2, "near-copy": 1}
+    page = render("t", report)
+    assert "3 rows of train give rows of test away" in page
+    limited = described(tmp_path / "few", near_rows=1, train=train, test=test)
+    assert limited.facts[0].copies.exact == 1, "copies are found in all rows"
+    assert "in the first 1 row of each" in render("t", limited)
+
+
+def test_drops_and_findings_are_told_with_examples(tmp_path: Path) -> None:
+    with Drops(tmp_path / "a") as drops:
+        made = Dataset.write(tmp_path / "a", [row("kept")])
+        for number in range(5):
+            drops.add(row(f"gone {number}"), "too-long", "has 9 characters")
+    made.meta |= drops.meta()
+    report = measure({"a": made}, tmp_path, counting=Counting(), near_rows=9, samples=1)
+    (facts,) = report.facts
+    assert facts.dropped["too-long"].count == 5
+    assert len(facts.dropped["too-long"].examples) == 3
+    page = render("t", report)
+    assert "too-long, 5, the first 3" in page
+    assert "gone 2" in page
+    assert "gone 3" not in page
+
+
+def test_lengths_are_told_in_tokens_of_a_model(tmp_path: Path) -> None:
+    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    model = Model(tmp_path / "model", meta={"format": "transformers"})
+    model.ref = "base"
+    rows = dataset(tmp_path / "rows", [row("where is my card", "card_arrival")])
+    rows.ref = "split.train"
+    made = DataReport(rows=[rows], tokenizer=model).run(TestJob(tmp_path / "job"))
+    found = json.loads((made.path / "report.json").read_text())
+    tokens = len(tiny_tokenizer()("where is my card")["input_ids"])
+    assert found["unit"] == "tokens"
+    assert found["data"]["split.train"]["lengths"]["prompt"]["max"] == tokens
+    assert "in tokens of base" in (made.path / "report.html").read_text()
+
+
+def test_the_step_leaves_a_page_and_its_numbers(tmp_path: Path) -> None:
+    rows = []
+    for name in ("split.train", "split.test"):
+        made = dataset(tmp_path / name, [row(f"{name} {i}", "ab"[i % 2]) for i in range(6)])
+        made.ref = name
+        rows.append(made)
+    step = DataReport(rows=rows, title="Tickets")
+    step.check()
+    bundle = step.run(TestJob(tmp_path / "job"))
+    assert isinstance(bundle, Bundle)
+    found = json.loads((bundle.path / "report.json").read_text())
+    assert list(found["data"]) == ["train", "test"]
+    assert found["data"]["train"]["classes"] == {"answer": {"a": 3, "b": 3}}
+    again = DataReport(rows=rows, title="Tickets").run(TestJob(tmp_path / "again"))
+    for name in ("report.html", "report.json"):
+        assert (bundle.path / name).read_bytes() == (again.path / name).read_bytes()
+    with pytest.raises(UsageError, match="each once"):
+        DataReport(rows=[rows[0], rows[0]]).check()
+
+
+def test_many_sources_make_no_long_page(tmp_path: Path) -> None:
+    rows = [with_id({"text": f"chunk {n}", "source": f"docs/{n}.md"}) for n in range(2_000)]
+    report = described(tmp_path, a=rows)
+    assert "… and 1,700 more values" in render("t", report)
+    assert len(as_data(report)["data"]["a"]["sources"]) == 1_000
+
+
+def test_lengths_that_are_all_the_same_have_no_plot(tmp_path: Path) -> None:
+    page = render("t", described(tmp_path, a=[row("one"), row("two")]))
+    assert "<svg" not in page
+    assert "median" in page
+
+
+def test_a_data_set_without_rows_has_a_page(tmp_path: Path) -> None:
+    report = described(tmp_path, empty=[], train=[row("p")])
+    assert "0</b>" in render("t", report)
+    assert as_data(report)["data"]["empty"]["lengths"] == {}
+
+
+def test_a_hundred_thousand_rows_take_seconds(tmp_path: Path) -> None:
+    rows = dataset(tmp_path / "rows", (row(f"question {i} of many", f"c{i % 77}")
+                                       for i in range(100_000)))  # fmt: skip
+    start = time.process_time()
+    report = measure({"a": rows}, tmp_path, counting=Counting(), near_rows=2_000, samples=6)
+    page = render("t", report)
+    assert time.process_time() - start < 30
+    assert len(page) < 100_000
+    assert len(report.facts[0].classes["answer"]) == 77
+
+
+# the page
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium(width=1200) as opened:
+        yield opened
+
+
+def hostile_rows() -> list[Row]:
+    rows = [row(f"{HOSTILE} {i}", HOSTILE, label=f"{HOSTILE[:60]}{i % 2}", source=HOSTILE)
+            for i in range(8)]  # fmt: skip
+    control = "\x1b[31m \u202e bell \x07"
+    return [*rows, row(control, "x" * 200_000, label="b")]
+
+
+def show(browser: Browser, folder: Path, report: Report, title: str = "t") -> Path:
+    page = folder / "page.html"
+    page.write_text(render(title, report), encoding="utf-8")
+    browser.open(page)
+    return page
+
+
+def test_hostile_rows_are_text(tmp_path: Path, browser: Browser) -> None:
+    report = described(tmp_path, a=hostile_rows(), b=hostile_rows()[4:])
+    page = show(browser, tmp_path, report, f"t {HOSTILE}")
+    assert browser.run("return document.title") == f"t {HOSTILE}"
+    assert browser.run("return document.querySelectorAll('script, img, b b').length") == 0
+    assert browser.errors() == []
+    assert browser.requests() == [page.resolve().as_uri()]
+    texts = "return [...document.querySelectorAll('.turn.user div')].map(e => e.textContent)"
+    assert any(text.startswith(HOSTILE) for text in browser.run(texts))
+    assert any("␛[31m" in text for text in browser.run(texts))
+    assert len(page.read_bytes()) < 150_000, "long texts are cut"
+
+
+def fits(browser: Browser) -> bool:
+    """Whether nothing makes the page wider than the window."""
+    found: bool = browser.run(
+        "return document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+    )
+    return found
+
+
+def test_the_page_fits_any_width(tmp_path: Path, browser: Browser) -> None:
+    report = described(tmp_path, a=hostile_rows(), b=hostile_rows()[4:])
+    page = show(browser, tmp_path, report)
+    assert fits(browser)
+    with chromium(width=500) as narrow:
+        narrow.open(page)
+        assert fits(narrow)
+
+
+def test_plots_and_bars_can_be_read_without_seeing_them(tmp_path: Path, browser: Browser) -> None:
+    rows = [row(f"question {i}" * (i % 5 + 1), "c" * (i % 3 + 1)) for i in range(30)]
+    show(browser, tmp_path, described(tmp_path, train=rows, test=rows[:9]))
+    labels = browser.run(
+        "return [...document.querySelectorAll('svg')].map(e => e.getAttribute('aria-label'))"
+    )
+    assert [label.split(":")[0] for label in labels] == ["prompt", "answer"]
+    assert browser.run("return document.querySelectorAll('svg + .ticks span').length") > 6
+    names = browser.run("return [...document.querySelectorAll('.bars .n')].map(e => e.innerText)")
+    assert names[:3] == ["10 · 3"] * 3
+    heads = browser.run("return document.querySelectorAll('table th:not([scope])').length")
+    assert heads == 0
+    # A bar is as long as its share of the data set's rows.
+    widths = browser.run(
+        "return [...document.querySelectorAll('.bars li:first-child .track i')]"
+        ".slice(0, 2).map(e => e.getBoundingClientRect().width)"
+    )
+    assert abs(widths[0] - widths[1]) < 2
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the data of Banking77 isn't there")
+def test_seventy_seven_classes_are_folded(tmp_path: Path, browser: Browser) -> None:
+    import csv
+
+    with (SHARED / "train.csv").open(encoding="utf-8") as lines:
+        rows = [row(r["text"], r["category"]) for r in list(csv.DictReader(lines))[::4]]
+    show(browser, tmp_path, described(tmp_path, near_rows=300, a=rows))
+    shown = "return [...document.querySelectorAll('.bars li')].filter(e => e.checkVisibility())"
+    first = browser.run(f"{shown}.length")
+    browser.run("document.querySelector('details summary').click()")
+    assert browser.run(f"{shown}.length") == first + 77 - 24
+    assert fits(browser)

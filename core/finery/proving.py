@@ -204,7 +204,8 @@ class _Proving:
         for setting, found in self.plans[node.name].files.items():
             if "." not in setting:
                 files = getattr(step, setting)
-                setattr(step, setting, Files(files.patterns, [path for _, path in found]))
+                paths, names = [path for _, path in found], [name for name, _ in found]
+                setattr(step, setting, Files(files.patterns, paths, names))
         for name, accepts in inputs_of(type(step)).items():
             named = type(step).__finery_fields__[name].named
             opened = []

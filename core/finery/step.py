@@ -44,12 +44,15 @@ class Files:
 
     Relative to the recipe. What the files hold and their names from the recipe's folder are part of
     the key; where that folder lies isn't. In a running step, `paths` are the files found, sorted
-    within each pattern, and never empty.
+    within each pattern, and never empty; `names` is what the key calls each of them.
     """
 
-    def __init__(self, patterns: Iterable[str], paths: Iterable[Path] = ()) -> None:
+    def __init__(
+        self, patterns: Iterable[str], paths: Iterable[Path] = (), names: Iterable[str] = ()
+    ) -> None:
         self.patterns = list(patterns)
         self.paths = list(paths)
+        self.names = list(names) or [path.name for path in self.paths]
 
     def __repr__(self) -> str:
         return ", ".join(self.patterns)

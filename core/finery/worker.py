@@ -151,10 +151,10 @@ def _step(task: Task, plugins: Plugins, root: Path) -> Step:
     for field, (use, settings) in task.inner.items():
         given = inner_of(cls)[field].given
         setattr(step, field, _inner_step(plugins.step_type(use), settings, given))
-    for path, (patterns, paths) in task.files.items():
+    for path, (patterns, paths, names) in task.files.items():
         within, _, field = path.rpartition(".")
         owner = getattr(step, within) if within else step
-        setattr(owner, field, Files(patterns, [Path(p) for p in paths]))
+        setattr(owner, field, Files(patterns, [Path(p) for p in paths], names))
     for path, slot in slots_of(step).items():
         found = [_opened(root, m, ref, slot.named) for ref, m in task.inputs.get(path, [])]
         many = slot.accepts.many

@@ -15,7 +15,7 @@ from finery_docs.document import Block, Document
 
 Span = tuple[int, int]
 _LINE = re.compile(r"\n+")
-_SENTENCE = re.compile(r"(?<=[.!?…])[\"'”’)\]]*+\s++(?![a-z])|(?<=[。！？])")
+_SENTENCE = re.compile(r"(?:(?<=[.!?…])|(?<=[.!?…][\"'”’)\]]))\s++(?![a-z])|(?<=[。！？])")
 _WORD = re.compile(r"\s+")
 _CUTS = {"lines": (_LINE, _SENTENCE, _WORD), "text": (_SENTENCE, _WORD)}
 
@@ -202,7 +202,7 @@ class _Splitting:
         return [(begin, group[-1][1]) for begin, group in zip(begins, groups, strict=True)]
 
     def _begin(self, before: list[Span], start: int, end: int) -> int:
-        """Where a chunk begins that continues another: `overlap` earlier, at a sentence, line or word."""
+        """Where a chunk begins that continues another: up to `overlap` earlier."""
         stop = before[-1][1]
         low = max(stop - self._limits.overlap, end - self._limits.size, before[0][0] + 1)
         for cut in (_SENTENCE, _LINE, _WORD):

@@ -76,10 +76,10 @@ class Builder:
             self._parts.append(text)
             self._length += len(text)
 
-    def extend(self, blocks: Iterable[tuple[str, Kind]], number: int) -> None:
-        """Add several blocks of one line or page."""
-        for text, kind in blocks:
-            self.add(text, kind, number)
+    def extend(self, texts: Iterable[str], number: int) -> None:
+        """Add several paragraphs of one line or page."""
+        for text in texts:
+            self.add(text, "text", number)
 
     def document(self) -> Document:
         """What was added."""

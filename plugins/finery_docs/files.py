@@ -1,7 +1,7 @@
 """`docs.files`: rows from documents, a chunk each."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -85,6 +85,15 @@ class DocsFiles(
         )
         made.meta |= {"files": reading.used, **reading.drops.meta()}
         return made
+
+    def trace(self, ids: Collection[str], job: Job) -> Iterator[tuple[str, str]]:
+        """File and line, or page, of each chunk with one of `ids`."""
+        reading = _Reading(self, job)
+        with reading.drops:
+            for row in reading.rows():
+                if row["id"] in ids:
+                    page = f" (page {row['page']})" if "page" in row else f":{row['line']}"
+                    yield row["id"], f"{row['source']}{page}"
 
 
 class _Reading:

@@ -11,71 +11,20 @@ if TYPE_CHECKING:
     from bs4 import Tag
 
 LEFT_OUT = frozenset(
-    [
-        "script",
-        "style",
-        "template",
-        "noscript",
-        "svg",
-        "math",
-        "head",
-        "nav",
-        "footer",
-        "form",
-        "button",
-        "select",
-        "iframe",
-        "object",
-        "audio",
-        "video",
-        "canvas",
-    ]
-)
+    {
+        "audio", "button", "canvas", "footer", "form", "head", "iframe", "math", "nav", "noscript",
+        "object", "script", "select", "style", "svg", "template", "video",
+    }
+)  # fmt: skip
 """Elements that hold no text of the document."""
 BLOCKS = frozenset(
-    [
-        "address",
-        "article",
-        "aside",
-        "blockquote",
-        "center",
-        "dd",
-        "details",
-        "dialog",
-        "div",
-        "dl",
-        "dt",
-        "fieldset",
-        "figcaption",
-        "figure",
-        "h1",
-        "h2",
-        "h3",
-        "h4",
-        "h5",
-        "h6",
-        "header",
-        "hgroup",
-        "hr",
-        "li",
-        "main",
-        "ol",
-        "p",
-        "pre",
-        "section",
-        "summary",
-        "table",
-        "tbody",
-        "td",
-        "tfoot",
-        "th",
-        "thead",
-        "tr",
-        "ul",
-        "body",
-        "html",
-    ]
-)
+    {
+        "address", "article", "aside", "blockquote", "body", "center", "dd", "details", "dialog",
+        "div", "dl", "dt", "fieldset", "figcaption", "figure", "h1", "h2", "h3", "h4", "h5", "h6",
+        "header", "hgroup", "hr", "html", "li", "main", "ol", "p", "pre", "section", "summary",
+        "table", "tbody", "td", "tfoot", "th", "thead", "tr", "ul",
+    }
+)  # fmt: skip
 PERMALINKS = ("¶", "#", "§", "🔗")
 """Links from a heading to itself."""
 _HEADING = re.compile(r"h[1-6]")
@@ -186,7 +135,7 @@ def _line(element: "Tag", default: int) -> int:
 
 def _text(node: Any) -> str:
     """An element's text in a line: no comments, no scripts, code in backticks."""
-    from bs4 import NavigableString, PreformattedString
+    from bs4.element import NavigableString, PreformattedString
 
     if isinstance(node, NavigableString):
         return "" if isinstance(node, PreformattedString) else str(node)
@@ -209,9 +158,7 @@ def _squeezed(text: str) -> str:
 
 def _list(element: "Tag", indent: str) -> Iterator[str]:
     """The items of a list, one a line, lists within them indented."""
-    number = 0
-    for item in element.find_all("li", recursive=False):
-        number += 1
+    for number, item in enumerate(element.find_all("li", recursive=False), 1):
         mark = f"{number}." if element.name == "ol" else "-"
         nested = item.find_all(["ul", "ol"])
         inner = [child for child in nested if child.find_parent("li") is item]

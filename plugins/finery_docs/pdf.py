@@ -72,12 +72,14 @@ def _add_page(made: Builder, text: str, number: int, entries: list[_Entry]) -> N
     at = 0
     for entry in entries:
         place = _place(text, entry.title, at)
-        made.extend(
-            ((text[at + a : at + b], "text") for a, b in paragraphs(text[at:place])), number
-        )
+        made.extend(_texts(text[at:place]), number)
         made.add("", "heading", number, level=entry.level, title=entry.title)
         at = place
-    made.extend(((text[at + a : at + b], "text") for a, b in paragraphs(text[at:])), number)
+    made.extend(_texts(text[at:]), number)
+
+
+def _texts(text: str) -> Iterator[str]:
+    return (text[start:end] for start, end in paragraphs(text))
 
 
 def _place(text: str, title: str, at: int) -> int:

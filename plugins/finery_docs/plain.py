@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 _PARAGRAPH = re.compile(r"\S.*?(?=\n[ \t\f]*\n|\Z)", re.DOTALL)
 _FRONT_MATTER = re.compile(r"---[ \t]*\n.*?\n(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
+_COMMENT = re.compile(r"\s*(?:<!--.*?-->\s*)+", re.DOTALL)
 _KINDS: dict[str, Kind] = {
     "fence": "lines",
     "code_block": "lines",
@@ -83,7 +84,7 @@ def _blocks(text: str, body: int, offsets: list[int], tokens: "list[Token]") -> 
         if token.type == "heading_open":
             title = _title(tokens[index + 1])
             yield Block(start, end, "heading", int(token.tag[1:]), title)
-        elif end > start:
+        elif end > start and not _COMMENT.fullmatch(text, start, end):
             yield Block(start, end, _KINDS.get(token.type, "text"))
     yield from _between(text, at, len(text))
 

@@ -83,6 +83,7 @@ class _Writer:
         self._flush()
 
     def _walk(self, element: "Tag") -> None:
+        child: Any
         for child in element.children:
             if _is_tag(child) and child.name not in LEFT_OUT and _is_block(child):
                 self._flush()

@@ -363,10 +363,12 @@ def test_a_named_file_that_is_no_document_is_an_error(tmp_path: Path) -> None:
         DocsFiles(path=files).run(TestJob(tmp_path / "job"))
 
 
-@pytest.mark.parametrize("name", ["overlap", "shortest"])
-def test_settings_leave_room(name: str) -> None:
-    with pytest.raises(UsageError, match="more than half of a chunk's 100 characters"):
-        DocsFiles(path=Files(["x"]), chunk=100, **{"shortest": 1, name: 51}).check()
+def test_settings_leave_room() -> None:
+    path, message = Files(["x"]), "more than half of a chunk's 100 characters"
+    with pytest.raises(UsageError, match=f"overlap is {message}"):
+        DocsFiles(path=path, chunk=100, overlap=51).check()
+    with pytest.raises(UsageError, match=f"shortest is {message}"):
+        DocsFiles(path=path, chunk=100, shortest=51).check()
 
 
 # what other steps make of chunks

@@ -63,7 +63,7 @@ class Checked(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     detail: str = ""
 
 
-class Origin(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class Origin(msgspec.Struct, omit_defaults=True, kw_only=True):
     """How a row was made: a line of `generated.jsonl`, see the module."""
 
     id: str

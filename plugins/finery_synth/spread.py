@@ -29,11 +29,9 @@ def spread(rows: Iterable[Row], seeds: Iterable[Row]) -> dict[str, Any]:
     that are 0.8 similar to another one; near_seeds: to a seed.
     """
     made, given = sample(rows), sample(seeds)
-    found = measures(made)
-    near = [
-        any(similarity(text, seed) >= NEAR for seed in _normal(given)) for text in _normal(made)
-    ]
-    found["near_seeds"] = _rounded(near)
+    seeds_pieces = _pieces(given)
+    near = [any(_similarity(one, seed) >= NEAR for seed in seeds_pieces) for one in _pieces(made)]
+    found = {**measures(made), "near_seeds": _rounded(near)}
     return {"rows": len(made), **found, "seeds": {"rows": len(given), **measures(given)}}
 
 

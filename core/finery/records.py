@@ -127,7 +127,8 @@ class CachedEngine:
         """Answer each conversation, in order. `progress` names the work in the progress bar.
 
         Batches that were answered before, by the same model, engine and sampling, come from the
-        cache. Raises the first error, once what was being asked beside it is answered and kept.
+        cache, and what is asked twice at a time is sent once. Raises the first error, once what was
+        being asked beside it is answered and kept.
         refusals: whether a refused row is an answer (`finish_reason` says so) and no error.
         """
         sampling = _sampling(max_tokens, temperature, top_p, seed, stop, schema)
@@ -245,6 +246,8 @@ class _Flow:
         self._known: deque[tuple[int, Completion]] = deque()
         self._unknown: deque[_Asked] = deque()
         self._flying: dict[int, _Asked] = {}
+        # Key of a batch that waits or flies → the places of others that ask just the same.
+        self._twins: dict[bytes, list[list[int]]] = {}
         self._exhausted = False
         self.stopped = False  # by whoever reads: ask nothing more
         self.is_out_of_budget = False
@@ -294,7 +297,10 @@ class _Flow:
                 self._usage.cached += len(found)
                 self._engine.job.usage.cached += len(found)
                 self._known.extend(zip(one.indices, found, strict=True))
+            elif one.key in self._twins:
+                self._twins[one.key].append(one.indices)
             else:
+                self._twins[one.key] = []
                 self._unknown.append(one)
         return bool(taken)
 
@@ -308,15 +314,19 @@ class _Flow:
         self, asked: _Asked, found: Answer
     ) -> Iterator[tuple[int, Completion | FineryError]]:
         """Keep what came, unless it is an error or says nothing, and hand it on."""
+        twins = self._twins.pop(asked.key)
         if isinstance(found, FineryError):
-            yield from ((index, found) for index in asked.indices)
+            yield from ((index, found) for indices in (asked.indices, *twins) for index in indices)
             return
         if not all(answer.is_empty for answer in found):
             self._records.put({asked.key: msgspec.msgpack.encode(found)})
         for answer in found:
             self._usage.add(answer, self._engine.price)
             self._engine.job.usage.add(answer, self._engine.price)
-        yield from zip(asked.indices, found, strict=True)
+        self._usage.cached += len(twins) * len(found)
+        self._engine.job.usage.cached += len(twins) * len(found)
+        for indices in (asked.indices, *twins):
+            yield from zip(indices, found, strict=True)
 
     def _drained(self) -> Iterator[tuple[int, Completion]]:
         while self._known:

@@ -8,4 +8,14 @@ from finery import hookimpl
 @hookimpl
 def finery_steps() -> Mapping[str, str]:
     """The step types of this plugin."""
-    return {}
+    return {
+        "synth.answer": "finery_synth.answer:Answer",
+        "synth.instruct": "finery_synth.instruct:Instruct",
+        "synth.paraphrase": "finery_synth.paraphrase:Paraphrase",
+    }
+
+
+@hookimpl
+def finery_commands() -> Mapping[str, str]:
+    """The command `finery synth`."""
+    return {"synth": "finery_synth.command:command"}

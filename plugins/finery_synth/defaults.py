@@ -1,0 +1,80 @@
+"""The templates of prompts that generators have of their own.
+
+They are code, not data files, so that a key changes with them. `finery synth prompt TYPE` prints
+one, to be edited in a file beside a recipe.
+"""
+
+ANSWER = """\
+{# system #}
+{{ system }}
+{# user #}
+{{ user }}
+"""
+"""`synth.answer`: the row's own prompt; turns between the first and the last stay as they are."""
+
+PARAPHRASE = """\
+{# system #}
+You reword messages. You keep what is said: every fact, name, number and request stays, and nothing
+is added. You write in the language of the message. You answer with the reworded message alone,
+without quotes around it and without a word about it.
+{# user #}
+Reword the message between the lines, {{ style }}.
+
+-----
+{{ user }}
+-----
+"""
+"""`synth.paraphrase`."""
+
+INSTRUCT = """\
+{# system #}
+You write realistic, varied examples for a data set that trains a language model. You answer with
+JSON alone.
+{# user #}
+Here {{ "is an example" if examples | length == 1 else "are examples" }} from the data set
+{%- if value %}, of the class "{{ value }}"{% endif %}.
+{% for example in examples %}
+Example {{ loop.index }}
+user: {{ example.user }}
+{%- if answered %}
+assistant: {{ example.assistant }}
+{%- endif %}
+{% endfor %}
+{%- if persona %}
+Write as this person would: {{ persona }}
+{% endif %}
+Write {{ count }} new {{ "example" if count == 1 else "examples" }} of the same kind
+{%- if value %}, all of the class "{{ value }}"{% endif %}. Each differs from those above, and from
+the others, in what it is about, in its words, its length and its tone. Answer with a JSON object:
+{"examples": [{"user": "…"{% if answered %}, "assistant": "…"{% endif %}}
+{%- if count > 1 %}, …{% endif %}]}
+"""
+"""`synth.instruct`."""
+
+JUDGE = """\
+{# system #}
+You judge examples of a data set strictly, by a rubric. You answer with JSON alone.
+{# user #}
+Rubric:
+{{ rubric }}
+
+Prompt:
+{{ prompt }}
+
+Answer:
+{{ answer }}
+
+Give the example a score from 1 (worst) to {{ scale }} (best) by the rubric, after a reason in one
+sentence. Answer with a JSON object: {"reason": "…", "score": 1}
+"""
+"""The check `judge`: a score for a prompt with its answer."""
+
+
+def of_types() -> dict[str, str]:
+    """Step type, or `judge` for that check → its template."""
+    return {
+        "synth.answer": ANSWER,
+        "synth.paraphrase": PARAPHRASE,
+        "synth.instruct": INSTRUCT,
+        "judge": JUDGE,
+    }

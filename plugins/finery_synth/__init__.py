@@ -10,8 +10,11 @@ def finery_steps() -> Mapping[str, str]:
     """The step types of this plugin."""
     return {
         "synth.answer": "finery_synth.answer:Answer",
+        "synth.from_docs": "finery_synth.fromdocs:FromDocs",
         "synth.instruct": "finery_synth.instruct:Instruct",
+        "synth.judge": "finery_synth.judge:JudgeRows",
         "synth.paraphrase": "finery_synth.paraphrase:Paraphrase",
+        "synth.preferences": "finery_synth.preferences:Preferences",
     }
 
 

@@ -69,12 +69,71 @@ sentence. Answer with a JSON object: {"reason": "…", "score": 1}
 """
 """The check `judge`: a score for a prompt with its answer."""
 
+FROM_DOCS = """\
+{# system #}
+You write questions and answers for a data set, from documents. You answer with JSON alone.
+{# user #}
+Here is a part of a document{% if heading %}, from "{{ heading }}"{% endif %}, between the lines.
+
+-----
+{{ text }}
+-----
+
+Write a question {{ kind }}, in the language of the document, that it answers, and the answer. People
+ask the question who don't see the document: it names what it is about, and never speaks of "the
+text" or "the document". The answer says what the document says, and nothing else. The quote is the
+sentence, or the part of one, that proves the answer, copied from the document word for word. Answer
+with a JSON object: {"question": "…", "answer": "…", "quote": "…"}
+"""
+"""`synth.from_docs`."""
+
+CONTEXT = """\
+Answer the question from the context. If the context doesn't hold the answer, say so.
+
+Context:
+{% for chunk in chunks %}
+[{{ loop.index }}]{% if chunk.heading %} {{ chunk.heading }}{% endif %}
+
+{{ chunk.text }}
+{% endfor %}
+Question: {{ question }}
+"""
+"""The prompt of a row of `synth.from_docs` that has its context."""
+
+PAIR = """\
+{# system #}
+You compare two answers to a prompt strictly, by a rubric. Neither their order nor their length counts.
+You answer with JSON alone.
+{# user #}
+Rubric:
+{{ rubric }}
+
+Prompt:
+{{ prompt }}
+
+Answer A:
+{{ a }}
+
+Answer B:
+{{ b }}
+
+Say which answer is better by the rubric, A or B, or that it is a tie, after a reason in one
+sentence. Answer with a JSON object: {"reason": "…", "better": "A"}
+"""
+"""`synth.judge` of pairs."""
+
 
 def of_types() -> dict[str, str]:
-    """Step type, or `judge` for that check → its template."""
+    """Step type → its template; `judge` is that check's, `pairs` that of pairs in `synth.judge`,
+    `context` the one that `synth.from_docs` puts a question and its context into."""
     return {
         "synth.answer": ANSWER,
+        "synth.from_docs": FROM_DOCS,
         "synth.paraphrase": PARAPHRASE,
         "synth.instruct": INSTRUCT,
+        "synth.preferences": ANSWER,
+        "synth.judge": JUDGE,
         "judge": JUDGE,
+        "pairs": PAIR,
+        "context": CONTEXT,
     }

@@ -19,7 +19,7 @@ from finery_synth.asking import Spool, Task, ask
 from finery_synth.checker import Checker
 from finery_synth.copies import Neighbours, repeats
 from finery_synth.generator import Generator, Rejected
-from finery_synth.judging import Judge, Score
+from finery_synth.judging import Judge, Score, Unreadable, no_score
 from finery_synth.prompts import Prompt
 
 SAMPLES = 3
@@ -195,13 +195,15 @@ class Flow:
         found.close()
         return judged
 
-    def _score(self, candidate: Candidate, score: "Score | Exception", judge: Judge) -> None:
+    def _score(
+        self, candidate: Candidate, score: Score | FineryError | Unreadable, judge: Judge
+    ) -> None:
         rubric = self.step.checks.judge
         assert rubric is not None
         assert candidate.origin is not None
         if not isinstance(score, Score):
-            what = score.what if isinstance(score, FineryError) else str(score)
-            candidate.take(Checked(check="judge", passed=False, detail=f"no score: {what}"))
+            detail = f"no score: {no_score(score)}"
+            candidate.take(Checked(check="judge", passed=False, detail=detail))
             return
         passed = score.score >= rubric.min
         told = f"scored {score.score} of {rubric.scale}, below {rubric.min}: {score.reason}"
@@ -229,7 +231,7 @@ class Flow:
         return made
 
     def _rows(self, origins: Origins) -> Iterator[Row]:
-        for _, candidate in self._made:
+        for candidate in self.step.finished(self.job, self._made):
             assert candidate.origin is not None
             origins.add(candidate.origin)
             yield candidate.row

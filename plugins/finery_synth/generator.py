@@ -31,8 +31,8 @@ first. Steps of another shape (several answers to choose from, scores) take `ask
 `Judge` and `Checker` by themselves.
 """
 
-from collections.abc import Iterator
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from finery import (
     Budget,
@@ -52,6 +52,9 @@ from finery_data.parts import id_of, is_conversation, texts
 from finery_synth.asking import MOST_VARIANTS, Task
 from finery_synth.checks import Checks, check_one
 from finery_synth.prompts import Prompt
+
+if TYPE_CHECKING:
+    from finery_synth.flow import Candidate
 
 MOST_RETRIES = 99
 SERIES_SEEDS = (MOST_RETRIES + 1) * MOST_VARIANTS
@@ -124,6 +127,10 @@ class Generator(
     def answer_schema(self) -> dict[str, Any] | None:
         """A JSON Schema that answers follow, where the engine has that."""
         return None
+
+    def finished(self, job: Job, made: "Iterable[tuple[int, Candidate]]") -> "Iterator[Candidate]":
+        """What is written of the rows that passed: (number of its task, row), in their order."""
+        return (candidate for _, candidate in made)
 
     def siblings(self, number: int) -> range:
         """Numbers of the tasks for the same seed as task `number`, itself among them."""

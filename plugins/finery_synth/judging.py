@@ -1,10 +1,11 @@
 """Scores by a judge: the prompt, the form of its answer, and how that is read."""
 
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, TypeVar
 
 from finery import Completion, FineryError, Job, Model, Request
 from finery.origin import name_of
+from finery.records import CachedEngine
 from finery.rows import Conversation, Row, split_turns
 from finery.usage import Budget
 from finery_data.parts import joined, text_of
@@ -16,6 +17,8 @@ from finery_synth.prompts import Prompt
 
 TRIES = 3
 """How often a judge is asked whose answer can't be read."""
+RETRY_TEMPERATURE = 0.7
+R = TypeVar("R")
 
 
 class Unreadable(ValueError):
@@ -87,7 +90,7 @@ class Judge:
         self._engine = job.engine(model, budget=budget)
         self._rubric = rubric
         self._prompt = Prompt.of(rubric.prompt, defaults.JUDGE)
-        self._scratch = job.scratch
+        self.template = self._prompt.origin
 
     def scores(
         self, rows: Iterable[tuple[T, Row]], total: int
@@ -96,33 +99,58 @@ class Judge:
 
         An answer that can't be read is asked for again, `TRIES` times in all.
         """
-        yield from self._asked(rows, total, 0)
-
-    def _asked(
-        self, rows: Iterable[tuple[T, Row]], total: int, attempt: int
-    ) -> Iterator[tuple[T, Score | FineryError | Unreadable]]:
-        again: list[tuple[T, Row]] = []
-        for (item, row), answer in ask(
-            self._engine, rows, lambda found: self._request(found[1], attempt), total=total,
-            progress="judging", max_tokens=self._rubric.max_tokens,
-            schema=score_schema(self._rubric.scale),
+        for (item, _), found in readings(
+            self._engine, rows, lambda pair: self.messages(pair[1]),
+            lambda text: read_score(text, self._rubric.scale), total=total,
+            max_tokens=self._rubric.max_tokens, schema=score_schema(self._rubric.scale),
         ):  # fmt: skip
-            found = self._read(answer)
-            if isinstance(found, Unreadable) and attempt + 1 < TRIES:
-                again.append((item, row))
-            else:
-                yield item, found
-        if again:
-            yield from self._asked(again, len(again), attempt + 1)
+            yield item, found
 
-    def _request(self, row: Row, attempt: int) -> Request:
+    def messages(self, row: Row) -> Conversation:
+        """What the judge is asked about a row."""
         names = {**names_of(row), "rubric": self._rubric.rubric, "scale": self._rubric.scale}
-        return Request(self._prompt.messages(names, row), None, attempt * MOST_VARIANTS)
+        return self._prompt.messages(names, row)
 
-    def _read(self, answer: Completion | FineryError) -> Score | FineryError | Unreadable:
-        if isinstance(answer, FineryError):
-            return answer
-        try:
-            return read_score(answer.text, self._rubric.scale)
-        except Unreadable as error:
-            return error
+
+def readings(
+    engine: CachedEngine,
+    items: Iterable[T],
+    messages: Callable[[T], Conversation],
+    read: Callable[[str], R],
+    *,
+    total: int,
+    attempt: int = 0,
+    **sampling: Any,
+) -> Iterator[tuple[T, "R | FineryError | Unreadable"]]:
+    """(item, what a judge's answer says, or why there is none), in any order, each item once.
+
+    read: raises `Unreadable`; such an answer is asked for again, `TRIES` times in all, from the
+    second time on not at temperature 0, where it might say the same.
+    """
+    again: list[T] = []
+    for item, answer in ask(
+        engine, items, lambda item: Request(messages(item), None, attempt * MOST_VARIANTS),
+        total=total, progress="judging", temperature=RETRY_TEMPERATURE if attempt else 0.0,
+        **sampling,
+    ):  # fmt: skip
+        found = answer if isinstance(answer, FineryError) else _reading(read, answer)
+        if isinstance(found, Unreadable) and attempt + 1 < TRIES:
+            again.append(item)
+        else:
+            yield item, found
+    if again:
+        yield from readings(
+            engine, again, messages, read, total=len(again), attempt=attempt + 1, **sampling
+        )
+
+
+def _reading(read: Callable[[str], R], answer: Completion) -> "R | Unreadable":
+    try:
+        return read(answer.text)
+    except Unreadable as error:
+        return error
+
+
+def no_score(found: FineryError | Unreadable) -> str:
+    """Why a judge says nothing, for people."""
+    return found.what if isinstance(found, FineryError) else str(found)

@@ -275,9 +275,7 @@ class Choosing:
         differ = [said for said in usable if not self._is_right(own, said.text)]
         wrong = [said for said in differ if not said.checks or not said.passes]
         if not wrong:
-            raise Unfit(
-                "all-right", f"the model answers right {len(usable)} times of {len(usable)}"
-            )
+            raise Unfit("all-right", f"of {len(usable)} answers none is wrong")
         return wrong
 
     def _is_right(self, own: str, text: str) -> bool:
@@ -332,7 +330,7 @@ def _distinct(found: Iterable[Said]) -> list[Said]:
 
 
 def meaning(text: str) -> str:
-    """What an answer says: as JSON its value, else its text but for case, spaces and a full stop."""
+    """What an answer says: of JSON its value, else its text but for case, spaces, a full stop."""
     try:
         value = parse(text)
     except NotJson:

@@ -44,7 +44,7 @@ class Shelf:
         return self._rows.of(number)[0]
 
     def others(self, question: Row, number: int, count: int) -> list[Row]:
-        """Up to `count` chunks that don't hold the quote, each with another text than `number`'s."""
+        """Up to `count` chunks without the quote, with other texts than that of `number`."""
         start = bisect_left(self._ring, (draw_of(question, PLACES), 0))
         found: list[Row] = []
         texts = {str(self.chunk(number)["text"])}

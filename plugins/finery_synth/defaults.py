@@ -79,11 +79,11 @@ Here is a part of a document{% if heading %}, from "{{ heading }}"{% endif %}, b
 {{ text }}
 -----
 
-Write a question {{ kind }}, in the language of the document, that it answers, and the answer. People
-ask the question who don't see the document: it names what it is about, and never speaks of "the
-text" or "the document". The answer says what the document says, and nothing else. The quote is the
-sentence, or the part of one, that proves the answer, copied from the document word for word. Answer
-with a JSON object: {"question": "…", "answer": "…", "quote": "…"}
+Write a question {{ kind }}, in the language of the document, that it answers, and the answer.
+People ask the question who don't see the document: it names what it is about, and never speaks of
+"the text" or "the document". The answer says what the document says, and nothing else. The quote is
+the sentence, or the part of one, that proves the answer, copied from the document word for word.
+Answer with a JSON object: {"question": "…", "answer": "…", "quote": "…"}
 """
 """`synth.from_docs`."""
 
@@ -102,8 +102,8 @@ Question: {{ question }}
 
 PAIR = """\
 {# system #}
-You compare two answers to a prompt strictly, by a rubric. Neither their order nor their length counts.
-You answer with JSON alone.
+You compare two answers to a prompt strictly, by a rubric. Neither their order nor their length
+counts. You answer with JSON alone.
 {# user #}
 Rubric:
 {{ rubric }}

@@ -67,8 +67,8 @@ class FromDocs(Generator):
     kinds: list[str] = setting(
         KINDS,
         min_length=1,
-        help="Kinds of questions: the first question of the first kind, and so on, round and round. "
-        "The template sees it as `kind`.",
+        help="Kinds of questions: the first question of the first kind, and so on, round and "
+        "round. The template sees it as `kind`.",
     )
     context: Literal["with", "without", "both"] = setting(
         "both",

@@ -27,12 +27,12 @@ class JudgeRows(
 ):
     """Have rows judged by a model, with a rubric.
 
-    `judge: answers`: each row's answer (of preferences, the chosen one) gets a score from 1 to
+    `what: answers`: each row's answer (of preferences, the chosen one) gets a score from 1 to
     `scale`, in the column `score`, with the reason in `score_reason`. With several rubrics, each is
     asked for by itself; `scores` has them by name, and `score` is their mean. Rows that score below
     `min_score` are dropped.
 
-    `judge: pairs`: which answer of a preference is better is asked in both orders, and counts only
+    `what: pairs`: which answer of a preference is better is asked in both orders, and counts only
     where both say the same. Pairs without such a verdict are dropped (`undecided`), and those whose
     rejected answer is the better one as `lost` says. `meta["positions"]` measures how far the judge
     favours a position.
@@ -43,7 +43,7 @@ class JudgeRows(
 
     model: Model = takes(help="The judge: any model that answers prompts.")
     rows: list[Dataset] = takes(help="Rows to judge, in this order.")
-    judge: Literal["answers", "pairs"] = setting(
+    what: Literal["answers", "pairs"] = setting(
         "answers", help="answers: a score for each answer. pairs: the better of two."
     )
     rubric: str | dict[str, str] = setting(
@@ -87,23 +87,23 @@ class JudgeRows(
                 fix="lower it, or raise `scale`",
             )
         for name, mode in (("min_score", "answers"), ("undecided", "pairs"), ("lost", "pairs")):
-            if self.judge != mode and getattr(self, name) not in (None, "drop"):
+            if self.what != mode and getattr(self, name) not in (None, "drop"):
                 raise UsageError(
-                    f"{name} means nothing here", where=name, fix=f"judge: {mode}, or drop it"
+                    f"{name} means nothing here", where=name, fix=f"what: {mode}, or drop it"
                 )
-        if self.judge == "pairs" and isinstance(self.rubric, dict):
+        if self.what == "pairs" and isinstance(self.rubric, dict):
             raise UsageError(
                 "pairs are judged by one rubric", where="rubric", fix="write it as one text"
             )
 
     def requests(self, rows: int) -> int:
         """How often the judge is asked about so many rows, if all its answers can be read."""
-        return rows * (2 if self.judge == "pairs" else len(self._rubrics()))
+        return rows * (2 if self.what == "pairs" else len(self._rubrics()))
 
     def run(self, job: Job) -> Dataset:
         """Ask the judge, and write the rows with what it says."""
         self.check()
-        judging = _Pairs(self, job) if self.judge == "pairs" else _Scores(self, job)
+        judging = _Pairs(self, job) if self.what == "pairs" else _Scores(self, job)
         with Drops(job.out) as drops, Origins(job.out) as origins:
             made = Dataset.write(job.out, judging.rows(drops, origins))
         drops.refuse_nothing_left(len(made), "look at the rubric, the prompt and min_score")
@@ -116,15 +116,15 @@ class JudgeRows(
         number = 0
         for dataset in self.rows:
             for row in dataset:
-                if self.judge == "pairs" and not all(
+                if self.what == "pairs" and not all(
                     row.get(side) for side in ("prompt", "chosen", "rejected")
                 ):
                     raise DataError(
                         "the row is no preference: it needs prompt, chosen and rejected",
                         where=named(number + 1, row),
-                        fix="name preferences, or judge: answers",
+                        fix="name preferences, or what: answers",
                     )
-                if self.judge == "answers" and not answer(row):
+                if self.what == "answers" and not answer(row):
                     raise DataError(
                         "the row has no answer to judge",
                         where=named(number + 1, row),

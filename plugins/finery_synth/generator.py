@@ -32,6 +32,7 @@ first. Steps of another shape (several answers to choose from, scores) take `ask
 """
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any, ClassVar, Literal
 
 from finery import (
@@ -48,7 +49,8 @@ from finery import (
     takes,
 )
 from finery.rows import Row
-from finery_data.parts import id_of, is_conversation, texts
+from finery_data.badrow import BadRow
+from finery_data.parts import is_conversation, named, texts
 from finery_synth.asking import MOST_VARIANTS, Task
 from finery_synth.checks import Checks, check_one
 from finery_synth.prompts import Prompt
@@ -133,6 +135,11 @@ class Generator(
         """More for the dataset's `meta`, once its rows are written."""
         return {}
 
+    def check_seed(self, row: Row) -> None:
+        """Raise `BadRow` for a row that can't be started from; by default one without user turn."""
+        if not is_conversation(row) or not texts(row).get("user", "").strip():
+            raise BadRow("the row has no user turn", "drop it, or make one with data.map: user: …")
+
     def more(self, task: Task) -> dict[str, Any]:
         """More for a row's line in `generated.jsonl`."""
         return {}
@@ -164,18 +171,13 @@ class Generator(
         return Flow(self, job).run()
 
     def seeds(self) -> Iterator[Row]:
-        """The rows to start from; `DataError` for one without a user turn."""
-        number = 0
-        for dataset in self.rows:
-            for row in dataset:
-                number += 1
-                if not is_conversation(row) or not texts(row).get("user"):
-                    raise DataError(
-                        "the row has no user turn",
-                        where=f"row {number} (id {id_of(row)})",
-                        fix="drop it, or make one with data.map: user: …",
-                    )
-                yield row
+        """The rows to start from; `DataError` for one that can't be, see `check_seed`."""
+        for number, row in enumerate(chain.from_iterable(self.rows), 1):
+            try:
+                self.check_seed(row)
+            except BadRow as error:
+                raise DataError(error.what, where=named(number, row), fix=error.fix) from error
+            yield row
 
     def seed_count(self) -> int:
         """How many rows there are to start from."""

@@ -123,6 +123,10 @@ class Generator(
         """How many tasks there are for so many rows; for progress and estimates."""
         return rows
 
+    def needs_rows(self) -> bool:
+        """Whether `requests` can only be told from the rows themselves."""
+        return False
+
     def answer_schema(self) -> dict[str, Any] | None:
         """A JSON Schema that answers follow, where the engine has that."""
         return None

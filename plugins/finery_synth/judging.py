@@ -10,7 +10,7 @@ from finery.usage import Budget
 from finery_data.parts import joined, text_of
 from finery_eval.jsonvalues import NotJson, parse
 from finery_synth import defaults
-from finery_synth.asking import MOST_VARIANTS, T, ask
+from finery_synth.asking import MOST_VARIANTS, T, Used, ask
 from finery_synth.checks import Rubric
 from finery_synth.prompts import Prompt
 
@@ -80,10 +80,11 @@ def transcript(turns: Conversation) -> str:
 
 
 class Judge:
-    """Scores rows by a rubric."""
+    """Scores rows by a rubric. model: its name. used: the answers it gave."""
 
     def __init__(self, job: Job, model: Model, rubric: Rubric, budget: Budget | None) -> None:
         self.model = name_of(model)
+        self.used = Used()
         self._engine = job.engine(model, budget=budget)
         self._rubric = rubric
         self._prompt = Prompt.of(rubric.prompt, defaults.JUDGE)
@@ -107,6 +108,7 @@ class Judge:
             progress="judging", max_tokens=self._rubric.max_tokens,
             schema=score_schema(self._rubric.scale),
         ):  # fmt: skip
+            self.used.take(answer)
             found = self._read(answer)
             if isinstance(found, Unreadable) and attempt + 1 < TRIES:
                 again.append((item, row))

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from blake3 import blake3
 
 from finery.artifacts import Artifact, Model
 from finery.blobs import ingest
@@ -28,7 +27,7 @@ from finery.hooks import hookimpl
 from finery.job import Job, scrubbed
 from finery.manifest import Manifest
 from finery.plugins import Plugins, load_plugins
-from finery.records import SqliteRecords
+from finery.records import SqliteRecords, identity_of
 from finery.step import Files, Step, inner_of, inputs_of, slots_of
 from finery.task import Task
 from finery.views import open_artifact
@@ -189,17 +188,9 @@ def _finder(task: Task, plugins: Plugins) -> Any:
                 f"step type '{task.use}' answers prompts without saying so",
                 fix="declare it: class …(Step, engines=True)",
             )
-        under = sorted((f, task.engines[f]) for f in _formats(model))
-        identity = blake3(msgspec.json.encode([model.digest, under]))
-        return plugins.engine(model.format), identity.hexdigest()
+        return plugins.engine(model.format), identity_of(model, task.engines)
 
     return find
-
-
-def _formats(model: Artifact) -> set[str]:
-    """The formats of a model and of all models under it: who else the step asks is no matter."""
-    own = {model.format} if isinstance(model, Model) else set()
-    return own.union(*map(_formats, model.refs.values()))
 
 
 def _named(returned: Any, expected: dict[str, type[Artifact]], use: str) -> dict[str, Artifact]:

@@ -1,6 +1,7 @@
 """Synthetic rows: a stronger model writes, answers and judges them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from finery import hookimpl
 
@@ -22,3 +23,13 @@ def finery_steps() -> Mapping[str, str]:
 def finery_commands() -> Mapping[str, str]:
     """The command `finery synth`."""
     return {"synth": "finery_synth.command:command"}
+
+
+@hookimpl
+def finery_estimates(graph: Any, results: Any, steps: Sequence[str]) -> Sequence[Any]:
+    """Calls, tokens and cost of generators that would run."""
+    if not any(graph.nodes[name].use.startswith("synth.") for name in steps):
+        return []
+    from finery_synth.forecast import estimates
+
+    return estimates(graph, results, steps)

@@ -48,6 +48,26 @@ class Task(msgspec.Struct, kw_only=True):
         return Request(self.messages, self.tools, attempt * MOST_VARIANTS + self.variant)
 
 
+class Used(msgspec.Struct):
+    """Answers that were made use of, whenever they were asked for, and their tokens."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    def take(self, answer: Completion | FineryError) -> None:
+        """Count an answer; an error is none."""
+        if isinstance(answer, Completion):
+            self.requests += 1
+            self.prompt_tokens += answer.prompt_tokens
+            self.completion_tokens += answer.completion_tokens
+
+    def meta(self) -> dict[str, int]:
+        """For a dataset's `meta`: the same for the same answers, cached or not."""
+        found: dict[str, int] = msgspec.to_builtins(self)
+        return found
+
+
 def ask(
     engine: CachedEngine,
     items: Iterable[T],

@@ -5,26 +5,25 @@ request more, to the model and to the judge. What waits lies on disk.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
 
-from finery import Completion, DataError, Dataset, FineryError, Job
+from finery import Completion, Dataset, FineryError, Job
 from finery.drops import Drops
 from finery.origin import Checked, Origin, Origins, name_of
 from finery.rows import Conversation, Message, Row, split_turns
-from finery_data.parts import canonical, id_of, joined
-from finery_eval.jsonvalues import NotJson, parse
-from finery_eval.reading import Reader, Unreadable
+from finery_data.parts import joined
 from finery_synth.answer import SIDES, answered
-from finery_synth.asking import Spool, Task, ask
+from finery_synth.asking import Spool, Task, Used, ask
 from finery_synth.checker import Checker
 from finery_synth.flow import counted, readable, with_parents
 from finery_synth.generator import Rejected
 from finery_synth.judging import Judge, Score, no_score
 from finery_synth.preferences import Preferences
 from finery_synth.prompts import Prompt
+from finery_synth.sameness import fields_of, meaning
 
 
 class Said(msgspec.Struct):
@@ -90,12 +89,14 @@ class Choosing:
             job, judge, rubric, step.budget
         )  # fmt: skip
         self._said = Spool(job.scratch, Said)  # by task
+        self._used = Used()
         self._unusable: Counter[str] = Counter()
         self._paired = 0  # rows with a pair
 
     def run(self) -> Dataset:
         """Ask, grade, and write the pairs."""
-        self._check_rows()
+        for _ in self.step.seeds():
+            pass  # a row that can't be started from ends it before anything is asked
         todo: set[int] | None = None
         for attempt in range(self.step.retries + 1):
             todo = self._attempt(attempt, todo)
@@ -105,23 +106,6 @@ class Choosing:
             self._said = self._graded(self._judge)
         return self._written()
 
-    def _check_rows(self) -> None:
-        """Raise `DataError` for a row without the answer that shall be chosen, before asking."""
-        for row in self.step.seeds() if self.step.chosen == "row" else ():
-            own = joined(split_turns(row)[1])
-            if not own.strip():
-                raise DataError(
-                    "the row has no answer to choose",
-                    where=f"row {id_of(row)}",
-                    fix="drop rows without an answer, or let the model's best be it: chosen: best",
-                )
-            if self.step.compare and fields_of(self.step.compare, own) is None:
-                raise DataError(
-                    f"the row's own answer has no {' or no '.join(self.step.compare)}",
-                    where=f"row {id_of(row)}",
-                    fix="repair the row, or the names in `compare`",
-                )
-
     # -- asking ---------------------------------------------------------------------------------
 
     def _attempt(self, attempt: int, todo: set[int] | None) -> set[int]:
@@ -129,6 +113,7 @@ class Choosing:
         again = set[int]()
         is_last = attempt == self.step.retries
         for task, answer in self._answers(attempt, todo):
+            self._used.take(answer)
             said = self._read(task, answer, attempt)
             if said.reason:
                 self._unusable[said.reason] += 1
@@ -212,6 +197,8 @@ class Choosing:
             "paired": self._paired,
             **drops.meta(),
             "unusable": dict(sorted(self._unusable.items())),
+            "answers": self._used.meta(),
+            **({"judged": self._judge.used.meta()} if self._judge is not None else {}),
         }
         return made
 
@@ -327,25 +314,6 @@ def _distinct(found: Iterable[Said]) -> list[Said]:
     for said in found:
         kept.setdefault(meaning(said.text), said)
     return list(kept.values())
-
-
-def meaning(text: str) -> str:
-    """What an answer says: of JSON its value, else its text but for case, spaces, a full stop."""
-    try:
-        value = parse(text)
-    except NotJson:
-        value = None
-    if isinstance(value, dict | list):
-        return canonical(value)
-    return " ".join(text.casefold().split()).rstrip(" .")
-
-
-def fields_of(names: Sequence[str], text: str) -> tuple[str, ...] | None:
-    """The values of fields in an answer, None where one is missing or given twice."""
-    try:
-        return Reader(fields=tuple(names)).expected({"prompt": "", "completion": text}).values
-    except Unreadable:
-        return None
 
 
 def _told(found: list[Said], usable: list[Said]) -> str:

@@ -15,7 +15,7 @@ from finery.drops import Drops
 from finery.origin import Checked, Origin, Origins, name_of
 from finery.rows import Row, row_id
 from finery_data.parts import id_of, texts
-from finery_synth.asking import Spool, Task, ask
+from finery_synth.asking import Spool, Task, Used, ask
 from finery_synth.checker import Checker
 from finery_synth.copies import Neighbours, repeats
 from finery_synth.generator import Generator, Rejected
@@ -62,6 +62,7 @@ class Flow:
         self._made = Spool(job.scratch, Candidate)
         self._failed = Spool(job.scratch, Candidate)  # of each task's last attempt
         self._rejected: Counter[str] = Counter()
+        self._used = Used()
 
     def run(self) -> Dataset:
         """Ask until all is there or there are no retries left; write what there is."""
@@ -78,6 +79,7 @@ class Flow:
         """Ask the tasks that still want rows (None: all); those that want some even then."""
         found = Spool(self.job.scratch, Candidate)
         for task, answer in self._answers(attempt, todo):
+            self._used.take(answer)
             for candidate in self._candidates(task, answer, attempt):
                 found.add(task.number, candidate)
         if self._judge is not None:
@@ -226,6 +228,8 @@ class Flow:
             "wanted": sum(self._wanted),
             **drops.meta(),
             "rejected": dict(sorted(self._rejected.items())),
+            "answers": self._used.meta(),
+            **({"judged": self._judge.used.meta()} if self._judge is not None else {}),
             **self.step.facts(self.job, made),
         }
         return made

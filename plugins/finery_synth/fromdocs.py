@@ -8,6 +8,7 @@ import msgspec
 
 from finery import Completion, DataError, Dataset, Files, Job, UsageError, setting, takes
 from finery.rows import Message, Row
+from finery_data.badrow import BadRow
 from finery_data.parts import id_of
 from finery_synth import defaults
 from finery_synth.asking import MOST_VARIANTS, Task
@@ -108,19 +109,10 @@ class FromDocs(Generator):
                     fix="context: both, or with",
                 )
 
-    def seeds(self) -> Iterator[Row]:
-        """The chunks; `DataError` for a row without a text."""
-        number = 0
-        for dataset in self.rows:
-            for row in dataset:
-                number += 1
-                if not isinstance(row.get("text"), str) or not row["text"].strip():
-                    raise DataError(
-                        "the row has no `text`",
-                        where=f"row {number} (id {id_of(row)})",
-                        fix="name chunks of documents, e.g. of docs.files",
-                    )
-                yield row
+    def check_seed(self, row: Row) -> None:
+        """Raise `BadRow` for a row without a text."""
+        if not isinstance(row.get("text"), str) or not row["text"].strip():
+            raise BadRow("the row has no `text`", "name chunks of documents, e.g. of docs.files")
 
     def requests(self, rows: int) -> int:
         """One for each question."""

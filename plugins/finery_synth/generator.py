@@ -32,6 +32,7 @@ first. Steps of another shape (several answers to choose from, scores) take `ask
 """
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from finery import (
@@ -48,7 +49,8 @@ from finery import (
     takes,
 )
 from finery.rows import Row
-from finery_data.parts import id_of, is_conversation, texts
+from finery_data.badrow import BadRow
+from finery_data.parts import is_conversation, named, texts
 from finery_synth.asking import MOST_VARIANTS, Task
 from finery_synth.checks import Checks, check_one
 from finery_synth.prompts import Prompt
@@ -124,6 +126,10 @@ class Generator(
         """How many tasks there are for so many rows; for progress and estimates."""
         return rows
 
+    def needs_rows(self) -> bool:
+        """Whether `requests` can only be told from the rows themselves."""
+        return False
+
     def answer_schema(self) -> dict[str, Any] | None:
         """A JSON Schema that answers follow, where the engine has that."""
         return None
@@ -139,6 +145,11 @@ class Generator(
     def facts(self, job: Job, made: Dataset) -> dict[str, Any]:
         """More for the dataset's `meta`, once its rows are written."""
         return {}
+
+    def check_seed(self, row: Row) -> None:
+        """Raise `BadRow` for a row that can't be started from; by default one without user turn."""
+        if not is_conversation(row) or not texts(row).get("user", "").strip():
+            raise BadRow("the row has no user turn", "drop it, or make one with data.map: user: …")
 
     def more(self, task: Task) -> dict[str, Any]:
         """More for a row's line in `generated.jsonl`."""
@@ -171,18 +182,13 @@ class Generator(
         return Flow(self, job).run()
 
     def seeds(self) -> Iterator[Row]:
-        """The rows to start from; `DataError` for one without a user turn."""
-        number = 0
-        for dataset in self.rows:
-            for row in dataset:
-                number += 1
-                if not is_conversation(row) or not texts(row).get("user"):
-                    raise DataError(
-                        "the row has no user turn",
-                        where=f"row {number} (id {id_of(row)})",
-                        fix="drop it, or make one with data.map: user: …",
-                    )
-                yield row
+        """The rows to start from; `DataError` for one that can't be, see `check_seed`."""
+        for number, row in enumerate(chain.from_iterable(self.rows), 1):
+            try:
+                self.check_seed(row)
+            except BadRow as error:
+                raise DataError(error.what, where=named(number, row), fix=error.fix) from error
+            yield row
 
     def seed_count(self) -> int:
         """How many rows there are to start from."""

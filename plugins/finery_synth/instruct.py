@@ -87,9 +87,13 @@ class Instruct(Generator):
         return -(-self.n // self.per_request)
 
     def requests(self, rows: int) -> int:
-        """For the classes that there are, or one where that isn't known."""
-        built = self.by is not None and all(dataset.meta for dataset in self.rows)
-        return self.requests_of_class() * (len(self.classes()) if built else 1)
+        """As many for each class."""
+        classes = 1 if self.by is None else len(self.classes())
+        return self.requests_of_class() * classes
+
+    def needs_rows(self) -> bool:
+        """Whether the classes must be counted."""
+        return self.by is not None
 
     def tasks(self, prompt: Prompt) -> Iterator[Task]:
         """The requests of each class."""

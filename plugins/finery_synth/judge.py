@@ -221,7 +221,13 @@ class _Scores:
         """How many scores of each kind were given, and their mean."""
         mean = round(self._sum / self._scored, 3) if self._scored else None
         counts = {str(score): n for score, n in sorted(self._counts.items())}
-        return {"judged": self._scored, "mean_score": mean, "scores": counts}
+        answers = [judge.used.meta() for judge in self._judges.values()]
+        return {
+            "judged": self._scored,
+            "mean_score": mean,
+            "scores": counts,
+            "answers": {name: sum(one[name] for one in answers) for name in answers[0]},
+        }
 
 
 def _given(found: Any) -> _Given:
@@ -310,6 +316,7 @@ class _Pairs:
             "judged": judged,
             "pairs": {name: self._counts[name] for name in ("chosen", "rejected", "undecided")},
             "positions": self._positions.facts(),
+            "answers": self._judge.used.meta(),
         }
 
 

@@ -11,7 +11,7 @@ from finery.usage import Budget
 from finery_data.parts import joined, text_of
 from finery_eval.jsonvalues import NotJson, parse
 from finery_synth import defaults
-from finery_synth.asking import MOST_VARIANTS, T, ask
+from finery_synth.asking import MOST_VARIANTS, T, Used, ask
 from finery_synth.checks import Rubric
 from finery_synth.prompts import Prompt
 
@@ -83,10 +83,11 @@ def transcript(turns: Conversation) -> str:
 
 
 class Judge:
-    """Scores rows by a rubric."""
+    """Scores rows by a rubric. model: its name. used: the answers it gave."""
 
     def __init__(self, job: Job, model: Model, rubric: Rubric, budget: Budget | None) -> None:
         self.model = name_of(model)
+        self.used = Used()
         self._engine = job.engine(model, budget=budget)
         self._rubric = rubric
         self._prompt = Prompt.of(rubric.prompt, defaults.JUDGE)
@@ -100,7 +101,7 @@ class Judge:
         An answer that can't be read is asked for again, `TRIES` times in all.
         """
         for (item, _), found in readings(
-            self._engine, rows, lambda pair: self.messages(pair[1]),
+            self._engine, self.used, rows, lambda pair: self.messages(pair[1]),
             lambda text: read_score(text, self._rubric.scale), total=total,
             max_tokens=self._rubric.max_tokens, schema=score_schema(self._rubric.scale),
         ):  # fmt: skip
@@ -114,6 +115,7 @@ class Judge:
 
 def readings(
     engine: CachedEngine,
+    used: Used,
     items: Iterable[T],
     messages: Callable[[T], Conversation],
     read: Callable[[str], R],
@@ -124,8 +126,8 @@ def readings(
 ) -> Iterator[tuple[T, "R | FineryError | Unreadable"]]:
     """(item, what a judge's answer says, or why there is none), in any order, each item once.
 
-    read: raises `Unreadable`; such an answer is asked for again, `TRIES` times in all, from the
-    second time on not at temperature 0, where it might say the same.
+    used: counts the answers. read: raises `Unreadable`; such an answer is asked for again, `TRIES`
+    times in all, from the second time on not at temperature 0, where it might say the same.
     """
     again: list[T] = []
     for item, answer in ask(
@@ -133,6 +135,7 @@ def readings(
         total=total, progress="judging", temperature=RETRY_TEMPERATURE if attempt else 0.0,
         **sampling,
     ):  # fmt: skip
+        used.take(answer)
         found = answer if isinstance(answer, FineryError) else _reading(read, answer)
         if isinstance(found, Unreadable) and attempt + 1 < TRIES:
             again.append(item)
@@ -140,7 +143,7 @@ def readings(
             yield item, found
     if again:
         yield from readings(
-            engine, again, messages, read, total=len(again), attempt=attempt + 1, **sampling
+            engine, used, again, messages, read, total=len(again), attempt=attempt + 1, **sampling
         )
 
 

@@ -12,6 +12,7 @@ from finery.rows import Conversation, Row
 from finery.usage import Budget
 from finery_data.parts import as_turns, joined
 from finery_synth import defaults
+from finery_synth.asking import Used
 from finery_synth.judging import Unreadable, json_in, names_of, no_score, readings
 from finery_synth.prompts import Prompt
 
@@ -71,6 +72,7 @@ class PairJudge:
         budget: Budget | None,
     ) -> None:
         self.model = name_of(model)
+        self.used = Used()
         self._engine = job.engine(model, budget=budget)
         self._rubric = rubric
         self._max_tokens = max_tokens
@@ -81,8 +83,9 @@ class PairJudge:
         """(number, what came of it) for each row in each order: two for each, as they come."""
         items = ((number, order, row) for number, row in rows for order in range(len(ORDERS)))
         for (number, order, _), found in readings(
-            self._engine, items, lambda item: self.messages(item[2], item[1]), read_verdict,
-            total=total * len(ORDERS), max_tokens=self._max_tokens, schema=VERDICT,
+            self._engine, self.used, items, lambda item: self.messages(item[2], item[1]),
+            read_verdict, total=total * len(ORDERS), max_tokens=self._max_tokens,
+            schema=VERDICT,
         ):  # fmt: skip
             yield number, _seen(order, found)
 

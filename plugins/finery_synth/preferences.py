@@ -4,12 +4,16 @@ from collections.abc import Iterator
 from typing import Literal
 
 from finery import Dataset, Job, UsageError, setting
+from finery.rows import Row, split_turns
+from finery_data.badrow import BadRow
+from finery_data.parts import joined
 from finery_synth import defaults
 from finery_synth.answer import asked
 from finery_synth.asking import MOST_VARIANTS, Task
 from finery_synth.checks import Checks
 from finery_synth.generator import MOST_RETRIES, Generator
 from finery_synth.prompts import Prompt
+from finery_synth.sameness import fields_of
 
 
 class Preferences(Generator):
@@ -80,6 +84,23 @@ class Preferences(Generator):
                 "nothing says which answer is better",
                 where="checks",
                 fix="judge: MODEL with checks: {judge: {rubric: …}}, or other checks",
+            )
+
+    def check_seed(self, row: Row) -> None:
+        """Raise `BadRow` for a row without a prompt, or without the answer to be chosen."""
+        super().check_seed(row)
+        if self.chosen == "best":
+            return
+        own = joined(split_turns(row)[1])
+        if not own.strip():
+            raise BadRow(
+                "the row has no answer to choose",
+                "drop it, or choose the best of the model's answers: chosen: best",
+            )
+        if self.compare and fields_of(self.compare, own) is None:
+            raise BadRow(
+                f"its answer doesn't have {' and '.join(self.compare)}",
+                "repair the row, or the names in `compare`",
             )
 
     def requests(self, rows: int) -> int:

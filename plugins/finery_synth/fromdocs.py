@@ -152,6 +152,16 @@ class FromDocs(Generator):
         place = {column: chunk[column] for column in PLACE if column in chunk}
         return [{"messages": turns, "quote": quote, **place, "context": "without"}]
 
+    def run(self, job: Job) -> Dataset:
+        """Ask, check, ask again, and write; `DataError` where contexts can't be made."""
+        least, chunks = max(self.distractors, int(self.unanswerable > 0)), self.seed_count()
+        if self.context != "without" and chunks <= least:
+            raise DataError(
+                f"contexts need {least + 1} chunks, and there are {chunks}",
+                fix="add documents, make chunks smaller, or lower distractors and unanswerable",
+            )
+        return super().run(job)
+
     def finished(self, job: Job, made: Iterable[tuple[int, Candidate]]) -> Iterator[Candidate]:
         """The rows, those that shall have a context with it."""
         if self.context == "without":
@@ -159,12 +169,6 @@ class FromDocs(Generator):
             return
         shelf = Shelf(self.seeds(), job.scratch)
         prompt = Prompt.of(self.context_prompt, defaults.CONTEXT)
-        least = max(self.distractors, int(self.unanswerable > 0))
-        if len(shelf) <= least:
-            raise DataError(
-                f"contexts need {least + 1} chunks, and there are {len(shelf)}",
-                fix="add documents, make chunks smaller, or lower distractors and unanswerable",
-            )
         for number, candidate in made:
             yield self._with_context(candidate, number // self.n, shelf, prompt)
         shelf.close()

@@ -203,10 +203,11 @@ def test_a_context_of_ones_own(making: Make) -> None:
     assert turns[1]["content"].endswith("docs/0000.md: " + document(0).strip())
 
 
-def test_too_few_chunks_for_distractors_are_an_error(making: Make) -> None:
+def test_too_few_chunks_for_distractors_are_an_error(making: Make, server: Server) -> None:
     ran = making(2, "distractors: 2").run("build")
     assert ran.code == 2
     assert "contexts need 3 chunks, and there are 2" in ran.err + ran.out
+    assert not server.calls  # nothing is paid for what can't be made
 
 
 # what is asked

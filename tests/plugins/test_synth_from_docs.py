@@ -1,4 +1,4 @@
-"""synth.from_docs: grounded questions with and without their context, through the command."""
+"""synth.from_docs: grounded questions with and without their context."""
 
 import json
 import re
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MakeProject, Project
+from generating import Here
 from hostile_server import Body, Reply, Server, said, serving
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,7 +30,7 @@ data:
 generate:
   made: {use: synth.from_docs, rows: docs, model: teacher, %(settings)s}
 """
-Make = Callable[..., Project]
+Make = Callable[..., Here]
 
 
 def chunk_of(body: Body) -> str:
@@ -59,26 +59,17 @@ def document(i: int) -> str:
 
 
 @pytest.fixture
-def making(project: MakeProject, server: Server) -> Make:
+def making(tmp_path: Path, server: Server) -> Make:
     """A project with documents, one chunk each, and a generator."""
 
-    def make(count: int, settings: str) -> Project:
+    def make(count: int, settings: str) -> Here:
         recipe = RECIPE % {"url": server.url, "settings": settings}
         documents = {f"docs/{i:04}.md": document(i) for i in range(count)}
-        return project({"recipe.yaml": recipe, **documents})
+        made = Here(tmp_path)
+        made.write({"recipe.yaml": recipe, ".git/x": "", **documents})
+        return made
 
     return make
-
-
-def read(made: Project, name: str) -> list[dict[str, Any]]:
-    path = made.folder / "build" / "t" / "made" / name
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def meta(made: Project) -> dict[str, Any]:
-    ran = made.run("show", "made", "--json")
-    found: dict[str, Any] = json.loads(ran.out)["meta"]
-    return found
 
 
 # what a row is
@@ -96,7 +87,7 @@ def test_rows_are_grounded_and_keep_their_source(making: Make, server: Server) -
     assert row["context"] == "without"
     assert [turn["role"] for turn in row["messages"]] == ["user", "assistant"]
     assert row["messages"][1]["content"] == "It is Room 0."
-    origins = read(made, "generated.jsonl")
+    origins = made.lines("made", "generated.jsonl")
     assert [o["id"] for o in origins] == [row["id"] for row in rows]
     assert origins[0]["prompt"][-1]["content"].count(chunk["text"]) == 1
     assert json.loads(origins[0]["answer"])["quote"] == row["quote"]
@@ -123,7 +114,7 @@ def test_questions_that_are_not_grounded_are_asked_again_and_reported(
     server.answer = answer
     made = making(8, "n: 1, context: without, retries: 1")
     made.ran()
-    rows, drops = made.rows("made"), read(made, "dropped.jsonl")
+    rows, drops = made.rows("made"), made.lines("made", "dropped.jsonl")
     assert [row["source"] for row in rows] == ["docs/0000.md", "docs/0007.md"]
     assert len(server.calls) == 8 + 6
     assert [drop["reason"] for drop in drops] == [
@@ -131,7 +122,7 @@ def test_questions_that_are_not_grounded_are_asked_again_and_reported(
     ]  # fmt: skip
     assert [drop["row"]["source"] for drop in drops] == [f"docs/000{i}.md" for i in range(1, 7)]
     assert "the quote isn't in the chunk" in drops[0]["detail"]
-    facts = meta(made)
+    facts = made.meta("made")
     assert (facts["wanted"], facts["rows"]) == (8, 2)
     assert facts["rejected"]["ungrounded"] == 4
 
@@ -143,7 +134,7 @@ def test_a_question_that_repeats_another_of_its_chunk_is_rejected(
     made = making(2, "n: 3, retries: 0")
     made.ran()
     assert len(made.rows("made")) == 2
-    assert [drop["reason"] for drop in read(made, "dropped.jsonl")] == ["copy"] * 4
+    assert [drop["reason"] for drop in made.lines("made", "dropped.jsonl")] == ["copy"] * 4
 
 
 # contexts
@@ -153,7 +144,7 @@ def test_share_of_rows_with_a_context(making: Make) -> None:
     made = making(60, "n: 3, context: both, share: 0.5")
     made.ran()
     rows = made.rows("made")
-    counts = meta(made)["context"]
+    counts = made.meta("made")["context"]
     assert counts["with"] + counts["without"] == len(rows) == 180
     assert 65 < counts["with"] < 115
     for row in rows:
@@ -161,7 +152,7 @@ def test_share_of_rows_with_a_context(making: Make) -> None:
         assert (row["quote"] in prompt) == (row["context"] == "with")
         assert "What of Room" in prompt
     ids = {row["id"] for row in rows}
-    assert [o["id"] for o in read(made, "generated.jsonl")] == [row["id"] for row in rows]
+    assert [o["id"] for o in made.lines("made", "generated.jsonl")] == [row["id"] for row in rows]
     assert len(ids) == 180
 
 
@@ -170,7 +161,7 @@ def test_distractors_and_contexts_without_the_answer(making: Make, server: Serve
     made = making(40, settings)
     made.ran()
     assert len(server.calls) == 80
-    rows, origins = made.rows("made"), read(made, "generated.jsonl")
+    rows, origins = made.rows("made"), made.lines("made", "generated.jsonl")
     assert 18 < sum(row["context"] == "missing" for row in rows) < 46
     places = set()
     for row, origin in zip(rows, origins, strict=True):
@@ -204,9 +195,9 @@ def test_a_context_of_ones_own(making: Make) -> None:
 
 
 def test_too_few_chunks_for_distractors_are_an_error(making: Make, server: Server) -> None:
-    ran = making(2, "distractors: 2").run("build")
-    assert ran.code == 2
-    assert "contexts need 3 chunks, and there are 2" in ran.err + ran.out
+    code, error = making(2, "distractors: 2").failure()
+    assert code == 2
+    assert "contexts need 3 chunks, and there are 2" in error
     assert not server.calls  # nothing is paid for what can't be made
 
 
@@ -240,14 +231,14 @@ def test_plan_says_what_is_to_be_asked(making: Make, server: Server) -> None:
     assert "calls: 10 (10 of 20 requests were answered before)" in " ".join(plan.split())
 
 
-def test_rows_without_text_are_named(project: MakeProject, server: Server) -> None:
-    recipe = RECIPE % {"url": server.url, "settings": "n: 1"}
+def test_rows_without_text_are_named(making: Make, server: Server) -> None:
+    made = making(1, "n: 1")
     documents = "use: docs.files, path: docs, chunk: 200"
-    recipe = recipe.replace(documents, "use: data.file, path: x.jsonl")
-    made = project({"recipe.yaml": recipe, "x.jsonl": '{"prompt": "a", "completion": "b"}\n'})
-    ran = made.run("build")
-    assert ran.code == 2
-    assert "the row has no `text`" in ran.err + ran.out
+    made.edit("recipe.yaml", documents, "use: data.file, path: x.jsonl")
+    made.write({"x.jsonl": '{"prompt": "a", "completion": "b"}\n'})
+    code, error = made.failure()
+    assert code == 2
+    assert "the row has no `text`" in error
     assert not server.calls
 
 

@@ -1,15 +1,16 @@
 """synth.preferences: which answers are chosen and rejected, and what is asked for it."""
 
 import json
-from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MakeProject, Project
+from generating import Here
 from hostile_server import Body, Reply, Server, failure, said, serving
 
 from finery.errors import UsageError
+from finery.rows import split_turns
 from finery_synth.checks import Checks
 from finery_synth.preferences import Preferences
 from finery_synth.sameness import fields_of, meaning
@@ -23,12 +24,12 @@ models:
   teacher: {use: openai.model, model: m, base_url: "%(url)s", api_key: null, timeout: 5}
   critic: {use: openai.model, model: m, base_url: "%(url)s", api_key: null, extra: {user: critic}}
 data:
-  rows: {use: data.file, path: rows.jsonl, keep: [topic]}
+  rows: {use: data.file, path: rows.jsonl, %(columns)s}
 generate:
   made: {use: synth.preferences, rows: rows, model: teacher, %(settings)s}
 """
 JUDGED = 'judge: critic, checks: {judge: {rubric: "long is good", min: 3}}'
-Make = Callable[..., Project]
+Make = Callable[..., Here]
 
 
 def is_judging(body: Body) -> bool:
@@ -65,42 +66,23 @@ def lines(count: int) -> str:
 
 
 @pytest.fixture
-def making(project: MakeProject, server: Server) -> Make:
+def making(tmp_path: Path, server: Server) -> Make:
     """A project with rows and a generator."""
 
-    def make(count: int, settings: str) -> Project:
-        recipe = RECIPE % {"url": server.url, "settings": settings}
-        return project({"recipe.yaml": recipe, "rows.jsonl": lines(count)})
+    def make(rows: int | str, settings: str, columns: str = "keep: [topic]") -> Here:
+        recipe = RECIPE % {"url": server.url, "settings": settings, "columns": columns}
+        made = Here(tmp_path)
+        content = lines(rows) if isinstance(rows, int) else rows
+        made.write({"recipe.yaml": recipe, ".git/x": "", "rows.jsonl": content})
+        return made
 
     return make
-
-
-def read(made: Project, name: str) -> list[dict[str, Any]]:
-    path = made.folder / "build" / "t" / "made" / name
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def reasons(made: Project) -> Counter[str]:
-    return Counter(drop["reason"] for drop in read(made, "dropped.jsonl"))
 
 
 def calls(server: Server) -> tuple[int, int]:
     """(answers asked for, judgements asked for)."""
     judgements = sum(map(is_judging, server.calls))
     return len(server.calls) - judgements, judgements
-
-
-def accounted(made: Project, rows: int) -> int:
-    """Rows with pairs, after making sure that each other row is dropped with a reason, once."""
-    pairs, drops = made.rows("made"), read(made, "dropped.jsonl")
-    origins = read(made, "generated.jsonl")
-    paired = {row["parents"][0] for row in pairs}
-    assert len(paired) + len(drops) == rows
-    assert not paired & {drop["id"] for drop in drops}
-    assert len({drop["id"] for drop in drops}) == len(drops)
-    assert [o["id"] for o in origins] == [row["id"] for row in pairs]
-    assert all(drop["detail"] for drop in drops)
-    return len(paired)
 
 
 # the best and the worst
@@ -110,14 +92,14 @@ def test_best_and_worst_by_a_judge(making: Make, server: Server) -> None:
     made = making(3, f"n: 4, {JUDGED}")
     made.ran()
     assert calls(server) == (12, 12)
-    assert accounted(made, 3) == 3
+    assert made.accounted("made") == 3
     row = made.rows("made")[0]
     assert row["prompt"] == [{"role": "user", "content": "question 0"}]
     assert row["chosen"] == [{"role": "assistant", "content": "question 0 good 4"}]
     assert row["rejected"] == [{"role": "assistant", "content": "question 0 good 1"}]
     assert row["topic"] == "t0"
     assert row["parents"] == [made.rows("rows")[0]["id"]]
-    origin = read(made, "generated.jsonl")[0]
+    origin = made.lines("made", "generated.jsonl")[0]
     assert origin["judge"] == {"model": "m", "scores": {"chosen": 4, "rejected": 1}}
     assert (origin["variant"], origin["more"]["rejected"]["variant"]) == (3, 0)
 
@@ -132,7 +114,7 @@ def test_one_answer_more_is_one_call_more_and_one_judgement(making: Make, server
     made.write({"rows.jsonl": lines(12)})
     made.ran()
     assert calls(server) == (48, 48)
-    assert accounted(made, 12) == 12
+    assert made.accounted("made") == 12
 
 
 def test_several_pairs_of_a_row(making: Make) -> None:
@@ -142,7 +124,7 @@ def test_several_pairs_of_a_row(making: Make) -> None:
         (r["chosen"][0]["content"][-1], r["rejected"][0]["content"][-1]) for r in made.rows("made")
     ]
     assert texts == [("4", "1"), ("4", "2")] * 2
-    assert accounted(made, 2) == 2
+    assert made.accounted("made") == 2
 
 
 def test_ties_copies_and_failures_are_dropped_and_named(making: Make, server: Server) -> None:
@@ -159,9 +141,9 @@ def test_ties_copies_and_failures_are_dropped_and_named(making: Make, server: Se
     server.answer = both(answer)
     made = making(6, f"n: 3, retries: 0, {JUDGED}")
     made.ran()
-    assert accounted(made, 6) == 1
-    assert reasons(made) == {"identical": 1, "tie": 1, "none-good": 1, "too-few-answers": 2}
-    details = [drop["detail"] for drop in read(made, "dropped.jsonl")]
+    assert made.accounted("made") == 1
+    assert made.reasons("made") == {"identical": 1, "tie": 1, "none-good": 1, "too-few-answers": 2}
+    details = [drop["detail"] for drop in made.lines("made", "dropped.jsonl")]
     assert "scores 3, 3, 3" in details[1]
     assert details[3] == "0 of 3 answers can be used (cut-off 3)"
     assert details[4] == "0 of 3 answers can be used (refused 3)"
@@ -174,7 +156,7 @@ def test_best_and_worst_by_checks(making: Make, server: Server) -> None:
     row = made.rows("made")[0]
     assert row["chosen"][0]["content"] == "question 0? Yours"
     assert row["rejected"][0]["content"] == "question 0? no"
-    origin = read(made, "generated.jsonl")[0]
+    origin = made.lines("made", "generated.jsonl")[0]
     assert origin["checks"] == [{"check": "matches.assistant", "passed": True}]
     assert origin["more"]["rejected"]["checks"][0]["passed"] is False
 
@@ -183,7 +165,7 @@ def test_what_cannot_be_used_is_asked_again(making: Make, server: Server) -> Non
     server.script.extend([Reply(empty=True), failure(500), Reply(raw=b"<html>"), Reply(" ")])
     made = making(4, f"n: 3, retries: 2, {JUDGED}")
     made.ran()
-    assert accounted(made, 4) == 4
+    assert made.accounted("made") == 4
     assert calls(server)[0] > 12
 
 
@@ -196,9 +178,9 @@ def test_a_judge_that_cannot_be_read(making: Make, server: Server) -> None:
     server.answer = answer
     made = making(2, f"n: 2, {JUDGED.replace('min: 3', 'min: 2')}")
     made.ran()
-    assert accounted(made, 2) == 1
+    assert made.accounted("made") == 1
     assert calls(server) == (4, 2 + 2 * 3)
-    (drop,) = read(made, "dropped.jsonl")
+    (drop,) = made.lines("made", "dropped.jsonl")
     assert (drop["reason"], drop["detail"]) == (
         "too-few-answers", "0 of 2 answers can be used (no-score 2)",
     )  # fmt: skip
@@ -217,11 +199,11 @@ def test_the_models_own_wrong_answers_are_rejected(making: Make, server: Server)
     server.answer = answer
     made = making(3, "chosen: row, n: 3, pairs: 3")
     made.ran()
-    assert accounted(made, 3) == 2
+    assert made.accounted("made") == 2
     rows = made.rows("made")
     assert [r["chosen"][0]["content"] for r in rows] == ["right 1"] * 2 + ["right 2"] * 2
     assert [r["rejected"][0]["content"] for r in rows] == ["wrong 1", "wrong 2"] * 2
-    assert reasons(made) == {"all-right": 1}
+    assert made.reasons("made") == {"all-right": 1}
 
 
 def test_with_checks_an_answer_is_wrong_that_fails_one(making: Make, server: Server) -> None:
@@ -231,7 +213,7 @@ def test_with_checks_an_answer_is_wrong_that_fails_one(making: Make, server: Ser
     assert [r["rejected"][0]["content"] for r in made.rows("made")] == ["sorry question 0"]
 
 
-def test_only_named_fields_are_compared(project: MakeProject, server: Server) -> None:
+def test_only_named_fields_are_compared(making: Make, server: Server) -> None:
     own = [
         {"prompt": "a", "completion": '{"x": 1, "note": "n"}'},
         {"prompt": "b", "completion": "x: 1\nnote: n"},
@@ -239,39 +221,40 @@ def test_only_named_fields_are_compared(project: MakeProject, server: Server) ->
     ]
     said_to = {"a": '{"note": "other", "x": 1}', "b": "x: 2\nnote: n", "c": "no fields"}
     server.answer = lambda body: said_to[said(body)]
-    recipe = RECIPE % {"url": server.url, "settings": "chosen: row, n: 1, compare: [x]"}
     rows = "".join(json.dumps(row) + "\n" for row in own)
-    made = project({"recipe.yaml": recipe.replace(", keep: [topic]", ""), "rows.jsonl": rows})
+    made = making(rows, "chosen: row, n: 1, compare: [x]", "format: completion")
     made.ran()
     assert [r["rejected"][0]["content"] for r in made.rows("made")] == [said_to["b"], said_to["c"]]
     made.edit("recipe.yaml", "compare: [x]", "compare: [y]")
-    ran = made.run("build")
-    assert ran.code == 2
-    assert "its answer doesn't have y" in ran.err + ran.out
+    code, error = made.failure()
+    assert code == 2
+    assert "its answer doesn't have y" in error
 
 
 def test_rows_without_an_own_answer_stop_it_before_anything_is_asked(
-    project: MakeProject, server: Server
+    making: Make, server: Server
 ) -> None:
-    recipe = RECIPE % {"url": server.url, "settings": "chosen: row"}
-    recipe = recipe.replace("keep: [topic]", "prompts_only: true")
-    made = project({"recipe.yaml": recipe, "rows.jsonl": '{"prompt": "a"}\n{"prompt": "b"}\n'})
-    ran = made.run("build")
-    assert ran.code == 2
-    assert "row 1" in ran.err + ran.out
-    assert "the row has no answer to choose" in ran.err + ran.out
+    rows = '{"prompt": "a"}\n{"prompt": "b"}\n'
+    code, error = making(rows, "chosen: row", "prompts_only: true").failure()
+    assert code == 2
+    assert "row 1" in error
+    assert "the row has no answer to choose" in error
     assert not server.calls
 
 
-def test_dpo_takes_them(making: Make) -> None:
+def test_dpo_learns_from_them(making: Make) -> None:
+    """What the training makes of the rows: the very turns that were chosen and rejected."""
     made = making(3, f"n: 4, {JUDGED}")
-    made.edit(
-        "recipe.yaml",
-        "generate:",
-        "evaluate:\n  clean: {use: eval.preference, models: [teacher], rows: made}\ngenerate:",
-    )
-    assert made.run("check").code == 0  # preferences fit where preferences are taken
-    made.ran("--step", "made")
+    made.ran()
+    rows = made.rows("made")
+    assert {tuple(row) for row in rows} == {
+        ("id", "prompt", "chosen", "rejected", "topic", "parents")
+    }
+    for row in rows:
+        assert split_turns(row) == (row["prompt"], row["chosen"])
+        assert [turn["role"] for side in ("chosen", "rejected") for turn in row[side]] == [
+            "assistant"
+        ] * 2
 
 
 # settings

@@ -245,8 +245,9 @@ class Flow:
         for number in self._failed.numbers():
             for candidate in self._failed.of(number)[: self._missing(number)]:
                 drops.add(candidate.row, candidate.reason, candidate.detail + asked)
-                if len(samples) < SAMPLES:
-                    samples.append(f"{candidate.reason}: {candidate.detail}")
+                sample = f"{candidate.reason}: {candidate.detail}"
+                if len(samples) < SAMPLES and sample not in samples:
+                    samples.append(sample)
         return samples
 
     def _refuse_nothing(self, drops: Drops, samples: list[str]) -> None:

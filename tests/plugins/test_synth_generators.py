@@ -10,7 +10,7 @@ from conftest import MakeProject
 from hostile_server import Body, Reply, Server, said, serving
 
 from finery import DataError, Dataset, Files, Model, UsageError
-from finery.origin import Origin, origins
+from finery.origin import Origin, Template, origins
 from finery.rows import Row
 from finery.testing import TestJob, dataset, run_step
 from finery_openai.model import OpenaiModel
@@ -19,7 +19,7 @@ from finery_synth.answer import Answer
 from finery_synth.checks import Checks, Rubric, Similarity
 from finery_synth.instruct import Instruct
 from finery_synth.paraphrase import STYLES, Paraphrase, bare
-from finery_synth.prompts import Prompt, turns_of
+from finery_synth.prompts import Prompt
 
 pytest.importorskip("openai", reason="needs the package openai")
 
@@ -280,6 +280,34 @@ def test_new_examples_with_answers_and_personas(server: Server, rows: Dataset) -
     assert "assistant: answer" in about[0].prompt[1]["content"]
 
 
+def test_new_examples_as_text(server: Server, tmp_path: Path) -> None:
+    server.answer = lambda body: f'Message 3: "new {body["seed"]}"'
+    seeds = triage(tmp_path)
+    text: dict[str, Any] = {"by": "label", "format": "text", "per_request": 1}
+    step = Instruct(model=teacher(server), rows=[seeds], n=2, shown=2, retries=0, **text)
+    _, about, made = made_by(step)
+    assert made.meta["dropped"] == {"copy": 2}  # both classes got the same
+    assert [row["messages"][1]["content"] for row in made] == ["new 0", "new 1"]
+    assert "response_format" not in server.calls[0]
+    assert [turn["role"] for turn in about[0].prompt] == [
+        "system", "user", "assistant", "user", "assistant", "user",
+    ]  # fmt: skip
+    own = dataset(tmp_path / "own", [chat("a", "b"), chat("c", "d")])
+    with pytest.raises(UsageError, match="the seeds have answers of their own"):
+        run_step(Instruct(model=teacher(server), rows=[own], n=1, **{**text, "by": None}))
+    with pytest.raises(UsageError, match="one by one"):
+        Instruct(model=teacher(server), rows=[own], n=1, format="text").check()
+
+
+def test_whole_examples_of_an_answer_that_is_cut_off(server: Server, rows: Dataset) -> None:
+    text = '{"examples": [{"user": "a new one", "assistant": {"is": "JSON"}}, {"user": "anoth'
+    server.answer = lambda _: Reply(text, finish="length")
+    step = Instruct(model=teacher(server), rows=[rows], n=2, per_request=2, retries=0)
+    (row,), _, made = made_by(step)
+    assert row["messages"][-1]["content"] == '{"is":"JSON"}'
+    assert made.meta["dropped"] == {"too-few": 1}
+
+
 def test_more_new_examples_ask_only_for_more(server: Server, tmp_path: Path) -> None:
     server.answer = examples
     job, model, seeds = TestJob(), teacher(server), triage(tmp_path)
@@ -359,12 +387,23 @@ def test_seeds_must_be_of_one_kind(server: Server, tmp_path: Path) -> None:
 # -- templates -----------------------------------------------------------------------------------
 
 
+def turns(source: str, **names: Any) -> list[tuple[str, str]]:
+    made = Prompt(source, "p.jinja", Template.of(source)).messages(names, {"id": "1"})
+    return [(turn["role"], turn["content"]) for turn in made]
+
+
 def test_turns_of_a_template() -> None:
-    assert turns_of("just this") == [("user", "just this")]
-    source = "{# system #}\nA\n\n{# user #}\n\n  {{ user }}\n{#- assistant -#}\nB\n"
-    assert turns_of(source) == [("system", "A"), ("user", "{{ user }}"), ("assistant", "B")]
+    assert turns("just this") == [("user", "just this")]
+    source = "{# system #}\nA\n\n{# assistant #}\n\n  B\n{#- user -#}\n{{ user }}\n"
+    expected = [("system", "A"), ("assistant", "B"), ("user", "C\nD")]
+    assert turns(source, user=" C\nD\n") == expected
+    assert turns("{# system #}\n{{ system }}\n{# user #}\nA", system=" ") == [("user", "A")]
+    loop = "{% for i in [1, 2] %}\n{# user #}\n{{ i }}\n{# assistant #}\nis {{ i }}\n{% endfor %}"
+    assert turns(loop + "\n{# user #}\n3") == [
+        ("user", "1"), ("assistant", "is 1"), ("user", "2"), ("assistant", "is 2"), ("user", "3"),
+    ]  # fmt: skip
     with pytest.raises(UsageError, match="text before its first turn"):
-        turns_of("A\n{# user #}\nB")
+        turns("A\n{# user #}\nB")
 
 
 def test_row_text_begins_no_turn(server: Server, tmp_path: Path) -> None:
@@ -378,7 +417,7 @@ def test_row_text_begins_no_turn(server: Server, tmp_path: Path) -> None:
     ("source", "message"),
     [
         ("{{ user }", "the template isn't valid Jinja"),
-        ("{# system #}\nonly this", "the template has no user turn"),
+        ("{# system #}\nonly this", "the template doesn't end with a user turn"),
         ("{{ usr }}", "'usr' is undefined"),
         ("{{ ''.__class__.__mro__ }}", "access to attribute '__class__'"),
     ],

@@ -90,7 +90,9 @@ def answered(row: Row, turn: Message) -> Row:
 
 
 def asked(row: Row, template: Prompt) -> Conversation:
-    """The row's prompt, with the template's system prompt and last user turn."""
+    """The row's prompt; with a template of the recipe, its system prompt and last user turn."""
+    if template.is_default:
+        return split_turns(row)[0]
     turns = [turn for turn in split_turns(row)[0] if turn["role"] != "system"]
     made = template.messages(scope(row), row)
     last = max(i for i, turn in enumerate(turns) if turn["role"] == "user")

@@ -82,7 +82,7 @@ class Choosing:
         self.job = job
         self._engine = job.engine(step.model, budget=step.budget)
         self._teacher = name_of(step.model)
-        self._prompt = Prompt.of(step.prompt, step.DEFAULT_PROMPT)
+        self._prompt = Prompt.of(step.prompt, step.default_prompt())
         self._checker = Checker(step.checks)
         rubric, judge = step.checks.judge, step.judge
         self._judge = None if rubric is None or judge is None else Judge(

@@ -51,8 +51,8 @@ class Neighbours:
         detail = (
             f"repeats {name}" if match.exact else f"is {match.similarity:.2f} similar to {name}"
         )
-        value = round(match.similarity, 3)
-        return Checked(check="similarity", passed=False, value=value, detail=detail)
+        check, value = "copy" if match.exact else "similarity", round(match.similarity, 3)
+        return Checked(check=check, passed=False, value=value, detail=detail)
 
     def add(self, row: Row) -> None:
         """Take in a row that was generated and passes."""

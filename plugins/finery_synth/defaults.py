@@ -51,6 +51,21 @@ the others, in what it is about, in its words, its length and its tone. Answer w
 """
 """`synth.instruct`."""
 
+INSTRUCT_TEXT = """\
+{# system #}
+You write messages for a data set. You answer with one message alone, without a word about it.
+{% for example in examples %}
+{# user #}
+Write a message{% if value %} about {{ value }}{% endif %}.
+{# assistant #}
+{{ example.user }}
+{% endfor %}
+{# user #}
+Write a message{% if value %} about {{ value }}{% endif %}, another one
+{%- if persona %}, as this person would: {{ persona }}{% endif %}.
+"""
+"""`synth.instruct` with `format: text`."""
+
 JUDGE = """\
 {# system #}
 You judge examples of a data set strictly, by a rubric. You answer with JSON alone.
@@ -131,6 +146,7 @@ def of_types() -> dict[str, str]:
         "synth.from_docs": FROM_DOCS,
         "synth.paraphrase": PARAPHRASE,
         "synth.instruct": INSTRUCT,
+        "synth.instruct.text": INSTRUCT_TEXT,
         "synth.preferences": ANSWER,
         "synth.judge": JUDGE,
         "judge": JUDGE,

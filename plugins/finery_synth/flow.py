@@ -54,7 +54,7 @@ class Flow:
         self.job = job
         self._engine = job.engine(step.model, budget=step.budget)
         self._teacher = name_of(step.model)
-        self._prompt = Prompt.of(step.prompt, step.DEFAULT_PROMPT)
+        self._prompt = Prompt.of(step.prompt, step.default_prompt())
         self._checker = Checker(step.checks)
         self._judge = self._open_judge()
         self._neighbours = self._open_neighbours()
@@ -125,7 +125,7 @@ class Flow:
         """The rows in an answer, checked one by one, and for each that is missing why it is."""
         missing, rows = self._missing(task.number), list[Row]()
         try:
-            said = readable(answer)
+            said = readable(answer, cut=self.step.reads_cut())
             rows = self.step.read(task, said)[: task.wanted]
             why = ("too-few", f"the answer holds {len(rows)} of {task.wanted} rows")
             yield from (self._checked(task, row, attempt, said.text) for row in rows)
@@ -247,8 +247,9 @@ class Flow:
         for number in self._failed.numbers():
             for candidate in self._failed.of(number)[: self._missing(number)]:
                 drops.add(candidate.row, candidate.reason, candidate.detail + asked)
-                if len(samples) < SAMPLES:
-                    samples.append(f"{candidate.reason}: {candidate.detail}")
+                sample = f"{candidate.reason}: {candidate.detail}"
+                if len(samples) < SAMPLES and sample not in samples:
+                    samples.append(sample)
         return samples
 
     def _refuse_nothing(self, drops: Drops, samples: list[str]) -> None:
@@ -274,8 +275,11 @@ class Flow:
         return Neighbours(similar, self.job.scratch, self.step.seeds())
 
 
-def readable(answer: Completion | FineryError) -> Completion:
-    """The answer, if it is one that can be read; else raises `Rejected`."""
+def readable(answer: Completion | FineryError, *, cut: bool = False) -> Completion:
+    """The answer, if it is one that can be read; else raises `Rejected`.
+
+    cut: whether one is that was cut off at max_tokens.
+    """
     if isinstance(answer, RefusedError):
         said = f": {answer.text}" if answer.text else ""
         raise Rejected("refused", f"{answer.what}{said:.200}")
@@ -283,7 +287,7 @@ def readable(answer: Completion | FineryError) -> Completion:
         raise Rejected("no-answer", answer.what)
     if answer.is_empty:
         raise Rejected("empty", "the answer is empty")
-    if answer.finish_reason == "length":
+    if answer.finish_reason == "length" and not cut:
         raise Rejected("cut-off", "the answer is cut off at max_tokens")
     return answer
 

@@ -91,7 +91,7 @@ def load_of(graph: Graph, results: Results, node: Node) -> Load:
     if step is None:
         return _unbuilt(graph, results, node)._replace(likely=likely)
     total = step.requests(step.seed_count())
-    tasks = step.tasks(Prompt.of(step.prompt, step.DEFAULT_PROMPT))
+    tasks = step.tasks(Prompt.of(step.prompt, step.default_prompt()))
     few = total <= MOST_READ
     seen = list(islice(tasks, total if few else SAMPLED))
     model = results.artifact(_source(node, "model").step, _source(node, "model").output)

@@ -146,6 +146,14 @@ class Generator(
         """More for the dataset's `meta`, once its rows are written."""
         return {}
 
+    def default_prompt(self) -> str:
+        """The template where the recipe names none."""
+        return self.DEFAULT_PROMPT
+
+    def reads_cut(self) -> bool:
+        """Whether `read` can use what there is of an answer that is cut off."""
+        return False
+
     def check_seed(self, row: Row) -> None:
         """Raise `BadRow` for a row that can't be started from; by default one without user turn."""
         if not is_conversation(row) or not texts(row).get("user", "").strip():

@@ -1,7 +1,10 @@
 """`synth.instruct`: new examples, in the manner of a few."""
 
+import contextlib
+import json
+import re
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from blake3 import blake3
 
@@ -19,22 +22,25 @@ from finery_data.parts import (
     text_named,
     texts,
 )
+from finery_eval.jsonvalues import parse
 from finery_synth import defaults
 from finery_synth.asking import MOST_VARIANTS, Task
 from finery_synth.generator import Generator, Rejected
-from finery_synth.judging import json_in
+from finery_synth.paraphrase import bare
 from finery_synth.prompts import Prompt
 from finery_synth.spread import spread, told
 
 NOT_SHARED = OWN | {"id", "parents", "source"}
 """Columns of seeds that aren't those of new examples, even where all seeds share them."""
+_NUMBERED = re.compile(r"^\s*(?:(?:message|user|example)(?:\s+\d+)?:|\d+[.)])\s+", re.IGNORECASE)
 
 
 class Instruct(Generator):
     """Write new examples in the manner of seed rows, all in all or for each class.
 
     Each request shows the teacher some of the seeds, other ones each time, and asks for several new
-    examples as JSON (constrained where the engine can). With `by`, seeds and new examples are of
+    examples as JSON (constrained where the engine can; what is whole of an answer that is cut off
+    counts), or for one as plain text. With `by`, seeds and new examples are of
     one class each time, and `n` counts for each class. Where all seeds of a class have the same
     answer, new examples get it too and only user turns are asked for. New examples have the system
     prompt of the first seed shown, and the columns that all seeds of the class share; their parents
@@ -62,6 +68,11 @@ class Instruct(Generator):
     per_request: int = setting(
         5, ge=1, le=100, help="Examples that a request asks for; 1 costs most and varies most."
     )
+    format: Literal["json", "text"] = setting(
+        "json",
+        help="text: an answer is the user turn of one example, for teachers that write no JSON. "
+        "Takes per_request: 1, and seeds that have one answer a class, or none.",
+    )
     max_tokens: int = setting(
         2048, ge=1, help="Longest answer, in tokens, all its examples together."
     )
@@ -69,6 +80,12 @@ class Instruct(Generator):
     def check(self) -> None:
         """Raise `UsageError` for settings that don't fit together."""
         super().check()
+        if self.format == "text" and self.per_request != 1:
+            raise UsageError(
+                "as plain text, examples come one by one",
+                where="per_request",
+                fix="per_request: 1, or format: json",
+            )
         if self.requests_of_class() > MOST_VARIANTS:
             raise UsageError(
                 f"that takes more than {MOST_VARIANTS:,} requests for a class",
@@ -99,6 +116,8 @@ class Instruct(Generator):
         """The requests of each class."""
         classes = self.classes()
         answered = any(c.asks for c in classes)
+        if answered and self.format == "text":
+            self._refuse_answers(next(c for c in classes if c.asks))
         for place, one in enumerate(classes):
             for turn in range(self.requests_of_class()):
                 seeds = one.shown(self.shown, turn, self.series)
@@ -122,9 +141,13 @@ class Instruct(Generator):
 
     def read(self, task: Task, answer: Completion) -> list[Row]:
         """The examples that are whole; `Rejected` where there is none."""
-        found = _examples(json_in(answer.text))
+        if self.format == "text":
+            return [self._row(task, {"user": _text_alone(answer.text)})]
         asks = task.more["asks"]
-        rows = [self._row(task, example) for example in found if is_whole(example, asks)]
+        found = [example for example in examples_in(answer.text) if is_whole(example, asks)]
+        rows = [self._row(task, example) for example in found]
+        if not rows and answer.finish_reason == "length":
+            raise Rejected("cut-off", "the answer is cut off before one example is whole")
         if not rows:
             wanted = "user and assistant" if asks else "user"
             raise Rejected("no-json", f"the answer holds no JSON examples with {wanted}")
@@ -139,8 +162,18 @@ class Instruct(Generator):
             turns.append({"role": "assistant", "content": said})
         return {"messages": turns, **task.more["columns"]}
 
-    def answer_schema(self) -> dict[str, Any]:
+    def default_prompt(self) -> str:
+        """By the form of the answer."""
+        return defaults.INSTRUCT if self.format == "json" else defaults.INSTRUCT_TEXT
+
+    def reads_cut(self) -> bool:
+        """The first examples of a list are whole, wherever it is cut off."""
+        return self.format == "json"
+
+    def answer_schema(self) -> dict[str, Any] | None:
         """A list of examples."""
+        if self.format == "text":
+            return None
         fields = ["user", "assistant"] if any(c.asks for c in self.classes()) else ["user"]
         example = {
             "type": "object",
@@ -171,6 +204,14 @@ class Instruct(Generator):
         for number, row in enumerate(self.seeds(), 1):
             found.setdefault(self._class_of(number, row), []).append(row)
         return [_class(value, seeds) for value, seeds in found.items()]
+
+    def _refuse_answers(self, one: "_Class") -> None:
+        of = f" of the class '{one.value}'" if one.value else ""
+        raise UsageError(
+            f"format: text asks for user turns alone, and the seeds{of} have answers of their own",
+            where="format",
+            fix="format: json; or by: the column that tells which answer it is",
+        )
 
     def _class_of(self, number: int, row: Row) -> str:
         if self.by is None:
@@ -231,17 +272,30 @@ def _shared(seeds: Sequence[Row]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _examples(value: Any) -> list[Any]:
-    """The examples in a value, however it wraps them: in a list, under a name, alone."""
-    if isinstance(value, dict) and "user" not in value:
-        value = next((v for v in value.values() if isinstance(v, list)), [])
-    return value if isinstance(value, list) else [value] if isinstance(value, dict) else []
+def examples_in(text: str) -> Iterator[dict[str, Any]]:
+    """The JSON objects with a user turn in a text, however it wraps them, wherever it ends."""
+    decoder, start = json.JSONDecoder(), text.find("{")
+    while start >= 0:
+        end = start + 1
+        with contextlib.suppress(ValueError, RecursionError):
+            _, stop = decoder.raw_decode(text, start)
+            value = parse(text[start:stop])  # stricter: no key twice, say
+            if "user" in value:
+                yield value
+                end = stop
+        start = text.find("{", end)
 
 
-def is_whole(example: Any, asks: bool) -> bool:
+def _text_alone(text: str) -> str:
+    """The message in an answer that is one, without its number or name in front."""
+    said = bare(_NUMBERED.sub("", text, count=1))
+    if not said:
+        raise Rejected("empty", "the answer is empty")
+    return said
+
+
+def is_whole(example: dict[str, Any], asks: bool) -> bool:
     """Whether an example has all that it needs."""
-    if not isinstance(example, dict):
-        return False
     needed = ("user", "assistant") if asks else ("user",)
     return all(_as_text(example.get(name)) for name in needed)
 

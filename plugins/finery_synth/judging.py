@@ -1,5 +1,6 @@
 """Scores by a judge: the prompt, the form of its answer, and how that is read."""
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
@@ -59,13 +60,12 @@ def read_score(text: str, scale: int) -> Score:
 
 
 def json_in(text: str) -> Any:
-    """The JSON value that a text is, or the object between its outermost braces; else None."""
-    start, end = text.find("{"), text.rfind("}")
-    for part in (text, text[start : end + 1] if 0 <= start < end else ""):
-        try:
+    """The JSON value that a text is, or that stands between its outermost brackets; else None."""
+    spans = [(text.find(opens), text.rfind(closes)) for opens, closes in ("{}", "[]")]
+    inner = [text[start : end + 1] for start, end in sorted(spans) if 0 <= start < end]
+    for part in (text, *inner):
+        with contextlib.suppress(NotJson):
             return parse(part)
-        except NotJson:
-            continue
     return None
 
 

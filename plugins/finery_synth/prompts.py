@@ -7,27 +7,25 @@ A template is text with the turns of a conversation, each under a line that name
     {# user #}
     Reword this: {{ user }}
 
-Such lines are comments to Jinja. A template without any is the user turn. Templates run in Jinja's
-sandbox, an unknown name is an error, and turns are told apart in the template, never in what it
-renders: a row's text can't begin a turn. A system turn that renders to nothing is left out.
+Such lines are comments to Jinja, and may stand in loops. A template without any is the user turn.
+Templates run in Jinja's sandbox, and an unknown name is an error. Turns are told apart by marks
+that no row's text can hold, so that it can't begin one. Space around a turn is dropped, and so is a
+system turn that renders to nothing.
 """
 
 import re
-from typing import TYPE_CHECKING, Any
+import secrets
+from typing import Any
 
 from finery.errors import DataError, UsageError, shown
-from finery.origin import Template
+from finery.origin import DEFAULT, Template
 from finery.rows import Conversation, Row
 from finery.step import Files
 from finery_data.badrow import BadRow
 from finery_data.parts import id_of
 from finery_data.sandbox import compiled, render
 
-if TYPE_CHECKING:
-    import jinja2
-
-ROLES = ("system", "user", "assistant")
-_TURN = re.compile(r"^[ \t]*\{#-?\s*(system|user|assistant)\s*-?#\}[ \t]*$", re.MULTILINE)
+_TURN = re.compile(r"^[ \t]*\{#-?[ \t]*(system|user|assistant)[ \t]*-?#\}[ \t]*$", re.MULTILINE)
 
 
 class Prompt:
@@ -36,11 +34,8 @@ class Prompt:
     def __init__(self, source: str, where: str, origin: Template) -> None:
         self.origin = origin
         self._where = where
-        self._turns = [(role, compiled(text, where)) for role, text in turns_of(source)]
-        if not any(role == "user" for role, _ in self._turns):
-            raise UsageError(
-                "the template has no user turn", where=where, fix="put {# user #} on a line"
-            )
+        self._mark = secrets.token_hex(16)  # nothing of it is in what is rendered
+        self._template = compiled(marked(source, self._mark), where)
 
     @classmethod
     def of(cls, files: Files | None, default: str) -> "Prompt":
@@ -56,36 +51,37 @@ class Prompt:
             ) from error
         return cls(source, shown(path), Template.of(source, files.patterns[0]))
 
+    @property
+    def is_default(self) -> bool:
+        """Whether it is the step type's own."""
+        return self.origin.name == DEFAULT
+
     def messages(self, names: dict[str, Any], row: Row) -> Conversation:
         """The turns, rendered with these names; `DataError` naming the row where that fails."""
-        made = [
-            {"role": role, "content": self._rendered(template, names, row)}
-            for role, template in self._turns
-        ]
-        return [turn for turn in made if turn["role"] != "system" or turn["content"].strip()]
-
-    def _rendered(self, template: "jinja2.Template", names: dict[str, Any], row: Row) -> str:
         try:
-            return render(template, "the template", names)
+            before, *rest = render(self._template, "the template", names).split(self._mark)
         except BadRow as error:
             where = f"{self._where}, row {id_of(row)}"
             raise DataError(error.what, where=where, fix=error.fix) from error
+        if before.strip():
+            raise self._wrong("the template has text before its first turn")
+        turns = [_turn(part) for part in rest]
+        made = [turn for turn in turns if turn["role"] != "system" or turn["content"]]
+        if not made or made[-1]["role"] != "user":
+            raise self._wrong("the template doesn't end with a user turn")
+        return made
+
+    def _wrong(self, what: str) -> UsageError:
+        return UsageError(what, where=self._where, fix="put {# user #} on a line above it")
 
 
-def turns_of(source: str) -> list[tuple[str, str]]:
-    """(role, template) of each turn; space around a turn isn't part of it."""
-    before, *rest = _TURN.split(source)
-    if not rest:
-        return [("user", source.strip())]
-    if before.strip():
-        raise UsageError(
-            "the template has text before its first turn",
-            fix="move it under {# system #} or {# user #}",
-        )
-    return [(role, text.strip()) for role, text in zip(rest[::2], rest[1::2], strict=True)]
+def marked(source: str, mark: str) -> str:
+    """The template with marks for its turns: `mark`, the role, a line's end."""
+    if not _TURN.search(source):
+        source = f"{{# user #}}\n{source}"
+    return _TURN.sub(lambda found: f"{mark}{found[1]}", source)
 
 
-def check_prompt(files: Files | None) -> None:
-    """Raise `UsageError` where a recipe names several templates."""
-    if files is not None and len(files.patterns) != 1:
-        raise UsageError("one template is one file", where="prompt", fix="name one file")
+def _turn(part: str) -> dict[str, Any]:
+    role, _, content = part.partition("\n")
+    return {"role": role.strip(), "content": content.strip()}

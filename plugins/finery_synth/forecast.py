@@ -15,6 +15,8 @@ from finery.records import formats_of, sampling_of
 from finery.step import files_of
 from finery_synth.asking import Task
 from finery_synth.generator import Generator
+from finery_synth.judge import JudgeRows
+from finery_synth.judging import TRIES
 from finery_synth.prompts import Prompt
 
 MOST_READ = 20_000
@@ -24,6 +26,9 @@ SAMPLED = 500
 CHARACTERS_A_TOKEN = 4
 SINGLE = frozenset({"api", "prompted"})
 """Formats of models whose engines answer each request alone: its record can be looked up."""
+
+Asking = Generator | JudgeRows
+"""Steps that ask a model one thing after the other."""
 
 
 class Load(NamedTuple):
@@ -48,12 +53,12 @@ class Load(NamedTuple):
 def estimates(graph: Graph, results: Results, steps: Sequence[str]) -> list[Estimate]:
     """An estimate for each generator among the steps."""
     nodes = [graph.nodes[name] for name in steps]
-    return [_estimate(graph, results, n) for n in nodes if isinstance(n.step, Generator)]
+    return [_estimate(graph, results, n) for n in nodes if isinstance(n.step, Asking)]
 
 
 def _estimate(graph: Graph, results: Results, node: Node) -> Estimate:
     step = node.step
-    assert isinstance(step, Generator)
+    assert isinstance(step, Asking)
     try:
         load = load_of(graph, results, node)
     except FineryError as error:
@@ -62,7 +67,7 @@ def _estimate(graph: Graph, results: Results, node: Node) -> Estimate:
     price = price_of(graph, results, _source(node, "model"))
     bounds = costs(load, step.max_tokens, price)
     lines = [_calls_line(load, step), _tokens_line(load, step), _cost_line(bounds, price, step)]
-    if step.checks.judge is not None:
+    if isinstance(step, Generator) and step.checks.judge is not None:
         judged = f"up to {load.rows:,} rows" if load.rows else "each row"
         lines.append(f"the judge is asked for {judged} besides")
     facts = {
@@ -103,7 +108,7 @@ def load_of(graph: Graph, results: Results, node: Node) -> Load:
     return Load(total, answered, _mean(map(prompt_tokens, seen)), likely, rows)
 
 
-def opened(graph: Graph, results: Results, node: Node) -> Generator | None:
+def opened(graph: Graph, results: Results, node: Node) -> Asking | None:
     """The step with its rows and files, as it would run; None where some rows aren't built."""
     sources = [s for s in node.sources if s.field == "rows"]
     found = [results.artifact(s.step, s.output) for s in sources]
@@ -111,7 +116,7 @@ def opened(graph: Graph, results: Results, node: Node) -> Generator | None:
     if len(rows) < len(found):
         return None
     step = copy.deepcopy(node.step)
-    assert isinstance(step, Generator)
+    assert isinstance(step, Asking)
     step.rows = rows
     for name, files in files_of(step).items():
         there = find_files(graph.recipe, (*node.place, *name.split(".")), files)
@@ -124,7 +129,7 @@ def _unbuilt(graph: Graph, results: Results, node: Node) -> Load:
     from finery_advice.training import count_rows
 
     step = node.step
-    assert isinstance(step, Generator)
+    assert isinstance(step, Asking)
     counts = [count_rows(graph, results, s) for s in node.sources if s.field == "rows"]
     known = [count.rows for count in counts if count is not None]
     if len(known) < len(counts) or step.needs_rows():
@@ -202,7 +207,7 @@ def costs(load: Load, max_tokens: int, price: Price | None) -> Costs:
     return Costs(most, likely)
 
 
-def _budget(step: Generator, load: Load, bounds: Costs) -> dict[str, str]:
+def _budget(step: Asking, load: Load, bounds: Costs) -> dict[str, str]:
     """A warning where the budget is reached before all is asked."""
     if step.budget is None or not load.calls:
         return {}
@@ -232,10 +237,11 @@ def _share(limit: float | None, needed: float | None) -> float:
 # -- words ---------------------------------------------------------------------------------------
 
 
-def _calls_line(load: Load, step: Generator) -> str:
+def _calls_line(load: Load, step: Asking) -> str:
     if load.total is None:
         return "calls: known once the rows are built"
-    retries = f"; up to {step.retries} more for each that is rejected" if step.retries else ""
+    more = step.retries if isinstance(step, Generator) else TRIES - 1
+    retries = f"; up to {more} more for each that can't be used" if more else ""
     if load.answered:
         return (
             f"calls: {load.calls:,} ({load.answered:,} of {load.total:,} requests were answered "
@@ -244,7 +250,7 @@ def _calls_line(load: Load, step: Generator) -> str:
     return f"calls: {load.total:,}{retries}"
 
 
-def _tokens_line(load: Load, step: Generator) -> str:
+def _tokens_line(load: Load, step: Asking) -> str:
     if not load.calls:
         return ""
     prompts = "" if load.prompt is None else f"about {load.calls * load.prompt:,.0f} of prompts, "
@@ -257,7 +263,7 @@ def _tokens_line(load: Load, step: Generator) -> str:
     return f"tokens: {prompts}{most}{likely}"
 
 
-def _cost_line(bounds: Costs, price: Price | None, step: Generator) -> str:
+def _cost_line(bounds: Costs, price: Price | None, step: Asking) -> str:
     if price is None:
         return "cost: unknown, the model has no `price`"
     if bounds.most is None:

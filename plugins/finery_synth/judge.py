@@ -9,13 +9,23 @@ import msgspec
 from finery import Budget, DataError, Dataset, Files, Job, Model, Step, UsageError, setting, takes
 from finery.drops import Drops
 from finery.origin import Checked, Origin, Origins
-from finery.rows import Row
+from finery.rows import Conversation, Row
 from finery_data.parts import answer, as_turns, changed, joined, named
-from finery_synth.asking import Spool
+from finery_synth import defaults
+from finery_synth.asking import Spool, Task
 from finery_synth.checks import Rubric, check_one
 from finery_synth.generator import PACKAGES
-from finery_synth.judging import Judge, Score, no_score
-from finery_synth.pairs import PairJudge, Positions, Seen, outcome
+from finery_synth.judging import Judge, Score, no_score, score_messages, score_schema
+from finery_synth.pairs import (
+    ORDERS,
+    VERDICT,
+    PairJudge,
+    Positions,
+    Seen,
+    outcome,
+    pair_messages,
+)
+from finery_synth.prompts import Prompt
 
 USE = "synth.judge"
 ONLY = "score"
@@ -78,7 +88,7 @@ class JudgeRows(
     def check(self) -> None:
         """Raise `UsageError` for settings that don't fit together."""
         check_one(self.prompt, "prompt")
-        if not self.rubric or not all(text.strip() for text in self._rubrics().values()):
+        if not self.rubric or not all(text.strip() for text in self.rubrics().values()):
             raise UsageError("a rubric is empty", where="rubric", fix="say what makes a row good")
         if self.min_score is not None and self.min_score > self.scale:
             raise UsageError(
@@ -98,7 +108,37 @@ class JudgeRows(
 
     def requests(self, rows: int) -> int:
         """How often the judge is asked about so many rows, if all its answers can be read."""
-        return rows * (2 if self.what == "pairs" else len(self._rubrics()))
+        return rows * (2 if self.what == "pairs" else len(self.rubrics()))
+
+    def tasks(self, prompt: Prompt) -> Iterator[Task]:
+        """What the judge is asked at first, for estimates."""
+        number = 0
+        for _, row in self.numbered():
+            if self.what == "pairs" and is_one_answer(row):
+                continue
+            for messages in self._asked(prompt, row):
+                yield Task(number=number, messages=messages, seeds=[])
+                number += 1
+
+    def _asked(self, prompt: Prompt, row: Row) -> Iterator[Conversation]:
+        for rubric in self.rubrics().values():
+            if self.what == "answers":
+                yield score_messages(prompt, row, rubric, self.scale)
+            else:
+                yield from (pair_messages(prompt, row, rubric, n) for n in range(len(ORDERS)))
+
+    def sampling(self) -> dict[str, Any]:
+        """How the judge answers at first."""
+        schema = VERDICT if self.what == "pairs" else score_schema(self.scale)
+        return {"max_tokens": self.max_tokens, "temperature": 0.0, "schema": schema}
+
+    def default_prompt(self) -> str:
+        """The template where the recipe names none."""
+        return defaults.PAIR if self.what == "pairs" else defaults.JUDGE
+
+    def needs_rows(self) -> bool:
+        """Whether `requests` can only be told from the rows themselves."""
+        return False
 
     def run(self, job: Job) -> Dataset:
         """Ask the judge, and write the rows with what it says."""
@@ -133,11 +173,12 @@ class JudgeRows(
                 yield number, row
                 number += 1
 
-    def count(self) -> int:
+    def seed_count(self) -> int:
         """How many rows there are."""
         return sum(len(dataset) for dataset in self.rows)
 
-    def _rubrics(self) -> dict[str, str]:
+    def rubrics(self) -> dict[str, str]:
+        """Name → rubric."""
         return self.rubric if isinstance(self.rubric, dict) else {ONLY: self.rubric}
 
 
@@ -159,7 +200,7 @@ class _Scores:
         self._sum, self._scored = 0.0, 0
         self._judges = {
             name: Judge(job, step.model, self._rubric(text), step.budget)
-            for name, text in step._rubrics().items()
+            for name, text in step.rubrics().items()
         }
         self._given = {name: Spool(job.scratch, _Given) for name in self._judges}
 
@@ -172,7 +213,7 @@ class _Scores:
     def rows(self, drops: Drops, origins: Origins) -> Iterator[Row]:
         """The rows with their scores."""
         for name, judge in self._judges.items():
-            for number, found in judge.scores(self._step.numbered(), self._step.count()):
+            for number, found in judge.scores(self._step.numbered(), self._step.seed_count()):
                 self._given[name].add(number, _given(found))
         for number, row in self._step.numbered():
             given = {name: spool.of(number)[0] for name, spool in self._given.items()}
@@ -259,8 +300,8 @@ class _Pairs:
 
     def rows(self, drops: Drops, origins: Origins) -> Iterator[Row]:
         """The pairs that count, with what was said of them."""
-        total = sum(not _is_one_answer(row) for _, row in self._step.numbered())
-        asked = ((n, row) for n, row in self._step.numbered() if not _is_one_answer(row))
+        total = sum(not is_one_answer(row) for _, row in self._step.numbered())
+        asked = ((n, row) for n, row in self._step.numbered() if not is_one_answer(row))
         for number, seen in self._judge.seen(asked, total):
             self._seen.add(number, seen)
         for number, row in self._step.numbered():
@@ -271,7 +312,7 @@ class _Pairs:
 
     def _judged(self, number: int, row: Row, drops: Drops) -> Row | None:
         """The row with its verdict, None where it was dropped."""
-        if _is_one_answer(row):
+        if is_one_answer(row):
             drops.add(row, "identical", "chosen and rejected say the same")
             return None
         seen = self._seen.of(number)
@@ -320,6 +361,7 @@ class _Pairs:
         }
 
 
-def _is_one_answer(row: Row) -> bool:
+def is_one_answer(row: Row) -> bool:
+    """Whether both answers of a preference say the same."""
     chosen, rejected = (joined(as_turns(row[side])) for side in ("chosen", "rejected"))
     return chosen.strip() == rejected.strip()

@@ -109,8 +109,12 @@ class Judge:
 
     def messages(self, row: Row) -> Conversation:
         """What the judge is asked about a row."""
-        names = {**names_of(row), "rubric": self._rubric.rubric, "scale": self._rubric.scale}
-        return self._prompt.messages(names, row)
+        return score_messages(self._prompt, row, self._rubric.rubric, self._rubric.scale)
+
+
+def score_messages(prompt: Prompt, row: Row, rubric: str, scale: int) -> Conversation:
+    """What a judge is asked who shall give a row's answer a score."""
+    return prompt.messages({**names_of(row), "rubric": rubric, "scale": scale}, row)
 
 
 def readings(

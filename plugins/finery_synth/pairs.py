@@ -91,9 +91,13 @@ class PairJudge:
 
     def messages(self, row: Row, order: int) -> Conversation:
         """What the judge is asked about a row, in the order 0 or 1."""
-        a, b = (joined(as_turns(row[side])) for side in ORDERS[order])
-        names = {**names_of(row), "rubric": self._rubric, "a": a, "b": b}
-        return self._prompt.messages(names, row)
+        return pair_messages(self._prompt, row, self._rubric, order)
+
+
+def pair_messages(prompt: Prompt, row: Row, rubric: str, order: int) -> Conversation:
+    """What a judge is asked about a preference, in the order 0 or 1."""
+    a, b = (joined(as_turns(row[side])) for side in ORDERS[order])
+    return prompt.messages({**names_of(row), "rubric": rubric, "a": a, "b": b}, row)
 
 
 def _seen(order: int, found: Verdict | FineryError | Unreadable) -> Seen:

@@ -189,9 +189,12 @@ def test_pairs_count_where_both_orders_agree(making: Make, server: Server) -> No
 
     server.answer = answer
     rows = pairs(
-        ("long one", "short"), ("x", "longer"), ("first", "other"), ("ab", "cd"), ("e", "e ")
+        ("long one", "short"), ("x", "longer"), ("first", "other"), ("ab", "cd"), ("e", "e#")
     )
     made = making(rows, "what: pairs, rubric: long")
+    mapped = "  same: {use: data.map, rows: rows, rejected: \"{{ rejected | replace('#', '') }}\"}"
+    made.edit("recipe.yaml", "generate:", f"{mapped}\ngenerate:")
+    made.edit("recipe.yaml", "synth.judge, rows: rows", "synth.judge, rows: same")
     made.ran()
     assert len(server.calls) == 8  # the pair of one answer isn't asked about
     (row,) = made.rows("judged")

@@ -130,13 +130,14 @@ def test_several_pairs_of_a_row(making: Make) -> None:
 def test_ties_copies_and_failures_are_dropped_and_named(making: Make, server: Server) -> None:
     def answer(body: Body) -> str | Reply:
         number = int(said(body).split()[-1])
-        return {
+        special: dict[int, str | Reply] = {
             0: "the same 3",  # all answers say the same
             1: f"other {body['seed']} words 3",  # all answers get the same score
             2: f"bad {body['seed']} 2",  # none reaches the score
             3: Reply("half", finish="length"),
             4: Reply(None, refusal="no"),
-        }.get(number) or written(body)
+        }
+        return special.get(number) or written(body)
 
     server.answer = both(answer)
     made = making(6, f"n: 3, retries: 0, {JUDGED}")

@@ -20,12 +20,12 @@ def serve(gguf: Path) -> Iterator[tuple[str, str]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    transformers = Path(sys.executable).with_name("transformers")
-    command = [transformers, "serve", model, "--host", "127.0.0.1", "--port", str(port)]
+    run = "from transformers.cli.transformers import main; main()"
+    command = [sys.executable, "-c", run, "serve", model, "--host", "127.0.0.1"]
     log = gguf.with_name(f"serve-{os.getpid()}.log")
     with log.open("w") as out:
         process = subprocess.Popen(
-            [*map(str, command), "--device", "cpu"], stdout=out, stderr=out,
+            [*command, "--port", str(port), "--device", "cpu"], stdout=out, stderr=out,
             env={**os.environ, "HF_HUB_OFFLINE": "1"},
         )  # fmt: skip
     try:

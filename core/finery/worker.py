@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Mapping
 from itertools import combinations
 from multiprocessing.connection import Connection
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,7 @@ def _step(task: Task, plugins: Plugins, root: Path) -> Step:
         setattr(step, field, _inner_step(plugins.step_type(use), settings, given))
     for path, (patterns, paths, names) in task.files.items():
         within, _, field = path.rpartition(".")
-        owner = getattr(step, within) if within else step
+        owner = attrgetter(within)(step) if within else step
         setattr(owner, field, Files(patterns, [Path(p) for p in paths], names))
     for path, slot in slots_of(step).items():
         found = [_opened(root, m, ref, slot.named) for ref, m in task.inputs.get(path, [])]

@@ -291,3 +291,38 @@ def test_the_order_of_answers_changes_nothing(making: Make, server: Server) -> N
     made.ran()
     assert len(server.calls) == 240
     assert {p.name: p.read_bytes() for p in (made.folder / "build/t/made").iterdir()} == first
+
+
+CHECKS = """
+checks:
+      json_schema: schema.json
+      python: {file: checks.py, functions: [polite]}
+      judge: {rubric: Good?, prompt: judge.jinja}
+    judge: teacher
+"""
+
+
+def test_files_of_checks_are_part_of_the_step(making: Make, server: Server) -> None:
+    """Those that lie deeper, too: they reach the worker, and a change of one is seen."""
+
+    def answer(body: Body) -> str:
+        return '{"score": 5}' if "Score it" in said(body) else f'"{said(body)}"'
+
+    server.answer = answer
+    made = making(3, "synth.answer", "n: 1")
+    step = f"  made:\n    use: synth.answer\n    rows: rows\n    model: teacher\n    {CHECKS[1:]}"
+    text = (made.folder / "recipe.yaml").read_text()
+    made.write({
+        "recipe.yaml": text[: text.index("  made:")] + step, "schema.json": '{"type": "string"}',
+        "judge.jinja": "Score it: {{ answer }}",
+        "checks.py": "def polite(row):\n    return None\n",
+    })  # fmt: skip
+    made.ran()
+    assert accounted(made, 3) == (3, 0)
+    assert len(server.calls) == 6
+    made.write({"checks.py": "def polite(row):\n    return 'question 1' not in str(row)\n"})
+    assert made.ran() == ["made"]
+    assert [drop["reason"] for drop in read(made, "dropped.jsonl")] == ["python"]
+    made.write({"judge.jinja": "Score it well: {{ answer }}"})
+    server.answer = lambda body: '{"score": 5}' if "Score it" in said(body) else '"other"'
+    assert made.ran() == ["made"]

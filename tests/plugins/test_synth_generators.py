@@ -82,7 +82,7 @@ def test_answers_keep_prompt_tools_and_columns(server: Server, tmp_path: Path) -
 def test_prompts_without_answers_and_preferences_are_answered(
     server: Server, tmp_path: Path
 ) -> None:
-    given = [
+    given: list[Row] = [
         {"prompt": "a"},
         {"prompt": [{"role": "user", "content": "b"}], "chosen": "c", "rejected": "d"},
         {"messages": [{"role": "user", "content": " spaced "}]},

@@ -29,13 +29,15 @@ from finery_synth.sameness import fields_of, meaning
 class Said(msgspec.Struct):
     """An answer to a prompt, or with a `reason` why it can't be used.
 
-    checks: what became of it in those that look at it alone, and last in the judge's.
+    checks: what became of it in those that look at it alone, and last in the judge's. is_right:
+    whether it says what the row's own answer says, where that is chosen; then it isn't judged.
     """
 
     variant: int
     attempt: int
     turn: Message = {}
     checks: list[Checked] = []
+    is_right: bool = False
     reason: str = ""
     detail: str = ""
 
@@ -143,8 +145,10 @@ class Choosing:
         turn: Message = {"role": "assistant", "content": said.text.strip()}
         if said.tool_calls:
             turn["tool_calls"] = said.tool_calls
-        checks = self._checker.checked(answered(task.seeds[0], turn))
-        return Said(task.variant, attempt, turn, checks)
+        row = task.seeds[0]
+        checks = self._checker.checked(answered(row, turn))
+        is_right = self.step.chosen == "row" and self._is_right(row, joined([turn]))
+        return Said(task.variant, attempt, turn, checks, is_right)
 
     # -- grading --------------------------------------------------------------------------------
 
@@ -167,7 +171,7 @@ class Choosing:
                     yield task.number, answered(task.seeds[0], said.turn)
 
     def _is_judged(self, said: Said) -> bool:
-        return not said.reason and said.passes
+        return not said.reason and said.passes and not said.is_right
 
     def _checked(self, score: Any) -> Checked:
         rubric = self.step.checks.judge
@@ -230,7 +234,7 @@ class Choosing:
         if len(usable) < (2 if self.step.chosen == "best" else 1):
             raise Unfit("too-few-answers", _told(found, usable))
         if self.step.chosen == "row":
-            wrong = self._wrong(row, usable)
+            wrong = self._wrong(usable)
             return [(None, said) for said in _distinct(wrong)[: self.step.pairs]]
         best, worse = self._best(usable)
         return [(best, said) for said in _distinct(worse)[: self.step.pairs]]
@@ -257,15 +261,15 @@ class Choosing:
         own, score = said.rank
         return not own or best.rank[1] - score >= self.step.margin
 
-    def _wrong(self, row: Row, usable: list[Said]) -> list[Said]:
-        own = joined(split_turns(row)[1])
-        differ = [said for said in usable if not self._is_right(own, said.text)]
-        wrong = [said for said in differ if not said.checks or not said.passes]
+    def _wrong(self, usable: list[Said]) -> list[Said]:
+        """The answers that aren't the row's own and fail a check, where there are any."""
+        wrong = [s for s in usable if not s.is_right and not (s.checks and s.passes)]
         if not wrong:
             raise Unfit("all-right", f"of {len(usable)} answers none is wrong")
         return wrong
 
-    def _is_right(self, own: str, text: str) -> bool:
+    def _is_right(self, row: Row, text: str) -> bool:
+        own = joined(split_turns(row)[1])
         if not self.step.compare:
             return meaning(own) == meaning(text)
         return fields_of(self.step.compare, own) == fields_of(self.step.compare, text)

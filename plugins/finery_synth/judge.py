@@ -264,7 +264,7 @@ class _Scores:
         counts = {str(score): n for score, n in sorted(self._counts.items())}
         answers = [judge.used.meta() for judge in self._judges.values()]
         return {
-            "judged": self._scored,
+            "verdicts": self._scored,
             "mean_score": mean,
             "scores": counts,
             "answers": {name: sum(one[name] for one in answers) for name in answers[0]},
@@ -354,7 +354,7 @@ class _Pairs:
                 f"{self._counts['chosen']:,}, rejected in {self._counts['rejected']:,}"
             )
         return {
-            "judged": judged,
+            "verdicts": judged,
             "pairs": {name: self._counts[name] for name in ("chosen", "rejected", "undecided")},
             "positions": self._positions.facts(),
             "answers": self._judge.used.meta(),

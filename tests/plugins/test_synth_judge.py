@@ -99,7 +99,7 @@ def test_rows_get_a_score_and_low_ones_go(making: Make, server: Server) -> None:
     assert [r["parents"] for r in rows] == [[made.rows("rows")[i]["id"]] for i in (0, 2)]
     assert drops(made) == [("low-score", "scored 2 of 5, below 3: because of b 2")]
     facts = made.meta("judged")
-    assert (facts["judged"], facts["mean_score"]) == (3, 3.667)
+    assert (facts["verdicts"], facts["mean_score"]) == (3, 3.667)
     assert facts["scores"] == {"2": 1, "4": 1, "5": 1}
     origins = made.lines("judged", "generated.jsonl")
     assert [o["id"] for o in origins] == [r["id"] for r in rows]

@@ -258,6 +258,14 @@ def test_dpo_learns_from_them(making: Make) -> None:
         ] * 2
 
 
+def test_only_what_may_be_wrong_is_judged(making: Make, server: Server) -> None:
+    server.answer = both(lambda body: "right 0" if body["seed"] == 0 else f"so so {body['seed']}")
+    made = making(1, f"chosen: row, n: 4, pairs: 4, {JUDGED.replace('min: 3', 'min: 2')}")
+    made.ran()
+    assert calls(server) == (4, 3)
+    assert [row["rejected"][0]["content"] for row in made.rows("made")] == ["so so 1"]
+
+
 # settings
 
 

@@ -126,8 +126,8 @@ def test_all_generators_account_for_all_they_ask(
     assert len(made.rows("scores")) + dropped(made, "scores") == 3
     assert sum(meta(made, "scores")["scores"].values()) == len(made.rows("scores")) > 0
     pairs = meta(made, "better")
-    assert sum(pairs["pairs"].values()) == len(made.rows("better")) == pairs["judged"] > 0
-    assert answers(made, "better") >= 2 * pairs["judged"]
+    assert sum(pairs["pairs"].values()) == len(made.rows("better")) == pairs["verdicts"] > 0
+    assert answers(made, "better") >= 2 * pairs["verdicts"]
     assert pairs["positions"]["bias"] == 1.0  # it repeats what it is shown: always the first
 
     # What is kept is what was asked: steps that ask the same share their answers.

@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from conftest import until
 
@@ -46,11 +47,16 @@ def _folder(gguf: Path) -> Path:
     """
     folder = gguf.with_suffix("")
     if not folder.exists():
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
         made = gguf.with_name(f"folder-{os.getpid()}")
-        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        model.to("cpu").bfloat16().save_pretrained(made)
+        read: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        weights = read.state_dict()
+        if hasattr(read.config, "quantization_config"):
+            del read.config.quantization_config  # else it counts as quantised, and isn't saved
+        model: Any = LlamaForCausalLM(read.config).bfloat16()
+        model.load_state_dict(weights)
+        model.save_pretrained(made)
         AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(made)
         made.rename(folder)
     return folder

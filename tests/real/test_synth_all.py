@@ -26,7 +26,7 @@ generate:
   answers: {use: synth.answer, rows: rows, model: teacher, n: 2, max_tokens: 24, retries: 1}
   wordings: {use: synth.paraphrase, rows: rows, model: teacher, n: 2, max_tokens: 24, retries: 1}
   examples:
-    {use: synth.instruct, rows: rows, model: teacher, n: 3, format: text, max_tokens: 24,
+    {use: synth.instruct, rows: rows, model: teacher, n: 3, format: text, per_request: 1, max_tokens: 24,
      retries: 1}
   questions:
     {use: synth.from_docs, rows: docs, model: teacher, n: 1, context: with, distractors: 1,

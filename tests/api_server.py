@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from conftest import until
 
@@ -16,7 +17,7 @@ from conftest import until
 @contextmanager
 def serve(gguf: Path) -> Iterator[tuple[str, str]]:
     """(address, model) of a server with the model in a GGUF file."""
-    model = f"{gguf.parent}:{gguf.name}"
+    model = str(_folder(gguf))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -37,6 +38,23 @@ def serve(gguf: Path) -> Iterator[tuple[str, str]]:
         process.kill()
         process.wait()
         log.unlink()
+
+
+def _folder(gguf: Path) -> Path:
+    """The same model as a Hugging Face folder, made once beside the file.
+
+    Not every version of transformers serves a GGUF file: its configuration names no architecture.
+    """
+    folder = gguf.with_suffix("")
+    if not folder.exists():
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        made = gguf.with_name(f"folder-{os.getpid()}")
+        model: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        model.to("cpu").bfloat16().save_pretrained(made)
+        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(made)
+        made.rename(folder)
+    return folder
 
 
 def _is_up(address: str) -> bool:

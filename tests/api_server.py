@@ -9,7 +9,6 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from conftest import until
 
@@ -50,8 +49,12 @@ def _folder(gguf: Path) -> Path:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         made = gguf.with_name(f"folder-{os.getpid()}")
-        model: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        model.to("cpu").bfloat16().save_pretrained(made)
+        read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        settings = read.config.to_dict()
+        settings.pop("quantization_config", None)  # what was read from a GGUF can't be saved
+        plain = AutoModelForCausalLM.from_config(type(read.config)(**settings))
+        plain.load_state_dict(read.state_dict())
+        plain.bfloat16().save_pretrained(made)
         AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(made)
         made.rename(folder)
     return folder

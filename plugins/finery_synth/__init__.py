@@ -1,5 +1,6 @@
 """Synthetic rows: a stronger model writes, answers and judges them."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,7 +29,7 @@ def finery_commands() -> Mapping[str, str]:
 @hookimpl
 def finery_estimates(graph: Any, results: Any, steps: Sequence[str]) -> Sequence[Any]:
     """Calls, tokens and cost of generators that would run."""
-    if not any(graph.nodes[name].use.startswith("synth.") for name in steps):
+    if "finery_synth.generator" not in sys.modules:  # no step of the recipe is one
         return []
     from finery_synth.forecast import estimates
 

@@ -1,6 +1,6 @@
 """Generated rows that say what others say: seeds, or rows generated before them."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from finery.origin import Checked
@@ -23,20 +23,23 @@ class Neighbours:
     """All rows that a generated one must not be similar to.
 
     Holds 2 to 3 KB a row in memory; with `settings` None only copies count, and some 100 bytes.
+    seeds: gives the rows to start from, each time that it is called.
     """
 
-    def __init__(self, settings: Similarity | None, folder: Path, seeds: Iterable[Row]) -> None:
+    def __init__(
+        self, settings: Similarity | None, folder: Path, seeds: Callable[[], Iterable[Row]]
+    ) -> None:
         self._on = "prompt" if settings is None else settings.on
         to = ["seeds", "others"] if settings is None else settings.to
         self._takes_others = "others" in to
         self._ids: list[str] = []
-        kept = list(seeds) if "seeds" in to else []
-        self._common = _common(map(self._entry, kept))
+        self._common = _common(map(self._entry, seeds()))
         threshold = 1.0 if settings is None else settings.max
         self._index = NearIndex(threshold, folder, self._common)
-        self._seeds = len(kept)
-        for row in kept:
-            self._add(row)
+        if "seeds" in to:
+            for row in seeds():
+                self._add(row)
+        self._seeds = len(self._ids)
 
     def checked(self, row: Row, seeds: Iterable[Row]) -> Checked:
         """Whether a row is new. The value is its similarity to the nearest of its own seeds."""

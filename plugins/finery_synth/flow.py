@@ -272,7 +272,7 @@ class Flow:
         similar = self.step.checks.similarity
         if similar is None and self.step.COPIES != "all":
             return None
-        return Neighbours(similar, self.job.scratch, self.step.seeds())
+        return Neighbours(similar, self.job.scratch, self.step.seeds)
 
 
 def readable(answer: Completion | FineryError, *, cut: bool = False) -> Completion:

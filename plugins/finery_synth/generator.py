@@ -20,7 +20,7 @@ writing are here and in `finery_synth.flow`:
   messages hold is in the key of its record, so what shall be cached across builds must not depend
   on how many rows or variants there are. Two tasks with the same messages differ by `variant`.
 - `read` makes rows of an answer, at most `task.wanted`, or raises `Rejected`. Refusals, errors,
-  empty answers and answers that are cut off never reach it.
+  empty answers and (unless it `reads_cut`) answers that are cut off never reach it.
 - A row that fails a check, and an answer that can't be read, is asked for again as the task's next
   attempt, up to `retries` times; what then is still missing is in `dropped.jsonl`, so that the rows
   and the drops are together what was wanted.
@@ -181,6 +181,15 @@ class Generator(
                 where="judge",
                 fix="checks: {judge: {rubric: …}}",
             )
+
+    def key_code(self) -> list[Any]:
+        """The functions of packages that look at rows; those of a file are in the key with it."""
+        python = self.checks.python
+        if python is None or python.file is not None:
+            return []
+        from finery_synth.checker import functions_of
+
+        return list(functions_of(python).values())
 
     def run(self, job: Job) -> Dataset:
         """Ask, check, ask again, and write what passes."""

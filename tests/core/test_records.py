@@ -128,7 +128,7 @@ def test_ten_more_rows_cost_ten_more_calls() -> None:
 @pytest.mark.parametrize("pair", [1, 2])
 def test_the_same_at_a_time_is_sent_once(kind: type[Parrot], pair: int) -> None:
     asker = Asker(kind)
-    asker.engine.pair = pair  # type: ignore[misc]
+    asker.engine.pair = pair
     texts = ["a", "b"] * 20 + ["c", "d"]
     assert asker.stream(requests(*texts)) == dict(enumerate(texts))
     assert sorted(asker.engine.asked) == ["a", "b", "c", "d"]

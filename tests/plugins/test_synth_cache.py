@@ -326,3 +326,33 @@ def test_files_of_checks_are_part_of_the_step(making: Make, server: Server) -> N
     made.write({"judge.jinja": "Score it well: {{ answer }}"})
     server.answer = lambda body: '{"score": 5}' if "Score it" in said(body) else '"other"'
     assert made.ran() == ["made"]
+
+
+def test_a_generator_of_ones_own(making: Make, server: Server) -> None:
+    """As docs/generation.md has it, in a file beside the recipe."""
+    page = (Path(__file__).parents[2] / "docs" / "generation.md").read_text()
+    code = page[page.rindex("```python\n") :].removeprefix("```python\n").partition("```")[0]
+    hook = "\n\nfrom finery import hookimpl\n\n@hookimpl\ndef finery_steps():\n    return {%s}\n"
+    made = making(5, "mine.titles", "retries: 1, checks: {excludes: {title: 'tle 3'}}")
+    made.write({"mine.py": code + hook % "'mine.titles': Titles"})
+    made.edit("recipe.yaml", "name: t", "name: t\nplugins: [./mine.py]")
+    server.answer = lambda body: f"title {said(body)[-1]}"
+    assert "calls: 5; up to 1 more for each that is rejected" in made.run("plan").out
+    made.ran()
+    assert accounted(made, 5) == (4, 1)
+    assert [row["title"] for row in made.rows("made")] == [f"title {i}" for i in (0, 1, 2, 4)]
+    assert len(server.calls) == 6
+
+
+def test_the_code_of_a_packages_function_is_in_the_key(
+    making: Make, server: Server, tmp_path: Path
+) -> None:
+    made = making(3, "synth.answer", "checks: {python: {functions: ['own_checks:good']}}")
+    made.env["PYTHONPATH"] = str(tmp_path)
+    made.write({"own_checks.py": "def good(row):\n    return None\n"})
+    made.ran()
+    made.write({"own_checks.py": "def good(row):  # always\n    return None\n"})
+    assert made.ran() == []
+    made.write({"own_checks.py": "def good(row):\n    return '1' not in str(row['messages'][0])\n"})
+    assert made.ran() == ["made"]
+    assert accounted(made, 3) == (2, 1)

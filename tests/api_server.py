@@ -9,7 +9,6 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from conftest import until
 
@@ -47,16 +46,15 @@ def _folder(gguf: Path) -> Path:
     """
     folder = gguf.with_suffix("")
     if not folder.exists():
-        from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+        from transformers import AutoModelForCausalLM, AutoTokenizer
 
         made = gguf.with_name(f"folder-{os.getpid()}")
-        read: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        weights = read.state_dict()
-        if hasattr(read.config, "quantization_config"):
-            del read.config.quantization_config  # else it counts as quantised, and isn't saved
-        model: Any = LlamaForCausalLM(read.config).bfloat16()
-        model.load_state_dict(weights)
-        model.save_pretrained(made)
+        read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        settings = read.config.to_dict()
+        settings.pop("quantization_config", None)  # what was read from a GGUF can't be saved
+        plain = AutoModelForCausalLM.from_config(type(read.config)(**settings))
+        plain.load_state_dict(read.state_dict())
+        plain.bfloat16().save_pretrained(made)
         AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(made)
         made.rename(folder)
     return folder

@@ -23,6 +23,7 @@ models:
 data:
   rows: {use: data.file, path: rows.jsonl}
   tickets: {use: data.file, path: tickets.jsonl}
+  things: {use: data.file, path: things.jsonl, prompts_only: true}
   docs: {use: docs.files, path: docs, shortest: 20}
 generate:
   answers: {use: synth.answer, rows: rows, model: teacher, n: 2, max_tokens: 24, retries: 1}
@@ -34,7 +35,8 @@ generate:
     {use: synth.from_docs, rows: docs, model: teacher, n: 1, context: with, distractors: 1,
      prompt: prompts/questions.jinja, temperature: 0, max_tokens: 80, retries: 1}
   preferences:
-    {use: synth.preferences, rows: tickets, model: teacher, n: 3, max_tokens: 60, retries: 1,
+    {use: synth.preferences, rows: things, model: teacher, n: 3, max_tokens: 16, temperature: 1.3,
+     retries: 1, prompt: prompts/things.jinja,
      checks: {python: {file: checks.py, functions: [even]}}}
   wrong: {use: synth.preferences, rows: rows, model: teacher, chosen: row, n: 2, max_tokens: 24}
   scores:
@@ -52,6 +54,8 @@ PROMPTS = {
     "prompts/score.jinja": REPEAT + '{"reason": "{{ answer }}", "score": 4}',
     "prompts/better.jinja": '{# user #}\nWhich?\n{# assistant #}\n{"better": "A"}\n' * 3
     + "{# user #}\nWhich?",
+    "prompts/things.jinja": "{# user #}\nName a colour.\n{# assistant #}\nRed\n"
+    "{# user #}\nName a city.\n{# assistant #}\nLondon\n{# user #}\n{{ user }}",
     # Chance decides, so that some answers pass and some don't.
     "checks.py": "def even(row):\n    return len(row['messages'][-1]['content']) % 2 == 0\n",
 }
@@ -66,6 +70,7 @@ TICKETS = {
     "I was charged twice for one order.": "billing",
     "Please send me an invoice for last month.": "billing",
 }
+THINGS = ("an animal", "a fruit", "a job", "a country")
 DOCUMENTS = {
     f"docs/{name}.md": f"# {name}\n\nThe colour of a {name} is {colour} all year."
     for name, colour in {"rose": "red", "leaf": "green", "cloud": "white"}.items()
@@ -127,6 +132,7 @@ def test_all_generators_account_for_all_they_ask(
         {
             "recipe.yaml": recipe,
             "rows.jsonl": lines({"prompt": p, "completion": c} for p, c in ROWS.items()),
+            "things.jsonl": lines({"prompt": f"Name {thing}."} for thing in THINGS),
             "tickets.jsonl": lines(
                 {"prompt": p, "completion": label, "label": label} for p, label in TICKETS.items()
             ),
@@ -166,7 +172,7 @@ def test_all_generators_account_for_all_they_ask(
     asked = calls(smollm2_gguf)
     assert 0 < records(made) <= asked <= used
     assert made.ran() == []
-    made.edit("recipe.yaml", "n: 3, max_tokens: 60", "n: 4, max_tokens: 60")
+    made.edit("recipe.yaml", "n: 3, max_tokens: 16", "n: 4, max_tokens: 16")
     assert made.ran("--step", "preferences") == ["preferences"]
     again = answers(made, "preferences") - 4 * 4  # answers that couldn't be used
     assert asked + 4 <= calls(smollm2_gguf) <= asked + 4 + again

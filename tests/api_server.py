@@ -44,7 +44,7 @@ def _folder(gguf: Path) -> Path:
 
     Not every version of transformers serves a GGUF file: its configuration names no architecture.
     """
-    folder = gguf.with_suffix("")
+    folder = gguf.with_name("served")
     if not folder.exists():
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -54,6 +54,7 @@ def _folder(gguf: Path) -> Path:
         settings.pop("quantization_config", None)  # what was read from a GGUF can't be saved
         plain = AutoModelForCausalLM.from_config(type(read.config)(**settings))
         plain.load_state_dict(read.state_dict())
+        plain.generation_config.do_sample = True  # else the server ignores a temperature above 0
         plain.bfloat16().save_pretrained(made)
         AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(made)
         made.rename(folder)

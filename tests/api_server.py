@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from conftest import until
 
@@ -52,7 +53,8 @@ def _folder(gguf: Path) -> Path:
         read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
         settings = read.config.to_dict()
         settings.pop("quantization_config", None)  # what was read from a GGUF can't be saved
-        plain = AutoModelForCausalLM.from_config(type(read.config)(**settings))
+        made_of: Any = AutoModelForCausalLM.from_config
+        plain = made_of(type(read.config)(**settings))
         plain.load_state_dict(read.state_dict())
         plain.generation_config.do_sample = True  # else the server ignores a temperature above 0
         plain.bfloat16().save_pretrained(made)

@@ -307,15 +307,19 @@ class _Pairs:
         for number, row in self._step.numbered():
             made = self._judged(number, row, drops)
             if made is not None:
-                origins.add(self._origin(row, made, self._seen.of(number)))
+                origins.add(self._origin(row, made, self._both(number)))
                 yield made
+
+    def _both(self, number: int) -> list[Seen]:
+        """What came of a pair in each order, whichever was answered first."""
+        return sorted(self._seen.of(number), key=lambda seen: seen.order)
 
     def _judged(self, number: int, row: Row, drops: Drops) -> Row | None:
         """The row with its verdict, None where it was dropped."""
         if is_one_answer(row):
             drops.add(row, "identical", "chosen and rejected say the same")
             return None
-        seen = self._seen.of(number)
+        seen = self._both(number)
         better, detail = outcome(seen)
         if better == "no-score":
             drops.add(row, better, detail)

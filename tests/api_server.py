@@ -31,7 +31,7 @@ def serve(gguf: Path) -> Iterator[tuple[str, str]]:
         )  # fmt: skip
     try:
         address = f"http://127.0.0.1:{port}"
-        until(lambda: process.poll() is not None or _is_up(address), seconds=120)
+        until(lambda: process.poll() is not None or _is_up(address), seconds=300)
         assert process.poll() is None, log.read_text()
         yield address, model
     finally:

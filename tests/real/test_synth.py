@@ -49,7 +49,8 @@ def taught(project: MakeProject, teacher: dict[str, object]) -> Project:
     rows = [{"prompt": text, "completion": label, "label": label} for text, label in TICKETS]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     made = project({"recipe.yaml": RECIPE % json.dumps(teacher), "rows.jsonl": lines})
-    made.ran()
+    ran = made.run("build", timeout=900)
+    assert ran.code == 0, ran.err
     for name, wanted in WANTED.items():
         folder = made.folder / "build" / "t" / name
         drops = folder / "dropped.jsonl"

@@ -56,6 +56,25 @@ def test_the_readme_recipe_is_fine(project: MakeProject) -> None:
     assert ran.code == 0, ran.err
 
 
+@pytest.mark.parametrize("name", ["generation"])
+def test_recipes_of_pages_are_fine(project: MakeProject, name: str) -> None:
+    recipe, *parts = _blocks(ROOT / "docs" / f"{name}.md", "yaml")
+    files = {
+        "data/tickets.jsonl": "{}\n", "schemas/ticket.json": "{}", "schemas/shop.sql": "",
+        "prompts/paraphrase.jinja": "{{ user }}", "checks.py": "",
+    }  # fmt: skip
+    made = project({"recipe.yaml": recipe, **files})
+    ran = made.run("check")
+    assert ran.code == 0, ran.err
+    prompt, checks = parts
+    rows = "    rows: split.train\n    model: teacher\n"
+    indented = "".join(f"    {line}\n" for line in checks.splitlines())
+    named = prompt.replace("rows: rows", "rows: split.train").replace("wordings", "  own")
+    made.write({"recipe.yaml": f"{recipe}{named}  all:\n    use: synth.answer\n{rows}{indented}"})
+    ran = made.run("check")
+    assert ran.code == 0, ran.err
+
+
 def test_the_readme_plugin_works(project: MakeProject) -> None:
     rows = '{"prompt": "a", "completion": "short"}\n{"prompt": "b", "completion": "%s"}\n'
     made = project(

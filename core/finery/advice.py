@@ -1,6 +1,7 @@
 """What plugins say about a recipe before it is built: notes, and estimates of what steps take."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -8,9 +9,14 @@ import msgspec
 from finery.artifacts import Artifact
 
 if TYPE_CHECKING:
+    from finery.artifacts import Model
+    from finery.engine import Request, Sampling
     from finery.manifest import Manifest, Result
     from finery.plugins import Plugins
     from finery.store import Store
+
+LOOKED_UP = 512
+"""Records that are looked up together."""
 
 
 class About(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,10 +93,12 @@ class Results:
         store: "Store | None" = None,
         results: "Mapping[str, Result | None] | None" = None,
         latest: Mapping[str, tuple[str, str | None]] | None = None,
+        engines: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
         self._store = store
         self._results = results or {}
         self._latest = latest or {}
+        self._engines = engines or {}
 
     def artifact(self, step: str, output: str = "") -> Artifact | None:
         """An output of a step, None where it isn't built as the recipe has it now."""
@@ -109,6 +117,24 @@ class Results:
         key = self._latest.get(step, ("", None))[0]
         found = self._store.finished(key) if self._store is not None and key else None
         return _past(found) if found else None
+
+    def answered(
+        self, step: str, model: "Model", requests: "Iterable[Request]", sampling: "Sampling"
+    ) -> int | None:
+        """How many of the requests that a step makes of a model are in the record cache.
+
+        For engines that answer each request alone. None where the step's engines aren't known yet.
+        """
+        from finery.records import SqliteRecords, formats_of, identity_of, record_key
+
+        engines = self._engines.get(step, {})
+        if self._store is None or not formats_of(model) <= engines.keys():
+            return None
+        identity, source = identity_of(model, engines), iter(requests)
+        records, found = SqliteRecords(self._store.root / "finery.db"), 0
+        while keys := [record_key(identity, [r], sampling) for r in islice(source, LOOKED_UP)]:
+            found += len(records.get(keys))
+        return found
 
     def history(self, use: str) -> list[Past]:
         """All steps of a type that the project built, newest first."""

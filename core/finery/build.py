@@ -235,8 +235,12 @@ class Build:
             inner=_inner(self.graph.recipe, node),
             inputs=inputs,
             files={
-                name: (files_of(node.step)[name].patterns, [str(p) for _, p in found])
-                for name, found in plan.files.items()
+                setting: (
+                    files_of(node.step)[setting].patterns,
+                    [str(path) for _, path in found],
+                    [name for name, _ in found],
+                )
+                for setting, found in plan.files.items()
             },
             seed=node.seed if node.step.uses_seed() else None,
             pinned=plan.pinned,

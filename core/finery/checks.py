@@ -48,7 +48,8 @@ def estimates_of(graph: Graph, results: Results, steps: Sequence[str]) -> dict[s
 def results_of(planner: "Planner", plans: Sequence["StepPlan"]) -> Results:
     """What a plan found built."""
     found = {plan.node.name: plan.result for plan in plans}
-    return Results(planner.store, found, planner.latest)
+    engines = {plan.node.name: plan.engines for plan in plans}
+    return Results(planner.store, found, planner.latest, engines)
 
 
 def note_data(graph: Graph, note: Note) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from finery.errors import PluginError
 
@@ -17,10 +18,11 @@ Parsed = tuple[str, list[str]]
 
 
 def code_of(
-    cls: type, packages: Iterable[str], parsed: Callable[[Path, str], Parsed]
+    cls: Any, packages: Iterable[str], parsed: Callable[[Path, str], Parsed]
 ) -> dict[str, str]:
     """File (package-relative) → digest, for the module of `cls` and what it imports.
 
+    cls: a class or a function.
     packages: top-level packages of all plugins. parsed: `parse.parse_file`, or a cache before it.
     """
     module = sys.modules[cls.__module__]

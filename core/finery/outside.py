@@ -1,5 +1,6 @@
 """Files outside the store that `Files` settings name."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,11 +21,11 @@ def find_files(recipe: Recipe, place: Sequence[str], files: Files) -> list[tuple
 
 
 def _find(files: Files, folder: Path) -> list[tuple[str, Path]]:
-    found: dict[str, Path] = {}
+    found: dict[Path, str] = {}
     for pattern in files.patterns:
         for path in _matches(pattern, folder):
-            found.setdefault(_relative(path, folder), path)
-    return list(found.items())
+            found.setdefault(path, _name(path, folder, pattern))
+    return [(name, path) for path, name in found.items()]
 
 
 def _matches(pattern: str, folder: Path) -> list[Path]:
@@ -49,7 +50,6 @@ def _matches(pattern: str, folder: Path) -> list[Path]:
 
 
 def _near(path: Path, folder: Path) -> str:
-
     if path.parent.is_dir():
         guess = did_you_mean(path.name, [p.name for p in path.parent.iterdir()])
         if guess and guess.startswith("did"):
@@ -57,5 +57,10 @@ def _near(path: Path, folder: Path) -> str:
     return f"paths are relative to the recipe's folder, {folder}"
 
 
-def _relative(path: Path, folder: Path) -> str:
-    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
+def _name(path: Path, folder: Path, pattern: str) -> str:
+    """From the recipe's folder; of a file elsewhere from the folder that its pattern names."""
+    if path.is_relative_to(folder):
+        return path.relative_to(folder).as_posix()
+    parts = Path(pattern).expanduser().parts
+    fixed = Path(*itertools.takewhile(lambda part: not set(part) & set("*?["), parts))
+    return path.name if path == fixed else path.relative_to(fixed.parent).as_posix()

@@ -49,7 +49,7 @@ class Planner:
         self.latest = store.latest(self.recipe_id)
         self.lock = Lock(graph.recipe.path)
         self.code_files: set[Path] = set()
-        self._code: dict[type, dict[str, str]] = {}
+        self._code: dict[Any, dict[str, str]] = {}
         for node in graph.nodes.values():
             self._code_with_inner(node.step)  # now, while it is the code that this process imported
 
@@ -149,11 +149,13 @@ class Planner:
 
     def _code_with_inner(self, step: Step) -> dict[str, str]:
         found = self._code_of(type(step))
+        for named in step.key_code():
+            found = found | self._code_of(named)
         for within in inner_steps(step).values():
             found = found | self._code_with_inner(within)
         return dict(sorted(found.items()))
 
-    def _code_of(self, cls: type) -> dict[str, str]:
+    def _code_of(self, cls: Any) -> dict[str, str]:
         if cls not in self._code:
             self._code[cls] = code_of(cls, self._packages, self._parsed)
         return self._code[cls]
@@ -165,8 +167,10 @@ class Planner:
     def changed_code(self, plan: StepPlan) -> list[str]:
         """Files of the step's code that are no longer what its key says."""
         changed: set[str] = set()
-        within = map(type, inner_steps(plan.node.step).values())
-        for cls in (type(plan.node.step), *within, *map(self.graph.plugins.engine, plan.engines)):
+        step = plan.node.step
+        within = map(type, inner_steps(step).values())
+        engines = map(self.graph.plugins.engine, plan.engines)
+        for cls in (type(step), *step.key_code(), *within, *engines):
             now = code_of(cls, self._packages, self.store.parsed)
             changed |= {file for file, _ in self._code_of(cls).items() ^ now.items()}
         return sorted(changed)

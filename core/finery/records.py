@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 from blake3 import blake3
 
+from finery.artifacts import Artifact, Model
 from finery.engine import Answer, Batch, Completion, Engine, Request, Sampling
 from finery.errors import FineryError, RefusedError, StepError
 from finery.rows import Conversation
@@ -127,10 +128,14 @@ class CachedEngine:
         """Answer each conversation, in order. `progress` names the work in the progress bar.
 
         Batches that were answered before, by the same model, engine and sampling, come from the
-        cache. Raises the first error, once what was being asked beside it is answered and kept.
+        cache, and what is asked twice at a time is sent once. Raises the first error, once what was
+        being asked beside it is answered and kept.
         refusals: whether a refused row is an answer (`finish_reason` says so) and no error.
         """
-        sampling = _sampling(max_tokens, temperature, top_p, seed, stop, schema)
+        sampling = sampling_of(
+            max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=stop,
+            schema=schema,
+        )  # fmt: skip
         requests = [Request(conversation, tools, attempt) for conversation in conversations]
         flow = _Flow(self, requests, sampling, window=max(len(requests), 1))
         answers: list[Completion | None] = [None] * len(requests)
@@ -169,7 +174,10 @@ class CachedEngine:
         progress: names the work in the progress bar. total: how many requests come, where that
             isn't their `len`; without either nothing is told.
         """
-        sampling = _sampling(max_tokens, temperature, top_p, seed, stop, schema)
+        sampling = sampling_of(
+            max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=stop,
+            schema=schema,
+        )  # fmt: skip
         if total is None:
             total = len(requests) if isinstance(requests, Sequence) else 0
         yield from self._told(_Flow(self, requests, sampling, window=WINDOW), total, progress)
@@ -200,14 +208,16 @@ class CachedEngine:
         return f"{progress}: {self.usage}" if progress else str(self.usage)
 
 
-def _sampling(
-    max_tokens: int,
-    temperature: float,
-    top_p: float,
-    seed: int,
-    stop: Sequence[str],
-    schema: Mapping[str, Any] | None,
+def sampling_of(
+    *,
+    max_tokens: int = 256,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    stop: Sequence[str] = (),
+    schema: Mapping[str, Any] | None = None,
 ) -> Sampling:
+    """The sampling of `CachedEngine.stream` with these arguments."""
     return Sampling(
         max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=tuple(stop),
         schema=dict(schema) if schema is not None else None,
@@ -245,6 +255,8 @@ class _Flow:
         self._known: deque[tuple[int, Completion]] = deque()
         self._unknown: deque[_Asked] = deque()
         self._flying: dict[int, _Asked] = {}
+        # Key of a batch that waits or flies → the places of others that ask just the same.
+        self._twins: dict[bytes, list[list[int]]] = {}
         self._exhausted = False
         self.stopped = False  # by whoever reads: ask nothing more
         self.is_out_of_budget = False
@@ -294,7 +306,10 @@ class _Flow:
                 self._usage.cached += len(found)
                 self._engine.job.usage.cached += len(found)
                 self._known.extend(zip(one.indices, found, strict=True))
+            elif one.key in self._twins:
+                self._twins[one.key].append(one.indices)
             else:
+                self._twins[one.key] = []
                 self._unknown.append(one)
         return bool(taken)
 
@@ -308,29 +323,52 @@ class _Flow:
         self, asked: _Asked, found: Answer
     ) -> Iterator[tuple[int, Completion | FineryError]]:
         """Keep what came, unless it is an error or says nothing, and hand it on."""
+        twins = self._twins.pop(asked.key)
         if isinstance(found, FineryError):
-            yield from ((index, found) for index in asked.indices)
+            yield from ((index, found) for indices in (asked.indices, *twins) for index in indices)
             return
         if not all(answer.is_empty for answer in found):
             self._records.put({asked.key: msgspec.msgpack.encode(found)})
         for answer in found:
             self._usage.add(answer, self._engine.price)
             self._engine.job.usage.add(answer, self._engine.price)
-        yield from zip(asked.indices, found, strict=True)
+        self._usage.cached += len(twins) * len(found)
+        self._engine.job.usage.cached += len(twins) * len(found)
+        for indices in (asked.indices, *twins):
+            yield from zip(indices, found, strict=True)
 
     def _drained(self) -> Iterator[tuple[int, Completion]]:
         while self._known:
             yield self._known.popleft()
 
     def _key(self, batch: Batch) -> bytes:
-        """The key of a record: who answers, what is asked, how, and the attempt."""
-        content = [
-            self._identity,
-            [_asked_content(request) for request in batch],
-            _sampling_content(self._sampling),
-            batch[0].attempt,
-        ]
-        return blake3(msgspec.json.encode(content, order="deterministic")).digest()
+        return record_key(self._identity, batch, self._sampling)
+
+
+def record_key(identity: str, batch: Batch, sampling: Sampling) -> bytes:
+    """The key of a record: who answers, what is asked, how, and the attempt."""
+    content = [
+        identity,
+        [_asked_content(request) for request in batch],
+        _sampling_content(sampling),
+        batch[0].attempt,
+    ]
+    return blake3(msgspec.json.encode(content, order="deterministic")).digest()
+
+
+def identity_of(model: Model, engines: Mapping[str, str]) -> str:
+    """Who answers, in the keys of records: a model's content, and the engines of its formats.
+
+    engines: model format → what stands for its engine.
+    """
+    under = sorted((name, engines[name]) for name in formats_of(model))
+    return blake3(msgspec.json.encode([model.digest, under])).hexdigest()
+
+
+def formats_of(model: Artifact) -> set[str]:
+    """The formats of a model and of all models under it: who else a step asks is no matter."""
+    own = {model.format} if isinstance(model, Model) else set()
+    return own.union(*map(formats_of, model.refs.values()))
 
 
 def _by_attempt(taken: list[tuple[int, Request]]) -> list[list[tuple[int, Request]]]:

@@ -248,6 +248,13 @@ class Step(Settings):
         """Distributions whose version is part of the key; override it where settings decide."""
         return type(self).__spec__.packages
 
+    def key_code(self) -> "list[Any]":
+        """Functions and classes whose code is part of the key, beside the step type's own.
+
+        Override it where settings name some. Called in the main process.
+        """
+        return []
+
     def uses_seed(self) -> bool:
         """Whether the seed can change the output; only then it is in the key."""
         return type(self).__spec__.seeded

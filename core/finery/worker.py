@@ -14,11 +14,11 @@ import traceback
 from collections.abc import Mapping
 from itertools import combinations
 from multiprocessing.connection import Connection
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from blake3 import blake3
 
 from finery.artifacts import Artifact, Model
 from finery.blobs import ingest
@@ -29,7 +29,7 @@ from finery.job import Job, scrubbed
 from finery.manifest import Manifest
 from finery.places import PINNED
 from finery.plugins import Plugins, load_plugins
-from finery.records import SqliteRecords
+from finery.records import SqliteRecords, identity_of
 from finery.step import Files, Step, inner_of, inputs_of, slots_of
 from finery.task import Task
 from finery.views import open_artifact
@@ -153,10 +153,10 @@ def _step(task: Task, plugins: Plugins, root: Path) -> Step:
     for field, (use, settings) in task.inner.items():
         given = inner_of(cls)[field].given
         setattr(step, field, _inner_step(plugins.step_type(use), settings, given))
-    for path, (patterns, paths) in task.files.items():
+    for path, (patterns, paths, names) in task.files.items():
         within, _, field = path.rpartition(".")
-        owner = getattr(step, within) if within else step
-        setattr(owner, field, Files(patterns, [Path(p) for p in paths]))
+        owner = attrgetter(within)(step) if within else step
+        setattr(owner, field, Files(patterns, [Path(p) for p in paths], names))
     for path, slot in slots_of(step).items():
         found = [_opened(root, m, ref, slot.named) for ref, m in task.inputs.get(path, [])]
         many = slot.accepts.many
@@ -191,17 +191,9 @@ def _finder(task: Task, plugins: Plugins) -> Any:
                 f"step type '{task.use}' answers prompts without saying so",
                 fix="declare it: class …(Step, engines=True)",
             )
-        under = sorted((f, task.engines[f]) for f in _formats(model))
-        identity = blake3(msgspec.json.encode([model.digest, under]))
-        return plugins.engine(model.format), identity.hexdigest()
+        return plugins.engine(model.format), identity_of(model, task.engines)
 
     return find
-
-
-def _formats(model: Artifact) -> set[str]:
-    """The formats of a model and of all models under it: who else the step asks is no matter."""
-    own = {model.format} if isinstance(model, Model) else set()
-    return own.union(*map(_formats, model.refs.values()))
 
 
 def _named(returned: Any, expected: dict[str, type[Artifact]], use: str) -> dict[str, Artifact]:

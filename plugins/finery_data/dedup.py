@@ -9,6 +9,9 @@ from finery.rows import Row, split_turns
 from finery_data.near import Common, Entry, NearIndex, entry_of
 from finery_data.parts import as_turns, canonical, id_of, is_conversation, joined, prompt, read
 
+PLACE = frozenset({"heading", "line", "page"})
+"""Columns of a document's chunk that say where in its `source` it stands."""
+
 
 class Dedup(Step, seeded=False, packages=("rensa",), version="1"):
     """Keep the first of rows that are copies or near copies of each other.
@@ -65,7 +68,8 @@ class Dedup(Step, seeded=False, packages=("rensa",), version="1"):
 def compared(row: Row, on: Literal["row", "prompt"]) -> Entry:
     """What of a row is compared with others; a row that is no conversation as it is, whole."""
     if not is_conversation(row):
-        content = {k: v for k, v in row.items() if k not in ("id", "parents", "source")}
+        left_out = {"id", "parents", "source"} | (PLACE if "source" in row else set())
+        content = {k: v for k, v in row.items() if k not in left_out}
         text = content.pop("text", "")
         return entry_of([str(text)], canonical(content))
     texts = [prompt(row)]

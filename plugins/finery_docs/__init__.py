@@ -8,4 +8,4 @@ from finery import hookimpl
 @hookimpl
 def finery_steps() -> Mapping[str, str]:
     """The step types of this plugin."""
-    return {}
+    return {"docs.files": "finery_docs.files:DocsFiles"}

@@ -19,18 +19,20 @@ class Problem(NamedTuple):
 
 
 class AnswerSchema:
-    """A JSON Schema in a file: by its `$schema`, else 2020-12. `format` isn't checked.
+    """A JSON Schema, in a file or as it is: by its `$schema`, else 2020-12. `format` isn't checked.
 
-    References must stay in the file: nothing is fetched. Raises DataError naming the file when
+    References must stay in the schema: nothing is fetched. Raises DataError naming the file when
     it isn't a schema, or as soon as a reference or a pattern in it turns out broken.
+
+    value: what the schema holds.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, source: Path | dict[str, Any]) -> None:
         from jsonschema import Draft202012Validator, SchemaError, validators
         from referencing import Registry
 
-        self.path = path
-        schema = self._read()
+        self._where = shown(source) if isinstance(source, Path) else "the schema"
+        self.value = schema = self._read(source) if isinstance(source, Path) else source
         named = schema.get("$schema")
         known = {"$schema": named} if isinstance(named, str) else {}
         draft: Any = validators.validator_for(known, default=Draft202012Validator)
@@ -59,9 +61,9 @@ class AnswerSchema:
         place = ".".join(map(str, error.absolute_path)) or "the object"
         return Problem(f"{place}: {error.validator}", f"{place}: {error.message}"[:LONGEST])
 
-    def _read(self) -> dict[str, Any]:
+    def _read(self, path: Path) -> dict[str, Any]:
         try:
-            schema = parse(self.path.read_text(encoding="utf-8"))
+            schema = parse(path.read_text(encoding="utf-8"))
         except (NotJson, UnicodeDecodeError) as error:
             raise self._error(f"not a JSON Schema: {error}") from None
         if not isinstance(schema, dict):
@@ -69,4 +71,4 @@ class AnswerSchema:
         return schema
 
     def _error(self, what: str) -> DataError:
-        return DataError(what, where=shown(self.path), fix="repair the schema")
+        return DataError(what, where=self._where, fix="repair the schema")

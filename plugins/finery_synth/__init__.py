@@ -1,6 +1,8 @@
 """Synthetic rows: a stronger model writes, answers and judges them."""
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from finery import hookimpl
 
@@ -8,4 +10,27 @@ from finery import hookimpl
 @hookimpl
 def finery_steps() -> Mapping[str, str]:
     """The step types of this plugin."""
-    return {}
+    return {
+        "synth.answer": "finery_synth.answer:Answer",
+        "synth.from_docs": "finery_synth.fromdocs:FromDocs",
+        "synth.instruct": "finery_synth.instruct:Instruct",
+        "synth.judge": "finery_synth.judge:JudgeRows",
+        "synth.paraphrase": "finery_synth.paraphrase:Paraphrase",
+        "synth.preferences": "finery_synth.preferences:Preferences",
+    }
+
+
+@hookimpl
+def finery_commands() -> Mapping[str, str]:
+    """The command `finery synth`."""
+    return {"synth": "finery_synth.command:command"}
+
+
+@hookimpl
+def finery_estimates(graph: Any, results: Any, steps: Sequence[str]) -> Sequence[Any]:
+    """Calls, tokens and cost of generators that would run."""
+    if "finery_synth.generator" not in sys.modules:  # no step of the recipe is one
+        return []
+    from finery_synth.forecast import estimates
+
+    return estimates(graph, results, steps)

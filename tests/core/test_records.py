@@ -124,6 +124,28 @@ def test_ten_more_rows_cost_ten_more_calls() -> None:
     assert (again.cached.usage.cached, again.cached.usage.calls) == (1000, 10)
 
 
+@pytest.mark.parametrize("kind", [Parrot, Reordered])
+@pytest.mark.parametrize("pair", [1, 2])
+def test_the_same_at_a_time_is_sent_once(kind: type[Parrot], pair: int) -> None:
+    asker = Asker(kind)
+    asker.engine.pair = pair
+    texts = ["a", "b"] * 20 + ["c", "d"]
+    assert asker.stream(requests(*texts)) == dict(enumerate(texts))
+    assert sorted(asker.engine.asked) == ["a", "b", "c", "d"]
+    assert (asker.cached.usage.cached, asker.cached.usage.calls) == (38, 4)
+
+
+def test_the_same_at_a_time_fails_together() -> None:
+    asker = Asker()
+    found = asker.stream(requests("bad", "a", "bad", "mute", "mute"))
+    assert isinstance(found[0], DataError)
+    assert found[2] is found[0]
+    assert [found[i] for i in (1, 3, 4)] == ["a", "", ""]
+    assert sorted(asker.engine.asked) == ["a", "bad", "mute"]
+    asker.stream(requests("bad", "mute"))
+    assert sorted(asker.engine.asked) == ["a", "bad", "bad", "mute", "mute"]
+
+
 @pytest.mark.parametrize(
     "other",
     [

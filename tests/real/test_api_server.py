@@ -1,17 +1,12 @@
 """A real OpenAI-compatible server, `transformers serve`, asked through the openai library."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import MakeProject, until
+from api_server import serve
+from conftest import MakeProject
 
 for package in ("openai", "fastapi", "uvicorn"):
     pytest.importorskip(package, reason=f"needs the package {package}")
@@ -36,35 +31,8 @@ evaluate:
 @pytest.fixture
 def server(smollm2_gguf: Path) -> Iterator[tuple[str, str]]:
     """(address, model) of a server with SmolLM2-135M-Instruct."""
-    model = f"{smollm2_gguf.parent}:{smollm2_gguf.name}"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    transformers = Path(sys.executable).with_name("transformers")
-    command = [transformers, "serve", model, "--host", "127.0.0.1", "--port", str(port)]
-    log = smollm2_gguf.with_name(f"serve-{os.getpid()}.log")
-    with log.open("w") as out:
-        process = subprocess.Popen(
-            [*map(str, command), "--device", "cpu"], stdout=out, stderr=out,
-            env={**os.environ, "HF_HUB_OFFLINE": "1"},
-        )  # fmt: skip
-    try:
-        address = f"http://127.0.0.1:{port}"
-        until(lambda: process.poll() is not None or _is_up(address), seconds=120)
-        assert process.poll() is None, log.read_text()
-        yield address, model
-    finally:
-        process.kill()
-        process.wait()
-        log.unlink()
-
-
-def _is_up(address: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{address}/health") as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, ConnectionError):
-        return False
+    with serve(smollm2_gguf) as running:
+        yield running
 
 
 @pytest.mark.real

@@ -1,0 +1,131 @@
+"""How generated rows were made: `generated.jsonl`, beside the rows of a dataset.
+
+A line for each row, in the rows' order, and for the same rows always the same bytes: no times, no
+costs, nothing that depends on what was in the cache.
+
+    {
+      "id": "9f2c…",                     the row's id
+      "parents": ["51aa…"],              ids of the rows it was made from
+      "use": "synth.paraphrase",         the step type
+      "model": "gpt-4.1-mini",           who wrote it
+      "template": {"name": "prompts/paraphrase.jinja", "digest": "3be1…"},   name: "default" for
+                                         the step type's own
+      "prompt": [{"role": "user", "content": "…"}],   the messages, as they were sent
+      "variant": 2,                      which of the requests for the same thing, from 0
+      "attempt": 1,                      how often it was asked before, with another outcome
+      "answer": "…",                     what the model said, where the row doesn't hold it as such
+      "checks": [{"check": "regex", "passed": true, "value": …, "detail": "…"}],
+      "judge": {"model": "gpt-4.1", "score": 4, "reason": "…", …}
+    }
+
+What is empty or unknown is left out. A step may add fields of its own in `more`.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+import msgspec
+from blake3 import blake3
+
+from finery.artifacts import Dataset, Model
+from finery.rows import Conversation
+
+GENERATED = "generated.jsonl"
+"""In the dataset's folder: a line for each generated row."""
+DEFAULT = "default"
+"""The name of a step type's own template."""
+
+
+class Template(msgspec.Struct, frozen=True):
+    """The template of a prompt: its file, as the recipe names it, and 16 digits of its digest."""
+
+    name: str
+    digest: str
+
+    @classmethod
+    def of(cls, source: str, name: str = DEFAULT) -> "Template":
+        """That of a template with this text."""
+        return cls(name, blake3(source.encode()).hexdigest()[:16])
+
+
+class Checked(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """What became of a check of a row.
+
+    check: its name. value: what it measured, e.g. a similarity or a score. detail: what a person
+    needs to know, above all where it isn't passed.
+    """
+
+    check: str
+    passed: bool
+    value: Any = None
+    detail: str = ""
+
+
+class Origin(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """How a row was made: a line of `generated.jsonl`, see the module."""
+
+    id: str
+    use: str
+    model: str
+    prompt: Conversation = []
+    parents: list[str] = []
+    template: Template | None = None
+    variant: int = 0
+    attempt: int = 0
+    answer: str | None = None
+    checks: list[Checked] = []
+    judge: dict[str, Any] | None = None
+    more: dict[str, Any] = {}
+
+
+class Origins:
+    """Writes `generated.jsonl` as rows are written. Used as a context manager around that."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / GENERATED
+        self._out: IO[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._out is not None:
+            self._out.close()
+
+    def add(self, origin: Origin) -> None:
+        """Note how the next row was made."""
+        if self._out is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._out = self._path.open("wb")
+        self._out.write(msgspec.json.encode(origin) + b"\n")
+
+
+def origins(dataset: Dataset) -> Iterator[Origin]:
+    """How the rows of a dataset were made, in their order; nothing where none was generated."""
+    path = dataset.file(GENERATED)
+    if path.is_file():
+        with path.open("rb") as lines:
+            for line in lines:
+                yield msgspec.json.decode(line, type=Origin)
+
+
+def name_of(model: Model) -> str:
+    """What a model is called where it is told who wrote something.
+
+    A model behind an API by its name there, a file by its name, anything else by its format and
+    the digest of its content.
+    """
+    under = model.refs.get("model")
+    if model.format == "prompted" and isinstance(under, Model):
+        return f"{name_of(under)} (prompted)"
+    for fact in ("name", "repo", "file"):
+        if isinstance(model.meta.get(fact), str):
+            return str(model.meta[fact])
+    return f"{model.format} {model.digest[:12]}".strip()

@@ -1,0 +1,226 @@
+"""`docs.files`: rows from documents, a chunk each."""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Literal
+
+from finery import DataError, Dataset, Files, Job, Step, UsageError, setting
+from finery.drops import Drops
+from finery.rows import Row, row_id
+from finery_data.streams import open_bytes
+from finery_data.tables import COMPRESSED
+from finery_docs.chunks import Chunk, Limits, chunks
+from finery_docs.document import Document, Problem
+from finery_docs.html import read_html
+from finery_docs.pdf import read_pdf
+from finery_docs.plain import read_markdown, read_text
+
+MARKDOWN = (".md", ".markdown", ".mdx")
+TEXT = (".txt", ".text", ".rst")
+HTML = (".html", ".htm", ".xhtml")
+PDF = (".pdf",)
+SUFFIXES = (*MARKDOWN, *TEXT, *HTML, *PDF)
+SEPARATOR = " > "
+LISTED = 10
+
+
+class DocsFiles(
+    Step, seeded=False, packages=("beautifulsoup4", "markdown-it-py", "pypdf"), version="1"
+):
+    """Rows from Markdown, text, HTML and PDF files: one a chunk, with the place it comes from.
+
+    A row has `text`; `source`, the file; `heading`, the headings that the text stands under, as
+    `Guide > Install`; and `line` (of the file) or `page` (of a PDF) where it begins. A section that
+    fits into `chunk` characters is one chunk, and small ones beside each other share one. What
+    doesn't fit is split between paragraphs, lists, tables and blocks of code, only then within
+    them: at lines or sentences, then at words. Files that are none of these are left out. What is
+    left out is listed in `dropped.jsonl`: files, pages without text, short chunks.
+    """
+
+    path: Files = setting(
+        help="Folder, file, glob or list of them, relative to the recipe: .md, .txt, .rst (as "
+        "text), .html, .pdf; also as .gz or .zst.",
+        examples=["docs", ["docs/**/*.md", "manual.pdf"]],
+    )
+    chunk: int = setting(
+        2000, ge=50, help="Most characters of a chunk; 2,000 are some 500 tokens of English."
+    )
+    overlap: int = setting(
+        0,
+        ge=0,
+        help="Characters that a chunk repeats of the one before it, where both are of a section "
+        "that had to be split; from the beginning of a sentence or word on.",
+    )
+    shortest: int = setting(
+        50, ge=1, help="Fewest characters of a chunk; shorter ones are dropped."
+    )
+    bad_files: Literal["error", "skip"] = setting(
+        "error",
+        help="What to do with files that can't be read (wrong encoding, encrypted, damaged, only "
+        "scanned): stop, or drop them and go on.",
+    )
+
+    def check(self) -> None:
+        """Raise `UsageError` for an overlap or a shortest chunk that leaves no room."""
+        for name in ("overlap", "shortest"):
+            value = getattr(self, name)
+            if value > self.chunk // 2:
+                raise UsageError(
+                    f"{name} is more than half of a chunk's {self.chunk:,} characters",
+                    where=name,
+                    fix=f"{name}: {self.chunk // 2} or less",
+                )
+
+    def run(self, job: Job) -> Dataset:
+        """Write the chunks of all files, in the order of `path`; `meta` counts files and drops."""
+        self.check()
+        reading = _Reading(self, job)
+        with reading.drops:
+            made = Dataset.write(job.out, reading.rows())
+        left_out = ", ".join(f"{why} {n:,}" for why, n in sorted(reading.drops.counts.items()))
+        job.log(
+            f"{len(made):,} chunks of {reading.used:,} files"
+            + (f"; left out: {left_out}" if left_out else "")
+        )
+        made.meta |= {"files": reading.used, **reading.drops.meta()}
+        return made
+
+    def trace(self, ids: Collection[str], job: Job) -> Iterator[tuple[str, str]]:
+        """File and line, or page, of each chunk with one of `ids`."""
+        reading = _Reading(self, job)
+        with reading.drops:
+            for row in reading.rows():
+                if row["id"] in ids:
+                    page = f" (page {row['page']})" if "page" in row else f":{row['line']}"
+                    yield row["id"], f"{row['source']}{page}"
+
+
+class _Reading:
+    """One run of `docs.files`."""
+
+    def __init__(self, step: DocsFiles, job: Job) -> None:
+        self.drops = Drops(job.out)
+        self.used = 0
+        self._step = step
+        self._job = job
+        self._limits = Limits(step.chunk, step.overlap, step.shortest)
+        self._bad: list[tuple[str, Problem]] = []
+        self._made = 0
+
+    def rows(self) -> Iterator[Row]:
+        """The rows of all files; raises `DataError` at the end if some can't be read."""
+        files = list(zip(self._step.path.names, self._step.path.paths, strict=True))
+        for done, (name, path) in enumerate(files):
+            self._job.progress(done, len(files), name)
+            before = self._made
+            for row in self._rows_of(name, path):
+                self._made += 1
+                yield row
+            self.used += self._made > before
+        self._job.progress(len(files), len(files))
+        self._finish()
+
+    def _rows_of(self, name: str, path: Path) -> Iterator[Row]:
+        try:
+            document = self._document(name, path)
+        except Problem as problem:
+            self._note(name, problem)
+            return
+        for page in document.missing:
+            self.drops.add({"source": name, "page": page}, "page-without-text", "it may be scanned")
+        seen: Counter[str] = Counter()
+        for chunk in chunks(document, self._limits):
+            row = _row(name, document, chunk, seen)
+            if len(row["text"]) >= self._step.shortest:
+                yield row
+            else:
+                detail = f"{len(row['text'])} characters, fewer than {self._step.shortest}"
+                self.drops.add(row, "too-short", detail)
+
+    def _document(self, name: str, path: Path) -> Document:
+        read = _reader(path, lambda text: self._job.log(f"{name}: {text}"))
+        content = _content(path)
+        if not content.strip():
+            raise Problem("empty", "the file is empty", "fill it, or leave it out of `path`")
+        try:
+            document = read(content)
+        except ImportError as error:
+            raise UsageError(
+                f"reading this file needs the package {error.name}",
+                where=name,
+                fix="pip install 'finery[docs]'",
+            ) from error
+        if not document.text.strip():
+            raise Problem("empty", "there is no text in it", "leave it out of `path`")
+        return document
+
+    def _note(self, name: str, problem: Problem) -> None:
+        """Drop a file; one that should give rows is an error, unless those are to be skipped."""
+        harmless = problem.reason == "empty" or (
+            problem.reason == "not-a-document" and name not in self._step.path.patterns
+        )
+        if not harmless:
+            self._bad.append((name, problem))
+        self.drops.add({"source": name}, problem.reason, problem.what)
+
+    def _finish(self) -> None:
+        if self._bad and (self._step.bad_files == "error" or not self._made):
+            raise self._bad_files_error()
+        fix = f"name folders or files with text in them: {', '.join(SUFFIXES)}"
+        self.drops.refuse_nothing_left(self._made, fix)
+
+    def _bad_files_error(self) -> DataError:
+        name, first = self._bad[0]
+        details = []
+        if len(self._bad) > 1:
+            details = [f"{len(self._bad):,} files can't be read:"]
+            details += [f"{name}: {problem.what}" for name, problem in self._bad[:LISTED]]
+            if len(self._bad) > LISTED:
+                details.append(f"… and {len(self._bad) - LISTED:,} more")
+        skip = "; or leave such files out with bad_files: skip" if self._made else ""
+        return DataError(first.what, where=name, fix=first.fix + skip, details=details)
+
+
+def _row(name: str, document: Document, chunk: Chunk, seen: Counter[str]) -> Row:
+    """The row of a chunk.
+
+    Its id is a hash of what it says and of its file, not of its line: text that is added above
+    doesn't change it. Chunks of a file that say the same are numbered.
+    """
+    text = document.text[chunk.start : chunk.end]
+    row: Row = {"text": text, "source": name, "heading": SEPARATOR.join(chunk.headings)}
+    made = row_id(row)
+    seen[made] += 1
+    if seen[made] > 1:
+        made = row_id({**row, "number": seen[made]})
+    return {"id": made, **row, **document.place(chunk.start)}
+
+
+def _content(path: Path) -> bytes:
+    """A file's bytes, decompressed."""
+    try:
+        with open_bytes(path) as stream:
+            return stream.read()
+    except DataError as error:
+        raise Problem("damaged", error.what, error.fix or "") from error
+
+
+def _reader(path: Path, warn: Callable[[str], None]) -> Callable[[bytes], Document]:
+    """What reads a file, by its name."""
+    suffix = _suffix(path)
+    if suffix in PDF:
+        return lambda content: read_pdf(content, warn)
+    for suffixes, read in ((HTML, read_html), (MARKDOWN, read_markdown), (TEXT, read_text)):
+        if suffix in suffixes:
+            return read
+    what = f"'*{suffix}' is no document" if suffix else "a file without a suffix is no document"
+    raise Problem("not-a-document", what, f"convert it to one of: {', '.join(SUFFIXES)}")
+
+
+def _suffix(path: Path) -> str:
+    """`.md` of `x.md` and of `X.MD.gz`."""
+    name = path.name.lower()
+    for ending in COMPRESSED:
+        name = name.removesuffix(ending)
+    return Path(name).suffix

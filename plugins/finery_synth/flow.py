@@ -1,0 +1,308 @@
+"""The way of a generator's rows: asked, read, checked, judged, compared, asked again, written.
+
+An attempt is made for all tasks that still want rows before the next begins, and rows are compared
+with each other in the order of the tasks: so the outcome doesn't depend on which answer came first.
+What waits lies on disk.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+
+import msgspec
+
+from finery import Completion, DataError, Dataset, FineryError, Job, RefusedError
+from finery.drops import Drops
+from finery.origin import Checked, Origin, Origins, name_of
+from finery.rows import Row, row_id
+from finery_data.parts import id_of, texts
+from finery_synth.asking import Spool, Task, Used, ask
+from finery_synth.checker import Checker
+from finery_synth.copies import Neighbours, repeats
+from finery_synth.generator import Generator, Rejected
+from finery_synth.judging import Judge, Score, Unreadable, no_score
+from finery_synth.prompts import Prompt
+
+SAMPLES = 3
+"""Drops that an error names where no row is left."""
+
+
+class Candidate(msgspec.Struct):
+    """A row that a task may get; or, with a `reason`, why it gets none.
+
+    seeds: the rows it is made from, where they are needed to compare it.
+    """
+
+    row: Row
+    origin: Origin | None = None
+    seeds: list[Row] = []
+    reason: str = ""
+    detail: str = ""
+
+    def take(self, checked: Checked) -> None:
+        """Note what became of a check."""
+        if self.origin is not None:
+            self.origin.checks.append(checked)
+        if not checked.passed and not self.reason:
+            self.reason, self.detail = checked.check.partition(".")[0], checked.detail
+
+
+class Flow:
+    """One run of a generator."""
+
+    def __init__(self, step: Generator, job: Job) -> None:
+        self.step = step
+        self.job = job
+        self._engine = job.engine(step.model, budget=step.budget)
+        self._teacher = name_of(step.model)
+        self._prompt = Prompt.of(step.prompt, step.default_prompt())
+        self._checker = Checker(step.checks)
+        self._judge = self._open_judge()
+        self._neighbours = self._open_neighbours()
+        self._wanted: list[int] = []  # by task
+        self._made = Spool(job.scratch, Candidate)
+        self._failed = Spool(job.scratch, Candidate)  # of each task's last attempt
+        self._rejected: Counter[str] = Counter()
+        self._used = Used()
+
+    def run(self) -> Dataset:
+        """Ask until all is there or there are no retries left; write what there is."""
+        todo: set[int] | None = None
+        for attempt in range(self.step.retries + 1):
+            todo = self._attempt(attempt, todo)
+            if not todo:
+                break
+        return self._written()
+
+    # -- an attempt -------------------------------------------------------------------------------
+
+    def _attempt(self, attempt: int, todo: set[int] | None) -> set[int]:
+        """Ask the tasks that still want rows (None: all); those that want some even then."""
+        found = Spool(self.job.scratch, Candidate)
+        for task, answer in self._answers(attempt, todo):
+            self._used.take(answer)
+            for candidate in self._candidates(task, answer, attempt):
+                found.add(task.number, candidate)
+        if self._judge is not None:
+            found = self._judged(found, self._judge)
+        self._failed.close()
+        self._failed = Spool(self.job.scratch, Candidate)
+        for number, candidate in found:
+            self._settle(number, candidate)
+        found.close()
+        asked = range(len(self._wanted)) if todo is None else todo
+        return {number for number in asked if self._missing(number)}
+
+    def _answers(
+        self, attempt: int, todo: set[int] | None
+    ) -> Iterator[tuple[Task, Completion | FineryError]]:
+        again = f"again ({attempt} of {self.step.retries})" if attempt else ""
+        yield from ask(
+            self._engine,
+            self._tasks(todo),
+            lambda task: task.request(attempt),
+            total=self.step.requests(self.step.seed_count()) if todo is None else len(todo),
+            progress=f"asking {again}".strip(),
+            **self.step.sampling(),
+        )
+
+    def _tasks(self, todo: set[int] | None) -> Iterator[Task]:
+        for task in self.step.tasks(self._prompt):
+            if todo is None:
+                assert task.number == len(self._wanted)
+                self._wanted.append(task.wanted)
+                yield task
+            elif task.number in todo:
+                yield task
+
+    def _missing(self, number: int) -> int:
+        return self._wanted[number] - self._made.count(number)
+
+    # -- a row ------------------------------------------------------------------------------------
+
+    def _candidates(
+        self, task: Task, answer: Completion | FineryError, attempt: int
+    ) -> Iterator[Candidate]:
+        """The rows in an answer, checked one by one, and for each that is missing why it is."""
+        missing, rows = self._missing(task.number), list[Row]()
+        try:
+            said = readable(answer, cut=self.step.reads_cut())
+            rows = self.step.read(task, said)[: task.wanted]
+            why = ("too-few", f"the answer holds {len(rows)} of {task.wanted} rows")
+            yield from (self._checked(task, row, attempt, said.text) for row in rows)
+        except Rejected as error:
+            why = (error.reason, error.detail)
+        for _ in range(missing - len(rows)):
+            yield Candidate(task.seeds[0], reason=why[0], detail=why[1])
+
+    def _checked(self, task: Task, row: Row, attempt: int, raw: str) -> Candidate:
+        made = with_parents(row, task.seeds)
+        origin = Origin(
+            id=made["id"],
+            use=self.step.USE,
+            model=self._teacher,
+            prompt=task.messages,
+            parents=made.get("parents", []),
+            template=self._prompt.origin,
+            variant=task.variant,
+            attempt=attempt,
+            answer=None if raw in texts(made).values() else raw,
+            more=self.step.more(task),
+        )
+        candidate = Candidate(made, origin, task.seeds if self._neighbours is not None else [])
+        if self.step.COPIES:
+            self._take_copy(candidate, repeats(made, task.seeds))
+        if not candidate.reason:
+            for checked in self._checker.checked(made):
+                candidate.take(checked)
+        return candidate
+
+    def _take_copy(self, candidate: Candidate, checked: Checked) -> None:
+        """Note a copy; that a row is none goes without saying."""
+        if not checked.passed:
+            candidate.take(checked)
+
+    def _settle(self, number: int, candidate: Candidate) -> None:
+        """Keep a row that its task still wants, if it says something new; else note why not."""
+        if not self._missing(number):
+            return
+        if not candidate.reason and self.step.COPIES == "siblings":
+            self._take_copy(candidate, repeats(candidate.row, self._siblings(number)))
+        if not candidate.reason and self._neighbours is not None:
+            candidate.take(self._neighbours.checked(candidate.row, candidate.seeds))
+        if candidate.reason:
+            self._rejected[candidate.reason] += 1
+            self._failed.add(number, candidate)
+            return
+        candidate.seeds = []
+        self._made.add(number, candidate)
+        if self._neighbours is not None:
+            self._neighbours.add(candidate.row)
+
+    def _siblings(self, number: int) -> Iterator[Row]:
+        for sibling in self.step.siblings(number):
+            yield from (candidate.row for candidate in self._made.of(sibling))
+
+    # -- the judge --------------------------------------------------------------------------------
+
+    def _judged(self, found: Spool[Candidate], judge: Judge) -> Spool[Candidate]:
+        """The same candidates, those that passed so far with their scores."""
+        rows = ((i, c.row) for i, (_, c) in enumerate(found) if not c.reason)
+        total = sum(not candidate.reason for _, candidate in found)
+        scores = dict(judge.scores(rows, total))
+        judged = Spool(self.job.scratch, Candidate)
+        for index, (number, candidate) in enumerate(found):
+            if index in scores:
+                self._score(candidate, scores[index], judge)
+            judged.add(number, candidate)
+        found.close()
+        return judged
+
+    def _score(
+        self, candidate: Candidate, score: Score | FineryError | Unreadable, judge: Judge
+    ) -> None:
+        rubric = self.step.checks.judge
+        assert rubric is not None
+        assert candidate.origin is not None
+        if not isinstance(score, Score):
+            detail = f"no score: {no_score(score)}"
+            candidate.take(Checked(check="judge", passed=False, detail=detail))
+            return
+        passed = score.score >= rubric.min
+        told = f"scored {score.score} of {rubric.scale}, below {rubric.min}: {score.reason}"
+        detail = "" if passed else told
+        candidate.origin.judge = {"model": judge.model, **score._asdict(), "scale": rubric.scale}
+        candidate.take(Checked(check="judge", passed=passed, value=score.score, detail=detail))
+
+    # -- what is left -----------------------------------------------------------------------------
+
+    def _written(self) -> Dataset:
+        with Drops(self.job.out) as drops, Origins(self.job.out) as origins:
+            made = Dataset.write(self.job.out, self._rows(origins))
+            samples = self._dropped(drops)
+        if not len(made):
+            self._refuse_nothing(drops, samples)
+        self.job.log(drops.summary(len(made)))
+        if self._rejected:
+            self.job.log(f"answers rejected: {counted(self._rejected)}")
+        made.meta |= {
+            "wanted": sum(self._wanted),
+            **drops.meta(),
+            "rejected": dict(sorted(self._rejected.items())),
+            "answers": self._used.meta(),
+            **({"judged": self._judge.used.meta()} if self._judge is not None else {}),
+            **self.step.facts(self.job, made),
+        }
+        return made
+
+    def _rows(self, origins: Origins) -> Iterator[Row]:
+        for candidate in self.step.finished(self.job, self._made):
+            assert candidate.origin is not None
+            origins.add(candidate.origin)
+            yield candidate.row
+
+    def _dropped(self, drops: Drops) -> list[str]:
+        """Note what is missing in the end; what the first few are missing for."""
+        attempts, samples = self.step.retries + 1, list[str]()
+        asked = "" if attempts == 1 else f" (asked {attempts} times)"
+        for number in self._failed.numbers():
+            for candidate in self._failed.of(number)[: self._missing(number)]:
+                drops.add(candidate.row, candidate.reason, candidate.detail + asked)
+                sample = f"{candidate.reason}: {candidate.detail}"
+                if len(samples) < SAMPLES and sample not in samples:
+                    samples.append(sample)
+        return samples
+
+    def _refuse_nothing(self, drops: Drops, samples: list[str]) -> None:
+        what = drops.summary(0) if drops.counts else "there are no rows to start from"
+        raise DataError(
+            f"no row is left: {what}",
+            details=samples,
+            fix="look at the checks, the prompt and max_tokens, or take a stronger teacher",
+        )
+
+    # -- opening ----------------------------------------------------------------------------------
+
+    def _open_judge(self) -> Judge | None:
+        rubric = self.step.checks.judge
+        if rubric is None or self.step.judge is None:
+            return None
+        return Judge(self.job, self.step.judge, rubric, self.step.budget)
+
+    def _open_neighbours(self) -> Neighbours | None:
+        similar = self.step.checks.similarity
+        if similar is None and self.step.COPIES != "all":
+            return None
+        return Neighbours(similar, self.job.scratch, self.step.seeds)
+
+
+def readable(answer: Completion | FineryError, *, cut: bool = False) -> Completion:
+    """The answer, if it is one that can be read; else raises `Rejected`.
+
+    cut: whether one is that was cut off at max_tokens.
+    """
+    if isinstance(answer, RefusedError):
+        said = f": {answer.text}" if answer.text else ""
+        raise Rejected("refused", f"{answer.what}{said:.200}")
+    if isinstance(answer, FineryError):
+        raise Rejected("no-answer", answer.what)
+    if answer.is_empty:
+        raise Rejected("empty", "the answer is empty")
+    if answer.finish_reason == "length" and not cut:
+        raise Rejected("cut-off", "the answer is cut off at max_tokens")
+    return answer
+
+
+def with_parents(row: Row, seeds: list[Row]) -> Row:
+    """The row with its id, and those of the rows it is made from as its parents."""
+    content = {k: v for k, v in row.items() if k not in ("id", "parents")}
+    made, parents = row_id(content), [id_of(seed) for seed in seeds]
+    others = [parent for parent in parents if parent != made]
+    return {"id": made, **content, **({"parents": others} if others else {})}
+
+
+def counted(counts: Counter[str]) -> str:
+    """`cut-off 2, schema 5`."""
+    return ", ".join(f"{name} {n:,}" for name, n in sorted(counts.items()))
+
+
+__all__ = ["Candidate", "Flow", "counted", "readable", "with_parents"]

@@ -1,0 +1,50 @@
+"""How generated rows were made, as it is written beside them."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from finery import Dataset, Model
+from finery.origin import GENERATED, Checked, Origin, Origins, Template, name_of, origins
+
+
+def test_origins_are_read_as_they_were_written(tmp_path: Path) -> None:
+    made = [
+        Origin(
+            id="a", use="synth.answer", model="m", prompt=[{"role": "user", "content": "q"}],
+            parents=["b"], template=Template.of("{{ user }}", "own.jinja"), variant=1, attempt=2,
+            answer="raw", checks=[Checked(check="sql", passed=True, value=3)],
+            judge={"score": 4}, more={"persona": "p"},
+        ),
+        Origin(id="c", use="synth.answer", model="m"),
+    ]  # fmt: skip
+    with Origins(tmp_path) as out:
+        for origin in made:
+            out.add(origin)
+    assert list(origins(Dataset(tmp_path))) == made
+    lines = (tmp_path / GENERATED).read_text().splitlines()
+    assert msgspec.json.decode(lines[1]) == {"id": "c", "use": "synth.answer", "model": "m"}
+
+
+def test_nothing_generated_is_no_file(tmp_path: Path) -> None:
+    with Origins(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    assert list(origins(Dataset(tmp_path))) == []
+
+
+@pytest.mark.parametrize(
+    ("meta", "name"),
+    [
+        ({"format": "api", "name": "gpt", "server": "s"}, "gpt"),
+        ({"format": "gguf", "file": "a.gguf"}, "a.gguf"),
+        ({"format": "transformers"}, "transformers 0123456789ab"),
+    ],
+)
+def test_models_have_names(meta: dict[str, str], name: str) -> None:
+    model = Model(Path(), meta=meta)
+    model.digest = "0123456789abcdef"
+    assert name_of(model) == name
+    prompted = Model(Path(), meta={"format": "prompted"}, refs={"model": model})
+    assert name_of(prompted) == f"{name} (prompted)"

@@ -1,0 +1,39 @@
+"""Files outside the store: which ones a setting names, and what they are called in keys."""
+
+from pathlib import Path
+
+import pytest
+
+from finery.outside import find_files
+from finery.recipe import load
+from finery.step import Files
+
+
+def names(tmp_path: Path, *patterns: str) -> list[str]:
+    recipe = tmp_path / "project" / "recipe.yaml"
+    recipe.parent.mkdir(exist_ok=True)
+    recipe.write_text("finery: 1\nname: t\n")
+    return [name for name, _ in find_files(load(recipe), (), Files(patterns))]
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Path:
+    """A folder elsewhere with two files of one name."""
+    for name in ("a", "b"):
+        path = tmp_path / "elsewhere" / name / "x.md"
+        path.parent.mkdir(parents=True)
+        path.write_text(name)
+    return tmp_path / "elsewhere"
+
+
+def test_files_of_one_name_elsewhere_are_all_found(tmp_path: Path, two: Path) -> None:
+    assert names(tmp_path, str(two)) == ["elsewhere/a/x.md", "elsewhere/b/x.md"]
+    assert names(tmp_path, f"{two}/**/*.md") == ["elsewhere/a/x.md", "elsewhere/b/x.md"]
+    assert names(tmp_path, f"{two}/a/x.md", f"{two}/b/x.md") == ["x.md", "x.md"]
+
+
+def test_files_are_named_from_the_recipes_folder(tmp_path: Path, two: Path) -> None:
+    assert names(tmp_path, "../elsewhere/a") == ["../elsewhere/a/x.md"]
+    (tmp_path / "project" / "d").mkdir()
+    (tmp_path / "project" / "d" / "y.md").write_text("y")
+    assert names(tmp_path, "d", "d/y.md", "./d/*.md") == ["d/y.md"]

@@ -400,7 +400,8 @@ def _converted(
 def _decode(kind: type, value: Any) -> Any:
     if issubclass(kind, Artifact):
         return kind.placeholder(value)
-    return Files([value] if isinstance(value, str) else value)
+    made: Files = kind([value] if isinstance(value, str) else value)
+    return made
 
 
 class RecipeErrors(UsageError):

@@ -46,7 +46,7 @@ def command(
 
     Without STEP: all.
     """
-    from finery.project import open_graph, open_store
+    from finery.project import open_graph, open_store, result_of
 
     store = open_store(recipe)
     graph = open_graph(recipe, overrides, store)
@@ -60,7 +60,7 @@ def command(
         raise UsageError(
             f"the recipe has no step '{name}'", where="STEP", fix=did_you_mean(name, graph.nodes)
         )
-    result, fresh = _result(graph, store, name)
+    result, fresh = result_of(graph, store, name)
     if output and output not in result.outputs:
         named = [o for o in result.outputs if o]
         raise UsageError(
@@ -153,21 +153,6 @@ def _page_file(html: str, folder: Path, title: str) -> Path:
 def _distinct(outputs: Any) -> Any:
     """Without the nameless output where it only repeats a named one."""
     return outputs if set(outputs) == {""} else {n: m for n, m in outputs.items() if n}
-
-
-def _result(graph: Any, store: Any, name: str) -> tuple[Any, bool]:
-    """The step's result with the recipe as it is, else that of its last build."""
-    from finery.plan import Planner, make_plan
-
-    planner = Planner(graph.select([name]), store)
-    plan = next(p for p in make_plan(planner) if p.node.name == name)
-    if plan.result is not None:
-        return plan.result, True
-    last = planner.latest.get(name)
-    result = store.lookup(last[0]) if last else None
-    if result is None:
-        raise UsageError(f"step '{name}' isn't built yet", fix=f"finery build --step {name}")
-    return result, False
 
 
 def _overview(graph: Any, store: Any, as_json: bool) -> None:

@@ -9,7 +9,7 @@ from finery.drops import Drops
 from finery.rows import Row
 from finery_data.parts import id_of, named, read
 from finery_review.applied import applied
-from finery_review.decisions import Decision, Earlier, Standing, parse, prompt_hash
+from finery_review.decisions import Decision, Earlier, Standing, on_rows_gone, parse, prompt_hash
 
 WORDS = {"accept": "accepted", "reject": "rejected", "edit": "edited", "swap": "swapped"}
 LISTED = 5
@@ -137,7 +137,7 @@ class _Review:
         if counts["stale"]:
             parts.append(f"of these {counts['stale']:,} changed since they were decided on")
         gone = self._earlier.count
-        about = f"; {gone:,} decisions are on rows that aren't there any more" if gone else ""
+        about = f"; {on_rows_gone(gone)}" if gone else ""
         return f"rows: {', '.join(parts)}{about}"
 
 

@@ -15,6 +15,7 @@ import click
 from finery.cli.options import json_option, recipe_option, set_option
 from finery.cli.output import counted, print_json
 from finery.errors import UsageError, shown
+from finery_review.decisions import on_rows_gone
 from finery_review.opened import Opened, open_review
 
 
@@ -90,10 +91,8 @@ def _tell(opened: Opened) -> None:
     for notice in opened.log.notices:
         click.secho(notice, fg="yellow")
     if facts["gone"]:
-        text = f"{counted(facts['gone'], 'decision')} on rows that aren't there any more"
-        click.echo(
-            f"{text}: {facts['stale']} of the rows that are there came from such, or are alike"
-        )
+        stale = f"; {counted(facts['stale'], 'row')} may be what became of such (stale)"
+        click.echo(on_rows_gone(facts["gone"]) + (stale if facts["stale"] else ""))
     if facts["decided"] and opened.applied_by:
         click.echo(f"finery build   makes {opened.applied_by} of them")
     elif facts["decided"]:

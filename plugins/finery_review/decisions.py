@@ -156,3 +156,10 @@ class Earlier:
         own = [self._by_id[i] for i in ids if i in self._by_id]
         like = [self._by_prompt.get(prompt), self._by_parents.get(ids)]
         return next((d for d in [*own, *like] if d is not None), None)
+
+
+def on_rows_gone(count: int) -> str:
+    """What to tell about decisions on rows that aren't there."""
+    if count == 1:
+        return "1 decision is on a row that isn't there any more"
+    return f"{count:,} decisions are on rows that aren't there any more"

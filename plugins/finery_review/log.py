@@ -97,6 +97,8 @@ class DecisionLog:
 
     def _opened(self, flags: int) -> int:
         try:
+            if self.path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, "it is a folder")
             return os.open(self.path, flags, 0o644)
         except FileNotFoundError:
             raise

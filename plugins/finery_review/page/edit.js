@@ -2,7 +2,7 @@
 
 import { store } from "./store.js";
 import { el, json } from "./text.js";
-import { asTurns, contentOf, EDITABLE } from "./turns.js";
+import { ANSWERS, asTurns, contentOf, EDITABLE } from "./turns.js";
 
 /** A form over the row as it is shown; `done(columns)` with the changed columns, null for none. */
 export function editor(row, shown, done) {
@@ -29,7 +29,7 @@ export function editor(row, shown, done) {
 
   const made = structuredClone(shown);
   const parts = EDITABLE.filter((name) => made[name] !== undefined && made[name] !== null)
-    .map((name) => el("fieldset", { class: `column ${name}` }, el("legend", {}, name), fieldsOf(made, name, field)));
+    .map((name) => el("fieldset", { class: `column ${name}` }, el("legend", { class: name === "messages" || ANSWERS.includes(name) ? "unseen" : null }, name), fieldsOf(made, name, field)));
 
   const save = () => {
     const changed = fields.filter(({ area, before }) => area.value !== before);
@@ -77,7 +77,8 @@ function fieldsOf(made, name, field) {
   }
   return asTurns(made[name], "assistant").flatMap((turn, index) => {
     const write = (text) => void (made[name][index].content = text);
-    const title = `${index + 1}. ${turn.role ?? "?"}`;
+    const alone = made[name].length === 1 && ANSWERS.includes(name);
+    const title = alone ? name : `${index + 1}. ${turn.role ?? "?"}`;
     const said = typeof turn.content === "string" || !turn.tool_calls;
     const one = said ? [field(`${name}.${index}`, title, contentOf(turn), write)] : [];
     if (!turn.tool_calls) return one;
@@ -95,7 +96,8 @@ function fieldsOf(made, name, field) {
 
 /** The last answer's field: what is edited most. */
 function answerField(fields) {
-  return (fields.findLast(({ title }) => /assistant|completion|chosen|text/.test(title)) ?? fields.at(-1))?.area;
+  const last = (pattern) => fields.findLast(({ title }) => pattern.test(title));
+  return (last(/^(completion|chosen|text)/) ?? last(/assistant$/) ?? fields.at(-1))?.area;
 }
 
 function fit(area) {

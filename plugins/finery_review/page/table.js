@@ -13,7 +13,7 @@ export function makeTable(place, { open, move }) {
   const spacer = el("div", { class: "spacer" });
   const grid = el("div", { class: "grid", role: "grid", tabindex: "0", "aria-label": "Rows", "aria-colcount": "5" },
     el("div", { class: "line heads", role: "row", "aria-rowindex": "1" },
-      ["Row", "Status", "Prompt", "Answer", "Label"].map((name) => el("div", { role: "columnheader", class: name.toLowerCase() }, name))),
+      ["Row", "Status", "Prompt", "Answer", "Label"].map((name) => el("div", { role: "columnheader", class: `of-${name.toLowerCase()}` }, name))),
     spacer);
   place.replaceChildren(grid);
   const pages = new Map(); // page of the list → what its rows hold, once it is there

@@ -71,6 +71,15 @@ def files_of(rows: list[Row], recipe: str = RECIPE) -> dict[str, str]:
     return {"recipe.yaml": recipe, "steps.py": STEPS, "rows.jsonl": lines}
 
 
+def built_in(folder: Path, files: Mapping[str, str]) -> Project:
+    """A project in a folder, built: for several tests that only look."""
+    (folder / ".git").mkdir()
+    made = Project(folder)
+    made.write(files)
+    made.ran()
+    return made
+
+
 def decisions(project: Project, name: str = "rows") -> list[dict[str, Any]]:
     """The lines of a file of decisions."""
     path = project.folder / f"reviews/{name}.jsonl"

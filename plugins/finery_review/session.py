@@ -158,15 +158,18 @@ class Session:
         given: dict[str, Any] = {}
         if wish.do == "edit":
             given["set"] = _changed_columns(row, wish.columns or {})
-        made = Decision(
-            id=wish.id,
-            do=wish.do,
-            reason=wish.reason.strip(),
-            by=self.reviewer,
-            prompt=self.rows.prompt(wish.row),
-            parents=list(self.rows.parents(wish.row)),
-            **given,
-        )
+        try:
+            made = Decision(
+                id=wish.id,
+                do=wish.do,
+                reason=wish.reason.strip(),
+                by=self.reviewer,
+                prompt=self.rows.prompt(wish.row),
+                parents=list(self.rows.parents(wish.row)),
+                **given,
+            )
+        except ValueError as error:
+            raise UsageError(str(error), fix="load the page again") from error
         if made.do == "note" and not made.reason:
             raise UsageError("an empty comment", fix="write something, or decide on the row")
         applied(row, made)

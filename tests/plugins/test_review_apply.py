@@ -205,7 +205,6 @@ def test_the_status_counts(made: Project) -> None:
 
 OTHERS = """\
   halves: {use: light.halve, rows: rows}
-  unbuilt: {use: light.script, code: raise SystemExit}
 evaluate:
   score: {use: light.score, rows: rows}
 """
@@ -223,13 +222,13 @@ evaluate:
     ],
 )
 def test_a_wrong_call_is_an_error_with_a_fix(
-    project: MakeProject, args: list[str], says: str
+    built: MakeProject, args: list[str], says: str
 ) -> None:
     recipe = RECIPE.replace("[./steps.py]", "[./steps.py, ./light.py]") + OTHERS
     light = Path(__file__).parent.parent.joinpath("light_steps.py").read_text("utf-8")
     files = files_of(ROWS, recipe) | {"light.py": light.replace('"steps.', '"light.')}
-    found = project(files)
-    found.run("build", "--keep-going")
+    found = built(files)
+    found.edit("recipe.yaml", "evaluate:", "  unbuilt: {use: light.limit, rows: rows}\nevaluate:")
     ran = found.run("review", *args)
     assert ran.code == 2, ran
     assert says in ran.err

@@ -178,12 +178,17 @@ class Window:
     def open(self, address: str) -> None:
         """Load the page, and wait until it shows a row, the table, or that there is nothing."""
         self.driver.get(address)
-        self.until(lambda: self.title() or self.all(".grid .line"))
+        self.until(lambda: self.title() or self.all(".spacer .line"))
 
     def press(self, *keys: str) -> None:
         """Press keys, one after the other, wherever the focus is."""
         for key in keys:
             webdriver.ActionChains(self.driver).send_keys(key).perform()
+
+    def chord(self, held: str, key: str) -> None:
+        """Press a key while another is held."""
+        chain = webdriver.ActionChains(self.driver)
+        chain.key_down(held).send_keys(key).key_up(held).perform()
 
     def all(self, selector: str) -> list[WebElement]:
         """The elements that fit."""
@@ -221,9 +226,10 @@ class Window:
         self.press("f", status[:3], Keys.ENTER)
 
     def errors(self) -> list[str]:
-        """What the console has of errors since it was asked last."""
+        """What the console has of errors since it was asked last, but of a server that ended."""
         log: list[dict[str, str]] = self.driver.get_log("browser")  # type: ignore[no-untyped-call]
-        return [entry["message"] for entry in log if entry["level"] == "SEVERE"]
+        found = [entry["message"] for entry in log if entry["level"] == "SEVERE"]
+        return [message for message in found if "ERR_CONNECTION_REFUSED" not in message]
 
 
 @contextmanager

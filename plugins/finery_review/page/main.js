@@ -296,13 +296,12 @@ function comment(text) {
   });
 }
 
-function focusOn(id) {
+/** Give a field the focus: at once where it is there, since who presses the key types on. */
+async function focusOn(id) {
   if (store.view !== "row") view("row");
-  run(async () => {
-    await draw();
-    by(id)?.focus();
-    by(id)?.select?.();
-  });
+  if (!by(id)) await run(draw);
+  by(id)?.focus();
+  by(id)?.select?.();
 }
 
 function rejectWithReason() {
@@ -369,10 +368,13 @@ function wire() {
   });
 }
 
+/** Hear of other windows every now and then. What is decided here doesn't wait for it. */
 async function hear() {
-  if (!document.hidden) await run(async () => {
-    if (await s.hear()) await filter({});
-  });
+  try {
+    if (!document.hidden && (await s.hear())) run(() => filter({}));
+  } catch (error) {
+    run(() => Promise.reject(error));
+  }
   setTimeout(hear, EVERY);
 }
 

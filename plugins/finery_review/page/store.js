@@ -33,6 +33,9 @@ export const current = () => store.list[store.place];
 export const isOpen = (row) => ["undecided", "stale"].includes(store.statuses.get(row) ?? "undecided");
 
 function take(answer) {
+  const { review } = store;
+  if (answer.generation < review.generation) return; // overtaken by a newer answer
+  if (answer.generation === review.generation && answer.lines < review.lines) return;
   for (const state of answer.rows ?? []) {
     store.states.set(state.row, state);
     store.statuses.set(state.row, state.status);

@@ -9,14 +9,16 @@ import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from finery.cli.options import json_option, recipe_option, set_option
 from finery.cli.output import counted, print_json
 from finery.errors import UsageError, shown
-from finery_review.decisions import on_rows_gone
-from finery_review.opened import Opened, open_review
+
+if TYPE_CHECKING:
+    from finery_review.opened import Opened
 
 
 @click.command("review")
@@ -49,6 +51,8 @@ def command(
     else in reviews/STEP.jsonl. STEP may be the `review.apply` itself. Ends with Ctrl-C. More in
     docs/review.md.
     """
+    from finery_review.opened import open_review
+
     if as_json and not status:
         raise UsageError("--json goes with --status", fix=f"finery review {step} --status --json")
     opened = open_review(step, recipe, overrides, reviewer or _reviewer(recipe))
@@ -64,7 +68,7 @@ def command(
     opened.close()
 
 
-def _serve(opened: Opened, port: int, no_open: bool) -> None:
+def _serve(opened: "Opened", port: int, no_open: bool) -> None:
     try:
         from finery_review.guard import new_token
         from finery_review.server import application, listen, serve
@@ -84,8 +88,10 @@ def _serve(opened: Opened, port: int, no_open: bool) -> None:
     click.echo()
 
 
-def _tell(opened: Opened) -> None:
+def _tell(opened: "Opened") -> None:
     """What was decided, and what comes next."""
+    from finery_review.decisions import on_rows_gone
+
     facts = opened.facts()
     click.echo(_sentence(facts))
     for notice in opened.log.notices:

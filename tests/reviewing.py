@@ -229,7 +229,7 @@ class Window:
         """What the console has of errors since it was asked last, but of a server that ended."""
         log: list[dict[str, str]] = self.driver.get_log("browser")  # type: ignore[no-untyped-call]
         found = [entry["message"] for entry in log if entry["level"] == "SEVERE"]
-        return [m for m in found if not ("/api/changes" in m and "net::ERR_" in m)]
+        return [message for message in found if "net::ERR_CONNECTION" not in message]
 
 
 @contextmanager

@@ -9,7 +9,15 @@ from finery.drops import Drops
 from finery.rows import Row
 from finery_data.parts import id_of, named, read
 from finery_review.applied import applied
-from finery_review.decisions import Decision, Earlier, Standing, on_rows_gone, parse, prompt_hash
+from finery_review.decisions import (
+    Decision,
+    Earlier,
+    Standing,
+    on_rows_gone,
+    parents_of,
+    parse,
+    prompt_hash,
+)
 
 WORDS = {"accept": "accepted", "reject": "rejected", "edit": "edited", "swap": "swapped"}
 LISTED = 5
@@ -107,7 +115,7 @@ class _Review:
     def _stale(self, row: Row) -> bool:
         if not self._earlier.count:
             return False
-        return self._earlier.of(row.get("parents") or (), prompt_hash(row)) is not None
+        return self._earlier.of(parents_of(row), prompt_hash(row)) is not None
 
     def _applied(self, number: int, row: Row, decision: Decision) -> Row | None:
         try:

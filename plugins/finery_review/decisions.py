@@ -138,6 +138,12 @@ def prompt_hash(row: Row) -> str:
     return blake3(text.encode()).hexdigest()[:16] if text.strip() else ""
 
 
+def parents_of(row: Row) -> tuple[str, ...]:
+    """The ids of the rows that a row was made from."""
+    parents = row.get("parents")
+    return tuple(map(str, parents)) if isinstance(parents, list) else ()
+
+
 class Earlier:
     """Decisions on rows that aren't there any more, to be found by the rows that they became."""
 

@@ -11,7 +11,7 @@ import msgspec
 from finery.artifacts import Dataset
 from finery.rows import Row
 from finery_data.parts import id_of
-from finery_review.decisions import prompt_hash
+from finery_review.decisions import parents_of, prompt_hash
 
 
 class RowFile:
@@ -49,8 +49,9 @@ class RowFile:
         self._numbers.setdefault(name, []).append(number)
         self.labels.append(label if isinstance(label, str) else None)
         self._prompts.append(prompt_hash(row))
-        if row.get("parents"):
-            self._parents[number] = tuple(map(str, row["parents"]))
+        parents = parents_of(row)
+        if parents:
+            self._parents[number] = parents
         self.preferences += "chosen" in row and "rejected" in row
 
     def __len__(self) -> int:

@@ -90,7 +90,7 @@ class Session:
             elif status:
                 found = (n for n in found if self._status[n] == status)
             if label:
-                found = (n for n in found if self.rows.labels[n] == label)
+                found = (n for n in found if self._label(n) == label)
             if text:
                 found = (n for n in found if self._has(n, text))
             rows = list(found)
@@ -247,6 +247,12 @@ class Session:
             "lines": len(self.log.rows),
             "notices": self.log.notices,
         }
+
+    def _label(self, number: int) -> Any:
+        """The row's label, after an edit the new one."""
+        decision = self.log.standing.of(self.rows.ids[number])
+        columns = decision.set if decision is not None else None
+        return (columns or {}).get("label", self.rows.labels[number])
 
     def _has(self, number: int, text: str) -> bool:
         decision = self.log.standing.of(self.rows.ids[number])

@@ -2,7 +2,7 @@
 
 import { Gone, Refused } from "./api.js";
 import { useKeys } from "./keys.js";
-import { emptyView, rowView, shownRow } from "./row.js";
+import { commentHint, emptyView, rowView, shownRow } from "./row.js";
 import * as s from "./store.js";
 import { makeTable } from "./table.js";
 import { counted, el } from "./text.js";
@@ -108,7 +108,7 @@ async function draw() {
   const shown = shownRow(found, state);
   by("actions").querySelector("[data-do=swap]").hidden = shown.chosen === undefined || shown.rejected === undefined;
   editing ||= store.drafts.has(row);
-  put(rowView(found, state, editing, { label, comment, edited }));
+  put(rowView(found, state, editing, { label, comment, edited, pending: () => pending, left: () => wait("") }));
   s.prefetch(store.list[store.place + 1]);
 }
 
@@ -304,11 +304,17 @@ async function focusOn(id) {
   by(id)?.select?.();
 }
 
-function rejectWithReason() {
+async function rejectWithReason() {
   if (s.current() === undefined) return;
-  pending = "reject";
-  focusOn("comment");
+  await focusOn("comment");
+  wait("reject");
   say("Write why; Enter rejects the row");
+}
+
+/** Have a decision wait for its comment, or none. */
+function wait(kind) {
+  pending = kind;
+  if (by("comment-hint")) by("comment-hint").textContent = commentHint(pending);
 }
 
 // -- beginning ------------------------------------------------------------------------------------

@@ -91,8 +91,14 @@ function commentOf(state, on) {
       on.comment(area.value);
     }
   });
+  area.addEventListener("blur", () => area.isConnected && on.left());
   return el("section", { class: "fact" }, el("label", { for: "comment" }, "Comment ", el("kbd", {}, "c")), area,
-    el("p", { class: "hint" }, "Enter saves it; it also goes along with the decision."));
+    el("p", { class: "hint", id: "comment-hint" }, commentHint(on.pending())));
+}
+
+/** What Enter in the comment does. */
+export function commentHint(pending) {
+  return pending ? `Enter will ${pending} the row with this reason; Esc leaves.` : "Enter saves it; it also goes along with the decision.";
 }
 
 /** What is shown where there is no row: nothing fits the filters, or all is done. */

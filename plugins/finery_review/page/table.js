@@ -10,7 +10,7 @@ const MARGIN = 8;
 
 /** Make the table in `place`; `open(place)` shows a row, `move(place)` goes to one. */
 export function makeTable(place, { open, move }) {
-  const spacer = el("div", { class: "spacer" });
+  const spacer = el("div", { class: "spacer", role: "rowgroup" });
   const grid = el("div", { class: "grid", role: "grid", tabindex: "0", "aria-label": "Rows", "aria-colcount": "5" },
     el("div", { class: "line heads", role: "row", "aria-rowindex": "1" },
       ["Row", "Status", "Prompt", "Answer", "Label"].map((name) => el("div", { role: "columnheader", class: `of-${name.toLowerCase()}` }, name))),

@@ -25,7 +25,7 @@ class RowFile:
         self.ids: list[str] = []
         self.labels: list[str | None] = []
         self._parents: dict[int, tuple[str, ...]] = {}
-        self._prompts: list[str] = []
+        self._prompts: dict[int, str] = {}
         self._numbers: dict[str, list[int]] = {}
         self._shards: list[BinaryIO] = []
         self._shard, self._start, self._length = array("H"), array("Q"), array("Q")
@@ -48,7 +48,6 @@ class RowFile:
         self.ids.append(name)
         self._numbers.setdefault(name, []).append(number)
         self.labels.append(label if isinstance(label, str) else None)
-        self._prompts.append(prompt_hash(row))
         parents = parents_of(row)
         if parents:
             self._parents[number] = parents
@@ -75,7 +74,9 @@ class RowFile:
         return self._parents.get(number, ())
 
     def prompt(self, number: int) -> str:
-        """`prompt_hash` of a row."""
+        """`prompt_hash` of a row, worked out when it is first asked for."""
+        if number not in self._prompts:
+            self._prompts[number] = prompt_hash(self[number])
         return self._prompts[number]
 
     def label_counts(self) -> dict[str, int]:

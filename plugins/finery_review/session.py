@@ -61,6 +61,7 @@ class Session:
         self._lock = threading.RLock()
         self._known = -1, 0  # the log's generation and lines that statuses are of
         self._status = ["undecided"] * len(rows)
+        self._counts = Counter(self._status)
         self._earlier = Earlier(())
         self._refresh()
 
@@ -143,7 +144,7 @@ class Session:
         """Status → rows, all statuses that there are."""
         with self._lock:
             self._refresh()
-            return dict(Counter(self._status))
+            return dict(+self._counts)
 
     def stale_elsewhere(self) -> int:
         """Decisions on rows that aren't there any more."""
@@ -183,6 +184,7 @@ class Session:
             self._known = self.log.generation, len(self.log.rows)
             self._find_earlier()
             self._status = [self._status_of(number) for number in range(len(self.rows))]
+            self._counts = Counter(self._status)
             return
         new = dict.fromkeys(self.log.rows[lines:])
         self._known = generation, len(self.log.rows)
@@ -190,7 +192,9 @@ class Session:
             self._find_earlier()
         for row in new:
             for number in self.rows.numbers(row):
+                self._counts[self._status[number]] -= 1
                 self._status[number] = self._status_of(number)
+                self._counts[self._status[number]] += 1
 
     def _find_earlier(self) -> None:
         self._earlier = Earlier(d for d in self.log.standing if not self.rows.numbers(d.id))
@@ -203,6 +207,8 @@ class Session:
 
     def _before(self, number: int) -> Decision | None:
         """What was decided on the row before it changed."""
+        if not self._earlier.count:
+            return None
         return self._earlier.of(self.rows.parents(number), self.rows.prompt(number))
 
     def _state(self, number: int) -> dict[str, Any]:
@@ -242,7 +248,7 @@ class Session:
         """What every answer tells of the whole."""
         return {
             "total": len(self.rows),
-            "counts": Counter(self._status),
+            "counts": +self._counts,
             "generation": self.log.generation,
             "lines": len(self.log.rows),
             "notices": self.log.notices,

@@ -83,7 +83,8 @@ class _Review:
     def _gone(self) -> Iterator[Decision]:
         """Decisions on rows that aren't there."""
         wanted = {decision.id for decision in self._standing}
-        there = {id_of(row) for row in self._step.rows} & wanted if wanted else set()
+        rows = map(id_of, self._step.rows) if wanted else ()
+        there = {row for row in rows if row in wanted}
         return (decision for decision in self._standing if decision.id not in there)
 
     def decided(self, job: Job, drops: Drops) -> Iterator[Row]:

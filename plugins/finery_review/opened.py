@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from finery.artifacts import Dataset
+from finery.drops import FINDINGS
 from finery.errors import UsageError, did_you_mean
 from finery.graph import Graph, Node
 from finery.manifest import Manifest
@@ -146,5 +147,5 @@ def _folders_before(graph: Graph, store: Store, name: str) -> Iterator[Path]:
         except UsageError:
             continue  # not built any more
         for made in result.outputs.values():
-            if made.kind == Dataset.kind and {GENERATED, "findings.jsonl"} & made.files.keys():
+            if made.kind == Dataset.kind and {GENERATED, FINDINGS} & made.files.keys():
                 yield store.artifact(made).path

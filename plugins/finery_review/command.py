@@ -7,7 +7,7 @@ import sys
 import tempfile
 import webbrowser
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,7 +83,7 @@ def _serve(opened: "Opened", port: int, no_open: bool) -> None:
     click.echo(f"{address}\n{opened.ref}: {counted(len(opened.session.rows), 'row')}. ", nl=False)
     click.echo(f"Decisions go to {shown(opened.log.path)}. Ctrl-C ends the review.")
     sys.stdout.flush()
-    with _browser(address) if not no_open and _has_browser() else _nothing():
+    with _browser(address) if not no_open and _has_browser() else nullcontext():
         serve(application(opened.session, opened.title, port, token), bound)
     click.echo()
 
@@ -153,8 +153,3 @@ def _browser(address: str) -> Iterator[None]:
         page.flush()
         webbrowser.open(Path(page.name).as_uri())
         yield
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield

@@ -6,6 +6,7 @@ from importlib.resources import files
 from typing import Any
 
 import msgspec
+import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -150,8 +151,6 @@ def listen(port: int) -> socket.socket:
 
 def serve(app: Guard, bound: socket.socket) -> None:
     """Answer requests until Ctrl-C."""
-    import uvicorn
-
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, lifespan="off", ws="none",
         server_header=False, timeout_graceful_shutdown=2,

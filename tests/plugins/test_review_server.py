@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import re
 import signal
 import socket
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MakeProject, Project
+from conftest import MakeProject, Project, until
 from reviewing import Review, built_in, chat, decisions, files_of, pair, reviewing
 
 from finery_review import server as server_module
@@ -329,6 +330,29 @@ def test_without_a_step_that_applies_them_the_end_tells_what_to_write(built: Mak
 ONLY_ROWS = (
     "finery: 1\nname: t\nplugins: [./steps.py]\ndata:\n  rows: {use: steps.raw, path: rows.jsonl}\n"
 )
+
+
+def test_a_browser_is_opened_without_the_token_among_its_arguments(made: Project) -> None:
+    script = made.folder / "browser"
+    script.write_text('#!/bin/sh\necho "$1" > asked.new && mv asked.new asked\n')
+    script.chmod(0o755)
+    made.env["BROWSER"] = str(script)
+    screen, terminal = pty.openpty()
+    process = made.start("review", "rows", stdout=terminal)
+    try:
+        until((made.folder / "asked").exists)
+        address = (made.folder / "asked").read_text().strip()
+        page = Path(address.removeprefix("file://"))
+        assert "token" not in address
+        assert "/?token=" in page.read_text()
+        assert page.stat().st_mode & 0o077 == 0
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(20)
+        os.close(terminal)
+        os.close(screen)
+    assert process.returncode == 0
+    assert not page.exists()
 
 
 # -- what survives --------------------------------------------------------------------------------

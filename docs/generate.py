@@ -36,9 +36,8 @@ def _step(name: str, cls: type[Step]) -> str:
     schema, inputs = step_schema(cls), inputs_of(cls)
     lines = [f"## `{name}`\n", f"Section: {', '.join(f'`{s}`' for s in sections_of(cls))}\n"]
     lines += [_docstring(cls), "", "| | takes | |", "| --- | --- | --- |"]
-    for key, field in schema["properties"].items():
-        if key in RESERVED:
-            continue
+    fields = [(k, f) for k, f in schema["properties"].items() if k not in RESERVED]
+    for key, field in sorted(fields, key=lambda item: item[0] not in schema["required"]):
         kind = _input(inputs[key]) if key in inputs else phrase(field)
         default = "**required**" if key in schema["required"] else _default(field)
         text = field.get("description", "").replace("|", "\\|").replace("\n", " ")

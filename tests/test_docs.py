@@ -69,3 +69,13 @@ def test_the_readme_plugin_works(project: MakeProject) -> None:
     )
     assert made.ran() == ["long", "rows"]
     assert len(made.rows("long")) == 1
+
+
+def test_the_recipes_of_the_data_page_are_fine(project: MakeProject) -> None:
+    for recipe in _blocks(ROOT / "docs" / "data.md", "yaml"):
+        head = "finery: 1\nname: t\nsilence: [unset-variable]\n"
+        made = project({"recipe.yaml": head + recipe})
+        made.write({"data/tickets.jsonl": "{}\n", "data/banking.csv": "text,intent\n"})
+        ran = made.run("check")
+        assert (ran.code, ran.err) == (0, ""), recipe
+        assert "note:" not in ran.out

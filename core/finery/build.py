@@ -19,7 +19,7 @@ from finery.executor import Executor
 from finery.graph import Graph, Node
 from finery.job import scrubbed
 from finery.manifest import Manifest, Result, with_references
-from finery.places import project_folder
+from finery.places import PINNED, project_folder
 from finery.plan import Planner, StepPlan
 from finery.recipe import Recipe
 from finery.step import SECTIONS, Files, Settings, Step, files_of, inner_steps, inputs_of
@@ -73,7 +73,7 @@ class Build:
         self.keep_going = keep_going
         self.planner = Planner(graph, store)
         if update_lock:
-            self.planner.lock.forget()
+            self.planner.forget_pins()
         self.outcome = Outcome(new_run_id())
         self.log = RunLog(store.root / "runs", self.outcome.run)
         self.listeners: list[Listener] = [self.log, *listeners]
@@ -174,7 +174,7 @@ class Build:
             step = plan.node.step
             floating = step.floating()
             assert floating is not None
-            self.planner.lock.set(floating, step.pin())
+            self.planner.lock.set(floating, step.pin_into(self.store.root / PINNED))
             plan = self.planner.resolve(name, self.outcome.results)
         if plan.result is not None:
             self._settle(plan, plan.result, cached=True)

@@ -168,7 +168,7 @@ def _node(recipe: Recipe, plugins: Plugins, section: str, name: str) -> Node:
         step=step,
         outputs=step.outputs(),
         seed=written.get("seed", derived_seed(recipe.data.get("seed", 0), name)),
-        env=written.get("env", []),
+        env=list(dict.fromkeys([*written.get("env", []), *step.variables()])),
         needs=[needs] if isinstance(needs, str) else needs,
     )
 

@@ -22,6 +22,7 @@ class Job:
     scratch: a folder kept between attempts at the same key (checkpoints); removed on success.
     records: the per-record cache, shared by all steps of the project.
     pinned: what the step's `floating()` name is pinned to in recipe.lock, e.g. a commit.
+    kept: what steps of the project kept when they pinned names, see `Step.pin_into`.
     usage: what all engines of this step were asked and used so far.
     """
 
@@ -36,8 +37,10 @@ class Job:
         find_engine: Callable[[Model], tuple[type[Engine], str]],
         secrets: Mapping[str, str],
         pinned: str | None = None,
+        kept: Path | None = None,
     ) -> None:
         self.pinned = pinned
+        self.kept = kept or scratch
         self.usage = Usage()
         self.out = out
         self._scratch = scratch

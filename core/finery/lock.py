@@ -1,6 +1,7 @@
 """`recipe.lock`: what floating names outside (a hub branch) are pinned to. Made for git."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import yaml
@@ -32,9 +33,13 @@ class Lock:
         staged.write_text(text, encoding="utf-8")
         staged.replace(self.path)
 
-    def forget(self) -> None:
-        """Take every name as unpinned; the next `set` calls rewrite the file."""
-        self._pins = {}
+    def forget(self, names: Iterable[str] | None = None) -> None:
+        """Take these names as unpinned, or every name; the next `set` calls rewrite the file."""
+        if names is None:
+            self._pins = {}
+            return
+        gone = set(names)
+        self._pins = {n: pin for n, pin in self._read().items() if n not in gone}
 
     def _read(self) -> dict[str, str]:
         if self._pins is None:

@@ -6,6 +6,9 @@ from pathlib import Path
 STORE = "FINERY_STORE"
 """The environment variable that moves the store."""
 
+PINNED = "pinned"
+"""The folder of the store with what steps keep for their pins, see `Step.pin_into`."""
+
 
 def project_folder(recipe: Path) -> Path:
     """The nearest folder above the recipe that holds `.finery` or `.git`, else the recipe's own."""

@@ -64,6 +64,7 @@ class Planner:
         missing = [s.step for s in node.sources if not results.get(s.step)]
         inputs = {} if missing else self.inputs(node, results)
         plan = StepPlan(node, "pending", files=self.files(node))
+        _open_files(node, plan.files)
         plan.pinned, unpinned = self._pinned(node)
         plan.parts = self._parts(plan, inputs, results)
         if missing:
@@ -98,6 +99,16 @@ class Planner:
             name: find_files(self.graph.recipe, (*node.place, *name.split(".")), files)
             for name, files in files_of(node.step).items()
         }
+
+    def forget_pins(self) -> None:
+        """Take the floating names of the selected steps as unpinned, without a selection all."""
+        names: list[str] | None = None
+        if self.graph.whole is not None:
+            for node in self.graph.nodes.values():
+                _open_files(node, self.files(node))
+            found = (node.step.floating() for node in self.graph.nodes.values())
+            names = [name for name in found if name is not None]
+        self.lock.forget(names)
 
     def _pinned(self, node: Node) -> tuple[str | None, str | None]:
         """(what the step's floating name is pinned to, the name if it isn't pinned yet)."""
@@ -209,9 +220,16 @@ def short(value: Any, limit: int = 60) -> str:
     if value is MISSING:
         return "—"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = " ".join(text.split())
     if len(text) == 64 and set(text) <= set("0123456789abcdef"):
         return text[:12]
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _open_files(node: Node, files: Mapping[str, Sequence[tuple[str, Path]]]) -> None:
+    """Let the step see its outside files: a floating name may depend on what they hold."""
+    for name, setting in files_of(node.step).items():
+        setting.paths = [path for _, path in files[name]]
 
 
 def _formats(manifest: Manifest) -> Iterator[str]:

@@ -20,6 +20,7 @@ from finery.executor import LocalExecutor
 from finery.graph import Graph, Node, Source
 from finery.job import Job, Report
 from finery.lock import Lock
+from finery.places import PINNED
 from finery.plan import Planner, StepPlan, make_plan
 from finery.proof import Proof
 from finery.records import SqliteRecords
@@ -228,6 +229,7 @@ class _Proving:
             find_engine=_no_engine,
             secrets={name: os.environ[name] for name in node.env if name in os.environ},
             pinned=self._pinned(node),
+            kept=self.store.root / PINNED,
         )
 
     def _pinned(self, node: Node) -> str | None:
@@ -235,7 +237,7 @@ class _Proving:
         if floating is None:
             return None
         if self.lock.get(floating) is None:
-            self.lock.set(floating, node.step.pin())
+            self.lock.set(floating, node.step.pin_into(self.store.root / PINNED))
         return self.lock.get(floating)
 
     # -- the proofs ------------------------------------------------------------------------------

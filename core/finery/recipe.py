@@ -95,7 +95,7 @@ class Recipe:
                 )
             parent = child
         parent[keys[-1]] = value
-        self._overrides[tuple(keys)] = where
+        self._overrides[tuple(keys)] = without_passwords(where)
 
     def where(self, place: Sequence[str | int] = (), *, key: bool = False) -> str:
         """`file:line:column` of a part of the recipe, or the nearest part above it.
@@ -377,12 +377,20 @@ def _merged_nodes(node: yaml.MappingNode) -> Iterator[yaml.Node]:
             )
 
 
+_PASSWORD = re.compile(r"""(\w://[^\s:/@'"]*:)[^\s'"]+@""")
+
+
+def without_passwords(text: str) -> str:
+    """The text with the passwords of URLs as `***`."""
+    return _PASSWORD.sub(r"\1***@", text)
+
+
 def _excerpt(text: str, line: int, column: int) -> list[str]:
     """The line and a caret under the column."""
     lines = text.splitlines()
     if line >= len(lines):
         return []
-    shown = lines[line].replace("\t", " ")
+    shown = without_passwords(lines[line].replace("\t", " "))
     number = f"{line + 1}"
     return (
         [f"{number} | {shown[:100]}", f"{' ' * len(number)} | {' ' * column}^"]

@@ -256,10 +256,15 @@ class Step(Settings):
         """Whether the seed can change the output; only then it is in the key."""
         return type(self).__spec__.seeded
 
+    def variables(self) -> tuple[str, ...]:
+        """Environment variables that settings name: the step gets them as if `env:` named them."""
+        return ()
+
     def floating(self) -> str | None:
         """A name outside that may come to mean something else, e.g. `hub:Qwen/Qwen3-4B@main`.
 
-        None when there is no such thing. Called in the main process; must not use the network.
+        None when there is no such thing. Called in the main process, with outside files found;
+        must not use the network.
         """
         return None
 
@@ -270,6 +275,14 @@ class Step(Settings):
         `recipe.lock`, is part of the key, and reaches the step as `job.pinned`.
         """
         raise NotImplementedError
+
+    def pin_into(self, folder: Path) -> str:
+        """`pin()` for what isn't there for ever: keep in `folder` what the pin stands for.
+
+        A running step finds that folder as `job.kept`, shared by all steps of the project. It may
+        be empty, as on another machine: a step must be able to do without.
+        """
+        return self.pin()
 
     def prove(self, job: "Job", samples: int = 3) -> "list[Proof]":
         """What the step would learn, proven row by row before it runs; a `Proof` a data set.

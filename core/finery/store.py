@@ -2,8 +2,8 @@
 
 Layout under `.finery/`: `finery.db` (SQLite, WAL), `objects/ab/cdef…` (read-only blobs),
 `views/<digest>/` (an artifact as a folder of links), `work/<key>` (what a running step leaves),
-`work/<key>.scratch` (what its next attempt finds), `runs/<id>/` (events and logs), `locks` (one
-file; a key's lock is a byte range of it).
+`work/<key>.scratch` (what its next attempt finds), `pinned/` (what steps kept for their pins),
+`runs/<id>/` (events and logs), `locks` (one file; a key's lock is a byte range of it).
 
 A commit is: fill a staging folder, hash, rename into `objects/`, fsync, and one transaction that
 records keys. Whatever instant a build dies at, the next one finds whole blobs and whole keys.

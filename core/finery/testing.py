@@ -49,6 +49,7 @@ class TestJob(Job):
             find_engine=self._find,
             secrets=secrets or {},
             pinned=pinned,
+            kept=root / "kept",
         )
 
     def _find(self, model: Model) -> tuple[type[Engine], str]:

@@ -27,6 +27,7 @@ from finery.errors import DISK_FULL, FineryError, StepError
 from finery.hooks import hookimpl
 from finery.job import Job, scrubbed
 from finery.manifest import Manifest
+from finery.places import PINNED
 from finery.plugins import Plugins, load_plugins
 from finery.records import SqliteRecords
 from finery.step import Files, Step, inner_of, inputs_of, slots_of
@@ -114,6 +115,7 @@ def _outputs(task: Task, send: Any) -> dict[str, Manifest]:
         find_engine=_finder(task, plugins),
         secrets=task.env,
         pinned=task.pinned,
+        kept=root / PINNED,
     )
     returned = plugins.hook.finery_run_step(step=step, job=job)
     made = _named(returned, expected, task.use)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from finery import DataError, Dataset, Job, Step, UsageError, setting, takes
 from finery.rows import Conversation, Message, Row
 from finery_data.badrow import BadRow
-from finery_data.file import OWN_COLUMNS
 from finery_data.parts import (
+    OWN_COLUMNS,
     as_turns,
     changed,
     is_conversation,

@@ -101,6 +101,7 @@ class NearIndex:
             bands = PERMUTATIONS // rows_of_a_band(threshold)
             self._buckets = RMinHashLSH(threshold, PERMUTATIONS, bands)
         self._entry = lru_cache(maxsize=256)(self._read)
+        self._last: tuple[Entry, Any] | None = None  # what is looked for is often added then
 
     def __len__(self) -> int:
         return len(self._exact)
@@ -116,7 +117,7 @@ class NearIndex:
             yield Match(same, 1.0)
         if self._buckets is None or not any(entry.texts):
             return
-        sketch = sketch_of(entry, self._common)
+        sketch = self._sketch(entry)
         for slot in sorted(self._buckets.query(sketch)):
             estimate = sketch.jaccard(self._sketches[slot])
             if estimate >= self._threshold - SLACK:
@@ -131,12 +132,17 @@ class NearIndex:
             return False
         self._exact[digest] = number
         if self._buckets is not None and any(entry.texts):
-            self._sketches.append(sketch_of(entry, self._common))
+            self._sketches.append(self._sketch(entry))
             self._buckets.insert(len(self._numbers), self._sketches[-1])
             self._numbers.append(number)
             self._offsets.append(self._file.seek(0, 2))
             self._file.write(msgspec.msgpack.encode(entry))
         return True
+
+    def _sketch(self, entry: Entry) -> Any:
+        if self._last is None or self._last[0] is not entry:
+            self._last = entry, sketch_of(entry, self._common)
+        return self._last[1]
 
     def _read(self, slot: int) -> Entry:
         start = self._offsets[slot]
@@ -213,7 +219,13 @@ def pieces(text: str, tag: str = "") -> list[str]:
 
 def is_template(text: str, common: Collection[str]) -> bool:
     """Whether a normalised text has no piece of its own."""
-    return all(piece in common for piece in pieces(text))
+    return all(piece in common for part in _parts(text) for piece in pieces(part))
+
+
+def _parts(text: str) -> Iterator[str]:
+    """The text in parts that have its pieces: a list of all of them might not fit in memory."""
+    for start in range(0, max(1, len(text) - PIECE + 1), _CHUNK):
+        yield text[start : start + _CHUNK + PIECE - 1]
 
 
 def _tag(index: int) -> str:
@@ -227,8 +239,8 @@ def sketch_of(entry: Entry, common: Collection[str] = frozenset()) -> Any:
 
     sketch = RMinHash(PERMUTATIONS, _SEED)
     for index, text in enumerate(entry.texts):
-        for start in range(0, len(text) or 1, _CHUNK):  # a list of all might not fit in memory
-            found = pieces(text[start : start + _CHUNK + PIECE - 1], _tag(index))
+        for part in _parts(text):
+            found = pieces(part, _tag(index))
             own = [piece for piece in found if piece not in common] if common else found
             sketch.update(own or found)
     return sketch

@@ -13,6 +13,8 @@ PROGRESS_EVERY = 2_000
 TURNS = ("system", "user", "assistant")
 OWN = frozenset({"messages", "prompt", "completion", "chosen", "rejected", "tools"})
 """Columns that the texts of a row are taken from."""
+OWN_COLUMNS = OWN | {"id", "parents"}
+"""Columns with a meaning of their own in a `Dataset`."""
 ANSWERS = ("output", "answer")
 """What settings may say for the text of the answer, unless a column has that name."""
 

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from finery.errors import UsageError, did_you_mean
 from finery_data.badrow import BadRow
+from finery_data.values import holds_bytes, written
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -77,7 +78,12 @@ def fix_of(message: str, names: dict[str, Any]) -> str:
 
 
 def _filled(value: Any) -> Any:
-    """A template's value, unless it is missing: the text 'None' must not reach a model."""
+    """A template's value, unless it is missing: the text 'None' must not reach a model.
+
+    Nor must Python's way to write objects, lists and bytes: they are written as JSON, or refused.
+    """
     if value is None or (isinstance(value, float) and value != value):
         raise BadRow("a column is empty (null)", 'remove the row, or write {{ name or "" }}')
-    return value
+    if holds_bytes(value):
+        raise BadRow("a column holds bytes, not text", "decode it, or leave it out")
+    return written(value) if isinstance(value, (dict, list)) else value

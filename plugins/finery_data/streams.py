@@ -29,19 +29,26 @@ def open_bytes(path: Path) -> Iterator[io.BufferedReader]:
     What the bytes are decides, not the name: a file's name isn't part of a step's key.
     """
     try:
-        with path.open("rb") as raw:
-            yield _decompressed(raw)
-    except (EOFError, gzip.BadGzipFile, zlib.error, _Damaged) as error:
-        raise DataError(
-            f"the compressed file is damaged: {error}",
-            where=shown(path),
-            fix="copy or download it again",
-        ) from error
+        with path.open("rb") as raw, undamaged(shown(path)):
+            yield decompressed(raw)
     except OSError as error:
         raise DataError(
             f"the file can't be read: {error.strerror or error}",
             where=shown(path),
             fix="check that it is there and that you may read it",
+        ) from error
+
+
+@contextmanager
+def undamaged(name: str) -> Iterator[None]:
+    """What reading `decompressed` bytes of a damaged file raises, as a `DataError`."""
+    try:
+        yield
+    except (EOFError, gzip.BadGzipFile, zlib.error, _Damaged) as error:
+        raise DataError(
+            f"the compressed file is damaged: {error}",
+            where=name,
+            fix="copy or download it again",
         ) from error
 
 
@@ -51,7 +58,8 @@ def is_compressed(path: Path) -> bool:
         return raw.read(4).startswith((GZIP_MAGIC, ZSTD_MAGIC))
 
 
-def _decompressed(raw: io.BufferedReader) -> io.BufferedReader:
+def decompressed(raw: io.BufferedReader) -> io.BufferedReader:
+    """The stream of a file's content, which may be gzip or zstd."""
     magic = raw.read(4)
     raw.seek(0)
     if magic.startswith(GZIP_MAGIC):

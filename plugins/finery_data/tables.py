@@ -33,6 +33,7 @@ PARQUET_BATCH = 1024
 _SPACE = re.compile(r"[ \t\r\n]*")
 _HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_MARK = b"\xef\xbb\xbf"
 
 
 class Record(NamedTuple):
@@ -55,17 +56,22 @@ def read_table(path: Path, scratch: Path) -> Iterator[Record]:
             copy = scratch / "table.parquet" if is_compressed(path) else None
             yield from _parquet(shown(path), stream, copy)
         elif suffix in JSON_SUFFIXES:
-            yield from _json(shown(path), _text_start(shown(path), stream))
+            yield from read_json(shown(path), stream)
         else:
             yield from _delimited(shown(path), _text_start(shown(path), stream))
 
 
-def table_suffix(path: Path) -> str:
-    """`.csv` of `x.csv` and of `x.csv.gz`; `DataError` if no reader goes with it."""
-    name = path.name.lower()
+def suffix_of(name: str) -> str:
+    """`.csv` of `x.csv` and of `x.csv.gz`."""
+    name = name.lower()
     for ending in COMPRESSED:
         name = name.removesuffix(ending)
-    suffix = Path(name).suffix
+    return Path(name).suffix
+
+
+def table_suffix(path: Path) -> str:
+    """`.csv` of `x.csv` and of `x.csv.gz`; `DataError` if no reader goes with it."""
+    suffix = suffix_of(path.name)
     if suffix in SUFFIXES:
         return suffix
     what = f"files named '*{suffix}'" if suffix else "files without a suffix"
@@ -81,7 +87,7 @@ def _text_start(name: str, stream: io.BufferedReader) -> io.BufferedReader:
     start = stream.peek(3)[:3]
     if start.startswith(_UTF16):
         raise DataError("the file is UTF-16, not UTF-8", where=name, fix="save it as UTF-8")
-    if start == b"\xef\xbb\xbf":
+    if start == _MARK:
         stream.read(3)
     return stream
 
@@ -89,9 +95,12 @@ def _text_start(name: str, stream: io.BufferedReader) -> io.BufferedReader:
 # JSON
 
 
-def _json(name: str, stream: io.BufferedReader) -> Iterator[Record]:
-    """Rows of JSON lines, or of one JSON document: an array, or an object that holds one."""
-    lines = _numbered(stream)
+def read_json(name: str, stream: io.BufferedReader) -> Iterator[Record]:
+    """Rows of JSON lines, or of one JSON document: an array, or an object that holds one.
+
+    name: of the file, in the places of its rows.
+    """
+    lines = _numbered(_text_start(name, stream))
     first = next(lines, None)
     if first is None:
         return
@@ -109,9 +118,18 @@ def _json(name: str, stream: io.BufferedReader) -> Iterator[Record]:
 
 def _numbered(stream: io.BufferedReader) -> Iterator[tuple[int, bytes]]:
     """Lines that aren't blank, with their numbers from 1."""
+    was_wide = False
     for number, line in enumerate(stream, 1):
-        if not line.isspace():
+        if was_wide:  # its line break has a second byte
+            line = line.removeprefix(b"\0")
+        was_wide = _is_wide(line)
+        if line and not line.isspace():
             yield number, line
+
+
+def _is_wide(line: bytes) -> bool:
+    """Whether a line, amid others in UTF-8, is UTF-16."""
+    return line[:2] in _UTF16 or b"\0" in line[:2]
 
 
 def _starts_document(line: bytes, *, alone: bool) -> bool:
@@ -141,7 +159,7 @@ def _object_of(line: bytes) -> dict[str, Any] | BadRow:
     try:
         return _checked_object(msgspec.json.decode(line))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        return _not_utf8(line) or BadRow(f"invalid JSON: {_why(line, error)}")
+        return _other_encoding(line) or BadRow(f"invalid JSON: {_why(line, error)}")
 
 
 def _why(line: bytes, error: Exception) -> str:
@@ -162,6 +180,17 @@ def _checked_object(value: Any) -> dict[str, Any] | BadRow:
     if isinstance(value, dict):
         return value
     return BadRow(f"the row is {kind_of(value)}, not an object", "write it as {…}")
+
+
+def _other_encoding(line: bytes) -> BadRow | None:
+    """What is wrong with a line that isn't UTF-8, or has something before it."""
+    if _is_wide(line):
+        return BadRow("the line is UTF-16, not UTF-8", "save all of the file as UTF-8")
+    if line.startswith(_MARK):
+        return BadRow(
+            "a byte order mark stands before the row", "remove it: sed -i 's/^\\xEF\\xBB\\xBF//'"
+        )
+    return _not_utf8(line)
 
 
 def _not_utf8(line: bytes) -> BadRow | None:
@@ -386,7 +415,7 @@ def _parquet(name: str, stream: io.BufferedReader, copy: Path | None) -> Iterato
         for batch in parquet.ParquetFile(source).iter_batches(batch_size=PARQUET_BATCH):
             for columns in batch.to_pylist():
                 number += 1
-                made = {key: _without_nulls(value) for key, value in columns.items()}
+                made = {key: without_nulls(value) for key, value in columns.items()}
                 yield Record(f"{name} (row {number})", made)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise DataError(
@@ -405,8 +434,8 @@ def _copied(stream: io.BufferedReader, copy: Path) -> io.BufferedReader:
     return copy.open("rb")
 
 
-def _without_nulls(value: Any) -> Any:
+def without_nulls(value: Any) -> Any:
     """A nested value without the null fields that Parquet gives to objects that lack a key."""
     if isinstance(value, dict):
-        return {k: _without_nulls(v) for k, v in value.items() if v is not None}
-    return [_without_nulls(v) for v in value] if isinstance(value, list) else value
+        return {k: without_nulls(v) for k, v in value.items() if v is not None}
+    return [without_nulls(v) for v in value] if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""Models from the Hugging Face hub."""
+"""Models and data sets from the Hugging Face hub."""
 
 from collections.abc import Mapping
 
@@ -7,5 +7,8 @@ from finery import hookimpl
 
 @hookimpl
 def finery_steps() -> Mapping[str, str]:
-    """The step type `hub.model`."""
-    return {"hub.model": "finery_hub.model:HubModel"}
+    """The step types `hub.dataset` and `hub.model`."""
+    return {
+        "hub.dataset": "finery_hub.dataset:HubDataset",
+        "hub.model": "finery_hub.model:HubModel",
+    }

@@ -1,24 +1,39 @@
-"""What `hub.model` asks of the hub: a name's commit, files at a commit; and what goes wrong."""
+"""What is asked of the hub: a name's commit, files at a commit; and what goes wrong."""
 
 import errno
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, Literal
 
 from finery import DataError, FineryError, Job, StepError
+from finery.errors import did_you_mean, nearest
 
 TIMEOUT = 30.0  # seconds, for one small request
+COMMIT = re.compile("[0-9a-f]{40}")
+Kind = Literal["model", "dataset"]
+NAMES: dict[Kind, str] = {"model": "model", "dataset": "data set"}
+MOST_NAMES = 1000
+"""Names of repositories that a mistyped one is compared with."""
 
 
-def resolve(repo: str, revision: str) -> str:
-    """The commit that a branch or tag of a model repository names now, as 40 hex digits."""
-    with explained(repo, revision, resolving=True):
+def token_of(job: Job) -> str | None:
+    """The token the recipe passes; else None: the hub's library looks for its own login."""
+    try:
+        return job.secret("HF_TOKEN")
+    except StepError:
+        return None
+
+
+def resolve(repo: str, revision: str, kind: Kind = "model") -> str:
+    """The commit that a branch or tag of a repository names now, as 40 hex digits."""
+    with explained(repo, revision, kind, resolving=True):
         from huggingface_hub import HfApi
 
-        sha = HfApi().model_info(repo, revision=revision, timeout=TIMEOUT).sha
+        sha = HfApi().repo_info(repo, revision=revision, repo_type=kind, timeout=TIMEOUT).sha
     if not sha:
         raise StepError(f"{_endpoint()} names no commit for {repo}@{revision}")
     return sha
@@ -30,19 +45,21 @@ def download(
     job: Job,
     *,
     wanted: Sequence[str],
-    unwanted: Sequence[str],
+    unwanted: Sequence[str] = (),
     token: str | None,
+    kind: Kind = "model",
 ) -> Path:
     """The folder, in the hub's own cache, with the files of `repo` that match `wanted`.
 
     What the cache holds is not asked for again: a complete snapshot works offline.
     token: None leaves it to the hub's library to find its own login.
     """
-    with explained(repo, commit):
+    with explained(repo, commit, kind):
         from huggingface_hub import snapshot_download
 
         folder = snapshot_download(
             repo,
+            repo_type=kind,
             revision=commit,
             allow_patterns=list(wanted),
             ignore_patterns=list(unwanted),
@@ -61,22 +78,31 @@ def names_at(repo: str, commit: str, token: str | None) -> list[str]:
 
 
 @contextmanager
-def explained(repo: str, revision: str, *, resolving: bool = False) -> Iterator[None]:
+def explained(
+    repo: str, revision: str, kind: Kind = "model", *, resolving: bool = False
+) -> Iterator[None]:
     """Turn what the hub's library raises into an error that says what to do."""
     try:
         from huggingface_hub import errors
     except ImportError as error:
-        raise StepError(
-            "hub.model takes the package huggingface-hub, which isn't installed",
-            fix="pip install 'finery[hub]'",
-        ) from error
+        raise missing(f"hub.{kind}", "huggingface-hub") from error
     try:
         yield
     except (_http_error(), errors.HFValidationError, OSError, RuntimeError) as error:
-        raise explain(error, repo, revision, resolving=resolving) from error
+        raise explain(error, repo, revision, kind, resolving=resolving) from error
 
 
-def explain(error: Exception, repo: str, revision: str, *, resolving: bool = False) -> FineryError:
+def missing(step_type: str, package: str) -> StepError:
+    """The error for a library that isn't there."""
+    return StepError(
+        f"{step_type} takes the package {package}, which isn't installed",
+        fix="pip install 'finery[hub]'",
+    )
+
+
+def explain(
+    error: Exception, repo: str, revision: str, kind: Kind = "model", *, resolving: bool = False
+) -> FineryError:
     """The error to show for one that the hub's library raised."""
     from huggingface_hub import errors
 
@@ -88,18 +114,19 @@ def explain(error: Exception, repo: str, revision: str, *, resolving: bool = Fal
     if isinstance(error, errors.HFValidationError):
         return DataError(f"'{repo}' is not the name of a hub repository", fix="use owner/name")
     if isinstance(error, errors.HfHubHTTPError):
-        return _refused(error, repo, revision)
+        return _refused(error, repo, revision, kind)
     offline = (errors.LocalEntryNotFoundError, _http_error(), ConnectionError)
     if isinstance(error, offline):
-        return _offline(error, repo, revision, resolving)
+        return _offline(error, repo, revision, kind, resolving)
     return _broken(error, repo)
 
 
-def _refused(error: Any, repo: str, revision: str) -> FineryError:
+def _refused(error: Any, repo: str, revision: str, kind: Kind) -> FineryError:
     """The hub answered, and not with what was asked for."""
     from huggingface_hub import errors
 
-    status, page = error.response.status_code, f"{_endpoint()}/{repo}"
+    status = error.response.status_code
+    page = f"{_endpoint()}/{'datasets/' if kind == 'dataset' else ''}{repo}"
     details = [error.server_message] if error.server_message else []
     if isinstance(error, errors.GatedRepoError):
         return StepError(
@@ -109,15 +136,18 @@ def _refused(error: Any, repo: str, revision: str) -> FineryError:
             details=details,
         )
     if isinstance(error, errors.RepositoryNotFoundError):
+        guess = nearest(repo, _names_of(lambda: _repositories(repo, kind)))
+        typo = f"did you mean '{guess}'?" if guess else "check the name for a typo;"
         return DataError(
-            f"the hub has no model '{repo}', or it is private ({status})",
-            fix="check the name for a typo; for a private model log in (`hf auth login`), or set "
-            "HF_TOKEN and pass it to the step: env: [HF_TOKEN]",
+            f"the hub has no {NAMES[kind]} '{repo}', or it is private ({status})",
+            fix=f"{typo} for a private {NAMES[kind]} log in (`hf auth login`), or set HF_TOKEN and "
+            "pass it to the step: env: [HF_TOKEN]",
         )
     if isinstance(error, errors.RevisionNotFoundError):
+        known = _names_of(lambda: _revisions(repo, kind))
         return DataError(
             f"{repo} has no revision '{revision}'",
-            fix=f"see its branches and tags: {page}/tree/main",
+            fix=did_you_mean(revision, known) or f"see its branches and tags: {page}/tree/main",
         )
     if status in (401, 403):
         return StepError(
@@ -131,7 +161,34 @@ def _refused(error: Any, repo: str, revision: str) -> FineryError:
     )
 
 
-def _offline(error: Exception, repo: str, revision: str, resolving: bool) -> FineryError:
+def _names_of(ask: Callable[[], Iterable[str]]) -> list[str]:
+    """Names to compare a mistyped one with; none where the hub doesn't tell: it is only a guess."""
+    try:
+        return list(ask())
+    except (_http_error(), OSError):
+        return []
+
+
+def _repositories(repo: str, kind: Kind) -> Iterator[str]:
+    """The names of the repositories of that owner."""
+    from huggingface_hub import HfApi
+
+    owner, api = repo.partition("/")[0], HfApi()
+    ask: Any = api.list_datasets if kind == "dataset" else api.list_models
+    return (found.id for found in ask(author=owner, limit=MOST_NAMES))
+
+
+def _revisions(repo: str, kind: Kind) -> Iterator[str]:
+    """The names of a repository's branches and tags."""
+    from huggingface_hub import HfApi
+
+    refs = HfApi().list_repo_refs(repo, repo_type=kind)
+    return (ref.name for ref in (*refs.branches, *refs.tags))
+
+
+def _offline(
+    error: Exception, repo: str, revision: str, kind: Kind, resolving: bool
+) -> FineryError:
     """The hub can't be reached, and its cache on this machine doesn't hold all that is needed."""
     details = [str(error).splitlines()[0]] if str(error) else []
     if os.environ.get("HF_HUB_OFFLINE"):
@@ -143,7 +200,7 @@ def _offline(error: Exception, repo: str, revision: str, resolving: bool) -> Fin
             fix="build once with a network; what was fetched is kept",
             details=details,
         )
-    commit = _cached_commit(repo, revision)
+    commit = _cached_commit(repo, revision, kind)
     known = f": the cache on this machine has revision: {commit}" if commit else ""
     return StepError(
         f"{_endpoint()} can't be reached to find the commit that '{revision}' of {repo} names",
@@ -152,12 +209,12 @@ def _offline(error: Exception, repo: str, revision: str, resolving: bool) -> Fin
     )
 
 
-def _cached_commit(repo: str, revision: str) -> str | None:
+def _cached_commit(repo: str, revision: str, kind: Kind) -> str | None:
     """The commit that `revision` named when the cache last saw it."""
     from huggingface_hub import CacheNotFound, scan_cache_dir
 
     try:
-        found = [r for r in scan_cache_dir().repos if (r.repo_id, r.repo_type) == (repo, "model")]
+        found = [r for r in scan_cache_dir().repos if (r.repo_id, r.repo_type) == (repo, kind)]
     except CacheNotFound:
         return None
     refs = found[0].refs if found else {}

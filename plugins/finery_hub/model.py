@@ -1,12 +1,12 @@
 """`hub.model`: a model from the Hugging Face hub, pinned to a commit."""
 
-import re
 from collections.abc import Sequence
 from glob import escape
 from pathlib import Path
 from typing import Any
 
-from finery import DataError, Job, Model, Step, StepError, setting, takes
+from finery import DataError, Job, Model, Step, setting, takes
+from finery_hub.client import COMMIT, download, names_at, resolve, token_of
 from finery_local.folder import (
     ADAPTER_CONFIG,
     HEAVY,
@@ -24,8 +24,6 @@ from finery_local.folder import (
     template_facts,
 )
 from finery_local.gguf_file import external_gguf
-
-COMMIT = re.compile("[0-9a-f]{40}")
 
 
 class HubModel(Step, sections=("models",), seeded=False):
@@ -64,8 +62,6 @@ class HubModel(Step, sections=("models",), seeded=False):
 
     def pin(self) -> str:
         """The commit that the branch or tag names now."""
-        from finery_hub.client import resolve
-
         return resolve(self.repo, self.revision)
 
     def run(self, job: Job) -> Model:
@@ -127,9 +123,7 @@ class HubModel(Step, sections=("models",), seeded=False):
 
     def _everything(self, job: Job) -> frozenset[str]:
         """The names of all files of the repository, fetched or not."""
-        from finery_hub.client import names_at
-
-        return frozenset(names_at(self.repo, self._commit(job), _token(job)))
+        return frozenset(names_at(self.repo, self._commit(job), token_of(job)))
 
     def _commit(self, job: Job) -> str:
         return job.pinned or self.revision
@@ -139,10 +133,8 @@ class HubModel(Step, sections=("models",), seeded=False):
 
     def _fetched(self, wanted: list[str], job: Job, unwanted: Sequence[str] = PICKLED) -> Folder:
         """The files there are of `wanted`, and of the model card, which names the licence."""
-        from finery_hub.client import download
-
         wanted = [*wanted, README]
-        commit, token = self._commit(job), _token(job)
+        commit, token = self._commit(job), token_of(job)
         root = download(self.repo, commit, job, wanted=wanted, unwanted=unwanted, token=token)
         return Folder(root=root, names=_names(root, wanted), title=self.repo)
 
@@ -151,11 +143,3 @@ def _names(root: Path, wanted: list[str]) -> frozenset[str]:
     """What lies in the snapshot and is wanted: other programs may have fetched more into it."""
     found = (p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
     return frozenset(n for n in found if matches(n, wanted) and not matches(n, PICKLED))
-
-
-def _token(job: Job) -> str | None:
-    """The token the recipe passes; else None: the hub's library looks for its own login."""
-    try:
-        return job.secret("HF_TOKEN")
-    except StepError:
-        return None

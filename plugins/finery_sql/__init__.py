@@ -1,11 +1,30 @@
-"""Rows from SQL databases, through SQLAlchemy."""
+"""Rows from SQL databases."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from finery import hookimpl
 
 
 @hookimpl
 def finery_steps() -> Mapping[str, str]:
-    """The step types of this plugin."""
-    return {}
+    """The step type `sql.query`."""
+    return {"sql.query": "finery_sql.query:SqlQuery"}
+
+
+@hookimpl
+def finery_notes() -> Mapping[str, Any]:
+    """The kinds of notes of this plugin."""
+    from finery_sql.notes import ABOUT
+
+    return ABOUT
+
+
+@hookimpl
+def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
+    """Notes on queries whose rows may come in any order."""
+    if not any(node.use == "sql.query" for node in graph.nodes.values()):
+        return []
+    from finery_sql.notes import notes_on
+
+    return notes_on(graph)

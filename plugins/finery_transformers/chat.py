@@ -3,7 +3,8 @@
 The chat template is Jinja from the model's own files, run in transformers' sandbox.
 """
 
-from collections.abc import Mapping, Sequence, Set
+import json
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
 from finery import DataError
@@ -78,6 +79,54 @@ def _render(
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
+def _called(
+    tokenizer: "PreTrainedTokenizerBase", messages: Conversation, asked: dict[str, Any]
+) -> str:
+    """What the template writes: the same for arguments of tool calls as an object and as its JSON.
+
+    Templates are made for objects, and servers hand them these; the few that join the arguments
+    with text get JSON.
+    """
+    objects = _with_arguments(messages, _as_object)
+    try:
+        return str(tokenizer.apply_chat_template(objects, tokenize=False, **asked))
+    except TypeError:
+        if not any(message.get("tool_calls") for message in messages):
+            raise
+        texts = _with_arguments(messages, _as_text)
+        return str(tokenizer.apply_chat_template(texts, tokenize=False, **asked))
+
+
+def _with_arguments(messages: Conversation, change: Callable[[Any], Any]) -> Conversation:
+    """The messages with the arguments of their tool calls changed; those without calls as is."""
+    return [
+        {**message, "tool_calls": [_with_argument(call, change) for call in message["tool_calls"]]}
+        if message.get("tool_calls")
+        else message
+        for message in messages
+    ]
+
+
+def _with_argument(call: dict[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
+    function = call.get("function", {})
+    if "arguments" not in function:
+        return call
+    return {**call, "function": {**function, "arguments": change(function["arguments"])}}
+
+
+def _as_object(arguments: Any) -> Any:
+    if not isinstance(arguments, str):
+        return arguments
+    try:
+        return json.loads(arguments or "{}")
+    except ValueError:  # the template gets it as the row has it
+        return arguments
+
+
+def _as_text(arguments: Any) -> Any:
+    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+
+
 def _text(
     tokenizer: "PreTrainedTokenizerBase",
     messages: Conversation,
@@ -88,7 +137,7 @@ def _text(
 
     asked: dict[str, Any] = {"tools": list(tools) if tools else None, **arguments}
     try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, **asked))
+        return _called(tokenizer, messages, asked)
     except (TemplateError, TypeError, KeyError) as error:
         raise DataError(
             f"the model's chat template refuses the conversation: {error}",

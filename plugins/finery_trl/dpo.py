@@ -34,6 +34,14 @@ class Dpo(Preference):
         help="Share of the preferences that may be the wrong way round; for loss_type: robust.",
     )
 
+    sft_weight: float = setting(
+        0.0,
+        ge=0,
+        help="Weight of a second loss beside it: the chosen answers' own, as in `trl.sft` (Pang et "
+        "al. 2024, https://arxiv.org/abs/2404.19733). DPO alone may make both answers less likely "
+        "as long as the rejected one falls further, and unlearn where answers end; 0.2-1 holds on.",
+    )
+
     def read(self, rows: Iterable[Row], tokens: "Tokens", job: Job, what: str) -> Iterable[Proven]:
         """Preferences in tokens."""
         from finery_trl.pairs import pairs_of
@@ -47,9 +55,10 @@ class Dpo(Preference):
 
         from finery_trl.trainer import DpoTrainer
 
-        settings = {
-            "beta": self.beta,
-            "loss_type": [self.loss_type],
-            "label_smoothing": self.label_smoothing,
-        }
-        return DpoTrainer, DPOConfig, settings
+        settings = {"beta": self.beta, "label_smoothing": self.label_smoothing}
+        return DpoTrainer, DPOConfig, {**settings, **self._losses()}
+
+    def _losses(self) -> dict[str, Any]:
+        if not self.sft_weight:
+            return {"loss_type": [self.loss_type]}
+        return {"loss_type": [self.loss_type, "sft"], "loss_weights": [1.0, self.sft_weight]}

@@ -106,6 +106,13 @@ def test_a_line_shows_what_matters_most_in_its_width(
     assert [word for word in lacks if word in line] == []
 
 
+def test_a_margin_is_no_share() -> None:
+    row = _Row("dpo", "trl.dpo")
+    for name in ("reward_margin", "preference_accuracy"):
+        row.take({"event": "step_metric", "step": "dpo", "name": name, "value": 0.17, "at": 1})
+    assert [p.text for p in row.measures()] == ["preference accuracy 17.0 %", "reward margin 0.17"]
+
+
 @pytest.mark.parametrize("width", [40, 80, 120, 160])
 def test_the_live_table_fits_the_terminal(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", str(width))

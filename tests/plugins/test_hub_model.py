@@ -3,26 +3,15 @@
 Each call is a process of its own, as the hub's library reads HF_ENDPOINT and HF_HOME on import.
 """
 
-import hashlib
 import json
-import os
-import re
-import subprocess
-import sys
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
-from typing import Any
-from urllib.parse import quote, unquote
 
 import pytest
 from blake3 import blake3
+from hub_server import FIRST, SECOND, TOKEN, Caller, Hub, is_large, serving
 
 pytest.importorskip("huggingface_hub", reason="needs the package huggingface-hub")
-
-FIRST, SECOND = "1" * 40, "2" * 40
-TOKEN = "hf_a_token_that_opens"
 
 
 def weights(value: int = 0, size: int = 8) -> bytes:
@@ -40,199 +29,16 @@ def model(value: int = 0, files: dict[str, bytes] | None = None) -> dict[str, by
     return {**known, "onnx/model.onnx": b"onnx", "pytorch_model.bin": b"pickle", **(files or {})}
 
 
-class Hub(ThreadingHTTPServer):
-    """Repositories with commits and branches; keeps every request it got."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.commits: dict[str, dict[str, dict[str, bytes]]] = {}
-        self.main: dict[str, str] = {}
-        self.gated: set[str] = set()
-        self.cut: set[str] = set()  # files whose first transfer breaks off half way
-        self.requests: list[str] = []
-        self.ranges: list[str] = []
-        self.tokens_at_storage: list[str | None] = []
-
-    def push(self, repo: str, commit: str, files: dict[str, bytes]) -> None:
-        self.commits.setdefault(repo, {})[commit] = files
-        self.main[repo] = commit
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Hub
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
-        self.server.requests.append(f"{self.command} {self.path}")
-        if found := re.fullmatch(r"/storage/(.+)/(\w{40})/([^?]+)", self.path):
-            self.server.tokens_at_storage.append(self.headers["Authorization"])
-            return self.send(self.server.commits[found[1]][found[2]][unquote(found[3])])
-        api = re.fullmatch(r"/api/models/(.+?)/(revision|tree)/([^?/]+)(\?.*)?", self.path)
-        file = re.fullmatch(r"/(.+?)/resolve/([^/]+)/(.+)", self.path)
-        found = api or file
-        if not found or found[1] not in self.server.commits:
-            return self.refuse(401, "RepoNotFound")
-        repo, revision = found[1], found[3] if api else found[2]
-        commit = self.server.main[repo] if revision == "main" else revision
-        files = self.server.commits[repo].get(commit)
-        if files is None:
-            return self.refuse(404, "RevisionNotFound")
-        if api and api[2] == "revision":
-            return self.send(json.dumps({"id": repo, "sha": commit}).encode())
-        if api:
-            return self.send(json.dumps([entry(*item) for item in files.items()]).encode())
-        return self.resolve(repo, commit, files, unquote(found[3]))
-
-    def resolve(self, repo: str, commit: str, files: dict[str, bytes], name: str) -> None:
-        """As the hub does: small files from itself, weights by a redirect to another host."""
-        if repo in self.server.gated and self.headers["Authorization"] != f"Bearer {TOKEN}":
-            return self.refuse(403 if self.headers["Authorization"] else 401, "GatedRepo")
-        if name not in files:
-            return self.refuse(404, "EntryNotFound")
-        about = {"X-Repo-Commit": commit, "ETag": f'"{etag(name, files[name])}"'}
-        if not is_large(name):
-            return self.send(files[name], **about)
-        linked = {"X-Linked-Etag": about["ETag"], "X-Linked-Size": str(len(files[name]))}
-        host = f"http://localhost:{self.server.server_port}"
-        self.send_response(302)
-        where = {"Location": f"{host}/storage/{repo}/{commit}/{quote(name)}", "Content-Length": "0"}
-        return self.finish_headers({**about, **linked, **where})
-
-    def send(self, content: bytes, **headers: str) -> None:
-        start = 0
-        if asked := self.headers["Range"]:
-            self.server.ranges.append(asked)
-            start = int(asked.removeprefix("bytes=").removesuffix("-"))
-            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-        self.send_response(206 if asked else 200)
-        self.finish_headers({"Content-Length": str(len(content) - start), **headers})
-        if self.command == "GET":
-            name = self.path.rpartition("/")[2]
-            if name in self.server.cut:
-                self.server.cut.remove(name)
-                content, self.close_connection = content[: len(content) // 2], True
-            self.wfile.write(content[start:])
-
-    def refuse(self, status: int, code: str) -> None:
-        self.send_response(status)
-        self.finish_headers({"X-Error-Code": code, "Content-Length": "0"})
-
-    def finish_headers(self, headers: dict[str, str]) -> None:
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.end_headers()
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
-def is_large(name: str) -> bool:
-    return name.endswith((".safetensors", ".gguf", ".bin"))
-
-
-def etag(name: str, content: bytes) -> str:
-    """As the hub does: git's hash of a small file, SHA-256 of a large one."""
-    if is_large(name):
-        return hashlib.sha256(content).hexdigest()
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-
-
-def entry(name: str, content: bytes) -> dict[str, Any]:
-    """One line of the hub's listing of a repository."""
-    made: dict[str, Any] = {"type": "file", "path": name, "size": len(content)}
-    made["oid"] = hashlib.sha1(content).hexdigest()
-    if is_large(name):
-        made["lfs"] = {"oid": etag(name, content), "size": len(content), "pointerSize": 134}
-    return made
-
-
-CALL = """
-import json, sys
-from pathlib import Path
-from finery import FineryError, Model
-from finery.testing import TestJob
-from finery_hub.model import HubModel
-
-call = json.load(sys.stdin)
-if call["base"]:
-    call["settings"]["base"] = Model(Path("base"), meta=call["base"])
-step = HubModel(**call["settings"])
-try:
-    if call["pinned"] is None:
-        result = {"pin": step.pin()}
-    else:
-        job = TestJob(pinned=call["pinned"], secrets=call["secrets"])
-        made = step.sketch(job) if call["sketch"] else step.run(job)
-        found = made.external if made else {}
-        external = {name: str(path) for name, path in found.items()}
-        files = sorted(p.name for p in job.out.iterdir())
-        result = {"meta": made.meta if made else None, "external": external, "files": files,
-                  "events": job.events}
-except FineryError as error:
-    result = error.to_dict()
-print(json.dumps(result))
-"""
-
-
-class Caller:
-    """Calls `hub.model` in a process of its own, with one cache for all its calls."""
-
-    def __init__(self, hub: Hub, home: Path) -> None:
-        self.hub = hub
-        self.home = home
-        self.env = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home)}
-
-    def __call__(
-        self,
-        pinned: str | None = None,
-        *,
-        base: dict[str, Any] | None = None,
-        secrets: dict[str, str] | None = None,
-        sketch: bool = False,
-        **settings: Any,
-    ) -> dict[str, Any]:
-        settings = {"repo": "org/small", **settings}
-        call = {
-            "settings": settings, "pinned": pinned, "base": base, "secrets": secrets or {},
-            "sketch": sketch,
-        }  # fmt: skip
-        clean = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
-        done = subprocess.run(
-            [sys.executable, "-c", CALL],
-            input=json.dumps(call),
-            capture_output=True,
-            text=True,
-            env={**clean, **self.env},
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        assert TOKEN not in done.stdout + done.stderr
-        made: dict[str, Any] = json.loads(done.stdout)
-        return made
-
-
 @pytest.fixture
 def hub() -> Iterator[Hub]:
-    server = Hub()
-    server.push("org/small", FIRST, model())
-    Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    with serving() as server:
+        server.push("org/small", FIRST, model())
+        yield server
 
 
 @pytest.fixture
 def call(hub: Hub, tmp_path: Path) -> Caller:
-    return Caller(hub, tmp_path / "hf")
+    return Caller(hub, tmp_path / "hf", "finery_hub.model:HubModel", repo="org/small")
 
 
 def test_only_a_branch_or_tag_floats() -> None:
@@ -316,13 +122,14 @@ def test_a_missing_repository(call: Caller) -> None:
     for error in (call(repo="org/smal"), call(FIRST, repo="org/smal")):
         assert error["error"] == "DataError"
         assert "no model 'org/smal', or it is private" in error["what"]
-        assert "typo" in error["fix"]
+        assert error["fix"].startswith("did you mean 'org/small'?")
 
 
 def test_a_missing_revision(call: Caller) -> None:
     for error in (call(revision="v9"), call(SECOND)):
         assert error["error"] == "DataError"
         assert "has no revision" in error["what"]
+        assert error["fix"] == "one of: main, v1.0" or error["fix"] == "did you mean 'v1.0'?"
 
 
 def test_a_name_that_is_none(call: Caller) -> None:

@@ -133,6 +133,17 @@ def test_the_loss_is_what_trl_itself_measures(run: Run, monkeypatch: pytest.Monk
         assert [p[name] for p in ours] == pytest.approx([p[name] for p in theirs], abs=2e-3)
 
 
+def test_a_second_loss_keeps_the_chosen_answers_likely(run: Run) -> None:
+    from finery_transformers.scoring import likelihoods
+
+    def chosen(weight: float) -> float:
+        model, _ = run(folder=f"weight-{weight}", sft_weight=weight)
+        answered = [(row["prompt"], row["chosen"], None) for row in preferences(12)]
+        return sum(found.logprob for found in likelihoods(model, answered, lambda *_: None))
+
+    assert chosen(1.0) > chosen(0.0) + 1
+
+
 def test_pairs_whose_answers_are_alike_are_named(run: Run, tmp_path: Path) -> None:
     same = [{**r, "rejected": r["chosen"]} for r in preferences(3)]
     rows = dataset(tmp_path / "same", [*preferences(4), *same])

@@ -85,9 +85,17 @@ def _print_steps(plans: Sequence["StepPlan"], estimates: Mapping[str, "Estimate"
     for plan in plans:
         state = click.style(f"{plan.state:<7}", fg=COLOURS[plan.state])
         use = click.style(f"{plan.node.use:<{uses}}", dim=True)
-        click.echo(f"{state}  {plan.node.name:<{names}}  {use}  {plan.reason}".rstrip())
+        click.echo(f"{state}  {plan.node.name:<{names}}  {use}  {_why(plan)}".rstrip())
         if plan.node.name in estimates:
             _print_estimate(estimates[plan.node.name])
+
+
+def _why(plan: "StepPlan") -> str:
+    """Why the step runs; of one that doesn't, what it is pinned to."""
+    if plan.state != "cached" or plan.pinned is None:
+        return plan.reason
+    is_commit = len(plan.pinned) == 40 and set(plan.pinned) <= set("0123456789abcdef")
+    return f"as pinned: {plan.pinned[:12] if is_commit else plan.pinned}"
 
 
 def _print_estimate(estimate: "Estimate") -> None:

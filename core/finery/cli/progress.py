@@ -165,7 +165,8 @@ class _Row:
                 case "tokens_per_second":
                     yield Piece(f"{_thousands(value)} tok/s", "dim", 5)
                 case _:
-                    shown = f"{100 * value:.1f} %" if 0 <= value <= 1 else f"{value:.3g}"
+                    share = 0 <= value <= 1 and not name.endswith("_margin")  # in nats
+                    shown = f"{100 * value:.1f} %" if share else f"{value:.3g}"
                     short = name.removeprefix("watch.").removeprefix("eval_").replace("_", " ")
                     yield Piece(f"{short} {shown}", "magenta", 4)
 

@@ -1,0 +1,248 @@
+"""The records of a split of a data set on the hub, off its files or over the network.
+
+The datasets library says which files a split has and reads them. JSON is read by finery instead, a
+line at a time: the library takes texts that look like a date for one, and the whole file for broken
+where a line is.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from io import BufferedReader
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from finery import DataError, FineryError, Job, StepError
+from finery.errors import did_you_mean
+from finery_data.badrow import BadRow
+from finery_data.streams import decompressed, undamaged
+from finery_data.tables import JSON_SUFFIXES, Record, read_json, suffix_of, without_nulls
+from finery_data.values import plain
+from finery_hub.client import COMMIT, download, explained, missing
+
+PROGRESS_EVERY = 1_000
+REMOTE = "hf://"
+"""How the library names files on the hub."""
+MEDIA = ("Audio", "BioSequence", "BioStructure", "Image", "Mesh", "Nifti", "Pdf", "Video")
+"""The library's features that hold no text."""
+
+
+class Split(NamedTuple):
+    """A split of a data set at a commit. config: None for the data set's own default."""
+
+    repo: str
+    commit: str
+    config: str | None
+    name: str
+    token: str | None
+
+    @property
+    def place(self) -> str:
+        """How errors call it."""
+        config = f"{self.config}/" if self.config else ""
+        commit = self.commit[:7] if COMMIT.fullmatch(self.commit) else self.commit
+        return f"{self.repo}@{commit} {config}{self.name}"
+
+
+def records_of(split: Split, job: Job, *, streaming: bool) -> Iterator[Record]:
+    """The records of a split, in order, as a stream.
+
+    streaming: read over the network as far as is needed; else fetch its files into the hub's cache
+    first, where a broken transfer goes on and the next build finds them.
+    """
+    builder = _builder(split)
+    files = _files_of(split, builder)
+    if not streaming:
+        files = _fetched(split, files, job)
+    names = {file: file.partition(split.commit)[2].lstrip("/@") for file in files}
+    is_json = all(suffix_of(name) in JSON_SUFFIXES for name in names.values())
+    with explained(split.repo, split.commit, "dataset"):
+        if is_json and not getattr(builder.config, "field", None):
+            found = _json_records(split, names, builder.info.features)
+        else:
+            found = _library_records(split, builder, files, job)
+        for number, record in enumerate(found):
+            if number % PROGRESS_EVERY == 0:
+                job.progress(0, 1, f"{number:,} rows")
+            yield record
+        job.progress(1, 1, "all rows read")
+
+
+def _builder(split: Split) -> Any:
+    """What the library knows of the data set: its files by split, its features."""
+    with explained(split.repo, split.commit, "dataset"):
+        _meet(split)
+        try:
+            import datasets  # type: ignore[import-untyped]
+        except ImportError as error:
+            raise missing("hub.dataset", "datasets") from error
+        datasets.disable_progress_bars()
+        path = f"{REMOTE}datasets/{split.repo}"  # else a folder of that name would be read
+        try:
+            found = datasets.load_dataset_builder(
+                path, split.config, revision=split.commit, token=split.token
+            )
+        except (ValueError, FileNotFoundError, RuntimeError) as error:
+            raise _unfit(split, path, error) from error
+    if found.hash != split.commit:  # when the hub fails it takes any commit that it has kept
+        raise StepError(
+            f"the hub didn't tell what {split.repo} holds at {split.commit[:12]}",
+            fix="build again later",
+        )
+    return found
+
+
+def _meet(split: Split) -> None:
+    """Meet the data set once ourselves: the library hides why it can't be read."""
+    from huggingface_hub import HfApi, errors
+
+    api = HfApi(token=split.token)
+    try:
+        api.hf_hub_download(split.repo, "README.md", repo_type="dataset", revision=split.commit)
+    except errors.RemoteEntryNotFoundError:
+        api.dataset_info(split.repo, revision=split.commit)
+
+
+def _unfit(split: Split, path: str, error: Exception) -> FineryError:
+    """The error for a data set that the library makes nothing of."""
+    what = str(error).splitlines()[0]
+    if isinstance(error, RuntimeError) and "script" in what:
+        return DataError(
+            f"{split.repo} is made by a Python script, and finery runs no code of a data set's",
+            where=split.place,
+            fix="the hub may have its rows as files: revision: refs/convert/parquet",
+        )
+    if isinstance(error, ValueError) and "onfig" in what:
+        return _no_config(split, path)
+    return DataError(
+        f"the datasets library can't read {split.repo}: {what}",
+        where=split.place,
+        fix="see what it holds: JSON lines, JSON, CSV or Parquet files are read",
+    )
+
+
+def _no_config(split: Split, path: str) -> DataError:
+    """The error for a configuration that isn't there, or isn't named."""
+    from datasets import get_dataset_config_names
+
+    known = get_dataset_config_names(path, revision=split.commit, token=split.token)
+    if split.config is None:
+        return DataError(
+            f"{split.repo} has several configurations",
+            where=split.place,
+            fix=f"name one: config: {' or '.join(known)}",
+        )
+    return DataError(
+        f"{split.repo} has no configuration '{split.config}'",
+        where=split.place,
+        fix=did_you_mean(split.config, known),
+    )
+
+
+def _files_of(split: Split, builder: Any) -> list[str]:
+    """The files of the split, as the library names them; from now on it knows no others."""
+    found: Mapping[str, Sequence[str]] = builder.config.data_files or {}
+    by_name = {str(name): list(files) for name, files in found.items()}
+    if split.name not in by_name:
+        raise DataError(
+            f"{split.repo} has no split '{split.name}'",
+            where=split.place,
+            fix=did_you_mean(split.name, by_name),
+        )
+    return by_name[split.name]
+
+
+def _fetched(split: Split, files: Sequence[str], job: Job) -> list[str]:
+    """The files' paths in the hub's cache, where they are now."""
+    from glob import escape
+
+    start = f"{REMOTE}datasets/{split.repo}@{split.commit}/"
+    names = [file.removeprefix(start) for file in files]
+    folder = download(
+        split.repo,
+        split.commit,
+        job,
+        wanted=[escape(name) for name in names],
+        token=split.token,
+        kind="dataset",
+    )
+    return [str(folder / name) for name in names]
+
+
+# JSON
+
+
+def _json_records(split: Split, names: Mapping[str, str], features: Any) -> Iterator[Record]:
+    """The records of JSON files, each with its line."""
+    tell = _labelled(features or {})
+    for file, name in names.items():
+        place = f"{split.repo}/{name}"
+        with _opened(file, split.token) as raw, undamaged(place):
+            for record in read_json(place, decompressed(raw)):
+                if isinstance(record.columns, BadRow):
+                    yield record
+                else:
+                    yield Record(record.where, tell(record.columns))
+
+
+def _opened(file: str, token: str | None) -> BufferedReader:
+    """A file's bytes, here or on the hub."""
+    if not file.startswith(REMOTE):
+        return Path(file).open("rb")
+    from huggingface_hub import HfFileSystem
+
+    return BufferedReader(HfFileSystem(token=token).open(file, "rb"))
+
+
+# Everything else
+
+
+def _library_records(
+    split: Split, builder: Any, files: Sequence[str], job: Job
+) -> Iterator[Record]:
+    """The records of files that the library reads."""
+    builder.config.data_files = {split.name: list(files)}
+    number = 0
+    try:
+        rows = builder.as_streaming_dataset(split=split.name)
+        features = rows.features or rows._resolve_features().features
+        media = {name: f for name, f in features.items() if type(f).__name__ in MEDIA}
+        if media:
+            job.log(f"left out, since they hold no text: {', '.join(media)}")
+            for name, feature in media.items():  # removing alone would decode them first
+                rows = rows.cast_column(name, replace(feature, decode=False))
+            rows = rows.remove_columns(list(media))
+        tell = _labelled(features)
+        for columns in rows:
+            number += 1
+            yield Record(f"{split.place} (row {number})", tell(columns))
+    except StopIteration:  # the library's way to say that a file is empty
+        return
+    except (ValueError, TypeError, _library_error()) as error:
+        what = str(error.__cause__ or error).strip().splitlines()
+        raise DataError(
+            f"its files can't be read: {what[0] if what else type(error).__name__}",
+            where=f"{split.place} (after row {number})" if number else split.place,
+            fix="see whether the files are whole, and have the columns that the data set's card "
+            "says; another revision may be better",
+        ) from error
+
+
+def _library_error() -> type[Exception]:
+    from datasets.exceptions import DatasetsError  # type: ignore[import-untyped]
+
+    return cast(type[Exception], DatasetsError)
+
+
+def _labelled(features: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """What makes columns of a record: values as rows have them, classes by their names."""
+    classes = {name: f.names for name, f in features.items() if hasattr(f, "int2str") and f.names}
+
+    def tell(record: Mapping[str, Any]) -> dict[str, Any]:
+        columns = {name: without_nulls(plain(value)) for name, value in record.items()}
+        for name, names in classes.items():
+            value = columns.get(name)
+            if isinstance(value, int):
+                columns[name] = names[value] if 0 <= value < len(names) else None
+        return columns
+
+    return tell

@@ -1,0 +1,161 @@
+"""What goes wrong with databases, in words that say what to do, and never with a password."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from finery import DataError, FineryError, StepError
+from finery.errors import did_you_mean, nearest
+from finery_sql.statement import is_select, line_of
+
+DATABASES = ("postgresql", "sqlite", "mysql", "mariadb", "mssql", "oracle")
+PACKAGES = {
+    "psycopg": "psycopg[binary]", "MySQLdb": "mysqlclient", "pyodbc": "pyodbc",
+    "pymysql": "pymysql", "oracledb": "oracledb",
+}  # fmt: skip
+"""Driver's module → what to install."""
+URL = "postgresql://user:password@host:5432/database"
+_LINE = re.compile(r"^LINE (\d+):", re.MULTILINE)
+_TABLE = re.compile(r'(?:no such table: |relation ")([^"\n]+)')
+_COLUMN = re.compile(r"no such column: (?:\w+\.)?(\w+)")
+_NEAR = re.compile(r'near "([^"]+)"')
+_READ_ONLY = ("read-only transaction", "readonly database", "READ ONLY transaction")
+_LOGIN = ("password authentication failed", "Access denied", "no password supplied")
+_AWAY = (
+    "Connection refused", "could not translate host name", "failed to resolve", "Name or service",
+    "timeout", "timed out", "No such file or directory", "Can't connect", "server closed",
+)  # fmt: skip
+
+
+class Fault(NamedTuple):
+    """What is known where a query fails. secrets: the URL and its password, never to be told."""
+
+    engine: Any
+    place: str
+    query: str
+    query_file: str | None
+    secrets: Sequence[str]
+
+    def safe(self, text: str) -> str:
+        """The text without secrets."""
+        for secret in self.secrets:
+            text = text.replace(secret, "***")
+        return text
+
+
+@contextmanager
+def explained(fault: Fault) -> Iterator[None]:
+    """Turn what SQLAlchemy raises into an error that says what to do."""
+    from sqlalchemy import exc
+
+    try:
+        yield
+    except exc.DBAPIError as error:
+        made = _explain(error, fault)
+        raise made from None  # the message that it comes with may hold the URL
+    except exc.SQLAlchemyError as error:
+        raise DataError(
+            fault.safe(str(error).splitlines()[0]), where=fault.query_file or fault.place
+        ) from None
+
+
+def unreadable_url(place: str) -> DataError:
+    """The error for a variable that holds no URL; its value isn't told."""
+    return DataError(
+        f"{place} doesn't hold the URL of a database", where=place, fix=f"write it as {URL}"
+    )
+
+
+def unknown_database(name: str, place: str) -> DataError:
+    """The error for a URL of a kind that SQLAlchemy doesn't know."""
+    kind = name.partition("+")[0]
+    return DataError(
+        f"SQLAlchemy knows no database '{name}'", where=place, fix=did_you_mean(kind, DATABASES)
+    )
+
+
+def missing_driver(module: str, place: str) -> StepError:
+    """The error for a driver that isn't installed."""
+    return StepError(
+        f"the driver {module} isn't installed",
+        where=place,
+        fix=f"pip install '{PACKAGES.get(module, module)}'",
+    )
+
+
+def _explain(error: Any, fault: Fault) -> FineryError:
+    """The error to show for one of a driver."""
+    text = fault.safe(str(error.orig).strip())
+    what = text.splitlines()[0] if text else type(error.orig).__name__
+    if any(mark in text for mark in _LOGIN):
+        return StepError(
+            "the database refuses the user or the password",
+            where=fault.place,
+            fix=f"check the URL in {fault.place}",
+            details=[what],
+        )
+    if "does not exist" in text and 'database "' in text and _state(error) in ("", "3D000"):
+        return StepError(what, where=fault.place, fix=f"check the URL in {fault.place}")
+    if _state(error) == "" and any(mark in text for mark in _AWAY):
+        return StepError(
+            "the database can't be reached",
+            where=fault.place,
+            fix=f"is it running? Check host and port of the URL in {fault.place}",
+            details=text.splitlines()[:3],
+        )
+    if any(mark in text for mark in _READ_ONLY):
+        return DataError(
+            "the query would change the database, and it is only read",
+            where=fault.query_file or fault.place,
+            fix="write a SELECT; change the database elsewhere",
+            details=[what],
+        )
+    return _in_query(text, what, error, fault)
+
+
+def _in_query(text: str, what: str, error: Any, fault: Fault) -> FineryError:
+    """The error for a query that the database doesn't take, with the line where it can be told."""
+    line = _line(text, fault.query)
+    where = f"{fault.query_file or f'{fault.place}: query'}{f':{line}' if line else ''}"
+    detail = getattr(getattr(error.orig, "diag", None), "message_hint", None)
+    if found := _TABLE.search(text):
+        return DataError(what, where=where, fix=did_you_mean(found[1], _tables(fault)))
+    if found := _COLUMN.search(text):
+        near = nearest(found[1], _columns(fault))
+        return DataError(what, where=where, fix=f"did you mean '{near}'?" if near else None)
+    if "statement at a time" in text or "multiple commands" in text:
+        return DataError("there are several statements", where=where, fix="write a single SELECT")
+    repair = "repair the query" if is_select(fault.query) else "write a SELECT"
+    return DataError(what, where=where, fix=detail or repair)
+
+
+def _line(text: str, query: str) -> int | None:
+    """The line of the query that a message is about."""
+    if found := _LINE.search(text):
+        return int(found[1])
+    token = _NEAR.search(text) or _TABLE.search(text) or _COLUMN.search(text)
+    return line_of(query, token[1]) if token else None
+
+
+def _state(error: Any) -> str:
+    """The SQLSTATE of an error of a query; drivers give none where there was no connection."""
+    return str(getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None) or "")
+
+
+def _tables(fault: Fault) -> list[str]:
+    """The tables and views there are."""
+    from sqlalchemy import inspect
+
+    found = inspect(fault.engine)
+    return [*found.get_table_names(), *found.get_view_names()]
+
+
+def _columns(fault: Fault) -> list[str]:
+    """The columns of all tables."""
+    from sqlalchemy import inspect
+
+    found = inspect(fault.engine)
+    return [
+        column["name"] for table in found.get_table_names() for column in found.get_columns(table)
+    ]

@@ -1,0 +1,41 @@
+"""A query's text: its parameters, and whether it says in which order the rows come."""
+
+import re
+
+_NOT_CODE = re.compile(
+    r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|--[^\n]*|/\*.*?\*/|\$(\w*)\$.*?\$\1\$""", re.DOTALL
+)
+_PARAMETER = re.compile(r"(?<![:\w\\]):(\w+)(?!:)")
+"""As SQLAlchemy reads them, so that `::date` and `10:30` are none."""
+_ORDER = re.compile(r"\border\s+by\b", re.IGNORECASE)
+_INNERMOST = re.compile(r"\([^()]*\)")
+
+
+def trimmed(query: str) -> str:
+    """The query without what ends it: a driver's cursor takes a single statement."""
+    return query.strip().rstrip("; \t\r\n")
+
+
+def parameters(query: str) -> list[str]:
+    """The names of the parameters (`:name`) in a query, each once."""
+    return list(dict.fromkeys(_PARAMETER.findall(query)))
+
+
+def is_select(query: str) -> bool:
+    """Whether the query starts as one that gives rows."""
+    code = _NOT_CODE.sub(" ", query).lstrip("( \t\r\n").lower()
+    return code.startswith(("select", "with", "values", "table"))
+
+
+def is_ordered(query: str) -> bool:
+    """Whether the query as a whole, not only a part in parentheses, has an ORDER BY."""
+    code = _NOT_CODE.sub(" ", query)
+    while (outer := _INNERMOST.sub(" ", code)) != code:
+        code = outer
+    return bool(_ORDER.search(code))
+
+
+def line_of(query: str, token: str) -> int | None:
+    """The line of a piece of the query, None where it stands there more than once."""
+    found = [match.start() for match in re.finditer(re.escape(token), query)]
+    return query.count("\n", 0, found[0]) + 1 if token and len(found) == 1 else None

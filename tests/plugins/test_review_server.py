@@ -13,6 +13,7 @@ from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 from conftest import MakeProject, Project, until
@@ -346,6 +347,8 @@ def test_a_browser_is_opened_without_the_token_among_its_arguments(made: Project
         assert "token" not in address
         assert "/?token=" in page.read_text()
         assert page.stat().st_mode & 0o077 == 0
+        served = page.read_text().partition("url=")[2].partition('"')[0]
+        assert urlopen(served, timeout=30).status == 200
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(20)

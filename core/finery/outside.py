@@ -6,13 +6,13 @@ from pathlib import Path
 
 from finery.errors import DataError, did_you_mean
 from finery.recipe import Recipe
-from finery.step import Files
+from finery.step import Files, OptionalFiles
 
 
 def find_files(recipe: Recipe, place: Sequence[str], files: Files) -> list[tuple[str, Path]]:
     """(name, path) of each file that a `Files` setting, at `place` of the recipe, names.
 
-    `RecipeError` when there is none.
+    `RecipeError` when there is none, unless there needn't be any.
     """
     try:
         return _find(files, recipe.folder.absolute())
@@ -23,7 +23,13 @@ def find_files(recipe: Recipe, place: Sequence[str], files: Files) -> list[tuple
 def _find(files: Files, folder: Path) -> list[tuple[str, Path]]:
     found: dict[Path, str] = {}
     for pattern in files.patterns:
-        for path in _matches(pattern, folder):
+        try:
+            matches = _matches(pattern, folder)
+        except DataError:
+            if isinstance(files, OptionalFiles):
+                continue
+            raise
+        for path in matches:
             found.setdefault(path, _name(path, folder, pattern))
     return [(name, path) for path, name in found.items()]
 

@@ -6,9 +6,10 @@ from pathlib import Path
 from blake3 import blake3
 
 from finery.code import code_of
-from finery.errors import PluginError, did_you_mean
+from finery.errors import PluginError, UsageError, did_you_mean
 from finery.graph import Graph, build_graph
 from finery.keys import FORMAT, encode
+from finery.manifest import Result
 from finery.places import store_folder
 from finery.plugins import Plugins, load_plugins
 from finery.recipe import Recipe, load
@@ -44,6 +45,24 @@ def open_graph(path: Path, overrides: Sequence[str] = (), store: Store | None = 
 def open_store(path: Path) -> Store:
     """The store of a recipe's project, made when there is none."""
     return Store(store_folder(path))
+
+
+def result_of(graph: Graph, store: Store, name: str) -> tuple[Result, bool]:
+    """A step's result with the recipe as it is, else that of its last build; whether it is the one.
+
+    Raises `UsageError` where it was never built.
+    """
+    from finery.plan import Planner, make_plan
+
+    planner = Planner(graph.select([name]), store)
+    plan = next(p for p in make_plan(planner) if p.node.name == name)
+    if plan.result is not None:
+        return plan.result, True
+    last = planner.latest.get(name)
+    result = store.lookup(last[0]) if last else None
+    if result is None:
+        raise UsageError(f"step '{name}' isn't built yet", fix=f"finery build --step {name}")
+    return result, False
 
 
 def _local_plugins(recipe: Recipe) -> tuple[Path, ...]:

@@ -397,10 +397,10 @@ def _converted(
     return step
 
 
-def _decode(kind: type, value: Any) -> Any:
+def _decode(kind: Any, value: Any) -> Any:
     if issubclass(kind, Artifact):
         return kind.placeholder(value)
-    return Files([value] if isinstance(value, str) else value)
+    return kind([value] if isinstance(value, str) else value)
 
 
 class RecipeErrors(UsageError):

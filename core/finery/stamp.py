@@ -90,7 +90,7 @@ def keep(build: "Build", steps: Sequence[str], overrides: Sequence[str]) -> None
 
 def _sources(build: "Build") -> tuple[set[str], set[str]]:
     """(files and folders outside the store that decide what is built, patterns of more)."""
-    from finery.step import files_of
+    from finery.step import OptionalFiles, files_of
 
     graph, planner = build.graph, build.planner
     found = {str(graph.recipe.path.absolute()), str(planner.lock.path.absolute())}
@@ -104,7 +104,10 @@ def _sources(build: "Build") -> tuple[set[str], set[str]]:
     for node in graph.nodes.values():
         found |= {str(path) for named in planner.files(node).values() for _, path in named}
         for files in files_of(node.step).values():
-            patterns |= {str(folder / Path(p).expanduser()) for p in files.patterns}
+            named = {str(folder / Path(p).expanduser()) for p in files.patterns}
+            patterns |= named
+            if isinstance(files, OptionalFiles):  # one that comes is to be seen, too
+                found |= named
     return found, patterns
 
 

@@ -58,6 +58,13 @@ class Files:
         return ", ".join(self.patterns)
 
 
+class OptionalFiles(Files):
+    """`Files` that needn't be there yet: where nothing is found, `paths` is empty in a step.
+
+    For what people write as they go, e.g. decisions. Once there is something, it is in the key.
+    """
+
+
 class Spec(msgspec.Struct, frozen=True):
     """What a step type declares about itself, as class keywords of a `Step` subclass."""
 

@@ -175,7 +175,7 @@ def _inner_step(cls: type[Step], settings: dict[str, Any], given: Mapping[str, s
 
 
 def _placeholder(kind: Any, value: Any) -> Any:
-    return Files(value) if issubclass(kind, Files) else kind.placeholder("")
+    return kind(value) if issubclass(kind, Files) else kind.placeholder("")
 
 
 def _opened(root: Path, manifest: Manifest, ref: str, named: bool) -> Artifact:

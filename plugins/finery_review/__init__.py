@@ -1,6 +1,7 @@
 """Human review: a page to judge rows on, and the step that applies what was decided."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from finery import hookimpl
 
@@ -8,4 +9,28 @@ from finery import hookimpl
 @hookimpl
 def finery_steps() -> Mapping[str, str]:
     """The step types of this plugin."""
-    return {}
+    return {"review.apply": "finery_review.apply:Apply"}
+
+
+@hookimpl
+def finery_commands() -> Mapping[str, str]:
+    """The commands of this plugin."""
+    return {"review": "finery_review.command:command"}
+
+
+@hookimpl
+def finery_notes() -> Mapping[str, Any]:
+    """The kinds of notes of this plugin."""
+    from finery_review.notes import ABOUT
+
+    return ABOUT
+
+
+@hookimpl
+def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
+    """Notes on reviews that nobody began."""
+    if not any(node.use == "review.apply" for node in graph.nodes.values()):
+        return []
+    from finery_review.notes import notes_on
+
+    return notes_on(graph)

@@ -62,7 +62,7 @@ def command(
 
     Without STEP: all.
     """
-    from finery.project import open_graph, open_store
+    from finery.project import open_graph, open_store, result_of
 
     store = open_store(recipe)
     graph = open_graph(recipe, overrides, store)
@@ -86,7 +86,7 @@ def command(
     if row_id is not None:
         _show_row(graph, store, row_id, name, output, html is not None, as_json)
         return
-    result, fresh = _result(graph, store, name)
+    result, fresh = result_of(graph, store, name)
     if not fresh:
         click.secho(
             "not up to date: this is the last build's (see `finery plan`)\n", fg="yellow", err=True
@@ -162,21 +162,6 @@ def _no_step(html: str, names: list[str]) -> UsageError:
 def _distinct(outputs: Any) -> Any:
     """Without the nameless output where it only repeats a named one."""
     return outputs if set(outputs) == {""} else {n: m for n, m in outputs.items() if n}
-
-
-def _result(graph: Any, store: Any, name: str) -> tuple[Any, bool]:
-    """The step's result with the recipe as it is, else that of its last build."""
-    from finery.plan import Planner, make_plan
-
-    planner = Planner(graph.select([name]), store)
-    plan = next(p for p in make_plan(planner) if p.node.name == name)
-    if plan.result is not None:
-        return plan.result, True
-    last = planner.latest.get(name)
-    result = store.lookup(last[0]) if last else None
-    if result is None:
-        raise UsageError(f"step '{name}' isn't built yet", fix=f"finery build --step {name}")
-    return result, False
 
 
 def _overview(graph: Any, store: Any, as_json: bool) -> None:

@@ -1,0 +1,69 @@
+"""What else is known about a row: checks, scores and findings that steps left beside it."""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+
+from finery.drops import FINDINGS
+
+GENERATED = "generated.jsonl"
+"""How each row was generated: a JSON object a line, by row id."""
+NOT_SHOWN = frozenset({"id", "row"})
+
+
+class _Line(msgspec.Struct):
+    """What finding a line takes: its row. Rows can be large, and are skipped quickly."""
+
+    id: str
+
+
+class About:
+    """The lines of sidecar files by row id; a line is read when its row is looked at.
+
+    folders: of the reviewed data set and of those that it was made from, the nearest first.
+    """
+
+    def __init__(self, folders: Iterable[Path]) -> None:
+        self._files: list[tuple[str, BinaryIO]] = []
+        self._lines: dict[str, list[tuple[int, int, int]]] = {}  # id → (file, start, length)
+        for folder in folders:
+            for name in (GENERATED, FINDINGS):
+                if (folder / name).is_file():
+                    self._add(name, (folder / name).open("rb"))
+
+    def _add(self, name: str, file: BinaryIO) -> None:
+        self._files.append((name, file))
+        start = 0
+        for line in file:
+            with suppress(msgspec.MsgspecError, RecursionError):  # of no row
+                row = msgspec.json.decode(line, type=_Line).id
+                place = (len(self._files) - 1, start, len(line))
+                self._lines.setdefault(row, []).append(place)
+            start += len(line)
+
+    def of(self, ids: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
+        """`{"generated": […], "findings": […]}` of the first of these ids that has such lines."""
+        made: dict[str, list[dict[str, Any]]] = {"generated": [], "findings": []}
+        for row in ids:
+            for name, line in self._of(row):
+                kind = made["generated" if name == GENERATED else "findings"]
+                if line not in kind:
+                    kind.append(line)
+            if any(made.values()):
+                break
+        return made
+
+    def _of(self, row: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        for index, start, length in self._lines.get(row, ()):
+            name, file = self._files[index]
+            line = msgspec.json.decode(os.pread(file.fileno(), length, start))
+            yield name, {key: value for key, value in line.items() if key not in NOT_SHOWN}
+
+    def close(self) -> None:
+        """Close the files."""
+        for _, file in self._files:
+            file.close()

@@ -1,0 +1,175 @@
+"""`review.apply`: rows as people decided on them."""
+
+from collections import Counter
+from collections.abc import Collection, Iterator
+from typing import Literal
+
+from finery import DataError, Dataset, Files, Job, OptionalFiles, Step, UsageError, setting, takes
+from finery.drops import Drops
+from finery.rows import Row
+from finery_data.parts import id_of, named, read
+from finery_data.streams import shown
+from finery_review.applied import applied
+from finery_review.decisions import (
+    Decision,
+    Earlier,
+    Standing,
+    on_rows_gone,
+    parents_of,
+    parse,
+    prompt_hash,
+)
+
+WORDS = {"accept": "accepted", "reject": "rejected", "edit": "edited", "swap": "swapped"}
+LISTED = 5
+"""Undecided rows that the error for them names."""
+
+
+class Apply(Step, seeded=False, version="1"):
+    """Apply what people decided in `finery review`: without the rejected rows, with edits made.
+
+    `finery review STEP`, STEP being what `rows` names, writes the decisions to `reviews`. Accepted
+    rows stay as they are; rejected ones are dropped, with who rejected them and why; an edited row
+    takes the place of the old one, which is its parent; in a swapped preference `chosen` and
+    `rejected` change places. A decision on a row that has changed since doesn't count: the row is
+    undecided again, and the log says so.
+    """
+
+    rows: Dataset = takes(help="Rows that are reviewed.", named=True)
+    reviews: OptionalFiles = setting(
+        help="The file of decisions. None is needed before the first decision.",
+        examples=["reviews/candidates.jsonl"],
+    )
+    undecided: Literal["keep", "drop", "stop"] = setting(
+        "keep",
+        help="What becomes of rows that nobody decided on. keep: they stay; a review takes out "
+        "what is bad. drop: only what was accepted or edited stays. stop: an error names them.",
+    )
+
+    def check(self) -> None:
+        """Raise `UsageError` unless `reviews` is one file."""
+        patterns = self.reviews.patterns
+        if len(patterns) != 1 or set(patterns[0]) & set("*?["):
+            raise UsageError(
+                "decisions on some rows are kept in one file",
+                where="reviews",
+                fix=f"reviews: reviews/{self.rows.ref or 'rows'}.jsonl",
+            )
+
+    def run(self, job: Job) -> Dataset:
+        """Write the rows as decided, and which were rejected."""
+        self.check()
+        review = _Review(self, job)
+        with Drops(job.out) as drops:
+            made = Dataset.write(job.out, review.decided(job, drops))
+        if self.undecided == "stop" and review.open:
+            raise review.error()
+        drops.refuse_nothing_left(len(made), f"review more rows: finery review {self.rows.name}")
+        job.log(review.summary())
+        job.log(drops.summary(len(made)))
+        made.meta |= drops.meta()
+        return made
+
+    def trace(self, ids: Collection[str], job: Job) -> Iterator[tuple[str, str]]:
+        """The line of the decision on each row with one of `ids`, and what it says."""
+        for path in self.reviews.paths:
+            for number, line in enumerate(path.read_bytes().splitlines(), 1):
+                for decision in parse(line + b"\n", shown(path), number - 1)[0]:
+                    if decision.id in ids:
+                        by = f" by {decision.by}" if decision.by else ""
+                        yield decision.id, f"{shown(path)}:{number} ({decision.do}{by})"
+
+
+class _Review:
+    """The decisions of one run, and what came of them. open: the first undecided rows."""
+
+    def __init__(self, step: Apply, job: Job) -> None:
+        self._step = step
+        self._standing = _standing(step.reviews, job)
+        self._earlier = Earlier(self._gone())
+        self._counts = Counter[str]()
+        self.open: list[str] = []
+
+    def _gone(self) -> Iterator[Decision]:
+        """Decisions on rows that aren't there."""
+        wanted = {decision.id for decision in self._standing}
+        rows = map(id_of, self._step.rows) if wanted else ()
+        there = {row for row in rows if row in wanted}
+        return (decision for decision in self._standing if decision.id not in there)
+
+    def decided(self, job: Job, drops: Drops) -> Iterator[Row]:
+        """The rows that stay, as they were decided on."""
+        for number, row in read(job, [self._step.rows]):
+            decision = self._standing.of(id_of(row))
+            if decision is None or not decision.decides:
+                yield from self._undecided(number, row, drops)
+                continue
+            self._counts[decision.do] += 1
+            made = self._applied(number, row, decision)
+            if made is not None:
+                yield made
+            else:
+                drops.add(row, "rejected", _detail(decision))
+
+    def _undecided(self, number: int, row: Row, drops: Drops) -> Iterator[Row]:
+        stale = self._stale(row)
+        self._counts["undecided"] += 1
+        self._counts["stale"] += stale
+        if self._step.undecided == "keep":
+            yield row
+        elif self._step.undecided == "drop":
+            drops.add(row, "undecided", "has changed since it was decided on" if stale else "")
+        elif len(self.open) < LISTED:
+            changed = ", which has changed since it was decided on" if stale else ""
+            self.open.append(f"{named(number, row)}{changed}")
+
+    def _stale(self, row: Row) -> bool:
+        if not self._earlier.count:
+            return False
+        return self._earlier.of(parents_of(row), prompt_hash(row)) is not None
+
+    def _applied(self, number: int, row: Row, decision: Decision) -> Row | None:
+        try:
+            return applied(row, decision)
+        except DataError as error:
+            raise DataError(
+                f"what was decided on it ({decision.do}) doesn't fit: {error.what}",
+                where=named(number, row),
+                fix=f"decide again: finery review {self._step.rows.name}",
+            ) from error
+
+    def error(self) -> DataError:
+        """The error for rows that nobody decided on."""
+        total = self._counts["undecided"]
+        more = [f"… and {total - LISTED:,} more"] if total > LISTED else []
+        return DataError(
+            f"{total:,} of {len(self._step.rows):,} rows are undecided",
+            details=[*self.open, *more],
+            fix=f"finery review {self._step.rows.name}, or undecided: keep | drop",
+        )
+
+    def summary(self) -> str:
+        """A line for the log: what was decided, and on how many rows nothing."""
+        counts = self._counts
+        parts = [f"{counts[do]:,} {word}" for do, word in WORDS.items() if counts[do]]
+        parts += [f"{counts['undecided']:,} undecided ({self._step.undecided})"]
+        if counts["stale"]:
+            parts.append(f"of these {counts['stale']:,} changed since they were decided on")
+        gone = self._earlier.count
+        about = f"; {on_rows_gone(gone)}" if gone else ""
+        return f"rows: {', '.join(parts)}{about}"
+
+
+def _standing(reviews: Files, job: Job) -> Standing:
+    if not reviews.paths:
+        job.log(f"no decisions yet: there is no {reviews}")
+        return Standing()
+    decisions, rest = parse(reviews.paths[0].read_bytes(), str(reviews))
+    if rest:
+        job.log(f"the last line of {reviews} is torn ({len(rest):,} bytes) and was left out")
+    return Standing(decisions)
+
+
+def _detail(decision: Decision) -> str:
+    by = f"by {decision.by}" if decision.by else ""
+    return ": ".join(text for text in (by, decision.reason) if text)

@@ -1,0 +1,155 @@
+"""`finery review STEP`: a page to decide on a step's rows."""
+
+import getpass
+import os
+import subprocess
+import sys
+import tempfile
+import webbrowser
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from finery.cli.options import json_option, recipe_option, set_option
+from finery.cli.output import counted, print_json
+from finery.errors import UsageError, shown
+
+if TYPE_CHECKING:
+    from finery_review.opened import Opened
+
+
+@click.command("review")
+@click.argument("step", metavar="STEP[.OUTPUT]")
+@recipe_option
+@set_option
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    help="Where to listen on 127.0.0.1. [default: any port that is free]",
+)
+@click.option("--no-open", is_flag=True, help="Open no browser.")
+@click.option("--reviewer", metavar="NAME", help="Who decides. [default: git's user.name]")
+@click.option("--status", is_flag=True, help="Only tell how many rows are decided.")
+@json_option
+def command(
+    step: str,
+    recipe: Path,
+    overrides: tuple[str, ...],
+    port: int,
+    no_open: bool,
+    reviewer: str | None,
+    status: bool,
+    as_json: bool,
+) -> None:
+    """Decide on the rows of STEP, on a page in the browser: accept, reject, edit, swap.
+
+    Decisions are kept beside the recipe, in the file that a `review.apply` on these rows names,
+    else in reviews/STEP.jsonl. STEP may be the `review.apply` itself. Ends with Ctrl-C. More in
+    docs/review.md.
+    """
+    from finery_review.opened import open_review
+
+    if as_json and not status:
+        raise UsageError("--json goes with --status", fix=f"finery review {step} --status --json")
+    opened = open_review(step, recipe, overrides, reviewer or _reviewer(recipe))
+    if not opened.fresh:
+        text = "not up to date: these are the rows of the last build (see `finery plan`)"
+        click.secho(text, fg="yellow", err=True)
+    if not status:
+        _serve(opened, port, no_open)
+    if as_json:
+        print_json(opened.facts())
+    else:
+        _tell(opened)
+    opened.close()
+
+
+def _serve(opened: "Opened", port: int, no_open: bool) -> None:
+    try:
+        from finery_review.guard import new_token
+        from finery_review.server import application, listen, serve
+    except ImportError as error:
+        raise UsageError(
+            f"the page needs {error.name}, which isn't installed",
+            fix="pip install 'finery[review]'",
+        ) from error
+    bound, token = listen(port), new_token()
+    port = bound.getsockname()[1]
+    address = f"http://127.0.0.1:{port}/?token={token}"
+    click.echo(f"{address}\n{opened.ref}: {counted(len(opened.session.rows), 'row')}. ", nl=False)
+    click.echo(f"Decisions go to {shown(opened.log.path)}. Ctrl-C ends the review.")
+    sys.stdout.flush()
+    with _browser(address) if not no_open and _has_browser() else nullcontext():
+        serve(application(opened.session, opened.title, port, token), bound)
+    click.echo()
+
+
+def _tell(opened: "Opened") -> None:
+    """What was decided, and what comes next."""
+    from finery_review.decisions import on_rows_gone
+
+    facts = opened.facts()
+    click.echo(_sentence(facts))
+    for notice in opened.log.notices:
+        click.secho(notice, fg="yellow")
+    if facts["gone"]:
+        stale = f"; {counted(facts['stale'], 'row')} may be what became of such (stale)"
+        click.echo(on_rows_gone(facts["gone"]) + (stale if facts["stale"] else ""))
+    if facts["decided"] and opened.applied_by:
+        click.echo(f"finery build   makes {opened.applied_by} of them")
+    elif facts["decided"]:
+        click.echo("To apply them, add a step to the recipe, and let what follows take its rows:")
+        click.echo(f"  {opened.step_to_add()}")
+
+
+def _sentence(facts: dict[str, object]) -> str:
+    words = ("accepted", "rejected", "edited", "swapped")
+    parts = ", ".join(f"{facts[word]} {word}" for word in words if facts[word])
+    here = f" ({facts['here']} now)" if facts["here"] else ""
+    return (
+        f"{facts['decided']} of {facts['rows']} rows decided{here}"
+        f"{f': {parts}' if parts else ''}; {facts['undecided']} undecided"
+    )
+
+
+def _reviewer(recipe: Path) -> str:
+    """The name that git knows the person by, else that of the account."""
+    with suppress(OSError, subprocess.SubprocessError):
+        ask = ["git", "config", "user.name"]
+        folder = recipe.absolute().parent
+        told = subprocess.run(ask, cwd=folder, capture_output=True, text=True, timeout=10)
+        if told.stdout.strip():
+            return told.stdout.strip()
+    with suppress(OSError, KeyError):
+        return getpass.getuser()
+    return ""
+
+
+def _has_browser() -> bool:
+    """Whether there is a terminal, and a browser that opens a window."""
+    if not sys.stdout.isatty():
+        return False
+    graphical = sys.platform == "darwin" or any(
+        os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
+    )
+    try:
+        return graphical and webbrowser.get() is not None
+    except webbrowser.Error:
+        return False
+
+
+@contextmanager
+def _browser(address: str) -> Iterator[None]:
+    """Open the page, by way of a file that only this user can read.
+
+    Other users of the machine see the arguments of a browser's process: the token mustn't be there.
+    """
+    with tempfile.NamedTemporaryFile("w", prefix="finery-review-", suffix=".html") as page:
+        page.write(f'<!doctype html><meta http-equiv="refresh" content="0; url={address}">')
+        page.flush()
+        webbrowser.open(Path(page.name).as_uri())
+        yield

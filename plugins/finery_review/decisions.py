@@ -1,0 +1,171 @@
+"""Decisions of human review: the lines of `reviews/<step>.jsonl`, and what they come to."""
+
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any, Literal
+
+import msgspec
+from blake3 import blake3
+
+from finery import DataError
+from finery.rows import NOT_CONTENT, Row
+from finery_data.parts import prompt
+
+Action = Literal["accept", "reject", "edit", "swap", "note", "undo"]
+OPEN = frozenset({"note", "undo"})
+"""Actions that leave a row undecided: a comment on it, and a decision taken back."""
+TIME = r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)?$"
+_MERGE = (b"<<<<<<<", b"|||||||", b"=======", b">>>>>>>")
+
+
+class Decision(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What a person decided on a row, one line of the file.
+
+    id: the row's. set: of an edit, column → its new value, None for one that goes. at: UTC.
+    prompt, parents: a hash of the row's prompt, and the rows that it was made from. When the row
+    changes, and its id with it, they tell which row it has become.
+    """
+
+    id: str
+    do: Action
+    set: dict[str, Any] | None = None
+    reason: str = ""
+    by: str = ""
+    at: Annotated[str, msgspec.Meta(pattern=TIME)] = ""
+    prompt: str = ""
+    parents: list[str] = []
+
+    def __post_init__(self) -> None:
+        if (self.do == "edit") != bool(self.set):
+            raise ValueError("an edit, and nothing else, has `set` with columns in it")
+        if NOT_CONTENT & set(self.set or ()):
+            raise ValueError("`set` can't give a row another id or other parents")
+
+    @property
+    def decides(self) -> bool:
+        """Whether the row is decided."""
+        return self.do not in OPEN
+
+
+def as_line(decision: Decision) -> bytes:
+    """The decision as a line of the file, in a fixed order of fields."""
+    return msgspec.json.encode(decision) + b"\n"
+
+
+def token_of(decision: Decision | None) -> str:
+    """Names a decision, so that a window can say which one it has seen; empty for none."""
+    return blake3(as_line(decision)).hexdigest()[:16] if decision else ""
+
+
+def parse(content: bytes, name: str, before: int = 0) -> tuple[list[Decision], bytes]:
+    """The decisions in a file's content, and what is left of a last line that was torn.
+
+    A writer that dies in mid-write leaves a last line without its end: that decision was never
+    acknowledged. name: of the file, for messages; before: its lines before the content. Raises
+    `DataError` for any other broken line.
+    """
+    *lines, last = content.split(b"\n")
+    numbered = enumerate(lines, before + 1)
+    made = [_decision(line, f"{name}:{number}") for number, line in numbered if line.strip()]
+    if not last.strip():
+        return made, b""
+    try:
+        return [*made, decode(last)], b""
+    except msgspec.MsgspecError:
+        return made, last
+
+
+def decode(line: bytes) -> Decision:
+    """The decision in a line; raises `MsgspecError` where it holds none."""
+    return msgspec.json.decode(line, type=Decision)
+
+
+def _decision(line: bytes, where: str) -> Decision:
+    try:
+        return decode(line)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        if line.startswith(_MERGE):
+            raise DataError(
+                "a merge of git wasn't finished here",
+                where=where,
+                fix="delete the lines that begin with <, |, = and >; the decisions of both sides "
+                "can stay: of those on one row the latest counts",
+            ) from None
+        raise DataError(
+            f"is no decision: {error}", where=where, fix="repair the line, or delete it"
+        ) from None
+
+
+class Standing:
+    """The decision that counts for each row: the latest, and of equally late ones the last.
+
+    A line without a time counts by its place. So the order of lines, which a union merge of two
+    branches leaves to git, matters only within a second.
+    """
+
+    def __init__(self, decisions: Iterable[Decision] = ()) -> None:
+        self._by_row: dict[str, tuple[str, Decision]] = {}
+        for decision in decisions:
+            self.add(decision)
+
+    def add(self, decision: Decision) -> None:
+        """Take the next line of the file into account."""
+        before = self.time_of(decision.id)
+        if not decision.at or decision.at >= before:
+            self._by_row[decision.id] = (decision.at or before, decision)
+
+    def of(self, row: str) -> Decision | None:
+        """The decision or note that counts for a row; None where there is none any more."""
+        found = self._by_row.get(row)
+        return None if found is None or found[1].do == "undo" else found[1]
+
+    def time_of(self, row: str) -> str:
+        """When the row was last decided on, empty where it never was."""
+        return self._by_row.get(row, ("",))[0]
+
+    def __iter__(self) -> Iterator[Decision]:
+        return (decision for _, decision in self._by_row.values() if decision.do != "undo")
+
+
+def prompt_hash(row: Row) -> str:
+    """A 16-digit hash of the row's prompt, by which a row with a changed answer is known again.
+
+    Empty where the row has no prompt.
+    """
+    try:
+        text = prompt(row) if "text" not in row else ""
+    except (AttributeError, KeyError, TypeError):  # turns that are none
+        text = ""
+    return blake3(text.encode()).hexdigest()[:16] if text.strip() else ""
+
+
+def parents_of(row: Row) -> tuple[str, ...]:
+    """The ids of the rows that a row was made from."""
+    parents = row.get("parents")
+    return tuple(map(str, parents)) if isinstance(parents, list) else ()
+
+
+class Earlier:
+    """Decisions on rows that aren't there any more, to be found by the rows that they became."""
+
+    def __init__(self, decisions: Iterable[Decision]) -> None:
+        found = sorted((d for d in decisions if d.decides), key=lambda d: d.at)
+        self.count = len(found)
+        self._by_id = {d.id: d for d in found}
+        self._by_prompt = {d.prompt: d for d in found if d.prompt}
+        self._by_parents = {tuple(d.parents): d for d in found if d.parents}
+
+    def of(self, parents: Iterable[str], prompt: str) -> Decision | None:
+        """The decision on what a row was before it changed: on a parent, or on its like."""
+        ids = tuple(parents)
+        if not self.count:
+            return None
+        own = [self._by_id[i] for i in ids if i in self._by_id]
+        like = [self._by_prompt.get(prompt), self._by_parents.get(ids)]
+        return next((d for d in [*own, *like] if d is not None), None)
+
+
+def on_rows_gone(count: int) -> str:
+    """What to tell about decisions on rows that aren't there."""
+    if count == 1:
+        return "1 decision is on a row that isn't there any more"
+    return f"{count:,} decisions are on rows that aren't there any more"

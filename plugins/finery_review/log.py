@@ -1,0 +1,226 @@
+"""The file of decisions, written by several windows and processes at once."""
+
+import errno
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from finery import DataError, FineryError, StepError
+from finery.errors import shown
+from finery_review.decisions import Decision, Standing, as_line, parse, token_of
+
+GIT_ATTRIBUTES = """\
+# Lines of both sides stay; of the decisions on a row the latest counts.
+*.jsonl merge=union
+"""
+
+
+class Conflict(FineryError):
+    """Another window decided on the row in the meantime; nothing was written."""
+
+    def __init__(self, now: Decision | None) -> None:
+        by = f" by {now.by}" if now and now.by else ""
+        how = f" ({now.do}{by})" if now else " (undo)"
+        super().__init__(
+            f"not saved: another window decided on this row in the meantime{how}",
+            fix="look at it, and decide again",
+        )
+        self.now = now
+
+
+class DecisionLog:
+    """Reads the decisions in a file, keeps up with it, and appends to it.
+
+    Every append happens under an OS lock, which dies with its process, and is on the disk before it
+    returns. standing: what counts for each row. rows: the row of each line read, in order.
+    generation: goes up when the file was replaced or rewritten, e.g. by git, and all was read anew.
+    notices: what was wrong with the file and was mended, for people.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.generation = 0
+        self.notices: list[str] = []
+        self._forget()
+
+    def _forget(self) -> None:
+        self.standing = Standing()
+        self.rows: list[str] = []
+        self._file: tuple[int, int] | None = None
+        self._size = self._lines = 0
+        self._tail = b""
+
+    def refresh(self) -> None:
+        """Read what was appended since; all of it where the file isn't the one that was read."""
+        with suppress(FileNotFoundError), self._open(os.O_RDONLY, fcntl.LOCK_SH) as file:
+            self._read(file)
+            return
+        if self._file is not None:
+            self._start_anew()
+
+    def append(self, decision: Decision, seen: str) -> Decision:
+        """Write a decision, whose time is set here, and have it on the disk.
+
+        seen: the token of the decision on the row that its window has seen. Raises `Conflict` where
+        another counts by now.
+        """
+        self._make_folder()
+        with self._open(os.O_RDWR | os.O_APPEND | os.O_CREAT, fcntl.LOCK_EX) as file:
+            self._read(file)
+            now = self.standing.of(decision.id)
+            if token_of(now) != seen:
+                raise Conflict(now)
+            at = max(_now(), self.standing.time_of(decision.id))
+            made = replace(decision, at=at)
+            start = self._end_last_line(file)
+            self._write(file, start, as_line(made))
+            self._read(file)
+        return made
+
+    @contextmanager
+    def _open(self, flags: int, lock: int) -> Iterator[int]:
+        """The file, locked; the one that has its name once the lock is there."""
+        while True:
+            file = self._opened(flags)
+            try:
+                self._lock(file, lock)
+                if _same(file, self.path):
+                    yield file
+                    return
+            finally:
+                os.close(file)
+
+    def _opened(self, flags: int) -> int:
+        try:
+            if self.path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, "it is a folder")
+            return os.open(self.path, flags, 0o644)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise StepError(
+                f"can't open {shown(self.path)}: {error.strerror}", fix="look at what is there"
+            ) from error
+
+    def _lock(self, file: int, lock: int) -> None:
+        try:
+            fcntl.flock(file, lock)
+        except OSError as error:
+            raise StepError(
+                f"can't lock {shown(self.path)}: {error.strerror}",
+                fix="keep the recipe on a disk that has file locks",
+            ) from error
+
+    def _read(self, file: int) -> None:
+        """Take in the lines from where the last reading ended; a torn one is left."""
+        state = os.fstat(file)
+        if self._file is not None and not self._goes_on(file, state):
+            self._start_anew()
+        self._file = (state.st_dev, state.st_ino)
+        new = os.pread(file, max(0, state.st_size - self._size), self._size)
+        while len(new) < state.st_size - self._size:  # a read gives 2 GiB at most
+            new += os.pread(file, state.st_size - self._size - len(new), self._size + len(new))
+        decisions, rest = parse(new, shown(self.path), self._lines)
+        for decision in decisions:
+            self.standing.add(decision)
+            self.rows.append(decision.id)
+        read = new[: len(new) - len(rest)]
+        self._size += len(read)
+        self._lines += read.count(b"\n")
+        self._tail = (self._tail + read)[-200:]
+
+    def _goes_on(self, file: int, state: os.stat_result) -> bool:
+        if (state.st_dev, state.st_ino) != self._file or state.st_size < self._size:
+            return False
+        return os.pread(file, len(self._tail), self._size - len(self._tail)) == self._tail
+
+    def _start_anew(self) -> None:
+        self._forget()
+        self.generation += 1
+
+    def _end_last_line(self, file: int) -> int:
+        """End a last line without an end, or take it away where it is torn; the file's size."""
+        rest = os.pread(file, os.fstat(file).st_size - self._size, self._size)
+        if rest:
+            os.ftruncate(file, self._size)
+            self.notices.append(torn(self.path, rest) + " It was removed.")
+        if self._tail[-1:] not in (b"", b"\n"):
+            self._write(file, self._size, b"\n")
+            self._read(file)
+        return self._size
+
+    def _write(self, file: int, start: int, line: bytes) -> None:
+        """Append a line and have it on the disk, or leave the file as it was."""
+        left = line
+        try:
+            while left:
+                left = left[os.write(file, left) :]
+            os.fsync(file)
+        except OSError as error:
+            with suppress(OSError):
+                os.ftruncate(file, start)
+            raise StepError(
+                f"can't write {shown(self.path)}: {error.strerror}",
+                fix="free some space, then decide again",
+            ) from error
+        if start == 0:
+            _sync_folder(self.path.parent)
+
+    def _make_folder(self) -> None:
+        folder = self.path.parent
+        if folder.is_dir():
+            return
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / ".gitattributes").write_text(GIT_ATTRIBUTES, encoding="utf-8")
+            _sync_folder(folder.parent)
+        except OSError as error:
+            raise StepError(f"can't make {shown(folder)}: {error.strerror}") from error
+
+
+def read(path: Path) -> tuple[list[Decision], bytes]:
+    """The decisions in a file, and what is left of a torn last line.
+
+    Raises `DataError` where the file can't be read, or holds what isn't a decision.
+    """
+    try:
+        return parse(path.read_bytes(), shown(path))
+    except OSError as error:
+        raise DataError(f"can't read {shown(path)}: {error.strerror}") from error
+
+
+def torn(path: Path, rest: bytes) -> str:
+    """What to tell about a torn last line."""
+    return (
+        f"The last line of {shown(path)} ({len(rest):,} bytes) is torn: its writer died in "
+        "mid-write, before that decision was acknowledged."
+    )
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def _same(file: int, path: Path) -> bool:
+    """Whether an open file is still the one of that name: git replaces files."""
+    try:
+        return os.path.samestat(os.fstat(file), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the folder's entries on the disk, where the system can."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)

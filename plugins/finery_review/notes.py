@@ -1,0 +1,52 @@
+"""The note `no-decisions`: a `review.apply` whose file isn't there."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from finery import About, Note
+from finery.errors import nearest
+from finery.graph import Graph, Node
+from finery_review.apply import Apply
+
+NAME = "no-decisions"
+ABOUT = {
+    NAME: About(
+        when="a `review.apply` names a file of decisions that isn't there",
+        why="Before the first decision that is as it should be. After it the name is wrong, and "
+        "rows go on as if nobody had reviewed them.",
+    )
+}
+
+
+def notes_on(graph: Graph) -> list[Note]:
+    """A note for each `review.apply` without decisions."""
+    return list(_notes(graph))
+
+
+def _notes(graph: Graph) -> Iterator[Note]:
+    for node in graph.nodes.values():
+        if not isinstance(node.step, Apply):
+            continue
+        path = reviews_file(graph, node)
+        if not path.exists():
+            yield Note(
+                name=NAME,
+                text=f"there is no {node.step.reviews} yet: no row of {node.step.rows.ref} is "
+                "decided",
+                fix=_fix(path, node.step.rows.ref),
+                step=node.name,
+                place=(*node.place, "reviews"),
+            )
+
+
+def _fix(path: Path, rows: str) -> str:
+    others = [p.name for p in path.parent.glob("*.jsonl")] if path.parent.is_dir() else []
+    near = nearest(path.name, others)
+    return f"did you mean {near}? Else: finery review {rows}" if near else f"finery review {rows}"
+
+
+def reviews_file(graph: Graph, node: Node) -> Path:
+    """The file of decisions that a `review.apply` takes."""
+    step = node.step
+    assert isinstance(step, Apply)
+    return graph.recipe.folder.absolute() / Path(step.reviews.patterns[0]).expanduser()

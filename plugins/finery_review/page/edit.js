@@ -1,0 +1,106 @@
+// Editing a row: every turn, tool calls as JSON, and documents. What isn't touched stays as it is.
+
+import { store } from "./store.js";
+import { el, json } from "./text.js";
+import { ANSWERS, asTurns, contentOf, EDITABLE } from "./turns.js";
+
+/** A form over the row as it is shown; `done(columns)` with the changed columns, null for none. */
+export function editor(row, shown, done) {
+  const draft = store.drafts.get(row) ?? new Map();
+  const fields = [];
+  const problem = el("p", { class: "problem", role: "alert" });
+
+  const field = (key, title, value, write, kind = "text") => {
+    const id = `edit-${fields.length}`;
+    const area = el("textarea", { id, dir: "auto", rows: 1, spellcheck: kind === "json" ? "false" : "true", class: kind === "json" ? "code" : null });
+    area.value = value;
+    const before = area.value; // line ends as the browser has them
+    if (draft.has(key)) area.value = draft.get(key);
+    area.addEventListener("input", () => {
+      if (area.value === before) draft.delete(key);
+      else draft.set(key, area.value);
+      if (draft.size) store.drafts.set(row, draft);
+      else store.drafts.delete(row);
+      fit(area);
+    });
+    fields.push({ area, before, write, kind, title });
+    return el("div", { class: "field" }, el("label", { for: id }, title), area);
+  };
+
+  const made = structuredClone(shown);
+  const parts = EDITABLE.filter((name) => made[name] !== undefined && made[name] !== null)
+    .map((name) => el("fieldset", { class: `column ${name}` }, el("legend", { class: name === "messages" || ANSWERS.includes(name) ? "unseen" : null }, name), fieldsOf(made, name, field)));
+
+  const save = () => {
+    const changed = fields.filter(({ area, before }) => area.value !== before);
+    for (const { area, write, title } of changed) {
+      const wrong = write(area.value);
+      area.setAttribute("aria-invalid", String(Boolean(wrong)));
+      if (wrong) {
+        problem.textContent = `${title}: ${wrong}`;
+        area.focus();
+        return;
+      }
+    }
+    const columns = EDITABLE.filter((name) => json(made[name]) !== json(shown[name])).map((name) => [name, made[name]]);
+    done(columns.length ? Object.fromEntries(columns) : null);
+  };
+
+  const form = el("form", { class: "editor", "aria-label": "Edit the row" }, parts, problem,
+    el("div", { class: "buttons" },
+      el("button", { type: "submit", class: "primary" }, "Save ", el("kbd", {}, "Ctrl+Enter")),
+      el("button", { type: "button", onclick: () => done(undefined) }, "Cancel ", el("kbd", {}, "Esc"))));
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    save();
+  });
+  form.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+      event.preventDefault();
+      save();
+    } else if (event.key === "Escape") {
+      event.preventDefault();
+      done(undefined);
+    }
+  });
+  requestAnimationFrame(() => {
+    fields.forEach(({ area }) => fit(area));
+    answerField(fields)?.focus();
+  });
+  return form;
+}
+
+/** A field for each turn of a column, and for its tool calls. `write` returns what is wrong. */
+function fieldsOf(made, name, field) {
+  if (typeof made[name] === "string") {
+    return [field(name, name, made[name], (text) => void (made[name] = text))];
+  }
+  return asTurns(made[name], "assistant").flatMap((turn, index) => {
+    const write = (text) => void (made[name][index].content = text);
+    const alone = made[name].length === 1 && ANSWERS.includes(name);
+    const title = alone ? name : `${index + 1}. ${turn.role ?? "?"}`;
+    const said = typeof turn.content === "string" || !turn.tool_calls;
+    const one = said ? [field(`${name}.${index}`, title, contentOf(turn), write)] : [];
+    if (!turn.tool_calls) return one;
+    const calls = (text) => {
+      try {
+        made[name][index].tool_calls = JSON.parse(text);
+      } catch (error) {
+        return `no JSON: ${error.message}`;
+      }
+      return undefined;
+    };
+    return [...one, field(`${name}.${index}.calls`, `${title}: tool calls`, json(turn.tool_calls), calls, "json")];
+  });
+}
+
+/** The last answer's field: what is edited most. */
+function answerField(fields) {
+  const last = (pattern) => fields.findLast(({ title }) => pattern.test(title));
+  return (last(/^(completion|chosen|text)/) ?? last(/assistant$/) ?? fields.at(-1))?.area;
+}
+
+function fit(area) {
+  area.style.height = "auto";
+  area.style.height = `${Math.min(area.scrollHeight + 2, window.innerHeight * 0.6)}px`;
+}

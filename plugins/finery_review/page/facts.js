@@ -1,0 +1,70 @@
+// What is known about a row beside its turns: checks, scores, findings, where it comes from.
+
+import { block, el, json } from "./text.js";
+import { EDITABLE } from "./turns.js";
+
+const ELSEWHERE = new Set([...EDITABLE, "tools", "label", "id", "parents"]);
+const JUDGED = new Set(["checks", "judge", "score", "scores", "rubric", "rating"]);
+
+/** The parts of the panel beside a row, those that there are. */
+export function factsOf(found) {
+  const { content, generated, findings } = found;
+  const lines = [...generated, Object.fromEntries(Object.entries(content).filter(([name]) => JUDGED.has(name)))];
+  const columns = Object.entries(content).filter(([name]) => !ELSEWHERE.has(name) && !JUDGED.has(name));
+  return [
+    part("Checks", lines.flatMap((line) => checksOf(line.checks))),
+    part("Judge", lines.flatMap((line) => [...JUDGED].filter((name) => name !== "checks" && line[name] !== undefined && line[name] !== null)
+      .map((name) => tree(name === "judge" ? line[name] : { [name]: line[name] })))),
+    part("Findings", findings.map((line) => check({ name: line.check, passed: false, detail: line.detail }))),
+    part("Columns", columns.length ? [tree(Object.fromEntries(columns))] : []),
+    part("Generated", generated.map((line) => rest(line)).filter(Boolean)),
+    part("Row", [tree({ id: content.id, ...(content.parents?.length ? { "made from": content.parents.join(", ") } : {}) })]),
+  ].filter(Boolean);
+}
+
+function part(title, children) {
+  return children.length ? el("section", { class: "fact" }, el("h3", {}, title), children) : null;
+}
+
+/** Checks in whatever shape they come: names, objects, or name → outcome. */
+function checksOf(checks) {
+  if (Array.isArray(checks)) return checks.map((one) => check(normal(one)));
+  if (checks && typeof checks === "object") {
+    return Object.entries(checks).map(([name, value]) => check(normal(value && typeof value === "object" ? { name, ...value } : { name, passed: value })));
+  }
+  return [];
+}
+
+function normal(one) {
+  if (!one || typeof one !== "object") return { name: String(one) };
+  const first = (...names) => names.map((name) => one[name]).find((value) => value !== undefined && value !== null);
+  return {
+    name: first("name", "check", "use", "kind") ?? json(one),
+    passed: first("passed", "ok", "pass", "success", "valid"),
+    detail: first("detail", "why", "reason", "message", "error", "score", "value"),
+  };
+}
+
+function check({ name, passed, detail }) {
+  const [state, sign, said] = passed === undefined ? ["", "•", ""] : passed === true ? ["good", "✓", "passed: "] : passed === false ? ["bad", "✗", "failed: "] : ["", "•", `${passed}: `];
+  return el("p", { class: `check ${state}` },
+    el("span", { "aria-hidden": "true" }, sign), el("span", { class: "unseen" }, said),
+    el("b", {}, String(name)), detail === undefined ? null : el("span", { class: "detail" }, typeof detail === "string" ? detail : json(detail)));
+}
+
+function rest(line) {
+  const left = Object.entries(line).filter(([name]) => !JUDGED.has(name));
+  return left.length ? el("details", {}, el("summary", {}, "how it came about"), tree(Object.fromEntries(left))) : null;
+}
+
+/** Any value as nested names and values. */
+function tree(value, depth = 0) {
+  if (value === null || typeof value !== "object") return el("div", { class: "value" }, leaf(value));
+  if (depth > 3 || (Array.isArray(value) && value.every((item) => item === null || typeof item !== "object"))) return el("div", { class: "value" }, leaf(Array.isArray(value) ? value.join(", ") : json(value)));
+  return el("dl", {}, Object.entries(value).map(([name, inner]) => el("div", {}, el("dt", {}, Array.isArray(value) ? String(Number(name) + 1) : name), el("dd", {}, tree(inner, depth + 1)))));
+}
+
+function leaf(value) {
+  if (typeof value === "number") return String(Math.round(value * 1e6) / 1e6);
+  return typeof value === "string" ? block(value) : String(value);
+}

@@ -1,0 +1,649 @@
+"""The review page in a browser, with keys as people press them."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import MakeProject, Project
+from reviewing import (
+    Review,
+    Window,
+    built_in,
+    chat,
+    decisions,
+    files_of,
+    pair,
+    reviewing,
+    window,
+)
+from selenium.webdriver.common.keys import Keys
+
+ROWS = [chat(f"question {n}", f"answer {n}", label="xy"[n % 2]) for n in range(6)]
+CALL = {"id": "c1", "type": "function", "function": {"name": "look_up", "arguments": '{"of":"é"}'}}
+TOOLS: dict[str, Any] = {
+    "messages": [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": "look it up"},
+        {"role": "assistant", "content": "", "tool_calls": [CALL]},
+        {"role": "tool", "tool_call_id": "c1", "content": '{"found": [1, 2]}'},
+        {"role": "assistant", "content": "found"},
+    ],
+    "tools": [{"type": "function", "function": {"name": "look_up"}}],
+    "score": 0.5,
+    "checks": [
+        {"name": "short", "passed": True},
+        {"name": "polite", "passed": False, "detail": "no"},
+    ],
+    "judge": {"score": 3, "reason": "dry"},
+}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Window]:
+    with window() as opened:
+        yield opened
+
+
+@pytest.fixture
+def made(built: MakeProject) -> Project:
+    return built(files_of(ROWS))
+
+
+@pytest.fixture
+def review(made: Project) -> Iterator[Review]:
+    with reviewing(made, "rows", "--reviewer", "Ann") as found:
+        yield found
+
+
+@pytest.fixture
+def page(browser: Window, review: Review) -> Iterator[Window]:
+    browser.open(review.address)
+    yield browser
+    assert browser.errors() == []
+
+
+def save(page: Window) -> None:
+    """Press Ctrl+Enter."""
+    page.chord(Keys.CONTROL, Keys.ENTER)
+
+
+def told(project: Project) -> list[tuple[str, ...]]:
+    """(row's number, what was decided) of each line, and the comment where there is one."""
+    number = {row["id"]: str(n) for n, row in enumerate(ROWS)}
+    lines = decisions(project)
+    return [(number[x["id"]], x["do"], *([x["reason"]] if "reason" in x else [])) for x in lines]
+
+
+# -- deciding -------------------------------------------------------------------------------------
+
+
+def test_rows_are_decided_by_keys_alone_and_the_page_can_be_loaded_again(
+    made: Project, page: Window
+) -> None:
+    page.at("Row 1", "undecided")
+    assert "token" not in page.driver.current_url
+    page.press("a")
+    page.at("Row 2")
+    assert page.text("#live") == "Row 1 accepted. Row 2, undecided"
+    page.press("r")
+    page.at("Row 3")
+    page.press("j", "k", "k")
+    page.at("Row 2", "rejected")
+    assert page.text(".banner").startswith("Rejected by Ann, ")
+    page.press("n")
+    page.at("Row 3")
+    assert told(made) == [("0", "accept"), ("1", "reject")]
+    assert page.text("#tally b") == "2 of 6 decided"
+    page.driver.refresh()
+    page.at("Row 3", "undecided")
+    page.press("u")
+    page.at("Row 2", "undecided")
+    page.press("u")
+    page.at("Row 1", "undecided")
+    page.press("u")
+    page.until(lambda: page.text("#live") == "There is nothing to undo in this window")
+    assert told(made)[2:] == [("1", "undo"), ("0", "undo")]
+
+
+def test_undo_brings_back_what_counted_before(made: Project, page: Window) -> None:
+    page.press("R", "w", "h", "y", Keys.ENTER)
+    page.at("Row 2")
+    page.press("k", "a")
+    page.at("Row 2")
+    page.press("k", "r")
+    page.at("Row 2")
+    for status in ("accepted", "rejected", "undecided"):
+        page.press("u")
+        page.at("Row 1", status)
+    assert [x["do"] for x in decisions(made)] == [
+        "reject", "accept", "reject", "accept", "reject", "undo",
+    ]  # fmt: skip
+    assert told(made)[4] == ("0", "reject", "why")
+
+
+def test_an_edit_changes_any_turn(made: Project, page: Window) -> None:
+    page.press("e")
+    page.until(lambda: page.run("return document.activeElement.value") == "answer 0")
+    page.press(" ", "m", "o", "r", "e")
+    page.chord(Keys.SHIFT, Keys.TAB)
+    page.press("!")
+    save(page)
+    page.at("Row 2")
+    page.press("k")
+    page.at("Row 1", "edited")
+    said = [e.text for e in page.all(".turns > :not(details) .turn .said")]
+    assert said == ["question 0!", "answer 0 more"]
+    assert page.text(".original .user .said") == "question 0"
+    line = decisions(made)[0]
+    assert list(line["set"]) == ["messages"]
+    assert list(line) == ["id", "do", "set", "by", "at", "prompt"]
+    page.press("e")
+    page.until(lambda: page.run("return document.activeElement.value") == "answer 0 more")
+    page.press(*[Keys.BACKSPACE] * 5)
+    save(page)
+    page.at("Row 2")
+    assert decisions(made)[1]["set"]["messages"][1]["content"] == "answer 0"
+    assert made.ran() == ["reviewed"]
+    assert made.rows("reviewed")[0]["messages"][0]["content"] == "question 0!"
+
+
+def test_an_edit_that_is_no_good_is_told_and_nothing_typed_is_lost(
+    made: Project, page: Window
+) -> None:
+    page.press("e")
+    page.until(lambda: page.run("return document.activeElement.value") == "answer 0")
+    page.press(*[Keys.BACKSPACE] * 8)
+    save(page)
+    page.until(lambda: "turn 2 (assistant) is empty" in page.text("#alert"))
+    page.press("n", "e", "w")
+    page.run("document.querySelector('[data-do=next]').click()")
+    page.at("Row 2")
+    page.press("k")
+    page.until(lambda: page.run("return document.activeElement.value") == "new")
+    page.press(Keys.ESCAPE)
+    page.until(lambda: not page.all(".editor"))
+    page.press("e")
+    page.until(lambda: page.run("return document.activeElement.value") == "answer 0")
+    save(page)
+    page.until(lambda: page.text("#live") == "Nothing is changed")
+    assert not (made.folder / "reviews/rows.jsonl").exists()
+    page.errors()  # of the answer 422
+
+
+def test_labels_and_comments(made: Project, page: Window) -> None:
+    page.press("l")
+    page.until(lambda: page.run("return document.activeElement.id") == "label-input")
+    page.press("z", Keys.ENTER)
+    page.at("Row 2")
+    page.press("c")
+    page.until(lambda: page.run("return document.activeElement.id") == "comment")
+    page.press("h", "m", Keys.ENTER)
+    page.until(lambda: "Commented by Ann" in page.text(".banner"))
+    page.at("Row 2", "undecided")
+    page.press("a")
+    page.at("Row 3")
+    page.press("a")
+    page.at("Row 4")
+    page.press("k", "c", "o", "k", Keys.ENTER)
+    page.until(lambda: page.text("#live") == "Comment saved")
+    page.at("Row 3", "accepted")
+    page.press(Keys.BACKSPACE)
+    page.at("Row 3", "undecided")
+    assert told(made) == [
+        ("0", "edit"), ("1", "note", "hm"), ("1", "accept", "hm"), ("2", "accept"),
+        ("2", "accept", "ok"), ("2", "undo"),
+    ]  # fmt: skip
+    assert decisions(made)[0]["set"] == {"label": "z"}
+    page.press("k", "k")
+    page.at("Row 1", "edited")
+    assert page.run("return document.getElementById('label-input').value") == "z"
+
+
+def test_the_end_is_told(page: Window) -> None:
+    page.press(*"arararararar"[: len(ROWS)])
+    page.at("All 6 rows are decided")
+    assert page.text("#progress") == ""
+    assert page.run("return document.getElementById('progress').ariaValueNow") == "6"
+    page.press("k")
+    page.at("Row 6", "rejected")
+    page.press("j")
+    page.at("All 6 rows are decided")
+    page.press("u")
+    page.at("Row 6", "undecided")
+
+
+# -- preferences ----------------------------------------------------------------------------------
+
+
+def test_preferences_lie_side_by_side_and_are_swapped(built: MakeProject, browser: Window) -> None:
+    made = built(files_of([pair(n) for n in range(3)]))
+    with reviewing(made) as review:
+        browser.open(review.address)
+        chosen, rejected = browser.all(".side")
+        assert chosen.rect["y"] == rejected.rect["y"]
+        assert chosen.rect["x"] < rejected.rect["x"]
+        assert [e.text for e in browser.all(".side .said")] == ["good 0", "bad 0"]
+        browser.press("s")
+        browser.at("Row 2")
+        browser.press("k")
+        browser.at("Row 1", "swapped")
+        assert [e.text for e in browser.all(".side .said")] == ["bad 0", "good 0"]
+        browser.press("e")
+        browser.until(lambda: browser.run("return document.activeElement.value") == "bad 0")
+        browser.press("!")
+        save(browser)
+        browser.at("Row 2")
+        browser.press("s")
+        browser.at("Row 3")
+        browser.press("k", "s")  # and back
+        browser.at("Row 2", "undecided")
+        assert [e.text for e in browser.all(".side .said")] == ["good 1", "bad 1"]
+    assert browser.errors() == []
+    assert made.ran() == ["reviewed"]
+    row = made.rows("reviewed")[0]
+    assert (row["chosen"], row["rejected"]) == ("bad 0!", "good 0")
+
+
+# -- looking --------------------------------------------------------------------------------------
+
+
+def test_tool_calls_checks_scores_and_columns_are_shown(
+    built: MakeProject, browser: Window
+) -> None:
+    made = built(files_of([chat("q", source="here"), {**TOOLS}]))
+    with reviewing(made) as review:
+        browser.open(review.address)
+        assert "source" in browser.text("aside")
+        browser.press("j")
+        browser.at("Row 2")
+        assert browser.text(".call code") == "look_up"
+        assert browser.text(".call .code") == '{\n  "of": "é"\n}'
+        assert browser.text(".tool .code") == '{\n  "found": [\n    1,\n    2\n  ]\n}'
+        assert [e.text for e in browser.all(".check")] == [
+            "✓\npassed:\nshort",
+            "✗\nfailed:\npolite\nno",
+        ]
+        assert {"dry", "3", "0.5"} <= {e.text for e in browser.all("aside dd")}
+        browser.press("e")
+        browser.until(lambda: browser.run("return document.activeElement.value") == "found")
+        browser.chord(Keys.SHIFT, Keys.TAB)
+        browser.chord(Keys.SHIFT, Keys.TAB)
+        browser.press("x")
+        save(browser)
+        browser.until(lambda: "tool calls: no JSON" in browser.text(".problem"))
+        browser.press(Keys.BACKSPACE, Keys.ESCAPE)
+    assert browser.errors() == []
+
+
+def test_the_table_moves_decides_and_opens_by_keys(made: Project, page: Window) -> None:
+    page.press("t", Keys.ARROW_DOWN, Keys.ARROW_DOWN, "a", "r")
+    page.until(lambda: told(made) == [("2", "accept"), ("3", "reject")] if _has(made) else False)
+    chosen = "return document.querySelector('[aria-selected=true]').id"
+    page.until(lambda: page.run(chosen) == "line-4")
+    active = "return document.activeElement.getAttribute('aria-activedescendant')"
+    assert page.run(active) == "line-4"
+    assert page.text("#line-2 .status") == "accepted"
+    page.press(Keys.HOME, Keys.ENTER)
+    page.at("Row 1")
+    page.press("t", Keys.END)
+    page.until(lambda: page.run(chosen) == "line-5")
+    page.driver.refresh()
+    page.until(lambda: page.all(".spacer .line") and page.run(chosen) == "line-5")
+    page.press("t")
+    page.at("Row 6")
+
+
+def _has(project: Project) -> bool:
+    return (project.folder / "reviews/rows.jsonl").exists()
+
+
+def test_filters(made: Project, page: Window) -> None:
+    page.press("a")
+    page.at("Row 2")
+    page.press("f", "a", "c", Keys.ENTER)  # accepted
+    page.at("Row 1", "accepted")
+    assert page.text("#found") == "1 row"
+    page.run("document.getElementById('status').focus()")
+    page.press("u", "n", "d", Keys.ENTER)
+    page.until(lambda: page.text("#found") == "5 rows")
+    page.press(Keys.ESCAPE, "/", *"question 4")
+    page.until(lambda: page.text("#found") == "1 row")
+    page.press(Keys.ENTER)
+    page.at("Row 5")
+    assert "1 of 1 shown" in page.text(".of")
+    page.press("/", "z")
+    page.at("No row fits")
+    page.driver.refresh()
+    page.at("No row fits")
+    page.press(Keys.TAB)
+    page.run("document.querySelector('.empty button').click()")
+    page.until(lambda: page.text("#found") == "")
+
+
+def test_two_windows_hear_of_each_other_and_do_not_overwrite(
+    made: Project, review: Review, page: Window
+) -> None:
+    first = page.driver.current_window_handle
+    page.driver.switch_to.new_window("window")
+    page.open(review.address)
+    page.press("r")
+    page.at("Row 2")
+    page.driver.switch_to.window(first)
+    page.at("Row 1", "rejected")  # it heard
+    page.run("clearTimeout(window.stop); document.hidden")
+    assert review.decide(1, "accept").status == 200
+    page.press("j")
+    page.at("Row 2", "accepted")
+    # Decided by another between hearing and pressing: told, not overwritten.
+    page.run("window.fetchNow = window.fetch; window.fetch = (p, o) => p.startsWith('/api/changes')"
+             " ? new Promise(() => {}) : fetchNow(p, o)")  # fmt: skip
+    time.sleep(1.6)
+    page.press("j")
+    page.at("Row 3", "undecided")
+    assert review.decide(2, "reject", reason="mine").status == 200
+    page.press("a")
+    page.until(lambda: "another window decided on this row" in page.text("#alert"))
+    page.at("Row 3", "rejected")
+    assert "mine" in page.text(".banner")
+    assert told(made) == [("0", "reject"), ("1", "accept"), ("2", "reject", "mine")]
+    page.press("a")
+    page.until(lambda: told(made)[-1][:2] == ("2", "accept"))
+    page.driver.switch_to.window(page.driver.window_handles[-1])
+    page.driver.close()
+    page.driver.switch_to.window(first)
+    assert [error for error in page.errors() if "409" not in error] == []
+
+
+def test_the_end_of_the_server_is_told(page: Window, review: Review) -> None:
+    review.end()
+    page.press("a")
+    page.until(lambda: "The review has ended" in page.text("#alert"))
+    page.at("Row 1", "undecided")
+    page.errors()  # of the connection
+
+
+# -- many rows, and bad ones ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    rows = [chat(f"question {n} " + "word " * 80, f"answer {n}") for n in range(5000)]
+    return built_in(tmp_path_factory.mktemp("many"), files_of(rows))
+
+
+def test_5000_rows_without_lag(many: Project, browser: Window) -> None:
+    with reviewing(many) as review:
+        began = time.perf_counter()
+        browser.open(review.address)
+        browser.press("t")
+        browser.until(lambda: browser.text("#line-0 .prompt").startswith("question 0"))
+        assert time.perf_counter() - began < 10
+        began = time.perf_counter()
+        browser.press(Keys.END)
+        browser.until(lambda: browser.text("#line-4999 .prompt").startswith("question 4999"))
+        assert time.perf_counter() - began < 5
+        assert len(browser.all(".grid .line")) < 80
+        rowcount = "return document.querySelector('.grid').getAttribute('aria-rowcount')"
+        assert browser.run(rowcount) == "5001"
+        drawing = """
+            const grid = document.querySelector('.grid'), took = [];
+            for (let at = 0; at < 40; at += 1) {
+              const began = performance.now();
+              grid.scrollTop = at * 5000; grid.dispatchEvent(new Event('scroll'));
+              await new Promise(requestAnimationFrame); await new Promise(requestAnimationFrame);
+              took.push(performance.now() - began);
+            }
+            return took.sort((a, b) => a - b)[20];"""
+        assert (
+            browser.run(f"return (async () => {{{drawing}}})()") < 150
+        )  # milliseconds, the median
+        browser.press("t", "j", Keys.HOME)
+        browser.run("location.hash = ''")
+        browser.open(review.address)
+        browser.at("Row 1")
+        began = time.perf_counter()
+        browser.press(*"ararararararararararar")
+        browser.at("Row 23")
+        assert (time.perf_counter() - began) / 22 < 0.4
+        browser.press("/", *"question 4321 ")
+        browser.until(lambda: browser.text("#found") == "1 row")
+    assert len(decisions(many)) == 22
+    assert browser.errors() == []
+
+
+HOSTILE = [
+    "<script>window.hurt = 1</script>",
+    "<img src=x onerror='window.hurt = 1'><svg onload='window.hurt = 1'>",
+    "</div></main><h1>gone</h1><style>body { display: none }</style>",
+    "<a href='javascript:window.hurt = 1'>click</a> javascript:window.hurt=1",
+    "<iframe srcdoc='<script>parent.hurt = 1</script>'></iframe><base href='//evil.example'>",
+    "\u202egnirts\u202c \u200b\u2066\u2069 \ufeff \x00 \x1b[31m \U000e0041\U000e0042",
+    "{{ constructor.constructor('window.hurt = 1')() }} ${window.hurt = 1}",
+    "x" * 100_000,
+    "\u0301" * 5000,
+    "__proto__",
+]
+
+
+def test_hostile_texts_are_only_texts(built: MakeProject, browser: Window) -> None:
+    rows = [
+        chat(
+            text, text, label=text[:300], source=text, judge={text[:300]: text}, checks=[text[:300]]
+        )
+        for text in HOSTILE
+    ]
+    rows.append({"messages": [{"role": t, "content": "c", t: t} for t in HOSTILE[:4]]})
+    rows.append({"messages": [None, 3, {"role": {"a": 1}, "content": [{"type": "image"}]}, {}]})
+    rows += [
+        {"messages": "text"},
+        {"prompt": None, "chosen": 5, "rejected": [None]},
+        {"text": HOSTILE[0]},
+    ]
+    rows += [{"odd": [[[[[["deep"]]]]]], "tools": [None]}, {"messages": [], "tools": HOSTILE[0]}]
+    called = {"name": HOSTILE[0], "arguments": HOSTILE[1]}
+    rows.append(
+        {"messages": [{"role": "assistant", "tool_calls": [{"function": called}, None, 1]}]}
+    )
+    made = built(files_of(rows, RECIPE_ROWS))
+    names = ["script", "img", "svg", "a", "iframe", "style", "h1", "base"]
+    elements = ", ".join(f"main {name}" for name in names)
+    hurt = f"return window.hurt === undefined && !document.querySelector('{elements}')"
+    fits = "const s = document.getElementById('stage'); return s.scrollWidth <= s.clientWidth"
+    with reviewing(made, "rows", "--reviewer", HOSTILE[1]) as review:
+        browser.open(review.address)
+        for number in range(len(rows)):
+            browser.at(f"Row {number + 1}", "undecided")
+            assert browser.run(hurt), rows[number]
+            assert browser.run(fits), rows[number]
+            if number < len(HOSTILE) and number not in (5, 7):
+                assert browser.text(".user .text") == HOSTILE[number]
+            if number == 5:
+                marks = [e.text for e in browser.all(".user .unseen-mark")]
+                assert marks == [
+                    "U+202E", "U+202C", "U+200B", "U+2066", "U+2069", "U+FEFF", "U+0000", "U+001B",
+                    "U+E0041", "U+E0042",
+                ]  # fmt: skip
+            browser.press("e", Keys.ESCAPE, "j")
+        browser.press("t")
+        browser.until(lambda: browser.all("#line-0 .prompt"))
+        assert browser.run(hurt)
+        browser.press(Keys.HOME, "r", "t", "k")
+        browser.at("Row 1", "rejected")
+        assert HOSTILE[1] in browser.text(".banner")
+        assert browser.run(hurt)
+        asked = browser.run(
+            "return performance.getEntriesByType('resource').map(e => new URL(e.name).host)"
+        )
+        assert set(asked) == {review.host}
+    assert browser.errors() == []
+
+
+RECIPE_ROWS = """\
+finery: 1
+name: t
+plugins: [./steps.py]
+data:
+  rows: {use: steps.raw, path: rows.jsonl}
+"""
+
+
+# -- for everybody --------------------------------------------------------------------------------
+
+
+def test_help_by_keys_and_keys_turned_off(made: Project, page: Window) -> None:
+    page.press("?")
+    page.until(lambda: page.all("dialog[open]"))
+    assert "reject with a reason" in page.text("#keys")
+    page.press("a")  # nothing is decided behind it
+    page.press(" ", Keys.ESCAPE)  # the box has the focus
+    page.until(lambda: not page.all("dialog[open]"))
+    page.press("a", "j")
+    page.press("?")
+    page.until(lambda: page.all("dialog[open]"))
+    page.at("Row 1", "undecided")
+    page.press(" ", Keys.ESCAPE)
+    page.press("a")
+    page.at("Row 2")
+    assert told(made) == [("0", "accept")]
+
+
+def test_a_key_that_is_held_decides_once(made: Project, page: Window) -> None:
+    press = "new KeyboardEvent('keydown', {key: 'a', bubbles: true, repeat: arguments[0]})"
+    for repeat in (False, True, True):
+        page.run(f"document.body.dispatchEvent({press})", repeat)
+    page.at("Row 2")
+    time.sleep(0.3)
+    assert told(made) == [("0", "accept")]
+
+
+def test_the_tab_key_alone_reaches_everything(made: Project, page: Window) -> None:
+    seen: list[str] = []
+    name = "const e = document.activeElement; return e.id || e.dataset.do || e.className"
+    shows = """const style = getComputedStyle(document.activeElement);
+        return style.outlineStyle !== 'none' || style.boxShadow !== 'none'"""
+    page.run("document.activeElement.blur()")
+    for _ in range(24):
+        page.press(Keys.TAB)
+        seen.append(page.run(name))
+        assert page.run(shows) or not seen[-1], seen[-1]  # after the last comes the browser's own
+    fields = {"status", "label", "text", "label-input", "comment"}
+    buttons = {"view-row", "view-table", "help-button"}
+    acts = {"previous", "accept", "edit", "reject", "undo", "next"}
+    assert {"skip", *fields, *buttons, *acts} <= set(seen)
+    while page.run(name) != "accept":
+        page.press(Keys.TAB)
+    page.press(Keys.ENTER)
+    page.at("Row 2")
+    assert page.run(name) == "accept"  # and can go on from there
+    page.press(" ")
+    page.at("Row 3")
+    assert told(made) == [("0", "accept"), ("1", "accept")]
+
+
+def test_everything_has_a_name_for_a_screen_reader(page: Window) -> None:
+    for keys in ([], ["e"], [Keys.ESCAPE, "t"], ["?"]):
+        page.press(*keys)
+        time.sleep(0.3)
+        nodes = page.driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+        found = [
+            (n["role"]["value"], n.get("name", {}).get("value")) for n in nodes if not n["ignored"]
+        ]
+        controls = {"button", "textbox", "searchbox", "combobox", "checkbox", "grid", "progressbar",
+                    "dialog", "group", "toolbar", "region", "article"}  # fmt: skip
+        assert [f for f in found if f[0] in controls and not f[1]] == []
+        assert {"button", "progressbar"} <= {role for role, _ in found} or keys == ["?"]
+    page.press(Keys.ESCAPE)
+
+
+CONTRAST = """
+const linear = (v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+const shade = (colour) => {
+  const [r, g, b] = colour.match(/[\\d.]+/g).map((v) => linear(v / 255));
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+};
+const probe = document.body.appendChild(document.createElement('i'));
+const of = (name) => {
+  probe.style.color = `var(--${name})`;
+  return shade(getComputedStyle(probe).color);
+};
+const inks = ['ink', 'dim', 'accent', 'accepted', 'rejected', 'edited', 'swapped', 'stale'];
+const low = ['paper', 'raised', 'sunk', 'user'].flatMap((paper) => inks.map((ink) => {
+  const [light, dark] = [of(paper), of(ink)].sort((x, y) => y - x);
+  return [paper, ink, (light + 0.05) / (dark + 0.05)];
+})).filter(([, , ratio]) => ratio < 4.5);
+probe.remove();
+return low;
+"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_texts_can_be_read_in_light_and_dark(page: Window, scheme: str) -> None:
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    assert page.run(CONTRAST) == []
+    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+CUT_BUTTONS = """
+const right = (b) => b.getBoundingClientRect().right;
+const cut = (b) => b.scrollWidth > b.clientWidth + 1 || right(b) > innerWidth;
+return [...document.querySelectorAll('#actions button')]
+  .filter((b) => b.offsetWidth && cut(b)).map((b) => b.textContent);
+"""
+
+
+@pytest.mark.parametrize("width", [320, 390, 800])
+def test_it_fits_narrow_windows(page: Window, width: int) -> None:
+    size = {"width": width, "height": 700, "deviceScaleFactor": 1, "mobile": False}
+    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        for keys in ([], ["e"], [Keys.ESCAPE, "t"]):
+            page.press(*keys)
+            time.sleep(0.2)
+            wide = "return document.documentElement.scrollWidth"
+            assert page.run(wide) <= width
+            assert page.run(CUT_BUTTONS) == []
+    finally:
+        page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_it_opens_from_a_file_as_the_command_opens_it(
+    tmp_path: Path, review: Review, browser: Window
+) -> None:
+    """The page that the command opens a browser with: a file, so another site."""
+    start = tmp_path / "start.html"
+    start.write_text(f'<meta http-equiv="refresh" content="0; url={review.address}">')
+    browser.driver.get(start.as_uri())
+    browser.at("Row 1")
+    browser.driver.refresh()
+    browser.at("Row 1")
+    browser.press("a")
+    browser.at("Row 2")
+    assert browser.errors() == []
+
+
+def test_another_site_can_not_put_it_in_a_frame_or_read_it(
+    tmp_path: Path, review: Review, browser: Window
+) -> None:
+    browser.open(review.address)
+    page = tmp_path / "evil.html"
+    page.write_text(f"""<iframe src="{review.address}"></iframe>
+        <script src="http://{review.host}/main.js" onerror="window.refused = 1"></script>
+        <script>fetch("http://{review.host}/api/review", {{credentials: "include"}})
+          .then(() => window.got = 1, () => window.got = 0)</script>""")
+    browser.driver.get(page.as_uri())
+    browser.until(lambda: browser.run("return window.refused === 1 && window.got === 0"))
+    frame = browser.all("iframe")[0]
+    browser.driver.switch_to.frame(frame)
+    assert browser.all("#title") == []
+    browser.driver.switch_to.default_content()
+    browser.errors()
+
+
+def test_the_summary_is_json_for_other_programs(made: Project, review: Review) -> None:
+    review.decide(0, "accept")
+    told_ = json.loads(made.run("review", "rows", "--status", "--json").out)
+    assert (told_["decided"], told_["accepted"], told_["rows"]) == (1, 1, 6)

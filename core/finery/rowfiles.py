@@ -14,9 +14,8 @@ import msgspec
 from finery.artifacts import Artifact
 from finery.drops import DROPPED, FINDINGS
 from finery.manifest import Manifest
+from finery.origin import GENERATED
 
-GENERATED = "generated.jsonl"
-"""How each row of a generating step came about: model, prompt, attempt, checks, judge."""
 PREDICTIONS = "predictions.jsonl"
 MOST_SEARCHED = 32
 """Ids that are looked for one by one; where there are more, every line is decoded."""

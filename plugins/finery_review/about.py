@@ -9,9 +9,8 @@ from typing import Any, BinaryIO
 import msgspec
 
 from finery.drops import FINDINGS
+from finery.origin import GENERATED
 
-GENERATED = "generated.jsonl"
-"""How each row was generated: a JSON object a line, by row id."""
 NOT_SHOWN = frozenset({"id", "row"})
 
 

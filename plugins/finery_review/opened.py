@@ -10,9 +10,10 @@ from finery.drops import FINDINGS
 from finery.errors import UsageError, did_you_mean
 from finery.graph import Graph, Node
 from finery.manifest import Manifest
+from finery.origin import GENERATED
 from finery.project import open_graph, open_store, result_of
 from finery.store import Store
-from finery_review.about import GENERATED, About
+from finery_review.about import About
 from finery_review.apply import Apply
 from finery_review.log import DecisionLog
 from finery_review.notes import reviews_file

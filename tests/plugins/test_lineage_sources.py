@@ -9,21 +9,18 @@ RECIPE = """\
 finery: 1
 name: t
 data:
-  orders: {use: sql.query, path: orders.db, query: SELECT q, a FROM orders ORDER BY id, columns: {user: "{{ q }}", assistant: "{{ a }}"}}
+  orders:
+    use: sql.query
+    path: orders.db
+    query: SELECT q, a FROM orders ORDER BY id
+    columns: {user: "{{ q }}", assistant: "{{ a }}"}
   loud: {use: data.map, rows: orders, user: "{{ user | upper }}"}
   reviewed: {use: review.apply, rows: loud, reviews: reviews/loud.jsonl}
 """
 
 
 def test_a_row_of_a_database_leads_to_its_row_and_its_review(project: MakeProject) -> None:
-    made = project(
-        {
-            "recipe.yaml": RECIPE.replace(
-                "query: SELECT q, a FROM orders ORDER BY id",
-                'query: "SELECT q, a FROM orders ORDER BY id"',
-            )
-        }
-    )
+    made = project({"recipe.yaml": RECIPE})
     with sqlite3.connect(made.folder / "orders.db") as database:
         database.execute("CREATE TABLE orders (id INTEGER PRIMARY KEY, q TEXT, a TEXT)")
         rows = [(n, f"question {n}", f"answer {n}") for n in range(6)]

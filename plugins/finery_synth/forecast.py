@@ -1,7 +1,7 @@
 """What `finery plan` says of a generator that would run: calls, tokens, cost."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain, islice
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from finery.graph import Graph, Node, Source
 from finery.outside import find_files
 from finery.records import formats_of, sampling_of
 from finery.step import files_of
-from finery_synth.asking import Task
+from finery.usage import prompt_tokens
 from finery_synth.generator import Generator
 from finery_synth.judge import JudgeRows
 from finery_synth.judging import TRIES
@@ -23,7 +23,6 @@ MOST_READ = 20_000
 """Requests that are looked up in the record cache one by one; of more, it is left open."""
 SAMPLED = 500
 """Prompts whose lengths are looked at, where the cache isn't."""
-CHARACTERS_A_TOKEN = 4
 SINGLE = frozenset({"api", "prompted"})
 """Formats of models whose engines answer each request alone: its record can be looked up."""
 
@@ -105,7 +104,9 @@ def load_of(graph: Graph, results: Results, node: Node) -> Load:
         requests = (task.request(0) for task in seen)
         answered = results.answered(node.name, model, requests, sampling_of(**step.sampling()))
     rows = sum(task.wanted for task in seen) if few else None
-    return Load(total, answered, _mean(map(prompt_tokens, seen)), likely, rows)
+    return Load(
+        total, answered, _mean(prompt_tokens(task.request(0)) for task in seen), likely, rows
+    )
 
 
 def opened(graph: Graph, results: Results, node: Node) -> Asking | None:
@@ -137,12 +138,6 @@ def _unbuilt(graph: Graph, results: Results, node: Node) -> Load:
     return Load(step.requests(sum(known)))
 
 
-def prompt_tokens(task: Task) -> float:
-    """About how many tokens a request's prompt has."""
-    asked = [task.messages, task.tools] if task.tools else task.messages
-    return 1 + len(msgspec.json.encode(asked)) / CHARACTERS_A_TOKEN
-
-
 def _likely(results: Results, node: Node) -> float | None:
     """Mean tokens of an answer: of this step's last build, else of steps of the same type."""
     last = results.last(node.name)
@@ -157,7 +152,7 @@ def _source(node: Node, field: str) -> Source:
     return next(s for s in node.sources if s.field == field)
 
 
-def _mean(values: Iterator[float]) -> float | None:
+def _mean(values: Iterable[float]) -> float | None:
     found = list(values)
     return sum(found) / len(found) if found else None
 

@@ -32,10 +32,7 @@ class Price(Settings):
 
 
 class Budget(Settings):
-    """What one build of a step may use. Answers that are there from before cost nothing.
-
-    `finery.spending` tells how it holds while many requests are under way.
-    """
+    """What one build of a step may use. Answers that are there from before cost nothing."""
 
     tokens: int | None = setting(None, ge=1, help="Most tokens, of prompts and answers together.")
     dollars: float | None = setting(
@@ -58,7 +55,10 @@ class Budget(Settings):
             )
 
     def holds(self, tokens: float, dollars: float) -> bool:
-        """Whether so much is within the limits; dollars are sums, and exact to a millionth part."""
+        """Whether so much is within the limits; `finery.spending` says how much that is.
+
+        Dollars are sums, and exact to a millionth part.
+        """
         return (self.tokens is None or tokens <= self.tokens) and (
             self.dollars is None or dollars <= self.dollars * (1 + 1e-6)
         )

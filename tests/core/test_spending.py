@@ -1,5 +1,7 @@
 """The rule by which a budget holds while requests are under way."""
 
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,7 +23,7 @@ def answer(tokens: int, prompt: int = PROMPT) -> Completion:
 class Stream:
     """A stream of equal requests, which are answered as a test says."""
 
-    def __init__(self, max_tokens: int = 100, **limits: float) -> None:
+    def __init__(self, max_tokens: int = 100, **limits: Any) -> None:
         self.used, self.own = Usage(), Usage()
         self.spending = Spending(Budget(**limits), self.used, self.own, PRICE, max_tokens)
         self.flying: list[int] = []

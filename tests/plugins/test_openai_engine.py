@@ -363,7 +363,8 @@ def test_a_budget_stops_what_is_asked(server: Server) -> None:
 
 @pytest.mark.parametrize("usage", [(10, 5), (10, 256), (10, 100)])
 def test_a_budget_holds_from_the_first_request(server: Server, usage: tuple[int, int]) -> None:
-    server.answer = lambda body: Reply("x", usage=usage, delay=0.005)
+    # The first answers take long enough for all that may be under way to be asked.
+    server.answer = lambda body: Reply("x", usage=usage, delay=0.5 * (len(server.calls) <= 11))
     each, budget = sum(usage), 3000
     engine = TestJob().engine(model(server, concurrency=16), budget=Budget(tokens=budget))
     with pytest.raises(StepError, match="budget reached"):
@@ -381,7 +382,7 @@ def test_a_budget_below_one_answers_most_lets_one_go_at_a_time(server: Server) -
 
 
 def test_a_large_budget_slows_nothing(server: Server) -> None:
-    server.answer = lambda body: Reply("x", delay=0.02)
+    server.answer = lambda body: Reply("x", delay=0.5 * (len(server.calls) <= 16))
     engine = TestJob().engine(model(server, concurrency=16), budget=Budget(tokens=100_000))
     assert len(list(engine.stream(map(Request, map(conversation, questions(200)))))) == 200
     assert server.most_flying == 16

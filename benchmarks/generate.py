@@ -3,7 +3,9 @@
     python benchmarks/generate.py --distilabel /tmp/distilabel   # a minute or two
     python benchmarks/generate.py --rows 2000,20000,200000       # half an hour
 
-`--distilabel` names an environment with `pip install "distilabel[openai]"`.
+`--distilabel` names an environment with `pip install "distilabel[openai]" requests`.
+
+finery runs a recipe with `synth.answer`, distilabel a pipeline with `TextGeneration`.
 
 A server on loopback (`generate_server.py`) takes the same time for every answer, in a fixed number
 of slots: slots / seconds is its limit, which no client can beat. Both tools run as whole processes
@@ -31,50 +33,16 @@ from typing import Any, NamedTuple
 HERE = Path(__file__).parent
 FINERY = Path(sys.executable).with_name("finery")
 
-STEP = '''\
-from collections.abc import Iterator
-
-from finery import Dataset, Job, Model, Request, Step, hookimpl
-from finery.rows import Row, split_turns
-
-
-class Ask(Step, engines=True, sections=("generate",)):
-    """Ask a model for each row's answer."""
-
-    model: Model
-    rows: Dataset
-
-    def run(self, job: Job) -> Dataset:
-        return Dataset.write(job.out, self._answered(job))
-
-    def _answered(self, job: Job) -> Iterator[Row]:
-        requests = (Request(split_turns(row)[0]) for row in self.rows)
-        answers = job.engine(self.model).stream(requests, total=len(self.rows), temperature=1.0)
-        early, rows, number = {}, iter(self.rows), 0
-        for index, answer in answers:
-            early[index] = answer.text
-            while number in early:
-                yield {"prompt": next(rows)["prompt"], "completion": early.pop(number)}
-                number += 1
-
-
-
-@hookimpl
-def finery_steps():
-    return {"ask.rows": Ask}
-'''
-
 RECIPE = """\
 finery: 1
 name: bench
-plugins: [./ask.py]
 models:
   teacher:
     {use: openai.model, model: m, base_url: "%(url)s", api_key: null, concurrency: %(concurrency)d}
 data:
   rows: {use: data.file, path: rows.jsonl}
 generate:
-  made: {use: ask.rows, model: teacher, rows: rows}
+  made: {use: synth.answer, model: teacher, rows: rows, max_tokens: 256, temperature: 1.0}
 """
 
 DISTILABEL = """\
@@ -136,14 +104,13 @@ def write_rows(folder: Path, count: int) -> None:
     """Prompts of some 40 words."""
     with (folder / "rows.jsonl").open("w") as out:
         for i in range(count):
-            prompt = f"Ticket {i}: {'my card has not come ' * 8}"
+            prompt = f"Ticket {i}: {'my card has not come ' * 8}".strip()
             print(json.dumps({"prompt": prompt, "completion": "?"}), file=out)
 
 
 def finery(folder: Path, url: str, concurrency: int) -> list[str]:
     """The command of a build; its recipe is written."""
     (folder / ".git").mkdir()
-    (folder / "ask.py").write_text(STEP)
     (folder / "recipe.yaml").write_text(RECIPE % {"url": url, "concurrency": concurrency})
     return [str(FINERY), "build"]
 
@@ -202,10 +169,18 @@ def _check(folder: Path, rows: int) -> None:
     for shard in shards:
         with shard.open() as lines:
             for line in lines:
-                row = json.loads(line)
-                assert row["completion"] == f"An answer to: {row['prompt']}", row
-                found.add(row["prompt"])
+                prompt, answer = _turns(json.loads(line))
+                assert answer == f"An answer to: {prompt}", line
+                found.add(prompt)
     assert len(found) == rows, f"{len(found)} of {rows} rows"
+
+
+def _turns(row: dict[str, Any]) -> tuple[str, str]:
+    """What was asked and answered: in a row of `synth.answer`, or in one of the other tool's."""
+    if "messages" not in row:
+        return row["prompt"], row["completion"]
+    prompt, answer = (turn["content"] for turn in row["messages"])
+    return prompt, answer
 
 
 def throughput(options: argparse.Namespace) -> None:

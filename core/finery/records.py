@@ -18,6 +18,7 @@ from finery.artifacts import Artifact, Model
 from finery.engine import Answer, Batch, Completion, Engine, Request, Sampling
 from finery.errors import FineryError, RefusedError, StepError
 from finery.rows import Conversation
+from finery.spending import Spending
 from finery.usage import Budget, Ticker, Usage
 
 WINDOW = 512
@@ -91,7 +92,7 @@ class CachedEngine:
     """An engine with the record cache in front of it: the one way steps answer prompts.
 
     usage: what this engine was asked and used. budget: limits what all engines of the job use
-    together, see `Job.usage`.
+    together, see `Job.usage` and `finery.spending`.
     """
 
     def __init__(
@@ -200,6 +201,15 @@ class CachedEngine:
                 fix="raise budget and build again: only the rest is asked",
             )
 
+    def _spending(self, sampling: Sampling) -> Spending | None:
+        """What a stream of requests may use, None for all it needs."""
+        if self._budget is None:
+            return None
+        return Spending(
+            self._budget, self._engine.job.usage, self.usage, self._engine.price,
+            sampling.max_tokens,
+        )  # fmt: skip
+
     def _text(self, progress: str) -> str:
         """What the progress bar says: with what was spent, where answers cost something."""
         costs = self._engine.price is None or self._engine.price.of(1, 1) > 0
@@ -247,8 +257,8 @@ class _Flow:
         self._engine = owner._engine
         self._records = owner._records
         self._identity = owner._identity
-        self._budget = owner._budget
         self._usage = owner.usage
+        self._spending = owner._spending(sampling)
         self._sampling = sampling
         self._source = enumerate(requests)
         self._window = window
@@ -265,10 +275,10 @@ class _Flow:
         """All answers. Ends early when `stopped` or out of budget, with nothing in flight."""
         while not self._ended():
             for number, found in self._engine.stream(self._missing(), self._sampling):
-                yield from self._landed(self._flying.pop(number), found)
+                yield from self._landed(number, found)
                 yield from self._drained()
             yield from self._drained()
-            if self._unknown and not self._may_ask(1):
+            if self._unknown and not self._may_ask():
                 self.is_out_of_budget = True
                 return
 
@@ -280,19 +290,22 @@ class _Flow:
         number = 0
         while not self.stopped and len(self._known) < WAITING:
             if self._unknown:
-                if not self._may_ask(len(self._unknown[0].batch)):
+                if not self._may_ask():
                     return
-                asked = self._flying[number] = self._unknown.popleft()
-                yield asked.batch
+                yield self._begun(number, self._unknown.popleft())
                 number += 1
             elif not self._look_up():
                 return
 
-    def _may_ask(self, rows: int) -> bool:
-        if self._budget is None:
-            return True
-        flying = sum(len(asked.batch) for asked in self._flying.values())
-        return self._budget.allows(self._engine.job.usage, flying + rows - 1)
+    def _may_ask(self) -> bool:
+        """Whether the budget affords the next batch."""
+        return self._spending is None or self._spending.affords(self._unknown[0].batch)
+
+    def _begun(self, number: int, asked: _Asked) -> Batch:
+        self._flying[number] = asked
+        if self._spending is not None:
+            self._spending.begin(number, asked.batch)
+        return asked.batch
 
     def _look_up(self) -> bool:
         """Take the next requests and part them; False when there are none left."""
@@ -319,10 +332,11 @@ class _Flow:
             batch = [group[i][1] for i in places]
             yield _Asked([group[i][0] for i in places], batch, self._key(batch))
 
-    def _landed(
-        self, asked: _Asked, found: Answer
-    ) -> Iterator[tuple[int, Completion | FineryError]]:
+    def _landed(self, number: int, found: Answer) -> Iterator[tuple[int, Completion | FineryError]]:
         """Keep what came, unless it is an error or says nothing, and hand it on."""
+        asked = self._flying.pop(number)
+        if self._spending is not None:
+            self._spending.end(number)
         twins = self._twins.pop(asked.key)
         if isinstance(found, FineryError):
             yield from ((index, found) for indices in (asked.indices, *twins) for index in indices)

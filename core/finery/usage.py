@@ -4,12 +4,20 @@ import time
 
 import msgspec
 
-from finery.engine import Completion
+from finery.engine import Completion, Request
 from finery.errors import UsageError
 from finery.step import Settings, setting
 
 TELL_SECONDS = 0.1
 """How often at most the progress of many quick answers is told."""
+CHARACTERS_A_TOKEN = 4
+"""About so many; for what is estimated before a model has counted."""
+
+
+def prompt_tokens(request: Request) -> int:
+    """About how many tokens a prompt has, with the tools it offers."""
+    asked = [request.messages, request.tools] if request.tools else request.messages
+    return 1 + len(msgspec.json.encode(asked)) // CHARACTERS_A_TOKEN
 
 
 class Price(Settings):
@@ -46,15 +54,13 @@ class Budget(Settings):
                 "or give the budget in tokens",
             )
 
-    def allows(self, used: "Usage", flying: int) -> bool:
-        """Whether one more call may be made, with `flying` made and not answered yet.
+    def holds(self, tokens: float, dollars: float) -> bool:
+        """Whether so much is within the limits; `finery.spending` says how much that is.
 
-        Those are taken to need what the others needed on average.
+        Dollars are sums, and exact to a millionth part.
         """
-        expected = 1 + flying / max(used.calls, 1)
-        tokens, dollars = used.tokens * expected, used.dollars * expected
-        return (self.tokens is None or tokens < self.tokens) and (
-            self.dollars is None or dollars < self.dollars
+        return (self.tokens is None or tokens <= self.tokens) and (
+            self.dollars is None or dollars <= self.dollars * (1 + 1e-6)
         )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from finery import Completion, FineryError, Job, Model, RefusedError, Request, Sampling, StepError
 from finery.errors import did_you_mean, nearest
+from finery.usage import prompt_tokens
 from finery_openai import faults, wire
 from finery_openai.faults import Fault
 from finery_openai.limits import Bucket, Hold, backoff
@@ -99,7 +100,7 @@ class Client:
         with self._at_rest():
             await self._hold.passed()
             await self._requests.take(1)
-            await self._tokens.take(wire.prompt_tokens(request) + sampling.max_tokens)
+            await self._tokens.take(prompt_tokens(request) + sampling.max_tokens)
 
     async def _pause(self, fault: Fault, failures: int) -> None:
         if len(self._told) < MOST_TOLD and fault.error.what not in self._told:
@@ -145,7 +146,7 @@ class Client:
             raise self._again(f"sent what is no chat completion ({error})") from None
         except FineryError as error:
             raise Fault(error) from None
-        taken = wire.prompt_tokens(request) + sampling.max_tokens
+        taken = prompt_tokens(request) + sampling.max_tokens
         self._tokens.settle(answer.prompt_tokens + answer.completion_tokens - taken)
         return answer
 

@@ -7,6 +7,7 @@ import msgspec
 
 from finery import Completion, RefusedError, Request, Sampling, StepError
 from finery.rows import Message
+from finery.usage import CHARACTERS_A_TOKEN, prompt_tokens
 
 MESSAGE_FIELDS = ("role", "content", "name", "tool_calls", "tool_call_id", "refusal")
 """Fields of a message that servers know; rows may hold more."""
@@ -16,8 +17,6 @@ _FINISH = {
     "tool_calls": "tool_calls",
     "function_call": "tool_calls",
 }
-CHARACTERS_A_TOKEN = 4
-"""About so many; only where a server doesn't count itself, and for the rate limit beforehand."""
 
 
 class Unreadable(Exception):
@@ -160,8 +159,3 @@ def _text(content: str | list[dict[str, Any]] | None) -> str:
     if isinstance(content, list):
         return "".join(str(part.get("text", "")) for part in content)
     return content or ""
-
-
-def prompt_tokens(request: Request) -> int:
-    """About how many tokens a prompt has."""
-    return 1 + len(msgspec.json.encode(request.messages)) // CHARACTERS_A_TOKEN

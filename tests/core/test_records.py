@@ -267,7 +267,7 @@ def test_what_flies_counts_into_the_budget(limit: dict[str, Any]) -> None:
 
 def test_a_budget_counts_all_engines_of_the_step() -> None:
     asker = Asker(tokens=100)
-    asker.job.usage.prompt_tokens = 95
+    asker.job.usage.prompt_tokens = 90
     with pytest.raises(StepError, match="1 of 5 requests"):
         asker.stream(numbered(5))
 

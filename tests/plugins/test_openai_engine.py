@@ -355,11 +355,45 @@ def test_a_budget_stops_what_is_asked(server: Server) -> None:
     engine = job.engine(asked, budget=Budget(dollars=0.04))  # 20 calls
     with pytest.raises(StepError, match="budget reached") as raised:
         list(engine.stream(map(Request, map(conversation, questions(100))), total=100))
-    answered = len(server.calls)
-    assert 20 <= answered <= 25
-    assert f"{answered} of 100 requests answered and kept" in raised.value.what
+    assert len(server.calls) == 20
+    assert "20 of 100 requests answered and kept" in raised.value.what
     list(job.engine(asked).stream(map(Request, map(conversation, questions(100)))))
     assert len(server.calls) == 100
+
+
+@pytest.mark.parametrize("usage", [(10, 5), (10, 256), (10, 100)])
+def test_a_budget_holds_from_the_first_request(server: Server, usage: tuple[int, int]) -> None:
+    # The first answers take long enough for all that may be under way to be asked.
+    server.answer = lambda body: Reply("x", usage=usage, delay=0.5 * (len(server.calls) <= 11))
+    each, budget = sum(usage), 3000
+    engine = TestJob().engine(model(server, concurrency=16), budget=Budget(tokens=budget))
+    with pytest.raises(StepError, match="budget reached"):
+        list(engine.stream(map(Request, map(conversation, questions(500)))))
+    assert len(server.calls) == budget // each
+    assert server.most_flying > 8  # no answer was known, and there is room for eleven
+
+
+def test_a_budget_below_one_answers_most_lets_one_go_at_a_time(server: Server) -> None:
+    server.answer = lambda body: Reply("x", delay=0.005)  # 15 tokens
+    engine = TestJob().engine(model(server, concurrency=16), budget=Budget(tokens=200))
+    with pytest.raises(StepError, match="13 requests answered"):
+        list(engine.stream(map(Request, map(conversation, questions(100)))))
+    assert server.most_flying == 1
+
+
+def test_a_large_budget_slows_nothing(server: Server) -> None:
+    server.answer = lambda body: Reply("x", delay=0.5 * (len(server.calls) <= 16))
+    engine = TestJob().engine(model(server, concurrency=16), budget=Budget(tokens=100_000))
+    assert len(list(engine.stream(map(Request, map(conversation, questions(200)))))) == 200
+    assert server.most_flying == 16
+
+
+def test_a_budget_that_no_prompt_fits_asks_nothing(server: Server) -> None:
+    engine = TestJob().engine(model(server), budget=Budget(tokens=5))
+    with pytest.raises(StepError, match="budget reached") as raised:
+        list(engine.stream([Request(conversation("question " * 100))], total=1))
+    assert "0 of 1 requests" in raised.value.what
+    assert server.calls == []
 
 
 def test_a_budget_in_dollars_without_a_price_is_refused(server: Server) -> None:

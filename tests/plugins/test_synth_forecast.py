@@ -80,9 +80,46 @@ def test_what_was_answered_before_costs_nothing(planned: Project, server: Server
     text = planned.run("plan").out
     assert "calls: 10 (40 of 50 requests were answered before)" in text
     assert "likely 100 as in earlier ones" in text
-    assert "the judge is asked for up to 48 rows besides" in text
     planned.ran("--step", "answers")
     assert len(server.calls) == 50  # as planned
+
+
+def test_the_judge_has_its_own_line(planned: Project, server: Server) -> None:
+    assert estimates(planned)["examples"]["judge"]["calls"] is None
+    planned.run("build", "--step", "rows", "--step", "brief")
+    judge = estimates(planned)["examples"]["judge"]
+    assert judge["calls"] == 48
+    assert judge["completion_tokens_at_most"] == 48 * 256
+    assert judge["prompt_tokens"] > 48 * 50  # our template around each row
+    assert judge["dollars_at_most"] == pytest.approx(
+        (judge["prompt_tokens"] + 100 * 48 * 256) / 1e6, rel=1e-3
+    )
+    assert judge["completion_tokens_likely"] is None
+    text = " ".join(planned.run("plan").out.split())
+    assert "judge: up to 48 calls; tokens: about" in text
+    assert "cost: at most $1.2" in text
+    assert server.calls == []
+
+
+def test_the_judge_is_estimated_as_in_earlier_builds(planned: Project, server: Server) -> None:
+    def answer(body: dict[str, Any]) -> Reply:
+        name = body.get("response_format", {}).get("json_schema", {}).get("schema", {})
+        if "score" in str(name):
+            return Reply('{"reason": "good", "score": 5}', usage=(70, 8))
+        return Reply(f"re: {said(body)}", usage=(20, 10))
+
+    server.answer = answer
+    planned.edit(
+        "recipe.yaml",
+        "max_tokens: 50, retries: 0}",
+        "max_tokens: 50, retries: 0, judge: teacher,\n    checks: {judge: {rubric: Good?}}}",
+    )
+    planned.ran("--step", "answers")
+    planned.write({"rows.jsonl": lines(50)})
+    planned.ran("--step", "rows")
+    judge = estimates(planned)["answers"]["judge"]
+    assert (judge["calls"], judge["prompt_tokens"]) == (50, 50 * 70)
+    assert judge["completion_tokens_likely"] == 50 * 8
 
 
 def test_a_budget_that_ends_it_is_told(planned: Project, server: Server) -> None:

@@ -1,0 +1,81 @@
+"""What the judge of a generator is asked, for `finery plan`."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import chain, islice
+from typing import Any, NamedTuple
+
+from finery import FineryError, Request
+from finery.advice import Results
+from finery.graph import Graph, Node
+from finery.usage import prompt_tokens
+from finery_data.parts import is_conversation
+from finery_synth import defaults
+from finery_synth.checks import Rubric
+from finery_synth.costs import (
+    Load,
+    cost_words,
+    costs,
+    earlier,
+    facts_of,
+    mean,
+    price_of,
+    source_of,
+    tokens_words,
+)
+from finery_synth.generator import Generator
+from finery_synth.judge import JudgeRows
+from finery_synth.judging import score_messages
+from finery_synth.prompts import Prompt
+
+SAMPLED = 100
+"""Rows to start from whose length stands for that of the rows to judge."""
+
+
+class Judging(NamedTuple):
+    """What the judge is asked: a line for people, and the same as numbers."""
+
+    line: str
+    facts: dict[str, Any]
+
+
+def judging(
+    graph: Graph,
+    results: Results,
+    node: Node,
+    opened: Generator | JudgeRows | None,
+    rows: int | None,
+) -> Judging | None:
+    """What the judge is asked for so many rows, each once if all pass; None without a judge.
+
+    opened: the step with its rows, None where some aren't built. Tokens are those of earlier
+    builds; before the first, a prompt is taken to be as long as for a row to start from.
+    """
+    step = node.step
+    if not isinstance(step, Generator) or step.checks.judge is None:
+        return None
+    used, rubric = earlier(results, node, "judged"), step.checks.judge
+    prompt = likely = None
+    if used is not None:
+        prompt, likely = (used[f"{n}_tokens"] / used["requests"] for n in ("prompt", "completion"))
+    elif isinstance(opened, Generator) and opened.checks.judge is not None:
+        prompt = mean(_prompts(opened, opened.checks.judge))
+    load = Load(rows, prompt=prompt, likely=likely)
+    price = price_of(graph, results, source_of(node, "judge"))
+    bounds = costs(load, rubric.max_tokens, price)
+    calls = f"up to {rows:,} calls" if rows else "a call for each row that passes so far"
+    words = [calls, tokens_words(load, rubric.max_tokens)]
+    if rows and (price is None or bounds.most is not None):
+        words.append(cost_words(bounds, price))
+    line = f"judge: {'; '.join(filter(None, words))}"
+    return Judging(line, facts_of(load, rubric.max_tokens, bounds))
+
+
+def _prompts(step: Generator, rubric: Rubric) -> Iterator[float]:
+    """Lengths of prompts, in tokens; none where rows can't be judged as they are."""
+    template = Prompt.of(rubric.prompt, defaults.JUDGE)
+    for row in islice(chain.from_iterable(step.rows), SAMPLED):
+        with suppress(FineryError):  # a template may want what only made rows have
+            if is_conversation(row):
+                messages = score_messages(template, row, rubric.rubric, rubric.scale)
+                yield prompt_tokens(Request(messages))

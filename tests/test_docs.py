@@ -66,7 +66,7 @@ def test_recipes_of_pages_are_fine(project: MakeProject, name: str) -> None:
     made = project({"recipe.yaml": recipe, **files})
     ran = made.run("check")
     assert ran.code == 0, ran.err
-    prompt, checks = parts
+    prompt, checks, *_ = parts
     rows = "    rows: split.train\n    model: teacher\n"
     indented = "".join(f"    {line}\n" for line in checks.splitlines())
     named = prompt.replace("rows: rows", "rows: split.train").replace("wordings", "  own")

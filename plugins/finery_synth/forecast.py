@@ -68,8 +68,8 @@ def _estimate(graph: Graph, results: Results, node: Node) -> Estimate:
     bounds = costs(load, step.max_tokens, price)
     lines = [_calls_line(load, step), _tokens_line(load, step), _cost_line(bounds, price, step)]
     if isinstance(step, Generator) and step.checks.judge is not None:
-        judged = f"up to {load.rows:,} rows" if load.rows else "each row"
-        lines.append(f"the judge is asked for {judged} besides")
+        judged = f"up to {load.rows:,} answers" if load.rows else "each answer"
+        lines.append(f"the judge is asked for {judged} besides, which isn't in these numbers")
     facts = {
         "requests": load.total,
         "answered_before": load.answered,

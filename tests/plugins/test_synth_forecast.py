@@ -80,7 +80,7 @@ def test_what_was_answered_before_costs_nothing(planned: Project, server: Server
     text = planned.run("plan").out
     assert "calls: 10 (40 of 50 requests were answered before)" in text
     assert "likely 100 as in earlier ones" in text
-    assert "the judge is asked for up to 48 rows besides" in text
+    assert "the judge is asked for up to 48 answers besides, which isn't in these numbers" in text
     planned.ran("--step", "answers")
     assert len(server.calls) == 50  # as planned
 

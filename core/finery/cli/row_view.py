@@ -233,10 +233,11 @@ def _judged(
     if judge.get("scores") and not any(str(c.get("check")).startswith("judge.") for c in checks):
         yield f"scores {_as_text(judge['scores'])}{by}"
     for seen in judge.get("orders") or ():
-        better = seen.get("side") or seen.get("problem") or "no verdict"
+        side = str(seen.get("side") or seen.get("problem") or "no verdict")
+        better = f"{side} is better" if side in ("chosen", "rejected") else side
         reason = f" ({_short(str(seen['reason']))})" if seen.get("reason") else ""
         shown = ("chosen first", "rejected first")[bool(seen.get("order"))]
-        yield f"{shown}: {better}{by}{reason}"
+        yield f"{shown}: {better}{reason}"
 
 
 def _asked(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -7,7 +7,7 @@ costs, nothing that depends on what was in the cache.
       "id": "9f2c…",                     the row's id
       "parents": ["51aa…"],              ids of the rows it was made from
       "use": "synth.paraphrase",         the step type
-      "model": "gpt-4.1-mini",           who wrote it
+      "model": "gpt-4.1-mini",           who wrote it; left out where the row was only judged
       "template": {"name": "prompts/paraphrase.jinja", "digest": "3be1…"},   name: "default" for
                                          the step type's own
       "prompt": [{"role": "user", "content": "…"}],   the messages, as they were sent
@@ -68,7 +68,7 @@ class Origin(msgspec.Struct, omit_defaults=True, kw_only=True):
 
     id: str
     use: str
-    model: str
+    model: str = ""
     prompt: Conversation = []
     parents: list[str] = []
     template: Template | None = None

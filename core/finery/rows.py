@@ -46,14 +46,24 @@ def answer_text(row: Row) -> str:
 
 
 def snippet(row: Row, characters: int = 70) -> str:
-    """The beginning of what a row says, in a line; of a conversation not its system prompt."""
-    said = row.get("messages") or [v for k, v in row.items() if k not in NOT_CONTENT]
-    messages = [m for m in said if isinstance(m, dict)]
-    spoken = [m for m in messages if m.get("role") != "system"] or messages
-    turns = [m.get("content") or m for m in spoken]
-    text = " → ".join(str(part) for part in (turns or said) if part)[: characters * 4]
+    """The beginning of what a row says, in a line; of conversations not their system prompts."""
+    columns = [v for k, v in row.items() if k not in NOT_CONTENT]
+    said = row.get("messages") or [part for value in columns for part in _parts(value)]
+    spoken = [part for part in said if not _is_system(part)] or said
+    texts = [(p.get("content") or p) if isinstance(p, dict) else p for p in spoken]
+    text = " → ".join(str(part) for part in texts if part)[: characters * 4]
     line = " ".join(text.split())
     return f"{line[: characters - 1]}…" if len(line) > characters else line
+
+
+def _parts(value: Any) -> list[Any]:
+    """The turns of a conversation; anything else by itself."""
+    is_turns = isinstance(value, list) and all(isinstance(turn, dict) for turn in value)
+    return value if is_turns else [value]
+
+
+def _is_system(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("role") == "system"
 
 
 def _as_messages(value: Any, role: str) -> Conversation:

@@ -73,7 +73,7 @@ class Store:
         except (OSError, sqlite3.Error) as error:
             raise UsageError(
                 f"can't use the store {root}: {error}",
-                fix=f"check its permissions, or set {STORE} to another folder",
+                fix=f"see whether the disk is full, its permissions, or set {STORE} elsewhere",
             ) from error
 
     def close(self) -> None:

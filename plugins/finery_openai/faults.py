@@ -101,5 +101,5 @@ def unknown_parameter(error: "APIStatusError", sent: dict[str, Any]) -> str | No
 def of_row(error: FineryError, request: Request) -> FineryError:
     """The error, saying which request it is about."""
     last = str(request.messages[-1].get("content")) if request.messages else ""
-    error.details.append(f"asked: {last[:100]}")
+    error.details.append(f"asked: {' '.join(last[:400].split())[:100]}")
     return error

@@ -45,16 +45,27 @@ class About:
             start += len(line)
 
     def of(self, ids: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
-        """`{"generated": […], "findings": […]}` of the first of these ids that has such lines."""
+        """`{"generated": […], "findings": […]}` of the first of these ids that has such lines.
+
+        Of a row that was only judged there, also how the row was generated that it was before.
+        """
         made: dict[str, list[dict[str, Any]]] = {"generated": [], "findings": []}
-        for row in ids:
-            for name, line in self._of(row):
-                kind = made["generated" if name == GENERATED else "findings"]
-                if line not in kind:
-                    kind.append(line)
-            if any(made.values()):
+        waiting, seen = list(ids), set[str]()
+        while waiting:
+            row = waiting.pop(0)
+            seen.add(row)
+            self._take(row, made)
+            if any(made.values()) and not _is_only_judged(made["generated"]):
                 break
+            parents = [p for line in made["generated"] for p in line.get("parents", ())]
+            waiting += [parent for parent in parents if parent not in seen]
         return made
+
+    def _take(self, row: str, made: dict[str, list[dict[str, Any]]]) -> None:
+        for name, line in self._of(row):
+            kind = made["generated" if name == GENERATED else "findings"]
+            if line not in kind:
+                kind.append(line)
 
     def _of(self, row: str) -> Iterator[tuple[str, dict[str, Any]]]:
         for index, start, length in self._lines.get(row, ()):
@@ -66,3 +77,8 @@ class About:
         """Close the files."""
         for _, file in self._files:
             file.close()
+
+
+def _is_only_judged(lines: list[dict[str, Any]]) -> bool:
+    """Whether these lines say what a judge said, and not who wrote the row."""
+    return any("judge" in line for line in lines) and not any("model" in line for line in lines)

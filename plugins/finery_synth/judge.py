@@ -247,7 +247,6 @@ class _Scores:
         return Origin(
             id=made["id"],
             use=USE,
-            model=first.model,
             prompt=first.messages(row),
             parents=made.get("parents", []),
             template=first.template,
@@ -341,7 +340,6 @@ class _Pairs:
         return Origin(
             id=made["id"],
             use=USE,
-            model=self._judge.model,
             prompt=self._judge.messages(row, 0),
             parents=made.get("parents", []),
             template=self._judge.template,

@@ -37,7 +37,7 @@ class Verdict(NamedTuple):
     reason: str
 
 
-class Seen(msgspec.Struct):
+class Seen(msgspec.Struct, omit_defaults=True):
     """What came of showing a pair in one order (0, 1): the better side, or what went wrong."""
 
     order: int

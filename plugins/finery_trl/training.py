@@ -354,6 +354,12 @@ def _counts(model: Any, *, adapter: bool) -> tuple[int, int]:
     """(parameters of the model, of those that were trained)."""
     # Beside the adapter that is trained lies its start, as DPO's reference.
     own = (p for name, p in model.named_parameters() if ".ref." not in name)
-    sizes = [(p.numel(), p.requires_grad) for p in own]
+    sizes = [(_size(p), p.requires_grad) for p in own]
     trainable = sum(n for n, learns in sizes if learns)
     return sum(n for n, _ in sizes) - (trainable if adapter else 0), trainable
+
+
+def _size(parameter: Any) -> int:
+    """How many weights it holds; bitsandbytes packs two in a byte."""
+    state = getattr(parameter, "quant_state", None)
+    return int(parameter.numel() if state is None else math.prod(state.shape))

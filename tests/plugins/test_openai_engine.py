@@ -212,11 +212,11 @@ def test_all_at_once(server: Server) -> None:
 )
 def test_what_does_not_pass_is_the_rows_error(server: Server, reply: Reply, message: str) -> None:
     server.script.append(reply)
-    found = ask(TestJob(), model(server, concurrency=1), "a", "b")
+    found = ask(TestJob(), model(server, concurrency=1), "a:\n\nb", "b")
     assert isinstance(found["b"], Completion)
     with pytest.raises(StepError, match=message) as raised:
-        raise found["a"]  # type: ignore[misc]
-    assert raised.value.details[-1] == "asked: a"
+        raise found["a:\n\nb"]  # type: ignore[misc]
+    assert raised.value.details[-1] == "asked: a: b"
     assert len(server.calls) == 2
 
 

@@ -21,6 +21,8 @@ from reviewing import (
 )
 from selenium.webdriver.common.keys import Keys
 
+from finery.rows import with_id
+
 ROWS = [chat(f"question {n}", f"answer {n}", label="xy"[n % 2]) for n in range(6)]
 CALL = {"id": "c1", "type": "function", "function": {"name": "look_up", "arguments": '{"of":"é"}'}}
 TOOLS: dict[str, Any] = {
@@ -248,6 +250,33 @@ def test_preferences_lie_side_by_side_and_are_swapped(built: MakeProject, browse
 
 
 # -- looking --------------------------------------------------------------------------------------
+
+
+def test_a_judged_pair_shows_both_orders_and_who_wrote_it(
+    built: MakeProject, browser: Window
+) -> None:
+    older, judged = pair(0), with_id({**pair(1), "better": "chosen"})
+    orders = [
+        {"order": 0, "side": "chosen", "position": "first", "reason": "it is shorter"},
+        {"order": 1, "problem": "its answer holds no JSON object"},
+    ]
+    checks = [{"check": "judge", "passed": True, "value": 4, "detail": "kind"}]
+    lines = [
+        {"id": judged["id"], "parents": [older["id"]], "judge": {"model": "m", "orders": orders}},
+        {"id": older["id"], "model": "teacher", "checks": checks},
+    ]
+    files = files_of([judged])
+    files["generated.jsonl"] = "".join(json.dumps(line) + "\n" for line in lines)
+    with reviewing(built(files)) as review:
+        browser.open(review.address)
+        assert [e.text.split("\n") for e in browser.all("aside .check")] == [
+            ["✓", "passed:", "judge", "4 kind"],
+            ["•", "chosen shown first", "chosen: it is shorter"],
+            ["•", "rejected shown first", "its answer holds no JSON object"],
+        ]
+        told = [e.get_attribute("textContent") for e in browser.all("aside details")]
+        assert ["teacher" in str(text) for text in told] == [False, True]
+    assert browser.errors() == []
 
 
 def test_tool_calls_checks_scores_and_columns_are_shown(

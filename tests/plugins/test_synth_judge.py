@@ -104,6 +104,7 @@ def test_rows_get_a_score_and_low_ones_go(making: Make, server: Server) -> None:
     origins = made.lines("judged", "generated.jsonl")
     assert [o["id"] for o in origins] == [r["id"] for r in rows]
     assert origins[0]["judge"] == {"model": "m", "scores": {"score": 5}, "scale": 5}
+    assert "model" not in origins[0], "the judge wrote nothing"
     assert "It is good." in origins[0]["prompt"][-1]["content"]
     assert len(server.calls) == 3
     schema = server.calls[0]["response_format"]["json_schema"]["schema"]

@@ -446,6 +446,11 @@ def test_qlora_trains_repeats_itself_and_says_how_it_is_merged(quantized: Any) -
     assert model.meta["merge"] == "16-bit"
 
 
+def test_parameters_in_four_bits_are_counted_whole(train: Train, quantized: Any) -> None:
+    plain, (packed, _) = train("plain")[0], quantized("packed")
+    assert packed.meta["parameters"] == plain.meta["parameters"]
+
+
 def test_a_qlora_adapter_is_merged_as_its_recipe_says(quantized: Any) -> None:
     import torch
 

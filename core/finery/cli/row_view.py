@@ -17,7 +17,9 @@ LISTED = 3
 NEAR = 5
 """Rows that were dropped because of the one asked for that are shown."""
 LONGEST = 400
-"""Characters of an answer or a prompt that are shown."""
+"""Characters of an answer or a reason that are shown."""
+LONGEST_PROMPT = 4_000
+"""Characters of a turn of a prompt that are shown."""
 _WHY = ("error", "problem", "broken", "differs", "chosen_logprob", "rejected_logprob")
 """What evaluators say of an answer beside whether it is right."""
 _STYLES = {"dropped": "yellow", "found": "yellow", "generated": "magenta", "taken": "cyan"}
@@ -156,7 +158,7 @@ def _line(told: Told, events: Sequence[Event], widths: list[int]) -> Any:
     if event.what != "generated":
         return _text(head, (_said(events), style), *tail)
     asked = _asked(event.facts) if told.relation != "relative" else ()
-    prompt = [(f"\n  {name}: {_short(text)}", "dim") for name, text in asked]
+    prompt = [(f"\n  {name}: {_short(text, LONGEST_PROMPT)}", "dim") for name, text in asked]
     return _text(head, (_generated(event.facts), style), *tail, *prompt)
 
 
@@ -189,17 +191,24 @@ def _answer(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _generated(facts: Mapping[str, Any]) -> str:
-    """Teacher, attempt, template, checks and judge of a generated row."""
-    parts = [f"by {_as_text(facts['model'])}"] if facts.get("model") else []
+    """Teacher, attempt, template, checks and judge of a row that was generated or judged."""
+    judge, checks = facts.get("judge") or {}, facts.get("checks") or ()
+    by = facts.get("model") or judge.get("model")
+    parts = [f"by {_as_text(by)}"] if by else []
     if facts.get("attempt"):
         parts.append(f"attempt {facts['attempt'] + 1}")
     template = facts.get("template")
     if isinstance(template, dict) and template.get("name") != "default":
         parts.append(f"template {template.get('name')}")
-    parts += [_checked(check) for check in facts.get("checks") or ()]
-    if facts.get("judge"):
-        parts.append(_judged(facts["judge"]))
-    return f"generated {', '.join(parts)}"
+    parts += [_checked(check) for check in checks if not _is_told(check, judge)]
+    parts += _judged(judge, told="" if facts.get("model") else by, checks=checks)
+    verb = "generated" if facts.get("model") or not judge else "judged"
+    return f"{verb} {', '.join(parts)}"
+
+
+def _is_told(check: Mapping[str, Any], judge: Mapping[str, Any]) -> bool:
+    """Whether a check is what the judge's score says anyway."""
+    return check.get("check") == "judge" and "score" in judge and check.get("passed") is True
 
 
 def _checked(check: Mapping[str, Any]) -> str:
@@ -210,11 +219,25 @@ def _checked(check: Mapping[str, Any]) -> str:
     return f"{check.get('check')}{value}{passed}{detail}"
 
 
-def _judged(judge: Mapping[str, Any]) -> str:
-    """A judge's score and reason."""
-    by = f" of {judge['model']}" if judge.get("model") else ""
-    reason = f" ({_short(str(judge['reason']))})" if judge.get("reason") else ""
-    return f"score {_as_text(judge.get('score'))}{by}{reason}"
+def _judged(
+    judge: Mapping[str, Any], told: Any, checks: Sequence[Mapping[str, Any]]
+) -> Iterator[str]:
+    """A judge's score and reason, or what it said of a pair; not what checks tell already.
+
+    told: the judge, where it is named already.
+    """
+    by = f" of {judge['model']}" if judge.get("model") and not told else ""
+    if "score" in judge:
+        reason = f" ({_short(str(judge['reason']))})" if judge.get("reason") else ""
+        yield f"score {_as_text(judge['score'])}{by}{reason}"
+    if judge.get("scores") and not any(str(c.get("check")).startswith("judge.") for c in checks):
+        yield f"scores {_as_text(judge['scores'])}{by}"
+    for seen in judge.get("orders") or ():
+        side = str(seen.get("side") or seen.get("problem") or "no verdict")
+        better = f"{side} is better" if side in ("chosen", "rejected") else side
+        reason = f" ({_short(str(seen['reason']))})" if seen.get("reason") else ""
+        shown = ("chosen first", "rejected first")[bool(seen.get("order"))]
+        yield f"{shown}: {better}{reason}"
 
 
 def _asked(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -245,9 +268,9 @@ def _as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _short(text: str) -> str:
+def _short(text: str, longest: int = LONGEST) -> str:
     line = " ".join(text.split())
-    return f"{line[: LONGEST - 1]}…" if len(line) > LONGEST else line
+    return f"{line[: longest - 1]}…" if len(line) > longest else line
 
 
 def _text(*parts: tuple[str, str]) -> Any:

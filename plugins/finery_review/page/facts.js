@@ -14,7 +14,7 @@ export function factsOf(found) {
   return [
     part("Checks", lines.flatMap((line) => checksOf(line.checks))),
     part("Judge", lines.flatMap((line) => [...JUDGED].filter((name) => name !== "checks" && line[name] !== undefined && line[name] !== null)
-      .map((name) => tree(name === "judge" ? line[name] : { [name]: line[name] })))),
+      .flatMap((name) => name === "judge" ? judgeOf(line[name]) : [tree({ [name]: line[name] })]))),
     part("Findings", findings.map((line) => check({ name: line.check, passed: false, detail: line.detail }))),
     part("Columns", columns.length ? [tree(Object.fromEntries(columns))] : []),
     part("Generated", generated.map((line) => rest(line)).filter(Boolean)),
@@ -35,13 +35,23 @@ function checksOf(checks) {
   return [];
 }
 
+/** What a judge said; of a pair, one line for each order in which it was shown. */
+function judgeOf(judge) {
+  const { orders, ...others } = judge && typeof judge === "object" && Array.isArray(judge.orders) ? judge : { judge };
+  if (!orders) return [tree(judge)];
+  const first = (seen) => (seen.order ? "rejected shown first" : "chosen shown first");
+  const said = (seen) => [seen.side || seen.problem || "no verdict", seen.reason].filter(Boolean).join(": ");
+  return [...orders.map((seen) => check({ name: first(seen), detail: said(seen) })), tree(others)];
+}
+
 function normal(one) {
   if (!one || typeof one !== "object") return { name: String(one) };
   const first = (...names) => names.map((name) => one[name]).find((value) => value !== undefined && value !== null);
   return {
     name: first("name", "check", "use", "kind") ?? json(one),
     passed: first("passed", "ok", "pass", "success", "valid"),
-    detail: first("detail", "why", "reason", "message", "error", "score", "value"),
+    detail: [first("value", "score"), first("detail", "why", "reason", "message", "error")]
+      .filter((part) => part !== undefined).map((part) => (typeof part === "string" ? part : json(part))).join(" ") || undefined,
   };
 }
 
@@ -49,7 +59,7 @@ function check({ name, passed, detail }) {
   const [state, sign, said] = passed === undefined ? ["", "•", ""] : passed === true ? ["good", "✓", "passed: "] : passed === false ? ["bad", "✗", "failed: "] : ["", "•", `${passed}: `];
   return el("p", { class: `check ${state}` },
     el("span", { "aria-hidden": "true" }, sign), el("span", { class: "unseen" }, said),
-    el("b", {}, String(name)), detail === undefined ? null : el("span", { class: "detail" }, typeof detail === "string" ? detail : json(detail)));
+    el("b", {}, String(name)), detail === undefined ? null : el("span", { class: "detail" }, detail));
 }
 
 function rest(line) {

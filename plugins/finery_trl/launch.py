@@ -105,10 +105,9 @@ class _Job(Job):
 
 
 def _plugin_files() -> list[Path]:
-    """The plugin files beside the recipe that this process has loaded, those that still exist."""
+    """The plugin files beside the recipe that this process has loaded."""
     modules = [m for name, m in list(sys.modules.items()) if name.startswith(FILE_MODULE)]
-    paths = [Path(m.__file__) for m in modules if m.__file__]
-    return [path for path in paths if path.exists()]
+    return [Path(m.__file__) for m in modules if m.__file__]
 
 
 def _command(step: "Training") -> list[str]:

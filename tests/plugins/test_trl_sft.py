@@ -18,6 +18,7 @@ from tiny_llama import tiny_llama
 from finery import DataError, Dataset, Model, StepError
 from finery.errors import UsageError
 from finery.rows import Row
+from finery.step import FILE_MODULE
 from finery.testing import TestJob, dataset
 from finery_trl.settings import Launch, Lora
 from finery_trl.sft import Sft
@@ -488,6 +489,14 @@ def test_a_tracker_that_is_not_installed_is_named(train: Train) -> None:
         train(report_to=[missing])
 
 
+@pytest.fixture
+def no_plugin_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker has the plugin files of one recipe; this process may have those of other tests."""
+    for name in [name for name in sys.modules if name.startswith(FILE_MODULE)]:
+        monkeypatch.delitem(sys.modules, name)
+
+
+@pytest.mark.usefixtures("no_plugin_files")
 def test_two_processes_train_what_one_would(train: Train, validation: Dataset) -> None:
     from safetensors.numpy import load_file
 
@@ -503,6 +512,7 @@ def test_two_processes_train_what_one_would(train: Train, validation: Dataset) -
     assert metric(both, "loss")
 
 
+@pytest.mark.usefixtures("no_plugin_files")
 def test_an_error_in_one_of_several_processes_is_the_steps_error(train: Train) -> None:
     with pytest.raises(StepError, match="the model has no layer 'q_porj'"):
         train(launch=Launch(processes=2), lora=Lora(target_modules=["q_porj"]))

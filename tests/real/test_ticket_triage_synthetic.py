@@ -40,11 +40,11 @@ def test_a_served_teacher_makes_rows_that_are_reviewed_and_learned(
     line = {"id": rows[0]["id"], "do": "reject", "by": "Ann", "at": "2026-01-01T00:00:00Z"}
     (recipe / "reviews").mkdir(exist_ok=True)
     (recipe / "reviews" / "clean.jsonl").write_text(json.dumps(line) + "\n")
-    ran = made.run("build", str(recipe), *options, "--json", timeout=900)
+    ran = made.run("build", str(recipe), "--step", "test", *options, "--json", timeout=900)
     assert ran.code == 0, ran.err
     events = [json.loads(text) for text in ran.out.splitlines()]
     started = {event["step"] for event in events if event["event"] == "step_started"}
-    assert started == {"reviewed", "base", "sft", "test"} - ({"base"} - started)
+    assert started == {"reviewed", "base", "sft", "test"}
     assert [row["id"] for row in _rows(made, "reviewed")] == [row["id"] for row in rows[1:]]
     folder = made.folder / "build" / "ticket-triage-synthetic" / "test"
     assert set(json.loads((folder / "metrics.json").read_text())["scores"]) == {"base", "sft"}

@@ -6,6 +6,9 @@ in order of arrival, before `answer` is asked. `server.calls` keeps the body of 
 """
 
 import json
+import os
+import signal
+import sqlite3
 import threading
 import time
 from collections import Counter, deque
@@ -14,6 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from conftest import Project, until
 
 Body = dict[str, Any]
 
@@ -189,3 +194,24 @@ def serving(answer: Callable[[Body], str | Reply] = echo, model: str = "m") -> I
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def killed_midway(made: Project, server: Server) -> int:
+    """`kill -9` a build after some 60 calls; how many of its answers aren't kept.
+
+    At most as many as were under way: 16. The server is at rest afterwards.
+    """
+    process = made.start("build")
+    until(lambda: len(server.calls) > 60)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    until(lambda: server.flying == 0)
+    lost = len(server.calls) - kept_answers(made)
+    assert 0 < lost <= 16
+    return lost
+
+
+def kept_answers(made: Project) -> int:
+    """Answers that a project has in its record cache."""
+    with sqlite3.connect(made.folder / ".finery" / "finery.db") as db:
+        return int(db.execute("SELECT count(*) FROM records").fetchone()[0])

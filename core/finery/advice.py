@@ -131,7 +131,7 @@ class Results:
         if self._store is None or not formats_of(model) <= engines.keys():
             return None
         identity, source = identity_of(model, engines), iter(requests)
-        records, found = SqliteRecords(self._store.root / "finery.db"), 0
+        records, found = SqliteRecords(self._store.database), 0
         while keys := [record_key(identity, [r], sampling) for r in islice(source, LOOKED_UP)]:
             found += len(records.get(keys))
         return found

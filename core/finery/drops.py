@@ -3,14 +3,14 @@
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any
 
 import msgspec
 
 from finery.artifacts import Dataset
 from finery.errors import DataError
 from finery.rows import Row, row_id
+from finery.sidefile import SideFile, lines_of
 
 DROPPED = "dropped.jsonl"
 """Dropped rows, in the dataset's folder."""
@@ -21,7 +21,7 @@ LONGEST_TEXT = 2_000
 """Characters kept of a row that can't be written as JSON."""
 
 
-class Drops:
+class Drops(SideFile):
     """Writes `dropped.jsonl` as rows are dropped, and counts them by reason.
 
     Used as a context manager around the writing of the rows that stay. A line is `{"id",
@@ -29,31 +29,15 @@ class Drops:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / DROPPED
-        self._out: IO[bytes] | None = None
+        super().__init__(folder / DROPPED)
         self.counts: Counter[str] = Counter()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._out is not None:
-            self._out.close()
 
     def add(self, row: Row, reason: str, detail: str) -> None:
         """Note that `row` isn't kept.
 
         reason: a short name to count by, e.g. `duplicate`. detail: what a person needs to know.
         """
-        if self._out is None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._out = self._path.open("wb")
-        self._out.write(_line(row, reason, detail) + b"\n")
+        self.write(_line(row, reason, detail))
         self.counts[reason] += 1
 
     def meta(self) -> dict[str, Any]:
@@ -77,20 +61,12 @@ class Drops:
 
 def dropped(dataset: Dataset) -> Iterator[dict[str, Any]]:
     """The lines of a dataset's `dropped.jsonl`, in the order in which the rows came."""
-    return _lines(dataset, DROPPED)
+    return map(msgspec.json.decode, lines_of(dataset, DROPPED))
 
 
 def findings(dataset: Dataset) -> Iterator[dict[str, Any]]:
     """The lines of a dataset's `findings.jsonl`, in the order in which the rows came."""
-    return _lines(dataset, FINDINGS)
-
-
-def _lines(dataset: Dataset, name: str) -> Iterator[dict[str, Any]]:
-    path = dataset.file(name)
-    if path.is_file():
-        with path.open("rb") as lines:
-            for line in lines:
-                yield msgspec.json.decode(line)
+    return map(msgspec.json.decode, lines_of(dataset, FINDINGS))
 
 
 def dropped_id(row: Row) -> str:

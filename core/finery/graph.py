@@ -6,12 +6,15 @@ from typing import Any
 
 from blake3 import blake3
 
-from finery.artifacts import Artifact
+from finery.artifacts import Artifact, Dataset
 from finery.errors import FineryError, RecipeError, UsageError, did_you_mean
 from finery.plugins import Plugins
 from finery.recipe import Recipe
 from finery.schema import check_recipe, convert_step, raise_all
 from finery.step import SECTIONS, Step, inner_steps, slots_of
+
+COMPARED = "against"
+"""The input whose rows a step only compares with, and takes none from."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +174,17 @@ def _node(recipe: Recipe, plugins: Plugins, section: str, name: str) -> Node:
         env=list(dict.fromkeys([*written.get("env", []), *step.variables()])),
         needs=[needs] if isinstance(needs, str) else needs,
     )
+
+
+def sources_of(node: Node, kind: type[Artifact]) -> list[Source]:
+    """The inputs of a step that are of a kind."""
+    slots = slots_of(node.step)
+    return [s for s in node.sources if issubclass(slots[s.field].accepts.kind, kind)]
+
+
+def row_sources(node: Node) -> list[Source]:
+    """The inputs that a step takes rows from; those it only compares with aren't among them."""
+    return [s for s in sources_of(node, Dataset) if s.field != COMPARED]
 
 
 def derived_seed(seed: int, name: str) -> int:

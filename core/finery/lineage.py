@@ -16,7 +16,7 @@ import msgspec
 
 from finery.artifacts import Dataset
 from finery.errors import FineryError, UsageError
-from finery.graph import Graph, Node, Source
+from finery.graph import Graph, Node, Source, row_sources
 from finery.keys import differences
 from finery.manifest import Manifest, Result
 from finery.opening import job_without_run, with_files
@@ -31,11 +31,9 @@ from finery.rowfiles import (
     row_files,
 )
 from finery.rows import Row, snippet
-from finery.step import Step, slots_of
+from finery.step import Step
 from finery.store import Store
 
-COMPARED = "against"
-"""The input whose rows a step only compares with, and takes none from."""
 CANDIDATES = 8
 """Rows that an error names when an id is ambiguous or unknown."""
 
@@ -176,7 +174,7 @@ class _Teller:
         """(what the recipe calls the output, file) of all files about rows."""
         wanted = [scope] if scope else []
         if scope and scope[0] in self.built and not self.built[scope[0]].files:
-            sources = _row_sources(self.built[scope[0]].node)  # of a training, the rows it takes
+            sources = row_sources(self.built[scope[0]].node)  # of a training, the rows it takes
             wanted = [(source.step, source.output) for source in sources]
         for name, built in self.built.items():
             for output, file in built.files:
@@ -232,7 +230,7 @@ class _Teller:
         self, built: _Built, rows: dict[str, Told], there: dict[tuple[str, str], set[str]]
     ) -> None:
         """Add what one step did with the rows. there: output → which of the rows are in it."""
-        node, sources = built.node, _row_sources(built.node)
+        node, sources = built.node, row_sources(built.node)
         before = {i for s in sources for i in there.get((s.step, s.output), ())}
         for output, file in built.files:
             for line in lines_about(file, rows):
@@ -272,7 +270,7 @@ class _Teller:
             where = f"{error.where}: " if error.where else ""
             return [*notes, f"{name} can't tell where rows were read: {where}{error.what}"]
         lost = [t.id for t in told if not any(e.places for e in t.at(name))]
-        if notes and lost and not _row_sources(built.node):
+        if notes and lost and not row_sources(built.node):
             notes.append(f"{name}: not there any more: {', '.join(lost)}")
         return notes
 
@@ -290,7 +288,7 @@ class _Teller:
             job = job_without_run(
                 built.node, self.store, Path(folder), pinned=built.plan.pinned, report=_quiet
             )
-            source = not _row_sources(built.node)
+            source = not row_sources(built.node)
             for row_id, place in step.trace(set(events), job):
                 its = events.get(row_id)
                 if its is None:  # it wasn't asked for
@@ -322,15 +320,6 @@ def _built(graph: Graph, store: Store) -> Iterator[_Built]:
 def _distinct(outputs: Mapping[str, Manifest]) -> dict[str, Manifest]:
     """Without the nameless output where it only repeats a named one."""
     return {n: m for n, m in outputs.items() if n or len(outputs) == 1}
-
-
-def _row_sources(node: Node) -> list[Source]:
-    """The inputs that a step takes rows from."""
-    slots = slots_of(node.step)
-    return [
-        s for s in node.sources
-        if issubclass(slots[s.field].accepts.kind, Dataset) and s.field != COMPARED
-    ]  # fmt: skip
 
 
 def _until_still(known: set[str]) -> Iterator[None]:

@@ -23,14 +23,14 @@ What is empty or unknown is left out. A step may add fields of its own in `more`
 
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any
 
 import msgspec
 from blake3 import blake3
 
 from finery.artifacts import Dataset, Model
 from finery.rows import Conversation
+from finery.sidefile import SideFile, lines_of
 
 GENERATED = "generated.jsonl"
 """In the dataset's folder: a line for each generated row."""
@@ -80,40 +80,21 @@ class Origin(msgspec.Struct, omit_defaults=True, kw_only=True):
     more: dict[str, Any] = {}
 
 
-class Origins:
+class Origins(SideFile):
     """Writes `generated.jsonl` as rows are written. Used as a context manager around that."""
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / GENERATED
-        self._out: IO[bytes] | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._out is not None:
-            self._out.close()
+        super().__init__(folder / GENERATED)
 
     def add(self, origin: Origin) -> None:
         """Note how the next row was made."""
-        if self._out is None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._out = self._path.open("wb")
-        self._out.write(msgspec.json.encode(origin) + b"\n")
+        self.write(msgspec.json.encode(origin))
 
 
 def origins(dataset: Dataset) -> Iterator[Origin]:
     """How the rows of a dataset were made, in their order; nothing where none was generated."""
-    path = dataset.file(GENERATED)
-    if path.is_file():
-        with path.open("rb") as lines:
-            for line in lines:
-                yield msgspec.json.decode(line, type=Origin)
+    for line in lines_of(dataset, GENERATED):
+        yield msgspec.json.decode(line, type=Origin)
 
 
 def name_of(model: Model) -> str:

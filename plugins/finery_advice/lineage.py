@@ -2,22 +2,12 @@
 
 from collections.abc import Iterator
 
-from finery import Dataset, Model
-from finery.artifacts import Artifact
-from finery.graph import Graph, Node, Source
-from finery.step import files_of, slots_of
-
-COMPARED = "against"
-"""The input whose rows a step only compares with, and takes none from."""
+from finery import Model
+from finery.graph import COMPARED, Graph, Node, Source, row_sources, sources_of
+from finery.step import files_of
 
 Chain = list[tuple[str, str]]
 """(step, output) of some rows, then of the rows they were made from, and so on to the origin."""
-
-
-def sources_of(node: Node, kind: type[Artifact]) -> list[Source]:
-    """The inputs of a step that are of a kind."""
-    slots = slots_of(node.step)
-    return [s for s in node.sources if issubclass(slots[s.field].accepts.kind, kind)]
 
 
 def models_under(graph: Graph, name: str) -> set[str]:
@@ -38,7 +28,7 @@ def trained_under(graph: Graph, name: str) -> set[str]:
 
 def chains(graph: Graph, step: str, output: str) -> Iterator[Chain]:
     """Every way from some rows back to where they come from outside."""
-    before = [s for s in sources_of(graph.nodes[step], Dataset) if s.field != COMPARED]
+    before = row_sources(graph.nodes[step])
     if not before:
         yield [(step, output)]
     for source in before:

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 from finery import Dataset, Model
 from finery.advice import Results
-from finery.graph import Graph, Node, Source
+from finery.graph import Graph, Node, Source, sources_of
 from finery.outside import find_files
 from finery.rows import Row
-from finery_advice.lineage import models_under, overlap, sources_of, trained_under
+from finery_advice.lineage import models_under, overlap, trained_under
 
 PREFERENCE = ("dpo", "orpo", "kto")
 """Step types, behind the dot, that learn from preferences."""

@@ -4,9 +4,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from finery.advice import About, Note
-from finery.artifacts import Dataset
-from finery.graph import Graph, Node, Source
-from finery.step import slots_of
+from finery.graph import COMPARED, Graph, Node, Source, row_sources
 
 NAME = "train-test-overlap"
 ABOUT = {
@@ -41,11 +39,11 @@ def notes_on(graph: Graph) -> list[Note]:
         (judge, source)
         for judge in graph.nodes.values()
         if judge.section == "evaluate"
-        for source in _row_sources(judge)
+        for source in row_sources(judge)
     ]
     found: dict[tuple[str, str], Note] = {}
     for node in trained:
-        for source in _row_sources(node):
+        for source in row_sources(node):
             for judge, test in tests:
                 note = _note(graph, node, source, judge, test) if source.field == "rows" else None
                 if note is not None:
@@ -89,7 +87,7 @@ def _overlaps(graph: Graph, source: Source, test: Source) -> Iterator[tuple[str,
         elif not here:
             generates = node.section == "generate" and node.use not in PROMPT_KEPT
             generated = node.name if generates else way.generated
-            stack += [_Way(s.step, s.output, generated) for s in _row_sources(node)]
+            stack += [_Way(s.step, s.output, generated) for s in row_sources(node)]
 
 
 def _parted(node: Node, way: _Way) -> Iterator[tuple[str, str]]:
@@ -103,7 +101,7 @@ def _parted(node: Node, way: _Way) -> Iterator[tuple[str, str]]:
 
 def _decontaminates(node: Node, held: set[Output]) -> bool:
     """Whether a step drops near copies of the test rows, or of the rows these were taken from."""
-    against = {(s.step, s.output) for s in node.sources if s.field == "against"}
+    against = {(s.step, s.output) for s in node.sources if s.field == COMPARED}
     return node.use == "data.decontaminate" and not against.isdisjoint(held)
 
 
@@ -114,14 +112,5 @@ def _ancestors(graph: Graph, source: Source) -> set[Output]:
         here = stack.pop()
         if here not in found:
             found.add(here)
-            stack += [(s.step, s.output) for s in _row_sources(graph.nodes[here[0]])]
+            stack += [(s.step, s.output) for s in row_sources(graph.nodes[here[0]])]
     return found
-
-
-def _row_sources(node: Node) -> list[Source]:
-    """The inputs that a step takes rows from; those it only compares with aren't among them."""
-    slots = slots_of(node.step)
-    return [
-        s for s in node.sources
-        if issubclass(slots[s.field].accepts.kind, Dataset) and s.field != "against"
-    ]  # fmt: skip

@@ -3,6 +3,7 @@
 import html
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 from finery.rowfacts import Lengths
 from finery.rows import Row, snippet, split_turns
@@ -123,10 +124,10 @@ def _measures(report: Report) -> Iterator[tuple[str, Callable[[Facts], str]]]:
     yield "rows", lambda f: f"{f.rows:,}"
     yield "kind", _shape
     for part in _parts(report.facts):
-        yield f"median {part}, {report.unit}", lambda f, p=part: _at(f, p, 0.5)  # type: ignore[misc]
-        yield f"longest {part}, {report.unit}", lambda f, p=part: _at(f, p, 1)  # type: ignore[misc]
+        yield f"median {part}, {report.unit}", partial(_at, part=part, share=0.5)
+        yield f"longest {part}, {report.unit}", partial(_at, part=part, share=1)
     for name in _class_names(report.facts):
-        yield f"classes of {name}", lambda f, n=name: _many(len(f.classes.get(n, ())))  # type: ignore[misc]
+        yield f"classes of {name}", partial(_classes_of, name=name)
     yield "rows with a system prompt", lambda f: _part(f.systems, f.rows)
     yield "different system prompts", lambda f: _many(len(f.system_prompts))
     yield "rows with tools", lambda f: _part(f.tools, f.rows)
@@ -135,6 +136,10 @@ def _measures(report: Report) -> Iterator[tuple[str, Callable[[Facts], str]]]:
     yield "near copies", lambda f: _part(f.copies.near, f.copies.searched)
     yield "dropped", lambda f: _many(sum(one.count for one in f.dropped.values()))
     yield "found fault with", lambda f: _many(sum(one.count for one in f.found.values()))
+
+
+def _classes_of(facts: Facts, name: str) -> str:
+    return _many(len(facts.classes.get(name, ())))
 
 
 def _at(facts: Facts, part: str, share: float) -> str:

@@ -1,6 +1,6 @@
 """`synth.answer`: the teacher answers the prompts of rows."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from finery import Completion, UsageError, setting
@@ -53,16 +53,7 @@ class Answer(Generator):
 
     def tasks(self, prompt: Prompt) -> Iterator[Task]:
         """The prompt of each row, `n` times."""
-        for place, row in enumerate(self.seeds()):
-            messages = asked(row, prompt)
-            for variant in range(self.n):
-                yield Task(
-                    number=place * self.n + variant,
-                    messages=messages,
-                    seeds=[row],
-                    variant=variant,
-                    tools=row.get("tools"),
-                )
+        return times(self.n, self.seeds(), prompt)
 
     def read(self, task: Task, answer: Completion) -> list[Row]:
         """The row with the answer."""
@@ -99,3 +90,14 @@ def asked(row: Row, template: Prompt) -> Conversation:
     front = [turn for turn in made if turn["role"] == "system"]
     own = [turn for turn in made if turn["role"] != "system"]
     return [*front, *turns[:last], *own, *turns[last + 1 :]]
+
+
+def times(n: int, rows: Iterable[Row], prompt: Prompt) -> Iterator[Task]:
+    """The prompt of each row, `n` times."""
+    for place, row in enumerate(rows):
+        messages = asked(row, prompt)
+        for variant in range(n):
+            yield Task(
+                number=place * n + variant, messages=messages, seeds=[row], variant=variant,
+                tools=row.get("tools"),
+            )  # fmt: skip

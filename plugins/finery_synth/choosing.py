@@ -67,15 +67,6 @@ class Said(msgspec.Struct):
         return {"variant": self.variant, "attempt": self.attempt, "checks": self.checks}
 
 
-class Unfit(Exception):
-    """A row that gives no pair: a short `reason` to count by, and what a person should know."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-        self.detail = detail
-
-
 class Choosing:
     """One run of `synth.preferences`."""
 
@@ -86,10 +77,7 @@ class Choosing:
         self._teacher = name_of(step.model)
         self._prompt = Prompt.of(step.prompt, step.default_prompt())
         self._checker = Checker(step.checks)
-        rubric, judge = step.checks.judge, step.judge
-        self._judge = None if rubric is None or judge is None else Judge(
-            job, judge, rubric, step.budget
-        )  # fmt: skip
+        self._judge = Judge.of(job, step.judge, step.checks.judge, step.budget)
         self._said = Spool(job.scratch, Said)  # by task
         self._used = Used()
         self._unusable: Counter[str] = Counter()
@@ -210,7 +198,7 @@ class Choosing:
         for row, tasks, found in self._by_row():
             try:
                 pairs = self._pairs(row, found)
-            except Unfit as error:
+            except Rejected as error:
                 drops.add(row, error.reason, error.detail)
                 continue
             self._paired += 1
@@ -229,10 +217,10 @@ class Choosing:
                 found = []
 
     def _pairs(self, row: Row, found: list[Said]) -> list[tuple[Said | None, Said]]:
-        """(chosen, None for the row's own; rejected) of a row. Raises `Unfit`."""
+        """(chosen, None for the row's own; rejected) of a row. Raises `Rejected`."""
         usable = [said for said in found if not said.reason and not _lacks_score(said)]
         if len(usable) < (2 if self.step.chosen == "best" else 1):
-            raise Unfit("too-few-answers", _told(found, usable))
+            raise Rejected("too-few-answers", _told(found, usable))
         if self.step.chosen == "row":
             wrong = self._wrong(usable)
             return [(None, said) for said in _distinct(wrong)[: self.step.pairs]]
@@ -242,10 +230,10 @@ class Choosing:
     def _best(self, usable: list[Said]) -> tuple[Said, list[Said]]:
         """The best answer, and those that are worse by enough, the worst first."""
         if len(_distinct(usable)) == 1:
-            raise Unfit("identical", f"all {len(usable)} answers say the same")
+            raise Rejected("identical", f"all {len(usable)} answers say the same")
         good = [said for said in usable if said.passes]
         if not good:
-            raise Unfit("none-good", _failures(usable))
+            raise Rejected("none-good", _failures(usable))
         best = max(good, key=lambda said: said.rank)  # the first of equals
         worse = sorted(
             (said for said in usable if self._is_worse(said, best)), key=lambda said: said.rank
@@ -254,7 +242,7 @@ class Choosing:
         if not worse:
             scores = [str(said.score) for said in usable if said.score is not None]
             why = f"scores {', '.join(scores)}" if scores else "all pass the checks"
-            raise Unfit("tie", f"no answer is better than another by enough: {why}")
+            raise Rejected("tie", f"no answer is better than another by enough: {why}")
         return best, worse
 
     def _is_worse(self, said: Said, best: Said) -> bool:
@@ -265,7 +253,7 @@ class Choosing:
         """The answers that aren't the row's own and fail a check, where there are any."""
         wrong = [s for s in usable if not s.is_right and not (s.checks and s.passes)]
         if not wrong:
-            raise Unfit("all-right", f"of {len(usable)} answers none is wrong")
+            raise Rejected("all-right", f"of {len(usable)} answers none is wrong")
         return wrong
 
     def _is_right(self, row: Row, text: str) -> bool:

@@ -56,7 +56,7 @@ class Flow:
         self._teacher = name_of(step.model)
         self._prompt = Prompt.of(step.prompt, step.default_prompt())
         self._checker = Checker(step.checks)
-        self._judge = self._open_judge()
+        self._judge = Judge.of(job, step.judge, step.checks.judge, step.budget)
         self._neighbours = self._open_neighbours()
         self._wanted: list[int] = []  # by task
         self._made = Spool(job.scratch, Candidate)
@@ -261,12 +261,6 @@ class Flow:
         )
 
     # -- opening ----------------------------------------------------------------------------------
-
-    def _open_judge(self) -> Judge | None:
-        rubric = self.step.checks.judge
-        if rubric is None or self.step.judge is None:
-            return None
-        return Judge(self.job, self.step.judge, rubric, self.step.budget)
 
     def _open_neighbours(self) -> Neighbours | None:
         similar = self.step.checks.similarity

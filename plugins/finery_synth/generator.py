@@ -66,7 +66,10 @@ PACKAGES = ("jinja2", "jsonschema", "rensa")
 
 
 class Rejected(Exception):
-    """An answer that can't be used: a short `reason` to count by, and what a person should know."""
+    """An answer, or all those to a row, that can't be used.
+
+    A short `reason` to count by, and a `detail` that tells a person what is wrong.
+    """
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)

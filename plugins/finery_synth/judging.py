@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 from finery import Completion, FineryError, Job, Model, Request
 from finery.origin import name_of
@@ -92,6 +92,13 @@ class Judge:
         self._rubric = rubric
         self._prompt = Prompt.of(rubric.prompt, defaults.JUDGE)
         self.template = self._prompt.origin
+
+    @classmethod
+    def of(
+        cls, job: Job, model: Model | None, rubric: Rubric | None, budget: Budget | None
+    ) -> Self | None:
+        """The judge that a step names, None where it names none."""
+        return None if model is None or rubric is None else cls(job, model, rubric, budget)
 
     def scores(
         self, rows: Iterable[tuple[T, Row]], total: int

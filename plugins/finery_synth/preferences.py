@@ -8,7 +8,7 @@ from finery.rows import Row, split_turns
 from finery_data.badrow import BadRow
 from finery_data.parts import joined
 from finery_synth import defaults
-from finery_synth.answer import asked
+from finery_synth.answer import times
 from finery_synth.asking import MOST_VARIANTS, Task
 from finery_synth.checks import Checks
 from finery_synth.generator import MOST_RETRIES, Generator
@@ -109,13 +109,7 @@ class Preferences(Generator):
 
     def tasks(self, prompt: Prompt) -> Iterator[Task]:
         """The prompt of each row, `n` times."""
-        for place, row in enumerate(self.seeds()):
-            messages = asked(row, prompt)
-            for variant in range(self.n):
-                yield Task(
-                    number=place * self.n + variant, messages=messages, seeds=[row],
-                    variant=variant, tools=row.get("tools"),
-                )  # fmt: skip
+        return times(self.n, self.seeds(), prompt)
 
     def run(self, job: Job) -> Dataset:
         """Ask, judge, choose, and write."""

@@ -1,18 +1,14 @@
 """Models behind an API, asked through the openai library: a server that misbehaves, on loopback."""
 
 import json
-import os
-import signal
-import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
-from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MakeProject, Project, until
-from hostile_server import Body, Reply, Server, echo, failure, said, serving
+from conftest import MakeProject, Project
+from hostile_server import Body, Reply, Server, echo, failure, killed_midway, said, serving
 
 from finery import Budget, Completion, FineryError, Job, Model, Request, UsageError
 from finery.errors import RefusedError, StepError
@@ -503,23 +499,10 @@ def test_a_build_that_is_killed_asks_the_rest_only(
 ) -> None:
     made = taught(150)
     server.answer = lambda body: Reply(echo(body), delay=0.05)
-    process = made.start("build")
-    until(lambda: len(server.calls) > 60)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    until(lambda: server.flying == 0)
-    asked, kept = len(server.calls), records(made.folder)
-    assert 0 < asked - kept <= 16
+    lost = killed_midway(made, server)
     server.answer = echo
     made.ran()
-    assert len(server.calls) == asked + 300 - kept
-
-
-def records(folder: Path) -> int:
-    """Answers that are kept in a project."""
-    with sqlite3.connect(folder / ".finery" / "finery.db") as db:
-        count: int = db.execute("SELECT count(*) FROM records").fetchone()[0]
-    return count
+    assert len(server.calls) == 300 + lost
 
 
 def test_a_key_that_is_not_set_is_said_before_anything_is_asked(

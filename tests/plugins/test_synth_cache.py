@@ -2,16 +2,13 @@
 
 import hashlib
 import json
-import os
-import signal
-import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MakeProject, Project, until
-from hostile_server import Body, Reply, Server, failure, said, serving
+from conftest import MakeProject, Project
+from hostile_server import Body, Reply, Server, failure, killed_midway, said, serving
 
 pytest.importorskip("openai", reason="needs the package openai")
 
@@ -144,23 +141,11 @@ def test_a_comment_in_the_recipe_asks_nothing(making: Make, server: Server) -> N
 def test_a_build_that_is_killed_asks_the_rest_only(making: Make, server: Server) -> None:
     made = making(150, "synth.answer", "n: 2")
     server.answer = lambda body: Reply(written(body), delay=0.05)
-    process = made.start("build")
-    until(lambda: len(server.calls) > 60)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    until(lambda: server.flying == 0)
-    asked, kept = len(server.calls), records(made.folder)
-    assert 0 < asked - kept <= 16
+    lost = killed_midway(made, server)
     server.answer = written
     made.ran()
-    assert len(server.calls) == asked + 300 - kept
+    assert len(server.calls) == 300 + lost
     assert accounted(made, 150, 2) == (300, 0)
-
-
-def records(folder: Path) -> int:
-    with sqlite3.connect(folder / ".finery" / "finery.db") as db:
-        count: int = db.execute("SELECT count(*) FROM records").fetchone()[0]
-    return count
 
 
 def test_a_second_recipe_asks_nothing(making: Make, server: Server) -> None:

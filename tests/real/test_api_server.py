@@ -7,7 +7,7 @@ from conftest import MakeProject
 
 ROWS = [
     {"prompt": "What is the capital of France?", "completion": "Paris"},
-    {"prompt": "What is the capital of Italy?", "completion": "Rome"},
+    {"prompt": "What is the capital of Japan?", "completion": "Tokyo"},
 ]
 RECIPE = """
 finery: 1
@@ -18,7 +18,7 @@ models:
 data:
   rows: {use: data.file, path: rows.jsonl}
 evaluate:
-  test: {use: eval.exact, models: [served, brief], rows: rows, extract: "(Paris|Rome)"}
+  test: {use: eval.exact, models: [served, brief], rows: rows, extract: "(Paris|Tokyo)"}
 """
 
 
@@ -30,7 +30,7 @@ def test_a_served_model_is_judged(project: MakeProject, served: tuple[str, str])
     made.ran()
     folder = made.folder / "build" / "t" / "test"
     scores = json.loads((folder / "metrics.json").read_text())["scores"]
-    assert scores["served"]["accuracy"] >= 0.5  # Paris; Rome hangs on how weights are rounded
+    assert scores["served"]["accuracy"] == 1.0
     said = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
     assert all(answer["answer"] for answer in said)
     made.edit("recipe.yaml", f'"{model}"', '"another"')

@@ -2,13 +2,13 @@
 
 import json
 import os
-import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import MakeProject, Project
+from hostile_server import kept_answers
 
 RECIPE = """
 finery: 1
@@ -98,15 +98,6 @@ def calls(gguf: Path) -> int:
     return log.count('"POST /v1/chat/completions HTTP/1.1" 200')
 
 
-def records(made: Project) -> int:
-    """Answers that were asked for and kept."""
-    database = sqlite3.connect(made.folder / ".finery" / "finery.db")
-    try:
-        return int(database.execute("SELECT count(*) FROM records").fetchone()[0])
-    finally:
-        database.close()
-
-
 def answers(made: Project, step: str) -> int:
     return int(meta(made, step)["answers"]["requests"])
 
@@ -160,7 +151,7 @@ def test_all_generators_account_for_all_they_ask(
     # Each answer was asked for once, and kept; steps that ask the same share theirs.
     used = sum(answers(made, step) for step in ASKING)
     asked = calls(smollm2_gguf) - before
-    assert 0 < records(made) <= asked <= used
+    assert 0 < kept_answers(made) <= asked <= used
     assert made.ran() == []
     made.edit("recipe.yaml", "n: 3, max_tokens: 16", "n: 4, max_tokens: 16")
     assert made.ran("--step", "preferences") == ["preferences"]

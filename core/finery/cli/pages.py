@@ -11,11 +11,10 @@ from finery.artifacts import Bundle, Dataset, Model
 from finery.cli.output import is_terminal
 from finery.curves import CURVE
 from finery.errors import FineryError, UsageError, did_you_mean, shown
-from finery.graph import Graph, Node
+from finery.graph import Graph, Node, sources_of
 from finery.manifest import Manifest, Result
 from finery.plan import Planner, make_plan
 from finery.plugins import resolve
-from finery.step import slots_of
 from finery.store import Store
 
 TOKENIZERS = ("transformers", "gguf", "adapter")
@@ -195,7 +194,7 @@ def _trained_model(graph: Graph, store: Store, step: str) -> tuple[str, Model] |
     """The model that is trained on a step's rows, or on what is made of them, if it is built."""
     after = {step}
     for node in graph.nodes.values():
-        if not after.isdisjoint(s.step for s in node.sources if _takes(node, s.field, Dataset)):
+        if not after.isdisjoint(s.step for s in sources_of(node, Dataset)):
             if node.section != "train":
                 after.add(node.name)
                 continue
@@ -212,15 +211,11 @@ def _trained_model(graph: Graph, store: Store, step: str) -> tuple[str, Model] |
 def _models_under(graph: Graph, node: Node) -> Iterator[str]:
     """The steps that make the model under a training, the one at the bottom last."""
     while True:
-        below = [s.step for s in node.sources if _takes(node, s.field, Model)]
+        below = [s.step for s in sources_of(node, Model)]
         if not below:
             return
         yield below[0]
         node = graph.nodes[below[0]]
-
-
-def _takes(node: Node, field: str, kind: type) -> bool:
-    return issubclass(slots_of(node.step)[field].accepts.kind, kind)
 
 
 def _built(graph: Graph, store: Store, step: str) -> Result | None:

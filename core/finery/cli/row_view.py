@@ -173,12 +173,13 @@ def _said(events: Sequence[Event]) -> str:
     return f"{what}, {'rows' if len(events) > 1 else 'row'} {_listed([e.number for e in events])}"
 
 
+_MARKS = {True: ("✓ right", "green"), False: ("✗ wrong", "red")}
+
+
 def _answer(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """A model's answer, right or wrong, and what was expected."""
     correct = facts.get("correct")
-    mark, style = {True: ("✓ right", "green"), False: ("✗ wrong", "red")}.get(
-        correct if isinstance(correct, bool) else None, ("", "")  # type: ignore[arg-type]
-    )  # fmt: skip
+    mark, style = _MARKS[correct] if isinstance(correct, bool) else ("", "")
     yield f"{facts.get('model', '')}  ", "bold"
     yield f"{mark}  ", style
     if "answer" in facts:

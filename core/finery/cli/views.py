@@ -20,6 +20,8 @@ from finery.rows import NOT_CONTENT, Row, split_turns
 
 COUNTED = 100_000
 """Rows of a data set that are read for its lengths and classes."""
+MOST = 6
+"""Classes that are all shown; of more the most and the least frequent are."""
 SHOWN_TEXT = 2_000
 """Characters of a text file that is printed, e.g. a Modelfile."""
 
@@ -94,12 +96,12 @@ def _counted(dataset: Dataset) -> dict[str, Any]:
     return found | {f"by {name}": _classes(counts) for name, counts in classes.found().items()}
 
 
-def _classes(counts: Counter[str]) -> str:
+def _classes(counts: Counter[str], noun: str = "classes") -> str:
     """How many classes there are, and the most and the least frequent."""
     often = counts.most_common()
-    shown = often if len(often) <= 6 else [*often[:3], ("…", 0), *often[-2:]]
+    shown = often if len(often) <= MOST else [*often[:3], ("…", 0), *often[-2:]]
     named = ", ".join(f"{_line(name)} {n:,}" if n else name for name, n in shown)
-    return f"{len(often):,} classes: {named}" if len(often) > 1 else named
+    return f"{len(often):,} {noun}: {named}" if len(often) > 1 else named
 
 
 def _line(text: str) -> str:
@@ -161,12 +163,18 @@ def labelled(label: str, text: str) -> Any:
 
 
 def _show_facts(console: Any, meta: Mapping[str, Any], skip: Sequence[str] = ()) -> None:
+    from rich.padding import Padding
+    from rich.table import Table
     from rich.text import Text
 
-    width = max([14, *(len(key) for key in meta if key not in skip)])
-    for key, value in meta.items():
-        if key not in skip:
-            console.print(Text.assemble((f"  {key:<{width}} ", "cyan"), _fact(value)))
+    shown = {key: _fact(value) for key, value in meta.items() if key not in skip}
+    grid = Table.grid(padding=(0, 1, 0, 0))
+    grid.add_column(width=max([14, *map(len, shown)]), style="cyan", no_wrap=True)
+    grid.add_column(ratio=1)
+    for key, text in shown.items():
+        grid.add_row(key, Text(text))
+    if shown:
+        console.print(Padding(grid, (0, 0, 0, 2)))
 
 
 def _fact(value: Any) -> str:
@@ -174,11 +182,17 @@ def _fact(value: Any) -> str:
         text = ", ".join(map(str, value))
     elif value == {}:
         text = "none"
+    elif isinstance(value, dict) and len(value) > MOST and _are_counts(value):
+        text = _classes(Counter(value), "kinds")
     elif isinstance(value, dict) and all(isinstance(v, str | int | float) for v in value.values()):
         text = ", ".join(f"{k} {v}" for k, v in value.items())
     else:
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 300 else text[:299] + "…"
+
+
+def _are_counts(value: Mapping[str, Any]) -> bool:
+    return all(isinstance(number, int) for number in value.values())
 
 
 def _show_metrics(console: Any, metrics: Metrics, rows: int) -> None:

@@ -307,6 +307,33 @@ def test_tool_calls_checks_scores_and_columns_are_shown(
     assert browser.errors() == []
 
 
+def test_keys_count_in_the_order_they_were_pressed_however_slow_the_page(
+    made: Project, page: Window
+) -> None:
+    """All in one go, before the page can draw once: none may be taken for another's."""
+    pressed = """
+      const press = (key) => document.activeElement.dispatchEvent(
+        new KeyboardEvent("keydown", {key, bubbles: true, cancelable: true}));
+      return (async () => {
+        for (const key of arguments[0]) {
+          press(key);
+          for (let wait = 0; wait < 20; wait++) await null;
+        }
+        return document.activeElement.value ?? document.activeElement.id;
+      })();
+    """
+    assert page.run(pressed, ["e"]) == "answer 0"
+    page.run("document.getElementById('help-button').focus()")
+    assert page.run(pressed, ["Escape"]) == "row-title"
+    assert not page.all("form.editor")
+    assert page.run(pressed, ["e", "Escape", "c"]) == ""
+    page.press(Keys.ESCAPE)
+    page.run(pressed, ["a", "e"])
+    page.at("Row 2")
+    page.until(lambda: page.run("return document.activeElement.value") == "answer 1")
+    assert told(made) == [("0", "accept")]
+
+
 def test_the_table_moves_decides_and_opens_by_keys(made: Project, page: Window) -> None:
     page.press("t", Keys.ARROW_DOWN, Keys.ARROW_DOWN, "a", "r")
     page.until(lambda: told(made) == [("2", "accept"), ("3", "reject")] if _has(made) else False)

@@ -63,7 +63,8 @@ export function editor(row, shown, done) {
       done(undefined);
     }
   });
-  requestAnimationFrame(() => {
+  // As soon as the form is in the page, and before another key counts: who opens it types on.
+  queueMicrotask(() => {
     fields.forEach(({ area }) => fit(area));
     answerField(fields)?.focus();
   });

@@ -185,8 +185,8 @@ function sayPlace(before = "") {
 function view(name) {
   store.view = name;
   if (s.current() === undefined && store.list.length) store.place = store.list.length - 1;
-  draw().then(() => (name === "table" ? the.table.focus() : by("row-title")?.focus({ preventScroll: true })));
   say(name === "table" ? "Table" : "Row");
+  return draw().then(() => (name === "table" ? the.table.focus() : by("row-title")?.focus({ preventScroll: true })));
 }
 
 // -- what is decided ------------------------------------------------------------------------------
@@ -241,10 +241,15 @@ async function clear() {
 }
 
 function edit() {
-  if (s.current() === undefined) return;
+  if (s.current() === undefined) return undefined;
   store.view = "row";
   editing = true;
-  draw();
+  return draw();
+}
+
+/** Throw the edit away, wherever the focus is. */
+function leave() {
+  if (editing && store.view === "row") edited(undefined);
 }
 
 /** The editor is done: changed columns, null where nothing is changed, undefined where it was left. */
@@ -296,10 +301,10 @@ function comment(text) {
   });
 }
 
-/** Give a field the focus: at once where it is there, since who presses the key types on. */
+/** Give a field of the row the focus. */
 async function focusOn(id) {
-  if (store.view !== "row") view("row");
-  if (!by(id)) await run(draw);
+  if (store.view !== "row") await view("row");
+  else if (!by(id)) await draw();
   by(id)?.focus();
   by(id)?.select?.();
 }
@@ -324,7 +329,7 @@ const help = () => by("help").showModal();
 const ACTIONS = {
   accept: () => run(() => decide("accept")),
   reject: () => run(() => decide("reject")),
-  edit,
+  edit: () => run(edit),
   swap: () => run(swap),
   undo: () => run(undo),
   next: () => run(() => step(1)),
@@ -350,11 +355,12 @@ function wire() {
   useKeys([
     [["a"], "accept", ACTIONS.accept],
     [["r"], "reject", ACTIONS.reject],
-    [["R"], "reject with a reason", rejectWithReason],
-    [["e"], "edit", edit],
+    [["R"], "reject with a reason", () => run(rejectWithReason)],
+    [["e"], "edit", ACTIONS.edit],
+    [["Escape"], "throw the edit away", leave],
     [["s"], "swap chosen and rejected", ACTIONS.swap],
-    [["l"], "change the label", () => focusOn("label-input")],
-    [["c"], "comment", () => focusOn("comment")],
+    [["l"], "change the label", () => run(() => focusOn("label-input"))],
+    [["c"], "comment", () => run(() => focusOn("comment"))],
     [["u"], "undo this window's last decision", ACTIONS.undo],
     [["Backspace"], "make the row undecided again", () => run(clear)],
     [["j", "ArrowRight"], "next row", ACTIONS.next, true],

@@ -28,10 +28,8 @@ Each peer in the fastest form found that keeps its records complete:
 
 import argparse
 import contextlib
-import datetime
 import json
 import os
-import platform
 import re
 import resource
 import shutil
@@ -45,6 +43,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from common import between, cores, last_line, machine, names, parser_of, say
 
 SHAPES = ("fan", "chain")
 PHASES = ("cold", "again", "tag", "source")
@@ -264,7 +264,7 @@ def write_doit(folder: Path, work: Work) -> None:
     put(folder / "dodo.py", DODO.format(chain=work.shape == "chain"))
 
 
-CORES = str(len(os.sched_getaffinity(0)))
+CORES = str(cores())
 DVC_SETUP = (
     ("init", "--no-scm", "--quiet"),
     ("config", "core.analytics", "false"),
@@ -365,12 +365,6 @@ def cpu_seconds() -> float:
     """CPU time of all child processes waited for so far, theirs included."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
-
-
-def last_line(log: Path) -> str:
-    """The last line that a failed command printed, shortened."""
-    lines = [s for s in log.read_text(errors="replace").splitlines() if s.strip()]
-    return lines[-1].strip()[:160] if lines else "no output"
 
 
 def traces(tool: Tool, folder: Path) -> set[tuple[str, int]]:
@@ -532,11 +526,6 @@ def per_step_ms(cells: Sequence[Cell], tool: str, shape: str) -> tuple[int, int,
 # What is printed
 
 
-def say(text: str) -> None:
-    """Progress, on stderr."""
-    print(text.rstrip(), file=sys.stderr, flush=True)
-
-
 def entry(cell: Cell, phase: str, base: Cell | None) -> str:
     """Seconds, and for a peer how many times finery's."""
     seconds = cell.median(phase)
@@ -588,17 +577,6 @@ def facts(cells: Sequence[Cell], imports: Sequence[float], options: Options) -> 
     return lines
 
 
-def machine() -> dict[str, str]:
-    """Where and when this was measured."""
-    return {
-        "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "cores": CORES,
-        "load": " ".join(f"{x:.1f}" for x in os.getloadavg()),
-    }
-
-
 def as_json(
     cells: Sequence[Cell],
     imports: Sequence[float],
@@ -629,19 +607,6 @@ def as_json(
 # The command line
 
 
-def names(allowed: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
-    """Reads a list of known names, separated by commas."""
-
-    def read(text: str) -> tuple[str, ...]:
-        found = tuple(dict.fromkeys(t.strip() for t in text.split(",") if t.strip()))
-        unknown = [name for name in found if name not in allowed]
-        if unknown or not found:
-            raise argparse.ArgumentTypeError(f"choose from {', '.join(allowed)}")
-        return found
-
-    return read
-
-
 def sizes(text: str) -> tuple[int, ...]:
     """Reads step counts, separated by commas; in rising order."""
     found = tuple(sorted({int(t) for t in text.split(",")}))
@@ -658,27 +623,20 @@ def limits(text: str) -> dict[str, int]:
     return {tool: int(largest) for tool, largest in pairs}
 
 
-def repeats(text: str) -> int:
-    """Reads a count of 1 to 100."""
-    if not 1 <= int(text) <= 100:
-        raise argparse.ArgumentTypeError("between 1 and 100")
-    return int(text)
-
-
 def read_options(arguments: Sequence[str] | None) -> Options:
     """Read the command line."""
-    about = (__doc__ or "").split("\n\n", 1)
-    parser = argparse.ArgumentParser(
-        description=about[0],
-        epilog=about[1],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of(__doc__)
     add = parser.add_argument
     everyone = ",".join(TOOLS)
     add("--tools", type=names(tuple(TOOLS)), default=everyone, help="default: %(default)s")
     add("--shapes", type=names(SHAPES), default=",".join(SHAPES), help="default: %(default)s")
     add("--sizes", type=sizes, default="10,100,1000", help="default: %(default)s")
-    add("--repeat", type=repeats, default=1, help="print medians of so many runs (default: 1)")
+    add(
+        "--repeat",
+        type=between(1, 100),
+        default=1,
+        help="medians of so many runs (default: 1)",
+    )
     add(
         "--limit",
         type=limits,

@@ -33,24 +33,22 @@ What is measured:
 import argparse
 import contextlib
 import csv
-import datetime
 import itertools
 import json
 import os
-import platform
-import re
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from common import between, last_line, machine, names, parser_of, say
+from watch import watched
 
 HERE = Path(__file__).resolve().parent
 DATA = HERE.parents[1] / "shared" / "data" / "banking77"
@@ -258,7 +256,7 @@ class Runner:
         if watch.late:
             raise RunError(f"timed out: over {self.options.timeout:g} s")
         if code:
-            raise RunError(f"failed: exit status {code}: {last_line(cwd / 'output.txt')}")
+            raise RunError(f"failed: exit status {code}: {why(cwd / 'output.txt')}")
         return started, time.time(), watch.peak
 
     def finery(
@@ -277,80 +275,12 @@ def environment() -> dict[str, str]:
     return {**kept, **offline, "WANDB_DISABLED": "true"}
 
 
-class Watch:
-    """The largest VmHWM of a process and of those that it started; ends it when it is late."""
-
-    def __init__(self, process: subprocess.Popen[str], limit: float) -> None:
-        self.peak: float | None = None
-        self.late = False
-        self._process = process
-        self._deadline = time.monotonic() + limit
-        self._done = threading.Event()
-        self.thread = threading.Thread(target=self._watch, daemon=True)
-
-    def stop(self) -> None:
-        """End the watch."""
-        self._done.set()
-        self.thread.join()
-
-    def _watch(self) -> None:
-        while not self._done.wait(0.3):
-            for pid in family(self._process.pid):
-                self.peak = max((m for m in (self.peak, high_water(pid)) if m), default=None)
-            if time.monotonic() > self._deadline:
-                self.late = True
-                kill(self._process.pid)
-                return
-
-
-@contextlib.contextmanager
-def watched(process: subprocess.Popen[str], limit: float) -> Iterator[Watch]:
-    """Watch a process while the block runs; kill what is left of it behind."""
-    watch = Watch(process, limit)
-    watch.thread.start()
-    try:
-        yield watch
-    finally:
-        watch.stop()
-        if process.poll() is None:
-            kill(process.pid)
-            process.wait()
-
-
-def family(root: int) -> set[int]:
-    """A process and all that it started, however deep; only on Linux more than itself."""
-    parents = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
-    found = {root}
-    while more := {pid for pid, parent in parents.items() if parent in found} - found:
-        found |= more
-    return found
-
-
-def high_water(pid: int) -> float | None:
-    """VmHWM of a process in MiB."""
-    with contextlib.suppress(OSError):
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-        return int(found.group(1)) / 1024 if found else None
-    return None
-
-
-def kill(root: int) -> None:
-    """End a process and all that it started."""
-    for pid in family(root):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-
-
-def last_line(log: Path) -> str:
+def why(log: Path) -> str:
     """What a failed command said of it: finery's error, else its last line, shortened."""
-    lines = [s for s in log.read_text(encoding="utf-8", errors="replace").splitlines() if s.strip()]
-    for line in lines:
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
         if line.startswith('{"event":"step_failed"'):
             return str(json.loads(line)["error"]["what"])
-    return lines[-1].strip()[:300] if lines else "no output"
+    return last_line(log, 300)
 
 
 # The trainings
@@ -532,11 +462,6 @@ def prepare(runner: Runner) -> dict[str, int]:
 # What is printed
 
 
-def say(text: str) -> None:
-    """Progress, on stderr."""
-    print(text.rstrip(), file=sys.stderr, flush=True)
-
-
 COLUMNS: tuple[tuple[str, Callable[[Result, Options, int], str]], ...] = (
     ("rows/s", lambda r, o, _: number(rate(r, o.rows * o.epochs), 2)),
     ("tokens/s", lambda r, o, tokens: number(rate(r, tokens * o.epochs), 0)),
@@ -598,20 +523,6 @@ def ratios(results: Sequence[Result]) -> list[str]:
             parts.append(f"{mine / theirs:.2f} times the memory")
         lines.append(f"finery / {other.tool}: {', '.join(parts)}")
     return lines
-
-
-def machine() -> dict[str, str]:
-    """Where and when this was measured."""
-    cores = (
-        os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    )
-    return {
-        "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "cores": str(len(cores)),
-        "load": " ".join(f"{x:.1f}" for x in os.getloadavg()),
-    }
 
 
 VERSIONS = (
@@ -687,25 +598,6 @@ def as_json(
 # The command line
 
 
-def between(low: int, high: int) -> Callable[[str], int]:
-    """Reads a whole number within bounds."""
-
-    def read(text: str) -> int:
-        if not low <= int(text) <= high:
-            raise argparse.ArgumentTypeError(f"between {low} and {high}")
-        return int(text)
-
-    return read
-
-
-def tools(text: str) -> tuple[str, ...]:
-    """Reads names of tools, separated by commas."""
-    found = tuple(dict.fromkeys(t.strip() for t in text.split(",") if t.strip()))
-    if not found or set(found) - set(TOOLS):
-        raise argparse.ArgumentTypeError(f"choose from {', '.join(TOOLS)}")
-    return found
-
-
 def environment_folder(text: str) -> Path:
     """Reads the folder of a virtual environment."""
     if not (Path(text) / "bin" / "python").exists():
@@ -715,15 +607,10 @@ def environment_folder(text: str) -> Path:
 
 def read_options(arguments: Sequence[str] | None) -> Options:
     """Read the command line."""
-    about = (__doc__ or "").split("\n\n", 1)
-    parser = argparse.ArgumentParser(
-        description=about[0],
-        epilog=about[1],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of(__doc__)
     add = parser.add_argument
     dtypes = ("bf16", "mixed", "fp32")
-    add("--tools", type=tools, help="default: finery,trl, and llamafactory where it is given")
+    add("--tools", type=names(TOOLS), help="default: finery,trl, and llamafactory if it is given")
     add("--data", type=Path, default=DATA, help="folder of Banking77's train.csv and test.csv")
     add("--llamafactory", type=environment_folder, help="an environment that has LLaMA-Factory")
     add("--rows", type=between(16, 270), default=270, help="training rows (default: 270)")

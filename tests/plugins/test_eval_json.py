@@ -6,17 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tables
 from hypothesis import given
 from hypothesis import strategies as st
 
 from finery import Dataset, Files, Metrics, Model
-from finery.engine import Completion, Engine, Sampling
 from finery.errors import DataError, RequirementError, UsageError
 from finery.plugins import load_plugins
-from finery.rows import Conversation
-from finery.testing import TestJob, dataset, run_step
+from finery.testing import run_step
 from finery_eval.jsonvalues import MISSING, UNREADABLE, Comparison, NotJson, leaves, parse
 from finery_eval.structured import Json
+
+pytestmark = pytest.mark.usefixtures("tables_answer")
 
 SCHEMA = {
     "type": "object",
@@ -30,40 +31,16 @@ SCHEMA = {
 }
 
 
-class Table(Engine):
-    """Answers with what `meta["answers"]` says to the last message."""
-
-    def generate(
-        self, conversations: Sequence[Conversation], sampling: Sampling
-    ) -> list[Completion]:
-        """Look the answers up."""
-        texts = [self.model.meta["answers"].get(c[-1]["content"], "") for c in conversations]
-        return [
-            Completion(text=t, finish_reason="stop", prompt_tokens=1, completion_tokens=len(t))
-            for t in texts
-        ]
-
-
-@pytest.fixture(autouse=True)
-def tables_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make `Table` the engine of every model."""
-    monkeypatch.setattr(TestJob, "_find", lambda self, model: (Table, model.name))
-
-
 def model(name: str, *answers: Any) -> Model:
     """A model with an answer to each row: a text, or a value as JSON."""
     texts = {str(i): a if isinstance(a, str) else json.dumps(a) for i, a in enumerate(answers)}
-    made = Model(Path(), meta={"format": "table", "answers": texts})
-    made.ref = name
-    return made
+    return tables.model(name, **texts)
 
 
 def rows(folder: Path, *expected: Any) -> Dataset:
     """Rows with these completions, each a text, or a value as JSON."""
-    texts = [a if isinstance(a, str) else json.dumps(a) for a in expected]
-    return dataset(
-        folder / "rows", [{"prompt": str(i), "completion": t} for i, t in enumerate(texts)]
-    )
+    texts = {str(i): a if isinstance(a, str) else json.dumps(a) for i, a in enumerate(expected)}
+    return tables.rows(folder, **texts)
 
 
 def schema(folder: Path, content: Any = SCHEMA) -> Files:

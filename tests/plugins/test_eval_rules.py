@@ -1,22 +1,22 @@
 """`eval.rules`: what a rule measures, and models judged by rules."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from conftest import MakeProject
+from tables import model
 
 from finery import Dataset, Metrics, Model
-from finery.engine import Completion, Engine, Sampling
 from finery.errors import DataError, RequirementError, UsageError
 from finery.plugins import load_plugins
 from finery.project import open_graph
-from finery.rows import Conversation
 from finery.step import sections_of
 from finery.testing import TestJob, dataset, run_step
 from finery_eval.rules import Rule, Rules, sentences
+
+pytestmark = pytest.mark.usefixtures("tables_answer")
 
 RULES = {
     "brief": Rule(max_words=7),
@@ -25,33 +25,6 @@ RULES = {
 }
 GOOD = "You get a new lid.\nNext: wait."
 LONG = "You get a new lid for free.\nNext: wait for it!"
-
-
-class Table(Engine):
-    """Answers with what `meta["answers"]` says to the last message."""
-
-    def generate(
-        self, conversations: Sequence[Conversation], sampling: Sampling
-    ) -> list[Completion]:
-        """Look the answers up."""
-        texts = [self.model.meta["answers"].get(c[-1]["content"], "") for c in conversations]
-        return [
-            Completion(text=t, finish_reason="stop", prompt_tokens=1, completion_tokens=1)
-            for t in texts
-        ]
-
-
-@pytest.fixture(autouse=True)
-def tables_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make `Table` the engine of every model."""
-    monkeypatch.setattr(TestJob, "_find", lambda self, model: (Table, model.name))
-
-
-def model(name: str, **answers: str) -> Model:
-    """A model that the recipe calls `name`."""
-    made = Model(Path(), meta={"format": "table", "answers": answers})
-    made.ref = name
-    return made
 
 
 def prompts(folder: Path, names: str) -> Dataset:

@@ -1,19 +1,19 @@
 """`eval.sql` on a real SQLite, with models that answer from a table."""
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tables import model, rows
 
-from finery import DataError, Dataset, Files, Model
-from finery.engine import Completion, Engine, Sampling
+from finery import DataError, Files
 from finery.plugins import load_plugins
-from finery.rows import Conversation
-from finery.testing import TestJob, dataset, run_step
+from finery.testing import TestJob, run_step
 from finery_eval.database import Database, QueryError, statements
 from finery_eval.sql import Sql, has_order, normalised
+
+pytestmark = pytest.mark.usefixtures("tables_answer")
 
 SCRIPT = """\
 PRAGMA foreign_keys = OFF;
@@ -28,24 +28,6 @@ COMMIT;
 NUMBERS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) "
 
 
-class Table(Engine):
-    """Answers with what `meta["answers"]` says to the last message."""
-
-    def generate(
-        self, conversations: Sequence[Conversation], sampling: Sampling
-    ) -> list[Completion]:
-        """Look the answers up."""
-        texts = [self.model.meta["answers"].get(c[-1]["content"], "") for c in conversations]
-        rest: dict[str, Any] = {"finish_reason": "stop", "prompt_tokens": 1, "completion_tokens": 1}
-        return [Completion(text=text, **rest) for text in texts]
-
-
-@pytest.fixture(autouse=True)
-def tables_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make `Table` the engine of every model."""
-    monkeypatch.setattr(TestJob, "_find", lambda self, model: (Table, model.name))
-
-
 @pytest.fixture
 def script(tmp_path: Path) -> Path:
     """A script that makes a database."""
@@ -58,18 +40,6 @@ def script(tmp_path: Path) -> Path:
 def database(script: Path) -> Database:
     """The database, with little time for each query."""
     return Database([script], timeout=0.2)
-
-
-def model(name: str, **answers: str) -> Model:
-    """A model that the recipe calls `name`."""
-    made = Model(Path(), meta={"format": "table", "answers": answers})
-    made.ref = name
-    return made
-
-
-def rows(folder: Path, **answers: str) -> Dataset:
-    """Rows of prompt → expected query."""
-    return dataset(folder / "rows", [{"prompt": p, "completion": c} for p, c in answers.items()])
 
 
 def verdict(script: Path, expected: str, answer: str, **settings: Any) -> dict[str, Any]:

@@ -1,58 +1,21 @@
 """The evaluators as steps, run on models that answer from a table."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tables import model, rows
 
 from finery import Dataset, Metrics, Model
-from finery.engine import Completion, Engine, Sampling
 from finery.errors import DataError, RequirementError, UsageError
 from finery.plugins import load_plugins
 from finery.records import MemoryRecords
-from finery.rows import Conversation
 from finery.step import Step, inputs_of, sections_of
 from finery.testing import TestJob, dataset, run_step
 from finery_eval.classification import Classification
 from finery_eval.exact import Exact
 
-
-class Table(Engine):
-    """Answers with what `meta["answers"]` says to the last message; "…" ends what is cut off."""
-
-    def generate(
-        self, conversations: Sequence[Conversation], sampling: Sampling
-    ) -> list[Completion]:
-        """Look the answers up."""
-        texts = [self.model.meta["answers"].get(c[-1]["content"], "") for c in conversations]
-        return [
-            Completion(
-                text=text.removesuffix("…"),
-                finish_reason="length" if text.endswith("…") else "stop",
-                prompt_tokens=1,
-                completion_tokens=len(text.split()),
-            )
-            for text in texts
-        ]
-
-
-@pytest.fixture(autouse=True)
-def tables_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make `Table` the engine of every model."""
-    monkeypatch.setattr(TestJob, "_find", lambda self, model: (Table, model.name))
-
-
-def model(name: str, **answers: str) -> Model:
-    """A model that the recipe calls `name`."""
-    made = Model(Path(), meta={"format": "table", "answers": answers})
-    made.ref = name
-    return made
-
-
-def rows(folder: Path, **answers: str) -> Dataset:
-    """Rows of prompt → expected answer."""
-    return dataset(folder / "rows", [{"prompt": p, "completion": c} for p, c in answers.items()])
+pytestmark = pytest.mark.usefixtures("tables_answer")
 
 
 def fields(category: str, priority: str) -> str:

@@ -13,16 +13,16 @@ from typing import Any, TypeVar
 import msgspec
 
 from finery.checks import lines_on
+from finery.dispatch import task_of
 from finery.errors import DataError, FineryError, StepError, UsageError, error_from_dict
 from finery.events import Event, Listener, RunLog
 from finery.executor import Executor
 from finery.graph import Graph, Node
 from finery.job import scrubbed
-from finery.manifest import Manifest, Result, with_references
+from finery.manifest import Manifest, Result
 from finery.places import PINNED, project_folder
 from finery.plan import Planner, StepPlan
-from finery.recipe import Recipe
-from finery.step import SECTIONS, Files, Settings, Step, files_of, inner_steps, inputs_of
+from finery.step import SECTIONS, Step
 from finery.store import Store
 from finery.task import Task
 from finery.views import link_outputs, prune_links
@@ -203,7 +203,7 @@ class Build:
         node = plan.node
         try:
             self._check_code(plan)
-            task = self._task(plan)
+            task = task_of(plan, self.planner, self.outcome.results, self.log)
             advice = self._advice(node)
         except BaseException:
             self.store.unlock(plan.key)
@@ -220,56 +220,6 @@ class Build:
         if node.section != "train":
             return []
         return lines_on(self.planner, self.outcome.results, node.name)
-
-    def _task(self, plan: StepPlan) -> Task:
-        node, spec = plan.node, type(plan.node.step).__spec__
-        inputs: dict[str, list[tuple[str, Manifest]]] = {}
-        for (name, _), manifest in self.planner.inputs(node, self.outcome.results).items():
-            refs = [s.ref for s in node.sources if s.field == name]
-            inputs.setdefault(name, []).append((refs[len(inputs.get(name, []))], manifest))
-        out, scratch = self.store.work(plan.key)
-        return Task(
-            step=node.name,
-            use=node.use,
-            settings=_settings(node.step),
-            inner=_inner(self.graph.recipe, node),
-            inputs=inputs,
-            files={
-                setting: (
-                    files_of(node.step)[setting].patterns,
-                    [str(path) for _, path in found],
-                    [name for name, _ in found],
-                )
-                for setting, found in plan.files.items()
-            },
-            seed=node.seed if node.step.uses_seed() else None,
-            pinned=plan.pinned,
-            env=self._environment(node, spec.engines),
-            engines=plan.engines,
-            plugins=[str(p.path) for p in self.graph.plugins.plugins if p.path],
-            store=str(self.store.root),
-            out=str(out),
-            scratch=str(scratch),
-            log=str(self.log.log_of(node.name)),
-            isolated=spec.isolated,
-        )
-
-    def _environment(self, node: Node, engines: bool) -> dict[str, str]:
-        """The variables that the recipe passes to a step, and those that its models need."""
-        found = _environment(self.graph.recipe, node)
-        for source in node.sources if engines else ():
-            result = self.outcome.results[source.step]
-            for name in _variables(result.outputs[source.output]):
-                if name not in os.environ:
-                    raise self.graph.recipe.error(
-                        f"the environment variable {name}, which the model '{source.ref}' needs, "
-                        "isn't set",
-                        node.place,
-                        key=True,
-                        fix=f"export {name}=…",
-                    )
-                found[name] = os.environ[name]
-        return found
 
     # -- listening -------------------------------------------------------------------------------
 
@@ -465,51 +415,6 @@ def build_folder(graph: Graph) -> Path:
 def new_run_id() -> str:
     """A name for a run that sorts by time, e.g. `20260102-030405-1234`."""
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-
-
-def _settings(step: Settings) -> dict[str, Any]:
-    """The step's settings as plain data; inputs and outside files as placeholders' patterns."""
-    inputs = inputs_of(type(step)) if isinstance(step, Step) else {}
-    made: dict[str, Any] = {}
-    for name in type(step).__struct_fields__:
-        value = getattr(step, name)
-        if name in inputs:
-            made[name] = [] if inputs[name].many else None if value is None else ""
-        elif isinstance(value, Step):
-            continue  # a step inside, see `_inner`
-        elif isinstance(value, Settings):
-            made[name] = _settings(value)
-        elif isinstance(value, Files):
-            made[name] = value.patterns
-        else:
-            made[name] = msgspec.to_builtins(value)
-    return made
-
-
-def _inner(recipe: Recipe, node: Node) -> dict[str, tuple[str, dict[str, Any]]]:
-    """The steps inside a step as plain data."""
-    written = recipe.data[node.section][node.name]
-    return {
-        field: (written[field]["use"], _settings(within))
-        for field, within in inner_steps(node.step).items()
-    }
-
-
-def _environment(recipe: Recipe, node: Node) -> dict[str, str]:
-    """The variables that the recipe passes to a step."""
-    for index, name in enumerate(node.env):
-        if name not in os.environ:
-            raise recipe.error(
-                f"the environment variable {name}, which step '{node.name}' takes, isn't set",
-                (*node.place, "env", index),
-                fix=f"export {name}=…",
-            )
-    return {name: os.environ[name] for name in node.env}
-
-
-def _variables(made: Manifest) -> set[str]:
-    """Names of the environment variables that a model, or one under it, needs."""
-    return {name for m in with_references(made) for name in m.hints.get("env", [])}
 
 
 def _digest_now(store: Store, path: Path) -> str | None:

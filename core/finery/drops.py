@@ -9,6 +9,7 @@ import msgspec
 
 from finery.artifacts import Dataset
 from finery.errors import DataError
+from finery.origin import Origin
 from finery.rows import Row, row_id
 from finery.sidefile import SideFile, lines_of
 
@@ -19,26 +20,34 @@ FINDINGS = "findings.jsonl"
 `row` being the row's number among those that the step read; `meta["findings"]` counts by check."""
 LONGEST_TEXT = 2_000
 """Characters kept of a row that can't be written as JSON."""
+SAMPLES = 3
+"""Drops that an error names where no row is left."""
 
 
 class Drops(SideFile):
     """Writes `dropped.jsonl` as rows are dropped, and counts them by reason.
 
     Used as a context manager around the writing of the rows that stay. A line is `{"id",
-    "reason", "detail", "row"}`; where nothing is dropped there is no file.
+    "reason", "detail", "row"}`, and `made` where the row was generated or judged: the same as a
+    line of `generated.jsonl`, see `finery.origin`. Where nothing is dropped there is no file.
     """
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder / DROPPED)
         self.counts: Counter[str] = Counter()
+        self._samples: list[str] = []
 
-    def add(self, row: Row, reason: str, detail: str) -> None:
+    def add(self, row: Row, reason: str, detail: str, made: Origin | None = None) -> None:
         """Note that `row` isn't kept.
 
         reason: a short name to count by, e.g. `duplicate`. detail: what a person needs to know.
+        made: how a model made or judged it, or what it said in place of a row that can be used.
         """
-        self.write(_line(row, reason, detail))
+        self.write(_line(row, reason, detail, made))
         self.counts[reason] += 1
+        sample = f"{reason}: {detail}"
+        if len(self._samples) < SAMPLES and sample not in self._samples:
+            self._samples.append(sample)
 
     def meta(self) -> dict[str, Any]:
         """`{"dropped": {reason: rows}}`, for the dataset's `meta`."""
@@ -55,8 +64,8 @@ class Drops(SideFile):
     def refuse_nothing_left(self, kept: int, fix: str) -> None:
         """Raise `DataError` where all rows were dropped: what follows needs some."""
         if not kept:
-            what = self.summary(0) if self.counts else "there are no rows"
-            raise DataError(f"no row is left: {what}", fix=fix)
+            what = self.summary(0) if self.counts else "there are no rows to start from"
+            raise DataError(f"no row is left: {what}", details=self._samples, fix=fix)
 
 
 def dropped(dataset: Dataset) -> Iterator[dict[str, Any]]:
@@ -74,14 +83,15 @@ def dropped_id(row: Row) -> str:
     return str(msgspec.json.decode(_line(row, "", ""))["id"])
 
 
-def _line(row: Row, reason: str, detail: str) -> bytes:
+def _line(row: Row, reason: str, detail: str, made: Origin | None = None) -> bytes:
+    more = {} if made is None else {"made": made}
     try:
-        made = {"id": row.get("id") or row_id(row), "reason": reason, "detail": detail, "row": row}
-        return msgspec.json.encode(made)
+        line = {"id": row.get("id") or row_id(row), "reason": reason, "detail": detail, "row": row}
+        return msgspec.json.encode(line | more)
     except (UnicodeEncodeError, TypeError, ValueError, OverflowError, RecursionError):
         text = {"text": _printable(str(row)[:LONGEST_TEXT])}
-        made = {"id": row_id(text), "reason": reason, "detail": _printable(detail), "row": text}
-        return msgspec.json.encode(made)
+        line = {"id": row_id(text), "reason": reason, "detail": _printable(detail), "row": text}
+        return msgspec.json.encode(line | more)
 
 
 def _printable(text: str) -> str:

@@ -14,7 +14,7 @@ from finery import Completion, Dataset, FineryError, Job
 from finery.drops import Drops
 from finery.origin import Checked, Origin, Origins, name_of
 from finery.rows import Conversation, Message, Row, split_turns
-from finery_data.parts import joined
+from finery_data.parts import id_of, joined
 from finery_synth.answer import SIDES, answered
 from finery_synth.asking import Spool, Task, Used, ask
 from finery_synth.checker import Checker
@@ -65,6 +65,11 @@ class Said(msgspec.Struct):
     def facts(self) -> dict[str, Any]:
         """What made it what it is, for `generated.jsonl`."""
         return {"variant": self.variant, "attempt": self.attempt, "checks": self.checks}
+
+    def told(self) -> dict[str, Any]:
+        """All about it, for a row without a pair."""
+        said = {"answer": self.text} if not self.reason else {"problem": self.detail}
+        return {**said, **self.facts()}
 
 
 class Choosing:
@@ -199,7 +204,7 @@ class Choosing:
             try:
                 pairs = self._pairs(row, found)
             except Rejected as error:
-                drops.add(row, error.reason, error.detail)
+                drops.add(row, error.reason, error.detail, self._without(row, tasks, found))
                 continue
             self._paired += 1
             for chosen, rejected in pairs:
@@ -265,19 +270,27 @@ class Choosing:
     def _origin(
         self, made: Row, messages: Conversation, chosen: Said | None, rejected: Said
     ) -> Origin:
-        told = chosen or rejected
+        told, origin = chosen or rejected, self._asked(made["id"], messages)
+        origin.parents = made.get("parents", [])
+        origin.variant, origin.attempt, origin.checks = told.variant, told.attempt, told.checks
+        origin.judge = self._verdict(chosen, rejected)
+        if chosen is not None:
+            origin.more = {"rejected": rejected.facts()}
+        return origin
+
+    def _without(self, row: Row, messages: Conversation, found: list[Said]) -> Origin:
+        """What was said in place of a pair."""
+        origin = self._asked(id_of(row), messages)
+        origin.more = {"answers": [said.told() for said in found]}
+        return origin
+
+    def _asked(self, row: str, messages: Conversation) -> Origin:
         return Origin(
-            id=made["id"],
+            id=row,
             use=self.step.USE,
             model=self._teacher,
             prompt=messages,
-            parents=made.get("parents", []),
             template=self._prompt.origin,
-            variant=told.variant,
-            attempt=told.attempt,
-            checks=told.checks,
-            judge=self._verdict(chosen, rejected),
-            more={"rejected": rejected.facts()} if chosen is not None else {},
         )
 
     def _verdict(self, chosen: Said | None, rejected: Said) -> dict[str, Any] | None:

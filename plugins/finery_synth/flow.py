@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from finery import Completion, DataError, Dataset, FineryError, Job, RefusedError
+from finery import Completion, Dataset, FineryError, Job, RefusedError
 from finery.drops import Drops
 from finery.origin import Checked, Origin, Origins, name_of
 from finery.rows import Row, row_id
@@ -22,14 +22,12 @@ from finery_synth.generator import Generator, Rejected
 from finery_synth.judging import Judge, Score, Unreadable, no_score
 from finery_synth.prompts import Prompt
 
-SAMPLES = 3
-"""Drops that an error names where no row is left."""
-
 
 class Candidate(msgspec.Struct):
     """A row that a task may get; or, with a `reason`, why it gets none.
 
-    seeds: the rows it is made from, where they are needed to compare it.
+    row: where there is none, the row that the task starts from. seeds: the rows it is made from,
+    where they are needed to compare it.
     """
 
     row: Row
@@ -132,22 +130,16 @@ class Flow:
         except Rejected as error:
             why = (error.reason, error.detail)
         for _ in range(missing - len(rows)):
-            yield Candidate(task.seeds[0], reason=why[0], detail=why[1])
+            seed = task.seeds[0]
+            made = self._origin(task, id_of(seed), attempt)
+            made.answer = getattr(answer, "text", "") or None
+            yield Candidate(seed, made, reason=why[0], detail=why[1])
 
     def _checked(self, task: Task, row: Row, attempt: int, raw: str) -> Candidate:
         made = with_parents(row, task.seeds)
-        origin = Origin(
-            id=made["id"],
-            use=self.step.USE,
-            model=self._teacher,
-            prompt=task.messages,
-            parents=made.get("parents", []),
-            template=self._prompt.origin,
-            variant=task.variant,
-            attempt=attempt,
-            answer=None if raw in texts(made).values() else raw,
-            more=self.step.more(task),
-        )
+        origin = self._origin(task, made["id"], attempt)
+        origin.parents = made.get("parents", [])
+        origin.answer = None if raw in texts(made).values() else raw
         candidate = Candidate(made, origin, task.seeds if self._neighbours is not None else [])
         if self.step.COPIES:
             self._take_copy(candidate, repeats(made, task.seeds))
@@ -155,6 +147,19 @@ class Flow:
             for checked in self._checker.checked(made):
                 candidate.take(checked)
         return candidate
+
+    def _origin(self, task: Task, row: str, attempt: int) -> Origin:
+        """How a row, given by its id, came of a task."""
+        return Origin(
+            id=row,
+            use=self.step.USE,
+            model=self._teacher,
+            prompt=task.messages,
+            template=self._prompt.origin,
+            variant=task.variant,
+            attempt=attempt,
+            more=self.step.more(task),
+        )
 
     def _take_copy(self, candidate: Candidate, checked: Checked) -> None:
         """Note a copy; that a row is none goes without saying."""
@@ -218,9 +223,10 @@ class Flow:
     def _written(self) -> Dataset:
         with Drops(self.job.out) as drops, Origins(self.job.out) as origins:
             made = Dataset.write(self.job.out, self._rows(origins))
-            samples = self._dropped(drops)
-        if not len(made):
-            self._refuse_nothing(drops, samples)
+            self._drop_missing(drops)
+        drops.refuse_nothing_left(
+            len(made), "look at the checks, the prompt and max_tokens, or take a stronger teacher"
+        )
         self.job.log(drops.summary(len(made)))
         if self._rejected:
             self.job.log(f"answers rejected: {counted(self._rejected)}")
@@ -240,25 +246,14 @@ class Flow:
             origins.add(candidate.origin)
             yield candidate.row
 
-    def _dropped(self, drops: Drops) -> list[str]:
-        """Note what is missing in the end; what the first few are missing for."""
-        attempts, samples = self.step.retries + 1, list[str]()
+    def _drop_missing(self, drops: Drops) -> None:
+        """Note what is missing in the end, and why."""
+        attempts = self.step.retries + 1
         asked = "" if attempts == 1 else f" (asked {attempts} times)"
         for number in self._failed.numbers():
             for candidate in self._failed.of(number)[: self._missing(number)]:
-                drops.add(candidate.row, candidate.reason, candidate.detail + asked)
-                sample = f"{candidate.reason}: {candidate.detail}"
-                if len(samples) < SAMPLES and sample not in samples:
-                    samples.append(sample)
-        return samples
-
-    def _refuse_nothing(self, drops: Drops, samples: list[str]) -> None:
-        what = drops.summary(0) if drops.counts else "there are no rows to start from"
-        raise DataError(
-            f"no row is left: {what}",
-            details=samples,
-            fix="look at the checks, the prompt and max_tokens, or take a stronger teacher",
-        )
+                detail = candidate.detail + asked
+                drops.add(candidate.row, candidate.reason, detail, candidate.origin)
 
     # -- opening ----------------------------------------------------------------------------------
 

@@ -223,7 +223,8 @@ class _Scores:
                 continue
             made, score = self._scored_row(row, given)
             if self._step.min_score is not None and score < self._step.min_score:
-                drops.add(made, "low-score", _low(score, self._step, given))
+                detail = _low(score, self._step, given)
+                drops.add(made, "low-score", detail, self._origin(row, made, given))
                 continue
             origins.add(self._origin(row, made, given))
             yield made
@@ -319,17 +320,18 @@ class _Pairs:
             drops.add(row, "identical", "chosen and rejected say the same")
             return None
         seen = self._both(number)
+        told = self._origin(row, row, seen)
         better, detail = outcome(seen)
         if better == "no-score":
-            drops.add(row, better, detail)
+            drops.add(row, better, detail, told)
             return None
         self._positions.add(seen)
         self._counts[better] += 1
         if better == "undecided" and self._step.undecided == "drop":
-            drops.add(row, better, detail)
+            drops.add(row, better, detail, told)
             return None
         if better == "rejected" and self._step.lost == "drop":
-            drops.add(row, "lost", f"the rejected answer is better: {detail}")
+            drops.add(row, "lost", f"the rejected answer is better: {detail}", told)
             return None
         swapped = {"chosen": row["rejected"], "rejected": row["chosen"]}
         sides = swapped if better == "rejected" and self._step.lost == "swap" else {}

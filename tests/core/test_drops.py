@@ -55,9 +55,11 @@ def test_rows_that_are_no_json_are_kept_as_text(tmp_path: Path, value: Any) -> N
 
 def test_nothing_left_is_an_error(tmp_path: Path) -> None:
     with Drops(tmp_path) as drops:
-        drops.add({}, "bad", "")
-    with pytest.raises(DataError, match="dropped 1 of 1 rows"):
+        for detail in ("no text", "no text", "too long", "too short", "never shown"):
+            drops.add({}, "bad", detail)
+    with pytest.raises(DataError, match="dropped 5 of 5 rows") as raised:
         drops.refuse_nothing_left(0, "fix")
+    assert raised.value.details == ["bad: no text", "bad: too long", "bad: too short"]
 
 
 def test_show_tells_what_was_dropped_and_why(project: MakeProject) -> None:

@@ -10,6 +10,7 @@ from conftest import MakeProject
 from hostile_server import Body, Reply, Server, said, serving
 
 from finery import DataError, Dataset, Files, Model, UsageError
+from finery.drops import dropped
 from finery.origin import Origin, Template, origins
 from finery.rows import Row
 from finery.testing import TestJob, dataset, run_step
@@ -117,6 +118,9 @@ def test_a_schema_constrains_answers(server: Server, rows: Dataset) -> None:
     assert all(call["response_format"]["json_schema"]["schema"] == schema for call in server.calls)
     assert [row["messages"][-1]["content"] for row in found] == ['{"a": 1}']
     assert made.meta["dropped"] == {"schema": 3}
+    drop = next(dropped(made))["made"]
+    assert drop["prompt"][-1]["content"] == "question 0"
+    assert drop["checks"][0]["passed"] is False
 
 
 def test_nothing_left_is_an_error_with_its_reasons(server: Server, rows: Dataset) -> None:
@@ -306,6 +310,10 @@ def test_whole_examples_of_an_answer_that_is_cut_off(server: Server, rows: Datas
     (row,), _, made = made_by(step)
     assert row["messages"][-1]["content"] == '{"is":"JSON"}'
     assert made.meta["dropped"] == {"too-few": 1}
+    (drop,) = dropped(made)
+    assert drop["made"]["answer"] == text
+    assert drop["id"] == drop["made"]["id"] in {row["id"] for row in rows}
+    assert drop["made"]["prompt"]
 
 
 def test_more_new_examples_ask_only_for_more(server: Server, tmp_path: Path) -> None:

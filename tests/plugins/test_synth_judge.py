@@ -98,6 +98,9 @@ def test_rows_get_a_score_and_low_ones_go(making: Make, server: Server) -> None:
     ]  # fmt: skip
     assert [r["parents"] for r in rows] == [[made.rows("rows")[i]["id"]] for i in (0, 2)]
     assert drops(made) == [("low-score", "scored 2 of 5, below 3: because of b 2")]
+    (drop,) = made.lines("judged", "dropped.jsonl")
+    assert drop["made"]["judge"]["scores"] == {"score": 2}
+    assert "b 2" in drop["made"]["prompt"][-1]["content"]
     facts = made.meta("judged")
     assert (facts["verdicts"], facts["mean_score"]) == (3, 3.667)
     assert facts["scores"] == {"2": 1, "4": 1, "5": 1}

@@ -144,10 +144,15 @@ def test_ties_copies_and_failures_are_dropped_and_named(making: Make, server: Se
     made.ran()
     assert made.accounted("made") == 1
     assert made.reasons("made") == {"identical": 1, "tie": 1, "none-good": 1, "too-few-answers": 2}
-    details = [drop["detail"] for drop in made.lines("made", "dropped.jsonl")]
+    drops = made.lines("made", "dropped.jsonl")
+    details = [drop["detail"] for drop in drops]
     assert "scores 3, 3, 3" in details[1]
     assert details[3] == "0 of 3 answers can be used (cut-off 3)"
     assert details[4] == "0 of 3 answers can be used (refused 3)"
+    assert [said["answer"] for said in drops[0]["made"]["more"]["answers"]] == ["the same 3"] * 3
+    assert drops[1]["made"]["more"]["answers"][0]["checks"][0]["value"] == 3
+    assert "cut off" in drops[3]["made"]["more"]["answers"][0]["problem"]
+    assert drops[0]["made"]["prompt"][-1]["content"] == "question 0"
 
 
 def test_best_and_worst_by_checks(making: Make, server: Server) -> None:

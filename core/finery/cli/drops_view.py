@@ -76,3 +76,7 @@ def _show(console: Any, line: dict[str, Any], title: str = "") -> None:
         console.print(
             Text(visible(f"    {snippet(line['row'], SNIPPET)}"), style="dim"), no_wrap=True
         )
+    said = (line.get("made") or {}).get("answer")
+    if said:
+        text = " ".join(said.split())[:SNIPPET]
+        console.print(Text(visible(f"    answer: {text}"), style="dim"), no_wrap=True)

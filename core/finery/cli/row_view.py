@@ -155,11 +155,15 @@ def _line(told: Told, events: Sequence[Event], widths: list[int]) -> Any:
     tail = [(f"  {_listed(places)}", "cyan")] if places else []
     if event.what == "answered":
         return _text(head, *_answer(event.facts), *tail)
-    if event.what != "generated":
+    made = event.facts if event.what == "generated" else event.facts.get("made")
+    if not made:
         return _text(head, (_said(events), style), *tail)
-    asked = _asked(event.facts) if told.relation != "relative" else ()
-    prompt = [(f"\n  {name}: {_short(text, LONGEST_PROMPT)}", "dim") for name, text in asked]
-    return _text(head, (_generated(event.facts), style), *tail, *prompt)
+    said = [(_generated(made), style)]
+    if event.what == "dropped":
+        said = [(_said(events), style), (f"\n  {_generated(made)}", "magenta")]
+    exchange = _exchange(made) if told.relation != "relative" else ()
+    lines = [(f"\n  {name}: {_short(text, LONGEST_PROMPT)}", "dim") for name, text in exchange]
+    return _text(head, *said, *tail, *lines)
 
 
 def _said(events: Sequence[Event]) -> str:
@@ -241,10 +245,16 @@ def _judged(
         yield f"{shown}: {better}{reason}"
 
 
-def _asked(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(role, text) of the prompt that a generated row came of."""
+def _exchange(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(who, text) of the prompt that a generated row came of, and of what the row doesn't hold."""
     for message in facts.get("prompt") or ():
         yield f"prompt, {message.get('role', '')}", _as_text(message.get("content") or "")
+    if facts.get("answer"):
+        yield "answer", _as_text(facts["answer"])
+    for answer in (facts.get("more") or {}).get("answers") or ():
+        checks = ", ".join(_checked(check) for check in answer.get("checks") or ())
+        text = _as_text(answer.get("answer") or answer.get("problem") or "")
+        yield f"answer{f' ({checks})' if checks else ''}", text
 
 
 def _trained(story: Story) -> Iterator[Any]:

@@ -127,7 +127,7 @@ def test_nothing_left_is_an_error_with_its_reasons(server: Server, rows: Dataset
     server.answer = lambda _: Reply(refusal="I won't")
     with pytest.raises(DataError, match=r"no row is left: dropped 4 of 4 rows \(refused 4\)") as e:
         run_step(Answer(model=teacher(server), rows=[rows]))
-    assert e.value.details[0] == "refused: the model refuses to answer: I won't"
+    assert e.value.details == ["refused: the model refuses to answer: I won't (asked 3 times)"]
 
 
 def test_rows_that_say_nothing_cannot_be_answered(server: Server, tmp_path: Path) -> None:

@@ -79,6 +79,27 @@ class About:
             file.close()
 
 
+def score_of(lines: Iterable[dict[str, Any]]) -> float | None:
+    """The score that a judge gave a row, by what is told of it and by its own columns."""
+    for line in lines:
+        judge = line.get("judge")
+        for value in (line.get("score"), judge.get("score") if isinstance(judge, dict) else None):
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                return value
+    return None
+
+
+def failed_of(lines: Iterable[dict[str, Any]]) -> list[str]:
+    """Names of the checks that a row failed, each once."""
+    found = dict[str, None]()
+    for line in lines:
+        checks = line.get("checks")
+        for check in checks if isinstance(checks, list) else ():
+            if isinstance(check, dict) and check.get("passed") is False:
+                found[str(check.get("check") or check.get("name") or "check")] = None
+    return list(found)
+
+
 def _is_only_judged(lines: list[dict[str, Any]]) -> bool:
     """Whether these lines say what a judge said, and not who wrote the row."""
     return any("judge" in line for line in lines) and not any("model" in line for line in lines)

@@ -12,7 +12,7 @@ from finery.rows import Row
 from finery_data.parts import prompt as prompt_of
 from finery_data.parts import texts
 from finery_data.structure import COLUMNS
-from finery_review.about import About
+from finery_review.about import About, failed_of, score_of
 from finery_review.applied import applied
 from finery_review.decisions import Action, Decision, Earlier, token_of
 from finery_review.log import DecisionLog
@@ -108,9 +108,7 @@ class Session:
         with self._lock:
             self._refresh()
             self._check_number(number)
-            ids = (self.rows.ids[number], *self.rows.parents(number))
-            about = self._about.of(ids)
-            return {**self._state(number), "content": self.rows[number], **about}
+            return {**self._state(number), "content": self.rows[number], **self._told(number)}
 
     def changes(self, generation: int, lines: int) -> dict[str, Any]:
         """The states of rows that were decided on since a window last heard.
@@ -228,6 +226,10 @@ class Session:
             made["becomes"] = _becomes(self.rows[number], decision)
         return made
 
+    def _told(self, number: int) -> dict[str, list[dict[str, Any]]]:
+        """What steps left beside the row, or beside those that it was made from."""
+        return self._about.of((self.rows.ids[number], *self.rows.parents(number)))
+
     def _summary(self, number: int) -> dict[str, Any]:
         self._check_number(number)
         row, found = self.rows[number], dict[str, str]()
@@ -237,11 +239,14 @@ class Session:
         except (AttributeError, KeyError, TypeError):  # turns that are none
             prompt = str(row)
         answer = found.get("assistant", "")
+        told = [row, *self._told(number)["generated"]]
         return {
             **self._state(number),
             "label": _shown(row.get("label")),
             "prompt": _snippet(prompt),
             "answer": _snippet(answer),
+            "score": score_of(told),
+            "failed": failed_of(told),
         }
 
     def _news(self) -> dict[str, Any]:

@@ -296,7 +296,10 @@ def test_tool_calls_checks_scores_and_columns_are_shown(
             "✗\nfailed:\npolite\nno",
         ]
         assert {"dry", "3", "0.5"} <= {e.text for e in browser.all("aside dd")}
-        browser.press("e")
+        browser.press("t")
+        browser.until(lambda: browser.text("#line-1 .checks") == "0.5 ✗ polite")
+        assert browser.text("#line-0 .checks") == ""
+        browser.press("t", "e")
         browser.until(lambda: browser.run("return document.activeElement.value") == "found")
         browser.chord(Keys.SHIFT, Keys.TAB)
         browser.chord(Keys.SHIFT, Keys.TAB)

@@ -29,7 +29,7 @@ export function editor(row, shown, done) {
 
   const made = structuredClone(shown);
   const parts = EDITABLE.filter((name) => made[name] !== undefined && made[name] !== null)
-    .map((name) => el("fieldset", { class: `column ${name}` }, el("legend", { class: name === "messages" || ANSWERS.includes(name) ? "unseen" : null }, name), fieldsOf(made, name, field)));
+    .map((name) => el("fieldset", { class: `column ${name}` }, el("legend", { class: isNamedInside(made, name) ? "unseen" : null }, name), fieldsOf(made, name, field)));
 
   const save = () => {
     const changed = fields.filter(({ area, before }) => area.value !== before);
@@ -70,6 +70,9 @@ export function editor(row, shown, done) {
   });
   return form;
 }
+
+/** Whether the fields of a column say enough without its name above them. */
+const isNamedInside = (made, name) => name === "messages" || ANSWERS.includes(name) || typeof made[name] === "string";
 
 /** A field for each turn of a column, and for its tool calls. `write` returns what is wrong. */
 function fieldsOf(made, name, field) {

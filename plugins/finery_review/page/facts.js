@@ -14,7 +14,7 @@ export function factsOf(found) {
   return [
     part("Checks", lines.flatMap((line) => checksOf(line.checks))),
     part("Judge", lines.flatMap((line) => [...JUDGED].filter((name) => name !== "checks" && line[name] !== undefined && line[name] !== null)
-      .flatMap((name) => name === "judge" ? judgeOf(line[name]) : [tree({ [name]: line[name] })]))),
+      .flatMap((name) => name === "judge" ? judgeOf(line[name], isTold(line.checks)) : [tree({ [name]: line[name] })]))),
     part("Findings", findings.map((line) => check({ name: line.check, passed: false, detail: line.detail }))),
     part("Columns", columns.length ? [tree(Object.fromEntries(columns))] : []),
     part("Generated", generated.map((line) => rest(line)).filter(Boolean)),
@@ -35,8 +35,12 @@ function checksOf(checks) {
   return [];
 }
 
+/** Whether checks tell a judge's scores already. */
+const isTold = (checks) => Array.isArray(checks) && checks.some((one) => String(one?.check).startsWith("judge."));
+
 /** What a judge said; of a pair, one line for each order in which it was shown. */
-function judgeOf(judge) {
+function judgeOf(judge, told) {
+  if (told && judge && typeof judge === "object") judge = { ...judge, scores: undefined };
   const { orders, ...others } = judge && typeof judge === "object" && Array.isArray(judge.orders) ? judge : { judge };
   if (!orders) return [tree(judge)];
   const first = (seen) => (seen.order ? "rejected shown first" : "chosen shown first");
@@ -71,7 +75,7 @@ function rest(line) {
 function tree(value, depth = 0) {
   if (value === null || typeof value !== "object") return el("div", { class: "value" }, leaf(value));
   if (depth > 3 || (Array.isArray(value) && value.every((item) => item === null || typeof item !== "object"))) return el("div", { class: "value" }, leaf(Array.isArray(value) ? value.join(", ") : json(value)));
-  return el("dl", {}, Object.entries(value).map(([name, inner]) => el("div", {}, el("dt", {}, Array.isArray(value) ? String(Number(name) + 1) : name), el("dd", {}, tree(inner, depth + 1)))));
+  return el("dl", {}, Object.entries(value).filter(([, inner]) => inner !== undefined).map(([name, inner]) => el("div", {}, el("dt", {}, Array.isArray(value) ? String(Number(name) + 1) : name), el("dd", {}, tree(inner, depth + 1)))));
 }
 
 function leaf(value) {

@@ -7,13 +7,14 @@ import { el, marked } from "./text.js";
 const HEIGHT = 44; // of a row, as in style.css
 const PAGE = 100;
 const MARGIN = 8;
+const HEADS = ["Row", "Status", "Prompt", "Answer", "Label", "Checks"];
 
 /** Make the table in `place`; `open(place)` shows a row, `move(place)` goes to one. */
 export function makeTable(place, { open, move }) {
   const spacer = el("div", { class: "spacer", role: "rowgroup" });
-  const grid = el("div", { class: "grid", role: "grid", tabindex: "0", "aria-label": "Rows", "aria-colcount": "5" },
+  const grid = el("div", { class: "grid", role: "grid", tabindex: "0", "aria-label": "Rows", "aria-colcount": String(HEADS.length) },
     el("div", { class: "line heads", role: "row", "aria-rowindex": "1" },
-      ["Row", "Status", "Prompt", "Answer", "Label"].map((name) => el("div", { role: "columnheader", class: `of-${name.toLowerCase()}` }, name))),
+      HEADS.map((name) => el("div", { role: "columnheader", class: `of-${name.toLowerCase()}` }, name))),
     spacer);
   place.replaceChildren(grid);
   const pages = new Map(); // page of the list → what its rows hold, once it is there
@@ -26,6 +27,7 @@ export function makeTable(place, { open, move }) {
     api.summaries(list.slice(page * PAGE, (page + 1) * PAGE)).then((found) => {
       if (list !== store.list) return;
       pages.set(page, found);
+      if (found.some(isChecked)) grid.classList.add("checked");
       for (const state of found) if (!store.states.has(state.row)) store.states.set(state.row, state);
       draw();
     }, () => pages.delete(page));
@@ -44,7 +46,7 @@ export function makeTable(place, { open, move }) {
     },
       cell("row", (row + 1).toLocaleString("en")),
       el("div", { role: "gridcell", class: "status-cell" }, el("span", { class: `status ${status}` }, status)),
-      cell("prompt", found ? found.prompt : "…"), cell("answer", found?.answer ?? ""), cell("label", label));
+      cell("prompt", found ? found.prompt : "…"), cell("answer", found?.answer ?? ""), cell("label", label), el("div", { role: "gridcell", class: "checks" }, found ? verdictOf(found) : []));
     made.style.transform = `translateY(${at * HEIGHT}px)`;
     return made;
   };
@@ -92,6 +94,14 @@ export function makeTable(place, { open, move }) {
   });
   window.addEventListener("resize", draw);
   return { draw, show, focus: () => grid.focus({ preventScroll: true }), forget: () => pages.clear() };
+}
+
+const isChecked = ({ score, failed }) => score !== null || failed.length > 0;
+
+/** What a judge gave a row, and the checks that it failed. */
+function verdictOf({ score, failed }) {
+  const given = score === null ? [] : [el("b", {}, String(Math.round(score * 100) / 100))];
+  return [...given, ...failed.map((name) => el("span", { class: "failed" }, " ✗ ", marked(name)))];
 }
 
 function cell(kind, text) {

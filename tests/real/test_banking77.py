@@ -50,7 +50,7 @@ def test_ten_intents_are_learned(project: MakeProject) -> None:
     made = project({"recipe.yaml": RECIPE})
     intents = json.loads((DATA / "categories.json").read_text("utf-8"))[:10]
     _csv(made.folder, "train.csv", _rows(DATA / "train.csv", intents, 30))
-    _csv(made.folder, "test.csv", _rows(DATA / "test.csv", intents, 10))
+    _csv(made.folder, "test.csv", _rows(DATA / "test.csv", intents, 6))
     ran = made.run("build", timeout=1200)
     print(ran.out, ran.err)
     assert ran.code == 0, ran.err

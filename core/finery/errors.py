@@ -99,8 +99,11 @@ def error_from_dict(data: dict[str, Any]) -> FineryError:
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str | None:
-    """A fix for a mistyped name: the nearest of `names`, else the list of them."""
-    choices = sorted(names)
+    """A fix for a mistyped name: the nearest of `names`, else the list of them.
+
+    Never the name itself, whatever else is wrong with it.
+    """
+    choices = sorted(set(names) - {name})
     close = nearest(name, choices)
     if close is not None:
         return f"did you mean '{close}'?"

@@ -65,7 +65,7 @@ class Job:
 
     def log(self, message: str) -> None:
         """Add a line to the step's log."""
-        self._report({"event": "log", "message": self._scrub(message)})
+        self._report({"event": "log", "message": self.scrub(message)})
 
     def progress(self, done: float, total: float, text: str = "") -> None:
         """Tell how far the step is: `done` of `total`, in any unit, and what it is at."""
@@ -100,13 +100,20 @@ class Job:
         """The engine without the cache, for an engine that stands on another."""
         return self._find_engine(model)[0](model, self)
 
-    def _scrub(self, text: str) -> str:
+    def scrub(self, text: str) -> str:
+        """The text with the secrets that this step was given as `***`.
+
+        For what comes from outside and is kept: a server may repeat the key that it was sent.
+        """
         return scrubbed(text, self._secrets)
 
 
 def scrubbed(text: str, secrets: Mapping[str, str]) -> str:
-    """The text with each secret's value (of 6 characters or more) as `***`."""
-    for value in secrets.values():
+    """The text with each secret's value as `***`, less the space around it.
+
+    Values of fewer than 6 characters stay: they may be part of any word.
+    """
+    for value in map(str.strip, secrets.values()):
         if len(value) >= 6:
             text = text.replace(value, "***")
     return text

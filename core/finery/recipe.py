@@ -75,7 +75,7 @@ class Recipe:
     def override(self, assignment: str) -> None:
         """Apply one `--set section.step.setting=value`; the value is read as YAML."""
         target, found, text = assignment.partition("=")
-        where = f"--set {assignment}"
+        where = without_secrets(f"--set {assignment}")
         if not found or not target:
             raise UsageError("--set takes PATH=VALUE", where=where, fix="--set train.sft.epochs=1")
         keys = target.strip().split(".")
@@ -95,7 +95,7 @@ class Recipe:
                 )
             parent = child
         parent[keys[-1]] = value
-        self._overrides[tuple(keys)] = without_passwords(where)
+        self._overrides[tuple(keys)] = where
 
     def where(self, place: Sequence[str | int] = (), *, key: bool = False) -> str:
         """`file:line:column` of a part of the recipe, or the nearest part above it.
@@ -378,11 +378,14 @@ def _merged_nodes(node: yaml.MappingNode) -> Iterator[yaml.Node]:
 
 
 _PASSWORD = re.compile(r"""(\w://[^\s:/@'"]*:)[^\s'"]+@""")
+_QUERY_KEY = re.compile(
+    r"""([?&;][\w.-]*(?:key|token|secret|password|auth|sig)[\w.-]*=)[^\s'"&;#]+""", re.IGNORECASE
+)
 
 
-def without_passwords(text: str) -> str:
-    """The text with the passwords of URLs as `***`."""
-    return _PASSWORD.sub(r"\1***@", text)
+def without_secrets(text: str) -> str:
+    """The text with the passwords of URLs, and keys in their queries, as `***`."""
+    return _QUERY_KEY.sub(r"\1***", _PASSWORD.sub(r"\1***@", text))
 
 
 def _excerpt(text: str, line: int, column: int) -> list[str]:
@@ -390,7 +393,7 @@ def _excerpt(text: str, line: int, column: int) -> list[str]:
     lines = text.splitlines()
     if line >= len(lines):
         return []
-    shown = without_passwords(lines[line].replace("\t", " "))
+    shown = without_secrets(lines[line].replace("\t", " "))
     number = f"{line + 1}"
     return (
         [f"{number} | {shown[:100]}", f"{' ' * len(number)} | {' ' * column}^"]

@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from finery.errors import FineryError, did_you_mean, nearest
-from finery.recipe import Recipe
+from finery.recipe import Recipe, without_secrets
 
 LONGEST = 60
 """Characters of a wrong value that are shown."""
@@ -122,7 +122,8 @@ def literal(value: Any) -> str:
         case bool():
             return str(value).lower()
         case str():
-            return f"'{value}'" if len(value) <= LONGEST else f"'{value[: LONGEST - 1]}…'"
+            text = without_secrets(value)
+            return f"'{text}'" if len(text) <= LONGEST else f"'{text[: LONGEST - 1]}…'"
         case dict():
             return "a mapping" if value else "an empty mapping"
         case list():

@@ -136,7 +136,8 @@ def _refused(error: Any, repo: str, revision: str, kind: Kind) -> FineryError:
             details=details,
         )
     if isinstance(error, errors.RepositoryNotFoundError):
-        guess = nearest(repo, _names_of(lambda: _repositories(repo, kind)))
+        others = set(_names_of(lambda: _repositories(repo, kind))) - {repo}
+        guess = nearest(repo, others)
         typo = f"did you mean '{guess}'?" if guess else "check the name for a typo;"
         return DataError(
             f"the hub has no {NAMES[kind]} '{repo}', or it is private ({status})",

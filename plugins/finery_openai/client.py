@@ -16,6 +16,8 @@ TROUBLE = 50
 """Requests in a row that the server refuses, with none answered between, until we give up."""
 HEAVY_TROUBLE = TROUBLE // 5
 """What a request counts as that failed after all its retries."""
+MOST_DENIALS = 3
+"""Requests that the server denies, before it answered any, until we take it that it denies all."""
 MOST_TOLD = 10
 """Different reasons to ask again that are logged."""
 WITHOUT = {
@@ -46,7 +48,7 @@ class Client:
         self._requests = Bucket(hints.get("requests_per_minute"), burst_seconds=1)
         self._tokens = Bucket(hints.get("tokens_per_minute"), burst_seconds=10)
         self._hold = Hold()
-        self._answered = self._trouble = 0
+        self._answered = self._trouble = self._denials = 0
         self._told: set[str] = set()
         self._resting: set[asyncio.Task[Any]] = set()
         # Servers without keys still get a header: the library would else look for a key itself.
@@ -73,9 +75,12 @@ class Client:
                 answer = await self._patiently(request, sampling)
             except Fault as fault:
                 raise await self._given_up(fault, request) from None
+        self._was_answered()
+        return answer
+
+    def _was_answered(self) -> None:
         self._answered += 1
         self._trouble = 0
-        return answer
 
     async def _patiently(self, request: Request, sampling: Sampling) -> Completion:
         """Ask, and ask again after a fault that may pass.
@@ -133,15 +138,17 @@ class Client:
             content = await self._sent(request, sent)
             answer = wire.completion(content, request)
         except APIStatusError as error:
-            if (parameter := faults.unknown_parameter(error, sent)) is not None:
+            said = faults.message(error, self._job.scrub)
+            if (parameter := faults.unknown_parameter(error, said, sent)) is not None:
                 self._spare(parameter)
                 return await self._once(request, sampling)
-            raise faults.from_status(error, self.meta, self._variable) from None
+            raise faults.from_status(error, said, self.meta, self._variable) from None
         except APITimeoutError:
             raise self._again("didn't answer in time") from None
         except APIConnectionError as error:
             fix = "see whether a server runs there, and whether base_url names it"
-            raise self._again(f"broke off or can't be reached ({_cause(error)})", fix) from None
+            why = self._job.scrub(_cause(error))
+            raise self._again(f"broke off or can't be reached ({why})", fix) from None
         except wire.Unreadable as error:
             raise self._again(f"sent what is no chat completion ({error})") from None
         except FineryError as error:
@@ -155,8 +162,8 @@ class Client:
         response = await create(
             model=self.meta["name"], messages=wire.messages(request), extra_body=sent
         )
-        content: bytes = response.content
-        return content
+        content = response.content.decode("utf-8", errors="surrogateescape")
+        return self._job.scrub(content).encode("utf-8", errors="surrogateescape")
 
     def _again(self, what: str, fix: str | None = None) -> Fault:
         return Fault(StepError(f"{self.meta['server']} {what}", fix=fix), again=True)
@@ -169,6 +176,10 @@ class Client:
 
     async def _given_up(self, fault: Fault, request: Request) -> FineryError:
         """What to raise for a request that isn't answered."""
+        if fault.denial is not None and not self._answered:
+            self._denials += 1
+            if self._denials >= MOST_DENIALS:
+                fault = Fault(fault.denial, ends=True)
         if fault.ends:
             if self.ended is None:
                 self._end(fault.error)
@@ -190,7 +201,7 @@ class Client:
             fault.error.what += f" ({self._retries + 1} times)"
         error = faults.of_row(fault.error, request)
         if isinstance(error, RefusedError):  # an answer of a kind
-            self._trouble = 0
+            self._was_answered()
             return error
         self._trouble += HEAVY_TROUBLE if fault.again else 1
         if self._trouble < TROUBLE:
@@ -209,8 +220,10 @@ class Client:
             return
         try:
             found = await self._openai.models.list(timeout=10)
-            names = [model.id for model in found.data]
+            names = [self._job.scrub(model.id) for model in found.data]
         except Exception:  # whatever is wrong here is no news: the error says enough
+            return
+        if self.meta["name"] in names:
             return
         close = nearest(self.meta["name"], names)
         if suggestion := did_you_mean(self.meta["name"], [close] if close else names[:20]):

@@ -14,6 +14,7 @@ from finery import Completion, Engine, FineryError, Job, Model, Price, Request, 
 from finery.engine import Answer, Batch
 from finery.rows import Conversation
 from finery_openai.client import Client
+from finery_openai.key import key_in
 
 
 class OpenaiEngine(Engine):
@@ -28,7 +29,8 @@ class OpenaiEngine(Engine):
     def __init__(self, model: Model, job: Job) -> None:
         super().__init__(model, job)
         self.constrains = True
-        price = model.hints.get("price")
+        price, variable = model.hints.get("price"), model.hints.get("api_key")
+        self._key = key_in(variable, job) if variable else None
         self._client: Client | None = None
         self.price = None if price is None else msgspec.convert(price, Price)
 
@@ -83,8 +85,7 @@ class OpenaiEngine(Engine):
 
     def _open(self) -> Client:
         if self._client is None:
-            name = self.model.hints.get("api_key")
-            client = Client(self.model, self.job, self.job.secret(name) if name else None)
+            client = Client(self.model, self.job, self._key)
             weakref.finalize(self, _close, client).atexit = False
             self._client = client
         return self._client

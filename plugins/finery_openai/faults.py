@@ -1,6 +1,7 @@
 """What a failed call means: ask again, give up this row, or give up."""
 
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from finery import FineryError, Request, StepError, UsageError
@@ -23,6 +24,7 @@ class Fault(Exception):
 
     error: what to say where it isn't answered in the end. again: whether to ask again; wait: after
     how many seconds, where the server says. ends: whether every other request would fail too.
+    denial: the error for the whole, where the server may mean us and not the request.
     """
 
     def __init__(
@@ -32,38 +34,44 @@ class Fault(Exception):
         again: bool = False,
         wait: float | None = None,
         ends: bool = False,
+        denial: FineryError | None = None,
     ) -> None:
         super().__init__(str(error))
         self.error = error
         self.again = again
         self.wait = wait
         self.ends = ends
+        self.denial = denial
 
 
-def from_status(error: "APIStatusError", meta: dict[str, Any], key: str | None) -> Fault:
-    """The fault of a response with an error status. meta: the model's. key: its variable."""
-    status, said = error.status_code, message(error)
+def from_status(error: "APIStatusError", said: str, meta: dict[str, Any], key: str | None) -> Fault:
+    """The fault of a response with an error status.
+
+    said: the server's message. meta: the model's. key: its variable.
+    """
+    status = error.status_code
     server, name = meta["server"], meta["name"]
+    if error.code in ("content_filter", "content_policy_violation"):
+        return Fault(refused("the provider's content filter refuses the prompt", said))
+    refusal = StepError(f"{server} refuses the request ({status}: {said})")
     if status in (401, 403):
         fix = f"check what {key} holds" if key else "name its variable: api_key: NAME"
-        what = f"{server} doesn't let us in ({status}: {said})"
-        return Fault(UsageError(what, fix=fix), ends=True)
-    unknown = status == 400 and re.search(f"['\"`]{re.escape(name)}['\"`]", said)
-    if status == 404 or error.code == "model_not_found" or unknown:
+        shut = UsageError(f"{server} doesn't let us in ({status}: {said})", fix=fix)
+        return Fault(shut, ends=True) if status == 401 else Fault(refusal, denial=shut)
+    names_it = status == 400 and re.search(f"['\"`]{re.escape(name)}['\"`]", said)
+    is_missing = status == 404 or error.code == "model_not_found"
+    if is_missing or names_it:
         what = f"{server} has no model '{name}', or no API there ({status}: {said})"
-        return Fault(
-            UsageError(what, fix="check `model`, and `base_url`, which mostly ends in /v1"),
-            ends=True,
-        )
+        fix = "check `model`, and `base_url`, which mostly ends in /v1"
+        unknown = UsageError(what, fix=fix)
+        return Fault(unknown, ends=True) if is_missing else Fault(refusal, denial=unknown)
     if status == 402 or error.code == "insufficient_quota":
         what = f"the account at {server} has no credit left ({status}: {said})"
         fix = "top it up and build again: what was answered is kept"
         return Fault(StepError(what, fix=fix), ends=True)
     if status in PASSING or status >= 500:
         return _passing(error, f"{server} answered {status}: {said}")
-    if error.code in ("content_filter", "content_policy_violation"):
-        return Fault(refused("the provider's content filter refuses the prompt", said))
-    return Fault(StepError(f"{server} refuses the request ({status}: {said})"))
+    return Fault(refusal)
 
 
 def _passing(error: "APIStatusError", what: str) -> Fault:
@@ -75,21 +83,21 @@ def _passing(error: "APIStatusError", what: str) -> Fault:
     return Fault(StepError(what), again=True, wait=wait)
 
 
-def message(error: "APIStatusError") -> str:
-    """What the server says, in a line."""
+def message(error: "APIStatusError", scrub: Callable[[str], str]) -> str:
+    """What the server says, in a line. scrub: takes secrets out, before the text is cut."""
     said: Any = error.body
     while isinstance(said, dict):
         said = said.get("message") or said.get("detail") or said.get("error") or str(said)
     text = str(said or error.response.text or error.response.reason_phrase)
-    line = " ".join(text.split())
+    line = " ".join(scrub(text).split())
     return line if len(line) <= 300 else f"{line[:299]}…"
 
 
-def unknown_parameter(error: "APIStatusError", sent: dict[str, Any]) -> str | None:
+def unknown_parameter(error: "APIStatusError", said: str, sent: dict[str, Any]) -> str | None:
     """The parameter among those that can be spared which the server doesn't take, if it says so."""
     if error.status_code not in (400, 422):
         return None
-    said = f"{error.param or ''} {message(error)}".lower()
+    said = f"{error.param or ''} {said}".lower()
     if "response_format" in sent and any(word in said for word in SCHEMA_WORDS):
         return "response_format"
     if "max_tokens" in sent and "max_completion_tokens" in said:

@@ -10,17 +10,17 @@ if TYPE_CHECKING:
 
 
 def unset_keys(graph: "Graph") -> list[Note]:
-    """A note for each variable that holds a model's key and isn't set here."""
+    """A note for each variable that holds a model's key and isn't set here, or is empty."""
     models = [node for node in graph.nodes.values() if node.use == "openai.model"]
     keys = [(node, getattr(node.step, "api_key", None)) for node in models]
+    unset = [(node, key) for node, key in keys if key and not os.environ.get(key, "").strip()]
     return [
         Note(
             name="unset-variable",
-            text=f"{node.name} needs the key in the environment variable {key}, which isn't set "
-            "here",
+            text=f"{node.name} needs the key in the environment variable {key}, which "
+            + ("is empty here" if key in os.environ else "isn't set here"),
             fix=f"export {key}=…, or api_key: null for a server that needs none",
             step=node.name,
         )
-        for node, key in keys
-        if key and key not in os.environ
+        for node, key in unset
     ]

@@ -122,7 +122,7 @@ def _in_query(text: str, what: str, error: Any, fault: Fault) -> FineryError:
     if found := _TABLE.search(text):
         return DataError(what, where=where, fix=did_you_mean(found[1], _tables(fault)))
     if found := _COLUMN.search(text):
-        near = nearest(found[1], _columns(fault))
+        near = nearest(found[1], set(_columns(fault)) - {found[1]})  # another table may have it
         return DataError(what, where=where, fix=f"did you mean '{near}'?" if near else None)
     if "statement at a time" in text or "multiple commands" in text:
         return DataError("there are several statements", where=where, fix="write a single SELECT")

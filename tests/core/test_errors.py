@@ -65,6 +65,8 @@ def test_the_nearest_name_is_suggested_else_all() -> None:
     assert did_you_mean("epoch", ["rows", "epochs"]) == "did you mean 'epochs'?"
     assert did_you_mean("zebra", ["rows", "epochs"]) == "one of: epochs, rows"
     assert did_you_mean("zebra", []) is None
+    assert did_you_mean("epochs", ["rows", "epochs"]) == "one of: rows"
+    assert did_you_mean("epochs", ["epochs"]) is None
 
 
 @given(names=st.lists(st.text(min_size=1), min_size=1), data=st.data())

@@ -12,6 +12,7 @@ from hostile_server import Body, Reply, Server, echo, failure, killed_midway, sa
 
 from finery import Budget, Completion, FineryError, Job, Model, Request, UsageError
 from finery.errors import RefusedError, StepError
+from finery.records import MemoryRecords
 from finery.rows import Conversation
 from finery.testing import TestJob
 from finery_openai.model import OpenaiModel
@@ -275,6 +276,7 @@ def test_a_server_that_asks_to_wait_for_hours_ends_the_step(server: Server) -> N
             "check what KEY holds",
         ),
         (failure(403, "Forbidden"), UsageError, "doesn't let us in", "check what KEY holds"),
+        (failure(400, "'n' is no model"), UsageError, "has no model 'n'", "one of: m"),
         (failure(404, "no model"), UsageError, "has no model 'n'", "one of: m"),
         (failure(400, "x", "model_not_found"), UsageError, "has no model 'n'", "one of: m"),
         (failure(400, "Pinned to 'm'; requested 'n'"), UsageError, "has no model 'n'", "one of: m"),
@@ -291,6 +293,79 @@ def test_what_every_row_would_meet_stops_at_once(
     assert fix in (raised.value.fix or "")
     assert len(server.calls) <= 21
     assert set(server.keys) == {"Bearer secret"}
+
+
+@pytest.mark.parametrize("reply", [failure(403, "not for you"), failure(400, "'m' can't see it")])
+def test_what_a_server_denies_once_it_answered_others_is_the_rows_error(
+    server: Server, reply: Reply
+) -> None:
+    server.answer = lambda body: reply if said(body).startswith("bad") else echo(body)
+    texts = ["bad 0", "bad 1", "good", *(f"bad {i}" for i in range(2, 9)), "good too"]
+    found = ask(TestJob(), model(server, concurrency=1), *texts)
+    failed = {text for text, answer in found.items() if isinstance(answer, StepError)}
+    assert failed == {text for text in texts if text.startswith("bad")}
+    assert len(server.calls) == len(texts)
+
+
+def test_three_denials_before_any_answer_end_it(server: Server) -> None:
+    server.answer = lambda body: failure(403, "not for you")
+    engine = TestJob().engine(model(server, concurrency=1))
+    found: list[Any] = []
+    with pytest.raises(UsageError, match=r"doesn't let us in \(403: not for you\)"):
+        found.extend(engine.stream(map(Request, map(conversation, questions(50)))))
+    assert len(found) == 2
+    assert len(server.calls) == 3
+
+
+def test_a_model_that_the_server_lists_is_not_suggested_in_its_own_place(server: Server) -> None:
+    server.script.extend([failure(404, "no API of this version")] * 9)
+    with pytest.raises(UsageError, match="has no model 'm'") as raised:
+        ask(TestJob(), model(server), *questions(5))
+    assert "check `model`, and `base_url`" in (raised.value.fix or "")
+
+
+KEY = "sk-a-secret-of-this-test"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        failure(401, f"Incorrect API key: {KEY}"),
+        failure(401, "x" * 280 + KEY),  # cut within the key
+        failure(400, f"bad request by {KEY}"),
+        failure(400, f"flagged for {KEY}", "content_filter"),
+        failure(500, f"crashed on {KEY}"),
+        Reply(refusal=f"I won't, {KEY}"),
+        Reply(f"your key is {KEY}", tool_calls=[{"function": {"name": KEY, "arguments": "{}"}}]),
+        Reply(raw=b'{"error": "%s"}' % KEY.encode()),
+    ],
+)
+def test_a_key_that_a_server_repeats_goes_nowhere(server: Server, reply: Reply) -> None:
+    server.answer = lambda body: reply
+    job, kept = TestJob(secrets={"KEY": f" {KEY}\n"}), MemoryRecords()
+    job.records = kept
+    try:
+        told: Any = ask(job, model(server, api_key="KEY", retries=1), "a")["a"]
+    except FineryError as error:
+        told = error
+    text = f"{told} {getattr(told, 'text', '')} {job.events} {list(kept.values())}"
+    assert "***" in text
+    assert "sk-a" not in text
+    assert server.keys[0] == f"Bearer {KEY}"
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [(" \n", "KEY is empty"), ("sk-ключ", "KEY holds no key"), ("sk-a\nsk-b", "KEY holds no key")],
+)
+def test_a_key_that_cannot_be_sent_is_said_at_once(
+    server: Server, value: str, message: str
+) -> None:
+    job = TestJob(secrets={"KEY": value})
+    with pytest.raises(UsageError, match=message) as raised:
+        ask(job, model(server, api_key="KEY"), "a")
+    assert value not in str(raised.value)
+    assert server.calls == []
 
 
 def test_what_waits_to_be_sent_again_does_not_delay_the_end(server: Server) -> None:
@@ -514,7 +589,23 @@ def test_a_key_that_is_not_set_is_said_before_anything_is_asked(
     assert ran.code == 2
     assert "TEACHER_KEY, which the model 'teacher' needs, isn't set" in ran.err
     assert "recipe.yaml:10" in ran.err
+    made.env["TEACHER_KEY"] = " "
+    assert "TEACHER_KEY, which is empty here" in made.run("check").out
+    ran = made.run("build")
+    assert ran.code == 2
+    assert "the environment variable TEACHER_KEY is empty" in ran.err
     assert server.calls == []
+
+
+def test_a_key_in_an_address_is_not_shown(taught: Callable[..., Project], server: Server) -> None:
+    for query in ("?api_key=5ecret", "?v=1&x-token=5ecret", "?v=1;key=5ecret"):
+        made = taught(5, RECIPE.replace("%(url)s", "%(url)s" + query))
+        url = f"models.teacher.base_url=ftp://host/v1{query}"
+        for ran in (made.run("check"), made.run("build"), made.run("check", "--set", url)):
+            assert ran.code == 2
+            assert "base_url" in ran.err
+            assert "***" in ran.err
+            assert "5ecret" not in ran.out + ran.err
 
 
 def test_a_wrong_name_is_one_error(taught: Callable[..., Project], server: Server) -> None:

@@ -24,7 +24,8 @@ class Artifact:
     hints: facts as JSON values that are no part of the identity: how fast a server may be asked,
         what it costs. A step that takes the artifact isn't redone when they change, so nothing
         that can change its output. `hints["env"]` names the environment variables that whoever
-        answers prompts with a model needs.
+        answers prompts with a model needs. Steps that ask a model with `hints["concurrency"]`,
+        the most requests under way, do so one after the other.
     """
 
     kind: ClassVar[str] = "Artifact"

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from finery.checks import lines_on
-from finery.dispatch import task_of
+from finery.dispatch import limited_models, task_of
 from finery.errors import DataError, FineryError, StepError, UsageError, error_from_dict
 from finery.events import Event, Listener, RunLog
 from finery.executor import Executor
@@ -187,8 +187,7 @@ class Build:
         if made is not None:
             self._settle(plan, made, cached=True)
             return
-        here = any(p.key == plan.key for p in self._running.values())
-        if here or not self.store.try_lock(plan.key):
+        if self._must_wait(plan) or not self.store.try_lock(plan.key):
             self._locked[plan.node.name] = plan
             return
         inputs = self.planner.inputs(plan.node, self.outcome.results)
@@ -198,6 +197,15 @@ class Build:
             self._settle(plan, result, cached=True)
             return
         self._dispatch(plan)
+
+    def _must_wait(self, plan: StepPlan) -> bool:
+        """Whether a step that runs has the same key, or asks a model that takes one at a time."""
+        models = limited_models(plan.node, self.outcome.results)
+        return any(
+            running.key == plan.key
+            or not models.isdisjoint(limited_models(running.node, self.outcome.results))
+            for running in self._running.values()
+        )
 
     def _dispatch(self, plan: StepPlan) -> None:
         node = plan.node

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from finery.events import RunLog
-from finery.graph import Node
+from finery.graph import Node, Source
 from finery.manifest import Manifest, Result, with_references
 from finery.plan import Planner, StepPlan
 from finery.recipe import Recipe
@@ -94,7 +94,7 @@ def _environment(
             )
     found = {name: os.environ[name] for name in node.env}
     for source in node.sources if engines else ():
-        for name in _variables(results[source.step].outputs[source.output]):
+        for name in _variables(_given(source, results)):
             if name not in os.environ:
                 raise recipe.error(
                     f"the environment variable {name}, which the model '{source.ref}' needs, "
@@ -105,6 +105,22 @@ def _environment(
                 )
             found[name] = os.environ[name]
     return found
+
+
+def limited_models(node: Node, results: Mapping[str, Result]) -> frozenset[str]:
+    """Digests of the models that a step asks whose hints limit the requests under way.
+
+    Steps that ask the same one run one after the other: so the limit holds for all of them, and
+    what two of them ask is answered once.
+    """
+    if not type(node.step).__spec__.engines:
+        return frozenset()
+    given = (made for s in node.sources for made in with_references(_given(s, results)))
+    return frozenset(made.digest for made in given if "concurrency" in made.hints)
+
+
+def _given(source: Source, results: Mapping[str, Result]) -> Manifest:
+    return results[source.step].outputs[source.output]
 
 
 def _variables(made: Manifest) -> set[str]:

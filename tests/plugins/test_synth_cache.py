@@ -171,6 +171,22 @@ def test_the_same_question_twice_is_asked_once(making: Make, server: Server) -> 
     assert len(made.rows("made")) == 8
 
 
+def test_what_two_steps_ask_is_asked_once(making: Make, server: Server) -> None:
+    """They ask one model, the second through messages of its own: one after the other."""
+    server.answer = lambda body: Reply(written(body), delay=0.05)
+    made = making(40, "synth.answer", "n: 1", more=", concurrency: 4")
+    recipe = (made.folder / "recipe.yaml").read_text()
+    twin = "{use: synth.answer, rows: rows, model: teacher, checks: {min_characters: {user: 1}}}"
+    brief = "  brief: {use: prompt.model, model: teacher, system: Be brief.}\n"
+    third = "{use: synth.answer, rows: rows, model: brief}"
+    recipe = recipe.replace("data:", f"{brief}data:") + f"  twin: {twin}\n  third: {third}\n"
+    made.write({"recipe.yaml": recipe})
+    assert made.ran() == ["brief", "made", "rows", "teacher", "third", "twin"]
+    assert len(server.calls) == 2 * 40
+    assert server.most_flying == 4
+    assert [row["id"] for row in made.rows("twin")] == [row["id"] for row in made.rows("made")]
+
+
 def test_a_rejected_row_is_asked_again_and_then_reported(making: Make, server: Server) -> None:
     def moody(body: Body) -> str:
         number = int(said(body).split()[-1])

@@ -67,7 +67,7 @@ def test_the_recipes_of_the_generation_page_are_fine(project: MakeProject) -> No
         for section, steps in yaml.safe_load(fragment).items():
             whole[section] |= steps
     own = yaml.safe_load(wordings)["wordings"] | {"rows": "split.train"}
-    spelt = checks.replace("on: prompt", '"on": prompt')  # which PyYAML alone takes for true
+    spelt = checks.replace("on: answer", '"on": answer')  # which PyYAML alone takes for true
     checked = {"use": "synth.answer", "rows": "split.train", "model": "teacher"}
     whole["generate"] |= {"own": own, "checked": checked | yaml.safe_load(spelt)}
     files = {

@@ -29,6 +29,7 @@ class Answer(Generator):
 
     USE = "synth.answer"
     DEFAULT_PROMPT = defaults.ANSWER
+    COMPARED = "answer"
 
     n: int = setting(
         1, ge=1, le=MOST_VARIANTS, help="Answers for each row, each in one of its own."
@@ -45,6 +46,12 @@ class Answer(Generator):
                 "at temperature 0 all answers to a prompt are the same",
                 where="n",
                 fix="n: 1, or a temperature above 0",
+            )
+        if self.checks.similarity is not None and self.checks.similarity.on == "prompt":
+            raise UsageError(
+                "the prompts are given: that they are alike says nothing of the answers",
+                where="checks.similarity.on",
+                fix="on: answer",
             )
 
     def requests(self, rows: int) -> int:

@@ -33,8 +33,10 @@ class Similarity(Settings):
     max: float = setting(
         0.8, ge=0.5, lt=1, help="A row that is so similar to another one, or more, is rejected."
     )
-    on: Literal["prompt", "answer", "row"] = setting(
-        "prompt", help="What is compared; row: prompt and answer must both be alike."
+    on: Literal["prompt", "answer", "row"] | None = setting(
+        None,
+        help="What is compared; row: prompt and answer must both be alike. Default: the prompts; "
+        "by synth.answer, whose prompts are given, the answers.",
     )
     to: list[Literal["seeds", "others"]] = setting(
         ["seeds", "others"],

@@ -132,7 +132,7 @@ class Choosing:
 
     def _read(self, task: Task, answer: Completion | FineryError, attempt: int) -> Said:
         try:
-            said = readable(answer)
+            said = readable(answer, task.tools)
         except Rejected as error:
             return Said(task.variant, attempt, reason=error.reason, detail=error.detail)
         turn: Message = {"role": "assistant", "content": said.text.strip()}

@@ -23,13 +23,18 @@ class Neighbours:
     """All rows that a generated one must not be similar to.
 
     Holds 2 to 3 KB a row in memory; with `settings` None only copies count, and some 100 bytes.
+    on: what is compared where `settings` leave it open: prompt, answer, or row.
     seeds: gives the rows to start from, each time that it is called.
     """
 
     def __init__(
-        self, settings: Similarity | None, folder: Path, seeds: Callable[[], Iterable[Row]]
+        self,
+        settings: Similarity | None,
+        on: str,
+        folder: Path,
+        seeds: Callable[[], Iterable[Row]],
     ) -> None:
-        self._on = "prompt" if settings is None else settings.on
+        self._on = on if settings is None else settings.on or on
         to = ["seeds", "others"] if settings is None else settings.to
         self._takes_others = "others" in to
         self._ids: list[str] = []

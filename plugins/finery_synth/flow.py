@@ -7,6 +7,7 @@ What waits lies on disk.
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 
@@ -16,6 +17,7 @@ from finery.origin import Checked, Origin, Origins, name_of
 from finery.rows import Row, row_id
 from finery_data.parts import id_of, texts
 from finery_synth.asking import Spool, Task, Used, ask
+from finery_synth.calls import check_calls
 from finery_synth.checker import Checker
 from finery_synth.copies import Neighbours, repeats
 from finery_synth.generator import Generator, Rejected
@@ -123,7 +125,7 @@ class Flow:
         """The rows in an answer, checked one by one, and for each that is missing why it is."""
         missing, rows = self._missing(task.number), list[Row]()
         try:
-            said = readable(answer, cut=self.step.reads_cut())
+            said = readable(answer, task.tools, cut=self.step.reads_cut())
             rows = self.step.read(task, said)[: task.wanted]
             why = ("too-few", f"the answer holds {len(rows)} of {task.wanted} rows")
             yield from (self._checked(task, row, attempt, said.text) for row in rows)
@@ -261,13 +263,15 @@ class Flow:
         similar = self.step.checks.similarity
         if similar is None and self.step.COPIES != "all":
             return None
-        return Neighbours(similar, self.job.scratch, self.step.seeds)
+        return Neighbours(similar, self.step.COMPARED, self.job.scratch, self.step.seeds)
 
 
-def readable(answer: Completion | FineryError, *, cut: bool = False) -> Completion:
+def readable(
+    answer: Completion | FineryError, tools: list[dict[str, Any]] | None, *, cut: bool = False
+) -> Completion:
     """The answer, if it is one that can be read; else raises `Rejected`.
 
-    cut: whether one is that was cut off at max_tokens.
+    tools: those that the model may call. cut: whether one is that was cut off at max_tokens.
     """
     if isinstance(answer, RefusedError):
         said = f": {answer.text}" if answer.text else ""
@@ -278,6 +282,7 @@ def readable(answer: Completion | FineryError, *, cut: bool = False) -> Completi
         raise Rejected("empty", "the answer is empty")
     if answer.finish_reason == "length" and not cut:
         raise Rejected("cut-off", "the answer is cut off at max_tokens")
+    check_calls(answer.tool_calls or [], tools)
     return answer
 
 

@@ -20,7 +20,8 @@ writing are here and in `finery_synth.flow`:
   messages hold is in the key of its record, so what shall be cached across builds must not depend
   on how many rows or variants there are. Two tasks with the same messages differ by `variant`.
 - `read` makes rows of an answer, at most `task.wanted`, or raises `Rejected`. Refusals, errors,
-  empty answers and (unless it `reads_cut`) answers that are cut off never reach it.
+  empty answers, tool calls that no tool takes and (unless it `reads_cut`) answers that are cut off
+  never reach it.
 - A row that fails a check, and an answer that can't be read, is asked for again as the task's next
   attempt, up to `retries` times; what then is still missing is in `dropped.jsonl`, so that the rows
   and the drops are together what was wanted.
@@ -87,6 +88,8 @@ class Generator(
     DEFAULT_PROMPT: ClassVar[str] = ""
     COPIES: ClassVar[Literal["", "siblings", "all"]] = ""
     """Which rows must not have the same prompt: none, those of the same seed, or all."""
+    COMPARED: ClassVar[Literal["prompt", "answer"]] = "prompt"
+    """What of rows the check of their similarity compares, unless the recipe says it."""
 
     model: Model = takes(help="The teacher: any model that answers prompts.")
     rows: list[Dataset] = takes(help="Rows to start from, in this order.")

@@ -160,7 +160,7 @@ def test_copies_of_few() -> None:
 
 def test_similar_rows(tmp_path: Path) -> None:
     seeds = [row("a", LONG), row("b", "something else entirely, about money")]
-    near = Neighbours(Similarity(max=0.7), tmp_path, lambda: seeds)
+    near = Neighbours(Similarity(max=0.7), "prompt", tmp_path, lambda: seeds)
     found = near.checked(row("c", LONG.replace("phone", "door bell")), [])
     assert not found.passed
     assert "similar to the seed" in found.detail
@@ -173,11 +173,11 @@ def test_similar_rows(tmp_path: Path) -> None:
 
 def test_similar_to_seeds_or_others_alone(tmp_path: Path) -> None:
     seeds = [row("a", LONG)]
-    others = Neighbours(Similarity(to=["others"]), tmp_path, lambda: seeds)
+    others = Neighbours(Similarity(to=["others"]), "prompt", tmp_path, lambda: seeds)
     assert others.checked(row("b", LONG), []).passed
     others.add(row("b", LONG))
     assert not others.checked(row("c", LONG), []).passed
-    only_seeds = Neighbours(Similarity(to=["seeds"]), tmp_path, lambda: seeds)
+    only_seeds = Neighbours(Similarity(to=["seeds"]), "prompt", tmp_path, lambda: seeds)
     assert not only_seeds.checked(row("b", LONG), []).passed
     only_seeds.add(row("b", "another one, which is long enough to be told apart"))
     assert only_seeds.checked(
@@ -186,7 +186,9 @@ def test_similar_to_seeds_or_others_alone(tmp_path: Path) -> None:
 
 
 def test_similar_answers(tmp_path: Path) -> None:
-    near = Neighbours(Similarity(on="answer"), tmp_path, lambda: [row(LONG, "a question")])
+    near = Neighbours(
+        Similarity(on="answer"), "prompt", tmp_path, lambda: [row(LONG, "a question")]
+    )
     assert not near.checked(row(LONG + "!", "quite another question"), []).passed
     assert near.checked(row("no", "a question"), []).passed
 

@@ -80,6 +80,64 @@ def test_answers_keep_prompt_tools_and_columns(server: Server, tmp_path: Path) -
     )  # fmt: skip
 
 
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "book",
+        "parameters": {
+            "type": "object", "properties": {"nights": {"type": "integer"}}, "required": ["nights"],
+        },
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "told"),
+    [
+        ("boook", '{"nights": 1}', "it calls the tool 'boook'; offered are book"),
+        ("book", '{"nights": 1', "the arguments of book are"),
+        ("book", "[1]", "the arguments of book are no JSON object"),
+        ("book", '{"nights": "one"}', "the arguments of book don't fit: nights: 'one' is not"),
+        ("book", "", "the arguments of book don't fit: the object: 'nights' is a required"),
+    ],
+)
+def test_a_call_that_no_tool_takes_is_asked_for_again(
+    server: Server, tmp_path: Path, name: str, arguments: str, told: str
+) -> None:
+    def call(name: str, arguments: str) -> Reply:
+        function = {"name": name, "arguments": arguments}
+        calls = [{"id": "1", "type": "function", "function": function}]
+        return Reply(None, finish="tool_calls", tool_calls=calls)
+
+    server.script += [call(name, arguments), call("book", '{"nights": 2}')]
+    server.answer = lambda _: call(name, arguments)
+    given = dataset(tmp_path, [{"prompt": "a", "tools": [TOOL]}, {"prompt": "b", "tools": [TOOL]}])
+    step = Answer(model=teacher(server, concurrency=1), rows=[given], retries=1)
+    (row,), _, made = made_by(step)
+    assert row["messages"][-1]["tool_calls"][0]["function"]["arguments"] == '{"nights": 2}'
+    assert made.meta["rejected"] == {"tool-call": 2}
+    assert made.meta["dropped"] == {"tool-call": 1}
+    assert told in next(iter(dropped(made)))["detail"]
+    assert len(server.calls) == 3
+
+
+def test_similar_answers_are_rejected_however_alike_the_prompts(
+    server: Server, tmp_path: Path
+) -> None:
+    text = "please pack the parcel, print the label and bring both to the shop before noon"
+    server.answer = lambda body: f"{text} {said(body)}"
+    given = dataset(tmp_path, [{"prompt": word} for word in ("now", "soon", "later")])
+    checks = Checks(similarity=Similarity(max=0.6))
+    found, _, made = made_by(Answer(model=teacher(server), rows=[given], checks=checks, retries=0))
+    assert len(found) == 1
+    assert made.meta["dropped"] == {"similarity": 2}
+    with pytest.raises(UsageError, match="the prompts are given") as raised:
+        Answer(
+            model=teacher(server), rows=[given], checks=Checks(similarity=Similarity(on="prompt"))
+        ).check()
+    assert raised.value.where == "checks.similarity.on"
+
+
 def test_prompts_without_answers_and_preferences_are_answered(
     server: Server, tmp_path: Path
 ) -> None:

@@ -10,7 +10,7 @@ from finery import Budget, DataError, Dataset, Files, Job, Model, Step, UsageErr
 from finery.drops import Drops
 from finery.origin import Checked, Origin, Origins
 from finery.rows import Conversation, Row
-from finery_data.parts import answer, as_turns, changed, joined, named
+from finery_data.parts import OWN_COLUMNS, answer, as_turns, changed, joined, named
 from finery_synth import defaults
 from finery_synth.asking import Spool, Task
 from finery_synth.checks import Rubric, check_one
@@ -30,6 +30,8 @@ from finery_synth.prompts import Prompt
 USE = "synth.judge"
 ONLY = "score"
 """What a rubric without a name is called."""
+MADE_OF = OWN_COLUMNS | {"label", "text"}
+"""Columns that rows are made of, which no score may take the place of."""
 
 
 class JudgeRows(
@@ -105,6 +107,23 @@ class JudgeRows(
             raise UsageError(
                 "pairs are judged by one rubric", where="rubric", fix="write it as one text"
             )
+        for name in self.written():
+            if name in MADE_OF:
+                raise UsageError(
+                    f"what the judge says would overwrite the rows' column '{name}'",
+                    where="column",
+                    fix="give it another name, or leave it out",
+                )
+
+    def written(self) -> tuple[str, ...]:
+        """The columns that rows get: the score, or the better side, and the reason for it.
+
+        With several rubrics: their mean, the scores, and the reasons.
+        """
+        column = self.column or ("better" if self.what == "pairs" else "score")
+        if isinstance(self.rubric, dict):
+            return column, f"{column}s", f"{column}_reasons"
+        return column, f"{column}_reason"
 
     def requests(self, rows: int) -> int:
         """How often the judge is asked about so many rows, if all its answers can be read."""
@@ -195,7 +214,7 @@ class _Scores:
 
     def __init__(self, step: JudgeRows, job: Job) -> None:
         self._step = step
-        self._column = step.column or "score"
+        self._columns = step.written()
         self._counts: Counter[int] = Counter()
         self._sum, self._scored = 0.0, 0
         self._judges = {
@@ -234,13 +253,13 @@ class _Scores:
         mean = sum(values.values()) / len(values)
         self._counts.update(values.values())
         self._sum, self._scored = self._sum + mean, self._scored + 1
-        column = self._column
+        told: tuple[Any, ...]
         if isinstance(self._step.rubric, str):
             (one,) = given.values()
-            return changed(row, {**row, column: one.score, f"{column}_reason": one.reason}), mean
-        reasons = {name: one.reason for name, one in given.items()}
-        columns = {column: round(mean, 3), f"{column}s": values, f"{column}_reasons": reasons}
-        return changed(row, {**row, **columns}), mean
+            told = one.score, one.reason
+        else:
+            told = round(mean, 3), values, {name: one.reason for name, one in given.items()}
+        return changed(row, {**row, **dict(zip(self._columns, told, strict=True))}), mean
 
     def _origin(self, row: Row, made: Row, given: dict[str, _Given]) -> Origin:
         first = next(iter(self._judges.values()))
@@ -289,7 +308,7 @@ class _Pairs:
         assert isinstance(step.rubric, str)
         self._step = step
         self._job = job
-        self._column = step.column or "better"
+        self._columns = step.written()
         self._counts: Counter[str] = Counter()
         self._positions = Positions()
         self._judge = PairJudge(
@@ -336,7 +355,8 @@ class _Pairs:
         swapped = {"chosen": row["rejected"], "rejected": row["chosen"]}
         sides = swapped if better == "rejected" and self._step.lost == "swap" else {}
         says = "chosen" if sides else better
-        return changed(row, {**row, **sides, self._column: says, f"{self._column}_reason": detail})
+        verdict = dict(zip(self._columns, (says, detail), strict=True))
+        return changed(row, {**row, **sides, **verdict})
 
     def _origin(self, row: Row, made: Row, seen: list[Seen]) -> Origin:
         return Origin(

@@ -256,6 +256,10 @@ def test_plan_says_what_the_judge_is_asked(making: Make) -> None:
         ({"lost": "swap"}, "lost means nothing here"),
         ({"what": "pairs", "min_score": 2}, "min_score means nothing here"),
         ({"what": "pairs", "rubric": {"a": "b"}}, "pairs are judged by one rubric"),
+        ({"column": "label"}, "overwrite the rows' column 'label'"),
+        ({"column": "id"}, "overwrite the rows' column 'id'"),
+        ({"what": "pairs", "column": "chosen"}, "overwrite the rows' column 'chosen'"),
+        ({"column": "tool", "rubric": {"a": "b"}}, "overwrite the rows' column 'tools'"),
     ],
 )
 def test_settings_that_do_not_fit(settings: dict[str, Any], message: str) -> None:

@@ -29,6 +29,12 @@ class Load(NamedTuple):
         """Requests that are to be paid for, as far as is known."""
         return None if self.total is None else self.total - (self.answered or 0)
 
+    @property
+    def known(self) -> tuple[float, float]:
+        """Tokens of prompts and of answers to come, as far as they are known: at least so many."""
+        calls = self.calls or 0
+        return calls * (self.prompt or 0), calls * (self.likely or 0)
+
 
 def source_of(node: Node, field: str) -> Source:
     """Where a step takes a model from."""

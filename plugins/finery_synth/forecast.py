@@ -4,7 +4,7 @@ import copy
 from collections.abc import Sequence
 from itertools import islice
 
-from finery import Dataset, Estimate, FineryError, Model
+from finery import Dataset, Estimate, FineryError, Model, Price
 from finery.advice import Results
 from finery.graph import Graph, Node
 from finery.outside import find_files
@@ -12,7 +12,6 @@ from finery.records import formats_of, sampling_of
 from finery.step import files_of
 from finery.usage import prompt_tokens
 from finery_synth.costs import (
-    Costs,
     Load,
     cost_words,
     costs,
@@ -51,7 +50,7 @@ def _estimate(graph: Graph, results: Results, node: Node) -> Estimate:
     assert isinstance(step, Asking)
     try:
         load = load_of(graph, results, node)
-        judged = judging(graph, results, node, opened(graph, results, node), load.rows)
+        judged = judging(graph, results, node, opened(graph, results, node), load)
     except FineryError as error:
         lines = [f"calls unknown: {error.what}"]
         return Estimate(step=node.name, lines=lines, warning=error.what, fix=error.fix or "")
@@ -59,6 +58,7 @@ def _estimate(graph: Graph, results: Results, node: Node) -> Estimate:
     bounds = costs(load, step.max_tokens, price)
     words = [tokens_words(load, step.max_tokens), cost_words(bounds, price)]
     lines = [_calls_line(load, step), *words, judged.line if judged is not None else ""]
+    loads = [(load, price), *([(judged.load, judged.price)] if judged is not None else [])]
     facts = {
         "requests": load.total,
         "answered_before": load.answered,
@@ -67,7 +67,7 @@ def _estimate(graph: Graph, results: Results, node: Node) -> Estimate:
     }
     return Estimate(
         step=node.name, lines=[line for line in lines if line], facts=facts,
-        **_budget(step, load, bounds),
+        **_budget(step, loads),
     )  # fmt: skip
 
 
@@ -132,30 +132,29 @@ def _likely(results: Results, node: Node) -> float | None:
 # -- the budget ------------------------------------------------------------------------------------
 
 
-def _budget(step: Asking, load: Load, bounds: Costs) -> dict[str, str]:
-    """A warning where the budget is reached before all is asked."""
-    if step.budget is None or not load.calls:
+def _budget(step: Asking, loads: Sequence[tuple[Load, Price | None]]) -> dict[str, str]:
+    """A warning where the budget is reached before all is asked.
+
+    loads: of the step's models, with their prices. What prompts take counts, and what answers took
+    in earlier builds; before the first it isn't known, and may be more.
+    """
+    calls = sum(load.calls or 0 for load, _ in loads)
+    if step.budget is None or not calls:
         return {}
-    share = min(
-        _share(step.budget.tokens, _tokens(load, load.likely)),
-        _share(step.budget.dollars, bounds.likely),
-    )
+    tokens = sum(sum(load.known) for load, _ in loads)
+    dollars = sum(price.of(*load.known) for load, price in loads if price is not None)
+    share = min(_share(step.budget.tokens, tokens), _share(step.budget.dollars, dollars))
     if share >= 1:
         return {}
+    judged = ", the judge's among them" if len(loads) > 1 else ""
     return {
-        "warning": f"the budget ({step.budget}) ends it after about {share * load.calls:,.0f} of "
-        f"{load.calls:,} calls",
+        "warning": f"the budget ({step.budget}) ends it after about {share * calls:,.0f} of "
+        f"{calls:,} calls{judged}",
         "fix": "raise the budget, or build again then: what was answered is kept",
     }
 
 
-def _tokens(load: Load, answer: float | None) -> float | None:
-    if load.calls is None or load.prompt is None or answer is None:
-        return None
-    return load.calls * (load.prompt + answer)
-
-
-def _share(limit: float | None, needed: float | None) -> float:
+def _share(limit: float | None, needed: float) -> float:
     return 1.0 if limit is None or not needed else limit / needed
 
 

@@ -5,7 +5,7 @@ from contextlib import suppress
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
-from finery import FineryError, Request
+from finery import FineryError, Price, Request
 from finery.advice import Results
 from finery.graph import Graph, Node
 from finery.usage import prompt_tokens
@@ -33,10 +33,15 @@ SAMPLED = 100
 
 
 class Judging(NamedTuple):
-    """What the judge is asked: a line for people, and the same as numbers."""
+    """What the judge is asked: a line for people, and the same as numbers.
+
+    load: its requests; `answered` as many as were most likely answered before. price: the judge's.
+    """
 
     line: str
     facts: dict[str, Any]
+    load: Load
+    price: Price | None
 
 
 def judging(
@@ -44,9 +49,11 @@ def judging(
     results: Results,
     node: Node,
     opened: Generator | JudgeRows | None,
-    rows: int | None,
+    asked: Load,
 ) -> Judging | None:
-    """What the judge is asked for so many rows, each once if all pass; None without a judge.
+    """What the judge is asked for the rows that are `asked` for, each once if all pass.
+
+    None without a judge.
 
     opened: the step with its rows, None where some aren't built. Tokens are those of earlier
     builds; before the first, a prompt is taken to be as long as for a row to start from.
@@ -60,6 +67,7 @@ def judging(
         prompt, likely = (used[f"{n}_tokens"] / used["requests"] for n in ("prompt", "completion"))
     elif isinstance(opened, Generator) and opened.checks.judge is not None:
         prompt = mean(_prompts(opened, opened.checks.judge))
+    rows = asked.rows
     load = Load(rows, prompt=prompt, likely=likely)
     price = price_of(graph, results, source_of(node, "judge"))
     bounds = costs(load, rubric.max_tokens, price)
@@ -68,7 +76,16 @@ def judging(
     if rows and (price is None or bounds.most is not None):
         words.append(cost_words(bounds, price))
     line = f"judge: {'; '.join(filter(None, words))}"
-    return Judging(line, facts_of(load, rubric.max_tokens, bounds))
+    facts = facts_of(load, rubric.max_tokens, bounds)
+    return Judging(line, facts, load._replace(answered=_answered(results, node, asked)), price)
+
+
+def _answered(results: Results, node: Node, asked: Load) -> int | None:
+    """Of an earlier build with a judge: the rows whose answers are there, and so their scores."""
+    last = results.last(node.name)
+    if last is None or "judged" not in last.meta or not asked.total or not asked.rows:
+        return None
+    return round(asked.rows * (asked.answered or 0) / asked.total)
 
 
 def _prompts(step: Generator, rubric: Rubric) -> Iterator[float]:

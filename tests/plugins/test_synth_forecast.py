@@ -131,6 +131,27 @@ def test_a_budget_that_ends_it_is_told(planned: Project, server: Server) -> None
     assert "what was answered is kept" in found["fix"]
 
 
+def test_prompts_and_the_judge_count_against_a_budget(planned: Project, server: Server) -> None:
+    planned.edit("recipe.yaml", "retries: 0}", "retries: 0, budget: {tokens: 1500}}")
+    planned.run("build", "--step", "rows", "--step", "brief")
+    found = estimates(planned)["answers"]
+    assert found["prompt_tokens"] < 1500 < found["prompt_tokens"] + 40 * 50
+    assert found["warning"] == ""  # how long answers are isn't known
+    limit = found["prompt_tokens"] // 2
+    few = ("--set", f"generate.answers.budget.tokens={limit}")
+    assert "after about 20 of 40 calls" in estimates(planned, *few)["answers"]["warning"]
+    planned.edit(
+        "recipe.yaml", "budget: {", "judge: teacher, checks: {judge: {rubric: Good?}}, budget: {"
+    )
+    found = estimates(planned)["answers"]
+    needed = found["prompt_tokens"] + found["judge"]["prompt_tokens"]
+    calls = round(80 * 1500 / needed)
+    assert f"after about {calls} of 80 calls, the judge's among them" in found["warning"]
+    few = ("--set", "generate.answers.budget={dollars: 0.001}")
+    calls = round(80 * 0.001 / (needed / 1e6))
+    assert f"after about {calls} of 80 calls" in estimates(planned, *few)["answers"]["warning"]
+
+
 def test_a_model_without_a_price(planned: Project) -> None:
     planned.edit("recipe.yaml", "    price: {input: 1, output: 100}\n", "")
     planned.run("build", "--step", "rows")

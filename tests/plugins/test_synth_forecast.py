@@ -1,6 +1,8 @@
 """What `finery plan` says of generators before anything is asked."""
 
 import json
+import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -150,6 +152,24 @@ def test_prompts_and_the_judge_count_against_a_budget(planned: Project, server: 
     few = ("--set", "generate.answers.budget={dollars: 0.001}")
     calls = round(80 * 0.001 / (needed / 1e6))
     assert f"after about {calls} of 80 calls" in estimates(planned, *few)["answers"]["warning"]
+
+
+def test_the_plan_is_no_wider_than_the_terminal(planned: Project) -> None:
+    planned.run("build", "--step", "rows", "--step", "brief")
+    planned.env |= {"COLUMNS": "60", "TERM": "xterm"}
+    ours, theirs = os.openpty()
+    with planned.start(
+        "plan", "--set", "generate.examples.budget.tokens=300", stdout=theirs
+    ) as ran:
+        ran.communicate(timeout=60)
+    text = os.read(ours, 100_000).decode().replace("\r", "")
+    os.close(ours)
+    os.close(theirs)
+    lines = re.sub(r"\x1b\[\d*m", "", text).splitlines()
+    assert max(map(len, lines)) <= 60
+    (start,) = (i for i, line in enumerate(lines) if "judge: up to" in line)
+    assert lines[start + 1].startswith(" " * 11)
+    assert "warning: the budget (300 tokens) ends it after" in " ".join(" ".join(lines).split())
 
 
 def test_a_model_without_a_price(planned: Project) -> None:

@@ -1,15 +1,15 @@
 """How notes on a recipe are printed."""
 
-import textwrap
 from collections.abc import Sequence
 
 import click
 
 from finery.advice import Note
 from finery.checks import position
+from finery.cli.output import print_wrapped
 from finery.graph import Graph
 
-WIDTH = 96
+WIDTH = 98
 """Characters of a line of a note's reason."""
 
 
@@ -17,14 +17,12 @@ def print_notes(graph: Graph, notes: Sequence[Note]) -> None:
     """Each note with where and why, and what to write; nothing where there is none."""
     for note in notes:
         where = position(graph, note).rpartition(":")[0] or position(graph, note)
-        click.echo(f"{click.style('note:', fg='yellow')} {note.text}")
+        print_wrapped(f"{click.style('note:', fg='yellow')} ", note.text, hang=2)
         about = f"{note.reason} ({note.name}, {where})"
-        for line in textwrap.wrap(about, WIDTH, break_long_words=False, break_on_hyphens=False):
-            click.secho(f"  {line}", dim=True)
+        print_wrapped("  ", about, hang=2, dim=True, most=WIDTH)
         if note.fix:
-            click.echo(f"  {click.style('fix:', fg='green')} {note.fix}")
+            print_wrapped(f"  {click.style('fix:', fg='green')} ", note.fix, hang=4)
     if notes:
         names = ", ".join(dict.fromkeys(note.name for note in notes))
-        click.secho(
-            f"(docs/advice.md tells more; to be told no more: silence: [{names}])", dim=True
-        )
+        more = f"(docs/advice.md tells more; to be told no more: silence: [{names}])"
+        print_wrapped("", more, hang=1, dim=True)

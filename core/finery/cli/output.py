@@ -1,7 +1,9 @@
 """What commands print: errors as one block, JSON lines, tables."""
 
 import os
+import shutil
 import sys
+import textwrap
 from typing import IO, Any
 
 import click
@@ -32,6 +34,27 @@ def print_json(data: Any) -> None:
 
     sys.stdout.buffer.write(msgspec.json.encode(data) + b"\n")
     sys.stdout.buffer.flush()
+
+
+def print_wrapped(start: str, text: str, *, hang: int, dim: bool = False, most: int = 0) -> None:
+    """A text behind `start`, on stdout in lines as wide as the terminal.
+
+    hang: columns in front of further lines. most: columns, if a line shall have no more. What is
+    no terminal gets one line.
+    """
+    room = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else most or len(text) * 9
+    width = len(click.unstyle(start))
+    lines = textwrap.wrap(
+        text,
+        max(min(room, most or room), width + hang + 20),
+        initial_indent=" " * width,
+        subsequent_indent=" " * hang,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    for number, line in enumerate(lines or [""]):
+        front, rest = (line[:hang], line[hang:]) if number else (start, line[width:])
+        click.echo(f"{front}{click.style(rest, dim=True) if dim else rest}".rstrip())
 
 
 _PICTURES = {i: chr(0x2400 + i) for i in range(32) if chr(i) not in "\n\t"}

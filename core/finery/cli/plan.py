@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from finery.cli.options import json_option, recipe_argument, set_option
-from finery.cli.output import counted, duration, print_json
+from finery.cli.output import counted, duration, print_json, print_wrapped
 
 if TYPE_CHECKING:
     from finery.advice import Estimate, Note
     from finery.plan import Planner, StepPlan
 
 COLOURS = {"cached": "green", "run": "yellow", "pending": "blue"}
+INDENT = 9
+"""Columns in front of what is said of a step: those of its state."""
 
 
 @click.command("plan")
@@ -84,8 +86,9 @@ def _print_steps(plans: Sequence["StepPlan"], estimates: Mapping[str, "Estimate"
     uses = max(len(p.node.use) for p in plans)
     for plan in plans:
         state = click.style(f"{plan.state:<7}", fg=COLOURS[plan.state])
-        use = click.style(f"{plan.node.use:<{uses}}", dim=True)
-        click.echo(f"{state}  {plan.node.name:<{names}}  {use}  {_why(plan)}".rstrip())
+        use, padding = click.style(plan.node.use, dim=True), " " * (uses - len(plan.node.use) + 2)
+        start = f"{state}  {plan.node.name:<{names}}  {use}{padding}"
+        print_wrapped(start, _why(plan), hang=INDENT)
         if plan.node.name in estimates:
             _print_estimate(estimates[plan.node.name])
 
@@ -99,12 +102,15 @@ def _why(plan: "StepPlan") -> str:
 
 
 def _print_estimate(estimate: "Estimate") -> None:
+    before = " " * INDENT
     for line in estimate.lines:
-        click.secho(f"         {line}", dim=True)
+        print_wrapped(before, line, hang=INDENT + 2, dim=True)
     if estimate.warning:
-        click.echo(f"         {click.style('warning:', fg='red', bold=True)} {estimate.warning}")
+        head = click.style("warning:", fg="red", bold=True)
+        print_wrapped(f"{before}{head} ", estimate.warning, hang=INDENT + 2)
         if estimate.fix:
-            click.echo(f"         {click.style('fix:', fg='green')} {estimate.fix}")
+            head = click.style("fix:", fg="green")
+            print_wrapped(f"{before}{head} ", estimate.fix, hang=INDENT + 2)
 
 
 def _print_counts(planner: "Planner", plans: Sequence["StepPlan"]) -> None:

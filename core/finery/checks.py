@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from finery.advice import About, Estimate, Note, Results, known_notes
-from finery.errors import FineryError, PluginError
-from finery.graph import Graph
+from finery.errors import FineryError, PluginError, UsageError
+from finery.graph import Graph, Node
 from finery.outside import find_files
-from finery.step import files_of
+from finery.step import files_of, inner_steps
 
 if TYPE_CHECKING:
     from finery.manifest import Result
@@ -109,12 +109,26 @@ def _unset_variables(graph: Graph) -> Iterator[Note]:
 
 
 def check_files(graph: Graph) -> list[FineryError]:
-    """An error for each setting that names outside files which aren't there."""
+    """An error for each setting that names outside files which aren't there or can't be used."""
     errors: list[FineryError] = []
     for node in graph.nodes.values():
-        for name, files in files_of(node.step).items():
+        missing = [*_missing_files(graph, node)]
+        errors += missing
+        if not missing:
             try:
-                find_files(graph.recipe, (*node.place, *name.split(".")), files)
-            except FineryError as error:
+                for step in (node.step, *inner_steps(node.step).values()):
+                    step.check_files()
+            except UsageError as error:
                 errors.append(error)
     return errors
+
+
+def _missing_files(graph: Graph, node: Node) -> Iterator[FineryError]:
+    """An error for each setting without files; the others see theirs then."""
+    for name, files in files_of(node.step).items():
+        try:
+            found = find_files(graph.recipe, (*node.place, *name.split(".")), files)
+        except FineryError as error:
+            yield error
+        else:
+            files.paths = [path for _, path in found]

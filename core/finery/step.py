@@ -251,6 +251,13 @@ class Step(Settings):
         placeholders, whose `ref` is what the recipe names.
         """
 
+    def check_files(self) -> None:
+        """Raise `UsageError` for outside files that can't be used, e.g. one that is empty.
+
+        Called where `check` is called, when all files that settings name are found. Must be light:
+        what is long or many waits for `run`.
+        """
+
     def key_packages(self) -> tuple[str, ...]:
         """Distributions whose version is part of the key; override it where settings decide."""
         return type(self).__spec__.packages

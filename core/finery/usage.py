@@ -39,6 +39,11 @@ class Budget(Settings):
         None, gt=0, help="Most dollars; needs the `price` of the models that are asked."
     )
 
+    def __post_init__(self) -> None:
+        """Raise `ValueError` where nothing is limited: who writes a budget expects a limit."""
+        if self.tokens is None and self.dollars is None:
+            raise ValueError("a budget needs a limit: tokens, dollars, or both")
+
     def __str__(self) -> str:
         """The limits, in words."""
         tokens = f"{self.tokens:,} tokens" if self.tokens is not None else ""

@@ -19,7 +19,7 @@ _LIMITS = {
     "minimum": "at least {}", "exclusiveMinimum": "more than {}", "maximum": "at most {}",
     "exclusiveMaximum": "less than {}", "minLength": "at least {} characters",
     "maxLength": "at most {} characters", "minItems": "at least {} of them",
-    "maxItems": "at most {} of them",
+    "maxItems": "at most {} of them", "minProperties": "at least {} of them",
 }  # fmt: skip
 
 

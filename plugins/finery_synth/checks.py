@@ -81,8 +81,9 @@ class Checks(Settings):
     allowed: list[str] = setting(
         [], help="The answers allowed, as a whole.", examples=[["billing", "shipping"]]
     )
-    fields: dict[str, list[str]] = setting(
-        {},
+    fields: dict[str, list[str]] | None = setting(
+        None,
+        min_length=1,
         help="Field of the answer: the values it may have. Answers are JSON objects or lines "
         "`name: value`.",
         examples=[{"priority": ["high", "low"]}],
@@ -113,6 +114,13 @@ class Checks(Settings):
                 raise UsageError(
                     f"not a regular expression: {error}", where=where, fix="repair it"
                 ) from None
+        for name, values in (self.fields or {}).items():
+            if not values:
+                raise UsageError(
+                    "a field without values that it may have rejects every answer",
+                    where=f"checks.fields.{name}",
+                    fix="name its values, or drop it",
+                )
         if self.json_schema is not None and self.schema is not None:
             raise UsageError("there are two schemas", where="checks.schema", fix="drop one")
         for name in ("json_schema", "judge.prompt", "python.file"):

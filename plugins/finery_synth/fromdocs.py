@@ -109,6 +109,11 @@ class FromDocs(Generator):
                     fix="context: both, or with",
                 )
 
+    def check_files(self) -> None:
+        """Raise `UsageError` for a template that is empty or broken."""
+        super().check_files()
+        Prompt.of(self.context_prompt, defaults.CONTEXT)
+
     def check_seed(self, row: Row) -> None:
         """Raise `BadRow` for a row without a text."""
         if not isinstance(row.get("text"), str) or not row["text"].strip():

@@ -52,6 +52,7 @@ from finery import (
 from finery.rows import Row
 from finery_data.badrow import BadRow
 from finery_data.parts import is_conversation, named, texts
+from finery_synth import defaults
 from finery_synth.asking import MOST_VARIANTS, Task
 from finery_synth.checks import Checks, check_one
 from finery_synth.prompts import Prompt
@@ -187,6 +188,12 @@ class Generator(
                 where="judge",
                 fix="checks: {judge: {rubric: …}}",
             )
+
+    def check_files(self) -> None:
+        """Raise `UsageError` for a template that is empty or broken."""
+        Prompt.of(self.prompt, self.default_prompt())
+        if self.checks.judge is not None:
+            Prompt.of(self.checks.judge.prompt, defaults.JUDGE)
 
     def key_code(self) -> list[Any]:
         """The functions of packages that look at rows; those of a file are in the key with it."""

@@ -115,6 +115,10 @@ class JudgeRows(
                     fix="give it another name, or leave it out",
                 )
 
+    def check_files(self) -> None:
+        """Raise `UsageError` for a template that is empty or broken."""
+        Prompt.of(self.prompt, self.default_prompt())
+
     def written(self) -> tuple[str, ...]:
         """The columns that rows get: the score, or the better side, and the reason for it.
 

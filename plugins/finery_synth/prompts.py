@@ -49,6 +49,12 @@ class Prompt:
             raise DataError(
                 f"the template can't be read: {error}", where=shown(path), fix="save it as UTF-8"
             ) from error
+        if not source.strip():
+            raise DataError(
+                "the template is empty",
+                where=shown(path),
+                fix="`finery synth prompt TYPE` prints one to edit",
+            )
         return cls(source, shown(path), Template.of(source, files.patterns[0]))
 
     @property

@@ -328,6 +328,31 @@ def test_files_of_checks_are_part_of_the_step(making: Make, server: Server) -> N
     assert made.ran() == ["made"]
 
 
+@pytest.mark.parametrize(
+    ("settings", "where", "message"),
+    [
+        ("budget: {}", "recipe.yaml:10:", "a budget needs a limit"),
+        ("checks: {fields: {}}", "recipe.yaml:10:", "'checks.fields' can't be an empty mapping"),
+        ("checks: {fields: {a: []}}", "recipe.yaml:10:", "a field without values"),
+        ("prompt: empty.jinja", "empty.jinja:", "the template is empty"),
+        ("prompt: broken.jinja", "broken.jinja:1", "the template isn't valid Jinja"),
+        ("judge: teacher, checks: {judge: {rubric: Good?, prompt: empty.jinja}}", "empty.jinja:",
+         "the template is empty"),
+    ],
+)  # fmt: skip
+def test_what_says_nothing_is_refused_before_anything_runs(
+    making: Make, server: Server, settings: str, where: str, message: str
+) -> None:
+    made = making(3, "synth.answer", settings)
+    made.write({"empty.jinja": " \n", "broken.jinja": "{{ user }"})
+    for command in ("check", "build"):
+        ran = made.run(command)
+        assert ran.code == 2
+        assert ran.err.startswith(where)
+        assert message in ran.err
+    assert server.calls == []
+
+
 def test_a_generator_of_ones_own(making: Make, server: Server) -> None:
     """As docs/generation.md has it, in a file beside the recipe."""
     page = (Path(__file__).parents[2] / "docs" / "generation.md").read_text()

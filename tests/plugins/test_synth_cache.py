@@ -331,11 +331,11 @@ def test_files_of_checks_are_part_of_the_step(making: Make, server: Server) -> N
 @pytest.mark.parametrize(
     ("settings", "where", "message"),
     [
-        ("budget: {}", "recipe.yaml:10:", "a budget needs a limit"),
-        ("checks: {fields: {}}", "recipe.yaml:10:", "'checks.fields' can't be an empty mapping"),
-        ("checks: {fields: {a: []}}", "recipe.yaml:10:", "a field without values"),
+        ("budget: {}", "recipe.yaml:9:", "a budget needs a limit"),
+        ("checks: {fields: {}}", "recipe.yaml:9:", "'checks.fields' can't be an empty mapping"),
+        ("checks: {fields: {a: []}}", "recipe.yaml:9:", "a field without values"),
         ("prompt: empty.jinja", "empty.jinja:", "the template is empty"),
-        ("prompt: broken.jinja", "broken.jinja:1", "the template isn't valid Jinja"),
+        ("prompt: broken.jinja", "broken.jinja:", "the template isn't valid Jinja"),
         ("judge: teacher, checks: {judge: {rubric: Good?, prompt: empty.jinja}}", "empty.jinja:",
          "the template is empty"),
     ],

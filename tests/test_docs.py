@@ -65,14 +65,15 @@ def test_the_recipes_of_the_generation_page_are_fine(project: MakeProject) -> No
     whole["train"] = {"sft": {"use": "trl.sft", "model": "base", "rows": "split.train"}}
     for fragment in sections:
         for section, steps in yaml.safe_load(fragment).items():
-            whole[section] |= steps
+            whole[section] = steps if isinstance(steps, list) else whole[section] | steps
     own = yaml.safe_load(wordings)["wordings"] | {"rows": "split.train"}
     spelt = checks.replace("on: answer", '"on": answer')  # which PyYAML alone takes for true
     checked = {"use": "synth.answer", "rows": "split.train", "model": "teacher"}
     whole["generate"] |= {"own": own, "checked": checked | yaml.safe_load(spelt)}
     files = {
         "data/tickets.jsonl": "{}\n", "schemas/ticket.json": "{}", "schemas/shop.sql": "",
-        "prompts/paraphrase.jinja": "{{ user }}", "checks.py": "", "handbook/a.md": "# A\n\nText.",
+        "prompts/paraphrase.jinja": "{{ user }}", "checks.py": "",
+        "mine.py": _blocks(ROOT / "docs" / "generation.md", "python")[-1], "handbook/a.md": "# A\n\nText.",
     }  # fmt: skip
     made = project({"recipe.yaml": json.dumps(whole), **files})
     ran = made.run("check")

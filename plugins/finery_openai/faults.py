@@ -89,7 +89,8 @@ def message(error: "APIStatusError", scrub: Callable[[str], str]) -> str:
     while isinstance(said, dict):
         said = said.get("message") or said.get("detail") or said.get("error") or str(said)
     text = str(said or error.response.text or error.response.reason_phrase)
-    line = " ".join(scrub(text).split())
+    readable = text.encode("utf-8", errors="replace").decode()  # JSON may hold half characters
+    line = " ".join(scrub(readable).split())
     return line if len(line) <= 300 else f"{line[:299]}…"
 
 

@@ -127,6 +127,25 @@ def test_the_live_table_fits_the_terminal(width: int, monkeypatch: pytest.Monkey
     assert ("trl.sft" in shown[-1]) == (width >= 100)
 
 
+@pytest.mark.parametrize("view_of", [PlainView, LiveView])
+def test_what_a_server_says_does_not_steer_the_terminal(view_of: Any) -> None:
+    evil, step = "no\x1b]0;owned\x07\x9b2J", {"step": "a"}
+    out = io.StringIO()
+    view = view_of(out)
+    for event in [
+        {"event": "build_started", "steps": [{"step": "a", "use": "synth.answer"}]},
+        {"event": "step_started", "use": "synth.answer", "reason": "never built", **step},
+        {"event": "step_log", "message": f"m: {evil}; asking again", **step},
+        {"event": "step_progress", "done": 1, "total": 2, "text": f"asking\r\n{evil}", **step},
+        {"event": "step_failed", "use": "synth.answer", "error": {"what": evil}, **step},
+    ]:
+        view(event)
+    view.close()
+    assert out.getvalue().count("no␛]0;owned␇�2J") == 2
+    assert "\x1b]" not in out.getvalue()
+    assert not set("\x07\x9b\r") & set(out.getvalue())
+
+
 def test_plain_output_speaks_now_and_then_and_after_a_validation(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

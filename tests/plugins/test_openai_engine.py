@@ -380,6 +380,12 @@ def test_what_waits_to_be_sent_again_does_not_delay_the_end(server: Server) -> N
     assert engine.usage.calls == 1  # what was under way is taken in
 
 
+def test_half_characters_of_a_server_are_replaced(server: Server) -> None:
+    server.answer = lambda body: failure(400, "no \ud83d")
+    error = ask(TestJob(), model(server), "a")["a"]
+    assert "(400: no ?)" in str(error)
+
+
 def test_a_server_that_refuses_everything_is_not_asked_a_thousand_times(server: Server) -> None:
     server.answer = lambda body: failure(400, "temperature isn't supported")
     with pytest.raises(StepError, match=r"nothing is answered any more.*temperature") as raised:

@@ -354,12 +354,11 @@ def test_what_says_nothing_is_refused_before_anything_runs(
 
 
 def test_a_generator_of_ones_own(making: Make, server: Server) -> None:
-    """As docs/generation.md has it, in a file beside the recipe."""
+    """As docs/generation.md has it word for word, in a file beside the recipe."""
     page = (Path(__file__).parents[2] / "docs" / "generation.md").read_text()
     code = page[page.rindex("```python\n") :].removeprefix("```python\n").partition("```")[0]
-    hook = "\n\nfrom finery import hookimpl\n\n@hookimpl\ndef finery_steps():\n    return {%s}\n"
     made = making(5, "mine.titles", "retries: 1, checks: {excludes: {title: 'tle 3'}}")
-    made.write({"mine.py": code + hook % "'mine.titles': Titles"})
+    made.write({"mine.py": code})
     made.edit("recipe.yaml", "name: t", "name: t\nplugins: [./mine.py]")
     server.answer = lambda body: f"title {said(body)[-1]}"
     assert "calls: 5; up to 1 more for each that can't be used" in made.run("plan").out

@@ -17,13 +17,13 @@ def print_error(error: FineryError) -> None:
     for index, one in enumerate(errors):
         if index:
             click.echo(err=True)
-        where = click.style(f"{one.where}: ", bold=True) if one.where else ""
+        where = click.style(f"{visible(one.where)}: ", bold=True) if one.where else ""
         what = visible(one.what)
         click.echo(f"{where}{click.style('error:', fg='red', bold=True)} {what}", err=True)
         for line in one.details:
             click.echo(click.style(f"  {visible(line)}", dim=True), err=True)
         if one.fix:
-            click.echo(f"  {click.style('fix:', fg='green')} {one.fix}", err=True)
+            click.echo(f"  {click.style('fix:', fg='green')} {visible(one.fix)}", err=True)
     if len(errors) > 1:
         click.echo(f"\n{len(errors)} mistakes", err=True)
 
@@ -45,7 +45,7 @@ def print_wrapped(start: str, text: str, *, hang: int, dim: bool = False, most: 
     room = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else most or len(text) * 9
     width = len(click.unstyle(start))
     lines = textwrap.wrap(
-        text,
+        visible(text),
         max(min(room, most or room), width + hang + 20),
         initial_indent=" " * width,
         subsequent_indent=" " * hang,
@@ -64,6 +64,11 @@ _PICTURES |= {127: "␡"} | dict.fromkeys(range(128, 160), "�")
 def visible(text: str) -> str:
     """A row's text with control characters as pictures: a terminal would obey them."""
     return text.translate(_PICTURES)
+
+
+def in_line(text: str) -> str:
+    """The same in one line."""
+    return visible(" ".join(text.split()))
 
 
 def is_terminal(stream: IO[str]) -> bool:

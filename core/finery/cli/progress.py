@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import IO, Any, NamedTuple, Protocol
 
-from finery.cli.output import duration, is_terminal
+from finery.cli.output import duration, in_line, is_terminal, visible
 from finery.events import Event
 from finery.graph import Graph
 
@@ -116,7 +116,7 @@ class _Row:
                 self.said = self.started
             case "step_progress":
                 self.done, self.total = event["done"], event["total"]
-                self.text = event["text"] or self.text
+                self.text = in_line(event["text"]) or self.text
                 self.pace.take(self.done, self.total, time.monotonic())
             case "step_metric":
                 self._measured(event["name"], event["value"])
@@ -125,7 +125,7 @@ class _Row:
             case "step_cached":
                 self.state = "cached"
             case "step_failed":
-                self.state, self.text = "failed", event["error"]["what"]
+                self.state, self.text = "failed", in_line(event["error"]["what"])
                 self.seconds = time.monotonic() - self.started if self.started else 0.0
             case "step_blocked":
                 self.state, self.text = "blocked", f"waits for {event['by']}"
@@ -232,7 +232,7 @@ class PlainView:
             case "step_failed":
                 self._say(row, "FAILED", row.text)
             case "step_log":
-                self._say(row, "note", event["message"])
+                self._say(row, "note", visible(event["message"]))
             case "step_progress" if row.is_due(time.monotonic()):
                 row.said, row.news = time.monotonic(), False
                 self._say(row, "…", "  ".join(piece.text for piece in row.pieces()))
@@ -270,7 +270,7 @@ class LiveView:
             self._start()
         if event["event"] == "step_log" and self._live is not None:
             self._live.console.print(
-                f"[dim]{row.name}:[/] {_escaped(event['message'])}", highlight=False
+                f"[dim]{row.name}:[/] {_escaped(visible(event['message']))}", highlight=False
             )
 
     def close(self) -> None:

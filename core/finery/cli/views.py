@@ -11,7 +11,7 @@ import msgspec
 from finery.artifacts import Artifact, Dataset, Metrics, Model
 from finery.cli.curve_view import curve_of, kept_step, show_curve
 from finery.cli.drops_view import drops_data, show_drops
-from finery.cli.output import size, visible
+from finery.cli.output import in_line, size, visible
 from finery.cli.tables import percent, scores_table, stdout
 from finery.curves import verdict
 from finery.manifest import Manifest
@@ -105,7 +105,7 @@ def _classes(counts: Counter[str], noun: str = "classes") -> str:
 
 
 def _line(text: str) -> str:
-    line = visible(" ".join(text.split()))
+    line = in_line(text)
     return line if len(line) <= 40 else f"{line[:39]}…"
 
 

@@ -73,7 +73,8 @@ def test_the_recipes_of_the_generation_page_are_fine(project: MakeProject) -> No
     files = {
         "data/tickets.jsonl": "{}\n", "schemas/ticket.json": "{}", "schemas/shop.sql": "",
         "prompts/paraphrase.jinja": "{{ user }}", "checks.py": "",
-        "mine.py": _blocks(ROOT / "docs" / "generation.md", "python")[-1], "handbook/a.md": "# A\n\nText.",
+        "mine.py": _blocks(ROOT / "docs" / "generation.md", "python")[-1],
+        "handbook/a.md": "# A\n\nText.",
     }  # fmt: skip
     made = project({"recipe.yaml": json.dumps(whole), **files})
     ran = made.run("check")

@@ -18,7 +18,15 @@ from finery_trl.proof import count, prove
 from finery_trl.sft import Sft
 from finery_trl.tokens import Tokens, examples_of
 
-NO_END = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+ASKED = "{% if add_generation_prompt %}"
+NO_END = (
+    "{% for m in messages %}{{ m.role }}:\n{{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant:\n{% endif %}"
+)
+MISTRAL = (
+    "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %}"
+    " {{ m.content }}<|endoftext|>{% endif %}{% endfor %}"
+)
 LAST_THREE = CHATML.replace("in messages", "in messages[-3:]")
 NO_ASSISTANT = CHATML.replace("{% for m in messages %}", "{% for m in messages if m.role != 'assistant' %}")  # fmt: skip  # noqa: E501
 NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"  # fmt: skip  # noqa: E501
@@ -146,6 +154,40 @@ def test_a_template_without_end_of_turn_is_refused_by_row(tmp_path: Path) -> Non
     error = refused(of_template(tmp_path / "m", NO_END), rows_of(tmp_path, row("hi", "late")))
     assert "an answer that doesn't end with an end-of-turn in 1 of 1 rows" in error.what
     assert "learn to stop" in str(error.fix)
+
+
+def test_a_template_without_generation_prompt_is_refused(tmp_path: Path) -> None:
+    bare = of_template(tmp_path / "m", CHATML.partition(ASKED)[0])
+    error = refused(bare, rows_of(tmp_path, row("hi", "late")))
+    assert (
+        "no generation prompt: it opens each answer with '<|im_start|>assistant\\n'" in error.what
+    )
+    assert '{%- if add_generation_prompt %}{{- "<|im_start|>assistant\\n" }}' in str(error.fix)
+
+
+def test_the_generation_prompt_of_the_fix_is_the_one_to_add(tmp_path: Path) -> None:
+    bare = CHATML.partition(ASKED)[0]
+    error = refused(of_template(tmp_path / "m", bare), rows_of(tmp_path, row("hi", "late")))
+    mended = of_template(tmp_path / "n", bare + str(error.fix).partition("with ")[2])
+    (sample,) = proof_of(mended, rows_of(tmp_path / "rows", row("hi", "late"))).samples
+    assert sample.pieces[1].text == "late<|im_end|>"
+
+
+def test_a_template_that_opens_answers_with_nothing_needs_no_generation_prompt(
+    tmp_path: Path,
+) -> None:
+    made = proof_of(of_template(tmp_path / "m", MISTRAL), rows_of(tmp_path, row("hi", "late")))
+    assert made.samples[0].pieces[1].text == " late<|endoftext|>"
+
+
+def test_a_template_that_is_not_jinja_is_refused_with_its_line(tmp_path: Path) -> None:
+    model = of_template(
+        tmp_path / "m", "{# one #}\n" + CHATML.replace("{% endfor %}", "{% endfro %}")
+    )
+    error = refused(model, rows_of(tmp_path, row("hi", "late")))
+    assert "the model's chat template has a syntax error" in error.what
+    assert error.where == f"{tmp_path / 'm' / 'chat_template.jinja'}:4"
+    assert error.details[0].startswith("line 4: {% endfro %}")
 
 
 def test_a_base_without_chat_template_is_refused(tmp_path: Path) -> None:

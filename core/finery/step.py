@@ -294,6 +294,14 @@ class Step(Settings):
         """
         return self.pin()
 
+    def check_inputs(self, job: "Job") -> None:
+        """Raise what `run` would raise for inputs that it can't use, asking no model.
+
+        Called with inputs and outside files opened as for `run`, and a job that has no engine. A
+        training calls it of an evaluator that it watches (see `inner`), before its first optimizer
+        step; `finery check --deep` does so too.
+        """
+
     def prove(self, job: "Job", samples: int = 3) -> "list[Proof]":
         """What the step would learn, proven row by row before it runs; a `Proof` a data set.
 

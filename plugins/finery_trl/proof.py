@@ -11,6 +11,7 @@ from finery.proof import Piece, Proof, Sample, Tally
 from finery.rows import Row
 from finery_trl.pairs import Pair, Rating
 from finery_trl.tokens import Example, Tokens
+from finery_trl.watch import check_watched
 
 if TYPE_CHECKING:
     from finery_trl.settings import Proven, Training
@@ -49,6 +50,10 @@ def prove(step: "Training", job: Job, samples: int) -> list[Proof]:
             proofs.append(_prove(step, name, datasets, tokens, context, job, samples))
         except FineryError as error:
             errors.append(error)
+    try:
+        check_watched(step, job)
+    except FineryError as error:
+        errors.append(error)
     raise_all(errors)
     return proofs
 

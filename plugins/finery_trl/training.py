@@ -17,7 +17,7 @@ from finery_trl.pairs import Pair
 from finery_trl.proof import count
 from finery_trl.settings import Proven
 from finery_trl.tokens import Tokens
-from finery_trl.watch import watcher
+from finery_trl.watch import check_watched, watcher
 
 if TYPE_CHECKING:
     import torch
@@ -77,6 +77,7 @@ def run(step: "Training", job: Job) -> Model:
     from finery_trl.output import write_model
 
     tokens, rows = read(step, job)
+    check_watched(step, job)
     for name, proven in zip(("rows", "validation"), rows, strict=True):
         if proven is not None:
             job.log(count(name, proven).line())

@@ -214,6 +214,28 @@ def test_rows_of_a_heavy_step_wait_for_its_build(deep: Callable[..., Result]) ->
     assert ran.stdout.endswith("0 of 1 training proven, 1 not wholly, for want of built steps\n")
 
 
+def watched(rows: str) -> str:
+    watch = f"watch: {{use: eval.classification, rows: {rows}}}"
+    return RECIPE.replace("rows: rows}\n", f"rows: rows, {watch}}}\n").replace(
+        "train:", "  seen: {use: data.file, path: seen.jsonl}\ntrain:"
+    )
+
+
+def test_rows_that_an_evaluator_watches_are_looked_at(deep: Callable[..., Result]) -> None:
+    seen = lines({"prompt": "hi", "completion": "late", "label": "wrong"})
+    ran = deep(recipe_yaml=watched("seen"), seen_jsonl=seen)
+    assert ran.return_value == 2
+    assert "error: rows whose completion isn't read as their label can't be judged" in ran.stderr
+
+
+def test_watched_rows_of_a_heavy_step_are_waited_for(deep: Callable[..., Result]) -> None:
+    recipe = watched("more").replace("train:", "  more: {use: far.slow, rows: seen}\ntrain:")
+    ran = deep(recipe_yaml=recipe, seen_jsonl=lines(said("hi", "late")))
+    assert ran.return_value == 0, ran.output
+    assert "note: sft is not proven with more, which isn't built yet" in ran.stdout
+    assert "sft: rows  trl.sft\n  rows        2 rows" in ran.stdout
+
+
 def test_a_step_before_the_training_that_fails_is_told_once(deep: Callable[..., Result]) -> None:
     recipe = RECIPE.replace("train:", "  bad: {use: far.broken, rows: rows}\ntrain:")
     recipe = recipe.replace("model: base, rows: rows", "model: base, rows: bad")

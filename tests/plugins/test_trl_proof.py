@@ -12,6 +12,9 @@ from finery import DataError, Dataset, FineryError, Model, StepError
 from finery.proof import Proof, Tally
 from finery.rows import Row, with_id
 from finery.testing import TestJob, dataset
+from finery_eval.classification import Classification
+from finery_eval.evaluator import Evaluator
+from finery_eval.exact import Exact
 from finery_trl.dpo import Dpo
 from finery_trl.kto import Kto
 from finery_trl.proof import count, prove
@@ -133,6 +136,19 @@ def test_validation_is_proven_too_and_all_errors_are_told(model: Model, tmp_path
     with pytest.raises(FineryError) as caught:
         prove(Sft(model=model, rows=[bad], validation=bad), TestJob(), 0)
     assert [e.what.partition(":")[0] for e in caught.value.errors] == ["rows", "validation"]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("use", [Classification, Exact])
+def test_watched_rows_are_proven_too(use: type[Evaluator], model: Model, tmp_path: Path) -> None:
+    good, bad = row("hi", "late"), row("where is my card", "")
+    rows = rows_of(tmp_path / "a", good)
+    watch = use(models=[Model.placeholder("model")], rows=rows_of(tmp_path / "b", good, bad))
+    error = refused(model, rows, watch=watch)
+    assert "can't be judged" in error.what
+    assert bad["id"] in error.details[0]
+    assert error.where == "watch.rows"
+    with pytest.raises(DataError, match="can't be judged"):
+        Sft(model=model, rows=[rows], watch=watch).run(TestJob(tmp_path / "job"))
 
 
 @pytest.mark.parametrize("empty", ["", "  \n"])

@@ -251,6 +251,13 @@ class Step(Settings):
         placeholders, whose `ref` is what the recipe names.
         """
 
+    def promised(self) -> dict[str, Any]:
+        """Facts that the output's `meta` will have, as far as settings alone decide them.
+
+        `check` of the steps that take the output finds them in its placeholder's `meta`.
+        """
+        return {}
+
     def key_packages(self) -> tuple[str, ...]:
         """Distributions whose version is part of the key; override it where settings decide."""
         return type(self).__spec__.packages

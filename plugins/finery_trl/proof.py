@@ -10,6 +10,7 @@ from finery import DataError, Dataset, FineryError, Job, Model
 from finery.proof import Piece, Proof, Sample, Tally
 from finery.rows import Row
 from finery_trl.pairs import Pair, Rating
+from finery_trl.targets import check_targets
 from finery_trl.tokens import Example, Tokens
 from finery_trl.watch import check_watched
 
@@ -50,10 +51,11 @@ def prove(step: "Training", job: Job, samples: int) -> list[Proof]:
             proofs.append(_prove(step, name, datasets, tokens, context, job, samples))
         except FineryError as error:
             errors.append(error)
-    try:
-        check_watched(step, job)
-    except FineryError as error:
-        errors.append(error)
+    for check in (step.check, lambda: check_targets(step), lambda: check_watched(step, job)):
+        try:
+            check()
+        except FineryError as error:
+            errors.append(error)
     raise_all(errors)
     return proofs
 

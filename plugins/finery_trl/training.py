@@ -16,6 +16,7 @@ from finery_trl.checkpoints import chosen, exhausted, history_of, last_whole, st
 from finery_trl.pairs import Pair
 from finery_trl.proof import count
 from finery_trl.settings import Proven
+from finery_trl.targets import check_targets
 from finery_trl.tokens import Tokens
 from finery_trl.watch import check_watched, watcher
 
@@ -76,6 +77,7 @@ def run(step: "Training", job: Job) -> Model:
     from finery_trl.launch import launch
     from finery_trl.output import write_model
 
+    check_targets(step)
     tokens, rows = read(step, job)
     check_watched(step, job)
     for name, proven in zip(("rows", "validation"), rows, strict=True):

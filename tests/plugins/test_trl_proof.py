@@ -18,6 +18,7 @@ from finery_eval.exact import Exact
 from finery_trl.dpo import Dpo
 from finery_trl.kto import Kto
 from finery_trl.proof import count, prove
+from finery_trl.settings import Lora
 from finery_trl.sft import Sft
 from finery_trl.tokens import Tokens, examples_of
 
@@ -136,6 +137,17 @@ def test_validation_is_proven_too_and_all_errors_are_told(model: Model, tmp_path
     with pytest.raises(FineryError) as caught:
         prove(Sft(model=model, rows=[bad], validation=bad), TestJob(), 0)
     assert [e.what.partition(":")[0] for e in caught.value.errors] == ["rows", "validation"]  # type: ignore[attr-defined]
+
+
+def test_layers_that_the_model_lacks_are_refused_without_its_weights(
+    model: Model, tmp_path: Path
+) -> None:
+    rows = rows_of(tmp_path, row("hi", "late"))
+    error = refused(model, rows, lora=Lora(target_modules=["q_proj", "attn"]))
+    assert error.what == "target_modules: the model has no layer 'attn'"
+    assert "q_proj" in error.details[0]
+    for there in (["q_proj", "mlp.up_proj", "embed_tokens"], r".*\.[kv]_proj"):
+        assert proof_of(model, rows, lora=Lora(target_modules=there)).rows == 1
 
 
 @pytest.mark.parametrize("use", [Classification, Exact])

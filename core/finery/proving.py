@@ -11,7 +11,7 @@ from pathlib import Path
 
 from finery.artifacts import Artifact, Model
 from finery.build import Build
-from finery.errors import FineryError
+from finery.errors import FineryError, each_once
 from finery.events import Listener
 from finery.executor import LocalExecutor
 from finery.graph import Graph, Node, Source
@@ -249,6 +249,7 @@ class _Proving:
         needed = {name for name in required if "." not in name}
         if needed <= there:
             self._prove(node, samples, made)
+        made.errors = each_once(made.errors)
         return made
 
     def _before(self, name: str) -> list[str]:

@@ -23,6 +23,9 @@ PACKAGES = (
 )  # fmt: skip
 
 
+MOST_EPOCHS = 100_000
+
+
 class Proven(Protocol):
     """A row in tokens, proven to be learnable; what a trainer's collator takes.
 
@@ -116,7 +119,9 @@ class Training(Step, isolated=True, packages=PACKAGES, sections=("train",)):
         help="Which base a QLoRA adapter is merged onto when it is used: the 16-bit one, or what "
         "its 4-bit weights stand for, which is what the adapter was trained on.",
     )
-    epochs: float = setting(3, gt=0, help="Passes over the rows; 1-2 for fewer than 500 rows.")
+    epochs: float = setting(
+        3, gt=0, le=MOST_EPOCHS, help="Passes over the rows; 1-2 for fewer than 500 rows."
+    )
     learning_rate: float = setting(
         2e-4, gt=0, help="Peak learning rate; 1e-3 suits models of some 100 million parameters."
     )

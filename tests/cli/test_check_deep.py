@@ -244,6 +244,21 @@ def test_a_step_before_the_training_that_fails_is_told_once(deep: Callable[..., 
     assert ran.stderr.count("rows.jsonl:1: error: these rows are broken") == 1
 
 
+@pytest.mark.parametrize("rows", ["[bad, worse]", "bad, validation: bad"])
+def test_an_error_that_is_reached_by_two_ways_is_told_once(
+    deep: Callable[..., Result], rows: str
+) -> None:
+    broken = "  bad: {use: far.broken, rows: rows}\n  worse: {use: far.broken, rows: rows}\ntrain:"
+    recipe = RECIPE.replace("train:", broken)
+    recipe = recipe.replace("model: base, rows: rows", f"model: base, rows: {rows}")
+    ran = deep(recipe_yaml=recipe)
+    assert ran.stderr.count("rows.jsonl:1: error: these rows are broken") == 1
+    assert ran.stderr.endswith("0 of 1 training proven, 1 error\n")
+    told = deep("--json", recipe_yaml=recipe).stdout.splitlines()
+    errors = [line for line in map(json.loads, told) if "error" in line]
+    assert len(errors) == len({json.dumps(e["error"]) for e in errors}) == 1
+
+
 def test_a_recipe_without_trainings_says_so(deep: Callable[..., Result]) -> None:
     ran = deep(recipe_yaml=RECIPE.partition("train:")[0])
     assert ran.return_value == 0

@@ -196,6 +196,9 @@ def test_a_new_shape_for_an_adapter_is_refused_in_the_recipe(project: MakeProjec
     assert "recipe.yaml:8:53: error: lora says how a new adapter is made" in ran.err
     made.edit("recipe.yaml", "lora: {r: 4}", "lora: {r: 4}, adapter: new")
     assert made.run("check").code == 0
+    for step in ("sft", "dpo"):
+        ran = made.run("check", "--set", f"train.{step}.epochs=1e6")
+        assert "give a number, more than 0, at most 100000" in ran.err
 
 
 def test_kto_needs_two_rows_at_once(tiny: Model, pairs: Dataset) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from finery import DataError, Dataset, FineryError, Job, Model
 from finery.proof import Piece, Proof, Sample, Tally
 from finery.rows import Row
+from finery_trl.control import Control
 from finery_trl.pairs import Pair, Rating
 from finery_trl.targets import check_targets
 from finery_trl.tokens import Example, Tokens
@@ -86,7 +87,9 @@ def _prove(
     kept: set[str] = set()
     tally, ends, shown = Tally(), Counter[int](), list[Sample]()
     total = sum(len(dataset) for dataset in datasets)
-    for row in step.read(_watched(datasets, seen, total, job), tokens, job, name):
+    control = Control(tokens.tokenizer)
+    rows = control.watch(_watched(datasets, seen, total, job))
+    for row in step.read(rows, tokens, job, name):
         answers = _answers(row)
         # Spread over the rows: those of several data sets come one after the other.
         if len(shown) < samples and len(tally) * samples >= len(shown) * total:
@@ -96,7 +99,7 @@ def _prove(
         kept.add(row.row_id)
     dropped = [i for i in seen if i not in kept]
     facts = _facts(step, tokens, ends, context)
-    proof = tally.proof(name, dropped=dropped, facts=facts, samples=shown)
+    proof = tally.proof(name, dropped=dropped, facts=facts, notes=control.notes(), samples=shown)
     if context is not None and proof.longest > context:
         raise DataError(
             f"{name}: the longest row has {proof.longest} tokens, more than the model's context "

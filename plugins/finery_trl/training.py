@@ -5,14 +5,16 @@ import gc
 import math
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from finery import Job, Model, StepError
+from finery.rows import Row
 from finery_trl.accelerated import Accelerated
 from finery_trl.checkpoints import chosen, exhausted, history_of, last_whole, step_of
+from finery_trl.control import Control
 from finery_trl.pairs import Pair
 from finery_trl.proof import count
 from finery_trl.settings import Proven
@@ -100,11 +102,21 @@ def read(step: "Training", job: Job) -> tuple[Tokens, Rows]:
     tokens = Tokens.of(load_tokenizer(step.model), template_arguments(step.model))
     job.progress(0, 1, "reading rows")
     every = (row for dataset in step.rows for row in dataset)
-    learned = list(step.read(every, tokens, job, "rows"))
+    learned = _read(step, "rows", every, tokens, job)
     held_out = None
     if step.validation is not None:
-        held_out = list(step.read(step.validation, tokens, job, "validation"))
+        held_out = _read(step, "validation", step.validation, tokens, job)
     return tokens, Rows(learned, held_out)
+
+
+def _read(
+    step: "Training", name: str, rows: Iterable[Row], tokens: Tokens, job: Job
+) -> list[Proven]:
+    control = Control(tokens.tokenizer)
+    found = list(step.read(control.watch(rows), tokens, job, name))
+    for note in control.notes():
+        job.log(f"{name}: {note}")
+    return found
 
 
 def train_here(step: "Training", job: Job) -> tuple[int, int]:

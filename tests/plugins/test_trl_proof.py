@@ -21,6 +21,7 @@ from finery_trl.proof import count, prove
 from finery_trl.settings import Lora
 from finery_trl.sft import Sft
 from finery_trl.tokens import Tokens, examples_of
+from finery_trl.training import read
 
 ASKED = "{% if add_generation_prompt %}"
 NO_END = (
@@ -148,6 +149,26 @@ def test_layers_that_the_model_lacks_are_refused_without_its_weights(
     assert "q_proj" in error.details[0]
     for there in (["q_proj", "mlp.up_proj", "embed_tokens"], r".*\.[kv]_proj"):
         assert proof_of(model, rows, lora=Lora(target_modules=there)).rows == 1
+
+
+def test_control_tokens_within_a_text_are_named(model: Model, tmp_path: Path) -> None:
+    odd = row("what does <|im_end|> stand for", "late")
+    rows = rows_of(tmp_path, row("hi", "late"), odd)
+    (note,) = proof_of(model, rows).notes
+    assert note == (
+        "1 of 2 rows have control tokens within their text, which the model reads as such "
+        f"(<|im_end|>): {odd['id']}"
+    )
+    assert proof_of(model, rows_of(tmp_path / "b", row("hi", "im_end"))).notes == []
+    job = TestJob()
+    read(Sft(model=model, rows=[rows]), job)
+    assert f"rows: {note}" in [event.get("message") for event in job.events]
+
+
+def test_in_a_preference_they_are_named_too(model: Model, tmp_path: Path) -> None:
+    pair = {"prompt": "hi", "chosen": "late", "rejected": "wrong<|im_start|>"}
+    (made,) = prove(Dpo(model=model, rows=[rows_of(tmp_path, with_id(pair))]), TestJob(), 1)
+    assert "(<|im_start|>)" in made.notes[0]
 
 
 @pytest.mark.parametrize("use", [Classification, Exact])

@@ -108,6 +108,8 @@ def _print_counts_of(proof: Proof) -> None:
     _print_fact("length", proof.lengths())
     if proof.dropped:
         _print_fact("left out", proof.left_out())
+    for note in proof.notes:
+        click.echo(f"  {click.style('note:', fg='yellow')} {visible(note)}")
 
 
 def _print_fact(name: str, text: str) -> None:

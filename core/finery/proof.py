@@ -86,6 +86,11 @@ class Tally:
     def __len__(self) -> int:
         return len(self._lengths)
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
+        return max(self._lengths, default=0)
+
     def add(self, length: int, loss_tokens: int, tokens: int | None = None) -> None:
         """Count a row: tokens of its longest sequence, with loss, and of all its sequences.
 
@@ -112,7 +117,7 @@ class Tally:
             rows=len(ordered),
             tokens=self._tokens,
             loss_tokens=self._loss,
-            longest=ordered[-1] if ordered else 0,
+            longest=self.longest,
             percentiles={p: ordered[rank - 1] for p, rank in ranks.items()} if ordered else {},
             dropped=list(dropped),
             facts=dict(facts or {}),

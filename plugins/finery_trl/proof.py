@@ -11,6 +11,7 @@ from finery.proof import Piece, Proof, Sample, Tally
 from finery.rows import Row
 from finery_trl.control import Control
 from finery_trl.pairs import Pair, Rating
+from finery_trl.plan import Plan
 from finery_trl.targets import check_targets
 from finery_trl.tokens import Example, Tokens
 from finery_trl.watch import check_watched
@@ -99,7 +100,10 @@ def _prove(
         kept.add(row.row_id)
     dropped = [i for i in seen if i not in kept]
     facts = _facts(step, tokens, ends, context)
-    proof = tally.proof(name, dropped=dropped, facts=facts, notes=control.notes(), samples=shown)
+    notes = control.notes()
+    if name == "rows":
+        notes += Plan.of(step, len(tally), tally.longest, job).notes(step)
+    proof = tally.proof(name, dropped=dropped, facts=facts, notes=notes, samples=shown)
     if context is not None and proof.longest > context:
         raise DataError(
             f"{name}: the longest row has {proof.longest} tokens, more than the model's context "

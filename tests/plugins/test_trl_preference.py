@@ -201,6 +201,12 @@ def test_a_new_shape_for_an_adapter_is_refused_in_the_recipe(project: MakeProjec
         assert "give a number, more than 0, at most 100000" in ran.err
 
 
+def test_smoothing_that_the_loss_passes_over_is_refused(tiny: Model, pairs: Dataset) -> None:
+    with pytest.raises(UsageError, match="sigmoid takes no heed of label_smoothing"):
+        Dpo(model=tiny, rows=[pairs], label_smoothing=0.1).check()
+    Dpo(model=tiny, rows=[pairs], label_smoothing=0.1, loss_type="robust").check()
+
+
 def test_kto_needs_two_rows_at_once(tiny: Model, pairs: Dataset) -> None:
     with pytest.raises(UsageError, match="at least two rows"):
         Kto(model=tiny, rows=[pairs], per_device_train_batch_size=1).check()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tiny_llama import CHATML, tiny_tokenizer
 
-from finery import DataError, Dataset, FineryError, Model, StepError
+from finery import DataError, Dataset, FineryError, Model, StepError, UsageError
 from finery.proof import Proof, Tally
 from finery.rows import Row, with_id
 from finery.testing import TestJob, dataset
@@ -169,6 +169,25 @@ def test_in_a_preference_they_are_named_too(model: Model, tmp_path: Path) -> Non
     pair = {"prompt": "hi", "chosen": "late", "rejected": "wrong<|im_start|>"}
     (made,) = prove(Dpo(model=model, rows=[rows_of(tmp_path, with_id(pair))]), TestJob(), 1)
     assert "(<|im_start|>)" in made.notes[0]
+
+
+def test_a_warm_up_longer_than_the_training_is_refused(model: Model, tmp_path: Path) -> None:
+    rows = rows_of(tmp_path, *(row(f"{i}", "late") for i in range(20)))
+    settings: dict[str, Any] = {"epochs": 2, "effective_batch_size": 8}
+    error = refused(model, rows, warmup_steps=7, **settings)
+    assert error.what.startswith("warmup_steps 7 is more than the 6 optimizer steps")
+    assert error.where == "warmup_steps"
+    with pytest.raises(UsageError, match="warmup_steps 7"):
+        Sft(model=model, rows=[rows], warmup_steps=7, **settings).run(TestJob(tmp_path / "job"))
+    assert proof_of(model, rows, warmup_steps=6, **settings).notes == []
+
+
+def test_a_training_that_is_over_before_a_validation_is_due_is_noted(
+    model: Model, tmp_path: Path
+) -> None:
+    rows = rows_of(tmp_path, *(row(f"{i}", "late") for i in range(20)))
+    (note,) = proof_of(model, rows, eval_steps=7, epochs=2, effective_batch_size=8).notes
+    assert "eval_steps 7 is more than the 6 optimizer steps" in note
 
 
 @pytest.mark.parametrize("use", [Classification, Exact])

@@ -20,9 +20,10 @@ from finery.errors import UsageError
 from finery.rows import Row
 from finery.step import FILE_MODULE
 from finery.testing import TestJob, dataset
+from finery_trl.plan import Plan
 from finery_trl.settings import Launch, Lora
 from finery_trl.sft import Sft
-from finery_trl.training import Plan, _surroundings
+from finery_trl.training import _surroundings
 
 ANSWERS = ["late", "wrong", "card_arrival"]
 TESTS = Path(__file__).parents[1]

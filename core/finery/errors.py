@@ -91,6 +91,14 @@ class PluginError(UsageError):
     """A plugin is missing, fails on import or breaks the contract."""
 
 
+def each_once(errors: Iterable[FineryError]) -> list[FineryError]:
+    """The errors in order, of those that tell a person the same only the first."""
+    found: dict[str, FineryError] = {}
+    for error in errors:
+        found.setdefault(str(error), error)
+    return list(found.values())
+
+
 def error_from_dict(data: dict[str, Any]) -> FineryError:
     """Rebuild what `FineryError.to_dict` made; an unknown class becomes a `StepError`."""
     known = {c.__name__: c for c in _tree(FineryError)}

@@ -94,6 +94,8 @@ def build_graph(recipe: Recipe, plugins: Plugins, *, validated: bool = False) ->
     raise_all([e for node in nodes.values() for e in _connect(recipe, node, nodes)])
     made = _sorted(recipe, nodes)
     if not validated:
+        for node in nodes.values():
+            _tell_promises(node, nodes)
         raise_all([e for node in nodes.values() for e in _check_settings(recipe, node)])
     return Graph(recipe, plugins, made)
 
@@ -124,6 +126,16 @@ def _two_of_one_name(recipe: Recipe, first: Node, section: str) -> RecipeError:
         key=True,
         fix="names are unique across sections: rename one",
     )
+
+
+def _tell_promises(node: Node, nodes: dict[str, Node]) -> None:
+    """Let the placeholders of a step's inputs have what is known before they are built."""
+    slots = slots_of(node.step)
+    for source in node.sources:
+        slot = slots[source.field]
+        value = getattr(slot.owner, slot.field)
+        artifact: Artifact = value[source.index] if slot.accepts.many else value
+        artifact.meta.update(nodes[source.step].step.promised())
 
 
 def _check_settings(recipe: Recipe, node: Node) -> Iterator[FineryError]:

@@ -3,6 +3,7 @@
 import copy
 import os
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,13 @@ from finery.store import Store
 
 def with_files(step: Step, found: Mapping[str, Sequence[tuple[str, Path]]]) -> Step:
     """A copy of the step whose settings of type `Files` hold the files found."""
-    made = copy.copy(step)
+    made = copy.deepcopy(step)
     for setting, files in found.items():
-        if "." not in setting:
-            named: Files = getattr(made, setting)
-            names, paths = [name for name, _ in files], [path for _, path in files]
-            setattr(made, setting, type(named)(named.patterns, paths, names))
+        *within, field = setting.split(".")
+        owner = reduce(getattr, within, made)
+        named: Files = getattr(owner, field)
+        names, paths = [name for name, _ in files], [path for _, path in files]
+        setattr(owner, field, type(named)(named.patterns, paths, names))
     return made
 
 

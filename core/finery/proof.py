@@ -38,6 +38,7 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
     sequences, in tokens; percentile → length.
     dropped: ids of the rows that are left out because they are too long.
     facts: what else holds for all rows, in words: name → text.
+    notes: what may be wrong with some of them, in words.
     samples: a few of the rows.
     """
 
@@ -49,6 +50,7 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
     percentiles: dict[int, int] = {}
     dropped: list[str] = []
     facts: dict[str, str] = {}
+    notes: list[str] = []
     samples: list[Sample] = []
 
     def counts(self) -> str:
@@ -84,6 +86,11 @@ class Tally:
     def __len__(self) -> int:
         return len(self._lengths)
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
+        return max(self._lengths, default=0)
+
     def add(self, length: int, loss_tokens: int, tokens: int | None = None) -> None:
         """Count a row: tokens of its longest sequence, with loss, and of all its sequences.
 
@@ -99,6 +106,7 @@ class Tally:
         *,
         dropped: Sequence[str] = (),
         facts: Mapping[str, str] | None = None,
+        notes: Sequence[str] = (),
         samples: Iterable[Sample] = (),
     ) -> Proof:
         """The counts as a proof. Percentiles are lengths of rows that there are (nearest rank)."""
@@ -109,10 +117,11 @@ class Tally:
             rows=len(ordered),
             tokens=self._tokens,
             loss_tokens=self._loss,
-            longest=ordered[-1] if ordered else 0,
+            longest=self.longest,
             percentiles={p: ordered[rank - 1] for p, rank in ranks.items()} if ordered else {},
             dropped=list(dropped),
             facts=dict(facts or {}),
+            notes=list(notes),
             samples=list(samples),
         )
 

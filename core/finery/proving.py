@@ -11,7 +11,7 @@ from pathlib import Path
 
 from finery.artifacts import Artifact, Model
 from finery.build import Build
-from finery.errors import FineryError
+from finery.errors import FineryError, each_once
 from finery.events import Listener
 from finery.executor import LocalExecutor
 from finery.graph import Graph, Node, Source
@@ -21,7 +21,7 @@ from finery.opening import job_without_run, with_files
 from finery.places import PINNED
 from finery.plan import Planner, StepPlan, make_plan
 from finery.proof import Proof
-from finery.step import Input, Step, inputs_of
+from finery.step import Input, Step, inputs_of, slots_of
 from finery.store import Store
 from finery.views import open_artifact
 
@@ -156,9 +156,9 @@ class _Proving:
     # -- artifacts -------------------------------------------------------------------------------
 
     def _inputs(self, node: Node) -> list[tuple[Source, Input]]:
-        """A step's own inputs; of a training's model, the model under all trainings."""
-        accepts = inputs_of(type(node.step))
-        own = [(s, accepts[s.field]) for s in node.sources if s.field in accepts]
+        """A step's inputs, those of steps inside it too; of its model, the one under trainings."""
+        slots = slots_of(node.step)
+        own = [(s, slots[s.field].accepts) for s in node.sources]
         if node.section != "train":
             return own
         return [(self._under(s) if a.kind is Model else s, a) for s, a in own]
@@ -197,17 +197,22 @@ class _Proving:
         return self._sketches.get(name)
 
     def _opened(self, node: Node) -> Step:
-        """The step with its inputs opened, those that there are."""
+        """The step with its inputs opened, those that there are.
+
+        A step inside it without one that it needs is left out.
+        """
         step = with_files(node.step, self.plans[node.name].files)
-        for name, accepts in inputs_of(type(step)).items():
-            named = type(step).__finery_fields__[name].named
+        for path, slot in slots_of(step).items():
             opened = []
             for source, _ in self._inputs(node):
-                artifact = self._artifact(source) if source.field == name else None
+                artifact = self._artifact(source) if source.field == path else None
                 if artifact is not None:
-                    artifact.ref = source.ref if named else ""
+                    artifact.ref = source.ref if slot.named else ""
                     opened.append(artifact)
-            setattr(step, name, opened if accepts.many else opened[0] if opened else None)
+            accepts, (outer, _, inside) = slot.accepts, path.partition(".")
+            if inside and not (opened or accepts.optional):
+                setattr(step, outer, None)
+            setattr(slot.owner, slot.field, opened if accepts.many else next(iter(opened), None))
         return step
 
     def _job(self, node: Node) -> Job:
@@ -240,9 +245,11 @@ class _Proving:
             made.errors += [self.errors[n] for n in failed]
             if not failed:
                 made.waits[source.ref] = self._awaited(source.step)
-        needed = {s.field for s, accepts in self._inputs(node) if not accepts.optional}
+        required = [s.field for s, accepts in self._inputs(node) if not accepts.optional]
+        needed = {name for name in required if "." not in name}
         if needed <= there:
             self._prove(node, samples, made)
+        made.errors = each_once(made.errors)
         return made
 
     def _before(self, name: str) -> list[str]:

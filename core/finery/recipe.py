@@ -21,6 +21,7 @@ MAX_NODES = 200_000
 """More parts than any recipe has: what lies beyond is aliases multiplying."""
 MAX_DEPTH = 100
 """Deeper than any recipe is nested."""
+_NO_NUMBER = re.compile(r"[-+]?\.(inf|nan)$", re.ASCII | re.IGNORECASE)
 _BIGGEST = 2**63
 """Whole numbers from its negative up to just below it fit in 64 bits, as keys carry them."""
 
@@ -29,7 +30,6 @@ _FLOAT = re.compile(r"[-+]?(\d+(_\d+)*(\.\d*|(?=[eE]))|\.\d+)([eE][-+]?\d+)?$", 
 _WORDS: dict[str, Any] = {
     "": None, "~": None, "null": None, "Null": None, "NULL": None,
     "true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False,
-    ".inf": math.inf, "+.inf": math.inf, "-.inf": -math.inf,
 }  # fmt: skip
 _SYNTAX = [
     ("mapping values are not allowed", "unexpected ':'",
@@ -294,6 +294,12 @@ class _Reader:
             return text
         if text in _WORDS:
             return _WORDS[text]
+        if _NO_NUMBER.match(text):
+            raise self.fail(
+                f"{text} is no number that a recipe can hold",
+                node,
+                "write a number; if it is meant as text, put it in quotes",
+            )
         if _INT.match(text) or _FLOAT.match(text):
             return self.number(node)
         return text

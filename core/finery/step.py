@@ -258,6 +258,13 @@ class Step(Settings):
         what is long or many waits for `run`.
         """
 
+    def promised(self) -> dict[str, Any]:
+        """Facts that the output's `meta` will have, as far as settings alone decide them.
+
+        `check` of the steps that take the output finds them in its placeholder's `meta`.
+        """
+        return {}
+
     def key_packages(self) -> tuple[str, ...]:
         """Distributions whose version is part of the key; override it where settings decide."""
         return type(self).__spec__.packages
@@ -300,6 +307,14 @@ class Step(Settings):
         be empty, as on another machine: a step must be able to do without.
         """
         return self.pin()
+
+    def check_inputs(self, job: "Job") -> None:
+        """Raise what `run` would raise for inputs that it can't use, asking no model.
+
+        Called with inputs and outside files opened as for `run`, and a job that has no engine. A
+        training calls it of an evaluator that it watches (see `inner`), before its first optimizer
+        step; `finery check --deep` does so too.
+        """
 
     def prove(self, job: "Job", samples: int = 3) -> "list[Proof]":
         """What the step would learn, proven row by row before it runs; a `Proof` a data set.

@@ -88,6 +88,10 @@ class Classification(Evaluator):
         }
         return self.write(job, rows, reader, expected, answers, readings)
 
+    def check_inputs(self, job: Job) -> None:
+        """Raise `DataError` for rows that can't be judged."""
+        self.expectations(evaluator.read_rows(self.rows))
+
     def expectations(self, rows: Sequence[Row]) -> tuple[Reader, list[Expected]]:
         """A reader that knows the allowed classes, and what each row expects."""
         reader = Reader(

@@ -97,6 +97,10 @@ class Evaluator(Judge, engines=True):
         super().check()
         check_pattern(self.extract)
 
+    def check_inputs(self, job: Job) -> None:
+        """Raise `DataError` for rows that can't be judged."""
+        read_rows(self.rows)
+
 
 def check_pattern(pattern: str | None) -> None:
     """Raise `UsageError` unless it is a regular expression with one group."""

@@ -24,9 +24,7 @@ class Exact(Evaluator):
     def run(self, job: Job) -> Metrics:
         """Ask, judge and write."""
         self.check()
-        rows = evaluator.read_rows(self.rows)
-        expected = [self.text(answer_text(row)) for row in rows]
-        refuse_empty(rows, expected)
+        rows, expected = self.expectations()
         answers = evaluator.ask(self, job, rows)
         judged = {
             name: [self.judge(want, a.text) for want, a in zip(expected, found, strict=True)]
@@ -34,6 +32,17 @@ class Exact(Evaluator):
         }
         hits = {name: {"accuracy": [j["correct"] for j in of]} for name, of in judged.items()}
         return evaluator.write_shares(job, rows, answers, judged=judged, hits=hits)
+
+    def check_inputs(self, job: Job) -> None:
+        """Raise `DataError` for rows that can't be judged."""
+        self.expectations()
+
+    def expectations(self) -> tuple[list[Row], list[str]]:
+        """The rows and what each expects; `DataError` naming those that expect nothing."""
+        rows = evaluator.read_rows(self.rows)
+        expected = [self.text(answer_text(row)) for row in rows]
+        refuse_empty(rows, expected)
+        return rows, expected
 
     def text(self, text: str) -> str:
         """An answer as it is compared."""

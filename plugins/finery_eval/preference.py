@@ -64,6 +64,10 @@ class Preference(Judge, packages=PACKAGES, seeded=False):
             predictions=_predictions(rows, scored, right),
         )
 
+    def check_inputs(self, job: Job) -> None:
+        """Raise `DataError` for rows that can't be judged."""
+        self._preferences()
+
     def _preferences(self) -> list[Row]:
         rows = list(self.rows)
         evaluator.refuse(

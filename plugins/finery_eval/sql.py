@@ -88,7 +88,7 @@ class Sql(Evaluator):
         """Ask, run the queries, compare and write."""
         self.check()
         rows = evaluator.read_rows(self.rows)
-        with closing(Database(self.schema.paths, timeout=self.timeout)) as database:
+        with self._database() as database:
             wanted = self.expectations(job, rows, database)
             answers = evaluator.ask(self, job, rows)
             judged = {
@@ -101,6 +101,14 @@ class Sql(Evaluator):
         }
         tables = [queries_table(judged)]
         return evaluator.write_shares(job, rows, answers, judged=judged, hits=hits, tables=tables)
+
+    def check_inputs(self, job: Job) -> None:
+        """Raise `DataError` for rows that can't be judged, and for scripts that fail."""
+        with self._database() as database:
+            self.expectations(job, evaluator.read_rows(self.rows), database)
+
+    def _database(self) -> "closing[Database]":
+        return closing(Database(self.schema.paths, timeout=self.timeout))
 
     def expectations(self, job: Job, rows: list[Row], database: Database) -> list[Wanted]:
         """What each row expects; `DataError` naming the rows whose query fails."""

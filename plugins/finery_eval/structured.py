@@ -126,10 +126,7 @@ class Json(Evaluator, packages=("jsonschema",)):
     def run(self, job: Job) -> Metrics:
         """Ask, judge and write."""
         self.check()
-        schema = self.answer_schema()
-        rows = evaluator.read_rows(self.rows)
-        expected = self.expectations(rows, schema)
-        fields = fields_of(self.fields, expected)
+        schema, rows, expected, fields = self.inputs()
         if len(fields.paths) > MANY_FIELDS:
             job.log(f"{len(fields.paths)} fields are judged; `fields` picks those that matter")
         answers = evaluator.ask(self, job, rows)
@@ -138,6 +135,17 @@ class Json(Evaluator, packages=("jsonschema",)):
             for name, found in answers.items()
         }
         return self.write(job, rows, fields, expected, answers, readings)
+
+    def check_inputs(self, job: Job) -> None:
+        """Raise what `inputs` raises."""
+        self.inputs()
+
+    def inputs(self) -> tuple[AnswerSchema | None, list[Row], list[Any], Fields]:
+        """The schema, the rows, what each expects, and the fields that are judged."""
+        schema = self.answer_schema()
+        rows = evaluator.read_rows(self.rows)
+        expected = self.expectations(rows, schema)
+        return schema, rows, expected, fields_of(self.fields, expected)
 
     def answer_schema(self) -> AnswerSchema | None:
         """The schema, if one is given."""

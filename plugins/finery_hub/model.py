@@ -56,6 +56,10 @@ class HubModel(Step, sections=("models",), seeded=False):
         """Raise `UsageError` for arguments that the chat template gets anyway."""
         check_template_arguments(self.chat_template_kwargs)
 
+    def promised(self) -> dict[str, Any]:
+        """That it is an adapter, where it has a base."""
+        return {} if self.base is None else {"format": "adapter"}
+
     def floating(self) -> str | None:
         """The branch or tag to pin; a commit needs no pin."""
         return None if COMMIT.fullmatch(self.revision) else f"hub:{self.repo}@{self.revision}"

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from finery import DataError, Job, Model, UsageError
+from finery_local.adapter import check_names, check_shapes
 from finery_local.digest import identities
 from finery_local.safetensors_file import elements_by_dtype
 
@@ -272,6 +273,9 @@ def _check_base(folder: Folder, base: Model | None, adapter: bool) -> None:
             f"an adapter's base needs weights, and a model of format '{base.format}' has none",
             fix=f"set base to the model it was trained on: {trained_on or 'not named'}",
         )
+    check_names(trained_on, base, folder.root)
+    if ADAPTER_WEIGHTS in folder.names:
+        check_shapes(folder.root / ADAPTER_WEIGHTS, trained_on, base)
 
 
 def _belonging(folder: Folder, weights: list[str], wanted: Sequence[str], job: Job) -> list[str]:

@@ -38,6 +38,10 @@ class LocalModel(Step, sections=("models",), seeded=False):
         """Raise `UsageError` for arguments that the chat template gets anyway."""
         check_template_arguments(self.chat_template_kwargs)
 
+    def promised(self) -> dict[str, Any]:
+        """That it is an adapter, where it has a base."""
+        return {} if self.base is None else {"format": "adapter"}
+
     def run(self, job: Job) -> Model:
         """Check what is there, read its headers and hash it."""
         ggufs = [path for path in self.path.paths if path.suffix == ".gguf"]

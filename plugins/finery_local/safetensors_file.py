@@ -43,6 +43,11 @@ def elements_by_dtype(path: Path) -> Counter[str]:
     return counts
 
 
+def shapes(path: Path) -> dict[str, list[int]]:
+    """Tensor → its shape. Raises what `elements_by_dtype` raises."""
+    return {name: tensor["shape"] for name, tensor in _tensors(path).items()}
+
+
 def _tensors(path: Path) -> dict[str, Any]:
     size = path.stat().st_size
     with path.open("rb") as file:

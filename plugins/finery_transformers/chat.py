@@ -5,14 +5,18 @@ The chat template is Jinja from the model's own files, run in transformers' sand
 
 import json
 from collections.abc import Callable, Mapping, Sequence, Set
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finery import DataError
+from finery.errors import shown
 from finery.rows import Conversation
 
 if TYPE_CHECKING:
+    from jinja2 import TemplateSyntaxError
     from transformers import PreTrainedTokenizerBase
 
+TEMPLATE_FILE = "chat_template.jinja"
 _MARK = "finery marks the answer"
 
 
@@ -66,6 +70,25 @@ def end_of_turn(
     }
     behind = tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
     return ends | set([t for t in behind if t in special][:1])
+
+
+def unasked_header(
+    tokenizer: "PreTrainedTokenizerBase", arguments: Mapping[str, Any] | None = None
+) -> str:
+    """What the template opens an answer with, where a prompt doesn't end with it; else empty.
+
+    A template without a generation prompt writes the same for a prompt whether an answer is asked
+    for or not. That is fine where it opens answers with nothing, as Mistral's do.
+    """
+    question = [{"role": "user", "content": "?"}]
+    asked = {**(arguments or {}), "add_generation_prompt": True}
+    bare = _text(tokenizer, question, None, arguments or {})
+    if _text(tokenizer, question, None, asked) != bare:
+        return ""
+    answered = [*question, {"role": "assistant", "content": _MARK}]
+    whole = _text(tokenizer, answered, None, arguments or {})
+    before = whole.removeprefix(bare).partition(_MARK)[0]
+    return before if whole.startswith(bare) and before.strip() else ""
 
 
 def _render(
@@ -133,14 +156,31 @@ def _text(
     tools: Sequence[Mapping[str, Any]] | None,
     arguments: Mapping[str, Any],
 ) -> str:
-    from jinja2 import TemplateError
+    from jinja2 import TemplateError, TemplateSyntaxError
 
     asked: dict[str, Any] = {"tools": list(tools) if tools else None, **arguments}
     try:
         return _called(tokenizer, messages, asked)
+    except TemplateSyntaxError as error:
+        raise _unreadable(tokenizer, error) from error
     except (TemplateError, TypeError, KeyError) as error:
         raise DataError(
             f"the model's chat template refuses the conversation: {error}",
             details=[f"{m.get('role')}: {str(m.get('content'))[:80]}" for m in messages],
             fix="give the rows the roles that the template takes, or give the model another one",
         ) from error
+
+
+def _unreadable(tokenizer: "PreTrainedTokenizerBase", error: "TemplateSyntaxError") -> DataError:
+    """The error for a chat template that isn't Jinja, at its line where it is a file of its own."""
+    folder = Path(tokenizer.name_or_path)
+    files = [folder / name for name in (TEMPLATE_FILE, "tokenizer_config.json")]
+    file = next((f for f in files if f.is_file()), None)
+    line = f":{error.lineno}" if file is not None and file.name == TEMPLATE_FILE else ""
+    text = str(tokenizer.chat_template).splitlines()[error.lineno - 1]
+    return DataError(
+        f"the model's chat template has a syntax error: {error.message}",
+        where=f"{shown(file)}{line}" if file is not None else None,
+        details=[f"line {error.lineno}: {text[:100]}"],
+        fix="repair the template, or give the model another one",
+    )

@@ -58,6 +58,23 @@ def load_model(model: Model, dtype: "torch.dtype | None" = None) -> "PreTrainedM
     return _load(model, dtype, use_safetensors=True)
 
 
+def load_skeleton(model: Model) -> "PreTrainedModel":
+    """The model without weights, from its configuration alone; of an adapter the model under it."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    if model.format == "adapter":
+        return load_skeleton(base_of(model))
+    where = _location(model)
+    with _readable(model), quiet(), torch.device("meta"):
+        config = AutoConfig.from_pretrained(**where)
+        auto: Any = AutoModelForCausalLM  # untyped
+        made: PreTrainedModel = auto.from_config(
+            config, trust_remote_code=where["trust_remote_code"]
+        )
+    return made
+
+
 def load_quantized(
     model: Model, dtype: "torch.dtype", scratch: Path, *, kind: str, double: bool
 ) -> "PreTrainedModel":

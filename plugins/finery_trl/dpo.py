@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
-from finery import Dataset, Job, setting, takes
+from finery import Dataset, Job, UsageError, setting, takes
 from finery.rows import Row
 from finery_trl.preference import Preference
 from finery_trl.settings import Proven
@@ -41,6 +41,16 @@ class Dpo(Preference):
         "al. 2024, https://arxiv.org/abs/2404.19733). DPO alone may make both answers less likely "
         "as long as the rejected one falls further, and unlearn where answers end; 0.2-1 holds on.",
     )
+
+    def check(self) -> None:
+        """Also refuse smoothing that no loss heeds."""
+        super().check()
+        if self.label_smoothing and self.loss_type != "robust":
+            raise UsageError(
+                f"loss_type: {self.loss_type} takes no heed of label_smoothing",
+                where="label_smoothing",
+                fix="leave it out, or set loss_type: robust",
+            )
 
     def read(self, rows: Iterable[Row], tokens: "Tokens", job: Job, what: str) -> Iterable[Proven]:
         """Preferences in tokens."""

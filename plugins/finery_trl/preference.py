@@ -3,7 +3,7 @@
 from typing import Literal
 
 from finery import Model, setting, takes
-from finery_trl.settings import Training
+from finery_trl.settings import MOST_EPOCHS, Training
 
 
 class Preference(Training):
@@ -21,7 +21,7 @@ class Preference(Training):
     beta: float = setting(
         0.1, gt=0, help="How strongly the trained model is held to the reference; lower: freer."
     )
-    epochs: float = setting(1, gt=0, help="Passes over the rows.")
+    epochs: float = setting(1, gt=0, le=MOST_EPOCHS, help="Passes over the rows.")
     learning_rate: float = setting(
         5e-6, gt=0, help="Peak learning rate: far lower than in supervised fine-tuning."
     )

@@ -1,12 +1,9 @@
 """The model of a training as the trainer gets it: frozen weights, adapter, reference."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from finery import DataError, Job, StepError
-from finery.errors import did_you_mean
+from finery import DataError, Job
 from finery_trl.accelerated import Accelerated
-from finery_trl.settings import Lora
 
 if TYPE_CHECKING:
     import torch
@@ -33,10 +30,8 @@ class Prepared(NamedTuple):
     def of(cls, step: "Training", dtype: "torch.dtype", longest: int, job: Job) -> Self:
         """Load it. Frozen weights are in `dtype`, or in 4 bits; those that are trained in fp32.
 
-        longest: tokens of the longest row. Raises `DataError` where the model's context is
-        shorter, `StepError` where settings don't fit the model.
+        longest: tokens of the longest row. Raises `DataError` where the model's context is shorter.
         """
-        check_adapter(step)
         continues = step.continues()
         model = _frozen(step, dtype, job)
         check_context(getattr(model.config, "max_position_embeddings", None), longest)
@@ -44,8 +39,6 @@ class Prepared(NamedTuple):
             model.set_attn_implementation("flash_attention_2")
         if continues:
             model = _with_adapter(model, step)
-        elif step.lora is not None:
-            check_targets(model, step.lora.target_modules)
         masters = {}
         if continues and step.quantization is not None:
             trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
@@ -88,15 +81,6 @@ def _with_adapter(model: "PreTrainedModel", step: "Training") -> Any:
     return load_adapter(model, step.model, trainable=True)
 
 
-def check_adapter(step: "Training") -> None:
-    """`StepError` where an adapter is trained on, and `lora` describes a new one."""
-    if step.continues() and step.lora != Lora():
-        raise StepError(
-            "lora says how a new adapter is made, and the one of `model` is trained on",
-            fix="drop lora, or set adapter: new",
-        )
-
-
 def check_context(context: int | None, longest: int) -> None:
     """`DataError` where the longest row has more tokens than the model's context."""
     if context is not None and longest > context:
@@ -104,18 +88,3 @@ def check_context(context: int | None, longest: int) -> None:
             f"the longest row has {longest} tokens, more than the model's context of {context}",
             fix=f"max_length: {context}, and too_long: drop to leave such rows out",
         )
-
-
-def check_targets(model: "PreTrainedModel", wanted: str | Sequence[str]) -> None:
-    """`StepError` where `target_modules` names a layer that the model doesn't have."""
-    if wanted == "all-linear":
-        return
-    import torch
-
-    kinds = (torch.nn.Linear, torch.nn.Embedding)
-    names = {n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, kinds)}
-    for name in [wanted] if isinstance(wanted, str) else wanted:
-        if name.rpartition(".")[2] not in names:
-            raise StepError(
-                f"target_modules: the model has no layer '{name}'", fix=did_you_mean(name, names)
-            )

@@ -9,8 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from finery import DataError, Dataset, FineryError, Job, Model
 from finery.proof import Piece, Proof, Sample, Tally
 from finery.rows import Row
+from finery_trl.control import Control
 from finery_trl.pairs import Pair, Rating
+from finery_trl.plan import Plan
+from finery_trl.targets import check_targets
 from finery_trl.tokens import Example, Tokens
+from finery_trl.watch import check_watched
 
 if TYPE_CHECKING:
     from finery_trl.settings import Proven, Training
@@ -49,6 +53,11 @@ def prove(step: "Training", job: Job, samples: int) -> list[Proof]:
             proofs.append(_prove(step, name, datasets, tokens, context, job, samples))
         except FineryError as error:
             errors.append(error)
+    for check in (step.check, lambda: check_targets(step), lambda: check_watched(step, job)):
+        try:
+            check()
+        except FineryError as error:
+            errors.append(error)
     raise_all(errors)
     return proofs
 
@@ -79,7 +88,9 @@ def _prove(
     kept: set[str] = set()
     tally, ends, shown = Tally(), Counter[int](), list[Sample]()
     total = sum(len(dataset) for dataset in datasets)
-    for row in step.read(_watched(datasets, seen, total, job), tokens, job, name):
+    control = Control(tokens.tokenizer)
+    rows = control.watch(_watched(datasets, seen, total, job))
+    for row in step.read(rows, tokens, job, name):
         answers = _answers(row)
         # Spread over the rows: those of several data sets come one after the other.
         if len(shown) < samples and len(tally) * samples >= len(shown) * total:
@@ -89,7 +100,10 @@ def _prove(
         kept.add(row.row_id)
     dropped = [i for i in seen if i not in kept]
     facts = _facts(step, tokens, ends, context)
-    proof = tally.proof(name, dropped=dropped, facts=facts, samples=shown)
+    notes = control.notes()
+    if name == "rows":
+        notes += Plan.of(step, len(tally), tally.longest, job).notes(step)
+    proof = tally.proof(name, dropped=dropped, facts=facts, notes=notes, samples=shown)
     if context is not None and proof.longest > context:
         raise DataError(
             f"{name}: the longest row has {proof.longest} tokens, more than the model's context "

@@ -7,6 +7,7 @@ from finery import Dataset, Files, Job, Model, Settings, Step, inner, setting, t
 from finery.errors import UsageError, did_you_mean
 from finery.proof import Proof
 from finery.rows import Row
+from finery_trl.targets import check_pattern
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +21,9 @@ PACKAGES = (
     "torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "gguf",
     "flash-attn", "liger-kernel",
 )  # fmt: skip
+
+
+MOST_EPOCHS = 100_000
 
 
 class Proven(Protocol):
@@ -54,7 +58,9 @@ class Lora(Settings):
     )
     lora_dropout: float = setting(0.0, ge=0, lt=1, help="Dropout in front of the adapter.")
     target_modules: str | list[str] = setting(
-        "all-linear", help="Layers with an adapter: all-linear, or names such as [q_proj, v_proj]."
+        "all-linear",
+        help="Layers with an adapter: all-linear, names such as [q_proj, v_proj], or a regular "
+        "expression for their whole paths.",
     )
     use_rslora: bool = setting(
         False, help="Scale by lora_alpha / sqrt(r) instead, for ranks of 64 and more."
@@ -113,7 +119,9 @@ class Training(Step, isolated=True, packages=PACKAGES, sections=("train",)):
         help="Which base a QLoRA adapter is merged onto when it is used: the 16-bit one, or what "
         "its 4-bit weights stand for, which is what the adapter was trained on.",
     )
-    epochs: float = setting(3, gt=0, help="Passes over the rows; 1-2 for fewer than 500 rows.")
+    epochs: float = setting(
+        3, gt=0, le=MOST_EPOCHS, help="Passes over the rows; 1-2 for fewer than 500 rows."
+    )
     learning_rate: float = setting(
         2e-4, gt=0, help="Peak learning rate; 1e-3 suits models of some 100 million parameters."
     )
@@ -249,9 +257,13 @@ class Training(Step, isolated=True, packages=PACKAGES, sections=("train",)):
         return False
 
     def continues(self) -> bool:
-        """Whether an adapter that is there is trained on; only known in a running step."""
+        """Whether an adapter that is there is trained on, as far as the model is known."""
         both = self.lora is not None and self.adapter == "continue"
-        return both and self.model.format == "adapter"
+        return both and self.model.meta.get("format") == "adapter"
+
+    def promised(self) -> dict[str, Any]:
+        """Whether an adapter is made."""
+        return {"format": "transformers" if self.lora is None else "adapter"}
 
     def key_packages(self) -> tuple[str, ...]:
         """bitsandbytes too where it quantises."""
@@ -337,6 +349,15 @@ class Training(Step, isolated=True, packages=PACKAGES, sections=("train",)):
 
     def _check_adapter(self) -> None:
         if self.lora is not None:
+            check_pattern(self.lora.target_modules)
+            if self.continues() and self.lora != Lora():
+                raise UsageError(
+                    "lora says how a new adapter is made, and `model` is an adapter, which is "
+                    "trained on",
+                    where="lora",
+                    fix="leave lora out to train that adapter on, or set adapter: new to merge it "
+                    "first and put a new one on top",
+                )
             if self.merge != "16-bit" and self.quantization is None:
                 raise UsageError(
                     "merge: dequantized means the base of a QLoRA adapter, and there is none",

@@ -5,6 +5,7 @@ TRL's way leads through Arrow, which gives every message the keys that any messa
 that a chat template may take for values.
 """
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
@@ -30,8 +31,12 @@ class Tokens(NamedTuple):
 
     @classmethod
     def of(cls, tokenizer: "PreTrainedTokenizerBase", arguments: dict[str, Any]) -> Self:
-        """Find the ends. `StepError` where there is no such token, so that none can be learned."""
-        from finery_transformers.chat import end_of_turn
+        """Find the ends. `StepError` for a template that no model can learn to answer by.
+
+        That is one whose answers end with no special token, or whose prompts lack what its
+        answers open with: the model would have to write that itself.
+        """
+        from finery_transformers.chat import end_of_turn, unasked_header
 
         ends = end_of_turn(tokenizer, arguments)
         if not ends:
@@ -40,7 +45,19 @@ class Tokens(NamedTuple):
                 "to stop",
                 fix="give the model a chat template that writes an end-of-turn or EOS token",
             )
+        if header := unasked_header(tokenizer, arguments):
+            raise StepError(
+                "the chat template has no generation prompt: it opens each answer with "
+                f"{header!r}, and a prompt doesn't end with that, so the model would be asked "
+                "something else than it is trained on",
+                fix=f"end the template with {_generation_prompt(header)}",
+            )
         return cls(tokenizer, arguments, frozenset(ends))
+
+
+def _generation_prompt(header: str) -> str:
+    text = json.dumps(header, ensure_ascii=False)
+    return "{%- if add_generation_prompt %}{{- " + text + " }}{%- endif %}"
 
 
 class Example(NamedTuple):

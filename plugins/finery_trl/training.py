@@ -5,19 +5,23 @@ import gc
 import math
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finery import Job, Model, StepError
+from finery.rows import Row
 from finery_trl.accelerated import Accelerated
 from finery_trl.checkpoints import chosen, exhausted, history_of, last_whole, step_of
+from finery_trl.control import Control
 from finery_trl.pairs import Pair
+from finery_trl.plan import Plan
 from finery_trl.proof import count
 from finery_trl.settings import Proven
+from finery_trl.targets import check_targets
 from finery_trl.tokens import Tokens
-from finery_trl.watch import watcher
+from finery_trl.watch import check_watched, watcher
 
 if TYPE_CHECKING:
     import torch
@@ -45,42 +49,20 @@ class Rows(NamedTuple):
     held_out: list[Proven] | None
 
 
-class Plan(NamedTuple):
-    """The size of a training: rows in memory at once, optimizer steps an epoch and in all.
-
-    size: rows in memory of each process. accumulated: batches of a process in an optimizer step.
-    longest: tokens of the longest row.
-    """
-
-    folder: Path
-    size: int
-    accumulated: int
-    epoch_steps: int
-    steps: int
-    longest: int
-
-    @classmethod
-    def of(cls, step: "Training", examples: Sequence[Proven], job: Job) -> Self:
-        """Count as transformers does; the last optimizer step of an epoch may be a small one."""
-        longest = max(e.size for e in examples)
-        size = step.batch_size(longest)
-        accumulated = step.effective_batch_size // (size * step.processes)
-        batches = math.ceil(math.ceil(len(examples) / size) / step.processes)
-        epoch_steps = math.ceil(batches / accumulated)
-        steps = math.ceil(epoch_steps * step.epochs)
-        return cls(job.scratch / "checkpoints", size, accumulated, epoch_steps, steps, longest)
-
-
 def run(step: "Training", job: Job) -> Model:
     """Read and prove the rows, train on them, write the model."""
     from finery_trl.launch import launch
     from finery_trl.output import write_model
 
+    check_targets(step)
     tokens, rows = read(step, job)
+    check_watched(step, job)
     for name, proven in zip(("rows", "validation"), rows, strict=True):
         if proven is not None:
             job.log(count(name, proven).line())
-    plan = Plan.of(step, rows.learned, job)
+    plan = Plan.of_rows(step, rows.learned, job)
+    for note in plan.notes(step):
+        job.log(note)
     last_whole(plan.folder)  # and remove what isn't whole, before several processes look
     several = step.launch is not None
     counts = launch(step, job) if several else _train(step, plan, tokens, rows, job)
@@ -97,17 +79,27 @@ def read(step: "Training", job: Job) -> tuple[Tokens, Rows]:
     tokens = Tokens.of(load_tokenizer(step.model), template_arguments(step.model))
     job.progress(0, 1, "reading rows")
     every = (row for dataset in step.rows for row in dataset)
-    learned = list(step.read(every, tokens, job, "rows"))
+    learned = _read(step, "rows", every, tokens, job)
     held_out = None
     if step.validation is not None:
-        held_out = list(step.read(step.validation, tokens, job, "validation"))
+        held_out = _read(step, "validation", step.validation, tokens, job)
     return tokens, Rows(learned, held_out)
+
+
+def _read(
+    step: "Training", name: str, rows: Iterable[Row], tokens: Tokens, job: Job
+) -> list[Proven]:
+    control = Control(tokens.tokenizer)
+    found = list(step.read(control.watch(rows), tokens, job, name))
+    for note in control.notes():
+        job.log(f"{name}: {note}")
+    return found
 
 
 def train_here(step: "Training", job: Job) -> tuple[int, int]:
     """One process of several: train on its share; (parameters, trained ones)."""
     tokens, rows = read(step, job)
-    return _train(step, Plan.of(step, rows.learned, job), tokens, rows, job)
+    return _train(step, Plan.of_rows(step, rows.learned, job), tokens, rows, job)
 
 
 def _train(step: "Training", plan: Plan, tokens: Tokens, rows: Rows, job: Job) -> tuple[int, int]:

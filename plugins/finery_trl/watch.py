@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finery import Budget, Job, Metrics, Model
+from finery import Budget, FineryError, Job, Metrics, Model
 from finery.engine import Engine
 from finery.records import CachedEngine, MemoryRecords
 from finery_trl.tokens import Tokens
@@ -40,6 +40,17 @@ def watcher(
         return dict(scores)
 
     return watch
+
+
+def check_watched(step: "Training", job: Job) -> None:
+    """Raise what the watched evaluator would raise at the first validation for its rows."""
+    if step.watch is None:
+        return
+    try:
+        step.watch.check_inputs(job)
+    except FineryError as error:
+        error.where = error.where or "watch.rows"
+        raise
 
 
 class _Job(Job):

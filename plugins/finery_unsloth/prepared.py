@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from finery import Job, Model
 from finery_transformers.loading import base_of, load_model, load_tokenizer, quiet
-from finery_trl.prepared import Prepared, check_adapter, check_context, check_targets
+from finery_trl.prepared import Prepared, check_context
 from finery_trl.proof import context_of
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ def prepare(step: "Training", dtype: "torch.dtype", longest: int, job: Job) -> P
     """
     from unsloth import FastLanguageModel  # type: ignore[import-not-found]
 
-    check_adapter(step)
     whole = step.lora is None
     context = context_of(step.model)
     check_context(context, longest)
@@ -49,7 +48,6 @@ def prepare(step: "Training", dtype: "torch.dtype", longest: int, job: Job) -> P
         **_quantization(step, dtype),
     )
     if step.lora is not None and not step.continues():
-        check_targets(model, step.lora.target_modules)
         model = FastLanguageModel.get_peft_model(
             model,
             **adapter_arguments(step),

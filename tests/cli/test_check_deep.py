@@ -141,6 +141,12 @@ def test_what_is_light_is_built_and_nothing_else(deep: Callable[..., Result]) ->
     assert states == {"base": "cached", "rows": "cached", "sft": "run"}
 
 
+def test_notes_on_rows_are_shown(deep: Callable[..., Result]) -> None:
+    ran = deep(rows_jsonl=lines(said("what is <|im_end|>?", "late")))
+    assert ran.return_value == 0
+    assert "  note: 1 of 1 rows have control tokens within their text" in ran.stdout
+
+
 def test_json_has_a_line_for_each_data_set(deep: Callable[..., Result]) -> None:
     ran = deep(
         "--json",
@@ -214,12 +220,49 @@ def test_rows_of_a_heavy_step_wait_for_its_build(deep: Callable[..., Result]) ->
     assert ran.stdout.endswith("0 of 1 training proven, 1 not wholly, for want of built steps\n")
 
 
+def watched(rows: str) -> str:
+    watch = f"watch: {{use: eval.classification, rows: {rows}}}"
+    return RECIPE.replace("rows: rows}\n", f"rows: rows, {watch}}}\n").replace(
+        "train:", "  seen: {use: data.file, path: seen.jsonl}\ntrain:"
+    )
+
+
+def test_rows_that_an_evaluator_watches_are_looked_at(deep: Callable[..., Result]) -> None:
+    seen = lines({"prompt": "hi", "completion": "late", "label": "wrong"})
+    ran = deep(recipe_yaml=watched("seen"), seen_jsonl=seen)
+    assert ran.return_value == 2
+    assert "error: rows whose completion isn't read as their label can't be judged" in ran.stderr
+
+
+def test_watched_rows_of_a_heavy_step_are_waited_for(deep: Callable[..., Result]) -> None:
+    recipe = watched("more").replace("train:", "  more: {use: far.slow, rows: seen}\ntrain:")
+    ran = deep(recipe_yaml=recipe, seen_jsonl=lines(said("hi", "late")))
+    assert ran.return_value == 0, ran.output
+    assert "note: sft is not proven with more, which isn't built yet" in ran.stdout
+    assert "sft: rows  trl.sft\n  rows        2 rows" in ran.stdout
+
+
 def test_a_step_before_the_training_that_fails_is_told_once(deep: Callable[..., Result]) -> None:
     recipe = RECIPE.replace("train:", "  bad: {use: far.broken, rows: rows}\ntrain:")
     recipe = recipe.replace("model: base, rows: rows", "model: base, rows: bad")
     ran = deep(recipe_yaml=recipe)
     assert ran.return_value == 2
     assert ran.stderr.count("rows.jsonl:1: error: these rows are broken") == 1
+
+
+@pytest.mark.parametrize("rows", ["[bad, worse]", "bad, validation: bad"])
+def test_an_error_that_is_reached_by_two_ways_is_told_once(
+    deep: Callable[..., Result], rows: str
+) -> None:
+    broken = "  bad: {use: far.broken, rows: rows}\n  worse: {use: far.broken, rows: rows}\ntrain:"
+    recipe = RECIPE.replace("train:", broken)
+    recipe = recipe.replace("model: base, rows: rows", f"model: base, rows: {rows}")
+    ran = deep(recipe_yaml=recipe)
+    assert ran.stderr.count("rows.jsonl:1: error: these rows are broken") == 1
+    assert ran.stderr.endswith("0 of 1 training proven, 1 error\n")
+    told = deep("--json", recipe_yaml=recipe).stdout.splitlines()
+    errors = [line for line in map(json.loads, told) if "error" in line]
+    assert len(errors) == len({json.dumps(e["error"]) for e in errors}) == 1
 
 
 def test_a_recipe_without_trainings_says_so(deep: Callable[..., Result]) -> None:

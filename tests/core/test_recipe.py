@@ -51,17 +51,24 @@ def read(tmp_path_factory: pytest.TempPathFactory) -> Read:
     ("text", "value"),
     [
         ("2e-4", 2e-4), ("1e5", 1e5), ("1.", 1.0), (".5", 0.5), ("-3", -3), ("+3", 3),
-        ("1_000", 1000), ("0x1F", 31), ("0o17", 15), (".inf", float("inf")),
+        ("1_000", 1000), ("0x1F", 31), ("0o17", 15),
         ("true", True), ("False", False), ("null", None), ("~", None), ("", None),
         ("no", "no"), ("yes", "yes"), ("on", "on"), ("off", "off"), ("y", "y"),
         ("007", "007"), ("12:30", "12:30"), ("2026-01-02", "2026-01-02"), ("1.2.3", "1.2.3"),
-        (".nan", ".nan"), ("=", "="), ("'2e-4'", "2e-4"), ('"true"', "true"), ("0b1", "0b1"),
+        ("'.nan'", ".nan"), ("=", "="), ("'2e-4'", "2e-4"), ('"true"', "true"), ("0b1", "0b1"),
         ("|\n  a\n  b", "a\nb\n"), (">-\n  a\n  b", "a b"), ("NULL", None), ("TRUE", True),
     ],
 )  # fmt: skip
 def test_scalars_mean_what_people_mean(read: Read, text: str, value: Any) -> None:
     found = read(f"a: {text}\n").data["a"]
     assert (type(found), found) == (type(value), value)
+
+
+@pytest.mark.parametrize("text", [".inf", "-.Inf", "+.INF", ".nan", ".NaN"])
+def test_what_is_no_number_is_refused_with_its_place(read: Read, text: str) -> None:
+    with pytest.raises(RecipeError, match="no number that a recipe can hold") as caught:
+        read(f"a:\n  b: {text}\n")
+    assert str(caught.value.where).endswith(":2:6")
 
 
 @given(data=DATA)

@@ -239,6 +239,47 @@ def test_an_adapter_without_base_is_refused(adapter: Path) -> None:
     assert "trained on org/base" in (refused.value.fix or "")
 
 
+def test_a_base_that_the_adapter_was_not_trained_on_is_refused(adapter: Path, folder: Path) -> None:
+    base = take(folder)
+    base.meta["repo"] = "org/other"
+    with pytest.raises(DataError, match=r"trained on 'org/base', .* another model: 'org/other'"):
+        take(adapter, base=base)
+    base.meta["repo"] = "else/Base-bnb-4bit"  # the same model, in another place
+    assert take(adapter, base=base).refs == {"base": base}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [({"hidden_size": 16}, "features in"), ({"num_hidden_layers": 1}, "has fewer layers")],
+)
+def test_an_adapter_that_does_not_fit_its_base_is_refused(
+    tmp_path: Path, sizes: dict[str, int], said: str
+) -> None:
+    peft = pytest.importorskip("peft", reason="needs peft")
+    llama(tmp_path / "other", **sizes)
+    lora = peft.get_peft_model(
+        llama(tmp_path / "base"), peft.LoraConfig(r=2, target_modules="all-linear")
+    )
+    lora.save_pretrained(tmp_path / "lora")
+    with pytest.raises(
+        DataError, match=r"trained on '.*base', .* another model: '.*other'"
+    ) as error:
+        take(tmp_path / "lora", base=take(tmp_path / "other"))
+    assert said in error.value.details[0]
+    assert take(tmp_path / "lora", base=take(tmp_path / "base")).format == "adapter"
+
+
+def llama(folder: Path, **sizes: int) -> Any:
+    """A tiny model, saved."""
+    transformers = pytest.importorskip("transformers", reason="needs transformers")
+    usual = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2, "vocab_size": 16}
+    config = transformers.LlamaConfig(**{**usual, **sizes}, num_attention_heads=2)
+    made = transformers.LlamaForCausalLM(config)
+    made.save_pretrained(folder)
+    made.name_or_path = str(folder)
+    return made
+
+
 def test_a_base_without_weights_is_refused(adapter: Path, tmp_path: Path) -> None:
     api = Model(tmp_path, meta={"format": "api"})
     with pytest.raises(DataError, match="'api' has none"):

@@ -5,7 +5,6 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import Project
@@ -50,7 +49,6 @@ models:
   bare: {use: local.model, path: bare}
   endless: {use: local.model, path: endless}
   wide: {use: local.model, path: wide}
-  theirs: {use: local.model, path: adapter, base: wide}
 data:
   rows: {use: wrong.rows}
   empty: {use: wrong.rows, fault: empty}
@@ -64,7 +62,10 @@ BROKEN = {
     "same": ("trl.dpo, model: tiny, rows: alike", "8 rows have chosen and rejected alike: "),
     "too_long": ("trl.sft, model: tiny, rows: long, max_length: 64", "64 tokens"),
     "untemplated": ("trl.sft, model: bare, rows: rows", "the model has no chat template"),
-    "foreign": ("trl.sft, model: theirs, rows: rows", "the adapter model can't be loaded: "),
+    "layerless": (
+        "trl.sft, model: tiny, rows: rows, lora: {target_modules: [up]}",
+        "no layer 'up'",
+    ),
     "not_a_number": (
         "trl.sft, model: tiny, rows: rows, learning_rate: 1e30, effective_batch_size: 2",
         "training diverged",
@@ -74,20 +75,13 @@ BROKEN = {
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
-    """Models in folders: whole ones that fit each other or don't, and an adapter."""
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
+    """Models in folders."""
     made = Project(tmp_path)
     tiny_llama(tmp_path / "tiny")
     tiny_llama(tmp_path / "wide", width=64)
     tiny_llama(tmp_path / "bare", None)
     tiny_llama(tmp_path / "endless", CHATML.replace("<|im_end|>", ""))
     without_end(tmp_path / "endless")
-    small: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "tiny")
-    get_peft_model(small, LoraConfig(target_modules="all-linear")).save_pretrained(
-        str(tmp_path / "adapter")
-    )
     made.write({"wrong.py": STEPS})
     return made
 

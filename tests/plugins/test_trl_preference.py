@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import MakeProject
 from tiny_llama import tiny_llama
 
-from finery import DataError, Dataset, Model, StepError
+from finery import DataError, Dataset, Model
 from finery.errors import UsageError
 from finery.rows import Row
 from finery.testing import TestJob, dataset
@@ -57,6 +58,16 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return dataset(tmp_path_factory.mktemp("pairs"), preferences(12))
 
 
+RECIPE = """\
+finery: 1
+models:
+  base: {{use: local.model, path: tiny}}
+data:
+  rows: {{use: data.file, path: rows.jsonl}}
+train:
+  sft: {{use: trl.sft, model: base, rows: rows}}
+  dpo: {dpo}
+"""
 Run = Callable[..., tuple[Model, list[dict[str, Any]]]]
 
 
@@ -171,8 +182,29 @@ def test_a_pair_with_one_answer_too_long_is_left_out_whole(run: Run, tmp_path: P
 
 
 def test_the_shape_of_a_continued_adapter_is_its_own(run: Run) -> None:
-    with pytest.raises(StepError, match="lora says how a new adapter is made"):
+    with pytest.raises(UsageError, match="lora says how a new adapter is made"):
         run(lora=Lora(r=4))
+
+
+def test_a_new_shape_for_an_adapter_is_refused_in_the_recipe(project: MakeProject) -> None:
+    steps = "{use: trl.dpo, model: sft, rows: rows, lora: {r: 4}}"
+    made = project(
+        {"recipe.yaml": RECIPE.format(dpo=steps), "rows.jsonl": "{}", "tiny/config.json": "{}"}
+    )
+    ran = made.run("check")
+    assert ran.code == 2
+    assert "recipe.yaml:8:53: error: lora says how a new adapter is made" in ran.err
+    made.edit("recipe.yaml", "lora: {r: 4}", "lora: {r: 4}, adapter: new")
+    assert made.run("check").code == 0
+    for step in ("sft", "dpo"):
+        ran = made.run("check", "--set", f"train.{step}.epochs=1e6")
+        assert "give a number, more than 0, at most 100000" in ran.err
+
+
+def test_smoothing_that_the_loss_passes_over_is_refused(tiny: Model, pairs: Dataset) -> None:
+    with pytest.raises(UsageError, match="sigmoid takes no heed of label_smoothing"):
+        Dpo(model=tiny, rows=[pairs], label_smoothing=0.1).check()
+    Dpo(model=tiny, rows=[pairs], label_smoothing=0.1, loss_type="robust").check()
 
 
 def test_kto_needs_two_rows_at_once(tiny: Model, pairs: Dataset) -> None:

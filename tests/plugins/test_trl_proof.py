@@ -8,17 +8,30 @@ from typing import Any
 import pytest
 from tiny_llama import CHATML, tiny_tokenizer
 
-from finery import DataError, Dataset, FineryError, Model, StepError
+from finery import DataError, Dataset, FineryError, Model, StepError, UsageError
 from finery.proof import Proof, Tally
 from finery.rows import Row, with_id
 from finery.testing import TestJob, dataset
+from finery_eval.classification import Classification
+from finery_eval.evaluator import Evaluator
+from finery_eval.exact import Exact
 from finery_trl.dpo import Dpo
 from finery_trl.kto import Kto
 from finery_trl.proof import count, prove
+from finery_trl.settings import Lora
 from finery_trl.sft import Sft
 from finery_trl.tokens import Tokens, examples_of
+from finery_trl.training import read
 
-NO_END = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+ASKED = "{% if add_generation_prompt %}"
+NO_END = (
+    "{% for m in messages %}{{ m.role }}:\n{{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant:\n{% endif %}"
+)
+MISTRAL = (
+    "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %}"
+    " {{ m.content }}<|endoftext|>{% endif %}{% endfor %}"
+)
 LAST_THREE = CHATML.replace("in messages", "in messages[-3:]")
 NO_ASSISTANT = CHATML.replace("{% for m in messages %}", "{% for m in messages if m.role != 'assistant' %}")  # fmt: skip  # noqa: E501
 NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"  # fmt: skip  # noqa: E501
@@ -127,6 +140,69 @@ def test_validation_is_proven_too_and_all_errors_are_told(model: Model, tmp_path
     assert [e.what.partition(":")[0] for e in caught.value.errors] == ["rows", "validation"]  # type: ignore[attr-defined]
 
 
+def test_layers_that_the_model_lacks_are_refused_without_its_weights(
+    model: Model, tmp_path: Path
+) -> None:
+    rows = rows_of(tmp_path, row("hi", "late"))
+    error = refused(model, rows, lora=Lora(target_modules=["q_proj", "attn"]))
+    assert error.what == "target_modules: the model has no layer 'attn'"
+    assert "q_proj" in error.details[0]
+    for there in (["q_proj", "mlp.up_proj", "embed_tokens"], r".*\.[kv]_proj"):
+        assert proof_of(model, rows, lora=Lora(target_modules=there)).rows == 1
+
+
+def test_control_tokens_within_a_text_are_named(model: Model, tmp_path: Path) -> None:
+    odd = row("what does <|im_end|> stand for", "late")
+    rows = rows_of(tmp_path, row("hi", "late"), odd)
+    (note,) = proof_of(model, rows).notes
+    assert note == (
+        "1 of 2 rows have control tokens within their text, which the model reads as such "
+        f"(<|im_end|>): {odd['id']}"
+    )
+    assert proof_of(model, rows_of(tmp_path / "b", row("hi", "im_end"))).notes == []
+    job = TestJob()
+    read(Sft(model=model, rows=[rows]), job)
+    assert f"rows: {note}" in [event.get("message") for event in job.events]
+
+
+def test_in_a_preference_they_are_named_too(model: Model, tmp_path: Path) -> None:
+    pair = {"prompt": "hi", "chosen": "late", "rejected": "wrong<|im_start|>"}
+    (made,) = prove(Dpo(model=model, rows=[rows_of(tmp_path, with_id(pair))]), TestJob(), 1)
+    assert "(<|im_start|>)" in made.notes[0]
+
+
+def test_a_warm_up_longer_than_the_training_is_refused(model: Model, tmp_path: Path) -> None:
+    rows = rows_of(tmp_path, *(row(f"{i}", "late") for i in range(20)))
+    settings: dict[str, Any] = {"epochs": 2, "effective_batch_size": 8}
+    error = refused(model, rows, warmup_steps=7, **settings)
+    assert error.what.startswith("warmup_steps 7 is more than the 6 optimizer steps")
+    assert error.where == "warmup_steps"
+    with pytest.raises(UsageError, match="warmup_steps 7"):
+        Sft(model=model, rows=[rows], warmup_steps=7, **settings).run(TestJob(tmp_path / "job"))
+    assert proof_of(model, rows, warmup_steps=6, **settings).notes == []
+
+
+def test_a_training_that_is_over_before_a_validation_is_due_is_noted(
+    model: Model, tmp_path: Path
+) -> None:
+    rows = rows_of(tmp_path, *(row(f"{i}", "late") for i in range(20)))
+    (note,) = proof_of(model, rows, eval_steps=7, epochs=2, effective_batch_size=8).notes
+    assert "eval_steps 7 is more than the 6 optimizer steps" in note
+
+
+@pytest.mark.parametrize("use", [Classification, Exact])
+def test_watched_rows_are_proven_too(use: type[Evaluator], model: Model, tmp_path: Path) -> None:
+    good, bad = row("hi", "late"), row("where is my card", "")
+    rows = rows_of(tmp_path / "a", good)
+    watch = use(models=[Model.placeholder("model")], rows=rows_of(tmp_path / "b", good, bad))
+    error = refused(model, rows, watch=watch)
+    assert "can't be judged" in error.what
+    assert bad["id"] in error.details[0]
+    assert error.where == "watch.rows"
+    with pytest.raises(DataError, match="can't be judged"):
+        Sft(model=model, rows=[rows], watch=watch).run(TestJob(tmp_path / "job"))
+
+
 @pytest.mark.parametrize("empty", ["", "  \n"])
 def test_empty_answers_are_refused(empty: str, model: Model, tmp_path: Path) -> None:
     rows = [row("hi", "late"), row("where is my card", empty)]
@@ -146,6 +222,40 @@ def test_a_template_without_end_of_turn_is_refused_by_row(tmp_path: Path) -> Non
     error = refused(of_template(tmp_path / "m", NO_END), rows_of(tmp_path, row("hi", "late")))
     assert "an answer that doesn't end with an end-of-turn in 1 of 1 rows" in error.what
     assert "learn to stop" in str(error.fix)
+
+
+def test_a_template_without_generation_prompt_is_refused(tmp_path: Path) -> None:
+    bare = of_template(tmp_path / "m", CHATML.partition(ASKED)[0])
+    error = refused(bare, rows_of(tmp_path, row("hi", "late")))
+    assert (
+        "no generation prompt: it opens each answer with '<|im_start|>assistant\\n'" in error.what
+    )
+    assert '{%- if add_generation_prompt %}{{- "<|im_start|>assistant\\n" }}' in str(error.fix)
+
+
+def test_the_generation_prompt_of_the_fix_is_the_one_to_add(tmp_path: Path) -> None:
+    bare = CHATML.partition(ASKED)[0]
+    error = refused(of_template(tmp_path / "m", bare), rows_of(tmp_path, row("hi", "late")))
+    mended = of_template(tmp_path / "n", bare + str(error.fix).partition("with ")[2])
+    (sample,) = proof_of(mended, rows_of(tmp_path / "rows", row("hi", "late"))).samples
+    assert sample.pieces[1].text == "late<|im_end|>"
+
+
+def test_a_template_that_opens_answers_with_nothing_needs_no_generation_prompt(
+    tmp_path: Path,
+) -> None:
+    made = proof_of(of_template(tmp_path / "m", MISTRAL), rows_of(tmp_path, row("hi", "late")))
+    assert made.samples[0].pieces[1].text == " late<|endoftext|>"
+
+
+def test_a_template_that_is_not_jinja_is_refused_with_its_line(tmp_path: Path) -> None:
+    model = of_template(
+        tmp_path / "m", "{# one #}\n" + CHATML.replace("{% endfor %}", "{% endfro %}")
+    )
+    error = refused(model, rows_of(tmp_path, row("hi", "late")))
+    assert "the model's chat template has a syntax error" in error.what
+    assert error.where == f"{tmp_path / 'm' / 'chat_template.jinja'}:4"
+    assert error.details[0].startswith("line 4: {% endfro %}")
 
 
 def test_a_base_without_chat_template_is_refused(tmp_path: Path) -> None:

@@ -20,9 +20,10 @@ from finery.errors import UsageError
 from finery.rows import Row
 from finery.step import FILE_MODULE
 from finery.testing import TestJob, dataset
+from finery_trl.plan import Plan
 from finery_trl.settings import Launch, Lora
 from finery_trl.sft import Sft
-from finery_trl.training import Plan, _surroundings
+from finery_trl.training import _surroundings
 
 ANSWERS = ["late", "wrong", "card_arrival"]
 TESTS = Path(__file__).parents[1]
@@ -224,9 +225,21 @@ def test_variants_of_lora_train(train: Train, lora: Lora, dtype: str) -> None:
 
 
 def test_a_layer_that_is_not_there_is_refused(train: Train) -> None:
-    with pytest.raises(StepError, match="no layer 'q_pro'") as caught:
-        train(lora=Lora(target_modules=["q_pro"]))
+    with pytest.raises(UsageError, match="no layer 'q_pro'") as caught:
+        train(lora=Lora(target_modules=["q_pro", "v_proj"]))
     assert caught.value.fix == "did you mean 'q_proj'?"
+    assert caught.value.where == "lora.target_modules"
+    assert caught.value.details == [
+        "it has: down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"
+    ]
+
+
+def test_a_pattern_names_the_layers_with_an_adapter(train: Train) -> None:
+    model, _ = train(lora=Lora(target_modules=r".*\.1\..*\.[qv]_proj"))
+    assert model.meta["trainable_parameters"] == 16 * (32 + 32) + 16 * (32 + 16)
+    with pytest.raises(UsageError, match="'q_proj' matches no layer's whole path") as caught:
+        train(lora=Lora(target_modules="q_proj"))
+    assert caught.value.fix == "name it in a list: [q_proj]"
 
 
 def test_a_training_that_diverges_stops(train: Train) -> None:
@@ -514,5 +527,6 @@ def test_two_processes_train_what_one_would(train: Train, validation: Dataset) -
 
 @pytest.mark.usefixtures("no_plugin_files")
 def test_an_error_in_one_of_several_processes_is_the_steps_error(train: Train) -> None:
-    with pytest.raises(StepError, match="the model has no layer 'q_porj'"):
-        train(launch=Launch(processes=2), lora=Lora(target_modules=["q_porj"]))
+    settings: dict[str, Any] = {"learning_rate": 1e30, "max_grad_norm": 0.0, "epochs": 3}
+    with pytest.raises(StepError, match="training diverged"):
+        train(launch=Launch(processes=2), lora=None, dtype="fp32", **settings)

@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from finery.cli.output import counted, is_terminal, print_error, print_json
-from finery.errors import FineryError
+from finery.errors import FineryError, each_once
 from finery.graph import Graph, Node
 from finery.job import Report
 from finery.proof import Piece, Proof, Sample
@@ -37,7 +37,7 @@ def check_deeply(graph: Graph, store: Store, samples: int, *, as_json: bool) -> 
         for made in found:
             if view is not None:
                 view.close()
-            errors += [e for e in made.errors if not any(e is known for known in errors)]
+            errors = each_once([*errors, *made.errors])
             waiting += bool(made.waits)
             proven += bool(made.proofs) and not (made.errors or made.waits)
             _print_json(made) if as_json else _print(made)
@@ -108,6 +108,8 @@ def _print_counts_of(proof: Proof) -> None:
     _print_fact("length", proof.lengths())
     if proof.dropped:
         _print_fact("left out", proof.left_out())
+    for note in proof.notes:
+        click.echo(f"  {click.style('note:', fg='yellow')} {visible(note)}")
 
 
 def _print_fact(name: str, text: str) -> None:

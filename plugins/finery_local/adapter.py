@@ -1,0 +1,90 @@
+"""Whether an adapter fits the model that it is put upon, told from what both say of themselves.
+
+No weights are loaded: names come from `adapter_config.json`, shapes from the headers of the files.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from finery import DataError, Model
+from finery.errors import shown
+from finery_local.safetensors_file import shapes
+
+_COPIES = re.compile(r"(-unsloth)?(-bnb-4bit)?$")
+"""What the names of 4-bit copies of a model end with."""
+_BLOCK = re.compile(r".*?\.\d+\.")
+_MATRIX = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
+
+Shapes = Mapping[str, list[int]]
+
+
+def check_names(trained_on: str | None, base: Model, where: Path) -> None:
+    """`DataError` where an adapter names another repository than the one of its base.
+
+    A copy of the model under another owner's name is taken for the same. trained_on: what the
+    adapter's configuration says; a path is true of another machine, so it says nothing here.
+    """
+    repo = _under(base).meta.get("repo")
+    if repo is None or re.fullmatch(r"[\w.-]+/[\w.-]+", trained_on or "") is None:
+        return
+    if _model_name(str(trained_on)) != _model_name(str(repo)):
+        raise _another_base(f"'{trained_on}'", f"'{repo}'", where)
+
+
+def check_shapes(adapter: Path, trained_on: str | None, base: Model) -> None:
+    """`DataError` where an adapter's matrices fit no layers of the model under it.
+
+    Only where that model is a Hugging Face folder with weights that aren't quantised: of others
+    the shapes aren't to be had, or say nothing.
+    """
+    under = _under(base)
+    if under.format != "transformers" or under.meta.get("quantization"):
+        return
+    names = [name for name in under.external or _files(under) if name.endswith(".safetensors")]
+    layers = {k: v for name in names for k, v in shapes(under.file(name)).items()}
+    if misfit := _misfit(shapes(adapter), layers):
+        trained = f"'{trained_on}'" if trained_on else "another model"
+        given = under.meta.get("repo") or shown(under.file("config.json").parent)
+        raise _another_base(trained, f"'{given}'", adapter.parent, misfit)
+
+
+def _misfit(adapter: Shapes, layers: Shapes) -> str:
+    """What doesn't fit in words; empty where all fits, or where layers are called otherwise."""
+    blocks = {block[0] for name in layers if (block := _BLOCK.match(name))}
+    matrices = {m: s for n, s in adapter.items() if (m := _MATRIX.fullmatch(n)) and len(s) == 2}
+    if not any(f"{found[1]}.weight" in layers for found in matrices):
+        return ""
+    for found, shape in matrices.items():
+        layer = layers.get(f"{found[1]}.weight")
+        size, ways = (shape[1], "in") if found[2] == "A" else (shape[0], "out")
+        # A layer of GPT-2 has its matrix the other way round.
+        if layer is not None and size not in layer:
+            return f"{found[1]} has the shape {layer}, and the adapter {size} features {ways}"
+        block = _BLOCK.match(found[1])
+        if block is not None and block[0] not in blocks:
+            return f"the adapter is for {found[1]}, and the model has fewer layers"
+    return ""
+
+
+def _another_base(trained: str, given: str, where: Path, misfit: str = "") -> DataError:
+    return DataError(
+        f"the adapter was trained on {trained}, and base is another model: {given}",
+        where=str(where),
+        details=[misfit] if misfit else [],
+        fix="set base to a step with the model that it was trained on",
+    )
+
+
+def _under(model: Model) -> Model:
+    """The model under all adapters."""
+    base = model.refs.get("base")
+    return _under(base) if isinstance(base, Model) else model
+
+
+def _files(model: Model) -> list[str]:
+    return [path.name for path in model.path.glob("*.safetensors")]
+
+
+def _model_name(repo: str) -> str:
+    return _COPIES.sub("", repo.rpartition("/")[2].lower())

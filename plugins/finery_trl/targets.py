@@ -1,0 +1,76 @@
+"""Which layers an adapter lies on: `target_modules` held against the model, before it is loaded."""
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from finery import UsageError
+from finery.errors import did_you_mean
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from finery_trl.settings import Training
+
+ALL = "all-linear"
+WHERE = "lora.target_modules"
+
+
+def check_pattern(wanted: str | Sequence[str]) -> None:
+    """`UsageError` for a text that is no regular expression, and for no layers at all."""
+    if not wanted:
+        raise UsageError("target_modules names no layer", where=WHERE, fix=f"leave it out: {ALL}")
+    try:
+        re.compile(wanted if isinstance(wanted, str) else "")
+    except re.error as error:
+        raise UsageError(
+            f"target_modules: {wanted!r} is not a regular expression: {error}",
+            where=WHERE,
+            fix="repair it, or name layers in a list",
+        ) from None
+
+
+def check_targets(step: "Training") -> None:
+    """`UsageError` where `target_modules` matches nothing, or a name of it nothing.
+
+    It reads the model's configuration alone. As in PEFT, a name stands for the layers that are
+    called so or end with `.name`, and a text for those that it matches whole.
+    """
+    if step.lora is None or step.lora.target_modules == ALL:
+        return
+    from finery_transformers.loading import load_skeleton
+
+    wanted, layers = step.lora.target_modules, layers_of(load_skeleton(step.model))
+    if isinstance(wanted, str):
+        unknown = [] if any(re.fullmatch(wanted, layer) for layer in layers) else [wanted]
+    else:
+        unknown = [n for n in wanted if not any(f".{layer}".endswith(f".{n}") for layer in layers)]
+    if unknown:
+        raise _unmatched(unknown, layers, pattern=isinstance(wanted, str))
+
+
+def layers_of(model: "PreTrainedModel") -> dict[str, bool]:
+    """Layer that an adapter can lie on → whether it is a linear one inside the model's blocks."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    linear = (torch.nn.Linear, Conv1D)
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    return {
+        name: isinstance(layer, linear) and layer is not head
+        for name, layer in model.named_modules()
+        if isinstance(layer, (*linear, torch.nn.Embedding))
+    }
+
+
+def _unmatched(unknown: Sequence[str], layers: dict[str, bool], *, pattern: bool) -> UsageError:
+    there = sorted({layer.rpartition(".")[2] for layer, linear in layers.items() if linear})
+    named = ", ".join(f"'{name}'" for name in unknown)
+    if pattern:
+        what = f"target_modules: the pattern {named} matches no layer's whole path"
+        known = unknown[0] in there
+        fix = f"name it in a list: [{unknown[0]}]" if known else rf"e.g. '.*\.{there[0]}'"
+    else:
+        what = f"target_modules: the model has no layer {named}"
+        fix = did_you_mean(unknown[0], there) or ALL
+    return UsageError(what, where=WHERE, details=[f"it has: {', '.join(there)}"], fix=fix)

@@ -13,6 +13,7 @@ from finery.drops import FINDINGS, Drops
 from finery.errors import did_you_mean
 from finery.rows import Row
 from finery_data import personal
+from finery_data.badrow import BadRow
 from finery_data.labels import Labels
 from finery_data.parts import (
     answer,
@@ -25,6 +26,7 @@ from finery_data.parts import (
     text_named,
     text_of,
 )
+from finery_data.patience import patterns_of
 from finery_data.structure import COLUMNS, problems_of
 
 Action = Literal["error", "drop", "report"]
@@ -193,7 +195,7 @@ class _Checks:
         yield from self._in_texts(row)
         if not any(check == "turns" for check, _ in broken):
             yield from self._lengths(number, row)
-            yield from self._answers(row)
+            yield from self._answers(number, row)
             yield from self._label(number, row)
             yield from self._language(row)
 
@@ -260,7 +262,7 @@ class _Checks:
                 if field == "max_characters" and len(text) > limit:
                     yield "length", f"{name} has {len(text):,} characters, more than {limit:,}"
 
-    def _answers(self, row: Row) -> Iterator[Finding]:
+    def _answers(self, number: int, row: Row) -> Iterator[Finding]:
         from finery_eval.jsonvalues import NotJson, parse
 
         text = _plain_answer(row)
@@ -271,9 +273,16 @@ class _Checks:
         except NotJson as error:
             yield "json", f"the answer is {error}"
             return
-        problem = self._schema.problem(value) if self._schema else None
+        problem = self._schema_problem(value, number, row) if self._schema else None
         if problem is not None:
             yield "schema", f"the answer breaks the schema: {problem.text}"
+
+    def _schema_problem(self, value: Any, number: int, row: Row) -> Any:
+        try:
+            with patterns_of("schema: one of its patterns"):
+                return self._schema.problem(value)
+        except BadRow as error:
+            raise DataError(error.what, where=named(number, row), fix=error.fix) from error
 
     @cached_property
     def _schema(self) -> Any:

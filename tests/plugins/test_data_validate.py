@@ -13,7 +13,7 @@ from finery import DataError, Dataset, Files, UsageError
 from finery.drops import dropped, findings
 from finery.rows import Row, with_id
 from finery.testing import TestJob, dataset
-from finery_data import personal
+from finery_data import patience, personal
 from finery_data.labels import misspelt, one_edit_apart
 from finery_data.validate import Validate
 
@@ -157,6 +157,18 @@ def test_answers_that_break_a_schema(tmp_path: Path) -> None:
     lines = refused(tmp_path, rows, schema=Files(["schema.json"], [path]))
     assert [line.partition("): ")[2].partition(":")[0] for line in lines] == ["schema", "json"]
     assert "rent: '3' is not of type 'integer'" in lines[0]
+
+
+def test_a_pattern_of_a_schema_without_end_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "SECONDS", 0.2)
+    schema = tmp_path / "schema.json"
+    schema.write_text(json.dumps({"items": {"pattern": "(a+)+$"}}), encoding="utf-8")
+    bad = row("list", json.dumps(["a" * 40 + "b"]))
+    with pytest.raises(DataError, match=r"one of its patterns takes more than 0\.2 s") as caught:
+        validate(tmp_path, [bad], schema=Files(["schema.json"], [schema]))
+    assert bad["id"] in str(caught.value.where)
 
 
 def test_lengths(tmp_path: Path) -> None:

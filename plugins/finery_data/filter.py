@@ -8,6 +8,7 @@ from finery import DataError, Dataset, Job, Step, UsageError, setting, takes
 from finery.drops import Drops
 from finery.rows import Row
 from finery_data.badrow import BadRow
+from finery_data.lengths import check_lengths
 from finery_data.parts import named, no_text, read, scope, text_named
 from finery_data.patience import search
 from finery_data.sandbox import evaluate, expression
@@ -57,6 +58,7 @@ class Filter(Step, seeded=False, packages=("jinja2",), version="1"):
                 "data.filter has no condition",
                 fix='add one, e.g. where: label != "spam"',
             )
+        check_lengths(self.min_characters, self.max_characters)
 
     def run(self, job: Job) -> Dataset:
         """Write the rows that stay, and why the others don't."""

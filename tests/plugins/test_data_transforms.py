@@ -93,6 +93,8 @@ def test_filter_names_the_row_that_lacks_a_column(tmp_path: Path) -> None:
         ({}, None),
         ({"where": "label =="}, "where"),
         ({"matches": {"user": "("}}, "matches.user"),
+        ({"min_characters": {"user": 5}, "max_characters": {"user": 4}}, "min_characters.user"),
+        ({"max_characters": {"user": -4}}, "max_characters.user"),
     ],
 )
 def test_filter_refuses_broken_conditions(given: dict[str, Any], where: str | None) -> None:

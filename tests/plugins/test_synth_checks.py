@@ -143,12 +143,15 @@ def test_functions_of_a_package() -> None:
     [
         (Checks(matches={"user": "("}), "checks.matches.user"),
         (Checks(schema={}, json_schema=Files(["a"])), "checks.schema"),
+        (Checks(schema={"type": "objekt"}), "checks.schema"),
+        (Checks(min_characters={"user": 3}, max_characters={"user": 2}),
+         "checks.min_characters.user"),
         (Checks(json_schema=Files(["a", "b"])), "checks.json_schema"),
         (Checks(python=Functions(functions=["f"])), "checks.python.functions"),
         (Checks(python=Functions(file=Files(["a"]), functions=["m:f"])), "checks.python.functions"),
         (Checks(judge=Rubric(rubric="r", min=6)), "checks.judge.min"),
     ],
-)
+)  # fmt: skip
 def test_settings_that_do_not_fit(checks: Checks, where: str) -> None:
     with pytest.raises(UsageError) as raised:
         checks.check()

@@ -263,6 +263,8 @@ class _Teller:
         told = [t for t in rows.values() if t.relation in ("asked", "ancestor") and t.at(name)]
         if not told or type(step).trace is Step.trace:
             return []
+        if built.plan.gone:
+            return [f"{name} can't tell where rows were read: {built.plan.gone}"]
         notes = [f"{name}: {file} changed since it was read" for file in _changed_files(built)]
         try:
             self._places(built, rows, told)
@@ -304,7 +306,7 @@ class _Teller:
 def _built(graph: Graph, store: Store) -> Iterator[_Built]:
     """The steps of a recipe that are built: as they are now, else by the last build."""
     planner = Planner(graph, store)
-    for plan in make_plan(planner):
+    for plan in make_plan(planner, without_files=True):
         result = plan.result
         if result is None and plan.node.name in planner.latest:
             result = store.lookup(planner.latest[plan.node.name][0])

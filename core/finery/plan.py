@@ -12,6 +12,7 @@ from blake3 import blake3
 
 from finery.artifacts import Model
 from finery.code import Parsed, code_of
+from finery.errors import RecipeError
 from finery.graph import Graph, Node
 from finery.keys import MISSING, Parts, differences, encode, key_of, key_parts, package_version
 from finery.lock import Lock
@@ -34,6 +35,7 @@ class StepPlan:
     key: str = ""
     parts: Parts = field(default_factory=list)
     result: Result | None = None
+    gone: str = ""  # which outside file isn't there any more
     files: dict[str, list[tuple[str, Path]]] = field(default_factory=dict)
     pinned: str | None = None
     engines: dict[str, str] = field(default_factory=dict)  # model format → its engine in records
@@ -200,11 +202,20 @@ class Planner:
         )
 
 
-def make_plan(planner: Planner) -> Iterator[StepPlan]:
-    """The plan of every step, in the order of the graph."""
+def make_plan(planner: Planner, *, without_files: bool = False) -> Iterator[StepPlan]:
+    """The plan of every step, in the order of the graph.
+
+    without_files: a step whose outside files are gone is pending, and `gone` says what is missing;
+    for those who only look at what is built. Else that raises `RecipeError`.
+    """
     results: dict[str, Result | None] = {}
-    for name in planner.graph.nodes:
-        plan = planner.resolve(name, results)
+    for name, node in planner.graph.nodes.items():
+        try:
+            plan = planner.resolve(name, results)
+        except RecipeError as error:
+            if not without_files:
+                raise
+            plan = StepPlan(node, "pending", reason=error.what, gone=error.what)
         results[name] = plan.result
         yield plan
 

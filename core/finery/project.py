@@ -50,12 +50,12 @@ def open_store(path: Path) -> Store:
 def result_of(graph: Graph, store: Store, name: str) -> tuple[Result, bool]:
     """A step's result with the recipe as it is, else that of its last build; whether it is the one.
 
-    Raises `UsageError` where it was never built.
+    Outside files may be gone since it was built. Raises `UsageError` where it never was.
     """
     from finery.plan import Planner, make_plan
 
     planner = Planner(graph.select([name]), store)
-    plan = next(p for p in make_plan(planner) if p.node.name == name)
+    plan = next(p for p in make_plan(planner, without_files=True) if p.node.name == name)
     if plan.result is not None:
         return plan.result, True
     last = planner.latest.get(name)

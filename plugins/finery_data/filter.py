@@ -8,7 +8,9 @@ from finery import DataError, Dataset, Job, Step, UsageError, setting, takes
 from finery.drops import Drops
 from finery.rows import Row
 from finery_data.badrow import BadRow
+from finery_data.lengths import check_lengths
 from finery_data.parts import named, no_text, read, scope, text_named
+from finery_data.patience import search
 from finery_data.sandbox import evaluate, expression
 
 Texts = dict[str, str]
@@ -22,7 +24,8 @@ class Filter(Step, seeded=False, packages=("jinja2",), version="1"):
     Conditions name texts of a row: `system`, `user` (the last user turn), `assistant` (the
     answer), `chosen`, `rejected`, or any column, e.g. `label`. Rows stay as they are. A row
     without a column that a condition names is an error, not a row to drop; in `where`,
-    `name is defined` tells.
+    `name is defined` tells. A regular expression that takes more than ten seconds of CPU time for
+    one row stops the build.
     """
 
     rows: list[Dataset] = takes(help="Rows to choose from, in this order.")
@@ -55,6 +58,7 @@ class Filter(Step, seeded=False, packages=("jinja2",), version="1"):
                 "data.filter has no condition",
                 fix='add one, e.g. where: label != "spam"',
             )
+        check_lengths(self.min_characters, self.max_characters)
 
     def run(self, job: Job) -> Dataset:
         """Write the rows that stay, and why the others don't."""
@@ -120,7 +124,7 @@ def _pattern(field: str, name: str, pattern: str, *, wanted: bool) -> Condition:
         ) from None
 
     def test(_: Row, found: Texts) -> tuple[str, str] | None:
-        match = compiled.search(found[name])
+        match = search(compiled, found[name], f"{field}.{name}")
         if bool(match) == wanted:
             return None
         if match is None:

@@ -1,5 +1,6 @@
 """The formats of `data.file`: how the columns of a record become a row."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -79,10 +80,31 @@ def completion(columns: Columns, prompts_only: bool) -> Row:
 
 
 def rating(columns: Columns, prompts_only: bool) -> Row:
-    """`prompt`, `completion` and `label`, true for a good completion; `label` becomes text."""
-    if not isinstance(columns.get("label"), bool):
-        raise BadRow("'label' isn't true or false", "say of each completion whether it is good")
-    return _completed(columns, prompts_only)
+    """`prompt`, `completion` and `label`: true or 1 where the completion is good, else false or 0.
+
+    In a row the label is the text true or false.
+    """
+    good = _rated(columns.get("label"))
+    if good is None:
+        raise BadRow(
+            f"'label' is {_told(columns.get('label'))}, neither true nor false",
+            "say of each completion whether it is good: true or 1, false or 0",
+        )
+    return {**_completed(columns, prompts_only), "label": good}
+
+
+def _rated(label: Any) -> str | None:
+    """The label of a rated completion as rows have it; None where it says neither."""
+    if isinstance(label, str):
+        return _RATINGS.get(label.strip().lower())
+    return _RATINGS.get(str(int(label))) if label in (0, 1) else None
+
+
+_RATINGS = {"true": "true", "1": "true", "false": "false", "0": "false"}
+
+
+def _told(value: Any) -> str:
+    return f"{value!r:.40}" if isinstance(value, str | int | float) else kind_of(value)
 
 
 def _completed(columns: Columns, prompts_only: bool) -> Row:
@@ -108,8 +130,9 @@ def preference(columns: Columns, prompts_only: bool) -> Row:
     """`prompt`, `chosen`, `rejected`, all as text or all as messages.
 
     Without `prompt`, or where `chosen` and `rejected` repeat it, the prompt is what they have in
-    common at their start.
+    common at their start. `margin`, by how much the chosen one is better, must be a number.
     """
+    _check_margin(columns.get("margin"))
     answers = [_sides(columns, "chosen"), _sides(columns, "rejected")]
     given = _sides(columns, "prompt") if columns.get("prompt") is not None else None
     if given is None and isinstance(answers[0], str) != isinstance(answers[1], str):
@@ -120,6 +143,15 @@ def preference(columns: Columns, prompts_only: bool) -> Row:
     if isinstance(answers[0], str):
         return _text_preference(prompt, *answers)
     return _turn_preference(prompt, *answers)
+
+
+def _check_margin(value: Any) -> None:
+    try:
+        number = 0.0 if value is None or value == "" else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if isinstance(value, bool) or not math.isfinite(number):
+        raise BadRow(f"'margin' is {_told(value)}, no finite number", "write a number, or drop it")
 
 
 def _text_preference(prompt: str | None, chosen: str, rejected: str) -> Row:
@@ -287,11 +319,20 @@ def detect(columns: Columns, prompts_only: bool) -> list[str]:
     if "messages" in columns:
         found.append("sharegpt" if _has_from(columns["messages"]) else "messages")
     if {"prompt"} | (set() if prompts_only else {"completion"}) <= columns.keys():
-        found.append("rating" if isinstance(columns.get("label"), bool) else "completion")
+        kinds = _kinds_of_completion(columns.get("label"))
+        found += kinds[:1] if prompts_only else kinds
     if {"chosen", "rejected"} <= columns.keys():
         found = [f for f in found if f != "completion" or "completion" in columns]
         found.append("preference")
     return list(dict.fromkeys(found))
+
+
+def _kinds_of_completion(label: Any) -> list[str]:
+    """Whether completions are rated by their labels; 1 and 0 may also name classes."""
+    if _rated(label) is None:
+        return ["completion"]
+    said = isinstance(label, bool) or str(label).strip().lower() in ("true", "false")
+    return ["rating"] if said else ["completion", "rating"]
 
 
 def _has_from(turns: Any) -> bool:

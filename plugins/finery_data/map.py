@@ -1,13 +1,15 @@
 """`data.map`: rows rewritten by templates."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 from finery import DataError, Dataset, Job, Step, UsageError, setting, takes
+from finery.errors import did_you_mean
 from finery.rows import Conversation, Message, Row
 from finery_data.badrow import BadRow
 from finery_data.parts import (
     OWN_COLUMNS,
+    TURNS,
     as_turns,
     changed,
     is_conversation,
@@ -15,8 +17,9 @@ from finery_data.parts import (
     read,
     scope,
     text_of,
+    texts,
 )
-from finery_data.sandbox import compiled, render
+from finery_data.sandbox import compiled, names_in, render
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -27,9 +30,11 @@ class Map(Step, seeded=False, packages=("jinja2",), version="1"):
 
     Templates are Jinja, in its sandbox. They see the row's columns by name, its texts `system`,
     `user` (the last user turn), `assistant` (the answer), `chosen` and `rejected`, and `row`. All
-    templates see the row as it was. A row that changes gets a new id, and its old one as parent;
-    tools, tool calls and columns that no template writes are kept. Rows without turns (documents)
-    become conversations if there is a template for `user`.
+    templates see the row as it was. A column that no row has is an error, also where a template
+    allows for its absence, and so is a template with nothing to write in any row. A row that
+    changes gets a new id, and its old one as parent; tools, tool calls and columns that no template
+    writes are kept. Rows without turns (documents) become conversations if there is a template for
+    `user`.
     """
 
     rows: list[Dataset] = takes(help="Rows to rewrite, in this order.")
@@ -80,32 +85,82 @@ class Map(Step, seeded=False, packages=("jinja2",), version="1"):
             raise DataError("there are no rows", fix="look at what `rows` names")
         return made
 
-    def _templates(self) -> "dict[str, Template]":
+    def _sources(self) -> dict[str, str]:
+        """Setting → the template that it holds."""
         fields = ("system", "user", "assistant", "rejected", "label")
         given = {f: getattr(self, f) for f in fields if getattr(self, f) is not None}
-        given |= {f"columns.{name}": source for name, source in self.columns.items()}
-        return {where: compiled(source, where) for where, source in given.items()}
+        return given | {f"columns.{name}": source for name, source in self.columns.items()}
+
+    def _templates(self) -> "dict[str, Template]":
+        return {where: compiled(source, where) for where, source in self._sources().items()}
 
     def _rewritten(self, job: Job) -> Iterator[Row]:
         writer, changes, number = _Writer(self, self._templates()), 0, 0
+        used = _Used(self._sources(), self.remove)
         for number, row in read(job, self.rows):
+            used.meet(row)
             try:
                 made = changed(row, writer.written(row))
             except BadRow as error:
                 raise DataError(error.what, where=named(number, row), fix=error.fix) from error
             changes += made is not row
             yield made
+        if number:
+            used.check(writer.rendered)
         job.log(f"{changes:,} of {number:,} rows changed")
 
 
+class _Used:
+    """What the settings of a `data.map` name, and no row has: a name mistyped gives no error
+    where a template allows for its absence.
+    """
+
+    def __init__(self, sources: dict[str, str], removed: list[str]) -> None:
+        self._sources = sources
+        self._named = {where: names_in(source) for where, source in sources.items()}
+        self._named |= {"remove": set(removed)} if removed else {}
+        self._known: dict[str, None] = dict.fromkeys(TURNS)
+        self._shapes: set[tuple[str, ...]] = set()
+
+    def meet(self, row: Row) -> None:
+        """Note the columns and texts of a row."""
+        shape = tuple(row)
+        if shape not in self._shapes:
+            self._shapes.add(shape)
+            self._known.update(dict.fromkeys([*row, *texts(row)]))
+
+    def check(self, rendered: Collection[str]) -> None:
+        """Raise `DataError` for a column that no row has, or a template that wrote to none."""
+        for where, names in self._named.items():
+            for name in sorted(names - self._known.keys()):
+                raise DataError(
+                    f"{where}: no row has a column '{name}'",
+                    fix=did_you_mean(name, self._known.keys() - {"id", "parents"}),
+                )
+        for where in self._sources.keys() - rendered:
+            raise DataError(f"{where}: no row has {_TARGETS[where]} to write", fix="drop it")
+
+
+_TARGETS = {
+    "user": "a user turn",
+    "assistant": "an answer",
+    "rejected": "a rejected answer",
+    "system": "turns that a system prompt could come before",
+}
+
+
 class _Writer:
-    """Writes one row after the other with the templates of a `data.map`."""
+    """Writes one row after the other with the templates of a `data.map`.
+
+    rendered: the templates that wrote something so far.
+    """
 
     def __init__(self, step: Map, templates: "dict[str, Template]") -> None:
         self._every = step.turns == "all"
         self._removed = step.remove
         self._columns = [where for where in templates if where.startswith("columns.")]
         self._templates = templates
+        self.rendered: set[str] = set()
 
     def written(self, row: Row) -> Row:
         """A new row; raises `BadRow` where a template fails or leaves a turn empty."""
@@ -118,7 +173,7 @@ class _Writer:
         if "label" in self._templates:
             made["label"] = self._full("label", names)
         for where in self._columns:
-            made[where.removeprefix("columns.")] = render(self._templates[where], where, names)
+            made[where.removeprefix("columns.")] = self._rendered(where, names)
         return made
 
     def _new_conversation(self, row: Row, names: dict[str, Any]) -> Row:
@@ -168,7 +223,7 @@ class _Writer:
     def _turn(self, turn: Message, template: str, names: dict[str, Any]) -> Message:
         # Its own text, without its tool calls: those stay where they are.
         own = {template: text_of({"content": turn.get("content")})}
-        text = render(self._templates[template], template, {**names, **own})
+        text = self._rendered(template, {**names, **own})
         if not text.strip() and not turn.get("tool_calls"):
             raise BadRow(f"{template} gives an empty text", "fill it in or remove the row")
         return {**turn, "content": text}
@@ -176,15 +231,19 @@ class _Writer:
     def _with_system(self, turns: Conversation, names: dict[str, Any]) -> Conversation:
         if "system" not in self._templates:
             return turns
-        text = render(self._templates["system"], "system", names)
+        text = self._rendered("system", names)
         rest = [turn for turn in turns if turn["role"] != "system"]
         return [{"role": "system", "content": text}, *rest] if text.strip() else rest
 
     def _full(self, where: str, names: dict[str, Any]) -> str:
-        text = render(self._templates[where], where, names)
+        text = self._rendered(where, names)
         if not text.strip():
             raise BadRow(f"{where} gives an empty text", "fill it in or remove the row")
         return text.strip() if where == "label" else text
+
+    def _rendered(self, where: str, names: dict[str, Any]) -> str:
+        self.rendered.add(where)
+        return render(self._templates[where], where, names)
 
 
 def _answer_columns(row: Row) -> Iterator[tuple[str, str]]:

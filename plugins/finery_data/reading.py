@@ -109,7 +109,7 @@ class Reading:
         self._met.update(dict.fromkeys(columns))
         row = self._build(columns, self._shape.prompts_only)
         if self._format != "columns":
-            row |= tools(columns) | label(columns)
+            row |= tools(columns) | ({} if "label" in row else label(columns))
         content = _hash(row)
         kept = self._shape.kept
         if kept:
@@ -158,6 +158,8 @@ class Reading:
             raise DataError("there are no rows", where=self._place, fix="put rows in it")
         if self._bad:
             self._job.log(f"skipped {self._bad_count:,} of {self._records:,} rows")
+        if self._format == "preference" and "margin" in self._met:
+            self._job.log("margin: no training weighs preferences by it")
         self._check_kept()
 
     def _bad_rows_error(self) -> DataError:

@@ -1,37 +1,45 @@
-"""Jinja in its sandbox: templates and expressions of recipes, which can't run code."""
+"""Jinja in its sandbox: templates and expressions of recipes.
 
+They can't run code, read no files, and give the same text for the same row, so that a step's key
+stands for what it made; and none takes all memory or time of the machine. Every template of a
+recipe that is rendered over rows is made here.
+"""
+
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from finery.errors import UsageError, did_you_mean
 from finery_data.badrow import BadRow
+from finery_data.patience import Slow, patience
 from finery_data.values import holds_bytes, written
 
 if TYPE_CHECKING:
     from jinja2 import Template
     from jinja2.environment import TemplateExpression
+    from jinja2.nodes import Template as Tree
 
 
+@cache
 def environment() -> Any:
-    """Jinja's immutable sandbox: an undefined name is an error, and so is an empty column."""
-    from jinja2 import StrictUndefined
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    """The sandbox: an undefined name is an error, and so is an empty column."""
+    from finery_data.limits import LimitedSandbox
 
-    return ImmutableSandboxedEnvironment(
-        undefined=StrictUndefined, finalize=_filled, keep_trailing_newline=False
-    )
+    return LimitedSandbox(finalize=_finalized())
 
 
 def compiled(source: str, where: str) -> "Template":
-    """A template; `UsageError` at the setting `where` if it isn't Jinja."""
+    """A template; `UsageError` at the setting `where` if it isn't Jinja, or loads another file."""
     from jinja2 import TemplateError
 
     try:
-        made: Template = environment().from_string(source)
-    except TemplateError as error:
+        tree = environment().parse(source)
+        _refuse_others(tree, where)
+        made: Template = environment().from_string(tree)
+    except (TemplateError, SyntaxError, RecursionError) as error:
         raise UsageError(
             f"the template isn't valid Jinja: {error}",
             where=where,
-            fix='write columns as {{ name }}, e.g. user: "{{ text }}"',
+            fix=_random(error) or 'write columns as {{ name }}, e.g. user: "{{ text }}"',
         ) from error
     return made
 
@@ -42,31 +50,54 @@ def expression(source: str, where: str) -> "TemplateExpression":
 
     try:
         made: TemplateExpression = environment().compile_expression(source, undefined_to_none=False)
-    except TemplateError as error:
+    except (TemplateError, SyntaxError, RecursionError) as error:
         raise UsageError(
             f"not an expression: {error}",
             where=where,
-            fix='write it without braces, e.g. label != "spam" and user | length > 20',
+            fix=_random(error)
+            or 'write it without braces, e.g. label != "spam" and user | length > 20',
         ) from error
     return made
+
+
+def names_in(source: str) -> set[str]:
+    """The names that a template takes from its row, as `name`, `row.name` or `row["name"]`."""
+    from jinja2 import nodes
+    from jinja2.meta import find_undeclared_variables
+
+    tree = environment().parse(source)
+    found: set[str] = find_undeclared_variables(tree) - environment().globals.keys()
+    for node in tree.find_all((nodes.Getattr, nodes.Getitem)):
+        if isinstance(node.node, nodes.Name) and node.node.name == "row":
+            name = node.attr if isinstance(node, nodes.Getattr) else _constant(node.arg)
+            found |= {name} if isinstance(name, str) and not hasattr(dict, name) else set()
+    return found - {"row"}
 
 
 def render(template: "Template", what: str, names: dict[str, Any]) -> str:
     """The template's text; `BadRow` naming the setting `what` where it fails for these names."""
     try:
-        return template.render(names)
+        with patience():
+            return template.render(names)
     except BadRow as error:
         raise BadRow(f"{what}: {error.what}", error.fix) from error
     except Exception as error:  # a template can raise anything: 1 / 0, a filter's TypeError, …
-        raise BadRow(f"{what}: {error}", fix_of(str(error), names)) from error
+        raise _failed(error, what, names) from error
 
 
 def evaluate(made: "TemplateExpression", what: str, names: dict[str, Any]) -> bool:
     """Whether the expression is true of these names; `BadRow` where it fails."""
     try:
-        return bool(made(names))
+        with patience():
+            return bool(made(names))
     except Exception as error:  # as above
-        raise BadRow(f"{what}: {error}", fix_of(str(error), names)) from error
+        raise _failed(error, what, names) from error
+
+
+def _failed(error: Exception, what: str, names: dict[str, Any]) -> BadRow:
+    said = str(error) or type(error).__name__
+    fix = "write fewer or shorter loops" if isinstance(error, Slow) else fix_of(said, names)
+    return BadRow(f"{what}: {said}", fix)
 
 
 def fix_of(message: str, names: dict[str, Any]) -> str:
@@ -77,13 +108,55 @@ def fix_of(message: str, names: dict[str, Any]) -> str:
     return guess or "repair the template, or the row"
 
 
+def _refuse_others(tree: "Tree", where: str) -> None:
+    from jinja2 import nodes
+
+    others = (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)
+    for found in tree.find_all(others):
+        raise UsageError(
+            f"line {found.lineno} of the template loads another template, which none may",
+            where=where,
+            fix="write all of it in one template",
+        )
+
+
+def _random(error: BaseException) -> str | None:
+    if "'random'" in str(error):
+        return "leave it out: the same row must always give the same text"
+    return None
+
+
+def _constant(node: Any) -> Any:
+    return getattr(node, "value", None)
+
+
+def _finalized() -> Any:
+    """`_filled`, made so that Jinja calls it for rows alone.
+
+    Jinja computes constants when it compiles, unless what finishes them needs a row's context.
+    """
+    from jinja2 import pass_context
+
+    return pass_context(lambda context, value: _filled(value))
+
+
 def _filled(value: Any) -> Any:
     """A template's value, unless it is missing: the text 'None' must not reach a model.
 
     Nor must Python's way to write objects, lists and bytes: they are written as JSON, or refused.
     """
+    from jinja2 import Undefined
+
     if value is None or (isinstance(value, float) and value != value):
         raise BadRow("a column is empty (null)", 'remove the row, or write {{ name or "" }}')
     if holds_bytes(value):
         raise BadRow("a column holds bytes, not text", "decode it, or leave it out")
-    return written(value) if isinstance(value, (dict, list)) else value
+    if isinstance(value, (dict, list, tuple)):
+        return written(value)
+    if not isinstance(value, (str, int, float, Undefined)):
+        # Python would write where in memory it lies.
+        raise BadRow(
+            f"a value is a {type(value).__name__}, which is no text",
+            "write () behind a method, and | list or | join behind map, select and the like",
+        )
+    return value

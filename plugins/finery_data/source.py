@@ -24,7 +24,7 @@ class RowSource(Step, seeded=False, packages=("jinja2",)):
         None,
         help="What the columns are: alpaca (instruction, input, output), sharegpt (conversations), "
         "messages (OpenAI), completion (prompt, completion), preference (prompt, chosen, "
-        "rejected), rating (prompt, completion, label: true or false).",
+        "rejected), rating (prompt, completion, label: true or 1, false or 0).",
     )
     columns: Columns | None = setting(
         None,

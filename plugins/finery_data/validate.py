@@ -13,7 +13,10 @@ from finery.drops import FINDINGS, Drops
 from finery.errors import did_you_mean
 from finery.rows import Row
 from finery_data import personal
+from finery_data.badrow import BadRow
 from finery_data.labels import Labels
+from finery_data.language import Languages, check_codes
+from finery_data.lengths import check_lengths
 from finery_data.parts import (
     answer,
     id_of,
@@ -25,6 +28,7 @@ from finery_data.parts import (
     text_named,
     text_of,
 )
+from finery_data.patience import patterns_of
 from finery_data.structure import COLUMNS, problems_of
 
 Action = Literal["error", "drop", "report"]
@@ -34,6 +38,7 @@ ACTIONS: dict[str, Action] = {
     "size": "error",
     "empty": "error",
     "turns": "error",
+    "tools": "error",
     "json": "error",
     "schema": "error",
     "label": "error",
@@ -56,6 +61,7 @@ class Validate(Step, seeded=False, packages=("jsonschema", "py3langid", "rensa")
     Checks, by the names that `actions` takes:
     - `size`: more bytes than `max_bytes`; such a row isn't looked at any further.
     - `empty`: an empty turn. `turns`: unknown roles, turns out of order, broken tool calls.
+    - `tools`: an answer that calls a tool that isn't among the row's `tools`; rejected ones may.
     - `json`: an answer that isn't JSON. `schema`: one that breaks the JSON Schema.
     - `label`: a label that isn't allowed, or none. `label-typo`: one letter from a label five times
       as frequent. `label-conflict`: the same prompt, or one 0.8 similar, with another label.
@@ -123,6 +129,8 @@ class Validate(Step, seeded=False, packages=("jsonschema", "py3langid", "rensa")
             raise UsageError(
                 "`schema` is about JSON answers, and `json` is false", where="json", fix="drop one"
             )
+        check_lengths(self.min_characters, self.max_characters)
+        check_codes(self.languages)
 
     def key_packages(self) -> tuple[str, ...]:
         """The libraries that these settings use."""
@@ -192,8 +200,9 @@ class _Checks:
         yield from broken
         yield from self._in_texts(row)
         if not any(check == "turns" for check, _ in broken):
+            yield from _undeclared(row)
             yield from self._lengths(number, row)
-            yield from self._answers(row)
+            yield from self._answers(number, row)
             yield from self._label(number, row)
             yield from self._language(row)
 
@@ -260,7 +269,7 @@ class _Checks:
                 if field == "max_characters" and len(text) > limit:
                     yield "length", f"{name} has {len(text):,} characters, more than {limit:,}"
 
-    def _answers(self, row: Row) -> Iterator[Finding]:
+    def _answers(self, number: int, row: Row) -> Iterator[Finding]:
         from finery_eval.jsonvalues import NotJson, parse
 
         text = _plain_answer(row)
@@ -271,9 +280,16 @@ class _Checks:
         except NotJson as error:
             yield "json", f"the answer is {error}"
             return
-        problem = self._schema.problem(value) if self._schema else None
+        problem = self._schema_problem(value, number, row) if self._schema else None
         if problem is not None:
             yield "schema", f"the answer breaks the schema: {problem.text}"
+
+    def _schema_problem(self, value: Any, number: int, row: Row) -> Any:
+        try:
+            with patterns_of("schema: one of its patterns"):
+                return self._schema.problem(value)
+        except BadRow as error:
+            raise DataError(error.what, where=named(number, row), fix=error.fix) from error
 
     @cached_property
     def _schema(self) -> Any:
@@ -308,9 +324,7 @@ class _Checks:
                 yield "language", f"the {name} is in {other}"
 
     @cached_property
-    def _languages(self) -> Any:
-        from finery_data.language import Languages
-
+    def _languages(self) -> Languages | None:
         return Languages(self.step.languages) if self.step.languages else None
 
 
@@ -363,6 +377,25 @@ def _plain_answer(row: Row) -> str | None:
     if isinstance(turns, list) and any(turn.get("tool_calls") for turn in turns[-1:]):
         return None
     return answer(row)
+
+
+def _undeclared(row: Row) -> Iterator[Finding]:
+    """The tools that the row's turns call and `tools` doesn't have."""
+    tools = row.get("tools")
+    declared = [_tool_name(tool) for tool in tools] if isinstance(tools, list) else []
+    columns = [row.get(name) for name in COLUMNS if name != "rejected"]
+    turns = [turn for column in columns if isinstance(column, list) for turn in column]
+    called = [_tool_name(call) for turn in turns for call in turn.get("tool_calls") or ()]
+    for name in dict.fromkeys(called):
+        if name not in declared:
+            known = did_you_mean(name, filter(None, declared)) or "the row declares none"
+            yield "tools", f"the tool '{name}' is called, and not declared; {known}"
+
+
+def _tool_name(tool: Any) -> str:
+    """The name of a tool, or of one that is called; of what is neither, the empty text."""
+    function = tool.get("function", tool) if isinstance(tool, dict) else None
+    return str(function.get("name", "")) if isinstance(function, dict) else ""
 
 
 def _is_container(text: str) -> bool:

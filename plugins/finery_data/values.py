@@ -43,6 +43,6 @@ def holds_bytes(value: Any) -> bool:
     return isinstance(value, list) and any(map(holds_bytes, value))
 
 
-def written(value: list[Any] | dict[str, Any]) -> str:
+def written(value: list[Any] | tuple[Any, ...] | dict[str, Any]) -> str:
     """A list or an object as templates write it: as JSON, in its own order."""
     return json.dumps(value, ensure_ascii=False, default=plain)

@@ -4,11 +4,19 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from finery.errors import DataError, shown
+from finery.errors import DataError, UsageError, shown
 from finery_eval.jsonvalues import NotJson, parse
 
 LONGEST = 200
 """Characters of a problem that are told."""
+
+
+def check_schema(schema: dict[str, Any], where: str) -> None:
+    """Raise `UsageError` at the setting `where` for a schema in a recipe that is none."""
+    try:
+        AnswerSchema(schema)
+    except DataError as error:
+        raise UsageError(error.what, where=where, fix=error.fix) from None
 
 
 class Problem(NamedTuple):

@@ -47,11 +47,13 @@ class Apply(Step, seeded=False, version="1"):
     )
 
     def check(self) -> None:
-        """Raise `UsageError` unless `reviews` is one file."""
+        """Raise `UsageError` unless `reviews` is one file of JSON lines."""
         patterns = self.reviews.patterns
-        if len(patterns) != 1 or set(patterns[0]) & set("*?["):
+        one = len(patterns) == 1 and not set(patterns[0]) & set("*?[")
+        # Where a folder is named, the files in it are found.
+        if not one or not patterns[0].endswith(".jsonl") or len(self.reviews.paths) > 1:
             raise UsageError(
-                "decisions on some rows are kept in one file",
+                "decisions on some rows are kept in one file of JSON lines, and this is none",
                 where="reviews",
                 fix=f"reviews: reviews/{self.rows.ref or 'rows'}.jsonl",
             )

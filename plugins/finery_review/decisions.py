@@ -1,5 +1,6 @@
 """Decisions of human review: the lines of `reviews/<step>.jsonl`, and what they come to."""
 
+import codecs
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal
 
@@ -14,6 +15,8 @@ Action = Literal["accept", "reject", "edit", "swap", "note", "undo"]
 OPEN = frozenset({"note", "undo"})
 """Actions that leave a row undecided: a comment on it, and a decision taken back."""
 TIME = r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)?$"
+_MARK = codecs.BOM_UTF8
+_START = b'{"id":"'
 _MERGE = (b"<<<<<<<", b"|||||||", b"=======", b">>>>>>>")
 
 
@@ -35,6 +38,8 @@ class Decision(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
     parents: list[str] = []
 
     def __post_init__(self) -> None:
+        if not self.id:
+            raise ValueError("its `id` is empty: there is no row of that id")
         if (self.do == "edit") != bool(self.set):
             raise ValueError("an edit, and nothing else, has `set` with columns in it")
         if NOT_CONTENT & set(self.set or ()):
@@ -63,25 +68,40 @@ def parse(content: bytes, name: str, before: int = 0) -> tuple[list[Decision], b
     acknowledged. name: of the file, for messages; before: its lines before the content. Raises
     `DataError` for any other broken line.
     """
-    *lines, last = content.split(b"\n")
+    start = content.removeprefix(_MARK) if not before else content
+    *lines, last = start.split(b"\n")
     numbered = enumerate(lines, before + 1)
     made = [_decision(line, f"{name}:{number}") for number, line in numbered if line.strip()]
-    if not last.strip():
-        return made, b""
-    try:
-        return [*made, decode(last)], b""
-    except msgspec.MsgspecError:
+    if _is_torn(last):
         return made, last
+    if last.strip():
+        made.append(_decision(last, f"{name}:{before + len(lines) + 1}"))
+    return made, b""
+
+
+def _is_torn(last: bytes) -> bool:
+    """Whether a last line is the beginning of one that `as_line` makes, not one edited by hand."""
+    if not (last.startswith(_START) or (last and _START.startswith(last))):
+        return False
+    try:
+        msgspec.json.decode(last)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return True
+    return False
 
 
 def decode(line: bytes) -> Decision:
-    """The decision in a line; raises `MsgspecError` where it holds none."""
+    """The decision in a line; `MsgspecError` or `UnicodeDecodeError` where it holds none."""
     return msgspec.json.decode(line, type=Decision)
 
 
 def _decision(line: bytes, where: str) -> Decision:
     try:
         return decode(line)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"isn't UTF-8: {error.reason}", where=where, fix="save the file as UTF-8"
+        ) from None
     except (msgspec.MsgspecError, RecursionError) as error:
         if line.startswith(_MERGE):
             raise DataError(

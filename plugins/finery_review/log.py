@@ -96,9 +96,13 @@ class DecisionLog:
                 os.close(file)
 
     def _opened(self, flags: int) -> int:
+        if self.path.is_dir():
+            raise DataError(
+                "decisions are kept in a file, and this is a folder",
+                where=shown(self.path),
+                fix="name a file in it, e.g. reviews: reviews/rows.jsonl",
+            )
         try:
-            if self.path.is_dir():
-                raise IsADirectoryError(errno.EISDIR, "it is a folder")
             return os.open(self.path, flags, 0o644)
         except FileNotFoundError:
             raise

@@ -18,6 +18,8 @@ BATCH = 1_000
 """Rows that are fetched at a time."""
 CONNECT_SECONDS = 10
 POSTGRES_DRIVERS = ("psycopg", "psycopg2")
+SQLITE_MAGIC = b"SQLite format 3\0"
+"""How the file of a database begins."""
 READ_ONLY = {
     "sqlite": ("PRAGMA query_only = ON",),
     "mysql": ("SET SESSION TRANSACTION READ ONLY",),
@@ -154,8 +156,7 @@ def _sqlite(path: Path) -> Any:
     sqlalchemy = library()
 
     def connect() -> sqlite3.Connection:
-        if not path.is_file():
-            raise DataError("there is no such file", where=shown(path), fix="check the path")
+        _check_sqlite(path)
         made = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True)
         # A text that isn't UTF-8 spoils its row, not the query.
         made.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
@@ -163,6 +164,24 @@ def _sqlite(path: Path) -> Any:
 
     return sqlalchemy.create_engine(
         "sqlite://", creator=connect, poolclass=sqlalchemy.pool.NullPool, hide_parameters=True
+    )
+
+
+def _check_sqlite(path: Path) -> None:
+    """Raise `DataError` unless a SQLite database is there; one without a table is an empty file."""
+    try:
+        with path.open("rb") as file:
+            begins = file.read(len(SQLITE_MAGIC))
+    except OSError as error:
+        why = error.strerror or str(error)
+    else:
+        if begins == SQLITE_MAGIC:
+            return
+        why = "the file begins as no database does" if begins else "the file is empty"
+    raise DataError(
+        f"no SQLite database at {path.absolute()}: {why}",
+        where=shown(path),
+        fix="name the file of the database, in a URL as sqlite:////its/whole/path.db",
     )
 
 

@@ -4,14 +4,17 @@ import importlib
 import importlib.util
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from finery.errors import StepError, UsageError, did_you_mean, shown
+from finery.errors import DataError, StepError, UsageError, did_you_mean, shown
 from finery.origin import Checked
 from finery.rows import Row, answer_text
+from finery_data.badrow import BadRow
 from finery_data.parts import id_of, text_named
+from finery_data.patience import patterns_of, search
 from finery_eval.answerschema import AnswerSchema
 from finery_eval.database import Database, QueryError
 from finery_eval.jsonvalues import NotJson, parse, unfenced
@@ -86,7 +89,8 @@ def _fields(reader: Reader, row: Row) -> Checked:
 
 
 def _pattern(check: str, name: str, pattern: re.Pattern[str], row: Row) -> Checked:
-    found = pattern.search(_text(check, name, row))
+    with _named(row):
+        found = search(pattern, _text(check, name, row), f"checks.{check}.{name}")
     passed = bool(found) == (check == "matches")
     told = f": {found[0]!r:.80}" if found else ""
     word = "a" if found else "no"
@@ -104,9 +108,11 @@ def _length(check: str, name: str, limit: int, row: Row) -> Checked:
 
 def _json(schema: AnswerSchema, row: Row) -> Checked:
     try:
-        problem = schema.problem(parse(answer_text(row)))
+        value = parse(answer_text(row))
     except NotJson as error:
         return Checked(check="schema", passed=False, detail=f"the answer is {error}")
+    with _named(row), patterns_of("checks: a pattern of the schema"):
+        problem = schema.problem(value)
     detail = f"the answer breaks the schema: {problem.text}" if problem else ""
     return Checked(check="schema", passed=not problem, detail=detail)
 
@@ -131,6 +137,15 @@ def _python(name: str, function: Callable[[Row], Any], row: Row) -> Checked:
     passed = said is None or said is True
     detail = "" if passed else (said if isinstance(said, str) and said else "it says no")
     return Checked(check=f"python.{name.rpartition(':')[2]}", passed=passed, detail=detail)
+
+
+@contextmanager
+def _named(row: Row) -> Iterator[None]:
+    """A `BadRow` in here as an error that names the row."""
+    try:
+        yield
+    except BadRow as error:
+        raise DataError(error.what, where=f"row {id_of(row)}", fix=error.fix) from error
 
 
 def _text(check: str, name: str, row: Row) -> str:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from finery import Files, Settings, UsageError, setting
+from finery_data.lengths import check_lengths
+from finery_eval.answerschema import check_schema
 
 
 class Functions(Settings):
@@ -123,6 +125,9 @@ class Checks(Settings):
                 )
         if self.json_schema is not None and self.schema is not None:
             raise UsageError("there are two schemas", where="checks.schema", fix="drop one")
+        check_lengths(self.min_characters, self.max_characters, "checks.")
+        if self.schema is not None:
+            check_schema(self.schema, "checks.schema")
         for name in ("json_schema", "judge.prompt", "python.file"):
             check_one(self._files(name), f"checks.{name}")
         self._check_functions()

@@ -44,6 +44,21 @@ def test_the_terminal_has_lengths_classes_and_drops(data: Project) -> None:
     assert dropped[0]["id"] in out, "the id can be copied for --row"
 
 
+def test_what_was_built_is_shown_though_its_source_is_gone(data: Project) -> None:
+    row = data.rows("rows")[0]
+    before = data.run("show", "short", "-n0").out
+    (data.folder / "rows.jsonl").unlink()
+    for step in ("rows", "short"):
+        ran = data.run("show", step, "-n0")
+        assert (ran.code, "not up to date: this is the last build's" in ran.err) == (0, True)
+    assert ran.out == before
+    assert data.run("show", "short", "--html").code == 0
+    assert "there is no file rows.jsonl" in data.run("show").out
+    story = data.run("show", "--row", row["id"])
+    assert (story.code, "there is no file rows.jsonl" in story.out) == (0, True)
+    assert data.run("plan").code == 2
+
+
 def test_a_document_is_shown_by_its_columns(project: MakeProject) -> None:
     code = "rows = [{'text': 'a chunk of text', 'source': 'docs/a.md'}]"
     made = project({"recipe.yaml": f"""\

@@ -51,6 +51,22 @@ def failure(folder: Path, content: str, **settings: Any) -> str:
     return str(caught.value).replace(f"{folder}/", "")
 
 
+def test_ratings_as_text_are_ratings_and_ones_and_zeros_are_asked_about(tmp_path: Path) -> None:
+    rated = lines({"prompt": "a", "completion": "b", "label": "True"})
+    made, _ = load(tmp_path / "a", rated)
+    assert [row["label"] for row in made] == ["true"]
+    told = failure(tmp_path / "b", rated.replace("True", "1"))
+    assert "x.jsonl:1" in told
+    assert "say which: format: completion or rating" in told
+
+
+def test_a_margin_is_told_to_be_of_no_use(tmp_path: Path) -> None:
+    rows = [{"prompt": "a", "chosen": "b", "rejected": "c", "margin": 1.5}]
+    made, log = load(tmp_path, lines(*rows))
+    assert "margin" not in made.meta["columns"]
+    assert "margin: no training weighs preferences by it" in log
+
+
 def test_rows_have_ids_and_only_known_columns(tmp_path: Path) -> None:
     made, _ = load(tmp_path, lines({**alpaca(1)[0], "id": 7, "score": 1, "label": "a"}))
     (row,) = made

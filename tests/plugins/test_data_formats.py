@@ -255,6 +255,32 @@ def test_completion_prompts_only() -> None:
     assert "prompts_only is set" in refused("completion", True, prompt="a", completion="b")
 
 
+# rating
+
+
+@pytest.mark.parametrize(
+    ("given", "label"),
+    [(True, "true"), ("True", "true"), (" false", "false"), ("1", "true"), (0, "false"),
+     (1.0, "true")],
+)  # fmt: skip
+def test_rating_in_every_way_to_write_it(given: Any, label: str) -> None:
+    row = build("rating", prompt="a", completion="b", label=given)
+    assert row == {"prompt": "a", "completion": "b", "label": label}
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        (None, "'label' is null, neither true nor false"),
+        ("good", "'label' is 'good', neither true nor false | say of each completion"),
+        (2, "'label' is 2, neither"),
+        ([True], "'label' is a list, neither"),
+    ],
+)
+def test_rating_refuses(given: Any, what: str) -> None:
+    assert what in refused("rating", prompt="a", completion="b", label=given)
+
+
 # preference
 
 
@@ -263,6 +289,7 @@ def prefer(chosen: Any, rejected: Any, **prompt: Any) -> Any:
 
 
 GOOD, BAD = turn("assistant", "good"), turn("assistant", "bad")
+PAIR: dict[str, Any] = {"prompt": "a", "chosen": "b", "rejected": "c"}
 
 
 def test_preference_with_prompt() -> None:
@@ -308,10 +335,20 @@ def test_preference_may_differ_over_several_turns() -> None:
         ({"prompt": "y", "chosen": [USER, GOOD], "rejected": [USER, BAD]}, "another prompt"),
         ({"prompt": [USER], "chosen": [GOOD], "rejected": [USER, BAD]}, "another prompt"),
         ({"prompt": [USER], "chosen": [GOOD, USER], "rejected": [BAD]}, "the last turn is 'user'"),
+        ({**PAIR, "margin": "large"}, "'margin' is 'large', no finite number | write a number"),
+        ({**PAIR, "margin": float("inf")}, "'margin' is inf, no finite number"),
+        ({**PAIR, "margin": "nan"}, "'margin' is 'nan', no finite number"),
+        ({**PAIR, "margin": True}, "'margin' is True, no finite number"),
+        ({**PAIR, "margin": [1]}, "'margin' is a list, no finite number"),
     ],
 )
 def test_preference_refuses(columns: dict[str, Any], what: str) -> None:
     assert what in refused("preference", **columns)
+
+
+@pytest.mark.parametrize("margin", [None, "", 2, 0.5, "-1.5"])
+def test_preference_with_margin(margin: Any) -> None:
+    assert build("preference", False, **PAIR, margin=margin) == PAIR
 
 
 # tools, label, detection
@@ -348,6 +385,10 @@ def test_label_is_text() -> None:
         ({"messages": [said("human")]}, ["sharegpt"]),
         ({"messages": [turn("user")]}, ["messages"]),
         ({"prompt": "", "completion": ""}, ["completion"]),
+        ({"prompt": "", "completion": "", "label": "True"}, ["rating"]),
+        ({"prompt": "", "completion": "", "label": False}, ["rating"]),
+        ({"prompt": "", "completion": "", "label": "0"}, ["completion", "rating"]),
+        ({"prompt": "", "completion": "", "label": 2}, ["completion"]),
         ({"chosen": "", "rejected": "", "prompt": ""}, ["preference"]),
         ({"chosen": "", "rejected": "", "messages": []}, ["messages", "preference"]),
         ({"instruction": "", "output": "", "conversations": []}, ["alpaca", "sharegpt"]),
@@ -362,3 +403,4 @@ def test_detection_by_columns(columns: dict[str, Any], found: list[str]) -> None
 def test_detection_of_prompts() -> None:
     assert detect({"instruction": ""}, prompts_only=True) == ["alpaca"]
     assert detect({"prompt": ""}, prompts_only=True) == ["completion"]
+    assert detect({"prompt": "", "label": 1}, prompts_only=True) == ["completion"]

@@ -13,6 +13,7 @@ from finery import DataError, Dataset, Step, UsageError
 from finery.drops import dropped
 from finery.rows import Row, row_id, with_id
 from finery.testing import TestJob, dataset
+from finery_data import patience
 from finery_data.chosen import parts_of
 from finery_data.decontaminate import Decontaminate
 from finery_data.dedup import Dedup
@@ -92,6 +93,8 @@ def test_filter_names_the_row_that_lacks_a_column(tmp_path: Path) -> None:
         ({}, None),
         ({"where": "label =="}, "where"),
         ({"matches": {"user": "("}}, "matches.user"),
+        ({"min_characters": {"user": 5}, "max_characters": {"user": 4}}, "min_characters.user"),
+        ({"max_characters": {"user": -4}}, "max_characters.user"),
     ],
 )
 def test_filter_refuses_broken_conditions(given: dict[str, Any], where: str | None) -> None:
@@ -205,6 +208,95 @@ def test_map_refuses_what_it_can_not_write(given: dict[str, Any], where: str | N
     with pytest.raises(UsageError) as caught:
         Map(rows=[], **given).check()
     assert caught.value.where == where
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ 9 ** (9 ** 9) }}",
+        "{{ 'a' * 10 ** 10 }}",
+        "{% set x = [user] * 10 ** 10 %}{{ x }}",
+        "{{ '%10000000000d' % 1 }}",
+        "{{ '{:10000000000}'.format(1) }}",
+        "{{ '%*d' | format(10 ** 10, 1) }}",
+        "{{ user | center(10 ** 10) }}",
+        "{{ user.ljust(10 ** 10) }}",
+    ],
+)
+def test_no_template_takes_all_memory_or_time(tmp_path: Path, template: str) -> None:
+    with pytest.raises(DataError, match=r"user: .* too (large|long)") as caught:
+        run(Map, tmp_path, [row("a")], user=template)
+    assert "row 1" in str(caught.value.where)
+
+
+def test_templates_calculate_and_lay_out_as_before(tmp_path: Path) -> None:
+    template = "{{ 3 * 2 ** 4 }} {{ '%3d' % 10 ** 9 }} {{ '{:,}'.format(10 ** 9) }} {{ 2 * user }}"
+    made = next(iter(run(Map, tmp_path, [row("a")], user=template)))
+    assert made["messages"][0]["content"] == "48 1000000000 1,000,000,000 aa"
+
+
+def test_a_template_without_end_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "SECONDS", 0.2)
+    endless = "{% for i in range(99999) %}" * 3 + "x" + "{% endfor %}" * 3
+    with pytest.raises(DataError, match=r"user: takes more than 0.2 s for this row"):
+        run(Map, tmp_path, [row("a")], user=endless)
+
+
+@pytest.mark.parametrize(
+    ("template", "what"),
+    [
+        ("{{ [user, 'b'] | random }}", "No filter named 'random'"),
+        ("{% include 'other.txt' %}", "loads another template"),
+        ("{% from 'other.txt' import x %}", "loads another template"),
+        ("{{" + "(" * 9999 + ")" * 9999 + "}}", "isn't valid Jinja"),
+    ],
+)
+def test_a_template_depends_on_the_row_alone(template: str, what: str) -> None:
+    with pytest.raises(UsageError, match=what) as caught:
+        Map(rows=[], user=template).check()
+    assert (caught.value.where, bool(caught.value.fix)) == ("user", True)
+
+
+@pytest.mark.parametrize("template", ["{{ user.upper }}", "{{ [user] | map('upper') }}"])
+def test_a_template_never_writes_what_differs_between_runs(tmp_path: Path, template: str) -> None:
+    with pytest.raises(DataError, match="which is no text"):
+        run(Map, tmp_path, [row("a")], user=template)
+
+
+def test_a_pattern_without_end_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "SECONDS", 0.2)
+    rows = [row("fine"), row("a" * 40 + "b")]
+    with pytest.raises(DataError, match=r"matches\.user: .*'\(a\+\)\+\$.fine'") as caught:
+        run(Filter, tmp_path, rows, matches={"user": "(a+)+$|fine"})
+    assert "row 2" in str(caught.value.where)
+
+
+@pytest.mark.parametrize(
+    ("settings", "what", "fix"),
+    [
+        (
+            {"user": "{{ lable | default('') }} {{ user }}"},
+            "no row has a column 'lable'",
+            "'label'",
+        ),
+        ({"user": "{{ row.lable | default(1) }}"}, "no row has a column 'lable'", "'label'"),
+        ({"columns": {"x": "{{ row['lable'] is defined }}"}}, "a column 'lable'", "'label'"),
+        ({"remove": ["lable"]}, "no row has a column 'lable'", "'label'"),
+        ({"rejected": "no"}, "no row has a rejected answer to write", "drop it"),
+    ],
+)
+def test_map_refuses_what_no_row_has(
+    tmp_path: Path, settings: dict[str, Any], what: str, fix: str
+) -> None:
+    with pytest.raises(DataError, match=what) as caught:
+        run(Map, tmp_path, [row("a", label="x"), row("b")], **settings)
+    assert fix in str(caught.value.fix)
+
+
+def test_map_takes_columns_that_some_rows_have(tmp_path: Path) -> None:
+    template = "{{ user }}{{ label | default('') }}{% for turn in row.messages %}.{% endfor %}"
+    made = run(Map, tmp_path, [row("a", label="x"), row("b")], user=template)
+    assert [r["messages"][0]["content"] for r in made] == ["ax..", "b.."]
 
 
 # data.mix

@@ -13,7 +13,7 @@ from finery import DataError, Dataset, Files, UsageError
 from finery.drops import dropped, findings
 from finery.rows import Row, with_id
 from finery.testing import TestJob, dataset
-from finery_data import personal
+from finery_data import language, patience, personal
 from finery_data.labels import misspelt, one_edit_apart
 from finery_data.validate import Validate
 
@@ -159,6 +159,18 @@ def test_answers_that_break_a_schema(tmp_path: Path) -> None:
     assert "rent: '3' is not of type 'integer'" in lines[0]
 
 
+def test_a_pattern_of_a_schema_without_end_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "SECONDS", 0.2)
+    schema = tmp_path / "schema.json"
+    schema.write_text(json.dumps({"items": {"pattern": "(a+)+$"}}), encoding="utf-8")
+    bad = row("list", json.dumps(["a" * 40 + "b"]))
+    with pytest.raises(DataError, match=r"one of its patterns takes more than 0\.2 s") as caught:
+        validate(tmp_path, [bad], schema=Files(["schema.json"], [schema]))
+    assert bad["id"] in str(caught.value.where)
+
+
 def test_lengths(tmp_path: Path) -> None:
     rows = [row("long enough", "ok"), row("short", "ok")]
     lines = refused(tmp_path, rows, min_characters={"user": 6}, max_characters={"assistant": 1})
@@ -224,6 +236,38 @@ def test_rows_of_every_shape_are_fine(tmp_path: Path, good: Row) -> None:
     assert not found(validate(tmp_path, [good]))
 
 
+CALLED = [{"role": "user", "content": "a"}, {**CALL, "tool_calls": [
+    {"function": {"name": "find", "arguments": {}}}
+]}]  # fmt: skip
+
+
+def test_the_languages_are_those_of_the_library() -> None:
+    assert set(language._model().labels) == language.CODES | {language.NO_LANGUAGE}
+
+
+@pytest.mark.parametrize(
+    ("tools", "what"),
+    [
+        (["fetch", "fond"], "the tool 'find' is called, and not declared; did you mean 'fond'?"),
+        ([], "the tool 'find' is called, and not declared; the row declares none"),
+    ],
+)
+def test_tools_that_are_called_and_not_declared(
+    tmp_path: Path, tools: list[str], what: str
+) -> None:
+    declared = [{"type": "function", "function": {"name": name}} for name in tools]
+    row = with_id({"messages": CALLED} | ({"tools": declared} if declared else {}))
+    assert refused(tmp_path, [row]) == [f"row 1 (id {row['id']}): tools: {what}"]
+
+
+def test_tools_that_are_declared_are_fine_and_so_is_a_wrong_call_that_is_rejected(
+    tmp_path: Path,
+) -> None:
+    tools = [{"type": "function", "function": {"name": "find"}}]
+    row = {"prompt": CALLED[:1], "chosen": "hello", "rejected": CALLED[1:]}
+    assert not found(validate(tmp_path, [{"messages": CALLED, "tools": tools}, row]))
+
+
 # the step
 
 
@@ -263,6 +307,9 @@ def test_all_failing_rows_are_counted_and_the_first_listed(tmp_path: Path) -> No
     [
         ({"actions": {"emial": "drop"}}, "actions.emial"),
         ({"json": False, "schema": Files(["s"])}, "json"),
+        ({"min_characters": {"user": -1}}, "min_characters.user"),
+        ({"min_characters": {"user": 5}, "max_characters": {"user": 4}}, "min_characters.user"),
+        ({"languages": ["en", "klingon"]}, "languages"),
     ],
 )
 def test_settings_that_can_not_work(given: dict[str, Any], where: str) -> None:

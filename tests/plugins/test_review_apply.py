@@ -117,7 +117,7 @@ def test_a_torn_last_line_is_left_out_and_told(tmp_path: Path) -> None:
     assert "is torn" in log[0]
 
 
-@pytest.mark.parametrize("patterns", [["a.jsonl", "b.jsonl"], ["reviews/*.jsonl"]])
+@pytest.mark.parametrize("patterns", [["a.jsonl", "b.jsonl"], ["reviews/*.jsonl"], ["reviews"]])
 def test_reviews_are_one_file(patterns: list[str]) -> None:
     step = Apply(rows=Dataset.placeholder("r"), reviews=OptionalFiles(patterns))
     with pytest.raises(UsageError, match="one file") as caught:
@@ -173,6 +173,16 @@ def test_a_file_that_is_not_there_is_a_note_with_the_likely_name(made: Project) 
     made.edit("recipe.yaml", "reviews/rows.jsonl", "reviews/row.jsonl")
     found = made.run("check")
     assert "did you mean rows.jsonl?" in found.out + found.err
+
+
+def test_a_folder_in_the_place_of_the_file_is_a_mistake_of_the_recipe(made: Project) -> None:
+    (made.folder / "reviews/rows.jsonl").mkdir(parents=True)
+    ran = made.run("review", "rows", "--status")
+    assert (ran.code, "this is a folder" in ran.err) == (2, True)
+    made.edit("recipe.yaml", "reviews/rows.jsonl", "reviews")
+    ran = made.run("build")
+    assert (ran.code, "kept in one file of JSON lines" in ran.err) == (2, True)
+    assert "recipe.yaml:" in ran.err
 
 
 def test_other_files_must_be_there(made: Project) -> None:

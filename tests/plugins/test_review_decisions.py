@@ -94,14 +94,31 @@ def test_a_torn_last_line_is_told_and_the_others_are_read(
         (b'{"id":"a","do":"accept","at":"yesterday"}', "at"),
         (b"<<<<<<< HEAD", "a merge of git wasn't finished"),
         (b"not json", "is no decision"),
+        (b'{"do":"accept"}', "missing required field `id`"),
+        (b'{"id":"","do":"accept"}', "`id` is empty"),
     ],
 )
-def test_a_broken_line_is_an_error_with_its_place(line: bytes, says: str) -> None:
-    content = as_line(made("a")) + b"\n" + line + b"\n" + as_line(made("b"))
+@pytest.mark.parametrize("end", [b"\n" + as_line(Decision(id="b", do="accept")), b""])
+def test_a_broken_line_is_an_error_with_its_place(line: bytes, says: str, end: bytes) -> None:
+    content = as_line(made("a")) + b"\n" + line + end
     with pytest.raises(DataError, match=says) as caught:
         parse(content, "reviews/x.jsonl")
     assert caught.value.where == "reviews/x.jsonl:3"
     assert caught.value.fix
+
+
+def test_a_line_that_is_not_utf8_is_an_error_with_its_place() -> None:
+    content = as_line(made("a")) + b'{"id":"a","do":"accept","by":"\xff"}\n'
+    with pytest.raises(DataError, match="isn't UTF-8") as caught:
+        parse(content, "reviews/x.jsonl")
+    assert caught.value.where == "reviews/x.jsonl:2"
+
+
+def test_a_byte_order_mark_of_an_editor_is_no_part_of_the_first_line(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"\xef\xbb\xbf" + as_line(made("a")))
+    log = DecisionLog(tmp_path / "x")
+    decide(log, "b")
+    assert log.rows == [decision.id for decision in read(tmp_path / "x")[0]] == ["a", "b"]
 
 
 # -- what counts ----------------------------------------------------------------------------------
@@ -320,7 +337,7 @@ def test_a_file_that_can_not_be_written_is_an_error(tmp_path: Path) -> None:
 
 def test_a_folder_in_the_place_of_the_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
-    with pytest.raises(StepError, match="can't open"):
+    with pytest.raises(DataError, match="this is a folder"):
         decide(DecisionLog(tmp_path / "x"), "a")
 
 

@@ -167,9 +167,16 @@ def test_queries_that_fail(tmp_path: Path, query: str, what: str, fix: str, line
 
 def test_files_that_are_no_database(tmp_path: Path) -> None:
     (tmp_path / "t.db").write_text("no database at all" * 100)
-    assert "not a database" in failure(tmp_path).what
+    there = f"no SQLite database at {tmp_path / 't.db'}"
+    assert failure(tmp_path).what == f"{there}: the file begins as no database does"
+    (tmp_path / "t.db").write_bytes(b"")
+    assert failure(tmp_path).what == f"{there}: the file is empty"
     (tmp_path / "t.db").unlink()
-    assert failure(tmp_path).what == "there is no such file"
+    assert failure(tmp_path).what == f"{there}: No such file or directory"
+    assert not (tmp_path / "t.db").exists()
+    (tmp_path / "t.db").mkdir()
+    assert failure(tmp_path).what == f"{there}: Is a directory"
+    (tmp_path / "t.db").rmdir()
     fill(tmp_path / "t.db", 0)
     assert failure(tmp_path).what == "there are no rows"
 
@@ -370,7 +377,7 @@ def test_a_url_in_the_recipe_is_refused_and_not_shown(made: Project) -> None:
         ("postgresq://u:pa55word@h/d", "knows no database 'postgresq'", "mean 'postgresql'?"),
         ("mysql://u:pa55word@h/d", "driver MySQLdb isn't installed", "pip install 'mysqlclient'"),
         ("sqlite://", "the URL names no SQLite file", "sqlite:///path"),
-        ("sqlite:///gone.db", "there is no such file", "check the path"),
+        ("sqlite:///gone.db", "no SQLite database at", "sqlite:////its/whole/path"),
         ("postgresql://u:pa55word@127.0.0.1:9/d", "can't be reached", "is it running?"),
     ],
 )

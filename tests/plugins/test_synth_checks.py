@@ -10,6 +10,7 @@ from finery import DataError, Files, UsageError
 from finery.errors import StepError
 from finery.origin import Checked
 from finery.rows import Row
+from finery_data import patience
 from finery_synth.checker import Checker
 from finery_synth.checks import Checks, Functions, Rubric, Similarity
 from finery_synth.copies import Neighbours, repeats
@@ -55,6 +56,18 @@ def test_each_check(checks: Checks, good: str, bad: str, detail: str) -> None:
         failed = last(checks, bad)
         assert not failed.passed
         assert detail in failed.detail
+
+
+@pytest.mark.parametrize(
+    "checks",
+    [Checks(excludes={"assistant": "(a+)+$"}), Checks(schema={"items": {"pattern": "(a+)+$"}})],
+)
+def test_a_pattern_without_end_is_stopped(checks: Checks, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "SECONDS", 0.2)
+    text = "a" * 40 + "b"
+    with pytest.raises(DataError, match=r"takes more than 0\.2 s") as caught:
+        last(checks, json.dumps([text]) if checks.schema else text)
+    assert "what?" in str(caught.value.where)
 
 
 def test_all_checks_must_pass_and_the_first_that_does_not_is_told() -> None:
@@ -130,12 +143,15 @@ def test_functions_of_a_package() -> None:
     [
         (Checks(matches={"user": "("}), "checks.matches.user"),
         (Checks(schema={}, json_schema=Files(["a"])), "checks.schema"),
+        (Checks(schema={"type": "objekt"}), "checks.schema"),
+        (Checks(min_characters={"user": 3}, max_characters={"user": 2}),
+         "checks.min_characters.user"),
         (Checks(json_schema=Files(["a", "b"])), "checks.json_schema"),
         (Checks(python=Functions(functions=["f"])), "checks.python.functions"),
         (Checks(python=Functions(file=Files(["a"]), functions=["m:f"])), "checks.python.functions"),
         (Checks(judge=Rubric(rubric="r", min=6)), "checks.judge.min"),
     ],
-)
+)  # fmt: skip
 def test_settings_that_do_not_fit(checks: Checks, where: str) -> None:
     with pytest.raises(UsageError) as raised:
         checks.check()

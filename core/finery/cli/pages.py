@@ -219,5 +219,5 @@ def _models_under(graph: Graph, node: Node) -> Iterator[str]:
 
 
 def _built(graph: Graph, store: Store, step: str) -> Result | None:
-    plans = make_plan(Planner(graph.select([step]), store))
+    plans = make_plan(Planner(graph.select([step]), store), without_files=True)
     return next((p.result for p in plans if p.node.name == step), None)

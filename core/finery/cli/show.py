@@ -171,7 +171,7 @@ def _overview(graph: Any, store: Any, as_json: bool) -> None:
 
     built = {}
     width = max(map(len, graph.nodes))
-    for plan in make_plan(Planner(graph, store)):
+    for plan in make_plan(Planner(graph, store), without_files=True):
         name = plan.node.name
         if plan.result is None:
             text = click.style("not built" if plan.state == "run" else plan.reason, dim=True)

@@ -18,6 +18,7 @@ from finery.keys import MISSING, Parts, differences, encode, key_of, key_parts, 
 from finery.lock import Lock
 from finery.manifest import Manifest, Result
 from finery.outside import find_files
+from finery.recipe import without_secrets
 from finery.step import Step, files_of, inner_steps
 from finery.store import Store
 
@@ -235,7 +236,7 @@ def short(value: Any, limit: int = 60) -> str:
     if value is MISSING:
         return "—"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    text = " ".join(text.split())
+    text = without_secrets(" ".join(text.split()))
     if len(text) == 64 and set(text) <= set("0123456789abcdef"):
         return text[:12]
     return text if len(text) <= limit else text[: limit - 1] + "…"

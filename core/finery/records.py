@@ -1,12 +1,17 @@
 """The per-record cache: one answered request is one record, shared by all recipes of a project.
 
 A record outlives its step: when a step is stopped half way or its rows change, what was answered
-before is not asked again.
+before is not asked again. Nor is what another process is asking just now: who asks claims the
+record, and the others wait for it.
 """
 
+import fcntl
+import os
 import sqlite3
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -25,6 +30,8 @@ WINDOW = 512
 """Requests that are taken from a stream at a time, and looked up together."""
 WAITING = 8192
 """Answers from the cache that may wait for the engine to answer something."""
+AGAIN_SECONDS = 0.1
+"""How often what another process is asking is looked for, when there is nothing else to do."""
 
 
 class Records(Protocol):
@@ -35,6 +42,12 @@ class Records(Protocol):
 
     def put(self, records: Mapping[bytes, bytes]) -> None:
         """Keep records; durable when it returns."""
+
+    def claim(self, key: bytes) -> bool:
+        """Take it on to make a record; False while another process does. Ends with this process."""
+
+    def release(self, key: bytes) -> None:
+        """Give up a claim: the record is kept by now, or can't be made."""
 
 
 class MemoryRecords(dict[bytes, bytes]):
@@ -47,6 +60,13 @@ class MemoryRecords(dict[bytes, bytes]):
     def put(self, records: Mapping[bytes, bytes]) -> None:
         """Keep records."""
         self.update(records)
+
+    def claim(self, key: bytes) -> bool:
+        """Nobody else makes these."""
+        return True
+
+    def release(self, key: bytes) -> None:
+        """Nothing is held."""
 
 
 class SqliteRecords:
@@ -86,6 +106,31 @@ class SqliteRecords:
         finally:
             if db.in_transaction:
                 db.execute("ROLLBACK")
+
+    def claim(self, key: bytes) -> bool:
+        """Take it on to make a record: a lock of the OS on a byte that stands for the key."""
+        try:
+            fcntl.lockf(self._claims(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _claim_offset(key))
+        except (BlockingIOError, PermissionError):  # which of the two, systems disagree on
+            return False
+        return True
+
+    def release(self, key: bytes) -> None:
+        """Give up a claim."""
+        fcntl.lockf(self._claims(), fcntl.LOCK_UN, 1, _claim_offset(key))
+
+    def _claims(self) -> int:
+        return _opened_claims(self._path.with_name("claims"))
+
+
+@cache
+def _opened_claims(path: Path) -> int:
+    """The file of claims, open as long as this process: closing it would give up all of them."""
+    return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+
+
+def _claim_offset(key: bytes) -> int:
+    return int.from_bytes(key[:7])
 
 
 class CachedEngine:
@@ -265,6 +310,8 @@ class _Flow:
         self._known: deque[tuple[int, Completion]] = deque()
         self._unknown: deque[_Asked] = deque()
         self._flying: dict[int, _Asked] = {}
+        self._elsewhere: list[_Asked] = []  # what other processes are asking
+        self._told = False
         # Key of a batch that waits or flies → the places of others that ask just the same.
         self._twins: dict[bytes, list[list[int]]] = {}
         self._exhausted = False
@@ -273,17 +320,23 @@ class _Flow:
 
     def answers(self) -> Iterator[tuple[int, Completion | FineryError]]:
         """All answers. Ends early when `stopped` or out of budget, with nothing in flight."""
-        while not self._ended():
-            for number, found in self._engine.stream(self._missing(), self._sampling):
-                yield from self._landed(number, found)
+        try:
+            while not self._ended():
+                for number, found in self._engine.stream(self._missing(), self._sampling):
+                    yield from self._landed(number, found)
+                    yield from self._drained()
+                if self._elsewhere and not self._look_again():
+                    self._wait()
                 yield from self._drained()
-            yield from self._drained()
-            if self._unknown and not self._may_ask():
-                self.is_out_of_budget = True
-                return
+                if self._unknown and not self._may_ask():
+                    self.is_out_of_budget = True
+                    return
+        finally:
+            for asked in self._flying.values():
+                self._records.release(asked.key)
 
     def _ended(self) -> bool:
-        return self.stopped or (self._exhausted and not self._unknown)
+        return self.stopped or (self._exhausted and not self._unknown and not self._elsewhere)
 
     def _missing(self) -> Iterator[Batch]:
         """The batches to ask, as the engine takes them; ends when that must pause or stop."""
@@ -292,14 +345,45 @@ class _Flow:
             if self._unknown:
                 if not self._may_ask():
                     return
-                yield self._begun(number, self._unknown.popleft())
-                number += 1
+                asked = self._unknown.popleft()
+                if self._is_ours(asked):
+                    yield self._begun(number, asked)
+                    number += 1
             elif not self._look_up():
                 return
 
     def _may_ask(self) -> bool:
         """Whether the budget affords the next batch."""
         return self._spending is None or self._spending.affords(self._unknown[0].batch)
+
+    def _is_ours(self, asked: _Asked) -> bool:
+        """Whether to ask a batch: nobody else does, or did since it was looked up."""
+        if not self._records.claim(asked.key):
+            self._elsewhere.append(asked)
+            return False
+        known = self._records.get([asked.key])
+        if known:
+            self._records.release(asked.key)
+            self._was_known(asked, known[asked.key])
+        return not known
+
+    def _look_again(self) -> bool:
+        """Look for what other processes were asking; whether some of it is there."""
+        waiting, self._elsewhere = self._elsewhere, []
+        known = self._records.get([asked.key for asked in waiting])
+        for asked in waiting:
+            if asked.key in known:
+                self._was_known(asked, known[asked.key])
+            else:
+                self._unknown.append(asked)
+        return bool(known)
+
+    def _wait(self) -> None:
+        """Nothing is left but what other processes are asking."""
+        if not self._told:
+            self._told = True
+            self._engine.job.log("another process is asking the rest: waiting for its answers")
+        time.sleep(AGAIN_SECONDS)
 
     def _begun(self, number: int, asked: _Asked) -> Batch:
         self._flying[number] = asked
@@ -310,21 +394,28 @@ class _Flow:
     def _look_up(self) -> bool:
         """Take the next requests and part them; False when there are none left."""
         taken = list(islice(self._source, self._window))
+        if taken:
+            self._look_again()
         self._exhausted = len(taken) < self._window
         asked = [found for group in _by_attempt(taken) for found in self._batched(group)]
         known = self._records.get([a.key for a in asked])
         for one in asked:
             if one.key in known:
-                found = msgspec.msgpack.decode(known[one.key], type=list[Completion])
-                self._usage.cached += len(found)
-                self._engine.job.usage.cached += len(found)
-                self._known.extend(zip(one.indices, found, strict=True))
+                self._was_known(one, known[one.key])
             elif one.key in self._twins:
                 self._twins[one.key].append(one.indices)
             else:
                 self._twins[one.key] = []
                 self._unknown.append(one)
         return bool(taken)
+
+    def _was_known(self, asked: _Asked, record: bytes) -> None:
+        """Hand on what the cache has to all that ask it."""
+        found = msgspec.msgpack.decode(record, type=list[Completion])
+        for indices in (asked.indices, *self._twins.pop(asked.key, ())):
+            self._usage.cached += len(found)
+            self._engine.job.usage.cached += len(found)
+            self._known.extend(zip(indices, found, strict=True))
 
     def _batched(self, group: list[tuple[int, Request]]) -> Iterator[_Asked]:
         """Requests of one attempt, as the engine answers them together."""
@@ -333,16 +424,15 @@ class _Flow:
             yield _Asked([group[i][0] for i in places], batch, self._key(batch))
 
     def _landed(self, number: int, found: Answer) -> Iterator[tuple[int, Completion | FineryError]]:
-        """Keep what came, unless it is an error or says nothing, and hand it on."""
+        """Keep what came, and hand it on."""
         asked = self._flying.pop(number)
         if self._spending is not None:
             self._spending.end(number)
+        self._keep(asked, found)
         twins = self._twins.pop(asked.key)
         if isinstance(found, FineryError):
             yield from ((index, found) for indices in (asked.indices, *twins) for index in indices)
             return
-        if not all(answer.is_empty for answer in found):
-            self._records.put({asked.key: msgspec.msgpack.encode(found)})
         for answer in found:
             self._usage.add(answer, self._engine.price)
             self._engine.job.usage.add(answer, self._engine.price)
@@ -350,6 +440,14 @@ class _Flow:
         self._engine.job.usage.cached += len(twins) * len(found)
         for indices in (asked.indices, *twins):
             yield from zip(indices, found, strict=True)
+
+    def _keep(self, asked: _Asked, found: Answer) -> None:
+        """Make a record, unless it is an error or says nothing, and give up the claim on it."""
+        try:
+            if not isinstance(found, FineryError) and not all(a.is_empty for a in found):
+                self._records.put({asked.key: msgspec.msgpack.encode(found)})
+        finally:
+            self._records.release(asked.key)
 
     def _drained(self) -> Iterator[tuple[int, Completion]]:
         while self._known:

@@ -3,7 +3,8 @@
 Layout under `.finery/`: `finery.db` (SQLite, WAL), `objects/ab/cdef…` (read-only blobs),
 `views/<digest>/` (an artifact as a folder of links), `work/<key>` (what a running step leaves),
 `work/<key>.scratch` (what its next attempt finds), `pinned/` (what steps kept for their pins),
-`runs/<id>/` (events and logs), `locks` (one file; a key's lock is a byte range of it).
+`runs/<id>/` (events and logs), `locks` and `claims` (a file each; the lock of a step's key, or of a
+record's, is a byte of it).
 
 A commit is: fill a staging folder, hash, rename into `objects/`, fsync, and one transaction that
 records keys. Whatever instant a build dies at, the next one finds whole blobs and whole keys.

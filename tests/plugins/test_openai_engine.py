@@ -12,6 +12,7 @@ from hostile_server import Body, Reply, Server, echo, failure, killed_midway, sa
 
 from finery import Budget, Completion, FineryError, Job, Model, Request, UsageError
 from finery.errors import RefusedError, StepError
+from finery.plan import short
 from finery.records import MemoryRecords
 from finery.rows import Conversation
 from finery.testing import TestJob
@@ -612,6 +613,7 @@ def test_a_key_in_an_address_is_not_shown(taught: Callable[..., Project], server
             assert "base_url" in ran.err
             assert "***" in ran.err
             assert "5ecret" not in ran.out + ran.err
+    assert short("https://host/v1?api_key=5ecret&v=1") == "https://host/v1?api_key=***&v=1"
 
 
 def test_a_wrong_name_is_one_error(taught: Callable[..., Project], server: Server) -> None:

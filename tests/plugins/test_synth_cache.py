@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MakeProject, Project
+from conftest import MakeProject, Project, until
 from hostile_server import Body, Reply, Server, failure, killed_midway, said, serving
 
 pytest.importorskip("openai", reason="needs the package openai")
@@ -185,6 +187,42 @@ def test_what_two_steps_ask_is_asked_once(making: Make, server: Server) -> None:
     assert len(server.calls) == 2 * 40
     assert server.most_flying == 4
     assert [row["id"] for row in made.rows("twin")] == [row["id"] for row in made.rows("made")]
+
+
+def test_what_two_builds_ask_at_a_time_is_asked_once(making: Make, server: Server) -> None:
+    """Of two recipes of a project: each waits for what the other asks, also where that dies."""
+    server.answer = lambda body: Reply(written(body), delay=0.1)
+    made = making(100, "synth.answer", "n: 1", more=", concurrency: 4")
+    recipe = (made.folder / "recipe.yaml").read_text()
+    other = recipe.replace("name: t", "name: other").replace("n: 1", "n: 1, retries: 1")
+    made.write({"other.yaml": other})
+    builds = [made.start("build", name) for name in ("recipe.yaml", "other.yaml")]
+    said = [build.communicate(timeout=60)[1] for build in builds]
+    assert [build.returncode for build in builds] == [0, 0], said
+    assert len(server.calls) == 100
+    assert server.most_flying > 4  # they share the work
+    assert [row["id"] for row in made.rows("made", "other")] == [
+        row["id"] for row in made.rows("made")
+    ]
+
+
+def test_what_a_build_that_dies_was_asking_is_asked_by_the_other(
+    making: Make, server: Server
+) -> None:
+    server.answer = lambda body: Reply(written(body), delay=60 * (len(server.calls) <= 4))
+    made = making(20, "synth.answer", "n: 1", more=", concurrency: 4")
+    recipe = (made.folder / "recipe.yaml").read_text().replace("timeout: 5", "timeout: 99")
+    other = recipe.replace("name: t", "name: other").replace("n: 1", "n: 1, retries: 1")
+    made.write({"recipe.yaml": recipe, "other.yaml": other})
+    stuck = made.start("build")
+    until(lambda: len(server.calls) == 4)
+    waiting = made.start("build", "other.yaml")
+    until(lambda: len(server.calls) == 18)  # all but four, and two that are next
+    os.killpg(stuck.pid, signal.SIGKILL)
+    stuck.communicate()
+    assert waiting.communicate(timeout=60)[1].count("another process is asking the rest") == 1
+    assert waiting.returncode == 0
+    assert len(server.calls) == 24
 
 
 def test_a_rejected_row_is_asked_again_and_then_reported(making: Make, server: Server) -> None:

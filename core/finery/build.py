@@ -17,7 +17,7 @@ from finery.dispatch import limited_models, task_of
 from finery.errors import DataError, FineryError, StepError, UsageError, error_from_dict
 from finery.events import Event, Listener, RunLog
 from finery.executor import Executor
-from finery.graph import Graph, Node
+from finery.graph import Graph, Node, place_of
 from finery.job import scrubbed
 from finery.manifest import Manifest, Result
 from finery.places import PINNED, project_folder
@@ -364,8 +364,7 @@ class Build:
 
     def _fail(self, node: Node, error: FineryError, log: str | None = None) -> None:
         """Record a failure and block all that waits for the step."""
-        if error.where is None:
-            error.where = self.graph.recipe.where(node.place, key=True)
+        error.where = place_of(self.graph.recipe, node, error.where)
         self.outcome.errors[node.name] = error
         kept = log if log and os.path.exists(log) and os.path.getsize(log) else None
         if kept:

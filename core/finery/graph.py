@@ -11,7 +11,7 @@ from finery.errors import FineryError, RecipeError, UsageError, did_you_mean
 from finery.plugins import Plugins
 from finery.recipe import Recipe
 from finery.schema import check_recipe, convert_step, raise_all
-from finery.step import SECTIONS, Step, inner_steps, slots_of
+from finery.step import SECTIONS, Settings, Step, inner_steps, slots_of
 
 COMPARED = "against"
 """The input whose rows a step only compares with, and takes none from."""
@@ -149,6 +149,28 @@ def _check_settings(recipe: Recipe, node: Node) -> Iterator[FineryError]:
         # Of a setting the value is shown, of an entry of a mapping its key, which may be wrong.
         key = len(inside) != 1
         yield recipe.error(error.what, (*node.place, *inside), key=key, fix=error.fix)
+
+
+def place_of(recipe: Recipe, node: Node, where: str | None) -> str:
+    """Where an error of a running step belongs, by what the step itself said.
+
+    The recipe's `file:line:column` where that is nothing (then of the step) or one of the step's
+    settings, e.g. `lora.r`; anything else, such as a file with its line, stays as it is.
+    """
+    if where is None:
+        return recipe.where(node.place, key=True)
+    keys = where.split(".")
+    return recipe.where((*node.place, *keys)) if _has_setting(node.step, keys) else where
+
+
+def _has_setting(step: Settings, keys: Sequence[str]) -> bool:
+    first, *rest = keys
+    if first not in type(step).__struct_fields__:
+        return False
+    within = getattr(step, first)
+    if isinstance(within, Settings) and rest:
+        return _has_setting(within, rest)
+    return not rest or (isinstance(within, dict) and ".".join(rest) in within)
 
 
 def _check_within(field_name: str, within: Step) -> None:

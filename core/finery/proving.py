@@ -14,7 +14,7 @@ from finery.build import Build
 from finery.errors import FineryError, each_once
 from finery.events import Listener
 from finery.executor import LocalExecutor
-from finery.graph import Graph, Node, Source
+from finery.graph import Graph, Node, Source, place_of
 from finery.job import Job, Report
 from finery.lock import Lock
 from finery.opening import job_without_run, with_files
@@ -264,9 +264,8 @@ class _Proving:
                 made.errors.append(one)
 
     def _place(self, node: Node, error: FineryError) -> None:
-        """Give an error the step's place in the recipe, where it has none of its own."""
-        if error.where is None:
-            error.where = self.graph.recipe.where(node.place, key=True)
+        """Give an error its place in the recipe, where it has none of its own."""
+        error.where = place_of(self.graph.recipe, node, error.where)
 
 
 def _is_heavy(node: Node) -> bool:

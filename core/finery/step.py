@@ -20,7 +20,7 @@ from typing import (
 import msgspec
 
 from finery.artifacts import Artifact, Bundle, Dataset, Metrics, Model
-from finery.errors import PluginError
+from finery.errors import PluginError, shown
 
 if TYPE_CHECKING:
     from finery.job import Job
@@ -489,6 +489,13 @@ def check_contract(cls: Any, name: str) -> None:
     if not (cls.__doc__ or "").strip():
         raise PluginError(
             f"step type '{name}': {where} has no docstring", fix="say in one line what it does"
+        )
+    if cls.run is Step.run:
+        file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+        place = f" ({shown(Path(file))})" if file else ""
+        raise PluginError(
+            f"step type '{name}': {where} has no method `run`{place}",
+            fix="give it one: def run(self, job: Job) -> Dataset: …",
         )
     if cls.outputs is Step.outputs:
         declared_outputs(cls)

@@ -304,7 +304,7 @@ def _alike(past: Past, step: Training) -> bool:
 
 def _rate(past: Past) -> float | None:
     """Tokens a second, all that it took included."""
-    tokens, epochs = past.meta.get("tokens"), past.settings.get("epochs")
+    tokens, epochs = past.meta.get("tokens"), past.meta.get("epochs")
     if not tokens or not epochs or past.seconds <= 0:
         return None
     return float(tokens * epochs / past.seconds)

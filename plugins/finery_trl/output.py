@@ -95,7 +95,7 @@ def _facts(
         "base": base_name(step.model),
         "parameters": trained.parameters,
         "trainable_parameters": trained.trainable,
-        "epochs": step.epochs,
+        "epochs": round(curve[-1]["epoch"], 4),  # fewer than asked where it stopped early
         "steps": step_of(trained.last),
         "best_step": step_of(trained.checkpoint),
         "rows": len(examples),

@@ -39,8 +39,8 @@ class Plan(NamedTuple):
         steps = math.ceil(epoch_steps * step.epochs)
         if step.warmup_steps is not None and step.warmup_steps > steps:
             raise UsageError(
-                f"warmup_steps {step.warmup_steps} is more than the {steps} optimizer steps of "
-                "this training: it would end before its learning rate is reached",
+                f"warmup_steps {step.warmup_steps} is more than all optimizer steps of this "
+                f"training, {steps}: its learning rate would never be reached",
                 where="warmup_steps",
                 fix=f"warmup_steps: {min(10, steps // 10)}, or more epochs",
             )
@@ -53,9 +53,10 @@ class Plan(NamedTuple):
 
     def notes(self, step: "Training") -> list[str]:
         """What the settings ask for and there are too few steps for."""
-        if step.eval_steps is None or step.eval_steps <= self.steps:
+        validates = step.validation is not None or step.watch is not None
+        if not validates or step.eval_steps is None or step.eval_steps <= self.steps:
             return []
         return [
-            f"eval_steps {step.eval_steps} is more than the {self.steps} optimizer steps of this "
-            "training: its only validation is at its end"
+            f"eval_steps {step.eval_steps} is more than all optimizer steps of this training, "
+            f"{self.steps}: its only validation is at its end"
         ]

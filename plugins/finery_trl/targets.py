@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from finery import UsageError
-from finery.errors import did_you_mean
+from finery.errors import nearest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -72,5 +72,6 @@ def _unmatched(unknown: Sequence[str], layers: dict[str, bool], *, pattern: bool
         fix = f"name it in a list: [{unknown[0]}]" if known else rf"e.g. '.*\.{there[0]}'"
     else:
         what = f"target_modules: the model has no layer {named}"
-        fix = did_you_mean(unknown[0], there) or ALL
+        close = nearest(unknown[0], there)
+        fix = f"did you mean '{close}'?" if close else f"name layers that it has, or {ALL}"
     return UsageError(what, where=WHERE, details=[f"it has: {', '.join(there)}"], fix=fix)

@@ -162,6 +162,7 @@ def lines_of(project: Project, step: str, name: str) -> list[dict[str, Any]]:
 def test_a_wrong_answer_leads_back_to_the_file_and_line(story: Project) -> None:
     printed = story.run("show", "test").out
     wrong = next(p for p in lines_of(story, "test", "predictions.jsonl") if not p["correct"])
+    assert "why        no such table" in printed
     assert wrong["id"] in printed, "the id can be copied from the list of wrong answers"
     found = told(story, "--row", wrong["id"])
     asked, source = row_of(found, "asked"), row_of(found, "ancestor")
@@ -183,7 +184,7 @@ def test_the_story_is_told_as_a_tree(story: Project) -> None:
     assert "rows.jsonl:" in out
     assert f"{row['id']}  ◀ this row" in out
     assert "base  ✗ wrong  never  (expected" in out
-    assert "error: no such table" in out
+    assert "why: no such table" in out
     assert "sft  ✓ right" in out
 
 

@@ -488,6 +488,15 @@ PLUGINS = {
             f"    def run(self, job: Job) -> Dataset: ...\n{PROVIDE}"
         ),
     ),
+    "step type without run": Broken(
+        OWN_TYPE,
+        "step type 'p.x': p.py:X has no method `run` (p.py)",
+        "def run(self, job: Job) -> Dataset",
+        files=plugin(
+            "class X(Step):\n    'X.'\n    def outputs(self): return {'': Dataset}\n"
+            f"    def runs(self, job: Job) -> Dataset: ...\n{PROVIDE}"
+        ),
+    ),
     "run without a return type": Broken(
         OWN_TYPE,
         "p.py:X.run must say what it returns",

@@ -359,6 +359,26 @@ def test_another_value_of_a_secret_reruns_nothing_and_a_missing_one_is_named(
     assert t.ran() == []
 
 
+@pytest.mark.parametrize(
+    ("where", "place"),
+    [
+        ("'code'", "recipe.yaml:6:11"),
+        ("'rows'", "recipe.yaml:4:3"),  # it has none: the step itself
+        ("None", "recipe.yaml:4:3"),
+        ("'code.py:3'", "code.py:3"),
+    ],
+)
+def test_an_error_of_a_running_step_has_its_place(
+    project: MakeProject, where: str, place: str
+) -> None:
+    code = f"from finery import DataError; raise DataError('no', where={where})"
+    text = (
+        f'finery: 1\nplugins: [steps.py]\ndata:\n  a:\n    use: steps.script\n    code: "{code}"\n'
+    )
+    (failed,) = [e for e in project({"recipe.yaml": text}).events() if e["event"] == "step_failed"]
+    assert failed["error"]["where"] == place
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_build_ends_its_workers_and_can_go_on(
     project: MakeProject, number: int
@@ -375,7 +395,8 @@ def test_an_interrupted_build_ends_its_workers_and_can_go_on(
     os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
     out, err = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "interrupted" in err
+    assert "interrupted: what is done is kept, of a training all up to its last checkpoint" in err
+    assert "build again to go on" in err
     assert "Traceback" not in err
     last = json.loads(out.splitlines()[-1])
     assert (last["event"], last["ok"], last["exit_code"]) == ("build_finished", False, 130)

@@ -240,13 +240,15 @@ def test_of_a_hub_model_only_the_config_is_asked_for(
 
 
 class Remembered(Results):
-    """Results with a past: trainings of 1,000 tokens, 2 epochs in 10 seconds."""
+    """Results with a past: trainings of 1,000 tokens, 2 of 5 epochs in 10 seconds."""
 
     def history(self, use: str) -> list[Past]:
         """One training of all weights, one of an adapter."""
-        meta = {"parameters": QWEN_4B.parameters(), "tokens": 1000, "rows": 10}
-        past = Past(key="k", use=use, settings={"epochs": 2.0}, seconds=1, meta=meta)
-        lora = {"epochs": 2.0, "lora.r": 8, "quantization": None}
+        meta = {
+            "parameters": QWEN_4B.parameters(), "tokens": 1000, "rows": 10, "epochs": 2.0
+        }  # fmt: skip
+        past = Past(key="k", use=use, settings={"epochs": 5.0}, seconds=1, meta=meta)
+        lora = {"epochs": 5.0, "lora.r": 8, "quantization": None}
         return [past, Past(key="k", use=use, settings=lora, seconds=10, meta=meta)]
 
     def last(self, step: str) -> Past:

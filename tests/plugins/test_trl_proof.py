@@ -175,7 +175,9 @@ def test_a_warm_up_longer_than_the_training_is_refused(model: Model, tmp_path: P
     rows = rows_of(tmp_path, *(row(f"{i}", "late") for i in range(20)))
     settings: dict[str, Any] = {"epochs": 2, "effective_batch_size": 8}
     error = refused(model, rows, warmup_steps=7, **settings)
-    assert error.what.startswith("warmup_steps 7 is more than the 6 optimizer steps")
+    assert error.what.startswith(
+        "warmup_steps 7 is more than all optimizer steps of this training, 6"
+    )
     assert error.where == "warmup_steps"
     with pytest.raises(UsageError, match="warmup_steps 7"):
         Sft(model=model, rows=[rows], warmup_steps=7, **settings).run(TestJob(tmp_path / "job"))
@@ -186,8 +188,10 @@ def test_a_training_that_is_over_before_a_validation_is_due_is_noted(
     model: Model, tmp_path: Path
 ) -> None:
     rows = rows_of(tmp_path, *(row(f"{i}", "late") for i in range(20)))
-    (note,) = proof_of(model, rows, eval_steps=7, epochs=2, effective_batch_size=8).notes
-    assert "eval_steps 7 is more than the 6 optimizer steps" in note
+    settings: dict[str, Any] = {"eval_steps": 7, "epochs": 2, "effective_batch_size": 8}
+    (note,) = proof_of(model, rows, validation=rows, **settings).notes
+    assert "eval_steps 7 is more than all optimizer steps of this training, 6" in note
+    assert proof_of(model, rows, **settings).notes == []
 
 
 @pytest.mark.parametrize("use", [Classification, Exact])

@@ -414,6 +414,7 @@ def test_training_stops_early(train: Train, validation: Dataset) -> None:
     best = losses.index(min(losses))
     assert len(losses) == best + 3 < 30
     assert model.meta["best_step"] == 3 * (best + 1)
+    assert model.meta["epochs"] == best + 3
 
 
 def test_the_task_is_watched_and_picks_the_weights(train: Train, data: Dataset) -> None:

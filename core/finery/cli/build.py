@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,11 @@ from finery import stamp
 from finery.cli.options import json_option, recipe_argument, set_option
 from finery.cli.output import print_json
 from finery.errors import UsageError
+
+INTERRUPTED = (
+    "interrupted: what is done is kept, of a training all up to its last checkpoint; build again "
+    "to go on"
+)
 
 
 @click.command("build")
@@ -68,10 +74,11 @@ def command(
         keep_going=keep_going, update_lock=update_lock,
     )  # fmt: skip
     try:
-        outcome = build.run()
-    finally:
-        if not as_json:
-            view.close()
+        with nullcontext() if as_json else closing(view):
+            outcome = build.run()
+    except KeyboardInterrupt:
+        click.echo(INTERRUPTED, err=True)
+        return build.outcome.exit_code
     if len(outcome.results) == len(graph.nodes) and not outcome.errors:
         stamp.keep(build, steps, overrides)
     if not as_json:

@@ -6,6 +6,7 @@ from typing import Any
 
 from finery.cli.output import counted, visible
 from finery.cli.tables import stdout
+from finery.cli.verdicts import answer_of, compact, reasons
 from finery.cli.views import labelled, turns
 from finery.lineage import Event, Story, Told
 from finery.rows import snippet
@@ -20,8 +21,6 @@ LONGEST = 400
 """Characters of an answer or a reason that are shown."""
 LONGEST_PROMPT = 4_000
 """Characters of a turn of a prompt that are shown."""
-_WHY = ("error", "problem", "broken", "differs", "chosen_logprob", "rejected_logprob")
-"""What evaluators say of an answer beside whether it is right."""
 _STYLES = {"dropped": "yellow", "found": "yellow", "generated": "magenta", "taken": "cyan"}
 
 
@@ -187,12 +186,11 @@ def _answer(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield f"{facts.get('model', '')}  ", "bold"
     yield f"{mark}  ", style
     if "answer" in facts:
-        yield _short(_as_text(facts["answer"])), ""
+        yield _short(answer_of(facts)), ""
     if correct is False and "expected" in facts:
-        yield f"  (expected {_short(_as_text(facts['expected']))})", "dim"
-    for name in _WHY:
-        if facts.get(name):
-            yield f"  {name.replace('_', ' ')}: {_short(_as_text(facts[name]))}", "dim"
+        yield f"  (expected {_short(compact(facts['expected']))})", "dim"
+    for reason in reasons(facts):
+        yield f"  why: {_short(reason)}", "dim"
 
 
 def _generated(facts: Mapping[str, Any]) -> str:

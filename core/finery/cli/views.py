@@ -13,6 +13,7 @@ from finery.cli.curve_view import curve_of, kept_step, show_curve
 from finery.cli.drops_view import drops_data, show_drops
 from finery.cli.output import in_line, size, visible
 from finery.cli.tables import percent, scores_table, stdout
+from finery.cli.verdicts import answer_of, compact, reasons
 from finery.curves import verdict
 from finery.manifest import Manifest
 from finery.rowfacts import Classes, Lengths, text_parts
@@ -209,10 +210,21 @@ def _show_metrics(console: Any, metrics: Metrics, rows: int) -> None:
         console.print("wrong answers:", style="dim")
     for prediction in shown:
         console.print(labelled(str(prediction.get("model", ""))[:9], f"{prediction['id']}"))
-        console.print(labelled("expected", str(prediction.get("expected", ""))))
-        console.print(labelled("answered", str(prediction.get("answer", ""))))
+        for label, text in _wrong(prediction):
+            console.print(labelled(label, text))
     if shown:
         console.print("[dim](finery show --row ID: where a row comes from)[/]")
+
+
+def _wrong(prediction: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(label, text) of what was expected, what was answered, and why that is wrong."""
+    if "expected" in prediction:
+        yield "expected", compact(prediction["expected"])
+    if "answer" in prediction:
+        yield "answered", answer_of(prediction)
+    why = list(reasons(prediction))
+    if why:
+        yield "why", "\n".join(why)
 
 
 def _plain_table(data: Mapping[str, Any]) -> Any:

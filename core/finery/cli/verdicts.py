@@ -1,0 +1,56 @@
+"""Why an answer is wrong, by what evaluators keep of it in `predictions.jsonl`."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+
+def reasons(facts: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with an answer, a reason a text.
+
+    Of the facts these count: `error` and `problem`, texts; `broken`, names of rules; `differs`,
+    field → its `expected` and `answered` value, of which one may be missing; `expected` and
+    `prediction` where both have fields; `chosen_logprob` and `rejected_logprob` of a preference.
+    """
+    yield from (str(facts[name]) for name in ("error", "problem") if facts.get(name))
+    if facts.get("broken"):
+        yield f"breaks {', '.join(map(str, facts['broken']))}"
+    if not facts.get("problem"):  # an answer that can't be read differs everywhere
+        for field, values in _differing(facts).items():
+            said = [_value(values, name) for name in ("answered", "expected")]
+            yield f"{field or 'the whole'}: {said[0]}, expected {said[1]}"
+    if "chosen_logprob" in facts:
+        chosen, rejected = facts["chosen_logprob"], facts["rejected_logprob"]
+        yield f"log-probability of the chosen answer {chosen:.2f}, of the rejected {rejected:.2f}"
+
+
+def answer_of(facts: Mapping[str, Any]) -> str:
+    """The answer; JSON in one line."""
+    text = compact(facts.get("answer", ""))
+    try:
+        read = json.loads(text)
+    except ValueError:
+        return text
+    return compact(read) if isinstance(read, dict | list) else text
+
+
+def compact(value: Any) -> str:
+    """A text as it is, anything else as JSON in one line."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _differing(facts: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+    if "differs" in facts:
+        return facts["differs"] or {}
+    expected, read = facts.get("expected"), facts.get("prediction")
+    if not (isinstance(expected, dict) and isinstance(read, dict)):
+        return {}
+    return {
+        field: {"expected": value} | ({} if read.get(field) is None else {"answered": read[field]})
+        for field, value in expected.items()
+        if read.get(field) != value
+    }
+
+
+def _value(values: Mapping[str, Any], name: str) -> str:
+    return json.dumps(values[name], ensure_ascii=False) if name in values else "nothing"

@@ -237,7 +237,9 @@ def _connect(recipe: Recipe, node: Node, nodes: dict[str, Node]) -> Iterator[Fin
             if isinstance(found, tuple):
                 source = Source(field_name, index, artifact.ref, *found)
                 kind = nodes[source.step].outputs[source.output]
-                if issubclass(kind, accepts.kind):
+                if twice := _same_rows(node, source, kind):
+                    yield recipe.error(twice.what, place, fix=twice.fix)
+                elif issubclass(kind, accepts.kind):
                     node.sources.append(source)
                 else:
                     yield recipe.error(
@@ -254,6 +256,20 @@ def _connect(recipe: Recipe, node: Node, nodes: dict[str, Node]) -> Iterator[Fin
                 _place(recipe, node, "needs", index),
                 fix=did_you_mean(name, nodes),
             )
+
+
+def _same_rows(node: Node, source: Source, kind: type[Artifact]) -> FineryError | None:
+    """What is wrong where an input is given rows that it has already."""
+    given = [s for s in node.sources if s.field == source.field]
+    if not issubclass(kind, Dataset) or (source.step, source.output) not in [
+        (s.step, s.output) for s in given
+    ]:
+        return None
+    return FineryError(
+        f"'{source.field}' has the rows of '{source.ref}' twice",
+        fix="name them once; data.mix takes rows more often by `weights`, and `epochs` of a "
+        "training all of them",
+    )
 
 
 def _place(recipe: Recipe, node: Node, key: str, index: int) -> tuple[str | int, ...]:

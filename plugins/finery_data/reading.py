@@ -17,6 +17,7 @@ from finery_data.tables import Record
 from finery_data.values import holds_bytes
 
 LISTED = 10
+_REPAIR = "repair the row"
 
 
 class Shape(NamedTuple):
@@ -50,6 +51,7 @@ class Reading:
         self._bad: list[tuple[str, BadRow]] = []  # the first ten
         self._bad_count = 0
         self._reasons: set[str] = set()  # two at most
+        self._fixes: set[str] = set()  # as well
         self._duplicates = _Duplicates()
         self._drops = Drops(job.out)
 
@@ -144,6 +146,8 @@ class Reading:
         self._bad_count += 1
         if len(self._reasons) < 2:
             self._reasons.add(error.what)
+        if len(self._fixes) < 2:
+            self._fixes.add(error.fix or _REPAIR)
         if len(self._bad) < LISTED:
             self._bad.append((where, error))
         if self._shape.skip:
@@ -174,7 +178,8 @@ class Reading:
             if self._bad_count > len(self._bad):
                 details.append(f"… and {self._bad_count - len(self._bad):,} more")
         skip = "" if not self._made else "or leave bad rows out with bad_rows: skip"
-        fix = "; ".join(part for part in (first.fix or "repair the row", skip) if part)
+        of_first = "" if len(self._fixes) == 1 else "the first: "
+        fix = "; ".join(part for part in (of_first + (first.fix or _REPAIR), skip) if part)
         return DataError(first.what, where=where, fix=fix, details=details)
 
     def _check_kept(self) -> None:

@@ -323,7 +323,8 @@ def _empty_split(step: Split, survey: _Survey, chosen: bytes, empty: list[str]) 
     elif better is None or better[1]:
         fix = "add rows, or ask for larger shares"
     else:
-        fix = f"add rows, ask for larger shares, or set `seed: {better[0]}` on this step"
+        seed = f"set `seed: {better[0]}` on this step{_before_drops(step)}"
+        fix = f"add rows, ask for larger shares, or {seed}"
     return DataError(
         f"nothing fell in the split{'s' if len(empty) > 1 else ''} {' and '.join(empty)}",
         details=[f"{len(chosen):,} rows with {units:,} different {kind} were split"],
@@ -345,7 +346,15 @@ def _report_strata(survey: _Survey, chosen: bytes, job: Job) -> None:
             job.log(f"warning: {split} has no row with {column} {', '.join(names[:LISTED])}{more}")
     if missing and (better := survey.better_seed(chosen)) is not None:
         seed, _, gaps = better
-        job.log(f"`seed: {seed}` on this step would leave {gaps} such gaps, not {len(missing)}")
+        instead = f"would leave {gaps} such gaps, not {len(missing)}"
+        job.log(f"`seed: {seed}` on this step {instead}{_before_drops(survey.step)}")
+
+
+def _before_drops(step: Split) -> str:
+    """What a seed that was found doesn't take into account."""
+    return (
+        " (counted before near copies of held-out rows are dropped)" if step.decontaminate else ""
+    )
 
 
 def _strata_lines(survey: _Survey, chosen: bytes, column: str) -> Iterator[str]:

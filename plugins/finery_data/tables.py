@@ -161,9 +161,25 @@ def _row_list(value: Any) -> str | None:
 
 def _object_of(line: bytes) -> dict[str, Any] | BadRow:
     try:
-        return _checked_object(msgspec.json.decode(line))
+        value = msgspec.json.decode(line)
+        # Written anew, a row in which a key is given twice has fewer quotation marks. To look at
+        # each key while rows are decoded would take several times as long.
+        is_whole = line.count(b'"') == msgspec.json.encode(value).count(b'"')
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         return _other_encoding(line) or BadRow(f"invalid JSON: {_why(line, error)}")
+    if not is_whole and (key := _key_given_twice(line)) is not None:
+        return BadRow(f"the key '{key}' is given twice", "remove one of the two")
+    return _checked_object(value)
+
+
+def _key_given_twice(line: bytes) -> str | None:
+    try:
+        _DECODER.decode(line.decode())
+    except _TwiceError as error:
+        return error.key
+    except (ValueError, RecursionError):  # what `json` takes otherwise than msgspec
+        pass
+    return None
 
 
 def _why(line: bytes, error: Exception) -> str:
@@ -213,7 +229,23 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} isn't JSON")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+class _TwiceError(ValueError):
+    """An object that gives a key twice, of which a decoder would keep the last."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"the key '{key}' is given twice")
+        self.key = key
+
+
+def _with_each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _TwiceError(next(key for key in keys if keys.count(key) > 1))
+    return made
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_with_each_key_once)
 
 
 def _document(name: str, content: bytes) -> Iterator[Record]:

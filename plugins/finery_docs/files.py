@@ -179,7 +179,8 @@ class _Reading:
             if len(self._bad) > LISTED:
                 details.append(f"… and {len(self._bad) - LISTED:,} more")
         skip = "; or leave such files out with bad_files: skip" if self._made else ""
-        return DataError(first.what, where=name, fix=first.fix + skip, details=details)
+        of_first = "" if len({problem.fix for _, problem in self._bad}) == 1 else "the first: "
+        return DataError(first.what, where=name, fix=of_first + first.fix + skip, details=details)
 
 
 def _row(name: str, document: Document, chunk: Chunk, seen: Counter[str]) -> Row:

@@ -12,6 +12,7 @@ from finery.engine import Completion
 from finery.errors import DataError, RequirementError, UsageError
 from finery.rows import Conversation, Row, split_turns
 from finery_eval import requirements, stats
+from finery_eval.reading import search_in
 
 Answers = dict[str, list[Completion]]
 """Model name → its answers, one a row."""
@@ -168,7 +169,7 @@ def ask(step: Evaluator, job: Job, rows: Sequence[Row]) -> Answers:
         if refused:
             job.log(f"{model.name}: refused or filtered {refused} of {len(rows)} rows")
     if step.extract and not any(
-        re.search(step.extract, a.text) for found in answers.values() for a in found
+        search_in(a.text, step.extract, "extract") for found in answers.values() for a in found
     ):
         job.log(f"extract: {step.extract!r} is found in no answer of any model")
     repeated = len(rows) - len({row["id"] for row in rows})

@@ -2,12 +2,16 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
 
+from finery.errors import DataError
 from finery.rows import Row, answer_text
+from finery_data.badrow import BadRow
+from finery_data.patience import search
 
 INVALID = "(invalid)"
 """Stands for every answer that names no allowed class, in tables and confusion matrices."""
@@ -149,8 +153,25 @@ class Reader(msgspec.Struct, frozen=True, kw_only=True):
 
 def extracted(text: str, pattern: str | None) -> str:
     """What the pattern's group holds where the pattern is first found, else the whole text."""
-    found = re.search(pattern, text) if pattern else None
+    found = search_in(text, pattern, "extract") if pattern else None
     return found[1] or "" if found else text
+
+
+def search_in(text: str, pattern: str, where: str, flags: int = 0) -> re.Match[str] | None:
+    """Where a pattern of the setting `where` is first found; `DataError` if that takes too long."""
+    with told_with(text):
+        return search(re.compile(pattern, flags), text, where)
+
+
+@contextmanager
+def told_with(text: str) -> Iterator[None]:
+    """A `BadRow` in here as an error that tells how the answer begins."""
+    try:
+        yield
+    except BadRow as error:
+        raise DataError(
+            error.what, details=[f"the answer begins: {text!r:.80}"], fix=error.fix
+        ) from None
 
 
 def field_names(texts: Iterable[str]) -> list[str]:

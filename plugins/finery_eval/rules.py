@@ -9,7 +9,7 @@ from finery.errors import UsageError
 from finery.rows import Row, answer_text
 from finery_eval import evaluator, stats
 from finery_eval.evaluator import Evaluator, table
-from finery_eval.reading import extracted
+from finery_eval.reading import extracted, search_in
 
 _SENTENCE_END = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+|\n+")
 _WORD = re.compile(r"\w")
@@ -56,10 +56,10 @@ class Rule(Settings):
 
     def _found(self, text: str, flags: int) -> bool:
         starts, ends = (re.escape(part or "") for part in (self.starts_with, self.ends_with))
-        must = [self.matches or "", rf"\A{starts}", rf"{ends}\Z"]
-        return all(re.search(pattern, text, flags) for pattern in must) and not (
-            self.never and re.search(self.never, text, flags)
-        )
+        fixed = all(re.search(p, text, flags) for p in (rf"\A{starts}", rf"{ends}\Z"))
+        given = self.patterns().items()
+        found = {name: search_in(text, pattern, name, flags) for name, pattern in given}
+        return fixed and bool(found.get("matches", True)) and not found.get("never")
 
     def _measures(self, text: str) -> bool:
         words = len(text.split())

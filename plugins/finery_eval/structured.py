@@ -10,6 +10,7 @@ import msgspec
 from finery import Files, Job, Metrics, setting
 from finery.errors import DataError, UsageError, did_you_mean
 from finery.rows import Row, answer_text
+from finery_data.patience import patterns_of
 from finery_eval import evaluator, stats
 from finery_eval.answerschema import AnswerSchema, Problem
 from finery_eval.evaluator import Evaluator, table
@@ -26,7 +27,7 @@ from finery_eval.jsonvalues import (
     parse,
     shown,
 )
-from finery_eval.reading import extracted
+from finery_eval.reading import extracted, told_with
 
 RESERVED = ("accuracy", "field_score", "valid_json", "valid")
 MOST_COLUMNS = 8
@@ -189,7 +190,8 @@ class Json(Evaluator, packages=("jsonschema",)):
         except NotJson as error:
             return Reading(UNREADABLE, Problem(error.kind, str(error)))
         if schema is not None:
-            return Reading(value, schema.problem(value))
+            with told_with(text), patterns_of("schema: one of its patterns"):
+                return Reading(value, schema.problem(value))
         return Reading(value, None if isinstance(value, dict) else NO_OBJECT)
 
     def comparison(self) -> Comparison:

@@ -37,7 +37,7 @@ class Apply(Step, seeded=False, version="1"):
 
     rows: Dataset = takes(help="Rows that are reviewed.", named=True)
     reviews: OptionalFiles = setting(
-        help="The file of decisions. None is needed before the first decision.",
+        help="The file of decisions, JSON lines. None is needed before the first decision.",
         examples=["reviews/candidates.jsonl"],
     )
     undecided: Literal["keep", "drop", "stop"] = setting(

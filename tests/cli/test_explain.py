@@ -14,7 +14,8 @@ name: t
 plugins: [./steps.py]
 data:
   a: {use: steps.source, path: rows.txt}
-  b: {use: steps.copy, rows: [a, a], tag: 1}
+  a2: {use: steps.source, path: rows.txt}
+  b: {use: steps.copy, rows: [a, a2], tag: 1}
   c: {use: steps.shuffle, rows: b}
 """
 

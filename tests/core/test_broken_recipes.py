@@ -329,6 +329,11 @@ REFERENCES = {
         "'models' of eval.exact takes a Model, and 'rows' is a Dataset",
         "of that kind are: m",
     ),
+    "the same rows twice": Broken(
+        f"{SPLIT}  b: {{use: data.dedup, rows: [split.train, rows, {HERE}split.train]}}\n",
+        "'rows' has the rows of 'split.train' twice",
+        "data.mix takes rows more often by `weights`",
+    ),
     "steps in a circle": Broken(
         f"finery: 1\ndata:\n  a: {{use: data.split, rows: [{HERE}b.train]}}\n"
         "  b: {use: data.split, rows: c.train}\n  c: {use: data.split, rows: a.train}\n",

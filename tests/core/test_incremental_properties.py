@@ -71,7 +71,7 @@ def recipes(draw: st.DrawFn) -> State:
             step["path"] = "rows.txt"
         elif use == "copy":
             step |= {
-                "rows": draw(st.lists(st.sampled_from(refs), min_size=1, max_size=3)),
+                "rows": draw(st.lists(st.sampled_from(refs), min_size=1, max_size=3, unique=True)),
                 "tag": n,
             }
         else:

@@ -281,6 +281,14 @@ def test_bad_rows_are_listed_up_to_ten(tmp_path: Path) -> None:
     assert text[12] == "  … and 2 more"
 
 
+def test_the_fix_of_rows_bad_in_several_ways_is_of_the_first(tmp_path: Path) -> None:
+    wrong = [{"instruction": "a", "outptu": "b"}, {"instruction": "a", "output": ""}]
+    text = failure(tmp_path / "a", lines(*alpaca(1), *wrong), format="alpaca")
+    assert "fix: the first: did you mean 'outptu'?; or leave bad rows out" in text
+    text = failure(tmp_path / "b", lines(*alpaca(1), wrong[1], wrong[1]))
+    assert "fix: fill it in or remove the row; or leave" in text
+
+
 def test_rows_that_are_all_bad_in_one_way(tmp_path: Path) -> None:
     text = failure(tmp_path, "instruction,outptu\n" + "a,b\n" * 30, name="x_csv", format="alpaca")
     assert text.splitlines() == [

@@ -39,7 +39,8 @@ def recipe_of(chain: list[str]) -> str:
         lines.append(f"  {name}: {{use: data.file, path: {path}, columns: {columns}}}")
     before = "first"
     for index, transform in enumerate(chain):
-        lines.append(f"  s{index}: {TRANSFORMS[transform].replace('IN', before)}")
+        transformed = TRANSFORMS[transform].replace("IN", before).replace("[first, first", "[first")
+        lines.append(f"  s{index}: {transformed}")
         before = f"s{index}.train" if transform == "split" else f"s{index}"
     return "\n".join([*lines, f"  last: {{use: data.filter, rows: {before}, where: 'true'}}", ""])
 

@@ -261,6 +261,14 @@ def test_missing_stratum_is_a_warning_with_a_seed_that_helps() -> None:
     assert "warning" not in split(rows, better, stratify="label")[1]
 
 
+@pytest.mark.parametrize("decontaminate", [True, False])
+def test_a_seed_is_named_for_the_split_before_near_copies_are_dropped(decontaminate: bool) -> None:
+    rows = [*numbered(30), *(row(f"other {i}", label="rare") for i in range(3))]
+    _, log, _ = split(rows, stratify="label", decontaminate=decontaminate)
+    told = log[log.index("`seed: ") :].splitlines()[0]
+    assert told.endswith("near copies of held-out rows are dropped)") == decontaminate
+
+
 def test_many_strata_are_logged_as_a_range() -> None:
     log = split([row(f"q {i}", label=str(i % 20)) for i in range(2000)], stratify="label")[1]
     assert log.count("of the rows of each of 20 values of label") == 3

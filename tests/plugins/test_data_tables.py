@@ -169,6 +169,30 @@ def test_bad_json_line_keeps_the_others(tmp_path: Path, line: bytes, what: str) 
     assert [records[0].columns, records[2].columns] == [{"a": 1}, {"a": 3}]
 
 
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        (b'{"text": 1, "text": 2}', "text"),
+        (b'{"text" :1,\t"text"  : 2}', "text"),
+        (b'{"t": [{"role": "a", "content": "b", "content": "say \\"c\\":"}]}', "content"),
+        (b'{"a": "x\\u0022y", "a": 1}', "a"),
+        ('{"größe": 1, "größe": 1}'.encode(), "größe"),
+    ],
+)
+def test_a_key_given_twice_makes_a_row_bad(tmp_path: Path, line: bytes, key: str) -> None:
+    records = read(tmp_path, "x.jsonl", b'{"a": 0}\n' + line + b"\n")
+    assert problem(records[1]) == f"x.jsonl:2: the key '{key}' is given twice"
+    message = failure(tmp_path, "x.json", b'[{"a": 0},\n' + line + b"]")
+    assert f"x.json:2: error: invalid JSON: the key '{key}' is given twice" in message
+
+
+@pytest.mark.parametrize("row", [{"a": '{"a": 1, "a": 2}'}, {"a": {"a": {"a": '": " :'}}}])
+def test_a_key_in_several_objects_or_texts_is_fine(tmp_path: Path, row: Any) -> None:
+    escaped = json.dumps(row).replace('\\"', "\\u0022")
+    records = read(tmp_path, "x.jsonl", f"{json.dumps(row)}\n{escaped}\n")
+    assert good(records) == [row, row]
+
+
 def test_first_line_may_be_bad(tmp_path: Path) -> None:
     records = read(tmp_path, "x.jsonl", '{"a": \n{"a": 2}\n')
     assert problem(records[0]).startswith("x.jsonl:1: invalid JSON")

@@ -1,7 +1,9 @@
 """data.filter, data.map, data.mix and data.sample; and tool calls, which all steps keep."""
 
 import copy
+import re
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -261,6 +263,13 @@ def test_a_template_depends_on_the_row_alone(template: str, what: str) -> None:
 def test_a_template_never_writes_what_differs_between_runs(tmp_path: Path, template: str) -> None:
     with pytest.raises(DataError, match="which is no text"):
         run(Map, tmp_path, [row("a")], user=template)
+
+
+def test_in_other_threads_patterns_are_searched_without_a_limit() -> None:
+    with ThreadPoolExecutor(1) as threads:
+        found = threads.submit(patience.search, re.compile("b"), "abc", "matches.user").result()
+    assert found is not None
+    assert found.start() == 1
 
 
 def test_a_pattern_without_end_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

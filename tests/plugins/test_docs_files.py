@@ -307,6 +307,7 @@ def test_pdfs_that_give_no_text_are_named(tmp_path: Path) -> None:
     )
     assert text.splitlines()[0] == "a.pdf: error: it is encrypted, and needs a password"
     assert "4 files can't be read:" in text
+    assert "fix: the first: " in text
     assert "b.pdf: no text on any of its 2 pages: it may be scanned" in text
     assert "d.pdf: the PDF can't be read" in text
     assert "bad_files: skip" in text

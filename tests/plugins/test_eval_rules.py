@@ -14,6 +14,7 @@ from finery.plugins import load_plugins
 from finery.project import open_graph
 from finery.step import sections_of
 from finery.testing import TestJob, dataset, run_step
+from finery_data import patience
 from finery_eval.rules import Rule, Rules, sentences
 
 pytestmark = pytest.mark.usefixtures("tables_answer")
@@ -72,6 +73,14 @@ def test_case_can_be_passed_over(rule: Rule) -> None:
     assert not rule.keeps("Sorry")
     assert rule.keeps("Sorry", ignore_case=True)
     assert not Rule(never="sorry").keeps("Sorry", ignore_case=True)
+
+
+@pytest.mark.parametrize("rule", [Rule(matches="(a+)+$"), Rule(never="(a+)+$")])
+def test_a_pattern_without_end_is_stopped(rule: Rule, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "SECONDS", 0.2)
+    with pytest.raises(DataError, match=r"(matches|never): .* takes more than 0\.2 s") as caught:
+        rule.keeps("a" * 40 + "b")
+    assert "the answer begins: 'aaa" in caught.value.details[0]
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,7 @@ class Judge(Step, isolated=True):
             what = "requirement is" if len(failed) == 1 else "requirements are"
             raise RequirementError(
                 f"{len(failed)} {what} not met",
+                where="require",
                 details=failed,
                 fix="improve the model, or set in `require` what it can reach",
             )

@@ -195,6 +195,7 @@ class _Faults:
             prompts = f"in {self._prompts:,} of them the prompt alone is" if self._prompts else ""
             raise DataError(
                 f"{text}: {some_of(self._longer)}",
+                where="max_length",
                 details=[prompts] if prompts else [],
                 fix=f"max_length: {self._longest}"
                 + ("" if every else ", or too_long: drop to leave them out"),

@@ -188,8 +188,8 @@ def test_all_failures_are_told_with_their_places(deep: Callable[..., Result]) ->
         recipe_yaml=recipe + "  two: {use: trl.sft, model: base, rows: rows, max_length: 9}\n"
     )
     assert ran.return_value == 2
-    assert "recipe.yaml:9:3: error: rows: 2 of 2 rows are longer than 8 tokens: " in ran.stderr
-    assert "recipe.yaml:10:3: error: rows: 2 of 2 rows are longer than 9 tokens: " in ran.stderr
+    assert "recipe.yaml:9:60: error: rows: 2 of 2 rows are longer than 8 tokens: " in ran.stderr
+    assert "recipe.yaml:10:60: error: rows: 2 of 2 rows are longer than 9 tokens: " in ran.stderr
     assert ran.stderr.endswith("0 of 2 trainings proven, 2 errors\n")
     assert "⟦" not in ran.stdout
 

@@ -15,7 +15,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+from finery_trl.targets import ALL, matched
+
 MLP = ("gate_proj", "up_proj", "down_proj")
 FULL_BYTES = 4
 """Of a trained weight, its gradient and each of AdamW's moments: trained in fp32."""
@@ -49,6 +50,14 @@ class Architecture(NamedTuple):
             "down_proj": (self.intermediate, h),
         }  # fmt: skip
 
+    def paths(self) -> dict[str, tuple[int, int]]:
+        """Linear layer of any block → (in, out), under the names of a Llama's modules."""
+        return {
+            f"model.layers.{number}.{'mlp' if name in MLP else 'self_attn'}.{name}": size
+            for number in range(self.layers)
+            for name, size in self.linears().items()
+        }
+
     def linear_parameters(self) -> int:
         """Weights in the blocks' linear layers."""
         return self.layers * sum(a * b for a, b in self.linears().values())
@@ -61,21 +70,23 @@ class Architecture(NamedTuple):
 
 
 class Adapter(NamedTuple):
-    """A LoRA adapter: its rank, the layers it lies on (empty: all linear ones), and DoRA or not."""
+    """A LoRA adapter: its rank, the linear layers it lies on as in PEFT, and DoRA or not."""
 
     r: int
-    targets: tuple[str, ...] = ()
+    targets: str | Sequence[str] = ALL
     dora: bool = False
 
     def parameters(self, model: Architecture) -> int:
         """Its weights: A (in x r) and B (r x out) for each layer (Hu et al. 2021, section 4.1,
         https://arxiv.org/abs/2106.09685), and DoRA's magnitudes (out)."""
-        sizes = [(a, b) for name, (a, b) in model.linears().items() if self.covers(name)]
-        return model.layers * sum(self.r * (a + b) + (b if self.dora else 0) for a, b in sizes)
+        sizes = self.covered(model)
+        return sum(self.r * (a + b) + (b if self.dora else 0) for a, b in sizes)
 
-    def covers(self, layer: str) -> bool:
-        """Whether it lies on a linear layer."""
-        return not self.targets or layer in {t.rpartition(".")[2] for t in self.targets}
+    def covered(self, model: Architecture) -> list[tuple[int, int]]:
+        """(in, out) of each layer that it lies on."""
+        layers = model.paths()
+        names = layers if self.targets == ALL else matched(self.targets, layers)
+        return [layers[name] for name in names]
 
 
 class Load(NamedTuple):
@@ -175,7 +186,7 @@ def block_bytes(model: Architecture, adapter: Adapter | None, width: int) -> flo
     if adapter is None:
         copies = 5 * width if width < FULL_BYTES else 0
         return inside + h * (4 * FULL_BYTES + copies)
-    covered = sum(adapter.covers(name) for name in model.linears())
+    covered = len(adapter.covered(model)) / model.layers
     return inside + 2 * h * (FULL_BYTES + width) + width * adapter.r * covered
 
 

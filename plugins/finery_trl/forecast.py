@@ -247,9 +247,7 @@ def adapter_of(step: Training) -> Adapter | None:
     """The adapter that is trained, None where it is all weights."""
     if step.lora is None:
         return None
-    targets = step.lora.target_modules
-    named = [] if targets == "all-linear" else [targets] if isinstance(targets, str) else targets
-    return Adapter(step.lora.r, tuple(named), step.lora.use_dora)
+    return Adapter(step.lora.r, step.lora.target_modules, step.lora.use_dora)
 
 
 def trained_parameters(step: Training, model: Architecture) -> int:

@@ -1,7 +1,7 @@
 """Which layers an adapter lies on: `target_modules` held against the model, before it is loaded."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from finery import UsageError
@@ -31,10 +31,9 @@ def check_pattern(wanted: str | Sequence[str]) -> None:
 
 
 def check_targets(step: "Training") -> None:
-    """`UsageError` where `target_modules` matches nothing, or a name of it nothing.
+    """`UsageError` where `target_modules`, or a name in it, stands for no layer of the model.
 
-    It reads the model's configuration alone. As in PEFT, a name stands for the layers that are
-    called so or end with `.name`, and a text for those that it matches whole.
+    It reads the model's configuration alone.
     """
     if step.lora is None or step.lora.target_modules == ALL:
         return
@@ -42,11 +41,23 @@ def check_targets(step: "Training") -> None:
 
     wanted, layers = step.lora.target_modules, layers_of(load_skeleton(step.model))
     if isinstance(wanted, str):
-        unknown = [] if any(re.fullmatch(wanted, layer) for layer in layers) else [wanted]
+        unknown = [] if matched(wanted, layers) else [wanted]
     else:
-        unknown = [n for n in wanted if not any(f".{layer}".endswith(f".{n}") for layer in layers)]
+        unknown = [name for name in wanted if not matched([name], layers)]
     if unknown:
         raise _unmatched(unknown, layers, pattern=isinstance(wanted, str))
+
+
+def matched(wanted: str | Sequence[str], layers: Iterable[str]) -> list[str]:
+    """Those of the layers, given by their paths, that `target_modules` stands for.
+
+    As in PEFT, a name stands for the layers that are called so or end with `.name`, and a text for
+    those that it matches whole. `ALL` is no layer's name: who asks knows which those are.
+    """
+    if isinstance(wanted, str):
+        return [layer for layer in layers if re.fullmatch(wanted, layer)]
+    ends = tuple(f".{name}" for name in wanted)
+    return [layer for layer in layers if f".{layer}".endswith(ends)]
 
 
 def layers_of(model: "PreTrainedModel") -> dict[str, bool]:

@@ -72,8 +72,10 @@ def test_parameters_as_torch_counts_them(tmp_path: Path) -> None:
 
 
 def test_an_adapter_on_some_layers_is_smaller() -> None:
-    some = Adapter(16, ("q_proj", "model.layers.0.self_attn.v_proj"))
-    assert some.parameters(SMOLLM2) == 30 * 16 * ((576 + 576) + (576 + 192))
+    some = Adapter(16, ["q_proj", "model.layers.0.self_attn.v_proj"])
+    assert some.parameters(SMOLLM2) == 16 * (30 * (576 + 576) + (576 + 192))
+    matched = Adapter(16, r"model\.layers\.\d\.(self_attn|mlp)\.[qv]_proj")
+    assert matched.parameters(SMOLLM2) == 10 * 16 * ((576 + 576) + (576 + 192))
     assert LORA.parameters(SMOLLM2) == 4_884_480
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     )
     from finery.hooks import hookimpl
     from finery.job import Job
-    from finery.step import Files, OptionalFiles, Settings, Step, inner, setting, takes
+    from finery.step import Files, OneFile, OptionalFiles, Settings, Step, inner, setting, takes
     from finery.usage import Budget, Price, Usage
 
 __version__ = "0.1.0"
@@ -38,6 +38,7 @@ _HOME = {
     "Metrics": "finery.artifacts",
     "Model": "finery.artifacts",
     "Note": "finery.advice",
+    "OneFile": "finery.step",
     "OptionalFiles": "finery.step",
     "Price": "finery.usage",
     "RefusedError": "finery.errors",
@@ -72,6 +73,7 @@ __all__ = [
     "Metrics",
     "Model",
     "Note",
+    "OneFile",
     "OptionalFiles",
     "Price",
     "RefusedError",

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from finery.advice import About, Estimate, Note, Results, known_notes
 from finery.errors import FineryError, PluginError, UsageError
-from finery.graph import Graph, Node
+from finery.graph import Graph, Node, place_of
 from finery.outside import find_files
-from finery.step import files_of, inner_steps
+from finery.step import files_of, give_files, inner_steps
 
 if TYPE_CHECKING:
     from finery.manifest import Result
@@ -113,14 +113,17 @@ def check_files(graph: Graph) -> list[FineryError]:
     errors: list[FineryError] = []
     for node in graph.nodes.values():
         missing = [*_missing_files(graph, node)]
-        errors += missing
-        if not missing:
-            try:
-                for step in (node.step, *inner_steps(node.step).values()):
-                    step.check_files()
-            except UsageError as error:
-                errors.append(error)
+        errors += missing or _unusable_files(graph, node)
     return errors
+
+
+def _unusable_files(graph: Graph, node: Node) -> Iterator[FineryError]:
+    for inside, step in {"": node.step, **inner_steps(node.step)}.items():
+        try:
+            step.check_files()
+        except UsageError as error:
+            error.where = place_of(graph.recipe, node, error.where, inside)
+            yield error
 
 
 def _missing_files(graph: Graph, node: Node) -> Iterator[FineryError]:
@@ -131,4 +134,4 @@ def _missing_files(graph: Graph, node: Node) -> Iterator[FineryError]:
         except FineryError as error:
             yield error
         else:
-            files.paths = [path for _, path in found]
+            give_files(node.step, {name: found})

@@ -11,7 +11,7 @@ from finery.graph import Node, Source
 from finery.manifest import Manifest, Result, with_references
 from finery.plan import Planner, StepPlan
 from finery.recipe import Recipe
-from finery.step import Files, Settings, Step, files_of, inner_steps, inputs_of
+from finery.step import Files, Settings, Step, inner_steps, inputs_of
 from finery.task import Task
 
 
@@ -33,11 +33,7 @@ def task_of(plan: StepPlan, planner: Planner, results: Mapping[str, Result], log
         inner=_inner(graph.recipe, node),
         inputs=inputs,
         files={
-            setting: (
-                files_of(node.step)[setting].patterns,
-                [str(path) for _, path in found],
-                [name for name, _ in found],
-            )
+            setting: [(name, str(path)) for name, path in found]
             for setting, found in plan.files.items()
         },
         seed=node.seed if node.step.uses_seed() else None,

@@ -151,15 +151,16 @@ def _check_settings(recipe: Recipe, node: Node) -> Iterator[FineryError]:
         yield recipe.error(error.what, (*node.place, *inside), key=key, fix=error.fix)
 
 
-def place_of(recipe: Recipe, node: Node, where: str | None) -> str:
-    """Where an error of a running step belongs, by what the step itself said.
+def place_of(recipe: Recipe, node: Node, where: str | None, inside: str = "") -> str:
+    """Where an error that a step told belongs, by what the step itself said.
 
     The recipe's `file:line:column` where that is nothing (then of the step) or one of the step's
     settings, e.g. `lora.r`; anything else, such as a file with its line, stays as it is.
+    inside: the setting of `node` that the step is, where it is a step inside of it.
     """
     if where is None:
-        return recipe.where(node.place, key=True)
-    keys = where.split(".")
+        return recipe.where((*node.place, *([inside] if inside else [])), key=True)
+    keys = [*([inside] if inside else []), *where.split(".")]
     return recipe.where((*node.place, *keys)) if _has_setting(node.step, keys) else where
 
 

@@ -3,7 +3,6 @@
 import copy
 import os
 from collections.abc import Mapping, Sequence
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +11,14 @@ from finery.graph import Node
 from finery.job import Job, Report
 from finery.places import PINNED
 from finery.records import SqliteRecords
-from finery.step import Files, Step
+from finery.step import Step, give_files
 from finery.store import Store
 
 
 def with_files(step: Step, found: Mapping[str, Sequence[tuple[str, Path]]]) -> Step:
     """A copy of the step whose settings of type `Files` hold the files found."""
     made = copy.deepcopy(step)
-    for setting, files in found.items():
-        *within, field = setting.split(".")
-        owner = reduce(getattr, within, made)
-        named: Files = getattr(owner, field)
-        names, paths = [name for name, _ in files], [path for _, path in files]
-        setattr(owner, field, type(named)(named.patterns, paths, names))
+    give_files(made, found)
     return made
 
 

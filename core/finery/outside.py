@@ -6,13 +6,13 @@ from pathlib import Path
 
 from finery.errors import DataError, did_you_mean
 from finery.recipe import Recipe
-from finery.step import Files, OptionalFiles
+from finery.step import Files, OneFile, OptionalFiles
 
 
 def find_files(recipe: Recipe, place: Sequence[str], files: Files) -> list[tuple[str, Path]]:
     """(name, path) of each file that a `Files` setting, at `place` of the recipe, names.
 
-    `RecipeError` when there is none, unless there needn't be any.
+    `RecipeError` when there is none, unless there needn't be any, or several instead of one.
     """
     try:
         return _find(files, recipe.folder.absolute())
@@ -31,6 +31,11 @@ def _find(files: Files, folder: Path) -> list[tuple[str, Path]]:
             raise
         for path in matches:
             found.setdefault(path, _name(path, folder, pattern))
+    if isinstance(files, OneFile) and len(found) > 1:
+        raise DataError(
+            f"one file is needed, and {files} is {len(found)}",
+            fix=f"name one: {', '.join(sorted(found.values())[:3])}{', …' * (len(found) > 3)}",
+        )
     return [(name, path) for path, name in found.items()]
 
 

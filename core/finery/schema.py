@@ -17,6 +17,7 @@ from finery.step import (
     SECTIONS,
     FieldInfo,
     Files,
+    OneFile,
     Step,
     full_name,
     inner_of,
@@ -138,7 +139,7 @@ def _inner_schema(info: FieldInfo) -> dict[str, Any]:
 
 
 def _custom_schema(kind: type) -> dict[str, Any]:
-    if issubclass(kind, Artifact):
+    if issubclass(kind, Artifact | OneFile):
         return {"type": "string"}
     if issubclass(kind, Files):
         return {

@@ -58,6 +58,15 @@ class Files:
         return ", ".join(self.patterns)
 
 
+class OneFile(Files):
+    """`Files` that are just one: a list is refused, and a glob or a folder with several."""
+
+    @property
+    def path(self) -> Path:
+        """The file, in a running step."""
+        return self.paths[0]
+
+
 class OptionalFiles(Files):
     """`Files` that needn't be there yet: where nothing is found, `paths` is empty in a step.
 
@@ -383,6 +392,15 @@ def files_of(step: Settings) -> dict[str, Files]:
         if isinstance(within, Settings):
             found |= {f"{field}.{name}": files for name, files in files_of(within).items()}
     return found
+
+
+def give_files(step: Settings, found: Mapping[str, Iterable[tuple[str, str | Path]]]) -> None:
+    """Tell a step's settings, named as by `files_of`, the (name, path) of each file found."""
+    settings = files_of(step)
+    for setting, files in found.items():
+        named = [(name, Path(path)) for name, path in files]
+        settings[setting].names = [name for name, _ in named]
+        settings[setting].paths = [path for _, path in named]
 
 
 def inner_of(cls: type[Step]) -> dict[str, FieldInfo]:

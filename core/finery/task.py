@@ -15,7 +15,7 @@ class Task(msgspec.Struct):
     settings: dict[str, Any]
     inner: dict[str, tuple[str, dict[str, Any]]]  # field → (step type, settings) of a step inside
     inputs: dict[str, list[tuple[str, Manifest]]]  # field → (what the recipe calls it, artifact)
-    files: dict[str, tuple[list[str], list[str], list[str]]]  # setting → (patterns, paths, names)
+    files: dict[str, list[tuple[str, str]]]  # setting → (name, path) of each
     seed: int | None
     pinned: str | None
     env: dict[str, str]

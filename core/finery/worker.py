@@ -14,7 +14,6 @@ import traceback
 from collections.abc import Mapping
 from itertools import combinations
 from multiprocessing.connection import Connection
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from finery.manifest import Manifest
 from finery.places import PINNED
 from finery.plugins import Plugins, load_plugins
 from finery.records import SqliteRecords, identity_of
-from finery.step import Files, Step, inner_of, inputs_of, slots_of
+from finery.step import Files, Step, give_files, inner_of, inputs_of, slots_of
 from finery.task import Task
 from finery.views import open_artifact
 
@@ -153,10 +152,7 @@ def _step(task: Task, plugins: Plugins, root: Path) -> Step:
     for field, (use, settings) in task.inner.items():
         given = inner_of(cls)[field].given
         setattr(step, field, _inner_step(plugins.step_type(use), settings, given))
-    for path, (patterns, paths, names) in task.files.items():
-        within, _, field = path.rpartition(".")
-        owner = attrgetter(within)(step) if within else step
-        setattr(owner, field, Files(patterns, [Path(p) for p in paths], names))
+    give_files(step, task.files)
     for path, slot in slots_of(step).items():
         found = [_opened(root, m, ref, slot.named) for ref, m in task.inputs.get(path, [])]
         many = slot.accepts.many

@@ -319,20 +319,16 @@ def detect(columns: Columns, prompts_only: bool) -> list[str]:
     if "messages" in columns:
         found.append("sharegpt" if _has_from(columns["messages"]) else "messages")
     if {"prompt"} | (set() if prompts_only else {"completion"}) <= columns.keys():
-        kinds = _kinds_of_completion(columns.get("label"))
-        found += kinds[:1] if prompts_only else kinds
+        found.append("rating" if _is_verdict(columns.get("label")) else "completion")
     if {"chosen", "rejected"} <= columns.keys():
         found = [f for f in found if f != "completion" or "completion" in columns]
         found.append("preference")
     return list(dict.fromkeys(found))
 
 
-def _kinds_of_completion(label: Any) -> list[str]:
-    """Whether completions are rated by their labels; 1 and 0 may also name classes."""
-    if _rated(label) is None:
-        return ["completion"]
-    said = isinstance(label, bool) or str(label).strip().lower() in ("true", "false")
-    return ["rating"] if said else ["completion", "rating"]
+def _is_verdict(label: Any) -> bool:
+    """Whether a label surely rates a completion: 1 and 0 are just as often names of classes."""
+    return isinstance(label, bool) or str(label).strip().lower() in ("true", "false")
 
 
 def _has_from(turns: Any) -> bool:

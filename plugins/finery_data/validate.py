@@ -8,7 +8,7 @@ from typing import IO, Any, Literal
 
 import msgspec
 
-from finery import DataError, Dataset, Files, Job, Step, UsageError, setting, takes
+from finery import DataError, Dataset, Job, OneFile, Step, UsageError, setting, takes
 from finery.drops import FINDINGS, Drops
 from finery.errors import did_you_mean
 from finery.rows import Row
@@ -76,7 +76,7 @@ class Validate(Step, seeded=False, packages=("jsonschema", "py3langid", "rensa")
     """
 
     rows: list[Dataset] = takes(help="Rows to check, in this order.")
-    schema: Files | None = setting(
+    schema: OneFile | None = setting(
         None,
         help="A JSON Schema file that every answer must fit. Its references must stay in the file.",
     )
@@ -136,6 +136,16 @@ class Validate(Step, seeded=False, packages=("jsonschema", "py3langid", "rensa")
         """The libraries that these settings use."""
         used = {"rensa": True, "jsonschema": self.schema, "py3langid": self.languages}
         return tuple(name for name, needed in used.items() if needed)
+
+    def check_files(self) -> None:
+        """Raise `DataError` for a schema that is none."""
+        self.answer_schema()
+
+    def answer_schema(self) -> Any:
+        """The `AnswerSchema`, if one is given."""
+        from finery_eval.answerschema import AnswerSchema
+
+        return None if self.schema is None else AnswerSchema(self.schema.path)
 
     def run(self, job: Job) -> Dataset:
         """Write the rows that may stay, what was found in them, and what was dropped."""
@@ -293,13 +303,7 @@ class _Checks:
 
     @cached_property
     def _schema(self) -> Any:
-        from finery_eval.answerschema import AnswerSchema
-
-        if self.step.schema is None:
-            return None
-        if len(self.step.schema.paths) != 1:
-            raise UsageError("`schema` must be one file", where="schema", fix="name the file")
-        return AnswerSchema(self.step.schema.paths[0])
+        return self.step.answer_schema()
 
     def _label(self, number: int, row: Row) -> Iterator[Finding]:
         label, allowed = text_named(row, self.step.label), self.step.labels

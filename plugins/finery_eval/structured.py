@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from finery import Files, Job, Metrics, setting
+from finery import Job, Metrics, OneFile, setting
 from finery.errors import DataError, UsageError, did_you_mean
 from finery.rows import Row, answer_text
 from finery_data.patience import patterns_of
@@ -82,7 +82,7 @@ class Json(Evaluator, packages=("jsonschema",)):
     for a file that isn't a JSON Schema, UsageError for settings that can't work.
     """
 
-    schema: Files | None = setting(
+    schema: OneFile | None = setting(
         None,
         help="A JSON Schema file that every answer should fit. Its references must stay in the "
         "file, and `format` isn't checked: use `pattern`.",
@@ -124,6 +124,10 @@ class Json(Evaluator, packages=("jsonschema",)):
                 )
         super().check()
 
+    def check_files(self) -> None:
+        """Raise `DataError` for a schema that is none."""
+        self.answer_schema()
+
     def run(self, job: Job) -> Metrics:
         """Ask, judge and write."""
         self.check()
@@ -150,15 +154,7 @@ class Json(Evaluator, packages=("jsonschema",)):
 
     def answer_schema(self) -> AnswerSchema | None:
         """The schema, if one is given."""
-        if self.schema is None:
-            return None
-        if len(self.schema.paths) != 1:
-            raise UsageError(
-                f"`schema` must be one file, and {self.schema} is {len(self.schema.paths)}",
-                where="schema",
-                fix="name the file",
-            )
-        return AnswerSchema(self.schema.paths[0])
+        return None if self.schema is None else AnswerSchema(self.schema.path)
 
     def expectations(self, rows: Sequence[Row], schema: AnswerSchema | None) -> list[Any]:
         """The object that each row expects; `DataError` naming the rows that have none."""

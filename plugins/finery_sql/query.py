@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 from blake3 import blake3
 
-from finery import DataError, Dataset, Files, Job, StepError, UsageError, setting
+from finery import DataError, Dataset, Job, OneFile, StepError, UsageError, setting
 from finery.errors import did_you_mean
 from finery_data.source import RowSource
 from finery_data.streams import shown
@@ -42,11 +42,11 @@ class SqlQuery(RowSource, version="1"):
         "postgresql://user:password@host/database.",
         examples=["DATABASE_URL"],
     )
-    path: Files | None = setting(None, help="Instead of `url`: a SQLite file.")
+    path: OneFile | None = setting(None, help="Instead of `url`: a SQLite file.")
     query: str | None = setting(
         None, help="The query; `:name` is a parameter.", examples=["SELECT * FROM t ORDER BY id"]
     )
-    query_file: Files | None = setting(None, help="Instead of `query`: a file with it.")
+    query_file: OneFile | None = setting(None, help="Instead of `query`: a file with it.")
     params: dict[str, str | int | float | bool | None] = setting(
         {}, help="Values of the query's parameters.", examples=[{"since": "2026-01-01"}]
     )
@@ -122,9 +122,9 @@ class SqlQuery(RowSource, version="1"):
 
         query = self._text()
         self._check_parameters(query, "query_file" if self.query is None else "query")
-        where = shown(self.query_file.paths[0]) if self.query_file is not None else None
+        where = shown(self.query_file.path) if self.query_file is not None else None
         if self.path is not None:
-            database = Database.file(self._file(self.path, "path"), where)
+            database = Database.file(self.path.path, where)
         else:
             assert self.url is not None
             if self.url not in environment:
@@ -139,17 +139,11 @@ class SqlQuery(RowSource, version="1"):
         """The query."""
         if self.query is not None or self.query_file is None:
             return trimmed(self.query or "")
-        path = self._file(self.query_file, "query_file")
+        path = self.query_file.path
         try:
             return trimmed(path.read_text(encoding="utf-8-sig"))
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"the query can't be read: {error}", where=shown(path)) from error
-
-    @staticmethod
-    def _file(files: Files, field: str) -> Path:
-        if len(files.paths) != 1:
-            raise UsageError(f"`{field}` must be one file", where=field, fix="name the file")
-        return files.paths[0]
 
     def _check_parameters(self, query: str, where: str) -> None:
         wanted = parameters(query)
@@ -170,7 +164,7 @@ class SqlQuery(RowSource, version="1"):
 
     def _place(self) -> str:
         """How errors call the database."""
-        return self.url or shown(self._file(self.path, "path") if self.path else Path())
+        return self.url or shown(self.path.path if self.path else Path())
 
 
 def _told(records: Iterator[Record], job: Job) -> Iterator[Record]:

@@ -9,7 +9,6 @@ from finery_data.parts import scope
 from finery_eval.jsonvalues import unfenced
 from finery_synth import defaults
 from finery_synth.asking import MOST_VARIANTS, Task
-from finery_synth.checker import schema_of
 from finery_synth.generator import Generator
 from finery_synth.prompts import Prompt
 
@@ -76,7 +75,7 @@ class Answer(Generator):
         """The schema that the checks hold answers against."""
         if self.checks.json_schema is None and self.checks.schema is None:
             return None
-        schema = schema_of(self.checks)
+        schema = self.checks.answer_schema()
         return None if schema is None else schema.value
 
 

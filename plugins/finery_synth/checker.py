@@ -30,7 +30,7 @@ class Checker:
     """The checks of one run, in the order in which they are made: the cheap ones first."""
 
     def __init__(self, checks: Checks) -> None:
-        self.schema = schema_of(checks)
+        self.schema = checks.answer_schema()
         self._tests = list(_tests(checks, self.schema))
 
     def checked(self, row: Row) -> list[Checked]:
@@ -41,13 +41,6 @@ class Checker:
             if not found[-1].passed:
                 break
         return found
-
-
-def schema_of(checks: Checks) -> AnswerSchema | None:
-    """The JSON Schema of the answers, if there is one."""
-    if checks.json_schema is not None:
-        return AnswerSchema(checks.json_schema.paths[0])
-    return None if checks.schema is None else AnswerSchema(checks.schema)
 
 
 def _tests(checks: Checks, schema: AnswerSchema | None) -> Iterator[Test]:
@@ -162,7 +155,7 @@ def _text(check: str, name: str, row: Row) -> str:
 def functions_of(settings: Functions) -> dict[str, Callable[[Row], Any]]:
     """Name → function, as a recipe names them. `UsageError` for one that isn't there."""
     found = {}
-    own = _module(settings.file.paths[0]) if settings.file is not None else None
+    own = _module(settings.file.path) if settings.file is not None else None
     for name in settings.functions:
         module, _, function = name.rpartition(":")
         found[name] = _function(own or _imported(module), function)

@@ -8,15 +8,15 @@ import re
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from finery import Files, Settings, UsageError, setting
+from finery import Files, OneFile, Settings, UsageError, setting
 from finery_data.lengths import check_lengths
-from finery_eval.answerschema import check_schema
+from finery_eval.answerschema import AnswerSchema, check_schema
 
 
 class Functions(Settings):
     """Functions in Python that look at a row: `{file: checks.py, functions: [polite]}`."""
 
-    file: Files | None = setting(
+    file: OneFile | None = setting(
         None,
         help="The Python file that holds them, beside the recipe. Its content is part of the key, "
         "what it imports isn't. Without it, functions are named by their module.",
@@ -54,7 +54,7 @@ class Rubric(Settings):
     min: int = setting(4, ge=1, help="The lowest score that passes.")
     scale: int = setting(5, ge=2, le=100, help="The best score; 1 is the worst.")
     max_tokens: int = setting(256, ge=16, help="Longest answer of the judge, in tokens.")
-    prompt: Files | None = setting(
+    prompt: OneFile | None = setting(
         None,
         help="A Jinja file with the judge's prompt. `finery synth prompt judge` prints ours.",
     )
@@ -66,7 +66,9 @@ class Checks(Settings):
     Texts of a row are named as in `data.filter`: `user`, `assistant` (the answer), or a column.
     """
 
-    json_schema: Files | None = setting(None, help="A JSON Schema file that every answer must fit.")
+    json_schema: OneFile | None = setting(
+        None, help="A JSON Schema file that every answer must fit."
+    )
     schema: dict[str, Any] | None = setting(
         None, help="The same, written here.", examples=[{"type": "object", "required": ["city"]}]
     )
@@ -128,8 +130,6 @@ class Checks(Settings):
         check_lengths(self.min_characters, self.max_characters, "checks.")
         if self.schema is not None:
             check_schema(self.schema, "checks.schema")
-        for name in ("json_schema", "judge.prompt", "python.file"):
-            check_one(self._files(name), f"checks.{name}")
         self._check_functions()
         if self.judge is not None and self.judge.min > self.judge.scale:
             raise UsageError(
@@ -138,16 +138,16 @@ class Checks(Settings):
                 fix="lower it, or raise `scale`",
             )
 
+    def answer_schema(self) -> AnswerSchema | None:
+        """The JSON Schema of the answers, if there is one; `DataError` where it is none."""
+        if self.json_schema is not None:
+            return AnswerSchema(self.json_schema.path)
+        return None if self.schema is None else AnswerSchema(self.schema)
+
     def _patterns(self) -> Iterator[tuple[str, str]]:
         for field in ("matches", "excludes"):
             for name, pattern in getattr(self, field).items():
                 yield f"checks.{field}.{name}", pattern
-
-    def _files(self, name: str) -> Files | None:
-        value: Any = self
-        for part in name.split("."):
-            value = getattr(value, part, None)
-        return value if isinstance(value, Files) else None
 
     def _check_functions(self) -> None:
         if self.python is None:
@@ -160,9 +160,3 @@ class Checks(Settings):
                     where="checks.python.functions",
                     fix="name functions of `file`, or package.module:function without a file",
                 )
-
-
-def check_one(files: Files | None, where: str) -> None:
-    """Raise `UsageError` where a setting that takes one file names several."""
-    if files is not None and len(files.patterns) != 1:
-        raise UsageError("this is one file", where=where, fix="name one")

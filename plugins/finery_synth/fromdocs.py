@@ -6,13 +6,12 @@ from typing import Any, Literal
 
 import msgspec
 
-from finery import Completion, DataError, Dataset, Files, Job, UsageError, setting, takes
+from finery import Completion, DataError, Dataset, Job, OneFile, UsageError, setting, takes
 from finery.rows import Message, Row
 from finery_data.badrow import BadRow
 from finery_data.parts import id_of
 from finery_synth import defaults
 from finery_synth.asking import MOST_VARIANTS, Task
-from finery_synth.checks import check_one
 from finery_synth.contexts import Shelf, chance
 from finery_synth.flow import Candidate, with_parents
 from finery_synth.generator import Generator, Rejected
@@ -91,7 +90,7 @@ class FromDocs(Generator):
     unknown: str = setting(
         "The context doesn't say.", min_length=1, help="The right answer of such rows."
     )
-    context_prompt: Files | None = setting(
+    context_prompt: OneFile | None = setting(
         None,
         help="A Jinja file with the prompt of rows with a context; it sees `chunks` and "
         "`question`. `finery synth prompt context` prints the default, to edit.",
@@ -100,7 +99,6 @@ class FromDocs(Generator):
     def check(self) -> None:
         """Raise `UsageError` for settings that don't fit together."""
         super().check()
-        check_one(self.context_prompt, "context_prompt")
         for name in ("distractors", "unanswerable"):
             if self.context == "without" and getattr(self, name):
                 raise UsageError(

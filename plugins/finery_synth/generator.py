@@ -41,9 +41,9 @@ from finery import (
     Completion,
     DataError,
     Dataset,
-    Files,
     Job,
     Model,
+    OneFile,
     Step,
     UsageError,
     setting,
@@ -54,7 +54,7 @@ from finery_data.badrow import BadRow
 from finery_data.parts import is_conversation, named, texts
 from finery_synth import defaults
 from finery_synth.asking import MOST_VARIANTS, Task
-from finery_synth.checks import Checks, check_one
+from finery_synth.checks import Checks
 from finery_synth.prompts import Prompt
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Generator(
     top_p: float = setting(
         1.0, gt=0.0, le=1.0, help="Only the likeliest tokens with this probability together."
     )
-    prompt: Files | None = setting(
+    prompt: OneFile | None = setting(
         None,
         help="A Jinja file with the prompt. `finery synth prompt TYPE` prints ours, to edit.",
     )
@@ -174,7 +174,6 @@ class Generator(
 
     def check(self) -> None:
         """Raise `UsageError` for settings that don't fit together."""
-        check_one(self.prompt, "prompt")
         self.checks.check()
         if self.checks.judge is not None and self.judge is None:
             raise UsageError(
@@ -190,7 +189,8 @@ class Generator(
             )
 
     def check_files(self) -> None:
-        """Raise `UsageError` for a template that is empty or broken."""
+        """Raise `UsageError` for a template or a schema that is empty or broken."""
+        self.checks.answer_schema()
         Prompt.of(self.prompt, self.default_prompt())
         if self.checks.judge is not None:
             Prompt.of(self.checks.judge.prompt, defaults.JUDGE)

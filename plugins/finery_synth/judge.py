@@ -6,14 +6,14 @@ from typing import Any, Literal
 
 import msgspec
 
-from finery import Budget, DataError, Dataset, Files, Job, Model, Step, UsageError, setting, takes
+from finery import Budget, DataError, Dataset, Job, Model, OneFile, Step, UsageError, setting, takes
 from finery.drops import Drops
 from finery.origin import Checked, Origin, Origins
 from finery.rows import Conversation, Row
 from finery_data.parts import OWN_COLUMNS, answer, as_turns, changed, joined, named
 from finery_synth import defaults
 from finery_synth.asking import Spool, Task
-from finery_synth.checks import Rubric, check_one
+from finery_synth.checks import Rubric
 from finery_synth.generator import PACKAGES
 from finery_synth.judging import Judge, Score, no_score, score_messages, score_schema
 from finery_synth.pairs import (
@@ -78,7 +78,7 @@ class JudgeRows(
         help="Column for the score, or for the better side of a pair. Default: score, or better.",
     )
     max_tokens: int = setting(256, ge=16, help="Longest answer of the judge, in tokens.")
-    prompt: Files | None = setting(
+    prompt: OneFile | None = setting(
         None,
         help="A Jinja file with the judge's prompt. `finery synth prompt judge`, or pairs, prints "
         "ours, to edit.",
@@ -89,7 +89,6 @@ class JudgeRows(
 
     def check(self) -> None:
         """Raise `UsageError` for settings that don't fit together."""
-        check_one(self.prompt, "prompt")
         if not self.rubric or not all(text.strip() for text in self.rubrics().values()):
             raise UsageError("a rubric is empty", where="rubric", fix="say what makes a row good")
         if self.min_score is not None and self.min_score > self.scale:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from finery import Files, FineryError, Job, Model
+from finery import FineryError, Job, Model, OneFile
 from finery.origin import name_of
 from finery.rows import Conversation, Row
 from finery.usage import Budget
@@ -67,7 +67,7 @@ class PairJudge:
         model: Model,
         rubric: str,
         *,
-        prompt: Files | None,
+        prompt: OneFile | None,
         max_tokens: int,
         budget: Budget | None,
     ) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 from finery.errors import DataError, UsageError, shown
 from finery.origin import DEFAULT, Template
 from finery.rows import Conversation, Row
-from finery.step import Files
+from finery.step import OneFile
 from finery_data.badrow import BadRow
 from finery_data.parts import id_of
 from finery_data.sandbox import compiled, render
@@ -38,11 +38,11 @@ class Prompt:
         self._template = compiled(marked(source, self._mark), where)
 
     @classmethod
-    def of(cls, files: Files | None, default: str) -> "Prompt":
+    def of(cls, files: OneFile | None, default: str) -> "Prompt":
         """The template in the file that a recipe names, else the default."""
         if files is None:
             return cls(default, "the default template", Template.of(default))
-        path = files.paths[0]
+        path = files.path
         try:
             source = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:

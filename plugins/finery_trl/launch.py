@@ -120,7 +120,7 @@ def _command(step: "Training") -> list[str]:
     else:
         launcher = ["accelerate.commands.launch", f"--num_processes={processes}"]
         launcher += ["--multi_gpu"] if config is None and processes > 1 else []
-        launcher += [f"--config_file={config.paths[0]}"] if config is not None else []
+        launcher += [f"--config_file={config.path}"] if config is not None else []
     return [sys.executable, "-m", *launcher, "-m", "finery_trl.launched"]
 
 

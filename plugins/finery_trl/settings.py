@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from finery import Dataset, Files, Job, Model, Settings, Step, inner, setting, takes
+from finery import Dataset, Job, Model, OneFile, Settings, Step, inner, setting, takes
 from finery.errors import UsageError, did_you_mean
 from finery.proof import Proof
 from finery.rows import Row
@@ -74,7 +74,7 @@ class Launch(Settings):
     """Several processes that train one model, each on its share of every batch."""
 
     processes: int = setting(2, ge=1, help="Processes, e.g. one a GPU.")
-    config: Files | None = setting(
+    config: OneFile | None = setting(
         None,
         help="A configuration file of accelerate (`accelerate config` writes one), for FSDP, "
         "DeepSpeed or several machines.",

@@ -4,7 +4,7 @@ import pytest
 from conftest import MakeProject, Project
 
 STEPS = '''
-from finery import Dataset, Files, Job, Metrics, Model, Step, hookimpl, inner, setting, takes
+from finery import Dataset, Job, Metrics, Model, OneFile, Step, hookimpl, inner, setting, takes
 
 
 class Learn(Step, seeded=False):
@@ -30,7 +30,7 @@ class Judge(Step, seeded=False):
 
     models: list[Model] = takes(named=True, help="The models.")
     rows: Dataset
-    by: Files = setting(help="A file with a number.")
+    by: OneFile = setting(help="A file with a number.")
     scale: int = setting(1, ge=1, help="Factor.")
 
     def check(self) -> None:
@@ -39,8 +39,14 @@ class Judge(Step, seeded=False):
         if self.scale == 13:
             raise UsageError("13 is no scale", where="scale", fix="take another")
 
+    def check_files(self) -> None:
+        from finery import UsageError
+
+        if not self.by.path.read_text():
+            raise UsageError("the number is missing", where="by", fix="write it")
+
     def run(self, job: Job) -> Metrics:
-        score = len(self.rows) * self.scale * int(self.by.paths[0].read_text())
+        score = len(self.rows) * self.scale * int(self.by.path.read_text())
         scores = {m.name: {"accuracy": score} for m in self.models}
         return Metrics.write(
             job.out / "watch", rows=1, scores=scores, intervals={}, details={}, predictions=[]
@@ -64,7 +70,13 @@ train:
     rows: a
     watch: {use: inside.judge, rows: b, by: number.txt, scale: 2}
 """
-FILES = {"recipe.yaml": RECIPE, "rows.txt": "1\n2\n3\n", "number.txt": "5", "inside.py": STEPS}
+FILES = {
+    "recipe.yaml": RECIPE,
+    "rows.txt": "1\n2\n3\n",
+    "number.txt": "5",
+    "empty.txt": "",
+    "inside.py": STEPS,
+}
 
 
 @pytest.fixture(name="built")
@@ -114,6 +126,7 @@ def test_it_can_be_taken_out(built: Project) -> None:
         ("rows: b, ", "", "'rows'"),
         ("rows: b", "rows: b, models: sft", "models"),
         ("number.txt", "numbre.txt", "recipe.yaml:12:45: error: there is no file numbre.txt"),
+        ("number.txt", "empty.txt", "recipe.yaml:12:45: error: the number is missing"),
         ("inside.judge", "inside.jugde", "12:18: error: 'inside.jugde' is no step type"),
         ("inside.judge", "steps.limit", "recipe.yaml:12:18: error: 'steps.limit' is no step type"),
         ("use: inside.judge, ", "", "use"),

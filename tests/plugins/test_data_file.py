@@ -51,13 +51,17 @@ def failure(folder: Path, content: str, **settings: Any) -> str:
     return str(caught.value).replace(f"{folder}/", "")
 
 
-def test_ratings_as_text_are_ratings_and_ones_and_zeros_are_asked_about(tmp_path: Path) -> None:
+def test_ratings_as_text_are_ratings_and_ones_and_zeros_where_the_recipe_says_so(
+    tmp_path: Path,
+) -> None:
     rated = lines({"prompt": "a", "completion": "b", "label": "True"})
     made, _ = load(tmp_path / "a", rated)
     assert [row["label"] for row in made] == ["true"]
-    told = failure(tmp_path / "b", rated.replace("True", "1"))
-    assert "x.jsonl:1" in told
-    assert "say which: format: completion or rating" in told
+    numbers = rated.replace('"True"', "1")
+    made, _ = load(tmp_path / "b", numbers)
+    assert [row["label"] for row in made] == ["1"]  # it may name a class
+    made, _ = load(tmp_path / "c", numbers, format="rating")
+    assert [row["label"] for row in made] == ["true"]
 
 
 def test_a_margin_is_told_to_be_of_no_use(tmp_path: Path) -> None:

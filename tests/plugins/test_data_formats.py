@@ -387,7 +387,7 @@ def test_label_is_text() -> None:
         ({"prompt": "", "completion": ""}, ["completion"]),
         ({"prompt": "", "completion": "", "label": "True"}, ["rating"]),
         ({"prompt": "", "completion": "", "label": False}, ["rating"]),
-        ({"prompt": "", "completion": "", "label": "0"}, ["completion", "rating"]),
+        ({"prompt": "", "completion": "", "label": "0"}, ["completion"]),
         ({"prompt": "", "completion": "", "label": 2}, ["completion"]),
         ({"chosen": "", "rejected": "", "prompt": ""}, ["preference"]),
         ({"chosen": "", "rejected": "", "messages": []}, ["messages", "preference"]),

@@ -10,7 +10,7 @@ import tables
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finery import Dataset, Files, Metrics, Model
+from finery import Dataset, Metrics, Model, OneFile
 from finery.errors import DataError, RequirementError, UsageError
 from finery.plugins import load_plugins
 from finery.testing import run_step
@@ -43,11 +43,11 @@ def rows(folder: Path, *expected: Any) -> Dataset:
     return tables.rows(folder, **texts)
 
 
-def schema(folder: Path, content: Any = SCHEMA) -> Files:
+def schema(folder: Path, content: Any = SCHEMA) -> OneFile:
     """A schema file, as a running step sees it."""
     path = folder / "schema.json"
     path.write_text(content if isinstance(content, str) else json.dumps(content))
-    return Files(["schema.json"], [path])
+    return OneFile(["schema.json"], [path])
 
 
 def order(name: str | None = "Ada", total: float = 1.5, tags: tuple[str, ...] = ("a", "b")) -> Any:
@@ -313,13 +313,6 @@ def test_a_bad_schema_names_its_file(content: Any, what: str, tmp_path: Path) ->
     with pytest.raises(DataError, match=what) as caught:
         judged(tmp_path, [order()], [order()], schema=schema(tmp_path, content))
     assert (caught.value.where or "").endswith("schema.json")
-
-
-def test_one_schema_file(tmp_path: Path) -> None:
-    given_files = schema(tmp_path)
-    given_files.paths *= 2
-    with pytest.raises(UsageError, match="must be one file"):
-        judged(tmp_path, [order()], [order()], schema=given_files)
 
 
 def test_tables_and_intervals(tmp_path: Path) -> None:

@@ -57,9 +57,7 @@ def step(folder: Path, **settings: Any) -> SqlQuery:
     given = {"path": "t.db", "query": QUERY, "columns": PAIR, **settings}
     if given.get("url") or given["path"] is None:
         del given["path"]
-    from finery import Files
-
-    made = msgspec.convert(given, SqlQuery, dec_hook=lambda _, value: Files([value]))
+    made = msgspec.convert(given, SqlQuery, dec_hook=lambda kind, value: kind([value]))
     for files in (made.path, made.query_file):
         if files is not None:
             files.paths = [folder / files.patterns[0]]

@@ -376,13 +376,16 @@ def test_files_of_checks_are_part_of_the_step(making: Make, server: Server) -> N
         ("prompt: broken.jinja", "broken.jinja:", "the template isn't valid Jinja"),
         ("judge: teacher, checks: {judge: {rubric: Good?, prompt: empty.jinja}}", "empty.jinja:",
          "the template is empty"),
+        ("prompt: [empty.jinja, broken.jinja]", "recipe.yaml:9:", "can't be a list"),
+        ("prompt: '*.jinja'", "recipe.yaml:9:", "one file is needed, and *.jinja is 2"),
+        ("checks: {json_schema: broken.json}", "broken.json:", "not a JSON Schema"),
     ],
 )  # fmt: skip
 def test_what_says_nothing_is_refused_before_anything_runs(
     making: Make, server: Server, settings: str, where: str, message: str
 ) -> None:
     made = making(3, "synth.answer", settings)
-    made.write({"empty.jinja": " \n", "broken.jinja": "{{ user }"})
+    made.write({"empty.jinja": " \n", "broken.jinja": "{{ user }", "broken.json": "[1]"})
     for command in ("check", "build"):
         ran = made.run(command)
         assert ran.code == 2

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from finery import DataError, Files, UsageError
+from finery import DataError, OneFile, UsageError
 from finery.errors import StepError
 from finery.origin import Checked
 from finery.rows import Row
@@ -25,9 +25,9 @@ def last(checks: Checks, answer: str, user: str = "what?") -> Checked:
     return Checker(checks).checked(row(answer, user))[-1]
 
 
-def files(path: Path, text: str) -> Files:
+def files(path: Path, text: str) -> OneFile:
     path.write_text(text, encoding="utf-8")
-    return Files([path.name], [path])
+    return OneFile([path.name], [path])
 
 
 @pytest.mark.parametrize(
@@ -142,13 +142,13 @@ def test_functions_of_a_package() -> None:
     ("checks", "where"),
     [
         (Checks(matches={"user": "("}), "checks.matches.user"),
-        (Checks(schema={}, json_schema=Files(["a"])), "checks.schema"),
+        (Checks(schema={}, json_schema=OneFile(["a"])), "checks.schema"),
         (Checks(schema={"type": "objekt"}), "checks.schema"),
         (Checks(min_characters={"user": 3}, max_characters={"user": 2}),
          "checks.min_characters.user"),
-        (Checks(json_schema=Files(["a", "b"])), "checks.json_schema"),
         (Checks(python=Functions(functions=["f"])), "checks.python.functions"),
-        (Checks(python=Functions(file=Files(["a"]), functions=["m:f"])), "checks.python.functions"),
+        (Checks(python=Functions(file=OneFile(["a"]), functions=["m:f"])),
+         "checks.python.functions"),
         (Checks(judge=Rubric(rubric="r", min=6)), "checks.judge.min"),
     ],
 )  # fmt: skip

@@ -13,6 +13,7 @@ import msgspec
 
 from finery.job import cpu_count
 from finery.task import Task
+from finery.threads import thread_environment
 
 if TYPE_CHECKING:  # imported where the first worker starts: a build with nothing to do has none
     import subprocess
@@ -71,7 +72,8 @@ class LocalExecutor:
         """Start a task in a warm worker, or in a new one."""
         idle = next((w for w in self._workers if w.task is None), None)
         if task.isolated or idle is None:
-            worker = _spawn(Path(task.log))
+            alone = task.isolated and self._jobs in (None, 1)
+            worker = _spawn(Path(task.log), alone=alone)
             self._workers.append(worker)
         else:
             worker = idle
@@ -140,7 +142,7 @@ def _signal(worker: _Worker, number: int) -> None:
         os.killpg(worker.process.pid, number)
 
 
-def _spawn(log: Path) -> _Worker:
+def _spawn(log: Path, *, alone: bool) -> _Worker:
     import socket
     import subprocess
     from multiprocessing.connection import Connection
@@ -153,7 +155,7 @@ def _spawn(log: Path) -> _Worker:
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
-            env=worker_environment(),
+            env=thread_environment(alone=alone) | worker_environment(),
             process_group=0,  # of its own, so that what a step starts can be ended with it
         )
     theirs.close()
@@ -161,13 +163,5 @@ def _spawn(log: Path) -> _Worker:
 
 
 def worker_environment() -> dict[str, str]:
-    """The environment of a worker: ours, less what looks like a secret.
-
-    OpenMP's threads spin for some 0.1 ms where they wait for each other, then sleep. Where another
-    process runs too, threads that spin on take turns with the one that they wait for; threads that
-    sleep at once wake too late for the next of a training's many small operations. Twelve batches
-    of SmolLM2-135M on two cores, alone and two trainings at once: 5.3 and 18 s so, 8.2 and 20 s
-    without spinning, 6 and 96 s with ten times as much.
-    """
-    ours = {k: v for k, v in os.environ.items() if not _SECRET.search(k)}
-    return {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000", **ours}
+    """The environment of a worker: ours, less what looks like a secret."""
+    return {k: v for k, v in os.environ.items() if not _SECRET.search(k)}

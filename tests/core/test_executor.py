@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from conftest import LIGHT_STEPS, running, until
 
+from finery import threads
 from finery.executor import LocalExecutor, worker_environment
 from finery.job import cpu_count
 from finery.store import Store
@@ -82,8 +83,8 @@ def closing(executor: LocalExecutor) -> dict[str, dict[str, Any]]:
 PID = "rows.append({'prompt': str(os.getpid())})"
 
 
-def pid_of(event: dict[str, Any], tasks: Tasks) -> int:
-    """What a task that ran `PID` wrote."""
+def number_of(event: dict[str, Any], tasks: Tasks) -> int:
+    """What a task that ran `PID` or `SPINS` wrote."""
     digest = event["outputs"][""]["files"]["rows-00000.jsonl"][0]
     return int(msgspec.json.decode(tasks.store.blob(digest).read_bytes())["prompt"])
 
@@ -92,7 +93,7 @@ def test_light_steps_share_a_warm_worker(executor: LocalExecutor, task: Tasks) -
     pids = []
     for _ in range(2):
         executor.start(task(PID))
-        pids += [pid_of(e, task) for e in ends(executor, 1).values()]
+        pids += [number_of(e, task) for e in ends(executor, 1).values()]
     assert pids[0] == pids[1]
 
 
@@ -102,7 +103,7 @@ def test_isolated_steps_get_a_process_that_ends_with_them(
     pids = []
     for _ in range(2):
         executor.start(task(PID, isolated=True))
-        pids += [pid_of(e, task) for e in ends(executor, 1).values()]
+        pids += [number_of(e, task) for e in ends(executor, 1).values()]
     assert pids[0] != pids[1]
     until(lambda: not any(alive(pid) for pid in pids))
 
@@ -139,8 +140,8 @@ def test_jobs_counts_all_steps(executor: LocalExecutor, task: Tasks) -> None:
 def test_a_warm_worker_that_died_is_replaced(executor: LocalExecutor, task: Tasks) -> None:
     executor.start(task(PID))
     (event,) = ends(executor, 1).values()
-    os.kill(pid_of(event, task), signal.SIGKILL)
-    until(lambda: not alive(pid_of(event, task)))
+    os.kill(number_of(event, task), signal.SIGKILL)
+    until(lambda: not alive(number_of(event, task)))
     executor.start(task(PID))
     (then,) = ends(executor, 1).values()
     if then["event"] == "died":  # the task was sent before the death was seen: it is told
@@ -183,6 +184,38 @@ def test_no_worker_inherits_what_looks_like_a_secret(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("KEYBOARD", "fine")
     assert "secret" not in worker_environment().values()
     assert worker_environment()["KEYBOARD"] == "fine"
+
+
+SPINS = "rows.append({'prompt': os.environ['GOMP_SPINCOUNT']})"
+
+
+@pytest.mark.parametrize(
+    ("jobs", "isolated", "busy", "spins"),
+    [
+        (None, True, 0.2, threads.LONG),
+        (1, True, 0.2, threads.LONG),
+        (None, True, 0.6, threads.SHORT),
+        (2, True, 0.2, threads.SHORT),
+        (None, False, 0.2, threads.SHORT),
+    ],
+)
+def test_threads_spin_long_only_where_nothing_else_computes(
+    task: Tasks, monkeypatch: pytest.MonkeyPatch, jobs: int, isolated: bool, busy: float, spins: int
+) -> None:
+    monkeypatch.setattr(threads, "busy_cores", lambda: busy)
+    executor = LocalExecutor(jobs)
+    executor.start(task(SPINS, isolated=isolated))
+    (event,) = ends(executor, 1).values()
+    executor.close()
+    assert number_of(event, task) == spins
+
+
+def test_a_busy_core_is_seen() -> None:
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
+        try:
+            until(lambda: threads.busy_cores() >= threads.BUSY)
+        finally:
+            busy.kill()
 
 
 def test_a_worker_whose_parent_is_gone_runs_nothing(task: Tasks, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from finery.rows import Row, with_id
 
 STEPS = '''
 import json
+import re
 from finery import Dataset, Files, Job, Step, hookimpl, setting
 
 class Raw(Step, seeded=False):
@@ -229,7 +231,10 @@ class Window:
         """What the console has of errors since it was asked last, but of a server that ended."""
         log: list[dict[str, str]] = self.driver.get_log("browser")  # type: ignore[no-untyped-call]
         found = [entry["message"] for entry in log if entry["level"] == "SEVERE"]
-        return [message for message in found if "net::ERR_CONNECTION" not in message]
+        return [message for message in found if not _ENDED.search(message)]
+
+
+_ENDED = re.compile(r"net::ERR_(CONNECTION_|SOCKET_NOT_CONNECTED|EMPTY_RESPONSE)")
 
 
 @contextmanager

@@ -178,8 +178,8 @@ class Client:
         """What to raise for a request that isn't answered."""
         if fault.denial is not None and not self._answered:
             self._denials += 1
-            if self._denials >= MOST_DENIALS:
-                fault = Fault(fault.denial, ends=True)
+            fault = Fault(fault.denial, ends=self._denials >= MOST_DENIALS)
+            await self._suggest(fault.error)
         if fault.ends:
             if self.ended is None:
                 self._end(fault.error)

@@ -24,7 +24,7 @@ class Fault(Exception):
 
     error: what to say where it isn't answered in the end. again: whether to ask again; wait: after
     how many seconds, where the server says. ends: whether every other request would fail too.
-    denial: the error for the whole, where the server may mean us and not the request.
+    denial: where the server may mean us and not the request, what to say until it answers one.
     """
 
     def __init__(

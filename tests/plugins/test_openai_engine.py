@@ -303,8 +303,9 @@ def test_what_a_server_denies_once_it_answered_others_is_the_rows_error(
     server.answer = lambda body: reply if said(body).startswith("bad") else echo(body)
     texts = ["bad 0", "bad 1", "good", *(f"bad {i}" for i in range(2, 9)), "good too"]
     found = ask(TestJob(), model(server, concurrency=1), *texts)
-    failed = {text for text, answer in found.items() if isinstance(answer, StepError)}
+    failed = {text for text, answer in found.items() if isinstance(answer, FineryError)}
     assert failed == {text for text in texts if text.startswith("bad")}
+    assert isinstance(found["bad 8"], StepError)
     assert len(server.calls) == len(texts)
 
 
@@ -316,6 +317,13 @@ def test_three_denials_before_any_answer_end_it(server: Server) -> None:
         found.extend(engine.stream(map(Request, map(conversation, questions(50)))))
     assert len(found) == 2
     assert len(server.calls) == 3
+
+
+def test_few_denied_rows_and_no_answer_mean_the_recipe_is_wrong(server: Server) -> None:
+    server.answer = lambda body: failure(400, "pinned to 'x'; requested 'm'")
+    (error,) = ask(TestJob(), model(server), *questions(1)).values()
+    assert isinstance(error, UsageError)
+    assert "has no model 'm'" in error.what
 
 
 def test_a_model_that_the_server_lists_is_not_suggested_in_its_own_place(server: Server) -> None:

@@ -9,7 +9,7 @@ from conftest import MakeProject, Project
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 SMALLER = [
-    "data.seeds.take=8",
+    "data.seeds.take=6",
     "data.split.test=0.05",
     "generate.reworded.n=2",
     "generate.fresh.n=1",

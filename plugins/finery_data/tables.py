@@ -173,12 +173,13 @@ def _object_of(line: bytes) -> dict[str, Any] | BadRow:
 
 
 def _key_given_twice(line: bytes) -> str | None:
+    """The key, if there is one; none in a line that `json` takes otherwise than msgspec."""
     try:
         _DECODER.decode(line.decode())
     except _TwiceError as error:
         return error.key
-    except (ValueError, RecursionError):  # what `json` takes otherwise than msgspec
-        pass
+    except (ValueError, RecursionError):
+        return None
     return None
 
 

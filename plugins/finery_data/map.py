@@ -134,11 +134,12 @@ class _Used:
         for where, names in self._named.items():
             for name in sorted(names - self._known.keys()):
                 raise DataError(
-                    f"{where}: no row has a column '{name}'",
+                    f"no row has a column '{name}'",
+                    where=where,
                     fix=did_you_mean(name, self._known.keys() - {"id", "parents"}),
                 )
         for where in self._sources.keys() - rendered:
-            raise DataError(f"{where}: no row has {_TARGETS[where]} to write", fix="drop it")
+            raise DataError(f"no row has {_TARGETS[where]} to write", where=where, fix="drop it")
 
 
 _TARGETS = {

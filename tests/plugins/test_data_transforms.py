@@ -300,6 +300,7 @@ def test_map_refuses_what_no_row_has(
     with pytest.raises(DataError, match=what) as caught:
         run(Map, tmp_path, [row("a", label="x"), row("b")], **settings)
     assert fix in str(caught.value.fix)
+    assert caught.value.where == ("columns.x" if "columns" in settings else next(iter(settings)))
 
 
 def test_map_takes_columns_that_some_rows_have(tmp_path: Path) -> None:

@@ -108,9 +108,9 @@ def row(case: dict[str, Any], index: int) -> dict[str, Any]:
 
 def training(case: dict[str, Any], model: Any, rows: Any) -> Any:
     """The step: two optimizer steps of one batch each."""
-    from finery_trl.dpo import Dpo
     from finery_trl.settings import Lora
-    from finery_trl.sft import Sft
+    from finery_trl.steps.dpo import Dpo
+    from finery_trl.steps.sft import Sft
 
     settings: dict[str, Any] = {
         "model": model,
@@ -129,8 +129,8 @@ def training(case: dict[str, Any], model: Any, rows: Any) -> Any:
 
 def estimates(step: Any, model: Any) -> dict[str, Any]:
     """Bytes by the arithmetic with the rows' true lengths, and with those that a plan guesses."""
-    from finery_trl import facts
-    from finery_trl.forecast import lengths_of_rows, memory_of
+    from finery_trl.estimate import architecture as facts
+    from finery_trl.estimate.forecast import lengths_of_rows, memory_of
 
     sizes, here = facts.of_artifact(model), facts.machine()
     guessed = lengths_of_rows(step.rows[0], step.max_length)
@@ -146,7 +146,7 @@ def true_lengths(step: Any, model: Any, guessed: Any) -> Any:
     """The lengths as the training itself finds them."""
     from finery.testing import TestJob
     from finery_transformers.loading import load_tokenizer
-    from finery_trl.tokens import Tokens
+    from finery_trl.rows.tokens import Tokens
 
     tokens = Tokens.of(load_tokenizer(model), {})
     found = list(step.read(step.rows[0], tokens, TestJob(), "rows"))

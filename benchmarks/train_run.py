@@ -147,7 +147,7 @@ def _finery(job: Job) -> None:
     """The step by itself, without a build around it, so that the profiler sees its process."""
     from finery import Model
     from finery.testing import TestJob, dataset
-    from finery_trl.sft import Lora, Sft
+    from finery_trl.steps.sft import Lora, Sft
 
     out = Path(job["out"])
     step = Sft(
@@ -213,7 +213,7 @@ def _examples(job: Job, name: str) -> Any:
     from finery import Model
     from finery.testing import TestJob
     from finery_transformers.loading import load_tokenizer
-    from finery_trl.tokens import Tokens, examples_of
+    from finery_trl.rows.tokens import Tokens, examples_of
 
     model = Model(Path(job["model"]), meta={"format": "transformers"})
     tokens, limit = Tokens.of(load_tokenizer(model), {}), job["max_length"]

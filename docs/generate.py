@@ -11,12 +11,13 @@ from typing import Any
 
 import click
 
-from finery.advice import OWN_NOTES, About
 from finery.cli.main import cli
-from finery.plugins import load_plugins
-from finery.schema import step_schema
-from finery.step import RESERVED, Step, inputs_of, sections_of
-from finery.wording import phrase
+from finery.plugin.manager import load_plugins
+from finery.plugin.notes import OWN_NOTES, About
+from finery.recipe.messages import phrase
+from finery.recipe.schema import step_schema
+from finery.step.inspect import RESERVED, inputs_of, sections_of
+from finery.step.step import Step
 
 FOLDER = Path(__file__).parent
 HEAD = "<!-- Generated: python docs/generate.py -->\n\n"

@@ -7,9 +7,9 @@ from typing import Any
 from conftest import Project
 from in_process import InProcess
 
-from finery.build import Build, Outcome
-from finery.manifest import MANIFEST
-from finery.project import open_graph, open_store
+from finery.artifact.manifest import MANIFEST
+from finery.build.project import open_graph, open_store
+from finery.build.scheduler import Build, Outcome
 
 
 class Here(Project):

@@ -6,12 +6,12 @@ from typing import Any
 
 import msgspec
 
-from finery.build import Build
+from finery.artifact.manifest import Result
+from finery.build.project import open_graph, open_store
+from finery.build.scheduler import Build
 from finery.errors import FineryError
-from finery.manifest import Result
-from finery.project import open_graph, open_store
-from finery.task import Task
-from finery.worker import _outputs
+from finery.execute.task import Task
+from finery.execute.worker import _outputs
 
 
 class InProcess:

@@ -31,7 +31,7 @@ class Copy(Step, seeded=False):
 
     rows: list[Dataset] = takes(help="Where the rows come from.")
     tag: int = setting(0, help="Put into each row.")
-    note: str = setting("", help="Changes nothing.", keyed=False)
+    note: str = setting("", help="Changes nothing.", affects_output=False)
 
     def run(self, job: Job) -> Dataset:
         count(f"copy {self.tag}")
@@ -110,7 +110,7 @@ class Score(Step, seeded=False):
 
     rows: Dataset
     score: float = setting(0.5, help="The score.")
-    least: float = setting(0.0, help="The least that will do.", keyed=False)
+    least: float = setting(0.0, help="The least that will do.", affects_output=False)
 
     def run(self, job: Job) -> Metrics:
         scores = {"m": {"accuracy": self.score}}

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from finery import Dataset, Model
-from finery.engine import Completion, Engine, Sampling
+from finery.inference.engine import Engine
+from finery.inference.types import Completion, Sampling
 from finery.rows import Conversation
 from finery.testing import dataset
 

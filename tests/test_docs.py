@@ -11,7 +11,7 @@ import pytest
 import yaml
 from conftest import MakeProject
 
-from finery import hooks
+from finery.plugin import hookspecs as hooks
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

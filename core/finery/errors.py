@@ -14,7 +14,6 @@ Anything else that reaches the top is a bug and keeps its traceback.
 
 import errno
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -104,34 +103,6 @@ def error_from_dict(data: dict[str, Any]) -> FineryError:
     known = {c.__name__: c for c in _tree(FineryError)}
     cls = known.get(data["error"], StepError)
     return cls(data["what"], where=data["where"], fix=data["fix"], details=data["details"])
-
-
-def did_you_mean(name: str, names: Iterable[str]) -> str | None:
-    """A fix for a mistyped name: the nearest of `names`, else the list of them.
-
-    Never the name itself, whatever else is wrong with it.
-    """
-    choices = sorted(set(names) - {name})
-    close = nearest(name, choices)
-    if close is not None:
-        return f"did you mean '{close}'?"
-    return f"one of: {', '.join(choices)}" if choices else None
-
-
-def nearest(name: str, names: Iterable[str]) -> str | None:
-    """The one of `names` that a mistyped name most likely means."""
-    from difflib import get_close_matches  # only for mistakes
-
-    close = get_close_matches(name, sorted(names), n=1, cutoff=0.6)
-    return close[0] if close else None
-
-
-def shown(path: Path) -> str:
-    """The path as a person would type it here."""
-    try:
-        return str(path.resolve().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
 
 
 def _tree(cls: type[FineryError]) -> list[type[FineryError]]:

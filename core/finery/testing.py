@@ -9,13 +9,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from finery.artifacts import Dataset, Model
-from finery.engine import Engine
-from finery.job import Job
-from finery.plugins import load_plugins
-from finery.records import MemoryRecords, Records
+from finery.artifact.kinds import Dataset, Model
+from finery.inference.engine import Engine
+from finery.inference.records import MemoryRecords, Records
+from finery.plugin.manager import load_plugins
 from finery.rows import Row
-from finery.step import Step
+from finery.step.job import Job
+from finery.step.step import Step
 
 
 class TestJob(Job):

@@ -2,9 +2,7 @@
 
 from collections.abc import Iterator
 
-from finery import Model
-from finery.graph import COMPARED, Graph, Node, Source, row_sources, sources_of
-from finery.step import files_of
+from finery import COMPARED, Graph, Model, Node, Source, files_of, row_sources, sources_of
 
 Chain = list[tuple[str, str]]
 """(step, output) of some rows, then of the rows they were made from, and so on to the origin."""

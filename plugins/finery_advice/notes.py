@@ -7,9 +7,7 @@ what a figure rests on. To give notes of your own, write a plugin with the same 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from finery import About, Note
-from finery.advice import Results
-from finery.graph import Graph, Node
+from finery import About, Graph, Node, Note, Results
 from finery_advice.training import Training, trainings
 
 

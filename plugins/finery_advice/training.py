@@ -7,10 +7,7 @@ from functools import cached_property
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
-from finery import Dataset, Model
-from finery.advice import Results
-from finery.graph import Graph, Node, Source, sources_of
-from finery.outside import find_files
+from finery import Dataset, Graph, Model, Node, Results, Source, find_files, sources_of
 from finery.rows import Row
 from finery_advice.lineage import models_under, overlap, trained_under
 
@@ -228,7 +225,7 @@ def _origins(graph: Graph, source: Source) -> set[str]:
 
 def _classes(judge: Node, rows: Sequence[Row]) -> Counter[str]:
     """Rows of each class, read as an evaluator of classes reads what its rows expect."""
-    from finery_eval.reading import Reader, Unreadable
+    from finery.rows.answers.reading import Reader, Unreadable
 
     settings = {name: getattr(judge.step, name, None) for name in ("extract", "match")}
     reader = Reader(

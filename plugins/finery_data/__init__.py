@@ -10,23 +10,23 @@ from finery import hookimpl
 def finery_steps() -> dict[str, str]:
     """The step types of this plugin."""
     return {
-        "data.decontaminate": "finery_data.decontaminate:Decontaminate",
-        "data.dedup": "finery_data.dedup:Dedup",
-        "data.file": "finery_data.file:File",
-        "data.filter": "finery_data.filter:Filter",
-        "data.map": "finery_data.map:Map",
-        "data.mix": "finery_data.mix:Mix",
-        "data.report": "finery_data.report:DataReport",
-        "data.sample": "finery_data.sample:Sample",
-        "data.split": "finery_data.split:Split",
-        "data.validate": "finery_data.validate:Validate",
+        "data.decontaminate": "finery_data.steps.decontaminate:Decontaminate",
+        "data.dedup": "finery_data.steps.dedup:Dedup",
+        "data.file": "finery_data.steps.file:File",
+        "data.filter": "finery_data.steps.filter:Filter",
+        "data.map": "finery_data.steps.map:Map",
+        "data.mix": "finery_data.steps.mix:Mix",
+        "data.report": "finery_data.steps.report:DataReport",
+        "data.sample": "finery_data.steps.sample:Sample",
+        "data.split": "finery_data.steps.split:Split",
+        "data.validate": "finery_data.steps.validate:Validate",
     }
 
 
 @hookimpl
 def finery_pages() -> dict[str, str]:
     """The page on data sets."""
-    return {"Dataset": "finery_data.report:page"}
+    return {"Dataset": "finery_data.steps.report:page"}
 
 
 @hookimpl

@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from finery.advice import About, Note
-from finery.graph import COMPARED, Graph, Node, Source, row_sources
+from finery import COMPARED, About, Graph, Node, Note, Source, row_sources
 
 NAME = "train-test-overlap"
 ABOUT = {

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Literal
 
 from finery import DataError, Dataset, Files, Job, Step, UsageError, setting
-from finery.drops import Drops
 from finery.rows import Row, row_id
-from finery_data.streams import open_bytes
-from finery_data.tables import COMPRESSED
+from finery.rows.dropped import Drops
+from finery.rows.tables.records import COMPRESSED
+from finery.rows.tables.streams import open_bytes
 from finery_docs.chunks import Chunk, Limits, chunks
 from finery_docs.document import Document, Problem
 from finery_docs.html import read_html

@@ -4,12 +4,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from finery import Job, Metrics, setting
-from finery.errors import UsageError
+from finery import Job, Metrics, UsageError, setting
 from finery.rows import Row, answer_text
+from finery.rows.answers.reading import INVALID, Expected, Reader, Reading, Unreadable, field_names
 from finery_eval import evaluator, stats
 from finery_eval.evaluator import Evaluator, table
-from finery_eval.reading import INVALID, Expected, Reader, Reading, Unreadable, field_names
 
 RESERVED = ("accuracy", "macro_f1", "valid")
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from finery.errors import DataError, shown
+from finery import DataError, shown
 
 Cell = int | float | str | bytes | None
 Result = list[tuple[Cell, ...]]

@@ -6,13 +6,23 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from finery import Dataset, Job, Metrics, Model, Step, setting, takes
-from finery.artifacts import Artifact
-from finery.engine import Completion
-from finery.errors import DataError, RequirementError, UsageError
+from finery import (
+    Artifact,
+    Completion,
+    DataError,
+    Dataset,
+    Job,
+    Metrics,
+    Model,
+    RequirementError,
+    Step,
+    UsageError,
+    setting,
+    takes,
+)
 from finery.rows import Conversation, Row, split_turns
+from finery.rows.answers.reading import search_in
 from finery_eval import requirements, stats
-from finery_eval.reading import search_in
 
 Answers = dict[str, list[Completion]]
 """Model name → its answers, one a row."""
@@ -25,7 +35,7 @@ class Judge(Step, isolated=True):
     """Judge models on the same rows."""
 
     models: list[Model] = takes(
-        named=True,
+        uses_name=True,
         help="The models to judge, on the same rows; the others are compared to the first.",
     )
     rows: Dataset = takes(
@@ -33,7 +43,7 @@ class Judge(Step, isolated=True):
     )
     require: dict[str, str] = setting(
         {},
-        keyed=False,
+        affects_output=False,
         help="What the build must reach: <model>.<metric>, compared (>=, >, <=, <) with a share "
         "from 0 to 1 or with another metric, plus or minus something.",
         examples=[{"sft.accuracy": ">= 0.85"}, {"sft.accuracy": ">= base.accuracy + 0.3"}],

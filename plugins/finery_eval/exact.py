@@ -4,9 +4,9 @@ from typing import Any
 
 from finery import Job, Metrics
 from finery.rows import Row, answer_text
+from finery.rows.answers.reading import extracted
 from finery_eval import evaluator
 from finery_eval.evaluator import Evaluator
-from finery_eval.reading import extracted
 
 
 class Exact(Evaluator):

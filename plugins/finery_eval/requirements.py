@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from finery.errors import UsageError, did_you_mean
+from finery import UsageError, did_you_mean
 
 _NUMBER = r"(?:\d+\.?\d*|\.\d+)"
 _EXPRESSION = re.compile(

@@ -4,12 +4,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finery import Dataset, Job, Metrics, Settings, setting, takes
-from finery.errors import UsageError
+from finery import Dataset, Job, Metrics, Settings, UsageError, setting, takes
 from finery.rows import Row, answer_text
+from finery.rows.answers.reading import extracted, search_in
 from finery_eval import evaluator, stats
 from finery_eval.evaluator import Evaluator, table
-from finery_eval.reading import extracted, search_in
 
 _SENTENCE_END = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+|\n+")
 _WORD = re.compile(r"\w")

@@ -7,14 +7,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from finery import Job, Metrics, OneFile, setting
-from finery.errors import DataError, UsageError, did_you_mean
+from finery import DataError, Job, Metrics, OneFile, UsageError, did_you_mean, setting
 from finery.rows import Row, answer_text
-from finery_data.patience import patterns_of
-from finery_eval import evaluator, stats
-from finery_eval.answerschema import AnswerSchema, Problem
-from finery_eval.evaluator import Evaluator, table
-from finery_eval.jsonvalues import (
+from finery.rows.answers.answerschema import AnswerSchema, Problem
+from finery.rows.answers.jsonvalues import (
     MISSING,
     UNREADABLE,
     Comparison,
@@ -27,7 +23,10 @@ from finery_eval.jsonvalues import (
     parse,
     shown,
 )
-from finery_eval.reading import extracted, told_with
+from finery.rows.answers.reading import extracted, told_with
+from finery.rows.templates.patience import patterns_of
+from finery_eval import evaluator, stats
+from finery_eval.evaluator import Evaluator, table
 
 RESERVED = ("accuracy", "field_score", "valid_json", "valid")
 MOST_COLUMNS = 8

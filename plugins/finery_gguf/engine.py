@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from blake3 import blake3
 
-from finery import Completion, DataError, Engine, Job, Model, Sampling
-from finery.job import cpu_count
+from finery import Completion, DataError, Engine, Job, Model, Sampling, cpu_count
 from finery.rows import Conversation
 from finery_gguf.llama import PACKAGE, Context, Gguf, Sampler
 from finery_gguf.pace import Pace

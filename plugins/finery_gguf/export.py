@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from blake3 import blake3
 
-from finery import Artifact, Job, Model, Step, StepError, setting, takes
-from finery.job import cpu_count
+from finery import Artifact, Job, Model, Step, StepError, cpu_count, setting, takes
 from finery_gguf.converter import convert
 from finery_gguf.llama import PACKAGE, Gguf, quantise
 

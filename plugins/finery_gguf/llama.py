@@ -14,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
-from finery.errors import StepError
+from finery import StepError
 from finery_gguf.pace import Pace
 
 PACKAGE = "llama-cpp-py-sync"

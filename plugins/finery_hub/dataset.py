@@ -3,8 +3,8 @@
 from collections.abc import Collection, Iterator
 
 from finery import Dataset, Job, setting
-from finery_data.source import RowSource
-from finery_data.tables import Record
+from finery.rows.tables.records import Record
+from finery_data.sources.source import RowSource
 from finery_hub.client import COMMIT, resolve, token_of
 from finery_hub.rows import Split, records_of
 
@@ -34,7 +34,7 @@ class HubDataset(RowSource, packages=("datasets", "jinja2"), version="1"):
     streaming: bool | None = setting(
         None,
         help="Read over the network and keep no files; default: with `take`.",
-        keyed=False,
+        affects_output=False,
     )
 
     def floating(self) -> str | None:

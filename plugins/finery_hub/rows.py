@@ -11,12 +11,11 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from finery import DataError, FineryError, Job, StepError
-from finery.errors import did_you_mean
-from finery_data.badrow import BadRow
-from finery_data.streams import decompressed, undamaged
-from finery_data.tables import JSON_SUFFIXES, Record, read_json, suffix_of, without_nulls
-from finery_data.values import plain
+from finery import DataError, FineryError, Job, StepError, did_you_mean
+from finery.rows.badrow import BadRow
+from finery.rows.tables.records import JSON_SUFFIXES, Record, read_json, suffix_of, without_nulls
+from finery.rows.tables.streams import decompressed, undamaged
+from finery.rows.tables.values import plain
 from finery_hub.client import COMMIT, download, explained, missing
 
 PROGRESS_EVERY = 1_000

@@ -7,8 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from finery import DataError, Model
-from finery.errors import shown
+from finery import DataError, Model, shown
 from finery_local.safetensors_file import shapes
 
 _COPIES = re.compile(r"(-unsloth)?(-bnb-4bit)?$")

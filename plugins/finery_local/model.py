@@ -38,7 +38,7 @@ class LocalModel(Step, sections=("models",), seeded=False):
         """Raise `UsageError` for arguments that the chat template gets anyway."""
         check_template_arguments(self.chat_template_kwargs)
 
-    def promised(self) -> dict[str, Any]:
+    def static_meta(self) -> dict[str, Any]:
         """That it is an adapter, where it has a base."""
         return {} if self.base is None else {"format": "adapter"}
 

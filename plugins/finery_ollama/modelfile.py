@@ -5,8 +5,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finery import Bundle, DataError, Job, Model, Step, StepError, setting, takes
-from finery.errors import did_you_mean
+from finery import Bundle, DataError, Job, Model, Step, StepError, did_you_mean, setting, takes
 from finery_gguf.llama import PACKAGE, Gguf
 from finery_ollama.commands import Command, write_modelfile
 

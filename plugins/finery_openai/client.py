@@ -5,9 +5,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from finery import Completion, FineryError, Job, Model, RefusedError, Request, Sampling, StepError
-from finery.errors import did_you_mean, nearest
-from finery.usage import prompt_tokens
+from finery import (
+    Completion,
+    FineryError,
+    Job,
+    Model,
+    RefusedError,
+    Request,
+    Sampling,
+    StepError,
+    did_you_mean,
+    nearest,
+    prompt_tokens,
+)
 from finery_openai import faults, wire
 from finery_openai.faults import Fault
 from finery_openai.limits import Bucket, Hold, backoff
@@ -37,7 +47,7 @@ class Client:
     def __init__(self, model: Model, job: Job, key: str | None) -> None:
         from openai import AsyncOpenAI
 
-        hints = model.hints
+        hints = model.runtime
         self.meta: dict[str, Any] = model.meta
         self.ended: FineryError | None = None
         self.without: frozenset[str] = frozenset()
@@ -138,7 +148,7 @@ class Client:
             content = await self._sent(request, sent)
             answer = wire.completion(content, request)
         except APIStatusError as error:
-            said = faults.message(error, self._job.scrub)
+            said = faults.message(error, self._job.redact)
             if (parameter := faults.unknown_parameter(error, said, sent)) is not None:
                 self._spare(parameter)
                 return await self._once(request, sampling)
@@ -147,7 +157,7 @@ class Client:
             raise self._again("didn't answer in time") from None
         except APIConnectionError as error:
             fix = "see whether a server runs there, and whether base_url names it"
-            why = self._job.scrub(_cause(error))
+            why = self._job.redact(_cause(error))
             raise self._again(f"broke off or can't be reached ({why})", fix) from None
         except wire.Unreadable as error:
             raise self._again(f"sent what is no chat completion ({error})") from None
@@ -163,7 +173,7 @@ class Client:
             model=self.meta["name"], messages=wire.messages(request), extra_body=sent
         )
         content = response.content.decode("utf-8", errors="surrogateescape")
-        return self._job.scrub(content).encode("utf-8", errors="surrogateescape")
+        return self._job.redact(content).encode("utf-8", errors="surrogateescape")
 
     def _again(self, what: str, fix: str | None = None) -> Fault:
         return Fault(StepError(f"{self.meta['server']} {what}", fix=fix), again=True)
@@ -220,7 +230,7 @@ class Client:
             return
         try:
             found = await self._openai.models.list(timeout=10)
-            names = [self._job.scrub(model.id) for model in found.data]
+            names = [self._job.redact(model.id) for model in found.data]
         except Exception:  # whatever is wrong here is no news: the error says enough
             return
         if self.meta["name"] in names:

@@ -10,8 +10,18 @@ from queue import SimpleQueue
 
 import msgspec
 
-from finery import Completion, Engine, FineryError, Job, Model, Price, Request, Sampling
-from finery.engine import Answer, Batch
+from finery import (
+    Answer,
+    Batch,
+    Completion,
+    Engine,
+    FineryError,
+    Job,
+    Model,
+    Price,
+    Request,
+    Sampling,
+)
 from finery.rows import Conversation
 from finery_openai.client import Client
 from finery_openai.key import key_in
@@ -29,7 +39,7 @@ class OpenaiEngine(Engine):
     def __init__(self, model: Model, job: Job) -> None:
         super().__init__(model, job)
         self.constrains = True
-        price, variable = model.hints.get("price"), model.hints.get("api_key")
+        price, variable = model.runtime.get("price"), model.runtime.get("api_key")
         self._key = key_in(variable, job) if variable else None
         self._client: Client | None = None
         self.price = None if price is None else msgspec.convert(price, Price)
@@ -76,7 +86,7 @@ class OpenaiEngine(Engine):
     @property
     def _room(self) -> int:
         """Requests that are begun: some wait at hand, so that a busy reader slows nothing."""
-        concurrency = int(self.model.hints.get("concurrency", 16))
+        concurrency = int(self.model.runtime.get("concurrency", 16))
         return concurrency + concurrency // 4 + 1
 
     @property

@@ -83,14 +83,14 @@ def _passing(error: "APIStatusError", what: str) -> Fault:
     return Fault(StepError(what), again=True, wait=wait)
 
 
-def message(error: "APIStatusError", scrub: Callable[[str], str]) -> str:
-    """What the server says, in a line. scrub: takes secrets out, before the text is cut."""
+def message(error: "APIStatusError", redact: Callable[[str], str]) -> str:
+    """What the server says, in a line. redact: takes secrets out, before the text is cut."""
     said: Any = error.body
     while isinstance(said, dict):
         said = said.get("message") or said.get("detail") or said.get("error") or str(said)
     text = str(said or error.response.text or error.response.reason_phrase)
     readable = text.encode("utf-8", errors="replace").decode()  # JSON may hold half characters
-    line = " ".join(scrub(readable).split())
+    line = " ".join(redact(readable).split())
     return line if len(line) <= 300 else f"{line[:299]}…"
 
 

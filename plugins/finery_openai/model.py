@@ -80,7 +80,7 @@ class OpenaiModel(Step, sections=("models",), seeded=False):
         }
         if self.extra:
             meta["extra"] = self.extra
-        return Model(job.out, meta=meta, hints=self._hints())
+        return Model(job.out, meta=meta, runtime=self._hints())
 
     def _hints(self) -> dict[str, Any]:
         """How to ask, what it costs, and the name of the variable with the key."""

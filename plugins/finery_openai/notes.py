@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from finery import Note
 
 if TYPE_CHECKING:
-    from finery.graph import Graph
+    from finery import Graph
 
 
 def unset_keys(graph: "Graph") -> list[Note]:

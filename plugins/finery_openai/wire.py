@@ -5,9 +5,16 @@ from typing import Any
 
 import msgspec
 
-from finery import Completion, RefusedError, Request, Sampling, StepError
+from finery import (
+    CHARACTERS_A_TOKEN,
+    Completion,
+    RefusedError,
+    Request,
+    Sampling,
+    StepError,
+    prompt_tokens,
+)
 from finery.rows import Message
-from finery.usage import CHARACTERS_A_TOKEN, prompt_tokens
 
 MESSAGE_FIELDS = ("role", "content", "name", "tool_calls", "tool_call_id", "refusal")
 """Fields of a message that servers know; rows may hold more."""

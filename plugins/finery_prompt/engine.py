@@ -4,8 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
-from finery import Completion, Engine, Job, Model, Request, Sampling
-from finery.engine import Answer, Batch
+from finery import Answer, Batch, Completion, Engine, Job, Model, Request, Sampling
 from finery.rows import Conversation
 from finery_prompt.messages import in_front
 

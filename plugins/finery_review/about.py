@@ -8,8 +8,8 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from finery.drops import FINDINGS
-from finery.origin import GENERATED
+from finery.rows.dropped import FINDINGS
+from finery.rows.generated import GENERATED
 
 NOT_SHOWN = frozenset({"id", "row"})
 

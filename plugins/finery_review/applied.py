@@ -2,8 +2,8 @@
 
 from finery import DataError
 from finery.rows import Row
-from finery_data.parts import changed
-from finery_data.structure import problems_of
+from finery.rows.chat.structure import problems_of
+from finery.rows.parts import changed
 from finery_review.decisions import Decision
 
 

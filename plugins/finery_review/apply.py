@@ -5,10 +5,10 @@ from collections.abc import Collection, Iterator
 from typing import Literal
 
 from finery import DataError, Dataset, Files, Job, OptionalFiles, Step, UsageError, setting, takes
-from finery.drops import Drops
 from finery.rows import Row
-from finery_data.parts import id_of, named, read
-from finery_data.streams import shown
+from finery.rows.dropped import Drops
+from finery.rows.parts import id_of, named, read
+from finery.rows.tables.streams import shown
 from finery_review.applied import applied
 from finery_review.decisions import (
     Decision,
@@ -35,7 +35,7 @@ class Apply(Step, seeded=False, version="1"):
     undecided again, and the log says so.
     """
 
-    rows: Dataset = takes(help="Rows that are reviewed.", named=True)
+    rows: Dataset = takes(help="Rows that are reviewed.", uses_name=True)
     reviews: OptionalFiles = setting(
         help="The file of decisions, JSON lines. None is needed before the first decision.",
         examples=["reviews/candidates.jsonl"],

@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from finery.cli.options import json_option, recipe_option, set_option
-from finery.cli.output import counted, print_json
-from finery.errors import UsageError, shown
+from finery import UsageError, counted, json_option, print_json, recipe_option, set_option, shown
 
 if TYPE_CHECKING:
     from finery_review.opened import Opened

@@ -9,7 +9,7 @@ from blake3 import blake3
 
 from finery import DataError
 from finery.rows import NOT_CONTENT, Row
-from finery_data.parts import prompt
+from finery.rows.parts import prompt
 
 Action = Literal["accept", "reject", "edit", "swap", "note", "undo"]
 OPEN = frozenset({"note", "undo"})

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from finery import DataError, FineryError, StepError
-from finery.errors import shown
+from finery import DataError, FineryError, StepError, shown
 from finery_review.decisions import Decision, Standing, as_line, parse, token_of
 
 GIT_ATTRIBUTES = """\

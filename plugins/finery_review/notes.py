@@ -3,9 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from finery import About, Note
-from finery.errors import nearest
-from finery.graph import Graph, Node
+from finery import About, Graph, Node, Note, nearest
 from finery_review.apply import Apply
 
 NAME = "no-decisions"

@@ -5,14 +5,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finery.artifacts import Dataset
-from finery.drops import FINDINGS
-from finery.errors import UsageError, did_you_mean
-from finery.graph import Graph, Node
-from finery.manifest import Manifest
-from finery.origin import GENERATED
-from finery.project import open_graph, open_store, result_of
-from finery.store import Store
+from finery import (
+    Dataset,
+    Graph,
+    Manifest,
+    Node,
+    Store,
+    UsageError,
+    did_you_mean,
+    open_graph,
+    open_store,
+    result_of,
+)
+from finery.rows.dropped import FINDINGS
+from finery.rows.generated import GENERATED
 from finery_review.about import About
 from finery_review.apply import Apply
 from finery_review.log import DecisionLog

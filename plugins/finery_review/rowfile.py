@@ -8,9 +8,9 @@ from typing import BinaryIO
 
 import msgspec
 
-from finery.artifacts import Dataset
+from finery import Dataset
 from finery.rows import Row
-from finery_data.parts import id_of
+from finery.rows.parts import id_of
 from finery_review.decisions import parents_of, prompt_hash
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from finery.rows import Row
-from finery_data.validate import NOT_LOOKED_AT
+from finery_data.steps.validate import NOT_LOOKED_AT
 from finery_review.rowfile import RowFile
 
 

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from finery.errors import FineryError, UsageError
+from finery import FineryError, UsageError
 from finery_review.guard import Guard
 from finery_review.log import Conflict
 from finery_review.session import Session, Wish

@@ -9,9 +9,9 @@ import msgspec
 
 from finery import DataError, UsageError
 from finery.rows import Row
-from finery_data.parts import prompt as prompt_of
-from finery_data.parts import texts
-from finery_data.structure import COLUMNS
+from finery.rows.chat.structure import COLUMNS
+from finery.rows.parts import prompt as prompt_of
+from finery.rows.parts import texts
 from finery_review.about import About, failed_of, score_of
 from finery_review.applied import applied
 from finery_review.decisions import Action, Decision, Earlier, token_of

@@ -8,10 +8,10 @@ from typing import Any
 from urllib.parse import quote
 
 from finery import DataError, StepError
-from finery_data.badrow import BadRow
-from finery_data.streams import shown
-from finery_data.tables import Record
-from finery_data.values import plain
+from finery.rows.badrow import BadRow
+from finery.rows.tables.records import Record
+from finery.rows.tables.streams import shown
+from finery.rows.tables.values import plain
 from finery_sql.faults import Fault, explained, missing_driver, unknown_database, unreadable_url
 
 BATCH = 1_000

@@ -1,7 +1,6 @@
 """The note `unordered-query`: queries whose rows may come in any order."""
 
-from finery.advice import About, Note
-from finery.graph import Graph, Node
+from finery import About, Graph, Node, Note
 from finery_sql.query import SqlQuery
 from finery_sql.statement import is_ordered
 

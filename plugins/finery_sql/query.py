@@ -8,11 +8,10 @@ from pathlib import Path
 import msgspec
 from blake3 import blake3
 
-from finery import DataError, Dataset, Job, OneFile, StepError, UsageError, setting
-from finery.errors import did_you_mean
-from finery_data.source import RowSource
-from finery_data.streams import shown
-from finery_data.tables import Record
+from finery import DataError, Dataset, Job, OneFile, StepError, UsageError, did_you_mean, setting
+from finery.rows.tables.records import Record
+from finery.rows.tables.streams import shown
+from finery_data.sources.source import RowSource
 from finery_sql.snapshot import keep, pinned_as, read
 from finery_sql.statement import is_ordered, parameters, trimmed
 

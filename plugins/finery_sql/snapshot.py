@@ -13,9 +13,9 @@ import msgspec
 from blake3 import blake3
 
 from finery import StepError
-from finery_data.badrow import BadRow
-from finery_data.tables import Record
-from finery_data.values import holds_bytes
+from finery.rows.badrow import BadRow
+from finery.rows.tables.records import Record
+from finery.rows.tables.values import holds_bytes
 
 DIGITS = 32
 BLOCK = 1 << 20

@@ -11,12 +11,12 @@ from finery import hookimpl
 def finery_steps() -> Mapping[str, str]:
     """The step types of this plugin."""
     return {
-        "synth.answer": "finery_synth.answer:Answer",
-        "synth.from_docs": "finery_synth.fromdocs:FromDocs",
-        "synth.instruct": "finery_synth.instruct:Instruct",
-        "synth.judge": "finery_synth.judge:JudgeRows",
-        "synth.paraphrase": "finery_synth.paraphrase:Paraphrase",
-        "synth.preferences": "finery_synth.preferences:Preferences",
+        "synth.answer": "finery_synth.steps.answer:Answer",
+        "synth.from_docs": "finery_synth.steps.fromdocs:FromDocs",
+        "synth.instruct": "finery_synth.steps.instruct:Instruct",
+        "synth.judge": "finery_synth.steps.judge:JudgeRows",
+        "synth.paraphrase": "finery_synth.steps.paraphrase:Paraphrase",
+        "synth.preferences": "finery_synth.steps.preferences:Preferences",
     }
 
 
@@ -31,6 +31,6 @@ def finery_estimates(graph: Any, results: Any, steps: Sequence[str]) -> Sequence
     """Calls, tokens and cost of generators that would run."""
     if "finery_synth.generator" not in sys.modules:  # no step of the recipe is one
         return []
-    from finery_synth.forecast import estimates
+    from finery_synth.estimate.forecast import estimates
 
     return estimates(graph, results, steps)

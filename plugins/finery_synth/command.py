@@ -2,8 +2,8 @@
 
 import click
 
-from finery.errors import UsageError, did_you_mean
-from finery_synth import defaults
+from finery import UsageError, did_you_mean
+from finery_synth.ask import defaults
 
 
 @click.group("synth")

@@ -12,17 +12,17 @@ from typing import Any
 import msgspec
 
 from finery import Completion, Dataset, FineryError, Job, RefusedError
-from finery.drops import Drops
-from finery.origin import Checked, Origin, Origins, name_of
 from finery.rows import Row, row_id
-from finery_data.parts import id_of, texts
-from finery_synth.asking import Spool, Task, Used, ask
-from finery_synth.calls import check_calls
-from finery_synth.checker import Checker
-from finery_synth.copies import Neighbours, repeats
+from finery.rows.dropped import Drops
+from finery.rows.generated import Checked, Origin, Origins, name_of
+from finery.rows.parts import id_of, texts
+from finery_synth.ask.asking import Spool, Task, Used, ask
+from finery_synth.ask.prompts import Prompt
+from finery_synth.checks.calls import check_calls
+from finery_synth.checks.checker import Checker
+from finery_synth.checks.copies import Neighbours, repeats
 from finery_synth.generator import Generator, Rejected
-from finery_synth.judging import Judge, Score, Unreadable, no_score
-from finery_synth.prompts import Prompt
+from finery_synth.judge.judging import Judge, Score, Unreadable, no_score
 
 
 class Candidate(msgspec.Struct):

@@ -27,9 +27,9 @@ writing are here and in `finery_synth.flow`:
   and the drops are together what was wanted.
 - `siblings` and `COPIES` say which rows must not say the same.
 
-Rows, drops and `generated.jsonl` (`finery.origin`) are in the order of the tasks, whatever came
-first. Steps of another shape (several answers to choose from, scores) take `asking.ask`, `Spool`,
-`Judge` and `Checker` by themselves.
+Rows, drops and `generated.jsonl` (`finery.rows.generated`) are in the order of the tasks, whatever
+came first. Steps of another shape (several answers to choose from, scores) take `asking.ask`,
+`Spool`, `Judge` and `Checker` by themselves.
 """
 
 from collections.abc import Iterable, Iterator
@@ -50,12 +50,12 @@ from finery import (
     takes,
 )
 from finery.rows import Row
-from finery_data.badrow import BadRow
-from finery_data.parts import is_conversation, named, texts
-from finery_synth import defaults
-from finery_synth.asking import MOST_VARIANTS, Task
-from finery_synth.checks import Checks
-from finery_synth.prompts import Prompt
+from finery.rows.badrow import BadRow
+from finery.rows.parts import is_conversation, named, texts
+from finery_synth.ask import defaults
+from finery_synth.ask.asking import MOST_VARIANTS, Task
+from finery_synth.ask.prompts import Prompt
+from finery_synth.checks.checks import Checks
 
 if TYPE_CHECKING:
     from finery_synth.flow import Candidate
@@ -116,7 +116,9 @@ class Generator(
         0, ge=0, le=MOST_SERIES, help="Another number asks for other answers, all of them anew."
     )
     budget: Budget | None = setting(
-        None, keyed=False, help="What one build may use; what was answered by then is kept."
+        None,
+        affects_output=False,
+        help="What one build may use; what was answered by then is kept.",
     )
 
     # -- what a step type says ----------------------------------------------------------------
@@ -200,7 +202,7 @@ class Generator(
         python = self.checks.python
         if python is None or python.file is not None:
             return []
-        from finery_synth.checker import functions_of
+        from finery_synth.checks.checker import functions_of
 
         return list(functions_of(python).values())
 

@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finery import DataError
-from finery.errors import shown
+from finery import DataError, shown
 from finery.rows import Conversation
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from finery import hookimpl
 def finery_steps() -> dict[str, str]:
     """The step types of this plugin."""
     return {
-        "trl.dpo": "finery_trl.dpo:Dpo",
-        "trl.kto": "finery_trl.kto:Kto",
-        "trl.sft": "finery_trl.sft:Sft",
+        "trl.dpo": "finery_trl.steps.dpo:Dpo",
+        "trl.kto": "finery_trl.steps.kto:Kto",
+        "trl.sft": "finery_trl.steps.sft:Sft",
     }
 
 
@@ -21,6 +21,6 @@ def finery_estimates(graph: Any, results: Any, steps: Sequence[str]) -> Sequence
     """Memory and time of trainings that would run."""
     if not any(graph.nodes[name].use.startswith("trl.") for name in steps):
         return []
-    from finery_trl.forecast import estimates
+    from finery_trl.estimate.forecast import estimates
 
     return estimates(graph, results, steps)

@@ -3,19 +3,30 @@
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from finery import Dataset, Job, Model, OneFile, Settings, Step, inner, setting, takes
-from finery.errors import UsageError, did_you_mean
-from finery.proof import Proof
+from finery import (
+    Dataset,
+    Job,
+    Model,
+    OneFile,
+    Proof,
+    Settings,
+    Step,
+    UsageError,
+    did_you_mean,
+    nested_step,
+    setting,
+    takes,
+)
 from finery.rows import Row
-from finery_trl.targets import check_pattern
+from finery_trl.model.targets import check_pattern
 
 if TYPE_CHECKING:
     import torch
     from peft import LoraConfig
 
-    from finery_trl.accelerated import Accelerated
-    from finery_trl.prepared import Prepared
-    from finery_trl.tokens import Tokens
+    from finery_trl.model.accelerated import Accelerated
+    from finery_trl.model.prepared import Prepared
+    from finery_trl.rows.tokens import Tokens
 
 PACKAGES = (
     "torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "gguf",
@@ -89,7 +100,7 @@ class Training(Step, isolated=True, packages=PACKAGES, sections=("train",)):
     )
     rows: list[Dataset] = takes(help="Rows to learn from.")
     validation: Dataset | None = takes(None, help="Rows to measure the validation loss on.")
-    watch: Step | None = inner(
+    watch: Step | None = nested_step(
         "evaluate",
         given={"models": "model"},
         help="An evaluator that asks the model in training at each validation, e.g. `{use: "
@@ -177,22 +188,22 @@ class Training(Step, isolated=True, packages=PACKAGES, sections=("train",)):
     save_steps: int | None = setting(
         None,
         ge=1,
-        keyed=False,
+        affects_output=False,
         help="Optimizer steps between two further checkpoints, for long epochs; there is one at "
         "each validation and at each epoch's end anyway.",
     )
     logging_steps: int = setting(
-        1, ge=1, keyed=False, help="Optimizer steps between two reports of the loss."
+        1, ge=1, affects_output=False, help="Optimizer steps between two reports of the loss."
     )
     report_to: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = setting(
         [],
-        keyed=False,
+        affects_output=False,
         help="Trackers that also get the curves, by their own libraries. A tracker's key reaches "
         "the step by `env: [WANDB_API_KEY]`.",
     )
     tracking_dir: str = setting(
         "runs",
-        keyed=False,
+        affects_output=False,
         help="Folder for what trackers write on this machine, from where finery is called.",
     )
 
@@ -210,14 +221,14 @@ class Training(Step, isolated=True, packages=PACKAGES, sections=("train",)):
 
     def run(self, job: Job) -> Model:
         """Prove the rows, train; an adapter, or a whole model, with its tokenizer and curve."""
-        from finery_trl.training import run
+        from finery_trl.train.run import run
 
         self.check()
         return run(self, job)
 
     def prove(self, job: Job, samples: int = 3) -> list[Proof]:
         """What would be learned, row by row."""
-        from finery_trl.proof import prove
+        from finery_trl.preflight import prove
 
         return prove(self, job, samples)
 
@@ -231,13 +242,13 @@ class Training(Step, isolated=True, packages=PACKAGES, sections=("train",)):
 
     def prepare(self, dtype: "torch.dtype", longest: int, job: Job) -> "Prepared":
         """The model for the trainer, see `Prepared.of`; other libraries load it otherwise."""
-        from finery_trl.prepared import Prepared
+        from finery_trl.model.prepared import Prepared
 
         return Prepared.of(self, dtype, longest, job)
 
     def accelerated(self, dtype: "torch.dtype") -> "Accelerated":
         """What is switched on to make the training faster on this machine."""
-        from finery_trl.accelerated import Accelerated
+        from finery_trl.model.accelerated import Accelerated
 
         return Accelerated.here(dtype)
 
@@ -261,7 +272,7 @@ class Training(Step, isolated=True, packages=PACKAGES, sections=("train",)):
         both = self.lora is not None and self.adapter == "continue"
         return both and self.model.meta.get("format") == "adapter"
 
-    def promised(self) -> dict[str, Any]:
+    def static_meta(self) -> dict[str, Any]:
         """Whether an adapter is made."""
         return {"format": "transformers" if self.lora is None else "adapter"}
 

@@ -1,7 +1,7 @@
 """Direct preference optimisation with Unsloth."""
 
-from finery.errors import UsageError
-from finery_trl import dpo
+from finery import UsageError
+from finery_trl.steps import dpo
 from finery_unsloth.fast import INSTEAD, PACKAGES, Fast
 
 

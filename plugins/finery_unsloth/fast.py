@@ -2,16 +2,15 @@
 
 from typing import TYPE_CHECKING
 
-from finery import Job, Model
-from finery.errors import UsageError
-from finery_trl.accelerated import Accelerated
+from finery import Job, Model, UsageError
+from finery_trl.model.accelerated import Accelerated
 from finery_trl.settings import PACKAGES as TRL
 from finery_trl.settings import Training
 
 if TYPE_CHECKING:
     import torch
 
-    from finery_trl.prepared import Prepared
+    from finery_trl.model.prepared import Prepared
 
     Over = Training
 else:

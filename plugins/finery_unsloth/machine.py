@@ -4,8 +4,7 @@ import importlib.util
 import os
 from pathlib import Path
 
-from finery import StepError
-from finery.installed import version_of
+from finery import StepError, version_of
 
 NEEDED = "Unsloth needs a GPU that multiplies bf16"
 AMPERE = 8

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from finery import Job, Model
 from finery_transformers.loading import base_of, load_model, load_tokenizer, quiet
-from finery_trl.prepared import Prepared, check_context
-from finery_trl.proof import context_of
+from finery_trl.model.prepared import Prepared, check_context
+from finery_trl.preflight import context_of
 
 if TYPE_CHECKING:
     import torch

@@ -1,6 +1,6 @@
 """Supervised fine-tuning with Unsloth."""
 
-from finery_trl import sft
+from finery_trl.steps import sft
 from finery_unsloth.fast import PACKAGES, Fast
 
 

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from conftest import MakeProject, Project
 from tiny_llama import CHATML, tiny_tokenizer
 
-from finery.cli.check import command
+from finery.cli.commands.check import command
 from finery.cli.deep import visible
 
 STEPS = """\
@@ -130,8 +130,8 @@ def test_loss_is_shown_in_brackets_where_there_is_no_colour(deep: Callable[..., 
 
 
 def test_what_is_light_is_built_and_nothing_else(deep: Callable[..., Result]) -> None:
-    from finery.plan import Planner, make_plan
-    from finery.project import open_graph, open_store
+    from finery.build.plan import Planner, make_plan
+    from finery.build.project import open_graph, open_store
 
     deep("--rows", "0")
     recipe = Path("recipe.yaml")

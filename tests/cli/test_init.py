@@ -13,8 +13,8 @@ import pytest
 from conftest import FINERY, MakeProject
 
 from finery.cli.columns import columns_of
-from finery.cli.init import TASKS
-from finery.recipe import load
+from finery.cli.commands.init import TASKS
+from finery.recipe.document import load
 
 STEPS = {"base", "rows", "split", "sft", "gguf", "ollama"}
 MESSAGES = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}'

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finery.cli.plot import Line, plot, round_steps
-from finery.curves import Series
+from finery_trl.view.curves import Series
 
 VALUES = st.dictionaries(st.integers(1, 5000), st.floats(-1e6, 1e6), max_size=30)
 

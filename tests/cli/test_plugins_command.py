@@ -5,8 +5,8 @@ import json
 import pytest
 from conftest import MakeProject
 
-from finery.plugins import load_plugins
-from finery.step import inputs_of
+from finery.plugin.manager import load_plugins
+from finery.step.inspect import inputs_of
 
 RECIPE = "finery: 1\nplugins: [steps.py]\n"
 BUILT_IN = sorted(load_plugins().step_types)

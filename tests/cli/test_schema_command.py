@@ -5,7 +5,7 @@ import json
 from conftest import MakeProject
 from jsonschema import Draft202012Validator
 
-from finery.plugins import load_plugins
+from finery.plugin.manager import load_plugins
 
 RECIPE = "finery: 1\nplugins: [steps.py]\n"
 

@@ -62,7 +62,7 @@ class Train(Step, seeded=False, sections=("train",)):
 class Judge(Step, seeded=False):
     """The first model is wrong, the second right."""
 
-    models: list[Model] = takes(named=True, help="Models.")
+    models: list[Model] = takes(uses_name=True, help="Models.")
     rows: Dataset
 
     def run(self, job: Job) -> Metrics:

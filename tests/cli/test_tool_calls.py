@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from conftest import MakeProject, Project
 from tiny_llama import tiny_tokenizer
 
-from finery.cli.check import command
+from finery.cli.commands.check import command
 
 TOOL = {
     "type": "function",

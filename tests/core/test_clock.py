@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finery.clock import COARSE_NS, FINE_NS, settled
+from finery.util.files import COARSE_NS, FINE_NS, settled
 
 NOW = 1_700_000_000_123_456_789
 

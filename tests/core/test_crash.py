@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from conftest import LIGHT_STEPS, MakeProject, Project, running, until
 
-from finery.blobs import hash_file
-from finery.store import Store
+from finery.store.database import Store
+from finery.util.files import hash_file
 
 KILLS = 20
 CODE = """

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finery.curves import Verdict, lines, load, metrics, series, smoothed, verdict
+from finery_trl.view.curves import Verdict, lines, load, metrics, series, smoothed, verdict
 
 FALLING = [4 * 0.95**i for i in range(120)]
 

@@ -8,7 +8,7 @@ import pytest
 from conftest import MakeProject
 
 from finery import DataError, Dataset
-from finery.drops import DROPPED, Drops, dropped
+from finery.rows.dropped import DROPPED, Drops, dropped
 
 ROWS = [
     f"Question number {n}: {'where is my card' if n % 2 else 'how do I pay'}?" for n in range(8)

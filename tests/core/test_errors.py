@@ -14,10 +14,9 @@ from finery.errors import (
     RequirementError,
     StepError,
     UsageError,
-    did_you_mean,
     error_from_dict,
-    nearest,
 )
+from finery.util.text import did_you_mean, nearest
 
 CODES = {
     FineryError: 1, StepError: 1, RequirementError: 1, UsageError: 2, RecipeError: 2, DataError: 2,

@@ -9,8 +9,9 @@ import msgspec
 import pytest
 from conftest import LIGHT_STEPS, MakeProject, Project, Ran
 
-from finery import events
-from finery.events import EVENTS, RunLog
+from finery.build import events
+from finery.build.events import RunLog
+from finery.util.events import EVENTS
 
 RECIPE = """
 finery: 1

@@ -13,11 +13,11 @@ import msgspec
 import pytest
 from conftest import LIGHT_STEPS, running, until
 
-from finery import threads
-from finery.executor import LocalExecutor, worker_environment
-from finery.job import cpu_count
-from finery.store import Store
-from finery.task import Task
+from finery.execute import threads
+from finery.execute.local import LocalExecutor, worker_environment
+from finery.execute.task import Task
+from finery.store.database import Store
+from finery.util.machine import cpu_count
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ class Tasks:
             step=f"s{self.count}",
             use="steps.alone" if isolated else "steps.script",
             settings={"code": code, "rows": []},
-            inner={},
+            nested={},
             inputs={},
             files={},
             seed=None,
@@ -226,7 +226,7 @@ def test_a_worker_whose_parent_is_gone_runs_nothing(task: Tasks, tmp_path: Path)
 
     connection = Connection(ours.detach())
     connection.send_bytes(msgspec.msgpack.encode(task(f"Path('{tmp_path}/ran').touch()")))
-    command = [sys.executable, "-m", "finery.worker", str(theirs.fileno()), str(ended.pid)]
+    command = [sys.executable, "-m", "finery.execute.worker", str(theirs.fileno()), str(ended.pid)]
     done = subprocess.run(command, pass_fds=[theirs.fileno()], timeout=30)
     assert done.returncode == 1
     assert not (tmp_path / "ran").exists()

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finery.errors import RecipeError, UsageError
-from finery.graph import Graph, build_graph, derived_seed
-from finery.plugins import load_plugins
-from finery.recipe import load
-from finery.schema import RecipeErrors
+from finery.plugin.manager import load_plugins
+from finery.recipe.document import load
+from finery.recipe.graph import Graph, build_graph, derived_seed
+from finery.recipe.validate import RecipeErrors
 
 Edges = dict[str, list[str]]
 """Step → the steps it waits for."""

@@ -28,7 +28,7 @@ class Learn(Step, seeded=False):
 class Judge(Step, seeded=False):
     """Count rows, with what a file says."""
 
-    models: list[Model] = takes(named=True, help="The models.")
+    models: list[Model] = takes(uses_name=True, help="The models.")
     rows: Dataset
     by: OneFile = setting(help="A file with a number.")
     scale: int = setting(1, ge=1, help="Factor.")

@@ -12,18 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finery import Dataset, Files, Job, Settings, Step, setting, takes
-from finery.code import code_of
-from finery.graph import Node, Source
-from finery.keys import (
-    MISSING,
-    Parts,
-    differences,
-    encode,
-    key_of,
-    key_parts,
-    package_version,
-)
-from finery.parse import parse_file
+from finery.artifact.manifest import Parts
+from finery.build.code import code_of
+from finery.build.keys import MISSING, differences, key_of, key_parts, package_version
+from finery.build.parse import parse_file
+from finery.recipe.graph import Node, Source
+from finery.util.canonical import encode
 
 PLAIN = st.recursive(
     st.none()
@@ -58,18 +52,20 @@ class Group(Settings):
     """Settings inside settings."""
 
     rank: int = setting(16, help="Rank.")
-    note: str = setting("", help="Changes nothing.", keyed=False)
+    note: str = setting("", help="Changes nothing.", affects_output=False)
 
 
 class Probe(Step, packages=("msgspec",), version="1"):
     """A step type with one of everything."""
 
     rows: list[Dataset] = takes(help="Rows.")
-    judged: Dataset | None = takes(None, help="Rows that the step sees the name of.", named=True)
+    judged: Dataset | None = takes(
+        None, help="Rows that the step sees the name of.", uses_name=True
+    )
     path: Files = setting("x", help="A file.")
     epochs: int = setting(1, help="Epochs.")
     rate: float = setting(1e-3, help="Learning rate.")
-    workers: int = setting(2, help="Changes nothing.", keyed=False)
+    workers: int = setting(2, help="Changes nothing.", affects_output=False)
     group: Group = setting(Group(), help="More.")
     names: dict[str, str] = setting({}, help="A mapping.")
 

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from finery import Dataset, Model
-from finery.origin import GENERATED, Checked, Origin, Origins, Template, name_of, origins
+from finery.rows.generated import GENERATED, Checked, Origin, Origins, Template, name_of, origins
 
 
 def test_origins_are_read_as_they_were_written(tmp_path: Path) -> None:

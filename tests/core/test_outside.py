@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from finery.outside import find_files
-from finery.recipe import load
-from finery.step import Files
+from finery.fields import Files
+from finery.recipe.document import load
+from finery.recipe.files import find_files
 
 
 def names(tmp_path: Path, *patterns: str) -> list[str]:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finery.errors import RecipeError, UsageError
-from finery.recipe import Recipe, load
+from finery.recipe.document import Recipe, load
 
 Read = Callable[..., Recipe]
 

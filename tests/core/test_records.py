@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from finery import Budget, Completion, DataError, Engine, Model, Request, Sampling, UsageError
-from finery.engine import Answer, Batch
 from finery.errors import FineryError, RefusedError, StepError
-from finery.records import WAITING, CachedEngine, MemoryRecords, Records, SqliteRecords
+from finery.inference.budget import Price
+from finery.inference.cache import WAITING, CachedEngine
+from finery.inference.records import MemoryRecords, Records, SqliteRecords
+from finery.inference.types import Answer, Batch
 from finery.rows import Conversation
 from finery.testing import TestJob
-from finery.usage import Price
 
 
 class Parrot(Engine):

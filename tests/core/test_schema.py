@@ -14,11 +14,12 @@ from jsonschema import Draft202012Validator
 
 from finery import Dataset, Files, Job, Model, Settings, Step, setting, takes
 from finery.errors import PluginError
-from finery.plugins import Plugins, load_plugins
-from finery.recipe import Recipe, load
-from finery.schema import check_recipe, convert_step, recipe_schema, step_schema
-from finery.step import inputs_of
-from finery.wording import phrase
+from finery.plugin.manager import Plugins, load_plugins
+from finery.recipe.document import Recipe, load
+from finery.recipe.messages import phrase
+from finery.recipe.schema import recipe_schema, step_schema
+from finery.recipe.validate import check_recipe, convert_step
+from finery.step.inspect import inputs_of
 
 BUILT_IN = sorted(load_plugins().step_types)
 Read = Callable[[Any], tuple[Recipe, Plugins]]

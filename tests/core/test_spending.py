@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finery import Budget, Completion, Price, Request, Usage
-from finery.spending import Spending
-from finery.usage import prompt_tokens
+from finery.inference.budget import prompt_tokens
+from finery.inference.spending import Spending
 
 REQUEST = Request([{"role": "user", "content": "a question"}])
 PROMPT = prompt_tokens(REQUEST)

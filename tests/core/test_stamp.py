@@ -11,7 +11,8 @@ import pytest
 from conftest import MakeProject, Project
 from in_process import build
 
-from finery import clock, stamp
+from finery.build import uptodate as stamp
+from finery.util import files as clock
 
 RECIPE = """
 finery: 1

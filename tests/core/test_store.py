@@ -14,12 +14,13 @@ from conftest import MakeProject, Project, in_memory
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finery.artifacts import Bundle, Dataset, Model
-from finery.blobs import hash_file, ingest
+from finery.artifact.kinds import Bundle, Dataset, Model
+from finery.artifact.manifest import Manifest, Result, manifest
 from finery.errors import StepError, UsageError
-from finery.manifest import Manifest, Result, manifest
-from finery.store import Store
-from finery.views import link_outputs, open_artifact, prune_links, view
+from finery.store.blobs import ingest
+from finery.store.database import Store
+from finery.store.links import link_outputs, open_artifact, prune_links, view
+from finery.util.files import hash_file
 
 RECIPE = """
 finery: 1
@@ -396,7 +397,7 @@ def test_half_made_outputs_of_dead_builds_are_swept_and_those_being_made_are_not
     (dead[0] / "half").write_text("half")
     dead[1].mkdir()
     code = (
-        "import sys; from pathlib import Path; from finery.store import Store\n"
+        "import sys; from pathlib import Path; from finery.store.database import Store\n"
         "s = Store(Path(sys.argv[1])); s.try_lock('cd' * 32); print(flush=True); sys.stdin.read()"
     )
     other = subprocess.Popen(
@@ -461,7 +462,7 @@ def test_what_a_dead_build_left_in_its_folder_is_emptied_but_scratch_is_kept(sto
 
 def test_a_lock_dies_with_its_process_and_holds_between_processes(store: Store) -> None:
     code = (
-        "import sys; from pathlib import Path; from finery.store import Store\n"
+        "import sys; from pathlib import Path; from finery.store.database import Store\n"
         "s = Store(Path(sys.argv[1])); print(s.try_lock('ab' * 32), flush=True); sys.stdin.read()"
     )
     assert store.try_lock("ab" * 32)

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 
 from finery import Dataset, Model
-from finery.advice import Results, known_notes
-from finery.artifacts import Artifact
-from finery.checks import notes_on
-from finery.graph import Graph, build_graph
-from finery.plugins import load_plugins
-from finery.recipe import load
+from finery.artifact.kinds import Artifact
+from finery.build.checks import notes_on
+from finery.plugin.history import Results
+from finery.plugin.manager import load_plugins
+from finery.plugin.notes import known_notes
+from finery.recipe.document import load
+from finery.recipe.graph import Graph, build_graph
 
 GOOD = """\
 finery: 1

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from finery import Dataset, Files
-from finery.drops import dropped
+from finery.rows.dropped import dropped
 from finery.testing import TestJob, dataset
-from finery_data.columns import Columns
-from finery_data.file import File
-from finery_data.split import Split, prompt_key
+from finery_data.sources.columns import Columns
+from finery_data.steps.file import File
+from finery_data.steps.split import Split, prompt_key
 
 TRAIN = Path(__file__).parents[3] / "shared" / "data" / "banking77" / "train.csv"
 pytestmark = pytest.mark.skipif(not TRAIN.exists(), reason=f"the data set isn't there: {TRAIN}")

@@ -8,13 +8,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finery import DataError, Dataset
-from finery.drops import dropped
 from finery.rows import Row, with_id
+from finery.rows.dropped import dropped
+from finery.rows.near import (
+    LONG,
+    Common,
+    NearIndex,
+    entry_of,
+    normal,
+    normalised,
+    rows_of_a_band,
+    similarity,
+)
 from finery.testing import TestJob, dataset
-from finery_data.decontaminate import Decontaminate
-from finery_data.dedup import Dedup, compared
-from finery_data.near import LONG, Common, NearIndex, entry_of, normal, rows_of_a_band, similarity
-from finery_data.normal import normalised
+from finery_data.steps.decontaminate import Decontaminate
+from finery_data.steps.dedup import Dedup, compared
 
 CARD = "I still have not received my new card, I ordered it over a week ago"
 LONG_TEXT = " ".join(f"{w}{i}" for i in range(40) for w in ("the", "crew", "waits", "for", "bolts"))

@@ -10,13 +10,13 @@ import msgspec
 import pytest
 
 from finery import DataError, Dataset, Files
-from finery.drops import dropped
 from finery.errors import UsageError
-from finery.plugins import load_plugins
+from finery.plugin.manager import load_plugins
 from finery.rows import row_id
+from finery.rows.dropped import dropped
 from finery.testing import TestJob
-from finery_data.columns import Columns
-from finery_data.file import File
+from finery_data.sources.columns import Columns
+from finery_data.steps.file import File
 
 PAIR = Columns(user="{{ text }}", assistant="{{ intent }}")
 LABELLED = Columns(user="{{ text }}", assistant="{{ intent }}", label="{{ intent }}")
@@ -165,7 +165,7 @@ def test_recipe_with_contradicting_settings_is_a_validation_error() -> None:
 
 def test_plugin_offers_the_step_without_heavy_imports() -> None:
     assert load_plugins().step_type("data.file") is File
-    code = "import sys, finery_data.file, finery_data.split; print(sorted(sys.modules))"
+    code = "import sys, finery_data.steps.file, finery_data.steps.split; print(sorted(sys.modules))"
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )

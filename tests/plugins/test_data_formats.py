@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from finery_data.badrow import BadRow
-from finery_data.formats import FORMATS, detect, label, tools
+from finery.rows.badrow import BadRow
+from finery_data.sources.formats import FORMATS, detect, label, tools
 
 CALL = {"type": "function", "function": {"name": "add", "arguments": '{"a":1}'}}
 

@@ -9,9 +9,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from in_process import build
 
-from finery.artifacts import Dataset
-from finery.lineage import Story, story_of
-from finery.project import open_graph, open_store
+from finery.artifact.kinds import Dataset
+from finery.build.project import open_graph, open_store
+from finery.lineage.story import Story, story_of
 
 TRANSFORMS = {
     "upper": '{use: data.map, rows: IN, user: "{{ user | upper }}"}',

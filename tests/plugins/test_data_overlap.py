@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from finery.checks import notes_on
-from finery.graph import Graph, build_graph
-from finery.plugins import load_plugins
-from finery.recipe import load
+from finery.build.checks import notes_on
+from finery.plugin.manager import load_plugins
+from finery.recipe.document import load
+from finery.recipe.graph import Graph, build_graph
 
 RECIPE = """\
 finery: 1

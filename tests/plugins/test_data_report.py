@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from tiny_llama import tiny_tokenizer
 
 from finery import Bundle, Dataset, Model, UsageError
-from finery.drops import Drops
-from finery.rowfacts import Classes, Lengths
 from finery.rows import Row, with_id
+from finery.rows.dropped import Drops
 from finery.testing import TestJob, dataset
-from finery_data.facts import Counting, Facts, Report, measure
-from finery_data.histogram import bins_of
-from finery_data.page import render
-from finery_data.report import DataReport, as_data
+from finery_data.report.facts import Counting, Facts, Report, measure
+from finery_data.report.histogram import bins_of
+from finery_data.report.page import render
+from finery_data.report.rowfacts import Classes, Lengths
+from finery_data.steps.report import DataReport, as_data
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data" / "banking77"
 HOSTILE = (

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finery import DataError, Dataset
-from finery.drops import dropped
-from finery.plugins import load_plugins
+from finery.plugin.manager import load_plugins
 from finery.rows import Row, with_id
+from finery.rows.dropped import dropped
+from finery.rows.near import normalised
 from finery.testing import TestJob, dataset
-from finery_data.normal import normalised
-from finery_data.split import SPLITS, Split, draw, prompt_key, split_index, unit_of
+from finery_data.steps.split import SPLITS, Split, draw, prompt_key, split_index, unit_of
 
 
 def row(prompt: str, answer: str = "a", **more: Any) -> Row:

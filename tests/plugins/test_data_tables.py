@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from finery import DataError
-from finery_data.badrow import BadRow
-from finery_data.tables import Record, read_table, table_suffix
+from finery.rows.badrow import BadRow
+from finery.rows.tables.records import Record, read_table, table_suffix
 
 ROWS = [
     {"instruction": "Say hi", "input": "", "output": "hi\nthere"},

@@ -12,19 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finery import DataError, Dataset, Step, UsageError
-from finery.drops import dropped
 from finery.rows import Row, row_id, with_id
+from finery.rows.chosen import parts_of
+from finery.rows.dropped import dropped
+from finery.rows.templates import patience
 from finery.testing import TestJob, dataset
-from finery_data import patience
-from finery_data.chosen import parts_of
-from finery_data.decontaminate import Decontaminate
-from finery_data.dedup import Dedup
-from finery_data.filter import Filter
-from finery_data.map import Map
-from finery_data.mix import Mix
-from finery_data.sample import Sample
-from finery_data.split import Split
-from finery_data.validate import Validate
+from finery_data.steps.decontaminate import Decontaminate
+from finery_data.steps.dedup import Dedup
+from finery_data.steps.filter import Filter
+from finery_data.steps.map import Map
+from finery_data.steps.mix import Mix
+from finery_data.steps.sample import Sample
+from finery_data.steps.split import Split
+from finery_data.steps.validate import Validate
 
 
 def row(prompt: str, answer: str = "a", **more: Any) -> Row:

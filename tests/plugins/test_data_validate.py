@@ -10,12 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finery import DataError, Dataset, OneFile, UsageError
-from finery.drops import dropped, findings
 from finery.rows import Row, with_id
+from finery.rows.dropped import dropped, findings
+from finery.rows.templates import patience
 from finery.testing import TestJob, dataset
-from finery_data import language, patience, personal
-from finery_data.labels import misspelt, one_edit_apart
-from finery_data.validate import Validate
+from finery_data.checks import language, personal
+from finery_data.checks.labels import misspelt, one_edit_apart
+from finery_data.steps.validate import Validate
 
 
 def row(prompt: str, answer: str = "fine", **more: Any) -> Row:

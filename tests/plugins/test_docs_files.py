@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from pdf_files import encrypted, pdf, with_outline
 
 from finery import DataError, Files
-from finery.drops import dropped
 from finery.errors import UsageError
 from finery.rows import Row
+from finery.rows.dropped import dropped
 from finery.testing import TestJob
-from finery_data.dedup import Dedup
-from finery_data.filter import Filter
-from finery_data.map import Map
+from finery_data.steps.dedup import Dedup
+from finery_data.steps.filter import Filter
+from finery_data.steps.map import Map
 from finery_docs.chunks import Limits, chunks
 from finery_docs.document import Document
 from finery_docs.files import DocsFiles

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from finery import Dataset, Metrics, Model, OneFile
 from finery.errors import DataError, RequirementError, UsageError
-from finery.plugins import load_plugins
+from finery.plugin.manager import load_plugins
+from finery.rows.answers.jsonvalues import MISSING, UNREADABLE, Comparison, NotJson, leaves, parse
 from finery.testing import run_step
-from finery_eval.jsonvalues import MISSING, UNREADABLE, Comparison, NotJson, leaves, parse
 from finery_eval.structured import Json
 
 pytestmark = pytest.mark.usefixtures("tables_answer")

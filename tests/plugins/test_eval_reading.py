@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finery_eval.reading import Expected, Reader, Reading, Unreadable, field_names
+from finery.rows.answers.reading import Expected, Reader, Reading, Unreadable, field_names
 
 ONE = Reader(labels=(("card", "card lost", "cash"),))
 TWO = Reader(fields=("category", "priority"), labels=(("bug", "billing"), ("low", "high")))

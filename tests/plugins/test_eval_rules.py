@@ -9,12 +9,12 @@ from conftest import MakeProject
 from tables import model
 
 from finery import Dataset, Metrics, Model
+from finery.build.project import open_graph
 from finery.errors import DataError, RequirementError, UsageError
-from finery.plugins import load_plugins
-from finery.project import open_graph
-from finery.step import sections_of
+from finery.plugin.manager import load_plugins
+from finery.rows.templates import patience
+from finery.step.inspect import sections_of
 from finery.testing import TestJob, dataset, run_step
-from finery_data import patience
 from finery_eval.rules import Rule, Rules, sentences
 
 pytestmark = pytest.mark.usefixtures("tables_answer")

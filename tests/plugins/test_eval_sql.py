@@ -8,7 +8,7 @@ import pytest
 from tables import model, rows
 
 from finery import DataError, Files
-from finery.plugins import load_plugins
+from finery.plugin.manager import load_plugins
 from finery.testing import TestJob, run_step
 from finery_eval.database import Database, QueryError, statements
 from finery_eval.sql import Sql, has_order, normalised

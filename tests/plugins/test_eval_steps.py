@@ -8,9 +8,10 @@ from tables import model, rows
 
 from finery import Dataset, Metrics, Model
 from finery.errors import DataError, RequirementError, UsageError
-from finery.plugins import load_plugins
-from finery.records import MemoryRecords
-from finery.step import Step, inputs_of, sections_of
+from finery.inference.records import MemoryRecords
+from finery.plugin.manager import load_plugins
+from finery.step.inspect import inputs_of, sections_of
+from finery.step.step import Step
 from finery.testing import TestJob, dataset, run_step
 from finery_eval.classification import Classification
 from finery_eval.exact import Exact

@@ -11,9 +11,9 @@ from conftest import MakeProject, Project
 from hostile_server import Body, Reply, Server, echo, failure, killed_midway, said, serving
 
 from finery import Budget, Completion, FineryError, Job, Model, Request, UsageError
+from finery.build.plan import short
 from finery.errors import RefusedError, StepError
-from finery.plan import short
-from finery.records import MemoryRecords
+from finery.inference.records import MemoryRecords
 from finery.rows import Conversation
 from finery.testing import TestJob
 from finery_openai.model import OpenaiModel
@@ -494,7 +494,7 @@ def test_how_it_is_asked_is_no_part_of_what_it_is(server: Server) -> None:
     plain = model(server)
     quick = model(server, concurrency=99, retries=0, api_key="K", price={"input": 1, "output": 2})
     assert plain.meta == quick.meta == {"format": "api", "name": "m", "server": server.url}
-    assert quick.hints["env"] == ["K"]
+    assert quick.runtime["env"] == ["K"]
     assert model(server, extra={"top_k": 1}).meta != plain.meta
 
 

@@ -8,8 +8,8 @@ from conftest import MakeProject, Project
 from reviewing import RECIPE, chat, decisions, files_of, pair, reviewing
 
 from finery import DataError, Dataset, OptionalFiles, UsageError
-from finery.drops import dropped
 from finery.rows import Row
+from finery.rows.dropped import dropped
 from finery.testing import TestJob, dataset
 from finery_review.apply import Apply
 from finery_review.decisions import Decision, as_line, prompt_hash

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finery import DataError, FineryError, UsageError
-from finery.drops import dropped
+from finery.rows.dropped import dropped
 from finery.testing import TestJob
 from finery_sql.query import SqlQuery
 from finery_sql.statement import is_ordered, line_of, parameters, trimmed

@@ -8,13 +8,13 @@ import pytest
 
 from finery import DataError, OneFile, UsageError
 from finery.errors import StepError
-from finery.origin import Checked
 from finery.rows import Row
-from finery_data import patience
-from finery_synth.checker import Checker
-from finery_synth.checks import Checks, Functions, Rubric, Similarity
-from finery_synth.copies import Neighbours, repeats
-from finery_synth.judging import Score, Unreadable, json_in, read_score
+from finery.rows.generated import Checked
+from finery.rows.templates import patience
+from finery_synth.checks.checker import Checker
+from finery_synth.checks.checks import Checks, Functions, Rubric, Similarity
+from finery_synth.checks.copies import Neighbours, repeats
+from finery_synth.judge.judging import Score, Unreadable, json_in, read_score
 
 
 def row(answer: str, user: str = "what?") -> Row:

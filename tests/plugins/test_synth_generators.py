@@ -10,17 +10,17 @@ from conftest import MakeProject
 from hostile_server import Body, Reply, Server, said, serving
 
 from finery import DataError, Dataset, Model, OneFile, UsageError
-from finery.drops import dropped
-from finery.origin import Origin, Template, origins
 from finery.rows import Row
+from finery.rows.dropped import dropped
+from finery.rows.generated import Origin, Template, origins
 from finery.testing import TestJob, dataset, run_step
 from finery_openai.model import OpenaiModel
-from finery_synth import defaults
-from finery_synth.answer import Answer
-from finery_synth.checks import Checks, Rubric, Similarity
-from finery_synth.instruct import Instruct
-from finery_synth.paraphrase import STYLES, Paraphrase, bare
-from finery_synth.prompts import Prompt
+from finery_synth.ask import defaults
+from finery_synth.ask.prompts import Prompt
+from finery_synth.checks.checks import Checks, Rubric, Similarity
+from finery_synth.steps.answer import Answer
+from finery_synth.steps.instruct import Instruct
+from finery_synth.steps.paraphrase import STYLES, Paraphrase, bare
 
 pytest.importorskip("openai", reason="needs the package openai")
 

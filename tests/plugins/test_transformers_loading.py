@@ -9,12 +9,7 @@ from tiny_gguf import write_tiny_gguf
 from tiny_llama import CHATML, tiny_llama, tiny_tokenizer
 
 from finery import Model, StepError
-from finery_transformers.loading import (
-    load_merged,
-    load_model,
-    load_tokenizer,
-    template_arguments,
-)
+from finery_transformers.loading import load_merged, load_model, load_tokenizer, template_arguments
 
 
 @pytest.fixture

@@ -11,13 +11,15 @@ import pytest
 from conftest import MakeProject, Project
 from tiny_llama import tiny_llama
 
-from finery.advice import Past, Results
-from finery.graph import Graph, build_graph
-from finery.plugins import load_plugins
-from finery.recipe import load
-from finery_trl import estimate, facts, forecast
-from finery_trl.estimate import Adapter, Architecture, Load, memory, tokens_per_second
-from finery_trl.facts import Unknown, of_config
+from finery.plugin.history import Past, Results
+from finery.plugin.manager import load_plugins
+from finery.recipe.document import load
+from finery.recipe.graph import Graph, build_graph
+from finery_trl.estimate import architecture as facts
+from finery_trl.estimate import forecast
+from finery_trl.estimate import memory as estimate
+from finery_trl.estimate.architecture import Unknown, of_config
+from finery_trl.estimate.memory import Adapter, Architecture, Load, memory, tokens_per_second
 
 SMOLLM2 = Architecture(30, 576, 1536, 9, 3, 64, 49152, tied=True)
 LLAMA_1B = Architecture(16, 2048, 8192, 32, 8, 64, 128256, tied=True)

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finery_trl.order import LengthGroupedOrder
+from finery_trl.rows.order import LengthGroupedOrder
 
 LENGTHS = st.lists(st.integers(1, 500), min_size=1, max_size=300)
 

@@ -13,10 +13,10 @@ from finery import DataError, Dataset, Model
 from finery.errors import UsageError
 from finery.rows import Row
 from finery.testing import TestJob, dataset
-from finery_trl.dpo import Dpo
-from finery_trl.kto import Kto
 from finery_trl.settings import Lora
-from finery_trl.sft import Sft
+from finery_trl.steps.dpo import Dpo
+from finery_trl.steps.kto import Kto
+from finery_trl.steps.sft import Sft
 
 WORDS = ["late", "wrong", "card_arrival"]
 
@@ -135,10 +135,12 @@ def test_kto_learns_from_ratings_and_from_pairs(run: Run, tmp_path: Path) -> Non
 
 
 def test_the_loss_is_what_trl_itself_measures(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    import finery_trl.trainer
+    import finery_trl.train.trainer
 
     _, ours = run(folder="ours", epochs=1)
-    monkeypatch.setattr(finery_trl.trainer, "_score_only_answers", lambda model, longest: None)
+    monkeypatch.setattr(
+        finery_trl.train.trainer, "_score_only_answers", lambda model, longest: None
+    )
     _, theirs = run(folder="theirs", epochs=1)
     for name in ("loss", "preference_accuracy", "reward_margin"):
         assert [p[name] for p in ours] == pytest.approx([p[name] for p in theirs], abs=2e-3)

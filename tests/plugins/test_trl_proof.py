@@ -9,19 +9,19 @@ import pytest
 from tiny_llama import CHATML, tiny_tokenizer
 
 from finery import DataError, Dataset, FineryError, Model, StepError, UsageError
-from finery.proof import Proof, Tally
+from finery.preflight.report import Proof, Tally
 from finery.rows import Row, with_id
 from finery.testing import TestJob, dataset
 from finery_eval.classification import Classification
 from finery_eval.evaluator import Evaluator
 from finery_eval.exact import Exact
-from finery_trl.dpo import Dpo
-from finery_trl.kto import Kto
-from finery_trl.proof import count, prove
+from finery_trl.preflight import count, prove
+from finery_trl.rows.tokens import Tokens, examples_of
 from finery_trl.settings import Lora
-from finery_trl.sft import Sft
-from finery_trl.tokens import Tokens, examples_of
-from finery_trl.training import read
+from finery_trl.steps.dpo import Dpo
+from finery_trl.steps.kto import Kto
+from finery_trl.steps.sft import Sft
+from finery_trl.train.run import read
 
 ASKED = "{% if add_generation_prompt %}"
 NO_END = (

@@ -18,12 +18,12 @@ from tiny_llama import tiny_llama
 from finery import DataError, Dataset, Model, StepError
 from finery.errors import UsageError
 from finery.rows import Row
-from finery.step import FILE_MODULE
+from finery.step.inspect import FILE_MODULE
 from finery.testing import TestJob, dataset
-from finery_trl.plan import Plan
 from finery_trl.settings import Launch, Lora
-from finery_trl.sft import Sft
-from finery_trl.training import _surroundings
+from finery_trl.steps.sft import Sft
+from finery_trl.train.plan import Plan
+from finery_trl.train.run import _surroundings
 
 ANSWERS = ["late", "wrong", "card_arrival"]
 TESTS = Path(__file__).parents[1]

@@ -17,11 +17,11 @@ from tiny_llama import tiny_tokenizer
 
 from finery import Dataset, Model, StepError
 from finery.errors import UsageError
-from finery.schema import step_schema
+from finery.recipe.schema import step_schema
 from finery.testing import TestJob
 from finery_eval.exact import Exact
-from finery_trl import dpo, sft
 from finery_trl.settings import Launch, Lora
+from finery_trl.steps import dpo, sft
 from finery_unsloth.dpo import Dpo
 from finery_unsloth.machine import check_patched, make_ready
 from finery_unsloth.prepared import _folder, _longest, _tokenizer, adapter_arguments

@@ -9,7 +9,9 @@ from typing import IO
 
 import msgspec
 
-from finery.errors import UsageError, did_you_mean, shown
+from finery.errors import UsageError
+from finery.util.paths import shown
+from finery.util.text import did_you_mean
 
 KNOWN = (
     {"messages"},

@@ -11,13 +11,13 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
-from finery.artifacts import Artifact
+from finery.artifact.kinds import Artifact
+from finery.artifact.manifest import Manifest
+from finery.cli.console import size
 from finery.cli.curve_view import curve_of, kept_step
-from finery.cli.output import size
 from finery.cli.plot import spreads
-from finery.curves import Point, Verdict, label, metrics, series, smoothed, verdict
 from finery.errors import UsageError
-from finery.manifest import Manifest
+from finery_trl.view.curves import Point, Verdict, label, metrics, series, smoothed, verdict
 
 SKIPPED = frozenset({"messages", "chat_template", "best_step", "eval_loss"})
 """Facts that the page has no room for, or says elsewhere."""

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from finery.artifacts import Artifact
-from finery.curves import CURVE, Point, label, lines, load, metrics, series, verdict
-from finery.errors import DataError, shown
-from finery.manifest import Manifest
+from finery.artifact.kinds import Artifact
+from finery.artifact.manifest import Manifest
+from finery.errors import DataError
+from finery.util.paths import shown
+from finery_trl.view.curves import CURVE, Point, label, lines, load, metrics, series, verdict
 
 WIDTH, HEIGHT = 100, 18
 """Characters of a plot at most, axes and legend included."""

@@ -8,13 +8,13 @@ from typing import Any
 import click
 import msgspec
 
-from finery.cli.output import counted, is_terminal, print_error, print_json
+from finery.cli.console import counted, is_terminal, print_error, print_json
 from finery.errors import FineryError, each_once
-from finery.graph import Graph, Node
-from finery.job import Report
-from finery.proof import Piece, Proof, Sample
-from finery.proving import Proven, prove_trainings, trainings
-from finery.store import Store
+from finery.preflight.report import Piece, Proof, Sample
+from finery.preflight.run import Proven, prove_trainings, trainings
+from finery.recipe.graph import Graph, Node
+from finery.step.job import Report
+from finery.store.database import Store
 
 MOST_CHARACTERS = 1_200
 """Of one piece of a sample row; of longer ones head and tail are shown."""

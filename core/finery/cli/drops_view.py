@@ -4,10 +4,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from finery.artifacts import Dataset
-from finery.cli.output import visible
-from finery.drops import dropped, findings
+from finery.artifact.kinds import Dataset
+from finery.cli.console import visible
 from finery.rows import snippet
+from finery.rows.dropped import dropped, findings
 
 SHOWN = 3
 """Rows of each reason that are shown unless all are."""

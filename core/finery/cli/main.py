@@ -7,17 +7,18 @@ from typing import Any
 
 import click
 
-from finery.errors import DISK_FULL, FineryError, did_you_mean
+from finery.errors import DISK_FULL, FineryError
+from finery.util.text import did_you_mean
 
 BUILT_IN = {
-    "init": "finery.cli.init:command",
-    "check": "finery.cli.check:command",
-    "plan": "finery.cli.plan:command",
-    "build": "finery.cli.build:command",
-    "explain": "finery.cli.explain:command",
-    "show": "finery.cli.show:command",
-    "plugins": "finery.cli.plugins:command",
-    "schema": "finery.cli.schema:command",
+    "init": "finery.cli.commands.init:command",
+    "check": "finery.cli.commands.check:command",
+    "plan": "finery.cli.commands.plan:command",
+    "build": "finery.cli.commands.build:command",
+    "explain": "finery.cli.commands.explain:command",
+    "show": "finery.cli.commands.show:command",
+    "plugins": "finery.cli.commands.plugins:command",
+    "schema": "finery.cli.commands.schema:command",
 }
 
 
@@ -42,7 +43,7 @@ class _Commands(click.Group):
 
     @staticmethod
     def _from_plugins() -> dict[str, Any]:
-        from finery.plugins import load_plugins
+        from finery.plugin.manager import load_plugins
 
         return load_plugins().commands
 
@@ -74,7 +75,7 @@ def main() -> None:
         error.show()
         code = 2
     except FineryError as error:
-        from finery.cli.output import print_error
+        from finery.cli.console import print_error
 
         print_error(error)
         code = error.exit_code

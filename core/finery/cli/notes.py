@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import click
 
-from finery.advice import Note
-from finery.checks import position
-from finery.cli.output import print_wrapped
-from finery.graph import Graph
+from finery.build.checks import position
+from finery.cli.console import print_wrapped
+from finery.plugin.notes import Note
+from finery.recipe.graph import Graph
 
 WIDTH = 98
 """Characters of a line of a note's reason."""

@@ -7,15 +7,17 @@ from typing import Any
 
 import click
 
-from finery.artifacts import Bundle, Dataset, Model
-from finery.cli.output import is_terminal
-from finery.curves import CURVE
-from finery.errors import FineryError, UsageError, did_you_mean, shown
-from finery.graph import Graph, Node, sources_of
-from finery.manifest import Manifest, Result
-from finery.plan import Planner, make_plan
-from finery.plugins import resolve
-from finery.store import Store
+from finery.artifact.kinds import Bundle, Dataset, Model
+from finery.artifact.manifest import Manifest, Result
+from finery.build.plan import Planner, make_plan
+from finery.cli.console import is_terminal
+from finery.errors import FineryError, UsageError
+from finery.plugin.manager import resolve
+from finery.recipe.graph import Graph, Node, sources_of
+from finery.store.database import Store
+from finery.util.paths import shown
+from finery.util.text import did_you_mean
+from finery_trl.view.curves import CURVE
 
 TOKENIZERS = ("transformers", "gguf", "adapter")
 """Formats of models that have a tokenizer."""
@@ -97,7 +99,7 @@ def _no_page(graph: Graph, titles: Mapping[str, Manifest]) -> UsageError:
 
 def _file(graph: Graph, html: str, name: str) -> Path:
     """Where a page goes: what `--html` names, a file or a folder, else beside the outputs."""
-    from finery.build import build_folder
+    from finery.build.scheduler import build_folder
 
     if not html:
         return build_folder(graph) / name

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import IO, Any, NamedTuple, Protocol
 
-from finery.cli.output import duration, in_line, is_terminal, visible
-from finery.events import Event
-from finery.graph import Graph
+from finery.cli.console import duration, in_line, is_terminal, visible
+from finery.recipe.graph import Graph
+from finery.util.events import Event
 
 QUIET_SECONDS, QUIETEST_SECONDS = 20.0, 300.0
 """On plain output, how long a running step stays silent between two lines on its progress: a tenth

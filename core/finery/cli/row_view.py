@@ -4,11 +4,11 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from finery.cli.output import counted, visible
+from finery.cli.console import counted, visible
 from finery.cli.tables import stdout
 from finery.cli.verdicts import answer_of, compact, reasons
 from finery.cli.views import labelled, turns
-from finery.lineage import Event, Story, Told
+from finery.lineage.story import Event, Story, Told
 from finery.rows import snippet
 
 SHOWN = 20

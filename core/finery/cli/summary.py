@@ -9,13 +9,14 @@ from pathlib import Path
 
 import click
 
-from finery.artifacts import Bundle, Metrics
-from finery.build import Build, Outcome
+from finery.artifact.kinds import Bundle, Metrics
+from finery.artifact.manifest import Manifest
+from finery.build.scheduler import Build, Outcome
+from finery.cli.console import counted, duration, print_error
 from finery.cli.curve_view import curve_of, kept_step
-from finery.cli.output import counted, duration, print_error
-from finery.curves import CURVE, lines, verdict
-from finery.errors import DataError, shown
-from finery.manifest import Manifest
+from finery.errors import DataError
+from finery.util.paths import shown
+from finery_trl.view.curves import CURVE, lines, verdict
 
 
 def print_summary(build: Build, outcome: Outcome) -> None:

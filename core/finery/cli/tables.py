@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from finery.artifacts import Metrics
-from finery.manifest import Manifest
-from finery.views import open_artifact
+from finery.artifact.kinds import Metrics
+from finery.artifact.manifest import Manifest
+from finery.store.links import open_artifact
 
 
 def print_scores(root: Path, outputs: Mapping[str, Mapping[str, Manifest]]) -> None:

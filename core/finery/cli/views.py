@@ -8,16 +8,16 @@ from typing import Any
 
 import msgspec
 
-from finery.artifacts import Artifact, Dataset, Metrics, Model
+from finery.artifact.kinds import Artifact, Dataset, Metrics, Model
+from finery.artifact.manifest import Manifest
+from finery.cli.console import in_line, size, visible
 from finery.cli.curve_view import curve_of, kept_step, show_curve
 from finery.cli.drops_view import drops_data, show_drops
-from finery.cli.output import in_line, size, visible
 from finery.cli.tables import percent, scores_table, stdout
 from finery.cli.verdicts import answer_of, compact, reasons
-from finery.curves import verdict
-from finery.manifest import Manifest
-from finery.rowfacts import Classes, Lengths, text_parts
 from finery.rows import NOT_CONTENT, Row, split_turns
+from finery_data.report.rowfacts import Classes, Lengths, text_parts
+from finery_trl.view.curves import verdict
 
 COUNTED = 100_000
 """Rows of a data set that are read for its lengths and classes."""

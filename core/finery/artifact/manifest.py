@@ -1,0 +1,76 @@
+"""Manifests: an artifact as the store keeps it, everything but the bytes."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+from blake3 import blake3
+
+from finery.util.canonical import encode
+
+MANIFEST = "manifest.json"
+"""The file in an artifact's folder that describes it."""
+Parts = list[tuple[str, Any]]
+"""(name, value), e.g. `("setting epochs", 3)`, `("input rows[0]", "4f…")`."""
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """An artifact as the store keeps it: everything but the bytes. Made by `manifest`."""
+
+    kind: str
+    meta: dict[str, Any]
+    files: dict[str, tuple[str, int]]  # name → (digest, size in bytes)
+    digest: str  # the artifact's identity: all but runtime, and where external files lie
+    view: str  # its folder of links; runtime facts and places of external files count here
+    refs: "dict[str, Manifest]" = {}
+    external: dict[str, tuple[str, int, int]] = {}  # name → (absolute path, bytes, mtime in ns)
+    runtime: dict[str, Any] = {}
+
+    def size(self) -> int:
+        """Bytes of its own files in the store."""
+        return sum(size for _, size in self.files.values())
+
+
+def manifest(
+    kind: str,
+    meta: Mapping[str, Any],
+    files: Mapping[str, tuple[str, int]],
+    refs: Mapping[str, Manifest] | None = None,
+    external: Mapping[str, tuple[str, int, int]] | None = None,
+    runtime: Mapping[str, Any] | None = None,
+) -> Manifest:
+    """A manifest with its digests worked out. `meta` comes back as JSON values, keys sorted."""
+    plain = json.loads(json.dumps(meta, sort_keys=True))
+    refs, external = dict(refs or {}), dict(sorted((external or {}).items()))
+    contents = sorted((name, digest) for name, (digest, _) in files.items())
+    under = sorted((role, m.digest) for role, m in refs.items())
+    digest = blake3(encode([kind, plain, contents, under, list(external)])).hexdigest()
+    lies = [digest, list(external.items()), sorted(m.view for m in refs.values())]
+    told = json.loads(json.dumps(runtime or {}, sort_keys=True))
+    view = blake3(encode([*lies, told] if told else lies)).hexdigest()
+    return Manifest(kind, plain, dict(files), digest, view, refs, external, told)
+
+
+def with_references(given: Manifest) -> Iterator[Manifest]:
+    """The artifact and all that it refers to, directly or through others."""
+    yield given
+    for ref in given.refs.values():
+        yield from with_references(ref)
+
+
+def referring(made: Manifest, known: Mapping[str, Manifest]) -> Manifest:
+    """The same artifact, referring to what is in `known` by digest as it is there."""
+    if not made.refs:
+        return made
+    refs = {role: known.get(m.digest) or referring(m, known) for role, m in made.refs.items()}
+    return manifest(made.kind, made.meta, made.files, refs, made.external, made.runtime)
+
+
+class Result(msgspec.Struct, frozen=True):
+    """A finished key: its outputs by name, and how they came about."""
+
+    key: str
+    outputs: dict[str, Manifest]
+    seconds: float
+    parts: Parts

@@ -1,0 +1,138 @@
+"""What is looked at beyond the schema and the graph: files, and what there is to advise."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from finery.plugin.notes import About, Estimate, Note, known_notes
+from finery.plugin.history import Results
+from finery.errors import FineryError, PluginError, UsageError
+from finery.recipe.graph import Graph, Node, place_of
+from finery.recipe.files import find_files
+from finery.step.inspect import files_of, give_files, nested_steps
+
+if TYPE_CHECKING:
+    from finery.artifact.manifest import Result
+    from finery.build.plan import Planner, StepPlan
+
+
+def notes_on(graph: Graph, results: Results | None = None) -> list[Note]:
+    """All notes on a graph's steps but those that the recipe silences, in the steps' order.
+
+    The recipe is looked at whole, since what isn't selected matters too (an evaluator, say).
+    results: what is built already; some notes can only be given then. Raises `PluginError` where
+    a plugin gives what isn't a note, or one that it didn't declare.
+    """
+    known, whole = known_notes(graph.plugins), graph.whole or graph
+    given = graph.plugins.hook.finery_checks(graph=whole, results=results or Results())
+    found = [*_unset_variables(graph), *(note for notes in given for note in notes)]
+    notes = [_completed(note, known, whole) for note in found]
+    silenced = set(graph.recipe.data.get("silence") or [])
+    heard = [n for n in notes if silenced.isdisjoint((n.name, f"{n.step}/{n.name}"))]
+    order = {name: index for index, name in enumerate([*graph.nodes, ""])}
+    return sorted((n for n in heard if n.step in order), key=lambda note: order[note.step])
+
+
+def lines_on(planner: "Planner", results: Mapping[str, "Result"], step: str) -> list[str]:
+    """The notes on a step that is about to start, a line each."""
+    built = Results(planner.store, results, planner.latest)
+    notes = [note for note in notes_on(planner.graph, built) if note.step == step]
+    return [f"{note.text} ({note.name}). {note.fix}".rstrip(" .") for note in notes]
+
+
+def estimates_of(graph: Graph, results: Results, steps: Sequence[str]) -> dict[str, Estimate]:
+    """What the plugins estimate for those steps, by step."""
+    given = graph.plugins.hook.finery_estimates(graph=graph, results=results, steps=steps)
+    return {e.step: e for estimates in given for e in estimates}
+
+
+def results_of(planner: "Planner", plans: Sequence["StepPlan"]) -> Results:
+    """What a plan found built."""
+    found = {plan.node.name: plan.result for plan in plans}
+    engines = {plan.node.name: plan.engines for plan in plans}
+    return Results(planner.store, found, planner.latest, engines)
+
+
+def note_data(graph: Graph, note: Note) -> dict[str, Any]:
+    """A note as plain data, with where the recipe has what it is about."""
+    file, line, *_ = [*position(graph, note).rsplit(":", 2), ""]
+    return {
+        "name": note.name,
+        "step": note.step,
+        "text": note.text,
+        "reason": note.reason,
+        "fix": note.fix,
+        "file": file,
+        "line": int(line) if line.isdecimal() else None,
+    }
+
+
+def position(graph: Graph, note: Note) -> str:
+    """`file:line:column` of what a note is about, or the `--set` it comes from."""
+    return graph.recipe.where(note.place, key=True)
+
+
+def _completed(note: Any, known: Mapping[str, About], graph: Graph) -> Note:
+    """The note with its reason and its place."""
+    if not isinstance(note, Note):
+        raise PluginError(
+            f"finery_checks of a plugin returns {note!r:.60}, which is not a note",
+            fix="return finery.Note objects",
+        )
+    if note.name not in known:
+        raise PluginError(
+            f"a plugin gives the note '{note.name}', which no plugin declares",
+            fix="return it from finery_notes too: recipes silence notes by their names",
+        )
+    node = graph.nodes.get(note.step)
+    return Note(
+        name=note.name,
+        text=note.text,
+        fix=note.fix,
+        step=note.step,
+        place=note.place or (node.place if node else ()),
+        reason=note.reason or known[note.name].why,
+    )
+
+
+def _unset_variables(graph: Graph) -> Iterator[Note]:
+    """A note for each environment variable that a step takes and that isn't set here."""
+    for node in graph.nodes.values():
+        for name in node.env:
+            if name not in os.environ:
+                yield Note(
+                    name="unset-variable",
+                    text=f"{node.name} takes the environment variable {name}, which isn't set here",
+                    fix=f"export {name}=…",
+                    step=node.name,
+                    place=(*node.place, "env"),
+                )
+
+
+def check_files(graph: Graph) -> list[FineryError]:
+    """An error for each setting that names outside files which aren't there or can't be used."""
+    errors: list[FineryError] = []
+    for node in graph.nodes.values():
+        missing = [*_missing_files(graph, node)]
+        errors += missing or _unusable_files(graph, node)
+    return errors
+
+
+def _unusable_files(graph: Graph, node: Node) -> Iterator[FineryError]:
+    for inside, step in {"": node.step, **nested_steps(node.step)}.items():
+        try:
+            step.check_files()
+        except UsageError as error:
+            error.where = place_of(graph.recipe, node, error.where, inside)
+            yield error
+
+
+def _missing_files(graph: Graph, node: Node) -> Iterator[FineryError]:
+    """An error for each setting without files; the others see theirs then."""
+    for name, files in files_of(node.step).items():
+        try:
+            found = find_files(graph.recipe, (*node.place, *name.split(".")), files)
+        except FineryError as error:
+            yield error
+        else:
+            give_files(node.step, {name: found})

@@ -1,0 +1,126 @@
+"""What a step of a plan is as a task for a worker."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from finery.build.events import RunLog
+from finery.recipe.graph import Node, Source
+from finery.artifact.manifest import Manifest, Result, with_references
+from finery.build.plan import Planner, StepPlan
+from finery.recipe.document import Recipe
+from finery.fields import Files, Settings
+from finery.step.step import Step
+from finery.step.inspect import nested_steps, inputs_of
+from finery.execute.task import Task
+
+
+def task_of(plan: StepPlan, planner: Planner, results: Mapping[str, Result], log: RunLog) -> Task:
+    """The task of a step whose inputs are built.
+
+    `RecipeError` where an environment variable that the step needs isn't set.
+    """
+    node, spec, graph = plan.node, type(plan.node.step).__spec__, planner.graph
+    inputs: dict[str, list[tuple[str, Manifest]]] = {}
+    for (name, _), manifest in planner.inputs(node, results).items():
+        refs = [s.ref for s in node.sources if s.field == name]
+        inputs.setdefault(name, []).append((refs[len(inputs.get(name, []))], manifest))
+    out, scratch = planner.store.work(plan.key)
+    return Task(
+        step=node.name,
+        use=node.use,
+        settings=_settings(node.step),
+        nested=_nested(graph.recipe, node),
+        inputs=inputs,
+        files={
+            setting: [(name, str(path)) for name, path in found]
+            for setting, found in plan.files.items()
+        },
+        seed=node.seed if node.step.uses_seed() else None,
+        pinned=plan.pinned,
+        env=_environment(graph.recipe, node, results, spec.engines),
+        engines=plan.engines,
+        plugins=[str(p.path) for p in graph.plugins.plugins if p.path],
+        store=str(planner.store.root),
+        out=str(out),
+        scratch=str(scratch),
+        log=str(log.log_of(node.name)),
+        isolated=spec.isolated,
+    )
+
+
+def _settings(step: Settings) -> dict[str, Any]:
+    """The step's settings as plain data; inputs and outside files as placeholders' patterns."""
+    inputs = inputs_of(type(step)) if isinstance(step, Step) else {}
+    made: dict[str, Any] = {}
+    for name in type(step).__struct_fields__:
+        value = getattr(step, name)
+        if name in inputs:
+            made[name] = [] if inputs[name].many else None if value is None else ""
+        elif isinstance(value, Step):
+            continue  # a step inside, see `_nested`
+        elif isinstance(value, Settings):
+            made[name] = _settings(value)
+        elif isinstance(value, Files):
+            made[name] = value.patterns
+        else:
+            made[name] = msgspec.to_builtins(value)
+    return made
+
+
+def _nested(recipe: Recipe, node: Node) -> dict[str, tuple[str, dict[str, Any]]]:
+    """The steps inside a step as plain data."""
+    written = recipe.data[node.section][node.name]
+    return {
+        field: (written[field]["use"], _settings(within))
+        for field, within in nested_steps(node.step).items()
+    }
+
+
+def _environment(
+    recipe: Recipe, node: Node, results: Mapping[str, Result], engines: bool
+) -> dict[str, str]:
+    """The variables that the recipe passes to a step, and those that its models need."""
+    for index, name in enumerate(node.env):
+        if name not in os.environ:
+            raise recipe.error(
+                f"the environment variable {name}, which step '{node.name}' takes, isn't set",
+                (*node.place, "env", index),
+                fix=f"export {name}=…",
+            )
+    found = {name: os.environ[name] for name in node.env}
+    for source in node.sources if engines else ():
+        for name in _variables(_given(source, results)):
+            if name not in os.environ:
+                raise recipe.error(
+                    f"the environment variable {name}, which the model '{source.ref}' needs, "
+                    "isn't set",
+                    node.place,
+                    key=True,
+                    fix=f"export {name}=…",
+                )
+            found[name] = os.environ[name]
+    return found
+
+
+def limited_models(node: Node, results: Mapping[str, Result]) -> frozenset[str]:
+    """Digests of the models that a step asks whose runtime facts limit the requests under way.
+
+    Steps that ask the same one run one after the other: so the limit holds for all of them, and
+    what two of them ask is answered once.
+    """
+    if not type(node.step).__spec__.engines:
+        return frozenset()
+    given = (made for s in node.sources for made in with_references(_given(s, results)))
+    return frozenset(made.digest for made in given if "concurrency" in made.runtime)
+
+
+def _given(source: Source, results: Mapping[str, Result]) -> Manifest:
+    return results[source.step].outputs[source.output]
+
+
+def _variables(made: Manifest) -> set[str]:
+    """Names of the environment variables that a model, or one under it, needs."""
+    return {name for m in with_references(made) for name in m.runtime.get("env", [])}

@@ -1,0 +1,58 @@
+"""What happens in a build, as data. The terminal view, `--json` and the run's log all listen.
+
+Every event is a mapping with `event` and the fields below.
+
+    build_started   run, recipe, steps
+    step_cached     step, use
+    step_started    step, use, reason
+    step_log        step, message
+    step_progress   step, done, total, text
+    step_metric     step, name, value, at
+    step_finished   step, use, seconds, outputs
+    step_failed     step, use, error, log
+    step_blocked    step, use, by
+    build_finished  ok, ran, cached, failed, blocked, seconds, exit_code
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+import msgspec
+from finery.util.events import Event
+
+
+class RunLog:
+    """Keeps a run's events in `runs/<id>/events.jsonl`, from the first step that runs on."""
+
+    def __init__(self, runs: Path, run: str) -> None:
+        self.folder = runs / run
+        self._held: list[Event] = []
+        self._file: BinaryIO | None = None
+
+    def log_of(self, step: str) -> Path:
+        """The log file of a step."""
+        self._open()
+        return self.folder / f"{step}.log"
+
+    def __call__(self, event: Event) -> None:
+        """Listen to an event."""
+        if event["event"] == "step_started":
+            self._open()
+        if self._file is None:
+            self._held.append(event)
+        else:
+            self._file.write(msgspec.json.encode(event) + b"\n")
+            if event["event"] not in ("step_progress", "step_metric", "step_cached"):
+                self._file.flush()
+
+    def close(self) -> None:
+        """Flush and close."""
+        if self._file is not None:
+            self._file.close()
+
+    def _open(self) -> None:
+        if self._file is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._file = (self.folder / "events.jsonl").open("ab")
+            self._file.writelines(msgspec.json.encode(e) + b"\n" for e in self._held)
+            self._held.clear()

@@ -1,0 +1,45 @@
+"""Steps made ready in the main process, for questions that are asked without running them."""
+
+import copy
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from finery.errors import StepError
+from finery.recipe.graph import Node
+from finery.step.job import Job, Report
+from finery.util.paths import PINNED
+from finery.inference.records import SqliteRecords
+from finery.step.step import Step
+from finery.step.inspect import give_files
+from finery.store.database import Store
+
+
+def with_files(step: Step, found: Mapping[str, Sequence[tuple[str, Path]]]) -> Step:
+    """A copy of the step whose settings of type `Files` hold the files found."""
+    made = copy.deepcopy(step)
+    give_files(made, found)
+    return made
+
+
+def job_without_run(
+    node: Node, store: Store, folder: Path, *, pinned: str | None, report: Report
+) -> Job:
+    """A job that asks no engine. folder: an empty one, which the caller throws away."""
+    (folder / "out").mkdir()
+    return Job(
+        out=folder / "out",
+        scratch=folder / "scratch",
+        seed=node.seed if node.step.uses_seed() else None,
+        report=report,
+        records=SqliteRecords(store.database),
+        find_engine=_no_engine,
+        secrets={name: os.environ[name] for name in node.env if name in os.environ},
+        pinned=pinned,
+        kept=store.root / PINNED,
+    )
+
+
+def _no_engine(model: Any) -> Any:
+    raise StepError("a step that doesn't run asked for an engine", fix="do without answers")

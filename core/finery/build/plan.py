@@ -1,0 +1,269 @@
+"""The plan: every step with its key, its state and the reason for it."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from blake3 import blake3
+
+from finery.artifact.kinds import Model
+from finery.build.code import Parsed, code_of
+from finery.errors import RecipeError
+from finery.recipe.graph import Graph, Node
+from finery.build.keys import MISSING, differences, key_of, key_parts, package_version
+from finery.artifact.manifest import Parts
+from finery.util.canonical import encode
+from finery.recipe.lock import Lock
+from finery.artifact.manifest import Manifest, Result
+from finery.recipe.files import find_files
+from finery.recipe.excerpt import without_secrets
+from finery.step.step import Step
+from finery.step.inspect import files_of, nested_steps
+from finery.store.database import Store
+
+State = Literal["cached", "run", "pending"]
+NOT_BUILT = "(not built yet)"
+
+
+@dataclass
+class StepPlan:
+    """What the build would do with one step, and why."""
+
+    node: Node
+    state: State
+    reason: str = ""
+    key: str = ""
+    parts: Parts = field(default_factory=list)
+    result: Result | None = None
+    gone: str = ""  # which outside file isn't there any more
+    files: dict[str, list[tuple[str, Path]]] = field(default_factory=dict)
+    pinned: str | None = None
+    engines: dict[str, str] = field(default_factory=dict)  # model format → its engine in records
+
+
+class Planner:
+    """Resolves steps one by one, as soon as what they take from is built."""
+
+    def __init__(self, graph: Graph, store: Store) -> None:
+        self.graph = graph
+        self.store = store
+        self.recipe_id = _recipe_id(graph.recipe.path, store)
+        self.latest = store.latest(self.recipe_id)
+        self.lock = Lock(graph.recipe.path)
+        self.code_files: set[Path] = set()
+        self._code: dict[Any, dict[str, str]] = {}
+        for node in graph.nodes.values():
+            self._code_with_inner(node.step)  # now, while it is the code that this process imported
+
+    @cached_property
+    def _packages(self) -> set[str]:
+        """Top-level packages of all plugins: imports into them count as a step's code."""
+        return {p.module.__name__.partition(".")[0] for p in self.graph.plugins.plugins}
+
+    def resolve(self, name: str, results: Mapping[str, Result | None]) -> StepPlan:
+        """The plan of a step, given the results of the steps before it (None: not built)."""
+        node = self.graph.nodes[name]
+        missing = [s.step for s in node.sources if not results.get(s.step)]
+        inputs = {} if missing else self.inputs(node, results)
+        plan = StepPlan(node, "pending", files=self.files(node))
+        _open_files(node, plan.files)
+        plan.pinned, unpinned = self._pinned(node)
+        plan.parts = self._parts(plan, inputs, results)
+        if missing:
+            plan.reason = f"waits for {', '.join(dict.fromkeys(missing))}"
+            return plan
+        if unpinned:
+            plan.state, plan.reason = (
+                "run",
+                f"{unpinned} is not pinned in {self.lock.path.name} yet",
+            )
+            return plan
+        plan.key = key_of(plan.parts)
+        plan.result = self.store.lookup(plan.key, inputs.values())
+        plan.state = "cached" if plan.result else "run"
+        plan.reason = "" if plan.result else self._reason(plan)
+        return plan
+
+    def inputs(
+        self, node: Node, results: Mapping[str, Result | None]
+    ) -> dict[tuple[str, int], Manifest]:
+        """(field, index) → manifest of each input, all of which are built."""
+        found = {}
+        for source in node.sources:
+            result = results[source.step]
+            assert result is not None
+            found[source.field, source.index] = result.outputs[source.output]
+        return found
+
+    def files(self, node: Node) -> dict[str, list[tuple[str, Path]]]:
+        """Setting → (name, path) of the outside files that it names."""
+        return {
+            name: find_files(self.graph.recipe, (*node.place, *name.split(".")), files)
+            for name, files in files_of(node.step).items()
+        }
+
+    def forget_pins(self) -> None:
+        """Take the floating names of the selected steps as unpinned, without a selection all."""
+        names: list[str] | None = None
+        if self.graph.whole is not None:
+            for node in self.graph.nodes.values():
+                _open_files(node, self.files(node))
+            found = (node.step.floating() for node in self.graph.nodes.values())
+            names = [name for name in found if name is not None]
+        self.lock.forget(names)
+
+    def _pinned(self, node: Node) -> tuple[str | None, str | None]:
+        """(what the step's floating name is pinned to, the name if it isn't pinned yet)."""
+        floating = node.step.floating()
+        if floating is None:
+            return None, None
+        pinned = self.lock.get(floating)
+        return pinned, None if pinned else floating
+
+    def _parts(
+        self,
+        plan: StepPlan,
+        inputs: Mapping[tuple[str, int], Manifest],
+        results: Mapping[str, Result | None],
+    ) -> Parts:
+        node = plan.node
+        engines = {}
+        if type(node.step).__spec__.engines:
+            for model_format in sorted({f for m in inputs.values() for f in _formats(m)}):
+                engine = self.graph.plugins.engine(model_format)
+                engines[model_format] = (self._code_of(engine), engine.packages)
+                digest = _engine_digest(*engines[model_format])
+                plan.engines[model_format] = engine.version or digest
+        digests = {}
+        for source in node.sources:
+            result = results.get(source.step)
+            digests[source.field, source.index] = (
+                result.outputs[source.output].digest if result else NOT_BUILT
+            )
+        return key_parts(
+            node,
+            code=self._code_with_inner(node.step),
+            inputs=digests,
+            files=self.store.digest_files(plan.files),
+            pinned=plan.pinned,
+            engines=engines,
+        )
+
+    def _code_with_inner(self, step: Step) -> dict[str, str]:
+        found = self._code_of(type(step))
+        for named in step.key_code():
+            found = found | self._code_of(named)
+        for within in nested_steps(step).values():
+            found = found | self._code_with_inner(within)
+        return dict(sorted(found.items()))
+
+    def _code_of(self, cls: Any) -> dict[str, str]:
+        if cls not in self._code:
+            self._code[cls] = code_of(cls, self._packages, self._parsed)
+        return self._code[cls]
+
+    def _parsed(self, path: Path, module: str) -> Parsed:
+        self.code_files.add(path)
+        return self.store.parsed(path, module)
+
+    def changed_code(self, plan: StepPlan) -> list[str]:
+        """Files of the step's code that are no longer what its key says."""
+        changed: set[str] = set()
+        step = plan.node.step
+        within = map(type, nested_steps(step).values())
+        engines = map(self.graph.plugins.engine, plan.engines)
+        for cls in (type(step), *step.key_code(), *within, *engines):
+            now = code_of(cls, self._packages, self.store.parsed)
+            changed |= {file for file, _ in self._code_of(cls).items() ^ now.items()}
+        return sorted(changed)
+
+    def _reason(self, plan: StepPlan) -> str:
+        if self.store.known(plan.key):
+            return "its files are missing or damaged"
+        if plan.node.name not in self.latest:
+            return "never built"
+        before = self.store.parts_of(self.latest[plan.node.name][0])
+        if before is None:
+            return "never built"
+        changes = [describe(*c) for c in differences(before, plan.parts)]
+        if not changes:
+            return "the format of keys changed"
+        more = f" and {len(changes) - 2} more" if len(changes) > 2 else ""
+        return "; ".join(changes[:2]) + more
+
+    def explain(self, name: str) -> tuple[StepPlan, Parts | None, Parts | None]:
+        """(the step's plan now, its parts at the last build, its parts at the build before)."""
+        plan = next(p for p in make_plan(self) if p.node.name == name)
+        last, before = self.latest.get(name, (None, None))
+        return (
+            plan,
+            self.store.parts_of(last) if last else None,
+            self.store.parts_of(before) if before else None,
+        )
+
+
+def make_plan(planner: Planner, *, without_files: bool = False) -> Iterator[StepPlan]:
+    """The plan of every step, in the order of the graph.
+
+    without_files: a step whose outside files are gone is pending, and `gone` says what is missing;
+    for those who only look at what is built. Else that raises `RecipeError`.
+    """
+    results: dict[str, Result | None] = {}
+    for name, node in planner.graph.nodes.items():
+        try:
+            plan = planner.resolve(name, results)
+        except RecipeError as error:
+            if not without_files:
+                raise
+            plan = StepPlan(node, "pending", reason=error.what, gone=error.what)
+        results[name] = plan.result
+        yield plan
+
+
+def describe(part: str, old: Any, new: Any) -> str:
+    """A changed part in words: `setting epochs: 3 → 2`."""
+    if part.startswith(("code ", "file ", "input ")):
+        kind = "gone" if new is MISSING else "new" if old is MISSING else "changed"
+        if new == NOT_BUILT:
+            kind = "not built yet"
+        return f"{part} {kind}"
+    return f"{part}: {short(old)} → {short(new)}"
+
+
+def short(value: Any, limit: int = 60) -> str:
+    """A part's value for people: digests cut, long text cut."""
+    if value is MISSING:
+        return "—"
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = without_secrets(" ".join(text.split()))
+    if len(text) == 64 and set(text) <= set("0123456789abcdef"):
+        return text[:12]
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _open_files(node: Node, files: Mapping[str, Sequence[tuple[str, Path]]]) -> None:
+    """Let the step see its outside files: a floating name may depend on what they hold."""
+    for name, setting in files_of(node.step).items():
+        setting.paths = [path for _, path in files[name]]
+
+
+def _formats(manifest: Manifest) -> Iterator[str]:
+    """The formats of a model and of all models under it."""
+    if manifest.kind == Model.kind:
+        yield str(manifest.meta["format"])
+    for ref in manifest.refs.values():
+        yield from _formats(ref)
+
+
+def _engine_digest(code: Mapping[str, str], packages: Sequence[str]) -> str:
+    versions = {p: package_version(p) for p in packages}
+    return blake3(encode([dict(code), versions])).hexdigest()
+
+
+def _recipe_id(path: Path, store: Store) -> str:
+    """How the store calls a recipe: its path from the project folder."""
+    return os.path.relpath(path.absolute(), store.root.parent)

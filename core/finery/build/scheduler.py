@@ -1,0 +1,454 @@
+"""One execution of a plan: steps start as soon as what they take from is there."""
+
+import os
+import signal
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from finery.build.checks import lines_on
+from finery.build.dispatch import limited_models, task_of
+from finery.errors import DataError, FineryError, StepError, UsageError, error_from_dict
+from finery.util.events import Event, Listener
+from finery.build.events import RunLog
+from finery.execute.executor import Executor
+from finery.recipe.graph import Graph, Node, place_of
+from finery.util.text import redacted
+from finery.artifact.manifest import Manifest, Result
+from finery.util.paths import PINNED, project_folder
+from finery.build.plan import Planner, StepPlan
+from finery.step.inspect import SECTIONS
+from finery.step.step import Step
+from finery.store.database import Store
+from finery.execute.task import Task
+from finery.store.links import link_outputs, prune_links
+
+T = TypeVar("T")
+
+POLL_SECONDS = 0.05
+"""How often a key that another build is making is looked at."""
+RECORD_SECONDS = 0.1
+"""Steps quicker than this are recorded in groups, at least this often."""
+
+
+@dataclass
+class Outcome:
+    """What became of a build."""
+
+    run: str
+    results: dict[str, Result] = field(default_factory=dict)
+    ran: list[str] = field(default_factory=list)
+    errors: dict[str, FineryError] = field(default_factory=dict)
+    blocked: dict[str, list[str]] = field(default_factory=dict)
+    logs: dict[str, str] = field(default_factory=dict)  # of failed steps
+    seconds: float = 0.0
+    broken: int = 0  # the exit code of what ended the build before its time
+
+    @property
+    def exit_code(self) -> int:
+        """0 fine; 2 when what the user gave is wrong; 1 when a step or a requirement failed."""
+        return self.broken or max((e.exit_code for e in self.errors.values()), default=0)
+
+
+class Build:
+    """Runs a graph's steps on an executor, and tells listeners what happens."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        store: Store,
+        executor: Executor,
+        listeners: Sequence[Listener] = (),
+        *,
+        keep_going: bool = False,
+        update_lock: bool = False,
+    ) -> None:
+        self.graph = graph
+        self.store = store
+        self.executor = executor
+        self.keep_going = keep_going
+        self.planner = Planner(graph, store)
+        if update_lock:
+            self.planner.forget_pins()
+        self.outcome = Outcome(new_run_id())
+        self.log = RunLog(store.root / "runs", self.outcome.run)
+        self.listeners: list[Listener] = [self.log, *listeners]
+        self.folder = build_folder(graph)
+        self.began = time.time_ns()
+        self._started = time.perf_counter()
+        self._waiting = {n: len(node.upstream()) for n, node in graph.nodes.items()}
+        self._after: dict[str, list[str]] = {n: [] for n in graph.nodes}
+        for name, node in graph.nodes.items():
+            for before in node.upstream():
+                self._after[before].append(name)
+        self._ready = [n for n in reversed(graph.nodes) if self._waiting[n] == 0]
+        self._queues: dict[bool, dict[str, StepPlan]] = {False: {}, True: {}}
+        self._running: dict[str, StepPlan] = {}
+        self._locked: dict[str, StepPlan] = {}
+        self._unrecorded: list[Result] = []
+        self._made: dict[str, Result] = {}
+        self._new_keys: dict[str, str] = {}
+        self._cleaners: list[threading.Thread] = []
+        self._recorded_at = time.monotonic()
+
+    def run(self) -> Outcome:
+        """Build everything. Ctrl-C reaches the caller as KeyboardInterrupt, workers ended."""
+        self.store.sweep()
+        nodes = self.graph.nodes.values()
+        steps = [{"step": n.name, "use": n.use, "section": n.section} for n in nodes]
+        recipe = self.graph.recipe.name
+        self._emit("build_started", run=self.outcome.run, recipe=recipe, steps=steps)
+        self.graph.plugins.hook.finery_build_started(run=self.outcome.run, plan=self.graph)
+        try:
+            self._run()
+        except BaseException as error:
+            interrupted = isinstance(error, KeyboardInterrupt)
+            self.outcome.broken = 130 if interrupted else getattr(error, "exit_code", 1)
+            raise
+        finally:
+            self.executor.close()
+            try:
+                self._record(now=True)
+            finally:
+                for thread in self._cleaners:
+                    thread.join()
+                self._finish()
+        return self.outcome
+
+    def _run(self) -> None:
+        while self._unfinished():
+            self._start_ready()
+            self._record(now=not self._running)
+            if self._running:
+                self._listen()
+            elif self._locked:
+                time.sleep(POLL_SECONDS)
+            elif self._stopped():
+                break
+        data = self.graph.recipe.data
+        steps = {name for section in SECTIONS for name in data.get(section) or ()}
+        prune_links(self.folder, steps | self.store.steps_of_others(self.planner.recipe_id))
+
+    def _unfinished(self) -> bool:
+        return bool(self._ready or self._locked or self._running or any(self._queues.values()))
+
+    # -- starting --------------------------------------------------------------------------------
+
+    def _stopped(self) -> bool:
+        return bool(self.outcome.errors) and not self.keep_going
+
+    def _start_ready(self) -> None:
+        """Settle what is cached and start what isn't, until nothing more can be done now."""
+        while self._ready:
+            self._guarded(self._look_up, self._ready.pop())
+        if self._stopped():
+            self._locked.clear()
+            self._queues[False].clear()
+            self._queues[True].clear()
+            return
+        waited, self._locked = self._locked, {}
+        for plan in waited.values():
+            self._queues[_isolated(plan)][plan.node.name] = plan
+        for isolated, queue in self._queues.items():
+            while queue and self.executor.has_room(isolated):
+                self._guarded(self._start, queue.pop(next(iter(queue))))
+        if self._ready:  # another build had finished a step, and others waited for it
+            self._start_ready()
+
+    def _guarded(self, action: Callable[[T], None], subject: T) -> None:
+        """Do something for a step; an expected error fails the step."""
+        try:
+            action(subject)
+        except FineryError as error:
+            name = subject.node.name if isinstance(subject, StepPlan) else str(subject)
+            self._fail(self.graph.nodes[name], error)
+
+    def _look_up(self, name: str) -> None:
+        """Find out whether a step whose inputs are there is cached."""
+        plan = self.planner.resolve(name, self.outcome.results)
+        if not plan.key:  # its floating name isn't pinned yet
+            step = plan.node.step
+            floating = step.floating()
+            assert floating is not None
+            self.planner.lock.set(floating, step.pin_into(self.store.root / PINNED))
+            plan = self.planner.resolve(name, self.outcome.results)
+        if plan.result is not None:
+            self._settle(plan, plan.result, cached=True)
+        else:
+            self._queues[_isolated(plan)][name] = plan
+
+    def _start(self, plan: StepPlan) -> None:
+        """Start a step, unless its key is being made or was just made, here or elsewhere."""
+        made = self._made.get(plan.key)
+        if made is not None:
+            self._settle(plan, made, cached=True)
+            return
+        if self._must_wait(plan) or not self.store.try_lock(plan.key):
+            self._locked[plan.node.name] = plan
+            return
+        inputs = self.planner.inputs(plan.node, self.outcome.results)
+        result = self.store.lookup(plan.key, inputs.values())
+        if result is not None:
+            self.store.unlock(plan.key)
+            self._settle(plan, result, cached=True)
+            return
+        self._dispatch(plan)
+
+    def _must_wait(self, plan: StepPlan) -> bool:
+        """Whether a step that runs has the same key, or asks a model that takes one at a time."""
+        models = limited_models(plan.node, self.outcome.results)
+        return any(
+            running.key == plan.key
+            or not models.isdisjoint(limited_models(running.node, self.outcome.results))
+            for running in self._running.values()
+        )
+
+    def _dispatch(self, plan: StepPlan) -> None:
+        node = plan.node
+        try:
+            self._check_code(plan)
+            task = task_of(plan, self.planner, self.outcome.results, self.log)
+            advice = self._advice(node)
+        except BaseException:
+            self.store.unlock(plan.key)
+            raise
+        self._running[node.name] = plan
+        self._emit("step_started", step=node.name, use=node.use, reason=plan.reason)
+        for line in advice:
+            self._emit("step_log", step=node.name, message=line)
+        self.graph.plugins.hook.finery_step_started(name=node.name, use=node.use)
+        self.executor.start(task)
+
+    def _advice(self, node: Node) -> list[str]:
+        """Notes on a training that is about to start: only now its rows can be counted."""
+        if node.section != "train":
+            return []
+        return lines_on(self.planner, self.outcome.results, node.name)
+
+    # -- listening -------------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        """Take what the workers say; return once a step ended, or after a moment."""
+        timeout = POLL_SECONDS if self._locked or self._unrecorded or self._new_keys else 1.0
+        for task, event in self.executor.poll(timeout):
+            plan = self._running[task.step]
+            kind = event.pop("event")
+            if kind in ("done", "failed", "died"):
+                _redact_log(task)
+            match kind:
+                case "done":
+                    self._done(plan, event)
+                case "failed":
+                    self._ended(plan)
+                    self._fail(plan.node, error_from_dict(event["error"]), log=task.log)
+                case "died":
+                    self._ended(plan)
+                    self._fail(plan.node, _death(event["code"], task), log=task.log)
+                case _:
+                    self._emit(f"step_{kind}", step=task.step, **event)
+
+    def _done(self, plan: StepPlan, event: Event) -> None:
+        """A step's outputs are in `objects/`: let the next ones go, record it soon."""
+        del self._running[plan.node.name]
+        try:
+            self._check_unchanged(plan)
+        except FineryError as error:
+            self.store.clear_output(plan.key)
+            self.store.unlock(plan.key)
+            self._fail(plan.node, error)
+            return
+        outputs = msgspec.convert(event["outputs"], dict[str, Manifest])
+        result = Result(plan.key, outputs, event["seconds"], plan.parts)
+        self._made[plan.key] = result
+        self._unrecorded.append(result)
+        self._record(now=result.seconds > RECORD_SECONDS)
+        self.outcome.ran.append(plan.node.name)
+        self._guarded(lambda made: self._settle(made, result, cached=False), plan)
+
+    def _record(self, *, now: bool) -> None:
+        """Commit what is finished, if it is time: quick steps share the cost of an fsync.
+
+        Until then their locks are held, and a kill costs at most these steps' work.
+        """
+        if not (self._unrecorded or self._new_keys):
+            return
+        if (
+            now
+            or time.monotonic() - self._recorded_at > RECORD_SECONDS
+            or len(self._unrecorded) >= 256
+        ):
+            try:
+                self.store.commit(self._unrecorded, run=self.outcome.run)
+            except (OSError, sqlite3.Error) as error:
+                raise StepError(
+                    f"can't keep what the steps made: {error}",
+                    fix="free some space and build again: nothing is lost",
+                ) from error
+            for result in self._unrecorded:
+                self.store.unlock(result.key)
+            self._clear([result.key for result in self._unrecorded])
+            self._unrecorded.clear()
+            self._recorded_at = time.monotonic()
+            self._remember()
+
+    def _clear(self, keys: list[str]) -> None:
+        """Remove finished keys' folders beside the build: a busy disk takes its time for each."""
+
+        def clear() -> None:
+            for key in keys:
+                self.store.clear_work(key)
+
+        thread = threading.Thread(target=clear)
+        thread.start()
+        self._cleaners.append(thread)
+
+    def _check_code(self, plan: StepPlan) -> None:
+        """Don't run code that isn't what the key says: a worker imports what is there by now."""
+        changed = self.planner.changed_code(plan)
+        if changed:
+            raise StepError(
+                f"its code changed since the build began: {', '.join(changed)}", fix="build again"
+            )
+
+    def _check_unchanged(self, plan: StepPlan) -> None:
+        """Don't publish what was made from files that changed under it."""
+        parts = dict(plan.parts)
+        for setting, found in plan.files.items():
+            for name, path in found:
+                if parts[f"file {setting} {name}"] != _digest_now(self.store, path):
+                    raise StepError(
+                        f"changed while the step was reading it: {name}", fix="build again"
+                    )
+
+    def _ended(self, plan: StepPlan) -> None:
+        """A step ended without outputs."""
+        del self._running[plan.node.name]
+        self.store.clear_output(plan.key)
+        self.store.unlock(plan.key)
+
+    def _settle(self, plan: StepPlan, result: Result, *, cached: bool) -> None:
+        """A step's outputs are in the store: link them, judge them, let the next steps go."""
+        node = plan.node
+        self.outcome.results[node.name] = result
+        self._new_keys[node.name] = result.key
+        try:
+            link_outputs(self.store.root, self.folder / node.name, result.outputs)
+        except OSError as error:
+            place = self.folder / node.name
+            raise UsageError(f"can't put its outputs at {place}: {error.strerror}") from error
+        seconds = 0.0 if cached else result.seconds
+        kind = "step_cached" if cached else "step_finished"
+        shown = (
+            {}
+            if cached
+            else {"seconds": seconds, "outputs": {n: m.kind for n, m in result.outputs.items()}}
+        )
+        self._emit(kind, step=node.name, use=node.use, **shown)
+        self.graph.plugins.hook.finery_step_finished(
+            name=node.name, use=node.use, seconds=seconds, cached=cached
+        )
+        if type(node.step).verify is not Step.verify:
+            try:
+                node.step.verify({n: self.store.artifact(m) for n, m in result.outputs.items()})
+            except FineryError as error:
+                self._fail(node, error)
+                return
+        for name in self._after[node.name]:
+            self._waiting[name] -= 1
+            if self._waiting[name] == 0 and name not in self.outcome.blocked:
+                self._ready.append(name)
+
+    def _fail(self, node: Node, error: FineryError, log: str | None = None) -> None:
+        """Record a failure and block all that waits for the step."""
+        error.where = place_of(self.graph.recipe, node, error.where)
+        self.outcome.errors[node.name] = error
+        kept = log if log and os.path.exists(log) and os.path.getsize(log) else None
+        if kept:
+            self.outcome.logs[node.name] = kept
+        self._emit("step_failed", step=node.name, use=node.use, error=error.to_dict(), log=kept)
+        self.graph.plugins.hook.finery_step_failed(name=node.name, use=node.use, error=error)
+        for name in self._downstream(node.name):
+            if name not in self.outcome.blocked:
+                self._emit("step_blocked", step=name, use=self.graph.nodes[name].use, by=node.name)
+            self.outcome.blocked.setdefault(name, []).append(node.name)
+
+    def _downstream(self, name: str) -> Iterator[str]:
+        seen, stack = {name}, list(self._after[name])
+        while stack:
+            step = stack.pop()
+            if step not in seen:
+                seen.add(step)
+                yield step
+                stack.extend(self._after[step])
+
+    # -- ending ----------------------------------------------------------------------------------
+
+    def _remember(self) -> None:
+        """Keep the keys that steps have now; done as the build goes, since it may be killed."""
+        self.store.remember(self.planner.recipe_id, self._new_keys)
+        self._new_keys = {}
+
+    def _finish(self) -> None:
+        outcome = self.outcome
+        outcome.seconds = time.perf_counter() - self._started
+        built = [n for n in outcome.results if n not in outcome.errors]
+        complete = len(built) == len(self.graph.nodes)
+        self._emit(
+            "build_finished", ok=complete, ran=len(outcome.ran),
+            cached=len(outcome.results) - len(outcome.ran), failed=len(outcome.errors),
+            blocked=len(outcome.blocked), seconds=outcome.seconds, exit_code=outcome.exit_code,
+        )  # fmt: skip
+        self.graph.plugins.hook.finery_build_finished(run=outcome.run, ok=complete)
+        self.log.close()
+
+    def _emit(self, event: str, **fields: Any) -> None:
+        for listener in self.listeners:
+            listener({"event": event, **fields})
+
+
+def _isolated(plan: StepPlan) -> bool:
+    return type(plan.node.step).__spec__.isolated
+
+
+def build_folder(graph: Graph) -> Path:
+    """`build/<recipe>` in the project folder: what a person opens."""
+    return project_folder(graph.recipe.path) / "build" / graph.recipe.name
+
+
+def new_run_id() -> str:
+    """A name for a run that sorts by time, e.g. `20260102-030405-1234`."""
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+
+
+def _digest_now(store: Store, path: Path) -> str | None:
+    try:
+        return store.digest_file(path)
+    except DataError:  # it is gone
+        return None
+
+
+def _redact_log(task: Task) -> None:
+    """Take secrets out of what the step printed."""
+    if task.env and os.path.exists(task.log):
+        log = Path(task.log)
+        text = log.read_text(encoding="utf-8", errors="surrogateescape")
+        clean = redacted(text, task.env)
+        if clean != text:
+            log.write_text(clean, encoding="utf-8", errors="surrogateescape")
+
+
+def _death(code: int, task: Task) -> StepError:
+    """A worker's end as an error."""
+    if code == -signal.SIGKILL:
+        return StepError(
+            "its process was killed (SIGKILL), most often because memory ran out",
+            fix="smaller batches, a shorter max_length, or a smaller model; then build again",
+        )
+    name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    return StepError(f"its process died ({name})", fix=f"see {task.log}")

@@ -1,0 +1,109 @@
+"""`finery build`: make what a recipe declares."""
+
+import signal
+import sys
+from contextlib import closing, nullcontext
+from pathlib import Path
+from typing import Any
+
+import click
+
+from finery.build import uptodate as stamp
+from finery.cli.console import print_json
+from finery.cli.options import json_option, recipe_argument, set_option
+from finery.errors import UsageError
+
+INTERRUPTED = (
+    "interrupted: what is done is kept, of a training all up to its last checkpoint; build again "
+    "to go on"
+)
+
+
+@click.command("build")
+@recipe_argument
+@click.option(
+    "--step",
+    "steps",
+    multiple=True,
+    metavar="STEP",
+    help="Build only this step and what it needs. Repeatable.",
+)
+@set_option
+@click.option(
+    "--jobs",
+    "-j",
+    type=click.IntRange(1, 512),
+    help="Steps at once. [default: light steps on all cores, heavy ones one by one]",
+)
+@click.option(
+    "--keep-going", "-k", is_flag=True, help="After a failure, build what doesn't depend on it."
+)
+@click.option(
+    "--update-lock",
+    is_flag=True,
+    help="Resolve floating names (hub branches) anew and rewrite recipe.lock.",
+)
+@click.option("--executor", default="local", help="Where steps run. [default: local]")
+@json_option
+def command(
+    recipe: Path, steps: tuple[str, ...], overrides: tuple[str, ...], jobs: int | None,
+    keep_going: bool, update_lock: bool, executor: str, as_json: bool,
+) -> int:  # fmt: skip
+    """Make what RECIPE declares; only what changed is redone."""
+    if not (as_json or update_lock):
+        done = stamp.steps_if_done(recipe, steps, overrides)
+        if done is not None:
+            click.secho(f"{done} steps, nothing to do", fg="green", err=True)
+            return 0
+    from finery.build.checks import check_files
+    from finery.build.project import open_graph, open_store
+    from finery.build.scheduler import Build
+    from finery.recipe.validate import raise_all
+
+    signal.signal(signal.SIGTERM, _as_interrupt)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # not under nohup
+        signal.signal(signal.SIGHUP, _as_interrupt)
+    store = open_store(recipe)
+    graph = open_graph(recipe, overrides, store).select(steps)
+    raise_all(check_files(graph))  # a wrong path shall not wait for the steps before it
+    from finery.cli.progress import listener
+
+    view: Any = print_json if as_json else listener(sys.stderr, graph)
+    build = Build(
+        graph, store, _executor(executor, jobs, graph), [view],
+        keep_going=keep_going, update_lock=update_lock,
+    )  # fmt: skip
+    try:
+        with nullcontext() if as_json else closing(view):
+            outcome = build.run()
+    except KeyboardInterrupt:
+        click.echo(INTERRUPTED, err=True)
+        return build.outcome.exit_code
+    if len(outcome.results) == len(graph.nodes) and not outcome.errors:
+        stamp.keep(build, steps, overrides)
+    if not as_json:
+        from finery.cli.summary import print_summary
+
+        print_summary(build, outcome)
+    return outcome.exit_code
+
+
+def _executor(name: str, jobs: int | None, graph: Any) -> Any:
+    from finery.execute.local import LocalExecutor
+
+    if name == "local":
+        return LocalExecutor(jobs)
+    from finery.plugin.manager import resolve
+
+    provided = graph.plugins.executors
+    if name not in provided:
+        raise UsageError(
+            f"there is no executor '{name}'",
+            where="--executor",
+            fix=f"one of: {', '.join(['local', *provided])}",
+        )
+    return resolve(provided[name][0], f"executor '{name}'", provided[name][1])(jobs)
+
+
+def _as_interrupt(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,74 @@
+"""`finery check`: is the recipe right, before anything runs."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from finery.cli.console import counted, print_json
+from finery.cli.options import json_option, recipe_argument, set_option
+
+if TYPE_CHECKING:
+    from finery.plugin.history import Results
+    from finery.recipe.graph import Graph
+
+
+@click.command("check")
+@recipe_argument
+@set_option
+@click.option(
+    "--deep", is_flag=True, help="Also build what is light and prove every training's rows."
+)
+@click.option(
+    "--rows",
+    "-n",
+    type=click.IntRange(0),
+    default=3,
+    show_default=True,
+    help="With --deep: rows of each data set to show, with where loss lies.",
+)
+@json_option
+def command(
+    recipe: Path, overrides: tuple[str, ...], deep: bool, rows: int, as_json: bool
+) -> int:  # fmt: skip
+    """Check RECIPE: its YAML, settings, references and files.
+
+    Runs nothing and touches no network, except with --deep: see docs/training.md.
+
+    Notes advise, they don't forbid: docs/advice.md has them all, with how to silence them.
+    """
+    from finery.build.checks import check_files, note_data, notes_on
+    from finery.build.project import open_graph
+    from finery.cli.notes import print_notes
+    from finery.recipe.validate import raise_all
+
+    graph = open_graph(recipe, overrides)
+    raise_all(check_files(graph))
+    notes = notes_on(graph, _built(graph))
+    if as_json:
+        found = [note_data(graph, note) for note in notes]
+        print_json({"recipe": graph.recipe.name, "steps": len(graph.nodes), "notes": found})
+    else:
+        print_notes(graph, notes)
+        steps = counted(len(graph.nodes), "step")
+        click.secho(f"{graph.recipe.path} is fine: {steps}", fg="green")
+    if not deep:
+        return 0
+    from finery.build.project import open_store
+    from finery.cli.deep import check_deeply
+
+    return check_deeply(graph, open_store(recipe), rows, as_json=as_json)
+
+
+def _built(graph: "Graph") -> "Results | None":
+    """What is built, where there is a store: a check makes none."""
+    from finery.util.paths import store_folder
+
+    if not (store_folder(graph.recipe.path) / "finery.db").is_file():
+        return None
+    from finery.build.checks import results_of
+    from finery.build.plan import Planner, make_plan
+    from finery.build.project import open_store
+
+    planner = Planner(graph, open_store(graph.recipe.path))
+    return results_of(planner, list(make_plan(planner)))

@@ -1,0 +1,182 @@
+"""`finery init`: a folder with a recipe that works, to start from."""
+
+import importlib.util
+import json
+import re
+import shutil
+import sys
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import click
+
+from finery.cli.columns import columns_of, templates_for
+from finery.errors import UsageError
+from finery.util.paths import shown
+
+TASKS = {
+    "classification": "A small model that names the class of a text.",
+    "extraction": "A small model that turns a text into JSON.",
+    "chat": "A small model that answers in the tone of example conversations.",
+}
+SAMPLE_COLUMNS = {
+    "classification": {
+        "system": '"Name the intent of this message to a bakery: order, question or complaint."',
+        "user": '"{{ text }}"',
+        "assistant": '"{{ intent }}"',
+    },
+    "extraction": {
+        "system": '"Turn this message to a restaurant into JSON: name, people, day."',
+        "user": '"{{ text }}"',
+        "assistant": """'{"name": "{{ name }}", "people": {{ people }}, "day": "{{ day }}"}'""",
+    },
+    "chat": {},
+}
+"""Templates over the columns of the sample data, as YAML."""
+
+
+@click.command("init")
+@click.argument("folder", metavar="[DIR]", type=click.Path(path_type=Path), default=".")
+@click.option("--task", type=click.Choice(list(TASKS)), help="What the model shall do.")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Your own rows instead of sample data; copied into DIR/data/.",
+)
+@click.option("--prompt", metavar="COLUMN", help="The column of --data that holds the prompt.")
+@click.option("--answer", metavar="COLUMN", help="The column of --data that holds the answer.")
+@click.option("--name", help="The recipe's name. [default: the folder's]")
+def command(
+    folder: Path,
+    task: str | None,
+    data: Path | None,
+    prompt: str | None,
+    answer: str | None,
+    name: str | None,
+) -> None:
+    """Write a recipe that works into DIR, with data and a README. Overwrites nothing."""
+    if data is None and (prompt or answer):
+        raise UsageError("--prompt and --answer name columns of --data", fix="add --data FILE")
+    task = task or _asked()
+    name = _checked(name) if name else _name_of(folder)
+    if data is None:
+        source: Any = next((_template(task) / "data").iterdir())
+        file, columns = f"data/{source.name}", SAMPLE_COLUMNS[task]
+    else:
+        source, file = data, _place_of(data, folder)
+        columns = templates_for(columns_of(data, prompt, answer))
+    texts = {
+        "recipe.yaml": _filled(
+            _template(task) / "recipe.yaml",
+            name=name,
+            path=_quoted(file),
+            columns=columns,
+            own=data is not None,
+        ),
+        "README.md": _filled(_template("README.md"), name=name, about=TASKS[task], file=file),
+        ".gitignore": _template("gitignore").read_text(encoding="utf-8"),
+        "recipe.schema.json": _schema(),
+    }
+    _write(folder, texts, source, file)
+    _say_what_next(folder, [*texts, file], sample=data is None)
+
+
+def _template(name: str) -> Any:
+    return files("finery") / "templates" / name
+
+
+def _asked() -> str:
+    """The task, asked for on a terminal; else the first."""
+    first = next(iter(TASKS))
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return first
+    for task, about in TASKS.items():
+        click.echo(f"  {task:<16} {about}")
+    chosen: str = click.prompt("Task", type=click.Choice(list(TASKS)), default=first)
+    return chosen
+
+
+def _checked(name: str) -> str:
+    from finery.recipe.validate import is_name
+
+    if not is_name(name):
+        raise UsageError(
+            f"a recipe can't be named '{name}'", where="--name", fix="use letters, digits, - and _"
+        )
+    return name
+
+
+def _name_of(folder: Path) -> str:
+    """The folder's name, as far as a recipe can have it."""
+    words = re.findall(r"[A-Za-z0-9_]+", folder.resolve().name)
+    return "-".join(words).lstrip("_")[:100] or "model"
+
+
+def _place_of(data: Path, folder: Path) -> str:
+    """Where the data lies for the recipe: where it is, if in the folder, else a copy in `data/`."""
+    found, root = data.resolve(), folder.resolve()
+    if found.is_relative_to(root):
+        return found.relative_to(root).as_posix()
+    return f"data/{data.name}"
+
+
+def _quoted(text: str) -> str:
+    """A text as YAML."""
+    return text if re.fullmatch(r"[A-Za-z][\w./-]*", text) else json.dumps(text, ensure_ascii=False)
+
+
+def _filled(template: Any, **values: Any) -> str:
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(
+        variable_start_string="{=",  # {{ … }} is for data.file
+        variable_end_string="=}",
+        line_statement_prefix="%%",
+        keep_trailing_newline=True,
+        undefined=StrictUndefined,
+    )
+    return environment.from_string(template.read_text(encoding="utf-8")).render(values)
+
+
+def _schema() -> str:
+    from finery.cli.commands.schema import formatted
+    from finery.plugin.manager import load_plugins
+    from finery.recipe.schema import recipe_schema
+
+    return formatted(recipe_schema(load_plugins()))
+
+
+def _write(folder: Path, texts: dict[str, str], source: Any, file: str) -> None:
+    """Write all files, or none where one is in the way."""
+    copied = not (isinstance(source, Path) and source.resolve() == (folder / file).resolve())
+    names = [*texts, *([file] if copied else [])]
+    there = [name for name in names if (folder / name).is_symlink() or (folder / name).exists()]
+    if there:
+        raise UsageError(
+            f"in the way: {', '.join(there)}",
+            where=shown(folder),
+            fix="name another folder, or move these files away: init overwrites nothing",
+        )
+    try:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        if copied:
+            with source.open("rb") as read, (folder / file).open("xb") as out:
+                shutil.copyfileobj(read, out)
+        for name, text in texts.items():
+            with (folder / name).open("x", encoding="utf-8") as out_text:
+                out_text.write(text)
+    except OSError as error:
+        raise UsageError(
+            f"can't write: {error.strerror}", where=str(error.filename or shown(folder))
+        ) from error
+
+
+def _say_what_next(folder: Path, names: list[str], *, sample: bool) -> None:
+    click.echo(f"{click.style(shown(folder), bold=True)}: {', '.join(names)}\n")
+    if folder.resolve() != Path.cwd():
+        click.echo(f"  cd {shown(folder)}")
+    minutes = "   # about three minutes on two processor cores" if sample else ""
+    click.echo(f"  finery check\n  finery build{minutes}")
+    if importlib.util.find_spec("torch") is None:
+        click.echo("\nTraining needs more libraries: pip install 'finery[train,gguf]'")

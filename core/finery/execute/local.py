@@ -1,0 +1,152 @@
+"""The local executor: worker processes on this machine."""
+
+import contextlib
+import os
+import re
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from finery.execute.task import Task
+from finery.execute.threads import thread_environment
+from finery.util.machine import cpu_count
+
+if TYPE_CHECKING:  # imported where the first worker starts: a build with nothing to do has none
+    import subprocess
+    from multiprocessing.connection import Connection
+
+
+_SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
+"""Environment variables that no worker inherits: a step gets them only by `env:`."""
+
+
+class _Worker:
+    """A worker process, our end of its socket, and the task it is at."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", connection: "Connection") -> None:
+        self.process = process
+        self.connection = connection
+        self.task: Task | None = None
+
+
+class LocalExecutor:
+    """A warm pool for light steps; a process of its own for each isolated one.
+
+    jobs: steps at once. None: as many light ones as there are cores, and beside them one
+    isolated step at a time, since each of those uses all cores (or the one accelerator) alone.
+    """
+
+    def __init__(self, jobs: int | None = None) -> None:
+        self._jobs = jobs
+        self._workers: list[_Worker] = []
+        self._leaving: list[_Worker] = []
+
+    def has_room(self, isolated: bool) -> bool:
+        """Whether a further step can start now."""
+        busy = [w.task for w in self._workers if w.task]
+        if self._jobs is not None:
+            return len(busy) < self._jobs
+        same = sum(1 for t in busy if t.isolated == isolated)
+        return same < (1 if isolated else cpu_count())
+
+    def start(self, task: Task) -> None:
+        """Start a task in a warm worker, or in a new one."""
+        idle = next((w for w in self._workers if w.task is None), None)
+        if task.isolated or idle is None:
+            alone = task.isolated and self._jobs in (None, 1)
+            worker = _spawn(Path(task.log), alone=alone)
+            self._workers.append(worker)
+        else:
+            worker = idle
+        worker.task = task
+        try:
+            worker.connection.send_bytes(msgspec.msgpack.encode(task))
+        except OSError:
+            return  # it died just now: poll() sees that and says so
+
+    def poll(self, timeout: float) -> Iterator[tuple[Task, dict[str, Any]]]:
+        """Events of running tasks, waiting up to `timeout` seconds for the first."""
+        from multiprocessing.connection import wait
+
+        by_connection = {w.connection: w for w in self._workers}
+        for ready in wait(list(by_connection), timeout):
+            worker = by_connection[ready]  # type: ignore[index]
+            yield from self._events(worker)
+
+    def _events(self, worker: _Worker) -> Iterator[tuple[Task, dict[str, Any]]]:
+        task = worker.task
+        try:
+            event = msgspec.msgpack.decode(worker.connection.recv_bytes())
+        except (EOFError, OSError):
+            self._retire(worker)
+            if task:
+                yield task, {"event": "died", "code": _end(worker)}
+            return
+        if task is None:
+            return
+        if event["event"] in ("done", "failed"):
+            worker.task = None
+            if task.isolated:
+                self._retire(worker)
+        yield task, event
+
+    def _retire(self, worker: _Worker) -> None:
+        self._workers.remove(worker)
+        self._leaving.append(worker)
+        worker.connection.close()
+
+    def close(self) -> None:
+        """End all workers: idle ones by closing their socket, running ones by signal."""
+        for worker in self._workers:
+            worker.connection.close()
+            if worker.task:
+                _signal(worker, signal.SIGTERM)
+        for worker in (*self._workers, *self._leaving):
+            _end(worker)
+        self._workers.clear()
+        self._leaving.clear()
+
+
+def _end(worker: _Worker) -> int:
+    """Wait for a worker that is told to end, end what it started; its exit code."""
+    import subprocess
+
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        worker.process.wait(5)
+    _signal(worker, signal.SIGKILL)
+    return worker.process.wait()
+
+
+def _signal(worker: _Worker, number: int) -> None:
+    """Send a signal to a worker and to all that its step started."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(worker.process.pid, number)
+
+
+def _spawn(log: Path, *, alone: bool) -> _Worker:
+    import socket
+    import subprocess
+    from multiprocessing.connection import Connection
+
+    ours, theirs = socket.socketpair()
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "finery.execute.worker", str(theirs.fileno()), str(os.getpid())],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            env=thread_environment(alone=alone) | worker_environment(),
+            process_group=0,  # of its own, so that what a step starts can be ended with it
+        )
+    theirs.close()
+    return _Worker(process, Connection(ours.detach()))
+
+
+def worker_environment() -> dict[str, str]:
+    """The environment of a worker: ours, less what looks like a secret."""
+    return {k: v for k, v in os.environ.items() if not _SECRET.search(k)}

@@ -1,0 +1,273 @@
+"""A worker process: runs the steps it is sent, one after the other.
+
+Started as `python -m finery.execute.worker FD PARENT`; FD is one end of a socket pair, over which
+tasks come and events go, as msgpack. It ends when the other side, the process PARENT, does.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from itertools import combinations
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from finery.artifact.kinds import Artifact, Model
+from finery.artifact.manifest import Manifest
+from finery.errors import DISK_FULL, FineryError, StepError
+from finery.execute.task import Task
+from finery.fields import Files
+from finery.inference.engine import Engine
+from finery.inference.records import SqliteRecords, identity_of
+from finery.plugin.hookspecs import hookimpl
+from finery.plugin.manager import Plugins, load_plugins
+from finery.step.inspect import give_files, inputs_of, nested_fields, slots_of
+from finery.step.job import Job
+from finery.step.step import Step
+from finery.store.blobs import ingest
+from finery.store.links import open_artifact
+from finery.util.paths import PINNED
+from finery.util.text import redacted
+
+
+class Default:
+    """The last implementation of `finery_run_step`: just run it."""
+
+    @staticmethod
+    @hookimpl(trylast=True)
+    def finery_run_step(step: Step, job: Job) -> Any:
+        """Run the step here."""
+        return step.run(job)
+
+
+def main() -> None:
+    """Serve tasks until the socket closes."""
+    connection = Connection(int(sys.argv[1]))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends us
+    signal.signal(signal.SIGTERM, _end)
+    _die_with_parent(int(sys.argv[2]))
+    lock = threading.Lock()
+
+    def send(event: dict[str, Any]) -> None:
+        with lock:
+            connection.send_bytes(msgspec.msgpack.encode(event))
+
+    while True:
+        try:
+            data = connection.recv_bytes()
+        except EOFError:
+            return
+        task = msgspec.msgpack.decode(data, type=Task)
+        try:
+            send(_run(task, send))
+        except BrokenPipeError:
+            return
+
+
+def _end(signum: int, frame: object) -> None:
+    """End as by `sys.exit`, so that `subprocess.run` and the like end their children."""
+    raise SystemExit(128 + signum)
+
+
+def _run(task: Task, send: Any) -> dict[str, Any]:
+    """Run a task; the closing event: `done` with manifests, or `failed` with the error."""
+    started = time.perf_counter()
+    _redirect(task.log)
+    before = {name: os.environ.get(name) for name in task.env}
+    os.environ.update(task.env)
+    try:
+        outputs = _outputs(task, lambda event: send(_redact(event, task.env)))
+    except FineryError as error:
+        return {"event": "failed", "error": _redact(error.to_dict(), task.env)}
+    except Exception as error:
+        failure = _from_exception(error, task)
+        return {"event": "failed", "error": _redact(failure.to_dict(), task.env)}
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        with contextlib.suppress(OSError):  # no room for the log: what the step made may fit
+            sys.stdout.flush()
+            sys.stderr.flush()
+    return {"event": "done", "outputs": outputs, "seconds": time.perf_counter() - started}
+
+
+def _outputs(task: Task, send: Any) -> dict[str, Manifest]:
+    plugins = load_plugins(tuple(Path(p) for p in task.plugins))
+    if not plugins.manager.has_plugin("finery.default"):
+        plugins.manager.register(Default, name="finery.default")
+    root = Path(task.store)
+    step = _step(task, plugins, root)
+    expected = step.outputs()
+    job = Job(
+        out=Path(task.out),
+        scratch=Path(task.scratch),
+        seed=task.seed,
+        report=send,
+        records=SqliteRecords(root / "finery.db"),
+        find_engine=_finder(task, plugins),
+        secrets=task.env,
+        pinned=task.pinned,
+        kept=root / PINNED,
+    )
+    returned = plugins.hook.finery_run_step(step=step, job=job)
+    made = _named(returned, expected, task.use)
+    _check_apart(made)
+    shared: dict[int, Manifest] = {}  # two names may stand for one artifact: its files move once
+    for artifact in made.values():
+        if id(artifact) not in shared:
+            shared[id(artifact)] = ingest(artifact, job.out, root / "objects")
+    return {name: shared[id(artifact)] for name, artifact in made.items()}
+
+
+def _redact(value: Any, env: Mapping[str, str]) -> Any:
+    """Plain data without the values of the environment variables that the step was given."""
+    if isinstance(value, dict):
+        return {k: _redact(v, env) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_redact(v, env) for v in value]
+    return redacted(value, env) if isinstance(value, str) else value
+
+
+def _check_apart(made: Mapping[str, Artifact]) -> None:
+    """Each output has a folder of its own: a file can't belong to two of them."""
+    for (name, one), (other, two) in combinations(made.items(), 2):
+        a, b = one.path, two.path
+        if one is not two and not one.digest and (a.is_relative_to(b) or b.is_relative_to(a)):
+            raise StepError(
+                f"the step's outputs '{name}' and '{other}' lie in each other's folder",
+                fix=f"write them into job.out / '{name}' and job.out / '{other}'",
+            )
+
+
+def _step(task: Task, plugins: Plugins, root: Path) -> Step:
+    cls = plugins.step_type(task.use)
+    step = msgspec.convert(task.settings, cls, dec_hook=_placeholder)
+    for field, (use, settings) in task.nested.items():
+        given = nested_fields(cls)[field].given
+        setattr(step, field, _inner_step(plugins.step_type(use), settings, given))
+    give_files(step, task.files)
+    for path, slot in slots_of(step).items():
+        found = [_opened(root, m, ref, slot.uses_name) for ref, m in task.inputs.get(path, [])]
+        many = slot.accepts.many
+        setattr(slot.owner, slot.field, found if many else found[0] if found else None)
+    return step
+
+
+def _inner_step(cls: type[Step], settings: dict[str, Any], given: Mapping[str, str]) -> Step:
+    """A step inside another, with placeholders where the outer one provides the inputs."""
+    step = msgspec.convert(settings, cls, dec_hook=_placeholder)
+    for field, name in given.items():
+        accepts = inputs_of(cls)[field]
+        artifact = accepts.kind.placeholder(name)
+        setattr(step, field, [artifact] if accepts.many else artifact)
+    return step
+
+
+def _placeholder(kind: Any, value: Any) -> Any:
+    return kind(value) if issubclass(kind, Files) else kind.placeholder("")
+
+
+def _opened(root: Path, manifest: Manifest, ref: str, named: bool) -> Artifact:
+    artifact = open_artifact(root, manifest)
+    artifact.ref = ref if named else ""
+    return artifact
+
+
+def _finder(task: Task, plugins: Plugins) -> Any:
+    def find(model: Model) -> tuple[type[Engine], str]:
+        if model.format not in task.engines:
+            raise StepError(
+                f"step type '{task.use}' answers prompts without saying so",
+                fix="declare it: class …(Step, engines=True)",
+            )
+        return plugins.engine(model.format), identity_of(model, task.engines)
+
+    return find
+
+
+def _named(returned: Any, expected: dict[str, type[Artifact]], use: str) -> dict[str, Artifact]:
+    """What `run` returned as output name → artifact, held against what was declared."""
+    if isinstance(returned, Artifact):
+        found: dict[str, Any] = {"": returned}
+    elif isinstance(returned, dict):
+        found = returned
+    else:
+        found = {name: getattr(returned, name, None) for name in expected}
+    if set(found) != set(expected) or not all(isinstance(found[n], k) for n, k in expected.items()):
+        raise StepError(
+            f"step type '{use}' returned {_kinds(found)}, and declares {_kinds(expected)}",
+            fix="return what `run` is annotated with",
+        )
+    return found
+
+
+def _kinds(outputs: dict[str, Any]) -> str:
+    def kind(value: Any) -> str:
+        return value.__name__ if isinstance(value, type) else type(value).__name__
+
+    return (
+        ", ".join(f"{name}: {kind(v)}" if name else kind(v) for name, v in outputs.items())
+        or "nothing"
+    )
+
+
+def _from_exception(error: Exception, task: Task) -> FineryError:
+    """An unexpected exception of a step: its traceback goes to the log, its end to the user."""
+    text = "".join(traceback.format_exception(error))
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        return StepError("the disk is full", fix="free some space and build again: nothing is lost")
+    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+        return StepError(
+            f"out of memory: {str(error)[:200]}",
+            fix="smaller batches, a shorter max_length or a smaller model",
+        )
+    lines = text.strip().splitlines()
+    return StepError(
+        f"step type '{task.use}' failed: {type(error).__name__}: {error}", details=lines[-7:-1]
+    )
+
+
+def _redirect(log: str) -> None:
+    """Send what the step prints, C libraries included, to its log."""
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.close(file)
+
+
+def _die_with_parent(parent: int) -> None:
+    """Ask Linux to kill this process when the main process is killed; elsewhere a thread looks.
+
+    parent: the main process, which may be gone by now, with a task left in the socket.
+    """
+    if sys.platform == "linux":
+        import ctypes
+
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+        return
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    main()

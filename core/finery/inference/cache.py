@@ -1,0 +1,344 @@
+"""The per-record cache: one answered request is one record, shared by all recipes of a project.
+
+A record outlives its step: when a step is stopped half way or its rows change, what was answered
+before is not asked again. Nor is what another process is asking just now: who asks claims the
+record, and the others wait for it.
+"""
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
+
+import msgspec
+
+from finery.errors import FineryError, RefusedError, StepError
+from finery.inference.budget import Budget, Ticker, Usage
+from finery.inference.engine import Engine
+from finery.inference.records import Records, record_key, sampling_of
+from finery.inference.spending import Spending
+from finery.inference.types import Answer, Batch, Completion, Request, Sampling
+from finery.rows import Conversation
+
+WINDOW = 512
+"""Requests that are taken from a stream at a time, and looked up together."""
+WAITING = 8192
+"""Answers from the cache that may wait for the engine to answer something."""
+AGAIN_SECONDS = 0.1
+"""How often what another process is asking is looked for, when there is nothing else to do."""
+
+
+class CachedEngine:
+    """An engine with the record cache in front of it: the one way steps answer prompts.
+
+    usage: what this engine was asked and used. budget: limits what all engines of the job use
+    together, see `Job.usage` and `finery.inference.spending`.
+    """
+
+    def __init__(
+        self, engine: Engine, records: Records, identity: str, budget: Budget | None = None
+    ) -> None:
+        if budget is not None:
+            budget.check(engine.price)
+        self._engine = engine
+        self._records = records
+        self._identity = identity
+        self._budget = budget
+        self.usage = Usage()
+
+    @property
+    def constrains(self) -> bool:
+        """Whether answers follow a `schema`; else it is only a wish that a prompt must express."""
+        return self._engine.constrains
+
+    def generate(
+        self,
+        conversations: Sequence[Conversation],
+        *,
+        max_tokens: int = 256,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        stop: Sequence[str] = (),
+        schema: Mapping[str, Any] | None = None,
+        tools: list[dict[str, Any]] | None = None,
+        attempt: int = 0,
+        refusals: bool = False,
+        progress: str = "",
+    ) -> list[Completion]:
+        """Answer each conversation, in order. `progress` names the work in the progress bar.
+
+        Batches that were answered before, by the same model, engine and sampling, come from the
+        cache, and what is asked twice at a time is sent once. Raises the first error, once what was
+        being asked beside it is answered and kept.
+        refusals: whether a refused row is an answer (`finish_reason` says so) and no error.
+        """
+        sampling = sampling_of(
+            max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=stop,
+            schema=schema,
+        )  # fmt: skip
+        requests = [Request(conversation, tools, attempt) for conversation in conversations]
+        flow = _Flow(self, requests, sampling, window=max(len(requests), 1))
+        answers: list[Completion | None] = [None] * len(requests)
+        failed: FineryError | None = None
+        for index, answer in self._told(flow, len(requests), progress):
+            if refusals and isinstance(answer, RefusedError):
+                answer = _refused(answer)
+            if isinstance(answer, FineryError):
+                failed = failed or answer
+                flow.stopped = True
+            else:
+                answers[index] = answer
+        if failed is not None:
+            raise failed
+        return [a for a in answers if a is not None]
+
+    def stream(
+        self,
+        requests: Iterable[Request],
+        *,
+        max_tokens: int = 256,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        stop: Sequence[str] = (),
+        schema: Mapping[str, Any] | None = None,
+        progress: str = "",
+        total: int | None = None,
+    ) -> Iterator[tuple[int, Completion | FineryError]]:
+        """Answer requests as they come: (which one, its answer or why there is none).
+
+        In any order, each once. Requests are taken as there is room for them, so that memory
+        stays flat however many there are, and each answer is kept as soon as it is there. Raises
+        `StepError` when the budget is reached, and what ends the whole (a key that isn't taken),
+        each after what was being asked is answered, yielded and kept.
+        progress: names the work in the progress bar. total: how many requests come, where that
+            isn't their `len`; without either nothing is told.
+        """
+        sampling = sampling_of(
+            max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=stop,
+            schema=schema,
+        )  # fmt: skip
+        if total is None:
+            total = len(requests) if isinstance(requests, Sequence) else 0
+        yield from self._told(_Flow(self, requests, sampling, window=WINDOW), total, progress)
+
+    def _told(
+        self, flow: "_Flow", total: int, progress: str
+    ) -> Iterator[tuple[int, Completion | FineryError]]:
+        """The flow's answers, with the progress told and the budget's end explained."""
+        ticker, done = Ticker(), 0
+        for found in flow.answers():
+            done += 1
+            if total and ticker.is_due(done, total):
+                self._engine.job.progress(done, total, self._text(progress))
+            yield found
+        if flow.is_out_of_budget:
+            answered = f"{done:,} of {total:,}" if total else f"{done:,}"
+            raise StepError(
+                f"budget reached ({self._budget}): {answered} requests answered and kept, "
+                f"{self._engine.job.usage} used",
+                fix="raise budget and build again: only the rest is asked",
+            )
+
+    def _spending(self, sampling: Sampling) -> Spending | None:
+        """What a stream of requests may use, None for all it needs."""
+        if self._budget is None:
+            return None
+        return Spending(
+            self._budget, self._engine.job.usage, self.usage, self._engine.price,
+            sampling.max_tokens,
+        )  # fmt: skip
+
+    def _text(self, progress: str) -> str:
+        """What the progress bar says: with what was spent, where answers cost something."""
+        costs = self._engine.price is None or self._engine.price.of(1, 1) > 0
+        if not costs or not self.usage.calls:
+            return progress
+        return f"{progress}: {self.usage}" if progress else str(self.usage)
+
+
+def _refused(error: RefusedError) -> Completion:
+    return Completion(
+        text=error.text, finish_reason="refusal", prompt_tokens=0, completion_tokens=0
+    )
+
+
+class _Asked(NamedTuple):
+    """A batch that the cache doesn't know: where its rows are in the stream, and its key."""
+
+    indices: list[int]
+    batch: Batch
+    key: bytes
+
+
+class _Flow:
+    """One way through the cache: what it knows goes straight through, the rest to the engine."""
+
+    def __init__(
+        self, owner: CachedEngine, requests: Iterable[Request], sampling: Sampling, *, window: int
+    ) -> None:
+        self._engine = owner._engine
+        self._records = owner._records
+        self._identity = owner._identity
+        self._usage = owner.usage
+        self._spending = owner._spending(sampling)
+        self._sampling = sampling
+        self._source = enumerate(requests)
+        self._window = window
+        self._known: deque[tuple[int, Completion]] = deque()
+        self._unknown: deque[_Asked] = deque()
+        self._flying: dict[int, _Asked] = {}
+        self._elsewhere: list[_Asked] = []  # what other processes are asking
+        self._told = False
+        # Key of a batch that waits or flies → the places of others that ask just the same.
+        self._twins: dict[bytes, list[list[int]]] = {}
+        self._exhausted = False
+        self.stopped = False  # by whoever reads: ask nothing more
+        self.is_out_of_budget = False
+
+    def answers(self) -> Iterator[tuple[int, Completion | FineryError]]:
+        """All answers. Ends early when `stopped` or out of budget, with nothing in flight."""
+        try:
+            while not self._ended():
+                for number, found in self._engine.stream(self._missing(), self._sampling):
+                    yield from self._landed(number, found)
+                    yield from self._drained()
+                if self._elsewhere and not self._look_again():
+                    self._wait()
+                yield from self._drained()
+                if self._unknown and not self._may_ask():
+                    self.is_out_of_budget = True
+                    return
+        finally:
+            for asked in self._flying.values():
+                self._records.release(asked.key)
+
+    def _ended(self) -> bool:
+        return self.stopped or (self._exhausted and not self._unknown and not self._elsewhere)
+
+    def _missing(self) -> Iterator[Batch]:
+        """The batches to ask, as the engine takes them; ends when that must pause or stop."""
+        number = 0
+        while not self.stopped and len(self._known) < WAITING:
+            if self._unknown:
+                if not self._may_ask():
+                    return
+                asked = self._unknown.popleft()
+                if self._is_ours(asked):
+                    yield self._begun(number, asked)
+                    number += 1
+            elif not self._look_up():
+                return
+
+    def _may_ask(self) -> bool:
+        """Whether the budget affords the next batch."""
+        return self._spending is None or self._spending.affords(self._unknown[0].batch)
+
+    def _is_ours(self, asked: _Asked) -> bool:
+        """Whether to ask a batch: nobody else does, or did since it was looked up."""
+        if not self._records.claim(asked.key):
+            self._elsewhere.append(asked)
+            return False
+        known = self._records.get([asked.key])
+        if known:
+            self._records.release(asked.key)
+            self._was_known(asked, known[asked.key])
+        return not known
+
+    def _look_again(self) -> bool:
+        """Look for what other processes were asking; whether some of it is there."""
+        waiting, self._elsewhere = self._elsewhere, []
+        known = self._records.get([asked.key for asked in waiting])
+        for asked in waiting:
+            if asked.key in known:
+                self._was_known(asked, known[asked.key])
+            else:
+                self._unknown.append(asked)
+        return bool(known)
+
+    def _wait(self) -> None:
+        """Nothing is left but what other processes are asking."""
+        if not self._told:
+            self._told = True
+            self._engine.job.log("another process is asking the rest: waiting for its answers")
+        time.sleep(AGAIN_SECONDS)
+
+    def _begun(self, number: int, asked: _Asked) -> Batch:
+        self._flying[number] = asked
+        if self._spending is not None:
+            self._spending.begin(number, asked.batch)
+        return asked.batch
+
+    def _look_up(self) -> bool:
+        """Take the next requests and part them; False when there are none left."""
+        taken = list(islice(self._source, self._window))
+        if taken:
+            self._look_again()
+        self._exhausted = len(taken) < self._window
+        asked = [found for group in _by_attempt(taken) for found in self._batched(group)]
+        known = self._records.get([a.key for a in asked])
+        for one in asked:
+            if one.key in known:
+                self._was_known(one, known[one.key])
+            elif one.key in self._twins:
+                self._twins[one.key].append(one.indices)
+            else:
+                self._twins[one.key] = []
+                self._unknown.append(one)
+        return bool(taken)
+
+    def _was_known(self, asked: _Asked, record: bytes) -> None:
+        """Hand on what the cache has to all that ask it."""
+        found = msgspec.msgpack.decode(record, type=list[Completion])
+        for indices in (asked.indices, *self._twins.pop(asked.key, ())):
+            self._usage.cached += len(found)
+            self._engine.job.usage.cached += len(found)
+            self._known.extend(zip(indices, found, strict=True))
+
+    def _batched(self, group: list[tuple[int, Request]]) -> Iterator[_Asked]:
+        """Requests of one attempt, as the engine answers them together."""
+        for places in self._engine.batches([request.messages for _, request in group]):
+            batch = [group[i][1] for i in places]
+            yield _Asked([group[i][0] for i in places], batch, self._key(batch))
+
+    def _landed(self, number: int, found: Answer) -> Iterator[tuple[int, Completion | FineryError]]:
+        """Keep what came, and hand it on."""
+        asked = self._flying.pop(number)
+        if self._spending is not None:
+            self._spending.end(number)
+        self._keep(asked, found)
+        twins = self._twins.pop(asked.key)
+        if isinstance(found, FineryError):
+            yield from ((index, found) for indices in (asked.indices, *twins) for index in indices)
+            return
+        for answer in found:
+            self._usage.add(answer, self._engine.price)
+            self._engine.job.usage.add(answer, self._engine.price)
+        self._usage.cached += len(twins) * len(found)
+        self._engine.job.usage.cached += len(twins) * len(found)
+        for indices in (asked.indices, *twins):
+            yield from zip(indices, found, strict=True)
+
+    def _keep(self, asked: _Asked, found: Answer) -> None:
+        """Make a record, unless it is an error or says nothing, and give up the claim on it."""
+        try:
+            if not isinstance(found, FineryError) and not all(a.is_empty for a in found):
+                self._records.put({asked.key: msgspec.msgpack.encode(found)})
+        finally:
+            self._records.release(asked.key)
+
+    def _drained(self) -> Iterator[tuple[int, Completion]]:
+        while self._known:
+            yield self._known.popleft()
+
+    def _key(self, batch: Batch) -> bytes:
+        return record_key(self._identity, batch, self._sampling)
+
+
+def _by_attempt(taken: list[tuple[int, Request]]) -> list[list[tuple[int, Request]]]:
+    groups: dict[int, list[tuple[int, Request]]] = {}
+    for index, request in taken:
+        groups.setdefault(request.attempt, []).append((index, request))
+    return list(groups.values())

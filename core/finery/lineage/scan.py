@@ -1,0 +1,155 @@
+"""The files of an artifact that name rows by id, and a quick look for some of them.
+
+An id is looked for as bytes, and only the lines that hold it are decoded: a gigabyte takes about a
+second, whatever the number of rows.
+"""
+
+import mmap
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from finery.artifact.kinds import Artifact
+from finery.artifact.manifest import Manifest
+from finery.rows.dropped import DROPPED, FINDINGS
+from finery.rows.generated import GENERATED
+
+PREDICTIONS = "predictions.jsonl"
+MOST_SEARCHED = 32
+"""Ids that are looked for one by one; where there are more, every line is decoded."""
+_CHUNK = 1 << 24
+
+_KINDS = {GENERATED: "generated", DROPPED: "dropped", FINDINGS: "finding", PREDICTIONS: "answer"}
+
+
+class RowFile(NamedTuple):
+    """A file with a line for each row, or for what is said about one; rows may be in shards.
+
+    kind: `row`, `generated`, `dropped`, `finding` or `answer`.
+    """
+
+    kind: str
+    paths: list[Path]
+
+
+class Found(NamedTuple):
+    """A line about a row: its number from 1, the row's id and parents, and all that it says."""
+
+    number: int
+    id: str
+    parents: list[str]
+    line: bytes
+
+    def data(self) -> dict[str, Any]:
+        """The whole line."""
+        decoded: dict[str, Any] = msgspec.json.decode(self.line)
+        return decoded
+
+
+class _Ids(msgspec.Struct):
+    id: Any = None
+    parents: Any = None
+
+
+class _Drop(msgspec.Struct):
+    id: Any = None
+    row: _Ids | None = None
+
+
+_ROW, _DROP = msgspec.json.Decoder(_Ids), msgspec.json.Decoder(_Drop)
+
+
+def row_files(artifact: Artifact, manifest: Manifest) -> list[RowFile]:
+    """The artifact's files that name rows, in a fixed order."""
+    shards = sorted(n for n in manifest.files if n.startswith("rows-") and n.endswith(".jsonl"))
+    found = [RowFile("row", [artifact.file(name) for name in shards])] if shards else []
+    beside = [RowFile(k, [artifact.file(n)]) for n, k in _KINDS.items() if n in manifest.files]
+    return sorted([*found, *beside], key=lambda file: file.kind != "generated")
+
+
+def lines_about(file: RowFile, ids: Collection[str]) -> Iterator[Found]:
+    """The lines about rows that have one of `ids`, or a parent among them."""
+    texts = list(ids) if len(ids) <= MOST_SEARCHED else None
+    for found in _lines(file, _needles(texts)):
+        if found.id in ids or any(parent in ids for parent in found.parents):
+            yield found
+
+
+def lines_starting(file: RowFile, start: str) -> Iterator[Found]:
+    """The lines about rows whose id begins with `start`."""
+    for found in _lines(file, _needles([start])):
+        if found.id.startswith(start):
+            yield found
+
+
+def drops_naming(file: RowFile, row_id: str) -> Iterator[Found]:
+    """The dropped rows that another row is the reason for, e.g. as one that they repeat."""
+    for found in _lines(file, [msgspec.json.encode(row_id)[1:-1]]):
+        if found.id != row_id and row_id in str(found.data().get("detail")):
+            yield found
+
+
+def _needles(texts: Iterable[str] | None) -> list[bytes] | None:
+    """What to look for: each text where a value begins with it."""
+    return None if texts is None else [b'"' + msgspec.json.encode(t)[1:-1] for t in texts]
+
+
+def all_lines(file: RowFile) -> Iterator[Found]:
+    """All lines."""
+    return _lines(file, None)
+
+
+def _lines(file: RowFile, needles: list[bytes] | None) -> Iterator[Found]:
+    """The lines that hold one of `needles`, or all."""
+    before = 0
+    for path in file.paths:
+        if not path.stat().st_size:
+            continue
+        with path.open("rb") as raw:
+            if needles is None:
+                number = before
+                for number, line in enumerate(raw, before + 1):
+                    yield _found(file.kind, number, line)
+                before = number
+                continue
+            with mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                yield from _searched(file.kind, content, needles, before)
+                if len(file.paths) > 1:
+                    before += _newlines(content, 0, len(content))
+
+
+def _searched(kind: str, content: mmap.mmap, needles: list[bytes], before: int) -> Iterator[Found]:
+    """The lines that hold one of `needles`. before: lines in the files before this one."""
+    places = {n: content.find(n) for n in needles}
+    number, counted = before + 1, 0
+    while (start := min((p for p in places.values() if p >= 0), default=-1)) >= 0:
+        begin = content.rfind(b"\n", 0, start) + 1
+        end = content.find(b"\n", start)
+        end = len(content) if end < 0 else end
+        number += _newlines(content, counted, begin)
+        counted = begin
+        yield _found(kind, number, content[begin:end])
+        places = {
+            needle: content.find(needle, end) if 0 <= place < end else place
+            for needle, place in places.items()
+        }
+
+
+def _newlines(content: mmap.mmap, start: int, end: int) -> int:
+    parts = range(start, end, _CHUNK)
+    return sum(content[part : min(part + _CHUNK, end)].count(b"\n") for part in parts)
+
+
+def _found(kind: str, number: int, line: bytes) -> Found:
+    if kind == "dropped":
+        drop = _DROP.decode(line)
+        parents = drop.row.parents if drop.row else None
+        return Found(number, str(drop.id), _texts(parents), line)
+    row = _ROW.decode(line)
+    return Found(number, str(row.id), _texts(row.parents), line)
+
+
+def _texts(parents: Any) -> list[str]:
+    return [str(p) for p in parents] if isinstance(parents, list) else []

@@ -1,0 +1,437 @@
+"""A row's story: where it comes from, which rows are kin to it, and what became of it.
+
+A row's id is a hash of what it says, and a row that is made of others names them in `parents`. So
+the story is read off the artifacts of a build, back from the row and then forward from its origin.
+Where a source read it, that step says itself (`Step.trace`): places stay out of the artifacts, for
+a blank line above a row must rebuild nothing.
+"""
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from finery.artifact.kinds import Dataset
+from finery.artifact.manifest import Manifest, Result
+from finery.build.keys import differences
+from finery.build.offline import job_without_run, with_files
+from finery.build.plan import Planner, StepPlan, make_plan
+from finery.errors import FineryError, UsageError
+from finery.lineage.scan import (
+    Found,
+    RowFile,
+    all_lines,
+    drops_naming,
+    lines_about,
+    lines_starting,
+    row_files,
+)
+from finery.recipe.graph import Graph, Node, Source, row_sources
+from finery.rows import Row, snippet
+from finery.step.step import Step
+from finery.store.database import Store
+
+CANDIDATES = 8
+"""Rows that an error names when an id is ambiguous or unknown."""
+
+
+class Event(msgspec.Struct, omit_defaults=True):
+    """What a step did with a row.
+
+    what: `read` (from outside), `made` (from its parents, or anew), `kept`, `dropped`, `found`
+    (something wrong with it), `generated` (how it came about), `answered` (by a model that is
+    judged), `taken` (by a step that makes no rows of it: a training). number: its place in the
+    step's output, from 1. places: outside, where it was read or what else the step read about it.
+    facts: what the step says about it.
+    """
+
+    step: str
+    use: str
+    what: str
+    output: str = ""
+    number: int = 0
+    places: list[str] = []
+    facts: dict[str, Any] = {}
+
+
+class Told(msgspec.Struct):
+    """A row of the story. relation: `asked`, `ancestor`, `descendant` or `relative`."""
+
+    id: str
+    relation: str = "relative"
+    parents: list[str] = []
+    events: list[Event] = []
+    row: Row | None = None
+
+    def at(self, step: str) -> list[Event]:
+        """What a step did with it."""
+        return [event for event in self.events if event.step == step]
+
+
+class Near(msgspec.Struct):
+    """A row that a step dropped because of the row asked for: it repeats it, or nearly."""
+
+    id: str
+    step: str
+    output: str
+    reason: str
+    detail: str
+
+
+class Story(msgspec.Struct):
+    """A row, its ancestors, and all rows of the same origin; parents come first.
+
+    near: rows that were dropped because of it. notes: what a reader must know, e.g. that a file
+    changed. stale: steps that aren't up to date.
+    """
+
+    id: str
+    rows: list[Told]
+    near: list[Near] = []
+    notes: list[str] = []
+    stale: list[str] = []
+
+    def told(self, row_id: str) -> Told | None:
+        """The row with an id."""
+        return next((t for t in self.rows if t.id == row_id), None)
+
+
+class _Built(NamedTuple):
+    """A step that is built: its node and plan, the result to read, and its files by output."""
+
+    node: Node
+    plan: StepPlan
+    result: Result
+    files: list[tuple[str, RowFile]]
+
+
+def story_of(graph: Graph, store: Store, row_id: str, *, step: str = "", output: str = "") -> Story:
+    """The story of the row whose id begins with `row_id`.
+
+    step, output: only what leads to the row there, and what that step did with it. Raises
+    `UsageError` where there is no such row, or more than one.
+    """
+    teller = _Teller(graph, store)
+    scope = (step, output) if step else None
+    return teller.story(teller.resolve(row_id, scope), scope)
+
+
+class _Teller:
+    """Reads one story off the artifacts that there are."""
+
+    def __init__(self, graph: Graph, store: Store) -> None:
+        self.store = store
+        self.graph = graph
+        self.built = {b.node.name: b for b in _built(graph, store)}
+        if not self.built:
+            raise UsageError("nothing is built yet", fix="finery build")
+
+    # -- which row -------------------------------------------------------------------------------
+
+    def resolve(self, start: str, scope: tuple[str, str] | None) -> str:
+        """The whole id of the one row whose id begins so."""
+        if scope and scope[0] not in self.built:
+            raise UsageError(
+                f"step '{scope[0]}' isn't built yet", fix=f"finery build --step {scope[0]}"
+            )
+        found: dict[str, str] = {}
+        for place, file in self._files(scope):
+            for line in lines_starting(file, start):
+                if line.id == start:
+                    return start
+                found.setdefault(line.id, f"{place}: {snippet(_row_of(file.kind, line) or {})}")
+                if len(found) > CANDIDATES:
+                    raise _ambiguous(start, found)
+        if len(found) > 1:
+            raise _ambiguous(start, found)
+        if not found:
+            raise self._unknown(start, scope)
+        return next(iter(found))
+
+    def _unknown(self, start: str, scope: tuple[str, str] | None) -> UsageError:
+        nearest: dict[str, str] = {}
+        best = 2
+        for place, file in self._files(scope):
+            for line in all_lines(file):
+                shared = _shared(start, line.id)
+                if shared > best:
+                    nearest, best = {}, shared
+                if shared == best and len(nearest) < CANDIDATES:
+                    nearest.setdefault(line.id, place)
+        where = f" of {'.'.join(filter(None, scope))}" if scope else ""
+        return UsageError(
+            f"no row{where} has an id that begins with '{start}'",
+            where="--row",
+            details=[f"{row} in {place}" for row, place in nearest.items()],
+            fix="did you mean one of these?" if nearest else
+            "`finery show STEP` prints ids of its rows, wrong answers and dropped rows",
+        )  # fmt: skip
+
+    def _files(self, scope: tuple[str, str] | None) -> Iterator[tuple[str, RowFile]]:
+        """(what the recipe calls the output, file) of all files about rows."""
+        wanted = [scope] if scope else []
+        if scope and scope[0] in self.built and not self.built[scope[0]].files:
+            sources = row_sources(self.built[scope[0]].node)  # of a training, the rows it takes
+            wanted = [(source.step, source.output) for source in sources]
+        for name, built in self.built.items():
+            for output, file in built.files:
+                if scope is None or (name, output) in wanted or (name, "") in wanted:
+                    yield ".".join(filter(None, (name, output))), file
+
+    # -- its story -------------------------------------------------------------------------------
+
+    def story(self, row_id: str, scope: tuple[str, str] | None) -> Story:
+        """The story of a row; of a step alone, its ancestors and what the step did with it."""
+        ancestors = self._ancestors(row_id)
+        family = ancestors if scope else self._family(ancestors)
+        rows = {i: Told(i) for i in family}
+        there: dict[tuple[str, str], set[str]] = {}
+        for built in self.built.values():
+            self._tell(built, rows, there)
+        if scope:
+            _restrict(rows, self.graph, scope, row_id)
+        _relate(rows, row_id, ancestors)
+        notes = [n for b in self.built.values() for n in self._trace(b, rows)]
+        stale = [n for n, b in self.built.items() if b.plan.result is None]
+        near = [] if scope else list(self._near(row_id))
+        return Story(row_id, _ordered(rows), near, notes, stale)
+
+    def _near(self, row_id: str) -> Iterator[Near]:
+        for name, built in self.built.items():
+            for output, file in built.files:
+                for line in drops_naming(file, row_id) if file.kind == "dropped" else ():
+                    told = line.data()
+                    yield Near(line.id, name, output, str(told["reason"]), str(told["detail"]))
+
+    def _ancestors(self, row_id: str) -> set[str]:
+        """The row, its parents, theirs, and so on."""
+        known = {row_id}
+        for built in reversed(self.built.values()):
+            for _ in _until_still(known):
+                for _, file in built.files:
+                    for line in lines_about(file, known):
+                        if line.id in known:
+                            known.update(line.parents)
+        return known
+
+    def _family(self, ancestors: set[str]) -> set[str]:
+        """These rows, all that were made of them, and so on."""
+        known = set(ancestors)
+        for built in self.built.values():
+            for _ in _until_still(known):
+                for _, file in built.files:
+                    known.update([line.id for line in lines_about(file, known)])
+        return known
+
+    def _tell(
+        self, built: _Built, rows: dict[str, Told], there: dict[tuple[str, str], set[str]]
+    ) -> None:
+        """Add what one step did with the rows. there: output → which of the rows are in it."""
+        node, sources = built.node, row_sources(built.node)
+        before = {i for s in sources for i in there.get((s.step, s.output), ())}
+        for output, file in built.files:
+            for line in lines_about(file, rows):
+                if line.id in rows:
+                    event = _event(node, output, file.kind, line, before, bool(sources))
+                    _add(rows[line.id], event, line, file.kind)
+                    if file.kind == "row":
+                        there.setdefault((node.name, output), set()).add(line.id)
+        if not issubclass(next(iter(node.outputs.values())), Dataset):
+            self._taken(node, sources, rows, there)
+
+    def _taken(
+        self,
+        node: Node,
+        sources: Sequence[Source],
+        rows: dict[str, Told],
+        there: Mapping[tuple[str, str], set[str]],
+    ) -> None:
+        for source in sources:
+            for i in sorted(there.get((source.step, source.output), ())):
+                if not rows[i].at(node.name):  # else it is judged
+                    facts = {"as": source.field, "from": source.ref, "section": node.section}
+                    rows[i].events.append(Event(node.name, node.use, "taken", facts=facts))
+
+    # -- places outside --------------------------------------------------------------------------
+
+    def _trace(self, built: _Built, rows: Mapping[str, Told]) -> list[str]:
+        """Fill in the places that a step knows; notes on what is in the way."""
+        name, step = built.node.name, built.node.step
+        told = [t for t in rows.values() if t.relation in ("asked", "ancestor") and t.at(name)]
+        if not told or type(step).trace is Step.trace:
+            return []
+        if built.plan.gone:
+            return [f"{name} can't tell where rows were read: {built.plan.gone}"]
+        notes = [f"{name}: {file} changed since it was read" for file in _changed_files(built)]
+        try:
+            self._places(built, rows, told)
+        except FineryError as error:
+            where = f"{error.where}: " if error.where else ""
+            return [*notes, f"{name} can't tell where rows were read: {where}{error.what}"]
+        lost = [t.id for t in told if not any(e.places for e in t.at(name))]
+        if notes and lost and not row_sources(built.node):
+            notes.append(f"{name}: not there any more: {', '.join(lost)}")
+        return notes
+
+    def _places(self, built: _Built, rows: Mapping[str, Told], told: Sequence[Told]) -> None:
+        """Ask the step. Of a row that it changed it may know the old one."""
+        name = built.node.name
+        events = {t.id: t.at(name) for t in told}
+        for t in told:
+            for parent in t.parents:
+                if parent not in rows or not rows[parent].at(name):
+                    events.setdefault(parent, []).extend(t.at(name))
+        left = Counter({i: len(found) for i, found in events.items()})
+        step = with_files(built.node.step, built.plan.files)
+        with tempfile.TemporaryDirectory(prefix="finery-trace-") as folder:
+            job = job_without_run(
+                built.node, self.store, Path(folder), pinned=built.plan.pinned, report=_quiet
+            )
+            source = not row_sources(built.node)
+            for row_id, place in step.trace(set(events), job):
+                its = events.get(row_id)
+                if its is None:  # it wasn't asked for
+                    continue
+                # A source reads equal rows in the order in which they are in its output.
+                for event in [its[-max(left[row_id], 1)]] if source else its:
+                    event.places.append(place)
+                left[row_id] -= 1
+                if source and not +left:
+                    break  # each was found as often as it is in the output
+
+
+def _built(graph: Graph, store: Store) -> Iterator[_Built]:
+    """The steps of a recipe that are built: as they are now, else by the last build."""
+    planner = Planner(graph, store)
+    for plan in make_plan(planner, without_files=True):
+        result = plan.result
+        if result is None and plan.node.name in planner.latest:
+            result = store.lookup(planner.latest[plan.node.name][0])
+        if result is not None:
+            files = [
+                (output, file)
+                for output, manifest in _distinct(result.outputs).items()
+                for file in row_files(store.artifact(manifest), manifest)
+            ]
+            yield _Built(plan.node, plan, result, files)
+
+
+def _distinct(outputs: Mapping[str, Manifest]) -> dict[str, Manifest]:
+    """Without the nameless output where it only repeats a named one."""
+    return {n: m for n, m in outputs.items() if n or len(outputs) == 1}
+
+
+def _until_still(known: set[str]) -> Iterator[None]:
+    """Again and again, until a round adds nothing."""
+    size = -1
+    while size != len(known):
+        size = len(known)
+        yield
+
+
+def _event(
+    node: Node, output: str, kind: str, line: Found, before: set[str], takes_rows: bool
+) -> Event:
+    """What a line says that a step did."""
+    if kind == "row":
+        made = "kept" if line.id in before and line.id not in line.parents else "made"
+        what = made if takes_rows else "made" if line.parents else "read"
+        return Event(node.name, node.use, what, output, line.number)
+    what = {"answer": "answered", "finding": "found"}.get(kind, kind)
+    facts = {k: v for k, v in line.data().items() if k not in ("id", "row", "parents")}
+    return Event(node.name, node.use, what, output, facts=facts)
+
+
+def _add(told: Told, event: Event, line: Found, kind: str) -> None:
+    told.events.append(event)
+    told.parents += [p for p in line.parents if p not in told.parents and p != told.id]
+    if told.row is None:
+        told.row = _row_of(kind, line)
+
+
+def _row_of(kind: str, line: Found) -> Row | None:
+    """The row that a line holds, if it does."""
+    if kind == "row":
+        return line.data()
+    row = line.data().get("row") if kind == "dropped" else None
+    return row if isinstance(row, dict) else None
+
+
+def _relate(rows: Mapping[str, Told], row_id: str, ancestors: set[str]) -> None:
+    made = {row_id}
+    for told in _ordered(rows):
+        if told.id == row_id:
+            told.relation = "asked"
+        elif told.id in ancestors:
+            told.relation = "ancestor"
+        elif not made.isdisjoint(told.parents):
+            told.relation = "descendant"
+            made.add(told.id)
+
+
+def _ordered(rows: Mapping[str, Told]) -> list[Told]:
+    """The rows, parents before those made of them as far as there is such an order."""
+    done: dict[str, Told] = {}
+    children: dict[str, list[str]] = {}
+    for told in rows.values():
+        for parent in told.parents:
+            children.setdefault(parent, []).append(told.id)
+    waiting = {i: sum(p in rows for p in told.parents) for i, told in rows.items()}
+    ready = sorted(i for i, n in waiting.items() if not n)
+    while len(done) < len(rows):
+        if not ready:  # rows that were made of each other, back and forth
+            ready = [min(i for i in rows if i not in done)]
+        i = ready.pop(0)
+        if i in done:
+            continue
+        done[i] = rows[i]
+        for child in sorted(children.get(i, ())):
+            waiting[child] -= 1
+            if not waiting[child] and child not in done:
+                ready.append(child)
+    return list(done.values())
+
+
+def _restrict(rows: dict[str, Told], graph: Graph, scope: tuple[str, str], row_id: str) -> None:
+    """Leave the events that lead to a step and its own, and the rows that these are about."""
+    step, output = scope
+    before = set(graph.select([step]).nodes)
+    for told in rows.values():
+        told.events = [
+            e for e in told.events
+            if e.step in before and (e.step != step or output in ("", e.output))
+        ]  # fmt: skip
+    for i in [i for i, told in rows.items() if not told.events and i != row_id]:
+        del rows[i]
+
+
+def _changed_files(built: _Built) -> list[str]:
+    """Names of the outside files that are no longer what the step read."""
+    if built.plan.result is not None:
+        return []
+    changed = differences(built.result.parts, built.plan.parts)
+    return [part.split(" ", 2)[2] for part, _, _ in changed if part.startswith("file ")]
+
+
+def _shared(one: str, other: str) -> int:
+    """How many characters two texts have in common from their beginning."""
+    pairs = zip(one, other, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
+
+
+def _ambiguous(start: str, found: Mapping[str, str]) -> UsageError:
+    more = [f"… and more than {CANDIDATES}"] if len(found) > CANDIDATES else []
+    shown = [f"{row} in {place}" for row, place in list(found.items())[:CANDIDATES]]
+    return UsageError(
+        f"several rows have ids that begin with '{start}'",
+        where="--row",
+        details=[*shown, *more],
+        fix="write more of the id",
+    )
+
+
+def _quiet(event: dict[str, Any]) -> None:
+    """A trace is no run: what it reports goes nowhere."""

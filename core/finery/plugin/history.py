@@ -1,0 +1,109 @@
+"""What of a recipe is built already, and what the project built before."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from finery.artifact.kinds import Artifact
+
+if TYPE_CHECKING:
+    from finery.artifact.kinds import Model
+    from finery.artifact.manifest import Manifest, Result
+    from finery.inference.types import Request, Sampling
+    from finery.store.database import Store
+
+
+LOOKED_UP = 512
+"""Records that are looked up together."""
+
+
+class Past(msgspec.Struct, frozen=True, kw_only=True):
+    """A step as it was once built in this project.
+
+    use: its step type. settings: those in its key, by name (`lora.r`). seconds: how long it took.
+    meta: of its only output, empty where it has several.
+    """
+
+    key: str
+    use: str
+    settings: dict[str, Any]
+    seconds: float
+    meta: dict[str, Any]
+
+
+class Results:
+    """What of a recipe is built already, and what the project built before."""
+
+    def __init__(
+        self,
+        store: "Store | None" = None,
+        results: "Mapping[str, Result | None] | None" = None,
+        latest: Mapping[str, tuple[str, str | None]] | None = None,
+        engines: Mapping[str, Mapping[str, str]] | None = None,
+    ) -> None:
+        self._store = store
+        self._results = results or {}
+        self._latest = latest or {}
+        self._engines = engines or {}
+
+    def artifact(self, step: str, output: str = "") -> Artifact | None:
+        """An output of a step, None where it isn't built as the recipe has it now."""
+        result = self._results.get(step)
+        found = result.outputs.get(output) if result else None
+        return self._store.artifact(found) if self._store is not None and found else None
+
+    def meta(self, step: str, output: str = "") -> dict[str, Any] | None:
+        """The facts about an output, None where it isn't built."""
+        result = self._results.get(step)
+        found = result.outputs.get(output) if result else None
+        return found.meta if found else None
+
+    def last(self, step: str) -> Past | None:
+        """The step as it was last built in this recipe, whatever changed since."""
+        key = self._latest.get(step, ("", None))[0]
+        found = self._store.finished(key) if self._store is not None and key else None
+        return _past(found) if found else None
+
+    def answered(
+        self, step: str, model: "Model", requests: "Iterable[Request]", sampling: "Sampling"
+    ) -> int | None:
+        """How many of the requests that a step makes of a model are in the record cache.
+
+        For engines that answer each request alone. None where the step's engines aren't known yet.
+        """
+        from finery.inference.records import SqliteRecords, formats_of, identity_of, record_key
+
+        engines = self._engines.get(step, {})
+        if self._store is None or not formats_of(model) <= engines.keys():
+            return None
+        identity, source = identity_of(model, engines), iter(requests)
+        records, found = SqliteRecords(self._store.database), 0
+        while keys := [record_key(identity, [r], sampling) for r in islice(source, LOOKED_UP)]:
+            found += len(records.get(keys))
+        return found
+
+    def history(self, use: str) -> list[Past]:
+        """All steps of a type that the project built, newest first."""
+        return [] if self._store is None else [_past(r) for r in self._store.history(use)]
+
+
+def _past(result: "Result") -> Past:
+    parts = dict(result.parts)
+    settings = {
+        name.removeprefix("setting "): value
+        for name, value in parts.items()
+        if name.startswith("setting ")
+    }
+    return Past(
+        key=result.key,
+        use=str(parts.get("step type", "")),
+        settings=settings,
+        seconds=result.seconds,
+        meta=_only_meta(list(result.outputs.values())),
+    )
+
+
+def _only_meta(outputs: "Sequence[Manifest]") -> dict[str, Any]:
+    return outputs[0].meta if len(outputs) == 1 else {}

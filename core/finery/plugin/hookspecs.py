@@ -1,0 +1,88 @@
+"""Every hook a plugin can implement. `from finery import hookimpl`."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    from finery.plugin.history import Results
+    from finery.plugin.notes import About, Estimate, Note
+    from finery.recipe.graph import Graph
+    from finery.step.job import Job
+    from finery.step.step import Step
+
+hookspec = pluggy.HookspecMarker("finery")
+hookimpl = pluggy.HookimplMarker("finery")
+
+
+@hookspec
+def finery_steps() -> Mapping[str, Any]:  # type: ignore[empty-body]
+    """Return the step types you provide: `plugin.step` → `"module:Class"`."""
+
+
+@hookspec
+def finery_engines() -> Mapping[str, str]:  # type: ignore[empty-body]
+    """Return the engines you provide: model format → `"module:Class"`."""
+
+
+@hookspec
+def finery_commands() -> Mapping[str, str]:  # type: ignore[empty-body]
+    """Return the commands you provide: name → `"module:function"`, a click command."""
+
+
+@hookspec
+def finery_executors() -> Mapping[str, str]:  # type: ignore[empty-body]
+    """Return the executors you provide: name → `"module:Class"`."""
+
+
+@hookspec
+def finery_pages() -> Mapping[str, str]:  # type: ignore[empty-body]
+    """Return the pages you provide for `finery show --html`: kind of artifact → function."""
+
+
+@hookspec
+def finery_notes() -> "Mapping[str, About]":  # type: ignore[empty-body]
+    """Return the kinds of notes you give: name → when it is given and why."""
+
+
+@hookspec
+def finery_checks(graph: "Graph", results: "Results") -> "Sequence[Note]":  # type: ignore[empty-body]
+    """Return notes on a recipe; `results` holds what is built already."""
+
+
+@hookspec
+def finery_estimates(  # type: ignore[empty-body]
+    graph: "Graph", results: "Results", steps: Sequence[str]
+) -> "Sequence[Estimate]":
+    """Return what those of `steps`, which a build would run, will take."""
+
+
+@hookspec(firstresult=True)
+def finery_run_step(step: "Step", job: "Job") -> Any:
+    """Run one step in its worker; wrap it to see or change how every step runs."""
+
+
+@hookspec
+def finery_build_started(run: str, plan: Any) -> None:
+    """React to a build that starts."""
+
+
+@hookspec
+def finery_build_finished(run: str, ok: bool) -> None:
+    """React to a build that ended, well or not."""
+
+
+@hookspec
+def finery_step_started(name: str, use: str) -> None:
+    """React to a step that starts to run."""
+
+
+@hookspec
+def finery_step_finished(name: str, use: str, seconds: float, cached: bool) -> None:
+    """React to a step whose outputs are in the store."""
+
+
+@hookspec
+def finery_step_failed(name: str, use: str, error: Exception) -> None:
+    """React to a step that failed."""

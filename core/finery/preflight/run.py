@@ -1,0 +1,279 @@
+"""Proofs of a recipe's trainings before any of them runs: what `finery check --deep` does.
+
+The light steps that trainings take from are built, in the store, where the next build finds them.
+Nothing heavy runs: no training, no generation, nothing that needs a process of its own.
+"""
+
+import tempfile
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from finery.artifact.kinds import Artifact, Model
+from finery.build.offline import job_without_run, with_files
+from finery.build.plan import Planner, StepPlan, make_plan
+from finery.build.scheduler import Build
+from finery.errors import FineryError, each_once
+from finery.execute.local import LocalExecutor
+from finery.preflight.report import Proof
+from finery.recipe.graph import Graph, Node, Source, place_of
+from finery.recipe.lock import Lock
+from finery.step.inspect import Input, inputs_of, slots_of
+from finery.step.job import Job, Report
+from finery.step.step import Step
+from finery.store.database import Store
+from finery.store.links import open_artifact
+from finery.util.events import Listener
+from finery.util.paths import PINNED
+
+
+@dataclass
+class Proven:
+    """What became of the proof of one training.
+
+    waits: what the recipe calls an input → the steps that must be built before it can be proven.
+    errors: of the rows, of the model, or of a step before them.
+    """
+
+    node: Node
+    proofs: list[Proof] = field(default_factory=list)
+    errors: list[FineryError] = field(default_factory=list)
+    waits: dict[str, list[str]] = field(default_factory=dict)
+
+
+def trainings(graph: Graph) -> list[Node]:
+    """The steps that can prove what they would learn."""
+    return [n for n in graph.nodes.values() if type(n.step).prove is not Step.prove]
+
+
+def prove_trainings(
+    graph: Graph,
+    store: Store,
+    *,
+    samples: int,
+    listeners: Sequence[Listener] = (),
+    report: Callable[[Node], Report] = lambda node: lambda event: None,
+) -> Generator[Proven, None, None]:
+    """Build what is light, then prove one training after the other.
+
+    listeners: of that build. report: where the events of a training's proof go.
+    """
+    with tempfile.TemporaryDirectory(prefix="finery-check-") as folder:
+        proving = _Proving(graph, store, Path(folder), listeners, report)
+        proving.prepare()
+        for node in trainings(graph):
+            yield proving.prove(node, samples)
+
+
+class _UnwrittenLock(Lock):
+    """Pins for this process alone: a check writes no `recipe.lock`."""
+
+    def set(self, name: str, pinned: str) -> None:
+        """Pin a name until the process ends."""
+        self._pins = {**self._read(), name: pinned}
+
+
+class _Proving:
+    """Finds the inputs of all trainings: built, sketched, or not to be had yet."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        store: Store,
+        folder: Path,
+        listeners: Sequence[Listener],
+        report: Callable[[Node], Report],
+    ) -> None:
+        self.graph = graph
+        self.store = store
+        self.folder = folder
+        self.listeners = listeners
+        self.report = report
+        self.lock = _UnwrittenLock(graph.recipe.path)
+        self.errors: dict[str, FineryError] = {}
+        self.plans: dict[str, StepPlan] = {}
+        self._sketches: dict[str, Artifact | None] = {}
+        self._tried: set[str] = set()
+
+    # -- before the proofs -----------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Build what the trainings take and what is light, until nothing more can be done."""
+        self._plan()
+        while todo := self._todo():
+            self._tried |= todo
+            build = Build(
+                self.graph.select(sorted(todo)), self.store, LocalExecutor(), self.listeners,
+                keep_going=True,
+            )  # fmt: skip
+            build.planner.lock = self.lock
+            self.errors |= build.run().errors
+            self._plan()
+
+    def _plan(self) -> None:
+        planner = Planner(self.graph, self.store)
+        planner.lock = self.lock
+        self.plans = {plan.node.name: plan for plan in make_plan(planner)}
+
+    def _todo(self) -> set[str]:
+        """The light steps to build next."""
+        missing = {
+            name
+            for node in trainings(self.graph)
+            for source, _ in self._inputs(node)
+            for name in self._missing(source.step)
+        }
+        if not missing:
+            return set()
+        before = self.graph.select(sorted(missing)).nodes
+        return {n for n in before if not self._built(n) and self._is_light(n)} - self._tried
+
+    def _missing(self, name: str) -> set[str]:
+        """The steps to build before there is an artifact of step `name`, in whatever form."""
+        if self._built(name) or self._sketch(name) is not None or name in self.errors:
+            return set()
+        node = self.graph.nodes[name]
+        inner = {m for source, _ in self._inputs(node) for m in self._missing(source.step)}
+        return inner if _can_sketch(node) and inner else {name}
+
+    def _built(self, name: str) -> bool:
+        return self.plans[name].result is not None
+
+    def _is_light(self, name: str) -> bool:
+        """Whether a build of this step would run nothing heavy."""
+        if self._built(name):
+            return True
+        node = self.graph.nodes[name]
+        return not _is_heavy(node) and all(map(self._is_light, node.upstream()))
+
+    def _awaited(self, name: str) -> list[str]:
+        """The steps that stand between us and step `name`."""
+        if self._built(name):
+            return []
+        node = self.graph.nodes[name]
+        before = [n for b in node.upstream() for n in self._awaited(b)]
+        return [name] if _is_heavy(node) or not before else list(dict.fromkeys(before))
+
+    # -- artifacts -------------------------------------------------------------------------------
+
+    def _inputs(self, node: Node) -> list[tuple[Source, Input]]:
+        """A step's inputs, those of steps inside it too; of its model, the one under trainings."""
+        slots = slots_of(node.step)
+        own = [(s, slots[s.field].accepts) for s in node.sources]
+        if node.section != "train":
+            return own
+        return [(self._under(s) if a.kind is Model else s, a) for s, a in own]
+
+    def _under(self, source: Source) -> Source:
+        """Where a model comes from, past all trainings: they keep tokenizer and chat template."""
+        node = self.graph.nodes[source.step]
+        while node.section == "train":
+            kinds = inputs_of(type(node.step))
+            models = [s for s in node.sources if s.field in kinds and kinds[s.field].kind is Model]
+            if not models:
+                break
+            found = next((s for s in models if s.field == "model"), models[0])
+            source = Source(source.field, source.index, source.ref, found.step, found.output)
+            node = self.graph.nodes[source.step]
+        return source
+
+    def _artifact(self, source: Source) -> Artifact | None:
+        """What an input names; None where it isn't to be had yet."""
+        result = self.plans[source.step].result
+        if result is not None:
+            return open_artifact(self.store.root, result.outputs[source.output])
+        return self._sketch(source.step)
+
+    def _sketch(self, name: str) -> Artifact | None:
+        """The step's output without what makes it heavy, where it can tell that."""
+        node = self.graph.nodes[name]
+        if self._sketches.get(name) is not None or not _can_sketch(node) or name in self.errors:
+            return self._sketches.get(name)
+        if all(self._artifact(source) is not None for source, _ in self._inputs(node)):
+            try:
+                self._sketches[name] = self._opened(node).sketch(self._job(node))
+            except FineryError as error:
+                self._place(node, error)
+                self.errors[name] = error
+        return self._sketches.get(name)
+
+    def _opened(self, node: Node) -> Step:
+        """The step with its inputs opened, those that there are.
+
+        A step inside it without one that it needs is left out.
+        """
+        step = with_files(node.step, self.plans[node.name].files)
+        for path, slot in slots_of(step).items():
+            opened = []
+            for source, _ in self._inputs(node):
+                artifact = self._artifact(source) if source.field == path else None
+                if artifact is not None:
+                    artifact.ref = source.ref if slot.uses_name else ""
+                    opened.append(artifact)
+            accepts, (outer, _, inside) = slot.accepts, path.partition(".")
+            if inside and not (opened or accepts.optional):
+                setattr(step, outer, None)
+            setattr(slot.owner, slot.field, opened if accepts.many else next(iter(opened), None))
+        return step
+
+    def _job(self, node: Node) -> Job:
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        return job_without_run(
+            node, self.store, folder, pinned=self._pinned(node), report=self.report(node)
+        )
+
+    def _pinned(self, node: Node) -> str | None:
+        floating = node.step.floating()
+        if floating is None:
+            return None
+        if self.lock.get(floating) is None:
+            self.lock.set(floating, node.step.pin_into(self.store.root / PINNED))
+        return self.lock.get(floating)
+
+    # -- the proofs ------------------------------------------------------------------------------
+
+    def prove(self, node: Node, samples: int) -> Proven:
+        """Prove a training with the inputs that there are."""
+        made = Proven(node)
+        absent: set[str] = set()
+        there: set[str] = set()
+        for source, _ in self._inputs(node):
+            if self._artifact(source) is not None:
+                there.add(source.field)
+                continue
+            absent.add(source.field)
+            failed = [n for n in self._before(source.step) if n in self.errors]
+            made.errors += [self.errors[n] for n in failed]
+            if not failed:
+                made.waits[source.ref] = self._awaited(source.step)
+        required = [s.field for s, accepts in self._inputs(node) if not accepts.optional]
+        needed = {name for name in required if "." not in name}
+        if needed <= there:
+            self._prove(node, samples, made)
+        made.errors = each_once(made.errors)
+        return made
+
+    def _before(self, name: str) -> list[str]:
+        return list(self.graph.select([name]).nodes)
+
+    def _prove(self, node: Node, samples: int, made: Proven) -> None:
+        try:
+            made.proofs = self._opened(node).prove(self._job(node), samples)
+        except FineryError as error:
+            for one in getattr(error, "errors", [error]):
+                self._place(node, one)
+                made.errors.append(one)
+
+    def _place(self, node: Node, error: FineryError) -> None:
+        """Give an error its place in the recipe, where it has none of its own."""
+        error.where = place_of(self.graph.recipe, node, error.where)
+
+
+def _is_heavy(node: Node) -> bool:
+    """Whether a step takes more than moments: it trains, asks a model or wants a process alone."""
+    spec = type(node.step).__spec__
+    return node.section == "train" or spec.isolated or spec.engines
+
+
+def _can_sketch(node: Node) -> bool:
+    return type(node.step).sketch is not Step.sketch

@@ -1,0 +1,167 @@
+"""A recipe as it was written: plain data, and where in the file each part of it stands.
+
+YAML is read the way people mean it: `2e-4` is a number, `no` and `on` are strings, a key written
+twice is an error, aliases can't blow up, tags can't make objects.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from finery.errors import RecipeError, UsageError
+from finery.recipe.excerpt import _excerpt, without_secrets
+from finery.recipe.yaml import _parse
+from finery.util.paths import shown
+
+Path_ = tuple[str | int, ...]
+"""A place in the recipe, e.g. `("train", "sft", "lora", "r")`."""
+
+
+class Recipe:
+    """The data of a recipe file, with `--set` applied, and the positions of its parts."""
+
+    def __init__(self, path: Path, text: str, node: yaml.Node, data: dict[str, Any]) -> None:
+        self.path = path
+        self.text = text
+        self.data = data
+        self._node = node
+        self._overrides: dict[Path_, str] = {}
+
+    @property
+    def folder(self) -> Path:
+        """The recipe's folder: its paths are relative to it."""
+        return self.path.parent
+
+    @property
+    def name(self) -> str:
+        """The recipe's name; the folder's if it says none."""
+        return str(self.data.get("name") or self.folder.resolve().name)
+
+    def override(self, assignment: str) -> None:
+        """Apply one `--set section.step.setting=value`; the value is read as YAML."""
+        target, found, text = assignment.partition("=")
+        where = without_secrets(f"--set {assignment}")
+        if not found or not target:
+            raise UsageError("--set takes PATH=VALUE", where=where, fix="--set train.sft.epochs=1")
+        keys = target.strip().split(".")
+        try:
+            value = _parse(text, where)[1] if text.strip() else ""
+        except RecipeError as error:
+            what = error.what.replace("the recipe", "the value")
+            raise UsageError(what, where=where, fix=error.fix) from None
+        parent = self.data
+        for depth, key in enumerate(keys[:-1]):
+            child = parent.setdefault(key, {}) if depth >= 2 else parent.get(key)
+            if not isinstance(child, dict):
+                raise UsageError(
+                    f"the recipe has no '{'.'.join(keys[: depth + 1])}' to set something in",
+                    where=where,
+                    fix="name a section and a step of the recipe: --set train.sft.epochs=1",
+                )
+            parent = child
+        parent[keys[-1]] = value
+        self._overrides[tuple(keys)] = where
+
+    def where(self, place: Sequence[str | int] = (), *, key: bool = False) -> str:
+        """`file:line:column` of a part of the recipe, or the nearest part above it.
+
+        key: the position of the part's key instead of its value's.
+        """
+        for end in range(len(place), 0, -1):
+            if tuple(place[:end]) in self._overrides:
+                return self._overrides[tuple(place[:end])]
+        mark = self._mark(place, key)
+        return f"{shown(self.path)}:{mark.line + 1}:{mark.column + 1}"
+
+    def _mark(self, place: Sequence[str | int], key: bool) -> yaml.Mark:
+        node, mark = self._node, self._node.start_mark
+        for depth, step in enumerate(place):
+            pair = _child(node, step)
+            if pair is None:
+                break
+            name, node = pair
+            last = depth == len(place) - 1
+            mark = name.start_mark if (last and key) or not last else node.start_mark
+        return mark
+
+    def error(
+        self,
+        what: str,
+        place: Sequence[str | int] = (),
+        *,
+        key: bool = False,
+        fix: str | None = None,
+    ) -> RecipeError:
+        """A `RecipeError` at a part of the recipe, with the line itself shown."""
+        where = self.where(place, key=key)
+        mark = self._mark(place, key)
+        if where.startswith("--set"):
+            return RecipeError(what, where=where, fix=fix)
+        return RecipeError(
+            what, where=where, fix=fix, details=_excerpt(self.text, mark.line, mark.column)
+        )
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file; every mistake in the YAML is a `RecipeError` with its position."""
+    recipe = Recipe(path, *_read(path))
+    for assignment in overrides:
+        recipe.override(assignment)
+    return recipe
+
+
+def _read(path: Path) -> tuple[str, yaml.Node, dict[str, Any]]:
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise UsageError(
+            f"there is no recipe {shown(path)}", fix="name one, or make one: finery init DIR"
+        ) from None
+    except OSError as error:
+        raise UsageError(f"can't read the recipe {shown(path)}: {error.strerror}") from error
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        column = error.start - (raw.rfind(b"\n", 0, error.start) + 1) + 1
+        raise RecipeError(
+            f"the recipe is not UTF-8 (byte 0x{raw[error.start]:02x})",
+            where=f"{shown(path)}:{line}:{column}",
+            fix="save it as UTF-8",
+        ) from None
+    node, data = _parse(text, shown(path))
+    if not isinstance(data, dict):
+        raise RecipeError(
+            "a recipe is a mapping of sections",
+            where=f"{shown(path)}:1:1",
+            fix="start with `finery: 1`; `finery init DIR` writes an example",
+        )
+    return text, node, data
+
+
+def _child(node: yaml.Node, step: str | int) -> tuple[yaml.Node, yaml.Node] | None:
+    """(key node, value node) of a part of a node, looking through merges."""
+    if isinstance(node, yaml.SequenceNode):
+        if isinstance(step, int) and step < len(node.value):
+            return node.value[step], node.value[step]
+        return None
+    if not isinstance(node, yaml.MappingNode):
+        return None
+    for key_node, value_node in node.value:
+        if key_node.value == step:
+            return key_node, value_node
+    for merged in _merged_nodes(node):
+        found = _child(merged, step)
+        if found:
+            return found
+    return None
+
+
+def _merged_nodes(node: yaml.MappingNode) -> Iterator[yaml.Node]:
+    for key_node, value_node in node.value:
+        if key_node.value == "<<":
+            yield from (
+                value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
+            )

@@ -1,0 +1,349 @@
+"""The typed graph of a recipe: steps, and what each takes from which other."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from blake3 import blake3
+
+from finery.artifact.kinds import Artifact, Dataset
+from finery.errors import FineryError, RecipeError, UsageError
+from finery.fields import Settings
+from finery.plugin.manager import Plugins
+from finery.recipe.document import Recipe
+from finery.recipe.validate import check_recipe, convert_step, raise_all
+from finery.step.inspect import SECTIONS, nested_steps, slots_of
+from finery.step.step import Step
+from finery.util.text import did_you_mean
+
+COMPARED = "against"
+"""The input whose rows a step only compares with, and takes none from."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where one input comes from: output `output` of step `step`, as field `field`[`index`]."""
+
+    field: str
+    index: int
+    ref: str  # as the recipe writes it
+    step: str
+    output: str
+
+
+@dataclass
+class Node:
+    """A step of the graph."""
+
+    name: str
+    section: str
+    use: str
+    step: Step
+    outputs: dict[str, type[Artifact]]
+    seed: int
+    env: list[str]
+    sources: list[Source] = field(default_factory=list)
+    needs: list[str] = field(default_factory=list)
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Where the recipe has it."""
+        return self.section, self.name
+
+    def upstream(self) -> list[str]:
+        """The steps it waits for, each once, in order."""
+        return list(dict.fromkeys([*(s.step for s in self.sources), *self.needs]))
+
+
+@dataclass
+class Graph:
+    """All steps, each after those it takes from (and otherwise in the recipe's order)."""
+
+    recipe: Recipe
+    plugins: Plugins
+    nodes: dict[str, Node]
+    whole: "Graph | None" = None  # what this one was selected from
+
+    def select(self, names: Sequence[str]) -> "Graph":
+        """The graph of these steps and all that they wait for. Empty `names`: the whole."""
+        if not names:
+            return self
+        wanted: set[str] = set()
+        stack = list(names)
+        while stack:
+            name = stack.pop()
+            if name not in self.nodes:
+                raise UsageError(
+                    f"the recipe has no step '{name}'",
+                    where="--step",
+                    fix=did_you_mean(name, self.nodes),
+                )
+            if name not in wanted:
+                wanted.add(name)
+                stack.extend(self.nodes[name].upstream())
+        chosen = {n: node for n, node in self.nodes.items() if n in wanted}
+        return Graph(self.recipe, self.plugins, chosen, self.whole or self)
+
+
+def build_graph(recipe: Recipe, plugins: Plugins, *, validated: bool = False) -> Graph:
+    """Check the recipe whole and make its graph.
+
+    validated: the recipe's text passed `check_recipe` before with the same step types.
+    Raises `RecipeError` (several as `RecipeErrors`) with positions.
+    """
+    if not validated:
+        raise_all(check_recipe(recipe, plugins))
+    nodes = _nodes(recipe, plugins)
+    raise_all([e for node in nodes.values() for e in _connect(recipe, node, nodes)])
+    made = _sorted(recipe, nodes)
+    if not validated:
+        for node in nodes.values():
+            _tell_promises(node, nodes)
+        raise_all([e for node in nodes.values() for e in _check_settings(recipe, node)])
+    return Graph(recipe, plugins, made)
+
+
+def _nodes(recipe: Recipe, plugins: Plugins) -> dict[str, Node]:
+    """The steps by name, not yet connected."""
+    errors: list[FineryError] = []
+    nodes: dict[str, Node] = {}
+    places = [(section, name) for section in SECTIONS for name in recipe.data.get(section) or {}]
+    for section, name in places:
+        if name in nodes:
+            errors.append(_two_of_one_name(recipe, nodes[name], section))
+            continue
+        try:
+            nodes[name] = _node(recipe, plugins, section, name)
+        except RecipeError as error:
+            errors.append(error)
+    raise_all(errors)
+    if not nodes:
+        raise recipe.error("the recipe has no steps", fix="add one; `finery init DIR` has examples")
+    return nodes
+
+
+def _two_of_one_name(recipe: Recipe, first: Node, section: str) -> RecipeError:
+    return recipe.error(
+        f"two steps are named '{first.name}' (the first in section '{first.section}')",
+        (section, first.name),
+        key=True,
+        fix="names are unique across sections: rename one",
+    )
+
+
+def _tell_promises(node: Node, nodes: dict[str, Node]) -> None:
+    """Let the placeholders of a step's inputs have what is known before they are built."""
+    slots = slots_of(node.step)
+    for source in node.sources:
+        slot = slots[source.field]
+        value = getattr(slot.owner, slot.field)
+        artifact: Artifact = value[source.index] if slot.accepts.many else value
+        artifact.meta.update(nodes[source.step].step.static_meta())
+
+
+def _check_settings(recipe: Recipe, node: Node) -> Iterator[FineryError]:
+    """What the step type itself finds wrong with its settings, and those of steps inside it."""
+    try:
+        node.step.check()
+        for field_name, within in nested_steps(node.step).items():
+            _check_within(field_name, within)
+    except UsageError as error:
+        inside = _named_part(error.where or "", recipe.data[node.section][node.name])
+        # Of a setting the value is shown, of an entry of a mapping its key, which may be wrong.
+        key = len(inside) != 1
+        yield recipe.error(error.what, (*node.place, *inside), key=key, fix=error.fix)
+
+
+def place_of(recipe: Recipe, node: Node, where: str | None, inside: str = "") -> str:
+    """Where an error that a step told belongs, by what the step itself said.
+
+    The recipe's `file:line:column` where that is nothing (then of the step) or one of the step's
+    settings, e.g. `lora.r`; anything else, such as a file with its line, stays as it is.
+    inside: the setting of `node` that the step is, where it is a step inside of it.
+    """
+    if where is None:
+        return recipe.where((*node.place, *([inside] if inside else [])), key=True)
+    keys = [*([inside] if inside else []), *where.split(".")]
+    return recipe.where((*node.place, *keys)) if _has_setting(node.step, keys) else where
+
+
+def _has_setting(step: Settings, keys: Sequence[str]) -> bool:
+    first, *rest = keys
+    if first not in type(step).__struct_fields__:
+        return False
+    within = getattr(step, first)
+    if isinstance(within, Settings) and rest:
+        return _has_setting(within, rest)
+    return not rest or (isinstance(within, dict) and ".".join(rest) in within)
+
+
+def _check_within(field_name: str, within: Step) -> None:
+    try:
+        within.check()
+    except UsageError as error:
+        where = f"{field_name}.{error.where or ''}"
+        raise UsageError(error.what, where=where, fix=error.fix) from None
+
+
+def _named_part(where: str, written: Any) -> list[str]:
+    """The keys that lead to what `where` names, e.g. `lora.r` or `require: sft.accuracy: …`."""
+    keys: list[str] = []
+    while isinstance(written, dict):
+        fitting = [k for k in written if where == k or where.startswith((f"{k}.", f"{k}:"))]
+        if not fitting:
+            break
+        keys.append(max(fitting, key=len))
+        written, where = written[keys[-1]], where[len(keys[-1]) + 1 :].lstrip()
+    return keys
+
+
+def _node(recipe: Recipe, plugins: Plugins, section: str, name: str) -> Node:
+    written = recipe.data[section][name]
+    cls = plugins.step_type(written["use"])
+    step = convert_step(recipe, section, name, cls, plugins)
+    needs = written.get("needs", [])
+    return Node(
+        name=name,
+        section=section,
+        use=written["use"],
+        step=step,
+        outputs=step.outputs(),
+        seed=written.get("seed", derived_seed(recipe.data.get("seed", 0), name)),
+        env=list(dict.fromkeys([*written.get("env", []), *step.variables()])),
+        needs=[needs] if isinstance(needs, str) else needs,
+    )
+
+
+def sources_of(node: Node, kind: type[Artifact]) -> list[Source]:
+    """The inputs of a step that are of a kind."""
+    slots = slots_of(node.step)
+    return [s for s in node.sources if issubclass(slots[s.field].accepts.kind, kind)]
+
+
+def row_sources(node: Node) -> list[Source]:
+    """The inputs that a step takes rows from; those it only compares with aren't among them."""
+    return [s for s in sources_of(node, Dataset) if s.field != COMPARED]
+
+
+def derived_seed(seed: int, name: str) -> int:
+    """A step's seed from the recipe's and the step's name, 0 ≤ seed < 2³¹."""
+    return int.from_bytes(blake3(f"{seed}/{name}".encode()).digest(4), "big") >> 1
+
+
+def _connect(recipe: Recipe, node: Node, nodes: dict[str, Node]) -> Iterator[FineryError]:
+    """Fill in the node's sources; yield what is wrong with its references."""
+    for field_name, (_, owner, own_name, accepts) in slots_of(node.step).items():
+        value = getattr(owner, own_name)
+        many = isinstance(value, list)
+        for index, artifact in enumerate(value if many else [value] if value is not None else []):
+            place = _place(recipe, node, field_name, index)
+            found = _resolve(artifact.ref, nodes)
+            if isinstance(found, tuple):
+                source = Source(field_name, index, artifact.ref, *found)
+                kind = nodes[source.step].outputs[source.output]
+                if twice := _same_rows(node, source, kind):
+                    yield recipe.error(twice.what, place, fix=twice.fix)
+                elif issubclass(kind, accepts.kind):
+                    node.sources.append(source)
+                else:
+                    yield recipe.error(
+                        f"'{field_name}' of {node.use} takes a {accepts.kind.kind}, "
+                        f"and '{artifact.ref}' is a {kind.kind}", place,
+                        fix=_of_kind(accepts.kind, nodes, node.name),
+                    )  # fmt: skip
+            else:
+                yield recipe.error(found.what, place, fix=found.fix)
+    for index, name in enumerate(node.needs):
+        if name not in nodes:
+            yield recipe.error(
+                f"there is no step '{name}'",
+                _place(recipe, node, "needs", index),
+                fix=did_you_mean(name, nodes),
+            )
+
+
+def _same_rows(node: Node, source: Source, kind: type[Artifact]) -> FineryError | None:
+    """What is wrong where an input is given rows that it has already."""
+    given = [s for s in node.sources if s.field == source.field]
+    if not issubclass(kind, Dataset) or (source.step, source.output) not in [
+        (s.step, s.output) for s in given
+    ]:
+        return None
+    return FineryError(
+        f"'{source.field}' has the rows of '{source.ref}' twice",
+        fix="name them once; data.mix takes rows more often by `weights`, and `epochs` of a "
+        "training all of them",
+    )
+
+
+def _place(recipe: Recipe, node: Node, key: str, index: int) -> tuple[str | int, ...]:
+    """Where the recipe has one of a step's references, written alone or in a list."""
+    keys = key.split(".")
+    written = recipe.data[node.section][node.name]
+    for part in keys:
+        written = written.get(part)
+    return (*node.place, *keys, index) if isinstance(written, list) else (*node.place, *keys)
+
+
+def _resolve(ref: str, nodes: dict[str, Node]) -> tuple[str, str] | FineryError:
+    """(step, output) that a reference names, or what is wrong with it."""
+    name, dot, output = ref.partition(".")
+    if name not in nodes:
+        return FineryError(f"there is no step '{name}'", fix=did_you_mean(name, nodes))
+    outputs = nodes[name].outputs
+    if output in outputs and (dot or output == ""):
+        return name, output
+    named = [o for o in outputs if o]
+    if not dot:
+        return FineryError(
+            f"step '{name}' has several outputs",
+            fix="name one: " + ", ".join(f"{name}.{o}" for o in named),
+        )
+    if not named:
+        return FineryError(f"step '{name}' has one output, without a name", fix=f"write {name}")
+    return FineryError(f"step '{name}' has no output '{output}'", fix=did_you_mean(output, named))
+
+
+def _of_kind(kind: type[Artifact], nodes: dict[str, Node], but: str) -> str:
+    fitting = [
+        f"{n}.{o}" if o else n
+        for n, node in nodes.items()
+        for o, k in node.outputs.items()
+        if issubclass(k, kind) and n != but
+    ]
+    return (
+        f"of that kind are: {', '.join(fitting)}"
+        if fitting
+        else f"add a step that makes a {kind.kind}"
+    )
+
+
+def _sorted(recipe: Recipe, nodes: dict[str, Node]) -> dict[str, Node]:
+    """The nodes, each after what it waits for; a cycle is an error that shows its path."""
+    done: dict[str, Node] = {}
+    for start in nodes:
+        trail = {} if start in done else {start: iter(nodes[start].upstream())}
+        while trail:
+            name = next(reversed(trail))
+            step = next((n for n in trail[name] if n not in done), None)
+            if step is None:
+                del trail[name]
+                done[name] = nodes[name]
+            elif step in trail:
+                names = list(trail)
+                raise _cycle(recipe, nodes, names[names.index(step) :])
+            else:
+                trail[step] = iter(nodes[step].upstream())
+    return done
+
+
+def _cycle(recipe: Recipe, nodes: dict[str, Node], names: Sequence[str]) -> RecipeError:
+    """The error for steps that each wait for the next, and the last for the first."""
+    first, after = nodes[names[0]], names[1 % len(names)]
+    places = [(s.field, s.index) for s in first.sources if s.step == after]
+    places += [("needs", i) for i, n in enumerate(first.needs) if n == after]
+    return recipe.error(
+        f"step '{first.name}' waits for itself: {' → '.join([*names, first.name])}",
+        _place(recipe, first, *places[0]),
+        fix="take one of these references out",
+    )

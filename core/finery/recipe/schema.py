@@ -1,0 +1,198 @@
+"""JSON Schemas (2020-12) made from the step types, and the check of a recipe against them."""
+
+from typing import Any
+
+import msgspec
+
+from finery.artifact.kinds import Artifact
+from finery.errors import PluginError
+from finery.fields import FieldInfo, Files, OneFile
+from finery.plugin.manager import Plugins
+from finery.step.inspect import SECTIONS, full_name, inputs_of, nested_fields, sections_of
+from finery.step.step import Step
+
+NAME = "^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$"
+"""A step's name: it becomes a folder's name and part of `step.output`."""
+_STEP_KEYS: dict[str, Any] = {
+    "needs": {
+        "description": "Steps to wait for, and to be blocked by when they fail.",
+        "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
+    },
+    "seed": {
+        "description": "The step's seed. Default: from the recipe's seed and the step's name.",
+        "type": "integer",
+        "minimum": 0,
+        "maximum": 2**31 - 1,
+    },
+    "env": {
+        "description": "Names of environment variables that are passed to the step, e.g. API keys.",
+        "type": "array",
+        "items": {
+            "type": "string",
+            "pattern": "^[A-Za-z_][A-Za-z0-9_]*$",
+            "description": "A variable's name, e.g. OPENAI_API_KEY.",
+        },
+    },
+}
+_TOP: dict[str, Any] = {
+    "finery": {"const": 1, "description": "The version of the recipe language."},
+    "name": {
+        "type": "string",
+        "pattern": NAME,
+        "description": "The recipe's name; build/NAME/ holds what it makes.",
+    },
+    "seed": {
+        "type": "integer",
+        "minimum": 0,
+        "maximum": 2**31 - 1,
+        "description": "Seeds of steps derive from it. Default 0.",
+    },
+    "plugins": {
+        "type": "array",
+        "items": {"type": "string"},
+        "description": "Plugin files beside the recipe, e.g. ./checks.py.",
+    },
+    "silence": {
+        "type": "array",
+        "items": {
+            "type": "string",
+            "description": "A note's name; for one step only, with the step before: sft/epochs.",
+        },
+        "description": "Notes not to give, e.g. few-rows, or sft/few-rows for one step.",
+    },
+}
+_SECTION_HELP = {
+    "models": "Models to start from, to compare with, or to generate with.",
+    "data": "Rows from outside, and what selects and splits them.",
+    "generate": "Rows that a model makes.",
+    "train": "Models made from models and rows.",
+    "evaluate": "Judgements of models on rows; `require:` makes one a gate.",
+    "export": "What is shipped.",
+}
+
+
+def step_schema(cls: type[Step]) -> dict[str, Any]:
+    """The schema of one step of this type, as it is written in a recipe; self-contained."""
+    try:
+        (_,), defs = msgspec.json.schema_components(
+            [cls], schema_hook=_custom_schema, ref_template="#/$defs/{name}"
+        )
+    except TypeError as error:
+        raise PluginError(f"{full_name(cls)}: a setting's type has no schema: {error}") from error
+    own = defs.pop(cls.__name__)
+    properties: dict[str, Any] = {"use": {"type": "string"}, **own["properties"], **_STEP_KEYS}
+    for field, accepts in inputs_of(cls).items():
+        properties[field] = _input_schema(cls, field, accepts.kind, accepts.many, accepts.optional)
+    for field, info in nested_fields(cls).items():
+        defs.pop(Step.__name__, None)
+        properties[field] = _inner_schema(info)
+    made = {
+        "type": "object",
+        "description": (cls.__doc__ or "").strip(),
+        "properties": properties,
+        "required": ["use", *own.get("required", [])],
+        "additionalProperties": False,
+    }
+    return {**made, "$defs": defs} if defs else made
+
+
+def _input_schema(
+    cls: type[Step], field: str, kind: type[Artifact], many: bool, optional: bool
+) -> dict[str, Any]:
+    one = {"type": "string"}
+    forms: list[dict[str, Any]] = [one]
+    if many:
+        forms.append({"type": "array", "items": one, "minItems": 1})
+    if optional:
+        forms.append({"type": "null"})
+    text = cls.__finery_fields__[field].help
+    note = f"Names a step that makes a {kind.kind}" + (", or a list of them." if many else ".")
+    made = {"description": f"{text} {note}".strip()}
+    return {**made, **one} if len(forms) == 1 else {**made, "anyOf": forms}
+
+
+def _inner_schema(info: FieldInfo) -> dict[str, Any]:
+    """A step inside a step; what it holds is checked by `_check_inner`, type by type."""
+    return {
+        "description": info.help,
+        "type": ["object", "null"],
+        "properties": {"use": {"type": "string", "description": "Its step type."}},
+        "required": ["use"],
+    }
+
+
+def _custom_schema(kind: type) -> dict[str, Any]:
+    if issubclass(kind, Artifact | OneFile):
+        return {"type": "string"}
+    if issubclass(kind, Files):
+        return {
+            "anyOf": [
+                {"type": "string"},
+                {"type": "array", "items": {"type": "string"}, "minItems": 1},
+            ]
+        }
+    raise NotImplementedError(f"no schema for {kind}")
+
+
+def recipe_schema(plugins: Plugins) -> dict[str, Any]:
+    """The schema of whole recipes with the step types that are installed, for editors."""
+    defs: dict[str, Any] = {}
+    by_section: dict[str, list[str]] = {section: [] for section in SECTIONS}
+    for name in sorted(plugins.step_types):
+        cls = plugins.step_type(name)
+        schema = step_schema(cls)
+        schema["properties"]["use"] = {"const": name, "description": _first_line(cls)}
+        inner = schema.pop("$defs", {})
+        defs[name] = _renamed(schema, name)
+        defs |= {f"{name}.{key}": _renamed(value, name) for key, value in inner.items()}
+        for section in sections_of(cls):
+            by_section[section].append(name)
+    sections = {s: _section_schema(names, _SECTION_HELP[s]) for s, names in by_section.items()}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "finery recipe",
+        "type": "object",
+        "properties": {**_TOP, **sections},
+        "patternProperties": {"^x-": {"description": "Anything: a place for YAML anchors."}},
+        "required": ["finery"],
+        "additionalProperties": False,
+        "$defs": defs,
+    }
+
+
+def _section_schema(names: list[str], text: str) -> dict[str, Any]:
+    # A chain of if/then, not oneOf: an editor then shows what is wrong with the type that `use`
+    # names, instead of that none of twenty types fit.
+    branches = [
+        {
+            "if": {"properties": {"use": {"const": name}}, "required": ["use"]},
+            "then": {"$ref": f"#/$defs/{name}"},
+        }
+        for name in names
+    ]
+    step = {
+        "type": "object",
+        "required": ["use"],
+        "properties": {"use": {"enum": names}},
+        "allOf": branches,
+    }
+    return {
+        "type": ["object", "null"],
+        "description": text,
+        "propertyNames": {"pattern": NAME},
+        "additionalProperties": step,
+    }
+
+
+def _renamed(schema: Any, name: str) -> Any:
+    """Point a step schema's `$ref`s at the names its parts have in the recipe schema."""
+    if isinstance(schema, dict):
+        return {
+            k: v.replace("#/$defs/", f"#/$defs/{name}.") if k == "$ref" else _renamed(v, name)
+            for k, v in schema.items()
+        }
+    return [_renamed(v, name) for v in schema] if isinstance(schema, list) else schema
+
+
+def _first_line(cls: type[Step]) -> str:
+    return (cls.__doc__ or "").strip().partition("\n")[0]

@@ -1,0 +1,226 @@
+"""YAML as people mean it: nodes to plain data, mistakes with their position."""
+
+import math
+import re
+from typing import Any
+
+import yaml
+
+from finery.errors import RecipeError
+from finery.recipe.excerpt import _excerpt
+
+MAX_NODES = 200_000
+"""More parts than any recipe has: what lies beyond is aliases multiplying."""
+MAX_DEPTH = 100
+"""Deeper than any recipe is nested."""
+_NO_NUMBER = re.compile(r"[-+]?\.(inf|nan)$", re.ASCII | re.IGNORECASE)
+_BIGGEST = 2**63
+"""Whole numbers from its negative up to just below it fit in 64 bits, as keys carry them."""
+_INT = re.compile(r"[-+]?(0|[1-9]\d*(_\d+)*)$|0x[0-9a-fA-F]+$|0o[0-7]+$", re.ASCII)
+_FLOAT = re.compile(r"[-+]?(\d+(_\d+)*(\.\d*|(?=[eE]))|\.\d+)([eE][-+]?\d+)?$", re.ASCII)
+_WORDS: dict[str, Any] = {
+    "": None, "~": None, "null": None, "Null": None, "NULL": None,
+    "true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False,
+}  # fmt: skip
+_SYNTAX = [
+    ("mapping values are not allowed", "unexpected ':'",
+     "quote the text before it, or check the indentation above"),
+    ("undefined alias", "no anchor has this name",
+     "define it before its first use: &name beside a value"),
+    ("duplicate anchor", "this anchor is defined twice", "give it another name"),
+    ("another document", "a second YAML document starts here", "keep one recipe a file"),
+    ("expected <document start>", "a second YAML document starts here", "keep one recipe a file"),
+    ("cannot start any token", "a text can't start with this character", "put it in quotes"),
+    ("expected '-' indicator", "a list goes on here with something that isn't an item",
+     "start items with '- ', or check the indentation"),
+    ("block mapping did not find expected key", "this fits neither the line nor the lines above it",
+     "check its indentation, and the quotes and brackets before it"),
+    ("maximum nesting depth", "the recipe is nested too deeply", "flatten it"),
+    ("unknown escape character", "unknown escape in double quotes",
+     "write \\\\ for \\, or use single quotes"),
+]  # fmt: skip
+"""(part of what libyaml says, what is wrong, fix) for people who don't know YAML's grammar."""
+_LOADER: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # libyaml: ten times faster
+
+
+def _parse(text: str, name: str) -> tuple[yaml.Node, Any]:
+    """(node tree, plain data) of one YAML document."""
+    reader = _Reader(text, name)
+    try:
+        loader = _LOADER(text)
+        try:
+            node = loader.get_single_node()
+        finally:
+            loader.dispose()
+        data = None if node is None else reader.value(node)
+    except RecursionError:
+        raise RecipeError(
+            "the recipe is nested too deeply", where=f"{name}:1:1", fix="flatten it"
+        ) from None
+    except yaml.MarkedYAMLError as error:
+        raise reader.syntax_error(error) from None
+    except yaml.reader.ReaderError as error:
+        raise RecipeError(
+            f"character #x{error.character:04x} is not allowed in YAML"
+            if isinstance(error.character, int)
+            else f"not readable as YAML: {error.reason}",
+            where=reader.at_offset(error.position),
+            fix="delete it",
+        ) from None
+    if node is None:
+        raise RecipeError(
+            "the recipe is empty", where=f"{name}:1:1", fix="finery init DIR writes one"
+        )
+    return node, data
+
+
+class _Reader:
+    """Turns YAML nodes into plain data."""
+
+    def __init__(self, text: str, name: str) -> None:
+        self.text = text
+        self.name = name
+        self.budget = MAX_NODES
+        self.open: set[int] = set()
+
+    def value(self, node: yaml.Node) -> Any:
+        """The plain data of a node."""
+        self.budget -= 1
+        if self.budget < 0:
+            raise self.fail(
+                "aliases multiply to more than 200,000 parts",
+                node,
+                "write it out, or drop the aliases",
+            )
+        if isinstance(node, yaml.ScalarNode):
+            return self.scalar(node)
+        if id(node) in self.open:
+            raise self.fail("an alias contains itself", node, "drop the alias")
+        if len(self.open) == MAX_DEPTH:
+            raise self.fail("the recipe is nested too deeply", node, "flatten it")
+        self.check_tag(node, "map", "seq", "str")
+        self.open.add(id(node))
+        made: Any
+        if isinstance(node, yaml.SequenceNode):
+            made = [self.value(child) for child in node.value]
+        else:
+            made = self.mapping(node)
+        self.open.discard(id(node))
+        return made
+
+    def check_tag(self, node: yaml.Node, *allowed: str) -> None:
+        prefix, _, name = node.tag.rpartition(":")
+        if prefix != "tag:yaml.org,2002" or name not in allowed:
+            shown_tag = node.tag.replace("tag:yaml.org,2002:", "!!")
+            raise self.fail(f"the tag {shown_tag} is not allowed in a recipe", node, "drop the tag")
+
+    def mapping(self, node: yaml.Node) -> dict[str, Any]:
+        made: dict[str, Any] = {}
+        seen: dict[str, yaml.Node] = {}
+        for key_node, value_node in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise self.bad_key(key_node)
+            key = key_node.value
+            if key in seen:
+                first = seen[key].start_mark.line + 1
+                raise self.fail(
+                    f"'{key}' is written twice (first in line {first})",
+                    key_node,
+                    "keep one of the two",
+                )
+            seen[key] = key_node
+            if key == "<<":
+                continue
+            made[key] = self.value(value_node)
+        for key_node, value_node in node.value:
+            if key_node.value == "<<":
+                made = self.merged(value_node) | made
+        return made
+
+    def bad_key(self, node: yaml.Node) -> RecipeError:
+        mark = node.start_mark
+        if self.text.splitlines()[mark.line][: mark.column + 1].endswith("{{"):
+            return self.at(
+                "a template must be in quotes", mark.line, mark.column - 1, 'write "{{ … }}"'
+            )
+        return self.fail("a key must be a plain word", node, "put it in quotes")
+
+    def merged(self, node: yaml.Node) -> dict[str, Any]:
+        parts = node.value if isinstance(node, yaml.SequenceNode) else [node]
+        made: dict[str, Any] = {}
+        for part in parts:
+            if not isinstance(part, yaml.MappingNode):
+                raise self.fail(
+                    "'<<' merges mappings only", part, "name an anchor of a mapping: <<: *defaults"
+                )
+            made = self.value(part) | made
+        return made
+
+    def scalar(self, node: yaml.ScalarNode) -> Any:
+        text: str = node.value
+        self.check_tag(node, "str")
+        if node.style in ("'", '"', "|", ">"):
+            return text
+        if text in _WORDS:
+            return _WORDS[text]
+        if _NO_NUMBER.match(text):
+            raise self.fail(
+                f"{text} is no number that a recipe can hold",
+                node,
+                "write a number; if it is meant as text, put it in quotes",
+            )
+        if _INT.match(text) or _FLOAT.match(text):
+            return self.number(node)
+        return text
+
+    def number(self, node: yaml.ScalarNode) -> int | float:
+        text, made = node.value.replace("_", ""), math.inf
+        if not _INT.match(text):
+            made = float(text)
+        elif len(text) < 100:  # Python reads no more than 4,300 digits
+            made = int(text, 0 if text[:2] in ("0x", "0o") else 10)
+        if math.isinf(made) or (isinstance(made, int) and not -_BIGGEST <= made < _BIGGEST):
+            raise self.fail(
+                f"the number {text[:20]}{'…' if len(text) > 20 else ''} is too large",
+                node,
+                "if it is meant as text, put it in quotes",
+            )
+        return made
+
+    def fail(self, what: str, node: yaml.Node, fix: str) -> RecipeError:
+        mark = node.start_mark
+        return self.at(what, mark.line, mark.column, fix)
+
+    def at(self, what: str, line: int, column: int, fix: str | None) -> RecipeError:
+        where = f"{self.name}:{line + 1}:{column + 1}"
+        return RecipeError(what, where=where, fix=fix, details=_excerpt(self.text, line, column))
+
+    def at_offset(self, offset: int) -> str:
+        line = self.text.count("\n", 0, offset) + 1
+        return f"{self.name}:{line}:{offset - self.text.rfind(chr(10), 0, offset)}"
+
+    def syntax_error(self, error: yaml.MarkedYAMLError) -> RecipeError:
+        """libyaml's complaint in words a recipe's author can use."""
+        mark = error.problem_mark or error.context_mark
+        line, column = (mark.line, mark.column) if mark else (0, 0)
+        lines = self.text.splitlines()
+        indent = re.match(r"\s*", lines[line]) if line < len(lines) else None
+        if indent and "\t" in indent.group():
+            column = indent.group().index("\t")
+            return self.at("the line is indented with a tab", line, column, "indent with spaces")
+        said = f"{error.context or ''} {error.problem or ''}"
+        opened = error.context_mark
+        if opened and line > opened.line and ("end of stream" in said or "parsing a flow" in said):
+            start = lines[opened.line][opened.column]
+            return self.at(f"this {start} is never closed", opened.line, opened.column, "close it")
+        for needle, what, fix in _SYNTAX:
+            if needle in said:
+                return self.at(what, line, column, fix)
+        problem = (error.problem or "").removeprefix("found ") or "not readable"
+        context = f", {error.context}" if error.context else ""
+        return self.at(
+            f"not readable as YAML: {problem}{context}",
+            line,
+            column,
+            "check quotes, brackets and indentation here and in the line above",
+        )

@@ -1,0 +1,30 @@
+"""The kit: row logic that steps share, for plugins of every author.
+
+Each module does one thing with rows: their ids and turns, tables, templates, near copies, answers.
+A step's key holds the code of the modules that the step imports from here, as it does that of
+plugins.
+"""
+
+from finery.rows.row import (
+    NOT_CONTENT,
+    Conversation,
+    Message,
+    Row,
+    answer_text,
+    row_id,
+    snippet,
+    split_turns,
+    with_id,
+)
+
+__all__ = [
+    "NOT_CONTENT",
+    "Conversation",
+    "Message",
+    "Row",
+    "answer_text",
+    "row_id",
+    "snippet",
+    "split_turns",
+    "with_id",
+]

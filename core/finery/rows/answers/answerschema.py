@@ -1,0 +1,83 @@
+"""The JSON Schema that answers are held against."""
+
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from finery.errors import DataError, UsageError
+from finery.rows.answers.jsonvalues import NotJson, parse
+from finery.util.paths import shown
+
+LONGEST = 200
+"""Characters of a problem that are told."""
+
+
+def check_schema(schema: dict[str, Any], where: str) -> None:
+    """Raise `UsageError` at the setting `where` for a schema in a recipe that is none."""
+    try:
+        AnswerSchema(schema)
+    except DataError as error:
+        raise UsageError(error.what, where=where, fix=error.fix) from None
+
+
+class Problem(NamedTuple):
+    """What is wrong with an answer. kind: in words that all such answers share."""
+
+    kind: str
+    text: str
+
+
+class AnswerSchema:
+    """A JSON Schema, in a file or as it is: by its `$schema`, else 2020-12. `format` isn't checked.
+
+    References must stay in the schema: nothing is fetched. Raises DataError naming the file when
+    it isn't a schema, or as soon as a reference or a pattern in it turns out broken.
+
+    value: what the schema holds.
+    """
+
+    def __init__(self, source: Path | dict[str, Any]) -> None:
+        from jsonschema import Draft202012Validator, SchemaError, validators
+        from referencing import Registry
+
+        self._where = shown(source) if isinstance(source, Path) else "the schema"
+        self.value = schema = self._read(source) if isinstance(source, Path) else source
+        named = schema.get("$schema")
+        known = {"$schema": named} if isinstance(named, str) else {}
+        draft: Any = validators.validator_for(known, default=Draft202012Validator)
+        try:
+            draft.check_schema(schema)
+        except SchemaError as error:
+            place = ".".join(map(str, error.absolute_path)) or "the outermost object"
+            raise self._error(f"not a JSON Schema: {place}: {error.message}") from None
+        self._validator = draft(schema, registry=Registry())
+
+    def problem(self, value: Any) -> Problem | None:
+        """What of the schema the value breaks first; None when it fits."""
+        from jsonschema.exceptions import best_match
+        from referencing.exceptions import Unresolvable
+
+        try:
+            error = best_match(self._validator.iter_errors(value))
+        except Unresolvable as broken:
+            raise self._error(f"the schema refers to what isn't in it: {broken.ref}") from None
+        except re.error as broken:
+            raise self._error(f"a pattern isn't a regular expression: {broken}") from None
+        except RecursionError:
+            raise self._error("the schema refers to itself without end") from None
+        if error is None:
+            return None
+        place = ".".join(map(str, error.absolute_path)) or "the object"
+        return Problem(f"{place}: {error.validator}", f"{place}: {error.message}"[:LONGEST])
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        try:
+            schema = parse(path.read_text(encoding="utf-8"))
+        except (NotJson, UnicodeDecodeError) as error:
+            raise self._error(f"not a JSON Schema: {error}") from None
+        if not isinstance(schema, dict):
+            raise self._error("not a JSON Schema: it must be an object")
+        return schema
+
+    def _error(self, what: str) -> DataError:
+        return DataError(what, where=self._where, fix="repair the schema")

@@ -1,0 +1,232 @@
+"""How an answer's text is read: as one class, or as fields with a class each."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+
+from finery.errors import DataError
+from finery.rows.badrow import BadRow
+from finery.rows.row import Row, answer_text
+from finery.rows.templates.patience import search
+
+INVALID = "(invalid)"
+"""Stands for every answer that names no allowed class, in tables and confusion matrices."""
+
+
+class Unreadable(ValueError):
+    """An expected answer can't be read; the message says why, in words for the rows' author."""
+
+
+class Expected(msgspec.Struct, frozen=True):
+    """What a row expects: a class for each column, and what a well-formed answer may hold."""
+
+    values: tuple[str, ...]
+    keys: frozenset[str] = frozenset()  # line names or JSON keys of the expected answer
+    form: str = ""  # of fields "json" or "lines", "" is either; of one class "bare" or "free"
+    extracted: bool = False  # the expected answer is itself only a part of its completion
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """An answer as read: each column's class (None: no allowed one), and if it is well-formed."""
+
+    values: tuple[str | None, ...]
+    valid: bool
+
+
+class Reader(msgspec.Struct, frozen=True, kw_only=True):
+    """Reads answers. Without `fields` an answer is one class, under the column `label`.
+
+    labels: the allowed classes of each column, normalised; empty while they aren't known.
+    """
+
+    fields: tuple[str, ...] = ()
+    labels: tuple[tuple[str, ...], ...] = ()
+    extract: str | None = None
+    match: str = "exact"
+    ignore_case: bool = False
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What is judged, in order."""
+        return self.fields or ("label",)
+
+    def expected(self, row: Row) -> Expected:
+        """What `row` expects: its `label`, else its completion's text. Raises `Unreadable`."""
+        completion, label = answer_text(row), row.get("label")
+        text = extracted(completion, self.extract)
+        if self.fields:
+            found = self._expected_fields(text, label)
+        else:
+            found = self._expected_class(text, label)
+        for column, value, allowed in zip(
+            self.columns, found.values, self.labels or [()] * len(found.values), strict=True
+        ):
+            if not value:
+                raise Unreadable(f"no {column} in the expected answer")
+            if value == INVALID or (allowed and value not in allowed):
+                raise Unreadable(f"{column} {value!r} is not an allowed label")
+        return msgspec.structs.replace(found, extracted=text != completion)
+
+    def read(self, answer: str, expected: Expected) -> Reading:
+        """What `answer` says, to a row that expects `expected`. Needs `labels`."""
+        text = extracted(answer, self.extract)
+        whole = text if expected.extracted else answer
+        if self.fields:
+            found = self._read_fields(text, expected)
+            return Reading(found, valid=None not in found and self._well_formed(whole, expected))
+        (allowed,) = self.labels
+        guess = self._class(text, allowed)
+        bare = expected.form == "free" or self._normal(whole) in allowed
+        return Reading((guess,), valid=guess is not None and bare)
+
+    def normal(self, labels: Iterable[str]) -> tuple[str, ...]:
+        """Labels as they are compared, each once, in their order."""
+        return tuple(dict.fromkeys(self._normal(label) for label in labels))
+
+    def _normal(self, text: str) -> str:
+        text = text.strip()
+        return text.casefold() if self.ignore_case else text
+
+    def _class(self, text: str, allowed: tuple[str, ...]) -> str | None:
+        """The one allowed class that the text names, by `match`."""
+        if self.match == "contains":
+            found = set(_whole_words(allowed).findall(self._normal(text)))
+            return found.pop() if len(found) == 1 else None
+        guess = self._normal(_first_line(text) if self.match == "first_line" else text)
+        return guess if guess in allowed else None
+
+    def _expected_class(self, text: str, label: Any) -> Expected:
+        if isinstance(label, (dict, list)):
+            raise Unreadable("the label is not one class: name its parts in `fields`")
+        value = self._normal(as_text(label)) if label is not None else self._class_of_text(text)
+        return Expected((value,), form="bare" if self._normal(text) in ("", value) else "free")
+
+    def _class_of_text(self, text: str) -> str:
+        found = self._class(text, self.labels[0]) if self.labels else None
+        return found or self._normal(_first_line(text) if self.match == "first_line" else text)
+
+    def _expected_fields(self, text: str, label: Any) -> Expected:
+        form = ("json" if _whole_object(text) is not None else "lines") if text.strip() else ""
+        pairs = self._pairs(text, form)
+        values = pairs
+        if isinstance(label, dict):
+            values = self._object_pairs(label)
+            pairs = pairs or values
+        found = tuple(_only(values.get(self._normal(f), [])) or "" for f in self.fields)
+        return Expected(found, frozenset(pairs), form)
+
+    def _read_fields(self, text: str, expected: Expected) -> tuple[str | None, ...]:
+        pairs = self._pairs(text, self._form(text, expected))
+        values = (_only(pairs.get(self._normal(field), [])) for field in self.fields)
+        given = zip(values, self.labels, strict=True)
+        return tuple(value if value in allowed else None for value, allowed in given)
+
+    def _well_formed(self, text: str, expected: Expected) -> bool:
+        """Whether the text holds each field once and nothing that the expected answer hasn't."""
+        form = self._form(text, expected)
+        if form == "json" and _whole_object(text) is None:
+            return False
+        pairs = self._pairs(text, form)
+        once = all(len(pairs.get(self._normal(field), [])) == 1 for field in self.fields)
+        return once and pairs.keys() <= expected.keys
+
+    def _form(self, text: str, expected: Expected) -> str:
+        return expected.form or ("lines" if _any_object(text) is None else "json")
+
+    def _pairs(self, text: str, form: str) -> dict[str, list[str]]:
+        """Name → the values given for it. A line without a colon has the name ""."""
+        if form == "json":
+            return self._object_pairs(_any_object(text) or {})
+        pairs: dict[str, list[str]] = {}
+        for line in filter(None, map(str.strip, text.splitlines())):
+            name, colon, value = line.partition(":")
+            pairs.setdefault(self._normal(name) if colon else "", []).append(self._normal(value))
+        return pairs
+
+    def _object_pairs(self, value: Mapping[str, Any]) -> dict[str, list[str]]:
+        return {self._normal(k): [self._normal(as_text(v))] for k, v in value.items()}
+
+
+def extracted(text: str, pattern: str | None) -> str:
+    """What the pattern's group holds where the pattern is first found, else the whole text."""
+    found = search_in(text, pattern, "extract") if pattern else None
+    return found[1] or "" if found else text
+
+
+def search_in(text: str, pattern: str, where: str, flags: int = 0) -> re.Match[str] | None:
+    """Where a pattern of the setting `where` is first found; `DataError` if that takes too long."""
+    with told_with(text):
+        return search(re.compile(pattern, flags), text, where)
+
+
+@contextmanager
+def told_with(text: str) -> Iterator[None]:
+    """A `BadRow` in here as an error that tells how the answer begins."""
+    try:
+        yield
+    except BadRow as error:
+        raise DataError(
+            error.what, details=[f"the answer begins: {text!r:.80}"], fix=error.fix
+        ) from None
+
+
+def field_names(texts: Iterable[str]) -> list[str]:
+    """The names that all of these answers give a value for, if they look like fields at all."""
+    common: list[str] | None = None
+    for text in texts:
+        names = list(_whole_object(text) or ()) or _line_names(text)
+        if len(names) < 2 or (common is not None and set(names) != set(common)):
+            return []
+        common = common or names
+    return common or []
+
+
+def as_text(value: Any) -> str:
+    """A JSON value as the text of a class: `true`, `3`, or the text itself."""
+    return (
+        value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)
+    )
+
+
+def _only(values: list[str]) -> str | None:
+    """The value, if it is given, and contradicted nowhere."""
+    return values[0] if len(set(values)) == 1 else None
+
+
+def _first_line(text: str) -> str:
+    return next((line for line in text.splitlines() if line.strip()), "")
+
+
+def _line_names(text: str) -> list[str]:
+    found = [line.partition(":") for line in text.splitlines() if line.strip()]
+    return [name.strip() for name, _, _ in found] if all(v.strip() for _, _, v in found) else []
+
+
+def _whole_words(labels: tuple[str, ...]) -> re.Pattern[str]:
+    """Finds labels as whole words; where one holds another, the longer one."""
+    longest_first = sorted(labels, key=len, reverse=True)
+    return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)")
+
+
+def _whole_object(text: str) -> dict[str, Any] | None:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _any_object(text: str) -> dict[str, Any] | None:
+    """The first JSON object in the text."""
+    decoder = json.JSONDecoder()
+    for start in (found.start() for found in re.finditer(r"\{", text)):
+        try:
+            value: dict[str, Any] = decoder.raw_decode(text, start)[0]
+        except (ValueError, RecursionError):
+            continue
+        return value
+    return None

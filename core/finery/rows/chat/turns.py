@@ -1,0 +1,160 @@
+"""Conversations: their turns in the shape of the OpenAI Chat Completions API, and the checks."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from finery.rows.badrow import BadRow, kind_of
+from finery.rows.row import Conversation, Message
+from finery.util.text import did_you_mean
+
+ROLES = ("system", "user", "assistant", "tool")
+_NEXT = {
+    "the start": ("system", "user"),
+    "system": ("user",),
+    "user": ("assistant",),
+    "assistant": ("user", "tool"),
+    "tool": ("tool", "assistant"),
+}
+"""Role → roles that the next turn may have."""
+
+
+def as_conversation(value: Any, column: str) -> Conversation:
+    """The turns that a column holds, as a list or as the JSON text of one (in CSV files)."""
+    return [as_message(turn, number) for number, turn in enumerate(as_turns(value, column), 1)]
+
+
+def as_turns(value: Any, column: str) -> list[Any]:
+    """The list that a column of turns holds, never empty; the turns themselves aren't looked at."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        value = decoded(value, column)
+    if not isinstance(value, list):
+        raise BadRow(f"'{column}' is {kind_of(value)}, not a list of turns")
+    if not value:
+        raise BadRow(f"'{column}' is empty")
+    return value
+
+
+def decoded(text: str, column: str) -> Any:
+    """What the JSON text in a column holds."""
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
+        raise BadRow(f"'{column}' holds invalid JSON: {error}") from error
+
+
+def as_message(turn: Any, number: int) -> Message:
+    """A checked copy of one turn; the keys it has besides role and content are kept.
+
+    `developer` becomes `system` (chat templates know only that), text in parts becomes one text,
+    and no content beside tool calls becomes the empty text.
+    """
+    if not isinstance(turn, dict):
+        raise BadRow(f"turn {number} is {kind_of(turn)}, not an object with role and content")
+    made = {k: v for k, v in turn.items() if v is not None}
+    if "role" not in made:
+        raise BadRow(f"turn {number} has no 'role'", did_you_mean("role", map(str, turn)))
+    role = "system" if made["role"] == "developer" else made["role"]
+    if role not in ROLES:
+        raise BadRow(f"turn {number} has the unknown role '{role}'", did_you_mean(str(role), ROLES))
+    if made.get("tool_calls") == []:
+        del made["tool_calls"]
+    if "tool_calls" in made:
+        _check_tool_calls(made["tool_calls"], role, number)
+    content = _text(made.get("content", ""), number)
+    if not content.strip() and role != "tool" and "tool_calls" not in made:
+        raise BadRow(f"turn {number} ({role}) is empty", "fill it in or remove the row")
+    return {**made, "role": role, "content": content}
+
+
+def _text(content: Any, number: int) -> str:
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list) and all(isinstance(p, dict) for p in content):
+        other = [p.get("type") for p in content if not isinstance(p.get("text"), str)]
+        if not other:
+            return "".join(p["text"] for p in content)
+        raise BadRow(f"turn {number} has content of type '{other[0]}'; only text can be trained on")
+    raise BadRow(f"turn {number}: 'content' is {kind_of(content)}, not text")
+
+
+def _check_tool_calls(calls: Any, role: str, number: int) -> None:
+    if role != "assistant":
+        raise BadRow(f"turn {number} ({role}) has tool_calls; only assistant turns can")
+    if not isinstance(calls, list):
+        raise BadRow(f"turn {number}: 'tool_calls' is {kind_of(calls)}, not a list")
+    for call in calls:
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise BadRow(
+                f"turn {number} has a tool call without a function's name",
+                'write {"type": "function", "function": {"name": …, "arguments": …}}',
+            )
+        arguments = function.get("arguments", {})
+        if isinstance(arguments, str):
+            arguments = decoded(arguments or "{}", f"arguments of {function['name']}")
+        if not isinstance(arguments, dict):
+            raise BadRow(
+                f"turn {number}: the arguments of {function['name']} are "
+                f"{kind_of(arguments)}, not an object"
+            )
+
+
+def check_turns(turns: Sequence[Message], *, answered: bool) -> None:
+    """Raise `BadRow` unless the turns follow each other sensibly.
+
+    A conversation is an optional system turn, then user and assistant turns in alternation, with
+    tool turns after the assistant's. answered: it must end with an assistant turn; else it must
+    not, since it is a prompt.
+    """
+    before, calls = "the start", list[Any]()
+    for number, turn in enumerate(turns, 1):
+        role = turn["role"]
+        if role not in _NEXT[before] or (calls and role != "tool"):
+            raise BadRow(_out_of_order(number, role, before, bool(calls)), _order_fix(role, before))
+        if role == "tool":
+            _check_answers(turn, calls, number)
+        else:
+            calls = turn.get("tool_calls", [])
+        before = role
+        if role == "tool" and (number == len(turns) or turns[number]["role"] != "tool"):
+            calls = []
+    _check_last(before, answered)
+
+
+def _out_of_order(number: int, role: str, before: str, called: bool) -> str:
+    if called:
+        return f"turn {number} is '{role}', but the tool calls before it have no 'tool' turn"
+    if number == 1:
+        return f"the first turn is '{role}', not 'system' or 'user'"
+    return f"turn {number} is '{role}' after '{before}'"
+
+
+def _order_fix(role: str, before: str) -> str:
+    if role == before:
+        return f"join the two {role} turns, or make two rows of them"
+    if role == "system":
+        return "a system turn can only come first"
+    return f"after {before} there can be: {' or '.join(_NEXT[before])}"
+
+
+def _check_answers(turn: Message, calls: Sequence[Any], number: int) -> None:
+    ids = [c["id"] for c in calls if "id" in c]
+    if ids and "tool_call_id" in turn and turn["tool_call_id"] not in ids:
+        raise BadRow(
+            f"turn {number} answers the tool call '{turn['tool_call_id']}', which isn't in the "
+            "assistant turn before it",
+            f"the calls there are: {', '.join(map(str, ids))}",
+        )
+
+
+def _check_last(last: str, answered: bool) -> None:
+    if answered and last != "assistant":
+        raise BadRow(
+            f"the last turn is '{last}', not 'assistant'",
+            "add the answer, or set prompts_only: true if the rows are prompts",
+        )
+    if not answered and last not in ("user", "tool"):
+        what = "there is no user turn" if last == "system" else f"the prompt ends with '{last}'"
+        raise BadRow(what, "a prompt ends with a user or tool turn")

@@ -1,0 +1,101 @@
+"""What a step drops or finds fault with: row by row, beside the rows that it keeps."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from finery.errors import DataError
+from finery.rows.generated import Origin
+from finery.rows.row import Row, row_id
+from finery.rows.sidecar import SideFile, lines_of
+
+if TYPE_CHECKING:
+    from finery.artifact.kinds import Dataset
+
+DROPPED = "dropped.jsonl"
+"""Dropped rows, in the dataset's folder."""
+FINDINGS = "findings.jsonl"
+"""What is wrong with rows that were kept all the same: `{"id", "row", "check", "detail"}` a line,
+`row` being the row's number among those that the step read; `meta["findings"]` counts by check."""
+LONGEST_TEXT = 2_000
+"""Characters kept of a row that can't be written as JSON."""
+SAMPLES = 3
+"""Drops that an error names where no row is left."""
+
+
+class Drops(SideFile):
+    """Writes `dropped.jsonl` as rows are dropped, and counts them by reason.
+
+    Used as a context manager around the writing of the rows that stay. A line is `{"id",
+    "reason", "detail", "row"}`, and `made` where the row was generated or judged: the same as a
+    line of `generated.jsonl`, see `finery.rows.generated`. Without drops there is no file.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder / DROPPED)
+        self.counts: Counter[str] = Counter()
+        self._samples: list[str] = []
+
+    def add(self, row: Row, reason: str, detail: str, made: Origin | None = None) -> None:
+        """Note that `row` isn't kept.
+
+        reason: a short name to count by, e.g. `duplicate`. detail: what a person needs to know.
+        made: how a model made or judged it, or what it said in place of a row that can be used.
+        """
+        self.write(_line(row, reason, detail, made))
+        self.counts[reason] += 1
+        sample = f"{reason}: {detail}"
+        if len(self._samples) < SAMPLES and sample not in self._samples:
+            self._samples.append(sample)
+
+    def meta(self) -> dict[str, Any]:
+        """`{"dropped": {reason: rows}}`, for the dataset's `meta`."""
+        return {"dropped": dict(sorted(self.counts.items()))}
+
+    def summary(self, kept: int) -> str:
+        """A line for the log: how many rows were dropped, and why."""
+        total = self.counts.total()
+        if not total:
+            return f"all {kept:,} rows kept"
+        reasons = ", ".join(f"{reason} {n:,}" for reason, n in sorted(self.counts.items()))
+        return f"dropped {total:,} of {kept + total:,} rows ({reasons})"
+
+    def refuse_nothing_left(self, kept: int, fix: str) -> None:
+        """Raise `DataError` where all rows were dropped: what follows needs some."""
+        if not kept:
+            what = self.summary(0) if self.counts else "there are no rows to start from"
+            raise DataError(f"no row is left: {what}", details=self._samples, fix=fix)
+
+
+def dropped(dataset: "Dataset") -> Iterator[dict[str, Any]]:
+    """The lines of a dataset's `dropped.jsonl`, in the order in which the rows came."""
+    return map(msgspec.json.decode, lines_of(dataset, DROPPED))
+
+
+def findings(dataset: "Dataset") -> Iterator[dict[str, Any]]:
+    """The lines of a dataset's `findings.jsonl`, in the order in which the rows came."""
+    return map(msgspec.json.decode, lines_of(dataset, FINDINGS))
+
+
+def dropped_id(row: Row) -> str:
+    """The id that `dropped.jsonl` gives a row."""
+    return str(msgspec.json.decode(_line(row, "", ""))["id"])
+
+
+def _line(row: Row, reason: str, detail: str, made: Origin | None = None) -> bytes:
+    more = {} if made is None else {"made": made}
+    try:
+        line = {"id": row.get("id") or row_id(row), "reason": reason, "detail": detail, "row": row}
+        return msgspec.json.encode(line | more)
+    except (UnicodeEncodeError, TypeError, ValueError, OverflowError, RecursionError):
+        text = {"text": _printable(str(row)[:LONGEST_TEXT])}
+        line = {"id": row_id(text), "reason": reason, "detail": _printable(detail), "row": text}
+        return msgspec.json.encode(line | more)
+
+
+def _printable(text: str) -> str:
+    """The text without halves of surrogate pairs, which UTF-8 can't hold."""
+    return text.encode("utf-8", "replace").decode("utf-8")

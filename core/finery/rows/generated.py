@@ -1,0 +1,114 @@
+"""How generated rows were made: `generated.jsonl`, beside the rows of a dataset.
+
+A line for each row, in the rows' order, and for the same rows always the same bytes: no times, no
+costs, nothing that depends on what was in the cache.
+
+    {
+      "id": "9f2c…",                     the row's id
+      "parents": ["51aa…"],              ids of the rows it was made from
+      "use": "synth.paraphrase",         the step type
+      "model": "gpt-4.1-mini",           who wrote it; left out where the row was only judged
+      "template": {"name": "prompts/paraphrase.jinja", "digest": "3be1…"},   name: "default" for
+                                         the step type's own
+      "prompt": [{"role": "user", "content": "…"}],   the messages, as they were sent
+      "variant": 2,                      which of the requests for the same thing, from 0
+      "attempt": 1,                      how often it was asked before, with another outcome
+      "answer": "…",                     what the model said, where the row doesn't hold it as such
+      "checks": [{"check": "regex", "passed": true, "value": …, "detail": "…"}],
+      "judge": {"model": "gpt-4.1", "score": 4, "reason": "…", …}
+    }
+
+What is empty or unknown is left out. A step may add fields of its own in `more`.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from blake3 import blake3
+
+from finery.rows.row import Conversation
+from finery.rows.sidecar import SideFile, lines_of
+
+if TYPE_CHECKING:
+    from finery.artifact.kinds import Dataset, Model
+
+GENERATED = "generated.jsonl"
+"""In the dataset's folder: a line for each generated row."""
+DEFAULT = "default"
+"""The name of a step type's own template."""
+
+
+class Template(msgspec.Struct, frozen=True):
+    """The template of a prompt: its file, as the recipe names it, and 16 digits of its digest."""
+
+    name: str
+    digest: str
+
+    @classmethod
+    def of(cls, source: str, name: str = DEFAULT) -> "Template":
+        """That of a template with this text."""
+        return cls(name, blake3(source.encode()).hexdigest()[:16])
+
+
+class Checked(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """What became of a check of a row.
+
+    check: its name. value: what it measured, e.g. a similarity or a score. detail: what a person
+    needs to know, above all where it isn't passed.
+    """
+
+    check: str
+    passed: bool
+    value: Any = None
+    detail: str = ""
+
+
+class Origin(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """How a row was made: a line of `generated.jsonl`, see the module."""
+
+    id: str
+    use: str
+    model: str = ""
+    prompt: Conversation = []
+    parents: list[str] = []
+    template: Template | None = None
+    variant: int = 0
+    attempt: int = 0
+    answer: str | None = None
+    checks: list[Checked] = []
+    judge: dict[str, Any] | None = None
+    more: dict[str, Any] = {}
+
+
+class Origins(SideFile):
+    """Writes `generated.jsonl` as rows are written. Used as a context manager around that."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder / GENERATED)
+
+    def add(self, origin: Origin) -> None:
+        """Note how the next row was made."""
+        self.write(msgspec.json.encode(origin))
+
+
+def origins(dataset: "Dataset") -> Iterator[Origin]:
+    """How the rows of a dataset were made, in their order; nothing where none was generated."""
+    for line in lines_of(dataset, GENERATED):
+        yield msgspec.json.decode(line, type=Origin)
+
+
+def name_of(model: "Model") -> str:
+    """What a model is called where a row says who wrote it.
+
+    A model behind an API by its name there, a file by its name, anything else by its format and
+    the digest of its content.
+    """
+    under: Any = model.refs.get("model")
+    if model.format == "prompted" and under is not None:
+        return f"{name_of(under)} (prompted)"
+    for fact in ("name", "repo", "file"):
+        if isinstance(model.meta.get(fact), str):
+            return str(model.meta[fact])
+    return f"{model.format} {model.digest[:12]}".strip()

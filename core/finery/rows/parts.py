@@ -1,0 +1,160 @@
+"""Rows as the transforms read them: their texts by name, and streams of them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from finery.errors import DataError
+from finery.rows.row import Conversation, Message, Row, row_id, split_turns
+from finery.util.text import did_you_mean
+
+if TYPE_CHECKING:
+    from finery.artifact.kinds import Dataset
+    from finery.step.job import Job
+
+PROGRESS_EVERY = 2_000
+TURNS = ("system", "user", "assistant")
+OWN = frozenset({"messages", "prompt", "completion", "chosen", "rejected", "tools"})
+"""Columns that the texts of a row are taken from."""
+OWN_COLUMNS = OWN | {"id", "parents"}
+"""Columns with a meaning of their own in a `Dataset`."""
+ANSWERS = ("output", "answer")
+"""What settings may say for the text of the answer, unless a column has that name."""
+
+
+def read(
+    job: "Job", datasets: "Sequence[Dataset]", what: str = "rows"
+) -> Iterator[tuple[int, Row]]:
+    """(number, row) of all rows, counted from 1 over all data sets; tells the job's progress."""
+    total = sum(len(dataset) for dataset in datasets)
+    number = 0
+    for dataset in datasets:
+        for row in dataset:
+            if number % PROGRESS_EVERY == 0:
+                job.progress(number, total, f"{number:,} {what}")
+            number += 1
+            yield number, row
+    job.progress(total, total, f"{total:,} {what}")
+
+
+def named(number: int, row: Row) -> str:
+    """How messages name a row."""
+    return f"row {number} (id {id_of(row)})"
+
+
+def id_of(row: Row) -> str:
+    """The row's id."""
+    return str(row.get("id") or row_id(row))
+
+
+def is_conversation(row: Row) -> bool:
+    """Whether the row has turns; else it is a document or bare columns."""
+    return "messages" in row or "prompt" in row
+
+
+def texts(row: Row) -> dict[str, str]:
+    """The texts of a row by name, those that it has.
+
+    `system`: the system prompt. `user`: the last user turn. `assistant`: the answer. `chosen` and
+    `rejected`: the two of a preference, `chosen` also being `assistant`.
+    """
+    if not is_conversation(row):
+        return {}
+    prompt, answer = split_turns(row)
+    found = {role: text_of(_last(prompt, role)) for role in TURNS[:2] if _last(prompt, role)}
+    if answer:
+        found["assistant"] = joined(answer)
+    if "rejected" in row:
+        found |= {"chosen": joined(answer), "rejected": joined(as_turns(row["rejected"]))}
+    return found
+
+
+def scope(row: Row) -> dict[str, Any]:
+    """What templates and expressions see: columns, the row's texts, and `row` itself.
+
+    A column that is named like a text, e.g. `user`, is `row["user"]`.
+    """
+    return {**row, **dict.fromkeys(TURNS, ""), **texts(row), "row": row}
+
+
+def text_named(row: Row, name: str) -> str | None:
+    """The text called `name`: one of `texts`, else a column; None where the row has none such.
+
+    A conversation without a system prompt or an answer gives the empty text for it.
+    """
+    found = texts(row)
+    if name in found:
+        return found[name]
+    value = row.get(name)
+    if value is None and is_conversation(row):
+        if name in TURNS:
+            return ""
+        return answer(row) if name in ANSWERS else None
+    if value is None:
+        return None
+    return value if isinstance(value, str) else compact(value)
+
+
+def answer(row: Row) -> str | None:
+    """The text of the answer, None where there is none."""
+    return texts(row).get("assistant") or None
+
+
+def prompt(row: Row) -> str:
+    """The turns before the answer as one text, the system prompt only where there is no other.
+
+    A document gives its text, any other row nothing.
+    """
+    if not is_conversation(row):
+        return str(row.get("text") or "")
+    turns = split_turns(row)[0]
+    return joined([m for m in turns if m["role"] != "system"] or turns)
+
+
+def joined(turns: Conversation) -> str:
+    """The texts of some turns, one below the other."""
+    return "\n".join(text_of(turn) for turn in turns)
+
+
+def text_of(message: Message | None) -> str:
+    """A turn's text, with its tool calls as JSON."""
+    content = (message or {}).get("content") or ""
+    text = content if isinstance(content, str) else compact(content)
+    calls = (message or {}).get("tool_calls")
+    return text + compact(calls) if calls else text
+
+
+def compact(value: Any) -> str:
+    """A value as JSON."""
+    return msgspec.json.encode(value).decode()
+
+
+def canonical(value: Any) -> str:
+    """A value as JSON with sorted keys, to tell whether two are equal."""
+    return msgspec.json.encode(value, order="deterministic").decode()
+
+
+def as_turns(value: Any, role: str = "assistant") -> Conversation:
+    """Text as one turn, turns as they are."""
+    return [{"role": role, "content": value}] if isinstance(value, str) else list(value)
+
+
+def changed(old: Row, new: Mapping[str, Any]) -> Row:
+    """The row with its new content: a new id and the old one as parent; else the old row."""
+    content = {k: v for k, v in new.items() if k not in ("id", "parents")}
+    made = row_id(content)
+    if made == row_id(old):
+        return old
+    return {"id": made, **content, "parents": [id_of(old)]}
+
+
+def no_text(setting: str, name: str, number: int, row: Row) -> DataError:
+    """The error for a row without the text or column that a setting names."""
+    known = [*texts(row), *(c for c in row if c not in OWN and c not in ("id", "parents"))]
+    what = f"{setting}: the row has no '{name}'" if name not in row else f"{setting}: it is null"
+    return DataError(what, where=named(number, row), fix=did_you_mean(name, known))
+
+
+def _last(turns: Conversation, role: str) -> Message | None:
+    return next((m for m in reversed(turns) if m["role"] == role), None)

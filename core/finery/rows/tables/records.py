@@ -1,0 +1,478 @@
+"""Tables: files of rows, each row with the place it comes from.
+
+JSON lines, JSON documents, CSV and TSV are told apart further by what they hold (a `.json` file may
+be JSON lines, a `.csv` may be separated by tabs or semicolons), since a file's name isn't part of a
+step's key: the same bytes must always give the same rows.
+"""
+
+import csv
+import io
+import itertools
+import json
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import msgspec
+
+from finery.errors import DataError
+from finery.rows.badrow import BadRow, kind_of
+from finery.rows.tables.streams import CHUNK_BYTES, is_compressed, load_extra, open_bytes, shown
+from finery.util.text import did_you_mean
+
+COMPRESSED = (".gz", ".zst")
+JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
+DELIMITED_SUFFIXES = (".csv", ".tsv")
+SUFFIXES = (*JSON_SUFFIXES, *DELIMITED_SUFFIXES, ".parquet")
+ROW_COLUMNS = frozenset({"messages", "conversations", "prompt", "completion", "chosen", "rejected"})
+"""Columns that hold a list of objects in a single row: never taken for the list of all rows."""
+PARQUET_BATCH = 1024
+_SPACE = re.compile(r"[ \t\r\n]*")
+_HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_MARK = b"\xef\xbb\xbf"
+
+
+class Record(NamedTuple):
+    """One row as the file has it: its place, and its columns or why they can't be read."""
+
+    where: str
+    columns: dict[str, Any] | BadRow
+
+    def dropped(self) -> dict[str, Any]:
+        """What `dropped.jsonl` keeps of the record: its columns, as far as they can be read."""
+        return self.columns if isinstance(self.columns, dict) else {}
+
+
+def read_table(path: Path, scratch: Path) -> Iterator[Record]:
+    """The rows of a file, in order, as a stream.
+
+    scratch: a folder for the decompressed copy of a compressed Parquet file.
+    Raises `DataError` for what makes the whole file unreadable; what is wrong with one row is
+    that row's `BadRow`.
+    """
+    suffix = table_suffix(path)
+    with open_bytes(path) as stream:
+        if suffix == ".parquet":
+            copy = scratch / "table.parquet" if is_compressed(path) else None
+            yield from _parquet(shown(path), stream, copy)
+        elif suffix in JSON_SUFFIXES:
+            yield from read_json(shown(path), stream)
+        else:
+            yield from _delimited(shown(path), _text_start(shown(path), stream))
+
+
+def suffix_of(name: str) -> str:
+    """`.csv` of `x.csv` and of `x.csv.gz`."""
+    name = name.lower()
+    for ending in COMPRESSED:
+        name = name.removesuffix(ending)
+    return Path(name).suffix
+
+
+def table_suffix(path: Path) -> str:
+    """`.csv` of `x.csv` and of `x.csv.gz`; `DataError` if no reader goes with it."""
+    suffix = suffix_of(path.name)
+    if suffix in SUFFIXES:
+        return suffix
+    what = f"files named '*{suffix}'" if suffix else "files without a suffix"
+    raise DataError(
+        f"{what} aren't tables that data.file reads",
+        where=shown(path),
+        fix=did_you_mean(suffix, SUFFIXES) if suffix else f"name it one of: {', '.join(SUFFIXES)}",
+    )
+
+
+def _text_start(name: str, stream: io.BufferedReader) -> io.BufferedReader:
+    """The stream after its byte order mark, if it has one."""
+    start = stream.peek(3)[:3]
+    if start.startswith(_UTF16):
+        raise DataError("the file is UTF-16, not UTF-8", where=name, fix="save it as UTF-8")
+    if start == _MARK:
+        stream.read(3)
+    return stream
+
+
+# JSON
+
+
+def read_json(name: str, stream: io.BufferedReader) -> Iterator[Record]:
+    """Rows of JSON lines, or of one JSON document: an array, or an object that holds one.
+
+    name: of the file, in the places of its rows.
+    """
+    lines = _numbered(_text_start(name, stream))
+    first = next(lines, None)
+    if first is None:
+        return
+    second = next(lines, None)
+    head = [line for line in (first, second) if line is not None]
+    if _starts_document(first[1], alone=second is None):
+        before = b"\n" * (first[0] - 1) + first[1]
+        rest = (second[1] if second else b"") + stream.read()
+        gap = b"\n" * (second[0] - first[0] - 1) if second else b""
+        yield from _document(name, before + gap + rest)
+        return
+    for number, line in itertools.chain(head, lines):
+        yield Record(f"{name}:{number}", _object_of(line))
+
+
+def _numbered(stream: io.BufferedReader) -> Iterator[tuple[int, bytes]]:
+    """Lines that aren't blank, with their numbers from 1."""
+    was_wide = False
+    for number, line in enumerate(stream, 1):
+        if was_wide:  # its line break has a second byte
+            line = line.removeprefix(b"\0")
+        was_wide = _is_wide(line)
+        if line and not line.isspace():
+            yield number, line
+
+
+def _is_wide(line: bytes) -> bool:
+    """Whether a line, amid others in UTF-8, is UTF-16."""
+    return line[:2] in _UTF16 or b"\0" in line[:2]
+
+
+def _starts_document(line: bytes, *, alone: bool) -> bool:
+    """Whether a file whose first line this is holds one document rather than a row a line."""
+    text = line.strip()
+    if text.startswith(b"["):  # a row is an object, so this is an array of rows
+        return True
+    if text.startswith(b"{") and text.endswith((b"{", b"[", b",")):
+        return True
+    if not alone:
+        return False
+    try:
+        return _row_list(msgspec.json.decode(text)) is not None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False
+
+
+def _row_list(value: Any) -> str | None:
+    """The key of an object under which all rows of the file lie, if it is such an object."""
+    if not isinstance(value, dict) or ROW_COLUMNS & value.keys():
+        return None
+    lists = [k for k, v in value.items() if isinstance(v, list) and v and isinstance(v[0], dict)]
+    return lists[0] if len(lists) == 1 else None
+
+
+def _object_of(line: bytes) -> dict[str, Any] | BadRow:
+    try:
+        value = msgspec.json.decode(line)
+        # Written anew, a row in which a key is given twice has fewer quotation marks. To look at
+        # each key while rows are decoded would take several times as long.
+        is_whole = line.count(b'"') == msgspec.json.encode(value).count(b'"')
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        return _other_encoding(line) or BadRow(f"invalid JSON: {_why(line, error)}")
+    if not is_whole and (key := _key_given_twice(line)) is not None:
+        return BadRow(f"the key '{key}' is given twice", "remove one of the two")
+    return _checked_object(value)
+
+
+def _key_given_twice(line: bytes) -> str | None:
+    """The key, if there is one; none in a line that `json` takes otherwise than msgspec."""
+    try:
+        _DECODER.decode(line.decode())
+    except _TwiceError as error:
+        return error.key
+    except (ValueError, RecursionError):
+        return None
+    return None
+
+
+def _why(line: bytes, error: Exception) -> str:
+    """What is wrong with a line that msgspec can't read, in the clearer words of `json`."""
+    try:
+        text = line.decode("utf-8").rstrip("\r\n")
+        _DECODER.decode(text)
+    except json.JSONDecodeError as clearer:
+        return f"{clearer.msg} (column {clearer.pos + 1})"
+    except ValueError as clearer:
+        return str(clearer)
+    except RecursionError:
+        return "nested too deeply"
+    return "half of a surrogate pair" if _HALF_PAIR.search(text) else str(error)
+
+
+def _checked_object(value: Any) -> dict[str, Any] | BadRow:
+    if isinstance(value, dict):
+        return value
+    return BadRow(f"the row is {kind_of(value)}, not an object", "write it as {…}")
+
+
+def _other_encoding(line: bytes) -> BadRow | None:
+    """What is wrong with a line that isn't UTF-8, or has something before it."""
+    if _is_wide(line):
+        return BadRow("the line is UTF-16, not UTF-8", "save all of the file as UTF-8")
+    if line.startswith(_MARK):
+        return BadRow(
+            "a byte order mark stands before the row", "remove it: sed -i 's/^\\xEF\\xBB\\xBF//'"
+        )
+    return _not_utf8(line)
+
+
+def _not_utf8(line: bytes) -> BadRow | None:
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        byte = line[error.start]
+        return BadRow(f"byte {error.start + 1} (0x{byte:02x}) isn't UTF-8", _SAVE_AS_UTF8)
+    return None
+
+
+_SAVE_AS_UTF8 = "save the file as UTF-8, e.g. iconv -f latin1 -t utf-8"
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} isn't JSON")
+
+
+class _TwiceError(ValueError):
+    """An object that gives a key twice, of which a decoder would keep the last."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"the key '{key}' is given twice")
+        self.key = key
+
+
+def _with_each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _TwiceError(next(key for key in keys if keys.count(key) > 1))
+    return made
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_with_each_key_once)
+
+
+def _document(name: str, content: bytes) -> Iterator[Record]:
+    """The rows of one JSON document, decoded one after the other."""
+    text = _decoded(name, content)
+    document = _Document(name, text)
+    array, line, last = document.rows_at(), 1, 0
+    for number, (start, value) in enumerate(document.elements(array), 1):
+        line += text.count("\n", last, start)
+        last = start
+        yield Record(f"{name}:{line} (row {number})", _checked_object(value))
+
+
+def _decoded(name: str, content: bytes) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        what = f"a byte (0x{content[error.start]:02x}) isn't UTF-8"
+        raise DataError(what, where=f"{name}:{line}", fix=_SAVE_AS_UTF8) from error
+
+
+class _Document:
+    """A JSON text that is decoded piece by piece, to know the places of its parts."""
+
+    def __init__(self, name: str, text: str) -> None:
+        self.name = name
+        self.text = text
+
+    def rows_at(self) -> int:
+        """Where the array of rows starts."""
+        start = self._skip(0)
+        if self.text[start] == "[":
+            return start
+        arrays: dict[str, int] = {}
+        kept: dict[str, Any] = {}
+        for key, place, value in self._members(start):
+            arrays[key] = place
+            kept[key] = value[:1] if isinstance(value, list) else None
+        key_of_rows = _row_list(kept)
+        if key_of_rows is None:
+            raise DataError(
+                f"the JSON object holds no list of rows, or several: {', '.join(arrays)}",
+                where=self.name,
+                fix="write a list of objects, or JSON lines (one object a line)",
+            )
+        return arrays[key_of_rows]
+
+    def elements(self, start: int) -> Iterator[tuple[int, Any]]:
+        """(place, value) of each element of the array at `start`."""
+        at = self._skip(start + 1)
+        while self._char(at) != "]":
+            value, end = self._value(at)
+            yield at, value
+            at = self._next(end, "]")
+        if self.text[self._skip(0)] == "[":
+            self._expect_end(at + 1)
+
+    def _members(self, start: int) -> Iterator[tuple[str, int, Any]]:
+        at = self._skip(start + 1)
+        while self._char(at) != "}":
+            key, end = self._value(at)
+            colon = self._skip(end)
+            if not isinstance(key, str) or self._char(colon) != ":":
+                self._fail("a key and ':' should stand here", at)
+            place = self._skip(colon + 1)
+            value, end = self._value(place)
+            yield key, place, value
+            at = self._next(end, "}")
+        self._expect_end(at + 1)
+
+    def _next(self, end: int, close: str) -> int:
+        """The start of what follows a value: the next one, or the closing bracket."""
+        at = self._skip(end)
+        if self._char(at) == close:
+            return at
+        if self._char(at) != ",":
+            self._fail(f"',' or '{close}' should stand here", at)
+        at = self._skip(at + 1)
+        if self._char(at) == close:
+            self._fail(f"no ',' may stand before '{close}'", at)
+        return at
+
+    def _value(self, at: int) -> tuple[Any, int]:
+        try:
+            return _DECODER.raw_decode(self.text, at)
+        except json.JSONDecodeError as error:
+            self._fail(error.msg, error.pos)
+        except (ValueError, RecursionError) as error:
+            self._fail(str(error), at)
+
+    def _char(self, at: int) -> str:
+        if at >= len(self.text):
+            self._fail("the file ends too early", at)
+        return self.text[at]
+
+    def _skip(self, at: int) -> int:
+        found = _SPACE.match(self.text, at)
+        return found.end() if found else at
+
+    def _expect_end(self, at: int) -> None:
+        if self._skip(at) != len(self.text):
+            self._fail("something follows the end of the document", self._skip(at))
+
+    def _fail(self, what: str, at: int) -> NoReturn:
+        line = self.text.count("\n", 0, at) + 1
+        column = at - (self.text.rfind("\n", 0, at) + 1) + 1
+        raise DataError(
+            f"invalid JSON: {what} (column {column})",
+            where=f"{self.name}:{line}",
+            fix="repair the file, or write JSON lines, where one bad row doesn't spoil the others",
+        )
+
+
+# CSV and TSV
+
+
+def _delimited(name: str, stream: io.BufferedReader) -> Iterator[Record]:
+    """Rows of a CSV or TSV file; values are text, the first record names the columns."""
+    csv.field_size_limit(sys.maxsize)  # documents are longer than the default of 128 KiB
+    # What isn't UTF-8 comes through as lone surrogates, so that only its row is bad.
+    lines = io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="")
+    first, skipped = "", 0
+    for line in lines:
+        if line.strip():
+            first = line
+            break
+        skipped += 1
+    if not first:
+        return
+    reader = csv.reader(itertools.chain([first], lines), delimiter=_delimiter(first), strict=True)
+    header: list[str] | None = None
+    while True:
+        where = f"{name}:{skipped + reader.line_num + 1}"
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            if header is None:
+                raise DataError(f"the header can't be read: {error}", where=where) from error
+            yield Record(where, BadRow(f"invalid CSV: {error}", _QUOTE_FIX))
+            continue
+        if len(cells) <= 1 and not "".join(cells).strip():
+            continue  # a blank line
+        if header is None:
+            header = _checked_header(cells, where)
+        else:
+            yield Record(where, _cells_of(header, cells))
+
+
+_QUOTE_FIX = 'put fields with commas, quotes or line breaks in "…", and double the quotes inside'
+
+
+def _delimiter(header: str) -> str:
+    if "\t" in header:
+        return "\t"
+    return ";" if ";" in header and "," not in header else ","
+
+
+def _checked_header(cells: list[str], where: str) -> list[str]:
+    names = [c.strip() for c in cells]
+    twice = sorted({n for n in names if n and names.count(n) > 1})
+    if twice:
+        raise DataError(
+            f"the header has the column '{twice[0]}' twice", where=where, fix="rename one"
+        )
+    for name in names:
+        if (problem := _surrogates(name)) is not None:
+            raise DataError(f"the header isn't UTF-8: {problem.what}", where=where, fix=problem.fix)
+    return names
+
+
+def _cells_of(header: list[str], cells: list[str]) -> dict[str, Any] | BadRow:
+    if len(cells) != len(header):
+        count = f"{len(cells)} field{'s' if len(cells) != 1 else ''}"
+        return BadRow(f"the row has {count}, the header {len(header)}", _QUOTE_FIX)
+    for cell in cells:
+        if not cell.isascii() and (problem := _surrogates(cell)) is not None:
+            return problem
+    # An empty name is the index column that pandas writes.
+    return {name: cell for name, cell in zip(header, cells, strict=True) if name}
+
+
+def _surrogates(text: str) -> BadRow | None:
+    for character in text:
+        if "\udc80" <= character <= "\udcff":
+            byte = ord(character) - 0xDC00
+            return BadRow(f"a byte (0x{byte:02x}) isn't UTF-8", _SAVE_AS_UTF8)
+    return None
+
+
+# Parquet
+
+
+def _parquet(name: str, stream: io.BufferedReader, copy: Path | None) -> Iterator[Record]:
+    """Rows of a Parquet file. copy: where to put the content of a compressed file meanwhile."""
+    pyarrow = load_extra("pyarrow", "pyarrow")
+    parquet = load_extra("pyarrow.parquet", "pyarrow")
+    source = stream if copy is None else _copied(stream, copy)
+    number = 0
+    try:
+        for batch in parquet.ParquetFile(source).iter_batches(batch_size=PARQUET_BATCH):
+            for columns in batch.to_pylist():
+                number += 1
+                made = {key: without_nulls(value) for key, value in columns.items()}
+                yield Record(f"{name} (row {number})", made)
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise DataError(
+            f"the Parquet file can't be read: {error}", where=name, fix="write or download it again"
+        ) from error
+    finally:
+        if copy is not None:
+            source.close()
+            copy.unlink()
+
+
+def _copied(stream: io.BufferedReader, copy: Path) -> io.BufferedReader:
+    """A copy of a compressed file's content on disk: Parquet is read from its end."""
+    with copy.open("wb") as out:
+        shutil.copyfileobj(stream, out, CHUNK_BYTES)
+    return copy.open("rb")
+
+
+def without_nulls(value: Any) -> Any:
+    """A nested value without the null fields that Parquet gives to objects that lack a key."""
+    if isinstance(value, dict):
+        return {k: without_nulls(v) for k, v in value.items() if v is not None}
+    return [without_nulls(v) for v in value] if isinstance(value, list) else value

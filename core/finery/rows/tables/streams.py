@@ -1,0 +1,128 @@
+"""Opening a file's bytes, whether it is plain, gzip or zstd."""
+
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from finery.errors import DataError, UsageError
+
+GZIP_MAGIC = b"\x1f\x8b"
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+CHUNK_BYTES = 1 << 20
+
+
+def shown(path: Path) -> str:
+    """A path as messages show it: relative to the working folder if it lies in there."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+@contextmanager
+def open_bytes(path: Path) -> Iterator[io.BufferedReader]:
+    """The file's bytes, decompressed; damage and unreadable files become `DataError`s.
+
+    What the bytes are decides, not the name: a file's name isn't part of a step's key.
+    """
+    try:
+        with path.open("rb") as raw, undamaged(shown(path)):
+            yield decompressed(raw)
+    except OSError as error:
+        raise DataError(
+            f"the file can't be read: {error.strerror or error}",
+            where=shown(path),
+            fix="check that it is there and that you may read it",
+        ) from error
+
+
+@contextmanager
+def undamaged(name: str) -> Iterator[None]:
+    """What reading `decompressed` bytes of a damaged file raises, as a `DataError`."""
+    try:
+        yield
+    except (EOFError, gzip.BadGzipFile, zlib.error, _Damaged) as error:
+        raise DataError(
+            f"the compressed file is damaged: {error}",
+            where=name,
+            fix="copy or download it again",
+        ) from error
+
+
+def is_compressed(path: Path) -> bool:
+    """Whether the file is gzip or zstd; the caller handles `OSError`."""
+    with path.open("rb") as raw:
+        return raw.read(4).startswith((GZIP_MAGIC, ZSTD_MAGIC))
+
+
+def decompressed(raw: io.BufferedReader) -> io.BufferedReader:
+    """The stream of a file's content, which may be gzip or zstd."""
+    magic = raw.read(4)
+    raw.seek(0)
+    if magic.startswith(GZIP_MAGIC):
+        return io.BufferedReader(gzip.GzipFile(fileobj=raw), CHUNK_BYTES)
+    if magic == ZSTD_MAGIC:
+        return io.BufferedReader(_ZstdReader(raw), CHUNK_BYTES)
+    return raw
+
+
+class _Damaged(Exception):
+    """A zstd file that is cut short or broken."""
+
+
+class _ZstdReader(io.RawIOBase):
+    """The content of all frames of a zstd file.
+
+    The library's own reader takes a file that is cut short for one that ends there.
+    """
+
+    def __init__(self, raw: BinaryIO) -> None:
+        self._raw = raw
+        self._ready = memoryview(b"")
+        self._frame: Any = None
+        self._rest = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._ready:
+            source = self._rest or self._raw.read(CHUNK_BYTES)
+            if not source:
+                if self._frame is not None:
+                    raise _Damaged("it ends in the middle of a zstd frame")
+                return 0
+            self._ready = memoryview(self._decompress(source))
+        size = min(len(buffer), len(self._ready))
+        buffer[:size] = self._ready[:size]
+        self._ready = self._ready[size:]
+        return size
+
+    def _decompress(self, source: bytes) -> bytes:
+        zstandard = load_extra("zstandard", "zstandard")
+        if self._frame is None:
+            self._frame = zstandard.ZstdDecompressor().decompressobj()
+        try:
+            content: bytes = self._frame.decompress(source)
+        except zstandard.ZstdError as error:
+            raise _Damaged(str(error)) from error
+        self._rest = b""
+        if self._frame.eof:
+            self._rest = self._frame.unused_data
+            self._frame = None
+        return content
+
+
+def load_extra(module: str, distribution: str) -> Any:
+    """Import what only some files need; `UsageError` with the command that installs it."""
+    import importlib
+
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UsageError(
+            f"reading this file needs the package {distribution}",
+            fix="pip install 'finery[data]'",
+        ) from error

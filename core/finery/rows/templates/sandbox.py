@@ -1,0 +1,163 @@
+"""Jinja in its sandbox: templates and expressions of recipes.
+
+They can't run code, read no files, and give the same text for the same row, so that a step's key
+stands for what it made; and none takes all memory or time of the machine. Every template of a
+recipe that is rendered over rows is made here.
+"""
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from finery.errors import UsageError
+from finery.rows.badrow import BadRow
+from finery.rows.tables.values import holds_bytes, written
+from finery.rows.templates.patience import Slow, patience
+from finery.util.text import did_you_mean
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+    from jinja2.environment import TemplateExpression
+    from jinja2.nodes import Template as Tree
+
+
+@cache
+def environment() -> Any:
+    """The sandbox: an undefined name is an error, and so is an empty column."""
+    from finery.rows.templates.limits import LimitedSandbox
+
+    return LimitedSandbox(finalize=_finalized())
+
+
+def compiled(source: str, where: str) -> "Template":
+    """A template; `UsageError` at the setting `where` if it isn't Jinja, or loads another file."""
+    from jinja2 import TemplateError
+
+    try:
+        tree = environment().parse(source)
+        _refuse_others(tree, where)
+        made: Template = environment().from_string(tree)
+    except (TemplateError, SyntaxError, RecursionError) as error:
+        raise UsageError(
+            f"the template isn't valid Jinja: {error}",
+            where=where,
+            fix=_random(error) or 'write columns as {{ name }}, e.g. user: "{{ text }}"',
+        ) from error
+    return made
+
+
+def expression(source: str, where: str) -> "TemplateExpression":
+    """An expression, e.g. `label != "spam"`; `UsageError` if it isn't one."""
+    from jinja2 import TemplateError
+
+    try:
+        made: TemplateExpression = environment().compile_expression(source, undefined_to_none=False)
+    except (TemplateError, SyntaxError, RecursionError) as error:
+        raise UsageError(
+            f"not an expression: {error}",
+            where=where,
+            fix=_random(error)
+            or 'write it without braces, e.g. label != "spam" and user | length > 20',
+        ) from error
+    return made
+
+
+def names_in(source: str) -> set[str]:
+    """The names that a template takes from its row, as `name`, `row.name` or `row["name"]`."""
+    from jinja2 import nodes
+    from jinja2.meta import find_undeclared_variables
+
+    tree = environment().parse(source)
+    found: set[str] = find_undeclared_variables(tree) - environment().globals.keys()
+    for node in tree.find_all((nodes.Getattr, nodes.Getitem)):
+        if isinstance(node.node, nodes.Name) and node.node.name == "row":
+            name = node.attr if isinstance(node, nodes.Getattr) else _constant(node.arg)
+            found |= {name} if isinstance(name, str) and not hasattr(dict, name) else set()
+    return found - {"row"}
+
+
+def render(template: "Template", what: str, names: dict[str, Any]) -> str:
+    """The template's text; `BadRow` naming the setting `what` where it fails for these names."""
+    try:
+        with patience():
+            return template.render(names)
+    except BadRow as error:
+        raise BadRow(f"{what}: {error.what}", error.fix) from error
+    except Exception as error:  # a template can raise anything: 1 / 0, a filter's TypeError, …
+        raise _failed(error, what, names) from error
+
+
+def evaluate(made: "TemplateExpression", what: str, names: dict[str, Any]) -> bool:
+    """Whether the expression is true of these names; `BadRow` where it fails."""
+    try:
+        with patience():
+            return bool(made(names))
+    except Exception as error:  # as above
+        raise _failed(error, what, names) from error
+
+
+def _failed(error: Exception, what: str, names: dict[str, Any]) -> BadRow:
+    said = str(error) or type(error).__name__
+    fix = "write fewer or shorter loops" if isinstance(error, Slow) else fix_of(said, names)
+    return BadRow(f"{what}: {said}", fix)
+
+
+def fix_of(message: str, names: dict[str, Any]) -> str:
+    """What to do about an error of a template: for a name, the nearest one there is."""
+    name, undefined, _ = message.partition(" is undefined")
+    known = names.keys() - {"row"}
+    guess = did_you_mean(name.strip("'"), known) if undefined else None
+    return guess or "repair the template, or the row"
+
+
+def _refuse_others(tree: "Tree", where: str) -> None:
+    from jinja2 import nodes
+
+    others = (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)
+    for found in tree.find_all(others):
+        raise UsageError(
+            f"line {found.lineno} of the template loads another template, which none may",
+            where=where,
+            fix="write all of it in one template",
+        )
+
+
+def _random(error: BaseException) -> str | None:
+    if "'random'" in str(error):
+        return "leave it out: the same row must always give the same text"
+    return None
+
+
+def _constant(node: Any) -> Any:
+    return getattr(node, "value", None)
+
+
+def _finalized() -> Any:
+    """`_filled`, made so that Jinja calls it for rows alone.
+
+    Jinja computes constants when it compiles, unless what finishes them needs a row's context.
+    """
+    from jinja2 import pass_context
+
+    return pass_context(lambda context, value: _filled(value))
+
+
+def _filled(value: Any) -> Any:
+    """A template's value, unless it is missing: the text 'None' must not reach a model.
+
+    Nor must Python's way to write objects, lists and bytes: they are written as JSON, or refused.
+    """
+    from jinja2 import Undefined
+
+    if value is None or (isinstance(value, float) and value != value):
+        raise BadRow("a column is empty (null)", 'remove the row, or write {{ name or "" }}')
+    if holds_bytes(value):
+        raise BadRow("a column holds bytes, not text", "decode it, or leave it out")
+    if isinstance(value, (dict, list, tuple)):
+        return written(value)
+    if not isinstance(value, (str, int, float, Undefined)):
+        # Python would write where in memory it lies.
+        raise BadRow(
+            f"a value is a {type(value).__name__}, which is no text",
+            "write () behind a method, and | list or | join behind map, select and the like",
+        )
+    return value

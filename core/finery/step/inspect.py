@@ -1,0 +1,169 @@
+"""What a step type declares, read off its class: inputs, outputs, files, nested steps."""
+
+import sys
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    NamedTuple,
+    get_args,
+    get_origin,
+)
+
+import msgspec
+
+from finery.artifact.kinds import Artifact, Bundle, Dataset, Metrics, Model
+from finery.errors import PluginError
+from finery.fields import FieldInfo, Files, Settings
+
+if TYPE_CHECKING:
+    from finery.step.step import Step
+
+SECTIONS = ("models", "data", "generate", "train", "evaluate", "export")
+_SECTIONS_OF: dict[type[Artifact], tuple[str, ...]] = {
+    Dataset: ("data", "generate"),
+    Model: ("models", "train"),
+    Metrics: ("evaluate",),
+    Bundle: ("export",),
+}
+FILE_MODULE = "finery_file_"
+"""How the modules of plugin files beside a recipe are named, before the file's name."""
+RESERVED = frozenset({"use", "needs", "seed", "env"})
+"""Keys that every step takes; no field may have such a name."""
+
+
+def inputs_of(cls: "type[Step]") -> dict[str, "Input"]:
+    """The input fields of a step type, in order."""
+    cached = cls.__dict__.get("__finery_inputs__")
+    if cached is None:
+        hints = field_hints(cls)
+        cached = {f: made for f in cls.__struct_fields__ if (made := _as_input(hints[f]))}
+        type.__setattr__(cls, "__finery_inputs__", cached)
+    return typing.cast(dict[str, Input], cached)
+
+
+def field_hints(cls: type[Settings]) -> dict[str, Any]:
+    """Field → type, without the annotations that carry limits."""
+    try:
+        return typing.get_type_hints(cls)
+    except NameError as error:
+        raise PluginError(
+            f"{full_name(cls)}: a field's type can't be resolved: {error}",
+            fix="import the type at module level, not under TYPE_CHECKING",
+        ) from error
+
+
+def files_of(step: Settings) -> dict[str, Files]:
+    """The settings of a step that name outside files; those further in as `launch.config`."""
+    values = {name: getattr(step, name) for name in type(step).__struct_fields__}
+    found = {name: value for name, value in values.items() if isinstance(value, Files)}
+    for field, within in values.items():
+        if isinstance(within, Settings):
+            found |= {f"{field}.{name}": files for name, files in files_of(within).items()}
+    return found
+
+
+def give_files(step: Settings, found: Mapping[str, Iterable[tuple[str, str | Path]]]) -> None:
+    """Tell a step's settings, named as by `files_of`, the (name, path) of each file found."""
+    settings = files_of(step)
+    for setting, files in found.items():
+        named = [(name, Path(path)) for name, path in files]
+        settings[setting].names = [name for name, _ in named]
+        settings[setting].paths = [path for _, path in named]
+
+
+def nested_fields(cls: "type[Step]") -> dict[str, FieldInfo]:
+    """The fields of a step type that hold a step."""
+    return {field: info for field, info in cls.__finery_fields__.items() if info.section}
+
+
+def nested_steps(step: "Step") -> "dict[str, Step]":
+    """Field → the step inside, of those that there are."""
+    values = {field: getattr(step, field) for field in nested_fields(type(step))}
+    return {field: value for field, value in values.items() if value is not None}
+
+
+class Slot(NamedTuple):
+    """A place for inputs of a step: `owner`'s field `field`, called `path` in the whole step."""
+
+    path: str
+    owner: "Step"
+    field: str
+    accepts: "Input"
+
+    @property
+    def uses_name(self) -> bool:
+        """Whether the step sees what the recipe calls this input."""
+        return type(self.owner).__finery_fields__[self.field].uses_name
+
+
+def slots_of(step: "Step") -> dict[str, Slot]:
+    """Path → slot of each input, those of an inner step as `watch.rows`."""
+    found = {f: Slot(f, step, f, accepts) for f, accepts in inputs_of(type(step)).items()}
+    for field, within in nested_steps(step).items():
+        given = nested_fields(type(step))[field].given
+        for name, slot in slots_of(within).items():
+            if name not in given:
+                found[f"{field}.{name}"] = slot._replace(path=f"{field}.{name}")
+    return found
+
+
+class Input(msgspec.Struct, frozen=True):
+    """An input field's kind, whether it takes a list, and whether it may be left out."""
+
+    kind: type[Artifact]
+    many: bool = False
+    optional: bool = False
+
+
+def _as_input(hint: Any) -> Input | None:
+    if isinstance(hint, type) and issubclass(hint, Artifact):
+        return Input(hint)
+    if get_origin(hint) is list:
+        inner = _as_input(get_args(hint)[0])
+        return Input(inner.kind, many=True) if inner else None
+    if get_origin(hint) in (types.UnionType, typing.Union):
+        found = [made for a in get_args(hint) if a is not type(None) and (made := _as_input(a))]
+        if len(found) == 1:
+            return Input(found[0].kind, many=found[0].many, optional=True)
+    return None
+
+
+def declared_outputs(cls: "type[Step]") -> dict[str, type[Artifact]]:
+    """What `run`'s return annotation says: one artifact, or a class with artifact fields."""
+    try:
+        result = typing.get_type_hints(cls.run).get("return")
+    except NameError as error:
+        raise PluginError(
+            f"{full_name(cls)}.run: what it returns can't be resolved: {error}",
+            fix="import the type at module level, not under TYPE_CHECKING",
+        ) from error
+    if isinstance(result, type) and issubclass(result, Artifact):
+        return {"": result}
+    fields = typing.get_type_hints(result) if isinstance(result, type) else {}
+    found = {f: h for f, h in fields.items() if isinstance(h, type) and issubclass(h, Artifact)}
+    if not found:
+        raise PluginError(
+            f"{full_name(cls)}.run must say what it returns",
+            fix="annotate it with Dataset, Model, Metrics, Bundle or a class with such fields",
+        )
+    return found
+
+
+def sections_of(cls: "type[Step]") -> tuple[str, ...]:
+    """Sections of a recipe that take this step type."""
+    if cls.__spec__.sections:
+        return cls.__spec__.sections
+    kinds = declared_outputs(cls).values()
+    return next((_SECTIONS_OF[k] for k in kinds if k in _SECTIONS_OF), SECTIONS)
+
+
+def full_name(cls: Any) -> str:
+    """How messages name a class: after its module, or after its file beside a recipe."""
+    name, module = getattr(cls, "__qualname__", repr(cls)), getattr(cls, "__module__", "")
+    if module.startswith(FILE_MODULE):
+        return f"{Path(sys.modules[module].__file__ or '').name}:{name}"
+    return f"{module}.{name}"

@@ -1,0 +1,109 @@
+"""All that a running step may touch."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from finery.artifact.kinds import Model
+from finery.errors import StepError
+from finery.inference.budget import Budget, Usage
+from finery.inference.cache import CachedEngine
+from finery.inference.engine import Engine
+from finery.inference.records import Records
+from finery.util.text import redacted
+
+Report = Callable[[dict[str, Any]], None]
+"""Where a job's events go: `{"event": "progress", …}` and so on, see `finery.build.events`."""
+
+
+class Job:
+    """A step's surroundings while it runs.
+
+    out: an empty folder to fill.
+    scratch: a folder kept between attempts at the same key (checkpoints); removed on success.
+    records: the per-record cache, shared by all steps of the project.
+    pinned: what the step's `floating()` name is pinned to in recipe.lock, e.g. a commit.
+    kept: what steps of the project kept when they pinned names, see `Step.pin_into`.
+    usage: what all engines of this step were asked and used so far.
+    """
+
+    def __init__(
+        self,
+        *,
+        out: Path,
+        scratch: Path,
+        seed: int | None,
+        report: Report,
+        records: Records,
+        find_engine: Callable[[Model], tuple[type[Engine], str]],
+        secrets: Mapping[str, str],
+        pinned: str | None = None,
+        kept: Path | None = None,
+    ) -> None:
+        self.pinned = pinned
+        self.kept = kept or scratch
+        self.usage = Usage()
+        self.out = out
+        self._scratch = scratch
+        self.records = records
+        self._seed = seed
+        self._report = report
+        self._find_engine = find_engine
+        self._secrets = secrets
+
+    @property
+    def scratch(self) -> Path:
+        """The scratch folder, made when first asked for."""
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        return self._scratch
+
+    @property
+    def seed(self) -> int:
+        """The step's seed, 0 ≤ seed < 2³¹."""
+        if self._seed is None:
+            raise StepError("a step type declared with seeded=False asked for its seed")
+        return self._seed
+
+    def log(self, message: str) -> None:
+        """Add a line to the step's log."""
+        self._report({"event": "log", "message": self.redact(message)})
+
+    def progress(self, done: float, total: float, text: str = "") -> None:
+        """Tell how far the step is: `done` of `total`, in any unit, and what it is at."""
+        self._report({"event": "progress", "done": done, "total": total, "text": text})
+
+    def metric(self, name: str, value: float, at: float) -> None:
+        """Tell a value over the step's course, e.g. `loss` at optimizer step `at`."""
+        self._report({"event": "metric", "name": name, "value": value, "at": at})
+
+    def secret(self, name: str) -> str:
+        """An environment variable that the recipe passes to this step with `env: [NAME]`.
+
+        A step that answers prompts also gets those that its models need (`runtime["env"]`). The
+        value never enters a key, a log or the store.
+        """
+        if name not in self._secrets:
+            raise StepError(
+                f"the step needs the environment variable {name}",
+                fix=f"set it, and pass it to the step in the recipe: env: [{name}]",
+            )
+        return self._secrets[name]
+
+    def engine(self, model: Model, *, budget: Budget | None = None) -> CachedEngine:
+        """What answers prompts with `model`, with the record cache in front of it.
+
+        budget: limits what this engine asks, by what all engines of the step have used.
+        """
+        cls, identity = self._find_engine(model)
+        return CachedEngine(cls(model, self), self.records, identity, budget)
+
+    def raw_engine(self, model: Model) -> Engine:
+        """The engine without the cache, for an engine that stands on another."""
+        return self._find_engine(model)[0](model, self)
+
+    def redact(self, text: str) -> str:
+        """The text with the secrets that this step was given as `***`.
+
+        For what comes from outside and is kept: a server may repeat the key that it was sent.
+        """
+        return redacted(text, self._secrets)

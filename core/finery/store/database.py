@@ -1,0 +1,403 @@
+"""The content-addressed store: blobs by digest, and which key made which artifacts.
+
+Layout under `.finery/`: `finery.db` (SQLite, WAL), `objects/ab/cdef…` (read-only blobs),
+`views/<digest>/` (an artifact as a folder of links), `work/<key>` (what a running step leaves),
+`work/<key>.scratch` (what its next attempt finds), `pinned/` (what steps kept for their pins),
+`runs/<id>/` (events and logs), `locks` and `claims` (a file each; the lock of a step's key, or of a
+record's, is a byte of it).
+
+A commit is: fill a staging folder, hash, rename into `objects/`, fsync, and one transaction that
+records keys. Whatever instant a build dies at, the next one finds whole blobs and whole keys.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from finery.artifact.kinds import Artifact
+from finery.artifact.manifest import Manifest, Parts, Result, referring, with_references
+from finery.build.code import Parsed
+from finery.errors import DataError, StepError, UsageError
+from finery.store.blobs import FLUSHED_BYTES, as_it_was, blob_path
+from finery.store.links import open_artifact
+from finery.util.files import fsync, hash_file, settled
+from finery.util.paths import STORE
+
+VERSION = 2
+"""Of the tables below, but for `records`, whose form is fixed. Bump it when they change."""
+_REBUILT = ("results", "latest", "blobs", "files", "code", "stamps", "checked")
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS results (
+  key TEXT PRIMARY KEY, outputs BLOB NOT NULL, parts BLOB NOT NULL, seconds REAL NOT NULL,
+  made REAL NOT NULL, run TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS latest (
+  recipe TEXT, step TEXT, key TEXT NOT NULL, previous TEXT,
+  PRIMARY KEY (recipe, step)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS blobs (
+  digest TEXT PRIMARY KEY, size INTEGER, mtime INTEGER, ctime INTEGER, inode INTEGER) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS files (
+  path TEXT PRIMARY KEY, stat BLOB NOT NULL, digest TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS code (
+  path TEXT PRIMARY KEY, stat BLOB NOT NULL, parsed BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS records (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS stamps (name TEXT PRIMARY KEY, content TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS checked (digest TEXT PRIMARY KEY) WITHOUT ROWID;
+"""
+KEY_DIGITS = 64
+
+
+class Store:
+    """One project's store, opened by one process."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.objects = root / "objects"
+        self.database = root / "finery.db"
+        try:
+            for name in ("objects", "views", "work", "runs"):
+                (root / name).mkdir(parents=True, exist_ok=True)
+            ignore = root / ".gitignore"
+            if not ignore.exists():
+                ignore.write_text("*\n")
+            self._db = _connect(self.database)
+            self._locks = os.open(root / "locks", os.O_RDWR | os.O_CREAT, 0o644)
+        except (OSError, sqlite3.Error) as error:
+            raise UsageError(
+                f"can't use the store {root}: {error}",
+                fix=f"see whether the disk is full, its permissions, or set {STORE} elsewhere",
+            ) from error
+
+    def close(self) -> None:
+        """Close the database and give up the locks."""
+        self._db.close()
+        os.close(self._locks)
+
+    # -- results ---------------------------------------------------------------------------------
+
+    def lookup(self, key: str, inputs: Iterable[Manifest] = ()) -> Result | None:
+        """The result of a key, None where there is none or a file of it is missing or damaged.
+
+        inputs: what the step takes now. Where an output refers to one of them, that is the one it
+            comes back with: files outside the store may have moved since it was made.
+        """
+        row = self._db.execute(
+            "SELECT outputs, seconds, parts FROM results WHERE key = ?", [key]
+        ).fetchone()
+        if row is None:
+            return None
+        outputs = msgspec.json.decode(row[0], type=dict[str, Manifest])
+        known = {m.digest: m for given in inputs for m in with_references(given)}
+        outputs = {name: referring(m, known) for name, m in outputs.items()}
+        result = Result(key, outputs, row[1], [tuple(p) for p in msgspec.json.decode(row[2])])
+        return result if all(self._whole(m) for m in outputs.values()) else None
+
+    def known(self, key: str) -> bool:
+        """Whether the key was ever finished, whatever became of its files."""
+        return self._db.execute("SELECT 1 FROM results WHERE key = ?", [key]).fetchone() is not None
+
+    def commit(self, results: Sequence[Result], *, run: str) -> None:
+        """Record finished keys, durably and all at once; their blobs are in `objects/` already.
+
+        The blobs are fsynced first, side by side, since a disk takes many in the time of one:
+        that is why steps that take no time are committed in groups.
+        """
+        if not results:
+            return
+        digests = {d for r in results for m in r.outputs.values() for d, _ in m.files.values()}
+        self._flush(digests)
+        now = time.time()
+        rows = [
+            [
+                r.key,
+                msgspec.json.encode(r.outputs),
+                msgspec.json.encode(r.parts),
+                r.seconds,
+                now,
+                run,
+            ]
+            for r in results
+        ]
+        with self._transaction():
+            self._db.executemany(
+                "INSERT OR REPLACE INTO blobs VALUES (?, ?, ?, ?, ?)",
+                [self._blob_row(d) for d in digests],
+            )
+            self._db.executemany("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?)", rows)
+
+    def _flush(self, digests: Iterable[str]) -> None:
+        paths = [p for d in digests if os.stat(p := self.blob(d)).st_size < FLUSHED_BYTES]
+        if len(paths) == 1:
+            fsync(paths[0])
+            return
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(16) as threads:
+            list(threads.map(fsync, paths))
+
+    def remember(self, recipe: str, keys: Mapping[str, str]) -> None:
+        """Keep which key each step of a recipe was last built with, and which before that."""
+        known = self.latest(recipe)
+        fresh = [
+            (recipe, s, k, known.get(s, (None,))[0])
+            for s, k in keys.items()
+            if known.get(s, (None,))[0] != k
+        ]
+        if fresh:
+            with self._transaction():
+                self._db.executemany("INSERT OR REPLACE INTO latest VALUES (?, ?, ?, ?)", fresh)
+
+    def latest(self, recipe: str) -> dict[str, tuple[str, str | None]]:
+        """Step → (the key it was last built with, the key before that)."""
+        rows = self._db.execute("SELECT step, key, previous FROM latest WHERE recipe = ?", [recipe])
+        return {step: (key, previous) for step, key, previous in rows}
+
+    def steps_of_others(self, recipe: str) -> set[str]:
+        """Steps that the project's other recipes, those that still exist, were built with."""
+        found: dict[str, set[str]] = {}
+        for other, step in self._db.execute("SELECT recipe, step FROM latest"):
+            found.setdefault(other, set()).add(step)
+        there = [s for r, s in found.items() if r != recipe and (self.root.parent / r).exists()]
+        return set().union(*there)
+
+    def parts_of(self, key: str) -> Parts | None:
+        """The parts of a finished key."""
+        row = self._db.execute("SELECT parts FROM results WHERE key = ?", [key]).fetchone()
+        return [tuple(p) for p in msgspec.json.decode(row[0])] if row else None
+
+    def seconds_of(self, key: str) -> float | None:
+        """How long the step of a finished key took."""
+        row = self._db.execute("SELECT seconds FROM results WHERE key = ?", [key]).fetchone()
+        return row[0] if row else None
+
+    def finished(self, key: str) -> Result | None:
+        """What a key was finished with, whatever became of its files."""
+        return next(self._finished("key = ?", key), None)
+
+    def history(self, use: str) -> list[Result]:
+        """All finished keys of a step type, newest first, whatever became of their files."""
+        part = msgspec.json.encode(["step type", use])
+        return list(self._finished("instr(parts, ?) ORDER BY made DESC", part))
+
+    def _finished(self, where: str, value: str | bytes) -> Iterator[Result]:
+        query = f"SELECT key, outputs, seconds, parts FROM results WHERE {where}"
+        for key, outputs, seconds, parts in self._db.execute(query, [value]):
+            made = msgspec.json.decode(outputs, type=dict[str, Manifest])
+            yield Result(key, made, seconds, [tuple(p) for p in msgspec.json.decode(parts)])
+
+    # -- blobs -----------------------------------------------------------------------------------
+
+    def blob(self, digest: str) -> Path:
+        """Where the blob of a digest lies."""
+        return blob_path(self.objects, digest)
+
+    def _whole(self, manifest: Manifest) -> bool:
+        return (
+            all(self._intact(digest, size) for digest, size in manifest.files.values())
+            and all(as_it_was(*file) for file in manifest.external.values())
+            and all(self._whole(ref) for ref in manifest.refs.values())
+        )
+
+    def _intact(self, digest: str, size: int) -> bool:
+        """Whether a blob holds what its name says. Its bytes are read only if its stat changed."""
+        try:
+            return self._holds(digest, size)
+        except FileNotFoundError:
+            return False
+
+    def _holds(self, digest: str, size: int) -> bool:
+        path = self.blob(digest)
+        now = os.stat(path)
+        row = self._db.execute(
+            "SELECT size, mtime, ctime, inode FROM blobs WHERE digest = ?", [digest]
+        ).fetchone()
+        if row == (now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino):
+            return True
+        if now.st_size != size or hash_file(path) != digest:
+            return False  # the step that is run again puts a good one in its place
+        with self._transaction():
+            self._db.execute(
+                "INSERT OR REPLACE INTO blobs VALUES (?, ?, ?, ?, ?)", self._blob_row(digest)
+            )
+        return True
+
+    def _blob_row(self, digest: str) -> list[Any]:
+        now = os.stat(self.blob(digest))
+        return [digest, now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino]
+
+    def artifact(self, manifest: Manifest) -> Artifact:
+        """The artifact, with its folder of links in place."""
+        return open_artifact(self.root, manifest)
+
+    # -- outside files ---------------------------------------------------------------------------
+
+    def digest_files(
+        self, found: Mapping[str, list[tuple[str, Path]]]
+    ) -> dict[str, list[tuple[str, str]]]:
+        """Setting → (name, digest) of each outside file; unchanged files aren't read again."""
+        return {
+            field: [(name, self.digest_file(path)) for name, path in files]
+            for field, files in found.items()
+        }
+
+    def digest_file(self, path: Path) -> str:
+        """The digest of an outside file, remembered by device, inode, size, mtime and ctime."""
+        try:
+            stat = _stat_key(path)
+            row = self._db.execute(
+                "SELECT stat, digest FROM files WHERE path = ?", [str(path)]
+            ).fetchone()
+            if row and row[0] == stat:
+                return str(row[1])
+            digest, keep = hash_file(path), _settled(path)
+        except OSError as error:
+            raise DataError(f"can't read {path}: {error.strerror}") from error
+        if keep:
+            with self._transaction():
+                self._db.execute(
+                    "INSERT OR REPLACE INTO files VALUES (?, ?, ?)", [str(path), stat, digest]
+                )
+        return digest
+
+    def parsed(self, path: Path, module: str) -> Parsed:
+        """`parse.parse_file`, remembered."""
+        stat = _stat_key(path)
+        row = self._db.execute(
+            "SELECT stat, parsed FROM code WHERE path = ?", [str(path)]
+        ).fetchone()
+        if row and row[0] == stat:
+            known: Parsed = msgspec.json.decode(row[1], type=Parsed)
+            return known
+        from finery.build.parse import parse_file  # needs `ast`: only for files that changed
+
+        parsed = parse_file(path, module)
+        if _settled(path):
+            with self._transaction():
+                self._db.execute(
+                    "INSERT OR REPLACE INTO code VALUES (?, ?, ?)",
+                    [str(path), stat, msgspec.json.encode(parsed)],
+                )
+        return parsed
+
+    def was_checked(self, digest: str) -> bool:
+        """Whether a recipe (with the code of its step types) passed its check before."""
+        return (
+            self._db.execute("SELECT 1 FROM checked WHERE digest = ?", [digest]).fetchone()
+            is not None
+        )
+
+    def mark_checked(self, digest: str) -> None:
+        """Remember that a recipe passed its check."""
+        with self._transaction():
+            self._db.execute("INSERT OR IGNORE INTO checked VALUES (?)", [digest])
+
+    def keep_stamp(self, name: str, content: str) -> None:
+        """Keep a stamp, see `finery.build.uptodate`."""
+        with self._transaction():
+            self._db.execute("INSERT OR REPLACE INTO stamps VALUES (?, ?)", [name, content])
+
+    # -- work folders and locks ------------------------------------------------------------------
+
+    def work(self, key: str) -> tuple[Path, Path]:
+        """(out, scratch) of a key that is being built: `out` empty, `scratch` as it was left."""
+        out, scratch = self.root / "work" / key, self.root / "work" / f"{key}.scratch"
+        try:
+            out.mkdir()
+        except FileExistsError:  # an earlier attempt died
+            shutil.rmtree(out)
+            out.mkdir()
+        return out, scratch
+
+    def clear_work(self, key: str) -> None:
+        """Remove a finished key's folders."""
+        self.clear_output(key)
+        scratch = self.root / "work" / f"{key}.scratch"
+        if scratch.exists():
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def clear_output(self, key: str) -> None:
+        """Remove what is left of a key's output; its scratch folder is for the next attempt."""
+        out = self.root / "work" / key
+        try:
+            out.rmdir()  # most steps leave it empty, their files having moved
+        except OSError:
+            shutil.rmtree(out, ignore_errors=True)
+
+    def sweep(self) -> None:
+        """Remove outputs that builds which died left half done: they may fill the disk."""
+        for key in os.listdir(self.root / "work"):
+            if len(key) == KEY_DIGITS and self.try_lock(key):
+                self.clear_output(key)
+                self.unlock(key)
+
+    def try_lock(self, key: str) -> bool:
+        """Take the lock of a key; False while another process has it. It dies with this process."""
+        try:
+            fcntl.lockf(self._locks, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _lock_offset(key))
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                return False
+            raise
+        return True
+
+    def unlock(self, key: str) -> None:
+        """Give up the lock of a key."""
+        fcntl.lockf(self._locks, fcntl.LOCK_UN, 1, _lock_offset(key))
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All or nothing. `StepError` when the database can't be written, e.g. on a full disk."""
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            yield
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise StepError(
+                f"can't write to {self.database}: {error}",
+                fix="free some space, or check its permissions, and build again: nothing is lost",
+            ) from error
+        finally:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, timeout=60, isolation_level=None)
+    db.execute("PRAGMA synchronous=NORMAL")
+    if db.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        db.execute("PRAGMA journal_mode=WAL")
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if version != VERSION:
+        # What another version of finery kept is rebuilt; paid-for records outlive it.
+        drop = "".join(f"DROP TABLE IF EXISTS {t};" for t in _REBUILT) if version else ""
+        db.executescript(
+            f"BEGIN IMMEDIATE; {drop} {_SCHEMA} PRAGMA user_version={VERSION}; COMMIT;"
+        )
+    return db
+
+
+def _digests(manifest: Manifest) -> Iterator[str]:
+    for digest, _ in manifest.files.values():
+        yield digest
+
+
+def _stat_key(path: Path) -> bytes:
+    s = os.stat(path)
+    return msgspec.msgpack.encode([s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns])
+
+
+def _settled(path: Path) -> bool:
+    s = os.stat(path)
+    return settled(s.st_mtime_ns, s.st_ctime_ns, time.time_ns())
+
+
+def _lock_offset(key: str) -> int:
+    return int(key[:15], 16)

@@ -1,0 +1,165 @@
+"""Views: artifacts as folders of links into the store, and the links to them under `build/`."""
+
+import os
+import re
+import shutil
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import msgspec
+
+from finery.artifact.kinds import KINDS, Artifact
+from finery.artifact.manifest import MANIFEST, Manifest
+from finery.errors import UsageError
+
+_OUTPUT = re.compile(r"/views/[0-9a-f]{64}$")
+"""What a link in `build/` says."""
+
+
+def open_artifact(root: Path, manifest: Manifest) -> Artifact:
+    """The artifact of a manifest, as a folder of links into the store at `root`."""
+    made = KINDS[manifest.kind](
+        view(root, manifest),
+        meta=manifest.meta,
+        refs={role: open_artifact(root, ref) for role, ref in manifest.refs.items()},
+        external={name: Path(path) for name, (path, *_) in manifest.external.items()},
+        runtime=manifest.runtime,
+    )
+    made.digest = manifest.digest
+    return made
+
+
+def view_path(root: Path, manifest: Manifest) -> Path:
+    """Where an artifact's folder of links lies."""
+    return root / "views" / manifest.view
+
+
+def view(root: Path, manifest: Manifest) -> Path:
+    """A folder with the artifact's files under their names, as links; made or mended here."""
+    folder, links = view_path(root, manifest), _links(manifest)
+    if not _is_view(folder, links):
+        staged = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
+        shutil.rmtree(staged, ignore_errors=True)
+        staged.mkdir()
+        for file, text in links.items():
+            _link(text, staged / file)
+        (staged / MANIFEST).write_bytes(_described(manifest))
+        if folder.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+        try:
+            staged.rename(folder)
+        except OSError:  # another process made it in the meantime
+            shutil.rmtree(staged)
+    return folder
+
+
+def _links(manifest: Manifest) -> dict[str, str]:
+    """Name → what the link of that name says, relative for files of the store."""
+    links = {
+        name: f"{'../' * (2 + name.count('/'))}objects/{digest[:2]}/{digest[2:]}"
+        for name, (digest, _) in manifest.files.items()
+    }
+    return links | {name: path for name, (path, *_) in manifest.external.items()}
+
+
+def _is_view(folder: Path, links: Mapping[str, str]) -> bool:
+    """Whether a folder of links is as it was made.
+
+    It isn't where an editor or a step put a file of its own in the place of a link, or beside
+    the links: steps that take the artifact must not see that.
+    """
+    try:
+        if any(os.readlink(f"{folder}/{name}") != text for name, text in links.items()):
+            return False
+    except OSError:
+        return False
+    count = 0
+    for top, folders, files in os.walk(folder):
+        count += len(files) + sum(os.path.islink(f"{top}/{name}") for name in folders)
+    return count == len(links) + 1
+
+
+def _link(target: str, link: Path) -> None:
+    try:
+        os.symlink(target, link)
+    except FileNotFoundError:  # the name has folders in it
+        link.parent.mkdir(parents=True, exist_ok=True)
+        os.symlink(target, link)
+
+
+def _described(manifest: Manifest) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+
+
+def link_outputs(root: Path, folder: Path, outputs: Mapping[str, Manifest]) -> None:
+    """Point `build/<recipe>/<step>` at a step's outputs; several outputs each get a folder."""
+    if outputs.keys() == {""}:
+        _point(root, folder, outputs[""])
+        return
+    if folder.is_symlink():
+        folder.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.iterdir():
+        if stale.name not in outputs and stale.is_symlink():
+            stale.unlink()
+    for name, made in outputs.items():
+        if name:
+            _point(root, folder / name, made)
+
+
+def _point(root: Path, link: Path, manifest: Manifest) -> None:
+    """Make `link` a link to an artifact's folder, replacing what finery put there before."""
+    text = os.path.relpath(root, link.parent) + f"/views/{manifest.view}"
+    view(root, manifest)
+    try:
+        if os.readlink(link) == text:
+            return
+    except FileNotFoundError:
+        link.parent.mkdir(parents=True, exist_ok=True)
+    except OSError:  # a folder: the step had several outputs before
+        _remove_links(link)
+    try:
+        link.symlink_to(text)
+    except FileExistsError:
+        staged = link.with_name(f".{link.name}.{os.getpid()}")
+        staged.unlink(missing_ok=True)
+        staged.symlink_to(text)
+        staged.replace(link)
+
+
+def _remove_links(folder: Path) -> None:
+    """Remove a folder of links; anything else in it isn't finery's and stays, with an error."""
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is a file that finery didn't put there", fix="move it away")
+    others = [p.name for p in folder.iterdir() if not p.is_symlink()]
+    if others:
+        raise UsageError(
+            f"{folder} holds files that finery didn't put there: {', '.join(others)}",
+            fix="move them away",
+        )
+    for link in folder.iterdir():
+        link.unlink()
+    folder.rmdir()
+
+
+def prune_links(folder: Path, keep: Collection[str]) -> None:
+    """Remove links to outputs of steps that are gone. What finery didn't make stays."""
+    if not folder.is_dir():
+        return
+    for entry in folder.iterdir():
+        if entry.name in keep:
+            continue
+        if _is_output(entry):
+            entry.unlink(missing_ok=True)
+        elif entry.is_dir() and not entry.is_symlink() and _holds_outputs(entry):
+            _remove_links(entry)
+
+
+def _is_output(path: Path) -> bool:
+    """Whether a path is a link that `link_outputs` made."""
+    return path.is_symlink() and _OUTPUT.search(os.readlink(path)) is not None
+
+
+def _holds_outputs(folder: Path) -> bool:
+    entries = list(folder.iterdir())
+    return bool(entries) and all(map(_is_output, entries))

@@ -1,0 +1,4 @@
+"""Small helpers without a home in any layer: text, files, paths, canonical bytes, this machine.
+
+They know nothing of recipes, steps or stores, and import only each other.
+"""

@@ -1,0 +1,38 @@
+"""When a file's stat can be trusted to tell the next change."""
+
+import os
+from pathlib import Path
+
+from blake3 import blake3
+
+COARSE_NS = 2_000_000_000
+"""The grain of file systems that keep whole seconds, or two of them as FAT does."""
+FINE_NS = 100_000_000
+"""Ten times the grain of the others: the kernel stamps files by its tick, 1 to 10 ms."""
+
+
+def settled(mtime: int, ctime: int, now: int) -> bool:
+    """Whether a file last changed so long before `now` that a further change would show.
+
+    All in nanoseconds since the epoch. Times without a fraction of a second come from a coarse
+    file system.
+    """
+    last = max(mtime, ctime)
+    return now - last > (FINE_NS if last % 1_000_000_000 else COARSE_NS)
+
+
+def fsync(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def hash_file(path: Path) -> str:
+    """BLAKE3 of a file's bytes, in hex; large files are mapped and hashed on all cores."""
+    if os.stat(path).st_size < 1 << 20:
+        return blake3(path.read_bytes()).hexdigest()
+    hasher = blake3(max_threads=blake3.AUTO)
+    hasher.update_mmap(path)
+    return hasher.hexdigest()

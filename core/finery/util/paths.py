@@ -1,0 +1,33 @@
+"""Where a project keeps things."""
+
+import os
+from pathlib import Path
+
+STORE = "FINERY_STORE"
+"""The environment variable that moves the store."""
+
+PINNED = "pinned"
+"""The folder of the store with what steps keep for their pins, see `Step.pin_into`."""
+
+
+def project_folder(recipe: Path) -> Path:
+    """The nearest folder above the recipe that holds `.finery` or `.git`, else the recipe's own."""
+    start = recipe.absolute().parent
+    for folder in (start, *start.parents):
+        if (folder / ".finery").is_dir() or (folder / ".git").exists():
+            return folder
+    return start
+
+
+def store_folder(recipe: Path) -> Path:
+    """Where the store of a recipe lies: `$FINERY_STORE`, else `.finery` in the project folder."""
+    moved = os.environ.get(STORE)
+    return Path(moved).absolute() if moved else project_folder(recipe) / ".finery"
+
+
+def shown(path: Path) -> str:
+    """The path as a person would type it here."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

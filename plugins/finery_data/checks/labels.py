@@ -1,0 +1,178 @@
+"""Labels that look like mistakes: misspelt ones, and other ones for the same prompt."""
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from finery.rows import Row
+from finery.rows.near import Common, Entry, NearIndex, normalised
+from finery.rows.parts import named
+from finery_data.duplicates.heldout import prompt_entry
+
+FREQUENT = 5
+"""How many times as frequent as a misspelt label the right one is, at least."""
+MOST = 1_000
+"""Labels, from which on they aren't taken for classes."""
+SHORTEST = 4
+"""Characters of a label that can be misspelt: shorter ones are too near to each other."""
+ALIKE = 0.8
+"""Similarity of prompts that should have the same label."""
+
+
+@dataclass(slots=True)
+class _First:
+    """The first row with a prompt: its label and name; and how many follow with that label."""
+
+    label: str
+    row: str
+    count: int = 1
+
+
+class Labels:
+    """What the labels of all rows are; then, row by row, which of them look wrong.
+
+    folder: for the texts of prompts while rows are compared.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._counts: Counter[str] = Counter()
+        self._first: dict[bytes, _First] = {}  # by prompt
+        self._several: dict[bytes, Counter[str]] = {}
+        self._folder = folder
+        self._common = Common()
+        self._added: dict[int, tuple[str, str]] = {}
+        self._typos: dict[str, str] | None = None
+
+    @cached_property
+    def _near(self) -> NearIndex:
+        return NearIndex(ALIKE, self._folder, self._common.pieces())
+
+    @property
+    def too_many(self) -> bool:
+        """Whether there are so many that they are no classes, but answers."""
+        return len(self._counts) > MOST
+
+    def survey(self, number: int, row: Row, label: str) -> None:
+        """Note the label of a row, of all rows before any is judged."""
+        self._counts[label] += 1
+        if self.too_many:
+            return
+        entry = prompt_entry(row)
+        if entry is None:
+            return
+        self._common.add(entry)
+        key = entry.digest()
+        first = self._first.get(key)
+        if first is None:
+            self._first[key] = _First(label, named(number, row))
+        elif key in self._several:
+            self._several[key][label] += 1
+        elif label == first.label:
+            first.count += 1
+        else:
+            self._several[key] = Counter({first.label: first.count, label: 1})
+
+    def typo(self, label: str) -> str | None:
+        """What is wrong with how a label is written, or None."""
+        if self._typos is None:
+            self._typos = {} if self.too_many else misspelt(self._counts)
+        right = self._typos.get(label)
+        if right is None:
+            return None
+        rare, frequent = self._counts[label], self._counts[right]
+        return f"the label {label!r} ({_rows(rare)}) looks like {right!r} ({_rows(frequent)})"
+
+    def conflict(self, number: int, row: Row, label: str) -> str | None:
+        """Which earlier row has another label for nearly the same prompt, or None.
+
+        Of rows with the same prompt those with the rarer label are told of.
+        """
+        entry = None if self.too_many else prompt_entry(row)
+        if entry is None:
+            return None
+        key = entry.digest()
+        counts = self._several.get(key)
+        if counts is not None:
+            found, label = self._outvoted(key, counts, label), self._usual(key, counts)
+        else:
+            found = self._unlike(entry, label)
+        if self._near.add(number, entry):
+            self._added[number] = label, named(number, row)
+        return found
+
+    def _unlike(self, entry: Entry, label: str) -> str | None:
+        for match in self._near.matches(entry):
+            other, its_row = self._added[match.number]
+            if other != label:
+                return (
+                    f"the label is {label!r}, and {other!r} in {its_row}, whose prompt is "
+                    f"{match.similarity:.2f} similar"
+                )
+        return None
+
+    def _outvoted(self, key: bytes, counts: Counter[str], label: str) -> str | None:
+        first, usual = self._first[key], self._usual(key, counts)
+        if label == usual:
+            return None
+        where = f", the first being {first.row}" if usual == first.label else ""
+        return (
+            f"the label is {label!r}, and {usual!r} in {_rows(counts[usual])} with the same "
+            f"prompt{where}"
+        )
+
+    def _usual(self, key: bytes, counts: Counter[str]) -> str:
+        """The most frequent label of a prompt, the first of several."""
+        first = self._first[key].label
+        return max(counts, key=lambda label: (counts[label], label == first))
+
+
+def misspelt(counts: Counter[str]) -> dict[str, str]:
+    """Label → the frequent one that it is probably meant to be.
+
+    They differ in one letter, in two swapped ones, or in case and punctuation alone; labels that
+    differ in a digit are different (`level 1`, `level 2`).
+    """
+    ordered = [label for label, _ in counts.most_common()]
+    found = {}
+    for label in ordered:
+        for right in ordered:
+            if counts[right] < FREQUENT * counts[label]:
+                break
+            if _looks_like(label, right):
+                found[label] = right
+                break
+    return found
+
+
+def _looks_like(label: str, right: str) -> bool:
+    if normalised(label) == normalised(right):
+        return True
+    if min(len(label), len(right)) < SHORTEST or _digits(label) != _digits(right):
+        return False
+    return one_edit_apart(label.casefold(), right.casefold())
+
+
+def one_edit_apart(one: str, other: str) -> bool:
+    """Whether one letter changed, added or left out, or two neighbours swapped, make them equal.
+
+    That is a Damerau-Levenshtein distance (restricted) of 1 or less.
+    """
+    if abs(len(one) - len(other)) > 1:
+        return False
+    start = next(
+        (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
+        min(len(one), len(other)),
+    )
+    a, b = one[start:], other[start:]
+    if len(a) != len(b):
+        return a[1:] == b or a == b[1:]
+    return a[1:] == b[1:] or (a[:2] == b[:2][::-1] and a[2:] == b[2:])
+
+
+def _digits(label: str) -> str:
+    return "".join(c for c in label if c.isdigit())
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row" if count == 1 else f"{count:,} rows"

@@ -1,0 +1,64 @@
+"""Which language a text is in, by the py3langid library (Lui & Baldwin 2012)."""
+
+from collections.abc import Iterable, Sequence
+from functools import cache
+from typing import Any
+
+from finery import UsageError, did_you_mean
+from finery.rows.tables.streams import load_extra
+
+SURE = 0.8
+"""Probability from which on a language is believed; shorter texts reach it less often."""
+_KNOWN = """
+ace af am an ar ary arz as az ba bcl be bg bn br bs ca crh cs cy da de dz el en
+eo es et eu ext fa fi fo fr fuv fy ga gcf gcr gd gl gom grc gu gug guw ha hbo he
+hi hr ht hu hy id ig is it ja jv ka kab kik kk km kn ko ku ky la lb lg lij ln lo
+lt ltg lv mg mk ml mn mr ms mt my ne nl nn no nso oc om or pa pcm pl ps pt qu ro
+ru rw sa sdh se si sk sl sn so sq sr st sv sw ta te tg th tk tl tr tt ug uk ur
+uz uzs vec vi vo wa wuu xh yo yue zh zu
+"""
+CODES = frozenset(_KNOWN.split())
+"""The languages that the library knows; itself it takes more than a second to tell."""
+NO_LANGUAGE = "zxx"
+"""What the library calls text in no language: code, numbers."""
+MOST = 20_000
+"""Characters of a text that are looked at."""
+
+
+def check_codes(codes: Iterable[str]) -> None:
+    """Raise `UsageError` for a code that the library doesn't know."""
+    for code in codes:
+        if code not in CODES:
+            raise UsageError(
+                f"'{code}' is no language that py3langid knows",
+                where="languages",
+                fix=did_you_mean(code, CODES),
+            )
+
+
+class Languages:
+    """Tells texts in other languages than those allowed."""
+
+    def __init__(self, allowed: Sequence[str]) -> None:
+        self._model = _model()
+        self._allowed = set(allowed)
+
+    def other(self, text: str) -> str | None:
+        """The language of the text in words, if it surely isn't one of those allowed."""
+        code, sure = self._model.classify(text[:MOST])
+        if sure < SURE or code in self._allowed or code == NO_LANGUAGE:
+            return None
+        return f"{code} ({sure:.0%} sure)"
+
+
+def language_of(text: str) -> str:
+    """The code of the language that a text surely is in, else `unsure`."""
+    code, sure = _model().classify(text[:MOST])
+    return str(code) if sure >= SURE and code != NO_LANGUAGE else "unsure"
+
+
+@cache
+def _model() -> Any:
+    """The library's model, which takes more than a second to load."""
+    langid = load_extra("py3langid.langid", "py3langid")
+    return langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE, norm_probs=True)

@@ -1,0 +1,330 @@
+"""What a report says of some rows: lengths, classes, turns, copies, sources, drops, samples.
+
+Rows are read three times as a stream. In memory stay 16 bytes a row for its lengths, 8 for finding
+its copies, and 2 to 3 KB for each of the rows that are searched for near copies.
+"""
+
+import heapq
+import importlib.util
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations, islice
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from finery import Dataset, Model
+from finery.rows import Row, split_turns
+from finery.rows.chosen import draw_of
+from finery.rows.dropped import dropped, findings
+from finery.rows.near import Common, Match, NearIndex
+from finery.rows.parts import id_of, is_conversation, prompt
+from finery_data.duplicates.heldout import NEAR, HeldOut, prompt_entry
+from finery_data.report.rowfacts import Classes, Lengths, text_parts
+from finery_data.steps.dedup import compared
+
+ALIKE = 0.8
+"""Similarity from which on rows of one data set are near copies, as `data.dedup` has it."""
+EXAMPLES = 3
+"""Copies, drops and findings of a kind that are shown."""
+SPOKEN = 1_000
+"""Rows whose language is guessed."""
+BATCH = 500
+Progress = Callable[[str, int, int], None]
+"""(what is done, rows done, of how many)."""
+T = TypeVar("T")
+
+
+@dataclass
+class Copies:
+    """Rows that repeat others. searched: rows that were looked at, of all there are."""
+
+    exact: int = 0
+    near: int = 0
+    searched: int = 0
+    examples: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Overlap:
+    """Rows of `one` whose prompt copies, nearly copies or contains one of `other`."""
+
+    one: str
+    other: str
+    counts: Counter[str] = field(default_factory=Counter)
+    searched: int = 0
+    examples: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Listed:
+    """Rows that were dropped, or found fault with, for one reason. examples: (detail, row)."""
+
+    count: int
+    examples: list[tuple[str, Row | None]] = field(default_factory=list)
+
+
+@dataclass
+class Facts:
+    """What there is to say of one data set. lengths: by part, e.g. `prompt`."""
+
+    name: str
+    rows: int
+    lengths: dict[str, Lengths] = field(default_factory=dict)
+    classes: dict[str, Counter[str]] = field(default_factory=dict)
+    turns: Counter[int] = field(default_factory=Counter)
+    roles: Counter[str] = field(default_factory=Counter)
+    columns: Counter[str] = field(default_factory=Counter)
+    systems: int = 0
+    system_prompts: set[int] = field(default_factory=set)
+    tools: int = 0
+    parents: int = 0
+    sources: Counter[str] = field(default_factory=Counter)
+    languages: Counter[str] = field(default_factory=Counter)
+    copies: Copies = field(default_factory=Copies)
+    dropped: dict[str, Listed] = field(default_factory=dict)
+    found: dict[str, Listed] = field(default_factory=dict)
+    samples: list[Row] = field(default_factory=list)
+    longest: Row | None = None
+
+
+@dataclass
+class Report:
+    """The facts of all data sets. unit: of lengths. tokenizer: whose, empty for characters."""
+
+    facts: list[Facts]
+    overlaps: list[Overlap]
+    unit: str
+    tokenizer: str
+
+
+class Lowest(Generic[T]):
+    """Those of many things that drew the lowest numbers."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._heap: list[tuple[int, int, T]] = []
+
+    def add(self, draw: int, number: int, thing: T) -> None:
+        """Take part; equal draws go by number."""
+        entry = (-draw, -number, thing)
+        if len(self._heap) < self._most:
+            heapq.heappush(self._heap, entry)
+        elif self._most and entry[:2] > self._heap[0][:2]:
+            heapq.heapreplace(self._heap, entry)
+
+    def things(self) -> list[T]:
+        """In the order in which they came."""
+        return [thing for _, _, thing in sorted(self._heap, key=lambda e: -e[1])]
+
+
+class Counting:
+    """How long texts are: in tokens of a model, without its chat template, or in characters."""
+
+    def __init__(self, model: Model | None = None, name: str = "") -> None:
+        self.unit = "characters" if model is None else "tokens"
+        self.name = name
+        self._tokenizer: Any = None
+        if model is not None:
+            from finery_transformers.loading import load_tokenizer
+
+            self._tokenizer = load_tokenizer(model)
+
+    def of(self, texts: Sequence[str]) -> list[int]:
+        """The length of each."""
+        if self._tokenizer is None:
+            return [len(text) for text in texts]
+        ids = self._tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+        return [len(one) for one in ids]
+
+
+def measure(
+    datasets: Mapping[str, Dataset],
+    folder: Path,
+    *,
+    counting: Counting,
+    near_rows: int,
+    samples: int,
+    seed: int = 0,
+    progress: Progress = lambda what, done, total: None,
+) -> Report:
+    """The facts of some data sets, side by side.
+
+    folder: for the texts that are compared meanwhile. near_rows: rows of each that are searched
+    for near copies. samples: rows of each to show, drawn with `seed`.
+    """
+    facts = []
+    for name, dataset in datasets.items():
+        made = Facts(name, len(dataset))
+        _Reading(made, counting, samples, seed).read(dataset, progress)
+        made.copies = _copies(name, dataset, folder, near_rows, progress)
+        made.dropped = _listed(dropped(dataset), "reason", dataset.meta.get("dropped"))
+        made.found = _listed(findings(dataset), "check", dataset.meta.get("findings"))
+        facts.append(made)
+    overlaps = list(_overlaps(datasets, folder, near_rows, progress))
+    return Report(facts, overlaps, counting.unit, counting.name)
+
+
+class _Reading:
+    """Fills in what one pass over the rows shows."""
+
+    def __init__(self, facts: Facts, counting: Counting, samples: int, seed: int) -> None:
+        self._facts = facts
+        self._counting = counting
+        self._seed = seed
+        self._classes = Classes()
+        self._samples = Lowest[Row](samples)
+        self._spoken = Lowest[str](SPOKEN)
+        self._longest = -1
+
+    def read(self, dataset: Dataset, progress: Progress) -> None:
+        """Read all rows."""
+        rows, done = iter(dataset), 0
+        while batch := list(islice(rows, BATCH)):
+            self._measure(batch)
+            for row in batch:
+                self._note(done, row)
+                done += 1
+            progress(f"{self._facts.name}: rows read", done, len(dataset))
+        self._facts.classes = self._classes.found()
+        self._facts.samples = self._samples.things()
+        self._facts.languages = _languages(self._spoken.things())
+
+    def _measure(self, batch: Sequence[Row]) -> None:
+        texts = [text_parts(row) for row in batch]
+        whole = [0] * len(batch)
+        for part in dict.fromkeys(name for found in texts for name in found):
+            having = [i for i, found in enumerate(texts) if part in found]
+            lengths = self._counting.of([texts[i][part] for i in having])
+            kept = self._facts.lengths.setdefault(part, Lengths())
+            for i, length in zip(having, lengths, strict=True):
+                kept.add(length)
+                whole[i] += length
+        for row, length in zip(batch, whole, strict=True):
+            if length > self._longest:
+                self._longest, self._facts.longest = length, row
+
+    def _note(self, number: int, row: Row) -> None:
+        facts = self._facts
+        facts.columns.update(row.keys())
+        facts.tools += bool(row.get("tools"))
+        facts.parents += bool(row.get("parents"))
+        if (source := source_of(row)) is not None:
+            facts.sources[source] += 1
+        self._note_turns(row)
+        self._classes.add(row)
+        draw = draw_of(row, self._seed)
+        self._samples.add(draw, number, row)
+        self._spoken.add(draw, number, prompt(row)[:2_000])
+
+    def _note_turns(self, row: Row) -> None:
+        if not is_conversation(row):
+            return
+        asked, answer = split_turns(row)
+        turns = [*asked, *answer]
+        self._facts.turns[sum(m["role"] != "system" for m in turns)] += 1
+        self._facts.roles.update(str(m["role"]) for m in turns)
+        system = [m for m in asked if m["role"] == "system"]
+        if system:
+            self._facts.systems += 1
+            self._facts.system_prompts.add(hash(str(system[0].get("content"))))
+
+
+def source_of(row: Row) -> str | None:
+    """What a row says that it is from; of a path in a document the file."""
+    source = row.get("source")
+    if isinstance(source, dict):
+        source = source.get("path") or source.get("file") or source.get("name")
+    return source if isinstance(source, str) else None
+
+
+def _languages(texts: Iterable[str]) -> Counter[str]:
+    """Language → rows; empty where the library that tells isn't installed."""
+    if importlib.util.find_spec("py3langid") is None:
+        return Counter()
+    from finery_data.checks.language import language_of
+
+    return Counter(language_of(text) for text in texts if text.strip())
+
+
+def _copies(name: str, dataset: Dataset, folder: Path, most: int, progress: Progress) -> Copies:
+    """Which rows repeat an earlier one, as `data.dedup` tells."""
+    common = Common()
+    for row in islice(dataset, most):
+        common.add(compared(row, "row"))
+    made, index = (
+        Copies(searched=min(most, len(dataset))),
+        NearIndex(ALIKE, folder, common.pieces()),
+    )
+    ids, seen = list[str](), set[int]()
+    for number, row in enumerate(dataset):
+        if number % BATCH == 0:
+            progress(f"{name}: rows compared", number, len(dataset))
+        entry = compared(row, "row")
+        digest = int.from_bytes(entry.digest()[:8], "big")
+        if number >= most:
+            made.exact += digest in seen
+        elif (match := index.find(entry)) is not None:
+            made.exact += match.exact
+            made.near += not match.exact
+            _keep(made.examples, f"{id_of(row)} {_alike(match, ids)}")
+        else:
+            index.add(len(ids), entry)
+            ids.append(id_of(row))
+        seen.add(digest)
+    return made
+
+
+def _alike(match: Match, ids: Sequence[str]) -> str:
+    other = f"the row {ids[match.number]}"
+    return f"repeats {other}" if match.exact else f"is {match.similarity:.2f} similar to {other}"
+
+
+def _overlaps(
+    datasets: Mapping[str, Dataset], folder: Path, most: int, progress: Progress
+) -> Iterator[Overlap]:
+    """What each data set shares with each after it, as `data.decontaminate` tells."""
+    if len(datasets) < 2:
+        return
+    common = Common()
+    for dataset in datasets.values():
+        for row in islice(dataset, most):
+            if (entry := prompt_entry(row)) is not None:
+                common.add(entry)
+    for (one, rows), (other, held_rows) in combinations(datasets.items(), 2):
+        held = HeldOut(other, NEAR, folder, common.pieces())
+        for row in islice(held_rows, most):
+            held.add(row)
+        yield _overlap(Overlap(one, other, searched=min(most, len(rows))), rows, held, progress)
+
+
+def _overlap(made: Overlap, rows: Dataset, held: HeldOut, progress: Progress) -> Overlap:
+    for number, row in enumerate(islice(rows, made.searched)):
+        if number % BATCH == 0:
+            progress(f"{made.one} against {made.other}", number, made.searched)
+        leak = held.leak(row)
+        if leak is not None:
+            made.counts[leak.reason] += 1
+            _keep(made.examples, f"{id_of(row)} {leak.detail}")
+    return made
+
+
+def _keep(examples: list[str], text: str) -> None:
+    if len(examples) < EXAMPLES:
+        examples.append(text)
+
+
+def _listed(
+    lines: Iterable[dict[str, Any]], key: str, counts: Mapping[str, int] | None
+) -> dict[str, Listed]:
+    """Reason → how many, and the first few; the most frequent first."""
+    found = {reason: Listed(n) for reason, n in (counts or {}).items()}
+    for line in lines if found else ():
+        listed = found.setdefault(line[key], Listed(0))
+        if len(listed.examples) < EXAMPLES:
+            row = line.get("row")
+            detail = f"{line['id']} {line['detail']}"
+            listed.examples.append((detail, row if isinstance(row, dict) else None))
+        elif all(len(one.examples) >= min(EXAMPLES, one.count) for one in found.values()):
+            break
+    return dict(sorted(found.items(), key=lambda item: -item[1].count))

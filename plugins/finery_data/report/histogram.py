@@ -1,0 +1,135 @@
+"""Histograms of lengths, as small inline SVG that needs no script."""
+
+import html
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from finery_data.report.rowfacts import Lengths
+
+BINS = 28
+"""Bins of a histogram, about."""
+WIDE = 6
+"""Times the median, from which on the longest makes the scale logarithmic."""
+_HEIGHT = 100
+
+
+class Bins(NamedTuple):
+    """Bins [edge, next edge) that all data sets share; the last one holds its end, too."""
+
+    edges: list[int]
+    log: bool
+
+    def labels(self) -> list[tuple[float, str]]:
+        """(place from 0 to 1, label) of some edges."""
+        last = len(self.edges) - 1
+        every = max(1, math.ceil(last / 6))
+        places = range(0, last + 1, every)
+        return [(i / last, f"{self.edges[i]:,}") for i in places]
+
+    def named(self, index: int) -> str:
+        """A bin in words."""
+        low, high = self.edges[index], self.edges[index + 1] - 1
+        return f"{low:,}" if low >= high else f"{low:,} to {high:,}"
+
+
+@dataclass
+class _Shown:
+    """A data set in a plot. index: of its colour."""
+
+    index: int
+    name: str
+    lengths: Lengths
+    counts: list[int] = field(default_factory=list)
+    shares: list[float] = field(default_factory=list)
+
+    def count(self, bins: Bins) -> None:
+        """Fill in how many rows, and which share of them, lie in each bin."""
+        self.counts = self.lengths.counts(bins.edges)
+        self.shares = [n / len(self.lengths) for n in self.counts]
+
+
+def bins_of(several: Sequence[Lengths]) -> Bins:
+    """Bins for some lengths, all of which are looked at together."""
+    found = [lengths for lengths in several if len(lengths)]
+    least, most = min(v.at(0) for v in found), max(v.at(1) for v in found)
+    middle = max(1, min(v.at(0.5) for v in found))
+    if most > WIDE * middle:
+        return Bins(_logarithmic(least, most), True)
+    step = _round_step((most + 1 - least) / BINS)
+    start = least // step * step
+    count = max(1, math.ceil((most + 1 - start) / step))
+    return Bins([start + i * step for i in range(count + 1)], False)
+
+
+def _logarithmic(least: int, most: int) -> list[int]:
+    """Edges that are the same factor apart, whole numbers and each once."""
+    start = max(1, least)
+    factor = max(1.15, (most + 1) / start) ** (1 / BINS) if most > start else 2.0
+    edges = [0] if least == 0 else [start]
+    value = float(start)
+    while edges[-1] <= most:
+        value *= factor
+        edges.append(max(edges[-1] + 1, _rounded(value)))
+    return edges
+
+
+def _rounded(value: float) -> int:
+    """Two digits that count, so that labels are short."""
+    unit = 10 ** max(0, int(math.log10(value)) - 1)
+    return int(math.ceil(value / unit) * unit)
+
+
+def _round_step(step: float) -> int:
+    """The next of 1, 2, 5, 10, 20, …"""
+    if step <= 1:
+        return 1
+    power = 10 ** int(math.log10(step))
+    return next(int(n * power) for n in (1, 2, 5, 10) if n * power >= step)
+
+
+def histogram(named: Sequence[tuple[str, Lengths] | None], unit: str, what: str) -> str:
+    """The plot: for each data set the share of its rows in each bin, as HTML.
+
+    named: the data sets in the order of their colours; None for one without such lengths.
+    """
+    several = [_Shown(i, *one) for i, one in enumerate(named) if one is not None and len(one[1])]
+    bins = bins_of([one.lengths for one in several])
+    for one in several:
+        one.count(bins)
+    top = max(max(one.shares) for one in several)
+    areas = "".join(_area(one.index, [share / top for share in one.shares]) for one in several)
+    hints = "".join(_hint(bins, i, several, unit) for i in range(len(bins.edges) - 1))
+    width = len(bins.edges) - 1
+    several_class = ' class="several"' if len(several) > 1 else ""
+    ticks = "".join(
+        f'<span style="left:{place * 100:.2f}%">{label}</span>' for place, label in bins.labels()
+    )
+    scale = ", logarithmic" if bins.log else ""
+    return (
+        f'<figure class="plot"><div class="top">{top:.1%} of rows</div>'
+        f'<svg viewBox="0 0 {width} {_HEIGHT}" preserveAspectRatio="none" role="img" '
+        f'aria-label="{html.escape(what)}: share of rows by length; the table below has the '
+        f'numbers"><g{several_class}>{areas}</g>{hints}</svg>'
+        f'<div class="ticks" aria-hidden="true">{ticks}</div>'
+        f"<figcaption>{html.escape(unit)}{scale}</figcaption></figure>"
+    )
+
+
+def _area(index: int, heights: Sequence[float]) -> str:
+    """Steps from bin to bin, filled, with a line on top."""
+    points = [f"0,{_HEIGHT}"]
+    for i, height in enumerate(heights):
+        y = f"{_HEIGHT - height * (_HEIGHT - 4):.2f}"
+        points += [f"{i},{y}", f"{i + 1},{y}"]
+    points.append(f"{len(heights)},{_HEIGHT}")
+    return f'<polygon class="s{index % 6}" points="{" ".join(points)}"/>'
+
+
+def _hint(bins: Bins, index: int, several: Sequence[_Shown], unit: str) -> str:
+    """What a bin says when it is pointed at."""
+    lines = [f"{bins.named(index)} {unit}"]
+    lines += [f"{o.name}: {o.counts[index]:,} rows, {o.shares[index]:.1%}" for o in several]
+    text = html.escape("\n".join(lines))
+    return f'<rect x="{index}" y="0" width="1" height="{_HEIGHT}"><title>{text}</title></rect>'

@@ -1,0 +1,233 @@
+"""Records made into rows: what can't be used is named, skipped or stops the step."""
+
+from array import array
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import msgspec
+
+from finery import DataError, Dataset, Job, did_you_mean
+from finery.rows import Row, row_id
+from finery.rows.badrow import BadRow
+from finery.rows.dropped import Drops, dropped_id
+from finery.rows.tables.records import Record
+from finery.rows.tables.values import holds_bytes
+from finery_data.sources.columns import Columns, Templates
+from finery_data.sources.formats import FORMATS, Build, detect, label, tools
+
+LISTED = 10
+_REPAIR = "repair the row"
+
+
+class Shape(NamedTuple):
+    """How rows are made of records; see the settings of `RowSource`, which these are."""
+
+    format: str
+    columns: Columns | None
+    kept: dict[str, str]
+    prompts_only: bool
+    skip: bool
+    take: int | None
+
+
+class Reading:
+    """One run of a source: makes rows of records and counts what it meets.
+
+    place: how errors call what holds the records.
+    """
+
+    def __init__(self, shape: Shape, job: Job, place: str) -> None:
+        self._shape = shape
+        self._job = job
+        self._place = place
+        self._format = shape.format or ("columns" if shape.columns else "")
+        self._build: Build | None = FORMATS.get(self._format)
+        if shape.columns:
+            self._build = Templates(shape.columns).build
+        self._met: dict[str, None] = {}  # columns met so far, in order
+        self._records = 0
+        self._made = 0
+        self._bad: list[tuple[str, BadRow]] = []  # the first ten
+        self._bad_count = 0
+        self._reasons: set[str] = set()  # two at most
+        self._fixes: set[str] = set()  # as well
+        self._duplicates = _Duplicates()
+        self._drops = Drops(job.out)
+
+    def write(self, records: Iterable[Record]) -> Dataset:
+        """Write the rows; raises `DataError` at the end if some were bad, or there are none."""
+        with self._drops:
+            made = Dataset.write(self._job.out, self._rows(records))
+        made.meta |= self._meta()
+        return made
+
+    def _rows(self, records: Iterable[Record]) -> Iterator[Row]:
+        for _, row in self._placed(records):
+            if row is not None:
+                yield row
+        self._finish()
+
+    def places(self, records: Iterable[Record], ids: Collection[str]) -> Iterator[tuple[str, str]]:
+        """(id, place) of each row with one of `ids`, of skipped ones too."""
+        with self._drops:
+            for record, row in self._placed(records):
+                found = row["id"] if row else dropped_id(record.dropped())
+                if found in ids:
+                    yield found, record.where
+
+    def _placed(self, records: Iterable[Record]) -> Iterator[tuple[Record, Row | None]]:
+        """Each record with its row, None where it is bad."""
+        for record in records:
+            self._records += 1
+            row = self._row(record)
+            self._made += row is not None
+            yield record, row
+            if row is not None and self._made == self._shape.take:
+                break
+
+    def _meta(self) -> dict[str, Any]:
+        """Facts about the rows. No names of files: they aren't part of the key."""
+        repeated = self._duplicates.count()
+        if repeated:
+            self._job.log(f"{repeated:,} of {self._made:,} rows are duplicates of others")
+        found = {"format": self._format, "bad_rows": self._bad_count, "duplicates": repeated}
+        return found | (self._drops.meta() if self._shape.skip else {})
+
+    def _row(self, record: Record) -> Row | None:
+        """The row of a record, or None after noting what is wrong with it."""
+        try:
+            if isinstance(record.columns, BadRow):
+                raise record.columns
+            if self._build is None:
+                self._detect(record.where, record.columns)
+            return self._built(record.columns)
+        except BadRow as error:
+            self._note(record, error)
+            return None
+
+    def _built(self, columns: dict[str, Any]) -> Row:
+        assert self._build is not None
+        self._met.update(dict.fromkeys(columns))
+        row = self._build(columns, self._shape.prompts_only)
+        if self._format != "columns":
+            row |= tools(columns) | ({} if "label" in row else label(columns))
+        content = _hash(row)
+        kept = self._shape.kept
+        if kept:
+            row |= {new: _storable(old, columns) for new, old in kept.items() if old in columns}
+        made = {"id": _hash(row) if kept else content, **row}
+        self._duplicates.add(int(content, 16))
+        return made
+
+    def _detect(self, where: str, columns: dict[str, Any]) -> None:
+        found = detect(columns, self._shape.prompts_only)
+        seen = ", ".join(columns)
+        if len(found) > 1:
+            names = " and ".join(found)
+            raise DataError(
+                f"the columns fit the formats {names}: {seen}",
+                where=where,
+                fix=f"say which: format: {' or '.join(found)}",
+            )
+        if not found:
+            raise DataError(
+                f"the columns fit no known format: {seen or 'there are none'}",
+                where=where,
+                fix='say how to make rows of them: columns: {user: "{{ … }}", assistant: '
+                f'"{{{{ … }}}}"}}, or format: one of {", ".join(FORMATS)}',
+            )
+        self._format = found[0]
+        self._build = FORMATS[self._format]
+        self._job.log(f"format: {self._format} (from the columns {seen})")
+
+    def _note(self, record: Record, error: BadRow) -> None:
+        where = record.where
+        self._bad_count += 1
+        if len(self._reasons) < 2:
+            self._reasons.add(error.what)
+        if len(self._fixes) < 2:
+            self._fixes.add(error.fix or _REPAIR)
+        if len(self._bad) < LISTED:
+            self._bad.append((where, error))
+        if self._shape.skip:
+            self._job.log(f"skipped {where}: {error.what}")
+            # The record's number, not its line: a file that only moves changes no output.
+            self._drops.add(record.dropped(), "bad-row", f"record {self._records}: {error.what}")
+
+    def _finish(self) -> None:
+        if self._bad and (not self._shape.skip or not self._made):
+            raise self._bad_rows_error()
+        if not self._made:
+            raise DataError("there are no rows", where=self._place, fix="put rows in it")
+        if self._bad:
+            self._job.log(f"skipped {self._bad_count:,} of {self._records:,} rows")
+        if self._format == "preference" and "margin" in self._met:
+            self._job.log("margin: no training weighs preferences by it")
+        self._check_kept()
+
+    def _bad_rows_error(self) -> DataError:
+        where, first = self._bad[0]
+        if self._bad_count == 1:
+            details = [f"1 bad row of {self._records:,}"]
+        elif len(self._reasons) == 1 and self._bad_count == self._records:
+            details = [f"all {self._records:,} rows are bad in the same way"]
+        else:
+            details = [f"{self._bad_count:,} bad rows of {self._records:,}:"]
+            details += [f"{place}: {error.what}" for place, error in self._bad]
+            if self._bad_count > len(self._bad):
+                details.append(f"… and {self._bad_count - len(self._bad):,} more")
+        skip = "" if not self._made else "or leave bad rows out with bad_rows: skip"
+        of_first = "" if len(self._fixes) == 1 else "the first: "
+        fix = "; ".join(part for part in (of_first + (first.fix or _REPAIR), skip) if part)
+        return DataError(first.what, where=where, fix=fix, details=details)
+
+    def _check_kept(self) -> None:
+        for old in self._shape.kept.values():
+            if old not in self._met:
+                raise DataError(
+                    f"keep: no row has a column '{old}'",
+                    where=self._place,
+                    fix=did_you_mean(old, self._met),
+                )
+
+
+def _storable(name: str, columns: dict[str, Any]) -> Any:
+    """The value of a column to keep; bytes would come out as text that says something else."""
+    value = columns[name]
+    if holds_bytes(value):
+        raise BadRow(f"keep: '{name}' holds bytes, not text", "decode it, or leave it out")
+    return value
+
+
+def _hash(row: Row) -> str:
+    """The row's id; also the check that it can be written as UTF-8 JSON without NULs."""
+    try:
+        content = msgspec.json.encode(row)
+    except UnicodeEncodeError as error:
+        raise BadRow("a text holds half of a surrogate pair", "repair its encoding") from error
+    if b"\\u0000" in content and _has_nul(row):
+        raise BadRow("a text holds a NUL character", "remove it")
+    return row_id(row)
+
+
+def _has_nul(value: Any) -> bool:
+    if isinstance(value, str):
+        return "\0" in value
+    if isinstance(value, dict):
+        return any(_has_nul(k) or _has_nul(v) for k, v in value.items())
+    return isinstance(value, list) and any(_has_nul(v) for v in value)
+
+
+class _Duplicates:
+    """Counts repeated 64-bit hashes in eight bytes each, so that big sources fit in memory."""
+
+    def __init__(self) -> None:
+        self._buckets = [array("Q") for _ in range(256)]
+
+    def add(self, content: int) -> None:
+        """Note one hash."""
+        self._buckets[content & 255].append(content)
+
+    def count(self) -> int:
+        """How many of the hashes repeat an earlier one."""
+        return sum(len(bucket) - len(set(bucket)) for bucket in self._buckets)

@@ -1,0 +1,68 @@
+"""`data.decontaminate`: no test row, nor a near copy of one, in what trains."""
+
+from collections.abc import Iterator
+
+from finery import Dataset, Job, Step, setting, takes
+from finery.rows import Row
+from finery.rows.dropped import Drops
+from finery.rows.near import Common
+from finery.rows.parts import id_of, read
+from finery_data.duplicates.heldout import NEAR, HeldOut, Leak, prompt_entry
+
+
+class Decontaminate(Step, seeded=False, packages=("rensa",), version="1"):
+    """Drop the rows that give test rows away: copies and near copies of their prompts.
+
+    A row is dropped when its prompt is that of a row of `against` apart from case, punctuation
+    and spaces (`copy`), similar to it (`near-copy`), or has it whole inside (`contains-copy`, for
+    test prompts of 50 letters and digits or more); and when it was made from a row of `against`
+    (`made-from-test`, by its `parents`). Similarity is the Jaccard similarity of the prompts' sets
+    of five-letter pieces (Broder 1997), found with MinHash; what a fifth of the prompts share isn't
+    compared, and short prompts that differ in a number are different. The prompts of `against` are
+    held in memory, 2 to 3 KB a row; `rows` is read twice, as a stream.
+    """
+
+    rows: list[Dataset] = takes(help="Rows to clean, in this order.")
+    against: list[Dataset] = takes(help="Rows that nothing may train on, e.g. split.test.")
+    threshold: float = setting(
+        NEAR,
+        ge=0.5,
+        le=1,
+        help="Similarity from which on a prompt is a near copy; 1: only copies that are the same "
+        "but for case, punctuation and spaces.",
+    )
+
+    def run(self, job: Job) -> Dataset:
+        """Write the rows that are left, and why the others aren't."""
+        held, ids = self._held_out(job)
+        with Drops(job.out) as drops:
+            made = Dataset.write(job.out, self._clean(job, held, ids, drops))
+        drops.refuse_nothing_left(len(made), "look at what `rows` and `against` name")
+        job.log(f"{drops.summary(len(made))} against {len(held):,} test rows")
+        made.meta |= drops.meta()
+        return made
+
+    def _held_out(self, job: Job) -> tuple[HeldOut, set[str]]:
+        common = Common()
+        for _, row in read(job, [*self.against, *self.rows], "rows surveyed"):
+            entry = prompt_entry(row)
+            if entry is not None:
+                common.add(entry)
+        held, ids = HeldOut("test", self.threshold, job.scratch, common.pieces()), set[str]()
+        for _, row in read(job, self.against, "test rows"):
+            held.add(row)
+            ids.add(id_of(row))
+        return held, ids
+
+    def _clean(self, job: Job, held: HeldOut, ids: set[str], drops: Drops) -> Iterator[Row]:
+        for _, row in read(job, self.rows):
+            leak = _made_from(row, ids) or held.leak(row)
+            if leak is None:
+                yield row
+            else:
+                drops.add(row, leak.reason, leak.detail)
+
+
+def _made_from(row: Row, ids: set[str]) -> Leak | None:
+    parent = next((p for p in row.get("parents") or () if p in ids), None)
+    return Leak("made-from-test", f"was made from the test row {parent}") if parent else None

@@ -1,0 +1,154 @@
+"""`data.filter`: the rows that meet conditions."""
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from finery import DataError, Dataset, Job, Step, UsageError, setting, takes
+from finery.rows import Row
+from finery.rows.badrow import BadRow
+from finery.rows.dropped import Drops
+from finery.rows.lengths import check_lengths
+from finery.rows.parts import named, no_text, read, scope, text_named
+from finery.rows.templates.patience import search
+from finery.rows.templates.sandbox import evaluate, expression
+
+Texts = dict[str, str]
+Condition = Callable[[Row, Texts], tuple[str, str] | None]
+"""(row, its texts) → why it goes: reason and detail; None where it may stay."""
+
+
+class Filter(Step, seeded=False, packages=("jinja2",), version="1"):
+    """Keep the rows that meet all conditions.
+
+    Conditions name texts of a row: `system`, `user` (the last user turn), `assistant` (the
+    answer), `chosen`, `rejected`, or any column, e.g. `label`. Rows stay as they are. A row
+    without a column that a condition names is an error, not a row to drop; in `where`,
+    `name is defined` tells. A regular expression that takes more than ten seconds of CPU time for
+    one row stops the build.
+    """
+
+    rows: list[Dataset] = takes(help="Rows to choose from, in this order.")
+    where: str | None = setting(
+        None,
+        help="A Jinja expression over the row's texts and columns that must be true.",
+        examples=['label != "spam" and user | length > 20'],
+    )
+    matches: dict[str, str] = setting(
+        {},
+        help="Text or column: regular expression that must be found in it.",
+        examples=[{"assistant": "^category: "}],
+    )
+    excludes: dict[str, str] = setting(
+        {},
+        help="Text or column: regular expression that must not be found in it.",
+        examples=[{"user": "(?i)lorem ipsum"}],
+    )
+    min_characters: dict[str, int] = setting(
+        {}, help="Text or column: the fewest characters it may have.", examples=[{"assistant": 20}]
+    )
+    max_characters: dict[str, int] = setting(
+        {}, help="Text or column: the most characters it may have.", examples=[{"user": 4000}]
+    )
+
+    def check(self) -> None:
+        """Raise `UsageError` for conditions that can't be read, or none at all."""
+        if not self._conditions():
+            raise UsageError(
+                "data.filter has no condition",
+                fix='add one, e.g. where: label != "spam"',
+            )
+        check_lengths(self.min_characters, self.max_characters)
+
+    def run(self, job: Job) -> Dataset:
+        """Write the rows that stay, and why the others don't."""
+        self.check()
+        with Drops(job.out) as drops:
+            made = Dataset.write(job.out, self._kept(job, drops))
+        drops.refuse_nothing_left(len(made), "look at the conditions")
+        job.log(drops.summary(len(made)))
+        made.meta |= drops.meta()
+        return made
+
+    def _kept(self, job: Job, drops: Drops) -> Iterator[Row]:
+        conditions = self._conditions()
+        for number, row in read(job, self.rows):
+            failed = self._failed(conditions, number, row)
+            if failed is None:
+                yield row
+            else:
+                drops.add(row, *failed)
+
+    def _failed(self, conditions: list[Condition], number: int, row: Row) -> tuple[str, str] | None:
+        found = self._texts(number, row)
+        try:
+            return next((why for test in conditions if (why := test(row, found))), None)
+        except BadRow as error:
+            raise DataError(error.what, where=named(number, row), fix=error.fix) from error
+
+    def _texts(self, number: int, row: Row) -> Texts:
+        found: Texts = {}
+        for field in ("matches", "excludes", "min_characters", "max_characters"):
+            for name in getattr(self, field):
+                text = text_named(row, name)
+                if text is None:
+                    raise no_text(field, name, number, row)
+                found[name] = text
+        return found
+
+    def _conditions(self) -> list[Condition]:
+        made = [_expression(self.where)] if self.where is not None else []
+        made += [_pattern("matches", n, p, wanted=True) for n, p in self.matches.items()]
+        made += [_pattern("excludes", n, p, wanted=False) for n, p in self.excludes.items()]
+        made += [_shortest(n, least) for n, least in self.min_characters.items()]
+        made += [_longest(n, most) for n, most in self.max_characters.items()]
+        return made
+
+
+def _expression(source: str) -> Condition:
+    made: Any = expression(source, "where")
+
+    def test(row: Row, _: Texts) -> tuple[str, str] | None:
+        true = evaluate(made, "where", scope(row))
+        return None if true else ("where", f"isn't {source}")
+
+    return test
+
+
+def _pattern(field: str, name: str, pattern: str, *, wanted: bool) -> Condition:
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise UsageError(
+            f"not a regular expression: {error}", where=f"{field}.{name}", fix="repair it"
+        ) from None
+
+    def test(_: Row, found: Texts) -> tuple[str, str] | None:
+        match = search(compiled, found[name], f"{field}.{name}")
+        if bool(match) == wanted:
+            return None
+        if match is None:
+            return field, f"{name} has no match of {pattern}"
+        return field, f"{name} has a match of {pattern}: {match[0][:60]!r}"
+
+    return test
+
+
+def _shortest(name: str, least: int) -> Condition:
+    def test(_: Row, found: Texts) -> tuple[str, str] | None:
+        length = len(found[name])
+        if length >= least:
+            return None
+        return "too-short", f"{name} has {length:,} characters, fewer than {least:,}"
+
+    return test
+
+
+def _longest(name: str, most: int) -> Condition:
+    def test(_: Row, found: Texts) -> tuple[str, str] | None:
+        length = len(found[name])
+        if length <= most:
+            return None
+        return "too-long", f"{name} has {length:,} characters, more than {most:,}"
+
+    return test

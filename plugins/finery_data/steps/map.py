@@ -1,0 +1,265 @@
+"""`data.map`: rows rewritten by templates."""
+
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING, Any, Literal
+
+from finery import DataError, Dataset, Job, Step, UsageError, did_you_mean, setting, takes
+from finery.rows import Conversation, Message, Row
+from finery.rows.badrow import BadRow
+from finery.rows.parts import (
+    OWN_COLUMNS,
+    TURNS,
+    as_turns,
+    changed,
+    is_conversation,
+    named,
+    read,
+    scope,
+    text_of,
+    texts,
+)
+from finery.rows.templates.sandbox import compiled, names_in, render
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+
+class Map(Step, seeded=False, packages=("jinja2",), version="1"):
+    """Rewrite rows with templates over their texts and columns.
+
+    Templates are Jinja, in its sandbox. They see the row's columns by name, its texts `system`,
+    `user` (the last user turn), `assistant` (the answer), `chosen` and `rejected`, and `row`. All
+    templates see the row as it was. A column that no row has is an error, also where a template
+    allows for its absence, and so is a template with nothing to write in any row. A row that
+    changes gets a new id, and its old one as parent; tools, tool calls and columns that no template
+    writes are kept. Rows without turns (documents) become conversations if there is a template for
+    `user`.
+    """
+
+    rows: list[Dataset] = takes(help="Rows to rewrite, in this order.")
+    system: str | None = setting(
+        None,
+        help="Template of the system prompt; where it gives an empty text, there is none.",
+        examples=["Name the intent."],
+    )
+    user: str | None = setting(
+        None, help="Template of the last user turn.", examples=["{{ user | trim }}"]
+    )
+    assistant: str | None = setting(
+        None, help="Template of the answer; of preferences, the chosen one."
+    )
+    rejected: str | None = setting(None, help="Template of the rejected answer of a preference.")
+    turns: Literal["last", "all"] = setting(
+        "last",
+        help="all: `user` and `assistant` write every turn of their role; each sees its own text.",
+    )
+    label: str | None = setting(
+        None, help="Template of the label.", examples=["{{ label | lower }}"]
+    )
+    columns: dict[str, str] = setting(
+        {},
+        help="Name: template of more columns, new ones or not.",
+        examples=[{"length": "{{ user | length }}"}],
+    )
+    remove: list[str] = setting([], help="Columns to leave out.", examples=[["source"]])
+
+    def check(self) -> None:
+        """Raise `UsageError` for templates that aren't Jinja, or none at all."""
+        if not self._templates() and not self.remove:
+            raise UsageError("data.map changes nothing", fix='add a template, e.g. user: "…"')
+        for field, names in (("columns", list(self.columns)), ("remove", self.remove)):
+            for name in names:
+                if name in OWN_COLUMNS - ({"tools"} if field == "remove" else set()):
+                    raise UsageError(
+                        f"'{name}' can't be written or removed as a column",
+                        where=f"{field}.{name}" if field == "columns" else field,
+                        fix="use the templates system, user, assistant and rejected",
+                    )
+
+    def run(self, job: Job) -> Dataset:
+        """Write the rows, all of them, in order."""
+        self.check()
+        made = Dataset.write(job.out, self._rewritten(job))
+        if not len(made):
+            raise DataError("there are no rows", fix="look at what `rows` names")
+        return made
+
+    def _sources(self) -> dict[str, str]:
+        """Setting → the template that it holds."""
+        fields = ("system", "user", "assistant", "rejected", "label")
+        given = {f: getattr(self, f) for f in fields if getattr(self, f) is not None}
+        return given | {f"columns.{name}": source for name, source in self.columns.items()}
+
+    def _templates(self) -> "dict[str, Template]":
+        return {where: compiled(source, where) for where, source in self._sources().items()}
+
+    def _rewritten(self, job: Job) -> Iterator[Row]:
+        writer, changes, number = _Writer(self, self._templates()), 0, 0
+        used = _Used(self._sources(), self.remove)
+        for number, row in read(job, self.rows):
+            used.meet(row)
+            try:
+                made = changed(row, writer.written(row))
+            except BadRow as error:
+                raise DataError(error.what, where=named(number, row), fix=error.fix) from error
+            changes += made is not row
+            yield made
+        if number:
+            used.check(writer.rendered)
+        job.log(f"{changes:,} of {number:,} rows changed")
+
+
+class _Used:
+    """What the settings of a `data.map` name, and no row has: a name mistyped gives no error
+    where a template allows for its absence.
+    """
+
+    def __init__(self, sources: dict[str, str], removed: list[str]) -> None:
+        self._sources = sources
+        self._named = {where: names_in(source) for where, source in sources.items()}
+        self._named |= {"remove": set(removed)} if removed else {}
+        self._known: dict[str, None] = dict.fromkeys(TURNS)
+        self._shapes: set[tuple[str, ...]] = set()
+
+    def meet(self, row: Row) -> None:
+        """Note the columns and texts of a row."""
+        shape = tuple(row)
+        if shape not in self._shapes:
+            self._shapes.add(shape)
+            self._known.update(dict.fromkeys([*row, *texts(row)]))
+
+    def check(self, rendered: Collection[str]) -> None:
+        """Raise `DataError` for a column that no row has, or a template that wrote to none."""
+        for where, names in self._named.items():
+            for name in sorted(names - self._known.keys()):
+                raise DataError(
+                    f"no row has a column '{name}'",
+                    where=where,
+                    fix=did_you_mean(name, self._known.keys() - {"id", "parents"}),
+                )
+        for where in self._sources.keys() - rendered:
+            raise DataError(f"no row has {_TARGETS[where]} to write", where=where, fix="drop it")
+
+
+_TARGETS = {
+    "user": "a user turn",
+    "assistant": "an answer",
+    "rejected": "a rejected answer",
+    "system": "turns that a system prompt could come before",
+}
+
+
+class _Writer:
+    """Writes one row after the other with the templates of a `data.map`.
+
+    rendered: the templates that wrote something so far.
+    """
+
+    def __init__(self, step: Map, templates: "dict[str, Template]") -> None:
+        self._every = step.turns == "all"
+        self._removed = step.remove
+        self._columns = [where for where in templates if where.startswith("columns.")]
+        self._templates = templates
+        self.rendered: set[str] = set()
+
+    def written(self, row: Row) -> Row:
+        """A new row; raises `BadRow` where a template fails or leaves a turn empty."""
+        names = scope(row)
+        made = {k: v for k, v in row.items() if k not in self._removed}
+        if is_conversation(row):
+            made |= self._conversation(row, names)
+        elif "user" in self._templates:
+            made = self._new_conversation(made, names)
+        if "label" in self._templates:
+            made["label"] = self._full("label", names)
+        for where in self._columns:
+            made[where.removeprefix("columns.")] = self._rendered(where, names)
+        return made
+
+    def _new_conversation(self, row: Row, names: dict[str, Any]) -> Row:
+        turns = self._with_system([], names)
+        turns.append({"role": "user", "content": self._full("user", names)})
+        if "assistant" in self._templates:
+            turns.append({"role": "assistant", "content": self._full("assistant", names)})
+        return {"messages": turns, **row}
+
+    def _conversation(self, row: Row, names: dict[str, Any]) -> Row:
+        if "messages" in row:
+            turns = self._answered(self._prompted(row["messages"], names), "assistant", names)
+            return {"messages": self._with_system(turns, names)}
+        made = self._sides(row, names)
+        made["prompt"] = self._with_system(made["prompt"], names)
+        return _as_before(row, made)
+
+    def _sides(self, row: Row, names: dict[str, Any]) -> dict[str, Conversation]:
+        """The columns of a row that hold turns, all as turns, with their answers rewritten."""
+        made = {"prompt": self._prompted(as_turns(row["prompt"], "user"), names)}
+        if self._every:
+            made["prompt"] = self._written(made["prompt"], "assistant", "assistant", names)
+        for template, column in _answer_columns(row):
+            made[column] = self._answered(as_turns(row[column]), template, names)
+        return made
+
+    def _prompted(self, turns: Conversation, names: dict[str, Any]) -> Conversation:
+        return self._written(turns, "user", "user", names)
+
+    def _answered(self, turns: Conversation, template: str, names: dict[str, Any]) -> Conversation:
+        if turns and turns[-1]["role"] != "assistant" and not self._every:
+            return turns  # a prompt without an answer
+        return self._written(turns, "assistant", template, names)
+
+    def _written(
+        self, turns: Conversation, role: str, template: str, names: dict[str, Any]
+    ) -> Conversation:
+        if template not in self._templates:
+            return list(turns)
+        places = [i for i, turn in enumerate(turns) if turn["role"] == role]
+        chosen = set(places if self._every else places[-1:])
+        return [
+            self._turn(turn, template, names) if i in chosen else turn
+            for i, turn in enumerate(turns)
+        ]
+
+    def _turn(self, turn: Message, template: str, names: dict[str, Any]) -> Message:
+        # Its own text, without its tool calls: those stay where they are.
+        own = {template: text_of({"content": turn.get("content")})}
+        text = self._rendered(template, {**names, **own})
+        if not text.strip() and not turn.get("tool_calls"):
+            raise BadRow(f"{template} gives an empty text", "fill it in or remove the row")
+        return {**turn, "content": text}
+
+    def _with_system(self, turns: Conversation, names: dict[str, Any]) -> Conversation:
+        if "system" not in self._templates:
+            return turns
+        text = self._rendered("system", names)
+        rest = [turn for turn in turns if turn["role"] != "system"]
+        return [{"role": "system", "content": text}, *rest] if text.strip() else rest
+
+    def _full(self, where: str, names: dict[str, Any]) -> str:
+        text = self._rendered(where, names)
+        if not text.strip():
+            raise BadRow(f"{where} gives an empty text", "fill it in or remove the row")
+        return text.strip() if where == "label" else text
+
+    def _rendered(self, where: str, names: dict[str, Any]) -> str:
+        self.rendered.add(where)
+        return render(self._templates[where], where, names)
+
+
+def _answer_columns(row: Row) -> Iterator[tuple[str, str]]:
+    """(template, column) of each column of a row that holds an answer."""
+    for template, column in (
+        ("assistant", "completion"),
+        ("assistant", "chosen"),
+        ("rejected", "rejected"),
+    ):
+        if column in row and row[column] is not None:
+            yield template, column
+
+
+def _as_before(row: Row, made: dict[str, Conversation]) -> Row:
+    """Turns as text again where the row had text, unless it now takes more than one turn."""
+    plain = all(isinstance(row[column], str) for column in made)
+    if plain and all(len(turns) == 1 for turns in made.values()):
+        return {column: text_of(turns[0]) for column, turns in made.items()}
+    return dict(made)

@@ -1,0 +1,174 @@
+"""`data.sample`: some of the rows, by chance; classes balanced."""
+
+from array import array
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from finery import DataError, Dataset, Job, Step, UsageError, setting, takes
+from finery.rows import Row
+from finery.rows.badrow import BadRow
+from finery.rows.chosen import draws_of, parts_of, times_taken
+from finery.rows.dropped import Drops
+from finery.rows.parts import named, no_text, read, scope, text_named
+from finery.rows.templates.sandbox import compiled, render
+
+CLASSES_KEPT = 200
+NOT_SAMPLED = "not-sampled"
+
+
+class Sample(Step, version="1"):
+    """Take some of the rows by chance, and balance classes.
+
+    Which rows are taken depends on each row and the seed alone, so that added rows change little.
+    Rows stay in their order; rows that are taken more often follow themselves. Reads the rows two
+    or three times as a stream, and keeps some 20 bytes a row in memory.
+    """
+
+    rows: list[Dataset] = takes(help="Rows to take from.")
+    n: int | None = setting(None, ge=1, help="Rows to take in all. Default: all, as balanced.")
+    by: str | None = setting(
+        None,
+        help="What makes a class: a column, e.g. label; output: the answer's text; or a template. "
+        "Without `balance` each class keeps its share.",
+        examples=["label", "{{ output.category }}"],
+    )
+    balance: Literal["down", "up"] | None = setting(
+        None,
+        help="The same number of rows of each class. down: of the larger ones fewer. up: of the "
+        "smaller ones some several times.",
+    )
+
+    def check(self) -> None:
+        """Raise `UsageError` for settings that take nothing away or don't go together."""
+        if self.n is None and self.balance is None:
+            raise UsageError(
+                "data.sample would take all rows", fix="say how many: n: 100, or balance them"
+            )
+        if self.balance and not self.by:
+            raise UsageError(
+                "`balance` needs the classes", where="balance", fix="say what makes one: by: label"
+            )
+        self._reader()
+
+    def run(self, job: Job) -> Dataset:
+        """Write the rows taken; `meta` has how many of each class."""
+        self.check()
+        classes = self._classes(job)
+        times = self._times(job, classes)
+        with Drops(job.out) as drops:
+            made = Dataset.write(job.out, self._taken(job, times, drops))
+        made.meta |= drops.meta() | self._meta(classes, times)
+        total = len(classes.of)
+        job.log(f"{len(made):,} rows taken of {total:,}; {drops.counts.total():,} never")
+        return made
+
+    def _classes(self, job: Job) -> "_Classes":
+        reader, classes = self._reader(), _Classes()
+        for number, row in read(job, self.rows):
+            classes.add(reader(number, row))
+        if not classes.of:
+            raise DataError("there are no rows", fix="look at what `rows` names")
+        return classes
+
+    def _times(self, job: Job, classes: "_Classes") -> dict[int, int]:
+        """Row → how often it is taken."""
+        draws = draws_of((row for dataset in self.rows for row in dataset), job.seed)
+        times: dict[int, int] = {}
+        for members, count in zip(classes.members(), self._counts(classes), strict=True):
+            times |= times_taken(draws, members, count)
+        return times
+
+    def _counts(self, classes: "_Classes") -> list[int]:
+        """Rows to take of each class."""
+        sizes, every = classes.sizes(), len(classes.of)
+        if self.balance is None:
+            assert self.n is not None
+            if self.n > every:
+                raise DataError(
+                    f"there are {every:,} rows, and n is {self.n:,}", fix=f"n: {every} or fewer"
+                )
+            return parts_of(self.n, sizes)
+        most = min(sizes) if self.balance == "down" else max(sizes)
+        if self.n is None:
+            return [most] * len(sizes)
+        counts = parts_of(self.n, [1.0] * len(sizes))
+        if self.balance == "up":
+            return counts
+        rarest = sizes.index(min(sizes))
+        if counts[rarest] > sizes[rarest]:
+            raise DataError(
+                f"n: {self.n:,} takes {counts[rarest]:,} rows of each of {len(sizes):,} classes, "
+                f"and {classes.names[rarest]!r:.80} has {sizes[rarest]:,}",
+                fix=f"n: {min(sizes) * len(sizes)} or fewer, or balance: up",
+            )
+        return counts
+
+    def _taken(self, job: Job, times: dict[int, int], drops: Drops) -> Iterator[Row]:
+        for number, row in read(job, self.rows):
+            taken = times.get(number - 1, 0)
+            for _ in range(taken):
+                yield row
+            if not taken:
+                drops.add(row, NOT_SAMPLED, "not drawn")
+
+    def _reader(self) -> Any:
+        """(number, row) → its class."""
+        by = self.by
+        if by is None:
+            return lambda number, row: ""
+        if "{{" not in by and "{%" not in by:
+            return lambda number, row: _column(by, number, row)
+        template = compiled(by, "by")
+        return lambda number, row: _rendered(template, number, row)
+
+    def _meta(self, classes: "_Classes", times: dict[int, int]) -> dict[str, Any]:
+        if self.by is None:
+            return {}
+        counts: Counter[str] = Counter()
+        for row, taken in times.items():
+            counts[classes.names[classes.of[row]]] += taken
+        many = len(counts) > CLASSES_KEPT
+        return {"by": self.by, "classes": len(counts) if many else dict(sorted(counts.items()))}
+
+
+class _Classes:
+    """The class of each row, in a few bytes a row."""
+
+    def __init__(self) -> None:
+        self.of = array("L")
+        self.names: list[str] = []
+        self._index: dict[str, int] = {}
+
+    def add(self, name: str) -> None:
+        """Note the class of the next row."""
+        if name not in self._index:
+            self._index[name] = len(self.names)
+            self.names.append(name)
+        self.of.append(self._index[name])
+
+    def sizes(self) -> list[int]:
+        """Rows of each class."""
+        counts = Counter(self.of)
+        return [counts[i] for i in range(len(self.names))]
+
+    def members(self) -> "list[array[int]]":
+        """The rows of each class."""
+        found = [array("L") for _ in self.names]
+        for row, index in enumerate(self.of):
+            found[index].append(row)
+        return found
+
+
+def _column(by: str, number: int, row: Row) -> str:
+    text = text_named(row, by)
+    if text is None:
+        raise no_text("by", by, number, row)
+    return text
+
+
+def _rendered(template: Any, number: int, row: Row) -> str:
+    try:
+        return render(template, "by", scope(row)).strip()
+    except BadRow as error:
+        raise DataError(error.what, where=named(number, row), fix=error.fix) from error

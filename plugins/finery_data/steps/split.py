@@ -1,0 +1,425 @@
+"""`data.split`: rows into train, validation and test.
+
+Which split a row falls in depends on the row's own prompt (or group) and the seed, and on nothing
+else. That is forced: if added rows may never move old ones, whatever is added and wherever, then a
+row must fall where it would fall if it were alone. So sizes are as asked only up to chance: a split
+of share p of n independent prompts has the standard deviation sqrt(n p (1 - p)), and so has its
+part of each stratum. `stratify` can't change that. It measures it, and names a seed with which more
+strata reach every split.
+
+Rows that say nearly the same may still fall in different splits, so near copies of held-out rows
+are dropped from train. That moves no row: a dropped one is only dropped.
+"""
+
+import math
+from array import array
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+from blake3 import blake3
+
+from finery import Artifact, DataError, Dataset, Job, Step, did_you_mean, setting, takes
+from finery.rows import Row, answer_text, row_id
+from finery.rows.dropped import Drops
+from finery.rows.near import Common, normalised
+from finery.rows.parts import prompt
+from finery_data.duplicates.heldout import NEAR, HeldOut, Leak, prompt_entry
+
+SPLITS = ("train", "validation", "test")
+TRAIN, VALIDATION, TEST, DROPPED = range(4)
+ANSWER_NAMES = ("output", "answer")
+"""What `stratify` may say for the text of the completion, unless a column has that name."""
+LISTED = 10
+STRATA_KEPT = 200
+SEEDS_TRIED = 200
+DRAWS_TRIED = 500_000
+_FULL = 1 << 64
+
+
+class Splits:
+    """The outputs of `data.split`; a split of size 0 isn't among them."""
+
+    train: Dataset
+    validation: Dataset
+    test: Dataset
+
+
+class Split(Step, packages=("rensa",), version="2"):
+    """Split rows into train, validation and test; added rows never move old ones.
+
+    Rows with the same prompt, apart from case, punctuation and spaces, stay together, whatever
+    their answers and system prompts. Set the step's `seed` to keep the split when the recipe's
+    seed changes.
+
+    Rows whose prompt is nearly that of a held-out row, or has it whole inside, are dropped as by
+    `data.decontaminate` with its threshold of 0.7: from train those that are near test or
+    validation rows, from validation those near test rows. Test loses none.
+    """
+
+    rows: list[Dataset] = takes(help="Rows to split, in this order.")
+    validation: float = setting(
+        0.1, ge=0, lt=1, help="Share of rows for validation; 0: there is no such output."
+    )
+    test: float = setting(
+        0.2, ge=0, lt=1, help="Share of rows for test; 0: there is no such output."
+    )
+    stratify: str | None = setting(
+        None,
+        help="Column whose values should reach every split, e.g. label; output: the answer's text.",
+    )
+    group: str | None = setting(
+        None, help="Column whose equal values stay in one split, e.g. customer, instead of prompts."
+    )
+    decontaminate: bool = setting(
+        True,
+        help="Drop rows of train that nearly repeat a test or validation row, and rows of "
+        "validation that nearly repeat a test row.",
+    )
+
+    def __post_init__(self) -> None:
+        if self.validation + self.test >= 1:
+            raise ValueError(
+                f"validation ({self.validation:g}) and test ({self.test:g}) leave nothing to train "
+                "on: together they must be less than 1"
+            )
+
+    def shares(self) -> dict[str, float]:
+        """Split → share of the rows, for those asked for."""
+        rest = 1 - self.validation - self.test
+        every = zip(SPLITS, (rest, self.validation, self.test), strict=True)
+        return {name: share for name, share in every if share > 0}
+
+    def outputs(self) -> dict[str, type[Artifact]]:
+        """The splits asked for."""
+        return dict.fromkeys(self.shares(), Dataset)
+
+    def run(self, job: Job) -> Splits:
+        """Write each split in the order of the input, and what was dropped from it."""
+        survey = _Survey(self)
+        chosen = survey.assign(job.seed)
+        _report(self, survey, chosen, job)
+        _check_leaks(self, survey, chosen)
+        leaks = _near_copies(survey, chosen, job) if self.decontaminate else {}
+        made = Splits()
+        for index, name in enumerate(SPLITS):
+            if name in self.shares():
+                setattr(made, name, self._write(survey, chosen, index, leaks, job))
+        return made
+
+    def _write(
+        self, survey: "_Survey", chosen: bytes, index: int, leaks: dict[int, Leak], job: Job
+    ) -> Dataset:
+        name = SPLITS[index]
+        folder = job.out / name
+        with Drops(folder) as drops:
+            made = Dataset.write(folder, _kept(survey, chosen, index, leaks, drops))
+        left = bytes(DROPPED if n in leaks else split for n, split in enumerate(chosen))
+        made.meta |= {"split": name, **survey.meta(left, index)}
+        if index != TEST and self.decontaminate:
+            made.meta |= drops.meta()
+        if drops.counts:
+            held = "test or validation" if index == TRAIN else "test"
+            job.log(f"{name}: {drops.summary(len(made))}: nearly the same as {held} rows")
+        drops.refuse_nothing_left(len(made), "add rows that differ, or set decontaminate: false")
+        return made
+
+
+def _kept(
+    survey: "_Survey", chosen: bytes, index: int, leaks: dict[int, Leak], drops: Drops
+) -> Iterator[Row]:
+    for number, (row, split) in enumerate(zip(survey.read(), chosen, strict=True)):
+        if split == index and number in leaks:
+            drops.add(row, *leaks[number])
+        elif split == index:
+            yield row
+
+
+def _near_copies(survey: "_Survey", chosen: bytes, job: Job) -> dict[int, Leak]:
+    """Row → why it is dropped, for rows that give a held-out one away.
+
+    Test rows are held out from all others, validation rows from train, dropped ones too: so
+    that an added row brings no dropped one back.
+    """
+    found: dict[int, Leak] = {}
+    common = survey.common()
+    held = {i: HeldOut(SPLITS[i], NEAR, job.scratch, common) for i in (TEST, VALIDATION)}
+    for split in (TEST, VALIDATION, TRAIN):
+        before = [held[i] for i in (TEST, VALIDATION) if i > split and len(held[i])]
+        for number, row in enumerate(survey.read()):
+            if chosen[number] != split:
+                continue
+            leak = next((made for h in before if (made := h.leak(row))), None)
+            if leak is not None:
+                found[number] = leak
+            if split in held:
+                held[split].add(row)
+    return found
+
+
+def unit_of(row: Row, group: str | None = None) -> int:
+    """A 64-bit hash of what keeps rows together: the group's value, else the prompt."""
+    if group is not None:
+        content = b"group\0" + msgspec.json.encode(row[group], order="deterministic")
+    else:
+        content = b"prompt\0" + prompt_key(row).encode("utf-8")
+    return int.from_bytes(blake3(content).digest(8), "big")
+
+
+def prompt_key(row: Row) -> str:
+    """The prompt without case, punctuation and spaces, to find copies and near copies.
+
+    The system prompt counts only where there is no other; a row without a prompt goes by its id.
+    """
+    text = prompt(row)
+    return normalised(text) or " ".join(text.casefold().split()) or row_id(row)
+
+
+def draw(unit: int, seed: int) -> int:
+    """Where a unit lies in [0, 2⁶⁴), uniform and independent for each seed."""
+    content = seed.to_bytes(8, "big") + unit.to_bytes(8, "big")
+    return int.from_bytes(blake3(content).digest(8), "big")
+
+
+def split_index(point: int, validation: float, test: float) -> int:
+    """Index into `SPLITS` of a drawn point.
+
+    Test takes the low end and validation the high end, so that to change one share moves no row
+    between the other two splits.
+    """
+    if point < int(test * _FULL):
+        return 2
+    return 1 if point >= _FULL - int(validation * _FULL) else 0
+
+
+class _Survey:
+    """What one pass over the rows finds: each row's unit and stratum, in a few bytes a row."""
+
+    def __init__(self, step: Split) -> None:
+        self.step = step
+        self.units = array("Q")
+        self.strata: list[str] = []
+        self.stratum = array("L")
+        self.any_parents = False
+        self._common = Common()
+        index: dict[str, int] = {}
+        for number, row in enumerate(self.read(), 1):
+            self.units.append(unit_of(_with_group(row, step.group, number), step.group))
+            self.any_parents |= bool(row.get("parents"))
+            entry = prompt_entry(row) if step.decontaminate else None
+            if entry is not None:
+                self._common.add(entry)
+            value = _stratum(row, step.stratify, number)
+            self.stratum.append(index.setdefault(value, len(index)))
+        self.strata = list(index)
+        if not self.units:
+            raise DataError("there are no rows to split", fix="look at the steps that `rows` names")
+
+    def read(self) -> Iterator[Row]:
+        """All rows, in order."""
+        for dataset in self.step.rows:
+            yield from dataset
+
+    def common(self) -> frozenset[str]:
+        """Pieces of text that many prompts share."""
+        return self._common.pieces()
+
+    def assign(self, seed: int) -> bytes:
+        """For each row the index into `SPLITS`."""
+        validation, test = self.step.validation, self.step.test
+        return bytes(split_index(draw(u, seed), validation, test) for u in self.units)
+
+    def counts(self, chosen: bytes) -> Counter[tuple[int, int]]:
+        """(stratum, split) → rows."""
+        return Counter(zip(self.stratum, chosen, strict=True))
+
+    def missing(self, chosen: bytes) -> list[tuple[int, int]]:
+        """(stratum, split) pairs without a row, of the splits asked for."""
+        asked = [i for i, name in enumerate(SPLITS) if name in self.step.shares()]
+        counts = self.counts(chosen)
+        return [(s, i) for i in asked for s in range(len(self.strata)) if not counts[s, i]]
+
+    def meta(self, chosen: bytes, index: int) -> dict[str, Any]:
+        """Rows of each stratum in one split.
+
+        Nothing about the other splits: rows that are added to test must not retrain a model.
+        """
+        if self.step.stratify is None:
+            return {}
+        counts = Counter(s for s, split in zip(self.stratum, chosen, strict=True) if split == index)
+        if len(counts) > STRATA_KEPT:
+            return {"stratify": self.step.stratify, "strata": len(counts)}
+        named = {_line(self.strata[s]): n for s, n in counts.items()}
+        return {"stratify": self.step.stratify, "strata": dict(sorted(named.items()))}
+
+    def quality(self, chosen: bytes) -> tuple[int, int, float]:
+        """(empty splits, gaps, chi-square of the sizes of strata in splits); less is better."""
+        counts, total, chi = self.counts(chosen), Counter(self.stratum), 0.0
+        for name, share in self.step.shares().items():
+            index = SPLITS.index(name)
+            chi += sum((counts[s, index] - n * share) ** 2 / (n * share) for s, n in total.items())
+        used = set(chosen)
+        empty = sum(SPLITS.index(name) not in used for name in self.step.shares())
+        return empty, len(self.missing(chosen)), chi
+
+    def better_seed(self, chosen: bytes) -> tuple[int, int, int] | None:
+        """(seed, its empty splits, its gaps) if one of the first seeds has fewer of them."""
+        tries = max(1, min(SEEDS_TRIED, DRAWS_TRIED // len(self.units)))
+        best = min((self.quality(self.assign(seed)), seed) for seed in range(tries))
+        (empty, gaps, _), seed = best
+        return (seed, empty, gaps) if (empty, gaps) < self.quality(chosen)[:2] else None
+
+
+def _with_group(row: Row, group: str | None, number: int) -> Row:
+    if group is not None and row.get(group) is None:
+        raise _no_column("group", group, row, number)
+    return row
+
+
+def _stratum(row: Row, column: str | None, number: int) -> str:
+    if column is None:
+        return ""
+    if row.get(column) is not None:
+        value = row[column]
+        return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    if column in ANSWER_NAMES and (answer := answer_text(row)):
+        return answer
+    raise _no_column("stratify", column, row, number)
+
+
+def _no_column(setting_name: str, column: str, row: Row, number: int) -> DataError:
+    where = f"row {number} (id {row.get('id') or row_id(row)})"
+    if column in row:
+        return DataError(f"{setting_name}: '{column}' is null", where=where, fix="fill it in")
+    what = f"{setting_name}: there is no column '{column}'"
+    return DataError(what, where=where, fix=did_you_mean(column, row))
+
+
+def _report(step: Split, survey: _Survey, chosen: bytes, job: Job) -> None:
+    """Log the sizes; raise `DataError` if a split that was asked for is empty."""
+    sizes, total = Counter(chosen), len(chosen)
+    parts = []
+    for name, share in step.shares().items():
+        size = sizes[SPLITS.index(name)]
+        parts.append(f"{name} {size:,} ({size / total:.1%}, asked {share:.1%})")
+    job.log(f"{total:,} rows: {', '.join(parts)}")
+    empty = [n for n in step.shares() if not sizes[SPLITS.index(n)]]
+    if empty:
+        raise _empty_split(step, survey, chosen, empty)
+    if step.stratify is not None:
+        _report_strata(survey, chosen, job)
+
+
+def _empty_split(step: Split, survey: _Survey, chosen: bytes, empty: list[str]) -> DataError:
+    units, asked = len(set(survey.units)), len(step.shares())
+    kind = f"values of '{step.group}'" if step.group else "prompts"
+    better = survey.better_seed(chosen) if units >= asked else None
+    if units < asked:
+        fix = "add rows, or ask for fewer splits: rows with the same text stay together"
+    elif better is None or better[1]:
+        fix = "add rows, or ask for larger shares"
+    else:
+        seed = f"set `seed: {better[0]}` on this step{_before_drops(step)}"
+        fix = f"add rows, ask for larger shares, or {seed}"
+    return DataError(
+        f"nothing fell in the split{'s' if len(empty) > 1 else ''} {' and '.join(empty)}",
+        details=[f"{len(chosen):,} rows with {units:,} different {kind} were split"],
+        fix=fix,
+    )
+
+
+def _report_strata(survey: _Survey, chosen: bytes, job: Job) -> None:
+    """Log how the strata fell, and warn where a split has none of a stratum."""
+    column, missing = survey.step.stratify or "", survey.missing(chosen)
+    if len(survey.strata) > max(STRATA_KEPT, math.sqrt(len(chosen))):
+        job.log(f"warning: stratify: {column} has {len(survey.strata):,} values; is it a label?")
+    for line in _strata_lines(survey, chosen, column):
+        job.log(line)
+    for split in survey.step.shares():
+        names = [_short(survey.strata[s]) for s, i in missing if SPLITS[i] == split]
+        if names:
+            more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+            job.log(f"warning: {split} has no row with {column} {', '.join(names[:LISTED])}{more}")
+    if missing and (better := survey.better_seed(chosen)) is not None:
+        seed, _, gaps = better
+        instead = f"would leave {gaps} such gaps, not {len(missing)}"
+        job.log(f"`seed: {seed}` on this step {instead}{_before_drops(survey.step)}")
+
+
+def _before_drops(step: Split) -> str:
+    """What a seed that was found doesn't take into account."""
+    return (
+        " (counted before near copies of held-out rows are dropped)" if step.decontaminate else ""
+    )
+
+
+def _strata_lines(survey: _Survey, chosen: bytes, column: str) -> Iterator[str]:
+    """A line for each stratum, or for each split where there are many; `meta` has them all."""
+    counts, total = survey.counts(chosen), Counter(survey.stratum)
+    asked = {split: SPLITS.index(split) for split in survey.step.shares()}
+    if len(survey.strata) <= LISTED:
+        for name, s in sorted((n, i) for i, n in enumerate(survey.strata)):
+            parts = ", ".join(f"{split} {counts[s, i]:,}" for split, i in asked.items())
+            yield f"{column} {_short(name)}: {parts}"
+        return
+    for split, index in asked.items():
+        part = [counts[s, index] / n for s, n in total.items()]
+        low, high = f"{min(part):.1%}", f"{max(part):.1%}"
+        yield f"{split} has {low} to {high} of the rows of each of {len(part)} values of {column}"
+
+
+def _line(text: str) -> str:
+    return " / ".join(text.split("\n"))
+
+
+def _short(text: str) -> str:
+    line = _line(text)
+    return f"'{line[:60]}…'" if len(line) > 60 else f"'{line}'"
+
+
+def _check_leaks(step: Split, survey: _Survey, chosen: bytes) -> None:
+    """Raise `DataError` where rows that belong together fell in two splits."""
+    if step.group is not None:
+        _refuse(
+            _prompt_leaks(survey, chosen),
+            "rows have the prompt of a row in another split",
+            "give both rows the same group, remove one of them, or leave `group` out",
+        )
+    _refuse(
+        _parent_leaks(survey, chosen),
+        "rows were made from a row in another split",
+        "split the rows they were made from, and generate from the train split",
+    )
+
+
+def _refuse(leaks: Iterator[str], what: str, fix: str) -> None:
+    found = list(leaks)
+    if found:
+        more = [f"… and {len(found) - LISTED:,} more"] if len(found) > LISTED else []
+        details = [*found[:LISTED], *more]
+        raise DataError(f"{len(found):,} {what}", details=details, fix=fix)
+
+
+def _prompt_leaks(survey: _Survey, chosen: bytes) -> Iterator[str]:
+    seen: dict[int, int] = {}
+    for number, row in enumerate(survey.read(), 1):
+        first = seen.setdefault(unit_of(row), number)
+        if chosen[first - 1] != chosen[number - 1]:
+            yield _pair(number, first, chosen)
+
+
+def _parent_leaks(survey: _Survey, chosen: bytes) -> Iterator[str]:
+    if not survey.any_parents:
+        return
+    parents = [(n, row["parents"]) for n, row in enumerate(survey.read(), 1) if row.get("parents")]
+    numbers = {str(row.get("id")): number for number, row in enumerate(survey.read(), 1)}
+    for number, ids in parents:
+        for parent in (numbers[i] for i in ids if i in numbers):
+            if chosen[parent - 1] != chosen[number - 1]:
+                yield _pair(number, parent, chosen)
+
+
+def _pair(number: int, other: int, chosen: bytes) -> str:
+    mine, its = SPLITS[chosen[number - 1]], SPLITS[chosen[other - 1]]
+    return f"row {number} ({mine}) and row {other} ({its})"

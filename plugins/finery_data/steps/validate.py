@@ -1,0 +1,417 @@
+"""`data.validate`: what is wrong with rows, each finding with the row it is about."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import msgspec
+
+from finery import DataError, Dataset, Job, OneFile, Step, UsageError, did_you_mean, setting, takes
+from finery.rows import Row
+from finery.rows.badrow import BadRow
+from finery.rows.chat.structure import COLUMNS, problems_of
+from finery.rows.dropped import FINDINGS, Drops
+from finery.rows.lengths import check_lengths
+from finery.rows.parts import (
+    answer,
+    id_of,
+    is_conversation,
+    named,
+    no_text,
+    prompt,
+    read,
+    text_named,
+    text_of,
+)
+from finery.rows.templates.patience import patterns_of
+from finery_data.checks import personal
+from finery_data.checks.labels import Labels
+from finery_data.checks.language import Languages, check_codes
+
+Action = Literal["error", "drop", "report"]
+Finding = tuple[str, str]
+"""(check, what it found)."""
+ACTIONS: dict[str, Action] = {
+    "size": "error",
+    "empty": "error",
+    "turns": "error",
+    "tools": "error",
+    "json": "error",
+    "schema": "error",
+    "label": "error",
+    "length": "error",
+    "language": "error",
+    "label-typo": "report",
+    "label-conflict": "report",
+    "encoding": "report",
+    **dict.fromkeys(personal.KINDS, "report"),
+}
+"""Check → what is done about a row that fails it, unless `actions` says otherwise."""
+GROUPS = {"personal": personal.KINDS}
+LISTED = 20
+NOT_LOOKED_AT = frozenset({"id", "parents", "tools"})
+
+
+class Validate(Step, seeded=False, packages=("jsonschema", "py3langid", "rensa"), version="1"):
+    """Check rows, and stop, drop or report where one fails.
+
+    Checks, by the names that `actions` takes:
+    - `size`: more bytes than `max_bytes`; such a row isn't looked at any further.
+    - `empty`: an empty turn. `turns`: unknown roles, turns out of order, broken tool calls.
+    - `tools`: an answer that calls a tool that isn't among the row's `tools`; rejected ones may.
+    - `json`: an answer that isn't JSON. `schema`: one that breaks the JSON Schema.
+    - `label`: a label that isn't allowed, or none. `label-typo`: one letter from a label five times
+      as frequent. `label-conflict`: the same prompt, or one 0.8 similar, with another label.
+    - `length`: too short or too long. `language`: surely another language (0.8 or more).
+    - `email`, `phone`, `iban`, `card`, `ip`, together `personal`: personal data by its form.
+    - `encoding`: UTF-8 read as Latin-1, U+FFFD, control characters.
+
+    Stops by default where a row breaks what was asked of it, and only reports what may be right:
+    label typos and conflicts, personal data, encodings, JSON that wasn't asked for. Rows with
+    findings that are only reported stay; `findings.jsonl` lists them, `finery show` too. Rows are
+    read twice as a stream; for the labels of each row with one 2 to 3 KB stay in memory.
+    """
+
+    rows: list[Dataset] = takes(help="Rows to check, in this order.")
+    schema: OneFile | None = setting(
+        None,
+        help="A JSON Schema file that every answer must fit. Its references must stay in the file.",
+    )
+    json: bool | None = setting(
+        None,
+        help="Whether every answer must be JSON. Default: with `schema`; and where most are, the "
+        "others are reported.",
+    )
+    labels: list[str] = setting(
+        [], help="The labels allowed. Default: any.", examples=[["billing", "shipping"]]
+    )
+    label: str = setting(
+        "label", help="Column with the label; output: the answer's text. A row may have none."
+    )
+    min_characters: dict[str, int] = setting(
+        {}, help="Text or column: the fewest characters it may have.", examples=[{"assistant": 2}]
+    )
+    max_characters: dict[str, int] = setting(
+        {}, help="Text or column: the most characters it may have.", examples=[{"user": 8000}]
+    )
+    languages: list[str] = setting(
+        [],
+        help="Languages that prompts and answers may be in, as ISO 639-1 codes. Default: any. "
+        "Needs finery[data].",
+        examples=[["en", "de"]],
+    )
+    personal: list[Literal["email", "phone", "iban", "card", "ip"]] = setting(
+        ["email", "phone", "iban", "card", "ip"],
+        help="Personal data to look for, in all texts of a row.",
+    )
+    max_bytes: int = setting(1_000_000, ge=1, help="The largest row, in bytes of JSON.")
+    actions: dict[str, Action] = setting(
+        {},
+        help="Check: error, drop or report. error: the build stops, after all rows were checked. "
+        "drop: without the row. report: the row stays.",
+        examples=[{"personal": "drop", "language": "report"}],
+    )
+
+    def check(self) -> None:
+        """Raise `UsageError` for checks that there aren't and settings that don't fit together."""
+        known = [*ACTIONS, *GROUPS]
+        for name in self.actions:
+            if name not in known:
+                raise UsageError(
+                    f"there is no check '{name}'",
+                    where=f"actions.{name}",
+                    fix=did_you_mean(name, known),
+                )
+        if self.schema is not None and self.json is False:
+            raise UsageError(
+                "`schema` is about JSON answers, and `json` is false", where="json", fix="drop one"
+            )
+        check_lengths(self.min_characters, self.max_characters)
+        check_codes(self.languages)
+
+    def key_packages(self) -> tuple[str, ...]:
+        """The libraries that these settings use."""
+        used = {"rensa": True, "jsonschema": self.schema, "py3langid": self.languages}
+        return tuple(name for name, needed in used.items() if needed)
+
+    def check_files(self) -> None:
+        """Raise `DataError` for a schema that is none."""
+        self.answer_schema()
+
+    def answer_schema(self) -> Any:
+        """The `AnswerSchema`, if one is given."""
+        from finery.rows.answers.answerschema import AnswerSchema
+
+        return None if self.schema is None else AnswerSchema(self.schema.path)
+
+    def run(self, job: Job) -> Dataset:
+        """Write the rows that may stay, what was found in them, and what was dropped."""
+        self.check()
+        checks = _Checks(self, job)
+        with Drops(job.out) as drops, _Findings(job.out) as kept:
+            made = Dataset.write(job.out, self._passed(job, checks, drops, kept))
+        if checks.refused:
+            raise checks.error()
+        drops.refuse_nothing_left(len(made), "look at the checks that drop rows")
+        made.meta |= {**drops.meta(), "findings": dict(sorted(kept.counts.items()))}
+        job.log(drops.summary(len(made)))
+        job.log(f"findings in rows that stay: {_counted(kept.counts) or 'none'}")
+        return made
+
+    def _passed(
+        self, job: Job, checks: "_Checks", drops: Drops, kept: "_Findings"
+    ) -> Iterator[Row]:
+        for number, row in read(job, self.rows):
+            found = list(checks.of(number, row))
+            if checks.refuse(number, row, found):
+                continue
+            fatal = [(check, what) for check, what in found if checks.action(check) == "drop"]
+            if fatal:
+                drops.add(row, fatal[0][0], "; ".join(what for _, what in fatal))
+                continue
+            kept.add(number, row, found)
+            yield row
+
+
+class _Checks:
+    """The checks of one run, made ready by a first pass over the rows."""
+
+    def __init__(self, step: Validate, job: Job) -> None:
+        self.step = step
+        self.refused: Counter[str] = Counter()
+        self._rows_refused = 0
+        self._total = 0
+        self._listed: list[str] = []
+        self._job = job
+        self._labels = Labels(job.scratch)
+        self._json: Action | None = None  # what is done about an answer that is none
+        self._survey(job)
+
+    def action(self, check: str) -> Action:
+        """What is done about a row that fails this check."""
+        given = self.step.actions
+        for group, names in GROUPS.items():
+            if check in names and check not in given and group in given:
+                return given[group]
+        if check == "json" and check not in given and self._json is not None:
+            return self._json
+        return given.get(check, ACTIONS[check])
+
+    def of(self, number: int, row: Row) -> Iterator[Finding]:
+        """All findings in a row."""
+        size = len(msgspec.json.encode(row))
+        if size > self.step.max_bytes:
+            yield "size", f"has {size:,} bytes, more than {self.step.max_bytes:,}"
+            return
+        broken = problems_of(row)
+        yield from broken
+        yield from self._in_texts(row)
+        if not any(check == "turns" for check, _ in broken):
+            yield from _undeclared(row)
+            yield from self._lengths(number, row)
+            yield from self._answers(number, row)
+            yield from self._label(number, row)
+            yield from self._language(row)
+
+    def refuse(self, number: int, row: Row, found: list[Finding]) -> bool:
+        """Note the findings that stop the build; whether there are any."""
+        fatal = [(check, what) for check, what in found if self.action(check) == "error"]
+        for check, what in fatal:
+            self.refused[check] += 1
+            line = f"{named(number, row)}: {check}: {what}"
+            self._job.log(line)
+            if len(self._listed) < LISTED:
+                self._listed.append(line)
+        self._rows_refused += bool(fatal)
+        return bool(fatal)
+
+    def error(self) -> DataError:
+        """The error for all rows that were refused."""
+        total = self.refused.total()
+        more = [f"… and {total - LISTED:,} more, in the step's log"] if total > LISTED else []
+        names = ", ".join(f"{name}: drop" for name in sorted(self.refused))
+        return DataError(
+            f"{self._rows_refused:,} of {self._total:,} rows fail ({_counted(self.refused)})",
+            details=[*self._listed, *more],
+            fix="repair the rows (`finery show --row ID` tells where one comes from), or say what "
+            f"else to do: actions: {{{names}}}",
+        )
+
+    def _survey(self, job: Job) -> None:
+        """Count the labels, and how many answers are JSON."""
+        answers = json = 0
+        for number, row in read(job, self.step.rows, "rows surveyed"):
+            self._total = number
+            if any(check == "turns" for check, _ in problems_of(row)):
+                continue
+            label = text_named(row, self.step.label)
+            if label:
+                self._labels.survey(number, row, label)
+            text = _plain_answer(row)
+            answers += text is not None
+            json += text is not None and _is_container(text)
+        wanted = self.step.json if self.step.json is not None else bool(self.step.schema)
+        if wanted:
+            self._json = ACTIONS["json"]
+        elif self.step.json is None and json * 2 > answers:
+            self._json = "report"
+        if self._labels.too_many:
+            job.log(f"there are so many labels ({self.step.label}) that they aren't compared")
+
+    def _in_texts(self, row: Row) -> Iterator[Finding]:
+        for place, text in texts_of(row):
+            for kind, found in personal.personal_data(text, self.step.personal):
+                yield kind, f"{place}: {found.what}, {found.masked()}"
+            for found in personal.garbled(text):
+                yield "encoding", f"{place}: {found.what}"
+
+    def _lengths(self, number: int, row: Row) -> Iterator[Finding]:
+        for field in ("min_characters", "max_characters"):
+            for name, limit in getattr(self.step, field).items():
+                text = text_named(row, name)
+                if text is None:
+                    raise no_text(field, name, number, row)
+                if field == "min_characters" and len(text) < limit:
+                    yield "length", f"{name} has {len(text):,} characters, fewer than {limit:,}"
+                if field == "max_characters" and len(text) > limit:
+                    yield "length", f"{name} has {len(text):,} characters, more than {limit:,}"
+
+    def _answers(self, number: int, row: Row) -> Iterator[Finding]:
+        from finery.rows.answers.jsonvalues import NotJson, parse
+
+        text = _plain_answer(row)
+        if self._json is None or text is None:
+            return
+        try:
+            value = parse(text)
+        except NotJson as error:
+            yield "json", f"the answer is {error}"
+            return
+        problem = self._schema_problem(value, number, row) if self._schema else None
+        if problem is not None:
+            yield "schema", f"the answer breaks the schema: {problem.text}"
+
+    def _schema_problem(self, value: Any, number: int, row: Row) -> Any:
+        try:
+            with patterns_of("schema: one of its patterns"):
+                return self._schema.problem(value)
+        except BadRow as error:
+            raise DataError(error.what, where=named(number, row), fix=error.fix) from error
+
+    @cached_property
+    def _schema(self) -> Any:
+        return self.step.answer_schema()
+
+    def _label(self, number: int, row: Row) -> Iterator[Finding]:
+        label, allowed = text_named(row, self.step.label), self.step.labels
+        if not label:
+            if allowed:
+                yield "label", f"there is no label ({self.step.label})"
+            return
+        if allowed and label not in allowed:
+            guess = did_you_mean(label, allowed) if len(label) < 100 else None
+            yield "label", f"the label {label!r:.80} isn't allowed{f'; {guess}' if guess else ''}"
+        elif typo := self._labels.typo(label):
+            yield "label-typo", typo
+        if conflict := self._labels.conflict(number, row, label):
+            yield "label-conflict", conflict
+
+    def _language(self, row: Row) -> Iterator[Finding]:
+        if self._languages is None:
+            return
+        for name, text in (("prompt", prompt(row)), ("answer", answer(row) or "")):
+            other = self._languages.other(text) if text.strip() else None
+            if other:
+                yield "language", f"the {name} is in {other}"
+
+    @cached_property
+    def _languages(self) -> Languages | None:
+        return Languages(self.step.languages) if self.step.languages else None
+
+
+class _Findings:
+    """Writes `findings.jsonl` and counts; where nothing is found there is no file."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / FINDINGS
+        self._out: IO[bytes] | None = None
+        self.counts: Counter[str] = Counter()
+
+    def __enter__(self) -> "_Findings":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._out is not None:
+            self._out.close()
+
+    def add(self, number: int, row: Row, found: Iterable[Finding]) -> None:
+        """Note what was found in a row that stays."""
+        for check, what in found:
+            if self._out is None:
+                self._out = self._path.open("wb")
+            line = {"id": id_of(row), "row": number, "check": check, "detail": what}
+            self._out.write(msgspec.json.encode(line) + b"\n")
+            self.counts[check] += 1
+
+
+def texts_of(row: Row) -> Iterator[tuple[str, str]]:
+    """(place, text) of every text of a row, whatever shape its turns have."""
+    for name, value in row.items():
+        if name in NOT_LOOKED_AT or value is None:
+            continue
+        if name in COLUMNS and isinstance(value, list):
+            place = "" if name == "messages" else f"'{name}' "
+            for number, turn in enumerate(value, 1):
+                if isinstance(turn, dict):
+                    yield f"{place}turn {number} ({turn.get('role')})", text_of(turn)
+                else:
+                    yield f"{place}turn {number}", str(turn)
+        else:
+            yield f"'{name}'", value if isinstance(value, str) else text_of({"content": value})
+
+
+def _plain_answer(row: Row) -> str | None:
+    """The answer's text; None where there is none, or it calls tools."""
+    if not is_conversation(row):
+        return None
+    turns = row.get("messages") or row.get("completion") or row.get("chosen")
+    if isinstance(turns, list) and any(turn.get("tool_calls") for turn in turns[-1:]):
+        return None
+    return answer(row)
+
+
+def _undeclared(row: Row) -> Iterator[Finding]:
+    """The tools that the row's turns call and `tools` doesn't have."""
+    tools = row.get("tools")
+    declared = [_tool_name(tool) for tool in tools] if isinstance(tools, list) else []
+    columns = [row.get(name) for name in COLUMNS if name != "rejected"]
+    turns = [turn for column in columns if isinstance(column, list) for turn in column]
+    called = [_tool_name(call) for turn in turns for call in turn.get("tool_calls") or ()]
+    for name in dict.fromkeys(called):
+        if name not in declared:
+            known = did_you_mean(name, filter(None, declared)) or "the row declares none"
+            yield "tools", f"the tool '{name}' is called, and not declared; {known}"
+
+
+def _tool_name(tool: Any) -> str:
+    """The name of a tool, or of one that is called; of what is neither, the empty text."""
+    function = tool.get("function", tool) if isinstance(tool, dict) else None
+    return str(function.get("name", "")) if isinstance(function, dict) else ""
+
+
+def _is_container(text: str) -> bool:
+    """Whether a text is a JSON object or list; a bare word or number is no sign of JSON."""
+    if not text.lstrip().startswith(("{", "[", "```")):
+        return False
+    from finery.rows.answers.jsonvalues import NotJson, parse
+
+    try:
+        return isinstance(parse(text), dict | list)
+    except NotJson:
+        return False
+
+
+def _counted(counts: Counter[str]) -> str:
+    return ", ".join(f"{name} {n:,}" for name, n in sorted(counts.items()))

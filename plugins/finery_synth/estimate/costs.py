@@ -1,0 +1,139 @@
+"""Tokens and dollars of the requests that an estimate is about."""
+
+from collections.abc import Iterable
+from itertools import chain
+from typing import Any, NamedTuple
+
+import msgspec
+
+from finery import Graph, Model, Node, Price, Results, Source
+
+
+class Load(NamedTuple):
+    """The requests of a generator, in numbers; None where one isn't known.
+
+    total: all requests of the first attempt. answered: those that the cache has. prompt: mean
+    tokens of a prompt. likely: mean tokens of an answer, as in earlier builds. rows: rows wanted.
+    """
+
+    total: int | None
+    answered: int | None = None
+    prompt: float | None = None
+    likely: float | None = None
+    rows: int | None = None
+
+    @property
+    def calls(self) -> int | None:
+        """Requests that are to be paid for, as far as is known."""
+        return None if self.total is None else self.total - (self.answered or 0)
+
+    @property
+    def known(self) -> tuple[float, float]:
+        """Tokens of prompts and of answers to come, as far as they are known: at least so many."""
+        calls = self.calls or 0
+        return calls * (self.prompt or 0), calls * (self.likely or 0)
+
+
+def source_of(node: Node, field: str) -> Source:
+    """Where a step takes a model from."""
+    return next(s for s in node.sources if s.field == field)
+
+
+def earlier(results: Results, node: Node, what: str) -> dict[str, int] | None:
+    """What was asked in this step's last build, else by steps of its type: `meta[what]`."""
+    last = results.last(node.name)
+    for past in chain([last] if last is not None else [], results.history(node.use)):
+        used: dict[str, int] | None = past.meta.get(what) if past.use == node.use else None
+        if used and used["requests"]:
+            return used
+    return None
+
+
+class Costs(NamedTuple):
+    """Dollars, or None where they aren't known."""
+
+    most: float | None
+    likely: float | None
+
+
+def price_of(graph: Graph, results: Results, source: Source) -> Price | None:
+    """What a model costs: nothing where it runs here, None where nobody says."""
+    node = graph.nodes[source.step]
+    built = results.artifact(source.step, source.output)
+    if isinstance(built, Model) and built.format == "api":
+        price = built.runtime.get("price")
+        return None if price is None else msgspec.convert(price, Price)
+    if node.use == "openai.model":
+        price = getattr(node.step, "price", None)
+        return price if isinstance(price, Price) else None
+    under = [s for s in node.sources if s.field == "model"]
+    if node.section == "models" and under:
+        return price_of(graph, results, under[0])
+    return Price(input=0.0, output=0.0)
+
+
+def costs(load: Load, max_tokens: int, price: Price | None) -> Costs:
+    """What the first attempts cost, at most and as answers were before."""
+    if price is None or load.calls is None:
+        return Costs(None, None)
+    if price.of(1, 1) == 0:
+        return Costs(0.0, 0.0)
+    if load.prompt is None:
+        return Costs(None, None)
+    most = price.of(load.calls * load.prompt, load.calls * max_tokens)
+    likely = None
+    if load.likely is not None:
+        likely = price.of(load.calls * load.prompt, load.calls * load.likely)
+    return Costs(most, likely)
+
+
+def facts_of(load: Load, max_tokens: int, bounds: Costs) -> dict[str, Any]:
+    """Calls, tokens and dollars, as numbers."""
+    return {
+        "calls": load.calls,
+        "prompt_tokens": _times(load.calls, load.prompt),
+        "completion_tokens_at_most": _times(load.calls, max_tokens),
+        "completion_tokens_likely": _times(load.calls, load.likely),
+        "dollars_at_most": bounds.most,
+        "dollars_likely": bounds.likely,
+    }
+
+
+def tokens_words(load: Load, max_tokens: int) -> str:
+    """Tokens of prompts and answers, in words; nothing where nothing is asked."""
+    if not load.calls:
+        return ""
+    prompts = "" if load.prompt is None else f"about {load.calls * load.prompt:,.0f} of prompts, "
+    most = f"at most {load.calls * max_tokens:,} of answers"
+    likely = (
+        ""
+        if load.likely is None
+        else f", likely {load.calls * load.likely:,.0f} as in earlier ones"
+    )
+    return f"tokens: {prompts}{most}{likely}"
+
+
+def cost_words(bounds: Costs, price: Price | None) -> str:
+    """Dollars, in words; nothing where nothing is asked."""
+    if price is None:
+        return "cost: unknown, the model has no `price`"
+    if bounds.most is None:
+        return "cost: known once the rows are built" if price.of(1, 1) else ""
+    if bounds.most == 0:
+        return "" if price.of(1, 1) else "cost: nothing, the model runs here"
+    likely = "" if bounds.likely is None else f", likely {_dollars(bounds.likely)}"
+    return f"cost: at most {_dollars(bounds.most)}{likely}, retries apart"
+
+
+def _times(calls: int | None, each: float | None) -> int | None:
+    return None if calls is None or each is None else round(calls * each)
+
+
+def _dollars(value: float) -> str:
+    return f"${value:,.2f}" if value >= 0.01 else f"${value:.4f}"
+
+
+def mean(values: Iterable[float]) -> float | None:
+    """Their mean; None of none."""
+    found = list(values)
+    return sum(found) / len(found) if found else None

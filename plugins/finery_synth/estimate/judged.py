@@ -1,0 +1,95 @@
+"""What the judge of a generator is asked, for `finery plan`."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import chain, islice
+from typing import Any, NamedTuple
+
+from finery import FineryError, Graph, Node, Price, Request, Results, prompt_tokens
+from finery.rows.parts import is_conversation
+from finery_synth.ask import defaults
+from finery_synth.ask.prompts import Prompt
+from finery_synth.checks.checks import Rubric
+from finery_synth.estimate.costs import (
+    Load,
+    cost_words,
+    costs,
+    earlier,
+    facts_of,
+    mean,
+    price_of,
+    source_of,
+    tokens_words,
+)
+from finery_synth.generator import Generator
+from finery_synth.judge.judging import score_messages
+from finery_synth.steps.judge import JudgeRows
+
+SAMPLED = 100
+"""Rows to start from whose length stands for that of the rows to judge."""
+
+
+class Judging(NamedTuple):
+    """What the judge is asked: a line for people, and the same as numbers.
+
+    load: its requests; `answered` as many as were most likely answered before. price: the judge's.
+    """
+
+    line: str
+    facts: dict[str, Any]
+    load: Load
+    price: Price | None
+
+
+def judging(
+    graph: Graph,
+    results: Results,
+    node: Node,
+    opened: Generator | JudgeRows | None,
+    asked: Load,
+) -> Judging | None:
+    """What the judge is asked for the rows that are `asked` for, each once if all pass.
+
+    None without a judge.
+
+    opened: the step with its rows, None where some aren't built. Tokens are those of earlier
+    builds; before the first, a prompt is taken to be as long as for a row to start from.
+    """
+    step = node.step
+    if not isinstance(step, Generator) or step.checks.judge is None:
+        return None
+    used, rubric = earlier(results, node, "judged"), step.checks.judge
+    prompt = likely = None
+    if used is not None:
+        prompt, likely = (used[f"{n}_tokens"] / used["requests"] for n in ("prompt", "completion"))
+    elif isinstance(opened, Generator) and opened.checks.judge is not None:
+        prompt = mean(_prompts(opened, opened.checks.judge))
+    rows = asked.rows
+    load = Load(rows, prompt=prompt, likely=likely)
+    price = price_of(graph, results, source_of(node, "judge"))
+    bounds = costs(load, rubric.max_tokens, price)
+    calls = f"up to {rows:,} calls" if rows else "a call for each row that passes so far"
+    words = [calls, tokens_words(load, rubric.max_tokens)]
+    if rows and (price is None or bounds.most is not None):
+        words.append(cost_words(bounds, price))
+    line = f"judge: {'; '.join(filter(None, words))}"
+    facts = facts_of(load, rubric.max_tokens, bounds)
+    return Judging(line, facts, load._replace(answered=_answered(results, node, asked)), price)
+
+
+def _answered(results: Results, node: Node, asked: Load) -> int | None:
+    """Of an earlier build with a judge: the rows whose answers are there, and so their scores."""
+    last = results.last(node.name)
+    if last is None or "judged" not in last.meta or not asked.total or not asked.rows:
+        return None
+    return round(asked.rows * (asked.answered or 0) / asked.total)
+
+
+def _prompts(step: Generator, rubric: Rubric) -> Iterator[float]:
+    """Lengths of prompts, in tokens; none where rows can't be judged as they are."""
+    template = Prompt.of(rubric.prompt, defaults.JUDGE)
+    for row in islice(chain.from_iterable(step.rows), SAMPLED):
+        with suppress(FineryError):  # a template may want what only made rows have
+            if is_conversation(row):
+                messages = score_messages(template, row, rubric.rubric, rubric.scale)
+                yield prompt_tokens(Request(messages))

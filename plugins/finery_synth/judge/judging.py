@@ -1,0 +1,168 @@
+"""Scores by a judge: the prompt, the form of its answer, and how that is read."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, Self, TypeVar
+
+from finery import Budget, CachedEngine, Completion, FineryError, Job, Model, Request
+from finery.rows import Conversation, Row, split_turns
+from finery.rows.answers.jsonvalues import NotJson, parse
+from finery.rows.generated import name_of
+from finery.rows.parts import joined, text_of
+from finery_synth.ask import defaults
+from finery_synth.ask.asking import MOST_VARIANTS, T, Used, ask
+from finery_synth.ask.prompts import Prompt
+from finery_synth.checks.checks import Rubric
+
+TRIES = 3
+"""How often a judge is asked whose answer can't be read."""
+RETRY_TEMPERATURE = 0.7
+R = TypeVar("R")
+
+
+class Unreadable(ValueError):
+    """An answer of a judge that holds no score; the message says why."""
+
+
+class Score(NamedTuple):
+    """What a judge says."""
+
+    score: int
+    reason: str
+
+
+def score_schema(scale: int) -> dict[str, Any]:
+    """The JSON Schema of a score from 1 to `scale`; the reason comes first, to be thought of."""
+    return {
+        "type": "object",
+        "properties": {
+            "reason": {"type": "string"},
+            "score": {"type": "integer", "minimum": 1, "maximum": scale},
+        },
+        "required": ["reason", "score"],
+        "additionalProperties": False,
+    }
+
+
+def read_score(text: str, scale: int) -> Score:
+    """The score in a judge's answer, tolerant of text around the JSON. Raises `Unreadable`."""
+    value = json_in(text)
+    if not isinstance(value, dict):
+        raise Unreadable("its answer holds no JSON object")
+    score = value.get("score")
+    if isinstance(score, bool) or not isinstance(score, int | float) or score != int(score):
+        raise Unreadable("its answer holds no whole number as score")
+    if not 1 <= score <= scale:
+        raise Unreadable(f"its score {score} isn't between 1 and {scale}")
+    return Score(int(score), str(value.get("reason") or ""))
+
+
+def json_in(text: str) -> Any:
+    """The JSON value that a text is, or that stands between its outermost brackets; else None."""
+    spans = [(text.find(opens), text.rfind(closes)) for opens, closes in ("{}", "[]")]
+    inner = [text[start : end + 1] for start, end in sorted(spans) if 0 <= start < end]
+    for part in (text, *inner):
+        with contextlib.suppress(NotJson):
+            return parse(part)
+    return None
+
+
+def names_of(row: Row) -> dict[str, Any]:
+    """What a judge's template sees of a row: `prompt` with all turns, `answer`, and the row."""
+    prompt, answer = split_turns(row)
+    return {"row": row, "prompt": transcript(prompt), "answer": joined(answer)}
+
+
+def transcript(turns: Conversation) -> str:
+    """Turns as text: the only turn as it is, several each behind its role."""
+    if len(turns) == 1:
+        return text_of(turns[0])
+    return "\n".join(f"{turn['role']}: {text_of(turn)}" for turn in turns)
+
+
+class Judge:
+    """Scores rows by a rubric. model: its name. used: the answers it gave."""
+
+    def __init__(self, job: Job, model: Model, rubric: Rubric, budget: Budget | None) -> None:
+        self.model = name_of(model)
+        self.used = Used()
+        self._engine = job.engine(model, budget=budget)
+        self._rubric = rubric
+        self._prompt = Prompt.of(rubric.prompt, defaults.JUDGE)
+        self.template = self._prompt.origin
+
+    @classmethod
+    def of(
+        cls, job: Job, model: Model | None, rubric: Rubric | None, budget: Budget | None
+    ) -> Self | None:
+        """The judge that a step names, None where it names none."""
+        return None if model is None or rubric is None else cls(job, model, rubric, budget)
+
+    def scores(
+        self, rows: Iterable[tuple[T, Row]], total: int
+    ) -> Iterator[tuple[T, Score | FineryError | Unreadable]]:
+        """(item, what the judge says of its row, or why it says nothing), in any order.
+
+        An answer that can't be read is asked for again, `TRIES` times in all.
+        """
+        for (item, _), found in readings(
+            self._engine, self.used, rows, lambda pair: self.messages(pair[1]),
+            lambda text: read_score(text, self._rubric.scale), total=total,
+            max_tokens=self._rubric.max_tokens, schema=score_schema(self._rubric.scale),
+        ):  # fmt: skip
+            yield item, found
+
+    def messages(self, row: Row) -> Conversation:
+        """What the judge is asked about a row."""
+        return score_messages(self._prompt, row, self._rubric.rubric, self._rubric.scale)
+
+
+def score_messages(prompt: Prompt, row: Row, rubric: str, scale: int) -> Conversation:
+    """What a judge is asked who shall give a row's answer a score."""
+    return prompt.messages({**names_of(row), "rubric": rubric, "scale": scale}, row)
+
+
+def readings(
+    engine: CachedEngine,
+    used: Used,
+    items: Iterable[T],
+    messages: Callable[[T], Conversation],
+    read: Callable[[str], R],
+    *,
+    total: int,
+    attempt: int = 0,
+    **sampling: Any,
+) -> Iterator[tuple[T, "R | FineryError | Unreadable"]]:
+    """(item, what a judge's answer says, or why there is none), in any order, each item once.
+
+    used: counts the answers. read: raises `Unreadable`; such an answer is asked for again, `TRIES`
+    times in all, from the second time on not at temperature 0, where it might say the same.
+    """
+    again: list[T] = []
+    for item, answer in ask(
+        engine, items, lambda item: Request(messages(item), None, attempt * MOST_VARIANTS),
+        total=total, progress="judging", temperature=RETRY_TEMPERATURE if attempt else 0.0,
+        **sampling,
+    ):  # fmt: skip
+        used.take(answer)
+        found = answer if isinstance(answer, FineryError) else _reading(read, answer)
+        if isinstance(found, Unreadable) and attempt + 1 < TRIES:
+            again.append(item)
+        else:
+            yield item, found
+    if again:
+        yield from readings(
+            engine, used, again, messages, read, total=len(again), attempt=attempt + 1, **sampling
+        )
+
+
+def _reading(read: Callable[[str], R], answer: Completion) -> "R | Unreadable":
+    try:
+        return read(answer.text)
+    except Unreadable as error:
+        return error
+
+
+def no_score(found: FineryError | Unreadable) -> str:
+    """Why a judge says nothing, for people."""
+    return found.what if isinstance(found, FineryError) else str(found)

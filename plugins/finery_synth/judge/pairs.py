@@ -1,0 +1,162 @@
+"""Which of two answers is better: asked in both orders, since judges favour a position."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import msgspec
+
+from finery import Budget, FineryError, Job, Model, OneFile
+from finery.rows import Conversation, Row
+from finery.rows.generated import name_of
+from finery.rows.parts import as_turns, joined
+from finery_synth.ask import defaults
+from finery_synth.ask.asking import Used
+from finery_synth.ask.prompts import Prompt
+from finery_synth.judge.judging import Unreadable, json_in, names_of, no_score, readings
+
+ORDERS = (("chosen", "rejected"), ("rejected", "chosen"))
+"""What is answer A and what answer B, each time that a pair is shown."""
+POSITIONS = {"A": "first", "B": "second", "TIE": "tie"}
+VERDICT = {
+    "type": "object",
+    "properties": {
+        "reason": {"type": "string"},
+        "better": {"type": "string", "enum": ["A", "B", "tie"]},
+    },
+    "required": ["reason", "better"],
+    "additionalProperties": False,
+}
+
+
+class Verdict(NamedTuple):
+    """What a judge says of two answers: the better position (first, second, tie), and why."""
+
+    position: str
+    reason: str
+
+
+class Seen(msgspec.Struct, omit_defaults=True):
+    """What came of showing a pair in one order (0, 1): the better side, or what went wrong."""
+
+    order: int
+    side: str = ""
+    position: str = ""
+    reason: str = ""
+    problem: str = ""
+
+
+def read_verdict(text: str) -> Verdict:
+    """The verdict in a judge's answer, tolerant of text around the JSON. Raises `Unreadable`."""
+    value = json_in(text)
+    if not isinstance(value, dict):
+        raise Unreadable("its answer holds no JSON object")
+    better = str(value.get("better") or "").strip().upper().removeprefix("ANSWER ")
+    if better not in POSITIONS:
+        raise Unreadable("its answer says neither A, B nor tie")
+    return Verdict(POSITIONS[better], str(value.get("reason") or ""))
+
+
+class PairJudge:
+    """Compares the chosen and the rejected answer of preferences by a rubric."""
+
+    def __init__(
+        self,
+        job: Job,
+        model: Model,
+        rubric: str,
+        *,
+        prompt: OneFile | None,
+        max_tokens: int,
+        budget: Budget | None,
+    ) -> None:
+        self.model = name_of(model)
+        self.used = Used()
+        self._engine = job.engine(model, budget=budget)
+        self._rubric = rubric
+        self._max_tokens = max_tokens
+        self._prompt = Prompt.of(prompt, defaults.PAIR)
+        self.template = self._prompt.origin
+
+    def seen(self, rows: Iterable[tuple[int, Row]], total: int) -> Iterator[tuple[int, Seen]]:
+        """(number, what came of it) for each row in each order: two for each, as they come."""
+        items = ((number, order, row) for number, row in rows for order in range(len(ORDERS)))
+        for (number, order, _), found in readings(
+            self._engine, self.used, items, lambda item: self.messages(item[2], item[1]),
+            read_verdict, total=total * len(ORDERS), max_tokens=self._max_tokens,
+            schema=VERDICT,
+        ):  # fmt: skip
+            yield number, _seen(order, found)
+
+    def messages(self, row: Row, order: int) -> Conversation:
+        """What the judge is asked about a row, in the order 0 or 1."""
+        return pair_messages(self._prompt, row, self._rubric, order)
+
+
+def pair_messages(prompt: Prompt, row: Row, rubric: str, order: int) -> Conversation:
+    """What a judge is asked about a preference, in the order 0 or 1."""
+    a, b = (joined(as_turns(row[side])) for side in ORDERS[order])
+    return prompt.messages({**names_of(row), "rubric": rubric, "a": a, "b": b}, row)
+
+
+def _seen(order: int, found: Verdict | FineryError | Unreadable) -> Seen:
+    if not isinstance(found, Verdict):
+        return Seen(order, problem=no_score(found))
+    sides = dict(zip(("first", "second"), ORDERS[order], strict=True))
+    side = sides.get(found.position, "tie")
+    return Seen(order, side, found.position, found.reason)
+
+
+class Outcome(NamedTuple):
+    """What both orders together say: the better side, `undecided`, or `no-score`; and why."""
+
+    better: str
+    detail: str
+
+
+def outcome(seen: Iterable[Seen]) -> Outcome:
+    """A side is better only where both orders say so."""
+    both = sorted(seen, key=lambda one: one.order)
+    problems = [one.problem for one in both if one.problem]
+    if problems:
+        return Outcome("no-score", problems[0])
+    sides = {one.side for one in both}
+    if len(sides) == 1 and sides != {"tie"}:
+        return Outcome(both[0].side, both[0].reason)
+    positions = {one.position for one in both}
+    if len(positions) == 1:
+        (position,) = positions
+        what = "a tie" if position == "tie" else f"the {position} answer"
+        return Outcome("undecided", f"the judge says in both orders: {what}")
+    return Outcome("undecided", "the judge says a tie in one of both orders")
+
+
+class Positions:
+    """How far a judge favours a position, over all pairs."""
+
+    def __init__(self) -> None:
+        self._said: Counter[str] = Counter()
+        self._twice: Counter[str] = Counter()
+
+    def add(self, seen: Iterable[Seen]) -> None:
+        """Take in a pair that was judged in both orders."""
+        both = [one.position for one in seen]
+        self._said.update(both)
+        if len(set(both)) == 1:
+            self._twice.update(both[:1])
+
+    def facts(self) -> dict[str, Any]:
+        """Verdicts by position, pairs with the same position in both orders, and the bias.
+
+        bias: of the verdicts that name a side, the share of the first position less that of the
+        second; 0 without any preference, 1 where it is always the first. Pairs shown in both
+        orders make it 0 for a judge that looks at the answers alone.
+        """
+        first, second = self._said["first"], self._said["second"]
+        sided = first + second
+        return {
+            **{name: self._said[name] for name in ("first", "second", "tie")},
+            "first_twice": self._twice["first"],
+            "second_twice": self._twice["second"],
+            "bias": round((first - second) / sided, 3) if sided else 0.0,
+        }

@@ -1,0 +1,307 @@
+"""`synth.instruct`: new examples, in the manner of a few."""
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple
+
+from blake3 import blake3
+
+from finery import Completion, DataError, Dataset, Job, UsageError, setting
+from finery.rows import Message, Row
+from finery.rows.answers.jsonvalues import parse
+from finery.rows.parts import (
+    OWN,
+    answer,
+    canonical,
+    compact,
+    id_of,
+    named,
+    no_text,
+    scope,
+    text_named,
+    texts,
+)
+from finery_synth.ask import defaults
+from finery_synth.ask.asking import MOST_VARIANTS, Task
+from finery_synth.ask.prompts import Prompt
+from finery_synth.checks.spread import spread, told
+from finery_synth.generator import Generator, Rejected
+from finery_synth.steps.paraphrase import bare
+
+NOT_SHARED = OWN | {"id", "parents", "source"}
+"""Columns of seeds that aren't those of new examples, even where all seeds share them."""
+_NUMBERED = re.compile(r"^\s*(?:(?:message|user|example)(?:\s+\d+)?:|\d+[.)])\s+", re.IGNORECASE)
+
+
+class Instruct(Generator):
+    """Write new examples in the manner of seed rows, all in all or for each class.
+
+    Each request shows the teacher some of the seeds, other ones each time, and asks for several new
+    examples as JSON (constrained where the engine can; what is whole of an answer that is cut off
+    counts), or for one as plain text. With `by`, seeds and new examples are of
+    one class each time, and `n` counts for each class. Where all seeds of a class have the same
+    answer, new examples get it too and only user turns are asked for. New examples have the system
+    prompt of the first seed shown, and the columns that all seeds of the class share; their parents
+    are the seeds shown. One that repeats a seed or another new example is rejected.
+
+    `meta["spread"]` says how varied they are, beside the seeds: distinct words and pairs of words
+    (Li et al. 2016), the mean similarity of two examples, and the shares of near copies.
+    """
+
+    USE = "synth.instruct"
+    DEFAULT_PROMPT = defaults.INSTRUCT
+    COPIES = "all"
+
+    n: int = setting(ge=1, help="New examples: of each class with `by`, else in all.")
+    by: str | None = setting(
+        None,
+        help="Column whose values are the classes, e.g. `label`; output: the answer is the class.",
+    )
+    personas: list[str] = setting(
+        [],
+        help="People to write as, one for each request, round and round.",
+        examples=[["a retired teacher who writes long sentences", "a student in a hurry"]],
+    )
+    shown: int = setting(4, ge=1, le=100, help="Seeds that a request shows.")
+    per_request: int = setting(
+        5, ge=1, le=100, help="Examples that a request asks for; 1 costs most and varies most."
+    )
+    format: Literal["json", "text"] = setting(
+        "json",
+        help="text: an answer is the user turn of one example, for teachers that write no JSON. "
+        "Takes per_request: 1, and seeds that have one answer a class, or none.",
+    )
+    max_tokens: int = setting(
+        2048, ge=1, help="Longest answer, in tokens, all its examples together."
+    )
+
+    def check(self) -> None:
+        """Raise `UsageError` for settings that don't fit together."""
+        super().check()
+        if self.format == "text" and self.per_request != 1:
+            raise UsageError(
+                "as plain text, examples come one by one",
+                where="per_request",
+                fix="per_request: 1, or format: json",
+            )
+        if self.requests_of_class() > MOST_VARIANTS:
+            raise UsageError(
+                f"that takes more than {MOST_VARIANTS:,} requests for a class",
+                where="n",
+                fix="raise per_request",
+            )
+        if self.requests_of_class() > 1 and self.temperature == 0:
+            raise UsageError(
+                "at temperature 0 requests that show the same seeds get the same answer",
+                where="temperature",
+                fix="take one above 0",
+            )
+
+    def requests_of_class(self) -> int:
+        """How many requests a class takes."""
+        return -(-self.n // self.per_request)
+
+    def requests(self, rows: int) -> int:
+        """As many for each class."""
+        classes = 1 if self.by is None else len(self.classes())
+        return self.requests_of_class() * classes
+
+    def needs_rows(self) -> bool:
+        """Whether the classes must be counted."""
+        return self.by is not None
+
+    def tasks(self, prompt: Prompt) -> Iterator[Task]:
+        """The requests of each class."""
+        classes = self.classes()
+        answered = any(c.asks for c in classes)
+        if answered and self.format == "text":
+            self._refuse_answers(next(c for c in classes if c.asks))
+        for place, one in enumerate(classes):
+            for turn in range(self.requests_of_class()):
+                seeds = one.shown(self.shown, turn, self.series)
+                persona = self.personas[turn % len(self.personas)] if self.personas else ""
+                names = {
+                    "examples": [scope(seed) for seed in seeds],
+                    "count": self.per_request,
+                    "value": one.value,
+                    "persona": persona,
+                    "answered": answered,
+                }
+                yield Task(
+                    number=place * self.requests_of_class() + turn,
+                    messages=prompt.messages(names, seeds[0]),
+                    seeds=seeds,
+                    wanted=min(self.per_request, self.n - turn * self.per_request),
+                    variant=turn,
+                    more={"asks": one.asks, "answer": one.answer, "columns": one.columns}
+                    | ({"persona": persona} if persona else {}),
+                )
+
+    def read(self, task: Task, answer: Completion) -> list[Row]:
+        """The examples that are whole; `Rejected` where there is none."""
+        if self.format == "text":
+            return [self._row(task, {"user": _text_alone(answer.text)})]
+        asks = task.more["asks"]
+        found = [example for example in examples_in(answer.text) if is_whole(example, asks)]
+        rows = [self._row(task, example) for example in found]
+        if not rows and answer.finish_reason == "length":
+            raise Rejected("cut-off", "the answer is cut off before one example is whole")
+        if not rows:
+            wanted = "user and assistant" if asks else "user"
+            raise Rejected("no-json", f"the answer holds no JSON examples with {wanted}")
+        return rows
+
+    def _row(self, task: Task, example: dict[str, Any]) -> Row:
+        system = texts(task.seeds[0]).get("system", "")
+        turns: list[Message] = [{"role": "system", "content": system}] if system else []
+        turns.append({"role": "user", "content": _as_text(example["user"])})
+        said = _as_text(example["assistant"]) if task.more["asks"] else task.more["answer"]
+        if said is not None:
+            turns.append({"role": "assistant", "content": said})
+        return {"messages": turns, **task.more["columns"]}
+
+    def default_prompt(self) -> str:
+        """By the form of the answer."""
+        return defaults.INSTRUCT if self.format == "json" else defaults.INSTRUCT_TEXT
+
+    def reads_cut(self) -> bool:
+        """The first examples of a list are whole, wherever it is cut off."""
+        return self.format == "json"
+
+    def answer_schema(self) -> dict[str, Any] | None:
+        """A list of examples."""
+        if self.format == "text":
+            return None
+        fields = ["user", "assistant"] if any(c.asks for c in self.classes()) else ["user"]
+        example = {
+            "type": "object",
+            "properties": {name: {"type": "string"} for name in fields},
+            "required": fields,
+            "additionalProperties": False,
+        }
+        return {
+            "type": "object",
+            "properties": {"examples": {"type": "array", "items": example}},
+            "required": ["examples"],
+            "additionalProperties": False,
+        }
+
+    def more(self, task: Task) -> dict[str, Any]:
+        """The persona that the teacher wrote as."""
+        return {"persona": task.more["persona"]} if "persona" in task.more else {}
+
+    def facts(self, job: Job, made: Dataset) -> dict[str, Any]:
+        """How varied the new examples are."""
+        found = spread(made, self.seeds())
+        job.log(told(found))
+        return {"spread": found}
+
+    def classes(self) -> "list[_Class]":
+        """The classes of the seeds, in the order in which they first come."""
+        found: dict[str, list[Row]] = {}
+        for number, row in enumerate(self.seeds(), 1):
+            found.setdefault(self._class_of(number, row), []).append(row)
+        return [_class(value, seeds) for value, seeds in found.items()]
+
+    def _refuse_answers(self, one: "_Class") -> None:
+        of = f" of the class '{one.value}'" if one.value else ""
+        raise UsageError(
+            f"format: text asks for user turns alone, and the seeds{of} have answers of their own",
+            where="format",
+            fix="format: json; or by: the column that tells which answer it is",
+        )
+
+    def _class_of(self, number: int, row: Row) -> str:
+        if self.by is None:
+            return ""
+        value = text_named(row, self.by)
+        if value is None or not value.strip():
+            raise no_text("by", self.by, number, row)
+        return value
+
+
+class _Class(NamedTuple):
+    """Seeds of a class. asks: whether the teacher writes answers; answer: what they get else."""
+
+    value: str
+    seeds: list[Row]
+    asks: bool
+    answer: str | None
+    columns: dict[str, Any]
+
+    def shown(self, count: int, turn: int, series: int) -> list[Row]:
+        """The seeds that a request shows.
+
+        Each seed has a rank in each request, and the first few are shown: so a seed that is added
+        later changes few requests.
+        """
+
+        def rank(seed: Row) -> bytes:
+            return blake3(f"{series}/{self.value}/{turn}/{id_of(seed)}".encode()).digest(8)
+
+        return sorted(self.seeds, key=rank)[:count]
+
+
+def _class(value: str, seeds: list[Row]) -> _Class:
+    answers = [answer(seed) for seed in seeds]
+    for number, (seed, said) in enumerate(zip(seeds, answers, strict=True), 1):
+        if (said is None) != (answers[0] is None) or _calls(seed):
+            raise DataError(
+                "a seed must have an answer in words, or none of them one",
+                where=named(number, seed),
+                fix="drop the row with data.filter",
+            )
+    same = value != "" and len(set(answers)) == 1
+    asks = answers[0] is not None and not same
+    return _Class(value, seeds, asks, answers[0] if same else None, _shared(seeds))
+
+
+def _calls(row: Row) -> bool:
+    turns = row.get("messages") or row.get("completion") or row.get("chosen") or []
+    return isinstance(turns, list) and any(turn.get("tool_calls") for turn in turns[-1:])
+
+
+def _shared(seeds: Sequence[Row]) -> dict[str, Any]:
+    """The columns that all of these rows have, with the same value."""
+    first = {k: v for k, v in seeds[0].items() if k not in NOT_SHARED}
+    return {
+        k: v for k, v in first.items()
+        if all(k in seed and canonical(seed[k]) == canonical(v) for seed in seeds[1:])
+    }  # fmt: skip
+
+
+def examples_in(text: str) -> Iterator[dict[str, Any]]:
+    """The JSON objects with a user turn in a text, however it wraps them, wherever it ends."""
+    decoder, start = json.JSONDecoder(), text.find("{")
+    while start >= 0:
+        end = start + 1
+        with contextlib.suppress(ValueError, RecursionError):
+            _, stop = decoder.raw_decode(text, start)
+            value = parse(text[start:stop])  # stricter: no key twice, say
+            if "user" in value:
+                yield value
+                end = stop
+        start = text.find("{", end)
+
+
+def _text_alone(text: str) -> str:
+    """The message in an answer that is one, without its number or name in front."""
+    said = bare(_NUMBERED.sub("", text, count=1))
+    if not said:
+        raise Rejected("empty", "the answer is empty")
+    return said
+
+
+def is_whole(example: dict[str, Any], asks: bool) -> bool:
+    """Whether an example has all that it needs."""
+    needed = ("user", "assistant") if asks else ("user",)
+    return all(_as_text(example.get(name)) for name in needed)
+
+
+def _as_text(value: Any) -> str:
+    """A field as text: an answer that is to be JSON may come as an object."""
+    if value is None:
+        return ""
+    return value.strip() if isinstance(value, str) else compact(value)

@@ -1,0 +1,92 @@
+"""`synth.paraphrase`: what users say, in other words, with the same answers."""
+
+from collections.abc import Iterator
+
+from finery import Completion, setting
+from finery.rows import Conversation, Row
+from finery.rows.parts import as_turns, scope
+from finery_synth.ask import defaults
+from finery_synth.ask.asking import MOST_VARIANTS, Task
+from finery_synth.ask.prompts import Prompt
+from finery_synth.generator import Generator, Rejected
+
+STYLES = [
+    "in other words, about as long",
+    "shorter and more direct",
+    "longer, the way people ramble",
+    "informally, as in a quick chat message",
+    "politely and formally",
+    "with another sentence structure and another beginning",
+]
+QUOTES = {'"': '"', "“": "”", "„": "“", "«": "»", "'": "'"}
+
+
+class Paraphrase(Generator):
+    """Reword the last user turn of each row, `n` times.
+
+    Answer, label, tools and all other columns stay as they are, and so do the turns before. A
+    rewording that only repeats the row, or another of its rewordings, is rejected. Rewordings are
+    asked for one by one, each in the next of `styles`, so that raising `n` asks only for more.
+    """
+
+    USE = "synth.paraphrase"
+    DEFAULT_PROMPT = defaults.PARAPHRASE
+    COPIES = "siblings"
+
+    n: int = setting(3, ge=1, le=MOST_VARIANTS, help="Rewordings of each row.")
+    styles: list[str] = setting(
+        STYLES,
+        min_length=1,
+        help="How to reword: the first rewording in the first style, and so on, round and round. "
+        "The template sees it as `style`.",
+    )
+
+    def requests(self, rows: int) -> int:
+        """One for each rewording."""
+        return rows * self.n
+
+    def siblings(self, number: int) -> range:
+        """The other rewordings of the row."""
+        first = number - number % self.n
+        return range(first, first + self.n)
+
+    def tasks(self, prompt: Prompt) -> Iterator[Task]:
+        """The rewordings of each row."""
+        for place, row in enumerate(self.seeds()):
+            names = scope(row)
+            for variant in range(self.n):
+                style = self.styles[variant % len(self.styles)]
+                yield Task(
+                    number=place * self.n + variant,
+                    messages=prompt.messages({**names, "style": style, "number": variant + 1}, row),
+                    seeds=[row],
+                    variant=variant,
+                )
+
+    def read(self, task: Task, answer: Completion) -> list[Row]:
+        """The row with the new user turn."""
+        text = bare(answer.text)
+        if not text:
+            raise Rejected("empty", "the answer is empty")
+        return [reworded(task.seeds[0], text)]
+
+
+def bare(text: str) -> str:
+    """A text without the lines and quotes that a model puts around it."""
+    text = text.strip().strip("-").strip()
+    if len(text) > 1 and QUOTES.get(text[0]) == text[-1] and text[0] not in text[1:-1]:
+        text = text[1:-1].strip()
+    return text
+
+
+def reworded(row: Row, text: str) -> Row:
+    """The row with another last user turn."""
+    column = "messages" if "messages" in row else "prompt"
+    if isinstance(row[column], str):
+        return {**row, column: text}
+    return {**row, column: _reworded(as_turns(row[column], "user"), text)}
+
+
+def _reworded(turns: Conversation, text: str) -> Conversation:
+    last = max(i for i, turn in enumerate(turns) if turn["role"] == "user")
+    return [{**turn, "content": text} if i == last else turn for i, turn in enumerate(turns)]

@@ -1,0 +1,228 @@
+"""What an estimate starts from: a model's sizes and a machine's memory, found out without torch."""
+
+import json
+import os
+import shutil
+import struct
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from finery import Model, version_of
+from finery_trl.estimate.memory import Architecture
+
+REQUEST_SECONDS = 4.0
+"""How long a plan waits for the hub's answer."""
+_SCALARS = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "?",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
+_STRING, _ARRAY = 8, 9
+
+
+class Unknown(Exception):
+    """A model's sizes can't be told; the message says why, as the end of a sentence."""
+
+
+def of_artifact(model: Model) -> Architecture:
+    """The sizes of a model that is there. Raises `Unknown`."""
+    if model.format == "adapter" and isinstance(model.refs.get("base"), Model):
+        return of_artifact(model.refs["base"])  # type: ignore[arg-type]
+    if model.format == "gguf":
+        return of_gguf(model.file(str(model.meta["file"])))
+    config = model.file("config.json")
+    if not config.is_file():
+        raise Unknown("its model has no config.json")
+    return of_config(json.loads(config.read_bytes()), model.meta.get("parameters"))
+
+
+def of_hub(repo: str, revision: str) -> Architecture:
+    """The sizes of a model on the hub: its config.json is asked for, once, and nothing else.
+
+    Raises `Unknown` where the hub can't be reached or the model has none.
+    """
+    try:
+        import huggingface_hub as hub
+    except ImportError:
+        raise Unknown("the package huggingface-hub isn't installed") from None
+    known = hub.try_to_load_from_cache(repo, "config.json", revision=revision)
+    if isinstance(known, str):
+        return of_config(json.loads(Path(known).read_bytes()))
+    # Not `hf_hub_download`, which tries for half a minute where there is no network.
+    url = hub.hf_hub_url(repo, "config.json", revision=revision)
+    token = hub.get_token()
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    try:
+        answer = hub.get_session().get(
+            url, headers=headers, timeout=REQUEST_SECONDS, follow_redirects=True
+        )
+        answer.raise_for_status()
+        return of_config(answer.json())
+    except Unknown:
+        raise
+    except Exception as error:  # a plan needs no network: whatever went wrong, it is told
+        raise Unknown(f"the hub doesn't give the config.json of {repo} ({_first(error)})") from None
+
+
+def _first(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:80] or type(error).__name__
+
+
+def of_config(config: Mapping[str, Any], parameters: float | None = None) -> Architecture:
+    """The sizes that a config.json says. Raises `Unknown` for other than decoders of one kind.
+
+    parameters: of the whole model, where known; tells whether the output matrix is tied.
+    """
+    config = config.get("text_config") or config
+    if any(config.get(name) for name in ("num_local_experts", "num_experts", "n_routed_experts")):
+        raise Unknown("its model is a mixture of experts")
+    try:
+        heads, hidden = config["num_attention_heads"], config["hidden_size"]
+        made = Architecture(
+            layers=config["num_hidden_layers"],
+            hidden=hidden,
+            intermediate=config["intermediate_size"],
+            heads=heads,
+            kv_heads=config.get("num_key_value_heads") or heads,
+            head_size=config.get("head_dim") or hidden // heads,
+            vocabulary=config["vocab_size"],
+            tied=bool(config.get("tie_word_embeddings", False)),
+        )
+    except (KeyError, TypeError) as error:
+        raise Unknown(f"the config.json of its model has no {error}") from None
+    if parameters is None:
+        return made
+    forms = [made._replace(tied=tied) for tied in (True, False)]
+    return min(forms, key=lambda form: abs(form.parameters() - parameters))
+
+
+def of_gguf(path: Path) -> Architecture:
+    """The sizes that a GGUF's header says. Raises `Unknown`.
+
+    Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
+    """
+    try:
+        with path.open("rb") as file:
+            values, tensors = _read_gguf(file)
+        return _of_values(values, tensors)
+    except (OSError, struct.error, ValueError, KeyError, TypeError) as error:
+        raise Unknown(f"the header of {path.name} can't be read ({_first(error)})") from None
+
+
+def _of_values(values: Mapping[str, Any], tensors: set[str]) -> Architecture:
+    name = values["general.architecture"]
+    if values.get(f"{name}.expert_count"):
+        raise Unknown("its model is a mixture of experts")
+    heads, hidden = values[f"{name}.attention.head_count"], values[f"{name}.embedding_length"]
+    return Architecture(
+        layers=values[f"{name}.block_count"],
+        hidden=hidden,
+        intermediate=values[f"{name}.feed_forward_length"],
+        heads=heads,
+        kv_heads=values.get(f"{name}.attention.head_count_kv", heads),
+        head_size=values.get(f"{name}.attention.key_length", hidden // heads),
+        vocabulary=values["tokenizer.ggml.tokens"],
+        tied="output.weight" not in tensors,
+    )
+
+
+def _read_gguf(file: BinaryIO) -> tuple[dict[str, Any], set[str]]:
+    """(metadata, names of tensors); of an array its length."""
+    magic, _, tensors, count = struct.unpack("<4sIQQ", file.read(24))
+    if magic != b"GGUF":
+        raise ValueError("no GGUF file")
+    values = {_text(file): _value(file, *struct.unpack("<I", file.read(4))) for _ in range(count)}
+    return values, {_tensor(file) for _ in range(tensors)}
+
+
+def _text(file: BinaryIO) -> str:
+    (size,) = struct.unpack("<Q", file.read(8))
+    return file.read(size).decode("utf-8", "replace")
+
+
+def _value(file: BinaryIO, kind: int) -> Any:
+    if kind == _STRING:
+        return _text(file)
+    if kind != _ARRAY:
+        size = struct.calcsize(f"<{_SCALARS[kind]}")
+        return struct.unpack(f"<{_SCALARS[kind]}", file.read(size))[0]
+    inner, length = struct.unpack("<IQ", file.read(12))
+    if inner == _STRING:
+        for _ in range(length):
+            (size,) = struct.unpack("<Q", file.read(8))
+            file.seek(size, os.SEEK_CUR)
+    else:
+        file.seek(length * struct.calcsize(f"<{_SCALARS[inner]}"), os.SEEK_CUR)
+    return length
+
+
+def _tensor(file: BinaryIO) -> str:
+    name = _text(file)
+    (dimensions,) = struct.unpack("<I", file.read(4))
+    file.seek(8 * dimensions + 12, os.SEEK_CUR)
+    return name
+
+
+class Machine(NamedTuple):
+    """Where trainings run: `cuda` or `cpu`, the memory there in bytes, and whether bf16 is fast."""
+
+    device: str
+    memory: float
+    bf16: bool
+
+    @property
+    def where(self) -> str:
+        """What the memory is of."""
+        return "GPU" if self.device == "cuda" else "machine"
+
+
+def machine() -> Machine:
+    """This machine: its first GPU, where the installed torch can use one, else its memory."""
+    gpu = None if "+cpu" in (version_of("torch") or "") else _gpu_bytes()
+    if gpu:
+        return Machine("cuda", gpu, True)
+    return Machine("cpu", min(_ram_bytes(), _allowed_bytes()), _multiplies_bf16())
+
+
+def _gpu_bytes() -> float | None:
+    if shutil.which("nvidia-smi") is None:
+        return None
+    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        said = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
+        return float(said.split()[0]) * 2**20
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        return None
+
+
+def _ram_bytes() -> float:
+    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def _allowed_bytes() -> float:
+    """What a container leaves to its processes."""
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        try:
+            return float(Path("/sys/fs/cgroup", name).read_text())
+        except (OSError, ValueError):
+            continue
+    return float("inf")
+
+
+def _multiplies_bf16() -> bool:
+    """As `default_dtype` of finery_transformers decides, read from what Linux tells."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags

@@ -1,0 +1,352 @@
+"""What `finery plan` says of a training that would run: parameters, memory, time."""
+
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
+from typing import Any, NamedTuple
+
+import msgspec
+
+from finery import Dataset, Estimate, Graph, Lock, Model, Node, Past, Results, Source, find_files
+from finery.rows import Row
+from finery_trl.estimate import architecture as facts
+from finery_trl.estimate.architecture import Machine, Unknown
+from finery_trl.estimate.memory import (
+    Adapter,
+    Architecture,
+    Load,
+    Memory,
+    memory,
+    tokens_per_second,
+)
+from finery_trl.settings import Training
+
+GIB = 2**30
+CHARACTERS_A_TOKEN = 3.5
+"""Prose has some 4, lists and JSON some 3; other languages than English fewer."""
+TEMPLATE_TOKENS = 24
+"""What a chat template adds to a row."""
+ANSWERS = ("completion", "output", "assistant", "answer", "chosen", "response")
+"""Columns of files that hold an answer."""
+MOST_READ = 20_000
+"""Rows that are looked at: the longest of so many tells enough."""
+RECENT = 5
+"""Past trainings whose speed is asked."""
+
+
+class Lengths(NamedTuple):
+    """Rows in tokens, guessed from their letters: all, the longest, its longest answer."""
+
+    rows: int | None
+    total: float | None
+    longest: int
+    answer: int
+
+
+def estimates(graph: Graph, results: Results, steps: Sequence[str]) -> list[Estimate]:
+    """An estimate for each training among the steps."""
+    nodes = [graph.nodes[name] for name in steps]
+    # Unsloth's kernels need less memory and another machine: these figures aren't theirs.
+    ours = [node for node in nodes if not node.use.startswith("unsloth.")]
+    found = [node for node in ours if isinstance(node.step, Training)]
+    here = facts.machine() if found else None
+    return [_estimate(graph, results, node, here) for node in found if here is not None]
+
+
+def _estimate(graph: Graph, results: Results, node: Node, here: Machine) -> Estimate:
+    step = node.step
+    assert isinstance(step, Training)
+    try:
+        model = architecture(graph, results, node)
+    except Unknown as unknown:
+        text = f"memory and time unknown: {unknown}"
+        return Estimate(step=node.name, lines=[text], facts={"unknown": str(unknown)})
+    lengths = lengths_of(graph, results, node, step.max_length)
+    used = memory_of(step, model, lengths, here)
+    seconds, speed = seconds_of(results, node, model, lengths)
+    trained = trained_parameters(step, model)
+    return Estimate(
+        step=node.name,
+        lines=[
+            f"trains {_count(trained)} of {_count(model.parameters())} parameters",
+            _memory_line(used, here, lengths),
+            _time_line(seconds, speed, lengths),
+        ],
+        facts={
+            "parameters": model.parameters(),
+            "trainable_parameters": trained,
+            "memory_bytes": round(used.total),
+            "memory": {name: round(value) for name, value in used._asdict().items()},
+            "available_bytes": round(here.memory),
+            "device": here.device,
+            "longest_tokens": lengths.longest,
+            "seconds": None if seconds is None else round(seconds),
+            "tokens_per_second": speed and round(speed, 1),
+        },
+        **_warning(step, used, here, lengths),
+    )
+
+
+# -- the model -----------------------------------------------------------------------------------
+
+
+def architecture(graph: Graph, results: Results, node: Node) -> Architecture:
+    """The sizes of the model under a training. Raises `Unknown`."""
+    source = next(s for s in node.sources if s.field == "model")
+    under = graph.nodes[source.step]
+    built = results.artifact(source.step, source.output)
+    if isinstance(built, Model):
+        return facts.of_artifact(built)
+    if any(s.field == "model" for s in under.sources):
+        return architecture(graph, results, under)
+    if under.use == "hub.model":
+        return _of_hub(graph, under)
+    if under.use == "local.model":
+        return _of_files(graph, under)
+    raise Unknown(f"{under.name} isn't built yet")
+
+
+def _of_hub(graph: Graph, node: Node) -> Architecture:
+    step: Any = node.step
+    pinned = Lock(graph.recipe.path).get(step.floating() or "")
+    return facts.of_hub(step.repo, pinned or step.revision)
+
+
+def _of_files(graph: Graph, node: Node) -> Architecture:
+    step: Any = node.step
+    for name, path in find_files(graph.recipe, (*node.place, "path"), step.path):
+        if name.endswith(".gguf"):
+            return facts.of_gguf(path)
+        if path.name == "config.json":
+            return facts.of_config(msgspec.json.decode(path.read_bytes()))
+    raise Unknown(f"{node.name} has no config.json")
+
+
+# -- the rows ------------------------------------------------------------------------------------
+
+
+def lengths_of(graph: Graph, results: Results, node: Node, most: int) -> Lengths:
+    """The rows of a training, as far as they are known: as built, or as a plain file has them."""
+    from finery_advice.training import count_rows
+
+    sources = [s for s in node.sources if s.field == "rows"]
+    counts = [count_rows(graph, results, s) for s in sources]
+    rows = sum(c.rows for c in counts if c) if all(counts) else None
+    found = [_texts(graph, results, source) for source in sources]
+    if any(texts is None for texts in found):
+        return Lengths(rows, None, most, most)
+    made = measured(chain.from_iterable(t for t in found if t is not None), most)
+    last = results.last(node.name)
+    mean = made.total
+    if last is not None and last.meta.get("rows"):
+        mean = last.meta["tokens"] / last.meta["rows"]
+    total = None if rows is None or mean is None else mean * rows
+    return made._replace(rows=rows, total=total)
+
+
+def lengths_of_rows(rows: Dataset, most: int) -> Lengths:
+    """The lengths of rows that are there."""
+    return measured((_sizes(row) for row in rows), most)
+
+
+def measured(texts: Iterable[tuple[int, int]], most: int) -> Lengths:
+    """Lengths from (characters of the prompt, of the answer) of each row; `total` is of one."""
+    pairs = list(islice(texts, MOST_READ))
+    if not pairs:
+        return Lengths(None, None, most, most)
+    sizes = [prompt + answer for prompt, answer in pairs]
+    answer = max(answer for _, answer in pairs)
+    return Lengths(
+        rows=None,
+        total=statistics.fmean(_tokens(size) for size in sizes),
+        longest=min(most, round(_tokens(max(sizes)))),
+        answer=min(most, round(answer / CHARACTERS_A_TOKEN) + 2),
+    )
+
+
+def _tokens(characters: int) -> float:
+    return characters / CHARACTERS_A_TOKEN + TEMPLATE_TOKENS
+
+
+def _texts(graph: Graph, results: Results, source: Source) -> Iterator[tuple[int, int]] | None:
+    """(characters of the prompt, of the answers) of rows; None where nothing is known of them."""
+    built = results.artifact(source.step, source.output)
+    if isinstance(built, Dataset):
+        return (_sizes(row) for row in built)
+    node = graph.nodes[source.step]
+    if node.use == "data.split":
+        return _texts(graph, results, next(s for s in node.sources if s.field == "rows"))
+    step: Any = node.step
+    if node.use == "data.file":
+        paths = [p for _, p in find_files(graph.recipe, (*node.place, "path"), step.path)]
+        if all(path.suffix == ".jsonl" for path in paths):
+            return (_raw_sizes(line) for path in paths for line in path.open("rb") if line.strip())
+    return None
+
+
+def _raw_sizes(line: bytes) -> tuple[int, int]:
+    """The same of a line of a file, by the usual names of columns; else all may be the answer."""
+    try:
+        record = msgspec.json.decode(line)
+    except msgspec.DecodeError:
+        return 0, len(line)
+    if not isinstance(record, dict):
+        return 0, len(line)
+    answer = next((record[name] for name in ANSWERS if record.get(name)), None)
+    turns = record.get("messages") or record.get("conversations")
+    if answer is None and isinstance(turns, list) and turns and isinstance(turns[-1], dict):
+        answer = turns[-1].get("content") or turns[-1].get("value")
+    size = len(answer) if isinstance(answer, str) else len(line)
+    return len(line) - size, size
+
+
+def _sizes(row: Row) -> tuple[int, int]:
+    """Characters of the prompt, and of the longest of the answers."""
+    from finery.rows import split_turns
+
+    prompt, completion = split_turns(row)
+    answers = [_letters(completion)]
+    if "rejected" in row:
+        answers.append(_letters(row["rejected"]))
+    return _letters(prompt), max(answers)
+
+
+def _letters(turns: Any) -> int:
+    if isinstance(turns, str):
+        return len(turns)
+    return sum(len(str(turn.get("content") or "")) for turn in turns)
+
+
+# -- memory --------------------------------------------------------------------------------------
+
+
+def memory_of(step: Training, model: Architecture, lengths: Lengths, here: Machine) -> Memory:
+    """The peak of the training on this machine."""
+    rows = step.batch_size(lengths.longest)
+    sequences = 2 * rows if step.compares else rows
+    wide = step.dtype == "fp32" or (step.dtype == "auto" and not here.bf16)
+    # On a GPU TRL computes the logits of every position, else only where a row of the batch has
+    # loss; a batch's rows are of about the same length, so their answers lie at about one place.
+    answers = lengths.longest if here.device == "cuda" else round(1.25 * lengths.answer) + 16
+    load = Load(
+        rows=sequences,
+        tokens=lengths.longest,
+        answers=answers,
+        width=4 if wide else 2,
+        checkpointing=step.gradient_checkpointing,
+        device=here.device,
+    )
+    return memory(
+        model,
+        adapter_of(step),
+        load,
+        quantized=step.quantization is not None,
+        double_quantized=step.double_quantization,
+        copies=2 if step.compares and step.lora is None else 1,
+    )
+
+
+def adapter_of(step: Training) -> Adapter | None:
+    """The adapter that is trained, None where it is all weights."""
+    if step.lora is None:
+        return None
+    return Adapter(step.lora.r, step.lora.target_modules, step.lora.use_dora)
+
+
+def trained_parameters(step: Training, model: Architecture) -> int:
+    """How many weights are trained."""
+    adapter = adapter_of(step)
+    return model.parameters() if adapter is None else adapter.parameters(model)
+
+
+def _warning(step: Training, used: Memory, here: Machine, lengths: Lengths) -> dict[str, str]:
+    if used.total <= here.memory:
+        return {}
+    ways = []
+    rows = step.batch_size(lengths.longest)
+    if rows > 1:
+        ways.append(f"per_device_train_batch_size: {rows // 2}")
+    ways += [] if step.gradient_checkpointing else ["gradient_checkpointing: true"]
+    if step.lora is None:
+        ways.append("an adapter instead of all weights (lora: {})")
+    elif step.quantization is None:
+        ways.append("quantization: nf4")
+    return {
+        "warning": f"it won't fit: about {_gib(used.total)} GiB are needed, and this {here.where} "
+        f"has {_gib(here.memory)} GiB",
+        "fix": ", or ".join([*ways, "shorter rows", "a smaller model"]),
+    }
+
+
+# -- time ----------------------------------------------------------------------------------------
+
+
+def seconds_of(
+    results: Results, node: Node, model: Architecture, lengths: Lengths
+) -> tuple[float | None, float | None]:
+    """(seconds, tokens a second) from how fast trainings of this project were; None: unknown."""
+    step = node.step
+    assert isinstance(step, Training)
+    alike = [p for p in results.history(node.use) if _alike(p, step)][:RECENT]
+    rates = [(float(p.meta["parameters"]), rate) for p in alike if (rate := _rate(p))]
+    speed = tokens_per_second(rates, model.parameters())
+    if speed is None or lengths.total is None:
+        return None, speed
+    return lengths.total * step.epochs / speed, speed
+
+
+def _alike(past: Past, step: Training) -> bool:
+    """Whether a past training did the same kind of work on a token."""
+    adapter = any(name.startswith("lora.") for name in past.settings)
+    same = adapter == (step.lora is not None)
+    quantized = past.settings.get("quantization")
+    return same and quantized == step.quantization and bool(past.meta.get("parameters"))
+
+
+def _rate(past: Past) -> float | None:
+    """Tokens a second, all that it took included."""
+    tokens, epochs = past.meta.get("tokens"), past.meta.get("epochs")
+    if not tokens or not epochs or past.seconds <= 0:
+        return None
+    return float(tokens * epochs / past.seconds)
+
+
+# -- words ---------------------------------------------------------------------------------------
+
+
+def _memory_line(used: Memory, here: Machine, lengths: Lengths) -> str:
+    parts = sorted(used._asdict().items(), key=lambda part: -part[1])
+    named = ", ".join(
+        f"{name} {_gib(value)}" for name, value in parts if value >= 0.05 * used.total
+    )
+    return (
+        f"memory: about {_gib(used.total)} GiB of {_gib(here.memory)} GiB ({named}; rows of up to "
+        f"{lengths.longest} tokens)"
+    )
+
+
+def _time_line(seconds: float | None, speed: float | None, lengths: Lengths) -> str:
+    if speed is None:
+        return "time: unknown until a training like it ran in this project"
+    if seconds is None:
+        return f"time: known once the rows are counted, at about {speed:.0f} tokens/s"
+    rows = f"{lengths.rows:,} rows, " if lengths.rows else ""
+    return f"time: about {_duration(seconds)} ({rows}{speed:.0f} tokens/s as in earlier trainings)"
+
+
+def _gib(count: float) -> str:
+    gib = count / GIB
+    return f"{gib:.0f}" if gib >= 10 else f"{gib:.1f}"
+
+
+def _count(parameters: float) -> str:
+    if parameters >= 1e9:
+        return f"{parameters / 1e9:.3g} billion"
+    return f"{parameters / 1e6:.3g} million"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,205 @@
+"""How much memory and time a training takes, by arithmetic alone.
+
+Memory is the sum of what lies there at once when an optimizer step is at its fullest, between
+forward and backward: weights, what is trained with its gradients and AdamW's two moments, the
+activations that the backward pass needs, and the logits. The division into these parts is that of
+ZeRO (Rajbhandari et al. 2020, https://arxiv.org/abs/1910.02054, section 3). Activations are counted
+tensor by tensor, in the manner of Korthikanti et al. 2022 (https://arxiv.org/abs/2205.05198,
+section 4), for the block of a Llama: RMSNorm, rotary positions, gated MLP, and an attention that
+keeps no matrix of scores.
+
+`benchmarks/memory.py` holds these figures against what real trainings use.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from finery_trl.model.targets import ALL, matched
+
+MLP = ("gate_proj", "up_proj", "down_proj")
+FULL_BYTES = 4
+"""Of a trained weight, its gradient and each of AdamW's moments: trained in fp32."""
+QUANTIZED_BYTES = {False: 0.5 + 4 / 64, True: 0.5 + 1 / 64 + 4 / (64 * 256)}
+"""Of a 4-bit weight with its scales, one for 64 weights, in fp32 or themselves in 8 bits
+(Dettmers et al. 2023, https://arxiv.org/abs/2305.14314, section 3)."""
+LOGIT_BYTES = 12
+"""Of a logit when the backward pass begins: log-probability and two gradients, in fp32."""
+RUNTIME_BYTES = {"cpu": 0.75e9, "cuda": 0.8e9}
+"""Python with its libraries in memory; on a GPU the context and cuBLAS's workspace."""
+
+
+class Architecture(NamedTuple):
+    """The sizes of a decoder with gated MLPs, in numbers of elements."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    vocabulary: int
+    tied: bool
+
+    def linears(self) -> dict[str, tuple[int, int]]:
+        """Linear layer of a block → (in, out)."""
+        h, q, kv = self.hidden, self.heads * self.head_size, self.kv_heads * self.head_size
+        return {
+            "q_proj": (h, q), "k_proj": (h, kv), "v_proj": (h, kv), "o_proj": (q, h),
+            "gate_proj": (h, self.intermediate), "up_proj": (h, self.intermediate),
+            "down_proj": (self.intermediate, h),
+        }  # fmt: skip
+
+    def paths(self) -> dict[str, tuple[int, int]]:
+        """Linear layer of any block → (in, out), under the names of a Llama's modules."""
+        return {
+            f"model.layers.{number}.{'mlp' if name in MLP else 'self_attn'}.{name}": size
+            for number in range(self.layers)
+            for name, size in self.linears().items()
+        }
+
+    def linear_parameters(self) -> int:
+        """Weights in the blocks' linear layers."""
+        return self.layers * sum(a * b for a, b in self.linears().values())
+
+    def parameters(self) -> int:
+        """All weights: the blocks, the embedding, the output matrix unless tied, and the norms."""
+        embedding = self.vocabulary * self.hidden * (1 if self.tied else 2)
+        norms = (2 * self.layers + 1) * self.hidden
+        return self.linear_parameters() + embedding + norms
+
+
+class Adapter(NamedTuple):
+    """A LoRA adapter: its rank, the linear layers it lies on as in PEFT, and DoRA or not."""
+
+    r: int
+    targets: str | Sequence[str] = ALL
+    dora: bool = False
+
+    def parameters(self, model: Architecture) -> int:
+        """Its weights: A (in x r) and B (r x out) for each layer (Hu et al. 2021, section 4.1,
+        https://arxiv.org/abs/2106.09685), and DoRA's magnitudes (out)."""
+        sizes = self.covered(model)
+        return sum(self.r * (a + b) + (b if self.dora else 0) for a, b in sizes)
+
+    def covered(self, model: Architecture) -> list[tuple[int, int]]:
+        """(in, out) of each layer that it lies on."""
+        layers = model.paths()
+        names = layers if self.targets == ALL else matched(self.targets, layers)
+        return [layers[name] for name in names]
+
+
+class Load(NamedTuple):
+    """What a training does at once.
+
+    rows: sequences in memory at once. tokens: of the longest, with padding. answers: positions
+    with logits in each. width: bytes of an activation (2 or 4). device: `cpu` or `cuda`.
+    """
+
+    rows: int
+    tokens: int
+    answers: int
+    width: int
+    checkpointing: bool = False
+    device: str = "cpu"
+
+
+class Memory(NamedTuple):
+    """Bytes, by what they are for."""
+
+    weights: float
+    trained: float
+    gradients: float
+    optimizer: float
+    activations: float
+    logits: float
+    runtime: float
+
+    @property
+    def total(self) -> float:
+        """All of them."""
+        return sum(self)
+
+
+def memory(
+    model: Architecture,
+    adapter: Adapter | None,
+    load: Load,
+    *,
+    quantized: bool = False,
+    double_quantized: bool = True,
+    copies: int = 1,
+) -> Memory:
+    """The peak of a training, in bytes.
+
+    adapter: None where all weights are trained. copies: of the weights; 2 where a preference
+    training compares with a second, frozen model.
+    """
+    frozen = _frozen(model, load.width, quantized, double_quantized)
+    count = model.parameters() if adapter is None else adapter.parameters(model)
+    # Autocast multiplies by 16-bit copies of the trained weights.
+    cast = load.width * count if load.width < FULL_BYTES else 0
+    return Memory(
+        weights=frozen * (copies if adapter is not None else copies - 1),
+        trained=FULL_BYTES * count + cast,
+        gradients=FULL_BYTES * count,
+        optimizer=2 * FULL_BYTES * count,
+        activations=activations(model, adapter, load),
+        logits=LOGIT_BYTES * load.rows * min(load.answers, load.tokens) * model.vocabulary,
+        runtime=RUNTIME_BYTES[load.device],
+    )
+
+
+def _frozen(model: Architecture, width: int, quantized: bool, double: bool) -> float:
+    """Bytes of frozen weights; in QLoRA all but the linear layers of blocks stay in 16 bits."""
+    if not quantized:
+        return width * model.parameters()
+    linear = model.linear_parameters()
+    return QUANTIZED_BYTES[double] * linear + width * (model.parameters() - linear)
+
+
+def activations(model: Architecture, adapter: Adapter | None, load: Load) -> float:
+    """Bytes that the backward pass needs of the forward pass.
+
+    With gradient checkpointing (Chen et al. 2016, https://arxiv.org/abs/1604.06174) that is each
+    block's input, and one block as a whole with the gradients of what it computed.
+    """
+    tokens = load.rows * load.tokens
+    block = tokens * block_bytes(model, adapter, load.width)
+    if load.checkpointing:
+        inputs = tokens * model.hidden * (load.width if adapter is not None else FULL_BYTES)
+        return model.layers * inputs + 2 * block
+    return model.layers * block
+
+
+def block_bytes(model: Architecture, adapter: Adapter | None, width: int) -> float:
+    """Bytes that one block keeps of one token until the backward pass.
+
+    Each of two norms: its input in fp32 and what the linear layers take. Attention: queries, keys
+    and values of all heads, its output, and that output once more in rows for `o_proj`. MLP: both
+    branches, the activation, and their product. An adapter adds r numbers a layer. Where norms
+    are trained and the residual stream is fp32, norms keep their output as well, and each linear
+    layer casts its own copy.
+    """
+    h, q, i = model.hidden, model.heads * model.head_size, model.intermediate
+    inside = width * (5 * q + 4 * i)
+    if adapter is None:
+        copies = 5 * width if width < FULL_BYTES else 0
+        return inside + h * (4 * FULL_BYTES + copies)
+    covered = len(adapter.covered(model)) / model.layers
+    return inside + 2 * h * (FULL_BYTES + width) + width * adapter.r * covered
+
+
+def tokens_per_second(rates: Sequence[tuple[float, float]], parameters: float) -> float | None:
+    """What a model of `parameters` should reach, by (parameters, tokens/s) of past trainings.
+
+    The work on a token is proportional to the parameters (Kaplan et al. 2020,
+    https://arxiv.org/abs/2001.08361, section 2.1), so a rate is carried over by their ratio; of
+    the trainings nearest in size the median counts. None where there is none.
+    """
+    if not rates:
+        return None
+    distance = {p: abs(math.log(p / parameters)) for p, _ in rates}
+    nearest = min(distance.values())
+    fitting = sorted(r * p / parameters for p, r in rates if distance[p] == nearest)
+    return fitting[len(fitting) // 2]

@@ -1,0 +1,87 @@
+"""Which layers an adapter lies on: `target_modules` held against the model, before it is loaded."""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from finery import UsageError, nearest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from finery_trl.settings import Training
+
+ALL = "all-linear"
+WHERE = "lora.target_modules"
+
+
+def check_pattern(wanted: str | Sequence[str]) -> None:
+    """`UsageError` for a text that is no regular expression, and for no layers at all."""
+    if not wanted:
+        raise UsageError("target_modules names no layer", where=WHERE, fix=f"leave it out: {ALL}")
+    try:
+        re.compile(wanted if isinstance(wanted, str) else "")
+    except re.error as error:
+        raise UsageError(
+            f"target_modules: {wanted!r} is not a regular expression: {error}",
+            where=WHERE,
+            fix="repair it, or name layers in a list",
+        ) from None
+
+
+def check_targets(step: "Training") -> None:
+    """`UsageError` where `target_modules`, or a name in it, stands for no layer of the model.
+
+    It reads the model's configuration alone.
+    """
+    if step.lora is None or step.lora.target_modules == ALL:
+        return
+    from finery_transformers.loading import load_skeleton
+
+    wanted, layers = step.lora.target_modules, layers_of(load_skeleton(step.model))
+    if isinstance(wanted, str):
+        unknown = [] if matched(wanted, layers) else [wanted]
+    else:
+        unknown = [name for name in wanted if not matched([name], layers)]
+    if unknown:
+        raise _unmatched(unknown, layers, pattern=isinstance(wanted, str))
+
+
+def matched(wanted: str | Sequence[str], layers: Iterable[str]) -> list[str]:
+    """Those of the layers, given by their paths, that `target_modules` stands for.
+
+    As in PEFT, a name stands for the layers that are called so or end with `.name`, and a text for
+    those that it matches whole. `ALL` is no layer's name: who asks knows which those are.
+    """
+    if isinstance(wanted, str):
+        return [layer for layer in layers if re.fullmatch(wanted, layer)]
+    ends = tuple(f".{name}" for name in wanted)
+    return [layer for layer in layers if f".{layer}".endswith(ends)]
+
+
+def layers_of(model: "PreTrainedModel") -> dict[str, bool]:
+    """Layer that an adapter can lie on → whether it is a linear one inside the model's blocks."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    linear = (torch.nn.Linear, Conv1D)
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    return {
+        name: isinstance(layer, linear) and layer is not head
+        for name, layer in model.named_modules()
+        if isinstance(layer, (*linear, torch.nn.Embedding))
+    }
+
+
+def _unmatched(unknown: Sequence[str], layers: dict[str, bool], *, pattern: bool) -> UsageError:
+    there = sorted({layer.rpartition(".")[2] for layer, linear in layers.items() if linear})
+    named = ", ".join(f"'{name}'" for name in unknown)
+    if pattern:
+        what = f"target_modules: the pattern {named} matches no layer's whole path"
+        known = unknown[0] in there
+        fix = f"name it in a list: [{unknown[0]}]" if known else rf"e.g. '.*\.{there[0]}'"
+    else:
+        what = f"target_modules: the model has no layer {named}"
+        close = nearest(unknown[0], there)
+        fix = f"did you mean '{close}'?" if close else f"name layers that it has, or {ALL}"
+    return UsageError(what, where=WHERE, details=[f"it has: {', '.join(there)}"], fix=fix)

@@ -1,0 +1,161 @@
+"""Preferences to tokens: a better and a worse answer to the same prompt, or answers with a rating.
+
+The same proof as for rows to learn: both answers extend the very prompt that the model will be
+asked, both have loss and end their turn. What is more, they must differ.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from finery import DataError, Job, some_of
+from finery.rows import Row
+from finery_trl.rows.tokens import Tokens, examples_of
+
+RATINGS = {True: True, False: False, "true": True, "false": False}
+"""A row's label → whether its completion is good; a Dataset's labels are text."""
+
+
+class Pair(NamedTuple):
+    """A preference in tokens: `chosen` and `rejected` each follow `prompt`."""
+
+    row_id: str
+    prompt: list[int]
+    chosen: list[int]
+    rejected: list[int]
+
+    @property
+    def size(self) -> int:
+        """Tokens of the longer sequence."""
+        return len(self.prompt) + max(len(self.chosen), len(self.rejected))
+
+    @property
+    def tokens_in_all(self) -> int:
+        """Tokens of both sequences."""
+        return 2 * len(self.prompt) + self.loss_tokens
+
+    @property
+    def loss_tokens(self) -> int:
+        """Tokens of both answers."""
+        return len(self.chosen) + len(self.rejected)
+
+    def columns(self) -> dict[str, Any]:
+        """What TRL's collator for preferences takes."""
+        return {
+            "prompt_ids": self.prompt,
+            "chosen_ids": self.chosen,
+            "rejected_ids": self.rejected,
+        }
+
+
+class Rating(NamedTuple):
+    """An answer with a rating, in tokens: whether it is one to give more or less often."""
+
+    row_id: str
+    prompt: list[int]
+    completion: list[int]
+    desirable: bool
+
+    @property
+    def size(self) -> int:
+        """Tokens of prompt and answer."""
+        return len(self.prompt) + len(self.completion)
+
+    @property
+    def tokens_in_all(self) -> int:
+        """The same: there is one sequence."""
+        return self.size
+
+    @property
+    def loss_tokens(self) -> int:
+        """Tokens of the answer."""
+        return len(self.completion)
+
+    def columns(self) -> dict[str, Any]:
+        """What TRL's collator for ratings takes."""
+        return {
+            "prompt_ids": self.prompt,
+            "completion_ids": self.completion,
+            "label": self.desirable,
+        }
+
+
+def pairs_of(
+    rows: Iterable[Row], tokens: Tokens, job: Job, *, what: str, **limits: Any
+) -> list[Pair]:
+    """Every preference in tokens, proven.
+
+    limits: as of `examples_of`. Raises what that raises, and `DataError` naming the rows that
+    are no preference or whose two answers are the same.
+    """
+    found = list(rows)
+    _refuse(found, lambda r: not _is_preference(r), "no preference", _PREFERENCE_FIX, what)
+    chosen = _proven(found, "chosen", tokens, job, what, **limits)
+    rejected = _proven(found, "rejected", tokens, job, what, **limits)
+    same = [r for r in found if chosen.get(r["id"]) == rejected.get(r["id"], "")]
+    _refuse(same, lambda r: True, "chosen and rejected alike", "remove them", what)
+    # A preference with one answer too long is none: it is left out with the other answer.
+    return [
+        Pair(r["id"], *chosen[r["id"]], rejected[r["id"]][1])
+        for r in found
+        if r["id"] in chosen and r["id"] in rejected
+    ]
+
+
+def ratings_of(
+    rows: Iterable[Row], tokens: Tokens, job: Job, *, what: str, **limits: Any
+) -> list[Rating]:
+    """Every rated answer in tokens, proven; a preference gives two of them.
+
+    limits: as of `examples_of`. Raises what that raises, and `DataError` naming the rows without
+    a rating.
+    """
+    found = list(rows)
+    _refuse(
+        found, lambda r: not _is_preference(r) and not _is_rated(r), "no rating", _RATING_FIX, what
+    )
+    sides = {"chosen": True, "rejected": False, "completion": None}
+    proven = {
+        side: _proven([r for r in found if side in r], side, tokens, job, what, **limits)
+        for side in sides
+        if any(side in r for r in found)
+    }
+    return [
+        Rating(r["id"], *of[r["id"]], RATINGS[r["label"]] if good is None else good)
+        for r in found
+        for side, good in sides.items()
+        if side in r and r["id"] in (of := proven[side])
+    ]
+
+
+def _proven(
+    rows: Sequence[Row], side: str, tokens: Tokens, job: Job, what: str, **limits: Any
+) -> dict[str, tuple[list[int], list[int]]]:
+    """Row id → (prompt, answer) in tokens, for one of the answers of each row."""
+    shared = ("id", "prompt", "tools")
+    asked = [{k: r[k] for k in shared if k in r} | {"completion": r[side]} for r in rows]
+    name = what if side == "completion" else f"{what} ({side})"
+    return {e.row_id: e.cut() for e in examples_of(asked, tokens, job, what=name, **limits)}
+
+
+def _is_preference(row: Row) -> bool:
+    return all(row.get(k) for k in ("prompt", "chosen", "rejected"))
+
+
+def _is_rated(row: Row) -> bool:
+    return bool(row.get("prompt")) and "completion" in row and row.get("label") in RATINGS
+
+
+def _refuse(rows: Sequence[Row], faulty: Any, fault: str, fix: str, what: str) -> None:
+    bad = [str(row["id"]) for row in rows if faulty(row)]
+    if bad:
+        raise DataError(f"{what}: {len(bad)} rows have {fault}: {some_of(bad)}", fix=fix)
+
+
+_PREFERENCE_FIX = (
+    "give each a prompt, a chosen and a rejected answer; data.file reads them with "
+    "`format: preference`"
+)
+_RATING_FIX = (
+    "give each a prompt, a completion and `label: true` or `false`, or a chosen and a rejected "
+    "answer; data.file reads them with `format: rating` and `format: preference`"
+)

@@ -1,0 +1,1 @@
+"""The step types of this plugin, one module each."""

@@ -1,0 +1,74 @@
+"""Direct preference optimisation: prefer the better of two answers."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Literal
+
+from finery import Dataset, Job, UsageError, setting, takes
+from finery.rows import Row
+from finery_trl.settings import Proven
+from finery_trl.steps.preference import Preference
+
+if TYPE_CHECKING:
+    from finery_trl.rows.tokens import Tokens
+
+
+class Dpo(Preference):
+    """Train a model to prefer the chosen answer to the rejected one, with TRL's DPO.
+
+    Direct preference optimisation (Rafailov et al. 2023, https://arxiv.org/abs/2305.18290). The
+    model as it is given is the reference. It comes after supervised fine-tuning: DPO moves
+    probability between answers that the model can give already. Rows are proven as in `trl.sft`,
+    for both answers.
+    """
+
+    rows: list[Dataset] = takes(
+        help="Preferences: rows with a prompt, a chosen and a rejected answer."
+    )
+    loss_type: Literal["sigmoid", "ipo", "hinge", "robust", "apo_zero", "apo_down"] = setting(
+        "sigmoid", help="The loss, as TRL names it; sigmoid is DPO's own."
+    )
+    label_smoothing: float = setting(
+        0.0,
+        ge=0,
+        lt=0.5,
+        help="Share of the preferences that may be the wrong way round; for loss_type: robust.",
+    )
+
+    sft_weight: float = setting(
+        0.0,
+        ge=0,
+        help="Weight of a second loss beside it: the chosen answers' own, as in `trl.sft` (Pang et "
+        "al. 2024, https://arxiv.org/abs/2404.19733). DPO alone may make both answers less likely "
+        "as long as the rejected one falls further, and unlearn where answers end; 0.2-1 holds on.",
+    )
+
+    def check(self) -> None:
+        """Also refuse smoothing that no loss heeds."""
+        super().check()
+        if self.label_smoothing and self.loss_type != "robust":
+            raise UsageError(
+                f"loss_type: {self.loss_type} takes no heed of label_smoothing",
+                where="label_smoothing",
+                fix="leave it out, or set loss_type: robust",
+            )
+
+    def read(self, rows: Iterable[Row], tokens: "Tokens", job: Job, what: str) -> Iterable[Proven]:
+        """Preferences in tokens."""
+        from finery_trl.rows.pairs import pairs_of
+
+        limits: Any = {"max_length": self.max_length, "too_long": self.too_long}
+        return pairs_of(rows, tokens, job, what=what, **limits)
+
+    def trainer(self) -> tuple[Any, Any, dict[str, Any]]:
+        """TRL's DPOTrainer."""
+        from trl.trainer.dpo_config import DPOConfig
+
+        from finery_trl.train.trainer import DpoTrainer
+
+        settings = {"beta": self.beta, "label_smoothing": self.label_smoothing}
+        return DpoTrainer, DPOConfig, {**settings, **self._losses()}
+
+    def _losses(self) -> dict[str, Any]:
+        if not self.sft_weight:
+            return {"loss_type": [self.loss_type]}
+        return {"loss_type": [self.loss_type, "sft"], "loss_weights": [1.0, self.sft_weight]}

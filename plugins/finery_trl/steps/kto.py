@@ -1,0 +1,66 @@
+"""Kahneman-Tversky optimisation: learn from answers that are rated good or bad."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Literal
+
+from finery import Dataset, Job, UsageError, setting, takes
+from finery.rows import Row
+from finery_trl.settings import Proven
+from finery_trl.steps.preference import Preference
+
+if TYPE_CHECKING:
+    from finery_trl.rows.tokens import Tokens
+
+
+class Kto(Preference):
+    """Train a model on answers rated good or bad, one by one, with TRL's KTO.
+
+    Kahneman-Tversky optimisation (Ethayarajh et al. 2024, https://arxiv.org/abs/2402.01306), for
+    thumbs up and down where there are no pairs. The model as it is given is the reference. Rows
+    are proven as in `trl.sft`.
+    """
+
+    rows: list[Dataset] = takes(
+        help="Rows with a prompt, a completion and `label: true` (good) or `false`; a preference "
+        "counts as a good and a bad answer."
+    )
+    loss_type: Literal["kto", "apo_zero_unpaired"] = setting(
+        "kto", help="The loss, as TRL names it; apo_zero_unpaired needs no estimate of the drift."
+    )
+    desirable_weight: float = setting(1.0, gt=0, help="Weight of the good answers' loss.")
+    undesirable_weight: float = setting(1.0, gt=0, help="Weight of the bad answers' loss.")
+
+    def check(self) -> None:
+        """Also refuse batches of one, in which KTO can't estimate the drift."""
+        super().check()
+        if self.loss_type == "kto" and 1 in (
+            self.per_device_train_batch_size,
+            self.effective_batch_size,
+        ):
+            raise UsageError(
+                "KTO estimates how far the model drifted from rows with each other's answers, so "
+                "it needs at least two rows in memory",
+                where="per_device_train_batch_size",
+                fix="per_device_train_batch_size: 2, or loss_type: apo_zero_unpaired",
+            )
+
+    def read(self, rows: Iterable[Row], tokens: "Tokens", job: Job, what: str) -> Iterable[Proven]:
+        """Rated answers in tokens."""
+        from finery_trl.rows.pairs import ratings_of
+
+        limits: Any = {"max_length": self.max_length, "too_long": self.too_long}
+        return ratings_of(rows, tokens, job, what=what, **limits)
+
+    def trainer(self) -> tuple[Any, Any, dict[str, Any]]:
+        """TRL's KTOTrainer."""
+        from trl.trainer.kto_config import KTOConfig
+
+        from finery_trl.train.trainer import KtoTrainer
+
+        settings = {
+            "beta": self.beta,
+            "loss_type": self.loss_type,
+            "desirable_weight": self.desirable_weight,
+            "undesirable_weight": self.undesirable_weight,
+        }
+        return KtoTrainer, KTOConfig, settings

@@ -1,0 +1,217 @@
+"""A training in several processes: the main one starts them and listens, each runs the same step.
+
+On a CPU the processes are torch's own launcher's and talk by gloo; on GPUs, or with a
+configuration of accelerate (FSDP, DeepSpeed, several machines), `accelerate launch` starts them.
+"""
+
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from multiprocessing.connection import Client, Connection, Listener
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from finery import (
+    FILE_MODULE,
+    Engine,
+    FineryError,
+    Job,
+    MemoryRecords,
+    Model,
+    StepError,
+    cpu_count,
+    error_from_dict,
+    load_plugins,
+)
+
+if TYPE_CHECKING:
+    from finery_trl.settings import Training
+
+ADDRESS = "FINERY_TRAINING_ADDRESS"
+"""Environment variable by which a process finds the main one."""
+
+
+class Order(NamedTuple):
+    """What a process is told: the step with its inputs, and its surroundings."""
+
+    step: "Training"
+    seed: int
+    scratch: Path
+
+
+def launch(step: "Training", job: Job) -> tuple[int, int]:
+    """Train in `step.launch.processes` processes; (parameters, trained ones), see `Trained`.
+
+    Checkpoints are in `job.scratch` afterwards. Raises the error that one of them ends with.
+    """
+    assert step.launch is not None
+    with tempfile.TemporaryDirectory(prefix="finery-") as folder:
+        order = Path(folder) / "order"
+        header = pickle.dumps(_plugin_files())  # read first: the step may be of such a plugin
+        order.write_bytes(header + pickle.dumps(Order(step, job.seed, job.scratch)))
+        with Listener(str(Path(folder) / "socket"), "AF_UNIX", backlog=64) as listener:
+            environment = {**os.environ, ADDRESS: str(listener.address)} | _threads(step)
+            process = subprocess.Popen([*_command(step), str(order)], env=environment)
+            try:
+                return _listen(listener, process, step.launch.processes, job)
+            finally:
+                _end(process)
+
+
+def main(order: Path) -> None:
+    """One of the processes."""
+    from finery_trl.train.run import train_here
+
+    with order.open("rb") as file:
+        load_plugins(tuple(pickle.load(file)))
+        told: Order = pickle.load(file)
+    connection = Client(os.environ[ADDRESS], "AF_UNIX")
+    done = threading.Event()
+    _end_with(connection, done)
+    first = int(os.environ.get("RANK", "0")) == 0
+    lock = threading.Lock()
+
+    def send(event: dict[str, Any]) -> None:
+        with lock, suppress(BrokenPipeError):
+            connection.send(event)
+
+    job = _Job(told, send if first else lambda event: None)
+    try:
+        counts = train_here(told.step, job)
+    except FineryError as error:
+        send({"event": "failed", "error": error.to_dict()})
+        sys.exit(1)
+    if first:
+        send({"event": "trained", "counts": counts})
+    done.set()
+    send({"event": "ended"})
+
+
+class _Job(Job):
+    """The training's job in one of the processes."""
+
+    def __init__(self, told: Order, report: Any) -> None:
+        def find(model: Model) -> tuple[type[Engine], str]:
+            raise StepError("a training answers prompts with the model that it trains only")
+
+        super().__init__(
+            out=told.scratch,
+            scratch=told.scratch,
+            seed=told.seed,
+            report=report,
+            records=MemoryRecords(),
+            find_engine=find,
+            secrets={},
+        )
+
+
+def _plugin_files() -> list[Path]:
+    """The plugin files beside the recipe that this process has loaded."""
+    modules = [m for name, m in list(sys.modules.items()) if name.startswith(FILE_MODULE)]
+    return [Path(m.__file__) for m in modules if m.__file__]
+
+
+def _command(step: "Training") -> list[str]:
+    import torch
+
+    assert step.launch is not None
+    processes, config = step.launch.processes, step.launch.config
+    if config is None and not torch.cuda.is_available():
+        launcher = ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    else:
+        launcher = ["accelerate.commands.launch", f"--num_processes={processes}"]
+        launcher += ["--multi_gpu"] if config is None and processes > 1 else []
+        launcher += [f"--config_file={config.path}"] if config is not None else []
+    return [sys.executable, "-m", *launcher, "-m", "finery_trl.train.launched"]
+
+
+def _threads(step: "Training") -> dict[str, str]:
+    """As many threads for each process as there are cores for it: more would spin in turns."""
+    assert step.launch is not None
+    share = max(1, cpu_count() // step.launch.processes)
+    return {"OMP_NUM_THREADS": str(share), "TOKENIZERS_PARALLELISM": "false"}
+
+
+def _listen(
+    listener: Listener, process: "subprocess.Popen[bytes]", processes: int, job: Job
+) -> tuple[int, int]:
+    """Report what the first process does, until all have ended."""
+    counts: tuple[int, int] | None = None
+    events = _events(listener, process, processes)
+    for event in events:
+        if event["event"] == "failed":
+            raise error_from_dict(event["error"])
+        if event["event"] == "trained":
+            counts = event["counts"]
+        else:
+            _report(job, event)
+    code = process.wait()
+    if counts is None or code:
+        raise StepError(
+            f"a process of the training died (exit code {code})",
+            fix="see the step's log for what it printed last",
+        )
+    return counts
+
+
+def _events(
+    listener: Listener, process: "subprocess.Popen[bytes]", processes: int
+) -> Iterator[dict[str, Any]]:
+    """What the processes send, until all that there are have ended."""
+    from multiprocessing.connection import wait
+
+    socket: Any = listener._listener._socket  # type: ignore[attr-defined]
+    open_: list[Connection] = []
+    ended = 0
+    while ended < processes:
+        ready = wait([socket, *open_], timeout=0.5)
+        for one in ready:
+            if one is socket:
+                open_.append(listener.accept())
+                continue
+            assert isinstance(one, Connection)
+            try:
+                event = one.recv()
+            except (EOFError, OSError):
+                open_.remove(one)
+                continue
+            ended += event["event"] == "ended"
+            if event["event"] != "ended":
+                yield event
+        if not ready and process.poll() is not None:
+            return
+
+
+def _report(job: Job, event: dict[str, Any]) -> None:
+    if event["event"] == "progress":
+        job.progress(event["done"], event["total"], event["text"])
+    elif event["event"] == "metric":
+        job.metric(event["name"], event["value"], event["at"])
+    else:
+        job.log(event["message"])
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """End the launcher; the processes end when they see the socket closed."""
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(10)
+    process.kill()
+    process.wait()
+
+
+def _end_with(connection: Connection, done: threading.Event) -> None:
+    """End this process when the main one is gone before it is done, however it went."""
+
+    def watch() -> None:
+        with suppress(EOFError, OSError):
+            connection.recv()
+        if not done.is_set():
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,142 @@
+"""Rows of a batch without what they repeat. Imports torch: import it inside a function.
+
+Rows of one task begin alike, with the same system prompt, and in a causal model what stands at a
+place depends on nothing behind it. So everything but attention runs once over the common beginning
+and not at all over padding: on one sequence of the tokens that differ. Only attention sees the rows
+as they were. Loss and gradients are those of the padded batch, but for rounding.
+"""
+
+import math
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch.nn.functional import dropout, pad, softmax
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from finery_trl.rows.tokens import NO_LOSS
+
+NAME = "finery_rows"
+"""What the attention below is called in a model's configuration."""
+SHORT = 2**18
+"""Rows x tokens² up to which single products are faster than torch's fused attention on a CPU,
+whose backward pass is slow for short rows."""
+PLAIN = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma", "smollm3", "phi3", "olmo2"})
+"""Types of models that tests show it to be the same for."""
+
+
+class Layout(NamedTuple):
+    """A batch of B rows of up to T tokens as one sequence of N tokens.
+
+    tokens, positions: [1, N]. mask: [B, 1, T, T], True where a place attends. spread: [B · T],
+    each place's token in the sequence. kept: [N], each token's place. loss_at: where in the
+    sequence there is loss, and `targets`, the tokens to be said there.
+    """
+
+    tokens: torch.Tensor
+    positions: torch.Tensor
+    mask: torch.Tensor
+    spread: torch.Tensor
+    kept: torch.Tensor
+    loss_at: torch.Tensor
+    targets: torch.Tensor
+
+    @classmethod
+    def of(cls, ids: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor) -> Self:
+        """Lay out a batch padded on the right; ids, mask and labels are [B, T]."""
+        rows, length = ids.shape
+        real = mask.bool()
+        following = pad(labels[:, 1:], (0, 1), value=NO_LOSS)
+        alike = (real & (ids == ids[0]) & (following == NO_LOSS)).all(dim=0)
+        shared = int(alike.int().cumprod(dim=0).sum())
+        kept = real.clone()
+        kept[1:, :shared] = False  # they stand in the first row
+        places = kept.flatten().nonzero()[:, 0]
+        spread = torch.zeros(rows * length, dtype=torch.long, device=ids.device)
+        spread[places] = torch.arange(len(places), device=ids.device)
+        spread.view(rows, length)[:, :shared] = torch.arange(shared, device=ids.device)
+        causal = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril()
+        targets = following[kept]
+        loss_at = (targets != NO_LOSS).nonzero()[:, 0]
+        return cls(
+            ids[kept][None],
+            (places % length)[None],
+            (causal & real[:, None])[:, None],
+            spread,
+            places,
+            loss_at,
+            targets[loss_at],
+        )
+
+
+def fits(model: Any, longest: int) -> bool:
+    """Whether a model's layers but attention look at each token alone, and its attention is plain.
+
+    longest: tokens of the longest row; a sliding window must see all of it.
+    """
+    config = model.config
+    window = getattr(config, "sliding_window", None) or longest
+    plain = config.model_type in PLAIN and config._attn_implementation == "sdpa"
+    return plain and window >= longest
+
+
+def install(model: Any) -> None:
+    """Let the model's attention understand layouts; all other inputs are treated as before."""
+    AttentionInterface.register(NAME, _attention)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+    model.set_attn_implementation(NAME)
+
+
+def logits_of(model: Any, layout: Layout) -> Any:
+    """Logits where there is loss: [1, loss tokens, vocabulary]. model: called as transformers'."""
+    # The mask is what reaches the attention as it is, in backward passes too.
+    layout.mask.finery_layout = layout  # type: ignore[attr-defined]
+    return model(
+        input_ids=layout.tokens,
+        position_ids=layout.positions,
+        attention_mask=layout.mask,
+        use_cache=False,
+        logits_to_keep=layout.loss_at,
+    ).logits
+
+
+def _attention(
+    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, **more: Any
+) -> tuple[torch.Tensor, None]:
+    """Attention in transformers' shapes: [B, heads, T, size] in, [B, T, heads, size] out."""
+    layout = getattr(mask, "finery_layout", None)
+    if layout is None:
+        return sdpa_attention_forward(module, query, key, value, mask, **more)
+    query, key, value = (_spread(x, layout) for x in (query, key, value))
+    short = len(mask) * mask.shape[-1] ** 2 <= SHORT
+    attend = _single_products if short else sdpa_attention_forward
+    out, _ = attend(module, query, key, value, mask, **more)
+    return out.flatten(0, 1).index_select(0, layout.kept)[None], None
+
+
+def _spread(states: torch.Tensor, layout: Layout) -> torch.Tensor:
+    """[1, heads, N, size] → [B, heads, T, size]."""
+    rows, length = len(layout.mask), layout.mask.shape[-1]
+    heads, size = states.shape[1], states.shape[3]
+    spread = states[0].transpose(0, 1).index_select(0, layout.spread)
+    return spread.view(rows, length, heads, size).transpose(1, 2)
+
+
+def _single_products(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor,
+    **more: Any,
+) -> tuple[torch.Tensor, None]:
+    """What the fused attention computes; softmax in fp32."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
+    scale = more.get("scaling") or 1 / math.sqrt(query.shape[-1])
+    scores = (query @ key.transpose(2, 3)) * scale
+    scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    weights = softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = dropout(weights, more.get("dropout", 0.0), module.training)
+    return (weights @ value).transpose(1, 2).contiguous(), None

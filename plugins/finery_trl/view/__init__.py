@@ -1,0 +1,1 @@
+"""What a trained model looks like: its curve, and a verdict on it."""

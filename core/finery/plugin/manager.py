@@ -20,6 +20,7 @@ from finery.step.inspect import FILE_MODULE
 from finery.step.step import Step
 from finery.util.installed import EntryPoint, entry_points
 from finery.util.paths import shown
+from finery.util.references import load_reference
 from finery.util.text import did_you_mean
 
 GROUP = "finery"
@@ -256,11 +257,8 @@ def _raised_at(error: Exception, path: Path) -> str:
 
 def resolve(reference: Any, what: str, plugin: Plugin) -> Any:
     """The object that a plugin's table names: itself, or `"module:Name"`."""
-    if not isinstance(reference, str):
-        return reference
-    module, _, name = reference.partition(":")
     try:
-        return getattr(importlib.import_module(module), name)
+        return load_reference(reference)
     except FineryError:
         raise
     except Exception as error:

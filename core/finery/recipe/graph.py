@@ -2,19 +2,22 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from blake3 import blake3
 
 from finery.artifact.kinds import Artifact, Dataset, Metrics
 from finery.errors import FineryError, RecipeError, UsageError
 from finery.fields import Settings
-from finery.plugin.manager import Plugins
 from finery.recipe.document import Recipe
+from finery.recipe.steptypes import StepTypes
 from finery.recipe.validate import check_recipe, convert_step, raise_all
 from finery.step.inspect import SECTIONS, nested_steps, slots_of
 from finery.step.step import Step
 from finery.util.text import did_you_mean
+
+if TYPE_CHECKING:
+    from finery.plugin.manager import Plugins
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Graph:
     """All steps, each after those it takes from (and otherwise in the recipe's order)."""
 
     recipe: Recipe
-    plugins: Plugins
+    plugins: "Plugins"
     nodes: dict[str, Node]
     whole: "Graph | None" = None  # what this one was selected from
 
@@ -83,7 +86,7 @@ class Graph:
         return Graph(self.recipe, self.plugins, chosen, self.whole or self)
 
 
-def build_graph(recipe: Recipe, plugins: Plugins, *, validated: bool = False) -> Graph:
+def build_graph(recipe: Recipe, plugins: "Plugins", *, validated: bool = False) -> Graph:
     """Check the recipe whole and make its graph.
 
     validated: the recipe's text passed `check_recipe` before with the same step types.
@@ -101,7 +104,7 @@ def build_graph(recipe: Recipe, plugins: Plugins, *, validated: bool = False) ->
     return Graph(recipe, plugins, made)
 
 
-def _nodes(recipe: Recipe, plugins: Plugins) -> dict[str, Node]:
+def _nodes(recipe: Recipe, plugins: StepTypes) -> dict[str, Node]:
     """The steps by name, not yet connected."""
     errors: list[FineryError] = []
     nodes: dict[str, Node] = {}
@@ -195,7 +198,7 @@ def _named_part(where: str, written: Any) -> list[str]:
     return keys
 
 
-def _node(recipe: Recipe, plugins: Plugins, section: str, name: str) -> Node:
+def _node(recipe: Recipe, plugins: StepTypes, section: str, name: str) -> Node:
     written = recipe.data[section][name]
     cls = plugins.step_type(written["use"])
     step = convert_step(recipe, section, name, cls, plugins)

@@ -2,19 +2,20 @@
 
 import os
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import click
 import msgspec
 
-from finery.cli.console import counted, is_terminal, print_error, print_json
+from finery.cli.console import is_terminal, print_error, print_json
+from finery.cli.views import stdout
 from finery.errors import FineryError, each_once
 from finery.preflight.report import Piece, Proof, Sample
 from finery.preflight.run import Proven, prove_trainings, trainings
 from finery.recipe.graph import Graph, Node
 from finery.step.job import Report
 from finery.store.database import Store
+from finery.util.text import counted, visible
 
 MOST_CHARACTERS = 1_200
 """Of one piece of a sample row; of longer ones head and tail are shown."""
@@ -109,22 +110,20 @@ def _print_counts_of(proof: Proof) -> None:
     if proof.dropped:
         _print_fact("left out", proof.left_out())
     for note in proof.notes:
-        click.echo(f"  {click.style('note:', fg='yellow')} {visible(note)}")
+        click.echo(f"  {click.style('note:', fg='yellow')} {visible(note, tabs=True)}")
 
 
 def _print_fact(name: str, text: str) -> None:
     if not sys.stdout.isatty():
-        click.echo(f"  {name:<{WIDTH - 2}} {visible(text)}")
+        click.echo(f"  {name:<{WIDTH - 2}} {visible(text, tabs=True)}")
         return
     from rich.table import Table
     from rich.text import Text
 
-    from finery.cli.tables import stdout
-
     grid = Table.grid(padding=(0, 1))
     grid.add_column(width=WIDTH, style="cyan", no_wrap=True)
     grid.add_column(overflow="fold")
-    grid.add_row(f"  {name}", Text(visible(text)))
+    grid.add_row(f"  {name}", Text(visible(text, tabs=True)))
     stdout().print(grid)
 
 
@@ -132,8 +131,6 @@ def _print_sample(sample: Sample) -> None:
     """A row's text: without loss dim, with loss green, or in ⟦⟧ where there is no colour."""
     from rich.padding import Padding
     from rich.text import Text
-
-    from finery.cli.tables import stdout
 
     mark = "coloured" if _in_colour() else "⟦…⟧"
     click.secho(f"  row {sample.row}  ({mark}: with loss)", dim=True)
@@ -152,7 +149,7 @@ def _print_sample(sample: Sample) -> None:
 def _styled(piece: Piece) -> Any:
     from rich.text import Text
 
-    text = visible(_cut(piece.text)).replace("\n", f"{RETURN}\n")
+    text = visible(_cut(piece.text), tabs=True).replace("\n", f"{RETURN}\n")
     label = f"{piece.label}: " if piece.label else ""
     if not piece.loss:
         return Text(text, style="dim")
@@ -172,22 +169,6 @@ def _cut(text: str) -> str:
         return text
     half = MOST_CHARACTERS // 2
     return f"{text[:half]} … {len(text) - 2 * half:,} characters … {text[-half:]}"
-
-
-def visible(text: str) -> str:
-    """The text with control characters, which a terminal would obey, as their pictures."""
-    return "".join(_pictures(text))
-
-
-def _pictures(text: str) -> Iterator[str]:
-    for c in text:
-        code = ord(c)
-        if code < 32 and c != "\n":
-            yield chr(0x2400 + code)
-        elif code == 127:
-            yield "␡"
-        else:
-            yield f"\\x{code:02x}" if 128 <= code < 160 else c
 
 
 def _print_counts(total: int, proven: int, waiting: int, errors: list[FineryError]) -> None:

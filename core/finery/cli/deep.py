@@ -11,7 +11,7 @@ from finery.cli.console import is_terminal, print_error, print_json
 from finery.cli.views import stdout
 from finery.errors import FineryError, each_once
 from finery.preflight.report import Piece, Proof, Sample
-from finery.preflight.run import Proven, prove_trainings, trainings
+from finery.preflight.run import Proven, provable_steps, prove_steps
 from finery.recipe.graph import Graph, Node
 from finery.step.job import Report
 from finery.store.database import Store
@@ -28,29 +28,33 @@ def check_deeply(graph: Graph, store: Store, samples: int, *, as_json: bool) -> 
     """Prove all trainings, show what they would learn; the exit code."""
     from finery.cli.progress import listener
 
-    view: Any = None if as_json else listener(sys.stderr, graph)
+    progress = None if as_json else listener(sys.stderr, graph)
     errors: list[FineryError] = []
-    waiting = proven = 0
-    found = prove_trainings(
-        graph, store, samples=samples, listeners=[view] if view else [], report=_reporter(as_json)
+    waiting = whole = 0
+    reports = prove_steps(
+        graph,
+        store,
+        samples=samples,
+        listeners=[progress] if progress else [],
+        report=_reporter(as_json),
     )
     try:
-        for made in found:
-            if view is not None:
-                view.close()
-            errors = each_once([*errors, *made.errors])
-            waiting += bool(made.waits)
-            proven += bool(made.proofs) and not (made.errors or made.waits)
-            _print_json(made) if as_json else _print(made)
+        for proven in reports:
+            if progress is not None:
+                progress.close()
+            errors = each_once([*errors, *proven.errors])
+            waiting += bool(proven.waits)
+            whole += bool(proven.proofs) and not (proven.errors or proven.waits)
+            _print_json(proven) if as_json else _print(proven)
     finally:
-        found.close()  # removes what was written for the proofs
-        if view is not None:
-            view.close()
+        reports.close()  # removes what was written for the proofs
+        if progress is not None:
+            progress.close()
     if not as_json:
         for error in errors:
             click.echo(err=True)
             print_error(error)
-        _print_counts(len(trainings(graph)), proven, waiting, errors)
+        _print_counts(len(provable_steps(graph)), whole, waiting, errors)
     return max((error.exit_code for error in errors), default=0)
 
 
@@ -71,24 +75,26 @@ def _reporter(as_json: bool) -> Any:
     return report_of
 
 
-def _print_json(made: Proven) -> None:
+def _print_json(proven: Proven) -> None:
     """A line for each data set, each error, and each input that isn't there yet."""
-    step = {"step": made.node.name, "use": made.node.use}
-    for proof in made.proofs:
+    step = {"step": proven.node.name, "use": proven.node.use}
+    for proof in proven.proofs:
         print_json({**step, **msgspec.to_builtins(proof, str_keys=True)})
-    for ref, steps in made.waits.items():
+    for ref, steps in proven.waits.items():
         print_json({**step, "input": ref, "waits_for": steps})
-    for error in made.errors:
+    for error in proven.errors:
         print_json({**step, "error": error.to_dict()})
 
 
-def _print(made: Proven) -> None:
+def _print(proven: Proven) -> None:
     facts: dict[str, str] = {}
     click.echo()
     if is_terminal(sys.stderr):
         click.echo("\x1b[2K", nl=False, err=True)
-    for proof in made.proofs:
-        click.echo(f"{click.style(f'{made.node.name}: {proof.input}', bold=True)}  {made.node.use}")
+    for proof in proven.proofs:
+        click.echo(
+            f"{click.style(f'{proven.node.name}: {proof.input}', bold=True)}  {proven.node.use}"
+        )
         _print_counts_of(proof)
         if proof.facts != facts:  # what holds for the step's rows holds for its validation rows
             facts = proof.facts
@@ -97,10 +103,10 @@ def _print(made: Proven) -> None:
         click.echo()
         for sample in proof.samples:
             _print_sample(sample)
-    for ref, steps in made.waits.items():
+    for ref, steps in proven.waits.items():
         build = " ".join(f"--step {step}" for step in steps)
         note = click.style("note:", fg="yellow")
-        click.echo(f"{note} {made.node.name} is not proven with {ref}, which isn't built yet")
+        click.echo(f"{note} {proven.node.name} is not proven with {ref}, which isn't built yet")
         click.echo(f"  {click.style('fix:', fg='green')} finery build {build}\n")
 
 
@@ -171,11 +177,11 @@ def _cut(text: str) -> str:
     return f"{text[:half]} … {len(text) - 2 * half:,} characters … {text[-half:]}"
 
 
-def _print_counts(total: int, proven: int, waiting: int, errors: list[FineryError]) -> None:
+def _print_counts(total: int, whole: int, waiting: int, errors: list[FineryError]) -> None:
     if not total:
         click.echo("there is no training whose rows could be proven")
         return
-    words = [f"{proven} of {counted(total, 'training')} proven"]
+    words = [f"{whole} of {counted(total, 'training')} proven"]
     words += [f"{waiting} not wholly, for want of built steps"] if waiting else []
     words += [counted(len(errors), "error")] if errors else []
     colour = "red" if errors else "yellow" if waiting else "green"

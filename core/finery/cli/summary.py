@@ -83,7 +83,7 @@ def _next_lines(build: Build, outcome: Outcome) -> Iterator[str]:
 
 
 def _show_outputs(build: Build, outcome: Outcome) -> Iterator[FineryError]:
-    """Print what the views have to say; yield the error of each that fails, the build being fine."""
+    """Print what the views have to say; yield what a view fails with: the build is fine."""
     if outcome.ran or outcome.errors:
         try:
             show_together(build.graph.plugins, build.store, _manifests(outcome))

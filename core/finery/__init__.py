@@ -29,20 +29,20 @@ if TYPE_CHECKING:
     from finery.inference.engine import Engine
     from finery.inference.records import MemoryRecords, formats_of, sampling_of
     from finery.inference.types import Answer, Batch, Completion, Request, Sampling
-    from finery.plugin.display import (
+    from finery.plugin.history import Past, Results
+    from finery.plugin.hookspecs import hookimpl
+    from finery.plugin.manager import load_plugins
+    from finery.plugin.notes import About, Estimate, Note
+    from finery.plugin.views.display import (
         counts_in_words,
         print_facts,
         print_labelled,
         print_row,
         print_turns,
     )
-    from finery.plugin.history import Past, Results
-    from finery.plugin.hookspecs import hookimpl
-    from finery.plugin.html import render_page, templates_digest
-    from finery.plugin.manager import load_plugins
-    from finery.plugin.metrics import LiveMetric
-    from finery.plugin.notes import About, Estimate, Note
-    from finery.plugin.view import Detail, Output, Page, PageContext, Remark, View
+    from finery.plugin.views.html import render_page, templates_digest
+    from finery.plugin.views.metrics import LiveMetric
+    from finery.plugin.views.view import Detail, Output, Page, PageContext, Remark, View
     from finery.preflight.report import NAMED, Piece, Proof, Sample, Tally, some_of
     from finery.recipe.files import find_files
     from finery.recipe.graph import (
@@ -98,7 +98,7 @@ _HOME = {
     "Count": "finery.step.interfaces",
     "DataError": "finery.errors",
     "Dataset": "finery.artifact.kinds",
-    "Detail": "finery.plugin.view",
+    "Detail": "finery.plugin.views.view",
     "Engine": "finery.inference.engine",
     "Estimate": "finery.plugin.notes",
     "FILE_MODULE": "finery.step.inspect",
@@ -107,7 +107,7 @@ _HOME = {
     "Forecast": "finery.step.interfaces",
     "Graph": "finery.recipe.graph",
     "Job": "finery.step.job",
-    "LiveMetric": "finery.plugin.metrics",
+    "LiveMetric": "finery.plugin.views.metrics",
     "Lock": "finery.recipe.lock",
     "Manifest": "finery.artifact.manifest",
     "MemoryRecords": "finery.inference.records",
@@ -118,9 +118,9 @@ _HOME = {
     "Note": "finery.plugin.notes",
     "OneFile": "finery.fields",
     "OptionalFiles": "finery.fields",
-    "Output": "finery.plugin.view",
-    "Page": "finery.plugin.view",
-    "PageContext": "finery.plugin.view",
+    "Output": "finery.plugin.views.view",
+    "Page": "finery.plugin.views.view",
+    "PageContext": "finery.plugin.views.view",
     "Past": "finery.plugin.history",
     "Piece": "finery.preflight.report",
     "Pinned": "finery.step.interfaces",
@@ -129,7 +129,7 @@ _HOME = {
     "Price": "finery.inference.budget",
     "Proof": "finery.preflight.report",
     "RefusedError": "finery.errors",
-    "Remark": "finery.plugin.view",
+    "Remark": "finery.plugin.views.view",
     "Request": "finery.inference.types",
     "RequirementError": "finery.errors",
     "Results": "finery.plugin.history",
@@ -144,9 +144,9 @@ _HOME = {
     "Traceable": "finery.step.interfaces",
     "Usage": "finery.inference.budget",
     "UsageError": "finery.errors",
-    "View": "finery.plugin.view",
+    "View": "finery.plugin.views.view",
     "counted": "finery.util.text",
-    "counts_in_words": "finery.plugin.display",
+    "counts_in_words": "finery.plugin.views.display",
     "cpu_count": "finery.util.machine",
     "did_you_mean": "finery.util.text",
     "error_from_dict": "finery.errors",
@@ -165,15 +165,15 @@ _HOME = {
     "open_graph": "finery.build.project",
     "open_store": "finery.build.project",
     "percent": "finery.util.text",
-    "print_facts": "finery.plugin.display",
+    "print_facts": "finery.plugin.views.display",
     "print_json": "finery.cli.console",
-    "print_labelled": "finery.plugin.display",
-    "print_row": "finery.plugin.display",
-    "print_turns": "finery.plugin.display",
+    "print_labelled": "finery.plugin.views.display",
+    "print_row": "finery.plugin.views.display",
+    "print_turns": "finery.plugin.views.display",
     "prompt_tokens": "finery.inference.budget",
     "raise_all": "finery.recipe.validate",
     "recipe_option": "finery.cli.options",
-    "render_page": "finery.plugin.html",
+    "render_page": "finery.plugin.views.html",
     "result_of": "finery.build.project",
     "rough_duration": "finery.util.text",
     "row_sources": "finery.recipe.graph",
@@ -185,7 +185,7 @@ _HOME = {
     "some_of": "finery.preflight.report",
     "sources_of": "finery.recipe.graph",
     "takes": "finery.fields",
-    "templates_digest": "finery.plugin.html",
+    "templates_digest": "finery.plugin.views.html",
     "trains": "finery.recipe.graph",
     "version_of": "finery.util.installed",
     "visible": "finery.util.text",

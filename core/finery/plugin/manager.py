@@ -25,7 +25,7 @@ from finery.util.references import load_reference
 from finery.util.text import did_you_mean
 
 if TYPE_CHECKING:
-    from finery.plugin.view import View
+    from finery.plugin.views.view import View
 
 GROUP = "finery"
 
@@ -132,11 +132,20 @@ class Plugins:
 
         Raises `PluginError` where a plugin's view can't be loaded, or is none.
         """
-        from finery.plugin.view import View  # only where something is shown
+        if kind in self.pages:
+            from finery.plugin.views.pages import view_with_page
+
+            reference, plugin = self.pages[kind]
+            make = resolve(reference, f"the page of a {kind}", plugin)
+            return view_with_page(self._view(kind, artifact_format), make)()
+        return self._view(kind, artifact_format)()
+
+    def _view(self, kind: str, artifact_format: str) -> "type[View]":
+        from finery.plugin.views.view import View  # only where something is shown
 
         name = next((n for n in (f"{kind}/{artifact_format}", kind) if n in self.views), None)
         if name is None:
-            return View()
+            return View
         reference, plugin = self.views[name]
         cls = resolve(reference, f"view '{name}'", plugin)
         if not (isinstance(cls, type) and issubclass(cls, View)):
@@ -144,7 +153,7 @@ class Plugins:
                 f"view '{name}' of plugin '{plugin.name}' ({plugin.origin}) is no View: {cls!r}",
                 fix="subclass finery.View",
             )
-        return cls()
+        return cls
 
     def _provided(self, hook: str) -> dict[str, tuple[Any, Plugin]]:
         found: dict[str, tuple[Any, Plugin]] = {}

@@ -167,7 +167,8 @@ class Forecast(Interface[S]):
         """Facts about a model, as its `meta` or its `config.json` would give them.
 
         `config`: what `config.json` holds; `gguf`: the path of a GGUF file; `hub`: (repository,
-        revision) whose `config.json` a hub may be asked for.
+        revision) whose `config.json` a hub may be asked for; `parameters`: their number; `name`:
+        what people call the model, which often has its size, e.g. `Qwen/Qwen3-4B`.
         """
         return {}
 

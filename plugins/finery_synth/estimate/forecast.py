@@ -120,7 +120,7 @@ def opened(graph: Graph, results: Results, node: Node) -> Asking | None:
 
 def _unbuilt(graph: Graph, results: Results, node: Node) -> Load:
     """What is known while the rows aren't built: their number, maybe."""
-    from finery_advice.training import count_rows
+    from finery import count_rows
 
     step = node.step
     assert isinstance(step, Asking)

@@ -12,7 +12,7 @@ def finery_steps() -> Mapping[str, str]:
     """The step types of this plugin."""
     return {
         "synth.answer": "finery_synth.steps.answer:Answer",
-        "synth.from_docs": "finery_synth.steps.fromdocs:FromDocs",
+        "synth.from_docs": "finery_synth.steps.from_docs:FromDocs",
         "synth.instruct": "finery_synth.steps.instruct:Instruct",
         "synth.judge": "finery_synth.steps.judge:JudgeRows",
         "synth.paraphrase": "finery_synth.steps.paraphrase:Paraphrase",

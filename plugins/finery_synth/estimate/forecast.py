@@ -33,7 +33,7 @@ from finery_synth.estimate.costs import (
 )
 from finery_synth.estimate.judged import judging
 from finery_synth.generator import Generator
-from finery_synth.judge.judging import TRIES
+from finery_synth.judge.scores import TRIES
 from finery_synth.steps.judge import JudgeRows
 
 MOST_READ = 20_000

@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 
 from finery import FineryError, Graph, Node, Price, Request, Results, prompt_tokens
 from finery.rows.parts import is_conversation
-from finery_synth.ask import defaults
 from finery_synth.ask.prompts import Prompt
-from finery_synth.checks.checks import Rubric
+from finery_synth.checks.settings import Rubric
 from finery_synth.estimate.costs import (
     Load,
     cost_words,
@@ -22,7 +21,7 @@ from finery_synth.estimate.costs import (
     tokens_words,
 )
 from finery_synth.generator import Generator
-from finery_synth.judge.judging import score_messages
+from finery_synth.judge.scores import SCORE_PROMPT, score_messages
 from finery_synth.steps.judge import JudgeRows
 
 SAMPLED = 100
@@ -87,7 +86,7 @@ def _answered(results: Results, node: Node, asked: Load) -> int | None:
 
 def _prompts(step: Generator, rubric: Rubric) -> Iterator[float]:
     """Lengths of prompts, in tokens; none where rows can't be judged as they are."""
-    template = Prompt.of(rubric.prompt, defaults.JUDGE)
+    template = Prompt.of(rubric.prompt, SCORE_PROMPT)
     for row in islice(chain.from_iterable(step.rows), SAMPLED):
         with suppress(FineryError):  # a template may want what only made rows have
             if is_conversation(row):

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from finery.inference.engine import Engine
     from finery.inference.records import MemoryRecords, formats_of, sampling_of
     from finery.inference.types import Answer, Batch, Completion, Request, Sampling
-    from finery.plugin.forecasts import count_rows, forecast_of, sample_rows
+    from finery.plugin.forecasts import asked_of, count_rows, forecast_of, sample_rows
     from finery.plugin.history import Past, Results
     from finery.plugin.hookspecs import hookimpl
     from finery.plugin.manager import load_plugins
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from finery.recipe.validate import raise_all
     from finery.step.inspect import FILE_MODULE, files_of
     from finery.step.interfaces import (
+        Asked,
         Count,
         Forecast,
         Pinned,
@@ -74,6 +75,7 @@ _HOME = {
     "About": "finery.plugin.notes",
     "Answer": "finery.inference.types",
     "Artifact": "finery.artifact.kinds",
+    "Asked": "finery.step.interfaces",
     "Batch": "finery.inference.types",
     "Budget": "finery.inference.budget",
     "Bundle": "finery.artifact.kinds",
@@ -123,6 +125,7 @@ _HOME = {
     "Traceable": "finery.step.interfaces",
     "Usage": "finery.inference.budget",
     "UsageError": "finery.errors",
+    "asked_of": "finery.plugin.forecasts",
     "base_models": "finery.recipe.graph",
     "count_rows": "finery.plugin.forecasts",
     "counted": "finery.cli.console",
@@ -172,6 +175,7 @@ __all__ = [
     "About",
     "Answer",
     "Artifact",
+    "Asked",
     "Batch",
     "Budget",
     "Bundle",
@@ -218,6 +222,7 @@ __all__ = [
     "Traceable",
     "Usage",
     "UsageError",
+    "asked_of",
     "base_models",
     "count_rows",
     "counted",

@@ -1,6 +1,5 @@
 """Synthetic rows: a stronger model writes, answers and judges them."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,9 +27,11 @@ def finery_commands() -> Mapping[str, str]:
 
 @hookimpl
 def finery_estimates(graph: Any, results: Any, steps: Sequence[str]) -> Sequence[Any]:
-    """Calls, tokens and cost of generators that would run."""
-    if "finery_synth.generator" not in sys.modules:  # no step of the recipe is one
+    """Calls, tokens and cost of steps that would have a model make rows."""
+    from finery import generates
+
+    if not any(generates(graph.nodes[name]) for name in steps):
         return []
-    from finery_synth.estimate.forecast import estimates
+    from finery_synth.estimate.calls import estimates
 
     return estimates(graph, results, steps)

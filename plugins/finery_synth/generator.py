@@ -72,7 +72,13 @@ PACKAGES = ("jinja2", "jsonschema", "rensa")
 
 
 class Generator(
-    Step, engines=True, sections=("generate",), seeded=False, packages=PACKAGES, version="1"
+    Step,
+    engines=True,
+    sections=("generate",),
+    seeded=False,
+    packages=PACKAGES,
+    version="1",
+    forecast="finery_synth.estimate.forecast:AskingForecast",
 ):
     """Rows that a model writes."""
 

@@ -13,7 +13,8 @@ from finery.plugin.history import Results
 from finery.recipe.files import with_files
 from finery.recipe.graph import Graph, Node, Source, sources_of
 from finery.rows.row import Row
-from finery.step.interfaces import Count, Forecast, interface
+from finery.step.inspect import slots_of
+from finery.step.interfaces import Asked, Count, Forecast, interface
 
 Output = tuple[str, str]
 """(step, output)."""
@@ -32,6 +33,27 @@ def forecast_of(graph: Graph, node: Node) -> Forecast | None:
     except FineryError:
         return None
     return interface(step, Forecast)
+
+
+def asked_of(graph: Graph, results: Results, node: Node) -> Asked | None:
+    """What a step asks a model, with its files and the inputs that are built opened.
+
+    None where its type doesn't say. Raises what would stop the step: a missing file, say.
+    """
+    if not type(node.step).__spec__.forecast:
+        return None
+    step = with_files(graph.recipe, node.place, node.step)
+    slots, built = slots_of(step), True
+    for source in node.sources:
+        slot, artifact = slots[source.field], results.artifact(source.step, source.output)
+        if artifact is None:
+            built = built and not issubclass(slot.accepts.kind, Dataset)
+        elif slot.accepts.many:
+            getattr(slot.owner, slot.field)[source.index] = artifact
+        else:
+            setattr(slot.owner, slot.field, artifact)
+    forecast = interface(step, Forecast)
+    return None if forecast is None else forecast.asks(_taken(graph, results, node), built=built)
 
 
 def count_rows(graph: Graph, results: Results, source: Source) -> Count | None:
@@ -68,11 +90,22 @@ def _forecast_count(
     forecast = forecast_of(graph, node)
     if forecast is None:
         return None
+    return forecast.rows(output[1], _taken(graph, results, node, counts))
+
+
+def _taken(
+    graph: Graph,
+    results: Results,
+    node: Node,
+    counts: dict[Output, Count | None] | None = None,
+) -> dict[str, list[Count | None]]:
+    """Input → the counts of the rows that it names."""
+    counts = {} if counts is None else counts
     taken: dict[str, list[Count | None]] = {}
     for source in sources_of(node, Dataset):
         count = _count(graph, results, (source.step, source.output), counts)
         taken.setdefault(source.field, []).append(count)
-    return forecast.rows(output[1], taken)
+    return taken
 
 
 def _sample(graph: Graph, results: Results, output: Output, limit: int) -> Iterable[Row] | None:

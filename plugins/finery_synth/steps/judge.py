@@ -28,6 +28,7 @@ class JudgeRows(
     packages=PACKAGES,
     version="1",
     keeps_prompts=True,
+    forecast="finery_synth.estimate.forecast:AskingForecast",
 ):
     """Have rows judged by a model, with a rubric.
 

@@ -29,18 +29,21 @@ if TYPE_CHECKING:
     from finery.inference.engine import Engine
     from finery.inference.records import MemoryRecords, formats_of, sampling_of
     from finery.inference.types import Answer, Batch, Completion, Request, Sampling
+    from finery.plugin.forecasts import asked_of, count_rows, forecast_of, sample_rows
     from finery.plugin.history import Past, Results
     from finery.plugin.hookspecs import hookimpl, observes
     from finery.plugin.manager import load_plugins
     from finery.plugin.notes import About, Estimate, Note
     from finery.preflight.report import NAMED, Piece, Proof, Sample, Tally, some_of
-    from finery.recipe.files import find_files
+    from finery.recipe.files import find_files, with_files
     from finery.recipe.graph import (
         Graph,
         Node,
         Source,
+        base_models,
         evaluates,
         generates,
+        inputs_as,
         row_sources,
         sources_of,
         trains,
@@ -49,6 +52,7 @@ if TYPE_CHECKING:
     from finery.recipe.validate import raise_all
     from finery.step.inspect import FILE_MODULE, files_of
     from finery.step.interfaces import (
+        Asked,
         Count,
         Forecast,
         Pinned,
@@ -71,6 +75,7 @@ _HOME = {
     "About": "finery.plugin.notes",
     "Answer": "finery.inference.types",
     "Artifact": "finery.artifact.kinds",
+    "Asked": "finery.step.interfaces",
     "Batch": "finery.inference.types",
     "Budget": "finery.inference.budget",
     "Bundle": "finery.artifact.kinds",
@@ -120,6 +125,9 @@ _HOME = {
     "Traceable": "finery.step.interfaces",
     "Usage": "finery.inference.budget",
     "UsageError": "finery.errors",
+    "asked_of": "finery.plugin.forecasts",
+    "base_models": "finery.recipe.graph",
+    "count_rows": "finery.plugin.forecasts",
     "counted": "finery.cli.console",
     "cpu_count": "finery.util.machine",
     "did_you_mean": "finery.util.text",
@@ -128,9 +136,11 @@ _HOME = {
     "files_of": "finery.step.inspect",
     "find_files": "finery.recipe.files",
     "floating_name": "finery.step.interfaces",
+    "forecast_of": "finery.plugin.forecasts",
     "formats_of": "finery.inference.records",
     "generates": "finery.recipe.graph",
     "hookimpl": "finery.plugin.hookspecs",
+    "inputs_as": "finery.recipe.graph",
     "interface": "finery.step.interfaces",
     "json_option": "finery.cli.options",
     "load_plugins": "finery.plugin.manager",
@@ -145,6 +155,7 @@ _HOME = {
     "recipe_option": "finery.cli.options",
     "result_of": "finery.build.project",
     "row_sources": "finery.recipe.graph",
+    "sample_rows": "finery.plugin.forecasts",
     "sampling_of": "finery.inference.records",
     "set_option": "finery.cli.options",
     "setting": "finery.fields",
@@ -154,6 +165,7 @@ _HOME = {
     "takes": "finery.fields",
     "trains": "finery.recipe.graph",
     "version_of": "finery.util.installed",
+    "with_files": "finery.recipe.files",
 }
 """Name → the module that defines it, imported when it is first used: commands start faster."""
 
@@ -164,6 +176,7 @@ __all__ = [
     "About",
     "Answer",
     "Artifact",
+    "Asked",
     "Batch",
     "Budget",
     "Bundle",
@@ -210,6 +223,9 @@ __all__ = [
     "Traceable",
     "Usage",
     "UsageError",
+    "asked_of",
+    "base_models",
+    "count_rows",
     "counted",
     "cpu_count",
     "did_you_mean",
@@ -218,9 +234,11 @@ __all__ = [
     "files_of",
     "find_files",
     "floating_name",
+    "forecast_of",
     "formats_of",
     "generates",
     "hookimpl",
+    "inputs_as",
     "interface",
     "json_option",
     "load_plugins",
@@ -235,6 +253,7 @@ __all__ = [
     "recipe_option",
     "result_of",
     "row_sources",
+    "sample_rows",
     "sampling_of",
     "set_option",
     "setting",
@@ -244,6 +263,7 @@ __all__ = [
     "takes",
     "trains",
     "version_of",
+    "with_files",
 ]
 
 

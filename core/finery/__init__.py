@@ -23,14 +23,24 @@ if TYPE_CHECKING:
         UsageError,
         error_from_dict,
     )
-    from finery.fields import Files, OneFile, OptionalFiles, Settings, nested_step, setting, takes
+    from finery.fields import (
+        Files,
+        OneFile,
+        OptionalFiles,
+        Role,
+        Settings,
+        nested_step,
+        setting,
+        takes,
+    )
     from finery.inference.budget import CHARACTERS_A_TOKEN, Budget, Price, Usage, prompt_tokens
     from finery.inference.cache import CachedEngine
     from finery.inference.engine import Engine
     from finery.inference.records import MemoryRecords, formats_of, sampling_of
     from finery.inference.types import Answer, Batch, Completion, Request, Sampling
+    from finery.plugin.forecasts import asked_of, count_rows, forecast_of, sample_rows
     from finery.plugin.history import Past, Results
-    from finery.plugin.hookspecs import hookimpl
+    from finery.plugin.hookspecs import hookimpl, observes
     from finery.plugin.manager import load_plugins
     from finery.plugin.notes import About, Estimate, Note
     from finery.plugin.views.display import (
@@ -44,13 +54,15 @@ if TYPE_CHECKING:
     from finery.plugin.views.metrics import LiveMetric
     from finery.plugin.views.view import Detail, Output, Page, PageContext, Remark, View
     from finery.preflight.report import NAMED, Piece, Proof, Sample, Tally, some_of
-    from finery.recipe.files import find_files
+    from finery.recipe.files import find_files, with_files
     from finery.recipe.graph import (
         Graph,
         Node,
         Source,
+        base_models,
         evaluates,
         generates,
+        inputs_as,
         row_sources,
         sources_of,
         trains,
@@ -59,6 +71,7 @@ if TYPE_CHECKING:
     from finery.recipe.validate import raise_all
     from finery.step.inspect import FILE_MODULE, files_of
     from finery.step.interfaces import (
+        Asked,
         Count,
         Forecast,
         Pinned,
@@ -89,6 +102,7 @@ _HOME = {
     "About": "finery.plugin.notes",
     "Answer": "finery.inference.types",
     "Artifact": "finery.artifact.kinds",
+    "Asked": "finery.step.interfaces",
     "Batch": "finery.inference.types",
     "Budget": "finery.inference.budget",
     "Bundle": "finery.artifact.kinds",
@@ -133,6 +147,7 @@ _HOME = {
     "Request": "finery.inference.types",
     "RequirementError": "finery.errors",
     "Results": "finery.plugin.history",
+    "Role": "finery.fields",
     "Sample": "finery.preflight.report",
     "Sampling": "finery.inference.types",
     "Settings": "finery.fields",
@@ -145,6 +160,9 @@ _HOME = {
     "Usage": "finery.inference.budget",
     "UsageError": "finery.errors",
     "View": "finery.plugin.views.view",
+    "asked_of": "finery.plugin.forecasts",
+    "base_models": "finery.recipe.graph",
+    "count_rows": "finery.plugin.forecasts",
     "counted": "finery.util.text",
     "counts_in_words": "finery.plugin.views.display",
     "cpu_count": "finery.util.machine",
@@ -154,14 +172,17 @@ _HOME = {
     "files_of": "finery.step.inspect",
     "find_files": "finery.recipe.files",
     "floating_name": "finery.step.interfaces",
+    "forecast_of": "finery.plugin.forecasts",
     "formats_of": "finery.inference.records",
     "generates": "finery.recipe.graph",
     "hookimpl": "finery.plugin.hookspecs",
+    "inputs_as": "finery.recipe.graph",
     "interface": "finery.step.interfaces",
     "json_option": "finery.cli.options",
     "load_plugins": "finery.plugin.manager",
     "nearest": "finery.util.text",
     "nested_step": "finery.fields",
+    "observes": "finery.plugin.hookspecs",
     "open_graph": "finery.build.project",
     "open_store": "finery.build.project",
     "percent": "finery.util.text",
@@ -177,6 +198,7 @@ _HOME = {
     "result_of": "finery.build.project",
     "rough_duration": "finery.util.text",
     "row_sources": "finery.recipe.graph",
+    "sample_rows": "finery.plugin.forecasts",
     "sampling_of": "finery.inference.records",
     "set_option": "finery.cli.options",
     "setting": "finery.fields",
@@ -189,6 +211,7 @@ _HOME = {
     "trains": "finery.recipe.graph",
     "version_of": "finery.util.installed",
     "visible": "finery.util.text",
+    "with_files": "finery.recipe.files",
 }
 """Name → the module that defines it, imported when it is first used: commands start faster."""
 
@@ -199,6 +222,7 @@ __all__ = [
     "About",
     "Answer",
     "Artifact",
+    "Asked",
     "Batch",
     "Budget",
     "Bundle",
@@ -240,6 +264,7 @@ __all__ = [
     "Request",
     "RequirementError",
     "Results",
+    "Role",
     "Sample",
     "Sampling",
     "Settings",
@@ -252,6 +277,9 @@ __all__ = [
     "Usage",
     "UsageError",
     "View",
+    "asked_of",
+    "base_models",
+    "count_rows",
     "counted",
     "counts_in_words",
     "cpu_count",
@@ -261,14 +289,17 @@ __all__ = [
     "files_of",
     "find_files",
     "floating_name",
+    "forecast_of",
     "formats_of",
     "generates",
     "hookimpl",
+    "inputs_as",
     "interface",
     "json_option",
     "load_plugins",
     "nearest",
     "nested_step",
+    "observes",
     "open_graph",
     "open_store",
     "percent",
@@ -284,6 +315,7 @@ __all__ = [
     "result_of",
     "rough_duration",
     "row_sources",
+    "sample_rows",
     "sampling_of",
     "set_option",
     "setting",
@@ -296,6 +328,7 @@ __all__ = [
     "trains",
     "version_of",
     "visible",
+    "with_files",
 ]
 
 

@@ -22,7 +22,7 @@ from finery.step.step import Step
 from finery.util.installed import EntryPoint, entry_points
 from finery.util.paths import shown
 from finery.util.references import load_reference
-from finery.util.text import did_you_mean
+from finery.util.text import did_you_mean, nearest_meant
 
 if TYPE_CHECKING:
     from finery.plugin.views.view import View
@@ -109,10 +109,11 @@ class Plugins:
         """A fix for an unknown step type."""
         prefix = name.partition(".")[0]
         if prefix not in {p.name for p in self.plugins}:
-            guess = did_you_mean(name, self.step_types)
-            hint = f"{guess} or " if guess and guess.startswith("did") else ""
-            missing = f"install the plugin that provides '{prefix}.*'"
-            return f"{hint}{missing} (`finery plugins` lists yours)"
+            meant = nearest_meant(name, self.step_types)
+            missing = (
+                f"install the plugin that provides '{prefix}.*' (`finery plugins` lists yours)"
+            )
+            return f"{meant} or {missing}" if meant else missing
         return did_you_mean(name, self.step_types) or "run `finery plugins`"
 
     def engine(self, model_format: str) -> type[Engine]:

@@ -19,6 +19,8 @@ OWN = frozenset({"messages", "prompt", "completion", "chosen", "rejected", "tool
 """Columns that the texts of a row are taken from."""
 OWN_COLUMNS = OWN | {"id", "parents"}
 """Columns with a meaning of their own in a `Dataset`."""
+NOT_TEXT = frozenset({"id", "parents", "tools"})
+"""Columns without text of the row's own."""
 ANSWERS = ("output", "answer")
 """What settings may say for the text of the answer, unless a column has that name."""
 

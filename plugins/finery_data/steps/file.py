@@ -13,8 +13,8 @@ PROGRESS_EVERY = 5_000
 class File(
     RowSource,
     version="1",
-    traceable="finery_data.sources.places:FilePlaces",
-    forecast="finery_data.sources.forecast:FileForecast",
+    traceable="finery_data.places:FilePlaces",
+    forecast="finery_data.forecasts:FileForecast",
 ):
     """Rows from JSON lines, JSON, CSV, TSV or Parquet files, plain or as .gz or .zst.
 

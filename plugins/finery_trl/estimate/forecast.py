@@ -139,7 +139,7 @@ def _of_files(graph: Graph, node: Node) -> Architecture:
 
 def lengths_of(graph: Graph, results: Results, node: Node, most: int) -> Lengths:
     """The rows of a training, as far as they are known: as built, or as a plain file has them."""
-    from finery_advice.training import count_rows
+    from finery import count_rows
 
     sources = [s for s in node.sources if s.field == "rows"]
     counts = [count_rows(graph, results, s) for s in sources]

@@ -7,9 +7,21 @@ from typing import Any
 
 from finery.rows import Row
 from finery.rows.chosen import draw_of
-from finery_synth.ask.asking import Spool
+from finery_synth.ask.spool import Spool
 from finery_synth.checks.grounding import quoted
 
+CONTEXT_PROMPT = """\
+Answer the question from the context. If the context doesn't hold the answer, say so.
+
+Context:
+{% for chunk in chunks %}
+[{{ loop.index }}]{% if chunk.heading %} {{ chunk.heading }}{% endif %}
+
+{{ chunk.text }}
+{% endfor %}
+Question: {{ question }}
+"""
+"""The prompt of a row of `synth.from_docs` that has its context."""
 DRAWS = 2**64
 PLACES = 1_000_003
 """The seed of the draws that say where on the ring a chunk stands."""
@@ -46,17 +58,17 @@ class Shelf:
     def others(self, question: Row, number: int, count: int) -> list[Row]:
         """Up to `count` chunks without the quote, with other texts than that of `number`."""
         start = bisect_left(self._ring, (draw_of(question, PLACES), 0))
-        found: list[Row] = []
+        others: list[Row] = []
         texts = {str(self.chunk(number)["text"])}
         for step in range(len(self._ring)):
-            if len(found) == count:
+            if len(others) == count:
                 break
             other = self.chunk(self._ring[(start + step) % len(self._ring)][1])
             text = str(other["text"])
             if text not in texts and quoted(question["quote"], text) is None:
                 texts.add(text)
-                found.append(other)
-        return found
+                others.append(other)
+        return others
 
     def close(self) -> None:
         """Give the disk's space back."""

@@ -1,16 +1,48 @@
-"""Tool calls of a teacher: a row can only teach those that a tool would take."""
+"""Whether an answer can be used at all: no error, whole, and with calls that its tools accept."""
 
 from functools import lru_cache
 from typing import Any
 
 import msgspec
 
-from finery import DataError
+from finery import Completion, DataError, FineryError, RefusedError
 from finery.rows.answers.answerschema import AnswerSchema
 from finery.rows.answers.jsonvalues import NotJson, parse
-from finery_synth.generator import Rejected
 
 REASON = "tool-call"
+
+
+class Rejected(Exception):
+    """An answer, or all those to a row, that can't be used.
+
+    A short `reason` to count by, and a `detail` that tells a person what is wrong.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+def usable(
+    answer: Completion | FineryError, tools: list[dict[str, Any]] | None, *, cut: bool = False
+) -> Completion:
+    """The answer, if it can be used. Raises `Rejected` otherwise.
+
+    tools: those that the model may call. cut: whether an answer that was cut off at max_tokens
+    can be used.
+    """
+    if isinstance(answer, RefusedError):
+        text = f": {answer.text}" if answer.text else ""
+        raise Rejected("refused", f"{answer.what}{text:.200}")
+    if isinstance(answer, FineryError):
+        raise Rejected("no-answer", answer.what)
+    if answer.is_empty:
+        raise Rejected("empty", "the answer is empty")
+    if answer.finish_reason == "length" and not cut:
+        raise Rejected("cut-off", "the answer is cut off at max_tokens")
+    check_calls(answer.tool_calls or [], tools)
+    return answer
 
 
 def check_calls(calls: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> None:
@@ -21,7 +53,7 @@ def check_calls(calls: list[dict[str, Any]], tools: list[dict[str, Any]] | None)
     """
     known = dict(_named(tool) for tool in tools or ())
     for call in calls:
-        name, arguments = _taken_apart(call)
+        name, arguments = _name_and_arguments(call)
         if name not in known:
             offered = f"offered are {', '.join(known)}" if known else "none is offered"
             raise Rejected(REASON, f"it calls the tool {name!r:.80}; {offered}")
@@ -35,7 +67,7 @@ def _named(tool: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     return str(function.get("name")), function.get("parameters") or {}
 
 
-def _taken_apart(call: Any) -> tuple[str, dict[str, Any]]:
+def _name_and_arguments(call: Any) -> tuple[str, dict[str, Any]]:
     """(name, arguments) of a call; arguments are JSON, in a text or as they are."""
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
@@ -53,14 +85,14 @@ def _taken_apart(call: Any) -> tuple[str, dict[str, Any]]:
 
 def _problem(name: str, parameters: dict[str, Any], arguments: dict[str, Any]) -> str:
     try:
-        found = _schema(msgspec.json.encode(parameters)).problem(arguments)
+        problem = _schema(msgspec.json.encode(parameters)).problem(arguments)
     except DataError as error:
         raise DataError(
             f"the parameters of the tool '{name}' are no JSON Schema: {error.what}",
             where="tools",
             fix="repair the column `tools` of the rows",
         ) from None
-    return "" if found is None else found.text
+    return "" if problem is None else problem.text
 
 
 @lru_cache(maxsize=1000)

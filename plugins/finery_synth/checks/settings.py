@@ -1,7 +1,7 @@
 """`checks:` of a generator: what every generated row must be.
 
-`Checks` are the settings; `checker` runs those that look at one row alone, `copies` compares rows,
-and `finery_synth.judge.judging` asks a judge.
+`checker` runs those that look at one row alone, `copies` compares rows, and
+`finery_synth.judge.scores` asks a judge.
 """
 
 import re

@@ -1,18 +1,35 @@
-"""Scores by a judge: the prompt, the form of its answer, and how that is read."""
+"""Scores by a judge: its prompt, the form of its answer, and how the answer is read."""
 
-import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Self, TypeVar
 
 from finery import Budget, CachedEngine, Completion, FineryError, Job, Model, Request
 from finery.rows import Conversation, Row, split_turns
-from finery.rows.answers.jsonvalues import NotJson, parse
 from finery.rows.generated import name_of
 from finery.rows.parts import joined, text_of
-from finery_synth.ask import defaults
-from finery_synth.ask.asking import MOST_VARIANTS, T, Used, ask
+from finery_synth.ask.asking import T, Used, ask
+from finery_synth.ask.contents import json_in
 from finery_synth.ask.prompts import Prompt
-from finery_synth.checks.checks import Rubric
+from finery_synth.ask.task import MOST_VARIANTS
+from finery_synth.checks.settings import Rubric
+
+SCORE_PROMPT = """\
+{# system #}
+You judge examples of a data set strictly, by a rubric. You answer with JSON alone.
+{# user #}
+Rubric:
+{{ rubric }}
+
+Prompt:
+{{ prompt }}
+
+Answer:
+{{ answer }}
+
+Give the example a score from 1 (worst) to {{ scale }} (best) by the rubric, after a reason in one
+sentence. Answer with a JSON object: {"reason": "…", "score": 1}
+"""
+"""The prompt of the check `judge`, and of `synth.judge`: a score for a prompt with its answer."""
 
 TRIES = 3
 """How often a judge is asked whose answer can't be read."""
@@ -57,16 +74,6 @@ def read_score(text: str, scale: int) -> Score:
     return Score(int(score), str(value.get("reason") or ""))
 
 
-def json_in(text: str) -> Any:
-    """The JSON value that a text is, or that stands between its outermost brackets; else None."""
-    spans = [(text.find(opens), text.rfind(closes)) for opens, closes in ("{}", "[]")]
-    inner = [text[start : end + 1] for start, end in sorted(spans) if 0 <= start < end]
-    for part in (text, *inner):
-        with contextlib.suppress(NotJson):
-            return parse(part)
-    return None
-
-
 def names_of(row: Row) -> dict[str, Any]:
     """What a judge's template sees of a row: `prompt` with all turns, `answer`, and the row."""
     prompt, answer = split_turns(row)
@@ -88,7 +95,7 @@ class Judge:
         self.used = Used()
         self._engine = job.engine(model, budget=budget)
         self._rubric = rubric
-        self._prompt = Prompt.of(rubric.prompt, defaults.JUDGE)
+        self._prompt = Prompt.of(rubric.prompt, SCORE_PROMPT)
         self.template = self._prompt.origin
 
     @classmethod
@@ -105,12 +112,12 @@ class Judge:
 
         An answer that can't be read is asked for again, `TRIES` times in all.
         """
-        for (item, _), found in readings(
+        for (item, _), score in readings(
             self._engine, self.used, rows, lambda pair: self.messages(pair[1]),
             lambda text: read_score(text, self._rubric.scale), total=total,
             max_tokens=self._rubric.max_tokens, schema=score_schema(self._rubric.scale),
         ):  # fmt: skip
-            yield item, found
+            yield item, score
 
     def messages(self, row: Row) -> Conversation:
         """What the judge is asked about a row."""
@@ -118,7 +125,7 @@ class Judge:
 
 
 def score_messages(prompt: Prompt, row: Row, rubric: str, scale: int) -> Conversation:
-    """What a judge is asked who shall give a row's answer a score."""
+    """What a judge is asked to score a row's answer."""
     return prompt.messages({**names_of(row), "rubric": rubric, "scale": scale}, row)
 
 
@@ -145,11 +152,11 @@ def readings(
         **sampling,
     ):  # fmt: skip
         used.take(answer)
-        found = answer if isinstance(answer, FineryError) else _reading(read, answer)
-        if isinstance(found, Unreadable) and attempt + 1 < TRIES:
+        result = answer if isinstance(answer, FineryError) else _reading(read, answer)
+        if isinstance(result, Unreadable) and attempt + 1 < TRIES:
             again.append(item)
         else:
-            yield item, found
+            yield item, result
     if again:
         yield from readings(
             engine, used, again, messages, read, total=len(again), attempt=attempt + 1, **sampling
@@ -163,6 +170,6 @@ def _reading(read: Callable[[str], R], answer: Completion) -> "R | Unreadable":
         return error
 
 
-def no_score(found: FineryError | Unreadable) -> str:
+def no_score(problem: FineryError | Unreadable) -> str:
     """Why a judge says nothing, for people."""
-    return found.what if isinstance(found, FineryError) else str(found)
+    return problem.what if isinstance(problem, FineryError) else str(problem)

@@ -1,36 +1,39 @@
-"""The way of preferences: several answers to each prompt, graded; of those the best and the worst.
+"""One run of `synth.preferences`: several answers to each prompt, of which two are selected.
 
 An answer's grade depends on nothing but itself and its prompt, so that one answer more is one
-request more, to the model and to the judge. What waits lies on disk.
+request more, to the model and to the judge. What waits is on disk.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from finery import Completion, Dataset, FineryError, Job
 from finery.rows import Conversation, Message, Row, split_turns
-from finery.rows.dropped import Drops
+from finery.rows.dropped import Drops, by_reason
 from finery.rows.generated import Checked, Origin, Origins, name_of
 from finery.rows.parts import id_of, joined
-from finery_synth.ask.asking import Spool, Task, Used, ask
+from finery_synth.ask.asking import Used, ask
 from finery_synth.ask.prompts import Prompt
+from finery_synth.ask.spool import Spool
+from finery_synth.ask.task import Task
 from finery_synth.checks.checker import Checker
 from finery_synth.checks.sameness import fields_of, meaning
-from finery_synth.flow import counted, readable, with_parents
-from finery_synth.generator import Rejected
-from finery_synth.judge.judging import Judge, Score, no_score
-from finery_synth.steps.answer import SIDES, answered
-from finery_synth.steps.preferences import Preferences
+from finery_synth.checks.usable import Rejected, usable
+from finery_synth.judge.scores import Judge, Score, no_score
+from finery_synth.rows import TURN_COLUMNS, with_answer, with_parents
+
+if TYPE_CHECKING:
+    from finery_synth.steps.preferences import Preferences
 
 
-class Said(msgspec.Struct):
+class Graded(msgspec.Struct):
     """An answer to a prompt, or with a `reason` why it can't be used.
 
-    checks: what became of it in those that look at it alone, and last in the judge's. is_right:
-    whether it says what the row's own answer says, where that is chosen; then it isn't judged.
+    checks: results of those that look at it alone, and last of the judge's. is_right: whether it
+    says what the row's own answer says, where that is chosen; then it isn't judged.
     """
 
     variant: int
@@ -66,16 +69,16 @@ class Said(msgspec.Struct):
         """What made it what it is, for `generated.jsonl`."""
         return {"variant": self.variant, "attempt": self.attempt, "checks": self.checks}
 
-    def told(self) -> dict[str, Any]:
+    def outcome(self) -> dict[str, Any]:
         """All about it, for a row without a pair."""
-        said = {"answer": self.text} if not self.reason else {"problem": self.detail}
-        return {**said, **self.facts()}
+        content = {"answer": self.text} if not self.reason else {"problem": self.detail}
+        return {**content, **self.facts()}
 
 
-class Choosing:
+class Selection:
     """One run of `synth.preferences`."""
 
-    def __init__(self, step: Preferences, job: Job) -> None:
+    def __init__(self, step: "Preferences", job: Job) -> None:
         self.step = step
         self.job = job
         self._engine = job.engine(step.model, budget=step.budget)
@@ -83,7 +86,7 @@ class Choosing:
         self._prompt = Prompt.of(step.prompt, step.default_prompt())
         self._checker = Checker(step.checks)
         self._judge = Judge.of(job, step.judge, step.checks.judge, step.budget)
-        self._said = Spool(job.scratch, Said)  # by task
+        self._answered = Spool(job.scratch, Graded)  # by task
         self._used = Used()
         self._unusable: Counter[str] = Counter()
         self._paired = 0  # rows with a pair
@@ -98,7 +101,7 @@ class Choosing:
             if not todo:
                 break
         if self._judge is not None:
-            self._said = self._graded(self._judge)
+            self._answered = self._graded(self._judge)
         return self._written()
 
     # -- asking ---------------------------------------------------------------------------------
@@ -109,12 +112,12 @@ class Choosing:
         is_last = attempt == self.step.retries
         for task, answer in self._answers(attempt, todo):
             self._used.take(answer)
-            said = self._read(task, answer, attempt)
-            if said.reason:
-                self._unusable[said.reason] += 1
+            read = self._read(task, answer, attempt)
+            if read.reason:
+                self._unusable[read.reason] += 1
                 again.add(task.number)
-            if not said.reason or is_last:
-                self._said.add(task.number, said)
+            if not read.reason or is_last:
+                self._answered.add(task.number, read)
         return again
 
     def _answers(
@@ -130,41 +133,41 @@ class Choosing:
             **self.step.sampling(),
         )
 
-    def _read(self, task: Task, answer: Completion | FineryError, attempt: int) -> Said:
+    def _read(self, task: Task, answer: Completion | FineryError, attempt: int) -> Graded:
         try:
-            said = readable(answer, task.tools)
+            completion = usable(answer, task.tools)
         except Rejected as error:
-            return Said(task.variant, attempt, reason=error.reason, detail=error.detail)
-        turn: Message = {"role": "assistant", "content": said.text.strip()}
-        if said.tool_calls:
-            turn["tool_calls"] = said.tool_calls
+            return Graded(task.variant, attempt, reason=error.reason, detail=error.detail)
+        turn: Message = {"role": "assistant", "content": completion.text.strip()}
+        if completion.tool_calls:
+            turn["tool_calls"] = completion.tool_calls
         row = task.seeds[0]
-        checks = self._checker.checked(answered(row, turn))
+        checks = self._checker.checked(with_answer(row, turn))
         is_right = self.step.chosen == "row" and self._is_right(row, joined([turn]))
-        return Said(task.variant, attempt, turn, checks, is_right)
+        return Graded(task.variant, attempt, turn, checks, is_right)
 
     # -- grading --------------------------------------------------------------------------------
 
-    def _graded(self, judge: Judge) -> Spool[Said]:
+    def _graded(self, judge: Judge) -> Spool[Graded]:
         """The answers, those that pass so far with the judge's score as another check."""
-        total = sum(self._is_judged(said) for _, said in self._said)
+        total = sum(self._is_judged(answer) for _, answer in self._answered)
         scores: dict[int, Any] = dict(judge.scores(self._to_judge(), total))
-        graded = Spool(self.job.scratch, Said)
-        for number, said in self._said:
+        graded = Spool(self.job.scratch, Graded)
+        for number, answer in self._answered:
             if number in scores:
-                said.checks.append(self._checked(scores[number]))
-            graded.add(number, said)
-        self._said.close()
+                answer.checks.append(self._checked(scores[number]))
+            graded.add(number, answer)
+        self._answered.close()
         return graded
 
     def _to_judge(self) -> Iterator[tuple[int, Row]]:
         for task in self.step.tasks(self._prompt):
-            for said in self._said.of(task.number):
-                if self._is_judged(said):
-                    yield task.number, answered(task.seeds[0], said.turn)
+            for answer in self._answered.of(task.number):
+                if self._is_judged(answer):
+                    yield task.number, with_answer(task.seeds[0], answer.turn)
 
-    def _is_judged(self, said: Said) -> bool:
-        return not said.reason and said.passes and not said.is_right
+    def _is_judged(self, answer: Graded) -> bool:
+        return not answer.reason and answer.passes and not answer.is_right
 
     def _checked(self, score: Any) -> Checked:
         rubric = self.step.checks.judge
@@ -176,20 +179,20 @@ class Choosing:
             check="judge", passed=score.score >= rubric.min, value=score.score, detail=score.reason
         )
 
-    # -- choosing -------------------------------------------------------------------------------
+    # -- selecting ------------------------------------------------------------------------------
 
     def _written(self) -> Dataset:
         with Drops(self.job.out) as drops, Origins(self.job.out) as origins:
-            made = Dataset.write(self.job.out, self._rows(drops, origins))
+            dataset = Dataset.write(self.job.out, self._rows(drops, origins))
         drops.refuse_nothing_left(
-            len(made), "ask for more answers with n, look at the checks, or raise temperature"
+            len(dataset), "ask for more answers with n, look at the checks, or raise temperature"
         )
         total = self.step.seed_count()
-        self.job.log(f"{len(made):,} pairs of {self._paired:,} of {total:,} rows")
+        self.job.log(f"{len(dataset):,} pairs of {self._paired:,} of {total:,} rows")
         for counts, what in ((drops.counts, "rows without a pair"), (self._unusable, "unusable")):
             if counts:
-                self.job.log(f"{what}: {counted(counts)}")
-        made.meta |= {
+                self.job.log(f"{what}: {by_reason(counts)}")
+        dataset.meta |= {
             "prompts": total,
             "paired": self._paired,
             **drops.meta(),
@@ -197,68 +200,69 @@ class Choosing:
             "answers": self._used.meta(),
             **({"judged": self._judge.used.meta()} if self._judge is not None else {}),
         }
-        return made
+        return dataset
 
     def _rows(self, drops: Drops, origins: Origins) -> Iterator[Row]:
-        for row, tasks, found in self._by_row():
+        for row, messages, answers in self._by_row():
             try:
-                pairs = self._pairs(row, found)
+                pairs = self._pairs(row, answers)
             except Rejected as error:
-                drops.add(row, error.reason, error.detail, self._without(row, tasks, found))
+                drops.add(row, error.reason, error.detail, self._without(row, messages, answers))
                 continue
             self._paired += 1
             for chosen, rejected in pairs:
-                made = _pair(row, chosen, rejected)
-                origins.add(self._origin(made, tasks, chosen, rejected))
-                yield made
+                preference = _pair(row, chosen, rejected)
+                origins.add(self._origin(preference, messages, chosen, rejected))
+                yield preference
 
-    def _by_row(self) -> Iterator[tuple[Row, Conversation, list[Said]]]:
-        """(row, what was asked, the answers) of each row."""
-        found: list[Said] = []
+    def _by_row(self) -> Iterator[tuple[Row, Conversation, list[Graded]]]:
+        """(row, messages sent, answers) of each row."""
+        answers: list[Graded] = []
         for task in self.step.tasks(self._prompt):
-            found += self._said.of(task.number)
+            answers += self._answered.of(task.number)
             if task.variant == self.step.n - 1:
-                yield task.seeds[0], task.messages, found
-                found = []
+                yield task.seeds[0], task.messages, answers
+                answers = []
 
-    def _pairs(self, row: Row, found: list[Said]) -> list[tuple[Said | None, Said]]:
+    def _pairs(self, row: Row, answers: list[Graded]) -> list[tuple[Graded | None, Graded]]:
         """(chosen, None for the row's own; rejected) of a row. Raises `Rejected`."""
-        usable = [said for said in found if not said.reason and not _lacks_score(said)]
-        if len(usable) < (2 if self.step.chosen == "best" else 1):
-            raise Rejected("too-few-answers", _told(found, usable))
+        graded = [answer for answer in answers if not answer.reason and not _lacks_score(answer)]
+        if len(graded) < (2 if self.step.chosen == "best" else 1):
+            raise Rejected("too-few-answers", _shortage(answers, graded))
         if self.step.chosen == "row":
-            wrong = self._wrong(usable)
-            return [(None, said) for said in _distinct(wrong)[: self.step.pairs]]
-        best, worse = self._best(usable)
-        return [(best, said) for said in _distinct(worse)[: self.step.pairs]]
+            wrong = self._wrong(graded)
+            return [(None, answer) for answer in _distinct(wrong)[: self.step.pairs]]
+        best, worse = self._best(graded)
+        return [(best, answer) for answer in _distinct(worse)[: self.step.pairs]]
 
-    def _best(self, usable: list[Said]) -> tuple[Said, list[Said]]:
+    def _best(self, answers: list[Graded]) -> tuple[Graded, list[Graded]]:
         """The best answer, and those that are worse by enough, the worst first."""
-        if len(_distinct(usable)) == 1:
-            raise Rejected("identical", f"all {len(usable)} answers say the same")
-        good = [said for said in usable if said.passes]
+        if len(_distinct(answers)) == 1:
+            raise Rejected("identical", f"all {len(answers)} answers say the same")
+        good = [answer for answer in answers if answer.passes]
         if not good:
-            raise Rejected("none-good", _failures(usable))
-        best = max(good, key=lambda said: said.rank)  # the first of equals
+            raise Rejected("none-good", _failures(answers))
+        best = max(good, key=lambda answer: answer.rank)  # the first of equals
         worse = sorted(
-            (said for said in usable if self._is_worse(said, best)), key=lambda said: said.rank
+            (answer for answer in answers if self._is_worse(answer, best)),
+            key=lambda answer: answer.rank,
         )
-        worse = [said for said in worse if meaning(said.text) != meaning(best.text)]
+        worse = [answer for answer in worse if meaning(answer.text) != meaning(best.text)]
         if not worse:
-            scores = [str(said.score) for said in usable if said.score is not None]
+            scores = [str(answer.score) for answer in answers if answer.score is not None]
             why = f"scores {', '.join(scores)}" if scores else "all pass the checks"
             raise Rejected("tie", f"no answer is better than another by enough: {why}")
         return best, worse
 
-    def _is_worse(self, said: Said, best: Said) -> bool:
-        own, score = said.rank
+    def _is_worse(self, answer: Graded, best: Graded) -> bool:
+        own, score = answer.rank
         return not own or best.rank[1] - score >= self.step.margin
 
-    def _wrong(self, usable: list[Said]) -> list[Said]:
+    def _wrong(self, answers: list[Graded]) -> list[Graded]:
         """The answers that aren't the row's own and fail a check, where there are any."""
-        wrong = [s for s in usable if not s.is_right and not (s.checks and s.passes)]
+        wrong = [s for s in answers if not s.is_right and not (s.checks and s.passes)]
         if not wrong:
-            raise Rejected("all-right", f"of {len(usable)} answers none is wrong")
+            raise Rejected("all-right", f"of {len(answers)} answers none is wrong")
         return wrong
 
     def _is_right(self, row: Row, text: str) -> bool:
@@ -268,20 +272,25 @@ class Choosing:
         return fields_of(self.step.compare, own) == fields_of(self.step.compare, text)
 
     def _origin(
-        self, made: Row, messages: Conversation, chosen: Said | None, rejected: Said
+        self,
+        preference: Row,
+        messages: Conversation,
+        chosen: Graded | None,
+        rejected: Graded,
     ) -> Origin:
-        told, origin = chosen or rejected, self._asked(made["id"], messages)
-        origin.parents = made.get("parents", [])
-        origin.variant, origin.attempt, origin.checks = told.variant, told.attempt, told.checks
+        origin, answer = self._asked(preference["id"], messages), chosen or rejected
+        origin.parents = preference.get("parents", [])
+        origin.variant, origin.attempt = answer.variant, answer.attempt
+        origin.checks = answer.checks
         origin.judge = self._verdict(chosen, rejected)
         if chosen is not None:
             origin.more = {"rejected": rejected.facts()}
         return origin
 
-    def _without(self, row: Row, messages: Conversation, found: list[Said]) -> Origin:
-        """What was said in place of a pair."""
+    def _without(self, row: Row, messages: Conversation, answers: list[Graded]) -> Origin:
+        """The answers that make no pair."""
         origin = self._asked(id_of(row), messages)
-        origin.more = {"answers": [said.told() for said in found]}
+        origin.more = {"answers": [answer.outcome() for answer in answers]}
         return origin
 
     def _asked(self, row: str, messages: Conversation) -> Origin:
@@ -293,40 +302,40 @@ class Choosing:
             template=self._prompt.origin,
         )
 
-    def _verdict(self, chosen: Said | None, rejected: Said) -> dict[str, Any] | None:
+    def _verdict(self, chosen: Graded | None, rejected: Graded) -> dict[str, Any] | None:
         if self._judge is None:
             return None
         sides = {"chosen": chosen, "rejected": rejected}
-        scores = {name: said.score for name, said in sides.items() if said and said.score}
+        scores = {name: answer.score for name, answer in sides.items() if answer and answer.score}
         return {"model": self._judge.model, "scores": scores} if scores else None
 
 
-def _pair(row: Row, chosen: Said | None, rejected: Said) -> Row:
+def _pair(row: Row, chosen: Graded | None, rejected: Graded) -> Row:
     prompt, own = split_turns(row)
-    rest = {k: v for k, v in row.items() if k not in SIDES}
+    rest = {k: v for k, v in row.items() if k not in TURN_COLUMNS}
     sides = {"chosen": own if chosen is None else [chosen.turn], "rejected": [rejected.turn]}
     return with_parents({"prompt": prompt, **sides, **rest}, [row])
 
 
-def _lacks_score(said: Said) -> bool:
-    """Whether the judge was asked and said nothing that can be read."""
-    return any(c.check == "judge" and c.value is None for c in said.checks)
+def _lacks_score(answer: Graded) -> bool:
+    """Whether the judge was asked, and its answer can't be read."""
+    return any(c.check == "judge" and c.value is None for c in answer.checks)
 
 
-def _distinct(found: Iterable[Said]) -> list[Said]:
+def _distinct(answers: Iterable[Graded]) -> list[Graded]:
     """Of answers that say the same, the first."""
-    kept: dict[str, Said] = {}
-    for said in found:
-        kept.setdefault(meaning(said.text), said)
-    return list(kept.values())
+    first: dict[str, Graded] = {}
+    for answer in answers:
+        first.setdefault(meaning(answer.text), answer)
+    return list(first.values())
 
 
-def _told(found: list[Said], usable: list[Said]) -> str:
+def _shortage(answers: list[Graded], graded: list[Graded]) -> str:
     """How many answers there are, and why not more."""
-    why = Counter(said.reason or "no-score" for said in found if said not in usable)
-    return f"{len(usable)} of {len(found)} answers can be used ({counted(why)})"
+    why = Counter(answer.reason or "no-score" for answer in answers if answer not in graded)
+    return f"{len(graded)} of {len(answers)} answers can be used ({by_reason(why)})"
 
 
-def _failures(usable: list[Said]) -> str:
-    why = [checked.detail for said in usable for checked in said.checks if not checked.passed]
+def _failures(answers: list[Graded]) -> str:
+    why = [checked.detail for answer in answers for checked in answer.checks if not checked.passed]
     return f"no answer passes the checks: {why[0]}" if why else "no answer passes the checks"

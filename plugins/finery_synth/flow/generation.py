@@ -1,28 +1,33 @@
-"""The way of a generator's rows: asked, read, checked, judged, compared, asked again, written.
+"""One run of a generator: ask, read, check, judge, compare, ask again, write.
 
 An attempt is made for all tasks that still want rows before the next begins, and rows are compared
-with each other in the order of the tasks: so the outcome doesn't depend on which answer came first.
-What waits lies on disk.
+with each other in the order of the tasks. So the outcome doesn't depend on which answer came first.
+What waits is on disk.
 """
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from finery import Completion, Dataset, FineryError, Job, RefusedError
-from finery.rows import Row, row_id
-from finery.rows.dropped import Drops
+from finery import Completion, Dataset, FineryError, Job
+from finery.rows import Row
+from finery.rows.dropped import Drops, by_reason
 from finery.rows.generated import Checked, Origin, Origins, name_of
 from finery.rows.parts import id_of, texts
-from finery_synth.ask.asking import Spool, Task, Used, ask
+from finery_synth.ask.asking import Used, ask
 from finery_synth.ask.prompts import Prompt
-from finery_synth.checks.calls import check_calls
+from finery_synth.ask.spool import Spool
+from finery_synth.ask.task import Task
 from finery_synth.checks.checker import Checker
 from finery_synth.checks.copies import Neighbours, repeats
-from finery_synth.generator import Generator, Rejected
-from finery_synth.judge.judging import Judge, Score, Unreadable, no_score
+from finery_synth.checks.usable import Rejected, usable
+from finery_synth.judge.scores import Judge, Score, Unreadable, no_score
+from finery_synth.rows import with_parents
+
+if TYPE_CHECKING:
+    from finery_synth.generator import Generator
 
 
 class Candidate(msgspec.Struct):
@@ -39,17 +44,17 @@ class Candidate(msgspec.Struct):
     detail: str = ""
 
     def take(self, checked: Checked) -> None:
-        """Note what became of a check."""
+        """Note the result of a check."""
         if self.origin is not None:
             self.origin.checks.append(checked)
         if not checked.passed and not self.reason:
             self.reason, self.detail = checked.check.partition(".")[0], checked.detail
 
 
-class Flow:
+class Generation:
     """One run of a generator."""
 
-    def __init__(self, step: Generator, job: Job) -> None:
+    def __init__(self, step: "Generator", job: Job) -> None:
         self.step = step
         self.job = job
         self._engine = job.engine(step.model, budget=step.budget)
@@ -59,7 +64,7 @@ class Flow:
         self._judge = Judge.of(job, step.judge, step.checks.judge, step.budget)
         self._neighbours = self._open_neighbours()
         self._wanted: list[int] = []  # by task
-        self._made = Spool(job.scratch, Candidate)
+        self._accepted = Spool(job.scratch, Candidate)
         self._failed = Spool(job.scratch, Candidate)  # of each task's last attempt
         self._rejected: Counter[str] = Counter()
         self._used = Used()
@@ -77,18 +82,18 @@ class Flow:
 
     def _attempt(self, attempt: int, todo: set[int] | None) -> set[int]:
         """Ask the tasks that still want rows (None: all); those that want some even then."""
-        found = Spool(self.job.scratch, Candidate)
+        candidates = Spool(self.job.scratch, Candidate)
         for task, answer in self._answers(attempt, todo):
             self._used.take(answer)
             for candidate in self._candidates(task, answer, attempt):
-                found.add(task.number, candidate)
+                candidates.add(task.number, candidate)
         if self._judge is not None:
-            found = self._judged(found, self._judge)
+            candidates = self._judged(candidates, self._judge)
         self._failed.close()
         self._failed = Spool(self.job.scratch, Candidate)
-        for number, candidate in found:
+        for number, candidate in candidates:
             self._settle(number, candidate)
-        found.close()
+        candidates.close()
         asked = range(len(self._wanted)) if todo is None else todo
         return {number for number in asked if self._missing(number)}
 
@@ -115,7 +120,7 @@ class Flow:
                 yield task
 
     def _missing(self, number: int) -> int:
-        return self._wanted[number] - self._made.count(number)
+        return self._wanted[number] - self._accepted.count(number)
 
     # -- a row ------------------------------------------------------------------------------------
 
@@ -125,28 +130,28 @@ class Flow:
         """The rows in an answer, checked one by one, and for each that is missing why it is."""
         missing, rows = self._missing(task.number), list[Row]()
         try:
-            said = readable(answer, task.tools, cut=self.step.reads_cut())
-            rows = self.step.read(task, said)[: task.wanted]
+            completion = usable(answer, task.tools, cut=self.step.reads_cut())
+            rows = self.step.read(task, completion)[: task.wanted]
             why = ("too-few", f"the answer holds {len(rows)} of {task.wanted} rows")
-            yield from (self._checked(task, row, attempt, said.text) for row in rows)
+            yield from (self._checked(task, row, attempt, completion.text) for row in rows)
         except Rejected as error:
             why = (error.reason, error.detail)
         for _ in range(missing - len(rows)):
             seed = task.seeds[0]
-            made = self._origin(task, id_of(seed), attempt)
-            made.answer = getattr(answer, "text", "") or None
-            yield Candidate(seed, made, reason=why[0], detail=why[1])
+            origin = self._origin(task, id_of(seed), attempt)
+            origin.answer = getattr(answer, "text", "") or None
+            yield Candidate(seed, origin, reason=why[0], detail=why[1])
 
     def _checked(self, task: Task, row: Row, attempt: int, raw: str) -> Candidate:
-        made = with_parents(row, task.seeds)
-        origin = self._origin(task, made["id"], attempt)
-        origin.parents = made.get("parents", [])
-        origin.answer = None if raw in texts(made).values() else raw
-        candidate = Candidate(made, origin, task.seeds if self._neighbours is not None else [])
+        row = with_parents(row, task.seeds)
+        origin = self._origin(task, row["id"], attempt)
+        origin.parents = row.get("parents", [])
+        origin.answer = None if raw in texts(row).values() else raw
+        candidate = Candidate(row, origin, task.seeds if self._neighbours is not None else [])
         if self.step.COPIES:
-            self._take_copy(candidate, repeats(made, task.seeds))
+            self._take_copy(candidate, repeats(row, task.seeds))
         if not candidate.reason:
-            for checked in self._checker.checked(made):
+            for checked in self._checker.checked(row):
                 candidate.take(checked)
         return candidate
 
@@ -181,27 +186,27 @@ class Flow:
             self._failed.add(number, candidate)
             return
         candidate.seeds = []
-        self._made.add(number, candidate)
+        self._accepted.add(number, candidate)
         if self._neighbours is not None:
             self._neighbours.add(candidate.row)
 
     def _siblings(self, number: int) -> Iterator[Row]:
         for sibling in self.step.siblings(number):
-            yield from (candidate.row for candidate in self._made.of(sibling))
+            yield from (candidate.row for candidate in self._accepted.of(sibling))
 
     # -- the judge --------------------------------------------------------------------------------
 
-    def _judged(self, found: Spool[Candidate], judge: Judge) -> Spool[Candidate]:
+    def _judged(self, candidates: Spool[Candidate], judge: Judge) -> Spool[Candidate]:
         """The same candidates, those that passed so far with their scores."""
-        rows = ((i, c.row) for i, (_, c) in enumerate(found) if not c.reason)
-        total = sum(not candidate.reason for _, candidate in found)
+        rows = ((i, c.row) for i, (_, c) in enumerate(candidates) if not c.reason)
+        total = sum(not candidate.reason for _, candidate in candidates)
         scores = dict(judge.scores(rows, total))
         judged = Spool(self.job.scratch, Candidate)
-        for index, (number, candidate) in enumerate(found):
+        for index, (number, candidate) in enumerate(candidates):
             if index in scores:
                 self._score(candidate, scores[index], judge)
             judged.add(number, candidate)
-        found.close()
+        candidates.close()
         return judged
 
     def _score(
@@ -215,8 +220,8 @@ class Flow:
             candidate.take(Checked(check="judge", passed=False, detail=detail))
             return
         passed = score.score >= rubric.min
-        told = f"scored {score.score} of {rubric.scale}, below {rubric.min}: {score.reason}"
-        detail = "" if passed else told
+        low = f"scored {score.score} of {rubric.scale}, below {rubric.min}: {score.reason}"
+        detail = "" if passed else low
         candidate.origin.judge = {"model": judge.model, **score._asdict(), "scale": rubric.scale}
         candidate.take(Checked(check="judge", passed=passed, value=score.score, detail=detail))
 
@@ -224,26 +229,27 @@ class Flow:
 
     def _written(self) -> Dataset:
         with Drops(self.job.out) as drops, Origins(self.job.out) as origins:
-            made = Dataset.write(self.job.out, self._rows(origins))
+            dataset = Dataset.write(self.job.out, self._rows(origins))
             self._drop_missing(drops)
         drops.refuse_nothing_left(
-            len(made), "look at the checks, the prompt and max_tokens, or take a stronger teacher"
+            len(dataset),
+            "look at the checks, the prompt and max_tokens, or take a stronger teacher",
         )
-        self.job.log(drops.summary(len(made)))
+        self.job.log(drops.summary(len(dataset)))
         if self._rejected:
-            self.job.log(f"answers rejected: {counted(self._rejected)}")
-        made.meta |= {
+            self.job.log(f"answers rejected: {by_reason(self._rejected)}")
+        dataset.meta |= {
             "wanted": sum(self._wanted),
             **drops.meta(),
             "rejected": dict(sorted(self._rejected.items())),
             "answers": self._used.meta(),
             **({"judged": self._judge.used.meta()} if self._judge is not None else {}),
-            **self.step.facts(self.job, made),
+            **self.step.facts(self.job, dataset),
         }
-        return made
+        return dataset
 
     def _rows(self, origins: Origins) -> Iterator[Row]:
-        for candidate in self.step.finished(self.job, self._made):
+        for candidate in self.step.finished(self.job, self._accepted):
             assert candidate.origin is not None
             origins.add(candidate.origin)
             yield candidate.row
@@ -264,39 +270,3 @@ class Flow:
         if similar is None and self.step.COPIES != "all":
             return None
         return Neighbours(similar, self.step.COMPARED, self.job.scratch, self.step.seeds)
-
-
-def readable(
-    answer: Completion | FineryError, tools: list[dict[str, Any]] | None, *, cut: bool = False
-) -> Completion:
-    """The answer, if it is one that can be read; else raises `Rejected`.
-
-    tools: those that the model may call. cut: whether one is that was cut off at max_tokens.
-    """
-    if isinstance(answer, RefusedError):
-        said = f": {answer.text}" if answer.text else ""
-        raise Rejected("refused", f"{answer.what}{said:.200}")
-    if isinstance(answer, FineryError):
-        raise Rejected("no-answer", answer.what)
-    if answer.is_empty:
-        raise Rejected("empty", "the answer is empty")
-    if answer.finish_reason == "length" and not cut:
-        raise Rejected("cut-off", "the answer is cut off at max_tokens")
-    check_calls(answer.tool_calls or [], tools)
-    return answer
-
-
-def with_parents(row: Row, seeds: list[Row]) -> Row:
-    """The row with its id, and those of the rows it is made from as its parents."""
-    content = {k: v for k, v in row.items() if k not in ("id", "parents")}
-    made, parents = row_id(content), [id_of(seed) for seed in seeds]
-    others = [parent for parent in parents if parent != made]
-    return {"id": made, **content, **({"parents": others} if others else {})}
-
-
-def counted(counts: Counter[str]) -> str:
-    """`cut-off 2, schema 5`."""
-    return ", ".join(f"{name} {n:,}" for name, n in sorted(counts.items()))
-
-
-__all__ = ["Candidate", "Flow", "counted", "readable", "with_parents"]

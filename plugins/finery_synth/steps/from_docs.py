@@ -10,15 +10,33 @@ from finery import Completion, DataError, Dataset, Job, OneFile, UsageError, set
 from finery.rows import Message, Row
 from finery.rows.badrow import BadRow
 from finery.rows.parts import id_of
-from finery_synth.ask import defaults
-from finery_synth.ask.asking import MOST_VARIANTS, Task
-from finery_synth.ask.contexts import Shelf, chance
+from finery_synth.ask.contents import json_in
 from finery_synth.ask.prompts import Prompt
+from finery_synth.ask.task import MOST_VARIANTS, Task
 from finery_synth.checks.grounding import quoted
-from finery_synth.flow import Candidate, with_parents
-from finery_synth.generator import Generator, Rejected
-from finery_synth.judge.judging import json_in
+from finery_synth.checks.usable import Rejected
+from finery_synth.contexts import CONTEXT_PROMPT, Shelf, chance
+from finery_synth.flow.generation import Candidate
+from finery_synth.generator import Generator
+from finery_synth.rows import with_parents
 
+TEMPLATE = """\
+{# system #}
+You write questions and answers for a data set, from documents. You answer with JSON alone.
+{# user #}
+Here is a part of a document{% if heading %}, from "{{ heading }}"{% endif %}, between the lines.
+
+-----
+{{ text }}
+-----
+
+Write a question {{ kind }}, in the language of the document, that it answers, and the answer.
+People ask the question who don't see the document: it names what it is about, and never speaks of
+"the text" or "the document". The answer says what the document says, and nothing else. The quote is
+the sentence, or the part of one, that proves the answer, copied from the document word for word.
+Answer with a JSON object: {"question": "…", "answer": "…", "quote": "…"}
+"""
+"""The default prompt."""
 KINDS = [
     "about a fact",
     "about how something is done",
@@ -29,10 +47,11 @@ KINDS = [
 ]
 PLACE = ("source", "heading", "page", "line")
 """Columns of a chunk that its questions keep, where it has them."""
+FIELDS = ("question", "answer", "quote")
 ANSWER = {
     "type": "object",
-    "properties": {name: {"type": "string"} for name in ("question", "answer", "quote")},
-    "required": ["question", "answer", "quote"],
+    "properties": {name: {"type": "string"} for name in FIELDS},
+    "required": list(FIELDS),
     "additionalProperties": False,
 }
 HAS_CONTEXT, IS_MISSING, ORDER = 1, 2, 3
@@ -57,7 +76,7 @@ class FromDocs(Generator):
     """
 
     USE = "synth.from_docs"
-    DEFAULT_PROMPT = defaults.FROM_DOCS
+    DEFAULT_PROMPT = TEMPLATE
     COPIES = "siblings"
 
     rows: list[Dataset] = takes(
@@ -110,7 +129,7 @@ class FromDocs(Generator):
     def check_files(self) -> None:
         """Raise `UsageError` for a template that is empty or broken."""
         super().check_files()
-        Prompt.of(self.context_prompt, defaults.CONTEXT)
+        Prompt.of(self.context_prompt, CONTEXT_PROMPT)
 
     def check_seed(self, row: Row) -> None:
         """Raise `BadRow` for a row without a text."""
@@ -146,12 +165,12 @@ class FromDocs(Generator):
     def read(self, task: Task, answer: Completion) -> list[Row]:
         """The question and its answer, as a row without a context."""
         chunk = task.seeds[0]
-        said = _said(answer.text)
-        quote = quoted(said["quote"], chunk["text"])
+        fields = _fields(answer.text)
+        quote = quoted(fields["quote"], chunk["text"])
         if quote is None:
-            detail = f"the quote isn't in the chunk, or says too little: {said['quote']!r:.200}"
+            detail = f"the quote isn't in the chunk, or says too little: {fields['quote']!r:.200}"
             raise Rejected("ungrounded", detail)
-        turns = [_turn("user", said["question"]), _turn("assistant", said["answer"])]
+        turns = [_turn("user", fields["question"]), _turn("assistant", fields["answer"])]
         place = {column: chunk[column] for column in PLACE if column in chunk}
         return [{"messages": turns, "quote": quote, **place, "context": "without"}]
 
@@ -165,20 +184,20 @@ class FromDocs(Generator):
             )
         return super().run(job)
 
-    def finished(self, job: Job, made: Iterable[tuple[int, Candidate]]) -> Iterator[Candidate]:
-        """The rows, those that shall have a context with it."""
+    def finished(self, job: Job, accepted: Iterable[tuple[int, Candidate]]) -> Iterator[Candidate]:
+        """The rows, with the contexts that some of them get."""
         if self.context == "without":
-            yield from (candidate for _, candidate in made)
+            yield from (candidate for _, candidate in accepted)
             return
         shelf = Shelf(self.seeds(), job.scratch)
-        prompt = Prompt.of(self.context_prompt, defaults.CONTEXT)
-        for number, candidate in made:
+        prompt = Prompt.of(self.context_prompt, CONTEXT_PROMPT)
+        for number, candidate in accepted:
             yield self._with_context(candidate, number // self.n, shelf, prompt)
         shelf.close()
 
-    def facts(self, job: Job, made: Dataset) -> dict[str, Any]:
+    def facts(self, job: Job, rows: Dataset) -> dict[str, Any]:
         """How many rows have a context, and how many one without the answer."""
-        counts = Counter(row["context"] for row in made)
+        counts = Counter(row["context"] for row in rows)
         return {"context": dict(sorted(counts.items()))}
 
     def _with_context(
@@ -207,22 +226,22 @@ class FromDocs(Generator):
         question, answer = row["messages"]
         shown = [{"heading": "", "source": "", **chunk} for chunk in chunks]
         names = {"chunks": shown, "question": question["content"], "row": row}
-        said = _turn("assistant", self.unknown) if is_missing else answer
-        made: Row = {**row, "messages": [*prompt.messages(names, row), said]}
-        made["context"] = "missing" if is_missing else "with"
-        return {**with_parents(made, []), "parents": row["parents"]}
+        turn = _turn("assistant", self.unknown) if is_missing else answer
+        content: Row = {**row, "messages": [*prompt.messages(names, row), turn]}
+        content["context"] = "missing" if is_missing else "with"
+        return {**with_parents(content, []), "parents": row["parents"]}
 
 
-def _said(text: str) -> dict[str, str]:
+def _fields(text: str) -> dict[str, str]:
     """Question, answer and quote in an answer. Raises `Rejected`."""
     value = json_in(text)
     if not isinstance(value, dict):
         raise Rejected("unreadable", "the answer holds no JSON object")
-    found = {name: value.get(name) for name in ANSWER["required"]}  # type: ignore[attr-defined]
-    for name, said in found.items():
-        if not isinstance(said, str) or not said.strip():
+    fields = {name: value.get(name) for name in FIELDS}
+    for name, field in fields.items():
+        if not isinstance(field, str) or not field.strip():
             raise Rejected("unreadable", f"the answer has no {name}")
-    return {name: str(said).strip() for name, said in found.items()}
+    return {name: str(field).strip() for name, field in fields.items()}
 
 
 def _turn(role: str, text: str) -> Message:

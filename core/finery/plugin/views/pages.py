@@ -1,14 +1,12 @@
 """The deprecated hook `finery_pages` as a view; to be deleted with the hook."""
 
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import Any
 
 from finery.artifact.kinds import Model
 from finery.plugin.views.view import Output, Page, PageContext, View
 
 
-@cache
 def view_with_page(view: type[View], make: Callable[..., Any]) -> type[View]:
     """The view with a page that a function makes, as `finery_pages` names it.
 

@@ -3,13 +3,16 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import msgspec
 
 from finery.rows.files import read_rows, write_rows
 from finery.rows.metrics import METRICS, PREDICTIONS, write_metrics
 from finery.rows.row import Row
+
+if TYPE_CHECKING:
+    from finery.artifact.manifest import Manifest
 
 
 class Artifact:
@@ -45,6 +48,7 @@ class Artifact:
         self.external: dict[str, Path] = dict(external or {})
         self.runtime: dict[str, Any] = dict(runtime or {})
         self.digest: str = ""  # set once it is in the store
+        self.manifest: Manifest | None = None  # of an input: what the store knows of it
         self.ref: str = ""  # in a plan: what the recipe names; in a step: only if `uses_name=True`
 
     @property

@@ -35,10 +35,28 @@ if TYPE_CHECKING:
     from finery.plugin.notes import About, Estimate, Note
     from finery.preflight.report import NAMED, Piece, Proof, Sample, Tally, some_of
     from finery.recipe.files import find_files
-    from finery.recipe.graph import COMPARED, Graph, Node, Source, row_sources, sources_of
+    from finery.recipe.graph import (
+        Graph,
+        Node,
+        Source,
+        evaluates,
+        generates,
+        row_sources,
+        sources_of,
+        trains,
+    )
     from finery.recipe.lock import Lock
     from finery.recipe.validate import raise_all
     from finery.step.inspect import FILE_MODULE, files_of
+    from finery.step.interfaces import (
+        Count,
+        Forecast,
+        Pinned,
+        Preflight,
+        Traceable,
+        floating_name,
+        interface,
+    )
     from finery.step.job import Job
     from finery.step.step import Step
     from finery.store.database import Store
@@ -57,9 +75,9 @@ _HOME = {
     "Budget": "finery.inference.budget",
     "Bundle": "finery.artifact.kinds",
     "CHARACTERS_A_TOKEN": "finery.inference.budget",
-    "COMPARED": "finery.recipe.graph",
     "CachedEngine": "finery.inference.cache",
     "Completion": "finery.inference.types",
+    "Count": "finery.step.interfaces",
     "DataError": "finery.errors",
     "Dataset": "finery.artifact.kinds",
     "Engine": "finery.inference.engine",
@@ -67,6 +85,7 @@ _HOME = {
     "FILE_MODULE": "finery.step.inspect",
     "Files": "finery.fields",
     "FineryError": "finery.errors",
+    "Forecast": "finery.step.interfaces",
     "Graph": "finery.recipe.graph",
     "Job": "finery.step.job",
     "Lock": "finery.recipe.lock",
@@ -81,7 +100,9 @@ _HOME = {
     "OptionalFiles": "finery.fields",
     "Past": "finery.plugin.history",
     "Piece": "finery.preflight.report",
+    "Pinned": "finery.step.interfaces",
     "PluginError": "finery.errors",
+    "Preflight": "finery.step.interfaces",
     "Price": "finery.inference.budget",
     "Proof": "finery.preflight.report",
     "RefusedError": "finery.errors",
@@ -96,16 +117,21 @@ _HOME = {
     "StepError": "finery.errors",
     "Store": "finery.store.database",
     "Tally": "finery.preflight.report",
+    "Traceable": "finery.step.interfaces",
     "Usage": "finery.inference.budget",
     "UsageError": "finery.errors",
     "counted": "finery.cli.console",
     "cpu_count": "finery.util.machine",
     "did_you_mean": "finery.util.text",
     "error_from_dict": "finery.errors",
+    "evaluates": "finery.recipe.graph",
     "files_of": "finery.step.inspect",
     "find_files": "finery.recipe.files",
+    "floating_name": "finery.step.interfaces",
     "formats_of": "finery.inference.records",
+    "generates": "finery.recipe.graph",
     "hookimpl": "finery.plugin.hookspecs",
+    "interface": "finery.step.interfaces",
     "json_option": "finery.cli.options",
     "load_plugins": "finery.plugin.manager",
     "nearest": "finery.util.text",
@@ -125,13 +151,13 @@ _HOME = {
     "some_of": "finery.preflight.report",
     "sources_of": "finery.recipe.graph",
     "takes": "finery.fields",
+    "trains": "finery.recipe.graph",
     "version_of": "finery.util.installed",
 }
 """Name → the module that defines it, imported when it is first used: commands start faster."""
 
 __all__ = [
     "CHARACTERS_A_TOKEN",
-    "COMPARED",
     "FILE_MODULE",
     "NAMED",
     "About",
@@ -142,12 +168,14 @@ __all__ = [
     "Bundle",
     "CachedEngine",
     "Completion",
+    "Count",
     "DataError",
     "Dataset",
     "Engine",
     "Estimate",
     "Files",
     "FineryError",
+    "Forecast",
     "Graph",
     "Job",
     "Lock",
@@ -161,7 +189,9 @@ __all__ = [
     "OptionalFiles",
     "Past",
     "Piece",
+    "Pinned",
     "PluginError",
+    "Preflight",
     "Price",
     "Proof",
     "RefusedError",
@@ -176,16 +206,21 @@ __all__ = [
     "StepError",
     "Store",
     "Tally",
+    "Traceable",
     "Usage",
     "UsageError",
     "counted",
     "cpu_count",
     "did_you_mean",
     "error_from_dict",
+    "evaluates",
     "files_of",
     "find_files",
+    "floating_name",
     "formats_of",
+    "generates",
     "hookimpl",
+    "interface",
     "json_option",
     "load_plugins",
     "nearest",
@@ -205,6 +240,7 @@ __all__ = [
     "some_of",
     "sources_of",
     "takes",
+    "trains",
     "version_of",
 ]
 

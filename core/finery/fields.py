@@ -10,12 +10,18 @@ from typing import (
     Annotated,
     Any,
     ClassVar,
+    Literal,
     dataclass_transform,
     get_args,
     get_origin,
 )
 
 import msgspec
+
+Role = Literal["", "train", "validation", "compare", "base"]
+"""What a step does with an input, see `takes`."""
+Learns = Literal["", "answers", "preferences"]
+"""What a training learns from."""
 
 
 class Files:
@@ -62,6 +68,13 @@ class Spec(msgspec.Struct, frozen=True):
     seeded: bool = True  # False: the seed can't change the output and isn't in the key
     engines: bool = False  # answers prompts with its models: their engines are in the key
     sections: tuple[str, ...] = ()  # sections of a recipe that take it; default: by its output
+    learns: str = ""  # of a training: what it learns from, "answers" or "preferences"
+    task: str = ""  # of an evaluator: the kind of task that it judges, e.g. "classification"
+    keeps_prompts: bool = False  # of a generator: the prompts of its rows are those of its inputs
+    pinned: Any = ""  # "module:Class" of an interface, see `finery.step.interfaces`
+    preflight: Any = ""
+    traceable: Any = ""
+    forecast: Any = ""
 
 
 class FieldInfo(msgspec.Struct):
@@ -71,6 +84,7 @@ class FieldInfo(msgspec.Struct):
     help: str = ""
     affects_output: bool = True
     uses_name: bool = False
+    role: str = ""
     constraints: dict[str, Any] = {}
     section: str = ""
     given: dict[str, str] = {}
@@ -103,9 +117,19 @@ def setting(
     return FieldInfo(default=default, help=help, affects_output=affects_output, constraints=given)
 
 
-def takes(default: Any = msgspec.NODEFAULT, *, help: str = "", uses_name: bool = False) -> Any:
-    """An input's help. `uses_name=True`: the step sees the recipe's name of it, `artifact.name`."""
-    return FieldInfo(default=default, help=help, uses_name=uses_name)
+def takes(
+    default: Any = msgspec.NODEFAULT, *, help: str = "", uses_name: bool = False, role: Role = ""
+) -> Any:
+    """An input's help, and what the step does with it.
+
+    uses_name: the step sees what the recipe calls the input, `artifact.name`, which is then part
+        of the key.
+    role: what advice and estimates need to know. Of rows: `train` (learned from), `validation`
+        (judged on while training), `compare` (only compared with: no row of the output is taken
+        from them, or nearly repeats one of them). Of a model: `base` (training starts from it: its
+        tokenizer and chat template stay). By default rows are taken, and a model is asked.
+    """
+    return FieldInfo(default=default, help=help, uses_name=uses_name, role=role)
 
 
 def nested_step(section: str, *, given: Mapping[str, str], help: str) -> Any:
@@ -207,4 +231,11 @@ class Settings(msgspec.Struct, metaclass=_SettingsMeta):
             seeded: bool = True,
             engines: bool = False,
             sections: tuple[str, ...] = (),
+            learns: Learns = "",
+            task: str = "",
+            keeps_prompts: bool = False,
+            pinned: "str | type" = "",
+            preflight: "str | type" = "",
+            traceable: "str | type" = "",
+            forecast: "str | type" = "",
         ) -> None: ...

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from finery import COMPARED, Graph, Model, Node, Source, files_of, row_sources, sources_of
+from finery import Graph, Model, Node, Source, files_of, row_sources, sources_of
 
 Chain = list[tuple[str, str]]
 """(step, output) of some rows, then of the rows they were made from, and so on to the origin."""
@@ -57,7 +57,7 @@ def _patterns(node: Node) -> set[str]:
 def _cleaned(graph: Graph, one: Chain, other: Chain) -> bool:
     """Whether the one drops what is in the other, by `data.decontaminate`."""
     steps = [graph.nodes[step] for step, _ in one]
-    against = {(s.step, s.output) for n in steps for s in n.sources if s.field == COMPARED}
+    against = {(s.step, s.output) for n in steps for s in n.sources if s.role == "compare"}
     return not against.isdisjoint(other)
 
 

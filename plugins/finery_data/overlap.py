@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from finery import COMPARED, About, Graph, Node, Note, Source, row_sources
+from finery import About, Graph, Node, Note, Source, row_sources
 
 NAME = "train-test-overlap"
 ABOUT = {
@@ -100,7 +100,7 @@ def _parted(node: Node, way: _Way) -> Iterator[tuple[str, str]]:
 
 def _decontaminates(node: Node, held: set[Output]) -> bool:
     """Whether a step drops near copies of the test rows, or of the rows these were taken from."""
-    against = {(s.step, s.output) for s in node.sources if s.field == COMPARED}
+    against = {(s.step, s.output) for s in node.sources if s.role == "compare"}
     return node.use == "data.decontaminate" and not against.isdisjoint(held)
 
 

@@ -16,7 +16,7 @@ Outcome = tuple[tuple[str, str], ...]
 """A row's (expected, predicted) classes, one pair a column."""
 
 
-class Classification(Evaluator):
+class Classification(Evaluator, task="classification"):
     """Judge models by the class they answer: accuracy, macro-F1, per-class scores, confusion.
 
     The expected class of a row is its `label`, else its completion's text. With `fields`, an
@@ -87,7 +87,7 @@ class Classification(Evaluator):
         }
         return self.write(job, rows, reader, expected, answers, readings)
 
-    def check_inputs(self, job: Job) -> None:
+    def check_rows(self, job: Job) -> None:
         """Raise `DataError` for rows that can't be judged."""
         self.expectations(evaluator.read_rows(self.rows))
 

@@ -14,27 +14,35 @@ from finery.cli.commands.check import command
 from finery.cli.deep import visible
 
 STEPS = """\
-from finery import Dataset, Job, Model, Step, hookimpl, setting, takes
+from finery import Dataset, Job, Model, Pinned, Preflight, Step, hookimpl, setting, takes
 
 
-class Hub(Step, sections=("models",), seeded=False):
+class Commit(Pinned):
+    '''A commit.'''
+
+    def floating(self):
+        return f"far:{self.step.repo}"
+
+    def pin(self):
+        return "1" * 40
+
+
+class Outline(Preflight):
+    '''The tokenizer.'''
+
+    def sketch(self, job):
+        assert job.pinned == "1" * 40
+        return Model(__import__("pathlib").Path("tiny").absolute(), meta={"format": "transformers"})
+
+
+class Hub(Step, sections=("models",), seeded=False, pinned=Commit, preflight=Outline):
     '''A model that lies far away.'''
 
     repo: str = setting("org/small", help="Its name.")
     sketchy: bool = setting(True, help="Its tokenizer can be had alone.")
 
-    def floating(self):
-        return f"far:{self.repo}"
-
-    def pin(self):
-        return "1" * 40
-
     def run(self, job: Job) -> Model:
         raise AssertionError("nothing heavy is downloaded")
-
-    def sketch(self, job):
-        assert job.pinned == "1" * 40
-        return Model(__import__("pathlib").Path("tiny").absolute(), meta={"format": "transformers"})
 
 
 class Slow(Step, isolated=True, seeded=False):

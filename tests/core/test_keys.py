@@ -271,7 +271,7 @@ def test_modules_that_import_each_other_are_each_read_once(code: Code) -> None:
 
 
 def test_a_syntax_error_in_what_is_imported_names_its_place(code: Code) -> None:
-    from finery.errors import PluginError
+    from finery import PluginError
 
     broken = {"own/step.py": f"def late():\n    import own.a\n{STEP}", "own/a.py": "x = (\n"}
     with pytest.raises(PluginError, match="syntax error") as caught:

@@ -14,9 +14,9 @@ from conftest import MakeProject, Project, in_memory
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finery import StepError, UsageError
 from finery.artifact.kinds import Bundle, Dataset, Model
 from finery.artifact.manifest import Manifest, Result, manifest
-from finery.errors import StepError, UsageError
 from finery.store.blobs import ingest
 from finery.store.database import Store
 from finery.store.links import link_outputs, open_artifact, prune_links, view

@@ -8,8 +8,7 @@ import msgspec
 import pytest
 from tiny_gguf import CHATML, write_tiny_gguf
 
-from finery import Bundle, DataError, Model, StepError
-from finery.errors import FineryError
+from finery import Bundle, DataError, FineryError, Model, StepError
 from finery.testing import TestJob, run_step
 from finery_ollama.commands import read_modelfile
 from finery_ollama.gotemplate import collate, render_go

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from finery import DataError, OneFile, UsageError
-from finery.errors import StepError
+from finery import DataError, OneFile, StepError, UsageError
 from finery.rows import Row
 from finery.rows.generated import Checked
 from finery.rows.templates import patience

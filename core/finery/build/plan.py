@@ -21,9 +21,11 @@ from finery.recipe.lock import Lock
 from finery.artifact.manifest import Manifest, Result
 from finery.recipe.files import find_files
 from finery.recipe.excerpt import without_secrets
+from finery.step.interfaces import Pinned, floating_name, interface
 from finery.step.step import Step
 from finery.step.inspect import files_of, nested_steps
 from finery.store.database import Store
+from finery.util.paths import PINNED
 
 State = Literal["cached", "run", "pending"]
 NOT_BUILT = "(not built yet)"
@@ -112,17 +114,24 @@ class Planner:
         if self.graph.whole is not None:
             for node in self.graph.nodes.values():
                 _open_files(node, self.files(node))
-            found = (node.step.floating() for node in self.graph.nodes.values())
+            found = (floating_name(node.step) for node in self.graph.nodes.values())
             names = [name for name in found if name is not None]
         self.lock.forget(names)
 
     def _pinned(self, node: Node) -> tuple[str | None, str | None]:
         """(what the step's floating name is pinned to, the name if it isn't pinned yet)."""
-        floating = node.step.floating()
+        floating = floating_name(node.step)
         if floating is None:
             return None, None
         pinned = self.lock.get(floating)
         return pinned, None if pinned else floating
+
+    def pin(self, node: Node) -> None:
+        """Resolve the step's floating name and keep what it stands for in the lock."""
+        pinned = interface(node.step, Pinned)
+        name = pinned.floating() if pinned is not None else None
+        if pinned is not None and name is not None:
+            self.lock.set(name, pinned.pin_into(self.store.root / PINNED))
 
     def _parts(
         self,

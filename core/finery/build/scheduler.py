@@ -173,10 +173,7 @@ class Build:
         """Find out whether a step whose inputs are there is cached."""
         plan = self.planner.resolve(name, self.outcome.results)
         if not plan.key:  # its floating name isn't pinned yet
-            step = plan.node.step
-            floating = step.floating()
-            assert floating is not None
-            self.planner.lock.set(floating, step.pin_into(self.store.root / PINNED))
+            self.planner.pin(plan.node)
             plan = self.planner.resolve(name, self.outcome.results)
         if plan.result is not None:
             self._settle(plan, plan.result, cached=True)

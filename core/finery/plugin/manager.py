@@ -15,11 +15,13 @@ from blake3 import blake3
 from finery.errors import FineryError, PluginError
 from finery.inference.engine import Engine
 from finery.plugin import hookspecs as hooks
+from finery.plugin.notes import known_notes
 from finery.step.contract import check_contract
 from finery.step.inspect import FILE_MODULE
 from finery.step.step import Step
 from finery.util.installed import EntryPoint, entry_points
 from finery.util.paths import shown
+from finery.util.references import load_reference
 from finery.util.text import did_you_mean
 
 GROUP = "finery"
@@ -78,6 +80,11 @@ class Plugins:
     def notes(self) -> dict[str, tuple[Any, Plugin]]:
         """Kind of note → (when and why it is given, plugin)."""
         return self._provided("finery_notes")
+
+    @cached_property
+    def note_names(self) -> set[str]:
+        """Names of all notes that may be given here: recipes silence them by name."""
+        return {*known_notes(self)}
 
     def step_type(self, name: str) -> type[Step]:
         """The class of a step type; imports its module. `PluginError` if there is none."""
@@ -256,11 +263,8 @@ def _raised_at(error: Exception, path: Path) -> str:
 
 def resolve(reference: Any, what: str, plugin: Plugin) -> Any:
     """The object that a plugin's table names: itself, or `"module:Name"`."""
-    if not isinstance(reference, str):
-        return reference
-    module, _, name = reference.partition(":")
     try:
-        return getattr(importlib.import_module(module), name)
+        return load_reference(reference)
     except FineryError:
         raise
     except Exception as error:

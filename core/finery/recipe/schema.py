@@ -7,7 +7,7 @@ import msgspec
 from finery.artifact.kinds import Artifact
 from finery.errors import PluginError
 from finery.fields import FieldInfo, Files, OneFile
-from finery.plugin.manager import Plugins
+from finery.recipe.steptypes import StepTypes
 from finery.step.inspect import SECTIONS, full_name, inputs_of, nested_fields, sections_of
 from finery.step.step import Step
 
@@ -134,7 +134,7 @@ def _custom_schema(kind: type) -> dict[str, Any]:
     raise NotImplementedError(f"no schema for {kind}")
 
 
-def recipe_schema(plugins: Plugins) -> dict[str, Any]:
+def recipe_schema(plugins: StepTypes) -> dict[str, Any]:
     """The schema of whole recipes with the step types that are installed, for editors."""
     defs: dict[str, Any] = {}
     by_section: dict[str, list[str]] = {section: [] for section in SECTIONS}

@@ -99,6 +99,11 @@ class Slot(NamedTuple):
         """Whether the step sees what the recipe calls this input."""
         return type(self.owner).__finery_fields__[self.field].uses_name
 
+    @property
+    def role(self) -> str:
+        """What the step does with this input, see `takes`."""
+        return type(self.owner).__finery_fields__[self.field].role
+
 
 def slots_of(step: "Step") -> dict[str, Slot]:
     """Path → slot of each input, those of an inner step as `watch.rows`."""

@@ -7,7 +7,7 @@ STORE = "FINERY_STORE"
 """The environment variable that moves the store."""
 
 PINNED = "pinned"
-"""The folder of the store with what steps keep for their pins, see `Step.pin_into`."""
+"""The folder of the store with what steps keep for their pins, see `finery.Pinned`."""
 
 
 def project_folder(recipe: Path) -> Path:

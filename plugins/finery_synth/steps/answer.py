@@ -15,7 +15,7 @@ from finery_synth.generator import Generator
 SIDES = frozenset({"messages", "prompt", "completion", "chosen", "rejected"})
 
 
-class Answer(Generator):
+class Answer(Generator, keeps_prompts=True):
     """Have the prompts of rows answered by a teacher.
 
     Each row keeps its prompt, with the system prompt, the tools and all columns; its answer is the

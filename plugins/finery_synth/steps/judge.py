@@ -35,7 +35,13 @@ MADE_OF = OWN_COLUMNS | {"label", "text"}
 
 
 class JudgeRows(
-    Step, engines=True, sections=("generate",), seeded=False, packages=PACKAGES, version="1"
+    Step,
+    engines=True,
+    sections=("generate",),
+    seeded=False,
+    packages=PACKAGES,
+    version="1",
+    keeps_prompts=True,
 ):
     """Have rows judged by a model, with a rubric.
 

@@ -16,7 +16,7 @@ from finery_synth.generator import MOST_RETRIES, Generator
 from finery_synth.steps.answer import times
 
 
-class Preferences(Generator):
+class Preferences(Generator, keeps_prompts=True):
     """Make preferences of several answers to each prompt, for `trl.dpo`.
 
     `chosen: best`: the model answers each prompt `n` times. Chosen is the best answer that passes

@@ -21,8 +21,9 @@ class Kto(Preference):
     """
 
     rows: list[Dataset] = takes(
+        role="train",
         help="Rows with a prompt, a completion and `label: true` (good) or `false`; a preference "
-        "counts as a good and a bad answer."
+        "counts as a good and a bad answer.",
     )
     loss_type: Literal["kto", "apo_zero_unpaired"] = setting(
         "kto", help="The loss, as TRL names it; apo_zero_unpaired needs no estimate of the drift."

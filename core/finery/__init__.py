@@ -146,11 +146,11 @@ _HOME = {
     "row_sources": "finery.recipe.graph",
     "sampling_of": "finery.inference.records",
     "set_option": "finery.cli.options",
-    "setting": "finery.fields",
+    "setting": "finery.plugin.deprecated",
     "shown": "finery.util.paths",
     "some_of": "finery.preflight.report",
     "sources_of": "finery.recipe.graph",
-    "takes": "finery.fields",
+    "takes": "finery.plugin.deprecated",
     "trains": "finery.recipe.graph",
     "version_of": "finery.util.installed",
 }
@@ -247,7 +247,9 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
-        raise AttributeError(f"module 'finery' has no attribute '{name}'")
+        from finery.plugin.deprecated import public_name
+
+        return public_name(name)
     value = getattr(import_module(_HOME[name]), name)
     globals()[name] = value
     return value

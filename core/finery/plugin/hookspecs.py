@@ -6,6 +6,11 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
+    import click
+
+    from finery.errors import FineryError
+    from finery.execute.executor import Executor
+    from finery.inference.engine import Engine
     from finery.plugin.history import Results
     from finery.plugin.notes import About, Estimate, Note
     from finery.recipe.graph import Graph
@@ -17,22 +22,22 @@ hookimpl = pluggy.HookimplMarker("finery")
 
 
 @hookspec
-def finery_steps() -> Mapping[str, Any]:  # type: ignore[empty-body]
+def finery_steps() -> "Mapping[str, str | type[Step]]":  # type: ignore[empty-body]
     """Return the step types you provide: `plugin.step` → `"module:Class"`."""
 
 
 @hookspec
-def finery_engines() -> Mapping[str, str]:  # type: ignore[empty-body]
+def finery_engines() -> "Mapping[str, str | type[Engine]]":  # type: ignore[empty-body]
     """Return the engines you provide: model format → `"module:Class"`."""
 
 
 @hookspec
-def finery_commands() -> Mapping[str, str]:  # type: ignore[empty-body]
+def finery_commands() -> "Mapping[str, str | click.Command]":  # type: ignore[empty-body]
     """Return the commands you provide: name → `"module:function"`, a click command."""
 
 
 @hookspec
-def finery_executors() -> Mapping[str, str]:  # type: ignore[empty-body]
+def finery_executors() -> "Mapping[str, str | type[Executor]]":  # type: ignore[empty-body]
     """Return the executors you provide: name → `"module:Class"`."""
 
 
@@ -58,13 +63,18 @@ def finery_estimates(  # type: ignore[empty-body]
     """Return what those of `steps`, which a build would run, will take."""
 
 
+@hookspec
+def finery_worker_environment(use: str, alone: bool) -> Mapping[str, str]:  # type: ignore[empty-body]
+    """Return environment variables for a new worker, whose first step is of type `use`."""
+
+
 @hookspec(firstresult=True)
 def finery_run_step(step: "Step", job: "Job") -> Any:
     """Run one step in its worker; wrap it to see or change how every step runs."""
 
 
 @hookspec
-def finery_build_started(run: str, plan: Any) -> None:
+def finery_build_started(run: str, graph: "Graph") -> None:
     """React to a build that starts."""
 
 
@@ -84,5 +94,5 @@ def finery_step_finished(name: str, use: str, seconds: float, cached: bool) -> N
 
 
 @hookspec
-def finery_step_failed(name: str, use: str, error: Exception) -> None:
+def finery_step_failed(name: str, use: str, error: "FineryError") -> None:
     """React to a step that failed."""

@@ -64,9 +64,9 @@ class Artifact:
     @classmethod
     def placeholder(cls, ref: str) -> Self:
         """Stands for the artifact that `ref` names until the build has it."""
-        made = cls(Path())
-        made.ref = ref
-        return made
+        artifact = cls(Path())
+        artifact.ref = ref
+        return artifact
 
     def file(self, name: str) -> Path:
         """Where the file `name` of this artifact lies."""

@@ -96,12 +96,12 @@ def build_graph(recipe: Recipe, plugins: "Plugins", *, validated: bool = False) 
         raise_all(check_recipe(recipe, plugins))
     nodes = _nodes(recipe, plugins)
     raise_all([e for node in nodes.values() for e in _connect(recipe, node, nodes)])
-    made = _sorted(recipe, nodes)
+    ordered = _sorted(recipe, nodes)
     if not validated:
         for node in nodes.values():
             _tell_promises(node, nodes)
         raise_all([e for node in nodes.values() for e in _check_settings(recipe, node)])
-    return Graph(recipe, plugins, made)
+    return Graph(recipe, plugins, ordered)
 
 
 def _nodes(recipe: Recipe, plugins: StepTypes) -> dict[str, Node]:
@@ -255,9 +255,9 @@ def _connect(recipe: Recipe, node: Node, nodes: dict[str, Node]) -> Iterator[Fin
         many = isinstance(value, list)
         for index, artifact in enumerate(value if many else [value] if value is not None else []):
             place = _place(recipe, node, field_name, index)
-            found = _resolve(artifact.ref, nodes)
-            if isinstance(found, tuple):
-                source = Source(field_name, index, artifact.ref, *found, slot.role)
+            resolved = _resolve(artifact.ref, nodes)
+            if isinstance(resolved, tuple):
+                source = Source(field_name, index, artifact.ref, *resolved, slot.role)
                 kind = nodes[source.step].outputs[source.output]
                 if twice := _same_rows(node, source, kind):
                     yield recipe.error(twice.what, place, fix=twice.fix)
@@ -270,7 +270,7 @@ def _connect(recipe: Recipe, node: Node, nodes: dict[str, Node]) -> Iterator[Fin
                         fix=_of_kind(accepts.kind, nodes, node.name),
                     )  # fmt: skip
             else:
-                yield recipe.error(found.what, place, fix=found.fix)
+                yield recipe.error(resolved.what, place, fix=resolved.fix)
     for index, name in enumerate(node.needs):
         if name not in nodes:
             yield recipe.error(
@@ -282,9 +282,9 @@ def _connect(recipe: Recipe, node: Node, nodes: dict[str, Node]) -> Iterator[Fin
 
 def _same_rows(node: Node, source: Source, kind: type[Artifact]) -> FineryError | None:
     """What is wrong where an input is given rows that it has already."""
-    given = [s for s in node.sources if s.field == source.field]
+    same_input = [s for s in node.sources if s.field == source.field]
     if not issubclass(kind, Dataset) or (source.step, source.output) not in [
-        (s.step, s.output) for s in given
+        (s.step, s.output) for s in same_input
     ]:
         return None
     return FineryError(

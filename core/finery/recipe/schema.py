@@ -86,14 +86,14 @@ def step_schema(cls: type[Step]) -> dict[str, Any]:
     for field, info in nested_fields(cls).items():
         defs.pop(Step.__name__, None)
         properties[field] = _inner_schema(info)
-    made = {
+    schema = {
         "type": "object",
         "description": (cls.__doc__ or "").strip(),
         "properties": properties,
         "required": ["use", *own.get("required", [])],
         "additionalProperties": False,
     }
-    return {**made, "$defs": defs} if defs else made
+    return {**schema, "$defs": defs} if defs else schema
 
 
 def _input_schema(
@@ -107,8 +107,8 @@ def _input_schema(
         forms.append({"type": "null"})
     text = cls.__finery_fields__[field].help
     note = f"Names a step that makes a {kind.kind}" + (", or a list of them." if many else ".")
-    made = {"description": f"{text} {note}".strip()}
-    return {**made, **one} if len(forms) == 1 else {**made, "anyOf": forms}
+    schema = {"description": f"{text} {note}".strip()}
+    return {**schema, **one} if len(forms) == 1 else {**schema, "anyOf": forms}
 
 
 def _inner_schema(info: FieldInfo) -> dict[str, Any]:

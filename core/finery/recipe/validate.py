@@ -164,12 +164,12 @@ def _without_use(
 
 def _types_for(section: str, plugins: StepTypes) -> list[str]:
     """Step types that a section takes, for a hint; broken ones are left to where they are used."""
-    found = []
+    names = []
     for name in sorted(plugins.step_types):
         with contextlib.suppress(PluginError):
             if section in sections_of(plugins.step_type(name)):
-                found.append(name)
-    return found
+                names.append(name)
+    return names
 
 
 def convert_step(
@@ -183,12 +183,12 @@ def _converted(
     recipe: Recipe, place: tuple[str, ...], written: Any, cls: type[Step], plugins: StepTypes
 ) -> Step:
     inner = {f: written[f] for f in nested_fields(cls) if written.get(f) is not None}
-    given = {k: v for k, v in written.items() if k not in RESERVED and k not in inner}
+    settings = {k: v for k, v in written.items() if k not in RESERVED and k not in inner}
     for field, accepts in inputs_of(cls).items():
-        if accepts.many and isinstance(given.get(field), str):
-            given[field] = [given[field]]
+        if accepts.many and isinstance(settings.get(field), str):
+            settings[field] = [settings[field]]
     try:
-        step = msgspec.convert(given, cls, dec_hook=_decode)
+        step = msgspec.convert(settings, cls, dec_hook=_decode)
     except msgspec.ValidationError as error:
         what, _, inside = str(error).partition(" - at `$.")
         where = (*place, *inside.rstrip("`").split(".")) if inside else place
@@ -227,11 +227,11 @@ def _position(error: FineryError) -> tuple[str, int, int]:
     return (file, int(line), int(column)) if whole else (error.where or "", 0, 0)
 
 
-def raise_all(found: Iterable[FineryError]) -> None:
+def raise_all(errors: Iterable[FineryError]) -> None:
     """Raise one error, or several as one, in the order of the file; return when there is none."""
     # An anchor that several steps share has its mistakes once.
-    errors = sorted({(e.where, e.what): e for e in found}.values(), key=_position)
-    if len(errors) == 1:
-        raise errors[0]
-    if errors:
-        raise RecipeErrors(errors)
+    unique = sorted({(e.where, e.what): e for e in errors}.values(), key=_position)
+    if len(unique) == 1:
+        raise unique[0]
+    if unique:
+        raise RecipeErrors(unique)

@@ -131,6 +131,7 @@ _HOME = {
     "formats_of": "finery.inference.records",
     "generates": "finery.recipe.graph",
     "hookimpl": "finery.plugin.hookspecs",
+    "inner": "finery.plugin.deprecated",
     "interface": "finery.step.interfaces",
     "json_option": "finery.cli.options",
     "load_plugins": "finery.plugin.manager",
@@ -247,11 +248,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
-        from finery.plugin.deprecated import public_name
-
-        return public_name(name)
+        raise AttributeError(f"module 'finery' has no attribute '{name}'")
     value = getattr(import_module(_HOME[name]), name)
-    globals()[name] = value
+    if name in __all__:  # a deprecated name warns each time
+        globals()[name] = value
     return value
 
 

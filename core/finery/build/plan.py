@@ -11,20 +11,19 @@ from typing import Any, Literal
 from blake3 import blake3
 
 from finery.artifact.kinds import Model
+from finery.artifact.manifest import Manifest, Parts, Result
 from finery.build.code import Parsed, code_of
-from finery.errors import RecipeError
-from finery.recipe.graph import Graph, Node
 from finery.build.keys import MISSING, differences, key_of, key_parts, package_version
-from finery.artifact.manifest import Parts
-from finery.util.canonical import encode
-from finery.recipe.lock import Lock
-from finery.artifact.manifest import Manifest, Result
-from finery.recipe.files import find_files
+from finery.errors import RecipeError
 from finery.recipe.excerpt import without_secrets
+from finery.recipe.files import find_files
+from finery.recipe.graph import Graph, Node
+from finery.recipe.lock import Lock
+from finery.step.inspect import files_of, nested_steps
 from finery.step.interfaces import Pinned, floating_name, interface
 from finery.step.step import Step
-from finery.step.inspect import files_of, nested_steps
 from finery.store.database import Store
+from finery.util.canonical import encode
 from finery.util.paths import PINNED
 
 State = Literal["cached", "run", "pending"]
@@ -58,6 +57,7 @@ class Planner:
         self.lock = Lock(graph.recipe.path)
         self.code_files: set[Path] = set()
         self._code: dict[Any, dict[str, str]] = {}
+        self._code_paths: dict[Any, set[Path]] = {}
         for node in graph.nodes.values():
             self._code_with_inner(node.step)  # now, while it is the code that this process imported
 
@@ -172,20 +172,31 @@ class Planner:
 
     def _code_of(self, cls: Any) -> dict[str, str]:
         if cls not in self._code:
-            self._code[cls] = code_of(cls, self._packages, self._parsed)
+            paths = self._code_paths[cls] = set()
+
+            def parsed(path: Path, module: str) -> Parsed:
+                paths.add(path)
+                return self.store.parsed(path, module)
+
+            self._code[cls] = code_of(cls, self._packages, parsed)
+            self.code_files |= paths
         return self._code[cls]
 
-    def _parsed(self, path: Path, module: str) -> Parsed:
-        self.code_files.add(path)
-        return self.store.parsed(path, module)
+    def _code_classes(self, plan: StepPlan) -> list[Any]:
+        """The classes and functions whose code is in the key."""
+        step = plan.node.step
+        within = map(type, nested_steps(step).values())
+        engines = map(self.graph.plugins.engine, plan.engines)
+        return [type(step), *step.key_code(), *within, *engines]
+
+    def code_paths(self, plan: StepPlan) -> list[Path]:
+        """The files of the step's code, those of its engines too."""
+        return sorted(set().union(*(self._code_paths[cls] for cls in self._code_classes(plan))))
 
     def changed_code(self, plan: StepPlan) -> list[str]:
         """Files of the step's code that are no longer what its key says."""
         changed: set[str] = set()
-        step = plan.node.step
-        within = map(type, nested_steps(step).values())
-        engines = map(self.graph.plugins.engine, plan.engines)
-        for cls in (type(step), *step.key_code(), *within, *engines):
+        for cls in self._code_classes(plan):
             now = code_of(cls, self._packages, self.store.parsed)
             changed |= {file for file, _ in self._code_of(cls).items() ^ now.items()}
         return sorted(changed)

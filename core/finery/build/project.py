@@ -1,28 +1,48 @@
 """The road from a recipe file to its graph and store, as every command walks it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from blake3 import blake3
 
-from finery.build.code import code_of
-from finery.errors import PluginError, UsageError
-from finery.util.text import did_you_mean
-from finery.recipe.graph import Graph, build_graph
-from finery.build.keys import FORMAT
-from finery.util.canonical import encode
 from finery.artifact.manifest import Result
-from finery.util.paths import store_folder
+from finery.build.code import code_of
+from finery.build.keys import FORMAT
+from finery.errors import PluginError, UsageError
 from finery.plugin.manager import Plugins, load_plugins
 from finery.recipe.document import Recipe, load
+from finery.recipe.graph import Graph, build_graph
 from finery.step.inspect import SECTIONS
 from finery.store.database import Store
+from finery.util.canonical import encode
+from finery.util.paths import store_folder
+from finery.util.text import did_you_mean
 
 
 def open_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, Plugins]:
-    """The recipe, and all plugins with those it names beside it."""
+    """The recipe, and all plugins with those it names beside it.
+
+    Raises the error of a broken plugin that the recipe can't do without.
+    """
     recipe = load(path, overrides)
-    return recipe, load_plugins(_local_plugins(recipe))
+    plugins = plugins_of(recipe)
+    plugins.raise_broken(_step_types_in(recipe.data))
+    return recipe, plugins
+
+
+def plugins_of(recipe: Recipe) -> Plugins:
+    """All plugins with those that the recipe names beside it, broken or not."""
+    return load_plugins(_local_plugins(recipe))
+
+
+def _step_types_in(data: Any) -> Iterator[str]:
+    """The step types that a recipe uses, those of steps inside others too."""
+    if isinstance(data, dict):
+        if isinstance(data.get("use"), str):
+            yield data["use"]
+        for value in data.values():
+            yield from _step_types_in(value)
 
 
 def open_graph(path: Path, overrides: Sequence[str] = (), store: Store | None = None) -> Graph:

@@ -233,6 +233,8 @@ class PlainView:
                 self._say(row, "FAILED", row.text)
             case "step_log":
                 self._say(row, "note", visible(event["message"]))
+            case "step_note":
+                self._say(row, "note", in_line(event["text"]))
             case "step_progress" if row.is_due(time.monotonic()):
                 row.said, row.news = time.monotonic(), False
                 self._say(row, "…", "  ".join(piece.text for piece in row.pieces()))
@@ -271,6 +273,11 @@ class LiveView:
         if event["event"] == "step_log" and self._live is not None:
             self._live.console.print(
                 f"[dim]{row.name}:[/] {_escaped(visible(event['message']))}", highlight=False
+            )
+        if event["event"] == "step_note" and self._live is not None:
+            self._live.console.print(
+                f"[dim]{row.name}:[/] [yellow]{_escaped(in_line(event['text']))}[/]",
+                highlight=False,
             )
 
     def close(self) -> None:

@@ -5,6 +5,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping
+from itertools import zip_longest
 from pathlib import Path
 
 import click
@@ -12,7 +13,7 @@ import click
 from finery.artifact.kinds import Bundle, Metrics
 from finery.artifact.manifest import Manifest
 from finery.build.scheduler import Build, Outcome
-from finery.cli.console import counted, duration, print_error
+from finery.cli.console import counted, duration, print_error, visible
 from finery.cli.curve_view import curve_of, kept_step
 from finery.errors import DataError
 from finery.util.paths import shown
@@ -29,6 +30,7 @@ def print_summary(build: Build, outcome: Outcome) -> None:
 
         print_scores(build.store.root, outputs)
     _print_verdicts(build, outcome)
+    _print_notes(outcome)
     for step, error in outcome.errors.items():
         click.echo(err=True)
         print_error(error)
@@ -59,6 +61,16 @@ def _print_verdicts(build: Build, outcome: Outcome) -> None:
             )
             for line in advice if found.is_bad else ():
                 click.echo(_wrapped(f"  {line}"), err=True)
+
+
+def _print_notes(outcome: Outcome) -> None:
+    """The notes that steps gave as they ran; what to do about them once for notes in a row."""
+    for note, following in zip_longest(outcome.notes, outcome.notes[1:]):
+        text = f"{note['step']} {visible(note['text'])} ({note['name']})"
+        click.echo(f"{click.style('note:', fg='yellow')} {_wrapped(text)}", err=True)
+        if following is None or following["fix"] != note["fix"]:
+            fix = _wrapped(visible(note["fix"]))
+            click.echo(f"  {click.style('fix:', fg='green')} {fix}", err=True)
 
 
 def _wrapped(text: str) -> str:

@@ -1,8 +1,8 @@
 """Undeclared reads: files of the project that a step reads and that aren't in its key.
 
 An audit hook (PEP 578) sees every file that Python code opens. It can't be removed, so a process
-gets it once, and it does nothing unless a step is watched. While a step runs, the hook only collects
-paths under the project folder. When the step ends, what is left of them becomes notes.
+gets it once, and it does nothing unless a step is watched. While a step runs, the hook only
+collects paths under the project folder. When the step ends, what is left of them becomes notes.
 
 It doesn't see files that C and Rust libraries open by themselves or that child processes read, nor
 folders that are only listed and files that are only looked at.
@@ -22,13 +22,14 @@ from finery.artifact.manifest import Manifest, with_references
 from finery.errors import FineryError
 from finery.execute.task import Noted, Task
 from finery.plugin.manager import Plugins, load_file
-from finery.util.paths import shown
 
 NAME = "undeclared-read"
 MOST = 10
 """Files that are named one by one; of further ones, their number is."""
 HELD = 10_000
 """Paths that are collected while a step runs, at most."""
+_EMPTIES, _ACCESS, _WRITE = os.O_TRUNC | os.O_EXCL, os.O_ACCMODE, os.O_WRONLY
+"""Flags of `open`: what makes a file empty, the bits that say what it's for, and writing."""
 
 
 class Scope(NamedTuple):
@@ -48,29 +49,22 @@ class Opened:
 
     def take(self, path: Any, flags: int) -> None:
         """Take a file that is about to be opened. path, flags: as `open` of the audit hook."""
-        if isinstance(path, int):
-            return
         if type(path) is not str:
+            if isinstance(path, int):
+                return
             path = os.fsdecode(path)
         if path[:1] != "/":
             path = f"{os.getcwd()}/{path}"
-        path = _plain(path)
+        if "/." in path:
+            path = os.path.normpath(path)
         if not path.startswith(self._folders) or path.startswith(self._known):
             return
-        if flags & (os.O_TRUNC | os.O_EXCL):
-            if path not in self.paths:
-                self._written.add(path)  # from here on it holds what the step wrote
-        elif (
-            flags & os.O_ACCMODE != os.O_WRONLY
-            and path not in self._written
-            and len(self.paths) < HELD
-        ):
+        if path in self.paths:
+            return
+        if flags & _EMPTIES:
+            self._written.add(path)  # from here on it holds what the step wrote
+        elif flags & _ACCESS != _WRITE and path not in self._written and len(self.paths) < HELD:
             self.paths[path] = None
-
-
-def _plain(path: str) -> str:
-    """The path without `..` and `.`: quick for the many that have none."""
-    return os.path.normpath(path) if "/.." in path or "/./" in path else path
 
 
 _watched: Opened | None = None
@@ -78,15 +72,19 @@ _watched: Opened | None = None
 
 
 def _audit(event: str, arguments: tuple[Any, ...]) -> None:
-    """The audit hook. An error here would be an error of the step's own `open`."""
-    opened = _watched
-    if opened is None or event not in ("open", "sqlite3.connect"):
-        return
-    with suppress(OSError, TypeError, ValueError):
-        if event == "open":
-            opened.take(arguments[0], arguments[2])
-        else:
-            opened.take(_database(arguments[0]), os.O_RDWR)
+    """The audit hook: called so often that it has to be quick.
+
+    An error here would be an error of the step's own `open`.
+    """
+    if event == "open":
+        if _watched is not None:
+            try:
+                _watched.take(arguments[0], arguments[2])
+            except (OSError, TypeError, ValueError):
+                return
+    elif event == "sqlite3.connect" and _watched is not None:
+        with suppress(OSError, TypeError, ValueError):
+            _watched.take(_database(arguments[0]), os.O_RDWR)
 
 
 def _database(name: Any) -> str:
@@ -166,11 +164,17 @@ def _report(
 
 def _notes(text: str, fix: str, paths: list[str]) -> Iterator[Noted]:
     """A note for each path, the last one for all that are too many to name."""
-    names = [shown(Path(path)) for path in paths[:MOST]]
+    names = [_short(path) for path in paths[:MOST]]
     if len(paths) > MOST:
         names.append(f"{len(paths) - MOST} more files like these")
     for name in names:
         yield Noted(event="note", name=NAME, text=text.format(name), fix=fix)
+
+
+def _short(path: str) -> str:
+    """The path from here, with links as they are: `build/t/a/…` says more than a blob's name."""
+    relative = os.path.relpath(path)
+    return path if relative.startswith("..") else relative
 
 
 def _uses(task: Task) -> list[str]:
@@ -223,7 +227,7 @@ def _undeclared(paths: Iterable[str], task: Task, scope: Scope) -> list[str]:
     """Those of the paths that are files which a person would have to declare."""
     declared = {path for files in task.files.values() for _, path in files}
     declared |= {path for given in task.inputs.values() for _, m in given for path in _external(m)}
-    declared = {*map(_plain, declared), *task.plugins, *task.code}
+    declared = {*map(os.path.normpath, declared), *task.plugins, *task.code}
     rest = [path for path in paths if path not in declared and not _is_aside(path, scope)]
     if not rest:
         return []

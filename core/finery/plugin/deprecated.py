@@ -45,10 +45,10 @@ def warn_of_hooks(plugin: str, origin: str, hooks: Iterable[tuple[str, FunctionT
             _warn(what, HOOKS[hook], code.co_filename, code.co_firstlineno)
 
 
-def public_name(name: str) -> Any:
-    """What a deprecated name of `finery` means. `AttributeError` where it is none."""
+def __getattr__(name: str) -> Any:
+    """What a deprecated name of `finery` means; `finery` looks for it here."""
     if name not in NAMES:
-        raise AttributeError(f"module 'finery' has no attribute '{name}'")
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
     _warn_caller(f"finery.{name}", NAMES[name])
     return getattr(sys.modules["finery"], NAMES[name].instead)
 

@@ -131,28 +131,21 @@ def register(manager: pluggy.PluginManager, plugin: Plugin) -> None:
         _check_hook(name, function, plugin)
     try:
         manager.register(plugin.module, name=plugin.name)
+        manager.check_pending()
     except ValueError as error:
         raise PluginError(
             f"two plugins are named '{plugin.name}'", where=plugin.origin, fix="rename one of them"
         ) from error
     except pluggy.PluginValidationError as error:
-        manager.unregister(plugin.module)
-        raise _contract_error(plugin, error) from error
-    try:
-        manager.check_pending()
-    except pluggy.PluginValidationError as error:
-        manager.unregister(plugin.module)
-        raise _contract_error(plugin, error) from error
+        if manager.is_registered(plugin.module):
+            manager.unregister(plugin.module)
+        first, *more = str(error).splitlines()
+        raise PluginError(
+            f"plugin '{plugin.name}' ({plugin.origin}) breaks the hooks' contract: {first}",
+            fix="compare its hookimpls with docs/plugins.md",
+            details=more,
+        ) from error
     deprecated.warn_of_hooks(plugin.name, plugin.origin, _hook_functions(plugin.module))
-
-
-def _contract_error(plugin: Plugin, error: pluggy.PluginValidationError) -> PluginError:
-    first, *more = str(error).splitlines()
-    return PluginError(
-        f"plugin '{plugin.name}' ({plugin.origin}) breaks the hooks' contract: {first}",
-        fix="compare its hookimpls with docs/plugins.md",
-        details=more,
-    )
 
 
 def _hook_functions(module: ModuleType) -> Iterator[tuple[str, FunctionType]]:

@@ -60,14 +60,17 @@ class Plugins:
     """All plugins of this process, and the step types, engines and commands they provide.
 
     plugins: those that can be used, finery's own not among them. broken: all others.
+    are_broken_reported: whether the user was told of these.
     """
 
     def __init__(self) -> None:
         self.manager = pluggy.PluginManager(GROUP)
         self.manager.add_hookspecs(hooks)
-        self.manager.add_hookspecs(deprecated.Hooks)
+        if deprecated.HOOKS:
+            self.manager.add_hookspecs(deprecated.Hooks)
         self.plugins: list[Plugin] = []
         self.broken: list[BrokenPlugin] = []
+        self.are_broken_reported = False
         self.step_types: Table = {}
         self.engines: Table = {}
         self.commands: Table = {}
@@ -184,6 +187,7 @@ class Plugins:
         names = {use.partition(".")[0] for use in uses}
         for plugin in self.broken:
             if plugin.is_vital or plugin.name in names:
+                self.are_broken_reported = True
                 raise plugin.error
 
     # -- use -------------------------------------------------------------------------------------
@@ -275,6 +279,12 @@ def load_plugins(local: tuple[Path, ...] = ()) -> Plugins:
             plugins.add_file(path)
         _loaded[local] = plugins
     return _loaded[local]
+
+
+def left_out() -> list[BrokenPlugin]:
+    """Broken plugins of this process that the user wasn't told of yet."""
+    plugins = [p for p in _loaded.values() if not p.are_broken_reported]
+    return list({plugin.name: plugin for p in plugins for plugin in p.broken}.values())
 
 
 def resolve(reference: Any, what: str, plugin: Plugin) -> Any:

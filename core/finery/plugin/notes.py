@@ -51,8 +51,8 @@ OWN_NOTES = {
         why="The build stops where the step is about to start.",
     ),
     "undeclared-read": About(
-        when="a step that runs opens a file of the project, or imports code beside the recipe, that "
-        "isn't part of its key (`finery build` gives it)",
+        when="a running step opens a file of the project, or imports code beside the recipe, that "
+        "isn't part of its key",
         why="When that file changes, the step doesn't rerun, and its output is out of date.",
     ),
 }

@@ -40,6 +40,13 @@ class InProcess:
         """Nothing to end."""
 
 
+class Here(InProcess):
+    """The same as a plugin provides it."""
+
+    def __init__(self, jobs: int | None) -> None:
+        super().__init__()
+
+
 def build(recipe: Path, overrides: Sequence[str] = ()) -> Build:
     """Build a recipe here; all must go well."""
     store = open_store(recipe)

@@ -23,10 +23,14 @@ if TYPE_CHECKING:
         UsageError,
         error_from_dict,
     )
+    from finery.execute.environment import worker_environment
+    from finery.execute.executor import Executor
+    from finery.execute.task import Closing, Report, Task, TaskEvent
+    from finery.execute.worker import run_task
     from finery.fields import Files, OneFile, OptionalFiles, Settings, nested_step, setting, takes
     from finery.inference.budget import CHARACTERS_A_TOKEN, Budget, Price, Usage, prompt_tokens
     from finery.inference.cache import CachedEngine
-    from finery.inference.engine import Engine
+    from finery.inference.engine import Engine, EngineJob
     from finery.inference.records import MemoryRecords, formats_of, sampling_of
     from finery.inference.types import Answer, Batch, Completion, Request, Sampling
     from finery.plugin.history import Past, Results
@@ -76,12 +80,15 @@ _HOME = {
     "Bundle": "finery.artifact.kinds",
     "CHARACTERS_A_TOKEN": "finery.inference.budget",
     "CachedEngine": "finery.inference.cache",
+    "Closing": "finery.execute.task",
     "Completion": "finery.inference.types",
     "Count": "finery.step.interfaces",
     "DataError": "finery.errors",
     "Dataset": "finery.artifact.kinds",
     "Engine": "finery.inference.engine",
+    "EngineJob": "finery.inference.engine",
     "Estimate": "finery.plugin.notes",
+    "Executor": "finery.execute.executor",
     "FILE_MODULE": "finery.step.inspect",
     "Files": "finery.fields",
     "FineryError": "finery.errors",
@@ -106,6 +113,7 @@ _HOME = {
     "Price": "finery.inference.budget",
     "Proof": "finery.preflight.report",
     "RefusedError": "finery.errors",
+    "Report": "finery.execute.task",
     "Request": "finery.inference.types",
     "RequirementError": "finery.errors",
     "Results": "finery.plugin.history",
@@ -117,6 +125,8 @@ _HOME = {
     "StepError": "finery.errors",
     "Store": "finery.store.database",
     "Tally": "finery.preflight.report",
+    "Task": "finery.execute.task",
+    "TaskEvent": "finery.execute.task",
     "Traceable": "finery.step.interfaces",
     "Usage": "finery.inference.budget",
     "UsageError": "finery.errors",
@@ -145,6 +155,7 @@ _HOME = {
     "recipe_option": "finery.cli.options",
     "result_of": "finery.build.project",
     "row_sources": "finery.recipe.graph",
+    "run_task": "finery.execute.worker",
     "sampling_of": "finery.inference.records",
     "set_option": "finery.cli.options",
     "setting": "finery.plugin.deprecated",
@@ -154,6 +165,7 @@ _HOME = {
     "takes": "finery.plugin.deprecated",
     "trains": "finery.recipe.graph",
     "version_of": "finery.util.installed",
+    "worker_environment": "finery.execute.environment",
 }
 """Name → the module that defines it, imported when it is first used: commands start faster."""
 
@@ -168,12 +180,15 @@ __all__ = [
     "Budget",
     "Bundle",
     "CachedEngine",
+    "Closing",
     "Completion",
     "Count",
     "DataError",
     "Dataset",
     "Engine",
+    "EngineJob",
     "Estimate",
+    "Executor",
     "Files",
     "FineryError",
     "Forecast",
@@ -196,6 +211,7 @@ __all__ = [
     "Price",
     "Proof",
     "RefusedError",
+    "Report",
     "Request",
     "RequirementError",
     "Results",
@@ -207,6 +223,8 @@ __all__ = [
     "StepError",
     "Store",
     "Tally",
+    "Task",
+    "TaskEvent",
     "Traceable",
     "Usage",
     "UsageError",
@@ -234,6 +252,7 @@ __all__ = [
     "recipe_option",
     "result_of",
     "row_sources",
+    "run_task",
     "sampling_of",
     "set_option",
     "setting",
@@ -243,6 +262,7 @@ __all__ = [
     "takes",
     "trains",
     "version_of",
+    "worker_environment",
 ]
 
 

@@ -52,7 +52,7 @@ def notes(t: Project) -> list[tuple[str, str]]:
     assert events[-1]["event"] == "build_finished"
     named = [e for e in events if e["event"] == "step_note"]
     assert {e["name"] for e in named} <= {"undeclared-read"}
-    return [(e["step"], e["text"]) for e in named]
+    return sorted(((e["step"], e["text"]) for e in named), key=lambda note: note[0])
 
 
 READS = "(HERE / 'words.txt').read_text()"

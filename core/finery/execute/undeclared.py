@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 from finery.artifact.manifest import Manifest, with_references
 from finery.errors import FineryError
 from finery.execute.task import Noted, Task
-from finery.plugin.manager import Plugins, load_file
+from finery.plugin.discovery import load_file
+from finery.plugin.manager import Plugins
 
 NAME = "undeclared-read"
 MOST = 10
@@ -205,8 +206,10 @@ def _scope(project: str, store: str, plugins: Plugins | None = None) -> Scope:
     """What counts as read from a project: not the store, this Python, or installed plugins."""
     folders = {_slash(project), _slash(os.path.realpath(project))}
     packages = [p.module.__file__ or "" for p in plugins.plugins if not p.path] if plugins else []
+    finery = os.path.dirname(os.path.dirname(__file__))
     own = [
         store,
+        finery,
         sys.prefix,
         sys.base_prefix,
         os.path.dirname(os.__file__),

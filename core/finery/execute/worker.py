@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Mapping
 from itertools import combinations
 from multiprocessing.connection import Connection
@@ -27,6 +28,7 @@ from finery.execute.undeclared import load_files, noted
 from finery.fields import Files
 from finery.inference.engine import Engine
 from finery.inference.records import SqliteRecords, identity_of
+from finery.plugin.deprecated import FineryDeprecationWarning
 from finery.plugin.hookspecs import hookimpl
 from finery.plugin.manager import Plugins, load_plugins
 from finery.step.inspect import give_files, inputs_of, nested_fields, slots_of
@@ -57,9 +59,10 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends us
     signal.signal(signal.SIGTERM, _end)
     _die_with_parent(int(sys.argv[2]))
+    warnings.simplefilter("ignore", FineryDeprecationWarning)  # the main process gives them
     lock = threading.Lock()
 
-    def send(event: dict[str, Any]) -> None:
+    def send(event: Any) -> None:
         with lock:
             connection.send_bytes(msgspec.msgpack.encode(event))
 

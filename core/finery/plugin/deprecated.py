@@ -32,6 +32,10 @@ _KEYED = Deprecated("setting(affects_output=…)", "0.3")
 _NAMED = Deprecated("takes(uses_name=…)", "0.3")
 
 
+_given: dict[Any, Any] = {}
+"""Python's own note of what it warned of: each line is warned of once."""
+
+
 class Hooks:
     """Specifications of the deprecated hooks."""
 
@@ -96,4 +100,4 @@ def _is_ours(frame: FrameType) -> bool:
 
 def _warn(what: str, deprecated: Deprecated, file: str, line: int) -> None:
     text = f"{what}, which finery {deprecated.gone_in} won't have: use {deprecated.instead}"
-    warnings.warn_explicit(text, FineryDeprecationWarning, file, line)
+    warnings.warn_explicit(text, FineryDeprecationWarning, file, line, registry=_given)

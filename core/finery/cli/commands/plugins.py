@@ -35,7 +35,7 @@ def command(name: str | None, recipe: Path | None, as_json: bool) -> None:
     if name in plugins.step_types:
         _print_step_type(plugins, str(name), as_json)
         return
-    names = [plugin.name for plugin in (*plugins.plugins, *plugins.broken)]
+    names = [*(p.name for p in plugins.plugins), *(p.name for p in plugins.broken)]
     if name is not None and name not in names:
         known = [*plugins.step_types, *names]
         raise PluginError(

@@ -1,4 +1,4 @@
-"""Files that a step reads without declaring them are named, once a step. Through the real command."""
+"""Files that a step reads without declaring them are named, once a step, through the command."""
 
 import json
 from typing import Any
@@ -60,7 +60,7 @@ READS = "(HERE / 'words.txt').read_text()"
 
 def test_a_file_that_a_step_reads_undeclared_is_named_with_the_fix(project: MakeProject) -> None:
     t = project(files(READS))
-    code, out, err = t.run("build")
+    code, _, err = t.run("build")
     assert code == 0
     assert "  note    a  reads.it  reads words.txt, which isn't declared" in err
     assert "note: a reads words.txt" in err
@@ -76,7 +76,7 @@ def test_a_file_that_a_step_reads_undeclared_is_named_with_the_fix(project: Make
         "open(b'lib/../words.txt', 'r+b').close()",
         "import os; os.close(os.open(str(HERE / 'words.txt'), os.O_RDONLY))",
         "import sqlite3; sqlite3.connect(f'file:{HERE}/words.txt?mode=ro', uri=True).close()",
-        "import threading; f = threading.Thread(target=open, args=['words.txt']); f.start(); f.join()",
+        "import threading as t; f = t.Thread(target=open, args=['words.txt']); f.start(); f.join()",
         "open('words.txt', 'a').close(); open('words.txt').close()",
     ],
 )
@@ -98,6 +98,7 @@ def test_it_is_named_once_however_it_is_opened(project: MakeProject, body: str) 
         "import json; list(map(list, self.rows)); import difflib",
         "Path('nowhere').exists() or Path('lib').is_dir()",
         "import linecache; linecache.getline(__file__, 1)",
+        "import hidden",
     ],
 )
 def test_what_is_declared_or_no_file_of_the_project_is_not_named(

@@ -7,7 +7,7 @@ from typing import Any
 from blake3 import blake3
 
 from finery.artifact.manifest import Result
-from finery.build.code import code_of
+from finery.build.code.steps import StepCode
 from finery.build.keys import FORMAT
 from finery.errors import PluginError, UsageError
 from finery.plugin.manager import Plugins, load_plugins
@@ -27,22 +27,13 @@ def open_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, Plug
     """
     recipe = load(path, overrides)
     plugins = plugins_of(recipe)
-    plugins.raise_broken(_step_types_in(recipe.data))
+    plugins.raise_broken(_types_in(recipe.data))
     return recipe, plugins
 
 
 def plugins_of(recipe: Recipe) -> Plugins:
     """All plugins with those that the recipe names beside it, broken or not."""
     return load_plugins(_local_plugins(recipe))
-
-
-def _step_types_in(data: Any) -> Iterator[str]:
-    """The step types that a recipe uses, those of steps inside others too."""
-    if isinstance(data, dict):
-        if isinstance(data.get("use"), str):
-            yield data["use"]
-        for value in data.values():
-            yield from _step_types_in(value)
 
 
 def open_graph(path: Path, overrides: Sequence[str] = (), store: Store | None = None) -> Graph:
@@ -57,10 +48,10 @@ def open_graph(path: Path, overrides: Sequence[str] = (), store: Store | None = 
     digest = _check_digest(recipe, plugins, store)
     if digest is None:
         return build_graph(recipe, plugins)
-    if store.was_checked(digest):
+    if store.fact(digest) is not None:
         return build_graph(recipe, plugins, validated=True)
     graph = build_graph(recipe, plugins)
-    store.mark_checked(digest)
+    store.keep_facts({digest: b""})
     return graph
 
 
@@ -110,21 +101,22 @@ def _local_plugins(recipe: Recipe) -> tuple[Path, ...]:
 
 def _check_digest(recipe: Recipe, plugins: Plugins, store: Store) -> str | None:
     """A digest of all that decides whether the check passes; None where that can't be told."""
-    used: set[str] = set()
-    for section in SECTIONS:
-        steps = recipe.data.get(section)
-        if not isinstance(steps, dict):
-            continue
-        used.update(
-            s["use"]
-            for s in steps.values()
-            if isinstance(s, dict) and isinstance(s.get("use"), str)
-        )
-    packages = {p.module.__name__.partition(".")[0] for p in plugins.plugins}
-    code = {}
-    for use in sorted(used):
-        try:
-            code[use] = code_of(plugins.step_type(use), packages, store.parsed)
-        except PluginError:
-            return None
-    return blake3(encode([FORMAT, recipe.data, code])).hexdigest()
+    steps = [recipe.data.get(section) for section in SECTIONS]
+    used = {use for written in steps for use in _types_in(written)} & plugins.step_types.keys()
+    try:
+        code = StepCode(recipe, plugins, store)
+        types = {use: code.of_type(use) for use in sorted(used)}
+    except PluginError:
+        return None
+    digest = blake3(encode([FORMAT, recipe.data, types])).hexdigest()
+    return f"checked {digest}"
+
+
+def _types_in(written: Any) -> Iterator[str]:
+    """The step types that a part of a recipe names, also for steps inside steps."""
+    if isinstance(written, dict):
+        use = written.get("use")
+        if isinstance(use, str):
+            yield use
+        for value in written.values():
+            yield from _types_in(value)

@@ -7,12 +7,16 @@ nothing else has to change.
 import functools
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType, FunctionType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finery import fields
+from finery.plugin.hookspecs import hookspec
+
+if TYPE_CHECKING:
+    from finery.plugin.view import View
 
 
 class FineryDeprecationWarning(FutureWarning):
@@ -26,7 +30,7 @@ class Deprecated(NamedTuple):
     gone_in: str
 
 
-HOOKS: dict[str, Deprecated] = {}
+HOOKS = {"finery_pages": Deprecated("finery_views", "0.3")}
 NAMES = {"inner": Deprecated("nested_step", "0.3")}
 _KEYED = Deprecated("setting(affects_output=…)", "0.3")
 _NAMED = Deprecated("takes(uses_name=…)", "0.3")
@@ -38,6 +42,32 @@ _given: dict[Any, Any] = {}
 
 class Hooks:
     """Specifications of the deprecated hooks."""
+
+    @staticmethod
+    @hookspec
+    def finery_pages() -> Mapping[str, Any]:  # type: ignore[empty-body]
+        """Return the pages you provide: kind of artifact → `"module:function"`."""
+
+
+def with_page(view: "View", make: Callable[..., str]) -> "View":
+    """The view with the page that a function of `finery_pages` makes.
+
+    The function takes the page's title, the outputs by name, the model whose tokenizer counts with
+    its name or None, and what reports progress; it returns HTML.
+    """
+    from finery.plugin.view import Output, Page, PageContext
+
+    base: Any = type(view)
+
+    class WithPage(base):  # type: ignore[misc]
+        def page(self, outputs: Sequence[Output], context: PageContext) -> Page:
+            artifacts = {output.title: output.artifact for output in outputs}
+            model = context.built(context.tokenizer) if context.tokenizer else None
+            named = (context.tokenizer, model) if model is not None else None
+            return Page(make(context.title, artifacts, named, context.progress))
+
+    page_view: View = WithPage()
+    return page_view
 
 
 def warn_of_hooks(plugin: str, origin: str, hooks: Iterable[tuple[str, FunctionType]]) -> None:

@@ -1,7 +1,7 @@
 """Every hook a plugin can implement. `from finery import hookimpl`."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pluggy
 
@@ -13,12 +13,26 @@ if TYPE_CHECKING:
     from finery.inference.engine import Engine
     from finery.plugin.history import Results
     from finery.plugin.notes import About, Estimate, Note
+    from finery.plugin.view import View
     from finery.recipe.graph import Graph
     from finery.step.job import Job
     from finery.step.step import Step
 
 hookspec = pluggy.HookspecMarker("finery")
 hookimpl = pluggy.HookimplMarker("finery")
+OBSERVES = "finery_observes"
+"""The attribute of a function that `observes` marks."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def observes(function: F) -> F:
+    """Mark a hook that only watches: it can't change outputs, so it stays out of keys.
+
+    For `finery_run_step`, whose implementations are part of the key of every step otherwise.
+    """
+    setattr(function, OBSERVES, True)
+    return function
 
 
 @hookspec
@@ -42,8 +56,8 @@ def finery_executors() -> "Mapping[str, str | type[Executor]]":  # type: ignore[
 
 
 @hookspec
-def finery_pages() -> Mapping[str, str]:  # type: ignore[empty-body]
-    """Return the pages you provide for `finery show --html`: kind of artifact → function."""
+def finery_views() -> "Mapping[str, str | type[View]]":  # type: ignore[empty-body]
+    """Return the views you provide: kind of artifact, or `kind/format` → `"module:Class"`."""
 
 
 @hookspec
@@ -70,7 +84,7 @@ def finery_worker_environment(use: str, alone: bool) -> Mapping[str, str]:  # ty
 
 @hookspec(firstresult=True)
 def finery_run_step(step: "Step", job: "Job") -> Any:
-    """Run one step in its worker; wrap it to see or change how every step runs."""
+    """Run one step in its worker; wrap it to change how every step runs, or to watch it run."""
 
 
 @hookspec

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
@@ -28,7 +28,10 @@ from finery.step.step import Step
 from finery.util.installed import EntryPoint, entry_points, version_of
 from finery.util.paths import shown
 from finery.util.references import load_reference
-from finery.util.text import did_you_mean
+from finery.util.text import did_you_mean, nearest_meant
+
+if TYPE_CHECKING:
+    from finery.plugin.view import View
 
 Table = dict[str, tuple[Any, Plugin]]
 """Name → (an object or `"module:Name"`, the plugin that provides it)."""
@@ -66,8 +69,7 @@ class Plugins:
     def __init__(self) -> None:
         self.manager = pluggy.PluginManager(GROUP)
         self.manager.add_hookspecs(hooks)
-        if deprecated.HOOKS:
-            self.manager.add_hookspecs(deprecated.Hooks)
+        self.manager.add_hookspecs(deprecated.Hooks)
         self.plugins: list[Plugin] = []
         self.broken: list[BrokenPlugin] = []
         self.are_broken_reported = False
@@ -75,11 +77,15 @@ class Plugins:
         self.engines: Table = {}
         self.commands: Table = {}
         self.executors: Table = {}
+        self.views: Table = {}
+        self._pages: Table = {}
         self._tables: dict[str, Table] = {
             "finery_steps": self.step_types,
             "finery_engines": self.engines,
             "finery_commands": self.commands,
             "finery_executors": self.executors,
+            "finery_views": self.views,
+            "finery_pages": self._pages,
         }
         self._own = Plugin("finery", builtin, f"finery {version_of('finery')}")
         self.manager.register(Builtin, name=self._own.name)
@@ -152,23 +158,17 @@ class Plugins:
         return table
 
     @cached_property
-    def pages(self) -> Table:
-        """Kind of artifact → (what makes a page of it, or "module:function"; plugin)."""
-        return self._lazily("finery_pages")
-
-    @cached_property
     def notes(self) -> Table:
-        """Kind of note → (when and why it is given, plugin)."""
-        return self._lazily("finery_notes")
+        """Kind of note → (when and why it is given, plugin).
 
-    def _lazily(self, hook: str) -> Table:
-        """A table that is read when it is asked for, since plugins import something for it."""
-        table: Table = {}
+        Read when it is asked for, since plugins import something for it.
+        """
+        notes: Table = {}
         for plugin in (self._own, *self.plugins):
-            more = self._table(hook, plugin)
-            _check_new(more, table, plugin)
-            table |= more
-        return table
+            table = self._table("finery_notes", plugin)
+            _check_new(table, notes, plugin)
+            notes |= table
+        return notes
 
     @cached_property
     def note_names(self) -> set[str]:
@@ -207,10 +207,11 @@ class Plugins:
         """A fix for an unknown step type."""
         prefix = name.partition(".")[0]
         if prefix not in {p.name for p in self.plugins}:
-            guess = did_you_mean(name, self.step_types)
-            hint = f"{guess} or " if guess and guess.startswith("did") else ""
-            missing = f"install the plugin that provides '{prefix}.*'"
-            return f"{hint}{missing} (`finery plugins` lists yours)"
+            meant = nearest_meant(name, self.step_types)
+            missing = (
+                f"install the plugin that provides '{prefix}.*' (`finery plugins` lists yours)"
+            )
+            return f"{meant} or {missing}" if meant else missing
         return did_you_mean(name, self.step_types) or "run `finery plugins`"
 
     def engine(self, model_format: str) -> type[Engine]:
@@ -225,6 +226,30 @@ class Plugins:
         reference, plugin = self.engines[model_format]
         cls: type[Engine] = resolve(reference, f"engine '{model_format}'", plugin)
         return cls
+
+    def view(self, kind: str, artifact_format: str = "") -> "View":
+        """What shows artifacts of a kind and format: the most specific view that there is.
+
+        Raises `PluginError` where a plugin's view can't be loaded, or is none.
+        """
+        from finery.plugin.view import View  # only where something is shown
+
+        name = next((n for n in (f"{kind}/{artifact_format}", kind) if n in self.views), None)
+        view = View() if name is None else self._view(name, View)
+        if kind not in self._pages:
+            return view
+        reference, plugin = self._pages[kind]
+        return deprecated.with_page(view, resolve(reference, f"page of a {kind}", plugin))
+
+    def _view(self, name: str, base: "type[View]") -> "View":
+        reference, plugin = self.views[name]
+        cls = resolve(reference, f"view '{name}'", plugin)
+        if not (isinstance(cls, type) and issubclass(cls, base)):
+            raise PluginError(
+                f"view '{name}' of plugin '{plugin.name}' ({plugin.origin}) is no View: {cls!r}",
+                fix="subclass finery.View",
+            )
+        return cls()
 
     def worker_environment(self, use: str, *, alone: bool) -> dict[str, str]:
         """Environment variables that plugins add to a new worker's; of two, the later plugin's."""

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
+from finery import builtin
 from finery.errors import FineryError, PluginError
 from finery.inference.engine import Engine
-from finery.plugin import builtin, deprecated
+from finery.plugin import deprecated
 from finery.plugin import hookspecs as hooks
 from finery.plugin.discovery import (
     GROUP,

@@ -259,7 +259,7 @@ CALL = """
 import importlib, json, sys
 from pathlib import Path
 import msgspec
-from finery import Dataset, FineryError, Model
+from finery import Dataset, FineryError, Model, Pinned, Preflight, interface
 from finery.testing import TestJob
 
 call = json.load(sys.stdin)
@@ -269,10 +269,10 @@ if call["base"]:
     step.base = Model(Path("base"), meta=call["base"])
 try:
     if call["pinned"] is None:
-        result = {"pin": step.pin()}
+        result = {"pin": interface(step, Pinned).pin()}
     else:
         job = TestJob(pinned=call["pinned"], secrets=call["secrets"])
-        made = step.sketch(job) if call["sketch"] else step.run(job)
+        made = interface(step, Preflight).sketch(job) if call["sketch"] else step.run(job)
         found = made.external if made else {}
         external = {name: str(path) for name, path in found.items()}
         files = sorted(p.name for p in job.out.iterdir())

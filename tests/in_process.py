@@ -6,10 +6,10 @@ from typing import Any
 
 import msgspec
 
+from finery import FineryError
 from finery.artifact.manifest import Result
 from finery.build.project import open_graph, open_store
 from finery.build.scheduler import Build
-from finery.errors import FineryError
 from finery.execute.task import Task
 from finery.execute.worker import _outputs
 

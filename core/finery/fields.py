@@ -10,12 +10,20 @@ from typing import (
     Annotated,
     Any,
     ClassVar,
+    Literal,
     dataclass_transform,
     get_args,
     get_origin,
 )
 
 import msgspec
+
+Role = Literal["", "train", "validation", "compare", "base"]
+"""What a step does with an input, see `takes`."""
+Learns = Literal["", "answers", "preferences", "ratings"]
+"""What a training learns from: answers, pairs of a better and a worse one, or rated answers."""
+Task = Literal["", "classification", "extraction", "style", "complex"]
+"""What an evaluator judges: one answer of few, facts in a fixed format, manner, or e.g. SQL."""
 
 
 class Files:
@@ -62,6 +70,14 @@ class Spec(msgspec.Struct, frozen=True):
     seeded: bool = True  # False: the seed can't change the output and isn't in the key
     engines: bool = False  # answers prompts with its models: their engines are in the key
     sections: tuple[str, ...] = ()  # sections of a recipe that take it; default: by its output
+    learns: str = ""  # of a training: what it learns from, see `Learns`
+    task: str = ""  # of an evaluator: what it judges, see `Task`
+    keeps_prompts: bool = False  # of a generator: the prompts of its rows are those of its inputs
+    pinned: Any = ""  # "module:Class" of an interface, see `finery.step.interfaces`
+    preflight: Any = ""
+    traceable: Any = ""
+    forecast: Any = ""
+    metrics: Any = ""  # "module:NAME" of how metrics look while it runs, see `finery.LiveMetric`
 
 
 class FieldInfo(msgspec.Struct):
@@ -71,6 +87,7 @@ class FieldInfo(msgspec.Struct):
     help: str = ""
     affects_output: bool = True
     uses_name: bool = False
+    role: str = ""
     constraints: dict[str, Any] = {}
     section: str = ""
     given: dict[str, str] = {}
@@ -99,13 +116,25 @@ def setting(
         "ge": ge, "gt": gt, "le": le, "lt": lt, "pattern": pattern, "min_length": min_length,
         "max_length": max_length, "examples": examples,
     }  # fmt: skip
-    given = {k: v for k, v in limits.items() if v is not None}
-    return FieldInfo(default=default, help=help, affects_output=affects_output, constraints=given)
+    constraints = {k: v for k, v in limits.items() if v is not None}
+    return FieldInfo(
+        default=default, help=help, affects_output=affects_output, constraints=constraints
+    )
 
 
-def takes(default: Any = msgspec.NODEFAULT, *, help: str = "", uses_name: bool = False) -> Any:
-    """An input's help. `uses_name=True`: the step sees the recipe's name of it, `artifact.name`."""
-    return FieldInfo(default=default, help=help, uses_name=uses_name)
+def takes(
+    default: Any = msgspec.NODEFAULT, *, help: str = "", uses_name: bool = False, role: Role = ""
+) -> Any:
+    """An input's help, and what the step does with it.
+
+    uses_name: the step sees what the recipe calls the input, `artifact.name`, which is then part
+        of the key.
+    role: what advice and estimates need to know. Of rows: `train` (learned from), `validation`
+        (judged on while training), `compare` (only compared with: no row of the output is taken
+        from them, or nearly repeats one of them). Of a model: `base` (training starts from it: its
+        tokenizer and chat template stay). By default rows are taken, and a model is asked.
+    """
+    return FieldInfo(default=default, help=help, uses_name=uses_name, role=role)
 
 
 def nested_step(section: str, *, given: Mapping[str, str], help: str) -> Any:
@@ -144,14 +173,14 @@ class _SettingsMeta(msgspec.StructMeta):
 def _rewrite_fields(namespace: dict[str, Any]) -> dict[str, FieldInfo]:
     """Replace each `setting(...)` of a class body by its default and annotate it; return them."""
     annotations = namespace.get("__annotations__", {})
-    found: dict[str, FieldInfo] = {}
+    fields: dict[str, FieldInfo] = {}
     for field, hint in annotations.items():
         if _is_class_var(hint):
             continue
         info = namespace.get(field, msgspec.NODEFAULT)
         if not isinstance(info, FieldInfo):
             info = FieldInfo(default=info)
-        found[field] = info
+        fields[field] = info
         annotations[field] = _annotated(hint, info)
         if info.default is msgspec.NODEFAULT:
             namespace.pop(field, None)
@@ -159,7 +188,7 @@ def _rewrite_fields(namespace: dict[str, Any]) -> dict[str, FieldInfo]:
             namespace[field] = msgspec.field(default_factory=_copier(info.default))
         else:
             namespace[field] = info.default
-    return found
+    return fields
 
 
 def _annotated(hint: Any, info: FieldInfo) -> Any:
@@ -207,4 +236,12 @@ class Settings(msgspec.Struct, metaclass=_SettingsMeta):
             seeded: bool = True,
             engines: bool = False,
             sections: tuple[str, ...] = (),
+            learns: Learns = "",
+            task: Task = "",
+            keeps_prompts: bool = False,
+            pinned: "str | type" = "",
+            preflight: "str | type" = "",
+            traceable: "str | type" = "",
+            forecast: "str | type" = "",
+            metrics: "str | Mapping[str, Any]" = "",
         ) -> None: ...

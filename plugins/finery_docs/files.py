@@ -1,7 +1,7 @@
 """`docs.files`: rows from documents, a chunk each."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -26,7 +26,11 @@ LISTED = 10
 
 
 class DocsFiles(
-    Step, seeded=False, packages=("beautifulsoup4", "markdown-it-py", "pypdf"), version="1"
+    Step,
+    seeded=False,
+    packages=("beautifulsoup4", "markdown-it-py", "pypdf"),
+    version="1",
+    traceable="finery_docs.places:ChunkPlaces",
 ):
     """Rows from Markdown, text, HTML and PDF files: one a chunk, with the place it comes from.
 
@@ -75,7 +79,7 @@ class DocsFiles(
     def run(self, job: Job) -> Dataset:
         """Write the chunks of all files, in the order of `path`; `meta` counts files and drops."""
         self.check()
-        reading = _Reading(self, job)
+        reading = Reading(self, job)
         with reading.drops:
             made = Dataset.write(job.out, reading.rows())
         left_out = ", ".join(f"{why} {n:,}" for why, n in sorted(reading.drops.counts.items()))
@@ -86,17 +90,8 @@ class DocsFiles(
         made.meta |= {"files": reading.used, **reading.drops.meta()}
         return made
 
-    def trace(self, ids: Collection[str], job: Job) -> Iterator[tuple[str, str]]:
-        """File and line, or page, of each chunk with one of `ids`."""
-        reading = _Reading(self, job)
-        with reading.drops:
-            for row in reading.rows():
-                if row["id"] in ids:
-                    page = f" (page {row['page']})" if "page" in row else f":{row['line']}"
-                    yield row["id"], f"{row['source']}{page}"
 
-
-class _Reading:
+class Reading:
     """One run of `docs.files`."""
 
     def __init__(self, step: DocsFiles, job: Job) -> None:

@@ -31,7 +31,7 @@ SHOWN = 10
 """Rows that an error names one by one."""
 
 
-class Judge(Step, isolated=True):
+class Judge(Step, isolated=True, preflight="finery_eval.preflight:JudgePreflight"):
     """Judge models on the same rows."""
 
     models: list[Model] = takes(
@@ -52,6 +52,9 @@ class Judge(Step, isolated=True):
     def metric_names(self) -> list[str]:
         """The metrics of each model, the headline first."""
         return ["accuracy"]
+
+    def check_rows(self, job: Job) -> None:
+        """Raise `DataError` for rows that can't be judged."""
 
     def more_metrics(self) -> str:
         """What would make further metrics known, for who requires one; nothing by default."""
@@ -109,7 +112,7 @@ class Evaluator(Judge, engines=True):
         super().check()
         check_pattern(self.extract)
 
-    def check_inputs(self, job: Job) -> None:
+    def check_rows(self, job: Job) -> None:
         """Raise `DataError` for rows that can't be judged."""
         read_rows(self.rows)
 

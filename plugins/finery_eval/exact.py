@@ -9,7 +9,7 @@ from finery_eval import evaluator
 from finery_eval.evaluator import Evaluator
 
 
-class Exact(Evaluator):
+class Exact(Evaluator, task="extraction"):
     """Judge models by exact match: the share of rows where the whole answer is the expected one.
 
     An answer is right if its text is the completion of the row, once both are stripped of white
@@ -33,7 +33,7 @@ class Exact(Evaluator):
         hits = {name: {"accuracy": [j["correct"] for j in of]} for name, of in judged.items()}
         return evaluator.write_shares(job, rows, answers, judged=judged, hits=hits)
 
-    def check_inputs(self, job: Job) -> None:
+    def check_rows(self, job: Job) -> None:
         """Raise `DataError` for rows that can't be judged."""
         self.expectations()
 

@@ -64,7 +64,7 @@ class Preference(Judge, packages=PACKAGES, seeded=False):
             predictions=_predictions(rows, scored, right),
         )
 
-    def check_inputs(self, job: Job) -> None:
+    def check_rows(self, job: Job) -> None:
         """Raise `DataError` for rows that can't be judged."""
         self._preferences()
 

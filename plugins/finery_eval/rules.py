@@ -69,7 +69,7 @@ class Rule(Settings):
         )
 
 
-class Rules(Evaluator):
+class Rules(Evaluator, task="style"):
     """Judge models by the rules their answers keep, so that tone and format become a number.
 
     Each rule has a name and says what can be measured: patterns that must or must not be found,

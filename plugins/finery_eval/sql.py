@@ -39,7 +39,7 @@ class Wanted(msgspec.Struct, frozen=True):
     ordered: bool
 
 
-class Sql(Evaluator):
+class Sql(Evaluator, task="complex"):
     """Judge models by what their SQL finds: each query is run, and its result compared.
 
     Both the answer and the completion of the row are run by SQLite on a database in memory, made by
@@ -102,7 +102,7 @@ class Sql(Evaluator):
         tables = [queries_table(judged)]
         return evaluator.write_shares(job, rows, answers, judged=judged, hits=hits, tables=tables)
 
-    def check_inputs(self, job: Job) -> None:
+    def check_rows(self, job: Job) -> None:
         """Raise `DataError` for rows that can't be judged, and for scripts that fail."""
         with self._database() as database:
             self.expectations(job, evaluator.read_rows(self.rows), database)

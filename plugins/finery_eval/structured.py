@@ -54,7 +54,7 @@ class Reading(msgspec.Struct, frozen=True):
     problem: Problem | None
 
 
-class Json(Evaluator, packages=("jsonschema",)):
+class Json(Evaluator, packages=("jsonschema",), task="extraction"):
     r"""Judge models by the JSON object they answer: whole, field by field, and by a JSON Schema.
 
     A row's completion is the expected object. An answer must be JSON and nothing else, though it
@@ -140,7 +140,7 @@ class Json(Evaluator, packages=("jsonschema",)):
         }
         return self.write(job, rows, fields, expected, answers, readings)
 
-    def check_inputs(self, job: Job) -> None:
+    def check_rows(self, job: Job) -> None:
         """Raise what `inputs` raises."""
         self.inputs()
 

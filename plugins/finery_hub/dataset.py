@@ -1,15 +1,21 @@
 """`hub.dataset`: rows of a data set on the Hugging Face hub, pinned to a commit."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 
 from finery import Dataset, Job, setting
 from finery.rows.tables.records import Record
 from finery_data.sources.source import RowSource
-from finery_hub.client import COMMIT, resolve, token_of
+from finery_hub.client import token_of
 from finery_hub.rows import Split, records_of
 
 
-class HubDataset(RowSource, packages=("datasets", "jinja2"), version="1"):
+class HubDataset(
+    RowSource,
+    packages=("datasets", "jinja2"),
+    version="1",
+    pinned="finery_hub.pins:DatasetPin",
+    traceable="finery_hub.places:DatasetPlaces",
+):
     """Rows of a data set on the Hugging Face hub, as the datasets library reads it.
 
     A branch or tag is resolved once, to a commit that `recipe.lock` keeps: rows that change on the
@@ -37,30 +43,17 @@ class HubDataset(RowSource, packages=("datasets", "jinja2"), version="1"):
         affects_output=False,
     )
 
-    def floating(self) -> str | None:
-        """The branch or tag to pin; a commit needs no pin."""
-        if COMMIT.fullmatch(self.revision):
-            return None
-        return f"hub:datasets/{self.repo}@{self.revision}"
-
-    def pin(self) -> str:
-        """The commit that the branch or tag names now."""
-        return resolve(self.repo, self.revision, "dataset")
-
     def run(self, job: Job) -> Dataset:
         """Write the rows of the split at its commit."""
-        split = self._pinned_split(job)
-        return self.written(job, self._records(split, job), split.place, take=self.take)
+        split = self.pinned_split(job)
+        return self.written(job, self.records(split, job), split.place, take=self.take)
 
-    def trace(self, ids: Collection[str], job: Job) -> Iterator[tuple[str, str]]:
-        """Commit, split, and file and line or row, of each row with one of `ids`."""
-        split = self._pinned_split(job)
-        return self.placed(ids, job, self._records(split, job), split.place, take=self.take)
-
-    def _pinned_split(self, job: Job) -> Split:
+    def pinned_split(self, job: Job) -> Split:
+        """The split at its commit."""
         commit = job.pinned or self.revision
         return Split(self.repo, commit, self.config, self.split, token_of(job))
 
-    def _records(self, split: Split, job: Job) -> Iterator[Record]:
+    def records(self, split: Split, job: Job) -> Iterator[Record]:
+        """The records of a split, off its files or over the network."""
         streaming = self.streaming if self.streaming is not None else self.take is not None
         return records_of(split, job, streaming=streaming)

@@ -6,27 +6,31 @@ from pathlib import Path
 from typing import Any
 
 from finery import DataError, Job, Model, Step, setting, takes
-from finery_hub.client import COMMIT, download, names_at, resolve, token_of
+from finery_hub.client import download, names_at, token_of
 from finery_local.folder import (
-    ADAPTER_CONFIG,
-    HEAVY,
     PICKLED,
     README,
     TEMPLATE_KWARGS_HELP,
     WEIGHT_FILES,
     Folder,
     check_template_arguments,
+    default_patterns,
     folder_model,
     matches,
     no_weights,
-    patterns,
-    sketch_model,
     template_facts,
 )
 from finery_local.gguf_file import external_gguf
 
 
-class HubModel(Step, sections=("models",), seeded=False):
+class HubModel(
+    Step,
+    sections=("models",),
+    seeded=False,
+    pinned="finery_hub.pins:ModelPin",
+    preflight="finery_hub.preflight:ModelPreflight",
+    forecast="finery_hub.forecast:ModelForecast",
+):
     """Take a model, or an adapter, from the Hugging Face hub.
 
     A branch or tag is resolved once, to a commit that `recipe.lock` keeps: a model that moves on
@@ -60,19 +64,11 @@ class HubModel(Step, sections=("models",), seeded=False):
         """That it is an adapter, where it has a base."""
         return {} if self.base is None else {"format": "adapter"}
 
-    def floating(self) -> str | None:
-        """The branch or tag to pin; a commit needs no pin."""
-        return None if COMMIT.fullmatch(self.revision) else f"hub:{self.repo}@{self.revision}"
-
-    def pin(self) -> str:
-        """The commit that the branch or tag names now."""
-        return resolve(self.repo, self.revision)
-
     def run(self, job: Job) -> Model:
         """Fetch what the cache doesn't hold yet, check it and hash it."""
         if self.file is not None:
             return self._gguf(self.file, job)
-        folder = self._fetched(self._patterns(), job)
+        folder = self.fetched(self.patterns(), job)
         if not any(name.endswith(".safetensors") for name in folder.names):
             raise self._without_weights(folder.root, job)
         return folder_model(
@@ -80,48 +76,31 @@ class HubModel(Step, sections=("models",), seeded=False):
             job,
             base=self.base,
             trust_remote_code=self.trust_remote_code,
-            wanted=self._patterns(),
-            about=self._about(),
+            wanted=self.patterns(),
+            about=self.about(),
         )
 
-    def sketch(self, job: Job) -> Model | None:
-        """Fetch what is small: the tokenizer, the chat template, the configuration.
-
-        None for a GGUF file, which holds all of that itself.
-        """
-        if self.file is not None:
-            return None
-        folder = self._fetched(self._patterns(), job, unwanted=HEAVY)
-        if not folder.names & {"config.json", ADAPTER_CONFIG}:
-            return None  # whatever it is, the build says it better
-        return sketch_model(
-            folder,
-            job.out,
-            base=self.base,
-            trust_remote_code=self.trust_remote_code,
-            about=self._about(),
-        )
-
-    def _about(self) -> dict[str, Any]:
+    def about(self) -> dict[str, Any]:
+        """Facts about the model that the settings give."""
         return {"repo": self.repo, **template_facts(self.chat_template_kwargs)}
 
     def _gguf(self, file: str, job: Job) -> Model:
         if self.files is not None or self.base is not None:
             other = "files" if self.files is not None else "base"
             raise DataError(f"file names a whole model, so {other} has no use", fix=f"drop {other}")
-        folder = self._fetched([escape(file)], job)
+        folder = self.fetched([escape(file)], job)
         if file not in folder.names:
             ggufs = sorted(name for name in self._everything(job) if name.endswith(".gguf"))
             fix = f"one of: {', '.join(ggufs)}" if ggufs else "it holds no GGUF file: drop file"
             raise DataError(f"{self.repo} has no file '{file}'", fix=fix)
-        return external_gguf(folder.root / file, job, about=self._about())
+        return external_gguf(folder.root / file, job, about=self.about())
 
     def _without_weights(self, root: Path, job: Job) -> DataError:
         everything = self._everything(job)
         if self.files is not None and everything & WEIGHT_FILES:
             return DataError(
                 f"files leaves out the weights of {self.repo}",
-                fix=f"add their pattern; the default is: {', '.join(patterns(False))}",
+                fix=f"add their pattern; the default is: {', '.join(default_patterns(False))}",
             )
         return no_weights(Folder(root=root, names=everything, title=self.repo))
 
@@ -132,10 +111,11 @@ class HubModel(Step, sections=("models",), seeded=False):
     def _commit(self, job: Job) -> str:
         return job.pinned or self.revision
 
-    def _patterns(self) -> list[str]:
-        return list(self.files or patterns(self.trust_remote_code))
+    def patterns(self) -> list[str]:
+        """Patterns of the files to take."""
+        return list(self.files or default_patterns(self.trust_remote_code))
 
-    def _fetched(self, wanted: list[str], job: Job, unwanted: Sequence[str] = PICKLED) -> Folder:
+    def fetched(self, wanted: list[str], job: Job, unwanted: Sequence[str] = PICKLED) -> Folder:
         """The files there are of `wanted`, and of the model card, which names the licence."""
         wanted = [*wanted, README]
         commit, token = self._commit(job), token_of(job)

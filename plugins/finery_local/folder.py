@@ -87,7 +87,7 @@ class Folder(msgspec.Struct, frozen=True):
         return content
 
 
-def patterns(trust_remote_code: bool) -> tuple[str, ...]:
+def default_patterns(trust_remote_code: bool) -> tuple[str, ...]:
     """Names of the files that make up a model, with its own Python code only if that is trusted."""
     return LOADED + CODE if trust_remote_code else LOADED
 
@@ -108,7 +108,7 @@ def folder_model(
 ) -> Model:
     """The `Model` in `folder`; its files stay where they are and `meta["files"]` identifies them.
 
-    wanted: patterns of the files that belong to it; default: `patterns(trust_remote_code)`.
+    wanted: patterns of the files that belong to it; default: `default_patterns(trust_remote_code)`.
     about: more facts for `meta`.
     Raises `DataError` when the folder holds no model, only pickled weights, an incomplete one, or
     code that isn't trusted, and when `base` is missing for an adapter or given without one.
@@ -119,7 +119,7 @@ def folder_model(
         raise _no_model(folder)
     _check_code(folder, trust_remote_code)
     _check_base(folder, base, adapter)
-    names = _belonging(folder, weights, wanted or patterns(trust_remote_code), job)
+    names = _belonging(folder, weights, wanted or default_patterns(trust_remote_code), job)
     files = {name: (folder.root / name).absolute() for name in names}
     facts = _facts(folder, weights, adapter, base, job)
     meta = {**about, **facts, "trust_remote_code": trust_remote_code}

@@ -18,7 +18,9 @@ from finery_local.folder import (
 from finery_local.gguf_file import external_gguf
 
 
-class LocalModel(Step, sections=("models",), seeded=False):
+class LocalModel(
+    Step, sections=("models",), seeded=False, forecast="finery_local.forecast:ModelForecast"
+):
     """Take a model from a Hugging Face folder, an adapter's folder or a GGUF file on this machine.
 
     The files stay where they are; what they hold is hashed, so an edited file is another model.

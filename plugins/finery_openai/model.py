@@ -12,7 +12,9 @@ FIXED = frozenset({"model", "messages", "stream", "n", "tools"})
 """Body parameters that `extra` can't set: finery itself needs them as they are."""
 
 
-class OpenaiModel(Step, sections=("models",), seeded=False):
+class OpenaiModel(
+    Step, sections=("models",), seeded=False, forecast="finery_openai.forecast:ModelForecast"
+):
     """Take a model behind an OpenAI-compatible API: OpenAI, vLLM, Ollama, llama.cpp.
 
     It answers prompts wherever a local model does: it can be judged beside the tuned one, stand
@@ -80,9 +82,9 @@ class OpenaiModel(Step, sections=("models",), seeded=False):
         }
         if self.extra:
             meta["extra"] = self.extra
-        return Model(job.out, meta=meta, runtime=self._hints())
+        return Model(job.out, meta=meta, runtime=self.runtime())
 
-    def _hints(self) -> dict[str, Any]:
+    def runtime(self) -> dict[str, Any]:
         """How to ask, what it costs, and the name of the variable with the key."""
         names = (
             "api_key", "concurrency", "requests_per_minute", "tokens_per_minute", "timeout",

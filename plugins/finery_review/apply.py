@@ -1,14 +1,13 @@
 """`review.apply`: rows as people decided on them."""
 
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from typing import Literal
 
 from finery import DataError, Dataset, Files, Job, OptionalFiles, Step, UsageError, setting, takes
 from finery.rows import Row
 from finery.rows.dropped import Drops
 from finery.rows.parts import id_of, named, read
-from finery.rows.tables.streams import shown
 from finery_review.applied import applied
 from finery_review.decisions import (
     Decision,
@@ -25,7 +24,7 @@ LISTED = 5
 """Undecided rows that the error for them names."""
 
 
-class Apply(Step, seeded=False, version="1"):
+class Apply(Step, seeded=False, version="1", traceable="finery_review.places:DecisionPlaces"):
     """Apply what people decided in `finery review`: without the rejected rows, with edits made.
 
     `finery review STEP`, STEP being what `rows` names, writes the decisions to `reviews`. Accepted
@@ -71,15 +70,6 @@ class Apply(Step, seeded=False, version="1"):
         job.log(drops.summary(len(made)))
         made.meta |= drops.meta()
         return made
-
-    def trace(self, ids: Collection[str], job: Job) -> Iterator[tuple[str, str]]:
-        """The line of the decision on each row with one of `ids`, and what it says."""
-        for path in self.reviews.paths:
-            for number, line in enumerate(path.read_bytes().splitlines(), 1):
-                for decision in parse(line + b"\n", shown(path), number - 1)[0]:
-                    if decision.id in ids:
-                        by = f" by {decision.by}" if decision.by else ""
-                        yield decision.id, f"{shown(path)}:{number} ({decision.do}{by})"
 
 
 class _Review:

@@ -2,15 +2,21 @@
 
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
-from blake3 import blake3
-
-from finery import DataError, Dataset, Job, OneFile, StepError, UsageError, did_you_mean, setting
+from finery import (
+    DataError,
+    Dataset,
+    Job,
+    OneFile,
+    StepError,
+    UsageError,
+    did_you_mean,
+    setting,
+    shown,
+)
 from finery.rows.tables.records import Record
-from finery.rows.tables.streams import shown
 from finery_data.sources.source import RowSource
 from finery_sql.snapshot import keep, pinned_as, read
 from finery_sql.statement import is_ordered, parameters, trimmed
@@ -19,7 +25,12 @@ NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 PROGRESS_EVERY = 5_000
 
 
-class SqlQuery(RowSource, version="1"):
+class SqlQuery(
+    RowSource,
+    version="1",
+    pinned="finery_sql.pins:QueryPin",
+    traceable="finery_sql.places:QueryPlaces",
+):
     """Rows of a query to an SQL database, by SQLAlchemy.
 
     A database isn't a file, so the result is pinned: the first build runs the query, notes in
@@ -73,53 +84,41 @@ class SqlQuery(RowSource, version="1"):
         """The variable with the database's URL."""
         return (self.url,) if self.url and NAME.fullmatch(self.url) else ()
 
-    def floating(self) -> str | None:
-        """The database and the query; a SQLite file is hashed as any file is."""
-        if self.url is None:
-            return None
-        content = msgspec.json.encode([self._text(), self.params], order="deterministic")
-        return f"sql:{self.url}/{blake3(content).hexdigest()[:12]}"
-
-    def pin_into(self, folder: Path) -> str:
-        """Run the query and keep its rows: their number and digest."""
-        return pinned_as(keep(self._records(os.environ), folder))
-
     def run(self, job: Job) -> Dataset:
         """Write the rows, as they were when the query was pinned."""
         self.check()
-        records = self._records({}) if self.url is None else self._kept(job)
-        return self.written(job, _told(records, job), self._place())
+        return self.written(job, _told(self.pinned_records(job), job), self.place())
 
-    def trace(self, ids: Collection[str], job: Job) -> Iterator[tuple[str, str]]:
-        """Database and number of each row with one of `ids`, among those that the query gave."""
-        records = self._records({}) if self.url is None else self._kept(job)
-        return self.placed(ids, job, records, self._place())
+    def pinned_records(self, job: Job) -> Iterator[Record]:
+        """The records of a query: as pinned, or of a SQLite file as it is."""
+        return self.records({}) if self.url is None else self.kept_records(job)
 
-    def _kept(self, job: Job) -> Iterator[Record]:
-        found = read(job.kept, job.pinned or "", self._place())
+    def kept_records(self, job: Job) -> Iterator[Record]:
+        """The records that were kept with the pin; where they are gone, those of the query now."""
+        found = read(job.kept, job.pinned or "", self.place())
         if found is not None:
             return found
         job.log("the rows pinned aren't kept here: the query runs again")
         assert self.url is not None
-        now = keep(self._records({self.url: job.secret(self.url)}), job.kept)
+        now = keep(self.records({self.url: job.secret(self.url)}), job.kept)
         if pinned_as(now) != job.pinned:
-            hint = "" if is_ordered(self._text()) else ", and order them: the query has no ORDER BY"
+            hint = "" if is_ordered(self.text()) else ", and order them: the query has no ORDER BY"
             raise DataError(
                 f"the query gives other rows now ({pinned_as(now)}) than those pinned in "
                 f"recipe.lock ({job.pinned}), which aren't kept on this machine",
-                where=self._place(),
+                where=self.place(),
                 fix=f"take today's: finery build --update-lock{hint}",
             )
-        found = read(job.kept, job.pinned or "", self._place())
+        found = read(job.kept, job.pinned or "", self.place())
         if found is None:
             raise StepError("the rows that were just kept can't be read", where=str(job.kept))
         return found
 
-    def _records(self, environment: "os._Environ[str] | dict[str, str]") -> Iterator[Record]:
+    def records(self, environment: "os._Environ[str] | dict[str, str]") -> Iterator[Record]:
         """The query's records, straight from the database."""
         from finery_sql.database import Database
 
-        query = self._text()
+        query = self.text()
         self._check_parameters(query, "query_file" if self.query is None else "query")
         where = shown(self.query_file.path) if self.query_file is not None else None
         if self.path is not None:
@@ -134,7 +133,7 @@ class SqlQuery(RowSource, version="1"):
             database = Database.at(environment[self.url], self.url, where)
         return database.records(query, self.params)
 
-    def _text(self) -> str:
+    def text(self) -> str:
         """The query."""
         if self.query is not None or self.query_file is None:
             return trimmed(self.query or "")
@@ -161,7 +160,7 @@ class SqlQuery(RowSource, version="1"):
                     fix=f"params: {{{name}: …}}; for a plain colon write \\:{name}",
                 )
 
-    def _place(self) -> str:
+    def place(self) -> str:
         """How errors call the database."""
         return self.url or shown(self.path.path if self.path else Path())
 

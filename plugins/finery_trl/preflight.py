@@ -6,7 +6,18 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from finery import DataError, Dataset, FineryError, Job, Model, Piece, Proof, Sample, Tally
+from finery import (
+    DataError,
+    Dataset,
+    FineryError,
+    Job,
+    Model,
+    Piece,
+    Preflight,
+    Proof,
+    Sample,
+    Tally,
+)
 from finery.rows import Row
 from finery_trl.model.targets import check_targets
 from finery_trl.rows.control import Control
@@ -28,6 +39,14 @@ class _Answer(NamedTuple):
     prompt: Sequence[int]
     answer: Sequence[int]
     label: str = ""
+
+
+class TrainingPreflight(Preflight["Training"]):
+    """Rows in tokens, proven as the training itself will prove them."""
+
+    def prove(self, job: Job, samples: int) -> list[Proof]:
+        """A `Proof` of each data set."""
+        return prove(self.step, job, samples)
 
 
 def prove(step: "Training", job: Job, samples: int) -> list[Proof]:

@@ -8,7 +8,6 @@ from finery import (
     Job,
     Model,
     OneFile,
-    Proof,
     Settings,
     Step,
     UsageError,
@@ -92,14 +91,25 @@ class Launch(Settings):
     )
 
 
-class Training(Step, isolated=True, packages=PACKAGES, sections=("train",)):
+class Training(
+    Step,
+    isolated=True,
+    packages=PACKAGES,
+    sections=("train",),
+    learns="answers",
+    preflight="finery_trl.preflight:TrainingPreflight",
+    metrics="finery_trl.view.live:METRICS",
+):
     """Train a model on rows."""
 
     model: Model = takes(
-        help="The model to train: a Hugging Face folder, a GGUF (dequantised), or an adapter."
+        role="base",
+        help="The model to train: a Hugging Face folder, a GGUF (dequantised), or an adapter.",
     )
-    rows: list[Dataset] = takes(help="Rows to learn from.")
-    validation: Dataset | None = takes(None, help="Rows to measure the validation loss on.")
+    rows: list[Dataset] = takes(role="train", help="Rows to learn from.")
+    validation: Dataset | None = takes(
+        None, role="validation", help="Rows to measure the validation loss on."
+    )
     watch: Step | None = nested_step(
         "evaluate",
         given={"models": "model"},
@@ -225,12 +235,6 @@ class Training(Step, isolated=True, packages=PACKAGES, sections=("train",)):
 
         self.check()
         return run(self, job)
-
-    def prove(self, job: Job, samples: int = 3) -> list[Proof]:
-        """What would be learned, row by row."""
-        from finery_trl.preflight import prove
-
-        return prove(self, job, samples)
 
     def read(self, rows: Iterable[Row], tokens: "Tokens", job: Job, what: str) -> Iterable[Proven]:
         """Rows as proven examples, at best one by one. what: their name in errors."""

@@ -11,30 +11,37 @@ from conftest import MakeProject, Project
 from tiny_llama import CHATML, tiny_tokenizer
 
 from finery.cli.commands.check import command
-from finery.cli.deep import visible
 
 STEPS = """\
-from finery import Dataset, Job, Model, Step, hookimpl, setting, takes
+from finery import Dataset, Job, Model, Pinned, Preflight, Step, hookimpl, setting, takes
 
 
-class Hub(Step, sections=("models",), seeded=False):
+class Commit(Pinned):
+    '''A commit.'''
+
+    def floating(self):
+        return f"far:{self.step.repo}"
+
+    def pin(self):
+        return "1" * 40
+
+
+class Outline(Preflight):
+    '''The tokenizer.'''
+
+    def sketch(self, job):
+        assert job.pinned == "1" * 40
+        return Model(__import__("pathlib").Path("tiny").absolute(), meta={"format": "transformers"})
+
+
+class Hub(Step, sections=("models",), seeded=False, pinned=Commit, preflight=Outline):
     '''A model that lies far away.'''
 
     repo: str = setting("org/small", help="Its name.")
     sketchy: bool = setting(True, help="Its tokenizer can be had alone.")
 
-    def floating(self):
-        return f"far:{self.repo}"
-
-    def pin(self):
-        return "1" * 40
-
     def run(self, job: Job) -> Model:
         raise AssertionError("nothing heavy is downloaded")
-
-    def sketch(self, job):
-        assert job.pinned == "1" * 40
-        return Model(__import__("pathlib").Path("tiny").absolute(), meta={"format": "transformers"})
 
 
 class Slow(Step, isolated=True, seeded=False):
@@ -278,7 +285,3 @@ def test_a_pin_that_fails_is_told_with_its_step(deep: Callable[..., Result]) -> 
     ran = deep(recipe_yaml=RECIPE.replace("local.model, path: tiny", "far.model"), far_py=broken)
     assert ran.return_value == 1
     assert "recipe.yaml:5:3: error: no network" in ran.stderr
-
-
-def test_control_characters_become_pictures() -> None:
-    assert visible("a\x1b[31m\tb\x7f\x9b\n") == "a␛[31m␉b␡\\x9b\n"

@@ -12,9 +12,9 @@ from conftest import MakeProject, Project
 STEPS = '''\
 import json
 
-from finery import Dataset, Job, Metrics, Model, Step, hookimpl, setting, takes
-from finery.drops import Drops
-from finery.origin import Checked, Origin, Origins
+from finery import Dataset, Job, Metrics, Model, Step, Traceable, hookimpl, setting, takes
+from finery.rows.dropped import Drops
+from finery.rows.generated import Checked, Origin, Origins
 from finery.rows import answer_text, row_id
 
 
@@ -52,8 +52,8 @@ class Generate(Step, seeded=False, sections=("generate",)):
 class Train(Step, seeded=False, sections=("train",)):
     """Learns nothing."""
 
-    rows: list[Dataset]
-    validation: Dataset | None = takes(None, help="Rows to watch.")
+    rows: list[Dataset] = takes(role="train", help="Rows to learn from.")
+    validation: Dataset | None = takes(None, role="validation", help="Rows to watch.")
 
     def run(self, job: Job) -> Model:
         return Model(job.out, meta={"format": "light"})
@@ -79,24 +79,26 @@ class Judge(Step, seeded=False):
                              details={}, predictions=lines)
 
 
-class Elsewhere(Step, seeded=False):
+class Places(Traceable):
+    """Rows by key."""
+
+    def trace(self, ids, job):
+        if self.step.table == "gone":
+            from finery import StepError
+            raise StepError("no such table", fix="look")
+        for i in range(9):
+            found = row_id({"prompt": f"p{i}", "completion": "x"})
+            if found in ids:
+                yield found, f"{self.step.table}, key {i}"
+
+
+class Elsewhere(Step, seeded=False, traceable=Places):
     """Rows from a table that only this step knows."""
 
     table: str = setting(help="Its name.")
 
     def run(self, job: Job) -> Dataset:
         return Dataset.write(job.out, ({"prompt": f"p{i}", "completion": "x"} for i in range(9)))
-
-    def trace(self, ids, job):
-        if self.table == "gone":
-            from finery import StepError
-            raise StepError("no such table", fix="look")
-        for index, row in enumerate(Dataset(job.out, meta={"rows": 9})):
-            pass
-        for i in range(9):
-            found = row_id({"prompt": f"p{i}", "completion": "x"})
-            if found in ids:
-                yield found, f"{self.table}, key {i}"
 
 
 @hookimpl

@@ -9,8 +9,8 @@ import msgspec
 import pytest
 from conftest import LIGHT_STEPS, MakeProject, Project, Ran
 
-from finery.build import events
 from finery.build.events import RunLog
+from finery.util import events
 from finery.util.events import EVENTS
 
 RECIPE = """

@@ -10,7 +10,8 @@ from conftest import LIGHT_STEPS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finery.errors import RecipeError, UsageError
+from finery import UsageError
+from finery.errors import RecipeError
 from finery.plugin.manager import load_plugins
 from finery.recipe.document import load
 from finery.recipe.graph import Graph, build_graph, derived_seed

@@ -4,14 +4,15 @@ import pytest
 from conftest import MakeProject, Project
 
 STEPS = '''
-from finery import Dataset, Job, Metrics, Model, OneFile, Step, hookimpl, inner, setting, takes
+from finery import Dataset, Job, Metrics, Model, OneFile, Step, hookimpl
+from finery import nested_step, setting, takes
 
 
 class Learn(Step, seeded=False):
     """Learn the rows, and ask an evaluator how it goes."""
 
     rows: Dataset
-    watch: Step | None = inner("evaluate", given={"models": "me"}, help="How it goes.")
+    watch: Step | None = nested_step("evaluate", given={"models": "me"}, help="How it goes.")
 
     def run(self, job: Job) -> Model:
         job.log("learning")

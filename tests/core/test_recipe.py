@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finery.errors import RecipeError, UsageError
+from finery import UsageError
+from finery.errors import RecipeError
 from finery.recipe.document import Recipe, load
 
 Read = Callable[..., Recipe]

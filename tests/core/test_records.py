@@ -7,8 +7,19 @@ from typing import Any
 
 import pytest
 
-from finery import Budget, Completion, DataError, Engine, Model, Request, Sampling, UsageError
-from finery.errors import FineryError, RefusedError, StepError
+from finery import (
+    Budget,
+    Completion,
+    DataError,
+    Engine,
+    FineryError,
+    Model,
+    RefusedError,
+    Request,
+    Sampling,
+    StepError,
+    UsageError,
+)
 from finery.inference.budget import Price
 from finery.inference.cache import WAITING, CachedEngine
 from finery.inference.records import MemoryRecords, Records, SqliteRecords

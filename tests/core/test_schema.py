@@ -12,8 +12,7 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from finery import Dataset, Files, Job, Model, Settings, Step, setting, takes
-from finery.errors import PluginError
+from finery import Dataset, Files, Job, Model, PluginError, Settings, Step, setting, takes
 from finery.plugin.manager import Plugins, load_plugins
 from finery.recipe.document import Recipe, load
 from finery.recipe.messages import phrase

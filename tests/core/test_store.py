@@ -14,9 +14,9 @@ from conftest import MakeProject, Project, in_memory
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finery import StepError, UsageError
 from finery.artifact.kinds import Bundle, Dataset, Model
 from finery.artifact.manifest import Manifest, Result, manifest
-from finery.errors import StepError, UsageError
 from finery.store.blobs import ingest
 from finery.store.database import Store
 from finery.store.links import link_outputs, open_artifact, prune_links, view
@@ -134,7 +134,7 @@ def test_a_stray_log_of_a_lost_database_does_no_harm(built: Project) -> None:
     database = built.folder / ".finery/finery.db"
     db = sqlite3.connect(database)
     db.execute("SELECT * FROM results").fetchall()
-    db.execute("INSERT INTO checked VALUES ('x')")
+    db.execute("INSERT INTO facts VALUES ('x', '')")
     db.commit()
     assert Path(f"{database}-wal").stat().st_size > 0
     shutil.copy(f"{database}-wal", built.folder / "kept")

@@ -9,8 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from finery import DataError, Dataset, Files
-from finery.errors import UsageError
+from finery import DataError, Dataset, Files, UsageError
 from finery.plugin.manager import load_plugins
 from finery.rows import row_id
 from finery.rows.dropped import dropped

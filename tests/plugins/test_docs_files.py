@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pdf_files import encrypted, pdf, with_outline
 
-from finery import DataError, Files
-from finery.errors import UsageError
+from finery import DataError, Files, UsageError
 from finery.rows import Row
 from finery.rows.dropped import dropped
 from finery.testing import TestJob
@@ -25,6 +24,7 @@ from finery_docs.chunks import Limits, chunks
 from finery_docs.document import Document
 from finery_docs.files import DocsFiles
 from finery_docs.html import read_html
+from finery_docs.places import ChunkPlaces
 from finery_docs.plain import read_markdown, read_text
 
 GUIDE = """---
@@ -396,7 +396,7 @@ def test_places_of_rows_are_traced(tmp_path: Path) -> None:
     step = DocsFiles(path=files, chunk=100, shortest=1)
     rows = list(step.run(TestJob(tmp_path / "job")))
     ids = {rows[1]["id"], rows[-1]["id"]}
-    assert list(step.trace(ids, TestJob(tmp_path / "trace"))) == [
+    assert list(ChunkPlaces(step).trace(ids, TestJob(tmp_path / "trace"))) == [
         (rows[1]["id"], "a.md:9"),
         (rows[-1]["id"], "b.pdf (page 1)"),
     ]

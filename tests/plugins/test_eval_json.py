@@ -10,8 +10,7 @@ import tables
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finery import Dataset, Metrics, Model, OneFile
-from finery.errors import DataError, RequirementError, UsageError
+from finery import DataError, Dataset, Metrics, Model, OneFile, RequirementError, UsageError
 from finery.plugin.manager import load_plugins
 from finery.rows.answers.jsonvalues import MISSING, UNREADABLE, Comparison, NotJson, leaves, parse
 from finery.testing import run_step

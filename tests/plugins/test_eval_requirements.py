@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from finery.errors import UsageError
+from finery import UsageError
 from finery_eval.requirements import parse, unmet
 
 MODELS = ["base", "sft", "gguf.q8_0"]

@@ -8,9 +8,8 @@ import pytest
 from conftest import MakeProject
 from tables import model
 
-from finery import Dataset, Metrics, Model
+from finery import DataError, Dataset, Metrics, Model, RequirementError, UsageError
 from finery.build.project import open_graph
-from finery.errors import DataError, RequirementError, UsageError
 from finery.plugin.manager import load_plugins
 from finery.rows.templates import patience
 from finery.step.inspect import sections_of

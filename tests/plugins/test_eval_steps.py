@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 from tables import model, rows
 
-from finery import Dataset, Metrics, Model
-from finery.errors import DataError, RequirementError, UsageError
+from finery import DataError, Dataset, Metrics, Model, RequirementError, UsageError
 from finery.inference.records import MemoryRecords
 from finery.plugin.manager import load_plugins
 from finery.step.inspect import inputs_of, sections_of

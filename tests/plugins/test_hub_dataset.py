@@ -85,10 +85,11 @@ def first_words(made: dict[str, Any]) -> list[str]:
 
 
 def test_only_a_branch_or_tag_floats() -> None:
+    from finery import floating_name
     from finery_hub.dataset import HubDataset
 
-    assert HubDataset(repo="org/rows").floating() == "hub:datasets/org/rows@main"
-    assert HubDataset(repo="org/rows", revision=FIRST).floating() is None
+    assert floating_name(HubDataset(repo="org/rows")) == "hub:datasets/org/rows@main"
+    assert floating_name(HubDataset(repo="org/rows", revision=FIRST)) is None
 
 
 def test_a_split_is_read_whole_and_only_its_files_are_fetched(call: Caller) -> None:

@@ -42,10 +42,11 @@ def call(hub: Hub, tmp_path: Path) -> Caller:
 
 
 def test_only_a_branch_or_tag_floats() -> None:
+    from finery import floating_name
     from finery_hub.model import HubModel
 
-    assert HubModel(repo="org/small").floating() == "hub:org/small@main"
-    assert HubModel(repo="org/small", revision=FIRST).floating() is None
+    assert floating_name(HubModel(repo="org/small")) == "hub:org/small@main"
+    assert floating_name(HubModel(repo="org/small", revision=FIRST)) is None
 
 
 def test_a_pinned_model_stays_when_main_moves(call: Caller) -> None:

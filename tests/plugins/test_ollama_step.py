@@ -9,8 +9,7 @@ import pytest
 from go_templates import go_prompts, needs_go
 from tiny_gguf import CHATML, write_tiny_gguf
 
-from finery import Bundle, DataError, Model, StepError
-from finery.errors import FineryError
+from finery import Bundle, DataError, FineryError, Model, StepError
 from finery.testing import TestJob, run_step
 from finery_ollama.commands import read_modelfile
 from finery_ollama.modelfile import Modelfile, copy

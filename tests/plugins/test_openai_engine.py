@@ -10,9 +10,18 @@ import pytest
 from conftest import MakeProject, Project
 from hostile_server import Body, Reply, Server, echo, failure, killed_midway, said, serving
 
-from finery import Budget, Completion, FineryError, Job, Model, Request, UsageError
-from finery.build.plan import short
-from finery.errors import RefusedError, StepError
+from finery import (
+    Budget,
+    Completion,
+    FineryError,
+    Job,
+    Model,
+    RefusedError,
+    Request,
+    StepError,
+    UsageError,
+)
+from finery.build.changes import short
 from finery.inference.records import MemoryRecords
 from finery.rows import Conversation
 from finery.testing import TestJob

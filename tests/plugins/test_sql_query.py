@@ -214,7 +214,7 @@ def test_memory_stays_flat(tmp_path: Path) -> None:
     fill(tmp_path / "t.db", 50_000)
     made = step(tmp_path)
     tracemalloc.start()
-    assert sum(1 for _ in made._records({})) == 50_000
+    assert sum(1 for _ in made.records({})) == 50_000
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 8e6
@@ -513,7 +513,7 @@ def test_postgresql_is_read_as_a_stream(server: postgres.Server, tmp_path: Path)
     query = "SELECT n, repeat('x', 1000) AS body FROM generate_series(1, 30000) n ORDER BY n"
     made = step(tmp_path, url="TICKETS", query=query)
     tracemalloc.start()
-    assert sum(1 for _ in made._records({"TICKETS": server.url()})) == 30_000
+    assert sum(1 for _ in made.records({"TICKETS": server.url()})) == 30_000
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 12e6

@@ -9,10 +9,10 @@ import pytest
 from generating import Here
 from hostile_server import Body, Reply, Server, failure, said, serving
 
-from finery.errors import UsageError
+from finery import UsageError
 from finery.rows import split_turns
-from finery_synth.checks.checks import Checks
 from finery_synth.checks.sameness import fields_of, meaning
+from finery_synth.checks.settings import Checks
 from finery_synth.steps.preferences import Preferences
 
 pytest.importorskip("openai", reason="needs the package openai")

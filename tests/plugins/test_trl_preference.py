@@ -9,8 +9,7 @@ import pytest
 from conftest import MakeProject
 from tiny_llama import tiny_llama
 
-from finery import DataError, Dataset, Model
-from finery.errors import UsageError
+from finery import DataError, Dataset, Model, UsageError
 from finery.rows import Row
 from finery.testing import TestJob, dataset
 from finery_trl.settings import Lora

@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 from tiny_llama import tiny_llama
 
-from finery import DataError, Dataset, Model, StepError
-from finery.errors import UsageError
+from finery import DataError, Dataset, Model, StepError, UsageError
 from finery.rows import Row
 from finery.step.inspect import FILE_MODULE
 from finery.testing import TestJob, dataset
@@ -301,8 +300,8 @@ from pathlib import Path
 from finery import Dataset, Model
 from finery.testing import TestJob
 from finery_trl.settings import Launch, Lora
-from finery_trl.sft import Sft
-from finery_trl.training import Plan, _surroundings
+from finery_trl.steps.sft import Sft
+from finery_trl.train.run import Plan, _surroundings
 
 
 class Killed(TestJob):

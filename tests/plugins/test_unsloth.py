@@ -15,8 +15,7 @@ from conftest import MakeProject, Project
 from safetensors.numpy import save_file
 from tiny_llama import tiny_tokenizer
 
-from finery import Dataset, Model, StepError
-from finery.errors import UsageError
+from finery import Dataset, Model, StepError, UsageError
 from finery.recipe.schema import step_schema
 from finery.testing import TestJob
 from finery_eval.exact import Exact

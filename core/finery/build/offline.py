@@ -7,20 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from finery.errors import StepError
-from finery.recipe.graph import Node
-from finery.step.job import Job, Report
-from finery.util.paths import PINNED
 from finery.inference.records import SqliteRecords
-from finery.step.step import Step
+from finery.recipe.graph import Node
 from finery.step.inspect import give_files
+from finery.step.job import Job, Report
+from finery.step.step import Step
 from finery.store.database import Store
+from finery.util.paths import PINNED
 
 
-def with_files(step: Step, found: Mapping[str, Sequence[tuple[str, Path]]]) -> Step:
+def with_files(step: Step, files: Mapping[str, Sequence[tuple[str, Path]]]) -> Step:
     """A copy of the step whose settings of type `Files` hold the files found."""
-    made = copy.deepcopy(step)
-    give_files(made, found)
-    return made
+    opened = copy.deepcopy(step)
+    give_files(opened, files)
+    return opened
 
 
 def job_without_run(

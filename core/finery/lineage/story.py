@@ -2,8 +2,8 @@
 
 A row's id is a hash of what it says, and a row that is made of others names them in `parents`. So
 the story is read off the artifacts of a build, back from the row and then forward from its origin.
-Where a source read it, that step says itself (`Step.trace`): places stay out of the artifacts, for
-a blank line above a row must rebuild nothing.
+Where a source read it, that step says itself (`finery.Traceable`): places stay out of the
+artifacts, for a blank line above a row must rebuild nothing.
 """
 
 import tempfile
@@ -31,7 +31,7 @@ from finery.lineage.scan import (
 )
 from finery.recipe.graph import Graph, Node, Source, row_sources
 from finery.rows import Row, snippet
-from finery.step.step import Step
+from finery.step.interfaces import Traceable, interface
 from finery.store.database import Store
 
 CANDIDATES = 8
@@ -252,7 +252,7 @@ class _Teller:
         for source in sources:
             for i in sorted(there.get((source.step, source.output), ())):
                 if not rows[i].at(node.name):  # else it is judged
-                    facts = {"as": source.field, "from": source.ref, "section": node.section}
+                    facts = {"as": source.field, "from": source.ref, "role": source.role}
                     rows[i].events.append(Event(node.name, node.use, "taken", facts=facts))
 
     # -- places outside --------------------------------------------------------------------------
@@ -261,7 +261,7 @@ class _Teller:
         """Fill in the places that a step knows; notes on what is in the way."""
         name, step = built.node.name, built.node.step
         told = [t for t in rows.values() if t.relation in ("asked", "ancestor") and t.at(name)]
-        if not told or type(step).trace is Step.trace:
+        if not told or not type(step).__spec__.traceable:
             return []
         if built.plan.gone:
             return [f"{name} can't tell where rows were read: {built.plan.gone}"]
@@ -291,7 +291,9 @@ class _Teller:
                 built.node, self.store, Path(folder), pinned=built.plan.pinned, report=_quiet
             )
             source = not row_sources(built.node)
-            for row_id, place in step.trace(set(events), job):
+            traceable = interface(step, Traceable)
+            assert traceable is not None
+            for row_id, place in traceable.trace(set(events), job):
                 its = events.get(row_id)
                 if its is None:  # it wasn't asked for
                     continue

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 from types import FunctionType, ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 from blake3 import blake3
@@ -15,12 +15,17 @@ from blake3 import blake3
 from finery.errors import FineryError, PluginError
 from finery.inference.engine import Engine
 from finery.plugin import hookspecs as hooks
+from finery.plugin.notes import known_notes
 from finery.step.contract import check_contract
 from finery.step.inspect import FILE_MODULE
 from finery.step.step import Step
 from finery.util.installed import EntryPoint, entry_points
 from finery.util.paths import shown
+from finery.util.references import load_reference
 from finery.util.text import did_you_mean, nearest_meant
+
+if TYPE_CHECKING:
+    from finery.plugin.view import View
 
 GROUP = "finery"
 
@@ -70,6 +75,11 @@ class Plugins:
         return self._provided("finery_executors")
 
     @cached_property
+    def views(self) -> dict[str, tuple[Any, Plugin]]:
+        """Kind of artifact, or `kind/format` → (a `View`'s class or "module:Class", plugin)."""
+        return self._provided("finery_views")
+
+    @cached_property
     def pages(self) -> dict[str, tuple[Any, Plugin]]:
         """Kind of artifact → (what makes a page of it, or "module:function"; plugin)."""
         return self._provided("finery_pages")
@@ -78,6 +88,11 @@ class Plugins:
     def notes(self) -> dict[str, tuple[Any, Plugin]]:
         """Kind of note → (when and why it is given, plugin)."""
         return self._provided("finery_notes")
+
+    @cached_property
+    def note_names(self) -> set[str]:
+        """Names of all notes that may be given here: recipes silence them by name."""
+        return {*known_notes(self)}
 
     def step_type(self, name: str) -> type[Step]:
         """The class of a step type; imports its module. `PluginError` if there is none."""
@@ -112,6 +127,25 @@ class Plugins:
         reference, plugin = self.engines[model_format]
         cls: type[Engine] = resolve(reference, f"engine '{model_format}'", plugin)
         return cls
+
+    def view(self, kind: str, artifact_format: str = "") -> "View":
+        """What shows artifacts of a kind and format: the most specific view that there is.
+
+        Raises `PluginError` where a plugin's view can't be loaded, or is none.
+        """
+        from finery.plugin.view import View  # only where something is shown
+
+        name = next((n for n in (f"{kind}/{artifact_format}", kind) if n in self.views), None)
+        if name is None:
+            return View()
+        reference, plugin = self.views[name]
+        cls = resolve(reference, f"view '{name}'", plugin)
+        if not (isinstance(cls, type) and issubclass(cls, View)):
+            raise PluginError(
+                f"view '{name}' of plugin '{plugin.name}' ({plugin.origin}) is no View: {cls!r}",
+                fix="subclass finery.View",
+            )
+        return cls()
 
     def _provided(self, hook: str) -> dict[str, tuple[Any, Plugin]]:
         found: dict[str, tuple[Any, Plugin]] = {}
@@ -257,11 +291,8 @@ def _raised_at(error: Exception, path: Path) -> str:
 
 def resolve(reference: Any, what: str, plugin: Plugin) -> Any:
     """The object that a plugin's table names: itself, or `"module:Name"`."""
-    if not isinstance(reference, str):
-        return reference
-    module, _, name = reference.partition(":")
     try:
-        return getattr(importlib.import_module(module), name)
+        return load_reference(reference)
     except FineryError:
         raise
     except Exception as error:

@@ -1,5 +1,6 @@
-"""What a training is about to learn, as plain data: `Step.prove` makes it, `finery check --deep`
-shows it, and a build's log has a line of it.
+"""What a training is about to learn, as plain data.
+
+`finery.Preflight` makes it, `finery check --deep` shows it, and a build's log has a line of it.
 
 Nothing here knows a tokenizer: a sample row comes as pieces of text, with loss or without.
 """

@@ -6,7 +6,7 @@ Nothing heavy runs: no training, no generation, nothing that needs a process of 
 
 import tempfile
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from finery.artifact.kinds import Artifact, Model
@@ -16,9 +16,10 @@ from finery.build.scheduler import Build
 from finery.errors import FineryError, each_once
 from finery.execute.local import LocalExecutor
 from finery.preflight.report import Proof
-from finery.recipe.graph import Graph, Node, Source, place_of
+from finery.recipe.graph import Graph, Node, Source, place_of, trains
 from finery.recipe.lock import Lock
-from finery.step.inspect import Input, inputs_of, slots_of
+from finery.step.inspect import Input, slots_of
+from finery.step.interfaces import Pinned, Preflight, interface
 from finery.step.job import Job, Report
 from finery.step.step import Step
 from finery.store.database import Store
@@ -41,12 +42,12 @@ class Proven:
     waits: dict[str, list[str]] = field(default_factory=dict)
 
 
-def trainings(graph: Graph) -> list[Node]:
+def provable_steps(graph: Graph) -> list[Node]:
     """The steps that can prove what they would learn."""
-    return [n for n in graph.nodes.values() if type(n.step).prove is not Step.prove]
+    return [n for n in graph.nodes.values() if _can_prove(n)]
 
 
-def prove_trainings(
+def prove_steps(
     graph: Graph,
     store: Store,
     *,
@@ -54,14 +55,14 @@ def prove_trainings(
     listeners: Sequence[Listener] = (),
     report: Callable[[Node], Report] = lambda node: lambda event: None,
 ) -> Generator[Proven, None, None]:
-    """Build what is light, then prove one training after the other.
+    """Build what is light, then prove one step after the other.
 
     listeners: of that build. report: where the events of a training's proof go.
     """
     with tempfile.TemporaryDirectory(prefix="finery-check-") as folder:
         proving = _Proving(graph, store, Path(folder), listeners, report)
         proving.prepare()
-        for node in trainings(graph):
+        for node in provable_steps(graph):
             yield proving.prove(node, samples)
 
 
@@ -119,7 +120,7 @@ class _Proving:
         """The light steps to build next."""
         missing = {
             name
-            for node in trainings(self.graph)
+            for node in provable_steps(self.graph)
             for source, _ in self._inputs(node)
             for name in self._missing(source.step)
         }
@@ -160,20 +161,15 @@ class _Proving:
         """A step's inputs, those of steps inside it too; of its model, the one under trainings."""
         slots = slots_of(node.step)
         own = [(s, slots[s.field].accepts) for s in node.sources]
-        if node.section != "train":
+        if not trains(node):
             return own
         return [(self._under(s) if a.kind is Model else s, a) for s, a in own]
 
     def _under(self, source: Source) -> Source:
         """Where a model comes from, past all trainings: they keep tokenizer and chat template."""
         node = self.graph.nodes[source.step]
-        while node.section == "train":
-            kinds = inputs_of(type(node.step))
-            models = [s for s in node.sources if s.field in kinds and kinds[s.field].kind is Model]
-            if not models:
-                break
-            found = next((s for s in models if s.field == "model"), models[0])
-            source = Source(source.field, source.index, source.ref, found.step, found.output)
+        while base := next((s for s in node.sources if s.role == "base"), None):
+            source = replace(source, step=base.step, output=base.output)
             node = self.graph.nodes[source.step]
         return source
 
@@ -191,7 +187,9 @@ class _Proving:
             return self._sketches.get(name)
         if all(self._artifact(source) is not None for source, _ in self._inputs(node)):
             try:
-                self._sketches[name] = self._opened(node).sketch(self._job(node))
+                preflight = interface(self._opened(node), Preflight)
+                assert preflight is not None
+                self._sketches[name] = preflight.sketch(self._job(node))
             except FineryError as error:
                 self._place(node, error)
                 self.errors[name] = error
@@ -223,18 +221,19 @@ class _Proving:
         )
 
     def _pinned(self, node: Node) -> str | None:
-        floating = node.step.floating()
-        if floating is None:
+        pinned = interface(node.step, Pinned)
+        floating = pinned.floating() if pinned is not None else None
+        if pinned is None or floating is None:
             return None
         if self.lock.get(floating) is None:
-            self.lock.set(floating, node.step.pin_into(self.store.root / PINNED))
+            self.lock.set(floating, pinned.pin_into(self.store.root / PINNED))
         return self.lock.get(floating)
 
     # -- the proofs ------------------------------------------------------------------------------
 
     def prove(self, node: Node, samples: int) -> Proven:
         """Prove a training with the inputs that there are."""
-        made = Proven(node)
+        proven = Proven(node)
         absent: set[str] = set()
         there: set[str] = set()
         for source, _ in self._inputs(node):
@@ -243,26 +242,28 @@ class _Proving:
                 continue
             absent.add(source.field)
             failed = [n for n in self._before(source.step) if n in self.errors]
-            made.errors += [self.errors[n] for n in failed]
+            proven.errors += [self.errors[n] for n in failed]
             if not failed:
-                made.waits[source.ref] = self._awaited(source.step)
+                proven.waits[source.ref] = self._awaited(source.step)
         required = [s.field for s, accepts in self._inputs(node) if not accepts.optional]
         needed = {name for name in required if "." not in name}
         if needed <= there:
-            self._prove(node, samples, made)
-        made.errors = each_once(made.errors)
-        return made
+            self._prove(node, samples, proven)
+        proven.errors = each_once(proven.errors)
+        return proven
 
     def _before(self, name: str) -> list[str]:
         return list(self.graph.select([name]).nodes)
 
-    def _prove(self, node: Node, samples: int, made: Proven) -> None:
+    def _prove(self, node: Node, samples: int, proven: Proven) -> None:
         try:
-            made.proofs = self._opened(node).prove(self._job(node), samples)
+            preflight = interface(self._opened(node), Preflight)
+            assert preflight is not None
+            proven.proofs = preflight.prove(self._job(node), samples) or []
         except FineryError as error:
             for one in getattr(error, "errors", [error]):
                 self._place(node, one)
-                made.errors.append(one)
+                proven.errors.append(one)
 
     def _place(self, node: Node, error: FineryError) -> None:
         """Give an error its place in the recipe, where it has none of its own."""
@@ -272,8 +273,14 @@ class _Proving:
 def _is_heavy(node: Node) -> bool:
     """Whether a step takes more than moments: it trains, asks a model or wants a process alone."""
     spec = type(node.step).__spec__
-    return node.section == "train" or spec.isolated or spec.engines
+    return trains(node) or spec.isolated or spec.engines
+
+
+def _can_prove(node: Node) -> bool:
+    preflight = interface(node.step, Preflight)
+    return preflight is not None and type(preflight).prove is not Preflight.prove
 
 
 def _can_sketch(node: Node) -> bool:
-    return type(node.step).sketch is not Step.sketch
+    preflight = interface(node.step, Preflight)
+    return preflight is not None and type(preflight).sketch is not Preflight.sketch

@@ -41,9 +41,9 @@ class Recipe:
 
     def override(self, assignment: str) -> None:
         """Apply one `--set section.step.setting=value`; the value is read as YAML."""
-        target, found, text = assignment.partition("=")
+        target, equals, text = assignment.partition("=")
         where = without_secrets(f"--set {assignment}")
-        if not found or not target:
+        if not equals or not target:
             raise UsageError("--set takes PATH=VALUE", where=where, fix="--set train.sft.epochs=1")
         keys = target.strip().split(".")
         try:
@@ -152,9 +152,9 @@ def _child(node: yaml.Node, step: str | int) -> tuple[yaml.Node, yaml.Node] | No
         if key_node.value == step:
             return key_node, value_node
     for merged in _merged_nodes(node):
-        found = _child(merged, step)
-        if found:
-            return found
+        pair = _child(merged, step)
+        if pair:
+            return pair
     return None
 
 

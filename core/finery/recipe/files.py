@@ -1,13 +1,32 @@
 """Files outside the store that `Files` settings name."""
 
+import copy
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from finery.errors import DataError
-from finery.fields import Files, OneFile, OptionalFiles
+from finery.fields import Files, OneFile, OptionalFiles, Settings
 from finery.recipe.document import Recipe
+from finery.step.inspect import files_of, give_files
 from finery.util.text import nearest_meant
+
+S = TypeVar("S", bound=Settings)
+
+
+def with_files(recipe: Recipe, place: Sequence[str], step: S) -> S:
+    """A copy of a step, at `place` of the recipe, that has its outside files.
+
+    Raises what `find_files` raises.
+    """
+    opened = copy.deepcopy(step)
+    files = {
+        name: find_files(recipe, (*place, *name.split(".")), setting)
+        for name, setting in files_of(opened).items()
+    }
+    give_files(opened, files)
+    return opened
 
 
 def find_files(recipe: Recipe, place: Sequence[str], files: Files) -> list[tuple[str, Path]]:
@@ -22,7 +41,7 @@ def find_files(recipe: Recipe, place: Sequence[str], files: Files) -> list[tuple
 
 
 def _find(files: Files, folder: Path) -> list[tuple[str, Path]]:
-    found: dict[Path, str] = {}
+    names: dict[Path, str] = {}
     for pattern in files.patterns:
         try:
             matches = _matches(pattern, folder)
@@ -31,13 +50,13 @@ def _find(files: Files, folder: Path) -> list[tuple[str, Path]]:
                 continue
             raise
         for path in matches:
-            found.setdefault(path, _name(path, folder, pattern))
-    if isinstance(files, OneFile) and len(found) > 1:
+            names.setdefault(path, _name(path, folder, pattern))
+    if isinstance(files, OneFile) and len(names) > 1:
         raise DataError(
-            f"one file is needed, and {files} is {len(found)}",
-            fix=f"name one: {', '.join(sorted(found.values())[:3])}{', …' * (len(found) > 3)}",
+            f"one file is needed, and {files} is {len(names)}",
+            fix=f"name one: {', '.join(sorted(names.values())[:3])}{', …' * (len(names) > 3)}",
         )
-    return [(name, path) for path, name in found.items()]
+    return [(name, path) for path, name in names.items()]
 
 
 def _matches(pattern: str, folder: Path) -> list[Path]:

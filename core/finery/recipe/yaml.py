@@ -101,13 +101,13 @@ class _Reader:
             raise self.fail(f"{self.title} is nested too deeply", node, "flatten it")
         self.check_tag(node, "map", "seq", "str")
         self.open.add(id(node))
-        made: Any
+        value: Any
         if isinstance(node, yaml.SequenceNode):
-            made = [self.value(child) for child in node.value]
+            value = [self.value(child) for child in node.value]
         else:
-            made = self.mapping(node)
+            value = self.mapping(node)
         self.open.discard(id(node))
-        return made
+        return value
 
     def check_tag(self, node: yaml.Node, *allowed: str) -> None:
         prefix, _, name = node.tag.rpartition(":")
@@ -116,7 +116,7 @@ class _Reader:
             raise self.fail(f"the tag {shown_tag} is not allowed in a recipe", node, "drop the tag")
 
     def mapping(self, node: yaml.Node) -> dict[str, Any]:
-        made: dict[str, Any] = {}
+        mapping: dict[str, Any] = {}
         seen: dict[str, yaml.Node] = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
@@ -132,11 +132,11 @@ class _Reader:
             seen[key] = key_node
             if key == "<<":
                 continue
-            made[key] = self.value(value_node)
+            mapping[key] = self.value(value_node)
         for key_node, value_node in node.value:
             if key_node.value == "<<":
-                made = self.merged(value_node) | made
-        return made
+                mapping = self.merged(value_node) | mapping
+        return mapping
 
     def bad_key(self, node: yaml.Node) -> RecipeError:
         mark = node.start_mark
@@ -148,14 +148,14 @@ class _Reader:
 
     def merged(self, node: yaml.Node) -> dict[str, Any]:
         parts = node.value if isinstance(node, yaml.SequenceNode) else [node]
-        made: dict[str, Any] = {}
+        mapping: dict[str, Any] = {}
         for part in parts:
             if not isinstance(part, yaml.MappingNode):
                 raise self.fail(
                     "'<<' merges mappings only", part, "name an anchor of a mapping: <<: *defaults"
                 )
-            made = self.value(part) | made
-        return made
+            mapping = self.value(part) | mapping
+        return mapping
 
     def scalar(self, node: yaml.ScalarNode) -> Any:
         text: str = node.value
@@ -175,18 +175,18 @@ class _Reader:
         return text
 
     def number(self, node: yaml.ScalarNode) -> int | float:
-        text, made = node.value.replace("_", ""), math.inf
+        text, number = node.value.replace("_", ""), math.inf
         if not _INT.match(text):
-            made = float(text)
+            number = float(text)
         elif len(text) < 100:  # Python reads no more than 4,300 digits
-            made = int(text, 0 if text[:2] in ("0x", "0o") else 10)
-        if math.isinf(made) or (isinstance(made, int) and not -_BIGGEST <= made < _BIGGEST):
+            number = int(text, 0 if text[:2] in ("0x", "0o") else 10)
+        if math.isinf(number) or (isinstance(number, int) and not -_BIGGEST <= number < _BIGGEST):
             raise self.fail(
                 f"the number {text[:20]}{'…' if len(text) > 20 else ''} is too large",
                 node,
                 "if it is meant as text, put it in quotes",
             )
-        return made
+        return number
 
     def fail(self, what: str, node: yaml.Node, fix: str) -> RecipeError:
         mark = node.start_mark
@@ -209,13 +209,14 @@ class _Reader:
         if indent and "\t" in indent.group():
             column = indent.group().index("\t")
             return self.at("the line is indented with a tab", line, column, "indent with spaces")
-        said = f"{error.context or ''} {error.problem or ''}"
+        complaint = f"{error.context or ''} {error.problem or ''}"
         opened = error.context_mark
-        if opened and line > opened.line and ("end of stream" in said or "parsing a flow" in said):
+        unclosed = "end of stream" in complaint or "parsing a flow" in complaint
+        if opened and line > opened.line and unclosed:
             start = lines[opened.line][opened.column]
             return self.at(f"this {start} is never closed", opened.line, opened.column, "close it")
         for needle, what, fix in _SYNTAX:
-            if needle in said:
+            if needle in complaint:
                 return self.at(what, line, column, fix)
         problem = (error.problem or "").removeprefix("found ") or "not readable"
         context = f", {error.context}" if error.context else ""

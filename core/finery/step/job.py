@@ -22,8 +22,8 @@ class Job:
     out: an empty folder to fill.
     scratch: a folder kept between attempts at the same key (checkpoints); removed on success.
     records: the per-record cache, shared by all steps of the project.
-    pinned: what the step's `floating()` name is pinned to in recipe.lock, e.g. a commit.
-    kept: what steps of the project kept when they pinned names, see `Step.pin_into`.
+    pinned: what the step's floating name is pinned to in recipe.lock, e.g. a commit.
+    kept: what steps of the project kept when they pinned names, see `finery.Pinned`.
     usage: what all engines of this step were asked and used so far.
     """
 

@@ -1,7 +1,6 @@
 """What a plugin author subclasses: a step type is a class with typed fields and `run`."""
 
-from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -11,7 +10,6 @@ from typing import (
 from finery.artifact.kinds import Artifact
 
 if TYPE_CHECKING:
-    from finery.preflight.report import Proof
     from finery.step.job import Job
 from finery.fields import Settings, Spec
 from finery.step.inspect import declared_outputs
@@ -78,68 +76,6 @@ class Step(Settings):
     def variables(self) -> tuple[str, ...]:
         """Environment variables that settings name: the step gets them as if `env:` named them."""
         return ()
-
-    def floating(self) -> str | None:
-        """A name outside that may come to mean something else, e.g. `hub:Qwen/Qwen3-4B@main`.
-
-        None when there is no such thing. Called in the main process, with outside files found;
-        must not use the network.
-        """
-        return None
-
-    def pin(self) -> str:
-        """Resolve `floating()` to what never moves, e.g. a commit.
-
-        Called in the main process when a build first meets the name; the answer is kept in
-        `recipe.lock`, is part of the key, and reaches the step as `job.pinned`.
-        """
-        raise NotImplementedError
-
-    def pin_into(self, folder: Path) -> str:
-        """`pin()` for what isn't there for ever: keep in `folder` what the pin stands for.
-
-        A running step finds that folder as `job.kept`, shared by all steps of the project. It may
-        be empty, as on another machine: a step must be able to do without.
-        """
-        return self.pin()
-
-    def check_inputs(self, job: "Job") -> None:
-        """Raise what `run` would raise for inputs that it can't use, asking no model.
-
-        Called with inputs and outside files opened as for `run`, and a job that has no engine. A
-        training calls it of an evaluator that it watches (see `nested_step`), before its first
-        optimizer step; `finery check --deep` does so too.
-        """
-
-    def prove(self, job: "Job", samples: int = 3) -> "list[Proof]":
-        """What the step would learn, proven row by row before it runs; a `Proof` a data set.
-
-        For trainings. Called by `finery check --deep`, in the main process. Inputs are opened as
-        for `run`, except that a model may come without its weights (see `sketch`), and that it is
-        the model under all trainings before this one: those change neither tokenizer nor chat
-        template. `job.out` is a folder that is thrown away. samples: rows to show of each data
-        set. Raises what `run` would raise for rows that can't be learned.
-        """
-        return []
-
-    def sketch(self, job: "Job") -> Artifact | None:
-        """The output without what makes it heavy: a model's tokenizer without its weights.
-
-        Called by `finery check --deep` where the step isn't built, with inputs opened as for
-        `run`, some of them sketches. It may use the network, and fills `job.out`, a folder that is
-        thrown away. None: it must be built.
-        """
-        return None
-
-    def trace(self, ids: Collection[str], job: "Job") -> Iterator[tuple[str, str]]:
-        """(id, place) of those of its rows that have one of `ids`: where each was read.
-
-        For steps that read rows from outside. Called by `finery show --row`, in the main process,
-        with files opened as for `run`: read what `run` reads, the way it does, as a stream. A
-        place is what an error would name: `data/tickets.jsonl:17`, a table and its key, an
-        address. Rows that were dropped count too. By default nothing: the step alone is named.
-        """
-        return iter(())
 
     def verify(self, outputs: Mapping[str, Artifact]) -> None:
         """Judge the finished outputs; raise `RequirementError` to fail the build.

@@ -7,7 +7,7 @@ STORE = "FINERY_STORE"
 """The environment variable that moves the store."""
 
 PINNED = "pinned"
-"""The folder of the store with what steps keep for their pins, see `Step.pin_into`."""
+"""The folder of the store with what steps keep for their pins, see `finery.Pinned`."""
 
 
 def project_folder(recipe: Path) -> Path:
@@ -27,7 +27,8 @@ def store_folder(recipe: Path) -> Path:
 
 def shown(path: Path) -> str:
     """The path as a person would type it here."""
-    try:
-        return str(path.resolve().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
+    here = Path.cwd()
+    for name in (path, path.resolve()):  # first as it is: what it links to may be elsewhere
+        if name.is_relative_to(here):
+            return str(name.relative_to(here))
+    return str(path)

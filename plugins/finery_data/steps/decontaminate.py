@@ -23,7 +23,9 @@ class Decontaminate(Step, seeded=False, packages=("rensa",), version="1"):
     """
 
     rows: list[Dataset] = takes(help="Rows to clean, in this order.")
-    against: list[Dataset] = takes(help="Rows that nothing may train on, e.g. split.test.")
+    against: list[Dataset] = takes(
+        role="compare", help="Rows that nothing may train on, e.g. split.test."
+    )
     threshold: float = setting(
         NEAR,
         ge=0.5,

@@ -1,17 +1,21 @@
 """`data.file`: rows from files of any common format."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-from finery import DataError, Dataset, Files, Job, setting
+from finery import DataError, Dataset, Files, Job, setting, shown
 from finery.rows.tables.records import Record, read_table
-from finery.rows.tables.streams import shown
 from finery_data.sources.source import RowSource
 
 PROGRESS_EVERY = 5_000
 
 
-class File(RowSource, version="1"):
+class File(
+    RowSource,
+    version="1",
+    traceable="finery_data.places:FilePlaces",
+    forecast="finery_data.forecasts:FileForecast",
+):
     """Rows from JSON lines, JSON, CSV, TSV or Parquet files, plain or as .gz or .zst.
 
     Several files are read one after the other. Either `format` names a known set of columns, or
@@ -24,16 +28,12 @@ class File(RowSource, version="1"):
 
     def run(self, job: Job) -> Dataset:
         """Write the rows; `meta` has the format, and counts of skipped and duplicate rows."""
-        records = _records(self.path.paths, job)
+        records = read_records(self.path.paths, job)
         return self.written(job, records, shown(self.path.paths[0]), take=self.take)
 
-    def trace(self, ids: Collection[str], job: Job) -> Iterator[tuple[str, str]]:
-        """File and line of each row with one of `ids`, skipped ones too."""
-        records = _records(self.path.paths, job)
-        return self.placed(ids, job, records, shown(self.path.paths[0]), take=self.take)
 
-
-def _records(paths: list[Path], job: Job) -> Iterator[Record]:
+def read_records(paths: list[Path], job: Job) -> Iterator[Record]:
+    """The records of some files, one file after the other, with the job's progress."""
     total = 0
     for index, path in enumerate(paths):
         before = total

@@ -22,7 +22,7 @@ class Dpo(Preference):
     """
 
     rows: list[Dataset] = takes(
-        help="Preferences: rows with a prompt, a chosen and a rejected answer."
+        role="train", help="Preferences: rows with a prompt, a chosen and a rejected answer."
     )
     loss_type: Literal["sigmoid", "ipo", "hinge", "robust", "apo_zero", "apo_down"] = setting(
         "sigmoid", help="The loss, as TRL names it; sigmoid is DPO's own."

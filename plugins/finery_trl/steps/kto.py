@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from finery_trl.rows.tokens import Tokens
 
 
-class Kto(Preference):
+class Kto(Preference, learns="ratings"):
     """Train a model on answers rated good or bad, one by one, with TRL's KTO.
 
     Kahneman-Tversky optimisation (Ethayarajh et al. 2024, https://arxiv.org/abs/2402.01306), for
@@ -21,8 +21,9 @@ class Kto(Preference):
     """
 
     rows: list[Dataset] = takes(
+        role="train",
         help="Rows with a prompt, a completion and `label: true` (good) or `false`; a preference "
-        "counts as a good and a bad answer."
+        "counts as a good and a bad answer.",
     )
     loss_type: Literal["kto", "apo_zero_unpaired"] = setting(
         "kto", help="The loss, as TRL names it; apo_zero_unpaired needs no estimate of the drift."

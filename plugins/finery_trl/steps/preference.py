@@ -6,11 +6,12 @@ from finery import Model, setting, takes
 from finery_trl.settings import MOST_EPOCHS, Training
 
 
-class Preference(Training):
+class Preference(Training, learns="preferences"):
     """Train on better and worse answers."""
 
     model: Model = takes(
-        help="The model to train, which is the reference too: usually the one that `trl.sft` made."
+        role="base",
+        help="The model to train, which is the reference too: usually the one that `trl.sft` made.",
     )
     adapter: Literal["new", "continue"] = setting(
         "continue",

@@ -23,7 +23,7 @@ class Sft(Training):
     with the bytes that it would have had.
     """
 
-    rows: list[Dataset] = takes(help="Rows to learn, each with an answer.")
+    rows: list[Dataset] = takes(role="train", help="Rows to learn, each with an answer.")
     neftune_noise_alpha: float | None = setting(
         None,
         gt=0,

@@ -4,7 +4,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finery import Budget, CachedEngine, Engine, FineryError, Job, MemoryRecords, Metrics, Model
+from finery import (
+    Budget,
+    CachedEngine,
+    Engine,
+    FineryError,
+    Job,
+    MemoryRecords,
+    Metrics,
+    Model,
+    Preflight,
+    interface,
+)
 from finery_trl.rows.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -45,7 +56,9 @@ def check_watched(step: "Training", job: Job) -> None:
     if step.watch is None:
         return
     try:
-        step.watch.check_inputs(job)
+        preflight = interface(step.watch, Preflight)
+        if preflight is not None:
+            preflight.check_inputs(job)
     except FineryError as error:
         error.where = error.where or "watch.rows"
         raise

@@ -1,0 +1,28 @@
+"""What `finery check --deep` sees of a model on the hub: everything but its weights."""
+
+from finery import Job, Model, Preflight
+from finery_hub.model import HubModel
+from finery_local.folder import ADAPTER_CONFIG, HEAVY, sketch_model
+
+
+class ModelPreflight(Preflight[HubModel]):
+    """Fetches what is small."""
+
+    def sketch(self, job: Job) -> Model | None:
+        """The tokenizer, the chat template and the configuration.
+
+        None for a GGUF file, which holds all of that itself.
+        """
+        step = self.step
+        if step.file is not None:
+            return None
+        folder = step.fetched(step.patterns(), job, unwanted=HEAVY)
+        if not folder.names & {"config.json", ADAPTER_CONFIG}:
+            return None  # whatever it is, the build says it better
+        return sketch_model(
+            folder,
+            job.out,
+            base=step.base,
+            trust_remote_code=step.trust_remote_code,
+            about=step.about(),
+        )

@@ -164,6 +164,11 @@ class Planner:
         """Files of the step's code that are no longer what its key says."""
         return self.code.changed(plan.node.step, self._written(plan.node), plan.engines)
 
+    def code_paths(self, plan: StepPlan) -> list[Path]:
+        """The files of the code that the step runs with, its engines' and the wrappers' too."""
+        step, written = plan.node.step, self._written(plan.node)
+        return sorted(self.code.files_of(step, written, plan.engines))
+
     def _reason(self, plan: StepPlan) -> str:
         if self.store.known(plan.key):
             return "its files are missing or damaged"

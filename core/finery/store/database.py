@@ -3,16 +3,13 @@
 Layout under `.finery/`: `finery.db` (SQLite, WAL), `objects/ab/cdef…` (read-only blobs),
 `views/<digest>/` (an artifact as a folder of links), `work/<key>` (what a running step leaves),
 `work/<key>.scratch` (what its next attempt finds), `pinned/` (what steps kept for their pins),
-`runs/<id>/` (events and logs), `locks` and `claims` (a file each; the lock of a step's key, or of a
-record's, is a byte of it).
+`runs/<id>/` (events and logs), `locks` and `claims` (`KeyLocks` of steps' keys and of records').
 
 A commit is: fill a staging folder, hash, rename into `objects/`, fsync, and one transaction that
 records keys. Whatever instant a build dies at, the next one finds whole blobs and whole keys.
 """
 
 import contextlib
-import errno
-import fcntl
 import os
 import shutil
 import sqlite3
@@ -29,6 +26,7 @@ from finery.errors import DataError, StepError, UsageError
 from finery.store.blobs import FLUSHED_BYTES, as_it_was, blob_path
 from finery.store.links import open_artifact
 from finery.util.files import fsync, hash_file, settled
+from finery.util.locks import KeyLocks
 from finery.util.paths import STORE
 
 VERSION = 3
@@ -70,7 +68,7 @@ class Store:
             if not ignore.exists():
                 ignore.write_text("*\n")
             self._db = _connect(self.database)
-            self._locks = os.open(root / "locks", os.O_RDWR | os.O_CREAT, 0o644)
+            self._locks = KeyLocks(root / "locks")
         except (OSError, sqlite3.Error) as error:
             raise UsageError(
                 f"can't use the store {root}: {error}",
@@ -80,7 +78,7 @@ class Store:
     def close(self) -> None:
         """Close the database and give up the locks."""
         self._db.close()
-        os.close(self._locks)
+        self._locks.close()
 
     # -- results ---------------------------------------------------------------------------------
 
@@ -336,17 +334,11 @@ class Store:
 
     def try_lock(self, key: str) -> bool:
         """Take the lock of a key; False while another process has it. It dies with this process."""
-        try:
-            fcntl.lockf(self._locks, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _lock_offset(key))
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                return False
-            raise
-        return True
+        return self._locks.acquire(bytes.fromhex(key))
 
     def unlock(self, key: str) -> None:
         """Give up the lock of a key."""
-        fcntl.lockf(self._locks, fcntl.LOCK_UN, 1, _lock_offset(key))
+        self._locks.release(bytes.fromhex(key))
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -388,7 +380,3 @@ def _stat_key(path: Path) -> bytes:
 def _settled(path: Path) -> bool:
     s = os.stat(path)
     return settled(s.st_mtime_ns, s.st_ctime_ns, time.time_ns())
-
-
-def _lock_offset(key: str) -> int:
-    return int(key[:15], 16)

@@ -160,14 +160,13 @@ class Planner:
         step: Mapping[str, Any] = self.graph.recipe.data[node.section][node.name]
         return step
 
+    def code_paths(self, plan: StepPlan) -> set[Path]:
+        """The files that decided what the step's code is."""
+        return self.code.paths(plan.node.step, self._written(plan.node), plan.engines)
+
     def changed_code(self, plan: StepPlan) -> list[str]:
         """Files of the step's code that are no longer what its key says."""
         return self.code.changed(plan.node.step, self._written(plan.node), plan.engines)
-
-    def code_paths(self, plan: StepPlan) -> list[Path]:
-        """The files of the code that the step runs with, its engines' and the wrappers' too."""
-        step, written = plan.node.step, self._written(plan.node)
-        return sorted(self.code.files_of(step, written, plan.engines))
 
     def _reason(self, plan: StepPlan) -> str:
         if self.store.known(plan.key):

@@ -110,10 +110,12 @@ class StepCode:
             self._found[subject] = before._replace(files=now.files)
         return sorted(changed)
 
-    def files_of(self, step: Step, written: Mapping[str, Any], engines: Iterable[str]) -> set[Path]:
-        """The files of the code that a step runs with."""
-        used = self._used(step, written, engines)
-        return {path for subject in used for path in self._found[subject].files}
+    def paths(
+        self, step: Step, written: Mapping[str, Any], engines: Iterable[str]
+    ) -> set[Path]:
+        """The files that decided what the code is that a step runs with."""
+        subjects = self._used(step, written, engines)
+        return {path for subject in subjects for path in self._found[subject].files}
 
     def files(self) -> set[Path]:
         """All files that decided what the code is."""
@@ -136,10 +138,10 @@ class StepCode:
 
     def _used(
         self, step: Step, written: Mapping[str, Any], engines: Iterable[str]
-    ) -> Iterator[Subject]:
-        yield from self._subjects(step, written)
-        yield from map(self._engine, engines)
-        yield from (subject for _, _, subject in self._hooks())
+    ) -> list[Subject]:
+        """All that a step runs with: its own code, its engines, and the hooks around it."""
+        hooks = [subject for _, _, subject in self._hooks()]
+        return [*self._subjects(step, written), *map(self._engine, engines), *hooks]
 
     def _subjects(self, step: Step, written: Mapping[str, Any]) -> Iterator[Subject]:
         yield self._type(written["use"])

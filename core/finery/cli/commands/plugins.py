@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from finery.cli.console import print_json, visible
+from finery.cli.console import print_json
 from finery.cli.options import json_option
 from finery.errors import PluginError
-from finery.util.text import did_you_mean
+from finery.util.text import did_you_mean, visible
 
 if TYPE_CHECKING:
     from finery.plugin.discovery import BrokenPlugin, Plugin

@@ -27,27 +27,28 @@ if TYPE_CHECKING:
     from finery.execute.executor import Executor
     from finery.execute.task import Closing, Report, Task, TaskEvent
     from finery.execute.worker import run_task
-    from finery.fields import Files, OneFile, OptionalFiles, Settings, nested_step, setting, takes
+    from finery.fields import Files, OneFile, OptionalFiles, Role, Settings, nested_step
     from finery.inference.budget import CHARACTERS_A_TOKEN, Budget, Price, Usage, prompt_tokens
     from finery.inference.cache import CachedEngine
     from finery.inference.engine import Engine, EngineJob
     from finery.inference.records import MemoryRecords, formats_of, sampling_of
     from finery.inference.types import Answer, Batch, Completion, Request, Sampling
-    from finery.plugin.display import (
+    from finery.plugin.deprecated import inner, setting, takes
+    from finery.plugin.forecasts import asked_of, count_rows, forecast_of, sample_rows
+    from finery.plugin.history import Past, Results
+    from finery.plugin.hookspecs import hookimpl, observes
+    from finery.plugin.manager import load_plugins
+    from finery.plugin.notes import About, Estimate, Note
+    from finery.plugin.views.display import (
         counts_in_words,
         print_facts,
         print_labelled,
         print_row,
         print_turns,
     )
-    from finery.plugin.forecasts import asked_of, count_rows, forecast_of, sample_rows
-    from finery.plugin.history import Past, Results
-    from finery.plugin.hookspecs import hookimpl, observes
-    from finery.plugin.html import render_page, templates_digest
-    from finery.plugin.manager import load_plugins
-    from finery.plugin.metrics import LiveMetric
-    from finery.plugin.notes import About, Estimate, Note
-    from finery.plugin.view import Detail, Output, Page, PageContext, Remark, View
+    from finery.plugin.views.html import render_page, templates_digest
+    from finery.plugin.views.metrics import LiveMetric
+    from finery.plugin.views.view import Detail, Output, Page, PageContext, Remark, View
     from finery.preflight.report import NAMED, Piece, Proof, Sample, Tally, some_of
     from finery.recipe.files import find_files, with_files
     from finery.recipe.graph import (
@@ -108,7 +109,7 @@ _HOME = {
     "Count": "finery.step.interfaces",
     "DataError": "finery.errors",
     "Dataset": "finery.artifact.kinds",
-    "Detail": "finery.plugin.view",
+    "Detail": "finery.plugin.views.view",
     "Engine": "finery.inference.engine",
     "EngineJob": "finery.inference.engine",
     "Estimate": "finery.plugin.notes",
@@ -119,7 +120,7 @@ _HOME = {
     "Forecast": "finery.step.interfaces",
     "Graph": "finery.recipe.graph",
     "Job": "finery.step.job",
-    "LiveMetric": "finery.plugin.metrics",
+    "LiveMetric": "finery.plugin.views.metrics",
     "Lock": "finery.recipe.lock",
     "Manifest": "finery.artifact.manifest",
     "MemoryRecords": "finery.inference.records",
@@ -130,9 +131,9 @@ _HOME = {
     "Note": "finery.plugin.notes",
     "OneFile": "finery.fields",
     "OptionalFiles": "finery.fields",
-    "Output": "finery.plugin.view",
-    "Page": "finery.plugin.view",
-    "PageContext": "finery.plugin.view",
+    "Output": "finery.plugin.views.view",
+    "Page": "finery.plugin.views.view",
+    "PageContext": "finery.plugin.views.view",
     "Past": "finery.plugin.history",
     "Piece": "finery.preflight.report",
     "Pinned": "finery.step.interfaces",
@@ -141,11 +142,12 @@ _HOME = {
     "Price": "finery.inference.budget",
     "Proof": "finery.preflight.report",
     "RefusedError": "finery.errors",
-    "Remark": "finery.plugin.view",
+    "Remark": "finery.plugin.views.view",
     "Report": "finery.execute.task",
     "Request": "finery.inference.types",
     "RequirementError": "finery.errors",
     "Results": "finery.plugin.history",
+    "Role": "finery.fields",
     "Sample": "finery.preflight.report",
     "Sampling": "finery.inference.types",
     "Settings": "finery.fields",
@@ -159,12 +161,12 @@ _HOME = {
     "Traceable": "finery.step.interfaces",
     "Usage": "finery.inference.budget",
     "UsageError": "finery.errors",
-    "View": "finery.plugin.view",
+    "View": "finery.plugin.views.view",
     "asked_of": "finery.plugin.forecasts",
     "base_models": "finery.recipe.graph",
     "count_rows": "finery.plugin.forecasts",
     "counted": "finery.util.text",
-    "counts_in_words": "finery.plugin.display",
+    "counts_in_words": "finery.plugin.views.display",
     "cpu_count": "finery.util.machine",
     "did_you_mean": "finery.util.text",
     "error_from_dict": "finery.errors",
@@ -187,15 +189,15 @@ _HOME = {
     "open_graph": "finery.build.project",
     "open_store": "finery.build.project",
     "percent": "finery.util.text",
-    "print_facts": "finery.plugin.display",
+    "print_facts": "finery.plugin.views.display",
     "print_json": "finery.cli.console",
-    "print_labelled": "finery.plugin.display",
-    "print_row": "finery.plugin.display",
-    "print_turns": "finery.plugin.display",
+    "print_labelled": "finery.plugin.views.display",
+    "print_row": "finery.plugin.views.display",
+    "print_turns": "finery.plugin.views.display",
     "prompt_tokens": "finery.inference.budget",
     "raise_all": "finery.recipe.validate",
     "recipe_option": "finery.cli.options",
-    "render_page": "finery.plugin.html",
+    "render_page": "finery.plugin.views.html",
     "result_of": "finery.build.project",
     "rough_duration": "finery.util.text",
     "row_sources": "finery.recipe.graph",
@@ -209,7 +211,7 @@ _HOME = {
     "some_of": "finery.preflight.report",
     "sources_of": "finery.recipe.graph",
     "takes": "finery.plugin.deprecated",
-    "templates_digest": "finery.plugin.html",
+    "templates_digest": "finery.plugin.views.html",
     "trains": "finery.recipe.graph",
     "version_of": "finery.util.installed",
     "visible": "finery.util.text",
@@ -271,6 +273,7 @@ __all__ = [
     "Request",
     "RequirementError",
     "Results",
+    "Role",
     "Sample",
     "Sampling",
     "Settings",
@@ -301,6 +304,7 @@ __all__ = [
     "formats_of",
     "generates",
     "hookimpl",
+    "inner",
     "inputs_as",
     "interface",
     "json_option",
@@ -346,8 +350,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'finery' has no attribute '{name}'")
     value = getattr(import_module(_HOME[name]), name)
-    if name in __all__:  # a deprecated name warns each time
-        globals()[name] = value
+    globals()[name] = value
     return value
 
 

@@ -8,7 +8,7 @@ from statistics import median
 from typing import IO, Any, NamedTuple, Protocol
 
 from finery.cli.console import is_terminal
-from finery.plugin.metrics import DeclaredMetric, LiveMetric, declared_metric, metrics_of
+from finery.plugin.views.metrics import DeclaredMetric, LiveMetric, declared_metric, metrics_of
 from finery.recipe.graph import Graph
 from finery.util.events import Event
 from finery.util.text import duration, in_line, visible

@@ -13,10 +13,11 @@ from types import FrameType, FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finery import fields
+from finery.artifact.kinds import Model
 from finery.plugin.hookspecs import hookspec
 
 if TYPE_CHECKING:
-    from finery.plugin.view import View
+    from finery.plugin.views.view import View
 
 
 class FineryDeprecationWarning(FutureWarning):
@@ -55,16 +56,19 @@ def with_page(view: "View", make: Callable[..., str]) -> "View":
     The function takes the page's title, the outputs by name, the model whose tokenizer counts with
     its name or None, and what reports progress; it returns HTML.
     """
-    from finery.plugin.view import Output, Page, PageContext
+    from finery.plugin.views.view import Output, Page, PageContext
 
     base: Any = type(view)
 
     class WithPage(base):  # type: ignore[misc]
+        side_by_side = True
+
         def page(self, outputs: Sequence[Output], context: PageContext) -> Page:
             artifacts = {output.title: output.artifact for output in outputs}
-            model = context.built(context.tokenizer) if context.tokenizer else None
-            named = (context.tokenizer, model) if model is not None else None
-            return Page(make(context.title, artifacts, named, context.progress))
+            name = context.tokenizer or ""
+            model = context.built(name) if name in context.graph.nodes else None
+            named = (name, model) if isinstance(model, Model) else None
+            return Page(make(context.title, artifacts, named, context.progress), "-report")
 
     page_view: View = WithPage()
     return page_view

@@ -32,7 +32,7 @@ from finery.util.references import load_reference
 from finery.util.text import did_you_mean, nearest_meant
 
 if TYPE_CHECKING:
-    from finery.plugin.view import View
+    from finery.plugin.views.view import View
 
 Table = dict[str, tuple[Any, Plugin]]
 """Name → (an object or `"module:Name"`, the plugin that provides it)."""
@@ -78,15 +78,11 @@ class Plugins:
         self.engines: Table = {}
         self.commands: Table = {}
         self.executors: Table = {}
-        self.views: Table = {}
-        self._pages: Table = {}
         self._tables: dict[str, Table] = {
             "finery_steps": self.step_types,
             "finery_engines": self.engines,
             "finery_commands": self.commands,
             "finery_executors": self.executors,
-            "finery_views": self.views,
-            "finery_pages": self._pages,
         }
         self._own = Plugin("finery", builtin, f"finery {version_of('finery')}")
         self.manager.register(Builtin, name=self._own.name)
@@ -160,16 +156,29 @@ class Plugins:
 
     @cached_property
     def notes(self) -> Table:
-        """Kind of note → (when and why it is given, plugin).
+        """Kind of note → (when and why it is given, plugin)."""
+        return self._lazily("finery_notes")
 
-        Read when it is asked for, since plugins import something for it.
+    @cached_property
+    def views(self) -> Table:
+        """Kind of artifact, or `kind/format` → (a `View`'s class or "module:Class", plugin)."""
+        return self._lazily("finery_views")
+
+    @cached_property
+    def _pages(self) -> Table:
+        return self._lazily("finery_pages")
+
+    def _lazily(self, hook: str) -> Table:
+        """A table that is read when it is asked for: most commands do without it.
+
+        So what is wrong with it is an error of those that don't.
         """
-        notes: Table = {}
+        table: Table = {}
         for plugin in (self._own, *self.plugins):
-            table = self._table("finery_notes", plugin)
-            _check_new(table, notes, plugin)
-            notes |= table
-        return notes
+            provided = self._table(hook, plugin)
+            _check_new(provided, table, plugin)
+            table |= provided
+        return table
 
     @cached_property
     def note_names(self) -> set[str]:
@@ -233,7 +242,7 @@ class Plugins:
 
         Raises `PluginError` where a plugin's view can't be loaded, or is none.
         """
-        from finery.plugin.view import View  # only where something is shown
+        from finery.plugin.views.view import View  # only where something is shown
 
         name = next((n for n in (f"{kind}/{artifact_format}", kind) if n in self.views), None)
         view = View() if name is None else self._view(name, View)

@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from finery.util.installed import version_of
     from finery.util.machine import cpu_count
     from finery.util.paths import shown
+    from finery.util.references import load_reference
     from finery.util.text import did_you_mean, nearest
 
 __version__ = "0.1.0"
@@ -134,6 +135,7 @@ _HOME = {
     "interface": "finery.step.interfaces",
     "json_option": "finery.cli.options",
     "load_plugins": "finery.plugin.manager",
+    "load_reference": "finery.util.references",
     "nearest": "finery.util.text",
     "nested_step": "finery.fields",
     "open_graph": "finery.build.project",
@@ -223,6 +225,7 @@ __all__ = [
     "interface",
     "json_option",
     "load_plugins",
+    "load_reference",
     "nearest",
     "nested_step",
     "open_graph",

@@ -15,7 +15,8 @@ from finery.testing import TestJob, dataset
 from finery_eval.classification import Classification
 from finery_eval.evaluator import Evaluator
 from finery_eval.exact import Exact
-from finery_trl.preflight import count, prove
+from finery_trl.preflight import prove
+from finery_trl.rows.summary import summary
 from finery_trl.rows.tokens import Tokens, examples_of
 from finery_trl.settings import Lora
 from finery_trl.steps.dpo import Dpo
@@ -342,7 +343,7 @@ def test_rows_are_read_one_by_one() -> None:
     limits: Any = {"max_length": 200, "too_long": "error"}
     read = examples_of(endless(), tokens, TestJob(), what="rows", **limits)
     found = list(itertools.islice(read, 3))
-    assert count("rows", found).rows == 3
+    assert summary("rows", found).rows == 3
 
 
 def test_a_tally_takes_nearest_ranks() -> None:

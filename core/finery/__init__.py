@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from finery.inference.records import MemoryRecords, formats_of, sampling_of
     from finery.inference.types import Answer, Batch, Completion, Request, Sampling
     from finery.plugin.history import Past, Results
-    from finery.plugin.hookspecs import hookimpl
+    from finery.plugin.hookspecs import hookimpl, observes
     from finery.plugin.manager import load_plugins
     from finery.plugin.notes import About, Estimate, Note
     from finery.preflight.report import NAMED, Piece, Proof, Sample, Tally, some_of
@@ -138,6 +138,7 @@ _HOME = {
     "load_reference": "finery.util.references",
     "nearest": "finery.util.text",
     "nested_step": "finery.fields",
+    "observes": "finery.plugin.hookspecs",
     "open_graph": "finery.build.project",
     "open_store": "finery.build.project",
     "print_json": "finery.cli.console",
@@ -228,6 +229,7 @@ __all__ = [
     "load_reference",
     "nearest",
     "nested_step",
+    "observes",
     "open_graph",
     "open_store",
     "print_json",

@@ -92,10 +92,10 @@ class PluginError(UsageError):
 
 def each_once(errors: Iterable[FineryError]) -> list[FineryError]:
     """The errors in order, of those that tell a person the same only the first."""
-    found: dict[str, FineryError] = {}
+    unique: dict[str, FineryError] = {}
     for error in errors:
-        found.setdefault(str(error), error)
-    return list(found.values())
+        unique.setdefault(str(error), error)
+    return list(unique.values())
 
 
 def error_from_dict(data: dict[str, Any]) -> FineryError:

@@ -113,8 +113,10 @@ def setting(
         "ge": ge, "gt": gt, "le": le, "lt": lt, "pattern": pattern, "min_length": min_length,
         "max_length": max_length, "examples": examples,
     }  # fmt: skip
-    given = {k: v for k, v in limits.items() if v is not None}
-    return FieldInfo(default=default, help=help, affects_output=affects_output, constraints=given)
+    constraints = {k: v for k, v in limits.items() if v is not None}
+    return FieldInfo(
+        default=default, help=help, affects_output=affects_output, constraints=constraints
+    )
 
 
 def takes(
@@ -168,14 +170,14 @@ class _SettingsMeta(msgspec.StructMeta):
 def _rewrite_fields(namespace: dict[str, Any]) -> dict[str, FieldInfo]:
     """Replace each `setting(...)` of a class body by its default and annotate it; return them."""
     annotations = namespace.get("__annotations__", {})
-    found: dict[str, FieldInfo] = {}
+    fields: dict[str, FieldInfo] = {}
     for field, hint in annotations.items():
         if _is_class_var(hint):
             continue
         info = namespace.get(field, msgspec.NODEFAULT)
         if not isinstance(info, FieldInfo):
             info = FieldInfo(default=info)
-        found[field] = info
+        fields[field] = info
         annotations[field] = _annotated(hint, info)
         if info.default is msgspec.NODEFAULT:
             namespace.pop(field, None)
@@ -183,7 +185,7 @@ def _rewrite_fields(namespace: dict[str, Any]) -> dict[str, FieldInfo]:
             namespace[field] = msgspec.field(default_factory=_copier(info.default))
         else:
             namespace[field] = info.default
-    return found
+    return fields
 
 
 def _annotated(hint: Any, info: FieldInfo) -> Any:

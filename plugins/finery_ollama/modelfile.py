@@ -35,8 +35,10 @@ _HOST = r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}"
 class Modelfile(Step, seeded=False, sections=("export",), packages=(PACKAGE,)):
     """Write the Modelfile that runs a GGUF in Ollama with the prompts it was trained on.
 
-    The chat template is rewritten as Ollama's, and both are compared on several conversations.
-    Ollama itself is not needed.
+    The chat template is rewritten as Ollama's. The step finds the texts around each turn, verifies
+    on several conversations that they give the model's own prompts, and refuses a chat template
+    for which they don't. Ollama itself isn't needed: finery's tests verify with Go's
+    `text/template`, the engine that Ollama renders with, that any such texts are written exactly.
     """
 
     gguf: Model = takes(help="The GGUF to run.")
@@ -54,7 +56,7 @@ class Modelfile(Step, seeded=False, sections=("export",), packages=(PACKAGE,)):
     )
 
     def run(self, job: Job) -> Bundle:
-        """Derive and prove the template, write the files, copy the GGUF."""
+        """Derive the template, verify its prompts, write the files, copy the GGUF."""
         from finery_ollama.derive import derive
 
         if self.gguf.format != "gguf":

@@ -10,7 +10,7 @@ import pytest
 from conftest import LIGHT_STEPS, MakeProject, Project, Ran
 
 from finery.build.events import RunLog
-from finery.build.scheduler import events
+from finery.util import events
 from finery.util.events import EVENTS
 
 RECIPE = """

@@ -1,14 +1,12 @@
 """Artifacts: what steps leave and take. Each is a folder of files with a typed manifest."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-import msgspec
-
-from finery.rows.files import read_rows, write_rows
-from finery.rows.metrics import METRICS, PREDICTIONS, write_metrics
+from finery.rows.files.metrics import read_predictions, read_report, write_metrics
+from finery.rows.files.reading import read_rows
+from finery.rows.files.writing import write_rows
 from finery.rows.row import Row
 
 
@@ -26,9 +24,13 @@ class Artifact:
         that can change its output. `runtime["env"]` names the environment variables that whoever
         answers prompts with a model needs. Steps that ask a model with `runtime["concurrency"]`,
         the most requests under way, do so one after the other.
+    Modules of the kit that write the files of a kind and read them are named by the class: they
+    are in the keys of the steps that make one (`written_by`) and that take one (`read_by`).
     """
 
     kind: ClassVar[str] = "Artifact"
+    written_by: ClassVar[tuple[str, ...]] = ()
+    read_by: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -60,9 +62,9 @@ class Artifact:
     @classmethod
     def placeholder(cls, ref: str) -> Self:
         """Stands for the artifact that `ref` names until the build has it."""
-        made = cls(Path())
-        made.ref = ref
-        return made
+        artifact = cls(Path())
+        artifact.ref = ref
+        return artifact
 
     def file(self, name: str) -> Path:
         """Where the file `name` of this artifact lies."""
@@ -78,6 +80,8 @@ class Dataset(Artifact):
     """
 
     kind = "Dataset"
+    written_by = ("finery.rows.files.writing",)
+    read_by = ("finery.rows.files.reading",)
 
     @classmethod
     def write(
@@ -118,6 +122,8 @@ class Metrics(Artifact):
     """
 
     kind = "Metrics"
+    written_by = ("finery.rows.files.metrics",)
+    read_by = ("finery.rows.files.metrics",)
 
     @classmethod
     def write(
@@ -137,14 +143,11 @@ class Metrics(Artifact):
 
     def report(self) -> dict[str, Any]:
         """What `metrics.json` holds."""
-        loaded: dict[str, Any] = json.loads(self.file(METRICS).read_bytes())
-        return loaded
+        return read_report(self.path)
 
     def predictions(self) -> Iterator[dict[str, Any]]:
         """The lines of `predictions.jsonl`."""
-        with self.file(PREDICTIONS).open("rb") as lines:
-            for line in lines:
-                yield msgspec.json.decode(line)
+        return read_predictions(self.path)
 
 
 class Bundle(Artifact):

@@ -47,24 +47,26 @@ def manifest(
     under = sorted((role, m.digest) for role, m in refs.items())
     digest = blake3(encode([kind, plain, contents, under, list(external)])).hexdigest()
     lies = [digest, list(external.items()), sorted(m.view for m in refs.values())]
-    told = json.loads(json.dumps(runtime or {}, sort_keys=True))
-    view = blake3(encode([*lies, told] if told else lies)).hexdigest()
-    return Manifest(kind, plain, dict(files), digest, view, refs, external, told)
+    runtime_facts = json.loads(json.dumps(runtime or {}, sort_keys=True))
+    view = blake3(encode([*lies, runtime_facts] if runtime_facts else lies)).hexdigest()
+    return Manifest(kind, plain, dict(files), digest, view, refs, external, runtime_facts)
 
 
-def with_references(given: Manifest) -> Iterator[Manifest]:
+def with_references(artifact: Manifest) -> Iterator[Manifest]:
     """The artifact and all that it refers to, directly or through others."""
-    yield given
-    for ref in given.refs.values():
+    yield artifact
+    for ref in artifact.refs.values():
         yield from with_references(ref)
 
 
-def referring(made: Manifest, known: Mapping[str, Manifest]) -> Manifest:
+def referring(artifact: Manifest, known: Mapping[str, Manifest]) -> Manifest:
     """The same artifact, referring to what is in `known` by digest as it is there."""
-    if not made.refs:
-        return made
-    refs = {role: known.get(m.digest) or referring(m, known) for role, m in made.refs.items()}
-    return manifest(made.kind, made.meta, made.files, refs, made.external, made.runtime)
+    if not artifact.refs:
+        return artifact
+    refs = {role: known.get(m.digest) or referring(m, known) for role, m in artifact.refs.items()}
+    return manifest(
+        artifact.kind, artifact.meta, artifact.files, refs, artifact.external, artifact.runtime
+    )
 
 
 class Result(msgspec.Struct, frozen=True):

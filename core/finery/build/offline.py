@@ -16,11 +16,11 @@ from finery.step.inspect import give_files
 from finery.store.database import Store
 
 
-def with_files(step: Step, found: Mapping[str, Sequence[tuple[str, Path]]]) -> Step:
+def with_files(step: Step, files: Mapping[str, Sequence[tuple[str, Path]]]) -> Step:
     """A copy of the step whose settings of type `Files` hold the files found."""
-    made = copy.deepcopy(step)
-    give_files(made, found)
-    return made
+    opened = copy.deepcopy(step)
+    give_files(opened, files)
+    return opened
 
 
 def job_without_run(

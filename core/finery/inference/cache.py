@@ -129,11 +129,11 @@ class CachedEngine:
     ) -> Iterator[tuple[int, Completion | FineryError]]:
         """The flow's answers, with the progress told and the budget's end explained."""
         ticker, done = Ticker(), 0
-        for found in flow.answers():
+        for answer in flow.answers():
             done += 1
             if total and ticker.is_due(done, total):
                 self._engine.job.progress(done, total, self._text(progress))
-            yield found
+            yield answer
         if flow.is_out_of_budget:
             answered = f"{done:,} of {total:,}" if total else f"{done:,}"
             raise StepError(
@@ -202,8 +202,8 @@ class _Flow:
         """All answers. Ends early when `stopped` or out of budget, with nothing in flight."""
         try:
             while not self._ended():
-                for number, found in self._engine.stream(self._missing(), self._sampling):
-                    yield from self._landed(number, found)
+                for number, answer in self._engine.stream(self._missing(), self._sampling):
+                    yield from self._landed(number, answer)
                     yield from self._drained()
                 if self._elsewhere and not self._look_again():
                     self._wait()
@@ -277,7 +277,7 @@ class _Flow:
         if taken:
             self._look_again()
         self._exhausted = len(taken) < self._window
-        asked = [found for group in _by_attempt(taken) for found in self._batched(group)]
+        asked = [batch for group in _by_attempt(taken) for batch in self._batched(group)]
         known = self._records.get([a.key for a in asked])
         for one in asked:
             if one.key in known:
@@ -291,11 +291,11 @@ class _Flow:
 
     def _was_known(self, asked: _Asked, record: bytes) -> None:
         """Hand on what the cache has to all that ask it."""
-        found = msgspec.msgpack.decode(record, type=list[Completion])
+        completions = msgspec.msgpack.decode(record, type=list[Completion])
         for indices in (asked.indices, *self._twins.pop(asked.key, ())):
-            self._usage.cached += len(found)
-            self._engine.job.usage.cached += len(found)
-            self._known.extend(zip(indices, found, strict=True))
+            self._usage.cached += len(completions)
+            self._engine.job.usage.cached += len(completions)
+            self._known.extend(zip(indices, completions, strict=True))
 
     def _batched(self, group: list[tuple[int, Request]]) -> Iterator[_Asked]:
         """Requests of one attempt, as the engine answers them together."""
@@ -303,29 +303,33 @@ class _Flow:
             batch = [group[i][1] for i in places]
             yield _Asked([group[i][0] for i in places], batch, self._key(batch))
 
-    def _landed(self, number: int, found: Answer) -> Iterator[tuple[int, Completion | FineryError]]:
+    def _landed(
+        self, number: int, outcome: Answer
+    ) -> Iterator[tuple[int, Completion | FineryError]]:
         """Keep what came, and hand it on."""
         asked = self._flying.pop(number)
         if self._spending is not None:
             self._spending.end(number)
-        self._keep(asked, found)
+        self._keep(asked, outcome)
         twins = self._twins.pop(asked.key)
-        if isinstance(found, FineryError):
-            yield from ((index, found) for indices in (asked.indices, *twins) for index in indices)
+        if isinstance(outcome, FineryError):
+            yield from (
+                (index, outcome) for indices in (asked.indices, *twins) for index in indices
+            )
             return
-        for answer in found:
+        for answer in outcome:
             self._usage.add(answer, self._engine.price)
             self._engine.job.usage.add(answer, self._engine.price)
-        self._usage.cached += len(twins) * len(found)
-        self._engine.job.usage.cached += len(twins) * len(found)
+        self._usage.cached += len(twins) * len(outcome)
+        self._engine.job.usage.cached += len(twins) * len(outcome)
         for indices in (asked.indices, *twins):
-            yield from zip(indices, found, strict=True)
+            yield from zip(indices, outcome, strict=True)
 
-    def _keep(self, asked: _Asked, found: Answer) -> None:
+    def _keep(self, asked: _Asked, outcome: Answer) -> None:
         """Make a record, unless it is an error or says nothing, and give up the claim on it."""
         try:
-            if not isinstance(found, FineryError) and not all(a.is_empty for a in found):
-                self._records.put({asked.key: msgspec.msgpack.encode(found)})
+            if not isinstance(outcome, FineryError) and not all(a.is_empty for a in outcome):
+                self._records.put({asked.key: msgspec.msgpack.encode(outcome)})
         finally:
             self._records.release(asked.key)
 

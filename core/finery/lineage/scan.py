@@ -64,31 +64,31 @@ _ROW, _DROP = msgspec.json.Decoder(_Ids), msgspec.json.Decoder(_Drop)
 def row_files(artifact: Artifact, manifest: Manifest) -> list[RowFile]:
     """The artifact's files that name rows, in a fixed order."""
     shards = sorted(n for n in manifest.files if n.startswith("rows-") and n.endswith(".jsonl"))
-    found = [RowFile("row", [artifact.file(name) for name in shards])] if shards else []
+    rows = [RowFile("row", [artifact.file(name) for name in shards])] if shards else []
     beside = [RowFile(k, [artifact.file(n)]) for n, k in _KINDS.items() if n in manifest.files]
-    return sorted([*found, *beside], key=lambda file: file.kind != "generated")
+    return sorted([*rows, *beside], key=lambda file: file.kind != "generated")
 
 
 def lines_about(file: RowFile, ids: Collection[str]) -> Iterator[Found]:
     """The lines about rows that have one of `ids`, or a parent among them."""
     texts = list(ids) if len(ids) <= MOST_SEARCHED else None
-    for found in _lines(file, _needles(texts)):
-        if found.id in ids or any(parent in ids for parent in found.parents):
-            yield found
+    for line in _lines(file, _needles(texts)):
+        if line.id in ids or any(parent in ids for parent in line.parents):
+            yield line
 
 
 def lines_starting(file: RowFile, start: str) -> Iterator[Found]:
     """The lines about rows whose id begins with `start`."""
-    for found in _lines(file, _needles([start])):
-        if found.id.startswith(start):
-            yield found
+    for line in _lines(file, _needles([start])):
+        if line.id.startswith(start):
+            yield line
 
 
 def drops_naming(file: RowFile, row_id: str) -> Iterator[Found]:
     """The dropped rows that another row is the reason for, e.g. as one that they repeat."""
-    for found in _lines(file, [msgspec.json.encode(row_id)[1:-1]]):
-        if found.id != row_id and row_id in str(found.data().get("detail")):
-            yield found
+    for line in _lines(file, [msgspec.json.encode(row_id)[1:-1]]):
+        if line.id != row_id and row_id in str(line.data().get("detail")):
+            yield line
 
 
 def _needles(texts: Iterable[str] | None) -> list[bytes] | None:

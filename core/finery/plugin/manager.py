@@ -15,13 +15,14 @@ from blake3 import blake3
 from finery.errors import FineryError, PluginError
 from finery.inference.engine import Engine
 from finery.plugin import hookspecs as hooks
+from finery.plugin.notes import known_notes
 from finery.step.contract import check_contract
 from finery.step.inspect import FILE_MODULE
 from finery.step.step import Step
 from finery.util.installed import EntryPoint, entry_points
 from finery.util.paths import shown
 from finery.util.references import load_reference
-from finery.util.text import did_you_mean
+from finery.util.text import did_you_mean, nearest_meant
 
 GROUP = "finery"
 
@@ -80,6 +81,11 @@ class Plugins:
         """Kind of note → (when and why it is given, plugin)."""
         return self._provided("finery_notes")
 
+    @cached_property
+    def note_names(self) -> set[str]:
+        """Names of all notes that may be given here: recipes silence them by name."""
+        return {*known_notes(self)}
+
     def step_type(self, name: str) -> type[Step]:
         """The class of a step type; imports its module. `PluginError` if there is none."""
         if name not in self.step_types:
@@ -95,10 +101,11 @@ class Plugins:
         """A fix for an unknown step type."""
         prefix = name.partition(".")[0]
         if prefix not in {p.name for p in self.plugins}:
-            guess = did_you_mean(name, self.step_types)
-            hint = f"{guess} or " if guess and guess.startswith("did") else ""
-            missing = f"install the plugin that provides '{prefix}.*'"
-            return f"{hint}{missing} (`finery plugins` lists yours)"
+            meant = nearest_meant(name, self.step_types)
+            missing = (
+                f"install the plugin that provides '{prefix}.*' (`finery plugins` lists yours)"
+            )
+            return f"{meant} or {missing}" if meant else missing
         return did_you_mean(name, self.step_types) or "run `finery plugins`"
 
     def engine(self, model_format: str) -> type[Engine]:

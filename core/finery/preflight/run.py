@@ -233,7 +233,7 @@ class _Proving:
 
     def prove(self, node: Node, samples: int) -> Proven:
         """Prove a training with the inputs that there are."""
-        made = Proven(node)
+        proven = Proven(node)
         absent: set[str] = set()
         there: set[str] = set()
         for source, _ in self._inputs(node):
@@ -242,28 +242,28 @@ class _Proving:
                 continue
             absent.add(source.field)
             failed = [n for n in self._before(source.step) if n in self.errors]
-            made.errors += [self.errors[n] for n in failed]
+            proven.errors += [self.errors[n] for n in failed]
             if not failed:
-                made.waits[source.ref] = self._awaited(source.step)
+                proven.waits[source.ref] = self._awaited(source.step)
         required = [s.field for s, accepts in self._inputs(node) if not accepts.optional]
         needed = {name for name in required if "." not in name}
         if needed <= there:
-            self._prove(node, samples, made)
-        made.errors = each_once(made.errors)
-        return made
+            self._prove(node, samples, proven)
+        proven.errors = each_once(proven.errors)
+        return proven
 
     def _before(self, name: str) -> list[str]:
         return list(self.graph.select([name]).nodes)
 
-    def _prove(self, node: Node, samples: int, made: Proven) -> None:
+    def _prove(self, node: Node, samples: int, proven: Proven) -> None:
         try:
             preflight = interface(self._opened(node), Preflight)
             assert preflight is not None
-            made.proofs = preflight.prove(self._job(node), samples) or []
+            proven.proofs = preflight.prove(self._job(node), samples) or []
         except FineryError as error:
             for one in getattr(error, "errors", [error]):
                 self._place(node, one)
-                made.errors.append(one)
+                proven.errors.append(one)
 
     def _place(self, node: Node, error: FineryError) -> None:
         """Give an error its place in the recipe, where it has none of its own."""

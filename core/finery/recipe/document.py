@@ -41,16 +41,15 @@ class Recipe:
 
     def override(self, assignment: str) -> None:
         """Apply one `--set section.step.setting=value`; the value is read as YAML."""
-        target, found, text = assignment.partition("=")
+        target, equals, text = assignment.partition("=")
         where = without_secrets(f"--set {assignment}")
-        if not found or not target:
+        if not equals or not target:
             raise UsageError("--set takes PATH=VALUE", where=where, fix="--set train.sft.epochs=1")
         keys = target.strip().split(".")
         try:
-            value = _parse(text, where)[1] if text.strip() else ""
+            value = _parse(text, where, "the value")[1] if text.strip() else ""
         except RecipeError as error:
-            what = error.what.replace("the recipe", "the value")
-            raise UsageError(what, where=where, fix=error.fix) from None
+            raise UsageError(error.what, where=where, fix=error.fix) from None
         parent = self.data
         for depth, key in enumerate(keys[:-1]):
             child = parent.setdefault(key, {}) if depth >= 2 else parent.get(key)
@@ -153,9 +152,9 @@ def _child(node: yaml.Node, step: str | int) -> tuple[yaml.Node, yaml.Node] | No
         if key_node.value == step:
             return key_node, value_node
     for merged in _merged_nodes(node):
-        found = _child(merged, step)
-        if found:
-            return found
+        pair = _child(merged, step)
+        if pair:
+            return pair
     return None
 
 

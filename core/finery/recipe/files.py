@@ -7,7 +7,7 @@ from pathlib import Path
 from finery.errors import DataError
 from finery.fields import Files, OneFile, OptionalFiles
 from finery.recipe.document import Recipe
-from finery.util.text import did_you_mean
+from finery.util.text import nearest_meant
 
 
 def find_files(recipe: Recipe, place: Sequence[str], files: Files) -> list[tuple[str, Path]]:
@@ -22,7 +22,7 @@ def find_files(recipe: Recipe, place: Sequence[str], files: Files) -> list[tuple
 
 
 def _find(files: Files, folder: Path) -> list[tuple[str, Path]]:
-    found: dict[Path, str] = {}
+    names: dict[Path, str] = {}
     for pattern in files.patterns:
         try:
             matches = _matches(pattern, folder)
@@ -31,13 +31,13 @@ def _find(files: Files, folder: Path) -> list[tuple[str, Path]]:
                 continue
             raise
         for path in matches:
-            found.setdefault(path, _name(path, folder, pattern))
-    if isinstance(files, OneFile) and len(found) > 1:
+            names.setdefault(path, _name(path, folder, pattern))
+    if isinstance(files, OneFile) and len(names) > 1:
         raise DataError(
-            f"one file is needed, and {files} is {len(found)}",
-            fix=f"name one: {', '.join(sorted(found.values())[:3])}{', …' * (len(found) > 3)}",
+            f"one file is needed, and {files} is {len(names)}",
+            fix=f"name one: {', '.join(sorted(names.values())[:3])}{', …' * (len(names) > 3)}",
         )
-    return [(name, path) for path, name in found.items()]
+    return [(name, path) for path, name in names.items()]
 
 
 def _matches(pattern: str, folder: Path) -> list[Path]:
@@ -63,9 +63,9 @@ def _matches(pattern: str, folder: Path) -> list[Path]:
 
 def _near(path: Path, folder: Path) -> str:
     if path.parent.is_dir():
-        guess = did_you_mean(path.name, [p.name for p in path.parent.iterdir()])
-        if guess and guess.startswith("did"):
-            return guess
+        fix = nearest_meant(path.name, [p.name for p in path.parent.iterdir()])
+        if fix is not None:
+            return fix
     return f"paths are relative to the recipe's folder, {folder}"
 
 

@@ -2,19 +2,22 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from blake3 import blake3
 
 from finery.artifact.kinds import Artifact, Dataset, Metrics
 from finery.errors import FineryError, RecipeError, UsageError
 from finery.fields import Settings
-from finery.plugin.manager import Plugins
 from finery.recipe.document import Recipe
+from finery.recipe.steptypes import StepTypes
 from finery.recipe.validate import check_recipe, convert_step, raise_all
 from finery.step.inspect import SECTIONS, nested_steps, slots_of
 from finery.step.step import Step
 from finery.util.text import did_you_mean
+
+if TYPE_CHECKING:
+    from finery.plugin.manager import Plugins
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Graph:
     """All steps, each after those it takes from (and otherwise in the recipe's order)."""
 
     recipe: Recipe
-    plugins: Plugins
+    plugins: "Plugins"
     nodes: dict[str, Node]
     whole: "Graph | None" = None  # what this one was selected from
 
@@ -83,7 +86,7 @@ class Graph:
         return Graph(self.recipe, self.plugins, chosen, self.whole or self)
 
 
-def build_graph(recipe: Recipe, plugins: Plugins, *, validated: bool = False) -> Graph:
+def build_graph(recipe: Recipe, plugins: "Plugins", *, validated: bool = False) -> Graph:
     """Check the recipe whole and make its graph.
 
     validated: the recipe's text passed `check_recipe` before with the same step types.
@@ -93,15 +96,15 @@ def build_graph(recipe: Recipe, plugins: Plugins, *, validated: bool = False) ->
         raise_all(check_recipe(recipe, plugins))
     nodes = _nodes(recipe, plugins)
     raise_all([e for node in nodes.values() for e in _connect(recipe, node, nodes)])
-    made = _sorted(recipe, nodes)
+    ordered = _sorted(recipe, nodes)
     if not validated:
         for node in nodes.values():
             _tell_promises(node, nodes)
         raise_all([e for node in nodes.values() for e in _check_settings(recipe, node)])
-    return Graph(recipe, plugins, made)
+    return Graph(recipe, plugins, ordered)
 
 
-def _nodes(recipe: Recipe, plugins: Plugins) -> dict[str, Node]:
+def _nodes(recipe: Recipe, plugins: StepTypes) -> dict[str, Node]:
     """The steps by name, not yet connected."""
     errors: list[FineryError] = []
     nodes: dict[str, Node] = {}
@@ -195,7 +198,7 @@ def _named_part(where: str, written: Any) -> list[str]:
     return keys
 
 
-def _node(recipe: Recipe, plugins: Plugins, section: str, name: str) -> Node:
+def _node(recipe: Recipe, plugins: StepTypes, section: str, name: str) -> Node:
     written = recipe.data[section][name]
     cls = plugins.step_type(written["use"])
     step = convert_step(recipe, section, name, cls, plugins)
@@ -252,9 +255,9 @@ def _connect(recipe: Recipe, node: Node, nodes: dict[str, Node]) -> Iterator[Fin
         many = isinstance(value, list)
         for index, artifact in enumerate(value if many else [value] if value is not None else []):
             place = _place(recipe, node, field_name, index)
-            found = _resolve(artifact.ref, nodes)
-            if isinstance(found, tuple):
-                source = Source(field_name, index, artifact.ref, *found, slot.role)
+            resolved = _resolve(artifact.ref, nodes)
+            if isinstance(resolved, tuple):
+                source = Source(field_name, index, artifact.ref, *resolved, slot.role)
                 kind = nodes[source.step].outputs[source.output]
                 if twice := _same_rows(node, source, kind):
                     yield recipe.error(twice.what, place, fix=twice.fix)
@@ -267,7 +270,7 @@ def _connect(recipe: Recipe, node: Node, nodes: dict[str, Node]) -> Iterator[Fin
                         fix=_of_kind(accepts.kind, nodes, node.name),
                     )  # fmt: skip
             else:
-                yield recipe.error(found.what, place, fix=found.fix)
+                yield recipe.error(resolved.what, place, fix=resolved.fix)
     for index, name in enumerate(node.needs):
         if name not in nodes:
             yield recipe.error(
@@ -279,9 +282,9 @@ def _connect(recipe: Recipe, node: Node, nodes: dict[str, Node]) -> Iterator[Fin
 
 def _same_rows(node: Node, source: Source, kind: type[Artifact]) -> FineryError | None:
     """What is wrong where an input is given rows that it has already."""
-    given = [s for s in node.sources if s.field == source.field]
+    same_input = [s for s in node.sources if s.field == source.field]
     if not issubclass(kind, Dataset) or (source.step, source.output) not in [
-        (s.step, s.output) for s in given
+        (s.step, s.output) for s in same_input
     ]:
         return None
     return FineryError(

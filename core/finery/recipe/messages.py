@@ -103,9 +103,9 @@ def _branch_meant(error: Any) -> list[Any]:
     for inner in error.context:
         branches.setdefault(inner.schema_path[0], []).append(inner)
     fitting = [
-        found
-        for found in branches.values()
-        if not any(e.validator == "type" and not e.path for e in found)
+        complaints
+        for complaints in branches.values()
+        if not any(e.validator == "type" and not e.path for e in complaints)
     ]
     return fitting[0] if len(fitting) == 1 else []
 

@@ -7,7 +7,7 @@ import msgspec
 from finery.artifact.kinds import Artifact
 from finery.errors import PluginError
 from finery.fields import FieldInfo, Files, OneFile
-from finery.plugin.manager import Plugins
+from finery.recipe.steptypes import StepTypes
 from finery.step.inspect import SECTIONS, full_name, inputs_of, nested_fields, sections_of
 from finery.step.step import Step
 
@@ -86,14 +86,14 @@ def step_schema(cls: type[Step]) -> dict[str, Any]:
     for field, info in nested_fields(cls).items():
         defs.pop(Step.__name__, None)
         properties[field] = _inner_schema(info)
-    made = {
+    schema = {
         "type": "object",
         "description": (cls.__doc__ or "").strip(),
         "properties": properties,
         "required": ["use", *own.get("required", [])],
         "additionalProperties": False,
     }
-    return {**made, "$defs": defs} if defs else made
+    return {**schema, "$defs": defs} if defs else schema
 
 
 def _input_schema(
@@ -107,8 +107,8 @@ def _input_schema(
         forms.append({"type": "null"})
     text = cls.__finery_fields__[field].help
     note = f"Names a step that makes a {kind.kind}" + (", or a list of them." if many else ".")
-    made = {"description": f"{text} {note}".strip()}
-    return {**made, **one} if len(forms) == 1 else {**made, "anyOf": forms}
+    schema = {"description": f"{text} {note}".strip()}
+    return {**schema, **one} if len(forms) == 1 else {**schema, "anyOf": forms}
 
 
 def _inner_schema(info: FieldInfo) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def _custom_schema(kind: type) -> dict[str, Any]:
     raise NotImplementedError(f"no schema for {kind}")
 
 
-def recipe_schema(plugins: Plugins) -> dict[str, Any]:
+def recipe_schema(plugins: StepTypes) -> dict[str, Any]:
     """The schema of whole recipes with the step types that are installed, for editors."""
     defs: dict[str, Any] = {}
     by_section: dict[str, list[str]] = {section: [] for section in SECTIONS}

@@ -10,11 +10,10 @@ import msgspec
 from finery.artifact.kinds import Artifact
 from finery.errors import FineryError, PluginError, UsageError
 from finery.fields import FieldInfo
-from finery.plugin.manager import Plugins
-from finery.plugin.notes import known_notes
 from finery.recipe.document import Recipe
 from finery.recipe.messages import complaints, literal
 from finery.recipe.schema import _STEP_KEYS, _TOP, NAME, step_schema
+from finery.recipe.steptypes import StepTypes
 from finery.step.inspect import RESERVED, SECTIONS, inputs_of, nested_fields, sections_of
 from finery.step.step import Step
 from finery.util.text import did_you_mean, nearest
@@ -22,7 +21,7 @@ from finery.util.text import did_you_mean, nearest
 _NAME_FIX = "use letters, digits, - and _, starting with a letter or digit (at most 100)"
 
 
-def check_recipe(recipe: Recipe, plugins: Plugins) -> list[FineryError]:
+def check_recipe(recipe: Recipe, plugins: StepTypes) -> list[FineryError]:
     """Every way in which the recipe breaks its schema, with positions; empty when it is fine."""
     return [
         *_check_top(recipe),
@@ -57,12 +56,12 @@ def _check_top(recipe: Recipe) -> Iterator[FineryError]:
             yield from complaints(recipe, schema, recipe.data[key], (key,), key)
 
 
-def _check_silence(recipe: Recipe, plugins: Plugins) -> Iterator[FineryError]:
+def _check_silence(recipe: Recipe, plugins: StepTypes) -> Iterator[FineryError]:
     """An error for each silenced note that no plugin gives, or whose step isn't there."""
     silenced = recipe.data.get("silence")
     if not isinstance(silenced, list):
         return
-    known = known_notes(plugins)
+    known = plugins.note_names
     steps = [n for s in SECTIONS if isinstance(recipe.data.get(s), dict) for n in recipe.data[s]]
     for index, text in enumerate(silenced):
         if not isinstance(text, str):
@@ -80,7 +79,7 @@ def is_name(text: str) -> bool:
     return re.fullmatch(NAME.strip("^$"), text) is not None
 
 
-def _check_steps(recipe: Recipe, plugins: Plugins) -> Iterator[FineryError]:
+def _check_steps(recipe: Recipe, plugins: StepTypes) -> Iterator[FineryError]:
     for section in SECTIONS:
         steps = recipe.data.get(section)
         if steps is None:
@@ -97,7 +96,7 @@ def _check_steps(recipe: Recipe, plugins: Plugins) -> Iterator[FineryError]:
 
 
 def _check_step(
-    recipe: Recipe, plugins: Plugins, section: str, name: str, step: Any
+    recipe: Recipe, plugins: StepTypes, section: str, name: str, step: Any
 ) -> Iterator[FineryError]:
     place = (section, name)
     if not is_name(name):
@@ -133,7 +132,7 @@ def _check_step(
 
 
 def _check_inner(
-    recipe: Recipe, plugins: Plugins, place: tuple[str, ...], step: Any, info: FieldInfo
+    recipe: Recipe, plugins: StepTypes, place: tuple[str, ...], step: Any, info: FieldInfo
 ) -> Iterator[FineryError]:
     use = step.get("use")
     if not isinstance(use, str):
@@ -151,7 +150,7 @@ def _check_inner(
 
 
 def _without_use(
-    recipe: Recipe, plugins: Plugins, place: tuple[str, str], step: dict[str, Any]
+    recipe: Recipe, plugins: StepTypes, place: tuple[str, str], step: dict[str, Any]
 ) -> FineryError:
     near = nearest("use", step)
     fix = f"use: one of {', '.join(_types_for(place[0], plugins))}"
@@ -163,33 +162,33 @@ def _without_use(
     return recipe.error(f"step '{place[1]}' doesn't say its step type", place, key=True, fix=fix)
 
 
-def _types_for(section: str, plugins: Plugins) -> list[str]:
+def _types_for(section: str, plugins: StepTypes) -> list[str]:
     """Step types that a section takes, for a hint; broken ones are left to where they are used."""
-    found = []
+    names = []
     for name in sorted(plugins.step_types):
         with contextlib.suppress(PluginError):
             if section in sections_of(plugins.step_type(name)):
-                found.append(name)
-    return found
+                names.append(name)
+    return names
 
 
 def convert_step(
-    recipe: Recipe, section: str, name: str, cls: type[Step], plugins: Plugins
+    recipe: Recipe, section: str, name: str, cls: type[Step], plugins: StepTypes
 ) -> Step:
     """The step as an instance of its type, with placeholders for artifacts; defaults filled in."""
     return _converted(recipe, (section, name), recipe.data[section][name], cls, plugins)
 
 
 def _converted(
-    recipe: Recipe, place: tuple[str, ...], written: Any, cls: type[Step], plugins: Plugins
+    recipe: Recipe, place: tuple[str, ...], written: Any, cls: type[Step], plugins: StepTypes
 ) -> Step:
     inner = {f: written[f] for f in nested_fields(cls) if written.get(f) is not None}
-    given = {k: v for k, v in written.items() if k not in RESERVED and k not in inner}
+    settings = {k: v for k, v in written.items() if k not in RESERVED and k not in inner}
     for field, accepts in inputs_of(cls).items():
-        if accepts.many and isinstance(given.get(field), str):
-            given[field] = [given[field]]
+        if accepts.many and isinstance(settings.get(field), str):
+            settings[field] = [settings[field]]
     try:
-        step = msgspec.convert(given, cls, dec_hook=_decode)
+        step = msgspec.convert(settings, cls, dec_hook=_decode)
     except msgspec.ValidationError as error:
         what, _, inside = str(error).partition(" - at `$.")
         where = (*place, *inside.rstrip("`").split(".")) if inside else place
@@ -228,11 +227,11 @@ def _position(error: FineryError) -> tuple[str, int, int]:
     return (file, int(line), int(column)) if whole else (error.where or "", 0, 0)
 
 
-def raise_all(found: Iterable[FineryError]) -> None:
+def raise_all(errors: Iterable[FineryError]) -> None:
     """Raise one error, or several as one, in the order of the file; return when there is none."""
     # An anchor that several steps share has its mistakes once.
-    errors = sorted({(e.where, e.what): e for e in found}.values(), key=_position)
-    if len(errors) == 1:
-        raise errors[0]
-    if errors:
-        raise RecipeErrors(errors)
+    unique = sorted({(e.where, e.what): e for e in errors}.values(), key=_position)
+    if len(unique) == 1:
+        raise unique[0]
+    if unique:
+        raise RecipeErrors(unique)

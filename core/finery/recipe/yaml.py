@@ -35,7 +35,7 @@ _SYNTAX = [
      "start items with '- ', or check the indentation"),
     ("block mapping did not find expected key", "this fits neither the line nor the lines above it",
      "check its indentation, and the quotes and brackets before it"),
-    ("maximum nesting depth", "the recipe is nested too deeply", "flatten it"),
+    ("maximum nesting depth", "this is nested too deeply", "flatten it"),
     ("unknown escape character", "unknown escape in double quotes",
      "write \\\\ for \\, or use single quotes"),
 ]  # fmt: skip
@@ -43,9 +43,9 @@ _SYNTAX = [
 _LOADER: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # libyaml: ten times faster
 
 
-def _parse(text: str, name: str) -> tuple[yaml.Node, Any]:
-    """(node tree, plain data) of one YAML document."""
-    reader = _Reader(text, name)
+def _parse(text: str, name: str, title: str = "the recipe") -> tuple[yaml.Node, Any]:
+    """(node tree, plain data) of one YAML document. title: what errors call it."""
+    reader = _Reader(text, name, title)
     try:
         loader = _LOADER(text)
         try:
@@ -55,7 +55,7 @@ def _parse(text: str, name: str) -> tuple[yaml.Node, Any]:
         data = None if node is None else reader.value(node)
     except RecursionError:
         raise RecipeError(
-            "the recipe is nested too deeply", where=f"{name}:1:1", fix="flatten it"
+            f"{title} is nested too deeply", where=f"{name}:1:1", fix="flatten it"
         ) from None
     except yaml.MarkedYAMLError as error:
         raise reader.syntax_error(error) from None
@@ -69,7 +69,7 @@ def _parse(text: str, name: str) -> tuple[yaml.Node, Any]:
         ) from None
     if node is None:
         raise RecipeError(
-            "the recipe is empty", where=f"{name}:1:1", fix="finery init DIR writes one"
+            f"{title} is empty", where=f"{name}:1:1", fix="finery init DIR writes one"
         )
     return node, data
 
@@ -77,9 +77,10 @@ def _parse(text: str, name: str) -> tuple[yaml.Node, Any]:
 class _Reader:
     """Turns YAML nodes into plain data."""
 
-    def __init__(self, text: str, name: str) -> None:
+    def __init__(self, text: str, name: str, title: str) -> None:
         self.text = text
         self.name = name
+        self.title = title
         self.budget = MAX_NODES
         self.open: set[int] = set()
 
@@ -97,16 +98,16 @@ class _Reader:
         if id(node) in self.open:
             raise self.fail("an alias contains itself", node, "drop the alias")
         if len(self.open) == MAX_DEPTH:
-            raise self.fail("the recipe is nested too deeply", node, "flatten it")
+            raise self.fail(f"{self.title} is nested too deeply", node, "flatten it")
         self.check_tag(node, "map", "seq", "str")
         self.open.add(id(node))
-        made: Any
+        value: Any
         if isinstance(node, yaml.SequenceNode):
-            made = [self.value(child) for child in node.value]
+            value = [self.value(child) for child in node.value]
         else:
-            made = self.mapping(node)
+            value = self.mapping(node)
         self.open.discard(id(node))
-        return made
+        return value
 
     def check_tag(self, node: yaml.Node, *allowed: str) -> None:
         prefix, _, name = node.tag.rpartition(":")
@@ -115,7 +116,7 @@ class _Reader:
             raise self.fail(f"the tag {shown_tag} is not allowed in a recipe", node, "drop the tag")
 
     def mapping(self, node: yaml.Node) -> dict[str, Any]:
-        made: dict[str, Any] = {}
+        mapping: dict[str, Any] = {}
         seen: dict[str, yaml.Node] = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
@@ -131,11 +132,11 @@ class _Reader:
             seen[key] = key_node
             if key == "<<":
                 continue
-            made[key] = self.value(value_node)
+            mapping[key] = self.value(value_node)
         for key_node, value_node in node.value:
             if key_node.value == "<<":
-                made = self.merged(value_node) | made
-        return made
+                mapping = self.merged(value_node) | mapping
+        return mapping
 
     def bad_key(self, node: yaml.Node) -> RecipeError:
         mark = node.start_mark
@@ -147,14 +148,14 @@ class _Reader:
 
     def merged(self, node: yaml.Node) -> dict[str, Any]:
         parts = node.value if isinstance(node, yaml.SequenceNode) else [node]
-        made: dict[str, Any] = {}
+        mapping: dict[str, Any] = {}
         for part in parts:
             if not isinstance(part, yaml.MappingNode):
                 raise self.fail(
                     "'<<' merges mappings only", part, "name an anchor of a mapping: <<: *defaults"
                 )
-            made = self.value(part) | made
-        return made
+            mapping = self.value(part) | mapping
+        return mapping
 
     def scalar(self, node: yaml.ScalarNode) -> Any:
         text: str = node.value
@@ -174,18 +175,18 @@ class _Reader:
         return text
 
     def number(self, node: yaml.ScalarNode) -> int | float:
-        text, made = node.value.replace("_", ""), math.inf
+        text, number = node.value.replace("_", ""), math.inf
         if not _INT.match(text):
-            made = float(text)
+            number = float(text)
         elif len(text) < 100:  # Python reads no more than 4,300 digits
-            made = int(text, 0 if text[:2] in ("0x", "0o") else 10)
-        if math.isinf(made) or (isinstance(made, int) and not -_BIGGEST <= made < _BIGGEST):
+            number = int(text, 0 if text[:2] in ("0x", "0o") else 10)
+        if math.isinf(number) or (isinstance(number, int) and not -_BIGGEST <= number < _BIGGEST):
             raise self.fail(
                 f"the number {text[:20]}{'…' if len(text) > 20 else ''} is too large",
                 node,
                 "if it is meant as text, put it in quotes",
             )
-        return made
+        return number
 
     def fail(self, what: str, node: yaml.Node, fix: str) -> RecipeError:
         mark = node.start_mark
@@ -208,13 +209,14 @@ class _Reader:
         if indent and "\t" in indent.group():
             column = indent.group().index("\t")
             return self.at("the line is indented with a tab", line, column, "indent with spaces")
-        said = f"{error.context or ''} {error.problem or ''}"
+        complaint = f"{error.context or ''} {error.problem or ''}"
         opened = error.context_mark
-        if opened and line > opened.line and ("end of stream" in said or "parsing a flow" in said):
+        unclosed = "end of stream" in complaint or "parsing a flow" in complaint
+        if opened and line > opened.line and unclosed:
             start = lines[opened.line][opened.column]
             return self.at(f"this {start} is never closed", opened.line, opened.column, "close it")
         for needle, what, fix in _SYNTAX:
-            if needle in said:
+            if needle in complaint:
                 return self.at(what, line, column, fix)
         problem = (error.problem or "").removeprefix("found ") or "not readable"
         context = f", {error.context}" if error.context else ""

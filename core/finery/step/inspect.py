@@ -59,11 +59,11 @@ def field_hints(cls: type[Settings]) -> dict[str, Any]:
 def files_of(step: Settings) -> dict[str, Files]:
     """The settings of a step that name outside files; those further in as `launch.config`."""
     values = {name: getattr(step, name) for name in type(step).__struct_fields__}
-    found = {name: value for name, value in values.items() if isinstance(value, Files)}
+    settings = {name: value for name, value in values.items() if isinstance(value, Files)}
     for field, within in values.items():
         if isinstance(within, Settings):
-            found |= {f"{field}.{name}": files for name, files in files_of(within).items()}
-    return found
+            settings |= {f"{field}.{name}": files for name, files in files_of(within).items()}
+    return settings
 
 
 def give_files(step: Settings, found: Mapping[str, Iterable[tuple[str, str | Path]]]) -> None:
@@ -107,13 +107,13 @@ class Slot(NamedTuple):
 
 def slots_of(step: "Step") -> dict[str, Slot]:
     """Path → slot of each input, those of an inner step as `watch.rows`."""
-    found = {f: Slot(f, step, f, accepts) for f, accepts in inputs_of(type(step)).items()}
+    slots = {f: Slot(f, step, f, accepts) for f, accepts in inputs_of(type(step)).items()}
     for field, within in nested_steps(step).items():
-        given = nested_fields(type(step))[field].given
+        provided = nested_fields(type(step))[field].given
         for name, slot in slots_of(within).items():
-            if name not in given:
-                found[f"{field}.{name}"] = slot._replace(path=f"{field}.{name}")
-    return found
+            if name not in provided:
+                slots[f"{field}.{name}"] = slot._replace(path=f"{field}.{name}")
+    return slots
 
 
 class Input(msgspec.Struct, frozen=True):
@@ -131,9 +131,9 @@ def _as_input(hint: Any) -> Input | None:
         inner = _as_input(get_args(hint)[0])
         return Input(inner.kind, many=True) if inner else None
     if get_origin(hint) in (types.UnionType, typing.Union):
-        found = [made for a in get_args(hint) if a is not type(None) and (made := _as_input(a))]
-        if len(found) == 1:
-            return Input(found[0].kind, many=found[0].many, optional=True)
+        inputs = [made for a in get_args(hint) if a is not type(None) and (made := _as_input(a))]
+        if len(inputs) == 1:
+            return Input(inputs[0].kind, many=inputs[0].many, optional=True)
     return None
 
 
@@ -149,13 +149,13 @@ def declared_outputs(cls: "type[Step]") -> dict[str, type[Artifact]]:
     if isinstance(result, type) and issubclass(result, Artifact):
         return {"": result}
     fields = typing.get_type_hints(result) if isinstance(result, type) else {}
-    found = {f: h for f, h in fields.items() if isinstance(h, type) and issubclass(h, Artifact)}
-    if not found:
+    outputs = {f: h for f, h in fields.items() if isinstance(h, type) and issubclass(h, Artifact)}
+    if not outputs:
         raise PluginError(
             f"{full_name(cls)}.run must say what it returns",
             fix="annotate it with Dataset, Model, Metrics, Bundle or a class with such fields",
         )
-    return found
+    return outputs
 
 
 def sections_of(cls: "type[Step]") -> tuple[str, ...]:

@@ -9,10 +9,14 @@ def did_you_mean(name: str, names: Iterable[str]) -> str | None:
     Never the name itself, whatever else is wrong with it.
     """
     choices = sorted(set(names) - {name})
-    close = nearest(name, choices)
-    if close is not None:
-        return f"did you mean '{close}'?"
-    return f"one of: {', '.join(choices)}" if choices else None
+    listed = f"one of: {', '.join(choices)}" if choices else None
+    return nearest_meant(name, choices) or listed
+
+
+def nearest_meant(name: str, names: Iterable[str]) -> str | None:
+    """A fix for a mistyped name, where one of `names` is near."""
+    close = nearest(name, set(names) - {name})
+    return f"did you mean '{close}'?" if close else None
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:

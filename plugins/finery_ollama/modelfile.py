@@ -82,7 +82,8 @@ class Modelfile(Step, seeded=False, sections=("export",), packages=(PACKAGE,)):
         job.progress(0, 1, f"copying {source.name}")
         copy(source, job.out / source.name)
         sizes = {p.name: p.stat().st_size for p in sorted(job.out.iterdir())}
-        return Bundle(job.out, meta={"name": self.name, "files": sizes, "run": run})
+        meta = {"format": "ollama", "name": self.name, "files": sizes, "run": run}
+        return Bundle(job.out, meta=meta)
 
     def _parameters(self, gguf: Gguf) -> dict[str, Value]:
         context = min(gguf.n_context or DEFAULT_CONTEXT, DEFAULT_CONTEXT)

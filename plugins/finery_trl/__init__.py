@@ -3,6 +3,10 @@
 Rows and a model come in. A trained model with its tokenizer and its curve goes out; before that,
 estimates of memory and time. Public for other plugins are `finery_trl.settings`, `.steps`,
 `.model`, `.preflight` and `.view` with the modules in them, and nothing else.
+
+For trainers and models of other plugins: `finery_trl.view.model:CurveView` shows any model that
+holds a `curve.json` (see `finery_trl.view.curves`), `finery_trl.view.live:METRICS` shows what is
+measured while it trains.
 """
 
 from collections.abc import Sequence
@@ -22,6 +26,12 @@ def finery_steps() -> dict[str, str]:
         "trl.kto": "finery_trl.steps.kto:Kto",
         "trl.sft": "finery_trl.steps.sft:Sft",
     }
+
+
+@hookimpl
+def finery_views() -> dict[str, str]:
+    """What models look like, with their curves."""
+    return {"Model": "finery_trl.view.model:CurveView"}
 
 
 @hookimpl

@@ -15,7 +15,9 @@ class Artifact:
 
     path: the folder. Read-only for whoever takes the artifact as an input.
     meta: facts as JSON values; part of the artifact's identity, so nothing that differs from
-        one run to the next (no times, no paths).
+        one run to the next (no times, no paths). `meta["format"]` picks the view that shows it
+        (see `finery.View`), and `meta["run"]` is the shell command that runs it in its folder,
+        printed at the end of a build.
     refs: artifacts this one can't be used without (an adapter's base), by role.
     external: files that stay where they are (the hub's cache, a user's folder): relative name →
         absolute path. Not part of the identity: say in `meta` what identifies them.

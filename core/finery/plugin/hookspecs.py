@@ -50,6 +50,11 @@ def finery_executors() -> Mapping[str, str]:  # type: ignore[empty-body]
 
 
 @hookspec
+def finery_views() -> Mapping[str, str]:  # type: ignore[empty-body]
+    """Return the views you provide: kind of artifact, or `kind/format` → `"module:Class"`."""
+
+
+@hookspec
 def finery_pages() -> Mapping[str, str]:  # type: ignore[empty-body]
     """Return the pages you provide for `finery show --html`: kind of artifact → function."""
 

@@ -1,13 +1,32 @@
 """Files outside the store that `Files` settings name."""
 
+import copy
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from finery.errors import DataError
-from finery.fields import Files, OneFile, OptionalFiles
+from finery.fields import Files, OneFile, OptionalFiles, Settings
 from finery.recipe.document import Recipe
+from finery.step.inspect import files_of, give_files
 from finery.util.text import nearest_meant
+
+S = TypeVar("S", bound=Settings)
+
+
+def with_files(recipe: Recipe, place: Sequence[str], step: S) -> S:
+    """A copy of a step, at `place` of the recipe, that has its outside files.
+
+    Raises what `find_files` raises.
+    """
+    opened = copy.deepcopy(step)
+    files = {
+        name: find_files(recipe, (*place, *name.split(".")), setting)
+        for name, setting in files_of(opened).items()
+    }
+    give_files(opened, files)
+    return opened
 
 
 def find_files(recipe: Recipe, place: Sequence[str], files: Files) -> list[tuple[str, Path]]:

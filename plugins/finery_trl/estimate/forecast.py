@@ -1,6 +1,5 @@
 """What `finery plan` says of a training that would run: parameters, memory, time."""
 
-import copy
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
@@ -11,7 +10,6 @@ import msgspec
 from finery import (
     Dataset,
     Estimate,
-    Forecast,
     Graph,
     Lock,
     Model,
@@ -19,14 +17,14 @@ from finery import (
     Past,
     Results,
     Source,
-    files_of,
-    find_files,
+    count_rows,
     floating_name,
-    interface,
+    forecast_of,
+    rough_duration,
+    sample_rows,
     sources_of,
 )
 from finery.rows import Row, split_turns
-from finery_advice.training import count_rows
 from finery_trl.estimate import architecture as facts
 from finery_trl.estimate.architecture import Machine, Unknown
 from finery_trl.estimate.memory import (
@@ -130,7 +128,7 @@ def architecture(graph: Graph, results: Results, node: Node) -> Architecture:
 
 def _facts(graph: Graph, node: Node) -> Architecture | None:
     """The sizes by what the step says of its model before it runs; None where it says nothing."""
-    forecast = _forecast(graph, node)
+    forecast = forecast_of(graph, node)
     known = forecast.facts() if forecast is not None else {}
     if "config" in known:
         return facts.of_config(known["config"], known.get("parameters"))
@@ -141,16 +139,6 @@ def _facts(graph: Graph, node: Node) -> Architecture | None:
         pinned = Lock(graph.recipe.path).get(floating_name(node.step) or "")
         return facts.of_hub(repo, pinned or revision)
     return None
-
-
-def _forecast(graph: Graph, node: Node) -> Forecast[Any] | None:
-    """What the step says before it runs, with its outside files found."""
-    step = copy.deepcopy(node.step)
-    for name, files in files_of(step).items():
-        files.paths = [
-            path for _, path in find_files(graph.recipe, (*node.place, *name.split(".")), files)
-        ]
-    return interface(step, Forecast)
 
 
 # -- the rows ------------------------------------------------------------------------------------
@@ -200,40 +188,27 @@ def _tokens(characters: int) -> float:
 
 def _texts(graph: Graph, results: Results, source: Source) -> Iterator[tuple[int, int]] | None:
     """(characters of the prompt, of the answers) of rows; None where nothing is known of them."""
-    artifact = results.artifact(source.step, source.output)
-    if isinstance(artifact, Dataset):
-        return (_sizes(row) for row in artifact)
-    node = graph.nodes[source.step]
-    forecast = _forecast(graph, node)
-    if forecast is None:
-        return None
-    sample = forecast.sample(MOST_READ)
-    if sample is not None:
-        return (_record_sizes(record) for record in sample)
-    passed = [s for s in node.sources if s.field in forecast.passes()]
-    texts = [_texts(graph, results, s) for s in passed]
-    known = [sizes for sizes in texts if sizes is not None]
-    return chain.from_iterable(known) if texts and len(known) == len(texts) else None
+    rows = sample_rows(graph, results, source, MOST_READ)
+    return None if rows is None else (_sizes(row) for row in rows)
 
 
-def _record_sizes(record: Row) -> tuple[int, int]:
-    """The same of a record, by the usual names of columns; else all of it may be the answer."""
-    whole = len(msgspec.json.encode(record))
-    answer = next((record[name] for name in ANSWERS if record.get(name)), None)
-    turns = record.get("messages") or record.get("conversations")
+def _sizes(row: Row) -> tuple[int, int]:
+    """Characters of the prompt, and of the longest of the answers.
+
+    A row that isn't built is a record of a file, whose columns may be anything: the usual names
+    are taken for an answer, and all else for the prompt. Without one, all may be the answer.
+    """
+    if isinstance(row.get("prompt"), list):
+        prompt, completion = split_turns(row)
+        answers = [completion, row.get("rejected", [])]
+        return _characters(prompt), max(map(_characters, answers))
+    whole = len(msgspec.json.encode(row))
+    answer = next((row[name] for name in ANSWERS if row.get(name)), None)
+    turns = row.get("messages") or row.get("conversations")
     if answer is None and isinstance(turns, list) and turns and isinstance(turns[-1], dict):
         answer = turns[-1].get("content") or turns[-1].get("value")
     size = len(answer) if isinstance(answer, str) else whole
     return whole - size, size
-
-
-def _sizes(row: Row) -> tuple[int, int]:
-    """Characters of the prompt, and of the longest of the answers."""
-    prompt, completion = split_turns(row)
-    answers = [_characters(completion)]
-    if "rejected" in row:
-        answers.append(_characters(row["rejected"]))
-    return _characters(prompt), max(answers)
 
 
 def _characters(turns: Any) -> int:
@@ -356,7 +331,8 @@ def _time_line(seconds: float | None, speed: float | None, lengths: Lengths) -> 
     if seconds is None:
         return f"time: known once the rows are counted, at about {speed:.0f} tokens/s"
     rows = f"{lengths.rows:,} rows, " if lengths.rows else ""
-    return f"time: about {_duration(seconds)} ({rows}{speed:.0f} tokens/s as in earlier trainings)"
+    pace = f"{rows}{speed:.0f} tokens/s as in earlier trainings"
+    return f"time: about {rough_duration(seconds)} ({pace})"
 
 
 def _gib(count: float) -> str:
@@ -368,10 +344,3 @@ def _count(parameters: float) -> str:
     if parameters >= 1e9:
         return f"{parameters / 1e9:.3g} billion"
     return f"{parameters / 1e6:.3g} million"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{seconds / 3600:.1f} h"

@@ -28,7 +28,6 @@ class Progress(TrainerCallback):
         self._tokens = 0  # of the batches up to the last report
         self._seconds = 0.0
         self._began = 0.0
-        self._shown: dict[str, str] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Show the bar."""
@@ -49,8 +48,6 @@ class Progress(TrainerCallback):
             return
         for name, value in last["watch"].items():
             self._job.metric(f"watch.{name}", value, state.global_step)
-        name, value = next(iter(last["watch"].items()))
-        self._shown[name] = f"{value:.3f}"
 
     def on_log(self, args: Any, state: Any, control: Any, **context: Any) -> None:
         """Report losses and what else was measured."""
@@ -58,18 +55,13 @@ class Progress(TrainerCallback):
         for name, metric in MEASURED.items():
             if name in logs and name.startswith("eval_"):
                 self._job.metric(metric, logs[name], step)
-        if "eval_loss" in logs:
-            self._shown["validation"] = f"{logs['eval_loss']:.3f}"
         if "loss" in logs:
-            self._shown["loss"] = f"{logs['loss']:.3f}"
             self._report(logs, step, step == state.max_steps, args.world_size)
         if logs.keys() & {"loss", "eval_loss"}:
             self._show(state)
 
     def _show(self, state: Any) -> None:
-        order = sorted(self._shown, key=lambda name: name != "loss")
-        text = "  ".join(f"{name} {self._shown[name]}" for name in order)
-        self._job.progress(state.global_step, state.max_steps, text or "training")
+        self._job.progress(state.global_step, state.max_steps)
 
     def _report(self, logs: dict[str, float], step: int, last: bool, processes: int) -> None:
         self._losses.append(logs["loss"])

@@ -86,7 +86,7 @@ class StepCode:
         return self._code(self._type(use))
 
     def of_artifacts(self, cls: type[Step]) -> Code:
-        """The code that reads a type's inputs, and writes its outputs if settings don't decide them."""
+        """The code that reads a type's inputs, and writes outputs that settings don't decide."""
         code: Code = {}
         outputs = declared_outputs(cls) if cls.outputs is Step.outputs else {}
         for subject in _artifact_files(cls, outputs):

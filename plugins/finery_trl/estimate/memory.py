@@ -71,7 +71,7 @@ class Architecture(NamedTuple):
 
 
 class Adapter(NamedTuple):
-    """A LoRA adapter: its rank, the linear layers it lies on as in PEFT, and DoRA or not."""
+    """A LoRA adapter: its rank, the linear layers that get it as in PEFT, and DoRA or not."""
 
     r: int
     targets: str | Sequence[str] = ALL_LINEAR
@@ -84,7 +84,7 @@ class Adapter(NamedTuple):
         return sum(self.r * (a + b) + (b if self.dora else 0) for a, b in sizes)
 
     def covered(self, model: Architecture) -> list[tuple[int, int]]:
-        """(in, out) of each layer that it lies on."""
+        """(in, out) of each layer that gets it."""
         layers = model.paths()
         names = layers if self.targets == ALL_LINEAR else matched(self.targets, layers)
         return [layers[name] for name in names]

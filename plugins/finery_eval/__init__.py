@@ -1,4 +1,9 @@
-"""Judge models on rows with known answers, and hold a build to what it promises."""
+"""Evaluators: judge models on rows with known answers, and check what a build requires.
+
+In go models and rows, out come metrics with confidence intervals, a prediction for each row, and
+comparisons with the first model. Public for other plugins: `finery_eval.database`, which runs
+queries against a scratch database.
+"""
 
 from finery import hookimpl
 

@@ -1,4 +1,9 @@
-"""Models that lie on this machine, or in a wheel on a package index."""
+"""Models on this machine, or in a wheel on a package index.
+
+In go a folder, a GGUF file or the name of a wheel, out come models that stay where they are.
+Public for other plugins: `finery_local.folder` and `finery_local.gguf_file`, which describe the
+files of a model wherever they came from.
+"""
 
 from collections.abc import Mapping
 

@@ -77,6 +77,7 @@ class Spec(msgspec.Struct, frozen=True):
     preflight: Any = ""
     traceable: Any = ""
     forecast: Any = ""
+    metrics: Any = ""  # "module:NAME" of how metrics look while it runs, see `finery.LiveMetric`
 
 
 class FieldInfo(msgspec.Struct):
@@ -242,4 +243,5 @@ class Settings(msgspec.Struct, metaclass=_SettingsMeta):
             preflight: "str | type" = "",
             traceable: "str | type" = "",
             forecast: "str | type" = "",
+            metrics: "str | Mapping[str, Any]" = "",
         ) -> None: ...

@@ -29,9 +29,9 @@ def finery_steps() -> dict[str, str]:
 
 
 @hookimpl
-def finery_pages() -> dict[str, str]:
-    """The page on data sets."""
-    return {"Dataset": "finery_data.steps.report:page"}
+def finery_views() -> dict[str, str]:
+    """What data sets look like."""
+    return {"Dataset": "finery_data.view.dataset:DatasetView"}
 
 
 @hookimpl

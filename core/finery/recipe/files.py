@@ -10,7 +10,7 @@ from finery.errors import DataError
 from finery.fields import Files, OneFile, OptionalFiles, Settings
 from finery.recipe.document import Recipe
 from finery.step.inspect import files_of, give_files
-from finery.util.text import did_you_mean
+from finery.util.text import nearest_meant
 
 S = TypeVar("S", bound=Settings)
 
@@ -82,9 +82,9 @@ def _matches(pattern: str, folder: Path) -> list[Path]:
 
 def _near(path: Path, folder: Path) -> str:
     if path.parent.is_dir():
-        guess = did_you_mean(path.name, [p.name for p in path.parent.iterdir()])
-        if guess and guess.startswith("did"):
-            return guess
+        fix = nearest_meant(path.name, [p.name for p in path.parent.iterdir()])
+        if fix is not None:
+            return fix
     return f"paths are relative to the recipe's folder, {folder}"
 
 

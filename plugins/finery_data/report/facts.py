@@ -26,6 +26,10 @@ ALIKE = 0.8
 """Similarity from which on rows of one data set are near copies, as `data.dedup` has it."""
 EXAMPLES = 3
 """Copies, drops and findings of a kind that are shown."""
+NEAR_ROWS = 20_000
+"""Rows of a data set that are searched for near copies, unless a recipe says otherwise."""
+SAMPLES = 6
+"""Rows of a data set that are shown."""
 SPOKEN = 1_000
 """Rows whose language is guessed."""
 BATCH = 500

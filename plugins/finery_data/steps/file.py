@@ -3,9 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from finery import DataError, Dataset, Files, Job, setting
+from finery import DataError, Dataset, Files, Job, setting, shown
 from finery.rows.tables.records import Record, read_table
-from finery.rows.tables.streams import shown
 from finery_data.sources.source import RowSource
 
 PROGRESS_EVERY = 5_000

@@ -1,10 +1,7 @@
-"""The files of an evaluation: `metrics.json` and `predictions.jsonl`.
-
-This code is part of the key of every step that makes `Metrics`.
-"""
+"""The files of an evaluation: `metrics.json` and `predictions.jsonl`."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,3 +21,16 @@ def write_metrics(
     with (folder / PREDICTIONS).open("wb") as out:
         for prediction in predictions:
             out.write(msgspec.json.encode(prediction) + b"\n")
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """What `metrics.json` holds."""
+    report: dict[str, Any] = json.loads((folder / METRICS).read_bytes())
+    return report
+
+
+def read_predictions(folder: Path) -> Iterator[dict[str, Any]]:
+    """The lines of `predictions.jsonl`."""
+    with (folder / PREDICTIONS).open("rb") as lines:
+        for line in lines:
+            yield msgspec.json.decode(line)

@@ -1,16 +1,12 @@
-"""The rows of a data set as files: UTF-8 JSON lines in shards `rows-00000.jsonl`, …
+"""The rows of a data set as files: UTF-8 JSON lines in shards `rows-00000.jsonl`, …"""
 
-What is written here is what a `Dataset` holds, so this code is part of the key of every step that
-makes one; reading is part of the key of those that take one.
-"""
-
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
-from finery.rows.row import Row, with_id
+from finery.rows.row import Row, row_id
 
 SHARD_BYTES = 64 * 1024 * 1024
 """A shard that has this many bytes is followed by another."""
@@ -42,12 +38,9 @@ def write_rows(folder: Path, rows: Iterable[Row]) -> Written:
     return Written(count, sorted(columns))
 
 
-def read_rows(folder: Path) -> Iterator[Row]:
-    """The rows of all shards, in order."""
-    for shard in sorted(folder.glob("rows-*.jsonl")):
-        with shard.open("rb") as lines:
-            for line in lines:
-                yield msgspec.json.decode(line)
+def with_id(row: Row) -> Row:
+    """The row itself if it has an `id`, else a copy with one."""
+    return row if "id" in row else {"id": row_id(row), **row}
 
 
 def _shard(folder: Path, number: int) -> Path:

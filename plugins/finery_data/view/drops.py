@@ -2,12 +2,14 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from finery.artifact.kinds import Dataset
-from finery.cli.console import visible
+from finery import Dataset, visible
 from finery.rows import snippet
 from finery.rows.dropped import dropped, findings
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 SHOWN = 3
 """Rows of each reason that are shown unless all are."""
@@ -24,7 +26,7 @@ def drops_data(dataset: Dataset, *, every: bool) -> dict[str, Any]:
     }
 
 
-def show_drops(console: Any, dataset: Dataset, *, every: bool) -> None:
+def print_drops(console: "Console", dataset: Dataset, *, every: bool) -> None:
     """Print the dropped rows and the findings; nothing where there are none.
 
     every: all of them in their order, else the first few by reason.
@@ -34,21 +36,23 @@ def show_drops(console: Any, dataset: Dataset, *, every: bool) -> None:
         what = "dropped" if name == "dropped" else "found"
         if every:
             for line in lines:
-                _show(console, line, f"{what}: {line[key]}")
+                _print_line(console, line, f"{what}: {line[key]}")
             continue
         by_reason = defaultdict[str, list[dict[str, Any]]](list)
         for line in _first(lines, key, every=False):
             by_reason[line[key]].append(line)
-        for reason, shown in by_reason.items():
-            _show_reason(console, f"{what}: {reason}", shown, counts.get(reason, len(shown)))
+        for reason, first in by_reason.items():
+            _print_reason(console, f"{what}: {reason}", first, counts.get(reason, len(first)))
 
 
-def _show_reason(console: Any, title: str, shown: list[dict[str, Any]], count: int) -> None:
-    console.print(f"\n[yellow]{title}[/] [dim]{count:,}[/]")
-    for line in shown:
-        _show(console, line)
-    if count > len(shown):
-        console.print(f"  [dim]… and {count - len(shown):,} more (--dropped)[/]")
+def _print_reason(console: "Console", title: str, first: list[dict[str, Any]], count: int) -> None:
+    from rich.text import Text
+
+    console.print(Text.assemble("\n", (visible(title), "yellow"), (f" {count:,}", "dim")))
+    for line in first:
+        _print_line(console, line)
+    if count > len(first):
+        console.print(f"  … and {count - len(first):,} more (--dropped)", style="dim")
 
 
 def _lists(dataset: Dataset) -> Iterator[tuple[str, Iterable[dict[str, Any]], str]]:
@@ -65,18 +69,18 @@ def _first(lines: Iterable[dict[str, Any]], key: str, *, every: bool) -> Iterato
             yield line
 
 
-def _show(console: Any, line: dict[str, Any], title: str = "") -> None:
+def _print_line(console: "Console", line: dict[str, Any], title: str = "") -> None:
     from rich.text import Text
 
     number = f"row {line['row']} " if isinstance(line.get("row"), int) else ""
-    head = (f"{title}  ", "yellow") if title else "  "
+    head = (f"{visible(title)}  ", "yellow") if title else "  "
     detail = visible(f"  {line['detail']}")
     console.print(Text.assemble(head, (f"{number}{line['id']}", "dim"), detail))
     if isinstance(line.get("row"), dict):
         console.print(
             Text(visible(f"    {snippet(line['row'], SNIPPET)}"), style="dim"), no_wrap=True
         )
-    said = (line.get("made") or {}).get("answer")
-    if said:
-        text = " ".join(said.split())[:SNIPPET]
+    answer = (line.get("made") or {}).get("answer")
+    if answer:
+        text = " ".join(answer.split())[:SNIPPET]
         console.print(Text(visible(f"    answer: {text}"), style="dim"), no_wrap=True)

@@ -1,17 +1,17 @@
 """Curves as text: lines of braille dots (2 × 4 in a character) between axes."""
 
-import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from finery_trl.view.axis import Axis, round_steps
 from finery_trl.view.curves import Series
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 """The bit of each dot of a braille character, by row and column."""
-LOG_RATIO = 8.0
-"""From such a ratio of highest to lowest on, an axis is logarithmic."""
-GOLDEN = (1.0, 2.0, 5.0, 10.0)
-"""What round numbers begin with."""
+ACROSS = "x: optimizer steps"
 
 
 class Line(NamedTuple):
@@ -22,46 +22,6 @@ class Line(NamedTuple):
     style: str
     mark: str = ""
     right: bool = False
-
-
-class Axis(NamedTuple):
-    """A vertical axis from `low` to `high`, evenly or by powers."""
-
-    low: float
-    high: float
-    log: bool
-
-    @classmethod
-    def of(cls, lines: Sequence[Line]) -> "Axis":
-        """One that all these lines fit on."""
-        values = [v for line in lines for _, v in line.values]
-        low, high = min(values), max(values)
-        if low == high:
-            room = abs(low) * 0.1 or 1.0
-            return cls(low - room, high + room, False)
-        return cls(low, high, spreads(values))
-
-    def place(self, value: float) -> float:
-        """Where a value lies: 0 at the lower end, 1 at the upper."""
-        if self.log:
-            return math.log(value / self.low) / math.log(self.high / self.low)
-        return (value - self.low) / (self.high - self.low)
-
-    def at(self, place: float) -> float:
-        """The value at a place."""
-        if self.log:
-            return float(self.low * (self.high / self.low) ** place)
-        return self.low + place * (self.high - self.low)
-
-    def label(self, place: float) -> str:
-        """What the axis says at a place."""
-        return f"{self.at(place):.3g}"
-
-
-def spreads(values: Sequence[float]) -> bool:
-    """Whether values are so far apart that only a logarithmic axis shows them all."""
-    low = min(values, default=0.0)
-    return low > 0 and max(values) / low >= LOG_RATIO
 
 
 class Canvas:
@@ -99,7 +59,7 @@ class Canvas:
             if cell not in self._bits and cell not in self._marks:
                 self._marks[cell], self._styles[cell] = "┊", style
 
-    def row(self, row: int) -> Any:
+    def row(self, row: int) -> "Text":
         """A row of characters as rich text."""
         from rich.text import Text
 
@@ -111,7 +71,7 @@ class Canvas:
         return text
 
 
-def plot(lines: Sequence[Line], width: int, height: int, best: int | None = None) -> list[Any]:
+def plot(lines: Sequence[Line], width: int, height: int, best: int | None = None) -> "list[Text]":
     """Lines of rich text with axes and a legend; [] where there is nothing to draw.
 
     width, height: in characters, everything included. best: the step to mark.
@@ -120,18 +80,24 @@ def plot(lines: Sequence[Line], width: int, height: int, best: int | None = None
     if not lines:
         return []
     sides = {right: [n for n in lines if n.right == right] for right in (False, True)}
-    axes = {right: Axis.of(side) for right, side in sides.items() if side}
-    left, right = (_labels(axes.get(side), height - 3) for side in (False, True))
+    axes = {
+        right: Axis.of([value for line in side for _, value in line.values])
+        for right, side in sides.items()
+        if side
+    }
+    legend = _legend(lines, axes, best, width)
+    rows = range(height - 2 - len(legend))
+    left, right = (_labels(axes.get(side), len(rows)) for side in (False, True))
     gutters = [max(map(len, labels.values()), default=0) for labels in (left, right)]
     frame = 4 if gutters[1] else 3
-    canvas = Canvas(max(10, width - sum(gutters) - frame), height - 3)
+    canvas = Canvas(max(10, width - sum(gutters) - frame), len(rows))
     span = min(n.values[0][0] for n in lines), max(n.values[-1][0] for n in lines)
     for line in lines:
         _draw(canvas, line, axes[line.right], span)
     if best is not None:
         _mark_best(canvas, lines, axes, span, best)
-    rows = [_framed(canvas.row(r), left.get(r), right.get(r), gutters) for r in range(height - 3)]
-    return [*rows, *_foot(canvas.width, span, gutters[0]), _legend(lines, axes, best, width)]
+    field = [_framed(canvas.row(r), left.get(r), right.get(r), gutters) for r in rows]
+    return [*field, *_foot(canvas.width, span, gutters[0]), *legend]
 
 
 def _labels(axis: Axis | None, height: int) -> dict[int, str]:
@@ -140,10 +106,12 @@ def _labels(axis: Axis | None, height: int) -> dict[int, str]:
         return {}
     number = max(2, min(5, (height + 2) // 3))
     rows = [round(i * (height - 1) / (number - 1)) for i in range(number)]
-    return {row: axis.label(1 - row / (height - 1)) for row in rows}
+    return {row: f"{axis.at(1 - row / (height - 1)):.3g}" for row in rows}
 
 
-def _spot(canvas: Canvas, axis: Axis, span: tuple[int, int], step: int, value: float) -> Any:
+def _spot(
+    canvas: Canvas, axis: Axis, span: tuple[int, int], step: int, value: float
+) -> tuple[int, int]:
     """The dot of a value."""
     across = (step - span[0]) / (span[1] - span[0] or 1)
     place = min(1.0, max(0.0, axis.place(value)))
@@ -181,7 +149,7 @@ def _mark_best(
             return
 
 
-def _framed(row: Any, left: str | None, right: str | None, gutters: Sequence[int]) -> Any:
+def _framed(row: "Text", left: str | None, right: str | None, gutters: Sequence[int]) -> "Text":
     from rich.text import Text
 
     text = Text("  ")
@@ -194,7 +162,7 @@ def _framed(row: Any, left: str | None, right: str | None, gutters: Sequence[int
     return text
 
 
-def _foot(width: int, span: tuple[int, int], gutter: int) -> list[Any]:
+def _foot(width: int, span: tuple[int, int], gutter: int) -> "list[Text]":
     """The horizontal axis and its steps."""
     from rich.text import Text
 
@@ -213,29 +181,25 @@ def _foot(width: int, span: tuple[int, int], gutter: int) -> list[Any]:
     ]
 
 
-def round_steps(span: tuple[int, int], most: int) -> list[int]:
-    """Some round steps within a span, and its first one."""
-    first, last = span
-    rough = max(1.0, (last - first) / max(1, most))
-    power = 10.0 ** math.floor(math.log10(rough))
-    size = int(next(g * power for g in GOLDEN if g * power >= rough * 0.999))
-    found = range(size * math.ceil(first / size), last + 1, size)
-    return [first, *(n for n in found if n - first >= size * 0.6)]
-
-
-def _legend(lines: Sequence[Line], axes: Mapping[bool, Axis], best: int | None, width: int) -> Any:
+def _legend(
+    lines: Sequence[Line], axes: Mapping[bool, Axis], best: int | None, width: int
+) -> "list[Text]":
+    """What the lines are, in as many rows as it takes."""
     from rich.text import Text
 
-    text = Text("  ")
+    entries = []
     for line in lines:
         notes = ["right axis"] if line.right else []
         notes += ["log"] if axes[line.right].log else []
-        text.append(f"{line.mark or '⠒'} ", line.style).append(line.label)
-        text.append(f" ({', '.join(notes)})" if notes else "", "dim").append("   ")
+        entry = Text.assemble((f"{line.mark or '⠒'} ", line.style), line.label)
+        entries.append(entry.append(f" ({', '.join(notes)})" if notes else "", "dim"))
     if best is not None:
-        text.append("★ ", "bold green").append(f"kept, step {best}   ")
-    across = "x: optimizer steps"
-    if len(text) + len(across) <= width:
-        text.append(across, "dim")
-    text.rstrip()
-    return text
+        entries.append(Text.assemble(("★ ", "bold green"), f"kept, step {best}"))
+    rows = [Text(" ")]
+    for entry in entries:
+        if len(rows[-1]) > 1 and len(rows[-1]) + len(entry) + 3 > width:
+            rows.append(Text(" "))
+        rows[-1].append("   " if len(rows[-1]) > 1 else " ").append_text(entry)
+    if len(rows[-1]) + len(ACROSS) + 3 <= width:
+        rows[-1].append(f"   {ACROSS}", "dim")
+    return rows

@@ -14,19 +14,21 @@ from finery import (
     Job,
     Metrics,
     Model,
-    RequirementError,
     Step,
     UsageError,
+    load_reference,
     setting,
     takes,
 )
 from finery.rows import Conversation, Row, split_turns
 from finery.rows.answers.reading import search_in
-from finery_eval import requirements, stats
+from finery_eval import stats
 
 Answers = dict[str, list[Completion]]
 """Model name → its answers, one a row."""
 
+REQUIREMENTS = "finery_eval.requirements:Requirements"
+"""By reference, which a key doesn't follow: what a build must reach changes no metric."""
 SHOWN = 10
 """Rows that an error names one by one."""
 
@@ -69,25 +71,14 @@ class Judge(Step, isolated=True, preflight="finery_eval.preflight:JudgePreflight
             )
         if len(set(names)) < len(names):
             raise UsageError("a model is named twice", where="models", fix="name each model once")
-        requirements.parse(self.require, names, self.metric_names(), self.more_metrics())
+        load_reference(REQUIREMENTS)(self)
 
     def verify(self, outputs: Mapping[str, Artifact]) -> None:
-        """Hold the scores against `require`."""
+        """Compare the scores with `require`. Raises `RequirementError`."""
         self.check()
         (metrics,) = outputs.values()
         assert isinstance(metrics, Metrics)
-        report = metrics.report()
-        names = [model.name for model in self.models]
-        wanted = requirements.parse(self.require, names, self.metric_names(), self.more_metrics())
-        failed = requirements.unmet(wanted, report)
-        if failed:
-            what = "requirement is" if len(failed) == 1 else "requirements are"
-            raise RequirementError(
-                f"{len(failed)} {what} not met",
-                where="require",
-                details=failed,
-                fix="improve the model, or set in `require` what it can reach",
-            )
+        load_reference(REQUIREMENTS)(self).verify(metrics.report())
 
 
 class Evaluator(Judge, engines=True):

@@ -23,7 +23,16 @@ if TYPE_CHECKING:
         UsageError,
         error_from_dict,
     )
-    from finery.fields import Files, OneFile, OptionalFiles, Settings, nested_step, setting, takes
+    from finery.fields import (
+        Files,
+        OneFile,
+        OptionalFiles,
+        Role,
+        Settings,
+        nested_step,
+        setting,
+        takes,
+    )
     from finery.inference.budget import CHARACTERS_A_TOKEN, Budget, Price, Usage, prompt_tokens
     from finery.inference.cache import CachedEngine
     from finery.inference.engine import Engine
@@ -139,6 +148,7 @@ _HOME = {
     "Request": "finery.inference.types",
     "RequirementError": "finery.errors",
     "Results": "finery.plugin.history",
+    "Role": "finery.fields",
     "Sample": "finery.preflight.report",
     "Sampling": "finery.inference.types",
     "Settings": "finery.fields",
@@ -256,6 +266,7 @@ __all__ = [
     "Request",
     "RequirementError",
     "Results",
+    "Role",
     "Sample",
     "Sampling",
     "Settings",

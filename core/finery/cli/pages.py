@@ -44,7 +44,7 @@ def write_pages(
             where="--html",
             fix=f"name an output: finery show {pages[0][0][0].title} --html {html}",
         )
-    paths = {}
+    paths: dict[str, Path] = {}
     for group, page in pages:
         path = _file(graph, html, f"{_title(group)}{page.suffix}.html")
         paths |= dict.fromkeys((o.title for o in group), write(path, page.html, store.root))

@@ -174,7 +174,9 @@ def ask(step: Evaluator, job: Job, rows: Sequence[Row]) -> Answers:
         if refused:
             job.log(f"{model.name}: refused or filtered {refused} of {len(rows)} rows")
     if step.extract and not any(
-        search_in(a.text, step.extract, "extract") for found in answers.values() for a in found
+        search_in(a.text, step.extract, "extract")
+        for completions in answers.values()
+        for a in completions
     ):
         job.log(f"extract: {step.extract!r} is found in no answer of any model")
     repeated = len(rows) - len({row["id"] for row in rows})
@@ -270,8 +272,13 @@ def answers_table(answers: Answers, invalid: Mapping[str, int] | None = None) ->
     """How long the answers are, how many were cut off, and how many are invalid, if known."""
     columns = ["model", "answers", "cut off at max_tokens", "tokens an answer"]
     rows: list[list[Any]] = [
-        [name, len(found), truncated(found), sum(a.completion_tokens for a in found) / len(found)]
-        for name, found in answers.items()
+        [
+            name,
+            len(completions),
+            truncated(completions),
+            sum(a.completion_tokens for a in completions) / len(completions),
+        ]
+        for name, completions in answers.items()
     ]
     if invalid is not None:
         columns.append("invalid")
@@ -289,13 +296,13 @@ def predictions(
 ) -> Iterator[dict[str, Any]]:
     """The lines of `predictions.jsonl`: each row's answer by each model and what it counted as."""
     for i, row in enumerate(rows):
-        for name, found in answers.items():
+        for name, completions in answers.items():
             yield {
                 "id": row["id"],
                 "model": name,
-                "answer": found[i].text,
+                "answer": completions[i].text,
                 **judged[name][i],
-                "finish_reason": found[i].finish_reason,
+                "finish_reason": completions[i].finish_reason,
             }
 
 
@@ -359,7 +366,7 @@ def write_scores(
             "tables": [*comparison_tables(comparisons), *tables],
             **(details or {}),
             "comparisons": comparisons,
-            "truncated": {name: truncated(found) for name, found in answers.items()},
+            "truncated": {name: truncated(completions) for name, completions in answers.items()},
         },
         predictions=predictions(rows, answers, judged),
     )

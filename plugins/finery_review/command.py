@@ -119,9 +119,9 @@ def _reviewer(recipe: Path) -> str:
     with suppress(OSError, subprocess.SubprocessError):
         ask = ["git", "config", "user.name"]
         folder = recipe.absolute().parent
-        told = subprocess.run(ask, cwd=folder, capture_output=True, text=True, timeout=10)
-        if told.stdout.strip():
-            return told.stdout.strip()
+        answer = subprocess.run(ask, cwd=folder, capture_output=True, text=True, timeout=10)
+        if answer.stdout.strip():
+            return answer.stdout.strip()
     with suppress(OSError, KeyError):
         return getpass.getuser()
     return ""

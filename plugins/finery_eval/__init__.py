@@ -12,12 +12,12 @@ from finery import hookimpl
 def finery_steps() -> dict[str, str]:
     """The step types of this plugin."""
     return {
-        "eval.classification": "finery_eval.classification:Classification",
-        "eval.exact": "finery_eval.exact:Exact",
-        "eval.json": "finery_eval.structured:Json",
-        "eval.preference": "finery_eval.preference:Preference",
-        "eval.rules": "finery_eval.rules:Rules",
-        "eval.sql": "finery_eval.sql:Sql",
+        "eval.classification": "finery_eval.steps.classification:Classification",
+        "eval.exact": "finery_eval.steps.exact:Exact",
+        "eval.json": "finery_eval.steps.structured:Json",
+        "eval.preference": "finery_eval.steps.preference:Preference",
+        "eval.rules": "finery_eval.steps.rules:Rules",
+        "eval.sql": "finery_eval.steps.sql:Sql",
     }
 
 

@@ -14,9 +14,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from finery import FineryError, UsageError
-from finery_review.guard import Guard
 from finery_review.log import Conflict
-from finery_review.session import Session, Wish
+from finery_review.serving.guard import Guard
+from finery_review.serving.session import Session, Wish
 
 MOST_BYTES = 64 * 1024 * 1024
 """The largest decision that is taken."""

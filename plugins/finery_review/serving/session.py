@@ -12,12 +12,12 @@ from finery.rows import Row
 from finery.rows.chat.structure import COLUMNS
 from finery.rows.parts import prompt as prompt_of
 from finery.rows.parts import texts
-from finery_review.about import About, failed_of, score_of
 from finery_review.applied import applied
 from finery_review.decisions import Action, Decision, Earlier, token_of
 from finery_review.log import DecisionLog
-from finery_review.rowfile import RowFile
-from finery_review.search import Search, holds
+from finery_review.serving.about import About, failed_of, score_of
+from finery_review.serving.rowfile import RowFile
+from finery_review.serving.search import Search, holds
 
 SNIPPET = 160
 """Characters of a prompt or an answer in the table."""

@@ -14,7 +14,7 @@ from finery.rows.answers.reading import extracted
 from finery_eval import evaluator
 from finery_eval.database import Cell, Database, QueryError, Result
 from finery_eval.evaluator import Evaluator, table
-from finery_eval.exact import refuse_empty
+from finery_eval.steps.exact import refuse_empty
 
 DIGITS = 12
 """Significant digits of a fraction that are compared: the order of a sum changes the last ones."""

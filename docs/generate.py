@@ -108,20 +108,21 @@ def _note(name: str, about: About) -> str:
 
 EVENTS_HEAD = """# Events
 
-`finery build --json` prints what happens as JSON lines, one event a line, and nothing else. A run that
-does something keeps its events in `.finery/runs/<run>/events.jsonl`, beside the logs of its steps.
+`finery build --json` prints what happens as JSON lines, one event a line, and nothing else. A run
+that does something keeps its events in `.finery/runs/<run>/events.jsonl`, beside the logs of its
+steps.
 
 Every event has
 
 """
 EVENTS_TAIL = """\
-Fields and events may be added in later versions; none is taken away or changes its meaning without a
-deprecation first. So leave out what you don't know.
+Fields and events may be added in later versions; none is taken away or changes its meaning without
+a deprecation first. So leave out what you don't know.
 
-A step that runs gives `step_started`, then any number of `step_log`, `step_progress`, `step_metric` and
-`step_note` in the order in which they happen, then one of `step_finished` and `step_failed`. A step
-that finishes or is cached may fail after that, when its `require:` isn't met. Events of different steps
-interleave.
+A step that runs gives `step_started`, then any number of `step_log`, `step_progress`,
+`step_metric` and `step_note` in the order in which they happen, then one of `step_finished` and
+`step_failed`. A step that finishes or is cached may fail after that, when its `require:` isn't
+met. Events of different steps interleave.
 """
 
 

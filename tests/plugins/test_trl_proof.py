@@ -12,9 +12,9 @@ from finery import DataError, Dataset, FineryError, Job, Model, StepError, Usage
 from finery.preflight.report import Proof, Tally
 from finery.rows import Row, with_id
 from finery.testing import TestJob, dataset
-from finery_eval.classification import Classification
 from finery_eval.evaluator import Evaluator
-from finery_eval.exact import Exact
+from finery_eval.steps.classification import Classification
+from finery_eval.steps.exact import Exact
 from finery_trl.preflight import prove
 from finery_trl.rows.example import Answer, Proven
 from finery_trl.rows.summary import summary

@@ -416,7 +416,7 @@ def test_training_stops_early(train: Train, validation: Dataset) -> None:
 
 
 def test_the_task_is_watched_and_picks_the_weights(train: Train, data: Dataset) -> None:
-    from finery_eval.exact import Exact
+    from finery_eval.steps.exact import Exact
 
     asked = Model.placeholder("model")
     watch = Exact(models=[asked], rows=data, max_tokens=8)
@@ -429,7 +429,7 @@ def test_the_task_is_watched_and_picks_the_weights(train: Train, data: Dataset) 
 
 
 def test_watching_changes_no_weights(train: Train, data: Dataset) -> None:
-    from finery_eval.exact import Exact
+    from finery_eval.steps.exact import Exact
 
     watch = Exact(models=[Model.placeholder("model")], rows=data, max_tokens=4)
     lora = Lora(lora_dropout=0.1)

@@ -18,7 +18,7 @@ from tiny_llama import tiny_tokenizer
 from finery import Dataset, Model, StepError, UsageError
 from finery.recipe.schema import step_schema
 from finery.testing import TestJob
-from finery_eval.exact import Exact
+from finery_eval.steps.exact import Exact
 from finery_trl.settings import Launch, Lora
 from finery_trl.steps import dpo, sft
 from finery_unsloth.dpo import Dpo

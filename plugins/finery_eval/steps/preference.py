@@ -93,11 +93,11 @@ class Preference(Judge, packages=PACKAGES, seeded=False):
             prompt, chosen = split_turns(row)
             _, rejected = split_turns({"prompt": row["prompt"], "completion": row["rejected"]})
             answered += [(prompt, side, row.get("tools")) for side in (chosen, rejected)]
-        found = likelihoods(
+        scores = likelihoods(
             model, answered, lambda done, total: job.progress(done, total, model.name)
         )
         gc.collect()  # the next model may need the memory of this one
-        return list(zip(found[::2], found[1::2], strict=True))
+        return list(zip(scores[::2], scores[1::2], strict=True))
 
 
 def _predictions(

@@ -14,9 +14,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from finery import FineryError, UsageError
-from finery_review.guard import Guard
 from finery_review.log import Conflict
-from finery_review.session import Session, Wish
+from finery_review.serving.guard import Guard
+from finery_review.serving.session import Session, Wish
 
 MOST_BYTES = 64 * 1024 * 1024
 """The largest decision that is taken."""
@@ -80,12 +80,12 @@ def _answer(ask: Callable[[Query], Any]) -> Callable[[Request], Response]:
 def _json(make: Callable[[], Any]) -> Response:
     """What `make` returns, or the error that it raises, as JSON."""
     try:
-        status, made = 200, make()
+        status, content = 200, make()
     except Conflict as error:
-        status, made = 409, {**error.to_dict(), "now": error.now}
+        status, content = 409, {**error.to_dict(), "now": error.now}
     except FineryError as error:
-        status, made = (422 if error.exit_code == 2 else 500), error.to_dict()
-    return Response(msgspec.json.encode(made), status, media_type="application/json")
+        status, content = (422 if error.exit_code == 2 else 500), error.to_dict()
+    return Response(msgspec.json.encode(content), status, media_type="application/json")
 
 
 def _decide(session: Session) -> Callable[[Request], Any]:
@@ -134,19 +134,19 @@ def _file_route(name: str) -> Route:
 
 def listen(port: int) -> socket.socket:
     """A socket on 127.0.0.1; port 0 is any that is free."""
-    made = socket.socket()
+    listening = socket.socket()
     try:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.bind(("127.0.0.1", port))
-        made.listen(128)  # now: whoever reads the printed address may come at once
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(("127.0.0.1", port))
+        listening.listen(128)  # now: whoever reads the printed address may come at once
     except OSError as error:
-        made.close()
+        listening.close()
         raise UsageError(
             f"can't listen on port {port}: {error.strerror}",
             where="--port",
             fix="name another, or none for any that is free",
         ) from error
-    return made
+    return listening
 
 
 def serve(app: Guard, bound: socket.socket) -> None:

@@ -78,18 +78,18 @@ class Guard:
 
     def _opens(self, scope: Scope) -> bool:
         """Whether the request is for the page, with the token in its address."""
-        given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])
-        return scope["path"] == "/" and scope["method"] == "GET" and self._is_token(given[0])
+        tokens = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])
+        return scope["path"] == "/" and scope["method"] == "GET" and self._is_token(tokens[0])
 
     def _is_token(self, text: str) -> bool:
         return hmac.compare_digest(text.encode(), self._token.encode())
 
     def _from_cookie(self, headers: Headers) -> str:
         try:
-            found = SimpleCookie(headers.get("cookie", "")).get(self._cookie)
+            cookie = SimpleCookie(headers.get("cookie", "")).get(self._cookie)
         except CookieError:
             return ""
-        return found.value if found else ""
+        return cookie.value if cookie else ""
 
     def _set_cookie(self) -> str:
         return f"{self._cookie}={self._token}; HttpOnly; SameSite=Strict; Path=/"

@@ -49,21 +49,21 @@ class About:
 
         Of a row that was only judged there, also how the row was generated that it was before.
         """
-        made: dict[str, list[dict[str, Any]]] = {"generated": [], "findings": []}
+        lines: dict[str, list[dict[str, Any]]] = {"generated": [], "findings": []}
         waiting, seen = list(ids), set[str]()
         while waiting:
             row = waiting.pop(0)
             seen.add(row)
-            self._take(row, made)
-            if any(made.values()) and not _is_only_judged(made["generated"]):
+            self._take(row, lines)
+            if any(lines.values()) and not _is_only_judged(lines["generated"]):
                 break
-            parents = [p for line in made["generated"] for p in line.get("parents", ())]
+            parents = [p for line in lines["generated"] for p in line.get("parents", ())]
             waiting += [parent for parent in parents if parent not in seen]
-        return made
+        return lines
 
-    def _take(self, row: str, made: dict[str, list[dict[str, Any]]]) -> None:
+    def _take(self, row: str, lines: dict[str, list[dict[str, Any]]]) -> None:
         for name, line in self._of(row):
-            kind = made["generated" if name == GENERATED else "findings"]
+            kind = lines["generated" if name == GENERATED else "findings"]
             if line not in kind:
                 kind.append(line)
 
@@ -91,13 +91,13 @@ def score_of(lines: Iterable[dict[str, Any]]) -> float | None:
 
 def failed_of(lines: Iterable[dict[str, Any]]) -> list[str]:
     """Names of the checks that a row failed, each once."""
-    found = dict[str, None]()
+    names = dict[str, None]()
     for line in lines:
         checks = line.get("checks")
         for check in checks if isinstance(checks, list) else ():
             if isinstance(check, dict) and check.get("passed") is False:
-                found[str(check.get("check") or check.get("name") or "check")] = None
-    return list(found)
+                names[str(check.get("check") or check.get("name") or "check")] = None
+    return list(names)
 
 
 def _is_only_judged(lines: list[dict[str, Any]]) -> bool:

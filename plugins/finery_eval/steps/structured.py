@@ -44,7 +44,7 @@ class Fields(msgspec.Struct, frozen=True):
 
     paths: dict[str, Path]
     lists: frozenset[str]
-    given: bool  # named in the recipe: then nothing else counts
+    named: bool  # named in the recipe: then nothing else counts
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -135,8 +135,8 @@ class Json(Evaluator, packages=("jsonschema",), task="extraction"):
             job.log(f"{len(fields.paths)} fields are judged; `fields` picks those that matter")
         answers = evaluator.ask(self, job, rows)
         readings = {
-            name: [self.read(answer.text, schema) for answer in found]
-            for name, found in answers.items()
+            name: [self.read(answer.text, schema) for answer in completions]
+            for name, completions in answers.items()
         }
         return self.write(job, rows, fields, expected, answers, readings)
 
@@ -239,7 +239,7 @@ class Json(Evaluator, packages=("jsonschema",), task="extraction"):
         """What an answer counts as, and where it differs from what is expected."""
         readable = reading.value is not UNREADABLE
         differences = dict(differing(same, fields, expected, reading.value))
-        whole = fields.given or same.equal(expected, reading.value)
+        whole = fields.named or same.equal(expected, reading.value)
         judged = {
             "expected": expected,
             "prediction": reading.value if readable else None,
@@ -260,27 +260,27 @@ def metric_of(field: str) -> str:
     return f"field.{field}" if field in RESERVED or not field else field
 
 
-def fields_of(given: Sequence[str], expected: Sequence[Any]) -> Fields:
+def fields_of(names: Sequence[str], expected: Sequence[Any]) -> Fields:
     """The fields named, or all leaves; `DataError` for one that no row expects."""
     known = {".".join(path): path for value in expected for path, _ in nodes(value)}
-    for name in given:
+    for name in names:
         if name not in known:
             raise DataError(
                 f"no row expects a field '{name}'",
                 where="fields",
                 fix=did_you_mean(name, known),
             )
-    found = [known[name] for name in given] if given else leaves(expected)
-    paths = {".".join(path): path for path in found}
-    if len({metric_of(name) for name in paths}) < len(found) or not found:
+    leaf_paths = [known[name] for name in names] if names else leaves(expected)
+    paths = {".".join(path): path for path in leaf_paths}
+    if len({metric_of(name) for name in paths}) < len(leaf_paths) or not leaf_paths:
         raise DataError(
             "fields of the expected answers can't be told apart by name"
-            if found
+            if leaf_paths
             else "the expected answers have no fields",
             fix="rename keys with dots, or name what to judge in `fields`",
         )
     lists = (n for n, p in paths.items() if any(isinstance(lookup(v, p), list) for v in expected))
-    return Fields(paths, frozenset(lists), given=bool(given))
+    return Fields(paths, frozenset(lists), named=bool(names))
 
 
 def counts_of(
@@ -301,7 +301,7 @@ def differing(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """(field, its two values) where they differ; a value that is missing is left out."""
     paths = dict(fields.paths)
-    if not fields.given and isinstance(answered, dict):  # what nobody asked for
+    if not fields.named and isinstance(answered, dict):  # what the recipe doesn't name
         paths |= {".".join(p): p for p in leaves([answered]) if lookup(expected, p) is MISSING}
     for name, path in paths.items():
         want, got = lookup(expected, path), lookup(answered, path)
@@ -321,15 +321,17 @@ def score(
     statistic = partial(field_scores, len(fields.paths))
     values = statistic(Counter(outcomes))
     drawn = list(zip(values, stats.bootstrap(outcomes, statistic), strict=True))
-    found = {"accuracy": evaluator.share([j["correct"] for j in judged]), "field_score": drawn[0]}
+    metrics = {"accuracy": evaluator.share([j["correct"] for j in judged]), "field_score": drawn[0]}
     of_lists = iter(drawn[1:])
     for i, name in enumerate(fields.paths):
         right = [bool(of[i].hits) for of in counts]
-        found[metric_of(name)] = next(of_lists) if name in fields.lists else evaluator.share(right)
+        metrics[metric_of(name)] = (
+            next(of_lists) if name in fields.lists else evaluator.share(right)
+        )
     for metric in ("valid_json", "valid"):
         if metric in judged[0]:
-            found[metric] = evaluator.share([j[metric] for j in judged])
-    return found
+            metrics[metric] = evaluator.share([j[metric] for j in judged])
+    return metrics
 
 
 def outcome_of(fields: Fields, counts: tuple[Count, ...]) -> Outcome:

@@ -12,12 +12,12 @@ from finery.rows import Row
 from finery.rows.chat.structure import COLUMNS
 from finery.rows.parts import prompt as prompt_of
 from finery.rows.parts import texts
-from finery_review.about import About, failed_of, score_of
 from finery_review.applied import applied
 from finery_review.decisions import Action, Decision, Earlier, token_of
 from finery_review.log import DecisionLog
-from finery_review.rowfile import RowFile
-from finery_review.search import Search, holds
+from finery_review.serving.about import About, failed_of, score_of
+from finery_review.serving.rowfile import RowFile
+from finery_review.serving.search import Search, holds
 
 SNIPPET = 160
 """Characters of a prompt or an answer in the table."""
@@ -85,16 +85,16 @@ class Session:
         """
         with self._lock:
             self._refresh()
-            found: Iterator[int] | range = range(len(self.rows))
+            numbers: Iterator[int] | range = range(len(self.rows))
             if status == "undecided":
-                found = (n for n in found if self._status[n] in UNDECIDED)
+                numbers = (n for n in numbers if self._status[n] in UNDECIDED)
             elif status:
-                found = (n for n in found if self._status[n] == status)
+                numbers = (n for n in numbers if self._status[n] == status)
             if label:
-                found = (n for n in found if self._label(n) == label)
+                numbers = (n for n in numbers if self._label(n) == label)
             if text:
-                found = (n for n in found if self._has(n, text))
-            rows = list(found)
+                numbers = (n for n in numbers if self._has(n, text))
+            rows = list(numbers)
             return {"rows": rows, "statuses": "".join(LETTERS[self._status[n]] for n in rows)}
 
     def summaries(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
@@ -154,25 +154,25 @@ class Session:
 
     def _decision(self, wish: Wish) -> Decision:
         row = self.rows[wish.row]
-        given: dict[str, Any] = {}
+        edits: dict[str, Any] = {}
         if wish.do == "edit":
-            given["set"] = _changed_columns(row, wish.columns or {})
+            edits["set"] = _changed_columns(row, wish.columns or {})
         try:
-            made = Decision(
+            decision = Decision(
                 id=wish.id,
                 do=wish.do,
                 reason=wish.reason.strip(),
                 by=self.reviewer,
                 prompt=self.rows.prompt(wish.row),
                 parents=list(self.rows.parents(wish.row)),
-                **given,
+                **edits,
             )
         except ValueError as error:
             raise UsageError(str(error), fix="load the page again") from error
-        if made.do == "note" and not made.reason:
+        if decision.do == "note" and not decision.reason:
             raise UsageError("an empty comment", fix="write something, or decide on the row")
-        applied(row, made)
-        return made
+        applied(row, decision)
+        return decision
 
     def _refresh(self) -> None:
         """Work out statuses anew where the log has something new."""
@@ -213,7 +213,7 @@ class Session:
         """What is decided on a row, or was before it changed."""
         row = self.rows.ids[number]
         decision, status = self.log.standing.of(row), self._status[number]
-        made: dict[str, Any] = {
+        state: dict[str, Any] = {
             "row": number,
             "id": row,
             "status": status,
@@ -221,10 +221,10 @@ class Session:
             "seen": token_of(decision),
         }
         if status == "stale":
-            made["before"] = self._before(number)
+            state["before"] = self._before(number)
         if decision is not None and decision.do in ("edit", "swap"):
-            made["becomes"] = _becomes(self.rows[number], decision)
-        return made
+            state["becomes"] = _becomes(self.rows[number], decision)
+        return state
 
     def _told(self, number: int) -> dict[str, list[dict[str, Any]]]:
         """What steps left beside the row, or beside those that it was made from."""
@@ -232,21 +232,21 @@ class Session:
 
     def _summary(self, number: int) -> dict[str, Any]:
         self._check_number(number)
-        row, found = self.rows[number], dict[str, str]()
+        row, parts = self.rows[number], dict[str, str]()
         try:
-            found = texts(row)
+            parts = texts(row)
             prompt = prompt_of(row)
         except (AttributeError, KeyError, TypeError):  # turns that are none
             prompt = str(row)
-        answer = found.get("assistant", "")
-        told = [row, *self._told(number)["generated"]]
+        answer = parts.get("assistant", "")
+        lines = [row, *self._told(number)["generated"]]
         return {
             **self._state(number),
             "label": _shown(row.get("label")),
             "prompt": _snippet(prompt),
             "answer": _snippet(answer),
-            "score": score_of(told),
-            "failed": failed_of(told),
+            "score": score_of(lines),
+            "failed": failed_of(lines),
         }
 
     def _news(self) -> dict[str, Any]:
@@ -280,19 +280,19 @@ class Session:
 
 def _changed_columns(row: Row, columns: dict[str, Any]) -> dict[str, Any]:
     """The columns that differ from the row's."""
-    made = {k: v for k, v in columns.items() if row.get(k) != v}
-    if not made:
+    changed = {k: v for k, v in columns.items() if row.get(k) != v}
+    if not changed:
         raise UsageError("nothing is changed", fix="accept the row, or take its decision back")
-    return made
+    return changed
 
 
 def _becomes(row: Row, decision: Decision) -> Row | None:
     """The row after the decision, without what can't be edited; None where it doesn't fit."""
     try:
-        made = applied(row, decision)
+        decided = applied(row, decision)
     except DataError:
         return None
-    return {k: v for k, v in (made or {}).items() if k in (*COLUMNS, "label", "text", "tools")}
+    return {k: v for k, v in (decided or {}).items() if k in (*COLUMNS, "label", "text", "tools")}
 
 
 def _snippet(text: str) -> str:

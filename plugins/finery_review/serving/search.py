@@ -5,7 +5,7 @@ from typing import Any
 
 from finery.rows import Row
 from finery.rows.parts import NOT_TEXT
-from finery_review.rowfile import RowFile
+from finery_review.serving.rowfile import RowFile
 
 
 class Search:

@@ -46,8 +46,8 @@ class Rule(Settings):
 
     def patterns(self) -> dict[str, str]:
         """Setting → the regular expression it holds."""
-        given = {"matches": self.matches, "never": self.never}
-        return {name: pattern for name, pattern in given.items() if pattern is not None}
+        patterns = {"matches": self.matches, "never": self.never}
+        return {name: pattern for name, pattern in patterns.items() if pattern is not None}
 
     def keeps(self, text: str, *, ignore_case: bool = False) -> bool:
         """Whether an answer, without white space around it, keeps the rule."""
@@ -56,9 +56,9 @@ class Rule(Settings):
     def _found(self, text: str, flags: int) -> bool:
         starts, ends = (re.escape(part or "") for part in (self.starts_with, self.ends_with))
         fixed = all(re.search(p, text, flags) for p in (rf"\A{starts}", rf"{ends}\Z"))
-        given = self.patterns().items()
-        found = {name: search_in(text, pattern, name, flags) for name, pattern in given}
-        return fixed and bool(found.get("matches", True)) and not found.get("never")
+        patterns = self.patterns().items()
+        matches = {name: search_in(text, pattern, name, flags) for name, pattern in patterns}
+        return fixed and bool(matches.get("matches", True)) and not matches.get("never")
 
     def _measures(self, text: str) -> bool:
         words = len(text.split())
@@ -121,15 +121,17 @@ class Rules(Evaluator, task="style"):
         self.check()
         rows = evaluator.read_rows(self.rows)
         answers = evaluator.ask(self, job, rows)
-        kept = {name: [self.kept(a.text) for a in found] for name, found in answers.items()}
+        results = {
+            name: [self.kept(a.text) for a in completions] for name, completions in answers.items()
+        }
         own = [self.kept(text) for text in own_answers(rows)]
         self.advise(job, own)
-        hits = {name: self.hits(of) for name, of in kept.items()}
+        hits = {name: self.hits(of) for name, of in results.items()}
         return evaluator.write_shares(
             job,
             rows,
             answers,
-            judged={name: [verdict(k) for k in of] for name, of in kept.items()},
+            judged={name: [verdict(k) for k in of] for name, of in results.items()},
             hits=hits,
             tables=[rules_table(hits, self.hits(own))],
         )
@@ -137,13 +139,13 @@ class Rules(Evaluator, task="style"):
     def kept(self, answer: str) -> Kept:
         """Which rules an answer keeps."""
         text = extracted(answer, self.extract).strip()
-        found = self.rules.items()
-        return {name: rule.keeps(text, ignore_case=self.ignore_case) for name, rule in found}
+        rules = self.rules.items()
+        return {name: rule.keeps(text, ignore_case=self.ignore_case) for name, rule in rules}
 
-    def hits(self, kept: Sequence[Kept]) -> dict[str, list[bool]]:
+    def hits(self, results: Sequence[Kept]) -> dict[str, list[bool]]:
         """Metric → whether each answer counts."""
-        each = {name: [k[name] for k in kept] for name in self.rules}
-        return {"accuracy": [all(k.values()) for k in kept], **each}
+        each = {name: [k[name] for k in results] for name in self.rules}
+        return {"accuracy": [all(k.values()) for k in results], **each}
 
     def advise(self, job: Job, own: Sequence[Kept]) -> None:
         """Log which rules the rows' own answers break."""
@@ -204,9 +206,9 @@ def own_answers(rows: Sequence[Row]) -> list[str]:
     return [text for text in map(answer_text, rows) if text.strip()]
 
 
-def verdict(kept: Kept) -> dict[str, Any]:
+def verdict(result: Kept) -> dict[str, Any]:
     """What an answer counts as, and the rules it breaks."""
-    broken = [name for name, fine in kept.items() if not fine]
+    broken = [name for name, fine in result.items() if not fine]
     return {"correct": not broken, "broken": broken}
 
 

@@ -84,8 +84,8 @@ class Classification(
         self.advise(job, rows, reader)
         answers = evaluator.ask(self, job, rows)
         readings = {
-            name: [reader.read(a.text, want) for a, want in zip(found, expected, strict=True)]
-            for name, found in answers.items()
+            name: [reader.read(a.text, want) for a, want in zip(completions, expected, strict=True)]
+            for name, completions in answers.items()
         }
         return self.write(job, rows, reader, expected, answers, readings)
 
@@ -105,8 +105,8 @@ class Classification(
     def expectations(self, rows: Sequence[Row]) -> tuple[Reader, list[Expected]]:
         """A reader that knows the allowed classes, and what each row expects."""
         reader = self.reader()
-        given = self.labels if isinstance(self.labels, dict) else {"label": self.labels or []}
-        normal = tuple(reader.normal(given.get(column, ())) for column in reader.columns)
+        labels = self.labels if isinstance(self.labels, dict) else {"label": self.labels or []}
+        normal = tuple(reader.normal(labels.get(column, ())) for column in reader.columns)
         expected = read_expected(with_labels(reader, normal), rows)
         seen = (sorted({e.values[i] for e in expected}) for i in range(len(reader.columns)))
         allowed = tuple(n or tuple(s) for n, s in zip(normal, seen, strict=True))
@@ -211,11 +211,11 @@ def with_labels(reader: Reader, labels: tuple[tuple[str, ...], ...]) -> Reader:
 
 def read_expected(reader: Reader, rows: Sequence[Row]) -> list[Expected]:
     """What each row expects; `DataError` naming the rows that can't be read."""
-    found: list[Expected] = []
+    expected: list[Expected] = []
     failed: list[str] = []
     for row in rows:
         try:
-            found.append(reader.expected(row))
+            expected.append(reader.expected(row))
         except Unreadable as error:
             failed.append(f"{row['id']}: {error}")
     evaluator.refuse(
@@ -223,7 +223,7 @@ def read_expected(reader: Reader, rows: Sequence[Row]) -> list[Expected]:
         failed,
         fix="give each row a label or a completion that holds one, or drop it",
     )
-    return found
+    return expected
 
 
 def refuse_contradictions(
@@ -256,13 +256,13 @@ def score(
     """Metric → (value, interval), the headline first."""
     values = macro_f1s(Counter(outcomes))
     f1s = list(zip(values, stats.bootstrap(outcomes, macro_f1s), strict=True))
-    found = {"accuracy": evaluator.share([all(e == g for e, g in o) for o in outcomes])}
-    found["macro_f1"] = f1s[0]
+    metrics = {"accuracy": evaluator.share([all(e == g for e, g in o) for o in outcomes])}
+    metrics["macro_f1"] = f1s[0]
     for i, field in enumerate(reader.fields):
-        found[field] = evaluator.share([o[i][0] == o[i][1] for o in outcomes])
-        found[f"{field}_macro_f1"] = f1s[1 + i]
-    found["valid"] = evaluator.share([r.valid for r in readings])
-    return found
+        metrics[field] = evaluator.share([o[i][0] == o[i][1] for o in outcomes])
+        metrics[f"{field}_macro_f1"] = f1s[1 + i]
+    metrics["valid"] = evaluator.share([r.valid for r in readings])
+    return metrics
 
 
 def macro_f1s(counts: Mapping[Outcome, int]) -> list[float]:
@@ -316,14 +316,14 @@ def confusion(reader: Reader, outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
     `(invalid)` is the last class where an answer named none.
     """
-    found: dict[str, Any] = {}
+    tables: dict[str, Any] = {}
     for i, column in enumerate(reader.columns):
         pairs = pairs_of(Counter(outcomes), i)
         labels = list(reader.labels[i])
         if any(guess == INVALID for _, guess in pairs):
             labels.append(INVALID)
-        found[column] = {
+        tables[column] = {
             "labels": labels,
             "matrix": [[pairs.get((e, g), 0) for g in labels] for e in labels],
         }
-    return found
+    return tables

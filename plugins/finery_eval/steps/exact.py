@@ -27,8 +27,8 @@ class Exact(Evaluator, task="extraction"):
         rows, expected = self.expectations()
         answers = evaluator.ask(self, job, rows)
         judged = {
-            name: [self.judge(want, a.text) for want, a in zip(expected, found, strict=True)]
-            for name, found in answers.items()
+            name: [self.judge(want, a.text) for want, a in zip(expected, completions, strict=True)]
+            for name, completions in answers.items()
         }
         hits = {name: {"accuracy": [j["correct"] for j in of]} for name, of in judged.items()}
         return evaluator.write_shares(job, rows, answers, judged=judged, hits=hits)

@@ -14,7 +14,7 @@ from finery.rows.answers.reading import extracted
 from finery_eval import evaluator
 from finery_eval.database import Cell, Database, QueryError, Result
 from finery_eval.evaluator import Evaluator, table
-from finery_eval.exact import refuse_empty
+from finery_eval.steps.exact import refuse_empty
 
 DIGITS = 12
 """Significant digits of a fraction that are compared: the order of a sum changes the last ones."""
@@ -92,8 +92,11 @@ class Sql(Evaluator, task="complex"):
             wanted = self.expectations(job, rows, database)
             answers = evaluator.ask(self, job, rows)
             judged = {
-                name: [self.judge(w, a.text, database) for w, a in zip(wanted, found, strict=True)]
-                for name, found in answers.items()
+                name: [
+                    self.judge(w, a.text, database)
+                    for w, a in zip(wanted, completions, strict=True)
+                ]
+                for name, completions in answers.items()
             }
         hits = {
             name: {metric: [j[column] for j in of] for metric, column in JUDGED.items()}
@@ -114,21 +117,23 @@ class Sql(Evaluator, task="complex"):
         """What each row expects; `DataError` naming the rows whose query fails."""
         queries = [self.text(answer_text(row)) for row in rows]
         refuse_empty(rows, queries)
-        found: list[Wanted] = []
+        expectations: list[Wanted] = []
         failed: list[str] = []
         for row, sql in zip(rows, queries, strict=True):
             try:
-                found.append(Wanted(sql, database.query(sql), self.counts_order(sql)))
+                expectations.append(Wanted(sql, database.query(sql), self.counts_order(sql)))
             except QueryError as error:
                 failed.append(f"{row['id']}: {error}: {sql:.80}")
         evaluator.refuse(
             "expected queries fail", failed, fix="repair them, or the scripts in `schema`"
         )
-        empty = [row["id"] for row, w in zip(rows, found, strict=True) if finds_nothing(w.result)]
+        empty = [
+            row["id"] for row, w in zip(rows, expectations, strict=True) if finds_nothing(w.result)
+        ]
         if empty:
             named = ", ".join(empty[: evaluator.SHOWN]) + ", …" * (len(empty) > evaluator.SHOWN)
             job.log(f"{len(empty)} expected queries find nothing, as wrong ones often do: {named}")
-        return found
+        return expectations
 
     def counts_order(self, sql: str) -> bool:
         """Whether the order of the rows that a query finds is part of what is expected."""
@@ -159,16 +164,16 @@ class Sql(Evaluator, task="complex"):
 
     def difference(self, wanted: Wanted, result: Result) -> str | None:
         """How a result differs from the expected one; None if it doesn't."""
-        found, expected = self.compared(result), self.compared(wanted.result)
-        if found and expected and len(found[0]) != len(expected[0]):
-            return f"{len(found[0])} columns, expected {len(expected[0])}"
-        if len(found) != len(expected):
-            return f"{len(found)} rows, expected {len(expected)}"
-        counts, others = Counter(found), Counter(expected)
+        actual, expected = self.compared(result), self.compared(wanted.result)
+        if actual and expected and len(actual[0]) != len(expected[0]):
+            return f"{len(actual[0])} columns, expected {len(expected[0])}"
+        if len(actual) != len(expected):
+            return f"{len(actual)} rows, expected {len(expected)}"
+        counts, others = Counter(actual), Counter(expected)
         if counts != others:
             wrong, missing = next(iter(counts - others)), next(iter(others - counts))
             return f"finds {wrong!s:.80}, expected {missing!s:.80}"
-        if wanted.ordered and found != expected:
+        if wanted.ordered and actual != expected:
             return "the rows are right, their order is wrong"
         return None
 
@@ -190,9 +195,9 @@ def finds_nothing(result: Result) -> bool:
 
 def tokens(sql: str) -> Iterator[str]:
     """The words, signs and literals of a query, without comments; all but texts in lower case."""
-    for found in _TOKEN.finditer(sql):
-        if found["comment"] is None:
-            yield found[0] if found["text"] is not None else found[0].casefold()
+    for match in _TOKEN.finditer(sql):
+        if match["comment"] is None:
+            yield match[0] if match["text"] is not None else match[0].casefold()
 
 
 def normalised(sql: str) -> str:

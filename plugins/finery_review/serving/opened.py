@@ -19,12 +19,12 @@ from finery import (
 )
 from finery.rows.dropped import FINDINGS
 from finery.rows.generated import GENERATED
-from finery_review.about import About
 from finery_review.apply import Apply
 from finery_review.log import DecisionLog
 from finery_review.notes import reviews_file
-from finery_review.rowfile import RowFile
-from finery_review.session import Session
+from finery_review.serving.about import About
+from finery_review.serving.rowfile import RowFile
+from finery_review.serving.session import Session
 
 STATUSES = ("accepted", "rejected", "edited", "swapped")
 
@@ -49,13 +49,13 @@ class Opened:
         """How far the review is. here: rows decided by this process; gone: decisions on rows that
         aren't there; stale: undecided rows that such a decision was about before they changed."""
         counts = self.session.counts()
-        made: dict[str, Any] = {status: counts.get(status, 0) for status in STATUSES}
-        decided = sum(made.values())
+        statuses: dict[str, Any] = {status: counts.get(status, 0) for status in STATUSES}
+        decided = sum(statuses.values())
         rows, stale = len(self.session.rows), counts.get("stale", 0)
         here = sum(status in STATUSES for status in self.session.decided.values())
         gone = self.session.stale_elsewhere()
         return {
-            "rows": rows, "decided": decided, "here": here, **made, "undecided": rows - decided,
+            "rows": rows, "decided": decided, "here": here, **statuses, "undecided": rows - decided,
             "stale": stale, "gone": gone, "file": str(self.log.path),
         }  # fmt: skip
 
@@ -96,19 +96,19 @@ def _rows_of(graph: Graph, step: str) -> str:
         raise UsageError(
             f"the recipe has no step '{name}'", where="STEP", fix=did_you_mean(name, graph.nodes)
         )
-    found = graph.nodes[name].step
-    return found.rows.ref if isinstance(found, Apply) else step
+    applied = graph.nodes[name].step
+    return applied.rows.ref if isinstance(applied, Apply) else step
 
 
 def _no_rows(name: str, output: str, outputs: dict[str, Manifest]) -> UsageError:
-    sets = [n for n, made in outputs.items() if n and made.kind == Dataset.kind]
+    sets = [n for n, manifest in outputs.items() if n and manifest.kind == Dataset.kind]
     if sets:
         what = (
             f"'{name}' has no rows called '{output}'" if output else f"'{name}' has several outputs"
         )
         fix = did_you_mean(output, sets) if output else None
         return UsageError(what, where="STEP", fix=fix or f"name one: {name}.{sets[0]}")
-    kinds = ", ".join(sorted({made.kind for made in outputs.values()}))
+    kinds = ", ".join(sorted({manifest.kind for manifest in outputs.values()}))
     return UsageError(
         f"'{name}' makes no rows (it makes: {kinds})",
         where="STEP",
@@ -118,18 +118,18 @@ def _no_rows(name: str, output: str, outputs: dict[str, Manifest]) -> UsageError
 
 def _decisions_of(graph: Graph, ref: str, step: str) -> tuple[Path, str]:
     """(the file of decisions, the step that applies them)."""
-    found = {n.name: reviews_file(graph, n) for n in _appliers(graph, ref)}
-    if step in found:
-        return found[step], step
-    if len(set(found.values())) > 1:
-        names = ", ".join(found)
+    files = {n.name: reviews_file(graph, n) for n in _appliers(graph, ref)}
+    if step in files:
+        return files[step], step
+    if len(set(files.values())) > 1:
+        names = ", ".join(files)
         raise UsageError(
             f"{names} take these rows with a file of decisions each",
             where="STEP",
-            fix=f"name one of these steps: finery review {next(iter(found))}",
+            fix=f"name one of these steps: finery review {next(iter(files))}",
         )
-    if found:
-        name, path = next(iter(found.items()))
+    if files:
+        name, path = next(iter(files.items()))
         return path, name
     return graph.recipe.folder.absolute() / "reviews" / f"{ref}.jsonl", ""
 
@@ -153,6 +153,6 @@ def _folders_before(graph: Graph, store: Store, name: str) -> Iterator[Path]:
             result, _ = result_of(graph, store, before)
         except UsageError:
             continue  # not built any more
-        for made in result.outputs.values():
-            if made.kind == Dataset.kind and {GENERATED, FINDINGS} & made.files.keys():
-                yield store.artifact(made).path
+        for manifest in result.outputs.values():
+            if manifest.kind == Dataset.kind and {GENERATED, FINDINGS} & manifest.files.keys():
+                yield store.artifact(manifest).path

@@ -18,6 +18,7 @@ BUILT_IN = {
     "explain": "finery.cli.commands.explain:command",
     "show": "finery.cli.commands.show:command",
     "plugins": "finery.cli.commands.plugins:command",
+    "plugin": "finery.cli.commands.plugin:command",
     "schema": "finery.cli.commands.schema:command",
 }
 

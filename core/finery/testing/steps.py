@@ -43,8 +43,9 @@ encoding reads ASCII."""
 
 
 class Reference(NamedTuple):
-    """A build of the step that the tests compare with: its project, and what it left."""
+    """A build that several tests look at: the step, its project, and what the build said."""
 
+    step: Step
     trial: Trial
     built: Built
 
@@ -112,7 +113,8 @@ class StepContract:
         """The output depends on nothing that differs between two builds, such as the time."""
         if differences(self._reference().trial, self._elsewhere().trial):
             with _project() as folder:
-                again = self._trial(folder)
+                again = Trial(folder)
+                again.add(self.step(folder))
                 again.build().check()
                 _assert_same(self._reference().trial, again, "a second build differs")
 
@@ -132,16 +134,15 @@ class StepContract:
 
     def test_settings_change_the_key(self) -> None:
         """Another value of a setting gives another key, unless it has `affects_output=False`."""
-        folder = self._reference().trial.folder
-        trial, step = Trial(folder), self.step(folder)
-        trial.add(step)
+        step, trial, _ = self._reference()
         states = {}
         for number, variation in enumerate(self._variations(step)):
             if _vary(trial, step, variation, f"other{number}"):
                 states[f"other{number}"] = variation
         ran = trial.run("plan", "--json")
         assert ran.code == 0, ran.err
-        planned = {plan["step"]: plan["state"] for plan in map(json.loads, ran.out.splitlines())}
+        plans = map(json.loads, filter(None, ran.out.split("\n")))
+        planned = {plan["step"]: plan["state"] for plan in plans}
         assert planned[SUBJECT] == "cached", "the step isn't cached after its build"
         wrong = [
             variation.path
@@ -165,7 +166,8 @@ class StepContract:
         """After `kill -9` in the middle of the step and at its end, the output is the same."""
         middle = max(1, self._reference().moments // 2)
         with _project() as folder:
-            trial = self._trial(folder)
+            trial = Trial(folder)
+            trial.add(self.step(folder))
             for moment in (middle, "end"):
                 trial.env[given.KILL] = str(moment)
                 killed = trial.build()
@@ -198,17 +200,14 @@ class StepContract:
         with _project() as folder:
             return type(self.step(folder))
 
-    def _trial(self, folder: Path) -> Trial:
-        trial = Trial(folder)
-        trial.add(self.step(folder))
-        return trial
-
     def _reference(self) -> Reference:
         """The first build, which the other ones are compared with."""
         key = type(self), "reference"
         if key not in self._references:
-            trial = self._trial(_new_folder())
-            self._references[key] = Reference(trial, trial.build())
+            folder = _new_folder()
+            trial, step = Trial(folder), self.step(folder)
+            trial.add(step)
+            self._references[key] = Reference(step, trial, trial.build())
         self._references[key].built.check()
         return self._references[key]
 
@@ -225,7 +224,7 @@ class StepContract:
             trial = Trial(folder)
             trial.add(step)
             trial.env |= ELSEWHERE | {"HOME": str(home), "TMPDIR": str(home)}
-            self._references[key] = Reference(trial, trial.build(cwd=home))
+            self._references[key] = Reference(step, trial, trial.build(cwd=home))
         self._references[key].built.check()
         return self._references[key]
 

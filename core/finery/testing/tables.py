@@ -28,7 +28,7 @@ class TableEngine(Engine):
         table, default = self.model.meta["answers"], self.model.meta["default"]
         answers = table.get(str(conversation[-1]["content"]), default)
         words = str(answers[sampling.seed % len(answers)]).split(" ")
-        prompt = sum(len(str(message["content"]).split()) for message in conversation)
+        prompt = sum(1 + str(message["content"]).count(" ") for message in conversation)
         return Completion(
             text=" ".join(words[: sampling.max_tokens]),
             finish_reason="length" if len(words) > sampling.max_tokens else "stop",

@@ -138,7 +138,7 @@ class Trial:
     def build(self, *args: str, cwd: Path | None = None) -> "Built":
         """Build the recipe."""
         ran = self.run("build", str(self.folder), "--json", *args, cwd=cwd)
-        return Built(ran, [json.loads(line) for line in ran.out.splitlines() if line[:1] == "{"])
+        return Built(ran, [json.loads(line) for line in ran.out.split("\n") if line[:1] == "{"])
 
     def outputs(self, name: str = SUBJECT) -> dict[str, Manifest]:
         """The outputs of a built step, by name; `""` is that of a step with one."""

@@ -1,5 +1,6 @@
 """Other values for a step's settings, found by their types and limits."""
 
+import typing
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -8,6 +9,8 @@ from finery.recipe.schema import step_schema
 from finery.step.inspect import field_hints, inputs_of, nested_fields
 from finery.step.step import Step
 from finery.testing.checks import groups_in
+
+UNLIMITED = 100_000_000
 
 
 class Variation(NamedTuple):
@@ -40,9 +43,9 @@ def _variations(
         info = cls.__finery_fields__.get(name)
         if info is None or name in fixed:
             continue
-        current = getattr(value, name) if value is not None else info.default
-        if isinstance(current, Files):
+        if _names_files(hint):
             continue
+        current = getattr(value, name) if value is not None else info.default
         inner = [group for group in groups_in(hint) if group.__name__ in groups]
         if len(inner) == 1:
             (group,) = inner
@@ -55,6 +58,12 @@ def _variations(
         values = [v for v in _others(schema["properties"][name], current) if v != current]
         if values:
             yield Variation(name, info.affects_output, values)
+
+
+def _names_files(hint: Any) -> bool:
+    """Whether a setting of this type names files: another name would be that of no file."""
+    is_files = isinstance(hint, type) and issubclass(hint, Files)
+    return is_files or any(map(_names_files, typing.get_args(hint)))
 
 
 def _others(form: Mapping[str, Any], current: Any) -> Iterator[Any]:
@@ -75,9 +84,11 @@ def _others(form: Mapping[str, Any], current: Any) -> Iterator[Any]:
 def _numbers(form: Mapping[str, Any], current: Any, *, integer: bool) -> Iterator[float]:
     low = form.get("minimum", form.get("exclusiveMinimum", 0))
     high = form.get("maximum", form.get("exclusiveMaximum"))
-    is_number = isinstance(current, int | float) and not isinstance(current, bool)
-    base = current if is_number else low
+    is_set = isinstance(current, int | float) and not isinstance(current, bool)
+    base = current if is_set else low
     choices = [base + 1, base - 1] if integer else [base / 2, base + 0.25, base + 1]
+    if not is_set:  # most often a limit: a small one would leave nothing
+        choices.insert(0, low + UNLIMITED)
     if high is not None:
         choices.append((low + high) // 2 if integer else (low + high) / 2)
     for choice in choices:

@@ -6,6 +6,15 @@ tests that every one must pass. In go instances of the author's classes; out com
 and failed assertions.
 """
 
+import sys
+
+if "pytest" in sys.modules:  # so that failed assertions of the contracts show their values
+    import pytest
+
+    pytest.register_assert_rewrite(
+        "finery.testing.engines", "finery.testing.executors", "finery.testing.steps"
+    )
+
 from finery.testing.engines import EngineContract
 from finery.testing.executors import ExecutorContract
 from finery.testing.job import TestJob, dataset, run_step

@@ -54,7 +54,8 @@ class EngineContract:
     Choose a small model: it is loaded about ten times.
 
     conversations: what is asked. max_tokens: of an answer. large_bytes: of the largest prompt.
-    secrets: environment variables that the engine needs, name → value.
+    secrets: environment variables that the engine needs, name → value. engine: its class, where its
+    plugin isn't installed.
     """
 
     conversations: ClassVar[Sequence[Conversation]] = (
@@ -69,6 +70,7 @@ class EngineContract:
     max_tokens: ClassVar[int] = 8
     large_bytes: ClassVar[int] = LARGE_BYTES
     secrets: ClassVar[dict[str, str]] = {}
+    engine: ClassVar[type[Engine] | None] = None
     _models: ClassVar[dict[type, Model]] = {}
 
     def model(self, folder: Path) -> Model:
@@ -178,8 +180,9 @@ class EngineContract:
         assert not [v for v in self.secrets.values() if any(v in text for text in texts)]
 
     def _class(self) -> type[Engine]:
-        model = self._model()
-        return TableEngine if model.format == FORMAT else load_plugins().engine(model.format)
+        model_format = self._model().format
+        known = TableEngine if model_format == FORMAT else None
+        return self.engine or known or load_plugins().engine(model_format)
 
     def _model(self) -> Model:
         """The model, made once."""
@@ -189,7 +192,8 @@ class EngineContract:
         return self._models[type(self)]
 
     def _job(self, records: MemoryRecords | None = None) -> TestJob:
-        return TestJob(secrets=self.secrets, records=records)
+        engines = {self._model().format: self._class()}
+        return TestJob(secrets=self.secrets, records=records, engines=engines)
 
     def _engine(self) -> Engine:
         return self._job().raw_engine(self._model())

@@ -3,8 +3,8 @@
 A project has a copy of this file beside its recipe. `given.artifact` turns what a step's author
 made in Python into an artifact of the project. Every other step is wrapped. The wrapper counts its
 moments: files that it opens for writing, and reports to the job. With `FINERY_TRIAL_KILL` set to a
-number the whole build is killed at that moment, with `end` after the step returned. An exception
-that is no `FineryError` becomes one that says so.
+number the whole build is killed at that moment. An exception that is no `FineryError` becomes one
+that says so.
 """
 
 import os
@@ -98,10 +98,6 @@ class _Moments:
         if self._kill_at == str(self.count):
             self._kill()
 
-    def end(self) -> None:
-        if self._kill_at == "end":
-            self._kill()
-
     def opened(self, path: Any, flags: int) -> None:
         """Take a file that the process is about to open."""
         writes = flags & (os.O_WRONLY | os.O_RDWR)
@@ -152,7 +148,6 @@ def finery_run_step(step: Step, job: Job) -> Generator[None, Any, Any]:
         raise StepError(f"{ESCAPED}{name}: {error}", details=lines[-12:]) from error
     finally:
         _watching.pop()
-    moments.end()
     job.log(f"{MOMENTS}{moments.count}")
     return output
 

@@ -15,11 +15,14 @@ HEAVY = frozenset({
 with it, so its module imports them only inside the functions that use them."""
 
 _LOAD = """
-import importlib, json, sys
+import importlib, json, runpy, sys
 modules, heavy = json.load(sys.stdin)
 for index, module in enumerate(modules):
     try:
-        importlib.import_module(module)
+        if module.endswith(".py"):
+            runpy.run_path(module)
+        else:
+            importlib.import_module(module)
     except BaseException as error:
         print(json.dumps([index, [], f"{type(error).__name__}: {error}"]))
         sys.exit()
@@ -33,7 +36,8 @@ for index, module in enumerate(modules):
 def problems_of_loading(modules: Iterable[str]) -> Iterator[tuple[str, str]]:
     """(module, what is wrong) of those that import something heavy, or can't be imported.
 
-    All in one fresh interpreter, and in a further one after each problem.
+    modules: their names, or paths of files. They are loaded in one fresh interpreter, and in a
+    further one after each problem.
     """
     rest = list(modules)
     while rest:

@@ -5,7 +5,7 @@ import functools
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ class TestJob(Job):
     folder: where it works. By default a new folder that lasts as long as this process, so that the
     step's output outlives the job. secrets: environment variables for the step, name → value.
     records: the per-record cache, by default a new one. pinned: what the step's floating name is
-    pinned to.
+    pinned to. engines: model format → engine, for engines of plugins that aren't installed.
     """
 
     __test__ = False  # not a test class, whatever pytest thinks of its name
@@ -38,11 +38,13 @@ class TestJob(Job):
         secrets: dict[str, str] | None = None,
         records: Records | None = None,
         pinned: str | None = None,
+        engines: Mapping[str, type[Engine]] | None = None,
     ) -> None:
         root = folder or Path(tempfile.mkdtemp(dir=temporary_folder()))
         for name in ("out", "scratch"):
             (root / name).mkdir(parents=True, exist_ok=True)
         self.events: list[dict[str, Any]] = []
+        self._engines: dict[str, type[Engine]] = {FORMAT: TableEngine, **(engines or {})}
         super().__init__(
             out=root / "out",
             scratch=root / "scratch",
@@ -56,8 +58,7 @@ class TestJob(Job):
         )
 
     def _find(self, model: Model) -> tuple[type[Engine], str]:
-        is_table = model.format == FORMAT
-        engine = TableEngine if is_table else load_plugins().engine(model.format)
+        engine = self._engines.get(model.format) or load_plugins().engine(model.format)
         return engine, f"{model.path} {sorted(model.meta.items())}"
 
 

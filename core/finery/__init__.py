@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from finery.artifact.kinds import Artifact, Bundle, Dataset, Metrics, Model
     from finery.artifact.manifest import Manifest
     from finery.build.project import open_graph, open_store, result_of
-    from finery.cli.console import counted, print_json
+    from finery.cli.console import print_json
     from finery.cli.options import json_option, recipe_option, set_option
     from finery.errors import (
         DataError,
@@ -29,18 +29,31 @@ if TYPE_CHECKING:
     from finery.inference.engine import Engine
     from finery.inference.records import MemoryRecords, formats_of, sampling_of
     from finery.inference.types import Answer, Batch, Completion, Request, Sampling
+    from finery.plugin.display import (
+        counts_in_words,
+        print_facts,
+        print_labelled,
+        print_row,
+        print_turns,
+    )
+    from finery.plugin.forecasts import asked_of, count_rows, forecast_of, sample_rows
     from finery.plugin.history import Past, Results
-    from finery.plugin.hookspecs import hookimpl
+    from finery.plugin.hookspecs import hookimpl, observes
+    from finery.plugin.html import render_page, templates_digest
     from finery.plugin.manager import load_plugins
+    from finery.plugin.metrics import LiveMetric
     from finery.plugin.notes import About, Estimate, Note
+    from finery.plugin.view import Detail, Output, Page, PageContext, Remark, View
     from finery.preflight.report import NAMED, Piece, Proof, Sample, Tally, some_of
-    from finery.recipe.files import find_files
+    from finery.recipe.files import find_files, with_files
     from finery.recipe.graph import (
         Graph,
         Node,
         Source,
+        base_models,
         evaluates,
         generates,
+        inputs_as,
         row_sources,
         sources_of,
         trains,
@@ -49,6 +62,7 @@ if TYPE_CHECKING:
     from finery.recipe.validate import raise_all
     from finery.step.inspect import FILE_MODULE, files_of
     from finery.step.interfaces import (
+        Asked,
         Count,
         Forecast,
         Pinned,
@@ -63,7 +77,15 @@ if TYPE_CHECKING:
     from finery.util.installed import version_of
     from finery.util.machine import cpu_count
     from finery.util.paths import shown
-    from finery.util.text import did_you_mean, nearest
+    from finery.util.text import (
+        counted,
+        did_you_mean,
+        nearest,
+        percent,
+        rough_duration,
+        size,
+        visible,
+    )
 
 __version__ = "0.1.0"
 
@@ -71,6 +93,7 @@ _HOME = {
     "About": "finery.plugin.notes",
     "Answer": "finery.inference.types",
     "Artifact": "finery.artifact.kinds",
+    "Asked": "finery.step.interfaces",
     "Batch": "finery.inference.types",
     "Budget": "finery.inference.budget",
     "Bundle": "finery.artifact.kinds",
@@ -80,6 +103,7 @@ _HOME = {
     "Count": "finery.step.interfaces",
     "DataError": "finery.errors",
     "Dataset": "finery.artifact.kinds",
+    "Detail": "finery.plugin.view",
     "Engine": "finery.inference.engine",
     "Estimate": "finery.plugin.notes",
     "FILE_MODULE": "finery.step.inspect",
@@ -88,6 +112,7 @@ _HOME = {
     "Forecast": "finery.step.interfaces",
     "Graph": "finery.recipe.graph",
     "Job": "finery.step.job",
+    "LiveMetric": "finery.plugin.metrics",
     "Lock": "finery.recipe.lock",
     "Manifest": "finery.artifact.manifest",
     "MemoryRecords": "finery.inference.records",
@@ -98,6 +123,9 @@ _HOME = {
     "Note": "finery.plugin.notes",
     "OneFile": "finery.fields",
     "OptionalFiles": "finery.fields",
+    "Output": "finery.plugin.view",
+    "Page": "finery.plugin.view",
+    "PageContext": "finery.plugin.view",
     "Past": "finery.plugin.history",
     "Piece": "finery.preflight.report",
     "Pinned": "finery.step.interfaces",
@@ -106,6 +134,7 @@ _HOME = {
     "Price": "finery.inference.budget",
     "Proof": "finery.preflight.report",
     "RefusedError": "finery.errors",
+    "Remark": "finery.plugin.view",
     "Request": "finery.inference.types",
     "RequirementError": "finery.errors",
     "Results": "finery.plugin.history",
@@ -120,7 +149,12 @@ _HOME = {
     "Traceable": "finery.step.interfaces",
     "Usage": "finery.inference.budget",
     "UsageError": "finery.errors",
-    "counted": "finery.cli.console",
+    "View": "finery.plugin.view",
+    "asked_of": "finery.plugin.forecasts",
+    "base_models": "finery.recipe.graph",
+    "count_rows": "finery.plugin.forecasts",
+    "counted": "finery.util.text",
+    "counts_in_words": "finery.plugin.display",
     "cpu_count": "finery.util.machine",
     "did_you_mean": "finery.util.text",
     "error_from_dict": "finery.errors",
@@ -128,31 +162,46 @@ _HOME = {
     "files_of": "finery.step.inspect",
     "find_files": "finery.recipe.files",
     "floating_name": "finery.step.interfaces",
+    "forecast_of": "finery.plugin.forecasts",
     "formats_of": "finery.inference.records",
     "generates": "finery.recipe.graph",
     "hookimpl": "finery.plugin.hookspecs",
+    "inputs_as": "finery.recipe.graph",
     "interface": "finery.step.interfaces",
     "json_option": "finery.cli.options",
     "load_plugins": "finery.plugin.manager",
     "nearest": "finery.util.text",
     "nested_step": "finery.fields",
+    "observes": "finery.plugin.hookspecs",
     "open_graph": "finery.build.project",
     "open_store": "finery.build.project",
+    "percent": "finery.util.text",
+    "print_facts": "finery.plugin.display",
     "print_json": "finery.cli.console",
+    "print_labelled": "finery.plugin.display",
+    "print_row": "finery.plugin.display",
+    "print_turns": "finery.plugin.display",
     "prompt_tokens": "finery.inference.budget",
     "raise_all": "finery.recipe.validate",
     "recipe_option": "finery.cli.options",
+    "render_page": "finery.plugin.html",
     "result_of": "finery.build.project",
+    "rough_duration": "finery.util.text",
     "row_sources": "finery.recipe.graph",
+    "sample_rows": "finery.plugin.forecasts",
     "sampling_of": "finery.inference.records",
     "set_option": "finery.cli.options",
     "setting": "finery.fields",
     "shown": "finery.util.paths",
+    "size": "finery.util.text",
     "some_of": "finery.preflight.report",
     "sources_of": "finery.recipe.graph",
     "takes": "finery.fields",
+    "templates_digest": "finery.plugin.html",
     "trains": "finery.recipe.graph",
     "version_of": "finery.util.installed",
+    "visible": "finery.util.text",
+    "with_files": "finery.recipe.files",
 }
 """Name → the module that defines it, imported when it is first used: commands start faster."""
 
@@ -163,6 +212,7 @@ __all__ = [
     "About",
     "Answer",
     "Artifact",
+    "Asked",
     "Batch",
     "Budget",
     "Bundle",
@@ -171,6 +221,7 @@ __all__ = [
     "Count",
     "DataError",
     "Dataset",
+    "Detail",
     "Engine",
     "Estimate",
     "Files",
@@ -178,6 +229,7 @@ __all__ = [
     "Forecast",
     "Graph",
     "Job",
+    "LiveMetric",
     "Lock",
     "Manifest",
     "MemoryRecords",
@@ -187,6 +239,9 @@ __all__ = [
     "Note",
     "OneFile",
     "OptionalFiles",
+    "Output",
+    "Page",
+    "PageContext",
     "Past",
     "Piece",
     "Pinned",
@@ -195,6 +250,7 @@ __all__ = [
     "Price",
     "Proof",
     "RefusedError",
+    "Remark",
     "Request",
     "RequirementError",
     "Results",
@@ -209,7 +265,12 @@ __all__ = [
     "Traceable",
     "Usage",
     "UsageError",
+    "View",
+    "asked_of",
+    "base_models",
+    "count_rows",
     "counted",
+    "counts_in_words",
     "cpu_count",
     "did_you_mean",
     "error_from_dict",
@@ -217,31 +278,46 @@ __all__ = [
     "files_of",
     "find_files",
     "floating_name",
+    "forecast_of",
     "formats_of",
     "generates",
     "hookimpl",
+    "inputs_as",
     "interface",
     "json_option",
     "load_plugins",
     "nearest",
     "nested_step",
+    "observes",
     "open_graph",
     "open_store",
+    "percent",
+    "print_facts",
     "print_json",
+    "print_labelled",
+    "print_row",
+    "print_turns",
     "prompt_tokens",
     "raise_all",
     "recipe_option",
+    "render_page",
     "result_of",
+    "rough_duration",
     "row_sources",
+    "sample_rows",
     "sampling_of",
     "set_option",
     "setting",
     "shown",
+    "size",
     "some_of",
     "sources_of",
     "takes",
+    "templates_digest",
     "trains",
     "version_of",
+    "visible",
+    "with_files",
 ]
 
 

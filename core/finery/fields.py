@@ -20,8 +20,10 @@ import msgspec
 
 Role = Literal["", "train", "validation", "compare", "base"]
 """What a step does with an input, see `takes`."""
-Learns = Literal["", "answers", "preferences"]
-"""What a training learns from."""
+Learns = Literal["", "answers", "preferences", "ratings"]
+"""What a training learns from: answers, pairs of a better and a worse one, or rated answers."""
+Task = Literal["", "classification", "extraction", "style", "complex"]
+"""What an evaluator judges: one answer of few, facts in a fixed format, manner, or e.g. SQL."""
 
 
 class Files:
@@ -68,13 +70,14 @@ class Spec(msgspec.Struct, frozen=True):
     seeded: bool = True  # False: the seed can't change the output and isn't in the key
     engines: bool = False  # answers prompts with its models: their engines are in the key
     sections: tuple[str, ...] = ()  # sections of a recipe that take it; default: by its output
-    learns: str = ""  # of a training: what it learns from, "answers" or "preferences"
-    task: str = ""  # of an evaluator: the kind of task that it judges, e.g. "classification"
+    learns: str = ""  # of a training: what it learns from, see `Learns`
+    task: str = ""  # of an evaluator: what it judges, see `Task`
     keeps_prompts: bool = False  # of a generator: the prompts of its rows are those of its inputs
     pinned: Any = ""  # "module:Class" of an interface, see `finery.step.interfaces`
     preflight: Any = ""
     traceable: Any = ""
     forecast: Any = ""
+    metrics: Any = ""  # "module:NAME" of how metrics look while it runs, see `finery.LiveMetric`
 
 
 class FieldInfo(msgspec.Struct):
@@ -234,10 +237,11 @@ class Settings(msgspec.Struct, metaclass=_SettingsMeta):
             engines: bool = False,
             sections: tuple[str, ...] = (),
             learns: Learns = "",
-            task: str = "",
+            task: Task = "",
             keeps_prompts: bool = False,
             pinned: "str | type" = "",
             preflight: "str | type" = "",
             traceable: "str | type" = "",
             forecast: "str | type" = "",
+            metrics: "str | Mapping[str, Any]" = "",
         ) -> None: ...

@@ -17,7 +17,9 @@ def finery_notes() -> Mapping[str, Any]:
 @hookimpl
 def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
     """Notes on the trainings of a recipe."""
-    if not any(node.section == "train" for node in graph.nodes.values()):
+    from finery import trains
+
+    if not any(trains(node) for node in graph.nodes.values()):
         return []
     from finery_advice.notes import notes_on
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from finery import Graph, Model, Node, Source, files_of, row_sources, sources_of
+from finery import Graph, Node, Source, base_models, files_of, row_sources, trains
 
 Chain = list[tuple[str, str]]
 """(step, output) of some rows, then of the rows they were made from, and so on to the origin."""
@@ -10,18 +10,18 @@ Chain = list[tuple[str, str]]
 
 def models_under(graph: Graph, name: str) -> set[str]:
     """A step that makes a model, and all steps whose models it was made from."""
-    found, stack = set[str](), [name]
+    steps, stack = set[str](), [name]
     while stack:
         step = stack.pop()
-        if step not in found:
-            found.add(step)
-            stack += [s.step for s in sources_of(graph.nodes[step], Model)]
-    return found
+        if step not in steps:
+            steps.add(step)
+            stack += [s.step for s in base_models(graph.nodes[step])]
+    return steps
 
 
 def trained_under(graph: Graph, name: str) -> set[str]:
     """Of `models_under`, the trainings."""
-    return {step for step in models_under(graph, name) if graph.nodes[step].section == "train"}
+    return {step for step in models_under(graph, name) if trains(graph.nodes[step])}
 
 
 def chains(graph: Graph, step: str, output: str) -> Iterator[Chain]:
@@ -55,10 +55,10 @@ def _patterns(node: Node) -> set[str]:
 
 
 def _cleaned(graph: Graph, one: Chain, other: Chain) -> bool:
-    """Whether the one drops what is in the other, by `data.decontaminate`."""
+    """Whether a step on the one way drops what is on the other."""
     steps = [graph.nodes[step] for step, _ in one]
-    against = {(s.step, s.output) for n in steps for s in n.sources if s.role == "compare"}
-    return not against.isdisjoint(other)
+    compared = {(s.step, s.output) for n in steps for s in n.sources if s.role == "compare"}
+    return not compared.isdisjoint(other)
 
 
 def _parted(one: Chain, other: Chain) -> bool:

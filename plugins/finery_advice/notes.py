@@ -85,12 +85,9 @@ EXTRACTION = Task("extraction and formatting", 200, "200 to 500")
 STYLE = Task("style and tone", 500, "500 to 1,000")
 COMPLEX = Task("complex tasks", 1000, "1,000 to 5,000")
 TASKS = {
-    "classification": CLASSIFICATION,
-    "exact": EXTRACTION, "extraction": EXTRACTION, "json": EXTRACTION, "structured": EXTRACTION,
-    "rules": STYLE, "judge": STYLE, "pairwise": STYLE, "style": STYLE,
-    "sql": COMPLEX, "code": COMPLEX, "tools": COMPLEX, "math": COMPLEX,
+    "classification": CLASSIFICATION, "extraction": EXTRACTION, "style": STYLE, "complex": COMPLEX,
 }  # fmt: skip
-"""Step type of an evaluator, behind the dot → the task that it judges."""
+"""What evaluators declare as their `task` → what such a task takes."""
 
 
 @note(
@@ -110,7 +107,7 @@ def few_rows(t: Training) -> Iterator[Finding]:
         yield Finding(
             f"{t.name} learns from {t.rows}: few-shot prompting in disguise",
             f"gather {FEWEST} or more, or try `prompt.model` with a few rows as examples",
-            "rows",
+            t.input_as("train"),
         )
         return
     judge, task = _task_of(t)
@@ -121,7 +118,7 @@ def few_rows(t: Training) -> Iterator[Finding]:
 def _task_of(t: Training) -> tuple[Node | None, Task | None]:
     """The first evaluator whose task is known, and the task."""
     for judge in t.judges_of_task:
-        task = TASKS.get(judge.use.rpartition(".")[2])
+        task = TASKS.get(type(judge.step).__spec__.task)
         if task is not None:
             return judge, task
     return None, None
@@ -130,15 +127,16 @@ def _task_of(t: Training) -> tuple[Node | None, Task | None]:
 def _short_of(t: Training, judge: Node, task: Task) -> Iterator[Finding]:
     assert t.rows is not None
     fix = f"gather more, or generate some: {task.range} suit {task.name}"
+    place = t.input_as("train")
     if not task.by_class:
         if t.rows.rows < task.least:
-            yield Finding(f"{t.name} learns from {t.rows}, few for {task.name}", fix, "rows")
+            yield Finding(f"{t.name} learns from {t.rows}, few for {task.name}", fix, place)
         return
     rarest = t.rarest_class(judge)
     if rarest is not None and rarest[1] < task.least:
         label, count = rarest
         text = f"{t.name} learns from {t.rows}, {count} of the rarest class ({label:.40})"
-        yield Finding(text, fix, "rows")
+        yield Finding(text, fix, place)
 
 
 @note(
@@ -259,11 +257,11 @@ def target_modules(t: Training) -> Iterator[Finding]:
 )
 def preference_first(t: Training) -> Iterator[Finding]:
     """DPO without SFT before it."""
-    if t.kind == "dpo" and not t.after_sft():
+    if t.learns == "preferences" and not t.after_supervised():
         yield Finding(
             f"{t.name} prefers between answers that its model never learned to give",
             "train with trl.sft first, and name that step as its model",
-            "model",
+            t.input_as("base"),
         )
 
 
@@ -343,5 +341,5 @@ def same_rows(t: Training) -> Iterator[Finding]:
         yield Finding(
             f"{t.name} learns from {origin}, and so do the rows of {what} come from it ({rows})",
             f"split {origin} with data.split; train on split.train and test on split.test",
-            "rows",
+            t.input_as("train"),
         )

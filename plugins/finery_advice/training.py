@@ -1,35 +1,34 @@
 """A training as the notes look at it: the one place that knows how its settings are named."""
 
 import re
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cached_property
 from itertools import chain, islice
-from typing import Any, NamedTuple
+from typing import Any
 
-from finery import Dataset, Graph, Model, Node, Results, Source, find_files, sources_of
+from finery import (
+    Count,
+    Dataset,
+    Forecast,
+    Graph,
+    Model,
+    Node,
+    Results,
+    Source,
+    count_rows,
+    evaluates,
+    forecast_of,
+    inputs_as,
+    interface,
+    sources_of,
+    trains,
+)
 from finery.rows import Row
 from finery_advice.lineage import models_under, overlap, trained_under
 
-PREFERENCE = ("dpo", "orpo", "kto")
-"""Step types, behind the dot, that learn from preferences."""
 MOST_READ = 20_000
 """More rows aren't searched for their classes: that many are enough of any."""
-MOST_COUNTED = 256 * 1024 * 1024
-"""Larger files, in bytes, aren't counted before they are built: a plan is to be quick."""
 _SIZE = re.compile(r"(?<![A-Za-z0-9.])(\d+(?:\.\d+)?)([MB])(?![A-Za-z0-9])", re.IGNORECASE)
-
-
-class Count(NamedTuple):
-    """A number of rows; not exact where it follows from a share."""
-
-    rows: int
-    exact: bool = True
-
-    def __str__(self) -> str:
-        return (
-            f"{'' if self.exact else 'about '}{self.rows:,} {'row' if self.rows == 1 else 'rows'}"
-        )
 
 
 class Training:
@@ -46,14 +45,14 @@ class Training:
         return self.node.name
 
     @property
-    def kind(self) -> str:
-        """Its step type behind the dot, e.g. `sft`."""
-        return self.node.use.rpartition(".")[2]
+    def learns(self) -> str:
+        """What it learns from, e.g. `answers`."""
+        return type(self.node.step).__spec__.learns
 
     @property
     def supervised(self) -> bool:
-        """Whether it learns from answers, not from preferences."""
-        return self.kind not in PREFERENCE
+        """Whether it learns from answers, not from preferences or ratings."""
+        return self.learns == "answers"
 
     def setting(self, name: str) -> Any:
         """A setting, `lora.r` for one inside another; None where the step type has none such."""
@@ -61,6 +60,10 @@ class Training:
         for part in name.split("."):
             value = getattr(value, part, None)
         return value
+
+    def input_as(self, role: str) -> str:
+        """The first input with a role, as the recipe calls it; empty where there is none."""
+        return next(iter(inputs_as(self.node, role)), "")
 
     @cached_property
     def rows(self) -> Count | None:
@@ -73,35 +76,32 @@ class Training:
 
     @property
     def _row_sources(self) -> list[Source]:
-        return [s for s in self.node.sources if s.field == "rows"]
+        return learned_from(self.node)
 
     @property
     def validates(self) -> bool | None:
         """Whether there are validation rows; None where the step type takes none."""
-        if not hasattr(self.node.step, "validation"):
+        if not self.input_as("validation"):
             return None
-        return self.setting("validation") is not None
+        return any(s.role == "validation" for s in self.node.sources)
 
     @cached_property
     def judges(self) -> list[Node]:
         """Evaluators of this model, or of one that was made from it."""
         return [
             node
-            for node in self.graph.nodes.values()
-            if node.section == "evaluate"
-            and any(self.name in models_under(self.graph, s.step) for s in sources_of(node, Model))
+            for node in self._evaluators
+            if any(self.name in models_under(self.graph, s.step) for s in sources_of(node, Model))
         ]
 
     @cached_property
     def judges_of_task(self) -> list[Node]:
-        """The evaluators that tell what is learned: of the model, else of the rows' origin."""
-        if self.judges:
-            return self.judges
-        return [
-            node
-            for node in self.graph.nodes.values()
-            if node.section == "evaluate" and self._same_rows(node)
-        ]
+        """The evaluators that show what is learned: of the model, else of the rows' origin."""
+        return self.judges or [node for node in self._evaluators if self._same_rows(node)]
+
+    @cached_property
+    def _evaluators(self) -> list[Node]:
+        return [node for node in self.graph.nodes.values() if evaluates(node)]
 
     def _same_rows(self, judge: Node) -> bool:
         return any(
@@ -114,9 +114,9 @@ class Training:
         """Whether its base, as it is or prompted, is judged on the same rows."""
         bases = models_under(self.graph, self.name) - trained_under(self.graph, self.name)
         judged_on = {s.ref for judge in self.judges for s in sources_of(judge, Dataset)}
-        for node in self.graph.nodes.values():
+        for node in self._evaluators:
             same = {s.ref for s in sources_of(node, Dataset)} & judged_on
-            if node.section == "evaluate" and (same or not judged_on):
+            if same or not judged_on:
                 for source in sources_of(node, Model):
                     under = models_under(self.graph, source.step)
                     if bases & under and not trained_under(self.graph, source.step):
@@ -125,7 +125,7 @@ class Training:
 
     def leaks(self) -> Iterator[tuple[str, str, str]]:
         """(what, its rows, their common origin) for rows that are learned and judged on alike."""
-        held_out = [s for s in self.node.sources if s.field == "validation"]
+        held_out = [s for s in self.node.sources if s.role == "validation"]
         places = [("its validation rows", s) for s in held_out]
         places += [(judge.name, s) for judge in self.judges for s in sources_of(judge, Dataset)]
         for what, source in places:
@@ -135,111 +135,67 @@ class Training:
                     yield what, source.ref, origin
                     break
 
-    def after_sft(self) -> bool:
+    def after_supervised(self) -> bool:
         """Whether its model was fine-tuned on answers before, in this recipe."""
         trained = trained_under(self.graph, self.name) - {self.name}
-        uses = (self.graph.nodes[name].use.rpartition(".")[2] for name in trained)
-        return any(use not in PREFERENCE for use in uses)
+        nodes = (self.graph.nodes[name] for name in trained)
+        return any(type(node.step).__spec__.learns == "answers" for node in nodes)
 
     @cached_property
     def parameters(self) -> float | None:
-        """Parameters of its base: as built, else as the names in the recipe say."""
+        """Parameters of its base: as built, else as its step says or its name tells."""
         for name in models_under(self.graph, self.name) - trained_under(self.graph, self.name):
             meta = self.results.meta(name) or {}
-            found = meta.get("parameters") or size_in_name(self.graph.nodes[name])
-            if found:
-                return float(found)
+            parameters = meta.get("parameters") or _expected_size(self.graph, name)
+            if parameters:
+                return float(parameters)
         return None
 
     def examples(self) -> Iterator[Row] | None:
         """Rows to learn from, MOST_READ at most; None while they aren't built."""
-        found = [self.results.artifact(s.step, s.output) for s in self._row_sources]
-        built = [dataset for dataset in found if isinstance(dataset, Dataset)]
-        if not built or len(built) < len(found):
+        artifacts = [self.results.artifact(s.step, s.output) for s in self._row_sources]
+        datasets = [dataset for dataset in artifacts if isinstance(dataset, Dataset)]
+        if not datasets or len(datasets) < len(artifacts):
             return None
-        return islice(chain.from_iterable(built), MOST_READ)
+        return islice(chain.from_iterable(datasets), MOST_READ)
 
     def rarest_class(self, judge: Node) -> tuple[str, int] | None:
         """(class, its rows) of the class with the fewest rows, as an evaluator reads the rows."""
-        rows = self.examples()
-        if rows is None:
-            return None
-        counts = _classes(judge, list(rows))
-        return min(counts.items(), key=lambda pair: (pair[1], pair[0]), default=None)
+        rows, forecast = self.examples(), interface(judge.step, Forecast)
+        counts = None if rows is None or forecast is None else forecast.classes(rows)
+        return min((counts or {}).items(), key=lambda pair: (pair[1], pair[0]), default=None)
 
 
 def trainings(graph: Graph, results: Results) -> list[Training]:
-    """The trainings of a recipe: steps of the section `train` that take rows."""
-    nodes = (n for n in graph.nodes.values() if n.section == "train")
-    return [Training(graph, results, n) for n in nodes if any(s.field == "rows" for s in n.sources)]
+    """The trainings of a recipe that take rows."""
+    nodes = (n for n in graph.nodes.values() if trains(n) and learned_from(n))
+    return [Training(graph, results, n) for n in nodes]
 
 
-def count_rows(graph: Graph, results: Results, source: Source) -> Count | None:
-    """Rows of an output: counted by its step, else read off a plain file and a split's shares."""
-    meta = results.meta(source.step, source.output)
-    if meta is not None:
-        return Count(int(meta["rows"])) if "rows" in meta else None
-    node = graph.nodes[source.step]
-    if node.use == "data.file":
-        return _lines(graph, node)
-    shares = getattr(node.step, "shares", None)
-    if node.use == "data.split" and shares is not None:
-        before = [count_rows(graph, results, s) for s in node.sources]
-        if all(before):
-            rows = sum(count.rows for count in before if count)
-            return Count(round(rows * shares()[source.output]), exact=False)
-    return None
+def learned_from(node: Node) -> list[Source]:
+    """The inputs that hold the rows to learn from."""
+    return [s for s in node.sources if s.role == "train"]
 
 
-def size_in_name(node: Node) -> float | None:
+def _expected_size(graph: Graph, name: str) -> float | None:
+    """Parameters of a model that isn't built, as far as its step type says."""
+    forecast = forecast_of(graph, graph.nodes[name])
+    facts = forecast.facts() if forecast is not None else {}
+    return facts.get("parameters") or size_in_name(str(facts.get("name", "")))
+
+
+def size_in_name(name: str) -> float | None:
     """Parameters as a model's name tells: 4e9 for `Qwen/Qwen3-4B`, 135e6 for `…-135M-…`."""
-    for name in ("repo", "file", "path", "package"):
-        found = _SIZE.search(str(getattr(node.step, name, "") or ""))
-        if found:
-            return float(found[1]) * {"m": 1e6, "b": 1e9}[found[2].lower()]
-    return None
-
-
-def _lines(graph: Graph, node: Node) -> Count | None:
-    """The rows of plain JSON lines; None for any other file, whose rows take reading."""
-    files = find_files(graph.recipe, (*node.place, "path"), node.step.path)  # type: ignore[attr-defined]
-    if any(path.suffix != ".jsonl" or path.stat().st_size > MOST_COUNTED for _, path in files):
-        return None
-    lines = 0
-    for _, path in files:
-        with path.open("rb") as file:
-            lines += sum(1 for line in file if line.strip())
-    return Count(min(lines, getattr(node.step, "take", None) or lines), exact=False)
+    size = _SIZE.search(name)
+    return float(size[1]) * {"m": 1e6, "b": 1e9}[size[2].lower()] if size else None
 
 
 def _origins(graph: Graph, source: Source) -> set[str]:
     """The steps without rows of their own to take that some rows come from."""
-    found, stack = set[str](), [source.step]
+    origins, stack = set[str](), [source.step]
     while stack:
         step = stack.pop()
         before = [s.step for s in sources_of(graph.nodes[step], Dataset)]
         stack += before
-        found |= set() if before else {step}
-    return found
-
-
-def _classes(judge: Node, rows: Sequence[Row]) -> Counter[str]:
-    """Rows of each class, read as an evaluator of classes reads what its rows expect."""
-    from finery.rows.answers.reading import Reader, Unreadable
-
-    settings = {name: getattr(judge.step, name, None) for name in ("extract", "match")}
-    reader = Reader(
-        fields=tuple(getattr(judge.step, "fields", ())),
-        extract=settings["extract"],
-        match=settings["match"] or "exact",
-        ignore_case=bool(getattr(judge.step, "ignore_case", False)),
-    )
-    counts: Counter[str] = Counter()
-    for row in rows:
-        try:
-            values = reader.expected(row).values
-        except Unreadable:
-            continue  # it counts for no class
-        named = zip(reader.columns, values, strict=True)
-        counts.update(f"{c}: {v}" if reader.fields else v for c, v in named)
-    return counts
+        origins |= set() if before else {step}
+    return origins

@@ -24,9 +24,9 @@ def finery_steps() -> dict[str, str]:
 
 
 @hookimpl
-def finery_pages() -> dict[str, str]:
-    """The page on data sets."""
-    return {"Dataset": "finery_data.steps.report:page"}
+def finery_views() -> dict[str, str]:
+    """What data sets look like."""
+    return {"Dataset": "finery_data.view.dataset:DatasetView"}
 
 
 @hookimpl
@@ -40,7 +40,9 @@ def finery_notes() -> Mapping[str, Any]:
 @hookimpl
 def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
     """Notes on trainings whose rows may give test rows away."""
-    if not any(node.section == "evaluate" for node in graph.nodes.values()):
+    from finery import evaluates
+
+    if not any(evaluates(node) for node in graph.nodes.values()):
         return []
     from finery_data.overlap import notes_on
 

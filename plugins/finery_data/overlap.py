@@ -3,7 +3,18 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from finery import About, Graph, Node, Note, Source, row_sources
+from finery import (
+    About,
+    Graph,
+    Node,
+    Note,
+    Source,
+    evaluates,
+    forecast_of,
+    generates,
+    row_sources,
+    trains,
+)
 
 NAME = "train-test-overlap"
 ABOUT = {
@@ -16,9 +27,6 @@ ABOUT = {
         "later.",
     )
 }
-PROMPT_KEPT = frozenset({"synth.answer", "synth.judge", "synth.preferences"})
-"""Step types that generate, and leave the prompts as they are."""
-
 Output = tuple[str, str]
 """(step, output) of some rows."""
 
@@ -33,28 +41,33 @@ class _Way(NamedTuple):
 
 def notes_on(graph: Graph) -> list[Note]:
     """A note for each training and each evaluator's rows that overlap."""
-    trained = [n for n in graph.nodes.values() if n.section == "train"]
+    learned = [
+        (node, source)
+        for node in graph.nodes.values()
+        if trains(node)
+        for source in node.sources
+        if source.role == "train"
+    ]
     tests = [
         (judge, source)
         for judge in graph.nodes.values()
-        if judge.section == "evaluate"
+        if evaluates(judge)
         for source in row_sources(judge)
     ]
-    found: dict[tuple[str, str], Note] = {}
-    for node in trained:
-        for source in row_sources(node):
-            for judge, test in tests:
-                note = _note(graph, node, source, judge, test) if source.field == "rows" else None
-                if note is not None:
-                    found.setdefault((node.name, test.ref), note)
-    return list(found.values())
+    notes: dict[tuple[str, str], Note] = {}
+    for node, source in learned:
+        for judge, test in tests:
+            note = _note(graph, node, source, judge, test)
+            if note is not None:
+                notes.setdefault((node.name, test.ref), note)
+    return list(notes.values())
 
 
 def _note(graph: Graph, node: Node, source: Source, judge: Node, test: Source) -> Note | None:
-    found = next(_overlaps(graph, source, test), None)
-    if found is None:
+    overlap = next(_overlaps(graph, source, test), None)
+    if overlap is None:
         return None
-    why, fix = found
+    why, fix = overlap
     return Note(
         name=NAME,
         text=f"{node.name} trains on {source.ref}, where near copies of the test rows of "
@@ -63,14 +76,14 @@ def _note(graph: Graph, node: Node, source: Source, judge: Node, test: Source) -
         or f"clean: {{use: data.decontaminate, rows: {source.ref}, against: {test.ref}}} under "
         f"`data`, and train on clean",
         step=node.name,
-        place=(*node.place, "rows"),
+        place=(*node.place, *source.field.split(".")),
     )
 
 
 def _overlaps(graph: Graph, source: Source, test: Source) -> Iterator[tuple[str, str]]:
     """(why, a special fix or nothing) where rows may nearly repeat the test rows.
 
-    Rows that the test takes too, unparted, are told of by another note (`same-rows`).
+    Another note (`same-rows`) is about rows that the test takes too, without a split between.
     """
     held = _ancestors(graph, test)
     stack, seen = [_Way(source.step, source.output, "")], set[_Way]()
@@ -82,34 +95,40 @@ def _overlaps(graph: Graph, source: Source, test: Source) -> Iterator[tuple[str,
         seen.add(way)
         here = {output for step, output in held if step == way.step}
         if here and way.output not in here:
-            yield from _parted(node, way)
+            yield from _parted(graph, node, way)
         elif not here:
-            generates = node.section == "generate" and node.use not in PROMPT_KEPT
-            generated = node.name if generates else way.generated
+            generated = node.name if _writes_prompts(node) else way.generated
             stack += [_Way(s.step, s.output, generated) for s in row_sources(node)]
 
 
-def _parted(node: Node, way: _Way) -> Iterator[tuple[str, str]]:
+def _writes_prompts(node: Node) -> bool:
+    """Whether the step has a model write prompts, which may repeat others of its inputs."""
+    return generates(node) and not type(node.step).__spec__.keeps_prompts
+
+
+def _parted(graph: Graph, node: Node, way: _Way) -> Iterator[tuple[str, str]]:
     """What may overlap although the step gives the two different parts."""
     if way.generated:
         yield f"{way.generated} is generated from {node.name}.{way.output}", ""
-    elif not getattr(node.step, "decontaminate", False):
-        off = hasattr(node.step, "decontaminate")
-        yield f"{node.name} keeps them", f"decontaminate: true in {node.name}" if off else ""
+        return
+    forecast = forecast_of(graph, node)
+    if forecast is None or not forecast.keeps_apart():
+        is_off = getattr(node.step, "decontaminate", None) is False
+        yield f"{node.name} keeps them", f"decontaminate: true in {node.name}" if is_off else ""
 
 
 def _decontaminates(node: Node, held: set[Output]) -> bool:
     """Whether a step drops near copies of the test rows, or of the rows these were taken from."""
-    against = {(s.step, s.output) for s in node.sources if s.role == "compare"}
-    return node.use == "data.decontaminate" and not against.isdisjoint(held)
+    compared = {(s.step, s.output) for s in node.sources if s.role == "compare"}
+    return not compared.isdisjoint(held)
 
 
 def _ancestors(graph: Graph, source: Source) -> set[Output]:
     """Some rows, and all those that they come from."""
-    found, stack = set[Output](), [(source.step, source.output)]
+    outputs, stack = set[Output](), [(source.step, source.output)]
     while stack:
-        here = stack.pop()
-        if here not in found:
-            found.add(here)
-            stack += [(s.step, s.output) for s in row_sources(graph.nodes[here[0]])]
-    return found
+        output = stack.pop()
+        if output not in outputs:
+            outputs.add(output)
+            stack += [(s.step, s.output) for s in row_sources(graph.nodes[output[0]])]
+    return outputs

@@ -14,3 +14,9 @@ def finery_steps() -> dict[str, str]:
         "eval.rules": "finery_eval.rules:Rules",
         "eval.sql": "finery_eval.sql:Sql",
     }
+
+
+@hookimpl
+def finery_views() -> dict[str, str]:
+    """What evaluations look like."""
+    return {"Metrics": "finery_eval.view.metrics:MetricsView"}

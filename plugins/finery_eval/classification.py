@@ -16,7 +16,9 @@ Outcome = tuple[tuple[str, str], ...]
 """A row's (expected, predicted) classes, one pair a column."""
 
 
-class Classification(Evaluator, task="classification"):
+class Classification(
+    Evaluator, task="classification", forecast="finery_eval.forecast:ClassesForecast"
+):
     """Judge models by the class they answer: accuracy, macro-F1, per-class scores, confusion.
 
     The expected class of a row is its `label`, else its completion's text. With `fields`, an
@@ -91,14 +93,18 @@ class Classification(Evaluator, task="classification"):
         """Raise `DataError` for rows that can't be judged."""
         self.expectations(evaluator.read_rows(self.rows))
 
-    def expectations(self, rows: Sequence[Row]) -> tuple[Reader, list[Expected]]:
-        """A reader that knows the allowed classes, and what each row expects."""
-        reader = Reader(
+    def reader(self) -> Reader:
+        """Reads answers, and what rows expect, as the settings say."""
+        return Reader(
             fields=tuple(self.fields),
             extract=self.extract,
             match=self.match,
             ignore_case=self.ignore_case,
         )
+
+    def expectations(self, rows: Sequence[Row]) -> tuple[Reader, list[Expected]]:
+        """A reader that knows the allowed classes, and what each row expects."""
+        reader = self.reader()
         given = self.labels if isinstance(self.labels, dict) else {"label": self.labels or []}
         normal = tuple(reader.normal(given.get(column, ())) for column in reader.columns)
         expected = read_expected(with_labels(reader, normal), rows)

@@ -143,9 +143,10 @@ class Database:
         return sqlite3.SQLITE_DENY
 
     def _why(self, error: Exception) -> str:
-        if str(error) == "interrupted":
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
             return f"takes longer than {self._timeout:g} s"
-        return self._refused if str(error).startswith("user-defined function") else str(error)
+        refused, self._refused = self._refused, ""
+        return refused or str(error)
 
     def _clock(self, name: str, *arguments: Cell) -> Cell:
         """SQLite's function `name`, for times that are written out."""

@@ -11,5 +11,7 @@ class ModelForecast(Forecast[HubModel]):
     """Where its `config.json` can be asked for."""
 
     def facts(self) -> Mapping[str, Any]:
-        """(repository, revision) on the hub."""
-        return {"hub": (self.step.repo, self.step.revision)}
+        """(repository, revision) on the hub, and the names of repository and file."""
+        step = self.step
+        name = "/".join(filter(None, [step.repo, step.file]))
+        return {"name": name, "hub": (step.repo, step.revision)}

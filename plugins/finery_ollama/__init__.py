@@ -7,3 +7,9 @@ from finery import hookimpl
 def finery_steps() -> dict[str, str]:
     """The step types of this plugin."""
     return {"ollama.modelfile": "finery_ollama.modelfile:Modelfile"}
+
+
+@hookimpl
+def finery_views() -> dict[str, str]:
+    """What a folder for Ollama looks like."""
+    return {"Bundle/ollama": "finery_ollama.view:OllamaView"}

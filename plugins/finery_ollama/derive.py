@@ -42,7 +42,7 @@ class Derived(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def derive(gguf: Gguf, arguments: Mapping[str, Any]) -> Derived:
-    """Derive and prove the TEMPLATE. `StepError` where Ollama can't write the model's prompts.
+    """Derive the TEMPLATE. `StepError` where Ollama can't write the model's prompts.
 
     arguments: what the model's chat template is called with.
     """
@@ -67,14 +67,14 @@ def _template(gguf: Gguf, chat: ChatTemplate) -> tuple[str, Turns]:
         text = chat.render(messages, add_generation_prompt=generation)
         return text.removeprefix(bos) if gguf.adds_bos else text
 
-    found = ollama_template(render, "" if gguf.adds_bos else bos)
+    template, turns = ollama_template(render, "" if gguf.adds_bos else bos)
     if _writes_date(chat):
         raise StepError(
             "the chat template writes today's date, which a template of Ollama can't",
             where=str(gguf.path),
             fix="train with a chat template that has a fixed date or none",
         )
-    return found
+    return template, turns
 
 
 def _writes_date(chat: ChatTemplate) -> bool:
@@ -87,11 +87,11 @@ def _stops(gguf: Gguf, turns: Turns) -> list[str]:
 
     Where a template has no such token, the text between the two turns.
     """
-    found = []
+    stops = []
     for text in (turns.assistant[1], turns.user[0]):
         control = [token for token in gguf.encode(text) if gguf.is_control(token)]
-        found += [gguf.token_text(token) for token in control[:1]]
-    if not found:
+        stops += [gguf.token_text(token) for token in control[:1]]
+    if not stops:
         between = (turns.assistant[1] + turns.user[0]).strip()
-        found = between.splitlines()[:1]
-    return list(dict.fromkeys(found))
+        stops = between.splitlines()[:1]
+    return list(dict.fromkeys(stops))

@@ -35,8 +35,10 @@ _HOST = r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}"
 class Modelfile(Step, seeded=False, sections=("export",), packages=(PACKAGE,)):
     """Write the Modelfile that runs a GGUF in Ollama with the prompts it was trained on.
 
-    The chat template is rewritten as Ollama's, and both are compared on several conversations.
-    Ollama itself is not needed.
+    The chat template is rewritten as Ollama's. The step finds the texts around each turn, verifies
+    on several conversations that they give the model's own prompts, and refuses a chat template
+    for which they don't. Ollama itself isn't needed: finery's tests verify with Go's
+    `text/template`, the engine that Ollama renders with, that any such texts are written exactly.
     """
 
     gguf: Model = takes(help="The GGUF to run.")
@@ -54,7 +56,7 @@ class Modelfile(Step, seeded=False, sections=("export",), packages=(PACKAGE,)):
     )
 
     def run(self, job: Job) -> Bundle:
-        """Derive and prove the template, write the files, copy the GGUF."""
+        """Derive the template, verify its prompts, write the files, copy the GGUF."""
         from finery_ollama.derive import derive
 
         if self.gguf.format != "gguf":
@@ -80,7 +82,8 @@ class Modelfile(Step, seeded=False, sections=("export",), packages=(PACKAGE,)):
         job.progress(0, 1, f"copying {source.name}")
         copy(source, job.out / source.name)
         sizes = {p.name: p.stat().st_size for p in sorted(job.out.iterdir())}
-        return Bundle(job.out, meta={"name": self.name, "files": sizes, "run": run})
+        meta = {"format": "ollama", "name": self.name, "files": sizes, "run": run}
+        return Bundle(job.out, meta=meta)
 
     def _parameters(self, gguf: Gguf) -> dict[str, Value]:
         context = min(gguf.n_context or DEFAULT_CONTEXT, DEFAULT_CONTEXT)

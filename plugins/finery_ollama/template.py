@@ -1,4 +1,9 @@
-"""A chat template as an Ollama TEMPLATE, proven to write the same prompts.
+"""A chat template as an Ollama TEMPLATE that writes the same prompts.
+
+Two steps, each verified where it can go wrong. The chat template becomes `Turns`: a step compares
+the prompts of both, because every model has a chat template of its own. `Turns` become a Go
+template of one of four forms: finery's tests compare its prompts, as Go's own text/template renders
+them, with those of any `Turns`, because only the texts in it differ from model to model.
 
 Ollama renders Go's text/template with `.Messages` (adjacent ones of a role merged), of which each
 has `.Role` and `.Content`, and `.System`, all system messages joined
@@ -13,7 +18,6 @@ from jinja2.exceptions import TemplateError
 from finery import StepError
 from finery.rows import Conversation
 from finery_gguf.difference import text_difference
-from finery_ollama.gotemplate import collate, render_go
 from finery_ollama.turns import Render, Turns, find_turns
 
 
@@ -30,25 +34,28 @@ def ollama_template(render: Render, bos: str) -> tuple[str, Turns]:
             f"the chat template refuses a plain conversation: {error}",
             fix="Ollama needs one that takes a user's message, an answer and a message",
         ) from error
-    template = write_go(turns)
+    _check_prompts(render, turns)
+    return write_go(turns), turns
+
+
+def _check_prompts(render: Render, turns: Turns) -> None:
     for name, messages in conversations().items():
         try:
             expected = render(messages, True)
         except TemplateError:
             continue  # there is no right prompt for it
-        found = render_go(template, *collate(messages))
-        if found != expected:
+        prompt = turns.prompt(messages)
+        if prompt != expected:
             raise StepError(
                 f"the chat template can't be written as an Ollama template: {name} differs",
-                details=text_difference(("model:", "Ollama:"), expected, found),
+                details=text_difference(("model:", "Ollama:"), expected, prompt),
                 fix="train with a simpler chat template, or write TEMPLATE by hand and drop "
                 "this step",
             )
-    return template, turns
 
 
 def write_go(turns: Turns) -> str:
-    """The Go template that writes these turns."""
+    """The Go template that writes `turns.prompt`."""
     assistant = f'{{{{ else if eq .Role "assistant" }}}}{_content(turns.assistant)}'
     end = f"{{{{ end }}}}{{{{ end }}}}{escape(turns.generation)}"
     return f"{escape(turns.head)}{_BEGIN[turns.place](turns)}{assistant}{end}"

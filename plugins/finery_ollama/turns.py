@@ -1,7 +1,7 @@
 """What a chat template writes around each turn, found by rendering conversations of marked turns.
 
 Nothing here knows a model by name. A template that writes its turns in another way than `Turns`
-can say is found out by the comparison in `finery_ollama.template`.
+can say is refused by the comparison in `finery_ollama.template`.
 """
 
 from collections.abc import Callable, Sequence
@@ -38,6 +38,33 @@ class Turns(msgspec.Struct, frozen=True, kw_only=True):
     generation: str
     place: Literal["turn", "first", "last", "nowhere"]
     system: tuple[str, str] = ("", "")
+
+    def prompt(self, messages: Conversation) -> str:
+        """The prompt of a conversation in which no two adjacent messages have one role."""
+        system = "\n\n".join(m["content"] for m in messages if m["role"] == "system")
+        around = {"user": self.user, "assistant": self.assistant}
+        if self.place == "turn":
+            around["system"] = self.system
+        holder = self._system_holder(messages) if system else None
+        parts = [self.head, self._lead_for(messages, system)]
+        for index, message in enumerate(messages):
+            if message["role"] in around:
+                before, after = around[message["role"]]
+                before = system.join(self.system) if index == holder else before
+                parts += [before, message["content"], after]
+        return "".join([*parts, self.generation])
+
+    def _lead_for(self, messages: Conversation, system: str) -> str:
+        begins_with_system = messages[0]["role"] == "system"
+        replaced = {"turn": begins_with_system, "first": bool(system)}.get(self.place, False)
+        return "" if replaced else self.lead
+
+    def _system_holder(self, messages: Conversation) -> int | None:
+        """Index of the user's message whose turn holds the system message."""
+        users = [i for i, m in enumerate(messages) if m["role"] == "user"]
+        if self.place == "first":
+            return users[0] if users else None
+        return len(messages) - 1 if self.place == "last" and len(messages) - 1 in users else None
 
 
 def find_turns(render: Render, bos: str) -> Turns:

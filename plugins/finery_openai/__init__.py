@@ -1,5 +1,6 @@
 """Models behind an OpenAI-compatible API: OpenAI itself, vLLM, Ollama, llama.cpp."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ def finery_engines() -> Mapping[str, str]:
 @hookimpl
 def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
     """Notes on keys that aren't set."""
-    if not any(node.use == "openai.model" for node in graph.nodes.values()):
+    if "finery_openai.model" not in sys.modules:  # no step of the recipe is one
         return []
     from finery_openai.notes import unset_keys
 

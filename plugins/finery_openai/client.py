@@ -188,12 +188,16 @@ class Client:
         """What to raise for a request that isn't answered."""
         if fault.denial is not None and not self._answered:
             self._denials += 1
-            fault = Fault(fault.denial, ends=self._denials >= MOST_DENIALS)
-            await self._suggest(fault.error)
+            fault = Fault(
+                fault.denial,
+                ends=self._denials >= MOST_DENIALS,
+                unknown_model=fault.unknown_model,
+            )
+            await self._suggest(fault)
         if fault.ends:
             if self.ended is None:
                 self._end(fault.error)
-                await self._suggest(fault.error)
+                await self._suggest(fault)
             assert self.ended is not None
             return self.ended
         if self.ended is not None:
@@ -224,9 +228,9 @@ class Client:
         self._end(ended)
         return ended
 
-    async def _suggest(self, error: FineryError) -> None:
+    async def _suggest(self, fault: Fault) -> None:
         """Name the model on the server that a mistyped name most likely means."""
-        if "no model" not in error.what:
+        if not fault.unknown_model:
             return
         try:
             found = await self._openai.models.list(timeout=10)
@@ -237,7 +241,7 @@ class Client:
             return
         close = nearest(self.meta["name"], names)
         if suggestion := did_you_mean(self.meta["name"], [close] if close else names[:20]):
-            error.fix = suggestion
+            fault.error.fix = suggestion
 
 
 def _cause(error: Exception) -> str:

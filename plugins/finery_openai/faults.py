@@ -25,6 +25,7 @@ class Fault(Exception):
     error: what to say where it isn't answered in the end. again: whether to ask again; wait: after
     how many seconds, where the server says. ends: whether every other request would fail too.
     denial: where the server may mean us and not the request, what to say until it answers one.
+    unknown_model: whether the server may not know the model's name.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Fault(Exception):
         wait: float | None = None,
         ends: bool = False,
         denial: FineryError | None = None,
+        unknown_model: bool = False,
     ) -> None:
         super().__init__(str(error))
         self.error = error
@@ -42,6 +44,7 @@ class Fault(Exception):
         self.wait = wait
         self.ends = ends
         self.denial = denial
+        self.unknown_model = unknown_model
 
 
 def from_status(error: "APIStatusError", said: str, meta: dict[str, Any], key: str | None) -> Fault:
@@ -64,7 +67,9 @@ def from_status(error: "APIStatusError", said: str, meta: dict[str, Any], key: s
         what = f"{server} has no model '{name}', or no API there ({status}: {said})"
         fix = "check `model`, and `base_url`, which mostly ends in /v1"
         unknown = UsageError(what, fix=fix)
-        return Fault(unknown, ends=True) if is_missing else Fault(refusal, denial=unknown)
+        if is_missing:
+            return Fault(unknown, ends=True, unknown_model=True)
+        return Fault(refusal, denial=unknown, unknown_model=True)
     if status == 402 or error.code == "insufficient_quota":
         what = f"the account at {server} has no credit left ({status}: {said})"
         fix = "top it up and build again: what was answered is kept"

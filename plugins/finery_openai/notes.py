@@ -4,6 +4,7 @@ import os
 from typing import TYPE_CHECKING
 
 from finery import Note
+from finery_openai.model import OpenaiModel
 
 if TYPE_CHECKING:
     from finery import Graph
@@ -11,8 +12,11 @@ if TYPE_CHECKING:
 
 def unset_keys(graph: "Graph") -> list[Note]:
     """A note for each variable that holds a model's key and isn't set here, or is empty."""
-    models = [node for node in graph.nodes.values() if node.use == "openai.model"]
-    keys = [(node, getattr(node.step, "api_key", None)) for node in models]
+    keys = [
+        (node, node.step.api_key)
+        for node in graph.nodes.values()
+        if isinstance(node.step, OpenaiModel)
+    ]
     unset = [(node, key) for node, key in keys if key and not os.environ.get(key, "").strip()]
     return [
         Note(

@@ -15,3 +15,9 @@ def finery_steps() -> Mapping[str, str]:
 def finery_engines() -> Mapping[str, str]:
     """The engine for models of the format `prompted`."""
     return {"prompted": "finery_prompt.engine:PromptedEngine"}
+
+
+@hookimpl
+def finery_views() -> dict[str, str]:
+    """What prompted models look like."""
+    return {"Model/prompted": "finery_prompt.view:PromptedView"}

@@ -2,8 +2,7 @@
 
 from collections.abc import Collection, Iterator
 
-from finery import Job, Traceable
-from finery.rows.tables.streams import shown
+from finery import Job, Traceable, shown
 from finery_review.apply import Apply
 from finery_review.decisions import parse
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from finery.rows import Row
-from finery_data.steps.validate import NOT_LOOKED_AT
+from finery.rows.parts import NOT_TEXT
 from finery_review.rowfile import RowFile
 
 
@@ -32,8 +32,8 @@ class Search:
 
 def holds(row: Row, text: str) -> bool:
     """Whether what a person sees of a row holds a text, which is casefolded."""
-    shown = (value for name, value in row.items() if name not in NOT_LOOKED_AT)
-    return any(text in found.casefold() for value in shown for found in _within(value))
+    values = (value for name, value in row.items() if name not in NOT_TEXT)
+    return any(text in part.casefold() for value in values for part in _within(value))
 
 
 def _as_in_json(text: str) -> bool:

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from finery import DataError, StepError
+from finery import DataError, StepError, shown
 from finery.rows.badrow import BadRow
 from finery.rows.tables.records import Record
-from finery.rows.tables.streams import shown
 from finery.rows.tables.values import plain
 from finery_sql.faults import Fault, explained, missing_driver, unknown_database, unreadable_url
 

@@ -5,9 +5,18 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from finery import DataError, Dataset, Job, OneFile, StepError, UsageError, did_you_mean, setting
+from finery import (
+    DataError,
+    Dataset,
+    Job,
+    OneFile,
+    StepError,
+    UsageError,
+    did_you_mean,
+    setting,
+    shown,
+)
 from finery.rows.tables.records import Record
-from finery.rows.tables.streams import shown
 from finery_data.sources.source import RowSource
 from finery_sql.snapshot import keep, pinned_as, read
 from finery_sql.statement import is_ordered, parameters, trimmed

@@ -1,6 +1,5 @@
 """Synthetic rows: a stronger model writes, answers and judges them."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ def finery_steps() -> Mapping[str, str]:
     """The step types of this plugin."""
     return {
         "synth.answer": "finery_synth.steps.answer:Answer",
-        "synth.from_docs": "finery_synth.steps.fromdocs:FromDocs",
+        "synth.from_docs": "finery_synth.steps.from_docs:FromDocs",
         "synth.instruct": "finery_synth.steps.instruct:Instruct",
         "synth.judge": "finery_synth.steps.judge:JudgeRows",
         "synth.paraphrase": "finery_synth.steps.paraphrase:Paraphrase",
@@ -28,9 +27,11 @@ def finery_commands() -> Mapping[str, str]:
 
 @hookimpl
 def finery_estimates(graph: Any, results: Any, steps: Sequence[str]) -> Sequence[Any]:
-    """Calls, tokens and cost of generators that would run."""
-    if "finery_synth.generator" not in sys.modules:  # no step of the recipe is one
+    """Calls, tokens and cost of steps that would have a model make rows."""
+    from finery import generates
+
+    if not any(generates(graph.nodes[name]) for name in steps):
         return []
-    from finery_synth.estimate.forecast import estimates
+    from finery_synth.estimate.calls import estimates
 
     return estimates(graph, results, steps)

@@ -3,7 +3,6 @@
 import click
 
 from finery import UsageError, did_you_mean
-from finery_synth.ask import defaults
 
 
 @click.group("synth")
@@ -24,8 +23,33 @@ def prompt(name: str) -> None:
 
 def template_of(name: str) -> str:
     """The default template of a step type or check."""
-    known = defaults.of_types()
-    found = known.get(name) or known.get(f"synth.{name}")
-    if found is None:
+    known = templates()
+    template = known.get(name) or known.get(f"synth.{name}")
+    if template is None:
         raise UsageError(f"'{name}' asks with no template", fix=did_you_mean(name, known))
-    return found
+    return template
+
+
+def templates() -> dict[str, str]:
+    """Step type → its template; `judge` is that check's, `pairs` that of pairs in `synth.judge`,
+    `context` the one that `synth.from_docs` puts a question and its context into."""
+    from finery_synth.contexts import CONTEXT_PROMPT
+    from finery_synth.judge.pairs import PAIR_PROMPT
+    from finery_synth.judge.scores import SCORE_PROMPT
+    from finery_synth.steps import answer, from_docs, instruct, paraphrase, preferences
+
+    generators = (
+        answer.Answer,
+        from_docs.FromDocs,
+        paraphrase.Paraphrase,
+        instruct.Instruct,
+        preferences.Preferences,
+    )
+    return {
+        **{generator.USE: generator.DEFAULT_PROMPT for generator in generators},
+        f"{instruct.Instruct.USE}.text": instruct.TEXT_TEMPLATE,
+        "synth.judge": SCORE_PROMPT,
+        "judge": SCORE_PROMPT,
+        "pairs": PAIR_PROMPT,
+        "context": CONTEXT_PROMPT,
+    }

@@ -1,7 +1,8 @@
 """What all generators share: a step whose rows a model writes, request by request.
 
-A step type says what to ask and how to read an answer; asking, checking, asking again, counting and
-writing are here and in `finery_synth.flow`:
+Public: other plugins may subclass `Generator` and use what `__all__` names. A step type says what
+to ask and how to read an answer; asking, checking, asking again, counting and writing are here and
+in `finery_synth.flow`:
 
     class Shout(Generator):
         '''Say each row's message louder.'''
@@ -14,7 +15,7 @@ writing are here and in `finery_synth.flow`:
                 yield Task(number=number, messages=prompt.messages(scope(row), row), seeds=[row])
 
         def read(self, task: Task, answer: Completion) -> list[Row]:
-            return [with_answer(task.seeds[0], answer.text)]
+            return [{"messages": [*task.messages, {"role": "assistant", "content": answer.text}]}]
 
 - `tasks` yields the same tasks each time: it is called once for each attempt. Whatever a task's
   messages hold is in the key of its record, so what shall be cached across builds must not depend
@@ -28,8 +29,7 @@ writing are here and in `finery_synth.flow`:
 - `siblings` and `COPIES` say which rows must not say the same.
 
 Rows, drops and `generated.jsonl` (`finery.rows.generated`) are in the order of the tasks, whatever
-came first. Steps of another shape (several answers to choose from, scores) take `asking.ask`,
-`Spool`, `Judge` and `Checker` by themselves.
+came first.
 """
 
 from collections.abc import Iterable, Iterator
@@ -52,13 +52,17 @@ from finery import (
 from finery.rows import Row
 from finery.rows.badrow import BadRow
 from finery.rows.parts import is_conversation, named, texts
-from finery_synth.ask import defaults
-from finery_synth.ask.asking import MOST_VARIANTS, Task
 from finery_synth.ask.prompts import Prompt
-from finery_synth.checks.checks import Checks
+from finery_synth.ask.task import MOST_VARIANTS, Task
+from finery_synth.checks.functions import functions_of
+from finery_synth.checks.settings import Checks
+from finery_synth.checks.usable import Rejected
+from finery_synth.judge.scores import SCORE_PROMPT
 
 if TYPE_CHECKING:
-    from finery_synth.flow import Candidate
+    from finery_synth.flow.generation import Candidate
+
+__all__ = ["Checks", "Generator", "Prompt", "Rejected", "Task"]
 
 MOST_RETRIES = 99
 SERIES_SEEDS = (MOST_RETRIES + 1) * MOST_VARIANTS
@@ -67,20 +71,14 @@ MOST_SERIES = 2**31 // SERIES_SEEDS - 1
 PACKAGES = ("jinja2", "jsonschema", "rensa")
 
 
-class Rejected(Exception):
-    """An answer, or all those to a row, that can't be used.
-
-    A short `reason` to count by, and a `detail` that tells a person what is wrong.
-    """
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-        self.detail = detail
-
-
 class Generator(
-    Step, engines=True, sections=("generate",), seeded=False, packages=PACKAGES, version="1"
+    Step,
+    engines=True,
+    sections=("generate",),
+    seeded=False,
+    packages=PACKAGES,
+    version="1",
+    forecast="finery_synth.estimate.forecast:AskingForecast",
 ):
     """Rows that a model writes."""
 
@@ -143,15 +141,17 @@ class Generator(
         """A JSON Schema that answers follow, where the engine has that."""
         return None
 
-    def finished(self, job: Job, made: "Iterable[tuple[int, Candidate]]") -> "Iterator[Candidate]":
+    def finished(
+        self, job: Job, accepted: "Iterable[tuple[int, Candidate]]"
+    ) -> "Iterator[Candidate]":
         """What is written of the rows that passed: (number of its task, row), in their order."""
-        return (candidate for _, candidate in made)
+        return (candidate for _, candidate in accepted)
 
     def siblings(self, number: int) -> range:
         """Numbers of the tasks for the same seed as task `number`, itself among them."""
         return range(number, number + 1)
 
-    def facts(self, job: Job, made: Dataset) -> dict[str, Any]:
+    def facts(self, job: Job, rows: Dataset) -> dict[str, Any]:
         """More for the dataset's `meta`, once its rows are written."""
         return {}
 
@@ -195,23 +195,21 @@ class Generator(
         self.checks.answer_schema()
         Prompt.of(self.prompt, self.default_prompt())
         if self.checks.judge is not None:
-            Prompt.of(self.checks.judge.prompt, defaults.JUDGE)
+            Prompt.of(self.checks.judge.prompt, SCORE_PROMPT)
 
     def key_code(self) -> list[Any]:
         """The functions of packages that look at rows; those of a file are in the key with it."""
         python = self.checks.python
         if python is None or python.file is not None:
             return []
-        from finery_synth.checks.checker import functions_of
-
         return list(functions_of(python).values())
 
     def run(self, job: Job) -> Dataset:
         """Ask, check, ask again, and write what passes."""
-        from finery_synth.flow import Flow
+        from finery_synth.flow.generation import Generation
 
         self.check()
-        return Flow(self, job).run()
+        return Generation(self, job).run()
 
     def seeds(self) -> Iterator[Row]:
         """The rows to start from; `DataError` for one that can't be, see `check_seed`."""

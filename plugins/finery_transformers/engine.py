@@ -27,6 +27,7 @@ class TransformersEngine(Engine):
     was answered before.
     """
 
+    batched = True
     packages = ("torch", "transformers", "peft", "tokenizers")
 
     def batches(self, conversations: Sequence[Conversation]) -> list[list[int]]:

@@ -1,4 +1,9 @@
-"""Training with TRL."""
+"""Training with TRL.
+
+For trainers and models of other plugins: `finery_trl.view.model:CurveView` shows any model that
+holds a `curve.json` (see `finery_trl.view.curves`), `finery_trl.view.live:METRICS` shows what is
+measured while it trains.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +19,12 @@ def finery_steps() -> dict[str, str]:
         "trl.kto": "finery_trl.steps.kto:Kto",
         "trl.sft": "finery_trl.steps.sft:Sft",
     }
+
+
+@hookimpl
+def finery_views() -> dict[str, str]:
+    """What models look like, with their curves."""
+    return {"Model": "finery_trl.view.model:CurveView"}
 
 
 @hookimpl

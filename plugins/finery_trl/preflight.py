@@ -221,8 +221,8 @@ def context_of(model: Model) -> int | None:
 
 
 def _gguf_context(model: Model) -> int | None:
-    from gguf import GGUFReader
+    from finery_local.gguf_file import read_header
 
-    reader = GGUFReader(model.file(str(model.meta["file"])))
-    field = reader.get_field(f"{model.meta.get('architecture')}.context_length")
-    return int(field.contents()) if field else None
+    values = read_header(model.file(str(model.meta["file"]))).values
+    context = values.get(f"{model.meta.get('architecture')}.context_length")
+    return context if isinstance(context, int) else None

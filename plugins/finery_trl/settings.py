@@ -98,6 +98,7 @@ class Training(
     sections=("train",),
     learns="answers",
     preflight="finery_trl.preflight:TrainingPreflight",
+    metrics="finery_trl.view.live:METRICS",
 ):
     """Train a model on rows."""
 

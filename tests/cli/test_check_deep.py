@@ -11,7 +11,6 @@ from conftest import MakeProject, Project
 from tiny_llama import CHATML, tiny_tokenizer
 
 from finery.cli.commands.check import command
-from finery.cli.deep import visible
 
 STEPS = """\
 from finery import Dataset, Job, Model, Pinned, Preflight, Step, hookimpl, setting, takes
@@ -286,7 +285,3 @@ def test_a_pin_that_fails_is_told_with_its_step(deep: Callable[..., Result]) -> 
     ran = deep(recipe_yaml=RECIPE.replace("local.model, path: tiny", "far.model"), far_py=broken)
     assert ran.return_value == 1
     assert "recipe.yaml:5:3: error: no network" in ran.stderr
-
-
-def test_control_characters_become_pictures() -> None:
-    assert visible("a\x1b[31m\tb\x7f\x9b\n") == "a␛[31m␉b␡\\x9b\n"

@@ -8,7 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from finery.cli.progress import LiveView, Pace, Piece, PlainView, Progress, _Row, fitting
+from finery import PluginError, Step
+from finery.cli.progress import (
+    LiveProgress,
+    Pace,
+    Piece,
+    PlainProgress,
+    ProgressLine,
+    _Row,
+    fitting,
+)
+from finery.plugin.metrics import LiveMetric, metrics_of
+from finery_trl.steps.sft import Sft
+from finery_trl.view.live import METRICS
 
 
 def pace(*seconds: float, total: float = 100) -> Pace:
@@ -81,24 +93,24 @@ def training() -> list[dict[str, Any]]:
         {"event": "step_started", "use": "trl.sft", "reason": "never built", **step},
         *({"event": "step_metric", "name": n, "value": v, "at": 5, **step}
           for n, v in metrics.items()),
-        {"event": "step_progress", "done": 5, "total": 10, "text": "loss 0.412", **step},
+        {"event": "step_progress", "done": 5, "total": 10, "text": "", **step},
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("width", "shows", "lacks"), [
     (120, ["━", "5/10", "loss 0.412", "val 0.500", "accuracy 83.0 %", "1.3k tok/s", "lr 2.0e-4"],
-     ["0.412  loss"]),
+     ["never built"]),
     (46, ["5/10", "loss 0.412", "val 0.500", "accuracy 83.0 %"], ["lr", "tok/s"]),
     (28, ["5/10", "loss 0.412"], ["accuracy", "lr", "tok/s", "━"]),
 ])  # fmt: skip
 def test_a_line_shows_what_matters_most_in_its_width(
     width: int, shows: list[str], lacks: list[str]
 ) -> None:
-    row = _Row("sft", "trl.sft")
+    row = _Row("sft", "trl.sft", styles=METRICS)
     for event in training()[1:]:
         row.take(event)
     out = io.StringIO()
-    Console(file=out, width=width).print(Progress(row))
+    Console(file=out, width=width).print(ProgressLine(row))
     line = out.getvalue().rstrip()
     assert "\n" not in line
     assert len(line) <= width
@@ -107,17 +119,71 @@ def test_a_line_shows_what_matters_most_in_its_width(
 
 
 def test_a_margin_is_no_share() -> None:
-    row = _Row("dpo", "trl.dpo")
+    row = _Row("dpo", "trl.dpo", styles=METRICS)
     for name in ("reward_margin", "preference_accuracy"):
         row.take({"event": "step_metric", "step": "dpo", "name": name, "value": 0.17, "at": 1})
     assert [p.text for p in row.measures()] == ["preference accuracy 17.0 %", "reward margin 0.17"]
+
+
+def measured(styles: dict[str, LiveMetric], **values: list[float]) -> list[Piece]:
+    """What is shown of metrics that took these values, one after the other."""
+    row = _Row("a", "their.train", styles=styles)
+    for name, series in values.items():
+        for value in series:
+            row.take({"event": "step_metric", "step": "a", "name": name, "value": value, "at": 1})
+    return list(row.measures())
+
+
+def test_a_metric_that_is_not_declared_is_shown_by_its_name() -> None:
+    assert measured({}, words_seen=[12.0, 1234.5]) == [Piece("words seen 1.23e+03", "magenta", 4)]
+
+
+def test_a_third_party_declares_what_its_metrics_mean() -> None:
+    styles = {
+        "perplexity": LiveMetric("ppl {value}", "{:.1f}".format, rank=1, lower_is_better=True),
+        "of.*": LiveMetric(lasting=False),
+        "train_perplexity": LiveMetric(hides="of.b"),
+    }
+    values = {"of.b": [1.0], "of.a": [2.0], "perplexity": [9.0, 8.0, 8.5]}
+    shown = measured(styles, **values)
+    assert [piece.text for piece in shown] == ["ppl 8.5↑", "a 2", "b 1"]
+    assert shown[0].style == "yellow"
+    shown = measured(styles, **values, train_perplexity=[3.0])
+    assert [piece.text for piece in shown] == ["ppl 8.5↑", "a 2", "train perplexity 3"]
+
+
+def test_of_a_step_that_is_done_what_lasts_is_shown() -> None:
+    row = _Row("sft", "trl.sft", styles=METRICS)
+    for event in training()[1:]:
+        row.take(event)
+    lasting = [piece.text for piece in row.measures(lasting=True)]
+    assert lasting == ["loss 0.412", "val 0.500", "accuracy 83.0 %"]
+
+
+def test_a_step_type_names_its_metrics_by_reference() -> None:
+    assert metrics_of(Sft) == METRICS
+
+
+@pytest.mark.parametrize(("reference", "says"), [
+    ("finery_trl.view.lively:METRICS", "ModuleNotFoundError"),
+    ("finery_trl.view.live:thousands", "isn't a mapping"),
+])  # fmt: skip
+def test_a_reference_to_no_metrics_is_an_error_that_names_the_step_type(
+    reference: str, says: str
+) -> None:
+    class Broken(Step, metrics=reference):
+        """Its metrics aren't there."""
+
+    with pytest.raises(PluginError, match=says) as error:
+        metrics_of(Broken)
+    assert "Broken" in error.value.what
 
 
 @pytest.mark.parametrize("width", [40, 80, 120, 160])
 def test_the_live_table_fits_the_terminal(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
     out = io.StringIO()
-    view = LiveView(out)
+    view = LiveProgress(out, lambda step: METRICS)
     for event in training():
         view(event)
     view.close()
@@ -127,11 +193,11 @@ def test_the_live_table_fits_the_terminal(width: int, monkeypatch: pytest.Monkey
     assert ("trl.sft" in shown[-1]) == (width >= 100)
 
 
-@pytest.mark.parametrize("view_of", [PlainView, LiveView])
+@pytest.mark.parametrize("view_of", [PlainProgress, LiveProgress])
 def test_what_a_server_says_does_not_steer_the_terminal(view_of: Any) -> None:
     evil, step = "no\x1b]0;owned\x07\x9b2J", {"step": "a"}
     out = io.StringIO()
-    view = view_of(out)
+    view = view_of(out, lambda step: {})
     for event in [
         {"event": "build_started", "steps": [{"step": "a", "use": "synth.answer"}]},
         {"event": "step_started", "use": "synth.answer", "reason": "never built", **step},
@@ -141,7 +207,7 @@ def test_what_a_server_says_does_not_steer_the_terminal(view_of: Any) -> None:
     ]:
         view(event)
     view.close()
-    assert out.getvalue().count("no␛]0;owned␇�2J") == 2
+    assert out.getvalue().count("no␛]0;owned␇\\x9b2J") == 2
     assert "\x1b]" not in out.getvalue()
     assert not set("\x07\x9b\r") & set(out.getvalue())
 
@@ -152,7 +218,7 @@ def test_plain_output_speaks_now_and_then_and_after_a_validation(
     now = 1000.0
     monkeypatch.setattr("time.monotonic", lambda: now)
     out = io.StringIO()
-    view = PlainView(out)
+    view = PlainProgress(out, lambda step: METRICS)
     started, *events = training()[1:]
     for event in (training()[0], started):
         view(event)

@@ -106,15 +106,6 @@ def test_a_page_that_cannot_be_made_is_an_error_with_a_fix(
     assert "Traceback" not in err
 
 
-def test_without_plotly_the_command_that_installs_it_is_told(trained: Project) -> None:
-    trained.write({"missing/plotly.py": "raise ImportError\n"})
-    trained.env["PYTHONPATH"] = str(trained.folder / "missing")
-    code, _, err = trained.run("show", "sft", "--html")
-    assert code == 2
-    assert "pip install 'finery[report]'" in err
-    assert trained.run("show", "sft").code == 0
-
-
 def test_a_file_that_is_no_curve_is_told(project: MakeProject) -> None:
     code = "(job.out / 'curve.json').write_text('{}'); meta = {'format': 'light'}"
     recipe = FILES["recipe.yaml"].replace(json.dumps(CODE), json.dumps(code))
@@ -133,34 +124,96 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(trained: Project) -> Path:
-    pytest.importorskip("plotly")
     assert trained.run("show", "sft", "--html").code == 0
     return trained.folder / "build/t/sft-curve.html"
 
 
-def test_the_page_has_the_plot_and_loads_nothing(page: Path, browser: Browser) -> None:
+def test_the_page_has_the_curves_and_loads_nothing(page: Path, browser: Browser) -> None:
     browser.open(page)
-    points = "document.getElementById('plot').data.map(t => [t.name, t.y.length])"
-    assert browser.run(f"return Object.fromEntries({points})") == {
-        "training loss": 60, "training loss, smoothed": 60, "validation loss": 3, "accuracy": 3,
-        "learning rate": 60, "kept weights": 1,
-    }  # fmt: skip
-    drawn = "return document.querySelectorAll('#plot .scatterlayer .trace').length"
-    assert browser.run(drawn) == 6
+    points = (
+        "[...document.querySelectorAll('.chart.log polyline')]"
+        ".map(e => e.getAttribute('points').split(' ').length)"
+    )
+    assert browser.run(f"return {points}") == [60, 60, 3, 3, 60]
+    names = "return [...document.querySelectorAll('.legend span:not(.key)')].map(e => e.innerText)"
+    assert browser.run(names) == [
+        "training loss", "training loss, smoothed", "validation loss", "accuracy", "learning rate",
+        "★ kept weights",
+    ]  # fmt: skip
+    marked = "document.querySelectorAll('.chart.log .star').length"
+    assert browser.run(f"return {marked}") == 1
     assert browser.run("return document.getElementById('verdict').textContent").startswith(SENTENCE)
     assert browser.errors() == []
-    asked = [url for url in browser.requests() if not url.startswith(("data:", "blob:"))]
-    assert asked == [page.resolve().as_uri()]
+    assert browser.requests() == [page.resolve().as_uri()]
+    assert len(page.read_bytes()) < 100_000
 
 
-def test_the_page_escapes_texts_has_two_scales_and_fits(page: Path, browser: Browser) -> None:
+def test_a_step_is_told_where_it_is_pointed_at(page: Path, browser: Browser) -> None:
+    browser.open(page)
+    titles = "[...document.querySelectorAll('.chart.log .fields title')].map(e => e.textContent)"
+    found = browser.run(f"return {titles}")
+    assert len(found) == 60
+    assert found[39].splitlines() == [
+        "step 40", "training loss: 0.5411", "training loss, smoothed: 0.544",
+        "validation loss: 0.4", "accuracy: 0.7", "learning rate: 0.0001",
+    ]  # fmt: skip
+    at = "document.elementFromPoint(r.left + r.width * 0.66, r.top + 40)"
+    box = "const r = document.querySelector('.chart.log .panel').getBoundingClientRect();"
+    assert browser.run(f"{box} return {at}.textContent").startswith("step 40\n")
+
+
+def test_the_page_escapes_texts_has_scales_and_zooms_without_scripts_and_fits(
+    page: Path, browser: Browser
+) -> None:
     browser.open(page)
     assert browser.run("return document.title") == "t: sft"
     assert BEFORE in browser.run("return document.querySelector('dl').textContent")
-    scale = "return document.getElementById('plot').layout.yaxis.type"
-    assert browser.run(scale) == "log"
-    browser.run("document.querySelector('[data-scale=linear]').click()")
-    assert browser.run(scale) == "linear"
+    assert browser.run("return document.querySelectorAll('script').length") == 0
+    scales = "[...document.querySelectorAll('.chart')].filter(e => e.checkVisibility())"
+    assert browser.run(f"return {scales}.map(e => e.className)") == ["chart log"]
+    browser.run("document.querySelector('label[for=linear]').click()")
+    assert browser.run(f"return {scales}.map(e => e.className)") == ["chart linear"]
+    root = "document.documentElement"
+    fits = f"return {root}.scrollWidth <= {root}.clientWidth"
+    assert browser.run(fits)
+    ticks = "document.querySelectorAll('.chart.linear .ticks')"
+    assert browser.run(f"return {ticks}.length") == 1, "60 steps need no zoom"
+    assert browser.errors() == []
+    with chromium(width=500) as narrow:
+        narrow.open(page)
+        assert narrow.run(fits)
+
+
+def test_a_long_training_can_be_stretched(project: MakeProject, browser: Browser) -> None:
+    code = CODE.replace("range(60)", "range(600)").replace("0.95**i", "0.995**i")
+    recipe = FILES["recipe.yaml"].replace(json.dumps(CODE), json.dumps(code))
+    made = project({**FILES, "recipe.yaml": recipe})
+    assert made.run("build").code == 0
+    assert made.run("show", "sft", "--html", "page.html").code == 0
+    browser.open(made.folder / "page.html")
+    assert browser.run("return document.querySelectorAll('.chart.log .fields rect').length") == 300
+    widths = (
+        "[...document.querySelectorAll('.chart.log, .chart.log .stage')].map(e => e.clientWidth)"
+    )
+    frame, stage = browser.run(f"return {widths}")
+    assert abs(frame - stage) < 2
+    browser.run("document.querySelector('label[for=zoom4]').click()")
+    frame, stage = browser.run(f"return {widths}")
+    assert abs(4 * frame - stage) < 2
     root = "document.documentElement"
     assert browser.run(f"return {root}.scrollWidth <= {root}.clientWidth")
-    assert browser.errors() == []
+    shown = "[...document.querySelectorAll('.chart.log .ticks')].filter(e => e.checkVisibility())"
+    assert browser.run(f"return {shown}.map(e => e.className)") == ["ticks zoom4"]
+
+
+@pytest.mark.parametrize("points", ["[]", '[{"step": 5}]', '[{"step": 5, "loss": 0}]'])
+def test_a_curve_with_next_to_nothing_has_a_page(project: MakeProject, points: str) -> None:
+    code = f"(job.out / 'curve.json').write_text({points!r}); meta = {{'format': 'light'}}"
+    recipe = FILES["recipe.yaml"].replace(json.dumps(CODE), json.dumps(code))
+    made = project({**FILES, "recipe.yaml": recipe})
+    assert made.run("build").code == 0
+    assert made.run("show", "sft").code == 0
+    ran = made.run("show", "sft", "--html")
+    assert ran.code == 0, ran.err
+    text = (made.folder / "build/t/sft-curve.html").read_text()
+    assert ("Nothing was measured." in text) == ("loss" not in points)

@@ -101,7 +101,7 @@ def test_a_page_that_a_step_made_is_copied(data: Project) -> None:
 
 
 @pytest.mark.parametrize(("args", "says"), [
-    (["pack", "--html"], "has neither rows, a training curve, nor a page of its own"),
+    (["pack", "--html"], "there is no page for pack"),
     (["split", "--html", "build/t/rows/page.html"], "read-only"),
     (["split", "--html", "rows.jsonl/page.html"], "can't write rows.jsonl/page.html"),
     (["split", "--html", "--tokenizer", "nomodel"], "there is no model 'nomodel'"),
@@ -134,7 +134,7 @@ class Folder(Step, seeded=False, sections=("models",)):
         return Model(job.out, meta={"format": "transformers"})
 
 
-class Train(Step, seeded=False, sections=("train",)):
+class Train(Step, seeded=False, sections=("train",), learns="answers"):
     '''Learns nothing.'''
 
     model: Model
@@ -171,7 +171,7 @@ train:
     assert made.run("build", "--step", "rows").code == 0
     page = made.folder / "build/t/rows-report.html"
     assert made.run("show", "rows", "--html").code == 0
-    assert "in characters: no model&#x27;s tokenizer was named" in page.read_text()
+    assert "in characters: no model&#39;s tokenizer was named" in page.read_text()
     assert made.run("show", "rows", "--html", "--tokenizer", "base").code == 2, "it isn't built"
     assert made.run("build").code == 0
     assert made.run("show", "rows", "--html").code == 0

@@ -52,8 +52,8 @@ class Generate(Step, seeded=False, sections=("generate",)):
 class Train(Step, seeded=False, sections=("train",)):
     """Learns nothing."""
 
-    rows: list[Dataset]
-    validation: Dataset | None = takes(None, help="Rows to watch.")
+    rows: list[Dataset] = takes(role="train", help="Rows to learn from.")
+    validation: Dataset | None = takes(None, role="validation", help="Rows to watch.")
 
     def run(self, job: Job) -> Model:
         return Model(job.out, meta={"format": "light"})

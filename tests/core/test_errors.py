@@ -16,7 +16,7 @@ from finery.errors import (
     UsageError,
     error_from_dict,
 )
-from finery.util.text import did_you_mean, nearest
+from finery.util.text import did_you_mean, nearest, nearest_meant
 
 CODES = {
     FineryError: 1, StepError: 1, RequirementError: 1, UsageError: 2, RecipeError: 2, DataError: 2,
@@ -66,6 +66,8 @@ def test_the_nearest_name_is_suggested_else_all() -> None:
     assert did_you_mean("zebra", []) is None
     assert did_you_mean("epochs", ["rows", "epochs"]) == "one of: rows"
     assert did_you_mean("epochs", ["epochs"]) is None
+    assert nearest_meant("epoch", ["rows", "epochs"]) == "did you mean 'epochs'?"
+    assert nearest_meant("didgeridoo", ["rows", "epochs"]) is None
 
 
 @given(names=st.lists(st.text(min_size=1), min_size=1), data=st.data())

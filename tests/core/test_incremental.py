@@ -1,5 +1,6 @@
 """What a second build redoes: only what a change really reaches. Through the real command."""
 
+import json
 import os
 
 import pytest
@@ -236,3 +237,41 @@ def test_code_edited_during_a_build_is_not_run_under_the_old_key(built: Project)
     built.edit("steps.py", new, old)
     assert built.ran("--step", "late") == ["late"]
     assert built.rows("late")[0]["prompt"] == "old"
+
+
+TALKATIVE = """
+class Talk(Copy):
+    \"\"\"Rows, with much to say.\"\"\"
+
+    def run(self, job: Job) -> Dataset:
+        job.log(f"{self.tag} is the tag")
+        if self.tag < 0:
+            raise ValueError(f"too small: {self.tag}")
+        return super().run(job)
+
+
+@hookimpl"""
+
+
+def test_reworded_errors_and_log_lines_rerun_nothing(built: Project) -> None:
+    built.edit("steps.py", "\n@hookimpl", TALKATIVE)
+    built.edit("steps.py", '"steps.copy": Copy', '"steps.copy": Talk')
+    assert built.ran() == ALL
+    built.edit("steps.py", "{self.tag} is the tag", "the tag: {self.tag}")
+    built.edit("steps.py", "too small: ", "give it a larger one than ")
+    built.edit("steps.py", "(self, job: Job) -> Halves", '(self, job: "Job") -> Halves')
+    assert built.ran() == []
+    built.edit("steps.py", "self.tag < 0", "self.tag < -1")
+    assert built.ran() == ALL
+
+
+def test_explain_and_plan_name_the_function_that_changed(built: Project) -> None:
+    built.edit("steps.py", "len(rows) // 2", "int(len(rows) / 2)")
+    assert "code steps.py: Halve.run changed" in built.run("plan").out
+    explained = built.run("explain", "halves").out
+    assert "code steps.py" in explained
+    assert "Halve.run changed" in explained
+    built.edit("steps.py", "def execute(", "TURNS = 3\n\n\ndef execute(")
+    lines = [json.loads(x) for x in built.run("explain", "halves", "--json").out.splitlines()]
+    line = next(line for line in lines if line["part"] == "code steps.py")
+    assert line["names"] == {"changed": ["Halve.run"], "new": ["TURNS"], "gone": []}

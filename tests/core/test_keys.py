@@ -1,9 +1,5 @@
 """Keys: everything that can change an output is in them, and nothing else."""
 
-import itertools
-import sys
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -11,11 +7,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finery import Dataset, Files, Job, Settings, Step, setting, takes
+from finery import (
+    Artifact,
+    Dataset,
+    Files,
+    Job,
+    Metrics,
+    Settings,
+    Step,
+    nested_step,
+    setting,
+    takes,
+)
 from finery.artifact.manifest import Parts
-from finery.build.code import code_of
-from finery.build.keys import MISSING, differences, key_of, key_parts, package_version
-from finery.build.parse import parse_file
+from finery.build.code.steps import Wrapper
+from finery.build.keys import (
+    MISSING,
+    EngineKey,
+    differences,
+    key_of,
+    key_parts,
+    package_version,
+)
 from finery.recipe.graph import Node, Source
 from finery.util.canonical import encode
 
@@ -68,10 +81,15 @@ class Probe(Step, packages=("msgspec",), version="1"):
     workers: int = setting(2, help="Changes nothing.", affects_output=False)
     group: Group = setting(Group(), help="More.")
     names: dict[str, str] = setting({}, help="A mapping.")
+    inner: Step | None = nested_step("data", given={}, help="A step inside.")
 
     def run(self, job: Job) -> Dataset:
         """Do nothing."""
         raise NotImplementedError
+
+
+class Other(Probe):
+    """Another class in the same file."""
 
 
 class Unseeded(Probe, seeded=False):
@@ -91,12 +109,22 @@ def node(cls: type[Probe] = Probe, *, name: str = "a", seed: int = 1, **settings
     return Node(name, "data", "probe.probe", step, {"": Dataset}, seed, [], sources)
 
 
+def outputs(kinds: dict[str, type[Artifact]]) -> Node:
+    """A node with these outputs."""
+    made = node()
+    made.outputs = kinds
+    return made
+
+
+ENGINE = EngineKey("engine.Gguf", {"engine.py": "e1"}, ("blake3",))
+WRAPPER = Wrapper("meter.around", "meter", {"meter.py": "w1"})
 GIVEN: dict[str, Any] = {
     "code": {"probe/a.py": "c1"},
     "inputs": {("rows", 0): "d1", ("rows", 1): "d2", ("judged", 0): "d3"},
     "files": {"path": [("x", "f1")]},
     "pinned": None,
-    "engines": {"gguf": ({"engine.py": "e1"}, ("blake3",))},
+    "engines": {"gguf": ENGINE},
+    "wrappers": [WRAPPER],
 }
 
 
@@ -127,9 +155,19 @@ CHANGES = {
     "file": key(files={"path": [("x", "f2")]}),
     "name of a file": key(files={"path": [("y", "f1")]}),
     "pin": key(pinned="abc"),
-    "engine's code": key(engines={"gguf": ({"engine.py": "e2"}, ("blake3",))}),
-    "engine's packages": key(engines={"gguf": ({"engine.py": "e1"}, ())}),
-    "engine's format": key(engines={"hf": ({"engine.py": "e1"}, ("blake3",))}),
+    "engine's class": key(engines={"gguf": ENGINE._replace(name="engine.Other")}),
+    "engine's code": key(engines={"gguf": ENGINE._replace(code={"engine.py": "e2"})}),
+    "engine's packages": key(engines={"gguf": ENGINE._replace(packages=())}),
+    "engine's format": key(engines={"hf": ENGINE}),
+    "class": key(node(Other)),
+    "outputs": key(outputs({"": Metrics})),
+    "names of outputs": key(outputs({"train": Dataset})),
+    "step inside": key(node(inner=Probe(rows=[], path=Files(["x"])))),
+    "version of a step inside": key(node(inner=Newer(rows=[], path=Files(["x"])))),
+    "wrapper's code": key(wrappers=[WRAPPER._replace(code={"meter.py": "w2"})]),
+    "a wrapper less": key(wrappers=[]),
+    "order of wrappers": key(wrappers=[WRAPPER, WRAPPER._replace(name="other.f", plugin="other")]),
+    "the other order": key(wrappers=[WRAPPER._replace(name="other.f", plugin="other"), WRAPPER]),
 }
 
 
@@ -176,104 +214,3 @@ def test_differences_tell_all_changes(before: Parts, after: Parts) -> None:
     changed = {name for name, _, _ in found}
     for name in {*old, *new} - changed:
         assert encode(old[name]) == encode(new[name])
-
-
-# The digest of a step's code
-
-
-Code = Callable[..., dict[str, str]]
-_names = (f"probe_package_{n}" for n in itertools.count())
-
-
-@pytest.fixture
-def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Code:
-    """Make and import two packages of one file each or more; the code of `step.py`'s class."""
-    monkeypatch.syspath_prepend(tmp_path)
-
-    def digest(files: dict[str, str]) -> dict[str, str]:
-        """Code of class X in `own/step.py`; `own` and `other` stand for the packages' names."""
-        own, other = next(_names), next(_names)
-        for name, text in {"own/__init__.py": "", "other/__init__.py": "", **files}.items():
-            path = tmp_path / name.replace("own", own).replace("other", other)
-            path.parent.mkdir(exist_ok=True, parents=True)
-            path.write_text(text.replace("own", own).replace("other", other))
-        module = __import__(f"{own}.step", fromlist=["X"])
-        __import__(other)
-        found = code_of(module.X, {other}, parse_file)
-        for name in [n for n in sys.modules if n.startswith((own, other))]:
-            del sys.modules[name]
-        return {label.replace(own, "own").replace(other, "other"): d for label, d in found.items()}
-
-    return digest
-
-
-STEP = 'class X:\n    """X."""\n\n    def run(self):\n        """Run."""\n        return 1 + 2\n'
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        f"# a comment\n{STEP}  # and one more\n",
-        f'"""A module."""\n\n{STEP}',
-        STEP.replace('"""X."""', '"""Something else."""'),
-        STEP.replace('        """Run."""\n', ""),
-        STEP.replace("1 + 2", "(\n            1\n            + 2\n        )"),
-        STEP.replace("\n\n", "\n\n\n\n"),
-    ],
-)
-def test_comments_docstrings_and_layout_are_no_code(code: Code, text: str) -> None:
-    assert code({"own/step.py": text}) == code({"own/step.py": STEP})
-
-
-@pytest.mark.parametrize("change", ["2 + 2", "1 - 2", "1 + 2.0", '"1 + 2"'])
-def test_every_other_change_is_code(code: Code, change: str) -> None:
-    changed = code({"own/step.py": STEP.replace("1 + 2", change)})
-    assert changed != code({"own/step.py": STEP})
-
-
-@pytest.mark.parametrize(
-    ("line", "followed"),
-    [
-        ("from own.help import f", ["own/help.py"]),
-        ("from own import help", ["own/help.py"]),
-        ("import own.help", ["own/help.py"]),
-        ("from . import help", ["own/help.py"]),
-        ("from .help import f", ["own/help.py"]),
-        ("from own import deep", ["own/deep/__init__.py"]),
-        ("from own.deep import inner", ["own/deep/inner.py"]),
-        ("from own.deep.inner import f", ["own/deep/inner.py"]),
-        ("from own import VERSION", ["own/__init__.py"]),
-        ("import other.tool", ["other/tool.py", "other/under.py"]),
-        ("from other.tool import f", ["other/tool.py", "other/under.py"]),
-        ("import json, finery, msgspec.json", []),
-    ],
-)
-def test_imports_are_followed_into_plugins_and_not_into_libraries(
-    code: Code, line: str, followed: list[str]
-) -> None:
-    files = {
-        "own/__init__.py": "VERSION = 1\n",
-        "own/help.py": "def f(): return 1\n",
-        "own/deep/__init__.py": "",
-        "own/deep/inner.py": "def f(): return 1\n",
-        "other/tool.py": "from .under import g\ndef f(): return g()\n",
-        "other/under.py": "def g(): return 1\n",
-    }
-    at_top = code({**files, "own/step.py": f"{line}\n{STEP}"})
-    inside = STEP.replace("return", f"{line}\n        return")
-    assert sorted(at_top) == sorted(["own/step.py", *followed])
-    assert sorted(code({**files, "own/step.py": inside})) == sorted(["own/step.py", *followed])
-
-
-def test_modules_that_import_each_other_are_each_read_once(code: Code) -> None:
-    files = {"own/step.py": f"from own import a\n{STEP}", "own/a.py": "from own import step, a\n"}
-    assert list(code(files)) == ["own/a.py", "own/step.py"]
-
-
-def test_a_syntax_error_in_what_is_imported_names_its_place(code: Code) -> None:
-    from finery import PluginError
-
-    broken = {"own/step.py": f"def late():\n    import own.a\n{STEP}", "own/a.py": "x = (\n"}
-    with pytest.raises(PluginError, match="syntax error") as caught:
-        code(broken)
-    assert str(caught.value.where).endswith("a.py:1")

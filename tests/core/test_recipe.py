@@ -174,6 +174,11 @@ def test_set_refuses_what_has_no_place(read: Read, assignment: str) -> None:
     assert caught.value.fix
 
 
+def test_an_error_in_a_set_value_is_not_blamed_on_the_recipe(read: Read) -> None:
+    with pytest.raises(UsageError, match="the value is nested too deeply"):
+        read("train:\n  sft: {use: x}\n", f"train.sft.note={'[' * 500}{']' * 500}")
+
+
 ANYTHING = st.text(st.characters(codec="utf-8"), max_size=200)
 YAMLISH = st.text(st.sampled_from("ab:- \n\t[]{},'\"#&*!|>%@`?<~0.1e_\\"), max_size=60)
 

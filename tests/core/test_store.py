@@ -134,7 +134,7 @@ def test_a_stray_log_of_a_lost_database_does_no_harm(built: Project) -> None:
     database = built.folder / ".finery/finery.db"
     db = sqlite3.connect(database)
     db.execute("SELECT * FROM results").fetchall()
-    db.execute("INSERT INTO checked VALUES ('x')")
+    db.execute("INSERT INTO facts VALUES ('x', '')")
     db.commit()
     assert Path(f"{database}-wal").stat().st_size > 0
     shutil.copy(f"{database}-wal", built.folder / "kept")

@@ -59,6 +59,8 @@ def named(folder: Path, recipe: str, results: Results | None = None) -> list[str
     rows = folder / "rows.jsonl"
     if not rows.exists():
         rows.write_text("{}\n" * 1000, encoding="utf-8")
+    (folder / "models" / "qwen3-4B").mkdir(parents=True, exist_ok=True)
+    (folder / "models" / "qwen3-4B" / "config.json").write_text("{}", encoding="utf-8")
     return [note.name for note in notes_on(graph(folder, recipe), results)]
 
 
@@ -222,13 +224,13 @@ train:
   sft: {use: train.nothing, model: base, rows: rows}
 """
 TRAIN = """\
-from finery import Dataset, Model, Step, hookimpl
+from finery import Dataset, Model, Step, hookimpl, takes
 
-class Nothing(Step, sections=("train",)):
+class Nothing(Step, sections=("train",), learns="answers"):
     \"\"\"Learns nothing.\"\"\"
 
-    model: Model
-    rows: list[Dataset]
+    model: Model = takes(role="base")
+    rows: list[Dataset] = takes(role="train")
 
     def run(self, job) -> Model:
         return Model(job.out, meta={"format": "light"}, refs={"base": self.model})

@@ -17,12 +17,13 @@ from finery.rows.near import (
     entry_of,
     normal,
     normalised,
+    row_entry,
     rows_of_a_band,
     similarity,
 )
 from finery.testing import TestJob, dataset
 from finery_data.steps.decontaminate import Decontaminate
-from finery_data.steps.dedup import Dedup, compared
+from finery_data.steps.dedup import Dedup
 
 CARD = "I still have not received my new card, I ordered it over a week ago"
 LONG_TEXT = " ".join(f"{w}{i}" for i in range(40) for w in ("the", "crew", "waits", "for", "bolts"))
@@ -117,15 +118,15 @@ def test_the_first_of_copies_and_near_copies_stays(tmp_path: Path) -> None:
         (row(CARD, source="elsewhere"), 1),
     ],
 )
-def test_what_is_compared(tmp_path: Path, other: Row, on_row: int) -> None:
+def test_what_is_row_entry(tmp_path: Path, other: Row, on_row: int) -> None:
     assert len(dedup(tmp_path / "a", [row(CARD), other])) == on_row
     assert len(dedup(tmp_path / "b", [row(CARD), other], on="prompt")) == 1
 
 
 def test_preferences_are_the_same_only_with_both_answers() -> None:
     one = {"prompt": "p", "chosen": "good answer", "rejected": "bad answer"}
-    assert compared(one, "row") != compared({**one, "rejected": "worse answer"}, "row")
-    assert compared(one, "row") == compared({**one, "rejected": "BAD answer!"}, "row")
+    assert row_entry(one, "row") != row_entry({**one, "rejected": "worse answer"}, "row")
+    assert row_entry(one, "row") == row_entry({**one, "rejected": "BAD answer!"}, "row")
 
 
 def test_documents_are_compared_by_their_text(tmp_path: Path) -> None:
@@ -150,12 +151,12 @@ def test_every_dropped_row_is_like_the_kept_one_that_it_names(
     folder, common = tmp_path_factory.mktemp("dedup"), Common()
     made = dedup(folder / "a", rows, on=on)
     for one in rows:
-        common.add(compared(one, on))
-    kept = {r["id"]: compared(r, on) for r in made}
+        common.add(row_entry(one, on))
+    kept = {r["id"]: row_entry(r, on) for r in made}
     lines = list(dropped(made))
     assert len(made) + len(lines) == len(rows)
     for line in lines:
-        mine, its = compared(line["row"], on), kept[line["detail"].rpartition(" ")[2]]
+        mine, its = row_entry(line["row"], on), kept[line["detail"].rpartition(" ")[2]]
         index = NearIndex(0.8, folder, common.pieces())
         index.add(0, its)
         assert index.find(mine) is not None or mine == its
@@ -173,7 +174,7 @@ def test_added_rows_do_not_change_what_becomes_of_those_before(
     assert list(dropped(longer))[: len(before)] == before
 
 
-def test_what_all_rows_share_is_not_compared(tmp_path: Path) -> None:
+def test_what_all_rows_share_is_not_row_entry(tmp_path: Path) -> None:
     task = "Translate the sentence into French, keep names as they are and be brief: "
     animals = ["cat", "dog", "ewe", "hen", "cow", "pig", "owl", "emu", "fox", "bee", "ant"]
     rows = [row(f"{task}the {animal} sleeps") for animal in animals]

@@ -32,7 +32,7 @@ MORE = """\
 from finery import Dataset, Job, Step, hookimpl
 
 
-class Rows(Step, sections=("generate",)):
+class Rows(Step, engines=True, sections=("generate",)):
     '''New rows.'''
 
     rows: Dataset

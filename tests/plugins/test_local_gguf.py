@@ -10,6 +10,7 @@ import pytest
 
 from finery import DataError, Files, Model, StepError
 from finery.testing import TestJob
+from finery_local.gguf_file import Array, read_header
 from finery_local.model import LocalModel
 from finery_local.wheel import LocalWheel
 
@@ -88,6 +89,57 @@ def test_meta_says_what_the_header_says(model_file: Path) -> None:
 
 def test_the_header_names_the_licence(tmp_path: Path) -> None:
     assert local(write_gguf(tmp_path / "a.gguf", add_license="mit")).meta["license"] == "mit"
+
+
+VALUES: dict[str, tuple[Any, ...]] = {
+    "uint8": (7,), "int8": (-7,), "uint16": (70,), "int16": (-70,), "uint32": (700,),
+    "int32": (-700,), "float32": (0.5,), "bool": (True,), "string": ("née 漢",),
+    "uint64": (2**40,), "int64": (-(2**40),), "float64": (0.1,),
+    "array": (["a", "", "ccc"],),
+}  # fmt: skip
+"""Type of a value, as the writer's methods name it → an argument."""
+
+
+def assert_read_as_by_the_library(path: Path) -> None:
+    header, library = read_header(path), gguf.GGUFReader(path)
+    fields = {n: f for n, f in library.fields.items() if not n.startswith("GGUF.")}
+    assert header.values.keys() == fields.keys()
+    for name, field in fields.items():
+        expected = field.contents()
+        assert header.values[name] == (
+            Array(len(expected)) if isinstance(expected, list) else expected
+        )
+    assert {n: tuple(t) for n, t in header.tensors.items()} == {
+        t.name: (t.tensor_type, t.n_elements, t.data_offset) for t in library.tensors
+    }
+
+
+@pytest.mark.parametrize("order", ["LITTLE", "BIG"])
+def test_a_header_is_read_as_the_library_reads_it(tmp_path: Path, order: str) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "a.gguf", "llama", endianess=gguf.GGUFEndian[order])
+    for kind, arguments in VALUES.items():
+        getattr(writer, f"add_{kind}")(f"test.{kind}", *arguments)
+    writer.add_array("test.numbers", [1.5, 2.5])
+    writer.add_custom_alignment(64)
+    for rows in (2, 3):
+        writer.add_tensor(f"weights.{rows}", np.ones((rows, 32), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert_read_as_by_the_library(tmp_path / "a.gguf")
+
+
+def test_a_real_header_is_read_as_the_library_reads_it(smollm2_gguf: Path) -> None:
+    assert_read_as_by_the_library(smollm2_gguf)
+
+
+def test_a_file_cut_anywhere_is_refused(model_file: Path) -> None:
+    content = model_file.read_bytes()
+    for size in range(len(content)):
+        model_file.write_bytes(content[:size])
+        with pytest.raises(DataError, match="not a GGUF file, or is damaged"):
+            local(model_file)
 
 
 def test_a_damaged_file_is_refused(model_file: Path) -> None:

@@ -6,12 +6,12 @@ from typing import Any
 
 import msgspec
 import pytest
+from go_templates import go_prompts, needs_go
 from tiny_gguf import CHATML, write_tiny_gguf
 
 from finery import Bundle, DataError, FineryError, Model, StepError
 from finery.testing import TestJob, run_step
 from finery_ollama.commands import read_modelfile
-from finery_ollama.gotemplate import collate, render_go
 from finery_ollama.modelfile import Modelfile, copy
 
 DEFAULT_SYSTEM = (
@@ -37,7 +37,7 @@ def commands(bundle: Bundle) -> list[tuple[str, str]]:
 def test_the_modelfile(tmp_path: Path) -> None:
     made = written(tmp_path, system='Say "yes".\nOr no.', meta={"license": "apache-2.0"})
     found = dict(commands(made))
-    template = found.pop("TEMPLATE")
+    del found["TEMPLATE"]
     assert found == {
         "FROM": "./model-q8_0.gguf",
         "SYSTEM": 'Say "yes".\nOr no.',
@@ -47,8 +47,14 @@ def test_the_modelfile(tmp_path: Path) -> None:
         "PARAMETER stop": "<|im_start|>",
         "LICENSE": "apache-2.0",
     }
-    prompt = render_go(template, *collate([{"role": "user", "content": "Hi"}]))
-    assert prompt == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+
+
+@needs_go
+def test_the_prompt_that_ollama_writes(tmp_path: Path) -> None:
+    template = dict(commands(written(tmp_path)))["TEMPLATE"]
+    assert go_prompts(template, [[{"role": "user", "content": "Hi"}]]) == [
+        "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    ]
 
 
 def test_a_bos_that_llama_cpp_adds_is_left_out(tmp_path: Path) -> None:
@@ -56,8 +62,8 @@ def test_a_bos_that_llama_cpp_adds_is_left_out(tmp_path: Path) -> None:
     path = write_tiny_gguf(tmp_path / "t.gguf", flags=flags)
     gguf = Model(tmp_path, meta={"format": "gguf", "file": path.name})
     template = dict(commands(run_step(Modelfile(gguf=gguf, name="t"), tmp_path)))["TEMPLATE"]
-    prompt = render_go(template, *collate([{"role": "user", "content": "Hi"}]))
-    assert prompt == "user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    assert template.startswith('{{ range $i, $_ := .Messages }}{{ if eq .Role "system" }}')
+    assert '{{ else if eq .Role "user" }}user\n{{ .Content }}<|im_end|>\n' in template
 
 
 def test_stops_are_the_tokens_around_an_answer(tmp_path: Path) -> None:
@@ -119,7 +125,8 @@ def test_the_bundle_is_whole(tmp_path: Path) -> None:
 
 def test_a_default_system_message_is_kept(tmp_path: Path) -> None:
     template = dict(commands(written(tmp_path, template=DEFAULT_SYSTEM + CHATML)))["TEMPLATE"]
-    assert "Be kind." in render_go(template, *collate([{"role": "user", "content": "Hi"}]))
+    assert template.startswith("{{ range $i, $_ := .Messages }}{{ if and (eq $i 0)")
+    assert "<|im_start|>system\nBe kind.<|im_end|>\n" in template
 
 
 def test_a_template_that_strips_is_noted(tmp_path: Path) -> None:
@@ -173,5 +180,4 @@ def test_smollm2_in_ollama(smollm2_gguf: Path, tmp_path: Path) -> None:
     meta = {"format": "gguf", "file": smollm2_gguf.name}
     made = run_step(Modelfile(gguf=Model(smollm2_gguf.parent, meta=meta), name="smol"), tmp_path)
     template = dict(commands(made))["TEMPLATE"]
-    prompt = render_go(template, *collate([{"role": "user", "content": "Hi"}]))
-    assert prompt.startswith("<|im_start|>system\nYou are a helpful AI assistant named SmolLM")
+    assert "<|im_start|>system\nYou are a helpful AI assistant named SmolLM" in template

@@ -1,11 +1,10 @@
 """Chat templates as Ollama templates: written exactly, or refused."""
 
-import json
-import shutil
-import subprocess
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
 import pytest
+from go_templates import go_prompts, needs_go
 from hypothesis import given
 from hypothesis import strategies as st
 from jinja2.exceptions import TemplateError
@@ -13,14 +12,8 @@ from jinja2.exceptions import TemplateError
 from finery import StepError
 from finery.rows import Conversation
 from finery_gguf.chat import ChatTemplate
-from finery_ollama.gotemplate import collate, render_go
-from finery_ollama.template import conversations, escape, ollama_template
-from finery_ollama.turns import Render, trims
-
-RENDER_GO = Path(__file__).parent / "go" / "render.go"
-needs_go = pytest.mark.skipif(
-    shutil.which("go") is None, reason="golang is not installed (apt install golang)"
-)
+from finery_ollama.template import conversations, escape, ollama_template, write_go
+from finery_ollama.turns import Render, Turns, trims
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -123,30 +116,105 @@ def accepted(render: Render, messages: Conversation) -> bool:
     return True
 
 
-def go(template: str, talks: list[Conversation]) -> list[str]:
-    asked = json.dumps({"template": template, "conversations": talks})
-    done = subprocess.run(["go", "run", RENDER_GO], input=asked, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return list(json.loads(done.stdout))
-
-
 @pytest.mark.parametrize("adds_bos", [True, False])
 @pytest.mark.parametrize("name", EXPRESSIBLE)
-def test_a_chat_template_is_written_exactly(name: str, adds_bos: bool) -> None:
+def test_a_chat_template_is_accepted(name: str, adds_bos: bool) -> None:
     render = render_of(EXPRESSIBLE[name], adds_bos=adds_bos)
-    template, _ = ollama_template(render, "" if adds_bos else "<s>")
+    _, turns = ollama_template(render, "" if adds_bos else "<s>")
     talks = [t for t in conversations().values() if accepted(render, t)]
     assert len(talks) >= 3
-    assert [render_go(template, *collate(t)) for t in talks] == [render(t, True) for t in talks]
+    assert [turns.prompt(t) for t in talks] == [render(t, True) for t in talks]
 
 
 @needs_go
+@pytest.mark.parametrize("adds_bos", [True, False])
 @pytest.mark.parametrize("name", EXPRESSIBLE)
-def test_go_writes_the_same_prompts(name: str) -> None:
-    render = render_of(EXPRESSIBLE[name], adds_bos=True)
-    template, _ = ollama_template(render, "")
+def test_go_writes_the_same_prompts(name: str, adds_bos: bool) -> None:
+    render = render_of(EXPRESSIBLE[name], adds_bos=adds_bos)
+    template, _ = ollama_template(render, "" if adds_bos else "<s>")
     talks = [t for t in conversations().values() if accepted(render, t)]
-    assert go(template, talks) == [render(t, True) for t in talks]
+    assert go_prompts(template, talks) == [render(t, True) for t in talks]
+
+
+CONTENT = st.text(alphabet='{}"\\\n\t a%é\u200d\u00a0漢😀\x07.$')
+AROUND = st.tuples(CONTENT, CONTENT)
+TURNS = st.builds(
+    Turns,
+    head=CONTENT,
+    lead=CONTENT,
+    user=AROUND,
+    assistant=AROUND,
+    generation=CONTENT,
+    place=st.sampled_from(["turn", "first", "last", "nowhere"]),
+    system=AROUND,
+)
+
+
+@st.composite
+def talks(draw: Callable[[Any], Any], roles: tuple[str, ...]) -> Conversation:
+    """Any conversation in which no two adjacent messages have one role: Ollama merges such."""
+    drawn = draw(st.lists(st.sampled_from(roles), min_size=1, max_size=7))
+    kept = [role for role, before in zip(drawn, ["", *drawn], strict=False) if role != before]
+    return [{"role": role, "content": draw(CONTENT)} for role in kept]
+
+
+@needs_go
+@given(TURNS, st.lists(talks(("system", "user", "assistant")), min_size=1, max_size=5))
+def test_go_writes_any_turns(turns: Turns, conversations: list[Conversation]) -> None:
+    """What a step doesn't look at: that the Go template writes the prompts of its `Turns`."""
+    expected = [turns.prompt(messages) for messages in conversations]
+    assert go_prompts(write_go(turns), conversations) == expected
+
+
+PLACES = {
+    "turn": "{{ S0 if m.role == 'system' else U0 }}{{ m.content }}"
+    "{{ S1 if m.role == 'system' else U1 }}",
+    "first": "{% if m.role == 'user' %}"
+    "{{ S0 + system + S1 if system and loop.index < 3 else U0 }}{{ m.content }}{{ U1 }}{% endif %}",
+    "last": "{% if m.role == 'user' %}"
+    "{{ S0 + system + S1 if system and loop.last else U0 }}{{ m.content }}{{ U1 }}{% endif %}",
+    "nowhere": "{% if m.role == 'user' %}{{ U0 }}{{ m.content }}{{ U1 }}{% endif %}",
+}
+CHAT_TEMPLATE = (
+    "{% set system = messages[0].content if messages[0].role == 'system' else '' %}"
+    "{{ H }}{{ '' if system and FIRST else L }}{% for m in messages %}"
+    "{% if m.role == 'assistant' %}{{ A0 }}{{ m.content }}{{ A1 }}{% else %}PLACE{% endif %}"
+    "{% endfor %}"
+    "{{ G if add_generation_prompt else '' }}"
+)
+PARTS = st.lists(
+    st.sampled_from(["[INST]", "### user:", "\n", " ", "{{", '"""', "bot"]), max_size=3
+)
+TEXTS = st.fixed_dictionaries(
+    {name: PARTS.map("".join) for name in ("H", "L", "S0", "S1", "U0", "U1", "A0", "A1", "G")}
+)
+
+
+@st.composite
+def plain_talks(draw: Callable[[Any], Any]) -> Conversation:
+    """[system], user, assistant, …, user, with texts that begin and end without white space."""
+    turns = draw(st.integers(min_value=0, max_value=3))
+    roles = ["system"] * draw(st.booleans()) + ["user", "assistant"] * turns + ["user"]
+    return [{"role": role, "content": f"x{draw(CONTENT)}y"} for role in roles]
+
+
+@needs_go
+@given(st.sampled_from(sorted(PLACES)), TEXTS, st.lists(plain_talks(), min_size=1, max_size=5))
+def test_what_is_accepted_is_written_exactly(
+    place: str, texts: dict[str, str], talks: list[Conversation]
+) -> None:
+    """For chat templates of any texts, and conversations that the step didn't compare."""
+    source = CHAT_TEMPLATE.replace("PLACE", PLACES[place])
+    chat = ChatTemplate(source, texts, {"FIRST": place in ("turn", "first")})
+
+    def render(messages: Conversation, generation: bool) -> str:
+        return chat.render(messages, add_generation_prompt=generation)
+
+    try:
+        template, _ = ollama_template(render, "")
+    except StepError:
+        return  # refused, rather than written wrong
+    assert go_prompts(template, talks) == [render(talk, True) for talk in talks]
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -192,9 +260,9 @@ def test_chatml_reads_as_a_person_would_write_it() -> None:
 
 def test_a_system_message_later_on_stands_in_its_place() -> None:
     render = render_of(CHATML, adds_bos=True)
-    template, _ = ollama_template(render, "")
+    _, turns = ollama_template(render, "")
     talk = [{"role": r, "content": r} for r in ("user", "assistant", "system", "user")]
-    assert render_go(template, *collate(talk)) == render(talk, True)
+    assert turns.prompt(talk) == render(talk, True)
 
 
 def test_the_bos_is_written_only_where_llama_cpp_adds_none() -> None:
@@ -208,15 +276,14 @@ def test_stripping_is_noticed() -> None:
     assert not trims(ChatTemplate(CHATML, {}))
 
 
-@given(st.text(alphabet='{}"\\\n\t a%é\u200d\u00a0漢😀\x07'))
-def test_escaped_text_renders_as_itself(text: str) -> None:
+@given(CONTENT)
+def test_escaped_text_is_safe_in_a_modelfile(text: str) -> None:
     escaped = escape(text)
-    assert render_go(escaped, "", []) == text
     assert '"""' not in escaped
     assert all(c.isprintable() or c in "\n\t" for c in escaped)
 
 
 @needs_go
-def test_go_reads_escaped_text_as_itself() -> None:
-    text = '{{ .Content }} {{{ {% x %} }} """ "\\n" \u200d\u00a0 😀 \x07 {'
-    assert go(escape(text) + escape(text), [[]]) == [text + text]
+@given(CONTENT)
+def test_go_reads_escaped_text_as_itself(text: str) -> None:
+    assert go_prompts(escape(text) + escape(text), [[]]) == [text + text]

@@ -10,10 +10,11 @@ from finery import DataError, OneFile, StepError, UsageError
 from finery.rows import Row
 from finery.rows.generated import Checked
 from finery.rows.templates import patience
+from finery_synth.ask.contents import json_in
 from finery_synth.checks.checker import Checker
-from finery_synth.checks.checks import Checks, Functions, Rubric, Similarity
 from finery_synth.checks.copies import Neighbours, repeats
-from finery_synth.judge.judging import Score, Unreadable, json_in, read_score
+from finery_synth.checks.settings import Checks, Functions, Rubric, Similarity
+from finery_synth.judge.scores import Score, Unreadable, read_score
 
 
 def row(answer: str, user: str = "what?") -> Row:

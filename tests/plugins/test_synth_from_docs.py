@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from finery import UsageError
 from finery.testing import dataset
-from finery_synth.ask.contexts import Shelf
 from finery_synth.checks.grounding import quoted
-from finery_synth.steps.fromdocs import FromDocs
+from finery_synth.contexts import Shelf
+from finery_synth.steps.from_docs import FromDocs
 
 pytest.importorskip("openai", reason="needs the package openai")
 

@@ -15,12 +15,15 @@ from finery.rows.dropped import dropped
 from finery.rows.generated import Origin, Template, origins
 from finery.testing import TestJob, dataset, run_step
 from finery_openai.model import OpenaiModel
-from finery_synth.ask import defaults
+from finery_synth.ask import row_prompts
+from finery_synth.ask.contents import bare
 from finery_synth.ask.prompts import Prompt
-from finery_synth.checks.checks import Checks, Rubric, Similarity
+from finery_synth.checks.settings import Checks, Rubric, Similarity
+from finery_synth.judge.scores import SCORE_PROMPT
+from finery_synth.steps import paraphrase
 from finery_synth.steps.answer import Answer
 from finery_synth.steps.instruct import Instruct
-from finery_synth.steps.paraphrase import STYLES, Paraphrase, bare
+from finery_synth.steps.paraphrase import STYLES, Paraphrase
 
 pytest.importorskip("openai", reason="needs the package openai")
 
@@ -76,7 +79,7 @@ def test_answers_keep_prompt_tools_and_columns(server: Server, tmp_path: Path) -
     assert server.calls[0]["tools"] == tools
     assert server.calls[0]["messages"] == origin.prompt == before
     assert (origin.use, origin.model, origin.template) == (
-        "synth.answer", "m", origin.template and Prompt.of(None, defaults.ANSWER).origin,
+        "synth.answer", "m", origin.template and Prompt.of(None, row_prompts.TEMPLATE).origin,
     )  # fmt: skip
 
 
@@ -503,8 +506,8 @@ def test_broken_templates(
 def test_templates_are_printed_to_be_edited(project: MakeProject) -> None:
     made = project({})
     ran = made.run("synth", "prompt", "synth.paraphrase")
-    assert (ran.code, ran.out) == (0, defaults.PARAPHRASE)
-    assert made.run("synth", "prompt", "judge").out == defaults.JUDGE
+    assert (ran.code, ran.out) == (0, paraphrase.TEMPLATE)
+    assert made.run("synth", "prompt", "judge").out == SCORE_PROMPT
     ran = made.run("synth", "prompt", "synth.paraphrse")
     assert ran.code == 2
     assert "did you mean 'synth.paraphrase'?" in ran.err

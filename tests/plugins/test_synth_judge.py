@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finery import UsageError
-from finery_synth.judge.judging import Unreadable, read_score
 from finery_synth.judge.pairs import Positions, Seen, outcome, read_verdict
+from finery_synth.judge.scores import Unreadable, read_score
 from finery_synth.steps.judge import JudgeRows
 
 pytest.importorskip("openai", reason="needs the package openai")

@@ -11,8 +11,8 @@ from hostile_server import Body, Reply, Server, failure, said, serving
 
 from finery import UsageError
 from finery.rows import split_turns
-from finery_synth.checks.checks import Checks
 from finery_synth.checks.sameness import fields_of, meaning
+from finery_synth.checks.settings import Checks
 from finery_synth.steps.preferences import Preferences
 
 pytest.importorskip("openai", reason="needs the package openai")

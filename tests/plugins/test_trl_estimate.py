@@ -148,6 +148,22 @@ def test_sizes_from_a_gguf(smollm2_gguf: Path, tmp_path: Path) -> None:
         facts.of_gguf(tmp_path / "cut.gguf")
 
 
+def test_a_gguf_whose_layers_differ_has_no_sizes(tmp_path: Path) -> None:
+    """Their number isn't taken for that of the heads in each."""
+    gguf = pytest.importorskip("gguf", reason="needs the package gguf")
+    writer = gguf.GGUFWriter(tmp_path / "a.gguf", "lfm2")
+    writer.add_head_count(8)
+    writer.add_embedding_length(64)
+    writer.add_block_count(2)
+    writer.add_feed_forward_length(128)
+    writer.add_head_count_kv([0, 4])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    with pytest.raises(Unknown, match=r"layers differ \(lfm2\.attention\.head_count_kv\)"):
+        facts.of_gguf(tmp_path / "a.gguf")
+
+
 def test_this_machine() -> None:
     here = facts.machine()
     assert here.device in ("cpu", "cuda")

@@ -1,14 +1,12 @@
 """Artifacts: what steps leave and take. Each is a folder of files with a typed manifest."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-import msgspec
-
-from finery.rows.files import read_rows, write_rows
-from finery.rows.metrics import METRICS, PREDICTIONS, write_metrics
+from finery.rows.files.metrics import read_predictions, read_report, write_metrics
+from finery.rows.files.reading import read_rows
+from finery.rows.files.writing import write_rows
 from finery.rows.row import Row
 
 
@@ -17,7 +15,9 @@ class Artifact:
 
     path: the folder. Read-only for whoever takes the artifact as an input.
     meta: facts as JSON values; part of the artifact's identity, so nothing that differs from
-        one run to the next (no times, no paths).
+        one run to the next (no times, no paths). `meta["format"]` picks the view that shows it
+        (see `finery.View`), and `meta["run"]` is the shell command that runs it in its folder,
+        printed at the end of a build.
     refs: artifacts this one can't be used without (an adapter's base), by role.
     external: files that stay where they are (the hub's cache, a user's folder): relative name →
         absolute path. Not part of the identity: say in `meta` what identifies them.
@@ -26,9 +26,13 @@ class Artifact:
         that can change its output. `runtime["env"]` names the environment variables that whoever
         answers prompts with a model needs. Steps that ask a model with `runtime["concurrency"]`,
         the most requests under way, do so one after the other.
+    Modules of the kit that write the files of a kind and read them are named by the class: they
+    are in the keys of the steps that make one (`written_by`) and that take one (`read_by`).
     """
 
     kind: ClassVar[str] = "Artifact"
+    written_by: ClassVar[tuple[str, ...]] = ()
+    read_by: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -78,6 +82,8 @@ class Dataset(Artifact):
     """
 
     kind = "Dataset"
+    written_by = ("finery.rows.files.writing",)
+    read_by = ("finery.rows.files.reading",)
 
     @classmethod
     def write(
@@ -118,6 +124,8 @@ class Metrics(Artifact):
     """
 
     kind = "Metrics"
+    written_by = ("finery.rows.files.metrics",)
+    read_by = ("finery.rows.files.metrics",)
 
     @classmethod
     def write(
@@ -137,14 +145,11 @@ class Metrics(Artifact):
 
     def report(self) -> dict[str, Any]:
         """What `metrics.json` holds."""
-        loaded: dict[str, Any] = json.loads(self.file(METRICS).read_bytes())
-        return loaded
+        return read_report(self.path)
 
     def predictions(self) -> Iterator[dict[str, Any]]:
         """The lines of `predictions.jsonl`."""
-        with self.file(PREDICTIONS).open("rb") as lines:
-            for line in lines:
-                yield msgspec.json.decode(line)
+        return read_predictions(self.path)
 
 
 class Bundle(Artifact):

@@ -4,11 +4,11 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from finery.plugin.notes import About, Estimate, Note, known_notes
-from finery.plugin.history import Results
 from finery.errors import FineryError, PluginError, UsageError
-from finery.recipe.graph import Graph, Node, place_of
+from finery.plugin.history import Results
+from finery.plugin.notes import About, Estimate, Note, known_notes
 from finery.recipe.files import find_files
+from finery.recipe.graph import Graph, Node, place_of
 from finery.step.inspect import files_of, give_files, nested_steps
 
 if TYPE_CHECKING:

@@ -6,15 +6,15 @@ from typing import Any
 
 import msgspec
 
-from finery.build.events import RunLog
-from finery.recipe.graph import Node, Source
 from finery.artifact.manifest import Manifest, Result, with_references
+from finery.build.events import RunLog
 from finery.build.plan import Planner, StepPlan
-from finery.recipe.document import Recipe
-from finery.fields import Files, Settings
-from finery.step.step import Step
-from finery.step.inspect import nested_steps, inputs_of
 from finery.execute.task import Task
+from finery.fields import Files, Settings
+from finery.recipe.document import Recipe
+from finery.recipe.graph import Node, Source
+from finery.step.inspect import inputs_of, nested_steps
+from finery.step.step import Step
 
 
 def task_of(plan: StepPlan, planner: Planner, results: Mapping[str, Result], log: RunLog) -> Task:

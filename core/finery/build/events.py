@@ -14,10 +14,11 @@ Every event is a mapping with `event` and the fields below.
     build_finished  ok, ran, cached, failed, blocked, seconds, exit_code
 """
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
+
 import msgspec
+
 from finery.util.events import Event
 
 

@@ -6,20 +6,31 @@ are kept beside the key, so that what changed since the last build can be named.
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
+
 import msgspec
 from blake3 import blake3
-from finery.recipe.graph import Node
-from finery.util.installed import version_of
-from finery.fields import Files, Settings
-from finery.step.step import Step
-from finery.step.inspect import full_name, nested_steps, inputs_of, slots_of
+
 from finery.artifact.manifest import Parts
+from finery.build.code.steps import Wrapper
+from finery.fields import Files, Settings
+from finery.recipe.graph import Node
+from finery.step.inspect import full_name, inputs_of, nested_steps, slots_of
+from finery.step.step import Step
 from finery.util.canonical import encode
+from finery.util.installed import version_of
+
+FORMAT = 2
+"""Stands for finery's own code but for the kit, whose files are parts. Bump it when a change there
+makes steps leave other outputs, or changes what the parts mean."""
 
 
-FORMAT = 1
-"""Bump when finery itself changes what steps produce from the same parts."""
+class EngineKey(NamedTuple):
+    """What of an engine is in a key: its class, the digests of its code, its distributions."""
+
+    name: str
+    code: Mapping[str, str]
+    packages: Sequence[str]
 
 
 def key_of(parts: Parts) -> str:
@@ -31,44 +42,63 @@ def key_parts(
     node: Node,
     *,
     code: Mapping[str, str],
+    wrappers: Sequence[Wrapper],
     inputs: Mapping[tuple[str, int], str],
     files: Mapping[str, Sequence[tuple[str, str]]],
     pinned: str | None,
-    engines: Mapping[str, tuple[Mapping[str, str], Sequence[str]]],
+    engines: Mapping[str, EngineKey],
 ) -> Parts:
     """All parts of a step's key, in order.
 
-    code: file → digest of the step's code. inputs: (field, index) → digest of the artifact. files:
-    setting → (name, digest) of each outside file. engines: model format → (code, packages).
+    code: file → digest of the step's code. wrappers: the hooks around it, in the order of their
+    calls. inputs: (field, index) → digest of the artifact. files: setting → (name, digest) of each
+    outside file. engines: by model format.
     """
-    step, spec = node.step, type(node.step).__spec__
+    step = node.step
     parts: Parts = [
         ("key format", FORMAT),
         ("python", f"{sys.version_info.major}.{sys.version_info.minor}"),
         ("step type", node.use),
-        ("version", spec.version),
+        ("class", full_name(type(step))),
+        ("version", type(step).__spec__.version),
+        ("outputs", {name: kind.kind for name, kind in node.outputs.items()}),
     ]
     parts += [(f"code {file}", digest) for file, digest in code.items()]
+    if wrappers:
+        parts.append(("wrappers", [wrapper.name for wrapper in wrappers]))
+    for wrapper in wrappers:
+        label = f"(wrapper {wrapper.plugin})"
+        parts += [(f"code {file} {label}", digest) for file, digest in wrapper.code.items()]
     parts += _setting_parts(step)
     slots = slots_of(step)
     for source in node.sources:
         parts.append((f"input {source.field}[{source.index}]", inputs[source.field, source.index]))
         if slots[source.field].uses_name:
             parts.append((f"name of {source.field}[{source.index}]", source.ref))
-    for field, found in files.items():
-        parts += [(f"file {field} {name}", digest) for name, digest in found]
+    for field, named in files.items():
+        parts += [(f"file {field} {name}", digest) for name, digest in named]
     if pinned is not None:
         parts.append(("pinned", pinned))
     if step.uses_seed():
         parts.append(("seed", node.seed))
     packages = [*step.key_packages()]
-    for within in nested_steps(step).values():
+    for field, within in _steps_inside(step):
+        parts.append((f"version of {field}", type(within).__spec__.version))
         packages += within.key_packages()
-    for name, (engine_code, engine_packages) in engines.items():
-        parts += [(f"code {file} (engine {name})", digest) for file, digest in engine_code.items()]
-        packages += engine_packages
+    for model_format, engine in engines.items():
+        parts.append((f"engine {model_format}", engine.name))
+        label = f"(engine {model_format})"
+        parts += [(f"code {file} {label}", digest) for file, digest in engine.code.items()]
+        packages += engine.packages
     parts += [(f"package {p}", package_version(p)) for p in dict.fromkeys(packages)]
-    return parts
+    return list(dict(parts).items())  # a plugin may wrap steps twice, from one file
+
+
+def _steps_inside(step: Step, prefix: str = "") -> Iterator[tuple[str, Step]]:
+    """The steps in a step's settings, with those in theirs, as `watch.judge`."""
+    for field, within in nested_steps(step).items():
+        yield f"{prefix}{field}", within
+        yield from _steps_inside(within, f"{prefix}{field}.")
 
 
 def _setting_parts(step: Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -76,7 +106,9 @@ def _setting_parts(step: Settings, prefix: str = "") -> Iterator[tuple[str, Any]
     inputs = inputs_of(cls) if issubclass(cls, Step) else {}
     for field in cls.__struct_fields__:
         value = getattr(step, field)
-        if field in inputs or not cls.__finery_fields__[field].affects_output or isinstance(value, Files):
+        if field in inputs or isinstance(value, Files):
+            continue
+        if not cls.__finery_fields__[field].affects_output:
             continue
         if isinstance(value, Step):
             yield f"setting {prefix}{field}", full_name(type(value))
@@ -102,5 +134,7 @@ def differences(before: Parts, after: Parts) -> list[tuple[str, Any, Any]]:
 class _Missing:
     def __repr__(self) -> str:
         return "—"
+
+
 MISSING = _Missing()
 """Stands for a part that wasn't there."""

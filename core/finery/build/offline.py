@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from finery.errors import StepError
-from finery.recipe.graph import Node
-from finery.step.job import Job, Report
-from finery.util.paths import PINNED
 from finery.inference.records import SqliteRecords
-from finery.step.step import Step
+from finery.recipe.graph import Node
 from finery.step.inspect import give_files
+from finery.step.job import Job, Report
+from finery.step.step import Step
 from finery.store.database import Store
+from finery.util.paths import PINNED
 
 
 def with_files(step: Step, files: Mapping[str, Sequence[tuple[str, Path]]]) -> Step:

@@ -1,34 +1,29 @@
 """The plan: every step with its key, its state and the reason for it."""
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from blake3 import blake3
 
 from finery.artifact.kinds import Model
-from finery.build.code import Parsed, code_of
+from finery.artifact.manifest import Manifest, Parts, Result
+from finery.build.changes import NOT_BUILT, changes_between
+from finery.build.code.steps import StepCode
+from finery.build.keys import EngineKey, key_of, key_parts, package_version
 from finery.errors import RecipeError
-from finery.recipe.graph import Graph, Node
-from finery.build.keys import MISSING, differences, key_of, key_parts, package_version
-from finery.artifact.manifest import Parts
-from finery.util.canonical import encode
-from finery.recipe.lock import Lock
-from finery.artifact.manifest import Manifest, Result
 from finery.recipe.files import find_files
-from finery.recipe.excerpt import without_secrets
+from finery.recipe.graph import Graph, Node
+from finery.recipe.lock import Lock
+from finery.step.inspect import files_of, full_name
 from finery.step.interfaces import Pinned, floating_name, interface
-from finery.step.step import Step
-from finery.step.inspect import files_of, nested_steps
 from finery.store.database import Store
+from finery.util.canonical import encode
 from finery.util.paths import PINNED
 
 State = Literal["cached", "run", "pending"]
-NOT_BUILT = "(not built yet)"
 
 
 @dataclass
@@ -56,15 +51,9 @@ class Planner:
         self.recipe_id = _recipe_id(graph.recipe.path, store)
         self.latest = store.latest(self.recipe_id)
         self.lock = Lock(graph.recipe.path)
-        self.code_files: set[Path] = set()
-        self._code: dict[Any, dict[str, str]] = {}
+        self.code = StepCode(graph.recipe, graph.plugins, store)
         for node in graph.nodes.values():
-            self._code_with_inner(node.step)  # now, while it is the code that this process imported
-
-    @cached_property
-    def _packages(self) -> set[str]:
-        """Top-level packages of all plugins: imports into them count as a step's code."""
-        return {p.module.__name__.partition(".")[0] for p in self.graph.plugins.plugins}
+            self._code_of(node)  # now, while it is the code that this process imported
 
     def resolve(self, name: str, results: Mapping[str, Result | None]) -> StepPlan:
         """The plan of a step, given the results of the steps before it (None: not built)."""
@@ -144,9 +133,10 @@ class Planner:
         if type(node.step).__spec__.engines:
             for model_format in sorted({f for m in inputs.values() for f in _formats(m)}):
                 engine = self.graph.plugins.engine(model_format)
-                engines[model_format] = (self._code_of(engine), engine.packages)
-                digest = _engine_digest(*engines[model_format])
-                plan.engines[model_format] = engine.version or digest
+                code = self.code.of_engine(model_format)
+                key = EngineKey(full_name(engine), code, engine.packages)
+                engines[model_format] = key
+                plan.engines[model_format] = engine.version or _engine_digest(key)
         digests = {}
         for source in node.sources:
             result = results.get(source.step)
@@ -155,40 +145,24 @@ class Planner:
             )
         return key_parts(
             node,
-            code=self._code_with_inner(node.step),
+            code=self._code_of(node),
+            wrappers=self.code.wrappers,
             inputs=digests,
             files=self.store.digest_files(plan.files),
             pinned=plan.pinned,
             engines=engines,
         )
 
-    def _code_with_inner(self, step: Step) -> dict[str, str]:
-        found = self._code_of(type(step))
-        for named in step.key_code():
-            found = found | self._code_of(named)
-        for within in nested_steps(step).values():
-            found = found | self._code_with_inner(within)
-        return dict(sorted(found.items()))
+    def _code_of(self, node: Node) -> Mapping[str, str]:
+        return self.code.of_step(node.step, self._written(node))
 
-    def _code_of(self, cls: Any) -> dict[str, str]:
-        if cls not in self._code:
-            self._code[cls] = code_of(cls, self._packages, self._parsed)
-        return self._code[cls]
-
-    def _parsed(self, path: Path, module: str) -> Parsed:
-        self.code_files.add(path)
-        return self.store.parsed(path, module)
+    def _written(self, node: Node) -> Mapping[str, Any]:
+        step: Mapping[str, Any] = self.graph.recipe.data[node.section][node.name]
+        return step
 
     def changed_code(self, plan: StepPlan) -> list[str]:
         """Files of the step's code that are no longer what its key says."""
-        changed: set[str] = set()
-        step = plan.node.step
-        within = map(type, nested_steps(step).values())
-        engines = map(self.graph.plugins.engine, plan.engines)
-        for cls in (type(step), *step.key_code(), *within, *engines):
-            now = code_of(cls, self._packages, self.store.parsed)
-            changed |= {file for file, _ in self._code_of(cls).items() ^ now.items()}
-        return sorted(changed)
+        return self.code.changed(plan.node.step, self._written(plan.node), plan.engines)
 
     def _reason(self, plan: StepPlan) -> str:
         if self.store.known(plan.key):
@@ -198,11 +172,11 @@ class Planner:
         before = self.store.parts_of(self.latest[plan.node.name][0])
         if before is None:
             return "never built"
-        changes = [describe(*c) for c in differences(before, plan.parts)]
+        changes = changes_between(before, plan.parts, self.code.names)
         if not changes:
-            return "the format of keys changed"
+            return "the order of its key's parts changed"
         more = f" and {len(changes) - 2} more" if len(changes) > 2 else ""
-        return "; ".join(changes[:2]) + more
+        return "; ".join(map(str, changes[:2])) + more
 
     def explain(self, name: str) -> tuple[StepPlan, Parts | None, Parts | None]:
         """(the step's plan now, its parts at the last build, its parts at the build before)."""
@@ -233,27 +207,6 @@ def make_plan(planner: Planner, *, without_files: bool = False) -> Iterator[Step
         yield plan
 
 
-def describe(part: str, old: Any, new: Any) -> str:
-    """A changed part in words: `setting epochs: 3 → 2`."""
-    if part.startswith(("code ", "file ", "input ")):
-        kind = "gone" if new is MISSING else "new" if old is MISSING else "changed"
-        if new == NOT_BUILT:
-            kind = "not built yet"
-        return f"{part} {kind}"
-    return f"{part}: {short(old)} → {short(new)}"
-
-
-def short(value: Any, limit: int = 60) -> str:
-    """A part's value for people: digests cut, long text cut."""
-    if value is MISSING:
-        return "—"
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    text = without_secrets(" ".join(text.split()))
-    if len(text) == 64 and set(text) <= set("0123456789abcdef"):
-        return text[:12]
-    return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
 def _open_files(node: Node, files: Mapping[str, Sequence[tuple[str, Path]]]) -> None:
     """Let the step see its outside files: a floating name may depend on what they hold."""
     for name, setting in files_of(node.step).items():
@@ -268,9 +221,9 @@ def _formats(manifest: Manifest) -> Iterator[str]:
         yield from _formats(ref)
 
 
-def _engine_digest(code: Mapping[str, str], packages: Sequence[str]) -> str:
-    versions = {p: package_version(p) for p in packages}
-    return blake3(encode([dict(code), versions])).hexdigest()
+def _engine_digest(engine: EngineKey) -> str:
+    versions = {p: package_version(p) for p in engine.packages}
+    return blake3(encode([engine.name, dict(engine.code), versions])).hexdigest()
 
 
 def _recipe_id(path: Path, store: Store) -> str:

@@ -1,22 +1,23 @@
 """The road from a recipe file to its graph and store, as every command walks it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from blake3 import blake3
 
-from finery.build.code import code_of
-from finery.errors import PluginError, UsageError
-from finery.util.text import did_you_mean
-from finery.recipe.graph import Graph, build_graph
-from finery.build.keys import FORMAT
-from finery.util.canonical import encode
 from finery.artifact.manifest import Result
-from finery.util.paths import store_folder
+from finery.build.code.steps import StepCode
+from finery.build.keys import FORMAT
+from finery.errors import PluginError, UsageError
 from finery.plugin.manager import Plugins, load_plugins
 from finery.recipe.document import Recipe, load
+from finery.recipe.graph import Graph, build_graph
 from finery.step.inspect import SECTIONS
 from finery.store.database import Store
+from finery.util.canonical import encode
+from finery.util.paths import store_folder
+from finery.util.text import did_you_mean
 
 
 def open_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, Plugins]:
@@ -37,10 +38,10 @@ def open_graph(path: Path, overrides: Sequence[str] = (), store: Store | None = 
     digest = _check_digest(recipe, plugins, store)
     if digest is None:
         return build_graph(recipe, plugins)
-    if store.was_checked(digest):
+    if store.fact(digest) is not None:
         return build_graph(recipe, plugins, validated=True)
     graph = build_graph(recipe, plugins)
-    store.mark_checked(digest)
+    store.keep_facts({digest: b""})
     return graph
 
 
@@ -90,21 +91,22 @@ def _local_plugins(recipe: Recipe) -> tuple[Path, ...]:
 
 def _check_digest(recipe: Recipe, plugins: Plugins, store: Store) -> str | None:
     """A digest of all that decides whether the check passes; None where that can't be told."""
-    used: set[str] = set()
-    for section in SECTIONS:
-        steps = recipe.data.get(section)
-        if not isinstance(steps, dict):
-            continue
-        used.update(
-            s["use"]
-            for s in steps.values()
-            if isinstance(s, dict) and isinstance(s.get("use"), str)
-        )
-    packages = {p.module.__name__.partition(".")[0] for p in plugins.plugins}
-    code = {}
-    for use in sorted(used):
-        try:
-            code[use] = code_of(plugins.step_type(use), packages, store.parsed)
-        except PluginError:
-            return None
-    return blake3(encode([FORMAT, recipe.data, code])).hexdigest()
+    steps = [recipe.data.get(section) for section in SECTIONS]
+    used = {use for written in steps for use in _types_in(written)} & plugins.step_types.keys()
+    try:
+        code = StepCode(recipe, plugins, store)
+        types = {use: code.of_type(use) for use in sorted(used)}
+    except PluginError:
+        return None
+    digest = blake3(encode([FORMAT, recipe.data, types])).hexdigest()
+    return f"checked {digest}"
+
+
+def _types_in(written: Any) -> Iterator[str]:
+    """The step types that a part of a recipe names, also for steps inside steps."""
+    if isinstance(written, dict):
+        use = written.get("use")
+        if isinstance(use, str):
+            yield use
+        for value in written.values():
+            yield from _types_in(value)

@@ -12,22 +12,22 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from finery.artifact.manifest import Manifest, Result
 from finery.build.checks import lines_on
 from finery.build.dispatch import limited_models, task_of
-from finery.errors import DataError, FineryError, StepError, UsageError, error_from_dict
-from finery.util.events import Event, Listener
 from finery.build.events import RunLog
-from finery.execute.executor import Executor
-from finery.recipe.graph import Graph, Node, place_of
-from finery.util.text import redacted
-from finery.artifact.manifest import Manifest, Result
-from finery.util.paths import PINNED, project_folder
 from finery.build.plan import Planner, StepPlan
+from finery.errors import DataError, FineryError, StepError, UsageError, error_from_dict
+from finery.execute.executor import Executor
+from finery.execute.task import Task
+from finery.recipe.graph import Graph, Node, place_of
 from finery.step.inspect import SECTIONS
 from finery.step.step import Step
 from finery.store.database import Store
-from finery.execute.task import Task
 from finery.store.links import link_outputs, prune_links
+from finery.util.events import Event, Listener
+from finery.util.paths import project_folder
+from finery.util.text import redacted
 
 T = TypeVar("T")
 

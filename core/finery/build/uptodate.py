@@ -22,8 +22,8 @@ from finery.util.files import settled
 from finery.util.paths import store_folder
 
 if TYPE_CHECKING:
-    from finery.build.scheduler import Build
     from finery.artifact.manifest import Manifest
+    from finery.build.scheduler import Build
 
 FORMAT = 1
 HOOKS = (
@@ -42,7 +42,7 @@ def steps_if_done(recipe: Path, steps: Sequence[str], overrides: Sequence[str]) 
         db = sqlite3.connect(database, timeout=1, isolation_level=None)
         try:
             row = db.execute(
-                "SELECT content FROM stamps WHERE name = ?", [_name(recipe, steps, overrides)]
+                "SELECT content FROM facts WHERE name = ?", [_name(recipe, steps, overrides)]
             ).fetchone()
         finally:
             db.close()
@@ -85,7 +85,7 @@ def keep(build: "Build", steps: Sequence[str], overrides: Sequence[str]) -> None
         "links": [[path, _link(path)] for path in _links(build.folder)],
         "patterns": [[pattern, _matches(pattern)] for pattern in sorted(patterns)],
     }
-    build.store.keep_stamp(_name(recipe, steps, overrides), json.dumps(stamp))
+    build.store.keep_facts({_name(recipe, steps, overrides): json.dumps(stamp).encode()})
 
 
 def _sources(build: "Build") -> tuple[set[str], set[str]]:
@@ -97,10 +97,8 @@ def _sources(build: "Build") -> tuple[set[str], set[str]]:
     found = {str(graph.recipe.path.absolute()), str(planner.lock.path.absolute())}
     for plugin in graph.plugins.plugins:
         found.add(str(plugin.path or plugin.module.__file__))
-    found |= {str(path) for path in planner.code_files}
-    # In a package, a new module beside the others may come before what was imported.
-    beside_recipe = {p.path for p in graph.plugins.plugins}
-    found |= {str(path.parent) for path in planner.code_files - beside_recipe}
+    found |= {str(path) for path in planner.code.files() | planner.code.folders()}
+    found |= planner.code.absent()
     patterns, folder = set(), graph.recipe.folder.absolute()
     for node in graph.nodes.values():
         found |= {str(path) for named in planner.files(node).values() for _, path in named}
@@ -170,4 +168,5 @@ def _link(path: str) -> str | None:
 
 def _name(recipe: Path, steps: Sequence[str], overrides: Sequence[str]) -> str:
     # A copy of a project brings its stamps along, and they are about the original's files.
-    return json.dumps([str(recipe.absolute()), sorted(steps), list(overrides)])
+    arguments = json.dumps([str(recipe.absolute()), sorted(steps), list(overrides)])
+    return f"stamp of {arguments}"

@@ -9,6 +9,7 @@ from typing import IO, Any
 import click
 
 from finery.errors import FineryError
+from finery.util.text import visible
 
 
 def print_error(error: FineryError) -> None:
@@ -57,48 +58,6 @@ def print_wrapped(start: str, text: str, *, hang: int, dim: bool = False, most: 
         click.echo(f"{front}{click.style(rest, dim=True) if dim else rest}".rstrip())
 
 
-_PICTURES = {i: chr(0x2400 + i) for i in range(32) if chr(i) not in "\n\t"}
-_PICTURES |= {127: "␡"} | dict.fromkeys(range(128, 160), "�")
-
-
-def visible(text: str) -> str:
-    """A row's text with control characters as pictures: a terminal would obey them."""
-    return text.translate(_PICTURES)
-
-
-def in_line(text: str) -> str:
-    """The same in one line."""
-    return visible(" ".join(text.split()))
-
-
 def is_terminal(stream: IO[str]) -> bool:
     """Whether to draw: a terminal that isn't dumb."""
     return stream.isatty() and os.environ.get("TERM") != "dumb"
-
-
-def duration(seconds: float) -> str:
-    """`0.4 s`, `42 s`, `3 min 05 s`, `1 h 02 min`."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return (
-        f"{minutes} min {rest:02d} s"
-        if minutes < 60
-        else f"{minutes // 60} h {minutes % 60:02d} min"
-    )
-
-
-def counted(count: int, word: str) -> str:
-    """`1 step`, `2 steps`."""
-    return f"{count} {word}" if count == 1 else f"{count} {word}s"
-
-
-def size(count: float) -> str:
-    """`512 B`, `3.4 MiB`."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024 or unit == "GiB":
-            break
-        count /= 1024
-    return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"

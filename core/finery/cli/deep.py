@@ -2,19 +2,20 @@
 
 import os
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import click
 import msgspec
 
-from finery.cli.console import counted, is_terminal, print_error, print_json
+from finery.cli.console import is_terminal, print_error, print_json
+from finery.cli.views import stdout
 from finery.errors import FineryError, each_once
 from finery.preflight.report import Piece, Proof, Sample
-from finery.preflight.run import Proven, prove_trainings, trainings
+from finery.preflight.run import Proven, provable_steps, prove_steps
 from finery.recipe.graph import Graph, Node
 from finery.step.job import Report
 from finery.store.database import Store
+from finery.util.text import counted, visible
 
 MOST_CHARACTERS = 1_200
 """Of one piece of a sample row; of longer ones head and tail are shown."""
@@ -27,29 +28,33 @@ def check_deeply(graph: Graph, store: Store, samples: int, *, as_json: bool) -> 
     """Prove all trainings, show what they would learn; the exit code."""
     from finery.cli.progress import listener
 
-    view: Any = None if as_json else listener(sys.stderr, graph)
+    progress = None if as_json else listener(sys.stderr, graph)
     errors: list[FineryError] = []
-    waiting = proven = 0
-    found = prove_trainings(
-        graph, store, samples=samples, listeners=[view] if view else [], report=_reporter(as_json)
+    waiting = whole = 0
+    reports = prove_steps(
+        graph,
+        store,
+        samples=samples,
+        listeners=[progress] if progress else [],
+        report=_reporter(as_json),
     )
     try:
-        for made in found:
-            if view is not None:
-                view.close()
-            errors = each_once([*errors, *made.errors])
-            waiting += bool(made.waits)
-            proven += bool(made.proofs) and not (made.errors or made.waits)
-            _print_json(made) if as_json else _print(made)
+        for proven in reports:
+            if progress is not None:
+                progress.close()
+            errors = each_once([*errors, *proven.errors])
+            waiting += bool(proven.waits)
+            whole += bool(proven.proofs) and not (proven.errors or proven.waits)
+            _print_json(proven) if as_json else _print(proven)
     finally:
-        found.close()  # removes what was written for the proofs
-        if view is not None:
-            view.close()
+        reports.close()  # removes what was written for the proofs
+        if progress is not None:
+            progress.close()
     if not as_json:
         for error in errors:
             click.echo(err=True)
             print_error(error)
-        _print_counts(len(trainings(graph)), proven, waiting, errors)
+        _print_counts(len(provable_steps(graph)), whole, waiting, errors)
     return max((error.exit_code for error in errors), default=0)
 
 
@@ -70,24 +75,26 @@ def _reporter(as_json: bool) -> Any:
     return report_of
 
 
-def _print_json(made: Proven) -> None:
+def _print_json(proven: Proven) -> None:
     """A line for each data set, each error, and each input that isn't there yet."""
-    step = {"step": made.node.name, "use": made.node.use}
-    for proof in made.proofs:
+    step = {"step": proven.node.name, "use": proven.node.use}
+    for proof in proven.proofs:
         print_json({**step, **msgspec.to_builtins(proof, str_keys=True)})
-    for ref, steps in made.waits.items():
+    for ref, steps in proven.waits.items():
         print_json({**step, "input": ref, "waits_for": steps})
-    for error in made.errors:
+    for error in proven.errors:
         print_json({**step, "error": error.to_dict()})
 
 
-def _print(made: Proven) -> None:
+def _print(proven: Proven) -> None:
     facts: dict[str, str] = {}
     click.echo()
     if is_terminal(sys.stderr):
         click.echo("\x1b[2K", nl=False, err=True)
-    for proof in made.proofs:
-        click.echo(f"{click.style(f'{made.node.name}: {proof.input}', bold=True)}  {made.node.use}")
+    for proof in proven.proofs:
+        click.echo(
+            f"{click.style(f'{proven.node.name}: {proof.input}', bold=True)}  {proven.node.use}"
+        )
         _print_counts_of(proof)
         if proof.facts != facts:  # what holds for the step's rows holds for its validation rows
             facts = proof.facts
@@ -96,10 +103,10 @@ def _print(made: Proven) -> None:
         click.echo()
         for sample in proof.samples:
             _print_sample(sample)
-    for ref, steps in made.waits.items():
+    for ref, steps in proven.waits.items():
         build = " ".join(f"--step {step}" for step in steps)
         note = click.style("note:", fg="yellow")
-        click.echo(f"{note} {made.node.name} is not proven with {ref}, which isn't built yet")
+        click.echo(f"{note} {proven.node.name} is not proven with {ref}, which isn't built yet")
         click.echo(f"  {click.style('fix:', fg='green')} finery build {build}\n")
 
 
@@ -109,22 +116,20 @@ def _print_counts_of(proof: Proof) -> None:
     if proof.dropped:
         _print_fact("left out", proof.left_out())
     for note in proof.notes:
-        click.echo(f"  {click.style('note:', fg='yellow')} {visible(note)}")
+        click.echo(f"  {click.style('note:', fg='yellow')} {visible(note, tabs=True)}")
 
 
 def _print_fact(name: str, text: str) -> None:
     if not sys.stdout.isatty():
-        click.echo(f"  {name:<{WIDTH - 2}} {visible(text)}")
+        click.echo(f"  {name:<{WIDTH - 2}} {visible(text, tabs=True)}")
         return
     from rich.table import Table
     from rich.text import Text
 
-    from finery.cli.tables import stdout
-
     grid = Table.grid(padding=(0, 1))
     grid.add_column(width=WIDTH, style="cyan", no_wrap=True)
     grid.add_column(overflow="fold")
-    grid.add_row(f"  {name}", Text(visible(text)))
+    grid.add_row(f"  {name}", Text(visible(text, tabs=True)))
     stdout().print(grid)
 
 
@@ -132,8 +137,6 @@ def _print_sample(sample: Sample) -> None:
     """A row's text: without loss dim, with loss green, or in ⟦⟧ where there is no colour."""
     from rich.padding import Padding
     from rich.text import Text
-
-    from finery.cli.tables import stdout
 
     mark = "coloured" if _in_colour() else "⟦…⟧"
     click.secho(f"  row {sample.row}  ({mark}: with loss)", dim=True)
@@ -152,7 +155,7 @@ def _print_sample(sample: Sample) -> None:
 def _styled(piece: Piece) -> Any:
     from rich.text import Text
 
-    text = visible(_cut(piece.text)).replace("\n", f"{RETURN}\n")
+    text = visible(_cut(piece.text), tabs=True).replace("\n", f"{RETURN}\n")
     label = f"{piece.label}: " if piece.label else ""
     if not piece.loss:
         return Text(text, style="dim")
@@ -174,27 +177,11 @@ def _cut(text: str) -> str:
     return f"{text[:half]} … {len(text) - 2 * half:,} characters … {text[-half:]}"
 
 
-def visible(text: str) -> str:
-    """The text with control characters, which a terminal would obey, as their pictures."""
-    return "".join(_pictures(text))
-
-
-def _pictures(text: str) -> Iterator[str]:
-    for c in text:
-        code = ord(c)
-        if code < 32 and c != "\n":
-            yield chr(0x2400 + code)
-        elif code == 127:
-            yield "␡"
-        else:
-            yield f"\\x{code:02x}" if 128 <= code < 160 else c
-
-
-def _print_counts(total: int, proven: int, waiting: int, errors: list[FineryError]) -> None:
+def _print_counts(total: int, whole: int, waiting: int, errors: list[FineryError]) -> None:
     if not total:
         click.echo("there is no training whose rows could be proven")
         return
-    words = [f"{proven} of {counted(total, 'training')} proven"]
+    words = [f"{whole} of {counted(total, 'training')} proven"]
     words += [f"{waiting} not wholly, for want of built steps"] if waiting else []
     words += [counted(len(errors), "error")] if errors else []
     colour = "red" if errors else "yellow" if waiting else "green"

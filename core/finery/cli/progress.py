@@ -2,31 +2,35 @@
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from statistics import median
 from typing import IO, Any, NamedTuple, Protocol
 
-from finery.cli.console import duration, in_line, is_terminal, visible
+from finery.cli.console import is_terminal
+from finery.plugin.metrics import DeclaredMetric, LiveMetric, declared_metric, metrics_of
 from finery.recipe.graph import Graph
 from finery.util.events import Event
+from finery.util.text import duration, in_line, visible
 
 QUIET_SECONDS, QUIETEST_SECONDS = 20.0, 300.0
 """On plain output, how long a running step stays silent between two lines on its progress: a tenth
 of the time that it has run, within these."""
 WINDOW = 20
-"""The newest steps of a training, or rows of a generation, whose pace tells the time left."""
+"""The newest reports of a running step, whose pace tells the time left."""
 PAUSE = 3.0
 """What takes so many times as long as the others is a pause, e.g. for a validation."""
-LASTING = (1, 2, 4)
-"""The ranks of the metrics that say something of a step that is done: losses and task metrics."""
 NARROW = 100
 """Columns of a terminal below which the table doesn't say what step types are used."""
 MOST_ROWS = 24
 """Steps in the live table; of larger recipes it shows what runs and what just ended."""
 
 
-class View(Protocol):
+Styles = Callable[[str], Mapping[str, LiveMetric]]
+"""Step → how its metrics are shown, see `finery.LiveMetric`."""
+
+
+class Progress(Protocol):
     """Listens to a build and shows it."""
 
     def __call__(self, event: Event) -> None:
@@ -102,24 +106,25 @@ class _Row:
     done: float = 0.0
     total: float = 0.0
     text: str = ""
-    metrics: dict[str, float] = field(default_factory=dict)
-    lowest: float | None = None  # validation loss so far
+    styles: Mapping[str, LiveMetric] = field(default_factory=dict)
+    values: dict[str, float] = field(default_factory=dict)
+    lowest: dict[str, float] = field(default_factory=dict)
     pace: Pace = field(default_factory=Pace)
-    said: float = 0.0
-    news: bool = False  # a validation that plain output hasn't told of
+    printed: float = 0.0
+    has_news: bool = False  # a validation that plain output hasn't printed
 
     def take(self, event: Event) -> None:
         """Bring the row up to date with an event of its step."""
         match event["event"]:
             case "step_started":
                 self.state, self.started, self.text = "running", time.monotonic(), event["reason"]
-                self.said = self.started
+                self.printed = self.started
             case "step_progress":
                 self.done, self.total = event["done"], event["total"]
-                self.text = in_line(event["text"]) or self.text
+                self.text = in_line(event["text"])
                 self.pace.take(self.done, self.total, time.monotonic())
             case "step_metric":
-                self._measured(event["name"], event["value"])
+                self._measure(event["name"], event["value"])
             case "step_finished":
                 self.state, self.seconds = "done", event["seconds"]
             case "step_cached":
@@ -130,142 +135,123 @@ class _Row:
             case "step_blocked":
                 self.state, self.text = "blocked", f"waits for {event['by']}"
 
-    def _measured(self, name: str, value: float) -> None:
-        self.metrics[name] = value
-        if name == "eval_loss":
-            self.lowest = value if self.lowest is None else min(self.lowest, value)
-            self.news = True
+    def _measure(self, name: str, value: float) -> None:
+        self.values[name] = value
+        self.lowest[name] = min(value, self.lowest.get(name, value))
+        self.has_news |= declared_metric(name, self.styles).style.validation
 
     def pieces(self) -> Iterator[Piece]:
         """What to say of a running step, in order."""
         if self.total:
             yield Piece(f"{self.done:.0f}/{self.total:.0f}", "", 0)
-        # A training's text only repeats its loss, unless it does something else.
-        if self.text and not (self.metrics and self.text.startswith(("loss ", "training"))):
+        if self.text:
             yield Piece(self.text, "dim" if not self.total else "", 1)
         yield from self.measures()
         left = self.pace.left(time.monotonic())
         if left is not None:
             yield Piece(f"{duration(left) if left >= 1 else 'a moment'} left", "dim", 3)
 
-    def measures(self) -> Iterator[Piece]:
-        """The newest metrics, in order."""
-        for name in sorted(self.metrics, key=_order):
-            if f"eval_{name}" in self.metrics and name != "loss":
-                continue  # of two that read alike, the one of the validation
-            value = self.metrics[name]
-            match name:
-                case "loss":
-                    yield Piece(f"loss {value:.3f}", "cyan", 1)
-                case "eval_loss":
-                    rose = self.lowest is not None and value > self.lowest
-                    yield Piece(f"val {value:.3f}{'↑' if rose else ''}", _eval_style(rose), 2)
-                case "learning_rate":
-                    yield Piece(f"lr {_power(value)}", "dim", 6)
-                case "tokens_per_second":
-                    yield Piece(f"{_thousands(value)} tok/s", "dim", 5)
-                case _:
-                    share = 0 <= value <= 1 and not name.endswith("_margin")  # in nats
-                    shown = f"{100 * value:.1f} %" if share else f"{value:.3g}"
-                    short = name.removeprefix("watch.").removeprefix("eval_").replace("_", " ")
-                    yield Piece(f"{short} {shown}", "magenta", 4)
+    def measures(self, *, lasting: bool = False) -> Iterator[Piece]:
+        """The newest metrics, in order. lasting: only those that outlast the step."""
+        declared = {name: declared_metric(name, self.styles) for name in self.values}
+        hidden = {one.style.hides for one in declared.values()}
+        for name in sorted(self.values, key=lambda n: (declared[n].place, n)):
+            if name in hidden or (lasting and not declared[name].style.lasting):
+                continue
+            yield self._measure_in_words(name, declared[name])
+
+    def _measure_in_words(self, name: str, declared: DeclaredMetric) -> Piece:
+        style, value = declared.style, self.values[name]
+        text = style.text.format(name=declared.label, value=style.number(value))
+        if style.lower_is_better and value > self.lowest[name]:
+            return Piece(visible(f"{text}↑"), "yellow", style.rank)
+        return Piece(visible(text), style.style, style.rank)
 
     def is_due(self, now: float) -> bool:
         """Whether plain output shall say a line on its progress."""
-        quiet = now - self.said
+        quiet = now - self.printed
         most = min(max(QUIET_SECONDS, (now - self.started) / 10), QUIETEST_SECONDS)
-        return quiet > most or (self.news and quiet > QUIET_SECONDS / 4)
+        return quiet > most or (self.has_news and quiet > QUIET_SECONDS / 4)
 
 
-def _order(name: str) -> tuple[int, str]:
-    """Losses first, what people look at least last."""
-    known = {"loss": 0, "eval_loss": 1, "tokens_per_second": 3, "learning_rate": 4}
-    return known.get(name, 2), name
+def listener(stream: IO[str], graph: Graph) -> Progress:
+    """The display that fits the stream."""
+
+    def styles(step: str) -> Mapping[str, LiveMetric]:
+        return metrics_of(type(graph.nodes[step].step))
+
+    return LiveProgress(stream, styles) if is_terminal(stream) else PlainProgress(stream, styles)
 
 
-def _eval_style(rose: bool) -> str:
-    return "yellow" if rose else "green"
+class _Rows:
+    """The steps of a build by name, brought up to date by its events."""
+
+    def __init__(self, styles: Styles) -> None:
+        self._styles = styles
+        self.rows: dict[str, _Row] = {}
+
+    def take(self, event: Event) -> _Row | None:
+        """The row of the event's step, up to date; None for other events."""
+        if event["event"] == "build_started":
+            self.rows = {s["step"]: _Row(s["step"], s["use"]) for s in event["steps"]}
+        row = self.rows.get(event.get("step", ""))
+        if row is None:
+            return None
+        if event["event"] == "step_started":
+            row.styles = self._styles(row.name)
+        row.take(event)
+        return row
 
 
-def _power(value: float) -> str:
-    """`2.0e-4`, `0`."""
-    return f"{value:.1e}".replace("e-0", "e-") if value else "0"
-
-
-def _thousands(value: float) -> str:
-    """`126`, `1.3k`, `24k`."""
-    return f"{value:.0f}" if value < 1000 else f"{value / 1000:.{1 if value < 10_000 else 0}f}k"
-
-
-def listener(stream: IO[str], graph: Graph) -> View:
-    """The view that fits the stream."""
-    return LiveView(stream) if is_terminal(stream) else PlainView(stream)
-
-
-class PlainView:
+class PlainProgress:
     """A line when a step starts, ends or fails, and now and then on its progress."""
 
-    def __init__(self, stream: IO[str]) -> None:
+    def __init__(self, stream: IO[str], styles: Styles) -> None:
         self._stream = stream
-        self._rows: dict[str, _Row] = {}
-        self._width = 0
+        self._rows = _Rows(styles)
 
     def __call__(self, event: Event) -> None:
         """Take an event."""
-        if event["event"] == "build_started":
-            self._rows = {s["step"]: _Row(s["step"], s["use"]) for s in event["steps"]}
-            self._width = max(map(len, self._rows), default=0)
-            return
-        row = self._rows.get(event.get("step", ""))
+        row = self._rows.take(event)
         if row is None:
             return
-        row.take(event)
         match event["event"]:
             case "step_started":
-                self._say(row, "run", event["reason"])
+                self._print(row, "run", event["reason"])
             case "step_finished":
-                told = [
-                    duration(row.seconds),
-                    *(p.text for p in row.measures() if p.rank in LASTING),
-                ]
-                self._say(row, "done", "  ".join(told))
+                metrics = [piece.text for piece in row.measures(lasting=True)]
+                self._print(row, "done", "  ".join([duration(row.seconds), *metrics]))
             case "step_failed":
-                self._say(row, "FAILED", row.text)
+                self._print(row, "FAILED", row.text)
             case "step_log":
-                self._say(row, "note", visible(event["message"]))
+                self._print(row, "note", visible(event["message"]))
             case "step_progress" if row.is_due(time.monotonic()):
-                row.said, row.news = time.monotonic(), False
-                self._say(row, "…", "  ".join(piece.text for piece in row.pieces()))
+                row.printed, row.has_news = time.monotonic(), False
+                self._print(row, "…", "  ".join(piece.text for piece in row.pieces()))
 
     def close(self) -> None:
         """Nothing to put back."""
 
-    def _say(self, row: _Row, word: str, text: str) -> None:
-        print(
-            f"  {word:<6}  {row.name:<{self._width}}  {row.use}  {text}".rstrip(),
-            file=self._stream,
-            flush=True,
-        )
+    def _print(self, row: _Row, word: str, text: str) -> None:
+        width = max(map(len, self._rows.rows))
+        line = f"  {word:<6}  {row.name:<{width}}  {row.use}  {text}".rstrip()
+        print(line, file=self._stream, flush=True)
 
 
-class LiveView:
+class LiveProgress:
     """A table of all steps that is redrawn in place; started when the first step runs."""
 
-    def __init__(self, stream: IO[str]) -> None:
+    def __init__(self, stream: IO[str], styles: Styles) -> None:
         self._stream = stream
-        self._rows: dict[str, _Row] = {}
+        self._rows = _Rows(styles)
         self._live: Any = None
         self._console: Any = None
 
     def __call__(self, event: Event) -> None:
         """Take an event."""
-        if event["event"] == "build_started":
-            self._rows = {s["step"]: _Row(s["step"], s["use"]) for s in event["steps"]}
-            return
-        row = self._rows.get(event.get("step", ""))
+        row = self._rows.take(event)
         if row is None:
             return
-        row.take(event)
         if event["event"] == "step_started" and self._live is None:
             self._start()
         if event["event"] == "step_log" and self._live is not None:
@@ -307,7 +293,7 @@ class LiveView:
         return bool(self._console.width >= NARROW)
 
     def _shown(self) -> list[_Row]:
-        rows = list(self._rows.values())
+        rows = list(self._rows.rows.values())
         if len(rows) <= MOST_ROWS:
             return rows
         active = [r for r in rows if r.state in ("running", "failed")]
@@ -326,9 +312,9 @@ class LiveView:
         )
         if row.state == "running":
             clock = duration(time.monotonic() - row.started)
-            return [icon, name, row.use, Progress(row), clock]
+            return [icon, name, row.use, ProgressLine(row), clock]
         text = {
-            "done": "  ".join(p.text for p in row.measures() if p.rank in LASTING),
+            "done": "  ".join(piece.text for piece in row.measures(lasting=True)),
             "cached": "cached",
             "failed": f"[red]{_escaped(row.text)}[/]",
             "blocked": row.text,
@@ -342,7 +328,7 @@ class LiveView:
         ]
 
 
-class Progress:
+class ProgressLine:
     """A running step's line: a bar and as many pieces as fit, those that matter most first."""
 
     def __init__(self, row: _Row) -> None:

@@ -1,15 +1,14 @@
 """`finery show --row ID`: a row's story as a tree, from its source to what became of it."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from finery.cli.console import counted, visible
-from finery.cli.tables import stdout
-from finery.cli.verdicts import answer_of, compact, reasons
-from finery.cli.views import labelled, turns
+from finery.cli.views import stdout
 from finery.lineage.story import Event, Story, Told
+from finery.plugin.display import as_text, print_turns
+from finery.recipe.graph import Graph
 from finery.rows import snippet
+from finery.util.text import counted, visible
 
 SHOWN = 20
 """Relatives that are shown; the others are counted."""
@@ -24,16 +23,14 @@ LONGEST_PROMPT = 4_000
 _STYLES = {"dropped": "yellow", "found": "yellow", "generated": "magenta", "taken": "cyan"}
 
 
-def show_story(story: Story) -> None:
+def show_story(graph: Graph, story: Story) -> None:
     """Print the row, the tree of the rows of its origin, and what that means for trainings."""
     console = stdout()
     asked = story.told(story.id)
     assert asked is not None
-    for role, text in turns(asked.row or {}):
-        if role != "id":
-            console.print(labelled(role, text))
+    print_turns(console, asked.row or {})
     console.print()
-    _Trees(story).print(console)
+    _Trees(graph, story).print(console)
     for line in _trained(story):
         console.print(line)
     for near in story.near[:NEAR]:
@@ -52,7 +49,8 @@ def show_story(story: Story) -> None:
 class _Trees:
     """The rows of a story as trees, one for each row that has no parent."""
 
-    def __init__(self, story: Story) -> None:
+    def __init__(self, graph: Graph, story: Story) -> None:
+        self.graph = graph
         self.story = story
         self.ids = {told.id for told in story.rows}
         self.shown: set[str] = set()
@@ -89,7 +87,7 @@ class _Trees:
     def _fill(self, tree: Any, told: Told) -> None:
         self.shown.add(told.id)
         for events in _alike(told.events):
-            tree.add(_line(told, events, self.widths))
+            tree.add(self._line(told, events))
         for child in self.children.get(told.id, ()):
             if child.id in self.shown:
                 tree.add(_text((child.id, "dim"), ("  (above)", "dim")))
@@ -114,6 +112,31 @@ class _Trees:
             parts.append((f"  {snippet(told.row, 60)}", "dim"))
         return _text(*parts)
 
+    def _line(self, told: Told, events: Sequence[Event]) -> Any:
+        """What a step did with a row; of a generated one the prompt, too."""
+        event = events[0]
+        head = (f"{_place(event):<{self.widths[0]}}  {event.use:<{self.widths[1]}}  ", "")
+        style = _STYLES.get(event.what, "")
+        places = [] if _is_origin(told, event) else [p for e in events for p in e.places]
+        tail = [(f"  {_listed(places)}", "cyan")] if places else []
+        if event.what == "answered":
+            return _text(head, *self._answer(event), *tail)
+        origin = event.facts if event.what == "generated" else event.facts.get("made")
+        if not origin:
+            return _text(head, (_said(events), style), *tail)
+        parts = [(_generated(origin), style)]
+        if event.what == "dropped":
+            parts = [(_said(events), style), (f"\n  {_generated(origin)}", "magenta")]
+        exchange = _exchange(origin) if told.relation != "relative" else ()
+        lines = [(f"\n  {name}: {_short(text, LONGEST_PROMPT)}", "dim") for name, text in exchange]
+        return _text(head, *parts, *tail, *lines)
+
+    def _answer(self, event: Event) -> Iterator[tuple[str, str]]:
+        """What the view of an evaluation says of an answer."""
+        kind = self.graph.nodes[event.step].outputs[event.output].kind
+        for text, style in self.graph.plugins.view(kind).row_event(event.facts):
+            yield f"{_short(text)}  ", style
+
 
 def _is_origin(told: Told, event: Event) -> bool:
     """Whether its places are where the row was read: no step is before that."""
@@ -122,8 +145,7 @@ def _is_origin(told: Told, event: Event) -> bool:
 
 def _is_trained(event: Event) -> bool:
     """Whether a training takes the row to learn from."""
-    facts = event.facts
-    return event.what == "taken" and facts["section"] == "train" and facts["as"] == "rows"
+    return event.what == "taken" and event.facts["role"] == "train"
 
 
 def _listed(values: Sequence[Any]) -> str:
@@ -145,26 +167,6 @@ def _alike(events: Sequence[Event]) -> Iterator[list[Event]]:
     yield from groups.values()
 
 
-def _line(told: Told, events: Sequence[Event], widths: list[int]) -> Any:
-    """What a step did with a row; of a generated one the prompt, too."""
-    event = events[0]
-    head = (f"{_place(event):<{widths[0]}}  {event.use:<{widths[1]}}  ", "")
-    style = _STYLES.get(event.what, "")
-    places = [] if _is_origin(told, event) else [p for e in events for p in e.places]
-    tail = [(f"  {_listed(places)}", "cyan")] if places else []
-    if event.what == "answered":
-        return _text(head, *_answer(event.facts), *tail)
-    made = event.facts if event.what == "generated" else event.facts.get("made")
-    if not made:
-        return _text(head, (_said(events), style), *tail)
-    said = [(_generated(made), style)]
-    if event.what == "dropped":
-        said = [(_said(events), style), (f"\n  {_generated(made)}", "magenta")]
-    exchange = _exchange(made) if told.relation != "relative" else ()
-    lines = [(f"\n  {name}: {_short(text, LONGEST_PROMPT)}", "dim") for name, text in exchange]
-    return _text(head, *said, *tail, *lines)
-
-
 def _said(events: Sequence[Event]) -> str:
     what, facts = events[0].what, events[0].facts
     if what == "dropped":
@@ -176,28 +178,11 @@ def _said(events: Sequence[Event]) -> str:
     return f"{what}, {'rows' if len(events) > 1 else 'row'} {_listed([e.number for e in events])}"
 
 
-_MARKS = {True: ("✓ right", "green"), False: ("✗ wrong", "red")}
-
-
-def _answer(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """A model's answer, right or wrong, and what was expected."""
-    correct = facts.get("correct")
-    mark, style = _MARKS[correct] if isinstance(correct, bool) else ("", "")
-    yield f"{facts.get('model', '')}  ", "bold"
-    yield f"{mark}  ", style
-    if "answer" in facts:
-        yield _short(answer_of(facts)), ""
-    if correct is False and "expected" in facts:
-        yield f"  (expected {_short(compact(facts['expected']))})", "dim"
-    for reason in reasons(facts):
-        yield f"  why: {_short(reason)}", "dim"
-
-
 def _generated(facts: Mapping[str, Any]) -> str:
     """Teacher, attempt, template, checks and judge of a row that was generated or judged."""
     judge, checks = facts.get("judge") or {}, facts.get("checks") or ()
     by = facts.get("model") or judge.get("model")
-    parts = [f"by {_as_text(by)}"] if by else []
+    parts = [f"by {as_text(by)}"] if by else []
     if facts.get("attempt"):
         parts.append(f"attempt {facts['attempt'] + 1}")
     template = facts.get("template")
@@ -217,7 +202,7 @@ def _is_told(check: Mapping[str, Any], judge: Mapping[str, Any]) -> bool:
 def _checked(check: Mapping[str, Any]) -> str:
     """A check and what became of it: `regex ✓`."""
     passed = {True: " ✓", False: " ✗"}.get(check.get("passed", ""), "")
-    value = f" {_as_text(check['value'])}" if check.get("value") is not None else ""
+    value = f" {as_text(check['value'])}" if check.get("value") is not None else ""
     detail = f" ({_short(str(check['detail']))})" if check.get("detail") else ""
     return f"{check.get('check')}{value}{passed}{detail}"
 
@@ -232,9 +217,9 @@ def _judged(
     by = f" of {judge['model']}" if judge.get("model") and not told else ""
     if "score" in judge:
         reason = f" ({_short(str(judge['reason']))})" if judge.get("reason") else ""
-        yield f"score {_as_text(judge['score'])}{by}{reason}"
+        yield f"score {as_text(judge['score'])}{by}{reason}"
     if judge.get("scores") and not any(str(c.get("check")).startswith("judge.") for c in checks):
-        yield f"scores {_as_text(judge['scores'])}{by}"
+        yield f"scores {as_text(judge['scores'])}{by}"
     for seen in judge.get("orders") or ():
         side = str(seen.get("side") or seen.get("problem") or "no verdict")
         better = f"{side} is better" if side in ("chosen", "rejected") else side
@@ -246,12 +231,12 @@ def _judged(
 def _exchange(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """(who, text) of the prompt that a generated row came of, and of what the row doesn't hold."""
     for message in facts.get("prompt") or ():
-        yield f"prompt, {message.get('role', '')}", _as_text(message.get("content") or "")
+        yield f"prompt, {message.get('role', '')}", as_text(message.get("content") or "")
     if facts.get("answer"):
-        yield "answer", _as_text(facts["answer"])
+        yield "answer", as_text(facts["answer"])
     for answer in (facts.get("more") or {}).get("answers") or ():
         checks = ", ".join(_checked(check) for check in answer.get("checks") or ())
-        text = _as_text(answer.get("answer") or answer.get("problem") or "")
+        text = as_text(answer.get("answer") or answer.get("problem") or "")
         yield f"answer{f' ({checks})' if checks else ''}", text
 
 
@@ -267,14 +252,6 @@ def _trained(story: Story) -> Iterator[Any]:
         more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
         yield _text((f"{step} trains on {counted(len(rows), 'row')} of this origin: ", ""),
                     (f"{names}{more}", "cyan"))  # fmt: skip
-
-
-def _as_text(value: Any) -> str:
-    if isinstance(value, dict) and all(isinstance(v, str | int | float) for v in value.values()):
-        return ", ".join(f"{k} {v}" for k, v in value.items())
-    if isinstance(value, list) and all(isinstance(v, str | int | float) for v in value):
-        return ", ".join(map(str, value))
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _short(text: str, longest: int = LONGEST) -> str:

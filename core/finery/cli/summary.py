@@ -1,34 +1,27 @@
-"""What a build ends with: errors, the table of scores, and what to do next."""
+"""What a build ends with: what its outputs say together, remarks, errors, what to do next."""
 
 import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import click
 
-from finery.artifact.kinds import Bundle, Metrics
 from finery.artifact.manifest import Manifest
 from finery.build.scheduler import Build, Outcome
-from finery.cli.console import counted, duration, print_error
-from finery.cli.curve_view import curve_of, kept_step
-from finery.errors import DataError
+from finery.cli.console import print_error
+from finery.cli.views import output_of, show_together, titled, view_of
+from finery.errors import FineryError, each_once
 from finery.util.paths import shown
-from finery_trl.view.curves import CURVE, lines, verdict
+from finery.util.text import counted, duration, visible
 
 
 def print_summary(build: Build, outcome: Outcome) -> None:
     """Scores on stdout; counts, errors and hints on stderr."""
-    outputs = {n: r.outputs for n, r in outcome.results.items()}
-    if any(m.kind == Metrics.kind for o in outputs.values() for m in o.values()) and (
-        outcome.ran or outcome.errors
-    ):
-        from finery.cli.tables import print_scores
-
-        print_scores(build.store.root, outputs)
-    _print_verdicts(build, outcome)
+    for failure in each_once([*_show_outputs(build, outcome)]):
+        print_error(failure)
     for step, error in outcome.errors.items():
         click.echo(err=True)
         print_error(error)
@@ -36,29 +29,19 @@ def print_summary(build: Build, outcome: Outcome) -> None:
             click.echo(f"  log: {shown(Path(outcome.logs[step]))}", err=True)
     _print_counts(build, outcome)
     if outcome.ran and not outcome.errors:
-        for line in _next_lines(build, outputs):
+        for line in _next_lines(build, outcome):
             click.echo(line)
 
 
-def _print_verdicts(build: Build, outcome: Outcome) -> None:
-    """What the curve of each training of this build says."""
-    for step in outcome.ran:
-        result = outcome.results.get(step)
-        for manifest in result.outputs.values() if result else ():
-            if CURVE not in manifest.files:
-                continue
-            try:
-                points = curve_of(build.store.artifact(manifest), manifest)
-            except DataError as error:  # the build is fine all the same
-                print_error(error)
-                continue
-            found = verdict(points or [], kept_step(manifest))
-            sentence, *advice = lines(found)
-            click.secho(
-                _wrapped(f"{step}: {sentence}"), fg="yellow" if found.is_bad else None, err=True
-            )
-            for line in advice if found.is_bad else ():
-                click.echo(_wrapped(f"  {line}"), err=True)
+def _print_remarks(build: Build, title: str, manifest: Manifest) -> None:
+    """Print what its view has to say about an output that this build made."""
+    plugins = build.graph.plugins
+    output = output_of(plugins, build.store, title, manifest)
+    for remark in view_of(plugins, manifest).remarks(output):
+        colour = "yellow" if remark.severity == "warning" else None
+        click.secho(_wrapped(visible(f"{title}: {remark.text}")), fg=colour, err=True)
+        if remark.advice:
+            click.echo(_wrapped(f"  {visible(remark.advice)}"), err=True)
 
 
 def _wrapped(text: str) -> str:
@@ -90,15 +73,36 @@ def _print_counts(build: Build, outcome: Outcome) -> None:
     click.secho(f"{text} ({duration(outcome.seconds)})", fg="green", err=True)
 
 
-def _next_lines(build: Build, outputs: Mapping[str, Mapping[str, Manifest]]) -> Iterator[str]:
-    """Where the outputs lie, and how to run what was made."""
+def _next_lines(build: Build, outcome: Outcome) -> Iterator[str]:
+    """Where the outputs are, and how to run what was made."""
     yield f"outputs: {_short(build.folder)}"
-    for name, made in outputs.items():
-        for output, manifest in made.items():
-            run = manifest.meta.get("run") if manifest.kind == Bundle.kind else None
-            if run:
-                folder = build.folder / name / output if output else build.folder / name
-                yield f"run it:  cd {_short(folder)} && {run}"
+    for title, manifest in _manifests(outcome):
+        command = manifest.meta.get("run")
+        if command:
+            yield f"run it:  cd {_short(build.folder.joinpath(*title.split('.')))} && {command}"
+
+
+def _show_outputs(build: Build, outcome: Outcome) -> Iterator[FineryError]:
+    """Print what the views have to say; yield what a view fails with: the build is fine."""
+    if outcome.ran or outcome.errors:
+        try:
+            show_together(build.graph.plugins, build.store, _manifests(outcome))
+        except FineryError as error:
+            yield error
+    for title, manifest in _manifests(outcome, outcome.ran):
+        try:
+            _print_remarks(build, title, manifest)
+        except FineryError as error:
+            yield error
+
+
+def _manifests(
+    outcome: Outcome, steps: Iterable[str] | None = None
+) -> Iterator[tuple[str, Manifest]]:
+    """(what the recipe calls it, manifest) of all outputs, or of those that some steps made."""
+    for step in outcome.results if steps is None else steps:
+        if step in outcome.results:
+            yield from titled(step, outcome.results[step].outputs).items()
 
 
 def _short(path: Path) -> str:

@@ -23,12 +23,15 @@ class Engine:
         step that uses the engine, and with the engine's code of every record.
     version: what stands for code and packages in the keys of records. For engines that only carry
         questions and answers, so that answers which were paid for outlive a change of their code.
+    batched: whether requests are answered together, see `batches`; estimates can't tell then which
+        of them were answered before.
     constrains: whether answers follow `Sampling.schema`.
     price: what an answer costs; None: nobody knows.
     """
 
     packages: ClassVar[tuple[str, ...]] = ()
     version: ClassVar[str] = ""
+    batched: ClassVar[bool] = False
     constrains: bool = False
     price: "Price | None"
 

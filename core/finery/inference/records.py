@@ -1,7 +1,5 @@
 """Records of answered requests: where they are kept, and their keys."""
 
-import fcntl
-import os
 import sqlite3
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -14,6 +12,7 @@ from blake3 import blake3
 from finery.artifact.kinds import Artifact, Model
 from finery.errors import StepError
 from finery.inference.types import Batch, Request, Sampling
+from finery.util.locks import KeyLocks
 
 
 class Records(Protocol):
@@ -90,29 +89,18 @@ class SqliteRecords:
                 db.execute("ROLLBACK")
 
     def claim(self, key: bytes) -> bool:
-        """Take it on to make a record: a lock of the OS on a byte that stands for the key."""
-        try:
-            fcntl.lockf(self._claims(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _claim_offset(key))
-        except (BlockingIOError, PermissionError):  # which of the two, systems disagree on
-            return False
-        return True
+        """Take it on to make a record: a lock of the operating system."""
+        return _claims(self._path.with_name("claims")).acquire(key)
 
     def release(self, key: bytes) -> None:
         """Give up a claim."""
-        fcntl.lockf(self._claims(), fcntl.LOCK_UN, 1, _claim_offset(key))
-
-    def _claims(self) -> int:
-        return _opened_claims(self._path.with_name("claims"))
+        _claims(self._path.with_name("claims")).release(key)
 
 
 @cache
-def _opened_claims(path: Path) -> int:
-    """The file of claims, open as long as this process: closing it would give up all of them."""
-    return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-
-
-def _claim_offset(key: bytes) -> int:
-    return int.from_bytes(key[:7])
+def _claims(path: Path) -> KeyLocks:
+    """The claims of a store, open as long as this process: closing would give up all of them."""
+    return KeyLocks(path)
 
 
 def sampling_of(

@@ -252,7 +252,7 @@ class _Teller:
         for source in sources:
             for i in sorted(there.get((source.step, source.output), ())):
                 if not rows[i].at(node.name):  # else it is judged
-                    facts = {"as": source.field, "from": source.ref, "section": node.section}
+                    facts = {"as": source.field, "from": source.ref, "role": source.role}
                     rows[i].events.append(Event(node.name, node.use, "taken", facts=facts))
 
     # -- places outside --------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Every hook a plugin can implement. `from finery import hookimpl`."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pluggy
 
@@ -14,6 +14,19 @@ if TYPE_CHECKING:
 
 hookspec = pluggy.HookspecMarker("finery")
 hookimpl = pluggy.HookimplMarker("finery")
+OBSERVES = "finery_observes"
+"""The attribute of a function that `observes` marks."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def observes(function: F) -> F:
+    """Mark a hook that only watches: it can't change outputs, so it stays out of keys.
+
+    For `finery_run_step`, whose implementations are part of the key of every step otherwise.
+    """
+    setattr(function, OBSERVES, True)
+    return function
 
 
 @hookspec
@@ -34,6 +47,11 @@ def finery_commands() -> Mapping[str, str]:  # type: ignore[empty-body]
 @hookspec
 def finery_executors() -> Mapping[str, str]:  # type: ignore[empty-body]
     """Return the executors you provide: name → `"module:Class"`."""
+
+
+@hookspec
+def finery_views() -> Mapping[str, str]:  # type: ignore[empty-body]
+    """Return the views you provide: kind of artifact, or `kind/format` → `"module:Class"`."""
 
 
 @hookspec
@@ -60,7 +78,7 @@ def finery_estimates(  # type: ignore[empty-body]
 
 @hookspec(firstresult=True)
 def finery_run_step(step: "Step", job: "Job") -> Any:
-    """Run one step in its worker; wrap it to see or change how every step runs."""
+    """Run one step in its worker; wrap it to change how every step runs, or to watch it run."""
 
 
 @hookspec

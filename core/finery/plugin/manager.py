@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 from types import FunctionType, ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 from blake3 import blake3
@@ -22,7 +22,10 @@ from finery.step.step import Step
 from finery.util.installed import EntryPoint, entry_points
 from finery.util.paths import shown
 from finery.util.references import load_reference
-from finery.util.text import did_you_mean
+from finery.util.text import did_you_mean, nearest_meant
+
+if TYPE_CHECKING:
+    from finery.plugin.view import View
 
 GROUP = "finery"
 
@@ -72,6 +75,11 @@ class Plugins:
         return self._provided("finery_executors")
 
     @cached_property
+    def views(self) -> dict[str, tuple[Any, Plugin]]:
+        """Kind of artifact, or `kind/format` → (a `View`'s class or "module:Class", plugin)."""
+        return self._provided("finery_views")
+
+    @cached_property
     def pages(self) -> dict[str, tuple[Any, Plugin]]:
         """Kind of artifact → (what makes a page of it, or "module:function"; plugin)."""
         return self._provided("finery_pages")
@@ -101,10 +109,11 @@ class Plugins:
         """A fix for an unknown step type."""
         prefix = name.partition(".")[0]
         if prefix not in {p.name for p in self.plugins}:
-            guess = did_you_mean(name, self.step_types)
-            hint = f"{guess} or " if guess and guess.startswith("did") else ""
-            missing = f"install the plugin that provides '{prefix}.*'"
-            return f"{hint}{missing} (`finery plugins` lists yours)"
+            meant = nearest_meant(name, self.step_types)
+            missing = (
+                f"install the plugin that provides '{prefix}.*' (`finery plugins` lists yours)"
+            )
+            return f"{meant} or {missing}" if meant else missing
         return did_you_mean(name, self.step_types) or "run `finery plugins`"
 
     def engine(self, model_format: str) -> type[Engine]:
@@ -118,6 +127,25 @@ class Plugins:
         reference, plugin = self.engines[model_format]
         cls: type[Engine] = resolve(reference, f"engine '{model_format}'", plugin)
         return cls
+
+    def view(self, kind: str, artifact_format: str = "") -> "View":
+        """What shows artifacts of a kind and format: the most specific view that there is.
+
+        Raises `PluginError` where a plugin's view can't be loaded, or is none.
+        """
+        from finery.plugin.view import View  # only where something is shown
+
+        name = next((n for n in (f"{kind}/{artifact_format}", kind) if n in self.views), None)
+        if name is None:
+            return View()
+        reference, plugin = self.views[name]
+        cls = resolve(reference, f"view '{name}'", plugin)
+        if not (isinstance(cls, type) and issubclass(cls, View)):
+            raise PluginError(
+                f"view '{name}' of plugin '{plugin.name}' ({plugin.origin}) is no View: {cls!r}",
+                fix="subclass finery.View",
+            )
+        return cls()
 
     def _provided(self, hook: str) -> dict[str, tuple[Any, Plugin]]:
         found: dict[str, tuple[Any, Plugin]] = {}

@@ -42,12 +42,12 @@ class Proven:
     waits: dict[str, list[str]] = field(default_factory=dict)
 
 
-def trainings(graph: Graph) -> list[Node]:
+def provable_steps(graph: Graph) -> list[Node]:
     """The steps that can prove what they would learn."""
     return [n for n in graph.nodes.values() if _can_prove(n)]
 
 
-def prove_trainings(
+def prove_steps(
     graph: Graph,
     store: Store,
     *,
@@ -55,14 +55,14 @@ def prove_trainings(
     listeners: Sequence[Listener] = (),
     report: Callable[[Node], Report] = lambda node: lambda event: None,
 ) -> Generator[Proven, None, None]:
-    """Build what is light, then prove one training after the other.
+    """Build what is light, then prove one step after the other.
 
     listeners: of that build. report: where the events of a training's proof go.
     """
     with tempfile.TemporaryDirectory(prefix="finery-check-") as folder:
         proving = _Proving(graph, store, Path(folder), listeners, report)
         proving.prepare()
-        for node in trainings(graph):
+        for node in provable_steps(graph):
             yield proving.prove(node, samples)
 
 
@@ -120,7 +120,7 @@ class _Proving:
         """The light steps to build next."""
         missing = {
             name
-            for node in trainings(self.graph)
+            for node in provable_steps(self.graph)
             for source, _ in self._inputs(node)
             for name in self._missing(source.step)
         }

@@ -47,10 +47,9 @@ class Recipe:
             raise UsageError("--set takes PATH=VALUE", where=where, fix="--set train.sft.epochs=1")
         keys = target.strip().split(".")
         try:
-            value = _parse(text, where)[1] if text.strip() else ""
+            value = _parse(text, where, "the value")[1] if text.strip() else ""
         except RecipeError as error:
-            what = error.what.replace("the recipe", "the value")
-            raise UsageError(what, where=where, fix=error.fix) from None
+            raise UsageError(error.what, where=where, fix=error.fix) from None
         parent = self.data
         for depth, key in enumerate(keys[:-1]):
             child = parent.setdefault(key, {}) if depth >= 2 else parent.get(key)

@@ -1,13 +1,32 @@
 """Files outside the store that `Files` settings name."""
 
+import copy
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from finery.errors import DataError
-from finery.fields import Files, OneFile, OptionalFiles
+from finery.fields import Files, OneFile, OptionalFiles, Settings
 from finery.recipe.document import Recipe
-from finery.util.text import did_you_mean
+from finery.step.inspect import files_of, give_files
+from finery.util.text import nearest_meant
+
+S = TypeVar("S", bound=Settings)
+
+
+def with_files(recipe: Recipe, place: Sequence[str], step: S) -> S:
+    """A copy of a step, at `place` of the recipe, that has its outside files.
+
+    Raises what `find_files` raises.
+    """
+    opened = copy.deepcopy(step)
+    files = {
+        name: find_files(recipe, (*place, *name.split(".")), setting)
+        for name, setting in files_of(opened).items()
+    }
+    give_files(opened, files)
+    return opened
 
 
 def find_files(recipe: Recipe, place: Sequence[str], files: Files) -> list[tuple[str, Path]]:
@@ -63,9 +82,9 @@ def _matches(pattern: str, folder: Path) -> list[Path]:
 
 def _near(path: Path, folder: Path) -> str:
     if path.parent.is_dir():
-        guess = did_you_mean(path.name, [p.name for p in path.parent.iterdir()])
-        if guess and guess.startswith("did"):
-            return guess
+        fix = nearest_meant(path.name, [p.name for p in path.parent.iterdir()])
+        if fix is not None:
+            return fix
     return f"paths are relative to the recipe's folder, {folder}"
 
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from blake3 import blake3
 
-from finery.artifact.kinds import Artifact, Dataset, Metrics
+from finery.artifact.kinds import Artifact, Dataset, Metrics, Model
 from finery.errors import FineryError, RecipeError, UsageError
-from finery.fields import Settings
+from finery.fields import Role, Settings
 from finery.recipe.document import Recipe
 from finery.recipe.steptypes import StepTypes
 from finery.recipe.validate import check_recipe, convert_step, raise_all
@@ -224,6 +224,20 @@ def sources_of(node: Node, kind: type[Artifact]) -> list[Source]:
 def row_sources(node: Node) -> list[Source]:
     """The inputs that a step takes rows from; those it only compares with aren't among them."""
     return [s for s in sources_of(node, Dataset) if s.role != "compare"]
+
+
+def base_models(node: Node) -> list[Source]:
+    """The models that a step's own model is made from.
+
+    Those with the role `base`; of a step type that gives no input that role, all models it takes.
+    """
+    models = sources_of(node, Model)
+    return [s for s in models if s.role == "base"] or models
+
+
+def inputs_as(node: Node, role: Role) -> list[str]:
+    """The inputs that a step type declares with a role, whether or not the recipe names any."""
+    return [path for path, slot in slots_of(node.step).items() if slot.role == role]
 
 
 def trains(node: Node) -> bool:

@@ -35,7 +35,7 @@ _SYNTAX = [
      "start items with '- ', or check the indentation"),
     ("block mapping did not find expected key", "this fits neither the line nor the lines above it",
      "check its indentation, and the quotes and brackets before it"),
-    ("maximum nesting depth", "the recipe is nested too deeply", "flatten it"),
+    ("maximum nesting depth", "this is nested too deeply", "flatten it"),
     ("unknown escape character", "unknown escape in double quotes",
      "write \\\\ for \\, or use single quotes"),
 ]  # fmt: skip
@@ -43,9 +43,9 @@ _SYNTAX = [
 _LOADER: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # libyaml: ten times faster
 
 
-def _parse(text: str, name: str) -> tuple[yaml.Node, Any]:
-    """(node tree, plain data) of one YAML document."""
-    reader = _Reader(text, name)
+def _parse(text: str, name: str, title: str = "the recipe") -> tuple[yaml.Node, Any]:
+    """(node tree, plain data) of one YAML document. title: what errors call it."""
+    reader = _Reader(text, name, title)
     try:
         loader = _LOADER(text)
         try:
@@ -55,7 +55,7 @@ def _parse(text: str, name: str) -> tuple[yaml.Node, Any]:
         data = None if node is None else reader.value(node)
     except RecursionError:
         raise RecipeError(
-            "the recipe is nested too deeply", where=f"{name}:1:1", fix="flatten it"
+            f"{title} is nested too deeply", where=f"{name}:1:1", fix="flatten it"
         ) from None
     except yaml.MarkedYAMLError as error:
         raise reader.syntax_error(error) from None
@@ -69,7 +69,7 @@ def _parse(text: str, name: str) -> tuple[yaml.Node, Any]:
         ) from None
     if node is None:
         raise RecipeError(
-            "the recipe is empty", where=f"{name}:1:1", fix="finery init DIR writes one"
+            f"{title} is empty", where=f"{name}:1:1", fix="finery init DIR writes one"
         )
     return node, data
 
@@ -77,9 +77,10 @@ def _parse(text: str, name: str) -> tuple[yaml.Node, Any]:
 class _Reader:
     """Turns YAML nodes into plain data."""
 
-    def __init__(self, text: str, name: str) -> None:
+    def __init__(self, text: str, name: str, title: str) -> None:
         self.text = text
         self.name = name
+        self.title = title
         self.budget = MAX_NODES
         self.open: set[int] = set()
 
@@ -97,7 +98,7 @@ class _Reader:
         if id(node) in self.open:
             raise self.fail("an alias contains itself", node, "drop the alias")
         if len(self.open) == MAX_DEPTH:
-            raise self.fail("the recipe is nested too deeply", node, "flatten it")
+            raise self.fail(f"{self.title} is nested too deeply", node, "flatten it")
         self.check_tag(node, "map", "seq", "str")
         self.open.add(id(node))
         value: Any

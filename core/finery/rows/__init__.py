@@ -5,6 +5,7 @@ A step's key holds the code of the modules that the step imports from here, as i
 plugins.
 """
 
+from finery.rows.files.writing import with_id
 from finery.rows.row import (
     NOT_CONTENT,
     Conversation,
@@ -14,7 +15,6 @@ from finery.rows.row import (
     row_id,
     snippet,
     split_turns,
-    with_id,
 )
 
 __all__ = [

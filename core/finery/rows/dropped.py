@@ -1,7 +1,7 @@
 """What a step drops or finds fault with: row by row, beside the rows that it keeps."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,14 +60,18 @@ class Drops(SideFile):
         total = self.counts.total()
         if not total:
             return f"all {kept:,} rows kept"
-        reasons = ", ".join(f"{reason} {n:,}" for reason, n in sorted(self.counts.items()))
-        return f"dropped {total:,} of {kept + total:,} rows ({reasons})"
+        return f"dropped {total:,} of {kept + total:,} rows ({by_reason(self.counts)})"
 
     def refuse_nothing_left(self, kept: int, fix: str) -> None:
         """Raise `DataError` where all rows were dropped: what follows needs some."""
         if not kept:
             what = self.summary(0) if self.counts else "there are no rows to start from"
             raise DataError(f"no row is left: {what}", details=self._samples, fix=fix)
+
+
+def by_reason(counts: Mapping[str, int]) -> str:
+    """Counts by reason in words: `cut-off 2, schema 5`."""
+    return ", ".join(f"{reason} {count:,}" for reason, count in sorted(counts.items()))
 
 
 def dropped(dataset: "Dataset") -> Iterator[dict[str, Any]]:

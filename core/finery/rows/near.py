@@ -23,10 +23,13 @@ from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 from blake3 import blake3
+
+from finery.rows.parts import as_turns, canonical, is_conversation, joined, prompt
+from finery.rows.row import Row, split_turns
 
 PIECE = 5
 """Characters of a piece."""
@@ -47,6 +50,8 @@ SLACK = 0.15
 """What the estimate of a candidate may be below the threshold: four of its standard deviations."""
 FOUND = 0.98
 """Probability that a pair at the threshold is found, at least."""
+PLACE = frozenset({"heading", "line", "page"})
+"""Columns of a document's chunk that say where in its `source` it is."""
 _SEED = 1
 _CHUNK = 50_000
 _DIGITS = re.compile(r"\d+")
@@ -267,6 +272,22 @@ def rows_of_a_band(threshold: float) -> int:
 
 def _found(threshold: float, rows: int) -> float:
     return 1 - (1 - threshold**rows) ** (PERMUTATIONS // rows)
+
+
+def row_entry(row: Row, on: Literal["row", "prompt"]) -> Entry:
+    """What of a row is compared with others; a row that is no conversation as it is, whole."""
+    if not is_conversation(row):
+        left_out = {"id", "parents", "source"} | (PLACE if "source" in row else set())
+        content = {k: v for k, v in row.items() if k not in left_out}
+        text = content.pop("text", "")
+        return entry_of([str(text)], canonical(content))
+    texts = [prompt(row)]
+    if on == "prompt":
+        return entry_of(texts)
+    texts.append(joined(split_turns(row)[1]))
+    if "rejected" in row:
+        texts.append(joined(as_turns(row["rejected"])))
+    return entry_of(texts, canonical([row.get("label"), row.get("tools")]))
 
 
 def entry_of(texts: Sequence[str], equal: str = "") -> Entry:

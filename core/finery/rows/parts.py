@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from finery.errors import DataError
-from finery.rows.row import Conversation, Message, Row, row_id, split_turns
+from finery.rows.row import NOT_CONTENT, Conversation, Message, Row, row_id, split_turns
 from finery.util.text import did_you_mean
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ OWN = frozenset({"messages", "prompt", "completion", "chosen", "rejected", "tool
 """Columns that the texts of a row are taken from."""
 OWN_COLUMNS = OWN | {"id", "parents"}
 """Columns with a meaning of their own in a `Dataset`."""
+NOT_TEXT = frozenset({"id", "parents", "tools"})
+"""Columns without text of the row's own."""
 ANSWERS = ("output", "answer")
 """What settings may say for the text of the answer, unless a column has that name."""
 
@@ -138,6 +140,24 @@ def canonical(value: Any) -> str:
 def as_turns(value: Any, role: str = "assistant") -> Conversation:
     """Text as one turn, turns as they are."""
     return [{"role": role, "content": value}] if isinstance(value, str) else list(value)
+
+
+def turns_of(row: Row) -> Iterator[tuple[str, str]]:
+    """(role, text) of each turn of a row, preferences as `chosen` and `rejected`.
+
+    Of a row that is no conversation, (name, text) of each column.
+    """
+    if not is_conversation(row):
+        for name, value in row.items():
+            if name not in NOT_CONTENT:
+                yield name, value if isinstance(value, str) else compact(value)
+        return
+    prompt, completion = split_turns(row)
+    for turn in [*prompt, *(completion if "rejected" not in row else [])]:
+        yield str(turn["role"]), text_of(turn)
+    if "rejected" in row:
+        yield "chosen", joined(completion)
+        yield "rejected", joined(as_turns(row["rejected"]))
 
 
 def changed(old: Row, new: Mapping[str, Any]) -> Row:

@@ -19,11 +19,6 @@ def row_id(row: Row) -> str:
     return blake3(msgspec.json.encode(content, order="deterministic")).hexdigest()[:16]
 
 
-def with_id(row: Row) -> Row:
-    """The row itself if it has an `id`, else a copy with one."""
-    return row if "id" in row else {"id": row_id(row), **row}
-
-
 def split_turns(row: Row) -> tuple[Conversation, Conversation]:
     """(prompt, completion) of a row, both as messages.
 

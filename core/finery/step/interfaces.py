@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from finery.artifact.kinds import Artifact
 from finery.errors import FineryError, PluginError
+from finery.inference.budget import Budget
+from finery.inference.types import Request
 from finery.rows.row import Row
 from finery.step.inspect import full_name
 from finery.step.step import Step
@@ -133,6 +135,23 @@ class Count(NamedTuple):
         return f"{'' if self.exact else 'about '}{self.rows:,} {noun}"
 
 
+class Asked(NamedTuple):
+    """Requests that a step makes of one of its models, as far as they are known before it runs.
+
+    model: the input that names the model. total: the number of requests, if every answer can be
+    used; None while that isn't known. requests: (request, rows that its answer should hold), in
+    order, as far as inputs are built. sampling: the arguments of `CachedEngine.stream`, with
+    `max_tokens`. retries: how often a request is repeated whose answer can't be used.
+    """
+
+    model: str
+    total: int | None
+    requests: Iterable[tuple[Request, int]]
+    sampling: Mapping[str, Any]
+    retries: int = 0
+    budget: Budget | None = None
+
+
 class Forecast(Interface[S]):
     """What can be said of a step's output before the step runs.
 
@@ -167,12 +186,25 @@ class Forecast(Interface[S]):
         """Facts about a model, as its `meta` or its `config.json` would give them.
 
         `config`: what `config.json` holds; `gguf`: the path of a GGUF file; `hub`: (repository,
-        revision) whose `config.json` a hub may be asked for.
+        revision) whose `config.json` a hub may be asked for; `parameters`: their number; `name`:
+        what people call the model, which often has its size, e.g. `Qwen/Qwen3-4B`.
         """
         return {}
 
+    def asks(self, taken: Mapping[str, Sequence[Count | None]], *, built: bool) -> Asked | None:
+        """For steps that have a model make rows: what they ask it.
+
+        taken: as for `rows`. built: whether all data sets that the step takes are built; they are
+        opened then. Where the step writes `meta["answers"] = {"requests": …, "prompt_tokens": …,
+        "completion_tokens": …}`, the next estimate expects answers of that length.
+        """
+        return None
+
     def runtime(self) -> Mapping[str, Any]:
-        """What the artifact's `runtime` will have, e.g. the price of a model behind an API."""
+        """What the artifact's `runtime` will have.
+
+        `price` of a model behind an API: None where nobody says. A model without it costs nothing.
+        """
         return {}
 
 

@@ -3,21 +3,18 @@
 Layout under `.finery/`: `finery.db` (SQLite, WAL), `objects/ab/cdef…` (read-only blobs),
 `views/<digest>/` (an artifact as a folder of links), `work/<key>` (what a running step leaves),
 `work/<key>.scratch` (what its next attempt finds), `pinned/` (what steps kept for their pins),
-`runs/<id>/` (events and logs), `locks` and `claims` (a file each; the lock of a step's key, or of a
-record's, is a byte of it).
+`runs/<id>/` (events and logs), `locks` and `claims` (`KeyLocks` of steps' keys and of records').
 
 A commit is: fill a staging folder, hash, rename into `objects/`, fsync, and one transaction that
 records keys. Whatever instant a build dies at, the next one finds whole blobs and whole keys.
 """
 
 import contextlib
-import errno
-import fcntl
 import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +22,18 @@ import msgspec
 
 from finery.artifact.kinds import Artifact
 from finery.artifact.manifest import Manifest, Parts, Result, referring, with_references
-from finery.build.code import Parsed
 from finery.errors import DataError, StepError, UsageError
 from finery.store.blobs import FLUSHED_BYTES, as_it_was, blob_path
 from finery.store.links import open_artifact
 from finery.util.files import fsync, hash_file, settled
+from finery.util.locks import KeyLocks
 from finery.util.paths import STORE
 
-VERSION = 2
+VERSION = 3
 """Of the tables below, but for `records`, whose form is fixed. Bump it when they change."""
-_REBUILT = ("results", "latest", "blobs", "files", "code", "stamps", "checked")
+_REBUILT = (
+    "results", "latest", "blobs", "files", "remembered", "facts", "code", "stamps", "checked",
+)  # fmt: skip
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS results (
   key TEXT PRIMARY KEY, outputs BLOB NOT NULL, parts BLOB NOT NULL, seconds REAL NOT NULL,
@@ -46,11 +45,11 @@ CREATE TABLE IF NOT EXISTS blobs (
   digest TEXT PRIMARY KEY, size INTEGER, mtime INTEGER, ctime INTEGER, inode INTEGER) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS files (
   path TEXT PRIMARY KEY, stat BLOB NOT NULL, digest TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS code (
-  path TEXT PRIMARY KEY, stat BLOB NOT NULL, parsed BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS remembered (
+  kind TEXT, path TEXT, stat BLOB NOT NULL, content BLOB NOT NULL,
+  PRIMARY KEY (kind, path)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, content BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS records (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS stamps (name TEXT PRIMARY KEY, content TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS checked (digest TEXT PRIMARY KEY) WITHOUT ROWID;
 """
 KEY_DIGITS = 64
 
@@ -69,7 +68,7 @@ class Store:
             if not ignore.exists():
                 ignore.write_text("*\n")
             self._db = _connect(self.database)
-            self._locks = os.open(root / "locks", os.O_RDWR | os.O_CREAT, 0o644)
+            self._locks = KeyLocks(root / "locks")
         except (OSError, sqlite3.Error) as error:
             raise UsageError(
                 f"can't use the store {root}: {error}",
@@ -79,7 +78,7 @@ class Store:
     def close(self) -> None:
         """Close the database and give up the locks."""
         self._db.close()
-        os.close(self._locks)
+        self._locks.close()
 
     # -- results ---------------------------------------------------------------------------------
 
@@ -267,42 +266,37 @@ class Store:
                 )
         return digest
 
-    def parsed(self, path: Path, module: str) -> Parsed:
-        """`parse.parse_file`, remembered."""
+    # -- what was worked out before --------------------------------------------------------------
+
+    def remembered(self, kind: str, path: Path, compute: Callable[[Path], bytes]) -> bytes:
+        """`compute(path)`, worked out again only where the file changed since.
+
+        kind: names what is computed, with a version of how.
+        """
         stat = _stat_key(path)
         row = self._db.execute(
-            "SELECT stat, parsed FROM code WHERE path = ?", [str(path)]
+            "SELECT stat, content FROM remembered WHERE kind = ? AND path = ?", [kind, str(path)]
         ).fetchone()
         if row and row[0] == stat:
-            known: Parsed = msgspec.json.decode(row[1], type=Parsed)
-            return known
-        from finery.build.parse import parse_file  # needs `ast`: only for files that changed
-
-        parsed = parse_file(path, module)
+            return bytes(row[1])
+        content = compute(path)
         if _settled(path):
             with self._transaction():
                 self._db.execute(
-                    "INSERT OR REPLACE INTO code VALUES (?, ?, ?)",
-                    [str(path), stat, msgspec.json.encode(parsed)],
+                    "INSERT OR REPLACE INTO remembered VALUES (?, ?, ?, ?)",
+                    [kind, str(path), stat, content],
                 )
-        return parsed
+        return content
 
-    def was_checked(self, digest: str) -> bool:
-        """Whether a recipe (with the code of its step types) passed its check before."""
-        return (
-            self._db.execute("SELECT 1 FROM checked WHERE digest = ?", [digest]).fetchone()
-            is not None
-        )
+    def fact(self, name: str) -> bytes | None:
+        """What was kept under a name."""
+        row = self._db.execute("SELECT content FROM facts WHERE name = ?", [name]).fetchone()
+        return bytes(row[0]) if row else None
 
-    def mark_checked(self, digest: str) -> None:
-        """Remember that a recipe passed its check."""
+    def keep_facts(self, facts: Mapping[str, bytes]) -> None:
+        """Keep contents under names of the caller's."""
         with self._transaction():
-            self._db.execute("INSERT OR IGNORE INTO checked VALUES (?)", [digest])
-
-    def keep_stamp(self, name: str, content: str) -> None:
-        """Keep a stamp, see `finery.build.uptodate`."""
-        with self._transaction():
-            self._db.execute("INSERT OR REPLACE INTO stamps VALUES (?, ?)", [name, content])
+            self._db.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", [*facts.items()])
 
     # -- work folders and locks ------------------------------------------------------------------
 
@@ -340,17 +334,11 @@ class Store:
 
     def try_lock(self, key: str) -> bool:
         """Take the lock of a key; False while another process has it. It dies with this process."""
-        try:
-            fcntl.lockf(self._locks, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _lock_offset(key))
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                return False
-            raise
-        return True
+        return self._locks.acquire(bytes.fromhex(key))
 
     def unlock(self, key: str) -> None:
         """Give up the lock of a key."""
-        fcntl.lockf(self._locks, fcntl.LOCK_UN, 1, _lock_offset(key))
+        self._locks.release(bytes.fromhex(key))
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -384,11 +372,6 @@ def _connect(path: Path) -> sqlite3.Connection:
     return db
 
 
-def _digests(manifest: Manifest) -> Iterator[str]:
-    for digest, _ in manifest.files.values():
-        yield digest
-
-
 def _stat_key(path: Path) -> bytes:
     s = os.stat(path)
     return msgspec.msgpack.encode([s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns])
@@ -397,7 +380,3 @@ def _stat_key(path: Path) -> bytes:
 def _settled(path: Path) -> bool:
     s = os.stat(path)
     return settled(s.st_mtime_ns, s.st_ctime_ns, time.time_ns())
-
-
-def _lock_offset(key: str) -> int:
-    return int(key[:15], 16)

@@ -27,7 +27,8 @@ def store_folder(recipe: Path) -> Path:
 
 def shown(path: Path) -> str:
     """The path as a person would type it here."""
-    try:
-        return str(path.resolve().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
+    here = Path.cwd()
+    for name in (path, path.resolve()):  # first as it is: what it links to may be elsewhere
+        if name.is_relative_to(here):
+            return str(name.relative_to(here))
+    return str(path)

@@ -1,4 +1,4 @@
-"""Text for people: guesses for mistyped names, texts without secrets."""
+"""Text for people: guesses for mistyped names, numbers in words, texts that are safe to print."""
 
 from collections.abc import Iterable, Mapping
 
@@ -9,10 +9,14 @@ def did_you_mean(name: str, names: Iterable[str]) -> str | None:
     Never the name itself, whatever else is wrong with it.
     """
     choices = sorted(set(names) - {name})
-    close = nearest(name, choices)
-    if close is not None:
-        return f"did you mean '{close}'?"
-    return f"one of: {', '.join(choices)}" if choices else None
+    listed = f"one of: {', '.join(choices)}" if choices else None
+    return nearest_meant(name, choices) or listed
+
+
+def nearest_meant(name: str, names: Iterable[str]) -> str | None:
+    """A fix for a mistyped name, where one of `names` is near."""
+    close = nearest(name, set(names) - {name})
+    return f"did you mean '{close}'?" if close else None
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
@@ -32,3 +36,58 @@ def redacted(text: str, secrets: Mapping[str, str]) -> str:
         if len(value) >= 6:
             text = text.replace(value, "***")
     return text
+
+
+def counted(count: int, word: str) -> str:
+    """`1 step`, `2 steps`, `1,000 steps`."""
+    return f"{count} {word}" if count == 1 else f"{count:,} {word}s"
+
+
+def duration(seconds: float) -> str:
+    """`0.4 s`, `42 s`, `3 min 05 s`, `1 h 02 min`."""
+    if seconds < 100:
+        return f"{seconds:.{1 if seconds < 10 else 0}f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def rough_duration(seconds: float) -> str:
+    """An estimate, without the digits that nobody can know: `42 s`, `12 min`, `1.8 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{seconds / 3600:.1f} h"
+
+
+def size(count: float) -> str:
+    """A number of bytes: `512 B`, `3.4 MiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            break
+        count /= 1024
+    return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
+
+
+def percent(share: float) -> str:
+    """A share as a percentage: `91.7 %`."""
+    return f"{100 * share:.1f} %"
+
+
+_PICTURES = {i: chr(0x2400 + i) for i in range(32) if chr(i) not in "\n\t"}
+_PICTURES |= {127: "␡"} | {i: f"\\x{i:02x}" for i in range(128, 160)}
+_TAB = {9: "␉"}
+
+
+def visible(text: str, *, tabs: bool = False) -> str:
+    """Text from outside with control characters as pictures: a terminal would obey them.
+
+    Line breaks stay. tabs: whether tabs are pictures, too.
+    """
+    return text.translate(_PICTURES | _TAB if tabs else _PICTURES)
+
+
+def in_line(text: str) -> str:
+    """The same in one line."""
+    return visible(" ".join(text.split()))

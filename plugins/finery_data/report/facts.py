@@ -17,16 +17,19 @@ from finery import Dataset, Model
 from finery.rows import Row, split_turns
 from finery.rows.chosen import draw_of
 from finery.rows.dropped import dropped, findings
-from finery.rows.near import Common, Match, NearIndex
+from finery.rows.near import Common, Match, NearIndex, row_entry
 from finery.rows.parts import id_of, is_conversation, prompt
 from finery_data.duplicates.heldout import NEAR, HeldOut, prompt_entry
 from finery_data.report.rowfacts import Classes, Lengths, text_parts
-from finery_data.steps.dedup import compared
 
 ALIKE = 0.8
 """Similarity from which on rows of one data set are near copies, as `data.dedup` has it."""
 EXAMPLES = 3
 """Copies, drops and findings of a kind that are shown."""
+NEAR_ROWS = 20_000
+"""Rows of a data set that are searched for near copies, unless a recipe says otherwise."""
+SAMPLES = 6
+"""Rows of a data set that are shown."""
 SPOKEN = 1_000
 """Rows whose language is guessed."""
 BATCH = 500
@@ -251,7 +254,7 @@ def _copies(name: str, dataset: Dataset, folder: Path, most: int, progress: Prog
     """Which rows repeat an earlier one, as `data.dedup` tells."""
     common = Common()
     for row in islice(dataset, most):
-        common.add(compared(row, "row"))
+        common.add(row_entry(row, "row"))
     made, index = (
         Copies(searched=min(most, len(dataset))),
         NearIndex(ALIKE, folder, common.pieces()),
@@ -260,7 +263,7 @@ def _copies(name: str, dataset: Dataset, folder: Path, most: int, progress: Prog
     for number, row in enumerate(dataset):
         if number % BATCH == 0:
             progress(f"{name}: rows compared", number, len(dataset))
-        entry = compared(row, "row")
+        entry = row_entry(row, "row")
         digest = int.from_bytes(entry.digest()[:8], "big")
         if number >= most:
             made.exact += digest in seen

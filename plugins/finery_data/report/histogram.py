@@ -1,6 +1,5 @@
-"""Histograms of lengths, as small inline SVG that needs no script."""
+"""Histograms of lengths: bins, and the geometry of a small SVG."""
 
-import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -34,8 +33,25 @@ class Bins(NamedTuple):
         return f"{low:,}" if low >= high else f"{low:,} to {high:,}"
 
 
+class Histogram(NamedTuple):
+    """A histogram to draw in a field of `width` × `height`, a unit of width for each bin.
+
+    top: what the upper end stands for. areas: (colour, points of a polygon) of each data set.
+    hints: what each bin says when it is pointed at. ticks: (place from 0 to 1, label).
+    """
+
+    what: str
+    caption: str
+    top: str
+    width: int
+    height: int
+    areas: list[tuple[int, str]]
+    hints: list[str]
+    ticks: list[tuple[float, str]]
+
+
 @dataclass
-class _Shown:
+class _Series:
     """A data set in a plot. index: of its colour."""
 
     index: int
@@ -89,47 +105,41 @@ def _round_step(step: float) -> int:
     return next(int(n * power) for n in (1, 2, 5, 10) if n * power >= step)
 
 
-def histogram(named: Sequence[tuple[str, Lengths] | None], unit: str, what: str) -> str:
-    """The plot: for each data set the share of its rows in each bin, as HTML.
+def histogram_of(named: Sequence[tuple[str, Lengths] | None], unit: str, what: str) -> Histogram:
+    """The plot: for each data set the share of its rows in each bin.
 
-    named: the data sets in the order of their colours; None for one without such lengths.
+    named: the data sets in the order of their colours; None for one without such lengths. what:
+    whose lengths these are, e.g. `prompt`.
     """
-    several = [_Shown(i, *one) for i, one in enumerate(named) if one is not None and len(one[1])]
+    several = [_Series(i, *one) for i, one in enumerate(named) if one is not None and len(one[1])]
     bins = bins_of([one.lengths for one in several])
     for one in several:
         one.count(bins)
     top = max(max(one.shares) for one in several)
-    areas = "".join(_area(one.index, [share / top for share in one.shares]) for one in several)
-    hints = "".join(_hint(bins, i, several, unit) for i in range(len(bins.edges) - 1))
-    width = len(bins.edges) - 1
-    several_class = ' class="several"' if len(several) > 1 else ""
-    ticks = "".join(
-        f'<span style="left:{place * 100:.2f}%">{label}</span>' for place, label in bins.labels()
-    )
-    scale = ", logarithmic" if bins.log else ""
-    return (
-        f'<figure class="plot"><div class="top">{top:.1%} of rows</div>'
-        f'<svg viewBox="0 0 {width} {_HEIGHT}" preserveAspectRatio="none" role="img" '
-        f'aria-label="{html.escape(what)}: share of rows by length; the table below has the '
-        f'numbers"><g{several_class}>{areas}</g>{hints}</svg>'
-        f'<div class="ticks" aria-hidden="true">{ticks}</div>'
-        f"<figcaption>{html.escape(unit)}{scale}</figcaption></figure>"
+    return Histogram(
+        what=what,
+        caption=f"{unit}{', logarithmic' if bins.log else ''}",
+        top=f"{top:.1%} of rows",
+        width=len(bins.edges) - 1,
+        height=_HEIGHT,
+        areas=[(one.index, _area([share / top for share in one.shares])) for one in several],
+        hints=[_hint(bins, i, several, unit) for i in range(len(bins.edges) - 1)],
+        ticks=bins.labels(),
     )
 
 
-def _area(index: int, heights: Sequence[float]) -> str:
-    """Steps from bin to bin, filled, with a line on top."""
+def _area(heights: Sequence[float]) -> str:
+    """The points of a polygon: steps from bin to bin, with a line on top."""
     points = [f"0,{_HEIGHT}"]
     for i, height in enumerate(heights):
         y = f"{_HEIGHT - height * (_HEIGHT - 4):.2f}"
         points += [f"{i},{y}", f"{i + 1},{y}"]
     points.append(f"{len(heights)},{_HEIGHT}")
-    return f'<polygon class="s{index % 6}" points="{" ".join(points)}"/>'
+    return " ".join(points)
 
 
-def _hint(bins: Bins, index: int, several: Sequence[_Shown], unit: str) -> str:
+def _hint(bins: Bins, index: int, several: Sequence[_Series], unit: str) -> str:
     """What a bin says when it is pointed at."""
     lines = [f"{bins.named(index)} {unit}"]
     lines += [f"{o.name}: {o.counts[index]:,} rows, {o.shares[index]:.1%}" for o in several]
-    text = html.escape("\n".join(lines))
-    return f'<rect x="{index}" y="0" width="1" height="{_HEIGHT}"><title>{text}</title></rect>'
+    return "\n".join(lines)

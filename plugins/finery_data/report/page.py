@@ -1,27 +1,36 @@
-"""A report as one HTML page that loads nothing and runs nothing; what rows hold is escaped."""
+"""A report as one HTML page that loads nothing and runs nothing.
 
-import html
+What the page says is worked out here; `report.html.jinja` has the markup, and escapes it all.
+"""
+
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any, NamedTuple
 
-from finery.rows import Row, snippet, split_turns
-from finery.rows.parts import as_turns, compact, is_conversation, text_of
-from finery_data.report.facts import EXAMPLES, SPOKEN, Facts, Listed, Overlap, Report
-from finery_data.report.histogram import histogram
-from finery_data.report.page_style import POLICY, STYLE
+from finery import Dataset, render_page
+from finery.rows import Row, snippet
+from finery.rows.parts import turns_of
+from finery_data.report.bars import Bars, bars_of
+from finery_data.report.facts import SPOKEN, Facts, Listed, Overlap, Report
+from finery_data.report.histogram import Histogram, histogram_of
 from finery_data.report.rowfacts import Lengths
 
-BARS = 24
-"""Bars of a list that are shown at once; the others are folded away."""
-MOST_BARS = 300
-"""Bars of a list that are on the page at all."""
+PAGE = "finery_data.report/report.html.jinja"
+TEMPLATES = (PAGE, "finery_data.report/plots.html.jinja")
+"""All templates of the page, whose text is part of what `data.report` makes."""
 MANY = 12
-"""Bars from which on a list has two columns."""
+"""Classes from which on a list has two columns, and a place of its own."""
 LONGEST_TEXT = 3_000
 """Characters of a turn that are shown."""
-LONGEST_NAME = 80
-"""Characters of a class or a source that are shown."""
+LONGEST_LABEL = 60
+"""Characters of a row's label that are shown."""
+LONGEST_MISSING = 40
+"""Characters of a class that a data set has no row of."""
+MOST_MISSING = 8
+"""Classes that are named where a data set has no row of them."""
+ROLES = ("system", "user", "assistant", "tool", "chosen", "rejected")
+"""Roles that have a colour."""
 _SHAPES = (
     ("rejected", "preferences"),
     ("messages", "conversations"),
@@ -29,40 +38,40 @@ _SHAPES = (
     ("prompt", "prompts"),
     ("text", "documents"),
 )
-_CONTROLS = {i: chr(0x2400 + i) for i in range(32) if chr(i) not in "\n\t"} | {127: "␡"}
-_CONTROLS |= dict.fromkeys(range(128, 160), "�")
+TableRow = tuple[str, list[str]]
+"""(what it is, a cell for each column)."""
+
+
+def by_output(datasets: Mapping[str, Dataset]) -> dict[str, Dataset]:
+    """The data sets by name; outputs of one step by that of the output alone: `train`."""
+    parts = {name: name.partition(".") for name in datasets}
+    steps = {step for step, _, _ in parts.values()}
+    if len(datasets) < 2 or len(steps) > 1 or not all(output for _, _, output in parts.values()):
+        return dict(datasets)
+    return {parts[name][2]: dataset for name, dataset in datasets.items()}
 
 
 def render(title: str, report: Report) -> str:
     """The page. title: the recipe's and the step's name."""
-    sections = "".join(_sections(report))
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-        f'<title>{_text(title)}</title><link rel="icon" href="data:,">'
-        f"<style>{STYLE}</style></head>\n<body><main>\n<h1>{_text(title)}</h1>"
-        f"<p>{_text(_subtitle(report))}</p>\n{sections}"
-        "<footer>Made by finery. The page loads nothing from the network and runs no script."
-        "</footer>\n</main></body></html>\n"
+    facts = report.facts
+    return render_page(
+        PAGE,
+        title=title,
+        subtitle=_subtitle(report),
+        names=[f.name for f in facts],
+        keys=[f.name for f in facts] if len(facts) > 1 else [],
+        tiles=_tiles_of_many(facts) if len(facts) > 1 else _tiles_of_one(report),
+        glance=[(name, cells) for name, cells in _glance(report) if set(cells) != {"–"}],
+        unit=_unit_note(report),
+        lengths=_lengths(report),
+        classes=_classes(facts),
+        copies=_copies(report),
+        losses=list(_losses(facts)),
+        kinds=list(_kinds(facts)),
+        samples=[(f.name, _samples(f)) for f in facts],
+        roles=ROLES,
+        many=MANY,
     )
-
-
-def _sections(report: Report) -> Iterator[str]:
-    yield _tiles(report)
-    yield _card("At a glance", _glance(report))
-    yield _card("Lengths", _lengths(report), _unit_note(report))
-    yield from _classes(report)
-    yield _card("Copies", _copies(report))
-    yield from _dropped(report)
-    yield from _kinds(report)
-    yield _card("Rows", _samples(report), "drawn by chance, and the longest of all")
-
-
-def _card(title: str, body: str, note: str = "") -> str:
-    small = f" <small>{_text(note)}</small>" if note else ""
-    return f'<section class="card"><h2>{_text(title)}{small}</h2>{body}</section>\n'
 
 
 def _subtitle(report: Report) -> str:
@@ -80,31 +89,28 @@ def _unit_note(report: Report) -> str:
 # -- numbers -------------------------------------------------------------------------------------
 
 
-def _tiles(report: Report) -> str:
-    """A tile for each data set; of a single one its few numbers."""
-    total = max(1, sum(facts.rows for facts in report.facts))
-    if len(report.facts) > 1:
-        made = [
-            _tile(f"{_key(i)}{_text(f.name)}", f"{f.rows:,}", f"rows, {f.rows / total:.1%}")
-            for i, f in enumerate(report.facts)
-        ]
-        return f'<div class="tiles">{"".join(made)}</div>\n'
+Tile = tuple[str, str, str]
+"""(name, value, note)."""
+
+
+def _tiles_of_many(facts: Sequence[Facts]) -> list[Tile]:
+    total = max(1, sum(f.rows for f in facts))
+    return [(f.name, f"{f.rows:,}", f"rows, {f.rows / total:.1%}") for f in facts]
+
+
+def _tiles_of_one(report: Report) -> list[Tile]:
     (facts,) = report.facts
-    made = [_tile("rows", f"{facts.rows:,}", _shape(facts))]
+    tiles = [("rows", f"{facts.rows:,}", _shape(facts))]
     for part, lengths in facts.lengths.items():
         if len(lengths):
             note = f"{report.unit}, at most {lengths.at(1):,}"
-            made.append(_tile(f"median {part}", f"{lengths.at(0.5):,}", note))
+            tiles.append((f"median {part}", f"{lengths.at(0.5):,}", note))
     for name, counts in list(facts.classes.items())[:2]:
-        made.append(_tile(_text(f"classes of {name}"), f"{len(counts):,}", _balance(counts)))
+        tiles.append((f"classes of {name}", f"{len(counts):,}", _balance(counts)))
     gone = sum(one.count for one in facts.dropped.values())
     if gone:
-        made.append(_tile("dropped", f"{gone:,}", f"of {facts.rows + gone:,} rows"))
-    return f'<div class="tiles">{"".join(made)}</div>\n'
-
-
-def _tile(name: str, value: str, note: str) -> str:
-    return f'<div class="tile"><span>{name}</span><b>{value}</b><small>{_text(note)}</small></div>'
+        tiles.append(("dropped", f"{gone:,}", f"of {facts.rows + gone:,} rows"))
+    return tiles
 
 
 def _shape(facts: Facts) -> str:
@@ -113,14 +119,13 @@ def _shape(facts: Facts) -> str:
     return next(shapes, "other rows")
 
 
-def _glance(report: Report) -> str:
-    rows = [(name, [_text(of(f)) for f in report.facts]) for name, of in _measures(report)]
-    told = [(name, cells) for name, cells in rows if set(cells) != {"–"}]
-    return f'<div class="glance">{_table([f.name for f in report.facts], told)}</div>'
+def _glance(report: Report) -> Iterator[TableRow]:
+    """What is compared at a glance, a cell for each data set; – : there is none."""
+    for name, measure in _measures(report):
+        yield name, [measure(facts) for facts in report.facts]
 
 
 def _measures(report: Report) -> Iterator[tuple[str, Callable[[Facts], str]]]:
-    """(name, what it is of a data set) of what is compared at a glance; – : there is none."""
     yield "rows", lambda f: f"{f.rows:,}"
     yield "kind", _shape
     for part in _parts(report.facts):
@@ -159,103 +164,62 @@ def _parts(facts: Sequence[Facts]) -> list[str]:
     return list(dict.fromkeys(part for f in facts for part in f.lengths if len(f.lengths[part])))
 
 
-def _lengths(report: Report) -> str:
+def _lengths(report: Report) -> list[tuple[str, Histogram | None, list[TableRow]]]:
+    """(part, plot, quantiles) of each part; no plot where all lengths are the same."""
     plots = []
     for part in _parts(report.facts):
         # The colour is the data set's, whatever others lack the part.
         every = [(f.name, f.lengths[part]) if part in f.lengths else None for f in report.facts]
         named = dict(one for one in every if one is not None)
-        plot = histogram(every, report.unit, part) if _differ(list(named.values())) else ""
-        table = _quantiles(report.facts, named)
-        plots.append(f"<div><h3>{_text(part)}</h3>{plot}{table}</div>")
-    return f"{_legend(report.facts)}<div class=plots>{''.join(plots)}</div>"
+        differ = min(v.at(0) for v in named.values()) < max(v.at(1) for v in named.values())
+        plot = histogram_of(every, report.unit, part) if differ else None
+        plots.append((part, plot, [(name, _quantiles(v)) for name, v in named.items()]))
+    return plots
 
 
-def _differ(several: Sequence[Lengths]) -> bool:
-    """Whether there is more than one length, and so something to plot."""
-    return min(v.at(0) for v in several) < max(v.at(1) for v in several)
-
-
-def _quantiles(facts: Sequence[Facts], named: Mapping[str, Lengths]) -> str:
-    head = ["shortest", "5 %", "median", "95 %", "longest", "all"]
-    rows = [
-        (name, [f"{v.at(s):,}" for s in (0, 0.05, 0.5, 0.95, 1)] + [f"{v.total():,}"])
-        for name, v in named.items()
-    ]
-    return _table(head, rows, keys=[f.name for f in facts] if len(facts) > 1 else None)
-
-
-def _table(
-    head: Sequence[str],
-    rows: Sequence[tuple[str, Sequence[str]]],
-    keys: Sequence[str] | None = None,
-) -> str:
-    """A table; the cells are HTML. keys: data sets whose colours stand before the rows."""
-    titles = "".join(f'<th scope="col">{_text(h)}</th>' for h in head)
-    lines = "".join(
-        f'<tr><th scope="row">{_key(keys.index(name)) if keys else ""}{_text(name)}</th>'
-        f"{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
-        for name, cells in rows
-    )
-    return (f'<div class="scroll"><table><thead><tr><th scope="col"></th>{titles}</tr></thead>'
-            f"<tbody>{lines}</tbody></table></div>")  # fmt: skip
-
-
-def _legend(facts: Sequence[Facts]) -> str:
-    if len(facts) < 2:
-        return ""
-    names = " &ensp; ".join(f"{_key(i)}{_text(f.name)}" for i, f in enumerate(facts))
-    return f'<p class="soft">{names}</p>'
-
-
-def _key(index: int) -> str:
-    return f'<span class="key k{index % 6}" aria-hidden="true"></span>'
+def _quantiles(lengths: Lengths) -> list[str]:
+    return [*(f"{lengths.at(s):,}" for s in (0, 0.05, 0.5, 0.95, 1)), f"{lengths.total():,}"]
 
 
 # -- classes and other counts --------------------------------------------------------------------
+
+
+class Counted(NamedTuple):
+    """What rows are counted by: its name, remarks as (warning, text), and a bar for each value."""
+
+    name: str
+    bars: Bars
+    remarks: list[tuple[str, str]] = []
+    note: str = ""
 
 
 def _class_names(facts: Sequence[Facts]) -> list[str]:
     return list(dict.fromkeys(name for f in facts for name in f.classes))
 
 
-def _classes(report: Report) -> Iterator[str]:
-    names = _class_names(report.facts)
-    if not names:
-        return
-    short, long = list[str](), list[str]()
-    for name in names:
-        counts = [f.classes.get(name, Counter()) for f in report.facts]
-        note = _class_note(report.facts, counts)
-        made = f"<div><h3>{_text(name)}</h3>{note}{_bars(counts)}</div>"
-        (short if len(set().union(*counts)) < MANY else long).append(made)
-    side_by_side = (
-        f'<div class="plots">{"".join(short)}</div>' if len(short) > 1 else "".join(short)
-    )
-    body = f"{_legend(report.facts)}{side_by_side}{''.join(long)}"
-    yield _card("Classes", body, _share_note(report))
+def _classes(facts: Sequence[Facts]) -> list[Counted]:
+    counted = []
+    for name in _class_names(facts):
+        counts = [f.classes.get(name, Counter()) for f in facts]
+        counted.append(Counted(name, bars_of(counts), list(_class_remarks(facts, counts))))
+    return counted
 
 
-def _share_note(report: Report) -> str:
-    return "share of the rows of each data set" if len(report.facts) > 1 else "rows of each"
-
-
-def _class_note(facts: Sequence[Facts], counts: Sequence[Counter[str]]) -> str:
+def _class_remarks(
+    facts: Sequence[Facts], counts: Sequence[Counter[str]]
+) -> Iterator[tuple[str, str]]:
     """How balanced they are, and what one data set lacks that another has."""
     every = set().union(*counts)
-    notes = []
-    for one, found in zip(facts, counts, strict=True):
-        if not found:
+    for one, classes in zip(facts, counts, strict=True):
+        if not classes:
             continue
         of = f"{one.name}: " if len(facts) > 1 else ""
-        notes.append(f"<li>{_text(f'{of}{len(found):,} classes, {_balance(found)}')}</li>")
-        missing = sorted(every - set(found))
+        yield "", f"{of}{len(classes):,} classes, {_balance(classes)}"
+        missing = sorted(every - set(classes))
         if missing:
-            more = f" and {len(missing) - 8:,} more" if len(missing) > 8 else ""
-            named = ", ".join(_cut(m, 40) for m in missing[:8])
-            notes.append(f"<li><span class=warn>{_text(f'{of}no row of')}</span> "
-                         f"{_text(f'{named}{more}')}</li>")  # fmt: skip
-    return f'<ul class="plain">{"".join(notes)}</ul>'
+            more = len(missing) - MOST_MISSING
+            names = ", ".join(_cut(m, LONGEST_MISSING) for m in missing[:MOST_MISSING])
+            yield f"{of}no row of", f"{names}{f' and {more:,} more' if more > 0 else ''}"
 
 
 def _balance(counts: Counter[str]) -> str:
@@ -265,80 +229,22 @@ def _balance(counts: Counter[str]) -> str:
     return f"{most:,} to {least:,} rows" if most != least else f"{most:,} rows each"
 
 
-def _bars(counts: Sequence[Counter[str]], *, of_all: bool = True) -> str:
-    """A bar for each value and data set; the less frequent ones folded away.
-
-    of_all: as long as its share of the data set's rows, so that data sets can be compared; else as
-    its number.
-    """
-    totals = [max(1, c.total()) if of_all else 1 for c in counts]
-    every = sum(counts, Counter[str]())
-    values = [v for v, _ in sorted(every.items(), key=lambda item: (-item[1], item[0]))]
-    shares = {v: [c[v] / t for c, t in zip(counts, totals, strict=True)] for v in values}
-    top = max((share for found in shares.values() for share in found), default=1) or 1
-    lines = [_bar(v, [c[v] for c in counts], shares[v], top, of_all) for v in values[:MOST_BARS]]
-    first, rest = lines[:BARS], lines[BARS:]
-    more = len(values) - len(lines)
-    left = f"<p class=soft>… and {more:,} more values</p>" if more else ""
-    folded = (
-        f"<details><summary>{len(rest):,} more</summary>{_bar_list(rest)}{left}</details>"
-        if rest
-        else ""
-    )
-    return _bar_list(first) + folded
-
-
-def _bar_list(lines: Sequence[str]) -> str:
-    many = " many" if len(lines) >= MANY else ""
-    return f'<ul class="bars{many}">{"".join(lines)}</ul>'
-
-
-def _bar(
-    value: str, counts: Sequence[int], shares: Sequence[float], top: float, of_all: bool
-) -> str:
-    several = len(counts) > 1
-    told = [f"{n:,}, {s:.1%}" if of_all else f"{n:,}" for n, s in zip(counts, shares, strict=True)]
-    bars = "".join(
-        f'<i class="k{i % 6}" style="{_width(share / top)}" title="{told[i]}"></i>'
-        for i, share in enumerate(shares)
-    )
-    numbers = " · ".join(f"{n:,}" for n in counts) if several else told[0]
-    track = "track of3" if several else "track"
-    return (f'<li><span class="name">{_name(value)}</span>'
-            f'<span class="{track}" aria-hidden="true">{bars}</span>'
-            f'<span class="n">{numbers}</span></li>')  # fmt: skip
-
-
-def _width(part: float) -> str:
-    return f"width:{100 * part:.1f}%" if part else "width:0;min-width:0"
-
-
-def _name(value: str) -> str:
-    """A class's name, which may break behind an underscore or a slash."""
-    text = _text(_cut(value, LONGEST_NAME)) or "<i>empty</i>"
-    return text.replace("_", "_<wbr>").replace("/", "/<wbr>") if "&" not in text else text
-
-
-def _kinds(report: Report) -> Iterator[str]:
+def _kinds(facts: Sequence[Facts]) -> Iterator[Counted]:
     """Turns, roles, languages, sources: where there is more than one kind of them."""
-    facts = report.facts
-    parts = [
-        ("Turns of a row", "without the system prompt",
-         [Counter({_turns(n): c for n, c in sorted(f.turns.items())}) for f in facts]),
-        ("Roles", "turns of each", [f.roles for f in facts]),
+    kinds = [
         ("Languages", f"guessed of {SPOKEN:,} prompts at most", [f.languages for f in facts]),
         ("Sources", "what the column `source` names", [f.sources for f in facts]),
-    ]  # fmt: skip
-    if all(len(f.turns) < 2 for f in facts):  # then the roles, too, are of one kind
-        parts = parts[2:]
-    shown = [
-        f"<div><h3>{title} <small>{_text(note)}</small></h3>{_bars(counts)}</div>"
-        for title, note, counts in parts
-        if any(counts)
     ]
-    if shown:
-        yield _card("What rows are made of",
-                    f'{_legend(facts)}<div class="plots">{"".join(shown)}</div>')  # fmt: skip
+    if any(len(f.turns) > 1 for f in facts):  # else the roles, too, are of one kind
+        turns = [Counter({_turns(n): c for n, c in sorted(f.turns.items())}) for f in facts]
+        kinds = [
+            ("Turns of a row", "without the system prompt", turns),
+            ("Roles", "turns of each", [f.roles for f in facts]),
+            *kinds,
+        ]
+    for name, note, counts in kinds:
+        if any(counts):
+            yield Counted(name, bars_of(counts), note=note)
 
 
 def _turns(count: int) -> str:
@@ -348,44 +254,48 @@ def _turns(count: int) -> str:
 # -- copies, drops, findings ---------------------------------------------------------------------
 
 
-def _copies(report: Report) -> str:
+class Finding(NamedTuple):
+    """A paragraph: whose, a warning, the rest, examples; soft: of less weight."""
+
+    text: str
+    of: str = ""
+    warning: str = ""
+    examples: list[str] = []
+    soft: bool = False
+
+
+def _copies(report: Report) -> list[Finding]:
     """What repeats within a data set, and what is in two; what doesn't in a line for all."""
-    parts, clean, apart = [], [], []
+    several = len(report.facts) > 1
+    findings, clean = [], []
     for facts in report.facts:
-        found = facts.copies
-        of = f"<b>{_text(facts.name)}</b>: " if len(report.facts) > 1 else ""
-        if not found.exact and not found.near:
+        copies = facts.copies
+        if not copies.exact and not copies.near:
             clean.append(facts.name)
-        else:
-            what = f"{_repeat(found.exact)}, {found.near or 'none'} nearly"
-            parts.append(f"<p>{of}{_text(what)}</p>{_examples(found.examples)}")
-    for overlap in report.overlaps:
-        if overlap.counts:
-            parts.append(_overlap(overlap))
-        else:
-            apart.append(f"{overlap.one} and {overlap.other}")
+            continue
+        text = f"{_repeat(copies.exact)}, {copies.near or 'none'} nearly"
+        findings.append(Finding(text, facts.name if several else "", examples=copies.examples))
+    findings += [_overlap(overlap) for overlap in report.overlaps if overlap.counts]
     if clean:
-        of = f" of {', '.join(clean)}" if len(report.facts) > 1 else ""
-        parts.append(f"<p>{_text(f'No row{of} repeats an earlier one, not even nearly.')}</p>")
+        of = f" of {', '.join(clean)}" if several else ""
+        findings.append(Finding(f"No row{of} repeats an earlier one, not even nearly."))
+    apart = [f"{o.one} and {o.other}" for o in report.overlaps if not o.counts]
     if apart:
-        pairs = ", ".join(apart)
-        parts.append(f"<p>{_text(f'No prompt is shared, not even nearly, by {pairs}.')}</p>")
+        text = f"No prompt is shared, not even nearly, by {', '.join(apart)}."
+        findings.append(Finding(text))
     cut = [f.copies.searched for f in report.facts if f.copies.searched < f.rows]
     if cut:
-        note = f"Near copies were looked for in the first {_rows(max(cut))} of each data set."
-        parts.append(f'<p class="soft">{_text(note)}</p>')
-    return "".join(parts)
+        text = f"Near copies were looked for in the first {_rows(max(cut))} of each data set."
+        findings.append(Finding(text, soft=True))
+    return findings
 
 
-def _overlap(overlap: Overlap) -> str:
+def _overlap(overlap: Overlap) -> Finding:
     total = overlap.counts.total()
     reasons = ", ".join(f"{reason} {n:,}" for reason, n in overlap.counts.most_common())
     give = "gives" if total == 1 else "give"
-    what = f"{_rows(total)} of {overlap.one} {give} rows of {overlap.other} away"
-    return (
-        f'<p><span class="warn">{_text(what)}</span>: {_text(reasons)}</p>'
-        f"{_examples(overlap.examples)}"
-    )
+    warning = f"{_rows(total)} of {overlap.one} {give} rows of {overlap.other} away"
+    return Finding(reasons, warning=warning, examples=overlap.examples)
 
 
 def _repeat(count: int) -> str:
@@ -394,83 +304,49 @@ def _repeat(count: int) -> str:
     return f"{_rows(count)} {'repeats' if count == 1 else 'repeat'} an earlier one"
 
 
-def _examples(lines: Sequence[str]) -> str:
-    if not lines:
-        return ""
-    return f'<ul class="plain">{"".join(f"<li>{_text(line)}</li>" for line in lines)}</ul>'
-
-
-def _dropped(report: Report) -> Iterator[str]:
-    """What was dropped and what was found, by reason, with the first few rows."""
+def _losses(facts: Sequence[Facts]) -> Iterator[tuple[str, Bars, list[tuple[str, Any]]]]:
+    """(title, bars, (summary, examples) by reason) of dropped rows, and of findings."""
     for title, lists in (
-        ("Dropped rows", [f.dropped for f in report.facts]),
-        ("Findings", [f.found for f in report.facts]),
+        ("Dropped rows", [f.dropped for f in facts]),
+        ("Findings", [f.found for f in facts]),
     ):
         if not any(lists):
             continue
-        counts = [Counter({reason: one.count for reason, one in found.items()}) for found in lists]
-        bars = _legend(report.facts) + _bars(counts, of_all=False)
-        shown = "".join(
-            _reason(f.name if len(report.facts) > 1 else "", reason, one)
-            for f, found in zip(report.facts, lists, strict=True)
-            for reason, one in found.items()
-        )
-        yield _card(title, bars + shown, "by the step that made the data set")
+        counts = [Counter({reason: one.count for reason, one in of.items()}) for of in lists]
+        reasons = [
+            (_summary(f.name if len(facts) > 1 else "", reason, one), _examples(one))
+            for f, of in zip(facts, lists, strict=True)
+            for reason, one in of.items()
+        ]
+        yield title, bars_of(counts, of_all=False), reasons
 
 
-def _reason(of: str, reason: str, one: Listed) -> str:
-    lines = "".join(
-        f"<li>{_text(detail)}{f'<br><small>{_text(snippet(row, 200))}</small>' if row else ''}</li>"
-        for detail, row in one.examples
-    )
+def _summary(of: str, reason: str, one: Listed) -> str:
     title = f"{of}: {reason}" if of else reason
-    first = f", the first {EXAMPLES}" if one.count > EXAMPLES else ""
-    return (f"<details><summary>{_text(f'{title}, {one.count:,}{first}')}</summary>"
-            f'<ul class="plain">{lines}</ul></details>')  # fmt: skip
+    few = len(one.examples) < one.count
+    return f"{title}, {one.count:,}{f', the first {len(one.examples)}' if few else ''}"
+
+
+def _examples(one: Listed) -> list[tuple[str, str]]:
+    return [(detail, snippet(row, 200) if row else "") for detail, row in one.examples]
 
 
 # -- rows ----------------------------------------------------------------------------------------
 
 
-def _samples(report: Report) -> str:
-    parts = []
-    for facts in report.facts:
-        title = f"<h3>{_text(facts.name)}</h3>" if len(report.facts) > 1 else ""
-        longest = facts.longest
-        rows = [_article(row, "the longest" if row == longest else "") for row in facts.samples]
-        if longest is not None and longest not in facts.samples:
-            rows.append(_article(longest, "the longest"))
-        parts.append(f'{title}<div class="samples">{"".join(rows)}</div>')
-    return "".join(parts)
+def _samples(facts: Facts) -> list[tuple[str, str, list[tuple[str, str]]]]:
+    """(id, notes, turns) of the sampled rows and of the longest."""
+    longest = facts.longest
+    rows = [_sample(row, "the longest" if row == longest else "") for row in facts.samples]
+    if longest is not None and longest not in facts.samples:
+        rows.append(_sample(longest, "the longest"))
+    return rows
 
 
-def _article(row: Row, note: str = "") -> str:
-    turns = "".join(_turn(role, text) for role, text in _said(row))
-    label = f"label: {_cut(str(row['label']), 60)}" if "label" in row else ""
-    facts = " · ".join(part for part in (label, note) if part)
-    return (f"<article><header><code>{_text(str(row.get('id', '')))}</code>"
-            f"<span>{_text(facts)}</span></header>{turns}</article>")  # fmt: skip
-
-
-def _turn(role: str, text: str) -> str:
-    kind = role if role in ("system", "user", "assistant", "tool", "chosen", "rejected") else ""
-    return (f'<div class="turn {kind}"><b>{_text(role)}</b>'
-            f"<div>{_text(_cut(text, LONGEST_TEXT))}</div></div>")  # fmt: skip
-
-
-def _said(row: Row) -> Iterator[tuple[str, str]]:
-    """(role, text) of each turn; of a row that is no conversation each column."""
-    if not is_conversation(row):
-        for column, value in row.items():
-            if column not in ("id", "parents"):
-                yield column, value if isinstance(value, str) else compact(value)
-        return
-    asked, answer = split_turns(row)
-    for turn in [*asked, *(answer if "rejected" not in row else [])]:
-        yield str(turn["role"]), text_of(turn)
-    if "rejected" in row:
-        yield "chosen", "\n".join(map(text_of, answer))
-        yield "rejected", "\n".join(map(text_of, as_turns(row["rejected"])))
+def _sample(row: Row, note: str) -> tuple[str, str, list[tuple[str, str]]]:
+    label = f"label: {_cut(str(row['label']), LONGEST_LABEL)}" if "label" in row else ""
+    turns = [(role, _cut(text, LONGEST_TEXT)) for role, text in turns_of(row)]
+    return str(row.get("id", "")), " · ".join(part for part in (label, note) if part), turns
 
 
 def _cut(text: str, most: int) -> str:
@@ -481,8 +357,3 @@ def _cut(text: str, most: int) -> str:
 
 def _rows(count: int) -> str:
     return "1 row" if count == 1 else f"{count:,} rows"
-
-
-def _text(text: str) -> str:
-    """Text as HTML that shows it as it is, control characters as pictures."""
-    return html.escape(text.translate(_CONTROLS))

@@ -4,13 +4,10 @@ from collections.abc import Iterator
 from typing import Literal
 
 from finery import Dataset, Job, Step, setting, takes
-from finery.rows import Row, split_turns
+from finery.rows import Row
 from finery.rows.dropped import Drops
-from finery.rows.near import Common, Entry, NearIndex, entry_of
-from finery.rows.parts import as_turns, canonical, id_of, is_conversation, joined, prompt, read
-
-PLACE = frozenset({"heading", "line", "page"})
-"""Columns of a document's chunk that say where in its `source` it stands."""
+from finery.rows.near import Common, NearIndex, row_entry
+from finery.rows.parts import id_of, read
 
 
 class Dedup(Step, seeded=False, packages=("rensa",), version="1"):
@@ -40,19 +37,19 @@ class Dedup(Step, seeded=False, packages=("rensa",), version="1"):
     def run(self, job: Job) -> Dataset:
         """Write the rows that are left, and which row each dropped one repeats."""
         with Drops(job.out) as drops:
-            made = Dataset.write(job.out, self._first(job, drops))
-        drops.refuse_nothing_left(len(made), "look at what `rows` names")
-        job.log(drops.summary(len(made)))
-        made.meta |= drops.meta()
-        return made
+            dataset = Dataset.write(job.out, self._first(job, drops))
+        drops.refuse_nothing_left(len(dataset), "look at what `rows` names")
+        job.log(drops.summary(len(dataset)))
+        dataset.meta |= drops.meta()
+        return dataset
 
     def _first(self, job: Job, drops: Drops) -> Iterator[Row]:
         common = Common()
         for _, row in read(job, self.rows, "rows surveyed"):
-            common.add(compared(row, self.on))
+            common.add(row_entry(row, self.on))
         index, ids = NearIndex(self.threshold, job.scratch, common.pieces()), list[str]()
         for _, row in read(job, self.rows):
-            entry = compared(row, self.on)
+            entry = row_entry(row, self.on)
             match = index.find(entry)
             if match is None:
                 index.add(len(ids), entry)
@@ -63,19 +60,3 @@ class Dedup(Step, seeded=False, packages=("rensa",), version="1"):
             else:
                 detail = f"is {match.similarity:.2f} similar to the row {ids[match.number]}"
                 drops.add(row, "near-duplicate", detail)
-
-
-def compared(row: Row, on: Literal["row", "prompt"]) -> Entry:
-    """What of a row is compared with others; a row that is no conversation as it is, whole."""
-    if not is_conversation(row):
-        left_out = {"id", "parents", "source"} | (PLACE if "source" in row else set())
-        content = {k: v for k, v in row.items() if k not in left_out}
-        text = content.pop("text", "")
-        return entry_of([str(text)], canonical(content))
-    texts = [prompt(row)]
-    if on == "prompt":
-        return entry_of(texts)
-    texts.append(joined(split_turns(row)[1]))
-    if "rejected" in row:
-        texts.append(joined(as_turns(row["rejected"])))
-    return entry_of(texts, canonical([row.get("label"), row.get("tools")]))

@@ -3,9 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from finery import DataError, Dataset, Files, Job, setting
+from finery import DataError, Dataset, Files, Job, setting, shown
 from finery.rows.tables.records import Record, read_table
-from finery.rows.tables.streams import shown
 from finery_data.sources.source import RowSource
 
 PROGRESS_EVERY = 5_000
@@ -14,8 +13,8 @@ PROGRESS_EVERY = 5_000
 class File(
     RowSource,
     version="1",
-    traceable="finery_data.sources.places:FilePlaces",
-    forecast="finery_data.sources.forecast:FileForecast",
+    traceable="finery_data.places:FilePlaces",
+    forecast="finery_data.forecasts:FileForecast",
 ):
     """Rows from JSON lines, JSON, CSV, TSV or Parquet files, plain or as .gz or .zst.
 

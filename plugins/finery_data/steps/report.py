@@ -1,27 +1,37 @@
 """`data.report`: a page on data sets, side by side, as `finery show DATASET --html` has it."""
 
 import json
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
-from finery import Bundle, Dataset, FineryError, Job, Model, Step, UsageError, setting, takes
-from finery_data.report.facts import Counting, Facts, Report, measure
-from finery_data.report.page import render
+from finery import (
+    Bundle,
+    Dataset,
+    Job,
+    Model,
+    Step,
+    UsageError,
+    setting,
+    takes,
+    templates_digest,
+)
+from finery_data.report.facts import NEAR_ROWS, SAMPLES, Counting, Facts, Report, measure
+from finery_data.report.page import TEMPLATES, by_output, render
 from finery_data.report.rowfacts import Lengths
 
-NEAR_ROWS = 20_000
-SAMPLES = 6
 MOST_SOURCES = 1_000
 """Sources that `report.json` names, the most frequent ones."""
 PAGE = "report.html"
 DATA = "report.json"
 
 
-class DataReport(Step, seeded=False, packages=("py3langid", "rensa"), sections=("data", "export"),
-                 version="1"):  # fmt: skip
+class DataReport(
+    Step,
+    seeded=False,
+    packages=("jinja2", "py3langid", "rensa"),
+    sections=("data", "export"),
+    version=templates_digest(*TEMPLATES),
+):
     """Make a page on one or more data sets: what is in them, side by side.
 
     `report.html` has counts, lengths, classes and their balance, copies within and between the
@@ -54,7 +64,7 @@ class DataReport(Step, seeded=False, packages=("py3langid", "rensa"), sections=(
         """Write both files."""
         model = self.tokenizer
         report = measure(
-            _named({rows.name: rows for rows in self.rows}),
+            by_output({rows.name: rows for rows in self.rows}),
             job.scratch,
             counting=Counting(model, model.name if model is not None else ""),
             near_rows=self.near_rows,
@@ -66,55 +76,6 @@ class DataReport(Step, seeded=False, packages=("py3langid", "rensa"), sections=(
         (job.out / DATA).write_text(text + "\n", encoding="utf-8")
         job.log(f"{sum(len(rows) for rows in self.rows):,} rows described in {PAGE}")
         return Bundle(job.out, meta={"rows": sum(len(rows) for rows in self.rows)})
-
-
-def page(
-    title: str,
-    artifacts: Mapping[str, Dataset],
-    model: tuple[str, Model] | None = None,
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
-) -> str:
-    """The page on some data sets as HTML, for `finery show --html`.
-
-    model: the name of one and itself, whose tokens lengths are told in.
-    """
-    counting = Counting() if model is None else _counting(*model)
-    with tempfile.TemporaryDirectory(prefix="finery-report-") as folder:
-        report = measure(
-            _named(artifacts),
-            Path(folder),
-            counting=counting,
-            near_rows=NEAR_ROWS,
-            samples=SAMPLES,
-            progress=progress,
-        )
-    return render(title, report)
-
-
-def _named(datasets: Mapping[str, Dataset]) -> dict[str, Dataset]:
-    """The data sets by name; outputs of one step by that of the output alone: `train`."""
-    parted = {name: name.partition(".") for name in datasets}
-    steps = {step for step, _, _ in parted.values()}
-    if len(datasets) < 2 or len(steps) > 1 or not all(output for _, _, output in parted.values()):
-        return dict(datasets)
-    return {parted[name][2]: dataset for name, dataset in datasets.items()}
-
-
-def _counting(name: str, model: Model) -> Counting:
-    try:
-        return Counting(model, name)
-    except FineryError as error:
-        raise UsageError(
-            f"the tokenizer of {name} can't be used: {error.what}",
-            where="--tokenizer",
-            fix="name another model, or --tokenizer none for lengths in characters",
-        ) from error
-    except ImportError as error:
-        raise UsageError(
-            f"the tokenizer of {name} needs transformers, which isn't installed",
-            where="--tokenizer",
-            fix="pip install 'finery[train]', or --tokenizer none for lengths in characters",
-        ) from error
 
 
 def as_data(report: Report) -> dict[str, Any]:

@@ -46,9 +46,7 @@ class Splits:
     test: Dataset
 
 
-class Split(
-    Step, packages=("rensa",), version="2", forecast="finery_data.duplicates.forecast:SplitForecast"
-):
+class Split(Step, packages=("rensa",), version="2", forecast="finery_data.forecasts:SplitForecast"):
     """Split rows into train, validation and test; added rows never move old ones.
 
     Rows with the same prompt, apart from case, punctuation and spaces, stay together, whatever

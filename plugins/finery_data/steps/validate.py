@@ -15,6 +15,7 @@ from finery.rows.chat.structure import COLUMNS, problems_of
 from finery.rows.dropped import FINDINGS, Drops
 from finery.rows.lengths import check_lengths
 from finery.rows.parts import (
+    NOT_TEXT,
     answer,
     id_of,
     is_conversation,
@@ -51,7 +52,6 @@ ACTIONS: dict[str, Action] = {
 """Check → what is done about a row that fails it, unless `actions` says otherwise."""
 GROUPS = {"personal": personal.KINDS}
 LISTED = 20
-NOT_LOOKED_AT = frozenset({"id", "parents", "tools"})
 
 
 class Validate(Step, seeded=False, packages=("jsonschema", "py3langid", "rensa"), version="1"):
@@ -359,7 +359,7 @@ class _Findings:
 def texts_of(row: Row) -> Iterator[tuple[str, str]]:
     """(place, text) of every text of a row, whatever shape its turns have."""
     for name, value in row.items():
-        if name in NOT_LOOKED_AT or value is None:
+        if name in NOT_TEXT or value is None:
             continue
         if name in COLUMNS and isinstance(value, list):
             place = "" if name == "messages" else f"'{name}' "

@@ -71,10 +71,10 @@ class Prompt:
         if before.strip():
             raise self._wrong("the template has text before its first turn")
         turns = [_turn(part) for part in rest]
-        made = [turn for turn in turns if turn["role"] != "system" or turn["content"]]
-        if not made or made[-1]["role"] != "user":
+        messages = [turn for turn in turns if turn["role"] != "system" or turn["content"]]
+        if not messages or messages[-1]["role"] != "user":
             raise self._wrong("the template doesn't end with a user turn")
-        return made
+        return messages
 
     def _wrong(self, what: str) -> UsageError:
         return UsageError(what, where=self._where, fix="put {# user #} on a line above it")
@@ -84,7 +84,7 @@ def marked(source: str, mark: str) -> str:
     """The template with marks for its turns: `mark`, the role, a line's end."""
     if not _TURN.search(source):
         source = f"{{# user #}}\n{source}"
-    return _TURN.sub(lambda found: f"{mark}{found[1]}", source)
+    return _TURN.sub(lambda line: f"{mark}{line[1]}", source)
 
 
 def _turn(part: str) -> dict[str, Any]:

@@ -1,15 +1,12 @@
-"""Runs the checks that look at one generated row alone."""
+"""The checks that look at one generated row alone."""
 
-import importlib
-import importlib.util
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from finery import DataError, StepError, UsageError, did_you_mean, shown
+from finery import DataError, StepError, UsageError, did_you_mean
 from finery.rows import Row, answer_text
 from finery.rows.answers.answerschema import AnswerSchema
 from finery.rows.answers.jsonvalues import NotJson, parse, unfenced
@@ -19,7 +16,8 @@ from finery.rows.generated import Checked
 from finery.rows.parts import id_of, text_named
 from finery.rows.templates.patience import patterns_of, search
 from finery_eval.database import Database, QueryError
-from finery_synth.checks.checks import Checks, Functions
+from finery_synth.checks.functions import functions_of
+from finery_synth.checks.settings import Checks
 
 SQL_SECONDS = 5.0
 """Longest time of a query."""
@@ -35,12 +33,12 @@ class Checker:
 
     def checked(self, row: Row) -> list[Checked]:
         """What becomes of a row: the checks it passes, and the first one that it doesn't."""
-        found: list[Checked] = []
+        results: list[Checked] = []
         for test in self._tests:
-            found.append(test(row))
-            if not found[-1].passed:
+            results.append(test(row))
+            if not results[-1].passed:
                 break
-        return found
+        return results
 
 
 def _tests(checks: Checks, schema: AnswerSchema | None) -> Iterator[Test]:
@@ -83,11 +81,11 @@ def _fields(reader: Reader, row: Row) -> Checked:
 
 def _pattern(check: str, name: str, pattern: re.Pattern[str], row: Row) -> Checked:
     with _named(row):
-        found = search(pattern, _text(check, name, row), f"checks.{check}.{name}")
-    passed = bool(found) == (check == "matches")
-    told = f": {found[0]!r:.80}" if found else ""
-    word = "a" if found else "no"
-    detail = "" if passed else f"{name} has {word} match of {pattern.pattern}{told}"
+        match = search(pattern, _text(check, name, row), f"checks.{check}.{name}")
+    passed = bool(match) == (check == "matches")
+    text = f": {match[0]!r:.80}" if match else ""
+    word = "a" if match else "no"
+    detail = "" if passed else f"{name} has {word} match of {pattern.pattern}{text}"
     return Checked(check=f"{check}.{name}", passed=passed, detail=detail)
 
 
@@ -120,15 +118,15 @@ def _sql(database: Database, row: Row) -> Checked:
 
 def _python(name: str, function: Callable[[Row], Any], row: Row) -> Checked:
     try:
-        said = function(dict(row))
+        verdict = function(dict(row))
     except Exception as error:  # the recipe's own code can raise anything
         raise StepError(
             f"the check {name} fails: {type(error).__name__}: {error}",
             where=f"row {id_of(row)}",
             fix="repair it and build again: what was answered is kept",
         ) from error
-    passed = said is None or said is True
-    detail = "" if passed else (said if isinstance(said, str) and said else "it says no")
+    passed = verdict is None or verdict is True
+    detail = "" if passed else (verdict if isinstance(verdict, str) and verdict else "it says no")
     return Checked(check=f"python.{name.rpartition(':')[2]}", passed=passed, detail=detail)
 
 
@@ -150,53 +148,3 @@ def _text(check: str, name: str, row: Row) -> str:
             fix=did_you_mean(name, ["system", "user", "assistant", *row]),
         )
     return text
-
-
-def functions_of(settings: Functions) -> dict[str, Callable[[Row], Any]]:
-    """Name → function, as a recipe names them. `UsageError` for one that isn't there."""
-    found = {}
-    own = _module(settings.file.path) if settings.file is not None else None
-    for name in settings.functions:
-        module, _, function = name.rpartition(":")
-        found[name] = _function(own or _imported(module), function)
-    return found
-
-
-def _function(module: Any, name: str) -> Callable[[Row], Any]:
-    function = getattr(module, name, None)
-    if not callable(function):
-        known = [n for n, value in vars(module).items() if callable(value)]
-        raise UsageError(
-            f"{shown(Path(module.__file__))} has no function '{name}'",
-            where="checks.python.functions",
-            fix=did_you_mean(name, known),
-        )
-    return function  # type: ignore[no-any-return]
-
-
-def _module(path: Path) -> Any:
-    """The module in a file, run anew, under a name that nobody imports."""
-    spec = importlib.util.spec_from_file_location(f"finery_checks_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise UsageError(f"{shown(path)} is no Python file", where="checks.python.file")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise UsageError(
-            f"the file fails on import: {type(error).__name__}: {error}",
-            where=shown(path),
-            fix="repair it",
-        ) from error
-    return module
-
-
-def _imported(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except Exception as error:
-        raise UsageError(
-            f"{name} can't be imported: {type(error).__name__}: {error}",
-            where="checks.python.functions",
-            fix="install its package, or repair the name",
-        ) from error

@@ -5,16 +5,15 @@ from pathlib import Path
 
 from finery.rows import Row, split_turns
 from finery.rows.generated import Checked
-from finery.rows.near import Common, Entry, NearIndex, entry_of, normal, similarity
+from finery.rows.near import Common, Entry, NearIndex, entry_of, normal, row_entry, similarity
 from finery.rows.parts import id_of, joined, prompt
-from finery_data.steps.dedup import compared
-from finery_synth.checks.checks import Similarity
+from finery_synth.checks.settings import Similarity
 
 
 def repeats(row: Row, others: Iterable[Row]) -> Checked:
     """Whether one of a few other rows has the same prompt, but for case, punctuation and spaces."""
-    said = normal(prompt(row))
-    same = next((other for other in others if normal(prompt(other)) == said), None)
+    text = normal(prompt(row))
+    same = next((other for other in others if normal(prompt(other)) == text), None)
     detail = "" if same is None else f"has the prompt of the row {id_of(same)}"
     return Checked(check="copy", passed=same is None, detail=detail)
 
@@ -79,7 +78,7 @@ def entry_for(row: Row, on: str) -> Entry:
     """What of a row is compared."""
     if on == "answer":
         return entry_of([joined(split_turns(row)[1])])
-    return compared(row, "row" if on == "row" else "prompt")
+    return row_entry(row, "row" if on == "row" else "prompt")
 
 
 def _common(entries: Iterable[Entry]) -> frozenset[str]:

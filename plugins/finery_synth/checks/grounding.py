@@ -1,4 +1,4 @@
-"""Is a quote really in the text that it is said to be from?"""
+"""Whether a quote is in the text that it claims to be from."""
 
 import re
 
@@ -16,5 +16,5 @@ def quoted(quote: str, text: str) -> str | None:
     words = quote.strip(_AROUND).removeprefix("...").removesuffix("...").split()
     if sum(map(str.isalnum, "".join(words))) < min(LEAST, sum(map(str.isalnum, text))):
         return None
-    found = re.search(r"\s+".join(map(re.escape, words)), text) if words else None
-    return found[0] if found else None
+    match = re.search(r"\s+".join(map(re.escape, words)), text) if words else None
+    return match[0] if match else None

@@ -1,4 +1,4 @@
-"""Do two answers say the same?"""
+"""Whether two answers say the same."""
 
 from collections.abc import Sequence
 

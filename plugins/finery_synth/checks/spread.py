@@ -28,11 +28,15 @@ def spread(rows: Iterable[Row], seeds: Iterable[Row]) -> dict[str, Any]:
     similarity: mean of all pairs (Jaccard, of pieces of five letters). near_copies: share of rows
     that are 0.8 similar to another one; near_seeds: to a seed.
     """
-    made, given = sample(rows), sample(seeds)
-    seeds_pieces = _pieces(given)
-    near = [any(_similarity(one, seed) >= NEAR for seed in seeds_pieces) for one in _pieces(made)]
-    found = {**measures(made), "near_seeds": _rounded(near)}
-    return {"rows": len(made), **found, "seeds": {"rows": len(given), **measures(given)}}
+    own, start = sample(rows), sample(seeds)
+    seeds_pieces = _pieces(start)
+    near = [any(_similarity(one, seed) >= NEAR for seed in seeds_pieces) for one in _pieces(own)]
+    return {
+        "rows": len(own),
+        **measures(own),
+        "near_seeds": _rounded(near),
+        "seeds": {"rows": len(start), **measures(start)},
+    }
 
 
 def sample(rows: Iterable[Row]) -> list[str]:
@@ -60,14 +64,14 @@ def measures(texts: list[str]) -> dict[str, Any]:
     }
 
 
-def told(found: dict[str, Any]) -> str:
+def in_words(measured: dict[str, Any]) -> str:
     """A spread in a line, for the log."""
-    seeds = found["seeds"]
+    seeds = measured["seeds"]
     return (
-        f"spread: pairs of words {found['distinct_2']:.2f} distinct (seeds "
-        f"{seeds['distinct_2']:.2f}), two rows {found['similarity']:.2f} similar (seeds "
-        f"{seeds['similarity']:.2f}), near copies {found['near_copies']:.1%} of each other, "
-        f"{found['near_seeds']:.1%} of seeds"
+        f"spread: pairs of words {measured['distinct_2']:.2f} distinct (seeds "
+        f"{seeds['distinct_2']:.2f}), two rows {measured['similarity']:.2f} similar (seeds "
+        f"{seeds['similarity']:.2f}), near copies {measured['near_copies']:.1%} of each other, "
+        f"{measured['near_seeds']:.1%} of seeds"
     )
 
 

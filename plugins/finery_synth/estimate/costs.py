@@ -1,12 +1,21 @@
 """Tokens and dollars of the requests that an estimate is about."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from typing import Any, NamedTuple
 
 import msgspec
 
-from finery import Graph, Model, Node, Price, Results, Source
+from finery import (
+    Graph,
+    Model,
+    Node,
+    Price,
+    Results,
+    Source,
+    base_models,
+    forecast_of,
+)
 
 
 class Load(NamedTuple):
@@ -60,16 +69,16 @@ def price_of(graph: Graph, results: Results, source: Source) -> Price | None:
     """What a model costs: nothing where it runs here, None where nobody says."""
     node = graph.nodes[source.step]
     built = results.artifact(source.step, source.output)
-    if isinstance(built, Model) and built.format == "api":
-        price = built.runtime.get("price")
+    if isinstance(built, Model):
+        runtime: Mapping[str, Any] = built.runtime
+    else:
+        forecast = forecast_of(graph, node)
+        runtime = forecast.runtime() if forecast is not None else {}
+    if "price" in runtime:
+        price = runtime["price"]
         return None if price is None else msgspec.convert(price, Price)
-    if node.use == "openai.model":
-        price = getattr(node.step, "price", None)
-        return price if isinstance(price, Price) else None
-    under = [s for s in node.sources if s.field == "model"]
-    if node.section == "models" and under:
-        return price_of(graph, results, under[0])
-    return Price(input=0.0, output=0.0)
+    under = base_models(node)
+    return price_of(graph, results, under[0]) if under else Price(input=0.0, output=0.0)
 
 
 def costs(load: Load, max_tokens: int, price: Price | None) -> Costs:
@@ -135,5 +144,5 @@ def _dollars(value: float) -> str:
 
 def mean(values: Iterable[float]) -> float | None:
     """Their mean; None of none."""
-    found = list(values)
-    return sum(found) / len(found) if found else None
+    numbers = list(values)
+    return sum(numbers) / len(numbers) if numbers else None

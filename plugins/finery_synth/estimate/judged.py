@@ -2,14 +2,22 @@
 
 from collections.abc import Iterator
 from contextlib import suppress
-from itertools import chain, islice
+from itertools import islice
 from typing import Any, NamedTuple
 
-from finery import FineryError, Graph, Node, Price, Request, Results, prompt_tokens
+from finery import (
+    Dataset,
+    FineryError,
+    Graph,
+    Node,
+    Price,
+    Request,
+    Results,
+    prompt_tokens,
+    with_files,
+)
 from finery.rows.parts import is_conversation
-from finery_synth.ask import defaults
 from finery_synth.ask.prompts import Prompt
-from finery_synth.checks.checks import Rubric
 from finery_synth.estimate.costs import (
     Load,
     cost_words,
@@ -22,8 +30,7 @@ from finery_synth.estimate.costs import (
     tokens_words,
 )
 from finery_synth.generator import Generator
-from finery_synth.judge.judging import score_messages
-from finery_synth.steps.judge import JudgeRows
+from finery_synth.judge.scores import SCORE_PROMPT, score_messages
 
 SAMPLED = 100
 """Rows to start from whose length stands for that of the rows to judge."""
@@ -41,19 +48,11 @@ class Judging(NamedTuple):
     price: Price | None
 
 
-def judging(
-    graph: Graph,
-    results: Results,
-    node: Node,
-    opened: Generator | JudgeRows | None,
-    asked: Load,
-) -> Judging | None:
+def judging(graph: Graph, results: Results, node: Node, asked: Load) -> Judging | None:
     """What the judge is asked for the rows that are `asked` for, each once if all pass.
 
-    None without a judge.
-
-    opened: the step with its rows, None where some aren't built. Tokens are those of earlier
-    builds; before the first, a prompt is taken to be as long as for a row to start from.
+    None without a judge. Tokens are those of earlier builds; before the first, a prompt is taken to
+    be as long as for a row to start from.
     """
     step = node.step
     if not isinstance(step, Generator) or step.checks.judge is None:
@@ -62,8 +61,8 @@ def judging(
     prompt = likely = None
     if used is not None:
         prompt, likely = (used[f"{n}_tokens"] / used["requests"] for n in ("prompt", "completion"))
-    elif isinstance(opened, Generator) and opened.checks.judge is not None:
-        prompt = mean(_prompts(opened, opened.checks.judge))
+    else:
+        prompt = mean(_prompts(graph, results, node, step))
     rows = asked.rows
     load = Load(rows, prompt=prompt, likely=likely)
     price = price_of(graph, results, source_of(node, "judge"))
@@ -85,11 +84,17 @@ def _answered(results: Results, node: Node, asked: Load) -> int | None:
     return round(asked.rows * (asked.answered or 0) / asked.total)
 
 
-def _prompts(step: Generator, rubric: Rubric) -> Iterator[float]:
+def _prompts(graph: Graph, results: Results, node: Node, step: Generator) -> Iterator[float]:
     """Lengths of prompts, in tokens; none where rows can't be judged as they are."""
-    template = Prompt.of(rubric.prompt, defaults.JUDGE)
-    for row in islice(chain.from_iterable(step.rows), SAMPLED):
-        with suppress(FineryError):  # a template may want what only made rows have
+    rubric = with_files(graph.recipe, node.place, step).checks.judge
+    assert rubric is not None
+    template = Prompt.of(rubric.prompt, SCORE_PROMPT)
+    artifacts = [results.artifact(s.step, s.output) for s in node.sources if s.field == "rows"]
+    if not all(isinstance(rows, Dataset) for rows in artifacts):
+        return
+    rows = (row for rows in artifacts if isinstance(rows, Dataset) for row in rows)
+    for row in islice(rows, SAMPLED):
+        with suppress(FineryError):  # a template may want what only generated rows have
             if is_conversation(row):
                 messages = score_messages(template, row, rubric.rubric, rubric.scale)
                 yield prompt_tokens(Request(messages))

@@ -10,10 +10,32 @@ from finery import Budget, FineryError, Job, Model, OneFile
 from finery.rows import Conversation, Row
 from finery.rows.generated import name_of
 from finery.rows.parts import as_turns, joined
-from finery_synth.ask import defaults
 from finery_synth.ask.asking import Used
+from finery_synth.ask.contents import json_in
 from finery_synth.ask.prompts import Prompt
-from finery_synth.judge.judging import Unreadable, json_in, names_of, no_score, readings
+from finery_synth.judge.scores import Unreadable, names_of, no_score, readings
+
+PAIR_PROMPT = """\
+{# system #}
+You compare two answers to a prompt strictly, by a rubric. Neither their order nor their length
+counts. You answer with JSON alone.
+{# user #}
+Rubric:
+{{ rubric }}
+
+Prompt:
+{{ prompt }}
+
+Answer A:
+{{ a }}
+
+Answer B:
+{{ b }}
+
+Say which answer is better by the rubric, A or B, or that it is a tie, after a reason in one
+sentence. Answer with a JSON object: {"reason": "…", "better": "A"}
+"""
+"""The prompt of `synth.judge` for pairs."""
 
 ORDERS = (("chosen", "rejected"), ("rejected", "chosen"))
 """What is answer A and what answer B, each time that a pair is shown."""
@@ -75,18 +97,18 @@ class PairJudge:
         self._engine = job.engine(model, budget=budget)
         self._rubric = rubric
         self._max_tokens = max_tokens
-        self._prompt = Prompt.of(prompt, defaults.PAIR)
+        self._prompt = Prompt.of(prompt, PAIR_PROMPT)
         self.template = self._prompt.origin
 
     def seen(self, rows: Iterable[tuple[int, Row]], total: int) -> Iterator[tuple[int, Seen]]:
         """(number, what came of it) for each row in each order: two for each, as they come."""
         items = ((number, order, row) for number, row in rows for order in range(len(ORDERS)))
-        for (number, order, _), found in readings(
+        for (number, order, _), verdict in readings(
             self._engine, self.used, items, lambda item: self.messages(item[2], item[1]),
             read_verdict, total=total * len(ORDERS), max_tokens=self._max_tokens,
             schema=VERDICT,
         ):  # fmt: skip
-            yield number, _seen(order, found)
+            yield number, _seen(order, verdict)
 
     def messages(self, row: Row, order: int) -> Conversation:
         """What the judge is asked about a row, in the order 0 or 1."""
@@ -99,12 +121,12 @@ def pair_messages(prompt: Prompt, row: Row, rubric: str, order: int) -> Conversa
     return prompt.messages({**names_of(row), "rubric": rubric, "a": a, "b": b}, row)
 
 
-def _seen(order: int, found: Verdict | FineryError | Unreadable) -> Seen:
-    if not isinstance(found, Verdict):
-        return Seen(order, problem=no_score(found))
+def _seen(order: int, verdict: Verdict | FineryError | Unreadable) -> Seen:
+    if not isinstance(verdict, Verdict):
+        return Seen(order, problem=no_score(verdict))
     sides = dict(zip(("first", "second"), ORDERS[order], strict=True))
-    side = sides.get(found.position, "tie")
-    return Seen(order, side, found.position, found.reason)
+    side = sides.get(verdict.position, "tie")
+    return Seen(order, side, verdict.position, verdict.reason)
 
 
 class Outcome(NamedTuple):
@@ -135,13 +157,13 @@ class Positions:
     """How far a judge favours a position, over all pairs."""
 
     def __init__(self) -> None:
-        self._said: Counter[str] = Counter()
+        self._positions: Counter[str] = Counter()
         self._twice: Counter[str] = Counter()
 
     def add(self, seen: Iterable[Seen]) -> None:
         """Take in a pair that was judged in both orders."""
         both = [one.position for one in seen]
-        self._said.update(both)
+        self._positions.update(both)
         if len(set(both)) == 1:
             self._twice.update(both[:1])
 
@@ -152,11 +174,17 @@ class Positions:
         second; 0 without any preference, 1 where it is always the first. Pairs shown in both
         orders make it 0 for a judge that looks at the answers alone.
         """
-        first, second = self._said["first"], self._said["second"]
+        first, second = self._positions["first"], self._positions["second"]
         sided = first + second
         return {
-            **{name: self._said[name] for name in ("first", "second", "tie")},
+            **{name: self._positions[name] for name in ("first", "second", "tie")},
             "first_twice": self._twice["first"],
             "second_twice": self._twice["second"],
             "bias": round((first - second) / sided, 3) if sided else 0.0,
         }
+
+
+def is_one_answer(row: Row) -> bool:
+    """Whether both answers of a preference say the same."""
+    chosen, rejected = (joined(as_turns(row[side])) for side in ("chosen", "rejected"))
+    return chosen.strip() == rejected.strip()

@@ -1,18 +1,16 @@
 """`synth.answer`: the teacher answers the prompts of rows."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from finery import Completion, UsageError, setting
-from finery.rows import Conversation, Message, Row, split_turns
+from finery.rows import Message, Row
 from finery.rows.answers.jsonvalues import unfenced
-from finery.rows.parts import scope
-from finery_synth.ask import defaults
-from finery_synth.ask.asking import MOST_VARIANTS, Task
+from finery_synth.ask import row_prompts
 from finery_synth.ask.prompts import Prompt
+from finery_synth.ask.task import MOST_VARIANTS, Task
 from finery_synth.generator import Generator
-
-SIDES = frozenset({"messages", "prompt", "completion", "chosen", "rejected"})
+from finery_synth.rows import with_answer
 
 
 class Answer(Generator, keeps_prompts=True):
@@ -27,7 +25,7 @@ class Answer(Generator, keeps_prompts=True):
     """
 
     USE = "synth.answer"
-    DEFAULT_PROMPT = defaults.ANSWER
+    DEFAULT_PROMPT = row_prompts.TEMPLATE
     COMPARED = "answer"
 
     n: int = setting(
@@ -59,7 +57,7 @@ class Answer(Generator, keeps_prompts=True):
 
     def tasks(self, prompt: Prompt) -> Iterator[Task]:
         """The prompt of each row, `n` times."""
-        return times(self.n, self.seeds(), prompt)
+        return row_prompts.row_tasks(self.n, self.seeds(), prompt)
 
     def read(self, task: Task, answer: Completion) -> list[Row]:
         """The row with the answer."""
@@ -69,7 +67,7 @@ class Answer(Generator, keeps_prompts=True):
         turn: Message = {"role": "assistant", "content": text.strip()}
         if answer.tool_calls:
             turn["tool_calls"] = answer.tool_calls
-        return [answered(task.seeds[0], turn)]
+        return [with_answer(task.seeds[0], turn)]
 
     def answer_schema(self) -> dict[str, Any] | None:
         """The schema that the checks hold answers against."""
@@ -77,33 +75,3 @@ class Answer(Generator, keeps_prompts=True):
             return None
         schema = self.checks.answer_schema()
         return None if schema is None else schema.value
-
-
-def answered(row: Row, turn: Message) -> Row:
-    """The row with this turn as its answer."""
-    prompt = split_turns(row)[0]
-    rest = {k: v for k, v in row.items() if k not in SIDES}
-    return {"messages": [*prompt, turn], **rest}
-
-
-def asked(row: Row, template: Prompt) -> Conversation:
-    """The row's prompt; with a template of the recipe, its system prompt and last user turn."""
-    if template.is_default:
-        return split_turns(row)[0]
-    turns = [turn for turn in split_turns(row)[0] if turn["role"] != "system"]
-    made = template.messages(scope(row), row)
-    last = max(i for i, turn in enumerate(turns) if turn["role"] == "user")
-    front = [turn for turn in made if turn["role"] == "system"]
-    own = [turn for turn in made if turn["role"] != "system"]
-    return [*front, *turns[:last], *own, *turns[last + 1 :]]
-
-
-def times(n: int, rows: Iterable[Row], prompt: Prompt) -> Iterator[Task]:
-    """The prompt of each row, `n` times."""
-    for place, row in enumerate(rows):
-        messages = asked(row, prompt)
-        for variant in range(n):
-            yield Task(
-                number=place * n + variant, messages=messages, seeds=[row], variant=variant,
-                tools=row.get("tools"),
-            )  # fmt: skip

@@ -23,13 +23,51 @@ from finery.rows.parts import (
     text_named,
     texts,
 )
-from finery_synth.ask import defaults
-from finery_synth.ask.asking import MOST_VARIANTS, Task
+from finery_synth.ask.contents import bare
 from finery_synth.ask.prompts import Prompt
-from finery_synth.checks.spread import spread, told
-from finery_synth.generator import Generator, Rejected
-from finery_synth.steps.paraphrase import bare
+from finery_synth.ask.task import MOST_VARIANTS, Task
+from finery_synth.checks.spread import in_words, spread
+from finery_synth.checks.usable import Rejected
+from finery_synth.generator import Generator
 
+TEMPLATE = """\
+{# system #}
+You write realistic, varied examples for a data set that trains a language model. You answer with
+JSON alone.
+{# user #}
+Here {{ "is an example" if examples | length == 1 else "are examples" }} from the data set
+{%- if value %}, of the class "{{ value }}"{% endif %}.
+{% for example in examples %}
+Example {{ loop.index }}
+user: {{ example.user }}
+{%- if answered %}
+assistant: {{ example.assistant }}
+{%- endif %}
+{% endfor %}
+{%- if persona %}
+Write as this person would: {{ persona }}
+{% endif %}
+Write {{ count }} new {{ "example" if count == 1 else "examples" }} of the same kind
+{%- if value %}, all of the class "{{ value }}"{% endif %}. Each differs from those above, and from
+the others, in what it is about, in its words, its length and its tone. Answer with a JSON object:
+{"examples": [{"user": "…"{% if answered %}, "assistant": "…"{% endif %}}
+{%- if count > 1 %}, …{% endif %}]}
+"""
+"""The default prompt."""
+TEXT_TEMPLATE = """\
+{# system #}
+You write messages for a data set. You answer with one message alone, without a word about it.
+{% for example in examples %}
+{# user #}
+Write a message{% if value %} about {{ value }}{% endif %}.
+{# assistant #}
+{{ example.user }}
+{% endfor %}
+{# user #}
+Write a message{% if value %} about {{ value }}{% endif %}, another one
+{%- if persona %}, as this person would: {{ persona }}{% endif %}.
+"""
+"""The default prompt with `format: text`."""
 NOT_SHARED = OWN | {"id", "parents", "source"}
 """Columns of seeds that aren't those of new examples, even where all seeds share them."""
 _NUMBERED = re.compile(r"^\s*(?:(?:message|user|example)(?:\s+\d+)?:|\d+[.)])\s+", re.IGNORECASE)
@@ -51,7 +89,7 @@ class Instruct(Generator):
     """
 
     USE = "synth.instruct"
-    DEFAULT_PROMPT = defaults.INSTRUCT
+    DEFAULT_PROMPT = TEMPLATE
     COPIES = "all"
 
     n: int = setting(ge=1, help="New examples: of each class with `by`, else in all.")
@@ -144,8 +182,8 @@ class Instruct(Generator):
         if self.format == "text":
             return [self._row(task, {"user": _text_alone(answer.text)})]
         asks = task.more["asks"]
-        found = [example for example in examples_in(answer.text) if is_whole(example, asks)]
-        rows = [self._row(task, example) for example in found]
+        examples = (example for example in examples_in(answer.text) if is_whole(example, asks))
+        rows = [self._row(task, example) for example in examples]
         if not rows and answer.finish_reason == "length":
             raise Rejected("cut-off", "the answer is cut off before one example is whole")
         if not rows:
@@ -157,14 +195,14 @@ class Instruct(Generator):
         system = texts(task.seeds[0]).get("system", "")
         turns: list[Message] = [{"role": "system", "content": system}] if system else []
         turns.append({"role": "user", "content": _as_text(example["user"])})
-        said = _as_text(example["assistant"]) if task.more["asks"] else task.more["answer"]
-        if said is not None:
-            turns.append({"role": "assistant", "content": said})
+        answer = _as_text(example["assistant"]) if task.more["asks"] else task.more["answer"]
+        if answer is not None:
+            turns.append({"role": "assistant", "content": answer})
         return {"messages": turns, **task.more["columns"]}
 
     def default_prompt(self) -> str:
         """By the form of the answer."""
-        return defaults.INSTRUCT if self.format == "json" else defaults.INSTRUCT_TEXT
+        return TEMPLATE if self.format == "json" else TEXT_TEMPLATE
 
     def reads_cut(self) -> bool:
         """The first examples of a list are whole, wherever it is cut off."""
@@ -192,18 +230,18 @@ class Instruct(Generator):
         """The persona that the teacher wrote as."""
         return {"persona": task.more["persona"]} if "persona" in task.more else {}
 
-    def facts(self, job: Job, made: Dataset) -> dict[str, Any]:
+    def facts(self, job: Job, rows: Dataset) -> dict[str, Any]:
         """How varied the new examples are."""
-        found = spread(made, self.seeds())
-        job.log(told(found))
-        return {"spread": found}
+        measured = spread(rows, self.seeds())
+        job.log(in_words(measured))
+        return {"spread": measured}
 
     def classes(self) -> "list[_Class]":
         """The classes of the seeds, in the order in which they first come."""
-        found: dict[str, list[Row]] = {}
+        seeds: dict[str, list[Row]] = {}
         for number, row in enumerate(self.seeds(), 1):
-            found.setdefault(self._class_of(number, row), []).append(row)
-        return [_class(value, seeds) for value, seeds in found.items()]
+            seeds.setdefault(self._class_of(number, row), []).append(row)
+        return [_class(value, rows) for value, rows in seeds.items()]
 
     def _refuse_answers(self, one: "_Class") -> None:
         of = f" of the class '{one.value}'" if one.value else ""
@@ -246,8 +284,8 @@ class _Class(NamedTuple):
 
 def _class(value: str, seeds: list[Row]) -> _Class:
     answers = [answer(seed) for seed in seeds]
-    for number, (seed, said) in enumerate(zip(seeds, answers, strict=True), 1):
-        if (said is None) != (answers[0] is None) or _calls(seed):
+    for number, (seed, text) in enumerate(zip(seeds, answers, strict=True), 1):
+        if (text is None) != (answers[0] is None) or _calls(seed):
             raise DataError(
                 "a seed must have an answer in words, or none of them one",
                 where=named(number, seed),
@@ -288,10 +326,10 @@ def examples_in(text: str) -> Iterator[dict[str, Any]]:
 
 def _text_alone(text: str) -> str:
     """The message in an answer that is one, without its number or name in front."""
-    said = bare(_NUMBERED.sub("", text, count=1))
-    if not said:
+    message = bare(_NUMBERED.sub("", text, count=1))
+    if not message:
         raise Rejected("empty", "the answer is empty")
-    return said
+    return message
 
 
 def is_whole(example: dict[str, Any], asks: bool) -> bool:

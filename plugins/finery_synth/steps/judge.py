@@ -1,33 +1,19 @@
 """`synth.judge`: rows with scores, and preferences that a judge agrees with."""
 
-from collections import Counter
 from collections.abc import Iterator
-from typing import Any, Literal
-
-import msgspec
+from typing import Any, ClassVar, Literal
 
 from finery import Budget, DataError, Dataset, Job, Model, OneFile, Step, UsageError, setting, takes
 from finery.rows import Conversation, Row
 from finery.rows.dropped import Drops
-from finery.rows.generated import Checked, Origin, Origins
-from finery.rows.parts import OWN_COLUMNS, answer, as_turns, changed, joined, named
-from finery_synth.ask import defaults
-from finery_synth.ask.asking import Spool, Task
+from finery.rows.generated import Origins
+from finery.rows.parts import OWN_COLUMNS, answer, named
 from finery_synth.ask.prompts import Prompt
-from finery_synth.checks.checks import Rubric
+from finery_synth.ask.task import Task
 from finery_synth.generator import PACKAGES
-from finery_synth.judge.judging import Judge, Score, no_score, score_messages, score_schema
-from finery_synth.judge.pairs import (
-    ORDERS,
-    VERDICT,
-    PairJudge,
-    Positions,
-    Seen,
-    outcome,
-    pair_messages,
-)
+from finery_synth.judge.pairs import ORDERS, PAIR_PROMPT, VERDICT, is_one_answer, pair_messages
+from finery_synth.judge.scores import SCORE_PROMPT, score_messages, score_schema
 
-USE = "synth.judge"
 ONLY = "score"
 """What a rubric without a name is called."""
 MADE_OF = OWN_COLUMNS | {"label", "text"}
@@ -42,6 +28,7 @@ class JudgeRows(
     packages=PACKAGES,
     version="1",
     keeps_prompts=True,
+    forecast="finery_synth.estimate.forecast:AskingForecast",
 ):
     """Have rows judged by a model, with a rubric.
 
@@ -58,6 +45,9 @@ class JudgeRows(
     An answer of the judge that can't be read is asked for again; a row without one in the end is
     dropped (`no-score`).
     """
+
+    USE: ClassVar[str] = "synth.judge"
+    """The step type's name."""
 
     model: Model = takes(help="The judge: any model that answers prompts.")
     rows: list[Dataset] = takes(help="Rows to judge, in this order.")
@@ -164,7 +154,7 @@ class JudgeRows(
 
     def default_prompt(self) -> str:
         """The template where the recipe names none."""
-        return defaults.PAIR if self.what == "pairs" else defaults.JUDGE
+        return PAIR_PROMPT if self.what == "pairs" else SCORE_PROMPT
 
     def needs_rows(self) -> bool:
         """Whether `requests` can only be told from the rows themselves."""
@@ -172,14 +162,17 @@ class JudgeRows(
 
     def run(self, job: Job) -> Dataset:
         """Ask the judge, and write the rows with what it says."""
+        from finery_synth.flow.comparison import Comparison
+        from finery_synth.flow.scoring import Scoring
+
         self.check()
-        judging = _Pairs(self, job) if self.what == "pairs" else _Scores(self, job)
+        judging = Comparison(self, job) if self.what == "pairs" else Scoring(self, job)
         with Drops(job.out) as drops, Origins(job.out) as origins:
-            made = Dataset.write(job.out, judging.rows(drops, origins))
-        drops.refuse_nothing_left(len(made), "look at the rubric, the prompt and min_score")
-        job.log(drops.summary(len(made)))
-        made.meta |= {**judging.facts(), **drops.meta()}
-        return made
+            dataset = Dataset.write(job.out, judging.rows(drops, origins))
+        drops.refuse_nothing_left(len(dataset), "look at the rubric, the prompt and min_score")
+        job.log(drops.summary(len(dataset)))
+        dataset.meta |= {**judging.facts(), **drops.meta()}
+        return dataset
 
     def numbered(self) -> Iterator[tuple[int, Row]]:
         """(number from 0, row); `DataError` for a row that has nothing to judge."""
@@ -210,193 +203,3 @@ class JudgeRows(
     def rubrics(self) -> dict[str, str]:
         """Name → rubric."""
         return self.rubric if isinstance(self.rubric, dict) else {ONLY: self.rubric}
-
-
-class _Given(msgspec.Struct):
-    """What a judge gave a row, or the problem."""
-
-    score: int = 0
-    reason: str = ""
-    problem: str = ""
-
-
-class _Scores:
-    """Scores of answers."""
-
-    def __init__(self, step: JudgeRows, job: Job) -> None:
-        self._step = step
-        self._columns = step.written()
-        self._counts: Counter[int] = Counter()
-        self._sum, self._scored = 0.0, 0
-        self._judges = {
-            name: Judge(job, step.model, self._rubric(text), step.budget)
-            for name, text in step.rubrics().items()
-        }
-        self._given = {name: Spool(job.scratch, _Given) for name in self._judges}
-
-    def _rubric(self, text: str) -> Rubric:
-        step = self._step
-        return Rubric(
-            rubric=text, min=1, scale=step.scale, max_tokens=step.max_tokens, prompt=step.prompt
-        )
-
-    def rows(self, drops: Drops, origins: Origins) -> Iterator[Row]:
-        """The rows with their scores."""
-        for name, judge in self._judges.items():
-            for number, found in judge.scores(self._step.numbered(), self._step.seed_count()):
-                self._given[name].add(number, _given(found))
-        for number, row in self._step.numbered():
-            given = {name: spool.of(number)[0] for name, spool in self._given.items()}
-            problems = [one.problem for one in given.values() if one.problem]
-            if problems:
-                drops.add(row, "no-score", problems[0])
-                continue
-            made, score = self._scored_row(row, given)
-            if self._step.min_score is not None and score < self._step.min_score:
-                detail = _low(score, self._step, given)
-                drops.add(made, "low-score", detail, self._origin(row, made, given))
-                continue
-            origins.add(self._origin(row, made, given))
-            yield made
-
-    def _scored_row(self, row: Row, given: dict[str, _Given]) -> tuple[Row, float]:
-        values = {name: one.score for name, one in given.items()}
-        mean = sum(values.values()) / len(values)
-        self._counts.update(values.values())
-        self._sum, self._scored = self._sum + mean, self._scored + 1
-        told: tuple[Any, ...]
-        if isinstance(self._step.rubric, str):
-            (one,) = given.values()
-            told = one.score, one.reason
-        else:
-            told = round(mean, 3), values, {name: one.reason for name, one in given.items()}
-        return changed(row, {**row, **dict(zip(self._columns, told, strict=True))}), mean
-
-    def _origin(self, row: Row, made: Row, given: dict[str, _Given]) -> Origin:
-        first = next(iter(self._judges.values()))
-        scores = {name: one.score for name, one in given.items()}
-        return Origin(
-            id=made["id"],
-            use=USE,
-            prompt=first.messages(row),
-            parents=made.get("parents", []),
-            template=first.template,
-            checks=[
-                Checked(check=f"judge.{name}", passed=True, value=one.score, detail=one.reason)
-                for name, one in given.items()
-            ],
-            judge={"model": first.model, "scores": scores, "scale": self._step.scale},
-        )
-
-    def facts(self) -> dict[str, Any]:
-        """How many scores of each kind were given, and their mean."""
-        mean = round(self._sum / self._scored, 3) if self._scored else None
-        counts = {str(score): n for score, n in sorted(self._counts.items())}
-        answers = [judge.used.meta() for judge in self._judges.values()]
-        return {
-            "verdicts": self._scored,
-            "mean_score": mean,
-            "scores": counts,
-            "answers": {name: sum(one[name] for one in answers) for name in answers[0]},
-        }
-
-
-def _given(found: Any) -> _Given:
-    if isinstance(found, Score):
-        return _Given(found.score, found.reason)
-    return _Given(problem=no_score(found))
-
-
-def _low(score: float, step: JudgeRows, given: dict[str, _Given]) -> str:
-    worst = min(given.values(), key=lambda one: one.score)
-    return f"scored {score:.3g} of {step.scale}, below {step.min_score:g}: {worst.reason}"
-
-
-class _Pairs:
-    """Verdicts on preferences."""
-
-    def __init__(self, step: JudgeRows, job: Job) -> None:
-        assert isinstance(step.rubric, str)
-        self._step = step
-        self._job = job
-        self._columns = step.written()
-        self._counts: Counter[str] = Counter()
-        self._positions = Positions()
-        self._judge = PairJudge(
-            job, step.model, step.rubric, prompt=step.prompt, max_tokens=step.max_tokens,
-            budget=step.budget,
-        )  # fmt: skip
-        self._seen = Spool(job.scratch, Seen)
-
-    def rows(self, drops: Drops, origins: Origins) -> Iterator[Row]:
-        """The pairs that count, with what was said of them."""
-        total = sum(not is_one_answer(row) for _, row in self._step.numbered())
-        asked = ((n, row) for n, row in self._step.numbered() if not is_one_answer(row))
-        for number, seen in self._judge.seen(asked, total):
-            self._seen.add(number, seen)
-        for number, row in self._step.numbered():
-            made = self._judged(number, row, drops)
-            if made is not None:
-                origins.add(self._origin(row, made, self._both(number)))
-                yield made
-
-    def _both(self, number: int) -> list[Seen]:
-        """What came of a pair in each order, whichever was answered first."""
-        return sorted(self._seen.of(number), key=lambda seen: seen.order)
-
-    def _judged(self, number: int, row: Row, drops: Drops) -> Row | None:
-        """The row with its verdict, None where it was dropped."""
-        if is_one_answer(row):
-            drops.add(row, "identical", "chosen and rejected say the same")
-            return None
-        seen = self._both(number)
-        told = self._origin(row, row, seen)
-        better, detail = outcome(seen)
-        if better == "no-score":
-            drops.add(row, better, detail, told)
-            return None
-        self._positions.add(seen)
-        self._counts[better] += 1
-        if better == "undecided" and self._step.undecided == "drop":
-            drops.add(row, better, detail, told)
-            return None
-        if better == "rejected" and self._step.lost == "drop":
-            drops.add(row, "lost", f"the rejected answer is better: {detail}", told)
-            return None
-        swapped = {"chosen": row["rejected"], "rejected": row["chosen"]}
-        sides = swapped if better == "rejected" and self._step.lost == "swap" else {}
-        says = "chosen" if sides else better
-        verdict = dict(zip(self._columns, (says, detail), strict=True))
-        return changed(row, {**row, **sides, **verdict})
-
-    def _origin(self, row: Row, made: Row, seen: list[Seen]) -> Origin:
-        return Origin(
-            id=made["id"],
-            use=USE,
-            prompt=self._judge.messages(row, 0),
-            parents=made.get("parents", []),
-            template=self._judge.template,
-            judge={"model": self._judge.model, "orders": seen},
-        )
-
-    def facts(self) -> dict[str, Any]:
-        """How many pairs each side won, and how far the judge favours a position."""
-        judged = self._counts.total()
-        decided = judged - self._counts["undecided"]
-        if judged:
-            self._job.log(
-                f"both orders agree on {decided:,} of {judged:,} pairs: chosen is better in "
-                f"{self._counts['chosen']:,}, rejected in {self._counts['rejected']:,}"
-            )
-        return {
-            "verdicts": judged,
-            "pairs": {name: self._counts[name] for name in ("chosen", "rejected", "undecided")},
-            "positions": self._positions.facts(),
-            "answers": self._judge.used.meta(),
-        }
-
-
-def is_one_answer(row: Row) -> bool:
-    """Whether both answers of a preference say the same."""
-    chosen, rejected = (joined(as_turns(row[side])) for side in ("chosen", "rejected"))
-    return chosen.strip() == rejected.strip()

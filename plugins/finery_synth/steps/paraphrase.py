@@ -5,11 +5,25 @@ from collections.abc import Iterator
 from finery import Completion, setting
 from finery.rows import Conversation, Row
 from finery.rows.parts import as_turns, scope
-from finery_synth.ask import defaults
-from finery_synth.ask.asking import MOST_VARIANTS, Task
+from finery_synth.ask.contents import bare
 from finery_synth.ask.prompts import Prompt
-from finery_synth.generator import Generator, Rejected
+from finery_synth.ask.task import MOST_VARIANTS, Task
+from finery_synth.checks.usable import Rejected
+from finery_synth.generator import Generator
 
+TEMPLATE = """\
+{# system #}
+You reword messages. You keep what is said: every fact, name, number and request stays, and nothing
+is added. You write in the language of the message. You answer with the reworded message alone,
+without quotes around it and without a word about it.
+{# user #}
+Reword the message between the lines, {{ style }}.
+
+-----
+{{ user }}
+-----
+"""
+"""The default prompt."""
 STYLES = [
     "in other words, about as long",
     "shorter and more direct",
@@ -18,7 +32,6 @@ STYLES = [
     "politely and formally",
     "with another sentence structure and another beginning",
 ]
-QUOTES = {'"': '"', "“": "”", "„": "“", "«": "»", "'": "'"}
 
 
 class Paraphrase(Generator):
@@ -30,7 +43,7 @@ class Paraphrase(Generator):
     """
 
     USE = "synth.paraphrase"
-    DEFAULT_PROMPT = defaults.PARAPHRASE
+    DEFAULT_PROMPT = TEMPLATE
     COPIES = "siblings"
 
     n: int = setting(3, ge=1, le=MOST_VARIANTS, help="Rewordings of each row.")
@@ -69,14 +82,6 @@ class Paraphrase(Generator):
         if not text:
             raise Rejected("empty", "the answer is empty")
         return [reworded(task.seeds[0], text)]
-
-
-def bare(text: str) -> str:
-    """A text without the lines and quotes that a model puts around it."""
-    text = text.strip().strip("-").strip()
-    if len(text) > 1 and QUOTES.get(text[0]) == text[-1] and text[0] not in text[1:-1]:
-        text = text[1:-1].strip()
-    return text
 
 
 def reworded(row: Row, text: str) -> Row:

@@ -7,13 +7,12 @@ from finery import Dataset, Job, UsageError, setting
 from finery.rows import Row, split_turns
 from finery.rows.badrow import BadRow
 from finery.rows.parts import joined
-from finery_synth.ask import defaults
-from finery_synth.ask.asking import MOST_VARIANTS, Task
+from finery_synth.ask import row_prompts
 from finery_synth.ask.prompts import Prompt
-from finery_synth.checks.checks import Checks
+from finery_synth.ask.task import MOST_VARIANTS, Task
 from finery_synth.checks.sameness import fields_of
+from finery_synth.checks.settings import Checks
 from finery_synth.generator import MOST_RETRIES, Generator
-from finery_synth.steps.answer import times
 
 
 class Preferences(Generator, keeps_prompts=True):
@@ -34,7 +33,7 @@ class Preferences(Generator, keeps_prompts=True):
     """
 
     USE = "synth.preferences"
-    DEFAULT_PROMPT = defaults.ANSWER
+    DEFAULT_PROMPT = row_prompts.TEMPLATE
 
     chosen: Literal["best", "row"] = setting(
         "best", help="best: the best of `n` answers. row: the row's own answer."
@@ -109,11 +108,11 @@ class Preferences(Generator, keeps_prompts=True):
 
     def tasks(self, prompt: Prompt) -> Iterator[Task]:
         """The prompt of each row, `n` times."""
-        return times(self.n, self.seeds(), prompt)
+        return row_prompts.row_tasks(self.n, self.seeds(), prompt)
 
     def run(self, job: Job) -> Dataset:
         """Ask, judge, choose, and write."""
-        from finery_synth.steps.choosing import Choosing
+        from finery_synth.flow.selection import Selection
 
         self.check()
-        return Choosing(self, job).run()
+        return Selection(self, job).run()

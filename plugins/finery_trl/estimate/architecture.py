@@ -3,31 +3,17 @@
 import json
 import os
 import shutil
-import struct
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
-from finery import Model, version_of
+from finery import DataError, Model, version_of
+from finery_local.gguf_file import Array, read_header
 from finery_trl.estimate.memory import Architecture
 
 REQUEST_SECONDS = 4.0
 """How long a plan waits for the hub's answer."""
-_SCALARS = {
-    0: "B",
-    1: "b",
-    2: "H",
-    3: "h",
-    4: "I",
-    5: "i",
-    6: "f",
-    7: "?",
-    10: "Q",
-    11: "q",
-    12: "d",
-}
-_STRING, _ARRAY = 8, 9
 
 
 class Unknown(Exception):
@@ -107,70 +93,35 @@ def of_config(config: Mapping[str, Any], parameters: float | None = None) -> Arc
 
 
 def of_gguf(path: Path) -> Architecture:
-    """The sizes that a GGUF's header says. Raises `Unknown`.
-
-    Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
-    """
+    """The sizes that a GGUF's header says. Raises `Unknown`."""
     try:
-        with path.open("rb") as file:
-            values, tensors = _read_gguf(file)
-        return _of_values(values, tensors)
-    except (OSError, struct.error, ValueError, KeyError, TypeError) as error:
+        header = read_header(path)
+    except (OSError, DataError) as error:
         raise Unknown(f"the header of {path.name} can't be read ({_first(error)})") from None
-
-
-def _of_values(values: Mapping[str, Any], tensors: set[str]) -> Architecture:
-    name = values["general.architecture"]
+    values = header.values
+    name = values.get("general.architecture")
     if values.get(f"{name}.expert_count"):
         raise Unknown("its model is a mixture of experts")
-    heads, hidden = values[f"{name}.attention.head_count"], values[f"{name}.embedding_length"]
+
+    def size(key: str, default: int | None = None) -> int:
+        value = values.get(f"{name}.{key}", default)
+        if isinstance(value, Array):
+            raise Unknown(f"its model's layers differ ({name}.{key})")
+        if not isinstance(value, int):
+            raise Unknown(f"the header of {path.name} has no {name}.{key}")
+        return value
+
+    heads, hidden = size("attention.head_count"), size("embedding_length")
     return Architecture(
-        layers=values[f"{name}.block_count"],
+        layers=size("block_count"),
         hidden=hidden,
-        intermediate=values[f"{name}.feed_forward_length"],
+        intermediate=size("feed_forward_length"),
         heads=heads,
-        kv_heads=values.get(f"{name}.attention.head_count_kv", heads),
-        head_size=values.get(f"{name}.attention.key_length", hidden // heads),
-        vocabulary=values["tokenizer.ggml.tokens"],
-        tied="output.weight" not in tensors,
+        kv_heads=size("attention.head_count_kv", heads),
+        head_size=size("attention.key_length", hidden // heads),
+        vocabulary=values.get("tokenizer.ggml.tokens", Array(0)).length,
+        tied="output.weight" not in header.tensors,
     )
-
-
-def _read_gguf(file: BinaryIO) -> tuple[dict[str, Any], set[str]]:
-    """(metadata, names of tensors); of an array its length."""
-    magic, _, tensors, count = struct.unpack("<4sIQQ", file.read(24))
-    if magic != b"GGUF":
-        raise ValueError("no GGUF file")
-    values = {_text(file): _value(file, *struct.unpack("<I", file.read(4))) for _ in range(count)}
-    return values, {_tensor(file) for _ in range(tensors)}
-
-
-def _text(file: BinaryIO) -> str:
-    (size,) = struct.unpack("<Q", file.read(8))
-    return file.read(size).decode("utf-8", "replace")
-
-
-def _value(file: BinaryIO, kind: int) -> Any:
-    if kind == _STRING:
-        return _text(file)
-    if kind != _ARRAY:
-        size = struct.calcsize(f"<{_SCALARS[kind]}")
-        return struct.unpack(f"<{_SCALARS[kind]}", file.read(size))[0]
-    inner, length = struct.unpack("<IQ", file.read(12))
-    if inner == _STRING:
-        for _ in range(length):
-            (size,) = struct.unpack("<Q", file.read(8))
-            file.seek(size, os.SEEK_CUR)
-    else:
-        file.seek(length * struct.calcsize(f"<{_SCALARS[inner]}"), os.SEEK_CUR)
-    return length
-
-
-def _tensor(file: BinaryIO) -> str:
-    name = _text(file)
-    (dimensions,) = struct.unpack("<I", file.read(4))
-    file.seek(8 * dimensions + 12, os.SEEK_CUR)
-    return name
 
 
 class Machine(NamedTuple):

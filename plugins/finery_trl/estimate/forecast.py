@@ -7,7 +7,19 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from finery import Dataset, Estimate, Graph, Lock, Model, Node, Past, Results, Source, find_files
+from finery import (
+    Dataset,
+    Estimate,
+    Graph,
+    Lock,
+    Model,
+    Node,
+    Past,
+    Results,
+    Source,
+    find_files,
+    rough_duration,
+)
 from finery.rows import Row
 from finery_trl.estimate import architecture as facts
 from finery_trl.estimate.architecture import Machine, Unknown
@@ -127,7 +139,7 @@ def _of_files(graph: Graph, node: Node) -> Architecture:
 
 def lengths_of(graph: Graph, results: Results, node: Node, most: int) -> Lengths:
     """The rows of a training, as far as they are known: as built, or as a plain file has them."""
-    from finery_advice.training import count_rows
+    from finery import count_rows
 
     sources = [s for s in node.sources if s.field == "rows"]
     counts = [count_rows(graph, results, s) for s in sources]
@@ -331,7 +343,8 @@ def _time_line(seconds: float | None, speed: float | None, lengths: Lengths) -> 
     if seconds is None:
         return f"time: known once the rows are counted, at about {speed:.0f} tokens/s"
     rows = f"{lengths.rows:,} rows, " if lengths.rows else ""
-    return f"time: about {_duration(seconds)} ({rows}{speed:.0f} tokens/s as in earlier trainings)"
+    pace = f"{rows}{speed:.0f} tokens/s as in earlier trainings"
+    return f"time: about {rough_duration(seconds)} ({pace})"
 
 
 def _gib(count: float) -> str:
@@ -343,10 +356,3 @@ def _count(parameters: float) -> str:
     if parameters >= 1e9:
         return f"{parameters / 1e9:.3g} billion"
     return f"{parameters / 1e6:.3g} million"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{seconds / 3600:.1f} h"

@@ -5,7 +5,7 @@ Imports transformers: import it inside a function.
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,7 +54,6 @@ class Course(TrainerCallback):
         self._losses: list[float] = []
         self._seconds = 0.0
         self._began = 0.0
-        self._shown: dict[str, str] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Show the bar."""
@@ -79,8 +78,6 @@ class Course(TrainerCallback):
             state.log_history.append({"step": step, "epoch": state.epoch, "watch": found})
             for name, value in found.items():
                 self._job.metric(f"watch.{name}", value, step)
-            name, value = next(iter(found.items()))
-            self._shown[name] = f"{value:.3f}"
         if due and not self._validates:
             self._stop_in_time(state, control)
 
@@ -96,10 +93,7 @@ class Course(TrainerCallback):
         for name, ours in checkpoints.MEASURED.items():
             if name in logs and name.startswith("eval_"):
                 self._job.metric(ours, logs[name], step)
-        if "eval_loss" in logs:
-            self._shown["validation"] = f"{logs['eval_loss']:.3f}"
         if "loss" in logs:
-            self._shown["loss"] = f"{logs['loss']:.3f}"
             self._report(logs, step, step == state.max_steps, args.world_size)
         if logs.keys() & {"loss", "eval_loss"}:
             self._tell(state)
@@ -124,9 +118,7 @@ class Course(TrainerCallback):
             control.should_training_stop = control.should_save = True
 
     def _tell(self, state: Any) -> None:
-        order: Sequence[str] = sorted(self._shown, key=lambda name: name != "loss")
-        text = "  ".join(f"{name} {self._shown[name]}" for name in order)
-        self._job.progress(state.global_step, state.max_steps, text or "training")
+        self._job.progress(state.global_step, state.max_steps)
 
     def _report(self, logs: dict[str, float], step: int, last: bool, world: int) -> None:
         self._losses.append(logs["loss"])

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from finery.cli.console import counted, print_json
+from finery.cli.console import print_json
 from finery.cli.options import json_option, recipe_argument, set_option
+from finery.util.text import counted
 
 if TYPE_CHECKING:
     from finery.plugin.history import Results

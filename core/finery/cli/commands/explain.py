@@ -1,7 +1,7 @@
 """`finery explain STEP`: which parts of a step's key changed, old and new."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -9,6 +9,11 @@ from finery.cli.console import print_json
 from finery.cli.options import json_option, recipe_option, set_option
 from finery.errors import UsageError
 from finery.util.text import did_you_mean
+
+if TYPE_CHECKING:
+    from finery.artifact.manifest import Parts
+    from finery.build.changes import Change
+    from finery.build.plan import StepPlan
 
 
 @click.command("explain")
@@ -21,7 +26,7 @@ def command(
     step: str, recipe: Path, overrides: tuple[str, ...], everything: bool, as_json: bool
 ) -> None:
     """Tell why STEP would run, or why it last ran: the parts of its key that changed."""
-    from finery.build.keys import differences
+    from finery.build.changes import changes_between
     from finery.build.plan import Planner
     from finery.build.project import open_graph, open_store
 
@@ -31,23 +36,16 @@ def command(
         raise UsageError(
             f"the recipe has no step '{step}'", where="STEP", fix=did_you_mean(step, graph.nodes)
         )
-    plan, last, before = Planner(graph.select([step]), store).explain(step)
-    changes = differences(last, plan.parts) if last is not None else []
+    planner = Planner(graph.select([step]), store)
+    plan, last, before = planner.explain(step)
+    names_of = planner.code.names
+    changes = changes_between(last, plan.parts, names_of) if last is not None else []
     since = "since its last build"
     if last is not None and before is not None and not changes:
-        changes, since = differences(before, last), "between its last two builds"
+        changes, since = changes_between(before, last, names_of), "between its last two builds"
     if as_json:
-        for part, old, new in changes:
-            print_json(
-                {
-                    "step": step,
-                    "state": plan.state,
-                    "since": since,
-                    "part": part,
-                    "old": _plain(old),
-                    "new": _plain(new),
-                }
-            )
+        for change in changes:
+            print_json({"step": step, "state": plan.state, "since": since, **_data(change)})
         if not changes:
             print_json({"step": step, "state": plan.state, "reason": plan.reason})
         return
@@ -57,7 +55,9 @@ def command(
         _print_parts(plan.parts)
 
 
-def _print(step: str, plan: Any, last: Any, changes: list[Any], since: str) -> None:
+def _print(
+    step: str, plan: "StepPlan", last: "Parts | None", changes: "list[Change]", since: str
+) -> None:
     state = {"cached": "is up to date", "run": "will run", "pending": "is pending"}[plan.state]
     reason = f": {plan.reason}" if plan.reason and (last is None or not changes) else ""
     click.echo(f"{click.style(step, bold=True)} ({plan.node.use}) {state}{reason}")
@@ -66,23 +66,28 @@ def _print(step: str, plan: Any, last: Any, changes: list[Any], since: str) -> N
             click.echo("nothing changed since its last build")
         return
     click.echo(f"changed {since}:")
-    from finery.build.plan import short
+    from finery.build.changes import short
 
-    width = max(len(part) for part, _, _ in changes)
-    for part, old, new in changes:
-        before, after = click.style(short(old), fg="red"), click.style(short(new), fg="green")
-        click.echo(f"  {part:<{width}}  {before} → {after}")
+    width = max(len(change.part) for change in changes)
+    for change in changes:
+        before = click.style(short(change.old), fg="red")
+        after = click.style(short(change.new), fg="green")
+        click.echo(f"  {change.part:<{width}}  {before} → {after}")
+        if any(change.names):
+            click.echo(f"  {'':<{width}}  {change.names}")
 
 
-def _print_parts(parts: Any) -> None:
-    from finery.build.plan import short
+def _print_parts(parts: "Parts") -> None:
+    from finery.build.changes import short
 
     width = max(len(part) for part, _ in parts)
     for part, value in parts:
         click.echo(f"  {part:<{width}}  {short(value, 100)}")
 
 
-def _plain(value: Any) -> Any:
+def _data(change: "Change") -> dict[str, Any]:
     from finery.build.keys import MISSING
 
-    return None if value is MISSING else value
+    old, new = (None if value is MISSING else value for value in (change.old, change.new))
+    names = change.names._asdict() if any(change.names) else None
+    return {"part": change.part, "old": old, "new": new} | ({"names": names} if names else {})

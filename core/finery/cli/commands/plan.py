@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from finery.cli.console import counted, duration, print_json, print_wrapped
+from finery.cli.console import print_json, print_wrapped
 from finery.cli.options import json_option, recipe_argument, set_option
+from finery.util.text import counted, duration
 
 if TYPE_CHECKING:
     from finery.build.plan import Planner, StepPlan

@@ -1,15 +1,18 @@
 """`finery show STEP`: an artifact as a person would want to see it."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from finery.cli.console import print_json
 from finery.cli.options import json_option, recipe_option, set_option
 from finery.errors import UsageError
-from finery.util.paths import shown
 from finery.util.text import did_you_mean
+
+if TYPE_CHECKING:
+    from finery.recipe.graph import Graph
+    from finery.store.database import Store
 
 
 @click.command("show")
@@ -22,15 +25,15 @@ from finery.util.text import did_you_mean
     type=click.IntRange(0),
     default=3,
     show_default=True,
-    help="Rows of a dataset, or wrong predictions of an evaluator, to print.",
+    help="Rows of a data set, or wrong answers of an evaluator, to print.",
 )
 @click.option(
     "--html",
     is_flag=False,
     flag_value="",
     metavar="[FILE]",
-    help="Write a page: of data sets a report, of a training its curves. [default FILE: beside the "
-    "outputs, build/<recipe>/<step>-report.html or -curve.html]",
+    help="Write a page, e.g. of data sets a report, of a training its curves. [default FILE: "
+    "beside the outputs, e.g. build/<recipe>/<step>-report.html]",
 )
 @click.option(
     "--tokenizer",
@@ -65,78 +68,60 @@ def command(
     Without STEP: all.
     """
     from finery.build.project import open_graph, open_store, result_of
+    from finery.cli.views import overview, show_outputs, titled
+    from finery.plugin.view import Detail
 
     store = open_store(recipe)
     graph = open_graph(recipe, overrides, store)
     if step is None and html is not None:
         raise _no_step(html, list(graph.nodes))
     if step is None and row_id is None:
-        _overview(graph, store, as_json)
+        overview(graph, store, as_json=as_json)
         return
     name, _, output = (step or "").partition(".")
-    if step is not None and name not in graph.nodes:
-        raise UsageError(
-            f"the recipe has no step '{name}'", where="STEP", fix=did_you_mean(name, graph.nodes)
-        )
-    if output and output not in graph.nodes[name].outputs:
-        named = [o for o in graph.nodes[name].outputs if o]
-        raise UsageError(
-            f"step '{name}' has no output '{output}'",
-            where="STEP",
-            fix=did_you_mean(output, named) or f"write {name}",
-        )
+    if step is not None:
+        _check_step(graph, name, output)
     if row_id is not None:
         _show_row(graph, store, row_id, name, output, html is not None, as_json)
         return
+    if html is None and tokenizer is not None:
+        raise UsageError(
+            "--tokenizer is for a page", where="--tokenizer", fix=f"finery show {step} --html"
+        )
     result, fresh = result_of(graph, store, name)
     if not fresh:
         click.secho(
             "not up to date: this is the last build's (see `finery plan`)\n", fg="yellow", err=True
         )
-    chosen = {output: result.outputs[output]} if output else _distinct(result.outputs)
-    titles = {f"{name}.{made}" if made else name: manifest for made, manifest in chosen.items()}
-    pages = _pages(graph, store, name, titles, html, tokenizer)
-    for title, manifest in titles.items():
-        _show_one(store, title, manifest, rows, dropped, as_json, pages.get(title))
-    for page in [] if as_json else dict.fromkeys(pages.values()):
-        click.echo(f"page: {shown(page)}")
+    if output:
+        manifests = {f"{name}.{output}": result.outputs[output]}
+    else:
+        manifests = titled(name, result.outputs)
+    pages = {}
+    if html is not None:
+        from finery.cli.pages import write_pages
+
+        pages = write_pages(graph, store, manifests, html, tokenizer)
+    show_outputs(graph, store, manifests, Detail(rows, dropped), pages, as_json=as_json)
 
 
-def _pages(
-    graph: Any, store: Any, step: str, titles: Any, html: str | None, tokenizer: str | None
-) -> dict[str, Path]:
-    if html is None:
-        if tokenizer is not None:
-            raise UsageError(
-                "--tokenizer is for a page", where="--tokenizer", fix=f"finery show {step} --html"
-            )
-        return {}
-    from finery.cli.pages import write_pages
-
-    return write_pages(graph, store, step, titles, html, tokenizer)
-
-
-def _show_one(
-    store: Any,
-    title: str,
-    manifest: Any,
-    rows: int,
-    dropped: bool,
-    as_json: bool,
-    page: Path | None,
-) -> None:
-    from finery.cli.views import as_data, show_artifact
-
-    artifact = store.artifact(manifest)
-    if as_json:
-        html = {"html": str(page)} if page else {}
-        print_json({"name": title, **as_data(artifact, manifest, rows, every_drop=dropped), **html})
-        return
-    show_artifact(title, artifact, manifest, rows, every_drop=dropped)
+def _check_step(graph: "Graph", name: str, output: str) -> None:
+    """Raise `UsageError` where the recipe has no such step, or the step no such output."""
+    if name not in graph.nodes:
+        raise UsageError(
+            f"the recipe has no step '{name}'", where="STEP", fix=did_you_mean(name, graph.nodes)
+        )
+    outputs = graph.nodes[name].outputs
+    if output and output not in outputs:
+        raise UsageError(
+            f"step '{name}' has no output '{output}'",
+            where="STEP",
+            fix=did_you_mean(output, [o for o in outputs if o]) or f"write {name}",
+        )
 
 
 def _show_row(
-    graph: Any, store: Any, row_id: str, name: str, output: str, html: bool, as_json: bool
+    graph: "Graph", store: "Store", row_id: str, name: str, output: str, html: bool, as_json: bool
 ) -> None:
     from finery.cli.row_view import show_story
     from finery.lineage.story import story_of
@@ -149,60 +134,10 @@ def _show_row(
     if as_json:
         print_json(story)
     else:
-        show_story(story)
+        show_story(graph, story)
 
 
 def _no_step(html: str, names: list[str]) -> UsageError:
     """The error for `--html` without a step, which a step behind it may be taken for."""
     step = html if html in names else "STEP"
-    return UsageError(
-        "--html takes a step whose rows or curves to show",
-        fix=f"finery show {step} --html",
-    )
-
-
-def _distinct(outputs: Any) -> Any:
-    """Without the nameless output where it only repeats a named one."""
-    return outputs if set(outputs) == {""} else {n: m for n, m in outputs.items() if n}
-
-
-def _overview(graph: Any, store: Any, as_json: bool) -> None:
-    from finery.build.plan import Planner, make_plan
-    from finery.cli.console import size
-    from finery.cli.tables import print_scores
-
-    built = {}
-    width = max(map(len, graph.nodes))
-    for plan in make_plan(Planner(graph, store), without_files=True):
-        name = plan.node.name
-        if plan.result is None:
-            text = click.style("not built" if plan.state == "run" else plan.reason, dim=True)
-            if as_json:
-                print_json({"step": name, "use": plan.node.use, "state": plan.state})
-            else:
-                click.echo(f"{name:<{width}}  {text}")
-            continue
-        built[name] = plan.result.outputs
-        outputs = _distinct(plan.result.outputs)
-        if as_json:
-            kinds = {
-                n: {"kind": m.kind, "bytes": m.size(), "digest": m.digest}
-                for n, m in outputs.items()
-            }
-            print_json({"step": name, "use": plan.node.use, "state": plan.state, "outputs": kinds})
-        else:
-            parts = [
-                f"{f'{n}: ' if n else ''}{m.kind} {_brief(m)} {size(m.size())}"
-                for n, m in outputs.items()
-            ]
-            text = ", ".join(" ".join(p.split()) for p in parts)
-            click.echo(f"{name:<{width}}  {click.style(text, dim=True)}")
-    if not as_json:
-        print_scores(store.root, built)
-
-
-def _brief(manifest: Any) -> str:
-    """A model's format, a dataset's rows."""
-    if "format" in manifest.meta:
-        return str(manifest.meta["format"])
-    return f"{manifest.meta['rows']} rows," if "rows" in manifest.meta else ""
+    return UsageError("--html needs a step to show", fix=f"finery show {step} --html")

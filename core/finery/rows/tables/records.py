@@ -20,7 +20,8 @@ import msgspec
 
 from finery.errors import DataError
 from finery.rows.badrow import BadRow, kind_of
-from finery.rows.tables.streams import CHUNK_BYTES, is_compressed, load_extra, open_bytes, shown
+from finery.rows.tables.streams import CHUNK_BYTES, is_compressed, load_extra, open_bytes
+from finery.util.paths import shown
 from finery.util.text import did_you_mean
 
 COMPRESSED = (".gz", ".zst")

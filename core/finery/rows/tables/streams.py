@@ -9,16 +9,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from finery.errors import DataError, UsageError
+from finery.util.paths import shown
 
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 CHUNK_BYTES = 1 << 20
-
-
-def shown(path: Path) -> str:
-    """A path as messages show it: relative to the working folder if it lies in there."""
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
 @contextmanager

@@ -2,6 +2,10 @@
 
 A pattern such as `(a+)+$` tries every way to split a text before it gives up: hours for forty
 letters. The time is CPU time, so that a busy machine refuses nothing that an idle one lets pass.
+
+The package regex can stop a search by itself, and is no replacement: patterns of JSON Schemas are
+searched by the package jsonschema, templates have no patterns, and regex reads some patterns
+otherwise without an error, e.g. `[[:alpha:]]`, `a{s}` (fuzzy), `(?i)ı`, and `\\s` for U+001C.
 """
 
 import re
@@ -45,13 +49,13 @@ def patience() -> Iterator[None]:
             signal.setitimer(signal.ITIMER_VIRTUAL, 0)
             raise Slow
 
-    before = signal.signal(signal.SIGVTALRM, look)
+    handler = signal.signal(signal.SIGVTALRM, look)
     signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS, _SLICE)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        signal.signal(signal.SIGVTALRM, before)
+        signal.signal(signal.SIGVTALRM, handler)
 
 
 def search(pattern: re.Pattern[str], text: str, where: str) -> re.Match[str] | None:

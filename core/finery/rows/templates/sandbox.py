@@ -1,8 +1,8 @@
 """Jinja in its sandbox: templates and expressions of recipes.
 
-They can't run code, read no files, and give the same text for the same row, so that a step's key
-stands for what it made; and none takes all memory or time of the machine. Every template of a
-recipe that is rendered over rows is made here.
+They run no code, read no files and give the same text for the same row, so that a step's key
+identifies its output. One that takes too much time or memory for a row stops with an error that
+names it. Every template of a recipe that is rendered over rows is compiled here.
 """
 
 from functools import cache
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from finery.errors import UsageError
 from finery.rows.badrow import BadRow
 from finery.rows.tables.values import holds_bytes, written
+from finery.rows.templates.memory import BYTES, memory_limit
 from finery.rows.templates.patience import Slow, patience
 from finery.util.text import did_you_mean
 
@@ -19,13 +20,26 @@ if TYPE_CHECKING:
     from jinja2.environment import TemplateExpression
     from jinja2.nodes import Template as Tree
 
+_CHANCE = ("random", "lipsum")
+"""Filters and functions of Jinja that give something else each time."""
+
 
 @cache
 def environment() -> Any:
-    """The sandbox: an undefined name is an error, and so is an empty column."""
-    from finery.rows.templates.limits import LimitedSandbox
+    """The sandbox: an undefined name is an error, and so is an empty column.
 
-    return LimitedSandbox(finalize=_finalized())
+    `optimized=False`: Jinja computes no constants when it compiles, where nothing limits it.
+    """
+    from jinja2 import StrictUndefined
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    sandbox = ImmutableSandboxedEnvironment(
+        undefined=StrictUndefined, finalize=_finalized(), optimized=False
+    )
+    for name in _CHANCE:
+        sandbox.filters.pop(name, None)
+        sandbox.globals.pop(name, None)
+    return sandbox
 
 
 def compiled(source: str, where: str) -> "Template":
@@ -35,14 +49,14 @@ def compiled(source: str, where: str) -> "Template":
     try:
         tree = environment().parse(source)
         _refuse_others(tree, where)
-        made: Template = environment().from_string(tree)
+        template: Template = environment().from_string(tree)
     except (TemplateError, SyntaxError, RecursionError) as error:
         raise UsageError(
             f"the template isn't valid Jinja: {error}",
             where=where,
             fix=_random(error) or 'write columns as {{ name }}, e.g. user: "{{ text }}"',
         ) from error
-    return made
+    return template
 
 
 def expression(source: str, where: str) -> "TemplateExpression":
@@ -50,7 +64,9 @@ def expression(source: str, where: str) -> "TemplateExpression":
     from jinja2 import TemplateError
 
     try:
-        made: TemplateExpression = environment().compile_expression(source, undefined_to_none=False)
+        result: TemplateExpression = environment().compile_expression(
+            source, undefined_to_none=False
+        )
     except (TemplateError, SyntaxError, RecursionError) as error:
         raise UsageError(
             f"not an expression: {error}",
@@ -58,27 +74,31 @@ def expression(source: str, where: str) -> "TemplateExpression":
             fix=_random(error)
             or 'write it without braces, e.g. label != "spam" and user | length > 20',
         ) from error
-    return made
+    return result
 
 
 def names_in(source: str) -> set[str]:
     """The names that a template takes from its row, as `name`, `row.name` or `row["name"]`."""
     from jinja2 import nodes
-    from jinja2.meta import find_undeclared_variables
+    from jinja2.meta import TrackingCodeGenerator
 
     tree = environment().parse(source)
-    found: set[str] = find_undeclared_variables(tree) - environment().globals.keys()
+    # As `jinja2.meta.find_undeclared_variables`, which also computes constants: a 'a' * 10 ** 10.
+    generator = TrackingCodeGenerator(environment())
+    generator.optimizer = None
+    generator.visit(tree)
+    names: set[str] = generator.undeclared_identifiers - environment().globals.keys()
     for node in tree.find_all((nodes.Getattr, nodes.Getitem)):
         if isinstance(node.node, nodes.Name) and node.node.name == "row":
             name = node.attr if isinstance(node, nodes.Getattr) else _constant(node.arg)
-            found |= {name} if isinstance(name, str) and not hasattr(dict, name) else set()
-    return found - {"row"}
+            names |= {name} if isinstance(name, str) and not hasattr(dict, name) else set()
+    return names - {"row"}
 
 
 def render(template: "Template", what: str, names: dict[str, Any]) -> str:
     """The template's text; `BadRow` naming the setting `what` where it fails for these names."""
     try:
-        with patience():
+        with memory_limit(), patience():
             return template.render(names)
     except BadRow as error:
         raise BadRow(f"{what}: {error.what}", error.fix) from error
@@ -86,19 +106,22 @@ def render(template: "Template", what: str, names: dict[str, Any]) -> str:
         raise _failed(error, what, names) from error
 
 
-def evaluate(made: "TemplateExpression", what: str, names: dict[str, Any]) -> bool:
+def evaluate(condition: "TemplateExpression", what: str, names: dict[str, Any]) -> bool:
     """Whether the expression is true of these names; `BadRow` where it fails."""
     try:
-        with patience():
-            return bool(made(names))
+        with memory_limit(), patience():
+            return bool(condition(names))
     except Exception as error:  # as above
         raise _failed(error, what, names) from error
 
 
 def _failed(error: Exception, what: str, names: dict[str, Any]) -> BadRow:
-    said = str(error) or type(error).__name__
-    fix = "write fewer or shorter loops" if isinstance(error, Slow) else fix_of(said, names)
-    return BadRow(f"{what}: {said}", fix)
+    reason = str(error) or type(error).__name__
+    if isinstance(error, MemoryError):
+        reason = f"takes more than {BYTES >> 20:,} MiB of memory for this row"
+        return BadRow(f"{what}: {reason}", "write shorter texts, or fewer")
+    fix = "write fewer or shorter loops" if isinstance(error, Slow) else fix_of(reason, names)
+    return BadRow(f"{what}: {reason}", fix)
 
 
 def fix_of(message: str, names: dict[str, Any]) -> str:

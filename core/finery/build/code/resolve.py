@@ -1,0 +1,187 @@
+"""Which file an import reads, found without importing anything."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+from finery.step.inspect import FILE_MODULE
+
+CORE = "finery"
+KIT = "finery.rows"
+"""The part of finery whose code counts as that of plugins does."""
+INSTALLED = frozenset({"site-packages", "dist-packages"})
+"""Folders of installed distributions, also where a project holds its environment."""
+STANDARD_LIBRARY = os.path.dirname(os.__file__)
+
+
+class Place(NamedTuple):
+    """A module: its dotted name and its file. is_local: the file belongs to the project."""
+
+    module: str
+    path: Path
+    is_local: bool = False
+
+    @property
+    def is_package(self) -> bool:
+        return self.path.name == "__init__.py"
+
+    @property
+    def label(self) -> str:
+        """The file's path as imports name it, wherever it is installed."""
+        if self.module.startswith(FILE_MODULE):
+            return self.path.name
+        folders = self.module.split(".")
+        return "/".join([*(folders if self.is_package else folders[:-1]), self.path.name])
+
+    def absolute(self, imported: str) -> tuple[str, str]:
+        """(module, name in it or nothing) of an import in this file, relative or not."""
+        rest = imported.lstrip(".")
+        level = len(imported) - len(rest)
+        base, _, name = rest.partition(":")
+        if level:
+            parts = self.module.split(".")
+            parents = parts[: len(parts) - level + self.is_package]
+            base = ".".join([*parents, base] if base else parents)
+        return (base, name) if base else (name, "")
+
+
+class _Located(NamedTuple):
+    """Where a module of the project is: its file, and as a package the folders it is in."""
+
+    file: str | None
+    folders: list[str]
+
+
+class Modules:
+    """Finds modules: of plugins' packages, of the kit, and of the project around a recipe.
+
+    packages: top-level packages of plugins. project: the folders whose modules count where a file
+    in them imports them. search: folders that a worker may import from, beside `sys.path`.
+    """
+
+    def __init__(
+        self, packages: Iterable[str], project: Iterable[Path] = (), search: Iterable[Path] = ()
+    ) -> None:
+        areas = {os.path.abspath(folder) for folder in project}
+        self._areas = tuple(f"{a}{os.sep}" for a in {*areas, *map(os.path.realpath, areas)})
+        self._packages: set[str] = set()
+        self._installed: tuple[str, ...] = (f"{STANDARD_LIBRARY}{os.sep}",)
+        for package in (CORE, *packages):
+            self.add(package)
+        self._search = [os.path.abspath(folder) for folder in search]
+        self._files: dict[str, Path | None] = {}
+        self._located: dict[str, _Located | None] = {}
+        self.candidates: set[str] = set()
+        """Files of the project that imports would read if they were there."""
+
+    def add(self, module: str) -> None:
+        """Follow imports into the package that a module belongs to."""
+        top = module.partition(".")[0]
+        if top not in self._packages:
+            self._packages.add(top)
+            folders = getattr(sys.modules.get(top), "__path__", ())
+            self._installed += tuple(f"{folder}{os.sep}" for folder in folders)
+
+    def is_local(self, path: Path) -> bool:
+        """Whether a file belongs to the project, and to nothing that is installed."""
+        return self._is_local(os.path.abspath(path))
+
+    def _is_local(self, path: str) -> bool:
+        return (
+            path.startswith(self._areas)
+            and INSTALLED.isdisjoint(path.split(os.sep))
+            and not path.startswith(self._installed)
+        )
+
+    # -- packages of plugins, and the kit --------------------------------------------------------
+
+    def is_followed(self, base: str, name: str = "") -> bool:
+        """Whether an import reads a plugin's package or the kit."""
+        top = base.partition(".")[0]
+        if top == CORE:
+            return f"{base}.{name}.".startswith(f"{KIT}.")
+        return top in self._packages
+
+    def of_package(self, module: str) -> Place | None:
+        """A module of a package that is imported, or of one inside it."""
+        if module not in self._files:
+            self._files[module] = next(_files(module), None)
+        path = self._files[module]
+        return None if path is None else Place(module, path)
+
+    # -- the project -----------------------------------------------------------------------------
+
+    def in_project(self, base: str, name: str) -> list[Place]:
+        """The project's files that an import reads, with the packages' own on the way there."""
+        modules = [".".join(base.split(".")[:i]) for i in range(1, base.count(".") + 2)]
+        if name and name != "*":
+            modules.append(f"{base}.{name}")
+        places = []
+        for module in modules:
+            located = self._locate(module)
+            if located is None:
+                break
+            if located.file is not None:
+                places.append(Place(module, Path(located.file), is_local=True))
+        return places
+
+    def _locate(self, module: str) -> _Located | None:
+        if module not in self._located:
+            parent, _, name = module.rpartition(".")
+            self._located[module] = self._inside(parent, name) if parent else self._top(name)
+        return self._located[module]
+
+    def _top(self, name: str) -> _Located | None:
+        """A top-level module: as loaded, as any finder says, else in a folder of the project."""
+        if located := self._loaded(name):
+            return located
+        if name not in sys.modules and name not in sys.stdlib_module_names:
+            with contextlib.suppress(ImportError, ValueError, AttributeError):
+                if located := self._specified(find_spec(name)):
+                    return located
+        folders = [f for f in sys.path if f and self._is_local(f"{f}{os.sep}")]
+        return self._found(name, [*folders, *self._search])
+
+    def _inside(self, parent: str, name: str) -> _Located | None:
+        package = self._locate(parent)
+        if package is None or not package.folders:
+            return None
+        return self._loaded(f"{parent}.{name}") or self._found(name, package.folders)
+
+    def _found(self, name: str, folders: list[str]) -> _Located | None:
+        for folder in folders:
+            self.candidates |= {f"{folder}/{name}.py", f"{folder}/{name}/__init__.py"}
+        with contextlib.suppress(ImportError):
+            return self._specified(PathFinder.find_spec(name, folders))
+        return None
+
+    def _loaded(self, name: str) -> _Located | None:
+        module = sys.modules.get(name)
+        return self._specified(getattr(module, "__spec__", None))
+
+    def _specified(self, spec: ModuleSpec | None) -> _Located | None:
+        if spec is None:
+            return None
+        folders = [f for f in spec.submodule_search_locations or () if self._is_local(f"{f}/")]
+        file = spec.origin if spec.has_location and spec.origin else None
+        if file is not None and not self._is_local(os.path.abspath(file)):
+            return None
+        return _Located(file, folders) if file or folders else None
+
+
+def _files(module: str) -> Iterator[Path]:
+    """Where a module can be, by the paths of its top-level package, which is imported."""
+    top, *inside = module.split(".")
+    package = sys.modules.get(top)
+    for root in getattr(package, "__path__", ()):
+        folder = Path(root, *inside)
+        beside = [folder.with_name(f"{folder.name}.py")] if inside else []
+        yield from (path for path in (folder / "__init__.py", *beside) if path.is_file())
+    file = getattr(package, "__file__", None)
+    if not inside and file is not None:
+        yield Path(file)

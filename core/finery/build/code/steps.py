@@ -1,0 +1,226 @@
+"""The code in the keys of a recipe's steps."""
+
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import msgspec
+
+from finery.artifact.kinds import Artifact
+from finery.build.code.follow import Code, CodeReader, Parsed
+from finery.build.code.resolve import Modules
+from finery.errors import PluginError
+from finery.plugin.hookspecs import OBSERVES
+from finery.plugin.manager import Plugin, Plugins
+from finery.recipe.document import Recipe
+from finery.step.inspect import declared_outputs, inputs_of, nested_steps
+from finery.step.step import Step
+from finery.store.database import Store
+from finery.util.files import settled
+from finery.util.paths import project_folder
+
+FORMAT = "code 1"
+"""Under which the store remembers files that were read. Raise it with `parse` and `counted`."""
+NAMES = "names in code"
+"""Under which the store has the functions of a file, by the digest of its code."""
+Stat = tuple[int, ...] | None
+"""Of a file that was read; None where a further change may not show in it."""
+
+
+Subject = tuple[Any, ModuleType | None]
+"""A class, function, module name or file, and the module whose hook names it."""
+
+
+class Wrapper(NamedTuple):
+    """A hook around every step: `plugin.function`, the plugin's name, and the hook's code."""
+
+    name: str
+    plugin: str
+    code: Code
+
+
+class _Found(NamedTuple):
+    """Code, and the files that decided what it is."""
+
+    code: Code
+    files: dict[Path, Stat]
+
+
+class StepCode:
+    """Finds the code of step types, engines and wrappers, and what of it changed since.
+
+    A step is given with what the recipe says of it, which names the types of steps inside.
+    """
+
+    def __init__(self, recipe: Recipe, plugins: Plugins, store: Store) -> None:
+        self._recipe = recipe
+        self._plugins = plugins
+        self._store = store
+        self._found: dict[Subject, _Found] = {}
+        self._plain: dict[str, Code] = {}
+        self._files: dict[Path, Stat] = {}
+        self._reader = self._new_reader()
+        self.wrappers = [
+            Wrapper(name, plugin, self._code(subject)) for name, plugin, subject in self._hooks()
+        ]
+
+    def of_step(self, step: Step, written: Mapping[str, Any]) -> Code:
+        """The code of a step type, of what its settings name, and of its artifacts' files."""
+        use = written["use"]
+        if use in self._plain:
+            return self._plain[use]
+        code: Code = {}
+        for subject in self._subjects(step, written):
+            code |= self._code(subject)
+        code = dict(sorted(code.items()))
+        if _is_plain(step):
+            self._plain[use] = code
+        return code
+
+    def of_type(self, use: str) -> Code:
+        """The code of a step type alone."""
+        return self._code(self._type(use))
+
+    def of_artifacts(self, cls: type[Step]) -> Code:
+        """The code that reads a type's inputs, and writes outputs that settings don't decide."""
+        code: Code = {}
+        outputs = declared_outputs(cls) if cls.outputs is Step.outputs else {}
+        for subject in _artifact_files(cls, outputs):
+            code |= self._code(subject)
+        return code
+
+    def of_engine(self, model_format: str) -> Code:
+        """The code of the engine for a model's format."""
+        return self._code(self._engine(model_format))
+
+    def changed(self, step: Step, written: Mapping[str, Any], engines: Iterable[str]) -> list[str]:
+        """Files of the code that a step runs with which aren't as they were found."""
+        changed: set[str] = set()
+        hooks = [subject for _, _, subject in self._hooks()]
+        for subject in (*self._subjects(step, written), *map(self._engine, engines), *hooks):
+            before = self._found[subject]
+            if all(_same(path, stat) for path, stat in before.files.items()):
+                continue
+            self._reader = self._new_reader()
+            now = self._find(subject)
+            changed |= {file for file, _ in before.code.items() ^ now.code.items()}
+            self._found[subject] = before._replace(files=now.files)
+        return sorted(changed)
+
+    def files(self) -> set[Path]:
+        """All files that decided what the code is."""
+        return {path for found in self._found.values() for path in found.files}
+
+    def folders(self) -> set[Path]:
+        """Folders of packages: a new module there may come before what an import reads."""
+        return {path.parent for path in self.files() if not self._modules.is_local(path)}
+
+    def absent(self) -> set[str]:
+        """Files of the project that an import would read if they were there, or are."""
+        return self._modules.candidates
+
+    def names(self, digest: str) -> dict[str, str] | None:
+        """Function, method or variable → digest, in the code of this digest."""
+        content = self._store.fact(f"{NAMES} {digest}")
+        return None if content is None else msgspec.json.decode(content, type=dict[str, str])
+
+    # -- what there is ---------------------------------------------------------------------------
+
+    def _subjects(self, step: Step, written: Mapping[str, Any]) -> Iterator[Subject]:
+        yield self._type(written["use"])
+        yield from ((named, None) for named in step.key_code())
+        yield from _artifact_files(type(step), step.outputs())
+        for field, within in nested_steps(step).items():
+            yield from self._subjects(within, written[field])
+
+    def _type(self, use: str) -> Subject:
+        cls = self._plugins.step_type(use)
+        return cls, _naming(*self._plugins.step_types[use])
+
+    def _engine(self, model_format: str) -> Subject:
+        cls = self._plugins.engine(model_format)
+        return cls, _naming(*self._plugins.engines[model_format])
+
+    def _hooks(self) -> Iterator[tuple[str, str, Subject]]:
+        """(`plugin.function`, plugin, function) around every step, in the order of their calls."""
+        plugins = {plugin.module: plugin.name for plugin in self._plugins.plugins}
+        for hook in reversed(self._plugins.hook.finery_run_step.get_hookimpls()):
+            if hook.plugin in plugins and not getattr(hook.function, OBSERVES, False):
+                name = f"{plugins[hook.plugin]}.{hook.function.__name__}"
+                yield name, plugins[hook.plugin], (hook.function, hook.plugin)
+
+    # -- finding it ------------------------------------------------------------------------------
+
+    def _code(self, subject: Subject) -> Code:
+        if subject not in self._found:
+            self._found[subject] = self._find(subject)
+        return self._found[subject].code
+
+    def _find(self, subject: Subject) -> _Found:
+        self._files = {}
+        return _Found(self._reader.code_of(*subject), self._files)
+
+    def _new_reader(self) -> CodeReader:
+        plugins, recipe = self._plugins.plugins, self._recipe
+        beside = dict.fromkeys(plugin.path.parent for plugin in plugins if plugin.path is not None)
+        self._modules = Modules(
+            (plugin.module.__name__.partition(".")[0] for plugin in plugins),
+            project=[project_folder(recipe.path), *beside],
+            search=[Path.cwd(), *beside, recipe.folder],  # workers have the first on their path
+        )
+        return CodeReader(self._modules, self._read)
+
+    def _read(self, path: Path) -> Parsed:
+        try:
+            self._files[path] = _stat(path)
+            content = self._store.remembered(FORMAT, path, self._parse)
+        except OSError as error:
+            raise PluginError(f"can't read {path}: {error.strerror}") from error
+        return msgspec.msgpack.decode(content, type=Parsed)
+
+    def _parse(self, path: Path) -> bytes:
+        from finery.build.code.parse import parse_file  # needs `ast`: only for files that changed
+
+        parsed, names = parse_file(path)
+        self._store.keep_facts({f"{NAMES} {parsed.digest}": msgspec.json.encode(names)})
+        return msgspec.msgpack.encode(parsed)
+
+
+def _artifact_files(cls: type[Step], outputs: Mapping[str, type[Artifact]]) -> Iterator[Subject]:
+    """The modules of the kit that write a step's outputs and read its inputs."""
+    for kind in outputs.values():
+        yield from ((module, None) for module in kind.written_by)
+    for accepts in inputs_of(cls).values():
+        yield from ((module, None) for module in accepts.kind.read_by)
+
+
+def _is_plain(step: Step) -> bool:
+    """Whether all steps of the type have the same code."""
+    cls = type(step)
+    own = cls.key_code is Step.key_code and cls.outputs is Step.outputs
+    return own and not nested_steps(step)
+
+
+def _naming(reference: Any, plugin: Plugin) -> ModuleType:
+    """The module that names a class: the plugin's, or the one in `"module:Class"`."""
+    if isinstance(reference, str):
+        return sys.modules[reference.partition(":")[0]]
+    return plugin.module
+
+
+def _same(path: Path, stat: Stat) -> bool:
+    try:
+        return stat is not None and stat == _stat(path)
+    except OSError:
+        return False
+
+
+def _stat(path: Path) -> Stat:
+    s = os.stat(path)
+    if not settled(s.st_mtime_ns, s.st_ctime_ns, time.time_ns()):
+        return None
+    return s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns

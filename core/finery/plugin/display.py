@@ -1,0 +1,117 @@
+"""What views print with: facts, labelled texts, a row's turns, an artifact's files."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finery.rows import Row
+from finery.rows.parts import is_conversation, turns_of
+from finery.util.paths import shown
+from finery.util.text import in_line, size, visible
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from finery.artifact.manifest import Manifest
+
+MOST = 6
+"""Classes that are all listed; of more the most and the least frequent are."""
+LONGEST_FACT = 300
+"""Characters of a fact, or of a column of a row, that are shown."""
+LONGEST_CLASS = 40
+"""Characters of a class that are shown."""
+ROLES = {"assistant": "green", "chosen": "green", "rejected": "red", "user": "cyan"}
+"""Colours of a row's turns."""
+
+
+def print_facts(console: "Console", facts: Mapping[str, Any]) -> None:
+    """Print names and values in two columns; values are JSON values."""
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    if not facts:
+        return
+    grid = Table.grid(padding=(0, 1, 0, 0))
+    grid.add_column(width=max([14, *map(len, facts)]), style="cyan", no_wrap=True)
+    grid.add_column(ratio=1)
+    for name, value in facts.items():
+        grid.add_row(Text(visible(name)), Text(visible(_fact(value))))
+    console.print(Padding(grid, (0, 0, 0, 2)))
+
+
+def print_labelled(console: "Console", label: str, text: str, style: str = "yellow") -> None:
+    """Print a text beside its label, in a column of its own. style: of the label."""
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(width=max(9, min(16, len(label))), style=style, no_wrap=True)
+    grid.add_column(ratio=1)
+    grid.add_row(visible(label), Text(visible(text), style="dim" if style == "dim" else ""))
+    console.print(grid)
+
+
+def print_row(console: "Console", row: Row) -> None:
+    """Print a row's id and its turns."""
+    print_labelled(console, "id", str(row.get("id", "")), "dim")
+    print_turns(console, row)
+
+
+def print_turns(console: "Console", row: Row) -> None:
+    """Print a row's turns; of a row that is no conversation, its columns."""
+    for role, text in turns_of(row):
+        whole = text if is_conversation(row) else _cut(text)
+        print_labelled(console, role, whole, ROLES.get(role, "yellow"))
+
+
+def print_files(console: "Console", folder: Path, manifest: "Manifest") -> None:
+    """Print an artifact's files with their sizes, and where those lie that are kept elsewhere."""
+    from rich.text import Text
+
+    console.print(Text.assemble(("  files          ", "cyan"), (shown(folder), "dim")))
+    for name, (_, count) in manifest.files.items():
+        console.print(Text.assemble(f"    {visible(name)}  ", (size(count), "dim")))
+    for name, (path, count, _) in manifest.external.items():
+        place = f"{size(count)} → {visible(path)}"
+        console.print(Text.assemble(f"    {visible(name)}  ", (place, "dim")))
+
+
+def counts_in_words(counts: Mapping[str, int], noun: str = "classes") -> str:
+    """How many classes there are, and the most and the least frequent: `3 classes: a 9, b 5`."""
+    often = Counter(counts).most_common()
+    listed = often if len(often) <= MOST else [*often[:3], ("…", 0), *often[-2:]]
+    named = ", ".join(f"{_short_line(name)} {n:,}" if n else name for name, n in listed)
+    return f"{len(often):,} {noun}: {named}" if len(often) > 1 else named
+
+
+def as_text(value: Any) -> str:
+    """A JSON value as people read it: lists and flat mappings without brackets."""
+    if isinstance(value, list) and all(isinstance(v, str | int | float) for v in value):
+        return ", ".join(map(str, value))
+    if isinstance(value, dict) and all(isinstance(v, str | int | float) for v in value.values()):
+        return ", ".join(f"{k} {v}" for k, v in value.items()) or "none"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, dict) and len(value) > MOST and _are_counts(value):
+        text = counts_in_words(value, "kinds")
+    else:
+        text = as_text(value)
+    return _cut(text)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST_FACT else f"{text[: LONGEST_FACT - 1]}…"
+
+
+def _are_counts(value: Mapping[str, Any]) -> bool:
+    return all(isinstance(number, int) for number in value.values())
+
+
+def _short_line(text: str) -> str:
+    line = in_line(text)
+    return line if len(line) <= LONGEST_CLASS else f"{line[: LONGEST_CLASS - 1]}…"

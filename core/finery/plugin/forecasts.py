@@ -1,0 +1,126 @@
+"""What is known of a recipe's rows before they are built: `Forecast`s, asked along the graph.
+
+Where an output is built, its artifact counts. Otherwise its step type is asked, see
+`finery.Forecast`; what the type doesn't declare stays unknown.
+"""
+
+from collections.abc import Iterable
+from itertools import chain, islice
+
+from finery.artifact.kinds import Dataset
+from finery.errors import FineryError
+from finery.plugin.history import Results
+from finery.recipe.files import with_files
+from finery.recipe.graph import Graph, Node, Source, sources_of
+from finery.rows.row import Row
+from finery.step.inspect import slots_of
+from finery.step.interfaces import Asked, Count, Forecast, interface
+
+Output = tuple[str, str]
+"""(step, output)."""
+
+
+def forecast_of(graph: Graph, node: Node) -> Forecast | None:
+    """The forecast of a step, with its outside files found.
+
+    None where the step type declares none, and where files are missing: `finery check` and the
+    step's key report those.
+    """
+    if not type(node.step).__spec__.forecast:
+        return None
+    try:
+        step = with_files(graph.recipe, node.place, node.step)
+    except FineryError:
+        return None
+    return interface(step, Forecast)
+
+
+def asked_of(graph: Graph, results: Results, node: Node) -> Asked | None:
+    """What a step asks a model, with its files and the inputs that are built opened.
+
+    None where its type doesn't say. Raises what would stop the step: a missing file, say.
+    """
+    if not type(node.step).__spec__.forecast:
+        return None
+    step = with_files(graph.recipe, node.place, node.step)
+    slots, built = slots_of(step), True
+    for source in node.sources:
+        slot, artifact = slots[source.field], results.artifact(source.step, source.output)
+        if artifact is None:
+            built = built and not issubclass(slot.accepts.kind, Dataset)
+        elif slot.accepts.many:
+            getattr(slot.owner, slot.field)[source.index] = artifact
+        else:
+            setattr(slot.owner, slot.field, artifact)
+    forecast = interface(step, Forecast)
+    return None if forecast is None else forecast.asks(_taken(graph, results, node), built=built)
+
+
+def count_rows(graph: Graph, results: Results, source: Source) -> Count | None:
+    """How many rows an input has: as built, else by the forecasts of the steps it comes from."""
+    return _count(graph, results, (source.step, source.output), {})
+
+
+def sample_rows(graph: Graph, results: Results, source: Source, limit: int) -> Iterable[Row] | None:
+    """At most `limit` rows of an input, or rows like them; None where nothing is known of them.
+
+    Rows that aren't built are as their source has them: records of a file, say.
+    """
+    rows = _sample(graph, results, (source.step, source.output), limit)
+    return None if rows is None else islice(rows, limit)
+
+
+def _count(
+    graph: Graph, results: Results, output: Output, counts: dict[Output, Count | None]
+) -> Count | None:
+    """counts: those known so far, since several ways may lead to the same rows."""
+    if output not in counts:
+        meta = results.meta(*output)
+        if meta is not None:
+            counts[output] = Count(int(meta["rows"])) if "rows" in meta else None
+        else:
+            counts[output] = _forecast_count(graph, results, output, counts)
+    return counts[output]
+
+
+def _forecast_count(
+    graph: Graph, results: Results, output: Output, counts: dict[Output, Count | None]
+) -> Count | None:
+    node = graph.nodes[output[0]]
+    forecast = forecast_of(graph, node)
+    if forecast is None:
+        return None
+    return forecast.rows(output[1], _taken(graph, results, node, counts))
+
+
+def _taken(
+    graph: Graph,
+    results: Results,
+    node: Node,
+    counts: dict[Output, Count | None] | None = None,
+) -> dict[str, list[Count | None]]:
+    """Input → the counts of the rows that it names."""
+    counts = {} if counts is None else counts
+    taken: dict[str, list[Count | None]] = {}
+    for source in sources_of(node, Dataset):
+        count = _count(graph, results, (source.step, source.output), counts)
+        taken.setdefault(source.field, []).append(count)
+    return taken
+
+
+def _sample(graph: Graph, results: Results, output: Output, limit: int) -> Iterable[Row] | None:
+    built = results.artifact(*output)
+    if isinstance(built, Dataset):
+        return built
+    node = graph.nodes[output[0]]
+    forecast = forecast_of(graph, node)
+    if forecast is None:
+        return None
+    rows = forecast.sample(limit)
+    if rows is not None:
+        return rows
+    passed = [s for s in node.sources if s.field in forecast.passes()]
+    samples = [_sample(graph, results, (s.step, s.output), limit) for s in passed]
+    if not samples or None in samples:
+        return None
+    return chain.from_iterable(sample for sample in samples if sample is not None)

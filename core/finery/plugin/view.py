@@ -1,0 +1,145 @@
+"""Views: what artifacts look like in a terminal, as JSON, and as a page.
+
+A plugin gives views by the hook `finery_views`: a kind of artifact, or a kind and a format, to a
+subclass of `View`. Everything below works for an artifact that no plugin has a view for: facts,
+references, files.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+
+from finery.plugin.display import print_facts, print_files
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from finery.artifact.kinds import Artifact
+    from finery.artifact.manifest import Manifest
+    from finery.recipe.graph import Graph
+
+Styled = tuple[str, str]
+"""(text, rich style), e.g. `("✗ wrong", "red")`."""
+
+
+class Output(NamedTuple):
+    """An output of a step, to be shown.
+
+    title: what the recipe calls it, e.g. `split.train`. refs: what the views of the artifacts that
+    it refers to say of them, by role.
+    """
+
+    title: str
+    artifact: "Artifact"
+    manifest: "Manifest"
+    refs: Mapping[str, str] = {}
+
+    @property
+    def step(self) -> str:
+        """The step that made it."""
+        return self.title.partition(".")[0]
+
+
+class Detail(NamedTuple):
+    """How much of an output to show.
+
+    rows: rows, wrong answers or whatever else it consists of. dropped: also everything that the
+    step left out, not only the first few of each reason.
+    """
+
+    rows: int = 3
+    dropped: bool = False
+
+
+class Remark(NamedTuple):
+    """What a view has to say about an output at the end of a build; advice: how to do better."""
+
+    text: str
+    advice: str = ""
+    severity: Literal["info", "warning"] = "info"
+
+
+class Page(NamedTuple):
+    """An HTML page. suffix: what its file is called after the output, e.g. `-report`."""
+
+    html: str
+    suffix: str = ""
+
+
+class PageContext(NamedTuple):
+    """What a page may use beside its outputs.
+
+    title: of the page, the recipe's and the step's name. built: the artifact that the recipe calls
+    so (`base`, `split.train`), None where it isn't built. tokenizer: the model that the user named
+    with `--tokenizer`. progress: takes what is done, how many, of how many. note: takes a line for
+    the user.
+    """
+
+    title: str
+    graph: "Graph"
+    built: "Callable[[str], Artifact | None]"
+    tokenizer: str | None
+    progress: Callable[[str, int, int], None]
+    note: Callable[[str], None]
+
+
+class View:
+    """What artifacts of a kind, or of one of its formats, look like.
+
+    Subclass it for artifacts that you know and override what you can say more about. A view holds
+    no state. It is imported when something is shown, and is no part of any step's key.
+    """
+
+    side_by_side: ClassVar[bool] = False
+    """Whether all outputs of a step share a page."""
+
+    def brief(self, manifest: "Manifest") -> str:
+        """A phrase for a list, e.g. `gguf q8_0` or `404 rows`."""
+        return str(manifest.meta.get("format", ""))
+
+    def data(self, output: Output, detail: Detail) -> dict[str, Any]:
+        """What `--json` has beside `kind`, `digest`, `meta`, `bytes`, `files` and `path`."""
+        return {}
+
+    def facts(self, output: Output) -> Mapping[str, Any]:
+        """Names and JSON values that `print` begins with; by default all of `meta`."""
+        return output.manifest.meta
+
+    def print(self, console: "Console", output: Output, detail: Detail) -> None:
+        """Print what `finery show` shows below the output's title."""
+        print_facts(console, self.facts(output))
+        print_facts(console, output.refs)
+        print_files(console, output.artifact.path, output.manifest)
+        if _page_of(output.manifest):
+            hint = f"  finery show {output.title} --html: a copy that browsers open"
+            console.print(hint, style="dim", markup=False)
+
+    def page(self, outputs: Sequence[Output], context: PageContext) -> Page | None:
+        """The page that `finery show --html` writes; None where there is none.
+
+        outputs: one, or with `side_by_side` all outputs of a step that this view shows. By default
+        the page that the artifact holds: browsers take the links under `build/` for text.
+        """
+        name = _page_of(outputs[0].manifest)
+        if name is None:
+            return None
+        return Page(outputs[0].artifact.file(name).read_text(encoding="utf-8"))
+
+    def remarks(self, output: Output) -> Iterator[Remark]:
+        """What to say about an output when a build has just made it."""
+        return iter(())
+
+    def print_together(self, console: "Console", outputs: Sequence[Output]) -> None:
+        """Print what the recipe's outputs say together: last thing in a build and in `show`."""
+
+    def row_event(self, facts: Mapping[str, Any]) -> Iterator[Styled]:
+        """What an output's line about a row says, for `finery show --row`; default: its facts.
+
+        facts: the line, without the row itself.
+        """
+        yield ", ".join(f"{name} {value}" for name, value in facts.items()), ""
+
+
+def _page_of(manifest: "Manifest") -> str | None:
+    """The page that an artifact is, if it is one."""
+    pages = [name for name in manifest.files if name.endswith(".html") and "/" not in name]
+    return pages[0] if len(pages) == 1 else None

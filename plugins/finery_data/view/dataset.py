@@ -1,0 +1,88 @@
+"""The view of data sets."""
+
+import itertools
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from finery import (
+    Dataset,
+    Detail,
+    Manifest,
+    Output,
+    Page,
+    PageContext,
+    View,
+    counted,
+    counts_in_words,
+    print_facts,
+    print_row,
+)
+from finery_data.report.rowfacts import Classes, Lengths, text_parts
+from finery_data.view.drops import drops_data, print_drops
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+COUNTED = 100_000
+"""Rows of a data set that are read for its lengths and classes."""
+
+
+class DatasetView(View):
+    """How data sets look."""
+
+    side_by_side = True
+
+    def brief(self, manifest: Manifest) -> str:
+        """How many rows there are."""
+        return counted(manifest.meta["rows"], "row")
+
+    def data(self, output: Output, detail: Detail) -> dict[str, Any]:
+        """The first rows, and what was dropped or found fault with."""
+        dataset = _dataset_of(output)
+        rows = list(itertools.islice(dataset, detail.rows))
+        return {"rows": rows, **drops_data(dataset, every=detail.dropped)}
+
+    def facts(self, output: Output) -> Mapping[str, Any]:
+        """`meta`, and lengths and classes of the rows in a line each."""
+        return {**output.manifest.meta, **row_facts(_dataset_of(output))}
+
+    def print(self, console: "Console", output: Output, detail: Detail) -> None:
+        """Print facts, the first rows, and what was dropped or found fault with."""
+        dataset = _dataset_of(output)
+        print_facts(console, self.facts(output))
+        for row in itertools.islice(dataset, detail.rows):
+            console.print()
+            print_row(console, row)
+        left = len(dataset) - detail.rows
+        if left > 0:
+            console.print(f"\n… and {left:,} more (--rows N)", style="dim")
+        print_drops(console, dataset, every=detail.dropped)
+
+    def page(self, outputs: Sequence[Output], context: PageContext) -> Page:
+        """A report on the data sets, side by side."""
+        from finery_data.view.page import report_on
+
+        datasets = {output.title: _dataset_of(output) for output in outputs}
+        return Page(report_on(datasets, context), "-report")
+
+
+def _dataset_of(output: Output) -> Dataset:
+    assert isinstance(output.artifact, Dataset)
+    return output.artifact
+
+
+def row_facts(dataset: Dataset) -> dict[str, str]:
+    """Lengths and classes of the rows, in a line each."""
+    lengths, classes = defaultdict[str, Lengths](Lengths), Classes()
+    for row in itertools.islice(dataset, COUNTED):
+        classes.add(row)
+        for part, text in text_parts(row).items():
+            lengths[part].add(len(text))
+    first = f", of the first {COUNTED:,} rows" if len(dataset) > COUNTED else ""
+    facts = {part: f"{_span(of)}{first}" for part, of in lengths.items()}
+    return facts | {f"by {n}": counts_in_words(of) for n, of in classes.found().items()}
+
+
+def _span(lengths: Lengths) -> str:
+    return f"{lengths.at(0):,} to {lengths.at(1):,} characters, median {lengths.at(0.5):,}"

@@ -1,0 +1,122 @@
+"""The page of data sets that `finery show --html` writes: a report, and whose tokens it counts."""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from finery import (
+    Dataset,
+    FineryError,
+    Model,
+    Node,
+    PageContext,
+    UsageError,
+    did_you_mean,
+    sources_of,
+    trains,
+)
+from finery_data.report.facts import NEAR_ROWS, SAMPLES, Counting, measure
+from finery_data.report.page import by_output, render
+
+NONE = "none"
+"""What `--tokenizer` says for lengths in characters."""
+TOKENIZERS = ("transformers", "gguf", "adapter")
+"""Formats of models that have a tokenizer."""
+
+
+def report_on(datasets: Mapping[str, Dataset], context: PageContext) -> str:
+    """The page as HTML. datasets: by what the recipe calls them, all of one step.
+
+    Lengths are in tokens of the model that `--tokenizer` names; by default of the one that is
+    trained on the rows, if it is built and has a tokenizer that can be used.
+    """
+    if context.tokenizer is not None:
+        return _report(datasets, context, _named_model(context, context.tokenizer))
+    model = _trained_model(context, next(iter(datasets)).partition(".")[0])
+    try:
+        return _report(datasets, context, model)
+    except FineryError as error:
+        if model is None:
+            raise
+        context.note(f"lengths in characters: {error.what}")
+        return _report(datasets, context, None)
+
+
+def _report(
+    datasets: Mapping[str, Dataset], context: PageContext, model: tuple[str, Model] | None
+) -> str:
+    counting = Counting() if model is None else _counting(*model)
+    with tempfile.TemporaryDirectory(prefix="finery-report-") as folder:
+        report = measure(
+            by_output(datasets),
+            Path(folder),
+            counting=counting,
+            near_rows=NEAR_ROWS,
+            samples=SAMPLES,
+            progress=context.progress,
+        )
+    return render(context.title, report)
+
+
+def _counting(name: str, model: Model) -> Counting:
+    try:
+        return Counting(model, name)
+    except FineryError as error:
+        raise UsageError(
+            f"the tokenizer of {name} can't be used: {error.what}",
+            where="--tokenizer",
+            fix="name another model, or --tokenizer none for lengths in characters",
+        ) from error
+    except ImportError as error:
+        raise UsageError(
+            f"the tokenizer of {name} needs transformers, which isn't installed",
+            where="--tokenizer",
+            fix="pip install 'finery[train]', or --tokenizer none for lengths in characters",
+        ) from error
+
+
+def _named_model(context: PageContext, name: str) -> tuple[str, Model] | None:
+    """The model that `--tokenizer` names."""
+    if name == NONE:
+        return None
+    step = name.partition(".")[0]
+    models = [n for n, node in context.graph.nodes.items() if Model in node.outputs.values()]
+    if step not in models:
+        raise UsageError(
+            f"there is no model '{step}'",
+            where="--tokenizer",
+            fix=did_you_mean(step, [*models, NONE]),
+        )
+    model = context.built(name)
+    if not isinstance(model, Model):
+        raise UsageError(
+            f"the model '{step}' isn't built yet",
+            where="--tokenizer",
+            fix=f"finery build --step {step}",
+        )
+    return name, model
+
+
+def _trained_model(context: PageContext, step: str) -> tuple[str, Model] | None:
+    """The model that is trained on a step's rows, or on what is made of them, if it is built."""
+    after = {step}
+    for node in context.graph.nodes.values():
+        if after.isdisjoint(source.step for source in sources_of(node, Dataset)):
+            continue
+        if not trains(node):
+            after.add(node.name)
+            continue
+        for name in _models_under(context.graph.nodes, node):
+            model = context.built(name)
+            if isinstance(model, Model) and model.meta.get("format") in TOKENIZERS:
+                return name, model
+    return None
+
+
+def _models_under(nodes: Mapping[str, Node], node: Node) -> list[str]:
+    """The steps that make the model under a training, the one at the bottom last."""
+    names: list[str] = []
+    while below := next((s.step for s in sources_of(node, Model)), None):
+        names.append(below)
+        node = nodes[below]
+    return names

@@ -1,0 +1,140 @@
+"""Tables of scores: models as rows and metrics as columns, or the other way in little room."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from finery import percent, visible
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+WIDEST = 10_000
+"""Columns of a terminal that any table fits in."""
+Report = Mapping[str, Any]
+"""What `metrics.json` holds, see `finery.Metrics`."""
+
+
+def comparable(reports: Mapping[str, Report]) -> list[dict[str, Report]]:
+    """Step → report, in groups: those with the same metrics on equally many rows."""
+    groups: dict[Any, dict[str, Report]] = {}
+    for step, report in reports.items():
+        groups.setdefault((report["rows"], tuple(headline(report))), {})[step] = report
+    return list(groups.values())
+
+
+def headline(report: Report) -> list[str]:
+    """The metrics to show, in order: what the evaluator names, else all."""
+    named = report["details"].get("headline")
+    return list(named or next(iter(report["scores"].values()), {}))
+
+
+def print_scores(console: "Console", reports: Mapping[str, Report]) -> None:
+    """Print the scores of some reports with the same metrics, by the step that judged.
+
+    The first metric comes with its 95 % interval.
+    """
+    report = next(iter(reports.values()))
+    title, metrics = f"{report['rows']} rows", headline(report)
+    models = [
+        (model, step, _cells(of, model, metrics))
+        for step, of in reports.items()
+        for model in of["scores"]
+    ]
+    names = [*metrics[:1], *(["95 % CI"] if metrics else []), *metrics[1:]]
+    table = _by_model(title, names, models, judged="" not in reports)
+    unlimited = console.options.update(max_width=WIDEST)
+    if console.measure(table, options=unlimited).maximum > console.width:
+        table = _by_metric(title, names, models, judged="" not in reports)
+    console.print(table)
+
+
+def _cells(report: Report, model: str, metrics: Sequence[str]) -> list[str]:
+    scores = report["scores"][model]
+    cells = [percent(scores[metric]) if metric in scores else "—" for metric in metrics]
+    interval = report["intervals"].get(model, {}).get(metrics[0]) if metrics else None
+    bounds = f"{100 * interval[0]:.1f} – {100 * interval[1]:.1f}" if interval else ""
+    return [*cells[:1], *([bounds] if cells else []), *cells[1:]]
+
+
+def _by_model(
+    title: str, names: Sequence[str], models: Sequence[tuple[str, str, list[str]]], *, judged: bool
+) -> "Table":
+    """A row for each model."""
+    table = new_table(title)
+    table.add_column("model", no_wrap=True)
+    if judged:
+        table.add_column("judged by", style="dim", no_wrap=True)
+    for index, name in enumerate(names):
+        table.add_column(name, justify="right", style="dim" if index == 1 else None, no_wrap=True)
+    for model, step, cells in models:
+        table.add_row(model, *([step] if judged else []), *cells)
+    return table
+
+
+def _by_metric(
+    title: str, names: Sequence[str], models: Sequence[tuple[str, str, list[str]]], *, judged: bool
+) -> "Table":
+    """A row for each metric."""
+    table = new_table(title)
+    table.add_column("", no_wrap=True)
+    for model, *_ in models:
+        table.add_column(model, justify="right")
+    if judged:
+        table.add_row("judged by", *(step for _, step, _ in models), style="dim")
+    for index, name in enumerate(names):
+        table.add_row(name, *(of[index] for *_, of in models), style="dim" if index == 1 else None)
+    return table
+
+
+def new_table(title: str) -> "Table":
+    """An empty table in the style of all these."""
+    from rich import box
+    from rich.table import Table
+
+    return Table(
+        title=title, title_justify="left", title_style="dim", box=box.SIMPLE_HEAD, pad_edge=False
+    )
+
+
+def plain_table(data: Mapping[str, Any]) -> "Table":
+    """A table that an evaluator keeps in `details["tables"]`."""
+    table = new_table(data["title"])
+    for index, column in enumerate(data["columns"]):
+        table.add_column(_plain(column), justify="left" if index == 0 else "right")
+    for row in data["rows"]:
+        table.add_row(*map(_cell, row))
+    return table
+
+
+def _cell(value: Any) -> "Text":
+    text = "–" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
+    return _plain(text)
+
+
+def confusion_table(model: str, field: str, data: Mapping[str, Any]) -> "Table":
+    """Rows are what was right, columns what was answered."""
+    from rich.markup import escape
+
+    table = new_table(f"{model}: {escape(visible(field))} (right ↓, answered →)")
+    table.add_column("")
+    for label in data["labels"]:
+        table.add_column(_plain(str(label)), justify="right")
+    for index, (label, counts) in enumerate(zip(data["labels"], data["matrix"], strict=True)):
+        cells = [_count(n, right=index == column) for column, n in enumerate(counts)]
+        table.add_row(_plain(str(label)), *cells)
+    return table
+
+
+def _plain(text: str) -> "Text":
+    """Text from rows or models, in which nothing is markup."""
+    from rich.text import Text
+
+    return Text(visible(text))
+
+
+def _count(number: int, *, right: bool) -> str:
+    if not number:
+        return "[dim]·[/]"
+    return f"[green]{number}[/]" if right else f"[red]{number}[/]"

@@ -1,0 +1,24 @@
+"""The view of what Ollama runs: the Modelfile's text."""
+
+from typing import TYPE_CHECKING
+
+from finery import Detail, Output, View, visible
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+SHOWN = 2_000
+"""Characters of the Modelfile that are printed."""
+
+
+class OllamaView(View):
+    """How a folder for Ollama looks."""
+
+    def print(self, console: "Console", output: Output, detail: Detail) -> None:
+        """Print facts, files and the Modelfile."""
+        from rich.text import Text
+
+        super().print(console, output, detail)
+        text = output.artifact.file("Modelfile").read_text(encoding="utf-8")
+        console.print()
+        console.print(Text(visible(text[:SHOWN])))

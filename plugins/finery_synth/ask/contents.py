@@ -1,0 +1,26 @@
+"""What an answer holds, without what a model puts around it."""
+
+import contextlib
+from typing import Any
+
+from finery.rows.answers.jsonvalues import NotJson, parse
+
+QUOTES = {'"': '"', "“": "”", "„": "“", "«": "»", "'": "'"}
+
+
+def json_in(text: str) -> Any:
+    """The JSON value that a text is, or that its outermost brackets enclose; else None."""
+    spans = [(text.find(opens), text.rfind(closes)) for opens, closes in ("{}", "[]")]
+    inner = [text[start : end + 1] for start, end in sorted(spans) if 0 <= start < end]
+    for part in (text, *inner):
+        with contextlib.suppress(NotJson):
+            return parse(part)
+    return None
+
+
+def bare(text: str) -> str:
+    """A text without the lines and quotation marks that a model puts around it."""
+    text = text.strip().strip("-").strip()
+    if len(text) > 1 and QUOTES.get(text[0]) == text[-1] and text[0] not in text[1:-1]:
+        text = text[1:-1].strip()
+    return text

@@ -1,0 +1,157 @@
+"""What `finery plan` says of steps that have a model make rows: calls, tokens, cost.
+
+For any step type whose forecast says what it asks, see `finery.Forecast.asks`.
+"""
+
+from collections.abc import Sequence
+from itertools import islice
+
+from finery import (
+    Asked,
+    Budget,
+    Estimate,
+    FineryError,
+    Graph,
+    Model,
+    Node,
+    Price,
+    Results,
+    asked_of,
+    formats_of,
+    generates,
+    prompt_tokens,
+    sampling_of,
+)
+from finery_synth.estimate.costs import (
+    Load,
+    cost_words,
+    costs,
+    earlier,
+    facts_of,
+    mean,
+    price_of,
+    source_of,
+    tokens_words,
+)
+from finery_synth.estimate.judged import Judging, judging
+
+MOST_READ = 20_000
+"""Requests that are looked up in the record cache one by one; of more, it is left open."""
+SAMPLED = 500
+"""Prompts whose lengths are looked at, where the cache isn't."""
+
+
+def estimates(graph: Graph, results: Results, steps: Sequence[str]) -> list[Estimate]:
+    """An estimate for each step that has a model make rows and says what it asks."""
+    nodes = [graph.nodes[name] for name in steps]
+    every = (_estimate(graph, results, node) for node in nodes if generates(node))
+    return [estimate for estimate in every if estimate is not None]
+
+
+def _estimate(graph: Graph, results: Results, node: Node) -> Estimate | None:
+    try:
+        asked = asked_of(graph, results, node)
+        if asked is None:
+            return None
+        load = load_of(graph, results, node, asked)
+        judged = judging(graph, results, node, load)
+    except FineryError as error:
+        lines = [f"calls unknown: {error.what}"]
+        return Estimate(step=node.name, lines=lines, warning=error.what, fix=error.fix or "")
+    max_tokens = asked.sampling["max_tokens"]
+    price = price_of(graph, results, source_of(node, asked.model))
+    bounds = costs(load, max_tokens, price)
+    words = [tokens_words(load, max_tokens), cost_words(bounds, price)]
+    lines = [_calls_line(load, asked.retries), *words, judged.line if judged is not None else ""]
+    facts = {
+        "requests": load.total,
+        "answered_before": load.answered,
+        **facts_of(load, max_tokens, bounds),
+        **({"judge": judged.facts} if judged is not None else {}),
+    }
+    return Estimate(
+        step=node.name,
+        lines=[line for line in lines if line],
+        facts=facts,
+        **_warning(asked.budget, load, price, judged),
+    )
+
+
+# -- the requests --------------------------------------------------------------------------------
+
+
+def load_of(graph: Graph, results: Results, node: Node, asked: Asked) -> Load:
+    """What is known of the requests. Raises what would stop the step: a row it can't use, say."""
+    likely, total = _likely(results, node), asked.total
+    few = total is not None and total <= MOST_READ
+    seen = list(islice(asked.requests, total if few else SAMPLED))
+    if total is None or not seen:
+        return Load(total, likely=likely)
+    source = source_of(node, asked.model)
+    model = results.artifact(source.step, source.output)
+    answered = None
+    if few and isinstance(model, Model) and _is_asked_one_by_one(graph, model):
+        requests = (request for request, _ in seen)
+        answered = results.answered(node.name, model, requests, sampling_of(**asked.sampling))
+    rows = sum(wanted for _, wanted in seen) if few else None
+    prompt = mean(prompt_tokens(request) for request, _ in seen)
+    return Load(total, answered, prompt, likely, rows)
+
+
+def _is_asked_one_by_one(graph: Graph, model: Model) -> bool:
+    """Whether the record of each request is its own, and so can be looked up."""
+    engines = (graph.plugins.engine(name) for name in formats_of(model))
+    return not any(engine.batched for engine in engines)
+
+
+def _likely(results: Results, node: Node) -> float | None:
+    """Mean tokens of an answer: of this step's last build, else of steps of the same type."""
+    used = earlier(results, node, "answers")
+    return None if used is None else used["completion_tokens"] / used["requests"]
+
+
+# -- the budget ------------------------------------------------------------------------------------
+
+
+def _warning(
+    budget: Budget | None, load: Load, price: Price | None, judged: Judging | None
+) -> dict[str, str]:
+    """A warning where the budget is reached before all is asked.
+
+    What prompts take counts, and what answers took in earlier builds; before the first it isn't
+    known, and may be more.
+    """
+    loads = [(load, price), *([(judged.load, judged.price)] if judged is not None else [])]
+    calls = sum(load.calls or 0 for load, _ in loads)
+    if budget is None or not calls:
+        return {}
+    tokens = sum(sum(load.known) for load, _ in loads)
+    dollars = sum(price.of(*load.known) for load, price in loads if price is not None)
+    share = min(_share(budget.tokens, tokens), _share(budget.dollars, dollars))
+    if share >= 1:
+        return {}
+    who = "" if judged is None else ", the judge's among them"
+    return {
+        "warning": f"the budget ({budget}) ends it after about {share * calls:,.0f} of "
+        f"{calls:,} calls{who}",
+        "fix": "raise the budget, or build again then: what was answered is kept",
+    }
+
+
+def _share(limit: float | None, needed: float) -> float:
+    return 1.0 if limit is None or not needed else limit / needed
+
+
+# -- words ---------------------------------------------------------------------------------------
+
+
+def _calls_line(load: Load, retries: int) -> str:
+    if load.total is None:
+        return "calls: known once the rows are built"
+    more = f"; up to {retries} more for each that can't be used" if retries else ""
+    if load.answered:
+        return (
+            f"calls: {load.calls:,} ({load.answered:,} of {load.total:,} requests were answered "
+            f"before){more}"
+        )
+    return f"calls: {load.total:,}{more}"

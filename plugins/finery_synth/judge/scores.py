@@ -1,0 +1,175 @@
+"""Scores by a judge: its prompt, the form of its answer, and how the answer is read."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, Self, TypeVar
+
+from finery import Budget, CachedEngine, Completion, FineryError, Job, Model, Request
+from finery.rows import Conversation, Row, split_turns
+from finery.rows.generated import name_of
+from finery.rows.parts import joined, text_of
+from finery_synth.ask.asking import T, Used, ask
+from finery_synth.ask.contents import json_in
+from finery_synth.ask.prompts import Prompt
+from finery_synth.ask.task import MOST_VARIANTS
+from finery_synth.checks.settings import Rubric
+
+SCORE_PROMPT = """\
+{# system #}
+You judge examples of a data set strictly, by a rubric. You answer with JSON alone.
+{# user #}
+Rubric:
+{{ rubric }}
+
+Prompt:
+{{ prompt }}
+
+Answer:
+{{ answer }}
+
+Give the example a score from 1 (worst) to {{ scale }} (best) by the rubric, after a reason in one
+sentence. Answer with a JSON object: {"reason": "…", "score": 1}
+"""
+"""The prompt of the check `judge`, and of `synth.judge`: a score for a prompt with its answer."""
+
+TRIES = 3
+"""How often a judge is asked whose answer can't be read."""
+RETRY_TEMPERATURE = 0.7
+R = TypeVar("R")
+
+
+class Unreadable(ValueError):
+    """An answer of a judge that holds no score; the message says why."""
+
+
+class Score(NamedTuple):
+    """What a judge says."""
+
+    score: int
+    reason: str
+
+
+def score_schema(scale: int) -> dict[str, Any]:
+    """The JSON Schema of a score from 1 to `scale`; the reason comes first, to be thought of."""
+    return {
+        "type": "object",
+        "properties": {
+            "reason": {"type": "string"},
+            "score": {"type": "integer", "minimum": 1, "maximum": scale},
+        },
+        "required": ["reason", "score"],
+        "additionalProperties": False,
+    }
+
+
+def read_score(text: str, scale: int) -> Score:
+    """The score in a judge's answer, tolerant of text around the JSON. Raises `Unreadable`."""
+    value = json_in(text)
+    if not isinstance(value, dict):
+        raise Unreadable("its answer holds no JSON object")
+    score = value.get("score")
+    if isinstance(score, bool) or not isinstance(score, int | float) or score != int(score):
+        raise Unreadable("its answer holds no whole number as score")
+    if not 1 <= score <= scale:
+        raise Unreadable(f"its score {score} isn't between 1 and {scale}")
+    return Score(int(score), str(value.get("reason") or ""))
+
+
+def names_of(row: Row) -> dict[str, Any]:
+    """What a judge's template sees of a row: `prompt` with all turns, `answer`, and the row."""
+    prompt, answer = split_turns(row)
+    return {"row": row, "prompt": transcript(prompt), "answer": joined(answer)}
+
+
+def transcript(turns: Conversation) -> str:
+    """Turns as text: the only turn as it is, several each behind its role."""
+    if len(turns) == 1:
+        return text_of(turns[0])
+    return "\n".join(f"{turn['role']}: {text_of(turn)}" for turn in turns)
+
+
+class Judge:
+    """Scores rows by a rubric. model: its name. used: the answers it gave."""
+
+    def __init__(self, job: Job, model: Model, rubric: Rubric, budget: Budget | None) -> None:
+        self.model = name_of(model)
+        self.used = Used()
+        self._engine = job.engine(model, budget=budget)
+        self._rubric = rubric
+        self._prompt = Prompt.of(rubric.prompt, SCORE_PROMPT)
+        self.template = self._prompt.origin
+
+    @classmethod
+    def of(
+        cls, job: Job, model: Model | None, rubric: Rubric | None, budget: Budget | None
+    ) -> Self | None:
+        """The judge that a step names, None where it names none."""
+        return None if model is None or rubric is None else cls(job, model, rubric, budget)
+
+    def scores(
+        self, rows: Iterable[tuple[T, Row]], total: int
+    ) -> Iterator[tuple[T, Score | FineryError | Unreadable]]:
+        """(item, what the judge says of its row, or why it says nothing), in any order.
+
+        An answer that can't be read is asked for again, `TRIES` times in all.
+        """
+        for (item, _), score in readings(
+            self._engine, self.used, rows, lambda pair: self.messages(pair[1]),
+            lambda text: read_score(text, self._rubric.scale), total=total,
+            max_tokens=self._rubric.max_tokens, schema=score_schema(self._rubric.scale),
+        ):  # fmt: skip
+            yield item, score
+
+    def messages(self, row: Row) -> Conversation:
+        """What the judge is asked about a row."""
+        return score_messages(self._prompt, row, self._rubric.rubric, self._rubric.scale)
+
+
+def score_messages(prompt: Prompt, row: Row, rubric: str, scale: int) -> Conversation:
+    """What a judge is asked to score a row's answer."""
+    return prompt.messages({**names_of(row), "rubric": rubric, "scale": scale}, row)
+
+
+def readings(
+    engine: CachedEngine,
+    used: Used,
+    items: Iterable[T],
+    messages: Callable[[T], Conversation],
+    read: Callable[[str], R],
+    *,
+    total: int,
+    attempt: int = 0,
+    **sampling: Any,
+) -> Iterator[tuple[T, "R | FineryError | Unreadable"]]:
+    """(item, what a judge's answer says, or why there is none), in any order, each item once.
+
+    used: counts the answers. read: raises `Unreadable`; such an answer is asked for again, `TRIES`
+    times in all, from the second time on not at temperature 0, where it might say the same.
+    """
+    again: list[T] = []
+    for item, answer in ask(
+        engine, items, lambda item: Request(messages(item), None, attempt * MOST_VARIANTS),
+        total=total, progress="judging", temperature=RETRY_TEMPERATURE if attempt else 0.0,
+        **sampling,
+    ):  # fmt: skip
+        used.take(answer)
+        result = answer if isinstance(answer, FineryError) else _reading(read, answer)
+        if isinstance(result, Unreadable) and attempt + 1 < TRIES:
+            again.append(item)
+        else:
+            yield item, result
+    if again:
+        yield from readings(
+            engine, used, again, messages, read, total=len(again), attempt=attempt + 1, **sampling
+        )
+
+
+def _reading(read: Callable[[str], R], answer: Completion) -> "R | Unreadable":
+    try:
+        return read(answer.text)
+    except Unreadable as error:
+        return error
+
+
+def no_score(problem: FineryError | Unreadable) -> str:
+    """Why a judge says nothing, for people."""
+    return problem.what if isinstance(problem, FineryError) else str(problem)

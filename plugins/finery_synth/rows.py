@@ -1,0 +1,24 @@
+"""Rows made of other rows: with their ids as parents, or with another answer."""
+
+from collections.abc import Sequence
+
+from finery.rows import Message, Row, row_id, split_turns
+from finery.rows.parts import id_of
+
+TURN_COLUMNS = frozenset({"messages", "prompt", "completion", "chosen", "rejected"})
+"""Columns that hold the turns of a row, in any of its shapes."""
+
+
+def with_parents(row: Row, seeds: Sequence[Row]) -> Row:
+    """The row with its id, and those of the rows it is made from as its parents."""
+    content = {k: v for k, v in row.items() if k not in ("id", "parents")}
+    own, parents = row_id(content), [id_of(seed) for seed in seeds]
+    others = [parent for parent in parents if parent != own]
+    return {"id": own, **content, **({"parents": others} if others else {})}
+
+
+def with_answer(row: Row, turn: Message) -> Row:
+    """The row with this turn as its answer."""
+    prompt = split_turns(row)[0]
+    rest = {k: v for k, v in row.items() if k not in TURN_COLUMNS}
+    return {"messages": [*prompt, turn], **rest}

@@ -1,0 +1,248 @@
+"""`synth.from_docs`: questions and answers that are grounded in documents."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal
+
+import msgspec
+
+from finery import Completion, DataError, Dataset, Job, OneFile, UsageError, setting, takes
+from finery.rows import Message, Row
+from finery.rows.badrow import BadRow
+from finery.rows.parts import id_of
+from finery_synth.ask.contents import json_in
+from finery_synth.ask.prompts import Prompt
+from finery_synth.ask.task import MOST_VARIANTS, Task
+from finery_synth.checks.grounding import quoted
+from finery_synth.checks.usable import Rejected
+from finery_synth.contexts import CONTEXT_PROMPT, Shelf, chance
+from finery_synth.flow.generation import Candidate
+from finery_synth.generator import Generator
+from finery_synth.rows import with_parents
+
+TEMPLATE = """\
+{# system #}
+You write questions and answers for a data set, from documents. You answer with JSON alone.
+{# user #}
+Here is a part of a document{% if heading %}, from "{{ heading }}"{% endif %}, between the lines.
+
+-----
+{{ text }}
+-----
+
+Write a question {{ kind }}, in the language of the document, that it answers, and the answer.
+People ask the question who don't see the document: it names what it is about, and never speaks of
+"the text" or "the document". The answer says what the document says, and nothing else. The quote is
+the sentence, or the part of one, that proves the answer, copied from the document word for word.
+Answer with a JSON object: {"question": "…", "answer": "…", "quote": "…"}
+"""
+"""The default prompt."""
+KINDS = [
+    "about a fact",
+    "about how something is done",
+    "about why something is so, or what follows from it",
+    "as somebody asks who has a problem that the document solves",
+    "about a detail that is easily missed",
+    "that takes two things together which the document says",
+]
+PLACE = ("source", "heading", "page", "line")
+"""Columns of a chunk that its questions keep, where it has them."""
+FIELDS = ("question", "answer", "quote")
+ANSWER = {
+    "type": "object",
+    "properties": {name: {"type": "string"} for name in FIELDS},
+    "required": list(FIELDS),
+    "additionalProperties": False,
+}
+HAS_CONTEXT, IS_MISSING, ORDER = 1, 2, 3
+"""Numbers of a question's chances: of a context, of one without the answer, of its order."""
+
+
+class FromDocs(Generator):
+    """Write questions about documents, with answers that the documents hold.
+
+    Each request shows the teacher one chunk and asks for a question, its answer, and a quote that
+    proves it, as JSON (constrained where the engine can). The quote must stand in the chunk word
+    for word, spaces aside; else the answer is rejected as `ungrounded`. A question that repeats
+    another about its chunk is rejected too.
+
+    With the context in the prompt a model learns to answer from what was retrieved, `distractors`
+    beside it to find what matters there, and `unanswerable` to say when it isn't there: such rows
+    have a real question, only other chunks as context, and `unknown` as their answer. None of this
+    asks for more: contexts are put together once the answers are there.
+
+    Rows have the chunk as parent, its `source`, `heading` and `page` or `line`, the `quote`, and
+    `context`: with, without or missing.
+    """
+
+    USE = "synth.from_docs"
+    DEFAULT_PROMPT = TEMPLATE
+    COPIES = "siblings"
+
+    rows: list[Dataset] = takes(
+        help="Chunks of documents, e.g. of docs.files: rows with a `text`, in this order."
+    )
+    n: int = setting(3, ge=1, le=MOST_VARIANTS, help="Questions about each chunk.")
+    kinds: list[str] = setting(
+        KINDS,
+        min_length=1,
+        help="Kinds of questions: the first question of the first kind, and so on, round and "
+        "round. The template sees it as `kind`.",
+    )
+    context: Literal["with", "without", "both"] = setting(
+        "both",
+        help="Whether the prompt of a row holds its chunk. both: that of some rows does, see "
+        "`share`.",
+    )
+    share: float = setting(
+        0.5, gt=0, lt=1, help="Of `context: both`: the share of rows with a context."
+    )
+    distractors: int = setting(
+        0, ge=0, le=50, help="Other chunks in a context, without the quote; in any order."
+    )
+    unanswerable: float = setting(
+        0.0,
+        ge=0,
+        lt=1,
+        help="The share of the rows with a context whose context doesn't hold the answer.",
+    )
+    unknown: str = setting(
+        "The context doesn't say.", min_length=1, help="The right answer of such rows."
+    )
+    context_prompt: OneFile | None = setting(
+        None,
+        help="A Jinja file with the prompt of rows with a context; it sees `chunks` and "
+        "`question`. `finery synth prompt context` prints the default, to edit.",
+    )
+
+    def check(self) -> None:
+        """Raise `UsageError` for settings that don't fit together."""
+        super().check()
+        for name in ("distractors", "unanswerable"):
+            if self.context == "without" and getattr(self, name):
+                raise UsageError(
+                    f"{name} is about contexts, and no row has one",
+                    where=name,
+                    fix="context: both, or with",
+                )
+
+    def check_files(self) -> None:
+        """Raise `UsageError` for a template that is empty or broken."""
+        super().check_files()
+        Prompt.of(self.context_prompt, CONTEXT_PROMPT)
+
+    def check_seed(self, row: Row) -> None:
+        """Raise `BadRow` for a row without a text."""
+        if not isinstance(row.get("text"), str) or not row["text"].strip():
+            raise BadRow("the row has no `text`", "name chunks of documents, e.g. of docs.files")
+
+    def requests(self, rows: int) -> int:
+        """One for each question."""
+        return rows * self.n
+
+    def siblings(self, number: int) -> range:
+        """The other questions about the chunk."""
+        first = number - number % self.n
+        return range(first, first + self.n)
+
+    def answer_schema(self) -> dict[str, Any]:
+        """Question, answer and quote."""
+        return ANSWER
+
+    def tasks(self, prompt: Prompt) -> Iterator[Task]:
+        """The questions about each chunk."""
+        for place, row in enumerate(self.seeds()):
+            names = {"heading": "", "source": "", **row, "row": row}
+            for variant in range(self.n):
+                kind = self.kinds[variant % len(self.kinds)]
+                yield Task(
+                    number=place * self.n + variant,
+                    messages=prompt.messages({**names, "kind": kind, "number": variant + 1}, row),
+                    seeds=[row],
+                    variant=variant,
+                )
+
+    def read(self, task: Task, answer: Completion) -> list[Row]:
+        """The question and its answer, as a row without a context."""
+        chunk = task.seeds[0]
+        fields = _fields(answer.text)
+        quote = quoted(fields["quote"], chunk["text"])
+        if quote is None:
+            detail = f"the quote isn't in the chunk, or says too little: {fields['quote']!r:.200}"
+            raise Rejected("ungrounded", detail)
+        turns = [_turn("user", fields["question"]), _turn("assistant", fields["answer"])]
+        place = {column: chunk[column] for column in PLACE if column in chunk}
+        return [{"messages": turns, "quote": quote, **place, "context": "without"}]
+
+    def run(self, job: Job) -> Dataset:
+        """Ask, check, ask again, and write; `DataError` where contexts can't be made."""
+        least, chunks = max(self.distractors, int(self.unanswerable > 0)), self.seed_count()
+        if self.context != "without" and chunks <= least:
+            raise DataError(
+                f"contexts need {least + 1} chunks, and there are {chunks}",
+                fix="add documents, make chunks smaller, or lower distractors and unanswerable",
+            )
+        return super().run(job)
+
+    def finished(self, job: Job, accepted: Iterable[tuple[int, Candidate]]) -> Iterator[Candidate]:
+        """The rows, with the contexts that some of them get."""
+        if self.context == "without":
+            yield from (candidate for _, candidate in accepted)
+            return
+        shelf = Shelf(self.seeds(), job.scratch)
+        prompt = Prompt.of(self.context_prompt, CONTEXT_PROMPT)
+        for number, candidate in accepted:
+            yield self._with_context(candidate, number // self.n, shelf, prompt)
+        shelf.close()
+
+    def facts(self, job: Job, rows: Dataset) -> dict[str, Any]:
+        """How many rows have a context, and how many one without the answer."""
+        counts = Counter(row["context"] for row in rows)
+        return {"context": dict(sorted(counts.items()))}
+
+    def _with_context(
+        self, candidate: Candidate, place: int, shelf: Shelf, prompt: Prompt
+    ) -> Candidate:
+        row = candidate.row
+        share = 1.0 if self.context == "with" else self.share
+        if chance(row, HAS_CONTEXT) >= share:
+            return candidate
+        is_missing = chance(row, IS_MISSING) < self.unanswerable
+        chunks = shelf.others(row, place, self.distractors + is_missing)
+        is_missing = is_missing and bool(chunks)  # none where all chunks hold the quote
+        if not is_missing:
+            at = int(chance(row, ORDER) * (len(chunks) + 1))
+            chunks.insert(at, shelf.chunk(place))
+        candidate.row = self._in_context(row, chunks, prompt, is_missing=is_missing)
+        assert candidate.origin is not None
+        candidate.origin = msgspec.structs.replace(
+            candidate.origin,
+            id=candidate.row["id"],
+            more={"chunks": [id_of(chunk) for chunk in chunks]},
+        )
+        return candidate
+
+    def _in_context(self, row: Row, chunks: list[Row], prompt: Prompt, *, is_missing: bool) -> Row:
+        question, answer = row["messages"]
+        shown = [{"heading": "", "source": "", **chunk} for chunk in chunks]
+        names = {"chunks": shown, "question": question["content"], "row": row}
+        turn = _turn("assistant", self.unknown) if is_missing else answer
+        content: Row = {**row, "messages": [*prompt.messages(names, row), turn]}
+        content["context"] = "missing" if is_missing else "with"
+        return {**with_parents(content, []), "parents": row["parents"]}
+
+
+def _fields(text: str) -> dict[str, str]:
+    """Question, answer and quote in an answer. Raises `Rejected`."""
+    value = json_in(text)
+    if not isinstance(value, dict):
+        raise Rejected("unreadable", "the answer holds no JSON object")
+    fields = {name: value.get(name) for name in FIELDS}
+    for name, field in fields.items():
+        if not isinstance(field, str) or not field.strip():
+            raise Rejected("unreadable", f"the answer has no {name}")
+    return {name: str(field).strip() for name, field in fields.items()}
+
+
+def _turn(role: str, text: str) -> Message:
+    return {"role": role, "content": text}

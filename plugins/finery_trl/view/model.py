@@ -1,0 +1,139 @@
+"""The view of models: facts, and of a trained one its curve and what that says."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from finery import (
+    DataError,
+    Detail,
+    Manifest,
+    Output,
+    Page,
+    PageContext,
+    Remark,
+    View,
+    percent,
+    shown,
+)
+from finery_trl.view.curves import CURVE, Point, label, lines, load, metrics, series, verdict
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+WIDTH, HEIGHT = 100, 18
+"""Characters of a plot at most, axes and legend included."""
+
+
+class CurveView(View):
+    """How models look. Of one that holds a `curve.json` also its curve, whoever trained it.
+
+    `meta` may have `parameters` and `trainable_parameters`, and `best_step`, the optimizer step
+    whose weights the model holds. For a format of your own, subclass this or name it as it is:
+    `{"Model/ngram": "finery_trl.view.model:CurveView"}`.
+    """
+
+    def brief(self, manifest: Manifest) -> str:
+        """Format, architecture and quantization, those that are known."""
+        names = ("format", "architecture", "quantization")
+        return " ".join(str(manifest.meta[name]) for name in names if name in manifest.meta)
+
+    def data(self, output: Output, detail: Detail) -> dict[str, Any]:
+        """What the curve says."""
+        points = curve_of(output)
+        if points is None:
+            return {}
+        return {"verdict": msgspec.to_builtins(verdict(points, kept_step(output.manifest)))}
+
+    def facts(self, output: Output) -> Mapping[str, Any]:
+        """`meta`, and how many of the parameters were trained."""
+        meta = output.manifest.meta
+        total, trainable = meta.get("parameters"), meta.get("trainable_parameters")
+        if not (total and trainable):
+            return meta
+        return {**meta, "trainable": f"{percent(trainable / total)} of {total:,} parameters"}
+
+    def print(self, console: "Console", output: Output, detail: Detail) -> None:
+        """Print facts, files, the curve, and what it says."""
+        super().print(console, output, detail)
+        points = curve_of(output)
+        if points is not None:
+            _print_curve(console, points, kept_step(output.manifest))
+
+    def page(self, outputs: Sequence[Output], context: PageContext) -> Page | None:
+        """The curves, to look at closely."""
+        from finery_trl.view.page import render
+
+        (output,) = outputs
+        points = curve_of(output)
+        if points is None:
+            return None
+        html = render(context.title, output, points, kept_step(output.manifest))
+        return Page(html, "-curve")
+
+    def remarks(self, output: Output) -> Iterator[Remark]:
+        """What the curve says; advice only where something is wrong."""
+        points = curve_of(output)
+        if points is None:
+            return
+        judged = verdict(points, kept_step(output.manifest))
+        sentence, *advice = lines(judged)
+        if judged.is_bad:
+            yield Remark(sentence, " ".join(advice), "warning")
+        else:
+            yield Remark(sentence)
+
+
+def curve_of(output: Output) -> list[Point] | None:
+    """The points of an output's `curve.json`, None where it has none.
+
+    Raises `DataError` where the file holds something else.
+    """
+    if CURVE not in output.manifest.files:
+        return None
+    path = output.artifact.file(CURVE)
+    try:
+        return load(path.read_bytes())
+    except ValueError as error:
+        raise DataError(
+            f"it holds no training curve: {error}",
+            where=shown(path),
+            fix="its plugin must write a list of points {step, loss, eval_loss, …}",
+        ) from error
+
+
+def kept_step(manifest: Manifest) -> int | None:
+    """The optimizer step whose weights a trained model holds, where it says so."""
+    step = manifest.meta.get("best_step")
+    return step if isinstance(step, int) else None
+
+
+def _print_curve(console: "Console", points: Sequence[Point], kept: int | None) -> None:
+    """Print the plot, and the verdict in words."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    console.print()
+    for line in _plotted(points, kept, min(console.width, WIDTH)):
+        console.print(line)
+    judged = verdict(points, kept)
+    console.print()
+    for text in lines(judged):
+        words = Text(text, style="yellow" if judged.is_bad else "")
+        console.print(Padding(words, (0, 0, 0, 2)))
+
+
+def _plotted(points: Sequence[Point], kept: int | None, width: int) -> "list[Text]":
+    from finery_trl.view.plot import Line, plot
+
+    drawn = [
+        Line(label("loss"), series(points, "loss"), "cyan"),
+        Line(label("eval_loss"), series(points, "eval_loss"), "yellow", "●"),
+    ]
+    drawn += [
+        Line(label(name), series(points, name), "magenta", "▲", right=True)
+        for name in metrics(points)[:1]
+    ]
+    return plot(drawn, width, HEIGHT, kept)

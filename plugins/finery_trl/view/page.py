@@ -1,0 +1,149 @@
+"""The page with the curves of a training: one HTML file that loads nothing and runs no script."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from finery import Manifest, Output, render_page, size
+from finery_trl.view.axis import spreads
+from finery_trl.view.chart import Chart, Curve, chart_of, panel_of, span_of
+from finery_trl.view.curves import Point, Verdict, label, metrics, series, smoothed, verdict
+
+TEMPLATE = "finery_trl.view/curve.html.jinja"
+SKIPPED = frozenset({"messages", "chat_template", "best_step", "eval_loss"})
+"""Facts that the page has no room for, or says elsewhere."""
+SMOOTHED_FROM = 30
+"""Losses from which on a smoothed line lies over them."""
+LONGEST_FACT = 300
+"""Characters of a fact that are shown."""
+LOSS, VALIDATION, RATE = 0, 1, 5
+"""Colours of the page."""
+METRICS = (2, 4, 3)
+
+
+def render(title: str, output: Output, points: Sequence[Point], kept: int | None) -> str:
+    """The page of a model with a curve. kept: the step whose weights it holds, if known."""
+    judged = verdict(points, kept)
+    return render_page(
+        TEMPLATE,
+        title=title,
+        verdict=judged,
+        mark="!" if judged.is_bad else "✓" if judged.lowest_step is not None else "i",
+        tiles=list(_tiles(points, judged)),
+        charts=_charts(points, kept),
+        suited="log" if spreads(_loss_values(points)) else "linear",
+        legend=_curves(points),
+        facts=list(_facts(output)),
+    )
+
+
+def _tiles(points: Sequence[Point], judged: Verdict) -> Iterator[tuple[str, str, str]]:
+    """(name, value, note) of the few numbers that matter."""
+    training = series(points, "loss")
+    if training:
+        yield "training loss", f"{training[-1][1]:.3g}", f"from {training[0][1]:.3g}"
+    if judged.lowest_eval_loss is not None:
+        note = f"at step {judged.lowest_step}"
+        yield "lowest validation loss", f"{judged.lowest_eval_loss:.3g}", note
+    for name in metrics(points)[:2]:
+        step, value = max(series(points, name), key=lambda v: (v[1], -v[0]))
+        yield f"highest {label(name)}", f"{value:.3g}", f"at step {step}"
+    if judged.kept_step is not None:
+        last = max((int(p["step"]) for p in points), default=judged.kept_step)
+        yield "kept weights", f"step {judged.kept_step}", f"of {last}"
+
+
+def _facts(output: Output) -> Iterator[tuple[str, str]]:
+    """(name, value) of what is known about the model."""
+    manifest: Manifest = output.manifest
+    for name, value in manifest.meta.items():
+        if name not in SKIPPED:
+            yield name.replace("_", " "), _fact(value)
+    yield from output.refs.items()
+    yield "size", size(manifest.size())
+    yield "digest", manifest.digest[:16]
+
+
+def _fact(value: Any) -> str:
+    text = _words(value)
+    return text if len(text) <= LONGEST_FACT else f"{text[: LONGEST_FACT - 1]}…"
+
+
+def _words(value: Any) -> str:
+    match value:
+        case None:
+            return "–"
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return f"{value:,}"
+        case float():
+            return f"{value:g}"
+        case Mapping():
+            return ", ".join(f"{name}: {_words(of)}" for name, of in value.items())
+        case list():
+            return ", ".join(map(_words, value))
+    return str(value)
+
+
+def _curves(points: Sequence[Point]) -> dict[str, list[Curve]]:
+    """The curves by panel, from above; panels without curves are left out."""
+    names = metrics(points)
+    watched = [
+        Curve(label(name), series(points, name), METRICS[i % len(METRICS)], marks=True)
+        for i, name in enumerate(names)
+    ]
+    title = label(names[0]) if len(names) == 1 else "task metric"
+    rate = Curve(label("learning_rate"), series(points, "learning_rate"), RATE)
+    panels = {"loss": list(_losses(points)), title: watched, rate.label: [rate]}
+    shown = {title: [c for c in curves if c.values] for title, curves in panels.items()}
+    return {title: curves for title, curves in shown.items() if curves}
+
+
+def _losses(points: Sequence[Point]) -> Iterator[Curve]:
+    training = series(points, "loss")
+    smooth = len(training) >= SMOOTHED_FROM
+    yield Curve(label("loss"), training, LOSS, faint=smooth)
+    if smooth:
+        values = smoothed([loss for _, loss in training])
+        line = [(step, loss) for (step, _), loss in zip(training, values, strict=True)]
+        yield Curve(f"{label('loss')}, smoothed", line, LOSS)
+    yield Curve(label("eval_loss"), series(points, "eval_loss"), VALIDATION, marks=True)
+
+
+def _charts(points: Sequence[Point], kept: int | None) -> list[tuple[str, Chart]]:
+    """(scale of the loss, chart): linear, and logarithmic where that can be."""
+    panels = _curves(points)
+    curves = [curve for of in panels.values() for curve in of]
+    if not curves:
+        return []
+    span, best = span_of(curves), _best(points, kept)
+
+    def chart(scale: str) -> Chart:
+        drawn = [
+            panel_of(
+                title,
+                of,
+                span,
+                log=scale == "log" and title == "loss",
+                zero=title == label("learning_rate"),
+                best=best if title == "loss" else None,
+            )
+            for title, of in panels.items()
+        ]
+        return chart_of(drawn, curves, span, kept)
+
+    scales = ["linear", "log"] if min(_loss_values(points), default=0.0) > 0 else ["linear"]
+    return [(scale, chart(scale)) for scale in scales]
+
+
+def _loss_values(points: Sequence[Point]) -> list[float]:
+    return [value for name in ("loss", "eval_loss") for _, value in series(points, name)]
+
+
+def _best(points: Sequence[Point], kept: int | None) -> tuple[int, float] | None:
+    """Where the kept weights are on the validation loss, else on the training loss."""
+    for name in ("eval_loss", "loss"):
+        value = dict(series(points, name)).get(kept) if kept is not None else None
+        if value is not None and kept is not None:
+            return kept, value
+    return None

@@ -1,0 +1,205 @@
+"""Curves as text: lines of braille dots (2 × 4 in a character) between axes."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from finery_trl.view.axis import Axis, round_steps
+from finery_trl.view.curves import Series
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
+"""The bit of each dot of a braille character, by row and column."""
+ACROSS = "x: optimizer steps"
+
+
+class Line(NamedTuple):
+    """A series to draw: its label, its colour, a mark on each value (""), and the axis it uses."""
+
+    label: str
+    values: Series
+    style: str
+    mark: str = ""
+    right: bool = False
+
+
+class Canvas:
+    """Dots and marks in a field of characters; the last one drawn gives a character its colour."""
+
+    def __init__(self, width: int, height: int) -> None:
+        self.width, self.height = width, height
+        self._bits: dict[tuple[int, int], int] = {}
+        self._marks: dict[tuple[int, int], str] = {}
+        self._styles: dict[tuple[int, int], str] = {}
+
+    def dot(self, x: int, y: int, style: str) -> None:
+        """Set the dot `x` from the left and `y` from below."""
+        cell = (x // 2, self.height - 1 - y // 4)
+        bit = DOTS[3 - y % 4][x % 2]
+        self._bits[cell] = self._bits.get(cell, 0) | bit
+        self._styles[cell] = style
+
+    def line(self, start: tuple[int, int], end: tuple[int, int], style: str) -> None:
+        """Join two dots."""
+        steps = max(abs(end[0] - start[0]), abs(end[1] - start[1]), 1)
+        for i in range(steps + 1):
+            x = start[0] + round(i * (end[0] - start[0]) / steps)
+            self.dot(x, start[1] + round(i * (end[1] - start[1]) / steps), style)
+
+    def mark(self, x: int, y: int, text: str, style: str) -> None:
+        """Put a character over the dots at a dot."""
+        cell = (x // 2, self.height - 1 - y // 4)
+        self._marks[cell], self._styles[cell] = text, style
+
+    def upright(self, x: int, style: str) -> None:
+        """A faint line from top to bottom where nothing else is."""
+        for row in range(self.height):
+            cell = (x // 2, row)
+            if cell not in self._bits and cell not in self._marks:
+                self._marks[cell], self._styles[cell] = "┊", style
+
+    def row(self, row: int) -> "Text":
+        """A row of characters as rich text."""
+        from rich.text import Text
+
+        text = Text()
+        for column in range(self.width):
+            cell = (column, row)
+            drawn = chr(0x2800 + self._bits[cell]) if cell in self._bits else " "
+            text.append(self._marks.get(cell, drawn), self._styles.get(cell, ""))
+        return text
+
+
+def plot(lines: Sequence[Line], width: int, height: int, best: int | None = None) -> "list[Text]":
+    """Lines of rich text with axes and a legend; [] where there is nothing to draw.
+
+    width, height: in characters, everything included. best: the step to mark.
+    """
+    lines = [line for line in lines if line.values]
+    if not lines:
+        return []
+    sides = {right: [n for n in lines if n.right == right] for right in (False, True)}
+    axes = {
+        right: Axis.of([value for line in side for _, value in line.values])
+        for right, side in sides.items()
+        if side
+    }
+    legend = _legend(lines, axes, best, width)
+    rows = range(height - 2 - len(legend))
+    left, right = (_labels(axes.get(side), len(rows)) for side in (False, True))
+    gutters = [max(map(len, labels.values()), default=0) for labels in (left, right)]
+    frame = 4 if gutters[1] else 3
+    canvas = Canvas(max(10, width - sum(gutters) - frame), len(rows))
+    span = min(n.values[0][0] for n in lines), max(n.values[-1][0] for n in lines)
+    for line in lines:
+        _draw(canvas, line, axes[line.right], span)
+    if best is not None:
+        _mark_best(canvas, lines, axes, span, best)
+    field = [_framed(canvas.row(r), left.get(r), right.get(r), gutters) for r in rows]
+    return [*field, *_foot(canvas.width, span, gutters[0]), *legend]
+
+
+def _labels(axis: Axis | None, height: int) -> dict[int, str]:
+    """Row → what an axis says there: both ends and some rows between."""
+    if axis is None:
+        return {}
+    number = max(2, min(5, (height + 2) // 3))
+    rows = [round(i * (height - 1) / (number - 1)) for i in range(number)]
+    return {row: f"{axis.at(1 - row / (height - 1)):.3g}" for row in rows}
+
+
+def _spot(
+    canvas: Canvas, axis: Axis, span: tuple[int, int], step: int, value: float
+) -> tuple[int, int]:
+    """The dot of a value."""
+    across = (step - span[0]) / (span[1] - span[0] or 1)
+    place = min(1.0, max(0.0, axis.place(value)))
+    return round(across * (canvas.width * 2 - 1)), round(place * (canvas.height * 4 - 1))
+
+
+def _draw(canvas: Canvas, line: Line, axis: Axis, span: tuple[int, int]) -> None:
+    """A line through the mean of what falls into each column of dots, and its marks."""
+    columns: dict[int, list[int]] = {}
+    for step, value in line.values:
+        x, y = _spot(canvas, axis, span, step, value)
+        columns.setdefault(x, []).append(y)
+    spots = [(x, round(sum(found) / len(found))) for x, found in sorted(columns.items())]
+    for start, end in zip(spots, spots[1:] or spots, strict=False):
+        canvas.line(start, end, line.style)
+    if line.mark:
+        for x, y in spots:
+            canvas.mark(x, y, line.mark, line.style)
+
+
+def _mark_best(
+    canvas: Canvas,
+    lines: Sequence[Line],
+    axes: Mapping[bool, Axis],
+    span: tuple[int, int],
+    best: int,
+) -> None:
+    """A star on the marked line that has a value at the best step, else an upright alone."""
+    for line in sorted(lines, key=lambda n: (not n.mark, n.right)):
+        value = dict(line.values).get(best)
+        if value is not None:
+            x, y = _spot(canvas, axes[line.right], span, best, value)
+            canvas.mark(x, y, "★", "bold green")
+            canvas.upright(x, "dim green")
+            return
+
+
+def _framed(row: "Text", left: str | None, right: str | None, gutters: Sequence[int]) -> "Text":
+    from rich.text import Text
+
+    text = Text("  ")
+    text.append(f"{left or '':>{gutters[0]}}", "dim")
+    text.append("┤" if left else "│", "dim")
+    text.append_text(row)
+    if gutters[1]:
+        text.append(f"├{right}" if right else "│", "dim")
+    text.rstrip()
+    return text
+
+
+def _foot(width: int, span: tuple[int, int], gutter: int) -> "list[Text]":
+    """The horizontal axis and its steps."""
+    from rich.text import Text
+
+    ticks = round_steps(span, width // 10)
+    axis, labels = ["─"] * width, [" "] * width
+    for tick in ticks:
+        x = round((tick - span[0]) / (span[1] - span[0] or 1) * (width - 1))
+        axis[x] = "┬"
+        text = str(tick)
+        start = max(0, min(x - len(text) // 2, width - len(text)))
+        labels[start : start + len(text)] = text
+    indent = " " * (gutter + 2)
+    return [
+        Text(f"{indent}└{''.join(axis)}", style="dim"),
+        Text(f"{indent} {''.join(labels)}", style="dim"),
+    ]
+
+
+def _legend(
+    lines: Sequence[Line], axes: Mapping[bool, Axis], best: int | None, width: int
+) -> "list[Text]":
+    """What the lines are, in as many rows as it takes."""
+    from rich.text import Text
+
+    entries = []
+    for line in lines:
+        notes = ["right axis"] if line.right else []
+        notes += ["log"] if axes[line.right].log else []
+        entry = Text.assemble((f"{line.mark or '⠒'} ", line.style), line.label)
+        entries.append(entry.append(f" ({', '.join(notes)})" if notes else "", "dim"))
+    if best is not None:
+        entries.append(Text.assemble(("★ ", "bold green"), f"kept, step {best}"))
+    rows = [Text(" ")]
+    for entry in entries:
+        if len(rows[-1]) > 1 and len(rows[-1]) + len(entry) + 3 > width:
+            rows.append(Text(" "))
+        rows[-1].append("   " if len(rows[-1]) > 1 else " ").append_text(entry)
+    if len(rows[-1]) + len(ACROSS) + 3 <= width:
+        rows[-1].append(f"   {ACROSS}", "dim")
+    return rows

@@ -1,0 +1,60 @@
+"""Pages: whatever a template prints is text, and the layout lets nothing load or run."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from finery.plugin.html import render_page, templates_digest
+
+EVIL = "</title></style><script>alert(1)</script>\" onload='x' {{ 7 * 7 }} &amp; \x1b[2J"
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package with templates in it."""
+    folder = tmp_path / "their_pages"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    (folder / "page.html.jinja").write_text("""\
+{% extends "finery.plugin/templates/page.html.jinja" %}
+{% import "finery.plugin/templates/parts.html.jinja" as parts %}
+{% block body %}
+{% call parts.card(text, text) %}<a title="{{ text }}">{{ text }}</a>{% endcall %}
+{{ parts.tiles([(text, text, text)], keyed=true) }}
+{{ parts.table([text], [(text, [text])], [text]) }}
+{{ parts.facts([(text, text)]) }}
+{{ parts.legend([text]) }}
+{{ text | breakable }}
+{% endblock %}
+""")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "their_pages", raising=False)
+    return folder
+
+
+def test_what_a_template_prints_is_text(package: Path) -> None:
+    page = render_page("their_pages/page.html.jinja", title=EVIL, text=EVIL)
+    assert "<script" not in page
+    assert "\x1b" not in page
+    assert "49" not in page
+    assert page.count("&lt;script&gt;alert(1)") >= 12
+    assert "&amp;amp;" in page
+    assert set(re.findall(r'<a title="([^"]*)"', page)).pop().startswith("&lt;/title&gt;")
+    assert "default-src &#39;none&#39;" in page or "default-src 'none'" in page
+
+
+def test_the_digest_is_of_the_templates_and_the_layout(package: Path) -> None:
+    name = "their_pages/page.html.jinja"
+    before = templates_digest(name)
+    assert before == templates_digest(name) != templates_digest()
+    (package / "page.html.jinja").write_text("other")
+    assert templates_digest(name) != before
+
+
+def test_a_name_that_the_template_misses_is_an_error(package: Path) -> None:
+    from jinja2 import UndefinedError
+
+    with pytest.raises(UndefinedError):
+        render_page("their_pages/page.html.jinja", title="t")

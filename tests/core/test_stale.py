@@ -1,0 +1,376 @@
+"""No stale result is served: what a change of code in other files than the step's own reruns.
+
+Each through the real command, in a project that is built.
+"""
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from conftest import MakeProject, Project, until
+
+import finery
+
+PLUGIN = """
+{imports}
+from finery import Dataset, Job, Model, OneFile, Step, hookimpl, setting
+
+class Read(Step, seeded=False):
+    \"\"\"Rows from a file.\"\"\"
+
+    path: OneFile = setting(help="The file.")
+
+    def run(self, job: Job) -> Dataset:
+        {inside}
+        return Dataset.write(job.out, [dict(prompt=change(l)) for l in self.path.path.open()])
+
+class Train(Step, seeded=False):
+    \"\"\"A model that knows its rows by heart.\"\"\"
+
+    rows: Dataset
+
+    def run(self, job: Job) -> Model:
+        (job.out / "rows").write_text("".join(sorted(r["prompt"] for r in self.rows)))
+        return Model(job.out, meta=dict(format="heart"))
+
+@hookimpl
+def finery_steps():
+    return {{"own.read": Read, "own.train": Train}}
+"""
+RECIPE = """
+finery: 1
+name: t
+plugins: [{plugin}]
+data: {{a: {{use: own.read, path: rows.txt}}}}
+train: {{m: {{use: own.train, rows: a}}}}
+"""
+HELPER = "def change(line): return line.strip()\n"
+FOLDER = "import sys, pathlib; sys.path.insert(0, str(pathlib.Path(__file__).parent))\n"
+
+
+def prompts(t: Project) -> list[str]:
+    """What step a made of the rows."""
+    return [row["prompt"] for row in t.rows("a")]
+
+
+def make(
+    project: MakeProject, imports: str = "", inside: str = "", plugin: str = "./own.py",
+    **files: str,
+) -> Project:  # fmt: skip
+    """A project with a plugin file that imports what changes its rows; built."""
+    text = PLUGIN.format(imports=imports, inside=inside)
+    named = {name.replace("__", "/") + ".py": content for name, content in files.items()}
+    t = project({
+        "recipe.yaml": RECIPE.format(plugin=plugin), "rows.txt": "One\n", plugin: text, **named,
+    })  # fmt: skip
+    assert t.ran() == ["a", "m"], t.run("build").err
+    assert prompts(t) == ["One"]
+    return t
+
+
+PACKAGE = {"pack__init": "", "pack__sub": HELPER}
+
+
+@pytest.mark.parametrize(
+    ("imports", "inside", "edited"),
+    [
+        (f"{FOLDER}from helper import change", "", "helper"),
+        (f"{FOLDER}import helper", "change = helper.change", "helper"),
+        (FOLDER, "from helper import change", "helper"),  # lazily
+        ("", "from helper import change", "helper"),  # the worker's path begins with this folder
+        (f"{FOLDER}from pack.sub import change", "", "pack/sub"),
+        (f"{FOLDER}import pack.sub", "change = pack.sub.change", "pack/sub"),
+        (FOLDER, "import pack.sub as p; change = p.change", "pack/sub"),
+        (f"{FOLDER}from pack import sub", "change = sub.change", "pack/sub"),
+        (f"{FOLDER}from pack.face import change", "", "pack/sub"),  # which has a relative import
+        (f"{FOLDER}from bare.sub import change", "", "bare/sub"),  # a folder without __init__
+        (f"{FOLDER}import importlib", "change = importlib.import_module('helper').change",
+         "helper"),
+        (FOLDER, "change = __import__('helper').change", "helper"),
+        (f"{FOLDER}from upper import change", "", "helper"),  # through another file
+    ],
+)  # fmt: skip
+def test_a_helper_of_a_plugin_file_is_in_the_key(
+    project: MakeProject, imports: str, inside: str, edited: str
+) -> None:
+    files = {
+        "helper": HELPER, "pack__sub": HELPER, "pack____init": "", "bare__sub": HELPER,
+        "pack__face": "from .sub import change\n", "upper": "from helper import change\n",
+    }  # fmt: skip
+    t = make(project, imports, inside, **{k.replace("init", "init__"): v for k, v in files.items()})
+    t.edit(f"{edited}.py", "line.strip()", "line.strip().lower()")
+    assert t.ran() == ["a", "m"]
+    assert prompts(t) == ["one"]
+    t.edit(f"{edited}.py", "def change", "# It changes a line.\ndef change")
+    assert t.ran() == []
+
+
+def test_a_helper_found_by_pythonpath_is_in_the_key(project: MakeProject, tmp_path: Path) -> None:
+    outer = os.environ.get("PYTHONPATH", "")
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib/helper.py").write_text(HELPER)
+
+    def with_path(files: Mapping[str, str]) -> Project:
+        t = project(files)
+        t.env["PYTHONPATH"] = f"{tmp_path / 'lib'}{os.pathsep}{outer}"
+        return t
+
+    t = make(with_path, "from helper import change")
+    t.edit("lib/helper.py", "line.strip()", "line.strip().lower()")
+    assert t.ran() == ["a", "m"]
+    assert prompts(t) == ["one"]
+
+
+def test_a_helper_beside_a_plugin_file_in_another_folder_is_in_the_key(
+    project: MakeProject,
+) -> None:
+    t = make(project, f"{FOLDER}from helper import change", plugin="lib/own.py",
+             lib__helper=HELPER)  # fmt: skip
+    t.edit("lib/helper.py", "line.strip()", "line.strip().lower()")
+    assert t.ran() == ["a", "m"]
+    assert prompts(t) == ["one"]
+
+
+def test_a_helper_that_was_not_there_is_seen_when_it_comes(project: MakeProject) -> None:
+    imports = (
+        f"{FOLDER}try:\n    from helper import change\nexcept ImportError:\n    change = str.strip"
+    )
+    t = make(project, imports)
+    assert t.ran() == []
+    t.write({"helper.py": HELPER.replace("strip()", "strip().lower()")})
+    assert t.ran() == ["a", "m"]
+    assert prompts(t) == ["one"]
+
+
+WAITING = """
+generate:
+  waits:
+    use: steps.script
+    code: |
+      import time; Path('go').touch()
+      while not Path('edited').exists(): time.sleep(.01)
+  late: {use: own.read, path: more.txt, needs: waits}
+"""
+
+
+def test_a_helper_that_changes_during_a_build_is_not_run_under_the_old_key(
+    project: MakeProject,
+) -> None:
+    t = make(project, FOLDER, "from helper import change", helper=HELPER)
+    t.write({"recipe.yaml": RECIPE.format(plugin="./own.py, ./steps.py") + WAITING})
+    t.write({"more.txt": "Two\n"})
+    process = t.start("build")
+    until(lambda: (t.folder / "go").exists())
+    t.edit("helper.py", "strip()", "strip().lower()")
+    (t.folder / "edited").touch()
+    assert "its code changed since the build began: helper.py" in process.communicate(timeout=30)[1]
+
+
+# Wrappers of every step
+
+WRAPPER = """
+from finery import hookimpl, observes
+
+@hookimpl(wrapper=True)
+def finery_run_step(step, job):
+    made = yield
+    if type(step).__name__ == "Read":
+        made.path.joinpath("note").write_text("first")
+    return made
+"""
+
+
+def note(t: Project) -> str:
+    """What the wrapper left beside the rows."""
+    return (t.folder / "build/t/a/note").read_text()
+
+
+def wrapped(project: MakeProject, wrapper: str, name: str = "finery_run_step") -> Project:
+    """A built project with a plugin file that has a wrapper from a file beside it."""
+    imports = f"{FOLDER}from around_steps import {name}\n"
+    t = make(project, "change = str.strip", around_steps=wrapper, wraps=imports)
+    t.edit("recipe.yaml", "[./own.py]", "[./own.py, ./wraps.py]")
+    t.run("build")
+    return t
+
+
+@pytest.mark.parametrize("name", ["finery_run_step", "around"])
+def test_a_wrapper_in_another_file_is_in_the_key_of_what_it_wraps(
+    project: MakeProject, name: str
+) -> None:
+    wrapper = WRAPPER.replace("def finery_run_step", f"def {name}")
+    t = wrapped(
+        project, wrapper.replace("wrapper=True", 'wrapper=True, specname="finery_run_step"'), name
+    )
+    assert note(t) == "first"
+    t.edit("around_steps.py", "first", "second")
+    assert t.ran() == ["a", "m"]
+    assert note(t) == "second"
+    t.edit("around_steps.py", "second", "third")
+    changed = t.run("explain", "a").out
+    assert "code around_steps.py (wrapper wraps)" in changed
+    assert f"{name} changed" in changed
+
+
+FACTORY = """
+def around(text):
+    def finery_run_step(step, job):
+        made = yield
+        made.path.joinpath("note").write_text(text)
+        return made
+    return finery_run_step
+"""
+MADE = (
+    FOLDER
+    + """
+from around_steps import around
+from finery import hookimpl
+finery_run_step = hookimpl(wrapper=True)(around("first"))
+"""
+)
+
+
+def test_what_a_wrapper_is_made_with_is_in_the_key(project: MakeProject) -> None:
+    t = make(project, "change = str.strip", around_steps=FACTORY, wraps=MADE)
+    t.edit("recipe.yaml", "[./own.py]", "[./own.py, ./wraps.py]")
+    assert t.ran() == ["a", "m"]
+    t.edit("wraps.py", "first", "second")
+    assert t.ran() == ["a", "m"]
+    assert note(t) == "second"
+
+
+def test_a_wrapper_that_only_watches_stays_out_of_keys(project: MakeProject) -> None:
+    t = wrapped(project, WRAPPER.replace("@hookimpl", "@observes\n@hookimpl"))
+    t.edit("around_steps.py", "first", "second")
+    assert t.ran() == []
+
+
+def test_wrappers_that_change_places_rerun_what_they_wrap(project: MakeProject) -> None:
+    files = {name: WRAPPER.replace("first", name) for name in ("one", "two")}
+    t = make(project, "change = str.strip", **files)
+    t.edit("recipe.yaml", "[./own.py]", "[./own.py, ./one.py, ./two.py]")
+    assert t.ran() == ["a", "m"]
+    assert note(t) == "two"  # the last one is around the others
+    t.edit("recipe.yaml", "./one.py, ./two.py", "./two.py, ./one.py")
+    assert t.ran() == ["a", "m"]
+    assert note(t) == "one"
+
+
+# Which class a name stands for
+
+
+LIBRARY = """
+from finery import Dataset, Job, Model, OneFile, Step, setting
+
+def read_step(change):
+    class Read(Step, seeded=False):
+        \"\"\"Rows from a file.\"\"\"
+
+        path: OneFile = setting(help="The file.")
+
+        def run(self, job: Job) -> Dataset:
+            return Dataset.write(job.out, [dict(prompt=change(l)) for l in self.path.path.open()])
+    return Read
+
+class Strip(read_step(str.strip)):
+    \"\"\"Rows without spaces around them.\"\"\"
+
+class Lower(read_step(str.lower)):
+    \"\"\"Rows in lower case.\"\"\"
+"""
+TABLE = (
+    FOLDER
+    + """
+from finery import hookimpl
+from steps_library import {name}
+
+@hookimpl
+def finery_steps():
+    return {{"own.read": {step}}}
+"""
+)
+
+
+def with_library(project: MakeProject, name: str, step: str) -> Project:
+    """A project whose plugin file has its step type from another file; built."""
+    recipe = RECIPE.format(plugin="./own.py").partition("train:")[0]
+    table = TABLE.format(name=name, step=step)
+    t = project({
+        "recipe.yaml": recipe, "rows.txt": "One\n", "own.py": table, "steps_library.py": LIBRARY,
+    })  # fmt: skip
+    assert t.ran() == ["a"], t.run("build").err
+    assert t.ran() == []
+    return t
+
+
+def test_another_class_of_the_same_file_is_another_step(project: MakeProject) -> None:
+    t = with_library(project, "Strip", '"steps_library:Strip"')
+    t.edit("own.py", "Strip", "Lower")
+    assert t.ran() == ["a"]
+    assert prompts(t) == ["one\n"]
+
+
+def test_what_a_step_type_is_made_with_is_in_the_key(project: MakeProject) -> None:
+    t = with_library(project, "read_step", "read_step(str.strip)")
+    t.edit("own.py", "str.strip", "str.lower")
+    assert t.ran() == ["a"]
+    assert prompts(t) == ["one\n"]
+
+
+# The kit, and what writes artifacts
+
+
+@pytest.fixture
+def own_core(project: MakeProject, tmp_path: Path) -> Project:
+    """A built project with a copy of finery of its own, to be edited."""
+    shutil.copytree(
+        Path(finery.__file__).parent, tmp_path / "core/finery",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )  # fmt: skip
+    outer = os.environ.get("PYTHONPATH", "")
+    files = {
+        "recipe.yaml": RECIPE.format(plugin="./own.py"), "rows.txt": "One\n",
+        "own.py": PLUGIN.format(imports="change = str.strip", inside=""),
+    }  # fmt: skip
+    t = project(files)
+    t.env["PYTHONPATH"] = f"{tmp_path / 'core'}{os.pathsep}{outer}"
+    assert t.ran() == ["a", "m"]
+    return t
+
+
+WRITING = "core/finery/rows/files/writing.py"
+READING = "core/finery/rows/files/reading.py"
+
+
+def test_a_change_of_row_writing_reruns_what_makes_data_sets(own_core: Project) -> None:
+    t = own_core
+    t.edit(WRITING, "msgspec.json.encode(row)", 'msgspec.json.encode({**row, "w": 1})')
+    assert t.ran() == ["a", "m"]
+    assert t.rows("a")[0]["w"] == 1
+    assert "code finery/rows/files/writing.py" in t.run("explain", "a").out
+
+
+def test_a_change_of_row_writing_that_changes_no_bytes_stops_there(own_core: Project) -> None:
+    t = own_core
+    t.edit(WRITING, "64 * 1024 * 1024", "65 * 1024 * 1024")
+    assert t.ran() == ["a"]
+    t.edit(READING, "sorted(folder.glob(", "sorted(Path(folder).glob(")
+    assert t.ran() == ["m"]
+
+
+def test_the_rest_of_finery_is_not_in_keys(own_core: Project) -> None:
+    own_core.edit("core/finery/util/text.py", "cutoff=0.6", "cutoff=0.5")
+    assert own_core.ran() == []
+
+
+def test_a_change_of_the_kit_reruns_the_steps_that_use_it(own_core: Project) -> None:
+    t = own_core
+    t.edit("own.py", "return Dataset.write", "from finery.rows import split_turns\n        "
+           "return Dataset.write")  # fmt: skip
+    assert t.ran() == ["a", "m"]
+    t.edit("core/finery/rows/row.py", "return messages, []", "return list(messages), []")
+    assert t.ran() == ["a", "m"]
+    t.edit("core/finery/rows/near.py", "from pathlib import", "import string\nfrom pathlib import")
+    assert t.ran() == []

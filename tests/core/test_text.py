@@ -1,0 +1,52 @@
+"""Numbers and texts as people read them."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from finery.util.paths import shown
+from finery.util.text import counted, duration, in_line, percent, rough_duration, size, visible
+
+
+@pytest.mark.parametrize(("seconds", "exact", "rough"), [
+    (0.04, "0.0 s", "0 s"),
+    (9.96, "10.0 s", "10 s"),
+    (42.4, "42 s", "42 s"),
+    (185, "3 min 05 s", "3 min"),
+    (3725, "1 h 02 min", "62 min"),
+    (9000, "2 h 30 min", "2.5 h"),
+])  # fmt: skip
+def test_durations(seconds: float, exact: str, rough: str) -> None:
+    assert (duration(seconds), rough_duration(seconds)) == (exact, rough)
+
+
+def test_numbers() -> None:
+    assert [size(n) for n in (0, 512, 1536, 300 * 2**20, 5 * 2**40)] == [
+        "0 B", "512 B", "1.5 KiB", "300 MiB", "5120 GiB",
+    ]  # fmt: skip
+    assert [counted(n, "row") for n in (0, 1, 2, 1500)] == [
+        "0 rows",
+        "1 row",
+        "2 rows",
+        "1,500 rows",
+    ]
+    assert percent(0.9167) == "91.7 %"
+
+
+def test_nothing_that_is_printed_steers_a_terminal() -> None:
+    assert visible("a\x1b[2J\x07\x7f\x9b\tb\nc") == "a␛[2J␇␡\\x9b\tb\nc"
+    assert visible("a\tb", tabs=True) == "a␉b"
+    assert in_line(" a\r\nb \x1b ") == "a b ␛"
+
+
+def test_a_path_is_shown_as_a_person_would_type_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "outside").write_text("")
+    monkeypatch.chdir(tmp_path / "here")
+    os.symlink(tmp_path / "outside", "link")
+    assert shown(tmp_path / "here" / "link") == "link"
+    assert shown(Path("link")) == str(Path("link"))
+    assert shown(tmp_path / "outside") == str(tmp_path / "outside")

@@ -60,7 +60,7 @@ def test_a_table_model_answers_by_prompt_and_seed(tmp_path: Path) -> None:
     assert (cut.text, cut.finish_reason, cut.completion_tokens) == ("one two", "length", 2)
 
 
-# -- what the contract of steps finds ---------------------------------------------------------------
+# -- what the contract of steps finds ------------------------------------------------------------
 
 STEPS = '''
 import json
@@ -120,9 +120,7 @@ def contract(tmp_path: Path) -> Callable[..., StepContract]:
     ) -> StepContract:
         indented = "".join(f"            {line}\n" for line in body.splitlines())
         file = tmp_path / "judged.py"
-        file.write_text(
-            STEPS.format(body=indented, imports=imports, keywords=keywords, help=help)
-        )
+        file.write_text(STEPS.format(body=indented, imports=imports, keywords=keywords, help=help))
         subject = _module(file).Subject
 
         class Tests(StepContract):
@@ -193,7 +191,7 @@ def test_a_fault_of_the_class_is_found(
     assert says in failing(contract(**options), [test]).get(test, "passed")
 
 
-# -- what the contract of engines finds -------------------------------------------------------------
+# -- what the contract of engines finds ------------------------------------------------------------
 
 
 class Faulty(Engine):
@@ -243,4 +241,6 @@ def test_rows_are_what_run_step_returns(tmp_path: Path) -> None:
     step = _module(file).Subject(rows=dataset(tmp_path / "rows", ROWS), tag=3)
     rows = list(run_step(step, tmp_path / "job"))
     assert [row["tag"] for row in rows] == [3] * 4
-    assert json.loads((tmp_path / "job/out/rows-00000.jsonl").read_text().splitlines()[0]) == rows[0]
+    assert (
+        json.loads((tmp_path / "job/out/rows-00000.jsonl").read_text().splitlines()[0]) == rows[0]
+    )

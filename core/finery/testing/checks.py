@@ -10,11 +10,13 @@ from finery.errors import FineryError
 from finery.fields import Settings
 from finery.inference.engine import Engine
 from finery.plugin.manager import Plugin, Plugins, resolve
+from finery.plugin.metrics import metrics_of
 from finery.plugin.notes import About
+from finery.plugin.view import View
 from finery.step.inspect import field_hints, full_name
 from finery.step.interfaces import INTERFACES, interface_class
 from finery.step.step import Step
-from finery.testing.imports import problems_of_loading
+from finery.testing.imports import HEAVY_FIX, problems_of_loading
 
 EXECUTOR_METHODS = ("has_room", "start", "poll", "close")
 
@@ -27,31 +29,36 @@ class Problem(NamedTuple):
     fix: str = ""
 
 
-def problems_of_plugins(plugins: Plugins) -> Iterator[tuple[Plugin, Problem]]:
-    """Everything that is wrong with the loaded plugins."""
+def problems_of_plugins(
+    plugins: Plugins, checked: Iterable[Plugin]
+) -> list[tuple[Plugin, Problem]]:
+    """Everything that is wrong with the plugins `checked`."""
+    names = {plugin.name for plugin in checked}
+    problems: list[tuple[Plugin, Problem]] = []
     modules: dict[str, tuple[Plugin, str]] = {}
     for plugin in plugins.plugins:
-        if plugin.path is None:
-            modules.setdefault(plugin.module.__name__, (plugin, "its module"))
-        if not _text(plugin.module):
-            fix = "say in one line what the plugin is for"
-            yield plugin, Problem("its module", "has no docstring", fix)
+        if plugin.name in names:
+            modules.setdefault(_loaded_as(plugin, plugin.module.__name__), (plugin, "its module"))
+            if not _text(plugin.module):
+                fix = "say in one line what the plugin is for"
+                problems.append((plugin, Problem("its module", "has no docstring", fix)))
     for provided in _provided(plugins):
-        try:
-            for problem in _problems_of(provided, plugins):
-                yield provided.plugin, problem
-        except FineryError as error:
-            yield provided.plugin, Problem(provided.subject, error.what, error.fix or "")
-        else:
-            if isinstance(provided.reference, str) and provided.plugin.path is None:
-                module = provided.reference.partition(":")[0]
-                modules.setdefault(module, (provided.plugin, provided.subject))
+        if provided.plugin.name not in names:
+            continue
+        own = list(_problems_or_error(provided, plugins))
+        problems += [(provided.plugin, problem) for problem in own]
+        if not own and isinstance(provided.reference, str):
+            module = _loaded_as(provided.plugin, provided.reference.partition(":")[0])
+            modules.setdefault(module, (provided.plugin, provided.subject))
     for module, what in problems_of_loading(modules):
         plugin, subject = modules[module]
-        yield plugin, Problem(subject, f"{module} {what}", HEAVY_FIX)
+        problems.append((plugin, Problem(subject, f"{module} {what}", HEAVY_FIX)))
+    return problems
 
 
-HEAVY_FIX = "import it inside the function that uses it"
+def _loaded_as(plugin: Plugin, module: str) -> str:
+    """How a fresh interpreter loads a module of a plugin."""
+    return module if plugin.path is None else str(plugin.path)
 
 
 class _Provided(NamedTuple):
@@ -73,11 +80,20 @@ def _provided(plugins: Plugins) -> Iterator[_Provided]:
         "engine": plugins.engines,
         "command": plugins.commands,
         "executor": plugins.executors,
+        "view": plugins.views,
         "note": plugins.notes,
     }
     for kind, table in tables.items():
         for name, (reference, plugin) in table.items():
             yield _Provided(kind, name, reference, plugin)
+
+
+def _problems_or_error(provided: _Provided, plugins: Plugins) -> Iterator[Problem]:
+    """The problems of something provided; that it can't be loaded is one."""
+    try:
+        yield from _problems_of(provided, plugins)
+    except FineryError as error:
+        yield Problem(provided.subject, error.what, error.fix or "")
 
 
 def _problems_of(provided: _Provided, plugins: Plugins) -> Iterable[Problem]:
@@ -93,6 +109,7 @@ def _problems_of(provided: _Provided, plugins: Plugins) -> Iterable[Problem]:
         "engine": problems_of_engine,
         "command": _problems_of_command,
         "executor": problems_of_executor,
+        "view": _problems_of_view,
         "note": _problems_of_note,
     }[provided.kind]
     yield from check(thing, provided.subject)
@@ -107,6 +124,10 @@ def problems_of_step(cls: type[Step], subject: str) -> Iterator[Problem]:
             interface_class(cls, kind)
         except FineryError as error:
             yield Problem(subject, error.what, error.fix or "")
+    try:
+        metrics_of(cls)
+    except FineryError as error:
+        yield Problem(subject, error.what, error.fix or "")
 
 
 def problems_of_engine(cls: Any, subject: str) -> Iterator[Problem]:
@@ -138,6 +159,11 @@ def _problems_of_command(command: Any, subject: str) -> Iterator[Problem]:
         for option in inner.params:
             if isinstance(option, click.Option) and not option.help:
                 yield Problem(subject, f"option {option.opts[-1]} has no help", 'help="…"')
+
+
+def _problems_of_view(cls: Any, subject: str) -> Iterator[Problem]:
+    if not (isinstance(cls, type) and issubclass(cls, View)):
+        yield Problem(subject, f"{full_name(cls)} is no View", "subclass finery.View")
 
 
 def _problems_of_note(note: Any, subject: str) -> Iterator[Problem]:

@@ -15,9 +15,9 @@ from finery.inference.records import MemoryRecords
 from finery.inference.types import Completion, Request
 from finery.plugin.manager import load_plugins
 from finery.rows import Conversation
-from finery.testing.checks import HEAVY_FIX, problems_of_engine
+from finery.testing.checks import problems_of_engine
 from finery.testing.hostile import LARGE_BYTES, ODD_TEXT
-from finery.testing.imports import problems_of_loading
+from finery.testing.imports import HEAVY_FIX, problems_of_loading
 from finery.testing.job import TestJob, temporary_folder
 from finery.testing.tables import FORMAT, TableEngine
 

@@ -13,8 +13,8 @@ import msgspec
 
 from finery.artifact.manifest import Manifest
 from finery.testing import given
-from finery.testing.checks import HEAVY_FIX, problems_of_executor
-from finery.testing.imports import problems_of_loading
+from finery.testing.checks import problems_of_executor
+from finery.testing.imports import HEAVY_FIX, problems_of_loading
 from finery.util.events import Event
 
 if TYPE_CHECKING:

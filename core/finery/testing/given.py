@@ -29,6 +29,7 @@ from finery import (
     Step,
     StepError,
     hookimpl,
+    observes,
     setting,
     takes,
 )
@@ -131,6 +132,7 @@ def _install() -> None:
 
 
 @hookimpl(wrapper=True)
+@observes
 def finery_run_step(step: Step, job: Job) -> Generator[None, Any, Any]:
     """Count the step's moments; turn what it must not raise into an error that says so."""
     if isinstance(step, Given | Script):

@@ -13,6 +13,7 @@ HEAVY = frozenset({
 })  # fmt: skip
 """Packages that take long to import. A step type is loaded by every command that sees a recipe
 with it, so its module imports them only inside the functions that use them."""
+HEAVY_FIX = "import it inside the function that uses it"
 
 _LOAD = """
 import importlib, json, runpy, sys

@@ -12,9 +12,9 @@ from finery.artifact.kinds import Dataset
 from finery.step.inspect import files_of, nested_steps, slots_of
 from finery.step.step import Step
 from finery.testing import given
-from finery.testing.checks import HEAVY_FIX, problems_of_step
+from finery.testing.checks import problems_of_step
 from finery.testing.hostile import HOSTILE, Change
-from finery.testing.imports import problems_of_loading
+from finery.testing.imports import HEAVY_FIX, problems_of_loading
 from finery.testing.job import dataset, temporary_folder
 from finery.testing.trial import (
     SUBJECT,

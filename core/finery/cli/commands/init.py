@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from finery.cli.columns import columns_of, templates_for
-from finery.cli.scaffold import filled, refuse_existing, template, write_texts
+from finery.cli.commands.scaffold import filled, refuse_existing, template, write_texts
 from finery.errors import UsageError
 from finery.util.paths import shown
 

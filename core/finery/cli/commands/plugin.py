@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from finery.cli.scaffold import filled, refuse_existing, template, write_texts
+from finery.cli.commands.scaffold import filled, refuse_existing, template, write_texts
 from finery.errors import UsageError
 from finery.util.paths import shown
 

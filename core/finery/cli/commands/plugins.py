@@ -8,7 +8,7 @@ import click
 from finery.cli.console import print_json
 from finery.cli.options import json_option
 from finery.errors import PluginError
-from finery.util.text import did_you_mean
+from finery.util.text import counted, did_you_mean
 
 
 @click.command("plugins")
@@ -19,24 +19,58 @@ from finery.util.text import did_you_mean
     type=click.Path(path_type=Path, exists=True),
     help="Include the plugin files of this recipe.",
 )
+@click.option("--check", is_flag=True, help="Check what they provide; exit code 1 for problems.")
 @json_option
-def command(name: str | None, recipe: Path | None, as_json: bool) -> None:
-    """List plugins and their step types; with NAME (a step type), its inputs and settings."""
+def command(name: str | None, recipe: Path | None, check: bool, as_json: bool) -> int:
+    """List plugins and their step types; with NAME (a step type), its inputs and settings.
+
+    --check looks for step types and settings without texts, references that can't be loaded, and
+    modules that import something heavy when they are loaded.
+    """
     from finery.build.project import open_recipe
     from finery.plugin.manager import load_plugins
 
     plugins = open_recipe(recipe)[1] if recipe else load_plugins()
     if name in plugins.step_types:
         _print_step_type(plugins, str(name), as_json)
-        return
+        return 0
     if name is not None and name not in {p.name for p in plugins.plugins}:
         known = [*plugins.step_types, *(p.name for p in plugins.plugins)]
-        raise PluginError(
-            f"there is no plugin or step type '{name}'", fix=did_you_mean(name, known)
-        )
-    for plugin in plugins.plugins:
-        if name in (None, plugin.name):
-            _print_plugin(plugins, plugin, as_json)
+        fix = "finery plugin new NAME" if name == "new" else did_you_mean(name, known)
+        raise PluginError(f"there is no plugin or step type '{name}'", fix=fix)
+    listed = [plugin for plugin in plugins.plugins if name in (None, plugin.name)]
+    if check:
+        return _check(plugins, listed, as_json)
+    for plugin in listed:
+        _print_plugin(plugins, plugin, as_json)
+    return 0
+
+
+def _check(plugins: Any, listed: Any, as_json: bool) -> int:
+    """Print what is wrong with each plugin; the exit code."""
+    from finery.testing.checks import problems_of_plugins
+
+    found = problems_of_plugins(plugins, listed)
+    for plugin in listed:
+        own = [problem for owner, problem in found if owner is plugin]
+        if as_json:
+            problems = [problem._asdict() for problem in own]
+            print_json({"plugin": plugin.name, "from": plugin.origin, "problems": problems})
+        else:
+            _print_problems(plugin, own)
+    if not as_json:
+        click.echo(f"{counted(len(listed), 'plugin')}: {counted(len(found), 'problem')}")
+    return 1 if found else 0
+
+
+def _print_problems(plugin: Any, problems: Any) -> None:
+    state = click.style("broken", fg="red") if problems else click.style("ok", fg="green")
+    name = click.style(f"{plugin.name:<14}", bold=True)
+    click.echo(f"{name} {state:<6} {click.style(plugin.origin, dim=True)}")
+    for problem in problems:
+        click.echo(f"  {problem.subject}: {problem.what}")
+        if problem.fix:
+            click.echo(click.style(f"    fix: {problem.fix}", dim=True))
 
 
 def _print_plugin(plugins: Any, plugin: Any, as_json: bool) -> None:

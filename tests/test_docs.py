@@ -60,9 +60,7 @@ def example(project: MakeProject) -> Callable[[str], Project]:
 
 
 @pytest.mark.parametrize("page", ["plugins.md", "plugins-models.md", "plugins-engines.md"])
-def test_the_example_of_a_page_runs_as_shown(
-    example: Callable[[str], Project], page: str
-) -> None:
+def test_the_example_of_a_page_runs_as_shown(example: Callable[[str], Project], page: str) -> None:
     """Every line below a `$ command` is in what it prints, in this order; `…` is anything."""
     made = example(page)
     for block in _blocks(ROOT / "docs" / page, "console"):

@@ -72,7 +72,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def lint(folder: Path) -> subprocess.CompletedProcess[str]:
     """`lint-imports` on a copy of the packages."""
-    command = [Path(sys.executable).with_name("lint-imports"), "--no-cache"]
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
     paths = os.pathsep.join(str(folder / name) for name in ("core", "plugins"))
     return subprocess.run(
         command, cwd=folder, env={**os.environ, "PYTHONPATH": paths, "COLUMNS": "200"},

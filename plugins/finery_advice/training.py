@@ -14,6 +14,7 @@ from finery import (
     Model,
     Node,
     Results,
+    Role,
     Source,
     count_rows,
     evaluates,
@@ -61,7 +62,7 @@ class Training:
             value = getattr(value, part, None)
         return value
 
-    def input_as(self, role: str) -> str:
+    def input_as(self, role: Role) -> str:
         """The first input with a role, as the recipe calls it; empty where there is none."""
         return next(iter(inputs_as(self.node, role)), "")
 

@@ -6,6 +6,7 @@ Where an output is built, its artifact counts. Otherwise its step type is asked,
 
 from collections.abc import Iterable
 from itertools import chain, islice
+from typing import Any
 
 from finery.artifact.kinds import Dataset
 from finery.errors import FineryError
@@ -20,7 +21,7 @@ Output = tuple[str, str]
 """(step, output)."""
 
 
-def forecast_of(graph: Graph, node: Node) -> Forecast | None:
+def forecast_of(graph: Graph, node: Node) -> "Forecast[Any] | None":
     """The forecast of a step, with its outside files found.
 
     None where the step type declares none, and where files are missing: `finery check` and the

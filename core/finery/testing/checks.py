@@ -9,10 +9,11 @@ import click
 from finery.errors import FineryError
 from finery.fields import Settings
 from finery.inference.engine import Engine
-from finery.plugin.manager import Plugin, Plugins, resolve
-from finery.plugin.metrics import metrics_of
+from finery.plugin.discovery import Plugin
+from finery.plugin.manager import Plugins, resolve
 from finery.plugin.notes import About
-from finery.plugin.view import View
+from finery.plugin.views.metrics import metrics_of
+from finery.plugin.views.view import View
 from finery.step.inspect import field_hints, full_name
 from finery.step.interfaces import INTERFACES, interface_class
 from finery.step.step import Step

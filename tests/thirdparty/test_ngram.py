@@ -153,4 +153,4 @@ def test_it_keeps_the_contracts_of_steps_and_engines(site: Path) -> None:
 
 def test_its_plugin_is_fine(t: Project) -> None:
     ran = t.run("plugins", "ngram", "--check")
-    assert (ran.code, "1 plugin: 0 problems" in ran.out) == (0, True), ran.out
+    assert (ran.code, "1 plugin, 0 problems" in ran.out) == (0, True), ran.out

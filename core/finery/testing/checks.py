@@ -53,7 +53,8 @@ def problems_of_plugins(
             modules.setdefault(module, (provided.plugin, provided.subject))
     for module, what in problems_of_loading(modules):
         plugin, subject = modules[module]
-        problems.append((plugin, Problem(subject, f"{module} {what}", HEAVY_FIX)))
+        name = module if plugin.path is None else plugin.origin
+        problems.append((plugin, Problem(subject, f"{name} {what}", HEAVY_FIX)))
     return problems
 
 
@@ -94,7 +95,9 @@ def _problems_or_error(provided: _Provided, plugins: Plugins) -> Iterator[Proble
     try:
         yield from _problems_of(provided, plugins)
     except FineryError as error:
-        yield Problem(provided.subject, error.what, error.fix or "")
+        owner = f"{provided.subject} of plugin '{provided.plugin.name}' ({provided.plugin.origin}) "
+        what = error.what.removeprefix(f"{provided.subject}: ").removeprefix(owner)
+        yield Problem(provided.subject, what, error.fix or "")
 
 
 def _problems_of(provided: _Provided, plugins: Plugins) -> Iterable[Problem]:

@@ -70,9 +70,17 @@ def commands() -> str:
     for name in cli.list_commands(context):
         command = cli.get_command(context, name)
         assert command is not None
-        inner = click.Context(command, info_name=name, parent=context, terminal_width=90)
-        parts.append(f"## `finery {name}`\n\n```text\n{command.get_help(inner)}\n```\n")
+        parts += _command(command, name, context)
     return "\n".join(parts)
+
+
+def _command(command: click.Command, name: str, parent: click.Context) -> Iterator[str]:
+    """The help of a command, and of the commands in it."""
+    context = click.Context(command, info_name=name, parent=parent, terminal_width=90)
+    yield f"## `{context.command_path}`\n\n```text\n{command.get_help(context)}\n```\n"
+    if isinstance(command, click.Group):
+        for inner in command.commands.values():
+            yield from _command(inner, str(inner.name), context)
 
 
 ADVICE = """# Advice

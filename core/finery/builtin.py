@@ -12,6 +12,7 @@ COMMANDS = {
     "explain": "finery.cli.commands.explain:command",
     "show": "finery.cli.commands.show:command",
     "plugins": "finery.cli.commands.plugins:command",
+    "plugin": "finery.cli.commands.plugin:command",
     "schema": "finery.cli.commands.schema:command",
 }
 """Name → a click command, in the order of `finery --help`."""

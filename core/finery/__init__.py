@@ -23,21 +23,17 @@ if TYPE_CHECKING:
         UsageError,
         error_from_dict,
     )
-    from finery.fields import (
-        Files,
-        OneFile,
-        OptionalFiles,
-        Role,
-        Settings,
-        nested_step,
-        setting,
-        takes,
-    )
+    from finery.execute.environment import worker_environment
+    from finery.execute.executor import Executor
+    from finery.execute.task import Closing, Report, Task, TaskEvent
+    from finery.execute.worker import run_task
+    from finery.fields import Files, OneFile, OptionalFiles, Role, Settings, nested_step
     from finery.inference.budget import CHARACTERS_A_TOKEN, Budget, Price, Usage, prompt_tokens
     from finery.inference.cache import CachedEngine
-    from finery.inference.engine import Engine
+    from finery.inference.engine import Engine, EngineJob
     from finery.inference.records import MemoryRecords, formats_of, sampling_of
     from finery.inference.types import Answer, Batch, Completion, Request, Sampling
+    from finery.plugin.deprecated import inner, setting, takes
     from finery.plugin.forecasts import asked_of, count_rows, forecast_of, sample_rows
     from finery.plugin.history import Past, Results
     from finery.plugin.hookspecs import hookimpl, observes
@@ -86,6 +82,7 @@ if TYPE_CHECKING:
     from finery.util.installed import version_of
     from finery.util.machine import cpu_count
     from finery.util.paths import shown
+    from finery.util.references import load_reference
     from finery.util.text import (
         counted,
         did_you_mean,
@@ -108,13 +105,16 @@ _HOME = {
     "Bundle": "finery.artifact.kinds",
     "CHARACTERS_A_TOKEN": "finery.inference.budget",
     "CachedEngine": "finery.inference.cache",
+    "Closing": "finery.execute.task",
     "Completion": "finery.inference.types",
     "Count": "finery.step.interfaces",
     "DataError": "finery.errors",
     "Dataset": "finery.artifact.kinds",
     "Detail": "finery.plugin.views.view",
     "Engine": "finery.inference.engine",
+    "EngineJob": "finery.inference.engine",
     "Estimate": "finery.plugin.notes",
+    "Executor": "finery.execute.executor",
     "FILE_MODULE": "finery.step.inspect",
     "Files": "finery.fields",
     "FineryError": "finery.errors",
@@ -144,6 +144,7 @@ _HOME = {
     "Proof": "finery.preflight.report",
     "RefusedError": "finery.errors",
     "Remark": "finery.plugin.views.view",
+    "Report": "finery.execute.task",
     "Request": "finery.inference.types",
     "RequirementError": "finery.errors",
     "Results": "finery.plugin.history",
@@ -156,6 +157,8 @@ _HOME = {
     "StepError": "finery.errors",
     "Store": "finery.store.database",
     "Tally": "finery.preflight.report",
+    "Task": "finery.execute.task",
+    "TaskEvent": "finery.execute.task",
     "Traceable": "finery.step.interfaces",
     "Usage": "finery.inference.budget",
     "UsageError": "finery.errors",
@@ -176,10 +179,12 @@ _HOME = {
     "formats_of": "finery.inference.records",
     "generates": "finery.recipe.graph",
     "hookimpl": "finery.plugin.hookspecs",
+    "inner": "finery.plugin.deprecated",
     "inputs_as": "finery.recipe.graph",
     "interface": "finery.step.interfaces",
     "json_option": "finery.cli.options",
     "load_plugins": "finery.plugin.manager",
+    "load_reference": "finery.util.references",
     "nearest": "finery.util.text",
     "nested_step": "finery.fields",
     "observes": "finery.plugin.hookspecs",
@@ -198,20 +203,22 @@ _HOME = {
     "result_of": "finery.build.project",
     "rough_duration": "finery.util.text",
     "row_sources": "finery.recipe.graph",
+    "run_task": "finery.execute.worker",
     "sample_rows": "finery.plugin.forecasts",
     "sampling_of": "finery.inference.records",
     "set_option": "finery.cli.options",
-    "setting": "finery.fields",
+    "setting": "finery.plugin.deprecated",
     "shown": "finery.util.paths",
     "size": "finery.util.text",
     "some_of": "finery.preflight.report",
     "sources_of": "finery.recipe.graph",
-    "takes": "finery.fields",
+    "takes": "finery.plugin.deprecated",
     "templates_digest": "finery.plugin.views.html",
     "trains": "finery.recipe.graph",
     "version_of": "finery.util.installed",
     "visible": "finery.util.text",
     "with_files": "finery.recipe.files",
+    "worker_environment": "finery.execute.environment",
 }
 """Name → the module that defines it, imported when it is first used: commands start faster."""
 
@@ -227,13 +234,16 @@ __all__ = [
     "Budget",
     "Bundle",
     "CachedEngine",
+    "Closing",
     "Completion",
     "Count",
     "DataError",
     "Dataset",
     "Detail",
     "Engine",
+    "EngineJob",
     "Estimate",
+    "Executor",
     "Files",
     "FineryError",
     "Forecast",
@@ -261,6 +271,7 @@ __all__ = [
     "Proof",
     "RefusedError",
     "Remark",
+    "Report",
     "Request",
     "RequirementError",
     "Results",
@@ -273,6 +284,8 @@ __all__ = [
     "StepError",
     "Store",
     "Tally",
+    "Task",
+    "TaskEvent",
     "Traceable",
     "Usage",
     "UsageError",
@@ -293,10 +306,12 @@ __all__ = [
     "formats_of",
     "generates",
     "hookimpl",
+    "inner",
     "inputs_as",
     "interface",
     "json_option",
     "load_plugins",
+    "load_reference",
     "nearest",
     "nested_step",
     "observes",
@@ -315,6 +330,7 @@ __all__ = [
     "result_of",
     "rough_duration",
     "row_sources",
+    "run_task",
     "sample_rows",
     "sampling_of",
     "set_option",
@@ -329,6 +345,7 @@ __all__ = [
     "version_of",
     "visible",
     "with_files",
+    "worker_environment",
 ]
 
 

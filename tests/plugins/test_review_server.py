@@ -19,7 +19,7 @@ import pytest
 from conftest import MakeProject, Project, until
 from reviewing import Review, built_in, chat, decisions, files_of, pair, reviewing
 
-from finery_review import server as server_module
+from finery_review.serving import server as server_module
 
 ROWS = [chat(f"question {n}", f"answer {n}", label="xy"[n % 2]) for n in range(8)]
 PATHS = [

@@ -160,6 +160,10 @@ class Planner:
         step: Mapping[str, Any] = self.graph.recipe.data[node.section][node.name]
         return step
 
+    def code_paths(self, plan: StepPlan) -> set[Path]:
+        """The files that decided what the step's code is."""
+        return self.code.paths(plan.node.step, self._written(plan.node), plan.engines)
+
     def changed_code(self, plan: StepPlan) -> list[str]:
         """Files of the step's code that are no longer what its key says."""
         return self.code.changed(plan.node.step, self._written(plan.node), plan.engines)

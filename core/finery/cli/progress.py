@@ -225,6 +225,8 @@ class PlainProgress:
                 self._print(row, "FAILED", row.text)
             case "step_log":
                 self._print(row, "note", visible(event["message"]))
+            case "step_note":
+                self._print(row, "note", in_line(event["text"]))
             case "step_progress" if row.is_due(time.monotonic()):
                 row.printed, row.has_news = time.monotonic(), False
                 self._print(row, "…", "  ".join(piece.text for piece in row.pieces()))
@@ -257,6 +259,11 @@ class LiveProgress:
         if event["event"] == "step_log" and self._live is not None:
             self._live.console.print(
                 f"[dim]{row.name}:[/] {_escaped(visible(event['message']))}", highlight=False
+            )
+        if event["event"] == "step_note" and self._live is not None:
+            self._live.console.print(
+                f"[dim]{row.name}:[/] [yellow]{_escaped(in_line(event['text']))}[/]",
+                highlight=False,
             )
 
     def close(self) -> None:

@@ -2,26 +2,20 @@
 
 import contextlib
 import os
-import re
 import signal
 import sys
 from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from finery.execute.task import Task
-from finery.execute.threads import thread_environment
+from finery.execute.environment import worker_environment
+from finery.execute.task import Died, Task, TaskEvent
 from finery.util.machine import cpu_count
 
 if TYPE_CHECKING:  # imported where the first worker starts: a build with nothing to do has none
     import subprocess
     from multiprocessing.connection import Connection
-
-
-_SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
-"""Environment variables that no worker inherits: a step gets them only by `env:`."""
 
 
 class _Worker:
@@ -57,8 +51,7 @@ class LocalExecutor:
         """Start a task in a warm worker, or in a new one."""
         idle = next((w for w in self._workers if w.task is None), None)
         if task.isolated or idle is None:
-            alone = task.isolated and self._jobs in (None, 1)
-            worker = _spawn(Path(task.log), alone=alone)
+            worker = _spawn(task, alone=task.isolated and self._jobs in (None, 1))
             self._workers.append(worker)
         else:
             worker = idle
@@ -68,7 +61,7 @@ class LocalExecutor:
         except OSError:
             return  # it died just now: poll() sees that and says so
 
-    def poll(self, timeout: float) -> Iterator[tuple[Task, dict[str, Any]]]:
+    def poll(self, timeout: float) -> Iterator[tuple[Task, TaskEvent]]:
         """Events of running tasks, waiting up to `timeout` seconds for the first."""
         from multiprocessing.connection import wait
 
@@ -77,14 +70,14 @@ class LocalExecutor:
             worker = by_connection[ready]  # type: ignore[index]
             yield from self._events(worker)
 
-    def _events(self, worker: _Worker) -> Iterator[tuple[Task, dict[str, Any]]]:
+    def _events(self, worker: _Worker) -> Iterator[tuple[Task, TaskEvent]]:
         task = worker.task
         try:
             event = msgspec.msgpack.decode(worker.connection.recv_bytes())
         except (EOFError, OSError):
             self._retire(worker)
             if task:
-                yield task, {"event": "died", "code": _end(worker)}
+                yield task, Died(event="died", code=_end(worker))
             return
         if task is None:
             return
@@ -127,26 +120,22 @@ def _signal(worker: _Worker, number: int) -> None:
         os.killpg(worker.process.pid, number)
 
 
-def _spawn(log: Path, *, alone: bool) -> _Worker:
+def _spawn(task: Task, *, alone: bool) -> _Worker:
+    """A new worker process, for a task that it isn't sent yet."""
     import socket
     import subprocess
     from multiprocessing.connection import Connection
 
     ours, theirs = socket.socketpair()
-    with log.open("ab") as out:
+    with open(task.log, "ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "finery.execute.worker", str(theirs.fileno()), str(os.getpid())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=out,
-            env=thread_environment(alone=alone) | worker_environment(),
+            stdout=log,
+            stderr=log,
+            env=worker_environment(task, alone=alone),
             process_group=0,  # of its own, so that what a step starts can be ended with it
         )
     theirs.close()
     return _Worker(process, Connection(ours.detach()))
-
-
-def worker_environment() -> dict[str, str]:
-    """The environment of a worker: ours, less what looks like a secret."""
-    return {k: v for k, v in os.environ.items() if not _SECRET.search(k)}

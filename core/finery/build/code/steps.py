@@ -14,8 +14,9 @@ from finery.artifact.kinds import Artifact
 from finery.build.code.follow import Code, CodeReader, Parsed
 from finery.build.code.resolve import Modules
 from finery.errors import PluginError
+from finery.plugin.discovery import Plugin
 from finery.plugin.hookspecs import OBSERVES
-from finery.plugin.manager import Plugin, Plugins
+from finery.plugin.manager import Plugins
 from finery.recipe.document import Recipe
 from finery.step.inspect import declared_outputs, inputs_of, nested_steps
 from finery.step.step import Step
@@ -100,8 +101,7 @@ class StepCode:
     def changed(self, step: Step, written: Mapping[str, Any], engines: Iterable[str]) -> list[str]:
         """Files of the code that a step runs with which aren't as they were found."""
         changed: set[str] = set()
-        hooks = [subject for _, _, subject in self._hooks()]
-        for subject in (*self._subjects(step, written), *map(self._engine, engines), *hooks):
+        for subject in self._used(step, written, engines):
             before = self._found[subject]
             if all(_same(path, stat) for path, stat in before.files.items()):
                 continue
@@ -110,6 +110,11 @@ class StepCode:
             changed |= {file for file, _ in before.code.items() ^ now.code.items()}
             self._found[subject] = before._replace(files=now.files)
         return sorted(changed)
+
+    def paths(self, step: Step, written: Mapping[str, Any], engines: Iterable[str]) -> set[Path]:
+        """The files that decided what the code is that a step runs with."""
+        subjects = self._used(step, written, engines)
+        return {path for subject in subjects for path in self._found[subject].files}
 
     def files(self) -> set[Path]:
         """All files that decided what the code is."""
@@ -129,6 +134,13 @@ class StepCode:
         return None if content is None else msgspec.json.decode(content, type=dict[str, str])
 
     # -- what there is ---------------------------------------------------------------------------
+
+    def _used(
+        self, step: Step, written: Mapping[str, Any], engines: Iterable[str]
+    ) -> list[Subject]:
+        """All that a step runs with: its own code, its engines, and the hooks around it."""
+        hooks = [subject for _, _, subject in self._hooks()]
+        return [*self._subjects(step, written), *map(self._engine, engines), *hooks]
 
     def _subjects(self, step: Step, written: Mapping[str, Any]) -> Iterator[Subject]:
         yield self._type(written["use"])

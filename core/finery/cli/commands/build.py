@@ -4,7 +4,7 @@ import signal
 import sys
 from contextlib import closing, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +12,10 @@ from finery.build import uptodate as stamp
 from finery.cli.console import print_json
 from finery.cli.options import json_option, recipe_argument, set_option
 from finery.errors import UsageError
+
+if TYPE_CHECKING:
+    from finery.execute.executor import Executor
+    from finery.plugin.manager import Plugins
 
 INTERRUPTED = (
     "interrupted: what is done is kept, of a training all up to its last checkpoint; build again "
@@ -70,7 +74,7 @@ def command(
 
     view: Any = print_json if as_json else listener(sys.stderr, graph)
     build = Build(
-        graph, store, _executor(executor, jobs, graph), [view],
+        graph, store, _executor(executor, jobs, graph.plugins), [view],
         keep_going=keep_going, update_lock=update_lock,
     )  # fmt: skip
     try:
@@ -88,21 +92,19 @@ def command(
     return outcome.exit_code
 
 
-def _executor(name: str, jobs: int | None, graph: Any) -> Any:
-    from finery.execute.local import LocalExecutor
-
-    if name == "local":
-        return LocalExecutor(jobs)
+def _executor(name: str, jobs: int | None, plugins: "Plugins") -> "Executor":
+    """A new executor, by the name that a plugin gave it."""
     from finery.plugin.manager import resolve
 
-    provided = graph.plugins.executors
-    if name not in provided:
+    if name not in plugins.executors:
         raise UsageError(
             f"there is no executor '{name}'",
             where="--executor",
-            fix=f"one of: {', '.join(['local', *provided])}",
+            fix=f"one of: {', '.join(plugins.executors)}",
         )
-    return resolve(provided[name][0], f"executor '{name}'", provided[name][1])(jobs)
+    reference, plugin = plugins.executors[name]
+    executor: Executor = resolve(reference, f"executor '{name}'", plugin)(jobs)
+    return executor
 
 
 def _as_interrupt(signum: int, frame: object) -> None:

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ class _Worker:
         self.process = process
         self.connection = connection
         self.task: Task | None = None
+        self.is_used = False
 
 
 class LocalExecutor:
@@ -44,6 +46,8 @@ class LocalExecutor:
         self._jobs = jobs
         self._workers: list[_Worker] = []
         self._leaving: list[_Worker] = []
+        if cpu_count() > 1:  # a worker imports for a while, so one does while the build plans
+            self._workers.append(_spawn(Path(os.devnull), alone=False))
 
     def has_room(self, isolated: bool) -> bool:
         """Whether a further step can start now."""
@@ -56,13 +60,15 @@ class LocalExecutor:
     def start(self, task: Task) -> None:
         """Start a task in a warm worker, or in a new one."""
         idle = next((w for w in self._workers if w.task is None), None)
+        if task.isolated:
+            self._end_unused()
         if task.isolated or idle is None:
             alone = task.isolated and self._jobs in (None, 1)
             worker = _spawn(Path(task.log), alone=alone)
             self._workers.append(worker)
         else:
             worker = idle
-        worker.task = task
+        worker.task, worker.is_used = task, True
         try:
             worker.connection.send_bytes(msgspec.msgpack.encode(task))
         except OSError:
@@ -99,14 +105,25 @@ class LocalExecutor:
         self._leaving.append(worker)
         worker.connection.close()
 
+    def _end_unused(self) -> None:
+        """End a worker that was started ahead: beside a heavy step it only takes memory."""
+        for worker in [w for w in self._workers if not w.is_used]:
+            self._retire(worker)
+            _signal(worker, signal.SIGKILL)
+
     def close(self) -> None:
         """End all workers: idle ones by closing their socket, running ones by signal."""
+        self._end_unused()
         for worker in self._workers:
             worker.connection.close()
             if worker.task:
                 _signal(worker, signal.SIGTERM)
-        for worker in (*self._workers, *self._leaving):
+        running = [worker for worker in self._workers if worker.task]
+        idle = [*(worker for worker in self._workers if not worker.task), *self._leaving]
+        for worker in running:
             _end(worker)
+        # What the build has left to do goes on while these end.
+        threading.Thread(target=lambda: [*map(_end, idle)]).start()
         self._workers.clear()
         self._leaving.clear()
 

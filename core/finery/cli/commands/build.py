@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import time
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
@@ -50,11 +51,8 @@ def command(
     keep_going: bool, update_lock: bool, executor: str, as_json: bool,
 ) -> int:  # fmt: skip
     """Make what RECIPE declares; only what changed is redone."""
-    if not (as_json or update_lock):
-        done = stamp.steps_if_done(recipe, steps, overrides)
-        if done is not None:
-            click.secho(f"{done} steps, nothing to do", fg="green", err=True)
-            return 0
+    if not update_lock and _is_done(recipe, steps, overrides, as_json=as_json):
+        return 0
     from finery.build.checks import check_files
     from finery.build.project import open_graph, open_store
     from finery.build.scheduler import Build
@@ -72,6 +70,7 @@ def command(
     build = Build(
         graph, store, _executor(executor, jobs, graph), [view],
         keep_going=keep_going, update_lock=update_lock,
+        states=stamp.states_before(store, recipe, steps, overrides),
     )  # fmt: skip
     try:
         with nullcontext() if as_json else closing(view):
@@ -86,6 +85,21 @@ def command(
 
         print_summary(build, outcome)
     return outcome.exit_code
+
+
+def _is_done(
+    recipe: Path, steps: tuple[str, ...], overrides: tuple[str, ...], *, as_json: bool
+) -> bool:
+    """Say that there is nothing to do, where the stamp of the last build tells that."""
+    if as_json:
+        events = stamp.events_if_done(recipe, steps, overrides, time.perf_counter())
+        if events is not None:
+            click.echo(events, nl=False)
+        return events is not None
+    count = stamp.steps_if_done(recipe, steps, overrides)
+    if count is not None:
+        click.secho(f"{count} steps, nothing to do", fg="green", err=True)
+    return count is not None
 
 
 def _executor(name: str, jobs: int | None, graph: Any) -> Any:

@@ -13,7 +13,7 @@ import click
 
 from finery.cli.main import cli
 from finery.plugin.manager import load_plugins
-from finery.plugin.notes import OWN_NOTES, About
+from finery.plugin.notes import About
 from finery.recipe.messages import phrase
 from finery.recipe.schema import step_schema
 from finery.step.inspect import RESERVED, inputs_of, sections_of
@@ -93,11 +93,12 @@ That changes no key: nothing is built again. Plugins can give notes of their own
 
 def advice() -> str:
     """Every built-in note: when it is given and why."""
-    provided = load_plugins().notes.items()
-    found = {
-        n: about for n, (about, plugin) in provided if plugin.module.__name__.startswith("finery_")
-    }
-    return "\n".join([HEAD + ADVICE, *(_note(n, a) for n, a in (OWN_NOTES | found).items())])
+    notes = [
+        _note(name, about)
+        for name, (about, plugin) in load_plugins().notes.items()
+        if plugin.module.__name__.startswith("finery")
+    ]
+    return "\n".join([HEAD + ADVICE, *notes])
 
 
 def _note(name: str, about: About) -> str:

@@ -2,23 +2,20 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
-
-import msgspec
 
 from finery import FineryError
 from finery.artifact.manifest import Result
 from finery.build.project import open_graph, open_store
 from finery.build.scheduler import Build
-from finery.execute.task import Task
-from finery.execute.worker import _outputs
+from finery.execute.task import Done, Failed, Task, TaskEvent
+from finery.execute.worker import outputs_of
 
 
 class InProcess:
     """Runs each step where it stands, one after the other."""
 
     def __init__(self) -> None:
-        self._events: list[tuple[Task, dict[str, Any]]] = []
+        self._events: list[tuple[Task, TaskEvent]] = []
 
     def has_room(self, isolated: bool) -> bool:
         """One step at a time."""
@@ -26,20 +23,28 @@ class InProcess:
 
     def start(self, task: Task) -> None:
         """Run the task now; what it tells comes out of `poll`."""
+        closing: Done | Failed
         try:
-            outputs = _outputs(task, lambda event: self._events.append((task, event)))
-            end = {"event": "done", "outputs": msgspec.to_builtins(outputs), "seconds": 0.0}
+            outputs = outputs_of(task, lambda event: self._events.append((task, event)))
+            closing = Done(event="done", outputs=outputs, seconds=0.0)
         except FineryError as error:
-            end = {"event": "failed", "error": error.to_dict()}
-        self._events.append((task, end))
+            closing = Failed(event="failed", error=error.to_dict())
+        self._events.append((task, closing))
 
-    def poll(self, timeout: float) -> Iterator[tuple[Task, dict[str, Any]]]:
+    def poll(self, timeout: float) -> Iterator[tuple[Task, TaskEvent]]:
         """What the task told."""
         events, self._events = self._events, []
         yield from events
 
     def close(self) -> None:
         """Nothing to end."""
+
+
+class Here(InProcess):
+    """The same as a plugin provides it."""
+
+    def __init__(self, jobs: int | None) -> None:
+        super().__init__()
 
 
 def build(recipe: Path, overrides: Sequence[str] = ()) -> Build:

@@ -23,36 +23,32 @@ if TYPE_CHECKING:
         UsageError,
         error_from_dict,
     )
-    from finery.fields import (
-        Files,
-        OneFile,
-        OptionalFiles,
-        Role,
-        Settings,
-        nested_step,
-        setting,
-        takes,
-    )
+    from finery.execute.environment import worker_environment
+    from finery.execute.executor import Executor
+    from finery.execute.task import Closing, Report, Task, TaskEvent
+    from finery.execute.worker import run_task
+    from finery.fields import Files, OneFile, OptionalFiles, Role, Settings, nested_step
     from finery.inference.budget import CHARACTERS_A_TOKEN, Budget, Price, Usage, prompt_tokens
     from finery.inference.cache import CachedEngine
-    from finery.inference.engine import Engine
+    from finery.inference.engine import Engine, EngineJob
     from finery.inference.records import MemoryRecords, formats_of, sampling_of
     from finery.inference.types import Answer, Batch, Completion, Request, Sampling
-    from finery.plugin.display import (
+    from finery.plugin.deprecated import inner, setting, takes
+    from finery.plugin.forecasts import asked_of, count_rows, forecast_of, sample_rows
+    from finery.plugin.history import Past, Results
+    from finery.plugin.hookspecs import hookimpl, observes
+    from finery.plugin.manager import load_plugins
+    from finery.plugin.notes import About, Estimate, Note
+    from finery.plugin.views.display import (
         counts_in_words,
         print_facts,
         print_labelled,
         print_row,
         print_turns,
     )
-    from finery.plugin.forecasts import asked_of, count_rows, forecast_of, sample_rows
-    from finery.plugin.history import Past, Results
-    from finery.plugin.hookspecs import hookimpl, observes
-    from finery.plugin.html import render_page, templates_digest
-    from finery.plugin.manager import load_plugins
-    from finery.plugin.metrics import LiveMetric
-    from finery.plugin.notes import About, Estimate, Note
-    from finery.plugin.view import Detail, Output, Page, PageContext, Remark, View
+    from finery.plugin.views.html import render_page, templates_digest
+    from finery.plugin.views.metrics import LiveMetric
+    from finery.plugin.views.view import Detail, Output, Page, PageContext, Remark, View
     from finery.preflight.report import NAMED, Piece, Proof, Sample, Tally, some_of
     from finery.recipe.files import find_files, with_files
     from finery.recipe.graph import (
@@ -108,20 +104,23 @@ _HOME = {
     "Bundle": "finery.artifact.kinds",
     "CHARACTERS_A_TOKEN": "finery.inference.budget",
     "CachedEngine": "finery.inference.cache",
+    "Closing": "finery.execute.task",
     "Completion": "finery.inference.types",
     "Count": "finery.step.interfaces",
     "DataError": "finery.errors",
     "Dataset": "finery.artifact.kinds",
-    "Detail": "finery.plugin.view",
+    "Detail": "finery.plugin.views.view",
     "Engine": "finery.inference.engine",
+    "EngineJob": "finery.inference.engine",
     "Estimate": "finery.plugin.notes",
+    "Executor": "finery.execute.executor",
     "FILE_MODULE": "finery.step.inspect",
     "Files": "finery.fields",
     "FineryError": "finery.errors",
     "Forecast": "finery.step.interfaces",
     "Graph": "finery.recipe.graph",
     "Job": "finery.step.job",
-    "LiveMetric": "finery.plugin.metrics",
+    "LiveMetric": "finery.plugin.views.metrics",
     "Lock": "finery.recipe.lock",
     "Manifest": "finery.artifact.manifest",
     "MemoryRecords": "finery.inference.records",
@@ -132,9 +131,9 @@ _HOME = {
     "Note": "finery.plugin.notes",
     "OneFile": "finery.fields",
     "OptionalFiles": "finery.fields",
-    "Output": "finery.plugin.view",
-    "Page": "finery.plugin.view",
-    "PageContext": "finery.plugin.view",
+    "Output": "finery.plugin.views.view",
+    "Page": "finery.plugin.views.view",
+    "PageContext": "finery.plugin.views.view",
     "Past": "finery.plugin.history",
     "Piece": "finery.preflight.report",
     "Pinned": "finery.step.interfaces",
@@ -143,7 +142,8 @@ _HOME = {
     "Price": "finery.inference.budget",
     "Proof": "finery.preflight.report",
     "RefusedError": "finery.errors",
-    "Remark": "finery.plugin.view",
+    "Remark": "finery.plugin.views.view",
+    "Report": "finery.execute.task",
     "Request": "finery.inference.types",
     "RequirementError": "finery.errors",
     "Results": "finery.plugin.history",
@@ -156,15 +156,17 @@ _HOME = {
     "StepError": "finery.errors",
     "Store": "finery.store.database",
     "Tally": "finery.preflight.report",
+    "Task": "finery.execute.task",
+    "TaskEvent": "finery.execute.task",
     "Traceable": "finery.step.interfaces",
     "Usage": "finery.inference.budget",
     "UsageError": "finery.errors",
-    "View": "finery.plugin.view",
+    "View": "finery.plugin.views.view",
     "asked_of": "finery.plugin.forecasts",
     "base_models": "finery.recipe.graph",
     "count_rows": "finery.plugin.forecasts",
     "counted": "finery.util.text",
-    "counts_in_words": "finery.plugin.display",
+    "counts_in_words": "finery.plugin.views.display",
     "cpu_count": "finery.util.machine",
     "did_you_mean": "finery.util.text",
     "error_from_dict": "finery.errors",
@@ -176,6 +178,7 @@ _HOME = {
     "formats_of": "finery.inference.records",
     "generates": "finery.recipe.graph",
     "hookimpl": "finery.plugin.hookspecs",
+    "inner": "finery.plugin.deprecated",
     "inputs_as": "finery.recipe.graph",
     "interface": "finery.step.interfaces",
     "json_option": "finery.cli.options",
@@ -186,32 +189,34 @@ _HOME = {
     "open_graph": "finery.build.project",
     "open_store": "finery.build.project",
     "percent": "finery.util.text",
-    "print_facts": "finery.plugin.display",
+    "print_facts": "finery.plugin.views.display",
     "print_json": "finery.cli.console",
-    "print_labelled": "finery.plugin.display",
-    "print_row": "finery.plugin.display",
-    "print_turns": "finery.plugin.display",
+    "print_labelled": "finery.plugin.views.display",
+    "print_row": "finery.plugin.views.display",
+    "print_turns": "finery.plugin.views.display",
     "prompt_tokens": "finery.inference.budget",
     "raise_all": "finery.recipe.validate",
     "recipe_option": "finery.cli.options",
-    "render_page": "finery.plugin.html",
+    "render_page": "finery.plugin.views.html",
     "result_of": "finery.build.project",
     "rough_duration": "finery.util.text",
     "row_sources": "finery.recipe.graph",
+    "run_task": "finery.execute.worker",
     "sample_rows": "finery.plugin.forecasts",
     "sampling_of": "finery.inference.records",
     "set_option": "finery.cli.options",
-    "setting": "finery.fields",
+    "setting": "finery.plugin.deprecated",
     "shown": "finery.util.paths",
     "size": "finery.util.text",
     "some_of": "finery.preflight.report",
     "sources_of": "finery.recipe.graph",
-    "takes": "finery.fields",
-    "templates_digest": "finery.plugin.html",
+    "takes": "finery.plugin.deprecated",
+    "templates_digest": "finery.plugin.views.html",
     "trains": "finery.recipe.graph",
     "version_of": "finery.util.installed",
     "visible": "finery.util.text",
     "with_files": "finery.recipe.files",
+    "worker_environment": "finery.execute.environment",
 }
 """Name → the module that defines it, imported when it is first used: commands start faster."""
 
@@ -227,13 +232,16 @@ __all__ = [
     "Budget",
     "Bundle",
     "CachedEngine",
+    "Closing",
     "Completion",
     "Count",
     "DataError",
     "Dataset",
     "Detail",
     "Engine",
+    "EngineJob",
     "Estimate",
+    "Executor",
     "Files",
     "FineryError",
     "Forecast",
@@ -261,6 +269,7 @@ __all__ = [
     "Proof",
     "RefusedError",
     "Remark",
+    "Report",
     "Request",
     "RequirementError",
     "Results",
@@ -273,6 +282,8 @@ __all__ = [
     "StepError",
     "Store",
     "Tally",
+    "Task",
+    "TaskEvent",
     "Traceable",
     "Usage",
     "UsageError",
@@ -293,6 +304,7 @@ __all__ = [
     "formats_of",
     "generates",
     "hookimpl",
+    "inner",
     "inputs_as",
     "interface",
     "json_option",
@@ -315,6 +327,7 @@ __all__ = [
     "result_of",
     "rough_duration",
     "row_sources",
+    "run_task",
     "sample_rows",
     "sampling_of",
     "set_option",
@@ -329,6 +342,7 @@ __all__ = [
     "version_of",
     "visible",
     "with_files",
+    "worker_environment",
 ]
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from blake3 import blake3
 
-from finery import Completion, DataError, Engine, Job, Model, Sampling, cpu_count
+from finery import Completion, DataError, Engine, EngineJob, Model, Sampling, cpu_count
 from finery.rows import Conversation
 from finery_gguf.llama import PACKAGE, Context, Gguf, Sampler
 from finery_gguf.pace import Pace
@@ -27,7 +27,7 @@ class GgufEngine(Engine):
 
     packages = (PACKAGE,)
 
-    def __init__(self, model: Model, job: Job) -> None:
+    def __init__(self, model: Model, job: EngineJob) -> None:
         super().__init__(model, job)
         self._gguf: Gguf | None = None
         self._template: ChatTemplate | None = None

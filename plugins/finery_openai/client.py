@@ -7,8 +7,8 @@ from typing import Any
 
 from finery import (
     Completion,
+    EngineJob,
     FineryError,
-    Job,
     Model,
     RefusedError,
     Request,
@@ -44,7 +44,7 @@ class Client:
     ended: the error after which nothing more is asked.
     """
 
-    def __init__(self, model: Model, job: Job, key: str | None) -> None:
+    def __init__(self, model: Model, job: EngineJob, key: str | None) -> None:
         from openai import AsyncOpenAI
 
         hints = model.runtime

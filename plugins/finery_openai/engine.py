@@ -15,8 +15,8 @@ from finery import (
     Batch,
     Completion,
     Engine,
+    EngineJob,
     FineryError,
-    Job,
     Model,
     Price,
     Request,
@@ -36,7 +36,7 @@ class OpenaiEngine(Engine):
 
     version = "1"
 
-    def __init__(self, model: Model, job: Job) -> None:
+    def __init__(self, model: Model, job: EngineJob) -> None:
         super().__init__(model, job)
         self.constrains = True
         price, variable = model.runtime.get("price"), model.runtime.get("api_key")

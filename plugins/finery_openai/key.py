@@ -1,9 +1,9 @@
 """The key for a server: what the environment variable that a recipe names holds."""
 
-from finery import Job, UsageError
+from finery import EngineJob, UsageError
 
 
-def key_in(variable: str, job: Job) -> str:
+def key_in(variable: str, job: EngineJob) -> str:
     """The key, less the space around it: a file that was read into a variable ends in a newline.
 
     `UsageError` for a key that is empty, or that no HTTP header can hold.

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
-from finery import Answer, Batch, Completion, Engine, Job, Model, Request, Sampling
+from finery import Answer, Batch, Completion, Engine, EngineJob, Model, Request, Sampling
 from finery.rows import Conversation
 from finery_prompt.messages import in_front
 
@@ -14,7 +14,7 @@ class PromptedEngine(Engine):
 
     version = "1"
 
-    def __init__(self, model: Model, job: Job) -> None:
+    def __init__(self, model: Model, job: EngineJob) -> None:
         super().__init__(model, job)
         under = model.refs["model"]
         assert isinstance(under, Model)

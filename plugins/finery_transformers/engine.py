@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from finery import Completion, DataError, Engine, Job, Model, Sampling, StepError
+from finery import Completion, DataError, Engine, EngineJob, Model, Sampling, StepError
 from finery.rows import Conversation
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ class LiveEngine(TransformersEngine):
     def __init__(
         self,
         model: Model,
-        job: Job,
+        job: EngineJob,
         *,
         trained: Any,
         tokenizer: "PreTrainedTokenizerBase",

@@ -5,7 +5,7 @@ holds a `curve.json` (see `finery_trl.view.curves`), `finery_trl.view.live:METRI
 measured while it trains.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finery import hookimpl
@@ -35,3 +35,11 @@ def finery_estimates(graph: Any, results: Any, steps: Sequence[str]) -> Sequence
     from finery_trl.estimate.forecast import estimates
 
     return estimates(graph, results, steps)
+
+
+@hookimpl
+def finery_worker_environment(alone: bool) -> Mapping[str, str]:
+    """How long OpenMP's threads spin, in every worker: steps of all types share the cores."""
+    from finery_trl.train.threads import thread_environment
+
+    return thread_environment(alone=alone)

@@ -18,7 +18,7 @@ from finery.cli.progress import (
     _Row,
     fitting,
 )
-from finery.plugin.metrics import LiveMetric, metrics_of
+from finery.plugin.views.metrics import LiveMetric, metrics_of
 from finery_trl.steps.sft import Sft
 from finery_trl.view.live import METRICS
 

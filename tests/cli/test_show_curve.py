@@ -73,6 +73,13 @@ def test_show_plots_the_curve_and_says_what_it_means(trained: Project) -> None:
     assert SENTENCE in " ".join(out.split())
 
 
+def test_a_terminal_that_lacks_the_signs_shows_what_it_can(trained: Project) -> None:
+    trained.env["PYTHONIOENCODING"] = "latin-1"
+    code, out, err = trained.run("show", "sft")
+    assert (code, err) == (0, "")
+    assert SENTENCE in " ".join(out.split())
+
+
 def test_json_carries_the_verdict(trained: Project) -> None:
     found = json.loads(trained.run("show", "sft", "--json").out)["verdict"]
     assert (found["state"], found["since"], found["kept_step"]) == ("overfitting", 40, 40)

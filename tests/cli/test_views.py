@@ -1,10 +1,17 @@
 """The hook `finery_views`: how a plugin's own artifacts look, wherever finery shows them."""
 
+import io
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import MakeProject, Project
+from rich.console import Console
+
+from finery import Bundle, Detail, Model, Output, View, load_plugins
+from finery.artifact.manifest import manifest
 
 NGRAM = '''\
 """A trainer with a format of its own, and how its models look."""
@@ -149,6 +156,39 @@ export:
     assert made.run("show").out == "pack  Bundle 3 B\n"
 
 
+def test_the_old_hook_for_pages_still_works(project: MakeProject) -> None:
+    code = """\
+from finery import hookimpl
+
+
+def page(title, artifacts, model, progress):
+    progress("looked at", 1, 1)
+    return f"<h1>{title}: {' '.join(artifacts)}, {model}</h1>"
+
+
+@hookimpl
+def finery_pages():
+    return {"Bundle": page}
+"""
+    made = project(
+        {
+            "old.py": code,
+            "recipe.yaml": """\
+finery: 1
+name: t
+plugins: [./steps.py, ./old.py]
+export:
+  pack: {use: steps.pack, code: "(job.out / 'a.txt').write_text('a')"}
+""",
+        }
+    )
+    assert made.run("build").code == 0
+    ran = made.run("show", "pack", "--html")
+    assert ran.code == 0, ran.err
+    page = made.folder / "build/t/pack-report.html"
+    assert page.read_text() == "<h1>t: pack: pack, None</h1>"
+
+
 def view_table(table: str) -> dict[str, str]:
     """The project with other views."""
     return {**FILES, "ngram.py": PLUGIN.replace('{"Model/ngram": NgramView}', table)}
@@ -171,3 +211,34 @@ def test_a_wrong_table_is_an_error_that_names_the_plugin(
     assert code == 2, err
     assert [text for text in says if text not in err] == []
     assert "Traceback" not in built.err + err
+
+
+def printed(view: View, output: Output, width: int = 80) -> str:
+    """What a view prints of an output."""
+    out = io.StringIO()
+    view.print(Console(file=out, width=width), output, Detail())
+    return out.getvalue()
+
+
+def test_a_prompted_model_shows_its_messages_as_turns(tmp_path: Path) -> None:
+    messages = [
+        {"role": "system", "content": "Be\x1b[2J brief."},
+        {"role": "user", "content": "Hi"},
+    ]
+    meta = {"format": "prompted", "messages": messages}
+    refs = {"model": "gguf llama, 9 B"}
+    output = Output("p", Model(tmp_path), manifest("Model", meta, {}), refs)
+    text = printed(load_plugins().view("Model", "prompted"), output)
+    assert re.search(r"model +gguf llama, 9 B", text)
+    assert re.search(r"\nsystem +Be␛\[2J brief\. *\nuser +Hi *\n", text)
+    assert "role" not in text
+
+
+def test_what_ollama_runs_shows_its_modelfile(tmp_path: Path) -> None:
+    (tmp_path / "Modelfile").write_text("FROM ./m.gguf\nSYSTEM [bold]be nice[/bold]\n")
+    meta = {"format": "ollama", "name": "m"}
+    files = {"Modelfile": ("0" * 64, 44)}
+    output = Output("o", Bundle(tmp_path), manifest("Bundle", meta, files))
+    text = printed(load_plugins().view("Bundle", "ollama"), output)
+    assert "Modelfile  44 B" in text
+    assert text.rstrip().endswith("FROM ./m.gguf\nSYSTEM [bold]be nice[/bold]")

@@ -10,8 +10,7 @@ import pytest
 from conftest import LIGHT_STEPS, MakeProject, Project, Ran
 
 from finery.build.events import RunLog
-from finery.util import events
-from finery.util.events import EVENTS
+from finery.util.events import EVENTS, described, happened
 
 RECIPE = """
 finery: 1
@@ -23,6 +22,7 @@ data:
     code: |
       job.log("a note"); job.progress(1, 2, "half"); job.metric("loss", 0.5, 1); print("printed")
       import subprocess; subprocess.run(["echo", "from a child"])
+      Path("aside.txt").read_text()
   after: {use: steps.copy, rows: talks}
   fails: {use: steps.script, code: "raise ValueError('no')"}
   blocked: {use: steps.copy, rows: fails, tag: 1}
@@ -31,18 +31,12 @@ evaluate:
 """
 
 
-def documented() -> dict[str, list[str]]:
-    """Event → fields, as `events.py` lists them."""
-    found = re.findall(r"^    (\w+) +(.+)$", events.__doc__ or "", re.MULTILINE)
-    return {name: fields.split(", ") for name, fields in found}
-
-
 @pytest.fixture(scope="module")
 def t(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project whose build has every kind of event."""
     made = Project(tmp_path_factory.mktemp("events"))
     (made.folder / ".git").mkdir()
-    made.write({"recipe.yaml": RECIPE, "steps.py": LIGHT_STEPS.read_text()})
+    made.write({"recipe.yaml": RECIPE, "steps.py": LIGHT_STEPS.read_text(), "aside.txt": ""})
     return made
 
 
@@ -58,16 +52,27 @@ def told(ran: list[Ran]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in ran[0].out.splitlines()]
 
 
-def test_every_event_is_documented() -> None:
-    assert tuple(documented()) == EVENTS
+def test_every_field_of_an_event_is_explained_or_plain() -> None:
+    for kind in EVENTS.values():
+        assert (kind.__doc__ or "").endswith(".")
+        for name, (_, text) in described(kind).items():
+            assert text or name in ("message", "value", "error")
 
 
 def test_json_is_these_events_and_nothing_else(ran: list[Ran]) -> None:
     lines = [json.loads(line) for r in ran for line in r.out.splitlines()]
     assert {e["event"] for e in lines} == set(EVENTS)
     for event in lines:
-        assert list(event) == ["event", *documented()[event["event"]]]
+        kind = EVENTS[event["event"]]
+        assert [*event] == [*described(kind)]
+        msgspec.convert(event, kind)  # its values are of the types that it declares
     assert [(r.code, r.err) for r in ran] == [(1, ""), (1, "")]
+
+
+def test_every_event_has_its_time_in_utc(told: list[dict[str, Any]]) -> None:
+    times = [e["time"] for e in told]
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", time) for time in times)
+    assert times == sorted(times)
 
 
 def test_events_tell_a_build_in_order(told: list[dict[str, Any]]) -> None:
@@ -75,7 +80,9 @@ def test_events_tell_a_build_in_order(told: list[dict[str, Any]]) -> None:
     assert (names[0], names[-1]) == ("build_started", "build_finished")
     assert [s["step"] for s in told[0]["steps"]] == ["talks", "after", "fails", "blocked", "gate"]
     of_talks = [e["event"] for e in told if e.get("step") == "talks"]
-    assert of_talks == ["step_started", "step_log", "step_progress", "step_metric", "step_finished"]
+    assert of_talks == [
+        "step_started", "step_log", "step_progress", "step_metric", "step_note", "step_finished",
+    ]  # fmt: skip
     end = told[-1]
     assert (end["ok"], end["ran"], end["failed"], end["blocked"]) == (False, 3, 2, 1)
     assert end["exit_code"] == 1
@@ -91,7 +98,7 @@ def test_a_runs_events_are_kept_beside_its_logs(t: Project, told: list[dict[str,
 
 
 def test_a_run_with_nothing_to_do_leaves_no_folder(built: MakeProject) -> None:
-    t = built({"recipe.yaml": RECIPE.split("  fails:")[0]})
+    t = built({"recipe.yaml": RECIPE.split("  fails:")[0], "aside.txt": ""})
     before = list((t.folder / ".finery/runs").iterdir())
     assert t.ran() == []
     assert list((t.folder / ".finery/runs").iterdir()) == before
@@ -99,10 +106,10 @@ def test_a_run_with_nothing_to_do_leaves_no_folder(built: MakeProject) -> None:
 
 def test_a_run_log_begins_with_the_first_step_that_runs(tmp_path: Path) -> None:
     log = RunLog(tmp_path, "r")
-    log({"event": "build_started"})
-    log({"event": "step_cached", "step": "a"})
+    log(happened("build_started"))
+    log(happened("step_cached", step="a"))
     assert not (tmp_path / "r").exists()
-    log({"event": "step_started", "step": "b"})
+    log(happened("step_started", step="b"))
     log.close()
     lines = (tmp_path / "r/events.jsonl").read_bytes().splitlines()
     kinds = [msgspec.json.decode(line)["event"] for line in lines]

@@ -7,16 +7,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
-from conftest import LIGHT_STEPS, running, until
+from conftest import running, until
+from tasks import PID, Tasks, ends, number_of
 
-from finery.execute import threads
-from finery.execute.local import LocalExecutor, worker_environment
-from finery.execute.task import Task
-from finery.store.database import Store
+from finery.execute.environment import worker_environment
+from finery.execute.local import LocalExecutor
 from finery.util.machine import cpu_count
 
 
@@ -28,65 +26,12 @@ def executor() -> Iterator[LocalExecutor]:
     made.close()
 
 
-class Tasks:
-    """Makes tasks that run some Python."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.store = Store(folder / ".finery")
-        self.count = 0
-
-    def __call__(self, code: str, *, isolated: bool = False) -> Task:
-        self.count += 1
-        out, scratch = self.store.work(f"{self.count:064x}")
-        return Task(
-            step=f"s{self.count}",
-            use="steps.alone" if isolated else "steps.script",
-            settings={"code": code, "rows": []},
-            nested={},
-            inputs={},
-            files={},
-            seed=None,
-            pinned=None,
-            env={},
-            engines={},
-            plugins=[str(LIGHT_STEPS)],
-            store=str(self.store.root),
-            out=str(out),
-            scratch=str(scratch),
-            log=str(self.folder / f"{self.count}.log"),
-            isolated=isolated,
-        )
-
-
 @pytest.fixture
 def task(tmp_path: Path) -> Iterator[Tasks]:
     """Makes tasks of `light_steps.py`."""
     made = Tasks(tmp_path)
     yield made
     made.store.close()
-
-
-def ends(executor: LocalExecutor, count: int) -> dict[str, dict[str, Any]]:
-    """The closing events of `count` tasks, by step."""
-    found: dict[str, dict[str, Any]] = {}
-    until(lambda: found.update(closing(executor)) or len(found) == count)
-    return found
-
-
-def closing(executor: LocalExecutor) -> dict[str, dict[str, Any]]:
-    """Closing events there are now."""
-    events = list(executor.poll(1))
-    return {t.step: e for t, e in events if e["event"] in ("done", "failed", "died")}
-
-
-PID = "rows.append({'prompt': str(os.getpid())})"
-
-
-def number_of(event: dict[str, Any], tasks: Tasks) -> int:
-    """What a task that ran `PID` or `SPINS` wrote."""
-    digest = event["outputs"][""]["files"]["rows-00000.jsonl"][0]
-    return int(msgspec.json.decode(tasks.store.blob(digest).read_bytes())["prompt"])
 
 
 def test_light_steps_share_a_warm_worker(executor: LocalExecutor, task: Tasks) -> None:
@@ -178,44 +123,15 @@ def test_what_a_step_started_ends_with_its_worker(
     until(lambda: not running(mark))
 
 
-def test_no_worker_inherits_what_looks_like_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_worker_inherits_what_looks_like_a_secret(
+    task: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("OPENAI_API_KEY", "HF_TOKEN", "db_password", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "secret")
     monkeypatch.setenv("KEYBOARD", "fine")
-    assert "secret" not in worker_environment().values()
-    assert worker_environment()["KEYBOARD"] == "fine"
-
-
-SPINS = "rows.append({'prompt': os.environ['GOMP_SPINCOUNT']})"
-
-
-@pytest.mark.parametrize(
-    ("jobs", "isolated", "busy", "spins"),
-    [
-        (None, True, 0.2, threads.LONG),
-        (1, True, 0.2, threads.LONG),
-        (None, True, 0.6, threads.SHORT),
-        (2, True, 0.2, threads.SHORT),
-        (None, False, 0.2, threads.SHORT),
-    ],
-)
-def test_threads_spin_long_only_where_nothing_else_computes(
-    task: Tasks, monkeypatch: pytest.MonkeyPatch, jobs: int, isolated: bool, busy: float, spins: int
-) -> None:
-    monkeypatch.setattr(threads, "busy_cores", lambda: busy)
-    executor = LocalExecutor(jobs)
-    executor.start(task(SPINS, isolated=isolated))
-    (event,) = ends(executor, 1).values()
-    executor.close()
-    assert number_of(event, task) == spins
-
-
-def test_a_busy_core_is_seen() -> None:
-    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
-        try:
-            until(lambda: threads.busy_cores() >= threads.BUSY)
-        finally:
-            busy.kill()
+    environment = worker_environment(task(""), alone=True)
+    assert "secret" not in environment.values()
+    assert environment["KEYBOARD"] == "fine"
 
 
 def test_a_worker_whose_parent_is_gone_runs_nothing(task: Tasks, tmp_path: Path) -> None:

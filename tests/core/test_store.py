@@ -99,12 +99,14 @@ def test_damage_is_found_when_only_a_later_step_would_see_it(built: Project) -> 
     assert [r["prompt"] for r in built.rows("b")] == ["one", "two"]
 
 
-@pytest.mark.parametrize("harm", ["remove", "replace", "add", "folder"])
+@pytest.mark.parametrize("harm", ["remove", "replace", "add", "folder", "manifest"])
 def test_a_folder_of_links_is_mended(built: Project, harm: str) -> None:
     view = (built.folder / "build/t/a").resolve()
     link = view / "rows-00000.jsonl"
     if harm == "folder":
         shutil.rmtree(view)
+    elif harm == "manifest":
+        overwrite(view / "manifest.json", b"{}")
     elif harm == "add":
         (view / "rows-00001.jsonl").write_text('{"prompt": "not from here"}\n')
     else:
@@ -115,6 +117,69 @@ def test_a_folder_of_links_is_mended(built: Project, harm: str) -> None:
     assert built.ran() == ["b"]
     assert [r["prompt"] for r in built.rows("b")] == ["one", "two"]
     assert [r["prompt"] for r in built.rows("a")] == ["one", "two"]
+    assert '"rows": 2' in (built.folder / "build/t/a/manifest.json").read_text()
+
+
+ADAPTERS = '''
+from finery import Dataset, Job, Model, Step, hookimpl, setting
+
+
+class Train(Step, seeded=False):
+    """An adapter on a model."""
+
+    model: Model
+    rank: int = setting(1, help="Its size.")
+
+    def run(self, job: Job) -> Model:
+        return Model(job.out, meta={"format": "light", "r": self.rank}, refs={"base": self.model})
+
+
+class Says(Step, seeded=False):
+    """What the model under an adapter says."""
+
+    model: Model
+
+    def run(self, job: Job) -> Dataset:
+        words = self.model.refs["base"].file("weights").read_text()
+        return Dataset.write(job.out, [{"prompt": words}])
+
+
+@hookimpl
+def finery_steps():
+    return {"adapters.train": Train, "adapters.says": Says}
+'''
+MODELS = """
+finery: 1
+name: t
+plugins: [./steps.py, ./adapters.py]
+models: {base: {use: steps.outside, path: weights}}
+train: {adapter: {use: adapters.train, model: base, rank: 1}}
+data: {said: {use: adapters.says, model: adapter}}
+"""
+
+
+def test_an_edited_manifest_is_not_believed_and_mended(project: MakeProject) -> None:
+    t = project({"recipe.yaml": MODELS, "adapters.py": ADAPTERS, "weights": "good"})
+    t.write({"other": "evil"})
+    t.ran()
+    manifest = t.folder / "build/t/base/manifest.json"
+    whole = manifest.read_text()
+    overwrite(manifest, whole.replace(f"{t.folder}/weights", f"{t.folder}/other").encode())
+    t.edit("recipe.yaml", "rank: 1", "rank: 2")
+    assert t.ran() == ["adapter", "said"]
+    assert [row["prompt"] for row in t.rows("said")] == ["good"]
+    assert manifest.read_text() == whole
+    assert manifest.stat().st_mode & 0o222 == 0
+
+
+def test_a_folder_of_links_that_cannot_be_mended_is_an_error(store: Store) -> None:
+    kept = made(store, Bundle, "x", "x")
+    folder = view(store.root, kept)
+    (folder / "x").unlink()
+    folder.rename(store.root / "elsewhere")
+    folder.symlink_to("../elsewhere")
+    with pytest.raises(UsageError, match="was changed"):
+        view(store.root, kept)
 
 
 def test_links_under_build_are_put_back(built: Project) -> None:

@@ -39,7 +39,8 @@ def t(project: MakeProject, site: Path, tmp_path: Path) -> Project:
     """A project that uses the plugin, which is installed for it alone."""
     made = project({"recipe.yaml": RECIPE, "rows.txt": "one\nthree\nseven\n"})
     shutil.copytree(site, tmp_path / "site")
-    made.env["PYTHONPATH"] = str(tmp_path / "site")
+    paths = [str(tmp_path / "site"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    made.env["PYTHONPATH"] = os.pathsep.join(paths)
     return made
 
 

@@ -2,12 +2,15 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from finery.rows.files.metrics import read_predictions, read_report, write_metrics
 from finery.rows.files.reading import read_rows
 from finery.rows.files.writing import write_rows
 from finery.rows.row import Row
+
+if TYPE_CHECKING:
+    from finery.artifact.manifest import Manifest
 
 
 class Artifact:
@@ -49,6 +52,7 @@ class Artifact:
         self.external: dict[str, Path] = dict(external or {})
         self.runtime: dict[str, Any] = dict(runtime or {})
         self.digest: str = ""  # set once it is in the store
+        self.manifest: Manifest | None = None  # of an input: what the store knows of it
         self.ref: str = ""  # in a plan: what the recipe names; in a step: only if `uses_name=True`
 
     @property

@@ -2,12 +2,12 @@
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from finery.artifact.manifest import Manifest, Result, with_references
-from finery.build.events import RunLog
 from finery.build.plan import Planner, StepPlan
 from finery.execute.task import Task
 from finery.fields import Files, Settings
@@ -17,10 +17,13 @@ from finery.step.inspect import inputs_of, nested_steps
 from finery.step.step import Step
 
 
-def task_of(plan: StepPlan, planner: Planner, results: Mapping[str, Result], log: RunLog) -> Task:
+def task_of(
+    plan: StepPlan, planner: Planner, results: Mapping[str, Result], log: Path, project: Path
+) -> Task:
     """The task of a step whose inputs are built.
 
-    `RecipeError` where an environment variable that the step needs isn't set.
+    log: the file for what it prints. project: the project folder. `RecipeError` where an
+    environment variable that the step needs isn't set.
     """
     node, spec, graph = plan.node, type(plan.node.step).__spec__, planner.graph
     inputs: dict[str, list[tuple[str, Manifest]]] = {}
@@ -35,8 +38,8 @@ def task_of(plan: StepPlan, planner: Planner, results: Mapping[str, Result], log
         nested=_nested(graph.recipe, node),
         inputs=inputs,
         files={
-            setting: [(name, str(path)) for name, path in found]
-            for setting, found in plan.files.items()
+            setting: [(name, str(path)) for name, path in files]
+            for setting, files in plan.files.items()
         },
         seed=node.seed if node.step.uses_seed() else None,
         pinned=plan.pinned,
@@ -46,8 +49,11 @@ def task_of(plan: StepPlan, planner: Planner, results: Mapping[str, Result], log
         store=str(planner.store.root),
         out=str(out),
         scratch=str(scratch),
-        log=str(log.log_of(node.name)),
+        log=str(log),
         isolated=spec.isolated,
+        project=str(project),
+        recipe=str(graph.recipe.folder.absolute()),
+        code=[str(p) for p in planner.code_paths(plan) if p.is_relative_to(project)],
     )
 
 

@@ -1,18 +1,4 @@
-"""What happens in a build, as data. The terminal view, `--json` and the run's log all listen.
-
-Every event is a mapping with `event` and the fields below.
-
-    build_started   run, recipe, steps
-    step_cached     step, use
-    step_started    step, use, reason
-    step_log        step, message
-    step_progress   step, done, total, text
-    step_metric     step, name, value, at
-    step_finished   step, use, seconds, outputs
-    step_failed     step, use, error, log
-    step_blocked    step, use, by
-    build_finished  ok, ran, cached, failed, blocked, seconds, exit_code
-"""
+"""The log of a run: its events and what its steps print, kept in the store."""
 
 from pathlib import Path
 from typing import BinaryIO

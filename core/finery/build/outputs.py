@@ -32,8 +32,9 @@ class OutputLinks:
     def link(self, step: str, outputs: Mapping[str, Manifest]) -> None:
         """Link a step's outputs, making or mending their views where they aren't as they were."""
         place = f"{self.folder}/{step}"
-        links = {place: m for m in outputs.values()}
-        if outputs.keys() != {""}:
+        if outputs.keys() == {""}:
+            links = {place: outputs[""]}
+        else:
             links = {f"{place}/{name}": m for name, m in outputs.items() if name}
         states = self._states_of(links)
         if not (self._are_as_before(states, links) and _has_only(place, outputs)):

@@ -21,9 +21,19 @@ from finery.util.text import did_you_mean
 
 
 def open_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, Plugins]:
-    """The recipe, and all plugins with those it names beside it."""
+    """The recipe, and all plugins with those it names beside it.
+
+    Raises the error of a broken plugin that the recipe can't do without.
+    """
     recipe = load(path, overrides)
-    return recipe, load_plugins(_local_plugins(recipe))
+    plugins = plugins_of(recipe)
+    plugins.raise_broken(_types_in(recipe.data))
+    return recipe, plugins
+
+
+def plugins_of(recipe: Recipe) -> Plugins:
+    """All plugins with those that the recipe names beside it, broken or not."""
+    return load_plugins(_local_plugins(recipe))
 
 
 def open_graph(path: Path, overrides: Sequence[str] = (), store: Store | None = None) -> Graph:

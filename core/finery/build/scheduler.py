@@ -18,15 +18,15 @@ from finery.build.dispatch import limited_models, task_of
 from finery.build.events import RunLog
 from finery.build.outputs import OutputLinks
 from finery.build.plan import Planner, StepPlan
-from finery.errors import DataError, FineryError, StepError, UsageError, error_from_dict
+from finery.errors import DataError, FineryError, StepError, error_from_dict
 from finery.execute.executor import Executor
-from finery.execute.task import Task
+from finery.execute.task import Done, Noted, Task, TaskEvent
 from finery.recipe.graph import Graph, Node, place_of
 from finery.step.inspect import SECTIONS
 from finery.step.step import Step
 from finery.store.database import Store
 from finery.store.links import prune_links
-from finery.util.events import Event, Listener
+from finery.util.events import Event, Listener, happened, new_run_id
 from finery.util.files import FileState
 from finery.util.paths import project_folder
 from finery.util.text import redacted
@@ -49,6 +49,7 @@ class Outcome:
     errors: dict[str, FineryError] = field(default_factory=dict)
     blocked: dict[str, list[str]] = field(default_factory=dict)
     logs: dict[str, str] = field(default_factory=dict)  # of failed steps
+    notes: list[Event] = field(default_factory=list)  # `step_note`
     seconds: float = 0.0
     broken: int = 0  # the exit code of what ended the build before its time
 
@@ -83,8 +84,10 @@ class Build:
         self.outcome = Outcome(new_run_id())
         self.log = RunLog(store.root / "runs", self.outcome.run)
         self.listeners: list[Listener] = [self.log, *listeners]
+        self.project = project_folder(graph.recipe.path)
         self.folder = build_folder(graph)
         self.outputs = OutputLinks(store.root, self.folder, states or {})
+        self._silenced = set(graph.recipe.data.get("silence") or [])
         self.began = time.time_ns()
         self._started = time.perf_counter()
         self._waiting = {n: len(node.upstream()) for n, node in graph.nodes.items()}
@@ -97,7 +100,7 @@ class Build:
         self._running: dict[str, StepPlan] = {}
         self._locked: dict[str, StepPlan] = {}
         self._unrecorded: list[Result] = []
-        self._made: dict[str, Result] = {}
+        self._just_built: dict[str, Result] = {}
         self._new_keys: dict[str, str] = {}
         self._unlinked: list[Node] = []
         self._cleaners: list[threading.Thread] = []
@@ -110,7 +113,7 @@ class Build:
         steps = [{"step": n.name, "use": n.use, "section": n.section} for n in nodes]
         recipe = self.graph.recipe.name
         self._emit("build_started", run=self.outcome.run, recipe=recipe, steps=steps)
-        self.graph.plugins.hook.finery_build_started(run=self.outcome.run, plan=self.graph)
+        self.graph.plugins.hook.finery_build_started(run=self.outcome.run, graph=self.graph)
         try:
             self._run()
         except BaseException as error:
@@ -189,9 +192,9 @@ class Build:
 
     def _start(self, plan: StepPlan) -> None:
         """Start a step, unless its key is being made or was just made, here or elsewhere."""
-        made = self._made.get(plan.key)
-        if made is not None:
-            self._settle(plan, made, cached=True)
+        result = self._just_built.get(plan.key)
+        if result is not None:
+            self._settle(plan, result, cached=True)
             return
         if self._must_wait(plan) or not self.store.try_lock(plan.key):
             self._locked[plan.node.name] = plan
@@ -217,7 +220,8 @@ class Build:
         node = plan.node
         try:
             self._check_code(plan)
-            task = task_of(plan, self.planner, self.outcome.results, self.log)
+            log = self.log.log_of(node.name)
+            task = task_of(plan, self.planner, self.outcome.results, log, self.project)
             advice = self._advice(node)
         except BaseException:
             self.store.unlock(plan.key)
@@ -231,7 +235,7 @@ class Build:
 
     def _advice(self, node: Node) -> list[str]:
         """Notes on a training that is about to start: only now its rows can be counted."""
-        if node.section != "train":
+        if not type(node.step).__spec__.learns:
             return []
         return lines_on(self.planner, self.outcome.results, node.name)
 
@@ -241,23 +245,34 @@ class Build:
         """Take what the workers say; return once a step ended, or after a moment."""
         timeout = POLL_SECONDS if self._locked or self._unrecorded or self._new_keys else 1.0
         for task, event in self.executor.poll(timeout):
-            plan = self._running[task.step]
-            kind = event.pop("event")
-            if kind in ("done", "failed", "died"):
-                _redact_log(task)
-            match kind:
-                case "done":
-                    self._done(plan, event)
-                case "failed":
-                    self._ended(plan)
-                    self._fail(plan.node, error_from_dict(event["error"]), log=task.log)
-                case "died":
-                    self._ended(plan)
-                    self._fail(plan.node, _death(event["code"], task), log=task.log)
-                case _:
-                    self._emit(f"step_{kind}", step=task.step, **event)
+            self._hear(task, event)
 
-    def _done(self, plan: StepPlan, event: Event) -> None:
+    def _hear(self, task: Task, event: TaskEvent) -> None:
+        plan = self._running[task.step]
+        if event["event"] == "done":
+            _redact_log(task)
+            self._done(plan, event)
+        elif event["event"] == "failed":
+            _redact_log(task)
+            self._ended(plan)
+            self._fail(plan.node, error_from_dict(event["error"]), log=task.log)
+        elif event["event"] == "died":
+            _redact_log(task)
+            self._ended(plan)
+            self._fail(plan.node, _death(event["code"], task), log=task.log)
+        elif event["event"] == "note":
+            self._note(task.step, event)
+        else:
+            fields = {name: value for name, value in event.items() if name != "event"}
+            self._emit(f"step_{event['event']}", step=task.step, **fields)
+
+    def _note(self, step: str, note: Noted) -> None:
+        """Pass a step's note on, unless the recipe silences it."""
+        if self._silenced.isdisjoint((note["name"], f"{step}/{note['name']}")):
+            fields = {"name": note["name"], "text": note["text"], "fix": note["fix"]}
+            self.outcome.notes.append(self._emit("step_note", step=step, **fields))
+
+    def _done(self, plan: StepPlan, event: Done) -> None:
         """A step's outputs are in `objects/`: let the next ones go, record it soon."""
         del self._running[plan.node.name]
         try:
@@ -269,11 +284,11 @@ class Build:
             return
         outputs = msgspec.convert(event["outputs"], dict[str, Manifest])
         result = Result(plan.key, outputs, event["seconds"], plan.parts)
-        self._made[plan.key] = result
+        self._just_built[plan.key] = result
         self._unrecorded.append(result)
         self._record(now=result.seconds > RECORD_SECONDS)
         self.outcome.ran.append(plan.node.name)
-        self._guarded(lambda made: self._settle(made, result, cached=False), plan)
+        self._guarded(lambda finished: self._settle(finished, result, cached=False), plan)
 
     def _record(self, *, now: bool) -> None:
         """Commit what is finished, if it is time: quick steps share the cost of an fsync.
@@ -323,8 +338,8 @@ class Build:
     def _check_unchanged(self, plan: StepPlan) -> None:
         """Don't publish what was made from files that changed under it."""
         parts = dict(plan.parts)
-        for setting, found in plan.files.items():
-            for name, path in found:
+        for setting, files in plan.files.items():
+            for name, path in files:
                 if parts[f"file {setting} {name}"] != _digest_now(self.store, path):
                     raise StepError(
                         f"changed while the step was reading it: {name}", fix="build again"
@@ -386,10 +401,10 @@ class Build:
         """Record a failure. blocks: what waits for the step can't run."""
         error.where = place_of(self.graph.recipe, node, error.where)
         self.outcome.errors[node.name] = error
-        kept = log if log and os.path.exists(log) and os.path.getsize(log) else None
-        if kept:
-            self.outcome.logs[node.name] = kept
-        self._emit("step_failed", step=node.name, use=node.use, error=error.to_dict(), log=kept)
+        printed = log if log and os.path.exists(log) and os.path.getsize(log) else None
+        if printed:
+            self.outcome.logs[node.name] = printed
+        self._emit("step_failed", step=node.name, use=node.use, error=error.to_dict(), log=printed)
         self.graph.plugins.hook.finery_step_failed(name=node.name, use=node.use, error=error)
         for name in self._downstream(node.name) if blocks else ():
             if name not in self.outcome.blocked:
@@ -425,9 +440,11 @@ class Build:
         self.graph.plugins.hook.finery_build_finished(run=outcome.run, ok=complete)
         self.log.close()
 
-    def _emit(self, event: str, **fields: Any) -> None:
+    def _emit(self, event: str, **fields: Any) -> Event:
+        emitted = happened(event, **fields)
         for listener in self.listeners:
-            listener({"event": event, **fields})
+            listener(emitted)
+        return emitted
 
 
 def _isolated(plan: StepPlan) -> bool:
@@ -437,11 +454,6 @@ def _isolated(plan: StepPlan) -> bool:
 def build_folder(graph: Graph) -> Path:
     """`build/<recipe>` in the project folder: what a person opens."""
     return project_folder(graph.recipe.path) / "build" / graph.recipe.name
-
-
-def new_run_id() -> str:
-    """A name for a run that sorts by time, e.g. `20260102-030405-1234`."""
-    return f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
 
 
 def _digest_now(store: Store, path: Path) -> str | None:

@@ -15,7 +15,7 @@ import sqlite3
 import sys
 import time
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from glob import glob
 from itertools import chain
 from pathlib import Path
@@ -40,7 +40,7 @@ HOOKS = (
 """Hooks that a plugin expects to be called in every build: with one of them, no stamp."""
 _PATH = tuple(sys.path)
 """As Python started: plugin files add to it."""
-_RUN, _SECONDS = "<run>", '"<seconds>"'
+_RUN, _TIME, _SECONDS = "<run>", "<time>", '"<seconds>"'
 """What stands in the events of a stamp for what each run has of its own."""
 
 
@@ -59,9 +59,13 @@ def events_if_done(
     count, events = _read(recipe, steps, overrides, events=True)
     if count is None or events is None:
         return None
-    run = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-    seconds = f"{time.perf_counter() - began:.6f}"
-    return events.replace(_RUN, run).replace(_SECONDS, seconds)
+    from finery.util.events import new_run_id, now
+
+    seconds = time.perf_counter() - began
+    own = {_RUN: new_run_id(), _TIME: now(), _SECONDS: f"{seconds:.6f}"}
+    for mark, text in own.items():
+        events = events.replace(mark, text)
+    return events
 
 
 def _read(
@@ -147,7 +151,7 @@ def keep(build: "Build", steps: Sequence[str], overrides: Sequence[str]) -> None
     build.store.keep_facts({
         f"stamp of {name}": "\n".join([json.dumps(facts), *paths]).encode(),
         f"states of {name}": packed,
-        f"events of {name}": "".join(f"{json.dumps(e)}\n" for e in _events(build)).encode(),
+        f"events of {name}": _events(build).encode(),
     })  # fmt: skip
 
 
@@ -164,19 +168,24 @@ def states_before(
     return dict(zip(paths, zip(*[numbers] * PARTS, strict=True), strict=False))
 
 
-def _events(build: "Build") -> Iterator[dict[str, Any]]:
-    """What the next build says if there is nothing to do."""
+def _events(build: "Build") -> str:
+    """What `--json` prints if the next build has nothing to do, as JSON lines."""
+    import msgspec
+
+    from finery.util.events import happened
+
     nodes = build.graph.nodes.values()
     steps = [{"step": n.name, "use": n.use, "section": n.section} for n in nodes]
-    yield {
-        "event": "build_started", "run": _RUN, "recipe": build.graph.recipe.name, "steps": steps,
-    }  # fmt: skip
-    for node in nodes:
-        yield {"event": "step_cached", "step": node.name, "use": node.use}
-    yield {
-        "event": "build_finished", "ok": True, "ran": 0, "cached": len(steps), "failed": 0,
-        "blocked": 0, "seconds": _SECONDS.strip('"'), "exit_code": 0,
-    }  # fmt: skip
+    recipe = build.graph.recipe.name
+    events = [
+        happened("build_started", run=_RUN, recipe=recipe, steps=steps),
+        *(happened("step_cached", step=node.name, use=node.use) for node in nodes),
+        happened(
+            "build_finished", ok=True, ran=0, cached=len(steps), failed=0, blocked=0,
+            seconds=_SECONDS.strip('"'), exit_code=0,
+        ),
+    ]  # fmt: skip
+    return "".join(f"{msgspec.json.encode(e | {'time': _TIME}).decode()}\n" for e in events)
 
 
 def _sources(build: "Build") -> tuple[set[str], set[str]]:

@@ -1,26 +1,19 @@
 """The `finery` command: finds subcommands by name and turns errors into one block and a code."""
 
 import gc
-import importlib
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from finery.errors import DISK_FULL, FineryError
+from finery.plugin.builtin import COMMANDS
+from finery.util.references import load_reference
 from finery.util.text import did_you_mean
 
-BUILT_IN = {
-    "init": "finery.cli.commands.init:command",
-    "check": "finery.cli.commands.check:command",
-    "plan": "finery.cli.commands.plan:command",
-    "build": "finery.cli.commands.build:command",
-    "explain": "finery.cli.commands.explain:command",
-    "show": "finery.cli.commands.show:command",
-    "plugins": "finery.cli.commands.plugins:command",
-    "schema": "finery.cli.commands.schema:command",
-}
+if TYPE_CHECKING:
+    from finery.plugin.manager import Table
 
 
 COLLECT_AFTER = 100_000
@@ -29,16 +22,19 @@ end: to look among it as often as by default takes a tenth of the time of a buil
 
 
 class _Commands(click.Group):
-    """A group that imports a command's module only when that command is asked for."""
+    """Commands by the hook `finery_commands`; a command's module is imported when it is called.
+
+    finery's own come first, without loading plugins: no plugin can take their names.
+    """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*BUILT_IN, *sorted(self._from_plugins())]
+        return [*COMMANDS, *sorted(_commands().keys() - COMMANDS.keys())]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name in BUILT_IN:
-            return _load(BUILT_IN[cmd_name])
-        provided = self._from_plugins()
-        return _load(provided[cmd_name][0]) if cmd_name in provided else None
+        if cmd_name in COMMANDS:
+            command: click.Command = load_reference(COMMANDS[cmd_name])
+            return command
+        return _command_of_plugin(cmd_name)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         try:
@@ -47,18 +43,22 @@ class _Commands(click.Group):
             guess = did_you_mean(args[0], self.list_commands(ctx)) if args else None
             raise click.UsageError(f"{error.message} {guess or ''}".rstrip(), ctx) from None
 
-    @staticmethod
-    def _from_plugins() -> dict[str, Any]:
-        from finery.plugin.manager import load_plugins
 
-        return load_plugins().commands
+def _commands() -> "Table":
+    """The commands of all plugins, finery's own among them."""
+    from finery.plugin.manager import load_plugins
+
+    return load_plugins().commands
 
 
-def _load(reference: Any) -> click.Command:
-    if not isinstance(reference, str):
-        return reference  # type: ignore[no-any-return]
-    module, _, name = reference.partition(":")
-    command: click.Command = getattr(importlib.import_module(module), name)
+def _command_of_plugin(name: str) -> click.Command | None:
+    provided = _commands()
+    if name not in provided:
+        return None
+    from finery.plugin.manager import resolve
+
+    reference, plugin = provided[name]
+    command: click.Command = resolve(reference, f"command '{name}'", plugin)
     return command
 
 
@@ -98,7 +98,18 @@ def main() -> None:
             raise
         click.echo(f"error: the disk is full: {error}\n  fix: free some space", err=True)
         code = 1
+    _warn_of_broken_plugins()
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _warn_of_broken_plugins() -> None:
+    """Say which plugins were left out, unless the command itself did."""
+    manager = sys.modules.get("finery.plugin.manager")
+    if manager is None:  # no command of this kind needed plugins
+        return
+    for plugin in manager.left_out():
+        text = f"plugin '{plugin.name}' is left out: {plugin.error.what} (see `finery plugins`)"
+        click.echo(f"{click.style('warning:', fg='yellow')} {text}", err=True)
 
 
 def interrupted() -> int:

@@ -12,7 +12,7 @@ from finery.build.plan import Planner, make_plan
 from finery.cli.console import is_terminal
 from finery.cli.views import output_of, view_of
 from finery.errors import UsageError
-from finery.plugin.view import Output, Page, PageContext, View
+from finery.plugin.views.view import Output, Page, PageContext, View
 from finery.recipe.graph import Graph
 from finery.store.database import Store
 from finery.util.paths import shown

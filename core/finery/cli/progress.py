@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import IO, Any, NamedTuple, Protocol
 
 from finery.cli.console import is_terminal
-from finery.plugin.metrics import DeclaredMetric, LiveMetric, declared_metric, metrics_of
+from finery.plugin.views.metrics import DeclaredMetric, LiveMetric, declared_metric, metrics_of
 from finery.recipe.graph import Graph
 from finery.util.events import Event
 from finery.util.text import duration, in_line, visible
@@ -230,6 +230,8 @@ class PlainProgress:
                 self._print(row, "FAILED", row.text)
             case "step_log":
                 self._print(row, "note", visible(event["message"]))
+            case "step_note":
+                self._print(row, "note", in_line(event["text"]))
             case "step_progress" if row.is_due(time.monotonic()):
                 row.printed, row.has_news = time.monotonic(), False
                 self._print(row, "…", "  ".join(piece.text for piece in row.pieces()))
@@ -262,6 +264,11 @@ class LiveProgress:
         if event["event"] == "step_log" and self._live is not None:
             self._live.console.print(
                 f"[dim]{row.name}:[/] {_escaped(visible(event['message']))}", highlight=False
+            )
+        if event["event"] == "step_note" and self._live is not None:
+            self._live.console.print(
+                f"[dim]{row.name}:[/] [yellow]{_escaped(in_line(event['text']))}[/]",
+                highlight=False,
             )
 
     def close(self) -> None:

@@ -1,5 +1,6 @@
 """Which view shows an output, and what commands print of it around the view's own part."""
 
+import io
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from finery.artifact.manifest import Manifest
-from finery.cli.console import print_json
+from finery.cli.console import print_json, print_wrapped
 from finery.util.paths import shown
 from finery.util.text import size
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from finery.build.plan import StepPlan
     from finery.plugin.manager import Plugins
-    from finery.plugin.view import Detail, Output, View
+    from finery.plugin.views.view import Detail, Output, View
     from finery.recipe.graph import Graph
     from finery.store.database import Store
 
@@ -26,8 +27,14 @@ PIPE_WIDTH = 140
 
 
 def stdout() -> "Console":
-    """A console on stdout that doesn't wrap where there is no terminal."""
+    """A console on stdout that doesn't wrap where there is no terminal.
+
+    What a terminal's encoding lacks is printed as `?`.
+    """
     from rich.console import Console
+
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
     width = None if sys.stdout.isatty() else PIPE_WIDTH
     return Console(file=sys.stdout, highlight=False, width=width)
@@ -40,7 +47,7 @@ def view_of(plugins: "Plugins", manifest: Manifest) -> "View":
 
 def output_of(plugins: "Plugins", store: "Store", title: str, manifest: Manifest) -> "Output":
     """An output to hand to its view. title: what the recipe calls it."""
-    from finery.plugin.view import Output
+    from finery.plugin.views.view import Output
 
     refs = {role: phrase(plugins, ref) for role, ref in manifest.refs.items()}
     return Output(title, store.artifact(manifest), manifest, refs)
@@ -115,7 +122,7 @@ def overview(graph: "Graph", store: "Store", *, as_json: bool) -> None:
         text = ", ".join(_phrases(graph, manifests))
         if plan.result is None:
             text = "not built" if plan.state == "run" else plan.reason
-        click.echo(f"{plan.node.name:<{width}}  {click.style(text, dim=True)}")
+        print_wrapped(f"{plan.node.name:<{width}}  ", text, hang=width + 2, dim=True)
     if not as_json:
         show_together(graph.plugins, store, built)
 
@@ -140,7 +147,7 @@ def show_together(
     plugins: "Plugins", store: "Store", manifests: Iterable[tuple[str, Manifest]]
 ) -> None:
     """Print what the outputs of a recipe say together, e.g. a table of all scores."""
-    from finery.plugin.view import View
+    from finery.plugin.views.view import View
 
     groups: dict[type[View], list[Output]] = {}
     views: dict[tuple[str, Any], type[View]] = {}

@@ -2,27 +2,21 @@
 
 import contextlib
 import os
-import re
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from finery.execute.task import Task
-from finery.execute.threads import thread_environment
+from finery.execute.environment import inherited, worker_environment
+from finery.execute.task import AHEAD, Died, Task, TaskEvent
 from finery.util.machine import cpu_count
 
 if TYPE_CHECKING:  # imported where the first worker starts: a build with nothing to do has none
     import subprocess
     from multiprocessing.connection import Connection
-
-
-_SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
-"""Environment variables that no worker inherits: a step gets them only by `env:`."""
 
 
 class _Worker:
@@ -32,7 +26,7 @@ class _Worker:
         self.process = process
         self.connection = connection
         self.task: Task | None = None
-        self.is_used = False
+        self.is_used = False  # it was started ahead, and has no task yet
 
 
 class LocalExecutor:
@@ -47,7 +41,7 @@ class LocalExecutor:
         self._workers: list[_Worker] = []
         self._leaving: list[_Worker] = []
         if cpu_count() > 1:  # a worker imports for a while, so one does while the build plans
-            self._workers.append(_spawn(Path(os.devnull), alone=False))
+            self._workers.append(_spawn(os.devnull, inherited(), AHEAD))
 
     def has_room(self, isolated: bool) -> bool:
         """Whether a further step can start now."""
@@ -59,22 +53,24 @@ class LocalExecutor:
 
     def start(self, task: Task) -> None:
         """Start a task in a warm worker, or in a new one."""
-        idle = next((w for w in self._workers if w.task is None), None)
+        worker = next((w for w in self._workers if w.task is None), None)
+        messages = [msgspec.msgpack.encode(task)]
         if task.isolated:
             self._end_unused()
-        if task.isolated or idle is None:
+        if task.isolated or worker is None:
             alone = task.isolated and self._jobs in (None, 1)
-            worker = _spawn(Path(task.log), alone=alone)
+            worker = _spawn(task.log, worker_environment(task, alone=alone))
             self._workers.append(worker)
-        else:
-            worker = idle
+        elif not worker.is_used:
+            messages.insert(0, msgspec.msgpack.encode(worker_environment(task, alone=False)))
         worker.task, worker.is_used = task, True
         try:
-            worker.connection.send_bytes(msgspec.msgpack.encode(task))
+            for message in messages:
+                worker.connection.send_bytes(message)
         except OSError:
             return  # it died just now: poll() sees that and says so
 
-    def poll(self, timeout: float) -> Iterator[tuple[Task, dict[str, Any]]]:
+    def poll(self, timeout: float) -> Iterator[tuple[Task, TaskEvent]]:
         """Events of running tasks, waiting up to `timeout` seconds for the first."""
         from multiprocessing.connection import wait
 
@@ -83,14 +79,14 @@ class LocalExecutor:
             worker = by_connection[ready]  # type: ignore[index]
             yield from self._events(worker)
 
-    def _events(self, worker: _Worker) -> Iterator[tuple[Task, dict[str, Any]]]:
+    def _events(self, worker: _Worker) -> Iterator[tuple[Task, TaskEvent]]:
         task = worker.task
         try:
             event = msgspec.msgpack.decode(worker.connection.recv_bytes())
         except (EOFError, OSError):
             self._retire(worker)
             if task:
-                yield task, {"event": "died", "code": _end(worker)}
+                yield task, Died(event="died", code=_end(worker))
             return
         if task is None:
             return
@@ -144,26 +140,23 @@ def _signal(worker: _Worker, number: int) -> None:
         os.killpg(worker.process.pid, number)
 
 
-def _spawn(log: Path, *, alone: bool) -> _Worker:
+def _spawn(log: str, environment: Mapping[str, str], *arguments: str) -> _Worker:
+    """A new worker process. log: the file for what it prints before it has a task."""
     import socket
     import subprocess
     from multiprocessing.connection import Connection
 
     ours, theirs = socket.socketpair()
-    with log.open("ab") as out:
+    command = [sys.executable, "-m", "finery.execute.worker", str(theirs.fileno())]
+    with open(log, "ab") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "finery.execute.worker", str(theirs.fileno()), str(os.getpid())],
+            [*command, str(os.getpid()), *arguments],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
-            env=thread_environment(alone=alone) | worker_environment(),
+            env=environment,
             process_group=0,  # of its own, so that what a step starts can be ended with it
         )
     theirs.close()
     return _Worker(process, Connection(ours.detach()))
-
-
-def worker_environment() -> dict[str, str]:
-    """The environment of a worker: ours, less what looks like a secret."""
-    return {k: v for k, v in os.environ.items() if not _SECRET.search(k)}

@@ -1,7 +1,7 @@
 """A worker process: runs the steps it is sent, one after the other.
 
-Started as `python -m finery.execute.worker FD PARENT`; FD is one end of a socket pair, over which
-tasks come and events go, as msgpack. It ends when the other side, the process PARENT, does.
+Started as `python -m finery.execute.worker FD PARENT [ahead]`; FD is one end of a socket pair, over
+which tasks come and events go, as msgpack. It ends when the other side, the process PARENT, does.
 """
 
 import contextlib
@@ -11,7 +11,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from itertools import combinations
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -22,10 +23,12 @@ import msgspec
 from finery.artifact.kinds import Artifact, Model
 from finery.artifact.manifest import Manifest
 from finery.errors import DISK_FULL, FineryError, StepError
-from finery.execute.task import Task
+from finery.execute.task import AHEAD, Closing, Done, Failed, Task
+from finery.execute.undeclared import load_files, noted
 from finery.fields import Files
 from finery.inference.engine import Engine
 from finery.inference.records import SqliteRecords, identity_of
+from finery.plugin.deprecated import FineryDeprecationWarning
 from finery.plugin.hookspecs import hookimpl
 from finery.plugin.manager import Plugins, load_plugins
 from finery.step.inspect import give_files, inputs_of, nested_fields, slots_of
@@ -35,6 +38,9 @@ from finery.store.blobs import ingest
 from finery.store.links import open_artifact
 from finery.util.paths import PINNED
 from finery.util.text import redacted
+
+Send = Callable[[Any], None]
+"""Where a running step's reports go, see `finery.execute.task.Report`."""
 
 
 class Default:
@@ -53,12 +59,16 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends us
     signal.signal(signal.SIGTERM, _end)
     _die_with_parent(int(sys.argv[2]))
+    warnings.simplefilter("ignore", FineryDeprecationWarning)  # the main process gives them
     lock = threading.Lock()
 
-    def send(event: dict[str, Any]) -> None:
+    def send(event: Any) -> None:
         with lock:
             connection.send_bytes(msgspec.msgpack.encode(event))
 
+    if AHEAD in sys.argv:
+        with contextlib.suppress(EOFError):
+            os.environ |= msgspec.msgpack.decode(connection.recv_bytes(), type=dict[str, str])
     while True:
         try:
             data = connection.recv_bytes()
@@ -66,7 +76,7 @@ def main() -> None:
             return
         task = msgspec.msgpack.decode(data, type=Task)
         try:
-            send(_run(task, send))
+            send(run_task(task, send))
         except BrokenPipeError:
             return
 
@@ -76,19 +86,22 @@ def _end(signum: int, frame: object) -> None:
     raise SystemExit(128 + signum)
 
 
-def _run(task: Task, send: Any) -> dict[str, Any]:
-    """Run a task; the closing event: `done` with manifests, or `failed` with the error."""
+def run_task(task: Task, send: Send) -> Closing:
+    """Run a task in this process, whose output goes to the task's log from then on; how it ended.
+
+    send: is called with each report, from the thread that the step reports from.
+    """
     started = time.perf_counter()
     _redirect(task.log)
     before = {name: os.environ.get(name) for name in task.env}
     os.environ.update(task.env)
     try:
-        outputs = _outputs(task, lambda event: send(_redact(event, task.env)))
+        outputs = outputs_of(task, lambda report: send(_redact(report, task.env)))
     except FineryError as error:
-        return {"event": "failed", "error": _redact(error.to_dict(), task.env)}
+        return Failed(event="failed", error=_redact(error.to_dict(), task.env))
     except Exception as error:
         failure = _from_exception(error, task)
-        return {"event": "failed", "error": _redact(failure.to_dict(), task.env)}
+        return Failed(event="failed", error=_redact(failure.to_dict(), task.env))
     finally:
         for name, value in before.items():
             if value is None:
@@ -98,10 +111,12 @@ def _run(task: Task, send: Any) -> dict[str, Any]:
         with contextlib.suppress(OSError):  # no room for the log: what the step made may fit
             sys.stdout.flush()
             sys.stderr.flush()
-    return {"event": "done", "outputs": outputs, "seconds": time.perf_counter() - started}
+    return Done(event="done", outputs=outputs, seconds=time.perf_counter() - started)
 
 
-def _outputs(task: Task, send: Any) -> dict[str, Manifest]:
+def outputs_of(task: Task, send: Send) -> dict[str, Manifest]:
+    """Run a task's step and move what it made into `objects/`; its outputs' manifests by name."""
+    load_files(task)
     plugins = load_plugins(tuple(Path(p) for p in task.plugins))
     if not plugins.manager.has_plugin("finery.default"):
         plugins.manager.register(Default, name="finery.default")
@@ -119,14 +134,15 @@ def _outputs(task: Task, send: Any) -> dict[str, Manifest]:
         pinned=task.pinned,
         kept=root / PINNED,
     )
-    returned = plugins.hook.finery_run_step(step=step, job=job)
-    made = _named(returned, expected, task.use)
-    _check_apart(made)
-    shared: dict[int, Manifest] = {}  # two names may stand for one artifact: its files move once
-    for artifact in made.values():
-        if id(artifact) not in shared:
-            shared[id(artifact)] = ingest(artifact, job.out, root / "objects")
-    return {name: shared[id(artifact)] for name, artifact in made.items()}
+    with noted(task, plugins, send):
+        returned = plugins.hook.finery_run_step(step=step, job=job)
+    artifacts = _by_name(returned, expected, task.use)
+    _check_apart(artifacts)
+    manifests: dict[int, Manifest] = {}  # one artifact may have two names: its files move once
+    for artifact in artifacts.values():
+        if id(artifact) not in manifests:
+            manifests[id(artifact)] = ingest(artifact, job.out, root / "objects")
+    return {name: manifests[id(artifact)] for name, artifact in artifacts.items()}
 
 
 def _redact(value: Any, env: Mapping[str, str]) -> Any:
@@ -138,9 +154,9 @@ def _redact(value: Any, env: Mapping[str, str]) -> Any:
     return redacted(value, env) if isinstance(value, str) else value
 
 
-def _check_apart(made: Mapping[str, Artifact]) -> None:
+def _check_apart(artifacts: Mapping[str, Artifact]) -> None:
     """Each output has a folder of its own: a file can't belong to two of them."""
-    for (name, one), (other, two) in combinations(made.items(), 2):
+    for (name, one), (other, two) in combinations(artifacts.items(), 2):
         a, b = one.path, two.path
         if one is not two and not one.digest and (a.is_relative_to(b) or b.is_relative_to(a)):
             raise StepError(
@@ -157,9 +173,9 @@ def _step(task: Task, plugins: Plugins, root: Path) -> Step:
         setattr(step, field, _inner_step(plugins.step_type(use), settings, given))
     give_files(step, task.files)
     for path, slot in slots_of(step).items():
-        found = [_opened(root, m, ref, slot.uses_name) for ref, m in task.inputs.get(path, [])]
+        inputs = [_opened(root, m, ref, slot.uses_name) for ref, m in task.inputs.get(path, [])]
         many = slot.accepts.many
-        setattr(slot.owner, slot.field, found if many else found[0] if found else None)
+        setattr(slot.owner, slot.field, inputs if many else inputs[0] if inputs else None)
     return step
 
 
@@ -177,9 +193,9 @@ def _placeholder(kind: Any, value: Any) -> Any:
     return kind(value) if issubclass(kind, Files) else kind.placeholder("")
 
 
-def _opened(root: Path, manifest: Manifest, ref: str, named: bool) -> Artifact:
+def _opened(root: Path, manifest: Manifest, ref: str, uses_name: bool) -> Artifact:
     artifact = open_artifact(root, manifest)
-    artifact.ref = ref if named else ""
+    artifact.ref = ref if uses_name else ""
     return artifact
 
 
@@ -195,20 +211,22 @@ def _finder(task: Task, plugins: Plugins) -> Any:
     return find
 
 
-def _named(returned: Any, expected: dict[str, type[Artifact]], use: str) -> dict[str, Artifact]:
-    """What `run` returned as output name → artifact, held against what was declared."""
+def _by_name(returned: Any, expected: dict[str, type[Artifact]], use: str) -> dict[str, Artifact]:
+    """What `run` returned, by output, held against what the step type declares."""
     if isinstance(returned, Artifact):
-        found: dict[str, Any] = {"": returned}
+        outputs: dict[str, Any] = {"": returned}
     elif isinstance(returned, dict):
-        found = returned
+        outputs = returned
     else:
-        found = {name: getattr(returned, name, None) for name in expected}
-    if set(found) != set(expected) or not all(isinstance(found[n], k) for n, k in expected.items()):
+        outputs = {name: getattr(returned, name, None) for name in expected}
+    if outputs.keys() != expected.keys() or not all(
+        isinstance(outputs[name], kind) for name, kind in expected.items()
+    ):
         raise StepError(
-            f"step type '{use}' returned {_kinds(found)}, and declares {_kinds(expected)}",
+            f"step type '{use}' returned {_kinds(outputs)}, and declares {_kinds(expected)}",
             fix="return what `run` is annotated with",
         )
-    return found
+    return outputs
 
 
 def _kinds(outputs: dict[str, Any]) -> str:

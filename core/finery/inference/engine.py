@@ -1,16 +1,39 @@
 """Engines: what answers prompts with a model, whatever the model's format."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from finery.artifact.kinds import Model
 from finery.errors import DataError, FineryError
+from finery.inference.types import Answer, Batch, Completion, Sampling
 from finery.rows import Conversation
 
 if TYPE_CHECKING:
-    from finery.inference.budget import Price
-    from finery.step.job import Job
-from finery.inference.types import Answer, Batch, Completion, Sampling
+    from finery.inference.budget import Price, Usage
+
+
+class EngineJob(Protocol):
+    """What an engine may use of the job of the step that asks; `finery.Job` is one.
+
+    usage: what all engines of the step were asked and used so far.
+    """
+
+    usage: "Usage"
+
+    def log(self, message: str) -> None:
+        """Add a line to the step's log."""
+
+    def progress(self, done: float, total: float, text: str = "") -> None:
+        """Report how far the step is, e.g. while a model is loaded."""
+
+    def secret(self, name: str) -> str:
+        """An environment variable that the model needs (`runtime["env"]`)."""
+
+    def redact(self, text: str) -> str:
+        """The text with secrets as `***`: a server may repeat the key that it was sent."""
+
+    def raw_engine(self, model: Model) -> "Engine":
+        """The engine of another model, without the cache, for one that is built on it."""
 
 
 class Engine:
@@ -35,7 +58,7 @@ class Engine:
     constrains: bool = False
     price: "Price | None"
 
-    def __init__(self, model: Model, job: "Job") -> None:
+    def __init__(self, model: Model, job: EngineJob) -> None:
         from finery.inference.budget import Price
 
         self.model = model

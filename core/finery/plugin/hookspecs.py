@@ -6,8 +6,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pluggy
 
 if TYPE_CHECKING:
+    import click
+
+    from finery.errors import FineryError
+    from finery.execute.executor import Executor
+    from finery.inference.engine import Engine
     from finery.plugin.history import Results
     from finery.plugin.notes import About, Estimate, Note
+    from finery.plugin.views.view import View
     from finery.recipe.graph import Graph
     from finery.step.job import Job
     from finery.step.step import Step
@@ -30,33 +36,28 @@ def observes(function: F) -> F:
 
 
 @hookspec
-def finery_steps() -> Mapping[str, Any]:  # type: ignore[empty-body]
+def finery_steps() -> "Mapping[str, str | type[Step]]":  # type: ignore[empty-body]
     """Return the step types you provide: `plugin.step` → `"module:Class"`."""
 
 
 @hookspec
-def finery_engines() -> Mapping[str, str]:  # type: ignore[empty-body]
+def finery_engines() -> "Mapping[str, str | type[Engine]]":  # type: ignore[empty-body]
     """Return the engines you provide: model format → `"module:Class"`."""
 
 
 @hookspec
-def finery_commands() -> Mapping[str, str]:  # type: ignore[empty-body]
+def finery_commands() -> "Mapping[str, str | click.Command]":  # type: ignore[empty-body]
     """Return the commands you provide: name → `"module:function"`, a click command."""
 
 
 @hookspec
-def finery_executors() -> Mapping[str, str]:  # type: ignore[empty-body]
+def finery_executors() -> "Mapping[str, str | type[Executor]]":  # type: ignore[empty-body]
     """Return the executors you provide: name → `"module:Class"`."""
 
 
 @hookspec
-def finery_views() -> Mapping[str, str]:  # type: ignore[empty-body]
+def finery_views() -> "Mapping[str, str | type[View]]":  # type: ignore[empty-body]
     """Return the views you provide: kind of artifact, or `kind/format` → `"module:Class"`."""
-
-
-@hookspec
-def finery_pages() -> Mapping[str, str]:  # type: ignore[empty-body]
-    """Return the pages you provide for `finery show --html`: kind of artifact → function."""
 
 
 @hookspec
@@ -76,13 +77,18 @@ def finery_estimates(  # type: ignore[empty-body]
     """Return what those of `steps`, which a build would run, will take."""
 
 
+@hookspec
+def finery_worker_environment(use: str, alone: bool) -> Mapping[str, str]:  # type: ignore[empty-body]
+    """Return environment variables for a new worker, whose first step is of type `use`."""
+
+
 @hookspec(firstresult=True)
 def finery_run_step(step: "Step", job: "Job") -> Any:
     """Run one step in its worker; wrap it to change how every step runs, or to watch it run."""
 
 
 @hookspec
-def finery_build_started(run: str, plan: Any) -> None:
+def finery_build_started(run: str, graph: "Graph") -> None:
     """React to a build that starts."""
 
 
@@ -102,5 +108,5 @@ def finery_step_finished(name: str, use: str, seconds: float, cached: bool) -> N
 
 
 @hookspec
-def finery_step_failed(name: str, use: str, error: Exception) -> None:
+def finery_step_failed(name: str, use: str, error: "FineryError") -> None:
     """React to a step that failed."""

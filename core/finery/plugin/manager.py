@@ -1,98 +1,196 @@
-"""Discovery: which plugins there are and what they provide."""
+"""The plugins of this process, and what they provide by name."""
 
-import importlib
-import importlib.util
-import sys
-from collections.abc import Mapping, Sequence
-from functools import cached_property, lru_cache
+from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
-from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pluggy
-from blake3 import blake3
 
 from finery.errors import FineryError, PluginError
 from finery.inference.engine import Engine
+from finery.plugin import builtin, deprecated
 from finery.plugin import hookspecs as hooks
-from finery.plugin.notes import known_notes
+from finery.plugin.discovery import (
+    GROUP,
+    BrokenPlugin,
+    Plugin,
+    acts_in_builds,
+    load_entry_point,
+    load_file,
+    origin_of,
+    register,
+)
+from finery.plugin.hookspecs import hookimpl
+from finery.plugin.notes import OWN_NOTES, About, known_notes
 from finery.step.contract import check_contract
-from finery.step.inspect import FILE_MODULE
 from finery.step.step import Step
-from finery.util.installed import EntryPoint, entry_points
+from finery.util.installed import EntryPoint, entry_points, version_of
 from finery.util.paths import shown
 from finery.util.references import load_reference
 from finery.util.text import did_you_mean, nearest_meant
 
 if TYPE_CHECKING:
-    from finery.plugin.view import View
+    from finery.plugin.views.view import View
 
-GROUP = "finery"
+Table = dict[str, tuple[Any, Plugin]]
+"""Name → (an object or `"module:Name"`, the plugin that provides it)."""
 
 
-class Plugin:
-    """A loaded plugin: its name, where it comes from, and its module."""
+class Builtin:
+    """What finery itself provides, by the hooks that plugins use."""
 
-    def __init__(
-        self, name: str, module: ModuleType, origin: str, path: Path | None = None
-    ) -> None:
-        self.name = name
-        self.module = module
-        self.origin = origin  # "finery 0.1.0" or the file's path
-        self.path = path  # only for a file beside the recipe
+    @staticmethod
+    @hookimpl
+    def finery_commands() -> Mapping[str, str]:
+        """The commands."""
+        return builtin.COMMANDS
+
+    @staticmethod
+    @hookimpl
+    def finery_executors() -> Mapping[str, str]:
+        """The executor of this machine."""
+        return builtin.EXECUTORS
+
+    @staticmethod
+    @hookimpl
+    def finery_notes() -> Mapping[str, About]:
+        """The notes that need no plugin."""
+        return OWN_NOTES
 
 
 class Plugins:
-    """All plugins of this process, and the step types, engines and commands they provide."""
+    """All plugins of this process, and the step types, engines and commands they provide.
 
-    def __init__(self, manager: pluggy.PluginManager, plugins: Sequence[Plugin]) -> None:
-        self.manager = manager
-        self.plugins = list(plugins)
+    plugins: those that can be used, finery's own not among them. broken: all others.
+    are_broken_reported: whether the user was told of these.
+    """
+
+    def __init__(self) -> None:
+        self.manager = pluggy.PluginManager(GROUP)
+        self.manager.add_hookspecs(hooks)
+        self.manager.add_hookspecs(deprecated.Hooks)
+        self.plugins: list[Plugin] = []
+        self.broken: list[BrokenPlugin] = []
+        self.are_broken_reported = False
+        self.step_types: Table = {}
+        self.engines: Table = {}
+        self.commands: Table = {}
+        self.executors: Table = {}
+        self.views: Table = {}
+        self._pages: Table = {}
+        self._tables: dict[str, Table] = {
+            "finery_steps": self.step_types,
+            "finery_engines": self.engines,
+            "finery_commands": self.commands,
+            "finery_executors": self.executors,
+            "finery_views": self.views,
+            "finery_pages": self._pages,
+        }
+        self._own = Plugin("finery", builtin, f"finery {version_of('finery')}")
+        self.manager.register(Builtin, name=self._own.name)
+        self._take(self._own, self._provided(self._own))
 
     @property
     def hook(self) -> Any:
         """The hooks, to call."""
         return self.manager.hook
 
-    @cached_property
-    def step_types(self) -> dict[str, tuple[Any, Plugin]]:
-        """Step type name → (class or "module:Class", the plugin that provides it)."""
-        return self._provided("finery_steps")
+    # -- loading ---------------------------------------------------------------------------------
+
+    def add_installed(self, entry: EntryPoint) -> None:
+        """Load a plugin by its entry point, or add it to the broken ones."""
+        try:
+            plugin = load_entry_point(entry)
+            tables = self._registered(plugin)
+        except FineryError as error:
+            is_vital = acts_in_builds(entry)
+            self.broken.append(BrokenPlugin(entry.name, origin_of(entry), error, is_vital))
+        else:
+            self._add(plugin, tables)
+
+    def add_file(self, path: Path) -> None:
+        """Load a plugin file beside a recipe, or add it to the broken ones."""
+        try:
+            plugin = load_file(path)
+            tables = self._registered(plugin)
+        except FineryError as error:
+            self.broken.append(BrokenPlugin(path.stem, shown(path), error, is_vital=True))
+        else:
+            self._add(plugin, tables)
+
+    def _registered(self, plugin: Plugin) -> dict[str, Table]:
+        """Register a plugin; what it provides. Where something is wrong, it isn't registered."""
+        register(self.manager, plugin)
+        try:
+            return self._provided(plugin)
+        except FineryError:
+            self.manager.unregister(plugin.module)
+            raise
+
+    def _add(self, plugin: Plugin, tables: Mapping[str, Table]) -> None:
+        try:
+            self._take(plugin, tables)
+        except PluginError as error:  # which of the two is meant, nobody knows
+            self.manager.unregister(plugin.module)
+            self.broken.append(BrokenPlugin(plugin.name, plugin.origin, error, is_vital=True))
+        else:
+            self.plugins.append(plugin)
+
+    def _provided(self, plugin: Plugin) -> dict[str, Table]:
+        """What a plugin provides by name, by hook."""
+        return {hook: self._table(hook, plugin) for hook in self._tables}
+
+    def _take(self, plugin: Plugin, tables: Mapping[str, Table]) -> None:
+        """Add what a plugin provides: all of it, or nothing where a name is taken."""
+        for hook, table in tables.items():
+            _check_new(table, self._tables[hook], plugin)
+        for hook, table in tables.items():
+            self._tables[hook] |= table
+
+    def _table(self, hook: str, plugin: Plugin) -> Table:
+        """What a plugin's implementations of a hook return."""
+        table: Table = {}
+        for call in getattr(self.hook, hook).get_hookimpls():
+            if call.plugin_name == plugin.name:
+                for name, reference in _mapping(hook, call.function, plugin).items():
+                    table[name] = (reference, plugin)
+        return table
 
     @cached_property
-    def engines(self) -> dict[str, tuple[Any, Plugin]]:
-        """Model format → (class or "module:Class", plugin)."""
-        return self._provided("finery_engines")
+    def notes(self) -> Table:
+        """Kind of note → (when and why it is given, plugin).
 
-    @cached_property
-    def commands(self) -> dict[str, tuple[Any, Plugin]]:
-        """Command name → (click command or "module:function", plugin)."""
-        return self._provided("finery_commands")
-
-    @cached_property
-    def executors(self) -> dict[str, tuple[Any, Plugin]]:
-        """Executor name → (class or "module:Class", plugin)."""
-        return self._provided("finery_executors")
-
-    @cached_property
-    def views(self) -> dict[str, tuple[Any, Plugin]]:
-        """Kind of artifact, or `kind/format` → (a `View`'s class or "module:Class", plugin)."""
-        return self._provided("finery_views")
-
-    @cached_property
-    def pages(self) -> dict[str, tuple[Any, Plugin]]:
-        """Kind of artifact → (what makes a page of it, or "module:function"; plugin)."""
-        return self._provided("finery_pages")
-
-    @cached_property
-    def notes(self) -> dict[str, tuple[Any, Plugin]]:
-        """Kind of note → (when and why it is given, plugin)."""
-        return self._provided("finery_notes")
+        Read when it is asked for, since plugins import something for it.
+        """
+        notes: Table = {}
+        for plugin in (self._own, *self.plugins):
+            table = self._table("finery_notes", plugin)
+            _check_new(table, notes, plugin)
+            notes |= table
+        return notes
 
     @cached_property
     def note_names(self) -> set[str]:
         """Names of all notes that may be given here: recipes silence them by name."""
         return {*known_notes(self)}
+
+    # -- broken plugins --------------------------------------------------------------------------
+
+    def raise_broken(self, uses: Iterable[str]) -> None:
+        """Raise the error of a broken plugin that a recipe can't do without.
+
+        uses: the step types of the recipe. A plugin that only provides what the recipe doesn't use
+        can be left out. One with other hooks can't: a build would go on without what it does to
+        every step.
+        """
+        names = {use.partition(".")[0] for use in uses}
+        for plugin in self.broken:
+            if plugin.is_vital or plugin.name in names:
+                self.are_broken_reported = True
+                raise plugin.error
+
+    # -- use -------------------------------------------------------------------------------------
 
     def step_type(self, name: str) -> type[Step]:
         """The class of a step type; imports its module. `PluginError` if there is none."""
@@ -123,6 +221,7 @@ class Plugins:
             raise PluginError(
                 f"no engine answers prompts with a model of format '{model_format}'",
                 fix=f"install a plugin with one; there are engines for: {there}",
+                details=[plugin.error.what for plugin in self.broken],
             )
         reference, plugin = self.engines[model_format]
         cls: type[Engine] = resolve(reference, f"engine '{model_format}'", plugin)
@@ -133,40 +232,45 @@ class Plugins:
 
         Raises `PluginError` where a plugin's view can't be loaded, or is none.
         """
-        from finery.plugin.view import View  # only where something is shown
+        from finery.plugin.views.view import View  # only where something is shown
 
         name = next((n for n in (f"{kind}/{artifact_format}", kind) if n in self.views), None)
-        if name is None:
-            return View()
+        view = View() if name is None else self._view(name, View)
+        if kind not in self._pages:
+            return view
+        reference, plugin = self._pages[kind]
+        return deprecated.with_page(view, resolve(reference, f"page of a {kind}", plugin))
+
+    def _view(self, name: str, base: "type[View]") -> "View":
         reference, plugin = self.views[name]
         cls = resolve(reference, f"view '{name}'", plugin)
-        if not (isinstance(cls, type) and issubclass(cls, View)):
+        if not (isinstance(cls, type) and issubclass(cls, base)):
             raise PluginError(
                 f"view '{name}' of plugin '{plugin.name}' ({plugin.origin}) is no View: {cls!r}",
                 fix="subclass finery.View",
             )
         return cls()
 
-    def _provided(self, hook: str) -> dict[str, tuple[Any, Plugin]]:
-        found: dict[str, tuple[Any, Plugin]] = {}
-        for plugin in self.plugins:
-            for name, reference in _table(plugin, hook).items():
-                if name in found:
-                    first = found[name][1]
-                    raise PluginError(
-                        f"'{name}' is provided twice: by plugin '{first.name}' ({first.origin}) "
-                        f"and by plugin '{plugin.name}' ({plugin.origin})",
-                        fix="rename one, or uninstall its plugin",
-                    )
-                found[name] = (reference, plugin)
-        return found
+    def worker_environment(self, use: str, *, alone: bool) -> dict[str, str]:
+        """Environment variables that plugins add to a new worker's; of two, the later plugin's."""
+        environment: dict[str, str] = {}
+        for variables in reversed(self.hook.finery_worker_environment(use=use, alone=alone)):
+            environment |= variables
+        return environment
 
 
-def _table(plugin: Plugin, hook: str) -> Mapping[str, Any]:
-    """What a plugin's hook provides, by name; nothing where it has no such hook."""
-    provide = getattr(plugin.module, hook, None)
-    if provide is None:
-        return {}
+def _check_new(table: Table, known: Table, plugin: Plugin) -> None:
+    for name in table.keys() & known.keys():
+        first = known[name][1]
+        raise PluginError(
+            f"'{name}' is provided twice: by plugin '{first.name}' ({first.origin}) "
+            f"and by plugin '{plugin.name}' ({plugin.origin})",
+            fix="rename one, or uninstall its plugin",
+        )
+
+
+def _mapping(hook: str, provide: Any, plugin: Plugin) -> Mapping[str, Any]:
+    """What an implementation of a hook returns, which has to be a mapping."""
     try:
         table = provide()
     except Exception as error:
@@ -184,109 +288,28 @@ def _table(plugin: Plugin, hook: str) -> Mapping[str, Any]:
     return table
 
 
-@lru_cache(maxsize=8)
+_loaded: dict[tuple[Path, ...], Plugins] = {}
+
+
 def load_plugins(local: tuple[Path, ...] = ()) -> Plugins:
-    """Load every installed plugin and the `local` plugin files; once per process and set."""
-    manager = pluggy.PluginManager(GROUP)
-    manager.add_hookspecs(hooks)
-    found = [_load_entry_point(entry) for entry in entry_points(GROUP)]
-    found += [_load_file(path) for path in local]
-    for plugin in found:
-        _register(manager, plugin)
-    return Plugins(manager, found)
+    """Load every installed plugin and the `local` plugin files; once per process and set.
+
+    Broken ones raise nothing here, see `Plugins.broken`.
+    """
+    if local not in _loaded:
+        plugins = Plugins()
+        for entry in entry_points(GROUP):
+            plugins.add_installed(entry)
+        for path in local:
+            plugins.add_file(path)
+        _loaded[local] = plugins
+    return _loaded[local]
 
 
-def _register(manager: pluggy.PluginManager, plugin: Plugin) -> None:
-    for name, function in vars(plugin.module).items():
-        if name.startswith("finery_") and isinstance(function, FunctionType):
-            _check_hook(name, function, plugin)
-    try:
-        manager.register(plugin.module, name=plugin.name)
-        manager.check_pending()
-    except pluggy.PluginValidationError as error:
-        first, *more = str(error).splitlines()
-        raise PluginError(
-            f"plugin '{plugin.name}' ({plugin.origin}) breaks the hooks' contract: {first}",
-            fix="compare its hookimpls with docs/plugins.md",
-            details=more,
-        ) from error
-    except ValueError as error:
-        raise PluginError(
-            f"two plugins are named '{plugin.name}'", where=plugin.origin, fix="rename one of them"
-        ) from error
-
-
-def _check_hook(name: str, function: FunctionType, plugin: Plugin) -> None:
-    """Raise `PluginError` for a hook that is mistyped or not marked: it would never be called."""
-    marked: dict[str, Any] | None = getattr(function, "finery_impl", None)
-    known = [n for n in vars(hooks) if n.startswith("finery_")]
-    code = function.__code__
-    where = f"{shown(Path(code.co_filename))}:{code.co_firstlineno}"
-    of = "" if plugin.path else f" of {plugin.origin}"
-    if marked is None and name in known:
-        raise PluginError(
-            f"{name}{of} is not marked as a hook", where=where, fix="put @hookimpl above"
-        )
-    if marked is None or marked.get("optionalhook"):
-        return
-    if (marked.get("specname") or name) not in known:
-        raise PluginError(
-            f"plugin '{plugin.name}'{of} implements the unknown hook '{name}'",
-            where=where,
-            fix=did_you_mean(name, known),
-        )
-
-
-def _load_entry_point(entry: EntryPoint) -> Plugin:
-    dist = entry.distribution
-    origin = f"{dist.name} {dist.version}"
-    try:
-        module = importlib.import_module(entry.value.partition(":")[0])
-    except Exception as error:
-        raise PluginError(
-            f"plugin '{entry.name}' of {origin} fails on import: {type(error).__name__}: {error}",
-            where=f"entry point {GROUP}.{entry.name} = {entry.value}",
-            fix=f"repair or uninstall it: pip uninstall {dist.name}",
-        ) from error
-    return Plugin(entry.name, module, origin)
-
-
-def _load_file(path: Path) -> Plugin:
-    """Load a plugin file that lies beside a recipe, under a module name of its own."""
-    name = f"{FILE_MODULE}{path.stem}_{blake3(str(path).encode()).hexdigest()[:8]}"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
-        if spec is None or spec.loader is None:
-            raise PluginError(
-                "a plugin file must be a Python file", where=shown(path), fix="name a .py file"
-            )
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        try:
-            spec.loader.exec_module(module)
-        except FineryError:
-            del sys.modules[name]
-            raise
-        except Exception as error:
-            del sys.modules[name]
-            text = error.msg if isinstance(error, SyntaxError) else error
-            raise PluginError(
-                f"plugin file fails on import: {type(error).__name__}: {text}",
-                where=_raised_at(error, path),
-                fix="repair it",
-            ) from error
-    return Plugin(path.stem, sys.modules[name], shown(path), path)
-
-
-def _raised_at(error: Exception, path: Path) -> str:
-    if isinstance(error, SyntaxError):
-        return f"{shown(Path(error.filename or path))}:{error.lineno}:{error.offset}"
-    line, trace = 1, error.__traceback__
-    while trace is not None:
-        if trace.tb_frame.f_code.co_filename == str(path):
-            line = trace.tb_lineno
-        trace = trace.tb_next
-    return f"{shown(path)}:{line}"
+def left_out() -> list[BrokenPlugin]:
+    """Broken plugins of this process that the user wasn't told of yet."""
+    plugins = [p for p in _loaded.values() if not p.are_broken_reported]
+    return list({plugin.name: plugin for p in plugins for plugin in p.broken}.values())
 
 
 def resolve(reference: Any, what: str, plugin: Plugin) -> Any:

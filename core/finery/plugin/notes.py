@@ -49,12 +49,16 @@ OWN_NOTES = {
     "unset-variable": About(
         when="a step's `env:` names an environment variable that isn't set here",
         why="The build stops where the step is about to start.",
-    )
+    ),
+    "undeclared-read": About(
+        when="a running step opens a file of the project, or imports code beside the recipe, that "
+        "isn't part of its key",
+        why="When that file changes, the step doesn't rerun, and its output is out of date.",
+    ),
 }
 """The kinds of notes that finery itself gives."""
 
 
 def known_notes(plugins: "Plugins") -> dict[str, About]:
     """Every kind of note that may be given here, by name."""
-    provided = {name: about for name, (about, _) in plugins.notes.items()}
-    return OWN_NOTES | provided
+    return {name: about for name, (about, _) in plugins.notes.items()}

@@ -4,8 +4,6 @@ import os
 import shutil
 from pathlib import Path
 
-import msgspec
-
 from finery.artifact.kinds import Artifact
 from finery.artifact.manifest import MANIFEST, Manifest, manifest
 from finery.errors import StepError
@@ -41,11 +39,13 @@ def ingest(artifact: Artifact, out: Path, objects: Path) -> Manifest:
 
 
 def _manifest_of(ref: Artifact) -> Manifest:
-    """The manifest that an input artifact came with."""
-    try:
-        return msgspec.json.decode((ref.path / MANIFEST).read_bytes(), type=Manifest)
-    except FileNotFoundError:
-        raise StepError("a step may only refer to artifacts that it was given as inputs") from None
+    """The manifest that an input artifact came with.
+
+    It travels in memory. The file in the artifact's folder is for people, who may edit it.
+    """
+    if ref.manifest is None:
+        raise StepError("a step may only refer to artifacts that it was given as inputs")
+    return ref.manifest
 
 
 def _left(folder: Path) -> list[Path]:

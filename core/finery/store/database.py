@@ -263,9 +263,7 @@ class Store:
     def _record_blobs(self, digests: Iterable[str]) -> None:
         for digest in digests:
             stat = self._blobs[digest] = _blob_stat(self.blob_path(digest))
-            self._db.execute(
-                "INSERT OR REPLACE INTO blobs VALUES (?, ?, ?, ?, ?)", [digest, *stat]
-            )
+            self._db.execute("INSERT OR REPLACE INTO blobs VALUES (?, ?, ?, ?, ?)", [digest, *stat])
 
     def artifact(self, manifest: Manifest) -> Artifact:
         """The artifact, with its folder of links in place."""

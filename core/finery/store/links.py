@@ -19,15 +19,16 @@ _OUTPUT = re.compile(r"/views/[0-9a-f]{64}$")
 
 def open_artifact(root: Path, manifest: Manifest) -> Artifact:
     """The artifact of a manifest, as a folder of links into the store at `root`."""
-    made = KINDS[manifest.kind](
+    artifact = KINDS[manifest.kind](
         view(root, manifest),
         meta=manifest.meta,
         refs={role: open_artifact(root, ref) for role, ref in manifest.refs.items()},
         external={name: Path(path) for name, (path, *_) in manifest.external.items()},
         runtime=manifest.runtime,
     )
-    made.digest = manifest.digest
-    return made
+    artifact.digest = manifest.digest
+    artifact.manifest = manifest
+    return artifact
 
 
 def view_path(root: Path, manifest: Manifest) -> Path:
@@ -36,22 +37,36 @@ def view_path(root: Path, manifest: Manifest) -> Path:
 
 
 def view(root: Path, manifest: Manifest) -> Path:
-    """A folder with the artifact's files under their names, as links; made or mended here."""
-    folder, links = view_path(root, manifest), _links(manifest)
-    if not _is_view(folder, links):
+    """A folder with the artifact's files under their names, as links; made or mended here.
+
+    Links and manifest are read-only by themselves or by mode. The folder stays writable: else
+    `rm -rf build .finery` would fail for all users but root.
+    """
+    folder, links, description = view_path(root, manifest), _links(manifest), _described(manifest)
+    if not _is_view(folder, links, description):
         staged = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
         shutil.rmtree(staged, ignore_errors=True)
         staged.mkdir()
         for file, text in links.items():
             _link(text, staged / file)
-        (staged / MANIFEST).write_bytes(_described(manifest))
+        _write_read_only(staged / MANIFEST, description)
         if folder.exists():
             shutil.rmtree(folder, ignore_errors=True)
         try:
             staged.rename(folder)
-        except OSError:  # another process made it in the meantime
+        except OSError as error:  # another process made it in the meantime, or nobody can
             shutil.rmtree(staged)
+            if not _is_view(folder, links, description):
+                raise UsageError(
+                    f"can't replace {folder}, which was changed: {error.strerror}",
+                    fix="remove that folder and build again: nothing is lost",
+                ) from error
     return folder
+
+
+def _write_read_only(path: Path, content: bytes) -> None:
+    with open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o444)) as file:
+        file.write(content)
 
 
 def _links(manifest: Manifest) -> dict[str, str]:
@@ -63,15 +78,18 @@ def _links(manifest: Manifest) -> dict[str, str]:
     return links | {name: path for name, (path, *_) in manifest.external.items()}
 
 
-def _is_view(folder: Path, links: Mapping[str, str]) -> bool:
-    """Whether a folder of links is as it was made.
+def _is_view(folder: Path, links: Mapping[str, str], description: bytes) -> bool:
+    """Whether a folder of links is as it was made, to the byte.
 
-    It isn't where an editor or a step put a file of its own in the place of a link, or beside
-    the links: steps that take the artifact must not see that.
+    It isn't where an editor or a step put a file of its own in the place of a link or beside the
+    links, or changed the manifest: steps that take the artifact must not see that.
     """
     try:
         if any(os.readlink(f"{folder}/{name}") != text for name, text in links.items()):
             return False
+        with open(f"{folder}/{MANIFEST}", "rb") as file:
+            if file.read() != description:
+                return False
     except OSError:
         return False
     return _count(folder, links) == len(links) + 1

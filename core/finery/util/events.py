@@ -1,33 +1,170 @@
-"""What happens in a build, as data. The terminal view, `--json` and the run's log all listen.
+"""What happens in a build, as data: the terminal view, `--json` and the run's log all listen.
 
-Every event is a mapping with `event` and the fields below.
-
-    build_started   run, recipe, steps
-    step_cached     step, use
-    step_started    step, use, reason
-    step_log        step, message
-    step_progress   step, done, total, text
-    step_metric     step, name, value, at
-    step_finished   step, use, seconds, outputs
-    step_failed     step, use, error, log
-    step_blocked    step, use, by
-    build_finished  ok, ran, cached, failed, blocked, seconds, exit_code
+An event is a mapping: `event` names one of the classes below, `time` says when, and the other
+fields are those of the class. This is the one place that declares them; docs/events.md is generated
+from it. A field is never taken away or given another meaning within a version of `finery`; fields
+and events may be added, so whoever reads events leaves out what they don't know.
 """
 
+import os
+import time
 from collections.abc import Callable
-from typing import Any
+from datetime import UTC, datetime
+from typing import Annotated, Any, TypedDict, get_args, get_type_hints
 
 Event = dict[str, Any]
+"""An event on its way: what one of the classes in `EVENTS` describes."""
 Listener = Callable[[Event], None]
-EVENTS = (
-    "build_started",
-    "step_cached",
-    "step_started",
-    "step_log",
-    "step_progress",
-    "step_metric",
-    "step_finished",
-    "step_failed",
-    "step_blocked",
-    "build_finished",
-)
+
+
+class StepInRecipe(TypedDict):
+    """A step of the recipe, as a build begins with it."""
+
+    step: str
+    use: str
+    section: str
+
+
+class Error(TypedDict):
+    """An error that people can cause, in the parts in which it is printed."""
+
+    error: Annotated[str, "the class of the error, e.g. `StepError`"]
+    what: Annotated[str, "what is wrong"]
+    where: Annotated[str | None, "`file:line:column` in the recipe, where it is known"]
+    fix: Annotated[str | None, "what to do about it"]
+    details: Annotated[list[str], "further lines, e.g. the end of a traceback"]
+
+
+class _Any(TypedDict):
+    event: Annotated[str, "the event's name"]
+    time: Annotated[str, "when it happened: UTC, ISO 8601, e.g. `2026-01-02T03:04:05.678Z`"]
+
+
+class _OfStep(_Any):
+    step: Annotated[str, "the step's name"]
+
+
+class _OfStepType(_OfStep):
+    use: Annotated[str, "its step type"]
+
+
+class BuildStarted(_Any):
+    """A build begins. Always the first event."""
+
+    run: Annotated[str, "the run's id: its events and logs lie in `.finery/runs/<run>/`"]
+    recipe: Annotated[str, "the recipe's name"]
+    steps: Annotated[list[StepInRecipe], "the steps that are built, in order"]
+
+
+class StepCached(_OfStepType):
+    """A step's output is in the store already; the step doesn't run."""
+
+
+class StepStarted(_OfStepType):
+    """A step begins to run."""
+
+    reason: Annotated[str, "why it runs, e.g. `setting epochs: 3 → 2`"]
+
+
+class StepLog(_OfStep):
+    """A step says something, or a note on it is given as it starts."""
+
+    message: str
+
+
+class StepProgress(_OfStep):
+    """How far a running step is."""
+
+    done: Annotated[float, "how much is done, in any unit"]
+    total: Annotated[float, "how much there is to do, in the same unit"]
+    text: Annotated[str, "what it is doing"]
+
+
+class StepMetric(_OfStep):
+    """A value that is measured while a step runs, e.g. a training's loss."""
+
+    name: Annotated[str, "what is measured"]
+    value: float
+    at: Annotated[float, "when in the step's course, e.g. the optimizer step"]
+
+
+class StepNote(_OfStep):
+    """Advice that only running the step could give, e.g. on files that it reads undeclared."""
+
+    name: Annotated[str, "the kind of note, by which a recipe silences it (docs/advice.md)"]
+    text: Annotated[str, "what there is to say"]
+    fix: Annotated[str, "what to do about it"]
+
+
+class StepFinished(_OfStepType):
+    """A step ran, and its outputs are in the store."""
+
+    seconds: Annotated[float, "how long it ran"]
+    outputs: Annotated[dict[str, str], "each output's kind, by name; `''` names an only output"]
+
+
+class StepFailed(_OfStepType):
+    """A step failed, or what it made doesn't meet a requirement."""
+
+    error: Error
+    log: Annotated[str | None, "the file with what it printed, if it printed anything"]
+
+
+class StepBlocked(_OfStepType):
+    """A step can't run, since one that it needs failed."""
+
+    by: Annotated[str, "the step that failed"]
+
+
+class BuildFinished(_Any):
+    """A build ended, well or not. Always the last event."""
+
+    ok: Annotated[bool, "whether every step is built and meets its requirements"]
+    ran: Annotated[int, "steps that ran"]
+    cached: Annotated[int, "steps that didn't need to run"]
+    failed: Annotated[int, "steps that failed"]
+    blocked: Annotated[int, "steps that couldn't run because of those"]
+    seconds: Annotated[float, "how long the build took"]
+    exit_code: Annotated[int, "the exit code of `finery build`"]
+
+
+EVENTS: dict[str, type] = {
+    "build_started": BuildStarted,
+    "step_cached": StepCached,
+    "step_started": StepStarted,
+    "step_log": StepLog,
+    "step_progress": StepProgress,
+    "step_metric": StepMetric,
+    "step_note": StepNote,
+    "step_finished": StepFinished,
+    "step_failed": StepFailed,
+    "step_blocked": StepBlocked,
+    "build_finished": BuildFinished,
+}
+"""Every event by name, in the order in which a step comes to them."""
+
+
+def happened(event: str, **fields: Any) -> Event:
+    """The event `event`, of now."""
+    return {"event": event, "time": now(), **fields}
+
+
+def now() -> str:
+    """The time of an event that happens now."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def new_run_id() -> str:
+    """A name for a run that sorts by time, e.g. `20260102-030405-1234`."""
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+
+
+def described(kind: type) -> dict[str, tuple[Any, str]]:
+    """Field → (its type, what it means) of an event's class or of a part of one."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {name: _parts(hint) for name, hint in hints.items()}
+
+
+def _parts(hint: Any) -> tuple[Any, str]:
+    text = getattr(hint, "__metadata__", ("",))[0]
+    return (get_args(hint)[0] if text else hint), text

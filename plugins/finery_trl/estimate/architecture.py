@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from finery import DataError, Model, version_of
-from finery_local.gguf_file import Array, read_header
+from finery_local.gguf_header import Array, read_header
 from finery_trl.estimate.memory import Architecture
 
 REQUEST_SECONDS = 4.0

@@ -14,8 +14,9 @@ from finery.artifact.kinds import Artifact
 from finery.build.code.follow import Code, CodeReader, Parsed
 from finery.build.code.resolve import Modules
 from finery.errors import PluginError
+from finery.plugin.discovery import Plugin
 from finery.plugin.hookspecs import OBSERVES
-from finery.plugin.manager import Plugin, Plugins
+from finery.plugin.manager import Plugins
 from finery.recipe.document import Recipe
 from finery.step.inspect import declared_outputs, inputs_of, nested_steps
 from finery.step.step import Step
@@ -110,9 +111,7 @@ class StepCode:
             self._found[subject] = before._replace(files=now.files)
         return sorted(changed)
 
-    def paths(
-        self, step: Step, written: Mapping[str, Any], engines: Iterable[str]
-    ) -> set[Path]:
+    def paths(self, step: Step, written: Mapping[str, Any], engines: Iterable[str]) -> set[Path]:
         """The files that decided what the code is that a step runs with."""
         subjects = self._used(step, written, engines)
         return {path for subject in subjects for path in self._found[subject].files}

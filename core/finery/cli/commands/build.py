@@ -5,7 +5,7 @@ import sys
 import time
 from contextlib import closing, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,13 @@ from finery.build import uptodate as stamp
 from finery.cli.console import print_json
 from finery.cli.options import json_option, recipe_argument, set_option
 from finery.errors import UsageError
+from finery.plugin.builtin import EXECUTORS
+from finery.util.references import load_reference
+
+if TYPE_CHECKING:
+    from finery.build.scheduler import Build
+    from finery.execute.executor import Executor
+    from finery.plugin.manager import Plugins
 
 INTERRUPTED = (
     "interrupted: what is done is kept, of a training all up to its last checkpoint; build again "
@@ -53,32 +60,21 @@ def command(
     """Make what RECIPE declares; only what changed is redone."""
     if not update_lock and _is_done(recipe, steps, overrides, as_json=as_json):
         return 0
-    from finery.build.checks import check_files
-    from finery.build.project import open_graph, open_store
-    from finery.build.scheduler import Build
-    from finery.recipe.validate import raise_all
-
     signal.signal(signal.SIGTERM, _as_interrupt)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # not under nohup
         signal.signal(signal.SIGHUP, _as_interrupt)
-    store = open_store(recipe)
-    graph = open_graph(recipe, overrides, store).select(steps)
-    raise_all(check_files(graph))  # a wrong path shall not wait for the steps before it
+    build = _build_of(recipe, steps, overrides, executor, jobs, (keep_going, update_lock))
     from finery.cli.progress import listener
 
-    view: Any = print_json if as_json else listener(sys.stderr, graph)
-    build = Build(
-        graph, store, _executor(executor, jobs, graph), [view],
-        keep_going=keep_going, update_lock=update_lock,
-        states=stamp.states_before(store, recipe, steps, overrides),
-    )  # fmt: skip
+    view: Any = print_json if as_json else listener(sys.stderr, build.graph)
+    build.listeners.append(view)
     try:
         with nullcontext() if as_json else closing(view):
             outcome = build.run()
     except KeyboardInterrupt:
         click.echo(INTERRUPTED, err=True)
         return build.outcome.exit_code
-    if len(outcome.results) == len(graph.nodes) and not outcome.errors:
+    if len(outcome.results) == len(build.graph.nodes) and not outcome.errors:
         stamp.keep(build, steps, overrides)
     if not as_json:
         from finery.cli.summary import print_summary
@@ -102,21 +98,54 @@ def _is_done(
     return count is not None
 
 
-def _executor(name: str, jobs: int | None, graph: Any) -> Any:
-    from finery.execute.local import LocalExecutor
+def _build_of(
+    recipe: Path, steps: tuple[str, ...], overrides: tuple[str, ...], executor: str,
+    jobs: int | None, options: tuple[bool, bool],
+) -> "Build":  # fmt: skip
+    """The build of a recipe, once all that can be checked before it is."""
+    from finery.build.checks import check_files
+    from finery.build.project import open_graph, open_store
+    from finery.build.scheduler import Build
+    from finery.recipe.validate import raise_all
 
-    if name == "local":
-        return LocalExecutor(jobs)
+    keep_going, update_lock = options
+    store = open_store(recipe)
+    runner = _own_executor(executor, jobs)
+    try:
+        graph = open_graph(recipe, overrides, store).select(steps)
+        raise_all(check_files(graph))  # a wrong path shall not wait for the steps before it
+        runner = runner or _executor(executor, jobs, graph.plugins)
+        return Build(
+            graph, store, runner, keep_going=keep_going, update_lock=update_lock,
+            states=stamp.states_before(store, recipe, steps, overrides),
+        )  # fmt: skip
+    except BaseException:
+        if runner is not None:
+            runner.close()
+        raise
+
+
+def _own_executor(name: str, jobs: int | None) -> "Executor | None":
+    """An executor of finery's own, which may get ready before plugins are loaded."""
+    if name not in EXECUTORS:
+        return None
+    executor: Executor = load_reference(EXECUTORS[name])(jobs)
+    return executor
+
+
+def _executor(name: str, jobs: int | None, plugins: "Plugins") -> "Executor":
+    """A new executor, by the name that a plugin gave it."""
     from finery.plugin.manager import resolve
 
-    provided = graph.plugins.executors
-    if name not in provided:
+    if name not in plugins.executors:
         raise UsageError(
             f"there is no executor '{name}'",
             where="--executor",
-            fix=f"one of: {', '.join(['local', *provided])}",
+            fix=f"one of: {', '.join(plugins.executors)}",
         )
-    return resolve(provided[name][0], f"executor '{name}'", provided[name][1])(jobs)
+    reference, plugin = plugins.executors[name]
+    executor: Executor = resolve(reference, f"executor '{name}'", plugin)(jobs)
+    return executor
 
 
 def _as_interrupt(signum: int, frame: object) -> None:

@@ -1,14 +1,18 @@
 """`finery plugins`: what is installed and what it provides."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from finery.cli.console import print_json
 from finery.cli.options import json_option
 from finery.errors import PluginError
-from finery.util.text import did_you_mean
+from finery.util.text import did_you_mean, visible
+
+if TYPE_CHECKING:
+    from finery.plugin.discovery import BrokenPlugin, Plugin
+    from finery.plugin.manager import Plugins
 
 
 @click.command("plugins")
@@ -22,50 +26,74 @@ from finery.util.text import did_you_mean
 @json_option
 def command(name: str | None, recipe: Path | None, as_json: bool) -> None:
     """List plugins and their step types; with NAME (a step type), its inputs and settings."""
-    from finery.build.project import open_recipe
+    from finery.build.project import plugins_of
     from finery.plugin.manager import load_plugins
+    from finery.recipe.document import load
 
-    plugins = open_recipe(recipe)[1] if recipe else load_plugins()
+    plugins = plugins_of(load(recipe)) if recipe else load_plugins()
+    plugins.are_broken_reported = True
     if name in plugins.step_types:
         _print_step_type(plugins, str(name), as_json)
         return
-    if name is not None and name not in {p.name for p in plugins.plugins}:
-        known = [*plugins.step_types, *(p.name for p in plugins.plugins)]
+    names = [*(p.name for p in plugins.plugins), *(p.name for p in plugins.broken)]
+    if name is not None and name not in names:
+        known = [*plugins.step_types, *names]
         raise PluginError(
             f"there is no plugin or step type '{name}'", fix=did_you_mean(name, known)
         )
     for plugin in plugins.plugins:
         if name in (None, plugin.name):
             _print_plugin(plugins, plugin, as_json)
+    for broken in plugins.broken:
+        if name in (None, broken.name):
+            _print_broken(broken, as_json)
 
 
-def _print_plugin(plugins: Any, plugin: Any, as_json: bool) -> None:
-    types = {
-        n: plugins.step_type(n)
-        for n, (_, owner) in sorted(plugins.step_types.items())
-        if owner is plugin
-    }
+def _print_plugin(plugins: "Plugins", plugin: "Plugin", as_json: bool) -> None:
+    steps = sorted(n for n, (_, owner) in plugins.step_types.items() if owner is plugin)
     engines = [n for n, (_, owner) in plugins.engines.items() if owner is plugin]
     commands = [n for n, (_, owner) in plugins.commands.items() if owner is plugin]
     if as_json:
         print_json({
-            "plugin": plugin.name, "from": plugin.origin, "steps": list(types),
+            "plugin": plugin.name, "from": plugin.origin, "steps": steps,
             "engines": engines, "commands": commands,
         })  # fmt: skip
         return
+    _print_head(plugin)
+    for name in steps:
+        click.echo(f"  {name:<22} {_summary(plugins, name)}")
+    for label, names in (("engine for", engines), ("command", commands)):
+        if names:
+            click.echo(click.style(f"  {label} {', '.join(names)}", dim=True))
+
+
+def _print_head(plugin: "Plugin | BrokenPlugin") -> None:
     click.echo(f"{click.style(plugin.name, bold=True)}  {click.style(plugin.origin, dim=True)}")
-    for name, cls in types.items():
-        click.echo(f"  {name:<22} {_first_line(cls)}")
-    for label, found in (("engine for", engines), ("command", commands)):
-        if found:
-            click.echo(click.style(f"  {label} {', '.join(found)}", dim=True))
 
 
-def _first_line(cls: type) -> str:
-    return (cls.__doc__ or "").strip().partition("\n")[0]
+def _print_broken(plugin: "BrokenPlugin", as_json: bool) -> None:
+    if as_json:
+        error = plugin.error.to_dict()
+        print_json({"plugin": plugin.name, "from": plugin.origin, "broken": error})
+        return
+    _print_head(plugin)
+    click.echo(f"  {click.style('broken:', fg='red', bold=True)} {visible(plugin.error.what)}")
+    for line in (plugin.error.where, *plugin.error.details):
+        if line:
+            click.echo(click.style(f"  {visible(line)}", dim=True))
+    if plugin.error.fix:
+        click.echo(f"  {click.style('fix:', fg='green')} {visible(plugin.error.fix)}")
 
 
-def _print_step_type(plugins: Any, name: str, as_json: bool) -> None:
+def _summary(plugins: "Plugins", name: str) -> str:
+    """The first line of a step type's docstring, or why it can't be used."""
+    try:
+        return (plugins.step_type(name).__doc__ or "").strip().partition("\n")[0]
+    except PluginError as error:
+        return f"{click.style('broken:', fg='red', bold=True)} {visible(error.what)}"
+
+
+def _print_step_type(plugins: "Plugins", name: str, as_json: bool) -> None:
     from finery.recipe.messages import phrase
     from finery.recipe.schema import step_schema
     from finery.step.inspect import inputs_of, sections_of

@@ -69,7 +69,7 @@ def command(
     """
     from finery.build.project import open_graph, open_store, result_of
     from finery.cli.views import overview, show_outputs, titled
-    from finery.plugin.view import Detail
+    from finery.plugin.views.view import Detail
 
     store = open_store(recipe)
     graph = open_graph(recipe, overrides, store)

@@ -45,9 +45,9 @@ def finery_run_step(step: Any, job: Any) -> Generator[None, Any, Any]:
 
 
 @hookimpl
-def finery_build_started(run: str, plan: Any) -> None:
+def finery_build_started(run: str, graph: Any) -> None:
     """A build starts."""
-    _note(f"build started {len(plan.nodes)}")
+    _note(f"build started {len(graph.nodes)}")
 
 
 @hookimpl

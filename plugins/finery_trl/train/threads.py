@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from finery.util.machine import cpu_count
+from finery import cpu_count
 
 LONG = 20_000
 SHORT = 2_000

@@ -1,8 +1,9 @@
 """HTML pages of views: Jinja templates of any package, over the layout that all pages share.
 
-A page is one file that loads nothing and runs no script. A template is named
-`package/file.html.jinja`, extends `finery.plugin/templates/page.html.jinja`, and needs no care for
-what rows hold: all that it prints is escaped, with control characters as pictures.
+A page is one file that loads nothing and runs no script. A template is named by its package and
+file, `my_plugin/page.html.jinja`, and extends `finery.plugin.views/templates/page.html.jinja`. It
+needs no care for what rows hold: all that it prints is escaped, with control characters as
+pictures.
 """
 
 from importlib.resources import files
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
 
-LAYOUT = "finery.plugin/templates/page.html.jinja"
-PARTS = "finery.plugin/templates/parts.html.jinja"
+LAYOUT = "finery.plugin.views/templates/page.html.jinja"
+PARTS = "finery.plugin.views/templates/parts.html.jinja"
 
 
 def render_page(template: str, **context: Any) -> str:

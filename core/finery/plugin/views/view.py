@@ -8,7 +8,7 @@ references, files.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
-from finery.plugin.display import print_facts, print_files
+from finery.plugin.views.display import print_facts, print_files
 
 if TYPE_CHECKING:
     from rich.console import Console

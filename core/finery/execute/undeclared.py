@@ -1,0 +1,315 @@
+"""Undeclared reads: files of the project that a step reads and that aren't in its key.
+
+An audit hook (PEP 578) sees every file that Python code opens. It can't be removed, so a process
+gets it once, and it does nothing unless a step is watched. While a step runs, the hook only
+collects paths under the project folder. When the step ends, what is left of them becomes notes.
+
+It doesn't see files that C and Rust libraries open by themselves or that child processes read, nor
+folders that are only listed and files that are only looked at.
+"""
+
+import os
+import site
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from pathlib import Path
+from types import FunctionType, ModuleType
+from typing import Any, NamedTuple
+
+from finery.artifact.manifest import Manifest, with_references
+from finery.errors import FineryError
+from finery.execute.task import Noted, Task
+from finery.plugin.discovery import load_file
+from finery.plugin.manager import Plugins
+
+NAME = "undeclared-read"
+MOST = 10
+"""Files that are named one by one; of further ones, their number is."""
+HELD = 10_000
+"""Paths that are collected while a step runs, at most."""
+_EMPTIES, _ACCESS, _WRITE = os.O_TRUNC | os.O_EXCL, os.O_ACCMODE, os.O_WRONLY
+"""Flags of `open`: what makes a file empty, the bits that say what it's for, and writing."""
+
+
+class Scope(NamedTuple):
+    """Which reads count: those under `folders` and not under `known`; all end with a slash."""
+
+    folders: tuple[str, ...]
+    known: tuple[str, ...]
+
+
+class Opened:
+    """The files in a scope that this process opens for reading."""
+
+    def __init__(self, scope: Scope) -> None:
+        self.paths: dict[str, None] = {}
+        self._folders, self._known = scope
+        self._written: set[str] = set()
+
+    def take(self, path: Any, flags: int) -> None:
+        """Take a file that is about to be opened. path, flags: as `open` of the audit hook."""
+        if type(path) is not str:
+            if isinstance(path, int):
+                return
+            path = os.fsdecode(path)
+        if path[:1] != "/":
+            path = f"{os.getcwd()}/{path}"
+        if "/." in path:
+            path = os.path.normpath(path)
+        if not path.startswith(self._folders) or path.startswith(self._known):
+            return
+        if path in self.paths:
+            return
+        if flags & _EMPTIES:
+            self._written.add(path)  # from here on it holds what the step wrote
+        elif flags & _ACCESS != _WRITE and path not in self._written and len(self.paths) < HELD:
+            self.paths[path] = None
+
+
+_watched: Opened | None = None
+"""What collects the files that are opened now."""
+
+
+def _audit(event: str, arguments: tuple[Any, ...]) -> None:
+    """The audit hook: called so often that it has to be quick.
+
+    An error here would be an error of the step's own `open`.
+    """
+    if event == "open":
+        if _watched is not None:
+            try:
+                _watched.take(arguments[0], arguments[2])
+            except (OSError, TypeError, ValueError):
+                return
+    elif event == "sqlite3.connect" and _watched is not None:
+        with suppress(OSError, TypeError, ValueError):
+            _watched.take(_database(arguments[0]), os.O_RDWR)
+
+
+def _database(name: Any) -> str:
+    """The path of an SQLite database, which may be given as a URI."""
+    text = os.fsdecode(name)
+    return text.removeprefix("file:").partition("?")[0] if text.startswith("file:") else text
+
+
+@lru_cache(maxsize=1)
+def _install() -> None:
+    sys.addaudithook(_audit)
+
+
+@contextmanager
+def _watch(scope: Scope) -> Iterator[Opened]:
+    """Collect what is opened meanwhile."""
+    global _watched
+    _install()
+    before, _watched = _watched, Opened(scope)
+    try:
+        yield _watched
+    finally:
+        _watched = before
+
+
+@contextmanager
+def noted(task: Task, plugins: Plugins, send: Callable[[Noted], None]) -> Iterator[None]:
+    """Run a step meanwhile; send a note on each file that it reads undeclared.
+
+    A step with a pin reads what the pin stands for, wherever that is, and so isn't watched.
+    """
+    if not _is_watched(task) or task.pinned is not None:
+        yield
+        return
+    scope = _scope(task.project, task.store, plugins)
+    modules = set(sys.modules)
+    with _watch(scope) as opened:
+        try:
+            yield
+        except Exception:
+            _report(task, plugins, scope, opened, modules, send)
+            raise
+    _report(task, plugins, scope, opened, modules, send)
+
+
+def _is_watched(task: Task) -> bool:
+    """Whether the project folder says which files are a project's own."""
+    return task.project not in ("", "/")
+
+
+def _report(
+    task: Task,
+    plugins: Plugins,
+    scope: Scope,
+    opened: Opened,
+    modules: Collection[str],
+    send: Callable[[Noted], None],
+) -> None:
+    providers = [plugins.step_types[use][1].path for use in _uses(task)]
+    paths = dict(opened.paths)
+    for path in providers:
+        paths |= _at_import.get(str(path), {})
+    for note in _notes(
+        "reads {}, which isn't declared: the step doesn't rerun when that file changes",
+        "declare it in the step type, as a setting of type Files; or take the step that makes it "
+        "as an input",
+        _undeclared(paths, task, scope) if paths else [],
+    ):
+        send(note)
+    for note in _notes(
+        "imports {}, which isn't in its key: the step doesn't rerun when that code changes",
+        "import it with an import statement, which finery can follow",
+        _unkeyed(task, plugins, scope, modules),
+    ):
+        send(note)
+
+
+def _notes(text: str, fix: str, paths: list[str]) -> Iterator[Noted]:
+    """A note for each path, the last one for all that are too many to name."""
+    names = [_short(path) for path in paths[:MOST]]
+    if len(paths) > MOST:
+        names.append(f"{len(paths) - MOST} more files like these")
+    for name in names:
+        yield Noted(event="note", name=NAME, text=text.format(name), fix=fix)
+
+
+def _short(path: str) -> str:
+    """The path from here, with links as they are: `build/t/a/…` says more than a blob's name."""
+    relative = os.path.relpath(path)
+    return path if relative.startswith("..") else relative
+
+
+def _uses(task: Task) -> list[str]:
+    return [task.use, *(use for use, _ in task.nested.values())]
+
+
+# -- files ----------------------------------------------------------------------------------------
+
+
+_at_import: dict[str, dict[str, None]] = {}
+"""Plugin file → the files that were opened while it was imported."""
+
+
+def load_files(task: Task) -> None:
+    """Import the plugin files of a task, and remember what they read meanwhile.
+
+    A broken one is left to `load_plugins`, which says what is wrong with it.
+    """
+    for path in task.plugins if _is_watched(task) else ():
+        if path not in _at_import:
+            with _watch(_scope(task.project, task.store)) as opened, suppress(FineryError):
+                load_file(Path(path))
+            _at_import[path] = opened.paths
+
+
+@lru_cache(maxsize=8)
+def _scope(project: str, store: str, plugins: Plugins | None = None) -> Scope:
+    """What counts as read from a project: not the store, this Python, or installed plugins."""
+    folders = {_slash(project), _slash(os.path.realpath(project))}
+    packages = [p.module.__file__ or "" for p in plugins.plugins if not p.path] if plugins else []
+    finery = os.path.dirname(os.path.dirname(__file__))
+    own = [
+        store,
+        finery,
+        sys.prefix,
+        sys.base_prefix,
+        os.path.dirname(os.__file__),
+        site.getusersitepackages(),
+        *site.getsitepackages(),
+        *map(os.path.dirname, packages),
+    ]
+    known = {_slash(p) for path in own for p in (path, os.path.realpath(path))} - folders
+    inside = tuple(folders)
+    return Scope(inside, tuple(path for path in known if path.startswith(inside)))
+
+
+def _slash(folder: str) -> str:
+    return folder.rstrip("/") + "/"
+
+
+def _undeclared(paths: Iterable[str], task: Task, scope: Scope) -> list[str]:
+    """Those of the paths that are files which a person would have to declare."""
+    declared = {path for files in task.files.values() for _, path in files}
+    declared |= {path for given in task.inputs.values() for _, m in given for path in _external(m)}
+    declared = {*map(os.path.normpath, declared), *task.plugins, *task.code}
+    rest = [path for path in paths if path not in declared and not _is_aside(path, scope)]
+    if not rest:
+        return []
+    same = {identity for path in declared if (identity := _identity(path))}  # by another name
+    modules = {file for name in [*sys.modules] if (file := _file_of(name))}
+    return [
+        path for path in rest if (i := _identity(path)) and i not in same and path not in modules
+    ]
+
+
+def _external(manifest: Manifest) -> Iterator[str]:
+    return (path for m in with_references(manifest) for path, *_ in m.external.values())
+
+
+def _is_aside(path: str, scope: Scope) -> bool:
+    """Whether a file is a cache or configuration (hidden), or what Python keeps beside code."""
+    folder = next(f for f in scope.folders if path.startswith(f))
+    return (
+        path.startswith(scope.known)
+        or "/." in path[len(folder) - 1 :]
+        or path.endswith(".pyc")
+        or ".dist-info/" in path
+        or ".egg-info/" in path
+    )
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """Device and inode of a file; None where there is no such file."""
+    return (stat.st_dev, stat.st_ino) if os.path.isfile(path) and (stat := os.stat(path)) else None
+
+
+# -- code -----------------------------------------------------------------------------------------
+
+
+_imported: dict[str, set[str]] = {}
+"""Step type → files of modules that were imported while steps of it ran, under recipes' folders.
+
+The next step of that type finds them imported."""
+
+
+def _unkeyed(task: Task, plugins: Plugins, scope: Scope, before: Collection[str]) -> list[str]:
+    """Files of modules under the recipe's folder that the step uses and that aren't in its key."""
+    folder, imported = _slash(task.recipe), _imported.setdefault(task.use, set())
+    if len(sys.modules) != len(before):
+        imported |= _under(folder, sys.modules.keys() - before)
+    used = imported.union(*(_reached(plugins.step_type(use), folder) for use in _uses(task)))
+    return [
+        path
+        for path in sorted(used.difference(task.code, task.plugins))
+        if path.startswith(folder) and not path.startswith(scope.known)
+    ]
+
+
+@lru_cache(maxsize=256)
+def _reached(cls: type, folder: str) -> frozenset[str]:
+    """Files under a folder of the modules that a class's module uses by its global names."""
+    reached: set[str] = set()
+    rest = [cls.__module__]
+    while rest:
+        name = rest.pop()
+        file = _file_of(name)
+        if file is None or file in reached or not file.startswith(folder):
+            continue
+        reached.add(file)
+        for value in vars(sys.modules[name]).values():
+            if isinstance(value, ModuleType):
+                rest.append(value.__name__)
+            elif isinstance(value, (type, FunctionType)):
+                rest.append(str(value.__module__))
+    return frozenset(reached)
+
+
+def _under(folder: str, names: Iterable[str]) -> set[str]:
+    """Files of those modules that lie under a folder."""
+    return {file for name in names if (file := _file_of(name)) and file.startswith(folder)}
+
+
+def _file_of(name: str) -> str | None:
+    """The file of an imported module; what else stands in `sys.modules` has none."""
+    module = sys.modules.get(name)
+    file = vars(module).get("__file__") if isinstance(module, ModuleType) else None
+    return file if isinstance(file, str) else None

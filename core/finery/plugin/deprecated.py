@@ -1,0 +1,137 @@
+"""Deprecated hooks and names: they still work, and warn of what replaces them.
+
+This is the one file that knows them. A year after the warning came, an entry is deleted here, and
+nothing else has to change.
+"""
+
+import functools
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import FrameType, FunctionType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from finery import fields
+from finery.artifact.kinds import Model
+from finery.plugin.hookspecs import hookspec
+
+if TYPE_CHECKING:
+    from finery.plugin.views.view import View
+
+
+class FineryDeprecationWarning(FutureWarning):
+    """A plugin uses what a later version of finery won't have. Shown, unlike Python's own."""
+
+
+class Deprecated(NamedTuple):
+    """What to use instead, and the version of finery that no longer has the old name."""
+
+    instead: str
+    gone_in: str
+
+
+HOOKS = {"finery_pages": Deprecated("finery_views", "0.3")}
+NAMES = {"inner": Deprecated("nested_step", "0.3")}
+_KEYED = Deprecated("setting(affects_output=…)", "0.3")
+_NAMED = Deprecated("takes(uses_name=…)", "0.3")
+
+
+_given: dict[Any, Any] = {}
+"""Python's own note of what it warned of: each line is warned of once."""
+
+
+class Hooks:
+    """Specifications of the deprecated hooks."""
+
+    @staticmethod
+    @hookspec
+    def finery_pages() -> Mapping[str, Any]:  # type: ignore[empty-body]
+        """Return the pages you provide: kind of artifact → `"module:function"`."""
+
+
+def with_page(view: "View", make: Callable[..., str]) -> "View":
+    """The view with the page that a function of `finery_pages` makes.
+
+    The function takes the page's title, the outputs by name, the model whose tokenizer counts with
+    its name or None, and what reports progress; it returns HTML.
+    """
+    from finery.plugin.views.view import Output, Page, PageContext
+
+    base: Any = type(view)
+
+    class WithPage(base):  # type: ignore[misc]
+        side_by_side = True
+
+        def page(self, outputs: Sequence[Output], context: PageContext) -> Page:
+            artifacts = {output.title: output.artifact for output in outputs}
+            name = context.tokenizer or ""
+            model = context.built(name) if name in context.graph.nodes else None
+            named = (name, model) if isinstance(model, Model) else None
+            return Page(make(context.title, artifacts, named, context.progress), "-report")
+
+    page_view: View = WithPage()
+    return page_view
+
+
+def warn_of_hooks(plugin: str, origin: str, hooks: Iterable[tuple[str, FunctionType]]) -> None:
+    """Warn of each deprecated hook that a plugin implements."""
+    for hook, function in hooks:
+        if hook in HOOKS:
+            code = function.__code__
+            what = f"plugin '{plugin}' ({origin}) implements {hook}"
+            _warn(what, HOOKS[hook], code.co_filename, code.co_firstlineno)
+
+
+def __getattr__(name: str) -> Any:
+    """What a deprecated name of `finery` means; `finery` looks for it here."""
+    if name not in NAMES:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    _warn_caller(f"finery.{name}", NAMES[name])
+    return getattr(sys.modules["finery"], NAMES[name].instead)
+
+
+@functools.wraps(fields.setting)
+def setting(*arguments: Any, keyed: bool | None = None, **options: Any) -> Any:
+    """`finery.setting`, which takes the deprecated `keyed`, too."""
+    if keyed is not None:
+        _warn_caller("setting(keyed=…)", _KEYED)
+        options["affects_output"] = keyed
+    return fields.setting(*arguments, **options)
+
+
+@functools.wraps(fields.takes)
+def takes(*arguments: Any, named: bool | None = None, **options: Any) -> Any:
+    """`finery.takes`, which takes the deprecated `named`, too."""
+    if named is not None:
+        _warn_caller("takes(named=…)", _NAMED)
+        options["uses_name"] = named
+    return fields.takes(*arguments, **options)
+
+
+def _warn_caller(what: str, deprecated: Deprecated) -> None:
+    """Warn at the line of a plugin that uses something."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None and _is_ours(frame):
+        frame = frame.f_back
+    if frame is not None:
+        file = frame.f_code.co_filename
+        _warn(f"{_plugin_at(frame)} uses {what}", deprecated, file, frame.f_lineno)
+
+
+def _plugin_at(frame: FrameType) -> str:
+    """The package of the code in a frame, or its file where that is beside a recipe."""
+    package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+    is_package = hasattr(sys.modules.get(package), "__path__")
+    return package if is_package else Path(frame.f_code.co_filename).name
+
+
+def _is_ours(frame: FrameType) -> bool:
+    """Whether a frame is of finery or of Python's import system."""
+    module = str(frame.f_globals.get("__name__", ""))
+    return module.partition(".")[0] in ("finery", "importlib")
+
+
+def _warn(what: str, deprecated: Deprecated, file: str, line: int) -> None:
+    text = f"{what}, which finery {deprecated.gone_in} won't have: use {deprecated.instead}"
+    warnings.warn_explicit(text, FineryDeprecationWarning, file, line, registry=_given)

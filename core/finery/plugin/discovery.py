@@ -1,0 +1,199 @@
+"""Where plugins come from: entry points of installed distributions, and files beside a recipe."""
+
+import importlib
+import importlib.util
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import FunctionType, ModuleType
+from typing import NamedTuple
+
+import pluggy
+from blake3 import blake3
+
+from finery.errors import FineryError, PluginError
+from finery.plugin import deprecated
+from finery.plugin import hookspecs as hooks
+from finery.step.inspect import FILE_MODULE
+from finery.util.installed import EntryPoint
+from finery.util.paths import shown
+from finery.util.text import did_you_mean
+
+GROUP = "finery"
+TABLES = frozenset({
+    "finery_steps", "finery_engines", "finery_commands", "finery_executors", "finery_views",
+    "finery_notes", "finery_pages",
+})  # fmt: skip
+"""Hooks that return what a plugin provides by name. All others are called as a build goes on."""
+
+
+class Plugin:
+    """A loaded plugin: its name, where it comes from, and its module."""
+
+    def __init__(
+        self, name: str, module: ModuleType, origin: str, path: Path | None = None
+    ) -> None:
+        self.name = name
+        self.module = module
+        self.origin = origin  # "finery 0.1.0" or the file's path
+        self.path = path  # only for a file beside the recipe
+
+
+class BrokenPlugin(NamedTuple):
+    """A plugin that can't be used, and why.
+
+    is_vital: whether a build that goes on without it might not be what the user wants: it lies
+    beside the recipe, implements hooks that builds call, or provides what another plugin provides.
+    """
+
+    name: str
+    origin: str
+    error: FineryError
+    is_vital: bool
+
+
+def known_hooks() -> list[str]:
+    """Names of all hooks, deprecated ones too."""
+    return [n for n in (*vars(hooks), *deprecated.HOOKS) if n.startswith("finery_")]
+
+
+# -- loading --------------------------------------------------------------------------------------
+
+
+def load_entry_point(entry: EntryPoint) -> Plugin:
+    """Import the module that an entry point names."""
+    origin = origin_of(entry)
+    try:
+        module = importlib.import_module(_module_of(entry))
+    except Exception as error:
+        raise PluginError(
+            f"plugin '{entry.name}' of {origin} fails on import: {type(error).__name__}: {error}",
+            where=f"entry point {GROUP}.{entry.name} = {entry.value}",
+            fix=f"repair or uninstall it: pip uninstall {entry.distribution.name}",
+        ) from error
+    return Plugin(entry.name, module, origin)
+
+
+def origin_of(entry: EntryPoint) -> str:
+    """The distribution of an entry point and its version."""
+    return f"{entry.distribution.name} {entry.distribution.version}"
+
+
+def _module_of(entry: EntryPoint) -> str:
+    return entry.value.partition(":")[0]
+
+
+def load_file(path: Path) -> Plugin:
+    """Load a plugin file that lies beside a recipe, under a module name of its own."""
+    name = f"{FILE_MODULE}{path.stem}_{blake3(str(path).encode()).hexdigest()[:8]}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        if spec is None or spec.loader is None:
+            raise PluginError(
+                "a plugin file must be a Python file", where=shown(path), fix="name a .py file"
+            )
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        try:
+            spec.loader.exec_module(module)
+        except FineryError:
+            del sys.modules[name]
+            raise
+        except Exception as error:
+            del sys.modules[name]
+            text = error.msg if isinstance(error, SyntaxError) else error
+            raise PluginError(
+                f"plugin file fails on import: {type(error).__name__}: {text}",
+                where=_raised_at(error, path),
+                fix="repair it",
+            ) from error
+    return Plugin(path.stem, sys.modules[name], shown(path), path)
+
+
+def _raised_at(error: Exception, path: Path) -> str:
+    if isinstance(error, SyntaxError):
+        return f"{shown(Path(error.filename or path))}:{error.lineno}:{error.offset}"
+    line, trace = 1, error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == str(path):
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return f"{shown(path)}:{line}"
+
+
+# -- registering ----------------------------------------------------------------------------------
+
+
+def register(manager: pluggy.PluginManager, plugin: Plugin) -> None:
+    """Register a plugin's hooks. `PluginError`, and none is registered, where one is wrong."""
+    for name, function in _hook_functions(plugin.module):
+        _check_hook(name, function, plugin)
+    try:
+        manager.register(plugin.module, name=plugin.name)
+        manager.check_pending()
+    except ValueError as error:
+        raise PluginError(
+            f"two plugins are named '{plugin.name}'", where=plugin.origin, fix="rename one of them"
+        ) from error
+    except pluggy.PluginValidationError as error:
+        if manager.is_registered(plugin.module):
+            manager.unregister(plugin.module)
+        first, *more = str(error).splitlines()
+        raise PluginError(
+            f"plugin '{plugin.name}' ({plugin.origin}) breaks the hooks' contract: {first}",
+            fix="compare its hookimpls with docs/plugins.md",
+            details=more,
+        ) from error
+    deprecated.warn_of_hooks(plugin.name, plugin.origin, _hook_functions(plugin.module))
+
+
+def _hook_functions(module: ModuleType) -> Iterator[tuple[str, FunctionType]]:
+    """(hook, function) of all functions that are marked as hooks, or named like one."""
+    for name, function in [*vars(module).items()]:
+        if isinstance(function, FunctionType):
+            marked = getattr(function, "finery_impl", None)
+            if marked is not None or name.startswith("finery_"):
+                yield (marked or {}).get("specname") or name, function
+
+
+def _check_hook(name: str, function: FunctionType, plugin: Plugin) -> None:
+    """Raise `PluginError` for a hook that is mistyped or not marked: it would never be called."""
+    marked = getattr(function, "finery_impl", None)
+    known = known_hooks()
+    code = function.__code__
+    where = f"{shown(Path(code.co_filename))}:{code.co_firstlineno}"
+    of = "" if plugin.path else f" of {plugin.origin}"
+    if marked is None and name in known:
+        raise PluginError(
+            f"{name}{of} is not marked as a hook", where=where, fix="put @hookimpl above"
+        )
+    if marked is None or marked.get("optionalhook"):
+        return
+    if name not in known:
+        raise PluginError(
+            f"plugin '{plugin.name}'{of} implements the unknown hook '{name}'",
+            where=where,
+            fix=did_you_mean(name, known),
+        )
+
+
+# -- broken plugins -------------------------------------------------------------------------------
+
+
+def acts_in_builds(entry: EntryPoint) -> bool:
+    """Whether an installed plugin implements, as far as can be seen, hooks that builds call.
+
+    Where its module can't be imported, its text is searched for their names.
+    """
+    name = _module_of(entry)
+    module = sys.modules.get(name)
+    if module is not None:
+        return any(hook not in TABLES for hook, _ in _hook_functions(module))
+    try:
+        spec = importlib.util.find_spec(name)
+        text = Path(spec.origin or "").read_text("utf-8") if spec else ""
+    except Exception:  # its package may fail in any way
+        return True
+    acting = [hook for hook in known_hooks() if hook not in TABLES]
+    return re.search(rf"\b({'|'.join(acting)})\b|import \*", text) is not None or not text

@@ -1,0 +1,294 @@
+"""Plugins: how hooks are found and called, and what becomes of those that are broken."""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+from conftest import MakeProject, Project
+
+RECIPE = """
+finery: 1
+name: t
+plugins: [./steps.py]
+data:
+  a: {use: steps.source, path: rows.txt}
+"""
+Install = Callable[[Project, str, str], None]
+
+
+def install(t: Project, name: str, code: str) -> None:
+    """Install a distribution `shop-NAME 1.5` whose plugin NAME is a module of this code."""
+    t.write({
+        f"site/shop_{name}.py": f"from finery import hookimpl\n{code}",
+        f"site/shop_{name}-1.5.dist-info/METADATA": f"Name: shop-{name}\nVersion: 1.5\n",
+        f"site/shop_{name}-1.5.dist-info/entry_points.txt": f"[finery]\n{name} = shop_{name}\n",
+    })  # fmt: skip
+    paths = [str(t.folder / "site"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    t.env["PYTHONPATH"] = os.pathsep.join(paths)
+
+
+@pytest.fixture
+def t(project: MakeProject) -> Project:
+    """A project of one step."""
+    return project({"recipe.yaml": RECIPE, "rows.txt": "one\n"})
+
+
+def listed(t: Project) -> dict[str, Mapping[str, object]]:
+    """Plugin → its line in `finery plugins --json`."""
+    lines = t.run("plugins", "--json").out.splitlines()
+    return {line["plugin"]: line for line in map(json.loads, lines)}
+
+
+# -- hooks ----------------------------------------------------------------------------------------
+
+
+def test_a_hook_may_have_any_name_with_specname(t: Project) -> None:
+    t.write(
+        {
+            "more.py": '''
+from finery import Dataset, Job, Step, hookimpl
+
+
+class One(Step, seeded=False):
+    """One row."""
+
+    def run(self, job: Job) -> Dataset:
+        return Dataset.write(job.out, [{"prompt": "one"}])
+
+
+@hookimpl(specname="finery_steps")
+def step_types():
+    return {"more.one": One}
+'''
+        }
+    )
+    t.edit("recipe.yaml", "./steps.py]", "./steps.py, ./more.py]")
+    t.edit("recipe.yaml", "data:", "data:\n  b: {use: more.one}")
+    assert t.ran() == ["a", "b"]
+
+
+def test_a_mistyped_specname_is_an_error(t: Project) -> None:
+    t.write({"more.py": 'from finery import hookimpl\n@hookimpl(specname="finery_stepz")\n'
+                        "def step_types():\n    return {}\n"})  # fmt: skip
+    t.edit("recipe.yaml", "./steps.py]", "./steps.py, ./more.py]")
+    code, _, err = t.run("check")
+    assert code == 2
+    assert "unknown hook 'finery_stepz'\n  fix: did you mean 'finery_steps'?" in err
+    assert "more.py:2" in err
+
+
+ENVIRONMENT = """
+@hookimpl
+def finery_worker_environment(use, alone):
+    return {"SHOP": f"{use} {alone}", "KEPT": "no"}
+"""
+
+
+def test_plugins_add_to_the_environment_of_new_workers(t: Project) -> None:
+    install(t, "env", ENVIRONMENT)
+    t.env["KEPT"] = "yes"
+    code = "rows.append({'prompt': os.environ['SHOP'] + os.environ['KEPT']})"
+    steps = {"a": {"use": "steps.script", "code": code}, "b": {"use": "steps.alone", "code": code}}
+    t.write({"recipe.yaml": f"finery: 1\nname: t\nplugins: [steps.py]\ndata: {json.dumps(steps)}"})
+    assert t.ran("--jobs", "1") == ["a", "b"]
+    prompts = [t.rows(step)[0]["prompt"] for step in "ab"]
+    assert prompts == ["steps.script Falseyes", "steps.alone Trueyes"]
+
+
+# -- executors and commands -----------------------------------------------------------------------
+
+EXECUTORS = """
+@hookimpl
+def finery_executors():
+    return {"here": "in_process:Here"}
+"""
+
+
+def test_an_executor_comes_from_a_plugin(t: Project) -> None:
+    install(t, "here", EXECUTORS)
+    t.env["PYTHONPATH"] += f"{os.pathsep}{Path(__file__).parent.parent}"
+    code, _, err = t.run("build", "--executor", "there")
+    assert code == 2
+    assert "there is no executor 'there'\n  fix: one of: local, here" in err
+    assert t.run("build", "--executor", "here").code == 0
+    assert [row["prompt"] for row in t.rows("a")] == ["one"]
+
+
+def test_a_command_cannot_take_the_name_of_a_built_in_one(t: Project) -> None:
+    install(t, "loud", '@hookimpl\ndef finery_commands():\n    return {"build": "shop_loud:x"}\n')
+    code, _, err = t.run("build")
+    assert code == 2
+    assert "'build' is provided twice: by plugin 'finery' (finery 0" in err
+    assert "by plugin 'loud' (shop-loud 1.5)" in err
+    code, out, err = t.run("--help")
+    assert code == 0
+    assert "Make what RECIPE declares" in out
+    assert "warning: plugin 'loud' is left out: 'build' is provided twice" in err
+
+
+# -- broken plugins -------------------------------------------------------------------------------
+
+PROVIDER = """
+import nosuchlibrary
+
+@hookimpl
+def finery_steps():
+    return {"odd.step": "shop_odd:Step"}
+"""
+WRAPPER = """
+import nosuchlibrary
+
+@hookimpl(wrapper=True)
+def finery_run_step(step, job):
+    return (yield)
+"""
+
+
+def test_a_broken_plugin_is_listed_as_broken_and_the_others_are_shown(t: Project) -> None:
+    install(t, "odd", PROVIDER)
+    code, out, err = t.run("plugins")
+    assert (code, err) == (0, "")
+    assert "data.file" in out
+    assert "odd  shop-odd 1.5\n  broken: plugin 'odd' of shop-odd 1.5 fails on import" in out
+    assert "pip uninstall shop-odd" in out
+    lines = listed(t)
+    assert "broken" not in lines["data"]
+    assert "nosuchlibrary" in str(lines["odd"]["broken"])
+    assert "broken:" in t.run("plugins", "odd").out
+
+
+def test_a_step_type_that_cannot_be_loaded_is_listed_as_broken(t: Project) -> None:
+    install(t, "odd", PROVIDER.replace("import nosuchlibrary", ""))
+    out = t.run("plugins").out
+    assert "  odd.step               broken: step type 'odd.step' of plugin 'odd'" in out
+    assert "trl.sft" in out
+
+
+def test_a_broken_plugin_that_a_recipe_does_not_use_is_left_out_with_a_warning(t: Project) -> None:
+    install(t, "odd", PROVIDER)
+    for command in ("check", "plan", "build"):
+        code, _, err = t.run(command)
+        assert code == 0
+        assert "warning: plugin 'odd' is left out: plugin 'odd' of shop-odd 1.5 fails" in err
+    assert t.run("--help").code == 0
+    assert "warning" not in t.run("build").err  # nothing to do: no plugin is loaded
+
+
+def test_a_recipe_that_uses_a_broken_plugin_fails_with_its_error(t: Project) -> None:
+    install(t, "odd", PROVIDER)
+    t.edit("recipe.yaml", "data:", "data:\n  b: {use: odd.step}")
+    for command in ("check", "plan", "build"):
+        code, _, err = t.run(command)
+        assert code == 2
+        assert "plugin 'odd' of shop-odd 1.5 fails on import: ModuleNotFoundError" in err
+        assert "unknown step type" not in err
+        assert "warning" not in err
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        WRAPPER,
+        "import nosuchlibrary\nfrom shop_hooks import *\n",
+        WRAPPER.replace("import nosuchlibrary", "").replace("(step, job)", "(step, task)"),
+        "@hookimpl\ndef finery_run_stop(step, job): ...\n",
+        "@hookimpl\ndef finery_checks(graph, results): return []\n"
+        "@hookimpl\ndef finery_steps(): return []\n",
+    ],
+)
+def test_a_broken_plugin_that_acts_in_every_build_stops_builds(t: Project, code: str) -> None:
+    install(t, "odd", code)
+    for command in ("check", "plan", "build"):
+        exit_code, _, err = t.run(command)
+        assert exit_code == 2
+        assert "plugin 'odd'" in err
+    assert t.run("plugins").code == t.run("schema").code == 0
+
+
+def test_a_plugin_whose_table_is_wrong_provides_nothing(t: Project) -> None:
+    install(t, "odd", "@hookimpl\ndef finery_steps(): return {'odd.x': 'shop_odd:X'}\n"
+                      "@hookimpl\ndef finery_engines(): return 5\n")  # fmt: skip
+    assert "finery_engines of plugin 'odd' returns a int, not a mapping" in t.run("plugins").out
+    assert "odd.x" not in t.run("schema").out
+    assert t.run("build").code == 0
+
+
+def test_a_broken_plugin_file_is_listed_too(t: Project) -> None:
+    t.write({"steps.py": "def (\n"})
+    code, out, _ = t.run("plugins", "-r", "recipe.yaml")
+    assert code == 0
+    assert "steps  steps.py\n  broken: plugin file fails on import: SyntaxError" in out
+    assert t.run("build").code == 2
+
+
+# -- deprecated names -----------------------------------------------------------------------------
+
+OLD = '''
+from finery import Dataset, Job, Step, hookimpl, inner, setting, takes
+
+
+class Old(Step, seeded=False):
+    """Written for an earlier finery."""
+
+    rows: Dataset = takes(named=True, help="Rows.")
+    words: str = setting("", keyed=False, help="Changes nothing.")
+    watch: Step | None = inner("evaluate", given={}, help="None.")
+
+    def run(self, job: Job) -> Dataset:
+        return Dataset.write(job.out, [{"prompt": self.rows.name}])
+
+
+@hookimpl
+def finery_steps():
+    return {"old.step": Old}
+'''
+
+
+def test_deprecated_names_work_and_warn_with_plugin_replacement_and_version(t: Project) -> None:
+    t.write({"old.py": OLD})
+    t.edit("recipe.yaml", "./steps.py]", "./steps.py, ./old.py]")
+    t.edit("recipe.yaml", "data:", "data:\n  b: {use: old.step, rows: a, words: x}")
+    code, _, err = t.run("build")
+    assert code == 0
+    assert "old.py:2: FineryDeprecationWarning: old.py uses finery.inner, which finery 0.3" in err
+    assert "won't have: use nested_step" in err
+    assert "old.py uses setting(keyed=…)" in err
+    assert "use setting(affects_output=…)" in err
+    assert "old.py uses takes(named=…)" in err
+    assert err.count("FineryDeprecationWarning") == 3
+    assert [row["prompt"] for row in t.rows("b")] == ["a"]
+    logs = [*(t.folder / ".finery/runs").glob("*/*.log")]
+    assert [log.read_text() for log in logs] == ["", ""]
+    t.edit("recipe.yaml", "words: x", "words: y")
+    assert t.ran() == []
+
+
+def test_a_deprecated_name_of_a_package_names_the_package(t: Project) -> None:
+    install(t, "old", OLD.replace("from finery import", "from finery import"))
+    assert "shop_old.py uses finery.inner" in t.run("plan").err
+
+
+PAGES = """
+def page(title, outputs, model, progress):
+    progress("reading", 1, 1)
+    return f"<p>{title} {[*outputs]} {model}</p>"
+
+
+@hookimpl
+def finery_pages():
+    return {"Dataset": "shop_pages:page"}
+"""
+
+
+def test_a_deprecated_hook_works_and_warns_with_plugin_replacement_and_version(t: Project) -> None:
+    install(t, "pages", PAGES)
+    t.ran()
+    code, _, err = t.run("show", "a", "--html", "page.html")
+    assert code == 0
+    assert (t.folder / "page.html").read_text() == "<p>t: a ['a'] None</p>"
+    assert (
+        "FineryDeprecationWarning: plugin 'pages' (shop-pages 1.5) implements finery_pages" in err
+    )
+    assert "which finery 0.3 won't have: use finery_views" in err

@@ -1,0 +1,64 @@
+"""Tasks to start on an executor, and how they end."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from conftest import LIGHT_STEPS, until
+
+from finery.execute.executor import Executor
+from finery.execute.task import Task
+from finery.store.database import Store
+
+
+class Tasks:
+    """Makes tasks that run some Python, by the step types of `light_steps.py`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.store = Store(folder / ".finery")
+        self.count = 0
+
+    def __call__(self, code: str, *, isolated: bool = False) -> Task:
+        self.count += 1
+        out, scratch = self.store.work(f"{self.count:064x}")
+        return Task(
+            step=f"s{self.count}",
+            use="steps.alone" if isolated else "steps.script",
+            settings={"code": code, "rows": []},
+            nested={},
+            inputs={},
+            files={},
+            seed=None,
+            pinned=None,
+            env={},
+            engines={},
+            plugins=[str(LIGHT_STEPS)],
+            store=str(self.store.root),
+            out=str(out),
+            scratch=str(scratch),
+            log=str(self.folder / f"{self.count}.log"),
+            isolated=isolated,
+        )
+
+
+def ends(executor: Executor, count: int) -> dict[str, Any]:
+    """The closing events of `count` tasks, by step."""
+    closed: dict[str, Any] = {}
+    until(lambda: closed.update(_closing(executor)) or len(closed) == count)
+    return closed
+
+
+def _closing(executor: Executor) -> dict[str, Any]:
+    """Closing events there are now."""
+    events = list(executor.poll(1))
+    return {t.step: e for t, e in events if e["event"] in ("done", "failed", "died")}
+
+
+PID = "rows.append({'prompt': str(os.getpid())})"
+
+
+def number_of(event: Any, tasks: Tasks) -> int:
+    """The number that a task wrote, e.g. one that ran `PID`."""
+    digest = event["outputs"][""]["files"]["rows-00000.jsonl"][0]
+    return int(msgspec.json.decode(tasks.store.blob(digest).read_bytes())["prompt"])

@@ -43,14 +43,27 @@ _SYNTAX = [
 """(part of what libyaml says, what is wrong, fix) for people who don't know YAML's grammar."""
 _TAGS = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("str", "map", "seq"))
 _NUMBERS_BEGIN = frozenset("0123456789+-.")
-_LOADER: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # libyaml: ten times faster
+_BASE: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # libyaml: ten times faster
+_KINDS = dict(zip((yaml.ScalarNode, yaml.MappingNode, yaml.SequenceNode), _TAGS, strict=True))
+
+
+class _Loader(_BASE):  # type: ignore[misc]  # one of two classes
+    """Gives each node the plain tag of its kind: what a scalar means is decided here."""
+
+    def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> str:
+        return _KINDS[kind]
+
+    def descend_resolver(self, current_node: Any, current_index: Any) -> None: ...
+
+    def ascend_resolver(self) -> None: ...
+
 
 
 def _parse(text: str, name: str, title: str = "the recipe") -> tuple[yaml.Node, Any]:
     """(node tree, plain data) of one YAML document. title: what errors call it."""
     reader = _Reader(text, name, title)
     try:
-        loader = _LOADER(text)
+        loader = _Loader(text)
         try:
             node = loader.get_single_node()
         finally:

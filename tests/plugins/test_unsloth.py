@@ -22,8 +22,8 @@ from finery_eval.steps.exact import Exact
 from finery_trl.settings import Launch, Lora
 from finery_trl.steps import dpo, sft
 from finery_unsloth.dpo import Dpo
+from finery_unsloth.loading import _folder, _longest, _tokenizer, adapter_arguments
 from finery_unsloth.machine import check_patched, make_ready
-from finery_unsloth.prepared import _folder, _longest, _tokenizer, adapter_arguments
 from finery_unsloth.sft import Sft
 
 BOTH = [(Sft, sft.Sft), (Dpo, dpo.Dpo)]

@@ -150,8 +150,11 @@ def show_together(
     from finery.plugin.views.view import View
 
     groups: dict[type[View], list[Output]] = {}
+    views: dict[tuple[str, Any], type[View]] = {}
     for title, manifest in manifests:
-        view = type(view_of(plugins, manifest))
+        format_ = manifest.kind, manifest.meta.get("format")
+        view = views.get(format_) or type(view_of(plugins, manifest))
+        views[format_] = view
         if view.print_together is not View.print_together:
             groups.setdefault(view, []).append(output_of(plugins, store, title, manifest))
     for view, outputs in groups.items():

@@ -73,7 +73,7 @@ class Usage(msgspec.Struct):
     """What was asked and used so far.
 
     calls: answers asked of the model. cached: answers that were there. Tokens and dollars are of
-    the calls alone. priced: whether dollars are known for all of them.
+    the calls alone.
     """
 
     calls: int = 0
@@ -81,7 +81,6 @@ class Usage(msgspec.Struct):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     dollars: float = 0.0
-    priced: bool = True
 
     @property
     def tokens(self) -> int:
@@ -93,9 +92,7 @@ class Usage(msgspec.Struct):
         self.calls += 1
         self.prompt_tokens += answer.prompt_tokens
         self.completion_tokens += answer.completion_tokens
-        if price is None:
-            self.priced = False
-        else:
+        if price is not None:
             self.dollars += price.of(answer.prompt_tokens, answer.completion_tokens)
 
     def __str__(self) -> str:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from finery.inference.engine import Engine
     from finery.plugin.history import Results
     from finery.plugin.notes import About, Estimate, Note
-    from finery.plugin.view import View
+    from finery.plugin.views.view import View
     from finery.recipe.graph import Graph
     from finery.step.job import Job
     from finery.step.step import Step

@@ -22,8 +22,8 @@ class Found(NamedTuple):
 
     def masked(self) -> str:
         """The piece with all but its ends hidden."""
-        shown = 2 if len(self.text) > 8 else 1
-        return f"{self.text[:shown]}…{self.text[-shown:]}"
+        length = 2 if len(self.text) > 8 else 1
+        return f"{self.text[:length]}…{self.text[-length:]}"
 
 
 # Every repetition is bounded and starts where the text before it ends, so that a text of millions
@@ -63,7 +63,12 @@ def emails(text: str) -> Iterator[Found]:
 
 
 def phones(text: str) -> Iterator[Found]:
-    """Phone numbers of 7 to 15 digits (E.164): international, with a leading 0, North American."""
+    """Phone numbers of 7 to 15 digits (E.164): international, with a leading 0, North American.
+
+    National numbers of other forms (`912 345 678`) are left alone, because too much else looks like
+    them. The package phonenumbers finds them in the countries that it is told, if they are grouped
+    exactly so; it misses more than two thirds of those that people group in their own way.
+    """
     for match in _PHONE.finditer(text):
         digits = sum(c.isdigit() for c in match[0])
         if 7 <= digits <= 15 and not _DATE.match(match[0]):
@@ -98,8 +103,8 @@ def _luhn(digits: list[int]) -> bool:
 
 def ips(text: str) -> Iterator[Found]:
     """IP addresses, version 4 and 6, that belong to someone: no private or reserved ones."""
-    found = [*_IPV4.finditer(text), *(_IPV6.finditer(text) if ":" in text else ())]
-    for match in found:
+    matches = [*_IPV4.finditer(text), *(_IPV6.finditer(text) if ":" in text else ())]
+    for match in matches:
         try:
             public = ip_address(match[0]).is_global
         except ValueError:
@@ -142,7 +147,11 @@ _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
 def garbled(text: str) -> Iterator[Found]:
-    """Signs of a wrong encoding: UTF-8 read as Latin-1, U+FFFD, control characters."""
+    """Signs of a wrong encoding: UTF-8 read as Latin-1, U+FFFD, control characters.
+
+    The package ftfy knows more code pages, and takes a single misread letter (`ę`, `ř`, `ş`) for an
+    unusual text in a fifth of all cases.
+    """
     if text.isascii():
         control = _CONTROL.search(text)
     else:

@@ -14,8 +14,9 @@ from finery.artifact.kinds import Artifact
 from finery.build.code.follow import Code, CodeReader, Parsed
 from finery.build.code.resolve import Modules
 from finery.errors import PluginError
+from finery.plugin.discovery import Plugin
 from finery.plugin.hookspecs import OBSERVES
-from finery.plugin.manager import Plugin, Plugins
+from finery.plugin.manager import Plugins
 from finery.recipe.document import Recipe
 from finery.step.inspect import declared_outputs, inputs_of, nested_steps
 from finery.step.step import Step

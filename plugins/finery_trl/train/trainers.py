@@ -15,36 +15,35 @@ from trl.trainer.kto_trainer import KTOTrainer
 from trl.trainer.sft_trainer import SFTTrainer
 from trl.trainer.utils import FusedCausalLMOutput
 
+from finery_trl.rows.example import NO_LOSS, Proven
 from finery_trl.rows.order import LengthGroupedOrder
-from finery_trl.rows.tokens import NO_LOSS
-from finery_trl.settings import Proven
 from finery_trl.train import sharing
-from finery_trl.train.course import Course
+from finery_trl.train.callback import Callback
 
 
 class Reproducible:
-    """What is laid over each of TRL's trainers.
+    """Mixed into each of TRL's trainers.
 
-    Rows are proven before and come in an order of their own (`LengthGroupedOrder`), nothing is
-    sent or written beside checkpoints, and the course of the training is followed.
+    Rows are proven before and come in an order of their own (`LengthGroupedOrder`), nothing but
+    checkpoints is written or sent, and `Callback` decides what happens after each optimizer step.
     """
 
     def __init__(
         self,
         examples: Sequence[Proven],
         held_out: Sequence[Proven] | None,
-        course: Course,
+        callback: Callback,
         **arguments: Any,
     ) -> None:
         self._sizes = [e.size for e in examples]
-        self._course = course
-        # Sorted, to waste less on padding; the order doesn't matter to a mean.
+        self._callback = callback
+        # Sorted, which needs less padding; a mean doesn't depend on the order.
         self._held_out = sorted(held_out or [], key=lambda e: -e.size)
         trainer: Any = super()
         trainer.__init__(
             train_dataset=_as_dataset(examples),
             eval_dataset=_as_dataset(self._held_out) if held_out else None,
-            callbacks=[course],
+            callbacks=[callback],
             **arguments,
         )
         self.remove_callback(PrinterCallback)  # type: ignore[attr-defined]
@@ -58,12 +57,12 @@ class Reproducible:
     def training_step(self, model: Any, inputs: dict[str, Any], *rest: Any) -> Any:
         """One batch forward and backward; its tokens are counted."""
         mask = inputs.get("attention_mask")
-        self._course.tokens += int(inputs["input_ids"].numel() if mask is None else mask.sum())
+        self._callback.tokens += int(inputs["input_ids"].numel() if mask is None else mask.sum())
         trainer: Any = super()
         return trainer.training_step(model, inputs, *rest)
 
     def create_model_card(self, *arguments: Any, **keywords: Any) -> None:
-        """Write none: checkpoints are scratch, and what is shipped is described by its manifest."""
+        """Write none: checkpoints are scratch, and a manifest describes what ships."""
 
     def _prepare_dataset(self, dataset: Any, *arguments: Any, **keywords: Any) -> Any:
         """Rows are in tokens already."""
@@ -74,7 +73,7 @@ class Reproducible:
         return LengthGroupedOrder(self._sizes, args.per_device_train_batch_size, args.seed)
 
     def _send_telemetry(self) -> None:
-        """TRL would tell Hugging Face about this training; whoever builds wasn't asked."""
+        """Send nothing: TRL would report this training to Hugging Face without asking the user."""
 
 
 class SftTrainer(Reproducible, SFTTrainer):
@@ -146,15 +145,15 @@ class SftTrainer(Reproducible, SFTTrainer):
         return loss * together / num_items_in_batch
 
     def _logits_and_targets(self, model: Any, inputs: dict[str, Any]) -> tuple[Any, Any]:
-        """Logits [rows, tokens, vocabulary] and, flat, the tokens to be said there."""
+        """Logits [rows, tokens, vocabulary] and, flat, the tokens to predict there."""
         ids, labels = inputs["input_ids"], inputs["labels"]
         if self._shares and "attention_mask" in inputs:
             layout = sharing.Layout.of(ids, inputs["attention_mask"], labels)
             return sharing.logits_of(model, layout), layout.targets
         targets = labels[:, 1:]
         columns = (targets != NO_LOSS).any(dim=0).nonzero()[:, 0]
-        asked = {k: v for k, v in inputs.items() if k != "labels"}
-        logits = model(**asked, use_cache=False, logits_to_keep=columns).logits
+        unlabelled = {k: v for k, v in inputs.items() if k != "labels"}
+        logits = model(**unlabelled, use_cache=False, logits_to_keep=columns).logits
         return logits, targets[:, columns].flatten()
 
     def _uses_trl_loss(self) -> bool:
@@ -163,7 +162,7 @@ class SftTrainer(Reproducible, SFTTrainer):
 
 
 class Comparing(Reproducible):
-    """What is laid over the trainers that compare with a reference."""
+    """Mixed into the trainers that compare with a reference."""
 
     def __init__(self, *rest: Any, **named: Any) -> None:
         super().__init__(*rest, **named)
@@ -175,7 +174,7 @@ class Comparing(Reproducible):
                     _score_only_answers(_causal_model(model), longest)
 
     def log(self, logs: dict[str, float], *rest: Any) -> None:
-        """Average what was measured in validation over rows: the last batch may be a small one."""
+        """Average validation metrics over rows, not over batches: the last one may be smaller."""
         trainer: Any = self
         for values in trainer._metrics["eval"].values():
             size = trainer.args.per_device_eval_batch_size
@@ -194,12 +193,12 @@ class DpoTrainer(Comparing, DPOTrainer):
 class KtoTrainer(Comparing, KTOTrainer):
     """KTOTrainer over proven ratings.
 
-    TRL pairs rows for its estimate of the drift once, in the order of the file, and has to take
-    them in that order ever after; here each batch is paired as it is made.
+    For its estimate of the drift TRL pairs rows once, in the order of the file, and is bound to
+    that order. Here each batch is paired when it is collated.
     """
 
     def __init__(self, *rest: Any, args: Any, **named: Any) -> None:
-        args.train_sampling_strategy = "sequential"  # what TRL asks for; `LengthGroupedOrder` rules
+        args.train_sampling_strategy = "sequential"  # TRL demands it; `LengthGroupedOrder` decides
         super().__init__(*rest, args=args, **named)
         if self.calculate_KL:
             self.data_collator = _Rotating(self.data_collator)
@@ -213,12 +212,12 @@ class _Rotating:
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         answers = [row["completion_ids"] for row in rows]
-        turned = [answers[-1], *answers[:-1]]
+        rotated = [answers[-1], *answers[:-1]]
         paired = [
-            {**row, "KL_completion_ids": other} for row, other in zip(rows, turned, strict=True)
+            {**row, "KL_completion_ids": other} for row, other in zip(rows, rotated, strict=True)
         ]
-        made: dict[str, Any] = self._collator(paired)
-        return made
+        batch: dict[str, Any] = self._collator(paired)
+        return batch
 
 
 def _starts(inputs: dict[str, Any]) -> int:
@@ -238,8 +237,8 @@ def _can_choose_logits(model: Any) -> bool:
 def _score_only_answers(model: Any, longest: int) -> None:
     """Compute log-probabilities only where there is an answer, and what rows share only once.
 
-    It stands in for TRL's fused head, which off the GPU goes over every position and measures
-    entropy and accuracy on the way. Those are zero here: nothing shows them.
+    This replaces TRL's fused head, which off the GPU computes every position, and entropy and
+    accuracy besides. Those are zero here: nothing shows them.
     """
     whole = model.forward
     shares = sharing.fits(model, longest)
@@ -252,14 +251,14 @@ def _score_only_answers(model: Any, longest: int) -> None:
     ) -> Any:
         if not fused_lm_head:
             return whole(*args, labels=labels, **named)
-        log_probs = _shared_log_probs if shares else _log_probs
-        found = log_probs(whole, labels=labels, **named)
-        nothing = torch.zeros_like(found)
+        log_probs_of = _shared_log_probs if shares else _log_probs
+        log_probs = log_probs_of(whole, labels=labels, **named)
+        zeros = torch.zeros_like(log_probs)
         return FusedCausalLMOutput(
-            log_probs=found,
-            entropy=nothing,
-            mean_logits=nothing,
-            is_top1=nothing.bool(),
+            log_probs=log_probs,
+            entropy=zeros,
+            mean_logits=zeros,
+            is_top1=zeros.bool(),
             label_mask=labels[:, 1:] != NO_LOSS,
         )
 
@@ -267,14 +266,14 @@ def _score_only_answers(model: Any, longest: int) -> None:
 
 
 def _log_probs(forward: Any, labels: torch.Tensor, **named: Any) -> torch.Tensor:
-    """[rows, tokens - 1]: of each token behind the first with a label, else 0."""
+    """[rows, tokens - 1]: of each token after the first one, 0 where it has no label."""
     targets = labels[:, 1:]
     columns = (targets != NO_LOSS).any(dim=0).nonzero()[:, 0]
     logits = forward(logits_to_keep=columns, **named).logits
     wanted = targets[:, columns]
-    found = -_losses(logits.flatten(0, 1), wanted.flatten())
-    nothing = torch.zeros(targets.shape, dtype=found.dtype, device=found.device)
-    return nothing.index_copy(1, columns, found.view(wanted.shape))
+    log_probs = -_losses(logits.flatten(0, 1), wanted.flatten())
+    zeros = torch.zeros(targets.shape, dtype=log_probs.dtype, device=log_probs.device)
+    return zeros.index_copy(1, columns, log_probs.view(wanted.shape))
 
 
 def _shared_log_probs(
@@ -284,12 +283,12 @@ def _shared_log_probs(
     attention_mask: torch.Tensor,
     **_: Any,
 ) -> torch.Tensor:
-    """The same, where the model can do with a `Layout`."""
+    """The same, for a model that understands a `Layout`."""
     layout = sharing.Layout.of(input_ids, attention_mask, labels)
-    found = -_losses(sharing.logits_of(forward, layout)[0], layout.targets)
-    nothing = torch.zeros(labels.numel(), dtype=found.dtype, device=found.device)
-    places = layout.kept[layout.loss_at]
-    return nothing.index_copy(0, places, found).view(labels.shape)[:, :-1]
+    log_probs = -_losses(sharing.logits_of(forward, layout)[0], layout.targets)
+    zeros = torch.zeros(labels.numel(), dtype=log_probs.dtype, device=log_probs.device)
+    places = layout.places[layout.loss_at]
+    return zeros.index_copy(0, places, log_probs).view(labels.shape)[:, :-1]
 
 
 def _losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

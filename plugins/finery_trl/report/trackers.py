@@ -1,9 +1,9 @@
-"""Experiment trackers, by transformers' own integrations; what they get changes no result."""
+"""Experiment trackers, through transformers' own integrations."""
 
 import importlib.util
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from finery import StepError
 
@@ -11,14 +11,12 @@ if TYPE_CHECKING:
     from finery_trl.settings import Training
 
 
-def tracking(step: "Training") -> dict[str, Any]:
-    """Arguments of a training configuration that send its curves to the trackers asked for.
+def ready_trackers(step: "Training") -> list[str]:
+    """The step's trackers, as transformers' `report_to` takes them, told where to write.
 
-    Sets, where they aren't set, the environment variables by which each tracker is told where
-    to write on this machine. `StepError` for a tracker whose library isn't installed.
+    The places go into the environment variables from which the trackers read them, unless these are
+    set. `StepError` for a tracker whose library isn't installed.
     """
-    if not step.report_to:
-        return {"report_to": "none"}
     for name in step.report_to:
         if importlib.util.find_spec(name) is None:
             raise StepError(f"report_to: {name} isn't installed", fix=f"pip install {name}")
@@ -32,4 +30,4 @@ def tracking(step: "Training") -> dict[str, Any]:
     }
     for variable, place in places.items():
         os.environ.setdefault(variable, place)
-    return {"report_to": list(step.report_to)}
+    return list(step.report_to)

@@ -1,11 +1,11 @@
-"""The kit for plugin authors: run one step by itself, without recipe, store or processes."""
+"""One step by itself, without recipe, store or processes."""
 
 import atexit
 import functools
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,16 @@ from finery.plugin.manager import load_plugins
 from finery.rows import Row
 from finery.step.job import Job
 from finery.step.step import Step
+from finery.testing.tables import FORMAT, TableEngine
 
 
 class TestJob(Job):
-    """A job that keeps what the step reports in `events`.
+    """A job that collects what the step reports in `events`.
 
-    folder: where it works. Without one it gets a new one, which lasts as long as this process, so
-    that what a step made can be used when the job is gone.
+    folder: where it works. By default a new folder that lasts as long as this process, so that the
+    step's output outlives the job. secrets: environment variables for the step, name → value.
+    records: the per-record cache, by default a new one. pinned: what the step's floating name is
+    pinned to. engines: model format → engine, for engines of plugins that aren't installed.
     """
 
     __test__ = False  # not a test class, whatever pytest thinks of its name
@@ -35,11 +38,13 @@ class TestJob(Job):
         secrets: dict[str, str] | None = None,
         records: Records | None = None,
         pinned: str | None = None,
+        engines: Mapping[str, type[Engine]] | None = None,
     ) -> None:
-        root = folder or Path(tempfile.mkdtemp(dir=_temporary()))
+        root = folder or Path(tempfile.mkdtemp(dir=temporary_folder()))
         for name in ("out", "scratch"):
             (root / name).mkdir(parents=True, exist_ok=True)
         self.events: list[dict[str, Any]] = []
+        self._engines: dict[str, type[Engine]] = {FORMAT: TableEngine, **(engines or {})}
         super().__init__(
             out=root / "out",
             scratch=root / "scratch",
@@ -53,12 +58,13 @@ class TestJob(Job):
         )
 
     def _find(self, model: Model) -> tuple[type[Engine], str]:
-        return load_plugins().engine(model.format), f"{model.path} {sorted(model.meta.items())}"
+        engine = self._engines.get(model.format) or load_plugins().engine(model.format)
+        return engine, f"{model.path} {sorted(model.meta.items())}"
 
 
 @functools.cache
-def _temporary() -> Path:
-    """The folder of this process's jobs that were given none; removed when the process ends."""
+def temporary_folder() -> Path:
+    """The folder for jobs without one of their own; removed when this process ends."""
     folder, owner = Path(tempfile.mkdtemp(prefix="finery-")), os.getpid()
 
     def remove() -> None:
@@ -70,10 +76,13 @@ def _temporary() -> Path:
 
 
 def dataset(folder: Path, rows: Iterable[Row]) -> Dataset:
-    """A `Dataset` of these rows, to hand to a step."""
+    """Write rows into `folder`, as an input for a step."""
     return Dataset.write(folder, rows)
 
 
 def run_step(step: Step, folder: Path | None = None, **job: Any) -> Any:
-    """Run `step` (made like any class: `MinLength(rows=…, characters=5)`); return its output."""
+    """Run a step, e.g. `MinLength(rows=rows, characters=5)`, and return its output.
+
+    folder, job: as for `TestJob`.
+    """
     return step.run(TestJob(folder, **job))

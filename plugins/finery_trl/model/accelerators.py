@@ -1,15 +1,15 @@
-"""What makes a training faster on a GPU, switched on where it is there, and recorded."""
+"""What makes a training faster on a GPU: used where it is installed, and recorded."""
 
 import importlib.util
 from typing import Any, NamedTuple
 
 
-class Accelerated(NamedTuple):
-    """What is there on this machine.
+class Accelerators(NamedTuple):
+    """What is installed and fits this machine.
 
     liger: Liger's Triton kernels for a model's layers.
-    flash: FlashAttention 2, with which rows of a batch lie end to end instead of being padded.
-    unsloth: Unsloth's kernels and layers, where a training is made with Unsloth.
+    flash: FlashAttention 2, which takes the rows of a batch end to end instead of padded.
+    unsloth: Unsloth's kernels and layers, in trainings with Unsloth.
     """
 
     liger: bool
@@ -17,8 +17,8 @@ class Accelerated(NamedTuple):
     unsloth: bool = False
 
     @classmethod
-    def here(cls, dtype: Any) -> "Accelerated":
-        """Look. dtype: of the arithmetic; FlashAttention takes 16 bits only."""
+    def here(cls, dtype: Any) -> "Accelerators":
+        """Those of this machine. dtype: to compute in; FlashAttention takes 16 bits only."""
         import torch
 
         if not torch.cuda.is_available():
@@ -27,13 +27,13 @@ class Accelerated(NamedTuple):
         return cls(_installed("liger_kernel"), flash)
 
     def names(self) -> list[str]:
-        """What is switched on, for the model's manifest."""
-        named = {
+        """The names of those in use, for the model's manifest."""
+        names = {
             "Liger kernels": self.liger,
             "FlashAttention 2, without padding": self.flash,
             "Unsloth": self.unsloth,
         }
-        return [name for name, on in named.items() if on]
+        return [name for name, used in names.items() if used]
 
 
 def _installed(module: str) -> bool:

@@ -1,4 +1,4 @@
-"""The size of a training: rows in memory at once, optimizer steps an epoch and in all."""
+"""The schedule of a training: batches, optimizer steps, and when it validates and saves."""
 
 import math
 from collections.abc import Sequence
@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 from finery import Job, UsageError
 
 if TYPE_CHECKING:
-    from finery_trl.settings import Proven, Training
+    from finery_trl.rows.example import Proven
+    from finery_trl.settings import Training
 
 
-class Plan(NamedTuple):
+class Schedule(NamedTuple):
     """How a training goes through its rows.
 
     folder: of its checkpoints. size: rows in memory of each process. accumulated: batches of a
     process in an optimizer step. epoch_steps, steps: optimizer steps of an epoch, and of all.
-    longest: tokens of the longest row.
+    longest: tokens of the longest row. validate: optimizer steps between two validations.
     """
 
     folder: Path
@@ -25,6 +26,7 @@ class Plan(NamedTuple):
     epoch_steps: int
     steps: int
     longest: int
+    validate: int
 
     @classmethod
     def of(cls, step: "Training", rows: int, longest: int, job: Job) -> Self:
@@ -44,19 +46,29 @@ class Plan(NamedTuple):
                 where="warmup_steps",
                 fix=f"warmup_steps: {min(10, steps // 10)}, or more epochs",
             )
-        return cls(job.scratch / "checkpoints", size, accumulated, epoch_steps, steps, longest)
+        return cls(
+            folder=job.scratch / "checkpoints",
+            size=size,
+            accumulated=accumulated,
+            epoch_steps=epoch_steps,
+            steps=steps,
+            longest=longest,
+            validate=step.eval_steps or epoch_steps,
+        )
 
     @classmethod
     def of_rows(cls, step: "Training", rows: "Sequence[Proven]", job: Job) -> Self:
-        """The plan for rows in tokens."""
+        """The schedule for rows in tokens."""
         return cls.of(step, len(rows), max(row.size for row in rows), job)
 
-    def notes(self, step: "Training") -> list[str]:
-        """What the settings ask for and there are too few steps for."""
-        validates = step.validation is not None or step.watch is not None
-        if not validates or step.eval_steps is None or step.eval_steps <= self.steps:
-            return []
-        return [
-            f"eval_steps {step.eval_steps} is more than all optimizer steps of this training, "
-            f"{self.steps}: its only validation is at its end"
-        ]
+    def validates_at(self, step: int) -> bool:
+        """Whether a validation is due after this optimizer step, besides the last one."""
+        return step % self.validate == 0
+
+    def saves_at(self, step: int, every: int | None) -> bool:
+        """Whether a checkpoint is due after this optimizer step, besides the last one.
+
+        every: optimizer steps between two further checkpoints.
+        """
+        intervals = [self.validate, self.epoch_steps, *([every] if every else [])]
+        return any(step % interval == 0 for interval in intervals)

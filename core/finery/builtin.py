@@ -1,4 +1,4 @@
-"""What finery itself provides, by the hooks that plugins use: its commands and its executor.
+"""What finery itself provides by the hooks that plugins use: its commands and its executor.
 
 Names only: a command is found here before plugins are loaded, since a build with nothing to do
 needs none of them.
@@ -12,6 +12,7 @@ COMMANDS = {
     "explain": "finery.cli.commands.explain:command",
     "show": "finery.cli.commands.show:command",
     "plugins": "finery.cli.commands.plugins:command",
+    "plugin": "finery.cli.commands.plugin:command",
     "schema": "finery.cli.commands.schema:command",
 }
 """Name → a click command, in the order of `finery --help`."""

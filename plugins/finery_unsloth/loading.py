@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from finery import Job, Model
 from finery_transformers.loading import base_of, load_model, load_tokenizer, quiet
-from finery_trl.model.prepared import Prepared, check_context
-from finery_trl.preflight import context_of
+from finery_trl.model.context import context_of
+from finery_trl.model.loading import Prepared, check_context
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def prepare(step: "Training", dtype: "torch.dtype", longest: int, job: Job) -> Prepared:
-    """Load it. Frozen weights are in `dtype`, or in 4 bits; those that are trained in fp32.
+    """Load it: frozen weights in `dtype` or in 4 bits, trained weights in fp32.
 
     longest: tokens of the longest row. Raises what `Prepared.of` raises.
     """
@@ -30,14 +30,14 @@ def prepare(step: "Training", dtype: "torch.dtype", longest: int, job: Job) -> P
     whole = step.lora is None
     context = context_of(step.model)
     check_context(context, longest)
-    # In both calls, since `for_training` puts back what the last one said.
+    # In both calls, since `for_training` restores what the last one set.
     checkpointing = "unsloth" if step.gradient_checkpointing else False
     model, _ = FastLanguageModel.from_pretrained(
         model_name=str(_folder(step, dtype, job)),
         tokenizer_name=str(_tokenizer(step, job)),
         max_seq_length=_longest(step, context),
         dtype=dtype,
-        load_in_4bit=False,  # `quantization_config` says it, and which kind
+        load_in_4bit=False,  # `quantization_config` sets it, and which kind
         use_gradient_checkpointing=checkpointing,
         random_state=job.seed,
         trust_remote_code=step.model.meta.get("trust_remote_code") is True,
@@ -54,15 +54,15 @@ def prepare(step: "Training", dtype: "torch.dtype", longest: int, job: Job) -> P
             use_gradient_checkpointing=checkpointing,
             random_state=job.seed,
         )
-    _train_on_behind_answers(model, checkpointing)
+    _train_on_after_answers(model, checkpointing)
     return Prepared(model, None, None, {})
 
 
 def _longest(step: "Training", context: int | None) -> int:
     """Tokens of the longest sequence that Unsloth has to take.
 
-    It cuts longer ones, prompts that `watch` asks included, and beyond the model's context it
-    stretches positions.
+    It cuts longer ones, the prompts of `watch` too, and it stretches positions beyond the model's
+    context.
     """
     if context is None:
         return step.max_length
@@ -72,7 +72,7 @@ def _longest(step: "Training", context: int | None) -> int:
 def adapter_arguments(step: "Training") -> dict[str, Any]:
     """The new adapter, as Unsloth's `get_peft_model` takes it."""
     assert step.lora is not None
-    found = {
+    arguments = {
         "r": step.lora.r,
         "lora_alpha": step.lora.lora_alpha or step.lora.r,
         "lora_dropout": step.lora.lora_dropout,
@@ -80,27 +80,27 @@ def adapter_arguments(step: "Training") -> dict[str, Any]:
         "use_rslora": step.lora.use_rslora,
         "bias": "none",
     }
-    return found | ({"use_dora": True} if step.lora.use_dora else {})
+    return arguments | ({"use_dora": True} if step.lora.use_dora else {})
 
 
 def _quantization(step: "Training", dtype: "torch.dtype") -> dict[str, Any]:
-    """Spelled out, since Unsloth's own `load_in_4bit` knows nothing but doubly quantised NF4."""
+    """The 4 bits in full, since Unsloth's own `load_in_4bit` is doubly quantised NF4 only."""
     if step.quantization is None:
         return {}
     from transformers import BitsAndBytesConfig
 
     config: Any = BitsAndBytesConfig
-    wanted = config(
+    quantization = config(
         load_in_4bit=True,
         bnb_4bit_quant_type=step.quantization,
         bnb_4bit_use_double_quant=step.double_quantization,
         bnb_4bit_compute_dtype=dtype,
     )
-    return {"quantization_config": wanted}
+    return {"quantization_config": quantization}
 
 
 def _folder(step: "Training", dtype: "torch.dtype", job: Job) -> Path:
-    """Where Unsloth finds the model: itself, a 16-bit copy of it, or an adapter beside its base."""
+    """The folder for Unsloth: the model's own, a 16-bit copy, or an adapter that names its base."""
     under = base_of(step.model) if step.continues() else step.model
     folder = under.path
     if under.format != "transformers":
@@ -111,7 +111,7 @@ def _folder(step: "Training", dtype: "torch.dtype", job: Job) -> Path:
 
 
 def _adapter(adapter: Model, under: Path, job: Job) -> Path:
-    """A copy of an adapter that says where its base lies on this machine."""
+    """A copy of an adapter with the folder of its base on this machine."""
     folder = job.scratch / "adapter"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -125,8 +125,8 @@ def _adapter(adapter: Model, under: Path, job: Job) -> Path:
 def _tokenizer(step: "Training", job: Job) -> Path:
     """A tokenizer for Unsloth to look at; the training has its own.
 
-    Where the padding token ends sequences too, Unsloth would add a token to the model; rows here
-    are padded behind a mask, so any other token will do.
+    Where the padding token also ends sequences, Unsloth would add a token to the model. Padding is
+    masked in trainings, so any other token will do.
     """
     tokenizer: Any = load_tokenizer(step.model)
     if tokenizer.pad_token == tokenizer.eos_token:
@@ -137,11 +137,11 @@ def _tokenizer(step: "Training", job: Job) -> Path:
     return folder
 
 
-def _train_on_behind_answers(model: Any, checkpointing: str | bool) -> None:
-    """Make the model ready to train again whenever it was asked, for `watch`.
+def _train_on_after_answers(model: Any, checkpointing: str | bool) -> None:
+    """Make the model ready to train again after each answer, for `watch`.
 
-    Unsloth switches to another way through its layers to generate, and back only where the model
-    was in training mode; it is asked in evaluation mode.
+    To generate, Unsloth switches to another path through its layers, and back only where the model
+    was in training mode. Here it answers in evaluation mode.
     """
     from unsloth import FastLanguageModel
 

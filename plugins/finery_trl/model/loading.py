@@ -1,9 +1,9 @@
-"""The model of a training as the trainer gets it: frozen weights, adapter, reference."""
+"""The model of a training as the trainer takes it: frozen weights, adapter, reference."""
 
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from finery import DataError, Job
-from finery_trl.model.accelerated import Accelerated
+from finery_trl.model.accelerators import Accelerators
 
 if TYPE_CHECKING:
     import torch
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 class Prepared(NamedTuple):
     """A model for TRL.
 
-    model: a plain model, or one with the adapter that is trained on. peft_config: of the new
-    adapter to put on it. reference: what DPO compares with, where no adapter can be switched off
-    to get it. masters: the adapter's weights before TRL rounds them.
+    model: a plain model, or one with the adapter to train on. peft_config: of a new adapter.
+    reference: what DPO compares with, where it can't get it by switching an adapter off.
+    masters: the adapter's weights before TRL rounds them.
     """
 
     model: Any
@@ -28,14 +28,14 @@ class Prepared(NamedTuple):
 
     @classmethod
     def of(cls, step: "Training", dtype: "torch.dtype", longest: int, job: Job) -> Self:
-        """Load it. Frozen weights are in `dtype`, or in 4 bits; those that are trained in fp32.
+        """Load it: frozen weights in `dtype` or in 4 bits, trained weights in fp32.
 
         longest: tokens of the longest row. Raises `DataError` where the model's context is shorter.
         """
         continues = step.continues()
         model = _frozen(step, dtype, job)
         check_context(getattr(model.config, "max_position_embeddings", None), longest)
-        if Accelerated.here(dtype).flash:
+        if Accelerators.here(dtype).flash:
             model.set_attn_implementation("flash_attention_2")
         if continues:
             model = _with_adapter(model, step)
@@ -51,10 +51,10 @@ class Prepared(NamedTuple):
         )
 
     def keep_masters(self, trained: Any) -> None:
-        """Put what is trained back into fp32, where TRL rounded it to bf16.
+        """Restore trained weights to fp32, where TRL rounded them to bf16.
 
-        TRL rounds an adapter on 4-bit weights to save memory; updates smaller than bf16 can
-        show would then be lost.
+        TRL rounds an adapter on 4-bit weights to save memory, which would lose updates that are
+        too small for bf16.
         """
         for name, parameter in trained.named_parameters():
             if parameter.requires_grad:
@@ -62,7 +62,7 @@ class Prepared(NamedTuple):
 
 
 def _frozen(step: "Training", dtype: "torch.dtype", job: Job) -> "PreTrainedModel":
-    """The model under the adapter that is trained; all of it where there is none."""
+    """The model without the adapter to train; the whole model where there is none."""
     import torch
 
     from finery_transformers.loading import base_of, load_model, load_quantized
@@ -82,7 +82,7 @@ def _with_adapter(model: "PreTrainedModel", step: "Training") -> Any:
 
 
 def check_context(context: int | None, longest: int) -> None:
-    """`DataError` where the longest row has more tokens than the model's context."""
+    """Raise `DataError` where the longest row has more tokens than the model's context."""
     if context is not None and longest > context:
         raise DataError(
             f"the longest row has {longest} tokens, more than the model's context of {context}",

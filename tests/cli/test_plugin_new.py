@@ -41,9 +41,7 @@ def test_the_package_passes_what_its_ci_runs(project: MakeProject, tmp_path: Pat
     ci = yaml.safe_load((package / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
     (job,) = ci["jobs"].values()
     installs, *commands = [step["run"] for step in job["steps"] if "run" in step]
-    assert (
-        installs == "python -m pip install -e '.[test]'"
-    )  # what `install` does here without a network
+    assert installs == "python -m pip install -e '.[test]'"  # as `install` does without a network
     assert len(commands) == 2
     paths = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])
     for command in commands:

@@ -55,7 +55,7 @@ class TestGguf(EngineContract):
 def answer(body: Body) -> Reply:
     """What an honest server answers: no more tokens than asked for, JSON where that is wanted."""
     text = '{"ok": true}' if "response_format" in body else f"You said: {said(body)[:40]}"
-    most = body.get("max_completion_tokens", body.get("max_tokens", 16))
+    most: int = body.get("max_completion_tokens") or body.get("max_tokens") or 16
     words = text.split(" ")
     finish = "length" if len(words) > most else "stop"
     return Reply(" ".join(words[:most]), finish, usage=(10, min(len(words), most)))

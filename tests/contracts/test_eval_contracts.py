@@ -3,15 +3,14 @@
 import json
 from pathlib import Path
 
-from finery_eval.classification import Classification
-from finery_eval.exact import Exact
-from finery_eval.rules import Rule, Rules
-from finery_eval.sql import Sql
-from finery_eval.structured import Json
-
 from finery import Dataset, Files, Model, OptionalFiles, Step
 from finery.rows import with_id
 from finery.testing import StepContract, dataset, table_model
+from finery_eval.steps.classification import Classification
+from finery_eval.steps.exact import Exact
+from finery_eval.steps.rules import Rule, Rules
+from finery_eval.steps.sql import Sql
+from finery_eval.steps.structured import Json
 from finery_prompt.model import PromptModel
 from finery_review.apply import Apply
 

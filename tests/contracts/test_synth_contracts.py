@@ -3,12 +3,11 @@
 import json
 from pathlib import Path
 
-from finery_synth.checks.checks import Checks
-from finery_synth.steps.fromdocs import FromDocs
-
 from finery import Dataset, Step
 from finery.testing import StepContract, dataset, table_model
+from finery_synth.checks.settings import Checks
 from finery_synth.steps.answer import Answer
+from finery_synth.steps.from_docs import FromDocs
 from finery_synth.steps.instruct import Instruct
 from finery_synth.steps.judge import JudgeRows
 from finery_synth.steps.paraphrase import Paraphrase

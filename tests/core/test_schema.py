@@ -15,7 +15,8 @@ from jsonschema import Draft202012Validator
 from finery import Dataset, Files, Job, Model, PluginError, Settings, Step, setting, takes
 from finery.plugin.manager import Plugins, load_plugins
 from finery.recipe.document import Recipe, load
-from finery.recipe.messages import phrase
+from finery.recipe.fits import fits
+from finery.recipe.messages import _validator, phrase
 from finery.recipe.schema import recipe_schema, step_schema
 from finery.recipe.validate import check_recipe, convert_step
 from finery.step.inspect import inputs_of
@@ -184,6 +185,51 @@ def test_every_mistake_has_a_place_and_a_fix(read: Read, data: dict[str, Any]) -
     for error in check_recipe(*read(data)):
         assert "recipe.yaml:1:" in str(error.where)
         assert error.fix, error.what
+
+
+ANY = st.recursive(
+    VALUES | st.sampled_from(["ab", "1", 1e3, 16, 0.5]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=2),
+    max_leaves=6,
+)
+
+
+@pytest.mark.parametrize("cls", [Probe, *map(load_plugins().step_type, BUILT_IN)])
+def test_the_quick_check_agrees_with_the_validator(cls: type[Step]) -> None:
+    schema = step_schema(cls)
+    validator = _validator()(schema)
+    parts = {name: values_of(part, schema) for name, part in schema["properties"].items()}
+    required = {name: parts.pop(name) for name in schema["required"]}
+
+    @settings(max_examples=60)
+    @given(value=st.fixed_dictionaries(required, optional={**parts, "typo": ANY}))
+    def agree(value: Any) -> None:
+        assert fits(schema, value) == validator.is_valid(value)
+
+    agree()
+
+
+def values_of(part: dict[str, Any], schema: dict[str, Any]) -> st.SearchStrategy[Any]:
+    """Values that a part of a schema may be about: some that fit, and others."""
+    if "$ref" in part:
+        part = schema["$defs"][part["$ref"].rpartition("/")[2]]
+    if "anyOf" in part:
+        return st.one_of(ANY, *(values_of(one, schema) for one in part["anyOf"]))
+    given_ones = [*part.get("enum", []), part.get("default"), part.get("minimum"), "a", 1]
+    options = {name: values_of(one, schema) for name, one in part.get("properties", {}).items()}
+    return st.sampled_from(given_ones) | ANY | st.fixed_dictionaries({}, optional=options)
+
+
+def test_a_schema_that_the_quick_check_does_not_know_fits_nothing() -> None:
+    assert not fits({"type": "integer", "multipleOf": 2}, 4)
+
+
+def test_a_recipe_that_is_fine_needs_no_validator(read: Read) -> None:
+    _validator.cache_clear()
+    data = {"a": {"use": "steps.source", "path": "x", "needs": []}}
+    assert check_recipe(*read({"finery": 1, "name": "t", "seed": 2, "data": data})) == []
+    assert _validator.cache_info().currsize == 0
+    assert len(check_recipe(*read({"finery": 1, "seed": -1, "data": data}))) == 1
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,7 @@ class Planner:
         self.store = store
         self.recipe_id = _recipe_id(graph.recipe.path, store)
         self.latest = store.latest(self.recipe_id)
+        store.read_ahead(self.latest[name][0] for name in graph.nodes if name in self.latest)
         self.lock = Lock(graph.recipe.path)
         self.code = StepCode(graph.recipe, graph.plugins, store)
         for node in graph.nodes.values():
@@ -74,7 +75,7 @@ class Planner:
             )
             return plan
         plan.key = key_of(plan.parts)
-        plan.result = self.store.lookup(plan.key, inputs.values())
+        plan.result = self.store.lookup(plan.key, inputs.values(), plan.parts)
         plan.state = "cached" if plan.result else "run"
         plan.reason = "" if plan.result else self._reason(plan)
         return plan

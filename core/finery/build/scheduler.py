@@ -5,7 +5,7 @@ import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,16 +16,18 @@ from finery.artifact.manifest import Manifest, Result
 from finery.build.checks import lines_on
 from finery.build.dispatch import limited_models, task_of
 from finery.build.events import RunLog
+from finery.build.outputs import OutputLinks
 from finery.build.plan import Planner, StepPlan
-from finery.errors import DataError, FineryError, StepError, UsageError, error_from_dict
+from finery.errors import DataError, FineryError, StepError, error_from_dict
 from finery.execute.executor import Executor
 from finery.execute.task import Done, Noted, Task, TaskEvent
 from finery.recipe.graph import Graph, Node, place_of
 from finery.step.inspect import SECTIONS
 from finery.step.step import Step
 from finery.store.database import Store
-from finery.store.links import link_outputs, prune_links
-from finery.util.events import Event, Listener, happened
+from finery.store.links import prune_links
+from finery.util.events import Event, Listener, happened, new_run_id
+from finery.util.files import FileState
 from finery.util.paths import project_folder
 from finery.util.text import redacted
 
@@ -69,7 +71,9 @@ class Build:
         *,
         keep_going: bool = False,
         update_lock: bool = False,
+        states: Mapping[str, FileState] | None = None,
     ) -> None:
+        """states: of views, as the last build left them, see `OutputLinks`."""
         self.graph = graph
         self.store = store
         self.executor = executor
@@ -82,6 +86,7 @@ class Build:
         self.listeners: list[Listener] = [self.log, *listeners]
         self.project = project_folder(graph.recipe.path)
         self.folder = build_folder(graph)
+        self.outputs = OutputLinks(store.root, self.folder, states or {})
         self._silenced = set(graph.recipe.data.get("silence") or [])
         self.began = time.time_ns()
         self._started = time.perf_counter()
@@ -97,6 +102,7 @@ class Build:
         self._unrecorded: list[Result] = []
         self._just_built: dict[str, Result] = {}
         self._new_keys: dict[str, str] = {}
+        self._unlinked: list[Node] = []
         self._cleaners: list[threading.Thread] = []
         self._recorded_at = time.monotonic()
 
@@ -127,6 +133,7 @@ class Build:
     def _run(self) -> None:
         while self._unfinished():
             self._start_ready()
+            self._link_cached()
             self._record(now=not self._running)
             if self._running:
                 self._listen()
@@ -193,7 +200,7 @@ class Build:
             self._locked[plan.node.name] = plan
             return
         inputs = self.planner.inputs(plan.node, self.outcome.results)
-        result = self.store.lookup(plan.key, inputs.values())
+        result = self.store.lookup(plan.key, inputs.values(), plan.parts)
         if result is not None:
             self.store.unlock(plan.key)
             self._settle(plan, result, cached=True)
@@ -349,11 +356,10 @@ class Build:
         node = plan.node
         self.outcome.results[node.name] = result
         self._new_keys[node.name] = result.key
-        try:
-            link_outputs(self.store.root, self.folder / node.name, result.outputs)
-        except OSError as error:
-            place = self.folder / node.name
-            raise UsageError(f"can't put its outputs at {place}: {error.strerror}") from error
+        if cached:
+            self._unlinked.append(node)
+        else:
+            self._link(node)
         seconds = 0.0 if cached else result.seconds
         kind = "step_cached" if cached else "step_finished"
         shown = (
@@ -376,8 +382,23 @@ class Build:
             if self._waiting[name] == 0 and name not in self.outcome.blocked:
                 self._ready.append(name)
 
-    def _fail(self, node: Node, error: FineryError, log: str | None = None) -> None:
-        """Record a failure and block all that waits for the step."""
+    def _link(self, node: Node) -> None:
+        """Point `build/` at a step's outputs."""
+        self.outputs.link(node.name, self.outcome.results[node.name].outputs)
+
+    def _link_cached(self) -> None:
+        """Link the outputs of cached steps: what runs doesn't have to wait for that."""
+        nodes, self._unlinked = self._unlinked, []
+        for node in nodes:
+            try:
+                self._link(node)
+            except FineryError as error:
+                self._fail(node, error, blocks=False)
+
+    def _fail(
+        self, node: Node, error: FineryError, log: str | None = None, *, blocks: bool = True
+    ) -> None:
+        """Record a failure. blocks: what waits for the step can't run."""
         error.where = place_of(self.graph.recipe, node, error.where)
         self.outcome.errors[node.name] = error
         printed = log if log and os.path.exists(log) and os.path.getsize(log) else None
@@ -385,7 +406,7 @@ class Build:
             self.outcome.logs[node.name] = printed
         self._emit("step_failed", step=node.name, use=node.use, error=error.to_dict(), log=printed)
         self.graph.plugins.hook.finery_step_failed(name=node.name, use=node.use, error=error)
-        for name in self._downstream(node.name):
+        for name in self._downstream(node.name) if blocks else ():
             if name not in self.outcome.blocked:
                 self._emit("step_blocked", step=name, use=self.graph.nodes[name].use, by=node.name)
             self.outcome.blocked.setdefault(name, []).append(node.name)
@@ -433,11 +454,6 @@ def _isolated(plan: StepPlan) -> bool:
 def build_folder(graph: Graph) -> Path:
     """`build/<recipe>` in the project folder: what a person opens."""
     return project_folder(graph.recipe.path) / "build" / graph.recipe.name
-
-
-def new_run_id() -> str:
-    """A name for a run that sorts by time, e.g. `20260102-030405-1234`."""
-    return f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
 
 
 def _digest_now(store: Store, path: Path) -> str | None:

@@ -1,10 +1,10 @@
 """The quick answer to "is there anything to do": a stamp of all that a finished build looked at.
 
 A stamp lists every file whose state decides the answer, with its stat: the recipe and its lock,
-plugin files, outside files, blobs, views, the links under `build/`, and the folders of `sys.path`
-(whose times change when a distribution comes, goes or is upgraded). When all stand as they stood,
-a build would find nothing to do, and neither plugins nor the recipe need to be read to know it.
-Any difference, and the build takes the long road, which alone decides what runs.
+plugin files and what they import, outside files, blobs, views, the links under `build/`, and the
+folders of `sys.path` (whose times change when a distribution comes, goes or is upgraded). When all
+are as they were, a build would find nothing to do, and neither plugins nor the recipe need to be
+read to know it. Any difference, and the build takes the long road, which alone decides what runs.
 
 Imports little: with it, a build with nothing to do takes hardly longer than starting Python.
 """
@@ -13,53 +13,113 @@ import json
 import os
 import sqlite3
 import sys
+import time
+from array import array
 from collections.abc import Iterable, Sequence
 from glob import glob
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finery.util.files import settled
+from finery.util.files import FileState, file_state, settled
 from finery.util.paths import store_folder
 
 if TYPE_CHECKING:
-    from finery.artifact.manifest import Manifest
     from finery.build.scheduler import Build
+    from finery.store.database import Store
 
-FORMAT = 1
+FORMAT = 2
+NUMBERS, PARTS = "Q", 5
+"""How a stamp holds states: 64 bits for each part."""
+BLOCK = 256
+"""Files that are looked at before their states are compared."""
 HOOKS = (
     "finery_build_started", "finery_build_finished", "finery_step_started", "finery_step_finished",
     "finery_step_failed",
 )  # fmt: skip
 """Hooks that a plugin expects to be called in every build: with one of them, no stamp."""
+_PATH = tuple(sys.path)
+"""As Python started: plugin files add to it."""
+_RUN, _TIME, _SECONDS = "<run>", "<time>", '"<seconds>"'
+"""What stands in the events of a stamp for what each run has of its own."""
 
 
 def steps_if_done(recipe: Path, steps: Sequence[str], overrides: Sequence[str]) -> int | None:
     """How many steps the recipe has if a build would find nothing to do; None if it may."""
+    return _read(recipe, steps, overrides, events=False)[0]
+
+
+def events_if_done(
+    recipe: Path, steps: Sequence[str], overrides: Sequence[str], began: float
+) -> str | None:
+    """What `--json` prints if a build would find nothing to do; None if it may find something.
+
+    The same events as the long road gives. began: when the command began, by `time.perf_counter`.
+    """
+    count, events = _read(recipe, steps, overrides, events=True)
+    if count is None or events is None:
+        return None
+    from finery.util.events import new_run_id, now
+
+    seconds = time.perf_counter() - began
+    own = {_RUN: new_run_id(), _TIME: now(), _SECONDS: f"{seconds:.6f}"}
+    for mark, text in own.items():
+        events = events.replace(mark, text)
+    return events
+
+
+def _read(
+    recipe: Path, steps: Sequence[str], overrides: Sequence[str], *, events: bool
+) -> tuple[int | None, str | None]:
+    """(number of steps, events if they are wanted) of a stamp that holds; else (None, None)."""
     database = store_folder(recipe) / "finery.db"
     if not database.is_file():
-        return None
+        return None, None
+    name = _name(recipe, steps, overrides)
+    wanted = [f"stamp of {name}", f"states of {name}", *([f"events of {name}"] if events else [])]
+    query = f"SELECT content FROM facts WHERE name IN ({','.join('?' * len(wanted))}) ORDER BY name"
     try:
         db = sqlite3.connect(database, timeout=1, isolation_level=None)
         try:
-            row = db.execute(
-                "SELECT content FROM facts WHERE name = ?", [_name(recipe, steps, overrides)]
-            ).fetchone()
+            contents = [content for (content,) in db.execute(query, wanted)]
         finally:
             db.close()
-        return _steps_if_same(json.loads(row[0])) if row else None
-    except (sqlite3.Error, ValueError, KeyError, TypeError):
-        return None  # no such table, a stamp of another version, a busy database: the long road
+        if len(contents) < len(wanted):
+            return None, None
+        *told, stamp, states = contents  # in the order of their names
+        count = _steps_if_same(database.parent, stamp.decode(), states)
+        return count, told[0].decode() if told else None
+    except (sqlite3.Error, ValueError, KeyError, TypeError, OverflowError):
+        return None, None  # no such table, a stamp of another version, a busy database
 
 
-def _steps_if_same(stamp: dict[str, Any]) -> int | None:
+def _steps_if_same(root: Path, stamp: str, states: bytes) -> int | None:
+    head, *paths = stamp.split("\n")
+    facts = json.loads(head)
     same = (
-        stamp["format"] == FORMAT
-        and stamp["python"] == _python()
-        and all(_stat(path) == stat for path, stat in stamp["files"])
-        and all(_link(path) == text for path, text in stamp["links"])
-        and all(_matches(pattern) == found for pattern, found in stamp["patterns"])
+        facts["format"] == FORMAT
+        and facts["python"] == _python(sys.path)
+        and _are_same(root, paths, states)
+        and all(_matches(pattern) == paths for pattern, paths in facts["patterns"])
     )
-    return int(stamp["steps"]) if same else None
+    return int(facts["steps"]) if same else None
+
+
+def _are_same(root: Path, paths: Sequence[str], states: bytes) -> bool:
+    before = array(NUMBERS, states)
+    folder = os.open(root, os.O_RDONLY)
+    try:
+        for start in range(0, len(paths), BLOCK):
+            now = _packed(file_state(path, folder) for path in paths[start : start + BLOCK])
+            if now != before[start * PARTS : (start + BLOCK) * PARTS]:
+                return False
+    finally:
+        os.close(folder)
+    return True
+
+
+def _packed(states: Iterable[FileState]) -> "array[int]":
+    return array(NUMBERS, chain.from_iterable(states))
 
 
 def keep(build: "Build", steps: Sequence[str], overrides: Sequence[str]) -> None:
@@ -69,23 +129,63 @@ def keep(build: "Build", steps: Sequence[str], overrides: Sequence[str]) -> None
     """
     if any(getattr(build.graph.plugins.hook, hook).get_hookimpls() for hook in HOOKS):
         return
-    recipe = build.graph.recipe.path
     sources, patterns = _sources(build)
-    if not all(_settled(path, build.began) for path in (*sources, *sys.path)):
+    if not all(_settled(path, build.began) for path in (*sources, *_PATH)):
         return
-    if any(build.store.lookup(result.key) is None for result in build.outcome.results.values()):
+    stored = _stored(build)
+    if stored is None or any("\n" in path for path in (*sources, *stored)):
         return
-    manifests = [m for r in build.outcome.results.values() for m in r.outputs.values()]
-    files = {*sources, *_stored(build, manifests)}
-    stamp = {
+    facts = {
         "format": FORMAT,
-        "python": _python(),
+        "python": _python(_PATH),
         "steps": len(build.graph.nodes),
-        "files": [[path, _stat(path)] for path in sorted(files)],
-        "links": [[path, _link(path)] for path in _links(build.folder)],
         "patterns": [[pattern, _matches(pattern)] for pattern in sorted(patterns)],
     }
-    build.store.keep_facts({_name(recipe, steps, overrides): json.dumps(stamp).encode()})
+    states = {path: file_state(path) for path in sources} | stored  # what changes most comes first
+    try:
+        packed = _packed(states.values()).tobytes()
+    except OverflowError:  # a time before 1970
+        return
+    paths = [path.removeprefix(f"{build.store.root}/") for path in states]
+    name = _name(build.graph.recipe.path, steps, overrides)
+    build.store.keep_facts({
+        f"stamp of {name}": "\n".join([json.dumps(facts), *paths]).encode(),
+        f"states of {name}": packed,
+        f"events of {name}": _events(build).encode(),
+    })  # fmt: skip
+
+
+def states_before(
+    store: "Store", recipe: Path, steps: Sequence[str], overrides: Sequence[str]
+) -> dict[str, FileState]:
+    """Path → state, as the last build that was stamped left things."""
+    name = _name(recipe, steps, overrides)
+    stamp, states = store.fact(f"stamp of {name}"), store.fact(f"states of {name}")
+    if stamp is None or states is None:
+        return {}
+    paths = (os.path.join(store.root, path) for path in stamp.decode().split("\n")[1:])
+    numbers = iter(array(NUMBERS, states))
+    return dict(zip(paths, zip(*[numbers] * PARTS, strict=True), strict=False))
+
+
+def _events(build: "Build") -> str:
+    """What `--json` prints if the next build has nothing to do, as JSON lines."""
+    import msgspec
+
+    from finery.util.events import happened
+
+    nodes = build.graph.nodes.values()
+    steps = [{"step": n.name, "use": n.use, "section": n.section} for n in nodes]
+    recipe = build.graph.recipe.name
+    events = [
+        happened("build_started", run=_RUN, recipe=recipe, steps=steps),
+        *(happened("step_cached", step=node.name, use=node.use) for node in nodes),
+        happened(
+            "build_finished", ok=True, ran=0, cached=len(steps), failed=0, blocked=0,
+            seconds=_SECONDS.strip('"'), exit_code=0,
+        ),
+    ]  # fmt: skip
+    return "".join(f"{msgspec.json.encode(e | {'time': _TIME}).decode()}\n" for e in events)
 
 
 def _sources(build: "Build") -> tuple[set[str], set[str]]:
@@ -94,40 +194,39 @@ def _sources(build: "Build") -> tuple[set[str], set[str]]:
     from finery.step.inspect import files_of
 
     graph, planner = build.graph, build.planner
-    found = {str(graph.recipe.path.absolute()), str(planner.lock.path.absolute())}
+    sources = {str(graph.recipe.path.absolute()), str(planner.lock.path.absolute())}
     for plugin in graph.plugins.plugins:
-        found.add(str(plugin.path or plugin.module.__file__))
-    found |= {str(path) for path in planner.code.files() | planner.code.folders()}
-    found |= planner.code.absent()
+        sources.add(str(plugin.path or plugin.module.__file__))
+    sources |= {str(path) for path in planner.code.files() | planner.code.folders()}
+    sources |= planner.code.absent()
     patterns, folder = set(), graph.recipe.folder.absolute()
     for node in graph.nodes.values():
-        found |= {str(path) for named in planner.files(node).values() for _, path in named}
         for files in files_of(node.step).values():
+            sources |= {str(path) for path in files.paths}
             named = {str(folder / Path(p).expanduser()) for p in files.patterns}
             patterns |= named
             if isinstance(files, OptionalFiles):  # one that comes is to be seen, too
-                found |= named
-    return found, patterns
+                sources |= named
+    return sources, patterns
 
 
-def _stored(build: "Build", manifests: Iterable["Manifest"]) -> Iterable[str]:
-    """Blobs, views and external files of artifacts and of those they refer to."""
-    from finery.store.links import view_path
+def _stored(build: "Build") -> dict[str, FileState] | None:
+    """Path → state of blobs, links, views and external files; None where one isn't as it should."""
+    from finery.artifact.manifest import with_references
+    from finery.store.blobs import as_it_was
 
-    for manifest in manifests:
-        folder = view_path(build.store.root, manifest)
-        yield from {str((folder / name).parent) for name in ("", *manifest.files)}
-        yield from (str(build.store.blob(digest)) for digest, _ in manifest.files.values())
-        yield from (path for path, *_ in manifest.external.values())
-        yield from _stored(build, manifest.refs.values())
-
-
-def _links(folder: Path) -> list[str]:
-    """Everything under `build/<recipe>`, two levels deep."""
-    return sorted(
-        glob(f"{folder}/*")
-        + [p for p in glob(f"{folder}/*/*") if not os.path.islink(os.path.dirname(p))]
-    )
+    states = dict(build.outputs.states)
+    store = build.store
+    made = (m for r in build.outcome.results.values() for m in r.outputs.values())
+    for manifest in {each.view: each for m in made for each in with_references(m)}.values():
+        if not all(store.is_intact(*blob) for blob in manifest.files.values()):
+            return None
+        if not all(as_it_was(*file) for file in manifest.external.values()):
+            return None
+        blobs = [store.blob_path(digest) for digest, _ in manifest.files.values()]
+        for path in (*blobs, *(path for path, *_ in manifest.external.values())):
+            states[path] = file_state(path)
+    return states
 
 
 def _matches(pattern: str) -> list[str]:
@@ -139,34 +238,22 @@ def _matches(pattern: str) -> list[str]:
     return sorted(glob(pattern, recursive=True)) if any(c in pattern for c in "*?[") else []
 
 
-def _python() -> list[Any]:
-    """This Python, and the state of the folders that it imports from."""
-    folders = [[entry, _stat(entry)] for entry in sys.path]
+def _python(path: Iterable[str]) -> list[Any]:
+    """This Python, and the state of the folders that it imports from and of the format of keys."""
+    folders = [[entry, *file_state(entry)] for entry in path]
     own = os.path.dirname(os.path.abspath(__file__))
-    return [list(sys.version_info[:3]), folders, _stat(own), os.path.realpath(sys.prefix)]
-
-
-def _stat(path: str) -> list[int] | None:
-    try:
-        s = os.stat(path)
-    except OSError:
-        return None
-    return [s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns]
+    format_of_keys = [*file_state(f"{own}/keys.py")]
+    return [list(sys.version_info[:3]), folders, format_of_keys, os.path.realpath(sys.prefix)]
 
 
 def _settled(path: str, began: int) -> bool:
-    stat = _stat(path)
-    return stat is None or settled(stat[3], stat[4], began)
-
-
-def _link(path: str) -> str | None:
     try:
-        return os.readlink(path)
+        s = os.stat(path)
     except OSError:
-        return "" if os.path.isdir(path) else None
+        return True
+    return settled(s.st_mtime_ns, s.st_ctime_ns, began)
 
 
 def _name(recipe: Path, steps: Sequence[str], overrides: Sequence[str]) -> str:
     # A copy of a project brings its stamps along, and they are about the original's files.
-    arguments = json.dumps([str(recipe.absolute()), sorted(steps), list(overrides)])
-    return f"stamp of {arguments}"
+    return json.dumps([str(recipe.absolute()), sorted(steps), list(overrides)])

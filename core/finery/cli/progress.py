@@ -2,9 +2,8 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from statistics import median
 from typing import IO, Any, NamedTuple, Protocol
 
 from finery.cli.console import is_terminal
@@ -79,6 +78,12 @@ class Pace:
         usual = median(self._recent)
         each = usual + self._paused / self._counted
         return max(0.0, each * (self._total - self._done) - min(now - self._at, usual))
+
+
+def median(values: Collection[float]) -> float:
+    """The middle of some values. (That of `statistics` takes 5 ms to import.)"""
+    ordered, half = sorted(values), len(values) // 2
+    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
 
 
 class Piece(NamedTuple):

@@ -2,7 +2,7 @@
 
 import io
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -149,12 +149,13 @@ def show_together(
     """Print what the outputs of a recipe say together, e.g. a table of all scores."""
     from finery.plugin.views.view import View
 
-    groups: dict[Callable[..., None], tuple[View, list[Output]]] = {}
+    groups: dict[type[View], list[Output]] = {}
+    views: dict[tuple[str, Any], type[View]] = {}
     for title, manifest in manifests:
-        view = view_of(plugins, manifest)
-        way = type(view).print_together
-        if way is not View.print_together:
-            _, outputs = groups.setdefault(way, (view, []))
-            outputs.append(output_of(plugins, store, title, manifest))
-    for view, outputs in groups.values():
-        view.print_together(stdout(), outputs)
+        format_ = manifest.kind, manifest.meta.get("format")
+        view = views.get(format_) or type(view_of(plugins, manifest))
+        views[format_] = view
+        if view.print_together is not View.print_together:
+            groups.setdefault(view, []).append(output_of(plugins, store, title, manifest))
+    for view, outputs in groups.items():
+        view().print_together(stdout(), outputs)

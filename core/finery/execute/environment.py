@@ -18,6 +18,9 @@ def worker_environment(task: Task, *, alone: bool) -> dict[str, str]:
     didn't set the same variables. alone: whether no other step will run beside it.
     """
     plugins = load_plugins(tuple(Path(path) for path in task.plugins))
-    return plugins.worker_environment(task.use, alone=alone) | {
-        name: value for name, value in os.environ.items() if not _SECRET.search(name)
-    }
+    return plugins.worker_environment(task.use, alone=alone) | inherited()
+
+
+def inherited() -> dict[str, str]:
+    """This process's environment, less what looks like a secret."""
+    return {name: value for name, value in os.environ.items() if not _SECRET.search(name)}

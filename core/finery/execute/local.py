@@ -4,13 +4,14 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from finery.execute.environment import worker_environment
-from finery.execute.task import Died, Task, TaskEvent
+from finery.execute.environment import inherited, worker_environment
+from finery.execute.task import AHEAD, Died, Task, TaskEvent
 from finery.util.machine import cpu_count
 
 if TYPE_CHECKING:  # imported where the first worker starts: a build with nothing to do has none
@@ -25,6 +26,7 @@ class _Worker:
         self.process = process
         self.connection = connection
         self.task: Task | None = None
+        self.is_used = False  # it was started ahead, and has no task yet
 
 
 class LocalExecutor:
@@ -38,6 +40,8 @@ class LocalExecutor:
         self._jobs = jobs
         self._workers: list[_Worker] = []
         self._leaving: list[_Worker] = []
+        if cpu_count() > 1:  # a worker imports for a while, so one does while the build plans
+            self._workers.append(_spawn(os.devnull, inherited(), AHEAD))
 
     def has_room(self, isolated: bool) -> bool:
         """Whether a further step can start now."""
@@ -49,15 +53,20 @@ class LocalExecutor:
 
     def start(self, task: Task) -> None:
         """Start a task in a warm worker, or in a new one."""
-        idle = next((w for w in self._workers if w.task is None), None)
-        if task.isolated or idle is None:
-            worker = _spawn(task, alone=task.isolated and self._jobs in (None, 1))
+        worker = next((w for w in self._workers if w.task is None), None)
+        messages = [msgspec.msgpack.encode(task)]
+        if task.isolated:
+            self._end_unused()
+        if task.isolated or worker is None:
+            alone = task.isolated and self._jobs in (None, 1)
+            worker = _spawn(task.log, worker_environment(task, alone=alone))
             self._workers.append(worker)
-        else:
-            worker = idle
-        worker.task = task
+        elif not worker.is_used:
+            messages.insert(0, msgspec.msgpack.encode(worker_environment(task, alone=False)))
+        worker.task, worker.is_used = task, True
         try:
-            worker.connection.send_bytes(msgspec.msgpack.encode(task))
+            for message in messages:
+                worker.connection.send_bytes(message)
         except OSError:
             return  # it died just now: poll() sees that and says so
 
@@ -92,14 +101,25 @@ class LocalExecutor:
         self._leaving.append(worker)
         worker.connection.close()
 
+    def _end_unused(self) -> None:
+        """End a worker that was started ahead: beside a heavy step it only takes memory."""
+        for worker in [w for w in self._workers if not w.is_used]:
+            self._retire(worker)
+            _signal(worker, signal.SIGKILL)
+
     def close(self) -> None:
         """End all workers: idle ones by closing their socket, running ones by signal."""
+        self._end_unused()
         for worker in self._workers:
             worker.connection.close()
             if worker.task:
                 _signal(worker, signal.SIGTERM)
-        for worker in (*self._workers, *self._leaving):
+        running = [worker for worker in self._workers if worker.task]
+        idle = [*(worker for worker in self._workers if not worker.task), *self._leaving]
+        for worker in running:
             _end(worker)
+        # What the build has left to do goes on while these end.
+        threading.Thread(target=lambda: [*map(_end, idle)]).start()
         self._workers.clear()
         self._leaving.clear()
 
@@ -120,21 +140,22 @@ def _signal(worker: _Worker, number: int) -> None:
         os.killpg(worker.process.pid, number)
 
 
-def _spawn(task: Task, *, alone: bool) -> _Worker:
-    """A new worker process, for a task that it isn't sent yet."""
+def _spawn(log: str, environment: Mapping[str, str], *arguments: str) -> _Worker:
+    """A new worker process. log: the file for what it prints before it has a task."""
     import socket
     import subprocess
     from multiprocessing.connection import Connection
 
     ours, theirs = socket.socketpair()
-    with open(task.log, "ab") as log:
+    command = [sys.executable, "-m", "finery.execute.worker", str(theirs.fileno())]
+    with open(log, "ab") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "finery.execute.worker", str(theirs.fileno()), str(os.getpid())],
+            [*command, str(os.getpid()), *arguments],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env=worker_environment(task, alone=alone),
+            stdout=out,
+            stderr=out,
+            env=environment,
             process_group=0,  # of its own, so that what a step starts can be ended with it
         )
     theirs.close()

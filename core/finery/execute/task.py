@@ -6,6 +6,10 @@ import msgspec
 
 from finery.artifact.manifest import Manifest
 
+AHEAD = "ahead"
+"""The argument of a worker that is started before it is known what it will run: it is sent the
+environment variables of its first task before that."""
+
 
 class Task(msgspec.Struct):
     """One step to run, as plain data.

@@ -1,7 +1,7 @@
 """A worker process: runs the steps it is sent, one after the other.
 
-Started as `python -m finery.execute.worker FD PARENT`; FD is one end of a socket pair, over which
-tasks come and events go, as msgpack. It ends when the other side, the process PARENT, does.
+Started as `python -m finery.execute.worker FD PARENT [ahead]`; FD is one end of a socket pair, over
+which tasks come and events go, as msgpack. It ends when the other side, the process PARENT, does.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ import msgspec
 from finery.artifact.kinds import Artifact, Model
 from finery.artifact.manifest import Manifest
 from finery.errors import DISK_FULL, FineryError, StepError
-from finery.execute.task import Closing, Done, Failed, Task
+from finery.execute.task import AHEAD, Closing, Done, Failed, Task
 from finery.execute.undeclared import load_files, noted
 from finery.fields import Files
 from finery.inference.engine import Engine
@@ -66,6 +66,9 @@ def main() -> None:
         with lock:
             connection.send_bytes(msgspec.msgpack.encode(event))
 
+    if AHEAD in sys.argv:
+        with contextlib.suppress(EOFError):
+            os.environ |= msgspec.msgpack.decode(connection.recv_bytes(), type=dict[str, str])
     while True:
         try:
             data = connection.recv_bytes()

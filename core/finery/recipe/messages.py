@@ -8,6 +8,7 @@ from typing import Any
 from finery.errors import FineryError
 from finery.recipe.document import Recipe
 from finery.recipe.excerpt import without_secrets
+from finery.recipe.fits import fits
 from finery.util.text import did_you_mean, nearest
 
 LONGEST = 60
@@ -32,6 +33,8 @@ def complaints(
 
     subject: what the value is, e.g. the step type.
     """
+    if fits(schema, value):
+        return
     for error in _validator()(schema).iter_errors(value):
         yield from _translated(recipe, error, place, subject)
 

@@ -1,5 +1,6 @@
 """JSON Schemas (2020-12) made from the step types, and the check of a recipe against them."""
 
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -73,6 +74,12 @@ _SECTION_HELP = {
 
 def step_schema(cls: type[Step]) -> dict[str, Any]:
     """The schema of one step of this type, as it is written in a recipe; self-contained."""
+    schema: dict[str, Any] = msgspec.json.decode(_encoded_schema(cls))
+    return schema
+
+
+@lru_cache(maxsize=1024)
+def _encoded_schema(cls: type[Step]) -> bytes:
     try:
         (_,), defs = msgspec.json.schema_components(
             [cls], schema_hook=_custom_schema, ref_template="#/$defs/{name}"
@@ -93,7 +100,7 @@ def step_schema(cls: type[Step]) -> dict[str, Any]:
         "required": ["use", *own.get("required", [])],
         "additionalProperties": False,
     }
-    return {**schema, "$defs": defs} if defs else schema
+    return msgspec.json.encode({**schema, "$defs": defs} if defs else schema)
 
 
 def _input_schema(

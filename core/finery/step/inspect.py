@@ -3,7 +3,8 @@
 import sys
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
@@ -35,14 +36,11 @@ RESERVED = frozenset({"use", "needs", "seed", "env"})
 """Keys that every step takes; no field may have such a name."""
 
 
-def inputs_of(cls: "type[Step]") -> dict[str, "Input"]:
+@lru_cache(maxsize=1024)
+def inputs_of(cls: "type[Step]") -> "Mapping[str, Input]":
     """The input fields of a step type, in order."""
-    cached = cls.__dict__.get("__finery_inputs__")
-    if cached is None:
-        hints = field_hints(cls)
-        cached = {f: made for f in cls.__struct_fields__ if (made := _as_input(hints[f]))}
-        type.__setattr__(cls, "__finery_inputs__", cached)
-    return typing.cast(dict[str, Input], cached)
+    hints = field_hints(cls)
+    return {f: accepts for f in cls.__struct_fields__ if (accepts := _as_input(hints[f]))}
 
 
 def field_hints(cls: type[Settings]) -> dict[str, Any]:
@@ -58,12 +56,31 @@ def field_hints(cls: type[Settings]) -> dict[str, Any]:
 
 def files_of(step: Settings) -> dict[str, Files]:
     """The settings of a step that name outside files; those further in as `launch.config`."""
-    values = {name: getattr(step, name) for name in type(step).__struct_fields__}
-    settings = {name: value for name, value in values.items() if isinstance(value, Files)}
-    for field, within in values.items():
-        if isinstance(within, Settings):
-            settings |= {f"{field}.{name}": files for name, files in files_of(within).items()}
+    settings: dict[str, Files] = {}
+    for field in _fields_with_parts(type(step)):
+        value = getattr(step, field)
+        if isinstance(value, Files):
+            settings[field] = value
+        elif isinstance(value, Settings):
+            settings |= {f"{field}.{name}": files for name, files in files_of(value).items()}
     return settings
+
+
+@lru_cache(maxsize=1024)
+def _fields_with_parts(cls: type[Settings]) -> tuple[str, ...]:
+    """The fields that may hold outside files, settings or steps."""
+    hints = field_hints(cls)
+    kinds = {f: [t for t in _types_in(hints[f]) if isinstance(t, type)] for f in hints}
+    parts = (Files, Settings)
+    return tuple(
+        f for f in cls.__struct_fields__ if any(issubclass(kind, parts) for kind in kinds[f])
+    )
+
+
+def _types_in(hint: Any) -> Iterator[Any]:
+    yield hint
+    for inner in get_args(hint):
+        yield from _types_in(inner)
 
 
 def give_files(step: Settings, found: Mapping[str, Iterable[tuple[str, str | Path]]]) -> None:
@@ -75,7 +92,8 @@ def give_files(step: Settings, found: Mapping[str, Iterable[tuple[str, str | Pat
         settings[setting].paths = [path for _, path in named]
 
 
-def nested_fields(cls: "type[Step]") -> dict[str, FieldInfo]:
+@lru_cache(maxsize=1024)
+def nested_fields(cls: "type[Step]") -> Mapping[str, FieldInfo]:
     """The fields of a step type that hold a step."""
     return {field: info for field, info in cls.__finery_fields__.items() if info.section}
 
@@ -139,6 +157,11 @@ def _as_input(hint: Any) -> Input | None:
 
 def declared_outputs(cls: "type[Step]") -> dict[str, type[Artifact]]:
     """What `run`'s return annotation says: one artifact, or a class with artifact fields."""
+    return dict(_declared_outputs(cls))
+
+
+@lru_cache(maxsize=1024)
+def _declared_outputs(cls: "type[Step]") -> Mapping[str, type[Artifact]]:
     try:
         result = typing.get_type_hints(cls.run).get("return")
     except NameError as error:

@@ -23,21 +23,23 @@ import msgspec
 from finery.artifact.kinds import Artifact
 from finery.artifact.manifest import Manifest, Parts, Result, referring, with_references
 from finery.errors import DataError, StepError, UsageError
-from finery.store.blobs import FLUSHED_BYTES, as_it_was, blob_path
+from finery.store.blobs import FLUSHED_BYTES, as_it_was
 from finery.store.links import open_artifact
 from finery.util.files import fsync, hash_file, settled
 from finery.util.locks import KeyLocks
 from finery.util.paths import STORE
 
-VERSION = 3
+VERSION = 4
 """Of the tables below, but for `records`, whose form is fixed. Bump it when they change."""
 _REBUILT = (
-    "results", "latest", "blobs", "files", "remembered", "facts", "code", "stamps", "checked",
+    "results", "parts", "latest", "blobs", "files", "remembered", "facts",
+    "code", "stamps", "checked",
 )  # fmt: skip
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS results (
-  key TEXT PRIMARY KEY, outputs BLOB NOT NULL, parts BLOB NOT NULL, seconds REAL NOT NULL,
-  made REAL NOT NULL, run TEXT NOT NULL) WITHOUT ROWID;
+  key TEXT PRIMARY KEY, outputs BLOB NOT NULL, seconds REAL NOT NULL, made REAL NOT NULL,
+  run TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS parts (key TEXT PRIMARY KEY, parts BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS latest (
   recipe TEXT, step TEXT, key TEXT NOT NULL, previous TEXT,
   PRIMARY KEY (recipe, step)) WITHOUT ROWID;
@@ -52,6 +54,8 @@ CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, content BLOB NOT NULL) 
 CREATE TABLE IF NOT EXISTS records (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 """
 KEY_DIGITS = 64
+SELECTED = 500
+"""Rows that one query selects by their keys, at most."""
 
 
 class Store:
@@ -60,6 +64,9 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.objects = root / "objects"
+        self._objects = str(self.objects)
+        self._results: dict[str, tuple[dict[str, Manifest], float]] = {}  # that were read ahead
+        self._blobs: dict[str, tuple[int, ...]] = {}  # digest → stat, of some
         self.database = root / "finery.db"
         try:
             for name in ("objects", "views", "work", "runs"):
@@ -82,22 +89,51 @@ class Store:
 
     # -- results ---------------------------------------------------------------------------------
 
-    def lookup(self, key: str, inputs: Iterable[Manifest] = ()) -> Result | None:
+    def read_ahead(self, keys: Iterable[str]) -> None:
+        """Read many results and the stats of their blobs at once, for `lookup` to find."""
+        for key, outputs, seconds in self._select("key, outputs, seconds", "results", "key", keys):
+            self._results[key] = msgspec.json.decode(outputs, type=dict[str, Manifest]), seconds
+        made = [m for outputs, _ in self._results.values() for m in outputs.values()]
+        digests = {d for m in made for each in with_references(m) for d, _ in each.files.values()}
+        for digest, *stat in self._select("*", "blobs", "digest", digests):
+            self._blobs[digest] = tuple(stat)
+
+    def _select(
+        self, columns: str, table: str, column: str, values: Iterable[str]
+    ) -> Iterator[tuple[Any, ...]]:
+        """The rows in which a column has one of the values, in any order."""
+        every = [*values]
+        for start in range(0, len(every), SELECTED):
+            some = every[start : start + SELECTED]
+            marks = ",".join("?" * len(some))
+            query = f"SELECT {columns} FROM {table} WHERE {column} IN ({marks})"
+            yield from self._db.execute(query, some)
+
+    def lookup(
+        self, key: str, inputs: Iterable[Manifest] = (), parts: Parts | None = None
+    ) -> Result | None:
         """The result of a key, None where there is none or a file of it is missing or damaged.
 
         inputs: what the step takes now. Where an output refers to one of them, that is the one it
             comes back with: files outside the store may have moved since it was made.
+        parts: those of the key, where the caller has them.
         """
-        row = self._db.execute(
-            "SELECT outputs, seconds, parts FROM results WHERE key = ?", [key]
-        ).fetchone()
-        if row is None:
+        found = self._results.get(key) or self._read_result(key)
+        if found is None:
             return None
-        outputs = msgspec.json.decode(row[0], type=dict[str, Manifest])
-        known = {m.digest: m for given in inputs for m in with_references(given)}
-        outputs = {name: referring(m, known) for name, m in outputs.items()}
-        result = Result(key, outputs, row[1], [tuple(p) for p in msgspec.json.decode(row[2])])
-        return result if all(self._whole(m) for m in outputs.values()) else None
+        outputs, seconds = found
+        if any(m.refs for m in outputs.values()):
+            known = {m.digest: m for given in inputs for m in with_references(given)}
+            outputs = {name: referring(m, known) for name, m in outputs.items()}
+        if not all(map(self._whole, outputs.values())):
+            return None
+        return Result(key, outputs, seconds, self.parts_of(key) or [] if parts is None else parts)
+
+    def _read_result(self, key: str) -> tuple[dict[str, Manifest], float] | None:
+        row = self._db.execute(
+            "SELECT outputs, seconds FROM results WHERE key = ?", [key]
+        ).fetchone()
+        return row and (msgspec.json.decode(row[0], type=dict[str, Manifest]), row[1])
 
     def known(self, key: str) -> bool:
         """Whether the key was ever finished, whatever became of its files."""
@@ -114,23 +150,14 @@ class Store:
         digests = {d for r in results for m in r.outputs.values() for d, _ in m.files.values()}
         self._flush(digests)
         now = time.time()
-        rows = [
-            [
-                r.key,
-                msgspec.json.encode(r.outputs),
-                msgspec.json.encode(r.parts),
-                r.seconds,
-                now,
-                run,
-            ]
-            for r in results
-        ]
+        rows = [[r.key, msgspec.json.encode(r.outputs), r.seconds, now, run] for r in results]
+        parts = [[r.key, msgspec.json.encode(r.parts)] for r in results]
         with self._transaction():
-            self._db.executemany(
-                "INSERT OR REPLACE INTO blobs VALUES (?, ?, ?, ?, ?)",
-                [self._blob_row(d) for d in digests],
-            )
-            self._db.executemany("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?)", rows)
+            self._record_blobs(digests)
+            self._db.executemany("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?)", rows)
+            self._db.executemany("INSERT OR REPLACE INTO parts VALUES (?, ?)", parts)
+        for result in results:
+            self._results.pop(result.key, None)
 
     def _flush(self, digests: Iterable[str]) -> None:
         paths = [p for d in digests if os.stat(p := self.blob(d)).st_size < FLUSHED_BYTES]
@@ -169,7 +196,7 @@ class Store:
 
     def parts_of(self, key: str) -> Parts | None:
         """The parts of a finished key."""
-        row = self._db.execute("SELECT parts FROM results WHERE key = ?", [key]).fetchone()
+        row = self._db.execute("SELECT parts FROM parts WHERE key = ?", [key]).fetchone()
         return [tuple(p) for p in msgspec.json.decode(row[0])] if row else None
 
     def seconds_of(self, key: str) -> float | None:
@@ -187,7 +214,8 @@ class Store:
         return list(self._finished("instr(parts, ?) ORDER BY made DESC", part))
 
     def _finished(self, where: str, value: str | bytes) -> Iterator[Result]:
-        query = f"SELECT key, outputs, seconds, parts FROM results WHERE {where}"
+        columns, tables = "key, outputs, seconds, parts", "results JOIN parts USING (key)"
+        query = f"SELECT {columns} FROM {tables} WHERE {where}"
         for key, outputs, seconds, parts in self._db.execute(query, [value]):
             made = msgspec.json.decode(outputs, type=dict[str, Manifest])
             yield Result(key, made, seconds, [tuple(p) for p in msgspec.json.decode(parts)])
@@ -196,41 +224,46 @@ class Store:
 
     def blob(self, digest: str) -> Path:
         """Where the blob of a digest lies."""
-        return blob_path(self.objects, digest)
+        return Path(self.blob_path(digest))
 
     def _whole(self, manifest: Manifest) -> bool:
         return (
-            all(self._intact(digest, size) for digest, size in manifest.files.values())
+            all(self.is_intact(digest, size) for digest, size in manifest.files.values())
             and all(as_it_was(*file) for file in manifest.external.values())
-            and all(self._whole(ref) for ref in manifest.refs.values())
+            and all(map(self._whole, manifest.refs.values()))
         )
 
-    def _intact(self, digest: str, size: int) -> bool:
+    def is_intact(self, digest: str, size: int) -> bool:
         """Whether a blob holds what its name says. Its bytes are read only if its stat changed."""
+        path = self.blob_path(digest)
         try:
-            return self._holds(digest, size)
+            now = _blob_stat(path)
+            if self._known_stat(digest) == now:
+                return True
+            if now[0] != size or hash_file(Path(path)) != digest:
+                return False  # the step that is run again puts a good one in its place
         except FileNotFoundError:
             return False
-
-    def _holds(self, digest: str, size: int) -> bool:
-        path = self.blob(digest)
-        now = os.stat(path)
-        row = self._db.execute(
-            "SELECT size, mtime, ctime, inode FROM blobs WHERE digest = ?", [digest]
-        ).fetchone()
-        if row == (now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino):
-            return True
-        if now.st_size != size or hash_file(path) != digest:
-            return False  # the step that is run again puts a good one in its place
         with self._transaction():
-            self._db.execute(
-                "INSERT OR REPLACE INTO blobs VALUES (?, ?, ?, ?, ?)", self._blob_row(digest)
-            )
+            self._record_blobs([digest])
         return True
 
-    def _blob_row(self, digest: str) -> list[Any]:
-        now = os.stat(self.blob(digest))
-        return [digest, now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino]
+    def blob_path(self, digest: str) -> str:
+        """`blob` as text, which is quicker to make."""
+        return f"{self._objects}/{digest[:2]}/{digest[2:]}"
+
+    def _known_stat(self, digest: str) -> tuple[int, ...] | None:
+        """The stat of a blob when its bytes were last known."""
+        if digest in self._blobs:
+            return self._blobs[digest]
+        query = "SELECT size, mtime, ctime, inode FROM blobs WHERE digest = ?"
+        row: tuple[int, ...] | None = self._db.execute(query, [digest]).fetchone()
+        return row
+
+    def _record_blobs(self, digests: Iterable[str]) -> None:
+        for digest in digests:
+            stat = self._blobs[digest] = _blob_stat(self.blob_path(digest))
+            self._db.execute("INSERT OR REPLACE INTO blobs VALUES (?, ?, ?, ?, ?)", [digest, *stat])
 
     def artifact(self, manifest: Manifest) -> Artifact:
         """The artifact, with its folder of links in place."""
@@ -370,6 +403,11 @@ def _connect(path: Path) -> sqlite3.Connection:
             f"BEGIN IMMEDIATE; {drop} {_SCHEMA} PRAGMA user_version={VERSION}; COMMIT;"
         )
     return db
+
+
+def _blob_stat(path: str) -> tuple[int, ...]:
+    s = os.stat(path)
+    return s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino
 
 
 def _stat_key(path: Path) -> bytes:

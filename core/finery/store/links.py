@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 from collections.abc import Collection, Mapping
+from functools import lru_cache
 from pathlib import Path
 
 import msgspec
@@ -91,10 +92,17 @@ def _is_view(folder: Path, links: Mapping[str, str], description: bytes) -> bool
                 return False
     except OSError:
         return False
+    return _count(folder, links) == len(links) + 1
+
+
+def _count(folder: Path, links: Mapping[str, str]) -> int:
+    """How many files and links a folder of links holds."""
+    if not any("/" in name for name in links):
+        return len(os.listdir(folder))
     count = 0
     for top, folders, files in os.walk(folder):
         count += len(files) + sum(os.path.islink(f"{top}/{name}") for name in folders)
-    return count == len(links) + 1
+    return count
 
 
 def _link(target: str, link: Path) -> None:
@@ -127,7 +135,7 @@ def link_outputs(root: Path, folder: Path, outputs: Mapping[str, Manifest]) -> N
 
 def _point(root: Path, link: Path, manifest: Manifest) -> None:
     """Make `link` a link to an artifact's folder, replacing what finery put there before."""
-    text = os.path.relpath(root, link.parent) + f"/views/{manifest.view}"
+    text = f"{_relative(root, link.parent)}/views/{manifest.view}"
     view(root, manifest)
     try:
         if os.readlink(link) == text:
@@ -143,6 +151,11 @@ def _point(root: Path, link: Path, manifest: Manifest) -> None:
         staged.unlink(missing_ok=True)
         staged.symlink_to(text)
         staged.replace(link)
+
+
+@lru_cache(maxsize=64)
+def _relative(root: Path, folder: Path) -> str:
+    return os.path.relpath(root, folder)
 
 
 def _remove_links(folder: Path) -> None:

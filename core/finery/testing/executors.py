@@ -246,7 +246,7 @@ while not os.path.exists({str(tmp_path / "go")!r}):
         self, executor: "Executor", tasks: "Mapping[str, Task]"
     ) -> "Iterator[tuple[str, Event]]":
         """Start tasks as there is room for them; (step, event) until all have ended."""
-        waiting, running = list(tasks.values()), set()
+        waiting, running = list(tasks.values()), set[str]()
         deadline = time.monotonic() + self.patience
         while waiting or running:
             while waiting and executor.has_room(waiting[0].isolated):

@@ -227,7 +227,7 @@ def provided_as(cls: type[Step]) -> tuple[str, Path | None]:
         if _is(reference, cls, plugin.module.__name__):
             return name, None
     module = sys.modules[cls.__module__]
-    table = getattr(module, "finery_steps", dict)()
+    table: dict[str, Any] = getattr(module, "finery_steps", dict)()
     for name, reference in table.items():
         if _is(reference, cls, cls.__module__):
             return name, Path(module.__file__ or "").absolute()

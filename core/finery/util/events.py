@@ -6,6 +6,8 @@ from it. A field is never taken away or given another meaning within a version o
 and events may be added, so whoever reads events leaves out what they don't know.
 """
 
+import os
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypedDict, get_args, get_type_hints
@@ -144,8 +146,17 @@ EVENTS: dict[str, type] = {
 
 def happened(event: str, **fields: Any) -> Event:
     """The event `event`, of now."""
-    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return {"event": event, "time": now, **fields}
+    return {"event": event, "time": now(), **fields}
+
+
+def now() -> str:
+    """The time of an event that happens now."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def new_run_id() -> str:
+    """A name for a run that sorts by time, e.g. `20260102-030405-1234`."""
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
 
 
 def described(kind: type) -> dict[str, tuple[Any, str]]:

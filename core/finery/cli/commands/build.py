@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import time
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,11 @@ from finery.build import uptodate as stamp
 from finery.cli.console import print_json
 from finery.cli.options import json_option, recipe_argument, set_option
 from finery.errors import UsageError
+from finery.builtin import EXECUTORS
+from finery.util.references import load_reference
 
 if TYPE_CHECKING:
+    from finery.build.scheduler import Build
     from finery.execute.executor import Executor
     from finery.plugin.manager import Plugins
 
@@ -54,42 +58,79 @@ def command(
     keep_going: bool, update_lock: bool, executor: str, as_json: bool,
 ) -> int:  # fmt: skip
     """Make what RECIPE declares; only what changed is redone."""
-    if not (as_json or update_lock):
-        done = stamp.steps_if_done(recipe, steps, overrides)
-        if done is not None:
-            click.secho(f"{done} steps, nothing to do", fg="green", err=True)
-            return 0
-    from finery.build.checks import check_files
-    from finery.build.project import open_graph, open_store
-    from finery.build.scheduler import Build
-    from finery.recipe.validate import raise_all
-
+    if not update_lock and _is_done(recipe, steps, overrides, as_json=as_json):
+        return 0
     signal.signal(signal.SIGTERM, _as_interrupt)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # not under nohup
         signal.signal(signal.SIGHUP, _as_interrupt)
-    store = open_store(recipe)
-    graph = open_graph(recipe, overrides, store).select(steps)
-    raise_all(check_files(graph))  # a wrong path shall not wait for the steps before it
+    build = _build_of(recipe, steps, overrides, executor, jobs, (keep_going, update_lock))
     from finery.cli.progress import listener
 
-    view: Any = print_json if as_json else listener(sys.stderr, graph)
-    build = Build(
-        graph, store, _executor(executor, jobs, graph.plugins), [view],
-        keep_going=keep_going, update_lock=update_lock,
-    )  # fmt: skip
+    view: Any = print_json if as_json else listener(sys.stderr, build.graph)
+    build.listeners.append(view)
     try:
         with nullcontext() if as_json else closing(view):
             outcome = build.run()
     except KeyboardInterrupt:
         click.echo(INTERRUPTED, err=True)
         return build.outcome.exit_code
-    if len(outcome.results) == len(graph.nodes) and not outcome.errors:
+    if len(outcome.results) == len(build.graph.nodes) and not outcome.errors:
         stamp.keep(build, steps, overrides)
     if not as_json:
         from finery.cli.summary import print_summary
 
         print_summary(build, outcome)
     return outcome.exit_code
+
+
+def _is_done(
+    recipe: Path, steps: tuple[str, ...], overrides: tuple[str, ...], *, as_json: bool
+) -> bool:
+    """Say that there is nothing to do, where the stamp of the last build tells that."""
+    if as_json:
+        events = stamp.events_if_done(recipe, steps, overrides, time.perf_counter())
+        if events is not None:
+            click.echo(events, nl=False)
+        return events is not None
+    count = stamp.steps_if_done(recipe, steps, overrides)
+    if count is not None:
+        click.secho(f"{count} steps, nothing to do", fg="green", err=True)
+    return count is not None
+
+
+def _build_of(
+    recipe: Path, steps: tuple[str, ...], overrides: tuple[str, ...], executor: str,
+    jobs: int | None, options: tuple[bool, bool],
+) -> "Build":  # fmt: skip
+    """The build of a recipe, once all that can be checked before it is."""
+    from finery.build.checks import check_files
+    from finery.build.project import open_graph, open_store
+    from finery.build.scheduler import Build
+    from finery.recipe.validate import raise_all
+
+    keep_going, update_lock = options
+    store = open_store(recipe)
+    runner = _own_executor(executor, jobs)
+    try:
+        graph = open_graph(recipe, overrides, store).select(steps)
+        raise_all(check_files(graph))  # a wrong path shall not wait for the steps before it
+        runner = runner or _executor(executor, jobs, graph.plugins)
+        return Build(
+            graph, store, runner, keep_going=keep_going, update_lock=update_lock,
+            states=stamp.states_before(store, recipe, steps, overrides),
+        )  # fmt: skip
+    except BaseException:
+        if runner is not None:
+            runner.close()
+        raise
+
+
+def _own_executor(name: str, jobs: int | None) -> "Executor | None":
+    """An executor of finery's own, which may get ready before plugins are loaded."""
+    if name not in EXECUTORS:
+        return None
+    executor: Executor = load_reference(EXECUTORS[name])(jobs)
+    return executor
 
 
 def _executor(name: str, jobs: int | None, plugins: "Plugins") -> "Executor":

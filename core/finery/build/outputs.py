@@ -1,0 +1,79 @@
+"""The links under `build/` to steps' outputs, and the views that they lead to.
+
+A view is compared with its manifest when it may have changed: where its state is the one that the
+last build left it in, it is as it was.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from finery.artifact.manifest import MANIFEST, Manifest
+from finery.errors import UsageError
+from finery.store.links import link_outputs
+from finery.util.files import ABSENT, FileState, file_state
+
+
+class OutputLinks:
+    """Points `folder`, `build/<recipe>`, at the outputs of steps.
+
+    before: path → state of what `states` had at the end of the last build.
+    states: of all links to views, each being that of the view's folder, of the manifests in them,
+        and of folders further inside, as this build found or left them.
+    """
+
+    def __init__(self, root: Path, folder: Path, before: Mapping[str, FileState]) -> None:
+        self.folder = folder
+        self.states: dict[str, FileState] = {}
+        self._root = root
+        self._views = f"{root}/views"
+        self._before = before
+
+    def link(self, step: str, outputs: Mapping[str, Manifest]) -> None:
+        """Link a step's outputs, making or mending their views where they aren't as they were."""
+        place = f"{self.folder}/{step}"
+        if outputs.keys() == {""}:
+            links = {place: outputs[""]}
+        else:
+            links = {f"{place}/{name}": m for name, m in outputs.items() if name}
+        states = self._states_of(links)
+        if not (self._are_as_before(states, links) and _has_only(place, outputs)):
+            try:
+                link_outputs(self._root, Path(place), outputs)
+            except OSError as error:
+                raise UsageError(f"can't put its outputs at {place}: {error.strerror}") from error
+            states = self._states_of(links)
+        self.states |= states
+
+    def _states_of(self, links: Mapping[str, Manifest]) -> dict[str, FileState]:
+        states = {}
+        for link, manifest in links.items():
+            states[link] = file_state(link)
+            for path in self._inside(manifest):
+                states[path] = file_state(path)
+        return states
+
+    def _inside(self, manifest: Manifest) -> list[str]:
+        """What in a view's folder may change without the folder showing it."""
+        folder = self._folder(manifest)
+        paths = [f"{folder}/{MANIFEST}"]
+        for name in (*manifest.files, *manifest.external):
+            parts = name.split("/")
+            paths += [f"{folder}/{'/'.join(parts[:i])}" for i in range(1, len(parts))]
+        return paths
+
+    def _are_as_before(
+        self, states: Mapping[str, FileState], links: Mapping[str, Manifest]
+    ) -> bool:
+        """Whether links lead to the views of these artifacts, and those are as they were."""
+        return all(self._before.get(path) == s != ABSENT for path, s in states.items()) and all(
+            states[link] == file_state(self._folder(m)) for link, m in links.items()
+        )
+
+    def _folder(self, manifest: Manifest) -> str:
+        return f"{self._views}/{manifest.view}"
+
+
+def _has_only(place: str, outputs: Mapping[str, Manifest]) -> bool:
+    """Whether `build/` has no link to an output that the step doesn't have any more."""
+    return outputs.keys() == {""} or {*outputs} - {""} == {*os.listdir(place)}

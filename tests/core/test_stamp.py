@@ -30,6 +30,7 @@ export:
 def stamped(project: MakeProject, monkeypatch: pytest.MonkeyPatch) -> Project:
     """A project whose last build is stamped."""
     monkeypatch.setattr(clock, "FINE_NS", 20_000_000)
+    monkeypatch.setattr(stamp, "_PATH", tuple(sys.path))  # pytest adds to it while it collects
     made = project({"recipe.yaml": RECIPE, "rows/one.txt": "one\n"})
     keep(made)
     assert done(made) == 3

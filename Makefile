@@ -1,17 +1,21 @@
 # Two commands do everything on a machine with Python 3.11+ and make:
 #   make quickstart   build recipes/ticket-triage with a fresh .venv
 #   make test         lint, types, schemas and tests
+# and for those who change it:
+#   make test-quick   the same without the tests that run a real model
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test lint types schemas pytest format bench clean
+.PHONY: quickstart test test-quick lint types schemas pytest-quick pytest-real format bench clean
 
 quickstart: $(VENV)/.installed-all
 	$(BIN)/finery build recipes/ticket-triage
 	$(BIN)/finery show --recipe recipes/ticket-triage
 
-test: lint types schemas pytest
+test: test-quick pytest-real
+
+test-quick: lint types schemas pytest-quick
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -25,14 +29,18 @@ schemas: $(VENV)/.installed-dev
 	$(BIN)/finery schema --all schemas --check
 
 # The quick tests share the cores; those with a real model get all of them, one after the other.
-pytest: $(VENV)/.installed-dev
+pytest-quick: $(VENV)/.installed-dev
 	$(BIN)/pytest -n 2 -m "not real"
+
+pytest-real: $(VENV)/.installed-dev
 	$(BIN)/pytest -m real
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/finery schema --all schemas
+	$(BIN)/python docs/generate.py
+	$(BIN)/python tests/key_files.py
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/core.py

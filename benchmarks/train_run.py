@@ -147,7 +147,8 @@ def _finery(job: Job) -> None:
     """The step by itself, without a build around it, so that the profiler sees its process."""
     from finery import Model
     from finery.testing import TestJob, dataset
-    from finery_trl.steps.sft import Lora, Sft
+    from finery_trl.settings import Lora
+    from finery_trl.steps.sft import Sft
 
     out = Path(job["out"])
     step = Sft(

@@ -1,13 +1,13 @@
-"""Writes docs/steps.md, docs/commands.md and docs/advice.md from the code.
+"""Writes docs/steps.md, docs/commands.md, docs/advice.md and docs/events.md from the code.
 
 python docs/generate.py           write them
 python docs/generate.py --check   exit 1 if one is stale
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, is_typeddict
 
 import click
 
@@ -18,6 +18,7 @@ from finery.recipe.messages import phrase
 from finery.recipe.schema import step_schema
 from finery.step.inspect import RESERVED, inputs_of, sections_of
 from finery.step.step import Step
+from finery.util.events import EVENTS, BuildStarted, Error, described
 
 FOLDER = Path(__file__).parent
 HEAD = "<!-- Generated: python docs/generate.py -->\n\n"
@@ -69,9 +70,17 @@ def commands() -> str:
     for name in cli.list_commands(context):
         command = cli.get_command(context, name)
         assert command is not None
-        inner = click.Context(command, info_name=name, parent=context, terminal_width=90)
-        parts.append(f"## `finery {name}`\n\n```text\n{command.get_help(inner)}\n```\n")
+        parts += _command(command, name, context)
     return "\n".join(parts)
+
+
+def _command(command: click.Command, name: str, parent: click.Context) -> Iterator[str]:
+    """The help of a command, and of the commands in it."""
+    context = click.Context(command, info_name=name, parent=parent, terminal_width=90)
+    yield f"## `{context.command_path}`\n\n```text\n{command.get_help(context)}\n```\n"
+    if isinstance(command, click.Group):
+        for inner in command.commands.values():
+            yield from _command(inner, str(inner.name), context)
 
 
 ADVICE = """# Advice
@@ -105,10 +114,64 @@ def _note(name: str, about: About) -> str:
     return f"## `{name}`\n\nGiven when {about.when}.\n\n{about.why}\n"
 
 
+EVENTS_HEAD = """# Events
+
+`finery build --json` prints what happens as JSON lines, one event a line, and nothing else. A run
+that does something keeps its events in `.finery/runs/<run>/events.jsonl`, beside the logs of its
+steps.
+
+Every event has
+
+"""
+EVENTS_TAIL = """\
+Fields and events may be added in later versions; none is taken away or changes its meaning without
+a deprecation first. So leave out what you don't know.
+
+A step that runs gives `step_started`, then any number of `step_log`, `step_progress`,
+`step_metric` and `step_note` in the order in which they happen, then one of `step_finished` and
+`step_failed`. A step that finishes or is cached may fail after that, when its `require:` isn't
+met. Events of different steps interleave.
+"""
+
+
+def events() -> str:
+    """Every event with its fields."""
+    common = {"event", "time"}
+    fields = described(BuildStarted)
+    parts = [HEAD + EVENTS_HEAD + _fields({n: f for n, f in fields.items() if n in common})]
+    parts.append(EVENTS_TAIL)
+    for name, kind in EVENTS.items():
+        own = {n: field for n, field in described(kind).items() if n not in common}
+        parts.append(f"## `{name}`\n\n{kind.__doc__}\n\n{_fields(own)}")
+    parts.append(f"## Errors\n\n{Error.__doc__}\n\n{_fields(described(Error))}")
+    return "\n".join(parts)
+
+
+def _fields(fields: Mapping[str, tuple[Any, str]]) -> str:
+    rows = [f"| `{name}` | {_type(kind)} | {text} |\n" for name, (kind, text) in fields.items()]
+    return "".join(["| field | | |\n| --- | --- | --- |\n", *rows])
+
+
+def _type(kind: Any) -> str:
+    """A type in words."""
+    words = {str: "text", float: "number", int: "number", bool: "true or false", Error: "an error"}
+    if kind in words:
+        return words[kind]
+    if is_typeddict(kind):
+        return ", ".join(f"`{name}`" for name in described(kind))
+    arguments = get_args(kind)
+    if get_origin(kind) is list:
+        return f"a list of {_type(arguments[0])}"
+    if get_origin(kind) is dict:
+        return f"names → {_type(arguments[1])}"
+    return " or ".join("null" if a is type(None) else _type(a) for a in arguments)
+
+
 def _pages() -> Iterator[tuple[Path, str]]:
     yield FOLDER / "steps.md", steps()
     yield FOLDER / "commands.md", commands()
     yield FOLDER / "advice.md", advice()
+    yield FOLDER / "events.md", events()
 
 
 def main() -> int:

@@ -19,6 +19,8 @@ from hypothesis import settings
 settings.register_profile("finery", deadline=None, max_examples=40)
 settings.load_profile("finery")
 
+collect_ignore_glob = ["thirdparty/finery-*"]  # they bring tests of their own
+
 FINERY = Path(sys.executable).with_name("finery")
 LIGHT_STEPS = Path(__file__).with_name("light_steps.py")
 

@@ -3,13 +3,15 @@
 import inspect
 import json
 import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import MakeProject
+from conftest import MakeProject, Project, Ran
 
 from finery.plugin import hookspecs as hooks
 
@@ -37,11 +39,56 @@ def test_schemas_are_fresh() -> None:
 
 
 def test_every_hook_is_documented_with_its_signature() -> None:
-    text = (ROOT / "docs" / "plugins.md").read_text("utf-8")
+    text = (ROOT / "docs" / "plugins-engines.md").read_text("utf-8")
     for name, spec in vars(hooks).items():
         if name.startswith("finery_"):
             arguments = ", ".join(inspect.signature(spec).parameters)
             assert f"`{name}({arguments})`" in text
+
+
+@pytest.fixture
+def example(project: MakeProject) -> Callable[[str], Project]:
+    """A project of the files that a page shows, each behind its name in a line of its own."""
+
+    def make(name: str) -> Project:
+        page = (ROOT / "docs" / name).read_text("utf-8")
+        files = re.findall(r"^`([\w./-]+)`:\n\n```\w+\n(.*?)```", page, re.DOTALL | re.MULTILINE)
+        assert files
+        return project(dict(files))
+
+    return make
+
+
+@pytest.mark.parametrize("page", ["plugins.md", "plugins-models.md", "plugins-engines.md"])
+def test_the_example_of_a_page_runs_as_shown(example: Callable[[str], Project], page: str) -> None:
+    """Every line below a `$ command` is in what it prints, in this order; `…` is anything."""
+    made = example(page)
+    for block in _blocks(ROOT / "docs" / page, "console"):
+        for command, *shown in (part.splitlines() for part in block.split("$ ")[1:]):
+            ran = _run(made, command)
+            rest = " ".join(f"{ran.out}\n{ran.err}".split())
+            for line in shown:
+                parts = [re.escape(" ".join(part.split())) for part in line.split("…")]
+                found = re.search(".*?".join(parts), rest)
+                assert found, f"$ {command}\n{line}\n\n{ran.out}{ran.err}"
+                rest = rest[found.end() :]
+            assert (ran.code == 0) != any("error:" in line for line in shown), ran.err
+
+
+def _run(made: Project, command: str) -> Ran:
+    """Run a command as a page shows it: `finery …` or `python …`, behind variables."""
+    words = shlex.split(command)
+    while "=" in words[0]:
+        name, _, value = words.pop(0).partition("=")
+        made.env[name] = value
+    if words[0] == "finery":
+        return made.run(*words[1:])
+    assert words[0] == "python", command
+    done = subprocess.run(
+        [sys.executable, *words[1:]], cwd=made.folder, env=made.environment(),
+        capture_output=True, text=True,
+    )  # fmt: skip
+    return Ran(done.returncode, done.stdout, done.stderr)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

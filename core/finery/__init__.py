@@ -82,6 +82,7 @@ if TYPE_CHECKING:
     from finery.util.installed import version_of
     from finery.util.machine import cpu_count
     from finery.util.paths import shown
+    from finery.util.references import load_reference
     from finery.util.text import (
         counted,
         did_you_mean,
@@ -183,6 +184,7 @@ _HOME = {
     "interface": "finery.step.interfaces",
     "json_option": "finery.cli.options",
     "load_plugins": "finery.plugin.manager",
+    "load_reference": "finery.util.references",
     "nearest": "finery.util.text",
     "nested_step": "finery.fields",
     "observes": "finery.plugin.hookspecs",
@@ -309,6 +311,7 @@ __all__ = [
     "interface",
     "json_option",
     "load_plugins",
+    "load_reference",
     "nearest",
     "nested_step",
     "observes",

@@ -1,4 +1,9 @@
-"""Advice on trainings, before they cost time."""
+"""Advice on trainings, before they cost time.
+
+In go the graph of a recipe and what is built of it, out come notes: too few rows, a learning rate
+out of range, no baseline. Trainings, evaluators and their tasks are known by what step types
+declare, so those of every plugin get the same advice.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

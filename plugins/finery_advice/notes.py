@@ -288,8 +288,8 @@ def no_evaluator(t: Training) -> Iterator[Finding]:
     "what the training was worth. Prompting often suffices.",
 )
 def no_baseline(t: Training) -> Iterator[Finding]:
-    """No base judged beside the trained model."""
-    if t.judges and not t.has_baseline():
+    """No base judged beside the trained model, where there is one."""
+    if t.judges and t.input_as("base") and not t.has_baseline():
         judge = t.judges[0].name
         yield Finding(
             f"{judge} judges {t.name} without its base beside it",

@@ -1,4 +1,7 @@
-"""Documents: a folder of Markdown, text, HTML and PDF, in chunks with their source."""
+"""Documents: Markdown, text, HTML and PDF in chunks.
+
+In go files, out come rows with a `text`, its `source`, and the heading, line or page where it is.
+"""
 
 from collections.abc import Mapping
 

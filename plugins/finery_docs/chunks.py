@@ -43,8 +43,8 @@ def chunks(document: Document, limits: Limits) -> list[Chunk]:
     shorter than `limits.shortest` are where nothing beside them had room.
     """
     root = _sections(document)
-    found = [unit.chunk() for unit in _Splitting(document.text, limits).units(root)]
-    return [chunk for chunk in found if document.text[chunk.start : chunk.end].strip()]
+    every = [unit.chunk() for unit in _Splitting(document.text, limits).units(root)]
+    return [chunk for chunk in every if document.text[chunk.start : chunk.end].strip()]
 
 
 @dataclass
@@ -77,9 +77,9 @@ def _sections(document: Document) -> _Section:
         if block.kind == "heading":
             while stack[-1].level >= block.level:
                 stack.pop()
-            made = _Section(block.level, (*stack[-1].path, *filter(None, [block.title])))
-            stack[-1].parts.append(made)
-            stack.append(made)
+            section = _Section(block.level, (*stack[-1].path, *filter(None, [block.title])))
+            stack[-1].parts.append(section)
+            stack.append(section)
         stack[-1].blocks.append(block)
     return stack[0]
 
@@ -137,22 +137,22 @@ class _Splitting:
 
     def _joined(self, groups: list[list[_Unit]]) -> list[_Unit]:
         """Parts of one section, those that are whole together as long as they fit."""
-        made: list[_Unit] = []
+        joined: list[_Unit] = []
         for first, *rest in groups:
             for unit in (first, *rest) if rest else ():
                 unit.whole = False
-            if made and self._may_join(made[-1], first):
-                made[-1] = _Unit(
-                    made[-1].start,
+            if joined and self._may_join(joined[-1], first):
+                joined[-1] = _Unit(
+                    joined[-1].start,
                     first.end,
-                    _common([made[-1].content, first.content]),
-                    _common([made[-1].path, first.path]) or (),
+                    _common([joined[-1].content, first.content]),
+                    _common([joined[-1].path, first.path]) or (),
                     first.whole,
                 )
             else:
-                made.append(first)
-            made += rest
-        return made
+                joined.append(first)
+            joined += rest
+        return joined
 
     def _may_join(self, before: _Unit, unit: _Unit) -> bool:
         """Whether two neighbours make one chunk: whole sections, or a heading before its text."""
@@ -206,9 +206,9 @@ class _Splitting:
         stop = before[-1][1]
         low = max(stop - self._limits.overlap, end - self._limits.size, before[0][0] + 1)
         for cut in (_SENTENCE, _LINE, _WORD):
-            found = cut.search(self._text, max(low - 1, 0), stop)
-            if found and low <= found.end() < stop:
-                return found.end()
+            match = cut.search(self._text, max(low - 1, 0), stop)
+            if match and low <= match.end() < stop:
+                return match.end()
         return start
 
     def _even_end(self, groups: list[list[Span]], begins: list[int]) -> None:

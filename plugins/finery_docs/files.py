@@ -81,14 +81,14 @@ class DocsFiles(
         self.check()
         reading = Reading(self, job)
         with reading.drops:
-            made = Dataset.write(job.out, reading.rows())
+            dataset = Dataset.write(job.out, reading.rows())
         left_out = ", ".join(f"{why} {n:,}" for why, n in sorted(reading.drops.counts.items()))
         job.log(
-            f"{len(made):,} chunks of {reading.used:,} files"
+            f"{len(dataset):,} chunks of {reading.used:,} files"
             + (f"; left out: {left_out}" if left_out else "")
         )
-        made.meta |= {"files": reading.used, **reading.drops.meta()}
-        return made
+        dataset.meta |= {"files": reading.used, **reading.drops.meta()}
+        return dataset
 
 
 class Reading:
@@ -186,11 +186,11 @@ def _row(name: str, document: Document, chunk: Chunk, seen: Counter[str]) -> Row
     """
     text = document.text[chunk.start : chunk.end]
     row: Row = {"text": text, "source": name, "heading": SEPARATOR.join(chunk.headings)}
-    made = row_id(row)
-    seen[made] += 1
-    if seen[made] > 1:
-        made = row_id({**row, "number": seen[made]})
-    return {"id": made, **row, **document.place(chunk.start)}
+    row_key = row_id(row)
+    seen[row_key] += 1
+    if seen[row_key] > 1:
+        row_key = row_id({**row, "number": seen[row_key]})
+    return {"id": row_key, **row, **document.place(chunk.start)}
 
 
 def _content(path: Path) -> bytes:

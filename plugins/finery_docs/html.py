@@ -36,13 +36,13 @@ def read_html(content: bytes) -> Document:
     from bs4 import BeautifulSoup
 
     soup = BeautifulSoup(_decoded(content), "html.parser")
-    made = Builder("line")
+    builder = Builder("line")
     try:
-        _Writer(made).write(_main(soup))
+        _Writer(builder).write(_main(soup))
     except RecursionError:
         what = "its elements are nested too deeply"
         raise Problem("damaged", what, "repair the file, or leave it out") from None
-    return made.document()
+    return builder.document()
 
 
 def _decoded(content: bytes) -> str:
@@ -61,19 +61,19 @@ def _decoded(content: bytes) -> str:
 
 
 def _main(soup: Any) -> "Tag":
-    found = soup.find("main") or soup.find(attrs={"role": "main"})
-    articles = soup.find_all("article") if found is None else []
+    main = soup.find("main") or soup.find(attrs={"role": "main"})
+    articles = soup.find_all("article") if main is None else []
     if len(articles) == 1:
-        found = articles[0]
-    chosen: Tag = found or soup.body or soup
+        main = articles[0]
+    chosen: Tag = main or soup.body or soup
     return chosen
 
 
 class _Writer:
     """Adds the blocks of an element to a document."""
 
-    def __init__(self, made: Builder) -> None:
-        self._made = made
+    def __init__(self, builder: Builder) -> None:
+        self._builder = builder
         self._inline: list[str] = []
         self._line = 1
 
@@ -100,7 +100,9 @@ class _Writer:
             title = _squeezed(_text(element))
             if title:
                 level = int(name[1])
-                self._made.add(f"{'#' * level} {title}", "heading", line, level=level, title=title)
+                self._builder.add(
+                    f"{'#' * level} {title}", "heading", line, level=level, title=title
+                )
         elif name == "pre":
             self._add(f"```\n{element.get_text().strip(chr(10))}\n```", "lines", line)
         elif name == "table" and not element.find("table"):
@@ -118,7 +120,7 @@ class _Writer:
 
     def _add(self, text: str, kind: Kind, line: int) -> None:
         if text.strip("`\n "):
-            self._made.add(text, kind, line)
+            self._builder.add(text, kind, line)
 
 
 def _is_tag(node: Any) -> bool:

@@ -51,31 +51,31 @@ def _read(content: bytes) -> Document:
     if reader.is_encrypted and reader.decrypt("") == PasswordType.NOT_DECRYPTED:
         fix = "save a copy without the password, e.g. qpdf --decrypt --password=… in.pdf out.pdf"
         raise Problem("encrypted", "it is encrypted, and needs a password", fix)
-    made, missing = Builder("page"), []
+    builder, missing = Builder("page"), []
     entries = _by_page(reader)
     for number, page in enumerate(reader.pages):
         text = _UNPRINTABLE.sub("\ufffd", page.extract_text())
         if text.strip():
-            _add_page(made, text, number + 1, entries.get(number, []))
+            _add_page(builder, text, number + 1, entries.get(number, []))
         else:
             missing.append(number + 1)
-    if not made.has_text:
+    if not builder.has_text:
         what = f"no text on any of its {len(reader.pages):,} pages: it may be scanned"
         raise Problem("no-text", what, "recognise its text first, e.g. with ocrmypdf")
-    document = made.document()
+    document = builder.document()
     document.missing = missing
     return document
 
 
-def _add_page(made: Builder, text: str, number: int, entries: list[_Entry]) -> None:
+def _add_page(builder: Builder, text: str, number: int, entries: list[_Entry]) -> None:
     """Add a page's paragraphs, cut where an entry of the outline stands."""
     at = 0
     for entry in entries:
         place = _place(text, entry.title, at)
-        made.extend(_texts(text[at:place]), number)
-        made.add("", "heading", number, level=entry.level, title=entry.title)
+        builder.extend(_texts(text[at:place]), number)
+        builder.add("", "heading", number, level=entry.level, title=entry.title)
         at = place
-    made.extend(_texts(text[at:]), number)
+    builder.extend(_texts(text[at:]), number)
 
 
 def _texts(text: str) -> Iterator[str]:
@@ -85,16 +85,16 @@ def _texts(text: str) -> Iterator[str]:
 def _place(text: str, title: str, at: int) -> int:
     """Where a title stands at the beginning of a line, spaces aside; `at` if nowhere."""
     words = r"\s+".join(map(re.escape, title.split()))
-    found = re.compile(rf"^[ \t]*{words}[ \t]*$", re.MULTILINE).search(text, at)
-    return found.start() if found else at
+    match = re.compile(rf"^[ \t]*{words}[ \t]*$", re.MULTILINE).search(text, at)
+    return match.start() if match else at
 
 
 def _by_page(reader: "PdfReader") -> dict[int, list[_Entry]]:
     """The outline's entries by page; a PDF often has none."""
-    found: dict[int, list[_Entry]] = {}
+    pages: dict[int, list[_Entry]] = {}
     for entry in _entries(reader, reader.outline, 1):
-        found.setdefault(entry.page, []).append(entry)
-    return found
+        pages.setdefault(entry.page, []).append(entry)
+    return pages
 
 
 def _entries(reader: "PdfReader", outline: list[Any], level: int) -> Iterator[_Entry]:

@@ -45,8 +45,8 @@ def cleaned(text: str) -> str:
 
 def paragraphs(text: str) -> Iterator[tuple[int, int]]:
     """(start, end) of each stretch between empty lines."""
-    for found in _PARAGRAPH.finditer(text):
-        yield found.start(), found.start() + len(found[0].rstrip())
+    for match in _PARAGRAPH.finditer(text):
+        yield match.start(), match.start() + len(match[0].rstrip())
 
 
 def read_text(content: bytes) -> Document:

@@ -1,4 +1,9 @@
-"""Judge models on rows with known answers, and hold a build to what it promises."""
+"""Evaluators: judge models on rows with known answers, and check what a build requires.
+
+In go models and rows, out come metrics with confidence intervals, a prediction for each row, and
+comparisons with the first model. Public for other plugins: `finery_eval.database`, which runs
+queries against a scratch database.
+"""
 
 from finery import hookimpl
 
@@ -7,12 +12,12 @@ from finery import hookimpl
 def finery_steps() -> dict[str, str]:
     """The step types of this plugin."""
     return {
-        "eval.classification": "finery_eval.classification:Classification",
-        "eval.exact": "finery_eval.exact:Exact",
-        "eval.json": "finery_eval.structured:Json",
-        "eval.preference": "finery_eval.preference:Preference",
-        "eval.rules": "finery_eval.rules:Rules",
-        "eval.sql": "finery_eval.sql:Sql",
+        "eval.classification": "finery_eval.steps.classification:Classification",
+        "eval.exact": "finery_eval.steps.exact:Exact",
+        "eval.json": "finery_eval.steps.structured:Json",
+        "eval.preference": "finery_eval.steps.preference:Preference",
+        "eval.rules": "finery_eval.steps.rules:Rules",
+        "eval.sql": "finery_eval.steps.sql:Sql",
     }
 
 

@@ -110,10 +110,10 @@ class Database:
     def _made(self, paths: Sequence[Path]) -> frozenset[str]:
         if self._connection.in_transaction:
             self._connection.execute("COMMIT")
-        found = self._connection.execute(
+        rows = self._connection.execute(
             "SELECT name FROM sqlite_master UNION SELECT name FROM sqlite_temp_master"
         )
-        names = frozenset(name.lower() for (name,) in found)
+        names = frozenset(name.lower() for (name,) in rows)
         if not names:
             raise DataError(
                 "the scripts make no table",
@@ -156,13 +156,13 @@ class Database:
             raise ValueError(self._refused)
         marks = ", ".join("?" * len(arguments))
         try:
-            found: tuple[Cell] = self._calendar.execute(
+            row: tuple[Cell] = self._calendar.execute(
                 f"SELECT {name}({marks})", arguments
             ).fetchone()
         except sqlite3.Error as error:
             self._refused = str(error)
             raise
-        return found[0]
+        return row[0]
 
 
 def _allow_making(action: int, first: str | None, second: str | None, *_: str | None) -> int:

@@ -14,19 +14,21 @@ from finery import (
     Job,
     Metrics,
     Model,
-    RequirementError,
     Step,
     UsageError,
+    load_reference,
     setting,
     takes,
 )
 from finery.rows import Conversation, Row, split_turns
 from finery.rows.answers.reading import search_in
-from finery_eval import requirements, stats
+from finery_eval import stats
 
 Answers = dict[str, list[Completion]]
 """Model name → its answers, one a row."""
 
+REQUIREMENTS = "finery_eval.requirements:Requirements"
+"""By reference, which a key doesn't follow: what a build must reach changes no metric."""
 SHOWN = 10
 """Rows that an error names one by one."""
 
@@ -69,25 +71,14 @@ class Judge(Step, isolated=True, preflight="finery_eval.preflight:JudgePreflight
             )
         if len(set(names)) < len(names):
             raise UsageError("a model is named twice", where="models", fix="name each model once")
-        requirements.parse(self.require, names, self.metric_names(), self.more_metrics())
+        load_reference(REQUIREMENTS)(self)
 
     def verify(self, outputs: Mapping[str, Artifact]) -> None:
-        """Hold the scores against `require`."""
+        """Compare the scores with `require`. Raises `RequirementError`."""
         self.check()
         (metrics,) = outputs.values()
         assert isinstance(metrics, Metrics)
-        report = metrics.report()
-        names = [model.name for model in self.models]
-        wanted = requirements.parse(self.require, names, self.metric_names(), self.more_metrics())
-        failed = requirements.unmet(wanted, report)
-        if failed:
-            what = "requirement is" if len(failed) == 1 else "requirements are"
-            raise RequirementError(
-                f"{len(failed)} {what} not met",
-                where="require",
-                details=failed,
-                fix="improve the model, or set in `require` what it can reach",
-            )
+        load_reference(REQUIREMENTS)(self).verify(metrics.report())
 
 
 class Evaluator(Judge, engines=True):
@@ -183,7 +174,9 @@ def ask(step: Evaluator, job: Job, rows: Sequence[Row]) -> Answers:
         if refused:
             job.log(f"{model.name}: refused or filtered {refused} of {len(rows)} rows")
     if step.extract and not any(
-        search_in(a.text, step.extract, "extract") for found in answers.values() for a in found
+        search_in(a.text, step.extract, "extract")
+        for completions in answers.values()
+        for a in completions
     ):
         job.log(f"extract: {step.extract!r} is found in no answer of any model")
     repeated = len(rows) - len({row["id"] for row in rows})
@@ -279,8 +272,13 @@ def answers_table(answers: Answers, invalid: Mapping[str, int] | None = None) ->
     """How long the answers are, how many were cut off, and how many are invalid, if known."""
     columns = ["model", "answers", "cut off at max_tokens", "tokens an answer"]
     rows: list[list[Any]] = [
-        [name, len(found), truncated(found), sum(a.completion_tokens for a in found) / len(found)]
-        for name, found in answers.items()
+        [
+            name,
+            len(completions),
+            truncated(completions),
+            sum(a.completion_tokens for a in completions) / len(completions),
+        ]
+        for name, completions in answers.items()
     ]
     if invalid is not None:
         columns.append("invalid")
@@ -298,13 +296,13 @@ def predictions(
 ) -> Iterator[dict[str, Any]]:
     """The lines of `predictions.jsonl`: each row's answer by each model and what it counted as."""
     for i, row in enumerate(rows):
-        for name, found in answers.items():
+        for name, completions in answers.items():
             yield {
                 "id": row["id"],
                 "model": name,
-                "answer": found[i].text,
+                "answer": completions[i].text,
                 **judged[name][i],
-                "finish_reason": found[i].finish_reason,
+                "finish_reason": completions[i].finish_reason,
             }
 
 
@@ -368,7 +366,7 @@ def write_scores(
             "tables": [*comparison_tables(comparisons), *tables],
             **(details or {}),
             "comparisons": comparisons,
-            "truncated": {name: truncated(found) for name, found in answers.items()},
+            "truncated": {name: truncated(completions) for name, completions in answers.items()},
         },
         predictions=predictions(rows, answers, judged),
     )

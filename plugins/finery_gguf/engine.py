@@ -6,23 +6,34 @@ from typing import TYPE_CHECKING
 import msgspec
 from blake3 import blake3
 
-from finery import Completion, DataError, Engine, EngineJob, Model, Sampling, cpu_count
+from finery import (
+    Completion,
+    DataError,
+    Engine,
+    EngineJob,
+    Model,
+    Sampling,
+    cpu_count,
+    load_reference,
+)
 from finery.rows import Conversation
 from finery_gguf.llama import PACKAGE, Context, Gguf, Sampler
-from finery_gguf.pace import Pace
 
 if TYPE_CHECKING:
     from finery_gguf.chat import ChatTemplate
+    from finery_gguf.pace import Pace
 
 SMALLEST_CONTEXT = 512
+PACE = "finery_gguf.pace:Pace"
+"""By name: how many threads work can't change an answer, and stays out of the engine's key."""
 
 
 class GgufEngine(Engine):
-    """llama.cpp on all cores, row by row: a row's answer depends on that row alone.
+    """llama.cpp on all cores, row by row: an answer depends on its own row alone.
 
-    What comes before the last turn's content (system, shots) is evaluated by itself, and kept for
-    the next row that begins with the same tokens. Logits are the same bits whether it was kept
-    or not, and for any number of cores.
+    What comes before the last turn's content (system, shots) is evaluated separately and reused for
+    the next row that begins with the same tokens. Logits are the same bits with and without reuse,
+    and for any number of cores.
     """
 
     packages = (PACKAGE,)
@@ -32,7 +43,7 @@ class GgufEngine(Engine):
         self._gguf: Gguf | None = None
         self._template: ChatTemplate | None = None
         self._contexts: dict[int, Context] = {}
-        self._pace = Pace(cpu_count())
+        self._pace: Pace = load_reference(PACE)(cpu_count())
 
     def generate(
         self, conversations: Sequence[Conversation], sampling: Sampling
@@ -65,7 +76,7 @@ class GgufEngine(Engine):
     def _context(self, gguf: Gguf, needed: int, messages: Conversation) -> Context:
         """A context with room for `needed` tokens.
 
-        Its size follows from the row alone, as some models scale their positions by it.
+        Its size depends on the row alone, since some models scale their positions by it.
         """
         if needed > gguf.n_context:
             from finery_gguf.prompts import whose
@@ -85,9 +96,9 @@ class GgufEngine(Engine):
 
 
 def _sampler(sampling: Sampling, prompt: list[int]) -> Sampler | None:
-    """None for greedy answers; else one with a seed of the row's own.
+    """None for greedy answers, otherwise one with a seed of the row's own.
 
-    Rows with the same `sampling.seed` don't draw the same numbers.
+    Rows with the same `sampling.seed` draw different numbers.
     """
     if sampling.temperature == 0:
         return None
@@ -98,7 +109,7 @@ def _sampler(sampling: Sampling, prompt: list[int]) -> Sampler | None:
 def _generate(
     gguf: Gguf, context: Context, sampling: Sampling, sampler: Sampler | None, prompt_tokens: int
 ) -> Completion:
-    """The answer to what the context has read. Its end-of-turn token counts as one of its own."""
+    """The answer to what the context has read. Its end-of-turn token counts too."""
 
     def completion(text: str, finish: str, tokens: int) -> Completion:
         return Completion(
@@ -124,5 +135,5 @@ def _generate(
 
 def _cut(text: str, stop: Sequence[str]) -> str | None:
     """The text before the first stop string in it, None if there is none."""
-    found = [at for s in stop if (at := text.find(s)) >= 0]
-    return text[: min(found)] if found else None
+    positions = [at for s in stop if (at := text.find(s)) >= 0]
+    return text[: min(positions)] if positions else None

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _QUANTISED = re.compile(r"[.-](i?q\d\w*|b?f16|f32)$", re.IGNORECASE)
-"""How GGUF files end their names, by convention."""
+"""How the names of GGUF files end, by convention."""
 
 Quantization = Literal["bf16", "f16", "q8_0", "q4_k_m", "q5_k_m"]
 
@@ -56,7 +56,7 @@ class Export(
         source = _converted(self.model, job)
         arguments = _template_arguments(self.model)
         flags = _corrections(Gguf(source, vocab_only=True), tokenizer, arguments, job)
-        made: dict[str, Model] = {}
+        models: dict[str, Model] = {}
         for done, name in enumerate(dict.fromkeys(self.quantization)):
             job.progress(done, len(self.quantization), f"quantising to {name}")
             target = job.out / name / f"model-{name}.gguf"
@@ -66,12 +66,12 @@ class Export(
             gguf = Gguf(target, vocab_only=True)
             compared = prove(gguf, tokenizer, arguments)
             job.log(f"{name}: {compared} conversations are the tokens the model was trained on")
-            made[name] = Model(target.parent, meta=_meta(self.model, gguf, name, arguments))
-        return {"": made[self.quantization[0]], **made}
+            models[name] = Model(target.parent, meta=_meta(self.model, gguf, name, arguments))
+        return {"": models[self.quantization[0]], **models}
 
 
 def base_name(model: Model) -> str:
-    """What the model at the bottom is called: its repository's or file's name."""
+    """The name of the model under all adapters: its repository's or file's."""
     under = model.refs.get("base")
     if isinstance(under, Model):
         return base_name(under)
@@ -137,7 +137,7 @@ def _merge(model: Model, folder: Path, job: Job) -> None:
 
 
 def _names(model: Model) -> dict[str, Any]:
-    """The names in the GGUF's metadata, from the base and never from a folder."""
+    """The names in the GGUF's metadata: the base's, never a folder's."""
     base = base_name(model)
     if model.format != "adapter":
         return {"general.name": base}
@@ -150,8 +150,8 @@ def _origin(model: Model) -> dict[str, str]:
     while isinstance(under := root.refs.get("base"), Model):
         root = under
     repo = root.meta.get("repo")
-    found = {"name": base_name(root)}
-    return found | ({"repo_url": f"https://huggingface.co/{repo}"} if repo else {})
+    origin = {"name": base_name(root)}
+    return origin | ({"repo_url": f"https://huggingface.co/{repo}"} if repo else {})
 
 
 def _license(model: Model) -> str | None:
@@ -168,32 +168,31 @@ def _corrections(
     arguments: Mapping[str, Any],
     job: Job,
 ) -> dict[str, bool]:
-    """Metadata to correct where llama.cpp would add tokens that the model wasn't trained with.
+    """Metadata to correct, where llama.cpp would add tokens that the model wasn't trained with.
 
-    A tokenizer may ask for a BOS before any text, while the chat template, which says what a
-    conversation looks like, has none.
+    A tokenizer may ask for a BOS before any text, although the chat template writes none.
     """
     from finery_gguf.proof import conversations, trained_tokens
 
-    found = {}
+    flags = {}
     tokens = trained_tokens(tokenizer, conversations("")["a single turn"], arguments)
     if gguf.adds_bos and tokens[:1] != [gguf.bos]:
-        found["tokenizer.ggml.add_bos_token"] = False
+        flags["tokenizer.ggml.add_bos_token"] = False
     if gguf.adds_eos:
-        found["tokenizer.ggml.add_eos_token"] = False
-    for key in found:
+        flags["tokenizer.ggml.add_eos_token"] = False
+    for key in flags:
         job.log(f"set {key} to false: the chat template has no such token there")
-    return found
+    return flags
 
 
 def _log_fallbacks(name: str, warnings: list[str], job: Job) -> None:
-    """Say which tensors are of another type, as their rows aren't a multiple of a block."""
-    kept = [line for line in warnings if "not divisible" in line]
-    if kept:
+    """Log which tensors are of another type, because their rows aren't a multiple of a block."""
+    larger = [line for line in warnings if "not divisible" in line]
+    if larger:
         job.log(
-            f"{name}: {len(kept)} tensors have rows that aren't a multiple of 256 weights, and "
+            f"{name}: {len(larger)} tensors have rows that aren't a multiple of 256 weights, and "
             f"are in a larger type instead; the first: "
-            f"{' '.join(kept[0].removeprefix('warning:').split())}"
+            f"{' '.join(larger[0].removeprefix('warning:').split())}"
         )
 
 

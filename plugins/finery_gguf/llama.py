@@ -1,7 +1,7 @@
-"""llama.cpp, as thin as can be: open a GGUF, tokenise, evaluate, sample, quantise.
+"""A thin layer over llama.cpp: open a GGUF, tokenise, evaluate, sample, quantise.
 
-Stands on the C API that `llama-cpp-py-sync` ships as a prebuilt library with cffi bindings. Its
-own high-level class reads no chat template and evaluates each prompt from the start.
+It uses the C API that `llama-cpp-py-sync` ships as a prebuilt library with cffi bindings. The
+high-level class of that package reads no chat template and evaluates each prompt from the start.
 """
 
 import os
@@ -12,20 +12,22 @@ from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from finery import StepError
-from finery_gguf.pace import Pace
+
+if TYPE_CHECKING:
+    from finery_gguf.pace import Pace
 
 PACKAGE = "llama-cpp-py-sync"
 CHUNK = 512
-"""Tokens evaluated in one call. Part of what decides the last digits of logits, so a constant."""
+"""Tokens evaluated in one call. A constant, since the last digits of logits depend on it."""
 
 FILE_TYPES = {"f16": 1, "q8_0": 7, "q4_k_m": 15, "q5_k_m": 17, "bf16": 32}
 """Quantisation → `llama_ftype` of llama.h."""
 
 _WARN, _ERROR, _CONTINUED = 3, 4, 5  # enum ggml_log_level
-_complaints: deque[str] = deque(maxlen=10_000)  # what llama.cpp warned of since `listening` began
+_complaints: deque[str] = deque(maxlen=10_000)  # llama.cpp's warnings since `listening` began
 
 
 class Library:
@@ -59,7 +61,7 @@ def library() -> Library:
 
 @contextmanager
 def listening() -> Iterator[list[str]]:
-    """Collect what llama.cpp warns of inside the `with`; filled when it ends."""
+    """Collect llama.cpp's warnings inside the `with`; the list is filled at its end."""
     heard: list[str] = []
     _complaints.clear()
     try:
@@ -123,17 +125,17 @@ class Gguf:
         return self.metadata("tokenizer.chat_template")
 
     def special_tokens(self) -> dict[str, str]:
-        """What a chat template may name: `bos_token`, `eos_token`, … → text."""
+        """Special tokens that a chat template may use: `bos_token`, `eos_token`, … → text."""
         names = {"unknown": "unk", "seperator": "sep", "padding": "pad"}
-        found = {}
+        texts = {}
         for kind in self.SPECIAL:
             token = self.metadata(f"tokenizer.ggml.{kind}_token_id")
             if token is not None:
-                found[f"{names.get(kind, kind)}_token"] = self.token_text(int(token))
-        return found
+                texts[f"{names.get(kind, kind)}_token"] = self.token_text(int(token))
+        return texts
 
     def token_text(self, token: int) -> str:
-        """A token's text in the vocabulary, for special tokens what stands in a prompt."""
+        """A token's text in the vocabulary; of a special token, its text in a prompt."""
         text = self._library.c.llama_vocab_get_text(self._vocab, token)
         return bytes(self._library.ffi.string(text)).decode("utf-8", "replace")
 
@@ -142,7 +144,7 @@ class Gguf:
         return bool(self._library.c.llama_vocab_is_eog(self._vocab, token))
 
     def is_control(self, token: int) -> bool:
-        """Whether the token is a control token, which no plain text spells."""
+        """Whether the token is a control token, which plain text never becomes."""
         return bool(self._library.c.llama_vocab_is_control(self._vocab, token))
 
     def encode(self, text: str) -> list[int]:
@@ -182,7 +184,7 @@ class Gguf:
 class Context:
     """A model's memory of one conversation: `size` tokens at most."""
 
-    def __init__(self, model: Gguf, size: int, pace: Pace) -> None:
+    def __init__(self, model: Gguf, size: int, pace: "Pace") -> None:
         self._model = model
         self._pace = pace
         self._library = library()
@@ -204,15 +206,15 @@ class Context:
         self._prefix: list[int] | None = None
 
     def read(self, tokens: Sequence[int], prefix: int) -> None:
-        """Evaluate a prompt, whose first `prefix` tokens are kept for a next one that shares them.
+        """Evaluate a prompt, and keep its first `prefix` tokens for a next prompt that shares them.
 
-        The prefix is evaluated by itself even when nothing is kept: the same prompt then gives
-        the same bits, whatever was read before it.
+        The prefix is always evaluated separately, so that a prompt gives the same bits whatever was
+        read before it.
         """
         head = list(tokens[:prefix])
         if head != self._prefix or not self._forget_from(prefix):
             self._library.c.llama_memory_clear(self._memory, True)
-            self._prefix = None  # not kept should the next line fail
+            self._prefix = None  # in case the next line fails
             self.evaluate(head)
             self._prefix = head
         self.evaluate(tokens[prefix:])
@@ -245,7 +247,7 @@ class Context:
         return int(np.frombuffer(view, dtype=np.float32).argmax())
 
     def _forget_from(self, position: int) -> bool:
-        """Drop what lies after `position` tokens; False where the model can't (recurrent ones)."""
+        """Drop what comes after `position` tokens; False for models that can't (recurrent ones)."""
         return bool(self._library.c.llama_memory_seq_rm(self._memory, 0, position, -1))
 
 

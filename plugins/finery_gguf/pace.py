@@ -1,4 +1,4 @@
-"""How many threads llama.cpp gets."""
+"""How many threads llama.cpp gets. Answers don't depend on it."""
 
 import time
 from collections.abc import Callable
@@ -9,12 +9,12 @@ FRESH, OLDEST = 10.0, 80.0  # seconds that a comparison holds for; doubled while
 
 
 class Pace:
-    """Of all cores, half of them and one: what makes tokens fastest at the moment.
+    """Chooses between all cores, half of them and one: what is fastest at the moment.
 
-    llama.cpp's threads spin at some 500 barriers a token, so one that has to wait for its core
-    holds up the others. On two cores that other programs wanted too, two threads made 2.3 tokens
-    a second of SmolLM2-135M and one made 32; left alone, two made 98 and one 65. Threads that
-    sleep instead (OMP_WAIT_POLICY=PASSIVE) made 35 either way. Answers don't depend on it.
+    llama.cpp's threads spin at some 500 barriers a token, so one that waits for its core holds up
+    the others. With SmolLM2-135M, on two cores that other programs used too, two threads reached
+    2.3 tokens a second and one reached 32; without other programs, two reached 98 and one 65.
+    Threads that sleep instead (OMP_WAIT_POLICY=PASSIVE) reached 35 either way.
     """
 
     def __init__(self, cores: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -31,7 +31,7 @@ class Pace:
         return self._best
 
     def for_token(self) -> int:
-        """Threads to make the next token with; say to `took` how long it took."""
+        """Threads to generate the next token with; tell `took` how long it took."""
         if not self._trials and self._clock() >= self._compare_at and len(self._choices) > 1:
             others = [n for n in self._choices if n != self._best]
             self._trials = [n for n in [self._best, *others] for _ in range(TRIES)]
@@ -39,7 +39,7 @@ class Pace:
         return self._trials[0] if self._trials else self._best
 
     def took(self, threads: int, seconds: float) -> None:
-        """Take note of one token's time."""
+        """Record the time of one token."""
         if not self._trials or self._trials[0] != threads:
             return
         self._took.setdefault(threads, []).append(seconds)

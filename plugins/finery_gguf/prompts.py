@@ -10,7 +10,7 @@ from finery.rows import Conversation
 from finery_gguf.chat import ChatTemplate
 from finery_gguf.llama import Gguf
 
-_PROBE = "\u2402"  # stands for the last turn's content when the prompt before it is sought
+_PROBE = "\u2402"  # replaces the last turn's content to find the prompt before it
 
 
 def chat_template(gguf: Gguf, arguments: Mapping[str, Any]) -> ChatTemplate:
@@ -40,7 +40,7 @@ def tokenize(gguf: Gguf, template: ChatTemplate, messages: Conversation) -> tupl
     tokens = gguf.encode_prompt(text)
     head = gguf.encode_prompt(_head(template, messages, text))
     shared = 0
-    # The last token of all is left to the row, so that there is always one to take logits from.
+    # The last token always belongs to the row, so that there is one to take logits from.
     for own, other in zip(tokens[:-1], head, strict=False):
         if own != other:
             break
@@ -49,19 +49,19 @@ def tokenize(gguf: Gguf, template: ChatTemplate, messages: Conversation) -> tupl
 
 
 def _head(template: ChatTemplate, messages: Conversation, text: str) -> str:
-    """The part of the rendered `text` that comes before the last turn's content, if it's fixed."""
+    """The part of the rendered `text` before the last turn's content; empty where it varies."""
     if not messages or not isinstance(messages[-1].get("content"), str):
         return ""
     try:
         probed = template.render([*messages[:-1], {**messages[-1], "content": _PROBE}])
     except TemplateError:
         return ""
-    head, found, _ = probed.partition(_PROBE)
-    return head if found and text.startswith(head) else ""
+    head, probe, _ = probed.partition(_PROBE)
+    return head if probe and text.startswith(head) else ""
 
 
 def whose(messages: Conversation) -> str:
-    """Which row a conversation is, for an error: the engine isn't told its id."""
+    """Which row a conversation is, for an error: an engine doesn't know its id."""
     content = str(messages[-1].get("content", "")) if messages else ""
     shown = content if len(content) <= 80 else f"{content[:77]}…"
     return f"the row whose last turn is: {shown!r}"

@@ -47,7 +47,7 @@ def prove(gguf: Gguf, tokenizer: "PreTrainedTokenizerBase", arguments: Mapping[s
 
 
 def conversations(end: str) -> dict[str, Conversation]:
-    """What is compared: name → conversation. `end`: a special token to write into a text."""
+    """The conversations to compare: name → conversation. end: a special token, used as text."""
     system = {"role": "system", "content": "Name the intent of the message. Answer in one word."}
     question = {"role": "user", "content": "Where's my card? It's 3 weeks late, isn't it!"}
     answer = {"role": "assistant", "content": "card_arrival"}
@@ -77,10 +77,10 @@ def trained_tokens(
     tokenizer: "PreTrainedTokenizerBase", messages: Conversation, arguments: Mapping[str, Any]
 ) -> list[int]:
     """The prompt's token ids as transformers makes them, in training and in answering."""
-    made: Any = tokenizer.apply_chat_template(
+    encoding: Any = tokenizer.apply_chat_template(
         messages, add_generation_prompt=True, tokenize=True, return_dict=True, **arguments
     )
-    return [int(token) for token in made["input_ids"]]
+    return [int(token) for token in encoding["input_ids"]]
 
 
 def _same_tokens(
@@ -91,30 +91,32 @@ def _same_tokens(
     name: str,
     messages: Conversation,
 ) -> bool:
-    """Whether there was something to compare: False where both templates refuse it."""
-    expected = found = None
+    """Compare one conversation; False where both templates refuse it."""
+    expected = actual = None
     with suppress(TemplateError):
         expected = trained_tokens(tokenizer, messages, arguments)
     with suppress(TemplateError):
-        found = gguf.encode_prompt(template.render(messages))
-    if expected == found:
+        actual = gguf.encode_prompt(template.render(messages))
+    if expected == actual:
         return expected is not None
     raise StepError(
         f"the GGUF reads {name} as other tokens than the model was trained on",
-        details=_token_difference(gguf, expected, found),
+        details=_token_difference(gguf, expected, actual),
         fix="nothing was exported: llama.cpp tokenises this model differently from transformers",
     )
 
 
-def _token_difference(gguf: Gguf, expected: list[int] | None, found: list[int] | None) -> list[str]:
-    if expected is None or found is None:
+def _token_difference(
+    gguf: Gguf, expected: list[int] | None, actual: list[int] | None
+) -> list[str]:
+    if expected is None or actual is None:
         refuses = "the trained" if expected is None else "the GGUF's"
         return [f"{refuses} chat template refuses the conversation, the other one doesn't"]
-    at = first_difference(expected, found)
+    at = first_difference(expected, actual)
     return [
-        f"the first difference is token {at} of {len(expected)} (trained) and {len(found)} (GGUF)",
+        f"the first difference is token {at} of {len(expected)} (trained) and {len(actual)} (GGUF)",
         f"{_LABELS[0]} {_shown(gguf, expected, at)}",
-        f"{_LABELS[1]}    {_shown(gguf, found, at)}",
+        f"{_LABELS[1]}    {_shown(gguf, actual, at)}",
     ]
 
 
@@ -131,7 +133,7 @@ def _shown(gguf: Gguf, tokens: list[int], at: int) -> str:
 
 
 def _check_end(gguf: Gguf, template: ChatTemplate, tokenizer: "PreTrainedTokenizerBase") -> None:
-    """An answer must end, in llama.cpp, at the tokens that it was trained to end at."""
+    """Raise `StepError` where llama.cpp wouldn't stop at the tokens that answers end with."""
     eos: Any = tokenizer.eos_token_id
     ends = ([] if eos is None else [int(eos)]) + _end_of_turn(gguf, template)
     for token in dict.fromkeys(ends):

@@ -175,7 +175,7 @@ def _repositories(repo: str, kind: Kind) -> Iterator[str]:
 
     owner, api = repo.partition("/")[0], HfApi()
     ask: Any = api.list_datasets if kind == "dataset" else api.list_models
-    return (found.id for found in ask(author=owner, limit=MOST_NAMES))
+    return (repository.id for repository in ask(author=owner, limit=MOST_NAMES))
 
 
 def _revisions(repo: str, kind: Kind) -> Iterator[str]:
@@ -214,10 +214,10 @@ def _cached_commit(repo: str, revision: str, kind: Kind) -> str | None:
     from huggingface_hub import CacheNotFound, scan_cache_dir
 
     try:
-        found = [r for r in scan_cache_dir().repos if (r.repo_id, r.repo_type) == (repo, kind)]
+        cached = [r for r in scan_cache_dir().repos if (r.repo_id, r.repo_type) == (repo, kind)]
     except CacheNotFound:
         return None
-    refs = found[0].refs if found else {}
+    refs = cached[0].refs if cached else {}
     return refs[revision].commit_hash if revision in refs else None
 
 

@@ -125,5 +125,5 @@ class HubModel(
 
 def _names(root: Path, wanted: list[str]) -> frozenset[str]:
     """What lies in the snapshot and is wanted: other programs may have fetched more into it."""
-    found = (p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
-    return frozenset(n for n in found if matches(n, wanted) and not matches(n, PICKLED))
+    names = (p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
+    return frozenset(n for n in names if matches(n, wanted) and not matches(n, PICKLED))

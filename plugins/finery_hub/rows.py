@@ -56,10 +56,10 @@ def records_of(split: Split, job: Job, *, streaming: bool) -> Iterator[Record]:
     is_json = all(suffix_of(name) in JSON_SUFFIXES for name in names.values())
     with explained(split.repo, split.commit, "dataset"):
         if is_json and not getattr(builder.config, "field", None):
-            found = _json_records(split, names, builder.info.features)
+            records = _json_records(split, names, builder.info.features)
         else:
-            found = _library_records(split, builder, files, job)
-        for number, record in enumerate(found):
+            records = _library_records(split, builder, files, job)
+        for number, record in enumerate(records):
             if number % PROGRESS_EVERY == 0:
                 job.progress(0, 1, f"{number:,} rows")
             yield record
@@ -77,17 +77,17 @@ def _builder(split: Split) -> Any:
         datasets.disable_progress_bars()
         path = f"{REMOTE}datasets/{split.repo}"  # else a folder of that name would be read
         try:
-            found = datasets.load_dataset_builder(
+            builder = datasets.load_dataset_builder(
                 path, split.config, revision=split.commit, token=split.token
             )
         except (ValueError, FileNotFoundError, RuntimeError) as error:
             raise _unfit(split, path, error) from error
-    if found.hash != split.commit:  # when the hub fails it takes any commit that it has kept
+    if builder.hash != split.commit:  # when the hub fails it takes any commit that it has kept
         raise StepError(
             f"the hub didn't tell what {split.repo} holds at {split.commit[:12]}",
             fix="build again later",
         )
-    return found
+    return builder
 
 
 def _meet(split: Split) -> None:
@@ -139,8 +139,8 @@ def _no_config(split: Split, path: str) -> DataError:
 
 def _files_of(split: Split, builder: Any) -> list[str]:
     """The files of the split, as the library names them; from now on it knows no others."""
-    found: Mapping[str, Sequence[str]] = builder.config.data_files or {}
-    by_name = {str(name): list(files) for name, files in found.items()}
+    declared: Mapping[str, Sequence[str]] = builder.config.data_files or {}
+    by_name = {str(name): list(files) for name, files in declared.items()}
     if split.name not in by_name:
         raise DataError(
             f"{split.repo} has no split '{split.name}'",

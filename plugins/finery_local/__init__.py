@@ -1,6 +1,7 @@
-"""Models that lie on this machine, or in a wheel on a package index.
+"""Models on this machine, or in a wheel on a package index.
 
-Other plugins may use `finery_local.gguf_header`, which reads the headers of GGUF files, and
+In go a folder, a GGUF file or the name of a wheel, out come models that stay where they are.
+Public for other plugins: `finery_local.gguf_header`, which reads the headers of GGUF files, and
 `finery_local.folder` and `finery_local.gguf_file`, which make `Model`s of files.
 """
 

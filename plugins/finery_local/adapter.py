@@ -44,31 +44,31 @@ def check_shapes(adapter: Path, trained_on: str | None, base: Model) -> None:
     layers = {k: v for name in names for k, v in shapes(under.file(name)).items()}
     if misfit := _misfit(shapes(adapter), layers):
         trained = f"'{trained_on}'" if trained_on else "another model"
-        given = under.meta.get("repo") or shown(under.file("config.json").parent)
-        raise _another_base(trained, f"'{given}'", adapter.parent, misfit)
+        named = under.meta.get("repo") or shown(under.file("config.json").parent)
+        raise _another_base(trained, f"'{named}'", adapter.parent, misfit)
 
 
 def _misfit(adapter: Shapes, layers: Shapes) -> str:
     """What doesn't fit in words; empty where all fits, or where layers are called otherwise."""
     blocks = {block[0] for name in layers if (block := _BLOCK.match(name))}
     matrices = {m: s for n, s in adapter.items() if (m := _MATRIX.fullmatch(n)) and len(s) == 2}
-    if not any(f"{found[1]}.weight" in layers for found in matrices):
+    if not any(f"{matrix[1]}.weight" in layers for matrix in matrices):
         return ""
-    for found, shape in matrices.items():
-        layer = layers.get(f"{found[1]}.weight")
-        size, ways = (shape[1], "in") if found[2] == "A" else (shape[0], "out")
+    for matrix, shape in matrices.items():
+        layer = layers.get(f"{matrix[1]}.weight")
+        size, ways = (shape[1], "in") if matrix[2] == "A" else (shape[0], "out")
         # A layer of GPT-2 has its matrix the other way round.
         if layer is not None and size not in layer:
-            return f"{found[1]} has the shape {layer}, and the adapter {size} features {ways}"
-        block = _BLOCK.match(found[1])
+            return f"{matrix[1]} has the shape {layer}, and the adapter {size} features {ways}"
+        block = _BLOCK.match(matrix[1])
         if block is not None and block[0] not in blocks:
-            return f"the adapter is for {found[1]}, and the model has fewer layers"
+            return f"the adapter is for {matrix[1]}, and the model has fewer layers"
     return ""
 
 
-def _another_base(trained: str, given: str, where: Path, misfit: str = "") -> DataError:
+def _another_base(trained: str, named: str, where: Path, misfit: str = "") -> DataError:
     return DataError(
-        f"the adapter was trained on {trained}, and base is another model: {given}",
+        f"the adapter was trained on {trained}, and base is another model: {named}",
         where=str(where),
         details=[misfit] if misfit else [],
         fix="set base to a step with the model that it was trained on",

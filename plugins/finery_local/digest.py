@@ -14,7 +14,7 @@ BUFFER_BYTES = 4 * 1024 * 1024  # the fastest of 1, 4, 16 and 64 MiB; a read, as
 def identities(files: Mapping[str, Path], job: Job) -> dict[str, dict[str, Any]]:
     """{name: {"blake3": hex digest, "size": bytes}} of `files`, in name order."""
     total, done = sum(path.stat().st_size for path in files.values()), 0
-    found: dict[str, dict[str, Any]] = {}
+    identities: dict[str, dict[str, Any]] = {}
     for name, path in sorted(files.items()):
         digest, size = blake3(max_threads=blake3.AUTO), 0
         for block in _blocks(path):
@@ -22,8 +22,8 @@ def identities(files: Mapping[str, Path], job: Job) -> dict[str, dict[str, Any]]
             size += len(block)
             job.progress(done + size, total, f"hashing {name}")
         done += size
-        found[name] = {"blake3": digest.hexdigest(), "size": size}
-    return found
+        identities[name] = {"blake3": digest.hexdigest(), "size": size}
+    return identities
 
 
 def _blocks(path: Path) -> Iterator[memoryview]:

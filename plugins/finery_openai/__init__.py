@@ -1,4 +1,9 @@
-"""Models behind an OpenAI-compatible API: OpenAI itself, vLLM, Ollama, llama.cpp."""
+"""Models behind an OpenAI-compatible API: OpenAI itself, vLLM, Ollama, llama.cpp.
+
+In go a model's name, a server and limits, out comes a model of the format `api`, and the engine
+that sends it requests and reads its answers. Answers are cached by what was asked; keys, limits
+and prices are no part of that.
+"""
 
 import sys
 from collections.abc import Mapping, Sequence

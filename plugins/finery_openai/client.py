@@ -148,11 +148,11 @@ class Client:
             content = await self._sent(request, sent)
             answer = wire.completion(content, request)
         except APIStatusError as error:
-            said = faults.message(error, self._job.redact)
-            if (parameter := faults.unknown_parameter(error, said, sent)) is not None:
+            message = faults.message(error, self._job.redact)
+            if (parameter := faults.unknown_parameter(error, message, sent)) is not None:
                 self._spare(parameter)
                 return await self._once(request, sampling)
-            raise faults.from_status(error, said, self.meta, self._variable) from None
+            raise faults.from_status(error, message, self.meta, self._variable) from None
         except APITimeoutError:
             raise self._again("didn't answer in time") from None
         except APIConnectionError as error:
@@ -233,8 +233,8 @@ class Client:
         if not fault.unknown_model:
             return
         try:
-            found = await self._openai.models.list(timeout=10)
-            names = [self._job.redact(model.id) for model in found.data]
+            models = await self._openai.models.list(timeout=10)
+            names = [self._job.redact(model.id) for model in models.data]
         except Exception:  # whatever is wrong here is no news: the error says enough
             return
         if self.meta["name"] in names:

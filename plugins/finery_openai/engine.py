@@ -48,13 +48,13 @@ class OpenaiEngine(Engine):
         self, conversations: Sequence[Conversation], sampling: Sampling
     ) -> list[Completion]:
         """Answer conversations; raises the first error."""
-        found: dict[int, Completion] = {}
+        answers: dict[int, Completion] = {}
         batches = [[Request(conversation)] for conversation in conversations]
         for number, answer in self.stream(batches, sampling):
             if isinstance(answer, FineryError):
                 raise answer
-            found[number] = answer[0]
-        return [found[number] for number in range(len(batches))]
+            answers[number] = answer[0]
+        return [answers[number] for number in range(len(batches))]
 
     def stream(self, batches: Iterable[Batch], sampling: Sampling) -> Iterator[tuple[int, Answer]]:
         """Answer requests as answers come; raises what ends them all once the others are there."""
@@ -70,13 +70,13 @@ class OpenaiEngine(Engine):
                         flying[number] = self._begin(number, batch[0], sampling, landed)
                 if not flying:
                     break
-                number, found = landed.get()
+                number, answer = landed.get()
                 del flying[number]
-                if isinstance(found, Exception) and not isinstance(found, FineryError):
-                    raise found
-                if found is not self._ended:
+                if isinstance(answer, Exception) and not isinstance(answer, FineryError):
+                    raise answer
+                if answer is not self._ended:
                     self.constrains = self._open().constrains
-                    yield number, found
+                    yield number, answer
         finally:
             for future in flying.values():
                 future.cancel()

@@ -47,35 +47,37 @@ class Fault(Exception):
         self.unknown_model = unknown_model
 
 
-def from_status(error: "APIStatusError", said: str, meta: dict[str, Any], key: str | None) -> Fault:
+def from_status(
+    error: "APIStatusError", message: str, meta: dict[str, Any], key: str | None
+) -> Fault:
     """The fault of a response with an error status.
 
-    said: the server's message. meta: the model's. key: its variable.
+    message: the server's message. meta: the model's. key: its variable.
     """
     status = error.status_code
     server, name = meta["server"], meta["name"]
     if error.code in ("content_filter", "content_policy_violation"):
-        return Fault(refused("the provider's content filter refuses the prompt", said))
-    refusal = StepError(f"{server} refuses the request ({status}: {said})")
+        return Fault(refused("the provider's content filter refuses the prompt", message))
+    refusal = StepError(f"{server} refuses the request ({status}: {message})")
     if status in (401, 403):
         fix = f"check what {key} holds" if key else "name its variable: api_key: NAME"
-        shut = UsageError(f"{server} doesn't let us in ({status}: {said})", fix=fix)
+        shut = UsageError(f"{server} doesn't let us in ({status}: {message})", fix=fix)
         return Fault(shut, ends=True) if status == 401 else Fault(refusal, denial=shut)
-    names_it = status == 400 and re.search(f"['\"`]{re.escape(name)}['\"`]", said)
+    names_it = status == 400 and re.search(f"['\"`]{re.escape(name)}['\"`]", message)
     is_missing = status == 404 or error.code == "model_not_found"
     if is_missing or names_it:
-        what = f"{server} has no model '{name}', or no API there ({status}: {said})"
+        what = f"{server} has no model '{name}', or no API there ({status}: {message})"
         fix = "check `model`, and `base_url`, which mostly ends in /v1"
         unknown = UsageError(what, fix=fix)
         if is_missing:
             return Fault(unknown, ends=True, unknown_model=True)
         return Fault(refusal, denial=unknown, unknown_model=True)
     if status == 402 or error.code == "insufficient_quota":
-        what = f"the account at {server} has no credit left ({status}: {said})"
+        what = f"the account at {server} has no credit left ({status}: {message})"
         fix = "top it up and build again: what was answered is kept"
         return Fault(StepError(what, fix=fix), ends=True)
     if status in PASSING or status >= 500:
-        return _passing(error, f"{server} answered {status}: {said}")
+        return _passing(error, f"{server} answered {status}: {message}")
     return Fault(refusal)
 
 
@@ -90,25 +92,25 @@ def _passing(error: "APIStatusError", what: str) -> Fault:
 
 def message(error: "APIStatusError", redact: Callable[[str], str]) -> str:
     """What the server says, in a line. redact: takes secrets out, before the text is cut."""
-    said: Any = error.body
-    while isinstance(said, dict):
-        said = said.get("message") or said.get("detail") or said.get("error") or str(said)
-    text = str(said or error.response.text or error.response.reason_phrase)
+    body: Any = error.body
+    while isinstance(body, dict):
+        body = body.get("message") or body.get("detail") or body.get("error") or str(body)
+    text = str(body or error.response.text or error.response.reason_phrase)
     readable = text.encode("utf-8", errors="replace").decode()  # JSON may hold half characters
     line = " ".join(redact(readable).split())
     return line if len(line) <= 300 else f"{line[:299]}…"
 
 
-def unknown_parameter(error: "APIStatusError", said: str, sent: dict[str, Any]) -> str | None:
+def unknown_parameter(error: "APIStatusError", message: str, sent: dict[str, Any]) -> str | None:
     """The parameter among those that can be spared which the server doesn't take, if it says so."""
     if error.status_code not in (400, 422):
         return None
-    said = f"{error.param or ''} {said}".lower()
-    if "response_format" in sent and any(word in said for word in SCHEMA_WORDS):
+    message = f"{error.param or ''} {message}".lower()
+    if "response_format" in sent and any(word in message for word in SCHEMA_WORDS):
         return "response_format"
-    if "max_tokens" in sent and "max_completion_tokens" in said:
+    if "max_tokens" in sent and "max_completion_tokens" in message:
         return "max_tokens"
-    unknown = error.param == "seed" or _UNKNOWN_SEED.search(said)
+    unknown = error.param == "seed" or _UNKNOWN_SEED.search(message)
     return "seed" if "seed" in sent and unknown else None
 
 

@@ -90,8 +90,8 @@ class OpenaiModel(
             "api_key", "concurrency", "requests_per_minute", "tokens_per_minute", "timeout",
             "retries", "price",
         )  # fmt: skip
-        found = {name: msgspec.to_builtins(getattr(self, name)) for name in names}
-        return {**found, "env": [self.api_key] if self.api_key else []}
+        settings = {name: msgspec.to_builtins(getattr(self, name)) for name in names}
+        return {**settings, "env": [self.api_key] if self.api_key else []}
 
 
 def server(base_url: str) -> str:

@@ -60,21 +60,23 @@ def body(
     without: parameters that the server doesn't know. It gets them by another name, or not at all.
     """
     limit = "max_completion_tokens" if "max_tokens" in without else "max_tokens"
-    made: dict[str, Any] = {
+    parameters: dict[str, Any] = {
         limit: sampling.max_tokens,
         "temperature": sampling.temperature,
         "seed": sampling.seed,
     }
     if sampling.top_p != 1.0:
-        made["top_p"] = sampling.top_p
+        parameters["top_p"] = sampling.top_p
     if sampling.stop:
-        made["stop"] = list(sampling.stop)
+        parameters["stop"] = list(sampling.stop)
     if request.tools:
-        made["tools"] = request.tools
+        parameters["tools"] = request.tools
     if sampling.schema is not None:
-        made["response_format"] = response_format(sampling.schema)
-    made |= extra
-    return {k: v for k, v in made.items() if v is not None and (k == limit or k not in without)}
+        parameters["response_format"] = response_format(sampling.schema)
+    parameters |= extra
+    return {
+        k: v for k, v in parameters.items() if v is not None and (k == limit or k not in without)
+    }
 
 
 def response_format(schema: dict[str, Any]) -> dict[str, Any]:
@@ -102,11 +104,11 @@ def messages(request: Request) -> list[Message]:
 
 
 def _message(message: Message) -> Message:
-    made = {k: message[k] for k in MESSAGE_FIELDS if message.get(k) is not None}
-    made.setdefault("content", None if "tool_calls" in made else "")
-    if "tool_calls" in made:
-        made["tool_calls"] = [_call(call, i) for i, call in enumerate(made["tool_calls"])]
-    return made
+    sent = {k: message[k] for k in MESSAGE_FIELDS if message.get(k) is not None}
+    sent.setdefault("content", None if "tool_calls" in sent else "")
+    if "tool_calls" in sent:
+        sent["tool_calls"] = [_call(call, i) for i, call in enumerate(sent["tool_calls"])]
+    return sent
 
 
 def _call(call: dict[str, Any], number: int) -> dict[str, Any]:
@@ -151,12 +153,12 @@ def _completion(choice: _Choice, text: str, used: _Used, request: Request) -> Co
     calls = choice.message.tool_calls or None
     default = "tool_calls" if calls else "stop"
     finish = _FINISH.get(choice.finish_reason or "", default)
-    asked, said = used.prompt_tokens, used.completion_tokens
+    asked, counted = used.prompt_tokens, used.completion_tokens
     return Completion(
         text=text,
         finish_reason=finish if calls or finish != "tool_calls" else "stop",
         prompt_tokens=prompt_tokens(request) if asked is None else asked,
-        completion_tokens=-(-len(text) // CHARACTERS_A_TOKEN) if said is None else said,
+        completion_tokens=-(-len(text) // CHARACTERS_A_TOKEN) if counted is None else counted,
         tool_calls=calls,
     )
 

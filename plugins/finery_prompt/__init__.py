@@ -1,4 +1,8 @@
-"""Models behind fixed messages: a system prompt, examples."""
+"""Models behind fixed messages: a system prompt, examples.
+
+In go a model and rows, out comes a model of the format `prompted`, and the engine that puts the
+messages before each prompt. It is the baseline for every training.
+"""
 
 from collections.abc import Mapping
 

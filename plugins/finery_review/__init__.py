@@ -1,4 +1,8 @@
-"""Human review: a page to judge rows on, and the step that applies what was decided."""
+"""Human review: a page to judge rows on, and the step that applies the decisions.
+
+In go rows, out come decisions in a file of JSON lines beside the recipe (`finery review`), and the
+rows as they were decided on (`review.apply`).
+"""
 
 import sys
 from collections.abc import Mapping, Sequence

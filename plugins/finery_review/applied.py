@@ -37,11 +37,11 @@ def _swapped(row: Row) -> Row:
 
 def _edited(row: Row, decision: Decision) -> Row:
     values = {**row, **(decision.set or {})}
-    made = changed(row, {name: value for name, value in values.items() if value is not None})
+    edited = changed(row, {name: value for name, value in values.items() if value is not None})
     before = problems_of(row)
-    if isinstance(made.get("messages"), str):
+    if isinstance(edited.get("messages"), str):
         raise DataError("'messages' is text, not a list of turns", fix="edit the row again")
-    broken = [what for check, what in problems_of(made) if (check, what) not in before]
+    broken = [what for check, what in problems_of(edited) if (check, what) not in before]
     if broken:
         raise DataError("; ".join(broken), fix="edit the row again")
-    return made
+    return edited

@@ -62,14 +62,14 @@ class Apply(Step, seeded=False, version="1", traceable="finery_review.places:Dec
         self.check()
         review = _Review(self, job)
         with Drops(job.out) as drops:
-            made = Dataset.write(job.out, review.decided(job, drops))
+            dataset = Dataset.write(job.out, review.decided(job, drops))
         if self.undecided == "stop" and review.open:
             raise review.error()
-        drops.refuse_nothing_left(len(made), f"review more rows: finery review {self.rows.name}")
+        drops.refuse_nothing_left(len(dataset), f"review more rows: finery review {self.rows.name}")
         job.log(review.summary())
-        job.log(drops.summary(len(made)))
-        made.meta |= drops.meta()
-        return made
+        job.log(drops.summary(len(dataset)))
+        dataset.meta |= drops.meta()
+        return dataset
 
 
 class _Review:
@@ -97,9 +97,9 @@ class _Review:
                 yield from self._undecided(number, row, drops)
                 continue
             self._counts[decision.do] += 1
-            made = self._applied(number, row, decision)
-            if made is not None:
-                yield made
+            decided = self._applied(number, row, decision)
+            if decided is not None:
+                yield decided
             else:
                 drops.add(row, "rejected", _detail(decision))
 

@@ -16,7 +16,7 @@ import click
 from finery import UsageError, counted, json_option, print_json, recipe_option, set_option, shown
 
 if TYPE_CHECKING:
-    from finery_review.opened import Opened
+    from finery_review.serving.opened import Opened
 
 
 @click.command("review")
@@ -49,7 +49,7 @@ def command(
     else in reviews/STEP.jsonl. STEP may be the `review.apply` itself. Ends with Ctrl-C. More in
     docs/review.md.
     """
-    from finery_review.opened import open_review
+    from finery_review.serving.opened import open_review
 
     if as_json and not status:
         raise UsageError("--json goes with --status", fix=f"finery review {step} --status --json")
@@ -68,8 +68,8 @@ def command(
 
 def _serve(opened: "Opened", port: int, no_open: bool) -> None:
     try:
-        from finery_review.guard import new_token
-        from finery_review.server import application, listen, serve
+        from finery_review.serving.guard import new_token
+        from finery_review.serving.server import application, listen, serve
     except ImportError as error:
         raise UsageError(
             f"the page needs {error.name}, which isn't installed",
@@ -119,9 +119,9 @@ def _reviewer(recipe: Path) -> str:
     with suppress(OSError, subprocess.SubprocessError):
         ask = ["git", "config", "user.name"]
         folder = recipe.absolute().parent
-        told = subprocess.run(ask, cwd=folder, capture_output=True, text=True, timeout=10)
-        if told.stdout.strip():
-            return told.stdout.strip()
+        answer = subprocess.run(ask, cwd=folder, capture_output=True, text=True, timeout=10)
+        if answer.stdout.strip():
+            return answer.stdout.strip()
     with suppress(OSError, KeyError):
         return getpass.getuser()
     return ""

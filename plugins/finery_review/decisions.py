@@ -71,12 +71,12 @@ def parse(content: bytes, name: str, before: int = 0) -> tuple[list[Decision], b
     start = content.removeprefix(_MARK) if not before else content
     *lines, last = start.split(b"\n")
     numbered = enumerate(lines, before + 1)
-    made = [_decision(line, f"{name}:{number}") for number, line in numbered if line.strip()]
+    decisions = [_decision(line, f"{name}:{number}") for number, line in numbered if line.strip()]
     if _is_torn(last):
-        return made, last
+        return decisions, last
     if last.strip():
-        made.append(_decision(last, f"{name}:{before + len(lines) + 1}"))
-    return made, b""
+        decisions.append(_decision(last, f"{name}:{before + len(lines) + 1}"))
+    return decisions, b""
 
 
 def _is_torn(last: bytes) -> bool:
@@ -135,8 +135,8 @@ class Standing:
 
     def of(self, row: str) -> Decision | None:
         """The decision or note that counts for a row; None where there is none any more."""
-        found = self._by_row.get(row)
-        return None if found is None or found[1].do == "undo" else found[1]
+        entry = self._by_row.get(row)
+        return None if entry is None or entry[1].do == "undo" else entry[1]
 
     def time_of(self, row: str) -> str:
         """When the row was last decided on, empty where it never was."""
@@ -168,11 +168,11 @@ class Earlier:
     """Decisions on rows that aren't there any more, to be found by the rows that they became."""
 
     def __init__(self, decisions: Iterable[Decision]) -> None:
-        found = sorted((d for d in decisions if d.decides), key=lambda d: d.at)
-        self.count = len(found)
-        self._by_id = {d.id: d for d in found}
-        self._by_prompt = {d.prompt: d for d in found if d.prompt}
-        self._by_parents = {tuple(d.parents): d for d in found if d.parents}
+        ordered = sorted((d for d in decisions if d.decides), key=lambda d: d.at)
+        self.count = len(ordered)
+        self._by_id = {d.id: d for d in ordered}
+        self._by_prompt = {d.prompt: d for d in ordered if d.prompt}
+        self._by_parents = {tuple(d.parents): d for d in ordered if d.parents}
 
     def of(self, parents: Iterable[str], prompt: str) -> Decision | None:
         """The decision on what a row was before it changed: on a parent, or on its like."""

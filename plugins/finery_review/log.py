@@ -75,11 +75,11 @@ class DecisionLog:
             if token_of(now) != seen:
                 raise Conflict(now)
             at = max(_now(), self.standing.time_of(decision.id))
-            made = replace(decision, at=at)
+            dated = replace(decision, at=at)
             start = self._end_last_line(file)
-            self._write(file, start, as_line(made))
+            self._write(file, start, as_line(dated))
             self._read(file)
-        return made
+        return dated
 
     @contextmanager
     def _open(self, flags: int, lock: int) -> Iterator[int]:

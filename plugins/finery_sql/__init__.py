@@ -1,4 +1,8 @@
-"""Rows from SQL databases."""
+"""Rows from SQL databases.
+
+In go a query and an address or a SQLite file, out come rows. What a query of a server gives is
+pinned in `recipe.lock` and kept in the store, so that a build can be repeated.
+"""
 
 import sys
 from collections.abc import Mapping, Sequence

@@ -156,10 +156,10 @@ def _sqlite(path: Path) -> Any:
 
     def connect() -> sqlite3.Connection:
         _check_sqlite(path)
-        made = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True)
+        connection = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True)
         # A text that isn't UTF-8 spoils its row, not the query.
-        made.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
-        return made
+        connection.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
+        return connection
 
     return sqlalchemy.create_engine(
         "sqlite://", creator=connect, poolclass=sqlalchemy.pool.NullPool, hide_parameters=True
@@ -186,11 +186,11 @@ def _check_sqlite(path: Path) -> None:
 
 def _columns(values: dict[str, Any]) -> dict[str, Any] | BadRow:
     """The columns of a record as rows can hold them, or why they can't."""
-    made = {name: plain(value) for name, value in values.items()}
-    for name, value in made.items():
+    columns = {name: plain(value) for name, value in values.items()}
+    for name, value in columns.items():
         if isinstance(value, str) and not value.isascii() and _is_broken(value):
             return BadRow(f"'{name}' isn't UTF-8", "repair it in the database")
-    return made
+    return columns
 
 
 def _is_broken(text: str) -> bool:

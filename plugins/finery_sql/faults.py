@@ -51,8 +51,8 @@ def explained(fault: Fault) -> Iterator[None]:
     try:
         yield
     except exc.DBAPIError as error:
-        made = _explain(error, fault)
-        raise made from None  # the message that it comes with may hold the URL
+        explanation = _explain(error, fault)
+        raise explanation from None  # the message that it comes with may hold the URL
     except exc.SQLAlchemyError as error:
         raise DataError(
             fault.safe(str(error).splitlines()[0]), where=fault.query_file or fault.place
@@ -118,10 +118,10 @@ def _in_query(text: str, what: str, error: Any, fault: Fault) -> FineryError:
     line = _line(text, fault.query)
     where = f"{fault.query_file or f'{fault.place}: query'}{f':{line}' if line else ''}"
     detail = getattr(getattr(error.orig, "diag", None), "message_hint", None)
-    if found := _TABLE.search(text):
-        return DataError(what, where=where, fix=did_you_mean(found[1], _tables(fault)))
-    if found := _COLUMN.search(text):
-        near = nearest(found[1], set(_columns(fault)) - {found[1]})  # another table may have it
+    if match := _TABLE.search(text):
+        return DataError(what, where=where, fix=did_you_mean(match[1], _tables(fault)))
+    if match := _COLUMN.search(text):
+        near = nearest(match[1], set(_columns(fault)) - {match[1]})  # another table may have it
         return DataError(what, where=where, fix=f"did you mean '{near}'?" if near else None)
     if "statement at a time" in text or "multiple commands" in text:
         return DataError("there are several statements", where=where, fix="write a single SELECT")
@@ -131,8 +131,8 @@ def _in_query(text: str, what: str, error: Any, fault: Fault) -> FineryError:
 
 def _line(text: str, query: str) -> int | None:
     """The line of the query that a message is about."""
-    if found := _LINE.search(text):
-        return int(found[1])
+    if match := _LINE.search(text):
+        return int(match[1])
     token = _NEAR.search(text) or _TABLE.search(text) or _COLUMN.search(text)
     return line_of(query, token[1]) if token else None
 
@@ -146,15 +146,17 @@ def _tables(fault: Fault) -> list[str]:
     """The tables and views there are."""
     from sqlalchemy import inspect
 
-    found = inspect(fault.engine)
-    return [*found.get_table_names(), *found.get_view_names()]
+    inspected = inspect(fault.engine)
+    return [*inspected.get_table_names(), *inspected.get_view_names()]
 
 
 def _columns(fault: Fault) -> list[str]:
     """The columns of all tables."""
     from sqlalchemy import inspect
 
-    found = inspect(fault.engine)
+    inspected = inspect(fault.engine)
     return [
-        column["name"] for table in found.get_table_names() for column in found.get_columns(table)
+        column["name"]
+        for table in inspected.get_table_names()
+        for column in inspected.get_columns(table)
     ]

@@ -64,9 +64,9 @@ class SqlQuery(
     def check(self) -> None:
         """Raise `UsageError` for settings that don't fit together, and for a URL in the recipe."""
         for one, other in (("url", "path"), ("query", "query_file")):
-            given = [name for name in (one, other) if getattr(self, name) is not None]
-            if len(given) != 1:
-                what = f"`{one}` and `{other}` exclude each other" if given else "one is missing"
+            named = [name for name in (one, other) if getattr(self, name) is not None]
+            if len(named) != 1:
+                what = f"`{one}` and `{other}` exclude each other" if named else "one is missing"
                 raise UsageError(
                     f"{what}: {one} or {other}", where=one, fix=f"write either {one} or {other}"
                 )
@@ -95,9 +95,9 @@ class SqlQuery(
 
     def kept_records(self, job: Job) -> Iterator[Record]:
         """The records that were kept with the pin; where they are gone, those of the query now."""
-        found = read(job.kept, job.pinned or "", self.place())
-        if found is not None:
-            return found
+        records = read(job.kept, job.pinned or "", self.place())
+        if records is not None:
+            return records
         job.log("the rows pinned aren't kept here: the query runs again")
         assert self.url is not None
         now = keep(self.records({self.url: job.secret(self.url)}), job.kept)
@@ -109,10 +109,10 @@ class SqlQuery(
                 where=self.place(),
                 fix=f"take today's: finery build --update-lock{hint}",
             )
-        found = read(job.kept, job.pinned or "", self.place())
-        if found is None:
+        records = read(job.kept, job.pinned or "", self.place())
+        if records is None:
             raise StepError("the rows that were just kept can't be read", where=str(job.kept))
-        return found
+        return records
 
     def records(self, environment: "os._Environ[str] | dict[str, str]") -> Iterator[Record]:
         """The query's records, straight from the database."""

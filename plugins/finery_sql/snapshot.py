@@ -35,9 +35,9 @@ class _Line(msgspec.Struct, array_like=True):
     fix: str | None = None
 
 
-def pinned_as(kept: Kept) -> str:
+def pinned_as(rows: Kept) -> str:
     """What recipe.lock says of kept rows."""
-    return f"{kept.rows:,} {'row' if kept.rows == 1 else 'rows'}, {kept.digest}"
+    return f"{rows.rows:,} {'row' if rows.rows == 1 else 'rows'}, {rows.digest}"
 
 
 def keep(records: Iterable[Record], folder: Path) -> Kept:
@@ -52,15 +52,15 @@ def keep(records: Iterable[Record], folder: Path) -> Kept:
                 out.write(line)
                 digest.update(line)
                 count += 1
-        kept = Kept(count, digest.hexdigest()[:DIGITS])
-        staged.replace(_path(folder, kept.digest))
+        snapshot = Kept(count, digest.hexdigest()[:DIGITS])
+        staged.replace(_path(folder, snapshot.digest))
     except OSError as error:
         raise StepError(
-            f"the query's rows can't be kept: {error.strerror or error}", where=str(folder)
+            f"the query's rows can't be snapshot: {error.strerror or error}", where=str(folder)
         ) from error
     finally:
         staged.unlink(missing_ok=True)
-    return kept
+    return snapshot
 
 
 def read(folder: Path, pinned: str, place: str) -> Iterator[Record] | None:

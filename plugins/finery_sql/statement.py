@@ -37,5 +37,5 @@ def is_ordered(query: str) -> bool:
 
 def line_of(query: str, token: str) -> int | None:
     """The line of a piece of the query, None where it stands there more than once."""
-    found = [match.start() for match in re.finditer(re.escape(token), query)]
-    return query.count("\n", 0, found[0]) + 1 if token and len(found) == 1 else None
+    places = [match.start() for match in re.finditer(re.escape(token), query)]
+    return query.count("\n", 0, places[0]) + 1 if token and len(places) == 1 else None

@@ -1,4 +1,9 @@
-"""Synthetic rows: a stronger model writes, answers and judges them."""
+"""Synthetic rows: a stronger model writes, answers and judges them.
+
+In go rows and a model that is asked, out come rows, how each was generated, and what was rejected.
+Public for other plugins: `finery_synth.generator`, the base class of step types whose rows a model
+writes.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,4 +1,9 @@
-"""Answer prompts with Hugging Face models and PEFT adapters, by transformers."""
+"""Hugging Face models and PEFT adapters: load them, and answer and score prompts with them.
+
+A `Model` artifact and conversations come in. Token ids, answers and likelihoods go out, the prompts
+being token for token those that models are trained on. Public for other plugins are
+`finery_transformers.loading`, `.chat`, `.engine` and `.scoring`: all of it.
+"""
 
 from finery import hookimpl
 

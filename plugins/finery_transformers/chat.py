@@ -1,4 +1,4 @@
-"""Messages to tokens: one place, so that a model is trained on the prompts that it will be asked.
+"""Messages to tokens: one place, so that training uses the exact prompts of inference.
 
 The chat template is Jinja from the model's own files, run in transformers' sandbox.
 """
@@ -45,8 +45,8 @@ def row_tokens(
 ) -> tuple[list[int], list[int]]:
     """Token ids of a prompt, and of the same with its completion, as the template writes each.
 
-    The latter is cut behind the completion's last token of `ends`: what templates write behind
-    the end of a turn (a line break) is never asked for, since generation has stopped there.
+    The latter is cut after the completion's last token of `ends`: what templates write after the
+    end of a turn (a line break) is never generated, since generation stops there.
     """
     asked = prompt_tokens(tokenizer, prompt, tools=tools, arguments=arguments)
     whole = _render(tokenizer, [*prompt, *completion], tools, arguments or {})
@@ -59,7 +59,7 @@ def end_of_turn(
 ) -> set[int]:
     """Token ids that end an answer: the template's end-of-turn token and the tokenizer's EOS.
 
-    The template's is the first special token that it writes behind an assistant's message.
+    The template's is the first special token that it writes after an assistant's message.
     """
     ends = {t for t in [tokenizer.eos_token_id] if isinstance(t, int)}
     question = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _MARK}]
@@ -67,17 +67,17 @@ def end_of_turn(
     special = set(tokenizer.all_special_ids) | {
         i for i, token in tokenizer.added_tokens_decoder.items() if token.special
     }
-    behind = tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
-    return ends | set([t for t in behind if t in special][:1])
+    after = tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+    return ends | set([t for t in after if t in special][:1])
 
 
 def unasked_header(
     tokenizer: "PreTrainedTokenizerBase", arguments: Mapping[str, Any] | None = None
 ) -> str:
-    """What the template opens an answer with, where a prompt doesn't end with it; else empty.
+    """What the template opens an answer with, where prompts don't end with it; otherwise empty.
 
-    A template without a generation prompt writes the same for a prompt whether an answer is asked
-    for or not. That is fine where it opens answers with nothing, as Mistral's do.
+    A template without a generation prompt ignores `add_generation_prompt`. That is fine where it
+    opens answers with nothing, as Mistral's do.
     """
     question = [{"role": "user", "content": "?"}]
     asked = {**(arguments or {}), "add_generation_prompt": True}
@@ -104,10 +104,10 @@ def _render(
 def _called(
     tokenizer: "PreTrainedTokenizerBase", messages: Conversation, asked: dict[str, Any]
 ) -> str:
-    """What the template writes: the same for arguments of tool calls as an object and as its JSON.
+    """The template's output: the same for arguments of tool calls as an object and as its JSON.
 
-    Templates are made for objects, and servers hand them these; the few that join the arguments
-    with text get JSON.
+    Most templates expect objects, which servers pass to them; the few that join the arguments with
+    text get JSON.
     """
     objects = _with_arguments(messages, _as_object)
     try:
@@ -171,7 +171,7 @@ def _text(
 
 
 def _unreadable(tokenizer: "PreTrainedTokenizerBase", error: "TemplateSyntaxError") -> DataError:
-    """The error for a chat template that isn't Jinja, at its line where it is a file of its own."""
+    """The error for a chat template that isn't Jinja, with its line where it is its own file."""
     folder = Path(tokenizer.name_or_path)
     files = [folder / name for name in (TEMPLATE_FILE, "tokenizer_config.json")]
     file = next((f for f in files if f.is_file()), None)

@@ -23,8 +23,8 @@ BATCH_CHARACTERS = 64 * 1024
 class TransformersEngine(Engine):
     """Hugging Face folders and adapters. An adapter is merged into its base when loaded.
 
-    The weights are in `loading.default_dtype()`. The same batch gives the same answer, whatever
-    was answered before.
+    The weights are in `loading.default_dtype()`. A batch gives the same answers whatever was
+    answered before.
     """
 
     batched = True
@@ -36,14 +36,14 @@ class TransformersEngine(Engine):
         By characters, so that an answer from the cache needs no tokenizer.
         """
         lengths = [len(msgspec.json.encode(c)) for c in conversations]
-        found: list[list[int]] = []
+        batches: list[list[int]] = []
         for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
             # The first row of a batch is its longest.
-            full = not found or len(found[-1]) == BATCH_ROWS
-            if full or (len(found[-1]) + 1) * lengths[found[-1][0]] > BATCH_CHARACTERS:
-                found.append([])
-            found[-1].append(i)
-        return found
+            full = not batches or len(batches[-1]) == BATCH_ROWS
+            if full or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > BATCH_CHARACTERS:
+                batches.append([])
+            batches[-1].append(i)
+        return batches
 
     def generate(
         self, conversations: Sequence[Conversation], sampling: Sampling
@@ -54,13 +54,13 @@ class TransformersEngine(Engine):
         loaded = self._loaded
         prompts = [self._prompt(c, sampling) for c in conversations]
         tokens, mask = _left_padded(prompts, loaded.pad, loaded.model.device)
-        # Whoever uses the engine keeps the random state it had.
+        # The caller's random state stays as it was.
         with torch.no_grad(), torch.random.fork_rng():
             torch.manual_seed(_seed(sampling.seed, prompts))
-            made = loaded.model.generate(  # type: ignore[operator]
+            sequences = loaded.model.generate(  # type: ignore[operator]
                 input_ids=tokens, attention_mask=mask, **self._arguments(tokens.shape[1], sampling)
             )
-        answers = made[:, tokens.shape[1] :].tolist()
+        answers = sequences[:, tokens.shape[1] :].tolist()
         return [
             self._completion(answer, prompt, sampling.stop)
             for answer, prompt in zip(answers, prompts, strict=True)
@@ -93,13 +93,13 @@ class TransformersEngine(Engine):
         return tokens
 
     def _arguments(self, prompt_length: int, sampling: Sampling) -> dict[str, Any]:
-        found: dict[str, Any] = {"max_new_tokens": sampling.max_tokens, "do_sample": False}
+        arguments: dict[str, Any] = {"max_new_tokens": sampling.max_tokens, "do_sample": False}
         if sampling.temperature > 0:
-            found |= {"do_sample": True, "temperature": sampling.temperature}
-            found |= {"top_p": sampling.top_p, "top_k": 0}
+            arguments |= {"do_sample": True, "temperature": sampling.temperature}
+            arguments |= {"top_p": sampling.top_p, "top_k": 0}
         if sampling.stop:
-            found["stopping_criteria"] = [self._stopper(prompt_length, sampling.stop)]
-        return found
+            arguments["stopping_criteria"] = [self._stopper(prompt_length, sampling.stop)]
+        return arguments
 
     def _stopper(self, prompt_length: int, stop: Sequence[str]) -> Any:
         """A stopping criterion: an answer is finished once a stop string is in it."""
@@ -107,23 +107,23 @@ class TransformersEngine(Engine):
 
         def finished(tokens: "torch.Tensor", _scores: Any, **_: Any) -> "torch.Tensor":
             texts = [self._text(answer) for answer in tokens[:, prompt_length:].tolist()]
-            found = [any(s in text for s in stop) for text in texts]
-            return torch.tensor(found, device=tokens.device)
+            stopped = [any(s in text for s in stop) for text in texts]
+            return torch.tensor(stopped, device=tokens.device)
 
         return finished
 
     def _completion(self, answer: list[int], prompt: list[int], stop: Sequence[str]) -> Completion:
         """Cut what `generate` returned: finished rows are padded with an end-of-turn token."""
         ends = self._loaded.ends
-        said = next((i for i, token in enumerate(answer) if token in ends), len(answer))
-        text = self._text(answer[:said])
+        length = next((i for i, token in enumerate(answer) if token in ends), len(answer))
+        text = self._text(answer[:length])
         cut = min((at for s in stop if (at := text.find(s)) >= 0), default=None)
-        stopped = cut is not None or said < len(answer)
+        stopped = cut is not None or length < len(answer)
         return Completion(
             text=text[:cut],
             finish_reason="stop" if stopped else "length",
             prompt_tokens=len(prompt),
-            completion_tokens=said + (cut is None and said < len(answer)),
+            completion_tokens=length + (cut is None and length < len(answer)),
         )
 
     def _text(self, tokens: list[int]) -> str:
@@ -135,10 +135,10 @@ class TransformersEngine(Engine):
 
 
 class LiveEngine(TransformersEngine):
-    """Answers with a model that lies in memory, e.g. one that is being trained.
+    """Answers with a model in memory, e.g. one that is being trained.
 
-    It is asked in evaluation mode and left as it was. trained: a transformers or PEFT model, whose
-    weights may be in several dtypes; the arithmetic is in `dtype` where that is bf16.
+    It answers in evaluation mode, and is left as it was. trained: a transformers or PEFT model,
+    whose weights may be in several dtypes; products are in `dtype` where that is bf16.
     """
 
     def __init__(
@@ -189,10 +189,10 @@ class _Loaded(NamedTuple):
 def _ready(
     model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", arguments: dict[str, Any]
 ) -> _Loaded:
-    """Make a model answer until its turn ends, and by nothing but the sampling asked for.
+    """Make a model answer until its turn ends, by the given sampling and nothing else.
 
-    What a model's makers recommend (top_k, a repetition penalty) would change answers behind the
-    back of whoever set the temperature.
+    What a model's authors recommend (top_k, a repetition penalty) would change answers without
+    the user's knowledge.
     """
     from transformers import GenerationConfig
 
@@ -229,7 +229,7 @@ def _left_padded(
 
 
 def _seed(seed: int, prompts: list[list[int]]) -> int:
-    """A batch's own seed, so that batches with the same seed don't draw the same numbers."""
+    """A batch's own seed, so that batches with the same seed draw different numbers."""
     from blake3 import blake3
 
     digest = blake3(msgspec.json.encode([seed, prompts])).digest(8)

@@ -1,7 +1,7 @@
 """Load a `Model` with transformers, whatever its format: a folder, a GGUF or an adapter.
 
-Nothing here uses the network, and code that lies beside the weights runs only where the model's
-`meta["trust_remote_code"]` says so.
+Nothing here uses the network, and code from the model's folder runs only where the model's
+`meta["trust_remote_code"]` is true.
 """
 
 import io
@@ -26,8 +26,8 @@ GIVE_TEMPLATE = (
 def load_tokenizer(model: Model) -> "PreTrainedTokenizerBase":
     """The tokenizer that `model` was trained with, with its chat template and a padding token.
 
-    An adapter's own tokenizer wins over the one of the model under it. `StepError` where there is
-    no tokenizer or no chat template.
+    An adapter's own tokenizer takes precedence over that of the model under it. `StepError` without
+    a tokenizer or a chat template.
     """
     tokenizer = _tokenizer(model)
     if not tokenizer.chat_template:
@@ -69,10 +69,10 @@ def load_skeleton(model: Model) -> "PreTrainedModel":
     with _readable(model), quiet(), torch.device("meta"):
         config = AutoConfig.from_pretrained(**where)
         auto: Any = AutoModelForCausalLM  # untyped
-        made: PreTrainedModel = auto.from_config(
+        skeleton: PreTrainedModel = auto.from_config(
             config, trust_remote_code=where["trust_remote_code"]
         )
-    return made
+    return skeleton
 
 
 def load_quantized(
@@ -80,8 +80,8 @@ def load_quantized(
 ) -> "PreTrainedModel":
     """The model with its linear layers in 4 bits, by bitsandbytes, as QLoRA keeps it.
 
-    dtype: what is multiplied in. scratch: a folder for a copy of the 16-bit weights, which
-    anything but a Hugging Face folder needs. kind: `nf4` or `fp4`. double: whether the scales are
+    dtype: to compute in. scratch: a folder for a copy of the 16-bit weights, which any model but a
+    Hugging Face folder needs. kind: `nf4` or `fp4`. double: whether the scales are
     quantised too (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314).
     """
     from transformers import BitsAndBytesConfig
@@ -116,12 +116,12 @@ def load_adapter(under: "PreTrainedModel", adapter: Model, *, trainable: bool = 
 def _load(model: Model, dtype: "torch.dtype", **arguments: Any) -> "PreTrainedModel":
     from transformers import AutoModelForCausalLM
 
-    # The bar of dequantising knows no switch.
+    # Dequantising shows a bar that can't be switched off.
     with _readable(model), quiet(), redirect_stderr(io.StringIO()):
         loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             **_location(model), dtype=dtype, **arguments
         )
-    # Where it lay must not get into what is saved, and isn't a repository for PEFT to ask for.
+    # Its folder must not get into what is saved, and isn't a repository for PEFT to ask for.
     loaded.name_or_path = loaded.config._name_or_path = ""
     return loaded
 
@@ -143,9 +143,9 @@ def load_merged(model: Model) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase
     first), the arithmetic is fp32, and the sum is rounded once, to bf16. With adapters on
     adapters each is merged onto the rounded model that it was trained on.
 
-    A QLoRA adapter says by `meta["quantization"]` and `meta["merge"]` what it was trained on and
-    what it is merged onto: the base's 16-bit weights, or what its 4-bit weights stand for. The
-    sum is never quantised again: that would lose most of what the adapter learned.
+    A QLoRA adapter has in `meta["quantization"]` what it was trained on, and in `meta["merge"]`
+    what it is merged onto: the base's 16-bit weights, or its dequantised 4-bit weights. The sum is
+    never quantised again, which would lose most of what the adapter learned.
     """
     import torch
 
@@ -175,7 +175,7 @@ def base_of(model: Model) -> Model:
 
 
 def template_arguments(model: Model) -> dict[str, Any]:
-    """What the chat template is called with, e.g. `{"enable_thinking": False}`.
+    """Arguments of the chat template, e.g. `{"enable_thinking": False}`.
 
     From `meta["chat_template_kwargs"]` of the model, or of the nearest model under it.
     """
@@ -186,7 +186,7 @@ def template_arguments(model: Model) -> dict[str, Any]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep transformers' own bars and warnings off the terminal: the build has its own."""
+    """Silence transformers' own bars and warnings: the build has its own."""
     from transformers.utils import logging as hf_logging
 
     logging: Any = hf_logging  # untyped
@@ -212,7 +212,7 @@ def _tokenizer(model: Model) -> "PreTrainedTokenizerBase":
 
 
 def _location(model: Model) -> dict[str, Any]:
-    """Arguments of `from_pretrained` that say where the model is."""
+    """Arguments of `from_pretrained` with the place of the model."""
     if model.format == "prompted":
         raise StepError(
             "a prompted model has no weights of its own",
@@ -223,14 +223,14 @@ def _location(model: Model) -> dict[str, Any]:
             f"a model of format '{model.format}' can't be loaded with transformers",
             fix="name a Hugging Face folder, a GGUF or an adapter",
         )
-    found: dict[str, Any] = {
+    location: dict[str, Any] = {
         "pretrained_model_name_or_path": str(model.path),
         "local_files_only": True,
         "trust_remote_code": model.meta.get("trust_remote_code") is True,
     }
     if model.format == "gguf":
-        found["gguf_file"] = str(model.meta["file"])
-    return found
+        location["gguf_file"] = str(model.meta["file"])
+    return location
 
 
 def _merge(under: "PreTrainedModel", adapter: Model) -> "PreTrainedModel":
@@ -252,9 +252,9 @@ def _merge(under: "PreTrainedModel", adapter: Model) -> "PreTrainedModel":
 
 
 def _round_to_4_bits(model: "PreTrainedModel", kind: str, double: bool) -> None:
-    """Replace the weights of linear layers by what their 4-bit form stands for.
+    """Replace the weights of linear layers by their 4-bit form, dequantised.
 
-    The head is left alone, as transformers leaves it when it quantises.
+    The head stays as it is: transformers doesn't quantise it either.
     """
     import torch
 
@@ -266,8 +266,8 @@ def _round_to_4_bits(model: "PreTrainedModel", kind: str, double: bool) -> None:
     head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     for layer in model.modules():
         if isinstance(layer, torch.nn.Linear) and layer is not head:
-            made, state = quantize(layer.weight.data, quant_type=kind, compress_statistics=double)
-            layer.weight.data = restore(made, state).to(layer.weight.dtype)
+            packed, state = quantize(layer.weight.data, quant_type=kind, compress_statistics=double)
+            layer.weight.data = restore(packed, state).to(layer.weight.dtype)
 
 
 def _merge_layer(layer: Any) -> None:
@@ -281,7 +281,7 @@ def _merge_layer(layer: Any) -> None:
 
 @contextmanager
 def _readable(model: Model) -> Iterator[None]:
-    """Turn what the loaders raise for missing or broken files into one error."""
+    """Turn the loaders' errors about missing or broken files into one error."""
     from safetensors import SafetensorError
 
     try:

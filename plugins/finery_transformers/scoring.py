@@ -1,4 +1,4 @@
-"""How likely a model finds given answers, by transformers."""
+"""How likely given answers are for a model, by transformers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ BATCH_TOKENS = 4096
 
 
 class Likelihood(NamedTuple):
-    """Of an answer: the sum of its tokens' natural log-probabilities, and how many they are."""
+    """Of an answer: the sum of its tokens' natural log-probabilities, and their number."""
 
     logprob: float
     tokens: int
@@ -27,9 +27,9 @@ def likelihoods(
     answered: Sequence[tuple[Conversation, Conversation, Sequence[Mapping[str, Any]] | None]],
     progress: Callable[[int, int], None],
 ) -> list[Likelihood]:
-    """The likelihood of each completion behind its prompt, end of turn included, in order.
+    """The likelihood of each completion after its prompt, end of turn included, in order.
 
-    answered: (prompt, completion, tools or None) each. progress: is called with (done, total).
+    answered: (prompt, completion, tools or None) each. progress: called with (done, total).
     Raises `StepError` where the chat template writes a prompt differently once it is answered.
     """
     import torch
@@ -39,12 +39,12 @@ def likelihoods(
     rows = _in_tokens(model, answered)
     loaded: Any = load_model(model)
     loaded.to("cuda" if torch.cuda.is_available() else "cpu")
-    found: dict[int, Likelihood] = {}
+    scored: dict[int, Likelihood] = {}
     for batch in _batches([len(whole) for _, whole in rows]):
         values = _score(loaded, [rows[i] for i in batch])
-        found.update(zip(batch, values, strict=True))
-        progress(len(found), len(rows))
-    return [found[i] for i in range(len(rows))]
+        scored.update(zip(batch, values, strict=True))
+        progress(len(scored), len(rows))
+    return [scored[i] for i in range(len(rows))]
 
 
 def _in_tokens(model: Model, answered: Sequence[Any]) -> list[tuple[int, list[int]]]:
@@ -54,7 +54,7 @@ def _in_tokens(model: Model, answered: Sequence[Any]) -> list[tuple[int, list[in
 
     tokenizer, arguments = load_tokenizer(model), template_arguments(model)
     ends = end_of_turn(tokenizer, arguments)
-    found = []
+    rows = []
     for prompt, completion, tools in answered:
         asked, whole = row_tokens(
             tokenizer, prompt, completion, ends, tools=tools, arguments=arguments
@@ -66,18 +66,18 @@ def _in_tokens(model: Model, answered: Sequence[Any]) -> list[tuple[int, list[in
                 fix="the chat template writes a turn differently once it is answered, or the "
                 "answer is empty",
             )
-        found.append((len(asked), whole))
-    return found
+        rows.append((len(asked), whole))
+    return rows
 
 
 def _batches(lengths: Sequence[int]) -> list[list[int]]:
     """Indices of rows of about the same length, longest first."""
-    found: list[list[int]] = []
+    batches: list[list[int]] = []
     for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if not found or (len(found[-1]) + 1) * lengths[found[-1][0]] > BATCH_TOKENS:
-            found.append([])
-        found[-1].append(i)
-    return found
+        if not batches or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > BATCH_TOKENS:
+            batches.append([])
+        batches[-1].append(i)
+    return batches
 
 
 def _score(model: Any, rows: Sequence[tuple[int, list[int]]]) -> list[Likelihood]:
@@ -93,8 +93,8 @@ def _score(model: Any, rows: Sequence[tuple[int, list[int]]]) -> list[Likelihood
         logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=longest - first).logits
         logprobs = logits[:, :-1].float().log_softmax(-1)
     chosen = logprobs.gather(-1, ids[:, first + 1 :, None])[..., 0].double()
-    found = []
+    scores = []
     for (asked, whole), row in zip(rows, chosen, strict=True):
         part = row[asked - first - 1 : len(whole) - first - 1]
-        found.append(Likelihood(float(part.sum()), len(part)))
-    return found
+        scores.append(Likelihood(float(part.sum()), len(part)))
+    return scores

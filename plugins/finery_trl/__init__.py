@@ -1,4 +1,8 @@
-"""Training with TRL.
+"""Training with TRL: supervised fine-tuning, DPO and KTO, of adapters or whole models.
+
+Rows and a model come in. A trained model with its tokenizer and its curve goes out; before that,
+estimates of memory and time. Public for other plugins are `finery_trl.settings`, `.steps`,
+`.model`, `.preflight` and `.view` with the modules in them, and nothing else.
 
 For trainers and models of other plugins: `finery_trl.view.model:CurveView` shows any model that
 holds a `curve.json` (see `finery_trl.view.curves`), `finery_trl.view.live:METRICS` shows what is
@@ -6,9 +10,12 @@ measured while it trains.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from finery import hookimpl
+
+if TYPE_CHECKING:
+    from finery import Estimate, Graph, Results
 
 
 @hookimpl
@@ -28,9 +35,13 @@ def finery_views() -> dict[str, str]:
 
 
 @hookimpl
-def finery_estimates(graph: Any, results: Any, steps: Sequence[str]) -> Sequence[Any]:
-    """Memory and time of trainings that would run."""
-    if not any(graph.nodes[name].use.startswith("trl.") for name in steps):
+def finery_estimates(
+    graph: "Graph", results: "Results", steps: Sequence[str]
+) -> "Sequence[Estimate]":
+    """Memory and time of the trainings among the steps that would run."""
+    from finery import trains
+
+    if not any(trains(graph.nodes[name]) for name in steps):
         return []
     from finery_trl.estimate.forecast import estimates
 

@@ -1,7 +1,8 @@
-"""What all trainings share: their settings, and the road from rows to a model."""
+"""What all trainings share: their settings, and what the code that trains asks of a step."""
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from finery import (
     Dataset,
@@ -12,19 +13,20 @@ from finery import (
     Step,
     UsageError,
     did_you_mean,
+    load_reference,
     nested_step,
     setting,
     takes,
 )
 from finery.rows import Row
-from finery_trl.model.targets import check_pattern
 
 if TYPE_CHECKING:
     import torch
     from peft import LoraConfig
 
-    from finery_trl.model.accelerated import Accelerated
-    from finery_trl.model.prepared import Prepared
+    from finery_trl.model.accelerators import Accelerators
+    from finery_trl.model.loading import Prepared
+    from finery_trl.rows.example import Proven
     from finery_trl.rows.tokens import Tokens
 
 PACKAGES = (
@@ -32,31 +34,14 @@ PACKAGES = (
     "flash-attn", "liger-kernel",
 )  # fmt: skip
 
-
+WATCHER = "finery_trl.train.watch:watcher"
+LAUNCHER = "finery_trl.train.launch:launch"
+"""What only some trainings run, by name: its code is in the key of those that do."""
 MOST_EPOCHS = 100_000
-
-
-class Proven(Protocol):
-    """A row in tokens, proven to be learnable; what a trainer's collator takes.
-
-    row_id: of the row. size: tokens of its longest sequence. tokens_in_all: of all its
-    sequences. loss_tokens: tokens with loss.
-    """
-
-    @property
-    def row_id(self) -> str: ...
-
-    @property
-    def size(self) -> int: ...
-
-    @property
-    def tokens_in_all(self) -> int: ...
-
-    @property
-    def loss_tokens(self) -> int: ...
-
-    def columns(self) -> dict[str, Any]:
-        """Column → value, as TRL's collator wants them."""
+ALL_LINEAR = "all-linear"
+"""PEFT's word for all linear layers but the head."""
+TARGET_MODULES = "lora.target_modules"
+"""Where errors about the layers of an adapter belong."""
 
 
 class Lora(Settings):
@@ -68,7 +53,7 @@ class Lora(Settings):
     )
     lora_dropout: float = setting(0.0, ge=0, lt=1, help="Dropout in front of the adapter.")
     target_modules: str | list[str] = setting(
-        "all-linear",
+        ALL_LINEAR,
         help="Layers with an adapter: all-linear, names such as [q_proj, v_proj], or a regular "
         "expression for their whole paths.",
     )
@@ -100,7 +85,14 @@ class Training(
     preflight="finery_trl.preflight:TrainingPreflight",
     metrics="finery_trl.view.live:METRICS",
 ):
-    """Train a model on rows."""
+    """Train a model on rows.
+
+    Step types derive from `finery_trl.steps.training.TrlTraining`, which has `run`; this class is
+    what the code below it knows of them. estimated: whether `finery plan` estimates memory and time
+    by this plugin's formulas.
+    """
+
+    estimated: ClassVar[bool] = True
 
     model: Model = takes(
         role="base",
@@ -229,15 +221,10 @@ class Training(
             )
         self._check_best()
 
-    def run(self, job: Job) -> Model:
-        """Prove the rows, train; an adapter, or a whole model, with its tokenizer and curve."""
-        from finery_trl.train.run import run
-
-        self.check()
-        return run(self, job)
-
-    def read(self, rows: Iterable[Row], tokens: "Tokens", job: Job, what: str) -> Iterable[Proven]:
-        """Rows as proven examples, at best one by one. what: their name in errors."""
+    def read(
+        self, rows: Iterable[Row], tokens: "Tokens", job: Job, what: str
+    ) -> "Iterable[Proven]":
+        """Rows as proven examples, one by one if possible. what: their name in errors."""
         raise NotImplementedError
 
     def trainer(self) -> tuple[Any, Any, dict[str, Any]]:
@@ -245,51 +232,51 @@ class Training(
         raise NotImplementedError
 
     def prepare(self, dtype: "torch.dtype", longest: int, job: Job) -> "Prepared":
-        """The model for the trainer, see `Prepared.of`; other libraries load it otherwise."""
-        from finery_trl.model.prepared import Prepared
+        """The model as the trainer takes it. longest: tokens of the longest row."""
+        raise NotImplementedError
 
-        return Prepared.of(self, dtype, longest, job)
+    def accelerators(self, dtype: "torch.dtype") -> "Accelerators":
+        """What makes the training faster on this machine."""
+        raise NotImplementedError
 
-    def accelerated(self, dtype: "torch.dtype") -> "Accelerated":
-        """What is switched on to make the training faster on this machine."""
-        from finery_trl.model.accelerated import Accelerated
-
-        return Accelerated.here(dtype)
+    def key_code(self) -> list[Any]:
+        """The code that watches and that starts several processes, where the step does so."""
+        used = {WATCHER: self.watch is not None, LAUNCHER: self.launch is not None}
+        return [load_reference(name) for name, needed in used.items() if needed]
 
     @property
     def best(self) -> str:
-        """What the best checkpoint is chosen by."""
+        """Name of the metric that picks the best checkpoint."""
         return self.metric_for_best_model
 
     @property
     def processes(self) -> int:
-        """Processes that train."""
+        """Number of processes that train."""
         return 1 if self.launch is None else self.launch.processes
 
     @property
     def compares(self) -> bool:
-        """Whether the method needs the model as it was as a reference."""
+        """Whether the method compares with a reference: the model before the training."""
         return False
 
     def continues(self) -> bool:
-        """Whether an adapter that is there is trained on, as far as the model is known."""
+        """Whether an existing adapter is trained on, as far as the model is known by now."""
         both = self.lora is not None and self.adapter == "continue"
         return both and self.model.meta.get("format") == "adapter"
 
     def static_meta(self) -> dict[str, Any]:
-        """Whether an adapter is made."""
+        """The format: an adapter, or a whole model."""
         return {"format": "transformers" if self.lora is None else "adapter"}
 
     def key_packages(self) -> tuple[str, ...]:
-        """bitsandbytes too where it quantises."""
+        """bitsandbytes too, where the frozen weights are quantised."""
         return PACKAGES if self.quantization is None else (*PACKAGES, "bitsandbytes")
 
     def batch_size(self, longest: int) -> int:
         """Rows in memory at once, where the longest has `longest` tokens.
 
-        From the settings and the rows alone, never from the memory that is free: it decides which
-        rows are together, and so the result. (On two cores 4 to 32 rows of 45 tokens are equally
-        fast.)
+        It depends on settings and rows alone, never on the free memory: it decides which rows are
+        in a batch, and so the result. (On two cores 4 to 32 rows of 45 tokens are equally fast.)
         """
         if self.per_device_train_batch_size is not None:
             return self.per_device_train_batch_size
@@ -364,7 +351,7 @@ class Training(
 
     def _check_adapter(self) -> None:
         if self.lora is not None:
-            check_pattern(self.lora.target_modules)
+            _check_pattern(self.lora.target_modules)
             if self.continues() and self.lora != Lora():
                 raise UsageError(
                     "lora says how a new adapter is made, and `model` is an adapter, which is "
@@ -386,3 +373,19 @@ class Training(
                 where="quantization",
                 fix="drop `lora: null`, or `quantization`",
             )
+
+
+def _check_pattern(wanted: str | Sequence[str]) -> None:
+    """Raise `UsageError` for text that is no regular expression, and for no layers at all."""
+    if not wanted:
+        raise UsageError(
+            "target_modules names no layer", where=TARGET_MODULES, fix=f"leave it out: {ALL_LINEAR}"
+        )
+    try:
+        re.compile(wanted if isinstance(wanted, str) else "")
+    except re.error as error:
+        raise UsageError(
+            f"target_modules: {wanted!r} is not a regular expression: {error}",
+            where=TARGET_MODULES,
+            fix="repair it, or name layers in a list",
+        ) from None

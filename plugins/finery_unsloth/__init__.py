@@ -1,4 +1,8 @@
-"""Training with Unsloth."""
+"""Training with Unsloth: TRL's trainings, faster and in less memory, on a GPU.
+
+What `finery_trl` takes comes in: its step types' settings, rows and a model. The same artifacts go
+out. It changes how a model is loaded and which kernels run, and refuses what Unsloth would ignore.
+"""
 
 from finery import hookimpl
 

@@ -1,37 +1,41 @@
 """What Unsloth's trainings change about TRL's, and what they have to refuse."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from finery import Job, Model, UsageError
-from finery_trl.model.accelerated import Accelerated
+from finery_trl.model.accelerators import Accelerators
 from finery_trl.settings import PACKAGES as TRL
-from finery_trl.settings import Training
 
 if TYPE_CHECKING:
     import torch
 
-    from finery_trl.model.prepared import Prepared
+    from finery_trl.model.loading import Prepared
+    from finery_trl.steps.training import TrlTraining
 
-    Over = Training
+    Mixed = TrlTraining
 else:
     # No step type at run time: of two bases that both have settings, the first would set the
     # defaults, and DPO's own would be lost.
-    Over = object
+    Mixed = object
 
 UNSLOTH = ("unsloth", "unsloth_zoo", "xformers", "triton")
 PACKAGES = (*TRL, *UNSLOTH)
 INSTEAD = "use: trl.{}, which takes the same settings"
 EMBEDDINGS = ("embed_tokens", "lm_head")
-"""What Unsloth trains whole where it should get an adapter."""
+"""Layers that Unsloth trains whole, even where they should get an adapter."""
 
 
-class Fast(Over):
-    """What is laid over TRL's step types to train with Unsloth."""
+class Fast(Mixed):
+    """Mixed into TRL's step types to train with Unsloth.
+
+    No estimates: Unsloth's kernels need less memory, and a GPU, which this machine may lack.
+    """
 
     __slots__ = ()
+    estimated: ClassVar[bool] = False
 
     def check(self) -> None:
-        """Also refuse what Unsloth wouldn't honour."""
+        """Also refuse what Unsloth would ignore or change."""
         super().check()
         refused = {
             "dtype": (self.dtype == "fp32", "Unsloth's kernels multiply in 16 bits"),
@@ -60,13 +64,13 @@ class Fast(Over):
 
     def prepare(self, dtype: "torch.dtype", longest: int, job: Job) -> "Prepared":
         """The model as Unsloth loads and patches it."""
-        from finery_unsloth.prepared import prepare
+        from finery_unsloth.loading import prepare
 
         return prepare(self, dtype, longest, job)
 
-    def accelerated(self, dtype: "torch.dtype") -> Accelerated:
-        """Unsloth's kernels stand in for Liger's, and its attention for FlashAttention's."""
-        return Accelerated(liger=False, flash=False, unsloth=True)
+    def accelerators(self, dtype: "torch.dtype") -> Accelerators:
+        """Unsloth's kernels replace Liger's, and its attention replaces FlashAttention."""
+        return Accelerators(liger=False, flash=False, unsloth=True)
 
     def key_packages(self) -> tuple[str, ...]:
         """Unsloth's too."""

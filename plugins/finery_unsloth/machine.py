@@ -12,15 +12,15 @@ AMPERE = 8
 
 
 def make_ready(folder: Path, instead: str) -> None:
-    """Import Unsloth; to be called before transformers, PEFT or TRL are imported.
+    """Import Unsloth. To be called before transformers, PEFT or TRL are imported.
 
-    folder: for the code that Unsloth generates. instead: the way out, for errors. `StepError`
-    where Unsloth isn't installed, finds no GPU that it can use, or doesn't fit what is installed;
-    nothing is loaded then.
+    folder: for the code that Unsloth generates. instead: what to use instead, for errors.
+    `StepError` where Unsloth isn't installed, finds no GPU that it can use, or doesn't fit the
+    installed packages; nothing is loaded then.
     """
     _check_installed(instead)
     _check_gpu(instead)
-    # Else it counts its users by downloads from the hub, and writes into the current folder.
+    # Otherwise it counts its users by downloads from the hub, and writes into the current folder.
     os.environ["UNSLOTH_DISABLE_STATISTICS"] = "1"
     os.environ["UNSLOTH_COMPILE_LOCATION"] = str(folder)
     try:
@@ -34,7 +34,7 @@ def make_ready(folder: Path, instead: str) -> None:
 
 
 def check_patched(instead: str) -> None:
-    """`StepError` where Unsloth left TRL's trainers as they are, which it only logs."""
+    """Raise `StepError` where Unsloth left TRL's trainers unpatched, which it only logs."""
     from trl.trainer.dpo_trainer import DPOTrainer
     from trl.trainer.sft_trainer import SFTTrainer
 
@@ -58,7 +58,7 @@ def _check_installed(instead: str) -> None:
 
 
 def _check_gpu(instead: str) -> None:
-    """A GPU that Unsloth runs on and bf16 is multiplied on."""
+    """Raise `StepError` without a GPU that Unsloth runs on and that multiplies bf16."""
     import torch
 
     if not torch.cuda.is_available():
@@ -67,7 +67,7 @@ def _check_gpu(instead: str) -> None:
             fix=f"build on a machine with one, or {instead}",
         )
     name, (major, minor) = torch.cuda.get_device_name(), torch.cuda.get_device_capability()
-    # ROCm counts otherwise, and tells by itself.
+    # ROCm's versions differ, but torch knows whether it has bf16.
     fits = torch.cuda.is_bf16_supported() if torch.version.hip else major >= AMPERE
     if not fits:
         raise StepError(

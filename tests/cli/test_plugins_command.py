@@ -73,3 +73,83 @@ def test_an_unknown_name_gets_a_suggestion(project: MakeProject) -> None:
     ran = project({}).run("plugins", "data.fil")
     assert ran.code == 2
     assert "there is no plugin or step type 'data.fil'\n  fix: did you mean 'data.file'?" in ran.err
+
+
+FAULTY = '''
+import numpy
+from finery import About, Dataset, Job, Settings, Step, hookimpl, setting
+
+class Group(Settings):
+    inside: int = setting(1)
+
+class Lame(Step, seeded=False, traceable="nowhere:Places", metrics="json:dumps"):
+    """A step."""
+
+    rows: Dataset
+    group: Group = setting(Group(), help="More settings.")
+
+    def run(self, job: Job) -> Dataset: ...
+
+class Silent(Step):
+    def run(self, job: Job) -> Dataset: ...
+
+@hookimpl
+def finery_steps():
+    return {"faulty.lame": Lame, "faulty.silent": Silent, "other.lame": Lame, "faulty.gone": "a:B"}
+
+@hookimpl
+def finery_engines():
+    return {"faulty": Group}
+
+@hookimpl
+def finery_views():
+    return {"Model/faulty": Group}
+
+@hookimpl
+def finery_executors():
+    return {"faulty": Group}
+
+@hookimpl
+def finery_notes():
+    return {"faulty": About(when="", why="")}
+'''
+
+
+def test_what_is_installed_is_fine(project: MakeProject) -> None:
+    ran = project({}).run("plugins", "--check")
+    plugins = len(load_plugins().plugins)
+    assert (ran.code, ran.out.splitlines()[-1]) == (0, f"{plugins} plugins, 0 problems"), ran.out
+
+
+def test_problems_of_a_plugin_are_found(project: MakeProject) -> None:
+    made = project({"recipe.yaml": "finery: 1\nplugins: [faulty.py]\n", "faulty.py": FAULTY})
+    ran = made.run("plugins", "faulty", "--check", "-r", "recipe.yaml")
+    assert ran.code == 1
+    for problem in (
+        "its module: has no docstring",
+        "step type 'faulty.lame': setting 'group.inside' has no help",
+        "step type 'faulty.lame': traceable='nowhere:Places' of faulty.py:Lame can't be loaded",
+        "step type 'faulty.lame': metrics='json:dumps' of faulty.py:Lame isn't a mapping",
+        "step type 'faulty.silent': faulty.py:Silent has no docstring",
+        "step type 'other.lame': isn't named after its plugin",
+        "step type 'faulty.gone': can't be loaded from 'a:B'",
+        "engine 'faulty': faulty.py:Group is no Engine",
+        "view 'Model/faulty': faulty.py:Group is no View",
+        "executor 'faulty': faulty.py:Group has no method `has_room`",
+        "note 'faulty': doesn't say when it is given and why",
+        "its module: faulty.py imports numpy when loaded",
+    ):
+        assert problem in ran.out
+    lines = made.run("plugins", "faulty", "--check", "-r", "recipe.yaml", "--json").out
+    (found,) = map(json.loads, lines.splitlines())
+    assert found.keys() == {"plugin", "from", "problems"}
+    assert {"subject", "what", "fix"} == found["problems"][0].keys()
+
+
+def test_a_broken_plugin_is_a_problem_beside_the_others(project: MakeProject) -> None:
+    made = project({"recipe.yaml": "finery: 1\nplugins: [bad.py]\n", "bad.py": "import nowhere\n"})
+    ran = made.run("plugins", "--check", "-r", "recipe.yaml")
+    assert ran.code == 1
+    assert "the plugin: plugin file fails on import: ModuleNotFoundError" in ran.out
+    assert "fix: repair it" in ran.out
+    assert f"{len(load_plugins().plugins) + 1} plugins, 1 problem" in ran.out

@@ -156,7 +156,7 @@ export:
     assert made.run("show").out == "pack  Bundle 3 B\n"
 
 
-def test_the_old_hook_for_pages_still_works(project: MakeProject) -> None:
+def test_the_deprecated_hook_for_pages_works_and_warns(project: MakeProject) -> None:
     code = """\
 from finery import hookimpl
 
@@ -187,6 +187,8 @@ export:
     assert ran.code == 0, ran.err
     page = made.folder / "build/t/pack-report.html"
     assert page.read_text() == "<h1>t: pack: pack, None</h1>"
+    assert "FineryDeprecationWarning: plugin 'old' (old.py) implements finery_pages" in ran.err
+    assert "which finery 0.3 won't have: use finery_views" in ran.err
 
 
 def view_table(table: str) -> dict[str, str]:

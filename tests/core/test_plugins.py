@@ -268,27 +268,3 @@ def test_deprecated_names_work_and_warn_with_plugin_replacement_and_version(t: P
 def test_a_deprecated_name_of_a_package_names_the_package(t: Project) -> None:
     install(t, "old", OLD.replace("from finery import", "from finery import"))
     assert "shop_old.py uses finery.inner" in t.run("plan").err
-
-
-PAGES = """
-def page(title, outputs, model, progress):
-    progress("reading", 1, 1)
-    return f"<p>{title} {[*outputs]} {model}</p>"
-
-
-@hookimpl
-def finery_pages():
-    return {"Dataset": "shop_pages:page"}
-"""
-
-
-def test_a_deprecated_hook_works_and_warns_with_plugin_replacement_and_version(t: Project) -> None:
-    install(t, "pages", PAGES)
-    t.ran()
-    code, _, err = t.run("show", "a", "--html", "page.html")
-    assert code == 0
-    assert (t.folder / "page.html").read_text() == "<p>t: a ['a'] None</p>"
-    assert (
-        "FineryDeprecationWarning: plugin 'pages' (shop-pages 1.5) implements finery_pages" in err
-    )
-    assert "which finery 0.3 won't have: use finery_views" in err

@@ -1,12 +1,22 @@
-"""The kit for plugin authors."""
+"""The kit for plugin authors: jobs for single steps, and what the contracts find."""
 
+import importlib.util
+import json
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-from finery.testing import TestJob
+import pytest
+
+from finery import Completion, Engine, Model, Sampling, Step
+from finery.rows import Conversation
+from finery.testing import EngineContract, StepContract, TestJob, dataset, run_step, table_model
 
 LEAVE = "from finery.testing import TestJob; jobs = [TestJob(), TestJob()]"
+ROWS = [{"prompt": f"question {n}", "completion": f"answer {n}"} for n in range(4)]
 
 
 def test_jobs_without_a_folder_leave_none_behind(tmp_path: Path) -> None:
@@ -37,3 +47,200 @@ def test_each_job_has_a_folder_that_outlives_it() -> None:
 
 def test_a_folder_that_is_given_stays(tmp_path: Path) -> None:
     assert TestJob(tmp_path / "job").out == tmp_path / "job" / "out"
+
+
+def test_a_table_model_answers_by_prompt_and_seed(tmp_path: Path) -> None:
+    model = table_model(tmp_path, {"hi": ["hello", "good day"]}, default="one two three")
+    engine = TestJob().engine(model)
+    ask: Callable[..., list[Completion]] = engine.generate
+    asked = [[{"role": "user", "content": text}] for text in ("hi", "what?")]
+    assert [a.text for a in ask(asked)] == ["hello", "one two three"]
+    assert [a.text for a in ask(asked, seed=1)] == ["good day", "one two three"]
+    (cut,) = ask(asked[1:], max_tokens=2)
+    assert (cut.text, cut.finish_reason, cut.completion_tokens) == ("one two", "length", 2)
+
+
+# -- what the contract of steps finds ------------------------------------------------------------
+
+STEPS = '''
+import json
+import os
+import sys
+from pathlib import Path
+from finery import Dataset, Job, Settings, Step, hookimpl, setting
+{imports}
+
+class Group(Settings):
+    """Settings."""
+
+    inside: int = setting(1{help})
+
+class Subject(Step, seeded=False{keywords}):
+    """A step that is to be judged."""
+
+    rows: Dataset
+    tag: int = setting(0, help="Put into each row.")
+    quiet: bool = setting(False, help="Log less.", affects_output=False)
+    path: str = setting("", help="A file, that isn't declared as one.")
+    group: Group = setting(Group(), help="More settings.")
+
+    def run(self, job: Job) -> Dataset:
+        """Tag the rows."""
+        return Dataset.write(job.out, self.tagged(job))
+
+    def tagged(self, job: Job):
+        for row in self.rows:
+            extra = None
+{body}
+            yield {{**row, "id": "", "tag": self.tag, "extra": extra}}
+
+@hookimpl
+def finery_steps():
+    return {{"judged.subject": Subject}}
+'''
+
+
+def _module(path: Path) -> ModuleType:
+    """A plugin file, imported as a test would."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def contract(tmp_path: Path) -> Callable[..., StepContract]:
+    """Make the contract's tests for a step with a certain fault."""
+
+    def make(
+        body: str = "", *, imports: str = "", keywords: str = "", help: str = ', help="A number."'
+    ) -> StepContract:
+        indented = "".join(f"            {line}\n" for line in body.splitlines())
+        file = tmp_path / "judged.py"
+        file.write_text(STEPS.format(body=indented, imports=imports, keywords=keywords, help=help))
+        subject = _module(file).Subject
+
+        class Tests(StepContract):
+            def step(self, folder: Path) -> Step:
+                rows = dataset(folder / "rows", ROWS)
+                (folder / "words.txt").write_text("some words")
+                step: Step = subject(rows=rows, path=str(folder / "words.txt"))
+                return step
+
+        return Tests()
+
+    return make
+
+
+def names_of_tests(contract: type) -> list[str]:
+    """The names of a contract's tests."""
+    return [name for name in vars(contract) if name.startswith("test_")]
+
+
+def failing(contract: Any, names: Sequence[str]) -> dict[str, str]:
+    """Those of a contract's tests that fail, with what they say."""
+    failed = {}
+    for name in names:
+        try:
+            getattr(contract, name)()
+        except AssertionError as error:
+            failed[name] = str(error)
+    return failed
+
+
+def test_a_step_that_keeps_the_contract_passes(contract: Callable[..., StepContract]) -> None:
+    """`path` differs from project to project here, and is in the key, but not in the output."""
+    assert failing(contract(), names_of_tests(StepContract)) == {}
+
+
+@pytest.mark.parametrize(("body", "test", "says"), [
+    ("extra = os.urandom(4).hex()", "test_same_inputs_give_the_same_bytes", "rows-00000.jsonl"),
+    ("extra = os.environ.get('TZ')", "test_it_reads_only_what_it_declares", "Asia/Kathmandu"),
+    ("extra = os.getcwd()[-4:]", "test_it_reads_only_what_it_declares", "home"),
+    ("extra = sorted({'a', 'b', 'c', 'd', 'e', 'f'}, key=hash)",
+     "test_it_reads_only_what_it_declares", "surroundings"),
+    ("extra = Path(self.path).read_text()", "test_it_reads_only_what_it_declares", "changed"),
+    ("extra = self.quiet", "test_settings_outside_the_key_change_no_output", "'quiet': True"),
+    ("with (job.scratch / 'seen').open('a+') as seen:\n    seen.write('x')\n"
+     "extra = len((job.scratch / 'seen').read_text())",
+     "test_a_killed_build_goes_on", "differs after a kill"),
+    ("extra = row['prompt'].encode('ascii').decode()",
+     "test_hostile_rows_are_taken_or_refused", "rows 'odd': StepError: the step raised"),
+    ("assert len(row['prompt']) < 1000",
+     "test_hostile_rows_are_taken_or_refused", "AssertionError"),
+    ("extra = job.secret('FINERY_TRIAL_SECRET_KEY')", "test_secrets_stay_out", "objects"),
+])  # fmt: skip
+def test_a_fault_is_found(
+    contract: Callable[..., StepContract], body: str, test: str, says: str
+) -> None:
+    assert says in failing(contract(body), [test]).get(test, "passed")
+
+
+@pytest.mark.parametrize(("options", "test", "says"), [
+    ({"imports": "import numpy"}, "test_loading_it_imports_nothing_heavy", "imports numpy"),
+    ({"help": ""}, "test_it_is_described", "'group.inside' has no help"),
+    ({"keywords": ', traceable="nowhere:Places"'}, "test_it_is_described", "nowhere:Places"),
+    ({"keywords": ', traceable="json:JSONDecoder"'}, "test_it_is_described", "no Traceable"),
+])  # fmt: skip
+def test_a_fault_of_the_class_is_found(
+    contract: Callable[..., StepContract], options: dict[str, str], test: str, says: str
+) -> None:
+    assert says in failing(contract(**options), [test]).get(test, "passed")
+
+
+# -- what the contract of engines finds ------------------------------------------------------------
+
+
+class Faulty(Engine):
+    """An engine with the fault that its model names."""
+
+    count = 0
+
+    def generate(
+        self, conversations: Sequence[Conversation], sampling: Sampling
+    ) -> list[Completion]:
+        """Answer with a number."""
+        fault = self.model.meta["fault"]
+        Faulty.count += 1
+        text = f"answer {Faulty.count if fault == 'changes' else 1}"
+        tokens = 99 if fault == "long" else min(2, sampling.max_tokens)
+        if fault == "raises" and not conversations[0][-1]["content"]:
+            raise KeyError("content")
+        answer = Completion(
+            text=text, finish_reason="stop", prompt_tokens=3, completion_tokens=tokens
+        )
+        return [answer] * (0 if fault == "silent" else len(conversations))
+
+    def batches(self, conversations: Sequence[Conversation]) -> list[list[int]]:
+        """All together, the first of them twice where that is the fault."""
+        together = list(range(len(conversations)))
+        return [together, together[:1]] if self.model.meta["fault"] == "twice" else [together]
+
+
+@pytest.mark.parametrize(("fault", "test"), [
+    ("changes", "test_the_same_question_has_the_same_answer"),
+    ("long", "test_every_conversation_is_answered"),
+    ("twice", "test_each_row_is_in_one_batch"),
+])  # fmt: skip
+def test_a_fault_of_an_engine_is_found(fault: str, test: str) -> None:
+    class Tests(EngineContract):
+        engine = Faulty
+
+        def model(self, folder: Path) -> Model:
+            return Model(folder, meta={"format": "faulty", "fault": fault})
+
+    assert test in failing(Tests(), [test])
+
+
+def test_rows_are_what_run_step_returns(tmp_path: Path) -> None:
+    file = tmp_path / "judged.py"
+    file.write_text(STEPS.format(body="", imports="", keywords="", help=', help="A number."'))
+    step = _module(file).Subject(rows=dataset(tmp_path / "rows", ROWS), tag=3)
+    rows = list(run_step(step, tmp_path / "job"))
+    assert [row["tag"] for row in rows] == [3] * 4
+    assert (
+        json.loads((tmp_path / "job/out/rows-00000.jsonl").read_text().splitlines()[0]) == rows[0]
+    )

@@ -14,7 +14,7 @@ from finery import DataError, Dataset, Metrics, Model, OneFile, RequirementError
 from finery.plugin.manager import load_plugins
 from finery.rows.answers.jsonvalues import MISSING, UNREADABLE, Comparison, NotJson, leaves, parse
 from finery.testing import run_step
-from finery_eval.structured import Json
+from finery_eval.steps.structured import Json
 
 pytestmark = pytest.mark.usefixtures("tables_answer")
 

@@ -8,7 +8,7 @@ from tiny_llama import tiny_llama
 from finery import DataError, Model
 from finery.rows import Row
 from finery.testing import TestJob, dataset
-from finery_eval.preference import Preference
+from finery_eval.steps.preference import Preference
 
 ROWS: list[Row] = [
     {

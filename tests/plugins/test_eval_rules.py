@@ -14,7 +14,7 @@ from finery.plugin.manager import load_plugins
 from finery.rows.templates import patience
 from finery.step.inspect import sections_of
 from finery.testing import TestJob, dataset, run_step
-from finery_eval.rules import Rule, Rules, sentences
+from finery_eval.steps.rules import Rule, Rules, sentences
 
 pytestmark = pytest.mark.usefixtures("tables_answer")
 

@@ -11,7 +11,7 @@ from finery import DataError, Files
 from finery.plugin.manager import load_plugins
 from finery.testing import TestJob, run_step
 from finery_eval.database import Database, QueryError, statements
-from finery_eval.sql import Sql, has_order, normalised
+from finery_eval.steps.sql import Sql, has_order, normalised
 
 pytestmark = pytest.mark.usefixtures("tables_answer")
 

@@ -12,8 +12,8 @@ from finery.plugin.manager import load_plugins
 from finery.step.inspect import inputs_of, sections_of
 from finery.step.step import Step
 from finery.testing import TestJob, dataset, run_step
-from finery_eval.classification import Classification
-from finery_eval.exact import Exact
+from finery_eval.steps.classification import Classification
+from finery_eval.steps.exact import Exact
 
 pytestmark = pytest.mark.usefixtures("tables_answer")
 

@@ -10,10 +10,10 @@ from rich.console import Console
 
 from finery import Metrics
 from finery.testing import TestJob
-from finery_eval.classification import Classification
-from finery_eval.rules import Rule, Rules
-from finery_eval.sql import Sql
-from finery_eval.structured import Json
+from finery_eval.steps.classification import Classification
+from finery_eval.steps.rules import Rule, Rules
+from finery_eval.steps.sql import Sql
+from finery_eval.steps.structured import Json
 from finery_eval.view.answers import answer_of, reasons
 from finery_eval.view.scores import comparable, confusion_table, plain_table, print_scores
 

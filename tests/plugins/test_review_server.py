@@ -19,7 +19,7 @@ import pytest
 from conftest import MakeProject, Project, until
 from reviewing import Review, built_in, chat, decisions, files_of, pair, reviewing
 
-from finery_review import server as server_module
+from finery_review.serving import server as server_module
 
 ROWS = [chat(f"question {n}", f"answer {n}", label="xy"[n % 2]) for n in range(8)]
 PATHS = [
@@ -149,7 +149,7 @@ def test_no_file_but_the_page_is_served(asked: Review) -> None:
 
 
 def test_the_page_holds_no_foreign_address_and_inserts_no_html() -> None:
-    folder = Path(server_module.__file__).parent / "page"
+    folder = Path(server_module.__file__).parents[1] / "page"
     for path in folder.iterdir():
         text = path.read_text("utf-8").replace("http://www.w3.org/2000/svg", "")
         assert "://" not in text, path

@@ -13,7 +13,8 @@ from finery.rows.templates import patience
 from finery_synth.ask.contents import json_in
 from finery_synth.checks.checker import Checker
 from finery_synth.checks.copies import Neighbours, repeats
-from finery_synth.checks.settings import Checks, Functions, Rubric, Similarity
+from finery_synth.checks.rubric import Rubric
+from finery_synth.checks.settings import Checks, Functions, Similarity
 from finery_synth.judge.scores import Score, Unreadable, read_score
 
 

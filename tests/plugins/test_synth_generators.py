@@ -18,7 +18,8 @@ from finery_openai.model import OpenaiModel
 from finery_synth.ask import row_prompts
 from finery_synth.ask.contents import bare
 from finery_synth.ask.prompts import Prompt
-from finery_synth.checks.settings import Checks, Rubric, Similarity
+from finery_synth.checks.rubric import Rubric
+from finery_synth.checks.settings import Checks, Similarity
 from finery_synth.judge.scores import SCORE_PROMPT
 from finery_synth.steps import paraphrase
 from finery_synth.steps.answer import Answer

@@ -214,6 +214,78 @@ def test_a_model_that_is_not_there_yet(project: MakeProject) -> None:
     assert "memory and time unknown: base isn't built yet" in made.run("plan").out
 
 
+OTHERS = f"""\
+from finery import Dataset, Forecast, Job, Model, Step, hookimpl, takes
+
+
+class Sizes(Forecast):
+    def facts(self):
+        return {{"config": {QWEN_CONFIG}}}
+
+
+class Sample(Forecast):
+    def sample(self, limit):
+        return [{{"prompt": "word " * 200, "completion": "yes"}}]
+
+
+class Passes(Forecast):
+    def passes(self):
+        return ["rows"]
+
+
+class OtherModel(Step, seeded=False, forecast=Sizes):
+    'A model by another plugin.'
+
+    def run(self, job: Job) -> Model:
+        raise NotImplementedError
+
+
+class OtherRows(Step, seeded=False, forecast=Sample):
+    'Rows by another plugin.'
+
+    def run(self, job: Job) -> Dataset:
+        raise NotImplementedError
+
+
+class Same(Step, seeded=False, forecast=Passes):
+    'The same rows.'
+
+    rows: Dataset = takes(help="Rows.")
+
+    def run(self, job: Job) -> Dataset:
+        raise NotImplementedError
+
+
+@hookimpl
+def finery_steps():
+    return {{"steps.model": OtherModel, "steps.rows": OtherRows, "steps.same": Same}}
+"""
+OTHER_RECIPE = """\
+finery: 1
+plugins: [steps.py]
+models: {base: {use: steps.model}}
+data:
+  raw: {use: steps.rows}
+  rows: {use: steps.same, rows: raw}
+train: {sft: {use: trl.sft, model: base, rows: rows}}
+"""
+
+
+def test_steps_of_other_plugins_are_estimated_by_what_they_declare(project: MakeProject) -> None:
+    made = project({"recipe.yaml": OTHER_RECIPE, "steps.py": OTHERS})
+    lines = [json.loads(line) for line in made.run("plan", "--json").out.splitlines()]
+    estimate = next(line["estimate"] for line in lines if line["step"] == "sft")
+    assert estimate["parameters"] == QWEN_4B.parameters()
+    assert 250 < estimate["longest_tokens"] < 350
+
+
+def test_unsloth_is_not_estimated(project: MakeProject) -> None:
+    recipe = RECIPE.replace("trl.sft", "unsloth.sft")
+    files = {"rows.jsonl": ROWS, "model/config.json": json.dumps(QWEN_CONFIG)}
+    made = project({"recipe.yaml": recipe, **files})
+    assert "memory" not in made.run("plan").out
+
+
 class Hub(BaseHTTPRequestHandler):
     """A hub with one model's config.json."""
 

@@ -134,11 +134,11 @@ def test_kto_learns_from_ratings_and_from_pairs(run: Run, tmp_path: Path) -> Non
 
 
 def test_the_loss_is_what_trl_itself_measures(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    import finery_trl.train.trainer
+    import finery_trl.train.trainers
 
     _, ours = run(folder="ours", epochs=1)
     monkeypatch.setattr(
-        finery_trl.train.trainer, "_score_only_answers", lambda model, longest: None
+        finery_trl.train.trainers, "_score_only_answers", lambda model, longest: None
     )
     _, theirs = run(folder="theirs", epochs=1)
     for name in ("loss", "preference_accuracy", "reward_margin"):

@@ -1,26 +1,29 @@
 """The proof before training: what it counts and shows, and what it refuses."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from tiny_llama import CHATML, tiny_tokenizer
 
-from finery import DataError, Dataset, FineryError, Model, StepError, UsageError
+from finery import DataError, Dataset, FineryError, Job, Model, StepError, UsageError
 from finery.preflight.report import Proof, Tally
 from finery.rows import Row, with_id
 from finery.testing import TestJob, dataset
-from finery_eval.classification import Classification
 from finery_eval.evaluator import Evaluator
-from finery_eval.exact import Exact
-from finery_trl.preflight import count, prove
+from finery_eval.steps.classification import Classification
+from finery_eval.steps.exact import Exact
+from finery_trl.preflight import prove
+from finery_trl.rows.example import Answer, Proven
+from finery_trl.rows.summary import summary
 from finery_trl.rows.tokens import Tokens, examples_of
 from finery_trl.settings import Lora
 from finery_trl.steps.dpo import Dpo
 from finery_trl.steps.kto import Kto
 from finery_trl.steps.sft import Sft
+from finery_trl.steps.training import TrlTraining
 from finery_trl.train.run import read
 
 ASKED = "{% if add_generation_prompt %}"
@@ -342,7 +345,7 @@ def test_rows_are_read_one_by_one() -> None:
     limits: Any = {"max_length": 200, "too_long": "error"}
     read = examples_of(endless(), tokens, TestJob(), what="rows", **limits)
     found = list(itertools.islice(read, 3))
-    assert count("rows", found).rows == 3
+    assert summary("rows", found).rows == 3
 
 
 def test_a_tally_takes_nearest_ranks() -> None:
@@ -353,3 +356,48 @@ def test_a_tally_takes_nearest_ranks() -> None:
     assert made.percentiles == {50: 100, 95: 190, 99: 198}
     assert (made.rows, made.tokens, made.longest, made.loss_tokens) == (200, 20100, 200, 200)
     assert Tally().proof("rows").longest == 0
+
+
+class Reply(NamedTuple):
+    """A row of a trainer that this plugin doesn't know."""
+
+    row_id: str
+    ids: list[int]
+
+    @property
+    def size(self) -> int:
+        return len(self.ids)
+
+    @property
+    def sequences(self) -> int:
+        return 1
+
+    @property
+    def total_tokens(self) -> int:
+        return len(self.ids)
+
+    @property
+    def loss_tokens(self) -> int:
+        return 2
+
+    def answers(self) -> list[Answer]:
+        return [Answer(self.ids[:-2], self.ids[-2:], "reply")]
+
+    def columns(self) -> dict[str, Any]:
+        return {"ids": self.ids}
+
+
+class Replies(TrlTraining):
+    """A training of another plugin, with rows of its own."""
+
+    def read(self, rows: Iterable[Row], tokens: Tokens, job: Job, what: str) -> Iterable[Proven]:
+        limits: dict[str, Any] = {"max_length": self.max_length, "too_long": self.too_long}
+        for example in examples_of(rows, tokens, job, what=what, **limits):
+            yield Reply(example.row_id, example.tokens)
+
+
+def test_rows_of_other_trainers_are_proven_too(model: Model, tmp_path: Path) -> None:
+    step = Replies(model=model, rows=[rows_of(tmp_path, row("hi", "late"))])
+    (proof,) = prove(step, TestJob(), 1)
+    assert (proof.rows, proof.loss_tokens) == (1, 2)
+    assert [piece.label for piece in proof.samples[0].pieces] == ["", "reply"]

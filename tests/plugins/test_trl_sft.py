@@ -21,8 +21,8 @@ from finery.step.inspect import FILE_MODULE
 from finery.testing import TestJob, dataset
 from finery_trl.settings import Launch, Lora
 from finery_trl.steps.sft import Sft
-from finery_trl.train.plan import Plan
-from finery_trl.train.run import _surroundings
+from finery_trl.train.run import explained
+from finery_trl.train.schedule import Schedule
 
 ANSWERS = ["late", "wrong", "card_arrival"]
 TESTS = Path(__file__).parents[1]
@@ -257,10 +257,10 @@ def test_rows_longer_than_the_context_are_refused(train: Train, tmp_path: Path) 
 def test_memory_that_does_not_suffice_is_said_plainly(tiny: Model, data: Dataset) -> None:
     import torch
 
-    plan = Plan(tiny.path, size=8, accumulated=1, epoch_steps=1, steps=1, longest=30)
+    schedule = Schedule.of(Sft(model=tiny, rows=[data]), 8, 30, TestJob())
     step = Sft(model=tiny, rows=[data])
     with pytest.raises(StepError, match="for 8 rows of up to 30 tokens") as caught:  # noqa: SIM117
-        with _surroundings(step, plan):
+        with explained(step, schedule):
             torch.empty(2**60, dtype=torch.uint8)
     ways = "per_device_train_batch_size: 4, or gradient_checkpointing: true"
     assert str(caught.value.fix).startswith(ways)
@@ -301,12 +301,11 @@ from finery import Dataset, Model
 from finery.testing import TestJob
 from finery_trl.settings import Launch, Lora
 from finery_trl.steps.sft import Sft
-from finery_trl.train.run import Plan, _surroundings
 
 
 class Killed(TestJob):
     def progress(self, done, total, text=""):
-        if done == 5 and text.startswith("loss"):
+        if (done, total) == (5, 9):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -417,7 +416,7 @@ def test_training_stops_early(train: Train, validation: Dataset) -> None:
 
 
 def test_the_task_is_watched_and_picks_the_weights(train: Train, data: Dataset) -> None:
-    from finery_eval.exact import Exact
+    from finery_eval.steps.exact import Exact
 
     asked = Model.placeholder("model")
     watch = Exact(models=[asked], rows=data, max_tokens=8)
@@ -430,7 +429,7 @@ def test_the_task_is_watched_and_picks_the_weights(train: Train, data: Dataset) 
 
 
 def test_watching_changes_no_weights(train: Train, data: Dataset) -> None:
-    from finery_eval.exact import Exact
+    from finery_eval.steps.exact import Exact
 
     watch = Exact(models=[Model.placeholder("model")], rows=data, max_tokens=4)
     lora = Lora(lora_dropout=0.1)

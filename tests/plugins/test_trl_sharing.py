@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from finery_trl.rows.tokens import NO_LOSS
+from finery_trl.rows.example import NO_LOSS
 from finery_trl.train import sharing
 
 SHARED, SIZES = 6, [(3, 2), (9, 5), (4, 3)]

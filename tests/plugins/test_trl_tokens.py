@@ -9,7 +9,8 @@ from tiny_llama import CHATML, tiny_tokenizer
 from finery import DataError, StepError
 from finery.rows import Row, with_id
 from finery.testing import TestJob
-from finery_trl.rows.tokens import NO_LOSS, Example, Tokens, examples_of
+from finery_trl.rows.example import NO_LOSS, Example
+from finery_trl.rows.tokens import Tokens, examples_of
 
 
 def row(question: str = "where is my card", answer: str = "card_arrival") -> Row:

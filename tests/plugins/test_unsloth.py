@@ -18,12 +18,12 @@ from tiny_llama import tiny_tokenizer
 from finery import Dataset, Model, StepError, UsageError
 from finery.recipe.schema import step_schema
 from finery.testing import TestJob
-from finery_eval.exact import Exact
+from finery_eval.steps.exact import Exact
 from finery_trl.settings import Launch, Lora
 from finery_trl.steps import dpo, sft
 from finery_unsloth.dpo import Dpo
+from finery_unsloth.loading import _folder, _longest, _tokenizer, adapter_arguments
 from finery_unsloth.machine import check_patched, make_ready
-from finery_unsloth.prepared import _folder, _longest, _tokenizer, adapter_arguments
 from finery_unsloth.sft import Sft
 
 BOTH = [(Sft, sft.Sft), (Dpo, dpo.Dpo)]

@@ -2,15 +2,15 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from conftest import MakeProject, Project
+from installing import THIRD_PARTY, install, with_site
 
-SOURCE = Path(__file__).with_name("finery-probe")
+SOURCE = THIRD_PARTY / "finery-probe"
 RECIPE = """\
 finery: 1
 name: t
@@ -24,24 +24,14 @@ data:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the plugin installed in it, as pip installs it."""
-    folder = tmp_path_factory.mktemp("site")
-    source = tmp_path_factory.mktemp("source") / "finery-probe"
-    shutil.copytree(SOURCE, source)
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
-    options = ["--no-build-isolation", "--disable-pip-version-check", "--target", str(folder)]
-    done = subprocess.run([*pip, *options, str(source)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return folder
+    return install(SOURCE, tmp_path_factory.mktemp("probe"))
 
 
 @pytest.fixture
-def t(project: MakeProject, site: Path, tmp_path: Path) -> Project:
+def t(project: MakeProject, site: Path) -> Project:
     """A project that uses the plugin, which is installed for it alone."""
-    made = project({"recipe.yaml": RECIPE, "rows.txt": "one\nthree\nseven\n"})
-    shutil.copytree(site, tmp_path / "site")
-    paths = [str(tmp_path / "site"), *filter(None, [os.environ.get("PYTHONPATH")])]
-    made.env["PYTHONPATH"] = os.pathsep.join(paths)
-    return made
+    files = {"recipe.yaml": RECIPE, "rows.txt": "one\nthree\nseven\n"}
+    return with_site(project(files), site)
 
 
 def test_it_is_listed_like_the_others(t: Project) -> None:

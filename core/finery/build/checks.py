@@ -1,4 +1,4 @@
-"""What is looked at beyond the schema and the graph: files, and what there is to advise."""
+"""Checks beyond the schema and the graph: outside files, and the notes and estimates of plugins."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 def notes_on(graph: Graph, results: Results | None = None) -> list[Note]:
     """All notes on a graph's steps but those that the recipe silences, in the steps' order.
 
-    The recipe is looked at whole, since what isn't selected matters too (an evaluator, say).
+    Plugins see the whole recipe, since what isn't selected matters too (an evaluator, say).
     results: what is built already; some notes can only be given then. Raises `PluginError` where
-    a plugin gives what isn't a note, or one that it didn't declare.
+    a plugin returns what isn't a note, or one that it didn't declare.
     """
     known, whole = known_notes(graph.plugins), graph.whole or graph
-    given = graph.plugins.hook.finery_checks(graph=whole, results=results or Results())
-    found = [*_unset_variables(graph), *(note for notes in given for note in notes)]
-    notes = [_completed(note, known, whole) for note in found]
+    answers = graph.plugins.hook.finery_checks(graph=whole, results=results or Results())
+    raw = [*_unset_variables(graph), *(note for notes in answers for note in notes)]
+    notes = [_completed(note, known, whole) for note in raw]
     silenced = set(graph.recipe.data.get("silence") or [])
-    heard = [n for n in notes if silenced.isdisjoint((n.name, f"{n.step}/{n.name}"))]
+    audible = [n for n in notes if silenced.isdisjoint((n.name, f"{n.step}/{n.name}"))]
     order = {name: index for index, name in enumerate([*graph.nodes, ""])}
-    return sorted((n for n in heard if n.step in order), key=lambda note: order[note.step])
+    return sorted((n for n in audible if n.step in order), key=lambda note: order[note.step])
 
 
 def lines_on(planner: "Planner", results: Mapping[str, "Result"], step: str) -> list[str]:
@@ -42,15 +42,15 @@ def lines_on(planner: "Planner", results: Mapping[str, "Result"], step: str) -> 
 
 def estimates_of(graph: Graph, results: Results, steps: Sequence[str]) -> dict[str, Estimate]:
     """What the plugins estimate for those steps, by step."""
-    given = graph.plugins.hook.finery_estimates(graph=graph, results=results, steps=steps)
-    return {e.step: e for estimates in given for e in estimates}
+    answers = graph.plugins.hook.finery_estimates(graph=graph, results=results, steps=steps)
+    return {e.step: e for estimates in answers for e in estimates}
 
 
 def results_of(planner: "Planner", plans: Sequence["StepPlan"]) -> Results:
-    """What a plan found built."""
-    found = {plan.node.name: plan.result for plan in plans}
+    """What is built of a plan."""
+    results = {plan.node.name: plan.result for plan in plans}
     engines = {plan.node.name: plan.engines for plan in plans}
-    return Results(planner.store, found, planner.latest, engines)
+    return Results(planner.store, results, planner.latest, engines)
 
 
 def note_data(graph: Graph, note: Note) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def _unset_variables(graph: Graph) -> Iterator[Note]:
 
 
 def check_files(graph: Graph) -> list[FineryError]:
-    """An error for each setting that names outside files which aren't there or can't be used."""
+    """An error for each setting that names outside files which are missing or can't be used."""
     errors: list[FineryError] = []
     for node in graph.nodes.values():
         missing = [*_missing_files(graph, node)]
@@ -128,11 +128,11 @@ def _unusable_files(graph: Graph, node: Node) -> Iterator[FineryError]:
 
 
 def _missing_files(graph: Graph, node: Node) -> Iterator[FineryError]:
-    """An error for each setting without files; the others see theirs then."""
+    """An error for each setting without files; the others get theirs."""
     for name, files in files_of(node.step).items():
         try:
-            found = find_files(graph.recipe, (*node.place, *name.split(".")), files)
+            paths = find_files(graph.recipe, (*node.place, *name.split(".")), files)
         except FineryError as error:
             yield error
         else:
-            give_files(node.step, {name: found})
+            give_files(node.step, {name: paths})

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from finery.builtin import COMMANDS
 from finery.errors import DISK_FULL, FineryError
-from finery.plugin.builtin import COMMANDS
 from finery.util.references import load_reference
 from finery.util.text import did_you_mean
 

@@ -1,4 +1,4 @@
-"""What of a recipe is built already, and what the project built before."""
+"""What is built of a recipe, and what the project built before."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
@@ -34,7 +34,7 @@ class Past(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Results:
-    """What of a recipe is built already, and what the project built before."""
+    """What is built of a recipe, and what the project built before."""
 
     def __init__(
         self,
@@ -50,21 +50,23 @@ class Results:
 
     def artifact(self, step: str, output: str = "") -> Artifact | None:
         """An output of a step, None where it isn't built as the recipe has it now."""
-        result = self._results.get(step)
-        found = result.outputs.get(output) if result else None
-        return self._store.artifact(found) if self._store is not None and found else None
+        manifest = self._manifest(step, output)
+        return self._store.artifact(manifest) if self._store is not None and manifest else None
 
     def meta(self, step: str, output: str = "") -> dict[str, Any] | None:
         """The facts about an output, None where it isn't built."""
+        manifest = self._manifest(step, output)
+        return manifest.meta if manifest else None
+
+    def _manifest(self, step: str, output: str) -> "Manifest | None":
         result = self._results.get(step)
-        found = result.outputs.get(output) if result else None
-        return found.meta if found else None
+        return result.outputs.get(output) if result else None
 
     def last(self, step: str) -> Past | None:
         """The step as it was last built in this recipe, whatever changed since."""
         key = self._latest.get(step, ("", None))[0]
-        found = self._store.finished(key) if self._store is not None and key else None
-        return _past(found) if found else None
+        result = self._store.finished(key) if self._store is not None and key else None
+        return _past(result) if result else None
 
     def answered(
         self, step: str, model: "Model", requests: "Iterable[Request]", sampling: "Sampling"
@@ -79,10 +81,10 @@ class Results:
         if self._store is None or not formats_of(model) <= engines.keys():
             return None
         identity, source = identity_of(model, engines), iter(requests)
-        records, found = SqliteRecords(self._store.database), 0
+        records, count = SqliteRecords(self._store.database), 0
         while keys := [record_key(identity, [r], sampling) for r in islice(source, LOOKED_UP)]:
-            found += len(records.get(keys))
-        return found
+            count += len(records.get(keys))
+        return count
 
     def history(self, use: str) -> list[Past]:
         """All steps of a type that the project built, newest first."""

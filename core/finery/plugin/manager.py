@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
+from finery import builtin
 from finery.errors import FineryError, PluginError
 from finery.inference.engine import Engine
-from finery.plugin import builtin, deprecated
+from finery.plugin import deprecated
 from finery.plugin import hookspecs as hooks
 from finery.plugin.discovery import (
     GROUP,
@@ -77,15 +78,11 @@ class Plugins:
         self.engines: Table = {}
         self.commands: Table = {}
         self.executors: Table = {}
-        self.views: Table = {}
-        self._pages: Table = {}
         self._tables: dict[str, Table] = {
             "finery_steps": self.step_types,
             "finery_engines": self.engines,
             "finery_commands": self.commands,
             "finery_executors": self.executors,
-            "finery_views": self.views,
-            "finery_pages": self._pages,
         }
         self._own = Plugin("finery", builtin, f"finery {version_of('finery')}")
         self.manager.register(Builtin, name=self._own.name)
@@ -159,16 +156,29 @@ class Plugins:
 
     @cached_property
     def notes(self) -> Table:
-        """Kind of note → (when and why it is given, plugin).
+        """Kind of note → (when and why it is given, plugin)."""
+        return self._lazily("finery_notes")
 
-        Read when it is asked for, since plugins import something for it.
+    @cached_property
+    def views(self) -> Table:
+        """Kind of artifact, or `kind/format` → (a `View`'s class or "module:Class", plugin)."""
+        return self._lazily("finery_views")
+
+    @cached_property
+    def _pages(self) -> Table:
+        return self._lazily("finery_pages")
+
+    def _lazily(self, hook: str) -> Table:
+        """A table that is read when it is asked for: most commands do without it.
+
+        So what is wrong with it is an error of those that don't.
         """
-        notes: Table = {}
+        table: Table = {}
         for plugin in (self._own, *self.plugins):
-            table = self._table("finery_notes", plugin)
-            _check_new(table, notes, plugin)
-            notes |= table
-        return notes
+            provided = self._table(hook, plugin)
+            _check_new(provided, table, plugin)
+            table |= provided
+        return table
 
     @cached_property
     def note_names(self) -> set[str]:

@@ -58,7 +58,6 @@ class _Loader(_BASE):  # type: ignore[misc]  # one of two classes
     def ascend_resolver(self) -> None: ...
 
 
-
 def _parse(text: str, name: str, title: str = "the recipe") -> tuple[yaml.Node, Any]:
     """(node tree, plain data) of one YAML document. title: what errors call it."""
     reader = _Reader(text, name, title)

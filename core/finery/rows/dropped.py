@@ -39,13 +39,13 @@ class Drops(SideFile):
         self.counts: Counter[str] = Counter()
         self._samples: list[str] = []
 
-    def add(self, row: Row, reason: str, detail: str, made: Origin | None = None) -> None:
+    def add(self, row: Row, reason: str, detail: str, origin: Origin | None = None) -> None:
         """Note that `row` isn't kept.
 
         reason: a short name to count by, e.g. `duplicate`. detail: what a person needs to know.
-        made: how a model made or judged it, or what it said in place of a row that can be used.
+        origin: how a model made or judged it, or what it answered in place of a usable row.
         """
-        self.write(_line(row, reason, detail, made))
+        self.write(_line(row, reason, detail, origin))
         self.counts[reason] += 1
         sample = f"{reason}: {detail}"
         if len(self._samples) < SAMPLES and sample not in self._samples:
@@ -55,16 +55,16 @@ class Drops(SideFile):
         """`{"dropped": {reason: rows}}`, for the dataset's `meta`."""
         return {"dropped": dict(sorted(self.counts.items()))}
 
-    def summary(self, kept: int) -> str:
+    def summary(self, left: int) -> str:
         """A line for the log: how many rows were dropped, and why."""
         total = self.counts.total()
         if not total:
-            return f"all {kept:,} rows kept"
-        return f"dropped {total:,} of {kept + total:,} rows ({by_reason(self.counts)})"
+            return f"all {left:,} rows kept"
+        return f"dropped {total:,} of {left + total:,} rows ({by_reason(self.counts)})"
 
-    def refuse_nothing_left(self, kept: int, fix: str) -> None:
+    def refuse_nothing_left(self, left: int, fix: str) -> None:
         """Raise `DataError` where all rows were dropped: what follows needs some."""
-        if not kept:
+        if not left:
             what = self.summary(0) if self.counts else "there are no rows to start from"
             raise DataError(f"no row is left: {what}", details=self._samples, fix=fix)
 
@@ -89,8 +89,8 @@ def dropped_id(row: Row) -> str:
     return str(msgspec.json.decode(_line(row, "", ""))["id"])
 
 
-def _line(row: Row, reason: str, detail: str, made: Origin | None = None) -> bytes:
-    more = {} if made is None else {"made": made}
+def _line(row: Row, reason: str, detail: str, origin: Origin | None = None) -> bytes:
+    more = {} if origin is None else {"made": origin}
     try:
         line = {"id": row.get("id") or row_id(row), "reason": reason, "detail": detail, "row": row}
         return msgspec.json.encode(line | more)

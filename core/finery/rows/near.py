@@ -135,9 +135,9 @@ class NearIndex:
         for slot in sorted(self._buckets.query(sketch)):
             estimate = sketch.jaccard(self._sketches[slot])
             if estimate >= self._threshold - SLACK:
-                found = self._similarity(entry, self._entry(slot), estimate)
-                if self._threshold <= found < 1:
-                    yield Match(self._numbers[slot], found)
+                exact = self._similarity(entry, self._entry(slot), estimate)
+                if self._threshold <= exact < 1:
+                    yield Match(self._numbers[slot], exact)
 
     def add(self, number: int, entry: Entry) -> bool:
         """Add an entry under a number; False where an exact copy of it is there already."""
@@ -215,7 +215,7 @@ def similarity(one: str, other: str, common: Collection[str] = frozenset(), tag:
     if one == other:
         return 1.0
     every = set(pieces(one, tag)), set(pieces(other, tag))
-    own = [found.difference(common) for found in every]
+    own = [each.difference(common) for each in every]
     a, b = own if all(own) else every
     both = len(a & b)
     return min(0.999, both / (len(a) + len(b) - both))
@@ -254,9 +254,9 @@ def sketch_of(entry: Entry, common: Collection[str] = frozenset()) -> Any:
     sketch = RMinHash(PERMUTATIONS, _SEED)
     for index, text in enumerate(entry.texts):
         for part in _parts(text):
-            found = pieces(part, _tag(index))
-            own = [piece for piece in found if piece not in common] if common else found
-            sketch.update(own or found)
+            every = pieces(part, _tag(index))
+            own = [piece for piece in every if piece not in common] if common else every
+            sketch.update(own or every)
     return sketch
 
 

@@ -64,12 +64,12 @@ def texts(row: Row) -> dict[str, str]:
     if not is_conversation(row):
         return {}
     prompt, answer = split_turns(row)
-    found = {role: text_of(_last(prompt, role)) for role in TURNS[:2] if _last(prompt, role)}
+    parts = {role: text_of(_last(prompt, role)) for role in TURNS[:2] if _last(prompt, role)}
     if answer:
-        found["assistant"] = joined(answer)
+        parts["assistant"] = joined(answer)
     if "rejected" in row:
-        found |= {"chosen": joined(answer), "rejected": joined(as_turns(row["rejected"]))}
-    return found
+        parts |= {"chosen": joined(answer), "rejected": joined(as_turns(row["rejected"]))}
+    return parts
 
 
 def scope(row: Row) -> dict[str, Any]:
@@ -85,9 +85,9 @@ def text_named(row: Row, name: str) -> str | None:
 
     A conversation without a system prompt or an answer gives the empty text for it.
     """
-    found = texts(row)
-    if name in found:
-        return found[name]
+    parts = texts(row)
+    if name in parts:
+        return parts[name]
     value = row.get(name)
     if value is None and is_conversation(row):
         if name in TURNS:
@@ -163,10 +163,10 @@ def turns_of(row: Row) -> Iterator[tuple[str, str]]:
 def changed(old: Row, new: Mapping[str, Any]) -> Row:
     """The row with its new content: a new id and the old one as parent; else the old row."""
     content = {k: v for k, v in new.items() if k not in ("id", "parents")}
-    made = row_id(content)
-    if made == row_id(old):
+    new_id = row_id(content)
+    if new_id == row_id(old):
         return old
-    return {"id": made, **content, "parents": [id_of(old)]}
+    return {"id": new_id, **content, "parents": [id_of(old)]}
 
 
 def no_text(setting: str, name: str, number: int, row: Row) -> DataError:

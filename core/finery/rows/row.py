@@ -43,8 +43,8 @@ def answer_text(row: Row) -> str:
 def snippet(row: Row, characters: int = 70) -> str:
     """The beginning of what a row says, in a line; of conversations not their system prompts."""
     columns = [v for k, v in row.items() if k not in NOT_CONTENT]
-    said = row.get("messages") or [part for value in columns for part in _parts(value)]
-    spoken = [part for part in said if not _is_system(part)] or said
+    turns = row.get("messages") or [part for value in columns for part in _parts(value)]
+    spoken = [part for part in turns if not _is_system(part)] or turns
     texts = [(p.get("content") or p) if isinstance(p, dict) else p for p in spoken]
     text = " → ".join(str(part) for part in texts if part)[: characters * 4]
     line = " ".join(text.split())

@@ -189,7 +189,6 @@ def sections_of(cls: "type[Step]") -> tuple[str, ...]:
     return next((_SECTIONS_OF[k] for k in kinds if k in _SECTIONS_OF), SECTIONS)
 
 
-@lru_cache(maxsize=1024)
 def full_name(cls: Any) -> str:
     """How messages name a class: after its module, or after its file beside a recipe."""
     name, module = getattr(cls, "__qualname__", repr(cls)), getattr(cls, "__module__", "")

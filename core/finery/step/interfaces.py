@@ -208,15 +208,24 @@ class Forecast(Interface[S]):
         return {}
 
 
+INTERFACES: tuple[type[Interface[Any]], ...] = (Pinned, Preflight, Traceable, Forecast)
+
+
 def interface(step: Step, kind: type[I]) -> I | None:
     """The interface that a step type declares, for this step; None where it declares none.
 
     Raises `PluginError` where the reference can't be loaded or is no such interface.
     """
-    reference = getattr(type(step).__spec__, kind.keyword)
+    cls = interface_class(type(step), kind)
+    return cls(step) if cls is not None else None
+
+
+def interface_class(step_type: type[Step], kind: type[I]) -> type[I] | None:
+    """The class of the interface that a step type declares; see `interface`."""
+    reference = getattr(step_type.__spec__, kind.keyword)
     if not reference:
         return None
-    what = f"{kind.keyword}={reference!r} of {full_name(type(step))}"
+    what = f"{kind.keyword}={reference!r} of {full_name(step_type)}"
     try:
         cls = load_reference(reference)
     except FineryError:
@@ -228,7 +237,7 @@ def interface(step: Step, kind: type[I]) -> I | None:
         ) from error
     if not (isinstance(cls, type) and issubclass(cls, kind)):
         raise PluginError(f"{what} is no {kind.__name__}", fix=f"subclass finery.{kind.__name__}")
-    return cls(step)
+    return cls
 
 
 def floating_name(step: Step) -> str | None:

@@ -67,9 +67,9 @@ class StepStarted(_OfStepType):
 
 
 class StepLog(_OfStep):
-    """A step says something, or a note on it is given as it starts."""
+    """A line that a step logs, or advice on a training as it starts."""
 
-    message: str
+    message: Annotated[str, "the line"]
 
 
 class StepProgress(_OfStep):
@@ -84,7 +84,7 @@ class StepMetric(_OfStep):
     """A value that is measured while a step runs, e.g. a training's loss."""
 
     name: Annotated[str, "what is measured"]
-    value: float
+    value: Annotated[float, "its value"]
     at: Annotated[float, "when in the step's course, e.g. the optimizer step"]
 
 
@@ -106,7 +106,7 @@ class StepFinished(_OfStepType):
 class StepFailed(_OfStepType):
     """A step failed, or what it made doesn't meet a requirement."""
 
-    error: Error
+    error: Annotated[Error, "why"]
     log: Annotated[str | None, "the file with what it printed, if it printed anything"]
 
 

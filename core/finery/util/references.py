@@ -7,7 +7,8 @@ from typing import Any
 def load_reference(reference: Any) -> Any:
     """The object that `"module:Name"` names; anything but text is returned as it is.
 
-    Raises what the import raises, `AttributeError` where the module has no such name.
+    A step's key doesn't follow references: they are for code that can't change an output. Raises
+    what the import raises, `AttributeError` where the module has no such name.
     """
     if not isinstance(reference, str):
         return reference

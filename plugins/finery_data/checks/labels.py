@@ -86,7 +86,7 @@ class Labels:
     def conflict(self, number: int, row: Row, label: str) -> str | None:
         """Which earlier row has another label for nearly the same prompt, or None.
 
-        Of rows with the same prompt those with the rarer label are told of.
+        Of rows with the same prompt, those with the rarer label are in conflict.
         """
         entry = None if self.too_many else prompt_entry(row)
         if entry is None:
@@ -94,12 +94,12 @@ class Labels:
         key = entry.digest()
         counts = self._several.get(key)
         if counts is not None:
-            found, label = self._outvoted(key, counts, label), self._usual(key, counts)
+            conflict, label = self._outvoted(key, counts, label), self._usual(key, counts)
         else:
-            found = self._unlike(entry, label)
+            conflict = self._unlike(entry, label)
         if self._near.add(number, entry):
             self._added[number] = label, named(number, row)
-        return found
+        return conflict
 
     def _unlike(self, entry: Entry, label: str) -> str | None:
         for match in self._near.matches(entry):
@@ -134,15 +134,15 @@ def misspelt(counts: Counter[str]) -> dict[str, str]:
     differ in a digit are different (`level 1`, `level 2`).
     """
     ordered = [label for label, _ in counts.most_common()]
-    found = {}
+    typos = {}
     for label in ordered:
         for right in ordered:
             if counts[right] < FREQUENT * counts[label]:
                 break
             if _looks_like(label, right):
-                found[label] = right
+                typos[label] = right
                 break
-    return found
+    return typos
 
 
 def _looks_like(label: str, right: str) -> bool:

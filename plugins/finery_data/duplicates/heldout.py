@@ -57,8 +57,8 @@ class HeldOut:
         self._near.add(number, entry)
         text = entry.texts[0]
         if len(text) >= WHOLE and not is_template(text, self._common):
-            found = _Text(len(text), _digest(text), number)
-            self._whole.setdefault(text[:WHOLE], []).append(found)
+            held = _Text(len(text), _digest(text), number)
+            self._whole.setdefault(text[:WHOLE], []).append(held)
 
     def leak(self, row: Row) -> Leak | None:
         """What the row gives away: a held-out row that it copies, nearly copies, or contains."""

@@ -134,10 +134,10 @@ def preference(columns: Columns, prompts_only: bool) -> Row:
     """
     _check_margin(columns.get("margin"))
     answers = [_sides(columns, "chosen"), _sides(columns, "rejected")]
-    given = _sides(columns, "prompt") if columns.get("prompt") is not None else None
-    if given is None and isinstance(answers[0], str) != isinstance(answers[1], str):
+    sides = _sides(columns, "prompt") if columns.get("prompt") is not None else None
+    if sides is None and isinstance(answers[0], str) != isinstance(answers[1], str):
         raise BadRow("'chosen' and 'rejected' are text and messages", "write both in the same way")
-    prompt, answers = _alike(given, answers)
+    prompt, answers = _alike(sides, answers)
     if answers[0] == answers[1]:
         raise BadRow("'chosen' and 'rejected' are the same", "remove the row")
     if isinstance(answers[0], str):
@@ -313,17 +313,17 @@ FORMATS: dict[str, Build] = {
 def detect(columns: Columns, prompts_only: bool) -> list[str]:
     """The formats that the columns of a row fit."""
     answer = set() if prompts_only else {"output"}
-    found = ["alpaca"] if {"instruction", *answer} <= columns.keys() else []
+    formats = ["alpaca"] if {"instruction", *answer} <= columns.keys() else []
     if {"conversations", "conversation"} & columns.keys():
-        found.append("sharegpt")
+        formats.append("sharegpt")
     if "messages" in columns:
-        found.append("sharegpt" if _has_from(columns["messages"]) else "messages")
+        formats.append("sharegpt" if _has_from(columns["messages"]) else "messages")
     if {"prompt"} | (set() if prompts_only else {"completion"}) <= columns.keys():
-        found.append("rating" if _is_verdict(columns.get("label")) else "completion")
+        formats.append("rating" if _is_verdict(columns.get("label")) else "completion")
     if {"chosen", "rejected"} <= columns.keys():
-        found = [f for f in found if f != "completion" or "completion" in columns]
-        found.append("preference")
-    return list(dict.fromkeys(found))
+        formats = [f for f in formats if f != "completion" or "completion" in columns]
+        formats.append("preference")
+    return list(dict.fromkeys(formats))
 
 
 def _is_verdict(label: Any) -> bool:

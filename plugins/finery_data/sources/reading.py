@@ -57,9 +57,9 @@ class Reading:
     def write(self, records: Iterable[Record]) -> Dataset:
         """Write the rows; raises `DataError` at the end if some were bad, or there are none."""
         with self._drops:
-            made = Dataset.write(self._job.out, self._rows(records))
-        made.meta |= self._meta()
-        return made
+            dataset = Dataset.write(self._job.out, self._rows(records))
+        dataset.meta |= self._meta()
+        return dataset
 
     def _rows(self, records: Iterable[Record]) -> Iterator[Row]:
         for _, row in self._placed(records):
@@ -71,9 +71,9 @@ class Reading:
         """(id, place) of each row with one of `ids`, of skipped ones too."""
         with self._drops:
             for record, row in self._placed(records):
-                found = row["id"] if row else dropped_id(record.dropped())
-                if found in ids:
-                    yield found, record.where
+                name = row["id"] if row else dropped_id(record.dropped())
+                if name in ids:
+                    yield name, record.where
 
     def _placed(self, records: Iterable[Record]) -> Iterator[tuple[Record, Row | None]]:
         """Each record with its row, None where it is bad."""
@@ -90,8 +90,8 @@ class Reading:
         repeated = self._duplicates.count()
         if repeated:
             self._job.log(f"{repeated:,} of {self._made:,} rows are duplicates of others")
-        found = {"format": self._format, "bad_rows": self._bad_count, "duplicates": repeated}
-        return found | (self._drops.meta() if self._shape.skip else {})
+        facts = {"format": self._format, "bad_rows": self._bad_count, "duplicates": repeated}
+        return facts | (self._drops.meta() if self._shape.skip else {})
 
     def _row(self, record: Record) -> Row | None:
         """The row of a record, or None after noting what is wrong with it."""
@@ -112,31 +112,31 @@ class Reading:
         if self._format != "columns":
             row |= tools(columns) | ({} if "label" in row else label(columns))
         content = _hash(row)
-        kept = self._shape.kept
-        if kept:
-            row |= {new: _storable(old, columns) for new, old in kept.items() if old in columns}
-        made = {"id": _hash(row) if kept else content, **row}
+        renamed = self._shape.kept
+        if renamed:
+            row |= {new: _storable(old, columns) for new, old in renamed.items() if old in columns}
+        with_id = {"id": _hash(row) if renamed else content, **row}
         self._duplicates.add(int(content, 16))
-        return made
+        return with_id
 
     def _detect(self, where: str, columns: dict[str, Any]) -> None:
-        found = detect(columns, self._shape.prompts_only)
+        formats = detect(columns, self._shape.prompts_only)
         seen = ", ".join(columns)
-        if len(found) > 1:
-            names = " and ".join(found)
+        if len(formats) > 1:
+            names = " and ".join(formats)
             raise DataError(
                 f"the columns fit the formats {names}: {seen}",
                 where=where,
-                fix=f"say which: format: {' or '.join(found)}",
+                fix=f"say which: format: {' or '.join(formats)}",
             )
-        if not found:
+        if not formats:
             raise DataError(
                 f"the columns fit no known format: {seen or 'there are none'}",
                 where=where,
                 fix='say how to make rows of them: columns: {user: "{{ … }}", assistant: '
                 f'"{{{{ … }}}}"}}, or format: one of {", ".join(FORMATS)}',
             )
-        self._format = found[0]
+        self._format = formats[0]
         self._build = FORMATS[self._format]
         self._job.log(f"format: {self._format} (from the columns {seen})")
 

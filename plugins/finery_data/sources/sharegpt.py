@@ -39,20 +39,20 @@ def turns_of(columns: dict[str, Any]) -> Conversation:
     if column is None:
         raise BadRow("there is no column 'conversations'", did_you_mean("conversations", columns))
     turns = as_turns(columns[column], column)
-    made: Conversation = []
+    messages: Conversation = []
     open_calls: list[str] = []
     for number, turn in enumerate(turns, 1):
         role, value, rest = _parts(turn, number)
         if role == "function_call":
-            _add_calls(made, open_calls, value, number)
+            _add_calls(messages, open_calls, value, number)
             continue
         message: Message = {**rest, "role": role, "content": value}
         if role != "tool":
             open_calls.clear()
         elif open_calls:
             message.setdefault("tool_call_id", open_calls.pop(0))
-        made.append(as_message(message, number))
-    return _with_system(made, columns.get("system"))
+        messages.append(as_message(message, number))
+    return _with_system(messages, columns.get("system"))
 
 
 def _parts(turn: Any, number: int) -> tuple[str, Any, dict[str, Any]]:
@@ -75,14 +75,14 @@ def _parts(turn: Any, number: int) -> tuple[str, Any, dict[str, Any]]:
     return role, value, {k: rest[k] for k in known if k in rest}
 
 
-def _add_calls(made: Conversation, open_calls: list[str], value: Any, number: int) -> None:
-    found = decoded(value, f"turn {number} (function_call)") if isinstance(value, str) else value
-    calls = found if isinstance(found, list) else [found]
-    if not made or made[-1]["role"] != "assistant":
-        made.append({"role": "assistant", "content": ""})
-    turn = made[-1]
+def _add_calls(messages: Conversation, open_calls: list[str], value: Any, number: int) -> None:
+    parsed = decoded(value, f"turn {number} (function_call)") if isinstance(value, str) else value
+    calls = parsed if isinstance(parsed, list) else [parsed]
+    if not messages or messages[-1]["role"] != "assistant":
+        messages.append({"role": "assistant", "content": ""})
+    turn = messages[-1]
     turn.setdefault("tool_calls", [])
-    count = sum(len(m.get("tool_calls", [])) for m in made)
+    count = sum(len(m.get("tool_calls", [])) for m in messages)
     for index, call in enumerate(calls):
         if not isinstance(call, dict) or not isinstance(call.get("name"), str):
             raise BadRow(

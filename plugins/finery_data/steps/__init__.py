@@ -1,4 +1,4 @@
 """The step types of this plugin, one module each.
 
-Each takes data sets and settings from a recipe and writes one data set or several.
+In go files or data sets and settings, out come data sets.
 """

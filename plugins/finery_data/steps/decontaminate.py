@@ -38,11 +38,11 @@ class Decontaminate(Step, seeded=False, packages=("rensa",), version="1"):
         """Write the rows that are left, and why the others aren't."""
         held, ids = self._held_out(job)
         with Drops(job.out) as drops:
-            made = Dataset.write(job.out, self._clean(job, held, ids, drops))
-        drops.refuse_nothing_left(len(made), "look at what `rows` and `against` name")
-        job.log(f"{drops.summary(len(made))} against {len(held):,} test rows")
-        made.meta |= drops.meta()
-        return made
+            dataset = Dataset.write(job.out, self._clean(job, held, ids, drops))
+        drops.refuse_nothing_left(len(dataset), "look at what `rows` and `against` name")
+        job.log(f"{drops.summary(len(dataset))} against {len(held):,} test rows")
+        dataset.meta |= drops.meta()
+        return dataset
 
     def _held_out(self, job: Job) -> tuple[HeldOut, set[str]]:
         common = Common()

@@ -64,11 +64,11 @@ class Filter(Step, seeded=False, packages=("jinja2",), version="1"):
         """Write the rows that stay, and why the others don't."""
         self.check()
         with Drops(job.out) as drops:
-            made = Dataset.write(job.out, self._kept(job, drops))
-        drops.refuse_nothing_left(len(made), "look at the conditions")
-        job.log(drops.summary(len(made)))
-        made.meta |= drops.meta()
-        return made
+            dataset = Dataset.write(job.out, self._kept(job, drops))
+        drops.refuse_nothing_left(len(dataset), "look at the conditions")
+        job.log(drops.summary(len(dataset)))
+        dataset.meta |= drops.meta()
+        return dataset
 
     def _kept(self, job: Job, drops: Drops) -> Iterator[Row]:
         conditions = self._conditions()
@@ -80,36 +80,36 @@ class Filter(Step, seeded=False, packages=("jinja2",), version="1"):
                 drops.add(row, *failed)
 
     def _failed(self, conditions: list[Condition], number: int, row: Row) -> tuple[str, str] | None:
-        found = self._texts(number, row)
+        texts = self._texts(number, row)
         try:
-            return next((why for test in conditions if (why := test(row, found))), None)
+            return next((why for test in conditions if (why := test(row, texts))), None)
         except BadRow as error:
             raise DataError(error.what, where=named(number, row), fix=error.fix) from error
 
     def _texts(self, number: int, row: Row) -> Texts:
-        found: Texts = {}
+        texts: Texts = {}
         for field in ("matches", "excludes", "min_characters", "max_characters"):
             for name in getattr(self, field):
                 text = text_named(row, name)
                 if text is None:
                     raise no_text(field, name, number, row)
-                found[name] = text
-        return found
+                texts[name] = text
+        return texts
 
     def _conditions(self) -> list[Condition]:
-        made = [_expression(self.where)] if self.where is not None else []
-        made += [_pattern("matches", n, p, wanted=True) for n, p in self.matches.items()]
-        made += [_pattern("excludes", n, p, wanted=False) for n, p in self.excludes.items()]
-        made += [_shortest(n, least) for n, least in self.min_characters.items()]
-        made += [_longest(n, most) for n, most in self.max_characters.items()]
-        return made
+        conditions = [_expression(self.where)] if self.where is not None else []
+        conditions += [_pattern("matches", n, p, wanted=True) for n, p in self.matches.items()]
+        conditions += [_pattern("excludes", n, p, wanted=False) for n, p in self.excludes.items()]
+        conditions += [_shortest(n, least) for n, least in self.min_characters.items()]
+        conditions += [_longest(n, most) for n, most in self.max_characters.items()]
+        return conditions
 
 
 def _expression(source: str) -> Condition:
-    made: Any = expression(source, "where")
+    compiled: Any = expression(source, "where")
 
     def test(row: Row, _: Texts) -> tuple[str, str] | None:
-        true = evaluate(made, "where", scope(row))
+        true = evaluate(compiled, "where", scope(row))
         return None if true else ("where", f"isn't {source}")
 
     return test
@@ -123,8 +123,8 @@ def _pattern(field: str, name: str, pattern: str, *, wanted: bool) -> Condition:
             f"not a regular expression: {error}", where=f"{field}.{name}", fix="repair it"
         ) from None
 
-    def test(_: Row, found: Texts) -> tuple[str, str] | None:
-        match = search(compiled, found[name], f"{field}.{name}")
+    def test(_: Row, texts: Texts) -> tuple[str, str] | None:
+        match = search(compiled, texts[name], f"{field}.{name}")
         if bool(match) == wanted:
             return None
         if match is None:
@@ -135,8 +135,8 @@ def _pattern(field: str, name: str, pattern: str, *, wanted: bool) -> Condition:
 
 
 def _shortest(name: str, least: int) -> Condition:
-    def test(_: Row, found: Texts) -> tuple[str, str] | None:
-        length = len(found[name])
+    def test(_: Row, texts: Texts) -> tuple[str, str] | None:
+        length = len(texts[name])
         if length >= least:
             return None
         return "too-short", f"{name} has {length:,} characters, fewer than {least:,}"
@@ -145,8 +145,8 @@ def _shortest(name: str, least: int) -> Condition:
 
 
 def _longest(name: str, most: int) -> Condition:
-    def test(_: Row, found: Texts) -> tuple[str, str] | None:
-        length = len(found[name])
+    def test(_: Row, texts: Texts) -> tuple[str, str] | None:
+        length = len(texts[name])
         if length <= most:
             return None
         return "too-long", f"{name} has {length:,} characters, more than {most:,}"

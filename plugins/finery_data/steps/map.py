@@ -79,16 +79,16 @@ class Map(Step, seeded=False, packages=("jinja2",), version="1"):
     def run(self, job: Job) -> Dataset:
         """Write the rows, all of them, in order."""
         self.check()
-        made = Dataset.write(job.out, self._rewritten(job))
-        if not len(made):
+        dataset = Dataset.write(job.out, self._rewritten(job))
+        if not len(dataset):
             raise DataError("there are no rows", fix="look at what `rows` names")
-        return made
+        return dataset
 
     def _sources(self) -> dict[str, str]:
         """Setting → the template that it holds."""
         fields = ("system", "user", "assistant", "rejected", "label")
-        given = {f: getattr(self, f) for f in fields if getattr(self, f) is not None}
-        return given | {f"columns.{name}": source for name, source in self.columns.items()}
+        sources = {f: getattr(self, f) for f in fields if getattr(self, f) is not None}
+        return sources | {f"columns.{name}": source for name, source in self.columns.items()}
 
     def _templates(self) -> "dict[str, Template]":
         return {where: compiled(source, where) for where, source in self._sources().items()}
@@ -99,11 +99,11 @@ class Map(Step, seeded=False, packages=("jinja2",), version="1"):
         for number, row in read(job, self.rows):
             used.meet(row)
             try:
-                made = changed(row, writer.written(row))
+                rewritten = changed(row, writer.written(row))
             except BadRow as error:
                 raise DataError(error.what, where=named(number, row), fix=error.fix) from error
-            changes += made is not row
-            yield made
+            changes += rewritten is not row
+            yield rewritten
         if number:
             used.check(writer.rendered)
         job.log(f"{changes:,} of {number:,} rows changed")
@@ -165,16 +165,16 @@ class _Writer:
     def written(self, row: Row) -> Row:
         """A new row; raises `BadRow` where a template fails or leaves a turn empty."""
         names = scope(row)
-        made = {k: v for k, v in row.items() if k not in self._removed}
+        content = {k: v for k, v in row.items() if k not in self._removed}
         if is_conversation(row):
-            made |= self._conversation(row, names)
+            content |= self._conversation(row, names)
         elif "user" in self._templates:
-            made = self._new_conversation(made, names)
+            content = self._new_conversation(content, names)
         if "label" in self._templates:
-            made["label"] = self._full("label", names)
+            content["label"] = self._full("label", names)
         for where in self._columns:
-            made[where.removeprefix("columns.")] = self._rendered(where, names)
-        return made
+            content[where.removeprefix("columns.")] = self._rendered(where, names)
+        return content
 
     def _new_conversation(self, row: Row, names: dict[str, Any]) -> Row:
         turns = self._with_system([], names)
@@ -187,18 +187,18 @@ class _Writer:
         if "messages" in row:
             turns = self._answered(self._prompted(row["messages"], names), "assistant", names)
             return {"messages": self._with_system(turns, names)}
-        made = self._sides(row, names)
-        made["prompt"] = self._with_system(made["prompt"], names)
-        return _as_before(row, made)
+        columns = self._sides(row, names)
+        columns["prompt"] = self._with_system(columns["prompt"], names)
+        return _as_before(row, columns)
 
     def _sides(self, row: Row, names: dict[str, Any]) -> dict[str, Conversation]:
         """The columns of a row that hold turns, all as turns, with their answers rewritten."""
-        made = {"prompt": self._prompted(as_turns(row["prompt"], "user"), names)}
+        columns = {"prompt": self._prompted(as_turns(row["prompt"], "user"), names)}
         if self._every:
-            made["prompt"] = self._written(made["prompt"], "assistant", "assistant", names)
+            columns["prompt"] = self._written(columns["prompt"], "assistant", "assistant", names)
         for template, column in _answer_columns(row):
-            made[column] = self._answered(as_turns(row[column]), template, names)
-        return made
+            columns[column] = self._answered(as_turns(row[column]), template, names)
+        return columns
 
     def _prompted(self, turns: Conversation, names: dict[str, Any]) -> Conversation:
         return self._written(turns, "user", "user", names)
@@ -257,9 +257,9 @@ def _answer_columns(row: Row) -> Iterator[tuple[str, str]]:
             yield template, column
 
 
-def _as_before(row: Row, made: dict[str, Conversation]) -> Row:
+def _as_before(row: Row, columns: dict[str, Conversation]) -> Row:
     """Turns as text again where the row had text, unless it now takes more than one turn."""
-    plain = all(isinstance(row[column], str) for column in made)
-    if plain and all(len(turns) == 1 for turns in made.values()):
-        return {column: text_of(turns[0]) for column, turns in made.items()}
-    return dict(made)
+    plain = all(isinstance(row[column], str) for column in columns)
+    if plain and all(len(turns) == 1 for turns in columns.values()):
+        return {column: text_of(turns[0]) for column, turns in columns.items()}
+    return dict(columns)

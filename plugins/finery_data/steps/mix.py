@@ -60,10 +60,10 @@ class Mix(Step, version="1"):
         self.check()
         parts = self._parts()
         with Drops(job.out) as drops:
-            made = Dataset.write(job.out, self._mixed(job, parts, drops))
-        made.meta |= {"sources": parts, **drops.meta()}
-        job.log(f"{len(made):,} rows: {', '.join(f'{n:,}' for n in parts)} of each source")
-        return made
+            dataset = Dataset.write(job.out, self._mixed(job, parts, drops))
+        dataset.meta |= {"sources": parts, **drops.meta()}
+        job.log(f"{len(dataset):,} rows: {', '.join(f'{n:,}' for n in parts)} of each source")
+        return dataset
 
     def _parts(self) -> list[int]:
         """Rows to take of each source."""

@@ -57,11 +57,11 @@ class Sample(Step, version="1"):
         classes = self._classes(job)
         times = self._times(job, classes)
         with Drops(job.out) as drops:
-            made = Dataset.write(job.out, self._taken(job, times, drops))
-        made.meta |= drops.meta() | self._meta(classes, times)
+            dataset = Dataset.write(job.out, self._taken(job, times, drops))
+        dataset.meta |= drops.meta() | self._meta(classes, times)
         total = len(classes.of)
-        job.log(f"{len(made):,} rows taken of {total:,}; {drops.counts.total():,} never")
-        return made
+        job.log(f"{len(dataset):,} rows taken of {total:,}; {drops.counts.total():,} never")
+        return dataset
 
     def _classes(self, job: Job) -> "_Classes":
         reader, classes = self._reader(), _Classes()
@@ -154,10 +154,10 @@ class _Classes:
 
     def members(self) -> "list[array[int]]":
         """The rows of each class."""
-        found = [array("L") for _ in self.names]
+        members = [array("L") for _ in self.names]
         for row, index in enumerate(self.of):
-            found[index].append(row)
-        return found
+            members[index].append(row)
+        return members
 
 
 def _column(by: str, number: int, row: Row) -> str:

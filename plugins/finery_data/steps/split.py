@@ -102,11 +102,11 @@ class Split(Step, packages=("rensa",), version="2", forecast="finery_data.foreca
         _report(self, survey, chosen, job)
         _check_leaks(self, survey, chosen)
         leaks = _near_copies(survey, chosen, job) if self.decontaminate else {}
-        made = Splits()
+        splits = Splits()
         for index, name in enumerate(SPLITS):
             if name in self.shares():
-                setattr(made, name, self._write(survey, chosen, index, leaks, job))
-        return made
+                setattr(splits, name, self._write(survey, chosen, index, leaks, job))
+        return splits
 
     def _write(
         self, survey: "_Survey", chosen: bytes, index: int, leaks: dict[int, Leak], job: Job
@@ -114,16 +114,16 @@ class Split(Step, packages=("rensa",), version="2", forecast="finery_data.foreca
         name = SPLITS[index]
         folder = job.out / name
         with Drops(folder) as drops:
-            made = Dataset.write(folder, _kept(survey, chosen, index, leaks, drops))
+            dataset = Dataset.write(folder, _kept(survey, chosen, index, leaks, drops))
         left = bytes(DROPPED if n in leaks else split for n, split in enumerate(chosen))
-        made.meta |= {"split": name, **survey.meta(left, index)}
+        dataset.meta |= {"split": name, **survey.meta(left, index)}
         if index != TEST and self.decontaminate:
-            made.meta |= drops.meta()
+            dataset.meta |= drops.meta()
         if drops.counts:
             held = "test or validation" if index == TRAIN else "test"
-            job.log(f"{name}: {drops.summary(len(made))}: nearly the same as {held} rows")
-        drops.refuse_nothing_left(len(made), "add rows that differ, or set decontaminate: false")
-        return made
+            job.log(f"{name}: {drops.summary(len(dataset))}: nearly the same as {held} rows")
+        drops.refuse_nothing_left(len(dataset), "add rows that differ, or set decontaminate: false")
+        return dataset
 
 
 def _kept(
@@ -142,7 +142,7 @@ def _near_copies(survey: "_Survey", chosen: bytes, job: Job) -> dict[int, Leak]:
     Test rows are held out from all others, validation rows from train, dropped ones too: so
     that an added row brings no dropped one back.
     """
-    found: dict[int, Leak] = {}
+    leaks: dict[int, Leak] = {}
     common = survey.common()
     held = {i: HeldOut(SPLITS[i], NEAR, job.scratch, common) for i in (TEST, VALIDATION)}
     for split in (TEST, VALIDATION, TRAIN):
@@ -150,12 +150,12 @@ def _near_copies(survey: "_Survey", chosen: bytes, job: Job) -> dict[int, Leak]:
         for number, row in enumerate(survey.read()):
             if chosen[number] != split:
                 continue
-            leak = next((made for h in before if (made := h.leak(row))), None)
+            leak = next(filter(None, (h.leak(row) for h in before)), None)
             if leak is not None:
-                found[number] = leak
+                leaks[number] = leak
             if split in held:
                 held[split].add(row)
-    return found
+    return leaks
 
 
 def unit_of(row: Row, group: str | None = None) -> int:
@@ -394,11 +394,11 @@ def _check_leaks(step: Split, survey: _Survey, chosen: bytes) -> None:
 
 
 def _refuse(leaks: Iterator[str], what: str, fix: str) -> None:
-    found = list(leaks)
-    if found:
-        more = [f"… and {len(found) - LISTED:,} more"] if len(found) > LISTED else []
-        details = [*found[:LISTED], *more]
-        raise DataError(f"{len(found):,} {what}", details=details, fix=fix)
+    listed = list(leaks)
+    if listed:
+        more = [f"… and {len(listed) - LISTED:,} more"] if len(listed) > LISTED else []
+        details = [*listed[:LISTED], *more]
+        raise DataError(f"{len(listed):,} {what}", details=details, fix=fix)
 
 
 def _prompt_leaks(survey: _Survey, chosen: bytes) -> Iterator[str]:

@@ -150,28 +150,28 @@ class Validate(Step, seeded=False, packages=("jsonschema", "py3langid", "rensa")
         """Write the rows that may stay, what was found in them, and what was dropped."""
         self.check()
         checks = _Checks(self, job)
-        with Drops(job.out) as drops, _Findings(job.out) as kept:
-            made = Dataset.write(job.out, self._passed(job, checks, drops, kept))
+        with Drops(job.out) as drops, _Findings(job.out) as findings:
+            dataset = Dataset.write(job.out, self._passed(job, checks, drops, findings))
         if checks.refused:
             raise checks.error()
-        drops.refuse_nothing_left(len(made), "look at the checks that drop rows")
-        made.meta |= {**drops.meta(), "findings": dict(sorted(kept.counts.items()))}
-        job.log(drops.summary(len(made)))
-        job.log(f"findings in rows that stay: {_counted(kept.counts) or 'none'}")
-        return made
+        drops.refuse_nothing_left(len(dataset), "look at the checks that drop rows")
+        dataset.meta |= {**drops.meta(), "findings": dict(sorted(findings.counts.items()))}
+        job.log(drops.summary(len(dataset)))
+        job.log(f"findings in rows that stay: {_counted(findings.counts) or 'none'}")
+        return dataset
 
     def _passed(
-        self, job: Job, checks: "_Checks", drops: Drops, kept: "_Findings"
+        self, job: Job, checks: "_Checks", drops: Drops, written: "_Findings"
     ) -> Iterator[Row]:
         for number, row in read(job, self.rows):
-            found = list(checks.of(number, row))
-            if checks.refuse(number, row, found):
+            findings = list(checks.of(number, row))
+            if checks.refuse(number, row, findings):
                 continue
-            fatal = [(check, what) for check, what in found if checks.action(check) == "drop"]
+            fatal = [(check, what) for check, what in findings if checks.action(check) == "drop"]
             if fatal:
                 drops.add(row, fatal[0][0], "; ".join(what for _, what in fatal))
                 continue
-            kept.add(number, row, found)
+            written.add(number, row, findings)
             yield row
 
 
@@ -191,13 +191,13 @@ class _Checks:
 
     def action(self, check: str) -> Action:
         """What is done about a row that fails this check."""
-        given = self.step.actions
+        actions = self.step.actions
         for group, names in GROUPS.items():
-            if check in names and check not in given and group in given:
-                return given[group]
-        if check == "json" and check not in given and self._json is not None:
+            if check in names and check not in actions and group in actions:
+                return actions[group]
+        if check == "json" and check not in actions and self._json is not None:
             return self._json
-        return given.get(check, ACTIONS[check])
+        return actions.get(check, ACTIONS[check])
 
     def of(self, number: int, row: Row) -> Iterator[Finding]:
         """All findings in a row."""
@@ -215,9 +215,9 @@ class _Checks:
             yield from self._label(number, row)
             yield from self._language(row)
 
-    def refuse(self, number: int, row: Row, found: list[Finding]) -> bool:
+    def refuse(self, number: int, row: Row, findings: list[Finding]) -> bool:
         """Note the findings that stop the build; whether there are any."""
-        fatal = [(check, what) for check, what in found if self.action(check) == "error"]
+        fatal = [(check, what) for check, what in findings if self.action(check) == "error"]
         for check, what in fatal:
             self.refused[check] += 1
             line = f"{named(number, row)}: {check}: {what}"
@@ -262,10 +262,10 @@ class _Checks:
 
     def _in_texts(self, row: Row) -> Iterator[Finding]:
         for place, text in texts_of(row):
-            for kind, found in personal.personal_data(text, self.step.personal):
-                yield kind, f"{place}: {found.what}, {found.masked()}"
-            for found in personal.garbled(text):
-                yield "encoding", f"{place}: {found.what}"
+            for kind, match in personal.personal_data(text, self.step.personal):
+                yield kind, f"{place}: {match.what}, {match.masked()}"
+            for match in personal.garbled(text):
+                yield "encoding", f"{place}: {match.what}"
 
     def _lengths(self, number: int, row: Row) -> Iterator[Finding]:
         for field in ("min_characters", "max_characters"):
@@ -346,9 +346,9 @@ class _Findings:
         if self._out is not None:
             self._out.close()
 
-    def add(self, number: int, row: Row, found: Iterable[Finding]) -> None:
+    def add(self, number: int, row: Row, findings: Iterable[Finding]) -> None:
         """Note what was found in a row that stays."""
-        for check, what in found:
+        for check, what in findings:
             if self._out is None:
                 self._out = self._path.open("wb")
             line = {"id": id_of(row), "row": number, "check": check, "detail": what}

@@ -1,4 +1,5 @@
-"""Asking a model for many things: prompts from templates, requests, and what came back.
+"""Asking a model for many things: templates, tasks, requests and their answers.
 
-In go rows and a template, out come requests and their answers, with memory that stays flat.
+In go rows and a template, out come tasks, requests, and their answers as they arrive; what waits is
+on disk.
 """

@@ -1,4 +1,5 @@
-"""Checks of generated rows: form, content, tool calls, and copies of other rows.
+"""Checks of answers and of the rows in them: form, content, tool calls, and copies of other rows.
 
-In goes a candidate row, out comes what each check found.
+In goes an answer or a candidate row, out come the results of the checks. `settings` is what a
+recipe writes under `checks:`.
 """

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from finery import Files, OneFile, Settings, UsageError, setting
 from finery.rows.answers.answerschema import AnswerSchema, check_schema
 from finery.rows.lengths import check_lengths
+from finery_synth.checks.rubric import Rubric
 
 
 class Functions(Settings):
@@ -44,19 +45,6 @@ class Similarity(Settings):
         ["seeds", "others"],
         min_length=1,
         help="seeds: all rows that the step is given. others: the rows generated before it.",
-    )
-
-
-class Rubric(Settings):
-    """A score that the model `judge` gives each row."""
-
-    rubric: str = setting(min_length=1, help="What makes a row good, in words for the judge.")
-    min: int = setting(4, ge=1, help="The lowest score that passes.")
-    scale: int = setting(5, ge=2, le=100, help="The best score; 1 is the worst.")
-    max_tokens: int = setting(256, ge=16, help="Longest answer of the judge, in tokens.")
-    prompt: OneFile | None = setting(
-        None,
-        help="A Jinja file with the judge's prompt. `finery synth prompt judge` prints ours.",
     )
 
 

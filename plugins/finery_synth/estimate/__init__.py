@@ -1,4 +1,5 @@
-"""What `finery plan` says of generators: calls, tokens and cost before anything is asked.
+"""What `finery plan` says of steps that have a model make rows, before anything is asked.
 
-In go the graph and what is built, out come estimates. No step type imports this package.
+In go the graph and what is built, out come calls, tokens and cost. No step type imports this
+package.
 """

@@ -12,7 +12,7 @@ from finery.rows.dropped import Drops
 from finery.rows.generated import Checked, Origin, Origins
 from finery.rows.parts import changed
 from finery_synth.ask.spool import Spool
-from finery_synth.checks.settings import Rubric
+from finery_synth.checks.rubric import Rubric
 from finery_synth.judge.scores import Judge, Score, Unreadable, no_score
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from finery_synth.ask.asking import T, Used, ask
 from finery_synth.ask.contents import json_in
 from finery_synth.ask.prompts import Prompt
 from finery_synth.ask.task import MOST_VARIANTS
-from finery_synth.checks.settings import Rubric
+from finery_synth.checks.rubric import Rubric
 
 SCORE_PROMPT = """\
 {# system #}

@@ -10,7 +10,6 @@ from finery.rows.generated import Origins
 from finery.rows.parts import OWN_COLUMNS, answer, named
 from finery_synth.ask.prompts import Prompt
 from finery_synth.ask.task import Task
-from finery_synth.generator import PACKAGES
 from finery_synth.judge.pairs import ORDERS, PAIR_PROMPT, VERDICT, is_one_answer, pair_messages
 from finery_synth.judge.scores import SCORE_PROMPT, score_messages, score_schema
 
@@ -25,7 +24,7 @@ class JudgeRows(
     engines=True,
     sections=("generate",),
     seeded=False,
-    packages=PACKAGES,
+    packages=("jinja2",),
     version="1",
     keeps_prompts=True,
     forecast="finery_synth.estimate.forecast:AskingForecast",

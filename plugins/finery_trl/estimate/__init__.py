@@ -1,4 +1,5 @@
 """What `finery plan` says of trainings: parameters, memory and time, without torch.
 
-In go the graph and what is built, out come estimates. No step type imports this package.
+The graph and what is built come in. Estimates go out. They can change no model, and no step type
+imports this package.
 """

@@ -1,4 +1,4 @@
-"""What an estimate starts from: a model's sizes and a machine's memory, found out without torch."""
+"""What an estimate starts from: a model's sizes and a machine's memory, without torch."""
 
 import json
 import os
@@ -17,11 +17,11 @@ REQUEST_SECONDS = 4.0
 
 
 class Unknown(Exception):
-    """A model's sizes can't be told; the message says why, as the end of a sentence."""
+    """A model's sizes are unknown; the message says why, as the end of a sentence."""
 
 
 def of_artifact(model: Model) -> Architecture:
-    """The sizes of a model that is there. Raises `Unknown`."""
+    """The sizes of a model that is built. Raises `Unknown`."""
     if model.format == "adapter" and isinstance(model.refs.get("base"), Model):
         return of_artifact(model.refs["base"])  # type: ignore[arg-type]
     if model.format == "gguf":
@@ -33,7 +33,7 @@ def of_artifact(model: Model) -> Architecture:
 
 
 def of_hub(repo: str, revision: str) -> Architecture:
-    """The sizes of a model on the hub: its config.json is asked for, once, and nothing else.
+    """The sizes of a model on the hub: one request, for its config.json.
 
     Raises `Unknown` where the hub can't be reached or the model has none.
     """
@@ -56,7 +56,7 @@ def of_hub(repo: str, revision: str) -> Architecture:
         return of_config(answer.json())
     except Unknown:
         raise
-    except Exception as error:  # a plan needs no network: whatever went wrong, it is told
+    except Exception as error:  # a plan needs no network: whatever went wrong is reported
         raise Unknown(f"the hub doesn't give the config.json of {repo} ({_first(error)})") from None
 
 
@@ -65,16 +65,16 @@ def _first(error: Exception) -> str:
 
 
 def of_config(config: Mapping[str, Any], parameters: float | None = None) -> Architecture:
-    """The sizes that a config.json says. Raises `Unknown` for other than decoders of one kind.
+    """The sizes in a config.json. Raises `Unknown` for anything but a decoder with gated MLPs.
 
-    parameters: of the whole model, where known; tells whether the output matrix is tied.
+    parameters: of the whole model, where known; decides whether the output matrix is tied.
     """
     config = config.get("text_config") or config
     if any(config.get(name) for name in ("num_local_experts", "num_experts", "n_routed_experts")):
         raise Unknown("its model is a mixture of experts")
     try:
         heads, hidden = config["num_attention_heads"], config["hidden_size"]
-        made = Architecture(
+        sizes = Architecture(
             layers=config["num_hidden_layers"],
             hidden=hidden,
             intermediate=config["intermediate_size"],
@@ -87,13 +87,13 @@ def of_config(config: Mapping[str, Any], parameters: float | None = None) -> Arc
     except (KeyError, TypeError) as error:
         raise Unknown(f"the config.json of its model has no {error}") from None
     if parameters is None:
-        return made
-    forms = [made._replace(tied=tied) for tied in (True, False)]
+        return sizes
+    forms = [sizes._replace(tied=tied) for tied in (True, False)]
     return min(forms, key=lambda form: abs(form.parameters() - parameters))
 
 
 def of_gguf(path: Path) -> Architecture:
-    """The sizes that a GGUF's header says. Raises `Unknown`."""
+    """The sizes in a GGUF's header. Raises `Unknown`."""
     try:
         header = read_header(path)
     except (OSError, DataError) as error:
@@ -150,8 +150,8 @@ def _gpu_bytes() -> float | None:
         return None
     query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
     try:
-        said = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
-        return float(said.split()[0]) * 2**20
+        process = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True)
+        return float(process.stdout.split()[0]) * 2**20
     except (OSError, subprocess.SubprocessError, ValueError, IndexError):
         return None
 
@@ -161,7 +161,7 @@ def _ram_bytes() -> float:
 
 
 def _allowed_bytes() -> float:
-    """What a container leaves to its processes."""
+    """The limit of the container, infinite without one."""
     for name in ("memory.max", "memory/memory.limit_in_bytes"):
         try:
             return float(Path("/sys/fs/cgroup", name).read_text())
@@ -171,7 +171,7 @@ def _allowed_bytes() -> float:
 
 
 def _multiplies_bf16() -> bool:
-    """As `default_dtype` of finery_transformers decides, read from what Linux tells."""
+    """What `default_dtype` of finery_transformers decides by, read from Linux."""
     try:
         flags = Path("/proc/cpuinfo").read_text()
     except OSError:

@@ -17,10 +17,14 @@ from finery import (
     Past,
     Results,
     Source,
-    find_files,
+    count_rows,
+    floating_name,
+    forecast_of,
     rough_duration,
+    sample_rows,
+    sources_of,
 )
-from finery.rows import Row
+from finery.rows import Row, split_turns
 from finery_trl.estimate import architecture as facts
 from finery_trl.estimate.architecture import Machine, Unknown
 from finery_trl.estimate.memory import (
@@ -37,17 +41,17 @@ GIB = 2**30
 CHARACTERS_A_TOKEN = 3.5
 """Prose has some 4, lists and JSON some 3; other languages than English fewer."""
 TEMPLATE_TOKENS = 24
-"""What a chat template adds to a row."""
+"""Tokens that a chat template adds to a row."""
 ANSWERS = ("completion", "output", "assistant", "answer", "chosen", "response")
 """Columns of files that hold an answer."""
 MOST_READ = 20_000
-"""Rows that are looked at: the longest of so many tells enough."""
+"""Rows to look at: the longest of so many is long enough."""
 RECENT = 5
-"""Past trainings whose speed is asked."""
+"""Past trainings whose speed counts."""
 
 
 class Lengths(NamedTuple):
-    """Rows in tokens, guessed from their letters: all, the longest, its longest answer."""
+    """Rows in tokens, estimated by characters: their number, all tokens, the longest, an answer."""
 
     rows: int | None
     total: float | None
@@ -56,13 +60,13 @@ class Lengths(NamedTuple):
 
 
 def estimates(graph: Graph, results: Results, steps: Sequence[str]) -> list[Estimate]:
-    """An estimate for each training among the steps."""
+    """An estimate for each training among the steps whose type is estimated by these formulas."""
     nodes = [graph.nodes[name] for name in steps]
-    # Unsloth's kernels need less memory and another machine: these figures aren't theirs.
-    ours = [node for node in nodes if not node.use.startswith("unsloth.")]
-    found = [node for node in ours if isinstance(node.step, Training)]
-    here = facts.machine() if found else None
-    return [_estimate(graph, results, node, here) for node in found if here is not None]
+    trainings = [n for n in nodes if isinstance(n.step, Training) and n.step.estimated]
+    if not trainings:
+        return []
+    here = facts.machine()
+    return [_estimate(graph, results, node, here) for node in trainings]
 
 
 def _estimate(graph: Graph, results: Results, node: Node, here: Machine) -> Estimate:
@@ -103,35 +107,38 @@ def _estimate(graph: Graph, results: Results, node: Node, here: Machine) -> Esti
 
 
 def architecture(graph: Graph, results: Results, node: Node) -> Architecture:
-    """The sizes of the model under a training. Raises `Unknown`."""
-    source = next(s for s in node.sources if s.field == "model")
+    """The sizes of the model under a step that takes one. Raises `Unknown`.
+
+    It is looked up where it is built, else asked of the step that makes it, else it is that of the
+    model which that step takes: no step changes a model's sizes.
+    """
+    models = sources_of(node, Model)
+    source = next((s for s in models if s.role == "base"), models[0])
+    artifact = results.artifact(source.step, source.output)
+    if isinstance(artifact, Model):
+        return facts.of_artifact(artifact)
     under = graph.nodes[source.step]
-    built = results.artifact(source.step, source.output)
-    if isinstance(built, Model):
-        return facts.of_artifact(built)
-    if any(s.field == "model" for s in under.sources):
+    known = _facts(graph, under)
+    if known is not None:
+        return known
+    if sources_of(under, Model):
         return architecture(graph, results, under)
-    if under.use == "hub.model":
-        return _of_hub(graph, under)
-    if under.use == "local.model":
-        return _of_files(graph, under)
     raise Unknown(f"{under.name} isn't built yet")
 
 
-def _of_hub(graph: Graph, node: Node) -> Architecture:
-    step: Any = node.step
-    pinned = Lock(graph.recipe.path).get(step.floating() or "")
-    return facts.of_hub(step.repo, pinned or step.revision)
-
-
-def _of_files(graph: Graph, node: Node) -> Architecture:
-    step: Any = node.step
-    for name, path in find_files(graph.recipe, (*node.place, "path"), step.path):
-        if name.endswith(".gguf"):
-            return facts.of_gguf(path)
-        if path.name == "config.json":
-            return facts.of_config(msgspec.json.decode(path.read_bytes()))
-    raise Unknown(f"{node.name} has no config.json")
+def _facts(graph: Graph, node: Node) -> Architecture | None:
+    """The sizes by what the step says of its model before it runs; None where it says nothing."""
+    forecast = forecast_of(graph, node)
+    known = forecast.facts() if forecast is not None else {}
+    if "config" in known:
+        return facts.of_config(known["config"], known.get("parameters"))
+    if "gguf" in known:
+        return facts.of_gguf(known["gguf"])
+    if "hub" in known:
+        repo, revision = known["hub"]
+        pinned = Lock(graph.recipe.path).get(floating_name(node.step) or "")
+        return facts.of_hub(repo, pinned or revision)
+    return None
 
 
 # -- the rows ------------------------------------------------------------------------------------
@@ -139,25 +146,24 @@ def _of_files(graph: Graph, node: Node) -> Architecture:
 
 def lengths_of(graph: Graph, results: Results, node: Node, most: int) -> Lengths:
     """The rows of a training, as far as they are known: as built, or as a plain file has them."""
-    from finery import count_rows
-
-    sources = [s for s in node.sources if s.field == "rows"]
+    sources = [s for s in node.sources if s.role == "train"]
     counts = [count_rows(graph, results, s) for s in sources]
     rows = sum(c.rows for c in counts if c) if all(counts) else None
-    found = [_texts(graph, results, source) for source in sources]
-    if any(texts is None for texts in found):
+    texts = [_texts(graph, results, source) for source in sources]
+    known = [sizes for sizes in texts if sizes is not None]
+    if len(known) < len(texts):
         return Lengths(rows, None, most, most)
-    made = measured(chain.from_iterable(t for t in found if t is not None), most)
+    lengths = measured(chain.from_iterable(known), most)
+    mean = lengths.total
     last = results.last(node.name)
-    mean = made.total
     if last is not None and last.meta.get("rows"):
         mean = last.meta["tokens"] / last.meta["rows"]
     total = None if rows is None or mean is None else mean * rows
-    return made._replace(rows=rows, total=total)
+    return lengths._replace(rows=rows, total=total)
 
 
 def lengths_of_rows(rows: Dataset, most: int) -> Lengths:
-    """The lengths of rows that are there."""
+    """The lengths of rows that are built."""
     return measured((_sizes(row) for row in rows), most)
 
 
@@ -182,48 +188,30 @@ def _tokens(characters: int) -> float:
 
 def _texts(graph: Graph, results: Results, source: Source) -> Iterator[tuple[int, int]] | None:
     """(characters of the prompt, of the answers) of rows; None where nothing is known of them."""
-    built = results.artifact(source.step, source.output)
-    if isinstance(built, Dataset):
-        return (_sizes(row) for row in built)
-    node = graph.nodes[source.step]
-    if node.use == "data.split":
-        return _texts(graph, results, next(s for s in node.sources if s.field == "rows"))
-    step: Any = node.step
-    if node.use == "data.file":
-        paths = [p for _, p in find_files(graph.recipe, (*node.place, "path"), step.path)]
-        if all(path.suffix == ".jsonl" for path in paths):
-            return (_raw_sizes(line) for path in paths for line in path.open("rb") if line.strip())
-    return None
-
-
-def _raw_sizes(line: bytes) -> tuple[int, int]:
-    """The same of a line of a file, by the usual names of columns; else all may be the answer."""
-    try:
-        record = msgspec.json.decode(line)
-    except msgspec.DecodeError:
-        return 0, len(line)
-    if not isinstance(record, dict):
-        return 0, len(line)
-    answer = next((record[name] for name in ANSWERS if record.get(name)), None)
-    turns = record.get("messages") or record.get("conversations")
-    if answer is None and isinstance(turns, list) and turns and isinstance(turns[-1], dict):
-        answer = turns[-1].get("content") or turns[-1].get("value")
-    size = len(answer) if isinstance(answer, str) else len(line)
-    return len(line) - size, size
+    rows = sample_rows(graph, results, source, MOST_READ)
+    return None if rows is None else (_sizes(row) for row in rows)
 
 
 def _sizes(row: Row) -> tuple[int, int]:
-    """Characters of the prompt, and of the longest of the answers."""
-    from finery.rows import split_turns
+    """Characters of the prompt, and of the longest of the answers.
 
-    prompt, completion = split_turns(row)
-    answers = [_letters(completion)]
-    if "rejected" in row:
-        answers.append(_letters(row["rejected"]))
-    return _letters(prompt), max(answers)
+    A row that isn't built is a record of a file, whose columns may be anything: the usual names
+    are taken for an answer, and all else for the prompt. Without one, all may be the answer.
+    """
+    if isinstance(row.get("prompt"), list):
+        prompt, completion = split_turns(row)
+        answers = [completion, row.get("rejected", [])]
+        return _characters(prompt), max(map(_characters, answers))
+    whole = len(msgspec.json.encode(row))
+    answer = next((row[name] for name in ANSWERS if row.get(name)), None)
+    turns = row.get("messages") or row.get("conversations")
+    if answer is None and isinstance(turns, list) and turns and isinstance(turns[-1], dict):
+        answer = turns[-1].get("content") or turns[-1].get("value")
+    size = len(answer) if isinstance(answer, str) else whole
+    return whole - size, size
 
 
-def _letters(turns: Any) -> int:
+def _characters(turns: Any) -> int:
     if isinstance(turns, str):
         return len(turns)
     return sum(len(str(turn.get("content") or "")) for turn in turns)
@@ -237,8 +225,8 @@ def memory_of(step: Training, model: Architecture, lengths: Lengths, here: Machi
     rows = step.batch_size(lengths.longest)
     sequences = 2 * rows if step.compares else rows
     wide = step.dtype == "fp32" or (step.dtype == "auto" and not here.bf16)
-    # On a GPU TRL computes the logits of every position, else only where a row of the batch has
-    # loss; a batch's rows are of about the same length, so their answers lie at about one place.
+    # On a GPU TRL computes the logits of every position, elsewhere only of those with loss in some
+    # row. Rows of a batch are about equally long, so their answers are at about the same positions.
     answers = lengths.longest if here.device == "cuda" else round(1.25 * lengths.answer) + 16
     load = Load(
         rows=sequences,
@@ -316,7 +304,7 @@ def _alike(past: Past, step: Training) -> bool:
 
 
 def _rate(past: Past) -> float | None:
-    """Tokens a second, all that it took included."""
+    """Tokens a second, over all of the training's time."""
     tokens, epochs = past.meta.get("tokens"), past.meta.get("epochs")
     if not tokens or not epochs or past.seconds <= 0:
         return None

@@ -1,7 +1,7 @@
 """How much memory and time a training takes, by arithmetic alone.
 
-Memory is the sum of what lies there at once when an optimizer step is at its fullest, between
-forward and backward: weights, what is trained with its gradients and AdamW's two moments, the
+Memory is the sum of what is there at the peak of an optimizer step, between forward and backward:
+weights, what is trained with its gradients and AdamW's two moments, the
 activations that the backward pass needs, and the logits. The division into these parts is that of
 ZeRO (Rajbhandari et al. 2020, https://arxiv.org/abs/1910.02054, section 3). Activations are counted
 tensor by tensor, in the manner of Korthikanti et al. 2022 (https://arxiv.org/abs/2205.05198,
@@ -15,7 +15,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from finery_trl.model.targets import ALL, matched
+from finery_trl.model.targets import matched
+from finery_trl.settings import ALL_LINEAR
 
 MLP = ("gate_proj", "up_proj", "down_proj")
 FULL_BYTES = 4
@@ -70,10 +71,10 @@ class Architecture(NamedTuple):
 
 
 class Adapter(NamedTuple):
-    """A LoRA adapter: its rank, the linear layers it lies on as in PEFT, and DoRA or not."""
+    """A LoRA adapter: its rank, the linear layers that get it as in PEFT, and DoRA or not."""
 
     r: int
-    targets: str | Sequence[str] = ALL
+    targets: str | Sequence[str] = ALL_LINEAR
     dora: bool = False
 
     def parameters(self, model: Architecture) -> int:
@@ -83,9 +84,9 @@ class Adapter(NamedTuple):
         return sum(self.r * (a + b) + (b if self.dora else 0) for a, b in sizes)
 
     def covered(self, model: Architecture) -> list[tuple[int, int]]:
-        """(in, out) of each layer that it lies on."""
+        """(in, out) of each layer that gets it."""
         layers = model.paths()
-        names = layers if self.targets == ALL else matched(self.targets, layers)
+        names = layers if self.targets == ALL_LINEAR else matched(self.targets, layers)
         return [layers[name] for name in names]
 
 

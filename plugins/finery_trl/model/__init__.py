@@ -1,4 +1,5 @@
-"""The model of a training: loaded, quantised, with its adapter, ready for a trainer.
+"""The model of a training: loaded, quantised, and with its adapter, as a trainer takes it.
 
-In goes a `Model` artifact, out comes what TRL's trainers take.
+A `Model` artifact and the settings of a training come in. What TRL's trainers take goes out, with
+the dtype to compute in and the kernels that make it faster. Public for other plugins that train.
 """

@@ -1,40 +1,24 @@
-"""Which layers an adapter lies on: `target_modules` held against the model, before it is loaded."""
+"""Which layers get an adapter: `target_modules` compared with the model before it is loaded."""
 
 import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from finery import UsageError, nearest
+from finery_trl.settings import ALL_LINEAR, TARGET_MODULES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from finery_trl.settings import Training
 
-ALL = "all-linear"
-WHERE = "lora.target_modules"
-
-
-def check_pattern(wanted: str | Sequence[str]) -> None:
-    """`UsageError` for a text that is no regular expression, and for no layers at all."""
-    if not wanted:
-        raise UsageError("target_modules names no layer", where=WHERE, fix=f"leave it out: {ALL}")
-    try:
-        re.compile(wanted if isinstance(wanted, str) else "")
-    except re.error as error:
-        raise UsageError(
-            f"target_modules: {wanted!r} is not a regular expression: {error}",
-            where=WHERE,
-            fix="repair it, or name layers in a list",
-        ) from None
-
 
 def check_targets(step: "Training") -> None:
-    """`UsageError` where `target_modules`, or a name in it, stands for no layer of the model.
+    """Raise `UsageError` where `target_modules`, or a name in it, matches no layer of the model.
 
-    It reads the model's configuration alone.
+    Only the model's configuration is read.
     """
-    if step.lora is None or step.lora.target_modules == ALL:
+    if step.lora is None or step.lora.target_modules == ALL_LINEAR:
         return
     from finery_transformers.loading import load_skeleton
 
@@ -48,10 +32,10 @@ def check_targets(step: "Training") -> None:
 
 
 def matched(wanted: str | Sequence[str], layers: Iterable[str]) -> list[str]:
-    """Those of the layers, given by their paths, that `target_modules` stands for.
+    """Those of the layers, given by their paths, that `target_modules` matches.
 
-    As in PEFT, a name stands for the layers that are called so or end with `.name`, and a text for
-    those that it matches whole. `ALL` is no layer's name: who asks knows which those are.
+    As in PEFT, a name matches the layers that have it as their path or end with `.name`, and text
+    matches whole paths. `ALL_LINEAR` isn't resolved here: it depends on the model's classes.
     """
     if isinstance(wanted, str):
         return [layer for layer in layers if re.fullmatch(wanted, layer)]
@@ -60,7 +44,7 @@ def matched(wanted: str | Sequence[str], layers: Iterable[str]) -> list[str]:
 
 
 def layers_of(model: "PreTrainedModel") -> dict[str, bool]:
-    """Layer that an adapter can lie on → whether it is a linear one inside the model's blocks."""
+    """Each layer that can get an adapter → whether it is a linear one inside the model's blocks."""
     import torch
     from transformers.pytorch_utils import Conv1D
 
@@ -83,5 +67,5 @@ def _unmatched(unknown: Sequence[str], layers: dict[str, bool], *, pattern: bool
     else:
         what = f"target_modules: the model has no layer {named}"
         close = nearest(unknown[0], there)
-        fix = f"did you mean '{close}'?" if close else f"name layers that it has, or {ALL}"
-    return UsageError(what, where=WHERE, details=[f"it has: {', '.join(there)}"], fix=fix)
+        fix = f"did you mean '{close}'?" if close else f"name layers that it has, or {ALL_LINEAR}"
+    return UsageError(what, where=TARGET_MODULES, details=[f"it has: {', '.join(there)}"], fix=fix)

@@ -1,4 +1,6 @@
-"""Rows to tokens, with proof that a model can learn from them what it will be asked.
+"""Rows in tokens, each proven to teach the model what it is asked at inference.
 
-In go rows and a tokenizer, out come token ids with loss where the answer is.
+Rows and a tokenizer come in. Token ids with loss on the answers go out, and the order in which a
+training takes them. What a log and `finery check --deep` say of rows (`summary`, `control`) can't
+change a model: trainings reach it by name only.
 """

@@ -1,11 +1,11 @@
-"""Rows whose own text holds the model's control tokens, which the tokenizer takes for real ones.
+"""Rows whose own text has control tokens of the model, which the tokenizer takes for real ones.
 
-A `<|im_end|>` within a user's text ends the turn there: the model reads what follows as a turn of
-its own, or as none. That may be meant, so such rows are learned, and named.
+A `<|im_end|>` in a user's text ends the turn there, and the model reads the rest as something else.
+That may be intended, so such rows are learned, and reported.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from finery import some_of
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Control:
-    """Looks for control tokens in the rows that pass by."""
+    """Looks for control tokens in rows, without changing them."""
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         self._pattern = _pattern(tokenizer)
@@ -24,18 +24,16 @@ class Control:
         self._ids: list[str] = []
         self._tokens: dict[str, None] = {}
 
-    def watch(self, rows: Iterable[Row]) -> Iterator[Row]:
-        """The rows, one by one."""
-        for row in rows:
-            self._read += 1
-            found = [t for text in _texts(row) for t in self._pattern.findall(text)]
-            if found:
-                self._ids.append(row["id"])
-                self._tokens |= dict.fromkeys(found)
-            yield row
+    def add(self, row: Row) -> None:
+        """Look at one row."""
+        self._read += 1
+        tokens = [t for text in _texts(row) for t in self._pattern.findall(text)]
+        if tokens:
+            self._ids.append(row["id"])
+            self._tokens |= dict.fromkeys(tokens)
 
     def notes(self) -> list[str]:
-        """What there is to say of the rows that passed by."""
+        """A line about the rows that have some; empty where none has."""
         if not self._ids:
             return []
         return [
@@ -45,7 +43,7 @@ class Control:
 
 
 def _pattern(tokenizer: Any) -> re.Pattern[str]:
-    """Any control token; nothing where the tokenizer splits those that stand in a text."""
+    """Any control token; matches nothing where the tokenizer splits them within a text."""
     if getattr(tokenizer, "split_special_tokens", False):
         return re.compile(r"(?!)")
     added = (t.content for t in tokenizer.added_tokens_decoder.values() if t.special)
@@ -54,7 +52,7 @@ def _pattern(tokenizer: Any) -> re.Pattern[str]:
 
 
 def _texts(row: Row) -> Iterator[str]:
-    """What the turns of a row say."""
+    """The texts of a row's turns."""
     prompt, completion = split_turns(row)
     _, rejected = split_turns({"completion": row.get("rejected", [])})
     for turn in (*prompt, *completion, *rejected):

@@ -10,10 +10,10 @@ POOL = 16
 class LengthGroupedOrder:
     """Row indices, epoch by epoch: random, with rows of about the same length in a batch.
 
-    A function of the seed and the epoch alone. (transformers' own sampler draws from torch's
-    global random state, which an interrupted training no longer has.) It serves as a torch
-    sampler; `set_epoch` is called by accelerate. The first batch of all is the longest, so that
-    a training that doesn't fit the memory fails at once.
+    The order depends on the seed and the epoch alone. (transformers' own sampler draws from
+    torch's global random state, which an interrupted training no longer has.) torch takes it as a
+    sampler, and accelerate calls `set_epoch`. The very first batch is the longest, so that a
+    training that doesn't fit into memory fails at once.
 
     lengths: of the rows, in tokens. size: rows in a batch.
     """
@@ -28,18 +28,18 @@ class LengthGroupedOrder:
         return len(self._lengths)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration is of, from 0."""
+        """Choose the epoch of the next iteration, from 0."""
         self._epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
-        chance = random.Random(f"{self._seed} {self._epoch}")
-        rows = chance.sample(range(len(self)), len(self))
+        generator = random.Random(f"{self._seed} {self._epoch}")
+        rows = generator.sample(range(len(self)), len(self))
         batches: list[list[int]] = []
         for pool in _cut(rows, POOL * self._size):
             batches += _cut(sorted(pool, key=lambda i: -self._lengths[i]), self._size)
         # Only the last batch can be short, and it must stay last: torch cuts them anew.
         short = batches.pop() if len(batches[-1]) < self._size else []
-        chance.shuffle(batches)
+        generator.shuffle(batches)
         if self._epoch == 0:
             batches.sort(key=lambda b: self._longest(b) < max(self._lengths))
         return (i for batch in [*batches, short] for i in batch)

@@ -1,7 +1,7 @@
 """Preferences to tokens: a better and a worse answer to the same prompt, or answers with a rating.
 
-The same proof as for rows to learn: both answers extend the very prompt that the model will be
-asked, both have loss and end their turn. What is more, they must differ.
+They are proven like rows with one answer: both answers extend the exact prompt used at inference,
+both have loss, and both end their turn. The two answers must also differ.
 """
 
 from collections.abc import Iterable, Sequence
@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from finery import DataError, Job, some_of
 from finery.rows import Row
+from finery_trl.rows.example import Answer
 from finery_trl.rows.tokens import Tokens, examples_of
 
 RATINGS = {True: True, False: False, "true": True, "false": False}
@@ -24,12 +25,17 @@ class Pair(NamedTuple):
     rejected: list[int]
 
     @property
+    def sequences(self) -> int:
+        """Two: the prompt with either answer."""
+        return 2
+
+    @property
     def size(self) -> int:
         """Tokens of the longer sequence."""
         return len(self.prompt) + max(len(self.chosen), len(self.rejected))
 
     @property
-    def tokens_in_all(self) -> int:
+    def total_tokens(self) -> int:
         """Tokens of both sequences."""
         return 2 * len(self.prompt) + self.loss_tokens
 
@@ -37,6 +43,13 @@ class Pair(NamedTuple):
     def loss_tokens(self) -> int:
         """Tokens of both answers."""
         return len(self.chosen) + len(self.rejected)
+
+    def answers(self) -> list[Answer]:
+        """The better answer, then the worse one."""
+        return [
+            Answer(self.prompt, self.chosen, "chosen"),
+            Answer(self.prompt, self.rejected, "rejected"),
+        ]
 
     def columns(self) -> dict[str, Any]:
         """What TRL's collator for preferences takes."""
@@ -48,7 +61,7 @@ class Pair(NamedTuple):
 
 
 class Rating(NamedTuple):
-    """An answer with a rating, in tokens: whether it is one to give more or less often."""
+    """An answer in tokens with a rating: whether the model should give it more or less often."""
 
     row_id: str
     prompt: list[int]
@@ -56,19 +69,29 @@ class Rating(NamedTuple):
     desirable: bool
 
     @property
+    def sequences(self) -> int:
+        """One: prompt and answer."""
+        return 1
+
+    @property
     def size(self) -> int:
         """Tokens of prompt and answer."""
         return len(self.prompt) + len(self.completion)
 
     @property
-    def tokens_in_all(self) -> int:
-        """The same: there is one sequence."""
+    def total_tokens(self) -> int:
+        """Tokens of the only sequence."""
         return self.size
 
     @property
     def loss_tokens(self) -> int:
         """Tokens of the answer."""
         return len(self.completion)
+
+    def answers(self) -> list[Answer]:
+        """The answer with its rating."""
+        rating = "desirable" if self.desirable else "undesirable"
+        return [Answer(self.prompt, self.completion, rating)]
 
     def columns(self) -> dict[str, Any]:
         """What TRL's collator for ratings takes."""
@@ -87,16 +110,16 @@ def pairs_of(
     limits: as of `examples_of`. Raises what that raises, and `DataError` naming the rows that
     are no preference or whose two answers are the same.
     """
-    found = list(rows)
-    _refuse(found, lambda r: not _is_preference(r), "no preference", _PREFERENCE_FIX, what)
-    chosen = _proven(found, "chosen", tokens, job, what, **limits)
-    rejected = _proven(found, "rejected", tokens, job, what, **limits)
-    same = [r for r in found if chosen.get(r["id"]) == rejected.get(r["id"], "")]
+    pairs = list(rows)
+    _refuse(pairs, lambda r: not _is_preference(r), "no preference", _PREFERENCE_FIX, what)
+    chosen = _proven(pairs, "chosen", tokens, job, what, **limits)
+    rejected = _proven(pairs, "rejected", tokens, job, what, **limits)
+    same = [r for r in pairs if chosen.get(r["id"]) == rejected.get(r["id"], "")]
     _refuse(same, lambda r: True, "chosen and rejected alike", "remove them", what)
-    # A preference with one answer too long is none: it is left out with the other answer.
+    # A preference needs both answers: where one is too long, both are left out.
     return [
         Pair(r["id"], *chosen[r["id"]], rejected[r["id"]][1])
-        for r in found
+        for r in pairs
         if r["id"] in chosen and r["id"] in rejected
     ]
 
@@ -109,19 +132,19 @@ def ratings_of(
     limits: as of `examples_of`. Raises what that raises, and `DataError` naming the rows without
     a rating.
     """
-    found = list(rows)
+    rated = list(rows)
     _refuse(
-        found, lambda r: not _is_preference(r) and not _is_rated(r), "no rating", _RATING_FIX, what
+        rated, lambda r: not _is_preference(r) and not _is_rated(r), "no rating", _RATING_FIX, what
     )
     sides = {"chosen": True, "rejected": False, "completion": None}
     proven = {
-        side: _proven([r for r in found if side in r], side, tokens, job, what, **limits)
+        side: _proven([r for r in rated if side in r], side, tokens, job, what, **limits)
         for side in sides
-        if any(side in r for r in found)
+        if any(side in r for r in rated)
     }
     return [
         Rating(r["id"], *of[r["id"]], RATINGS[r["label"]] if good is None else good)
-        for r in found
+        for r in rated
         for side, good in sides.items()
         if side in r and r["id"] in (of := proven[side])
     ]
@@ -132,9 +155,9 @@ def _proven(
 ) -> dict[str, tuple[list[int], list[int]]]:
     """Row id → (prompt, answer) in tokens, for one of the answers of each row."""
     shared = ("id", "prompt", "tools")
-    asked = [{k: r[k] for k in shared if k in r} | {"completion": r[side]} for r in rows]
+    answered = [{k: r[k] for k in shared if k in r} | {"completion": r[side]} for r in rows]
     name = what if side == "completion" else f"{what} ({side})"
-    return {e.row_id: e.cut() for e in examples_of(asked, tokens, job, what=name, **limits)}
+    return {e.row_id: e.cut() for e in examples_of(answered, tokens, job, what=name, **limits)}
 
 
 def _is_preference(row: Row) -> bool:

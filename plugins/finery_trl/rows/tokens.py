@@ -1,8 +1,8 @@
-"""Rows to tokens, with proof that a model can learn from them what it will be asked.
+"""Rows to tokens, with proof that they teach the model what it is asked at inference.
 
-What is trained on is rendered by the functions that engines render prompts with, not by TRL:
-TRL's way leads through Arrow, which gives every message the keys that any message has, as nulls
-that a chat template may take for values.
+The functions that render prompts for engines also render what is trained on, not TRL's: TRL goes
+through Arrow, which gives every message all keys that any message has, as nulls that a chat
+template may take for values.
 """
 
 import json
@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from finery import NAMED, DataError, FineryError, Job, StepError, some_of
 from finery.rows import Row, answer_text, split_turns
+from finery_trl.rows.example import NO_LOSS, Example
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-NO_LOSS = -100
-"""The label that torch's cross entropy passes over."""
 SHORT = 4
 """An answer of at most so many tokens may be nothing but white space."""
 
@@ -30,10 +29,10 @@ class Tokens(NamedTuple):
 
     @classmethod
     def of(cls, tokenizer: "PreTrainedTokenizerBase", arguments: dict[str, Any]) -> Self:
-        """Find the ends. `StepError` for a template that no model can learn to answer by.
+        """Find the tokens that end a turn. `StepError` for a template that can't be trained on.
 
-        That is one whose answers end with no special token, or whose prompts lack what its
-        answers open with: the model would have to write that itself.
+        Its answers end with no special token, or its prompts lack what its answers open with, so
+        that the model would have to write that itself.
         """
         from finery_transformers.chat import end_of_turn, unasked_header
 
@@ -59,40 +58,8 @@ def _generation_prompt(header: str) -> str:
     return "{%- if add_generation_prompt %}{{- " + text + " }}{%- endif %}"
 
 
-class Example(NamedTuple):
-    """A row in tokens. `labels` are as long as `tokens`, NO_LOSS on the prompt."""
-
-    row_id: str
-    tokens: list[int]
-    labels: list[int]
-
-    @property
-    def size(self) -> int:
-        """Tokens, prompt and answer."""
-        return len(self.tokens)
-
-    @property
-    def tokens_in_all(self) -> int:
-        """The same: there is one sequence."""
-        return self.size
-
-    @property
-    def loss_tokens(self) -> int:
-        """Tokens with loss."""
-        return sum(label != NO_LOSS for label in self.labels)
-
-    def columns(self) -> dict[str, Any]:
-        """What TRL's collator for language modelling takes."""
-        return {"input_ids": self.tokens, "labels": self.labels}
-
-    def cut(self) -> tuple[list[int], list[int]]:
-        """(prompt, answer): the tokens before those with loss, and those."""
-        start = len(self.tokens) - self.loss_tokens
-        return self.tokens[:start], self.tokens[start:]
-
-
 class Fault(NamedTuple):
-    """A way in which rows can't be learned from: what they have, and what to do about it."""
+    """Why rows can't be learned from: what they have, and how to fix it."""
 
     says: str
     fix: str
@@ -128,7 +95,7 @@ ENDLESS = Fault(
     StepError,
 )
 FAULTS = (REFUSED, UNANSWERED, EMPTY, UNWRITTEN, CHANGED, ENDLESS)
-"""In the order in which they are told."""
+"""In the order in which they are reported."""
 
 
 class _Faulty(Exception):
@@ -141,7 +108,7 @@ class _Faulty(Exception):
 
 
 class _Faults:
-    """The rows that can't be learned from, by fault; ids only, and details of the first."""
+    """The rows that can't be learned from, by fault: their ids, and details of the first few."""
 
     def __init__(self, what: str) -> None:
         self.what = what
@@ -153,7 +120,7 @@ class _Faults:
         self._prompts = 0
 
     def add(self, row: Row, error: _Faulty) -> None:
-        """Note a row; what is wrong with it is kept of the first few."""
+        """Note a row with a fault."""
         ids = self._ids.setdefault(error.fault, [])
         details = self._details.setdefault(error.fault, [])
         if error.fault is CHANGED:
@@ -163,7 +130,7 @@ class _Faults:
         ids.append(row["id"])
 
     def add_longer(self, example: "Example", max_length: int) -> None:
-        """Note a row that is too long."""
+        """Note a row that has too many tokens."""
         self._longer.append(example.row_id)
         self._longest = max(self._longest, example.size)
         self._prompts += example.size - example.loss_tokens >= max_length
@@ -213,11 +180,11 @@ def examples_of(
 ) -> Iterator[Example]:
     """Every row in tokens, each proven: it extends its prompt, has loss and ends its turn.
 
-    Rows are read one by one, and all of them before anything is raised: the errors count and name
-    the rows. what: the name of these rows in errors. Raises `StepError` where the chat template
+    Rows are read one by one. Errors are raised after the last one, with the number and ids of all
+    faulty rows. what: the name of these rows in errors. Raises `StepError` where the chat template
     breaks the proof; `DataError` for no rows at all, for rows without an answer or with an empty
     one, for conversations that the template refuses and for rows longer than `max_length` tokens.
-    With `too_long="drop"` these are left out and named in the log.
+    With `too_long="drop"` those are left out and named in the log.
     """
     faults = _Faults(what)
     for row in rows:
@@ -238,48 +205,48 @@ def _example(row: Row, tokens: Tokens) -> Example:
     from finery_transformers.chat import row_tokens
 
     prompt, completion = split_turns(row)
-    said = [repr(str(m.get("content"))[:80]) for m in prompt[-1:]]
+    last_turn = [repr(str(m.get("content"))[:80]) for m in prompt[-1:]]
     if not completion:
-        raise _Faulty(UNANSWERED, said)
+        raise _Faulty(UNANSWERED, last_turn)
     tokenizer, arguments, ends = tokens
     try:
-        asked, whole = row_tokens(
+        prompt_ids, whole = row_tokens(
             tokenizer, prompt, completion, ends, tools=row.get("tools"), arguments=arguments
         )
     except DataError as error:
         raise _Faulty(REFUSED, [error.what]) from error
-    answer = whole[len(asked) :]
-    if not answer and asked[: len(whole)] == whole:
-        raise _Faulty(UNWRITTEN, said)
-    if whole[: len(asked)] != asked:
-        raise _Faulty(CHANGED, _difference(row["id"], tokenizer, asked, whole))
+    answer = whole[len(prompt_ids) :]
+    if not answer and prompt_ids[: len(whole)] == whole:
+        raise _Faulty(UNWRITTEN, last_turn)
+    if whole[: len(prompt_ids)] != prompt_ids:
+        raise _Faulty(CHANGED, _difference(row["id"], tokenizer, prompt_ids, whole))
     if _is_empty(answer, tokens):
-        raise _Faulty(UNWRITTEN if answer_text(row).strip() else EMPTY, said)
+        raise _Faulty(UNWRITTEN if answer_text(row).strip() else EMPTY, last_turn)
     if answer[-1] not in ends:
-        raise _Faulty(ENDLESS, said)
-    return Example(row["id"], whole, [NO_LOSS] * len(asked) + answer)
+        raise _Faulty(ENDLESS, last_turn)
+    return Example(row["id"], whole, [NO_LOSS] * len(prompt_ids) + answer)
 
 
 def _is_empty(answer: Sequence[int], tokens: Tokens) -> bool:
-    """Whether an answer says nothing before it ends."""
-    said = [t for t in answer if t not in tokens.ends]
-    if len(said) > SHORT:
+    """Whether an answer has no text before it ends."""
+    content = [t for t in answer if t not in tokens.ends]
+    if len(content) > SHORT:
         return False
     decode: Any = tokens.tokenizer.decode
-    return not said or not decode(said).strip()
+    return not content or not decode(content).strip()
 
 
 def _difference(
-    row_id: str, tokenizer: "PreTrainedTokenizerBase", asked: Sequence[int], whole: Sequence[int]
+    row_id: str, tokenizer: "PreTrainedTokenizerBase", prompt: Sequence[int], whole: Sequence[int]
 ) -> list[str]:
     """Both texts, from a little before the first token that differs."""
-    pairs = enumerate(zip(asked, whole, strict=False))
-    first = next((i for i, (a, b) in pairs if a != b), min(len(asked), len(whole)))
+    pairs = enumerate(zip(prompt, whole, strict=False))
+    first = next((i for i, (a, b) in pairs if a != b), min(len(prompt), len(whole)))
     decode: Any = tokenizer.decode
     window = slice(max(0, first - 8), first + 12)
     return [
         f"{row_id}: from token {first}",
-        f"asked:   …{decode(asked[window])!r}",
+        f"asked:   …{decode(prompt[window])!r}",
         f"trained: …{decode(whole[window])!r}",
     ]
 

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from finery import Dataset, Job, UsageError, setting, takes
 from finery.rows import Row
-from finery_trl.settings import Proven
 from finery_trl.steps.preference import Preference
 
 if TYPE_CHECKING:
+    from finery_trl.rows.example import Proven
     from finery_trl.rows.tokens import Tokens
 
 
@@ -52,7 +52,9 @@ class Dpo(Preference):
                 fix="leave it out, or set loss_type: robust",
             )
 
-    def read(self, rows: Iterable[Row], tokens: "Tokens", job: Job, what: str) -> Iterable[Proven]:
+    def read(
+        self, rows: Iterable[Row], tokens: "Tokens", job: Job, what: str
+    ) -> "Iterable[Proven]":
         """Preferences in tokens."""
         from finery_trl.rows.pairs import pairs_of
 
@@ -63,7 +65,7 @@ class Dpo(Preference):
         """TRL's DPOTrainer."""
         from trl.trainer.dpo_config import DPOConfig
 
-        from finery_trl.train.trainer import DpoTrainer
+        from finery_trl.train.trainers import DpoTrainer
 
         settings = {"beta": self.beta, "label_smoothing": self.label_smoothing}
         return DpoTrainer, DPOConfig, {**settings, **self._losses()}

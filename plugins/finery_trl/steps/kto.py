@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from finery import Dataset, Job, UsageError, setting, takes
 from finery.rows import Row
-from finery_trl.settings import Proven
 from finery_trl.steps.preference import Preference
 
 if TYPE_CHECKING:
+    from finery_trl.rows.example import Proven
     from finery_trl.rows.tokens import Tokens
 
 
@@ -45,7 +45,9 @@ class Kto(Preference, learns="ratings"):
                 fix="per_device_train_batch_size: 2, or loss_type: apo_zero_unpaired",
             )
 
-    def read(self, rows: Iterable[Row], tokens: "Tokens", job: Job, what: str) -> Iterable[Proven]:
+    def read(
+        self, rows: Iterable[Row], tokens: "Tokens", job: Job, what: str
+    ) -> "Iterable[Proven]":
         """Rated answers in tokens."""
         from finery_trl.rows.pairs import ratings_of
 
@@ -56,7 +58,7 @@ class Kto(Preference, learns="ratings"):
         """TRL's KTOTrainer."""
         from trl.trainer.kto_config import KTOConfig
 
-        from finery_trl.train.trainer import KtoTrainer
+        from finery_trl.train.trainers import KtoTrainer
 
         settings = {
             "beta": self.beta,

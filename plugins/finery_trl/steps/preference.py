@@ -3,10 +3,11 @@
 from typing import Literal
 
 from finery import Model, setting, takes
-from finery_trl.settings import MOST_EPOCHS, Training
+from finery_trl.settings import MOST_EPOCHS
+from finery_trl.steps.training import TrlTraining
 
 
-class Preference(Training, learns="preferences"):
+class Preference(TrlTraining, learns="preferences"):
     """Train on better and worse answers."""
 
     model: Model = takes(
@@ -29,5 +30,5 @@ class Preference(Training, learns="preferences"):
 
     @property
     def compares(self) -> bool:
-        """Always."""
+        """True: the reference is the model before the training."""
         return True

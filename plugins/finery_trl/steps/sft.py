@@ -5,15 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 from finery import Dataset, Job, setting, takes
 from finery.rows import Row
-from finery_trl.settings import Lora, Proven, Training
+from finery_trl.steps.training import TrlTraining
 
 if TYPE_CHECKING:
+    from finery_trl.rows.example import Proven
     from finery_trl.rows.tokens import Tokens
 
-__all__ = ["Lora", "Sft"]
 
-
-class Sft(Training):
+class Sft(TrlTraining):
     """Fine-tune a model on the answers of rows, with TRL: LoRA, QLoRA, or all weights.
 
     Loss lies on the completion's tokens alone, up to the end of its turn. Before the first
@@ -36,7 +35,9 @@ class Sft(Training):
         "where the model's attention would let a row see its neighbours.",
     )
 
-    def read(self, rows: Iterable[Row], tokens: "Tokens", job: Job, what: str) -> Iterable[Proven]:
+    def read(
+        self, rows: Iterable[Row], tokens: "Tokens", job: Job, what: str
+    ) -> "Iterable[Proven]":
         """Rows in tokens, with loss on their answers."""
         from finery_trl.rows.tokens import examples_of
 
@@ -47,7 +48,7 @@ class Sft(Training):
         """TRL's SFTTrainer."""
         from trl.trainer.sft_config import SFTConfig
 
-        from finery_trl.train.trainer import SftTrainer
+        from finery_trl.train.trainers import SftTrainer
 
         return (
             SftTrainer,

@@ -1,7 +1,7 @@
 """Checkpoints in a folder: which are whole, which to keep, which one is the best.
 
-A checkpoint `checkpoint-<step>` counts once its mark, written last, names every file with its
-size. What a kill or a power cut left half-written is removed, never resumed from.
+A checkpoint `checkpoint-<step>` is whole once it has a mark, written last, with the size of every
+file. What a kill or a power cut left half-written is removed, never resumed from.
 """
 
 import json
@@ -14,7 +14,7 @@ from finery import StepError
 
 MARK = "complete.json"
 KEPT = 2
-"""The newest checkpoints that are kept beside the best one."""
+"""How many of the newest checkpoints are kept beside the best one."""
 LOWEST_LOSS = "eval_loss"
 MEASURED = {
     "loss": "loss",
@@ -25,7 +25,7 @@ MEASURED = {
     "eval_rewards/accuracies": "eval_preference_accuracy",
     "eval_rewards/margins": "eval_reward_margin",
 }
-"""What the trainers log → what curves call it."""
+"""Name in the trainers' logs → name in curves."""
 
 
 def step_of(checkpoint: Path) -> int:
@@ -53,9 +53,9 @@ def last_whole(folder: Path) -> Path | None:
 
 def prune(folder: Path, history: Sequence[dict[str, Any]], by: str = LOWEST_LOSS) -> None:
     """Keep the best checkpoint so far and the newest ones."""
-    found = sorted(folder.glob("checkpoint-*"), key=step_of)
+    checkpoints = sorted(folder.glob("checkpoint-*"), key=step_of)
     best = best_step(history, by)
-    for checkpoint in found[:-KEPT]:
+    for checkpoint in checkpoints[:-KEPT]:
         if step_of(checkpoint) != best:
             (checkpoint / MARK).unlink(missing_ok=True)  # first: half-removed is not whole
             shutil.rmtree(checkpoint)
@@ -78,7 +78,7 @@ def best_step(history: Sequence[dict[str, Any]], by: str = LOWEST_LOSS) -> int |
 
 
 def exhausted(history: Sequence[dict[str, Any]], by: str, patience: int | None) -> bool:
-    """Whether the last `patience` validations brought nothing better than one before them."""
+    """Whether the last `patience` validations were no better than one before them."""
     scores = _scores(history, by)
     if patience is None or not scores:
         return False
@@ -88,7 +88,7 @@ def exhausted(history: Sequence[dict[str, Any]], by: str, patience: int | None) 
 
 
 def _scores(history: Sequence[dict[str, Any]], by: str) -> dict[int, tuple[float, float]]:
-    """Step → what to minimise at it, by first and second importance."""
+    """Step → what to minimise at it: first, and where that is equal."""
     losses = {e["step"]: float(e["eval_loss"]) for e in history if "eval_loss" in e}
     if by == LOWEST_LOSS:
         return {step: (loss, 0.0) for step, loss in losses.items()}
@@ -113,13 +113,13 @@ def chosen(folder: Path, by: str = LOWEST_LOSS) -> Path:
 
 def _is_whole(checkpoint: Path) -> bool:
     try:
-        wanted = json.loads((checkpoint / MARK).read_text(encoding="utf-8"))
+        sizes = json.loads((checkpoint / MARK).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return bool(wanted == _sizes(checkpoint))
+    return bool(sizes == _sizes(checkpoint))
 
 
 def _sizes(checkpoint: Path) -> dict[str, int]:
     files = sorted(p for p in checkpoint.rglob("*") if p.is_file() and p.name != MARK)
-    named = {p.relative_to(checkpoint).as_posix(): p.stat().st_size for p in files}
-    return {name: size for name, size in named.items() if not name.startswith(MARK)}
+    sizes = {p.relative_to(checkpoint).as_posix(): p.stat().st_size for p in files}
+    return {name: size for name, size in sizes.items() if not name.startswith(MARK)}

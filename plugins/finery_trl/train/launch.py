@@ -1,7 +1,8 @@
 """A training in several processes: the main one starts them and listens, each runs the same step.
 
-On a CPU the processes are torch's own launcher's and talk by gloo; on GPUs, or with a
-configuration of accelerate (FSDP, DeepSpeed, several machines), `accelerate launch` starts them.
+On a CPU torch's own launcher starts the processes, which talk by gloo. On GPUs, or with a
+configuration of accelerate (FSDP, DeepSpeed, several machines), `accelerate launch` does. Each
+process is `python -m finery_trl.train.launch ORDER`.
 """
 
 import os
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
@@ -33,27 +34,31 @@ if TYPE_CHECKING:
     from finery_trl.settings import Training
 
 ADDRESS = "FINERY_TRAINING_ADDRESS"
-"""Environment variable by which a process finds the main one."""
+"""Environment variable with the address of the main process."""
+
+Train = Callable[["Training", Job], tuple[int, int]]
+"""Trains on a process's share of the rows; (parameters, trained ones), see `save.Trained`."""
 
 
 class Order(NamedTuple):
-    """What a process is told: the step with its inputs, and its surroundings."""
+    """What a process has to do: call `train`, a module's function, with a step and its job."""
 
+    train: Train
     step: "Training"
     seed: int
     scratch: Path
 
 
-def launch(step: "Training", job: Job) -> tuple[int, int]:
-    """Train in `step.launch.processes` processes; (parameters, trained ones), see `Trained`.
+def launch(train: Train, step: "Training", job: Job) -> tuple[int, int]:
+    """Call `train` in `step.launch.processes` processes; what the first one returns.
 
-    Checkpoints are in `job.scratch` afterwards. Raises the error that one of them ends with.
+    Checkpoints are in `job.scratch` afterwards. Raises the error of the first process that fails.
     """
     assert step.launch is not None
     with tempfile.TemporaryDirectory(prefix="finery-") as folder:
         order = Path(folder) / "order"
         header = pickle.dumps(_plugin_files())  # read first: the step may be of such a plugin
-        order.write_bytes(header + pickle.dumps(Order(step, job.seed, job.scratch)))
+        order.write_bytes(header + pickle.dumps(Order(train, step, job.seed, job.scratch)))
         with Listener(str(Path(folder) / "socket"), "AF_UNIX", backlog=64) as listener:
             environment = {**os.environ, ADDRESS: str(listener.address)} | _threads(step)
             process = subprocess.Popen([*_command(step), str(order)], env=environment)
@@ -63,13 +68,11 @@ def launch(step: "Training", job: Job) -> tuple[int, int]:
                 _end(process)
 
 
-def main(order: Path) -> None:
-    """One of the processes."""
-    from finery_trl.train.run import train_here
-
-    with order.open("rb") as file:
+def main(path: Path) -> None:
+    """Carry out an order in one of the processes. path: of its file."""
+    with path.open("rb") as file:
         load_plugins(tuple(pickle.load(file)))
-        told: Order = pickle.load(file)
+        order: Order = pickle.load(file)
     connection = Client(os.environ[ADDRESS], "AF_UNIX")
     done = threading.Event()
     _end_with(connection, done)
@@ -80,9 +83,9 @@ def main(order: Path) -> None:
         with lock, suppress(BrokenPipeError):
             connection.send(event)
 
-    job = _Job(told, send if first else lambda event: None)
+    job = _Job(order, send if first else lambda event: None)
     try:
-        counts = train_here(told.step, job)
+        counts = order.train(order.step, job)
     except FineryError as error:
         send({"event": "failed", "error": error.to_dict()})
         sys.exit(1)
@@ -95,14 +98,14 @@ def main(order: Path) -> None:
 class _Job(Job):
     """The training's job in one of the processes."""
 
-    def __init__(self, told: Order, report: Any) -> None:
+    def __init__(self, order: Order, report: Any) -> None:
         def find(model: Model) -> tuple[type[Engine], str]:
             raise StepError("a training answers prompts with the model that it trains only")
 
         super().__init__(
-            out=told.scratch,
-            scratch=told.scratch,
-            seed=told.seed,
+            out=order.scratch,
+            scratch=order.scratch,
+            seed=order.seed,
             report=report,
             records=MemoryRecords(),
             find_engine=find,
@@ -127,11 +130,11 @@ def _command(step: "Training") -> list[str]:
         launcher = ["accelerate.commands.launch", f"--num_processes={processes}"]
         launcher += ["--multi_gpu"] if config is None and processes > 1 else []
         launcher += [f"--config_file={config.path}"] if config is not None else []
-    return [sys.executable, "-m", *launcher, "-m", "finery_trl.train.launched"]
+    return [sys.executable, "-m", *launcher, "-m", "finery_trl.train.launch"]
 
 
 def _threads(step: "Training") -> dict[str, str]:
-    """As many threads for each process as there are cores for it: more would spin in turns."""
+    """A share of the cores for each process: more threads would wait for each other, spinning."""
     assert step.launch is not None
     share = max(1, cpu_count() // step.launch.processes)
     return {"OMP_NUM_THREADS": str(share), "TOKENIZERS_PARALLELISM": "false"}
@@ -140,7 +143,7 @@ def _threads(step: "Training") -> dict[str, str]:
 def _listen(
     listener: Listener, process: "subprocess.Popen[bytes]", processes: int, job: Job
 ) -> tuple[int, int]:
-    """Report what the first process does, until all have ended."""
+    """Report what the first process sends, until all have ended; its counts."""
     counts: tuple[int, int] | None = None
     events = _events(listener, process, processes)
     for event in events:
@@ -162,7 +165,7 @@ def _listen(
 def _events(
     listener: Listener, process: "subprocess.Popen[bytes]", processes: int
 ) -> Iterator[dict[str, Any]]:
-    """What the processes send, until all that there are have ended."""
+    """What the processes send, until all of them have ended."""
     from multiprocessing.connection import wait
 
     socket: Any = listener._listener._socket  # type: ignore[attr-defined]
@@ -197,7 +200,7 @@ def _report(job: Job, event: dict[str, Any]) -> None:
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """End the launcher; the processes end when they see the socket closed."""
+    """End the launcher; the processes end when their socket closes."""
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
         process.wait(10)
@@ -206,7 +209,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 
 def _end_with(connection: Connection, done: threading.Event) -> None:
-    """End this process when the main one is gone before it is done, however it went."""
+    """End this process if the main one goes away before the training is done."""
 
     def watch() -> None:
         with suppress(EOFError, OSError):
@@ -215,3 +218,7 @@ def _end_with(connection: Connection, done: threading.Event) -> None:
             os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

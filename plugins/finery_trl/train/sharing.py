@@ -1,9 +1,9 @@
 """Rows of a batch without what they repeat. Imports torch: import it inside a function.
 
-Rows of one task begin alike, with the same system prompt, and in a causal model what stands at a
-place depends on nothing behind it. So everything but attention runs once over the common beginning
-and not at all over padding: on one sequence of the tokens that differ. Only attention sees the rows
-as they were. Loss and gradients are those of the padded batch, but for rounding.
+Rows of one task begin with the same system prompt, and in a causal model a position depends on
+earlier ones only. So everything but attention runs once over the common beginning and not at all
+over padding, on one sequence of the tokens that differ. Only attention sees whole rows. Loss and
+gradients are those of the padded batch, except for rounding.
 """
 
 import math
@@ -15,30 +15,30 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from finery_trl.rows.tokens import NO_LOSS
+from finery_trl.rows.example import NO_LOSS
 
 NAME = "finery_rows"
-"""What the attention below is called in a model's configuration."""
+"""The name of the attention below in a model's configuration."""
 SHORT = 2**18
 """Rows x tokens² up to which single products are faster than torch's fused attention on a CPU,
 whose backward pass is slow for short rows."""
 PLAIN = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma", "smollm3", "phi3", "olmo2"})
-"""Types of models that tests show it to be the same for."""
+"""Types of models for which tests show the same results."""
 
 
 class Layout(NamedTuple):
     """A batch of B rows of up to T tokens as one sequence of N tokens.
 
     tokens, positions: [1, N]. mask: [B, 1, T, T], True where a place attends. spread: [B · T],
-    each place's token in the sequence. kept: [N], each token's place. loss_at: where in the
-    sequence there is loss, and `targets`, the tokens to be said there.
+    each place's token in the sequence. places: [N], each token's place. loss_at: where in the
+    sequence there is loss, and `targets`, the tokens to predict there.
     """
 
     tokens: torch.Tensor
     positions: torch.Tensor
     mask: torch.Tensor
     spread: torch.Tensor
-    kept: torch.Tensor
+    places: torch.Tensor
     loss_at: torch.Tensor
     targets: torch.Tensor
 
@@ -50,17 +50,17 @@ class Layout(NamedTuple):
         following = pad(labels[:, 1:], (0, 1), value=NO_LOSS)
         alike = (real & (ids == ids[0]) & (following == NO_LOSS)).all(dim=0)
         shared = int(alike.int().cumprod(dim=0).sum())
-        kept = real.clone()
-        kept[1:, :shared] = False  # they stand in the first row
-        places = kept.flatten().nonzero()[:, 0]
+        distinct = real.clone()
+        distinct[1:, :shared] = False  # the first row has them
+        places = distinct.flatten().nonzero()[:, 0]
         spread = torch.zeros(rows * length, dtype=torch.long, device=ids.device)
         spread[places] = torch.arange(len(places), device=ids.device)
         spread.view(rows, length)[:, :shared] = torch.arange(shared, device=ids.device)
         causal = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril()
-        targets = following[kept]
+        targets = following[distinct]
         loss_at = (targets != NO_LOSS).nonzero()[:, 0]
         return cls(
-            ids[kept][None],
+            ids[distinct][None],
             (places % length)[None],
             (causal & real[:, None])[:, None],
             spread,
@@ -112,7 +112,7 @@ def _attention(
     short = len(mask) * mask.shape[-1] ** 2 <= SHORT
     attend = _single_products if short else sdpa_attention_forward
     out, _ = attend(module, query, key, value, mask, **more)
-    return out.flatten(0, 1).index_select(0, layout.kept)[None], None
+    return out.flatten(0, 1).index_select(0, layout.places)[None], None
 
 
 def _spread(states: torch.Tensor, layout: Layout) -> torch.Tensor:

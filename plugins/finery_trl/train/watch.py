@@ -1,73 +1,48 @@
-"""The task's own metric during a training: any evaluator, asking the model as it is."""
+"""The task's own metrics during a training: an evaluator that asks the model as it is then."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finery import (
-    Budget,
-    CachedEngine,
-    Engine,
-    FineryError,
-    Job,
-    MemoryRecords,
-    Metrics,
-    Model,
-    Preflight,
-    interface,
-)
-from finery_trl.rows.tokens import Tokens
+from finery import Budget, CachedEngine, Engine, Job, MemoryRecords, Metrics, Model
 
 if TYPE_CHECKING:
     import torch
 
+    from finery_trl.rows.tokens import Tokens
     from finery_trl.settings import Training
 
 
 def watcher(
-    step: "Training", tokens: Tokens, dtype: "torch.dtype", job: Job
-) -> Callable[[Any, int], dict[str, float]] | None:
-    """(model, optimizer step) → the metrics of `step.watch`; None where nothing is watched."""
-    if step.watch is None:
-        return None
+    step: "Training", tokens: "Tokens", dtype: "torch.dtype", job: Job
+) -> Callable[[Any, int], dict[str, float]]:
+    """(model, optimizer step) → the metrics of `step.watch`, which must be set."""
     from finery_transformers.engine import LiveEngine
 
     evaluator = step.watch
+    assert evaluator is not None
 
     def watch(model: Any, at: int) -> dict[str, float]:
-        asked = _Job(job.scratch / "watch" / str(at))
-        asked.asked = LiveEngine(
+        watching = _Job(job.scratch / "watch" / str(at))
+        watching.live = LiveEngine(
             step.model,
-            asked,
+            watching,
             trained=model,
             tokenizer=tokens.tokenizer,
             arguments=tokens.arguments,
             dtype=dtype,
         )
-        metrics: Metrics = evaluator.run(asked)
+        metrics: Metrics = evaluator.run(watching)
         (scores,) = metrics.report()["scores"].values()
         return dict(scores)
 
     return watch
 
 
-def check_watched(step: "Training", job: Job) -> None:
-    """Raise what the watched evaluator would raise at the first validation for its rows."""
-    if step.watch is None:
-        return
-    try:
-        preflight = interface(step.watch, Preflight)
-        if preflight is not None:
-            preflight.check_inputs(job)
-    except FineryError as error:
-        error.where = error.where or "watch.rows"
-        raise
-
-
 class _Job(Job):
-    """A job of its own for the evaluator, whose every model is the one in training."""
+    """The evaluator's own job, whose models all are the one in training."""
 
-    asked: Engine
+    live: Engine
 
     def __init__(self, out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
@@ -83,8 +58,8 @@ class _Job(Job):
 
     def engine(self, model: Model, *, budget: Budget | None = None) -> CachedEngine:
         """The model in training."""
-        return CachedEngine(self.asked, self.records, "")
+        return CachedEngine(self.live, self.records, "")
 
     def raw_engine(self, model: Model) -> Engine:
-        """The same."""
-        return self.asked
+        """The model in training, without a cache."""
+        return self.live

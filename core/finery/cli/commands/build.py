@@ -13,7 +13,7 @@ from finery.build import uptodate as stamp
 from finery.cli.console import print_json
 from finery.cli.options import json_option, recipe_argument, set_option
 from finery.errors import UsageError
-from finery.plugin.builtin import EXECUTORS
+from finery.builtin import EXECUTORS
 from finery.util.references import load_reference
 
 if TYPE_CHECKING:

@@ -5,13 +5,13 @@ import json
 import re
 import shutil
 import sys
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import click
 
 from finery.cli.columns import columns_of, templates_for
+from finery.cli.commands.scaffold import filled, refuse_existing, template, write_texts
 from finery.errors import UsageError
 from finery.util.paths import shown
 
@@ -61,29 +61,25 @@ def command(
     task = task or _asked()
     name = _checked(name) if name else _name_of(folder)
     if data is None:
-        source: Any = next((_template(task) / "data").iterdir())
+        source: Any = next((template(task) / "data").iterdir())
         file, columns = f"data/{source.name}", SAMPLE_COLUMNS[task]
     else:
         source, file = data, _place_of(data, folder)
         columns = templates_for(columns_of(data, prompt, answer))
     texts = {
-        "recipe.yaml": _filled(
-            _template(task) / "recipe.yaml",
+        "recipe.yaml": filled(
+            template(task) / "recipe.yaml",
             name=name,
             path=_quoted(file),
             columns=columns,
             own=data is not None,
         ),
-        "README.md": _filled(_template("README.md"), name=name, about=TASKS[task], file=file),
-        ".gitignore": _template("gitignore").read_text(encoding="utf-8"),
+        "README.md": filled(template("README.md"), name=name, about=TASKS[task], file=file),
+        ".gitignore": template("gitignore").read_text(encoding="utf-8"),
         "recipe.schema.json": _schema(),
     }
     _write(folder, texts, source, file)
     _say_what_next(folder, [*texts, file], sample=data is None)
-
-
-def _template(name: str) -> Any:
-    return files("finery") / "templates" / name
 
 
 def _asked() -> str:
@@ -126,19 +122,6 @@ def _quoted(text: str) -> str:
     return text if re.fullmatch(r"[A-Za-z][\w./-]*", text) else json.dumps(text, ensure_ascii=False)
 
 
-def _filled(template: Any, **values: Any) -> str:
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(
-        variable_start_string="{=",  # {{ … }} is for data.file
-        variable_end_string="=}",
-        line_statement_prefix="%%",
-        keep_trailing_newline=True,
-        undefined=StrictUndefined,
-    )
-    return environment.from_string(template.read_text(encoding="utf-8")).render(values)
-
-
 def _schema() -> str:
     from finery.cli.commands.schema import formatted
     from finery.plugin.manager import load_plugins
@@ -151,21 +134,13 @@ def _write(folder: Path, texts: dict[str, str], source: Any, file: str) -> None:
     """Write all files, or none where one is in the way."""
     copied = not (isinstance(source, Path) and source.resolve() == (folder / file).resolve())
     names = [*texts, *([file] if copied else [])]
-    there = [name for name in names if (folder / name).is_symlink() or (folder / name).exists()]
-    if there:
-        raise UsageError(
-            f"in the way: {', '.join(there)}",
-            where=shown(folder),
-            fix="name another folder, or move these files away: init overwrites nothing",
-        )
+    refuse_existing(folder, names, "init")
     try:
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         if copied:
             with source.open("rb") as read, (folder / file).open("xb") as out:
                 shutil.copyfileobj(read, out)
-        for name, text in texts.items():
-            with (folder / name).open("x", encoding="utf-8") as out_text:
-                out_text.write(text)
+        write_texts(folder, texts)
     except OSError as error:
         raise UsageError(
             f"can't write: {error.strerror}", where=str(error.filename or shown(folder))

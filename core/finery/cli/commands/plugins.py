@@ -1,5 +1,6 @@
 """`finery plugins`: what is installed and what it provides."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,11 +9,12 @@ import click
 from finery.cli.console import print_json
 from finery.cli.options import json_option
 from finery.errors import PluginError
-from finery.util.text import did_you_mean, visible
+from finery.util.text import counted, did_you_mean, visible
 
 if TYPE_CHECKING:
     from finery.plugin.discovery import BrokenPlugin, Plugin
     from finery.plugin.manager import Plugins
+    from finery.testing.checks import Problem
 
 
 @click.command("plugins")
@@ -23,9 +25,14 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, exists=True),
     help="Include the plugin files of this recipe.",
 )
+@click.option("--check", is_flag=True, help="Check what they provide; exit code 1 for problems.")
 @json_option
-def command(name: str | None, recipe: Path | None, as_json: bool) -> None:
-    """List plugins and their step types; with NAME (a step type), its inputs and settings."""
+def command(name: str | None, recipe: Path | None, check: bool, as_json: bool) -> int:
+    """List plugins and their step types; with NAME (a step type), its inputs and settings.
+
+    --check finds step types and settings without texts, references that can't be loaded, and
+    modules that import something heavy when they are loaded.
+    """
     from finery.build.project import plugins_of
     from finery.plugin.manager import load_plugins
     from finery.recipe.document import load
@@ -34,19 +41,61 @@ def command(name: str | None, recipe: Path | None, as_json: bool) -> None:
     plugins.are_broken_reported = True
     if name in plugins.step_types:
         _print_step_type(plugins, str(name), as_json)
-        return
+        return 0
     names = [*(p.name for p in plugins.plugins), *(p.name for p in plugins.broken)]
     if name is not None and name not in names:
         known = [*plugins.step_types, *names]
-        raise PluginError(
-            f"there is no plugin or step type '{name}'", fix=did_you_mean(name, known)
-        )
-    for plugin in plugins.plugins:
-        if name in (None, plugin.name):
-            _print_plugin(plugins, plugin, as_json)
-    for broken in plugins.broken:
-        if name in (None, broken.name):
-            _print_broken(broken, as_json)
+        fix = "finery plugin new NAME" if name == "new" else did_you_mean(name, known)
+        raise PluginError(f"there is no plugin or step type '{name}'", fix=fix)
+    listed = [plugin for plugin in plugins.plugins if name in (None, plugin.name)]
+    broken = [plugin for plugin in plugins.broken if name in (None, plugin.name)]
+    if check:
+        return _check(plugins, listed, broken, as_json)
+    for plugin in listed:
+        _print_plugin(plugins, plugin, as_json)
+    for broken_plugin in broken:
+        _print_broken(broken_plugin, as_json)
+    return 0
+
+
+def _check(
+    plugins: "Plugins",
+    listed: "Sequence[Plugin]",
+    broken: "Sequence[BrokenPlugin]",
+    as_json: bool,
+) -> int:
+    """Print what is wrong with each plugin; the exit code."""
+    from finery.testing.checks import Problem, problems_of_plugins
+
+    problems = problems_of_plugins(plugins, listed)
+    for plugin in listed:
+        own = [problem for owner, problem in problems if owner is plugin]
+        _print_problems(plugin, own, as_json)
+    for broken_plugin in broken:
+        error = broken_plugin.error
+        whole = Problem("the plugin", error.what, error.fix or "")
+        _print_problems(broken_plugin, [whole], as_json)
+    count = len(problems) + len(broken)
+    if not as_json:
+        checked = counted(len(listed) + len(broken), "plugin")
+        click.echo(f"{checked}, {counted(count, 'problem')}")
+    return 1 if count else 0
+
+
+def _print_problems(
+    plugin: "Plugin | BrokenPlugin", problems: "Sequence[Problem]", as_json: bool
+) -> None:
+    if as_json:
+        found = [problem._asdict() for problem in problems]
+        print_json({"plugin": plugin.name, "from": plugin.origin, "problems": found})
+        return
+    state, colour = ("broken", "red") if problems else ("ok", "green")
+    name = click.style(f"{plugin.name:<12}", bold=True)
+    click.echo(f"{name}  {click.style(f'{state:<6}', fg=colour)}  {plugin.origin}")
+    for problem in problems:
+        click.echo(f"  {problem.subject}: {visible(problem.what)}")
+        if problem.fix:
+            click.echo(f"    {click.style('fix:', fg='green')} {visible(problem.fix)}")
 
 
 def _print_plugin(plugins: "Plugins", plugin: "Plugin", as_json: bool) -> None:

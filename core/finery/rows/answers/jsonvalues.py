@@ -68,8 +68,8 @@ def parse(text: str) -> Any:
 
 def unfenced(text: str) -> str:
     """What a code fence holds, if that is all there is; else the text, stripped."""
-    found = _FENCED.fullmatch(text.strip())
-    return (found[1] if found else text).strip()
+    match = _FENCED.fullmatch(text.strip())
+    return (match[1] if match else text).strip()
 
 
 def nodes(value: Any, path: Path = ()) -> Iterator[tuple[Path, bool]]:
@@ -89,11 +89,11 @@ def leaves(values: Iterable[Any]) -> list[Path]:
 
     What is an object in some and not in others counts by what it holds.
     """
-    found: dict[Path, None] = {}
+    paths: dict[Path, None] = {}
     for value in values:
-        found.update((path, None) for path, leaf in nodes(value) if leaf)
-    inner = {path[:n] for path in found for n in range(1, len(path))}
-    return [path for path in found if path not in inner]
+        paths.update((path, None) for path, leaf in nodes(value) if leaf)
+    inner = {path[:n] for path in paths for n in range(1, len(path))}
+    return [path for path in paths if path not in inner]
 
 
 def lookup(value: Any, path: Path) -> Any:
@@ -194,11 +194,11 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
+    value = dict(pairs)
+    if len(value) < len(pairs):
         keys = [key for key, _ in pairs]
         raise NotJson("JSON with a key given twice", next(k for k in keys if keys.count(k) > 1))
-    return made
+    return value
 
 
 def _constant(text: str) -> NoReturn:

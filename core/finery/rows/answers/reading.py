@@ -59,25 +59,25 @@ class Reader(msgspec.Struct, frozen=True, kw_only=True):
         completion, label = answer_text(row), row.get("label")
         text = extracted(completion, self.extract)
         if self.fields:
-            found = self._expected_fields(text, label)
+            expected = self._expected_fields(text, label)
         else:
-            found = self._expected_class(text, label)
+            expected = self._expected_class(text, label)
         for column, value, allowed in zip(
-            self.columns, found.values, self.labels or [()] * len(found.values), strict=True
+            self.columns, expected.values, self.labels or [()] * len(expected.values), strict=True
         ):
             if not value:
                 raise Unreadable(f"no {column} in the expected answer")
             if value == INVALID or (allowed and value not in allowed):
                 raise Unreadable(f"{column} {value!r} is not an allowed label")
-        return msgspec.structs.replace(found, extracted=text != completion)
+        return msgspec.structs.replace(expected, extracted=text != completion)
 
     def read(self, answer: str, expected: Expected) -> Reading:
         """What `answer` says, to a row that expects `expected`. Needs `labels`."""
         text = extracted(answer, self.extract)
         whole = text if expected.extracted else answer
         if self.fields:
-            found = self._read_fields(text, expected)
-            return Reading(found, valid=None not in found and self._well_formed(whole, expected))
+            values = self._read_fields(text, expected)
+            return Reading(values, valid=None not in values and self._well_formed(whole, expected))
         (allowed,) = self.labels
         guess = self._class(text, allowed)
         bare = expected.form == "free" or self._normal(whole) in allowed
@@ -94,8 +94,8 @@ class Reader(msgspec.Struct, frozen=True, kw_only=True):
     def _class(self, text: str, allowed: tuple[str, ...]) -> str | None:
         """The one allowed class that the text names, by `match`."""
         if self.match == "contains":
-            found = set(_whole_words(allowed).findall(self._normal(text)))
-            return found.pop() if len(found) == 1 else None
+            classes = set(_whole_words(allowed).findall(self._normal(text)))
+            return classes.pop() if len(classes) == 1 else None
         guess = self._normal(_first_line(text) if self.match == "first_line" else text)
         return guess if guess in allowed else None
 
@@ -106,8 +106,8 @@ class Reader(msgspec.Struct, frozen=True, kw_only=True):
         return Expected((value,), form="bare" if self._normal(text) in ("", value) else "free")
 
     def _class_of_text(self, text: str) -> str:
-        found = self._class(text, self.labels[0]) if self.labels else None
-        return found or self._normal(_first_line(text) if self.match == "first_line" else text)
+        name = self._class(text, self.labels[0]) if self.labels else None
+        return name or self._normal(_first_line(text) if self.match == "first_line" else text)
 
     def _expected_fields(self, text: str, label: Any) -> Expected:
         form = ("json" if _whole_object(text) is not None else "lines") if text.strip() else ""
@@ -116,14 +116,14 @@ class Reader(msgspec.Struct, frozen=True, kw_only=True):
         if isinstance(label, dict):
             values = self._object_pairs(label)
             pairs = pairs or values
-        found = tuple(_only(values.get(self._normal(f), [])) or "" for f in self.fields)
-        return Expected(found, frozenset(pairs), form)
+        fields = tuple(_only(values.get(self._normal(f), [])) or "" for f in self.fields)
+        return Expected(fields, frozenset(pairs), form)
 
     def _read_fields(self, text: str, expected: Expected) -> tuple[str | None, ...]:
         pairs = self._pairs(text, self._form(text, expected))
         values = (_only(pairs.get(self._normal(field), [])) for field in self.fields)
-        given = zip(values, self.labels, strict=True)
-        return tuple(value if value in allowed else None for value, allowed in given)
+        choices = zip(values, self.labels, strict=True)
+        return tuple(value if value in allowed else None for value, allowed in choices)
 
     def _well_formed(self, text: str, expected: Expected) -> bool:
         """Whether the text holds each field once and nothing that the expected answer hasn't."""
@@ -153,8 +153,8 @@ class Reader(msgspec.Struct, frozen=True, kw_only=True):
 
 def extracted(text: str, pattern: str | None) -> str:
     """What the pattern's group holds where the pattern is first found, else the whole text."""
-    found = search_in(text, pattern, "extract") if pattern else None
-    return found[1] or "" if found else text
+    match = search_in(text, pattern, "extract") if pattern else None
+    return match[1] or "" if match else text
 
 
 def search_in(text: str, pattern: str, where: str, flags: int = 0) -> re.Match[str] | None:
@@ -202,8 +202,8 @@ def _first_line(text: str) -> str:
 
 
 def _line_names(text: str) -> list[str]:
-    found = [line.partition(":") for line in text.splitlines() if line.strip()]
-    return [name.strip() for name, _, _ in found] if all(v.strip() for _, _, v in found) else []
+    lines = [line.partition(":") for line in text.splitlines() if line.strip()]
+    return [name.strip() for name, _, _ in lines] if all(v.strip() for _, _, v in lines) else []
 
 
 def _whole_words(labels: tuple[str, ...]) -> re.Pattern[str]:

@@ -19,8 +19,10 @@ def problems_of(row: Row) -> list[Problem]:
     if not columns:
         there = isinstance(row.get("text"), str)
         return [] if there else [("turns", "it has neither turns nor a text")]
-    found = [problem for name, value in columns.items() for problem in _column(name, value)]
-    return found if any(check == "turns" for check, _ in found) else [*found, *_order(columns)]
+    problems = [problem for name, value in columns.items() for problem in _column(name, value)]
+    if any(check == "turns" for check, _ in problems):
+        return problems
+    return [*problems, *_order(columns)]
 
 
 def _column(name: str, value: Any) -> Iterator[Problem]:

@@ -52,20 +52,20 @@ def as_message(turn: Any, number: int) -> Message:
     """
     if not isinstance(turn, dict):
         raise BadRow(f"turn {number} is {kind_of(turn)}, not an object with role and content")
-    made = {k: v for k, v in turn.items() if v is not None}
-    if "role" not in made:
+    message = {k: v for k, v in turn.items() if v is not None}
+    if "role" not in message:
         raise BadRow(f"turn {number} has no 'role'", did_you_mean("role", map(str, turn)))
-    role = "system" if made["role"] == "developer" else made["role"]
+    role = "system" if message["role"] == "developer" else message["role"]
     if role not in ROLES:
         raise BadRow(f"turn {number} has the unknown role '{role}'", did_you_mean(str(role), ROLES))
-    if made.get("tool_calls") == []:
-        del made["tool_calls"]
-    if "tool_calls" in made:
-        _check_tool_calls(made["tool_calls"], role, number)
-    content = _text(made.get("content", ""), number)
-    if not content.strip() and role != "tool" and "tool_calls" not in made:
+    if message.get("tool_calls") == []:
+        del message["tool_calls"]
+    if "tool_calls" in message:
+        _check_tool_calls(message["tool_calls"], role, number)
+    content = _text(message.get("content", ""), number)
+    if not content.strip() and role != "tool" and "tool_calls" not in message:
         raise BadRow(f"turn {number} ({role}) is empty", "fill it in or remove the row")
-    return {**made, "role": role, "content": content}
+    return {**message, "role": role, "content": content}
 
 
 def _text(content: Any, number: int) -> str:

@@ -240,11 +240,11 @@ class _TwiceError(ValueError):
 
 
 def _with_each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
+    value = dict(pairs)
+    if len(value) < len(pairs):
         keys = [key for key, _ in pairs]
         raise _TwiceError(next(key for key in keys if keys.count(key) > 1))
-    return made
+    return value
 
 
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_with_each_key_once)
@@ -283,11 +283,11 @@ class _Document:
         if self.text[start] == "[":
             return start
         arrays: dict[str, int] = {}
-        kept: dict[str, Any] = {}
+        members: dict[str, Any] = {}
         for key, place, value in self._members(start):
             arrays[key] = place
-            kept[key] = value[:1] if isinstance(value, list) else None
-        key_of_rows = _row_list(kept)
+            members[key] = value[:1] if isinstance(value, list) else None
+        key_of_rows = _row_list(members)
         if key_of_rows is None:
             raise DataError(
                 f"the JSON object holds no list of rows, or several: {', '.join(arrays)}",
@@ -345,8 +345,8 @@ class _Document:
         return self.text[at]
 
     def _skip(self, at: int) -> int:
-        found = _SPACE.match(self.text, at)
-        return found.end() if found else at
+        match = _SPACE.match(self.text, at)
+        return match.end() if match else at
 
     def _expect_end(self, at: int) -> None:
         if self._skip(at) != len(self.text):
@@ -453,8 +453,8 @@ def _parquet(name: str, stream: io.BufferedReader, copy: Path | None) -> Iterato
         for batch in parquet.ParquetFile(source).iter_batches(batch_size=PARQUET_BATCH):
             for columns in batch.to_pylist():
                 number += 1
-                made = {key: without_nulls(value) for key, value in columns.items()}
-                yield Record(f"{name} (row {number})", made)
+                cells = {key: without_nulls(value) for key, value in columns.items()}
+                yield Record(f"{name} (row {number})", cells)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise DataError(
             f"the Parquet file can't be read: {error}", where=name, fix="write or download it again"

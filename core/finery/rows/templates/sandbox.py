@@ -136,9 +136,9 @@ def _refuse_others(tree: "Tree", where: str) -> None:
     from jinja2 import nodes
 
     others = (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)
-    for found in tree.find_all(others):
+    for node in tree.find_all(others):
         raise UsageError(
-            f"line {found.lineno} of the template loads another template, which none may",
+            f"line {node.lineno} of the template loads another template, which none may",
             where=where,
             fix="write all of it in one template",
         )

@@ -1,0 +1,95 @@
+"""`finery plugin`: commands for authors of plugins."""
+
+import importlib.util
+import keyword
+import re
+from pathlib import Path
+
+import click
+
+from finery.cli.commands.scaffold import filled, refuse_existing, template, write_texts
+from finery.errors import UsageError
+from finery.util.paths import shown
+
+PREFIX = "finery_"
+"""How packages of plugins are named, before the plugin's name."""
+
+
+@click.group("plugin")
+def command() -> None:
+    """Write a plugin of your own."""
+
+
+@command.command("new")
+@click.argument("name")
+@click.argument("folder", metavar="[DIR]", type=click.Path(path_type=Path), required=False)
+def new(name: str, folder: Path | None) -> None:
+    """Write a package with the plugin NAME into DIR (default: finery-NAME): a step type, tests, CI.
+
+    NAME is the prefix of the plugin's step types, e.g. `shop` of `shop.orders`.
+    """
+    _check(name)
+    folder = folder or Path(f"finery-{name}")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(
+            f"{shown(folder)} already exists",
+            where="DIR",
+            fix=f"name another folder: finery plugin new {name} DIR",
+        )
+    texts = _texts(name)
+    refuse_existing(folder, texts, "plugin new")
+    try:
+        write_texts(folder, texts)
+    except OSError as error:
+        raise UsageError(
+            f"can't write: {error.strerror}", where=str(error.filename or shown(folder))
+        ) from error
+    click.echo(f"{click.style(shown(folder), bold=True)}: {', '.join(texts)}\n")
+    click.echo(f"  cd {shown(folder)}\n  python -m pip install -e '.[test]'\n  python -m pytest")
+    click.echo(f"  finery plugins {name} --check\n\nThen edit src/{PREFIX}{name}/steps.py.")
+
+
+def _check(name: str) -> None:
+    """Raise `UsageError` for a name that a plugin can't have, or that another one has."""
+    from finery.plugin.manager import load_plugins
+
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
+        likely = re.sub(r"\W+", "_", name.lower().removeprefix("finery-")).strip("_0123456789")
+        raise UsageError(
+            f"a plugin can't be named '{name}'",
+            where="NAME",
+            fix="use lower-case letters, digits and _, starting with a letter"
+            + (f": {likely}" if likely.isidentifier() and not keyword.iskeyword(likely) else ""),
+        )
+    for plugin in load_plugins().plugins:
+        if plugin.name == name:
+            raise UsageError(
+                f"there is already a plugin '{name}' ({plugin.origin})",
+                where="NAME",
+                fix="choose another name, since both would be loaded",
+            )
+    if importlib.util.find_spec(f"{PREFIX}{name}") is not None:
+        raise UsageError(
+            f"there is already a package {PREFIX}{name}", where="NAME", fix="choose another name"
+        )
+
+
+def _texts(name: str) -> dict[str, str]:
+    """The package's files: path → text."""
+    from finery import __version__
+
+    package = f"src/{PREFIX}{name}"
+    sources = {
+        "pyproject.toml": "pyproject.toml.jinja",
+        "README.md": "README.md.jinja",
+        ".gitignore": "gitignore",
+        ".github/workflows/ci.yml": "ci.yml.jinja",
+        f"{package}/__init__.py": "package.py.jinja",
+        f"{package}/steps.py": "steps.py.jinja",
+        "tests/test_steps.py": "test_steps.py.jinja",
+    }
+    texts = {
+        path: filled(template("plugin") / source, name=name, version=__version__)
+        for path, source in sources.items()
+    }
+    return {**texts, f"{package}/py.typed": ""}

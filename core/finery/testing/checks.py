@@ -1,0 +1,205 @@
+"""Cheap checks of what plugins provide: descriptions, help texts, and references that load."""
+
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import click
+
+from finery.errors import FineryError
+from finery.fields import Settings
+from finery.inference.engine import Engine
+from finery.plugin.discovery import Plugin
+from finery.plugin.manager import Plugins, resolve
+from finery.plugin.notes import About
+from finery.plugin.views.metrics import metrics_of
+from finery.plugin.views.view import View
+from finery.step.inspect import field_hints, full_name
+from finery.step.interfaces import INTERFACES, interface_class
+from finery.step.step import Step
+from finery.testing.imports import HEAVY_FIX, problems_of_loading
+
+EXECUTOR_METHODS = ("has_room", "start", "poll", "close")
+
+
+class Problem(NamedTuple):
+    """What is wrong with something that a plugin provides, and how to fix it."""
+
+    subject: str
+    what: str
+    fix: str = ""
+
+
+def problems_of_plugins(
+    plugins: Plugins, checked: Iterable[Plugin]
+) -> list[tuple[Plugin, Problem]]:
+    """Everything that is wrong with the plugins `checked`."""
+    names = {plugin.name for plugin in checked}
+    problems: list[tuple[Plugin, Problem]] = []
+    modules: dict[str, tuple[Plugin, str]] = {}
+    for plugin in plugins.plugins:
+        if plugin.name in names:
+            modules.setdefault(_loaded_as(plugin, plugin.module.__name__), (plugin, "its module"))
+            if not _text(plugin.module):
+                fix = "say in one line what the plugin is for"
+                problems.append((plugin, Problem("its module", "has no docstring", fix)))
+    for provided in _provided(plugins):
+        if provided.plugin.name not in names:
+            continue
+        own = list(_problems_or_error(provided, plugins))
+        problems += [(provided.plugin, problem) for problem in own]
+        if not own and isinstance(provided.reference, str):
+            module = _loaded_as(provided.plugin, provided.reference.partition(":")[0])
+            modules.setdefault(module, (provided.plugin, provided.subject))
+    for module, what in problems_of_loading(modules):
+        plugin, subject = modules[module]
+        name = module if plugin.path is None else plugin.origin
+        problems.append((plugin, Problem(subject, f"{name} {what}", HEAVY_FIX)))
+    return problems
+
+
+def _loaded_as(plugin: Plugin, module: str) -> str:
+    """How a fresh interpreter loads a module of a plugin."""
+    return module if plugin.path is None else str(plugin.path)
+
+
+class _Provided(NamedTuple):
+    """Something that a plugin provides: e.g. kind `engine`, name `gguf`."""
+
+    kind: str
+    name: str
+    reference: Any
+    plugin: Plugin
+
+    @property
+    def subject(self) -> str:
+        return f"{self.kind} '{self.name}'"
+
+
+def _provided(plugins: Plugins) -> Iterator[_Provided]:
+    tables: Mapping[str, Mapping[str, tuple[Any, Plugin]]] = {
+        "step type": plugins.step_types,
+        "engine": plugins.engines,
+        "command": plugins.commands,
+        "executor": plugins.executors,
+        "view": plugins.views,
+        "note": plugins.notes,
+    }
+    for kind, table in tables.items():
+        for name, (reference, plugin) in table.items():
+            yield _Provided(kind, name, reference, plugin)
+
+
+def _problems_or_error(provided: _Provided, plugins: Plugins) -> Iterator[Problem]:
+    """The problems of something provided; that it can't be loaded is one."""
+    try:
+        yield from _problems_of(provided, plugins)
+    except FineryError as error:
+        owner = f"{provided.subject} of plugin '{provided.plugin.name}' ({provided.plugin.origin}) "
+        what = error.what.removeprefix(f"{provided.subject}: ").removeprefix(owner)
+        yield Problem(provided.subject, what, error.fix or "")
+
+
+def _problems_of(provided: _Provided, plugins: Plugins) -> Iterable[Problem]:
+    if provided.kind == "step type":
+        prefix = provided.plugin.name
+        if not provided.name.startswith(f"{prefix}."):
+            fix = f"name it {prefix}.{provided.name.rpartition('.')[2]}"
+            yield Problem(provided.subject, "isn't named after its plugin", fix)
+        yield from problems_of_step(plugins.step_type(provided.name), provided.subject)
+        return
+    thing = resolve(provided.reference, provided.subject, provided.plugin)
+    check = {
+        "engine": problems_of_engine,
+        "command": _problems_of_command,
+        "executor": problems_of_executor,
+        "view": _problems_of_view,
+        "note": _problems_of_note,
+    }[provided.kind]
+    yield from check(thing, provided.subject)
+
+
+def problems_of_step(cls: type[Step], subject: str) -> Iterator[Problem]:
+    """What a step type's class lacks, beyond what is checked whenever it is loaded."""
+    for path in _without_help(cls):
+        yield Problem(subject, f"setting '{path}' has no help", 'setting(…, help="…")')
+    for kind in INTERFACES:
+        try:
+            interface_class(cls, kind)
+        except FineryError as error:
+            yield Problem(subject, error.what, error.fix or "")
+    try:
+        metrics_of(cls)
+    except FineryError as error:
+        yield Problem(subject, error.what, error.fix or "")
+
+
+def problems_of_engine(cls: Any, subject: str) -> Iterator[Problem]:
+    """What an engine's class lacks."""
+    if not (isinstance(cls, type) and issubclass(cls, Engine)):
+        yield Problem(subject, f"{full_name(cls)} is no Engine", "subclass finery.Engine")
+        return
+    if cls.generate is Engine.generate and cls.stream is Engine.stream:
+        yield Problem(subject, f"{full_name(cls)} answers nothing", "give it a method `generate`")
+    yield from _undocumented(cls, subject)
+
+
+def problems_of_executor(cls: Any, subject: str) -> Iterator[Problem]:
+    """What an executor's class lacks."""
+    for method in EXECUTOR_METHODS:
+        if not callable(getattr(cls, method, None)):
+            yield Problem(subject, f"{full_name(cls)} has no method `{method}`", f"define {method}")
+    yield from _undocumented(cls, subject)
+
+
+def _problems_of_command(command: Any, subject: str) -> Iterator[Problem]:
+    if not isinstance(command, click.Command):
+        yield Problem(subject, f"{full_name(command)} is no click command", "@click.command()")
+        return
+    commands = command.commands if isinstance(command, click.Group) else {"": command}
+    for name, inner in {**commands, "": command}.items():
+        if not (inner.help or "").strip():
+            yield Problem(subject, f"{name or 'it'} has no help", "give its function a docstring")
+        for option in inner.params:
+            if isinstance(option, click.Option) and not option.help:
+                yield Problem(subject, f"option {option.opts[-1]} has no help", 'help="…"')
+
+
+def _problems_of_view(cls: Any, subject: str) -> Iterator[Problem]:
+    if not (isinstance(cls, type) and issubclass(cls, View)):
+        yield Problem(subject, f"{full_name(cls)} is no View", "subclass finery.View")
+
+
+def _problems_of_note(note: Any, subject: str) -> Iterator[Problem]:
+    if not isinstance(note, About) or not (note.when and note.why):
+        yield Problem(subject, "doesn't say when it is given and why", "About(when=…, why=…)")
+
+
+def _without_help(cls: type[Settings], prefix: str = "") -> Iterator[str]:
+    """Settings inside groups of settings that have no help; `check_contract` sees the others."""
+    for field, hint in field_hints(cls).items():
+        if prefix and field in cls.__finery_fields__ and not cls.__finery_fields__[field].help:
+            yield f"{prefix}{field}"
+        for group in groups_in(hint):
+            if group is not cls:
+                yield from _without_help(group, f"{prefix}{field}.")
+
+
+def groups_in(hint: Any) -> Iterator[type[Settings]]:
+    """The classes of settings in a type, e.g. `Lora` of `Lora | None`."""
+    if isinstance(hint, type) and issubclass(hint, Settings):
+        if not issubclass(hint, Step):
+            yield hint
+        return
+    for part in typing.get_args(hint):
+        yield from groups_in(part)
+
+
+def _undocumented(cls: Any, subject: str) -> Iterator[Problem]:
+    if not _text(cls):
+        yield Problem(subject, f"{full_name(cls)} has no docstring", "say in one line what it does")
+
+
+def _text(thing: Any) -> str:
+    """The docstring of a class or module itself, not one that it inherits."""
+    return str(vars(thing).get("__doc__") or "").strip()

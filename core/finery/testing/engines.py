@@ -1,0 +1,212 @@
+"""What every engine must keep, as tests to inherit."""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from finery.artifact.kinds import Model
+from finery.errors import FineryError
+from finery.inference.budget import Price
+from finery.inference.cache import CachedEngine
+from finery.inference.engine import Engine
+from finery.inference.records import MemoryRecords
+from finery.inference.types import Completion, Request
+from finery.plugin.manager import load_plugins
+from finery.rows import Conversation
+from finery.testing.checks import problems_of_engine
+from finery.testing.hostile import LARGE_BYTES, ODD_TEXT
+from finery.testing.imports import HEAVY_FIX, problems_of_loading
+from finery.testing.job import TestJob, temporary_folder
+from finery.testing.tables import FORMAT, TableEngine
+
+FINISH_REASONS = ("stop", "length", "tool_calls")
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "time_of_day",
+            "description": "Tells the time.",
+            "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+        },
+    }
+]
+SCHEMA = {
+    "type": "object",
+    "properties": {"ok": {"type": "boolean"}},
+    "required": ["ok"],
+    "additionalProperties": False,
+}
+
+
+def _asks(text: str) -> Conversation:
+    return [{"role": "user", "content": text}]
+
+
+class EngineContract:
+    """What every engine must keep. Subclass it, and say how to make a model of its format.
+
+        class TestGguf(EngineContract):
+            def model(self, folder):
+                return Model(folder, meta={"format": "gguf", "file": …})
+
+    Choose a small model: it is loaded about ten times.
+
+    conversations: what is asked. max_tokens: of an answer. large_bytes: of the largest prompt.
+    secrets: environment variables that the engine needs, name → value. engine: its class, where its
+    plugin isn't installed.
+    """
+
+    conversations: ClassVar[Sequence[Conversation]] = (
+        _asks("Where is my card?"),
+        [
+            {"role": "system", "content": "Answer in one word."},
+            *_asks("What is the capital of Peru?"),
+        ],
+        _asks("Count to three."),
+        [*_asks("Hi."), {"role": "assistant", "content": "Hello."}, *_asks("Who are you?")],
+    )
+    max_tokens: ClassVar[int] = 8
+    large_bytes: ClassVar[int] = LARGE_BYTES
+    secrets: ClassVar[dict[str, str]] = {}
+    engine: ClassVar[type[Engine] | None] = None
+    _models: ClassVar[dict[type, Model]] = {}
+
+    def model(self, folder: Path) -> Model:
+        """A model of the engine's format. folder: an empty one, which lasts as long as the tests.
+
+        Its digest may be empty, as it is until a build has it in its store.
+        """
+        raise NotImplementedError
+
+    def test_it_is_described(self) -> None:
+        """The engine is a documented subclass of `Engine` that answers."""
+        problems = list(problems_of_engine(self._class(), "the engine"))
+        assert not problems, problems
+
+    def test_loading_it_imports_nothing_heavy(self) -> None:
+        """Keys of steps hold the engine's code, so plans load it."""
+        problems = list(problems_of_loading([self._class().__module__]))
+        assert not problems, f"{problems}: {HEAVY_FIX}"
+
+    def test_it_loads_the_model_late(self) -> None:
+        """An engine whose answers are all in the cache never loads its model."""
+        model = self._model()
+        absent = Model(
+            Path("/nonexistent"), meta=model.meta, refs=model.refs, runtime=model.runtime
+        )
+        self._class()(absent, self._job())
+
+    def test_every_conversation_is_answered(self) -> None:
+        """One answer each, within `max_tokens`, with its tokens counted."""
+        answers = self._answers()
+        assert len(answers) == len(self.conversations)
+        for answer in answers:
+            assert answer.finish_reason in FINISH_REASONS, answer
+            assert 0 <= answer.completion_tokens <= self.max_tokens, answer
+            assert answer.prompt_tokens > 0, answer
+
+    def test_one_token_is_one_token(self) -> None:
+        """`max_tokens=1` is kept, and an answer that is cut there says so."""
+        for answer in self._answers(max_tokens=1):
+            assert answer.completion_tokens <= 1, answer
+            assert answer.finish_reason in FINISH_REASONS, answer
+
+    def test_the_same_question_has_the_same_answer(self) -> None:
+        """At temperature 0, two engines that share nothing agree to the last character."""
+        assert self._answers() == self._answers()
+
+    def test_a_seed_decides(self) -> None:
+        """At temperature 1, the same seed gives the same answers."""
+        answers = [self._answers(temperature=1.0, seed=4) for _ in range(2)]
+        assert answers[0] == answers[1]
+
+    def test_each_row_is_in_one_batch(self) -> None:
+        """Batches hold every conversation once, and the same ones each time."""
+        for count in (0, 1, len(self.conversations)):
+            conversations = list(self.conversations[:count])
+            batches = self._engine().batches(conversations)
+            assert sorted(i for batch in batches for i in batch) == list(range(count))
+            assert self._engine().batches(conversations) == batches
+
+    def test_order_changes_no_answer(self) -> None:
+        """Answers belong to their conversations: asked in another order, each is the same."""
+        if all(len(batch) == 1 for batch in self._engine().batches(list(self.conversations))):
+            backwards = self._answers(list(reversed(self.conversations)))
+            assert backwards[::-1] == self._answers()
+
+    def test_answers_are_kept(self) -> None:
+        """What was answered once comes from the records, except for answers that say nothing."""
+        records = MemoryRecords()
+        first, second = (self._job(records) for _ in range(2))
+        answers = self._ask(first, self.conversations)
+        assert self._ask(second, self.conversations) == answers
+        assert second.usage.cached >= sum(not answer.is_empty for answer in answers)
+
+    def test_a_price_is_known_or_none(self) -> None:
+        """`price` is dollars a million tokens, or None where nobody knows."""
+        price = self._engine().price
+        assert price is None or isinstance(price, Price)
+
+    def test_a_schema_is_followed(self) -> None:
+        """An engine that `constrains` answers JSON of the schema."""
+        if self._engine().constrains:
+            (answer,) = self._answers([_asks("Is it fine?")], schema=SCHEMA, max_tokens=32)
+            assert list(json.loads(answer.text)) == ["ok"], answer
+
+    def test_tools_are_offered_or_refused(self) -> None:
+        """A request with tools is answered, or refused with a `FineryError`."""
+        engine = self._job().engine(self._model())
+        requests = [Request(_asks("What time is it in Lima?"), TOOLS)]
+        ((_, answer),) = engine.stream(requests, max_tokens=self.max_tokens)
+        assert isinstance(answer, Completion | FineryError)
+
+    def test_hostile_prompts_are_answered_or_refused(self) -> None:
+        """Nothing, odd Unicode, 10 MB: the engine answers, or raises a `FineryError`."""
+        large = "lorem ipsum " * (self.large_bytes // 12)
+        for text in ("", ODD_TEXT, large):
+            engine = self._job().engine(self._model())
+            answers = list(engine.stream([Request(_asks(text))], max_tokens=2))
+            assert len(answers) == 1
+            assert isinstance(answers[0][1], Completion | FineryError)
+
+    def test_secrets_stay_out(self) -> None:
+        """No answer, record or report holds a secret."""
+        records = MemoryRecords()
+        job = self._job(records)
+        answers = self._ask(job, self.conversations)
+        texts = [repr(answers), repr(job.events), repr(dict(records))]
+        assert not [v for v in self.secrets.values() if any(v in text for text in texts)]
+
+    def _class(self) -> type[Engine]:
+        model_format = self._model().format
+        known = TableEngine if model_format == FORMAT else None
+        return self.engine or known or load_plugins().engine(model_format)
+
+    def _model(self) -> Model:
+        """The model, made once."""
+        if type(self) not in self._models:
+            folder = Path(tempfile.mkdtemp(dir=temporary_folder()))
+            self._models[type(self)] = self.model(folder)
+        return self._models[type(self)]
+
+    def _job(self, records: MemoryRecords | None = None) -> TestJob:
+        engines = {self._model().format: self._class()}
+        return TestJob(secrets=self.secrets, records=records, engines=engines)
+
+    def _engine(self) -> Engine:
+        return self._job().raw_engine(self._model())
+
+    def _answers(
+        self, conversations: Sequence[Conversation] | None = None, **sampling: Any
+    ) -> list[Completion]:
+        """The answers of a new engine without records."""
+        asked = self.conversations if conversations is None else conversations
+        return self._ask(self._job(), asked, **sampling)
+
+    def _ask(
+        self, job: TestJob, conversations: Sequence[Conversation], **sampling: Any
+    ) -> list[Completion]:
+        engine: CachedEngine = job.engine(self._model())
+        return engine.generate(conversations, **{"max_tokens": self.max_tokens, **sampling})

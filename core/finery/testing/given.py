@@ -1,0 +1,166 @@
+"""A plugin file for the projects of contracts: it provides input artifacts, and can kill a build.
+
+A project has a copy of this file beside its recipe. `given.artifact` turns what a step's author
+made in Python into an artifact of the project. Every other step is wrapped. The wrapper counts its
+moments: files that it opens for writing, and reports to the job. With `FINERY_TRIAL_KILL` set to a
+number the whole build is killed at that moment. An exception that is no `FineryError` becomes one
+that says so.
+"""
+
+import os
+import shutil
+import signal
+import sys
+import traceback
+from collections.abc import Generator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from finery import (
+    Artifact,
+    Bundle,
+    Dataset,
+    Files,
+    FineryError,
+    Job,
+    Metrics,
+    Model,
+    Step,
+    StepError,
+    hookimpl,
+    observes,
+    setting,
+    takes,
+)
+
+KILL = "FINERY_TRIAL_KILL"
+MOMENTS = "moments of the step: "
+ESCAPED = "the step raised an exception that is no FineryError: "
+KINDS: dict[str, type[Artifact]] = {c.kind: c for c in (Dataset, Model, Metrics, Bundle)}
+
+
+class Given(Step, seeded=False, sections=("models", "data", "evaluate", "export")):
+    """An artifact that was made outside of the recipe."""
+
+    kind: str = setting(help="Dataset, Model, Metrics or Bundle.")
+    files: Files | None = setting(None, help="Its files.")
+    folder: str = setting("", help="The folder of the files, relative to the recipe.")
+    external: dict[str, str] = setting({}, help="Files that stay where they are: name → path.")
+    meta: dict[str, Any] = setting({}, help="The facts that identify it.")
+    runtime: dict[str, Any] = setting({}, help="The facts that don't.")
+    refs: list[Model] = takes([], help="The models that it refers to.")
+    roles: list[str] = setting([], help="What it refers to them as, in the same order.")
+
+    def outputs(self) -> dict[str, type[Artifact]]:
+        """One output, of the kind that the recipe says."""
+        return {"": KINDS[self.kind]}
+
+    def run(self, job: Job) -> Artifact:
+        """Copy the files."""
+        files = zip(self.files.names, self.files.paths, strict=True) if self.files else ()
+        for name, path in files:
+            target = job.out / os.path.relpath(name, self.folder or ".")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+        return KINDS[self.kind](
+            job.out,
+            meta=self.meta,
+            refs=dict(zip(self.roles, self.refs, strict=True)),
+            external={name: Path(path) for name, path in self.external.items()},
+            runtime=self.runtime,
+        )
+
+
+class Script(Step, seeded=False):
+    """Some Python, with `job`, `os` and a list `rows`, which becomes the output."""
+
+    code: str = setting("", help="The Python.")
+
+    def run(self, job: Job) -> Dataset:
+        """Run it."""
+        names: dict[str, Any] = {"job": job, "os": os, "rows": []}
+        exec(self.code, names)
+        return Dataset.write(job.out, names["rows"])
+
+
+class _Moments:
+    """Counts the moments of one step, and kills the build at one of them."""
+
+    def __init__(self, job: Job) -> None:
+        self.count = 0
+        self._folders = (str(job.out), str(job._scratch))
+        self._kill_at = os.environ.get(KILL, "")
+        self._report = job._report
+        job._report = self._reported
+
+    def next(self) -> None:
+        self.count += 1
+        if self._kill_at == str(self.count):
+            self._kill()
+
+    def opened(self, path: Any, flags: int) -> None:
+        """Take a file that the process is about to open."""
+        writes = flags & (os.O_WRONLY | os.O_RDWR)
+        if writes and not isinstance(path, int) and os.fsdecode(path).startswith(self._folders):
+            self.next()
+
+    def _reported(self, event: dict[str, Any]) -> None:
+        self._report(event)
+        self.next()
+
+    @staticmethod
+    def _kill() -> None:
+        """`kill -9` of the build, which takes this worker along, and of this worker."""
+        os.kill(os.getppid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+_watching: list[_Moments] = []
+"""The moments of the step that runs, if one is being counted."""
+
+
+def _audit(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "open" and _watching:
+        path, _, flags = arguments
+        _watching[-1].opened(path, flags or 0)
+
+
+@cache
+def _install() -> None:
+    sys.addaudithook(_audit)
+
+
+@hookimpl(wrapper=True)
+@observes
+def finery_run_step(step: Step, job: Job) -> Generator[None, Any, Any]:
+    """Count the step's moments; turn what it must not raise into an error that says so."""
+    if isinstance(step, Given | Script):
+        return (yield)
+    _install()
+    moments = _Moments(job)
+    _watching.append(moments)
+    try:
+        output = yield
+    except FineryError:
+        raise
+    except Exception as error:
+        lines = traceback.format_exc().splitlines()
+        name = type(error).__name__
+        raise StepError(f"{ESCAPED}{name}: {error}", details=lines[-12:]) from error
+    finally:
+        _watching.pop()
+    job.log(f"{MOMENTS}{moments.count}")
+    return output
+
+
+@hookimpl
+def finery_steps() -> Mapping[str, Any]:
+    """The step types of input artifacts, and of tasks for executors."""
+    return {"given.artifact": Given, "given.script": Script}
+
+
+@hookimpl
+def finery_engines() -> Mapping[str, str]:
+    """The engine of `finery.testing.table_model`."""
+    return {"table": "finery.testing.tables:TableEngine"}

@@ -1,0 +1,88 @@
+"""One step by itself, without recipe, store or processes."""
+
+import atexit
+import functools
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from finery.artifact.kinds import Dataset, Model
+from finery.inference.engine import Engine
+from finery.inference.records import MemoryRecords, Records
+from finery.plugin.manager import load_plugins
+from finery.rows import Row
+from finery.step.job import Job
+from finery.step.step import Step
+from finery.testing.tables import FORMAT, TableEngine
+
+
+class TestJob(Job):
+    """A job that collects what the step reports in `events`.
+
+    folder: where it works. By default a new folder that lasts as long as this process, so that the
+    step's output outlives the job. secrets: environment variables for the step, name → value.
+    records: the per-record cache, by default a new one. pinned: what the step's floating name is
+    pinned to. engines: model format → engine, for engines of plugins that aren't installed.
+    """
+
+    __test__ = False  # not a test class, whatever pytest thinks of its name
+
+    def __init__(
+        self,
+        folder: Path | None = None,
+        *,
+        seed: int | None = 0,
+        secrets: dict[str, str] | None = None,
+        records: Records | None = None,
+        pinned: str | None = None,
+        engines: Mapping[str, type[Engine]] | None = None,
+    ) -> None:
+        root = folder or Path(tempfile.mkdtemp(dir=temporary_folder()))
+        for name in ("out", "scratch"):
+            (root / name).mkdir(parents=True, exist_ok=True)
+        self.events: list[dict[str, Any]] = []
+        self._engines: dict[str, type[Engine]] = {FORMAT: TableEngine, **(engines or {})}
+        super().__init__(
+            out=root / "out",
+            scratch=root / "scratch",
+            seed=seed,
+            report=self.events.append,
+            records=MemoryRecords() if records is None else records,
+            find_engine=self._find,
+            secrets=secrets or {},
+            pinned=pinned,
+            kept=root / "kept",
+        )
+
+    def _find(self, model: Model) -> tuple[type[Engine], str]:
+        engine = self._engines.get(model.format) or load_plugins().engine(model.format)
+        return engine, f"{model.path} {sorted(model.meta.items())}"
+
+
+@functools.cache
+def temporary_folder() -> Path:
+    """The folder for jobs without one of their own; removed when this process ends."""
+    folder, owner = Path(tempfile.mkdtemp(prefix="finery-")), os.getpid()
+
+    def remove() -> None:
+        if os.getpid() == owner:  # not where a child that was forked ends
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(remove)
+    return folder
+
+
+def dataset(folder: Path, rows: Iterable[Row]) -> Dataset:
+    """Write rows into `folder`, as an input for a step."""
+    return Dataset.write(folder, rows)
+
+
+def run_step(step: Step, folder: Path | None = None, **job: Any) -> Any:
+    """Run a step, e.g. `MinLength(rows=rows, characters=5)`, and return its output.
+
+    folder, job: as for `TestJob`.
+    """
+    return step.run(TestJob(folder, **job))

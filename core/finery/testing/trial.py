@@ -1,0 +1,342 @@
+"""A project with a step of one type, which the `finery` command builds."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from finery.artifact.kinds import Artifact
+from finery.artifact.manifest import MANIFEST, Manifest
+from finery.errors import FineryError, PluginError
+from finery.fields import Files, Settings
+from finery.plugin.manager import load_plugins
+from finery.recipe.validate import is_name
+from finery.step.inspect import SECTIONS, inputs_of, nested_fields, sections_of, slots_of
+from finery.step.step import Step
+from finery.testing import given
+from finery.util.references import load_reference
+
+NAME = "trial"
+"""The recipe's name."""
+SUBJECT = "subject"
+"""The name of the step in the recipe."""
+SEED = 17
+SECRET = "FINERY_TRIAL_SECRET_KEY"
+SECRET_VALUE = "trial-secret-5d0c8e51f2a94b37"
+_SECTION = {"Dataset": "data", "Model": "models", "Metrics": "evaluate", "Bundle": "export"}
+
+
+class Ran(NamedTuple):
+    """What a command left: its exit code and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Trial:
+    """A folder with a recipe, in which the `finery` command runs.
+
+    env: environment variables of the command, over those of this process. None removes one.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.env: dict[str, str | None] = {SECRET: SECRET_VALUE}
+        self.recipe: dict[str, Any] = {"finery": 1, "name": NAME, "plugins": ["given.py"]}
+        self._artifacts: dict[int, tuple[Artifact, str]] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".git").mkdir(exist_ok=True)  # makes it the project's folder
+        shutil.copyfile(given.__file__, folder / "given.py")
+
+    def add(
+        self,
+        step: Step,
+        name: str = SUBJECT,
+        *,
+        folder: Path | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Add a step to the recipe, with its inputs.
+
+        folder: what the paths in its settings are relative to, by default the recipe's folder.
+        settings: over those of the step, by path, e.g. `{"lora.r": 8}`.
+        """
+        use, file = provided_as(type(step))
+        if file is not None and str(file) not in self.recipe["plugins"]:
+            self.recipe["plugins"].append(str(file))
+        prefix = os.path.relpath(folder or self.folder, self.folder)
+        entry = {"use": use, **_written(step, prefix), "seed": SEED, "env": [SECRET]}
+        for path, slot in slots_of(step).items():
+            value = getattr(slot.owner, slot.field)
+            if isinstance(value, list):
+                refs: Any = [
+                    self._add_artifact(a, f"{slot.field}_{i}") for i, a in enumerate(value)
+                ]
+            else:
+                refs = self._add_artifact(value, slot.field) if value is not None else None
+            if refs:
+                _set(entry, path, refs)
+        for path, value in (settings or {}).items():
+            _set(entry, path, value)
+        self._put(_section_of(type(step)), name, entry)
+
+    def _add_artifact(self, artifact: Artifact, name: str) -> str:
+        """Have the recipe provide an artifact; what the recipe calls it."""
+        if id(artifact) in self._artifacts:
+            return self._artifacts[id(artifact)][1]
+        name = self._free(artifact.ref if is_name(artifact.ref) else name)
+        refs = {role: self._add_artifact(ref, role) for role, ref in artifact.refs.items()}
+        entry: dict[str, Any] = {"use": "given.artifact", "kind": artifact.kind}
+        if files := files_in(artifact):
+            entry["files"] = [os.path.relpath(path, self.folder) for path in files]
+            entry["folder"] = os.path.relpath(artifact.path, self.folder)
+        entry |= {"meta": artifact.meta} if artifact.meta else {}
+        entry |= {"runtime": artifact.runtime} if artifact.runtime else {}
+        if artifact.external:
+            entry["external"] = {k: str(path.absolute()) for k, path in artifact.external.items()}
+        if refs:
+            entry |= {"refs": list(refs.values()), "roles": list(refs)}
+        self._put(_SECTION[artifact.kind], name, entry)
+        self._artifacts[id(artifact)] = artifact, name
+        return name
+
+    def _put(self, section: str, name: str, entry: dict[str, Any]) -> None:
+        self.recipe.setdefault(section, {})[name] = entry
+        self._write()
+
+    def _write(self) -> None:
+        text = json.dumps(self.recipe, indent=1, ensure_ascii=False)
+        (self.folder / "recipe.yaml").write_text(text, encoding="utf-8")
+
+    def _free(self, name: str) -> str:
+        """A name that no step of the recipe has yet, and that isn't the subject's."""
+        names = {SUBJECT}.union(*(self.recipe.get(section, ()) for section in SECTIONS))
+        free = (n for n in (name, *(f"{name}_{i}" for i in range(2, 1000))) if n not in names)
+        return next(free)
+
+    def run(self, *args: str, cwd: Path | None = None) -> Ran:
+        """Run `finery` with these arguments, in the recipe's folder."""
+        env = {k: v for k, v in os.environ.items() if not k.startswith("FINERY_")}
+        for name, value in {"NO_COLOR": "1", **self.env}.items():
+            env.pop(name, None)
+            if value is not None:
+                env[name] = value
+        process = subprocess.run(
+            [sys.executable, "-m", "finery", *args],
+            cwd=cwd or self.folder, env=env, capture_output=True, encoding="utf-8",
+            errors="replace", stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        return Ran(process.returncode, process.stdout, process.stderr)
+
+    def build(self, *args: str, cwd: Path | None = None) -> "Built":
+        """Build the recipe."""
+        ran = self.run("build", str(self.folder), "--json", *args, cwd=cwd)
+        return Built(ran, [json.loads(line) for line in ran.out.split("\n") if line[:1] == "{"])
+
+    def outputs(self, name: str = SUBJECT) -> dict[str, Manifest]:
+        """The outputs of a built step, by name; `""` is that of a step with one."""
+        folder = self.folder / "build" / NAME / name
+        paths = [folder] if (folder / MANIFEST).exists() else sorted(folder.iterdir())
+        return {
+            "" if path == folder else path.name: msgspec.json.decode(
+                (path / MANIFEST).read_bytes(), type=Manifest
+            )
+            for path in paths
+        }
+
+    def is_fine(self) -> bool:
+        """Whether the recipe is fine as it is."""
+        from finery.build.project import open_graph
+
+        try:
+            open_graph(self.folder / "recipe.yaml")
+        except FineryError:
+            return False
+        return True
+
+    def remove(self, step: Step, name: str) -> None:
+        """Take a step out of the recipe."""
+        del self.recipe[_section_of(type(step))][name]
+        self._write()
+
+    def output_folder(self, output: str) -> Path:
+        """The folder of an output of the step."""
+        return self.folder / "build" / NAME / SUBJECT / output
+
+    def leaks(self, built: "Built") -> list[str]:
+        """Where the step's secret is found: files of the project, the store's among them, or what
+        a build printed."""
+        needle = SECRET_VALUE.encode()
+        paths = [p for p in sorted(self.folder.rglob("*")) if p.is_file() and not p.is_symlink()]
+        places = [str(p.relative_to(self.folder)) for p in paths if needle in p.read_bytes()]
+        printed = {"standard output": built.ran.out, "standard error": built.ran.err}
+        return places + [place for place, text in printed.items() if SECRET_VALUE in text]
+
+
+class Built(NamedTuple):
+    """A build: the command, and its events."""
+
+    ran: Ran
+    events: list[dict[str, Any]]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every step was built."""
+        return bool(self.events) and bool(self.events[-1].get("ok"))
+
+    def of(self, kind: str, step: str = SUBJECT) -> Iterator[dict[str, Any]]:
+        """The events of a kind that are about a step."""
+        return (e for e in self.events if e["event"] == kind and e.get("step") == step)
+
+    def check(self) -> None:
+        """Raise `AssertionError` unless every step was built."""
+        assert self.ok, f"the build failed:\n{self.explained()}"
+
+    def problem(self, step: str) -> str:
+        """Why a step neither was built nor refused what it was given; empty when it did either."""
+        if not self.events:  # the recipe's files were refused
+            return self.ran.err if self.ran.code != 2 or "Traceback" in self.ran.err else ""
+        errors = [_block(event["error"]) for event in self.of("step_failed", step)]
+        wrong = (given.ESCAPED, "its process")
+        problems = [error for error in errors if any(text in error for text in wrong)]
+        if errors or any(self.of("step_finished", step)) or any(self.of("step_cached", step)):
+            return "\n".join(problems)
+        return self.explained()
+
+    def explained(self) -> str:
+        """What went wrong, for people."""
+        blocks = [_block(e["error"]) for e in self.events if e["event"] == "step_failed"]
+        return "\n".join(blocks) or f"exit code {self.ran.code}\n{self.ran.err}"
+
+
+def _block(error: Mapping[str, Any]) -> str:
+    return "\n".join([f"{error['error']}: {error['what']}", *error["details"]])
+
+
+def provided_as(cls: type[Step]) -> tuple[str, Path | None]:
+    """(name of a step type, the plugin file that provides it; None for an installed plugin)."""
+    plugins = load_plugins()
+    for name, (reference, plugin) in plugins.step_types.items():
+        if _is(reference, cls, plugin.module.__name__):
+            return name, None
+    module = sys.modules[cls.__module__]
+    table: dict[str, Any] = getattr(module, "finery_steps", dict)()
+    for name, reference in table.items():
+        if _is(reference, cls, cls.__module__):
+            return name, Path(module.__file__ or "").absolute()
+    raise PluginError(
+        f"no plugin provides the step type {cls.__module__}:{cls.__qualname__}",
+        fix="name it in the plugin's finery_steps, and install the plugin: pip install -e .",
+    )
+
+
+def _is(reference: Any, cls: type[Step], root: str) -> bool:
+    """Whether a plugin's reference names a class. root: the plugin's module."""
+    if not isinstance(reference, str):
+        return reference is cls
+    package = root.partition(".")[0]
+    same = cls.__module__.partition(".")[0] == package
+    return same and reference.endswith(f":{cls.__qualname__}") and load_reference(reference) is cls
+
+
+def _section_of(cls: type[Step]) -> str:
+    return sections_of(cls)[0]
+
+
+def _written(step: Settings, prefix: str) -> dict[str, Any]:
+    """A step's settings as a recipe has them, without those that have their default.
+
+    prefix: what its paths are relative to, from the recipe's folder.
+    """
+    inputs = inputs_of(type(step)) if isinstance(step, Step) else {}
+    nested = nested_fields(type(step)) if isinstance(step, Step) else {}
+    entry: dict[str, Any] = {}
+    for name, info in type(step).__finery_fields__.items():
+        value = getattr(step, name)
+        if name in inputs or value == info.default:
+            continue
+        if name in nested:
+            entry[name] = {"use": provided_as(type(value))[0], **_written(value, prefix)}
+        elif isinstance(value, Settings):
+            entry[name] = _written(value, prefix)
+        elif isinstance(value, Files):
+            patterns = [os.path.normpath(os.path.join(prefix, p)) for p in value.patterns]
+            entry[name] = patterns[0] if len(patterns) == 1 else patterns
+        else:
+            entry[name] = msgspec.to_builtins(value)
+    return entry
+
+
+def _set(entry: dict[str, Any], path: str, value: Any) -> None:
+    """Set `lora.r` in an entry."""
+    *folders, name = path.split(".")
+    for folder in folders:
+        entry = entry.setdefault(folder, {})
+    entry[name] = value
+
+
+def artifacts_of(step: Step) -> Iterator[Artifact]:
+    """All inputs of a step, and what they refer to."""
+    for slot in slots_of(step).values():
+        value = getattr(slot.owner, slot.field)
+        for artifact in value if isinstance(value, list) else [value]:
+            if artifact is not None:
+                yield from _with_references(artifact)
+
+
+def _with_references(artifact: Artifact) -> Iterator[Artifact]:
+    yield artifact
+    for ref in artifact.refs.values():
+        yield from _with_references(ref)
+
+
+def files_in(artifact: Artifact) -> list[Path]:
+    """The files of an artifact. One without a folder (`Model(Path(), meta=…)`) has none."""
+    if artifact.path == Path():
+        return []
+    return sorted(path for path in artifact.path.rglob("*") if path.is_file())
+
+
+def differences(one: Trial, other: Trial) -> list[str]:
+    """How the outputs of two trials differ: a line for each file or fact."""
+    before, after = one.outputs(), other.outputs()
+    lines = [f"output '{name}' is missing" for name in before.keys() ^ after.keys()]
+    for name in before.keys() & after.keys():
+        if before[name].digest != after[name].digest:
+            lines += _differing(
+                before[name], after[name], one.output_folder(name), other.output_folder(name)
+            )
+    return lines
+
+
+def _differing(one: Manifest, other: Manifest, folder: Path, other_folder: Path) -> Iterator[str]:
+    for fact in sorted(one.meta.keys() | other.meta.keys()):
+        before, after = one.meta.get(fact), other.meta.get(fact)
+        if before != after:
+            yield f"meta {fact}: {before!r} and {after!r}"
+    for file in sorted(one.files.keys() | other.files.keys()):
+        if file not in one.files or file not in other.files:
+            yield f"{file}: only in one of them"
+        elif one.files[file] != other.files[file]:
+            yield f"{file}: {_first_difference(folder / file, other_folder / file)}"
+    if one.refs.keys() != other.refs.keys() or one.external.keys() != other.external.keys():
+        yield "they refer to different artifacts or files"
+    for role in one.refs.keys() & other.refs.keys():
+        if one.refs[role].digest != other.refs[role].digest:
+            yield f"what they refer to as '{role}' differs"
+
+
+def _first_difference(one: Path, other: Path) -> str:
+    """The first place where two files differ, with what is there."""
+    before, after = one.read_bytes(), other.read_bytes()
+    shorter = min(len(before), len(after))
+    at = next((i for i in range(shorter) if before[i] != after[i]), shorter)
+    part = slice(max(0, at - 20), at + 40)
+    return f"at byte {at}: {before[part]!r} and {after[part]!r}"

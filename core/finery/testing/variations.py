@@ -1,0 +1,98 @@
+"""Other values for a step's settings, found by their types and limits."""
+
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from finery.fields import Files, Settings
+from finery.recipe.schema import step_schema
+from finery.step.inspect import field_hints, inputs_of, nested_fields
+from finery.step.step import Step
+from finery.testing.checks import groups_in
+
+UNLIMITED = 100_000_000
+
+
+class Variation(NamedTuple):
+    """A setting, e.g. `lora.r`, and values other than its own, the likeliest to be taken first.
+
+    affects_output: whether the setting is part of the key.
+    """
+
+    path: str
+    affects_output: bool
+    values: list[Any]
+
+
+def variations_of(step: Step) -> Iterator[Variation]:
+    """All settings of a step for which other values are known: numbers, choices, flags, texts."""
+    schema = step_schema(type(step))
+    fixed = inputs_of(type(step)).keys() | nested_fields(type(step)).keys()
+    yield from _variations(type(step), step, schema, schema.get("$defs", {}), fixed)
+
+
+def _variations(
+    cls: type[Settings],
+    value: Settings | None,
+    schema: Mapping[str, Any],
+    groups: Mapping[str, Any],
+    fixed: frozenset[str] | set[str] = frozenset(),
+) -> Iterator[Variation]:
+    """The variations of a group of settings. value: None where the group isn't set."""
+    for name, hint in field_hints(cls).items():
+        info = cls.__finery_fields__.get(name)
+        if info is None or name in fixed:
+            continue
+        if _names_files(hint):
+            continue
+        current = getattr(value, name) if value is not None else info.default
+        inner = [group for group in groups_in(hint) if group.__name__ in groups]
+        if len(inner) == 1:
+            (group,) = inner
+            within = current if isinstance(current, group) else None
+            for v in _variations(group, within, groups[group.__name__], groups):
+                yield v._replace(
+                    path=f"{name}.{v.path}", affects_output=info.affects_output and v.affects_output
+                )
+            continue
+        values = [v for v in _others(schema["properties"][name], current) if v != current]
+        if values:
+            yield Variation(name, info.affects_output, values)
+
+
+def _names_files(hint: Any) -> bool:
+    """Whether a setting of this type names files: another name would be that of no file."""
+    is_files = isinstance(hint, type) and issubclass(hint, Files)
+    return is_files or any(map(_names_files, typing.get_args(hint)))
+
+
+def _others(form: Mapping[str, Any], current: Any) -> Iterator[Any]:
+    """Values that a JSON Schema allows."""
+    for part in form.get("anyOf", ()):
+        yield from _others(part, current)
+    yield from form.get("enum", ())
+    kinds = form.get("type", ())
+    for kind in [kinds] if isinstance(kinds, str) else kinds:
+        if kind == "boolean":
+            yield current is not True
+        elif kind in ("integer", "number"):
+            yield from _numbers(form, current, integer=kind == "integer")
+        elif kind == "string" and "pattern" not in form and "enum" not in form:
+            yield f"{current}x" if isinstance(current, str) else "x"
+
+
+def _numbers(form: Mapping[str, Any], current: Any, *, integer: bool) -> Iterator[float]:
+    low = form.get("minimum", form.get("exclusiveMinimum", 0))
+    high = form.get("maximum", form.get("exclusiveMaximum"))
+    is_set = isinstance(current, int | float) and not isinstance(current, bool)
+    base = current if is_set else low
+    choices = [base + 1, base - 1] if integer else [base / 2, base + 0.25, base + 1]
+    if not is_set:  # most often a limit: a small one would leave nothing
+        choices.insert(0, low + UNLIMITED)
+    if high is not None:
+        choices.append((low + high) // 2 if integer else (low + high) / 2)
+    for choice in choices:
+        above = choice > low if "exclusiveMinimum" in form else choice >= low
+        below = high is None or (choice < high if "exclusiveMaximum" in form else choice <= high)
+        if above and below:
+            yield choice

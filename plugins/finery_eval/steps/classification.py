@@ -1,0 +1,329 @@
+"""`eval.classification`: does the answer name the right class (of each field)?"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from finery import Job, Metrics, UsageError, setting
+from finery.rows import Row, answer_text
+from finery.rows.answers.reading import INVALID, Expected, Reader, Reading, Unreadable, field_names
+from finery_eval import evaluator, stats
+from finery_eval.evaluator import Evaluator, table
+
+RESERVED = ("accuracy", "macro_f1", "valid")
+
+Outcome = tuple[tuple[str, str], ...]
+"""A row's (expected, predicted) classes, one pair a column."""
+
+
+class Classification(
+    Evaluator, task="classification", forecast="finery_eval.forecast:ClassesForecast"
+):
+    """Judge models by the class they answer: accuracy, macro-F1, per-class scores, confusion.
+
+    The expected class of a row is its `label`, else its completion's text. With `fields`, an
+    answer is lines like `priority: high` (or a JSON object, where the expected answer is one),
+    and each field has a class; a `label` then counts where it is an object, field to class.
+
+    Metrics, each from 0 to 1 with a 95 % interval:
+    - `accuracy`: rows whose class is right; with fields, rows where all fields are right.
+    - `macro_f1`: mean F1 over the classes that the rows expect; with fields, its mean over fields.
+    - `<field>`, `<field>_macro_f1`: accuracy and macro-F1 of one field.
+    - `valid`: answers that hold an allowed class (of each field, once) and nothing that is foreign
+      to the expected answer's format. The other metrics are milder: with fields, they pass over
+      other lines; without, they follow `match`.
+
+    An answer without an allowed class is wrong, and shown as class `(invalid)`. Intervals: Wilson
+    score (Wilson 1927) for shares; for F1 the percentile bootstrap over rows with 2,000 resamples
+    and a fixed seed (Efron & Tibshirani 1993). Each further model is compared with the first on the
+    same rows: exact McNemar test (McNemar 1947), Newcombe's paired difference (1998, method 10).
+
+    Raises DataError for rows whose expected answer is missing or can't be read, UsageError for
+    settings that can't work, a malformed `require` among them.
+    """
+
+    fields: list[str] = setting(
+        [],
+        help="Names of the fields that an answer gives a class each; none: it is one class.",
+        examples=[["category", "priority"]],
+    )
+    labels: list[str] | dict[str, list[str]] | None = setting(
+        None,
+        help="Allowed classes; with `fields`, a list for each field. Default: those that the rows "
+        "expect.",
+        examples=[["spam", "ham"], {"priority": ["low", "high"]}],
+    )
+    match: Literal["exact", "first_line", "contains"] = setting(
+        "exact",
+        help="What of a text must be the class: all of it, its first line, or a part, if the text "
+        "names just one class (fair to models that answer in sentences). Not for `fields`.",
+    )
+
+    def metric_names(self) -> list[str]:
+        """The metrics of each model, the headline first."""
+        of_fields = [name for field in self.fields for name in (field, f"{field}_macro_f1")]
+        return ["accuracy", "macro_f1", *of_fields, "valid"]
+
+    def check(self) -> None:
+        """Raise `UsageError` for settings that can't work. Light: reads no input."""
+        check_fields(self.fields, self.metric_names())
+        check_labels(self.labels, self.fields)
+        if self.fields and self.match != "exact":
+            raise UsageError(
+                f"`match: {self.match}` is for answers that are one class, not for fields",
+                where="match",
+                fix="drop it: fields are found among other lines anyway",
+            )
+        super().check()
+
+    def run(self, job: Job) -> Metrics:
+        """Ask, judge and write."""
+        self.check()
+        rows = evaluator.read_rows(self.rows)
+        reader, expected = self.expectations(rows)
+        self.advise(job, rows, reader)
+        answers = evaluator.ask(self, job, rows)
+        readings = {
+            name: [reader.read(a.text, want) for a, want in zip(completions, expected, strict=True)]
+            for name, completions in answers.items()
+        }
+        return self.write(job, rows, reader, expected, answers, readings)
+
+    def check_rows(self, job: Job) -> None:
+        """Raise `DataError` for rows that can't be judged."""
+        self.expectations(evaluator.read_rows(self.rows))
+
+    def reader(self) -> Reader:
+        """Reads answers, and what rows expect, as the settings say."""
+        return Reader(
+            fields=tuple(self.fields),
+            extract=self.extract,
+            match=self.match,
+            ignore_case=self.ignore_case,
+        )
+
+    def expectations(self, rows: Sequence[Row]) -> tuple[Reader, list[Expected]]:
+        """A reader that knows the allowed classes, and what each row expects."""
+        reader = self.reader()
+        labels = self.labels if isinstance(self.labels, dict) else {"label": self.labels or []}
+        normal = tuple(reader.normal(labels.get(column, ())) for column in reader.columns)
+        expected = read_expected(with_labels(reader, normal), rows)
+        seen = (sorted({e.values[i] for e in expected}) for i in range(len(reader.columns)))
+        allowed = tuple(n or tuple(s) for n, s in zip(normal, seen, strict=True))
+        reader = with_labels(reader, allowed)
+        refuse_contradictions(reader, rows, expected)
+        return reader, expected
+
+    def advise(self, job: Job, rows: Sequence[Row], reader: Reader) -> None:
+        """Log what looks like a better setting than the one given."""
+        if self.fields or any(row.get("label") is not None for row in rows):
+            return
+        names = field_names(answer_text(row) for row in rows)
+        if names:
+            job.log(f"the answers look like fields; to judge each: fields: [{', '.join(names)}]")
+        elif len(reader.labels[0]) > max(20, len(rows) // 2):
+            job.log(f"{len(reader.labels[0])} classes in {len(rows)} rows: is eval.exact meant?")
+
+    def write(
+        self,
+        job: Job,
+        rows: Sequence[Row],
+        reader: Reader,
+        expected: Sequence[Expected],
+        answers: evaluator.Answers,
+        readings: Mapping[str, Sequence[Reading]],
+    ) -> Metrics:
+        """Score the readings and leave them as `Metrics`."""
+        outcomes = {name: outcomes_of(expected, read) for name, read in readings.items()}
+        scored = {name: score(reader, outcomes[name], read) for name, read in readings.items()}
+        judged = {name: judge(reader, expected, read) for name, read in readings.items()}
+        invalid = {name: sum(None in r.values for r in read) for name, read in readings.items()}
+        columns = {c: [e.values[i] for e in expected] for i, c in enumerate(reader.columns)}
+        return evaluator.write_scores(
+            job,
+            rows,
+            answers,
+            judged=judged,
+            scored=scored,
+            correct={name: [j["correct"] for j in of] for name, of in judged.items()},
+            headline=["accuracy", "macro_f1", *self.fields, "valid"],
+            tables=[
+                evaluator.answers_table(answers, invalid),
+                evaluator.majority_table(columns, "class"),
+                *(t for name, of in outcomes.items() for t in class_tables(name, reader, of)),
+            ],
+            details={"confusion": {name: confusion(reader, of) for name, of in outcomes.items()}},
+        )
+
+
+def check_fields(fields: Sequence[str], metrics: Sequence[str]) -> None:
+    """Raise `UsageError` for field names that can't be names of metrics too."""
+    for field in fields:
+        if not evaluator.names_metric(field):
+            raise UsageError(
+                f"{field!r} can't be a field",
+                where="fields",
+                fix="name it without dots, colons and spaces around",
+            )
+        if metrics.count(field) > 1:
+            raise UsageError(
+                f"the field '{field}' has the name of a metric, or is named twice",
+                where="fields",
+                fix=f"name each field once; {', '.join(RESERVED)} and <field>_macro_f1 are taken",
+            )
+
+
+def check_labels(labels: list[str] | dict[str, list[str]] | None, fields: Sequence[str]) -> None:
+    """Raise `UsageError` unless `labels` has the shape that `fields` asks for."""
+    if labels is None:
+        return
+    if fields and not isinstance(labels, dict):
+        raise UsageError(
+            "with `fields`, `labels` holds a list for each field",
+            where="labels",
+            fix=f"labels: {{{fields[0]}: [{', '.join(labels)}]}}",
+        )
+    if isinstance(labels, dict):
+        unknown = [name for name in labels if name not in fields]
+        if unknown:
+            raise UsageError(
+                f"labels are given for '{unknown[0]}', which is not one of the fields",
+                where="labels",
+                fix=f"name it in `fields`, or one of: {', '.join(fields)}"
+                if fields
+                else "set `fields`",
+            )
+    empty = not labels or (isinstance(labels, dict) and not all(labels.values()))
+    if empty:
+        raise UsageError("a list of labels is empty", where="labels", fix="drop it, or fill it")
+
+
+def with_labels(reader: Reader, labels: tuple[tuple[str, ...], ...]) -> Reader:
+    """The reader with other allowed classes; none at all, if none are given."""
+    return Reader(
+        fields=reader.fields,
+        labels=labels if any(labels) else (),
+        extract=reader.extract,
+        match=reader.match,
+        ignore_case=reader.ignore_case,
+    )
+
+
+def read_expected(reader: Reader, rows: Sequence[Row]) -> list[Expected]:
+    """What each row expects; `DataError` naming the rows that can't be read."""
+    expected: list[Expected] = []
+    failed: list[str] = []
+    for row in rows:
+        try:
+            expected.append(reader.expected(row))
+        except Unreadable as error:
+            failed.append(f"{row['id']}: {error}")
+    evaluator.refuse(
+        "rows without a readable expected answer can't be judged",
+        failed,
+        fix="give each row a label or a completion that holds one, or drop it",
+    )
+    return expected
+
+
+def refuse_contradictions(
+    reader: Reader, rows: Sequence[Row], expected: Sequence[Expected]
+) -> None:
+    """Raise `DataError` for rows whose own completion would be judged wrong."""
+    failed = [
+        f"{row['id']}: expects {', '.join(want.values)}, its completion is {answer_text(row)!r:.80}"
+        for row, want in zip(rows, expected, strict=True)
+        if answer_text(row).strip() and reader.read(answer_text(row), want).values != want.values
+    ]
+    evaluator.refuse(
+        "rows whose completion isn't read as their label can't be judged",
+        failed,
+        fix="set `extract` or `match` to find the label in it, or drop the rows' labels",
+    )
+
+
+def outcomes_of(expected: Sequence[Expected], readings: Sequence[Reading]) -> list[Outcome]:
+    """(expected, predicted) of each row and column."""
+    return [
+        tuple((e, g or INVALID) for e, g in zip(want.values, got.values, strict=True))
+        for want, got in zip(expected, readings, strict=True)
+    ]
+
+
+def score(
+    reader: Reader, outcomes: Sequence[Outcome], readings: Sequence[Reading]
+) -> dict[str, tuple[float, stats.Interval]]:
+    """Metric → (value, interval), the headline first."""
+    values = macro_f1s(Counter(outcomes))
+    f1s = list(zip(values, stats.bootstrap(outcomes, macro_f1s), strict=True))
+    metrics = {"accuracy": evaluator.share([all(e == g for e, g in o) for o in outcomes])}
+    metrics["macro_f1"] = f1s[0]
+    for i, field in enumerate(reader.fields):
+        metrics[field] = evaluator.share([o[i][0] == o[i][1] for o in outcomes])
+        metrics[f"{field}_macro_f1"] = f1s[1 + i]
+    metrics["valid"] = evaluator.share([r.valid for r in readings])
+    return metrics
+
+
+def macro_f1s(counts: Mapping[Outcome, int]) -> list[float]:
+    """Macro-F1 of each column, and before them their mean."""
+    columns = len(next(iter(counts)))
+    each = [stats.macro_f1(pairs_of(counts, i)) for i in range(columns)]
+    return [sum(each) / columns, *each]
+
+
+def pairs_of(counts: Mapping[Outcome, int], column: int) -> Counter[tuple[str, str]]:
+    """How often each (expected, predicted) pair occurs in a column."""
+    pairs: Counter[tuple[str, str]] = Counter()
+    for outcome, n in counts.items():
+        pairs[outcome[column]] += n
+    return pairs
+
+
+def judge(
+    reader: Reader, expected: Sequence[Expected], readings: Sequence[Reading]
+) -> list[dict[str, Any]]:
+    """What each answer counts as."""
+    return [
+        {
+            "expected": shown(reader, want.values),
+            "prediction": shown(reader, got.values),
+            "correct": got.values == want.values,
+            "valid": got.valid,
+        }
+        for want, got in zip(expected, readings, strict=True)
+    ]
+
+
+def shown(reader: Reader, values: Sequence[str | None]) -> Any:
+    """The class, or field → class."""
+    return dict(zip(reader.fields, values, strict=True)) if reader.fields else values[0]
+
+
+def class_tables(name: str, reader: Reader, outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """Precision, recall, F1 and rows of every class, a table for each column."""
+    tables = []
+    for i, column in enumerate(reader.columns):
+        pairs = pairs_of(Counter(outcomes), i)
+        rows = [[label, *stats.class_score(pairs, label)] for label in reader.labels[i]]
+        title = f"{name}: {column}"
+        tables.append(table(title, ["class", "precision", "recall", "F1", "rows"], rows))
+    return tables
+
+
+def confusion(reader: Reader, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Column → its classes and the matrix of rows: expected class down, predicted class across.
+
+    `(invalid)` is the last class where an answer named none.
+    """
+    tables: dict[str, Any] = {}
+    for i, column in enumerate(reader.columns):
+        pairs = pairs_of(Counter(outcomes), i)
+        labels = list(reader.labels[i])
+        if any(guess == INVALID for _, guess in pairs):
+            labels.append(INVALID)
+        tables[column] = {
+            "labels": labels,
+            "matrix": [[pairs.get((e, g), 0) for g in labels] for e in labels],
+        }
+    return tables

@@ -1,0 +1,64 @@
+"""`eval.exact`: is the whole answer the expected one?"""
+
+from typing import Any
+
+from finery import Job, Metrics
+from finery.rows import Row, answer_text
+from finery.rows.answers.reading import extracted
+from finery_eval import evaluator
+from finery_eval.evaluator import Evaluator
+
+
+class Exact(Evaluator, task="extraction"):
+    """Judge models by exact match: the share of rows where the whole answer is the expected one.
+
+    An answer is right if its text is the completion of the row, once both are stripped of white
+    space at their ends (and `extract` has taken its part, where it is found, from both).
+    `accuracy` comes with its 95 % Wilson score interval (Wilson 1927). Each further model is
+    compared with the first on the same rows: exact McNemar test (McNemar 1947) and Newcombe's
+    interval for the paired difference (Newcombe 1998, method 10).
+
+    Raises DataError for rows without an expected answer, UsageError for a malformed `require`.
+    """
+
+    def run(self, job: Job) -> Metrics:
+        """Ask, judge and write."""
+        self.check()
+        rows, expected = self.expectations()
+        answers = evaluator.ask(self, job, rows)
+        judged = {
+            name: [self.judge(want, a.text) for want, a in zip(expected, completions, strict=True)]
+            for name, completions in answers.items()
+        }
+        hits = {name: {"accuracy": [j["correct"] for j in of]} for name, of in judged.items()}
+        return evaluator.write_shares(job, rows, answers, judged=judged, hits=hits)
+
+    def check_rows(self, job: Job) -> None:
+        """Raise `DataError` for rows that can't be judged."""
+        self.expectations()
+
+    def expectations(self) -> tuple[list[Row], list[str]]:
+        """The rows and what each expects; `DataError` naming those that expect nothing."""
+        rows = evaluator.read_rows(self.rows)
+        expected = [self.text(answer_text(row)) for row in rows]
+        refuse_empty(rows, expected)
+        return rows, expected
+
+    def text(self, text: str) -> str:
+        """An answer as it is compared."""
+        text = extracted(text, self.extract).strip()
+        return text.casefold() if self.ignore_case else text
+
+    def judge(self, expected: str, answer: str) -> dict[str, Any]:
+        """What an answer counts as."""
+        prediction = self.text(answer)
+        return {"expected": expected, "prediction": prediction, "correct": prediction == expected}
+
+
+def refuse_empty(rows: list[Row], expected: list[str]) -> None:
+    """Raise `DataError` for rows without an expected answer."""
+    evaluator.refuse(
+        "rows without an expected answer can't be judged",
+        (row["id"] for row, text in zip(rows, expected, strict=True) if not text),
+        fix="give each row a completion, or drop it",
+    )

@@ -1,0 +1,119 @@
+"""`eval.preference`: does a model find the better of two answers likelier?"""
+
+import gc
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from finery import Dataset, Job, Metrics, takes
+from finery.rows import Row, split_turns
+from finery_eval import evaluator
+from finery_eval.evaluator import Judge
+
+if TYPE_CHECKING:
+    from finery_transformers.scoring import Likelihood
+
+PACKAGES = ("torch", "transformers", "peft", "tokenizers", "gguf")
+
+
+class Preference(Judge, packages=PACKAGES, seeded=False):
+    """Judge models by preferences: how often the chosen answer is likelier than the rejected one.
+
+    `accuracy` compares the log-probabilities of the whole answers, end of turn included, as DPO
+    does; `a_token` those of a token on average, which doesn't favour short answers. `margin` is the
+    mean difference of the former, in nats. Nothing is generated. With 95 % Wilson intervals; each
+    further model is compared with the first on the same rows (exact McNemar test).
+
+    Models are loaded with transformers: Hugging Face folders, adapters, GGUF files (dequantised).
+    """
+
+    rows: Dataset = takes(help="Preferences: rows with a prompt, a chosen and a rejected answer.")
+
+    def metric_names(self) -> list[str]:
+        """The metrics of each model, the headline first."""
+        return ["accuracy", "a_token", "margin"]
+
+    def run(self, job: Job) -> Metrics:
+        """Score both answers of each row with each model."""
+        self.check()
+        rows = self._preferences()
+        scored = {model.name: self._score(model, rows, job) for model in self.models}
+        right = {
+            name: {
+                "accuracy": [good.logprob > bad.logprob for good, bad in pairs],
+                "a_token": [good.a_token > bad.a_token for good, bad in pairs],
+            }
+            for name, pairs in scored.items()
+        }
+        shares = {n: {m: evaluator.share(h) for m, h in of.items()} for n, of in right.items()}
+        scores = {n: {m: value for m, (value, _) in of.items()} for n, of in shares.items()}
+        for name, pairs in scored.items():
+            scores[name]["margin"] = sum(g.logprob - b.logprob for g, b in pairs) / len(pairs)
+        intervals = {n: {m: list(ci) for m, (_, ci) in of.items()} for n, of in shares.items()}
+        evaluator.log_scores(job, scores, intervals)
+        comparisons = evaluator.compare({n: of["accuracy"] for n, of in right.items()})
+        return Metrics.write(
+            job.out,
+            rows=len(rows),
+            scores=scores,
+            intervals=intervals,
+            details={
+                "headline": ["accuracy", "a_token"],
+                "tables": evaluator.comparison_tables(comparisons),
+                "comparisons": comparisons,
+            },
+            predictions=_predictions(rows, scored, right),
+        )
+
+    def check_rows(self, job: Job) -> None:
+        """Raise `DataError` for rows that can't be judged."""
+        self._preferences()
+
+    def _preferences(self) -> list[Row]:
+        rows = list(self.rows)
+        evaluator.refuse(
+            "rows without a prompt, a chosen and a rejected answer can't be judged",
+            (r["id"] for r in rows if not all(r.get(k) for k in ("prompt", "chosen", "rejected"))),
+            fix="read preferences with data.file `format: preference`",
+        )
+        evaluator.refuse(
+            "rows whose answers are alike can't be judged",
+            (r["id"] for r in rows if r["chosen"] == r["rejected"]),
+            fix="drop these rows",
+        )
+        return evaluator.some(rows)
+
+    def _score(
+        self, model: Any, rows: Sequence[Row], job: Job
+    ) -> "list[tuple[Likelihood, Likelihood]]":
+        """(of the chosen, of the rejected answer) of each row."""
+        from finery_transformers.scoring import likelihoods
+
+        answered = []
+        for row in rows:
+            prompt, chosen = split_turns(row)
+            _, rejected = split_turns({"prompt": row["prompt"], "completion": row["rejected"]})
+            answered += [(prompt, side, row.get("tools")) for side in (chosen, rejected)]
+        scores = likelihoods(
+            model, answered, lambda done, total: job.progress(done, total, model.name)
+        )
+        gc.collect()  # the next model may need the memory of this one
+        return list(zip(scores[::2], scores[1::2], strict=True))
+
+
+def _predictions(
+    rows: Sequence[Row],
+    scored: "Mapping[str, Sequence[tuple[Likelihood, Likelihood]]]",
+    right: Mapping[str, Mapping[str, Sequence[bool]]],
+) -> Iterator[dict[str, Any]]:
+    for i, row in enumerate(rows):
+        for name, pairs in scored.items():
+            chosen, rejected = pairs[i]
+            yield {
+                "id": row["id"],
+                "model": name,
+                "correct": right[name]["accuracy"][i],
+                "chosen_logprob": chosen.logprob,
+                "rejected_logprob": rejected.logprob,
+                "chosen_tokens": chosen.tokens,
+                "rejected_tokens": rejected.tokens,
+            }

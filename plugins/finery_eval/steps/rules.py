@@ -1,0 +1,236 @@
+"""`eval.rules`: does the answer keep the house rules, each of them measurable?"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from finery import Dataset, Job, Metrics, Settings, UsageError, setting, takes
+from finery.rows import Row, answer_text
+from finery.rows.answers.reading import extracted, search_in
+from finery_eval import evaluator, stats
+from finery_eval.evaluator import Evaluator, table
+
+_SENTENCE_END = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+|\n+")
+_WORD = re.compile(r"\w")
+
+Kept = dict[str, bool]
+"""Rule → whether an answer keeps it."""
+
+
+class Rule(Settings):
+    """What an answer must be like; of several conditions, all must hold."""
+
+    matches: str | None = setting(
+        None,
+        min_length=1,
+        help="A regular expression that must be found in the answer.",
+        examples=[r"\nNext: .+\Z"],
+    )
+    never: str | None = setting(
+        None,
+        min_length=1,
+        help="A regular expression that must not be found.",
+        examples=["!", r"(?i)\bsorry\b"],
+    )
+    starts_with: str | None = setting(None, min_length=1, help="Text that the answer begins with.")
+    ends_with: str | None = setting(None, min_length=1, help="Text that the answer ends with.")
+    min_words: int | None = setting(
+        None, ge=1, help="Fewest words; words are what white space separates."
+    )
+    max_words: int | None = setting(None, ge=1, help="Most words.")
+    max_sentences: int | None = setting(
+        None,
+        ge=1,
+        help="Most sentences; one ends at . ! ? or … before white space, or with its line.",
+    )
+
+    def patterns(self) -> dict[str, str]:
+        """Setting → the regular expression it holds."""
+        patterns = {"matches": self.matches, "never": self.never}
+        return {name: pattern for name, pattern in patterns.items() if pattern is not None}
+
+    def keeps(self, text: str, *, ignore_case: bool = False) -> bool:
+        """Whether an answer, without white space around it, keeps the rule."""
+        return self._found(text, re.IGNORECASE if ignore_case else 0) and self._measures(text)
+
+    def _found(self, text: str, flags: int) -> bool:
+        starts, ends = (re.escape(part or "") for part in (self.starts_with, self.ends_with))
+        fixed = all(re.search(p, text, flags) for p in (rf"\A{starts}", rf"{ends}\Z"))
+        patterns = self.patterns().items()
+        matches = {name: search_in(text, pattern, name, flags) for name, pattern in patterns}
+        return fixed and bool(matches.get("matches", True)) and not matches.get("never")
+
+    def _measures(self, text: str) -> bool:
+        words = len(text.split())
+        return (
+            words >= (self.min_words or 0)
+            and (self.max_words is None or words <= self.max_words)
+            and (self.max_sentences is None or sentences(text) <= self.max_sentences)
+        )
+
+
+class Rules(Evaluator, task="style"):
+    """Judge models by the rules their answers keep, so that tone and format become a number.
+
+    Each rule has a name and says what can be measured: patterns that must or must not be found,
+    how the answer begins and ends, how long it is. Rows need no answers: prompts alone or
+    preferences are enough. Where rows have answers, the table of rules tells how many of these keep
+    each rule, since a rule that the data breaks can't be learned from it.
+
+    Metrics, each from 0 to 1 with a 95 % interval:
+    - `accuracy`: answers that keep all rules.
+    - `<rule>`: answers that keep this one.
+
+    Intervals: Wilson score (Wilson 1927). Each further model is compared with the first on the same
+    rows: exact McNemar test (McNemar 1947), for accuracy also Newcombe's paired difference (1998,
+    method 10). A test for each of several rules: expect one in twenty below 0.05 by chance.
+
+    Raises DataError for rows without a prompt, UsageError for rules that can't work and for a
+    malformed `require`.
+    """
+
+    rows: Dataset = takes(help="Rows whose prompts are asked; their own answers aren't needed.")
+    rules: dict[str, Rule] = setting(
+        help="Name → what an answer must be like: any of matches, never, starts_with, ends_with, "
+        "min_words, max_words, max_sentences.",
+        examples=[{"brief": {"max_words": 40}, "calm": {"never": "!"}}],
+    )
+    ignore_case: bool = setting(
+        False, help="Whether patterns, beginnings and ends pass over upper and lower case."
+    )
+
+    def metric_names(self) -> list[str]:
+        """The metrics of each model, the headline first."""
+        return ["accuracy", *self.rules]
+
+    def check(self) -> None:
+        """Raise `UsageError` for settings that can't work. Light: reads no input."""
+        if not self.rules:
+            raise UsageError(
+                "there is no rule to judge by",
+                where="rules",
+                fix="name one, e.g. rules: {brief: {max_words: 40}}",
+            )
+        for name, rule in self.rules.items():
+            check_name(name)
+            check_rule(name, rule)
+        super().check()
+
+    def run(self, job: Job) -> Metrics:
+        """Ask, judge and write."""
+        self.check()
+        rows = evaluator.read_rows(self.rows)
+        answers = evaluator.ask(self, job, rows)
+        results = {
+            name: [self.kept(a.text) for a in completions] for name, completions in answers.items()
+        }
+        own = [self.kept(text) for text in own_answers(rows)]
+        self.advise(job, own)
+        hits = {name: self.hits(of) for name, of in results.items()}
+        return evaluator.write_shares(
+            job,
+            rows,
+            answers,
+            judged={name: [verdict(k) for k in of] for name, of in results.items()},
+            hits=hits,
+            tables=[rules_table(hits, self.hits(own))],
+        )
+
+    def kept(self, answer: str) -> Kept:
+        """Which rules an answer keeps."""
+        text = extracted(answer, self.extract).strip()
+        rules = self.rules.items()
+        return {name: rule.keeps(text, ignore_case=self.ignore_case) for name, rule in rules}
+
+    def hits(self, results: Sequence[Kept]) -> dict[str, list[bool]]:
+        """Metric → whether each answer counts."""
+        each = {name: [k[name] for k in results] for name in self.rules}
+        return {"accuracy": [all(k.values()) for k in results], **each}
+
+    def advise(self, job: Job, own: Sequence[Kept]) -> None:
+        """Log which rules the rows' own answers break."""
+        broken = {name: sum(not k[name] for k in own) for name in self.rules}
+        named = ", ".join(f"{name} {n}" for name, n in broken.items() if n)
+        if named:
+            rows = sum(not all(k.values()) for k in own)
+            job.log(f"{rows} of {len(own)} rows' own answers break a rule: {named}")
+
+
+def check_name(name: str) -> None:
+    """Raise `UsageError` for a rule's name that can't be the name of a metric."""
+    if not evaluator.names_metric(name):
+        raise UsageError(
+            f"{name!r} can't name a rule",
+            where=f"rules.{name}",
+            fix="name it without dots, colons and spaces around",
+        )
+    if name == "accuracy":
+        raise UsageError(
+            "a rule can't be named accuracy: that is the share of answers that keep all rules",
+            where=f"rules.{name}",
+            fix="rename it",
+        )
+
+
+def check_rule(name: str, rule: Rule) -> None:
+    """Raise `UsageError` for a rule that every answer keeps, or none can."""
+    where = f"rules.{name}"
+    if rule == Rule():
+        raise UsageError(
+            f"the rule '{name}' asks for nothing",
+            where=where,
+            fix=f"give it one of: {', '.join(Rule.__struct_fields__)}",
+        )
+    for field, pattern in rule.patterns().items():
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise UsageError(
+                f"not a regular expression: {error}", where=f"{where}.{field}", fix="repair it"
+            ) from None
+    if rule.min_words and rule.max_words and rule.min_words > rule.max_words:
+        raise UsageError(
+            f"no answer has at least {rule.min_words} and at most {rule.max_words} words",
+            where=f"{where}.min_words",
+            fix="swap them, or drop one",
+        )
+
+
+def sentences(text: str) -> int:
+    """How many sentences a text has; `e.g.` and the like count as ends too."""
+    return sum(bool(_WORD.search(part)) for part in _SENTENCE_END.split(text))
+
+
+def own_answers(rows: Sequence[Row]) -> list[str]:
+    """The answers that rows have of their own."""
+    return [text for text in map(answer_text, rows) if text.strip()]
+
+
+def verdict(result: Kept) -> dict[str, Any]:
+    """What an answer counts as, and the rules it breaks."""
+    broken = [name for name, fine in result.items() if not fine]
+    return {"correct": not broken, "broken": broken}
+
+
+def rules_table(
+    hits: Mapping[str, Mapping[str, Sequence[bool]]], own: Mapping[str, Sequence[bool]]
+) -> dict[str, Any]:
+    """Each rule by each model: the share kept, its interval, and the test against the first."""
+    (base, first), *_ = hits.items()
+    columns = ["rule", "model", "kept", "95 % CI low", "95 % CI high", f"p against {base}"]
+    rows: list[list[Any]] = []
+    for rule in [name for name in first if name != "accuracy"]:
+        for name, of in hits.items():
+            share, interval = evaluator.share(of[rule])
+            p_value = None if name == base else difference_p(of[rule], first[rule])
+            rows.append([rule, name, share, *interval, p_value])
+        if own[rule]:
+            share, interval = evaluator.share(own[rule])
+            rows.append([rule, "(the rows' own answers)", share, *interval, None])
+    return table("Rules", columns, rows)
+
+
+def difference_p(one: Sequence[bool], other: Sequence[bool]) -> float:
+    """The p-value that two models keep a rule equally often, on the same rows."""
+    pairs = list(zip(one, other, strict=True))
+    return stats.mcnemar_exact(pairs.count((True, False)), pairs.count((False, True)))

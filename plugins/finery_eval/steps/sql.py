@@ -1,0 +1,230 @@
+"""`eval.sql`: does the query find in the database what the expected query finds?"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any, Literal
+
+import msgspec
+
+from finery import Files, Job, Metrics, setting
+from finery.rows import Row, answer_text
+from finery.rows.answers.reading import extracted
+from finery_eval import evaluator
+from finery_eval.database import Cell, Database, QueryError, Result
+from finery_eval.evaluator import Evaluator, table
+from finery_eval.steps.exact import refuse_empty
+
+DIGITS = 12
+"""Significant digits of a fraction that are compared: the order of a sum changes the last ones."""
+
+JUDGED = {"accuracy": "correct", "exact": "exact", "valid": "valid"}
+"""Metric → what says in a prediction whether it counts; the headline first."""
+
+_FENCE = re.compile(r"```(?:\w*sql\w*\b)?(.*?)(?:```|\Z)", re.DOTALL | re.IGNORECASE)
+_TOKEN = re.compile(
+    r"(?P<text>'(?:[^']|'')*'?)"
+    r"|(?P<comment>--[^\n]*|/\*.*?(?:\*/|\Z))"
+    r'|"(?:[^"]|"")*"?|`[^`]*`?|\[[^\]]*\]?|\w+|[<>=!|]+|\S',
+    re.DOTALL,
+)
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """An expected query, what it finds, and whether the order of its rows counts."""
+
+    sql: str
+    result: Result
+    ordered: bool
+
+
+class Sql(Evaluator, task="complex"):
+    """Judge models by what their SQL finds: each query is run, and its result compared.
+
+    Both the answer and the completion of the row are run by SQLite on a database in memory, made by
+    the scripts in `schema`. An answer is right if it finds the same rows: columns in the same
+    order, whatever their names, repeated rows as often, fractions to 12 digits. SQL in a fenced
+    block (three backticks) is taken out of it, from the first one.
+
+    Metrics, each from 0 to 1 with a 95 % interval:
+    - `accuracy`: answers that find what is expected, known as execution accuracy (Yu et al. 2018,
+      Spider; Li et al. 2023, BIRD).
+    - `exact`: answers that are the expected query, but for case, spaces and comments.
+    - `valid`: answers that are one query, and run.
+
+    Answers are run without trust: a query can read the tables and nothing else. One that writes,
+    takes longer than `timeout`, gives more than 100,000 rows, or depends on chance or on today's
+    date is wrong. `predictions.jsonl` says for each wrong answer what its error is.
+
+    Intervals: Wilson score (Wilson 1927). Each further model is compared with the first on the same
+    rows: exact McNemar test (McNemar 1947), Newcombe's paired difference (1998, method 10).
+
+    Raises DataError for a script that fails, for rows without an expected query and for expected
+    queries that fail, UsageError for a malformed `require`.
+    """
+
+    schema: Files = setting(
+        help="SQL scripts for SQLite that make the database, rows included; run in this order."
+    )
+    ordered: Literal["auto", "always", "never"] = setting(
+        "auto",
+        help="Whether the order of the rows counts; auto: where the expected query itself says "
+        "ORDER BY.",
+    )
+    timeout: float = setting(5.0, gt=0, help="Longest time of a query, in seconds.")
+    max_tokens: int = setting(
+        128, ge=1, help="Longest answer, in tokens; what is cut off there is judged as it stands."
+    )
+    ignore_case: bool = setting(
+        False, help="Whether 'High' and 'high' in a result are the same text."
+    )
+
+    def metric_names(self) -> list[str]:
+        """The metrics of each model, the headline first."""
+        return list(JUDGED)
+
+    def run(self, job: Job) -> Metrics:
+        """Ask, run the queries, compare and write."""
+        self.check()
+        rows = evaluator.read_rows(self.rows)
+        with self._database() as database:
+            wanted = self.expectations(job, rows, database)
+            answers = evaluator.ask(self, job, rows)
+            judged = {
+                name: [
+                    self.judge(w, a.text, database)
+                    for w, a in zip(wanted, completions, strict=True)
+                ]
+                for name, completions in answers.items()
+            }
+        hits = {
+            name: {metric: [j[column] for j in of] for metric, column in JUDGED.items()}
+            for name, of in judged.items()
+        }
+        tables = [queries_table(judged)]
+        return evaluator.write_shares(job, rows, answers, judged=judged, hits=hits, tables=tables)
+
+    def check_rows(self, job: Job) -> None:
+        """Raise `DataError` for rows that can't be judged, and for scripts that fail."""
+        with self._database() as database:
+            self.expectations(job, evaluator.read_rows(self.rows), database)
+
+    def _database(self) -> "closing[Database]":
+        return closing(Database(self.schema.paths, timeout=self.timeout))
+
+    def expectations(self, job: Job, rows: list[Row], database: Database) -> list[Wanted]:
+        """What each row expects; `DataError` naming the rows whose query fails."""
+        queries = [self.text(answer_text(row)) for row in rows]
+        refuse_empty(rows, queries)
+        expectations: list[Wanted] = []
+        failed: list[str] = []
+        for row, sql in zip(rows, queries, strict=True):
+            try:
+                expectations.append(Wanted(sql, database.query(sql), self.counts_order(sql)))
+            except QueryError as error:
+                failed.append(f"{row['id']}: {error}: {sql:.80}")
+        evaluator.refuse(
+            "expected queries fail", failed, fix="repair them, or the scripts in `schema`"
+        )
+        empty = [
+            row["id"] for row, w in zip(rows, expectations, strict=True) if finds_nothing(w.result)
+        ]
+        if empty:
+            named = ", ".join(empty[: evaluator.SHOWN]) + ", …" * (len(empty) > evaluator.SHOWN)
+            job.log(f"{len(empty)} expected queries find nothing, as wrong ones often do: {named}")
+        return expectations
+
+    def counts_order(self, sql: str) -> bool:
+        """Whether the order of the rows that a query finds is part of what is expected."""
+        return self.ordered == "always" or (self.ordered == "auto" and has_order(sql))
+
+    def text(self, answer: str) -> str:
+        """The SQL in an answer."""
+        text = extracted(answer, self.extract)
+        fenced = _FENCE.search(text)
+        return (fenced[1] if fenced else text).strip()
+
+    def judge(self, wanted: Wanted, answer: str, database: Database) -> dict[str, Any]:
+        """What an answer counts as."""
+        sql = self.text(answer)
+        error, valid = None, True
+        try:
+            error = self.difference(wanted, database.query(sql))
+        except QueryError as failure:
+            error, valid = str(failure), False
+        return {
+            "expected": wanted.sql,
+            "prediction": sql,
+            "correct": error is None,
+            "exact": normalised(sql) == normalised(wanted.sql),
+            "valid": valid,
+            "error": error,
+        }
+
+    def difference(self, wanted: Wanted, result: Result) -> str | None:
+        """How a result differs from the expected one; None if it doesn't."""
+        actual, expected = self.compared(result), self.compared(wanted.result)
+        if actual and expected and len(actual[0]) != len(expected[0]):
+            return f"{len(actual[0])} columns, expected {len(expected[0])}"
+        if len(actual) != len(expected):
+            return f"{len(actual)} rows, expected {len(expected)}"
+        counts, others = Counter(actual), Counter(expected)
+        if counts != others:
+            wrong, missing = next(iter(counts - others)), next(iter(others - counts))
+            return f"finds {wrong!s:.80}, expected {missing!s:.80}"
+        if wanted.ordered and actual != expected:
+            return "the rows are right, their order is wrong"
+        return None
+
+    def compared(self, result: Result) -> Result:
+        """A result as it is compared."""
+        return [tuple(self.cell(value) for value in row) for row in result]
+
+    def cell(self, value: Cell) -> Cell:
+        """A value as it is compared."""
+        if isinstance(value, float):
+            return float(f"{value:.{DIGITS}g}")
+        return value.casefold() if isinstance(value, str) and self.ignore_case else value
+
+
+def finds_nothing(result: Result) -> bool:
+    """Whether there is no row, or none with a value, such as the sum of no rows."""
+    return all(value is None for row in result for value in row)
+
+
+def tokens(sql: str) -> Iterator[str]:
+    """The words, signs and literals of a query, without comments; all but texts in lower case."""
+    for match in _TOKEN.finditer(sql):
+        if match["comment"] is None:
+            yield match[0] if match["text"] is not None else match[0].casefold()
+
+
+def normalised(sql: str) -> str:
+    """A query in one spelling, to compare its text."""
+    return " ".join(tokens(sql)).rstrip(" ;")
+
+
+def has_order(sql: str) -> bool:
+    """Whether a query says ORDER BY for itself, not only within parentheses."""
+    depth, before = 0, ""
+    for token in tokens(sql):
+        if depth == 0 and (before, token) == ("order", "by"):
+            return True
+        depth += (token == "(") - (token == ")")
+        before = token
+    return False
+
+
+def queries_table(judged: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """How many queries are right, find something else, or fail."""
+    rows = [
+        [
+            name,
+            sum(j["correct"] for j in of),
+            sum(j["valid"] and not j["correct"] for j in of),
+            sum(not j["valid"] for j in of),
+        ]
+        for name, of in judged.items()
+    ]
+    return table("Queries", ["model", "right", "find something else", "fail"], rows)

@@ -1,0 +1,401 @@
+"""`eval.json`: is the answer the expected JSON object, and which of its fields are right?"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import msgspec
+
+from finery import DataError, Job, Metrics, OneFile, UsageError, did_you_mean, setting
+from finery.rows import Row, answer_text
+from finery.rows.answers.answerschema import AnswerSchema, Problem
+from finery.rows.answers.jsonvalues import (
+    MISSING,
+    UNREADABLE,
+    Comparison,
+    Count,
+    NotJson,
+    Path,
+    leaves,
+    lookup,
+    nodes,
+    parse,
+    shown,
+)
+from finery.rows.answers.reading import extracted, told_with
+from finery.rows.templates.patience import patterns_of
+from finery_eval import evaluator, stats
+from finery_eval.evaluator import Evaluator, table
+
+RESERVED = ("accuracy", "field_score", "valid_json", "valid")
+MOST_COLUMNS = 8
+"""Fields that a table of scores still has room for."""
+MANY_FIELDS = 20
+NO_OBJECT = Problem("JSON that is no object", "JSON that is no object")
+PROBLEMS_SHOWN = 5
+
+Outcome = tuple[int, tuple[Count, ...]]
+"""A row's right fields, of those that hold one value; and its counts in each field of lists."""
+
+
+class Fields(msgspec.Struct, frozen=True):
+    """What is judged: the name and the path of each field, and which of them hold lists."""
+
+    paths: dict[str, Path]
+    lists: frozenset[str]
+    named: bool  # named in the recipe: then nothing else counts
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """An answer as read: its JSON value (`UNREADABLE`: there is none), and what is wrong."""
+
+    value: Any
+    problem: Problem | None
+
+
+class Json(Evaluator, packages=("jsonschema",), task="extraction"):
+    r"""Judge models by the JSON object they answer: whole, field by field, and by a JSON Schema.
+
+    A row's completion is the expected object. An answer must be JSON and nothing else, though it
+    may stand in a code fence; `extract` finds it in a longer text, e.g. `'(?s)(\{.*\})'`.
+    A key given twice, NaN and Infinity, numbers that no double holds and more than 64 levels of
+    nesting are no JSON. Objects are the same whatever the order of their keys, 3 is 3.0, and a
+    field that is missing isn't null.
+
+    Metrics, each from 0 to 1 with a 95 % interval:
+    - `accuracy`: rows whose object is the expected one; with `fields`, rows where all these are.
+    - `field_score`: the mean of the fields' scores.
+    - `<field>`, e.g. `customer.city`: rows where this field is right, or missing as expected. For
+      a field of lists the F1 over the elements of all rows (van Rijsbergen 1979); where an answer
+      has no list there it counts as one wrong element. `field.<field>` where the name is taken.
+    - `valid_json`: answers that are JSON.
+    - `valid`: answers that fit the schema; only with `schema`.
+
+    Intervals: Wilson score (Wilson 1927) for shares; for F1 and `field_score` the percentile
+    bootstrap over rows with 2,000 resamples and a fixed seed (Efron & Tibshirani 1993). Each
+    further model is compared with the first on the same rows: exact McNemar test (McNemar 1947),
+    Newcombe's paired difference (1998, method 10).
+
+    Raises DataError for rows whose expected answer isn't a JSON object or breaks the schema and
+    for a file that isn't a JSON Schema, UsageError for settings that can't work.
+    """
+
+    schema: OneFile | None = setting(
+        None,
+        help="A JSON Schema file that every answer should fit. Its references must stay in the "
+        "file, and `format` isn't checked: use `pattern`.",
+    )
+    fields: list[str] = setting(
+        [],
+        help="Fields to judge, by dotted path; the rest of the object then doesn't count. Default: "
+        "all that the rows expect, down to what is no object. Only fields named here can be in "
+        "`require`.",
+        examples=[["customer.city", "total"]],
+    )
+    tolerance: float = setting(
+        0.0, ge=0.0, help="How far a number may be off and still be right, as a difference."
+    )
+    lists: Literal["unordered", "ordered"] = setting(
+        "unordered", help="Whether the order of a list's elements counts."
+    )
+    max_tokens: int = setting(
+        256, ge=1, help="Longest answer, in tokens; what is cut off there is judged as it stands."
+    )
+
+    def metric_names(self) -> list[str]:
+        """The metrics of each model, the headline first; without `fields`, those known by now."""
+        named = [metric_of(field) for field in self.fields]
+        return ["accuracy", "field_score", *named, "valid_json", *self._valid()]
+
+    def more_metrics(self) -> str:
+        """How a field becomes a metric that `require` knows."""
+        return "" if self.fields else "a field must also be named in `fields`"
+
+    def check(self) -> None:
+        """Raise `UsageError` for settings that can't work. Light: reads no input."""
+        for field in self.fields:
+            if not all(field.split(".")) or self.fields.count(field) > 1:
+                raise UsageError(
+                    f"{field!r} can't be a field, or is named twice",
+                    where="fields",
+                    fix="name each field once, by the keys that lead to it: customer.city",
+                )
+        super().check()
+
+    def check_files(self) -> None:
+        """Raise `DataError` for a schema that is none."""
+        self.answer_schema()
+
+    def run(self, job: Job) -> Metrics:
+        """Ask, judge and write."""
+        self.check()
+        schema, rows, expected, fields = self.inputs()
+        if len(fields.paths) > MANY_FIELDS:
+            job.log(f"{len(fields.paths)} fields are judged; `fields` picks those that matter")
+        answers = evaluator.ask(self, job, rows)
+        readings = {
+            name: [self.read(answer.text, schema) for answer in completions]
+            for name, completions in answers.items()
+        }
+        return self.write(job, rows, fields, expected, answers, readings)
+
+    def check_rows(self, job: Job) -> None:
+        """Raise what `inputs` raises."""
+        self.inputs()
+
+    def inputs(self) -> tuple[AnswerSchema | None, list[Row], list[Any], Fields]:
+        """The schema, the rows, what each expects, and the fields that are judged."""
+        schema = self.answer_schema()
+        rows = evaluator.read_rows(self.rows)
+        expected = self.expectations(rows, schema)
+        return schema, rows, expected, fields_of(self.fields, expected)
+
+    def answer_schema(self) -> AnswerSchema | None:
+        """The schema, if one is given."""
+        return None if self.schema is None else AnswerSchema(self.schema.path)
+
+    def expectations(self, rows: Sequence[Row], schema: AnswerSchema | None) -> list[Any]:
+        """The object that each row expects; `DataError` naming the rows that have none."""
+        readings = [self.read(answer_text(row), schema) for row in rows]
+        evaluator.refuse(
+            "rows whose expected answer isn't a JSON object can't be judged",
+            (
+                f"{row['id']}: {read.problem.text if read.problem else shown(read.value)[:80]}"
+                for row, read in zip(rows, readings, strict=True)
+                if not isinstance(read.value, dict)
+            ),
+            fix="give each row a completion that is one, or drop it",
+        )
+        evaluator.refuse(
+            "rows whose expected answer breaks the schema can't be judged",
+            (
+                f"{row['id']}: {read.problem.text}"
+                for row, read in zip(rows, readings, strict=True)
+                if read.problem
+            ),
+            fix="repair the rows, or the schema",
+        )
+        return [read.value for read in readings]
+
+    def read(self, text: str, schema: AnswerSchema | None) -> Reading:
+        """What a text says, and what is wrong with it."""
+        try:
+            value = parse(extracted(text, self.extract))
+        except NotJson as error:
+            return Reading(UNREADABLE, Problem(error.kind, str(error)))
+        if schema is not None:
+            with told_with(text), patterns_of("schema: one of its patterns"):
+                return Reading(value, schema.problem(value))
+        return Reading(value, None if isinstance(value, dict) else NO_OBJECT)
+
+    def comparison(self) -> Comparison:
+        """When two values are the same."""
+        return Comparison(
+            tolerance=self.tolerance,
+            ignore_case=self.ignore_case,
+            ordered=self.lists == "ordered",
+        )
+
+    def write(
+        self,
+        job: Job,
+        rows: Sequence[Row],
+        fields: Fields,
+        expected: Sequence[Any],
+        answers: evaluator.Answers,
+        readings: Mapping[str, Sequence[Reading]],
+    ) -> Metrics:
+        """Score the readings and leave them as `Metrics`."""
+        same = self.comparison()
+        counts = {n: counts_of(same, fields, expected, read) for n, read in readings.items()}
+        judged = {
+            name: [self.judge(same, fields, w, r) for w, r in zip(expected, read, strict=True)]
+            for name, read in readings.items()
+        }
+        invalid = {n: sum(not j["valid_json"] for j in of) for n, of in judged.items()}
+        shown_fields = (
+            [metric_of(f) for f in fields.paths] if len(fields.paths) <= MOST_COLUMNS else []
+        )
+        return evaluator.write_scores(
+            job,
+            rows,
+            answers,
+            judged=judged,
+            scored={name: score(fields, counts[name], of) for name, of in judged.items()},
+            correct={name: [j["correct"] for j in of] for name, of in judged.items()},
+            headline=["accuracy", "field_score", *shown_fields, *(self._valid() or ["valid_json"])],
+            tables=[
+                evaluator.answers_table(answers, invalid),
+                evaluator.majority_table(values_of(fields, expected), "value"),
+                *(field_table(name, fields, of) for name, of in counts.items()),
+                *problem_tables(readings),
+            ],
+        )
+
+    def judge(
+        self, same: Comparison, fields: Fields, expected: Any, reading: Reading
+    ) -> dict[str, Any]:
+        """What an answer counts as, and where it differs from what is expected."""
+        readable = reading.value is not UNREADABLE
+        differences = dict(differing(same, fields, expected, reading.value))
+        whole = fields.named or same.equal(expected, reading.value)
+        judged = {
+            "expected": expected,
+            "prediction": reading.value if readable else None,
+            "correct": whole and not differences,
+            "valid_json": readable,
+        }
+        if self.schema is not None:
+            judged["valid"] = reading.problem is None
+        problem = reading.problem.text if reading.problem else None
+        return {**judged, "problem": problem, "differs": differences}
+
+    def _valid(self) -> list[str]:
+        return ["valid"] if self.schema is not None else []
+
+
+def metric_of(field: str) -> str:
+    """The metric of a field: its name, with `field.` before it where that is taken."""
+    return f"field.{field}" if field in RESERVED or not field else field
+
+
+def fields_of(names: Sequence[str], expected: Sequence[Any]) -> Fields:
+    """The fields named, or all leaves; `DataError` for one that no row expects."""
+    known = {".".join(path): path for value in expected for path, _ in nodes(value)}
+    for name in names:
+        if name not in known:
+            raise DataError(
+                f"no row expects a field '{name}'",
+                where="fields",
+                fix=did_you_mean(name, known),
+            )
+    leaf_paths = [known[name] for name in names] if names else leaves(expected)
+    paths = {".".join(path): path for path in leaf_paths}
+    if len({metric_of(name) for name in paths}) < len(leaf_paths) or not leaf_paths:
+        raise DataError(
+            "fields of the expected answers can't be told apart by name"
+            if leaf_paths
+            else "the expected answers have no fields",
+            fix="rename keys with dots, or name what to judge in `fields`",
+        )
+    lists = (n for n, p in paths.items() if any(isinstance(lookup(v, p), list) for v in expected))
+    return Fields(paths, frozenset(lists), named=bool(names))
+
+
+def counts_of(
+    same: Comparison, fields: Fields, expected: Sequence[Any], readings: Sequence[Reading]
+) -> list[tuple[Count, ...]]:
+    """How each row does in each field."""
+    return [
+        tuple(
+            same.count(lookup(want, path), lookup(got.value, path), as_list=name in fields.lists)
+            for name, path in fields.paths.items()
+        )
+        for want, got in zip(expected, readings, strict=True)
+    ]
+
+
+def differing(
+    same: Comparison, fields: Fields, expected: Any, answered: Any
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(field, its two values) where they differ; a value that is missing is left out."""
+    paths = dict(fields.paths)
+    if not fields.named and isinstance(answered, dict):  # what the recipe doesn't name
+        paths |= {".".join(p): p for p in leaves([answered]) if lookup(expected, p) is MISSING}
+    for name, path in paths.items():
+        want, got = lookup(expected, path), lookup(answered, path)
+        if not same.equal(want, got):
+            values = {"expected": want, "answered": got}
+            yield (
+                name,
+                {k: v for k, v in values.items() if v is not MISSING and v is not UNREADABLE},
+            )
+
+
+def score(
+    fields: Fields, counts: Sequence[tuple[Count, ...]], judged: Sequence[Mapping[str, Any]]
+) -> dict[str, tuple[float, stats.Interval]]:
+    """Metric → (value, interval), the headline first."""
+    outcomes = [outcome_of(fields, of) for of in counts]
+    statistic = partial(field_scores, len(fields.paths))
+    values = statistic(Counter(outcomes))
+    drawn = list(zip(values, stats.bootstrap(outcomes, statistic), strict=True))
+    metrics = {"accuracy": evaluator.share([j["correct"] for j in judged]), "field_score": drawn[0]}
+    of_lists = iter(drawn[1:])
+    for i, name in enumerate(fields.paths):
+        right = [bool(of[i].hits) for of in counts]
+        metrics[metric_of(name)] = (
+            next(of_lists) if name in fields.lists else evaluator.share(right)
+        )
+    for metric in ("valid_json", "valid"):
+        if metric in judged[0]:
+            metrics[metric] = evaluator.share([j[metric] for j in judged])
+    return metrics
+
+
+def outcome_of(fields: Fields, counts: tuple[Count, ...]) -> Outcome:
+    """What of a row the scores need; few different ones, so that the bootstrap is fast."""
+    named = list(zip(fields.paths, counts, strict=True))
+    right = sum(count.hits for name, count in named if name not in fields.lists)
+    return right, tuple(count for name, count in named if name in fields.lists)
+
+
+def field_scores(fields: int, outcomes: Mapping[Outcome, int]) -> list[float]:
+    """The mean of the fields' scores, then the F1 of each field of lists.
+
+    fields: how many there are. outcomes: how often each occurs.
+    """
+    rows, lists = sum(outcomes.values()), len(next(iter(outcomes))[1])
+    right = sum(n * of for (of, _), n in outcomes.items())
+    f1s = [f1_of(total((of[i], n) for (_, of), n in outcomes.items())) for i in range(lists)]
+    return [(right / rows + sum(f1s)) / fields, *f1s]
+
+
+def total(counts: Iterable[tuple[Count, int]]) -> Count:
+    """The sum of counts, each of which occurs so often."""
+    hits = answered = expected = 0
+    for one, n in counts:
+        hits += n * one.hits
+        answered += n * one.answered
+        expected += n * one.expected
+    return Count(hits, answered, expected)
+
+
+def f1_of(count: Count) -> float:
+    """2 · hits / (answered + expected); 1 where nothing is expected and nothing answered."""
+    items = count.answered + count.expected
+    return 2 * count.hits / items if items else 1.0
+
+
+def values_of(fields: Fields, expected: Sequence[Any]) -> dict[str, list[str]]:
+    """Field → what each row expects, as text."""
+    return {n: [shown(lookup(v, path)) for v in expected] for n, path in fields.paths.items()}
+
+
+def field_table(model: str, fields: Fields, counts: Sequence[tuple[Count, ...]]) -> dict[str, Any]:
+    """Every field's score; precision, recall and how many elements there are, if it holds lists."""
+    rows: list[list[Any]] = []
+    for i, name in enumerate(fields.paths):
+        of = total((row[i], 1) for row in counts)
+        if name in fields.lists:
+            precision = of.hits / of.answered if of.answered else None
+            recall = of.hits / of.expected if of.expected else None
+            rows.append([name, f1_of(of), precision, recall, of.answered, of.expected])
+        else:
+            rows.append([name, f1_of(of), None, None, None, None])
+    columns = ["field", "score", "precision", "recall", "elements answered", "elements expected"]
+    return table(f"{model}: fields (a list's score is its F1)", columns, rows)
+
+
+def problem_tables(readings: Mapping[str, Sequence[Reading]]) -> list[dict[str, Any]]:
+    """What is wrong with each model's answers, the most frequent first; none if nothing is."""
+    rows = [
+        [name, kind, n]
+        for name, read in readings.items()
+        for kind, n in Counter(r.problem.kind for r in read if r.problem).most_common(
+            PROBLEMS_SHOWN
+        )
+    ]
+    columns = ["model", "problem", "answers"]
+    return [table("Answers that break JSON or the schema", columns, rows)] if rows else []

@@ -1,0 +1,100 @@
+"""Who may ask: requests with the token, for this server's own name, from its own page."""
+
+import hmac
+import secrets
+from http.cookies import CookieError, SimpleCookie
+from urllib.parse import parse_qs
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'",
+    "Cache-Control": "no-store",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+"""On every answer: no scripts, styles or requests but the page's own, nothing kept, no frames."""
+
+
+class Guard:
+    """Refuses, with 403, whatever doesn't come from the page that the printed address opens.
+
+    - `Host` must be this server's: a name of somebody else's that resolves to 127.0.0.1 (DNS
+      rebinding) isn't.
+    - `Origin` must be this server's, and must be there for a POST.
+    - The token must be there: once in the address of the page, from then on in a cookie that no
+      other site's requests carry and no script reads.
+    """
+
+    def __init__(self, app: ASGIApp, port: int, token: str) -> None:
+        self._app = app
+        self._token = token
+        self._cookie = f"finery-review-{port}"  # cookies are shared by all ports of a host
+        self._hosts = {f"127.0.0.1:{port}", f"localhost:{port}"}
+        self._origins = {f"http://{host}" for host in self._hosts}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request pass, or refuse it; put `HEADERS` on its answer."""
+        if scope["type"] != "http":  # nothing else is served
+            return
+        headers = Headers(scope=scope)
+        opening = self._opens(scope)
+        refused = self._refused(scope, headers, opening)
+
+        async def guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                answer = MutableHeaders(scope=message)
+                answer.update(HEADERS)
+                if opening and not refused:
+                    answer.append("Set-Cookie", self._set_cookie())
+            await send(message)
+
+        app = PlainTextResponse(refused, status_code=403) if refused else self._app
+        await app(scope, receive, guarded)
+
+    def _refused(self, scope: Scope, headers: Headers, opening: bool) -> str:
+        """Why a request is refused, empty where it isn't."""
+        if headers.getlist("host") not in [[host] for host in self._hosts]:
+            return "refused: this server answers to 127.0.0.1 and localhost with its port only"
+        origins = headers.getlist("origin")
+        if any(origin not in self._origins for origin in origins):
+            return "refused: the request comes from another page"
+        if scope["method"] not in ("GET", "HEAD") and not origins:
+            return "refused: the request doesn't say which page it comes from"
+        # Other ports of this machine are the same site to a browser, and other origins.
+        foreign = headers.get("sec-fetch-site") in ("cross-site", "same-site")
+        if foreign and not opening:
+            return "refused: the request comes from another page"
+        if not opening and not self._is_token(self._from_cookie(headers)):
+            return "refused: open the address that `finery review` printed, with its token"
+        return ""
+
+    def _opens(self, scope: Scope) -> bool:
+        """Whether the request is for the page, with the token in its address."""
+        tokens = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])
+        return scope["path"] == "/" and scope["method"] == "GET" and self._is_token(tokens[0])
+
+    def _is_token(self, text: str) -> bool:
+        return hmac.compare_digest(text.encode(), self._token.encode())
+
+    def _from_cookie(self, headers: Headers) -> str:
+        try:
+            cookie = SimpleCookie(headers.get("cookie", "")).get(self._cookie)
+        except CookieError:
+            return ""
+        return cookie.value if cookie else ""
+
+    def _set_cookie(self) -> str:
+        return f"{self._cookie}={self._token}; HttpOnly; SameSite=Strict; Path=/"
+
+
+def new_token() -> str:
+    """A token that can't be guessed: 256 bits."""
+    return secrets.token_urlsafe(32)

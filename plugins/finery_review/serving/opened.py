@@ -1,0 +1,158 @@
+"""A review opened from a recipe: which rows, which file of decisions, what is known of the rows."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finery import (
+    Dataset,
+    Graph,
+    Manifest,
+    Node,
+    Store,
+    UsageError,
+    did_you_mean,
+    open_graph,
+    open_store,
+    result_of,
+)
+from finery.rows.dropped import FINDINGS
+from finery.rows.generated import GENERATED
+from finery_review.apply import Apply
+from finery_review.log import DecisionLog
+from finery_review.notes import reviews_file
+from finery_review.serving.about import About
+from finery_review.serving.rowfile import RowFile
+from finery_review.serving.session import Session
+
+STATUSES = ("accepted", "rejected", "edited", "swapped")
+
+
+@dataclass
+class Opened:
+    """A review that can begin.
+
+    ref: what the recipe calls the rows. applied_by: the step that applies the decisions, empty
+    where there is none. fresh: whether the rows are those that the recipe makes as it is.
+    """
+
+    ref: str
+    title: str
+    session: Session
+    log: DecisionLog
+    about: About
+    applied_by: str
+    fresh: bool
+
+    def facts(self) -> dict[str, Any]:
+        """How far the review is. here: rows decided by this process; gone: decisions on rows that
+        aren't there; stale: undecided rows that such a decision was about before they changed."""
+        counts = self.session.counts()
+        statuses: dict[str, Any] = {status: counts.get(status, 0) for status in STATUSES}
+        decided = sum(statuses.values())
+        rows, stale = len(self.session.rows), counts.get("stale", 0)
+        here = sum(status in STATUSES for status in self.session.decided.values())
+        gone = self.session.stale_elsewhere()
+        return {
+            "rows": rows, "decided": decided, "here": here, **statuses, "undecided": rows - decided,
+            "stale": stale, "gone": gone, "file": str(self.log.path),
+        }  # fmt: skip
+
+    def step_to_add(self) -> str:
+        """The line of a recipe that applies the decisions."""
+        file = f"{self.log.path.parent.name}/{self.log.path.name}"
+        return f"reviewed: {{use: review.apply, rows: {self.ref}, reviews: {file}}}"
+
+    def close(self) -> None:
+        """Close the files."""
+        self.session.rows.close()
+        self.about.close()
+
+
+def open_review(step: str, recipe: Path, overrides: Sequence[str], reviewer: str) -> Opened:
+    """Open the review of a step's rows, or of those that a `review.apply` takes."""
+    store = open_store(recipe)
+    graph = open_graph(recipe, overrides, store)
+    ref = _rows_of(graph, step)
+    name, _, output = ref.partition(".")
+    result, fresh = result_of(graph, store, name)
+    manifest = result.outputs.get(output)
+    if manifest is None or manifest.kind != Dataset.kind:
+        raise _no_rows(name, output, result.outputs)
+    dataset = store.artifact(manifest)
+    assert isinstance(dataset, Dataset)
+    file, applied_by = _decisions_of(graph, ref, step)
+    log, rows = DecisionLog(file), RowFile(dataset)
+    about = About([dataset.path, *_folders_before(graph, store, name)])
+    session = Session(rows, log, about, reviewer)
+    return Opened(ref, f"{graph.recipe.name}: {ref}", session, log, about, applied_by, fresh)
+
+
+def _rows_of(graph: Graph, step: str) -> str:
+    """What the argument stands for: rows, or the rows that a `review.apply` takes."""
+    name = step.partition(".")[0]
+    if name not in graph.nodes:
+        raise UsageError(
+            f"the recipe has no step '{name}'", where="STEP", fix=did_you_mean(name, graph.nodes)
+        )
+    applied = graph.nodes[name].step
+    return applied.rows.ref if isinstance(applied, Apply) else step
+
+
+def _no_rows(name: str, output: str, outputs: dict[str, Manifest]) -> UsageError:
+    sets = [n for n, manifest in outputs.items() if n and manifest.kind == Dataset.kind]
+    if sets:
+        what = (
+            f"'{name}' has no rows called '{output}'" if output else f"'{name}' has several outputs"
+        )
+        fix = did_you_mean(output, sets) if output else None
+        return UsageError(what, where="STEP", fix=fix or f"name one: {name}.{sets[0]}")
+    kinds = ", ".join(sorted({manifest.kind for manifest in outputs.values()}))
+    return UsageError(
+        f"'{name}' makes no rows (it makes: {kinds})",
+        where="STEP",
+        fix="name a step with a Dataset",
+    )
+
+
+def _decisions_of(graph: Graph, ref: str, step: str) -> tuple[Path, str]:
+    """(the file of decisions, the step that applies them)."""
+    files = {n.name: reviews_file(graph, n) for n in _appliers(graph, ref)}
+    if step in files:
+        return files[step], step
+    if len(set(files.values())) > 1:
+        names = ", ".join(files)
+        raise UsageError(
+            f"{names} take these rows with a file of decisions each",
+            where="STEP",
+            fix=f"name one of these steps: finery review {next(iter(files))}",
+        )
+    if files:
+        name, path = next(iter(files.items()))
+        return path, name
+    return graph.recipe.folder.absolute() / "reviews" / f"{ref}.jsonl", ""
+
+
+def _appliers(graph: Graph, ref: str) -> Iterator[Node]:
+    for node in graph.nodes.values():
+        if isinstance(node.step, Apply) and node.step.rows.ref == ref:
+            yield node
+
+
+def _folders_before(graph: Graph, store: Store, name: str) -> Iterator[Path]:
+    """The folders of data sets that a step's rows came from, the nearest first."""
+    seen, names = {name}, list(graph.nodes[name].upstream())
+    while names:
+        before = names.pop(0)
+        if before in seen:
+            continue
+        seen.add(before)
+        names += graph.nodes[before].upstream()
+        try:
+            result, _ = result_of(graph, store, before)
+        except UsageError:
+            continue  # not built any more
+        for manifest in result.outputs.values():
+            if manifest.kind == Dataset.kind and {GENERATED, FINDINGS} & manifest.files.keys():
+                yield store.artifact(manifest).path

@@ -1,0 +1,303 @@
+"""A review under way: the rows, what was decided on them, and who asks for what."""
+
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from finery import DataError, UsageError
+from finery.rows import Row
+from finery.rows.chat.structure import COLUMNS
+from finery.rows.parts import prompt as prompt_of
+from finery.rows.parts import texts
+from finery_review.applied import applied
+from finery_review.decisions import Action, Decision, Earlier, token_of
+from finery_review.log import DecisionLog
+from finery_review.serving.about import About, failed_of, score_of
+from finery_review.serving.rowfile import RowFile
+from finery_review.serving.search import Search, holds
+
+SNIPPET = 160
+"""Characters of a prompt or an answer in the table."""
+MOST_SUMMARIES = 200
+"""Rows of the table that are answered at once."""
+STATUS = {"accept": "accepted", "reject": "rejected", "edit": "edited", "swap": "swapped"}
+LETTERS = {
+    "undecided": "u", "stale": "t", "accepted": "a", "rejected": "r", "edited": "e", "swapped": "s",
+}  # fmt: skip
+UNDECIDED = frozenset({"undecided", "stale"})
+
+
+class Wish(msgspec.Struct, forbid_unknown_fields=True):
+    """What a window wants to have decided.
+
+    row, id: the row's number and id. seen: the token of the decision on it that is shown there.
+    columns: of an edit, the columns as they shall be, None for one that goes.
+    """
+
+    row: int
+    id: str
+    do: Action
+    seen: str
+    reason: str = ""
+    columns: dict[str, Any] | None = None
+
+
+class Session:
+    """The rows under review and the decisions on them. Its methods may be called by many threads.
+
+    decided: row → status of those decided here, for the summary at the end.
+    """
+
+    def __init__(self, rows: RowFile, log: DecisionLog, about: About, reviewer: str) -> None:
+        self.rows = rows
+        self.log = log
+        self.reviewer = reviewer
+        self.decided: dict[int, str] = {}
+        self._about = about
+        self._search = Search(rows)
+        self._lock = threading.RLock()
+        self._known = -1, 0  # the log's generation and lines that statuses are of
+        self._status = ["undecided"] * len(rows)
+        self._counts = Counter(self._status)
+        self._earlier = Earlier(())
+        self._refresh()
+
+    # -- what windows ask for --------------------------------------------------------------------
+
+    def overview(self) -> dict[str, Any]:
+        """What a window needs to begin."""
+        with self._lock:
+            self._refresh()
+            return {
+                "reviewer": self.reviewer,
+                "labels": list(self.rows.label_counts())[:500],
+                "preferences": bool(self.rows.preferences),
+                **self._news(),
+            }
+
+    def listed(self, status: str, label: str, text: str) -> dict[str, Any]:
+        """The rows with a status (`undecided` has those that are stale, too), a label and a text.
+
+        Empty: any. The text may also be in what was decided. `statuses` has a letter a row.
+        """
+        with self._lock:
+            self._refresh()
+            numbers: Iterator[int] | range = range(len(self.rows))
+            if status == "undecided":
+                numbers = (n for n in numbers if self._status[n] in UNDECIDED)
+            elif status:
+                numbers = (n for n in numbers if self._status[n] == status)
+            if label:
+                numbers = (n for n in numbers if self._label(n) == label)
+            if text:
+                numbers = (n for n in numbers if self._has(n, text))
+            rows = list(numbers)
+            return {"rows": rows, "statuses": "".join(LETTERS[self._status[n]] for n in rows)}
+
+    def summaries(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
+        """The rows of a table: the beginnings of what is in them."""
+        with self._lock:
+            self._refresh()
+            return [self._summary(number) for number in numbers[:MOST_SUMMARIES]]
+
+    def row(self, number: int) -> dict[str, Any]:
+        """All about a row."""
+        with self._lock:
+            self._refresh()
+            self._check_number(number)
+            return {**self._state(number), "content": self.rows[number], **self._told(number)}
+
+    def changes(self, generation: int, lines: int) -> dict[str, Any]:
+        """The states of rows that were decided on since a window last heard.
+
+        generation, lines: from what it heard. `again` where it must ask for everything again.
+        """
+        with self._lock:
+            self._refresh()
+            if generation != self.log.generation or lines > len(self.log.rows):
+                return {"again": True, **self._news()}
+            new = dict.fromkeys(self.log.rows[lines:])
+            numbers = [number for row in new for number in self.rows.numbers(row)]
+            return {"rows": [self._state(number) for number in numbers], **self._news()}
+
+    def decide(self, wish: Wish) -> dict[str, Any]:
+        """Write a decision; the row's new state.
+
+        Raises `Conflict` where another window was first, `UsageError` for what can't be.
+        """
+        with self._lock:
+            self._check_number(wish.row)
+            if self.rows.ids[wish.row] != wish.id:
+                raise UsageError("this window shows other rows", fix="load the page again")
+            decision = self._decision(wish)
+            self.log.append(decision, wish.seen)
+            self._refresh()
+            self.decided[wish.row] = self._status[wish.row]
+            return {"rows": [self._state(n) for n in self.rows.numbers(wish.id)], **self._news()}
+
+    def counts(self) -> dict[str, int]:
+        """Status → rows, all statuses that there are."""
+        with self._lock:
+            self._refresh()
+            return dict(+self._counts)
+
+    def stale_elsewhere(self) -> int:
+        """Decisions on rows that aren't there any more."""
+        with self._lock:
+            self._refresh()
+            return self._earlier.count
+
+    # -- what is behind it -----------------------------------------------------------------------
+
+    def _decision(self, wish: Wish) -> Decision:
+        row = self.rows[wish.row]
+        edits: dict[str, Any] = {}
+        if wish.do == "edit":
+            edits["set"] = _changed_columns(row, wish.columns or {})
+        try:
+            decision = Decision(
+                id=wish.id,
+                do=wish.do,
+                reason=wish.reason.strip(),
+                by=self.reviewer,
+                prompt=self.rows.prompt(wish.row),
+                parents=list(self.rows.parents(wish.row)),
+                **edits,
+            )
+        except ValueError as error:
+            raise UsageError(str(error), fix="load the page again") from error
+        if decision.do == "note" and not decision.reason:
+            raise UsageError("an empty comment", fix="write something, or decide on the row")
+        applied(row, decision)
+        return decision
+
+    def _refresh(self) -> None:
+        """Work out statuses anew where the log has something new."""
+        self.log.refresh()
+        generation, lines = self._known
+        if generation != self.log.generation:
+            self._known = self.log.generation, len(self.log.rows)
+            self._find_earlier()
+            self._status = [self._status_of(number) for number in range(len(self.rows))]
+            self._counts = Counter(self._status)
+            return
+        new = dict.fromkeys(self.log.rows[lines:])
+        self._known = generation, len(self.log.rows)
+        if any(not self.rows.numbers(row) for row in new):  # a window with other rows is at work
+            self._find_earlier()
+        for row in new:
+            for number in self.rows.numbers(row):
+                self._counts[self._status[number]] -= 1
+                self._status[number] = self._status_of(number)
+                self._counts[self._status[number]] += 1
+
+    def _find_earlier(self) -> None:
+        self._earlier = Earlier(d for d in self.log.standing if not self.rows.numbers(d.id))
+
+    def _status_of(self, number: int) -> str:
+        decision = self.log.standing.of(self.rows.ids[number])
+        if decision is not None and decision.decides:
+            return STATUS[decision.do]
+        return "stale" if self._before(number) else "undecided"
+
+    def _before(self, number: int) -> Decision | None:
+        """What was decided on the row before it changed."""
+        if not self._earlier.count:
+            return None
+        return self._earlier.of(self.rows.parents(number), self.rows.prompt(number))
+
+    def _state(self, number: int) -> dict[str, Any]:
+        """What is decided on a row, or was before it changed."""
+        row = self.rows.ids[number]
+        decision, status = self.log.standing.of(row), self._status[number]
+        state: dict[str, Any] = {
+            "row": number,
+            "id": row,
+            "status": status,
+            "decision": decision,
+            "seen": token_of(decision),
+        }
+        if status == "stale":
+            state["before"] = self._before(number)
+        if decision is not None and decision.do in ("edit", "swap"):
+            state["becomes"] = _becomes(self.rows[number], decision)
+        return state
+
+    def _told(self, number: int) -> dict[str, list[dict[str, Any]]]:
+        """What steps left beside the row, or beside those that it was made from."""
+        return self._about.of((self.rows.ids[number], *self.rows.parents(number)))
+
+    def _summary(self, number: int) -> dict[str, Any]:
+        self._check_number(number)
+        row, parts = self.rows[number], dict[str, str]()
+        try:
+            parts = texts(row)
+            prompt = prompt_of(row)
+        except (AttributeError, KeyError, TypeError):  # turns that are none
+            prompt = str(row)
+        answer = parts.get("assistant", "")
+        lines = [row, *self._told(number)["generated"]]
+        return {
+            **self._state(number),
+            "label": _shown(row.get("label")),
+            "prompt": _snippet(prompt),
+            "answer": _snippet(answer),
+            "score": score_of(lines),
+            "failed": failed_of(lines),
+        }
+
+    def _news(self) -> dict[str, Any]:
+        """What every answer tells of the whole."""
+        return {
+            "total": len(self.rows),
+            "counts": +self._counts,
+            "generation": self.log.generation,
+            "lines": len(self.log.rows),
+            "notices": self.log.notices,
+        }
+
+    def _label(self, number: int) -> Any:
+        """The row's label, after an edit the new one."""
+        decision = self.log.standing.of(self.rows.ids[number])
+        columns = decision.set if decision is not None else None
+        return (columns or {}).get("label", self.rows.labels[number])
+
+    def _has(self, number: int, text: str) -> bool:
+        decision = self.log.standing.of(self.rows.ids[number])
+        if decision is not None:
+            written = {"comment": decision.reason, **(decision.set or {})}
+            if holds(written, text.casefold()):
+                return True
+        return self._search.has(number, text)
+
+    def _check_number(self, number: int) -> None:
+        if not 0 <= number < len(self.rows):
+            raise UsageError(f"there is no row {number}", fix="load the page again")
+
+
+def _changed_columns(row: Row, columns: dict[str, Any]) -> dict[str, Any]:
+    """The columns that differ from the row's."""
+    changed = {k: v for k, v in columns.items() if row.get(k) != v}
+    if not changed:
+        raise UsageError("nothing is changed", fix="accept the row, or take its decision back")
+    return changed
+
+
+def _becomes(row: Row, decision: Decision) -> Row | None:
+    """The row after the decision, without what can't be edited; None where it doesn't fit."""
+    try:
+        decided = applied(row, decision)
+    except DataError:
+        return None
+    return {k: v for k, v in (decided or {}).items() if k in (*COLUMNS, "label", "text", "tools")}
+
+
+def _snippet(text: str) -> str:
+    return " ".join(text[: SNIPPET * 2].split())[:SNIPPET]
+
+
+def _shown(label: Any) -> str:
+    return label if isinstance(label, str) else "" if label is None else str(label)

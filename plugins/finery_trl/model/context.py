@@ -1,0 +1,28 @@
+"""The context of a model: how many tokens a sequence may have, without loading the weights."""
+
+import json
+
+from finery import Model
+
+
+def context_of(model: Model) -> int | None:
+    """The longest sequence that a model takes, in tokens; None where its files don't say."""
+    if model.format == "adapter":
+        from finery_transformers.loading import base_of
+
+        return context_of(base_of(model))
+    if model.format == "gguf":
+        return _gguf_context(model)
+    path = model.file("config.json")
+    config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    text = config.get("text_config", config)  # of models that see, too
+    context = text.get("max_position_embeddings")
+    return context if isinstance(context, int) else None
+
+
+def _gguf_context(model: Model) -> int | None:
+    from finery_local.gguf_header import read_header
+
+    values = read_header(model.file(str(model.meta["file"]))).values
+    context = values.get(f"{model.meta.get('architecture')}.context_length")
+    return context if isinstance(context, int) else None

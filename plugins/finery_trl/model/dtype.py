@@ -1,0 +1,19 @@
+"""The dtype that a training computes in."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from finery_trl.settings import Training
+
+
+def compute_dtype(step: "Training") -> "torch.dtype":
+    """The dtype of frozen weights and of matrix products."""
+    import torch
+
+    from finery_transformers.loading import default_dtype
+
+    if step.dtype == "auto":
+        return default_dtype()
+    return torch.bfloat16 if step.dtype == "bf16" else torch.float32

@@ -1,0 +1,78 @@
+"""The progress of a training: its bar and its live metrics.
+
+Imports transformers: import it inside a function.
+"""
+
+import time
+from typing import Any
+
+from transformers import TrainerCallback
+
+from finery import Job
+from finery_trl.train.callback import Callback
+from finery_trl.train.checkpoints import MEASURED
+
+
+class Progress(TrainerCallback):
+    """Reports to the job what the trainer measures. To be called after `callback`.
+
+    every: optimizer steps between two reports of the loss. callback: counts tokens and adds
+    watched metrics to the history.
+    """
+
+    def __init__(self, job: Job, every: int, callback: Callback) -> None:
+        self._job = job
+        self._every = every
+        self._callback = callback
+        self._losses: list[float] = []
+        self._tokens = 0  # of the batches up to the last report
+        self._seconds = 0.0
+        self._began = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Show the bar."""
+        self._show(state)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Start the clock."""
+        self._began = time.perf_counter()
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Stop the clock: validations don't count."""
+        self._seconds += time.perf_counter() - self._began
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Report the metrics that were just watched."""
+        last = state.log_history[-1] if state.log_history else {}
+        if last.get("step") != state.global_step or "watch" not in last:
+            return
+        for name, value in last["watch"].items():
+            self._job.metric(f"watch.{name}", value, state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, **context: Any) -> None:
+        """Report losses and what else was measured."""
+        step, logs = state.global_step, context["logs"]
+        for name, metric in MEASURED.items():
+            if name in logs and name.startswith("eval_"):
+                self._job.metric(metric, logs[name], step)
+        if "loss" in logs:
+            self._report(logs, step, step == state.max_steps, args.world_size)
+        if logs.keys() & {"loss", "eval_loss"}:
+            self._show(state)
+
+    def _show(self, state: Any) -> None:
+        self._job.progress(state.global_step, state.max_steps)
+
+    def _report(self, logs: dict[str, float], step: int, last: bool, processes: int) -> None:
+        self._losses.append(logs["loss"])
+        if not last and step % self._every:
+            return
+        self._job.metric("loss", sum(self._losses) / len(self._losses), step)
+        self._losses.clear()
+        for name, metric in MEASURED.items():
+            if name in logs and name != "loss" and not name.startswith("eval_"):
+                self._job.metric(metric, logs[name], step)
+        if self._seconds:
+            tokens = self._callback.tokens - self._tokens
+            self._job.metric("tokens_per_second", tokens * processes / self._seconds, step)
+        self._tokens, self._seconds = self._callback.tokens, 0.0

@@ -1,0 +1,22 @@
+"""Rows in numbers, for the log of a training: how many, how long, how many tokens with loss."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from finery import Proof, Tally
+
+if TYPE_CHECKING:
+    from finery_trl.rows.example import Proven
+
+
+def summary(name: str, rows: "Iterable[Proven]") -> Proof:
+    """The counts of rows that were read already. name: the input that they come from."""
+    tally = Tally()
+    for row in rows:
+        add(tally, row)
+    return tally.proof(name)
+
+
+def add(tally: Tally, row: "Proven") -> None:
+    """Count one row."""
+    tally.add(row.size, row.loss_tokens, row.total_tokens)

@@ -1,0 +1,35 @@
+"""A training by TRL: the settings of `finery_trl.settings` with `run`."""
+
+from typing import TYPE_CHECKING
+
+from finery import Job, Model
+from finery_trl.settings import Training
+
+if TYPE_CHECKING:
+    import torch
+
+    from finery_trl.model.accelerators import Accelerators
+    from finery_trl.model.loading import Prepared
+
+
+class TrlTraining(Training):
+    """Base of all step types that train. They add `read` and `trainer`, see `Training`."""
+
+    def run(self, job: Job) -> Model:
+        """Prove the rows, train; an adapter, or a whole model, with its tokenizer and curve."""
+        from finery_trl.train.run import run
+
+        self.check()
+        return run(self, job)
+
+    def prepare(self, dtype: "torch.dtype", longest: int, job: Job) -> "Prepared":
+        """The model as `Prepared.of` loads it; other libraries load it otherwise."""
+        from finery_trl.model.loading import Prepared
+
+        return Prepared.of(self, dtype, longest, job)
+
+    def accelerators(self, dtype: "torch.dtype") -> "Accelerators":
+        """Those that this machine has."""
+        from finery_trl.model.accelerators import Accelerators
+
+        return Accelerators.here(dtype)

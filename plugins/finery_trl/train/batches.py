@@ -1,0 +1,71 @@
+"""Proof that the batches of a training are its rows, before the model gets them.
+
+Imports torch inside functions.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from finery import StepError
+
+if TYPE_CHECKING:
+    from finery_trl.rows.example import Proven
+    from finery_trl.rows.tokens import Tokens
+
+
+def prove_batches(trainer: Any, examples: "Sequence[Proven]", tokens: "Tokens") -> None:
+    """Look at all batches of the first epoch as the model will get them.
+
+    Each row's loss must be on the tokens themselves, begin after the first one and end with an
+    end of turn, and the batches must have the loss tokens of all rows, no more and no fewer.
+    Raises `StepError` otherwise.
+    """
+    import torch
+
+    loss_tokens = sequences = 0
+    with torch.random.fork_rng():  # a data loader draws from torch's random state
+        for batch in trainer.get_train_dataloader():
+            for ids, learned in trainer.learned(batch):
+                if not learned or learned[0] == 0 or ids[learned[-1]] not in tokens.ends:
+                    raise StepError(
+                        "a batch isn't what its rows say; the collator of this TRL doesn't fit",
+                        details=[repr(tokens.tokenizer.decode(ids))],
+                        fix="install a version of trl that finery is tested with",
+                    )
+                loss_tokens, sequences = loss_tokens + len(learned), sequences + 1
+    if trainer.accelerator.num_processes > 1:  # each has its share, evened out
+        return
+    expected = (sum(e.sequences for e in examples), sum(e.loss_tokens for e in examples))
+    if (sequences, loss_tokens) != expected:
+        raise StepError(
+            f"an epoch has {sequences} sequences with {loss_tokens} loss tokens, not "
+            f"{expected[0]} with {expected[1]}",
+            fix="install a version of trl that finery is tested with",
+        )
+
+
+def prove_apart(trainer: Any, examples: "Sequence[Proven]") -> None:
+    """Run a row after two different neighbours: its logits mustn't differ.
+
+    Packed rows are told apart by their positions alone, which an attention has to respect. Raises
+    `StepError` where it doesn't.
+    """
+    import torch
+
+    columns = sorted((e.columns()["input_ids"] for e in examples), key=len)
+    row, neighbour = columns[0], columns[-1]
+    model = trainer.model
+    logits = []
+    for before in (neighbour, neighbour[::-1]):
+        ids = torch.tensor([[*before, *row]], device=model.device)
+        places = torch.tensor([[*range(len(before)), *range(len(row))]], device=model.device)
+        with torch.no_grad(), trainer.compute_loss_context_manager():
+            output = model(input_ids=ids, position_ids=places, use_cache=False)
+        logits.append(output.logits[0, len(before) :].float())
+    # Bit-equal on most kernels; a contaminated row differs by far more than rounding.
+    if (logits[0] - logits[1]).abs().max() > 0.01 * logits[0].abs().max():
+        raise StepError(
+            "packing would let rows see their neighbours: this model's attention doesn't keep "
+            "the rows of a sequence apart",
+            fix="packing: false",
+        )

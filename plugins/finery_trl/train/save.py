@@ -1,0 +1,146 @@
+"""What a training ships: weights, tokenizer, chat template and curve, the same bytes each time."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from finery import Job, Model
+from finery_transformers.loading import base_of
+from finery_trl.model.dtype import compute_dtype
+from finery_trl.train.checkpoints import MEASURED, history_of, step_of
+
+if TYPE_CHECKING:
+    from finery_trl.rows.example import Proven
+    from finery_trl.rows.tokens import Tokens
+    from finery_trl.settings import Training
+
+ADAPTER_CONFIG = "adapter_config.json"
+INHERITED = ("license", "architecture", "trust_remote_code")
+"""Facts about a model that hold for what is trained from it, too."""
+
+
+class Trained(NamedTuple):
+    """What a training left.
+
+    checkpoint: the folder of the weights to ship. last: of the last ones, with the whole history.
+    parameters: of the model without an adapter. trainable: of those that were trained.
+    """
+
+    checkpoint: Path
+    last: Path
+    parameters: int
+    trainable: int
+
+
+def write_model(
+    step: "Training", trained: Trained, tokens: "Tokens", examples: "Sequence[Proven]", job: Job
+) -> Model:
+    """Fill `job.out` from the chosen checkpoint; the `Model` with the facts about it."""
+    under = base_of(step.model) if step.continues() else step.model
+    if step.lora is not None:
+        _write_adapter(trained.checkpoint, under, job.out)
+    else:
+        _write_whole(trained.checkpoint, job.out)
+    tokens.tokenizer.save_pretrained(str(job.out))
+    curve = curve_of(history_of(trained.last))
+    _write_json(job.out / "curve.json", curve)
+    meta = _facts(step, trained, tokens, examples, curve)
+    return Model(job.out, meta=meta, refs={"base": under} if step.lora is not None else {})
+
+
+def curve_of(history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A point for each optimizer step with a value, in order.
+
+    Each has `step` and `epoch`, and of the names in `MEASURED` those that were measured then; also
+    `watch`, a mapping of the task's metrics.
+    """
+    points: dict[int, dict[str, Any]] = {}
+    for entry in history:
+        values = {metric: entry[name] for name, metric in MEASURED.items() if name in entry}
+        values |= {"watch": entry["watch"]} if "watch" in entry else {}
+        if values.keys() - {"learning_rate"}:
+            point = points.setdefault(entry["step"], {"step": entry["step"]})
+            point.update(epoch=entry["epoch"], **values)
+    return [points[step] for step in sorted(points)]
+
+
+def base_name(model: Model) -> str:
+    """The name of the model under an adapter: a hub repository, a file, or an architecture."""
+    for key in ("repo", "base", "name", "file", "architecture"):
+        if model.meta.get(key):
+            return str(model.meta[key])
+    return ""
+
+
+def _write_adapter(checkpoint: Path, base: Model, out: Path) -> None:
+    shutil.copyfile(checkpoint / "adapter_model.safetensors", out / "adapter_model.safetensors")
+    config = json.loads((checkpoint / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    # PEFT writes the base's folder on this machine, and sets in no fixed order.
+    config["base_model_name_or_path"] = base.meta.get("repo")
+    config["revision"] = None
+    for key in ("target_modules", "modules_to_save", "exclude_modules"):
+        if isinstance(config.get(key), list):
+            config[key] = sorted(config[key])
+    _write_json(out / ADAPTER_CONFIG, config)
+
+
+def _write_whole(checkpoint: Path, out: Path) -> None:
+    """Ship in 16 bits, as models are, what was trained in 32."""
+    import torch
+
+    from finery_transformers.loading import load_model, quiet
+
+    model = Model(checkpoint, meta={"format": "transformers"})
+    with quiet():
+        load_model(model, torch.bfloat16).save_pretrained(str(out))
+
+
+def _facts(
+    step: "Training",
+    trained: Trained,
+    tokens: "Tokens",
+    examples: "Sequence[Proven]",
+    curve: Sequence[dict[str, Any]],
+) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "format": "transformers" if step.lora is None else "adapter",
+        "base": base_name(step.model),
+        "parameters": trained.parameters,
+        "trainable_parameters": trained.trainable,
+        "epochs": round(curve[-1]["epoch"], 4),  # fewer than the setting where it stopped early
+        "steps": step_of(trained.last),
+        "best_step": step_of(trained.checkpoint),
+        "rows": len(examples),
+        "tokens": sum(e.total_tokens for e in examples),
+        "loss_tokens": sum(e.loss_tokens for e in examples),
+        "chat_template": True,
+    }
+    best = next((p for p in curve if p["step"] == facts["best_step"]), {})
+    for name in ("eval_loss", "eval_preference_accuracy"):
+        if name in best:
+            facts[name] = round(best[name], 6)
+    if "watch" in best:
+        facts["watch"] = best["watch"]
+    facts |= _quantization(step)
+    if accelerators := step.accelerators(compute_dtype(step)).names():
+        facts["accelerated_by"] = accelerators
+    if tokens.arguments:
+        facts["chat_template_kwargs"] = tokens.arguments
+    return facts | {k: step.model.meta[k] for k in INHERITED if k in step.model.meta}
+
+
+def _quantization(step: "Training") -> dict[str, Any]:
+    """What the adapter was trained on in 4 bits, and merged onto; see `loading.load_merged`."""
+    if step.quantization is not None:
+        kind = {"kind": step.quantization, "double": step.double_quantization}
+        return {"quantization": kind, "merge": step.merge}
+    if step.continues():
+        return {k: step.model.meta[k] for k in ("quantization", "merge") if k in step.model.meta}
+    return {}
+
+
+def _write_json(path: Path, value: Any) -> None:
+    text = json.dumps(value, indent=1, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,300 @@
+"""TRL's trainers, made reproducible and quiet. Imports torch: import it inside a function."""
+
+import functools
+import inspect
+import types
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from datasets import Dataset  # type: ignore[import-untyped]
+from torch.nn.functional import cross_entropy
+from transformers import PrinterCallback
+from trl.trainer.dpo_trainer import DPOTrainer
+from trl.trainer.kto_trainer import KTOTrainer
+from trl.trainer.sft_trainer import SFTTrainer
+from trl.trainer.utils import FusedCausalLMOutput
+
+from finery_trl.rows.example import NO_LOSS, Proven
+from finery_trl.rows.order import LengthGroupedOrder
+from finery_trl.train import sharing
+from finery_trl.train.callback import Callback
+
+
+class Reproducible:
+    """Mixed into each of TRL's trainers.
+
+    Rows are proven before and come in an order of their own (`LengthGroupedOrder`), nothing but
+    checkpoints is written or sent, and `Callback` decides what happens after each optimizer step.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Proven],
+        held_out: Sequence[Proven] | None,
+        callback: Callback,
+        **arguments: Any,
+    ) -> None:
+        self._sizes = [e.size for e in examples]
+        self._callback = callback
+        # Sorted, which needs less padding; a mean doesn't depend on the order.
+        self._held_out = sorted(held_out or [], key=lambda e: -e.size)
+        trainer: Any = super()
+        trainer.__init__(
+            train_dataset=_as_dataset(examples),
+            eval_dataset=_as_dataset(self._held_out) if held_out else None,
+            callbacks=[callback],
+            **arguments,
+        )
+        self.remove_callback(PrinterCallback)  # type: ignore[attr-defined]
+
+    def learned(self, batch: dict[str, Any]) -> Iterator[tuple[list[int], list[int]]]:
+        """(token ids, positions with loss) of each sequence of a batch of the data loader."""
+        marks = (batch["completion_mask"] == 1).tolist()
+        for ids, mask in zip(batch["input_ids"].tolist(), marks, strict=True):
+            yield ids, [i for i, marked in enumerate(mask) if marked]
+
+    def training_step(self, model: Any, inputs: dict[str, Any], *rest: Any) -> Any:
+        """One batch forward and backward; its tokens are counted."""
+        mask = inputs.get("attention_mask")
+        self._callback.tokens += int(inputs["input_ids"].numel() if mask is None else mask.sum())
+        trainer: Any = super()
+        return trainer.training_step(model, inputs, *rest)
+
+    def create_model_card(self, *arguments: Any, **keywords: Any) -> None:
+        """Write none: checkpoints are scratch, and a manifest describes what ships."""
+
+    def _prepare_dataset(self, dataset: Any, *arguments: Any, **keywords: Any) -> Any:
+        """Rows are in tokens already."""
+        return dataset
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        args: Any = self.args  # type: ignore[attr-defined]
+        return LengthGroupedOrder(self._sizes, args.per_device_train_batch_size, args.seed)
+
+    def _send_telemetry(self) -> None:
+        """Send nothing: TRL would report this training to Hugging Face without asking the user."""
+
+
+class SftTrainer(Reproducible, SFTTrainer):
+    """SFTTrainer whose validation loss is the mean over all loss tokens, whatever the batches.
+
+    Off the GPU the vocabulary's logits are computed only where there is loss, and what all rows of
+    a batch begin with only once (`sharing`).
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Proven],
+        held_out: Sequence[Proven] | None,
+        *rest: Any,
+        **named: Any,
+    ) -> None:
+        if held_out:
+            self._held_out_mean = sum(e.loss_tokens for e in held_out) / len(held_out)
+        super().__init__(examples, held_out, *rest, **named)
+        causal = _causal_model(self.model)
+        self._can_choose_logits = _can_choose_logits(causal)
+        longest = max(e.size for e in [*examples, *(held_out or [])])
+        # NEFTune's noise depends on how long a sequence is.
+        plain = not self._uses_trl_loss() and self.neftune_noise_alpha is None
+        self._shares = plain and sharing.fits(causal, longest)
+        if self._shares:
+            sharing.install(causal)
+
+    def learned(self, batch: dict[str, Any]) -> Iterator[tuple[list[int], list[int]]]:
+        """(token ids, positions with loss) of each row of a batch, packed or padded."""
+        ids, labels = batch["input_ids"].tolist(), batch["labels"].tolist()
+        if "attention_mask" in batch:
+            for row, marks in zip(ids, labels, strict=True):
+                yield row, [i for i, label in enumerate(marks) if label == row[i]]
+            return
+        starts = [i for i, at in enumerate(batch["position_ids"][0].tolist()) if at == 0]
+        for start, end in zip(starts, [*starts[1:], len(ids[0])], strict=True):
+            row, marks = ids[0][start:end], labels[0][start:end]
+            yield row, [i for i, label in enumerate(marks) if label == row[i]]
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Mean negative log-likelihood of the loss tokens of an optimizer step.
+
+        In validation each batch is divided by its share of all loss tokens, which makes the mean
+        over rows, that `evaluate` takes, a mean over tokens.
+        """
+        if num_items_in_batch is None and not model.training:
+            rows = len(inputs["labels"]) if "attention_mask" in inputs else _starts(inputs)
+            num_items_in_batch = rows * self._held_out_mean
+        if self._uses_trl_loss() or return_outputs:
+            trl: Any = super()
+            return trl.compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        # Off the GPU, TRL computes logits, entropy and accuracy at every position, which costs a
+        # third of the time when answers are short.
+        logits, targets = self._logits_and_targets(model, inputs)
+        loss = cross_entropy(
+            logits.flatten(0, 1).float(), targets, ignore_index=NO_LOSS, reduction="sum"
+        )
+        if num_items_in_batch is None:
+            return loss / (targets != NO_LOSS).sum()
+        # DDP averages gradients over processes, and the tokens counted are those of all.
+        together = self.accelerator.num_processes if model.training else 1
+        return loss * together / num_items_in_batch
+
+    def _logits_and_targets(self, model: Any, inputs: dict[str, Any]) -> tuple[Any, Any]:
+        """Logits [rows, tokens, vocabulary] and, flat, the tokens to predict there."""
+        ids, labels = inputs["input_ids"], inputs["labels"]
+        if self._shares and "attention_mask" in inputs:
+            layout = sharing.Layout.of(ids, inputs["attention_mask"], labels)
+            return sharing.logits_of(model, layout), layout.targets
+        targets = labels[:, 1:]
+        columns = (targets != NO_LOSS).any(dim=0).nonzero()[:, 0]
+        unlabelled = {k: v for k, v in inputs.items() if k != "labels"}
+        logits = model(**unlabelled, use_cache=False, logits_to_keep=columns).logits
+        return logits, targets[:, columns].flatten()
+
+    def _uses_trl_loss(self) -> bool:
+        on_gpu = self.args.device.type == "cuda"
+        return on_gpu or self.aux_loss_enabled or not self._can_choose_logits
+
+
+class Comparing(Reproducible):
+    """Mixed into the trainers that compare with a reference."""
+
+    def __init__(self, *rest: Any, **named: Any) -> None:
+        super().__init__(*rest, **named)
+        trainer: Any = self
+        longest = max([*self._sizes, *(e.size for e in self._held_out)])
+        if trainer.args.device.type != "cuda" and not trainer.aux_loss_enabled:
+            for model in (trainer.model, trainer.ref_model):
+                if model is not None and _can_choose_logits(_causal_model(model)):
+                    _score_only_answers(_causal_model(model), longest)
+
+    def log(self, logs: dict[str, float], *rest: Any) -> None:
+        """Average validation metrics over rows, not over batches: the last one may be smaller."""
+        trainer: Any = self
+        for values in trainer._metrics["eval"].values():
+            size = trainer.args.per_device_eval_batch_size
+            if len(values) > 1 and not trainer.model.training:
+                last = len(self._held_out) - size * (len(values) - 1)
+                mean = (size * sum(values[:-1]) + last * values[-1]) / len(self._held_out)
+                values[:] = [mean]
+        above: Any = super()
+        above.log(logs, *rest)
+
+
+class DpoTrainer(Comparing, DPOTrainer):
+    """DPOTrainer over proven preferences."""
+
+
+class KtoTrainer(Comparing, KTOTrainer):
+    """KTOTrainer over proven ratings.
+
+    For its estimate of the drift TRL pairs rows once, in the order of the file, and is bound to
+    that order. Here each batch is paired when it is collated.
+    """
+
+    def __init__(self, *rest: Any, args: Any, **named: Any) -> None:
+        args.train_sampling_strategy = "sequential"  # TRL demands it; `LengthGroupedOrder` decides
+        super().__init__(*rest, args=args, **named)
+        if self.calculate_KL:
+            self.data_collator = _Rotating(self.data_collator)
+
+
+class _Rotating:
+    """A collator that gives each row its neighbour's answer as well."""
+
+    def __init__(self, collator: Any) -> None:
+        self._collator = collator
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        answers = [row["completion_ids"] for row in rows]
+        rotated = [answers[-1], *answers[:-1]]
+        paired = [
+            {**row, "KL_completion_ids": other} for row, other in zip(rows, rotated, strict=True)
+        ]
+        batch: dict[str, Any] = self._collator(paired)
+        return batch
+
+
+def _starts(inputs: dict[str, Any]) -> int:
+    """Rows in a packed batch."""
+    return int((inputs["position_ids"] == 0).sum())
+
+
+def _causal_model(model: Any) -> Any:
+    """The transformers model inside an adapter."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _can_choose_logits(model: Any) -> bool:
+    return "logits_to_keep" in inspect.signature(type(model).forward).parameters
+
+
+def _score_only_answers(model: Any, longest: int) -> None:
+    """Compute log-probabilities only where there is an answer, and what rows share only once.
+
+    This replaces TRL's fused head, which off the GPU computes every position, and entropy and
+    accuracy besides. Those are zero here: nothing shows them.
+    """
+    whole = model.forward
+    shares = sharing.fits(model, longest)
+    if shares:
+        sharing.install(model)
+
+    @functools.wraps(type(model).forward)
+    def forward(
+        self: Any, *args: Any, fused_lm_head: bool = False, labels: Any = None, **named: Any
+    ) -> Any:
+        if not fused_lm_head:
+            return whole(*args, labels=labels, **named)
+        log_probs_of = _shared_log_probs if shares else _log_probs
+        log_probs = log_probs_of(whole, labels=labels, **named)
+        zeros = torch.zeros_like(log_probs)
+        return FusedCausalLMOutput(
+            log_probs=log_probs,
+            entropy=zeros,
+            mean_logits=zeros,
+            is_top1=zeros.bool(),
+            label_mask=labels[:, 1:] != NO_LOSS,
+        )
+
+    model.forward = types.MethodType(forward, model)
+
+
+def _log_probs(forward: Any, labels: torch.Tensor, **named: Any) -> torch.Tensor:
+    """[rows, tokens - 1]: of each token after the first one, 0 where it has no label."""
+    targets = labels[:, 1:]
+    columns = (targets != NO_LOSS).any(dim=0).nonzero()[:, 0]
+    logits = forward(logits_to_keep=columns, **named).logits
+    wanted = targets[:, columns]
+    log_probs = -_losses(logits.flatten(0, 1), wanted.flatten())
+    zeros = torch.zeros(targets.shape, dtype=log_probs.dtype, device=log_probs.device)
+    return zeros.index_copy(1, columns, log_probs.view(wanted.shape))
+
+
+def _shared_log_probs(
+    forward: Any,
+    labels: torch.Tensor,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    **_: Any,
+) -> torch.Tensor:
+    """The same, for a model that understands a `Layout`."""
+    layout = sharing.Layout.of(input_ids, attention_mask, labels)
+    log_probs = -_losses(sharing.logits_of(forward, layout)[0], layout.targets)
+    zeros = torch.zeros(labels.numel(), dtype=log_probs.dtype, device=log_probs.device)
+    places = layout.places[layout.loss_at]
+    return zeros.index_copy(0, places, log_probs).view(labels.shape)[:, :-1]
+
+
+def _losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return cross_entropy(logits.float(), targets, ignore_index=NO_LOSS, reduction="none")
+
+
+def _as_dataset(examples: Sequence[Proven]) -> Any:
+    columns = [e.columns() for e in examples]
+    return Dataset.from_dict({name: [c[name] for c in columns] for name in columns[0]})

@@ -1,0 +1,160 @@
+"""The step types of finery_data, docs.files and sql.query keep the contract of step types."""
+
+import json
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+from finery import Dataset, Files, OneFile, Step
+from finery.rows import Row
+from finery.testing import StepContract, dataset
+from finery_data.steps.decontaminate import Decontaminate
+from finery_data.steps.dedup import Dedup
+from finery_data.steps.file import File
+from finery_data.steps.filter import Filter
+from finery_data.steps.map import Map
+from finery_data.steps.mix import Mix
+from finery_data.steps.report import DataReport
+from finery_data.steps.sample import Sample
+from finery_data.steps.split import Split
+from finery_data.steps.validate import Validate
+from finery_docs.files import DocsFiles
+from finery_sql.query import SqlQuery
+
+Change = Callable[[list[Row]], list[Row]]
+
+SUBJECTS = ("card", "transfer", "exchange rate", "cash machine", "refund", "top-up")
+PLACES = ("in Lisbon", "since Monday", "at the airport", "on my phone")
+ROWS: list[Row] = [
+    {
+        "messages": [
+            {"role": "system", "content": "Name the topic."},
+            {"role": "user", "content": f"My {subject} does not work {place}."},
+            {"role": "assistant", "content": subject},
+        ],
+        "label": subject,
+    }
+    for subject in SUBJECTS
+    for place in PLACES
+]
+OTHERS: list[Row] = [
+    {"prompt": f"How do I close account number {n}?", "completion": "closing", "label": "closing"}
+    for n in range(6)
+]
+
+
+def rows(folder: Path) -> list[Dataset]:
+    """The rows that most steps here take."""
+    return [dataset(folder / "rows", ROWS)]
+
+
+class TestDecontaminate(StepContract):
+    """data.decontaminate."""
+
+    def step(self, folder: Path) -> Step:
+        return Decontaminate(rows=rows(folder), against=[dataset(folder / "test", ROWS[:3])])
+
+
+class TestDedup(StepContract):
+    """data.dedup."""
+
+    def step(self, folder: Path) -> Step:
+        return Dedup(rows=[*rows(folder), dataset(folder / "again", ROWS[:3])])
+
+
+class TestFilter(StepContract):
+    """data.filter."""
+
+    def step(self, folder: Path) -> Step:
+        return Filter(rows=rows(folder), matches={"user": "Monday|Lisbon"}, where="label != 'card'")
+
+
+class TestMap(StepContract):
+    """data.map."""
+
+    def step(self, folder: Path) -> Step:
+        return Map(
+            rows=rows(folder), user="{{ user | upper }}", columns={"n": "{{ user | length }}"}
+        )
+
+
+class TestMix(StepContract):
+    """data.mix."""
+
+    def step(self, folder: Path) -> Step:
+        return Mix(rows=[*rows(folder), dataset(folder / "others", OTHERS)], weights=[2, 1])
+
+
+class TestReport(StepContract):
+    """data.report."""
+
+    def step(self, folder: Path) -> Step:
+        return DataReport(rows=rows(folder))
+
+
+class TestSample(StepContract):
+    """data.sample."""
+
+    def step(self, folder: Path) -> Step:
+        return Sample(rows=rows(folder), n=7, by="label")
+
+
+class TestSplit(StepContract):
+    """data.split."""
+
+    def step(self, folder: Path) -> Step:
+        return Split(rows=rows(folder), validation=0.2, test=0.2, stratify="label")
+
+
+class TestValidate(StepContract):
+    """data.validate."""
+
+    def step(self, folder: Path) -> Step:
+        return Validate(rows=rows(folder), languages=["en"], actions={"language": "report"})
+
+
+class TestFile(StepContract):
+    """data.file."""
+
+    def step(self, folder: Path) -> Step:
+        return self.step_with_rows(folder, lambda rows: rows)
+
+    def step_with_rows(self, folder: Path, change: Change) -> Step:
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in change(ROWS)]
+        (folder / "rows.jsonl").write_text("".join(lines), encoding="utf-8")
+        return File(path=Files(["rows.jsonl"]))
+
+
+class TestSqlQuery(StepContract):
+    """sql.query, on a SQLite file."""
+
+    def step(self, folder: Path) -> Step:
+        return self.step_with_rows(folder, lambda rows: rows)
+
+    def step_with_rows(self, folder: Path, change: Change) -> Step:
+        folder.mkdir(parents=True, exist_ok=True)
+        turns = [(row["prompt"], row["completion"]) for row in change(OTHERS)]
+        database = sqlite3.connect(folder / "shop.db")
+        database.execute("CREATE TABLE t (prompt TEXT, completion TEXT)")
+        database.executemany("INSERT INTO t VALUES (?, ?)", turns)
+        database.commit()
+        database.close()
+        query = "SELECT prompt, completion FROM t ORDER BY rowid"
+        return SqlQuery(path=OneFile(["shop.db"]), query=query)
+
+
+class TestDocsFiles(StepContract):
+    """docs.files."""
+
+    def step(self, folder: Path) -> Step:
+        return self.step_with_rows(folder, lambda rows: rows)
+
+    def step_with_rows(self, folder: Path, change: Change) -> Step:
+        (folder / "docs").mkdir(parents=True)
+        paragraphs = [
+            {"text": f"{place} the {s} works. " * 9} for s in SUBJECTS for place in PLACES
+        ]
+        text = "\n\n".join(str(row["text"]) for row in change(paragraphs))
+        (folder / "docs" / "manual.md").write_text(f"# Manual\n\n{text}", encoding="utf-8")
+        return DocsFiles(path=Files(["docs"]), chunk=400)

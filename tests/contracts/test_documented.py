@@ -1,0 +1,69 @@
+"""What docs/plugins-engines.md shows keeps the contracts: an executor, an engine, a trainer."""
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finery import Executor, Model, Step
+from finery.testing import EngineContract, ExecutorContract, StepContract, dataset, run_step
+
+PAGE = Path(__file__).parents[2] / "docs" / "plugins-engines.md"
+ROWS = [{"prompt": f"What is {n}?", "completion": f"It is {n}."} for n in range(5)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The page's Python files, importable here and in processes that are started."""
+    folder, before = tmp_path_factory.mktemp("shown"), os.environ.get("PYTHONPATH")
+    text = PAGE.read_text(encoding="utf-8")
+    for name, code in re.findall(r"^`(\w+\.py)`:\n\n```python\n(.*?)```", text, re.M | re.S):
+        (folder / name).write_text(code, encoding="utf-8")
+    sys.path.insert(0, str(folder))
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(folder), *filter(None, [before])])
+    yield
+    sys.path.remove(str(folder))
+    if before is None:
+        del os.environ["PYTHONPATH"]
+    else:
+        os.environ["PYTHONPATH"] = before
+
+
+def memory() -> Any:
+    """The page's plugin file."""
+    return import_module("memory")
+
+
+class TestExecutor(ExecutorContract):
+    """one-by-one."""
+
+    def executor(self, jobs: int | None) -> Executor:
+        executor: Executor = memory().OneByOne(jobs)
+        return executor
+
+
+class TestTrain(StepContract):
+    """memory.train."""
+
+    def step(self, folder: Path) -> Step:
+        step: Step = memory().Train(rows=[dataset(folder / "rows", ROWS)])
+        return step
+
+
+class TestEngine(EngineContract):
+    """memory."""
+
+    @pytest.fixture(autouse=True)
+    def at(self) -> None:
+        """Its class, which no installed plugin provides."""
+        type(self).engine = memory().MemoryEngine
+
+    def model(self, folder: Path) -> Model:
+        step = memory().Train(rows=[dataset(folder / "rows", ROWS)])
+        model: Model = run_step(step, folder / "job")
+        return model

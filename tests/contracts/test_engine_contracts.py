@@ -1,0 +1,100 @@
+"""The engines keep the contract of engines, each with the smallest model of its format."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hostile_server import Body, Reply, Server, said, serving
+
+from finery import Model
+from finery.testing import EngineContract, StepContract, run_step, table_model
+from finery_openai.model import OpenaiModel
+
+KEY = "sk-contract-0b5e7f1a"
+
+
+class TestTable(EngineContract):
+    """table, the kit's own."""
+
+    def model(self, folder: Path) -> Model:
+        return table_model(folder, {"Count to three.": "one two three"}, "I have no idea.")
+
+
+class TestPrompted(EngineContract):
+    """prompted."""
+
+    def model(self, folder: Path) -> Model:
+        meta = {"format": "prompted", "messages": [{"role": "system", "content": "Be brief."}]}
+        return Model(folder, meta=meta, refs={"model": table_model(folder / "model", {}, "Yes.")})
+
+
+class TestTransformers(EngineContract):
+    """transformers."""
+
+    large_bytes = 100_000  # a tokenizer reads 1 MB a second
+
+    def model(self, folder: Path) -> Model:
+        from tiny_llama import tiny_llama
+
+        return tiny_llama(folder)
+
+
+class TestGguf(EngineContract):
+    """gguf."""
+
+    large_bytes = 1_000_000
+
+    def model(self, folder: Path) -> Model:
+        from tiny_gguf import write_tiny_gguf
+
+        write_tiny_gguf(folder / "tiny.gguf")
+        return Model(folder, meta={"format": "gguf", "file": "tiny.gguf"})
+
+
+def answer(body: Body) -> Reply:
+    """What an honest server answers: no more tokens than asked for, JSON where that is wanted."""
+    text = '{"ok": true}' if "response_format" in body else f"You said: {said(body)[:40]}"
+    most: int = body.get("max_completion_tokens") or body.get("max_tokens") or 16
+    words = text.split(" ")
+    finish = "length" if len(words) > most else "stop"
+    return Reply(" ".join(words[:most]), finish, usage=(10, min(len(words), most)))
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    """A server with an honest model."""
+    with serving(answer) as running:
+        yield running
+
+
+class TestApi(EngineContract):
+    """api."""
+
+    secrets = {"CONTRACT_API_KEY": KEY}
+    url = ""
+
+    @pytest.fixture(autouse=True, scope="class")
+    @classmethod
+    def at(cls, server: Server) -> None:
+        """Where the server is."""
+        cls.url = server.url
+
+    def model(self, folder: Path) -> Model:
+        step = OpenaiModel(model="m", base_url=self.url, api_key="CONTRACT_API_KEY", retries=0)
+        model: Model = run_step(step, folder)
+        return model
+
+    def test_the_server_got_the_key(self, server: Server) -> None:
+        """Else the tests of secrets would show nothing."""
+        self._answers()
+        assert KEY in json.dumps(server.keys)
+
+
+class TestOpenaiModel(StepContract):
+    """openai.model."""
+
+    others = {"base_url": "http://127.0.0.1:9/v1"}
+
+    def step(self, folder: Path) -> OpenaiModel:
+        return OpenaiModel(model="m")

@@ -1,0 +1,97 @@
+"""The evaluators, prompt.model and review.apply keep the contract of step types."""
+
+import json
+from pathlib import Path
+
+from finery import Dataset, Files, Model, OptionalFiles, Step
+from finery.rows import with_id
+from finery.testing import StepContract, dataset, table_model
+from finery_eval.steps.classification import Classification
+from finery_eval.steps.exact import Exact
+from finery_eval.steps.rules import Rule, Rules
+from finery_eval.steps.sql import Sql
+from finery_eval.steps.structured import Json
+from finery_prompt.model import PromptModel
+from finery_review.apply import Apply
+
+ANSWERS = {"Is it late?": "yes", "Is it here?": "no", "Is it red?": "yes", "Is it new?": "no"}
+ROWS = [{"prompt": prompt, "completion": answer} for prompt, answer in ANSWERS.items()]
+
+
+def models(folder: Path, **answers: str) -> list[Model]:
+    """A model that knows every answer, and one that knows `answers`."""
+    knows = table_model(folder / "knows", ANSWERS)
+    return [knows, table_model(folder / "guesses", answers, "yes")]
+
+
+def rows(folder: Path, answers: dict[str, str] = ANSWERS) -> Dataset:
+    """Rows that expect these answers."""
+    return dataset(folder / "rows", [{"prompt": p, "completion": a} for p, a in answers.items()])
+
+
+class TestExact(StepContract):
+    """eval.exact."""
+
+    def step(self, folder: Path) -> Step:
+        return Exact(models=models(folder), rows=rows(folder))
+
+
+class TestClassification(StepContract):
+    """eval.classification."""
+
+    def step(self, folder: Path) -> Step:
+        return Classification(models=models(folder), rows=rows(folder))
+
+
+class TestJson(StepContract):
+    """eval.json."""
+
+    def step(self, folder: Path) -> Step:
+        answers = {
+            prompt: json.dumps({"late": a == "yes", "n": 3}) for prompt, a in ANSWERS.items()
+        }
+        asked = [
+            table_model(folder / "m", answers),
+            table_model(folder / "n", {}, '{"late": true}'),
+        ]
+        return Json(models=asked, rows=rows(folder, answers))
+
+
+class TestRules(StepContract):
+    """eval.rules."""
+
+    def step(self, folder: Path) -> Step:
+        rules = {"brief": Rule(max_words=3), "positive": Rule(never="no")}
+        return Rules(models=models(folder), rows=rows(folder), rules=rules)
+
+
+class TestSql(StepContract):
+    """eval.sql."""
+
+    others = {"timeout": 6.0}
+
+    def step(self, folder: Path) -> Step:
+        folder.mkdir(parents=True, exist_ok=True)
+        script = "CREATE TABLE t (n INTEGER); INSERT INTO t VALUES (1), (2), (3);"
+        (folder / "shop.sql").write_text(script, encoding="utf-8")
+        answers = {"How many?": "SELECT count(*) FROM t", "Which?": "SELECT n FROM t ORDER BY n"}
+        asked = [table_model(folder / "m", answers), table_model(folder / "n", {}, "SELECT 3")]
+        return Sql(models=asked, rows=rows(folder, answers), schema=Files(["shop.sql"]))
+
+
+class TestPromptModel(StepContract):
+    """prompt.model."""
+
+    def step(self, folder: Path) -> Step:
+        model, _ = models(folder)
+        return PromptModel(model=model, examples=rows(folder), system="Say yes or no.", shots=2)
+
+
+class TestReviewApply(StepContract):
+    """review.apply."""
+
+    def step(self, folder: Path) -> Step:
+        folder.mkdir(parents=True, exist_ok=True)
+        decision = {"id": with_id(ROWS[0])["id"], "do": "reject", "by": "Ann"}
+        (folder / "decisions.jsonl").write_text(f"{json.dumps(decision)}\n", encoding="utf-8")
+        return Apply(rows=rows(folder), reviews=OptionalFiles(["decisions.jsonl"]))

@@ -1,0 +1,77 @@
+"""The generators keep the contract of step types, with a teacher that answers from a table."""
+
+import json
+from pathlib import Path
+
+from finery import Dataset, Step
+from finery.testing import StepContract, dataset, table_model
+from finery_synth.checks.settings import Checks
+from finery_synth.steps.answer import Answer
+from finery_synth.steps.from_docs import FromDocs
+from finery_synth.steps.instruct import Instruct
+from finery_synth.steps.judge import JudgeRows
+from finery_synth.steps.paraphrase import Paraphrase
+from finery_synth.steps.preferences import Preferences
+
+SUBJECTS = ("card", "transfer", "refund")
+TEXTS = [f"The {subject} was late, and the branch in Lisbon was closed." for subject in SUBJECTS]
+
+
+def rows(folder: Path) -> list[Dataset]:
+    """Rows to start from."""
+    found = [
+        {"prompt": f"Why is my {subject} late?", "completion": subject} for subject in SUBJECTS
+    ]
+    return [dataset(folder / "rows", found)]
+
+
+class TestAnswer(StepContract):
+    """synth.answer."""
+
+    def step(self, folder: Path) -> Step:
+        return Answer(rows=rows(folder), model=table_model(folder / "m", {}, "Because it is."))
+
+
+class TestParaphrase(StepContract):
+    """synth.paraphrase."""
+
+    def step(self, folder: Path) -> Step:
+        wordings = ["Where is it?", "It is late.", "When does it come?", "I still wait."]
+        return Paraphrase(rows=rows(folder), model=table_model(folder / "m", {}, wordings), n=2)
+
+
+class TestInstruct(StepContract):
+    """synth.instruct."""
+
+    def step(self, folder: Path) -> Step:
+        examples = [{"user": f"Question {n} about it?", "assistant": "card"} for n in range(3)]
+        teacher = table_model(folder / "m", {}, json.dumps({"examples": examples}))
+        return Instruct(rows=rows(folder), model=teacher, n=2, per_request=3)
+
+
+class TestFromDocs(StepContract):
+    """synth.from_docs."""
+
+    def step(self, folder: Path) -> Step:
+        answer = {"question": "What was closed?", "answer": "The branch.", "quote": "was closed"}
+        chunks = [{"text": text, "source": "a.md", "line": n} for n, text in enumerate(TEXTS)]
+        teacher = table_model(folder / "m", {}, json.dumps(answer))
+        return FromDocs(rows=[dataset(folder / "docs", chunks)], model=teacher, n=1)
+
+
+class TestJudge(StepContract):
+    """synth.judge."""
+
+    def step(self, folder: Path) -> Step:
+        judge = table_model(folder / "m", {}, '{"reason": "polite", "score": 4}')
+        return JudgeRows(rows=rows(folder), model=judge, rubric="The answer is polite.")
+
+
+class TestPreferences(StepContract):
+    """synth.preferences."""
+
+    def step(self, folder: Path) -> Step:
+        answers = ["Yes.", "It certainly is late, and I am sorry for that, dear customer.", "No."]
+        checks = Checks(max_characters={"assistant": 10})
+        teacher = table_model(folder / "m", {}, answers)
+        return Preferences(rows=rows(folder), model=teacher, n=3, checks=checks)

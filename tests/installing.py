@@ -1,0 +1,33 @@
+"""Distributions of third parties, installed for one project alone."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from conftest import Project
+
+THIRD_PARTY = Path(__file__).with_name("thirdparty")
+
+
+def install(source: Path, folder: Path) -> Path:
+    """Install a distribution into `folder`/site, as pip installs it; that folder.
+
+    Its source is copied before, so that the build leaves nothing there.
+    """
+    copied, site = folder / source.name, folder / "site"
+    shutil.copytree(source, copied, ignore=shutil.ignore_patterns("__pycache__"))
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
+    options = ["--no-build-isolation", "--disable-pip-version-check", "--target", str(site)]
+    ran = subprocess.run([*pip, *options, str(copied)], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    return site
+
+
+def with_site(project: Project, site: Path) -> Project:
+    """Have the project's commands see a copy of `site`, which tests may edit."""
+    own = project.folder / "site"
+    shutil.copytree(site, own)
+    project.env["PYTHONPATH"] = os.pathsep.join([str(own), os.environ.get("PYTHONPATH", "")])
+    return project

@@ -1,0 +1,50 @@
+"""N-gram language models: a trainer, their engine, their views, and advice on them."""
+
+from collections.abc import Mapping, Sequence
+
+from finery import About, Estimate, Graph, Note, Results, hookimpl
+
+
+@hookimpl
+def finery_steps() -> Mapping[str, str]:
+    """The trainer."""
+    return {"ngram.train": "finery_ngram.steps:Train"}
+
+
+@hookimpl
+def finery_engines() -> Mapping[str, str]:
+    """What answers with such a model."""
+    return {"ngram": "finery_ngram.engine:NgramEngine"}
+
+
+@hookimpl
+def finery_views() -> Mapping[str, str]:
+    """What such a model looks like."""
+    return {"Model/ngram": "finery_ngram.view:NgramView"}
+
+
+@hookimpl
+def finery_notes() -> Mapping[str, About]:
+    """The kinds of notes."""
+    return {
+        "ngram-order": About(
+            when="an n-gram model of order 5 or more learns from fewer than 10,000 rows",
+            why="Most of its contexts are seen once, so it repeats rows and knows little else.",
+        )
+    }
+
+
+@hookimpl
+def finery_checks(graph: Graph, results: Results) -> Sequence[Note]:
+    """Notes on the trainings of this plugin."""
+    from finery_ngram.advice import notes
+
+    return list(notes(graph, results))
+
+
+@hookimpl
+def finery_estimates(graph: Graph, results: Results, steps: Sequence[str]) -> Sequence[Estimate]:
+    """What the trainings of this plugin will take."""
+    from finery_ngram.advice import estimates
+
+    return list(estimates(graph, results, steps))

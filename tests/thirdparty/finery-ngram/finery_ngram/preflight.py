@@ -1,0 +1,44 @@
+"""What can be said of a training before it runs."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from finery import Dataset, Forecast, Job, Piece, Preflight, Proof, Sample, Tally
+from finery_ngram.steps import Example, Train
+
+
+class TrainPreflight(Preflight[Train]):
+    """Rows in words, with the answers that are learned."""
+
+    def prove(self, job: Job, samples: int) -> list[Proof]:
+        """A proof of each data set."""
+        inputs = {"rows": self.step.rows}
+        if self.step.validation is not None:
+            inputs["validation"] = [self.step.validation]
+        return [_proof(self.step, name, rows, samples) for name, rows in inputs.items()]
+
+
+def _proof(step: Train, name: str, datasets: Sequence[Dataset], samples: int) -> Proof:
+    left_out, tally = list[str](), Tally()
+    rows = step.examples(datasets, left_out)
+    for row in rows:
+        tally.add(len(row.prompt) + len(row.answer), len(row.answer))
+    return tally.proof(
+        name,
+        dropped=left_out,
+        facts={"answers": "every answer ends with the end word"},
+        samples=[_sample(row) for row in rows[:samples]],
+    )
+
+
+def _sample(row: Example) -> Sample:
+    prompt, answer = " ".join(row.prompt), " ".join(row.answer)
+    return Sample(row.row, [Piece(f"{prompt} ", loss=False), Piece(answer, loss=True)])
+
+
+class TrainForecast(Forecast[Train]):
+    """What the model will be."""
+
+    def facts(self) -> Mapping[str, Any]:
+        """How people call it."""
+        return {"name": f"{self.step.order}-gram"}

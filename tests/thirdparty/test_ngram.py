@@ -1,0 +1,156 @@
+"""A trainer from another distribution gets what the built-in ones get, by what it declares."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import MakeProject, Project
+from installing import THIRD_PARTY, install, with_site
+
+SOURCE = THIRD_PARTY / "finery-ngram"
+RECIPE = """\
+finery: 1
+name: t
+seed: 3
+data:
+  tickets: {use: data.file, path: rows.jsonl}
+  split: {use: data.split, rows: tickets, validation: 0.2, test: 0.2}
+train:
+  words:
+    use: ngram.train
+    rows: split.train
+    validation: split.validation
+    epochs: 4
+models:
+  polite: {use: prompt.model, model: words, system: Be polite.}
+evaluate:
+  test: {use: eval.exact, models: [words, polite], rows: split.test}
+"""
+THINGS = ("card", "key", "phone", "bike")
+ROWS = [
+    {"prompt": f"{who} {verb} the {thing}", "completion": thing}
+    for who in ("I", "we", "my sister", "the clerk")
+    for verb in ("lost", "found", "broke", "sold", "want")
+    for thing in THINGS
+]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the plugin installed in it."""
+    return install(SOURCE, tmp_path_factory.mktemp("ngram"))
+
+
+@pytest.fixture
+def t(project: MakeProject, site: Path) -> Project:
+    """A project with a training of the plugin."""
+    lines = "".join(json.dumps(row) + "\n" for row in ROWS)
+    return with_site(project({"recipe.yaml": RECIPE, "rows.jsonl": lines}), site)
+
+
+def test_its_rows_are_proven_before_it_trains(t: Project) -> None:
+    out = t.run("check", "--deep").out
+    assert "words: rows  ngram.train" in out
+    assert "every answer ends with the end word" in out
+    assert "I lost the card <answer> ⟦card <end>⟧" in out
+    assert "1 of 1 training proven" in out
+
+
+def test_rows_that_cannot_be_learned_are_found_before_it_trains(t: Project) -> None:
+    ran = t.run("check", "--deep", "--set", "train.words.max_length=3")
+    assert ran.code == 2
+    assert "there are no rows to learn from\n  fix: raise max_length" in ran.err
+
+
+def test_it_is_advised_and_estimated(t: Project) -> None:
+    out = t.run("plan", "--set", "train.words.order=6").out
+    assert "note: order 6 for about 48 rows" in out or "note: order 6 for 48 rows" in out
+    assert "note: words goes 4 times over about 48 rows" in out  # a note of finery_advice
+    assert "48 rows, 4 passes: less than a second" in out
+    lines = t.run("plan", "--json", "--set", "train.words.order=6").out.splitlines()
+    plan = {line["step"]: line for line in map(json.loads, lines)}["words"]
+    assert plan["estimate"]["rows"] == 48
+    assert {"ngram-order", "epochs", "few-rows"} <= {note["name"] for note in plan["notes"]}
+
+
+def test_a_model_without_a_base_needs_no_baseline(t: Project) -> None:
+    assert "no-baseline" not in t.run("plan").out
+
+
+def test_it_reports_progress_and_live_metrics(t: Project) -> None:
+    events = [e for e in t.events() if e.get("step") == "words"]
+    progress = [e for e in events if e["event"] == "step_progress"]
+    rows = progress[-1]["total"] / 4
+    assert (progress[-1]["done"], rows) == (4 * rows, len(t.rows("split/train")))
+    names = {e["name"] for e in events if e["event"] == "step_metric"}
+    assert names == {"loss", "eval_loss", "perplexity"}
+
+
+def test_its_live_metrics_look_as_it_declares(t: Project) -> None:
+    ran = t.run("build")
+    (line,) = [line for line in ran.err.splitlines() if "done    words" in line]
+    assert "loss 0." in line
+    assert "val 0." in line
+    assert "ppl 1." in line
+
+
+def test_its_model_is_shown_with_its_curve(t: Project) -> None:
+    assert "words: Validation loss was lowest at step" in t.run("build").err
+    assert "Model 3-gram, " in t.run("show").out
+    out = t.run("show", "words").out
+    assert "● validation loss" in out
+    assert "answers begin with: " in out
+    shown = json.loads(t.run("show", "words", "--json").out)
+    assert shown["first_words"][0] in THINGS
+    assert shown["verdict"]["state"] == "settled"
+
+
+def test_its_curve_has_a_page(t: Project) -> None:
+    t.run("build")
+    assert "page: build/t/words-curve.html" in t.run("show", "words", "--html").out
+    page = (t.folder / "build/t/words-curve.html").read_text(encoding="utf-8")
+    assert "<svg" in page
+    assert "validation loss" in page
+
+
+def test_its_model_is_judged_beside_others(t: Project) -> None:
+    t.ran()
+    report = json.loads((t.folder / "build/t/test/metrics.json").read_text(encoding="utf-8"))
+    assert set(report["scores"]) == {"words", "polite"}
+    assert report["scores"]["words"]["accuracy"] == 1.0
+    assert "polite" in t.run("show", "test").out
+
+
+def test_its_messages_and_views_are_outside_the_key(t: Project) -> None:
+    t.ran()
+    for name, old, new in (
+        ("view", "answers begin with", "answers start with"),
+        ("preflight", "every answer ends with the end word", "all end"),
+        ("advice", "rows, {passes}", "rows in {passes}"),
+        ("steps", "goes on after row", "continues after row"),
+    ):
+        t.edit(f"site/finery_ngram/{name}.py", old, new)
+    assert t.ran() == []
+    t.edit("site/finery_ngram/model.py", "share = counts[word] +", "share = 1.5 * counts[word] +")
+    assert "words" in t.ran()
+
+
+def test_it_keeps_the_contracts_of_steps_and_engines(site: Path) -> None:
+    """The plugin's own tests, which inherit `StepContract` and `EngineContract`."""
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")]),
+    }
+    tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"]
+    ran = subprocess.run(
+        tests, cwd=site.parent / SOURCE.name, env=env, capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stdout
+
+
+def test_its_plugin_is_fine(t: Project) -> None:
+    ran = t.run("plugins", "ngram", "--check")
+    assert (ran.code, "1 plugin, 0 problems" in ran.out) == (0, True), ran.out

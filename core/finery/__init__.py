@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from finery.plugin.views.metrics import LiveMetric
     from finery.plugin.views.view import Detail, Output, Page, PageContext, Remark, View
     from finery.preflight.report import NAMED, Piece, Proof, Sample, Tally, some_of
-    from finery.recipe.files import find_files, with_files
+    from finery.recipe.files import with_files
     from finery.recipe.graph import (
         Graph,
         Node,
@@ -181,7 +181,6 @@ _HOME = {
     "error_from_dict": "finery.errors",
     "evaluates": "finery.recipe.graph",
     "files_of": "finery.step.inspect",
-    "find_files": "finery.recipe.files",
     "floating_name": "finery.step.interfaces",
     "forecast_of": "finery.plugin.forecasts",
     "formats_of": "finery.inference.records",
@@ -307,7 +306,6 @@ __all__ = [
     "error_from_dict",
     "evaluates",
     "files_of",
-    "find_files",
     "floating_name",
     "forecast_of",
     "formats_of",

@@ -27,13 +27,21 @@ if TYPE_CHECKING:
     from finery.execute.executor import Executor
     from finery.execute.task import Closing, Report, Task, TaskEvent
     from finery.execute.worker import run_task
-    from finery.fields import Files, OneFile, OptionalFiles, Role, Settings, nested_step
+    from finery.fields import (
+        Files,
+        OneFile,
+        OptionalFiles,
+        Role,
+        Settings,
+        nested_step,
+        setting,
+        takes,
+    )
     from finery.inference.budget import CHARACTERS_A_TOKEN, Budget, Price, Usage, prompt_tokens
     from finery.inference.cache import CachedEngine
     from finery.inference.engine import Engine, EngineJob
     from finery.inference.records import MemoryRecords, formats_of, sampling_of
     from finery.inference.types import Answer, Batch, Completion, Request, Sampling
-    from finery.plugin.deprecated import inner, setting, takes
     from finery.plugin.forecasts import asked_of, count_rows, forecast_of, sample_rows
     from finery.plugin.history import Past, Results
     from finery.plugin.hookspecs import hookimpl, observes
@@ -179,7 +187,6 @@ _HOME = {
     "formats_of": "finery.inference.records",
     "generates": "finery.recipe.graph",
     "hookimpl": "finery.plugin.hookspecs",
-    "inner": "finery.plugin.deprecated",
     "inputs_as": "finery.recipe.graph",
     "interface": "finery.step.interfaces",
     "json_option": "finery.cli.options",
@@ -306,7 +313,6 @@ __all__ = [
     "formats_of",
     "generates",
     "hookimpl",
-    "inner",
     "inputs_as",
     "interface",
     "json_option",
@@ -351,6 +357,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
+        from finery.plugin import deprecated
+
+        if name in deprecated.NAMES:
+            return getattr(deprecated, name)
         raise AttributeError(f"module 'finery' has no attribute '{name}'")
     value = getattr(import_module(_HOME[name]), name)
     globals()[name] = value

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from finery.build import uptodate as stamp
+from finery.builtin import EXECUTORS
 from finery.cli.console import print_json
 from finery.cli.options import json_option, recipe_argument, set_option
 from finery.errors import UsageError
-from finery.builtin import EXECUTORS
 from finery.util.references import load_reference
 
 if TYPE_CHECKING:

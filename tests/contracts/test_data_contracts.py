@@ -157,4 +157,4 @@ class TestDocsFiles(StepContract):
         ]
         text = "\n\n".join(str(row["text"]) for row in change(paragraphs))
         (folder / "docs" / "manual.md").write_text(f"# Manual\n\n{text}", encoding="utf-8")
-        return DocsFiles(path=Files(["docs"]), chunk=400)
+        return DocsFiles(path=Files(["docs"]))

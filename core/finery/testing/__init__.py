@@ -7,19 +7,26 @@ and failed assertions.
 """
 
 import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-if "pytest" in sys.modules:  # so that failed assertions of the contracts show their values
-    import pytest
+if TYPE_CHECKING:
+    from finery.testing.engines import EngineContract
+    from finery.testing.executors import ExecutorContract
+    from finery.testing.job import TestJob, dataset, run_step
+    from finery.testing.steps import StepContract
+    from finery.testing.tables import table_model
 
-    pytest.register_assert_rewrite(
-        "finery.testing.engines", "finery.testing.executors", "finery.testing.steps"
-    )
-
-from finery.testing.engines import EngineContract
-from finery.testing.executors import ExecutorContract
-from finery.testing.job import TestJob, dataset, run_step
-from finery.testing.steps import StepContract
-from finery.testing.tables import table_model
+_HOME = {
+    "EngineContract": "finery.testing.engines",
+    "ExecutorContract": "finery.testing.executors",
+    "StepContract": "finery.testing.steps",
+    "TestJob": "finery.testing.job",
+    "dataset": "finery.testing.job",
+    "run_step": "finery.testing.job",
+    "table_model": "finery.testing.tables",
+}
+"""Name → the module that defines it. The worker of a contract imports only what it needs."""
 
 __all__ = [
     "EngineContract",
@@ -30,3 +37,14 @@ __all__ = [
     "run_step",
     "table_model",
 ]
+
+if "pytest" in sys.modules:  # so that failed assertions of the contracts show their values
+    import pytest
+
+    pytest.register_assert_rewrite(*{_HOME[name] for name in __all__ if "Contract" in name})
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'finery.testing' has no attribute '{name}'")
+    return getattr(import_module(_HOME[name]), name)

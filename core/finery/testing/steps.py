@@ -1,6 +1,5 @@
 """What every step type must keep, as tests to inherit."""
 
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -43,7 +42,7 @@ encoding reads ASCII."""
 
 
 class Reference(NamedTuple):
-    """A build that several tests look at: the step, its project, and what the build said."""
+    """The build that others are compared with: the step, its project, and what the build said."""
 
     step: Step
     trial: Trial
@@ -57,6 +56,14 @@ class Reference(NamedTuple):
         return int(counts[0]) if counts else 0
 
 
+class Elsewhere(NamedTuple):
+    """A build in other surroundings, which was killed in the middle of the step, and the next."""
+
+    trial: Trial
+    killed: Built
+    built: Built
+
+
 class StepContract:
     """What every step type must keep. Subclass it, and say how to make the step.
 
@@ -64,21 +71,21 @@ class StepContract:
             def step(self, folder):
                 return Short(rows=dataset(folder / "rows", ROWS), characters=5)
 
-    The tests build the step with the `finery` command, most of them in a project of their own.
-    Choose few rows: the step runs about ten times.
+    The tests build the step with the `finery` command, in projects of its own. Choose few rows: the
+    step runs several times.
 
     others: values for the tests that change settings, e.g. `{"lora.r": 8}`. By default they follow
         from types and limits. None leaves a setting as it is.
     """
 
     others: ClassVar[Mapping[str, Any]] = {}
-    _references: ClassVar[dict[tuple[type, str], Reference]] = {}
+    _projects: ClassVar[dict[tuple[type, str], Any]] = {}
 
     def step(self, folder: Path) -> Step:
         """The step with its inputs and settings.
 
-        folder: the recipe's folder, another one in each test. Write the files and artifacts that
-        the step takes into it.
+        folder: the recipe's folder, another one each time. Write the files and artifacts that the
+        step takes into it.
         """
         raise NotImplementedError
 
@@ -111,12 +118,8 @@ class StepContract:
 
     def test_same_inputs_give_the_same_bytes(self) -> None:
         """The output depends on nothing that differs between two builds, such as the time."""
-        if differences(self._reference().trial, self._elsewhere().trial):
-            with _project() as folder:
-                again = Trial(folder)
-                again.add(self.step(folder))
-                again.build().check()
-                _assert_same(self._reference().trial, again, "a second build differs")
+        if not self._is_same_elsewhere():
+            self._compare("a second build differs")
 
     def test_it_reads_only_what_it_declares(self) -> None:
         """Other files, environment variables and working directories don't change the output.
@@ -125,29 +128,32 @@ class StepContract:
         hash seed, with other variables, and with every file changed that neither a setting nor an
         input names.
         """
+        if not self._is_same_elsewhere():
+            self._compare("the output depends on its surroundings", elsewhere=True)
         reference, elsewhere = self._reference(), self._elsewhere()
-        _assert_same(reference.trial, elsewhere.trial, "the output depends on its surroundings")
-        notes = [
-            event for build in (reference.built, elsewhere.built) for event in build.of("step_note")
-        ]
+        notes = [*reference.built.of("step_note"), *elsewhere.built.of("step_note")]
         assert not notes, notes
+
+    def test_a_killed_build_goes_on(self) -> None:
+        """After `kill -9` in the middle of the step, a second build gives the same output."""
+        killed = self._elsewhere().killed
+        assert killed.ran.code < 0, f"the build wasn't killed: {killed.explained()}"
+        if not self._is_same_elsewhere():
+            self._compare("the output differs after a kill", kill=True)
 
     def test_settings_change_the_key(self) -> None:
         """Another value of a setting gives another key, unless it has `affects_output=False`."""
         step, trial, _ = self._reference()
-        states = {}
+        varied = {}
         for number, variation in enumerate(self._variations(step)):
             if _vary(trial, step, variation, f"other{number}"):
-                states[f"other{number}"] = variation
-        ran = trial.run("plan", "--json")
-        assert ran.code == 0, ran.err
-        plans = map(json.loads, filter(None, ran.out.split("\n")))
-        planned = {plan["step"]: plan["state"] for plan in plans}
-        assert planned[SUBJECT] == "cached", "the step isn't cached after its build"
+                varied[f"other{number}"] = variation
+        states = trial.states()
+        assert states[SUBJECT] == "cached", "the step isn't cached after its build"
         wrong = [
             variation.path
-            for name, variation in states.items()
-            if planned[name] != ("run" if variation.affects_output else "cached")
+            for name, variation in varied.items()
+            if states[name] != ("run" if variation.affects_output else "cached")
         ]
         assert not wrong, f"whether they are in the key isn't as declared: {', '.join(wrong)}"
 
@@ -159,34 +165,16 @@ class StepContract:
             varied = {v.path: v.values[0] for v in outside if _vary(trial, step, v, SUBJECT)}
             if varied:
                 trial.add(step, settings=varied)
-                trial.build().check()
+                trial.build().check(SUBJECT)
                 _assert_same(self._reference().trial, trial, f"the output differs with {varied}")
-
-    def test_a_killed_build_goes_on(self) -> None:
-        """After `kill -9` in the middle of the step, a second build gives the same output."""
-        middle = self._reference().moments // 2 + 1
-        with _project() as folder:
-            trial = Trial(folder)
-            trial.add(self.step(folder))
-            trial.env[given.KILL] = str(middle)
-            killed = trial.build()
-            assert killed.ran.code < 0, f"not killed at moment {middle}: {killed.explained()}"
-            trial.env[given.KILL] = None
-            trial.build().check()
-            _assert_same(self._reference().trial, trial, "the output differs after a kill")
 
     def test_hostile_rows_are_taken_or_refused(self) -> None:
         """No rows, odd Unicode, 10 MB of text: the step takes them, or raises a `FineryError`."""
-        with _project() as folder:
-            trial = Trial(folder)
-            for name, change in HOSTILE.items():
-                step = self.step_with_rows(folder / name, change)
-                if step is None:
-                    return
-                trial.add(step, name, folder=folder / name)
-            built = trial.build("--keep-going")
-            for name in HOSTILE:
-                build = built if built.events else trial.build("--step", name)
+        _, trial, built = self._reference()
+        for name in HOSTILE:
+            if trial.has(name):
+                known = any(event.get("step") == name for event in built.events)
+                build = built if known else trial.build("--step", name)
                 problem = build.problem(name)
                 assert not problem, f"rows '{name}': {problem}"
 
@@ -196,37 +184,79 @@ class StepContract:
         leaks = reference.trial.leaks(reference.built)
         assert not leaks, f"the secret is in: {', '.join(leaks)}"
 
+    @classmethod
+    def teardown_class(cls) -> None:
+        """Remove the projects that the tests share."""
+        for key in [key for key in StepContract._projects if key[0] is cls]:
+            shutil.rmtree(StepContract._projects.pop(key).trial.folder, ignore_errors=True)
+
     def _step_type(self) -> type[Step]:
         with _project() as folder:
             return type(self.step(folder))
 
     def _reference(self) -> Reference:
-        """The first build, which the other ones are compared with."""
+        """The step in a first build, beside the same step with hostile rows."""
         key = type(self), "reference"
-        if key not in self._references:
+        if key not in self._projects:
             folder = _new_folder()
             trial, step = Trial(folder), self.step(folder)
             trial.add(step)
-            self._references[key] = Reference(step, trial, trial.build())
-        self._references[key].built.check()
-        return self._references[key]
+            for name, change in HOSTILE.items():
+                with_rows = self.step_with_rows(folder / name, change)
+                if with_rows is not None:
+                    trial.add(with_rows, name, folder=folder / name)
+            built = trial.build("--keep-going")
+            if not built.events:  # files with hostile rows were refused before the build
+                built = trial.build("--step", SUBJECT)
+            self._projects[key] = Reference(step, trial, built)
+        reference: Reference = self._projects[key]
+        reference.built.check(SUBJECT)
+        return reference
 
-    def _elsewhere(self) -> Reference:
-        """A build in other surroundings."""
+    def _elsewhere(self) -> Elsewhere:
+        """The step in other surroundings, killed in its middle and built again."""
         key = type(self), "elsewhere"
-        if key not in self._references:
-            root = _new_folder()
-            folder, home = root / "ein anderer Ort", root / "home"
-            home.mkdir()
-            folder.mkdir()
-            step = self.step(folder)
-            _change_undeclared(step, folder)
-            trial = Trial(folder)
-            trial.add(step)
-            trial.env |= ELSEWHERE | {"HOME": str(home), "TMPDIR": str(home)}
-            self._references[key] = Reference(step, trial, trial.build(cwd=home))
-        self._references[key].built.check()
-        return self._references[key]
+        if key not in self._projects:
+            moments = self._reference().moments
+            trial, home = self._trial(_new_folder(), elsewhere=True)
+            trial.env[given.KILL] = str(_middle(moments))
+            killed = trial.build(cwd=home)
+            trial.env[given.KILL] = None
+            self._projects[key] = Elsewhere(trial, killed, trial.build(cwd=home))
+        project: Elsewhere = self._projects[key]
+        return project
+
+    def _is_same_elsewhere(self) -> bool:
+        reference, elsewhere = self._reference(), self._elsewhere()
+        return elsewhere.built.ok and not differences(reference.trial, elsewhere.trial)
+
+    def _compare(self, what: str, *, elsewhere: bool = False, kill: bool = False) -> None:
+        """Build the step once more, in one way that differs; raise where its output does."""
+        reference = self._reference()
+        with _project() as folder:
+            trial, cwd = self._trial(folder, elsewhere=elsewhere)
+            if kill:
+                trial.env[given.KILL] = str(_middle(reference.moments))
+                trial.build(cwd=cwd)
+                trial.env[given.KILL] = None
+            trial.build(cwd=cwd).check(SUBJECT)
+            _assert_same(reference.trial, trial, what)
+
+    def _trial(self, root: Path, *, elsewhere: bool) -> tuple[Trial, Path]:
+        """A project with the step, and the working directory for its builds."""
+        if not elsewhere:
+            trial = Trial(root)
+            trial.add(self.step(root))
+            return trial, root
+        folder, home = root / "ein anderer Ort", root / "home"
+        folder.mkdir()
+        home.mkdir()
+        step = self.step(folder)
+        _change_undeclared(step, folder)
+        trial = Trial(folder)
+        trial.add(step)
+        trial.env |= ELSEWHERE | {"HOME": str(home), "TMPDIR": str(home)}
+        return trial, home
 
     def _variations(self, step: Step) -> Iterator[Variation]:
         for variation in variations_of(step):
@@ -238,6 +268,10 @@ class StepContract:
 
 def _changed(value: Any, folder: Path, change: Change) -> Any:
     return dataset(folder, change(list(value))) if isinstance(value, Dataset) else value
+
+
+def _middle(moments: int) -> int:
+    return moments // 2 + 1
 
 
 def _vary(trial: Trial, step: Step, variation: Variation, name: str) -> bool:

@@ -161,6 +161,23 @@ class Trial:
             return False
         return True
 
+    def has(self, name: str) -> bool:
+        """Whether the recipe has a step of this name."""
+        return any(name in self.recipe.get(section, ()) for section in SECTIONS)
+
+    def states(self) -> dict[str, str]:
+        """Step → what a build would do with it: `cached`, `run` or `pending`."""
+        from finery.build.plan import Planner, make_plan
+        from finery.build.project import open_graph, open_store
+
+        recipe = self.folder / "recipe.yaml"
+        store = open_store(recipe)
+        try:
+            graph = open_graph(recipe, (), store)
+            return {plan.node.name: plan.state for plan in make_plan(Planner(graph, store))}
+        finally:
+            store.close()
+
     def remove(self, step: Step, name: str) -> None:
         """Take a step out of the recipe."""
         del self.recipe[_section_of(type(step))][name]
@@ -195,9 +212,10 @@ class Built(NamedTuple):
         """The events of a kind that are about a step."""
         return (e for e in self.events if e["event"] == kind and e.get("step") == step)
 
-    def check(self) -> None:
-        """Raise `AssertionError` unless every step was built."""
-        assert self.ok, f"the build failed:\n{self.explained()}"
+    def check(self, step: str) -> None:
+        """Raise `AssertionError` unless a step was built."""
+        events = [*self.of("step_finished", step), *self.of("step_cached", step)]
+        assert events, f"the build failed:\n{self.explained(step)}"
 
     def problem(self, step: str) -> str:
         """Why a step neither was built nor refused what it was given; empty when it did either."""
@@ -210,9 +228,10 @@ class Built(NamedTuple):
             return "\n".join(problems)
         return self.explained()
 
-    def explained(self) -> str:
-        """What went wrong, for people."""
-        blocks = [_block(e["error"]) for e in self.events if e["event"] == "step_failed"]
+    def explained(self, step: str = "") -> str:
+        """What went wrong with a step, or with any, for people."""
+        failed = [e for e in self.events if e["event"] == "step_failed"]
+        blocks = [_block(e["error"]) for e in failed if step in ("", e["step"])]
         return "\n".join(blocks) or f"exit code {self.ran.code}\n{self.ran.err}"
 
 

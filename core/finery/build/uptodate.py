@@ -201,8 +201,6 @@ def _sources(build: "Build") -> tuple[set[str], set[str]]:
         sources.add(str(plugin.path or plugin.module.__file__))
     sources |= {str(path) for path in planner.code.files() | planner.code.folders()}
     sources |= planner.code.absent()
-    # Links of a recipe that is gone are removed: whether others are there matters, too.
-    sources |= {str(build.store.root.parent / recipe) for recipe in build.store.recipes()}
     patterns, folder = set(), graph.recipe.folder.absolute()
     for node in graph.nodes.values():
         for files in files_of(node.step).values():

@@ -186,10 +186,6 @@ class Store:
         rows = self._db.execute("SELECT step, key, previous FROM latest WHERE recipe = ?", [recipe])
         return {step: (key, previous) for step, key, previous in rows}
 
-    def recipes(self) -> set[str]:
-        """The recipes that were ever built with this store, by their paths from the project."""
-        return {recipe for (recipe,) in self._db.execute("SELECT DISTINCT recipe FROM latest")}
-
     def steps_of_others(self, recipe: str) -> set[str]:
         """Steps that the project's other recipes, those that still exist, were built with."""
         query = "SELECT step FROM latest WHERE recipe = ?"

@@ -179,7 +179,7 @@ def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Code:
     """Make and import two packages of one file each or more; the code of `step.py`'s class."""
     monkeypatch.syspath_prepend(tmp_path)
 
-    def found(files: dict[str, str]) -> dict[str, str]:
+    def digests_of(files: dict[str, str]) -> dict[str, str]:
         """Code of class X in `own/step.py`; `own` and `other` stand for the packages' names."""
         own, other = next(_names), next(_names)
         for name, text in {"own/__init__.py": "", "other/__init__.py": "", **files}.items():
@@ -196,7 +196,7 @@ def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Code:
             for label, value in digests.items()
         }
 
-    return found
+    return digests_of
 
 
 FILES = {
@@ -265,12 +265,12 @@ def test_a_package_that_passes_a_name_on_does_not_count_as_a_whole(code: Code) -
         "own/deep/mid/inner.py": "def f(): return 1\n",
         "own/deep/big.py": "def g(): return 1\n",
     }
-    found = code(files)
-    assert list(found) == [
+    labels = code(files)
+    assert list(labels) == [
         "own/deep/__init__.py:f", "own/deep/mid/__init__.py:f", "own/deep/mid/inner.py",
         "own/step.py",
     ]  # fmt: skip
-    assert found["own/deep/__init__.py:f"] == "own.deep.mid"
+    assert labels["own/deep/__init__.py:f"] == "own.deep.mid"
 
 
 def test_where_a_name_is_passed_on_from_is_in_the_key(code: Code) -> None:
@@ -322,10 +322,10 @@ def __getattr__(name):
 
 
 def test_the_kit_is_read_through_its_face(code: Code) -> None:
-    found = code({"own/step.py": f"from finery.rows import split_turns\n{CLASS}"})
-    assert found["finery/rows/__init__.py:split_turns"] == "finery.rows.row"
-    assert "finery/rows/row.py" in found
-    assert "finery/rows/__init__.py" not in found
+    labels = code({"own/step.py": f"from finery.rows import split_turns\n{CLASS}"})
+    assert labels["finery/rows/__init__.py:split_turns"] == "finery.rows.row"
+    assert "finery/rows/row.py" in labels
+    assert "finery/rows/__init__.py" not in labels
 
 
 def test_modules_that_import_each_other_are_each_read_once(code: Code) -> None:
@@ -343,8 +343,8 @@ def test_packages_in_several_folders_are_read_in_all_of_them(
     for folder in ("one", "two"):
         monkeypatch.syspath_prepend(tmp_path / folder)
     module = __import__("acme_probe.a.step", fromlist=["X"])
-    found = CodeReader(Modules({"acme_probe"}), read).code_of(module.X)
-    assert list(found) == ["acme_probe/a/step.py", "acme_probe/b.py"]
+    labels = CodeReader(Modules({"acme_probe"}), read).code_of(module.X)
+    assert list(labels) == ["acme_probe/a/step.py", "acme_probe/b.py"]
 
 
 # Of a project
@@ -392,13 +392,13 @@ def test_what_a_file_of_a_project_imports_from_it_is_followed(
     write(tmp_path, {**PROJECT, "plugin.py": line})
     monkeypatch.syspath_prepend(tmp_path / "venv/lib/site-packages")
     modules = Modules([], project=[tmp_path], search=[tmp_path])
-    found = CodeReader(modules, read).code_of(tmp_path / "plugin.py")
-    assert sorted(found) == sorted(["plugin.py", *followed])
+    labels = CodeReader(modules, read).code_of(tmp_path / "plugin.py")
+    assert sorted(labels) == sorted(["plugin.py", *followed])
     assert str(tmp_path / "not_there_probe.py") in modules.candidates or "not_there" not in line
 
 
 def test_two_files_that_are_imported_by_one_name_both_count(tmp_path: Path) -> None:
     write(tmp_path, {"a/twice_probe.py": "import twice_probe\n", "b/twice_probe.py": "X = 1\n"})
     modules = Modules([], project=[tmp_path], search=[tmp_path / "b"])
-    found = CodeReader(modules, read).code_of(tmp_path / "a/twice_probe.py")
-    assert list(found) == ["twice_probe.py", "twice_probe.py'"]
+    labels = CodeReader(modules, read).code_of(tmp_path / "a/twice_probe.py")
+    assert list(labels) == ["twice_probe.py", "twice_probe.py'"]

@@ -5,6 +5,7 @@ Each through the real command, in a project that is built.
 
 import os
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -168,6 +169,25 @@ def test_a_helper_that_changes_during_a_build_is_not_run_under_the_old_key(
     assert "its code changed since the build began: helper.py" in process.communicate(timeout=30)[1]
 
 
+@pytest.mark.parametrize("edited", ["own", "helper"])
+def test_two_edits_within_a_second_are_told_apart(project: MakeProject, edited: str) -> None:
+    """Python itself doesn't: what it compiled of a file counts by whole seconds and size."""
+    inside = "from helper import change" if edited == "helper" else "change = str.upper"
+    t = make(project, FOLDER, "change = str.strip", helper=HELPER.replace("strip", "upper"))
+    t.env["PYTHONDONTWRITEBYTECODE"] = ""
+    t.edit("own.py", "change = str.strip", inside)
+    source = t.folder / f"{edited}.py"
+    second = time.time_ns() // 10**9 * 10**9
+    os.utime(source, ns=(second, second))
+    assert t.ran() == ["a", "m"]
+    assert prompts(t) == ["ONE\n"]
+    assert list((t.folder / "__pycache__").glob(f"{edited}.*"))
+    t.edit(source.name, "upper", "lower")
+    os.utime(source, ns=(second, second + 999_000_000))
+    assert t.ran() == ["a", "m"]
+    assert prompts(t) == ["one\n"]
+
+
 # Wrappers of every step
 
 WRAPPER = """
@@ -175,10 +195,10 @@ from finery import hookimpl, observes
 
 @hookimpl(wrapper=True)
 def finery_run_step(step, job):
-    made = yield
+    output = yield
     if type(step).__name__ == "Read":
-        made.path.joinpath("note").write_text("first")
-    return made
+        output.path.joinpath("note").write_text("first")
+    return output
 """
 
 
@@ -217,9 +237,9 @@ def test_a_wrapper_in_another_file_is_in_the_key_of_what_it_wraps(
 FACTORY = """
 def around(text):
     def finery_run_step(step, job):
-        made = yield
-        made.path.joinpath("note").write_text(text)
-        return made
+        output = yield
+        output.path.joinpath("note").write_text(text)
+        return output
     return finery_run_step
 """
 MADE = (

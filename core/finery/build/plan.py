@@ -84,12 +84,12 @@ class Planner:
         self, node: Node, results: Mapping[str, Result | None]
     ) -> dict[tuple[str, int], Manifest]:
         """(field, index) → manifest of each input, all of which are built."""
-        found = {}
+        inputs = {}
         for source in node.sources:
             result = results[source.step]
             assert result is not None
-            found[source.field, source.index] = result.outputs[source.output]
-        return found
+            inputs[source.field, source.index] = result.outputs[source.output]
+        return inputs
 
     def files(self, node: Node) -> dict[str, list[tuple[str, Path]]]:
         """Setting → (name, path) of the outside files that it names."""
@@ -104,8 +104,8 @@ class Planner:
         if self.graph.whole is not None:
             for node in self.graph.nodes.values():
                 _open_files(node, self.files(node))
-            found = (floating_name(node.step) for node in self.graph.nodes.values())
-            names = [name for name in found if name is not None]
+            floating = (floating_name(node.step) for node in self.graph.nodes.values())
+            names = [name for name in floating if name is not None]
         self.lock.forget(names)
 
     def _pinned(self, node: Node) -> tuple[str | None, str | None]:

@@ -84,7 +84,7 @@ def _local_plugins(recipe: Recipe) -> tuple[Path, ...]:
         raise recipe.error(
             "'plugins' is a list of files", ["plugins"], fix="plugins: [./checks.py]"
         )
-    found = []
+    paths = []
     for index, name in enumerate(named):
         path = recipe.folder.absolute() / name
         if not path.is_file():
@@ -95,8 +95,8 @@ def _local_plugins(recipe: Recipe) -> tuple[Path, ...]:
                 fix=did_you_mean(path.name, [p.name for p in near])
                 or "name a .py file; paths are relative to the recipe's folder",
             )
-        found.append(path)
-    return tuple(found)
+        paths.append(path)
+    return tuple(paths)
 
 
 def _check_digest(recipe: Recipe, plugins: Plugins, store: Store) -> str | None:

@@ -86,9 +86,9 @@ def _read(
             db.close()
         if len(contents) < len(wanted):
             return None, None
-        *told, stamp, states = contents  # in the order of their names
+        *events_of, stamp, states = contents  # in the order of their names
         count = _steps_if_same(database.parent, stamp.decode(), states)
-        return count, told[0].decode() if told else None
+        return count, events_of[0].decode() if events_of else None
     except (sqlite3.Error, ValueError, KeyError, TypeError, OverflowError):
         return None, None  # no such table, a stamp of another version, a busy database
 
@@ -99,6 +99,7 @@ def _steps_if_same(root: Path, stamp: str, states: bytes) -> int | None:
     same = (
         facts["format"] == FORMAT
         and facts["python"] == _python(sys.path)
+        and facts["folder"] in ("", os.getcwd())
         and _are_same(root, paths, states)
         and all(os.path.exists(path) == there for path, there in facts["recipes"])
         and all(_matches(pattern) == paths for pattern, paths in facts["patterns"])
@@ -140,6 +141,8 @@ def keep(build: "Build", steps: Sequence[str], overrides: Sequence[str]) -> None
         "format": FORMAT,
         "python": _python(_PATH),
         "steps": len(build.graph.nodes),
+        # Plugin files may import what is in the working directory.
+        "folder": os.getcwd() if any(p.path for p in build.graph.plugins.plugins) else "",
         "recipes": [[str(path), path.exists()] for path in build.store.recipes().values()],
         "patterns": [[pattern, _matches(pattern)] for pattern in sorted(patterns)],
     }
@@ -219,8 +222,9 @@ def _stored(build: "Build") -> dict[str, FileState] | None:
 
     states = dict(build.outputs.states)
     store = build.store
-    made = (m for r in build.outcome.results.values() for m in r.outputs.values())
-    for manifest in {each.view: each for m in made for each in with_references(m)}.values():
+    outputs = (m for r in build.outcome.results.values() for m in r.outputs.values())
+    artifacts = {each.view: each for m in outputs for each in with_references(m)}
+    for manifest in artifacts.values():
         if not all(store.is_intact(*blob) for blob in manifest.files.values()):
             return None
         if not all(as_it_was(*file) for file in manifest.external.values()):

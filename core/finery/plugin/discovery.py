@@ -15,6 +15,7 @@ from blake3 import blake3
 from finery.errors import FineryError, PluginError
 from finery.plugin import deprecated
 from finery.plugin import hookspecs as hooks
+from finery.util.files import drop_old_bytecode
 from finery.util.installed import EntryPoint
 from finery.util.paths import shown
 from finery.util.text import did_you_mean
@@ -94,6 +95,7 @@ def load_file(path: Path) -> Plugin:
             raise PluginError(
                 "a plugin file must be a Python file", where=shown(path), fix="name a .py file"
             )
+        drop_old_bytecode(path)
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         try:

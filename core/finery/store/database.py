@@ -91,10 +91,11 @@ class Store:
 
     def read_ahead(self, keys: Iterable[str]) -> None:
         """Read many results and the stats of their blobs at once, for `lookup` to find."""
-        for key, outputs, seconds in self._select("key, outputs, seconds", "results", "key", keys):
-            self._results[key] = msgspec.json.decode(outputs, type=dict[str, Manifest]), seconds
-        made = [m for outputs, _ in self._results.values() for m in outputs.values()]
-        digests = {d for m in made for each in with_references(m) for d, _ in each.files.values()}
+        for key, encoded, seconds in self._select("key, outputs, seconds", "results", "key", keys):
+            self._results[key] = msgspec.json.decode(encoded, type=dict[str, Manifest]), seconds
+        outputs = (m for by_name, _ in self._results.values() for m in by_name.values())
+        manifests = (each for m in outputs for each in with_references(m))
+        digests = {digest for m in manifests for digest, _ in m.files.values()}
         for digest, *stat in self._select("*", "blobs", "digest", digests):
             self._blobs[digest] = tuple(stat)
 
@@ -118,10 +119,10 @@ class Store:
             comes back with: files outside the store may have moved since it was made.
         parts: those of the key, where the caller has them.
         """
-        found = self._results.get(key) or self._read_result(key)
-        if found is None:
+        row = self._results.get(key) or self._read_result(key)
+        if row is None:
             return None
-        outputs, seconds = found
+        outputs, seconds = row
         if any(m.refs for m in outputs.values()):
             known = {m.digest: m for given in inputs for m in with_references(given)}
             outputs = {name: referring(m, known) for name, m in outputs.items()}
@@ -220,8 +221,8 @@ class Store:
         columns, tables = "key, outputs, seconds, parts", "results JOIN parts USING (key)"
         query = f"SELECT {columns} FROM {tables} WHERE {where}"
         for key, outputs, seconds, parts in self._db.execute(query, [value]):
-            made = msgspec.json.decode(outputs, type=dict[str, Manifest])
-            yield Result(key, made, seconds, [tuple(p) for p in msgspec.json.decode(parts)])
+            manifests = msgspec.json.decode(outputs, type=dict[str, Manifest])
+            yield Result(key, manifests, seconds, [tuple(p) for p in msgspec.json.decode(parts)])
 
     # -- blobs -----------------------------------------------------------------------------------
 

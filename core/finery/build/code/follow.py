@@ -76,7 +76,7 @@ class CodeReader:
                     yield place
 
     def _loaded(self, name: str) -> Place:
-        file = import_module(name).__file__  # most often loaded already
+        file = getattr(import_module(name), "__file__", None)  # most often loaded already
         if file is None:
             raise PluginError(
                 f"the code of {name} is not in a file", fix="put the step type into a module"

@@ -71,27 +71,27 @@ def _imports(tree: ast.Module) -> list[str]:
     Relative ones begin with their dots. An attribute of an imported module counts as imported
     from it: after `import package`, `package.module.f` reads `package:module`.
     """
-    found: dict[str, None] = {}
+    imports: dict[str, None] = {}
     modules: dict[str, str] = {}
     for node in ast.walk(tree):
         match node:
             case ast.Import(names=names):
                 for alias in names:
-                    found[alias.name] = None
+                    imports[alias.name] = None
                     top = alias.name.partition(".")[0]
                     modules[alias.asname or top] = alias.name if alias.asname else top
             case ast.ImportFrom(module=module, names=names, level=level):
                 base = "." * level + (module or "")
                 for alias in names:
-                    found[f"{base}:{alias.name}"] = None
+                    imports[f"{base}:{alias.name}"] = None
                     modules[alias.asname or alias.name] = f"{base}:{alias.name}"
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and (name := _imported_by_call(node, modules)):
-            found[name] = None
+            imports[name] = None
     for name, *attributes in _chains(tree):
         if name in modules:
-            found.update(dict.fromkeys(_read(modules[name], attributes)))
-    return list(found)
+            imports.update(dict.fromkeys(_read(modules[name], attributes)))
+    return list(imports)
 
 
 def _read(module: str, attributes: list[str]) -> Iterator[str]:
@@ -163,10 +163,10 @@ def _bindings(tree: ast.Module) -> dict[str, str]:
         plain |= _plain(node)
         if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
             plain |= {n: f"{m}?" for s in node.body for n, m in _plain(s).items() if n not in plain}
-    found: dict[str, str] = {}
+    sources: dict[str, str] = {}
     for name in _bound(tree):
-        found[name] = OWN if name in found else plain.get(name, OWN)
-    return found
+        sources[name] = OWN if name in sources else plain.get(name, OWN)
+    return sources
 
 
 def _plain(node: ast.stmt) -> dict[str, str]:

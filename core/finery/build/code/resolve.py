@@ -74,7 +74,8 @@ class Modules:
         for package in (CORE, *packages):
             self.add(package)
         self._search = [os.path.abspath(folder) for folder in search]
-        self._files: dict[str, Path | None] = {}
+        self._places: dict[str, Place | None] = {}
+        self._names: dict[str, frozenset[str]] = {}  # of what is in a folder
         self._located: dict[str, _Located | None] = {}
         self.candidates: set[str] = set()
         """Files of the project that imports would read if they were there."""
@@ -109,10 +110,32 @@ class Modules:
 
     def of_package(self, module: str) -> Place | None:
         """A module of a package that is imported, or of one inside it."""
-        if module not in self._files:
-            self._files[module] = next(_files(module), None)
-        path = self._files[module]
-        return None if path is None else Place(module, path)
+        if module not in self._places:
+            file = next(self._files_of(module), None)
+            self._places[module] = None if file is None else Place(module, Path(file))
+        return self._places[module]
+
+    def _files_of(self, module: str) -> Iterator[str]:
+        """Where a module can be, by the paths of its top-level package, which is imported."""
+        top, *parents = module.split(".")
+        package = sys.modules.get(top)
+        if not parents and not hasattr(package, "__path__") and hasattr(package, "__file__"):
+            yield str(package.__file__)
+        for root in getattr(package, "__path__", ()):
+            folder = "/".join([root, *parents])
+            if "__init__.py" in self._names_in(folder):
+                yield f"{folder}/__init__.py"
+            if parents and f"{parents[-1]}.py" in self._names_in("/".join([root, *parents[:-1]])):
+                yield f"{folder}.py"
+
+    def _names_in(self, folder: str) -> frozenset[str]:
+        if folder not in self._names:
+            parent, _, name = folder.rpartition("/")
+            if parent in self._names and name not in self._names[parent]:
+                self._names[folder] = frozenset()
+            else:
+                self._names[folder] = _listed(folder)
+        return self._names[folder]
 
     # -- the project -----------------------------------------------------------------------------
 
@@ -174,14 +197,8 @@ class Modules:
         return _Located(file, folders) if file or folders else None
 
 
-def _files(module: str) -> Iterator[Path]:
-    """Where a module can be, by the paths of its top-level package, which is imported."""
-    top, *inside = module.split(".")
-    package = sys.modules.get(top)
-    for root in getattr(package, "__path__", ()):
-        folder = Path(root, *inside)
-        beside = [folder.with_name(f"{folder.name}.py")] if inside else []
-        yield from (path for path in (folder / "__init__.py", *beside) if path.is_file())
-    file = getattr(package, "__file__", None)
-    if not inside and file is not None:
-        yield Path(file)
+def _listed(folder: str) -> frozenset[str]:
+    try:
+        return frozenset(os.listdir(folder))
+    except OSError:
+        return frozenset()

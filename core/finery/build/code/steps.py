@@ -21,7 +21,7 @@ from finery.recipe.document import Recipe
 from finery.step.inspect import declared_outputs, inputs_of, nested_fields, nested_steps
 from finery.step.step import Step
 from finery.store.database import Store
-from finery.util.files import settled
+from finery.util.files import drop_old_bytecode, settled
 from finery.util.paths import project_folder
 
 FORMAT = "code 1"
@@ -44,7 +44,7 @@ class Wrapper(NamedTuple):
     code: Code
 
 
-class _Found(NamedTuple):
+class _Followed(NamedTuple):
     """Code, and the files that decided what it is."""
 
     code: Code
@@ -68,7 +68,7 @@ class StepCode:
         self._recipe = recipe
         self._plugins = plugins
         self._store = store
-        self._found: dict[Subject, _Found] = {}
+        self._followed: dict[Subject, _Followed] = {}
         self._plain: dict[str, _Own] = {}  # by step type, of those whose settings name no code
         self._files: dict[Path, Stat] = {}
         self._reader = self._new_reader()
@@ -112,23 +112,23 @@ class StepCode:
         """Files of the code that a step runs with which aren't as they were found."""
         changed: set[str] = set()
         for subject in self._used(step, written, engines):
-            before = self._found[subject]
+            before = self._followed[subject]
             if all(_same(path, stat) for path, stat in before.files.items()):
                 continue
             self._reader = self._new_reader()
             now = self._find(subject)
             changed |= {file for file, _ in before.code.items() ^ now.code.items()}
-            self._found[subject] = before._replace(files=now.files)
+            self._followed[subject] = before._replace(files=now.files)
         return sorted(changed)
 
     def paths(self, step: Step, written: Mapping[str, Any], engines: Iterable[str]) -> set[Path]:
         """The files that decided what the code is that a step runs with."""
         subjects = self._used(step, written, engines)
-        return {path for subject in subjects for path in self._found[subject].files}
+        return {path for subject in subjects for path in self._followed[subject].files}
 
     def files(self) -> set[Path]:
         """All files that decided what the code is."""
-        return {path for found in self._found.values() for path in found.files}
+        return {path for followed in self._followed.values() for path in followed.files}
 
     def folders(self) -> set[Path]:
         """Folders of packages: a new module there may come before what an import reads."""
@@ -178,13 +178,13 @@ class StepCode:
     # -- finding it ------------------------------------------------------------------------------
 
     def _code(self, subject: Subject) -> Code:
-        if subject not in self._found:
-            self._found[subject] = self._find(subject)
-        return self._found[subject].code
+        if subject not in self._followed:
+            self._followed[subject] = self._find(subject)
+        return self._followed[subject].code
 
-    def _find(self, subject: Subject) -> _Found:
+    def _find(self, subject: Subject) -> _Followed:
         self._files = {}
-        return _Found(self._reader.code_of(*subject), self._files)
+        return _Followed(self._reader.code_of(*subject), self._files)
 
     def _new_reader(self) -> CodeReader:
         plugins, recipe = self._plugins.plugins, self._recipe
@@ -207,6 +207,7 @@ class StepCode:
     def _parse(self, path: Path) -> bytes:
         from finery.build.code.parse import parse_file  # needs `ast`: only for files that changed
 
+        drop_old_bytecode(path)  # workers import the file
         parsed, names = parse_file(path)
         self._store.keep_facts({f"{NAMES} {parsed.digest}": msgspec.json.encode(names)})
         return msgspec.msgpack.encode(parsed)

@@ -245,7 +245,9 @@ def _python(path: Iterable[str]) -> list[Any]:
     folders = [[entry, *file_state(entry)] for entry in path]
     own = os.path.dirname(os.path.abspath(__file__))
     format_of_keys = [*file_state(f"{own}/keys.py")]
-    return [list(sys.version_info[:3]), folders, format_of_keys, os.path.realpath(sys.prefix)]
+    home = os.path.expanduser("~")  # what `~` in a path of the recipe means
+    version = [*sys.version_info[:3], sys.flags.optimize]
+    return [version, folders, format_of_keys, os.path.realpath(sys.prefix), home]
 
 
 def _settled(path: str, began: int) -> bool:

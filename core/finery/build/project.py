@@ -1,6 +1,6 @@
 """The road from a recipe file to its graph and store, as every command walks it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,22 +101,23 @@ def _local_plugins(recipe: Recipe) -> tuple[Path, ...]:
 
 def _check_digest(recipe: Recipe, plugins: Plugins, store: Store) -> str | None:
     """A digest of all that decides whether the check passes; None where that can't be told."""
-    steps = [recipe.data.get(section) for section in SECTIONS]
-    used = {use for written in steps for use in _types_in(written)} & plugins.step_types.keys()
+    sections = {name: recipe.data.get(name) for name in SECTIONS}
+    used = {*_types_in(sections)} & plugins.step_types.keys()
+    notes = sorted(plugins.note_names) if recipe.data.get("silence") else []
     try:
         code = StepCode(recipe, plugins, store)
         types = {use: code.of_type(use) for use in sorted(used)}
     except PluginError:
         return None
-    digest = blake3(encode([FORMAT, recipe.data, types])).hexdigest()
+    digest = blake3(encode([FORMAT, recipe.data, types, notes])).hexdigest()
     return f"checked {digest}"
 
 
-def _types_in(written: Any) -> Iterator[str]:
+def _types_in(written: Mapping[str, Any]) -> Iterator[str]:
     """The step types that a part of a recipe names, also for steps inside steps."""
-    if isinstance(written, dict):
-        use = written.get("use")
-        if isinstance(use, str):
-            yield use
-        for value in written.values():
+    use = written.get("use")
+    if isinstance(use, str):
+        yield use
+    for value in written.values():
+        if isinstance(value, dict):
             yield from _types_in(value)

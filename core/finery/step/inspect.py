@@ -100,8 +100,8 @@ def nested_fields(cls: "type[Step]") -> Mapping[str, FieldInfo]:
 
 def nested_steps(step: "Step") -> "dict[str, Step]":
     """Field → the step inside, of those that there are."""
-    values = {field: getattr(step, field) for field in nested_fields(type(step))}
-    return {field: value for field, value in values.items() if value is not None}
+    values = ((field, getattr(step, field)) for field in nested_fields(type(step)))
+    return {field: value for field, value in values if value is not None}
 
 
 class Slot(NamedTuple):

@@ -232,7 +232,7 @@ def _slash(folder: str) -> str:
 def _undeclared(paths: Iterable[str], task: Task, scope: Scope) -> list[str]:
     """Those of the paths that are files which a person would have to declare."""
     declared = {path for files in task.files.values() for _, path in files}
-    declared |= {path for given in task.inputs.values() for _, m in given for path in _external(m)}
+    declared |= {path for named in task.inputs.values() for _, m in named for path in _external(m)}
     declared = {*map(os.path.normpath, declared), *task.plugins, *task.code}
     rest = [path for path in paths if path not in declared and not _is_aside(path, scope)]
     if not rest:

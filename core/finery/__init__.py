@@ -27,13 +27,21 @@ if TYPE_CHECKING:
     from finery.execute.executor import Executor
     from finery.execute.task import Closing, Report, Task, TaskEvent
     from finery.execute.worker import run_task
-    from finery.fields import Files, OneFile, OptionalFiles, Role, Settings, nested_step
+    from finery.fields import (
+        Files,
+        OneFile,
+        OptionalFiles,
+        Role,
+        Settings,
+        nested_step,
+        setting,
+        takes,
+    )
     from finery.inference.budget import CHARACTERS_A_TOKEN, Budget, Price, Usage, prompt_tokens
     from finery.inference.cache import CachedEngine
     from finery.inference.engine import Engine, EngineJob
     from finery.inference.records import MemoryRecords, formats_of, sampling_of
     from finery.inference.types import Answer, Batch, Completion, Request, Sampling
-    from finery.plugin.deprecated import inner, setting, takes
     from finery.plugin.forecasts import asked_of, count_rows, forecast_of, sample_rows
     from finery.plugin.history import Past, Results
     from finery.plugin.hookspecs import hookimpl, observes
@@ -50,7 +58,7 @@ if TYPE_CHECKING:
     from finery.plugin.views.metrics import LiveMetric
     from finery.plugin.views.view import Detail, Output, Page, PageContext, Remark, View
     from finery.preflight.report import NAMED, Piece, Proof, Sample, Tally, some_of
-    from finery.recipe.files import find_files, with_files
+    from finery.recipe.files import with_files
     from finery.recipe.graph import (
         Graph,
         Node,
@@ -173,13 +181,11 @@ _HOME = {
     "error_from_dict": "finery.errors",
     "evaluates": "finery.recipe.graph",
     "files_of": "finery.step.inspect",
-    "find_files": "finery.recipe.files",
     "floating_name": "finery.step.interfaces",
     "forecast_of": "finery.plugin.forecasts",
     "formats_of": "finery.inference.records",
     "generates": "finery.recipe.graph",
     "hookimpl": "finery.plugin.hookspecs",
-    "inner": "finery.plugin.deprecated",
     "inputs_as": "finery.recipe.graph",
     "interface": "finery.step.interfaces",
     "json_option": "finery.cli.options",
@@ -300,13 +306,11 @@ __all__ = [
     "error_from_dict",
     "evaluates",
     "files_of",
-    "find_files",
     "floating_name",
     "forecast_of",
     "formats_of",
     "generates",
     "hookimpl",
-    "inner",
     "inputs_as",
     "interface",
     "json_option",
@@ -351,6 +355,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
+        from finery.plugin import deprecated
+
+        if name in deprecated.NAMES:
+            return getattr(deprecated, name)
         raise AttributeError(f"module 'finery' has no attribute '{name}'")
     value = getattr(import_module(_HOME[name]), name)
     globals()[name] = value

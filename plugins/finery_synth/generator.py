@@ -198,11 +198,14 @@ class Generator(
             Prompt.of(self.checks.judge.prompt, SCORE_PROMPT)
 
     def key_code(self) -> list[Any]:
-        """The functions of packages that look at rows; those of a file are in the key with it."""
+        """The functions that look at rows: those of packages, or the file that they are in."""
         python = self.checks.python
-        if python is None or python.file is not None:
+        if python is None:
             return []
-        return list(functions_of(python).values())
+        if python.file is not None:
+            return [*python.file.paths]
+        modules = [name.rpartition(":")[0] for name in python.functions]
+        return [*functions_of(python).values(), *modules]
 
     def run(self, job: Job) -> Dataset:
         """Ask, check, ask again, and write what passes."""

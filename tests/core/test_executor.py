@@ -53,6 +53,33 @@ def test_isolated_steps_get_a_process_that_ends_with_them(
     until(lambda: not any(alive(pid) for pid in pids))
 
 
+@pytest.mark.skipif(cpu_count() == 1, reason="a worker starts ahead on a core of its own")
+def test_a_worker_gets_ready_before_there_is_a_step(executor: LocalExecutor, task: Tasks) -> None:
+    (ready,) = [worker.process.pid for worker in executor._workers]
+    executor.start(task(PID))
+    (event,) = ends(executor, 1).values()
+    assert number_of(event, task) == ready
+
+
+def test_the_worker_that_got_ready_has_the_environment_of_its_first_step(
+    executor: LocalExecutor, task: Tasks
+) -> None:
+    first = task("rows.append({'prompt': os.environ['GOMP_SPINCOUNT']})")
+    executor.start(first)
+    (event,) = ends(executor, 1).values()
+    wanted = worker_environment(first, alone=False)["GOMP_SPINCOUNT"]
+    assert number_of(event, task) == int(wanted)
+
+
+@pytest.mark.skipif(cpu_count() == 1, reason="a worker starts ahead on a core of its own")
+def test_a_worker_that_got_ready_does_not_wait_beside_a_heavy_step(
+    executor: LocalExecutor, task: Tasks
+) -> None:
+    (ready,) = [worker.process.pid for worker in executor._workers]
+    executor.start(task("import time; time.sleep(60)", isolated=True))
+    until(lambda: not alive(ready))
+
+
 def alive(pid: int) -> bool:
     """Whether a process runs (one that is dead and not waited for doesn't)."""
     try:

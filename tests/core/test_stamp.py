@@ -30,6 +30,7 @@ export:
 def stamped(project: MakeProject, monkeypatch: pytest.MonkeyPatch) -> Project:
     """A project whose last build is stamped."""
     monkeypatch.setattr(clock, "FINE_NS", 20_000_000)
+    monkeypatch.setattr(stamp, "_PATH", tuple(sys.path))  # pytest adds to it while it collects
     made = project({"recipe.yaml": RECIPE, "rows/one.txt": "one\n"})
     keep(made)
     assert done(made) == 3
@@ -59,6 +60,19 @@ def same_bytes_twice(t: Project) -> None:
     (t.folder / "recipe.yaml").write_bytes((t.folder / "recipe.yaml").read_bytes())
 
 
+def lead_to(link: Path, step: str) -> None:
+    """Make a link under `build/` lead to another step's output."""
+    text = os.readlink(link.with_name(step))
+    link.unlink()
+    link.symlink_to(text)
+
+
+def overwrite(path: Path) -> None:
+    """Write something else into a file that is read-only."""
+    path.chmod(0o644)
+    path.write_text("{}")
+
+
 CHANGES: dict[str, Callable[[Project], object]] = {
     "the recipe": lambda t: t.edit("recipe.yaml", "name: t", "name: u"),
     "the recipe's time": same_bytes_twice,
@@ -70,8 +84,11 @@ CHANGES: dict[str, Callable[[Project], object]] = {
     "a lost blob": lambda t: blob(t).unlink(),
     "a touched blob": lambda t: os.utime(blob(t)),
     "a view's link": lambda t: ((t.folder / "build/t/b").resolve() / "rows-00000.jsonl").unlink(),
+    "a view's manifest": lambda t: overwrite((t.folder / "build/t/b").resolve() / "manifest.json"),
+    "a file in a view": lambda t: ((t.folder / "build/t/b").resolve() / "more").write_text("x"),
     "a link in a folder": lambda t: ((t.folder / "build/t/files").resolve() / "sub/x").unlink(),
     "a link under build": lambda t: (t.folder / "build/t/b").unlink(),
+    "a link under build that leads elsewhere": lambda t: lead_to(t.folder / "build/t/b", "a"),
     "the build folder": lambda t: shutil.rmtree(t.folder / "build"),
     "the store": lambda t: (t.folder / ".finery/finery.db").unlink(),
 }
@@ -136,3 +153,73 @@ def test_the_command_uses_it(project: MakeProject) -> None:
     assert "(" not in quick
     t.edit("rows/one.txt", "one", "two")
     assert "2 built" in t.run("build").err
+
+
+def settled(t: Project) -> None:
+    """Build until the stamp tells that there is nothing to do."""
+    t.run("build")
+    time.sleep(0.3)  # until a file can't change again without its time showing it
+    t.run("build")
+    assert "(" not in t.run("build").err
+
+
+def test_json_has_the_events_of_the_long_road(project: MakeProject) -> None:
+    t = project({"recipe.yaml": RECIPE, "rows/one.txt": "one\n"})
+    settled(t)
+    quick = t.events()
+    same_bytes_twice(t)
+    long = t.events()
+    assert [e["event"] for e in quick] == [e["event"] for e in long]
+    for events in (quick, long):
+        events.sort(key=lambda e: (e["event"], e.get("step", "")))
+    for one, other in zip(quick, long, strict=True):
+        assert one.keys() == other.keys()
+        own = {"run", "time", "seconds"}
+        assert {k: v for k, v in one.items() if k not in own} == {
+            k: v for k, v in other.items() if k not in own
+        }
+        assert {k: type(one[k]) for k in own & one.keys()} == {
+            k: type(other[k]) for k in own & other.keys()
+        }
+
+
+PATH = "import sys, pathlib; sys.path.insert(0, str(pathlib.Path(__file__).parent))\n"
+
+
+@pytest.mark.parametrize("helper", ["helper.py", "helper/__init__.py"])
+def test_it_sees_what_plugin_files_import(project: MakeProject, helper: str) -> None:
+    code = f"{PATH}try: import helper\nexcept ImportError: pass\n"
+    t = project({"recipe.yaml": RECIPE, "rows/one.txt": "one\n"})
+    t.write({"steps.py": code + (t.folder / "steps.py").read_text()})
+    settled(t)
+    t.write({helper: "X = 1\n"})
+    assert t.ran() == ["a", "b", "files"]
+    settled(t)
+    t.write({helper: "X = 2\n"})
+    assert t.ran() == ["a", "b", "files"]
+
+
+@pytest.mark.parametrize("change", [n for n in CHANGES if "view" in n or "link" in n])
+def test_what_is_spoiled_under_build_is_mended_when_something_else_changed(
+    project: MakeProject, change: str
+) -> None:
+    more = RECIPE + "evaluate: {c: {use: steps.score, rows: b, score: 0.5}}\n"
+    t = project({"recipe.yaml": more, "rows/one.txt": "one\n"})
+    settled(t)
+    before = contents(t.folder / "build/t")
+    CHANGES[change](t)
+    t.edit("recipe.yaml", "score: 0.5", "score: 0.6")
+    assert t.ran() == ["c"]
+    after = contents(t.folder / "build/t")
+    assert {k: v for k, v in after.items() if k[0] != "c"} == {
+        k: v for k, v in before.items() if k[0] != "c"
+    }
+
+
+def contents(folder: Path) -> dict[tuple[str, ...], bytes]:
+    """All files below a folder, through links."""
+    return {
+        Path(top, name).relative_to(folder).parts: Path(top, name).read_bytes()
+        for top, _, names in os.walk(folder, followlinks=True)
+        for name in names
+    }

@@ -358,7 +358,12 @@ def test_files_of_checks_are_part_of_the_step(making: Make, server: Server) -> N
     made.ran()
     assert accounted(made, 3) == (3, 0)
     assert len(server.calls) == 6
-    made.write({"checks.py": "def polite(row):\n    return 'question 1' not in str(row)\n"})
+    made.write({
+        "checks.py": "from manners import polite\n",
+        "manners.py": "def polite(row):\n    return None\n",
+    })  # fmt: skip
+    assert made.ran() == ["made"]
+    made.write({"manners.py": "def polite(row):\n    return 'question 1' not in str(row)\n"})
     assert made.ran() == ["made"]
     assert [drop["reason"] for drop in read(made, "dropped.jsonl")] == ["python"]
     made.write({"judge.jinja": "Score it well: {{ answer }}"})

@@ -121,6 +121,41 @@ def test_its_code_is_part_of_the_key_and_comments_are_not(t: Project) -> None:
     assert t.ran() == []
 
 
+TALK = """\
+        job.log(f"rows of {self.characters} characters and more")
+        if self.characters > 99:
+            raise ValueError(f"no row has {self.characters} characters")
+        return Dataset"""
+
+
+def test_its_messages_are_no_part_of_the_key(t: Project) -> None:
+    edit(t, "steps.py", "        return Dataset", TALK)
+    assert t.ran() == ["a", "long"]
+    edit(t, "steps.py", "rows of {self.characters} characters and more", "{self.characters} is it")
+    edit(t, "steps.py", "no row has", "rows don't have")
+    edit(t, "__init__.py", "probe timed", "timed by probe:")  # a hook that only observes
+    assert t.run("plan").out.endswith("2 steps: 2 cached\n")
+    edit(t, "steps.py", "self.characters > 99", "self.characters > 98")
+    assert t.ran() == ["long"]
+
+
+def test_a_change_that_changes_no_output_stops_at_its_step(t: Project) -> None:
+    t.edit("recipe.yaml", "characters: 4}", "characters: 4}\n  end: {use: steps.copy, rows: long}")
+    assert t.ran() == ["a", "end", "long"]
+    edit(t, "lengths.py", 'len(row["prompt"])', 'len(str(row["prompt"]))')
+    assert t.ran() == ["long"]
+
+
+def test_a_hook_around_every_step_is_part_of_all_keys(t: Project) -> None:
+    edit(t, "__init__.py", "@observes\n", "")
+    assert t.ran() == ["a", "long"]
+    edit(t, "__init__.py", "probe timed", "timed by probe:")
+    assert t.ran() == []
+    edit(t, "__init__.py", "- began, 1)", "- began, 2)")
+    assert t.ran() == ["a", "long"]
+    assert "code finery_probe/__init__.py (wrapper probe)" in t.run("explain", "a").out
+
+
 def test_its_version_is_part_of_the_key(t: Project) -> None:
     assert t.ran() == ["a", "long"]
     site = t.folder / "site"

@@ -53,7 +53,7 @@ def task_of(
         isolated=spec.isolated,
         project=str(project),
         recipe=str(graph.recipe.folder.absolute()),
-        code=[str(p) for p in planner.code_paths(plan) if p.is_relative_to(project)],
+        code=[p for p in map(str, planner.code_paths(plan)) if p.startswith(f"{project}/")],
     )
 
 

@@ -100,6 +100,7 @@ def _steps_if_same(root: Path, stamp: str, states: bytes) -> int | None:
         facts["format"] == FORMAT
         and facts["python"] == _python(sys.path)
         and _are_same(root, paths, states)
+        and all(os.path.exists(path) == there for path, there in facts["recipes"])
         and all(_matches(pattern) == paths for pattern, paths in facts["patterns"])
     )
     return int(facts["steps"]) if same else None
@@ -139,6 +140,7 @@ def keep(build: "Build", steps: Sequence[str], overrides: Sequence[str]) -> None
         "format": FORMAT,
         "python": _python(_PATH),
         "steps": len(build.graph.nodes),
+        "recipes": [[str(path), path.exists()] for path in build.store.recipes().values()],
         "patterns": [[pattern, _matches(pattern)] for pattern in sorted(patterns)],
     }
     states = {path: file_state(path) for path in sources} | stored  # what changes most comes first

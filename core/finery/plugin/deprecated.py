@@ -12,8 +12,6 @@ from pathlib import Path
 from types import FrameType, FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from finery import fields
-from finery.artifact.kinds import Model
 from finery.plugin.hookspecs import hookspec
 
 if TYPE_CHECKING:
@@ -33,8 +31,8 @@ class Deprecated(NamedTuple):
 
 HOOKS = {"finery_pages": Deprecated("finery_views", "0.3")}
 NAMES = {"inner": Deprecated("nested_step", "0.3")}
-_KEYED = Deprecated("setting(affects_output=…)", "0.3")
-_NAMED = Deprecated("takes(uses_name=…)", "0.3")
+ARGUMENTS = {"setting": ("keyed", "affects_output"), "takes": ("named", "uses_name")}
+"""Function → a deprecated argument, and its name now; the old one goes with finery 0.3."""
 
 
 _given: dict[Any, Any] = {}
@@ -56,6 +54,7 @@ def with_page(view: "View", make: Callable[..., str]) -> "View":
     The function takes the page's title, the outputs by name, the model whose tokenizer counts with
     its name or None, and what reports progress; it returns HTML.
     """
+    from finery.artifact.kinds import Model
     from finery.plugin.views.view import Output, Page, PageContext
 
     base: Any = type(view)
@@ -84,29 +83,34 @@ def warn_of_hooks(plugin: str, origin: str, hooks: Iterable[tuple[str, FunctionT
 
 
 def __getattr__(name: str) -> Any:
-    """What a deprecated name of `finery` means; `finery` looks for it here."""
+    """What a deprecated name of `finery` means; `finery` looks for it here.
+
+    It finds `setting` and `takes` here, too, which take deprecated arguments.
+    """
+    if name in ("setting", "takes"):
+        return _with_old_argument(name)
     if name not in NAMES:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
     _warn_caller(f"finery.{name}", NAMES[name])
     return getattr(sys.modules["finery"], NAMES[name].instead)
 
 
-@functools.wraps(fields.setting)
-def setting(*arguments: Any, keyed: bool | None = None, **options: Any) -> Any:
-    """`finery.setting`, which takes the deprecated `keyed`, too."""
-    if keyed is not None:
-        _warn_caller("setting(keyed=…)", _KEYED)
-        options["affects_output"] = keyed
-    return fields.setting(*arguments, **options)
+@functools.cache
+def _with_old_argument(name: str) -> Callable[..., Any]:
+    """The function of `finery.fields`, which also takes an argument by its deprecated name."""
+    from finery import fields
 
+    function = getattr(fields, name)
+    old, new = ARGUMENTS[name]
 
-@functools.wraps(fields.takes)
-def takes(*arguments: Any, named: bool | None = None, **options: Any) -> Any:
-    """`finery.takes`, which takes the deprecated `named`, too."""
-    if named is not None:
-        _warn_caller("takes(named=…)", _NAMED)
-        options["uses_name"] = named
-    return fields.takes(*arguments, **options)
+    @functools.wraps(function)
+    def renamed(*arguments: Any, **options: Any) -> Any:
+        if old in options:
+            _warn_caller(f"{name}({old}=…)", Deprecated(f"{name}({new}=…)", "0.3"))
+            options[new] = options.pop(old)
+        return function(*arguments, **options)
+
+    return renamed
 
 
 def _warn_caller(what: str, deprecated: Deprecated) -> None:

@@ -15,7 +15,6 @@ from blake3 import blake3
 from finery.errors import FineryError, PluginError
 from finery.plugin import deprecated
 from finery.plugin import hookspecs as hooks
-from finery.step.inspect import FILE_MODULE
 from finery.util.installed import EntryPoint
 from finery.util.paths import shown
 from finery.util.text import did_you_mean
@@ -86,6 +85,8 @@ def _module_of(entry: EntryPoint) -> str:
 
 def load_file(path: Path) -> Plugin:
     """Load a plugin file that lies beside a recipe, under a module name of its own."""
+    from finery.step.inspect import FILE_MODULE
+
     name = f"{FILE_MODULE}{path.stem}_{blake3(str(path).encode()).hexdigest()[:8]}"
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, path)

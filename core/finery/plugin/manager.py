@@ -1,4 +1,7 @@
-"""The plugins of this process, and what they provide by name."""
+"""The plugins of this process, and what they provide by name.
+
+Imports little: `finery --help` loads all plugins, for their commands, and no step type.
+"""
 
 from collections.abc import Iterable, Mapping
 from functools import cached_property
@@ -9,7 +12,6 @@ import pluggy
 
 from finery import builtin
 from finery.errors import FineryError, PluginError
-from finery.inference.engine import Engine
 from finery.plugin import deprecated
 from finery.plugin import hookspecs as hooks
 from finery.plugin.discovery import (
@@ -23,16 +25,16 @@ from finery.plugin.discovery import (
     register,
 )
 from finery.plugin.hookspecs import hookimpl
-from finery.plugin.notes import OWN_NOTES, About, known_notes
-from finery.step.contract import check_contract
-from finery.step.step import Step
 from finery.util.installed import EntryPoint, entry_points, version_of
 from finery.util.paths import shown
 from finery.util.references import load_reference
 from finery.util.text import did_you_mean, nearest_meant
 
 if TYPE_CHECKING:
+    from finery.inference.engine import Engine
+    from finery.plugin.notes import About
     from finery.plugin.views.view import View
+    from finery.step.step import Step
 
 Table = dict[str, tuple[Any, Plugin]]
 """Name → (an object or `"module:Name"`, the plugin that provides it)."""
@@ -55,8 +57,10 @@ class Builtin:
 
     @staticmethod
     @hookimpl
-    def finery_notes() -> Mapping[str, About]:
+    def finery_notes() -> "Mapping[str, About]":
         """The notes that need no plugin."""
+        from finery.plugin.notes import OWN_NOTES
+
         return OWN_NOTES
 
 
@@ -183,6 +187,8 @@ class Plugins:
     @cached_property
     def note_names(self) -> set[str]:
         """Names of all notes that may be given here: recipes silence them by name."""
+        from finery.plugin.notes import known_notes
+
         return {*known_notes(self)}
 
     # -- broken plugins --------------------------------------------------------------------------
@@ -202,13 +208,15 @@ class Plugins:
 
     # -- use -------------------------------------------------------------------------------------
 
-    def step_type(self, name: str) -> type[Step]:
+    def step_type(self, name: str) -> "type[Step]":
         """The class of a step type; imports its module. `PluginError` if there is none."""
         if name not in self.step_types:
             raise PluginError(f"unknown step type '{name}'", fix=self.suggest(name))
         reference, plugin = self.step_types[name]
         cls: type[Step] = resolve(reference, f"step type '{name}'", plugin)
         if not getattr(cls, "__finery_checked__", False):
+            from finery.step.contract import check_contract
+
             check_contract(cls, name)
             type.__setattr__(cls, "__finery_checked__", True)
         return cls
@@ -224,7 +232,7 @@ class Plugins:
             return f"{meant} or {missing}" if meant else missing
         return did_you_mean(name, self.step_types) or "run `finery plugins`"
 
-    def engine(self, model_format: str) -> type[Engine]:
+    def engine(self, model_format: str) -> "type[Engine]":
         """The engine's class for a model format; imports its module."""
         if model_format not in self.engines:
             there = ", ".join(sorted(self.engines))

@@ -63,9 +63,10 @@ class Step(Settings):
         return type(self).__spec__.packages
 
     def key_code(self) -> "list[Any]":
-        """Functions and classes whose code is part of the key, beside the step type's own.
+        """What else has code that is part of the key: functions, classes, names of modules, files.
 
-        Override it where settings name some. Called in the main process.
+        Override it where settings name some; a file is a `Path`. What they import counts as for a
+        step type. Called in the main process, with outside files found.
         """
         return []
 

@@ -188,11 +188,14 @@ class Store:
 
     def steps_of_others(self, recipe: str) -> set[str]:
         """Steps that the project's other recipes, those that still exist, were built with."""
-        found: dict[str, set[str]] = {}
-        for other, step in self._db.execute("SELECT recipe, step FROM latest"):
-            found.setdefault(other, set()).add(step)
-        there = [s for r, s in found.items() if r != recipe and (self.root.parent / r).exists()]
-        return set().union(*there)
+        query = "SELECT step FROM latest WHERE recipe = ?"
+        there = [r for r, path in self.recipes().items() if r != recipe and path.exists()]
+        return {step for r in there for (step,) in self._db.execute(query, [r])}
+
+    def recipes(self) -> dict[str, Path]:
+        """The recipes that were built in this project, and their files, which may be gone."""
+        rows = self._db.execute("SELECT DISTINCT recipe FROM latest")
+        return {recipe: self.root.parent / recipe for (recipe,) in rows}
 
     def parts_of(self, key: str) -> Parts | None:
         """The parts of a finished key."""

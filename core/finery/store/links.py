@@ -44,16 +44,10 @@ def view(root: Path, manifest: Manifest) -> Path:
     """
     folder, links, description = view_path(root, manifest), _links(manifest), _described(manifest)
     if not _is_view(folder, links, description):
-        staged = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
-        shutil.rmtree(staged, ignore_errors=True)
-        staged.mkdir()
-        for file, text in links.items():
-            _link(text, staged / file)
-        _write_read_only(staged / MANIFEST, description)
-        if folder.exists():
-            shutil.rmtree(folder, ignore_errors=True)
+        staged = f"{folder}.{os.getpid()}.tmp"
+        _make_view(staged, links, description)
         try:
-            staged.rename(folder)
+            _put_in_place(staged, folder)
         except OSError as error:  # another process made it in the meantime, or nobody can
             shutil.rmtree(staged)
             if not _is_view(folder, links, description):
@@ -64,9 +58,25 @@ def view(root: Path, manifest: Manifest) -> Path:
     return folder
 
 
-def _write_read_only(path: Path, content: bytes) -> None:
+def _make_view(folder: str, links: Mapping[str, str], description: bytes) -> None:
+    try:
+        os.mkdir(folder)
+    except FileExistsError:  # a process with the same number died here
+        shutil.rmtree(folder)
+        os.mkdir(folder)
+    for name, text in links.items():
+        _link(text, f"{folder}/{name}")
+    path = f"{folder}/{MANIFEST}"
     with open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o444)) as file:
-        file.write(content)
+        file.write(description)
+
+
+def _put_in_place(staged: str, folder: Path) -> None:
+    try:
+        os.rename(staged, folder)
+    except OSError:  # there is one that isn't as it should be
+        shutil.rmtree(folder, ignore_errors=True)
+        os.rename(staged, folder)
 
 
 def _links(manifest: Manifest) -> dict[str, str]:
@@ -105,11 +115,11 @@ def _count(folder: Path, links: Mapping[str, str]) -> int:
     return count
 
 
-def _link(target: str, link: Path) -> None:
+def _link(target: str, link: str) -> None:
     try:
         os.symlink(target, link)
     except FileNotFoundError:  # the name has folders in it
-        link.parent.mkdir(parents=True, exist_ok=True)
+        os.makedirs(os.path.dirname(link), exist_ok=True)
         os.symlink(target, link)
 
 

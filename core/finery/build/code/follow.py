@@ -101,7 +101,7 @@ class CodeReader:
                 continue
             seen.add(place.path)
             parsed = self._read(place.path)
-            code[_free(place.label, code)] = parsed.digest
+            add(code, {place.label: parsed.digest})
             for imported in parsed.imports:
                 places += self._targets(place, imported, code)
         return dict(sorted(code.items()))
@@ -147,8 +147,9 @@ def _modules_of(subject: Any) -> Iterator[str]:
         yield from _modules_of(subject.__wrapped__)
 
 
-def _free(label: str, code: Code) -> str:
-    """The label, or one beside it: two files of a project may be imported by one name."""
-    while label in code:
-        label += "'"
-    return label
+def add(code: Code, more: Code) -> None:
+    """Add files to others. Two files of a project may be imported by one name: both count."""
+    for label, digest in more.items():
+        while code.get(label, digest) != digest:
+            label += "'"
+        code[label] = digest

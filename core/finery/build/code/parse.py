@@ -4,7 +4,7 @@ Apart from `follow`, since `ast` is needed only for files that changed since the
 """
 
 import ast
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from blake3 import blake3
@@ -85,9 +85,9 @@ def _imports(tree: ast.Module) -> list[str]:
                 for alias in names:
                     found[f"{base}:{alias.name}"] = None
                     modules[alias.asname or alias.name] = f"{base}:{alias.name}"
-            case ast.Call():
-                if name := _imported_by_call(node):
-                    found[name] = None
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and (name := _imported_by_call(node, modules)):
+            found[name] = None
     for name, *attributes in _chains(tree):
         if name in modules:
             found.update(dict.fromkeys(_read(modules[name], attributes)))
@@ -123,19 +123,30 @@ def _chains(tree: ast.Module) -> Iterator[list[str]]:
             yield [within.id, *reversed(names)]
 
 
-def _imported_by_call(node: ast.Call) -> str:
-    """The module of `importlib.import_module("x")` or `__import__("x")`; empty for other calls."""
-    match node:
-        case ast.Call(
-            func=ast.Attribute(attr="import_module") | ast.Name(id="import_module" | "__import__"),
-            args=[ast.Constant(value=str(name)), *rest],
-        ):
-            if name.startswith(".") and rest and isinstance(rest[0], ast.Constant):
-                dots = len(name) - len(name.lstrip("."))
-                parents = str(rest[0].value).split(".")
-                return ".".join([*parents[: len(parents) - dots + 1], name.lstrip(".")])
-            return name
-    return ""
+def _imported_by_call(node: ast.Call, modules: Mapping[str, str]) -> str:
+    """The module of `importlib.import_module("x")` or `__import__("x")`; empty for other calls.
+
+    modules: name → what it was imported from.
+    """
+    match node.func:
+        case ast.Attribute(attr="import_module") | ast.Name(id="import_module" | "__import__"):
+            pass
+        case ast.Name(id=name) if modules.get(name) == "importlib:import_module":
+            pass
+        case _:
+            return ""
+    arguments = dict(zip(("name", "package"), node.args, strict=False))
+    arguments |= {keyword.arg or "": keyword.value for keyword in node.keywords}
+    module, package = (_text(arguments.get(name)) for name in ("name", "package"))
+    if not module.startswith(".") or not package:
+        return module
+    dots = len(module) - len(module.lstrip("."))
+    parents = package.split(".")
+    return ".".join([*parents[: len(parents) - dots + 1], module.lstrip(".")])
+
+
+def _text(node: ast.AST | None) -> str:
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
 
 
 # -- what a package's __init__ binds -------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from finery.artifact.kinds import Artifact
-from finery.build.code.follow import Code, CodeReader, Parsed
+from finery.build.code.follow import Code, CodeReader, Parsed, add
 from finery.build.code.resolve import Modules
 from finery.errors import PluginError
 from finery.plugin.discovery import Plugin
@@ -76,7 +76,7 @@ class StepCode:
             return self._plain[use]
         code: Code = {}
         for subject in self._subjects(step, written):
-            code |= self._code(subject)
+            add(code, self._code(subject))
         code = dict(sorted(code.items()))
         if _is_plain(step):
             self._plain[use] = code

@@ -128,7 +128,10 @@ def keep(build: "Build", steps: Sequence[str], overrides: Sequence[str]) -> None
 
     What changed later isn't what the build saw: the next one must look at it again.
     """
-    if any(getattr(build.graph.plugins.hook, hook).get_hookimpls() for hook in HOOKS):
+    plugins = build.graph.plugins
+    if any(getattr(plugins.hook, hook).get_hookimpls() for hook in HOOKS):
+        return
+    if plugins.broken:  # it may be repaired where a stamp doesn't look
         return
     sources, patterns = _sources(build)
     if not all(_settled(path, build.began) for path in (*sources, *_PATH)):

@@ -29,15 +29,18 @@ class OutputLinks:
         self._views = f"{root}/views"
         self._before = before
 
-    def link(self, step: str, outputs: Mapping[str, Manifest]) -> None:
-        """Link a step's outputs, making or mending their views where they aren't as they were."""
+    def link(self, step: str, outputs: Mapping[str, Manifest], *, is_new: bool = False) -> None:
+        """Link a step's outputs, making or mending their views where they aren't as they were.
+
+        is_new: whether they were made just now.
+        """
         place = f"{self.folder}/{step}"
         if outputs.keys() == {""}:
             links = {place: outputs[""]}
         else:
             links = {f"{place}/{name}": m for name, m in outputs.items() if name}
-        states = self._states_of(links)
-        if not (self._are_as_before(states, links) and _has_only(place, outputs)):
+        states = {} if is_new else self._states_of(links)
+        if not (states and self._are_as_before(states, links) and _has_only(place, outputs)):
             try:
                 link_outputs(self._root, Path(place), outputs)
             except OSError as error:

@@ -369,7 +369,7 @@ class Build:
         if cached:
             self._unlinked.append(node)
         else:
-            self._link(node)
+            self.outputs.link(node.name, result.outputs, is_new=True)
         seconds = 0.0 if cached else result.seconds
         kind = "step_cached" if cached else "step_finished"
         shown = (
@@ -392,16 +392,12 @@ class Build:
             if self._waiting[name] == 0 and name not in self.outcome.blocked:
                 self._ready.append(name)
 
-    def _link(self, node: Node) -> None:
-        """Point `build/` at a step's outputs."""
-        self.outputs.link(node.name, self.outcome.results[node.name].outputs)
-
     def _link_cached(self) -> None:
         """Link the outputs of cached steps: what runs doesn't have to wait for that."""
         nodes, self._unlinked = self._unlinked, []
         for node in nodes:
             try:
-                self._link(node)
+                self.outputs.link(node.name, self.outcome.results[node.name].outputs)
             except FineryError as error:
                 self._fail(node, error, blocks=False)
 

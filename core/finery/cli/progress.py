@@ -199,11 +199,13 @@ class _Rows:
     def __init__(self, styles: Styles) -> None:
         self._styles = styles
         self.rows: dict[str, _Row] = {}
+        self.width = 0  # of the longest name
 
     def take(self, event: Event) -> _Row | None:
         """The row of the event's step, up to date; None for other events."""
         if event["event"] == "build_started":
             self.rows = {s["step"]: _Row(s["step"], s["use"]) for s in event["steps"]}
+            self.width = max(map(len, self.rows), default=0)
         row = self.rows.get(event.get("step", ""))
         if row is None:
             return None
@@ -245,8 +247,7 @@ class PlainProgress:
         """Nothing to put back."""
 
     def _print(self, row: _Row, word: str, text: str) -> None:
-        width = max(map(len, self._rows.rows))
-        line = f"  {word:<6}  {row.name:<{width}}  {row.use}  {text}".rstrip()
+        line = f"  {word:<6}  {row.name:<{self._rows.width}}  {row.use}  {text}".rstrip()
         print(line, file=self._stream, flush=True)
 
 

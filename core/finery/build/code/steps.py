@@ -18,7 +18,7 @@ from finery.plugin.discovery import Plugin
 from finery.plugin.hookspecs import OBSERVES
 from finery.plugin.manager import Plugins
 from finery.recipe.document import Recipe
-from finery.step.inspect import declared_outputs, inputs_of, nested_steps
+from finery.step.inspect import declared_outputs, inputs_of, nested_fields, nested_steps
 from finery.step.step import Step
 from finery.store.database import Store
 from finery.util.files import settled
@@ -51,6 +51,13 @@ class _Found(NamedTuple):
     files: dict[Path, Stat]
 
 
+class _Own(NamedTuple):
+    """The code of a step, and what it is of."""
+
+    code: Code
+    subjects: list[Subject]
+
+
 class StepCode:
     """Finds the code of step types, engines and wrappers, and what of it changed since.
 
@@ -62,25 +69,28 @@ class StepCode:
         self._plugins = plugins
         self._store = store
         self._found: dict[Subject, _Found] = {}
-        self._plain: dict[str, Code] = {}
+        self._plain: dict[str, _Own] = {}  # by step type, of those whose settings name no code
         self._files: dict[Path, Stat] = {}
         self._reader = self._new_reader()
-        self.wrappers = [
-            Wrapper(name, plugin, self._code(subject)) for name, plugin, subject in self._hooks()
-        ]
+        hooks = [*self._hooks()]
+        self._around = [subject for _, _, subject in hooks]
+        self.wrappers = [Wrapper(name, plugin, self._code(s)) for name, plugin, s in hooks]
 
     def of_step(self, step: Step, written: Mapping[str, Any]) -> Code:
         """The code of a step type, of what its settings name, and of its artifacts' files."""
+        return self._own(step, written).code
+
+    def _own(self, step: Step, written: Mapping[str, Any]) -> _Own:
         use = written["use"]
         if use in self._plain:
             return self._plain[use]
-        code: Code = {}
-        for subject in self._subjects(step, written):
+        subjects, code = [*self._subjects(step, written)], {}
+        for subject in subjects:
             add(code, self._code(subject))
-        code = dict(sorted(code.items()))
-        if _is_plain(step):
-            self._plain[use] = code
-        return code
+        own = _Own(dict(sorted(code.items())), subjects)
+        if _is_plain(type(step)):
+            self._plain[use] = own
+        return own
 
     def of_type(self, use: str) -> Code:
         """The code of a step type alone."""
@@ -139,8 +149,8 @@ class StepCode:
         self, step: Step, written: Mapping[str, Any], engines: Iterable[str]
     ) -> list[Subject]:
         """All that a step runs with: its own code, its engines, and the hooks around it."""
-        hooks = [subject for _, _, subject in self._hooks()]
-        return [*self._subjects(step, written), *map(self._engine, engines), *hooks]
+        own = self._own(step, written).subjects
+        return [*own, *map(self._engine, engines), *self._around]
 
     def _subjects(self, step: Step, written: Mapping[str, Any]) -> Iterator[Subject]:
         yield self._type(written["use"])
@@ -210,11 +220,10 @@ def _artifact_files(cls: type[Step], outputs: Mapping[str, type[Artifact]]) -> I
         yield from ((module, None) for module in accepts.kind.read_by)
 
 
-def _is_plain(step: Step) -> bool:
-    """Whether all steps of the type have the same code."""
-    cls = type(step)
+def _is_plain(cls: type[Step]) -> bool:
+    """Whether all steps of a type have the same code."""
     own = cls.key_code is Step.key_code and cls.outputs is Step.outputs
-    return own and not nested_steps(step)
+    return own and not nested_fields(cls)
 
 
 def _naming(reference: Any, plugin: Plugin) -> ModuleType:

@@ -84,7 +84,8 @@ class StepCode:
         use = written["use"]
         if use in self._plain:
             return self._plain[use]
-        subjects, code = [*self._subjects(step, written)], {}
+        subjects = [*self._subjects(step, written)]
+        code: Code = {}
         for subject in subjects:
             add(code, self._code(subject))
         own = _Own(dict(sorted(code.items())), subjects)

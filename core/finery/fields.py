@@ -18,6 +18,8 @@ from typing import (
 
 import msgspec
 
+from finery.util.text import did_you_mean
+
 Role = Literal["", "train", "validation", "compare", "base"]
 """What a step does with an input, see `takes`."""
 Learns = Literal["", "answers", "preferences", "ratings"]
@@ -147,6 +149,13 @@ def nested_step(section: str, *, given: Mapping[str, str], help: str) -> Any:
     return FieldInfo(default=None, help=help, section=section, given=dict(given))
 
 
+_STRUCT_KEYWORDS = frozenset({
+    "array_like", "cache_hash", "dict", "eq", "frozen", "gc", "omit_defaults", "order", "rename",
+    "repr_omit_defaults", "tag", "tag_field",
+})  # fmt: skip
+"""Class keywords of `msgspec.Struct` that a group of settings may have."""
+
+
 @dataclass_transform(kw_only_default=True, field_specifiers=(setting, takes, nested_step))
 class _SettingsMeta(msgspec.StructMeta):
     """Turns `setting(...)` and `takes(...)` into msgspec fields with limits and help."""
@@ -155,6 +164,7 @@ class _SettingsMeta(msgspec.StructMeta):
         mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **keywords: Any
     ) -> Any:
         declared = {k: keywords.pop(k) for k in Spec.__struct_fields__ if k in keywords}
+        _check_keywords(name, keywords)
         inherited: dict[str, FieldInfo] = {}
         for base in reversed(bases):
             inherited |= getattr(base, "__finery_fields__", {})
@@ -170,9 +180,22 @@ class _SettingsMeta(msgspec.StructMeta):
         return cls
 
 
+def _check_keywords(name: str, keywords: Mapping[str, Any]) -> None:
+    """Raise `TypeError` for a class keyword that neither finery nor msgspec knows."""
+    for keyword in keywords:
+        if keyword not in _STRUCT_KEYWORDS:
+            known = [*Spec.__struct_fields__]
+            raise TypeError(
+                f"class {name} has the unknown keyword '{keyword}': {did_you_mean(keyword, known)}"
+            )
+
+
 def _rewrite_fields(namespace: dict[str, Any]) -> dict[str, FieldInfo]:
     """Replace each `setting(...)` of a class body by its default and annotate it; return them."""
     annotations = namespace.get("__annotations__", {})
+    for field, info in namespace.items():
+        if isinstance(info, FieldInfo) and field not in annotations:
+            raise TypeError(f"field '{field}' has no type: write {field}: int = setting(…)")
     fields: dict[str, FieldInfo] = {}
     for field, hint in annotations.items():
         if _is_class_var(hint):

@@ -244,3 +244,10 @@ def test_what_ollama_runs_shows_its_modelfile(tmp_path: Path) -> None:
     text = printed(load_plugins().view("Bundle", "ollama"), output)
     assert "Modelfile  44 B" in text
     assert text.rstrip().endswith("FROM ./m.gguf\nSYSTEM [bold]be nice[/bold]")
+
+
+def test_broken_metrics_are_told_and_the_build_goes_on(project: MakeProject) -> None:
+    made = project({**FILES, "ngram.py": PLUGIN.replace("metrics=METRICS", 'metrics="nowhere:X"')})
+    ran = made.run("build", timeout=30)
+    assert ran.code == 0, ran.err
+    assert "metrics='nowhere:X' of ngram.py:Train can't be loaded" in ran.err

@@ -502,6 +502,54 @@ PLUGINS = {
             f"    def runs(self, job: Job) -> Dataset: ...\n{PROVIDE}"
         ),
     ),
+    "unknown class keyword": Broken(
+        f"{DATA}plugins: [p.py]\n",
+        "class X has the unknown keyword 'sedeed': did you mean 'seeded'?",
+        "repair it",
+        "p.py:2",
+        files=plugin(
+            "class X(Step, sedeed=False):\n    'X.'\n"
+            f"    def run(self, job: Job) -> Dataset: ...\n{PROVIDE}"
+        ),
+    ),
+    "setting without a type": Broken(
+        f"{DATA}plugins: [p.py]\n",
+        "field 'n' has no type",
+        "repair it",
+        "p.py:2",
+        files=plugin(
+            "class X(Step):\n    'X.'\n    n = setting(1, help='N.')\n"
+            f"    def run(self, job: Job) -> Dataset: ...\n{PROVIDE}"
+        ),
+    ),
+    "unknown role": Broken(
+        OWN_TYPE,
+        "the role 'trian' of 'rows' is none of train, validation, compare, base",
+        "docs/plugins.md",
+        files=plugin(
+            "from finery import takes\nclass X(Step):\n    'X.'\n"
+            "    rows: Dataset = takes(role='trian', help='Rows.')\n"
+            f"    def run(self, job: Job) -> Dataset: ...\n{PROVIDE}"
+        ),
+    ),
+    "packages as text": Broken(
+        OWN_TYPE,
+        "packages='regex' must be a tuple of names",
+        "docs/plugins.md",
+        files=plugin(
+            "class X(Step, packages='regex'):\n    'X.'\n"
+            f"    def run(self, job: Job) -> Dataset: ...\n{PROVIDE}"
+        ),
+    ),
+    "section that isn't there": Broken(
+        OWN_TYPE,
+        "there is no section 'date': did you mean 'data'?",
+        "docs/plugins.md",
+        files=plugin(
+            "class X(Step, sections=('date',)):\n    'X.'\n"
+            f"    def run(self, job: Job) -> Dataset: ...\n{PROVIDE}"
+        ),
+    ),
     "run without a return type": Broken(
         OWN_TYPE,
         "p.py:X.run must say what it returns",

@@ -61,7 +61,6 @@ def digest(tmp_path: Path, text: str) -> str:
         ('"none"', '"there are none"'),
         ("rows of {", "rows found, of {"),
         ("half of it", "one of two"),
-        ("it has rows", "it has some rows"),
         ("from typing import NamedTuple\n", "from typing import NamedTuple, TYPE_CHECKING\n"
          "if TYPE_CHECKING:\n    from elsewhere import Row\n"),
     ],
@@ -95,6 +94,7 @@ def test_what_cannot_change_an_output_is_no_code(tmp_path: Path, old: str, new: 
         ("self.job.log(f", "self.log(f"),
         ("job.progress(1, 2,", "job.progress(2, 2,"),
         ("assert rows", "assert not rows"),
+        ("it has rows", "it has some rows"),
     ],
 )
 def test_every_other_change_is_code(tmp_path: Path, old: str, new: str) -> None:
@@ -105,13 +105,15 @@ def test_every_other_change_is_code(tmp_path: Path, old: str, new: str) -> None:
 @pytest.mark.parametrize(
     ("text", "new"),
     [
+        # Whoever catches an exception that isn't finery's may keep its text.
+        ('raise Found("{}")', "text"),
         # A string that decides something is a value, also within an error or a log line.
-        ('raise Found(label="{}")', "label"),
-        ('raise Found(kind == "{}")', "kind"),
-        ('raise Found(rows["{}"])', "column"),
-        ('raise Found(lookup("{}"))', "name"),
+        ('raise StepError(label="{}")', "label"),
+        ('raise StepError(kind == "{}")', "kind"),
+        ('raise StepError(rows["{}"])', "column"),
+        ('raise StepError(lookup("{}"))', "name"),
         ('job.log(f"{{write("{}")}} rows")', "path"),
-        ('raise Found(word := "{}")', "word"),
+        ('raise StepError(word := "{}")', "word"),
         # What isn't a job's log may do anything with a text.
         ('report.log("{}")', "text"),
         ('job.write("{}")', "text"),
@@ -119,6 +121,7 @@ def test_every_other_change_is_code(tmp_path: Path, old: str, new: str) -> None:
         ('def f(x: "{}"): ...\nSCHEMA = get_type_hints(f)', "int"),
         ('def f():\n    """{}"""\nPROMPT = f.__doc__', "Answer."),
         ('@tool\ndef f(x: "{}"): ...', "int"),
+        ('@tool\ndef f():\n    """{}"""\n    return 1', "Find it."),
         ('@f.register\ndef _(x: "{}"): ...', "int"),
         # A class body in a function is one, too.
         ('def f():\n    class Row(NamedTuple):\n        x: "{}"', "int"),

@@ -5,7 +5,6 @@ Each through the real command, in a project that is built.
 
 import os
 import shutil
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -77,6 +76,7 @@ PACKAGE = {"pack__init": "", "pack__sub": HELPER}
 @pytest.mark.parametrize(
     ("imports", "inside", "edited"),
     [
+        ("from helper import change", "", "helper"),  # what people write first
         (f"{FOLDER}from helper import change", "", "helper"),
         (f"{FOLDER}import helper", "change = helper.change", "helper"),
         (FOLDER, "from helper import change", "helper"),  # lazily
@@ -167,25 +167,6 @@ def test_a_helper_that_changes_during_a_build_is_not_run_under_the_old_key(
     t.edit("helper.py", "strip()", "strip().lower()")
     (t.folder / "edited").touch()
     assert "its code changed since the build began: helper.py" in process.communicate(timeout=30)[1]
-
-
-@pytest.mark.parametrize("edited", ["own", "helper"])
-def test_two_edits_within_a_second_are_told_apart(project: MakeProject, edited: str) -> None:
-    """Python itself doesn't: what it compiled of a file counts by whole seconds and size."""
-    inside = "from helper import change" if edited == "helper" else "change = str.upper"
-    t = make(project, FOLDER, "change = str.strip", helper=HELPER.replace("strip", "upper"))
-    t.env["PYTHONDONTWRITEBYTECODE"] = ""
-    t.edit("own.py", "change = str.strip", inside)
-    source = t.folder / f"{edited}.py"
-    second = time.time_ns() // 10**9 * 10**9
-    os.utime(source, ns=(second, second))
-    assert t.ran() == ["a", "m"]
-    assert prompts(t) == ["ONE\n"]
-    assert list((t.folder / "__pycache__").glob(f"{edited}.*"))
-    t.edit(source.name, "upper", "lower")
-    os.utime(source, ns=(second, second + 999_000_000))
-    assert t.ran() == ["a", "m"]
-    assert prompts(t) == ["one\n"]
 
 
 # Wrappers of every step
@@ -394,3 +375,94 @@ def test_a_change_of_the_kit_reruns_the_steps_that_use_it(own_core: Project) -> 
     assert t.ran() == ["a", "m"]
     t.edit("core/finery/rows/near.py", "from pathlib import", "import string\nfrom pathlib import")
     assert t.ran() == []
+
+
+# -- what the clock or the moment hides -----------------------------------------------------------
+
+
+def test_code_that_was_compiled_before_is_not_run_in_place_of_what_is_there(
+    project: MakeProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    t = make(project, f"{FOLDER}from helper import change", helper=HELPER)
+    helper, plugin = t.folder / "helper.py", t.folder / "own.py"
+    for path in (helper, plugin):
+        os.utime(path, (1_600_000_000, 1_600_000_000))
+    assert t.ran() == []  # Python may have compiled both by now
+    t.edit("helper.py", "line.strip()", "line.upper()")
+    os.utime(helper, (1_600_000_000, 1_600_000_000))
+    t.ran()
+    assert prompts(t) == ["ONE\n"]
+    t.edit("own.py", "change(l)", "l[:2]+''")  # of the same size
+    os.utime(plugin, (1_600_000_000, 1_600_000_000))
+    t.ran()
+    assert prompts(t) == ["On"]
+
+
+PAUSING = (
+    "import pathlib, time; started = pathlib.Path('started'); started.touch(); "
+    "[time.sleep(0.05) for _ in range(200) if started.exists()]; from helper import change"
+)
+"""What a step does before it reads: it says that it runs, and waits until that is taken back."""
+
+
+def test_code_that_changes_while_a_step_runs_is_not_published(project: MakeProject) -> None:
+    t = make(project, FOLDER, "from helper import change", helper=HELPER)
+    t.edit("own.py", "from helper import change", PAUSING)
+    build = t.start("build", "--step", "a")
+    until((t.folder / "started").exists)
+    t.edit("helper.py", "line.strip()", "line.upper()")
+    (t.folder / "started").unlink()
+    _, err = build.communicate(timeout=60)
+    assert build.returncode == 1
+    assert "its code changed" in err
+    t.edit("helper.py", "line.upper()", "line.strip()")
+    t.edit("own.py", PAUSING, "from helper import change")
+    t.ran()
+    assert prompts(t) == ["One"]
+
+
+def test_a_file_that_is_changed_and_changed_back_while_it_is_read_is_not_published(
+    project: MakeProject,
+) -> None:
+    t = make(project, FOLDER, "from helper import change", helper=HELPER)
+    t.edit("own.py", "from helper import change", PAUSING)
+    build = t.start("build", "--step", "a")
+    until((t.folder / "started").exists)
+    (t.folder / "rows.txt").write_text("Two\n")
+    (t.folder / "rows.txt").write_text("One\n")
+    (t.folder / "started").unlink()
+    _, err = build.communicate(timeout=60)
+    assert build.returncode == 1
+    assert "changed while the step was reading it: rows.txt" in err
+
+
+def test_a_set_among_settings_is_the_same_in_every_process(project: MakeProject) -> None:
+    words = ", ".join("abcdefghijkl")
+    t = project({
+        "recipe.yaml": "finery: 1\nname: t\nplugins: [./s.py]\n"
+        f"data: {{a: {{use: s.words, words: [{words}]}}}}\n",
+        "s.py": "from finery import Dataset, Job, Step, hookimpl, setting\n\n"
+        "class Words(Step, seeded=False):\n    '''Words.'''\n\n"
+        "    words: frozenset[str] = setting(help='Words.')\n\n"
+        "    def run(self, job: Job) -> Dataset:\n"
+        "        return Dataset.write(job.out, [{'prompt': w} for w in sorted(self.words)])\n\n"
+        "@hookimpl\ndef finery_steps():\n    return {'s.words': Words}\n",
+    })  # fmt: skip
+    assert t.ran() == ["a"]
+    for number in range(3):
+        t.env["PYTHONHASHSEED"] = str(number)
+        (t.folder / "recipe.yaml").touch()
+        assert t.ran() == []
+
+
+def test_another_home_is_another_file(project: MakeProject, tmp_path: Path) -> None:
+    t = project({
+        "recipe.yaml": "finery: 1\nname: t\ndata: {a: {use: data.file, path: ~/rows.jsonl}}\n",
+        "one/rows.jsonl": '{"prompt": "a", "completion": "1"}\n',
+        "two/rows.jsonl": '{"prompt": "a", "completion": "2"}\n',
+    })  # fmt: skip
+    for home, completion in (("one", "1"), ("two", "2")):
+        t.env["HOME"] = str(t.folder / home)
+        assert t.run("build").code == 0
+        assert [row["completion"] for row in t.rows("a")] == [completion]

@@ -141,6 +141,13 @@ def test_code_beside_the_recipe_that_no_key_has_is_named(
     ]
 
 
+def test_code_that_cannot_change_an_output_is_not_named(project: MakeProject) -> None:
+    t = project(files(f"assert {IMPORT}.Places"))
+    t.write({"lib/hidden.py": "from finery import Traceable\nclass Places(Traceable): ...\n"})
+    t.edit("reads.py", "seeded=False", 'seeded=False, traceable="hidden:Places"')
+    assert notes(t) == []
+
+
 @pytest.mark.parametrize("name", ["undeclared-read", "a/undeclared-read"])
 def test_the_recipe_can_silence_it(project: MakeProject, name: str) -> None:
     t = project(files(READS))

@@ -60,20 +60,20 @@ def task_of(
 def _settings(step: Settings) -> dict[str, Any]:
     """The step's settings as plain data; inputs and outside files as placeholders' patterns."""
     inputs = inputs_of(type(step)) if isinstance(step, Step) else {}
-    made: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for name in type(step).__struct_fields__:
         value = getattr(step, name)
         if name in inputs:
-            made[name] = [] if inputs[name].many else None if value is None else ""
+            settings[name] = [] if inputs[name].many else None if value is None else ""
         elif isinstance(value, Step):
             continue  # a step inside, see `_nested`
         elif isinstance(value, Settings):
-            made[name] = _settings(value)
+            settings[name] = _settings(value)
         elif isinstance(value, Files):
-            made[name] = value.patterns
+            settings[name] = value.patterns
         else:
-            made[name] = msgspec.to_builtins(value)
-    return made
+            settings[name] = msgspec.to_builtins(value)
+    return settings
 
 
 def _nested(recipe: Recipe, node: Node) -> dict[str, tuple[str, dict[str, Any]]]:
@@ -96,9 +96,9 @@ def _environment(
                 (*node.place, "env", index),
                 fix=f"export {name}=…",
             )
-    found = {name: os.environ[name] for name in node.env}
+    variables = {name: os.environ[name] for name in node.env}
     for source in node.sources if engines else ():
-        for name in _variables(_given(source, results)):
+        for name in _variables(_input(source, results)):
             if name not in os.environ:
                 raise recipe.error(
                     f"the environment variable {name}, which the model '{source.ref}' needs, "
@@ -107,8 +107,8 @@ def _environment(
                     key=True,
                     fix=f"export {name}=…",
                 )
-            found[name] = os.environ[name]
-    return found
+            variables[name] = os.environ[name]
+    return variables
 
 
 def limited_models(node: Node, results: Mapping[str, Result]) -> frozenset[str]:
@@ -119,14 +119,14 @@ def limited_models(node: Node, results: Mapping[str, Result]) -> frozenset[str]:
     """
     if not type(node.step).__spec__.engines:
         return frozenset()
-    given = (made for s in node.sources for made in with_references(_given(s, results)))
-    return frozenset(made.digest for made in given if "concurrency" in made.runtime)
+    inputs = (m for s in node.sources for m in with_references(_input(s, results)))
+    return frozenset(m.digest for m in inputs if "concurrency" in m.runtime)
 
 
-def _given(source: Source, results: Mapping[str, Result]) -> Manifest:
+def _input(source: Source, results: Mapping[str, Result]) -> Manifest:
     return results[source.step].outputs[source.output]
 
 
-def _variables(made: Manifest) -> set[str]:
+def _variables(model: Manifest) -> set[str]:
     """Names of the environment variables that a model, or one under it, needs."""
-    return {name for m in with_references(made) for name in m.runtime.get("env", [])}
+    return {name for m in with_references(model) for name in m.runtime.get("env", [])}

@@ -57,7 +57,7 @@ def key_parts(
     step = node.step
     parts: Parts = [
         ("key format", FORMAT),
-        ("python", f"{sys.version_info.major}.{sys.version_info.minor}"),
+        ("python", _python()),
         ("step type", node.use),
         ("class", full_name(type(step))),
         ("version", type(step).__spec__.version),
@@ -115,7 +115,20 @@ def _setting_parts(step: Settings, prefix: str = "") -> Iterator[tuple[str, Any]
         if isinstance(value, Settings):
             yield from _setting_parts(value, f"{prefix}{field}.")
         else:
-            yield f"setting {prefix}{field}", msgspec.to_builtins(value)
+            yield f"setting {prefix}{field}", _plain(value)
+
+
+def _python() -> str:
+    """The version of Python that steps run with; with `-O` they run without assertions."""
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return f"{version} -{'O' * sys.flags.optimize}" if sys.flags.optimize else version
+
+
+def _plain(value: Any) -> Any:
+    """A setting's value as plain data; a set in a fixed order, since its own is that of hashes."""
+    if isinstance(value, set | frozenset):
+        return msgspec.to_builtins(value, order="deterministic")
+    return msgspec.to_builtins(value)
 
 
 def package_version(distribution: str) -> str:

@@ -27,7 +27,7 @@ from finery.step.step import Step
 from finery.store.database import Store
 from finery.store.links import prune_links
 from finery.util.events import Event, Listener, happened, new_run_id
-from finery.util.files import FileState
+from finery.util.files import FileState, file_state
 from finery.util.paths import project_folder
 from finery.util.text import redacted
 
@@ -98,6 +98,7 @@ class Build:
         self._ready = [n for n in reversed(graph.nodes) if self._waiting[n] == 0]
         self._queues: dict[bool, dict[str, StepPlan]] = {False: {}, True: {}}
         self._running: dict[str, StepPlan] = {}
+        self._states: dict[str, dict[Path, FileState]] = {}  # of the outside files of these
         self._locked: dict[str, StepPlan] = {}
         self._unrecorded: list[Result] = []
         self._just_built: dict[str, Result] = {}
@@ -226,12 +227,17 @@ class Build:
         except BaseException:
             self.store.unlock(plan.key)
             raise
+        self._states[node.name] = _states(plan)
         self._running[node.name] = plan
-        self._emit("step_started", step=node.name, use=node.use, reason=plan.reason)
-        for line in advice:
-            self._emit("step_log", step=node.name, message=line)
-        self.graph.plugins.hook.finery_step_started(name=node.name, use=node.use)
-        self.executor.start(task)
+        try:
+            self._emit("step_started", step=node.name, use=node.use, reason=plan.reason)
+            for line in advice:
+                self._emit("step_log", step=node.name, message=line)
+            self.graph.plugins.hook.finery_step_started(name=node.name, use=node.use)
+            self.executor.start(task)
+        except BaseException:  # nothing runs that could end
+            self._ended(plan)
+            raise
 
     def _advice(self, node: Node) -> list[str]:
         """Notes on a training that is about to start: only now its rows can be counted."""
@@ -277,6 +283,7 @@ class Build:
         del self._running[plan.node.name]
         try:
             self._check_unchanged(plan)
+            self._check_code(plan)  # a step may import lazily: what it ran with is what is there
         except FineryError as error:
             self.store.clear_output(plan.key)
             self.store.unlock(plan.key)
@@ -337,10 +344,12 @@ class Build:
 
     def _check_unchanged(self, plan: StepPlan) -> None:
         """Don't publish what was made from files that changed under it."""
-        parts = dict(plan.parts)
+        parts, before = dict(plan.parts), self._states.pop(plan.node.name)
         for setting, files in plan.files.items():
             for name, path in files:
-                if parts[f"file {setting} {name}"] != _digest_now(self.store, path):
+                # One that was changed and changed back holds what it held, and was read meanwhile.
+                same = file_state(str(path)) == before[path]
+                if not same or parts[f"file {setting} {name}"] != _digest_now(self.store, path):
                     raise StepError(
                         f"changed while the step was reading it: {name}", fix="build again"
                     )
@@ -348,6 +357,7 @@ class Build:
     def _ended(self, plan: StepPlan) -> None:
         """A step ended without outputs."""
         del self._running[plan.node.name]
+        self._states.pop(plan.node.name, None)
         self.store.clear_output(plan.key)
         self.store.unlock(plan.key)
 
@@ -441,6 +451,11 @@ class Build:
         for listener in self.listeners:
             listener(emitted)
         return emitted
+
+
+def _states(plan: StepPlan) -> dict[Path, FileState]:
+    """What tells whether an outside file of a step changes, as it is now."""
+    return {path: file_state(str(path)) for files in plan.files.values() for _, path in files}
 
 
 def _isolated(plan: StepPlan) -> bool:

@@ -129,7 +129,10 @@ def keep(build: "Build", steps: Sequence[str], overrides: Sequence[str]) -> None
 
     What changed later isn't what the build saw: the next one must look at it again.
     """
-    if any(getattr(build.graph.plugins.hook, hook).get_hookimpls() for hook in HOOKS):
+    plugins = build.graph.plugins
+    if any(getattr(plugins.hook, hook).get_hookimpls() for hook in HOOKS):
+        return
+    if plugins.broken:  # it may be repaired where a stamp doesn't look
         return
     sources, patterns = _sources(build)
     if not all(_settled(path, build.began) for path in (*sources, *_PATH)):
@@ -249,7 +252,9 @@ def _python(path: Iterable[str]) -> list[Any]:
     folders = [[entry, *file_state(entry)] for entry in path]
     own = os.path.dirname(os.path.abspath(__file__))
     format_of_keys = [*file_state(f"{own}/keys.py")]
-    return [list(sys.version_info[:3]), folders, format_of_keys, os.path.realpath(sys.prefix)]
+    home = os.path.expanduser("~")  # what `~` in a path of the recipe means
+    version = [*sys.version_info[:3], sys.flags.optimize]
+    return [version, folders, format_of_keys, os.path.realpath(sys.prefix), home]
 
 
 def _settled(path: str, began: int) -> bool:

@@ -110,10 +110,12 @@ def _finder(graph: Graph, store: Store) -> Callable[[str], Artifact | None]:
 
 def _no_page(graph: Graph, outputs: Sequence[Output]) -> UsageError:
     """The error for outputs without a page; names steps that may have one."""
+    asked = {output.title.partition(".")[0] for output in outputs}
     named = [
         node.name
         for node in graph.nodes.values()
-        if any(_makes_pages(graph, cls.kind) for cls in node.outputs.values())
+        if node.name not in asked
+        and any(_makes_pages(graph, cls.kind) for cls in node.outputs.values())
     ]
     return UsageError(
         f"there is no page for {', '.join(o.title for o in outputs)}",

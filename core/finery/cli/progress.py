@@ -6,7 +6,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import IO, Any, NamedTuple, Protocol
 
-from finery.cli.console import is_terminal
+from finery.cli.console import is_terminal, print_error
+from finery.errors import PluginError
 from finery.plugin.views.metrics import DeclaredMetric, LiveMetric, declared_metric, metrics_of
 from finery.recipe.graph import Graph
 from finery.util.events import Event
@@ -183,7 +184,11 @@ def listener(stream: IO[str], graph: Graph) -> Progress:
     """The display that fits the stream."""
 
     def styles(step: str) -> Mapping[str, LiveMetric]:
-        return metrics_of(type(graph.nodes[step].step))
+        try:
+            return metrics_of(type(graph.nodes[step].step))
+        except PluginError as error:  # the step is fine all the same
+            print_error(error)
+            return {}
 
     return LiveProgress(stream, styles) if is_terminal(stream) else PlainProgress(stream, styles)
 

@@ -18,11 +18,14 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
+import msgspec
+
 from finery.artifact.manifest import Manifest, with_references
 from finery.errors import FineryError
 from finery.execute.task import Noted, Task
 from finery.plugin.discovery import load_file
 from finery.plugin.manager import Plugins
+from finery.step.step import Step
 
 NAME = "undeclared-read"
 MOST = 10
@@ -229,7 +232,7 @@ def _slash(folder: str) -> str:
 def _undeclared(paths: Iterable[str], task: Task, scope: Scope) -> list[str]:
     """Those of the paths that are files which a person would have to declare."""
     declared = {path for files in task.files.values() for _, path in files}
-    declared |= {path for given in task.inputs.values() for _, m in given for path in _external(m)}
+    declared |= {path for named in task.inputs.values() for _, m in named for path in _external(m)}
     declared = {*map(os.path.normpath, declared), *task.plugins, *task.code}
     rest = [path for path in paths if path not in declared and not _is_aside(path, scope)]
     if not rest:
@@ -276,12 +279,21 @@ def _unkeyed(task: Task, plugins: Plugins, scope: Scope, before: Collection[str]
     folder, imported = _slash(task.recipe), _imported.setdefault(task.use, set())
     if len(sys.modules) != len(before):
         imported |= _under(folder, sys.modules.keys() - before)
-    used = imported.union(*(_reached(plugins.step_type(use), folder) for use in _uses(task)))
+    types = [plugins.step_type(use) for use in _uses(task)]
+    used = imported.union(*(_reached(cls, folder) for cls in types))
+    aside = _under(folder, (name for cls in types for name in _interfaces(cls)))
     return [
         path
-        for path in sorted(used.difference(task.code, task.plugins))
+        for path in sorted(used.difference(task.code, task.plugins, aside))
         if path.startswith(folder) and not path.startswith(scope.known)
     ]
+
+
+def _interfaces(cls: type[Step]) -> Iterator[str]:
+    """The modules of what a step type names by a string since it can't change an output."""
+    for declared in msgspec.structs.astuple(cls.__spec__):
+        if isinstance(declared, str) and ":" in declared:
+            yield declared.partition(":")[0]
 
 
 @lru_cache(maxsize=256)

@@ -169,8 +169,8 @@ def _step(task: Task, plugins: Plugins, root: Path) -> Step:
     cls = plugins.step_type(task.use)
     step = msgspec.convert(task.settings, cls, dec_hook=_placeholder)
     for field, (use, settings) in task.nested.items():
-        given = nested_fields(cls)[field].given
-        setattr(step, field, _inner_step(plugins.step_type(use), settings, given))
+        provided = nested_fields(cls)[field].given
+        setattr(step, field, _nested_step(plugins.step_type(use), settings, provided))
     give_files(step, task.files)
     for path, slot in slots_of(step).items():
         inputs = [_opened(root, m, ref, slot.uses_name) for ref, m in task.inputs.get(path, [])]
@@ -179,10 +179,10 @@ def _step(task: Task, plugins: Plugins, root: Path) -> Step:
     return step
 
 
-def _inner_step(cls: type[Step], settings: dict[str, Any], given: Mapping[str, str]) -> Step:
+def _nested_step(cls: type[Step], settings: dict[str, Any], provided: Mapping[str, str]) -> Step:
     """A step inside another, with placeholders where the outer one provides the inputs."""
     step = msgspec.convert(settings, cls, dec_hook=_placeholder)
-    for field, name in given.items():
+    for field, name in provided.items():
         accepts = inputs_of(cls)[field]
         artifact = accepts.kind.placeholder(name)
         setattr(step, field, [artifact] if accepts.many else artifact)

@@ -2,11 +2,21 @@
 
 import importlib
 import importlib.util
+import os
 import re
 import sys
 from collections.abc import Iterator
+from importlib.machinery import (
+    BYTECODE_SUFFIXES,
+    EXTENSION_SUFFIXES,
+    SOURCE_SUFFIXES,
+    ExtensionFileLoader,
+    FileFinder,
+    SourceFileLoader,
+    SourcelessFileLoader,
+)
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import NamedTuple
 
 import pluggy
@@ -15,7 +25,6 @@ from blake3 import blake3
 from finery.errors import FineryError, PluginError
 from finery.plugin import deprecated
 from finery.plugin import hookspecs as hooks
-from finery.util.files import drop_old_bytecode
 from finery.util.installed import EntryPoint
 from finery.util.paths import shown
 from finery.util.text import did_you_mean
@@ -84,22 +93,65 @@ def _module_of(entry: EntryPoint) -> str:
     return entry.value.partition(":")[0]
 
 
+class _Source(SourceFileLoader):
+    """Compiles what a file holds now, whatever was compiled of it before.
+
+    Python takes a `.pyc` for fresh by the whole second of the source's time and its size: after a
+    quick edit, or one that keeps the time, another text would run than the one in the key.
+    """
+
+    def get_code(self, fullname: str) -> CodeType | None:
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
+
+
+def read_from_source(folder: Path) -> None:
+    """Have modules in a folder and in those below compiled anew wherever they are imported."""
+    root = str(folder.absolute())
+    if root in _FROM_SOURCE:
+        return
+    _FROM_SOURCE.add(root)
+    if len(_FROM_SOURCE) == 1:
+        sys.path_hooks.insert(0, _finder)
+    sys.path_importer_cache.clear()
+
+
+_FROM_SOURCE: set[str] = set()
+
+
+def _finder(path: str) -> FileFinder:
+    """What finds modules in a folder of a project. `ImportError`: another finder's folder."""
+    here = os.path.abspath(path or ".")
+    is_installed = here.startswith(sys.prefix + os.sep)  # an environment inside the project
+    if is_installed or not any(here == r or here.startswith(r + os.sep) for r in _FROM_SOURCE):
+        raise ImportError
+    return FileFinder(
+        path,
+        (ExtensionFileLoader, EXTENSION_SUFFIXES),
+        (_Source, SOURCE_SUFFIXES),
+        (SourcelessFileLoader, BYTECODE_SUFFIXES),
+    )
+
+
 def load_file(path: Path) -> Plugin:
     """Load a plugin file that lies beside a recipe, under a module name of its own."""
     from finery.step.inspect import FILE_MODULE
 
     name = f"{FILE_MODULE}{path.stem}_{blake3(str(path).encode()).hexdigest()[:8]}"
     if name not in sys.modules:
+        read_from_source(path.parent)
+        if str(path.parent) not in sys.path:
+            sys.path.append(str(path.parent))  # `import helper` finds what lies beside it
         spec = importlib.util.spec_from_file_location(name, path)
         if spec is None or spec.loader is None:
             raise PluginError(
                 "a plugin file must be a Python file", where=shown(path), fix="name a .py file"
             )
-        drop_old_bytecode(path)
+        spec.loader = loader = _Source(name, str(path))
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         try:
-            spec.loader.exec_module(module)
+            loader.exec_module(module)
         except FineryError:
             del sys.modules[name]
             raise

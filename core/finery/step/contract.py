@@ -1,19 +1,16 @@
 """The contract for authors of step types, checked when a type is loaded."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import (
-    TYPE_CHECKING,
-    Any,
-)
+from typing import Any, get_args
 
 from finery.errors import PluginError
-from finery.util.paths import shown
-
-if TYPE_CHECKING:
-    pass
-from finery.step.inspect import RESERVED, declared_outputs, full_name, inputs_of
+from finery.fields import Learns, Role
+from finery.step.inspect import RESERVED, SECTIONS, declared_outputs, full_name, inputs_of
 from finery.step.step import Step
+from finery.util.paths import shown
+from finery.util.text import did_you_mean
 
 
 def check_contract(cls: Any, name: str) -> None:
@@ -47,3 +44,24 @@ def check_contract(cls: Any, name: str) -> None:
                 f"step type '{name}': setting '{field}' has no help",
                 fix=f'{field} = setting(…, help="…")',
             )
+    for problem in _wrong_keywords(cls):
+        raise PluginError(f"step type '{name}': {problem}", fix="see docs/plugins.md")
+
+
+def _wrong_keywords(cls: type[Step]) -> Iterator[str]:
+    """What is wrong with class keywords and roles, each as half a sentence."""
+    spec = cls.__spec__
+    for keyword in ("isolated", "seeded", "engines", "keeps_prompts"):
+        if not isinstance(getattr(spec, keyword), bool):
+            yield f"{keyword}={getattr(spec, keyword)!r} must be True or False"
+    for keyword in ("packages", "sections"):
+        if not isinstance(getattr(spec, keyword), tuple | list):
+            yield f"{keyword}={getattr(spec, keyword)!r} must be a tuple of names"
+    for section in spec.sections:
+        if section not in SECTIONS:
+            yield f"there is no section '{section}': {did_you_mean(section, SECTIONS)}"
+    if spec.learns not in (kinds := get_args(Learns)):
+        yield f"learns={spec.learns!r} must be one of {', '.join(filter(None, kinds))}"
+    for field, info in cls.__finery_fields__.items():
+        if info.role not in (roles := get_args(Role)):
+            yield f"the role {info.role!r} of '{field}' is none of {', '.join(filter(None, roles))}"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from finery.step.step import Step
 
 SECTIONS = ("models", "data", "generate", "train", "evaluate", "export")
-_SECTIONS_OF: dict[type[Artifact], tuple[str, ...]] = {
+SECTIONS_OF: dict[type[Artifact], tuple[str, ...]] = {
     Dataset: ("data", "generate"),
     Model: ("models", "train"),
     Metrics: ("evaluate",),
@@ -186,7 +186,7 @@ def sections_of(cls: "type[Step]") -> tuple[str, ...]:
     if cls.__spec__.sections:
         return cls.__spec__.sections
     kinds = declared_outputs(cls).values()
-    return next((_SECTIONS_OF[k] for k in kinds if k in _SECTIONS_OF), SECTIONS)
+    return next((SECTIONS_OF[k] for k in kinds if k in SECTIONS_OF), SECTIONS)
 
 
 def full_name(cls: Any) -> str:

@@ -50,7 +50,7 @@ def _manifest_of(ref: Artifact) -> Manifest:
 
 def _left(folder: Path) -> list[Path]:
     """The files of a step's output, sorted, with links replaced by what they point to."""
-    found = []
+    paths = []
     for path in sorted(folder.rglob("*")):
         if path.is_symlink():
             _materialise(path)
@@ -58,8 +58,8 @@ def _left(folder: Path) -> list[Path]:
             continue
         elif not path.is_file():
             raise StepError(f"the step left what is neither a file nor a folder: {path.name}")
-        found.append(path)
-    return found
+        paths.append(path)
+    return paths
 
 
 def _keep(path: Path, objects: Path) -> tuple[str, int]:

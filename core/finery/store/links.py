@@ -138,9 +138,9 @@ def link_outputs(root: Path, folder: Path, outputs: Mapping[str, Manifest]) -> N
     for stale in folder.iterdir():
         if stale.name not in outputs and stale.is_symlink():
             stale.unlink()
-    for name, made in outputs.items():
+    for name, manifest in outputs.items():
         if name:
-            _point(root, folder / name, made)
+            _point(root, folder / name, manifest)
 
 
 def _point(root: Path, link: Path, manifest: Manifest) -> None:

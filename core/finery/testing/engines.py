@@ -1,4 +1,4 @@
-"""What every engine must keep, as tests to inherit."""
+"""The tests that every engine must pass, to inherit."""
 
 import json
 import tempfile
@@ -45,16 +45,16 @@ def _asks(text: str) -> Conversation:
 
 
 class EngineContract:
-    """What every engine must keep. Subclass it, and say how to make a model of its format.
+    """The tests that every engine must pass. Subclass it and provide a model.
 
         class TestGguf(EngineContract):
             def model(self, folder):
                 return Model(folder, meta={"format": "gguf", "file": …})
 
-    Choose a small model: it is loaded about ten times.
+    Choose a small model: the tests load it about ten times.
 
-    conversations: what is asked. max_tokens: of an answer. large_bytes: of the largest prompt.
-    secrets: environment variables that the engine needs, name → value. engine: its class, where its
+    conversations: the prompts. max_tokens: of an answer. large_bytes: size of the largest prompt.
+    secrets: environment variables that the engine needs, name → value. engine: its class, if its
     plugin isn't installed.
     """
 
@@ -74,10 +74,7 @@ class EngineContract:
     _models: ClassVar[dict[type, Model]] = {}
 
     def model(self, folder: Path) -> Model:
-        """A model of the engine's format. folder: an empty one, which lasts as long as the tests.
-
-        Its digest may be empty, as it is until a build has it in its store.
-        """
+        """A model of the engine's format. folder: an empty folder that outlives the tests."""
         raise NotImplementedError
 
     def test_it_is_described(self) -> None:
@@ -86,7 +83,7 @@ class EngineContract:
         assert not problems, problems
 
     def test_loading_it_imports_nothing_heavy(self) -> None:
-        """Keys of steps hold the engine's code, so plans load it."""
+        """`finery plan` loads the engine, because its code is in the keys of steps."""
         problems = list(problems_of_loading([self._class().__module__]))
         assert not problems, f"{problems}: {HEAVY_FIX}"
 
@@ -108,13 +105,13 @@ class EngineContract:
             assert answer.prompt_tokens > 0, answer
 
     def test_one_token_is_one_token(self) -> None:
-        """`max_tokens=1` is kept, and an answer that is cut there says so."""
+        """An answer doesn't exceed `max_tokens=1`."""
         for answer in self._answers(max_tokens=1):
             assert answer.completion_tokens <= 1, answer
             assert answer.finish_reason in FINISH_REASONS, answer
 
     def test_the_same_question_has_the_same_answer(self) -> None:
-        """At temperature 0, two engines that share nothing agree to the last character."""
+        """At temperature 0, two engines without a common cache give the same answers."""
         assert self._answers() == self._answers()
 
     def test_a_seed_decides(self) -> None:
@@ -123,7 +120,7 @@ class EngineContract:
         assert answers[0] == answers[1]
 
     def test_each_row_is_in_one_batch(self) -> None:
-        """Batches hold every conversation once, and the same ones each time."""
+        """Batches contain every conversation exactly once, and don't change between calls."""
         for count in (0, 1, len(self.conversations)):
             conversations = list(self.conversations[:count])
             batches = self._engine().batches(conversations)
@@ -131,13 +128,13 @@ class EngineContract:
             assert self._engine().batches(conversations) == batches
 
     def test_order_changes_no_answer(self) -> None:
-        """Answers belong to their conversations: asked in another order, each is the same."""
+        """Where each conversation is a batch, its answer doesn't depend on the order."""
         if all(len(batch) == 1 for batch in self._engine().batches(list(self.conversations))):
             backwards = self._answers(list(reversed(self.conversations)))
             assert backwards[::-1] == self._answers()
 
     def test_answers_are_kept(self) -> None:
-        """What was answered once comes from the records, except for answers that say nothing."""
+        """Answers come from the cache the second time, except for empty ones."""
         records = MemoryRecords()
         first, second = (self._job(records) for _ in range(2))
         answers = self._ask(first, self.conversations)
@@ -145,12 +142,12 @@ class EngineContract:
         assert second.usage.cached >= sum(not answer.is_empty for answer in answers)
 
     def test_a_price_is_known_or_none(self) -> None:
-        """`price` is dollars a million tokens, or None where nobody knows."""
+        """`price` is a `Price`, or None if it is unknown."""
         price = self._engine().price
         assert price is None or isinstance(price, Price)
 
     def test_a_schema_is_followed(self) -> None:
-        """An engine that `constrains` answers JSON of the schema."""
+        """If the engine `constrains`, answers match the schema."""
         if self._engine().constrains:
             (answer,) = self._answers([_asks("Is it fine?")], schema=SCHEMA, max_tokens=32)
             assert list(json.loads(answer.text)) == ["ok"], answer
@@ -163,7 +160,7 @@ class EngineContract:
         assert isinstance(answer, Completion | FineryError)
 
     def test_hostile_prompts_are_answered_or_refused(self) -> None:
-        """Nothing, odd Unicode, 10 MB: the engine answers, or raises a `FineryError`."""
+        """The engine answers an empty, an odd and a very long prompt, or raises a `FineryError`."""
         large = "lorem ipsum " * (self.large_bytes // 12)
         for text in ("", ODD_TEXT, large):
             engine = self._job().engine(self._model())
@@ -172,7 +169,7 @@ class EngineContract:
             assert isinstance(answers[0][1], Completion | FineryError)
 
     def test_secrets_stay_out(self) -> None:
-        """No answer, record or report holds a secret."""
+        """No answer, cache record or report contains a secret."""
         records = MemoryRecords()
         job = self._job(records)
         answers = self._ask(job, self.conversations)

@@ -1,4 +1,4 @@
-"""What every executor must keep, as tests to inherit."""
+"""The tests that every executor must pass, to inherit."""
 
 import os
 import signal
@@ -35,21 +35,22 @@ job.log(f"{{socket.gethostname()}} {{child.pid}}")
 
 
 class ExecutorContract:
-    """What every executor must keep, see `finery.execute.executor`. Say how to make one.
+    """The tests that every executor must pass. Subclass it and create the executor.
 
         class TestSlurm(ExecutorContract):
             def executor(self, jobs):
                 return SlurmExecutor(jobs)
 
-    The tests hand it tasks, which run Python that the tests name, and listen.
+    The contract is described in `finery.execute.executor`. The tests start tasks that run a few
+    lines of Python, and check the events.
 
-    patience: seconds in which an event must come.
+    patience: the most seconds between two events.
     """
 
     patience: ClassVar[float] = 60.0
 
     def executor(self, jobs: int | None) -> "Executor":
-        """A new executor. jobs: the most steps at once, None where it may choose."""
+        """A new executor. jobs: the most steps at a time; None lets the executor choose."""
         raise NotImplementedError
 
     def test_it_is_described(self) -> None:
@@ -59,12 +60,12 @@ class ExecutorContract:
         assert not problems, problems
 
     def test_loading_it_imports_nothing_heavy(self) -> None:
-        """A build with nothing to do loads it."""
+        """Commands load the module before a step runs."""
         problems = list(problems_of_loading([type(self.executor(None)).__module__]))
         assert not problems, f"{problems}: {HEAVY_FIX}"
 
     def test_reports_come_in_order_and_then_one_end(self, tmp_path: Path) -> None:
-        """What the step reports comes in its order, then `done` with the outputs."""
+        """Reports keep their order, and `done` follows with the outputs."""
         code = """
 job.log("one")
 job.progress(1, 2, "half")
@@ -87,7 +88,7 @@ rows.append({"prompt": "p"})
         assert (tmp_path / "store" / "objects" / digest[:2] / digest[2:]).is_file()
 
     def test_reports_come_while_the_step_runs(self, tmp_path: Path) -> None:
-        """A step that waits for an answer to its report gets it."""
+        """Reports arrive before the step has ended."""
         code = f"""
 import time
 job.log("ready")
@@ -100,7 +101,7 @@ while not os.path.exists({str(tmp_path / "go")!r}):
             assert [event["event"] for _, event in events] == ["done"]
 
     def test_each_task_ends_once(self, tmp_path: Path) -> None:
-        """Several tasks, some of which fail: each has one closing event, and nothing after it."""
+        """Each task, failed or not, has one closing event and none after it."""
         codes = {
             "fine": "rows.append({'prompt': 'p'})",
             "refused": "from finery import DataError\nraise DataError('no rows', fix='add some')",
@@ -117,7 +118,7 @@ while not os.path.exists({str(tmp_path / "go")!r}):
         assert all([e for s, e in heard if s == step][-1] in CLOSING for step in codes)
 
     def test_a_failure_says_what_is_wrong(self, tmp_path: Path) -> None:
-        """`failed` has the error as plain data."""
+        """`failed` contains the error as plain data."""
         code = "from finery import DataError\nraise DataError('no rows', fix='add some')"
         with self._running({"a": _task(tmp_path, "a", code)}) as events:
             ((_, event),) = events
@@ -125,14 +126,14 @@ while not os.path.exists({str(tmp_path / "go")!r}):
         assert (error["error"], error["what"], error["fix"]) == ("DataError", "no rows", "add some")
 
     def test_a_task_that_cannot_be_run_fails(self, tmp_path: Path) -> None:
-        """`start` raises nothing; the closing event says what is wrong."""
+        """`start` doesn't raise; the closing event contains the error."""
         task = _task(tmp_path, "a", "")
         task.use = "given.nothing"
         with self._running({"a": task}) as events:
             assert [event["event"] for _, event in events] == ["failed"]
 
     def test_a_killed_step_died(self, tmp_path: Path) -> None:
-        """A step that is killed ends with `died`, and what it had started has ended by then."""
+        """A killed step ends with `died`, and the processes that it started end, too."""
         code = f"{STARTS_CHILD}\nos.kill(os.getpid(), {int(signal.SIGKILL)})"
         with self._running({"a": _task(tmp_path, "a", code)}) as events:
             *reports, (_, end) = list(events)
@@ -140,14 +141,14 @@ while not os.path.exists({str(tmp_path / "go")!r}):
             self._assert_gone([event["message"] for _, event in reports])
 
     def test_others_go_on_after_a_killed_step(self, tmp_path: Path) -> None:
-        """A step that dies takes no other one along, and the executor can start more."""
+        """A killed step doesn't affect other steps."""
         killed = _task(tmp_path, "killed", f"os.kill(os.getpid(), {int(signal.SIGKILL)})")
         with self._running({"killed": killed, "other": _task(tmp_path, "other", "")}) as events:
             ends = {step: event["event"] for step, event in events}
         assert ends == {"killed": "died", "other": "done"}
 
     def test_close_ends_what_runs(self, tmp_path: Path) -> None:
-        """`close` returns when running steps have ended, and what they had started."""
+        """`close` ends running steps and the processes that they started."""
         code = f"{STARTS_CHILD}\nimport time\ntime.sleep(600)"
         with self._running({"a": _task(tmp_path, "a", code)}) as events:
             messages = [next(events)[1]["message"] for _ in range(2)]
@@ -155,7 +156,7 @@ while not os.path.exists({str(tmp_path / "go")!r}):
         self._assert_gone(messages)
 
     def test_room_follows_jobs(self, tmp_path: Path) -> None:
-        """With one job there is room for one step, and again when it has ended."""
+        """With `jobs=1`, the executor has room for one step at a time."""
         executor = self.executor(1)
         try:
             for _ in range(2):
@@ -168,13 +169,13 @@ while not os.path.exists({str(tmp_path / "go")!r}):
             executor.close()
 
     def test_an_idle_executor_has_no_events(self) -> None:
-        """`poll` returns where nothing runs."""
+        """`poll` returns without events if nothing runs."""
         executor = self.executor(None)
         assert list(executor.poll(0.01)) == []
         executor.close()
 
     def test_isolated_steps_have_a_process_each(self, tmp_path: Path) -> None:
-        """No other step ran or will run in the process of an isolated one."""
+        """An isolated step shares its process with no other step."""
         places = set()
         executor = self.executor(1)
         try:
@@ -188,7 +189,7 @@ while not os.path.exists({str(tmp_path / "go")!r}):
             executor.close()
 
     def test_what_a_step_prints_is_in_its_log(self, tmp_path: Path) -> None:
-        """Standard output and standard error, also of what the step starts, go to `task.log`."""
+        """`task.log` contains standard output and error of the step and its child processes."""
         task = _task(tmp_path, "a", "print('hello')\nos.system('echo from below >&2')")
         with self._running({"a": task}) as events:
             list(events)
@@ -197,7 +198,7 @@ while not os.path.exists({str(tmp_path / "go")!r}):
         assert "from below" in text
 
     def test_a_secret_reaches_its_step_alone(self, tmp_path: Path) -> None:
-        """The step gets it, no later one does, and no file holds it afterwards."""
+        """The step gets its secret. Later steps don't, and no file contains it afterwards."""
         code = f"job.log(str(len(os.environ.get({SECRET!r}, ''))))"
         tasks = [_task(tmp_path, name, code) for name in ("gets", "later")]
         tasks[0].env = {SECRET: SECRET_VALUE}
@@ -213,7 +214,7 @@ while not os.path.exists({str(tmp_path / "go")!r}):
         assert not [path for path in files if SECRET_VALUE.encode() in path.read_bytes()]
 
     def test_secrets_of_the_build_do_not_reach_steps(self, tmp_path: Path) -> None:
-        """A step gets no variable that looks like a secret unless its task has it."""
+        """A step doesn't inherit environment variables that look like secrets."""
         before = os.environ.get(SECRET)
         os.environ[SECRET] = SECRET_VALUE
         try:
@@ -227,7 +228,7 @@ while not os.path.exists({str(tmp_path / "go")!r}):
                 os.environ[SECRET] = before
 
     def _assert_gone(self, processes: Sequence[str]) -> None:
-        """Wait until processes that were killed are gone: signals take a moment."""
+        """Wait until killed processes are gone, since signals take a moment."""
         deadline = time.monotonic() + self.patience
         while alive := _alive(processes):
             assert time.monotonic() < deadline, f"still running: {alive}"
@@ -235,7 +236,7 @@ while not os.path.exists({str(tmp_path / "go")!r}):
 
     @contextmanager
     def _running(self, tasks: "Mapping[str, Task]") -> "Iterator[Iterator[tuple[str, Event]]]":
-        """The events of tasks that a new executor runs; it is closed afterwards."""
+        """Run tasks with a new executor; their events. Closes the executor afterwards."""
         executor = self.executor(None)
         try:
             yield self._events(executor, tasks)
@@ -245,7 +246,7 @@ while not os.path.exists({str(tmp_path / "go")!r}):
     def _events(
         self, executor: "Executor", tasks: "Mapping[str, Task]"
     ) -> "Iterator[tuple[str, Event]]":
-        """Start tasks as there is room for them; (step, event) until all have ended."""
+        """Start tasks when the executor has room; (step, event) until all have ended."""
         waiting, running = list(tasks.values()), set[str]()
         deadline = time.monotonic() + self.patience
         while waiting or running:

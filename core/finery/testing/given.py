@@ -40,7 +40,7 @@ ESCAPED = "the step raised an exception that is no FineryError: "
 KINDS: dict[str, type[Artifact]] = {c.kind: c for c in (Dataset, Model, Metrics, Bundle)}
 
 
-class Given(Step, seeded=False, sections=("models", "data", "evaluate", "export")):
+class Given(Step, seeded=False):
     """An artifact that was made outside of the recipe."""
 
     kind: str = setting(help="Dataset, Model, Metrics or Bundle.")

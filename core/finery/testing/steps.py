@@ -1,4 +1,4 @@
-"""What every step type must keep, as tests to inherit."""
+"""The tests that every step type must pass, to inherit."""
 
 import shutil
 import tempfile
@@ -37,12 +37,12 @@ ELSEWHERE = {
     "USER": "someone-else",
     "VERBOSE": "1",
 }
-"""Environment variables of a build in other surroundings. In this language, `open` without an
-encoding reads ASCII."""
+"""Environment variables of a build in different surroundings. `open` without an encoding reads
+ASCII there."""
 
 
 class Reference(NamedTuple):
-    """The build that others are compared with: the step, its project, and what the build said."""
+    """The build that all others are compared with."""
 
     step: Step
     trial: Trial
@@ -50,14 +50,14 @@ class Reference(NamedTuple):
 
     @property
     def moments(self) -> int:
-        """Files that the step opened for writing, and reports to its job."""
+        """How many files the step opened for writing and how many reports it sent, together."""
         logs = [event["message"] for event in self.built.of("step_log")]
         counts = [text.removeprefix(given.MOMENTS) for text in logs if given.MOMENTS in text]
         return int(counts[0]) if counts else 0
 
 
 class Elsewhere(NamedTuple):
-    """A build in other surroundings, which was killed in the middle of the step, and the next."""
+    """A build in different surroundings, killed in the middle of the step, and the next one."""
 
     trial: Trial
     killed: Built
@@ -65,17 +65,17 @@ class Elsewhere(NamedTuple):
 
 
 class StepContract:
-    """What every step type must keep. Subclass it, and say how to make the step.
+    """The tests that every step type must pass. Subclass it and create the step.
 
         class TestShort(StepContract):
             def step(self, folder):
                 return Short(rows=dataset(folder / "rows", ROWS), characters=5)
 
-    The tests build the step with the `finery` command, in projects of its own. Choose few rows: the
+    The tests build the step with the `finery` command in temporary projects. Choose few rows: the
     step runs several times.
 
-    others: values for the tests that change settings, e.g. `{"lora.r": 8}`. By default they follow
-        from types and limits. None leaves a setting as it is.
+    others: other values of settings, e.g. `{"lora.r": 8}`, for the tests that change one. By
+        default they follow from types and limits. None excludes a setting.
     """
 
     others: ClassVar[Mapping[str, Any]] = {}
@@ -84,16 +84,16 @@ class StepContract:
     def step(self, folder: Path) -> Step:
         """The step with its inputs and settings.
 
-        folder: the recipe's folder, another one each time. Write the files and artifacts that the
-        step takes into it.
+        folder: the folder of the recipe, a different one in each call. Write input artifacts and
+        outside files into it.
         """
         raise NotImplementedError
 
     def step_with_rows(self, folder: Path, change: Change) -> Step | None:
-        """The step with other rows: what `change` makes of a list of its rows.
+        """The step with different rows: `change` takes a list of its rows and returns another.
 
-        By default all its inputs that are data sets are changed. Override it for a step that reads
-        rows from files. None: the step reads no rows.
+        By default, all input data sets are changed. Override it for a step that reads rows from
+        files. Return None for a step that reads no rows.
         """
         step = self.step(folder)
         slots = slots_of(step)
@@ -105,28 +105,27 @@ class StepContract:
         return step if any(slot.accepts.kind is Dataset for slot in slots.values()) else None
 
     def test_it_is_described(self) -> None:
-        """Step type and settings have texts for people; the interfaces that it declares load."""
+        """Step type and settings have descriptions, and declared interfaces can be loaded."""
         problems = list(problems_of_step(self._step_type(), "the step type"))
         assert not problems, problems
 
     def test_loading_it_imports_nothing_heavy(self) -> None:
-        """Every command that reads a recipe loads its step types, and most run none."""
+        """Most commands load the step types of a recipe without running a step."""
         cls = self._step_type()
         file = provided_as(cls)[1]
         problems = list(problems_of_loading([cls.__module__ if file is None else str(file)]))
         assert not problems, f"{problems}: {HEAVY_FIX}"
 
     def test_same_inputs_give_the_same_bytes(self) -> None:
-        """The output depends on nothing that differs between two builds, such as the time."""
+        """The output doesn't depend on chance or the time."""
         if not self._is_same_elsewhere():
             self._compare("a second build differs")
 
     def test_it_reads_only_what_it_declares(self) -> None:
-        """Other files, environment variables and working directories don't change the output.
+        """The output doesn't depend on undeclared files or the environment.
 
-        The step runs a second time with another working directory, home, language, time zone and
-        hash seed, with other variables, and with every file changed that neither a setting nor an
-        input names.
+        The second build has a different working directory, home, language, time zone and hash seed,
+        and changed contents in all files that neither a setting nor an input names.
         """
         if not self._is_same_elsewhere():
             self._compare("the output depends on its surroundings", elsewhere=True)
@@ -135,7 +134,7 @@ class StepContract:
         assert not notes, notes
 
     def test_a_killed_build_goes_on(self) -> None:
-        """After `kill -9` in the middle of the step, a second build gives the same output."""
+        """After `kill -9` in the middle of the step, the next build gives the same output."""
         killed = self._elsewhere().killed
         assert killed.ran.code < 0, f"the build wasn't killed: {killed.explained()}"
         if not self._is_same_elsewhere():
@@ -158,7 +157,7 @@ class StepContract:
         assert not wrong, f"whether they are in the key isn't as declared: {', '.join(wrong)}"
 
     def test_settings_outside_the_key_change_no_output(self) -> None:
-        """What is declared with `affects_output=False` doesn't affect the output."""
+        """Settings with `affects_output=False` don't change the output."""
         with _project() as folder:
             trial, step = Trial(folder), self.step(folder)
             outside = [v for v in self._variations(step) if not v.affects_output]
@@ -169,7 +168,7 @@ class StepContract:
                 _assert_same(self._reference().trial, trial, f"the output differs with {varied}")
 
     def test_hostile_rows_are_taken_or_refused(self) -> None:
-        """No rows, odd Unicode, 10 MB of text: the step takes them, or raises a `FineryError`."""
+        """The step takes no rows, odd Unicode and 10 MB of text, or raises a `FineryError`."""
         _, trial, built = self._reference()
         for name in HOSTILE:
             if trial.has(name):
@@ -179,7 +178,7 @@ class StepContract:
                 assert not problem, f"rows '{name}': {problem}"
 
     def test_secrets_stay_out(self) -> None:
-        """A secret that the step gets by `env:` is in no file of the project, and isn't printed."""
+        """No file of the project contains a secret from `env:`, and no command prints it."""
         reference = self._reference()
         leaks = reference.trial.leaks(reference.built)
         assert not leaks, f"the secret is in: {', '.join(leaks)}"

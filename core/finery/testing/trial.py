@@ -17,7 +17,14 @@ from finery.errors import FineryError, PluginError
 from finery.fields import Files, Settings
 from finery.plugin.manager import load_plugins
 from finery.recipe.validate import is_name
-from finery.step.inspect import SECTIONS, inputs_of, nested_fields, sections_of, slots_of
+from finery.step.inspect import (
+    SECTIONS,
+    SECTIONS_OF,
+    inputs_of,
+    nested_fields,
+    sections_of,
+    slots_of,
+)
 from finery.step.step import Step
 from finery.testing import given
 from finery.util.references import load_reference
@@ -29,11 +36,10 @@ SUBJECT = "subject"
 SEED = 17
 SECRET = "FINERY_TRIAL_SECRET_KEY"
 SECRET_VALUE = "trial-secret-5d0c8e51f2a94b37"
-_SECTION = {"Dataset": "data", "Model": "models", "Metrics": "evaluate", "Bundle": "export"}
 
 
 class Ran(NamedTuple):
-    """What a command left: its exit code and what it printed."""
+    """The exit code and output of a command."""
 
     code: int
     out: str
@@ -103,7 +109,7 @@ class Trial:
             entry["external"] = {k: str(path.absolute()) for k, path in artifact.external.items()}
         if refs:
             entry |= {"refs": list(refs.values()), "roles": list(refs)}
-        self._put(_SECTION[artifact.kind], name, entry)
+        self._put(SECTIONS_OF[type(artifact)][0], name, entry)
         self._artifacts[id(artifact)] = artifact, name
         return name
 
@@ -198,7 +204,7 @@ class Trial:
 
 
 class Built(NamedTuple):
-    """A build: the command, and its events."""
+    """A build: its command and its events."""
 
     ran: Ran
     events: list[dict[str, Any]]

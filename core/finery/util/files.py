@@ -1,6 +1,5 @@
 """When a file's stat can be trusted to tell the next change."""
 
-import contextlib
 import os
 from pathlib import Path
 
@@ -34,22 +33,6 @@ def file_state(path: str, folder: int | None = None) -> FileState:
     except OSError:
         return ABSENT
     return s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns
-
-
-def drop_old_bytecode(path: Path) -> None:
-    """Remove what Python compiled of a source file before the file last changed.
-
-    Python tells the versions of a file by size and whole seconds: of two edits within a second it
-    would run the first.
-    """
-    from importlib.util import cache_from_source
-
-    compiled = Path(cache_from_source(str(path)))
-    with contextlib.suppress(OSError):  # there is none, or it isn't ours to remove
-        source = path.stat()
-        changed = max(source.st_mtime_ns, source.st_ctime_ns)
-        if compiled.stat().st_mtime_ns < changed + FINE_NS:
-            compiled.unlink()
 
 
 def fsync(path: Path) -> None:

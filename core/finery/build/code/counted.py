@@ -1,8 +1,9 @@
 """What of a syntax tree counts: all but what can't change an output.
 
 Left out are docstrings, annotations of functions and of plain variables, blocks under
-`if TYPE_CHECKING:`, and the text of errors that are raised and of lines that a job logs. The
-annotations in a class body stay: they are the fields of a step, a dataclass or a struct.
+`if TYPE_CHECKING:`, and the text of finery's errors that are raised and of lines that a job logs.
+The annotations in a class body stay: they are the fields of a step, a dataclass or a struct. So
+does the text of other exceptions: code that catches one may write what it says into an output.
 """
 
 import ast
@@ -22,6 +23,11 @@ PLAIN_DECORATORS = frozenset({
     "override", "property", "setter", "staticmethod", "wraps",
 })  # fmt: skip
 """Decorators that don't look at annotations; those of a function with another one count."""
+ERRORS = frozenset({
+    "DataError", "FineryError", "PluginError", "RecipeError", "RequirementError", "StepError",
+    "UsageError",
+})  # fmt: skip
+"""Errors that end a step: their text is for people."""
 JOBS = frozenset({"job", "_job"})
 """What a variable or attribute that holds a `Job` is called."""
 TELLING = frozenset({"log", "progress"})
@@ -60,11 +66,16 @@ class _Counted(ast.NodeTransformer):
         return self._function(node)
 
     def _function(self, node: F) -> F:
-        if not self._keeps_all and all(map(_is_plain, node.decorator_list)):
+        is_plain = all(map(_is_plain, node.decorator_list))
+        if not self._keeps_all and is_plain:
             node.returns = None
             for argument in _arguments(node.args):
                 argument.annotation = None
-        return self._inside(node, in_class=False)
+        docstring = node.body[0] if not is_plain and ast.get_docstring(node) is not None else None
+        node = self._inside(node, in_class=False)
+        if docstring is not None and docstring not in node.body:  # the decorator may read it
+            node.body.insert(0, docstring)
+        return node
 
     def _inside(self, node: N, *, in_class: bool) -> N:
         outer, self._in_class = self._in_class, in_class
@@ -95,13 +106,9 @@ class _Counted(ast.NodeTransformer):
 
     def visit_Raise(self, node: ast.Raise) -> ast.Raise:
         self.generic_visit(node)
-        node.exc = node.exc and _wordless(node.exc)
-        node.cause = node.cause and _wordless(node.cause)
-        return node
-
-    def visit_Assert(self, node: ast.Assert) -> ast.Assert:
-        self.generic_visit(node)
-        node.msg = node.msg and _wordless(node.msg)
+        if isinstance(node.exc, ast.Call) and _last_name(node.exc.func) in ERRORS:
+            node.exc = _wordless(node.exc)
+            node.cause = node.cause and _wordless(node.cause)
         return node
 
     def visit_Call(self, node: ast.Call) -> ast.expr:

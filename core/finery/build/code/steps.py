@@ -21,7 +21,7 @@ from finery.recipe.document import Recipe
 from finery.step.inspect import declared_outputs, inputs_of, nested_fields, nested_steps
 from finery.step.step import Step
 from finery.store.database import Store
-from finery.util.files import drop_old_bytecode, settled
+from finery.util.files import settled
 from finery.util.paths import project_folder
 
 FORMAT = "code 1"
@@ -84,7 +84,8 @@ class StepCode:
         use = written["use"]
         if use in self._plain:
             return self._plain[use]
-        subjects, code = [*self._subjects(step, written)], {}
+        subjects = [*self._subjects(step, written)]
+        code: Code = {}
         for subject in subjects:
             add(code, self._code(subject))
         own = _Own(dict(sorted(code.items())), subjects)
@@ -207,7 +208,6 @@ class StepCode:
     def _parse(self, path: Path) -> bytes:
         from finery.build.code.parse import parse_file  # needs `ast`: only for files that changed
 
-        drop_old_bytecode(path)  # workers import the file
         parsed, names = parse_file(path)
         self._store.keep_facts({f"{NAMES} {parsed.digest}": msgspec.json.encode(names)})
         return msgspec.msgpack.encode(parsed)

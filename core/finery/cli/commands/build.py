@@ -15,6 +15,7 @@ from finery.cli.console import print_json
 from finery.cli.options import json_option, recipe_argument, set_option
 from finery.errors import UsageError
 from finery.util.references import load_reference
+from finery.util.text import counted
 
 if TYPE_CHECKING:
     from finery.build.scheduler import Build
@@ -94,7 +95,7 @@ def _is_done(
         return events is not None
     count = stamp.steps_if_done(recipe, steps, overrides)
     if count is not None:
-        click.secho(f"{count} steps, nothing to do", fg="green", err=True)
+        click.secho(f"{counted(count, 'step')}, nothing to do", fg="green", err=True)
     return count is not None
 
 

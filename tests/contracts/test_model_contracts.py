@@ -1,0 +1,54 @@
+"""Steps that take and make models keep the contract of step types, with models of a few KB."""
+
+from pathlib import Path
+
+import pytest
+from tiny_gguf import write_tiny_gguf
+
+from finery import Files, Model, Step
+from finery.testing import StepContract, dataset
+from finery_local.model import LocalModel
+from finery_ollama.modelfile import Modelfile
+from finery_trl.steps.sft import Sft
+
+ROWS = [
+    {"prompt": f"where is my {thing}", "completion": f"{thing}_arrival"}
+    for thing in ("card", "rate", "key", "late", "my", "is")
+]
+
+
+class TestLocalModel(StepContract):
+    """local.model, on a GGUF file."""
+
+    def step(self, folder: Path) -> Step:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_tiny_gguf(folder / "tiny.gguf")
+        return LocalModel(path=Files(["tiny.gguf"]))
+
+
+class TestModelfile(StepContract):
+    """ollama.modelfile."""
+
+    def step(self, folder: Path) -> Step:
+        (folder / "gguf").mkdir(parents=True)
+        write_tiny_gguf(folder / "gguf" / "tiny.gguf")
+        gguf = Model(folder / "gguf", meta={"format": "gguf", "file": "tiny.gguf"})
+        return Modelfile(gguf=gguf, name="tiny")
+
+
+@pytest.mark.real
+class TestSft(StepContract):
+    """trl.sft: killed in the middle, it goes on from a checkpoint, to the same weights."""
+
+    others = {"packing": None}
+
+    def step(self, folder: Path) -> Step:
+        from tiny_llama import tiny_llama
+
+        return Sft(
+            model=tiny_llama(folder / "model"),
+            rows=[dataset(folder / "rows", ROWS)],
+            epochs=4,
+            effective_batch_size=2,
+            save_steps=2,
+        )

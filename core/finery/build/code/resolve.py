@@ -119,9 +119,11 @@ class Modules:
         """Where a module can be, by the paths of its top-level package, which is imported."""
         top, *parents = module.split(".")
         package = sys.modules.get(top)
-        if not parents and not hasattr(package, "__path__") and hasattr(package, "__file__"):
-            yield str(package.__file__)
-        for root in getattr(package, "__path__", ()):
+        roots = getattr(package, "__path__", ())
+        file = getattr(package, "__file__", None)
+        if not parents and not roots and file is not None:
+            yield file
+        for root in roots:
             folder = "/".join([root, *parents])
             if "__init__.py" in self._names_in(folder):
                 yield f"{folder}/__init__.py"

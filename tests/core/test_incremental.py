@@ -235,7 +235,7 @@ def test_code_edited_during_a_build_is_not_run_under_the_old_key(built: Project)
     (built.folder / "edited").touch()
     assert "its code changed since the build began: steps.py" in process.communicate(timeout=30)[1]
     built.edit("steps.py", new, old)
-    assert built.ran("--step", "late") == ["late"]
+    assert built.ran("--step", "late") == ["late", "wait"]  # which ran while its code changed
     assert built.rows("late")[0]["prompt"] == "old"
 
 
@@ -244,9 +244,11 @@ class Talk(Copy):
     \"\"\"Rows, with much to say.\"\"\"
 
     def run(self, job: Job) -> Dataset:
+        from finery import UsageError
+
         job.log(f"{self.tag} is the tag")
         if self.tag < 0:
-            raise ValueError(f"too small: {self.tag}")
+            raise UsageError(f"too small: {self.tag}")
         return super().run(job)
 
 

@@ -122,9 +122,11 @@ def test_its_code_is_part_of_the_key_and_comments_are_not(t: Project) -> None:
 
 
 TALK = """\
+        from finery import DataError
+
         job.log(f"rows of {self.characters} characters and more")
         if self.characters > 99:
-            raise ValueError(f"no row has {self.characters} characters")
+            raise DataError(f"no row has {self.characters} characters")
         return Dataset"""
 
 

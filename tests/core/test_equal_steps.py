@@ -20,9 +20,7 @@ data:
 FILES = {"recipe.yaml": RECIPE, "lines.txt": "x\ny\nz\nu\nv\n"}
 
 
-def test_equal_steps_run_once_and_the_other_is_cached(
-    project: MakeProject, tmp_path: Path
-) -> None:
+def test_equal_steps_run_once_and_the_other_is_cached(project: MakeProject, tmp_path: Path) -> None:
     made = project(FILES)
     made.env["RAN"] = str(tmp_path / "ran")
     plan = made.run("plan", "--step", "one", "--step", "two")

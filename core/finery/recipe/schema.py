@@ -20,8 +20,8 @@ _STEP_KEYS: dict[str, Any] = {
         "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
     },
     "seed": {
-        "description": "The step's seed. By default it derives from the recipe's `seed` and the step type, so that "
-        "equal steps under two names give equal outputs.",
+        "description": "The step's seed. By default it derives from the recipe's `seed` and the "
+        "step type, so that equal steps under two names give equal outputs.",
         "type": "integer",
         "minimum": 0,
         "maximum": 2**31 - 1,

@@ -33,7 +33,12 @@ SHOWN = 10
 """Rows that an error names one by one."""
 
 
-class Judge(Step, isolated=True, preflight="finery_eval.preflight:JudgePreflight"):
+class Judge(
+    Step,
+    isolated=True,
+    preflight="finery_eval.preflight:JudgePreflight",
+    hints="finery_eval.hints:EVALUATOR",
+):
     """Judge models on the same rows."""
 
     models: list[Model] = takes(

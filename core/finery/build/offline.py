@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from finery.errors import StepError
-from finery.inference.records import SqliteRecords
+from finery.inference.records import MemoryRecords, SqliteRecords
 from finery.recipe.graph import Node
 from finery.step.inspect import give_files
 from finery.step.job import Job, Report
@@ -38,6 +38,20 @@ def job_without_run(
         secrets={name: os.environ[name] for name in node.env if name in os.environ},
         pinned=pinned,
         kept=store.root / PINNED,
+    )
+
+
+def job_without_store(node: Node, folder: Path) -> Job:
+    """A job that asks no engine and knows no answers. folder: as for `job_without_run`."""
+    (folder / "out").mkdir()
+    return Job(
+        out=folder / "out",
+        scratch=folder / "scratch",
+        seed=node.seed if node.step.uses_seed() else None,
+        report=lambda event: None,
+        records=MemoryRecords(),
+        find_engine=_no_engine,
+        secrets={},
     )
 
 

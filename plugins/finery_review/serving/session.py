@@ -83,7 +83,7 @@ class Session:
             }
 
     def listed(self, status: str, label: str, text: str, order: str) -> dict[str, Any]:
-        """The rows with a status (`undecided` includes stale rows), a label and a text, in an order.
+        """The rows with a status (`undecided` includes stale rows), a label and a text; sorted.
 
         Empty: any. The text may also be in a decision. `statuses` has a letter for each row.
         """

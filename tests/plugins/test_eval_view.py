@@ -18,7 +18,7 @@ from finery_eval.steps.structured import Json
 from finery_eval.view.answers import answer_of, reasons
 from finery_eval.view.confusion import print_confusion
 from finery_eval.view.metrics import MetricsView
-from finery_eval.view.scores import comparable, print_scores
+from finery_eval.view.scores import comparable, print_interval_note, print_scores
 from finery_eval.view.tables import plain_table
 
 pytestmark = pytest.mark.usefixtures("tables_answer")
@@ -212,6 +212,12 @@ def test_of_many_classes_the_tables_of_one_model_are_printed(tmp_path: Path) -> 
     assert "base: label" not in text
     assert "(tables of base: finery show test --model base)" in text
     assert "sft: label" not in shown(output, model="base")
+
+
+def test_a_table_with_intervals_says_what_they_cover() -> None:
+    out = io.StringIO()
+    print_interval_note(Console(file=out, width=100), {"test": report(8, "accuracy")})
+    assert "choice of test rows only" in out.getvalue()
 
 
 def test_labels_and_cells_are_text_and_no_markup() -> None:

@@ -16,7 +16,7 @@ from finery import (
 )
 from finery_eval.view.answers import answer_of, compact, reasons
 from finery_eval.view.confusion import print_confusion
-from finery_eval.view.scores import comparable, headline, print_scores
+from finery_eval.view.scores import comparable, headline, print_interval_note, print_scores
 from finery_eval.view.tables import plain_table
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ class MetricsView(View):
             )
         print_scores(console, {"": report})
         only = best if detail.model or _per_model_lines(report) > MOST_LINES else None
+        print_interval_note(console, {"": report})
         for table in report["details"].get("tables", []):
             if table.get("model", only) in (only, None) or only is None:
                 console.print(plain_table(table))
@@ -74,6 +75,7 @@ class MetricsView(View):
         reports = {output.title: _metrics_of(output).report() for output in outputs}
         for group in comparable(reports):
             print_scores(console, group)
+        print_interval_note(console, reports)
 
     def row_event(self, facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """A model's answer, right or wrong, what was expected, and why it is wrong."""

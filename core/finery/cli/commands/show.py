@@ -112,7 +112,8 @@ def command(
     if model is not None and not any(m.kind == Metrics.kind for m in manifests.values()):
         raise UsageError(f"{name} judges no models", where="--model", fix="leave --model out")
     detail = Detail(rows, dropped, model)
-    show_outputs(graph, store, manifests, detail, pages, as_json=as_json)
+    seed = dict(result.parts).get("seed")
+    show_outputs(graph, store, manifests, detail, pages, seed=seed, as_json=as_json)
 
 
 def _check_step(graph: "Graph", name: str, output: str) -> None:

@@ -256,8 +256,8 @@ def comparison_tables(comparisons: Sequence[Mapping[str, Any]]) -> list[dict[str
     if not comparisons:
         return []
     base = comparisons[0]["baseline"]
-    differences = ["accuracy difference (points)", "95 % CI low", "95 % CI high"]
-    counts, p_value = ["only this model right", f"only {base} right"], "p (McNemar, exact)"
+    differences = ["accuracy (points)", "95 % CI low", "95 % CI high"]
+    counts, p_value = ["only this right", f"only {base} right"], "p (McNemar, exact)"
     units: dict[str, Unit] = {**dict.fromkeys(differences, "difference"), p_value: "p"}
     rows = [
         [

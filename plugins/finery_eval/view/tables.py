@@ -1,7 +1,7 @@
 """The tables that an evaluator keeps in `details["tables"]`."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from finery import percent, visible
 from finery_eval.view.scores import new_table
@@ -19,7 +19,8 @@ def plain_table(data: Mapping[str, Any]) -> "Table":
     table = new_table(data["title"])
     units = data.get("units", {})
     for index, column in enumerate(data["columns"]):
-        table.add_column(plain(column), justify="left" if index == 0 else "right")
+        justify: Literal["left", "right"] = "left" if index == 0 else "right"
+        table.add_column(plain(column), justify=justify, overflow="fold")
     for row in data["rows"]:
         cells = zip(data["columns"], row, strict=True)
         table.add_row(*(plain(_cell(value, units.get(column))) for column, value in cells))

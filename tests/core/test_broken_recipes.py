@@ -142,14 +142,18 @@ TOP = {
         "the version of the recipe language is missing",
         "add `finery: 1` at the top",
     ),
-    "other version": Broken(f"finery: {HERE}2\n", "doesn't read version 2 of the recipe language", "`finery: 1`"),
+    "other version": Broken(
+        f"finery: {HERE}2\n", "doesn't read version 2 of the recipe language", "`finery: 1`"
+    ),
     "version as text": Broken(f"finery: {HERE}'1'\n", "doesn't read version '1'", "`finery: 1`"),
     "no steps": Broken(f"{HERE}finery: 1\ndata:\n", "the recipe has no steps", "add one"),
     "unknown section": Broken(
         f"{DATA}{HERE}exports: {{}}\n", "unknown section 'exports'", "did you mean 'export'?"
     ),
     "section as list": Broken(
-        f"finery: 1\ndata:\n  {HERE}- {{use: data.file}}\n", "must map names to steps", "data: {NAME:"
+        f"finery: 1\ndata:\n  {HERE}- {{use: data.file}}\n",
+        "must map names to steps",
+        "data: {NAME:",
     ),
     "name with slash": Broken(f"{DATA}name: {HERE}a/b\n", "can't be named 'a/b'", "use letters"),
     "name is a number": Broken(f"{DATA}name: {HERE}3\n", "'name' can't be 3", "put it in quotes"),
@@ -169,7 +173,9 @@ STEPS = {
     "use mistyped": Broken(
         step(f"{HERE}uses: data.file"), "is missing `use:`", "write 'use', not 'uses'"
     ),
-    "use as list": Broken(step(f"use: {HERE}[data.file]"), "must name one step type", "add `use:` with one of"),
+    "use as list": Broken(
+        step(f"use: {HERE}[data.file]"), "must name one step type", "add `use:` with one of"
+    ),
     "unknown step type": Broken(
         step(f"use: {HERE}data.fil"), "unknown step type 'data.fil'", "did you mean 'data.file'?"
     ),
@@ -254,7 +260,9 @@ SETTINGS = {
         step(f"use: data.file, path: a, take: {HERE}2.0"), "'take' can't be 2.0", "a whole number"
     ),
     "yes for true": Broken(
-        step(f"use: data.file, path: a, prompts_only: {HERE}yes"), "can't be 'yes'", "write prompts_only: true"
+        step(f"use: data.file, path: a, prompts_only: {HERE}yes"),
+        "can't be 'yes'",
+        "write prompts_only: true",
     ),
     "out of range": Broken(
         step(f"use: data.file, path: a, take: {HERE}0"), "'take' can't be 0", "at least 1"

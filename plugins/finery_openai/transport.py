@@ -101,7 +101,9 @@ async def _body(response: Any) -> bytes:
 
 
 def _unusable(response: Any, what: str, *, again: bool = False) -> Fault:
-    return Fault(StepError(f"{_origin(response.request.url)} sent {what}"), again=again)
+    what = f"{_origin(response.request.url)} sent {what}"
+    fix = "check that base_url names an API that is compatible with OpenAI's"
+    return Fault(StepError(what, fix=fix), again=again)
 
 
 def _sent_away(url: Any, other: Any) -> Fault:

@@ -28,8 +28,8 @@ BYTES = 2**29
 """Memory that a template may take for one row, in addition to what the process has."""
 SECONDS = 10.0
 """CPU time that a pattern or template may take for one row."""
-HARD = 3
-"""A process ends after this many times the seconds, if nothing could be raised in it."""
+GRACE = 20.0
+"""CPU time after that until the process ends, if nothing could be raised in it."""
 _SLICE = 0.1
 _running: list[tuple[float, float]] = []
 """When the time that runs is over, by this thread's CPU clock, and its length; none: empty."""
@@ -114,7 +114,7 @@ def _start(seconds: float, can_end: bool) -> None:
     _running.append((time.thread_time() + seconds, seconds))
     signal.setitimer(signal.ITIMER_VIRTUAL, seconds, _SLICE)
     if can_end:
-        signal.setitimer(signal.ITIMER_PROF, seconds * HARD)
+        signal.setitimer(signal.ITIMER_PROF, seconds + GRACE)
 
 
 def _look(signum: int, frame: object) -> None:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 LONGEST = 2**26
 """Characters that a template may write for one row."""
+LARGEST = 2**20
+"""Bits of an integer that a template may calculate."""
 _CHANCE = ("random", "lipsum")
 """Filters and functions of Jinja that return something else each time."""
 
@@ -35,14 +37,28 @@ def environment() -> Any:
     from jinja2 import StrictUndefined
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    sandbox = ImmutableSandboxedEnvironment(
-        undefined=StrictUndefined, finalize=_finalized(), optimized=False
-    )
+    class Sandbox(ImmutableSandboxedEnvironment):
+        intercepted_binops = frozenset(("*", "**"))
+
+        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+            _refuse_large(operator, left, right)
+            return super().call_binop(context, operator, left, right)
+
+    sandbox = Sandbox(undefined=StrictUndefined, finalize=_finalized(), optimized=False)
     for name in _CHANCE:
         sandbox.filters.pop(name, None)
         sandbox.globals.pop(name, None)
     sandbox.concat = _concatenated  # type: ignore[assignment]
     return sandbox
+
+
+def _refuse_large(operator: str, left: Any, right: Any) -> None:
+    """Python calculates with huge integers for hours, and can't be interrupted."""
+    if isinstance(left, int) and isinstance(right, int):
+        bits = left.bit_length()
+        bits = bits * right if operator == "**" else bits + right.bit_length()
+        if bits > LARGEST:
+            raise LimitExceeded(f"calculates an integer of more than {LARGEST:,} bits")
 
 
 def _concatenated(pieces: Iterable[str]) -> str:

@@ -3,6 +3,7 @@
 python docs/picture.py RECIPE FILE.svg     builds RECIPE in a terminal of 100 columns and draws it
 """
 
+import io
 import os
 import pty
 import re
@@ -86,7 +87,7 @@ def main(recipe: str, target: Path) -> None:
     """Build the recipe and draw what the terminal shows at the end."""
     finery = str(Path(sys.executable).with_name("finery"))
     lines = last_screen(recorded([finery, "build", recipe]))
-    console = Console(width=WIDTH, record=True, force_terminal=True, file=open(os.devnull, "w"))
+    console = Console(width=WIDTH, record=True, force_terminal=True, file=io.StringIO())
     console.print(Text.from_ansi(f"\x1b[1m$ finery build {recipe}\x1b[0m"))
     console.print(Text.from_ansi("\n".join(lines).rstrip()))
     svg = console.export_svg(theme=THEME, code_format=SVG, unique_id="build")

@@ -15,7 +15,13 @@ from finery_eval.steps.rules import Rule, Rules
 from finery_eval.steps.sql import Sql
 from finery_eval.steps.structured import Json
 from finery_eval.view.answers import answer_of, reasons
-from finery_eval.view.scores import comparable, confusion_table, plain_table, print_scores
+from finery_eval.view.scores import (
+    comparable,
+    confusion_table,
+    plain_table,
+    print_interval_note,
+    print_scores,
+)
 
 pytestmark = pytest.mark.usefixtures("tables_answer")
 
@@ -115,6 +121,12 @@ def test_models_are_rows_and_where_there_is_no_room_columns() -> None:
     assert [line.split()[0] for line in narrow[3:]] == ["judged", "accuracy", "95", *metrics[1:]]
     assert all(len(line) <= 60 for line in narrow)
     assert not any("…" in line for line in narrow)
+
+
+def test_a_table_with_intervals_says_what_they_cover() -> None:
+    out = io.StringIO()
+    print_interval_note(Console(file=out, width=100), {"test": report(8, "accuracy")})
+    assert "choice of test rows only" in out.getvalue()
 
 
 def test_labels_and_cells_are_text_and_no_markup() -> None:

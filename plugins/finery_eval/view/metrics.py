@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from finery import Detail, Manifest, Metrics, Output, View, counted, print_labelled
 from finery_eval.view.answers import answer_of, compact, reasons
-from finery_eval.view.scores import comparable, confusion_table, plain_table, print_scores
+from finery_eval.view.scores import (
+    comparable,
+    confusion_table,
+    plain_table,
+    print_interval_note,
+    print_scores,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,6 +36,7 @@ class MetricsView(View):
         metrics = _metrics_of(output)
         report = metrics.report()
         print_scores(console, {"": report})
+        print_interval_note(console, {"": report})
         for table in report["details"].get("tables", []):
             console.print(plain_table(table))
         for model, fields in report["details"].get("confusion", {}).items():
@@ -43,6 +50,7 @@ class MetricsView(View):
         reports = {output.title: _metrics_of(output).report() for output in outputs}
         for group in comparable(reports):
             print_scores(console, group)
+        print_interval_note(console, reports)
 
     def row_event(self, facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """A model's answer, right or wrong, what was expected, and why it is wrong."""

@@ -50,6 +50,13 @@ def print_scores(console: "Console", reports: Mapping[str, Report]) -> None:
     console.print(table)
 
 
+def print_interval_note(console: "Console", reports: Mapping[str, Report]) -> None:
+    """Print what the intervals cover, where there are any."""
+    if any(report["intervals"] for report in reports.values()):
+        text = "95 % CI: covers the choice of test rows only, not the seed of a training"
+        console.print(text, style="dim")
+
+
 def _cells(report: Report, model: str, metrics: Sequence[str]) -> list[str]:
     scores = report["scores"][model]
     cells = [percent(scores[metric]) if metric in scores else "—" for metric in metrics]

@@ -102,7 +102,9 @@ def command(
         from finery.cli.pages import write_pages
 
         pages = write_pages(graph, store, manifests, html, tokenizer)
-    show_outputs(graph, store, manifests, Detail(rows, dropped), pages, as_json=as_json)
+    seed = dict(result.parts).get("seed")
+    detail = Detail(rows, dropped)
+    show_outputs(graph, store, manifests, detail, pages, seed=seed, as_json=as_json)
 
 
 def _check_step(graph: "Graph", name: str, output: str) -> None:

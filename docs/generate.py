@@ -133,8 +133,8 @@ def _note(name: str, about: About) -> str:
 EVENTS_HEAD = """# Events
 
 `finery build --json` prints events as JSON lines, one event per line, and nothing else. A build
-that runs a step also writes its events to `.finery/runs/<run>/events.jsonl`, next to the logs of its
-steps.
+that runs a step also writes its events to `.finery/runs/<run>/events.jsonl`, next to the logs of
+its steps.
 
 Every event has these fields:
 

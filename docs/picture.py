@@ -1,6 +1,6 @@
 """Draws docs/images/build.svg: the terminal at the end of a real `finery build`.
 
-python docs/picture.py RECIPE FILE.svg     builds RECIPE in a terminal of 100 columns and draws it
+python docs/picture.py RECIPE FILE.svg [OPTION…]   builds RECIPE in a terminal of 100 columns and draws it
 """
 
 import io
@@ -40,7 +40,7 @@ SVG = """\
 <defs><clipPath id="{unique_id}-clip-terminal">
 <rect x="0" y="0" width="{terminal_width}" height="{terminal_height}"/></clipPath>{lines}</defs>
 <rect fill="#181a20" width="{terminal_width}" height="{terminal_height}" rx="10"/>
-<g transform="translate(16, 12)">
+<g transform="translate(9, 14)">
 {backgrounds}
 <g class="{unique_id}-matrix">
 {matrix}
@@ -86,7 +86,7 @@ def last_screen(text: str) -> list[str]:
 def main(recipe: str, target: Path) -> None:
     """Build the recipe and draw what the terminal shows at the end."""
     finery = str(Path(sys.executable).with_name("finery"))
-    lines = last_screen(recorded([finery, "build", recipe]))
+    lines = last_screen(recorded([finery, "build", recipe, *sys.argv[3:]]))
     console = Console(width=WIDTH, record=True, force_terminal=True, file=io.StringIO())
     console.print(Text.from_ansi(f"\x1b[1m$ finery build {recipe}\x1b[0m"))
     console.print(Text.from_ansi("\n".join(lines).rstrip()))

@@ -1,6 +1,6 @@
 """Draws docs/images/build.svg: the terminal at the end of a real `finery build`.
 
-python docs/picture.py RECIPE FILE.svg [OPTION…]   builds RECIPE in a terminal of 100 columns and draws it
+python docs/picture.py RECIPE FILE.svg [OPTION…]   builds in a terminal of 100 columns, draws it
 """
 
 import io

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from finery.errors import StepError
+from finery.execute.environment import secrets_for_all
 from finery.inference.records import SqliteRecords
 from finery.recipe.graph import Node
 from finery.step.inspect import give_files
@@ -35,7 +36,8 @@ def job_without_run(
         report=report,
         records=SqliteRecords(store.database),
         find_engine=_no_engine,
-        secrets={name: os.environ[name] for name in node.env if name in os.environ},
+        secrets=secrets_for_all(os.environ)
+        | {name: os.environ[name] for name in node.env if name in os.environ},
         pinned=pinned,
         kept=store.root / PINNED,
     )

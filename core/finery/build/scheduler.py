@@ -29,7 +29,6 @@ from finery.store.links import prune_links
 from finery.util.events import Event, Listener, happened, new_run_id
 from finery.util.files import FileState, file_state
 from finery.util.paths import project_folder
-from finery.util.text import redacted
 
 T = TypeVar("T")
 
@@ -256,14 +255,11 @@ class Build:
     def _hear(self, task: Task, event: TaskEvent) -> None:
         plan = self._running[task.step]
         if event["event"] == "done":
-            _redact_log(task)
             self._done(plan, event)
         elif event["event"] == "failed":
-            _redact_log(task)
             self._ended(plan)
             self._fail(plan.node, error_from_dict(event["error"]), log=task.log)
         elif event["event"] == "died":
-            _redact_log(task)
             self._ended(plan)
             self._fail(plan.node, _death(event["code"], task), log=task.log)
         elif event["event"] == "note":
@@ -472,16 +468,6 @@ def _digest_now(store: Store, path: Path) -> str | None:
         return store.digest_file(path)
     except DataError:  # it is gone
         return None
-
-
-def _redact_log(task: Task) -> None:
-    """Take secrets out of what the step printed."""
-    if task.env and os.path.exists(task.log):
-        log = Path(task.log)
-        text = log.read_text(encoding="utf-8", errors="surrogateescape")
-        clean = redacted(text, task.env)
-        if clean != text:
-            log.write_text(clean, encoding="utf-8", errors="surrogateescape")
 
 
 def _death(code: int, task: Task) -> StepError:

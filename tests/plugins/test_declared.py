@@ -208,7 +208,7 @@ def test_the_rows_of_a_source_are_counted(tmp_path: Path) -> None:
     graph = opened(tmp_path, all_rows, lines=30)
     (note, *_) = notes_on(graph)
     assert (note.name, note.place) == ("few-rows", ("train", "taught", "texts"))
-    assert note.text == "taught learns from 30 rows: few-shot prompting in disguise"
+    assert note.text == "taught learns from only 30 rows"
 
 
 @pytest.mark.parametrize(("old", "new", "note"), [

@@ -38,7 +38,7 @@ class Control:
             return []
         return [
             f"{len(self._ids):,} of {self._read:,} rows have control tokens in their text "
-            f"({', '.join(self._tokens)}), which end turns or start others: {some_of(self._ids)}"
+            f"({', '.join(self._tokens)}), which the model takes as real: {some_of(self._ids)}"
         ]
 
 

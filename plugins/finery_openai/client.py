@@ -28,7 +28,7 @@ HEAVY_TROUBLE = TROUBLE // 5
 """How many refused requests a request counts as that failed after all its retries."""
 MOST_DENIALS = 3
 """Denied requests before the first answer, after which finery gives up."""
-MOST_TOLD = 10
+MOST_LOGGED = 10
 """Different reasons for retries that are logged."""
 WITHOUT = {
     "response_format": "the server can't constrain answers to a JSON Schema; sending none",
@@ -61,7 +61,7 @@ class Client:
         self._tokens = Bucket(hints.get("tokens_per_minute"), burst_seconds=10)
         self._hold = Hold()
         self._answered = self._trouble = self._denials = 0
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
         self._resting: set[asyncio.Task[Any]] = set()
         self._timeout = float(hints.get("timeout", 300.0))
         # Without a key the library would look for one in the environment.
@@ -121,8 +121,8 @@ class Client:
             await self._tokens.take(prompt_tokens(request) + sampling.max_tokens)
 
     async def _pause(self, fault: Fault, failures: int) -> None:
-        if len(self._told) < MOST_TOLD and fault.error.what not in self._told:
-            self._told.add(fault.error.what)
+        if len(self._logged) < MOST_LOGGED and fault.error.what not in self._logged:
+            self._logged.add(fault.error.what)
             self._job.log(f"{self.meta['name']}: {fault.error.what}; retrying")
         if fault.wait is not None:
             self._hold.extend(fault.wait)

@@ -40,7 +40,7 @@ def files(path: Path, text: str) -> OneFile:
         (Checks(allowed=["a", "b"]), " a\n", "c", "the answer 'c' isn't allowed"),
         (
             Checks(fields={"p": ["high", "low"]}), "p: high\nq: x", "p: middle",
-            "p is missing, or has no value that is allowed",
+            "p is missing or has a value that isn't allowed",
         ),
         (Checks(fields={"p": ["1"], "q": ["true"]}), '{"p": 1, "q": true}', '{"p": 1}', "q is"),
         (Checks(min_characters={"assistant": 2}), "ab", "a", "1 characters, fewer than 2"),

@@ -197,7 +197,7 @@ def test_a_context_of_ones_own(making: Make) -> None:
 def test_too_few_chunks_for_distractors_are_an_error(making: Make, server: Server) -> None:
     code, error = making(2, "distractors: 2").failure()
     assert code == 2
-    assert "contexts need 3 chunks, and there are 2" in error
+    assert "contexts need 3 chunks, but there are only 2" in error
     assert not server.calls  # nothing is paid for what can't be made
 
 

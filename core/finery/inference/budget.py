@@ -8,7 +8,7 @@ from finery.errors import UsageError
 from finery.fields import Settings, setting
 from finery.inference.types import Completion, Request
 
-TELL_SECONDS = 0.1
+REPORT_SECONDS = 0.1
 """Shortest time between two progress reports."""
 CHARACTERS_A_TOKEN = 4
 """A rough average, for estimates before a model has counted."""
@@ -111,12 +111,12 @@ class Ticker:
     """Limits how often progress is reported."""
 
     def __init__(self) -> None:
-        self._told = float("-inf")
+        self._reported = float("-inf")
 
     def is_due(self, done: int, total: int) -> bool:
         """Whether to report now: at the first and the last, and a few times a second."""
         now = time.monotonic()
-        if done < total and now - self._told < TELL_SECONDS:
+        if done < total and now - self._reported < REPORT_SECONDS:
             return False
-        self._told = now
+        self._reported = now
         return True

@@ -82,7 +82,7 @@ class CachedEngine:
         flow = _Flow(self, requests, sampling, window=max(len(requests), 1))
         answers: list[Completion | None] = [None] * len(requests)
         failed: FineryError | None = None
-        for index, answer in self._told(flow, len(requests), progress):
+        for index, answer in self._with_progress(flow, len(requests), progress):
             if refusals and isinstance(answer, RefusedError):
                 answer = _refused(answer)
             if isinstance(answer, FineryError):
@@ -122,9 +122,11 @@ class CachedEngine:
         )  # fmt: skip
         if total is None:
             total = len(requests) if isinstance(requests, Sequence) else 0
-        yield from self._told(_Flow(self, requests, sampling, window=WINDOW), total, progress)
+        yield from self._with_progress(
+            _Flow(self, requests, sampling, window=WINDOW), total, progress
+        )
 
-    def _told(
+    def _with_progress(
         self, flow: "_Flow", total: int, progress: str
     ) -> Iterator[tuple[int, Completion | FineryError]]:
         """The flow's answers. Reports progress, and raises an error when the budget is reached."""
@@ -191,7 +193,7 @@ class _Flow:
         self._unknown: deque[_Asked] = deque()
         self._flying: dict[int, _Asked] = {}
         self._elsewhere: list[_Asked] = []  # requests that other processes are sending
-        self._told = False
+        self._has_logged_wait = False
         # Key of a waiting or sent batch → indices of other batches with the same requests.
         self._twins: dict[bytes, list[list[int]]] = {}
         self._exhausted = False
@@ -260,8 +262,8 @@ class _Flow:
 
     def _wait(self) -> None:
         """Wait for other processes, which send all that is left."""
-        if not self._told:
-            self._told = True
+        if not self._has_logged_wait:
+            self._has_logged_wait = True
             self._engine.job.log("waiting for another process, which is sending the same requests")
         time.sleep(AGAIN_SECONDS)
 

@@ -68,12 +68,14 @@ class SqliteRecords:
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """The existing records, by key."""
-        db, found = self._open(), dict[bytes, bytes]()
+        db, records = self._open(), dict[bytes, bytes]()
         for start in range(0, len(keys), 500):
             part = keys[start : start + 500]
             marks = ",".join("?" * len(part))
-            found.update(db.execute(f"SELECT key, value FROM records WHERE key IN ({marks})", part))
-        return found
+            records.update(
+                db.execute(f"SELECT key, value FROM records WHERE key IN ({marks})", part)
+            )
+        return records
 
     def put(self, records: Mapping[bytes, bytes]) -> None:
         """Store records in one transaction. `StepError` if they can't be written."""

@@ -148,8 +148,8 @@ def outcome(seen: Iterable[Seen]) -> Outcome:
     positions = {one.position for one in both}
     if len(positions) == 1:
         (position,) = positions
-        what = "a tie" if position == "tie" else f"the {position} answer"
-        return Outcome("undecided", f"the judge picks {what} in both orders")
+        verdict = "calls a tie" if position == "tie" else f"picks the {position} answer"
+        return Outcome("undecided", f"the judge {verdict} in both orders")
     return Outcome("undecided", "the judge calls a tie in one of the two orders")
 
 

@@ -52,8 +52,8 @@ class Preferences(Generator, keeps_prompts=True):
     compare: list[str] = setting(
         [],
         help="For `chosen: row`: fields that must equal those of the row's own answer for an "
-        "answer to be right (JSON objects, or lines `name: value`). Default: the whole text without "
-        "case and whitespace, or the JSON value.",
+        "answer to be right (JSON objects, or lines `name: value`). Default: the whole text "
+        "without case and whitespace, or the JSON value.",
         examples=[["category", "priority"]],
     )
     checks: Checks = setting(Checks(), help="Checks that a good answer must pass.")

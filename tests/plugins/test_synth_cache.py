@@ -245,7 +245,7 @@ def test_a_rejected_row_is_asked_again_and_then_reported(making: Make, server: S
     assert {call["seed"] for call in server.calls} == {0, 100_000, 200_000}
     drops = read(made, "dropped.jsonl")
     assert [drop["reason"] for drop in drops] == ["matches"] * 3
-    assert "has no match of ^good (asked 3 times)" in drops[0]["detail"]
+    assert "assistant doesn't match ^good (after 3 attempts)" in drops[0]["detail"]
     attempts = {
         o["prompt"][0]["content"]: o.get("attempt", 0) for o in read(made, "generated.jsonl")
     }

@@ -141,7 +141,7 @@ def test_prompts_and_the_judge_count_against_a_budget(planned: Project, server: 
     assert found["warning"] == ""  # how long answers are isn't known
     limit = found["prompt_tokens"] // 2
     few = ("--set", f"generate.answers.budget.tokens={limit}")
-    assert "after about 20 of 40 calls" in estimates(planned, *few)["answers"]["warning"]
+    assert "for about 20 of 40 calls" in estimates(planned, *few)["answers"]["warning"]
     planned.edit(
         "recipe.yaml", "budget: {", "judge: teacher, checks: {judge: {rubric: Good?}}, budget: {"
     )
@@ -169,7 +169,7 @@ def test_the_plan_is_no_wider_than_the_terminal(planned: Project) -> None:
     assert max(map(len, lines)) <= 60
     (start,) = (i for i, line in enumerate(lines) if "judge: up to" in line)
     assert lines[start + 1].startswith(" " * 11)
-    assert "warning: the budget (300 tokens) ends it after" in " ".join(" ".join(lines).split())
+    assert "warning: the budget (300 tokens) is enough for" in " ".join(" ".join(lines).split())
 
 
 def test_a_model_without_a_price(planned: Project) -> None:

@@ -246,7 +246,7 @@ def test_rows_without_text_are_named(making: Make, server: Server) -> None:
 def test_contexts_that_no_row_has_are_an_error(setting: str) -> None:
     step = FromDocs(model=None, rows=[], context="without")  # type: ignore[arg-type]
     setattr(step, setting, 1 if setting == "distractors" else 0.5)
-    with pytest.raises(UsageError, match=f"{setting} is about contexts"):
+    with pytest.raises(UsageError, match=f"{setting} needs contexts"):
         step.check()
 
 

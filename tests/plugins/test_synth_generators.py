@@ -224,7 +224,7 @@ def test_a_judge_scores_rows(server: Server, rows: Dataset) -> None:
     assert made.meta["dropped"] == {"judge": 1}
     assert made.meta["rejected"] == {"judge": 2}
     drop = json.loads(made.file("dropped.jsonl").read_text())
-    assert drop["detail"] == "scored 2 of 5, below 4: vague (asked 2 times)"
+    assert drop["detail"] == "scored 2 of 5, below 4: vague (after 2 attempts)"
     # 4 answers and 1 more; 4 scores and 1 more, each of the two of row 2 asked for twice.
     assert len(server.calls) == 5 + 5 + 2
     shown = next(call for call in server.calls if "Rubric:" in said(call))
@@ -234,7 +234,7 @@ def test_a_judge_scores_rows(server: Server, rows: Dataset) -> None:
 
 def test_a_judge_and_its_rubric_go_together(server: Server, rows: Dataset) -> None:
     model = teacher(server)
-    with pytest.raises(UsageError, match="nobody is named"):
+    with pytest.raises(UsageError, match="`judge` is missing"):
         Answer(model=model, rows=[rows], checks=Checks(judge=Rubric(rubric="r"))).check()
     with pytest.raises(UsageError, match="the check `judge` is missing"):
         Answer(model=model, rows=[rows], judge=model).check()
@@ -361,7 +361,7 @@ def test_new_examples_as_text(server: Server, tmp_path: Path) -> None:
     own = dataset(tmp_path / "own", [chat("a", "b"), chat("c", "d")])
     with pytest.raises(UsageError, match="the seeds have different answers"):
         run_step(Instruct(model=teacher(server), rows=[own], n=1, **{**text, "by": None}))
-    with pytest.raises(UsageError, match="one by one"):
+    with pytest.raises(UsageError, match="a request gives one example"):
         Instruct(model=teacher(server), rows=[own], n=1, format="text").check()
 
 

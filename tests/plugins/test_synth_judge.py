@@ -231,7 +231,7 @@ def test_lost_pairs_can_be_swapped_and_undecided_ones_kept(making: Make, server:
 def test_rows_that_cannot_be_judged_are_named(making: Make, server: Server) -> None:
     code, error = making(answers("a"), "what: pairs, rubric: x").failure()
     assert code == 2
-    assert "the row is no preference" in error
+    assert "the row isn't a preference" in error
     assert not server.calls
 
 

@@ -151,7 +151,7 @@ def test_ties_copies_and_failures_are_dropped_and_named(making: Make, server: Se
     assert details[4] == "0 of 3 answers are usable (refused 3)"
     assert [said["answer"] for said in drops[0]["made"]["more"]["answers"]] == ["the same 3"] * 3
     assert drops[1]["made"]["more"]["answers"][0]["checks"][0]["value"] == 3
-    assert "cut off" in drops[3]["made"]["more"]["answers"][0]["problem"]
+    assert "truncated" in drops[3]["made"]["more"]["answers"][0]["problem"]
     assert drops[0]["made"]["prompt"][-1]["content"] == "question 0"
 
 

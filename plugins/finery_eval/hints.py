@@ -48,13 +48,14 @@ _SETTINGS = {
     **_JUDGE,
     "max_new_tokens": "max_tokens", "max_length": "max_tokens", "num_predict": "max_tokens",
     "temp": "temperature",
-    "regex": "extract", "pattern": "extract", "case_sensitive": "ignore_case",
+    "regex": "extract", "pattern": "extract",
 }  # fmt: skip
 _METRICS = 'remove it: all metrics are computed; require: {MODEL.METRIC: ">= 0.85"} checks one'
 _ABSENT = {
     "metric": _METRICS,
     "metrics": _METRICS,
     "batch_size": "remove it: the engine chooses the batch size",
+    "case_sensitive": "write ignore_case: true to accept any case; it is false by default",
 }
 JUDGE = Hints(settings=_JUDGE, absent=_ABSENT, value=_value)
 EVALUATOR = Hints(settings=_SETTINGS, absent=_ABSENT, value=_value)

@@ -42,7 +42,13 @@ if TYPE_CHECKING:
     from finery.inference.engine import Engine, EngineJob
     from finery.inference.records import MemoryRecords, formats_of, sampling_of
     from finery.inference.types import Answer, Batch, Completion, Request, Sampling
-    from finery.plugin.forecasts import asked_of, count_rows, forecast_of, sample_rows
+    from finery.plugin.forecasts import (
+        asked_of,
+        count_rows,
+        forecast_of,
+        sample_rows,
+        size_in_name,
+    )
     from finery.plugin.history import Past, Results
     from finery.plugin.hookspecs import hookimpl, observes
     from finery.plugin.manager import load_plugins
@@ -73,6 +79,7 @@ if TYPE_CHECKING:
     )
     from finery.recipe.lock import Lock
     from finery.recipe.validate import raise_all
+    from finery.step.hints import Hints
     from finery.step.inspect import FILE_MODULE, files_of
     from finery.step.interfaces import (
         Asked,
@@ -128,6 +135,7 @@ _HOME = {
     "FineryError": "finery.errors",
     "Forecast": "finery.step.interfaces",
     "Graph": "finery.recipe.graph",
+    "Hints": "finery.step.hints",
     "Job": "finery.step.job",
     "LiveMetric": "finery.plugin.views.metrics",
     "Lock": "finery.recipe.lock",
@@ -216,6 +224,7 @@ _HOME = {
     "setting": "finery.plugin.deprecated",
     "shown": "finery.util.paths",
     "size": "finery.util.text",
+    "size_in_name": "finery.plugin.forecasts",
     "some_of": "finery.preflight.report",
     "sources_of": "finery.recipe.graph",
     "takes": "finery.plugin.deprecated",
@@ -254,6 +263,7 @@ __all__ = [
     "FineryError",
     "Forecast",
     "Graph",
+    "Hints",
     "Job",
     "LiveMetric",
     "Lock",
@@ -341,6 +351,7 @@ __all__ = [
     "setting",
     "shown",
     "size",
+    "size_in_name",
     "some_of",
     "sources_of",
     "takes",

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from finery import DataError, Model, shown
-from finery.rows.badrow import BadRow
-from finery.rows.templates.patience import patterns_of
+from finery.rows.templates.limits import LimitExceeded, limited
 from finery_local.described import AdapterConfig
 from finery_local.safetensors_file import shapes
 
@@ -72,15 +71,15 @@ def check_patterns(adapter: Path, config: AdapterConfig, base: Model) -> None:
     where = str(adapter.parent / "adapter_config.json")
     for text in config.patterns():
         try:
-            pattern = re.compile(rf"(.*\.)?({text})")
-            with patterns_of(f"adapter_config.json: the regular expression {text!r:.80}"):
+            with limited():
+                pattern = re.compile(rf"(.*\.)?({text})")
                 for name in names:
                     pattern.fullmatch(name)
         except (re.error, RecursionError, OverflowError) as error:
             what = f"adapter_config.json: {text!r:.80} isn't a regular expression: {error}"
             raise DataError(what, where=where, fix="correct it, or list layers' names") from error
-        except BadRow as error:
-            what = error.what.replace("this row", "this model's layers")
+        except LimitExceeded as error:
+            what = f"adapter_config.json: the regular expression {text!r:.80} {error}"
             raise DataError(what, where=where, fix="list layers' names instead") from error
 
 

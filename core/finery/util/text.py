@@ -26,7 +26,12 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
     """The one of `names` that a mistyped name most likely means."""
     from difflib import get_close_matches  # only for mistakes
 
-    close = get_close_matches(name, sorted(names), n=1, cutoff=0.6)
+    names = sorted(names)
+    same = [each for each in names if each.lower() == name.lower()]
+    longer = [each for each in names if len(name) >= 3 and each.startswith(name)]
+    if len(same or longer) == 1:
+        return (same or longer)[0]
+    close = get_close_matches(name, names, n=1, cutoff=0.6)
     return close[0] if close else None
 
 

@@ -151,7 +151,7 @@ def test_prompts_and_the_judge_count_against_a_budget(planned: Project, server: 
     assert f"for about {calls} of 80 calls, including the judge's" in found["warning"]
     few = ("--set", "generate.answers.budget={dollars: 0.001}")
     calls = round(80 * 0.001 / (needed / 1e6))
-    assert f"after about {calls} of 80 calls" in estimates(planned, *few)["answers"]["warning"]
+    assert f"for about {calls} of 80 calls" in estimates(planned, *few)["answers"]["warning"]
 
 
 def test_the_plan_is_no_wider_than_the_terminal(planned: Project) -> None:

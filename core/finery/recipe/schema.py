@@ -1,4 +1,4 @@
-"""JSON Schemas (2020-12) made from the step types, and the check of a recipe against them."""
+"""JSON Schemas (2020-12) of step types and of whole recipes."""
 
 from functools import lru_cache
 from typing import Any
@@ -13,10 +13,10 @@ from finery.step.inspect import SECTIONS, full_name, inputs_of, nested_fields, s
 from finery.step.step import Step
 
 NAME = "^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$"
-"""A step's name: it becomes a folder's name and part of `step.output`."""
+"""A step's name becomes a folder's name and part of `step.output`."""
 _STEP_KEYS: dict[str, Any] = {
     "needs": {
-        "description": "Steps to wait for, and to be blocked by when they fail.",
+        "description": "Steps to wait for. If one fails, this step doesn't run.",
         "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
     },
     "seed": {
@@ -27,7 +27,7 @@ _STEP_KEYS: dict[str, Any] = {
         "maximum": 2**31 - 1,
     },
     "env": {
-        "description": "Names of environment variables that are passed to the step, e.g. API keys.",
+        "description": "Names of environment variables to pass to the step, e.g. API keys.",
         "type": "array",
         "items": {
             "type": "string",
@@ -41,7 +41,7 @@ _TOP: dict[str, Any] = {
     "name": {
         "type": "string",
         "pattern": NAME,
-        "description": "The recipe's name; build/NAME/ holds what it makes.",
+        "description": "The recipe's name. Its outputs are in build/NAME/.",
     },
     "seed": {
         "type": "integer",
@@ -58,23 +58,23 @@ _TOP: dict[str, Any] = {
         "type": "array",
         "items": {
             "type": "string",
-            "description": "A note's name; for one step only, with the step before: sft/epochs.",
+            "description": "A note's name, or STEP/NAME for one step only, e.g. sft/epochs.",
         },
-        "description": "Notes not to give, e.g. few-rows, or sft/few-rows for one step.",
+        "description": "Notes to silence, e.g. few-rows, or sft/few-rows for one step.",
     },
 }
 _SECTION_HELP = {
-    "models": "Models to start from, to compare with, or to generate with.",
-    "data": "Rows from outside, and what selects and splits them.",
-    "generate": "Rows that a model makes.",
-    "train": "Models made from models and rows.",
-    "evaluate": "Judgements of models on rows; `require:` makes one a gate.",
-    "export": "What is shipped.",
+    "models": "Models to train, to compare with, or to generate rows with.",
+    "data": "Rows from files and other sources, and steps that select and split them.",
+    "generate": "Rows that a model generates.",
+    "train": "Trainings: models made from models and rows.",
+    "evaluate": "Evaluations of models on rows. `require:` turns one into a gate.",
+    "export": "Files to ship.",
 }
 
 
 def step_schema(cls: type[Step]) -> dict[str, Any]:
-    """The schema of one step of this type, as it is written in a recipe; self-contained."""
+    """The self-contained schema of one step of this type, as a recipe writes it."""
     schema: dict[str, Any] = msgspec.json.decode(_encoded_schema(cls))
     return schema
 
@@ -120,7 +120,7 @@ def _input_schema(
 
 
 def _inner_schema(info: FieldInfo) -> dict[str, Any]:
-    """A step inside a step; what it holds is checked by `_check_inner`, type by type."""
+    """A step inside a step; `_check_inner` checks its settings by its type."""
     return {
         "description": info.help,
         "type": ["object", "null"],
@@ -143,7 +143,7 @@ def _custom_schema(kind: type) -> dict[str, Any]:
 
 
 def recipe_schema(plugins: StepTypes) -> dict[str, Any]:
-    """The schema of whole recipes with the step types that are installed, for editors."""
+    """The schema of whole recipes with all installed step types, for editors."""
     defs: dict[str, Any] = {}
     by_section: dict[str, list[str]] = {section: [] for section in SECTIONS}
     for name in sorted(plugins.step_types):
@@ -193,7 +193,7 @@ def _section_schema(names: list[str], text: str) -> dict[str, Any]:
 
 
 def _renamed(schema: Any, name: str) -> Any:
-    """Point a step schema's `$ref`s at the names its parts have in the recipe schema."""
+    """Rename the targets of a step schema's `$ref`s to their names in the recipe schema."""
     if isinstance(schema, dict):
         return {
             k: v.replace("#/$defs/", f"#/$defs/{name}.") if k == "$ref" else _renamed(v, name)

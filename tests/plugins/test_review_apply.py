@@ -91,12 +91,12 @@ def test_a_decision_on_a_row_that_changed_does_not_count_and_is_told(tmp_path: P
     made, log = run(tmp_path, [new, *ROWS[1:]], lines)
     assert new in list(made)
     assert "of these 1 changed since they were decided on" in log[0]
-    assert "1 decision is on a row that isn't there any more" in log[0]
+    assert "1 decision is on a row that no longer exists" in log[0]
     with pytest.raises(DataError) as caught:
         run(tmp_path / "a", [new], lines, "stop")
     assert "changed since" in caught.value.details[0]
     made, _ = run(tmp_path / "b", [new, ROWS[2]], [*lines, line(ROWS[2], "accept")], "drop")
-    assert [d["detail"] for d in dropped(made)] == ["has changed since it was decided on"]
+    assert [d["detail"] for d in dropped(made)] == ["has changed since its decision"]
 
 
 def test_a_decision_that_does_not_fit_names_the_row(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_a_finished_merge_that_was_not_is_an_error_with_its_line(made: Project) 
     found = made.run("build")
     assert found.code == 2
     assert "reviews/rows.jsonl:1" in found.err
-    assert "a merge of git wasn't finished here" in found.err
+    assert "a git merge wasn't finished here" in found.err
 
 
 # -- the command, without a page ------------------------------------------------------------------

@@ -107,8 +107,8 @@ def _decision(line: bytes, where: str) -> Decision:
             raise DataError(
                 "a git merge wasn't finished here",
                 where=where,
-                fix="delete the lines that begin with <, |, = and >; both sides' decisions can stay: "
-                "the latest on each row counts",
+                fix="delete the lines that begin with <, |, = and >; the decisions of both sides "
+                "can stay: the latest on each row counts",
             ) from None
         raise DataError(
             f"isn't a decision: {error}", where=where, fix="correct the line, or delete it"

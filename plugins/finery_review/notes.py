@@ -10,8 +10,8 @@ NAME = "no-decisions"
 ABOUT = {
     NAME: About(
         when="the file of decisions of a `review.apply` doesn't exist",
-        why="Before the first decision, this is normal. Afterwards, the name is wrong, and the rows "
-        "go on as if nobody had reviewed them.",
+        why="Before the first decision, this is normal. Afterwards, the name is wrong, and rows go "
+        "on as if nobody had reviewed them.",
     )
 }
 

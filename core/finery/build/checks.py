@@ -1,7 +1,7 @@
 """Checks beyond the schema and the graph: outside files, and the notes and estimates of plugins."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from finery.errors import FineryError, PluginError, UsageError
@@ -10,10 +10,12 @@ from finery.plugin.notes import About, Estimate, Note, known_notes
 from finery.recipe.files import find_files
 from finery.recipe.graph import Graph, Node, place_of
 from finery.step.inspect import files_of, give_files, nested_steps
+from finery.step.step import Step
 
 if TYPE_CHECKING:
     from finery.artifact.manifest import Result
     from finery.build.plan import Planner, StepPlan
+    from finery.store.database import Store
 
 
 def notes_on(graph: Graph, results: Results | None = None) -> list[Note]:
@@ -38,6 +40,36 @@ def lines_on(planner: "Planner", results: Mapping[str, "Result"], step: str) -> 
     built = Results(planner.store, results, planner.latest)
     notes = [note for note in notes_on(planner.graph, built) if note.step == step]
     return [f"{note.text} ({note.name}). {note.fix}".rstrip(" .") for note in notes]
+
+
+def failed_gates(
+    graph: Graph, store: "Store", results: Mapping[str, "Result | None"]
+) -> dict[str, FineryError]:
+    """Step → why a build fails there, of those whose kept result isn't what `require:` asks.
+
+    Runs nothing: a step judges what is in the store.
+    """
+    failed = {}
+    for name, node in graph.nodes.items():
+        result = results.get(name)
+        if result is None or type(node.step).verify is Step.verify:
+            continue
+        try:
+            node.step.verify({n: store.artifact(m) for n, m in result.outputs.items()})
+        except FineryError as error:
+            error.where = place_of(graph.recipe, node, error.where)
+            failed[name] = error
+    return failed
+
+
+def blocked_by(graph: Graph, failed: Collection[str]) -> dict[str, list[str]]:
+    """Step → those of the failed steps that it waits for, directly or through others."""
+    blocked: dict[str, list[str]] = {}
+    for name, node in graph.nodes.items():  # each after what it waits for
+        before = [b for up in node.upstream() for b in (up, *blocked.get(up, ())) if b in failed]
+        if before:
+            blocked[name] = list(dict.fromkeys(before))
+    return blocked
 
 
 def estimates_of(graph: Graph, results: Results, steps: Sequence[str]) -> dict[str, Estimate]:

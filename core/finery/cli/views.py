@@ -11,12 +11,13 @@ import click
 from finery.artifact.manifest import Manifest
 from finery.cli.console import print_json, print_wrapped
 from finery.util.paths import shown
-from finery.util.text import size
+from finery.util.text import size, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from finery.build.plan import StepPlan
+    from finery.errors import FineryError
     from finery.plugin.manager import Plugins
     from finery.plugin.views.view import Detail, Output, View
     from finery.recipe.graph import Graph
@@ -75,20 +76,29 @@ def show_outputs(
     detail: "Detail",
     pages: Mapping[str, Path],
     *,
+    error: "FineryError | None" = None,
     as_json: bool,
 ) -> None:
-    """Print outputs on stdout. pages: title of an output → the page that was written of it."""
+    """Print outputs of a step on stdout.
+
+    pages: title of an output → the page that was written of it. error: why a build fails at the
+    step, see `failed_gates`.
+    """
     for title, manifest in manifests.items():
         output = output_of(graph.plugins, store, title, manifest)
         view = view_of(graph.plugins, manifest)
         if as_json:
             page = {"html": str(pages[title])} if title in pages else {}
-            print_json({"name": title, **_data(view, output, detail), **page})
+            print_json({
+                "name": title, **_data(view, output, detail), **_error_data(error), **page,
+            })  # fmt: skip
             continue
         console = stdout()
         console.print(f"[bold]{title}[/]  [dim]{manifest.kind}, {size(manifest.size())}[/]")
         view.print(console, output, detail)
         console.print()
+    if error is not None and not as_json:
+        print_gate(graph, next(iter(manifests)).partition(".")[0], error)
     for path in [] if as_json else dict.fromkeys(pages.values()):
         click.echo(f"page: {shown(path)}")
 
@@ -109,22 +119,46 @@ def _data(view: "View", output: "Output", detail: "Detail") -> dict[str, Any]:
 
 def overview(graph: "Graph", store: "Store", *, as_json: bool) -> None:
     """Print a line for each step, then what the outputs say together."""
+    from finery.build.checks import failed_gates
     from finery.build.plan import Planner, make_plan
 
     built: list[tuple[str, Manifest]] = []
     width = max(map(len, graph.nodes))
-    for plan in make_plan(Planner(graph, store), without_files=True):
+    plans = list(make_plan(Planner(graph, store), without_files=True))
+    failed = failed_gates(graph, store, {plan.node.name: plan.result for plan in plans})
+    for plan in plans:
         manifests = titled(plan.node.name, plan.result.outputs) if plan.result else {}
         built += manifests.items()
         if as_json:
-            print_json(_overview_data(plan, manifests))
+            error = failed.get(plan.node.name)
+            print_json(_overview_data(plan, manifests) | _error_data(error))
             continue
         text = ", ".join(_phrases(graph, manifests))
         if plan.result is None:
             text = "not built" if plan.state == "run" else plan.reason
         print_wrapped(f"{plan.node.name:<{width}}  ", text, hang=width + 2, dim=True)
-    if not as_json:
-        show_together(graph.plugins, store, built)
+    if as_json:
+        return
+    show_together(graph.plugins, store, built)
+    for name, error in failed.items():
+        print_gate(graph, name, error)
+
+
+def print_gate(graph: "Graph", step: str, error: "FineryError") -> None:
+    """Print why a build fails at a step that is kept, and which steps that blocks."""
+    from finery.build.checks import blocked_by
+
+    head = click.style(f"{step} fails the build:", fg="red", bold=True)
+    click.echo(f"{head} {visible(error.what)} ({error.where})")
+    for line in error.details:
+        click.echo(f"  {visible(line)}")
+    blocked = ", ".join(blocked_by(graph, {step}))
+    if blocked:
+        click.echo(f"  blocks {blocked}")
+
+
+def _error_data(error: "FineryError | None") -> dict[str, Any]:
+    return {"error": error.to_dict()} if error else {}
 
 
 def _phrases(graph: "Graph", manifests: Mapping[str, Manifest]) -> Iterator[str]:

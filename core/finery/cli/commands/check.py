@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from finery.cli.console import print_json
-from finery.cli.options import json_option, recipe_argument, set_option
+from finery.cli.options import json_option, recipe_words, set_option
 from finery.util.text import counted
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command("check")
-@recipe_argument
+@recipe_words
 @set_option
 @click.option(
     "--deep", is_flag=True, help="Also build what is light and prove every training's rows."

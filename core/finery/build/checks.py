@@ -35,11 +35,21 @@ def notes_on(graph: Graph, results: Results | None = None) -> list[Note]:
     return sorted((n for n in audible if n.step in order), key=lambda note: order[note.step])
 
 
-def lines_on(planner: "Planner", results: Mapping[str, "Result"], step: str) -> list[str]:
-    """The notes on a step that is about to start, a line each."""
-    built = Results(planner.store, results, planner.latest)
-    notes = [note for note in notes_on(planner.graph, built) if note.step == step]
-    return [f"{note.text} ({note.name}). {note.fix}".rstrip(" .") for note in notes]
+def notes_before(
+    planner: "Planner", results: Mapping[str, "Result"], ran: Collection[str], step: str
+) -> tuple[list[Note], list[Note]]:
+    """The notes on a step that is about to start: (those that only this build allows, the others).
+
+    results: what is built by now. ran: the steps of it that this build ran. The other notes are
+    those that `finery check` gave before it.
+    """
+    kept = {name: result for name, result in results.items() if name not in ran}
+    now, before = (
+        [note for note in notes_on(planner.graph, built) if note.step == step]
+        for built in (Results(planner.store, r, planner.latest) for r in (results, kept))
+    )
+    known = {note.name for note in before}
+    return [note for note in now if note.name not in known], before
 
 
 def failed_gates(

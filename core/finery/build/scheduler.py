@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from finery.artifact.manifest import Manifest, Result
-from finery.build.checks import lines_on
+from finery.build.checks import notes_before
 from finery.build.dispatch import limited_models, task_of
 from finery.build.events import RunLog
 from finery.build.outputs import OutputLinks
@@ -29,7 +29,7 @@ from finery.store.links import prune_links
 from finery.util.events import Event, Listener, happened, new_run_id
 from finery.util.files import FileState, file_state
 from finery.util.paths import project_folder
-from finery.util.text import redacted
+from finery.util.text import counted, redacted
 
 T = TypeVar("T")
 
@@ -49,7 +49,6 @@ class Outcome:
     errors: dict[str, FineryError] = field(default_factory=dict)
     blocked: dict[str, list[str]] = field(default_factory=dict)
     logs: dict[str, str] = field(default_factory=dict)  # of failed steps
-    notes: list[Event] = field(default_factory=list)  # `step_note`
     seconds: float = 0.0
     broken: int = 0  # the exit code of what ended the build before its time
 
@@ -231,19 +230,31 @@ class Build:
         self._running[node.name] = plan
         try:
             self._emit("step_started", step=node.name, use=node.use, reason=plan.reason)
-            for line in advice:
-                self._emit("step_log", step=node.name, message=line)
+            for kind, fields in advice:
+                self._emit(kind, step=node.name, **fields)
             self.graph.plugins.hook.finery_step_started(name=node.name, use=node.use)
             self.executor.start(task)
         except BaseException:  # nothing runs that could end
             self._ended(plan)
             raise
 
-    def _advice(self, node: Node) -> list[str]:
-        """Notes on a training that is about to start: only now its rows can be counted."""
+    def _advice(self, node: Node) -> list[tuple[str, dict[str, str]]]:
+        """Events with the notes on a training that is about to start.
+
+        Only now its rows can be counted. What `finery check` says anyway is only pointed at.
+        """
         if not type(node.step).__spec__.learns:
             return []
-        return lines_on(self.planner, self.outcome.results, node.name)
+        new, others = notes_before(
+            self.planner, self.outcome.results, self.outcome.ran, node.name
+        )
+        advice = [("step_note", {"name": n.name, "text": n.text, "fix": n.fix}) for n in new]
+        if others:
+            names = ", ".join(note.name for note in others)
+            call = f"finery check {self.graph.recipe.argument}".strip()
+            message = f"{counted(len(others), 'note')} ({names}): see {call}"
+            advice.append(("step_log", {"message": message}))
+        return advice
 
     # -- listening -------------------------------------------------------------------------------
 
@@ -276,7 +287,7 @@ class Build:
         """Pass a step's note on, unless the recipe silences it."""
         if self._silenced.isdisjoint((note["name"], f"{step}/{note['name']}")):
             fields = {"name": note["name"], "text": note["text"], "fix": note["fix"]}
-            self.outcome.notes.append(self._emit("step_note", step=step, **fields))
+            self._emit("step_note", step=step, **fields)
 
     def _done(self, plan: StepPlan, event: Done) -> None:
         """A step's outputs are in `objects/`: let the next ones go, record it soon."""

@@ -200,6 +200,15 @@ class _Rows:
         self._styles = styles
         self.rows: dict[str, _Row] = {}
         self.width = 0  # of the longest name
+        self._noted: set[tuple[str, str]] = set()
+
+    def note(self, step: str, note: Event) -> tuple[str, str]:
+        """(a note without the name of its step, how to fix it unless that was said before)."""
+        kind = note["name"], note["fix"]
+        fix = "" if kind in self._noted else in_line(note["fix"])
+        self._noted.add(kind)
+        text = in_line(note["text"]).removeprefix(f"{step} ").removeprefix(f"{step}: ")
+        return f"{text} ({note['name']})", fix
 
     def take(self, event: Event) -> _Row | None:
         """The row of the event's step, up to date; None for other events."""
@@ -236,9 +245,12 @@ class PlainProgress:
             case "step_failed":
                 self._print(row, "FAILED", row.text)
             case "step_log":
-                self._print(row, "note", visible(event["message"]))
+                self._print(row, "log", visible(event["message"]))
             case "step_note":
-                self._print(row, "note", in_line(event["text"]))
+                text, fix = self._rows.note(row.name, event)
+                self._print(row, "note", text)
+                if fix:
+                    print(f"  {'':<6}  fix: {fix}", file=self._stream, flush=True)
             case "step_progress" if row.is_due(time.monotonic()):
                 row.printed, row.has_news = time.monotonic(), False
                 self._print(row, "…", "  ".join(piece.text for piece in row.pieces()))
@@ -272,10 +284,10 @@ class LiveProgress:
                 f"[dim]{row.name}:[/] {_escaped(visible(event['message']))}", highlight=False
             )
         if event["event"] == "step_note" and self._live is not None:
-            self._live.console.print(
-                f"[dim]{row.name}:[/] [yellow]{_escaped(in_line(event['text']))}[/]",
-                highlight=False,
-            )
+            text, fix = self._rows.note(row.name, event)
+            line = f"[yellow]note:[/] {row.name} {_escaped(text)}"
+            fix = f"\n  [green]fix:[/] {_escaped(fix)}" if fix else ""
+            self._live.console.print(line + fix, highlight=False)
 
     def close(self) -> None:
         """Draw the table a last time and leave it standing."""

@@ -5,7 +5,6 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator
-from itertools import zip_longest
 from pathlib import Path
 
 import click
@@ -23,7 +22,6 @@ def print_summary(build: Build, outcome: Outcome) -> None:
     """Scores on stdout; counts, errors and hints on stderr."""
     for failure in each_once([*_show_outputs(build, outcome)]):
         print_error(failure)
-    _print_notes(outcome)
     for step, error in outcome.errors.items():
         click.echo(err=True)
         print_error(error)
@@ -44,16 +42,6 @@ def _print_remarks(build: Build, title: str, manifest: Manifest) -> None:
         click.secho(_wrapped(visible(f"{title}: {remark.text}")), fg=colour, err=True)
         if remark.advice:
             click.echo(_wrapped(f"  {visible(remark.advice)}"), err=True)
-
-
-def _print_notes(outcome: Outcome) -> None:
-    """The notes that steps gave as they ran; what to do about them once for notes in a row."""
-    for note, following in zip_longest(outcome.notes, outcome.notes[1:]):
-        text = f"{note['step']} {visible(note['text'])} ({note['name']})"
-        click.echo(f"{click.style('note:', fg='yellow')} {_wrapped(text)}", err=True)
-        if following is None or following["fix"] != note["fix"]:
-            fix = _wrapped(visible(note["fix"]))
-            click.echo(f"  {click.style('fix:', fg='green')} {fix}", err=True)
 
 
 def _wrapped(text: str) -> str:

@@ -1,6 +1,7 @@
 """Which view shows an output, and what commands print of it around the view's own part."""
 
 import io
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -23,12 +24,27 @@ if TYPE_CHECKING:
     from finery.recipe.graph import Graph
     from finery.store.database import Store
 
-PIPE_WIDTH = 140
-"""Columns of what is printed into a pipe or a file."""
+PIPE_WIDTH = 1_000
+"""Columns of what is printed into a pipe or a file: nothing that people write is broken there."""
+_PADDING = re.compile(r"[ \t]+(?=\n)")
+
+
+class _Unpadded:
+    """A stream that takes the spaces off the ends of lines: tables come padded to their width."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(_PADDING.sub("", text))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def stdout() -> "Console":
-    """A console on stdout that doesn't wrap where there is no terminal.
+    """A console on stdout that neither wraps nor pads where there is no terminal.
 
     What a terminal's encoding lacks is printed as `?`.
     """
@@ -36,9 +52,10 @@ def stdout() -> "Console":
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
-
-    width = None if sys.stdout.isatty() else PIPE_WIDTH
-    return Console(file=sys.stdout, highlight=False, width=width)
+    if sys.stdout.isatty():
+        return Console(highlight=False)
+    file: Any = _Unpadded(sys.stdout)
+    return Console(file=file, highlight=False, width=PIPE_WIDTH)
 
 
 def view_of(plugins: "Plugins", manifest: Manifest) -> "View":
@@ -86,6 +103,7 @@ def show_outputs(
     """
     for title, manifest in manifests.items():
         output = output_of(graph.plugins, store, title, manifest)
+        output = output._replace(link=_link_of(graph, output))
         view = view_of(graph.plugins, manifest)
         if as_json:
             page = {"html": str(pages[title])} if title in pages else {}
@@ -101,6 +119,14 @@ def show_outputs(
         print_gate(graph, next(iter(manifests)).partition(".")[0], error)
     for path in [] if as_json else dict.fromkeys(pages.values()):
         click.echo(f"page: {shown(path)}")
+
+
+def _link_of(graph: "Graph", output: "Output") -> Path | None:
+    """The link under `build/` that leads to an output, where there is one."""
+    from finery.build.scheduler import build_folder
+
+    link = build_folder(graph).joinpath(*output.title.split("."))
+    return link if link.resolve() == output.artifact.path.resolve() else None
 
 
 def _data(view: "View", output: "Output", detail: "Detail") -> dict[str, Any]:

@@ -36,7 +36,7 @@ def command(
     from finery.build.checks import estimates_of, failed_gates, notes_on, results_of
     from finery.build.plan import Planner, make_plan
     from finery.build.project import open_graph, open_store
-    from finery.cli.notes import print_notes
+    from finery.cli.notes import notes_line
 
     store = open_store(recipe)
     graph = open_graph(recipe, overrides, store).select(steps)
@@ -51,7 +51,8 @@ def command(
         _print_json(planner, plans, notes, estimates, gates)
         return
     _print_steps(plans, estimates, gates)
-    print_notes(graph, notes)
+    if notes:
+        print_wrapped("", notes_line(graph, notes), hang=2, dim=True)
     _print_counts(planner, plans, gates)
 
 

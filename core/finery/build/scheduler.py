@@ -26,6 +26,7 @@ from finery.step.inspect import SECTIONS
 from finery.step.step import Step
 from finery.store.database import Store
 from finery.store.links import prune_links
+from finery.store.spending import dollars_spent, keep_spending
 from finery.util.events import Event, Listener, happened, new_run_id
 from finery.util.files import FileState, file_state
 from finery.util.paths import project_folder
@@ -50,6 +51,8 @@ class Outcome:
     blocked: dict[str, list[str]] = field(default_factory=dict)
     logs: dict[str, str] = field(default_factory=dict)  # of failed steps
     seconds: float = 0.0
+    dollars: float = 0.0  # what the answers cost that this build asked for
+    dollars_kept: float = 0.0  # what all that is built cost, whenever it was built
     broken: int = 0  # the exit code of what ended the build before its time
 
     @property
@@ -99,6 +102,7 @@ class Build:
         self._running: dict[str, StepPlan] = {}
         self._states: dict[str, dict[Path, FileState]] = {}  # of the outside files of these
         self._locked: dict[str, StepPlan] = {}
+        self._dollars: dict[str, float] = {}  # that running steps spent
         self._unrecorded: list[Result] = []
         self._just_built: dict[str, Result] = {}
         self._new_keys: dict[str, str] = {}
@@ -279,6 +283,10 @@ class Build:
             self._fail(plan.node, _death(event["code"], task), log=task.log)
         elif event["event"] == "note":
             self._note(task.step, event)
+        elif event["event"] == "used":
+            self._dollars[task.step] = event["dollars"]
+            self.outcome.dollars += event["dollars"]
+            keep_spending(self.store, plan.key, event["dollars"])
         else:
             fields = {name: value for name, value in event.items() if name != "event"}
             self._emit(f"step_{event['event']}", step=task.step, **fields)
@@ -386,7 +394,11 @@ class Build:
         shown = (
             {}
             if cached
-            else {"seconds": seconds, "outputs": {n: m.kind for n, m in result.outputs.items()}}
+            else {
+                "seconds": seconds,
+                "outputs": {n: m.kind for n, m in result.outputs.items()},
+                "dollars": self._dollars.pop(node.name, 0.0),
+            }
         )
         self._emit(kind, step=node.name, use=node.use, **shown)
         self.graph.plugins.hook.finery_step_finished(
@@ -447,6 +459,7 @@ class Build:
     def _finish(self) -> None:
         outcome = self.outcome
         outcome.seconds = time.perf_counter() - self._started
+        outcome.dollars_kept = dollars_spent(self.store, (r.key for r in outcome.results.values()))
         built = [n for n in outcome.results if n not in outcome.errors]
         complete = len(built) == len(self.graph.nodes)
         self._emit(

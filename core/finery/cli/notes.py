@@ -29,7 +29,7 @@ def print_notes(graph: Graph, notes: Sequence[Note]) -> None:
         print_wrapped("  ", f"{reason} ({name})", hang=2, dim=True, most=WIDTH)
     if groups:
         names = ", ".join(dict.fromkeys(name for name, _ in groups))
-        more = f"To silence these notes, add `silence: [{names}]`. See docs/advice.md."
+        more = f"To silence these notes, add `silence: [{names}]`. See docs/reference/advice.md."
         print_wrapped("", more, hang=0, dim=True)
 
 

@@ -11,7 +11,7 @@ from finery.errors import PluginError
 from finery.plugin.views.metrics import DeclaredMetric, LiveMetric, declared_metric, metrics_of
 from finery.recipe.graph import Graph
 from finery.util.events import Event
-from finery.util.text import duration, in_line, visible
+from finery.util.text import duration, in_dollars, in_line, visible
 
 QUIET_SECONDS, QUIETEST_SECONDS = 20.0, 300.0
 """On plain output, how long a running step stays silent between two lines on its progress: a tenth
@@ -109,6 +109,7 @@ class _Row:
     state: str = "waiting"
     started: float = 0.0
     seconds: float = 0.0
+    dollars: float = 0.0
     done: float = 0.0
     total: float = 0.0
     text: str = ""
@@ -133,6 +134,7 @@ class _Row:
                 self._measure(event["name"], event["value"])
             case "step_finished":
                 self.state, self.seconds = "done", event["seconds"]
+                self.dollars = event["dollars"]
             case "step_cached":
                 self.state = "cached"
             case "step_failed":
@@ -165,6 +167,11 @@ class _Row:
             if name in hidden or (lasting and not declared[name].style.lasting):
                 continue
             yield self._measure_in_words(name, declared[name])
+
+    def lasting(self) -> list[str]:
+        """What to say of a step that is done: its last metrics, and what its answers cost."""
+        words = [piece.text for piece in self.measures(lasting=True)]
+        return [*words, in_dollars(self.dollars)] if self.dollars else words
 
     def _measure_in_words(self, name: str, declared: DeclaredMetric) -> Piece:
         style, value = declared.style, self.values[name]
@@ -240,8 +247,7 @@ class PlainProgress:
             case "step_started":
                 self._print(row, "run", event["reason"])
             case "step_finished":
-                metrics = [piece.text for piece in row.measures(lasting=True)]
-                self._print(row, "done", "  ".join([duration(row.seconds), *metrics]))
+                self._print(row, "done", "  ".join([duration(row.seconds), *row.lasting()]))
             case "step_failed":
                 self._print(row, "FAILED", row.text)
             case "step_log":
@@ -344,7 +350,7 @@ class LiveProgress:
             clock = duration(time.monotonic() - row.started)
             return [icon, name, row.use, ProgressLine(row), clock]
         text = {
-            "done": "  ".join(piece.text for piece in row.measures(lasting=True)),
+            "done": "  ".join(row.lasting()),
             "cached": "cached",
             "failed": f"[red]{_escaped(row.text)}[/]",
             "blocked": row.text,

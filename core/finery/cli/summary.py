@@ -15,7 +15,7 @@ from finery.cli.console import print_error
 from finery.cli.views import output_of, show_together, titled, view_of
 from finery.errors import FineryError, each_once
 from finery.util.paths import shown
-from finery.util.text import counted, duration, visible
+from finery.util.text import cost_words, counted, duration, visible
 
 
 def print_summary(build: Build, outcome: Outcome) -> None:
@@ -62,15 +62,17 @@ def _print_counts(build: Build, outcome: Outcome) -> None:
         ]
         left = total - len({*outcome.results, *outcome.errors, *outcome.blocked})
         words += [f"{left} not started"] if left else []
+        cost = cost_words(outcome.dollars_kept, outcome.dollars)
         click.secho(
-            f"\n{', '.join(words)}; {len(outcome.results)} of {total} steps are built",
+            f"\n{', '.join(words)}; {len(outcome.results)} of {total} steps are built{cost}",
             fg="red",
             err=True,
         )
         return
     steps = counted(total, "step")
     text = f"{steps}: {ran} built, {cached} cached" if ran else f"{steps}, nothing to do"
-    click.secho(f"{text} ({duration(outcome.seconds)})", fg="green", err=True)
+    cost = cost_words(outcome.dollars_kept, outcome.dollars)
+    click.secho(f"{text} ({duration(outcome.seconds)}){cost}", fg="green", err=True)
 
 
 def _next_lines(build: Build, outcome: Outcome) -> Iterator[str]:

@@ -5,14 +5,14 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from finery.artifact.manifest import Manifest
 from finery.cli.console import print_json, print_wrapped
 from finery.util.paths import shown
-from finery.util.text import size, visible
+from finery.util.text import in_dollars, size, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -86,6 +86,31 @@ def phrase(plugins: "Plugins", manifest: Manifest) -> str:
     return ", ".join(part for part in (brief, size(manifest.size())) if part)
 
 
+class Made(NamedTuple):
+    """How a step's outputs came about, and what a build says of them.
+
+    seed: the one that the step ran with, None where its outputs don't depend on it. dollars: what
+    the answers in them cost. error: why a build fails at the step, see `failed_gates`.
+    """
+
+    seed: int | None = None
+    dollars: float = 0.0
+    error: "FineryError | None" = None
+
+    def words(self) -> Iterator[str]:
+        """What there is to say beside an output's title."""
+        if self.seed is not None:
+            yield f"seed {self.seed}"
+        if self.dollars:
+            yield f"cost {in_dollars(self.dollars)}"
+
+    def data(self) -> dict[str, Any]:
+        """The same as plain data."""
+        seed = {} if self.seed is None else {"seed": self.seed}
+        dollars = {"dollars": self.dollars} if self.dollars else {}
+        return seed | dollars | _error_data(self.error)
+
+
 def show_outputs(
     graph: "Graph",
     store: "Store",
@@ -93,13 +118,12 @@ def show_outputs(
     detail: "Detail",
     pages: Mapping[str, Path],
     *,
-    error: "FineryError | None" = None,
+    made: "Made",
     as_json: bool,
 ) -> None:
     """Print outputs of a step on stdout.
 
-    pages: title of an output → the page that was written of it. error: why a build fails at the
-    step, see `failed_gates`.
+    pages: title of an output → the page that was written of it.
     """
     for title, manifest in manifests.items():
         output = output_of(graph.plugins, store, title, manifest)
@@ -107,16 +131,15 @@ def show_outputs(
         view = view_of(graph.plugins, manifest)
         if as_json:
             page = {"html": str(pages[title])} if title in pages else {}
-            print_json({
-                "name": title, **_data(view, output, detail), **_error_data(error), **page,
-            })  # fmt: skip
+            print_json({"name": title, **_data(view, output, detail), **made.data(), **page})
             continue
         console = stdout()
-        console.print(f"[bold]{title}[/]  [dim]{manifest.kind}, {size(manifest.size())}[/]")
+        about = [manifest.kind, size(manifest.size()), *made.words()]
+        console.print(f"[bold]{title}[/]  [dim]{', '.join(about)}[/]")
         view.print(console, output, detail)
         console.print()
-    if error is not None and not as_json:
-        print_gate(graph, next(iter(manifests)).partition(".")[0], error)
+    if made.error is not None and not as_json:
+        print_gate(graph, next(iter(manifests)).partition(".")[0], made.error)
     for path in [] if as_json else dict.fromkeys(pages.values()):
         click.echo(f"page: {shown(path)}")
 
@@ -147,6 +170,7 @@ def overview(graph: "Graph", store: "Store", *, as_json: bool) -> None:
     """Print a line for each step, then what the outputs say together."""
     from finery.build.checks import failed_gates
     from finery.build.plan import Planner, make_plan
+    from finery.store.spending import dollars_spent
 
     built: list[tuple[str, Manifest]] = []
     width = max(map(len, graph.nodes))
@@ -159,9 +183,11 @@ def overview(graph: "Graph", store: "Store", *, as_json: bool) -> None:
             error = failed.get(plan.node.name)
             print_json(_overview_data(plan, manifests) | _error_data(error))
             continue
-        text = ", ".join(_phrases(graph, manifests))
+        text = "; ".join(_phrases(graph, manifests))
         if plan.result is None:
             text = "not built" if plan.state == "run" else plan.reason
+        elif dollars := dollars_spent(store, [plan.result.key]):
+            text = f"{text}, cost {in_dollars(dollars)}"
         print_wrapped(f"{plan.node.name:<{width}}  ", text, hang=width + 2, dim=True)
     if as_json:
         return

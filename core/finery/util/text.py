@@ -54,11 +54,13 @@ def duration(seconds: float) -> str:
 
 
 def rough_duration(seconds: float) -> str:
-    """An estimate, without the digits that nobody can know: `42 s`, `12 min`, `1.8 h`."""
+    """An estimate, without the digits that nobody can know: `42 s`, `12 min`, `1.8 h`, `5 days`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{seconds / 3600:.1f} h"
+    minutes, hours = round(seconds / 60), seconds / 3600
+    if minutes < 100:
+        return f"{minutes} min"
+    return f"{hours:.1f} h" if hours < 72 else f"{hours / 24:,.0f} days"
 
 
 def size(count: float) -> str:
@@ -68,6 +70,17 @@ def size(count: float) -> str:
             break
         count /= 1024
     return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
+
+
+def in_dollars(value: float) -> str:
+    """An amount of money: `$0.52`, `$1,204.00`; less than a cent with more digits: `$0.0042`."""
+    return f"${value:,.2f}" if value >= 0.01 else f"${value:.4f}"
+
+
+def cost_words(total: float, now: float = 0.0) -> str:
+    """What all that is built cost, to add to a line; now: how much of it this build spent."""
+    spent = f", {in_dollars(now)} in this build" if now and in_dollars(now) != in_dollars(total) else ""
+    return f"; cost {in_dollars(total)}{spent}" if total or now else ""
 
 
 def percent(share: float) -> str:

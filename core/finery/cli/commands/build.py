@@ -15,7 +15,7 @@ from finery.cli.console import print_json
 from finery.cli.options import json_option, recipe_and_steps, set_option
 from finery.errors import UsageError
 from finery.util.references import load_reference
-from finery.util.text import counted
+from finery.util.text import cost_words, counted
 
 if TYPE_CHECKING:
     from finery.build.scheduler import Build
@@ -90,10 +90,11 @@ def _is_done(
         if events is not None:
             click.echo(events, nl=False)
         return events is not None
-    count = stamp.steps_if_done(recipe, steps, overrides)
-    if count is not None:
-        click.secho(f"{counted(count, 'step')}, nothing to do", fg="green", err=True)
-    return count is not None
+    finished = stamp.finished_if_done(recipe, steps, overrides)
+    if finished is not None:
+        text = f"{counted(finished.steps, 'step')}, nothing to do{cost_words(finished.dollars)}"
+        click.secho(text, fg="green", err=True)
+    return finished is not None
 
 
 def _build_of(

@@ -42,6 +42,11 @@ if TYPE_CHECKING:
     "the model that is trained on the rows, if it is built]",
 )
 @click.option(
+    "--model",
+    metavar="NAME",
+    help="Of an evaluator: the model whose tables and wrong answers are shown. [default: the best]",
+)
+@click.option(
     "--dropped", is_flag=True, help="Every row that a data step dropped, or found fault with."
 )
 @click.option(
@@ -59,6 +64,7 @@ def command(
     rows: int,
     html: str | None,
     tokenizer: str | None,
+    model: str | None,
     dropped: bool,
     row_id: str | None,
     as_json: bool,
@@ -67,9 +73,11 @@ def command(
 
     Without STEP: all.
     """
+    from finery.artifact.kinds import Metrics
     from finery.build.checks import failed_gates
     from finery.build.project import open_graph, open_store, result_of
-    from finery.cli.views import overview, show_outputs, titled
+    from finery.store.spending import dollars_spent
+    from finery.cli.views import Made, overview, show_outputs, titled
     from finery.plugin.views.view import Detail
 
     store = open_store(recipe)
@@ -103,9 +111,13 @@ def command(
         from finery.cli.pages import write_pages
 
         pages = write_pages(graph, store, manifests, html, tokenizer)
+    if model is not None and not any(m.kind == Metrics.kind for m in manifests.values()):
+        raise UsageError(f"{name} judges no models", where="--model", fix="leave --model out")
+    detail = Detail(rows, dropped, model)
     failed = failed_gates(graph.select([name]), store, {name: result}) if fresh else {}
-    detail, error = Detail(rows, dropped), failed.get(name)
-    show_outputs(graph, store, manifests, detail, pages, error=error, as_json=as_json)
+    seed, dollars = dict(result.parts).get("seed"), dollars_spent(store, [result.key])
+    made = Made(seed, dollars, failed.get(name))
+    show_outputs(graph, store, manifests, detail, pages, made=made, as_json=as_json)
 
 
 def _check_step(graph: "Graph", name: str, output: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from blake3 import blake3
 
+from finery import percent
 from finery.rows import Row
 from finery.rows.near import PIECE, entry_of
 from finery.rows.parts import id_of, prompt
@@ -70,8 +71,8 @@ def in_words(measured: dict[str, Any]) -> str:
     return (
         f"spread: pairs of words {measured['distinct_2']:.2f} distinct (seeds "
         f"{seeds['distinct_2']:.2f}), two rows {measured['similarity']:.2f} similar (seeds "
-        f"{seeds['similarity']:.2f}), near copies {measured['near_copies']:.1%} of each other, "
-        f"{measured['near_seeds']:.1%} of seeds"
+        f"{seeds['similarity']:.2f}), near copies {percent(measured['near_copies'])} of each other, "
+        f"{percent(measured['near_seeds'])} of seeds"
     )
 
 

@@ -23,7 +23,7 @@ def t(built: MakeProject) -> Project:
     other = RECIPE.replace("NAME", "other").replace("./", "../").replace("rows.txt", "../rows.txt")
     made: Project = built({
         "recipe.yaml": RECIPE.replace("NAME", "t"), "rows.txt": "one\n",
-        "ext/recipe.yaml": other.replace("  b:", "  sft:"), "more.yaml": f"finery: 1\n{steps}",
+        "ext/recipe.yaml": other.replace("  b:", "  sft:"), "more.yaml": f"finery: 1\nname: more\nplugins: [./steps.py]\n{steps}".replace("tag: 1", "tag: 7"),
     })  # fmt: skip
     assert made.run("build", "ext").code == 0
     return made
@@ -91,7 +91,7 @@ def completed(t: Project, line: str) -> list[str]:
     }  # fmt: skip
     out = subprocess.run([FINERY], cwd=t.folder, env=env, capture_output=True, text=True)
     assert out.stderr == ""
-    return [entry.partition(",")[2] for entry in out.stdout.splitlines()]
+    return [entry.partition(",")[2] for entry in out.stdout.splitlines() if entry]
 
 
 @pytest.mark.parametrize(("line", "words"), [
@@ -101,9 +101,7 @@ def completed(t: Project, line: str) -> list[str]:
     ("finery plugins data.spl", ["data.split"]),
     ("finery exp", ["explain"]),
 ])  # fmt: skip
-def test_a_shell_completes_recipes_steps_and_types(
-    t: Project, line: str, words: list[str]
-) -> None:
+def test_a_shell_completes_recipes_steps_and_types(t: Project, line: str, words: list[str]) -> None:
     assert completed(t, line)[: len(words)] == words
     (t.folder / "ext/recipe.yaml").write_bytes(b"\xff: [")
     assert completed(t, "finery show ext ") == [], "a broken recipe has no steps"

@@ -17,7 +17,8 @@ from finery.plugin.manager import Plugins, load_plugins
 from finery.recipe.document import Recipe, load
 from finery.recipe.fits import fits
 from finery.recipe.messages import _validator, phrase
-from finery.recipe.schema import recipe_schema, step_schema
+from finery.recipe.editor.schema import recipe_schema
+from finery.recipe.schema import step_schema
 from finery.recipe.validate import check_recipe, convert_step
 from finery.step.inspect import inputs_of
 

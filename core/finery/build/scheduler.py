@@ -249,9 +249,7 @@ class Build:
         """
         if not type(node.step).__spec__.learns:
             return []
-        new, others = notes_before(
-            self.planner, self.outcome.results, self.outcome.ran, node.name
-        )
+        new, others = notes_before(self.planner, self.outcome.results, self.outcome.ran, node.name)
         advice = [("step_note", {"name": n.name, "text": n.text, "fix": n.fix}) for n in new]
         if others:
             names = ", ".join(note.name for note in others)

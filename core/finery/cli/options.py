@@ -7,11 +7,27 @@ from typing import Any, TypeVar
 
 import click
 
-from finery.cli.calling.targets import RECIPE, Target, find_target, recipe_file
+from finery.cli.calling.targets import RECIPE, Target, find_target, names_recipe, recipe_file
 from finery.errors import UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
 Complete = Callable[[click.Context, click.Parameter, str], list[Any]]
+
+
+def _completing(what: str) -> Complete:
+    """What completes a word; its module is imported when a shell asks."""
+
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+        from finery.cli.calling import complete as completions
+
+        found: list[Any] = getattr(completions, f"complete_{what}")(ctx, param, incomplete)
+        return found
+
+    return complete
+
+
+complete_steps, complete_types = _completing("steps"), _completing("types")
+"""What completes the names of steps, and of plugins and step types."""
 
 
 def recipe_words(function: F) -> F:
@@ -59,6 +75,31 @@ def recipe_and_steps(function: F) -> F:
     return _with_target(function, all_steps, "[RECIPE] [STEP]...")
 
 
+def recipe_and_name(metavar: str) -> Callable[[F], F]:
+    """A recipe, a plugin or a step type, and `--recipe`; gives `recipe` and `name`, each or None.
+
+    A word names the recipe only where it can't name anything else.
+    """
+
+    def decorate(function: F) -> F:
+        @functools.wraps(function)
+        def called(words: tuple[str, ...], recipe: Path | None, **options: Any) -> Any:
+            command = str(click.get_current_context().info_name)
+            recipes = [word for word in words if names_recipe(word, strict=True)]
+            names = [word for word in words if word not in recipes]
+            if len(recipes) + (recipe is not None) > 1 or len(names) > 1:
+                raise UsageError("too many names", fix=f"finery {command} {metavar}")
+            named = recipe or (Path(recipes[0]) if recipes else None)
+            file = recipe_file(named) if named is not None else None
+            return function(recipe=file, name=next(iter(names), None), **options)
+
+        with_option = _recipe_option(called, "types", "The recipe, where it isn't an argument.")
+        words = click.argument("words", nargs=-1, metavar=metavar, shell_complete=complete_types)
+        return words(with_option)  # type: ignore[return-value]
+
+    return decorate
+
+
 def _one_step(target: Target, command: str) -> dict[str, Any]:
     if len(target.steps) > 1:
         raise UsageError(
@@ -88,28 +129,17 @@ def _with_target(
             options["steps"] = tuple(dict.fromkeys((*named.pop("steps"), *options["steps"])))
         return function(**named, **options)
 
-    with_option = click.option(
-        "--recipe", "-r", type=click.Path(path_type=Path), shell_complete=_completing("words"),
-        help=f"The recipe, where it isn't an argument. [default: {RECIPE}]",
-    )(called)  # fmt: skip
+    text = f"The recipe, where it isn't an argument. [default: {RECIPE}]"
+    with_option = _recipe_option(called, "words", text)
     words = click.argument("words", nargs=-1, metavar=metavar, shell_complete=_completing("words"))
     return words(with_option)  # type: ignore[return-value]
 
 
-def _completing(what: str) -> Complete:
-    """What completes a word; its module is imported when a shell asks."""
-
-    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
-        from finery.cli.calling import complete as completions
-
-        found: list[Any] = getattr(completions, f"complete_{what}")(ctx, param, incomplete)
-        return found
-
-    return complete
-
-
-complete_steps, complete_types = _completing("steps"), _completing("types")
-"""What completes the names of steps, and of plugins and step types."""
+def _recipe_option(function: F, completed: str, text: str) -> F:
+    return click.option(
+        "--recipe", "-r", type=click.Path(path_type=Path), help=text,
+        shell_complete=_completing(completed),
+    )(function)  # fmt: skip
 
 
 def set_option(function: F) -> F:

@@ -40,7 +40,9 @@ _VIEW = re.compile(r"(?P<project>[^\s'\"(]*?)\.finery/views/(?P<view>[0-9a-f]{64
 def _link_to(view: re.Match[str]) -> str | None:
     build = Path(view["project"], "build")
     links = (link for depth in ("*/*", "*/*/*") for link in sorted(build.glob(depth)))
-    return next((str(n) for n in links if n.is_symlink() and n.readlink().name == view["view"]), None)
+    return next(
+        (str(n) for n in links if n.is_symlink() and n.readlink().name == view["view"]), None
+    )
 
 
 def shown(path: Path) -> str:

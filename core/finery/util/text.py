@@ -79,7 +79,9 @@ def in_dollars(value: float) -> str:
 
 def cost_words(total: float, now: float = 0.0) -> str:
     """What all that is built cost, to add to a line; now: how much of it this build spent."""
-    spent = f", {in_dollars(now)} in this build" if now and in_dollars(now) != in_dollars(total) else ""
+    spent = (
+        f", {in_dollars(now)} in this build" if now and in_dollars(now) != in_dollars(total) else ""
+    )
     return f"; cost {in_dollars(total)}{spent}" if total or now else ""
 
 

@@ -28,7 +28,8 @@ class RowSource(Step, seeded=False, packages=("jinja2",)):
     )
     columns: Columns | None = setting(
         None,
-        help="Templates over the columns instead of a format: system, user, assistant, label.",
+        help="Templates over the columns, instead of a format: system, user, assistant, label. "
+        "Rows keep no other columns; to keep some, name them in `keep`.",
         examples=[{"user": "{{ text }}", "assistant": "{{ intent }}"}],
     )
     keep: list[str] | dict[str, str] = setting(

@@ -40,10 +40,12 @@ def command(
     silence them.
     """
     from finery.build.checks import check_files, note_data, notes_on
-    from finery.build.project import open_graph
+    from finery.build.project import open_graph, open_recipe
     from finery.cli.notes import print_notes
+    from finery.recipe.editor.files import refresh_schema
     from finery.recipe.validate import raise_all
 
+    refresh_schema(*open_recipe(recipe))
     graph = open_graph(recipe, overrides)
     raise_all(check_files(graph))
     notes = notes_on(graph, _built(graph))

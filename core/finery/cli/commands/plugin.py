@@ -66,9 +66,7 @@ def _check(name: str) -> None:
                 fix="choose another name, since both would be loaded",
             )
     if importlib.util.find_spec(f"{PREFIX}{name}") is not None:
-        raise UsageError(
-            f"there is already a package {PREFIX}{name}", fix="choose another name"
-        )
+        raise UsageError(f"there is already a package {PREFIX}{name}", fix="choose another name")
 
 
 def _texts(name: str) -> dict[str, str]:

@@ -39,7 +39,12 @@ PROMPT_SHOWN = 300
 """Characters of a prompt that `predictions.jsonl` repeats."""
 
 
-class Judge(Step, isolated=True, preflight="finery_eval.preflight:JudgePreflight"):
+class Judge(
+    Step,
+    isolated=True,
+    preflight="finery_eval.preflight:JudgePreflight",
+    hints="finery_eval.hints:EVALUATOR",
+):
     """Judge models on the same rows."""
 
     models: list[Model] = takes(

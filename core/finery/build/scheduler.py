@@ -30,7 +30,7 @@ from finery.store.spending import dollars_spent, keep_spending
 from finery.util.events import Event, Listener, happened, new_run_id
 from finery.util.files import FileState, file_state
 from finery.util.paths import project_folder
-from finery.util.text import counted, redacted
+from finery.util.text import counted
 
 T = TypeVar("T")
 
@@ -269,14 +269,11 @@ class Build:
     def _hear(self, task: Task, event: TaskEvent) -> None:
         plan = self._running[task.step]
         if event["event"] == "done":
-            _redact_log(task)
             self._done(plan, event)
         elif event["event"] == "failed":
-            _redact_log(task)
             self._ended(plan)
             self._fail(plan.node, error_from_dict(event["error"]), log=task.log)
         elif event["event"] == "died":
-            _redact_log(task)
             self._ended(plan)
             self._fail(plan.node, _death(event["code"], task), log=task.log)
         elif event["event"] == "note":
@@ -496,22 +493,18 @@ def _digest_now(store: Store, path: Path) -> str | None:
         return None
 
 
-def _redact_log(task: Task) -> None:
-    """Take secrets out of what the step printed."""
-    if task.env and os.path.exists(task.log):
-        log = Path(task.log)
-        text = log.read_text(encoding="utf-8", errors="surrogateescape")
-        clean = redacted(text, task.env)
-        if clean != text:
-            log.write_text(clean, encoding="utf-8", errors="surrogateescape")
-
-
 def _death(code: int, task: Task) -> StepError:
     """A worker's end as an error."""
     if code == -signal.SIGKILL:
         return StepError(
             "its process was killed (SIGKILL), most often because memory ran out",
             fix="smaller batches, a shorter max_length, or a smaller model; then build again",
+        )
+    if code == -signal.SIGPROF:  # see `finery.rows.templates.limits`
+        return StepError(
+            "a template or pattern ran for too long on one row, and could only be stopped by "
+            "ending the step's process",
+            fix="write fewer or shorter loops and lists in the templates of this step",
         )
     name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
     return StepError(f"its process died ({name})", fix=f"see {task.log}")

@@ -19,11 +19,11 @@ data:
 @pytest.fixture
 def t(built: MakeProject) -> Project:
     """A built project, with another recipe in the folder `ext`."""
-    steps = RECIPE[RECIPE.index("data:") :]
-    other = RECIPE.replace("NAME", "other").replace("./", "../").replace("rows.txt", "../rows.txt")
+    mine, other = RECIPE.replace("NAME", "t"), RECIPE.replace("NAME", "other")
+    other = other.replace("./", "../").replace("rows.txt", "../rows.txt").replace("b:", "sft:")
     made: Project = built({
-        "recipe.yaml": RECIPE.replace("NAME", "t"), "rows.txt": "one\n",
-        "ext/recipe.yaml": other.replace("  b:", "  sft:"), "more.yaml": f"finery: 1\nname: more\nplugins: [./steps.py]\n{steps}".replace("tag: 1", "tag: 7"),
+        "recipe.yaml": mine, "rows.txt": "one\n", "ext/recipe.yaml": other,
+        "more.yaml": mine.replace("name: t", "name: more").replace("tag: 1", "tag: 7"),
     })  # fmt: skip
     assert made.run("build", "ext").code == 0
     return made

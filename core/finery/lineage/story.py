@@ -136,7 +136,7 @@ class _Teller:
         if scope and scope[0] not in self.built:
             raise UsageError(
                 f"step '{scope[0]}' isn't built yet",
-                fix=f"finery build {graph.recipe.argument}--step {scope[0]}",
+                fix=f"finery build {self.graph.recipe.argument}--step {scope[0]}",
             )
         found: dict[str, str] = {}
         for place, file in self._files(scope):

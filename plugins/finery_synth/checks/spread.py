@@ -71,8 +71,8 @@ def in_words(measured: dict[str, Any]) -> str:
     return (
         f"spread: pairs of words {measured['distinct_2']:.2f} distinct (seeds "
         f"{seeds['distinct_2']:.2f}), two rows {measured['similarity']:.2f} similar (seeds "
-        f"{seeds['similarity']:.2f}), near copies {percent(measured['near_copies'])} of each other, "
-        f"{percent(measured['near_seeds'])} of seeds"
+        f"{seeds['similarity']:.2f}), near copies {percent(measured['near_copies'])} "
+        f"of each other, {percent(measured['near_seeds'])} of seeds"
     )
 
 

@@ -1,6 +1,6 @@
 """`finery plan`: what a build would do, why, and what it will take."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 

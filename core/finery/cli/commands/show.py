@@ -76,9 +76,9 @@ def command(
     from finery.artifact.kinds import Metrics
     from finery.build.checks import failed_gates
     from finery.build.project import open_graph, open_store, result_of
-    from finery.store.spending import dollars_spent
     from finery.cli.views import Made, overview, show_outputs, titled
     from finery.plugin.views.view import Detail
+    from finery.store.spending import dollars_spent
 
     store = open_store(recipe)
     graph = open_graph(recipe, overrides, store)

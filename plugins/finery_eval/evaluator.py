@@ -43,7 +43,7 @@ class Judge(
     Step,
     isolated=True,
     preflight="finery_eval.preflight:JudgePreflight",
-    hints="finery_eval.hints:EVALUATOR",
+    hints="finery_eval.hints:JUDGE",
 ):
     """Judge models on the same rows."""
 
@@ -97,7 +97,7 @@ class Judge(
         load_reference(REQUIREMENTS)(self).verify(metrics.report())
 
 
-class Evaluator(Judge, engines=True):
+class Evaluator(Judge, engines=True, hints="finery_eval.hints:EVALUATOR"):
     """Ask models for the rows' answers and judge them."""
 
     max_tokens: int = setting(

@@ -16,7 +16,7 @@ from finery.artifact.manifest import Manifest, Result
 from finery.build.checks import notes_before
 from finery.build.dispatch import limited_models, task_of
 from finery.build.events import RunLog
-from finery.build.outputs import OutputLinks
+from finery.build.outputs import OutputLinks, build_folder
 from finery.build.plan import Planner, StepPlan
 from finery.errors import DataError, FineryError, StepError, error_from_dict
 from finery.execute.executor import Executor
@@ -87,7 +87,7 @@ class Build:
         self.log = RunLog(store.root / "runs", self.outcome.run)
         self.listeners: list[Listener] = [self.log, *listeners]
         self.project = project_folder(graph.recipe.path)
-        self.folder = build_folder(graph)
+        self.folder = build_folder(graph.recipe)
         self.outputs = OutputLinks(store.root, self.folder, states or {})
         self._silenced = set(graph.recipe.data.get("silence") or [])
         self.began = time.time_ns()
@@ -146,8 +146,7 @@ class Build:
             elif self._stopped():
                 break
         data = self.graph.recipe.data
-        steps = {name for section in SECTIONS for name in data.get(section) or ()}
-        prune_links(self.folder, steps | self.store.steps_of_others(self.planner.recipe_id))
+        prune_links(self.folder, {n for section in SECTIONS for n in data.get(section) or ()})
 
     def _unfinished(self) -> bool:
         return bool(self._ready or self._locked or self._running or any(self._queues.values()))
@@ -479,11 +478,6 @@ def _states(plan: StepPlan) -> dict[Path, FileState]:
 
 def _isolated(plan: StepPlan) -> bool:
     return type(plan.node.step).__spec__.isolated
-
-
-def build_folder(graph: Graph) -> Path:
-    """`build/<recipe>` in the project folder: what a person opens."""
-    return project_folder(graph.recipe.path) / "build" / graph.recipe.name
 
 
 def _digest_now(store: Store, path: Path) -> str | None:

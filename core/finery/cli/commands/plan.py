@@ -34,12 +34,14 @@ def command(
     result doesn't meet is shown with the steps that it blocks. Nothing runs.
     """
     from finery.build.checks import estimates_of, failed_gates, notes_on, results_of
+    from finery.build.outputs import refuse_shared_folder
     from finery.build.plan import Planner, make_plan
     from finery.build.project import open_graph, open_store
     from finery.cli.notes import notes_line
 
     store = open_store(recipe)
     graph = open_graph(recipe, overrides, store).select(steps)
+    refuse_shared_folder(graph.recipe, store)
     planner = Planner(graph, store)
     plans = list(make_plan(planner))
     results = results_of(planner, plans)

@@ -89,7 +89,7 @@ def command(
         return
     name, _, output = (step or "").partition(".")
     if step is not None:
-        _check_step(graph, name, output)
+        check_step(graph, name, output)
     if row_id is not None:
         _show_row(graph, store, row_id, name, output, html is not None, as_json)
         return
@@ -120,7 +120,7 @@ def command(
     show_outputs(graph, store, manifests, detail, pages, made=made, as_json=as_json)
 
 
-def _check_step(graph: "Graph", name: str, output: str) -> None:
+def check_step(graph: "Graph", name: str, output: str) -> None:
     """Raise `UsageError` where the recipe has no such step, or the step no such output."""
     graph.require(name)
     outputs = graph.nodes[name].outputs

@@ -28,6 +28,10 @@ REFERENCE = ROOT / "docs" / "reference"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
+ALPACA = '{"instruction": "Label this.", "input": "Where is my card?", "output": "shipping"}\n'
+LABELLED = '{"prompt": "Where is my card?", "completion": "shipping", "label": "shipping"}\n'
+
+
 def _blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
 
@@ -240,7 +244,7 @@ def _file(step: dict[str, Any]) -> str:
 
 def test_the_readme_recipe_is_fine(project: MakeProject) -> None:
     recipe = _blocks(ROOT / "README.md", "yaml")[0]
-    made = project({"recipe.yaml": recipe, "data/tickets.jsonl": "{}\n"})
+    made = project({"recipe.yaml": recipe, "data/tickets.jsonl": ALPACA})
     ran = made.run("check")
     assert ran.code == 0, ran.err
 
@@ -258,7 +262,7 @@ def test_the_recipes_of_the_generation_page_are_fine(project: MakeProject) -> No
     checked = {"use": "synth.answer", "rows": "split.train", "model": "teacher"}
     whole["generate"] |= {"own": own, "checked": checked | yaml.safe_load(spelt)}
     files = {
-        "data/tickets.jsonl": "{}\n", "schemas/ticket.json": "{}", "schemas/shop.sql": "",
+        "data/tickets.jsonl": LABELLED, "schemas/ticket.json": "{}", "schemas/shop.sql": "",
         "prompts/paraphrase.jinja": "{{ user }}", "checks.py": "",
         "mine.py": _blocks(HOWTO / "synthetic-data.md", "python")[-1],
         "handbook/a.md": "# A\n\nText.",
@@ -272,7 +276,8 @@ def test_the_recipes_of_the_data_page_are_fine(project: MakeProject) -> None:
     for recipe in _blocks(HOWTO / "data.md", "yaml"):
         head = "finery: 1\nname: t\nsilence: [unset-variable]\n"
         made = project({"recipe.yaml": head + recipe})
-        made.write({"data/tickets.jsonl": "{}\n", "data/banking.csv": "text,intent\n"})
+        banking = "text,intent,customer_id\nWhere is my card?,card_arrival,7\n"
+        made.write({"data/tickets.jsonl": ALPACA, "data/banking.csv": banking})
         ran = made.run("check")
         assert (ran.code, ran.err) == (0, ""), recipe
         assert "note:" not in ran.out

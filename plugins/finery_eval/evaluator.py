@@ -43,7 +43,7 @@ class Judge(
     Step,
     isolated=True,
     preflight="finery_eval.preflight:JudgePreflight",
-    hints="finery_eval.hints:EVALUATOR",
+    hints="finery_eval.hints:JUDGE",
 ):
     """Judge models on the same rows."""
 
@@ -73,6 +73,11 @@ class Judge(
         """How to add further metrics, as part of the fix for an unknown one; empty by default."""
         return ""
 
+    def choices(self) -> Mapping[str, Sequence[str]]:
+        """What `require` may ask for."""
+        metrics = self.metric_names()
+        return {"require": [f"{model.name}.{m}" for model in self.models for m in metrics]}
+
     def check(self) -> None:
         """Raise `UsageError` for settings that can't work. Light: reads no input."""
         names = [model.name for model in self.models]
@@ -90,7 +95,7 @@ class Judge(
         load_reference(REQUIREMENTS)(self).verify(metrics.report())
 
 
-class Evaluator(Judge, engines=True):
+class Evaluator(Judge, engines=True, hints="finery_eval.hints:EVALUATOR"):
     """Have models answer the rows and judge the answers."""
 
     max_tokens: int = setting(

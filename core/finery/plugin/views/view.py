@@ -6,11 +6,14 @@ references, files.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from finery.plugin.views.display import print_facts, print_files
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console
 
     from finery.artifact.kinds import Artifact
@@ -25,13 +28,15 @@ class Output(NamedTuple):
     """An output of a step, to be shown.
 
     title: what the recipe calls it, e.g. `split.train`. refs: what the views of the artifacts that
-    it refers to say of them, by role.
+    it refers to say of them, by role. link: where people find its files, under `build/`; None
+    where no link leads to them.
     """
 
     title: str
     artifact: "Artifact"
     manifest: "Manifest"
     refs: Mapping[str, str] = {}
+    link: Path | None = None
 
     @property
     def step(self) -> str:
@@ -110,7 +115,7 @@ class View:
         """Print what `finery show` shows below the output's title."""
         print_facts(console, self.facts(output))
         print_facts(console, output.refs)
-        print_files(console, output.artifact.path, output.manifest)
+        print_files(console, output.link or output.artifact.path, output.manifest)
         if _page_of(output.manifest):
             hint = f"  finery show {output.title} --html: a copy that browsers open"
             console.print(hint, style="dim", markup=False)
@@ -128,6 +133,16 @@ class View:
 
     def remarks(self, output: Output) -> Iterator[Remark]:
         """What to say about an output when a build has just made it."""
+        return iter(())
+
+    def complete_copy(
+        self, output: Output, folder: "Path", refs: "Mapping[str, Path]"
+    ) -> Iterator[str]:
+        """Complete a copy of the output for use elsewhere, when `finery export` made it.
+
+        folder: the copy, which may be changed. refs: role → the copy of the artifact that the
+        output refers to, of those that were copied, too. Yields lines for the user.
+        """
         return iter(())
 
     def print_together(self, console: "Console", outputs: Sequence[Output]) -> None:

@@ -4,6 +4,7 @@ YAML is read as people expect: `2e-4` is a number, and `no` and `on` are strings
 written twice is an error, aliases can't multiply without limit, and tags can't create objects.
 """
 
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,11 @@ class Recipe:
     def folder(self) -> Path:
         """The folder that the recipe's paths are relative to."""
         return self.path.parent
+
+    @property
+    def argument(self) -> str:
+        """How a command line names it, with a space after it; empty for `recipe.yaml` here."""
+        return "" if shown(self.path) == "recipe.yaml" else f"{shlex.quote(shown(self.path))} "
 
     @property
     def name(self) -> str:

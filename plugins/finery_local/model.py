@@ -19,7 +19,11 @@ from finery_local.gguf_file import external_gguf
 
 
 class LocalModel(
-    Step, sections=("models",), seeded=False, forecast="finery_local.forecast:ModelForecast"
+    Step,
+    sections=("models",),
+    seeded=False,
+    forecast="finery_local.forecast:ModelForecast",
+    hints="finery_local.hints:MODEL",
 ):
     """Take a model from a Hugging Face folder, an adapter's folder or a GGUF file on this machine.
 
@@ -33,6 +37,9 @@ class LocalModel(
     )
     trust_remote_code: bool = setting(
         False, help="Take the model's own Python code too; loading the model then runs it."
+    )
+    follow_links: bool = setting(
+        False, help="Also take files that links in the folder name elsewhere on this machine."
     )
     chat_template_kwargs: dict[str, Any] = setting({}, help=TEMPLATE_KWARGS_HELP)
 
@@ -55,6 +62,7 @@ class LocalModel(
             base=self.base,
             trust_remote_code=self.trust_remote_code,
             about=template_facts(self.chat_template_kwargs),
+            follow_links=self.follow_links,
         )
 
     def _gguf(self, files: Sequence[Path], job: Job) -> Model:

@@ -1,5 +1,6 @@
 """Numbers and texts as people read them."""
 
+import json
 import os
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from finery.util.text import (
     duration,
     in_line,
     percent,
+    redacted,
+    redacted_data,
     rough_duration,
     size,
     visible,
@@ -63,6 +66,29 @@ def test_a_fix_lists_no_more_names_than_one_can_read() -> None:
     assert len(listed) < 2_000
     assert did_you_mean("colum_17", names) is not None
     assert in_line(" a\r\nb \x1b ") == "a b ␛"
+
+
+SECRET = 'sk-a/secret"é😀'
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        SECRET,
+        json.dumps(SECRET),
+        json.dumps(SECRET).replace("/", r"\/"),
+        json.dumps({"arguments": json.dumps(SECRET)}),
+        "".join(rf"\u{ord(c):04X}" for c in SECRET[:-1]) + json.dumps(SECRET[-1:]).strip('"'),
+    ],
+)
+def test_a_secret_is_removed_however_json_writes_it(spelled: str) -> None:
+    text = redacted(f"before {spelled} after", {"KEY": f" {SECRET}\n"})
+    assert "***" in text
+    assert "sk-a" not in text
+    assert "0073" not in text
+    assert text.startswith("before ")
+    assert text.endswith(" after")
+    assert redacted_data({SECRET: [spelled, 1, None]}, {"KEY": SECRET}).keys() == {"***"}
 
 
 def test_a_path_is_shown_as_a_person_would_type_it(

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -10,7 +11,7 @@ from finery.errors import DataError
 from finery.fields import Files, OneFile, OptionalFiles, Settings
 from finery.recipe.document import Recipe
 from finery.step.inspect import files_of, give_files
-from finery.util.text import nearest_meant
+from finery.util.text import nearest
 
 S = TypeVar("S", bound=Settings)
 
@@ -53,18 +54,18 @@ def _find(files: Files, folder: Path) -> list[tuple[str, Path]]:
             names.setdefault(path, _name(path, folder, pattern))
     if isinstance(files, OneFile) and len(names) > 1:
         raise DataError(
-            f"one file is needed, and {files} is {len(names)}",
+            f"expected one file, but {files} matches {len(names)}",
             fix=f"name one: {', '.join(sorted(names.values())[:3])}{', …' * (len(names) > 3)}",
         )
     return [(name, path) for path, name in names.items()]
 
 
 def _matches(pattern: str, folder: Path) -> list[Path]:
-    path = folder / Path(pattern).expanduser()
+    path = folder / _expanded(pattern)
     if path.is_dir():
         matches = sorted(p for p in path.rglob("*") if p.is_file())
         if not matches:
-            raise DataError(f"folder {pattern} holds no files", fix="check the path")
+            raise DataError(f"folder {pattern} is empty", fix="put files in it, or check the path")
         return matches
     if path.exists():
         return [path]
@@ -74,18 +75,59 @@ def _matches(pattern: str, folder: Path) -> list[Path]:
         matches = sorted(Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file())
         if matches:
             return matches
+        raise DataError(f"no file matches {pattern}", fix=_RELATIVE.format(folder))
+    raise DataError(f"there is no file {pattern}", fix=_path_fix(pattern, path, folder))
+
+
+def _expanded(pattern: str) -> Path:
+    try:
+        return Path(pattern).expanduser()
+    except RuntimeError:
+        user = pattern.partition("/")[0]
         raise DataError(
-            f"no file matches {pattern}", fix=f"paths are relative to the recipe's folder, {folder}"
-        )
-    raise DataError(f"there is no file {pattern}", fix=_near(path, folder))
+            f"there is no file {pattern}: {user} has no home folder", fix="write the whole path"
+        ) from None
 
 
-def _near(path: Path, folder: Path) -> str:
+_RELATIVE = "check the path: it is relative to the recipe's folder, {}"
+_SEARCHED = 2_000
+"""Files that a search for one of the same name looks at, at most."""
+
+
+def _path_fix(pattern: str, path: Path, folder: Path) -> str:
+    """What to write instead of a path that doesn't exist."""
+    if "://" in pattern:
+        return "download the file, and write the path of the copy"
+    if "$" in pattern or "%" in pattern:
+        return "write the path itself: variables in paths aren't expanded"
+    plain = pattern.strip("\"'“”„‘’ ").replace("\\", "/")
+    parts = Path(plain).parts
+    for start in range(len(parts)):  # an absolute path from another machine, say
+        candidate = Path(*parts[start:])
+        is_other = candidate != Path(pattern) and not candidate.is_absolute()
+        if is_other and (folder / candidate).exists():
+            return f"write {candidate.as_posix()}"
     if path.parent.is_dir():
-        fix = nearest_meant(path.name, [p.name for p in path.parent.iterdir()])
-        if fix is not None:
-            return fix
-    return f"paths are relative to the recipe's folder, {folder}"
+        near = nearest(path.name, [p.name for p in path.parent.iterdir()])
+        if near:
+            return f"did you mean '{Path(pattern).with_name(near).as_posix()}'?"
+    same = _of_that_name(path.name, folder)
+    if same is not None:
+        return f"did you mean '{same}'?"
+    return "check the path" if pattern.startswith(("/", "~")) else _RELATIVE.format(folder)
+
+
+def _of_that_name(name: str, folder: Path) -> str | None:
+    """A file of this name further inside the folder."""
+    seen = 0
+    for top, folders, files in os.walk(folder):
+        folders[:] = sorted(f for f in folders if not f.startswith(".") and f != "build")
+        if name in files:
+            return Path(top, name).relative_to(folder).as_posix()
+        seen += len(files) + len(folders)
+        if seen > _SEARCHED:
+            break
+    return None
 
 
 def _name(path: Path, folder: Path, pattern: str) -> str:

@@ -47,7 +47,13 @@ class Splits:
     test: Dataset
 
 
-class Split(Step, packages=("rensa",), version="2", forecast="finery_data.forecasts:SplitForecast"):
+class Split(
+    Step,
+    packages=("rensa",),
+    version="2",
+    forecast="finery_data.forecasts:SplitForecast",
+    hints="finery_data.hints:SPLIT",
+):
     """Split rows into train, validation and test.
 
     Without `stratify`, added rows never move old ones, and sizes vary at random around the shares.

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,7 +22,7 @@ sys.path[:0] = [str(ROOT / "core"), str(ROOT / "plugins")]
 
 from common import machine, names, parser_of, say  # noqa: E402
 
-from finery import Dataset  # noqa: E402
+from finery import Dataset, Job  # noqa: E402
 from finery.rows import Row, with_id  # noqa: E402
 from finery.testing import TestJob  # noqa: E402
 from finery_data.steps.decontaminate import Decontaminate  # noqa: E402
@@ -50,7 +51,7 @@ def main() -> None:
             before = 0.0
             for size in map(int, given.sizes.split(",")):
                 say(f"{step}, {size:,} {kind} rows …")
-                seconds = _measured(step, lambda n, k=kind: _rows(k, n, words), size)
+                seconds = _measured(step, partial(_rows, kind, size, words))
                 each = seconds / size
                 ratio = f"{each / before:.2f}" if before else ""
                 print(
@@ -60,17 +61,18 @@ def main() -> None:
                 before = each
 
 
-def _measured(step: str, rows: Callable[[int], Iterator[Row]], size: int) -> float:
+def _measured(step: str, rows: Callable[[], Iterator[Row]]) -> float:
     with tempfile.TemporaryDirectory() as folder:
         job = TestJob(Path(folder) / "run")
-        made = Dataset.write(Path(folder) / "rows", rows(size))
+        made = Dataset.write(Path(folder) / "rows", rows())
+        run: Callable[[Job], object]
         if step == "split":
             run = Split(rows=[made]).run
         elif step == "dedup":
             run = Dedup(rows=[made]).run
         else:
-            test = Dataset.write(Path(folder) / "test", _fifth(rows(size)))
-            clean = Dataset.write(Path(folder) / "clean", _rest(rows(size)))
+            test = Dataset.write(Path(folder) / "test", _fifth(rows()))
+            clean = Dataset.write(Path(folder) / "clean", _rest(rows()))
             run = Decontaminate(rows=[clean], against=[test]).run
         start = time.perf_counter()
         run(job)

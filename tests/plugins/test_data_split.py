@@ -221,7 +221,7 @@ def test_several_inputs_are_split_as_one(tmp_path: Path) -> None:
 
 
 def test_meta_of_a_split_is_about_its_own_rows() -> None:
-    parts, _, made = split(PLENTY, stratify="label")
+    parts, _, made = split(PLENTY, stratify="label", sizes="stable")
     only_test = [r for r in numbered(600)[60:] if places_of(r) == "test"]
     _, _, more = split([*PLENTY, *only_test], stratify="label", sizes="stable")
     assert made.train.meta == more.train.meta

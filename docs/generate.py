@@ -52,10 +52,11 @@ def steps() -> str:
 def _step(name: str, cls: type[Step]) -> str:
     schema, inputs = step_schema(cls), inputs_of(cls)
     lines = [f"## `{name}`\n", f"Section: {', '.join(f'`{s}`' for s in sections_of(cls))}\n"]
-    lines += [_docstring(cls), "", "| setting | value | meaning |", "| --- | --- | --- |"]
+    lines += [_docstring(cls), "", "| Setting | Value | Meaning |", "| --- | --- | --- |"]
     fields = [(k, f) for k, f in schema["properties"].items() if k not in RESERVED]
     for key, field in sorted(fields, key=lambda item: item[0] not in schema["required"]):
         kind = _input(inputs[key]) if key in inputs else phrase(field)
+        kind = re.sub(r"(?<=matching )(\S+?)(?=,|;|$)", r"`\1`", kind)
         default = "**required**" if key in schema["required"] else _default(field)
         text = NAMES_A_STEP.sub("", field.get("description", ""))
         text = text.replace("|", "\\|").replace("\n", " ")
@@ -165,7 +166,7 @@ def events() -> str:
 
 def _fields(fields: Mapping[str, tuple[Any, str]]) -> str:
     rows = [f"| `{name}` | {_type(kind)} | {text} |\n" for name, (kind, text) in fields.items()]
-    return "".join(["| field | type | meaning |\n| --- | --- | --- |\n", *rows])
+    return "".join(["| Field | Type | Meaning |\n| --- | --- | --- |\n", *rows])
 
 
 def _type(kind: Any) -> str:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,10 @@ ROOT = Path(__file__).parent.parent
 HOWTO = ROOT / "docs" / "howto"
 REFERENCE = ROOT / "docs" / "reference"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+ALPACA = '{"instruction": "Label this.", "input": "Where is my card?", "output": "shipping"}\n'
+LABELLED = '{"prompt": "Where is my card?", "completion": "shipping", "label": "shipping"}\n'
 
 
 def _blocks(page: Path, language: str) -> list[str]:
@@ -136,8 +141,8 @@ def test_every_public_name_is_on_the_page_of_the_python_api() -> None:
 
 
 @cache
-def _texts() -> str:
-    """Every text in the source, one after the other; a value in an f-string is `…`."""
+def _texts() -> list[str]:
+    """Every text in the source; a value in an f-string is `…`."""
     found = []
     for folder in ("core", "plugins"):
         for path in (ROOT / folder).rglob("*.py"):
@@ -147,7 +152,7 @@ def _texts() -> str:
                     found.append("".join(str(part) for part in parts))
                 elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                     found.append(node.value)
-    return "\n".join(found)
+    return found
 
 
 QUOTED = re.findall(r"^### `(.+)`$", (ROOT / "docs" / "errors.md").read_text("utf-8"), re.MULTILINE)
@@ -155,7 +160,9 @@ QUOTED = re.findall(r"^### `(.+)`$", (ROOT / "docs" / "errors.md").read_text("ut
 
 @pytest.mark.parametrize("message", QUOTED)
 def test_an_explained_error_is_in_the_source(message: str) -> None:
-    assert message in _texts(), "docs/errors.md quotes a message that finery doesn't print"
+    if not any(message in text for text in _texts()):
+        near = get_close_matches(message, _texts(), n=3, cutoff=0.4)
+        pytest.fail(f"docs/errors.md quotes a message that has changed, perhaps to one of {near}")
 
 
 QUICK = tuple(f"finery {c}" for c in ("init", "check", "plan", "build --step", "show split"))
@@ -240,7 +247,7 @@ def _file(step: dict[str, Any]) -> str:
 
 def test_the_readme_recipe_is_fine(project: MakeProject) -> None:
     recipe = _blocks(ROOT / "README.md", "yaml")[0]
-    made = project({"recipe.yaml": recipe, "data/tickets.jsonl": "{}\n"})
+    made = project({"recipe.yaml": recipe, "data/tickets.jsonl": ALPACA})
     ran = made.run("check")
     assert ran.code == 0, ran.err
 
@@ -258,7 +265,7 @@ def test_the_recipes_of_the_generation_page_are_fine(project: MakeProject) -> No
     checked = {"use": "synth.answer", "rows": "split.train", "model": "teacher"}
     whole["generate"] |= {"own": own, "checked": checked | yaml.safe_load(spelt)}
     files = {
-        "data/tickets.jsonl": "{}\n", "schemas/ticket.json": "{}", "schemas/shop.sql": "",
+        "data/tickets.jsonl": LABELLED, "schemas/ticket.json": "{}", "schemas/shop.sql": "",
         "prompts/paraphrase.jinja": "{{ user }}", "checks.py": "",
         "mine.py": _blocks(HOWTO / "synthetic-data.md", "python")[-1],
         "handbook/a.md": "# A\n\nText.",
@@ -272,7 +279,8 @@ def test_the_recipes_of_the_data_page_are_fine(project: MakeProject) -> None:
     for recipe in _blocks(HOWTO / "data.md", "yaml"):
         head = "finery: 1\nname: t\nsilence: [unset-variable]\n"
         made = project({"recipe.yaml": head + recipe})
-        made.write({"data/tickets.jsonl": "{}\n", "data/banking.csv": "text,intent\n"})
+        banking = "text,intent,customer_id\nWhere is my card?,card_arrival,7\n"
+        made.write({"data/tickets.jsonl": ALPACA, "data/banking.csv": banking})
         ran = made.run("check")
         assert (ran.code, ran.err) == (0, ""), recipe
         assert "note:" not in ran.out

@@ -70,6 +70,20 @@ def first_rows(step: File, job: Job) -> list[Row]:
     return reading.rows
 
 
+class Quiet(Job):
+    """A job that only has folders, for reading rows outside of a build. folder: an empty one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.out = folder
+        self._scratch = folder / "scratch"
+
+    def log(self, message: str) -> None:
+        """Drop the line."""
+
+    def progress(self, done: float, total: float, text: str = "") -> None:
+        """Show nothing."""
+
+
 class _FirstRows(Reading):
     """Rows made of some records; nothing is written."""
 

@@ -40,18 +40,24 @@ def _comparison(value: Any) -> str:
     return f"{_FLIPPED.get(written, written or '>=')} {rest}"
 
 
-_SETTINGS = {
+_JUDGE = {
     "model": "models", "dataset": "rows", "data": "rows", "test": "rows", "test_set": "rows",
+    "threshold": "require", "thresholds": "require", "gate": "require",
+}  # fmt: skip
+_SETTINGS = {
+    **_JUDGE,
     "max_new_tokens": "max_tokens", "max_length": "max_tokens", "num_predict": "max_tokens",
-    "temp": "temperature", "threshold": "require", "thresholds": "require", "gate": "require",
-    "regex": "extract", "pattern": "extract", "case_sensitive": "ignore_case",
+    "temp": "temperature",
+    "regex": "extract", "pattern": "extract",
 }  # fmt: skip
 _METRICS = 'remove it: all metrics are computed; require: {MODEL.METRIC: ">= 0.85"} checks one'
 _ABSENT = {
     "metric": _METRICS,
     "metrics": _METRICS,
     "batch_size": "remove it: the engine chooses the batch size",
+    "case_sensitive": "write ignore_case: true to accept any case; it is false by default",
 }
+JUDGE = Hints(settings=_JUDGE, absent=_ABSENT, value=_value)
 EVALUATOR = Hints(settings=_SETTINGS, absent=_ABSENT, value=_value)
 CLASSIFICATION = Hints(
     settings={**_SETTINGS, "classes": "labels"},

@@ -28,8 +28,6 @@ _SETTINGS = {
     "gradient_clipping": "max_grad_norm",
     "max_norm": "max_grad_norm",
     "use_gradient_checkpointing": "gradient_checkpointing",
-    "sample_packing": "packing",
-    "neftune": "neftune_noise_alpha",
     "torch_dtype": "dtype",
     "precision": "dtype",
     "model_name": "model",
@@ -127,8 +125,9 @@ def _value(setting: str, value: Any) -> str | None:
     return None
 
 
+_PREFERENCES = {**_ABSENT, "packing": "remove it: only trl.sft packs rows"}
 SFT = Hints(
-    settings=_SETTINGS,
+    settings={**_SETTINGS, "sample_packing": "packing", "neftune": "neftune_noise_alpha"},
     absent=_ABSENT,
     called=("finetune", "finetuning", "fine.tune", "trl", "sfttrainer", "trl.sfttrainer", "lora",
             "qlora", "peft", "axolotl", "llamafactory", "instruct", "train"),
@@ -136,10 +135,10 @@ SFT = Hints(
 )  # fmt: skip
 DPO = Hints(
     settings=_SETTINGS,
-    absent=_ABSENT,
+    absent=_PREFERENCES,
     called=("trl.dpotrainer", "dpotrainer", "preference", "preferences", "rlhf", "orpo", "simpo"),
     value=_value,
 )
 KTO = Hints(
-    settings=_SETTINGS, absent=_ABSENT, called=("trl.ktotrainer", "ktotrainer"), value=_value
+    settings=_SETTINGS, absent=_PREFERENCES, called=("trl.ktotrainer", "ktotrainer"), value=_value
 )

@@ -1,7 +1,7 @@
 """The settings that all trainings share, and the interface that the training code uses."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from finery import (
@@ -89,11 +89,15 @@ class Training(
     """Train a model on rows.
 
     Step types derive from `finery_trl.steps.training.TrlTraining`, which implements `run`. This
-    class is the interface that the training code knows. estimated: whether this plugin's formulas
-    estimate the memory and time of the training.
+    class is the interface that the training code knows. installs: the packages that every training
+    needs → what to install. estimated: whether this plugin's formulas estimate the memory and time
+    of the training.
     """
 
     estimated: ClassVar[bool] = True
+    installs: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("torch", "transformers", "trl", "peft", "accelerate", "datasets"), "finery[train]"
+    )
 
     model: Model = takes(
         role="base",

@@ -69,9 +69,7 @@ def test_it_is_what_trl_itself_makes_of_the_row_less_the_line_break_behind_it(
 
 def test_a_template_that_changes_the_prompt_once_it_is_answered_is_refused() -> None:
     template = "{% if not add_generation_prompt %}Chat: {% endif %}" + CHATML
-    with pytest.raises(
-        StepError, match="a prompt that differs from the one used at inference"
-    ) as caught:
+    with pytest.raises(StepError, match="a prompt that differs from the one used") as caught:
         read([row()], template)
     assert caught.value.details[0] == f"{row()['id']}: from token 0"
     assert "at inference: …'<|im_start|>user" in caught.value.details[1]

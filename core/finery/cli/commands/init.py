@@ -1,4 +1,4 @@
-"""`finery init`: a folder with a recipe that works, to start from."""
+"""`finery init`: a folder with a working recipe to start from."""
 
 import importlib.util
 import json
@@ -10,13 +10,13 @@ from typing import Any
 
 import click
 
-from finery.cli.columns import columns_of, templates_for
+from finery.cli.columns import Rows, columns_of, first_rows, has_tools, task_of, templates_for
 from finery.cli.commands.scaffold import filled, refuse_existing, template, write_texts
 from finery.errors import UsageError
 from finery.util.paths import shown
 
 TASKS = {
-    "classification": "A small model that names the class of a text.",
+    "classification": "A small model that classifies texts.",
     "extraction": "A small model that turns a text into JSON.",
     "chat": "A small model that answers in the tone of example conversations.",
 }
@@ -38,14 +38,18 @@ SAMPLE_COLUMNS = {
 
 @click.command("init")
 @click.argument("folder", metavar="[DIR]", type=click.Path(path_type=Path), default=".")
-@click.option("--task", type=click.Choice(list(TASKS)), help="What the model shall do.")
+@click.option(
+    "--task",
+    type=click.Choice(list(TASKS)),
+    help="What the model is for. [default: guessed from --data]",
+)
 @click.option(
     "--data",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Your own rows instead of sample data; copied into DIR/data/.",
+    help="Your own rows instead of sample data; copied to DIR/data/.",
 )
-@click.option("--prompt", metavar="COLUMN", help="The column of --data that holds the prompt.")
-@click.option("--answer", metavar="COLUMN", help="The column of --data that holds the answer.")
+@click.option("--prompt", metavar="COLUMN", help="The column of --data with the prompt.")
+@click.option("--answer", metavar="COLUMN", help="The column of --data with the answer.")
 @click.option("--name", help="The recipe's name. [default: the folder's]")
 def command(
     folder: Path,
@@ -55,17 +59,25 @@ def command(
     answer: str | None,
     name: str | None,
 ) -> None:
-    """Write a recipe that works into DIR, with data and a README. Overwrites nothing."""
+    """Create a working recipe in DIR, with data and a README. Overwrites no file."""
     if data is None and (prompt or answer):
         raise UsageError("--prompt and --answer name columns of --data", fix="add --data FILE")
-    task = task or _asked()
     name = _checked(name) if name else _name_of(folder)
+    rows: Rows = first_rows(data) if data is not None else []
+    pair = columns_of(data, prompt, answer, rows) if data is not None else None
+    task = task or _chosen(task_of(rows, pair) if rows else next(iter(TASKS)), is_guess=bool(rows))
+    if task != "chat" and has_tools(rows):
+        raise UsageError(
+            "models are to call tools in these rows, and no evaluator judges that yet",
+            where="--task",
+            fix="write --task chat",
+        )
     if data is None:
         source: Any = next((template(task) / "data").iterdir())
         file, columns = f"data/{source.name}", SAMPLE_COLUMNS[task]
     else:
         source, file = data, _place_of(data, folder)
-        columns = templates_for(columns_of(data, prompt, answer))
+        columns = templates_for(pair, task, rows)
     texts = {
         "recipe.yaml": filled(
             template(task) / "recipe.yaml",
@@ -73,6 +85,7 @@ def command(
             path=_quoted(file),
             columns=columns,
             own=data is not None,
+            tools=has_tools(rows),
         ),
         "README.md": filled(template("README.md"), name=name, about=TASKS[task], file=file),
         ".gitignore": template("gitignore").read_text(encoding="utf-8"),
@@ -82,14 +95,15 @@ def command(
     _say_what_next(folder, [*texts, file], sample=data is None)
 
 
-def _asked() -> str:
-    """The task, asked for on a terminal; else the first."""
-    first = next(iter(TASKS))
+def _chosen(default: str, *, is_guess: bool) -> str:
+    """The task, prompted for on a terminal; else the default. is_guess: whether rows suggest it."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        return first
+        if is_guess:
+            click.echo(f"task: {default}, by the answers in the data; --task NAME takes another")
+        return default
     for task, about in TASKS.items():
         click.echo(f"  {task:<16} {about}")
-    chosen: str = click.prompt("Task", type=click.Choice(list(TASKS)), default=first)
+    chosen: str = click.prompt("Task", type=click.Choice(list(TASKS)), default=default)
     return chosen
 
 
@@ -104,13 +118,13 @@ def _checked(name: str) -> str:
 
 
 def _name_of(folder: Path) -> str:
-    """The folder's name, as far as a recipe can have it."""
+    """The folder's name, reduced to the characters that a recipe's name can have."""
     words = re.findall(r"[A-Za-z0-9_]+", folder.resolve().name)
     return "-".join(words).lstrip("_")[:100] or "model"
 
 
 def _place_of(data: Path, folder: Path) -> str:
-    """Where the data lies for the recipe: where it is, if in the folder, else a copy in `data/`."""
+    """The data's path in the recipe: its own inside the folder, otherwise that of a copy."""
     found, root = data.resolve(), folder.resolve()
     if found.is_relative_to(root):
         return found.relative_to(root).as_posix()
@@ -123,15 +137,15 @@ def _quoted(text: str) -> str:
 
 
 def _schema() -> str:
-    from finery.cli.commands.schema import formatted
     from finery.plugin.manager import load_plugins
-    from finery.recipe.schema import recipe_schema
+    from finery.recipe.editor.files import formatted
+    from finery.recipe.editor.schema import recipe_schema
 
     return formatted(recipe_schema(load_plugins()))
 
 
 def _write(folder: Path, texts: dict[str, str], source: Any, file: str) -> None:
-    """Write all files, or none where one is in the way."""
+    """Write all files, or none if one exists already."""
     copied = not (isinstance(source, Path) and source.resolve() == (folder / file).resolve())
     names = [*texts, *([file] if copied else [])]
     refuse_existing(folder, names, "init")
@@ -154,4 +168,4 @@ def _say_what_next(folder: Path, names: list[str], *, sample: bool) -> None:
     minutes = "   # about three minutes on two processor cores" if sample else ""
     click.echo(f"  finery check\n  finery build{minutes}")
     if importlib.util.find_spec("torch") is None:
-        click.echo("\nTraining needs more libraries: pip install 'finery[train,gguf]'")
+        click.echo("\nTraining needs more packages: pip install 'finery[train,gguf]'")

@@ -240,7 +240,7 @@ def test_an_evaluator_counts_its_classes(tmp_path: Path) -> None:
     kinds = ["rare"] * 7 + ["common"] * 600
     rows = Dataset.write(tmp_path / "rows", ({"kind": k, "n": i} for i, k in enumerate(kinds)))
     (note,) = notes_on(opened(tmp_path), Built(halves_one=rows))
-    assert note.text == "taught learns from 607 rows, 7 of the rarest class (rare)"
+    assert note.text == "taught learns from 607 rows, of which 7 are of the rarest class (rare)"
 
 
 def test_a_generator_is_estimated(tmp_path: Path) -> None:

@@ -225,7 +225,7 @@ def test_a_template_that_leaves_answers_out_is_refused(tmp_path: Path) -> None:
 
 def test_a_template_without_end_of_turn_is_refused_by_row(tmp_path: Path) -> None:
     error = refused(of_template(tmp_path / "m", NO_END), rows_of(tmp_path, row("hi", "late")))
-    assert "an answer that doesn't end with an end-of-turn in 1 of 1 rows" in error.what
+    assert "an answer that doesn't end with an end-of-turn token in 1 of 1 rows" in error.what
     assert "learn to stop" in str(error.fix)
 
 

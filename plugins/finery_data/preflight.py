@@ -118,10 +118,13 @@ class _FirstRows(Reading):
 
 
 def check_columns(columns: Columns, record: Record) -> None:
-    """Raise `UsageError` for a template that is just a column's name, as text."""
+    """Raise `UsageError` for a template that has a column's name as plain text.
+
+    A system prompt may: it is often the same in every row.
+    """
     if not isinstance(record.columns, dict):
         return
-    for part in PARTS:
+    for part in (part for part in PARTS if part != "system"):
         template = getattr(columns, part)
         if template is None or names_in(template):
             continue
@@ -129,20 +132,20 @@ def check_columns(columns: Columns, record: Record) -> None:
             meant = _meant(template, column)
             if meant is not None:
                 raise UsageError(
-                    f"columns.{part} has no {{{{ }}}}: it is the same text in every row",
+                    f"columns.{part} has no {{{{ }}}}, so it is the same text in every row",
                     where=f"columns.{part}",
                     fix=f'write {part}: "{meant}"',
                 )
 
 
 def _meant(template: str, column: str) -> str | None:
-    """The template with a column's name as Jinja has it; None where the name isn't in it."""
+    """The template with a column's name as Jinja writes it; None if the name isn't in it."""
     name = re.escape(column)
     written = column if column.isidentifier() and column.isascii() else f"row['{column}']"
     braces = "{{ " + written + " }}"
-    if template.strip().lower() == column.lower():
+    if re.fullmatch(rf"[<\[$%]?(?:row\.)?{name}[>\]%]?", template.strip(), re.IGNORECASE):
         return braces
-    pattern = rf"(?:\$?\{{\s*(?:row\.)?{name}\s*\}}|%\({name}\)s|<{name}>|\[{name}\]|\${name}\b)"
+    pattern = rf"\$?\{{\s*(?:row\.)?{name}\s*\}}|%\({name}\)s"
     changed, count = re.subn(pattern, lambda _: braces, template, flags=re.IGNORECASE)
     return changed if count else None
 

@@ -43,7 +43,7 @@ def quick_recipe() -> str:
 def results(t: Project) -> dict[str, list[str]]:
     """Key → digests of its outputs, of all keys in the store."""
     store = Store(t.folder / ".finery")
-    keys = [k for (k,) in store._db.execute("SELECT key FROM results")]
+    keys = [k for (k,) in store._db.rows("SELECT key FROM results")]
     found = {key: store.lookup(key) for key in keys}
     store.close()
     return {k: [m.digest for m in r.outputs.values()] for k, r in found.items() if r}

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,7 +24,7 @@ from finery.recipe.graph import Graph, Node, place_of
 from finery.step.inspect import SECTIONS
 from finery.step.step import Step
 from finery.store.database import Store
-from finery.store.links import prune_links
+from finery.store.links import check_outputs_folder, prune_links
 from finery.util.events import Event, Listener, happened, new_run_id
 from finery.util.files import FileState, file_state
 from finery.util.paths import project_folder
@@ -74,6 +73,9 @@ class Build:
         states: Mapping[str, FileState] | None = None,
     ) -> None:
         """states: of views, as the last build left them, see `OutputLinks`."""
+        store.check_writable()
+        self.folder = build_folder(graph)
+        check_outputs_folder(self.folder)
         self.graph = graph
         self.store = store
         self.executor = executor
@@ -85,7 +87,6 @@ class Build:
         self.log = RunLog(store.root / "runs", self.outcome.run)
         self.listeners: list[Listener] = [self.log, *listeners]
         self.project = project_folder(graph.recipe.path)
-        self.folder = build_folder(graph)
         self.outputs = OutputLinks(store.root, self.folder, states or {})
         self._silenced = set(graph.recipe.data.get("silence") or [])
         self.began = time.time_ns()
@@ -311,7 +312,7 @@ class Build:
         ):
             try:
                 self.store.commit(self._unrecorded, run=self.outcome.run)
-            except (OSError, sqlite3.Error) as error:
+            except OSError as error:
                 raise StepError(
                     f"can't keep what the steps made: {error}",
                     fix="free some space and build again: nothing is lost",

@@ -145,6 +145,8 @@ class Build:
                 break
         data = self.graph.recipe.data
         steps = {name for section in SECTIONS for name in data.get(section) or ()}
+        if not self.outcome.errors:
+            self.store.sweep_abandoned()
         prune_links(self.folder, steps | self.store.steps_of_others(self.planner.recipe_id))
 
     def _unfinished(self) -> bool:

@@ -36,9 +36,12 @@ from finery.step.job import Job
 from finery.step.step import Step
 from finery.store.blobs import ingest
 from finery.store.links import open_artifact
+from finery.util.leftovers import scratch_lock
 from finery.util.paths import PINNED
 from finery.util.text import redacted
 
+_is_worker = False
+"""Whether this process only runs steps, so that what it is may change for a step's children."""
 Send = Callable[[Any], None]
 """Where a running step's reports go, see `finery.execute.task.Report`."""
 
@@ -55,6 +58,8 @@ class Default:
 
 def main() -> None:
     """Serve tasks until the socket closes."""
+    global _is_worker
+    _is_worker = True
     connection = Connection(int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends us
     signal.signal(signal.SIGTERM, _end)
@@ -123,18 +128,22 @@ def outputs_of(task: Task, send: Send) -> dict[str, Manifest]:
     root = Path(task.store)
     step = _step(task, plugins, root)
     expected = step.outputs()
-    job = Job(
-        out=Path(task.out),
-        scratch=Path(task.scratch),
-        seed=task.seed,
-        report=send,
-        records=SqliteRecords(root / "finery.db"),
-        find_engine=_finder(task, plugins),
-        secrets=task.env,
-        pinned=task.pinned,
-        kept=root / PINNED,
-    )
-    with noted(task, plugins, send):
+    with (
+        scratch_lock(Path(task.scratch), inherited=_is_worker) as lock_scratch,
+        noted(task, plugins, send),
+    ):
+        job = Job(
+            out=Path(task.out),
+            scratch=Path(task.scratch),
+            seed=task.seed,
+            report=send,
+            records=SqliteRecords(root / "finery.db"),
+            find_engine=_finder(task, plugins),
+            secrets=task.env,
+            pinned=task.pinned,
+            kept=root / PINNED,
+            lock_scratch=lock_scratch,
+        )
         returned = plugins.hook.finery_run_step(step=step, job=job)
     artifacts = _by_name(returned, expected, task.use)
     _check_apart(artifacts)

@@ -2,14 +2,16 @@
 
 Layout under `.finery/`: `finery.db` (SQLite, WAL), `objects/ab/cdef…` (read-only blobs),
 `views/<digest>/` (an artifact as a folder of links), `work/<key>` (what a running step leaves),
-`work/<key>.scratch` (what its next attempt finds), `pinned/` (what steps kept for their pins),
-`runs/<id>/` (events and logs), `locks` and `claims` (`KeyLocks` of steps' keys and of records'),
-`mending` (locked by who replaces a damaged database, which stays as `finery.db.damaged-…`).
+`work/<key>.scratch` (what its next attempt finds) with a `….lock`, `pinned/` (what steps kept for
+their pins), `runs/<id>/` (events and logs), `locks` and `claims` (`KeyLocks` of steps' keys and of
+records'), `mending` (locked while a damaged database is replaced; that one stays as
+`finery.db.damaged-…`).
 
 A commit is: fill a staging folder, hash, rename into `objects/`, fsync, and one transaction that
 records keys. Whatever instant a build dies at, the next one finds whole blobs and whole keys.
 """
 
+import math
 import os
 import shutil
 import time
@@ -25,12 +27,18 @@ from finery.errors import DataError, UsageError
 from finery.store.blobs import FLUSHED_BYTES, as_it_was
 from finery.store.connection import Database
 from finery.store.links import open_artifact
-from finery.store.repairs import make_folder, make_way
+from finery.store.repairs import make_folder, make_way, say
 from finery.util.files import fsync, hash_file, settled
+from finery.util.leftovers import end_users, is_in_use, lock_path
 from finery.util.locks import KeyLocks
 from finery.util.paths import STORE
+from finery.util.text import counted
 
 KEY_DIGITS = 64
+HEX = frozenset("0123456789abcdef")
+SCRATCH = ".scratch"
+ABANDONED_DAYS = 30
+"""Days after which the scratch folder of a step that was never finished is removed."""
 _BLOB = "INSERT OR REPLACE INTO blobs VALUES (?, ?, ?, ?, ?)"
 SELECTED = 500
 """Rows that one query selects by their keys, at most."""
@@ -331,8 +339,13 @@ class Store:
     # -- work folders and locks ------------------------------------------------------------------
 
     def work(self, key: str) -> tuple[Path, Path]:
-        """(out, scratch) of a key that is being built: `out` empty, `scratch` as it was left."""
-        out, scratch = self.root / "work" / key, self.root / "work" / f"{key}.scratch"
+        """(out, scratch) of a key that is being built: `out` empty, `scratch` as it was left.
+
+        Ends processes of an earlier attempt that still use `scratch`; `StepError` where it can't.
+        """
+        out, scratch = self.root / "work" / key, self.root / "work" / f"{key}{SCRATCH}"
+        if lock_path(scratch).exists():
+            end_users(scratch)
         try:
             out.mkdir()
         except FileExistsError:  # an earlier attempt died
@@ -343,9 +356,10 @@ class Store:
     def clear_work(self, key: str) -> None:
         """Remove a finished key's folders."""
         self.clear_output(key)
-        scratch = self.root / "work" / f"{key}.scratch"
+        scratch = self.root / "work" / f"{key}{SCRATCH}"
         if scratch.exists():
             shutil.rmtree(scratch, ignore_errors=True)
+        lock_path(scratch).unlink(missing_ok=True)
 
     def clear_output(self, key: str) -> None:
         """Remove what is left of a key's output; its scratch folder is for the next attempt."""
@@ -356,10 +370,37 @@ class Store:
             shutil.rmtree(out, ignore_errors=True)
 
     def sweep(self) -> None:
-        """Remove outputs that builds which died left half done: they may fill the disk."""
-        for key in os.listdir(self.root / "work"):
-            if len(key) == KEY_DIGITS and self.try_lock(key):
+        """Remove what builds that were killed left: half-made outputs, scratch of finished keys."""
+        for key, name in self._left():
+            if name == key:
                 self.clear_output(key)
+            elif self.lookup(key) is not None:
+                self.clear_work(key)
+
+    def sweep_abandoned(self) -> None:
+        """Remove scratch that nothing was written to for `ABANDONED_DAYS`, and say so."""
+        before = time.time() - ABANDONED_DAYS * 86_400
+        removed = 0
+        for key, name in self._left():
+            if name != key and _last_change(self.root / "work" / name) < before:
+                self.clear_work(key)
+                removed += 1
+        if removed:
+            say(
+                f"removed the scratch of {counted(removed, 'unfinished step')}, unused for "
+                f"{ABANDONED_DAYS} days"
+            )
+
+    def _left(self) -> Iterator[tuple[str, str]]:
+        """(key, name) of output and scratch folders that nobody uses, each with its key locked."""
+        for name in os.listdir(self.root / "work"):
+            key = name.removesuffix(SCRATCH)
+            if len(key) != KEY_DIGITS or not HEX.issuperset(key) or not self.try_lock(key):
+                continue
+            try:
+                if not is_in_use(self.root / "work" / f"{key}{SCRATCH}"):
+                    yield key, name
+            finally:
                 self.unlock(key)
 
     def try_lock(self, key: str) -> bool:
@@ -388,6 +429,14 @@ def _prepared(root: Path) -> bool:
     if not ignore.exists():
         ignore.write_text("*\n")
     return True
+
+
+def _last_change(folder: Path) -> float:
+    """When something in a folder was last written, in seconds since the epoch."""
+    try:
+        return max(os.lstat(path).st_mtime for path in (folder, *folder.rglob("*")))
+    except OSError:  # it is being removed just now
+        return math.inf
 
 
 def _nearest(path: Path) -> Path:

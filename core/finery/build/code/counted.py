@@ -2,8 +2,9 @@
 
 Left out are docstrings, annotations of functions and of plain variables, blocks under
 `if TYPE_CHECKING:`, the help of settings and inputs, and the text of finery's errors that are
-raised and of lines that a job logs. The annotations in a class body stay: they are the fields of a step, a dataclass or a struct. So
-does the text of other exceptions: code that catches one may write what it says into an output.
+raised and of lines that a job logs. The annotations in a class body stay: they are the fields of a
+step, a dataclass or a struct. So does the text of other exceptions: code that catches one may write
+what it says into an output.
 """
 
 import ast

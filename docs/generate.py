@@ -1,4 +1,4 @@
-"""Writes docs/steps.md, docs/commands.md, docs/advice.md and docs/events.md from the code.
+"""Writes steps.md, commands.md, advice.md and events.md in docs/reference from the code.
 
 python docs/generate.py           write them
 python docs/generate.py --check   exit 1 if one is stale
@@ -20,7 +20,7 @@ from finery.step.inspect import RESERVED, inputs_of, sections_of
 from finery.step.step import Step
 from finery.util.events import EVENTS, BuildStarted, Error, described
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parent / "reference"
 HEAD = "<!-- Generated: python docs/generate.py -->\n\n"
 
 
@@ -96,7 +96,7 @@ silence: [few-rows, sft/epochs]
 ```
 
 That changes no key: nothing is built again. Plugins can give notes of their own, see
-[plugins.md](plugins.md).
+[Notes and estimates](../howto/plugins-engines.md#notes-and-estimates).
 """
 
 

@@ -16,7 +16,8 @@ from conftest import MakeProject, Project, Ran
 from finery.plugin import hookspecs as hooks
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+HOWTO = ROOT / "docs" / "howto"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def _blocks(page: Path, language: str) -> list[str]:
@@ -39,7 +40,7 @@ def test_schemas_are_fresh() -> None:
 
 
 def test_every_hook_is_documented_with_its_signature() -> None:
-    text = (ROOT / "docs" / "plugins-engines.md").read_text("utf-8")
+    text = (HOWTO / "plugins-engines.md").read_text("utf-8")
     for name, spec in vars(hooks).items():
         if name.startswith("finery_"):
             arguments = ", ".join(inspect.signature(spec).parameters)
@@ -51,7 +52,7 @@ def example(project: MakeProject) -> Callable[[str], Project]:
     """A project of the files that a page shows, each behind its name in a line of its own."""
 
     def make(name: str) -> Project:
-        page = (ROOT / "docs" / name).read_text("utf-8")
+        page = (HOWTO / name).read_text("utf-8")
         files = re.findall(r"^`([\w./-]+)`:\n\n```\w+\n(.*?)```", page, re.DOTALL | re.MULTILINE)
         assert files
         return project(dict(files))
@@ -63,7 +64,7 @@ def example(project: MakeProject) -> Callable[[str], Project]:
 def test_the_example_of_a_page_runs_as_shown(example: Callable[[str], Project], page: str) -> None:
     """Every line below a `$ command` is in what it prints, in this order; `…` is anything."""
     made = example(page)
-    for block in _blocks(ROOT / "docs" / page, "console"):
+    for block in _blocks(HOWTO / page, "console"):
         for command, *shown in (part.splitlines() for part in block.split("$ ")[1:]):
             ran = _run(made, command)
             rest = " ".join(f"{ran.out}\n{ran.err}".split())
@@ -106,7 +107,7 @@ def test_the_readme_recipe_is_fine(project: MakeProject) -> None:
 
 
 def test_the_recipes_of_the_generation_page_are_fine(project: MakeProject) -> None:
-    recipe, wordings, checks, *sections = _blocks(ROOT / "docs" / "generation.md", "yaml")
+    recipe, wordings, checks, *sections = _blocks(HOWTO / "synthetic-data.md", "yaml")
     whole = yaml.safe_load(recipe)
     whole["models"]["base"] = {"use": "hub.model", "repo": "Qwen/Qwen3-4B"}
     whole["train"] = {"sft": {"use": "trl.sft", "model": "base", "rows": "split.train"}}
@@ -120,7 +121,7 @@ def test_the_recipes_of_the_generation_page_are_fine(project: MakeProject) -> No
     files = {
         "data/tickets.jsonl": "{}\n", "schemas/ticket.json": "{}", "schemas/shop.sql": "",
         "prompts/paraphrase.jinja": "{{ user }}", "checks.py": "",
-        "mine.py": _blocks(ROOT / "docs" / "generation.md", "python")[-1],
+        "mine.py": _blocks(HOWTO / "synthetic-data.md", "python")[-1],
         "handbook/a.md": "# A\n\nText.",
     }  # fmt: skip
     made = project({"recipe.yaml": json.dumps(whole), **files})
@@ -144,7 +145,7 @@ def test_the_readme_plugin_works(project: MakeProject) -> None:
 
 
 def test_the_recipes_of_the_data_page_are_fine(project: MakeProject) -> None:
-    for recipe in _blocks(ROOT / "docs" / "data.md", "yaml"):
+    for recipe in _blocks(HOWTO / "data.md", "yaml"):
         head = "finery: 1\nname: t\nsilence: [unset-variable]\n"
         made = project({"recipe.yaml": head + recipe})
         made.write({"data/tickets.jsonl": "{}\n", "data/banking.csv": "text,intent\n"})

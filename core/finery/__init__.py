@@ -42,7 +42,13 @@ if TYPE_CHECKING:
     from finery.inference.engine import Engine, EngineJob
     from finery.inference.records import MemoryRecords, formats_of, sampling_of
     from finery.inference.types import Answer, Batch, Completion, Request, Sampling
-    from finery.plugin.forecasts import asked_of, count_rows, forecast_of, sample_rows
+    from finery.plugin.forecasts import (
+        asked_of,
+        count_rows,
+        forecast_of,
+        sample_rows,
+        size_in_name,
+    )
     from finery.plugin.history import Past, Results
     from finery.plugin.hookspecs import hookimpl, observes
     from finery.plugin.manager import load_plugins
@@ -216,6 +222,7 @@ _HOME = {
     "setting": "finery.plugin.deprecated",
     "shown": "finery.util.paths",
     "size": "finery.util.text",
+    "size_in_name": "finery.plugin.forecasts",
     "some_of": "finery.preflight.report",
     "sources_of": "finery.recipe.graph",
     "takes": "finery.plugin.deprecated",
@@ -341,6 +348,7 @@ __all__ = [
     "setting",
     "shown",
     "size",
+    "size_in_name",
     "some_of",
     "sources_of",
     "takes",

@@ -14,18 +14,16 @@ from finery import hookimpl
 @hookimpl
 def finery_notes() -> Mapping[str, Any]:
     """The kinds of notes of this plugin."""
+    from finery_advice.comparison import KINDS as BETWEEN
     from finery_advice.notes import KINDS
 
-    return {name: about for name, (about, _) in KINDS.items()}
+    return {**{name: about for name, (about, _) in KINDS.items()}, **BETWEEN}
 
 
 @hookimpl
 def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
-    """Notes on the trainings of a recipe."""
-    from finery import trains
-
-    if not any(trains(node) for node in graph.nodes.values()):
-        return []
+    """Notes on the trainings of a recipe, and on steps beside each other."""
+    from finery_advice.comparison import notes_between
     from finery_advice.notes import notes_on
 
-    return notes_on(graph, results)
+    return [*notes_on(graph, results), *notes_between(graph)]

@@ -1,6 +1,5 @@
 """A training as the notes look at it: the one place that knows how its settings are named."""
 
-import re
 from collections.abc import Iterator
 from functools import cached_property
 from itertools import chain, islice
@@ -21,6 +20,7 @@ from finery import (
     forecast_of,
     inputs_as,
     interface,
+    size_in_name,
     sources_of,
     trains,
 )
@@ -29,7 +29,6 @@ from finery_advice.lineage import models_under, overlap, trained_under
 
 MOST_READ = 20_000
 """More rows aren't searched for their classes: that many are enough of any."""
-_SIZE = re.compile(r"(?<![A-Za-z0-9.])(\d+(?:\.\d+)?)([MB])(?![A-Za-z0-9])", re.IGNORECASE)
 
 
 class Training:
@@ -183,12 +182,6 @@ def _expected_size(graph: Graph, name: str) -> float | None:
     forecast = forecast_of(graph, graph.nodes[name])
     facts = forecast.facts() if forecast is not None else {}
     return facts.get("parameters") or size_in_name(str(facts.get("name", "")))
-
-
-def size_in_name(name: str) -> float | None:
-    """Parameters as a model's name tells: 4e9 for `Qwen/Qwen3-4B`, 135e6 for `…-135M-…`."""
-    size = _SIZE.search(name)
-    return float(size[1]) * {"m": 1e6, "b": 1e9}[size[2].lower()] if size else None
 
 
 def _origins(graph: Graph, source: Source) -> set[str]:

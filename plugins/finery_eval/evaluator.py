@@ -4,7 +4,7 @@ import gc
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from finery import (
     Artifact,
@@ -17,20 +17,26 @@ from finery import (
     Step,
     UsageError,
     load_reference,
+    percent,
     setting,
     takes,
 )
 from finery.rows import Conversation, Row, split_turns
 from finery.rows.answers.reading import search_in
+from finery.rows.parts import prompt as prompt_of
 from finery_eval import stats
 
 Answers = dict[str, list[Completion]]
 """Model name → its answers, one a row."""
+Unit = Literal["share", "difference", "p"]
+"""What numbers of a table are: a share from 0 to 1, a difference of two shares, a p-value."""
 
 REQUIREMENTS = "finery_eval.requirements:Requirements"
 """By reference, which a key doesn't follow: what a build must reach changes no metric."""
 SHOWN = 10
 """Rows that an error names one by one."""
+PROMPT_SHOWN = 300
+"""Characters of a prompt that `predictions.jsonl` repeats."""
 
 
 class Judge(Step, isolated=True, preflight="finery_eval.preflight:JudgePreflight"):
@@ -250,10 +256,9 @@ def comparison_tables(comparisons: Sequence[Mapping[str, Any]]) -> list[dict[str
     if not comparisons:
         return []
     base = comparisons[0]["baseline"]
-    columns = [
-        "model", "accuracy difference", "95 % CI low", "95 % CI high", "only this model right",
-        f"only {base} right", "p (McNemar, exact)",
-    ]  # fmt: skip
+    differences = ["accuracy (points)", "95 % CI low", "95 % CI high"]
+    counts, p_value = ["only this right", f"only {base} right"], "p (McNemar, exact)"
+    units: dict[str, Unit] = {**dict.fromkeys(differences, "difference"), p_value: "p"}
     rows = [
         [
             c["model"],
@@ -265,7 +270,8 @@ def comparison_tables(comparisons: Sequence[Mapping[str, Any]]) -> list[dict[str
         ]
         for c in comparisons
     ]
-    return [table(f"Compared with {base}", columns, rows)]
+    columns = ["model", *differences, *counts, p_value]
+    return [table(f"Compared with {base}", columns, rows, units=units)]
 
 
 def answers_table(answers: Answers, invalid: Mapping[str, int] | None = None) -> dict[str, Any]:
@@ -286,9 +292,21 @@ def answers_table(answers: Answers, invalid: Mapping[str, int] | None = None) ->
     return table("Answers", columns, rows)
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> dict[str, Any]:
-    """A table that any viewer of `Metrics` can show: cells are text, numbers or None."""
-    return {"title": title, "columns": list(columns), "rows": [list(row) for row in rows]}
+def table(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    *,
+    units: Mapping[str, Unit] | None = None,
+    model: str = "",
+) -> dict[str, Any]:
+    """A table that any viewer of `Metrics` can show: cells are text, numbers or None.
+
+    units: column → what its numbers are. model: the one that the table is about, if it is one.
+    """
+    cells = [list(row) for row in rows]
+    about = {"units": dict(units or {}), **({"model": model} if model else {})}
+    return {"title": title, "columns": list(columns), "rows": cells, **about}
 
 
 def predictions(
@@ -296,10 +314,12 @@ def predictions(
 ) -> Iterator[dict[str, Any]]:
     """The lines of `predictions.jsonl`: each row's answer by each model and what it counted as."""
     for i, row in enumerate(rows):
+        prompt = prompt_of(row)
         for name, completions in answers.items():
             yield {
                 "id": row["id"],
                 "model": name,
+                "prompt": prompt[:PROMPT_SHOWN],
                 "answer": completions[i].text,
                 **judged[name][i],
                 "finish_reason": completions[i].finish_reason,
@@ -381,7 +401,9 @@ def majority_table(columns: Mapping[str, Sequence[str]], noun: str) -> dict[str,
     for column, expected in columns.items():
         value, n = Counter(expected).most_common(1)[0]
         rows.append([column, value, n / len(expected)])
-    return table(f"Always the most frequent {noun}", ["field", noun, "accuracy"], rows)
+    columns = ["field", noun, "accuracy"]
+    title = f"Always the most frequent {noun}"
+    return table(title, columns, rows, units={"accuracy": "share"})
 
 
 def log_scores(
@@ -389,8 +411,9 @@ def log_scores(
     scores: Mapping[str, Mapping[str, float]],
     intervals: Mapping[str, Mapping[str, Sequence[float]]],
 ) -> None:
-    """Tell each model's headline."""
+    """Log each model's headline."""
     for name, of in scores.items():
         metric, value = next(iter(of.items()))
         low, high = intervals[name][metric]
-        job.log(f"{name}: {metric} {value:.3f} (95 % CI {low:.3f} to {high:.3f})")
+        interval = f"{100 * low:.1f} – {100 * high:.1f}"
+        job.log(f"{name}: {metric} {percent(value)} (95 % CI {interval})")

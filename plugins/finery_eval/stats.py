@@ -2,6 +2,7 @@
 
 import math
 import random
+import sys
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
@@ -51,8 +52,8 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
     for k in range(fewer):
         ways = ways * (n - k) // (k + 1)
         tail += ways
-    p_value: float = 2 * tail / 2**n  # whole numbers up to here: no overflow, no underflow
-    return min(1.0, p_value)
+    p_value: float = 2 * tail / 2**n  # whole numbers up to here: no overflow
+    return min(1.0, max(p_value, sys.float_info.min))  # never 0, however many rows differ
 
 
 def paired_difference(

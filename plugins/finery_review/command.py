@@ -47,7 +47,7 @@ def command(
 
     Decisions are kept beside the recipe, in the file that a `review.apply` on these rows names,
     else in reviews/STEP.jsonl. STEP may be the `review.apply` itself. Ends with Ctrl-C. More in
-    docs/review.md.
+    docs/howto/review.md.
     """
     from finery_review.serving.opened import open_review
 

@@ -1,4 +1,4 @@
-"""What docs/plugins-engines.md shows keeps the contracts: an executor, an engine, a trainer."""
+"""The executor, engine and trainer in docs/howto/plugins-engines.md pass the contracts."""
 
 import os
 import re
@@ -13,7 +13,7 @@ import pytest
 from finery import Executor, Model, Step
 from finery.testing import EngineContract, ExecutorContract, StepContract, dataset, run_step
 
-PAGE = Path(__file__).parents[2] / "docs" / "plugins-engines.md"
+PAGE = Path(__file__).parents[2] / "docs" / "howto" / "plugins-engines.md"
 ROWS = [{"prompt": f"What is {n}?", "completion": f"It is {n}."} for n in range(5)]
 
 

@@ -525,7 +525,7 @@ PLUGINS = {
     "unknown role": Broken(
         OWN_TYPE,
         "the role 'trian' of 'rows' is none of train, validation, compare, base",
-        "docs/plugins.md",
+        "docs/howto/plugins.md",
         files=plugin(
             "from finery import takes\nclass X(Step):\n    'X.'\n"
             "    rows: Dataset = takes(role='trian', help='Rows.')\n"
@@ -535,7 +535,7 @@ PLUGINS = {
     "packages as text": Broken(
         OWN_TYPE,
         "packages='regex' must be a tuple of names",
-        "docs/plugins.md",
+        "docs/howto/plugins.md",
         files=plugin(
             "class X(Step, packages='regex'):\n    'X.'\n"
             f"    def run(self, job: Job) -> Dataset: ...\n{PROVIDE}"
@@ -544,7 +544,7 @@ PLUGINS = {
     "section that isn't there": Broken(
         OWN_TYPE,
         "there is no section 'date': did you mean 'data'?",
-        "docs/plugins.md",
+        "docs/howto/plugins.md",
         files=plugin(
             "class X(Step, sections=('date',)):\n    'X.'\n"
             f"    def run(self, job: Job) -> Dataset: ...\n{PROVIDE}"

@@ -125,20 +125,20 @@ def test_selecting_an_unknown_step_suggests_one(graph_of: Make) -> None:
     assert caught.value.fix == "did you mean 'tests'?"
 
 
-def test_seeds_derive_from_recipe_and_name_unless_given(graph_of: Make) -> None:
+def test_seeds_derive_from_recipe_and_step_type_unless_given(graph_of: Make) -> None:
     nodes = graph_of("seed: 7\n" + recipe({"a": [], "b": []})).nodes
-    assert nodes["a"].seed == derived_seed(7, "a") != nodes["b"].seed
+    assert nodes["a"].seed == nodes["b"].seed == derived_seed(7, "steps.script")
     assert graph_of("data: {a: {use: steps.script, seed: 3}}\n").nodes["a"].seed == 3
-    assert graph_of(recipe({"a": []})).nodes["a"].seed == derived_seed(0, "a")
+    assert graph_of(recipe({"a": []})).nodes["a"].seed == derived_seed(0, "steps.script")
 
 
 def test_a_derived_seed_never_changes() -> None:
-    assert derived_seed(17, "sft") == 421855109
+    assert derived_seed(17, "trl.sft") == 972171904
 
 
-@given(seed=st.integers(0, 2**31 - 1), name=st.text(min_size=1))
-def test_a_derived_seed_fits_everywhere(seed: int, name: str) -> None:
-    assert 0 <= derived_seed(seed, name) < 2**31
+@given(seed=st.integers(0, 2**31 - 1), use=st.text(min_size=1))
+def test_a_derived_seed_fits_everywhere(seed: int, use: str) -> None:
+    assert 0 <= derived_seed(seed, use) < 2**31
 
 
 def test_a_recipe_path_may_be_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

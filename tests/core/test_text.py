@@ -16,6 +16,7 @@ from finery.util.text import counted, duration, in_line, percent, rough_duration
     (185, "3 min 05 s", "3 min"),
     (3725, "1 h 02 min", "62 min"),
     (9000, "2 h 30 min", "2.5 h"),
+    (432000, "120 h 00 min", "5 days"),
 ])  # fmt: skip
 def test_durations(seconds: float, exact: str, rough: str) -> None:
     assert (duration(seconds), rough_duration(seconds)) == (exact, rough)

@@ -1,8 +1,12 @@
 """data.filter, data.map, data.mix and data.sample; and tool calls, which all steps keep."""
 
+import contextlib
 import copy
 import re
 import resource
+import signal
+import subprocess
+import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +20,7 @@ from finery import DataError, Dataset, Step, UsageError
 from finery.rows import Row, row_id, with_id
 from finery.rows.chosen import parts_of
 from finery.rows.dropped import dropped
-from finery.rows.templates import memory, patience
+from finery.rows.templates import limits, patience
 from finery.testing import TestJob, dataset
 from finery_data.steps.decontaminate import Decontaminate
 from finery_data.steps.dedup import Dedup
@@ -226,27 +230,71 @@ def test_map_refuses_what_it_can_not_write(given: dict[str, Any], where: str | N
         "{{ user | center(10 ** 10) }}",
         "{{ 'a' | center(10000000000) }}",
         "{{ user.ljust(10 ** 10) }}",
+        "{{ [1] | batch(10 ** 9, 'x') | list }}",
+        "{{ [1] | tojson(indent=10 ** 9) }}",
+        "{{ (user * 10 ** 6) | replace(user, user * 10 ** 6) }}",
+        "{{ ([user * 10 ** 6] * 10 ** 5) | join }}",
+        "{{ ('\\t' * 10 ** 6).expandtabs(10 ** 6) }}",
     ],
 )
 def test_no_template_takes_all_memory(tmp_path: Path, template: str) -> None:
     before = resource.getrlimit(resource.RLIMIT_AS)
-    with pytest.raises(DataError, match="user: takes more than 1,024 MiB of memory") as caught:
+    with pytest.raises(DataError, match="user: takes more than 512 MiB of memory") as caught:
         run(Map, tmp_path, [row("a")], user=template)
     assert "row 1" in str(caught.value.where)
     assert resource.getrlimit(resource.RLIMIT_AS) == before
 
 
+def test_a_template_that_writes_without_end_is_stopped(tmp_path: Path) -> None:
+    template = "{% for i in range(99999) %}{{ user * 10 ** 5 }}{% endfor %}"
+    with pytest.raises(DataError, match="user: writes more than 67,108,864 characters"):
+        run(Map, tmp_path, [row("a")], user=template)
+
+
+@pytest.mark.parametrize("template", ["{{ 9 ** (9 ** 9) }}", "{{ 3 ** 500000 * 3 ** 500000 }}"])
+def test_a_template_calculates_no_huge_integers(tmp_path: Path, template: str) -> None:
+    with pytest.raises(DataError, match="user: calculates an integer of more than 1,048,576 bits"):
+        run(Map, tmp_path, [row("a")], user=template)
+
+
+def test_what_python_can_not_interrupt_ends_the_process() -> None:
+    code = (
+        "from finery.rows.templates import limits\n"
+        "limits.GRACE = 0.2\n"
+        "a, b = [], []\n"
+        "for i in range(60): a, b = [a, a], [b, b]\n"
+        "with limits.limited(seconds=0.2): a == b"
+    )
+    done = subprocess.run([sys.executable, "-c", code], timeout=60)
+    assert done.returncode == -signal.SIGPROF
+
+
+def test_a_limit_that_is_caught_is_raised_again() -> None:
+    def catches_two() -> None:
+        for _ in range(2):
+            with contextlib.suppress(limits.Slow):
+                while True:
+                    pass
+        while True:
+            pass
+
+    with pytest.raises(limits.Slow), limits.limited(seconds=0.1):
+        catches_two()
+    with limits.limited():
+        pass  # and the next one starts anew
+
+
 def test_an_expression_does_not_take_all_memory(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="where: takes more than 1,024 MiB of memory"):
+    with pytest.raises(DataError, match="where: takes more than 512 MiB of memory"):
         run(Filter, tmp_path, [row("a")], where="user * 10 ** 10 == 'a'")
 
 
 def test_a_lower_limit_of_the_process_stays(tmp_path: Path) -> None:
     before, hard = resource.getrlimit(resource.RLIMIT_AS)
-    own = memory._address_space() + 2**28
+    own = limits._address_space() + 2**28
     resource.setrlimit(resource.RLIMIT_AS, (own, hard))
     try:
-        with memory.memory_limit():
+        with limits.memory_limit():
             assert resource.getrlimit(resource.RLIMIT_AS) == (own, hard)
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (before, hard))
@@ -259,11 +307,10 @@ def test_templates_calculate_and_lay_out_as_before(tmp_path: Path) -> None:
 
 
 def test_a_template_without_end_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "SECONDS", 0.2)
+    monkeypatch.setattr(limits, "SECONDS", 0.2)
     endless = "{% for i in range(99999) %}" * 3 + "x" + "{% endfor %}" * 3
-    for template in (endless, "{{ 9 ** (9 ** 9) }}"):
-        with pytest.raises(DataError, match=r"user: takes more than 0.2 s for this row"):
-            run(Map, tmp_path, [row("a")], user=template)
+    with pytest.raises(DataError, match=r"user: takes more than 0.2 s for this row"):
+        run(Map, tmp_path, [row("a")], user=endless)
 
 
 @pytest.mark.parametrize(
@@ -295,7 +342,7 @@ def test_in_other_threads_patterns_are_searched_without_a_limit() -> None:
 
 
 def test_a_pattern_without_end_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "SECONDS", 0.2)
+    monkeypatch.setattr(limits, "SECONDS", 0.2)
     rows = [row("fine"), row("a" * 40 + "b")]
     with pytest.raises(DataError, match=r"matches\.user: .*'\(a\+\)\+\$.fine'") as caught:
         run(Filter, tmp_path, rows, matches={"user": "(a+)+$|fine"})

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from finery import DataError, Dataset, OneFile, UsageError
 from finery.rows import Row, with_id
 from finery.rows.dropped import dropped, findings
-from finery.rows.templates import patience
+from finery.rows.templates import limits
 from finery.testing import TestJob, dataset
 from finery_data.checks import language, personal
 from finery_data.checks.labels import misspelt, one_edit_apart
@@ -163,7 +163,7 @@ def test_answers_that_break_a_schema(tmp_path: Path) -> None:
 def test_a_pattern_of_a_schema_without_end_is_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(patience, "SECONDS", 0.2)
+    monkeypatch.setattr(limits, "SECONDS", 0.2)
     schema = tmp_path / "schema.json"
     schema.write_text(json.dumps({"items": {"pattern": "(a+)+$"}}), encoding="utf-8")
     bad = row("list", json.dumps(["a" * 40 + "b"]))

@@ -11,7 +11,7 @@ from tables import model
 from finery import DataError, Dataset, Metrics, Model, RequirementError, UsageError
 from finery.build.project import open_graph
 from finery.plugin.manager import load_plugins
-from finery.rows.templates import patience
+from finery.rows.templates import limits
 from finery.step.inspect import sections_of
 from finery.testing import TestJob, dataset, run_step
 from finery_eval.steps.rules import Rule, Rules, sentences
@@ -76,7 +76,7 @@ def test_case_can_be_passed_over(rule: Rule) -> None:
 
 @pytest.mark.parametrize("rule", [Rule(matches="(a+)+$"), Rule(never="(a+)+$")])
 def test_a_pattern_without_end_is_stopped(rule: Rule, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "SECONDS", 0.2)
+    monkeypatch.setattr(limits, "SECONDS", 0.2)
     with pytest.raises(DataError, match=r"(matches|never): .* takes more than 0\.2 s") as caught:
         rule.keeps("a" * 40 + "b")
     assert "the answer begins: 'aaa" in caught.value.details[0]

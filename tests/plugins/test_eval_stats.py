@@ -53,7 +53,7 @@ def test_mcnemar_of_small_tables_by_hand() -> None:
 
 
 def test_mcnemar_takes_large_tables() -> None:
-    assert mcnemar_exact(0, 5000) == 0.0
+    assert 0 < mcnemar_exact(0, 5000) < 1e-300
     assert 0.3 < mcnemar_exact(5000, 5100) < 0.35
 
 

@@ -8,14 +8,18 @@ import pytest
 import tables
 from rich.console import Console
 
-from finery import Metrics
+from finery import Detail, Metrics, Output, UsageError
+from finery.artifact.manifest import manifest
 from finery.testing import TestJob
 from finery_eval.steps.classification import Classification
 from finery_eval.steps.rules import Rule, Rules
 from finery_eval.steps.sql import Sql
 from finery_eval.steps.structured import Json
 from finery_eval.view.answers import answer_of, reasons
-from finery_eval.view.scores import comparable, confusion_table, plain_table, print_scores
+from finery_eval.view.confusion import print_confusion
+from finery_eval.view.metrics import MetricsView
+from finery_eval.view.scores import comparable, print_interval_note, print_scores
+from finery_eval.view.tables import plain_table
 
 pytestmark = pytest.mark.usefixtures("tables_answer")
 
@@ -117,11 +121,110 @@ def test_models_are_rows_and_where_there_is_no_room_columns() -> None:
     assert not any("…" in line for line in narrow)
 
 
+def confused(width: int, field: str, data: Any, predictions: Any = ()) -> list[str]:
+    """The lines that a terminal of that width shows of a confusion matrix of model `m`."""
+    out = io.StringIO()
+    print_confusion(Console(file=out, width=width), "m", field, data, predictions)
+    return [line.rstrip() for line in out.getvalue().splitlines() if line.strip()]
+
+
+def matrix(labels: int) -> Any:
+    """A matrix of long labels, in which the first class is taken for the last three times."""
+    names = [f"a_rather_long_class_{n}" for n in range(labels)]
+    counts = [[4 * (i == j) for j in range(labels)] for i in range(labels)]
+    counts[0][-1], counts[1][0] = 3, 1
+    return {"labels": names, "matrix": counts}
+
+
+def test_columns_of_a_matrix_are_numbered_where_labels_have_no_room() -> None:
+    data = matrix(5)
+    lines = confused(80, "label", data)
+    assert lines[1].split() == ["1", "2", "3", "4", "5"]
+    assert lines[3].split() == ["1", data["labels"][0], "4", "·", "·", "·", "3"]
+    assert len(lines) == 8
+
+
+def test_of_many_classes_the_pairs_confused_most_often_are_listed_with_an_example() -> None:
+    data = matrix(77)
+    first, second, last = data["labels"][0], data["labels"][1], data["labels"][-1]
+    predictions = [
+        {"id": "r0", "expected": first, "prediction": first, "prompt": "right"},
+        {"id": "r1", "expected": first, "prediction": last, "prompt": "how\n much?"},
+        {"id": "r2", "expected": first, "prediction": last, "prompt": "another"},
+    ]
+    assert confused(80, "label", data, predictions) == [
+        "m: label, most often confused",
+        f"    3  {first} answered as {last}",
+        "       r1  how much?",
+        f"    1  {second} answered as {first}",
+    ]
+
+
+def test_numbers_are_shown_by_what_they_are() -> None:
+    data = {
+        "title": "t",
+        "columns": ["name", "share", "points", "p", "tokens"],
+        "rows": [["a", 0.875, -0.0123, 2e-308, 12.5], ["b", 1, None, 0.04, 3.0]],
+        "units": {"share": "share", "points": "difference", "p": "p"},
+    }
+    lines = printed(120, plain_table(data))
+    assert lines[3].split() == ["a", "87.5", "%", "-1.2", "<", "0.001", "12.500"]
+    assert lines[4].split() == ["b", "100.0", "%", "–", "0.040", "3.000"]
+
+
+def evaluated(folder: Path, labels: int) -> Output:
+    """An evaluation of `base`, which is always wrong, and of `sft`, which is mostly right."""
+    names = [f"class{n}" for n in range(labels)]
+    rows = tables.rows(folder, **{f"question {name}": name for name in names})
+    answers = {f"question {name}": name for name in names} | {"question class0": "class1"}
+    models = [
+        tables.model("sft", **answers),
+        tables.model("base", **dict.fromkeys(answers, "nonsense")),
+    ]
+    metrics = Classification(models=models, rows=rows).run(TestJob(folder / "job"))
+    assert isinstance(metrics, Metrics)
+    return Output("test", metrics, manifest("Metrics", {"rows": labels}, {}))
+
+
+def shown(output: Output, **detail: Any) -> str:
+    """What `finery show` prints of an evaluation."""
+    out = io.StringIO()
+    MetricsView().print(Console(file=out, width=100), output, Detail(**detail))
+    return out.getvalue()
+
+
+def test_wrong_answers_of_the_best_model_come_first_with_their_prompts(tmp_path: Path) -> None:
+    output = evaluated(tmp_path, 3)
+    text = shown(output)
+    assert "wrong answers of sft, 1 of 1:" in text
+    assert "question class0" in text
+    assert "nonsense" not in text.partition("wrong answers")[2]
+    assert "base: label" in text  # few classes: tables of both
+    assert "wrong answers of base, 2 of 3:" in shown(output, model="base", rows=2)
+    with pytest.raises(UsageError, match="test judged no model 'bse'"):
+        shown(output, model="bse")
+
+
+def test_of_many_classes_the_tables_of_one_model_are_printed(tmp_path: Path) -> None:
+    output = evaluated(tmp_path, 30)
+    text = shown(output)
+    assert "sft: label" in text
+    assert "base: label" not in text
+    assert "(tables of base: finery show test --model base)" in text
+    assert "sft: label" not in shown(output, model="base")
+
+
+def test_a_table_with_intervals_says_what_they_cover() -> None:
+    out = io.StringIO()
+    print_interval_note(Console(file=out, width=100), {"test": report(8, "accuracy")})
+    assert "choice of test rows only" in out.getvalue()
+
+
 def test_labels_and_cells_are_text_and_no_markup() -> None:
     evil = "[red]a[/red]\x1b[2J"
     shown = "[red]a[/red]␛[2J"
     confusion = {"labels": [evil, "b"], "matrix": [[1, 0], [2, 3]]}
-    lines = printed(120, confusion_table("m", evil, confusion))
+    lines = confused(120, evil, confusion)
     assert f"m: {shown}" in lines[0]
     assert lines[1].split() == [shown, "b"]
     table = {"title": "t", "columns": [evil, "n"], "rows": [[evil, 0.5]]}

@@ -355,6 +355,35 @@ def test_the_table_moves_decides_and_opens_by_keys(made: Project, page: Window) 
     page.at("Row 6")
 
 
+def test_the_table_shows_the_text_of_an_edit(made: Project, page: Window) -> None:
+    page.press("t")
+    page.until(lambda: "answer 0" in page.text("#line-0 .answer"))
+    page.press("t", "e", " ", "m", "o", "r", "e")
+    save(page)
+    page.at("Row 2")
+    page.press("t")
+    page.until(lambda: page.text("#line-0 .answer") == "answer 0 more")
+    page.press(Keys.HOME, "u")
+    page.until(lambda: page.text("#line-0 .answer") == "answer 0")
+
+
+def test_the_table_can_be_sorted_by_score(built: MakeProject, browser: Window) -> None:
+    rows = [chat(f"question {n}", score=score) for n, score in enumerate((2, 9, 1))]
+    with reviewing(built(files_of(rows)), "rows") as review:
+        browser.open(review.address)
+        browser.press("t")
+        browser.run(
+            "const order = document.getElementById('order'); order.value = 'highest';"
+            "order.dispatchEvent(new Event('change'))"
+        )
+        prompts = [f"#line-{place} .prompt" for place in range(3)]
+        shown = ["question 1", "question 0", "question 2"]
+        browser.until(lambda: [browser.text(place) for place in prompts] == shown)
+        browser.driver.refresh()
+        browser.until(lambda: [browser.text(place) for place in prompts] == shown)
+        assert browser.errors() == []
+
+
 def _has(project: Project) -> bool:
     return (project.folder / "reviews/rows.jsonl").exists()
 

@@ -61,6 +61,22 @@ def test_every_address_needs_the_token(asked: Review) -> None:
     assert [asked.ask(path).status for path in PATHS] == [200] * len(PATHS)
 
 
+@pytest.mark.parametrize(
+    "cookies",
+    [
+        'session={"a": 1, "b": [2, 3]}; {own}',
+        "{own}; theme=é; =; ;;",
+        'a="unclosed; {own}; [b]=1',
+        "{name}=of-another-app; {own}",
+        "{own}; {name}=of-another-app",
+    ],
+)
+def test_cookies_of_other_local_apps_lock_nobody_out(asked: Review, cookies: str) -> None:
+    name = asked.cookie.partition("=")[0]
+    cookie = cookies.replace("{own}", asked.cookie).replace("{name}", name)
+    assert asked.ask("/api/review", cookie=cookie).status == 200
+
+
 def test_the_printed_address_gives_a_cookie_that_no_other_site_can_use(asked: Review) -> None:
     answer = asked.ask(f"/?token={asked.token}", cookie=None, sec_fetch_site="cross-site")
     assert answer.status == 200
@@ -184,6 +200,26 @@ def test_rows_come_with_what_is_known_about_them(built: MakeProject) -> None:
         assert found["findings"][0]["check"] == "length"
         assert review.get("/api/row", row=1)["generated"] == []
         assert found["content"]["messages"][0]["content"] == "question 0?"
+
+
+def test_rows_are_listed_by_score(built: MakeProject) -> None:
+    scores = [{"score": 2}, {}, {"judge": {"score": 5.0}}, {"score": 0}, {"score": 2}]
+    rows = [chat(f"question {n}", **more) for n, more in enumerate(scores)]
+    made = built(files_of(rows))
+    with reviewing(made, "rows") as review:
+        assert review.get("/api/review")["scored"] is True
+        assert review.get("/api/list", order="lowest")["rows"] == [3, 0, 4, 2, 1]
+        assert review.get("/api/list", order="highest")["rows"] == [2, 0, 4, 3, 1]
+        assert review.decide(3, "accept").status == 200
+        assert review.get("/api/list", order="lowest", status="undecided")["rows"] == [0, 4, 2, 1]
+        assert review.ask("/api/list?order=lowset").status == 422
+
+
+def test_a_summary_has_the_texts_of_an_edited_row(review: Review) -> None:
+    turns = [{"role": "user", "content": "new"}, {"role": "assistant", "content": "newer"}]
+    assert review.decide(0, "edit", columns={"messages": turns, "label": None}).status == 200
+    found = review.get("/api/summaries", rows="0")[0]
+    assert (found["prompt"], found["answer"], found["label"]) == ("new", "newer", "")
 
 
 def test_a_list_has_the_rows_that_fit(review: Review) -> None:

@@ -400,8 +400,8 @@ def test_what_says_nothing_is_refused_before_anything_runs(
 
 
 def test_a_generator_of_ones_own(making: Make, server: Server) -> None:
-    """As docs/generation.md has it word for word, in a file beside the recipe."""
-    page = (Path(__file__).parents[2] / "docs" / "generation.md").read_text()
+    """As docs/howto/synthetic-data.md has it word for word, in a file beside the recipe."""
+    page = (Path(__file__).parents[2] / "docs" / "howto" / "synthetic-data.md").read_text()
     code = page[page.rindex("```python\n") :].removeprefix("```python\n").partition("```")[0]
     made = making(5, "mine.titles", "retries: 1, checks: {excludes: {title: 'tle 3'}}")
     made.write({"mine.py": code})

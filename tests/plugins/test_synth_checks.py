@@ -9,7 +9,7 @@ import pytest
 from finery import DataError, OneFile, StepError, UsageError
 from finery.rows import Row
 from finery.rows.generated import Checked
-from finery.rows.templates import patience
+from finery.rows.templates import limits
 from finery_synth.ask.contents import json_in
 from finery_synth.checks.checker import Checker
 from finery_synth.checks.copies import Neighbours, repeats
@@ -64,7 +64,7 @@ def test_each_check(checks: Checks, good: str, bad: str, detail: str) -> None:
     [Checks(excludes={"assistant": "(a+)+$"}), Checks(schema={"items": {"pattern": "(a+)+$"}})],
 )
 def test_a_pattern_without_end_is_stopped(checks: Checks, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "SECONDS", 0.2)
+    monkeypatch.setattr(limits, "SECONDS", 0.2)
     text = "a" * 40 + "b"
     with pytest.raises(DataError, match=r"takes more than 0\.2 s") as caught:
         last(checks, json.dumps([text]) if checks.schema else text)

@@ -16,10 +16,11 @@ from finery.plugin.manager import load_plugins
 from finery.recipe.document import load
 from finery.recipe.graph import Graph, build_graph
 from finery_trl.estimate import architecture as facts
-from finery_trl.estimate import forecast
+from finery_trl.estimate import forecast, speed
 from finery_trl.estimate import memory as estimate
 from finery_trl.estimate.architecture import Unknown, of_config
 from finery_trl.estimate.memory import Adapter, Architecture, Load, memory, tokens_per_second
+from finery_trl.estimate.shapes import of_size
 
 SMOLLM2 = Architecture(30, 576, 1536, 9, 3, 64, 49152, tied=True)
 LLAMA_1B = Architecture(16, 2048, 8192, 32, 8, 64, 128256, tied=True)
@@ -365,7 +366,73 @@ def test_time_comes_from_trainings_of_the_same_kind(tmp_path: Path) -> None:
     assert found.lines[2].startswith("time: about 52 s (35 rows, 200 tokens/s")
 
 
-def test_without_a_past_time_is_unknown(tmp_path: Path) -> None:
-    (found,) = forecast.estimates(graph(tmp_path), Results(), ["sft"])
-    assert found.facts["seconds"] is None
-    assert found.lines[2] == "time: unknown until a training like it ran in this project"
+def test_without_a_past_time_is_a_rough_guess_by_a_short_measurement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(facts, "_gpu", lambda: None)
+    recipe = graph(tmp_path)
+    (found,) = forecast.estimates(recipe, Results(), ["sft"])
+    assert found.facts["is_rough"] is True
+    assert found.facts["seconds"] > speed.START_SECONDS
+    assert ", rough: 35 rows, about " in found.lines[2]
+    (kept,) = (tmp_path / "cache" / "finery").iterdir()
+    kept.write_text(str(2 * json.loads(kept.read_text())))
+    (again,) = forecast.estimates(recipe, Results(), ["sft"])
+    twice = 2 * found.facts["tokens_per_second"]
+    assert again.facts["tokens_per_second"] == pytest.approx(twice, abs=0.2)
+    kept.write_text("{")
+    assert speed.cpu_flops()[0] > 1e9
+
+
+def test_a_gpu_is_as_fast_as_its_data_sheet_says_unless_the_model_is_small() -> None:
+    work = speed.Work(adapter=True, checkpointing=False, compares=False, batch=4096)
+    h100 = speed.gpu_speed(QWEN_4B, work, "NVIDIA H100 80GB HBM3")
+    assert h100.tokens == pytest.approx(0.3 * 990e12 / (4 * QWEN_4B.parameters()))
+    assert h100.source == "by the data sheet of the H100"
+    assert speed.gpu_speed(QWEN_4B, work, "Something New").source == "by a typical GPU"
+    small = speed.gpu_speed(SMOLLM2, work._replace(batch=480), "NVIDIA H100 80GB HBM3")
+    assert small.tokens == pytest.approx(480 / (30 * speed.GPU_LAYER_SECONDS))
+
+
+def test_work_on_a_token_grows_with_what_is_trained() -> None:
+    lora = speed.Work(adapter=True, checkpointing=False, compares=False, batch=1)
+    weights = SMOLLM2.parameters()
+    assert lora.operations(SMOLLM2) == 4 * weights
+    assert lora._replace(adapter=False, checkpointing=True).operations(SMOLLM2) == 8 * weights
+    assert lora._replace(compares=True).operations(SMOLLM2) == 12 * weights
+
+
+@pytest.mark.parametrize("model", [SMOLLM2, LLAMA_1B, QWEN_4B])
+def test_the_sizes_of_well_known_models_follow_from_their_number(model: Architecture) -> None:
+    assert of_size(model.parameters()) == model
+
+
+@pytest.mark.parametrize("parameters", [50e6, 500e6, 3e9, 24e9, 400e9])
+def test_sizes_between_well_known_models_are_about_right(parameters: float) -> None:
+    assert of_size(parameters).parameters() == pytest.approx(parameters, rel=0.1)
+
+
+WHEEL = "{use: local.wheel, package: llm-x, version: '1', file: x/Big-1.7B.gguf, sha256: " + (
+    "0" * 64 + "}"
+)
+
+
+def test_a_base_that_is_not_built_is_estimated_by_the_size_in_its_name(
+    project: MakeProject,
+) -> None:
+    recipe = RECIPE.replace("{use: local.model, path: model}", WHEEL)
+    made = project({"recipe.yaml": recipe, "rows.jsonl": ROWS})
+    out = made.run("plan").out
+    assert "of 1.72 billion parameters (by the name of its base: base isn't built yet)" in out
+    assert "rough" in out
+
+
+def test_without_a_network_a_hub_model_is_estimated_by_its_name(project: MakeProject) -> None:
+    pytest.importorskip("huggingface_hub")
+    recipe = RECIPE.replace("local.model, path: model", "hub.model, repo: a/model-1.7B")
+    made = project({"recipe.yaml": recipe, "rows.jsonl": ROWS})
+    made.env |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(made.folder / "hf")}
+    out = " ".join(made.run("plan").out.split())
+    assert "of 1.72 billion parameters (by the name of its base: the config.json of" in out
+    assert "HF_HUB_OFFLINE is set" in out

@@ -36,6 +36,7 @@ class StepPlan:
     key: str = ""
     parts: Parts = field(default_factory=list)
     result: Result | None = None
+    same_as: str = ""  # an earlier step that runs with the same key: this one takes its output
     gone: str = ""  # which outside file isn't there any more
     files: dict[str, list[tuple[str, Path]]] = field(default_factory=dict)
     pinned: str | None = None
@@ -201,6 +202,7 @@ def make_plan(planner: Planner, *, without_files: bool = False) -> Iterator[Step
     for those who only look at what is built. Else that raises `RecipeError`.
     """
     results: dict[str, Result | None] = {}
+    running: dict[str, str] = {}
     for name, node in planner.graph.nodes.items():
         try:
             plan = planner.resolve(name, results)
@@ -209,6 +211,10 @@ def make_plan(planner: Planner, *, without_files: bool = False) -> Iterator[Step
                 raise
             plan = StepPlan(node, "pending", reason=error.what, gone=error.what)
         results[name] = plan.result
+        if plan.state == "run" and plan.key:
+            first = running.setdefault(plan.key, name)
+            if first != name:
+                plan.same_as, plan.reason = first, f"equal to {first}: built once"
         yield plan
 
 

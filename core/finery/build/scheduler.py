@@ -494,5 +494,11 @@ def _death(code: int, task: Task) -> StepError:
             "its process was killed (SIGKILL), most often because memory ran out",
             fix="smaller batches, a shorter max_length, or a smaller model; then build again",
         )
+    if code == -signal.SIGPROF:  # see `finery.rows.templates.limits`
+        return StepError(
+            "a template or pattern ran for too long on one row, and could only be stopped by "
+            "ending the step's process",
+            fix="write fewer or shorter loops and lists in the templates of this step",
+        )
     name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
     return StepError(f"its process died ({name})", fix=f"see {task.log}")

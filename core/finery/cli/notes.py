@@ -24,5 +24,5 @@ def print_notes(graph: Graph, notes: Sequence[Note]) -> None:
             print_wrapped(f"  {click.style('fix:', fg='green')} ", note.fix, hang=4)
     if notes:
         names = ", ".join(dict.fromkeys(note.name for note in notes))
-        more = f"(docs/advice.md tells more; to be told no more: silence: [{names}])"
+        more = f"(docs/reference/advice.md tells more; to be told no more: silence: [{names}])"
         print_wrapped("", more, hang=1, dim=True)

@@ -75,18 +75,26 @@ def show_outputs(
     detail: "Detail",
     pages: Mapping[str, Path],
     *,
+    seed: int | None = None,
     as_json: bool,
 ) -> None:
-    """Print outputs on stdout. pages: title of an output → the page that was written of it."""
+    """Print outputs on stdout.
+
+    pages: title of an output → the page that was written of it. seed: the one that the step ran
+    with, None where its outputs don't depend on it.
+    """
     for title, manifest in manifests.items():
         output = output_of(graph.plugins, store, title, manifest)
         view = view_of(graph.plugins, manifest)
         if as_json:
             page = {"html": str(pages[title])} if title in pages else {}
-            print_json({"name": title, **_data(view, output, detail), **page})
+            seeded = {} if seed is None else {"seed": seed}
+            print_json({"name": title, **_data(view, output, detail), **seeded, **page})
             continue
         console = stdout()
-        console.print(f"[bold]{title}[/]  [dim]{manifest.kind}, {size(manifest.size())}[/]")
+        about = [manifest.kind, size(manifest.size())]
+        about += [] if seed is None else [f"seed {seed}"]
+        console.print(f"[bold]{title}[/]  [dim]{', '.join(about)}[/]")
         view.print(console, output, detail)
         console.print()
     for path in [] if as_json else dict.fromkeys(pages.values()):

@@ -197,7 +197,7 @@ def register(manager: pluggy.PluginManager, plugin: Plugin) -> None:
         first, *more = str(error).splitlines()
         raise PluginError(
             f"plugin '{plugin.name}' ({plugin.origin}) breaks the hooks' contract: {first}",
-            fix="compare its hookimpls with docs/plugins.md",
+            fix="compare its hookimpls with docs/howto/plugins.md",
             details=more,
         ) from error
     deprecated.warn_of_hooks(plugin.name, plugin.origin, _hook_functions(plugin.module))

@@ -4,6 +4,7 @@ Where an output is built, its artifact counts. Otherwise its step type is asked,
 `finery.Forecast`; what the type doesn't declare stays unknown.
 """
 
+import re
 from collections.abc import Iterable
 from itertools import chain, islice
 from typing import Any
@@ -19,6 +20,13 @@ from finery.step.interfaces import Asked, Count, Forecast, interface
 
 Output = tuple[str, str]
 """(step, output)."""
+_SIZE = re.compile(r"(?<![A-Za-z0-9.])(\d+(?:\.\d+)?)([MB])(?![A-Za-z0-9])", re.IGNORECASE)
+
+
+def size_in_name(name: str) -> float | None:
+    """The parameters that a model's name states: 4e9 for `Qwen/Qwen3-4B`, 135e6 for `…-135M-…`."""
+    size = _SIZE.search(name)
+    return float(size[1]) * {"m": 1e6, "b": 1e9}[size[2].lower()] if size else None
 
 
 def forecast_of(graph: Graph, node: Node) -> "Forecast[Any] | None":

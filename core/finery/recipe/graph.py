@@ -200,16 +200,17 @@ def _named_part(where: str, written: Any) -> list[str]:
 
 def _node(recipe: Recipe, plugins: StepTypes, section: str, name: str) -> Node:
     written = recipe.data[section][name]
-    cls = plugins.step_type(written["use"])
+    use = written["use"]
+    cls = plugins.step_type(use)
     step = convert_step(recipe, section, name, cls, plugins)
     needs = written.get("needs", [])
     return Node(
         name=name,
         section=section,
-        use=written["use"],
+        use=use,
         step=step,
         outputs=step.outputs(),
-        seed=written.get("seed", derived_seed(recipe.data.get("seed", 0), name)),
+        seed=written.get("seed", derived_seed(recipe.data.get("seed", 0), use)),
         env=list(dict.fromkeys([*written.get("env", []), *step.variables()])),
         needs=[needs] if isinstance(needs, str) else needs,
     )
@@ -256,9 +257,13 @@ def generates(node: Node) -> bool:
     return asks and any(issubclass(kind, Dataset) for kind in node.outputs.values())
 
 
-def derived_seed(seed: int, name: str) -> int:
-    """A step's seed from the recipe's and the step's name, 0 ≤ seed < 2³¹."""
-    return int.from_bytes(blake3(f"{seed}/{name}".encode()).digest(4), "big") >> 1
+def derived_seed(seed: int, use: str) -> int:
+    """A step's seed from the recipe's seed and the step type, 0 ≤ seed < 2³¹.
+
+    The step's name has no part in it: two trainings that are compared under different names
+    differ only in what the recipe changes between them.
+    """
+    return int.from_bytes(blake3(f"{seed}/{use}".encode()).digest(4), "big") >> 1
 
 
 def _connect(recipe: Recipe, node: Node, nodes: dict[str, Node]) -> Iterator[FineryError]:

@@ -20,7 +20,8 @@ _STEP_KEYS: dict[str, Any] = {
         "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
     },
     "seed": {
-        "description": "The step's seed. Default: from the recipe's seed and the step's name.",
+        "description": "The step's seed. By default it derives from the recipe's `seed` and the "
+        "step type, so that equal steps under two names give equal outputs.",
         "type": "integer",
         "minimum": 0,
         "maximum": 2**31 - 1,
@@ -46,7 +47,7 @@ _TOP: dict[str, Any] = {
         "type": "integer",
         "minimum": 0,
         "maximum": 2**31 - 1,
-        "description": "Seeds of steps derive from it. Default 0.",
+        "description": "The seeds of steps derive from it. Default: 0.",
     },
     "plugins": {
         "type": "array",

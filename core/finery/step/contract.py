@@ -45,7 +45,7 @@ def check_contract(cls: Any, name: str) -> None:
                 fix=f'{field} = setting(…, help="…")',
             )
     for problem in _wrong_keywords(cls):
-        raise PluginError(f"step type '{name}': {problem}", fix="see docs/plugins.md")
+        raise PluginError(f"step type '{name}': {problem}", fix="see docs/howto/plugins.md")
 
 
 def _wrong_keywords(cls: type[Step]) -> Iterator[str]:

@@ -1,9 +1,9 @@
 """What happens in a build, as data: the terminal view, `--json` and the run's log all listen.
 
 An event is a mapping: `event` names one of the classes below, `time` says when, and the other
-fields are those of the class. This is the one place that declares them; docs/events.md is generated
-from it. A field is never taken away or given another meaning within a version of `finery`; fields
-and events may be added, so whoever reads events leaves out what they don't know.
+fields are those of the class. This is the only place that declares them; docs/reference/events.md
+is generated from it. Within a version of `finery`, no field is removed or changes its meaning.
+Fields and events may be added, so a reader must ignore those that it doesn't know.
 """
 
 import os
@@ -91,7 +91,7 @@ class StepMetric(_OfStep):
 class StepNote(_OfStep):
     """Advice that only running the step could give, e.g. on files that it reads undeclared."""
 
-    name: Annotated[str, "the kind of note, by which a recipe silences it (docs/advice.md)"]
+    name: Annotated[str, "the kind of note; a recipe silences it by this name"]
     text: Annotated[str, "what there is to say"]
     fix: Annotated[str, "what to do about it"]
 

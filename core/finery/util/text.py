@@ -54,11 +54,13 @@ def duration(seconds: float) -> str:
 
 
 def rough_duration(seconds: float) -> str:
-    """An estimate, without the digits that nobody can know: `42 s`, `12 min`, `1.8 h`."""
+    """An estimate, without the digits that nobody can know: `42 s`, `12 min`, `1.8 h`, `5 days`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{seconds / 3600:.1f} h"
+    minutes, hours = round(seconds / 60), seconds / 3600
+    if minutes < 100:
+        return f"{minutes} min"
+    return f"{hours:.1f} h" if hours < 72 else f"{hours / 24:,.0f} days"
 
 
 def size(count: float) -> str:

@@ -306,8 +306,10 @@ def class_tables(name: str, reader: Reader, outcomes: Sequence[Outcome]) -> list
     for i, column in enumerate(reader.columns):
         pairs = pairs_of(Counter(outcomes), i)
         rows = [[label, *stats.class_score(pairs, label)] for label in reader.labels[i]]
-        title = f"{name}: {column}"
-        tables.append(table(title, ["class", "precision", "recall", "F1", "rows"], rows))
+        scores = ["precision", "recall", "F1"]
+        units: dict[str, evaluator.Unit] = dict.fromkeys(scores, "share")
+        columns = ["class", *scores, "rows"]
+        tables.append(table(f"{name}: {column}", columns, rows, units=units, model=name))
     return tables
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from finery import Dataset, Job, Metrics, takes
 from finery.rows import Row, split_turns
+from finery.rows.parts import prompt as prompt_of
 from finery_eval import evaluator
 from finery_eval.evaluator import Judge
 
@@ -106,11 +107,13 @@ def _predictions(
     right: Mapping[str, Mapping[str, Sequence[bool]]],
 ) -> Iterator[dict[str, Any]]:
     for i, row in enumerate(rows):
+        prompt = prompt_of(row)
         for name, pairs in scored.items():
             chosen, rejected = pairs[i]
             yield {
                 "id": row["id"],
                 "model": name,
+                "prompt": prompt[: evaluator.PROMPT_SHOWN],
                 "correct": right[name]["accuracy"][i],
                 "chosen_logprob": chosen.logprob,
                 "rejected_logprob": rejected.logprob,

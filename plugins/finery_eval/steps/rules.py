@@ -227,7 +227,8 @@ def rules_table(
         if own[rule]:
             share, interval = evaluator.share(own[rule])
             rows.append([rule, "(the rows' own answers)", share, *interval, None])
-    return table("Rules", columns, rows)
+    units: dict[str, evaluator.Unit] = {**dict.fromkeys(columns[2:5], "share"), columns[5]: "p"}
+    return table("Rules", columns, rows, units=units)
 
 
 def difference_p(one: Sequence[bool], other: Sequence[bool]) -> float:

@@ -384,8 +384,11 @@ def field_table(model: str, fields: Fields, counts: Sequence[tuple[Count, ...]])
             rows.append([name, f1_of(of), precision, recall, of.answered, of.expected])
         else:
             rows.append([name, f1_of(of), None, None, None, None])
-    columns = ["field", "score", "precision", "recall", "elements answered", "elements expected"]
-    return table(f"{model}: fields (a list's score is its F1)", columns, rows)
+    scores = ["score", "precision", "recall"]
+    units: dict[str, evaluator.Unit] = dict.fromkeys(scores, "share")
+    columns = ["field", *scores, "elements answered", "elements expected"]
+    title = f"{model}: fields (a list's score is its F1)"
+    return table(title, columns, rows, units=units, model=model)
 
 
 def problem_tables(readings: Mapping[str, Sequence[Reading]]) -> list[dict[str, Any]]:

@@ -1,16 +1,29 @@
 """The view of `Metrics`: scores, the evaluator's tables, confusion, wrong answers."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from finery import Detail, Manifest, Metrics, Output, View, counted, print_labelled
+from finery import (
+    Detail,
+    Manifest,
+    Metrics,
+    Output,
+    UsageError,
+    View,
+    counted,
+    did_you_mean,
+    print_labelled,
+)
 from finery_eval.view.answers import answer_of, compact, reasons
-from finery_eval.view.scores import comparable, confusion_table, plain_table, print_scores
+from finery_eval.view.confusion import print_confusion
+from finery_eval.view.scores import comparable, headline, print_interval_note, print_scores
+from finery_eval.view.tables import plain_table
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+MOST_LINES = 40
+"""Lines of tables about single models that are printed of all models."""
 MARKS = {True: ("✓ right", "green"), False: ("✗ wrong", "red")}
 
 
@@ -26,23 +39,43 @@ class MetricsView(View):
         return {"metrics": _metrics_of(output).report()}
 
     def print(self, console: "Console", output: Output, detail: Detail) -> None:
-        """Print all that the evaluator found out, and the first wrong answers."""
+        """Print scores, the evaluator's tables, confused classes and the first wrong answers.
+
+        Of many tables a model, only those of the best model are printed, unless one is picked.
+        """
         metrics = _metrics_of(output)
         report = metrics.report()
+        best = detail.model or best_model(report)
+        if best not in report["scores"]:
+            raise UsageError(
+                f"{output.title} judged no model '{best}'",
+                where="--model",
+                fix=did_you_mean(best, report["scores"]),
+            )
         print_scores(console, {"": report})
+        only = best if detail.model or _per_model_lines(report) > MOST_LINES else None
+        print_interval_note(console, {"": report})
         for table in report["details"].get("tables", []):
-            console.print(plain_table(table))
+            if table.get("model", only) in (only, None) or only is None:
+                console.print(plain_table(table))
         for model, fields in report["details"].get("confusion", {}).items():
+            if only not in (model, None):
+                continue
             for name, matrix in fields.items():
-                console.print(confusion_table(model, name, matrix))
-        wrong = (p for p in metrics.predictions() if p.get("correct") is False)
-        _print_wrong(console, list(islice(wrong, detail.rows)))
+                print_confusion(console, model, name, matrix, _of(metrics, model))
+        others = [model for model in report["scores"] if model != best]
+        if only and others and not detail.model:
+            names = ", ".join(others)
+            text = f"(tables of {names}: finery show {output.title} --model {others[0]})"
+            console.print(text, style="dim", markup=False, soft_wrap=True)
+        _print_wrong(console, output.title, best, metrics, detail.rows, others)
 
     def print_together(self, console: "Console", outputs: Sequence[Output]) -> None:
         """Print a table of all models that were judged; several where metrics differ."""
         reports = {output.title: _metrics_of(output).report() for output in outputs}
         for group in comparable(reports):
             print_scores(console, group)
+        print_interval_note(console, reports)
 
     def row_event(self, facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """A model's answer, right or wrong, what was expected, and why it is wrong."""
@@ -63,12 +96,46 @@ def _metrics_of(output: Output) -> Metrics:
     return output.artifact
 
 
-def _print_wrong(console: "Console", predictions: Sequence[Mapping[str, Any]]) -> None:
-    if not predictions:
+def best_model(report: Mapping[str, Any]) -> str:
+    """The model with the best headline score; of equally good ones the last."""
+    metric, *_ = headline(report)
+    scores = report["scores"]
+    return max(reversed(scores), key=lambda model: scores[model].get(metric, 0.0))
+
+
+def _of(metrics: Metrics, model: str) -> Iterator[Mapping[str, Any]]:
+    """The answers of a model."""
+    return (p for p in metrics.predictions() if p.get("model") == model)
+
+
+def _per_model_lines(report: Mapping[str, Any]) -> int:
+    """Lines of the tables that are about one model."""
+    tables = (t for t in report["details"].get("tables", []) if "model" in t)
+    matrices = (m for of in report["details"].get("confusion", {}).values() for m in of.values())
+    return sum(len(t["rows"]) for t in tables) + sum(len(m["labels"]) for m in matrices)
+
+
+def _print_wrong(
+    console: "Console",
+    title: str,
+    model: str,
+    metrics: Metrics,
+    most: int,
+    others: Sequence[str],
+) -> None:
+    """Print the first wrong answers of a model, and where to see more."""
+    wrong = [p for p in _of(metrics, model) if p.get("correct") is False]
+    if not wrong or not most:
         return
-    console.print("wrong answers:", style="dim")
-    for prediction in predictions:
-        print_labelled(console, str(prediction.get("model", ""))[:9], str(prediction["id"]))
+    console.print(
+        f"wrong answers of {model}, {min(most, len(wrong))} of {len(wrong):,}:",
+        style="dim",
+        markup=False,
+    )
+    for prediction in wrong[:most]:
+        print_labelled(console, "row", str(prediction["id"]), "dim")
+        if prediction.get("prompt"):
+            print_labelled(console, "prompt", str(prediction["prompt"]))
         if "expected" in prediction:
             print_labelled(console, "expected", compact(prediction["expected"]))
         if "answer" in prediction:
@@ -76,4 +143,9 @@ def _print_wrong(console: "Console", predictions: Sequence[Mapping[str, Any]]) -
         why = "\n".join(reasons(prediction))
         if why:
             print_labelled(console, "why", why)
-    console.print("(finery show --row ID: where a row comes from)", style="dim")
+    hints = [f"-n {len(wrong)}: all"] if len(wrong) > most else []
+    hints += [f"--model {others[0]}: of another model"] if others else []
+    hints += ["--row ID: where a row comes from"]
+    console.print(
+        f"(finery show {title} {'; '.join(hints)})", style="dim", markup=False, soft_wrap=True
+    )

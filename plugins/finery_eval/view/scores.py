@@ -3,12 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from finery import percent, visible
+from finery import percent
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
 WIDEST = 10_000
 """Columns of a terminal that any table fits in."""
@@ -48,6 +47,13 @@ def print_scores(console: "Console", reports: Mapping[str, Report]) -> None:
     if console.measure(table, options=unlimited).maximum > console.width:
         table = _by_metric(title, names, models, judged="" not in reports)
     console.print(table)
+
+
+def print_interval_note(console: "Console", reports: Mapping[str, Report]) -> None:
+    """Print what the intervals cover, where there are any."""
+    if any(report["intervals"] for report in reports.values()):
+        text = "95 % CI: covers the choice of test rows only, not the seed of a training"
+        console.print(text, style="dim")
 
 
 def _cells(report: Report, model: str, metrics: Sequence[str]) -> list[str]:
@@ -96,45 +102,3 @@ def new_table(title: str) -> "Table":
     return Table(
         title=title, title_justify="left", title_style="dim", box=box.SIMPLE_HEAD, pad_edge=False
     )
-
-
-def plain_table(data: Mapping[str, Any]) -> "Table":
-    """A table that an evaluator keeps in `details["tables"]`."""
-    table = new_table(data["title"])
-    for index, column in enumerate(data["columns"]):
-        table.add_column(_plain(column), justify="left" if index == 0 else "right")
-    for row in data["rows"]:
-        table.add_row(*map(_cell, row))
-    return table
-
-
-def _cell(value: Any) -> "Text":
-    text = "–" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
-    return _plain(text)
-
-
-def confusion_table(model: str, field: str, data: Mapping[str, Any]) -> "Table":
-    """Rows are what was right, columns what was answered."""
-    from rich.markup import escape
-
-    table = new_table(f"{model}: {escape(visible(field))} (right ↓, answered →)")
-    table.add_column("")
-    for label in data["labels"]:
-        table.add_column(_plain(str(label)), justify="right")
-    for index, (label, counts) in enumerate(zip(data["labels"], data["matrix"], strict=True)):
-        cells = [_count(n, right=index == column) for column, n in enumerate(counts)]
-        table.add_row(_plain(str(label)), *cells)
-    return table
-
-
-def _plain(text: str) -> "Text":
-    """Text from rows or models, in which nothing is markup."""
-    from rich.text import Text
-
-    return Text(visible(text))
-
-
-def _count(number: int, *, right: bool) -> str:
-    if not number:
-        return "[dim]·[/]"
-    return f"[green]{number}[/]" if right else f"[red]{number}[/]"

@@ -75,6 +75,8 @@ function showFilters() {
   by("label-filter").hidden = !labels.length;
   by("label").replaceChildren(el("option", { value: "" }, "any"), ...labels.map((name) => el("option", { value: name }, name)));
   by("label").value = store.filters.label;
+  by("order-filter").hidden = !store.review.scored;
+  by("order").value = store.filters.order;
 }
 
 function showFound() {
@@ -343,7 +345,7 @@ function wire() {
   by("view-table").addEventListener("click", () => view("table"));
   by("help-button").addEventListener("click", help);
   by("filters").addEventListener("submit", (event) => event.preventDefault());
-  for (const name of ["status", "label"]) by(name).addEventListener("change", () => run(() => filter({ [name]: by(name).value })));
+  for (const name of ["status", "label", "order"]) by(name).addEventListener("change", () => run(() => filter({ [name]: by(name).value })));
   let typing;
   by("text").addEventListener("input", () => {
     clearTimeout(typing);

@@ -8,7 +8,7 @@ const UNDO = "finery-review-undo";
 
 export const store = {
   review: null, // what the server told of the whole
-  filters: { status: "", label: "", text: "" },
+  filters: { status: "", label: "", text: "", order: "" },
   list: [], // numbers of the rows that the filters let through; it stays while they stay
   place: 0, // where in the list we are; its length where there is nothing to show
   view: "row",

@@ -18,11 +18,16 @@ export function makeTable(place, { open, move }) {
     spacer);
   place.replaceChildren(grid);
   const pages = new Map(); // page of the list → what its rows hold, once it is there
+  const again = new Set(); // rows and decisions for which a page was loaded once more
   let lines = new Map(); // place → its line
 
   const ask = (page) => {
     if (pages.has(page)) return;
     pages.set(page, null);
+    load(page);
+  };
+
+  const load = (page) => {
     const list = store.list;
     api.summaries(list.slice(page * PAGE, (page + 1) * PAGE)).then((found) => {
       if (list !== store.list) return;
@@ -33,11 +38,21 @@ export function makeTable(place, { open, move }) {
     }, () => pages.delete(page));
   };
 
+  /** Load a page once more after a decision on one of its rows: an edit changes the row's texts. */
+  const reload = (page, row, found) => {
+    const seen = store.states.get(row)?.seen;
+    const key = `${row} ${seen}`;
+    if (!found || seen === undefined || seen === found.seen || again.has(key)) return;
+    again.add(key);
+    load(page);
+  };
+
   const line = (at) => {
     const page = Math.floor(at / PAGE);
     ask(page);
     const row = store.list[at];
     const found = pages.get(page)?.[at % PAGE];
+    reload(page, row, found);
     const status = store.statuses.get(row) ?? "undecided";
     const label = store.states.get(row)?.becomes?.label ?? found?.label ?? "";
     const made = el("div", {

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from math import isfinite
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,6 +30,7 @@ class About:
     def __init__(self, folders: Iterable[Path]) -> None:
         self._files: list[tuple[str, BinaryIO]] = []
         self._lines: dict[str, list[tuple[int, int, int]]] = {}  # id → (file, start, length)
+        self.has_generated = False
         for folder in folders:
             for name in (GENERATED, FINDINGS):
                 if (folder / name).is_file():
@@ -36,6 +38,7 @@ class About:
 
     def _add(self, name: str, file: BinaryIO) -> None:
         self._files.append((name, file))
+        self.has_generated |= name == GENERATED
         start = 0
         for line in file:
             with suppress(msgspec.MsgspecError, RecursionError):  # of no row
@@ -85,7 +88,7 @@ def score_of(lines: Iterable[dict[str, Any]]) -> float | None:
         judge = line.get("judge")
         for value in (line.get("score"), judge.get("score") if isinstance(judge, dict) else None):
             if isinstance(value, int | float) and not isinstance(value, bool):
-                return value
+                return value if isfinite(value) else None
     return None
 
 

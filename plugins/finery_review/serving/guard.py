@@ -2,7 +2,7 @@
 
 import hmac
 import secrets
-from http.cookies import CookieError, SimpleCookie
+from collections.abc import Iterator
 from urllib.parse import parse_qs
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -72,7 +72,7 @@ class Guard:
         foreign = headers.get("sec-fetch-site") in ("cross-site", "same-site")
         if foreign and not opening:
             return "refused: the request comes from another page"
-        if not opening and not self._is_token(self._from_cookie(headers)):
+        if not opening and not any(map(self._is_token, self._tokens(headers))):
             return "refused: open the address that `finery review` printed, with its token"
         return ""
 
@@ -84,12 +84,18 @@ class Guard:
     def _is_token(self, text: str) -> bool:
         return hmac.compare_digest(text.encode(), self._token.encode())
 
-    def _from_cookie(self, headers: Headers) -> str:
-        try:
-            cookie = SimpleCookie(headers.get("cookie", "")).get(self._cookie)
-        except CookieError:
-            return ""
-        return cookie.value if cookie else ""
+    def _tokens(self, headers: Headers) -> Iterator[str]:
+        """The values of this server's cookie.
+
+        Other local apps' cookies arrive in the same header, with values of any form, and an app
+        can set one of this name for another path. So nothing but the name decides: a strict
+        parser would drop all cookies after an odd one.
+        """
+        for line in headers.getlist("cookie"):
+            for part in line.split(";"):
+                name, _, value = part.strip().partition("=")
+                if name == self._cookie:
+                    yield value
 
     def _set_cookie(self) -> str:
         return f"{self._cookie}={self._token}; HttpOnly; SameSite=Strict; Path=/"

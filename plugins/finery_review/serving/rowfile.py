@@ -30,6 +30,7 @@ class RowFile:
         self._shards: list[BinaryIO] = []
         self._shard, self._start, self._length = array("H"), array("Q"), array("Q")
         self.preferences = 0
+        self.scored = False
         for path in sorted(dataset.path.glob("rows-*.jsonl")):
             self._add(path.open("rb"))
 
@@ -52,6 +53,7 @@ class RowFile:
         if parents:
             self._parents[number] = parents
         self.preferences += "chosen" in row and "rejected" in row
+        self.scored |= "score" in row or "judge" in row
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -42,7 +42,7 @@ def application(session: Session, title: str, port: int, token: str) -> Guard:
     return Guard(Starlette(routes=routes), port, token)
 
 
-FILTERS = ("status", "label", "text")
+FILTERS = ("status", "label", "text", "order")
 SINCE = ("generation", "lines")
 
 

@@ -16,6 +16,7 @@ from finery_review.applied import applied
 from finery_review.decisions import Action, Decision, Earlier, token_of
 from finery_review.log import DecisionLog
 from finery_review.serving.about import About, failed_of, score_of
+from finery_review.serving.order import Scores
 from finery_review.serving.rowfile import RowFile
 from finery_review.serving.search import Search, holds
 
@@ -27,6 +28,7 @@ STATUS = {"accept": "accepted", "reject": "rejected", "edit": "edited", "swap": 
 LETTERS = {
     "undecided": "u", "stale": "t", "accepted": "a", "rejected": "r", "edited": "e", "swapped": "s",
 }  # fmt: skip
+EDITABLE = (*COLUMNS, "label", "text", "tools")
 UNDECIDED = frozenset({"undecided", "stale"})
 
 
@@ -58,6 +60,7 @@ class Session:
         self.decided: dict[int, str] = {}
         self._about = about
         self._search = Search(rows)
+        self._scores = Scores(rows, about)
         self._lock = threading.RLock()
         self._known = -1, 0  # the log's generation and lines that statuses are of
         self._status = ["undecided"] * len(rows)
@@ -75,13 +78,14 @@ class Session:
                 "reviewer": self.reviewer,
                 "labels": list(self.rows.label_counts())[:500],
                 "preferences": bool(self.rows.preferences),
+                "scored": self._scores.may_exist(),
                 **self._news(),
             }
 
-    def listed(self, status: str, label: str, text: str) -> dict[str, Any]:
-        """The rows with a status (`undecided` has those that are stale, too), a label and a text.
+    def listed(self, status: str, label: str, text: str, order: str) -> dict[str, Any]:
+        """The rows with a status (`undecided` includes stale rows), a label and a text; sorted.
 
-        Empty: any. The text may also be in what was decided. `statuses` has a letter a row.
+        Empty: any. The text may also be in a decision. `statuses` has a letter for each row.
         """
         with self._lock:
             self._refresh()
@@ -94,7 +98,7 @@ class Session:
                 numbers = (n for n in numbers if self._label(n) == label)
             if text:
                 numbers = (n for n in numbers if self._has(n, text))
-            rows = list(numbers)
+            rows = self._scores.sort(numbers, order)
             return {"rows": rows, "statuses": "".join(LETTERS[self._status[n]] for n in rows)}
 
     def summaries(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
@@ -232,7 +236,8 @@ class Session:
 
     def _summary(self, number: int) -> dict[str, Any]:
         self._check_number(number)
-        row, parts = self.rows[number], dict[str, str]()
+        state = self._state(number)
+        row, parts = _decided(self.rows[number], state.get("becomes")), dict[str, str]()
         try:
             parts = texts(row)
             prompt = prompt_of(row)
@@ -241,7 +246,7 @@ class Session:
         answer = parts.get("assistant", "")
         lines = [row, *self._told(number)["generated"]]
         return {
-            **self._state(number),
+            **state,
             "label": _shown(row.get("label")),
             "prompt": _snippet(prompt),
             "answer": _snippet(answer),
@@ -292,7 +297,14 @@ def _becomes(row: Row, decision: Decision) -> Row | None:
         decided = applied(row, decision)
     except DataError:
         return None
-    return {k: v for k, v in (decided or {}).items() if k in (*COLUMNS, "label", "text", "tools")}
+    return {k: v for k, v in (decided or {}).items() if k in EDITABLE}
+
+
+def _decided(row: Row, becomes: Row | None) -> Row:
+    """The row with the columns that an edit or a swap gives it."""
+    if becomes is None:
+        return row
+    return {k: v for k, v in row.items() if k not in EDITABLE} | becomes
 
 
 def _snippet(text: str) -> str:

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,8 +13,8 @@ from finery import DataError, Model, version_of
 from finery_local.gguf_header import Array, read_header
 from finery_trl.estimate.memory import Architecture
 
-REQUEST_SECONDS = 4.0
-"""How long a plan waits for the hub's answer."""
+REQUEST_SECONDS = 1.0
+"""How long a plan waits for the hub to accept a connection, and to answer."""
 
 
 class Unknown(Exception):
@@ -37,13 +38,27 @@ def of_hub(repo: str, revision: str) -> Architecture:
 
     Raises `Unknown` where the hub can't be reached or the model has none.
     """
+    config = _hub_config(repo, revision)
+    if isinstance(config, str):
+        raise Unknown(config)
+    return of_config(config)
+
+
+@lru_cache(maxsize=64)
+def _hub_config(repo: str, revision: str) -> Mapping[str, Any] | str:
+    """A model's config.json on the hub, or why there is none.
+
+    Kept for the trainings of one plan, which often share their base.
+    """
     try:
         import huggingface_hub as hub
     except ImportError:
-        raise Unknown("the package huggingface-hub isn't installed") from None
+        return "the package huggingface-hub isn't installed"
     known = hub.try_to_load_from_cache(repo, "config.json", revision=revision)
     if isinstance(known, str):
-        return of_config(json.loads(Path(known).read_bytes()))
+        return _as_config(json.loads(Path(known).read_bytes()), repo)
+    if hub.constants.HF_HUB_OFFLINE:
+        return f"the config.json of {repo} isn't in the hub's cache, and HF_HUB_OFFLINE is set"
     # Not `hf_hub_download`, which tries for half a minute where there is no network.
     url = hub.hf_hub_url(repo, "config.json", revision=revision)
     token = hub.get_token()
@@ -53,11 +68,13 @@ def of_hub(repo: str, revision: str) -> Architecture:
             url, headers=headers, timeout=REQUEST_SECONDS, follow_redirects=True
         )
         answer.raise_for_status()
-        return of_config(answer.json())
-    except Unknown:
-        raise
+        return _as_config(answer.json(), repo)
     except Exception as error:  # a plan needs no network: whatever went wrong is reported
-        raise Unknown(f"the hub doesn't give the config.json of {repo} ({_first(error)})") from None
+        return f"the hub doesn't give the config.json of {repo} ({_first(error)})"
+
+
+def _as_config(config: Any, repo: str) -> Mapping[str, Any] | str:
+    return config if isinstance(config, dict) else f"the config.json of {repo} is not an object"
 
 
 def _first(error: Exception) -> str:
@@ -125,11 +142,16 @@ def of_gguf(path: Path) -> Architecture:
 
 
 class Machine(NamedTuple):
-    """Where trainings run: `cuda` or `cpu`, the memory there in bytes, and whether bf16 is fast."""
+    """Where trainings run.
+
+    device: `cuda` or `cpu`. memory: bytes there. bf16: whether products in bf16 are fast. name: of
+    the GPU.
+    """
 
     device: str
     memory: float
     bf16: bool
+    name: str = ""
 
     @property
     def where(self) -> str:
@@ -139,20 +161,22 @@ class Machine(NamedTuple):
 
 def machine() -> Machine:
     """This machine: its first GPU, where the installed torch can use one, else its memory."""
-    gpu = None if "+cpu" in (version_of("torch") or "") else _gpu_bytes()
-    if gpu:
-        return Machine("cuda", gpu, True)
+    gpu = None if "+cpu" in (version_of("torch") or "") else _gpu()
+    if gpu is not None:
+        return gpu
     return Machine("cpu", min(_ram_bytes(), _allowed_bytes()), _multiplies_bf16())
 
 
-def _gpu_bytes() -> float | None:
+def _gpu() -> Machine | None:
+    """The first GPU of this machine, None where there is none."""
     if shutil.which("nvidia-smi") is None:
         return None
-    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    query = ["nvidia-smi", "--query-gpu=memory.total,name", "--format=csv,noheader,nounits"]
     try:
         process = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True)
-        return float(process.stdout.split()[0]) * 2**20
-    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        memory, _, name = process.stdout.strip().partition("\n")[0].partition(",")
+        return Machine("cuda", float(memory) * 2**20, True, name.strip())
+    except (OSError, subprocess.SubprocessError, ValueError):
         return None
 
 

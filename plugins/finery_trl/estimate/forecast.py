@@ -1,7 +1,7 @@
 """What `finery plan` says of a training that would run: parameters, memory, time."""
 
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from finery import (
     forecast_of,
     rough_duration,
     sample_rows,
+    size_in_name,
     sources_of,
 )
 from finery.rows import Row, split_turns
@@ -35,6 +36,8 @@ from finery_trl.estimate.memory import (
     memory,
     tokens_per_second,
 )
+from finery_trl.estimate.shapes import of_size
+from finery_trl.estimate.speed import START_SECONDS, Speed, Work, cpu_speed, gpu_speed
 from finery_trl.settings import Training
 
 GIB = 2**30
@@ -48,6 +51,25 @@ MOST_READ = 20_000
 """Rows to look at: the longest of so many is long enough."""
 RECENT = 5
 """Past trainings whose speed counts."""
+
+
+class Sizes(NamedTuple):
+    """The sizes of a model. guessed: why they are only a guess, empty where they are known."""
+
+    model: Architecture
+    guessed: str = ""
+
+
+class Pace(NamedTuple):
+    """How long a training takes.
+
+    seconds: None where the rows aren't counted yet. is_rough: whether no training like it ran in
+    this project, so that the figure is a guess.
+    """
+
+    seconds: float | None
+    speed: Speed
+    is_rough: bool
 
 
 class Lengths(NamedTuple):
@@ -73,20 +95,21 @@ def _estimate(graph: Graph, results: Results, node: Node, here: Machine) -> Esti
     step = node.step
     assert isinstance(step, Training)
     try:
-        model = architecture(graph, results, node)
+        model, guessed = architecture(graph, results, node)
     except Unknown as unknown:
         text = f"memory and time unknown: {unknown}"
         return Estimate(step=node.name, lines=[text], facts={"unknown": str(unknown)})
     lengths = lengths_of(graph, results, node, step.max_length)
     used = memory_of(step, model, lengths, here)
-    seconds, speed = seconds_of(results, node, model, lengths)
+    pace = pace_of(results, node, model, lengths, here)
     trained = trained_parameters(step, model)
+    about = f" (by the name of its base: {guessed})" if guessed else ""
     return Estimate(
         step=node.name,
         lines=[
-            f"trains {_count(trained)} of {_count(model.parameters())} parameters",
+            f"trains {_count(trained)} of {_count(model.parameters())} parameters{about}",
             _memory_line(used, here, lengths),
-            _time_line(seconds, speed, lengths),
+            _time_line(pace, lengths),
         ],
         facts={
             "parameters": model.parameters(),
@@ -96,8 +119,9 @@ def _estimate(graph: Graph, results: Results, node: Node, here: Machine) -> Esti
             "available_bytes": round(here.memory),
             "device": here.device,
             "longest_tokens": lengths.longest,
-            "seconds": None if seconds is None else round(seconds),
-            "tokens_per_second": speed and round(speed, 1),
+            "seconds": None if pace.seconds is None else round(pace.seconds),
+            "tokens_per_second": round(pace.speed.tokens, 1),
+            "is_rough": pace.is_rough or bool(guessed),
         },
         **_warning(step, used, here, lengths),
     )
@@ -106,30 +130,40 @@ def _estimate(graph: Graph, results: Results, node: Node, here: Machine) -> Esti
 # -- the model -----------------------------------------------------------------------------------
 
 
-def architecture(graph: Graph, results: Results, node: Node) -> Architecture:
+def architecture(graph: Graph, results: Results, node: Node) -> Sizes:
     """The sizes of the model under a step that takes one. Raises `Unknown`.
 
-    It is looked up where it is built, else asked of the step that makes it, else it is that of the
-    model which that step takes: no step changes a model's sizes.
+    They are looked up where the model is built, else asked of the step that makes it, else they are
+    those of the model which that step takes: no step changes a model's sizes. Where they can't be
+    read, the size that the model's name states counts.
     """
     models = sources_of(node, Model)
     source = next((s for s in models if s.role == "base"), models[0])
     artifact = results.artifact(source.step, source.output)
     if isinstance(artifact, Model):
-        return facts.of_artifact(artifact)
+        return Sizes(facts.of_artifact(artifact))
     under = graph.nodes[source.step]
-    known = _facts(graph, under)
-    if known is not None:
-        return known
+    forecast = forecast_of(graph, under)
+    known = forecast.facts() if forecast is not None else {}
+    reason = f"{under.name} isn't built yet"
+    try:
+        model = _facts(graph, under, known)
+    except Unknown as unknown:
+        model, reason = None, str(unknown)
+        if "hub" not in known:  # its files are here, and not of a kind that can be estimated
+            raise
+    if model is not None:
+        return Sizes(model)
     if sources_of(under, Model):
         return architecture(graph, results, under)
-    raise Unknown(f"{under.name} isn't built yet")
+    parameters = known.get("parameters") or size_in_name(str(known.get("name", "")))
+    if parameters:
+        return Sizes(of_size(parameters), reason)
+    raise Unknown(reason)
 
 
-def _facts(graph: Graph, node: Node) -> Architecture | None:
+def _facts(graph: Graph, node: Node, known: Mapping[str, Any]) -> Architecture | None:
     """The sizes by what the step says of its model before it runs; None where it says nothing."""
-    forecast = forecast_of(graph, node)
-    known = forecast.facts() if forecast is not None else {}
     if "config" in known:
         return facts.of_config(known["config"], known.get("parameters"))
     if "gguf" in known:
@@ -224,7 +258,6 @@ def memory_of(step: Training, model: Architecture, lengths: Lengths, here: Machi
     """The peak of the training on this machine."""
     rows = step.batch_size(lengths.longest)
     sequences = 2 * rows if step.compares else rows
-    wide = step.dtype == "fp32" or (step.dtype == "auto" and not here.bf16)
     # On a GPU TRL computes the logits of every position, elsewhere only of those with loss in some
     # row. Rows of a batch are about equally long, so their answers are at about the same positions.
     answers = lengths.longest if here.device == "cuda" else round(1.25 * lengths.answer) + 16
@@ -232,7 +265,7 @@ def memory_of(step: Training, model: Architecture, lengths: Lengths, here: Machi
         rows=sequences,
         tokens=lengths.longest,
         answers=answers,
-        width=4 if wide else 2,
+        width=4 if _is_wide(step, here) else 2,
         checkpointing=step.gradient_checkpointing,
         device=here.device,
     )
@@ -244,6 +277,11 @@ def memory_of(step: Training, model: Architecture, lengths: Lengths, here: Machi
         double_quantized=step.double_quantization,
         copies=2 if step.compares and step.lora is None else 1,
     )
+
+
+def _is_wide(step: Training, here: Machine) -> bool:
+    """Whether the products are computed in fp32."""
+    return step.dtype == "fp32" or (step.dtype == "auto" and not here.bf16)
 
 
 def adapter_of(step: Training) -> Adapter | None:
@@ -281,18 +319,38 @@ def _warning(step: Training, used: Memory, here: Machine, lengths: Lengths) -> d
 # -- time ----------------------------------------------------------------------------------------
 
 
-def seconds_of(
-    results: Results, node: Node, model: Architecture, lengths: Lengths
-) -> tuple[float | None, float | None]:
-    """(seconds, tokens a second) from how fast trainings of this project were; None: unknown."""
+def pace_of(
+    results: Results, node: Node, model: Architecture, lengths: Lengths, here: Machine
+) -> Pace:
+    """How long it takes: as trainings of this project did, else as this machine should."""
     step = node.step
     assert isinstance(step, Training)
     alike = [p for p in results.history(node.use) if _alike(p, step)][:RECENT]
     rates = [(float(p.meta["parameters"]), rate) for p in alike if (rate := _rate(p))]
-    speed = tokens_per_second(rates, model.parameters())
-    if speed is None or lengths.total is None:
-        return None, speed
-    return lengths.total * step.epochs / speed, speed
+    known = tokens_per_second(rates, model.parameters())
+    if known is not None:
+        speed = Speed(known, "as in earlier trainings")
+    else:
+        speed = _expected_speed(step, model, lengths, here)
+    if lengths.total is None:
+        return Pace(None, speed, known is None)
+    seconds = lengths.total * step.epochs / speed.tokens
+    # The rates of earlier trainings count their start as well.
+    return Pace(seconds if known else seconds + START_SECONDS, speed, known is None)
+
+
+def _expected_speed(step: Training, model: Architecture, lengths: Lengths, here: Machine) -> Speed:
+    rows = step.batch_size(lengths.longest)
+    mean = lengths.total / lengths.rows if lengths.total and lengths.rows else lengths.longest / 2
+    work = Work(
+        adapter=step.lora is not None,
+        checkpointing=step.gradient_checkpointing,
+        compares=step.compares,
+        batch=rows * mean,
+    )
+    if here.device == "cuda":
+        return gpu_speed(model, work, here.name)
+    return cpu_speed(model, work, bf16=not _is_wide(step, here))
 
 
 def _alike(past: Past, step: Training) -> bool:
@@ -325,14 +383,20 @@ def _memory_line(used: Memory, here: Machine, lengths: Lengths) -> str:
     )
 
 
-def _time_line(seconds: float | None, speed: float | None, lengths: Lengths) -> str:
-    if speed is None:
-        return "time: unknown until a training like it ran in this project"
-    if seconds is None:
-        return f"time: known once the rows are counted, at about {speed:.0f} tokens/s"
+def _time_line(pace: Pace, lengths: Lengths) -> str:
+    speed = f"{_pace(pace.speed.tokens)} tokens/s"
+    if pace.seconds is None:
+        rough = f", rough: {pace.speed.source}" if pace.is_rough else ""
+        return f"time: known once the rows are counted, at about {speed}{rough}"
     rows = f"{lengths.rows:,} rows, " if lengths.rows else ""
-    pace = f"{rows}{speed:.0f} tokens/s as in earlier trainings"
-    return f"time: about {rough_duration(seconds)} ({pace})"
+    duration = rough_duration(pace.seconds)
+    if pace.is_rough:
+        return f"time: about {duration}, rough: {rows}about {speed} {pace.speed.source}"
+    return f"time: about {duration} ({rows}{speed} {pace.speed.source})"
+
+
+def _pace(tokens: float) -> str:
+    return f"{tokens:.0f}" if tokens >= 10 else f"{tokens:.2g}"
 
 
 def _gib(count: float) -> str:

@@ -34,9 +34,10 @@ def command(
 ) -> int:  # fmt: skip
     """Check RECIPE: its YAML, settings, references and files.
 
-    Runs nothing and touches no network, except with --deep: see docs/training.md.
+    Runs no step and uses no network, except with --deep (see docs/concepts/proof.md).
 
-    Notes advise, they don't forbid: docs/advice.md has them all, with how to silence them.
+    Notes are advice, not errors. docs/reference/advice.md lists them and explains how to
+    silence them.
     """
     from finery.build.checks import check_files, note_data, notes_on
     from finery.build.project import open_graph

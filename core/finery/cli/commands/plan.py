@@ -44,7 +44,7 @@ def command(
     plans = list(make_plan(planner))
     results = results_of(planner, plans)
     notes = notes_on(graph, results)
-    waiting = [plan.node.name for plan in plans if plan.state != "cached"]
+    waiting = [p.node.name for p in plans if p.state != "cached" and not p.same_as]
     estimates = estimates_of(graph, results, waiting) if waiting else {}
     if as_json:
         _print_json(planner, plans, notes, estimates)
@@ -117,7 +117,8 @@ def _print_estimate(estimate: "Estimate") -> None:
 def _print_counts(planner: "Planner", plans: Sequence["StepPlan"]) -> None:
     counts = {state: sum(p.state == state for p in plans) for state in COLOURS}
     known = [
-        seconds for p in plans if p.state != "cached" and p.node.name in planner.latest
+        seconds for p in plans
+        if p.state != "cached" and not p.same_as and p.node.name in planner.latest
         and (seconds := planner.store.seconds_of(planner.latest[p.node.name][0])) is not None
     ]  # fmt: skip
     text = ", ".join(f"{n} {state}" for state, n in counts.items() if n)

@@ -42,6 +42,11 @@ if TYPE_CHECKING:
     "the model that is trained on the rows, if it is built]",
 )
 @click.option(
+    "--model",
+    metavar="NAME",
+    help="Of an evaluator: the model whose tables and wrong answers are shown. [default: the best]",
+)
+@click.option(
     "--dropped", is_flag=True, help="Every row that a data step dropped, or found fault with."
 )
 @click.option(
@@ -59,6 +64,7 @@ def command(
     rows: int,
     html: str | None,
     tokenizer: str | None,
+    model: str | None,
     dropped: bool,
     row_id: str | None,
     as_json: bool,
@@ -67,6 +73,7 @@ def command(
 
     Without STEP: all.
     """
+    from finery.artifact.kinds import Metrics
     from finery.build.project import open_graph, open_store, result_of
     from finery.cli.views import overview, show_outputs, titled
     from finery.plugin.views.view import Detail
@@ -102,7 +109,11 @@ def command(
         from finery.cli.pages import write_pages
 
         pages = write_pages(graph, store, manifests, html, tokenizer)
-    show_outputs(graph, store, manifests, Detail(rows, dropped), pages, as_json=as_json)
+    if model is not None and not any(m.kind == Metrics.kind for m in manifests.values()):
+        raise UsageError(f"{name} judges no models", where="--model", fix="leave --model out")
+    detail = Detail(rows, dropped, model)
+    seed = dict(result.parts).get("seed")
+    show_outputs(graph, store, manifests, detail, pages, seed=seed, as_json=as_json)
 
 
 def _check_step(graph: "Graph", name: str, output: str) -> None:

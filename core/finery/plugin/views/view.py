@@ -43,11 +43,13 @@ class Detail(NamedTuple):
     """How much of an output to show.
 
     rows: rows, wrong answers or whatever else it consists of. dropped: also everything that the
-    step left out, not only the first few of each reason.
+    step left out, not only the first few of each reason. model: the one model of an evaluation
+    to show, None where none is picked.
     """
 
     rows: int = 3
     dropped: bool = False
+    model: str | None = None
 
 
 class Remark(NamedTuple):

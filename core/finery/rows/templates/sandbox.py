@@ -5,14 +5,14 @@ identifies its output. One that takes too much time or memory for a row stops wi
 names it. Every template of a recipe that is rendered over rows is compiled here.
 """
 
+from collections.abc import Iterable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from finery.errors import UsageError
 from finery.rows.badrow import BadRow
 from finery.rows.tables.values import holds_bytes, written
-from finery.rows.templates.memory import BYTES, memory_limit
-from finery.rows.templates.patience import Slow, patience
+from finery.rows.templates.limits import LimitExceeded, limited
 from finery.util.text import did_you_mean
 
 if TYPE_CHECKING:
@@ -20,8 +20,12 @@ if TYPE_CHECKING:
     from jinja2.environment import TemplateExpression
     from jinja2.nodes import Template as Tree
 
+LONGEST = 2**26
+"""Characters that a template may write for one row."""
+LARGEST = 2**20
+"""Bits of an integer that a template may calculate."""
 _CHANCE = ("random", "lipsum")
-"""Filters and functions of Jinja that give something else each time."""
+"""Filters and functions of Jinja that return something else each time."""
 
 
 @cache
@@ -33,13 +37,39 @@ def environment() -> Any:
     from jinja2 import StrictUndefined
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    sandbox = ImmutableSandboxedEnvironment(
-        undefined=StrictUndefined, finalize=_finalized(), optimized=False
-    )
+    class Sandbox(ImmutableSandboxedEnvironment):
+        intercepted_binops = frozenset(("*", "**"))
+
+        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+            _refuse_large(operator, left, right)
+            return super().call_binop(context, operator, left, right)
+
+    sandbox = Sandbox(undefined=StrictUndefined, finalize=_finalized(), optimized=False)
     for name in _CHANCE:
         sandbox.filters.pop(name, None)
         sandbox.globals.pop(name, None)
+    sandbox.concat = _concatenated  # type: ignore[assignment]
     return sandbox
+
+
+def _refuse_large(operator: str, left: Any, right: Any) -> None:
+    """Python calculates with huge integers for hours, and can't be interrupted."""
+    if isinstance(left, int) and isinstance(right, int):
+        bits = left.bit_length()
+        bits = bits * right if operator == "**" else bits + right.bit_length()
+        if bits > LARGEST:
+            raise LimitExceeded(f"calculates an integer of more than {LARGEST:,} bits")
+
+
+def _concatenated(pieces: Iterable[str]) -> str:
+    """What a template, a macro or a block writes; stops one that writes without end."""
+    written, length = list[str](), 0
+    for piece in pieces:
+        length += len(piece)
+        if length > LONGEST:
+            raise LimitExceeded(f"writes more than {LONGEST:,} characters")
+        written.append(piece)
+    return "".join(written)
 
 
 def compiled(source: str, where: str) -> "Template":
@@ -98,7 +128,7 @@ def names_in(source: str) -> set[str]:
 def render(template: "Template", what: str, names: dict[str, Any]) -> str:
     """The template's text; `BadRow` naming the setting `what` where it fails for these names."""
     try:
-        with memory_limit(), patience():
+        with limited():
             return template.render(names)
     except BadRow as error:
         raise BadRow(f"{what}: {error.what}", error.fix) from error
@@ -109,19 +139,17 @@ def render(template: "Template", what: str, names: dict[str, Any]) -> str:
 def evaluate(condition: "TemplateExpression", what: str, names: dict[str, Any]) -> bool:
     """Whether the expression is true of these names; `BadRow` where it fails."""
     try:
-        with memory_limit(), patience():
+        with limited():
             return bool(condition(names))
     except Exception as error:  # as above
         raise _failed(error, what, names) from error
 
 
 def _failed(error: Exception, what: str, names: dict[str, Any]) -> BadRow:
+    if isinstance(error, LimitExceeded):
+        return BadRow(f"{what}: {error} for this row", "write fewer or shorter loops and texts")
     reason = str(error) or type(error).__name__
-    if isinstance(error, MemoryError):
-        reason = f"takes more than {BYTES >> 20:,} MiB of memory for this row"
-        return BadRow(f"{what}: {reason}", "write shorter texts, or fewer")
-    fix = "write fewer or shorter loops" if isinstance(error, Slow) else fix_of(reason, names)
-    return BadRow(f"{what}: {reason}", fix)
+    return BadRow(f"{what}: {reason}", fix_of(reason, names))
 
 
 def fix_of(message: str, names: dict[str, Any]) -> str:

@@ -1,0 +1,137 @@
+"""Limits on the time and memory of foreign code that runs in this process: templates, patterns.
+
+`{{ 'a' * 10 ** 10 }}` is a short template and a text of 10 GB, and `(a+)+$` searches forty letters
+for hours. Filters and operators that can do this are too many to check one by one, so the limits
+are those of the operating system:
+
+- Memory: the soft limit on the address space (`RLIMIT_AS`), relative to what the process uses now.
+  Allocations beyond it fail, and Python raises `MemoryError`. Memory that is already mapped, such
+  as a loaded model or CUDA's reservations, isn't affected. The limit covers all threads, so another
+  thread's large allocation could fail too; hence it is in force only during one rendering.
+- Time: a timer whose signal handler raises an exception between two Python instructions. Some
+  operations of Python run long without ever looking for signals (`sum` over lists, a comparison of
+  lists nested in themselves). For these a second timer ends the process, by SIGPROF.
+
+A child process for templates would cost a copy of the row and its answer over a pipe each time, and
+can't be forked safely from a process in which torch has threads.
+"""
+
+import os
+import resource
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+BYTES = 2**29
+"""Memory that a template may take for one row, in addition to what the process has."""
+SECONDS = 10.0
+"""CPU time that a pattern or template may take for one row."""
+GRACE = 20.0
+"""CPU time after that until the process ends, if nothing could be raised in it."""
+_SLICE = 0.1
+_running: list[tuple[float, float]] = []
+"""When the time that runs is over, by this thread's CPU clock, and its length; none: empty."""
+_STATM = "/proc/self/statm"  # proc_pid_statm(5)
+_HAS_STATM = os.path.exists(_STATM)
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+class LimitExceeded(Exception):
+    """Code took more time or memory than it may; the text says which, as `takes more than …`."""
+
+
+class Slow(LimitExceeded):
+    """It took too much CPU time, and was stopped."""
+
+
+class Large(LimitExceeded):
+    """It asked for too much memory, and didn't get it."""
+
+
+@contextmanager
+def limited(*, memory: int = BYTES, seconds: float | None = None) -> Iterator[None]:
+    """Run code that nobody has checked, such as a model's chat template, under limits.
+
+    memory: bytes it may allocate in addition to what the process has. seconds: CPU time of this
+    thread, `SECONDS` by default; a busy machine refuses nothing that an idle one lets pass. Raises
+    `Large` or `Slow`. Compiling a Jinja template can take as much as rendering it, so do both
+    inside. A nested use changes nothing: the outer limits hold.
+
+    Python runs signal handlers only in the main thread, which runs the steps of a worker. In other
+    threads nothing is limited, and outside Linux memory isn't. Costs 20 to 30 µs.
+    """
+    with time_limit(seconds):
+        try:
+            with memory_limit(memory):
+                yield
+        except MemoryError:
+            raise Large(f"takes more than {memory >> 20:,} MiB of memory") from None
+
+
+@contextmanager
+def memory_limit(memory: int = BYTES) -> Iterator[None]:
+    """`MemoryError` in what allocates more than `memory` bytes; for large steps of `limited`."""
+    if not _HAS_STATM or not _in_main_thread():
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = _address_space() + memory
+    if soft != resource.RLIM_INFINITY:
+        limit = min(limit, soft)  # also that of an outer use
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+@contextmanager
+def time_limit(seconds: float | None = None) -> Iterator[None]:
+    """`Slow` in what takes more CPU time, see `limited`."""
+    if not hasattr(signal, "setitimer") or not _in_main_thread() or _running:
+        yield
+        return
+    is_free = signal.getsignal(signal.SIGPROF) is signal.SIG_DFL  # else a profiler uses it
+    try:
+        try:
+            _start(SECONDS if seconds is None else seconds, is_free)
+            yield
+        finally:
+            _running.clear()
+    finally:  # even if the signal came in the lines above
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        if is_free:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+        _running.clear()
+
+
+def _start(seconds: float, can_end: bool) -> None:
+    # The handler stays: to put the old one back takes longer than most renderings.
+    if signal.getsignal(signal.SIGVTALRM) is not _look:
+        signal.signal(signal.SIGVTALRM, _look)
+    _running.append((time.thread_time() + seconds, seconds))
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds, _SLICE)
+    if can_end:
+        signal.setitimer(signal.ITIMER_PROF, seconds + GRACE)
+
+
+def _look(signum: int, frame: object) -> None:
+    # The timer counts all threads of the process; only this one's time matters. The code may catch
+    # what is raised here, so it is raised again after a while.
+    if _running and time.thread_time() >= _running[0][0]:
+        raise Slow(f"takes more than {_running[0][1]:g} s")
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _address_space() -> int:
+    """Of this process, in bytes."""
+    file = os.open(_STATM, os.O_RDONLY)  # for each row: `open` takes three times as long
+    try:
+        return int(os.read(file, 32).partition(b" ")[0]) * _PAGE
+    finally:
+        os.close(file)

@@ -500,5 +500,9 @@ def _death(code: int, task: Task) -> StepError:
             "ending the step's process",
             fix="write fewer or shorter loops and lists in the templates of this step",
         )
-    name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-    return StepError(f"its process died ({name})", fix=f"see {task.log}")
+    if code >= 0:
+        return StepError(
+            f"its process ended with exit code {code} before the step was done",
+            fix=f"see {task.log}; a step must return, not call os._exit",
+        )
+    return StepError(f"its process died ({signal.Signals(-code).name})", fix=f"see {task.log}")

@@ -10,6 +10,7 @@ from typing import IO
 import msgspec
 
 from finery.errors import UsageError
+from finery.util.files import check_plain
 from finery.util.paths import shown
 from finery.util.text import did_you_mean
 
@@ -94,6 +95,12 @@ def read_columns(path: Path) -> list[str]:
             where=shown(path),
             fix="say which they are: --prompt COLUMN --answer COLUMN",
         )
+    try:
+        check_plain(path)
+    except OSError as error:
+        raise UsageError(
+            f"can't be read: {error.strerror}", where=shown(path), fix="name a file"
+        ) from error
     try:
         with _opened(path) as stream:
             names = _read(stream, _kind(path))

@@ -1,5 +1,6 @@
 """Arguments and options that several commands share."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -43,8 +44,8 @@ def recipe_option(function: F) -> F:
 
 
 def _as_file(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
-    path = value / "recipe.yaml" if value.is_dir() else value
-    if not path.exists():
+    path = value / "recipe.yaml" if os.path.isdir(value) else value
+    if not os.path.exists(path):
         # Said here, before a store is made beside a recipe that isn't there.
         raise UsageError(f"there is no {path}", fix="name a recipe, or make one: finery init DIR")
     return path

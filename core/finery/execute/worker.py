@@ -86,9 +86,13 @@ def main() -> None:
             return
 
 
+class Terminated(SystemExit):
+    """The build ends this process."""
+
+
 def _end(signum: int, frame: object) -> None:
     """End as by `sys.exit`, so that `subprocess.run` and the like end their children."""
-    raise SystemExit(128 + signum)
+    raise Terminated(128 + signum)
 
 
 def run_task(task: Task, send: Send) -> Closing:
@@ -104,7 +108,9 @@ def run_task(task: Task, send: Send) -> Closing:
         outputs = outputs_of(task, lambda report: send(_redact(report, task.env)))
     except FineryError as error:
         return Failed(event="failed", error=_redact(error.to_dict(), task.env))
-    except Exception as error:
+    except Terminated:
+        raise
+    except BaseException as error:  # sys.exit, too: whatever a step raises is an error of it
         failure = _from_exception(error, task)
         return Failed(event="failed", error=_redact(failure.to_dict(), task.env))
     finally:
@@ -248,7 +254,7 @@ def _kinds(outputs: dict[str, Any]) -> str:
     )
 
 
-def _from_exception(error: Exception, task: Task) -> FineryError:
+def _from_exception(error: BaseException, task: Task) -> FineryError:
     """An unexpected exception of a step: its traceback goes to the log, its end to the user."""
     text = "".join(traceback.format_exception(error))
     with contextlib.suppress(OSError):
@@ -261,6 +267,12 @@ def _from_exception(error: Exception, task: Task) -> FineryError:
             fix="smaller batches, a shorter max_length or a smaller model",
         )
     lines = text.strip().splitlines()
+    if isinstance(error, SystemExit):
+        return StepError(
+            f"step type '{task.use}' calls sys.exit({error.code!r})",
+            details=lines[-7:-1],
+            fix="raise finery.StepError instead",
+        )
     return StepError(
         f"step type '{task.use}' failed: {type(error).__name__}: {error}", details=lines[-7:-1]
     )

@@ -58,7 +58,7 @@ class Database:
     """The database of a store, for one thread.
 
     A damaged database is replaced on the way, see `finery.store.salvage`. A store that can't be
-    written is opened for reading: what would be written is then dropped.
+    written is opened for reading.
 
     read_only: whether nothing can be written here.
     """
@@ -75,13 +75,18 @@ class Database:
         """All rows of a query. `UsageError`: another process has the database locked."""
         return self._tried(lambda db: db.execute(query, values).fetchall())
 
-    def write(self, *statements: Statement, patient: bool = False) -> None:
+    def write(self, *statements: Statement, patient: bool = False, is_cache: bool = False) -> None:
         """Execute statements in one transaction. `StepError` when that can't be done.
 
-        patient: wait long for another process, since what isn't written is lost.
+        patient: wait long for another process, since what isn't written is lost. is_cache: do
+            nothing in a read-only store, since what is written can be worked out again.
         """
         if self.read_only:
-            return
+            if is_cache:
+                return
+            raise StepError(
+                f"can't write to {self.path}", fix="check the permissions of its folder"
+            )
         kept = [(sql, list(rows)) for sql, rows in statements]
 
         def transact(db: sqlite3.Connection) -> None:

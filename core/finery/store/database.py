@@ -28,7 +28,7 @@ from finery.store.blobs import FLUSHED_BYTES, as_it_was
 from finery.store.connection import Database
 from finery.store.links import open_artifact
 from finery.store.repairs import make_folder, make_way, say
-from finery.util.files import fsync, hash_file, settled
+from finery.util.files import check_plain, fsync, hash_file, settled
 from finery.util.leftovers import end_users, is_in_use, lock_path
 from finery.util.locks import KeyLocks
 from finery.util.paths import STORE
@@ -259,7 +259,7 @@ class Store:
                 return False  # the step that is run again puts a good one in its place
         except OSError:  # gone, or a folder, or in what isn't one
             return False
-        self._db.write((_BLOB, self._blob_rows([digest])))
+        self._db.write((_BLOB, self._blob_rows([digest])), is_cache=True)
         return True
 
     def blob_path(self, digest: str) -> str:
@@ -301,12 +301,13 @@ class Store:
             row = self._one("SELECT stat, digest FROM files WHERE path = ?", str(path))
             if row and row[0] == stat:
                 return str(row[1])
+            check_plain(path)
             digest, keep = hash_file(path), _settled(path)
         except OSError as error:
             raise DataError(f"can't read {path}: {error.strerror}") from error
         if keep:
             row = (str(path), stat, digest)
-            self._db.write(("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", [row]))
+            self._db.write(("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", [row]), is_cache=True)
         return digest
 
     # -- what was worked out before --------------------------------------------------------------
@@ -324,7 +325,8 @@ class Store:
         content = compute(path)
         if _settled(path):
             new = (kind, str(path), stat, content)
-            self._db.write(("INSERT OR REPLACE INTO remembered VALUES (?, ?, ?, ?)", [new]))
+            query = "INSERT OR REPLACE INTO remembered VALUES (?, ?, ?, ?)"
+            self._db.write((query, [new]), is_cache=True)
         return content
 
     def fact(self, name: str) -> bytes | None:
@@ -334,7 +336,8 @@ class Store:
 
     def keep_facts(self, facts: Mapping[str, bytes]) -> None:
         """Keep contents under names of the caller's."""
-        self._db.write(("INSERT OR REPLACE INTO facts VALUES (?, ?)", facts.items()))
+        query = "INSERT OR REPLACE INTO facts VALUES (?, ?)"
+        self._db.write((query, facts.items()), is_cache=True)
 
     # -- work folders and locks ------------------------------------------------------------------
 

@@ -1,13 +1,14 @@
 # Two commands do everything on a machine with Python 3.11+ and make:
 #   make quickstart   build recipes/ticket-triage with a fresh .venv
-#   make test         lint, types, schemas and tests
+#   make test         lint, types, schemas, documentation and tests
 # and for those who change it:
 #   make test-quick   the same without the tests that run a real model
+#   make docs         the documentation as a site, in build/site
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test test-quick lint types schemas pytest-quick pytest-real format bench clean
+.PHONY: quickstart test test-quick lint types schemas docs pytest-quick pytest-real format bench clean
 
 quickstart: $(VENV)/.installed-all
 	$(BIN)/finery build recipes/ticket-triage
@@ -15,7 +16,7 @@ quickstart: $(VENV)/.installed-all
 
 test: test-quick pytest-real
 
-test-quick: lint types schemas pytest-quick
+test-quick: lint types schemas docs pytest-quick
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -27,6 +28,10 @@ types: $(VENV)/.installed-dev
 
 schemas: $(VENV)/.installed-dev
 	$(BIN)/finery schema --all schemas --check
+
+# The site as build/site/index.html. A broken link or an undocumented name is an error.
+docs: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # The quick tests share the cores; those with a real model get all of them, one after the other.
 pytest-quick: $(VENV)/.installed-dev

@@ -4,6 +4,7 @@ python docs/generate.py           write them
 python docs/generate.py --check   exit 1 if one is stale
 """
 
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,12 +23,26 @@ from finery.util.events import EVENTS, BuildStarted, Error, described
 
 FOLDER = Path(__file__).parent / "reference"
 HEAD = "<!-- Generated: python docs/generate.py -->\n\n"
+NAMES_A_STEP = re.compile(r" ?Names a step that makes an? \w+(, or a list of them)?\.")
+"""What the schema says of every input, and the table says in its second column."""
+
+
+STEPS = """# Step types
+
+Each section describes a built-in step type with its inputs and settings. `finery plugins STEP_TYPE`
+prints the same in the terminal, and also knows the step types of your plugins.
+"""
+COMMANDS = """# Commands
+
+A command takes the recipe as its argument. Without one, it reads `recipe.yaml` in the current
+folder. Every command prints this help with `--help`.
+"""
 
 
 def steps() -> str:
     """Every built-in step type with its inputs and settings."""
     plugins = load_plugins()
-    parts = [HEAD + "# Step types\n"]
+    parts = [HEAD + STEPS]
     for name, (_, plugin) in sorted(plugins.step_types.items()):
         if plugin.module.__name__.startswith("finery_"):
             parts.append(_step(name, plugins.step_type(name)))
@@ -37,12 +52,13 @@ def steps() -> str:
 def _step(name: str, cls: type[Step]) -> str:
     schema, inputs = step_schema(cls), inputs_of(cls)
     lines = [f"## `{name}`\n", f"Section: {', '.join(f'`{s}`' for s in sections_of(cls))}\n"]
-    lines += [_docstring(cls), "", "| | takes | |", "| --- | --- | --- |"]
+    lines += [_docstring(cls), "", "| Setting | Value | Meaning |", "| --- | --- | --- |"]
     fields = [(k, f) for k, f in schema["properties"].items() if k not in RESERVED]
     for key, field in sorted(fields, key=lambda item: item[0] not in schema["required"]):
         kind = _input(inputs[key]) if key in inputs else phrase(field)
         default = "**required**" if key in schema["required"] else _default(field)
-        text = field.get("description", "").replace("|", "\\|").replace("\n", " ")
+        text = NAMES_A_STEP.sub("", field.get("description", ""))
+        text = text.replace("|", "\\|").replace("\n", " ")
         lines.append(f"| `{key}` | {kind.replace('|', chr(92) + '|')}; {default} | {text} |")
     return "\n".join(lines) + "\n"
 
@@ -65,7 +81,7 @@ def _default(field: dict[str, Any]) -> str:
 
 def commands() -> str:
     """Every command's help, as `finery COMMAND --help` prints it."""
-    parts = [HEAD + "# Commands\n"]
+    parts = [HEAD + COMMANDS]
     context = click.Context(cli, info_name="finery", max_content_width=90, terminal_width=90)
     for name in cli.list_commands(context):
         command = cli.get_command(context, name)
@@ -85,17 +101,17 @@ def _command(command: click.Command, name: str, parent: click.Context) -> Iterat
 
 ADVICE = """# Advice
 
-`finery check` and `finery plan` give notes: what looks unwise in a recipe, why, and what to write.
-A note is never an error. Some need to count rows, so they come once these are built; `finery build`
-gives those on a training when it is about to start.
+`finery check` and `finery plan` print notes. A note says what looks unwise in a recipe, why, and
+what to do about it. Notes are not errors. Some of them depend on the number of rows, so they appear
+when these rows have been built. `finery build` prints the notes on a training when it starts.
 
-To be told no more, name a note at the recipe's top, for all steps or for one:
+To turn off a note for all steps or for one step, name it at the top of the recipe:
 
 ```yaml
 silence: [few-rows, sft/epochs]
 ```
 
-That changes no key: nothing is built again. Plugins can give notes of their own, see
+This changes no key, so nothing is rebuilt. Plugins can add notes, see
 [Notes and estimates](../howto/plugins-engines.md#notes-and-estimates).
 """
 
@@ -116,21 +132,21 @@ def _note(name: str, about: About) -> str:
 
 EVENTS_HEAD = """# Events
 
-`finery build --json` prints what happens as JSON lines, one event a line, and nothing else. A run
-that does something keeps its events in `.finery/runs/<run>/events.jsonl`, beside the logs of its
-steps.
+`finery build --json` prints events as JSON lines, one event per line, and nothing else. A build
+that runs a step also writes its events to `.finery/runs/<run>/events.jsonl`, next to the logs of
+its steps.
 
-Every event has
+Every event has these fields:
 
 """
 EVENTS_TAIL = """\
-Fields and events may be added in later versions; none is taken away or changes its meaning without
-a deprecation first. So leave out what you don't know.
+Later versions may add fields and events. They will not remove one or change its meaning without
+deprecating it first. Programs that read events must ignore those that they don't know.
 
-A step that runs gives `step_started`, then any number of `step_log`, `step_progress`,
-`step_metric` and `step_note` in the order in which they happen, then one of `step_finished` and
-`step_failed`. A step that finishes or is cached may fail after that, when its `require:` isn't
-met. Events of different steps interleave.
+For a step that runs, there is one `step_started`, then any number of `step_log`, `step_progress`,
+`step_metric` and `step_note` in order of time, then either `step_finished` or `step_failed`. A step
+that has finished or is cached can still fail afterwards if its `require:` isn't met. Events of
+different steps are interleaved.
 """
 
 
@@ -149,7 +165,7 @@ def events() -> str:
 
 def _fields(fields: Mapping[str, tuple[Any, str]]) -> str:
     rows = [f"| `{name}` | {_type(kind)} | {text} |\n" for name, (kind, text) in fields.items()]
-    return "".join(["| field | | |\n| --- | --- | --- |\n", *rows])
+    return "".join(["| Field | Type | Meaning |\n| --- | --- | --- |\n", *rows])
 
 
 def _type(kind: Any) -> str:

@@ -28,9 +28,9 @@ class Reply:
     """What the server does with a call.
 
     text, finish, refusal, tool_calls: of the answer. status, error, headers: of a failure; `error`
-    is the body's `error` object. raw: the whole body instead. empty: no choices at all. cut: break
-    the connection off, "before" or "within" the body. delay: seconds before anything is sent.
-    usage: (prompt, completion) tokens; None: not told.
+    is the body's `error` object. raw: the whole body instead; stream: the same in pieces, without
+    its length. empty: no choices at all. cut: break the connection off, "before" or "within" the
+    body. delay: seconds before anything is sent. usage: (prompt, completion) tokens, or None.
     """
 
     text: str | None = ""
@@ -41,6 +41,7 @@ class Reply:
     error: Mapping[str, Any] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     raw: bytes | None = None
+    stream: Callable[[], Iterator[bytes]] | None = None
     empty: bool = False
     cut: str = ""
     delay: float = 0.0
@@ -69,8 +70,10 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 512
 
-    def __init__(self, answer: Callable[[Body], str | Reply] = echo, model: str = "m") -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(
+        self, answer: Callable[[Body], str | Reply] = echo, model: str = "m", port: int = 0
+    ) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
         self.answer = answer
         self.model = model
         self.script: deque[Reply] = deque()
@@ -136,7 +139,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _carry_out(self, reply: Reply, body: Body) -> None:
         time.sleep(reply.delay)
-        content = _content(reply, body) if reply.raw is None else reply.raw
+        if reply.stream is not None:
+            return self._send_pieces(reply, reply.stream())
+        content = content_of(reply, body) if reply.raw is None else reply.raw
         if reply.cut == "before":
             self.close_connection = True
         elif reply.cut:
@@ -144,6 +149,17 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         else:
             self._send(reply.status, content, reply.headers)
+        return None
+
+    def _send_pieces(self, reply: Reply, pieces: Iterator[bytes]) -> None:
+        self.close_connection = True
+        self.send_response(reply.status)
+        for name, value in {"Connection": "close", **reply.headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        for piece in pieces:
+            self.wfile.write(piece)
+            self.wfile.flush()
 
     def _send(
         self, status: int, content: bytes, headers: Mapping[str, str], sent: int | None = None
@@ -161,7 +177,8 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-def _content(reply: Reply, body: Body) -> bytes:
+def content_of(reply: Reply, body: Body) -> bytes:
+    """The body of a response."""
     if reply.error is not None:
         return json.dumps({"error": dict(reply.error)}).encode()
     message = {
@@ -183,9 +200,11 @@ def _content(reply: Reply, body: Body) -> bytes:
 
 
 @contextmanager
-def serving(answer: Callable[[Body], str | Reply] = echo, model: str = "m") -> Iterator[Server]:
-    """Serve until the block ends."""
-    server = Server(answer, model)
+def serving(
+    answer: Callable[[Body], str | Reply] = echo, model: str = "m", port: int = 0
+) -> Iterator[Server]:
+    """Serve until the block ends. port: 0 takes a free one."""
+    server = Server(answer, model, port)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:

@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -38,11 +39,16 @@ class Hub(ThreadingHTTPServer):
         self.main: dict[str, str] = {}
         self.gated: set[str] = set()
         self.cut: set[str] = set()  # files whose first transfer breaks off half way
+        self.slow: set[str] = set()  # files of which a byte comes now and then
+        self.endless: set[str] = set()  # files that are longer than announced, without an end
         self.broken: set[str] = set()  # repositories that the hub can't serve now
         self.requests: list[str] = []
         self.ranges: list[str] = []
         self.sent: dict[str, int] = {}  # file → bytes of it that went out
         self.tokens_at_storage: list[str | None] = []
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Ignore clients that go away."""
 
     def push(self, repo: str, commit: str, files: Files) -> None:
         """Add a commit, and move main to it."""
@@ -185,15 +191,34 @@ class Handler(BaseHTTPRequestHandler):
             first, _, last = asked.removeprefix("bytes=").partition("-")
             start, end = int(first), min(int(last) + 1, end) if last else end
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(content)}"
+        name = urlsplit(self.path).path.rpartition("/")[2]
+        if name in self.server.endless and self.command != "HEAD":
+            return self._send_on(headers)
         self.send_response(206 if asked else 200)
         self.finish_headers({"Content-Length": str(end - start), **headers})
         if self.command != "HEAD":
-            name = urlsplit(self.path).path.rpartition("/")[2]
             if name in self.server.cut:
                 self.server.cut.remove(name)
                 end, self.close_connection = len(content) // 2, True
+            if name in self.server.slow:
+                return self._drip()
             self.server.sent[name] = self.server.sent.get(name, 0) + end - start
             self.wfile.write(content[start:end])
+        return None
+
+    def _send_on(self, headers: dict[str, str]) -> None:
+        """Send without an end."""
+        self.close_connection = True
+        self.send_response(200)
+        self.finish_headers({"Connection": "close", **headers})
+        for _ in range(1000):
+            self.wfile.write(b"x" * 2**20)
+
+    def _drip(self) -> None:
+        """Send a byte now and then, for half a minute."""
+        for _ in range(150):
+            self.wfile.write(b"x")
+            time.sleep(0.2)
 
     def refuse(self, status: int, code: str) -> None:
         """Answer with an error of the hub's."""
@@ -260,9 +285,11 @@ import importlib, json, sys
 from pathlib import Path
 import msgspec
 from finery import Dataset, FineryError, Model, Pinned, Preflight, interface
+import finery_hub.steady
 from finery.testing import TestJob
 
 call = json.load(sys.stdin)
+finery_hub.steady.SECONDS = call["patience"]
 module, _, name = call["step"].partition(":")
 step = msgspec.convert(call["settings"], getattr(importlib.import_module(module), name))
 if call["base"]:
@@ -287,7 +314,8 @@ print(json.dumps(result))
 class Caller:
     """Runs a step in a process of its own, with one cache for all its calls.
 
-    step: `module:Class`. settings: those that every call has, unless it says otherwise.
+    step: `module:Class`. settings: those that every call has, unless it says otherwise. patience:
+    seconds in which something has to come from the hub.
     """
 
     def __init__(self, hub: Hub, home: Path, step: str, **settings: Any) -> None:
@@ -295,6 +323,7 @@ class Caller:
         self.home = home
         self.step = step
         self.settings = settings
+        self.patience = 60.0
         self.env = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home)}
 
     def __call__(
@@ -309,7 +338,7 @@ class Caller:
         """What a run leaves, or the pin where there is none yet, or the error."""
         call = {
             "step": self.step, "settings": {**self.settings, **settings}, "pinned": pinned,
-            "base": base, "secrets": secrets or {}, "sketch": sketch,
+            "base": base, "secrets": secrets or {}, "sketch": sketch, "patience": self.patience,
         }  # fmt: skip
         clean = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
         done = subprocess.run(

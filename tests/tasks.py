@@ -60,5 +60,10 @@ PID = "rows.append({'prompt': str(os.getpid())})"
 
 def number_of(event: Any, tasks: Tasks) -> int:
     """The number that a task wrote, e.g. one that ran `PID`."""
+    return int(text_of(event, tasks))
+
+
+def text_of(event: Any, tasks: Tasks) -> str:
+    """The text that a task wrote into its only row."""
     digest = event["outputs"][""]["files"]["rows-00000.jsonl"][0]
-    return int(msgspec.json.decode(tasks.store.blob(digest).read_bytes())["prompt"])
+    return str(msgspec.json.decode(tasks.store.blob(digest).read_bytes())["prompt"])

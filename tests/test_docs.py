@@ -1,23 +1,35 @@
-"""The documents hold what the code does: generated pages are fresh, examples run."""
+"""The documents say what the code does: generated pages are fresh, examples run."""
 
+import ast
 import inspect
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from conftest import MakeProject, Project, Ran
 
+import finery
+import finery.rows
+import finery.testing
 from finery.plugin import hookspecs as hooks
 
 ROOT = Path(__file__).parent.parent
 HOWTO = ROOT / "docs" / "howto"
+REFERENCE = ROOT / "docs" / "reference"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+ALPACA = '{"instruction": "Label this.", "input": "Where is my card?", "output": "shipping"}\n'
+LABELLED = '{"prompt": "Where is my card?", "completion": "shipping", "label": "shipping"}\n'
 
 
 def _blocks(page: Path, language: str) -> list[str]:
@@ -40,7 +52,7 @@ def test_schemas_are_fresh() -> None:
 
 
 def test_every_hook_is_documented_with_its_signature() -> None:
-    text = (HOWTO / "plugins-engines.md").read_text("utf-8")
+    text = (REFERENCE / "hooks.md").read_text("utf-8")
     for name, spec in vars(hooks).items():
         if name.startswith("finery_"):
             arguments = ", ".join(inspect.signature(spec).parameters)
@@ -49,7 +61,7 @@ def test_every_hook_is_documented_with_its_signature() -> None:
 
 @pytest.fixture
 def example(project: MakeProject) -> Callable[[str], Project]:
-    """A project of the files that a page shows, each behind its name in a line of its own."""
+    """A project of the files that a page shows, each after a line with its name."""
 
     def make(name: str) -> Project:
         page = (HOWTO / name).read_text("utf-8")
@@ -62,22 +74,33 @@ def example(project: MakeProject) -> Callable[[str], Project]:
 
 @pytest.mark.parametrize("page", ["plugins.md", "plugins-models.md", "plugins-engines.md"])
 def test_the_example_of_a_page_runs_as_shown(example: Callable[[str], Project], page: str) -> None:
-    """Every line below a `$ command` is in what it prints, in this order; `…` is anything."""
     made = example(page)
-    for block in _blocks(HOWTO / page, "console"):
-        for command, *shown in (part.splitlines() for part in block.split("$ ")[1:]):
-            ran = _run(made, command)
-            rest = " ".join(f"{ran.out}\n{ran.err}".split())
-            for line in shown:
-                parts = [re.escape(" ".join(part.split())) for part in line.split("…")]
-                found = re.search(".*?".join(parts), rest)
-                assert found, f"$ {command}\n{line}\n\n{ran.out}{ran.err}"
-                rest = rest[found.end() :]
-            assert (ran.code == 0) != any("error:" in line for line in shown), ran.err
+    for command, shown in _commands(HOWTO / page):
+        _run_as_shown(made, command, shown)
+
+
+def _commands(page: Path) -> Iterator[tuple[str, list[str]]]:
+    """Each `$ command` of a page with the lines that it shows below."""
+    for block in _blocks(page, "console"):
+        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            command, *shown = part.splitlines()
+            yield command, shown
+
+
+def _run_as_shown(made: Project, command: str, shown: list[str]) -> None:
+    """Every line that is shown must be in the output, in this order; `…` is anything."""
+    ran = _run(made, command)
+    rest = " ".join(f"{ran.out}\n{ran.err}".split())
+    for line in shown:
+        parts = [re.escape(" ".join(part.split())) for part in line.split("…")]
+        found = re.search(".*?".join(parts), rest)
+        assert found, f"$ {command}\n{line}\n\n{ran.out}{ran.err}"
+        rest = rest[found.end() :]
+    assert (ran.code == 0) != any("error:" in line for line in shown), ran.err
 
 
 def _run(made: Project, command: str) -> Ran:
-    """Run a command as a page shows it: `finery …` or `python …`, behind variables."""
+    """Run a command as a page shows it: `finery …` or `python …`, after variables."""
     words = shlex.split(command)
     while "=" in words[0]:
         name, _, value = words.pop(0).partition("=")
@@ -99,15 +122,135 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert (page.parent / target).exists(), target
 
 
+def test_the_site_loads_nothing_from_elsewhere() -> None:
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text("utf-8"))
+    assert site["theme"]["font"] is False
+    assert not [name for name in site["extra_css"] if "//" in name]
+    assert "extra_javascript" not in site
+    assert "repo_url" not in site  # the theme asks its host for the number of stars
+    for page in PAGES:
+        assert not re.search(r"!\[[^]]*\]\(\w+://|```mermaid", page.read_text("utf-8")), page
+
+
+def test_every_public_name_is_on_the_page_of_the_python_api() -> None:
+    page = (REFERENCE / "python.md").read_text("utf-8")
+    shown = re.findall(r"^::: (.+)$", page, re.MULTILINE)
+    packages = (finery, finery.rows, finery.testing)
+    assert sorted(shown) == sorted(f"{p.__name__}.{name}" for p in packages for name in p.__all__)
+
+
+@cache
+def _texts() -> str:
+    """Every text in the source, one after the other; a value in an f-string is `…`."""
+    found = []
+    for folder in ("core", "plugins"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if isinstance(node, ast.JoinedStr):
+                    parts = [v.value if isinstance(v, ast.Constant) else "…" for v in node.values]
+                    found.append("".join(str(part) for part in parts))
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    found.append(node.value)
+    return "\n".join(found)
+
+
+QUOTED = re.findall(r"^### `(.+)`$", (ROOT / "docs" / "errors.md").read_text("utf-8"), re.MULTILINE)
+
+
+@pytest.mark.parametrize("message", QUOTED)
+def test_an_explained_error_is_in_the_source(message: str) -> None:
+    assert message in _texts(), "docs/errors.md quotes a message that finery doesn't print"
+
+
+QUICK = tuple(f"finery {c}" for c in ("init", "check", "plan", "build --step", "show split"))
+
+
+def test_the_quick_commands_of_the_tutorial_run_as_shown(project: MakeProject) -> None:
+    tutorial = ROOT / "docs" / "tutorial"
+    made = project({})
+    shutil.copy(tutorial / "messages.csv", made.folder)
+    ran = 0
+    for command, shown in _commands(tutorial / "index.md"):
+        if command == "cd support":
+            made = Project(made.folder / "support")
+        elif command.startswith(QUICK) and "--deep" not in command:
+            _run_as_shown(made, command, shown)
+            ran += 1
+    assert ran == 6
+
+
+def test_the_readme_says_how_to_begin(project: MakeProject) -> None:
+    (command,) = [c for c, _ in _commands(ROOT / "README.md") if c.startswith("finery init")]
+    made = project({})
+    assert made.run(*shlex.split(command)[1:]).code == 0
+    ran = Project(made.folder / "my-task").run("check")
+    assert ran.code == 0, ran.err
+
+
+SECTIONS = {
+    "hub": "models", "prompt": "models", "data": "data", "trl": "train", "eval": "evaluate",
+    "gguf": "export", "ollama": "export",
+}  # fmt: skip
+DEFAULTS = {
+    "models": {
+        "base": {"use": "hub.model", "repo": "Qwen/Qwen3-4B"},
+        "prompted": {"use": "prompt.model", "model": "base", "system": "Answer."},
+    },
+    "data": {
+        "rows": {"use": "data.file", "path": "data/rows.jsonl", "format": "completion"},
+        "split": {"use": "data.split", "rows": "rows"},
+    },
+    "train": {"sft": {"use": "trl.sft", "model": "base", "rows": "split.train"}},
+}
+
+
+@pytest.mark.parametrize(
+    "page", ["classification", "extraction", "sql", "house-style", "ollama", "report", "resume"]
+)
+def test_the_recipe_that_a_page_builds_up_is_fine(project: MakeProject, page: str) -> None:
+    whole = _together(HOWTO / f"{page}.md")
+    made = project({"recipe.yaml": json.dumps(whole)})
+    made.write({"data/schema.json": "{}", "data/schema.sql": "CREATE TABLE orders (id);"})
+    made.write({step["path"]: _file(step) for step in whole["data"].values() if "path" in step})
+    ran = made.run("check")
+    assert (ran.code, ran.err) == (0, "")
+
+
+def _together(page: Path) -> dict[str, Any]:
+    """One recipe of all fragments of a page, over what they take for granted."""
+    whole: dict[str, Any] = {"finery": 1, "name": "t", "silence": ["epochs"]}
+    whole |= {section: dict(steps) for section, steps in DEFAULTS.items()}
+    for block in _blocks(page, "yaml"):
+        block = re.sub(r"(\d)e-", r"\1.0e-", block)  # PyYAML reads 5e-5 as text
+        for name, value in yaml.safe_load(block).items():
+            if isinstance(value, dict) and "use" in value:
+                section = SECTIONS[value["use"].partition(".")[0]]
+                whole.setdefault(section, {})[name] = value
+            elif isinstance(value, dict):
+                whole.setdefault(name, {}).update(value)
+    return whole
+
+
+def _file(step: dict[str, Any]) -> str:
+    """A file with the columns that a `data.file` step reads."""
+    columns = ["prompt", "chosen", "rejected", "completion"]
+    for template in step.get("columns", {}).values():
+        columns += re.findall(r"\{\{ (\w+) \}\}", template)
+    if step["path"].endswith(".csv"):
+        return f"{','.join(columns)}\n{','.join(columns)}\n"
+    others = {"completion"} if step.get("format") == "preference" else {"chosen", "rejected"}
+    return json.dumps({name: name for name in columns if name not in others}) + "\n"
+
+
 def test_the_readme_recipe_is_fine(project: MakeProject) -> None:
     recipe = _blocks(ROOT / "README.md", "yaml")[0]
-    made = project({"recipe.yaml": recipe, "data/tickets.jsonl": "{}\n"})
+    made = project({"recipe.yaml": recipe, "data/tickets.jsonl": ALPACA})
     ran = made.run("check")
     assert ran.code == 0, ran.err
 
 
 def test_the_recipes_of_the_generation_page_are_fine(project: MakeProject) -> None:
-    recipe, wordings, checks, *sections = _blocks(HOWTO / "synthetic-data.md", "yaml")
+    recipe, checks, wordings, *sections = _blocks(HOWTO / "synthetic-data.md", "yaml")
     whole = yaml.safe_load(recipe)
     whole["models"]["base"] = {"use": "hub.model", "repo": "Qwen/Qwen3-4B"}
     whole["train"] = {"sft": {"use": "trl.sft", "model": "base", "rows": "split.train"}}
@@ -115,11 +258,11 @@ def test_the_recipes_of_the_generation_page_are_fine(project: MakeProject) -> No
         for section, steps in yaml.safe_load(fragment).items():
             whole[section] = steps if isinstance(steps, list) else whole[section] | steps
     own = yaml.safe_load(wordings)["wordings"] | {"rows": "split.train"}
-    spelt = checks.replace("on: answer", '"on": answer')  # which PyYAML alone takes for true
+    spelt = checks.replace("on: answer", '"on": answer')  # PyYAML reads `on` as true
     checked = {"use": "synth.answer", "rows": "split.train", "model": "teacher"}
     whole["generate"] |= {"own": own, "checked": checked | yaml.safe_load(spelt)}
     files = {
-        "data/tickets.jsonl": "{}\n", "schemas/ticket.json": "{}", "schemas/shop.sql": "",
+        "data/tickets.jsonl": LABELLED, "schemas/ticket.json": "{}", "schemas/shop.sql": "",
         "prompts/paraphrase.jinja": "{{ user }}", "checks.py": "",
         "mine.py": _blocks(HOWTO / "synthetic-data.md", "python")[-1],
         "handbook/a.md": "# A\n\nText.",
@@ -129,26 +272,12 @@ def test_the_recipes_of_the_generation_page_are_fine(project: MakeProject) -> No
     assert ran.code == 0, ran.err
 
 
-def test_the_readme_plugin_works(project: MakeProject) -> None:
-    rows = '{"prompt": "a", "completion": "short"}\n{"prompt": "b", "completion": "%s"}\n'
-    made = project(
-        {
-            "recipe.yaml": "finery: 1\nname: t\nplugins: [./checks.py]\ndata:\n"
-            "  rows: {use: data.file, path: rows.jsonl, format: completion}\n"
-            "  long: {use: checks.min_length, rows: rows}\n",
-            "rows.jsonl": rows % ("x" * 40),
-            "checks.py": _blocks(ROOT / "README.md", "python")[0],
-        }
-    )
-    assert made.ran() == ["long", "rows"]
-    assert len(made.rows("long")) == 1
-
-
 def test_the_recipes_of_the_data_page_are_fine(project: MakeProject) -> None:
     for recipe in _blocks(HOWTO / "data.md", "yaml"):
         head = "finery: 1\nname: t\nsilence: [unset-variable]\n"
         made = project({"recipe.yaml": head + recipe})
-        made.write({"data/tickets.jsonl": "{}\n", "data/banking.csv": "text,intent\n"})
+        banking = "text,intent,customer_id\nWhere is my card?,card_arrival,7\n"
+        made.write({"data/tickets.jsonl": ALPACA, "data/banking.csv": banking})
         ran = made.run("check")
         assert (ran.code, ran.err) == (0, ""), recipe
         assert "note:" not in ran.out

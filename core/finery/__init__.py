@@ -79,6 +79,7 @@ if TYPE_CHECKING:
     )
     from finery.recipe.lock import Lock
     from finery.recipe.validate import raise_all
+    from finery.step.hints import Hints
     from finery.step.inspect import FILE_MODULE, files_of
     from finery.step.interfaces import (
         Asked,
@@ -134,6 +135,7 @@ _HOME = {
     "FineryError": "finery.errors",
     "Forecast": "finery.step.interfaces",
     "Graph": "finery.recipe.graph",
+    "Hints": "finery.step.hints",
     "Job": "finery.step.job",
     "LiveMetric": "finery.plugin.views.metrics",
     "Lock": "finery.recipe.lock",
@@ -262,6 +264,7 @@ __all__ = [
     "FineryError",
     "Forecast",
     "Graph",
+    "Hints",
     "Job",
     "LiveMetric",
     "Lock",

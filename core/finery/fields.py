@@ -20,6 +20,9 @@ import msgspec
 
 from finery.util.text import did_you_mean
 
+if TYPE_CHECKING:
+    from finery.step.hints import Hints
+
 Role = Literal["", "train", "validation", "compare", "base"]
 """What a step does with an input, see `takes`."""
 Learns = Literal["", "answers", "preferences", "ratings"]
@@ -80,6 +83,7 @@ class Spec(msgspec.Struct, frozen=True):
     traceable: Any = ""
     forecast: Any = ""
     metrics: Any = ""  # "module:NAME" of how metrics look while it runs, see `finery.LiveMetric`
+    hints: Any = ""  # "module:NAME" of fixes for likely mistakes, see `finery.Hints`
 
 
 class FieldInfo(msgspec.Struct):
@@ -267,4 +271,5 @@ class Settings(msgspec.Struct, metaclass=_SettingsMeta):
             traceable: "str | type" = "",
             forecast: "str | type" = "",
             metrics: "str | Mapping[str, Any]" = "",
+            hints: "str | Hints" = "",
         ) -> None: ...

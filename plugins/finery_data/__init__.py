@@ -1,8 +1,8 @@
 """Rows from files; their split into train, validation and test; and what changes or checks them.
 
 In go files and data sets, out come data sets, what was dropped from them and why, and pages that
-describe them. Public for other plugins: `finery_data.sources.source`, the base class of step types
-that read rows.
+describe them. Public for other plugins: `sources.source`, the base class of step types that read
+rows, with its `preflight` and its `hints`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,17 +38,20 @@ def finery_views() -> dict[str, str]:
 def finery_notes() -> Mapping[str, Any]:
     """The kinds of notes of this plugin."""
     from finery_data.overlap import ABOUT
+    from finery_data.prompts import ABOUT as PROMPTS
 
-    return ABOUT
+    return {**ABOUT, **PROMPTS}
 
 
 @hookimpl
 def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
-    """Notes on trainings whose rows may give test rows away."""
+    """Notes on files with one prompt, and on trainings whose rows may give test rows away."""
     from finery import evaluates
+    from finery_data import prompts
 
+    notes = prompts.notes_on(graph)
     if not any(evaluates(node) for node in graph.nodes.values()):
-        return []
+        return notes
     from finery_data.overlap import notes_on
 
-    return notes_on(graph)
+    return [*notes, *notes_on(graph)]

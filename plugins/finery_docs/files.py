@@ -31,6 +31,7 @@ class DocsFiles(
     packages=("beautifulsoup4", "markdown-it-py", "pypdf"),
     version="1",
     traceable="finery_docs.places:ChunkPlaces",
+    preflight="finery_docs.preflight:FilesPreflight",
 ):
     """Rows from Markdown, text, HTML and PDF files: one a chunk, with the place it comes from.
 

@@ -39,7 +39,12 @@ PROMPT_SHOWN = 300
 """Characters of a prompt that `predictions.jsonl` repeats."""
 
 
-class Judge(Step, isolated=True, preflight="finery_eval.preflight:JudgePreflight"):
+class Judge(
+    Step,
+    isolated=True,
+    preflight="finery_eval.preflight:JudgePreflight",
+    hints="finery_eval.hints:JUDGE",
+):
     """Judge models on the same rows."""
 
     models: list[Model] = takes(
@@ -87,7 +92,7 @@ class Judge(Step, isolated=True, preflight="finery_eval.preflight:JudgePreflight
         load_reference(REQUIREMENTS)(self).verify(metrics.report())
 
 
-class Evaluator(Judge, engines=True):
+class Evaluator(Judge, engines=True, hints="finery_eval.hints:EVALUATOR"):
     """Ask models for the rows' answers and judge them."""
 
     max_tokens: int = setting(

@@ -19,6 +19,8 @@ _EXPRESSION = re.compile(
     rf"(?P<of>[^\s><=].*?)(?:(?:\s*(?P<plus>\+)|\s+(?P<minus>-))\s*(?P<offset>{_NUMBER}))?)\s*"
 )
 _EXAMPLES = 'write ">= 0.85" or ">= base.accuracy + 0.3" (with >=, >, <= or <)'
+_MALFORMED = re.compile(rf"\s*(?P<op>[<>=]{{0,2}})\s*(?P<number>{_NUMBER})\s*(?P<percent>%?)\s*")
+"""A number without a comparison, in percent, or with another language's sign."""
 _SLACK = 1e-9
 """Rounding that still counts as equal: 0.1 + 0.2 is 0.3."""
 
@@ -101,7 +103,7 @@ def _parse_one(key: str, text: str, known: _Known) -> Requirement:
     subject = _metric(key, known, where)
     match = _EXPRESSION.fullmatch(text)
     if match is None or _numeric(match["of"] or "", known.models):
-        raise UsageError("a requirement must be a comparison", where=where, fix=_EXAMPLES)
+        raise UsageError("a requirement must be a comparison", where=where, fix=_fix(text))
     number = float(match["number"] or match["offset"] or 0.0)
     if number > 1:
         percent = f"{number / 100:g}" if number <= 100 else "0.85"
@@ -113,6 +115,17 @@ def _parse_one(key: str, text: str, known: _Known) -> Requirement:
     of = _metric(match["of"], known, where) if match["of"] else None
     signed = -number if match["minus"] else number
     return Requirement(subject=subject, op=match["op"], number=signed, of=of, text=text.strip())
+
+
+def _fix(text: str) -> str:
+    """The comparison that a malformed one most likely means; else some examples."""
+    match = _MALFORMED.fullmatch(text)
+    if match is None:
+        return _EXAMPLES
+    number = float(match["number"])
+    share = number / 100 if match["percent"] or number > 1 else number
+    sign = {"=>": ">=", "=<": "<=", "==": ">=", "=": ">=", "": ">="}.get(match["op"], match["op"])
+    return f'write "{sign} {share:g}"' if share <= 1 else _EXAMPLES
 
 
 def _numeric(of: str, models: Sequence[str]) -> bool:

@@ -28,6 +28,7 @@ class Export(
     seeded=False,
     sections=("export",),
     packages=("torch", "transformers", "peft", "tokenizers", PACKAGE),
+    preflight="finery_gguf.preflight:ExportPreflight",
 ):
     """Export a model to GGUF, for llama.cpp and Ollama.
 

@@ -10,6 +10,7 @@ from threading import Lock
 from typing import Any, Literal
 
 from finery import DataError, FineryError, Job, StepError, did_you_mean, nearest
+from finery_hub.steady import watch_responses
 
 TIMEOUT = 30.0  # seconds, for one small request
 COMMIT = re.compile("[0-9a-f]{40}")
@@ -85,6 +86,7 @@ def explained(
         from huggingface_hub import errors
     except ImportError as error:
         raise missing(f"hub.{kind}", "huggingface-hub") from error
+    watch_responses()
     try:
         yield
     except (_http_error(), errors.HFValidationError, OSError, RuntimeError) as error:
@@ -272,7 +274,12 @@ def _progress(job: Job, repo: str) -> type[Any]:
         def update(self, n: float | None = 1) -> None:
             with lock:
                 self._done += n or 0
-                if self._counts and self.total:
-                    job.progress(self._done, self.total, f"downloading {repo}")
+                if not (self._counts and self.total):
+                    return
+                if self._done > self.total:
+                    raise StepError(
+                        f"the hub sends more of {repo} than the {self.total:,} B announced"
+                    )
+                job.progress(self._done, self.total, f"downloading {repo}")
 
     return Bar

@@ -30,6 +30,7 @@ class HubModel(
     pinned="finery_hub.pins:ModelPin",
     preflight="finery_hub.preflight:ModelPreflight",
     forecast="finery_hub.forecast:ModelForecast",
+    hints="finery_hub.hints:MODEL",
 ):
     """Take a model, or an adapter, from the Hugging Face hub.
 
@@ -66,6 +67,12 @@ class HubModel(
 
     def run(self, job: Job) -> Model:
         """Fetch what the cache doesn't hold yet, check it and hash it."""
+        model = self._model(job)
+        # Known, but no part of the identity: a commit that changes a README is the same model.
+        model.runtime["revision"] = self._commit(job)
+        return model
+
+    def _model(self, job: Job) -> Model:
         if self.file is not None:
             return self._gguf(self.file, job)
         folder = self.fetched(self.patterns(), job)

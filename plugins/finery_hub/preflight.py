@@ -1,12 +1,19 @@
 """What `finery check --deep` sees of a model on the hub: everything but its weights."""
 
+from collections.abc import Mapping
+
 from finery import Job, Model, Preflight
+from finery_data.preflight import SourcePreflight
 from finery_hub.model import HubModel
 from finery_local.folder import ADAPTER_CONFIG, HEAVY, sketch_model
 
 
 class ModelPreflight(Preflight[HubModel]):
     """Fetches what is small."""
+
+    def packages(self) -> Mapping[str, str]:
+        """What talks to the hub."""
+        return {"huggingface-hub": "finery[hub]"}
 
     def sketch(self, job: Job) -> Model | None:
         """The tokenizer, the chat template and the configuration.
@@ -26,3 +33,11 @@ class ModelPreflight(Preflight[HubModel]):
             trust_remote_code=step.trust_remote_code,
             about=step.about(),
         )
+
+
+class DatasetPreflight(SourcePreflight):
+    """Compiles the templates of `columns`."""
+
+    def packages(self) -> Mapping[str, str]:
+        """What reads data sets of the hub."""
+        return dict.fromkeys(("datasets", "huggingface-hub"), "finery[hub]")

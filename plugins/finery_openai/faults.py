@@ -1,7 +1,9 @@
 """What a failed call means: ask again, give up this row, or give up."""
 
 import re
-from collections.abc import Callable
+import socket
+import ssl
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from finery import FineryError, Request, StepError, UsageError
@@ -99,6 +101,38 @@ def message(error: "APIStatusError", redact: Callable[[str], str]) -> str:
     readable = text.encode("utf-8", errors="replace").decode()  # JSON may hold half characters
     line = " ".join(redact(readable).split())
     return line if len(line) <= 300 else f"{line[:299]}…"
+
+
+def unreachable(server: str, error: Exception, redact: Callable[[str], str]) -> FineryError:
+    """The error for a server to which no connection came about, and that never answered before."""
+    causes = list(_causes(error))
+    if any(isinstance(c, socket.gaierror) for c in causes):
+        fix = "check the name of the server in base_url, and the network"
+    elif any(isinstance(c, ssl.SSLError) for c in causes):
+        fix = "check that base_url should be https, and that this machine trusts its certificate"
+    elif any(type(c).__name__ == "ProxyError" for c in causes):
+        fix = "check HTTPS_PROXY; a proxy that needs a password is passed with FINERY_PASS_ENV"
+    else:
+        fix = f"is the server running at {server}? Start it, or correct base_url"
+    return StepError(f"{server} can't be reached ({redact(cause(error))})", fix=fix)
+
+
+def cause(error: Exception) -> str:
+    """Why a connection failed, as far as the library knows."""
+    texts = [str(one) for one in _causes(error) if isinstance(one, OSError) and str(one)]
+    inner = error.__cause__ or error
+    return texts[-1] if texts else str(inner) or type(inner).__name__
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and those that led to it, the first cause last."""
+    seen: list[BaseException] = [error]
+    for one in seen:
+        yield one
+        if isinstance(one, BaseExceptionGroup):
+            seen += one.exceptions
+        if (inner := one.__cause__ or one.__context__) is not None and inner not in seen:
+            seen.append(inner)
 
 
 def unknown_parameter(error: "APIStatusError", message: str, sent: dict[str, Any]) -> str | None:

@@ -13,7 +13,11 @@ FIXED = frozenset({"model", "messages", "stream", "n", "tools"})
 
 
 class OpenaiModel(
-    Step, sections=("models",), seeded=False, forecast="finery_openai.forecast:ModelForecast"
+    Step,
+    sections=("models",),
+    seeded=False,
+    preflight="finery_openai.preflight:ModelPreflight",
+    forecast="finery_openai.forecast:ModelForecast",
 ):
     """Take a model behind an OpenAI-compatible API: OpenAI, vLLM, Ollama, llama.cpp.
 

@@ -1,7 +1,8 @@
 """What goes over the wire: requests as bodies, and bodies as completions."""
 
 import json
-from typing import Any
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import msgspec
 
@@ -30,8 +31,25 @@ class Unreadable(Exception):
     """An answer that is no chat completion."""
 
 
+class _Part(msgspec.Struct):
+    type: str = "text"
+    text: str | None = None
+    refusal: str | None = None
+
+
+class _Function(msgspec.Struct):
+    name: str
+    arguments: str | dict[str, Any] | None = None
+
+
+class _Call(msgspec.Struct):
+    function: _Function
+    id: str | None = None
+    type: str | None = None
+
+
 class _Said(msgspec.Struct):
-    content: str | list[dict[str, Any]] | None = None
+    content: str | list[_Part] | None = None
     refusal: str | None = None
     tool_calls: list[dict[str, Any]] | None = None
 
@@ -39,11 +57,16 @@ class _Said(msgspec.Struct):
 class _Choice(msgspec.Struct):
     message: _Said
     finish_reason: str | None = None
+    error: Any = None
+
+
+Tokens = Annotated[int, msgspec.Meta(ge=0, le=10_000_000)]
+"""A number of tokens: no context is longer."""
 
 
 class _Used(msgspec.Struct):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    prompt_tokens: Tokens | None = None
+    completion_tokens: Tokens | None = None
 
 
 class _Answer(msgspec.Struct):
@@ -119,27 +142,55 @@ def _call(call: dict[str, Any], number: int) -> dict[str, Any]:
     return {"id": f"call_{number}", "type": "function", **call, "function": function}
 
 
-def completion(content: bytes, request: Request) -> Completion:
-    """The answer in a response's body.
+def completion(content: bytes, request: Request, redact: Callable[[str], str]) -> Completion:
+    """The answer in a response's body. redact: takes secrets out of all text that is kept.
 
     Raises Unreadable for what is no chat completion, RefusedError where the model refuses or its
     provider filters, StepError where there is no choice.
     """
     try:
-        answer = msgspec.json.decode(content, type=_Answer)
+        return _completion(msgspec.json.decode(content, type=_Answer), request, redact)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Unreadable(str(error)) from None
+    except RecursionError:
+        raise Unreadable("it is nested too deeply") from None
+
+
+def _completion(answer: _Answer, request: Request, redact: Callable[[str], str]) -> Completion:
     if answer.choices is None:
-        raise Unreadable(f"an error: {answer.error}" if answer.error else "it has no choices")
+        raise Unreadable(_error(answer.error, redact) if answer.error else "it has no choices")
     if not answer.choices:
         raise StepError("the server sent an answer without a choice")
     choice = answer.choices[0]
-    text = _text(choice.message.content)
-    if choice.message.refusal:
-        raise refused("the model refuses to answer", choice.message.refusal)
+    if choice.error or choice.finish_reason == "error":
+        raise Unreadable(_error(choice.error, redact))
+    text, refusal = redact(_text(choice.message.content)), redact(_refusal(choice.message))
+    if refusal:
+        raise refused("the model refuses to answer", refusal)
     if choice.finish_reason == "content_filter":
         raise refused("the provider's content filter withholds the answer", text)
-    return _completion(choice, text, answer.usage or _Used(), request)
+    calls = [_checked(_mapped(call, redact)) for call in choice.message.tool_calls or ()]
+    return _counted(text, choice.finish_reason, calls, answer.usage or _Used(), request)
+
+
+def _error(error: Any, redact: Callable[[str], str]) -> str:
+    text = redact(f"an error: {error}")
+    return text if len(text) <= 300 else f"{text[:299]}…"
+
+
+def _checked(call: dict[str, Any]) -> dict[str, Any]:
+    """A tool call as it came, if it is one."""
+    msgspec.convert(call, _Call)
+    return call
+
+
+def _mapped(value: Any, change: Callable[[str], str]) -> Any:
+    """Plain data with all its text changed."""
+    if isinstance(value, dict):
+        return {change(k): _mapped(v, change) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_mapped(v, change) for v in value]
+    return change(value) if isinstance(value, str) else value
 
 
 def refused(what: str, text: str) -> RefusedError:
@@ -149,22 +200,30 @@ def refused(what: str, text: str) -> RefusedError:
     return error
 
 
-def _completion(choice: _Choice, text: str, used: _Used, request: Request) -> Completion:
-    calls = choice.message.tool_calls or None
-    default = "tool_calls" if calls else "stop"
-    finish = _FINISH.get(choice.finish_reason or "", default)
+def _counted(
+    text: str, reason: str | None, calls: list[dict[str, Any]], used: _Used, request: Request
+) -> Completion:
+    finish = _FINISH.get(reason or "", "tool_calls" if calls else "stop")
     asked, counted = used.prompt_tokens, used.completion_tokens
     return Completion(
         text=text,
         finish_reason=finish if calls or finish != "tool_calls" else "stop",
         prompt_tokens=prompt_tokens(request) if asked is None else asked,
         completion_tokens=-(-len(text) // CHARACTERS_A_TOKEN) if counted is None else counted,
-        tool_calls=calls,
+        tool_calls=calls or None,
     )
 
 
-def _text(content: str | list[dict[str, Any]] | None) -> str:
-    """Content that may come in parts, as text."""
-    if isinstance(content, list):
-        return "".join(str(part.get("text", "")) for part in content)
-    return content or ""
+def _text(content: str | list[_Part] | None) -> str:
+    """Content that may come in parts, as text; parts of other kinds, e.g. thoughts, are no part."""
+    if not isinstance(content, list):
+        return content or ""
+    texts = [part.text for part in content if part.type in ("text", "output_text")]
+    if None in texts:
+        raise Unreadable("a part of its text has no text")
+    return "".join(text for text in texts if text is not None)
+
+
+def _refusal(message: _Said) -> str:
+    parts = message.content if isinstance(message.content, list) else []
+    return message.refusal or "".join(part.refusal or "" for part in parts)

@@ -30,6 +30,7 @@ class SqlQuery(
     version="1",
     pinned="finery_sql.pins:QueryPin",
     traceable="finery_sql.places:QueryPlaces",
+    preflight="finery_sql.preflight:QueryPreflight",
 ):
     """Rows of a query to an SQL database, by SQLAlchemy.
 

@@ -7,7 +7,7 @@ a model, and the code that trains reaches it by name only.
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from finery import (
@@ -42,6 +42,16 @@ EVERY = 500
 
 class TrainingPreflight(Preflight["Training"]):
     """Rows in tokens, proven as the training itself will prove them."""
+
+    def packages(self) -> Mapping[str, str]:
+        """What trains, quantises and reports the curves."""
+        step = self.step
+        quantises = ["bitsandbytes"] if step.quantization is not None else []
+        return {
+            **step.installs,
+            **dict.fromkeys(quantises, "finery[train]"),
+            **{name: name for name in step.report_to},
+        }
 
     def prove(self, job: Job, samples: int) -> list[Proof]:
         """A `Proof` of each data set."""

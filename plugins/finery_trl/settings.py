@@ -1,7 +1,7 @@
 """What all trainings share: their settings, and what the code that trains asks of a step."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from finery import (
@@ -84,15 +84,20 @@ class Training(
     learns="answers",
     preflight="finery_trl.preflight:TrainingPreflight",
     metrics="finery_trl.view.live:METRICS",
+    hints="finery_trl.hints:SFT",
 ):
     """Train a model on rows.
 
     Step types derive from `finery_trl.steps.training.TrlTraining`, which has `run`; this class is
-    what the code below it knows of them. estimated: whether `finery plan` estimates memory and time
+    what the code below it knows of them. installs: the packages without which no
+    training runs → what to install. estimated: whether `finery plan` estimates memory and time
     by this plugin's formulas.
     """
 
     estimated: ClassVar[bool] = True
+    installs: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("torch", "transformers", "trl", "peft", "accelerate", "datasets"), "finery[train]"
+    )
 
     model: Model = takes(
         role="base",

@@ -1,5 +1,6 @@
 """What Unsloth's trainings change about TRL's, and what they have to refuse."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from finery import Job, Model, UsageError
@@ -33,6 +34,7 @@ class Fast(Mixed):
 
     __slots__ = ()
     estimated: ClassVar[bool] = False
+    installs: ClassVar[Mapping[str, str]] = {"unsloth": "finery[unsloth]"}
 
     def check(self) -> None:
         """Also refuse what Unsloth would ignore or change."""

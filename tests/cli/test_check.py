@@ -169,3 +169,78 @@ assert not found, found
         [sys.executable, "-c", code], cwd=project(FILES).folder, capture_output=True, text=True
     )
     assert ran.returncode == 0, ran.stderr
+
+
+PACKAGES = """\
+from finery import Preflight, Step, Dataset, Job, hookimpl
+
+class Needs(Preflight):
+    def packages(self):
+        return dict.fromkeys(("click", "no-such-package", "no-such-other"), "shop[cart]")
+
+class Shop(Step, preflight=Needs):
+    "Sell."
+    def run(self, job: Job) -> Dataset: ...
+
+@hookimpl
+def finery_steps():
+    return {"shop.rows": Shop}
+"""
+
+
+@pytest.mark.parametrize("command", ["check", "plan"])
+def test_missing_packages_are_reported_with_what_to_install(
+    project: MakeProject, command: str
+) -> None:
+    recipe = (
+        "finery: 1\nname: t\nplugins: [shop.py]\ndata: {a: {use: shop.rows}, b: {use: shop.rows}}\n"
+    )
+    ran = project({"recipe.yaml": recipe, "shop.py": PACKAGES}).run(command)
+    assert ran.code == 0, ran.err
+    assert (
+        "a, b need packages that aren't installed here: no-such-package, no-such-other" in ran.out
+    )
+    assert "fix: pip install 'shop[cart]'" in ran.out
+
+
+ROWS = "text,intent\n" + "".join(f"question {n},answer\n" for n in range(5))
+
+
+def test_rows_with_one_prompt_are_noted(project: MakeProject) -> None:
+    columns = '{user: "{{ intent }}", assistant: "{{ text }}"}'
+    recipe = (
+        f"finery: 1\nname: t\ndata:\n  a: {{use: data.file, path: a.csv, columns: {columns}}}\n"
+    )
+    made = project({"recipe.yaml": recipe, "a.csv": ROWS})
+    assert "note: the first 5 rows of a have the same prompt" in made.run("check").out
+    made.edit("recipe.yaml", "user", "assistant_")
+    made.edit("recipe.yaml", "assistant:", "user:")
+    made.edit("recipe.yaml", "assistant_", "assistant")
+    assert "note:" not in made.run("check").out
+
+
+@pytest.mark.parametrize(("rows", "says"), [
+    ('{"prompt": "a", "completion": "b"}\n' * 300 + "{\n", None),  # further down than it looks
+    ('{"prompt": "a", "completion": "b"}\n' * 9 + "{\n", "a.jsonl:10: error: invalid JSON"),
+    ('{"prompt": "a", "completion": ""}\n' * 300, "found in the first 200 rows"),
+])  # fmt: skip
+def test_the_first_rows_of_files_are_read(
+    project: MakeProject, rows: str, says: str | None
+) -> None:
+    recipe = "finery: 1\nname: t\ndata: {a: {use: data.file, path: a.jsonl}}\n"
+    for command in ("check", "build"):
+        ran = project({"recipe.yaml": recipe, "a.jsonl": rows}).run(command)
+        assert ran.code == (2 if says or command == "build" else 0), ran.err
+        assert says is None or says in ran.err
+
+
+BAD = '{"prompt": "a", "completion": ""}\n'
+
+
+def test_rows_that_are_left_out_anyway_are_no_mistake(project: MakeProject) -> None:
+    recipe = "finery: 1\nname: t\ndata: {a: {use: data.file, path: a.jsonl, bad_rows: skip}}\n"
+    rows = BAD * 300 + '{"prompt": "a", "completion": "b"}\n'
+    made = project({"recipe.yaml": recipe, "a.jsonl": rows})
+    assert made.run("check").code == 0
+    made.write({"a.jsonl": BAD * 30})
+    assert made.run("check").code == 2

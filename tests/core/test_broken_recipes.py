@@ -69,7 +69,7 @@ YAML = {
     "list goes on as mapping": Broken(
         f"finery: 1\nplugins:\n  - a.py\n  {HERE}b: c\n", "isn't an item", "start items with '- '"
     ),
-    "two colons": Broken(f"finery: 1\nname: a{HERE}: b\n", "unexpected ':'", "quote the text"),
+    "two colons": Broken(f"finery: 1\nname: a{HERE}: b\n", "unexpected ':'", "in quotes"),
     "unclosed bracket": Broken(
         f"finery: 1\ndata:\n  rows: {HERE}{{use: data.file, path: a\ntrain:\n  b: {{use: c}}\n",
         "this { is never closed",
@@ -139,37 +139,43 @@ YAML = {
 TOP = {
     "no version": Broken(
         f"{HERE}name: a\n",
-        "doesn't say which recipe language it is in",
-        "put `finery: 1` at its top",
+        "the version of the recipe language is missing",
+        "add `finery: 1` at the top",
     ),
-    "other version": Broken(f"finery: {HERE}2\n", "recipe language 2 isn't one", "`finery: 1`"),
-    "version as text": Broken(f"finery: {HERE}'1'\n", "language '1' isn't one", "`finery: 1`"),
+    "other version": Broken(
+        f"finery: {HERE}2\n", "doesn't read version 2 of the recipe language", "`finery: 1`"
+    ),
+    "version as text": Broken(f"finery: {HERE}'1'\n", "doesn't read version '1'", "`finery: 1`"),
     "no steps": Broken(f"{HERE}finery: 1\ndata:\n", "the recipe has no steps", "add one"),
     "unknown section": Broken(
         f"{DATA}{HERE}exports: {{}}\n", "unknown section 'exports'", "did you mean 'export'?"
     ),
     "section as list": Broken(
-        f"finery: 1\ndata:\n  {HERE}- {{use: data.file}}\n", "maps names to steps", "data: {NAME:"
+        f"finery: 1\ndata:\n  {HERE}- {{use: data.file}}\n",
+        "must map names to steps",
+        "data: {NAME:",
     ),
     "name with slash": Broken(f"{DATA}name: {HERE}a/b\n", "can't be named 'a/b'", "use letters"),
     "name is a number": Broken(f"{DATA}name: {HERE}3\n", "'name' can't be 3", "put it in quotes"),
     "seed below 0": Broken(f"{DATA}seed: {HERE}-1\n", "'seed' can't be -1", "at least 0, at most"),
-    "seed as text": Broken(f"{DATA}seed: {HERE}'7'\n", "'seed' can't be '7'", "without quotes: 7"),
+    "seed as text": Broken(f"{DATA}seed: {HERE}'7'\n", "'seed' can't be '7'", "write seed: 7"),
 }
 
 STEPS = {
     "step as text": Broken(
         f"finery: 1\ndata:\n  rows: {HERE}rows.jsonl\n",
-        "step 'rows' is a mapping",
-        "rows: {use: …}",
+        "step 'rows' must be a mapping of settings",
+        "rows: {use: data.file, path: rows.jsonl}",
     ),
     "no use": Broken(
-        f"finery: 1\ndata:\n  {HERE}rows: {{path: a}}\n", "doesn't say its step type", "data.file"
+        f"finery: 1\ndata:\n  {HERE}rows: {{path: a}}\n", "is missing `use:`", "data.file"
     ),
     "use mistyped": Broken(
-        step(f"{HERE}uses: data.file"), "has no 'use'", "write 'use', not 'uses'"
+        step(f"{HERE}uses: data.file"), "is missing `use:`", "write 'use', not 'uses'"
     ),
-    "use as list": Broken(step(f"use: {HERE}[data.file]"), "names one step type", "use: one of"),
+    "use as list": Broken(
+        step(f"use: {HERE}[data.file]"), "must name one step type", "add `use:` with one of"
+    ),
     "unknown step type": Broken(
         step(f"use: {HERE}data.fil"), "unknown step type 'data.fil'", "did you mean 'data.file'?"
     ),
@@ -206,7 +212,7 @@ STEPS = {
     "variable not in a list": Broken(
         step(f"use: data.file, path: a, env: {HERE}KEY"),
         "'env' can't be 'KEY'",
-        "a list of text: [KEY]",
+        "write env: [KEY]",
     ),
     "variable with a space": Broken(
         step(f"use: data.file, path: a, env: [{HERE}a b]"),
@@ -254,7 +260,9 @@ SETTINGS = {
         step(f"use: data.file, path: a, take: {HERE}2.0"), "'take' can't be 2.0", "a whole number"
     ),
     "yes for true": Broken(
-        step(f"use: data.file, path: a, prompts_only: {HERE}yes"), "can't be 'yes'", "true or false"
+        step(f"use: data.file, path: a, prompts_only: {HERE}yes"),
+        "can't be 'yes'",
+        "write prompts_only: true",
     ),
     "out of range": Broken(
         step(f"use: data.file, path: a, take: {HERE}0"), "'take' can't be 0", "at least 1"
@@ -326,7 +334,7 @@ REFERENCES = {
     ),
     "wrong kind": Broken(
         f"{EXACT.replace('[m]', f'[{HERE}rows]')}",
-        "'models' of eval.exact takes a Model, and 'rows' is a Dataset",
+        "'models' of eval.exact expects a Model, but 'rows' is a Dataset",
         "of that kind are: m",
     ),
     "the same rows twice": Broken(
@@ -338,13 +346,13 @@ REFERENCES = {
         f"finery: 1\ndata:\n  a: {{use: data.split, rows: [{HERE}b.train]}}\n"
         "  b: {use: data.split, rows: c.train}\n  c: {use: data.split, rows: a.train}\n",
         "step 'a' waits for itself: a → b → c → a",
-        "take one of these references out",
+        "remove one of these references",
     ),
     "step from itself": Broken(
-        f"finery: 1\ndata:\n  a: {{use: data.split, rows: {HERE}a.train}}\n", "a → a", "take one"
+        f"finery: 1\ndata:\n  a: {{use: data.split, rows: {HERE}a.train}}\n", "a → a", "remove one"
     ),
     "step needs itself": Broken(
-        step(f"use: data.file, path: rows.jsonl, needs: {HERE}rows"), "rows → rows", "take one"
+        step(f"use: data.file, path: rows.jsonl, needs: {HERE}rows"), "rows → rows", "remove one"
     ),
     "needs an unknown step": Broken(
         step(f"use: data.file, path: rows.jsonl, needs: [{HERE}tests]"), "no step 'tests'", "one of"

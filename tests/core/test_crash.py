@@ -119,6 +119,29 @@ def test_workers_end_when_only_the_main_process_is_killed(project: MakeProject) 
     until(lambda: not running(t.env["MARK"]))
 
 
+def test_no_secret_is_in_the_log_of_a_killed_build(project: MakeProject) -> None:
+    secret = "a/secret-of-this-test"
+    code = """
+import json, subprocess, time
+secret = job.secret('PROBE_API_KEY')
+print('printed', secret, json.dumps(secret).replace('/', chr(92) + '/'), flush=True)
+subprocess.run(['sh', '-c', 'echo child $PROBE_API_KEY >&2; printf unfinished-$PROBE_API_KEY'])
+Path('up').touch()
+time.sleep(60)
+"""
+    t = project({"recipe.yaml": "finery: 1\nname: t\nplugins: [./steps.py]\ndata: " + json.dumps({
+        "a": {"use": "steps.script", "code": code, "env": ["PROBE_API_KEY"]},
+    })})  # fmt: skip
+    t.env["PROBE_API_KEY"] = secret
+    process = t.start("build")
+    until(lambda: (t.folder / "up").exists())
+    process.kill()
+    process.communicate()
+    (log,) = (t.folder / ".finery").glob("**/a.log")
+    until(lambda: "unfinished-***" in log.read_text())
+    assert log.read_text() == 'printed *** "***"\nchild ***\nunfinished-***'
+
+
 CHILD = """
 import subprocess, sys, time
 if not Path('again').exists():

@@ -11,9 +11,9 @@ from pathlib import Path
 import msgspec
 import pytest
 from conftest import running, until
-from tasks import PID, Tasks, ends, number_of
+from tasks import PID, Tasks, ends, number_of, text_of
 
-from finery.execute.environment import worker_environment
+from finery.execute.environment import secrets_for_all, worker_environment
 from finery.execute.local import LocalExecutor
 from finery.util.machine import cpu_count
 
@@ -150,15 +150,51 @@ def test_what_a_step_started_ends_with_its_worker(
     until(lambda: not running(mark))
 
 
-def test_no_worker_inherits_what_looks_like_a_secret(
-    task: Tasks, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("OPENAI_API_KEY", "HF_TOKEN", "db_password", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "secret")
-    monkeypatch.setenv("KEYBOARD", "fine")
+UNASKED = (
+    "OPENAI_API_KEY", "HF_TOKEN", "db_password", "AWS_SECRET_ACCESS_KEY", "DATABASE_URL",
+    "GITHUB_PAT", "PIP_INDEX_URL", "API_KEYS", "OPENAI_KEY_2", "MYSQL_PWD", "DB_PASS", "JWT",
+    "PRIVATE_KEY_PEM", "NVIDIA_API_KEY", "WANDB_API_KEY", "MLFLOW_TRACKING_PASSWORD", "SLURM_JWT",
+    "FINERY_X_TOKEN", "KEYBOARD",
+)  # fmt: skip
+TELL = "rows.append({'prompt': ' '.join(f'{k}={v}' for k, v in os.environ.items())})"
+
+
+def environments(executor: LocalExecutor, task: Tasks) -> list[str]:
+    """What a step sees in a warm worker, in the same one later, and in one of its own."""
+    texts = []
+    for isolated in (False, False, True):
+        executor.start(task(TELL, isolated=isolated))
+        (event,) = ends(executor, 1).values()
+        texts.append(text_of(event, task))
+    return texts
+
+
+def test_steps_inherit_only_what_they_need(task: Tasks, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in UNASKED:
+        monkeypatch.setenv(name, "5ecret")
+    monkeypatch.setenv("https_proxy", "http://me:5ecret@proxy:3128")
+    monkeypatch.setenv("HF_ENDPOINT", "https://5ecret@hub.example/x")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    executor = LocalExecutor(2)
+    try:
+        for text in environments(executor, task):
+            assert "5ecret" not in text
+            assert "https_proxy=http://proxy:3128 " in f"{text} "
+            assert "HF_ENDPOINT=https://hub.example/x " in f"{text} "
+            assert "CUDA_VISIBLE_DEVICES=0 " in f"{text} "
+    finally:
+        executor.close()
+
+
+def test_a_user_can_pass_more_by_name(task: Tasks, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SITE", "ACME_MODE", "ACME_API_KEY", "ACMEX", "DATABASE_URL"):
+        monkeypatch.setenv(name, f"of {name}")
+    monkeypatch.setenv("DATABASE_URL", "postgres://me:5ecret@db/x")
+    monkeypatch.setenv("FINERY_PASS_ENV", "SITE, ACME_* DATABASE_URL")
     environment = worker_environment(task(""), alone=True)
-    assert "secret" not in environment.values()
-    assert environment["KEYBOARD"] == "fine"
+    assert (environment["SITE"], environment["ACME_MODE"]) == ("of SITE", "of ACME_MODE")
+    assert environment.keys().isdisjoint({"ACMEX", "ACME_API_KEY", "DATABASE_URL"})
+    assert secrets_for_all(os.environ).keys() == {"ACME_API_KEY", "DATABASE_URL"}
 
 
 def test_a_worker_whose_parent_is_gone_runs_nothing(task: Tasks, tmp_path: Path) -> None:

@@ -170,19 +170,37 @@ def test_two_recipes_of_a_project_share_results(built: Project) -> None:
         }
     )
     assert built.ran("other/recipe.yaml") == ["a"]  # the file has another name there
-    built.write({"second.yaml": RECIPE.replace("name: t", "name: o")})
+    built.write({"second.yaml": RECIPE.replace("name: t", "name: second")})
     assert built.ran("second.yaml") == []
-    assert built.rows("last", "o") == built.rows("last", "t")
+    assert built.rows("last", "second") == built.rows("last", "t")
 
 
-def test_two_recipes_in_one_build_folder_keep_each_others_links(built: Project) -> None:
-    built.write({"second.yaml": RECIPE.replace("  last:", "  end:")})
-    assert built.ran("second.yaml") == []
+@pytest.mark.parametrize("command", ["build", "plan", "check"])
+def test_a_copy_of_a_recipe_needs_a_name_of_its_own(built: Project, command: str) -> None:
+    before = built.rows("last")
+    built.write({"copy.yaml": RECIPE.replace("tag: 1", "tag: 7")})
+    ran = built.run(command, "copy.yaml")
+    assert ran.code == 2
+    line = RECIPE[: RECIPE.index("name: t")].count("\n") + 1
+    assert (
+        f"copy.yaml:{line}:7: error: recipe.yaml has the name 't' too, and builds into" in ran.err
+    )
+    assert "fix: give this recipe another name, such as name: t-copy" in ran.err
+    assert built.rows("last") == before
+    assert built.run(command, "copy.yaml", "--set", "name=t-copy").code == 0
+
+
+def test_a_moved_or_renamed_recipe_leaves_its_folder_to_others(built: Project) -> None:
+    (built.folder / "recipe.yaml").rename(built.folder / "moved.yaml")
+    assert built.ran("moved.yaml") == []
+    built.edit("moved.yaml", "name: t", "name: o")
+    built.write({"recipe.yaml": RECIPE.replace("  last:", "  end:")})
     assert built.ran() == []
-    assert sorted(p.name for p in (built.folder / "build/t").iterdir()) == sorted([*ALL, "end"])
-    (built.folder / "second.yaml").unlink()
-    assert built.ran() == []
-    assert sorted(p.name for p in (built.folder / "build/t").iterdir()) == ALL
+    steps = sorted(p.name for p in (built.folder / "build/t").iterdir())
+    assert steps == sorted(name.replace("last", "end") for name in ALL)
+    assert built.ran("moved.yaml") == []
+    built.edit("moved.yaml", "name: o", "name: t")
+    assert built.run("build", "moved.yaml").code == 2
 
 
 def test_set_builds_another_variant_and_back(built: Project) -> None:

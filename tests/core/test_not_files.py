@@ -51,11 +51,11 @@ PATHS: dict[str, tuple[str | Callable[[Project], str], str]] = {
     "root": ("/", "the system's own files"),
     "everything": ("'/**/*.jsonl'", "the system's own files"),
     "proc": ("/proc/self", "the system's own files"),
-    "no user": ("~nosuchuser/x.jsonl", "there is no user ~nosuchuser"),
+    "no user": ("~nosuchuser/x.jsonl", "~nosuchuser has no home folder"),
     "long": ("x" * 5000, "the name is too long"),
     "NUL": ('"a\\0b.jsonl"', "no file can have this name"),
     "loop": (linked_to_itself, "a link that leads back to itself"),
-    "loop of folders": (tree_of_links, "leads to a folder above it"),
+    "loop of folders": (tree_of_links, "it is a link to a folder above it"),
 }
 
 

@@ -1,12 +1,23 @@
 """Numbers and texts as people read them."""
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
 from finery.util.paths import shown
-from finery.util.text import counted, duration, in_line, percent, rough_duration, size, visible
+from finery.util.text import (
+    counted,
+    duration,
+    in_line,
+    percent,
+    redacted,
+    redacted_data,
+    rough_duration,
+    size,
+    visible,
+)
 
 
 @pytest.mark.parametrize(("seconds", "exact", "rough"), [
@@ -39,6 +50,29 @@ def test_nothing_that_is_printed_steers_a_terminal() -> None:
     assert visible("a\x1b[2J\x07\x7f\x9b\tb\nc") == "a␛[2J␇␡\\x9b\tb\nc"
     assert visible("a\tb", tabs=True) == "a␉b"
     assert in_line(" a\r\nb \x1b ") == "a b ␛"
+
+
+SECRET = 'sk-a/secret"é😀'
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        SECRET,
+        json.dumps(SECRET),
+        json.dumps(SECRET).replace("/", r"\/"),
+        json.dumps({"arguments": json.dumps(SECRET)}),
+        "".join(rf"\u{ord(c):04X}" for c in SECRET[:-1]) + json.dumps(SECRET[-1:]).strip('"'),
+    ],
+)
+def test_a_secret_is_removed_however_json_writes_it(spelled: str) -> None:
+    text = redacted(f"before {spelled} after", {"KEY": f" {SECRET}\n"})
+    assert "***" in text
+    assert "sk-a" not in text
+    assert "0073" not in text
+    assert text.startswith("before ")
+    assert text.endswith(" after")
+    assert redacted_data({SECRET: [spelled, 1, None]}, {"KEY": SECRET}).keys() == {"***"}
 
 
 def test_a_path_is_shown_as_a_person_would_type_it(

@@ -128,7 +128,7 @@ def test_found_format_is_logged(tmp_path: Path) -> None:
 def test_unknown_columns_are_listed(tmp_path: Path) -> None:
     text = failure(tmp_path, "text,intent\na,b\n", name="x_csv")
     assert text.startswith("x.csv:2: error: the columns fit no known format: text, intent")
-    assert "fix: say how to make rows of them: columns: {user:" in text
+    assert 'fix: write columns: {user: "{{ text }}", assistant: "{{ intent }}"}' in text
 
 
 def test_columns_that_fit_two_formats_must_be_told(tmp_path: Path) -> None:

@@ -267,3 +267,17 @@ def test_a_full_disk_is_named() -> None:
     error = explain(OSError(28, "No space left on device"), "org/small", FIRST)
     assert error.what == "no disk space left for org/small"
     assert "HF_HOME" in (error.fix or "")
+
+
+def test_a_hub_that_drips_is_not_waited_for(call: Caller) -> None:
+    call.patience = 1.0
+    call.hub.slow.add("model.safetensors")
+    assert "sent less than 65,536 B in 1 s" in call(FIRST)["what"]
+    call.hub.slow = {"main"}  # the facts about the repository
+    assert "sent less than 65,536 B in 1 s" in call()["what"]
+
+
+def test_no_more_is_fetched_than_was_announced(call: Caller) -> None:
+    call.hub.endless.add("model.safetensors")
+    assert "more of org/small than" in call(FIRST)["what"]
+    assert call.hub.requests.count(f"GET /storage/org/small/{FIRST}/model.safetensors") <= 1

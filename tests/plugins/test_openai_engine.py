@@ -1,14 +1,31 @@
 """Models behind an API, asked through the openai library: a server that misbehaves, on loopback."""
 
+import gzip
 import json
+import resource
+import socket
+import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
 from email.utils import formatdate
 from typing import Any
 
 import pytest
 from conftest import MakeProject, Project
-from hostile_server import Body, Reply, Server, echo, failure, killed_midway, said, serving
+from hostile_server import (
+    Body,
+    Reply,
+    Server,
+    content_of,
+    echo,
+    failure,
+    killed_midway,
+    said,
+    serving,
+)
 
 from finery import (
     Budget,
@@ -168,6 +185,35 @@ def test_a_server_may_call_the_limit_otherwise_and_know_no_seed(server: Server) 
 
 # -- what goes wrong -----------------------------------------------------------------------------
 
+
+def saying(content: Any, **message: Any) -> Reply:
+    """An answer with any content."""
+    choice = {"message": {"content": content, **message}}
+    return Reply(raw=json.dumps({"choices": [choice]}).encode())
+
+
+def drip() -> Iterator[bytes]:
+    """A space now and then, for half a minute."""
+    for _ in range(300):
+        yield b" "
+        time.sleep(0.1)
+
+
+def endless() -> Iterator[bytes]:
+    """More than anybody can keep; a little slower than it is read."""
+    yield b'{"x": "'
+    for _ in range(5000):
+        yield b"x" * 2**20
+
+
+def bomb() -> Iterator[bytes]:
+    """A gigabyte in a megabyte."""
+    packer = zlib.compressobj(wbits=31)
+    for _ in range(1000):
+        yield packer.compress(b" " * 2**20)
+    yield packer.flush()
+
+
 PASSING = {
     "busy": failure(429, "slow down"),
     "overloaded": failure(503),
@@ -179,6 +225,22 @@ PASSING = {
     "no completion": Reply(raw=b'{"object": "list"}'),
     "wrong types": Reply(raw=b'{"choices": [{"message": 1}]}'),
     "too late": Reply("late", delay=1.0),
+    "no text": saying([{"type": "text", "text": None}]),
+    "text that is none": saying(1),
+    "a call without a name": saying("", tool_calls=[{"function": {"arguments": "{}"}}]),
+    "calls that are none": saying("", tool_calls=["f"]),
+    "no message": Reply(raw=b'{"choices": [{"finish_reason": "stop"}]}'),
+    "negative usage": Reply("x", usage=(-1, 5)),
+    "absurd usage": Reply("x", usage=(5, 10**12)),
+    "usage that is none": Reply(
+        raw=b'{"choices": [{"message": {}}], "usage": {"prompt_tokens": NaN}}'
+    ),
+    "an error in a choice": Reply("half", finish="error"),
+    "nested": Reply(raw=b'{"error": ' + b"[" * 99_999 + b"]" * 99_999 + b"}"),
+    "damaged": Reply(raw=b"no gzip", headers={"Content-Encoding": "gzip"}),
+    "unknown encoding": Reply("x", headers={"Content-Encoding": "zstd"}),
+    "dripping": Reply(stream=drip),
+    "a dripping failure": Reply(status=500, stream=drip),
 }
 
 
@@ -188,6 +250,60 @@ def test_what_may_pass_is_asked_again(server: Server, name: str) -> None:
     found = ask(TestJob(), model(server, timeout=0.5), *questions(5))
     assert all(isinstance(a, Completion) and a.text == f"re: {q}" for q, a in found.items())
     assert sorted(server.counts().values()) == [1, 1, 1, 1, 2]
+
+
+GZIP = {"Content-Encoding": "gzip"}
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(stream=endless),
+        Reply(stream=bomb, headers=GZIP),
+        Reply(status=400, stream=bomb, headers=GZIP),
+    ],
+)
+def test_what_is_too_large_is_not_read(server: Server, reply: Reply) -> None:
+    server.script.append(reply)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = ask(TestJob(), model(server, concurrency=1), "a", "b")
+    assert "sent an answer of more than 8 MiB" in str(found["a"])
+    assert isinstance(found["b"], Completion)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
+
+
+def test_compressed_answers_are_read(server: Server) -> None:
+    packed = gzip.compress(saying([{"type": "thinking"}, {"type": "text", "text": "é"}]).raw or b"")
+    server.script.append(Reply(raw=packed, headers=GZIP))
+    answer = ask(TestJob(), model(server), "a")["a"]
+    assert isinstance(answer, Completion)
+    assert answer.text == "é"
+
+
+@pytest.mark.parametrize("status", [301, 303, 307, 308])
+def test_no_prompt_goes_to_a_server_that_the_recipe_does_not_name(
+    server: Server, status: int
+) -> None:
+    with serving() as other:
+        location = {"Location": f"{other.url}/chat/completions?key=5ecret"}
+        server.answer = lambda body: Reply(status=status, raw=b"", headers=location)
+        with pytest.raises(FineryError) as raised:
+            raise ask(TestJob(), model(server), "a")["a"]  # type: ignore[misc]
+        assert other.calls == []
+    if status > 303:
+        assert f"redirects to {other.url.removesuffix('/v1')}, but" in raised.value.what
+        assert server.url.removesuffix("/v1") in raised.value.what
+        assert (raised.value.fix or "").endswith(f"base_url: {other.url}")
+    assert "5ecret" not in str(raised.value)
+
+
+def test_a_server_may_redirect_to_itself(server: Server) -> None:
+    server.script.append(Reply(status=307, raw=b"", headers={"Location": "/elsewhere"}))
+    assert isinstance(ask(TestJob(), model(server), "a")["a"], Completion)
+    assert len(server.calls) == 2
+    server.answer = lambda body: Reply(status=307, raw=b"", headers={"Location": "/again"})
+    with pytest.raises(StepError, match="redirects without end"):
+        ask(TestJob(), model(server), "a b")
 
 
 def test_all_at_once(server: Server) -> None:
@@ -342,7 +458,15 @@ def test_a_model_that_the_server_lists_is_not_suggested_in_its_own_place(server:
     assert "check `model`, and `base_url`" in (raised.value.fix or "")
 
 
-KEY = "sk-a-secret-of-this-test"
+KEY = "sk-a-secret/of-this-test"
+AS_JSON = json.dumps([KEY]).replace("/", r"\/").replace("k", r"\u006b")
+
+
+def escaped(reply: Reply) -> Reply:
+    """The same with the key as JSON may write it."""
+    raw = content_of(reply, {}) if reply.raw is None else reply.raw
+    spelled = KEY.replace("/", r"\/").replace("s", r"\u0073")
+    return replace(reply, raw=raw.replace(KEY.encode(), spelled.encode()), error=None)
 
 
 @pytest.mark.parametrize(
@@ -356,6 +480,11 @@ KEY = "sk-a-secret-of-this-test"
         Reply(refusal=f"I won't, {KEY}"),
         Reply(f"your key is {KEY}", tool_calls=[{"function": {"name": KEY, "arguments": "{}"}}]),
         Reply(raw=b'{"error": "%s"}' % KEY.encode()),
+        *map(escaped, (Reply(f"your key is {KEY}"), Reply(refusal=KEY), failure(400, KEY))),
+        escaped(Reply("x", tool_calls=[{"function": {"name": "f", "arguments": f'["{KEY}"]'}}])),
+        escaped(Reply("x", tool_calls=[{"function": {"name": "f", "arguments": AS_JSON}}])),
+        escaped(Reply(raw=b'{"error": "%s"' % KEY.encode(), status=400)),
+        escaped(Reply(raw=b'{"error": "%s"}' % KEY.encode())),
     ],
 )
 def test_a_key_that_a_server_repeats_goes_nowhere(server: Server, reply: Reply) -> None:
@@ -368,7 +497,9 @@ def test_a_key_that_a_server_repeats_goes_nowhere(server: Server, reply: Reply) 
         told = error
     text = f"{told} {getattr(told, 'text', '')} {job.events} {list(kept.values())}"
     assert "***" in text
-    assert "sk-a" not in text
+    assert "k-a" not in text
+    assert "0073" not in text
+    assert "of-this-test" not in text
     assert server.keys[0] == f"Bearer {KEY}"
 
 
@@ -412,11 +543,39 @@ def test_a_server_that_refuses_everything_is_not_asked_a_thousand_times(server: 
     assert len(server.calls) < 100
 
 
-def test_no_server_is_one_error() -> None:
-    with serving() as gone:
-        asked = model(gone, retries=1)
-    with pytest.raises(StepError, match="can't be reached"):
-        ask(TestJob(), asked, *questions(100))
+def free_port() -> int:
+    """A port on which nothing listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    ("host", "fix"),
+    [("127.0.0.1", "is the server running at"), ("no-such-host.invalid", "check the name")],
+)
+def test_a_server_that_is_not_there_is_not_waited_for(
+    host: str, fix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finery_openai.limits.FIRST_WAIT", 60.0)  # it would take minutes
+    asked = OpenaiModel(model="m", base_url=f"http://{host}:{free_port()}/v1", api_key=None)
+    with pytest.raises(StepError, match="can't be reached") as raised:
+        ask(TestJob(), asked.run(TestJob(seed=None)), *questions(100))
+    assert (raised.value.fix or "").startswith(fix)
+
+
+def test_a_server_that_restarts_is_waited_for() -> None:
+    with serving() as first:
+        asked, port = model(first, concurrency=1), first.server_port
+        engine, found = TestJob().engine(asked), []
+        answers = engine.stream(map(Request, map(conversation, "abcdef")))
+        found.append(next(answers))
+    restart = threading.Timer(0.5, lambda: stack.enter_context(serving(port=port)))
+    with ExitStack() as stack:
+        restart.start()
+        found += answers
+        restart.join()
+    assert [a.text for _, a in found if isinstance(a, Completion)] == [f"re: {c}" for c in "abcdef"]
 
 
 # -- limits --------------------------------------------------------------------------------------
@@ -622,14 +781,22 @@ def test_a_key_that_is_not_set_is_said_before_anything_is_asked(
 
 
 def test_a_key_in_an_address_is_not_shown(taught: Callable[..., Project], server: Server) -> None:
-    for query in ("?api_key=5ecret", "?v=1&x-token=5ecret", "?v=1;key=5ecret"):
-        made = taught(5, RECIPE.replace("%(url)s", "%(url)s" + query))
-        url = f"models.teacher.base_url=ftp://host/v1{query}"
+    addresses = [
+        f"host/v1{q}" for q in ("?api_key=5ecret", "?v=1&x-token=5ecret", "?v=1;key=5ecret")
+    ]
+    for address in (*addresses, "5ecret@host/v1", "me:5ecret@host/v1", "host/v1#5ecret"):
+        made = taught(5, RECIPE.replace("%(url)s", f"http://{address}"))
+        url = f"models.teacher.base_url=ftp://{address}"
         for ran in (made.run("check"), made.run("build"), made.run("check", "--set", url)):
             assert ran.code == 2
             assert "base_url" in ran.err
             assert "***" in ran.err
             assert "5ecret" not in ran.out + ran.err
+    key = "sk-proj-5ecretAAAABBBBCCCC"
+    made = taught(5, RECIPE.replace("TEACHER_KEY", key))
+    for ran in (made.run("check"), made.run("build"), made.run("plan")):
+        assert ran.code == 2
+        assert key not in ran.out + ran.err
     assert short("https://host/v1?api_key=5ecret&v=1") == "https://host/v1?api_key=***&v=1"
 
 

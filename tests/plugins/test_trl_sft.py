@@ -108,6 +108,7 @@ def test_an_adapter_has_its_base_tokenizer_and_facts(train: Train, tiny: Model) 
     model, job = train()
     assert model.refs == {"base": tiny}
     assert sorted(files(job.out)) == [
+        "README.md",
         "adapter_config.json",
         "adapter_model.safetensors",
         "chat_template.jinja",

@@ -1,15 +1,20 @@
 """Checks beyond the schema and the graph: outside files, and the notes and estimates of plugins."""
 
 import os
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finery.build.offline import job_without_store
 from finery.errors import FineryError, PluginError, UsageError
 from finery.plugin.history import Results
 from finery.plugin.notes import About, Estimate, Note, known_notes
 from finery.recipe.files import find_files
-from finery.recipe.graph import Graph, Node, place_of
+from finery.recipe.graph import Graph, Node, has_setting, place_of
 from finery.step.inspect import files_of, give_files, nested_steps
+from finery.step.interfaces import Preflight, interface
+from finery.util.installed import version_of
 
 if TYPE_CHECKING:
     from finery.artifact.manifest import Result
@@ -25,7 +30,8 @@ def notes_on(graph: Graph, results: Results | None = None) -> list[Note]:
     """
     known, whole = known_notes(graph.plugins), graph.whole or graph
     answers = graph.plugins.hook.finery_checks(graph=whole, results=results or Results())
-    raw = [*_unset_variables(graph), *(note for notes in answers for note in notes)]
+    own = [*_unset_variables(graph), *_missing_packages(graph)]
+    raw = [*own, *(note for notes in answers for note in notes)]
     notes = [_completed(note, known, whole) for note in raw]
     silenced = set(graph.recipe.data.get("silence") or [])
     audible = [n for n in notes if silenced.isdisjoint((n.name, f"{n.step}/{n.name}"))]
@@ -109,13 +115,63 @@ def _unset_variables(graph: Graph) -> Iterator[Note]:
                 )
 
 
+def _missing_packages(graph: Graph) -> Iterator[Note]:
+    """A note for each thing to install, on the first of the steps that need it."""
+    steps: dict[str, list[str]] = {}
+    packages: dict[str, dict[str, None]] = {}
+    for node in graph.nodes.values():
+        for step in (node.step, *nested_steps(node.step).values()):
+            preflight = interface(step, Preflight)
+            for name, source in (preflight.packages() if preflight else {}).items():
+                if version_of(name) is None:
+                    steps.setdefault(source, []).append(node.name)
+                    packages.setdefault(source, {})[name] = None
+    for source, names in steps.items():
+        users = list(dict.fromkeys(names))
+        verb = "needs" if len(users) == 1 else "need"
+        lacking = list(packages[source])
+        what = "a package that isn't" if len(lacking) == 1 else "packages that aren't"
+        yield Note(
+            name="missing-packages",
+            text=f"{', '.join(users)} {verb} {what} installed here: {', '.join(lacking)}",
+            fix=f"pip install '{source}'",
+            step=users[0],
+        )
+
+
 def check_files(graph: Graph) -> list[FineryError]:
-    """An error for each setting that names outside files which are missing or can't be used."""
+    """An error for each setting that names outside files which are missing or can't be used.
+
+    Of files that hold rows, the first ones are read.
+    """
     errors: list[FineryError] = []
     for node in graph.nodes.values():
         missing = [*_missing_files(graph, node)]
-        errors += missing or _unusable_files(graph, node)
+        errors += missing or [*_unusable_files(graph, node)] or _unusable_rows(graph, node)
     return errors
+
+
+def _unusable_rows(graph: Graph, node: Node) -> Iterator[FineryError]:
+    for inside, step in {"": node.step, **nested_steps(node.step)}.items():
+        preflight = interface(step, Preflight)
+        if preflight is None or type(preflight).check_source is Preflight.check_source:
+            continue
+        with tempfile.TemporaryDirectory(prefix="finery-check-") as folder:
+            try:
+                preflight.check_source(job_without_store(node, Path(folder)))
+            except FineryError as error:
+                yield _placed(graph, node, error, inside)
+
+
+def _placed(graph: Graph, node: Node, error: FineryError, inside: str) -> FineryError:
+    """The error at the setting that it names, with that line of the recipe; else as it is."""
+    keys = [*([inside] if inside else []), *(error.where or "").split(".")]
+    if error.where is None or not has_setting(node.step, keys):
+        error.where = place_of(graph.recipe, node, error.where, inside)
+        return error
+    placed = graph.recipe.error(error.what, (*node.place, *keys), fix=error.fix)
+    placed.details += error.details
+    return placed
 
 
 def _unusable_files(graph: Graph, node: Node) -> Iterator[FineryError]:

@@ -9,6 +9,7 @@ import msgspec
 
 from finery.artifact.manifest import Manifest, Result, with_references
 from finery.build.plan import Planner, StepPlan
+from finery.execute.environment import secrets_for_all
 from finery.execute.task import Task
 from finery.fields import Files, Settings
 from finery.recipe.document import Recipe
@@ -96,7 +97,7 @@ def _environment(
                 (*node.place, "env", index),
                 fix=f"export {name}=…",
             )
-    variables = {name: os.environ[name] for name in node.env}
+    variables = secrets_for_all(os.environ) | {name: os.environ[name] for name in node.env}
     for source in node.sources if engines else ():
         for name in _variables(_input(source, results)):
             if name not in os.environ:

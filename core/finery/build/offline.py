@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from finery.errors import StepError
-from finery.inference.records import SqliteRecords
+from finery.execute.environment import secrets_for_all
+from finery.inference.records import MemoryRecords, SqliteRecords
 from finery.recipe.graph import Node
 from finery.step.inspect import give_files
 from finery.step.job import Job, Report
@@ -35,9 +36,24 @@ def job_without_run(
         report=report,
         records=SqliteRecords(store.database),
         find_engine=_no_engine,
-        secrets={name: os.environ[name] for name in node.env if name in os.environ},
+        secrets=secrets_for_all(os.environ)
+        | {name: os.environ[name] for name in node.env if name in os.environ},
         pinned=pinned,
         kept=store.root / PINNED,
+    )
+
+
+def job_without_store(node: Node, folder: Path) -> Job:
+    """A job that asks no engine and knows no answers. folder: as for `job_without_run`."""
+    (folder / "out").mkdir()
+    return Job(
+        out=folder / "out",
+        scratch=folder / "scratch",
+        seed=node.seed if node.step.uses_seed() else None,
+        report=lambda event: None,
+        records=MemoryRecords(),
+        find_engine=_no_engine,
+        secrets={},
     )
 
 

@@ -10,8 +10,44 @@ from pathlib import Path
 
 from finery.artifact.manifest import MANIFEST, Manifest
 from finery.errors import UsageError
+from finery.recipe.document import Recipe, load
+from finery.store.database import Store
 from finery.store.links import link_outputs
 from finery.util.files import ABSENT, FileState, file_state
+from finery.util.paths import project_folder, shown
+
+
+def build_folder(recipe: Recipe) -> Path:
+    """`build/<recipe>` in the project folder: what a person opens."""
+    return project_folder(recipe.path) / "build" / recipe.name
+
+
+def refuse_shared_folder(recipe: Recipe, store: Store) -> None:
+    """Raise `RecipeError` where another recipe of the project builds into the same folder.
+
+    That is one which was built before, still exists, and still has this name: a recipe that was
+    moved, deleted or renamed leaves its folder to whoever takes the name.
+    """
+    for path in store.recipes().values():
+        if _builds_into(path, recipe):
+            file = recipe.path.stem if recipe.path.stem != "recipe" else "2"
+            raise recipe.error(
+                f"{shown(path)} has the name '{recipe.name}' too, and builds into "
+                f"{shown(build_folder(recipe))}/",
+                ["name"],
+                fix=f"give this recipe another name, such as name: {recipe.name}-{file}",
+            )
+
+
+def _builds_into(path: Path, recipe: Recipe) -> bool:
+    """Whether the recipe at `path` is another one than `recipe`, with the same folder."""
+    try:
+        if os.path.samefile(path, recipe.path):
+            return False
+        other = load(path)
+    except (OSError, UsageError):  # it is gone, or broken: nobody can tell its name
+        return False
+    return build_folder(other) == build_folder(recipe)
 
 
 class OutputLinks:

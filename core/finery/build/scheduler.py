@@ -15,7 +15,7 @@ from finery.artifact.manifest import Manifest, Result
 from finery.build.checks import lines_on
 from finery.build.dispatch import limited_models, task_of
 from finery.build.events import RunLog
-from finery.build.outputs import OutputLinks
+from finery.build.outputs import OutputLinks, build_folder
 from finery.build.plan import Planner, StepPlan
 from finery.errors import DataError, FineryError, StepError, error_from_dict
 from finery.execute.executor import Executor
@@ -28,7 +28,6 @@ from finery.store.links import check_outputs_folder, prune_links
 from finery.util.events import Event, Listener, happened, new_run_id
 from finery.util.files import FileState, file_state
 from finery.util.paths import project_folder
-from finery.util.text import redacted
 
 T = TypeVar("T")
 
@@ -74,7 +73,7 @@ class Build:
     ) -> None:
         """states: of views, as the last build left them, see `OutputLinks`."""
         store.check_writable()
-        self.folder = build_folder(graph)
+        self.folder = build_folder(graph.recipe)
         check_outputs_folder(self.folder)
         self.graph = graph
         self.store = store
@@ -144,10 +143,9 @@ class Build:
             elif self._stopped():
                 break
         data = self.graph.recipe.data
-        steps = {name for section in SECTIONS for name in data.get(section) or ()}
         if not self.outcome.errors:
             self.store.sweep_abandoned()
-        prune_links(self.folder, steps | self.store.steps_of_others(self.planner.recipe_id))
+        prune_links(self.folder, {n for section in SECTIONS for n in data.get(section) or ()})
 
     def _unfinished(self) -> bool:
         return bool(self._ready or self._locked or self._running or any(self._queues.values()))
@@ -259,14 +257,11 @@ class Build:
     def _hear(self, task: Task, event: TaskEvent) -> None:
         plan = self._running[task.step]
         if event["event"] == "done":
-            _redact_log(task)
             self._done(plan, event)
         elif event["event"] == "failed":
-            _redact_log(task)
             self._ended(plan)
             self._fail(plan.node, error_from_dict(event["error"]), log=task.log)
         elif event["event"] == "died":
-            _redact_log(task)
             self._ended(plan)
             self._fail(plan.node, _death(event["code"], task), log=task.log)
         elif event["event"] == "note":
@@ -465,26 +460,11 @@ def _isolated(plan: StepPlan) -> bool:
     return type(plan.node.step).__spec__.isolated
 
 
-def build_folder(graph: Graph) -> Path:
-    """`build/<recipe>` in the project folder: what a person opens."""
-    return project_folder(graph.recipe.path) / "build" / graph.recipe.name
-
-
 def _digest_now(store: Store, path: Path) -> str | None:
     try:
         return store.digest_file(path)
     except DataError:  # it is gone
         return None
-
-
-def _redact_log(task: Task) -> None:
-    """Take secrets out of what the step printed."""
-    if task.env and os.path.exists(task.log):
-        log = Path(task.log)
-        text = log.read_text(encoding="utf-8", errors="surrogateescape")
-        clean = redacted(text, task.env)
-        if clean != text:
-            log.write_text(clean, encoding="utf-8", errors="surrogateescape")
 
 
 def _death(code: int, task: Task) -> StepError:

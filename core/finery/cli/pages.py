@@ -130,10 +130,10 @@ def _makes_pages(graph: Graph, kind: str) -> bool:
 
 def _file(graph: Graph, html: str, name: str) -> Path:
     """Where a page goes: what `--html` names, a file or a folder, else beside the outputs."""
-    from finery.build.scheduler import build_folder
+    from finery.build.outputs import build_folder
 
     if not html:
-        return build_folder(graph) / name
+        return build_folder(graph.recipe) / name
     return Path(html) / name if Path(html).is_dir() else Path(html)
 
 

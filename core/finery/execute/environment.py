@@ -2,25 +2,102 @@
 
 import os
 import re
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from finery.execute.task import Task
 from finery.plugin.manager import load_plugins
 
-_SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
-"""Environment variables that no worker inherits: a step gets them only by `env:`."""
+PASS_ENV = "FINERY_PASS_ENV"
+"""The environment variable that names further variables for all steps, e.g. `SITE_ID, ACME_*`."""
+
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+_PASSED = frozenset({
+    "PATH", "HOME", "USER", "LOGNAME", "SHELL", "PWD", "TMPDIR", "TMP", "TEMP", "LANG", "LANGUAGE",
+    "TZ", "TERM", "HOSTNAME", "NO_COLOR",
+    "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
+    "LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH", "CC", "CXX",
+    "VIRTUAL_ENV", "PIP_CONFIG_FILE", "PIP_CACHE_DIR", "PIP_CERT", "PIP_FIND_LINKS",
+    "PIP_NO_INDEX", "PIP_PROXY", "PIP_RETRIES", "PIP_TIMEOUT", "PIP_TRUSTED_HOST",
+    "HF_TOKEN_PATH", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OLLAMA_HOST", "OLLAMA_MODELS",
+    "SOURCE_DATE_EPOCH",
+})  # fmt: skip
+"""Variables that every step inherits, beside the proxies and those that start in a certain way."""
+_PASSED_PREFIXES = (
+    "LC_", "XDG_", "PYTHON", "CONDA_", "FINERY_", "COVERAGE_", "SLURM_", "MALLOC_",
+    "CUDA_", "CUDNN_", "CUBLAS_", "NVIDIA_", "NCCL_", "GLOO_", "UCX_",
+    "ROCR_", "ROCM_", "HIP_", "HSA_", "MIOPEN_", "GPU_", "ONEAPI_", "SYCL_", "ZE_",
+    "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "BLIS_", "VECLIB_", "NUMEXPR_",
+    "TORCH_", "TORCHINDUCTOR_", "PYTORCH_", "TRITON_", "ACCELERATE_", "BNB_", "UNSLOTH_",
+    "HF_", "TRANSFORMERS_", "TOKENIZERS_", "GGML_", "LLAMA_",
+    "WANDB_", "MLFLOW_", "TRACKIO_", "TENSORBOARD_",
+)  # fmt: skip
+_SECRET = re.compile(
+    r"(^|_)(API)?(KEYS?|TOKENS?|SECRETS?|PASS(WORD|WD|PHRASE)?|PWD|PW|CREDS?|CREDENTIALS?|AUTH|JWT"
+    r"|PATS?|PEM|DSN|COOKIES?)(_|\d|$)",
+    re.IGNORECASE,
+)
+"""Names of variables that are secrets, whatever their first letters are."""
+_USER_IN_URL = re.compile(r"(\w://)[^\s/@]*@")
 
 
 def worker_environment(task: Task, *, alone: bool) -> dict[str, str]:
     """The environment for a new process whose first step is `task`.
 
-    This process's own, less what looks like a secret; and what plugins add to it, where the user
-    didn't set the same variables. alone: whether no other step will run beside it.
+    What steps inherit from this process, and what plugins add to it. A variable that the user set
+    keeps its value. alone: whether no other step will run beside it.
     """
     plugins = load_plugins(tuple(Path(path) for path in task.plugins))
-    return plugins.worker_environment(task.use, alone=alone) | inherited()
+    added = plugins.worker_environment(task.use, alone=alone)
+    return {name: os.environ.get(name, value) for name, value in added.items()} | inherited()
 
 
 def inherited() -> dict[str, str]:
-    """This process's environment, less what looks like a secret."""
-    return {name: value for name, value in os.environ.items() if not _SECRET.search(name)}
+    """What every step inherits from this process's environment.
+
+    Variables that programs need to work on this machine, and those that `FINERY_PASS_ENV` names. No
+    secrets, and no user names and passwords in URLs.
+    """
+    more, secrets = _named_by_user(os.environ), secrets_for_all(os.environ)
+    return {
+        name: value if name in more else _without_user(name, value)
+        for name, value in os.environ.items()
+        if name in more or _is_passed(name)
+        if name not in secrets
+    }
+
+
+def secrets_for_all(environment: Mapping[str, str]) -> dict[str, str]:
+    """The secrets among the variables that `FINERY_PASS_ENV` names.
+
+    Each step gets them as if its `env:` named them, so that they are taken out of what it reports.
+    """
+    return {
+        name: value
+        for name, value in _named_by_user(environment).items()
+        if _SECRET.search(name) or _without_user(name, value) != value
+    }
+
+
+def _named_by_user(environment: Mapping[str, str]) -> dict[str, str]:
+    patterns = environment.get(PASS_ENV, "").replace(",", " ").split()
+    return {
+        name: value
+        for name, value in environment.items()
+        if any(fnmatchcase(name, pattern) for pattern in patterns)
+    }
+
+
+def _is_passed(name: str) -> bool:
+    if name in _PASSED or name.upper() in _PROXIES:
+        return True
+    return name.startswith(_PASSED_PREFIXES) and not _SECRET.search(name)
+
+
+def _without_user(name: str, value: str) -> str:
+    """The value without the user names and passwords of URLs."""
+    if name.upper() in _PROXIES and "@" in value:
+        scheme, separator, rest = value.rpartition("://")
+        return f"{scheme}{separator}{rest.rpartition('@')[2]}"
+    return _USER_IN_URL.sub(r"\1", value)

@@ -25,9 +25,9 @@ step started, has to be ended before `died` is given. The code is the exit code,
 of a signal: -9 is reported to the user as memory that ran out. The build doesn't try again.
 
 **Folders.** Until the closing event, `out`, `scratch` and `log` belong to the executor and the
-step. The build makes `out`; the log's folder exists; whatever the step prints is appended to `log`.
-After the closing event they are the build's: it removes `out`, takes secrets out of `log`, and
-removes `scratch` when the step's outputs are recorded. Outputs are in `objects/` of the store
+step. The build makes `out`; the log's folder exists; `run_task` appends what the step prints to
+`log`, without secrets. After the closing event they are the build's: it removes `out`, and removes
+`scratch` when the step's outputs are recorded. Outputs are in `objects/` of the store
 before `done` is given.
 
 **Secrets.** `task.env` holds their values, for this step alone. They go to the step's process by a

@@ -23,6 +23,7 @@ import msgspec
 from finery.artifact.kinds import Artifact, Model
 from finery.artifact.manifest import Manifest
 from finery.errors import DISK_FULL, FineryError, StepError
+from finery.execute.log import redirect_to
 from finery.execute.task import AHEAD, Closing, Done, Failed, Task
 from finery.execute.undeclared import load_files, noted
 from finery.fields import Files
@@ -38,7 +39,7 @@ from finery.store.blobs import ingest
 from finery.store.links import open_artifact
 from finery.util.leftovers import scratch_lock
 from finery.util.paths import PINNED
-from finery.util.text import redacted
+from finery.util.text import redacted_data
 
 _is_worker = False
 """Whether this process only runs steps, so that what it is may change for a step's children."""
@@ -101,18 +102,18 @@ def run_task(task: Task, send: Send) -> Closing:
     send: is called with each report, from the thread that the step reports from.
     """
     started = time.perf_counter()
-    _redirect(task.log)
+    close_log = redirect_to(task.log, task.env)
     before = {name: os.environ.get(name) for name in task.env}
     os.environ.update(task.env)
     try:
-        outputs = outputs_of(task, lambda report: send(_redact(report, task.env)))
+        outputs = outputs_of(task, lambda report: send(redacted_data(report, task.env)))
     except FineryError as error:
-        return Failed(event="failed", error=_redact(error.to_dict(), task.env))
+        return Failed(event="failed", error=redacted_data(error.to_dict(), task.env))
     except Terminated:
         raise
     except BaseException as error:  # sys.exit, too: whatever a step raises is an error of it
         failure = _from_exception(error, task)
-        return Failed(event="failed", error=_redact(failure.to_dict(), task.env))
+        return Failed(event="failed", error=redacted_data(failure.to_dict(), task.env))
     finally:
         for name, value in before.items():
             if value is None:
@@ -122,6 +123,7 @@ def run_task(task: Task, send: Send) -> Closing:
         with contextlib.suppress(OSError):  # no room for the log: what the step made may fit
             sys.stdout.flush()
             sys.stderr.flush()
+        close_log()
     return Done(event="done", outputs=outputs, seconds=time.perf_counter() - started)
 
 
@@ -158,15 +160,6 @@ def outputs_of(task: Task, send: Send) -> dict[str, Manifest]:
         if id(artifact) not in manifests:
             manifests[id(artifact)] = ingest(artifact, job.out, root / "objects")
     return {name: manifests[id(artifact)] for name, artifact in artifacts.items()}
-
-
-def _redact(value: Any, env: Mapping[str, str]) -> Any:
-    """Plain data without the values of the environment variables that the step was given."""
-    if isinstance(value, dict):
-        return {k: _redact(v, env) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_redact(v, env) for v in value]
-    return redacted(value, env) if isinstance(value, str) else value
 
 
 def _check_apart(artifacts: Mapping[str, Artifact]) -> None:
@@ -276,14 +269,6 @@ def _from_exception(error: BaseException, task: Task) -> FineryError:
     return StepError(
         f"step type '{task.use}' failed: {type(error).__name__}: {error}", details=lines[-7:-1]
     )
-
-
-def _redirect(log: str) -> None:
-    """Send what the step prints, C libraries included, to its log."""
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
-    os.close(file)
 
 
 def _die_with_parent(parent: int) -> None:

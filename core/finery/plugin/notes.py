@@ -50,6 +50,10 @@ OWN_NOTES = {
         when="a step's `env:` names an environment variable that isn't set here",
         why="The build stops where the step is about to start.",
     ),
+    "missing-packages": About(
+        when="a step needs Python packages that aren't installed here",
+        why="The build stops when the step starts.",
+    ),
     "undeclared-read": About(
         when="a running step opens a file of the project, or imports code beside the recipe, that "
         "isn't part of its key",

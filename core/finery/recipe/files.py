@@ -1,11 +1,9 @@
 """Files outside the store that `Files` settings name."""
 
 import copy
-import errno
 import itertools
 import os
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,12 +12,9 @@ from finery.fields import Files, OneFile, OptionalFiles, Settings
 from finery.recipe.document import Recipe
 from finery.step.inspect import files_of, give_files
 from finery.util.files import check_plain
-from finery.util.text import nearest_meant
+from finery.util.listing import files_inside, files_matching
+from finery.util.text import nearest
 
-MOST_FILES = 250_000
-"""Files that a setting may name: more are a folder that wasn't meant."""
-SYSTEM = ("/proc", "/sys", "/dev")
-"""Folders of what isn't kept on a disk."""
 S = TypeVar("S", bound=Settings)
 
 
@@ -49,7 +44,7 @@ def find_files(recipe: Recipe, place: Sequence[str], files: Files) -> list[tuple
 
 
 class _Missing(DataError):
-    """Nothing is there, which `OptionalFiles` may be."""
+    """Nothing is there, which is fine for `OptionalFiles`."""
 
 
 def _find(files: Files, folder: Path) -> list[tuple[str, Path]]:
@@ -65,44 +60,56 @@ def _find(files: Files, folder: Path) -> list[tuple[str, Path]]:
             names.setdefault(path, _name(path, folder, pattern))
     if isinstance(files, OneFile) and len(names) > 1:
         raise DataError(
-            f"one file is needed, and {files} is {len(names)}",
+            f"expected one file, but {files} matches {len(names)}",
             fix=f"name one: {', '.join(sorted(names.values())[:3])}{', …' * (len(names) > 3)}",
         )
     return [(name, path) for path, name in names.items()]
 
 
 def _matches(pattern: str, folder: Path) -> list[Path]:
-    path = _expanded(pattern, folder)
+    path = folder / _expanded(pattern)
     try:
         check_plain(path)
-    except FileNotFoundError:
-        if any(c in pattern for c in "*?["):
-            return _globbed(path, pattern, folder)
-        near = _near(path, folder)
-        raise _Missing(f"there is no file {_short(pattern)}", fix=near) from None
+    except (FileNotFoundError, NotADirectoryError):
+        pass
     except OSError as error:
         if os.path.isdir(path):
             return _inside(path, pattern)
-        if error.errno == errno.ENOTDIR:
-            raise _Missing(f"there is no file {_short(pattern)}", fix=_near(path, folder)) from None
         raise _unusable(pattern, error) from None
-    return [path]
+    else:
+        return [path]
+    if any(c in pattern for c in "*?["):
+        return _globbed(path, pattern, folder)
+    raise _Missing(f"there is no file {_short(pattern)}", fix=_path_fix(pattern, path, folder))
 
 
-def _expanded(pattern: str, folder: Path) -> Path:
+def _inside(path: Path, pattern: str) -> list[Path]:
     try:
-        return folder / Path(pattern).expanduser()
-    except RuntimeError:
-        raise DataError(
-            f"there is no user {_short(pattern.partition('/')[0])}",
-            fix="write the whole path, or ~/… for your own home folder",
-        ) from None
+        matches = files_inside(path)
+    except OSError as error:
+        raise _unusable(pattern, error) from None
+    if not matches:
+        raise _Missing(
+            f"folder {_short(pattern)} is empty", fix="put files in it, or check the path"
+        )
+    return matches
+
+
+def _globbed(path: Path, pattern: str, folder: Path) -> list[Path]:
+    try:
+        matches = files_matching(path)
+    except OSError as error:
+        raise _unusable(pattern, error) from None
+    if not matches:
+        raise _Missing(f"no file matches {_short(pattern)}", fix=_RELATIVE.format(folder))
+    return matches
 
 
 def _unusable(pattern: str, error: OSError) -> DataError:
+    file = error.filename if isinstance(error.filename, str) else pattern
     return DataError(
-        f"can't read {_short(pattern)}: {error.strerror}",
-        fix="name a file that you may read; paths are relative to the recipe's folder",
+        f"can't read {_short(file)}: {error.strerror}",
+        fix="name files that you may read, or the folder that holds them",
     )
 
 
@@ -110,98 +117,56 @@ def _short(pattern: str) -> str:
     return pattern if len(pattern) <= 80 else f"{pattern[:40]}…{pattern[-20:]}"
 
 
-def _inside(top: Path, pattern: str) -> list[Path]:
-    """All files in a folder and in those below, sorted. Links to folders aren't followed."""
-    _refuse_system(top, pattern)
-    found: list[Path] = []
-    for folder, _, names in os.walk(top, onerror=_raiser(pattern)):
-        paths = (Path(folder, name) for name in names)
-        found += [_readable(path) for path in paths if path.is_file()]
-        if len(found) > MOST_FILES:
-            raise _too_many(pattern)
-    if not found:
-        raise _Missing(f"folder {_short(pattern)} holds no files", fix="check the path")
-    return sorted(found)
-
-
-def _raiser(pattern: str) -> Callable[[OSError], None]:
-    def fail(error: OSError) -> None:
-        raise _unusable(str(error.filename or pattern), error)
-
-    return fail
-
-
-def _readable(path: Path) -> Path:
+def _expanded(pattern: str) -> Path:
     try:
-        check_plain(path)
-    except OSError as error:
-        raise _unusable(str(path), error) from None
-    return path
-
-
-def _globbed(path: Path, pattern: str, folder: Path) -> list[Path]:
-    import glob
-
-    if "**" in pattern:
-        fixed = itertools.takewhile(lambda part: not set(part) & set("*?["), path.parts)
-        _refuse_system(Path(*fixed), pattern)
-        _refuse_loops(str(Path(*fixed)), pattern)
-    found: list[Path] = []
-    for count, name in enumerate(glob.iglob(str(path), recursive=True)):
-        if os.path.isfile(name):
-            found.append(_readable(Path(name)))
-        if count > MOST_FILES:
-            raise _too_many(pattern)
-    if not found:
-        raise _Missing(
-            f"no file matches {_short(pattern)}",
-            fix=f"paths are relative to the recipe's folder, {folder}",
-        )
-    return sorted(found)
-
-
-def _refuse_system(folder: Path, pattern: str) -> None:
-    """Raise `DataError` for the whole file system, and for what the kernel makes up."""
-    resolved = os.path.realpath(folder)
-    if resolved == "/" or any(f"{resolved}/".startswith(f"{top}/") for top in SYSTEM):
+        return Path(pattern).expanduser()
+    except RuntimeError:
+        user = _short(pattern.partition("/")[0])
         raise DataError(
-            f"{_short(pattern)} takes in the system's own files",
-            fix="name the folder that holds your files",
-        )
+            f"there is no file {_short(pattern)}: {user} has no home folder",
+            fix="write the whole path",
+        ) from None
 
 
-def _refuse_loops(top: str, pattern: str) -> None:
-    """Raise `DataError` for a link to a folder above it: `**` follows links, without an end."""
-    rest: list[tuple[str, frozenset[str]]] = [(top, frozenset())]
-    count = 0
-    while rest:
-        folder, above = rest.pop()
-        real = os.path.realpath(folder)
-        if real in above:
-            raise DataError(
-                f"{_short(pattern)} finds the link {folder}, which leads to a folder above it",
-                fix="remove the link, or name a folder without it",
-            )
-        count += 1
-        if count > MOST_FILES:
-            raise _too_many(pattern)
-        with suppress(OSError), os.scandir(folder) as entries:  # what can't be listed, glob skips
-            rest += [(e.path, above | {real}) for e in entries if e.is_dir()]
+_RELATIVE = "check the path: it is relative to the recipe's folder, {}"
+_SEARCHED = 2_000
+"""Files that a search for one of the same name looks at, at most."""
 
 
-def _too_many(pattern: str) -> DataError:
-    return DataError(
-        f"{_short(pattern)} finds more than {MOST_FILES:,} files",
-        fix="name the folder that holds your files",
-    )
-
-
-def _near(path: Path, folder: Path) -> str:
+def _path_fix(pattern: str, path: Path, folder: Path) -> str:
+    """What to write instead of a path that doesn't exist."""
+    if "://" in pattern:
+        return "download the file, and write the path of the copy"
+    if "$" in pattern or "%" in pattern:
+        return "write the path itself: variables in paths aren't expanded"
+    plain = pattern.strip("\"'“”„‘’ ").replace("\\", "/")
+    parts = Path(plain).parts
+    for start in range(len(parts)):  # an absolute path from another machine, say
+        candidate = Path(*parts[start:])
+        is_other = candidate != Path(pattern) and not candidate.is_absolute()
+        if is_other and os.path.exists(folder / candidate):
+            return f"write {candidate.as_posix()}"
     if os.path.isdir(path.parent):
-        fix = nearest_meant(path.name, [p.name for p in path.parent.iterdir()])
-        if fix is not None:
-            return fix
-    return f"paths are relative to the recipe's folder, {folder}"
+        near = nearest(path.name, [p.name for p in path.parent.iterdir()])
+        if near:
+            return f"did you mean '{Path(pattern).with_name(near).as_posix()}'?"
+    same = _of_that_name(path.name, folder)
+    if same is not None:
+        return f"did you mean '{same}'?"
+    return "check the path" if pattern.startswith(("/", "~")) else _RELATIVE.format(folder)
+
+
+def _of_that_name(name: str, folder: Path) -> str | None:
+    """A file of this name further inside the folder."""
+    seen = 0
+    for top, folders, files in os.walk(folder):
+        folders[:] = sorted(f for f in folders if not f.startswith(".") and f != "build")
+        if name in files:
+            return Path(top, name).relative_to(folder).as_posix()
+        seen += len(files) + len(folders)
+        if seen > _SEARCHED:
+            break
+    return None
 
 
 def _name(path: Path, folder: Path, pattern: str) -> str:

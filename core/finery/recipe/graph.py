@@ -10,9 +10,10 @@ from finery.artifact.kinds import Artifact, Dataset, Metrics, Model
 from finery.errors import FineryError, RecipeError, UsageError
 from finery.fields import Role, Settings
 from finery.recipe.document import Recipe
+from finery.recipe.hints.references import reference_fix
 from finery.recipe.steptypes import StepTypes
 from finery.recipe.validate import check_recipe, convert_step, raise_all
-from finery.step.inspect import SECTIONS, nested_steps, slots_of
+from finery.step.inspect import SECTIONS, Slot, nested_steps, slots_of
 from finery.step.step import Step
 from finery.util.text import did_you_mean
 
@@ -95,7 +96,7 @@ def build_graph(recipe: Recipe, plugins: "Plugins", *, validated: bool = False) 
     if not validated:
         raise_all(check_recipe(recipe, plugins))
     nodes = _nodes(recipe, plugins)
-    raise_all([e for node in nodes.values() for e in _connect(recipe, node, nodes)])
+    raise_all([e for node in nodes.values() for e in _connect(recipe, node, nodes, plugins)])
     ordered = _sorted(recipe, nodes)
     if not validated:
         for node in nodes.values():
@@ -165,16 +166,17 @@ def place_of(recipe: Recipe, node: Node, where: str | None, inside: str = "") ->
     if where is None:
         return recipe.where((*node.place, *([inside] if inside else [])), key=True)
     keys = [*([inside] if inside else []), *where.split(".")]
-    return recipe.where((*node.place, *keys)) if _has_setting(node.step, keys) else where
+    return recipe.where((*node.place, *keys)) if has_setting(node.step, keys) else where
 
 
-def _has_setting(step: Settings, keys: Sequence[str]) -> bool:
+def has_setting(step: Settings, keys: Sequence[str]) -> bool:
+    """Whether `keys` lead to a setting of a step, or to an entry of one that is a mapping."""
     first, *rest = keys
     if first not in type(step).__struct_fields__:
         return False
     within = getattr(step, first)
     if isinstance(within, Settings) and rest:
-        return _has_setting(within, rest)
+        return has_setting(within, rest)
     return not rest or (isinstance(within, dict) and ".".join(rest) in within)
 
 
@@ -266,7 +268,9 @@ def derived_seed(seed: int, use: str) -> int:
     return int.from_bytes(blake3(f"{seed}/{use}".encode()).digest(4), "big") >> 1
 
 
-def _connect(recipe: Recipe, node: Node, nodes: dict[str, Node]) -> Iterator[FineryError]:
+def _connect(
+    recipe: Recipe, node: Node, nodes: dict[str, Node], plugins: StepTypes
+) -> Iterator[FineryError]:
     """Fill in the node's sources; yield what is wrong with its references."""
     for field_name, slot in slots_of(node.step).items():
         accepts = slot.accepts
@@ -284,19 +288,33 @@ def _connect(recipe: Recipe, node: Node, nodes: dict[str, Node]) -> Iterator[Fin
                     node.sources.append(source)
                 else:
                     yield recipe.error(
-                        f"'{field_name}' of {node.use} takes a {accepts.kind.kind}, "
-                        f"and '{artifact.ref}' is a {kind.kind}", place,
+                        f"'{field_name}' of {node.use} expects a {accepts.kind.kind}, "
+                        f"but '{artifact.ref}' is a {kind.kind}", place,
                         fix=_of_kind(accepts.kind, nodes, node.name),
                     )  # fmt: skip
             else:
-                yield recipe.error(resolved.what, place, fix=resolved.fix)
+                fix = resolved.fix or _reference_fix(artifact.ref, field_name, slot, nodes, plugins)
+                yield recipe.error(resolved.what, place, fix=fix)
     for index, name in enumerate(node.needs):
         if name not in nodes:
+            section = recipe.data.get(name) if name in SECTIONS else None
             yield recipe.error(
                 f"there is no step '{name}'",
                 _place(recipe, node, "needs", index),
-                fix=did_you_mean(name, nodes),
+                fix=f"name steps, not a section: {', '.join(section)}"
+                if isinstance(section, dict)
+                else did_you_mean(name, nodes),
             )
+
+
+def _reference_fix(
+    ref: str, field_name: str, slot: Slot, nodes: dict[str, Node], plugins: StepTypes
+) -> str | None:
+    outputs = {name: node.outputs for name, node in nodes.items()}
+    takes = slot.accepts
+    return reference_fix(
+        ref, field_name, takes.kind, outputs, plugins, many=takes.many, optional=takes.optional
+    )
 
 
 def _same_rows(node: Node, source: Source, kind: type[Artifact]) -> FineryError | None:
@@ -326,7 +344,7 @@ def _resolve(ref: str, nodes: dict[str, Node]) -> tuple[str, str] | FineryError:
     """(step, output) that a reference names, or what is wrong with it."""
     name, dot, output = ref.partition(".")
     if name not in nodes:
-        return FineryError(f"there is no step '{name}'", fix=did_you_mean(name, nodes))
+        return FineryError(f"there is no step '{ref if '/' in ref else name}'")
     outputs = nodes[name].outputs
     if output in outputs and (dot or output == ""):
         return name, output
@@ -382,5 +400,5 @@ def _cycle(recipe: Recipe, nodes: dict[str, Node], names: Sequence[str]) -> Reci
     return recipe.error(
         f"step '{first.name}' waits for itself: {' → '.join([*names, first.name])}",
         _place(recipe, first, *places[0]),
-        fix="take one of these references out",
+        fix="remove one of these references",
     )

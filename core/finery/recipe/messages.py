@@ -1,14 +1,17 @@
 """What breaks a JSON Schema, in the words of recipes."""
 
-import math
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from finery.errors import FineryError
 from finery.recipe.document import Recipe
 from finery.recipe.excerpt import without_secrets
 from finery.recipe.fits import fits
+from finery.recipe.hints.names import groups_of, setting_fix, setting_meant
+from finery.recipe.hints.values import value_fix
+from finery.step.hints import Hints, hints_of
+from finery.step.step import Step
 from finery.util.text import did_you_mean, nearest
 
 LONGEST = 60
@@ -26,17 +29,34 @@ _LIMITS = {
 }  # fmt: skip
 
 
+class _Subject(NamedTuple):
+    """What is checked: `schema` of the value at `place` of a recipe, which messages call `name`."""
+
+    recipe: Recipe
+    place: tuple[Any, ...]
+    name: str
+    schema: dict[str, Any]
+    hints: Hints
+
+
 def complaints(
-    recipe: Recipe, schema: dict[str, Any], value: Any, place: tuple[Any, ...], subject: str
+    recipe: Recipe,
+    schema: dict[str, Any],
+    value: Any,
+    place: tuple[Any, ...],
+    subject: str,
+    cls: type[Step] | None = None,
 ) -> Iterator[FineryError]:
     """An error for each way in which `value`, at `place` of the recipe, breaks `schema`.
 
-    subject: what the value is, e.g. the step type.
+    subject: what the value is, e.g. the step type. cls: that step type, for its hints.
     """
     if fits(schema, value):
         return
+    hints = Hints() if cls is None else hints_of(cls)
+    about = _Subject(recipe, place, subject, schema, hints)
     for error in _validator()(schema).iter_errors(value):
-        yield from _translated(recipe, error, place, subject)
+        yield from _translated(about, error)
 
 
 @lru_cache(maxsize=1)
@@ -51,50 +71,50 @@ def _validator() -> Any:
     return extend(Draft202012Validator, type_checker=types)
 
 
-def _translated(
-    recipe: Recipe, error: Any, place: tuple[Any, ...], subject: str
-) -> Iterator[FineryError]:
+def _translated(about: _Subject, error: Any) -> Iterator[FineryError]:
     if error.validator == "additionalProperties":
-        yield from _unknown(recipe, error, place, subject)
+        yield from _unknown(about, error)
     elif error.validator == "required":
-        yield from _missing(recipe, error, place, subject)
+        yield from _missing(about, error)
     elif error.validator in ("anyOf", "oneOf") and (meant := _branch_meant(error)):
         for inner in meant:
-            yield from _translated(recipe, inner, place, subject)
+            yield from _translated(about, inner)
     else:
-        what = f"'{_label(error) or subject}' can't be {literal(error.instance)}"
-        yield recipe.error(what, (*place, *error.absolute_path), fix=_fix(error))
+        what = f"'{_label(error) or about.name}' can't be {literal(error.instance)}"
+        place = (*about.place, *error.absolute_path)
+        yield about.recipe.error(what, place, fix=_fix(about, error))
 
 
-def _unknown(
-    recipe: Recipe, error: Any, place: tuple[Any, ...], subject: str
-) -> Iterator[FineryError]:
+def _unknown(about: _Subject, error: Any) -> Iterator[FineryError]:
     known = list(error.schema.get("properties", {}))
-    owner = f"'{_label(error)}' of {subject}" if error.absolute_path else subject
-    for key in error.instance:
+    label = _label(error)
+    owner = f"'{label}' of {about.name}" if label else about.name
+    for key, value in error.instance.items():
         if key not in known:
-            yield recipe.error(
+            yield about.recipe.error(
                 f"unknown setting '{key}' of {owner}",
-                (*place, *error.absolute_path, key),
+                (*about.place, *error.absolute_path, key),
                 key=True,
-                fix=did_you_mean(key, known),
+                fix=setting_fix(key, value, label, about.schema, known, about.name, about.hints),
             )
 
 
-def _missing(
-    recipe: Recipe, error: Any, place: tuple[Any, ...], subject: str
-) -> Iterator[FineryError]:
-    known = error.schema["properties"]
+def _missing(about: _Subject, error: Any) -> Iterator[FineryError]:
+    known, label = error.schema["properties"], _label(error)
     key = next(
         k for k in error.validator_value if k not in error.instance and repr(k) in error.message
     )
-    if any(nearest(k, known) == key for k in error.instance if k not in known):
-        return  # mistyped, and reported as unknown
-    owner = f"'{_label(error)}' of {subject}" if error.absolute_path else subject
+    whole = f"{label}.{key}" if label else key
+    others = [other for other in error.instance if other not in known]
+    if any(setting_meant(other, label, about.hints) == whole for other in others) or any(
+        nearest(other, known) == key for other in others
+    ):
+        return  # written under another name, and reported as unknown
+    owner = f"'{label}' of {about.name}" if label else about.name
     text = known.get(key, {}).get("description", "").partition("\n")[0]
-    yield recipe.error(
+    yield about.recipe.error(
         f"{owner} needs '{key}'",
-        (*place, *error.absolute_path),
+        (*about.place, *error.absolute_path),
         key=True,
         fix=f"{key}: {text}" if text else f"add {key}: …",
     )
@@ -137,25 +157,33 @@ def literal(value: Any) -> str:
             return str(value)
 
 
-def _fix(error: Any) -> str:
+def _fix(about: _Subject, error: Any) -> str:
+    label, value = _label(error) or about.name, error.instance
+    if about.hints.value is not None and (fix := about.hints.value(label, value)):
+        return fix
+    if fix := value_fix(label, value, _kinds(error.schema), error.schema):
+        return fix
     match error.validator:
         case "enum":
-            return did_you_mean(str(error.instance), map(str, error.validator_value)) or "drop it"
+            fitting = [str(one) for one in error.validator_value]
+            return did_you_mean(str(value), fitting) or f"remove {label}"
         case "pattern" if error.schema.get("description"):
-            return f"{_label(error)}: {error.schema['description'].partition(chr(10))[0]}"
+            return f"{label}: {error.schema['description'].partition(chr(10))[0]}"
         case _:
-            return f"give {phrase(error.schema)}{_hint(error)}"
+            return f"give {phrase(error.schema)}{_hint(about, error)}"
 
 
-def _hint(error: Any) -> str:
-    """How to write the value, where only brackets or quotes are wrong."""
-    value, kinds = error.instance, _kinds(error.schema)
+def _hint(about: _Subject, error: Any) -> str:
+    """How to write the value, where only quotes are wrong, or by an example."""
+    value, kinds, label = error.instance, _kinds(error.schema), _label(error)
     if "string" in kinds and isinstance(value, (bool, int, float)):
         return " (put it in quotes)"
-    if kinds & {"integer", "number"} and isinstance(value, str) and _is_number(value):
-        return f" (without quotes: {value})"
-    if "array" in kinds and isinstance(value, str):
-        return f": [{value}]"
+    if value is None:
+        return f", or remove the line {label}:" if label and "default" in error.schema else ""
+    settings = groups_of(about.schema).get(label)
+    if settings:
+        name, field = next(iter(settings.items()))
+        return f", such as {label}: {{{name}: {field.get('default', '…')}}}"
     return ""
 
 
@@ -166,13 +194,6 @@ def _kinds(schema: dict[str, Any]) -> set[str]:
 
 def _kinds_of(schemas: Iterable[dict[str, Any]]) -> set[str]:
     return {kind for schema in schemas for kind in _kinds(schema)}
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
 
 
 def phrase(schema: dict[str, Any]) -> str:

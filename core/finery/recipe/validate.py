@@ -1,6 +1,5 @@
 """The check of a recipe against the schemas of its step types."""
 
-import contextlib
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -11,6 +10,7 @@ from finery.artifact.kinds import Artifact
 from finery.errors import FineryError, PluginError, UsageError
 from finery.fields import FieldInfo
 from finery.recipe.document import Recipe
+from finery.recipe.hints.names import USES, key_fix, type_fix, types_for, written_as_step
 from finery.recipe.messages import complaints, literal
 from finery.recipe.schema import _STEP_KEYS, _TOP, NAME, step_schema
 from finery.recipe.steptypes import StepTypes
@@ -24,33 +24,34 @@ _NAME_FIX = "use letters, digits, - and _, starting with a letter or digit (at m
 def check_recipe(recipe: Recipe, plugins: StepTypes) -> list[FineryError]:
     """Every way in which the recipe breaks its schema, with positions; empty when it is fine."""
     return [
-        *_check_top(recipe),
+        *_check_top(recipe, plugins),
         *_check_silence(recipe, plugins),
         *_check_steps(recipe, plugins),
     ]
 
 
-def _check_top(recipe: Recipe) -> Iterator[FineryError]:
+def _check_top(recipe: Recipe, plugins: StepTypes) -> Iterator[FineryError]:
     known = [*_TOP, *SECTIONS]
-    for key in recipe.data:
+    for key, value in recipe.data.items():
         if key not in known and not key.startswith("x-"):
-            yield recipe.error(
-                f"unknown section '{key}'", [key], key=True, fix=did_you_mean(key, known)
-            )
+            kind = "section" if isinstance(value, dict | list) else "key"
+            fix = key_fix(key, value, recipe.data, known, plugins)
+            yield recipe.error(f"unknown {kind} '{key}'", [key], key=True, fix=fix)
     if "finery" not in recipe.data:
-        yield recipe.error(
-            "the recipe doesn't say which recipe language it is in",
-            fix="put `finery: 1` at its top",
-        )
+        if "version" not in recipe.data:
+            yield recipe.error(
+                "the version of the recipe language is missing", fix="add `finery: 1` at the top"
+            )
     elif recipe.data["finery"] != 1 or isinstance(recipe.data["finery"], bool):
         yield recipe.error(
-            f"recipe language {literal(recipe.data['finery'])} isn't one that this finery reads",
+            f"this finery doesn't read version {literal(recipe.data['finery'])} of the recipe "
+            "language",
             ["finery"],
             fix="write `finery: 1`",
         )
     name = recipe.data.get("name")
     if isinstance(name, str) and not is_name(name):
-        yield recipe.error(f"a recipe can't be named '{name}'", ["name"], fix=_NAME_FIX)
+        yield recipe.error(f"a recipe can't be named '{name}'", ["name"], fix=_name_fix(name))
     for key, schema in _TOP.items():
         if key in recipe.data and key != "finery" and not (key == "name" and isinstance(name, str)):
             yield from complaints(recipe, schema, recipe.data[key], (key,), key)
@@ -74,6 +75,12 @@ def _check_silence(recipe: Recipe, plugins: StepTypes) -> Iterator[FineryError]:
             yield recipe.error(f"there is no step '{step}'", place, fix=did_you_mean(step, steps))
 
 
+def _name_fix(name: str) -> str:
+    """The nearest allowed name, and what is allowed."""
+    near = "-".join(re.findall(r"[A-Za-z0-9_-]+", name)).lstrip("-_")[:100]
+    return f"write {near}: {_NAME_FIX}" if near else _NAME_FIX
+
+
 def is_name(text: str) -> bool:
     """Whether a step or a recipe can be named so."""
     return re.fullmatch(NAME.strip("^$"), text) is not None
@@ -85,14 +92,30 @@ def _check_steps(recipe: Recipe, plugins: StepTypes) -> Iterator[FineryError]:
         if steps is None:
             continue
         if not isinstance(steps, dict):
+            yield _no_mapping(recipe, section, steps)
+            continue
+        if isinstance(use := steps.get("use"), str):
             yield recipe.error(
-                f"section '{section}' maps names to steps",
-                [section],
-                fix=f"{section}: {{NAME: {{use: …}}}}",
+                f"the step in section '{section}' has no name",
+                (section, "use"),
+                key=True,
+                fix=f"write the step under a name: {section}: {{NAME: {{use: {use}, …}}}}",
             )
             continue
         for name, step in steps.items():
             yield from _check_step(recipe, plugins, section, name, step)
+
+
+def _no_mapping(recipe: Recipe, section: str, steps: Any) -> FineryError:
+    """The error for a section that isn't a mapping of names to steps."""
+    first = steps[0] if isinstance(steps, list) and steps else {}
+    given = first if isinstance(first, dict) else {}
+    name, use = given.get("name", "NAME"), given.get("use", "STEP TYPE")
+    return recipe.error(
+        f"section '{section}' must map names to steps",
+        [section],
+        fix=f"write {section}: {{{name}: {{use: {use}, …}}}}",
+    )
 
 
 def _check_step(
@@ -100,17 +123,19 @@ def _check_step(
 ) -> Iterator[FineryError]:
     place = (section, name)
     if not is_name(name):
-        yield recipe.error(f"a step can't be named '{name}'", place, key=True, fix=_NAME_FIX)
+        fix = _name_fix(name)
+        yield recipe.error(f"a step can't be named '{name}'", place, key=True, fix=fix)
         return
     if not isinstance(step, dict):
-        yield recipe.error(f"step '{name}' is a mapping", place, fix=f"{name}: {{use: …}}")
+        yield _no_step(recipe, plugins, place, step)
         return
     use = step.get("use")
     if not isinstance(use, str):
         yield _without_use(recipe, plugins, place, step)
         return
     if use not in plugins.step_types:
-        yield recipe.error(f"unknown step type '{use}'", (*place, "use"), fix=plugins.suggest(use))
+        fix = type_fix(use, section, plugins)
+        yield recipe.error(f"unknown step type '{use}'", (*place, "use"), fix=fix)
         return
     try:
         cls = plugins.step_type(use)
@@ -125,7 +150,7 @@ def _check_step(
             fix=f"move step '{name}' to section {' or '.join(sections)}",
         )
         return
-    yield from complaints(recipe, schema, step, place, use)
+    yield from complaints(recipe, schema, step, place, use, cls)
     for field, info in nested_fields(cls).items():
         if isinstance(step.get(field), dict):
             yield from _check_inner(recipe, plugins, (*place, field), step[field], info)
@@ -137,39 +162,42 @@ def _check_inner(
     use = step.get("use")
     if not isinstance(use, str):
         return  # the outer step's schema says so
-    fitting = _types_for(info.section, plugins)
+    fitting = types_for(info.section, plugins)
     if use not in fitting:
-        what = f"'{use}' is no step type for section {info.section}"
+        what = f"'{use}' is not a step type for section {info.section}"
         yield recipe.error(what, (*place, "use"), fix=did_you_mean(use, fitting))
         return
     schema = step_schema(plugins.step_type(use))
     for key in (*_STEP_KEYS, *info.given):
         schema["properties"].pop(key, None)
     schema["required"] = [key for key in schema["required"] if key not in info.given]
-    yield from complaints(recipe, schema, step, place, use)
+    yield from complaints(recipe, schema, step, place, use, fitting[use])
+
+
+def _no_step(
+    recipe: Recipe, plugins: StepTypes, place: tuple[str, str], written: Any
+) -> FineryError:
+    """The error for a step that isn't a mapping of settings."""
+    section, name = place
+    meant = written_as_step(written, [section], plugins) if isinstance(written, str) else None
+    return recipe.error(
+        f"step '{name}' must be a mapping of settings",
+        place,
+        fix=f"write {name}: {meant or '{use: STEP TYPE, …}'}",
+    )
 
 
 def _without_use(
     recipe: Recipe, plugins: StepTypes, place: tuple[str, str], step: dict[str, Any]
 ) -> FineryError:
-    near = nearest("use", step)
-    fix = f"use: one of {', '.join(_types_for(place[0], plugins))}"
-    if near == "use":
-        return recipe.error("'use' names one step type", (*place, "use"), fix=fix)
-    if near:
-        what = f"step '{place[1]}' has no 'use'"
-        return recipe.error(what, (*place, near), key=True, fix=f"write 'use', not '{near}'")
-    return recipe.error(f"step '{place[1]}' doesn't say its step type", place, key=True, fix=fix)
-
-
-def _types_for(section: str, plugins: StepTypes) -> list[str]:
-    """Step types that a section takes, for a hint; broken ones are left to where they are used."""
-    names = []
-    for name in sorted(plugins.step_types):
-        with contextlib.suppress(PluginError):
-            if section in sections_of(plugins.step_type(name)):
-                names.append(name)
-    return names
+    fix = f"add `use:` with one of {', '.join(types_for(place[0], plugins))}"
+    if "use" in step:
+        return recipe.error("'use' must name one step type", (*place, "use"), fix=fix)
+    other = next((key for key in USES if key in step), None) or nearest("use", step)
+    what = f"step '{place[1]}' is missing `use:`"
+    if other:
+        return recipe.error(what, (*place, other), key=True, fix=f"write 'use', not '{other}'")
+    return recipe.error(what, place, key=True, fix=fix)
 
 
 def convert_step(
@@ -190,18 +218,32 @@ def _converted(
     try:
         step = msgspec.convert(settings, cls, dec_hook=_decode)
     except msgspec.ValidationError as error:
-        what, _, inside = str(error).partition(" - at `$.")
-        where = (*place, *inside.rstrip("`").split(".")) if inside else place
-        raise recipe.error(
-            f"step '{place[1]}': {what}",
-            where,
-            fix=f"`finery plugins {written['use']}` tells its settings",
-        ) from error
+        raise _refused(recipe, place, written, error) from error
     for field, within in inner.items():
         filled = {**within, **nested_fields(cls)[field].given}
         kind = plugins.step_type(within["use"])
         setattr(step, field, _converted(recipe, (*place, field), filled, kind, plugins))
     return step
+
+
+def _refused(
+    recipe: Recipe, place: tuple[str, ...], written: dict[str, Any], error: msgspec.ValidationError
+) -> FineryError:
+    """The error for settings that a step's or a group's `__post_init__` refuses.
+
+    In its text, the fix comes after the first colon, and the first setting in backquotes is where
+    the mistake is.
+    """
+    text, _, inside = str(error).partition(" - at `$.")
+    where = (*place, *inside.rstrip("`").split(".")) if inside else place
+    named = next((name for name in re.findall(r"`(\w+)`", text) if name in written), None)
+    what, colon, fix = text.partition(": ")
+    return recipe.error(
+        f"step '{place[1]}': {what}",
+        where if inside or named is None else (*place, named),
+        key=not inside,
+        fix=fix if colon else f"run `finery plugins {written['use']}` for a list of its settings",
+    )
 
 
 def _decode(kind: Any, value: Any) -> Any:

@@ -2,13 +2,14 @@
 
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import yaml
 
 from finery.errors import RecipeError
 from finery.recipe.excerpt import _excerpt
+from finery.util.text import counted
 
 MAX_NODES = 200_000
 """More parts than any recipe has: what lies beyond is aliases multiplying."""
@@ -25,9 +26,9 @@ _WORDS: dict[str, Any] = {
 }  # fmt: skip
 _SYNTAX = [
     ("mapping values are not allowed", "unexpected ':'",
-     "quote the text before it, or check the indentation above"),
+     "put the text around it in quotes, or check the indentation"),
     ("undefined alias", "no anchor has this name",
-     "define it before its first use: &name beside a value"),
+     "define it before its first use, such as x-defaults: &NAME {…}"),
     ("duplicate anchor", "this anchor is defined twice", "give it another name"),
     ("another document", "a second YAML document starts here", "keep one recipe a file"),
     ("expected <document start>", "a second YAML document starts here", "keep one recipe a file"),
@@ -41,6 +42,10 @@ _SYNTAX = [
      "write \\\\ for \\, or use single quotes"),
 ]  # fmt: skip
 """(part of what libyaml says, what is wrong, fix) for people who don't know YAML's grammar."""
+_OPEN_QUOTE = re.compile(r"""(?:[^#'"]*:\s+|\s*-\s+)(?P<quote>["'])(?:(?!(?P=quote)).)*$""")
+_COLON_MISSING = re.compile(r"\s*(?:- )?(?P<key>[\w.-]+)(?P<sign>:|\s*=\s*)(?P<value>\S.*)")
+_KEY = re.compile(r"\s*[\w.-]+:\s")
+_COMPARISON = re.compile(r"(?P<key>.*?:\s+)(?P<value>[<>]=?\s*\S.*)")
 _TAGS = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("str", "map", "seq"))
 _NUMBERS_BEGIN = frozenset("0123456789+-.")
 _BASE: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # libyaml: ten times faster
@@ -227,6 +232,9 @@ class _Reader:
             return self.at("the line is indented with a tab", line, column, "indent with spaces")
         complaint = f"{error.context or ''} {error.problem or ''}"
         opened = error.context_mark
+        likely = _likely_mistake(lines, line, column, complaint, opened and opened.line)
+        if likely:
+            return self.at(*likely)
         unclosed = "end of stream" in complaint or "parsing a flow" in complaint
         if opened and line > opened.line and unclosed:
             start = lines[opened.line][opened.column]
@@ -242,3 +250,65 @@ class _Reader:
             column,
             "check quotes, brackets and indentation here and in the line above",
         )
+
+
+_Likely = tuple[str, int, int, str]
+"""(what is wrong, line, column, fix)."""
+
+
+def _likely_mistake(
+    lines: Sequence[str], line: int, column: int, complaint: str, context: int | None
+) -> _Likely | None:
+    """A mistake that people often make and that explains the complaint.
+
+    line, column: where libyaml found it. context: the line where what it was reading began.
+    """
+    for number in range(min(line + 1, len(lines))):
+        match = _OPEN_QUOTE.match(lines[number])
+        if match and not _is_closed(lines[number + 1 : line + 1], match["quote"]):
+            quote, start = match["quote"], match.start("quote")
+            return f"this {quote} is never closed", number, start, "close it"
+    if "scanning a block scalar" in complaint and (match := _COMPARISON.match(lines[line])):
+        what, value = "a value that starts with > must be in quotes", match["value"]
+        return what, line, match.start("value"), f'write "{value}"'
+    if "could not find expected ':'" in complaint and context is not None:
+        return _without_colon(lines[context], context)
+    if "mapping values are not allowed" in complaint:
+        return _too_deep(lines, line, column)
+    first = line if context is None else context
+    for number in range(first, min(line + 1, len(lines))):
+        if (start := lines[number].find("//")) > 0 and lines[number][start - 1] != ":":
+            return "unexpected '//'", number, start, "start comments with #, or put text in quotes"
+    return None
+
+
+def _is_closed(after: Sequence[str], quote: str) -> bool:
+    """Whether a quoted text that goes on over several lines ends in one of them."""
+    for text in after:
+        if quote in text:
+            rest = text[text.index(quote) + 1 :]
+            return _KEY.match(text) is None and rest.strip(" ,]}") == ""
+    return False
+
+
+def _without_colon(text: str, line: int) -> _Likely | None:
+    match = _COLON_MISSING.fullmatch(text)
+    if match is None:
+        start = len(text) - len(text.lstrip())
+        return "this line has no 'key: value'", line, start, "write KEY: VALUE"
+    what = "a space is missing after ':'" if match["sign"] == ":" else "unexpected '='"
+    return what, line, match.start("sign"), f"write {match['key']}: {match['value']}"
+
+
+def _too_deep(lines: Sequence[str], line: int, column: int) -> _Likely | None:
+    """Where a line is indented further than the one above, which has a value already."""
+    above = next((text for text in reversed(lines[:line]) if text.strip()), "")
+    indent, wanted = (len(text) - len(text.lstrip(" ")) for text in (lines[line], above))
+    if lines[line].find(":") != column or indent <= wanted:
+        return None
+    return (
+        "the line is indented further than the line above",
+        line,
+        indent,
+        f"indent it with {counted(wanted, 'space')}, as the line above",
+    )

@@ -8,7 +8,7 @@ the class itself may stand there instead.)
 | keyword | class | asked by |
 | --- | --- | --- |
 | `pinned` | `Pinned` | `finery build`, when it first meets a name outside that may move |
-| `preflight` | `Preflight` | `finery check --deep`, and trainings that watch an evaluator |
+| `preflight` | `Preflight` | `finery check`, and trainings that watch an evaluator |
 | `traceable` | `Traceable` | `finery show --row` |
 | `forecast` | `Forecast` | `finery plan`, `finery check`: notes and estimates |
 """
@@ -76,9 +76,26 @@ class Pinned(Interface[S]):
 
 
 class Preflight(Interface[S]):
-    """What can be checked of a step's inputs before it runs, without asking a model."""
+    """What can be checked of a step before it runs, without prompting a model."""
 
     keyword = "preflight"
+
+    def packages(self) -> Mapping[str, str]:
+        """Distributions that `run` imports → what to install, `{"torch": "finery[train]"}`.
+
+        Only those that the step, with its settings, can't do without. Called in the main process,
+        with outside files found.
+        """
+        return {}
+
+    def check_source(self, job: "Job") -> None:
+        """Raise what `run` would raise for the outside files, as far as their first rows show it.
+
+        Called by `finery check`, and before a build starts, in the main process, with outside
+        files found. It must be quick, however large the files are, and must not use the network.
+        An error whose `where` names a setting, e.g. `columns.user`, is shown there in the recipe.
+        `job` has no engine; its folders are thrown away.
+        """
 
     def check_inputs(self, job: "Job") -> None:
         """Raise what `run` would raise for inputs that it can't use.

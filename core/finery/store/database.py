@@ -196,12 +196,6 @@ class Store:
         rows = self._db.rows("SELECT step, key, previous FROM latest WHERE recipe = ?", [recipe])
         return {step: (key, previous) for step, key, previous in rows}
 
-    def steps_of_others(self, recipe: str) -> set[str]:
-        """Steps that the project's other recipes, those that still exist, were built with."""
-        query = "SELECT step FROM latest WHERE recipe = ?"
-        there = [r for r, path in self.recipes().items() if r != recipe and path.exists()]
-        return {step for r in there for (step,) in self._db.rows(query, [r])}
-
     def recipes(self) -> dict[str, Path]:
         """The recipes that were built in this project, and their files, which may be gone."""
         rows = self._db.rows("SELECT DISTINCT recipe FROM latest")

@@ -214,7 +214,7 @@ while not os.path.exists({str(tmp_path / "go")!r}):
         assert not [path for path in files if SECRET_VALUE.encode() in path.read_bytes()]
 
     def test_secrets_of_the_build_do_not_reach_steps(self, tmp_path: Path) -> None:
-        """A step doesn't inherit environment variables that look like secrets."""
+        """A step inherits no environment variable that it did not ask for."""
         before = os.environ.get(SECRET)
         os.environ[SECRET] = SECRET_VALUE
         try:

@@ -1,6 +1,9 @@
 """Text for people: guesses for mistyped names, numbers in words, texts that are safe to print."""
 
+import re
 from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Any
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str | None:
@@ -23,19 +26,56 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
     """The one of `names` that a mistyped name most likely means."""
     from difflib import get_close_matches  # only for mistakes
 
-    close = get_close_matches(name, sorted(names), n=1, cutoff=0.6)
+    names = sorted(names)
+    same = [each for each in names if each.lower() == name.lower()]
+    longer = [each for each in names if len(name) >= 3 and each.startswith(name)]
+    if len(same or longer) == 1:
+        return (same or longer)[0]
+    close = get_close_matches(name, names, n=1, cutoff=0.6)
     return close[0] if close else None
+
+
+SHORTEST_SECRET = 6
+"""Characters. Anything shorter may be part of any word."""
 
 
 def redacted(text: str, secrets: Mapping[str, str]) -> str:
     """The text with each secret's value as `***`, less the space around it.
 
-    Values of fewer than 6 characters stay: they may be part of any word.
+    Also where the text is JSON and the value is written with escapes, however often those are
+    escaped themselves. Values of fewer than 6 characters stay.
     """
     for value in map(str.strip, secrets.values()):
-        if len(value) >= 6:
+        if len(value) >= SHORTEST_SECRET:
             text = text.replace(value, "***")
+            if "\\" in text:
+                text = _compiled(value).sub("***", text)
     return text
+
+
+def redacted_data(value: Any, secrets: Mapping[str, str]) -> Any:
+    """The same for plain data: all texts in it, the keys of mappings too."""
+    if isinstance(value, dict):
+        return {redacted_data(k, secrets): redacted_data(v, secrets) for k, v in value.items()}
+    if isinstance(value, list):
+        return [redacted_data(v, secrets) for v in value]
+    return redacted(value, secrets) if isinstance(value, str) else value
+
+
+@cache
+def _compiled(value: str) -> re.Pattern[str]:
+    return re.compile(secret_pattern(value))
+
+
+def secret_pattern(value: str) -> str:
+    """A regular expression for every way to write a text in JSON, and the text itself."""
+    return "".join(map(_character_as_json, value))
+
+
+def _character_as_json(character: str) -> str:
+    units = character.encode("utf-16-be", "surrogatepass").hex()
+    escaped = "".join(rf"\\{{1,16}}u(?i:{units[i : i + 4]})" for i in range(0, len(units), 4))
+    return rf"(?:\\{{0,16}}{re.escape(character)}|{escaped})"
 
 
 def counted(count: int, word: str) -> str:

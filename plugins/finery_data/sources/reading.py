@@ -133,8 +133,7 @@ class Reading:
             raise DataError(
                 f"the columns fit no known format: {seen or 'there are none'}",
                 where=where,
-                fix='say how to make rows of them: columns: {user: "{{ … }}", assistant: '
-                f'"{{{{ … }}}}"}}, or format: one of {", ".join(FORMATS)}',
+                fix=_format_fix(columns),
             )
         self._format = formats[0]
         self._build = FORMATS[self._format]
@@ -189,6 +188,15 @@ class Reading:
                     where=self._place,
                     fix=did_you_mean(old, self._met),
                 )
+
+
+def _format_fix(columns: dict[str, Any]) -> str:
+    """What to write where the columns of a row fit no format."""
+    if detect(columns, prompts_only=True):
+        return "add an answer to each row, or write prompts_only: true to use them as prompts"
+    user, assistant = columns if len(columns) == 2 else ("…", "…")
+    templates = f'columns: {{user: "{{{{ {user} }}}}", assistant: "{{{{ {assistant} }}}}"}}'
+    return f"write {templates}, with the column of the prompt first"
 
 
 def _storable(name: str, columns: dict[str, Any]) -> Any:

@@ -10,7 +10,13 @@ from finery_data.sources.columns import Columns
 from finery_data.sources.reading import Reading, Shape
 
 
-class RowSource(Step, seeded=False, packages=("jinja2",)):
+class RowSource(
+    Step,
+    seeded=False,
+    packages=("jinja2",),
+    preflight="finery_data.preflight:SourcePreflight",
+    hints="finery_data.hints:SOURCE",
+):
     """Records of a table, each made into a row.
 
     Either `format` names a known set of columns, or `columns` builds each row from templates over
@@ -75,7 +81,7 @@ class RowSource(Step, seeded=False, packages=("jinja2",)):
         place: how errors call what holds them. take: only so many rows. `meta` has the format, and
         counts of skipped and duplicate rows.
         """
-        return Reading(self._shape(take), job, place).write(records)
+        return Reading(self.shape(take), job, place).write(records)
 
     def placed(
         self,
@@ -87,9 +93,10 @@ class RowSource(Step, seeded=False, packages=("jinja2",)):
         take: int | None = None,
     ) -> Iterator[tuple[str, str]]:
         """(id, place) of those of the rows that have one of `ids`; for `trace`."""
-        return Reading(self._shape(take), job, place).places(records, ids)
+        return Reading(self.shape(take), job, place).places(records, ids)
 
-    def _shape(self, take: int | None) -> Shape:
+    def shape(self, take: int | None) -> Shape:
+        """How rows are made of records. take: only so many rows."""
         return Shape(
             format=self.format or "",
             columns=self.columns,

@@ -46,7 +46,13 @@ class Splits:
     test: Dataset
 
 
-class Split(Step, packages=("rensa",), version="2", forecast="finery_data.forecasts:SplitForecast"):
+class Split(
+    Step,
+    packages=("rensa",),
+    version="2",
+    forecast="finery_data.forecasts:SplitForecast",
+    hints="finery_data.hints:SPLIT",
+):
     """Split rows into train, validation and test; added rows never move old ones.
 
     Rows with the same prompt, apart from case, punctuation and spaces, stay together, whatever

@@ -17,7 +17,10 @@ Outcome = tuple[tuple[str, str], ...]
 
 
 class Classification(
-    Evaluator, task="classification", forecast="finery_eval.forecast:ClassesForecast"
+    Evaluator,
+    task="classification",
+    forecast="finery_eval.forecast:ClassesForecast",
+    hints="finery_eval.hints:CLASSIFICATION",
 ):
     """Judge models by the class they answer: accuracy, macro-F1, per-class scores, confusion.
 

@@ -9,7 +9,7 @@ from finery_eval import evaluator
 from finery_eval.evaluator import Evaluator
 
 
-class Exact(Evaluator, task="extraction"):
+class Exact(Evaluator, task="extraction", hints="finery_eval.hints:EXACT"):
     """Judge models by exact match: the share of rows where the whole answer is the expected one.
 
     An answer is right if its text is the completion of the row, once both are stripped of white

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from finery_trl.rows.tokens import Tokens
 
 
-class Kto(Preference, learns="ratings"):
+class Kto(Preference, learns="ratings", hints="finery_trl.hints:KTO"):
     """Train a model on answers rated good or bad, one by one, with TRL's KTO.
 
     Kahneman-Tversky optimisation (Ethayarajh et al. 2024, https://arxiv.org/abs/2402.01306), for

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from finery import Job, Model
 from finery_transformers.loading import base_of
 from finery_trl.model.dtype import compute_dtype
+from finery_trl.train.card import README, Base, base_in, card
 from finery_trl.train.checkpoints import MEASURED, history_of, step_of
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def write_model(
     curve = curve_of(history_of(trained.last))
     _write_json(job.out / "curve.json", curve)
     meta = _facts(step, trained, tokens, examples, curve)
+    _write_card(job.out, meta, base_in(under.meta))
     return Model(job.out, meta=meta, refs={"base": under} if step.lora is not None else {})
 
 
@@ -86,6 +88,12 @@ def _write_adapter(checkpoint: Path, base: Model, out: Path) -> None:
     _write_json(out / ADAPTER_CONFIG, config)
 
 
+def _write_card(out: Path, meta: dict[str, Any], base: Base) -> None:
+    path = out / ADAPTER_CONFIG
+    config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    (out / README).write_text(card("Trained model", meta, config, base), encoding="utf-8")
+
+
 def _write_whole(checkpoint: Path, out: Path) -> None:
     """Ship in 16 bits, as models are, what was trained in 32."""
     import torch
@@ -107,6 +115,7 @@ def _facts(
     facts: dict[str, Any] = {
         "format": "transformers" if step.lora is None else "adapter",
         "base": base_name(step.model),
+        "learned_from": type(step).__spec__.learns,
         "parameters": trained.parameters,
         "trainable_parameters": trained.trainable,
         "epochs": round(curve[-1]["epoch"], 4),  # fewer than the setting where it stopped early

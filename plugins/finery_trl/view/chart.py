@@ -16,8 +16,11 @@ STEPS_A_ZOOM = 60
 """Steps from which on the next zoom helps."""
 TICKS = 8
 """Steps that are named in the page's width."""
-FIELDS = 400
-"""Fields that say what the values are, at most."""
+FIELDS, LINES = 400, 4000
+"""At most so many fields that show the values, with so many lines of text in all."""
+POINTS, FEWEST_POINTS = 12_000, 200
+"""Points of all curves together, and the fewest of a curve: at most some 300 KB of a page. More
+would not be seen: the page is 1,000 pixels wide, 16,000 when it is zoomed."""
 
 
 class Curve(NamedTuple):
@@ -86,11 +89,16 @@ def panel_of(
     log: bool = False,
     zero: bool = False,
     best: tuple[int, float] | None = None,
+    most: int = POINTS,
 ) -> Panel:
-    """A panel. zero: whether its axis begins at 0. best: the (step, value) that gets a star."""
+    """A panel.
+
+    zero: whether its axis begins at 0. best: the (step, value) that gets a star. most: points of a
+    curve, see `points_of_each`.
+    """
     values = [value for curve in curves for _, value in curve.values]
     axis = Axis.of([*values, 0.0] if zero else values, log=log)
-    drawn = [_drawn(curve, span, axis) for curve in curves]
+    drawn = [_drawn(curve, span, axis, most) for curve in curves]
     grid = [(_down(axis, value), f"{value:.3g}") for value in axis.ticks()]
     star = (span.across(best[0]), _down(axis, best[1])) if best is not None else None
     return Panel(title, drawn, grid, star)
@@ -112,10 +120,34 @@ def chart_of(
     )
 
 
-def _drawn(curve: Curve, span: Span, axis: Axis) -> Drawn:
-    spots = [(span.across(step), _down(axis, value)) for step, value in curve.values]
+def points_of_each(curves: int) -> int:
+    """How many points each of so many curves may have."""
+    return max(FEWEST_POINTS, POINTS // max(1, curves))
+
+
+def thinned(values: Series, most: int) -> Series:
+    """At most `most` of the values (4 or more), in order, that draw the same line.
+
+    The steps are divided into equal parts; the lowest and the highest value of each are kept, so
+    that no peak is lost, and the first and the last of all.
+    """
+    if len(values) <= most:
+        return values
+    parts = (most - 2) // 2
+    size = -(-len(values) // parts)
+    kept = {0, len(values) - 1}
+    for start in range(0, len(values), size):
+        part = range(start, min(start + size, len(values)))
+        kept |= {min(part, key=lambda i: values[i][1]), max(part, key=lambda i: values[i][1])}
+    return [values[i] for i in sorted(kept)]
+
+
+def _drawn(curve: Curve, span: Span, axis: Axis, most: int) -> Drawn:
+    values = thinned(curve.values, most)
+    spots = [(span.across(step), _down(axis, value)) for step, value in values]
     points = " ".join(f"{x:.2f},{y:.2f}" for x, y in spots)
-    dotted = curve.marks or len(spots) == 1
+    # More dots would be a thick line.
+    dotted = (curve.marks and len(curve.values) <= min(FIELDS, most // 2)) or len(spots) == 1
     return Drawn(curve, points, "".join(f"M{x:.2f},{y:.2f}h0" for x, y in spots if dotted))
 
 
@@ -127,20 +159,26 @@ def _down(axis: Axis, value: float) -> float:
 def _fields(curves: Sequence[Curve], span: Span) -> list[tuple[float, float, str]]:
     """Fields side by side, each with the newest values up to its last step."""
     steps = sorted({step for curve in curves for step, _ in curve.values})
-    every = -(-len(steps) // FIELDS)
+    every = -(-len(steps) // min(FIELDS, max(1, LINES // (1 + len(curves)))))
     ends = [*steps[every - 1 :: every], *([steps[-1]] if len(steps) % every else [])]
+    newest = [_newest(curve.values, ends) for curve in curves]
     fields, left = [], 0.0
-    for before, end, after in zip([-1, *ends], ends, ends[1:] + ends[-1:], strict=False):
+    for index, (end, after) in enumerate(zip(ends, ends[1:] + ends[-1:], strict=True)):
         right = span.across((end + after) / 2)
-        fields.append((left, right - left, _words(curves, before, end)))
+        values = [(c.label, v[index]) for c, v in zip(curves, newest, strict=True)]
+        named = [f"{label}: {value:.4g}" for label, value in values if value is not None]
+        fields.append((left, right - left, "\n".join([f"step {end:,}", *named])))
         left = right
     return fields
 
 
-def _words(curves: Sequence[Curve], before: int, step: int) -> str:
-    """What the curves say at a step, or behind the step before it."""
-    lines = [f"step {step:,}"]
-    for curve in curves:
-        values = [value for at, value in curve.values if before < at <= step]
-        lines += [f"{curve.label}: {values[-1]:.4g}"] if values else []
-    return "\n".join(lines)
+def _newest(values: Series, ends: Sequence[int]) -> list[float | None]:
+    """The last value up to each of some ascending steps, None where there is no newer one."""
+    newest: list[float | None] = [None] * len(ends)
+    index = 0
+    for step, value in values:
+        while index < len(ends) and step > ends[index]:
+            index += 1
+        if index < len(ends):
+            newest[index] = value
+    return newest

@@ -1,6 +1,7 @@
 """The view of models: facts, and of a trained one its curve and what that says."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -61,6 +62,14 @@ class CurveView(View):
         points = curve_of(output)
         if points is not None:
             _print_curve(console, points, kept_step(output.manifest))
+
+    def complete_copy(
+        self, output: Output, folder: Path, refs: Mapping[str, Path]
+    ) -> Iterator[str]:
+        """Name the base in an adapter's configuration and model card."""
+        from finery_trl.view.handover import complete
+
+        return complete(output, folder, refs)
 
     def page(self, outputs: Sequence[Output], context: PageContext) -> Page | None:
         """The curves, to look at closely."""

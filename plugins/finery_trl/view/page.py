@@ -5,7 +5,7 @@ from typing import Any
 
 from finery import Manifest, Output, render_page, size
 from finery_trl.view.axis import spreads
-from finery_trl.view.chart import Chart, Curve, chart_of, panel_of, span_of
+from finery_trl.view.chart import Chart, Curve, chart_of, panel_of, points_of_each, span_of
 from finery_trl.view.curves import Point, Verdict, label, metrics, series, smoothed, verdict
 
 TEMPLATE = "finery_trl.view/curve.html.jinja"
@@ -127,6 +127,7 @@ def _charts(points: Sequence[Point], kept: int | None) -> list[tuple[str, Chart]
                 log=scale == "log" and title == "loss",
                 zero=title == label("learning_rate"),
                 best=best if title == "loss" else None,
+                most=points_of_each(len(curves)),
             )
             for title, of in panels.items()
         ]

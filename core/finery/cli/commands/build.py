@@ -105,6 +105,7 @@ def _build_of(
 ) -> "Build":  # fmt: skip
     """The build of a recipe, once all that can be checked before it is."""
     from finery.build.checks import check_files
+    from finery.build.outputs import refuse_shared_folder
     from finery.build.project import open_graph, open_store
     from finery.build.scheduler import Build
     from finery.recipe.validate import raise_all
@@ -114,6 +115,7 @@ def _build_of(
     runner = _own_executor(executor, jobs)
     try:
         graph = open_graph(recipe, overrides, store).select(steps)
+        refuse_shared_folder(graph.recipe, store)
         raise_all(check_files(graph))  # a wrong path shall not wait for the steps before it
         runner = runner or _executor(executor, jobs, graph.plugins)
         return Build(

@@ -63,14 +63,20 @@ def command(
 
 
 def _built(graph: "Graph") -> "Results | None":
-    """What is built, where there is a store: a check makes none."""
+    """What is built, where there is a store: a check makes none.
+
+    Raises what `refuse_shared_folder` raises.
+    """
     from finery.util.paths import store_folder
 
     if not (store_folder(graph.recipe.path) / "finery.db").is_file():
         return None
     from finery.build.checks import results_of
+    from finery.build.outputs import refuse_shared_folder
     from finery.build.plan import Planner, make_plan
     from finery.build.project import open_store
 
-    planner = Planner(graph, open_store(graph.recipe.path))
+    store = open_store(graph.recipe.path)
+    refuse_shared_folder(graph.recipe, store)
+    planner = Planner(graph, store)
     return results_of(planner, list(make_plan(planner)))

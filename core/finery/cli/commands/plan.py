@@ -34,12 +34,14 @@ def command(
     For trainings that would run: how much memory and time they will take.
     """
     from finery.build.checks import estimates_of, notes_on, results_of
+    from finery.build.outputs import refuse_shared_folder
     from finery.build.plan import Planner, make_plan
     from finery.build.project import open_graph, open_store
     from finery.cli.notes import print_notes
 
     store = open_store(recipe)
     graph = open_graph(recipe, overrides, store).select(steps)
+    refuse_shared_folder(graph.recipe, store)
     planner = Planner(graph, store)
     plans = list(make_plan(planner))
     results = results_of(planner, plans)

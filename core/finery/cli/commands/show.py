@@ -87,7 +87,7 @@ def command(
         return
     name, _, output = (step or "").partition(".")
     if step is not None:
-        _check_step(graph, name, output)
+        check_step(graph, name, output)
     if row_id is not None:
         _show_row(graph, store, row_id, name, output, html is not None, as_json)
         return
@@ -116,7 +116,7 @@ def command(
     show_outputs(graph, store, manifests, detail, pages, seed=seed, as_json=as_json)
 
 
-def _check_step(graph: "Graph", name: str, output: str) -> None:
+def check_step(graph: "Graph", name: str, output: str) -> None:
     """Raise `UsageError` where the recipe has no such step, or the step no such output."""
     if name not in graph.nodes:
         raise UsageError(

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 from finery.plugin.views.display import print_facts, print_files
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console
 
     from finery.artifact.kinds import Artifact
@@ -128,6 +130,16 @@ class View:
 
     def remarks(self, output: Output) -> Iterator[Remark]:
         """What to say about an output when a build has just made it."""
+        return iter(())
+
+    def complete_copy(
+        self, output: Output, folder: "Path", refs: "Mapping[str, Path]"
+    ) -> Iterator[str]:
+        """Complete a copy of the output for use elsewhere, when `finery export` made it.
+
+        folder: the copy, which may be changed. refs: role → the copy of the artifact that the
+        output refers to, of those that were copied, too. Yields lines for the user.
+        """
         return iter(())
 
     def print_together(self, console: "Console", outputs: Sequence[Output]) -> None:

@@ -1,0 +1,104 @@
+"""A step's log: what the step and its child processes print, without the step's secrets.
+
+Where a step has secrets, its output goes through a process that removes them before anything is
+written. That process belongs to no process group that is killed with the step, and ends when
+nothing is left that could print. It is this file, run as a script: it imports nothing of finery, so
+that it starts at once.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+
+LONGEST_LINE = 2**20
+"""Bytes of an unfinished line that are held back, since a secret may be unfinished in them."""
+DRAIN_SECONDS = 2.0
+"""How long the end of a step waits for its last lines, where a process it left holds its output."""
+
+
+def redirect_to(log: str, secrets: Mapping[str, str]) -> Callable[[], None]:
+    """Send what this process and its children print, C libraries included, to a log.
+
+    The result ends that for this process. It returns when everything printed is in the log.
+    """
+    patterns = _patterns(secrets)
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    if not patterns:
+        _print_to(file)
+        return lambda: None
+    reading, writing = os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-I", "-S", __file__, str(reading)],
+        stdin=subprocess.PIPE,
+        stdout=file,
+        stderr=subprocess.DEVNULL,
+        pass_fds=[reading],
+        env={},
+        start_new_session=True,
+    )
+    os.close(reading)
+    os.close(file)
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(patterns).encode())
+    process.stdin.close()
+    _print_to(writing)
+    return lambda: _end(process)
+
+
+def _print_to(file: int) -> None:
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.close(file)
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    _print_to(os.open(os.devnull, os.O_WRONLY))
+    try:
+        process.wait(DRAIN_SECONDS)
+    except subprocess.TimeoutExpired:  # it goes on for what still prints
+        return
+
+
+def _patterns(secrets: Mapping[str, str]) -> list[str]:
+    """Regular expressions for the secrets, and for the lines of those that have several."""
+    from finery.util.text import SHORTEST_SECRET, secret_pattern
+
+    texts = {part.strip() for value in secrets.values() for part in (value, *value.splitlines())}
+    longest_first = sorted((t for t in texts if len(t) >= SHORTEST_SECRET), key=len, reverse=True)
+    return [secret_pattern(text) for text in longest_first]
+
+
+def copy_without(secrets: "re.Pattern[bytes]", reading: int, writing: int, reach: int) -> None:
+    """Copy until the end, with secrets as `***`; reach: the most bytes that one may have."""
+    held = b""
+    while block := os.read(reading, 65536):
+        held += block
+        end = max(held.rfind(b"\n"), held.rfind(b"\r")) + 1
+        if not end and len(held) > LONGEST_LINE:
+            end = len(held) - reach
+            end = max([end, *(m.end() for m in secrets.finditer(held) if m.start() < end)])
+        if end:
+            _write(writing, secrets.sub(b"***", held[:end]))
+            held = held[end:]
+    _write(writing, secrets.sub(b"***", held))
+
+
+def _write(file: int, text: bytes) -> None:
+    while text:
+        try:
+            text = text[os.write(file, text) :]
+        except OSError:  # e.g. the disk is full: the step must not wait for its log
+            return
+
+
+def _main() -> None:
+    patterns = json.load(sys.stdin.buffer)
+    secrets = re.compile("|".join(patterns).encode("utf-8", "surrogateescape"))
+    copy_without(secrets, int(sys.argv[1]), 1, reach=max(map(len, patterns)))
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,98 @@
+"""Draws docs/images/build.svg: the terminal at the end of a real `finery build`.
+
+python docs/picture.py RECIPE FILE.svg [OPTION…]   builds in a terminal of 100 columns, draws it
+"""
+
+import io
+import os
+import pty
+import re
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.terminal_theme import TerminalTheme
+from rich.text import Text
+
+WIDTH = 100
+THEME = TerminalTheme(
+    (24, 26, 32),
+    (214, 218, 228),
+    [
+        (66, 72, 86), (232, 104, 100), (126, 200, 120), (226, 186, 96),
+        (110, 160, 246), (204, 138, 220), (92, 196, 204), (214, 218, 228),
+    ],
+    [
+        (126, 134, 150), (240, 130, 124), (150, 216, 142), (238, 206, 124),
+        (140, 182, 250), (220, 164, 234), (124, 216, 222), (240, 242, 248),
+    ],
+)  # fmt: skip
+SVG = """\
+<svg viewBox="0 0 {terminal_width} {terminal_height}" xmlns="http://www.w3.org/2000/svg">
+<title>The terminal at the end of a build</title>
+<style>
+.{unique_id}-matrix {{
+  font: {char_height}px "DejaVu Sans Mono", Menlo, Consolas, "Liberation Mono", monospace;
+  line-height: {line_height}px;
+}}
+{styles}
+</style>
+<defs><clipPath id="{unique_id}-clip-terminal">
+<rect x="0" y="0" width="{terminal_width}" height="{terminal_height}"/></clipPath>{lines}</defs>
+<rect fill="#181a20" width="{terminal_width}" height="{terminal_height}" rx="10"/>
+<g transform="translate(9, 14)">
+{backgrounds}
+<g class="{unique_id}-matrix">
+{matrix}
+</g></g>
+</svg>
+"""
+CODE = re.compile(r"\x1b\[\??([\d;]*)([A-Za-z])|\r|\n")
+
+
+def recorded(command: list[str]) -> str:
+    """What a command writes to a terminal."""
+    parts: list[bytes] = []
+
+    def read(terminal: int) -> bytes:
+        parts.append(os.read(terminal, 65536))
+        return parts[-1]
+
+    os.environ.update(COLUMNS=str(WIDTH), LINES="40", TERM="xterm-256color", COLORTERM="truecolor")
+    if status := pty.spawn(command, read):
+        sys.exit(os.waitstatus_to_exitcode(status))
+    return b"".join(parts).decode()
+
+
+def last_screen(text: str) -> list[str]:
+    """The lines that stay on a terminal where whole lines are erased and written again."""
+    lines, row, at = [""], 0, 0
+    for code in CODE.finditer(text):
+        lines[row] += text[at : code.start()]
+        at = code.end()
+        number, kind = code.groups()
+        if code[0] == "\n":
+            row += 1
+            lines += [""] * (row == len(lines))
+        elif kind == "A":
+            row = max(row - int(number or 1), 0)
+        elif kind == "K":
+            lines[row] = ""
+        elif kind == "m":
+            lines[row] += code[0]
+    return lines
+
+
+def main(recipe: str, target: Path) -> None:
+    """Build the recipe and draw what the terminal shows at the end."""
+    finery = str(Path(sys.executable).with_name("finery"))
+    lines = last_screen(recorded([finery, "build", recipe, *sys.argv[3:]]))
+    console = Console(width=WIDTH, record=True, force_terminal=True, file=io.StringIO())
+    console.print(Text.from_ansi(f"\x1b[1m$ finery build {recipe}\x1b[0m"))
+    console.print(Text.from_ansi("\n".join(lines).rstrip()))
+    svg = console.export_svg(theme=THEME, code_format=SVG, unique_id="build")
+    target.write_text(svg, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))

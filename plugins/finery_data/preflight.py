@@ -1,0 +1,163 @@
+"""What is checked of files before they are read whole: their first rows."""
+
+import re
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from pathlib import Path
+
+from finery import DataError, Job, Preflight, UsageError, shown
+from finery.rows import Row
+from finery.rows.tables.records import Record, read_table, suffix_of
+from finery.rows.templates.sandbox import names_in
+from finery_data.sources.columns import PARTS, Columns, Templates
+from finery_data.sources.formats import detect
+from finery_data.sources.reading import Reading
+from finery_data.sources.source import RowSource
+from finery_data.steps.file import File
+
+ROWS = 200
+"""Rows that are read of a file."""
+FILES = 20
+"""Files that are looked into."""
+_UNDEFINED = re.compile(r"^'(.*)' is undefined$")
+MOST_BYTES = 8 * 1024 * 1024
+"""Larger files that can only be read whole aren't looked into."""
+
+
+class SourcePreflight(Preflight[RowSource]):
+    """Compiles the templates of `columns`."""
+
+    def check_source(self, job: Job) -> None:
+        """Raise `UsageError` for a template that isn't valid."""
+        if self.step.columns is not None:
+            Templates(self.step.columns)
+
+
+class FilePreflight(Preflight[File]):
+    """Reads the first rows."""
+
+    def packages(self) -> Mapping[str, str]:
+        """What reads Parquet and zstd."""
+        names = [path.name.lower() for path in self.step.path.paths]
+        parquet = any(suffix_of(name) == ".parquet" for name in names)
+        zstd = any(name.endswith(".zst") for name in names)
+        needed = [*(["pyarrow"] if parquet else []), *(["zstandard"] if zstd else [])]
+        return dict.fromkeys(needed, "finery[data]")
+
+    def check_source(self, job: Job) -> None:
+        """Raise `DataError` for rows that can't be used, and for templates without a column."""
+        SourcePreflight(self.step).check_source(job)
+        for path in self.step.path.paths[:FILES]:
+            _refuse_text(path)
+        first_rows(self.step, job)
+
+
+def first_rows(step: File, job: Job) -> list[Row]:
+    """The first rows of the files; raises `DataError` as `FilePreflight.check_source` does."""
+    reading = _FirstRows(step, job)
+    paths = [path for path in step.path.paths[:FILES] if _is_quick(path)]
+    is_whole = len(paths) == len(step.path.paths)
+    for path in paths:
+        records = list(islice(read_table(path, job.scratch), ROWS + 1))
+        is_whole &= len(records) <= ROWS
+        if not records and len(step.path.paths) == 1:
+            raise DataError("the file has no rows", where=shown(path), fix="put rows in it")
+        if records and step.columns is not None:
+            check_columns(step.columns, records[0])
+        reading.add(records[:ROWS])
+    if paths:
+        reading.check(is_whole=is_whole)
+    return reading.rows
+
+
+class Quiet(Job):
+    """A job that only has folders, for reading rows outside of a build. folder: an empty one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.out = folder
+        self._scratch = folder / "scratch"
+
+    def log(self, message: str) -> None:
+        """Drop the line."""
+
+    def progress(self, done: float, total: float, text: str = "") -> None:
+        """Show nothing."""
+
+
+class _FirstRows(Reading):
+    """Rows made of some records; nothing is written."""
+
+    def __init__(self, step: File, job: Job) -> None:
+        self._skips = step.bad_rows == "skip"
+        super().__init__(step.shape(step.take)._replace(skip=False), job, shown(step.path.paths[0]))
+        self.rows: list[Row] = []
+
+    def add(self, records: Iterable[Record]) -> None:
+        """Make rows of these records."""
+        self.rows += [row for _, row in self._placed(records) if row is not None]
+
+    def check(self, *, is_whole: bool) -> None:
+        """Raise `DataError` where the step would. is_whole: whether there are no more records."""
+        if self._bad and (not self._skips or (is_whole and not self._made)):
+            raise self._at_setting(self._bad_rows_error(), is_whole=is_whole)
+        if is_whole and self._records and not self._bad:
+            self._check_kept()
+
+    def _at_setting(self, error: DataError, *, is_whole: bool) -> DataError:
+        """The error at the template that fails for all rows; else at the first bad row."""
+        part = re.match(r"columns\.\w+(?=: )", error.what)
+        if not is_whole:
+            error.details.append(f"found in the first {self._records:,} rows")
+        if part and self._bad_count == self._records and len(self._reasons) == 1:
+            what = _UNDEFINED.sub(r"there is no column '\1'", error.what[part.end() + 2 :])
+            known = detect(self._met, prompts_only=False)
+            fix = f"remove columns: the rows have the format {known[0]}" if known else error.fix
+            details = [f"in {error.where}, as in all other rows"]
+            return DataError(what, where=part.group(), fix=fix, details=details)
+        return error
+
+
+def check_columns(columns: Columns, record: Record) -> None:
+    """Raise `UsageError` for a template that is just a column's name, as text."""
+    if not isinstance(record.columns, dict):
+        return
+    for part in PARTS:
+        template = getattr(columns, part)
+        if template is None or names_in(template):
+            continue
+        for column in record.columns:
+            meant = _meant(template, column)
+            if meant is not None:
+                raise UsageError(
+                    f"columns.{part} has no {{{{ }}}}: it is the same text in every row",
+                    where=f"columns.{part}",
+                    fix=f'write {part}: "{meant}"',
+                )
+
+
+def _meant(template: str, column: str) -> str | None:
+    """The template with a column's name as Jinja has it; None where the name isn't in it."""
+    name = re.escape(column)
+    written = column if column.isidentifier() and column.isascii() else f"row['{column}']"
+    braces = "{{ " + written + " }}"
+    if template.strip().lower() == column.lower():
+        return braces
+    pattern = rf"(?:\$?\{{\s*(?:row\.)?{name}\s*\}}|%\({name}\)s|<{name}>|\[{name}\]|\${name}\b)"
+    changed, count = re.subn(pattern, lambda _: braces, template, flags=re.IGNORECASE)
+    return changed if count else None
+
+
+def _refuse_text(path: Path) -> None:
+    """Raise `DataError` for plain text, in more fitting words than those for unknown tables."""
+    if suffix_of(path.name) in (".txt", ".md", ".rst", ".html", ".pdf"):
+        raise DataError(
+            "the file holds text, not rows",
+            where=shown(path),
+            fix="for rows with answers, write a table such as .csv or .jsonl; docs.files makes "
+            "rows of text, to generate questions from",
+        )
+
+
+def _is_quick(path: Path) -> bool:
+    """Whether the first rows of a file can be read without the rest."""
+    return suffix_of(path.name) != ".json" or path.stat().st_size <= MOST_BYTES

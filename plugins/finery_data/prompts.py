@@ -1,0 +1,63 @@
+"""The note on files whose rows all have the same prompt."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from finery import About, FineryError, Graph, Note
+from finery.rows import split_turns
+from finery_data.preflight import Quiet, first_rows
+from finery_data.steps.file import File
+
+LEAST = 3
+"""Rows below which equal prompts say nothing."""
+ABOUT = {
+    "one-prompt": About(
+        when="the first rows of a file all have the same prompt",
+        why="A model that always gets the same prompt can't learn which answer fits which one. "
+        "Usually a template lacks a column.",
+    )
+}
+
+
+def notes_on(graph: Graph) -> list[Note]:
+    """A note for each file of rows with one prompt."""
+    return [*_notes(graph)]
+
+
+def _notes(graph: Graph) -> Iterator[Note]:
+    for node in graph.nodes.values():
+        if isinstance(node.step, File) and node.step.path.paths:
+            count = _equal_prompts(node.step)
+            if count:
+                yield Note(
+                    name="one-prompt",
+                    text=f"the first {count:,} rows of {node.name} have the same prompt",
+                    fix="put the column with the question into columns.user",
+                    step=node.name,
+                    place=(*node.place, "columns"),
+                )
+
+
+def _equal_prompts(step: File) -> int:
+    """How many first rows have all the same prompt; 0 where they differ."""
+    states = [(path, path.stat().st_mtime_ns) for path in step.path.paths if path.is_file()]
+    key = f"{step!r} {states}"
+    if key not in _COUNTS:  # notes are asked for again and again while a recipe is built
+        _COUNTS[key] = _count(step)
+    return _COUNTS[key]
+
+
+_COUNTS: dict[str, int] = {}
+
+
+def _count(step: File) -> int:
+    with tempfile.TemporaryDirectory(prefix="finery-check-") as folder:
+        try:
+            rows = first_rows(step, Quiet(Path(folder)))
+        except FineryError:  # reported by the check of the files
+            return 0
+    prompts = {msgspec.json.encode(split_turns(row)[0]) for row in rows}
+    return len(rows) if len(rows) >= LEAST and len(prompts) == 1 else 0

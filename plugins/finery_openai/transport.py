@@ -1,0 +1,137 @@
+"""HTTP to servers that aren't trusted: limited answers, and no redirects to other servers."""
+
+import importlib
+import zlib
+from typing import Any
+
+from openai import DefaultAsyncHttpxClient
+
+from finery import StepError, UsageError
+from finery_openai.faults import Fault
+
+MOST_BYTES = 8 * 2**20
+"""Size limit of an answer, uncompressed: some twenty times as much as the longest real ones."""
+MOST_REDIRECTS = 5
+CONNECT_SECONDS = 10.0
+"""How long to wait for a connection."""
+_COMPRESSED = frozenset({"gzip", "x-gzip", "deflate"})
+_REPLACED_HEADERS = frozenset(
+    {"content-encoding", "content-length", "content-type", "transfer-encoding"}
+)
+"""Headers that no longer describe a body which was read. The character set is always UTF-8."""
+
+answered: set[str] = set()
+"""Servers that answered this process, each as scheme, host and port."""
+
+
+class CautiousClient(DefaultAsyncHttpxClient):
+    """An HTTP client whose responses are read whole and within limits.
+
+    `send` raises `Fault` for a response that is too large, compressed in a way that isn't known, or
+    a redirect to another server.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        super().__init__(
+            timeout=_httpx().Timeout(timeout, connect=min(timeout, CONNECT_SECONDS)),
+            follow_redirects=False,
+            headers={"Accept-Encoding": "gzip, deflate"},
+        )
+
+    async def send(self, request: Any, **options: Any) -> Any:
+        """Send a request, also again where its own server redirects it."""
+        options.update(stream=True, follow_redirects=False)
+        for _ in range(MOST_REDIRECTS):
+            response = await super().send(request, **options)
+            answered.add(_origin(request.url))
+            try:
+                following = response.next_request
+                if following is None or following.method != request.method:
+                    return await _whole(response)
+            finally:
+                await response.aclose()
+            if not _is_same_server(request.url, following.url):
+                raise _sent_away(request.url, following.url)
+            request = following
+        raise Fault(StepError(f"{_origin(request.url)} redirects without end"), ends=True)
+
+
+def has_answered(server: str) -> bool:
+    """Whether a server has answered this process before."""
+    return _origin(_httpx().URL(server)) in answered
+
+
+def is_unreachable(error: BaseException | None) -> bool:
+    """Whether an error of the HTTP library means that no connection came about."""
+    httpx = _httpx()
+    return isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError))
+
+
+async def _whole(response: Any) -> Any:
+    """The response with its body, uncompressed."""
+    headers = [
+        (name, value)
+        for name, value in response.headers.multi_items()
+        if name not in _REPLACED_HEADERS
+    ]
+    return type(response)(
+        response.status_code,
+        headers=[*headers, ("content-type", "application/json")],
+        content=await _body(response),
+        request=response.request,
+        extensions=response.extensions,
+    )
+
+
+async def _body(response: Any) -> bytes:
+    encoding = response.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in _COMPRESSED | {"identity", ""}:
+        raise _unusable(response, f"an answer in the encoding '{encoding[:40]}'", again=True)
+    unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32) if encoding in _COMPRESSED else None
+    body = bytearray()
+    try:
+        async for chunk in response.aiter_raw():
+            room = MOST_BYTES + 1 - len(body)
+            body += unpacker.decompress(chunk, room) if unpacker else chunk[:room]
+            if len(body) > MOST_BYTES:
+                raise _unusable(response, f"an answer of more than {MOST_BYTES >> 20} MiB")
+    except zlib.error as error:
+        raise _unusable(response, f"a damaged answer ({error})", again=True) from None
+    return bytes(body)
+
+
+def _unusable(response: Any, what: str, *, again: bool = False) -> Fault:
+    what = f"{_origin(response.request.url)} sent {what}"
+    fix = "check that base_url names an API that is compatible with OpenAI's"
+    return Fault(StepError(what, fix=fix), again=again)
+
+
+def _sent_away(url: Any, other: Any) -> Fault:
+    path = other.path.removesuffix("/chat/completions")
+    return Fault(
+        UsageError(
+            f"{_origin(url)} redirects to {_origin(other)}, but finery sends prompts only to the "
+            "server in the recipe",
+            fix=f"if you trust that server, set base_url: {_origin(other)}{path}",
+        ),
+        ends=True,
+    )
+
+
+def _is_same_server(url: Any, other: Any) -> bool:
+    """Whether two URLs have the same origin, or the second is the first with TLS."""
+    if _origin(url) == _origin(other):
+        return True
+    with_tls = (url.scheme, other.scheme) == ("http", "https")
+    return with_tls and url.host == other.host and url.port == other.port is None
+
+
+def _origin(url: Any) -> str:
+    port = "" if url.port is None else f":{url.port}"
+    host = f"[{url.host}]" if ":" in url.host else url.host
+    return f"{url.scheme}://{host}{port}"
+
+
+def _httpx() -> Any:
+    """The HTTP library that the openai library is built on."""
+    return importlib.import_module(DefaultAsyncHttpxClient.__mro__[1].__module__.partition(".")[0])

@@ -1,0 +1,140 @@
+"""The model card of a trained model: README.md, with the front matter that the Hub reads.
+
+Format: https://huggingface.co/docs/hub/model-cards.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+README = "README.md"
+LEARNED = {
+    "answers": "supervised fine-tuning on answers",
+    "preferences": "preference training on pairs of answers",
+    "ratings": "training on rated answers",
+}
+"""What a training learns from, as its step type declares it → what the card calls it."""
+
+
+class Base(NamedTuple):
+    """How to load the model under an adapter.
+
+    source: a repository on the Hub or a folder; empty where it isn't known. revision: of the
+    repository. file: the GGUF file to load from there. on_hub: whether `source` is a repository.
+    """
+
+    source: str = ""
+    revision: str = ""
+    file: str = ""
+    on_hub: bool = False
+
+
+def base_in(meta: Mapping[str, Any]) -> Base:
+    """What the facts about a base say of where it comes from."""
+    repo, file = str(meta.get("repo") or ""), str(meta.get("file") or "")
+    return Base(source=repo, file=file, on_hub=bool(repo))
+
+
+def card(name: str, meta: Mapping[str, Any], config: Mapping[str, Any], base: Base) -> str:
+    """The whole card, the same for the same facts.
+
+    name: of the model. meta: what `Model.meta` says. config: PEFT's adapter_config.json, empty for
+    a model with all its weights.
+    """
+    parts = [_front(meta, config, base), f"# {name}", _about(meta, config, base)]
+    parts += ["## Training", "\n".join(_facts(meta, config)), "## Loading"]
+    parts += [*_loading(meta, config, base)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _front(meta: Mapping[str, Any], config: Mapping[str, Any], base: Base) -> str:
+    """The front matter. JSON strings are YAML strings, too."""
+    lines = ["library_name: peft" if config else "library_name: transformers"]
+    if base.on_hub:
+        lines.append(f"base_model: {json.dumps(base.source)}")
+    if meta.get("license"):
+        lines.append(f"license: {json.dumps(str(meta['license']))}")
+    return "\n".join(["---", *lines, "pipeline_tag: text-generation", "tags: [finery]", "---"])
+
+
+def _about(meta: Mapping[str, Any], config: Mapping[str, Any], base: Base) -> str:
+    under = _inline(base.source if base.on_hub else meta.get("base") or "")
+    named = f" `{under}`" if under else " another model"
+    if base.on_hub and base.revision:
+        named += f" at revision `{_inline(base.revision)}`"
+    made = f"A LoRA adapter for{named}" if config else f"A fine-tuned version of{named}"
+    how = LEARNED.get(str(meta.get("learned_from")))
+    license = meta.get("license")
+    return " ".join([
+        f"{made}, made with finery{f' by {how}' if how else ''}.",
+        f"License of the base model: {_inline(license)}." if license
+        else "The license of the base model is not known to finery.",
+    ])  # fmt: skip
+
+
+def _inline(value: Any) -> str:
+    """A name from outside on one line, without what Markdown reads as the end of code or a cell."""
+    return " ".join(str(value).replace("`", "'").replace("|", "/").split())
+
+
+def _facts(meta: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
+    """The lines of a table: what is known of the training."""
+    yield "| | |\n| --- | --- |"
+    for name, label in {
+        "rows": "rows", "tokens": "tokens in these rows", "loss_tokens": "tokens with loss",
+        "epochs": "epochs", "steps": "optimizer steps", "best_step": "weights from step",
+        "eval_loss": "validation loss", "eval_preference_accuracy": "validation accuracy",
+        "trainable_parameters": "trained parameters", "parameters": "parameters of the model",
+    }.items():  # fmt: skip
+        if name in meta:
+            value = meta[name]
+            yield f"| {label} | {f'{value:,}' if isinstance(value, int) else f'{value:g}'} |"
+    if config:
+        yield f"| LoRA | r {config.get('r')}, lora_alpha {config.get('lora_alpha')} |"
+        targets = config.get("target_modules")
+        layers = ", ".join(targets) if isinstance(targets, list) else str(targets)
+        yield f"| adapted layers | {_inline(layers)} |"
+    if "quantization" in meta and isinstance(meta["quantization"], Mapping):
+        yield f"| base during training | in 4 bits ({meta['quantization'].get('kind')}) |"
+
+
+def _loading(meta: Mapping[str, Any], config: Mapping[str, Any], base: Base) -> Iterator[str]:
+    """The code that loads it, after what a reader must do first."""
+    if not config:
+        yield _code([
+            "from transformers import AutoModelForCausalLM, AutoTokenizer", "",
+            'folder = "."  # this folder',
+            "model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)",
+        ])  # fmt: skip
+        return
+    if not base.source:
+        what = f"the file `{_inline(base.file)}`" if base.file else "the base model"
+        yield (
+            f"This adapter doesn't name a repository for its base. Get {what}, and write its "
+            "folder below. `finery export STEP DIR --with-base` copies it along."
+        )
+    arguments = [json.dumps(base.source or "FOLDER_OF_THE_BASE")]
+    arguments += [f"revision={json.dumps(base.revision)}"] if base.revision else []
+    arguments += [f"gguf_file={json.dumps(base.file)}"] if base.file else []
+    yield _code([
+        "from peft import PeftModel",
+        "from transformers import AutoModelForCausalLM, AutoTokenizer", "",
+        'folder = "."  # this folder',
+        "base = AutoModelForCausalLM.from_pretrained(",
+        *(f"    {argument}," for argument in [*arguments, "dtype=torch.bfloat16"]),
+        ")",
+        "model = PeftModel.from_pretrained(base, folder)",
+    ])  # fmt: skip
+
+
+def _code(lines: list[str]) -> str:
+    tokenizer = "tokenizer = AutoTokenizer.from_pretrained(folder)"
+    chat = [
+        'messages = [{"role": "user", "content": "…"}]',
+        "inputs = tokenizer.apply_chat_template(",
+        '    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True',
+        ")",
+        "answer = model.generate(**inputs, max_new_tokens=256)",
+        'print(tokenizer.decode(answer[0, inputs["input_ids"].shape[1] :]))',
+    ]
+    return "\n".join(["```python", "import torch", *lines, tokenizer, "", *chat, "```"])

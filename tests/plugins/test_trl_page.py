@@ -1,0 +1,59 @@
+"""The page of a training: it stays small, and loses no peak, however long the training is."""
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finery import Manifest, Model, Output
+from finery_trl.view.chart import thinned
+from finery_trl.view.page import render
+
+SMALL = 500_000
+"""Bytes that a page may have."""
+
+
+def page(points: list[dict[str, Any]], kept: int | None = None) -> str:
+    manifest = Manifest("Model", {"format": "adapter"}, {}, "0" * 64, "0" * 64)
+    return render("t / sft", Output("sft", Model(Path()), manifest), points, kept)
+
+
+def training(steps: int, metrics: int) -> list[dict[str, Any]]:
+    """A curve with a value of everything at each step, and a peak of the loss in its middle."""
+    return [
+        {
+            "step": i, "epoch": i / steps, "loss": 90.0 if i == steps // 2 else 2 + 1 / i % 0.37,
+            "eval_loss": 1 + i % 7 / 8, "learning_rate": 1e-4 / i,
+            "watch": {f"metric_number_{n}": i % 11 / (n + 11) for n in range(metrics)},
+        }
+        for i in range(1, steps + 1)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("steps", "metrics"), [(60_000, 1), (3_000, 12)])
+def test_the_page_of_a_long_training_is_small(steps: int, metrics: int) -> None:
+    html = page(training(steps, metrics), kept=steps // 2)
+    assert len(html.encode()) < SMALL
+    assert f"step {steps:,}\n" in html
+
+
+def test_a_short_training_is_drawn_whole() -> None:
+    html = page(training(50, 1))
+    (line, *_) = [part.split('"')[0] for part in html.split('points="')[1:]]
+    assert len(line.split(" ")) == 50
+
+
+@given(st.lists(st.floats(-1e9, 1e9), max_size=300), st.integers(4, 60))
+def test_what_is_left_of_a_line_keeps_its_ends_and_extremes(values: list[float], most: int) -> None:
+    series = [(step, value) for step, value in enumerate(values, 1)]
+    kept = thinned(series, most)
+    assert len(kept) <= most
+    assert set(kept) <= set(series)
+    assert all(before < after for (before, _), (after, _) in pairwise(kept))
+    if values:
+        assert (kept[0], kept[-1]) == (series[0], series[-1])
+        numbers = [value for _, value in kept]
+        assert (min(numbers), max(numbers)) == (min(values), max(values))

@@ -144,6 +144,7 @@ class Build:
                 break
         data = self.graph.recipe.data
         if not self.outcome.errors:
+            self._record(now=True)  # sweeping gives up the locks of unrecorded keys
             self.store.sweep_abandoned()
         prune_links(self.folder, {n for section in SECTIONS for n in data.get(section) or ()})
 

@@ -84,10 +84,10 @@ def surviving() -> Iterator[None]:
     """
     exit_at_once, pid, active = os._exit, os.getpid(), True
 
-    def refused(code: int) -> NoReturn:
+    def refused(status: int) -> NoReturn:
         if not active or os.getpid() != pid:  # a child that the plugin forked
-            exit_at_once(code)
-        raise EndedError(f"it calls os._exit({code!r})")
+            exit_at_once(status)
+        raise EndedError(f"it calls os._exit({status!r})")
 
     os._exit = refused
     try:

@@ -141,8 +141,10 @@ class Store:
 
     def _read_result(self, key: str) -> tuple[dict[str, Manifest], float] | None:
         row = self._one("SELECT outputs, seconds FROM results WHERE key = ?", key)
-        outputs = row and self._decoded(row[0], dict[str, Manifest])
-        return (outputs, row[1]) if row and outputs is not None else None
+        if row is None:
+            return None
+        outputs: dict[str, Manifest] | None = self._decoded(row[0], dict[str, Manifest])
+        return None if outputs is None else (outputs, row[1])
 
     def known(self, key: str) -> bool:
         """Whether the key was ever finished, whatever became of its files."""
@@ -375,7 +377,10 @@ class Store:
                 self.clear_work(key)
 
     def sweep_abandoned(self) -> None:
-        """Remove scratch that nothing was written to for `ABANDONED_DAYS`, and say so."""
+        """Remove scratch that nothing was written to for `ABANDONED_DAYS`, and say so.
+
+        For a process that holds no locks of keys: they would be given up.
+        """
         before = time.time() - ABANDONED_DAYS * 86_400
         removed = 0
         for key, name in self._left():

@@ -31,7 +31,7 @@ schemas: $(VENV)/.installed-dev
 
 # The site as build/site/index.html. A broken link or an undocumented name is an error.
 docs: $(VENV)/.installed-dev
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # The quick tests share the cores; those with a real model get all of them, one after the other.
 pytest-quick: $(VENV)/.installed-dev

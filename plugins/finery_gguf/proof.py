@@ -8,6 +8,7 @@ from jinja2.exceptions import TemplateError
 
 from finery import StepError
 from finery.rows import Conversation
+from finery.rows.templates.foreign import written
 from finery_gguf.chat import ChatTemplate
 from finery_gguf.difference import first_difference, text_difference
 from finery_gguf.llama import Gguf
@@ -77,10 +78,10 @@ def trained_tokens(
     tokenizer: "PreTrainedTokenizerBase", messages: Conversation, arguments: Mapping[str, Any]
 ) -> list[int]:
     """The prompt's token ids as transformers makes them, in training and in answering."""
-    encoding: Any = tokenizer.apply_chat_template(
-        messages, add_generation_prompt=True, tokenize=True, return_dict=True, **arguments
-    )
-    return [int(token) for token in encoding["input_ids"]]
+    asked: dict[str, Any] = {"add_generation_prompt": True, "tokenize": False, **arguments}
+    text = written(lambda: tokenizer.apply_chat_template(messages, **asked), messages)
+    # The template writes the special tokens itself.
+    return [int(token) for token in tokenizer(text, add_special_tokens=False)["input_ids"]]
 
 
 def _same_tokens(

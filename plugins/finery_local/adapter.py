@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from finery import DataError, Model, shown
+from finery.rows.templates.limits import LimitExceeded, limited
+from finery_local.described import AdapterConfig
 from finery_local.safetensors_file import shapes
 
 _COPIES = re.compile(r"(-unsloth)?(-bnb-4bit)?$")
@@ -40,12 +42,53 @@ def check_shapes(adapter: Path, trained_on: str | None, base: Model) -> None:
     under = _under(base)
     if under.format != "transformers" or under.meta.get("quantization"):
         return
-    names = [name for name in under.external or _files(under) if name.endswith(".safetensors")]
-    layers = {k: v for name in names for k, v in shapes(under.file(name)).items()}
-    if misfit := _misfit(shapes(adapter), layers):
+    if misfit := _misfit(shapes(adapter), _layers(under)):
         trained = f"'{trained_on}'" if trained_on else "another model"
         named = under.meta.get("repo") or shown(under.file("config.json").parent)
         raise _another_base(trained, f"'{named}'", adapter.parent, misfit)
+
+
+def check_ranks(adapter: Path, config: AdapterConfig) -> None:
+    """`DataError` where PEFT would allocate larger matrices than the adapter's file holds."""
+    largest = max((size for shape in shapes(adapter).values() for size in shape), default=0)
+    ranks = [config.r or 0, *(config.rank_pattern or {}).values()]
+    if max(ranks) > largest:
+        raise DataError(
+            f"{adapter.parent.name}/adapter_config.json sets the rank {max(ranks):,}, and no "
+            f"matrix of the adapter is larger than {largest:,}",
+            where=str(adapter.parent / "adapter_config.json"),
+            fix="copy or download the adapter again",
+        )
+
+
+def check_patterns(adapter: Path, config: AdapterConfig, base: Model) -> None:
+    """`DataError` for a regular expression that PEFT would search with for hours.
+
+    They are tried on the names of the adapter's layers, and of the base's where it has a header.
+    """
+    layers = {m[1] for name in shapes(adapter) if (m := _MATRIX.fullmatch(name))}
+    names = layers | {name.rpartition(".")[0] for name in _layers(_under(base))}
+    where = str(adapter.parent / "adapter_config.json")
+    for text in config.patterns():
+        try:
+            with limited():
+                pattern = re.compile(rf"(.*\.)?({text})")
+                for name in names:
+                    pattern.fullmatch(name)
+        except (re.error, RecursionError, OverflowError) as error:
+            what = f"adapter_config.json: {text!r:.80} isn't a regular expression: {error}"
+            raise DataError(what, where=where, fix="correct it, or list layers' names") from error
+        except LimitExceeded as error:
+            what = f"adapter_config.json: the regular expression {text!r:.80} {error}"
+            raise DataError(what, where=where, fix="list layers' names instead") from error
+
+
+def _layers(under: Model) -> dict[str, list[int]]:
+    """Tensor of the model → its shape, where that is a Hugging Face folder; else nothing."""
+    if under.format != "transformers":
+        return {}
+    names = [name for name in under.external or _files(under) if name.endswith(".safetensors")]
+    return {k: v for name in names for k, v in shapes(under.file(name)).items()}
 
 
 def _misfit(adapter: Shapes, layers: Shapes) -> str:

@@ -4,24 +4,36 @@ The one place that decides which files of a folder are the model, what is refuse
 says, wherever the folder comes from (a disk, the hub's cache).
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
 
 import msgspec
 
 from finery import DataError, Job, Model, UsageError
-from finery_local.adapter import check_names, check_shapes
+from finery_local.adapter import check_names, check_patterns, check_ranks, check_shapes
+from finery_local.described import (
+    AdapterConfig,
+    Config,
+    holds_key,
+    read_as,
+    read_index,
+    read_object,
+)
 from finery_local.digest import identities
-from finery_local.safetensors_file import elements_by_dtype
+from finery_local.links import check_links
+from finery_local.safetensors_file import elements_by_dtype, shapes
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 WEIGHT_FILES = frozenset({WEIGHTS, INDEX, ADAPTER_WEIGHTS})
 README = "README.md"
+LONGEST_CARD = 2**20
+"""Bytes of a model card that are read, for its front matter."""
+LONGEST_LICENSE = 200
+"""Characters of a licence's name."""
 TEMPLATE_RESERVED = frozenset(
     {"conversation", "messages", "tools", "tokenize", "return_tensors", "return_dict", "padding",
      "truncation", "max_length", "chat_template", "add_generation_prompt",
@@ -62,6 +74,15 @@ PICKLED = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt")
 HEAVY = (*PICKLED, "*.safetensors", "*.gguf", "*.onnx", "*.h5", "*.msgpack")
 """Weights, of whatever program: what `sketch_model` does without."""
 
+CONFIGURATION = frozenset(
+    {"config.json", "generation_config.json", "tokenizer_config.json", "preprocessor_config.json",
+     "processor_config.json", "image_processor_config.json", "video_preprocessor_config.json",
+     "feature_extractor_config.json", ADAPTER_CONFIG, "chat_template.json"}
+)  # fmt: skip
+"""Files in which transformers looks for the names of classes to load."""
+
+T = TypeVar("T")
+
 
 class Folder(msgspec.Struct, frozen=True):
     """Files that may be a model: `names`, relative to `root`; `title` is what errors call it."""
@@ -72,19 +93,11 @@ class Folder(msgspec.Struct, frozen=True):
 
     def json(self, name: str) -> dict[str, Any]:
         """The JSON object in file `name`; empty if there is no such file."""
-        if name not in self.names:
-            return {}
-        path = self.root / name
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            where = f"{path}:{error.lineno}"
-            raise DataError(f"{name} is not JSON: {error.msg}", where=where) from error
-        except UnicodeDecodeError as error:
-            raise DataError(f"{name} is not UTF-8 text", where=str(path)) from error
-        if not isinstance(content, dict):
-            raise DataError(f"{name} holds no JSON object", where=str(path))
-        return content
+        return read_object(self.root / name) if name in self.names else {}
+
+    def read(self, name: str, kind: type[T]) -> T:
+        """What finery uses of the JSON object in file `name`; defaults if there is no such file."""
+        return read_as(self.root / name, kind) if name in self.names else kind()
 
 
 def default_patterns(trust_remote_code: bool) -> tuple[str, ...]:
@@ -105,21 +118,25 @@ def folder_model(
     trust_remote_code: bool,
     wanted: Sequence[str] | None = None,
     about: Mapping[str, Any],
+    follow_links: bool = False,
 ) -> Model:
     """The `Model` in `folder`; its files stay where they are and `meta["files"]` identifies them.
 
     wanted: patterns of the files that belong to it; default: `default_patterns(trust_remote_code)`.
-    about: more facts for `meta`.
+    about: more facts for `meta`. follow_links: take files that links outside the folder lead to.
     Raises `DataError` when the folder holds no model, only pickled weights, an incomplete one, or
     code that isn't trusted, and when `base` is missing for an adapter or given without one.
     """
     adapter = ADAPTER_CONFIG in folder.names
+    wanted = [*(wanted or default_patterns(trust_remote_code)), README, *WEIGHT_FILES]
+    check_links(folder.root, (n for n in folder.names if matches(n, wanted)), follow=follow_links)
     weights = _weights(folder, adapter)
+    check_links(folder.root, weights, follow=follow_links)
     if not adapter and "config.json" not in folder.names:
         raise _no_model(folder)
     _check_code(folder, trust_remote_code)
     _check_base(folder, base, adapter)
-    names = _belonging(folder, weights, wanted or default_patterns(trust_remote_code), job)
+    names = _belonging(folder, weights, wanted, job)
     files = {name: (folder.root / name).absolute() for name in names}
     facts = _facts(folder, weights, adapter, base, job)
     meta = {**about, **facts, "trust_remote_code": trust_remote_code}
@@ -134,6 +151,7 @@ def sketch_model(
     base: Model | None,
     trust_remote_code: bool,
     about: Mapping[str, Any],
+    follow_links: bool = False,
 ) -> Model:
     """The `Model` in `folder` without its weights, whether they are there or not.
 
@@ -143,9 +161,11 @@ def sketch_model(
     adapter = ADAPTER_CONFIG in folder.names
     if not adapter and "config.json" not in folder.names:
         raise _no_model(folder)
+    light = sorted(name for name in folder.names if not matches(name, HEAVY))
+    check_links(folder.root, light, follow=follow_links)
     _check_code(folder, trust_remote_code)
     _check_base(folder, base, adapter)
-    files = {n: (folder.root / n).absolute() for n in sorted(folder.names) if not matches(n, HEAVY)}
+    files = {name: (folder.root / name).absolute() for name in light}
     for name, path in files.items():
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).symlink_to(path)
@@ -202,7 +222,14 @@ def _weights(folder: Folder, adapter: bool) -> list[str]:
         if "config.json" not in folder.names:
             raise _no_model(folder)
         raise no_weights(folder)
-    shards = sorted({str(shard) for shard in folder.json(INDEX).get("weight_map", {}).values()})
+    places = read_index(folder.root / INDEX).weight_map
+    shards = sorted(set(places.values()))
+    if strange := [shard for shard in shards if not _is_inside(shard)]:
+        raise DataError(
+            f"{INDEX} names files that can't be weights of this model: {_some(strange)}",
+            where=str(folder.root / INDEX),
+            fix="copy or download the folder again: weights are .safetensors files inside it",
+        )
     missing = [shard for shard in shards if shard not in folder.names]
     if missing or not shards:
         raise DataError(
@@ -211,7 +238,24 @@ def _weights(folder: Folder, adapter: bool) -> list[str]:
             where=str(folder.root),
             fix="copy or download the folder again",
         )
+    _check_tensors(folder, places)
     return shards
+
+
+def _is_inside(shard: str) -> bool:
+    path = PurePosixPath(shard)
+    return path.suffix == ".safetensors" and not path.is_absolute() and ".." not in path.parts
+
+
+def _check_tensors(folder: Folder, places: Mapping[str, str]) -> None:
+    """Raise `DataError` for a tensor that isn't in its file: it would be random when loaded."""
+    held = {shard: shapes(folder.root / shard).keys() for shard in set(places.values())}
+    if missing := sorted(name for name, shard in places.items() if name not in held[shard]):
+        raise DataError(
+            f"{INDEX} names {len(missing):,} tensors that aren't in their files: {_some(missing)}",
+            where=str(folder.root / INDEX),
+            fix="copy or download the folder again",
+        )
 
 
 def _no_model(folder: Folder) -> DataError:
@@ -228,8 +272,8 @@ def _no_model(folder: Folder) -> DataError:
 
 def _check_code(folder: Folder, trusted: bool) -> None:
     """Refuse a model that brings its own code, unless it is trusted and lies in the folder."""
-    for name in ("config.json", "tokenizer_config.json"):
-        classes = _texts(folder.json(name).get("auto_map"))
+    for name in sorted(folder.names & CONFIGURATION):
+        classes = _texts(holds_key(folder.json(name), "auto_map"))
         if classes and not trusted:
             raise DataError(
                 f"{folder.title} brings its own code ({_some(classes)}), and loading it runs "
@@ -248,10 +292,14 @@ def _check_code(folder: Folder, trusted: bool) -> None:
 
 def _texts(value: Any) -> list[str]:
     """All texts in a nest of lists and objects, in order."""
-    if isinstance(value, str):
-        return [value]
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
-    return [text for item in inner for text in _texts(item)]
+    texts, open_parts = [], [value]
+    while open_parts:
+        part = open_parts.pop()
+        if isinstance(part, str):
+            texts.append(part)
+        elif isinstance(part, dict | list):
+            open_parts += reversed(part.values() if isinstance(part, dict) else part)
+    return texts
 
 
 def _check_base(folder: Folder, base: Model | None, adapter: bool) -> None:
@@ -261,7 +309,8 @@ def _check_base(folder: Folder, base: Model | None, adapter: bool) -> None:
                 f"{folder.title} is a whole model, so it takes no base", fix="drop base"
             )
         return
-    trained_on = folder.json(ADAPTER_CONFIG).get("base_model_name_or_path")
+    config = folder.read(ADAPTER_CONFIG, AdapterConfig)
+    trained_on = config.base_model_name_or_path
     if base is None:
         raise DataError(
             f"{folder.title} is an adapter, which needs the model under it",
@@ -276,6 +325,8 @@ def _check_base(folder: Folder, base: Model | None, adapter: bool) -> None:
     check_names(trained_on, base, folder.root)
     if ADAPTER_WEIGHTS in folder.names:
         check_shapes(folder.root / ADAPTER_WEIGHTS, trained_on, base)
+        check_ranks(folder.root / ADAPTER_WEIGHTS, config)
+        check_patterns(folder.root / ADAPTER_WEIGHTS, config, base)
 
 
 def _belonging(folder: Folder, weights: list[str], wanted: Sequence[str], job: Job) -> list[str]:
@@ -293,17 +344,17 @@ def _facts(
     folder: Folder, weights: list[str], adapter: bool, base: Model | None, job: Job
 ) -> dict[str, Any]:
     """What `Model.meta` says of a folder; a fact that isn't known is left out."""
-    config = folder.json("config.json")
+    config = folder.read("config.json", Config)
     counts: Counter[str] = Counter()
     for name in weights:
         counts.update(elements_by_dtype(folder.root / name))
     under = base.meta if base else {}
-    architecture = (config.get("architectures") or [config.get("model_type")])[0]
-    quantization = (config.get("quantization_config") or {}).get("quant_method")
+    architecture = (config.architectures or [config.model_type])[0]
+    quantization = config.quantization_config and config.quantization_config.quant_method
     facts = {
         "format": "adapter" if adapter else "transformers",
         "architecture": under.get("architecture") if adapter else architecture,
-        "peft": folder.json(ADAPTER_CONFIG).get("peft_type"),
+        "peft": folder.read(ADAPTER_CONFIG, AdapterConfig).peft_type,
         "quantization": quantization,
         # Quantised weights are packed, several to an element: counting elements would be wrong.
         "parameters": None if quantization else counts.total(),
@@ -324,22 +375,27 @@ def _license(folder: Folder, job: Job) -> str | None:
     """The licence that the model card's front matter names (https://hf.co/docs/hub/model-cards)."""
     if README not in folder.names:
         return None
-    lines = (folder.root / README).read_text(encoding="utf-8", errors="replace").splitlines()
+    with (folder.root / README).open("rb") as file:
+        lines = file.read(LONGEST_CARD).decode("utf-8", "replace").splitlines()
     if not lines or lines[0].strip() != "---" or "---" not in lines[1:]:
         return None
     import yaml
 
+    text = "\n".join(lines[1 : lines.index("---", 1)])
     try:
-        front = yaml.safe_load("\n".join(lines[1 : lines.index("---", 1)]))
-    except yaml.YAMLError as error:
-        job.log(f"{README}: the front matter can't be read, so no licence is known: {error}")
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            raise ValueError("it has aliases")  # nine of nine of nine … take all memory
+        front = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        job.log(f"{README}: the front matter can't be read, so the licence is unknown: {error}")
         return None
     card = front if isinstance(front, dict) else {}
     named = card.get("license_name") if card.get("license") == "other" else card.get("license")
-    return ", ".join(_texts(named)) or None
+    return " ".join(", ".join(_texts(named)).split())[:LONGEST_LICENSE] or None
 
 
 def _some(names: Sequence[str], most: int = 4) -> str:
     """The first few of `names`, and how many there are besides."""
     rest = len(names) - most
-    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
+    first = [name if len(name) <= 100 else f"{name[:97]}…" for name in names[:most]]
+    return ", ".join(first) + (f" and {rest:,} more" if rest > 0 else "")

@@ -1,11 +1,11 @@
 """What is known of a local model before its step runs."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from finery import Forecast
+from finery import DataError, Forecast
+from finery_local.described import read_object
 from finery_local.model import LocalModel
 from finery_local.wheel import LocalWheel
 
@@ -21,8 +21,16 @@ class ModelForecast(Forecast[LocalModel]):
                 return {**name, "gguf": path}
             config = path / "config.json" if path.is_dir() else path
             if config.name == "config.json" and config.is_file():
-                return {**name, "config": msgspec.json.decode(config.read_bytes())}
+                return {**name, **_configuration(config)}
         return name
+
+
+def _configuration(path: Path) -> dict[str, Any]:
+    """`config`; nothing where the file is broken, which the build reports."""
+    try:
+        return {"config": read_object(path)}
+    except DataError:
+        return {}
 
 
 class WheelForecast(Forecast[LocalWheel]):

@@ -5,9 +5,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from finery import DataError, Job, Model, StepError
+from finery_local.described import Name, reason
 from finery_local.digest import identities
 from finery_local.gguf_header import Header, Tensor, damaged, read_header
+
+LONGEST_LICENSE = 200
+"""Characters of a licence's name."""
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """What finery reads of a header's values, each in its type."""
+
+    architecture: Name | None = msgspec.field(name="general.architecture", default=None)
+    license: str | None = msgspec.field(name="general.license", default=None)
+    chat_template: str | None = msgspec.field(name="tokenizer.chat_template", default=None)
+    file_type: int | None = msgspec.field(name="general.file_type", default=None)
+    type: Name | None = msgspec.field(name="general.type", default=None)
+    parts: int | None = msgspec.field(name="split.count", default=None)
 
 
 def external_gguf(path: Path, job: Job, *, about: Mapping[str, Any]) -> Model:
@@ -26,33 +43,40 @@ def gguf_facts(path: Path) -> dict[str, Any]:
     is damaged, one part of several, or not a language model.
     """
     header = read_header(path)
-    _check_whole_model(header, path)
-    values = header.values
+    try:
+        known = msgspec.convert(header.values, Facts)
+    except msgspec.ValidationError as error:
+        raise damaged(path, f"of the values in its header, {reason(error)}") from error
+    _check_whole_model(header, known, path)
     facts = {
         "format": "gguf",
-        "architecture": values.get("general.architecture"),
+        "architecture": known.architecture,
         "parameters": sum(tensor.elements for tensor in header.tensors.values()),
-        "dtype": _dtype(header),
-        "chat_template": bool(values.get("tokenizer.chat_template")),
-        "license": values.get("general.license"),
+        "dtype": _dtype(header, known.file_type),
+        "chat_template": bool(known.chat_template),
+        "license": known.license and " ".join(known.license.split())[:LONGEST_LICENSE],
     }
     return {name: fact for name, fact in facts.items() if fact is not None}
 
 
-def _check_whole_model(header: Header, path: Path) -> None:
-    if (parts := header.values.get("split.count", 1)) > 1:
+def _check_whole_model(header: Header, known: Facts, path: Path) -> None:
+    if known.parts is not None and known.parts > 1:
         raise DataError(
-            f"{path.name} is one of {parts} parts of a model",
+            f"{path.name} is one of {known.parts} parts of a model",
             where=str(path),
             fix="join them once: llama-gguf-split --merge FIRST_PART WHOLE.gguf",
         )
-    if (kind := header.values.get("general.type") or "model") != "model":
+    if (kind := known.type or "model") != "model":
         what = f"{path.name} is of the type '{kind}', not a whole language model"
         raise DataError(what, where=str(path))
     if not header.tensors:
         raise DataError(f"{path.name} holds a vocabulary and no weights", where=str(path))
-    size = path.stat().st_size
-    if (end := max(_end(tensor, path) for tensor in header.tensors.values())) > size:
+    size, last, end = path.stat().st_size, "", 0
+    for name, tensor in sorted(header.tensors.items(), key=lambda item: item[1].start):
+        if tensor.start < end:
+            raise damaged(path, f"its tensors {last[:80]!r} and {name[:80]!r} overlap")
+        last, end = name, _end(tensor, path)
+    if end > size:
         raise damaged(path, f"its weights end at byte {end}, and it has {size}")
 
 
@@ -65,9 +89,8 @@ def _end(tensor: Tensor, path: Path) -> int:
     return tensor.start + int(tensor.elements // elements * size)
 
 
-def _dtype(header: Header) -> str:
-    """The file type the writer declared; without one, the type of most elements."""
-    declared = header.values.get("general.file_type")
+def _dtype(header: Header, declared: int | None) -> str:
+    """The file type that the writer declared; without one, the type of most elements."""
     if declared in {kind.value for kind in _gguf().LlamaFileType}:
         kind = _gguf().LlamaFileType(declared)
         return str(kind.name.removeprefix("MOSTLY_").removeprefix("ALL_").lower())

@@ -1,7 +1,8 @@
 """The header of a GGUF file: values by key, tensors by name.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The package gguf reads headers
-too, but imports numpy and makes an array of every token: too slow for `finery plan`.
+too, but imports numpy and makes an array of every token: too slow for `finery plan`. Every length
+is checked before anything of that length is read.
 """
 
 import mmap
@@ -16,6 +17,15 @@ _SCALARS = {**dict(enumerate("BbHhIif?")), 10: "Q", 11: "q", 12: "d"}
 """Type of a value → its form in `struct`."""
 _STRING, _ARRAY = 8, 9
 _VERSIONS = (2, 3)
+
+# Several times what the largest known models have.
+MOST_VALUES, MOST_TENSORS = 2**16, 2**18
+MOST_STRINGS = 2**22
+"""Texts in all arrays together: tokens and merges."""
+LONGEST_KEY, LONGEST_TEXT = 2**16, 2**24
+"""Bytes, of a key or a tensor's name, and of a value."""
+MOST_DIMENSIONS = 8
+_ALIGNMENTS = {8 * 2**n for n in range(18)}
 
 
 class Array(NamedTuple):
@@ -51,13 +61,17 @@ def read_header(path: Path) -> Header:
         raise damaged(path, "the header isn't whole") from error
     except (ValueError, OverflowError) as error:
         raise damaged(path, str(error)) from error
+    except OSError as error:
+        raise DataError(f"can't read the file: {error.strerror}", where=str(path)) from error
 
 
 class _HeaderReader:
     def __init__(self, content: mmap.mmap) -> None:
         self._content = content
+        self._size = len(content)
         self._position = 4
         self._order = "<"
+        self._strings = 0
 
     def read(self) -> Header:
         if self._content[:4] != b"GGUF":
@@ -66,12 +80,19 @@ class _HeaderReader:
             self._order = ">"
         if (version := self._number("I")) not in _VERSIONS:
             raise ValueError(f"version {version} of the format is unknown")
-        tensor_count, value_count = self._number("Q"), self._number("Q")
-        values = {self._text(): self._value(self._number("I")) for _ in range(value_count)}
-        tensors = {self._text(): self._tensor() for _ in range(tensor_count)}
-        if self._position > len(self._content):
-            raise ValueError("the header isn't whole")
+        tensor_count = self._count("Q", MOST_TENSORS, "tensors")
+        value_count = self._count("Q", MOST_VALUES, "values")
+        values: dict[str, Any] = {}
+        for _ in range(value_count):
+            key = self._key(values)
+            values[key] = self._value(self._number("I"))
+        tensors: dict[str, Tensor] = {}
+        for _ in range(tensor_count):
+            key = self._key(tensors)
+            tensors[key] = self._tensor()
         alignment = values.get("general.alignment", 32)
+        if not isinstance(alignment, int) or alignment not in _ALIGNMENTS:
+            raise ValueError("general.alignment isn't a power of two from 8 to 1,048,576")
         data = -(-self._position // alignment) * alignment
         return Header(values, {n: t._replace(start=data + t.start) for n, t in tensors.items()})
 
@@ -80,10 +101,28 @@ class _HeaderReader:
         self._position += struct.calcsize(self._order + form)
         return number
 
-    def _text(self) -> str:
-        size = self._number("Q")
-        start, self._position = self._position, self._position + size
+    def _count(self, form: str, most: int, things: str) -> int:
+        number = int(self._number(form))
+        if number > most:
+            raise ValueError(f"it claims {number:,} {things}, and at most {most:,} are read")
+        return number
+
+    def _skip(self, size: int) -> None:
+        if size > self._size - self._position:
+            raise ValueError("the header isn't whole")
+        self._position += size
+
+    def _text(self, longest: int = LONGEST_TEXT) -> str:
+        size = self._count("Q", longest, "bytes of one text")
+        start = self._position
+        self._skip(size)
         return self._content[start : self._position].decode("utf-8", "replace")
+
+    def _key(self, known: dict[str, Any]) -> str:
+        key = self._text(LONGEST_KEY)
+        if not key or key in known:
+            raise ValueError(f"{key[:80]!r} occurs twice" if key else "a name is empty")
+        return key
 
     def _value(self, kind: int) -> Any:
         if kind == _ARRAY:
@@ -92,16 +131,21 @@ class _HeaderReader:
 
     def _array(self) -> Array:
         kind, length = self._number("I"), self._number("Q")
+        if kind == _ARRAY:
+            raise ValueError("it has an array of arrays, which llama.cpp doesn't read")
         if kind == _STRING:
+            self._strings += length
+            if self._strings > MOST_STRINGS:
+                raise ValueError(f"its arrays claim more than {MOST_STRINGS:,} texts")
             for _ in range(length):
-                size = self._number("Q")
-                self._position += size
+                self._skip(self._number("Q"))
         else:
-            self._position += length * struct.calcsize(self._order + _scalar(kind))
+            self._skip(length * struct.calcsize(self._order + _scalar(kind)))
         return Array(length)
 
     def _tensor(self) -> Tensor:
-        shape = [self._number("Q") for _ in range(self._number("I"))]
+        dimensions = self._count("I", MOST_DIMENSIONS, "dimensions of a tensor")
+        shape = [self._number("Q") for _ in range(dimensions)]
         return Tensor(self._number("I"), prod(shape), self._number("Q"))
 
 

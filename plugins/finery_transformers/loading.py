@@ -6,7 +6,7 @@ Nothing here uses the network, and code from the model's folder runs only where 
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,12 +118,25 @@ def _load(model: Model, dtype: "torch.dtype", **arguments: Any) -> "PreTrainedMo
 
     # Dequantising shows a bar that can't be switched off.
     with _readable(model), quiet(), redirect_stderr(io.StringIO()):
-        loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            **_location(model), dtype=dtype, **arguments
+        loaded: PreTrainedModel
+        loaded, report = AutoModelForCausalLM.from_pretrained(
+            **_location(model), dtype=dtype, output_loading_info=True, **arguments
         )
+    _check_complete(model, report)
     # Its folder must not get into what is saved, and isn't a repository for PEFT to ask for.
     loaded.name_or_path = loaded.config._name_or_path = ""
     return loaded
+
+
+def _check_complete(model: Model, report: Mapping[str, Any]) -> None:
+    """Raise `StepError` where the files lack weights: transformers draws those at random."""
+    if missing := sorted(report.get("missing_keys") or ()):
+        raise StepError(
+            f"the {model.format} model lacks {len(missing):,} of the weights that its "
+            "configuration describes",
+            details=[f"missing: {', '.join(missing[:4])}{', …' * (len(missing) > 4)}"],
+            fix="copy or download the model again, or correct its config.json",
+        )
 
 
 def _need_bitsandbytes() -> None:

@@ -151,7 +151,7 @@ def test_own_rows_are_copied_and_used(project: MakeProject) -> None:
     assert recipe.data["data"]["rows"]["path"] == "data/mine.csv"
     assert made.run("build", "new", "--step", "rows").code == 0
     rows = (made.folder / "build/new/rows/rows-00000.jsonl").read_text().splitlines()
-    assert [m["content"] for m in json.loads(rows[0])["messages"]] == ["hello", "greeting"]
+    assert [m["content"] for m in json.loads(rows[0])["messages"][1:]] == ["hello", "greeting"]
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -174,7 +174,7 @@ def test_own_rows_in_a_known_format_need_no_columns(task: str, project: MakeProj
         ("a.json", '{"version": 1, "rows": [{"input": "x", "label": "y"}]}', ("input", "label")),
         ("a.csv", "satz,label\nx,y\n", ("satz", "label")),
         ("a.csv", "\ufeffinput;class\nx;y\n", ("input", "class")),
-        ("a.tsv", "text\tcategory\textra\n", ("text", "category")),
+        ("a.tsv", "text\tcategory\textra\na\tb\tc\n", ("text", "category")),
         ("a.jsonl", f"{MESSAGES}\n", None),
         ("a.jsonl", '{"instruction": "x", "input": "", "output": "y"}\n', None),
         ("a.jsonl", '{"prompt": "x", "completion": "y"}\n', None),
@@ -194,13 +194,16 @@ def test_prompt_and_answer_are_recognised(
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
-        ("a.csv", "one,two,three\n", "can't tell which columns hold prompt and answer: one, two"),
-        ("a.csv", "text,two,three\n", "say it: --answer COLUMN"),
-        ("a.csv", "", "there are no rows with columns"),
-        ("a.jsonl", "{broken\n", "can't be read: "),
-        ("a.jsonl", "[1, 2]\n", "there are no rows with columns"),
+        ("a.csv", "one,two,three\na,b,c\n", "of prompt and answer aren't known: one, two, three"),
+        ("a.csv", "text,two,three\na,b,c\n", "fix: add --answer COLUMN"),
+        ("a.csv", "text,intent\n", "the file has a header, but no rows"),
+        ("a.csv", "", "the file has no rows"),
+        ("a.jsonl", '{"text": "a", "intent": "b"}\n{broken\n', "a.jsonl:2: error: invalid JSON"),
+        ("a.jsonl", "[1, 2]\n", "a.jsonl:1 (row 1): error: the row is a number"),
         ("a.parquet", "PAR1", "--prompt COLUMN --answer COLUMN"),
-        ("a.csv.gz", "no gzip", "can't be read: "),
+        ("a.txt", "Hello", "the file holds text, not rows with a prompt and an answer"),
+        ("a.xlsx", "PK", "files named '*.xlsx' aren't tables"),
+        ("a", "a,b\n", "the file's name has no ending"),
     ],
 )
 def test_rows_that_tell_too_little_are_refused(
@@ -210,8 +213,60 @@ def test_rows_that_tell_too_little_are_refused(
     ran = made.run("init", "new", "--data", name)
     assert ran.code == 2
     assert says in ran.err
-    assert ran.err.startswith(f"{name}: error: ")
+    assert ran.err.startswith(name)
+    assert "\n  fix: " in ran.err
     assert not (made.folder / "new").exists()
+
+
+CALL = '{"id": "1", "type": "function", "function": {"name": "w", "arguments": "{}"}}'
+TOOLS = MESSAGES.replace(
+    '"content": "a"}',
+    f'"content": "a"}}, {{"role": "assistant", "tool_calls": [{CALL}]}}, '
+    '{"role": "tool", "tool_call_id": "1", "content": "{}"}',
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "task", "evaluators"),
+    [
+        ("text,label\n" + "a,x\nb,y\n" * 4, "classification", {"test"}),
+        ('text,json\n1,"{""n"": 1}"\n2,"{""n"": 2}"\n', "extraction", {"test"}),
+        (f"{MESSAGES}\n".replace('"b"', f'"{"b" * 99}"'), "chat", {"answers"}),
+        (f"{TOOLS}\n" * 9, "chat", set()),
+    ],
+)
+def test_the_task_is_guessed_from_the_answers(
+    text: str, task: str, evaluators: set[str], project: MakeProject
+) -> None:
+    name = "a.jsonl" if text.startswith("{") else "a.csv"
+    made = project({name: text})
+    ran = made.run("init", "new", "--data", name)
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out.startswith(f"task: {task}, by the answers in the data")
+    assert made.run("check", "new").code == 0
+    recipe = load(made.folder / "new/recipe.yaml").data
+    assert set(recipe.get("evaluate") or {}) == evaluators
+
+
+def test_calls_of_tools_are_no_classification(project: MakeProject) -> None:
+    ran = project({"a.jsonl": f"{TOOLS}\n"}).run(
+        "init", "new", "--data", "a.jsonl", "--task", "classification"
+    )
+    assert ran.code == 2
+    assert "fix: write --task chat" in ran.err
+
+
+@pytest.mark.parametrize("text", [
+    "text,label\n" + "a,late order\nb,other\n" * 4,
+    '{"prompt": "a", "completion": "late order"}\n{"prompt": "b", "completion": "other"}\n' * 4,
+])  # fmt: skip
+def test_the_base_is_told_the_classes(text: str, project: MakeProject) -> None:
+    name = "a.jsonl" if text.startswith("{") else "a.csv"
+    made = project({name: text})
+    made.run("init", "new", "--data", name, "--task", "classification")
+    columns = load(made.folder / "new/recipe.yaml").data["data"]["rows"]["columns"]
+    assert columns["system"] == "Answer with exactly one of these classes: late order, other."
+    assert made.run("build", "new", "--step", "rows").code == 0
 
 
 def test_named_columns_must_be_there(project: MakeProject) -> None:

@@ -172,14 +172,15 @@ def test_an_edited_manifest_is_not_believed_and_mended(project: MakeProject) -> 
     assert manifest.stat().st_mode & 0o222 == 0
 
 
-def test_a_folder_of_links_that_cannot_be_mended_is_an_error(store: Store) -> None:
+def test_a_link_in_the_place_of_a_folder_of_links_is_renamed(store: Store) -> None:
     kept = made(store, Bundle, "x", "x")
     folder = view(store.root, kept)
     (folder / "x").unlink()
     folder.rename(store.root / "elsewhere")
     folder.symlink_to("../elsewhere")
-    with pytest.raises(UsageError, match="was changed"):
-        view(store.root, kept)
+    assert (view(store.root, kept) / "x").read_text() == "x"
+    assert len(list(folder.parent.glob(f"{folder.name}.damaged-*"))) == 1
+    assert (store.root / "elsewhere").is_dir()
 
 
 def test_links_under_build_are_put_back(built: Project) -> None:

@@ -4,6 +4,7 @@ import pytest
 from jinja2.exceptions import SecurityError, TemplateError
 from tiny_gguf import CHATML, tiny_tokenizer
 
+from finery import DataError
 from finery.rows import Conversation
 from finery_gguf.chat import ChatTemplate
 
@@ -68,3 +69,30 @@ def test_arguments_win_over_special_tokens() -> None:
     template = ChatTemplate("{{ bos_token }}{{ mood }}", {"bos_token": "a"}, {"mood": "b"})
     assert template.render([]) == "ab"
     assert template.with_arguments(bos_token="c").render([]) == "cb"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for i in range(99999) %}{{ 'a' * 99999 }}{% endfor %}",
+        "{{ 'a' * 10 ** 10 }}",
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+        "{{ 'a' * 5000000 }}",
+    ],
+)
+def test_a_template_that_takes_too_much_is_stopped(
+    source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finery.rows.templates.limits.SECONDS", 2.0)
+    with pytest.raises(DataError, match=r"chat template (takes more|writes 5,000,000)"):
+        ChatTemplate(source, {}).render(TALK)
+
+
+def test_a_template_that_is_nested_too_deeply_is_no_jinja() -> None:
+    with pytest.raises(TemplateError):
+        ChatTemplate("{% if a %}" * 3000 + "{% endif %}" * 3000, {})
+
+
+def test_a_template_may_fail_in_any_way() -> None:
+    with pytest.raises(TemplateError, match="ZeroDivisionError"):
+        ChatTemplate("{{ 1 / 0 }}", {}).render(TALK)

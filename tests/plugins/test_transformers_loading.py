@@ -140,3 +140,11 @@ def test_an_adapter_of_another_model_is_refused(tmp_path: Path, tiny: Model) -> 
     wider = tiny_llama(tmp_path / "wider", width=64)
     with pytest.raises(StepError, match="adapter model can't be loaded"):
         load_model(Model(learned.path, meta=learned.meta, refs={"base": wider}))
+
+
+def test_weights_that_are_missing_are_not_drawn_at_random(tiny: Model) -> None:
+    path = tiny.path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_hidden_layers": 3}))
+    with pytest.raises(StepError, match="lacks 9 of the weights") as error:
+        load_model(tiny)
+    assert "model.layers.2." in error.value.details[0]

@@ -1,13 +1,11 @@
-"""What columns a file of rows has, and which of them are prompt and answer. For `finery init`."""
+"""What a file of rows holds, as far as its first rows show it. For `finery init`."""
 
-import csv
-import gzip
+import itertools
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO
-
-import msgspec
+from typing import Any
 
 from finery.errors import UsageError
 from finery.util.files import check_plain
@@ -32,14 +30,28 @@ Pair = tuple[str, str]
 """The columns of (prompt, answer)."""
 
 
-def columns_of(path: Path, prompt: str | None, answer: str | None) -> Pair | None:
+Rows = Sequence[Mapping[str, Any]]
+ROWS = 2_000
+"""Rows that are looked at."""
+TEXTS = (".txt", ".md", ".rst", ".html", ".htm", ".pdf", ".docx", ".doc", ".rtf", ".odt")
+"""How the names of files end that hold text rather than rows."""
+CLASSES_LISTED = 40
+"""Classes that a prompt names at most."""
+LONGEST_CLASS = 60
+"""Characters of an answer that may be the name of a class."""
+
+
+def columns_of(
+    path: Path, prompt: str | None, answer: str | None, rows: Rows | None = None
+) -> Pair | None:
     """The columns of prompt and answer; None where the file's format is a known one.
 
-    prompt, answer: named by the user, else found by their usual names.
+    prompt, answer: named by the user, else found by their usual names. rows: the file's first.
     """
-    if prompt and answer and not _is_table(path):
+    rows = first_rows(path) if rows is None else rows
+    if prompt and answer and not rows:  # a file that isn't looked into
         return prompt, answer
-    names = read_columns(path)
+    names = list(rows[0]) if rows else []
     for option, name in (("--prompt", prompt), ("--answer", answer)):
         if name and name not in names:
             raise UsageError(
@@ -54,19 +66,100 @@ def columns_of(path: Path, prompt: str | None, answer: str | None) -> Pair | Non
         answer = answer or next((n for n in names if prompt and n != prompt), None)
     if not prompt or not answer:
         missing = "--answer COLUMN" if prompt else "--prompt COLUMN"
+        columns = f": {', '.join(names)}" if names else ""
         raise UsageError(
-            f"can't tell which columns hold prompt and answer: {', '.join(names)}",
+            f"the columns of prompt and answer aren't known{columns}",
             where=shown(path),
-            fix=f"say it: {missing if prompt or answer else '--prompt COLUMN --answer COLUMN'}",
+            fix=f"add {missing if prompt or answer else '--prompt COLUMN --answer COLUMN'}",
         )
     return prompt, answer
 
 
-def templates_for(pair: Pair | None) -> dict[str, str]:
-    """`columns:` of a recipe as YAML: templates that put the columns into a row."""
+def templates_for(pair: Pair | None, task: str, rows: Rows) -> dict[str, str]:
+    """`columns:` of a recipe as YAML: templates that put the columns into a row.
+
+    For a classification the system prompt names the classes: a base model that isn't told them
+    can't answer with one.
+    """
+    if pair is None and task == "classification" and _has_texts(rows, "prompt", "completion"):
+        pair = "prompt", "completion"
     if pair is None:
         return {}
-    return {"user": _template(pair[0]), "assistant": _template(pair[1])}
+    system = {}
+    if task == "classification" and (text := _system(classes_of(rows, pair))):
+        system = {"system": json.dumps(text, ensure_ascii=False)}
+    return {**system, "user": _template(pair[0]), "assistant": _template(pair[1])}
+
+
+def _has_texts(rows: Rows, *columns: str) -> bool:
+    return bool(rows) and all(isinstance(row.get(name), str) for row in rows for name in columns)
+
+
+def _system(classes: Sequence[str]) -> str:
+    """A system prompt that asks for one of these classes; empty where they can't be listed."""
+    if not 1 < len(classes) <= CLASSES_LISTED or any("{" in name for name in classes):
+        return ""
+    return f"Answer with exactly one of these classes: {', '.join(classes)}."
+
+
+def classes_of(rows: Rows, pair: Pair | None) -> list[str]:
+    """The answers, most frequent first, where they look like names of classes; else none."""
+    answers = [_answer(row, pair) for row in rows]
+    texts = [answer.strip() for answer in answers if isinstance(answer, str)]
+    counts = Counter(texts)
+    if len(texts) < len(answers) or any(len(t) > LONGEST_CLASS or "\n" in t for t in counts):
+        return []
+    if len(counts) > max(3, len(texts) // 2) or _are_objects(texts):
+        return []
+    return sorted(filter(None, counts))
+
+
+def task_of(rows: Rows, pair: Pair | None) -> str:
+    """What the answers seem to be for: classification, extraction, or chat."""
+    if has_tools(rows):
+        return "chat"
+    answers = [_answer(row, pair) for row in rows]
+    if answers and _are_objects(answers):
+        return "extraction"
+    return "classification" if classes_of(rows, pair) else "chat"
+
+
+def has_tools(rows: Rows) -> bool:
+    """Whether models are to call tools in some of these rows."""
+    return any(row.get("tools") or _calls(row.get("messages")) for row in rows)
+
+
+def _calls(turns: Any) -> bool:
+    turns = turns if isinstance(turns, list) else []
+    return any(
+        isinstance(turn, dict) and (turn.get("tool_calls") or turn.get("role") == "tool")
+        for turn in turns
+    )
+
+
+def _answer(row: Mapping[str, Any], pair: Pair | None) -> Any:
+    """A row's answer, or its last turn's text."""
+    if pair is not None:
+        value = row.get(pair[1])
+        return str(value) if isinstance(value, (int, float)) else value
+    turns = row.get("messages") or row.get("conversations")
+    if isinstance(turns, list) and turns and isinstance(turns[-1], dict):
+        return turns[-1].get("content", turns[-1].get("value"))
+    return row.get("completion", row.get("output"))
+
+
+def _are_objects(answers: Sequence[Any]) -> bool:
+    """Whether all answers are JSON objects, as text or as they are."""
+    return bool(answers) and all(isinstance(_decoded(answer), dict) for answer in answers)
+
+
+def _decoded(answer: Any) -> Any:
+    if not isinstance(answer, str) or not answer.lstrip().startswith("{"):
+        return answer
+    try:
+        return json.loads(answer)
+    except ValueError:
+        return answer
 
 
 def _template(column: str) -> str:
@@ -79,54 +172,47 @@ def _first_of(usual: Sequence[str], names: Sequence[str]) -> str | None:
     return next((lower[name] for name in usual if name in lower), None)
 
 
-def _kind(path: Path) -> str:
-    return Path(path.name.removesuffix(".gz")).suffix.lower()
+def first_rows(path: Path) -> list[dict[str, Any]]:
+    """The first rows of JSON lines, JSON, CSV or TSV, plain or compressed; none of Parquet.
 
+    Raises `UsageError` for files of other kinds, for rows that can't be read, and where there is
+    none.
+    """
+    from finery.rows.tables.records import SUFFIXES, read_table, suffix_of
 
-def _is_table(path: Path) -> bool:
-    return _kind(path) in (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
-
-
-def read_columns(path: Path) -> list[str]:
-    """The columns of the first row of JSON lines, JSON, CSV or TSV, plain or as .gz."""
-    if not _is_table(path):
-        raise UsageError(
-            "can't look into such a file for its columns",
-            where=shown(path),
-            fix="say which they are: --prompt COLUMN --answer COLUMN",
-        )
     try:
         check_plain(path)
     except OSError as error:
         raise UsageError(
-            f"can't be read: {error.strerror}", where=shown(path), fix="name a file"
+            f"can't be read: {error.strerror}", where=shown(path), fix="name a file of rows"
         ) from error
-    try:
-        with _opened(path) as stream:
-            names = _read(stream, _kind(path))
-    except (OSError, ValueError, csv.Error, EOFError) as error:
-        raise UsageError(f"can't be read: {error}", where=shown(path), fix="repair it") from error
-    if not names:
-        raise UsageError("there are no rows with columns", where=shown(path), fix="put rows in it")
-    return names
-
-
-def _opened(path: Path) -> IO[str]:
-    if path.name.endswith(".gz"):
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-    return path.open(encoding="utf-8-sig", newline="")
-
-
-def _read(stream: IO[str], kind: str) -> list[str]:
-    if kind in (".csv", ".tsv"):
-        head = next((line for line in stream if line.strip()), "")
-        delimiter = "\t" if "\t" in head else ";" if ";" in head and "," not in head else ","
-        return [n.strip() for n in next(csv.reader([head], delimiter=delimiter), []) if n.strip()]
-    if kind == ".json":
-        row = msgspec.json.decode(stream.read())
-        if isinstance(row, dict):
-            row = next((v for v in row.values() if isinstance(v, list)), row)
-        row = row[0] if isinstance(row, list) and row else row
-    else:
-        row = msgspec.json.decode(next((line for line in stream if line.strip()), "{}"))
-    return list(row) if isinstance(row, dict) else []
+    suffix = suffix_of(path.name)
+    if suffix in TEXTS:
+        raise UsageError(
+            "the file holds text, not rows with a prompt and an answer",
+            where=shown(path),
+            fix="write a table with a column for each, such as .csv or .jsonl; to generate "
+            "questions from texts, see synth.from_docs",
+        )
+    if suffix not in SUFFIXES:
+        raise UsageError(
+            f"files named '*{suffix}' aren't tables" if suffix else "the file's name has no ending",
+            where=shown(path),
+            fix=f"convert it to one of: {', '.join(SUFFIXES)}",
+        )
+    if suffix == ".parquet":
+        return []
+    records = list(itertools.islice(read_table(path, path.parent), ROWS))
+    rows = [r.columns for r in records if isinstance(r.columns, dict)]
+    for record in records:
+        if not isinstance(record.columns, dict):
+            what, fix = record.columns.what, record.columns.fix or "repair the row"
+            raise UsageError(what, where=record.where, fix=fix)
+    if not rows:
+        is_table = suffix in (".csv", ".tsv") and path.stat().st_size > 0
+        raise UsageError(
+            "the file has a header, but no rows" if is_table else "the file has no rows",
+            where=shown(path),
+            fix="put rows in it",
+        )
+    return rows

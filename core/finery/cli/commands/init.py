@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from finery.cli.columns import columns_of, templates_for
+from finery.cli.columns import Rows, columns_of, first_rows, has_tools, task_of, templates_for
 from finery.cli.commands.scaffold import filled, refuse_existing, template, write_texts
 from finery.errors import UsageError
 from finery.util.paths import shown
@@ -38,7 +38,11 @@ SAMPLE_COLUMNS = {
 
 @click.command("init")
 @click.argument("folder", metavar="[DIR]", type=click.Path(path_type=Path), default=".")
-@click.option("--task", type=click.Choice(list(TASKS)), help="What the model shall do.")
+@click.option(
+    "--task",
+    type=click.Choice(list(TASKS)),
+    help="What the model is for. [default: guessed from --data]",
+)
 @click.option(
     "--data",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
@@ -58,14 +62,22 @@ def command(
     """Write a recipe that works into DIR, with data and a README. Overwrites nothing."""
     if data is None and (prompt or answer):
         raise UsageError("--prompt and --answer name columns of --data", fix="add --data FILE")
-    task = task or _asked()
     name = _checked(name) if name else _name_of(folder)
+    rows: Rows = first_rows(data) if data is not None else []
+    pair = columns_of(data, prompt, answer, rows) if data is not None else None
+    task = task or _chosen(task_of(rows, pair) if rows else next(iter(TASKS)), is_guess=bool(rows))
+    if task != "chat" and has_tools(rows):
+        raise UsageError(
+            "models are to call tools in these rows, and no evaluator judges that yet",
+            where="--task",
+            fix="write --task chat",
+        )
     if data is None:
         source: Any = next((template(task) / "data").iterdir())
         file, columns = f"data/{source.name}", SAMPLE_COLUMNS[task]
     else:
         source, file = data, _place_of(data, folder)
-        columns = templates_for(columns_of(data, prompt, answer))
+        columns = templates_for(pair, task, rows)
     texts = {
         "recipe.yaml": filled(
             template(task) / "recipe.yaml",
@@ -73,6 +85,7 @@ def command(
             path=_quoted(file),
             columns=columns,
             own=data is not None,
+            tools=has_tools(rows),
         ),
         "README.md": filled(template("README.md"), name=name, about=TASKS[task], file=file),
         ".gitignore": template("gitignore").read_text(encoding="utf-8"),
@@ -82,14 +95,15 @@ def command(
     _say_what_next(folder, [*texts, file], sample=data is None)
 
 
-def _asked() -> str:
-    """The task, asked for on a terminal; else the first."""
-    first = next(iter(TASKS))
+def _chosen(default: str, *, is_guess: bool) -> str:
+    """The task, prompted for on a terminal; else the default. is_guess: whether rows suggest it."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        return first
+        if is_guess:
+            click.echo(f"task: {default}, by the answers in the data; --task NAME takes another")
+        return default
     for task, about in TASKS.items():
         click.echo(f"  {task:<16} {about}")
-    chosen: str = click.prompt("Task", type=click.Choice(list(TASKS)), default=first)
+    chosen: str = click.prompt("Task", type=click.Choice(list(TASKS)), default=default)
     return chosen
 
 

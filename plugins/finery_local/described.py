@@ -1,0 +1,158 @@
+"""The JSON files of a model's folder, and what finery takes from them.
+
+They come from strangers: size, form and every value that finery uses are checked here.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+
+from finery import DataError
+
+LARGEST = 16 * 2**20
+"""Bytes of a JSON file other than the index; the largest known is some 2 MB."""
+LARGEST_INDEX = 64 * 2**20
+
+Name = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_.+-]{1,100}\Z")]
+"""A class, a type of model or a method: it is shown, so it holds nothing that terminals obey."""
+Size = Annotated[int, msgspec.Meta(ge=0, le=2**24)]
+Layers = Annotated[int, msgspec.Meta(ge=0, le=10_000)]
+Rank = Annotated[int, msgspec.Meta(ge=0, le=2**16)]
+
+_WORDS = {"array": "a list", "object": "an object", "str": "text", "int": "a whole number"}
+"""What msgspec calls types → what errors call them."""
+
+T = TypeVar("T")
+
+
+class Quantization(msgspec.Struct, frozen=True):
+    """How a model's weights are quantised."""
+
+    quant_method: Name | None = None
+
+
+class Config(msgspec.Struct, frozen=True):
+    """What finery reads of a `config.json`, and sizes that would take all memory if absurd."""
+
+    architectures: list[Name] | None = None
+    model_type: Name | None = None
+    quantization_config: Quantization | None = None
+    vocab_size: Size | None = None
+    hidden_size: Size | None = None
+    intermediate_size: Size | list[Size] | None = None
+    num_hidden_layers: Layers | None = None
+    text_config: "Config | None" = None
+
+
+class AdapterConfig(msgspec.Struct, frozen=True):
+    """What finery reads of an `adapter_config.json`, and what PEFT allocates or searches by."""
+
+    peft_type: Name | None = None
+    base_model_name_or_path: Annotated[str, msgspec.Meta(max_length=4096)] | None = None
+    r: Rank | None = None
+    rank_pattern: dict[str, Rank] | None = None
+    alpha_pattern: dict[str, float] | None = None
+    target_modules: str | list[str] | None = None
+    exclude_modules: str | list[str] | None = None
+    modules_to_save: list[str] | None = None
+    layers_pattern: str | list[str] | None = None
+
+    def patterns(self) -> list[str]:
+        """The regular expressions that PEFT searches the names of layers for."""
+        texts = [self.target_modules, self.exclude_modules, self.layers_pattern]
+        single = [text for text in texts if isinstance(text, str)]
+        listed = self.layers_pattern if isinstance(self.layers_pattern, list) else []
+        keys = [*(self.rank_pattern or {}), *(self.alpha_pattern or {})]
+        return [*single, *listed, *keys, *(self.modules_to_save or [])]
+
+
+class Index(msgspec.Struct, frozen=True):
+    """Which file of sharded weights holds which tensor."""
+
+    weight_map: dict[str, str]
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. `DataError` where there is none.
+
+    Numbers may be `NaN` and `Infinity`, which JSON doesn't have and transformers writes.
+    """
+    raw = _bytes(path, LARGEST)
+    try:
+        content = json.loads(raw.decode("utf-8"))
+    except json.JSONDecodeError as error:
+        raise _invalid(path, f"is not JSON: {error.msg}", error.lineno) from error
+    except UnicodeDecodeError as error:
+        raise _invalid(path, "is not UTF-8 text") from error
+    except RecursionError as error:
+        raise _invalid(path, "is nested too deeply") from error
+    except ValueError as error:  # Python reads no number of more than 4,300 digits
+        raise _invalid(path, "holds a number with too many digits") from error
+    if not isinstance(content, dict):
+        raise _invalid(path, "must hold a JSON object")
+    return content
+
+
+def read_as(path: Path, kind: type[T]) -> T:
+    """What finery uses of the JSON object in a file. `DataError` where it isn't of that form."""
+    try:
+        return msgspec.convert(read_object(path), kind)
+    except msgspec.ValidationError as error:
+        raise _invalid(path, f"is not valid: {reason(error)}") from error
+
+
+def read_index(path: Path) -> Index:
+    """The index of sharded weights. `DataError` where it isn't one."""
+    try:
+        return msgspec.json.decode(_bytes(path, LARGEST_INDEX), type=Index)
+    except msgspec.ValidationError as error:
+        raise _invalid(path, f"is not valid: {reason(error)}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _invalid(path, f"is not JSON: {error}") from error
+
+
+def reason(error: Exception) -> str:
+    """A validation error of msgspec's in plain words: `shape[0]: expected a whole number >= 0`."""
+    text, _, place = str(error).partition(" - at `")
+    place = place.rstrip("`").removeprefix("$").lstrip(".").replace("[...]", "")
+    if "matching regex" in text:
+        text = "expected a name of at most 100 letters, digits and _ . + -"
+    text = text.replace("`", "").replace(" | null", "").replace("Expected", "expected")
+    for word, plain in _WORDS.items():
+        text = re.sub(rf"\b{word}\b", plain, text)
+    return f"{place}: {text}" if place else text
+
+
+def holds_key(content: Any, key: str) -> list[Any]:
+    """The values of `key` in a nest of lists and objects, in order."""
+    values, open_parts = [], [content]
+    while open_parts:
+        part = open_parts.pop()
+        if isinstance(part, dict):
+            values += [part[key]] if key in part else []
+            open_parts += reversed(part.values())
+        elif isinstance(part, list):
+            open_parts += reversed(part)
+    return values
+
+
+def _bytes(path: Path, most: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(most + 1)
+    except OSError as error:
+        raise DataError(f"can't read the file: {error.strerror}", where=str(path)) from error
+    if len(raw) > most:
+        raise _invalid(path, f"is larger than {most // 2**20} MiB")
+    return raw
+
+
+def _invalid(path: Path, what: str, line: int = 0) -> DataError:
+    return DataError(
+        f"{path.name} {what}",
+        where=f"{path}:{line}" if line else str(path),
+        fix="copy or download the model again, or correct the file",
+    )

@@ -73,6 +73,11 @@ class Judge(
         """What would make further metrics known, for who requires one; nothing by default."""
         return ""
 
+    def choices(self) -> Mapping[str, Sequence[str]]:
+        """What `require` may ask for."""
+        metrics = self.metric_names()
+        return {"require": [f"{model.name}.{m}" for model in self.models for m in metrics]}
+
     def check(self) -> None:
         """Raise `UsageError` for settings that can't work. Light: reads no input."""
         names = [model.name for model in self.models]

@@ -21,7 +21,7 @@ MOST_FACTS = 64 * 2**20
 
 def watch_responses() -> None:
     """Make the hub's library apply the limits to every response of this process."""
-    from huggingface_hub.utils import get_session
+    from huggingface_hub import get_session
 
     client: Any = get_session()
     hooks = client.event_hooks
@@ -38,7 +38,7 @@ def _limit(response: Any) -> None:
 def _limited(library: str) -> Any:
     """A stream of bytes with limits, for the HTTP library of that name."""
 
-    class Limited(importlib.import_module(library).SyncByteStream):  # type: ignore[misc, name-defined]
+    class Limited(importlib.import_module(library).SyncByteStream):  # type: ignore[misc]
         def __init__(self, stream: Any, url: Any) -> None:
             self._stream = stream
             self._host = url.host

@@ -1,8 +1,8 @@
 """Models behind an OpenAI-compatible API: OpenAI itself, vLLM, Ollama, llama.cpp.
 
-In go a model's name, a server and limits, out comes a model of the format `api`, and the engine
-that sends it requests and reads its answers. Answers are cached by what was asked; keys, limits
-and prices are no part of that.
+The input is a model's name, a server and limits. The output is a model of the format `api`, and the
+engine that sends requests and reads answers. Answers are cached by request; API keys, limits and
+prices don't affect the cache.
 """
 
 import sys
@@ -26,8 +26,8 @@ def finery_engines() -> Mapping[str, str]:
 
 @hookimpl
 def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
-    """Notes on keys that aren't set."""
-    if "finery_openai.model" not in sys.modules:  # no step of the recipe is one
+    """Notes on API keys that aren't set."""
+    if "finery_openai.model" not in sys.modules:  # the recipe has no such step
         return []
     from finery_openai.notes import unset_keys
 

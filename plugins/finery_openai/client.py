@@ -1,4 +1,4 @@
-"""Asks a server through the openai library: with patience, within its limits."""
+"""Sends requests to a server through the openai library, with retries and within limits."""
 
 import asyncio
 from collections.abc import Iterator
@@ -23,25 +23,25 @@ from finery_openai.faults import Fault
 from finery_openai.limits import Bucket, Hold, backoff
 
 TROUBLE = 50
-"""Requests in a row that the server refuses, with none answered between, until we give up."""
+"""Consecutive refused requests after which finery gives up."""
 HEAVY_TROUBLE = TROUBLE // 5
-"""What a request counts as that failed after all its retries."""
+"""How many refused requests a request counts as that failed after all its retries."""
 MOST_DENIALS = 3
-"""Requests that the server denies, before it answered any, until we take it that it denies all."""
-MOST_TOLD = 10
-"""Different reasons to ask again that are logged."""
+"""Denied requests before the first answer, after which finery gives up."""
+MOST_LOGGED = 10
+"""Different reasons for retries that are logged."""
 WITHOUT = {
-    "response_format": "the server can't constrain answers to a JSON Schema: it is asked without",
-    "max_tokens": "the server calls max_tokens max_completion_tokens: so do we now",
-    "seed": "the server takes no seed: it is asked without",
+    "response_format": "the server can't constrain answers to a JSON Schema; sending none",
+    "max_tokens": "the server expects max_completion_tokens, not max_tokens; using that name",
+    "seed": "the server doesn't accept a seed; sending none",
 }
-"""Parameters that can be spared → what is logged."""
+"""Parameters that finery can do without → what is logged."""
 
 
 class Client:
-    """One model on one server. Lives in an event loop; what it shares between requests is here.
+    """The state that all requests to one model on one server share, within one event loop.
 
-    ended: the error after which nothing more is asked.
+    ended: the error after which no further request is sent.
     """
 
     def __init__(self, model: Model, job: EngineJob, key: str | None) -> None:
@@ -61,7 +61,7 @@ class Client:
         self._tokens = Bucket(hints.get("tokens_per_minute"), burst_seconds=10)
         self._hold = Hold()
         self._answered = self._trouble = self._denials = 0
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
         self._resting: set[asyncio.Task[Any]] = set()
         self._timeout = float(hints.get("timeout", 300.0))
         # Without a key the library would look for one in the environment.
@@ -74,7 +74,7 @@ class Client:
 
     @property
     def constrains(self) -> bool:
-        """Whether the server takes a JSON Schema, as far as is known."""
+        """Whether the server accepts a JSON Schema, as far as is known."""
         return "response_format" not in self.without
 
     async def close(self) -> None:
@@ -82,7 +82,7 @@ class Client:
         await self._openai.close()
 
     async def ask(self, request: Request, sampling: Sampling) -> Completion:
-        """The answer; raises what there is instead. After `ended` is set nothing is sent."""
+        """The answer to a request; raises its error. Sends nothing once `ended` is set."""
         async with self._slots:
             try:
                 answer = await self._patiently(request, sampling)
@@ -96,9 +96,9 @@ class Client:
         self._trouble = 0
 
     async def _patiently(self, request: Request, sampling: Sampling) -> Completion:
-        """Ask, and ask again after a fault that may pass.
+        """Send a request, and retry after a fault that may pass.
 
-        A server that is busy, and says so, costs no retry as long as it answers others.
+        A server that reports to be busy uses up no retry as long as it answers other requests.
         """
         failures, answered = 0, self._answered
         while True:
@@ -121,9 +121,9 @@ class Client:
             await self._tokens.take(prompt_tokens(request) + sampling.max_tokens)
 
     async def _pause(self, fault: Fault, failures: int) -> None:
-        if len(self._told) < MOST_TOLD and fault.error.what not in self._told:
-            self._told.add(fault.error.what)
-            self._job.log(f"{self.meta['name']}: {fault.error.what}; asking again")
+        if len(self._logged) < MOST_LOGGED and fault.error.what not in self._logged:
+            self._logged.add(fault.error.what)
+            self._job.log(f"{self.meta['name']}: {fault.error.what}; retrying")
         if fault.wait is not None:
             self._hold.extend(fault.wait)
             return
@@ -132,7 +132,7 @@ class Client:
 
     @contextmanager
     def _at_rest(self) -> Iterator[None]:
-        """While a request waits to be sent: it needn't be, once all is over."""
+        """Mark a request as waiting, so that it is cancelled when all requests end."""
         if self.ended is not None:
             raise Fault(self.ended, ends=True)
         task = asyncio.current_task()
@@ -159,7 +159,7 @@ class Client:
         except (TimeoutError, APITimeoutError, APIConnectionError) as error:
             raise self._disconnected(error) from None
         except wire.Unreadable as error:
-            raise self._again(f"sent what is no chat completion ({error})") from None
+            raise self._again(f"sent a response that isn't a chat completion ({error})") from None
         except FineryError as error:
             raise Fault(error) from None
         taken = prompt_tokens(request) + sampling.max_tokens
@@ -189,20 +189,20 @@ class Client:
         if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
             return self._again(f"didn't answer within {self._timeout:g} s")
         reason = self._job.redact(faults.cause(error))
-        fix = "check that the server is running, and that base_url names it"
+        fix = "check that the server is running and that base_url is correct"
         return self._again(f"broke off or can't be reached ({reason})", fix)
 
     def _again(self, what: str, fix: str | None = None) -> Fault:
         return Fault(StepError(f"{self.meta['server']} {what}", fix=fix), again=True)
 
     def _spare(self, parameter: str) -> None:
-        """From now on, do without a parameter."""
+        """Omit a parameter from now on."""
         if parameter not in self.without:
             self.without |= {parameter}
             self._job.log(f"{self.meta['name']}: {WITHOUT[parameter]}")
 
     async def _given_up(self, fault: Fault, request: Request) -> FineryError:
-        """What to raise for a request that isn't answered."""
+        """The error to raise for a request that isn't answered."""
         if fault.denial is not None and not self._answered:
             self._denials += 1
             fault = Fault(
@@ -222,7 +222,7 @@ class Client:
         return self._row_failed(fault, request)
 
     def _end(self, error: FineryError) -> None:
-        """Send nothing more; what is under way is still taken in."""
+        """Send no further request. Answers to requests in flight are still accepted."""
         self.ended = error
         for task in self._resting:
             task.cancel()
@@ -231,29 +231,29 @@ class Client:
         if fault.again and self._retries:
             fault.error.what += f" ({self._retries + 1} times)"
         error = faults.of_row(fault.error, request)
-        if isinstance(error, RefusedError):  # an answer of a kind
+        if isinstance(error, RefusedError):  # counts as an answer
             self._was_answered()
             return error
         self._trouble += HEAVY_TROUBLE if fault.again else 1
         if self._trouble < TROUBLE:
             return error
         ended = StepError(
-            f"nothing is answered any more; the last error: {error.what}",
+            f"too many requests failed in a row; the last error: {error.what}",
             details=error.details,
-            fix=error.fix or "see to the server, or to the rows, and build again: answers are kept",
+            fix=error.fix or "check the server and the rows, then build again: answers are kept",
         )
         self._end(ended)
         return ended
 
     async def _suggest(self, fault: Fault) -> None:
-        """Name the model on the server that a mistyped name most likely means."""
+        """Suggest the model on the server whose name is closest to a mistyped one."""
         if not fault.unknown_model:
             return
         try:
             async with asyncio.timeout(10):
                 models = await self._openai.models.list()
             names = [self._job.redact(model.id) for model in models.data]
-        except Exception:  # whatever is wrong here is no news: the error says enough
+        except Exception:  # only a suggestion is lost
             return
         if self.meta["name"] in names:
             return

@@ -28,10 +28,10 @@ from finery_openai.key import key_in
 
 
 class OpenaiEngine(Engine):
-    """Asks a server through the openai library, many requests at a time.
+    """Sends many requests at a time to a server, through the openai library.
 
-    They fly in an event loop of a thread of its own, so that answers come in while whoever reads
-    them is busy.
+    They run in an event loop in a thread of its own, so that answers arrive while the caller
+    processes earlier ones.
     """
 
     version = "1"
@@ -57,7 +57,7 @@ class OpenaiEngine(Engine):
         return [answers[number] for number in range(len(batches))]
 
     def stream(self, batches: Iterable[Batch], sampling: Sampling) -> Iterator[tuple[int, Answer]]:
-        """Answer requests as answers come; raises what ends them all once the others are there."""
+        """Yield answers as they arrive. Raises an error that ends all requests after the others."""
         landed: SimpleQueue[tuple[int, Answer | Exception]] = SimpleQueue()
         flying: dict[int, Future[None]] = {}
         source, more = enumerate(batches), True
@@ -85,7 +85,7 @@ class OpenaiEngine(Engine):
 
     @property
     def _room(self) -> int:
-        """Requests that are begun: some wait at hand, so that a busy reader slows nothing."""
+        """How many requests to start. A few extra ones wait, so that a slow caller delays none."""
         concurrency = int(self.model.runtime.get("concurrency", 16))
         return concurrency + concurrency // 4 + 1
 
@@ -113,9 +113,9 @@ class OpenaiEngine(Engine):
             try:
                 landed.put((number, [await client.ask(request, sampling)]))
             except asyncio.CancelledError:
-                if client.ended is not None:  # else nobody waits any more
+                if client.ended is not None:  # else nobody is waiting
                     landed.put((number, client.ended))
-            except Exception as error:  # for the thread that waits for it
+            except Exception as error:  # raised in the thread that waits for it
                 landed.put((number, error))
 
         return asyncio.run_coroutine_threadsafe(ask(), _loop())
@@ -123,7 +123,7 @@ class OpenaiEngine(Engine):
 
 @cache
 def _loop() -> asyncio.AbstractEventLoop:
-    """The event loop of this process's engines, in a thread that ends with it."""
+    """The event loop of all engines in this process, in a daemon thread."""
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="openai", daemon=True).start()
     return loop

@@ -1,4 +1,4 @@
-"""What a failed call means: ask again, give up this row, or give up."""
+"""What a failed request means: retry, give up this row, or end the step."""
 
 import re
 import socket
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
     from openai import APIStatusError
 
 PASSING = frozenset({408, 409, 425, 429})
-"""Statuses, beside all from 500 on, after which the same request may be answered."""
+"""Statuses below 500 after which a retry may succeed."""
 LONGEST_HOLD = 600.0
-"""Seconds that a server may ask to wait; for more it is better to build again later."""
+"""Longest wait in seconds that a server can demand. After a longer one the step ends."""
 _UNKNOWN_SEED = re.compile(r"\bseed\b.*\b(un|not )|\b(un|not |extra ).*\bseed\b")
 SCHEMA_WORDS = ("response_format", "json_schema", "schema", "grammar", "guided")
 
 
 class Fault(Exception):
-    """A call that failed.
+    """A request that failed.
 
-    error: what to say where it isn't answered in the end. again: whether to ask again; wait: after
-    how many seconds, where the server says. ends: whether every other request would fail too.
-    denial: where the server may mean us and not the request, what to say until it answers one.
-    unknown_model: whether the server may not know the model's name.
+    error: what to report if no retry succeeds. again: whether to retry. wait: the seconds to wait
+    first, if the server gives them. ends: whether every other request would fail too. denial: the
+    error to report until the server answers a request, where it may reject the user rather than the
+    request. unknown_model: whether the server may not know the model's name.
     """
 
     def __init__(
@@ -59,24 +59,24 @@ def from_status(
     status = error.status_code
     server, name = meta["server"], meta["name"]
     if error.code in ("content_filter", "content_policy_violation"):
-        return Fault(refused("the provider's content filter refuses the prompt", message))
-    refusal = StepError(f"{server} refuses the request ({status}: {message})")
+        return Fault(refused("the provider's content filter rejected the prompt", message))
+    refusal = StepError(f"{server} rejected the request ({status}: {message})")
     if status in (401, 403):
-        fix = f"check what {key} holds" if key else "name its variable: api_key: NAME"
-        shut = UsageError(f"{server} doesn't let us in ({status}: {message})", fix=fix)
+        fix = f"check the key in {key}" if key else "name the variable with the key: api_key: NAME"
+        shut = UsageError(f"{server} denied access ({status}: {message})", fix=fix)
         return Fault(shut, ends=True) if status == 401 else Fault(refusal, denial=shut)
     names_it = status == 400 and re.search(f"['\"`]{re.escape(name)}['\"`]", message)
     is_missing = status == 404 or error.code == "model_not_found"
     if is_missing or names_it:
-        what = f"{server} has no model '{name}', or no API there ({status}: {message})"
-        fix = "check `model`, and `base_url`, which mostly ends in /v1"
+        what = f"{server} has no model '{name}', or is not an API ({status}: {message})"
+        fix = "check `model` and `base_url`, which usually ends in /v1"
         unknown = UsageError(what, fix=fix)
         if is_missing:
             return Fault(unknown, ends=True, unknown_model=True)
         return Fault(refusal, denial=unknown, unknown_model=True)
     if status == 402 or error.code == "insufficient_quota":
-        what = f"the account at {server} has no credit left ({status}: {message})"
-        fix = "top it up and build again: what was answered is kept"
+        what = f"the account at {server} is out of credit ({status}: {message})"
+        fix = "add credit and build again: answers so far are kept"
         return Fault(StepError(what, fix=fix), ends=True)
     if status in PASSING or status >= 500:
         return _passing(error, f"{server} answered {status}: {message}")
@@ -86,14 +86,14 @@ def from_status(
 def _passing(error: "APIStatusError", what: str) -> Fault:
     wait = retry_after(error.response.headers)
     if wait is not None and wait > LONGEST_HOLD:
-        fix = "build again then: what was answered is kept"
-        what = f"{what}; and it asks to wait {wait:,.0f} s"
+        fix = "build again later: answers so far are kept"
+        what = f"{what}; it demands a wait of {wait:,.0f} s"
         return Fault(StepError(what, fix=fix), ends=True)
     return Fault(StepError(what), again=True, wait=wait)
 
 
 def message(error: "APIStatusError", redact: Callable[[str], str]) -> str:
-    """What the server says, in a line. redact: takes secrets out, before the text is cut."""
+    """The server's message on one line. redact: removes secrets, before the text is shortened."""
     body: Any = error.body
     while isinstance(body, dict):
         body = body.get("message") or body.get("detail") or body.get("error") or str(body)
@@ -104,28 +104,28 @@ def message(error: "APIStatusError", redact: Callable[[str], str]) -> str:
 
 
 def unreachable(server: str, error: Exception, redact: Callable[[str], str]) -> FineryError:
-    """The error for a server to which no connection came about, and that never answered before."""
+    """The error for a server that can't be reached and has never answered."""
     causes = list(_causes(error))
     if any(isinstance(c, socket.gaierror) for c in causes):
-        fix = "check the name of the server in base_url, and the network"
+        fix = "check the host name in base_url and the network"
     elif any(isinstance(c, ssl.SSLError) for c in causes):
-        fix = "check that base_url should be https, and that this machine trusts its certificate"
+        fix = "check whether base_url should start with https, and trust the server's certificate"
     elif any(type(c).__name__ == "ProxyError" for c in causes):
-        fix = "check HTTPS_PROXY; a proxy that needs a password is passed with FINERY_PASS_ENV"
+        fix = "check HTTPS_PROXY; if it has a password, set FINERY_PASS_ENV=HTTPS_PROXY"
     else:
         fix = f"is the server running at {server}? Start it, or correct base_url"
     return StepError(f"{server} can't be reached ({redact(cause(error))})", fix=fix)
 
 
 def cause(error: Exception) -> str:
-    """Why a connection failed, as far as the library knows."""
+    """Why a connection failed."""
     texts = [str(one) for one in _causes(error) if isinstance(one, OSError) and str(one)]
     inner = error.__cause__ or error
     return texts[-1] if texts else str(inner) or type(inner).__name__
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and those that led to it, the first cause last."""
+    """The error and its causes, the root cause last."""
     seen: list[BaseException] = [error]
     for one in seen:
         yield one
@@ -136,7 +136,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def unknown_parameter(error: "APIStatusError", message: str, sent: dict[str, Any]) -> str | None:
-    """The parameter among those that can be spared which the server doesn't take, if it says so."""
+    """The optional parameter that the server reports as unknown, if it does."""
     if error.status_code not in (400, 422):
         return None
     message = f"{error.param or ''} {message}".lower()
@@ -149,7 +149,7 @@ def unknown_parameter(error: "APIStatusError", message: str, sent: dict[str, Any
 
 
 def of_row(error: FineryError, request: Request) -> FineryError:
-    """The error, saying which request it is about."""
+    """The error with the prompt of the request that it is about."""
     last = str(request.messages[-1].get("content")) if request.messages else ""
-    error.details.append(f"asked: {' '.join(last[:400].split())[:100]}")
+    error.details.append(f"prompt: {' '.join(last[:400].split())[:100]}")
     return error

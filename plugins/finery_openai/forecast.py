@@ -1,4 +1,4 @@
-"""What can be said of a model behind an API before its step ran."""
+"""What is known about a model behind an API before its step runs."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,8 +8,8 @@ from finery_openai.model import OpenaiModel
 
 
 class ModelForecast(Forecast[OpenaiModel]):
-    """The price, as the recipe gives it."""
+    """The price from the recipe."""
 
     def runtime(self) -> Mapping[str, Any]:
-        """What the model's `runtime` will have."""
+        """The model's future `runtime`."""
         return self.step.runtime()

@@ -1,23 +1,23 @@
-"""The key for a server: what the environment variable that a recipe names holds."""
+"""The API key: the value of the environment variable that a recipe names."""
 
 from finery import EngineJob, UsageError
 
 
 def key_in(variable: str, job: EngineJob) -> str:
-    """The key, less the space around it: a file that was read into a variable ends in a newline.
+    """The key without whitespace around it: a file read into a variable ends in a line break.
 
-    `UsageError` for a key that is empty, or that no HTTP header can hold.
+    `UsageError` for a key that is empty or that can't be sent in an HTTP header.
     """
     key = job.secret(variable).strip()
     if not key:
         raise UsageError(
-            f"the environment variable {variable} is empty, and a model's key is expected there",
-            fix=f"export {variable}=…, or api_key: null for a server that needs none",
+            f"the environment variable {variable} is empty, but must contain an API key",
+            fix=f"export {variable}=…, or set api_key: null if the server needs no key",
         )
     if not (key.isascii() and key.isprintable()):
         raise UsageError(
-            f"the environment variable {variable} holds no key: it has characters that can't be "
-            "sent in an HTTP header, line breaks or others than ASCII",
-            fix="copy the key again, without what stands around it",
+            f"the environment variable {variable} doesn't contain a key: it has line breaks or "
+            "non-ASCII characters, which can't be sent in an HTTP header",
+            fix="copy the key again, without the text around it",
         )
     return key

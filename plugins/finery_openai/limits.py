@@ -1,4 +1,4 @@
-"""How fast a server may be asked: rate limits, and how long to wait before asking again."""
+"""How fast requests are sent: rate limits, and waits before retries."""
 
 import asyncio
 import random
@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0
-"""Seconds: the wait before the first retry, which doubles each time, and its limit."""
+"""Seconds: the wait before the first retry, which doubles each time, and its upper limit."""
 
 
 class Bucket:
-    """A token bucket: `per_minute` units flow in evenly, and what isn't used is kept for a while.
+    """A token bucket: `per_minute` units flow in evenly, up to `burst_seconds` of them are kept.
 
-    Taking more than there is leaves a debt, which those who come next wait for; so a request
-    larger than the bucket passes too. None: no limit.
+    A request that takes more than the bucket holds leaves a debt, and the next requests wait until
+    it is paid off. So a request larger than the bucket passes too. None: no limit.
     """
 
     def __init__(self, per_minute: float | None, burst_seconds: float) -> None:
@@ -25,7 +25,7 @@ class Bucket:
         self._turn = asyncio.Lock()  # first come, first served
 
     async def take(self, units: float) -> None:
-        """Wait until there is something, and take `units`."""
+        """Wait until the bucket isn't empty, and take `units`."""
         if self._rate is None:
             return
         async with self._turn:
@@ -34,7 +34,7 @@ class Bucket:
             self._level -= units
 
     def settle(self, units: float) -> None:
-        """Take `units` more, or give them back if negative: what was taken was an estimate."""
+        """Take `units` more, or return them if negative, once the real number is known."""
         self._level -= units
 
     def _filled(self) -> float:
@@ -45,17 +45,17 @@ class Bucket:
 
 
 class Hold:
-    """Lets nobody through until a time: what a server asks of one request holds for all."""
+    """Holds back all requests until a given time, since a server's wait applies to all of them."""
 
     def __init__(self) -> None:
         self._until = 0.0
 
     def extend(self, seconds: float) -> None:
-        """Let nobody through for so many seconds."""
+        """Hold back requests for this many seconds."""
         self._until = max(self._until, time.monotonic() + seconds)
 
     async def passed(self) -> None:
-        """Wait until it is over."""
+        """Wait until requests may be sent."""
         while (left := self._until - time.monotonic()) > 0:
             await asyncio.sleep(left)
 
@@ -67,7 +67,7 @@ def backoff(tries: int) -> float:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that the server asks to wait, None if it doesn't say (RFC 9110, 10.2.3).
+    """Seconds that the server asks to wait, or None (RFC 9110, 10.2.3).
 
     Retry-After is a number of seconds or an HTTP date; OpenAI's own header counts milliseconds.
     """

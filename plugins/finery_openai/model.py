@@ -9,7 +9,7 @@ from finery import Job, Model, Price, Step, UsageError, setting
 
 OPENAI = "https://api.openai.com/v1"
 FIXED = frozenset({"model", "messages", "stream", "n", "tools"})
-"""Body parameters that `extra` can't set: finery itself needs them as they are."""
+"""Body parameters that `extra` can't set, because finery relies on them."""
 
 
 class OpenaiModel(
@@ -19,66 +19,67 @@ class OpenaiModel(
     preflight="finery_openai.preflight:ModelPreflight",
     forecast="finery_openai.forecast:ModelForecast",
 ):
-    """Take a model behind an OpenAI-compatible API: OpenAI, vLLM, Ollama, llama.cpp.
+    """Use a model behind an OpenAI-compatible API: OpenAI, vLLM, Ollama, llama.cpp.
 
-    It answers prompts wherever a local model does: it can be judged beside the tuned one, stand
-    under `prompt.model`, and teach. Nothing is asked yet. Only the model's name, the server and
-    `extra` are its identity: a change of all else here redoes no step.
+    It answers prompts wherever a local model does: evaluators compare it with the tuned model,
+    `prompt.model` adds messages to it, and generators use it as teacher. This step sends no
+    request. The model is identified by its name, the server and `extra`. Changing another setting
+    reruns no step.
     """
 
     model: str = setting(min_length=1, help="The model's name on the server, e.g. `gpt-4.1-mini`.")
     base_url: str = setting(
         OPENAI,
         pattern=r"^https?://.+",
-        help="Where the API is, e.g. `http://127.0.0.1:11434/v1` for Ollama.",
+        help="Address of the API, e.g. `http://127.0.0.1:11434/v1` for Ollama.",
     )
     api_key: str | None = setting(
         "OPENAI_API_KEY",
         pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
-        help="The environment variable that holds the key; null for a server that needs none.",
+        help="The environment variable with the API key; null for a server that needs none.",
     )
-    concurrency: int = setting(16, ge=1, le=1000, help="Requests under way at a time.")
+    concurrency: int = setting(16, ge=1, le=1000, help="Maximum number of requests in flight.")
     requests_per_minute: float | None = setting(
-        None, gt=0, help="Most requests a minute, by each step that asks; default: no limit."
+        None, gt=0, help="Maximum requests a minute, for each step; default: no limit."
     )
     tokens_per_minute: float | None = setting(
         None,
         gt=0,
-        help="Most tokens a minute, of prompts and answers together, by each step that asks.",
+        help="Maximum tokens a minute, prompts and answers together, for each step.",
     )
-    timeout: float = setting(300.0, gt=0, help="Seconds to wait for an answer.")
+    timeout: float = setting(300.0, gt=0, help="Seconds until an answer must be complete.")
     retries: int = setting(
         6,
         ge=0,
-        help="How often a request is sent again that failed for a reason that may pass: an "
-        "overloaded server, a cut connection, an answer that is no JSON.",
+        help="How often a request is retried that failed for a temporary reason: an overloaded "
+        "server, a broken connection, an invalid response.",
     )
     price: Price | None = setting(
-        None, help="What it costs; without it neither costs nor a budget in dollars are known."
+        None, help="Price of the model, needed to show costs and to limit a budget in dollars."
     )
     extra: dict[str, Any] = setting(
         {},
-        help="More parameters of each request's body, e.g. `{reasoning_effort: low}`; they "
-        "overrule finery's own, and null leaves one out.",
+        help="Additional parameters of each request's body, e.g. `{reasoning_effort: low}`. They "
+        "override finery's own; null removes one.",
     )
 
     def check(self) -> None:
-        """Raise `UsageError` for an address that holds secrets, or parameters that finery sets."""
+        """Raise `UsageError` for an address with secrets, or parameters that finery sets."""
         parts = urlsplit(self.base_url)
         if "@" in parts.netloc or parts.query or parts.fragment:
             raise UsageError(
-                "the address holds more than a server and a path",
+                "the address must consist of a server and a path",
                 where="base_url",
-                fix="name the variable that holds the key in api_key; keys don't belong in recipes",
+                fix="remove the rest; to pass a key, name its environment variable in api_key",
             )
         for name in self.extra:
             if name in FIXED:
                 raise UsageError(
-                    f"'{name}' can't be set in extra", where=f"extra.{name}", fix="drop it"
+                    f"'{name}' can't be set in extra", where=f"extra.{name}", fix="remove it"
                 )
 
     def run(self, job: Job) -> Model:
-        """Say what the model is; nothing is asked of it yet."""
+        """Describe the model; no request is sent."""
         meta: dict[str, Any] = {
             "format": "api",
             "name": self.model,
@@ -89,7 +90,7 @@ class OpenaiModel(
         return Model(job.out, meta=meta, runtime=self.runtime())
 
     def runtime(self) -> dict[str, Any]:
-        """How to ask, what it costs, and the name of the variable with the key."""
+        """Limits, price, and the name of the variable with the key."""
         names = (
             "api_key", "concurrency", "requests_per_minute", "tokens_per_minute", "timeout",
             "retries", "price",
@@ -99,5 +100,5 @@ class OpenaiModel(
 
 
 def server(base_url: str) -> str:
-    """A server's address as it is part of a model's identity: without a slash at its end."""
+    """A server's address as part of a model's identity: without a trailing slash."""
     return base_url.rstrip("/")

@@ -1,4 +1,4 @@
-"""Advice on models behind an API."""
+"""Notes on models behind an API."""
 
 import os
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def unset_keys(graph: "Graph") -> list[Note]:
-    """A note for each variable that holds a model's key and isn't set here, or is empty."""
+    """A note for each variable with an API key that isn't set here or is empty."""
     keys = [
         (node, node.step.api_key)
         for node in graph.nodes.values()
@@ -23,7 +23,7 @@ def unset_keys(graph: "Graph") -> list[Note]:
             name="unset-variable",
             text=f"{node.name} needs the key in the environment variable {key}, which "
             + ("is empty here" if key in os.environ else "isn't set here"),
-            fix=f"export {key}=…, or api_key: null for a server that needs none",
+            fix=f"export {key}=…, or set api_key: null if the server needs no key",
             step=node.name,
         )
         for node, key in unset

@@ -1,4 +1,4 @@
-"""HTTP to servers that aren't trusted: limited answers, and no redirects to other servers."""
+"""An HTTP client for servers that aren't trusted."""
 
 import importlib
 import zlib
@@ -10,7 +10,7 @@ from finery import StepError, UsageError
 from finery_openai.faults import Fault
 
 MOST_BYTES = 8 * 2**20
-"""Size limit of an answer, uncompressed: some twenty times as much as the longest real ones."""
+"""Size limit of an uncompressed response, some twenty times the size of the longest real ones."""
 MOST_REDIRECTS = 5
 CONNECT_SECONDS = 10.0
 """How long to wait for a connection."""
@@ -18,17 +18,17 @@ _COMPRESSED = frozenset({"gzip", "x-gzip", "deflate"})
 _REPLACED_HEADERS = frozenset(
     {"content-encoding", "content-length", "content-type", "transfer-encoding"}
 )
-"""Headers that no longer describe a body which was read. The character set is always UTF-8."""
+"""Headers that don't apply to an uncompressed body. The encoding is always UTF-8."""
 
 answered: set[str] = set()
-"""Servers that answered this process, each as scheme, host and port."""
+"""Servers that have answered this process, each as scheme, host and port."""
 
 
 class CautiousClient(DefaultAsyncHttpxClient):
-    """An HTTP client whose responses are read whole and within limits.
+    """An HTTP client that limits the size of responses and stays on one server.
 
-    `send` raises `Fault` for a response that is too large, compressed in a way that isn't known, or
-    a redirect to another server.
+    `send` raises `Fault` for a response that is too large or has an unknown encoding, and for a
+    redirect to another server.
     """
 
     def __init__(self, timeout: float) -> None:
@@ -39,7 +39,7 @@ class CautiousClient(DefaultAsyncHttpxClient):
         )
 
     async def send(self, request: Any, **options: Any) -> Any:
-        """Send a request, also again where its own server redirects it."""
+        """Send a request, and follow redirects on the same server."""
         options.update(stream=True, follow_redirects=False)
         for _ in range(MOST_REDIRECTS):
             response = await super().send(request, **options)
@@ -57,18 +57,18 @@ class CautiousClient(DefaultAsyncHttpxClient):
 
 
 def has_answered(server: str) -> bool:
-    """Whether a server has answered this process before."""
+    """Whether a server has answered this process."""
     return _origin(_httpx().URL(server)) in answered
 
 
 def is_unreachable(error: BaseException | None) -> bool:
-    """Whether an error of the HTTP library means that no connection came about."""
+    """Whether an error of the HTTP library means that the connection failed."""
     httpx = _httpx()
     return isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError))
 
 
 async def _whole(response: Any) -> Any:
-    """The response with its body, uncompressed."""
+    """The response with its uncompressed body."""
     headers = [
         (name, value)
         for name, value in response.headers.multi_items()
@@ -86,7 +86,7 @@ async def _whole(response: Any) -> Any:
 async def _body(response: Any) -> bytes:
     encoding = response.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in _COMPRESSED | {"identity", ""}:
-        raise _unusable(response, f"an answer in the encoding '{encoding[:40]}'", again=True)
+        raise _unusable(response, f"an answer in an unknown encoding: {encoding[:30]}", again=True)
     unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32) if encoding in _COMPRESSED else None
     body = bytearray()
     try:
@@ -119,7 +119,7 @@ def _sent_away(url: Any, other: Any) -> Fault:
 
 
 def _is_same_server(url: Any, other: Any) -> bool:
-    """Whether two URLs have the same origin, or the second is the first with TLS."""
+    """Whether two URLs have the same origin, or the second adds TLS to the first."""
     if _origin(url) == _origin(other):
         return True
     with_tls = (url.scheme, other.scheme) == ("http", "https")
@@ -133,5 +133,5 @@ def _origin(url: Any) -> str:
 
 
 def _httpx() -> Any:
-    """The HTTP library that the openai library is built on."""
+    """The HTTP library that the openai library uses: its name depends on the version."""
     return importlib.import_module(DefaultAsyncHttpxClient.__mro__[1].__module__.partition(".")[0])

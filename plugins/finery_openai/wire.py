@@ -1,4 +1,4 @@
-"""What goes over the wire: requests as bodies, and bodies as completions."""
+"""The wire format: requests as JSON bodies, and JSON bodies as completions."""
 
 import json
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from finery import (
 from finery.rows import Message
 
 MESSAGE_FIELDS = ("role", "content", "name", "tool_calls", "tool_call_id", "refusal")
-"""Fields of a message that servers know; rows may hold more."""
+"""Fields of a message that servers know. Rows may have others."""
 _FINISH = {
     "length": "length",
     "max_tokens": "length",
@@ -28,7 +28,7 @@ _FINISH = {
 
 
 class Unreadable(Exception):
-    """An answer that is no chat completion."""
+    """A response that isn't a chat completion."""
 
 
 class _Part(msgspec.Struct):
@@ -61,7 +61,7 @@ class _Choice(msgspec.Struct):
 
 
 Tokens = Annotated[int, msgspec.Meta(ge=0, le=10_000_000)]
-"""A number of tokens: no context is longer."""
+"""A number of tokens; no model has a longer context."""
 
 
 class _Used(msgspec.Struct):
@@ -78,9 +78,9 @@ class _Answer(msgspec.Struct):
 def body(
     request: Request, sampling: Sampling, extra: dict[str, Any], *, without: frozenset[str]
 ) -> dict[str, Any]:
-    """The parameters of a request, all but model and messages.
+    """The parameters of a request, except model and messages.
 
-    without: parameters that the server doesn't know. It gets them by another name, or not at all.
+    without: parameters that the server doesn't know. They are renamed or omitted.
     """
     limit = "max_completion_tokens" if "max_tokens" in without else "max_tokens"
     parameters: dict[str, Any] = {
@@ -103,13 +103,13 @@ def body(
 
 
 def response_format(schema: dict[str, Any]) -> dict[str, Any]:
-    """A JSON Schema as the API takes it; strict where the schema is what OpenAI calls strict."""
+    """A JSON Schema in the API's format; strict if the schema is strict by OpenAI's definition."""
     named = {"name": "answer", "schema": schema, "strict": _is_strict(schema)}
     return {"type": "json_schema", "json_schema": named}
 
 
 def _is_strict(schema: Any) -> bool:
-    """Whether all objects in it require all their fields, and take no others."""
+    """Whether all objects in it require all their fields and allow no others."""
     if isinstance(schema, list):
         return all(map(_is_strict, schema))
     if not isinstance(schema, dict):
@@ -122,7 +122,7 @@ def _is_strict(schema: Any) -> bool:
 
 
 def messages(request: Request) -> list[Message]:
-    """The conversation with the fields that servers know."""
+    """The conversation, reduced to the fields that servers know."""
     return [_message(message) for message in request.messages]
 
 
@@ -135,7 +135,7 @@ def _message(message: Message) -> Message:
 
 
 def _call(call: dict[str, Any], number: int) -> dict[str, Any]:
-    """A tool call with its id, and its arguments as JSON text: rows often have neither."""
+    """A tool call with an id and with its arguments as JSON text, since rows often lack both."""
     function = dict(call.get("function", {}))
     if not isinstance(function.get("arguments", ""), str):
         function["arguments"] = json.dumps(function["arguments"], ensure_ascii=False)
@@ -143,32 +143,32 @@ def _call(call: dict[str, Any], number: int) -> dict[str, Any]:
 
 
 def completion(content: bytes, request: Request, redact: Callable[[str], str]) -> Completion:
-    """The answer in a response's body. redact: takes secrets out of all text that is kept.
+    """The answer in a response's body. redact: removes secrets from all text that is kept.
 
-    Raises Unreadable for what is no chat completion, RefusedError where the model refuses or its
-    provider filters, StepError where there is no choice.
+    Raises Unreadable if it isn't a chat completion, RefusedError if the model refuses or its
+    provider filters the answer, and StepError if it has no choice.
     """
     try:
         return _completion(msgspec.json.decode(content, type=_Answer), request, redact)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Unreadable(str(error)) from None
     except RecursionError:
-        raise Unreadable("it is nested too deeply") from None
+        raise Unreadable("the JSON is nested too deeply") from None
 
 
 def _completion(answer: _Answer, request: Request, redact: Callable[[str], str]) -> Completion:
     if answer.choices is None:
-        raise Unreadable(_error(answer.error, redact) if answer.error else "it has no choices")
+        raise Unreadable(_error(answer.error, redact) if answer.error else "`choices` is missing")
     if not answer.choices:
-        raise StepError("the server sent an answer without a choice")
+        raise StepError("the server sent an answer with empty `choices`")
     choice = answer.choices[0]
     if choice.error or choice.finish_reason == "error":
         raise Unreadable(_error(choice.error, redact))
     text, refusal = redact(_text(choice.message.content)), redact(_refusal(choice.message))
     if refusal:
-        raise refused("the model refuses to answer", refusal)
+        raise refused("the model refused to answer", refusal)
     if choice.finish_reason == "content_filter":
-        raise refused("the provider's content filter withholds the answer", text)
+        raise refused("the provider's content filter withheld the answer", text)
     calls = [_checked(_mapped(call, redact)) for call in choice.message.tool_calls or ()]
     return _counted(text, choice.finish_reason, calls, answer.usage or _Used(), request)
 
@@ -179,13 +179,13 @@ def _error(error: Any, redact: Callable[[str], str]) -> str:
 
 
 def _checked(call: dict[str, Any]) -> dict[str, Any]:
-    """A tool call as it came, if it is one."""
+    """The tool call, once it has been validated."""
     msgspec.convert(call, _Call)
     return call
 
 
 def _mapped(value: Any, change: Callable[[str], str]) -> Any:
-    """Plain data with all its text changed."""
+    """Plain data with `change` applied to all text in it."""
     if isinstance(value, dict):
         return {change(k): _mapped(v, change) for k, v in value.items()}
     if isinstance(value, list):
@@ -194,7 +194,7 @@ def _mapped(value: Any, change: Callable[[str], str]) -> Any:
 
 
 def refused(what: str, text: str) -> RefusedError:
-    """The error for a row that isn't answered; `text` is what was said instead."""
+    """The error for a row that isn't answered; `text` is what the model said instead."""
     error = RefusedError(what, details=[text[:200]] if text else [])
     error.text = text
     return error
@@ -215,12 +215,12 @@ def _counted(
 
 
 def _text(content: str | list[_Part] | None) -> str:
-    """Content that may come in parts, as text; parts of other kinds, e.g. thoughts, are no part."""
+    """Content as text. Parts that aren't text, e.g. a model's thoughts, are left out."""
     if not isinstance(content, list):
         return content or ""
     texts = [part.text for part in content if part.type in ("text", "output_text")]
     if None in texts:
-        raise Unreadable("a part of its text has no text")
+        raise Unreadable("a text part has no text")
     return "".join(text for text in texts if text is not None)
 
 

@@ -1,7 +1,7 @@
-"""Models behind fixed messages: a system prompt, examples.
+"""Models with fixed messages before every prompt: a system prompt, examples.
 
-In go a model and rows, out comes a model of the format `prompted`, and the engine that puts the
-messages before each prompt. It is the baseline for every training.
+The input is a model and rows. The output is a model of the format `prompted`, and the engine that
+puts the messages before each prompt. It is the baseline for every training.
 """
 
 from collections.abc import Mapping
@@ -23,5 +23,5 @@ def finery_engines() -> Mapping[str, str]:
 
 @hookimpl
 def finery_views() -> dict[str, str]:
-    """What prompted models look like."""
+    """The view of prompted models."""
     return {"Model/prompted": "finery_prompt.view:PromptedView"}

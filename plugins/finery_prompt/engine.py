@@ -1,4 +1,4 @@
-"""The engine for models of the format `prompted`: another model's engine, behind fixed messages."""
+"""The engine for models of the format `prompted`."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -10,7 +10,7 @@ from finery_prompt.messages import in_front
 
 
 class PromptedEngine(Engine):
-    """Puts `meta["messages"]` in front of each conversation and asks the engine of the model."""
+    """Puts `meta["messages"]` before each conversation and passes it to the model's engine."""
 
     version = "1"
 
@@ -23,20 +23,20 @@ class PromptedEngine(Engine):
         self.price = self._under.price
 
     def batches(self, conversations: Sequence[Conversation]) -> list[list[int]]:
-        """As the engine of the model batches the whole conversations."""
+        """The batches of the model's engine for the complete conversations."""
         return self._under.batches(self._whole(conversations))
 
     def generate(
         self, conversations: Sequence[Conversation], sampling: Sampling
     ) -> list[Completion]:
-        """Answer one batch; the fixed messages count as prompt tokens."""
+        """Answer one batch. The fixed messages count as prompt tokens."""
         return self._under.generate(self._whole(conversations), sampling)
 
     def stream(self, batches: Iterable[Batch], sampling: Sampling) -> Iterator[tuple[int, Answer]]:
-        """Answer batches as the engine of the model does."""
+        """Answer batches with the model's engine."""
         whole = ([self._with_fixed(request) for request in batch] for batch in batches)
         for answered in self._under.stream(whole, sampling):
-            self.constrains = self._under.constrains  # a server may turn out not to
+            self.constrains = self._under.constrains  # a server's answers show it
             yield answered
 
     def _with_fixed(self, request: Request) -> Request:

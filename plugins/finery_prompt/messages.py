@@ -1,4 +1,4 @@
-"""How fixed messages and a conversation become one conversation."""
+"""Joins fixed messages and a conversation."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,10 +9,10 @@ SYSTEM_ROLES = ("system", "developer")  # OpenAI's newer models call it develope
 
 
 def in_front(fixed: Sequence[Message], conversation: Sequence[Message]) -> Conversation:
-    """`fixed` (at most one system message, then turns) in front of `conversation`.
+    """`fixed` (at most one system message, then turns), followed by `conversation`.
 
-    Chat templates take one system message, and only as the first: where both have one, they are
-    joined, the fixed text first. The same text twice is said once. Nothing is changed in place.
+    Chat templates accept one system message, which must be the first. If both have one, they are
+    joined, the fixed text first; two equal texts become one. Changes nothing in place.
     """
     system, turns = _parted(fixed)
     own, rest = _parted(conversation)
@@ -28,7 +28,7 @@ def without_system(conversation: Sequence[Message]) -> Conversation:
 
 
 def _parted(conversation: Sequence[Message]) -> tuple[Conversation, Conversation]:
-    """(The system messages it starts with, the rest)."""
+    """(The leading system messages, the rest)."""
     first = 0
     while first < len(conversation) and conversation[first]["role"] in SYSTEM_ROLES:
         first += 1

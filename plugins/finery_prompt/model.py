@@ -1,4 +1,4 @@
-"""`prompt.model`: a model behind a system prompt and examples."""
+"""`prompt.model`: a model with a system prompt and examples."""
 
 from collections.abc import Iterable
 from itertools import chain, zip_longest
@@ -12,29 +12,28 @@ from finery_prompt.messages import without_system
 
 
 class PromptModel(Step, sections=("models",)):
-    """Put a system prompt, and rows as examples, in front of every prompt to a model.
+    """Put a system prompt, and rows as examples, before every prompt to a model.
 
-    What comes out is a model like any other: the baseline that fine-tuning has to beat, or a
-    teacher that knows the task.
+    The result is a model like any other: the baseline that fine-tuning has to beat, or a teacher
+    that knows the task.
     """
 
     model: Model = takes(help="The model that answers.")
     examples: Dataset | None = takes(None, help="Rows to take examples from, e.g. `split.train`.")
     system: str = setting(
         "",
-        help="The system prompt. Where a conversation has one of its own, it follows this one "
-        "after a blank line.",
+        help="The system prompt. A conversation's own system prompt follows it after a blank line.",
     )
     shots: int = setting(
         0,
         ge=0,
-        help="How many rows of `examples` are shown, each as a user's and an assistant's turn, "
-        "without the row's system prompt. Picked by the seed, with as many different answers "
-        "(the row's `label`, else its text) as there can be.",
+        help="How many rows of `examples` to show, each as a user turn and an assistant turn, "
+        "without the row's system prompt. The seed selects them, with as many different "
+        "answers (the row's `label`, else its text) as possible.",
     )
 
     def run(self, job: Job) -> Model:
-        """Fix the messages; nothing is asked of the model yet."""
+        """Choose the messages. The model isn't used yet."""
         self._check()
         rows = self._picked(job)
         messages: Conversation = []
@@ -51,16 +50,16 @@ class PromptModel(Step, sections=("models",)):
     def _check(self) -> None:
         if self.shots and self.examples is None:
             raise DataError(
-                f"shots: {self.shots} needs rows to show", fix="set examples to a step with rows"
+                f"shots: {self.shots} needs examples", fix="set examples to a step with rows"
             )
         if self.examples is not None and not self.shots:
             raise DataError(
-                "examples are given, and shots: 0 shows none of them",
-                fix="set shots to how many rows to show",
+                "examples are set, but shots is 0",
+                fix="set shots to the number of rows to show",
             )
         if not self.system.strip() and not self.shots:
             raise DataError(
-                "nothing is put in front of the model", fix="set system, or examples and shots"
+                "system and examples are both missing", fix="set system, or examples and shots"
             )
 
     def _picked(self, job: Job) -> list[Row]:
@@ -68,22 +67,21 @@ class PromptModel(Step, sections=("models",)):
             return []
         usable = {row_id(row): row for row in self.examples if _is_example(row)}
         if left := len(self.examples) - len(usable):
-            job.log(f"{left} rows are no examples: without prompt or answer, or there twice")
+            job.log(f"{left} rows can't be examples: no prompt, no answer, or repeated")
         if len(usable) < self.shots:
             raise DataError(
-                f"shots: {self.shots} needs as many different rows with a prompt and an answer, "
-                f"and examples has {len(usable)}",
+                f"shots: {self.shots} needs that many different rows with a prompt and an answer, "
+                f"but examples has {len(usable)}",
                 fix=f"set shots to at most {len(usable)}",
             )
         return pick(usable.values(), self.shots, job.seed)
 
 
 def pick(rows: Iterable[Row], count: int, seed: int) -> list[Row]:
-    """`count` rows, by `seed`, whatever order they come in, spread over the answers there are.
+    """`count` rows, selected by `seed` and independent of their order, spread over the answers.
 
-    Rows are ordered by a hash of seed and content, then dealt out one per answer in turn, so
-    `count` rows show min(`count`, answers) different answers and the same one never twice in a
-    row while another is left.
+    Rows are sorted by a hash of seed and content, then taken in turn from each answer. So `count`
+    rows show min(`count`, answers) different answers.
     """
     ordered = sorted(rows, key=lambda row: blake3(f"{seed} {row_id(row)}".encode()).digest())
     by_answer: dict[bytes, list[Row]] = {}
@@ -94,7 +92,7 @@ def pick(rows: Iterable[Row], count: int, seed: int) -> list[Row]:
 
 
 def _answer(row: Row) -> bytes:
-    """What tells rows with different answers apart."""
+    """What distinguishes rows with different answers."""
     answer = row["label"] if row.get("label") is not None else answer_text(row)
     return msgspec.json.encode(answer, order="deterministic")
 

@@ -1,4 +1,4 @@
-"""The view of prompted models: the messages that stand in front of every conversation."""
+"""The view of prompted models: the messages before every conversation."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -9,11 +9,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 SHOWN = 6
-"""Messages that are printed."""
+"""Maximum number of messages that are printed."""
 
 
 class PromptedView(View):
-    """How prompted models look."""
+    """Shows prompted models."""
 
     def facts(self, output: Output) -> Mapping[str, Any]:
         """`meta` without the messages, which are printed as turns."""

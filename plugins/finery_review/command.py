@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from finery import UsageError, counted, json_option, print_json, recipe_option, set_option, shown
+from finery import UsageError, counted, json_option, print_json, recipe_and_step, set_option, shown
 
 if TYPE_CHECKING:
     from finery_review.serving.opened import Opened
 
 
 @click.command("review")
-@click.argument("step", metavar="STEP[.OUTPUT]")
-@recipe_option
+@recipe_and_step
 @set_option
 @click.option(
     "--port",

@@ -1,8 +1,8 @@
 """Synthetic rows: a stronger model writes, answers and judges them.
 
-In go rows and a model that is asked, out come rows, how each was generated, and what was rejected.
-Public for other plugins: `finery_synth.generator`, the base class of step types whose rows a model
-writes.
+The input is rows and a model. The output is rows, how each was generated, and what was rejected.
+Public for other plugins: `finery_synth.generator`, the base class of step types that have a model
+write rows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ def finery_commands() -> Mapping[str, str]:
 
 @hookimpl
 def finery_estimates(graph: Any, results: Any, steps: Sequence[str]) -> Sequence[Any]:
-    """Calls, tokens and cost of steps that would have a model make rows."""
+    """Calls, tokens and cost of steps that have a model write rows."""
     from finery import generates
 
     if not any(generates(graph.nodes[name]) for name in steps):

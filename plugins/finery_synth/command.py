@@ -1,4 +1,4 @@
-"""`finery synth`: the templates of prompts, to edit."""
+"""`finery synth`: the default prompt templates."""
 
 import click
 
@@ -7,16 +7,16 @@ from finery import UsageError, did_you_mean
 
 @click.group("synth")
 def command() -> None:
-    """Look at what generators ask."""
+    """Show the prompts of generators."""
 
 
 @command.command("prompt")
 @click.argument("name", metavar="TYPE")
 def prompt(name: str) -> None:
-    """Print the template that a step type (or the check `judge`) asks with, to edit.
+    """Print the default prompt template of a step type, or of the check `judge`.
 
-    finery synth prompt synth.paraphrase > prompts/paraphrase.jinja, and in the recipe
-    prompt: prompts/paraphrase.jinja.
+    To edit it, run finery synth prompt synth.paraphrase > prompts/paraphrase.jinja, and set
+    prompt: prompts/paraphrase.jinja in the recipe.
     """
     click.echo(template_of(name), nl=False)
 
@@ -26,13 +26,16 @@ def template_of(name: str) -> str:
     known = templates()
     template = known.get(name) or known.get(f"synth.{name}")
     if template is None:
-        raise UsageError(f"'{name}' asks with no template", fix=did_you_mean(name, known))
+        raise UsageError(f"'{name}' has no prompt template", fix=did_you_mean(name, known))
     return template
 
 
 def templates() -> dict[str, str]:
-    """Step type → its template; `judge` is that check's, `pairs` that of pairs in `synth.judge`,
-    `context` the one that `synth.from_docs` puts a question and its context into."""
+    """Step type → its template.
+
+    `judge` is the template of that check, `pairs` of pairs in `synth.judge`, and `context` of rows
+    with a context in `synth.from_docs`.
+    """
     from finery_synth.contexts import CONTEXT_PROMPT
     from finery_synth.judge.pairs import PAIR_PROMPT
     from finery_synth.judge.scores import SCORE_PROMPT

@@ -1,4 +1,4 @@
-"""Contexts of questions: the chunk that holds the answer, and others that don't."""
+"""Contexts of questions: the chunk that contains the answer, and others that don't."""
 
 from bisect import bisect_left
 from collections.abc import Iterable
@@ -21,23 +21,23 @@ Context:
 {% endfor %}
 Question: {{ question }}
 """
-"""The prompt of a row of `synth.from_docs` that has its context."""
+"""The prompt of a row of `synth.from_docs` with a context."""
 DRAWS = 2**64
 PLACES = 1_000_003
-"""The seed of the draws that say where on the ring a chunk stands."""
+"""The seed of the draws that give chunks their places on the ring."""
 
 
 def chance(row: Row, number: int) -> float:
-    """A number of a row's in [0, 1), another one for each `number`, always the same."""
+    """A reproducible number in [0, 1) for a row and a `number`."""
     return draw_of(row, number) / DRAWS
 
 
 class Shelf:
-    """All chunks, on disk, some 40 bytes of each in memory.
+    """All chunks, on disk, with some 40 bytes of each in memory.
 
-    Others for a question are taken from a ring on which each chunk has a place by chance
-    (consistent hashing, Karger et al. 1997), from the question's own place on: a chunk that is
-    added changes few of them.
+    The other chunks for a question come from a ring on which each chunk has a random place
+    (consistent hashing, Karger et al. 1997), starting at the question's own place. So an added
+    chunk changes few of them.
     """
 
     def __init__(self, chunks: Iterable[Row], folder: Path) -> None:
@@ -56,7 +56,7 @@ class Shelf:
         return self._rows.of(number)[0]
 
     def others(self, question: Row, number: int, count: int) -> list[Row]:
-        """Up to `count` chunks without the quote, with other texts than that of `number`."""
+        """Up to `count` chunks that lack the quote and differ from chunk `number`."""
         start = bisect_left(self._ring, (draw_of(question, PLACES), 0))
         others: list[Row] = []
         texts = {str(self.chunk(number)["text"])}
@@ -71,5 +71,5 @@ class Shelf:
         return others
 
     def close(self) -> None:
-        """Give the disk's space back."""
+        """Free the disk space."""
         self._rows.close()

@@ -1,8 +1,8 @@
-"""What all generators share: a step whose rows a model writes, request by request.
+"""The base class of steps that have a model write rows, request by request.
 
-Public: other plugins may subclass `Generator` and use what `__all__` names. A step type says what
-to ask and how to read an answer; asking, checking, asking again, counting and writing are here and
-in `finery_synth.flow`:
+Public: other plugins may subclass `Generator` and use the names in `__all__`. A step type defines
+the requests and how to read an answer. Sending, checking, retrying, counting and writing are here
+and in `finery_synth.flow`:
 
     class Shout(Generator):
         '''Say each row's message louder.'''
@@ -17,19 +17,17 @@ in `finery_synth.flow`:
         def read(self, task: Task, answer: Completion) -> list[Row]:
             return [{"messages": [*task.messages, {"role": "assistant", "content": answer.text}]}]
 
-- `tasks` yields the same tasks each time: it is called once for each attempt. Whatever a task's
-  messages hold is in the key of its record, so what shall be cached across builds must not depend
-  on how many rows or variants there are. Two tasks with the same messages differ by `variant`.
-- `read` makes rows of an answer, at most `task.wanted`, or raises `Rejected`. Refusals, errors,
-  empty answers, tool calls that no tool takes and (unless it `reads_cut`) answers that are cut off
-  never reach it.
-- A row that fails a check, and an answer that can't be read, is asked for again as the task's next
-  attempt, up to `retries` times; what then is still missing is in `dropped.jsonl`, so that the rows
-  and the drops are together what was wanted.
-- `siblings` and `COPIES` say which rows must not say the same.
+- `tasks` is called once for each attempt and must yield the same tasks each time. The messages of a
+  task are part of the key of its record, so to be cached across builds they must not depend on the
+  number of rows or variants. Two tasks with the same messages differ in `variant`.
+- `read` turns an answer into at most `task.wanted` rows, or raises `Rejected`. It never gets
+  refusals, errors, empty answers, invalid tool calls and (unless `reads_cut`) truncated answers.
+- If a row fails a check, or an answer can't be read, the request is repeated as the task's next
+  attempt, up to `retries` times. Rows that are still missing then are in `dropped.jsonl`, so rows
+  and drops together are the rows wanted.
+- `siblings` and `COPIES` define which rows must differ.
 
-Rows, drops and `generated.jsonl` (`finery.rows.generated`) are in the order of the tasks, whatever
-came first.
+Rows, drops and `generated.jsonl` (`finery.rows.generated`) are in the order of the tasks.
 """
 
 from collections.abc import Iterable, Iterator
@@ -66,7 +64,7 @@ __all__ = ["Checks", "Generator", "Prompt", "Rejected", "Task"]
 
 MOST_RETRIES = 99
 SERIES_SEEDS = (MOST_RETRIES + 1) * MOST_VARIANTS
-"""Seeds of a series: as many as one request can have attempts."""
+"""Seeds of a series: the maximum number of attempts of one request."""
 MOST_SERIES = 2**31 // SERIES_SEEDS - 1
 PACKAGES = ("jinja2", "jsonschema", "rensa")
 
@@ -86,43 +84,43 @@ class Generator(
     """The step type's name."""
     DEFAULT_PROMPT: ClassVar[str] = ""
     COPIES: ClassVar[Literal["", "siblings", "all"]] = ""
-    """Which rows must not have the same prompt: none, those of the same seed, or all."""
+    """Which rows must have different prompts: none, those of the same seed, or all."""
     COMPARED: ClassVar[Literal["prompt", "answer"]] = "prompt"
-    """What of rows the check of their similarity compares, unless the recipe says it."""
+    """What the similarity check compares by default."""
 
     model: Model = takes(help="The teacher: any model that answers prompts.")
-    rows: list[Dataset] = takes(help="Rows to start from, in this order.")
+    rows: list[Dataset] = takes(help="Seed rows, in this order.")
     judge: Model | None = takes(None, help="The model that scores rows for `checks: judge`.")
     max_tokens: int = setting(
-        512, ge=1, help="Longest answer, in tokens. An answer that is cut off there is rejected."
+        512, ge=1, help="Maximum tokens of an answer. Truncated answers are rejected."
     )
     temperature: float = setting(
-        1.0, ge=0.0, help="Sampling temperature; 0 always takes the likeliest token."
+        1.0, ge=0.0, help="Sampling temperature; 0 always picks the likeliest token."
     )
     top_p: float = setting(
-        1.0, gt=0.0, le=1.0, help="Only the likeliest tokens with this probability together."
+        1.0, gt=0.0, le=1.0, help="Sample from the likeliest tokens with this total probability."
     )
     prompt: OneFile | None = setting(
         None,
-        help="A Jinja file with the prompt. `finery synth prompt TYPE` prints ours, to edit.",
+        help="A Jinja file with the prompt. `finery synth prompt TYPE` prints the default.",
     )
     checks: Checks = setting(Checks(), help="What every row must pass.")
     retries: int = setting(
-        2, ge=0, le=MOST_RETRIES, help="How often a row is asked for again that fails a check."
+        2, ge=0, le=MOST_RETRIES, help="How often a request is repeated if a row fails a check."
     )
     series: int = setting(
-        0, ge=0, le=MOST_SERIES, help="Another number asks for other answers, all of them anew."
+        0, ge=0, le=MOST_SERIES, help="Changing this number requests new answers for all rows."
     )
     budget: Budget | None = setting(
         None,
         affects_output=False,
-        help="What one build may use; what was answered by then is kept.",
+        help="Limit of one build; answers so far are kept.",
     )
 
-    # -- what a step type says ----------------------------------------------------------------
+    # -- what step types override ---------------------------------------------------------------
 
     def tasks(self, prompt: Prompt) -> Iterator[Task]:
-        """All requests, in order; the same ones each time."""
+        """All requests in order, the same each time."""
         raise NotImplementedError
 
     def read(self, task: Task, answer: Completion) -> list[Row]:
@@ -130,75 +128,75 @@ class Generator(
         raise NotImplementedError
 
     def requests(self, rows: int) -> int:
-        """How many tasks there are for so many rows; for progress and estimates."""
+        """The number of tasks for a number of seed rows, for progress and estimates."""
         return rows
 
     def needs_rows(self) -> bool:
-        """Whether `requests` can only be told from the rows themselves."""
+        """Whether `requests` depends on the content of the rows."""
         return False
 
     def answer_schema(self) -> dict[str, Any] | None:
-        """A JSON Schema that answers follow, where the engine has that."""
+        """A JSON Schema for answers, used by engines that can constrain them."""
         return None
 
     def finished(
         self, job: Job, accepted: "Iterable[tuple[int, Candidate]]"
     ) -> "Iterator[Candidate]":
-        """What is written of the rows that passed: (number of its task, row), in their order."""
+        """The rows to write. accepted: (number of its task, row) of rows that passed, in order."""
         return (candidate for _, candidate in accepted)
 
     def siblings(self, number: int) -> range:
-        """Numbers of the tasks for the same seed as task `number`, itself among them."""
+        """Numbers of all tasks with the same seed as task `number`, including itself."""
         return range(number, number + 1)
 
     def facts(self, job: Job, rows: Dataset) -> dict[str, Any]:
-        """More for the dataset's `meta`, once its rows are written."""
+        """Additional facts for the dataset's `meta`, after its rows are written."""
         return {}
 
     def default_prompt(self) -> str:
-        """The template where the recipe names none."""
+        """The default template."""
         return self.DEFAULT_PROMPT
 
     def reads_cut(self) -> bool:
-        """Whether `read` can use what there is of an answer that is cut off."""
+        """Whether `read` can use truncated answers."""
         return False
 
     def check_seed(self, row: Row) -> None:
-        """Raise `BadRow` for a row that can't be started from; by default one without user turn."""
+        """Raise `BadRow` for a row that can't be a seed; by default, one without a user turn."""
         if not is_conversation(row) or not texts(row).get("user", "").strip():
-            raise BadRow("the row has no user turn", "drop it, or make one with data.map: user: …")
+            raise BadRow("the row has no user turn", "remove it, or add one with data.map: user: …")
 
     def more(self, task: Task) -> dict[str, Any]:
-        """More for a row's line in `generated.jsonl`."""
+        """Additional facts for a row's line in `generated.jsonl`."""
         return {}
 
-    # -- what all of them do ------------------------------------------------------------------
+    # -- what all of them share -----------------------------------------------------------------
 
     def check(self) -> None:
         """Raise `UsageError` for settings that don't fit together."""
         self.checks.check()
         if self.checks.judge is not None and self.judge is None:
             raise UsageError(
-                "nobody is named who gives the score",
+                "`judge` is missing: the model that gives the score",
                 where="checks.judge",
-                fix="name the model: judge: MODEL, beside `checks`",
+                fix="set judge: MODEL, next to `checks`",
             )
         if self.judge is not None and self.checks.judge is None:
             raise UsageError(
-                "a judge is named, and nothing to judge by",
+                "`judge` is set, but the check `judge` is missing",
                 where="judge",
                 fix="checks: {judge: {rubric: …}}",
             )
 
     def check_files(self) -> None:
-        """Raise `UsageError` for a template or a schema that is empty or broken."""
+        """Raise `UsageError` for an empty or invalid template or schema."""
         self.checks.answer_schema()
         Prompt.of(self.prompt, self.default_prompt())
         if self.checks.judge is not None:
             Prompt.of(self.checks.judge.prompt, SCORE_PROMPT)
 
     def key_code(self) -> list[Any]:
-        """The functions that look at rows: those of packages, or the file that they are in."""
+        """The functions that check rows, or the file with them."""
         python = self.checks.python
         if python is None:
             return []
@@ -208,14 +206,14 @@ class Generator(
         return [*functions_of(python).values(), *modules]
 
     def run(self, job: Job) -> Dataset:
-        """Ask, check, ask again, and write what passes."""
+        """Send requests, check the answers, retry, and write the rows that pass."""
         from finery_synth.flow.generation import Generation
 
         self.check()
         return Generation(self, job).run()
 
     def seeds(self) -> Iterator[Row]:
-        """The rows to start from; `DataError` for one that can't be, see `check_seed`."""
+        """The seed rows; `DataError` for one that can't be a seed, see `check_seed`."""
         for number, row in enumerate(chain.from_iterable(self.rows), 1):
             try:
                 self.check_seed(row)
@@ -224,14 +222,14 @@ class Generator(
             yield row
 
     def seed_count(self) -> int:
-        """How many rows there are to start from."""
+        """The number of seed rows."""
         return sum(len(dataset) for dataset in self.rows)
 
     def sampling(self) -> dict[str, Any]:
         """How the teacher answers.
 
-        The recipe's seed isn't in it: it differs with a step's name, and a step that is renamed, or
-        that another recipe has too, must not ask anew.
+        It doesn't contain the recipe's seed, so that the same step in another recipe needs no new
+        answers.
         """
         return {
             "max_tokens": self.max_tokens,

@@ -1,4 +1,4 @@
-"""Rows made of other rows: with their ids as parents, or with another answer."""
+"""Derived rows: with their seeds' ids as parents, or with another answer."""
 
 from collections.abc import Sequence
 
@@ -6,11 +6,11 @@ from finery.rows import Message, Row, row_id, split_turns
 from finery.rows.parts import id_of
 
 TURN_COLUMNS = frozenset({"messages", "prompt", "completion", "chosen", "rejected"})
-"""Columns that hold the turns of a row, in any of its shapes."""
+"""Columns with the turns of a row, in any format."""
 
 
 def with_parents(row: Row, seeds: Sequence[Row]) -> Row:
-    """The row with its id, and those of the rows it is made from as its parents."""
+    """The row with its id, and with the ids of its seeds as parents."""
     content = {k: v for k, v in row.items() if k not in ("id", "parents")}
     own, parents = row_id(content), [id_of(seed) for seed in seeds]
     others = [parent for parent in parents if parent != own]

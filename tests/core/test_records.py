@@ -260,7 +260,9 @@ def test_cached_answers_do_not_pile_up() -> None:
 def test_a_budget_ends_asking_and_keeps_what_was_answered() -> None:
     records = MemoryRecords()
     asker = Asker(records=records, tokens=100)  # an answer takes ten
-    with pytest.raises(StepError, match=r"\(100 tokens\): 10 of 30 requests answered and kept"):
+    with pytest.raises(
+        StepError, match=r"\(100 tokens\): 10 of 30 requests are answered and stored"
+    ):
         asker.stream(numbered(30))
     assert len(records) == len(asker.engine.asked) == 10
     more = Asker(records=records, tokens=1000)
@@ -290,14 +292,14 @@ def test_a_budget_is_no_matter_where_all_is_there() -> None:
 
 
 def test_a_budget_in_dollars_needs_a_price() -> None:
-    with pytest.raises(UsageError, match="needs to know what the model costs"):
+    with pytest.raises(UsageError, match="needs the model's price"):
         Budget(dollars=1.0).check(None)
 
 
 def test_tools_are_refused_where_the_engine_has_none() -> None:
     tools = [{"type": "function", "function": {"name": "f"}}]
     (error,) = Asker().stream(requests("a", tools=tools)).values()
-    assert "can't be offered tools" in str(error)
+    assert "doesn't support tools" in str(error)
 
 
 def test_progress_says_what_was_spent() -> None:
@@ -310,5 +312,5 @@ def test_progress_says_what_was_spent() -> None:
 
 def test_records_that_cannot_be_written_are_no_bug(tmp_path: Path) -> None:
     path = tmp_path / "gone/finery.db"
-    with pytest.raises(StepError, match="can't keep an answer"):
+    with pytest.raises(StepError, match="an answer can't be stored"):
         SqliteRecords(path).put({b"k": b"v"})

@@ -246,7 +246,7 @@ def test_an_evaluator_counts_its_classes(tmp_path: Path) -> None:
 def test_a_generator_is_estimated(tmp_path: Path) -> None:
     graph = opened(tmp_path, ("start: halves.one", "start: till"), lines=40)
     estimate = estimates_of(graph, Results(), ["more"])["more"]
-    assert estimate.lines[0] == "calls: 40; up to 3 more for each that can't be used"
+    assert estimate.lines[0] == "calls: 40; up to 3 more for each unusable answer"
     assert estimate.facts["completion_tokens_at_most"] == 2000
     assert "cost: known once the rows are built" in estimate.lines
     rows = Dataset.write(tmp_path / "rows", [{"text": "x" * 40, "n": n} for n in range(8)])

@@ -157,9 +157,9 @@ def test_batches_are_those_of_the_model_under_it(echo: Model) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "nothing is put in front"),
-        ({"system": " "}, "nothing is put in front"),
-        ({"shots": 2}, "needs rows to show"),
+        ({}, "are both missing"),
+        ({"system": " "}, "are both missing"),
+        ({"shots": 2}, "needs examples"),
     ],
 )
 def test_settings_that_do_nothing_are_refused(
@@ -170,7 +170,7 @@ def test_settings_that_do_nothing_are_refused(
 
 
 def test_examples_without_shots_are_refused(echo: Model, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="shots: 0 shows none"):
+    with pytest.raises(DataError, match="shots is 0"):
         PromptModel(model=echo, examples=examples(tmp_path / "rows")).run(TestJob())
 
 

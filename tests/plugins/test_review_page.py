@@ -258,7 +258,7 @@ def test_a_judged_pair_shows_both_orders_and_who_wrote_it(
     older, judged = pair(0), with_id({**pair(1), "better": "chosen"})
     orders = [
         {"order": 0, "side": "chosen", "position": "first", "reason": "it is shorter"},
-        {"order": 1, "problem": "its answer holds no JSON object"},
+        {"order": 1, "problem": "the judge's answer doesn't contain a JSON object"},
     ]
     checks = [{"check": "judge", "passed": True, "value": 4, "detail": "kind"}]
     lines = [
@@ -272,7 +272,7 @@ def test_a_judged_pair_shows_both_orders_and_who_wrote_it(
         assert [e.text.split("\n") for e in browser.all("aside .check")] == [
             ["✓", "passed:", "judge", "4 kind"],
             ["•", "chosen shown first", "chosen: it is shorter"],
-            ["•", "rejected shown first", "its answer holds no JSON object"],
+            ["•", "rejected shown first", "the judge's answer doesn't contain a JSON object"],
         ]
         told = [e.get_attribute("textContent") for e in browser.all("aside details")]
         assert ["teacher" in str(text) for text in told] == [False, True]

@@ -220,7 +220,7 @@ def test_what_a_build_that_dies_was_asking_is_asked_by_the_other(
     until(lambda: len(server.calls) == 18)  # all but four, and two that are next
     os.killpg(stuck.pid, signal.SIGKILL)
     stuck.communicate()
-    assert waiting.communicate(timeout=60)[1].count("another process is asking the rest") == 1
+    assert waiting.communicate(timeout=60)[1].count("waiting for another process") == 1
     assert waiting.returncode == 0
     assert len(server.calls) == 24
 
@@ -245,7 +245,7 @@ def test_a_rejected_row_is_asked_again_and_then_reported(making: Make, server: S
     assert {call["seed"] for call in server.calls} == {0, 100_000, 200_000}
     drops = read(made, "dropped.jsonl")
     assert [drop["reason"] for drop in drops] == ["matches"] * 3
-    assert "has no match of ^good (asked 3 times)" in drops[0]["detail"]
+    assert "assistant doesn't match ^good (after 3 attempts)" in drops[0]["detail"]
     attempts = {
         o["prompt"][0]["content"]: o.get("attempt", 0) for o in read(made, "generated.jsonl")
     }
@@ -376,7 +376,7 @@ def test_files_of_checks_are_part_of_the_step(making: Make, server: Server) -> N
     [
         ("budget: {}", "recipe.yaml:9:", "a budget needs a limit"),
         ("checks: {fields: {}}", "recipe.yaml:9:", "'checks.fields' can't be an empty mapping"),
-        ("checks: {fields: {a: []}}", "recipe.yaml:9:", "a field without values"),
+        ("checks: {fields: {a: []}}", "recipe.yaml:9:", "a field without allowed values"),
         ("prompt: empty.jinja", "empty.jinja:", "the template is empty"),
         ("prompt: broken.jinja", "broken.jinja:", "the template isn't valid Jinja"),
         ("judge: teacher, checks: {judge: {rubric: Good?, prompt: empty.jinja}}", "empty.jinja:",
@@ -407,7 +407,7 @@ def test_a_generator_of_ones_own(making: Make, server: Server) -> None:
     made.write({"mine.py": code})
     made.edit("recipe.yaml", "name: t", "name: t\nplugins: [./mine.py]")
     server.answer = lambda body: f"title {said(body)[-1]}"
-    assert "calls: 5; up to 1 more for each that can't be used" in made.run("plan").out
+    assert "calls: 5; up to 1 more for each unusable answer" in made.run("plan").out
     made.ran()
     assert accounted(made, 5) == (4, 1)
     assert [row["title"] for row in made.rows("made")] == [f"title {i}" for i in (0, 1, 2, 4)]

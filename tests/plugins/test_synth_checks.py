@@ -34,13 +34,13 @@ def files(path: Path, text: str) -> OneFile:
 @pytest.mark.parametrize(
     ("checks", "good", "bad", "detail"),
     [
-        (Checks(matches={"assistant": "^a"}), "ab", "ba", "assistant has no match of ^a"),
-        (Checks(excludes={"assistant": "(?i)AI"}), "x", "an ai", "has a match of (?i)AI: 'ai'"),
+        (Checks(matches={"assistant": "^a"}), "ab", "ba", "assistant doesn't match ^a"),
+        (Checks(excludes={"assistant": "(?i)AI"}), "x", "an ai", "assistant matches (?i)AI: 'ai'"),
         (Checks(matches={"user": "h"}), "x", "", ""),
         (Checks(allowed=["a", "b"]), " a\n", "c", "the answer 'c' isn't allowed"),
         (
             Checks(fields={"p": ["high", "low"]}), "p: high\nq: x", "p: middle",
-            "p is missing, or has no value that is allowed",
+            "p is missing or has a value that isn't allowed",
         ),
         (Checks(fields={"p": ["1"], "q": ["true"]}), '{"p": 1, "q": true}', '{"p": 1}', "q is"),
         (Checks(min_characters={"assistant": 2}), "ab", "a", "1 characters, fewer than 2"),
@@ -85,7 +85,7 @@ def test_all_checks_must_pass_and_the_first_that_does_not_is_told() -> None:
 def test_a_schema_in_a_file(tmp_path: Path) -> None:
     checks = Checks(json_schema=files(tmp_path / "s.json", '{"required": ["city"]}'))
     assert last(checks, '{"city": "Bonn"}').passed
-    assert "breaks the schema" in last(checks, "{}").detail
+    assert "doesn't fit the schema" in last(checks, "{}").detail
     broken = Checks(json_schema=files(tmp_path / "b.json", '{"type": "objekt"}'))
     with pytest.raises(DataError, match="not a JSON Schema"):
         Checker(broken)
@@ -123,7 +123,7 @@ def test_functions_of_a_file(tmp_path: Path) -> None:
     assert last(checks, "yes", "now").detail == "isn't polite"
     assert not last(checks, "much too long", "please").passed
     broken = Checks(python=Functions(file=file, functions=["broken"]))
-    with pytest.raises(StepError, match="the check broken fails: KeyError: 'nothing'"):
+    with pytest.raises(StepError, match="the check broken failed: KeyError: 'nothing'"):
         last(broken, "x")
     mistyped = Checks(python=Functions(file=file, functions=["polit"]))
     with pytest.raises(UsageError, match="has no function 'polit'") as raised:
@@ -219,14 +219,14 @@ def test_similar_answers(tmp_path: Path) -> None:
         ('{"reason": "good", "score": 4}', Score(4, "good")),
         ('Sure!\n```json\n{"score": 5}\n```\nThat is it.', Score(5, "")),
         ('{"score": 3.0}', Score(3, "")),
-        ('{"score": 0}', "its score 0 isn't between 1 and 5"),
-        ('{"score": 6}', "its score 6 isn't between 1 and 5"),
-        ('{"score": true}', "no whole number"),
-        ('{"score": "4"}', "no whole number"),
-        ('{"score": 3.5}', "no whole number"),
-        ("4", "no JSON object"),
-        ("I'd say four of five", "no JSON object"),
-        ('{"score": 4', "no JSON object"),
+        ('{"score": 0}', "the judge's score 0 isn't between 1 and 5"),
+        ('{"score": 6}', "the judge's score 6 isn't between 1 and 5"),
+        ('{"score": true}', "isn't an integer"),
+        ('{"score": "4"}', "isn't an integer"),
+        ('{"score": 3.5}', "isn't an integer"),
+        ("4", "doesn't contain a JSON object"),
+        ("I'd say four of five", "doesn't contain a JSON object"),
+        ('{"score": 4', "doesn't contain a JSON object"),
     ],
 )
 def test_scores_are_read_strictly(text: str, found: Any) -> None:

@@ -81,7 +81,7 @@ def test_what_was_answered_before_costs_nothing(planned: Project, server: Server
     assert found["dollars_likely"] < found["dollars_at_most"]
     text = planned.run("plan").out
     assert "calls: 10 (40 of 50 requests were answered before)" in text
-    assert "likely 100 as in earlier ones" in text
+    assert "likely 100 as in earlier builds" in text
     planned.ran("--step", "answers")
     assert len(server.calls) == 50  # as planned
 
@@ -129,8 +129,8 @@ def test_a_budget_that_ends_it_is_told(planned: Project, server: Server) -> None
     more = ("--set", "generate.answers.n=3", "--set", "generate.answers.budget.tokens=300")
     found = estimates(planned, *more)["answers"]
     assert found["calls"] == 80
-    assert "the budget (300 tokens) ends it after about" in found["warning"]
-    assert "what was answered is kept" in found["fix"]
+    assert "the budget (300 tokens) is enough for about" in found["warning"]
+    assert "answers so far are kept" in found["fix"]
 
 
 def test_prompts_and_the_judge_count_against_a_budget(planned: Project, server: Server) -> None:
@@ -141,17 +141,17 @@ def test_prompts_and_the_judge_count_against_a_budget(planned: Project, server: 
     assert found["warning"] == ""  # how long answers are isn't known
     limit = found["prompt_tokens"] // 2
     few = ("--set", f"generate.answers.budget.tokens={limit}")
-    assert "after about 20 of 40 calls" in estimates(planned, *few)["answers"]["warning"]
+    assert "for about 20 of 40 calls" in estimates(planned, *few)["answers"]["warning"]
     planned.edit(
         "recipe.yaml", "budget: {", "judge: teacher, checks: {judge: {rubric: Good?}}, budget: {"
     )
     found = estimates(planned)["answers"]
     needed = found["prompt_tokens"] + found["judge"]["prompt_tokens"]
     calls = round(80 * 1500 / needed)
-    assert f"after about {calls} of 80 calls, the judge's among them" in found["warning"]
+    assert f"for about {calls} of 80 calls, including the judge's" in found["warning"]
     few = ("--set", "generate.answers.budget={dollars: 0.001}")
     calls = round(80 * 0.001 / (needed / 1e6))
-    assert f"after about {calls} of 80 calls" in estimates(planned, *few)["answers"]["warning"]
+    assert f"for about {calls} of 80 calls" in estimates(planned, *few)["answers"]["warning"]
 
 
 def test_the_plan_is_no_wider_than_the_terminal(planned: Project) -> None:
@@ -169,14 +169,14 @@ def test_the_plan_is_no_wider_than_the_terminal(planned: Project) -> None:
     assert max(map(len, lines)) <= 60
     (start,) = (i for i, line in enumerate(lines) if "judge: up to" in line)
     assert lines[start + 1].startswith(" " * 11)
-    assert "warning: the budget (300 tokens) ends it after" in " ".join(" ".join(lines).split())
+    assert "warning: the budget (300 tokens) is enough for" in " ".join(" ".join(lines).split())
 
 
 def test_a_model_without_a_price(planned: Project) -> None:
     planned.edit("recipe.yaml", "    price: {input: 1, output: 100}\n", "")
     planned.run("build", "--step", "rows")
     ran = planned.run("plan")
-    assert "cost: unknown, the model has no `price`" in ran.out
+    assert "cost: unknown, since the model has no `price`" in ran.out
     assert estimates(planned)["answers"]["dollars_at_most"] is None
 
 

@@ -197,7 +197,7 @@ def test_a_context_of_ones_own(making: Make) -> None:
 def test_too_few_chunks_for_distractors_are_an_error(making: Make, server: Server) -> None:
     code, error = making(2, "distractors: 2").failure()
     assert code == 2
-    assert "contexts need 3 chunks, and there are 2" in error
+    assert "contexts need 3 chunks, but there are only 2" in error
     assert not server.calls  # nothing is paid for what can't be made
 
 
@@ -246,7 +246,7 @@ def test_rows_without_text_are_named(making: Make, server: Server) -> None:
 def test_contexts_that_no_row_has_are_an_error(setting: str) -> None:
     step = FromDocs(model=None, rows=[], context="without")  # type: ignore[arg-type]
     setattr(step, setting, 1 if setting == "distractors" else 0.5)
-    with pytest.raises(UsageError, match=f"{setting} is about contexts"):
+    with pytest.raises(UsageError, match=f"{setting} needs contexts"):
         step.check()
 
 

@@ -98,9 +98,9 @@ TOOL = {
 @pytest.mark.parametrize(
     ("name", "arguments", "told"),
     [
-        ("boook", '{"nights": 1}', "it calls the tool 'boook'; offered are book"),
+        ("boook", '{"nights": 1}', "the answer calls the tool 'boook', but the tools are book"),
         ("book", '{"nights": 1', "the arguments of book are"),
-        ("book", "[1]", "the arguments of book are no JSON object"),
+        ("book", "[1]", "the arguments of book aren't a JSON object"),
         ("book", '{"nights": "one"}', "the arguments of book don't fit: nights: 'one' is not"),
         ("book", "", "the arguments of book don't fit: the object: 'nights' is a required"),
     ],
@@ -189,7 +189,7 @@ def test_nothing_left_is_an_error_with_its_reasons(server: Server, rows: Dataset
     server.answer = lambda _: Reply(refusal="I won't")
     with pytest.raises(DataError, match=r"no row is left: dropped 4 of 4 rows \(refused 4\)") as e:
         run_step(Answer(model=teacher(server), rows=[rows]))
-    assert e.value.details == ["refused: the model refuses to answer: I won't (asked 3 times)"]
+    assert e.value.details == ["refused: the model refused to answer: I won't (after 3 attempts)"]
 
 
 def test_rows_that_say_nothing_cannot_be_answered(server: Server, tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_a_judge_scores_rows(server: Server, rows: Dataset) -> None:
     assert made.meta["dropped"] == {"judge": 1}
     assert made.meta["rejected"] == {"judge": 2}
     drop = json.loads(made.file("dropped.jsonl").read_text())
-    assert drop["detail"] == "scored 2 of 5, below 4: vague (asked 2 times)"
+    assert drop["detail"] == "scored 2 of 5, below 4: vague (after 2 attempts)"
     # 4 answers and 1 more; 4 scores and 1 more, each of the two of row 2 asked for twice.
     assert len(server.calls) == 5 + 5 + 2
     shown = next(call for call in server.calls if "Rubric:" in said(call))
@@ -234,9 +234,9 @@ def test_a_judge_scores_rows(server: Server, rows: Dataset) -> None:
 
 def test_a_judge_and_its_rubric_go_together(server: Server, rows: Dataset) -> None:
     model = teacher(server)
-    with pytest.raises(UsageError, match="nobody is named"):
+    with pytest.raises(UsageError, match="`judge` is missing"):
         Answer(model=model, rows=[rows], checks=Checks(judge=Rubric(rubric="r"))).check()
-    with pytest.raises(UsageError, match="nothing to judge by"):
+    with pytest.raises(UsageError, match="the check `judge` is missing"):
         Answer(model=model, rows=[rows], judge=model).check()
 
 
@@ -359,9 +359,9 @@ def test_new_examples_as_text(server: Server, tmp_path: Path) -> None:
         "system", "user", "assistant", "user", "assistant", "user",
     ]  # fmt: skip
     own = dataset(tmp_path / "own", [chat("a", "b"), chat("c", "d")])
-    with pytest.raises(UsageError, match="the seeds have answers of their own"):
+    with pytest.raises(UsageError, match="the seeds have different answers"):
         run_step(Instruct(model=teacher(server), rows=[own], n=1, **{**text, "by": None}))
-    with pytest.raises(UsageError, match="one by one"):
+    with pytest.raises(UsageError, match="a request gives one example"):
         Instruct(model=teacher(server), rows=[own], n=1, format="text").check()
 
 
@@ -448,7 +448,7 @@ def test_near_copies_of_seeds_are_rejected(server: Server, tmp_path: Path) -> No
 
 def test_seeds_must_be_of_one_kind(server: Server, tmp_path: Path) -> None:
     given = dataset(tmp_path, [chat("a", "b"), {"prompt": "c"}])
-    with pytest.raises(DataError, match="a seed must have an answer in words"):
+    with pytest.raises(DataError, match="either all seeds need an answer"):
         run_step(Instruct(model=teacher(server), rows=[given], n=1))
     with pytest.raises(DataError, match="by: the row has no 'lable'"):
         run_step(Instruct(model=teacher(server), rows=[given], n=1, by="lable"))

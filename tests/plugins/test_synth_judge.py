@@ -204,9 +204,9 @@ def test_pairs_count_where_both_orders_agree(making: Make, server: Server) -> No
     assert (row["chosen"], row["better"], row["better_reason"]) == ("long one", "chosen", "longer")
     assert drops(made) == [
         ("lost", "the rejected answer is better: longer"),
-        ("undecided", "the judge says in both orders: the first answer"),
-        ("undecided", "the judge says in both orders: a tie"),
-        ("identical", "chosen and rejected say the same"),
+        ("undecided", "the judge picks the first answer in both orders"),
+        ("undecided", "the judge calls a tie in both orders"),
+        ("identical", "chosen and rejected are the same"),
     ]
     facts = made.meta("judged")
     assert facts["pairs"] == {"chosen": 1, "rejected": 1, "undecided": 2}
@@ -231,7 +231,7 @@ def test_lost_pairs_can_be_swapped_and_undecided_ones_kept(making: Make, server:
 def test_rows_that_cannot_be_judged_are_named(making: Make, server: Server) -> None:
     code, error = making(answers("a"), "what: pairs, rubric: x").failure()
     assert code == 2
-    assert "the row is no preference" in error
+    assert "the row isn't a preference" in error
     assert not server.calls
 
 
@@ -252,14 +252,14 @@ def test_plan_says_what_the_judge_is_asked(making: Make) -> None:
     [
         ({"rubric": " "}, "a rubric is empty"),
         ({"rubric": {}}, "a rubric is empty"),
-        ({"min_score": 6}, "no score reaches 6"),
-        ({"lost": "swap"}, "lost means nothing here"),
-        ({"what": "pairs", "min_score": 2}, "min_score means nothing here"),
-        ({"what": "pairs", "rubric": {"a": "b"}}, "pairs are judged by one rubric"),
-        ({"column": "label"}, "overwrite the rows' column 'label'"),
-        ({"column": "id"}, "overwrite the rows' column 'id'"),
-        ({"what": "pairs", "column": "chosen"}, "overwrite the rows' column 'chosen'"),
-        ({"column": "tool", "rubric": {"a": "b"}}, "overwrite the rows' column 'tools'"),
+        ({"min_score": 6}, "min_score is 6"),
+        ({"lost": "swap"}, "lost applies only to"),
+        ({"what": "pairs", "min_score": 2}, "min_score applies only to"),
+        ({"what": "pairs", "rubric": {"a": "b"}}, "pairs accept only one rubric"),
+        ({"column": "label"}, "overwrite the column 'label'"),
+        ({"column": "id"}, "overwrite the column 'id'"),
+        ({"what": "pairs", "column": "chosen"}, "overwrite the column 'chosen'"),
+        ({"column": "tool", "rubric": {"a": "b"}}, "overwrite the column 'tools'"),
     ],
 )
 def test_settings_that_do_not_fit(settings: dict[str, Any], message: str) -> None:

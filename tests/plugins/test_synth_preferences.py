@@ -147,11 +147,11 @@ def test_ties_copies_and_failures_are_dropped_and_named(making: Make, server: Se
     drops = made.lines("made", "dropped.jsonl")
     details = [drop["detail"] for drop in drops]
     assert "scores 3, 3, 3" in details[1]
-    assert details[3] == "0 of 3 answers can be used (cut-off 3)"
-    assert details[4] == "0 of 3 answers can be used (refused 3)"
+    assert details[3] == "0 of 3 answers are usable (cut-off 3)"
+    assert details[4] == "0 of 3 answers are usable (refused 3)"
     assert [said["answer"] for said in drops[0]["made"]["more"]["answers"]] == ["the same 3"] * 3
     assert drops[1]["made"]["more"]["answers"][0]["checks"][0]["value"] == 3
-    assert "cut off" in drops[3]["made"]["more"]["answers"][0]["problem"]
+    assert "truncated" in drops[3]["made"]["more"]["answers"][0]["problem"]
     assert drops[0]["made"]["prompt"][-1]["content"] == "question 0"
 
 
@@ -188,7 +188,7 @@ def test_a_judge_that_cannot_be_read(making: Make, server: Server) -> None:
     assert calls(server) == (4, 2 + 2 * 3)
     (drop,) = made.lines("made", "dropped.jsonl")
     assert (drop["reason"], drop["detail"]) == (
-        "too-few-answers", "0 of 2 answers can be used (no-score 2)",
+        "too-few-answers", "0 of 2 answers are usable (no-score 2)",
     )  # fmt: skip
 
 
@@ -277,10 +277,10 @@ def test_only_what_may_be_wrong_is_judged(making: Make, server: Server) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"checks": Checks(), "n": 3}, "nothing says which answer is better"),
-        ({"n": 1}, "one answer makes no pair"),
+        ({"checks": Checks(), "n": 3}, "`checks` is missing"),
+        ({"n": 1}, "a pair needs two answers"),
         ({"temperature": 0.0}, "at temperature 0 all answers"),
-        ({"compare": ["x"]}, "`compare` is about the row's own answer"),
+        ({"compare": ["x"]}, "`compare` needs the row's own answer"),
     ],
 )
 def test_settings_that_do_not_fit(settings: dict[str, Any], message: str) -> None:

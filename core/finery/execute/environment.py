@@ -1,4 +1,4 @@
-"""The environment variables of a process in which steps run."""
+"""The environment variables of worker processes."""
 
 import os
 import re
@@ -23,7 +23,7 @@ _PASSED = frozenset({
     "HF_TOKEN_PATH", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OLLAMA_HOST", "OLLAMA_MODELS",
     "SOURCE_DATE_EPOCH",
 })  # fmt: skip
-"""Variables that every step inherits, beside the proxies and those that start in a certain way."""
+"""Variables that every step inherits, besides proxies and those with certain prefixes."""
 _PASSED_PREFIXES = (
     "LC_", "XDG_", "PYTHON", "CONDA_", "FINERY_", "COVERAGE_", "SLURM_", "MALLOC_",
     "CUDA_", "CUDNN_", "CUBLAS_", "NVIDIA_", "NCCL_", "GLOO_", "UCX_",
@@ -38,15 +38,15 @@ _SECRET = re.compile(
     r"|PATS?|PEM|DSN|COOKIES?)(_|\d|$)",
     re.IGNORECASE,
 )
-"""Names of variables that are secrets, whatever their first letters are."""
+"""Names of variables that are secrets, whatever their prefix is."""
 _USER_IN_URL = re.compile(r"(\w://)[^\s/@]*@")
 
 
 def worker_environment(task: Task, *, alone: bool) -> dict[str, str]:
     """The environment for a new process whose first step is `task`.
 
-    What steps inherit from this process, and what plugins add to it. A variable that the user set
-    keeps its value. alone: whether no other step will run beside it.
+    Contains what every step inherits, and the variables that plugins add. A variable that the user
+    set keeps the user's value. alone: whether no other step will run at the same time.
     """
     plugins = load_plugins(tuple(Path(path) for path in task.plugins))
     added = plugins.worker_environment(task.use, alone=alone)
@@ -54,10 +54,10 @@ def worker_environment(task: Task, *, alone: bool) -> dict[str, str]:
 
 
 def inherited() -> dict[str, str]:
-    """What every step inherits from this process's environment.
+    """The variables of this process that every step inherits.
 
-    Variables that programs need to work on this machine, and those that `FINERY_PASS_ENV` names. No
-    secrets, and no user names and passwords in URLs.
+    These are the ones that programs need on this machine, and those that `FINERY_PASS_ENV` names.
+    They contain no secrets, and no user names and passwords in URLs.
     """
     more, secrets = _named_by_user(os.environ), secrets_for_all(os.environ)
     return {
@@ -71,7 +71,7 @@ def inherited() -> dict[str, str]:
 def secrets_for_all(environment: Mapping[str, str]) -> dict[str, str]:
     """The secrets among the variables that `FINERY_PASS_ENV` names.
 
-    Each step gets them as if its `env:` named them, so that they are taken out of what it reports.
+    Each step gets them as if its `env:` named them, so that they are removed from what it reports.
     """
     return {
         name: value

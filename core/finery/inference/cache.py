@@ -1,8 +1,8 @@
 """The per-record cache: one answered request is one record, shared by all recipes of a project.
 
-A record outlives its step: when a step is stopped half way or its rows change, what was answered
-before is not asked again. Nor is what another process is asking just now: who asks claims the
-record, and the others wait for it.
+Records outlive steps: when a step is interrupted or its rows change, requests that were answered
+before aren't sent again. A process claims the record of a request before it sends the request, and
+other processes with the same request wait for it.
 """
 
 import time
@@ -23,18 +23,18 @@ from finery.inference.types import Answer, Batch, Completion, Request, Sampling
 from finery.rows import Conversation
 
 WINDOW = 512
-"""Requests that are taken from a stream at a time, and looked up together."""
+"""Requests that are taken from a stream and looked up together."""
 WAITING = 8192
-"""Answers from the cache that may wait for the engine to answer something."""
+"""Maximum number of cached answers that wait while the engine is busy."""
 AGAIN_SECONDS = 0.1
-"""How often what another process is asking is looked for, when there is nothing else to do."""
+"""How often to look for another process's answers when there is nothing else to do."""
 
 
 class CachedEngine:
-    """An engine with the record cache in front of it: the one way steps answer prompts.
+    """An engine with the record cache. Steps answer prompts only through it.
 
-    usage: what this engine was asked and used. budget: limits what all engines of the job use
-    together, see `Job.usage` and `finery.inference.spending`.
+    usage: usage of this engine. budget: limits all engines of the job together, see `Job.usage`
+    and `finery.inference.spending`.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class CachedEngine:
 
     @property
     def constrains(self) -> bool:
-        """Whether answers follow a `schema`; else it is only a wish that a prompt must express."""
+        """Whether answers follow a `schema`. If not, the prompt must ask for the format."""
         return self._engine.constrains
 
     def generate(
@@ -70,10 +70,10 @@ class CachedEngine:
     ) -> list[Completion]:
         """Answer each conversation, in order. `progress` names the work in the progress bar.
 
-        Batches that were answered before, by the same model, engine and sampling, come from the
-        cache, and what is asked twice at a time is sent once. Raises the first error, once what was
-        being asked beside it is answered and kept.
-        refusals: whether a refused row is an answer (`finish_reason` says so) and no error.
+        Batches that were answered before by the same model, engine and sampling come from the
+        cache, and identical requests are sent once. Raises the first error after the other requests
+        in flight are answered and stored.
+        refusals: whether a refusal is an answer (with that `finish_reason`) instead of an error.
         """
         sampling = sampling_of(
             max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=stop,
@@ -83,7 +83,7 @@ class CachedEngine:
         flow = _Flow(self, requests, sampling, window=max(len(requests), 1))
         answers: list[Completion | None] = [None] * len(requests)
         failed: FineryError | None = None
-        for index, answer in self._told(flow, len(requests), progress):
+        for index, answer in self._with_progress(flow, len(requests), progress):
             if refusals and isinstance(answer, RefusedError):
                 answer = _refused(answer)
             if isinstance(answer, FineryError):
@@ -108,14 +108,14 @@ class CachedEngine:
         progress: str = "",
         total: int | None = None,
     ) -> Iterator[tuple[int, Completion | FineryError]]:
-        """Answer requests as they come: (which one, its answer or why there is none).
+        """Yield (index of the request, its answer or error), in any order, each once.
 
-        In any order, each once. Requests are taken as there is room for them, so that memory
-        stays flat however many there are, and each answer is kept as soon as it is there. Raises
-        `StepError` when the budget is reached, and what ends the whole (a key that isn't taken),
-        each after what was being asked is answered, yielded and kept.
-        progress: names the work in the progress bar. total: how many requests come, where that
-            isn't their `len`; without either nothing is told.
+        Requests are taken as there is room for them, so that memory stays flat, and each answer is
+        stored as soon as it arrives. Raises `StepError` when the budget is reached, and errors that
+        end all requests (e.g. a wrong API key), each after the requests in flight are answered,
+        yielded and stored.
+        progress: names the work in the progress bar. total: the number of requests, if it isn't
+            their `len`; without both, no progress is reported.
         """
         sampling = sampling_of(
             max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=stop,
@@ -123,12 +123,14 @@ class CachedEngine:
         )  # fmt: skip
         if total is None:
             total = len(requests) if isinstance(requests, Sequence) else 0
-        yield from self._told(_Flow(self, requests, sampling, window=WINDOW), total, progress)
+        yield from self._with_progress(
+            _Flow(self, requests, sampling, window=WINDOW), total, progress
+        )
 
-    def _told(
+    def _with_progress(
         self, flow: "_Flow", total: int, progress: str
     ) -> Iterator[tuple[int, Completion | FineryError]]:
-        """The flow's answers, with the progress told and the budget's end explained."""
+        """The flow's answers. Reports progress, and raises an error when the budget is reached."""
         ticker, done = Ticker(), 0
         for answer in flow.answers():
             done += 1
@@ -138,13 +140,13 @@ class CachedEngine:
         if flow.is_out_of_budget:
             answered = f"{done:,} of {total:,}" if total else f"{done:,}"
             raise StepError(
-                f"budget reached ({self._budget}): {answered} requests answered and kept, "
+                f"budget reached ({self._budget}): {answered} requests are answered and stored, "
                 f"{self._engine.job.usage} used",
-                fix="raise budget and build again: only the rest is asked",
+                fix="raise budget and build again: only the remaining requests are sent",
             )
 
     def _spending(self, sampling: Sampling) -> Spending | None:
-        """What a stream of requests may use, None for all it needs."""
+        """What a stream of requests may use; None: no limit."""
         if self._budget is None:
             return None
         return Spending(
@@ -153,7 +155,7 @@ class CachedEngine:
         )  # fmt: skip
 
     def _text(self, progress: str) -> str:
-        """What the progress bar says: with what was spent, where answers cost something."""
+        """Text of the progress bar, with the usage if answers cost something."""
         costs = self._engine.price is None or self._engine.price.of(1, 1) > 0
         if not costs or not self.usage.calls:
             return progress
@@ -167,7 +169,7 @@ def _refused(error: RefusedError) -> Completion:
 
 
 class _Asked(NamedTuple):
-    """A batch that the cache doesn't know: where its rows are in the stream, and its key."""
+    """A batch that isn't cached: its rows' indices in the stream, and its key."""
 
     indices: list[int]
     batch: Batch
@@ -175,7 +177,7 @@ class _Asked(NamedTuple):
 
 
 class _Flow:
-    """One way through the cache: what it knows goes straight through, the rest to the engine."""
+    """One pass through the cache: cached requests are answered from it, others by the engine."""
 
     def __init__(
         self, owner: CachedEngine, requests: Iterable[Request], sampling: Sampling, *, window: int
@@ -191,16 +193,16 @@ class _Flow:
         self._known: deque[tuple[int, Completion]] = deque()
         self._unknown: deque[_Asked] = deque()
         self._flying: dict[int, _Asked] = {}
-        self._elsewhere: list[_Asked] = []  # what other processes are asking
-        self._told = False
-        # Key of a batch that waits or flies → the places of others that ask just the same.
+        self._elsewhere: list[_Asked] = []  # requests that other processes are sending
+        self._has_logged_wait = False
+        # Key of a waiting or sent batch → indices of other batches with the same requests.
         self._twins: dict[bytes, list[list[int]]] = {}
         self._exhausted = False
-        self.stopped = False  # by whoever reads: ask nothing more
+        self.stopped = False  # set by the reader: send nothing more
         self.is_out_of_budget = False
 
     def answers(self) -> Iterator[tuple[int, Completion | FineryError]]:
-        """All answers. Ends early when `stopped` or out of budget, with nothing in flight."""
+        """All answers. Ends early if `stopped` or out of budget, when nothing is in flight."""
         try:
             while not self._ended():
                 for number, answer in self._engine.stream(self._missing(), self._sampling):
@@ -220,7 +222,7 @@ class _Flow:
         return self.stopped or (self._exhausted and not self._unknown and not self._elsewhere)
 
     def _missing(self) -> Iterator[Batch]:
-        """The batches to ask, as the engine takes them; ends when that must pause or stop."""
+        """The batches to send, as the engine takes them. Ends when sending must pause or stop."""
         number = 0
         while not self.stopped and len(self._known) < WAITING:
             if self._unknown:
@@ -234,11 +236,11 @@ class _Flow:
                 return
 
     def _may_ask(self) -> bool:
-        """Whether the budget affords the next batch."""
+        """Whether the budget allows the next batch."""
         return self._spending is None or self._spending.affords(self._unknown[0].batch)
 
     def _is_ours(self, asked: _Asked) -> bool:
-        """Whether to ask a batch: nobody else does, or did since it was looked up."""
+        """Whether to send a batch: no other process is sending it or has already done so."""
         if not self._records.claim(asked.key):
             self._elsewhere.append(asked)
             return False
@@ -260,10 +262,10 @@ class _Flow:
         return bool(known)
 
     def _wait(self) -> None:
-        """Nothing is left but what other processes are asking."""
-        if not self._told:
-            self._told = True
-            self._engine.job.log("another process is asking the rest: waiting for its answers")
+        """Wait for other processes, which send all that is left."""
+        if not self._has_logged_wait:
+            self._has_logged_wait = True
+            self._engine.job.log("waiting for another process, which is sending the same requests")
         time.sleep(AGAIN_SECONDS)
 
     def _begun(self, number: int, asked: _Asked) -> Batch:
@@ -273,7 +275,7 @@ class _Flow:
         return asked.batch
 
     def _look_up(self) -> bool:
-        """Take the next requests and part them; False when there are none left."""
+        """Take the next requests and look them up; False when none are left."""
         taken = list(islice(self._source, self._window))
         if taken:
             self._look_again()
@@ -291,7 +293,7 @@ class _Flow:
         return bool(taken)
 
     def _kept(self, asked: Sequence[_Asked]) -> dict[bytes, list[Completion]]:
-        """The answers that the cache has, by key; a damaged record is none."""
+        """Cached answers by key. A damaged record counts as missing."""
         records = self._records.get([one.key for one in asked])
         kept = {}
         for one in asked:
@@ -302,14 +304,14 @@ class _Flow:
         return kept
 
     def _was_known(self, asked: _Asked, completions: list[Completion]) -> None:
-        """Hand on what the cache has to all that ask it."""
+        """Yield cached answers for all their requests."""
         for indices in (asked.indices, *self._twins.pop(asked.key, ())):
             self._usage.cached += len(completions)
             self._engine.job.usage.cached += len(completions)
             self._known.extend(zip(indices, completions, strict=True))
 
     def _batched(self, group: list[tuple[int, Request]]) -> Iterator[_Asked]:
-        """Requests of one attempt, as the engine answers them together."""
+        """Requests of one attempt, in the engine's batches."""
         for places in self._engine.batches([request.messages for _, request in group]):
             batch = [group[i][1] for i in places]
             yield _Asked([group[i][0] for i in places], batch, self._key(batch))
@@ -317,7 +319,7 @@ class _Flow:
     def _landed(
         self, number: int, outcome: Answer
     ) -> Iterator[tuple[int, Completion | FineryError]]:
-        """Keep what came, and hand it on."""
+        """Store an outcome, and yield it for all its requests."""
         asked = self._flying.pop(number)
         if self._spending is not None:
             self._spending.end(number)
@@ -337,7 +339,7 @@ class _Flow:
             yield from zip(indices, outcome, strict=True)
 
     def _keep(self, asked: _Asked, outcome: Answer) -> None:
-        """Make a record, unless it is an error or says nothing, and give up the claim on it."""
+        """Store a record, unless it is an error or empty, and release the claim."""
         try:
             if not isinstance(outcome, FineryError) and not all(a.is_empty for a in outcome):
                 self._records.put({asked.key: msgspec.msgpack.encode(outcome)})

@@ -1,4 +1,4 @@
-"""Engines: what answers prompts with a model, whatever the model's format."""
+"""Engines answer prompts with a model, whatever the model's format."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, ClassVar, Protocol
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 class EngineJob(Protocol):
-    """What an engine may use of the job of the step that asks; `finery.Job` is one.
+    """The part of a step's job that an engine may use; `finery.Job` is one.
 
-    usage: what all engines of the step were asked and used so far.
+    usage: usage of all engines of the step so far.
     """
 
     usage: "Usage"
@@ -33,23 +33,23 @@ class EngineJob(Protocol):
         """The text with secrets as `***`: a server may repeat the key that it was sent."""
 
     def raw_engine(self, model: Model) -> "Engine":
-        """The engine of another model, without the cache, for one that is built on it."""
+        """The engine of another model, without the cache, for an engine that builds on it."""
 
 
 class Engine:
     """Answers conversations with one model. Plugins subclass it, one class a model format.
 
-    It is made in the worker, once for each `job.engine(model)`, and loads the model lazily, at
+    It is created in the worker, once for each `job.engine(model)`, and loads the model lazily, at
     the first `generate`.
 
-    packages: distributions whose version can change an answer: they are part of the key of every
-        step that uses the engine, and with the engine's code of every record.
-    version: what stands for code and packages in the keys of records. For engines that only carry
-        questions and answers, so that answers which were paid for outlive a change of their code.
-    batched: whether requests are answered together, see `batches`; estimates can't tell then which
-        of them were answered before.
+    packages: distributions with versions that can change an answer. They are part of the key of
+        every step that uses the engine and, with the engine's code, of every record.
+    version: replaces code and packages in the keys of records. For engines that only transport
+        requests and answers, so that paid answers outlive a change of the engine's code.
+    batched: whether requests are answered together, see `batches`. Estimates then can't know which
+        requests are cached.
     constrains: whether answers follow `Sampling.schema`.
-    price: what an answer costs; None: nobody knows.
+    price: what an answer costs; None: unknown.
     """
 
     packages: ClassVar[tuple[str, ...]] = ()
@@ -68,8 +68,8 @@ class Engine:
     def batches(self, conversations: Sequence[Conversation]) -> list[list[int]]:
         """Rows that are answered together, as indices into `conversations`.
 
-        A batch is the unit of the record cache, since what is beside a row in a batch can change
-        the last digits of its logits, and so its answer. Default: each row alone.
+        A batch is the unit of the record cache, since the other rows of a batch can change the
+        last digits of a row's logits, and so its answer. Default: each row alone.
         """
         return [[i] for i in range(len(conversations))]
 
@@ -80,11 +80,12 @@ class Engine:
         raise NotImplementedError
 
     def stream(self, batches: Iterable[Batch], sampling: Sampling) -> Iterator[tuple[int, Answer]]:
-        """Answer batches, in any order: (which one, its answers or why there are none).
+        """Yield (index of the batch, its answers or its error), in any order.
 
-        Takes batches as it can begin them. An error that it raises, rather than yields, ends the
-        whole (a wrong key, an unknown model); what was answered by then must be yielded before.
-        The requests of a batch are of one attempt. Default: `generate`, one batch after the other.
+        Takes batches as it can begin them. An error that it raises rather than yields ends all
+        requests (e.g. a wrong API key or an unknown model); answers that exist by then must be
+        yielded first. The requests of a batch have the same attempt. Default: calls `generate` for
+        one batch after the other.
         """
         for number, batch in enumerate(batches):
             try:
@@ -95,8 +96,8 @@ class Engine:
     def _answered(self, batch: Batch, sampling: Sampling) -> list[Completion]:
         if any(request.tools for request in batch):
             raise DataError(
-                f"a model of format '{self.model.format}' can't be offered tools here",
-                fix="take a model behind an API, or drop `tools` from the rows",
+                f"a model of format '{self.model.format}' doesn't support tools here",
+                fix="use a model behind an API, or remove `tools` from the rows",
             )
         conversations = [request.messages for request in batch]
         return self.generate(conversations, sampling.of_attempt(batch[0].attempt))

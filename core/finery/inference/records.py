@@ -1,4 +1,4 @@
-"""Records of answered requests: where they are kept, and their keys."""
+"""Records of answered requests: their storage and their keys."""
 
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -19,35 +19,38 @@ class Records(Protocol):
     """A mapping from 32-byte keys to bytes that outlives the process."""
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
-        """The records there are, by key."""
+        """The existing records, by key."""
 
     def put(self, records: Mapping[bytes, bytes]) -> None:
-        """Keep records; durable when it returns."""
+        """Store records. They are durable when it returns."""
 
     def claim(self, key: bytes) -> bool:
-        """Take it on to make a record; False while another process does. Ends with this process."""
+        """Claim the right to make a record; False while another process has it.
+
+        Claims end with the process.
+        """
 
     def release(self, key: bytes) -> None:
-        """Give up a claim: the record is kept by now, or can't be made."""
+        """Release a claim, once the record is stored or can't be made."""
 
 
 class MemoryRecords(dict[bytes, bytes]):
     """Records that end with the process, for tests of a single step."""
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:  # type: ignore[override]
-        """The records there are, by key."""
+        """The existing records, by key."""
         return {k: self[k] for k in keys if k in self}
 
     def put(self, records: Mapping[bytes, bytes]) -> None:
-        """Keep records."""
+        """Store records."""
         self.update(records)
 
     def claim(self, key: bytes) -> bool:
-        """Nobody else makes these."""
+        """Always succeeds: nobody shares these records."""
         return True
 
     def release(self, key: bytes) -> None:
-        """Nothing is held."""
+        """Does nothing: claims aren't recorded."""
 
 
 class SqliteRecords:
@@ -64,37 +67,37 @@ class SqliteRecords:
         return self._opened
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
-        """The records there are, by key."""
-        found = dict[bytes, bytes]()
+        """The existing records, by key."""
+        records = dict[bytes, bytes]()
         for start in range(0, len(keys), 500):
             part = keys[start : start + 500]
             marks = ",".join("?" * len(part))
             query = f"SELECT key, value FROM records WHERE key IN ({marks})"
-            found.update(dict(self._db.rows(query, part)))
-        return found
+            records.update(dict(self._db.rows(query, part)))
+        return records
 
     def put(self, records: Mapping[bytes, bytes]) -> None:
-        """Keep records in one transaction. `StepError` when they can't be written."""
+        """Store records in one transaction. `StepError` if they can't be written."""
         try:
             self._db.write(("INSERT OR REPLACE INTO records VALUES (?, ?)", records.items()))
         except FineryError as error:
             raise StepError(
-                f"can't keep an answer: {error.what}",
-                fix=f"{error.fix}; the answers before this one are kept",
+                f"an answer can't be stored: {error.what}",
+                fix=f"{error.fix}; earlier answers are stored",
             ) from error
 
     def claim(self, key: bytes) -> bool:
-        """Take it on to make a record: a lock of the operating system."""
+        """Claim the right to make a record, with a lock of the operating system."""
         return _claims(self._path.with_name("claims")).acquire(key)
 
     def release(self, key: bytes) -> None:
-        """Give up a claim."""
+        """Release a claim."""
         _claims(self._path.with_name("claims")).release(key)
 
 
 @cache
 def _claims(path: Path) -> KeyLocks:
-    """The claims of a store, open as long as this process: closing would give up all of them."""
+    """The claims of a store. Never closed: closing the file would release all of them."""
     return KeyLocks(path)
 
 
@@ -115,7 +118,7 @@ def sampling_of(
 
 
 def record_key(identity: str, batch: Batch, sampling: Sampling) -> bytes:
-    """The key of a record: who answers, what is asked, how, and the attempt."""
+    """The key of a record: the model, the requests, the sampling, and the attempt."""
     content = [
         identity,
         [_asked_content(request) for request in batch],
@@ -126,16 +129,16 @@ def record_key(identity: str, batch: Batch, sampling: Sampling) -> bytes:
 
 
 def identity_of(model: Model, engines: Mapping[str, str]) -> str:
-    """Who answers, in the keys of records: a model's content, and the engines of its formats.
+    """The model in the keys of records: its content, and the engines of its formats.
 
-    engines: model format → what stands for its engine.
+    engines: model format → the engine's identity.
     """
     under = sorted((name, engines[name]) for name in formats_of(model))
     return blake3(msgspec.json.encode([model.digest, under])).hexdigest()
 
 
 def formats_of(model: Artifact) -> set[str]:
-    """The formats of a model and of all models under it: who else a step asks is no matter."""
+    """The formats of a model and of all models that it builds on."""
     own = {model.format} if isinstance(model, Model) else set()
     return own.union(*map(formats_of, model.refs.values()))
 
@@ -147,12 +150,12 @@ def _asked_content(request: Request) -> Any:
 
 
 def _sampling_content(sampling: Sampling) -> dict[str, Any]:
-    """The sampling; without what isn't set, so that records outlive new fields."""
+    """The sampling without unset fields, so that new fields don't invalidate records."""
     content: dict[str, Any] = msgspec.to_builtins(sampling)
     schema = content.pop("schema")
     return content if schema is None else {**content, "schema": _ordered(schema)}
 
 
 def _ordered(value: Any) -> str:
-    """As text, in its own order: that in which a schema names fields is that of the answer."""
+    """JSON text that keeps the order of keys, since answers follow a schema's order of fields."""
     return msgspec.json.encode(value).decode()

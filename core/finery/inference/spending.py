@@ -1,22 +1,21 @@
-"""How a budget holds while many requests are under way.
+"""How a budget is enforced while many requests are in flight.
 
-A request goes if all of this fits into the budget together:
+A request is sent if the sum of these fits into the budget:
 
 - what all engines of the step have used in this build,
-- those under way and the request itself, each with the most it can take: its prompt and
-  `max_tokens`, or what answers of this model took on average where that is more (a prompt's length
-  is estimated).
+- the maximum of each request in flight and of the request itself: its prompt and `max_tokens`, or
+  the average of this model's answers so far if that is more (prompt lengths are estimates).
 
-If none is under way a request goes that likely fits: with what answers took on average, or its
-prompt alone as long as there was none.
+If no request is in flight, one is sent if it likely fits: with the average of answers so far, or
+with its prompt alone before the first answer.
 
-So the first requests don't all go at once where a budget is small, and what passes a budget is at
-most a part of one answer (of one batch, where a model answers in batches). While there is room for
-all that may be under way at once, nothing waits. Near the end requests go fewer at a time, at last
-one after the other, so that what is left is used too: a budget below what one answer can take still
-pays for those that take less.
+So a small budget doesn't send all first requests at once, and a budget is exceeded by at most a
+part of one answer (of one batch, if a model answers in batches). While the budget has room for all
+requests that may be in flight, none waits. Near the end, fewer requests are sent at a time, finally
+one after the other, so that the remaining budget is used too: a budget below the maximum of one
+answer still pays for shorter answers.
 
-That is for one stream; streams that are read in turns don't see each other's requests under way.
+This applies to one stream. Streams that are read in turns don't see each other's requests.
 """
 
 from collections.abc import Sequence
@@ -27,22 +26,22 @@ from finery.inference.types import Request
 
 
 class Cost(NamedTuple):
-    """What requests take."""
+    """Tokens and dollars of requests."""
 
     tokens: float
     dollars: float
 
 
 def total(costs: Sequence[Cost]) -> Cost:
-    """All together."""
+    """The sum of costs."""
     return Cost(sum(cost.tokens for cost in costs), sum(cost.dollars for cost in costs))
 
 
 class Spending:
-    """What one stream of requests has under way, and whether its budget affords more.
+    """The requests of one stream in flight, and whether the budget allows more.
 
-    job: what all engines of the step used. own: what this model's engine did. price: None where
-    only tokens are limited. max_tokens: of an answer.
+    job: usage of all engines of the step. own: usage of this model's engine. price: None if only
+    tokens are limited. max_tokens: limit of an answer.
     """
 
     def __init__(
@@ -56,15 +55,15 @@ class Spending:
         self._flying: dict[int, tuple[int, Cost]] = {}  # number → rows, their most
 
     def begin(self, number: int, batch: Sequence[Request]) -> None:
-        """A batch is asked."""
+        """Count a batch that is sent."""
         self._flying[number] = self._most(batch)
 
     def end(self, number: int) -> None:
-        """A batch is answered, and counted by now, or failed."""
+        """Remove a batch that is answered and counted, or that failed."""
         del self._flying[number]
 
     def affords(self, batch: Sequence[Request]) -> bool:
-        """Whether a batch may be asked now, see the module."""
+        """Whether a batch may be sent now, see the module."""
         used = Cost(self._job.tokens, self._job.dollars)
         if not self._flying:
             return self._budget.holds(*total([used, self._likely(batch)]))
@@ -78,11 +77,11 @@ class Spending:
         return _times(mean, len(batch))
 
     def _most(self, batch: Sequence[Request]) -> tuple[int, Cost]:
-        """Rows, and the most that they can take as far as is known beforehand."""
+        """Number of rows, and their maximum cost as far as it is known beforehand."""
         return len(batch), total([self._cost(request, self._max_tokens) for request in batch])
 
     def _at_most(self, rows: int, most: Cost) -> Cost:
-        """The same, or the average of answers so far where it is more."""
+        """The maximum, or the average of answers so far if that is more."""
         mean = _times(self._mean() or Cost(0, 0), rows)
         return Cost(max(most.tokens, mean.tokens), max(most.dollars, mean.dollars))
 
@@ -91,7 +90,7 @@ class Spending:
         return Cost(prompt + answer, self._price.of(prompt, answer))
 
     def _mean(self) -> Cost | None:
-        """What an answer of this engine took on average."""
+        """The average cost of this engine's answers."""
         calls = self._own.calls
         return Cost(self._own.tokens / calls, self._own.dollars / calls) if calls else None
 

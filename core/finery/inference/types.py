@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
-    """How to answer: at most `max_tokens` new tokens, greedy at temperature 0.
+    """How to answer: at most `max_tokens` new tokens, greedily at temperature 0.
 
-    schema: a JSON Schema that the answer's text must follow. Engines that can't constrain their
-    answers leave it alone, see `Engine.constrains`.
+    schema: a JSON Schema that the answer's text must follow. Engines that can't constrain answers
+    ignore it, see `Engine.constrains`.
     """
 
     max_tokens: int = 256
@@ -26,16 +26,16 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     schema: dict[str, Any] | None = None
 
     def of_attempt(self, attempt: int) -> "Sampling":
-        """The sampling of a further attempt: another seed."""
+        """The sampling of an attempt: each has a seed of its own."""
         return msgspec.structs.replace(self, seed=self.seed + attempt) if attempt else self
 
 
 class Request(msgspec.Struct, frozen=True):
-    """One thing to ask: a conversation, the tools that the model may call, and which attempt it is.
+    """A conversation, the tools that the model may call, and the number of the attempt.
 
-    attempt: a number above 0 asks anew what was asked before: its answer is another record, and
-    the seed sent is the sampling's plus this number. Only at a temperature above 0 may the answer
-    of a local model differ.
+    attempt: above 0, a repetition of an earlier request. Its answer is another record, and its seed
+    is the sampling's plus this number. A local model's answer can differ only at a temperature
+    above 0.
     """
 
     messages: Conversation
@@ -47,7 +47,7 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An answer.
 
     finish_reason: `stop` (end of turn), `length` (cut at max_tokens), `tool_calls`, or `refusal`
-    (only where the caller takes refusals as answers). tool_calls: in the shape of the OpenAI Chat
+    (only if the caller accepts refusals as answers). tool_calls: in the shape of the OpenAI Chat
     Completions API.
     """
 
@@ -59,10 +59,10 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def is_empty(self) -> bool:
-        """Whether it says nothing and calls nothing."""
+        """Whether it has neither text nor tool calls."""
         return not self.text.strip() and not self.tool_calls
 
 
 Batch = list[Request]
 Answer = list[Completion] | FineryError
-"""What became of a batch: its rows' answers in order, or why there are none."""
+"""The outcome of a batch: its rows' answers in order, or an error."""

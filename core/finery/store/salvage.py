@@ -1,5 +1,6 @@
 """What of a damaged database goes into a new one: paid answers and finished keys first."""
 
+import math
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -11,13 +12,16 @@ from finery.artifact.manifest import Manifest, manifest
 from finery.store.pages import Row, rows_in
 
 HEX = frozenset("0123456789abcdef")
+SPENT = "dollars of "
+"""How names of facts about money begin, see `finery.store.spending`."""
 SAVED = {
     "records": "SELECT key, value FROM records",
     "results": "SELECT key, outputs, seconds, made, run FROM results",
     "parts": "SELECT key, parts FROM parts",
     "latest": "SELECT recipe, step, key, previous FROM latest",
+    "facts": "SELECT name, content FROM facts WHERE name LIKE 'dollars of %'",
 }
-"""Tables that are saved. What the others hold is worked out again."""
+"""What is saved, by table. The rest is worked out again."""
 
 
 def salvage(damaged: Path, new: sqlite3.Connection) -> dict[str, int]:
@@ -73,11 +77,20 @@ def _table_of(row: Row) -> str | None:
             return "records"
         case (str(key), bytes(parts)) if _is_key(key) and _is_json(parts, list[tuple[str, Any]]):
             return "parts"
+        case (str(name), bytes(dollars)) if name.startswith(SPENT) and _is_number(dollars):
+            return "facts"
         case (str(key), bytes(outputs), float() | int(), float() | int(), str()):
             return "results" if _is_key(key) and _are_outputs(outputs) else None
         case (str(), str(), str(key), previous) if _is_key(key):
             return "latest" if previous is None or _is_key(previous) else None
     return None
+
+
+def _is_number(value: bytes) -> bool:
+    try:
+        return math.isfinite(float(value))
+    except ValueError:
+        return False
 
 
 def _is_key(value: object) -> bool:

@@ -92,10 +92,7 @@ def open_review(step: str, recipe: Path, overrides: Sequence[str], reviewer: str
 def _rows_of(graph: Graph, step: str) -> str:
     """What the argument stands for: rows, or the rows that a `review.apply` takes."""
     name = step.partition(".")[0]
-    if name not in graph.nodes:
-        raise UsageError(
-            f"the recipe has no step '{name}'", where="STEP", fix=did_you_mean(name, graph.nodes)
-        )
+    graph.require(name)
     applied = graph.nodes[name].step
     return applied.rows.ref if isinstance(applied, Apply) else step
 
@@ -107,11 +104,10 @@ def _no_rows(name: str, output: str, outputs: dict[str, Manifest]) -> UsageError
             f"'{name}' has no rows called '{output}'" if output else f"'{name}' has several outputs"
         )
         fix = did_you_mean(output, sets) if output else None
-        return UsageError(what, where="STEP", fix=fix or f"name one: {name}.{sets[0]}")
+        return UsageError(what, fix=fix or f"name one: {name}.{sets[0]}")
     kinds = ", ".join(sorted({manifest.kind for manifest in outputs.values()}))
     return UsageError(
         f"'{name}' makes no rows (it makes: {kinds})",
-        where="STEP",
         fix="name a step with a Dataset",
     )
 
@@ -125,7 +121,6 @@ def _decisions_of(graph: Graph, ref: str, step: str) -> tuple[Path, str]:
         names = ", ".join(files)
         raise UsageError(
             f"{names} take these rows with a file of decisions each",
-            where="STEP",
             fix=f"name one of these steps: finery review {next(iter(files))}",
         )
     if files:

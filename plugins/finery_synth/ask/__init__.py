@@ -1,5 +1,5 @@
-"""Asking a model for many things: templates, tasks, requests and their answers.
+"""Prompting a model: templates, tasks, requests and their answers.
 
-In go rows and a template, out come tasks, requests, and their answers as they arrive; what waits is
-on disk.
+The input is rows and a template. The output is tasks, requests, and answers as they arrive. Waiting
+values are on disk.
 """

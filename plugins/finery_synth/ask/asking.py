@@ -1,4 +1,4 @@
-"""Asking a model for many things at once, with memory that stays flat."""
+"""Sends many requests to a model, with flat memory."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
@@ -11,21 +11,21 @@ T = TypeVar("T")
 
 
 class Used(msgspec.Struct):
-    """Number and tokens of the answers that a step used, whenever they were asked for."""
+    """Number and tokens of the answers that a step used, cached ones included."""
 
     requests: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
     def take(self, answer: Completion | FineryError) -> None:
-        """Count an answer; an error is none."""
+        """Count an answer; errors don't count."""
         if isinstance(answer, Completion):
             self.requests += 1
             self.prompt_tokens += answer.prompt_tokens
             self.completion_tokens += answer.completion_tokens
 
     def meta(self) -> dict[str, int]:
-        """For a dataset's `meta`: the same for the same answers, cached or not."""
+        """The counts for a dataset's `meta`; the same whether answers were cached or not."""
         counts: dict[str, int] = msgspec.to_builtins(self)
         return counts
 
@@ -39,10 +39,10 @@ def ask(
     progress: str,
     **sampling: Any,
 ) -> Iterator[tuple[T, Completion | FineryError]]:
-    """(item, its answer or the error there is instead), as answers come, each item once.
+    """Yield (item, its answer or error) as answers arrive, each item once.
 
-    Items are taken as they can be asked; those under way are held, no others. Raises what ends the
-    whole: a budget that is reached, a key that isn't taken.
+    Items are taken as requests can be sent; only those in flight are in memory. Raises errors that
+    end all requests, e.g. when the budget is reached or the API key is wrong.
     """
     flying: dict[int, T] = {}
 

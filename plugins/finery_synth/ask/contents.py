@@ -1,4 +1,4 @@
-"""What an answer holds, without what a model puts around it."""
+"""The content of an answer, without the text that a model puts around it."""
 
 import contextlib
 from typing import Any
@@ -9,7 +9,7 @@ QUOTES = {'"': '"', "“": "”", "„": "“", "«": "»", "'": "'"}
 
 
 def json_in(text: str) -> Any:
-    """The JSON value that a text is, or that its outermost brackets enclose; else None."""
+    """The JSON value of a text, or between its outermost brackets; None if there is none."""
     spans = [(text.find(opens), text.rfind(closes)) for opens, closes in ("{}", "[]")]
     inner = [text[start : end + 1] for start, end in sorted(spans) if 0 <= start < end]
     for part in (text, *inner):
@@ -19,7 +19,7 @@ def json_in(text: str) -> Any:
 
 
 def bare(text: str) -> str:
-    """A text without the lines and quotation marks that a model puts around it."""
+    """A text without the lines and quotation marks around it."""
     text = text.strip().strip("-").strip()
     if len(text) > 1 and QUOTES.get(text[0]) == text[-1] and text[0] not in text[1:-1]:
         text = text[1:-1].strip()

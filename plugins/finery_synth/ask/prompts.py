@@ -1,16 +1,16 @@
 """Prompts of generators: Jinja templates that a recipe can replace.
 
-A template is text with the turns of a conversation, each under a line that names its role:
+A template is the text of a conversation's turns, each after a line with its role:
 
     {# system #}
     You write support tickets.
     {# user #}
     Reword this: {{ user }}
 
-Such lines are comments to Jinja, and may stand in loops. A template without any is the user turn.
-Templates run in Jinja's sandbox, and an unknown name is an error. Turns are told apart by marks
-that no row's text can hold, so that it can't begin one. Space around a turn is dropped, and so is a
-system turn that renders to nothing.
+These lines are Jinja comments and may be inside loops. A template without them is one user turn.
+Templates run in Jinja's sandbox, and an unknown name is an error. Turns are separated by random
+marks, so that the text of a row can't begin a turn. Whitespace around a turn is removed, and so is
+an empty system turn.
 """
 
 import re
@@ -33,12 +33,12 @@ class Prompt:
     def __init__(self, source: str, where: str, origin: Template) -> None:
         self.origin = origin
         self._where = where
-        self._mark = secrets.token_hex(16)  # nothing of it is in what is rendered
+        self._mark = secrets.token_hex(16)  # not in any rendered text
         self._template = compiled(marked(source, self._mark), where)
 
     @classmethod
     def of(cls, files: OneFile | None, default: str) -> "Prompt":
-        """The template in the file that a recipe names, else the default."""
+        """The template in the recipe's file, or the default."""
         if files is None:
             return cls(default, "the default template", Template.of(default))
         path = files.path
@@ -52,17 +52,17 @@ class Prompt:
             raise DataError(
                 "the template is empty",
                 where=shown(path),
-                fix="`finery synth prompt TYPE` prints one to edit",
+                fix="`finery synth prompt TYPE` prints the default template",
             )
         return cls(source, shown(path), Template.of(source, files.patterns[0]))
 
     @property
     def is_default(self) -> bool:
-        """Whether it is the step type's own."""
+        """Whether it is the step type's default."""
         return self.origin.name == DEFAULT
 
     def messages(self, names: dict[str, Any], row: Row) -> Conversation:
-        """The turns, rendered with these names; `DataError` naming the row where that fails."""
+        """The rendered turns; `DataError` with the row if rendering fails."""
         try:
             before, *rest = render(self._template, "the template", names).split(self._mark)
         except BadRow as error:
@@ -81,7 +81,7 @@ class Prompt:
 
 
 def marked(source: str, mark: str) -> str:
-    """The template with marks for its turns: `mark`, the role, a line's end."""
+    """The template with a mark for each turn: `mark`, the role, a line break."""
     if not _TURN.search(source):
         source = f"{{# user #}}\n{source}"
     return _TURN.sub(lambda line: f"{mark}{line[1]}", source)

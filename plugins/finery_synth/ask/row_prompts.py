@@ -1,4 +1,4 @@
-"""Tasks that put the prompts of rows to a model as they are, or behind a recipe's template."""
+"""Tasks with the prompts of rows, unchanged or rendered with a recipe's template."""
 
 from collections.abc import Iterable, Iterator
 
@@ -13,7 +13,7 @@ TEMPLATE = """\
 {# user #}
 {{ user }}
 """
-"""The row's own prompt; turns between the first and the last stay as they are."""
+"""The row's own prompt; other turns stay unchanged."""
 
 
 def row_tasks(n: int, rows: Iterable[Row], template: Prompt) -> Iterator[Task]:
@@ -28,7 +28,7 @@ def row_tasks(n: int, rows: Iterable[Row], template: Prompt) -> Iterator[Task]:
 
 
 def prompt_of(row: Row, template: Prompt) -> Conversation:
-    """The row's prompt; a recipe's template replaces its system prompt and last user turn."""
+    """The row's prompt. A recipe's template replaces its system prompt and last user turn."""
     if template.is_default:
         return split_turns(row)[0]
     turns = [turn for turn in split_turns(row)[0] if turn["role"] != "system"]

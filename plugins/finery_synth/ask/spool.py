@@ -1,4 +1,4 @@
-"""Values by number on disk: what waits takes no memory, and comes back in order."""
+"""Values on disk by number, so that waiting values take no memory."""
 
 import tempfile
 from array import array
@@ -12,20 +12,20 @@ A = TypeVar("A")
 
 
 class Spool(Generic[A]):
-    """Values by number on disk, several under each; read in order of the numbers.
+    """Values on disk, several under each number, read in the order of the numbers.
 
-    folder: holds its file, which has no name. kind: the values' type, for msgspec.
+    folder: where its unnamed file is. kind: the values' type, for msgspec.
     """
 
     def __init__(self, folder: Path, kind: type[A]) -> None:
-        self._file: Any = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  (as long as the spool)
-        self._last = array("q")  # number → where its newest record begins, -1: it has none
+        self._file: Any = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  (open as long as the spool)
+        self._last = array("q")  # number → start of its newest record; -1: none
         self._counts = array("I")
         self._decode = msgspec.msgpack.Decoder(tuple[int, kind])  # type: ignore[valid-type]
         self._encode = msgspec.msgpack.Encoder()
 
     def add(self, number: int, value: A) -> None:
-        """Keep a value under a number, after those that are there."""
+        """Add a value under a number, after earlier ones."""
         if missing := number + 1 - len(self._last):
             self._last.extend([-1] * max(0, missing))
             self._counts.extend([0] * max(0, missing))
@@ -35,7 +35,7 @@ class Spool(Generic[A]):
         self._file.write(len(content).to_bytes(4, "little") + content)
 
     def count(self, number: int) -> int:
-        """How many values there are under a number."""
+        """The number of values under a number."""
         return self._counts[number] if number < len(self._counts) else 0
 
     def of(self, number: int) -> list[A]:
@@ -57,7 +57,7 @@ class Spool(Generic[A]):
             yield from ((number, value) for value in self.of(number))
 
     def close(self) -> None:
-        """Give the disk's space back."""
+        """Free the disk space."""
         self._file.close()
 
     def _read(self, place: int) -> tuple[int, A]:

@@ -1,4 +1,4 @@
-"""One request of a generator, and the rows that should come of it."""
+"""One request of a generator, and the number of rows expected from it."""
 
 from typing import Any
 
@@ -8,16 +8,16 @@ from finery import Request
 from finery.rows import Conversation, Row
 
 MOST_VARIANTS = 100_000
-"""Most requests with the same messages. Each further attempt's numbers start this much higher."""
+"""Maximum number of requests with the same messages, and the distance between attempts."""
 
 
 class Task(msgspec.Struct, kw_only=True):
     """One request.
 
-    number: its place among all tasks, from 0 and without gaps. seeds: the rows it is made from;
-    their ids become the parents. wanted: rows that its answer should hold. variant: which of the
-    requests with these messages it is, below `MOST_VARIANTS`. more: what the step needs to read
-    the answer.
+    number: its index among all tasks, from 0 and without gaps. seeds: the rows it is made from;
+    their ids become the parents. wanted: the number of rows that its answer should contain.
+    variant: its number among the requests with these messages, below `MOST_VARIANTS`. more: data
+    that the step needs to read the answer.
     """
 
     number: int
@@ -31,7 +31,7 @@ class Task(msgspec.Struct, kw_only=True):
     def request(self, attempt: int) -> Request:
         """The request of an attempt, from 0.
 
-        The numbers of attempts depend neither on how many variants there are nor on how many
-        retries are allowed: raising either asks only for what is new.
+        The numbers of attempts don't depend on the number of variants or retries, so raising either
+        sends only new requests.
         """
         return Request(self.messages, self.tools, attempt * MOST_VARIANTS + self.variant)

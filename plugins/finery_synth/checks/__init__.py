@@ -1,5 +1,5 @@
-"""Checks of answers and of the rows in them: form, content, tool calls, and copies of other rows.
+"""Checks of answers and of the rows in them: format, content, tool calls, and duplicates.
 
-In goes an answer or a candidate row, out come the results of the checks. `settings` is what a
-recipe writes under `checks:`.
+The input is an answer or a candidate row. The output is the results of the checks. `settings` is
+the `checks:` part of a recipe.
 """

@@ -1,4 +1,4 @@
-"""The checks that look at one generated row alone."""
+"""The checks that look at a single generated row."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -20,19 +20,19 @@ from finery_synth.checks.functions import functions_of
 from finery_synth.checks.settings import Checks
 
 SQL_SECONDS = 5.0
-"""Longest time of a query."""
+"""Time limit of a query."""
 Test = Callable[[Row], Checked]
 
 
 class Checker:
-    """The checks of one run, in the order in which they are made: the cheap ones first."""
+    """The checks of one run, the cheap ones first."""
 
     def __init__(self, checks: Checks) -> None:
         self.schema = checks.answer_schema()
         self._tests = list(_tests(checks, self.schema))
 
     def checked(self, row: Row) -> list[Checked]:
-        """What becomes of a row: the checks it passes, and the first one that it doesn't."""
+        """The results for a row, up to the first check that it fails."""
         results: list[Checked] = []
         for test in self._tests:
             results.append(test(row))
@@ -75,7 +75,7 @@ def _allowed(answers: tuple[str, ...], row: Row) -> Checked:
 def _fields(reader: Reader, row: Row) -> Checked:
     values = reader.read(answer_text(row), Expected(())).values
     bad = [name for name, value in zip(reader.fields, values, strict=True) if value is None]
-    detail = f"{bad[0]} is missing, or has no value that is allowed" if bad else ""
+    detail = f"{bad[0]} is missing or has a value that isn't allowed" if bad else ""
     return Checked(check="fields", passed=not bad, detail=detail)
 
 
@@ -84,8 +84,8 @@ def _pattern(check: str, name: str, pattern: re.Pattern[str], row: Row) -> Check
         match = search(pattern, _text(check, name, row), f"checks.{check}.{name}")
     passed = bool(match) == (check == "matches")
     text = f": {match[0]!r:.80}" if match else ""
-    word = "a" if match else "no"
-    detail = "" if passed else f"{name} has {word} match of {pattern.pattern}{text}"
+    verb = "matches" if match else "doesn't match"
+    detail = "" if passed else f"{name} {verb} {pattern.pattern}{text}"
     return Checked(check=f"{check}.{name}", passed=passed, detail=detail)
 
 
@@ -104,7 +104,7 @@ def _json(schema: AnswerSchema, row: Row) -> Checked:
         return Checked(check="schema", passed=False, detail=f"the answer is {error}")
     with _named(row), patterns_of("checks: a pattern of the schema"):
         problem = schema.problem(value)
-    detail = f"the answer breaks the schema: {problem.text}" if problem else ""
+    detail = f"the answer doesn't fit the schema: {problem.text}" if problem else ""
     return Checked(check="schema", passed=not problem, detail=detail)
 
 
@@ -121,18 +121,20 @@ def _python(name: str, function: Callable[[Row], Any], row: Row) -> Checked:
         verdict = function(dict(row))
     except Exception as error:  # the recipe's own code can raise anything
         raise StepError(
-            f"the check {name} fails: {type(error).__name__}: {error}",
+            f"the check {name} failed: {type(error).__name__}: {error}",
             where=f"row {id_of(row)}",
-            fix="repair it and build again: what was answered is kept",
+            fix="correct it and build again: answers so far are kept",
         ) from error
     passed = verdict is None or verdict is True
-    detail = "" if passed else (verdict if isinstance(verdict, str) and verdict else "it says no")
+    detail = (
+        "" if passed else (verdict if isinstance(verdict, str) and verdict else "the check failed")
+    )
     return Checked(check=f"python.{name.rpartition(':')[2]}", passed=passed, detail=detail)
 
 
 @contextmanager
 def _named(row: Row) -> Iterator[None]:
-    """A `BadRow` in here as an error that names the row."""
+    """Turn a `BadRow` into an error that names the row."""
     try:
         yield
     except BadRow as error:

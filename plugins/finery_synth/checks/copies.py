@@ -1,4 +1,4 @@
-"""Generated rows that say what others say: seeds, or rows generated before them."""
+"""Generated rows that repeat others: seeds, or rows generated before them."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -11,19 +11,20 @@ from finery_synth.checks.settings import Similarity
 
 
 def repeats(row: Row, others: Iterable[Row]) -> Checked:
-    """Whether one of a few other rows has the same prompt, but for case, punctuation and spaces."""
+    """Whether another row has the same prompt, except for case, punctuation and whitespace."""
     text = normal(prompt(row))
     same = next((other for other in others if normal(prompt(other)) == text), None)
-    detail = "" if same is None else f"has the prompt of the row {id_of(same)}"
+    detail = "" if same is None else f"has the same prompt as the row {id_of(same)}"
     return Checked(check="copy", passed=same is None, detail=detail)
 
 
 class Neighbours:
     """All rows that a generated one must not be similar to.
 
-    Holds 2 to 3 KB a row in memory; with `settings` None only copies count, and some 100 bytes.
-    on: what is compared where `settings` leave it open: prompt, answer, or row.
-    seeds: gives the rows to start from, each time that it is called.
+    Takes 2 to 3 KB of memory for each row. With `settings` None, only exact copies count, and a row
+    takes some 100 bytes.
+    on: what is compared if `settings` doesn't define it: prompt, answer, or row.
+    seeds: returns the seed rows, on each call.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class Neighbours:
         self._seeds = len(self._ids)
 
     def checked(self, row: Row, seeds: Iterable[Row]) -> Checked:
-        """Whether a row is new. The value is its similarity to the nearest of its own seeds."""
+        """Whether a row is new. The value is its similarity to the closest of its own seeds."""
         entry = self._entry(row)
         match = self._index.find(entry)
         if match is None:
@@ -62,7 +63,7 @@ class Neighbours:
         return Checked(check=check, passed=False, value=value, detail=detail)
 
     def add(self, row: Row) -> None:
-        """Take in a row that was generated and passes."""
+        """Add a generated row that passed."""
         if self._takes_others:
             self._add(row)
 
@@ -75,7 +76,7 @@ class Neighbours:
 
 
 def entry_for(row: Row, on: str) -> Entry:
-    """What of a row is compared."""
+    """The part of a row that is compared."""
     if on == "answer":
         return entry_of([joined(split_turns(row)[1])])
     return row_entry(row, "row" if on == "row" else "prompt")
@@ -89,7 +90,7 @@ def _common(entries: Iterable[Entry]) -> frozenset[str]:
 
 
 def _similarity(one: Entry, other: Entry, common: frozenset[str]) -> float:
-    """Of the texts that are least alike; 0 where there are not as many."""
+    """The similarity of the least similar texts; 0 if the numbers of texts differ."""
     if len(one.texts) != len(other.texts):
         return 0.0
     return min(similarity(a, b, common) for a, b in zip(one.texts, other.texts, strict=True))

@@ -1,4 +1,4 @@
-"""A recipe's own functions that check rows: found in a file, or in an installed package."""
+"""A recipe's own functions that check rows, from a file or an installed package."""
 
 import importlib
 import importlib.util
@@ -12,7 +12,7 @@ from finery_synth.checks.settings import Functions
 
 
 def functions_of(settings: Functions) -> dict[str, Callable[[Row], Any]]:
-    """Name → function, as a recipe names them. `UsageError` for one that isn't there."""
+    """Name in the recipe → function. `UsageError` for one that doesn't exist."""
     functions = {}
     own = _module(settings.file.path) if settings.file is not None else None
     for name in settings.functions:
@@ -34,18 +34,18 @@ def _function(module: Any, name: str) -> Callable[[Row], Any]:
 
 
 def _module(path: Path) -> Any:
-    """The module in a file, run anew, under a name that nobody imports."""
+    """The module in a file, freshly executed, under a name that nothing imports."""
     spec = importlib.util.spec_from_file_location(f"finery_checks_{path.stem}", path)
     if spec is None or spec.loader is None:
-        raise UsageError(f"{shown(path)} is no Python file", where="checks.python.file")
+        raise UsageError(f"{shown(path)} isn't a Python file", where="checks.python.file")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except Exception as error:
         raise UsageError(
-            f"the file fails on import: {type(error).__name__}: {error}",
+            f"the file can't be imported: {type(error).__name__}: {error}",
             where=shown(path),
-            fix="repair it",
+            fix="correct the file",
         ) from error
     return module
 
@@ -57,5 +57,5 @@ def _imported(name: str) -> Any:
         raise UsageError(
             f"{name} can't be imported: {type(error).__name__}: {error}",
             where="checks.python.functions",
-            fix="install its package, or repair the name",
+            fix="install its package, or correct the name",
         ) from error

@@ -1,17 +1,17 @@
-"""Whether a quote is in the text that it claims to be from."""
+"""Whether a quote is in its source text."""
 
 import re
 
 LEAST = 8
-"""Letters and digits that a quote must have: fewer are found in any text."""
+"""Minimum letters and digits of a quote: fewer are found in any text."""
 _AROUND = " \t\r\n\"'“”‘’„«»…"
 
 
 def quoted(quote: str, text: str) -> str | None:
-    """The part of a text that a quote repeats word for word, spaces and line ends aside.
+    """The part of a text that a quote repeats word for word, except for whitespace.
 
-    None where it doesn't, or says too little to tell. Quotation marks and ellipses around the
-    quote don't count.
+    None if there is none, or if the quote is too short. Quotation marks and ellipses around the
+    quote are ignored.
     """
     words = quote.strip(_AROUND).removeprefix("...").removesuffix("...").split()
     if sum(map(str.isalnum, "".join(words))) < min(LEAST, sum(map(str.isalnum, text))):

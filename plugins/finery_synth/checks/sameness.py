@@ -1,4 +1,4 @@
-"""Whether two answers say the same."""
+"""Whether two answers have the same meaning."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,10 @@ from finery.rows.parts import canonical
 
 
 def meaning(text: str) -> str:
-    """What an answer says: of JSON its value, else its text but for case, spaces, a full stop."""
+    """The meaning of an answer: its JSON value, or its text.
+
+    The text is lower case, with single spaces, and without spaces and full stops at the end.
+    """
     try:
         value = parse(text)
     except NotJson:
@@ -19,7 +22,7 @@ def meaning(text: str) -> str:
 
 
 def fields_of(names: Sequence[str], text: str) -> tuple[str, ...] | None:
-    """The values of fields in an answer, None where one is missing or given twice."""
+    """The values of fields in an answer; None if one is missing or repeated."""
     try:
         return Reader(fields=tuple(names)).expected({"prompt": "", "completion": text}).values
     except Unreadable:

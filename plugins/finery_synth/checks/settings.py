@@ -1,7 +1,7 @@
-"""`checks:` of a generator: what every generated row must be.
+"""`checks:` of a generator: what every generated row must pass.
 
-`checker` runs those that look at one row alone, `copies` compares rows, and
-`finery_synth.judge.scores` asks a judge.
+`checker` runs the checks of a single row, `copies` compares rows, and `finery_synth.judge.scores`
+uses a judge.
 """
 
 import re
@@ -15,119 +15,124 @@ from finery_synth.checks.rubric import Rubric
 
 
 class Functions(Settings):
-    """Functions in Python that look at a row: `{file: checks.py, functions: [polite]}`."""
+    """Python functions that check a row: `{file: checks.py, functions: [polite]}`."""
 
     file: OneFile | None = setting(
         None,
-        help="The Python file that holds them, beside the recipe. Its content is part of the key, "
-        "what it imports isn't. Without it, functions are named by their module.",
+        help="The Python file with the functions. Its content is part of the key, but not what it "
+        "imports. Without a file, name functions with their module.",
     )
     functions: list[str] = setting(
         min_length=1,
-        help="Functions that take a row and return None or true where it passes, else why it "
-        "doesn't, as text, or false.",
+        help="Functions that take a row and return None or True if it passes, otherwise the reason "
+        "as text, or False.",
         examples=[["polite"], ["my_package.checks:polite"]],
     )
 
 
 class Similarity(Settings):
-    """How similar a row may be to others, see `data.dedup` for what similarity is."""
+    """How similar a row may be to others; `data.dedup` explains similarity."""
 
     max: float = setting(
-        0.8, ge=0.5, lt=1, help="A row that is so similar to another one, or more, is rejected."
+        0.8, ge=0.5, lt=1, help="A row with at least this similarity to another one is rejected."
     )
     on: Literal["prompt", "answer", "row"] | None = setting(
         None,
-        help="What is compared; row: prompt and answer must both be alike. Default: the prompts; "
-        "by synth.answer, whose prompts are given, the answers.",
+        help="What to compare. row: prompt and answer must both be similar. Default: the prompts, "
+        "or in synth.answer the answers.",
     )
     to: list[Literal["seeds", "others"]] = setting(
         ["seeds", "others"],
         min_length=1,
-        help="seeds: all rows that the step is given. others: the rows generated before it.",
+        help="seeds: all input rows. others: the rows generated before it.",
     )
 
 
 class Checks(Settings):
-    """What every generated row must pass; one that doesn't is asked for again.
+    """What every generated row must pass. If one fails, the request is repeated.
 
-    Texts of a row are named as in `data.filter`: `user`, `assistant` (the answer), or a column.
+    The texts of a row have the same names as in `data.filter`: `user`, `assistant` (the answer), or
+    a column.
     """
 
     json_schema: OneFile | None = setting(
-        None, help="A JSON Schema file that every answer must fit."
+        None, help="A JSON Schema file that every answer must follow."
     )
     schema: dict[str, Any] | None = setting(
-        None, help="The same, written here.", examples=[{"type": "object", "required": ["city"]}]
+        None,
+        help="The same, as an inline JSON Schema.",
+        examples=[{"type": "object", "required": ["city"]}],
     )
     matches: dict[str, str] = setting(
         {},
-        help="Text or column: regular expression that must be found in it.",
+        help="Text or column: a regular expression that must match somewhere in it.",
         examples=[{"assistant": "^category: "}],
     )
     excludes: dict[str, str] = setting(
         {},
-        help="Text or column: regular expression that must not be found in it.",
+        help="Text or column: a regular expression that must not match anywhere in it.",
         examples=[{"assistant": "(?i)as an ai"}],
     )
     allowed: list[str] = setting(
-        [], help="The answers allowed, as a whole.", examples=[["billing", "shipping"]]
+        [], help="The complete list of allowed answers.", examples=[["billing", "shipping"]]
     )
     fields: dict[str, list[str]] | None = setting(
         None,
         min_length=1,
-        help="Field of the answer: the values it may have. Answers are JSON objects or lines "
+        help="Field of the answer: its allowed values. Answers are JSON objects or lines "
         "`name: value`.",
         examples=[{"priority": ["high", "low"]}],
     )
     min_characters: dict[str, int] = setting(
-        {}, help="Text or column: the fewest characters it may have.", examples=[{"user": 20}]
+        {}, help="Text or column: its minimum number of characters.", examples=[{"user": 20}]
     )
     max_characters: dict[str, int] = setting(
-        {}, help="Text or column: the most characters it may have.", examples=[{"assistant": 400}]
+        {}, help="Text or column: its maximum number of characters.", examples=[{"assistant": 400}]
     )
     sql: Files | None = setting(
         None,
-        help="SQL scripts that make a SQLite database, rows included: every answer must be a query "
+        help="SQL scripts that create and fill a SQLite database. Every answer must be a query "
         "that runs on it.",
     )
-    python: Functions | None = setting(None, help="Functions in Python that look at a row.")
+    python: Functions | None = setting(None, help="Python functions that check a row.")
     similarity: Similarity | None = setting(None, help="How similar a row may be to others.")
     judge: Rubric | None = setting(
-        None, help="A score from the model that the step's `judge` names."
+        None, help="A score from the model that is set as `judge` of the step."
     )
 
     def check(self) -> None:
-        """Raise `UsageError` for what can't be checked."""
+        """Raise `UsageError` for invalid checks."""
         for where, pattern in self._patterns():
             try:
                 re.compile(pattern)
             except re.error as error:
                 raise UsageError(
-                    f"not a regular expression: {error}", where=where, fix="repair it"
+                    f"the regular expression is invalid: {error}", where=where, fix="correct it"
                 ) from None
         for name, values in (self.fields or {}).items():
             if not values:
                 raise UsageError(
-                    "a field without values that it may have rejects every answer",
+                    "a field without allowed values rejects every answer",
                     where=f"checks.fields.{name}",
-                    fix="name its values, or drop it",
+                    fix="list its values, or remove it",
                 )
         if self.json_schema is not None and self.schema is not None:
-            raise UsageError("there are two schemas", where="checks.schema", fix="drop one")
+            raise UsageError(
+                "json_schema and schema are both set", where="checks.schema", fix="remove one"
+            )
         check_lengths(self.min_characters, self.max_characters, "checks.")
         if self.schema is not None:
             check_schema(self.schema, "checks.schema")
         self._check_functions()
         if self.judge is not None and self.judge.min > self.judge.scale:
             raise UsageError(
-                f"no score reaches {self.judge.min}: the best is {self.judge.scale}",
+                f"min is {self.judge.min}, but the best score is {self.judge.scale}",
                 where="checks.judge.min",
-                fix="lower it, or raise `scale`",
+                fix="reduce it, or raise `scale`",
             )
 
     def answer_schema(self) -> AnswerSchema | None:
-        """The JSON Schema of the answers, if there is one; `DataError` where it is none."""
+        """The JSON Schema of the answers, if there is one; `DataError` if it is invalid."""
         if self.json_schema is not None:
             return AnswerSchema(self.json_schema.path)
         return None if self.schema is None else AnswerSchema(self.schema)
@@ -144,7 +149,7 @@ class Checks(Settings):
             _module, colon, function = name.rpartition(":")
             if bool(colon) == (self.python.file is not None) or not function.isidentifier():
                 raise UsageError(
-                    f"'{name}' names no function",
+                    f"'{name}' isn't the name of a function",
                     where="checks.python.functions",
-                    fix="name functions of `file`, or package.module:function without a file",
+                    fix="use functions of `file`, or package.module:function without a file",
                 )

@@ -1,4 +1,4 @@
-"""How varied rows are: distinct n-grams, similarity of pairs, near copies."""
+"""The variety of rows: distinct n-grams, similarity of pairs, near copies."""
 
 import heapq
 import re
@@ -9,24 +9,25 @@ from typing import Any
 
 from blake3 import blake3
 
+from finery import percent
 from finery.rows import Row
 from finery.rows.near import PIECE, entry_of
 from finery.rows.parts import id_of, prompt
 
 SAMPLE = 300
-"""Rows that are looked at, those whose ids have the lowest digests."""
+"""Number of rows that are compared: those with the lowest digests of their ids."""
 NEAR = 0.8
-"""Similarity from which on a row is a near copy of another."""
+"""Minimum similarity of near copies."""
 _WORD = re.compile(r"\w+")
 
 
 def spread(rows: Iterable[Row], seeds: Iterable[Row]) -> dict[str, Any]:
-    """How varied rows are, beside the seeds that they were made from; by their prompts.
+    """The variety of the prompts of rows, compared with that of their seeds.
 
-    distinct_1, distinct_2: different words, and pairs of neighbouring words, over all of them (Li
+    distinct_1, distinct_2: the share of distinct words, and of distinct pairs of adjacent words (Li
     et al. 2016, A Diversity-Promoting Objective Function for Neural Conversation Models).
-    similarity: mean of all pairs (Jaccard, of pieces of five letters). near_copies: share of rows
-    that are 0.8 similar to another one; near_seeds: to a seed.
+    similarity: mean Jaccard similarity of all pairs, over pieces of five letters. near_copies:
+    share of rows with a similarity of at least 0.8 to another row; near_seeds: to a seed.
     """
     own, start = sample(rows), sample(seeds)
     seeds_pieces = _pieces(start)
@@ -40,13 +41,13 @@ def spread(rows: Iterable[Row], seeds: Iterable[Row]) -> dict[str, Any]:
 
 
 def sample(rows: Iterable[Row]) -> list[str]:
-    """The prompts of some rows, always the same ones."""
+    """The prompts of a reproducible sample of rows."""
     ranked = ((blake3(id_of(row).encode()).digest(8), id_of(row), prompt(row)) for row in rows)
     return [text for _, _, text in heapq.nsmallest(SAMPLE, ranked)]
 
 
 def measures(texts: list[str]) -> dict[str, Any]:
-    """What is measured of some texts alone."""
+    """The measures that don't involve seeds."""
     words = [[word.casefold() for word in _WORD.findall(text)] for text in texts]
     pairs = [pair for line in words for pair in pairwise(line)]
     ones = [word for line in words for word in line]
@@ -65,13 +66,13 @@ def measures(texts: list[str]) -> dict[str, Any]:
 
 
 def in_words(measured: dict[str, Any]) -> str:
-    """A spread in a line, for the log."""
+    """A spread as one line, for the log."""
     seeds = measured["seeds"]
     return (
-        f"spread: pairs of words {measured['distinct_2']:.2f} distinct (seeds "
-        f"{seeds['distinct_2']:.2f}), two rows {measured['similarity']:.2f} similar (seeds "
-        f"{seeds['similarity']:.2f}), near copies {measured['near_copies']:.1%} of each other, "
-        f"{measured['near_seeds']:.1%} of seeds"
+        f"spread: {measured['distinct_2']:.2f} of word pairs are distinct (seeds: "
+        f"{seeds['distinct_2']:.2f}), mean similarity is {measured['similarity']:.2f} (seeds: "
+        f"{seeds['similarity']:.2f}), {percent(measured['near_copies'])} are near "
+        f"copies of each other, {percent(measured['near_seeds'])} of seeds"
     )
 
 
@@ -82,7 +83,7 @@ def _pieces(texts: list[str]) -> list[set[str]]:
 
 
 def _similarity(one: set[str], other: set[str]) -> float:
-    """Jaccard, also of texts that differ in a number: `data.dedup` is stricter about these."""
+    """Jaccard similarity, also of texts that differ in a number, unlike `data.dedup`."""
     return len(one & other) / len(one | other)
 
 

@@ -1,4 +1,4 @@
-"""Whether an answer can be used at all: no error, whole, and with calls that its tools accept."""
+"""Whether an answer is usable: no error, not truncated, and with valid tool calls."""
 
 from functools import lru_cache
 from typing import Any
@@ -13,9 +13,9 @@ REASON = "tool-call"
 
 
 class Rejected(Exception):
-    """An answer, or all those to a row, that can't be used.
+    """An unusable answer, or a row without usable answers.
 
-    A short `reason` to count by, and a `detail` that tells a person what is wrong.
+    reason: a short name, to count by. detail: what is wrong, for people.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -27,10 +27,9 @@ class Rejected(Exception):
 def usable(
     answer: Completion | FineryError, tools: list[dict[str, Any]] | None, *, cut: bool = False
 ) -> Completion:
-    """The answer, if it can be used. Raises `Rejected` otherwise.
+    """The answer if it is usable. Raises `Rejected` otherwise.
 
-    tools: those that the model may call. cut: whether an answer that was cut off at max_tokens
-    can be used.
+    tools: those that the model may call. cut: whether a truncated answer is usable.
     """
     if isinstance(answer, RefusedError):
         text = f": {answer.text}" if answer.text else ""
@@ -40,23 +39,23 @@ def usable(
     if answer.is_empty:
         raise Rejected("empty", "the answer is empty")
     if answer.finish_reason == "length" and not cut:
-        raise Rejected("cut-off", "the answer is cut off at max_tokens")
+        raise Rejected("cut-off", "the answer was truncated at max_tokens")
     check_calls(answer.tool_calls or [], tools)
     return answer
 
 
 def check_calls(calls: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> None:
-    """Raise `Rejected` for the first call that none of the tools offered takes.
+    """Raise `Rejected` for the first invalid call.
 
-    A call must name one, with arguments that are a JSON object and fit its `parameters`.
-    `DataError` where those are no JSON Schema.
+    A call must name one of the tools, with arguments that are a JSON object and fit its
+    `parameters`. `DataError` if `parameters` isn't a JSON Schema.
     """
     known = dict(_named(tool) for tool in tools or ())
     for call in calls:
         name, arguments = _name_and_arguments(call)
         if name not in known:
-            offered = f"offered are {', '.join(known)}" if known else "none is offered"
-            raise Rejected(REASON, f"it calls the tool {name!r:.80}; {offered}")
+            offered = f"the tools are {', '.join(known)}" if known else "there are no tools"
+            raise Rejected(REASON, f"the answer calls the tool {name!r:.80}, but {offered}")
         if problem := _problem(name, known[name], arguments):
             raise Rejected(REASON, f"the arguments of {name} don't fit: {problem}")
 
@@ -68,10 +67,10 @@ def _named(tool: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def _name_and_arguments(call: Any) -> tuple[str, dict[str, Any]]:
-    """(name, arguments) of a call; arguments are JSON, in a text or as they are."""
+    """(name, arguments) of a call. Arguments are a JSON object, or its text."""
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise Rejected(REASON, "a tool call names no function")
+        raise Rejected(REASON, "a tool call has no function name")
     name, arguments = function["name"], function.get("arguments") or {}
     if isinstance(arguments, str):
         try:
@@ -79,7 +78,7 @@ def _name_and_arguments(call: Any) -> tuple[str, dict[str, Any]]:
         except NotJson as error:
             raise Rejected(REASON, f"the arguments of {name} are {error}") from None
     if not isinstance(arguments, dict):
-        raise Rejected(REASON, f"the arguments of {name} are no JSON object")
+        raise Rejected(REASON, f"the arguments of {name} aren't a JSON object")
     return name, arguments
 
 
@@ -88,9 +87,9 @@ def _problem(name: str, parameters: dict[str, Any], arguments: dict[str, Any]) -
         problem = _schema(msgspec.json.encode(parameters)).problem(arguments)
     except DataError as error:
         raise DataError(
-            f"the parameters of the tool '{name}' are no JSON Schema: {error.what}",
+            f"the parameters of the tool '{name}' aren't a JSON Schema: {error.what}",
             where="tools",
-            fix="repair the column `tools` of the rows",
+            fix="correct the column `tools` of the rows",
         ) from None
     return "" if problem is None else problem.text
 

@@ -1,5 +1,5 @@
-"""What `finery plan` says of steps that have a model make rows, before anything is asked.
+"""Estimates in `finery plan` for steps that have a model write rows.
 
-In go the graph and what is built, out come calls, tokens and cost. No step type imports this
-package.
+The input is the graph and the built results. The output is calls, tokens and cost. No step type
+imports this package.
 """

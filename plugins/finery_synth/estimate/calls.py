@@ -1,6 +1,6 @@
-"""What `finery plan` says of steps that have a model make rows: calls, tokens, cost.
+"""Estimates for steps that have a model write rows: calls, tokens, cost.
 
-For any step type whose forecast says what it asks, see `finery.Forecast.asks`.
+They cover any step type with a forecast of its requests, see `finery.Forecast.asks`.
 """
 
 from collections.abc import Sequence
@@ -36,13 +36,13 @@ from finery_synth.estimate.costs import (
 from finery_synth.estimate.judged import Judging, judging
 
 MOST_READ = 20_000
-"""Requests that are looked up in the record cache one by one; of more, it is left open."""
+"""Maximum number of requests that are looked up in the cache."""
 SAMPLED = 500
-"""Prompts whose lengths are looked at, where the cache isn't."""
+"""Number of prompts that are measured if the cache isn't used."""
 
 
 def estimates(graph: Graph, results: Results, steps: Sequence[str]) -> list[Estimate]:
-    """An estimate for each step that has a model make rows and says what it asks."""
+    """An estimate for each step that has a model write rows and forecasts its requests."""
     nodes = [graph.nodes[name] for name in steps]
     every = (_estimate(graph, results, node) for node in nodes if generates(node))
     return [estimate for estimate in every if estimate is not None]
@@ -81,7 +81,7 @@ def _estimate(graph: Graph, results: Results, node: Node) -> Estimate | None:
 
 
 def load_of(graph: Graph, results: Results, node: Node, asked: Asked) -> Load:
-    """What is known of the requests. Raises what would stop the step: a row it can't use, say."""
+    """What is known about the requests. Raises errors that would stop the step, e.g. a bad row."""
     likely, total = _likely(results, node), asked.total
     few = total is not None and total <= MOST_READ
     seen = list(islice(asked.requests, total if few else SAMPLED))
@@ -99,13 +99,13 @@ def load_of(graph: Graph, results: Results, node: Node, asked: Asked) -> Load:
 
 
 def _is_asked_one_by_one(graph: Graph, model: Model) -> bool:
-    """Whether the record of each request is its own, and so can be looked up."""
+    """Whether each request has a record of its own, which can be looked up."""
     engines = (graph.plugins.engine(name) for name in formats_of(model))
     return not any(engine.batched for engine in engines)
 
 
 def _likely(results: Results, node: Node) -> float | None:
-    """Mean tokens of an answer: of this step's last build, else of steps of the same type."""
+    """Mean tokens of an answer in this step's last build, or in steps of the same type."""
     used = earlier(results, node, "answers")
     return None if used is None else used["completion_tokens"] / used["requests"]
 
@@ -116,10 +116,10 @@ def _likely(results: Results, node: Node) -> float | None:
 def _warning(
     budget: Budget | None, load: Load, price: Price | None, judged: Judging | None
 ) -> dict[str, str]:
-    """A warning where the budget is reached before all is asked.
+    """A warning if the budget is too small for all requests.
 
-    What prompts take counts, and what answers took in earlier builds; before the first it isn't
-    known, and may be more.
+    Counts prompts, and answers as in earlier builds. Before the first build, the length of answers
+    is unknown.
     """
     loads = [(load, price), *([(judged.load, judged.price)] if judged is not None else [])]
     calls = sum(load.calls or 0 for load, _ in loads)
@@ -130,11 +130,11 @@ def _warning(
     share = min(_share(budget.tokens, tokens), _share(budget.dollars, dollars))
     if share >= 1:
         return {}
-    who = "" if judged is None else ", the judge's among them"
+    who = "" if judged is None else ", including the judge's"
     return {
-        "warning": f"the budget ({budget}) ends it after about {share * calls:,.0f} of "
+        "warning": f"the budget ({budget}) is enough for about {share * calls:,.0f} of "
         f"{calls:,} calls{who}",
-        "fix": "raise the budget, or build again then: what was answered is kept",
+        "fix": "raise the budget, or build again afterwards: answers so far are kept",
     }
 
 
@@ -148,7 +148,7 @@ def _share(limit: float | None, needed: float) -> float:
 def _calls_line(load: Load, retries: int) -> str:
     if load.total is None:
         return "calls: known once the rows are built"
-    more = f"; up to {retries} more for each that can't be used" if retries else ""
+    more = f"; up to {retries} more for each unusable answer" if retries else ""
     if load.answered:
         return (
             f"calls: {load.calls:,} ({load.answered:,} of {load.total:,} requests were answered "

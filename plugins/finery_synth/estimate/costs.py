@@ -1,4 +1,4 @@
-"""Tokens and dollars of the requests that an estimate is about."""
+"""Tokens and dollars of the requests in an estimate."""
 
 from collections.abc import Iterable, Mapping
 from itertools import chain
@@ -19,10 +19,10 @@ from finery import (
 
 
 class Load(NamedTuple):
-    """The requests of a generator, in numbers; None where one isn't known.
+    """The requests of a generator, in numbers; None if unknown.
 
-    total: all requests of the first attempt. answered: those that the cache has. prompt: mean
-    tokens of a prompt. likely: mean tokens of an answer, as in earlier builds. rows: rows wanted.
+    total: all requests of the first attempt. answered: cached ones. prompt: mean tokens of a
+    prompt. likely: mean tokens of an answer in earlier builds. rows: rows wanted.
     """
 
     total: int | None
@@ -33,23 +33,23 @@ class Load(NamedTuple):
 
     @property
     def calls(self) -> int | None:
-        """Requests that are to be paid for, as far as is known."""
+        """Requests that aren't cached, as far as is known."""
         return None if self.total is None else self.total - (self.answered or 0)
 
     @property
     def known(self) -> tuple[float, float]:
-        """Tokens of prompts and of answers to come, as far as they are known: at least so many."""
+        """Tokens of prompts and of answers, as far as they are known: a lower bound."""
         calls = self.calls or 0
         return calls * (self.prompt or 0), calls * (self.likely or 0)
 
 
 def source_of(node: Node, field: str) -> Source:
-    """Where a step takes a model from."""
+    """The source of a step's model."""
     return next(s for s in node.sources if s.field == field)
 
 
 def earlier(results: Results, node: Node, what: str) -> dict[str, int] | None:
-    """What was asked in this step's last build, else by steps of its type: `meta[what]`."""
+    """`meta[what]` of this step's last build, or of steps of its type."""
     last = results.last(node.name)
     for past in chain([last] if last is not None else [], results.history(node.use)):
         used: dict[str, int] | None = past.meta.get(what) if past.use == node.use else None
@@ -59,14 +59,14 @@ def earlier(results: Results, node: Node, what: str) -> dict[str, int] | None:
 
 
 class Costs(NamedTuple):
-    """Dollars, or None where they aren't known."""
+    """Dollars; None if unknown."""
 
     most: float | None
     likely: float | None
 
 
 def price_of(graph: Graph, results: Results, source: Source) -> Price | None:
-    """What a model costs: nothing where it runs here, None where nobody says."""
+    """What a model costs: nothing if it runs on this machine; None if unknown."""
     node = graph.nodes[source.step]
     built = results.artifact(source.step, source.output)
     if isinstance(built, Model):
@@ -82,7 +82,7 @@ def price_of(graph: Graph, results: Results, source: Source) -> Price | None:
 
 
 def costs(load: Load, max_tokens: int, price: Price | None) -> Costs:
-    """What the first attempts cost, at most and as answers were before."""
+    """The cost of the first attempts: at most, and with answers as in earlier builds."""
     if price is None or load.calls is None:
         return Costs(None, None)
     if price.of(1, 1) == 0:
@@ -109,29 +109,29 @@ def facts_of(load: Load, max_tokens: int, bounds: Costs) -> dict[str, Any]:
 
 
 def tokens_words(load: Load, max_tokens: int) -> str:
-    """Tokens of prompts and answers, in words; nothing where nothing is asked."""
+    """Tokens of prompts and answers as text; empty if there are no calls."""
     if not load.calls:
         return ""
-    prompts = "" if load.prompt is None else f"about {load.calls * load.prompt:,.0f} of prompts, "
-    most = f"at most {load.calls * max_tokens:,} of answers"
+    prompts = "" if load.prompt is None else f"about {load.calls * load.prompt:,.0f} in prompts, "
+    most = f"at most {load.calls * max_tokens:,} in answers"
     likely = (
         ""
         if load.likely is None
-        else f", likely {load.calls * load.likely:,.0f} as in earlier ones"
+        else f", likely {load.calls * load.likely:,.0f} as in earlier builds"
     )
     return f"tokens: {prompts}{most}{likely}"
 
 
 def cost_words(bounds: Costs, price: Price | None) -> str:
-    """Dollars, in words; nothing where nothing is asked."""
+    """Dollars as text; empty if there are no calls."""
     if price is None:
-        return "cost: unknown, the model has no `price`"
+        return "cost: unknown, since the model has no `price`"
     if bounds.most is None:
         return "cost: known once the rows are built" if price.of(1, 1) else ""
     if bounds.most == 0:
-        return "" if price.of(1, 1) else "cost: nothing, the model runs here"
+        return "" if price.of(1, 1) else "cost: none, since the model runs on this machine"
     likely = "" if bounds.likely is None else f", likely {_dollars(bounds.likely)}"
-    return f"cost: at most {_dollars(bounds.most)}{likely}, retries apart"
+    return f"cost: at most {_dollars(bounds.most)}{likely}, without retries"
 
 
 def _times(calls: int | None, each: float | None) -> int | None:
@@ -143,6 +143,6 @@ def _dollars(value: float) -> str:
 
 
 def mean(values: Iterable[float]) -> float | None:
-    """Their mean; None of none."""
+    """The mean; None without values."""
     numbers = list(values)
     return sum(numbers) / len(numbers) if numbers else None

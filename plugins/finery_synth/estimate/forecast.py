@@ -1,4 +1,4 @@
-"""What the generators of this plugin ask, known before they run."""
+"""Forecasts of the generators' requests."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,7 +13,7 @@ class AskingForecast(Forecast[Generator | JudgeRows]):
     """The requests of the first attempt."""
 
     def asks(self, taken: Mapping[str, Sequence[Count | None]], *, built: bool) -> Asked:
-        """The requests, if the rows are built; else their number, where it follows from counts."""
+        """The requests if the rows are built, otherwise their number if it follows from counts."""
         step = self.step
         retries = step.retries if isinstance(step, Generator) else TRIES - 1
         asked = Asked("model", None, (), step.sampling(), retries, step.budget)

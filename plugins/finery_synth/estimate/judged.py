@@ -1,4 +1,4 @@
-"""What the judge of a generator is asked, for `finery plan`."""
+"""Estimates of the judge's requests, for `finery plan`."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -33,13 +33,13 @@ from finery_synth.generator import Generator
 from finery_synth.judge.scores import SCORE_PROMPT, score_messages
 
 SAMPLED = 100
-"""Rows to start from whose length stands for that of the rows to judge."""
+"""Number of seed rows that are measured in place of the rows to judge."""
 
 
 class Judging(NamedTuple):
-    """What the judge is asked: a line for people, and the same as numbers.
+    """The judge's requests: a line for people, and the same as numbers.
 
-    load: its requests; `answered` as many as were most likely answered before. price: the judge's.
+    load: the requests; `answered` estimates the cached ones. price: the judge's.
     """
 
     line: str
@@ -49,10 +49,10 @@ class Judging(NamedTuple):
 
 
 def judging(graph: Graph, results: Results, node: Node, asked: Load) -> Judging | None:
-    """What the judge is asked for the rows that are `asked` for, each once if all pass.
+    """The judge's requests for the rows in `asked`, one for each row that passes the checks.
 
-    None without a judge. Tokens are those of earlier builds; before the first, a prompt is taken to
-    be as long as for a row to start from.
+    None without a judge. Tokens are those of earlier builds. Before the first build, prompts are
+    assumed to be as long as those for seed rows.
     """
     step = node.step
     if not isinstance(step, Generator) or step.checks.judge is None:
@@ -67,7 +67,9 @@ def judging(graph: Graph, results: Results, node: Node, asked: Load) -> Judging 
     load = Load(rows, prompt=prompt, likely=likely)
     price = price_of(graph, results, source_of(node, "judge"))
     bounds = costs(load, rubric.max_tokens, price)
-    calls = f"up to {rows:,} calls" if rows else "a call for each row that passes so far"
+    calls = (
+        f"up to {rows:,} calls" if rows else "one call for each row that passes the other checks"
+    )
     words = [calls, tokens_words(load, rubric.max_tokens)]
     if rows and (price is None or bounds.most is not None):
         words.append(cost_words(bounds, price))
@@ -77,7 +79,7 @@ def judging(graph: Graph, results: Results, node: Node, asked: Load) -> Judging 
 
 
 def _answered(results: Results, node: Node, asked: Load) -> int | None:
-    """Of an earlier build with a judge: the rows whose answers are there, and so their scores."""
+    """Scores cached by an earlier build with a judge: those of rows with cached answers."""
     last = results.last(node.name)
     if last is None or "judged" not in last.meta or not asked.total or not asked.rows:
         return None
@@ -85,7 +87,7 @@ def _answered(results: Results, node: Node, asked: Load) -> int | None:
 
 
 def _prompts(graph: Graph, results: Results, node: Node, step: Generator) -> Iterator[float]:
-    """Lengths of prompts, in tokens; none where rows can't be judged as they are."""
+    """Lengths of prompts in tokens; none if seed rows can't be judged."""
     rubric = with_files(graph.recipe, node.place, step).checks.judge
     assert rubric is not None
     template = Prompt.of(rubric.prompt, SCORE_PROMPT)
@@ -94,7 +96,7 @@ def _prompts(graph: Graph, results: Results, node: Node, step: Generator) -> Ite
         return
     rows = (row for rows in artifacts if isinstance(rows, Dataset) for row in rows)
     for row in islice(rows, SAMPLED):
-        with suppress(FineryError):  # a template may want what only generated rows have
+        with suppress(FineryError):  # a template may need columns that only generated rows have
             if is_conversation(row):
                 messages = score_messages(template, row, rubric.rubric, rubric.scale)
                 yield prompt_tokens(Request(messages))

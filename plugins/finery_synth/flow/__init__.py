@@ -1,6 +1,6 @@
-"""Whole runs: how what models answer becomes rows.
+"""Complete runs: from models' answers to rows.
 
-In go a step with its settings and the job, out come the rows, with what was dropped and how each
-row was made. `generation` is the run of every generator, `selection` that of `synth.preferences`,
-`scoring` and `comparison` are those of `synth.judge`.
+The input is a step with its settings and the job. The output is the rows, the dropped rows, and how
+each row was made. `generation` runs every generator, `selection` runs `synth.preferences`, and
+`scoring` and `comparison` run `synth.judge`.
 """

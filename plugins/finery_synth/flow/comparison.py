@@ -1,4 +1,4 @@
-"""One run of `synth.judge` on preferences: the better of two answers, asked in both orders."""
+"""One run of `synth.judge` on preferences: two answers are compared in both orders."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ class Comparison:
         self._seen = Spool(job.scratch, Seen)
 
     def rows(self, drops: Drops, origins: Origins) -> Iterator[Row]:
-        """The pairs that count, with the judge's verdicts."""
+        """The pairs to keep, with the judge's verdicts."""
         total = sum(not is_one_answer(row) for _, row in self._step.numbered())
         asked = ((n, row) for n, row in self._step.numbered() if not is_one_answer(row))
         for number, seen in self._judge.seen(asked, total):
@@ -45,13 +45,13 @@ class Comparison:
                 yield judged
 
     def _both(self, number: int) -> list[Seen]:
-        """What came of a pair in each order, whichever was answered first."""
+        """A pair's verdict in each order."""
         return sorted(self._seen.of(number), key=lambda seen: seen.order)
 
     def _judged(self, number: int, row: Row, drops: Drops) -> Row | None:
-        """The row with its verdict, None where it was dropped."""
+        """The row with its verdict; None if it was dropped."""
         if is_one_answer(row):
-            drops.add(row, "identical", "chosen and rejected say the same")
+            drops.add(row, "identical", "chosen and rejected are the same")
             return None
         seen = self._both(number)
         origin = self._origin(row, row, seen)
@@ -84,7 +84,7 @@ class Comparison:
         )
 
     def facts(self) -> dict[str, Any]:
-        """How many pairs each side won, and how far the judge favours a position."""
+        """The number of pairs that each side won, and how much the judge favours a position."""
         judged = self._counts.total()
         decided = judged - self._counts["undecided"]
         if judged:

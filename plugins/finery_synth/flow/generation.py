@@ -1,8 +1,7 @@
-"""One run of a generator: ask, read, check, judge, compare, ask again, write.
+"""One run of a generator: send requests, read, check, judge, compare, retry, write.
 
-An attempt is made for all tasks that still want rows before the next begins, and rows are compared
-with each other in the order of the tasks. So the outcome doesn't depend on which answer came first.
-What waits is on disk.
+Each attempt covers all tasks with missing rows before the next begins, and rows are compared in the
+order of the tasks. So the result doesn't depend on the order of answers. Waiting rows are on disk.
 """
 
 from collections import Counter
@@ -31,10 +30,10 @@ if TYPE_CHECKING:
 
 
 class Candidate(msgspec.Struct):
-    """A row that a task may get; or, with a `reason`, why it gets none.
+    """A possible row of a task; with a `reason`, a rejected one.
 
-    row: where there is none, the row that the task starts from. seeds: the rows it is made from,
-    where they are needed to compare it.
+    row: if there is none, the task's seed. seeds: the rows it is made from, if they are needed for
+    comparison.
     """
 
     row: Row
@@ -44,7 +43,7 @@ class Candidate(msgspec.Struct):
     detail: str = ""
 
     def take(self, checked: Checked) -> None:
-        """Note the result of a check."""
+        """Record the result of a check."""
         if self.origin is not None:
             self.origin.checks.append(checked)
         if not checked.passed and not self.reason:
@@ -65,12 +64,12 @@ class Generation:
         self._neighbours = self._open_neighbours()
         self._wanted: list[int] = []  # by task
         self._accepted = Spool(job.scratch, Candidate)
-        self._failed = Spool(job.scratch, Candidate)  # of each task's last attempt
+        self._failed = Spool(job.scratch, Candidate)  # in each task's last attempt
         self._rejected: Counter[str] = Counter()
         self._used = Used()
 
     def run(self) -> Dataset:
-        """Ask until all is there or there are no retries left; write what there is."""
+        """Run attempts until no row is missing or no retries are left, and write the rows."""
         todo: set[int] | None = None
         for attempt in range(self.step.retries + 1):
             todo = self._attempt(attempt, todo)
@@ -81,7 +80,7 @@ class Generation:
     # -- an attempt -------------------------------------------------------------------------------
 
     def _attempt(self, attempt: int, todo: set[int] | None) -> set[int]:
-        """Ask the tasks that still want rows (None: all); those that want some even then."""
+        """Run the tasks in `todo` (None: all); returns those with missing rows."""
         candidates = Spool(self.job.scratch, Candidate)
         for task, answer in self._answers(attempt, todo):
             self._used.take(answer)
@@ -106,7 +105,7 @@ class Generation:
             self._tasks(todo),
             lambda task: task.request(attempt),
             total=self.step.requests(self.step.seed_count()) if todo is None else len(todo),
-            progress=f"asking {again}".strip(),
+            progress=f"generating {again}".strip(),
             **self.step.sampling(),
         )
 
@@ -127,12 +126,12 @@ class Generation:
     def _candidates(
         self, task: Task, answer: Completion | FineryError, attempt: int
     ) -> Iterator[Candidate]:
-        """The rows in an answer, checked one by one, and for each that is missing why it is."""
+        """The checked rows in an answer, and the reason for each missing one."""
         missing, rows = self._missing(task.number), list[Row]()
         try:
             completion = usable(answer, task.tools, cut=self.step.reads_cut())
             rows = self.step.read(task, completion)[: task.wanted]
-            why = ("too-few", f"the answer holds {len(rows)} of {task.wanted} rows")
+            why = ("too-few", f"the answer contains {len(rows)} of {task.wanted} rows")
             yield from (self._checked(task, row, attempt, completion.text) for row in rows)
         except Rejected as error:
             why = (error.reason, error.detail)
@@ -156,7 +155,7 @@ class Generation:
         return candidate
 
     def _origin(self, task: Task, row: str, attempt: int) -> Origin:
-        """How a row, given by its id, came of a task."""
+        """How a row, given by its id, was made by a task."""
         return Origin(
             id=row,
             use=self.step.USE,
@@ -169,12 +168,12 @@ class Generation:
         )
 
     def _take_copy(self, candidate: Candidate, checked: Checked) -> None:
-        """Note a copy; that a row is none goes without saying."""
+        """Record that a row is a copy. A passed check isn't recorded."""
         if not checked.passed:
             candidate.take(checked)
 
     def _settle(self, number: int, candidate: Candidate) -> None:
-        """Keep a row that its task still wants, if it says something new; else note why not."""
+        """Keep a row that its task needs, if it is new; otherwise record the reason."""
         if not self._missing(number):
             return
         if not candidate.reason and self.step.COPIES == "siblings":
@@ -197,7 +196,7 @@ class Generation:
     # -- the judge --------------------------------------------------------------------------------
 
     def _judged(self, candidates: Spool[Candidate], judge: Judge) -> Spool[Candidate]:
-        """The same candidates, those that passed so far with their scores."""
+        """The same candidates, with scores for those that passed all other checks."""
         rows = ((i, c.row) for i, (_, c) in enumerate(candidates) if not c.reason)
         total = sum(not candidate.reason for _, candidate in candidates)
         scores = dict(judge.scores(rows, total))
@@ -225,7 +224,7 @@ class Generation:
         candidate.origin.judge = {"model": judge.model, **score._asdict(), "scale": rubric.scale}
         candidate.take(Checked(check="judge", passed=passed, value=score.score, detail=detail))
 
-    # -- what is left -----------------------------------------------------------------------------
+    # -- writing ----------------------------------------------------------------------------------
 
     def _written(self) -> Dataset:
         with Drops(self.job.out) as drops, Origins(self.job.out) as origins:
@@ -233,7 +232,7 @@ class Generation:
             self._drop_missing(drops)
         drops.refuse_nothing_left(
             len(dataset),
-            "look at the checks, the prompt and max_tokens, or take a stronger teacher",
+            "check the checks, the prompt and max_tokens, or use a stronger teacher",
         )
         self.job.log(drops.summary(len(dataset)))
         if self._rejected:
@@ -255,9 +254,9 @@ class Generation:
             yield candidate.row
 
     def _drop_missing(self, drops: Drops) -> None:
-        """Note what is missing in the end, and why."""
+        """Record the rows that are still missing, and why."""
         attempts = self.step.retries + 1
-        asked = "" if attempts == 1 else f" (asked {attempts} times)"
+        asked = "" if attempts == 1 else f" (after {attempts} attempts)"
         for number in self._failed.numbers():
             for candidate in self._failed.of(number)[: self._missing(number)]:
                 detail = candidate.detail + asked

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class RubricScore(msgspec.Struct):
-    """A row's score by one rubric, or why there is none."""
+    """A row's score by one rubric, or the reason why there is none."""
 
     score: int = 0
     reason: str = ""
@@ -96,7 +96,7 @@ class Scoring:
         )
 
     def facts(self) -> dict[str, Any]:
-        """How many scores of each kind were given, and their mean."""
+        """The number of each score, and the mean."""
         mean = round(self._sum / self._scored, 3) if self._scored else None
         counts = {str(score): n for score, n in sorted(self._counts.items())}
         answers = [judge.used.meta() for judge in self._judges.values()]

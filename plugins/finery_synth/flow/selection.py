@@ -1,7 +1,7 @@
-"""One run of `synth.preferences`: several answers to each prompt, of which two are selected.
+"""One run of `synth.preferences`: selects two of several answers to each prompt.
 
-An answer's grade depends on nothing but itself and its prompt, so that one answer more is one
-request more, to the model and to the judge. What waits is on disk.
+An answer's grade depends only on the answer and its prompt, so an additional answer needs one more
+request to the model and one to the judge. Waiting answers are on disk.
 """
 
 from collections import Counter
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 
 class Graded(msgspec.Struct):
-    """An answer to a prompt, or with a `reason` why it can't be used.
+    """An answer to a prompt; with a `reason`, an unusable one.
 
-    checks: results of those that look at it alone, and last of the judge's. is_right: whether it
-    says what the row's own answer says, where that is chosen; then it isn't judged.
+    checks: results of the checks, the judge's last. is_right: whether it has the same meaning as
+    the row's own answer, if that is chosen; then it isn't judged.
     """
 
     variant: int
@@ -51,26 +51,26 @@ class Graded(msgspec.Struct):
 
     @property
     def rank(self) -> tuple[bool, float]:
-        """The higher the better: what fails a check by itself comes before any score."""
+        """Higher is better. Checks other than the judge's come before the score."""
         own = all(checked.passed for checked in self.checks if checked.check != "judge")
         return own, self.score or 0
 
     @property
     def score(self) -> int | None:
-        """What the judge gives it."""
+        """The judge's score."""
         return next((c.value for c in self.checks if c.check == "judge"), None)
 
     @property
     def text(self) -> str:
-        """What it says."""
+        """Its text."""
         return joined([self.turn])
 
     def facts(self) -> dict[str, Any]:
-        """What made it what it is, for `generated.jsonl`."""
+        """How it was made and graded, for `generated.jsonl`."""
         return {"variant": self.variant, "attempt": self.attempt, "checks": self.checks}
 
     def outcome(self) -> dict[str, Any]:
-        """All about it, for a row without a pair."""
+        """Its text and facts, for a row without a pair."""
         content = {"answer": self.text} if not self.reason else {"problem": self.detail}
         return {**content, **self.facts()}
 
@@ -92,9 +92,9 @@ class Selection:
         self._paired = 0  # rows with a pair
 
     def run(self) -> Dataset:
-        """Ask, grade, and write the pairs."""
+        """Get answers, grade them, and write the pairs."""
         for _ in self.step.seeds():
-            pass  # a row that can't be started from ends it before anything is asked
+            pass  # raises an error for an invalid seed before any request
         todo: set[int] | None = None
         for attempt in range(self.step.retries + 1):
             todo = self._attempt(attempt, todo)
@@ -104,10 +104,10 @@ class Selection:
             self._answered = self._graded(self._judge)
         return self._written()
 
-    # -- asking ---------------------------------------------------------------------------------
+    # -- answers --------------------------------------------------------------------------------
 
     def _attempt(self, attempt: int, todo: set[int] | None) -> set[int]:
-        """Ask for all answers (None), or those to do; what still can't be used."""
+        """Run the tasks in `todo` (None: all); returns those without a usable answer."""
         again = set[int]()
         is_last = attempt == self.step.retries
         for task, answer in self._answers(attempt, todo):
@@ -129,7 +129,9 @@ class Selection:
             tasks if todo is None else (task for task in tasks if task.number in todo),
             lambda task: task.request(attempt),
             total=self.step.requests(self.step.seed_count()) if todo is None else len(todo),
-            progress=f"asking again ({attempt} of {self.step.retries})" if attempt else "asking",
+            progress=f"generating again ({attempt} of {self.step.retries})"
+            if attempt
+            else "generating",
             **self.step.sampling(),
         )
 
@@ -149,7 +151,7 @@ class Selection:
     # -- grading --------------------------------------------------------------------------------
 
     def _graded(self, judge: Judge) -> Spool[Graded]:
-        """The answers, those that pass so far with the judge's score as another check."""
+        """The answers, with the judge's score as an additional check for those that passed."""
         total = sum(self._is_judged(answer) for _, answer in self._answered)
         scores: dict[int, Any] = dict(judge.scores(self._to_judge(), total))
         graded = Spool(self.job.scratch, Graded)
@@ -185,10 +187,10 @@ class Selection:
         with Drops(self.job.out) as drops, Origins(self.job.out) as origins:
             dataset = Dataset.write(self.job.out, self._rows(drops, origins))
         drops.refuse_nothing_left(
-            len(dataset), "ask for more answers with n, look at the checks, or raise temperature"
+            len(dataset), "raise n to get more answers, check the checks, or raise temperature"
         )
         total = self.step.seed_count()
-        self.job.log(f"{len(dataset):,} pairs of {self._paired:,} of {total:,} rows")
+        self.job.log(f"{len(dataset):,} pairs from {self._paired:,} of {total:,} rows")
         for counts, what in ((drops.counts, "rows without a pair"), (self._unusable, "unusable")):
             if counts:
                 self.job.log(f"{what}: {by_reason(counts)}")
@@ -225,7 +227,7 @@ class Selection:
                 answers = []
 
     def _pairs(self, row: Row, answers: list[Graded]) -> list[tuple[Graded | None, Graded]]:
-        """(chosen, None for the row's own; rejected) of a row. Raises `Rejected`."""
+        """A row's pairs: (chosen, or None for its own answer; rejected). Raises `Rejected`."""
         graded = [answer for answer in answers if not answer.reason and not _lacks_score(answer)]
         if len(graded) < (2 if self.step.chosen == "best" else 1):
             raise Rejected("too-few-answers", _shortage(answers, graded))
@@ -236,13 +238,13 @@ class Selection:
         return [(best, answer) for answer in _distinct(worse)[: self.step.pairs]]
 
     def _best(self, answers: list[Graded]) -> tuple[Graded, list[Graded]]:
-        """The best answer, and those that are worse by enough, the worst first."""
+        """The best answer, and those that are worse by `margin`, the worst first."""
         if len(_distinct(answers)) == 1:
-            raise Rejected("identical", f"all {len(answers)} answers say the same")
+            raise Rejected("identical", f"all {len(answers)} answers are the same")
         good = [answer for answer in answers if answer.passes]
         if not good:
             raise Rejected("none-good", _failures(answers))
-        best = max(good, key=lambda answer: answer.rank)  # the first of equals
+        best = max(good, key=lambda answer: answer.rank)  # the first one if several are equal
         worse = sorted(
             (answer for answer in answers if self._is_worse(answer, best)),
             key=lambda answer: answer.rank,
@@ -251,7 +253,7 @@ class Selection:
         if not worse:
             scores = [str(answer.score) for answer in answers if answer.score is not None]
             why = f"scores {', '.join(scores)}" if scores else "all pass the checks"
-            raise Rejected("tie", f"no answer is better than another by enough: {why}")
+            raise Rejected("tie", f"no answer is better than another by the margin: {why}")
         return best, worse
 
     def _is_worse(self, answer: Graded, best: Graded) -> bool:
@@ -259,10 +261,10 @@ class Selection:
         return not own or best.rank[1] - score >= self.step.margin
 
     def _wrong(self, answers: list[Graded]) -> list[Graded]:
-        """The answers that aren't the row's own and fail a check, where there are any."""
+        """The answers that differ from the row's own and, if there are checks, fail one."""
         wrong = [s for s in answers if not s.is_right and not (s.checks and s.passes)]
         if not wrong:
-            raise Rejected("all-right", f"of {len(answers)} answers none is wrong")
+            raise Rejected("all-right", f"none of {len(answers)} answers is wrong")
         return wrong
 
     def _is_right(self, row: Row, text: str) -> bool:
@@ -288,7 +290,7 @@ class Selection:
         return origin
 
     def _without(self, row: Row, messages: Conversation, answers: list[Graded]) -> Origin:
-        """The answers that make no pair."""
+        """The origin of a row without a pair, with its answers."""
         origin = self._asked(id_of(row), messages)
         origin.more = {"answers": [answer.outcome() for answer in answers]}
         return origin
@@ -318,12 +320,12 @@ def _pair(row: Row, chosen: Graded | None, rejected: Graded) -> Row:
 
 
 def _lacks_score(answer: Graded) -> bool:
-    """Whether the judge was asked, and its answer can't be read."""
+    """Whether the judge's answer couldn't be read."""
     return any(c.check == "judge" and c.value is None for c in answer.checks)
 
 
 def _distinct(answers: Iterable[Graded]) -> list[Graded]:
-    """Of answers that say the same, the first."""
+    """The first of each set of answers with the same meaning."""
     first: dict[str, Graded] = {}
     for answer in answers:
         first.setdefault(meaning(answer.text), answer)
@@ -331,9 +333,9 @@ def _distinct(answers: Iterable[Graded]) -> list[Graded]:
 
 
 def _shortage(answers: list[Graded], graded: list[Graded]) -> str:
-    """How many answers there are, and why not more."""
+    """The number of usable answers, and why others are unusable."""
     why = Counter(answer.reason or "no-score" for answer in answers if answer not in graded)
-    return f"{len(graded)} of {len(answers)} answers can be used ({by_reason(why)})"
+    return f"{len(graded)} of {len(answers)} answers are usable ({by_reason(why)})"
 
 
 def _failures(answers: list[Graded]) -> str:

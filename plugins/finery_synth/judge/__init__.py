@@ -1,4 +1,5 @@
 """Judges: a model that scores answers or compares two.
 
-In go a row and a rubric, out comes a score or a preference, or the reason why there is none.
+The input is a row and a rubric. The output is a score or a preference, or the reason why there is
+none.
 """

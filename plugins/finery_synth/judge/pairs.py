@@ -1,4 +1,4 @@
-"""Which of two answers is better: asked in both orders, since judges favour a position."""
+"""Which of two answers is better: judged in both orders, since judges favour a position."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -38,7 +38,7 @@ sentence. Answer with a JSON object: {"reason": "…", "better": "A"}
 """The prompt of `synth.judge` for pairs."""
 
 ORDERS = (("chosen", "rejected"), ("rejected", "chosen"))
-"""What is answer A and what answer B, each time that a pair is shown."""
+"""The sides shown as answers A and B, in each order."""
 POSITIONS = {"A": "first", "B": "second", "TIE": "tie"}
 VERDICT = {
     "type": "object",
@@ -52,14 +52,14 @@ VERDICT = {
 
 
 class Verdict(NamedTuple):
-    """What a judge says of two answers: the better position (first, second, tie), and why."""
+    """A judge's verdict on two answers: the better position (first, second, tie), and why."""
 
     position: str
     reason: str
 
 
 class Seen(msgspec.Struct, omit_defaults=True):
-    """What came of showing a pair in one order (0, 1): the better side, or what went wrong."""
+    """The result for a pair in one order (0, 1): the better side, or what went wrong."""
 
     order: int
     side: str = ""
@@ -69,18 +69,18 @@ class Seen(msgspec.Struct, omit_defaults=True):
 
 
 def read_verdict(text: str) -> Verdict:
-    """The verdict in a judge's answer, tolerant of text around the JSON. Raises `Unreadable`."""
+    """The verdict in a judge's answer, ignoring text around the JSON. Raises `Unreadable`."""
     value = json_in(text)
     if not isinstance(value, dict):
-        raise Unreadable("its answer holds no JSON object")
+        raise Unreadable("the judge's answer doesn't contain a JSON object")
     better = str(value.get("better") or "").strip().upper().removeprefix("ANSWER ")
     if better not in POSITIONS:
-        raise Unreadable("its answer says neither A, B nor tie")
+        raise Unreadable("the judge's answer is neither A, B nor tie")
     return Verdict(POSITIONS[better], str(value.get("reason") or ""))
 
 
 class PairJudge:
-    """Compares the chosen and the rejected answer of preferences by a rubric."""
+    """Compares the chosen and rejected answers of preferences by a rubric."""
 
     def __init__(
         self,
@@ -101,7 +101,7 @@ class PairJudge:
         self.template = self._prompt.origin
 
     def seen(self, rows: Iterable[tuple[int, Row]], total: int) -> Iterator[tuple[int, Seen]]:
-        """(number, what came of it) for each row in each order: two for each, as they come."""
+        """(number, result) for each row in each order, in any order."""
         items = ((number, order, row) for number, row in rows for order in range(len(ORDERS)))
         for (number, order, _), verdict in readings(
             self._engine, self.used, items, lambda item: self.messages(item[2], item[1]),
@@ -111,12 +111,12 @@ class PairJudge:
             yield number, _seen(order, verdict)
 
     def messages(self, row: Row, order: int) -> Conversation:
-        """What the judge is asked about a row, in the order 0 or 1."""
+        """The judge's prompt for a row, in order 0 or 1."""
         return pair_messages(self._prompt, row, self._rubric, order)
 
 
 def pair_messages(prompt: Prompt, row: Row, rubric: str, order: int) -> Conversation:
-    """What a judge is asked about a preference, in the order 0 or 1."""
+    """A judge's prompt for a preference, in order 0 or 1."""
     a, b = (joined(as_turns(row[side])) for side in ORDERS[order])
     return prompt.messages({**names_of(row), "rubric": rubric, "a": a, "b": b}, row)
 
@@ -130,14 +130,14 @@ def _seen(order: int, verdict: Verdict | FineryError | Unreadable) -> Seen:
 
 
 class Outcome(NamedTuple):
-    """What both orders together say: the better side, `undecided`, or `no-score`; and why."""
+    """The result of both orders: the better side, `undecided`, or `no-score`; and why."""
 
     better: str
     detail: str
 
 
 def outcome(seen: Iterable[Seen]) -> Outcome:
-    """A side is better only where both orders say so."""
+    """A side is better only if both orders agree."""
     both = sorted(seen, key=lambda one: one.order)
     problems = [one.problem for one in both if one.problem]
     if problems:
@@ -148,20 +148,20 @@ def outcome(seen: Iterable[Seen]) -> Outcome:
     positions = {one.position for one in both}
     if len(positions) == 1:
         (position,) = positions
-        what = "a tie" if position == "tie" else f"the {position} answer"
-        return Outcome("undecided", f"the judge says in both orders: {what}")
-    return Outcome("undecided", "the judge says a tie in one of both orders")
+        verdict = "calls a tie" if position == "tie" else f"picks the {position} answer"
+        return Outcome("undecided", f"the judge {verdict} in both orders")
+    return Outcome("undecided", "the judge calls a tie in one of the two orders")
 
 
 class Positions:
-    """How far a judge favours a position, over all pairs."""
+    """How much a judge favours a position, over all pairs."""
 
     def __init__(self) -> None:
         self._positions: Counter[str] = Counter()
         self._twice: Counter[str] = Counter()
 
     def add(self, seen: Iterable[Seen]) -> None:
-        """Take in a pair that was judged in both orders."""
+        """Count a pair that was judged in both orders."""
         both = [one.position for one in seen]
         self._positions.update(both)
         if len(set(both)) == 1:
@@ -170,9 +170,9 @@ class Positions:
     def facts(self) -> dict[str, Any]:
         """Verdicts by position, pairs with the same position in both orders, and the bias.
 
-        bias: of the verdicts that name a side, the share of the first position less that of the
-        second; 0 without any preference, 1 where it is always the first. Pairs shown in both
-        orders make it 0 for a judge that looks at the answers alone.
+        bias: among the verdicts for a side, the share of the first position minus that of the
+        second. It is 1 if the judge always picks the first, and 0 if it only looks at the answers,
+        since pairs are shown in both orders.
         """
         first, second = self._positions["first"], self._positions["second"]
         sided = first + second
@@ -185,6 +185,6 @@ class Positions:
 
 
 def is_one_answer(row: Row) -> bool:
-    """Whether both answers of a preference say the same."""
+    """Whether both answers of a preference are the same."""
     chosen, rejected = (joined(as_turns(row[side])) for side in ("chosen", "rejected"))
     return chosen.strip() == rejected.strip()

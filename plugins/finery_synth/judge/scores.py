@@ -1,4 +1,4 @@
-"""Scores by a judge: its prompt, the form of its answer, and how the answer is read."""
+"""Scores by a judge: its prompt, the format of its answer, and how it is read."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Self, TypeVar
@@ -29,27 +29,27 @@ Answer:
 Give the example a score from 1 (worst) to {{ scale }} (best) by the rubric, after a reason in one
 sentence. Answer with a JSON object: {"reason": "…", "score": 1}
 """
-"""The prompt of the check `judge`, and of `synth.judge`: a score for a prompt with its answer."""
+"""The prompt of the check `judge` and of `synth.judge`, to score an answer."""
 
 TRIES = 3
-"""How often a judge is asked whose answer can't be read."""
+"""Maximum number of requests for one readable answer of the judge."""
 RETRY_TEMPERATURE = 0.7
 R = TypeVar("R")
 
 
 class Unreadable(ValueError):
-    """An answer of a judge that holds no score; the message says why."""
+    """A judge's answer without a score; the message gives the reason."""
 
 
 class Score(NamedTuple):
-    """What a judge says."""
+    """A judge's score."""
 
     score: int
     reason: str
 
 
 def score_schema(scale: int) -> dict[str, Any]:
-    """The JSON Schema of a score from 1 to `scale`; the reason comes first, to be thought of."""
+    """The JSON Schema of a score. The reason comes first, so that the score follows from it."""
     return {
         "type": "object",
         "properties": {
@@ -62,26 +62,26 @@ def score_schema(scale: int) -> dict[str, Any]:
 
 
 def read_score(text: str, scale: int) -> Score:
-    """The score in a judge's answer, tolerant of text around the JSON. Raises `Unreadable`."""
+    """The score in a judge's answer, ignoring text around the JSON. Raises `Unreadable`."""
     value = json_in(text)
     if not isinstance(value, dict):
-        raise Unreadable("its answer holds no JSON object")
+        raise Unreadable("the judge's answer doesn't contain a JSON object")
     score = value.get("score")
     if isinstance(score, bool) or not isinstance(score, int | float) or score != int(score):
-        raise Unreadable("its answer holds no whole number as score")
+        raise Unreadable("the judge's score isn't an integer")
     if not 1 <= score <= scale:
-        raise Unreadable(f"its score {score} isn't between 1 and {scale}")
+        raise Unreadable(f"the judge's score {score} isn't between 1 and {scale}")
     return Score(int(score), str(value.get("reason") or ""))
 
 
 def names_of(row: Row) -> dict[str, Any]:
-    """What a judge's template sees of a row: `prompt` with all turns, `answer`, and the row."""
+    """The names in a judge's template: `prompt` with all turns, `answer`, and the row."""
     prompt, answer = split_turns(row)
     return {"row": row, "prompt": transcript(prompt), "answer": joined(answer)}
 
 
 def transcript(turns: Conversation) -> str:
-    """Turns as text: the only turn as it is, several each behind its role."""
+    """Turns as text: a single turn unchanged, several turns each after its role."""
     if len(turns) == 1:
         return text_of(turns[0])
     return "\n".join(f"{turn['role']}: {text_of(turn)}" for turn in turns)
@@ -102,15 +102,15 @@ class Judge:
     def of(
         cls, job: Job, model: Model | None, rubric: Rubric | None, budget: Budget | None
     ) -> Self | None:
-        """The judge that a step names, None where it names none."""
+        """The step's judge; None if it has none."""
         return None if model is None or rubric is None else cls(job, model, rubric, budget)
 
     def scores(
         self, rows: Iterable[tuple[T, Row]], total: int
     ) -> Iterator[tuple[T, Score | FineryError | Unreadable]]:
-        """(item, what the judge says of its row, or why it says nothing), in any order.
+        """(item, the row's score or an error), in any order.
 
-        An answer that can't be read is asked for again, `TRIES` times in all.
+        If an answer can't be read, the request is repeated, up to `TRIES` requests in all.
         """
         for (item, _), score in readings(
             self._engine, self.used, rows, lambda pair: self.messages(pair[1]),
@@ -120,12 +120,12 @@ class Judge:
             yield item, score
 
     def messages(self, row: Row) -> Conversation:
-        """What the judge is asked about a row."""
+        """The judge's prompt for a row."""
         return score_messages(self._prompt, row, self._rubric.rubric, self._rubric.scale)
 
 
 def score_messages(prompt: Prompt, row: Row, rubric: str, scale: int) -> Conversation:
-    """What a judge is asked to score a row's answer."""
+    """A judge's prompt to score a row's answer."""
     return prompt.messages({**names_of(row), "rubric": rubric, "scale": scale}, row)
 
 
@@ -140,10 +140,10 @@ def readings(
     attempt: int = 0,
     **sampling: Any,
 ) -> Iterator[tuple[T, "R | FineryError | Unreadable"]]:
-    """(item, what a judge's answer says, or why there is none), in any order, each item once.
+    """(item, the content of a judge's answer, or an error), in any order, each item once.
 
-    used: counts the answers. read: raises `Unreadable`; such an answer is asked for again, `TRIES`
-    times in all, from the second time on not at temperature 0, where it might say the same.
+    used: counts the answers. read: raises `Unreadable`; then the request is repeated, up to `TRIES`
+    requests in all. Repetitions use a temperature above 0, since the answer might else be the same.
     """
     again: list[T] = []
     for item, answer in ask(
@@ -171,5 +171,5 @@ def _reading(read: Callable[[str], R], answer: Completion) -> "R | Unreadable":
 
 
 def no_score(problem: FineryError | Unreadable) -> str:
-    """Why a judge says nothing, for people."""
+    """Why there is no score, for people."""
     return problem.what if isinstance(problem, FineryError) else str(problem)

@@ -1,5 +1,5 @@
 """The step types of this plugin, one module each.
 
-In go settings and rows, out come the tasks to ask and the rows that answers hold; the runs are in
+The input is settings and rows. The output is tasks, and the rows in answers. The runs are in
 `finery_synth.flow`.
 """

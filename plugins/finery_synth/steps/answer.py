@@ -14,14 +14,14 @@ from finery_synth.rows import with_answer
 
 
 class Answer(Generator, keeps_prompts=True):
-    """Have the prompts of rows answered by a teacher.
+    """Answer the prompts of rows with a teacher.
 
-    Each row keeps its prompt, with the system prompt, the tools and all columns; its answer is the
-    teacher's, tool calls as they are. A row that has an answer gets a new one. Where `checks` names
-    a JSON Schema, answers are constrained to it by engines that can.
-    The template says what the teacher sees instead of the row's system prompt and its last user
-    turn; turns between stay, and the row itself stays as it was. It sees the row's columns and
-    texts, as in `data.map`.
+    Each row keeps its prompt, system prompt, tools and columns. Its answer, tool calls included, is
+    replaced by the teacher's. If `checks` has a JSON Schema, engines that can do so constrain
+    answers to it.
+    A template replaces the row's system prompt and last user turn in what the teacher sees. Other
+    turns and the row itself stay unchanged. The template can use the row's columns and texts, as in
+    `data.map`.
     """
 
     USE = "synth.answer"
@@ -29,10 +29,10 @@ class Answer(Generator, keeps_prompts=True):
     COMPARED = "answer"
 
     n: int = setting(
-        1, ge=1, le=MOST_VARIANTS, help="Answers for each row, each in one of its own."
+        1, ge=1, le=MOST_VARIANTS, help="Answers for each row, each in a row of its own."
     )
     temperature: float = setting(
-        0.7, ge=0.0, help="Sampling temperature; 0 always takes the likeliest token."
+        0.7, ge=0.0, help="Sampling temperature; 0 always picks the likeliest token."
     )
 
     def check(self) -> None:
@@ -42,17 +42,17 @@ class Answer(Generator, keeps_prompts=True):
             raise UsageError(
                 "at temperature 0 all answers to a prompt are the same",
                 where="n",
-                fix="n: 1, or a temperature above 0",
+                fix="set n: 1, or a temperature above 0",
             )
         if self.checks.similarity is not None and self.checks.similarity.on == "prompt":
             raise UsageError(
-                "the prompts are given: that they are alike says nothing of the answers",
+                "the prompts are given, so only answers can be compared",
                 where="checks.similarity.on",
-                fix="on: answer",
+                fix="set on: answer",
             )
 
     def requests(self, rows: int) -> int:
-        """One for each answer."""
+        """One request for each answer."""
         return rows * self.n
 
     def tasks(self, prompt: Prompt) -> Iterator[Task]:
@@ -70,7 +70,7 @@ class Answer(Generator, keeps_prompts=True):
         return [with_answer(task.seeds[0], turn)]
 
     def answer_schema(self) -> dict[str, Any] | None:
-        """The schema that the checks hold answers against."""
+        """The schema that answers must follow."""
         if self.checks.json_schema is None and self.checks.schema is None:
             return None
         schema = self.checks.answer_schema()

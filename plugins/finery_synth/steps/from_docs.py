@@ -1,4 +1,4 @@
-"""`synth.from_docs`: questions and answers that are grounded in documents."""
+"""`synth.from_docs`: questions and answers grounded in documents."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -46,7 +46,7 @@ KINDS = [
     "that takes two things together which the document says",
 ]
 PLACE = ("source", "heading", "page", "line")
-"""Columns of a chunk that its questions keep, where it has them."""
+"""Columns of a chunk that its questions keep."""
 FIELDS = ("question", "answer", "quote")
 ANSWER = {
     "type": "object",
@@ -55,21 +55,21 @@ ANSWER = {
     "additionalProperties": False,
 }
 HAS_CONTEXT, IS_MISSING, ORDER = 1, 2, 3
-"""Numbers of a question's chances: of a context, of one without the answer, of its order."""
+"""Numbers of a question's draws: for a context, for one without the answer, for its order."""
 
 
 class FromDocs(Generator):
-    """Write questions about documents, with answers that the documents hold.
+    """Write questions about documents, with answers from the documents.
 
     Each request shows the teacher one chunk and asks for a question, its answer, and a quote that
-    proves it, as JSON (constrained where the engine can). The quote must stand in the chunk word
-    for word, spaces aside; else the answer is rejected as `ungrounded`. A question that repeats
-    another about its chunk is rejected too.
+    proves it, as JSON (constrained if the engine can do so). If the quote isn't in the chunk word
+    for word, except for whitespace, the answer is rejected as `ungrounded`. A question that repeats
+    another one about its chunk is rejected too.
 
-    With the context in the prompt a model learns to answer from what was retrieved, `distractors`
-    beside it to find what matters there, and `unanswerable` to say when it isn't there: such rows
-    have a real question, only other chunks as context, and `unknown` as their answer. None of this
-    asks for more: contexts are put together once the answers are there.
+    With the context in the prompt, a model learns to answer from retrieved text. `distractors`
+    teach it to find the relevant chunk, and `unanswerable` to say when the answer isn't there: such
+    rows have a real question, only other chunks as context, and `unknown` as answer. Contexts are
+    added after the answers and need no further requests.
 
     Rows have the chunk as parent, its `source`, `heading` and `page` or `line`, the `quote`, and
     `context`: with, without or missing.
@@ -82,37 +82,40 @@ class FromDocs(Generator):
     rows: list[Dataset] = takes(
         help="Chunks of documents, e.g. of docs.files: rows with a `text`, in this order."
     )
-    n: int = setting(3, ge=1, le=MOST_VARIANTS, help="Questions about each chunk.")
+    n: int = setting(3, ge=1, le=MOST_VARIANTS, help="Number of questions about each chunk.")
     kinds: list[str] = setting(
         KINDS,
         min_length=1,
-        help="Kinds of questions: the first question of the first kind, and so on, round and "
-        "round. The template sees it as `kind`.",
+        help="Kinds of questions, used in turn for the questions about a chunk. The template sees "
+        "them as `kind`.",
     )
     context: Literal["with", "without", "both"] = setting(
         "both",
-        help="Whether the prompt of a row holds its chunk. both: that of some rows does, see "
+        help="Whether the prompt of a row contains its chunk. both: only in some rows, see "
         "`share`.",
     )
     share: float = setting(
-        0.5, gt=0, lt=1, help="Of `context: both`: the share of rows with a context."
+        0.5, gt=0, lt=1, help="For `context: both`: the share of rows with a context."
     )
     distractors: int = setting(
-        0, ge=0, le=50, help="Other chunks in a context, without the quote; in any order."
+        0,
+        ge=0,
+        le=50,
+        help="Number of other chunks in a context, without the quote, in random order.",
     )
     unanswerable: float = setting(
         0.0,
         ge=0,
         lt=1,
-        help="The share of the rows with a context whose context doesn't hold the answer.",
+        help="Among rows with a context, the share without the answer in it.",
     )
     unknown: str = setting(
-        "The context doesn't say.", min_length=1, help="The right answer of such rows."
+        "The context doesn't say.", min_length=1, help="The answer of `unanswerable` rows."
     )
     context_prompt: OneFile | None = setting(
         None,
-        help="A Jinja file with the prompt of rows with a context; it sees `chunks` and "
-        "`question`. `finery synth prompt context` prints the default, to edit.",
+        help="A Jinja file with the prompt of rows with a context. It can use `chunks` and "
+        "`question`. `finery synth prompt context` prints the default.",
     )
 
     def check(self) -> None:
@@ -121,23 +124,23 @@ class FromDocs(Generator):
         for name in ("distractors", "unanswerable"):
             if self.context == "without" and getattr(self, name):
                 raise UsageError(
-                    f"{name} is about contexts, and no row has one",
+                    f"{name} needs contexts, but `context` is without",
                     where=name,
-                    fix="context: both, or with",
+                    fix="set context: both, or with",
                 )
 
     def check_files(self) -> None:
-        """Raise `UsageError` for a template that is empty or broken."""
+        """Raise `UsageError` for an empty or invalid template."""
         super().check_files()
         Prompt.of(self.context_prompt, CONTEXT_PROMPT)
 
     def check_seed(self, row: Row) -> None:
         """Raise `BadRow` for a row without a text."""
         if not isinstance(row.get("text"), str) or not row["text"].strip():
-            raise BadRow("the row has no `text`", "name chunks of documents, e.g. of docs.files")
+            raise BadRow("the row has no `text`", "use chunks of documents, e.g. of docs.files")
 
     def requests(self, rows: int) -> int:
-        """One for each question."""
+        """One request for each question."""
         return rows * self.n
 
     def siblings(self, number: int) -> range:
@@ -168,24 +171,24 @@ class FromDocs(Generator):
         fields = _fields(answer.text)
         quote = quoted(fields["quote"], chunk["text"])
         if quote is None:
-            detail = f"the quote isn't in the chunk, or says too little: {fields['quote']!r:.200}"
+            detail = f"the quote isn't in the chunk, or is too short: {fields['quote']!r:.200}"
             raise Rejected("ungrounded", detail)
         turns = [_turn("user", fields["question"]), _turn("assistant", fields["answer"])]
         place = {column: chunk[column] for column in PLACE if column in chunk}
         return [{"messages": turns, "quote": quote, **place, "context": "without"}]
 
     def run(self, job: Job) -> Dataset:
-        """Ask, check, ask again, and write; `DataError` where contexts can't be made."""
+        """Run the step; `DataError` if contexts need more chunks."""
         least, chunks = max(self.distractors, int(self.unanswerable > 0)), self.seed_count()
         if self.context != "without" and chunks <= least:
             raise DataError(
-                f"contexts need {least + 1} chunks, and there are {chunks}",
-                fix="add documents, make chunks smaller, or lower distractors and unanswerable",
+                f"contexts need {least + 1} chunks, but there are only {chunks}",
+                fix="add documents, make chunks smaller, or reduce distractors and unanswerable",
             )
         return super().run(job)
 
     def finished(self, job: Job, accepted: Iterable[tuple[int, Candidate]]) -> Iterator[Candidate]:
-        """The rows, with the contexts that some of them get."""
+        """The rows, some of them with a context."""
         if self.context == "without":
             yield from (candidate for _, candidate in accepted)
             return
@@ -196,7 +199,7 @@ class FromDocs(Generator):
         shelf.close()
 
     def facts(self, job: Job, rows: Dataset) -> dict[str, Any]:
-        """How many rows have a context, and how many one without the answer."""
+        """How many rows have a context, and in how many the answer is missing from it."""
         counts = Counter(row["context"] for row in rows)
         return {"context": dict(sorted(counts.items()))}
 
@@ -209,7 +212,7 @@ class FromDocs(Generator):
             return candidate
         is_missing = chance(row, IS_MISSING) < self.unanswerable
         chunks = shelf.others(row, place, self.distractors + is_missing)
-        is_missing = is_missing and bool(chunks)  # none where all chunks hold the quote
+        is_missing = is_missing and bool(chunks)  # all chunks contain the quote
         if not is_missing:
             at = int(chance(row, ORDER) * (len(chunks) + 1))
             chunks.insert(at, shelf.chunk(place))
@@ -236,7 +239,7 @@ def _fields(text: str) -> dict[str, str]:
     """Question, answer and quote in an answer. Raises `Rejected`."""
     value = json_in(text)
     if not isinstance(value, dict):
-        raise Rejected("unreadable", "the answer holds no JSON object")
+        raise Rejected("unreadable", "the answer doesn't contain a JSON object")
     fields = {name: value.get(name) for name in FIELDS}
     for name, field in fields.items():
         if not isinstance(field, str) or not field.strip():

@@ -1,4 +1,4 @@
-"""`synth.instruct`: new examples, in the manner of a few."""
+"""`synth.instruct`: new examples that resemble the seeds."""
 
 import contextlib
 import json
@@ -69,50 +69,55 @@ Write a message{% if value %} about {{ value }}{% endif %}, another one
 """
 """The default prompt with `format: text`."""
 NOT_SHARED = OWN | {"id", "parents", "source"}
-"""Columns of seeds that aren't those of new examples, even where all seeds share them."""
+"""Columns that new examples don't take from their seeds."""
 _NUMBERED = re.compile(r"^\s*(?:(?:message|user|example)(?:\s+\d+)?:|\d+[.)])\s+", re.IGNORECASE)
 
 
 class Instruct(Generator):
-    """Write new examples in the manner of seed rows, all in all or for each class.
+    """Write new examples that resemble seed rows, in total or for each class.
 
-    Each request shows the teacher some of the seeds, other ones each time, and asks for several new
-    examples as JSON (constrained where the engine can; what is whole of an answer that is cut off
-    counts), or for one as plain text. With `by`, seeds and new examples are of
-    one class each time, and `n` counts for each class. Where all seeds of a class have the same
-    answer, new examples get it too and only user turns are asked for. New examples have the system
-    prompt of the first seed shown, and the columns that all seeds of the class share; their parents
-    are the seeds shown. One that repeats a seed or another new example is rejected.
+    Each request shows the teacher a different selection of seeds and asks for several new examples
+    as JSON (constrained if the engine can do so; complete examples of a truncated answer count), or
+    for one as plain text. With `by`, the seeds and new examples of a request have the same class,
+    and `n` applies to each class. If all seeds of a class have the same answer, new examples get
+    that answer, and the teacher writes only user turns. New examples have the system prompt of the
+    first seed shown, and the columns that all seeds of the class share. Their parents are the seeds
+    shown. An example that repeats a seed or another new example is rejected.
 
-    `meta["spread"]` says how varied they are, beside the seeds: distinct words and pairs of words
-    (Li et al. 2016), the mean similarity of two examples, and the shares of near copies.
+    `meta["spread"]` compares their variety with that of the seeds: distinct words and pairs of
+    words (Li et al. 2016), the mean similarity of two examples, and the shares of near copies.
     """
 
     USE = "synth.instruct"
     DEFAULT_PROMPT = TEMPLATE
     COPIES = "all"
 
-    n: int = setting(ge=1, help="New examples: of each class with `by`, else in all.")
+    n: int = setting(
+        ge=1, help="Number of new examples: for each class with `by`, otherwise in total."
+    )
     by: str | None = setting(
         None,
-        help="Column whose values are the classes, e.g. `label`; output: the answer is the class.",
+        help="Column with the classes, e.g. `label`; `output` takes the answer as class.",
     )
     personas: list[str] = setting(
         [],
-        help="People to write as, one for each request, round and round.",
+        help="People to imitate, used in turn, one for each request.",
         examples=[["a retired teacher who writes long sentences", "a student in a hurry"]],
     )
-    shown: int = setting(4, ge=1, le=100, help="Seeds that a request shows.")
+    shown: int = setting(4, ge=1, le=100, help="Number of seeds that a request shows.")
     per_request: int = setting(
-        5, ge=1, le=100, help="Examples that a request asks for; 1 costs most and varies most."
+        5,
+        ge=1,
+        le=100,
+        help="Number of examples in a request. 1 gives the most variety and costs the most.",
     )
     format: Literal["json", "text"] = setting(
         "json",
-        help="text: an answer is the user turn of one example, for teachers that write no JSON. "
-        "Takes per_request: 1, and seeds that have one answer a class, or none.",
+        help="text: an answer is the user turn of one example, for teachers that can't write JSON. "
+        "Needs per_request: 1, and seeds with one answer per class or none.",
     )
     max_tokens: int = setting(
-        2048, ge=1, help="Longest answer, in tokens, all its examples together."
+        2048, ge=1, help="Maximum tokens of an answer, with all its examples."
     )
 
     def check(self) -> None:
@@ -120,34 +125,34 @@ class Instruct(Generator):
         super().check()
         if self.format == "text" and self.per_request != 1:
             raise UsageError(
-                "as plain text, examples come one by one",
+                "with format: text, a request gives one example",
                 where="per_request",
-                fix="per_request: 1, or format: json",
+                fix="set per_request: 1, or format: json",
             )
         if self.requests_of_class() > MOST_VARIANTS:
             raise UsageError(
-                f"that takes more than {MOST_VARIANTS:,} requests for a class",
+                f"a class would need more than {MOST_VARIANTS:,} requests",
                 where="n",
                 fix="raise per_request",
             )
         if self.requests_of_class() > 1 and self.temperature == 0:
             raise UsageError(
-                "at temperature 0 requests that show the same seeds get the same answer",
+                "at temperature 0, requests with the same seeds get the same answer",
                 where="temperature",
-                fix="take one above 0",
+                fix="set a temperature above 0",
             )
 
     def requests_of_class(self) -> int:
-        """How many requests a class takes."""
+        """The number of requests for a class."""
         return -(-self.n // self.per_request)
 
     def requests(self, rows: int) -> int:
-        """As many for each class."""
+        """The same number for each class."""
         classes = 1 if self.by is None else len(self.classes())
         return self.requests_of_class() * classes
 
     def needs_rows(self) -> bool:
-        """Whether the classes must be counted."""
+        """Whether the classes have to be counted."""
         return self.by is not None
 
     def tasks(self, prompt: Prompt) -> Iterator[Task]:
@@ -178,17 +183,19 @@ class Instruct(Generator):
                 )
 
     def read(self, task: Task, answer: Completion) -> list[Row]:
-        """The examples that are whole; `Rejected` where there is none."""
+        """The complete examples; `Rejected` if there is none."""
         if self.format == "text":
             return [self._row(task, {"user": _text_alone(answer.text)})]
         asks = task.more["asks"]
         examples = (example for example in examples_in(answer.text) if is_whole(example, asks))
         rows = [self._row(task, example) for example in examples]
         if not rows and answer.finish_reason == "length":
-            raise Rejected("cut-off", "the answer is cut off before one example is whole")
+            raise Rejected(
+                "cut-off", "the answer was truncated before the end of the first example"
+            )
         if not rows:
             wanted = "user and assistant" if asks else "user"
-            raise Rejected("no-json", f"the answer holds no JSON examples with {wanted}")
+            raise Rejected("no-json", f"the answer has no JSON examples with {wanted}")
         return rows
 
     def _row(self, task: Task, example: dict[str, Any]) -> Row:
@@ -201,11 +208,11 @@ class Instruct(Generator):
         return {"messages": turns, **task.more["columns"]}
 
     def default_prompt(self) -> str:
-        """By the form of the answer."""
+        """The default template for the answer's format."""
         return TEMPLATE if self.format == "json" else TEXT_TEMPLATE
 
     def reads_cut(self) -> bool:
-        """The first examples of a list are whole, wherever it is cut off."""
+        """A truncated list starts with complete examples."""
         return self.format == "json"
 
     def answer_schema(self) -> dict[str, Any] | None:
@@ -227,17 +234,17 @@ class Instruct(Generator):
         }
 
     def more(self, task: Task) -> dict[str, Any]:
-        """The persona that the teacher wrote as."""
+        """The persona that the teacher imitated."""
         return {"persona": task.more["persona"]} if "persona" in task.more else {}
 
     def facts(self, job: Job, rows: Dataset) -> dict[str, Any]:
-        """How varied the new examples are."""
+        """The variety of the new examples."""
         measured = spread(rows, self.seeds())
         job.log(in_words(measured))
         return {"spread": measured}
 
     def classes(self) -> "list[_Class]":
-        """The classes of the seeds, in the order in which they first come."""
+        """The classes of the seeds, in order of their first seed."""
         seeds: dict[str, list[Row]] = {}
         for number, row in enumerate(self.seeds(), 1):
             seeds.setdefault(self._class_of(number, row), []).append(row)
@@ -246,9 +253,9 @@ class Instruct(Generator):
     def _refuse_answers(self, one: "_Class") -> None:
         of = f" of the class '{one.value}'" if one.value else ""
         raise UsageError(
-            f"format: text asks for user turns alone, and the seeds{of} have answers of their own",
+            f"format: text gives user turns only, but the seeds{of} have different answers",
             where="format",
-            fix="format: json; or by: the column that tells which answer it is",
+            fix="set format: json, or set `by` to the column that determines the answer",
         )
 
     def _class_of(self, number: int, row: Row) -> str:
@@ -261,7 +268,7 @@ class Instruct(Generator):
 
 
 class _Class(NamedTuple):
-    """Seeds of a class. asks: whether the teacher writes answers; answer: what they get else."""
+    """Seeds of a class. asks: whether the teacher writes answers; answer: the answer otherwise."""
 
     value: str
     seeds: list[Row]
@@ -272,8 +279,8 @@ class _Class(NamedTuple):
     def shown(self, count: int, turn: int, series: int) -> list[Row]:
         """The seeds that a request shows.
 
-        Each seed has a rank in each request, and the first few are shown: so a seed that is added
-        later changes few requests.
+        The seeds with the lowest hashes for this request, so that a seed that is added later
+        changes few requests.
         """
 
         def rank(seed: Row) -> bytes:
@@ -287,9 +294,9 @@ def _class(value: str, seeds: list[Row]) -> _Class:
     for number, (seed, text) in enumerate(zip(seeds, answers, strict=True), 1):
         if (text is None) != (answers[0] is None) or _calls(seed):
             raise DataError(
-                "a seed must have an answer in words, or none of them one",
+                "either all seeds need an answer as text, or none may have one",
                 where=named(number, seed),
-                fix="drop the row with data.filter",
+                fix="remove the row with data.filter",
             )
     same = value != "" and len(set(answers)) == 1
     asks = answers[0] is not None and not same
@@ -302,7 +309,7 @@ def _calls(row: Row) -> bool:
 
 
 def _shared(seeds: Sequence[Row]) -> dict[str, Any]:
-    """The columns that all of these rows have, with the same value."""
+    """The columns with the same value in all of these rows."""
     first = {k: v for k, v in seeds[0].items() if k not in NOT_SHARED}
     return {
         k: v for k, v in first.items()
@@ -311,13 +318,13 @@ def _shared(seeds: Sequence[Row]) -> dict[str, Any]:
 
 
 def examples_in(text: str) -> Iterator[dict[str, Any]]:
-    """The JSON objects with a user turn in a text, however it wraps them, wherever it ends."""
+    """The JSON objects with a user turn in a text, which may be wrapped or truncated."""
     decoder, start = json.JSONDecoder(), text.find("{")
     while start >= 0:
         end = start + 1
         with contextlib.suppress(ValueError, RecursionError):
             _, stop = decoder.raw_decode(text, start)
-            value = parse(text[start:stop])  # stricter: no key twice, say
+            value = parse(text[start:stop])  # stricter, e.g. no duplicate keys
             if "user" in value:
                 yield value
                 end = stop
@@ -325,7 +332,7 @@ def examples_in(text: str) -> Iterator[dict[str, Any]]:
 
 
 def _text_alone(text: str) -> str:
-    """The message in an answer that is one, without its number or name in front."""
+    """The message in an answer, without a number or name before it."""
     message = bare(_NUMBERED.sub("", text, count=1))
     if not message:
         raise Rejected("empty", "the answer is empty")
@@ -333,13 +340,13 @@ def _text_alone(text: str) -> str:
 
 
 def is_whole(example: dict[str, Any], asks: bool) -> bool:
-    """Whether an example has all that it needs."""
+    """Whether an example is complete."""
     needed = ("user", "assistant") if asks else ("user",)
     return all(_as_text(example.get(name)) for name in needed)
 
 
 def _as_text(value: Any) -> str:
-    """A field as text: an answer that is to be JSON may come as an object."""
+    """A field as text; a JSON answer may be an object."""
     if value is None:
         return ""
     return value.strip() if isinstance(value, str) else compact(value)

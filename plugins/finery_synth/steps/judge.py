@@ -1,4 +1,4 @@
-"""`synth.judge`: rows with scores, and preferences that a judge agrees with."""
+"""`synth.judge`: scores of rows, and verdicts on preferences."""
 
 from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
@@ -14,9 +14,9 @@ from finery_synth.judge.pairs import ORDERS, PAIR_PROMPT, VERDICT, is_one_answer
 from finery_synth.judge.scores import SCORE_PROMPT, score_messages, score_schema
 
 ONLY = "score"
-"""What a rubric without a name is called."""
+"""The name of a single rubric."""
 MADE_OF = OWN_COLUMNS | {"label", "text"}
-"""Columns that rows are made of, which no score may take the place of."""
+"""Columns that scores must not overwrite."""
 
 
 class JudgeRows(
@@ -29,20 +29,20 @@ class JudgeRows(
     keeps_prompts=True,
     forecast="finery_synth.estimate.forecast:AskingForecast",
 ):
-    """Have rows judged by a model, with a rubric.
+    """Judge rows with a model and a rubric.
 
     `what: answers`: each row's answer (of preferences, the chosen one) gets a score from 1 to
-    `scale`, in the column `score`, with the reason in `score_reason`. With several rubrics, each is
-    asked for by itself; `scores` has them by name, and `score` is their mean. Rows that score below
-    `min_score` are dropped.
+    `scale` in the column `score`, and the reason in `score_reason`. Several rubrics are scored by
+    separate requests; `scores` has the scores by name, and `score` is their mean. Rows with a score
+    below `min_score` are dropped.
 
-    `what: pairs`: which answer of a preference is better is asked in both orders, and counts only
-    where both say the same. Pairs without such a verdict are dropped (`undecided`), and those whose
-    rejected answer is the better one as `lost` says. `meta["positions"]` measures how far the judge
-    favours a position.
+    `what: pairs`: the judge compares the two answers of a preference in both orders, and its
+    verdict counts only if both agree. `undecided` defines what happens to other pairs, and `lost`
+    what happens to pairs with the better answer rejected. `meta["positions"]` measures how much the
+    judge favours a position.
 
-    An answer of the judge that can't be read is asked for again; a row without one in the end is
-    dropped (`no-score`).
+    If an answer of the judge can't be read, the request is repeated. A row that gets no readable
+    answer is dropped (`no-score`).
     """
 
     USE: ClassVar[str] = "synth.judge"
@@ -51,74 +51,78 @@ class JudgeRows(
     model: Model = takes(help="The judge: any model that answers prompts.")
     rows: list[Dataset] = takes(help="Rows to judge, in this order.")
     what: Literal["answers", "pairs"] = setting(
-        "answers", help="answers: a score for each answer. pairs: the better of two."
+        "answers", help="answers: score each answer. pairs: pick the better of two answers."
     )
     rubric: str | dict[str, str] = setting(
-        help="What makes an answer good, in words for the judge; or several by name.",
+        help="What makes an answer good, as a text for the judge, or several texts by name.",
         examples=["The answer is polite and says what to do.", {"correct": "…", "polite": "…"}],
     )
     scale: int = setting(5, ge=2, le=100, help="The best score; 1 is the worst.")
     min_score: float | None = setting(
-        None, ge=1, help="Rows with a lower score are dropped. Default: all are kept."
+        None, ge=1, help="Rows with a lower score are dropped. Default: keep all rows."
     )
     undecided: Literal["drop", "keep"] = setting(
-        "drop", help="What becomes of pairs on which the two orders don't agree."
+        "drop", help="What to do with pairs on which the two orders disagree."
     )
     lost: Literal["drop", "swap", "keep"] = setting(
-        "drop", help="What becomes of pairs whose rejected answer is the better one."
+        "drop", help="What to do with pairs with the better answer rejected."
     )
     column: str | None = setting(
         None,
         pattern=r"^[A-Za-z_]\w*$",
         help="Column for the score, or for the better side of a pair. Default: score, or better.",
     )
-    max_tokens: int = setting(256, ge=16, help="Longest answer of the judge, in tokens.")
+    max_tokens: int = setting(256, ge=16, help="Maximum tokens of the judge's answer.")
     prompt: OneFile | None = setting(
         None,
-        help="A Jinja file with the judge's prompt. `finery synth prompt judge`, or pairs, prints "
-        "ours, to edit.",
+        help="A Jinja file with the judge's prompt. `finery synth prompt judge` (or `pairs`) "
+        "prints the default.",
     )
     budget: Budget | None = setting(
         None,
         affects_output=False,
-        help="What one build may use; what was answered by then is kept.",
+        help="Limit of one build; answers so far are kept.",
     )
 
     def check(self) -> None:
         """Raise `UsageError` for settings that don't fit together."""
         if not self.rubric or not all(text.strip() for text in self.rubrics().values()):
-            raise UsageError("a rubric is empty", where="rubric", fix="say what makes a row good")
+            raise UsageError(
+                "a rubric is empty", where="rubric", fix="describe what makes a row good"
+            )
         if self.min_score is not None and self.min_score > self.scale:
             raise UsageError(
-                f"no score reaches {self.min_score:g}: the best is {self.scale}",
+                f"min_score is {self.min_score:g}, but the best score is {self.scale}",
                 where="min_score",
-                fix="lower it, or raise `scale`",
+                fix="reduce it, or raise `scale`",
             )
         for name, mode in (("min_score", "answers"), ("undecided", "pairs"), ("lost", "pairs")):
             if self.what != mode and getattr(self, name) not in (None, "drop"):
                 raise UsageError(
-                    f"{name} means nothing here", where=name, fix=f"what: {mode}, or drop it"
+                    f"{name} applies only to what: {mode}",
+                    where=name,
+                    fix=f"set that, or remove {name}",
                 )
         if self.what == "pairs" and isinstance(self.rubric, dict):
             raise UsageError(
-                "pairs are judged by one rubric", where="rubric", fix="write it as one text"
+                "pairs accept only one rubric", where="rubric", fix="write it as one text"
             )
         for name in self.written():
             if name in MADE_OF:
                 raise UsageError(
-                    f"what the judge says would overwrite the rows' column '{name}'",
+                    f"the judge's results would overwrite the column '{name}'",
                     where="column",
-                    fix="give it another name, or leave it out",
+                    fix="choose another name, or remove `column`",
                 )
 
     def check_files(self) -> None:
-        """Raise `UsageError` for a template that is empty or broken."""
+        """Raise `UsageError` for an empty or invalid template."""
         Prompt.of(self.prompt, self.default_prompt())
 
     def written(self) -> tuple[str, ...]:
-        """The columns that rows get: the score, or the better side, and the reason for it.
+        """The columns to add: the score or the better side, and the reason.
 
-        With several rubrics: their mean, the scores, and the reasons.
+        With several rubrics: the mean, the scores, and the reasons.
         """
         column = self.column or ("better" if self.what == "pairs" else "score")
         if isinstance(self.rubric, dict):
@@ -126,11 +130,11 @@ class JudgeRows(
         return column, f"{column}_reason"
 
     def requests(self, rows: int) -> int:
-        """How often the judge is asked about so many rows, if all its answers can be read."""
+        """The number of requests for a number of rows, if all answers can be read."""
         return rows * (2 if self.what == "pairs" else len(self.rubrics()))
 
     def tasks(self, prompt: Prompt) -> Iterator[Task]:
-        """What the judge is asked at first, for estimates."""
+        """The judge's first requests, for estimates."""
         number = 0
         for _, row in self.numbered():
             if self.what == "pairs" and is_one_answer(row):
@@ -147,20 +151,20 @@ class JudgeRows(
                 yield from (pair_messages(prompt, row, rubric, n) for n in range(len(ORDERS)))
 
     def sampling(self) -> dict[str, Any]:
-        """How the judge answers at first."""
+        """The sampling of the first requests."""
         schema = VERDICT if self.what == "pairs" else score_schema(self.scale)
         return {"max_tokens": self.max_tokens, "temperature": 0.0, "schema": schema}
 
     def default_prompt(self) -> str:
-        """The template where the recipe names none."""
+        """The default template."""
         return PAIR_PROMPT if self.what == "pairs" else SCORE_PROMPT
 
     def needs_rows(self) -> bool:
-        """Whether `requests` can only be told from the rows themselves."""
+        """Whether `requests` depends on the content of the rows."""
         return False
 
     def run(self, job: Job) -> Dataset:
-        """Ask the judge, and write the rows with what it says."""
+        """Judge the rows, and write them with the results."""
         from finery_synth.flow.comparison import Comparison
         from finery_synth.flow.scoring import Scoring
 
@@ -168,13 +172,13 @@ class JudgeRows(
         judging = Comparison(self, job) if self.what == "pairs" else Scoring(self, job)
         with Drops(job.out) as drops, Origins(job.out) as origins:
             dataset = Dataset.write(job.out, judging.rows(drops, origins))
-        drops.refuse_nothing_left(len(dataset), "look at the rubric, the prompt and min_score")
+        drops.refuse_nothing_left(len(dataset), "check the rubric, the prompt and min_score")
         job.log(drops.summary(len(dataset)))
         dataset.meta |= {**judging.facts(), **drops.meta()}
         return dataset
 
     def numbered(self) -> Iterator[tuple[int, Row]]:
-        """(number from 0, row); `DataError` for a row that has nothing to judge."""
+        """(number from 0, row); `DataError` for a row without an answer to judge."""
         number = 0
         for dataset in self.rows:
             for row in dataset:
@@ -182,21 +186,21 @@ class JudgeRows(
                     row.get(side) for side in ("prompt", "chosen", "rejected")
                 ):
                     raise DataError(
-                        "the row is no preference: it needs prompt, chosen and rejected",
+                        "the row isn't a preference: it needs prompt, chosen and rejected",
                         where=named(number + 1, row),
-                        fix="name preferences, or what: answers",
+                        fix="use preferences, or set what: answers",
                     )
                 if self.what == "answers" and not answer(row):
                     raise DataError(
                         "the row has no answer to judge",
                         where=named(number + 1, row),
-                        fix="drop it, or have it answered with synth.answer",
+                        fix="remove it, or add an answer with synth.answer",
                     )
                 yield number, row
                 number += 1
 
     def seed_count(self) -> int:
-        """How many rows there are."""
+        """The number of rows."""
         return sum(len(dataset) for dataset in self.rows)
 
     def rubrics(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""`synth.paraphrase`: what users say, in other words, with the same answers."""
+"""`synth.paraphrase`: rewordings of user turns, with the same answers."""
 
 from collections.abc import Iterator
 
@@ -37,25 +37,25 @@ STYLES = [
 class Paraphrase(Generator):
     """Reword the last user turn of each row, `n` times.
 
-    Answer, label, tools and all other columns stay as they are, and so do the turns before. A
-    rewording that only repeats the row, or another of its rewordings, is rejected. Rewordings are
-    asked for one by one, each in the next of `styles`, so that raising `n` asks only for more.
+    The answer, label, tools, other columns and earlier turns stay unchanged. A rewording that
+    repeats the row or another of its rewordings is rejected. Each rewording is a request of its own
+    with the next of `styles`, so raising `n` sends only the additional requests.
     """
 
     USE = "synth.paraphrase"
     DEFAULT_PROMPT = TEMPLATE
     COPIES = "siblings"
 
-    n: int = setting(3, ge=1, le=MOST_VARIANTS, help="Rewordings of each row.")
+    n: int = setting(3, ge=1, le=MOST_VARIANTS, help="Number of rewordings of each row.")
     styles: list[str] = setting(
         STYLES,
         min_length=1,
-        help="How to reword: the first rewording in the first style, and so on, round and round. "
-        "The template sees it as `style`.",
+        help="How to reword, used in turn for the rewordings of a row. The template sees it as "
+        "`style`.",
     )
 
     def requests(self, rows: int) -> int:
-        """One for each rewording."""
+        """One request for each rewording."""
         return rows * self.n
 
     def siblings(self, number: int) -> range:

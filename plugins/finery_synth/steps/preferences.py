@@ -16,20 +16,21 @@ from finery_synth.generator import MOST_RETRIES, Generator
 
 
 class Preferences(Generator, keeps_prompts=True):
-    """Make preferences of several answers to each prompt, for `trl.dpo`.
+    """Make preferences from several answers to each prompt, for `trl.dpo`.
 
-    `chosen: best`: the model answers each prompt `n` times. Chosen is the best answer that passes
-    all `checks`, rejected the worst: first those that fail a check, then by the score of
-    `checks: judge`. Where no answer is better than another by `margin`, the row is dropped (`tie`).
+    `chosen: best`: the model answers each prompt `n` times. The chosen answer is the best one that
+    passes all `checks`. The rejected answer is the worst: answers that fail a check come first,
+    then those with the lowest score of `checks: judge`. If no answer is better than another by
+    `margin`, the row is dropped (`tie`).
 
-    `chosen: row`: chosen is the row's own answer, rejected what the model, e.g. the one that was
-    tuned, answers wrongly: an answer that isn't the row's own and, where there are `checks`, fails
-    one. Without checks every other answer is wrong. A row that the model always gets right is
+    `chosen: row`: the chosen answer is the row's own. The rejected answer is a wrong answer of the
+    model, e.g. the tuned one: it differs from the row's own and, if there are `checks`, fails one.
+    Without checks, every other answer is wrong. A row that the model always answers correctly is
     dropped (`all-right`).
 
-    Answers that say the same make no pair. Rows keep their other columns; with `generated.jsonl`
-    saying which answers were taken and why. An answer that can't be used at all (empty, cut off, a
-    refusal, an error) is asked for again.
+    Answers with the same meaning make no pair. Rows keep their other columns, and `generated.jsonl`
+    records which answers were used and why. If an answer can't be used (empty, truncated, a
+    refusal, an error), the request is repeated.
     """
 
     USE = "synth.preferences"
@@ -38,23 +39,29 @@ class Preferences(Generator, keeps_prompts=True):
     chosen: Literal["best", "row"] = setting(
         "best", help="best: the best of `n` answers. row: the row's own answer."
     )
-    n: int = setting(4, ge=1, le=MOST_VARIANTS, help="Answers to each prompt.")
+    n: int = setting(4, ge=1, le=MOST_VARIANTS, help="Number of answers to each prompt.")
     pairs: int = setting(
-        1, ge=1, le=MOST_VARIANTS, help="Most pairs of a prompt, each with another rejected answer."
+        1,
+        ge=1,
+        le=MOST_VARIANTS,
+        help="Maximum pairs for a prompt, each with a different rejected answer.",
     )
     margin: int = setting(
-        1, ge=1, help="Least difference between the judge's scores of the two answers."
+        1, ge=1, help="Minimum difference between the judge's scores of the two answers."
     )
     compare: list[str] = setting(
         [],
-        help="Of `chosen: row`: fields that an answer must share with the row's own to be right "
-        "(JSON objects, or lines `name: value`). Default: the whole text, but for case and spaces; "
-        "of JSON its value.",
+        help="For `chosen: row`: fields that must equal those of the row's own answer for an "
+        "answer to be right (JSON objects, or lines `name: value`). Default: the whole text "
+        "without case and whitespace, or the JSON value.",
         examples=[["category", "priority"]],
     )
-    checks: Checks = setting(Checks(), help="What a good answer must pass.")
+    checks: Checks = setting(Checks(), help="Checks that a good answer must pass.")
     retries: int = setting(
-        2, ge=0, le=MOST_RETRIES, help="How often an answer is asked for again that can't be used."
+        2,
+        ge=0,
+        le=MOST_RETRIES,
+        help="How often a request is repeated if its answer can't be used.",
     )
 
     def check(self) -> None:
@@ -62,31 +69,31 @@ class Preferences(Generator, keeps_prompts=True):
         super().check()
         if self.checks.similarity is not None:
             raise UsageError(
-                "answers to one prompt are alike", where="checks.similarity", fix="drop it"
+                "answers to the same prompt are similar", where="checks.similarity", fix="remove it"
             )
         if self.n > 1 and self.temperature == 0:
             raise UsageError(
                 "at temperature 0 all answers to a prompt are the same",
                 where="n",
-                fix="a temperature above 0" if self.chosen == "best" else "n: 1",
+                fix="set a temperature above 0" if self.chosen == "best" else "set n: 1",
             )
         if self.chosen == "row":
             return
         if self.n < 2:
-            raise UsageError("one answer makes no pair", where="n", fix="n: 2 or more")
+            raise UsageError("a pair needs two answers", where="n", fix="set n: 2 or more")
         if self.compare:
             raise UsageError(
-                "`compare` is about the row's own answer", where="compare", fix="chosen: row"
+                "`compare` needs the row's own answer", where="compare", fix="set chosen: row"
             )
         if self.checks == Checks():
             raise UsageError(
-                "nothing says which answer is better",
+                "`checks` is missing: it determines which answer is better",
                 where="checks",
-                fix="judge: MODEL with checks: {judge: {rubric: …}}, or other checks",
+                fix="set judge: MODEL and checks: {judge: {rubric: …}}, or other checks",
             )
 
     def check_seed(self, row: Row) -> None:
-        """Raise `BadRow` for a row without a prompt, or without the answer to be chosen."""
+        """Raise `BadRow` for a row without a prompt, or without an answer to choose."""
         super().check_seed(row)
         if self.chosen == "best":
             return
@@ -94,16 +101,16 @@ class Preferences(Generator, keeps_prompts=True):
         if not own.strip():
             raise BadRow(
                 "the row has no answer to choose",
-                "drop it, or choose the best of the model's answers: chosen: best",
+                "remove it, or set chosen: best to choose among the model's answers",
             )
         if self.compare and fields_of(self.compare, own) is None:
             raise BadRow(
                 f"its answer doesn't have {' and '.join(self.compare)}",
-                "repair the row, or the names in `compare`",
+                "correct the row, or the names in `compare`",
             )
 
     def requests(self, rows: int) -> int:
-        """One for each answer."""
+        """One request for each answer."""
         return rows * self.n
 
     def tasks(self, prompt: Prompt) -> Iterator[Task]:
@@ -111,7 +118,7 @@ class Preferences(Generator, keeps_prompts=True):
         return row_prompts.row_tasks(self.n, self.seeds(), prompt)
 
     def run(self, job: Job) -> Dataset:
-        """Ask, judge, choose, and write."""
+        """Send requests, judge the answers, choose, and write the pairs."""
         from finery_synth.flow.selection import Selection
 
         self.check()

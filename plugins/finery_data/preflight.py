@@ -4,8 +4,18 @@ import re
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
+from typing import NoReturn
 
-from finery import DataError, Job, Preflight, UsageError, shown
+from finery import (
+    DataError,
+    Job,
+    MemoryRecords,
+    Model,
+    Preflight,
+    StepError,
+    UsageError,
+    shown,
+)
 from finery.rows import Row
 from finery.rows.tables.records import Record, read_table, suffix_of
 from finery.rows.templates.sandbox import names_in
@@ -70,18 +80,21 @@ def first_rows(step: File, job: Job) -> list[Row]:
     return reading.rows
 
 
-class Quiet(Job):
-    """A job that only has folders, for reading rows outside of a build. folder: an empty one."""
+def quiet_job(folder: Path) -> Job:
+    """A job for reading rows outside of a build. folder: an empty one."""
 
-    def __init__(self, folder: Path) -> None:
-        self.out = folder
-        self._scratch = folder / "scratch"
+    def no_engine(model: Model) -> NoReturn:
+        raise StepError("reading rows takes no engine", fix="run the step instead")
 
-    def log(self, message: str) -> None:
-        """Drop the line."""
-
-    def progress(self, done: float, total: float, text: str = "") -> None:
-        """Show nothing."""
+    return Job(
+        out=folder,
+        scratch=folder / "scratch",
+        seed=None,
+        report=lambda event: None,
+        records=MemoryRecords(),
+        find_engine=no_engine,
+        secrets={},
+    )
 
 
 class _FirstRows(Reading):

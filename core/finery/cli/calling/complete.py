@@ -1,4 +1,4 @@
-"""What a shell completes: recipes, steps, step types. See docs/commands for how to turn it on.
+"""What a shell completes: recipes, steps, step types. See docs/reference/recipe.md for how to turn it on.
 
 Nothing here may fail or print: a shell has asked, not a person.
 """

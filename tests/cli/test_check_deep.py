@@ -221,10 +221,12 @@ def test_rows_of_a_heavy_step_wait_for_its_build(deep: Callable[..., Result]) ->
     recipe = recipe.replace("model: base, rows: rows", "model: base, rows: [rows, more]")
     ran = deep(recipe_yaml=recipe)
     assert ran.return_value == 0, ran.output
-    assert "note: sft is not proven with more, which isn't built yet" in ran.stdout
+    assert "note: sft isn't verified with more, which isn't built yet" in ran.stdout
     assert "fix: finery build --step more" in ran.stdout
     assert "sft: rows  trl.sft\n  rows        2 rows" in ran.stdout
-    assert ran.stdout.endswith("0 of 1 training proven, 1 not wholly, for want of built steps\n")
+    assert ran.stdout.endswith(
+        "0 of 1 training verified, 1 partially: some inputs aren't built yet\n"
+    )
 
 
 def watched(rows: str) -> str:
@@ -245,7 +247,7 @@ def test_watched_rows_of_a_heavy_step_are_waited_for(deep: Callable[..., Result]
     recipe = watched("more").replace("train:", "  more: {use: far.slow, rows: seen}\ntrain:")
     ran = deep(recipe_yaml=recipe, seen_jsonl=lines(said("hi", "late")))
     assert ran.return_value == 0, ran.output
-    assert "note: sft is not proven with more, which isn't built yet" in ran.stdout
+    assert "note: sft isn't verified with more, which isn't built yet" in ran.stdout
     assert "sft: rows  trl.sft\n  rows        2 rows" in ran.stdout
 
 

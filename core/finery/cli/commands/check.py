@@ -1,4 +1,4 @@
-"""`finery check`: is the recipe right, before anything runs."""
+"""`finery check`: check a recipe before anything runs."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @recipe_words
 @set_option
 @click.option(
-    "--deep", is_flag=True, help="Also build what is light and prove every training's rows."
+    "--deep", is_flag=True, help="Also build lightweight steps and validate all training rows."
 )
 @click.option(
     "--rows",
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     type=click.IntRange(0),
     default=3,
     show_default=True,
-    help="With --deep: rows of each data set to show, with where loss lies.",
+    help="With --deep: number of rows of each data set to show, with their loss marked.",
 )
 @json_option
 def command(
@@ -55,7 +55,7 @@ def command(
     else:
         print_notes(graph, notes)
         steps = counted(len(graph.nodes), "step")
-        click.secho(f"{graph.recipe.path} is fine: {steps}", fg="green")
+        click.secho(f"{graph.recipe.path} is valid: {steps}", fg="green")
     if not deep:
         return 0
     from finery.build.project import open_store

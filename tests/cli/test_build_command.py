@@ -55,7 +55,7 @@ def test_the_recipe_may_be_named_by_file_or_folder_from_anywhere(t: Project) -> 
     assert (t.folder / "build/t/b").is_dir()
     code, _, err = away.run("build")
     assert code == 2
-    assert "recipe.yaml was not found" in err
+    assert "there is no recipe recipe.yaml" in err
 
 
 @pytest.mark.parametrize(("args", "says"), [

@@ -70,7 +70,7 @@ def recipe_file(path: Path) -> Path:
     if not file.exists():
         # Checked here, before a store is created next to a missing recipe.
         raise UsageError(
-            f"{file} was not found", fix="name a recipe, or create one: finery init DIR"
+            f"there is no recipe {file}", fix="name one, or create one: finery init DIR"
         )
     return file
 
@@ -107,7 +107,7 @@ def _recipe_here(words: Sequence[str], command: str, takes_step: bool) -> Path:
     """`recipe.yaml` here, with the steps that the words name."""
     path = Path(RECIPE)
     if words and not takes_step:
-        raise UsageError(f"recipe '{words[0]}' was not found", fix=f"finery {command} RECIPE")
+        raise UsageError(f"there is no recipe '{words[0]}'", fix=f"finery {command} RECIPE")
     if words and not path.exists():
         raise UsageError(
             f"'{words[0]}' is not a recipe, and there is no {RECIPE} here with a step of that name",

@@ -773,6 +773,10 @@ def test_what_answers_cost_stays_visible(taught: Callable[..., Project], server:
     made.write({"rows.jsonl": lines(21)})
     more = made.run("build").err
     assert re.search(r"; cost \$\d+\.\d\d, \$\d+\.\d+ in this build\n", more), more
+    made.edit("recipe.yaml", "rows: rows}", "rows: rows, max_tokens: 64, ignore_case: true}")
+    rerun = made.run("build").err
+    assert "1 built" in rerun
+    assert re.search(r"\); cost \$\d+\.\d\d\n", rerun), "its answers come from the cache"
 
 
 def test_a_build_that_is_killed_asks_the_rest_only(

@@ -134,7 +134,7 @@ class _Row:
                 self._measure(event["name"], event["value"])
             case "step_finished":
                 self.state, self.seconds = "done", event["seconds"]
-                self.dollars = event["dollars"]
+                self.dollars = event.get("dollars", 0.0)
             case "step_cached":
                 self.state = "cached"
             case "step_failed":

@@ -1,4 +1,4 @@
-"""`finery check --deep`: trainings are proven, nothing is trained."""
+"""`finery check --deep`: the rows of trainings are verified, and nothing is trained."""
 
 import json
 from collections.abc import Callable
@@ -35,7 +35,7 @@ class Outline(Preflight):
 
 
 class Hub(Step, sections=("models",), seeded=False, pinned=Commit, preflight=Outline):
-    '''A model that lies far away.'''
+    '''A model on another machine.'''
 
     repo: str = setting("org/small", help="Its name.")
     sketchy: bool = setting(True, help="Its tokenizer can be had alone.")
@@ -277,7 +277,7 @@ def test_an_error_that_is_reached_by_two_ways_is_told_once(
 def test_a_recipe_without_trainings_says_so(deep: Callable[..., Result]) -> None:
     ran = deep(recipe_yaml=RECIPE.partition("train:")[0])
     assert ran.return_value == 0
-    assert ran.stdout.endswith("there is no training whose rows could be proven\n")
+    assert ran.stdout.endswith("the recipe has no training with rows to verify\n")
 
 
 def test_a_pin_that_fails_is_told_with_its_step(deep: Callable[..., Result]) -> None:

@@ -108,7 +108,7 @@ class _Built(NamedTuple):
 
 
 def story_of(graph: Graph, store: Store, row_id: str, *, step: str = "", output: str = "") -> Story:
-    """The story of the row whose id begins with `row_id`.
+    """The story of the row with an id that begins with `row_id`.
 
     step, output: limit the story to what leads to the row there and what that step did with it.
     Raises `UsageError` if there is no such row, or more than one.

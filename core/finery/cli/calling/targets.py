@@ -14,7 +14,7 @@ from typing import NamedTuple
 from finery.errors import FineryError, UsageError
 
 RECIPE = "recipe.yaml"
-"""The recipe where none is named; also the one that a folder stands for."""
+"""The default recipe, and the recipe of a folder."""
 
 
 class Target(NamedTuple):

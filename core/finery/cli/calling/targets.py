@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from finery.errors import FineryError, UsageError
+from finery.util.files import check_plain
 
 RECIPE = "recipe.yaml"
 """The default recipe, and the recipe of a folder."""
@@ -65,9 +66,9 @@ def names_recipe(word: str, *, strict: bool = False) -> bool:
 
 def recipe_file(path: Path) -> Path:
     """The file of a recipe that is named by its file or folder. `UsageError` if it is missing."""
-    file = path.expanduser()
-    file = file / RECIPE if file.is_dir() else file
-    if not file.exists():
+    file = Path(os.path.expanduser(path))
+    file = file / RECIPE if os.path.isdir(file) else file
+    if not os.path.exists(file):
         # Checked here, before a store is created next to a missing recipe.
         raise UsageError(
             f"there is no recipe {file}", fix="name one, or create one: finery init DIR"
@@ -79,6 +80,7 @@ def is_step(word: str, recipe: Path) -> bool:
     """Whether a word names a step of a recipe, or an output of one."""
     name = word.partition(".")[0]
     try:
+        check_plain(recipe)
         if name.encode() not in recipe.read_bytes():  # most often, so there is nothing to parse
             return False
     except (OSError, UnicodeEncodeError):

@@ -134,8 +134,10 @@ def _report(line: str, last: deque[str], job: Job) -> None:
         job.progress(int(bar[1]), 100, "converting to GGUF")
     elif line:
         last.append(line)
-        if line.startswith(("WARNING", "ERROR")):
-            job.log(line)
+        level, _, message = line.partition(":hf-to-gguf:")
+        # It draws frames of asterisks around what `_failure` says in a line.
+        if level in ("WARNING", "ERROR") and message and not message.startswith("**"):
+            job.log(f"llama.cpp's converter: {message}")
 
 
 def _failure(last: list[str], output: Path) -> StepError:

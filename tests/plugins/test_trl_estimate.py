@@ -136,6 +136,12 @@ def test_sizes_from_a_config() -> None:
 
 @pytest.mark.parametrize(("change", "why"), [
     ({"num_experts": 128}, "mixture of experts"), ({"hidden_size": None}, "config.json"),
+    ({"num_attention_heads": 0}, "num_attention_heads in its config.json is not a whole number"),
+    ({"vocab_size": 10**300}, "vocab_size in its config.json is not"),
+    ({"intermediate_size": [1, 2]}, "intermediate_size in its config.json is not"),
+    ({"hidden_size": float("nan")}, "hidden_size in its config.json is not"),
+    ({"num_key_value_heads": "a"}, "num_key_value_heads in its config.json is not"),
+    ({"text_config": [1]}, "text_config of its model is not an object"),
 ])  # fmt: skip
 def test_sizes_that_cannot_be_told(change: dict[str, Any], why: str) -> None:
     with pytest.raises(Unknown, match=why):

@@ -74,7 +74,8 @@ def result_of(graph: Graph, store: Store, name: str) -> tuple[Result, bool]:
     last = planner.latest.get(name)
     result = store.lookup(last[0]) if last else None
     if result is None:
-        raise UsageError(f"step '{name}' isn't built yet", fix=f"finery build --step {name}")
+        fix = f"finery build {graph.recipe.argument}--step {name}"
+        raise UsageError(f"step '{name}' isn't built yet", fix=fix)
     return result, False
 
 

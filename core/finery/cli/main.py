@@ -10,7 +10,7 @@ import click
 from finery.builtin import COMMANDS
 from finery.errors import DISK_FULL, FineryError
 from finery.util.references import load_reference
-from finery.util.text import did_you_mean
+from finery.util.text import did_you_mean, visible
 
 if TYPE_CHECKING:
     from finery.plugin.manager import Table
@@ -103,12 +103,14 @@ def main() -> None:
 
 
 def _warn_of_broken_plugins() -> None:
-    """Say which plugins were left out, unless the command itself did."""
+    """Warn of the plugins that can't be used, unless the command reported them."""
     manager = sys.modules.get("finery.plugin.manager")
     if manager is None:  # no command of this kind needed plugins
         return
     for plugin in manager.left_out():
-        text = f"plugin '{plugin.name}' is left out: {plugin.error.what} (see `finery plugins`)"
+        named = plugin.error.what.startswith(f"plugin '{plugin.name}'")
+        what = plugin.error.what if named else f"plugin '{plugin.name}': {plugin.error.what}"
+        text = visible(f"{what}; finery goes on without it (see finery plugins)")
         click.echo(f"{click.style('warning:', fg='yellow')} {text}", err=True)
 
 

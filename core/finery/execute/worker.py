@@ -24,7 +24,7 @@ from finery.artifact.kinds import Artifact, Model
 from finery.artifact.manifest import Manifest
 from finery.errors import DISK_FULL, FineryError, StepError
 from finery.execute.log import redirect_to
-from finery.execute.task import AHEAD, Closing, Done, Failed, Task
+from finery.execute.task import AHEAD, Closing, Done, Failed, Task, Used
 from finery.execute.undeclared import load_files, noted
 from finery.fields import Files
 from finery.inference.engine import Engine
@@ -136,8 +136,12 @@ def outputs_of(task: Task, send: Send) -> dict[str, Manifest]:
         pinned=task.pinned,
         kept=root / PINNED,
     )
-    with noted(task, plugins, send):
-        returned = plugins.hook.finery_run_step(step=step, job=job)
+    try:
+        with noted(task, plugins, send):
+            returned = plugins.hook.finery_run_step(step=step, job=job)
+    finally:  # what a step that failed has spent is spent, too
+        if job.usage.dollars:
+            send(Used(event="used", dollars=job.usage.dollars))
     artifacts = _by_name(returned, expected, task.use)
     _check_apart(artifacts)
     manifests: dict[int, Manifest] = {}  # one artifact may have two names: its files move once

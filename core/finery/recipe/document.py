@@ -4,6 +4,7 @@ YAML is read the way people mean it: `2e-4` is a number, `no` and `on` are strin
 twice is an error, aliases can't blow up, tags can't make objects.
 """
 
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,11 @@ class Recipe:
     def folder(self) -> Path:
         """The recipe's folder: its paths are relative to it."""
         return self.path.parent
+
+    @property
+    def argument(self) -> str:
+        """How a command line names it, with a space after it; empty for `recipe.yaml` here."""
+        return "" if shown(self.path) == "recipe.yaml" else f"{shlex.quote(shown(self.path))} "
 
     @property
     def name(self) -> str:

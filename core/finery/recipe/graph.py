@@ -15,6 +15,7 @@ from finery.recipe.steptypes import StepTypes
 from finery.recipe.validate import check_recipe, convert_step, raise_all
 from finery.step.inspect import SECTIONS, Slot, nested_steps, slots_of
 from finery.step.step import Step
+from finery.util.paths import shown
 from finery.util.text import did_you_mean
 
 if TYPE_CHECKING:
@@ -66,6 +67,14 @@ class Graph:
     nodes: dict[str, Node]
     whole: "Graph | None" = None  # what this one was selected from
 
+    def require(self, name: str) -> None:
+        """Raise `UsageError` where the recipe has no such step."""
+        if name not in self.nodes:
+            raise UsageError(
+                f"{shown(self.recipe.path)} has no step '{name}'",
+                fix=did_you_mean(name, self.nodes),
+            )
+
     def select(self, names: Sequence[str]) -> "Graph":
         """The graph of these steps and all that they wait for. Empty `names`: the whole."""
         if not names:
@@ -74,12 +83,7 @@ class Graph:
         stack = list(names)
         while stack:
             name = stack.pop()
-            if name not in self.nodes:
-                raise UsageError(
-                    f"the recipe has no step '{name}'",
-                    where="--step",
-                    fix=did_you_mean(name, self.nodes),
-                )
+            self.require(name)
             if name not in wanted:
                 wanted.add(name)
                 stack.extend(self.nodes[name].upstream())

@@ -1,6 +1,6 @@
 """What a plugin author subclasses: a step type is a class with typed fields and `run`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -73,6 +73,13 @@ class Step(Settings):
     def uses_seed(self) -> bool:
         """Whether the seed can change the output; only then it is in the key."""
         return type(self).__spec__.seeded
+
+    def choices(self) -> Mapping[str, Sequence[str]]:
+        """The keys that settings which are mappings may have, where inputs decide them.
+
+        For editors: `{"require": ["sft.accuracy", …]}`. Inputs are placeholders.
+        """
+        return {}
 
     def variables(self) -> tuple[str, ...]:
         """Environment variables that settings name: the step gets them as if `env:` named them."""

@@ -112,6 +112,19 @@ def size(count: float) -> str:
     return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
 
 
+def in_dollars(value: float) -> str:
+    """An amount of money: `$0.52`, `$1,204.00`; less than a cent with more digits: `$0.0042`."""
+    return f"${value:,.2f}" if value >= 0.01 else f"${value:.4f}"
+
+
+def cost_words(total: float, now: float = 0.0) -> str:
+    """What all that is built cost, to add to a line; now: how much of it this build spent."""
+    spent = (
+        f", {in_dollars(now)} in this build" if now and in_dollars(now) != in_dollars(total) else ""
+    )
+    return f"; cost {in_dollars(total)}{spent}" if total or now else ""
+
+
 def percent(share: float) -> str:
     """A share as a percentage: `91.7 %`."""
     return f"{100 * share:.1f} %"

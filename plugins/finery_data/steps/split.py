@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 from blake3 import blake3
 
-from finery import Artifact, DataError, Dataset, Job, Step, did_you_mean, setting, takes
+from finery import Artifact, DataError, Dataset, Job, Step, did_you_mean, percent, setting, takes
 from finery.rows import Row, answer_text, row_id
 from finery.rows.dropped import Drops
 from finery.rows.near import Common, normalised
@@ -308,7 +308,7 @@ def _report(step: Split, survey: _Survey, chosen: bytes, job: Job) -> None:
     parts = []
     for name, share in step.shares().items():
         size = sizes[SPLITS.index(name)]
-        parts.append(f"{name} {size:,} ({size / total:.1%}, asked {share:.1%})")
+        parts.append(f"{name} {size:,} ({percent(size / total)}, asked {percent(share)})")
     job.log(f"{total:,} rows: {', '.join(parts)}")
     empty = [n for n in step.shares() if not sizes[SPLITS.index(n)]]
     if empty:
@@ -371,7 +371,7 @@ def _strata_lines(survey: _Survey, chosen: bytes, column: str) -> Iterator[str]:
         return
     for split, index in asked.items():
         part = [counts[s, index] / n for s, n in total.items()]
-        low, high = f"{min(part):.1%}", f"{max(part):.1%}"
+        low, high = percent(min(part)), percent(max(part))
         yield f"{split} has {low} to {high} of the rows of each of {len(part)} values of {column}"
 
 

@@ -17,6 +17,10 @@ REQUEST_SECONDS = 1.0
 """How long a plan waits for the hub to accept a connection, and to answer."""
 
 
+LARGEST = 2**24
+"""Of any size of a model: layers, heads, features, tokens of the vocabulary."""
+
+
 class Unknown(Exception):
     """A model's sizes are unknown; the message says why, as the end of a sentence."""
 
@@ -87,26 +91,39 @@ def of_config(config: Mapping[str, Any], parameters: float | None = None) -> Arc
     parameters: of the whole model, where known; decides whether the output matrix is tied.
     """
     config = config.get("text_config") or config
+    if not isinstance(config, Mapping):
+        raise Unknown("the text_config of its model is not an object")
     if any(config.get(name) for name in ("num_local_experts", "num_experts", "n_routed_experts")):
         raise Unknown("its model is a mixture of experts")
-    try:
-        heads, hidden = config["num_attention_heads"], config["hidden_size"]
-        sizes = Architecture(
-            layers=config["num_hidden_layers"],
-            hidden=hidden,
-            intermediate=config["intermediate_size"],
-            heads=heads,
-            kv_heads=config.get("num_key_value_heads") or heads,
-            head_size=config.get("head_dim") or hidden // heads,
-            vocabulary=config["vocab_size"],
-            tied=bool(config.get("tie_word_embeddings", False)),
-        )
-    except (KeyError, TypeError) as error:
-        raise Unknown(f"the config.json of its model has no {error}") from None
+
+    def size(name: str, default: int | None = None) -> int:
+        value = config.get(name)
+        if value is None and default is None:
+            raise Unknown(f"the config.json of its model has no {name!r}")
+        return _checked(default if value is None else value, f"{name} in its config.json")
+
+    heads, hidden = size("num_attention_heads"), size("hidden_size")
+    sizes = Architecture(
+        layers=size("num_hidden_layers"),
+        hidden=hidden,
+        intermediate=size("intermediate_size"),
+        heads=heads,
+        kv_heads=size("num_key_value_heads", heads),
+        head_size=size("head_dim", max(1, hidden // heads)),
+        vocabulary=size("vocab_size"),
+        tied=bool(config.get("tie_word_embeddings", False)),
+    )
     if parameters is None:
         return sizes
     forms = [sizes._replace(tied=tied) for tied in (True, False)]
     return min(forms, key=lambda form: abs(form.parameters() - parameters))
+
+
+def _checked(value: Any, what: str) -> int:
+    """A size from a stranger's file. Raises `Unknown` unless it is a whole number that can be."""
+    if isinstance(value, int) and 0 < value <= LARGEST:
+        return value
+    raise Unknown(f"{what} is not a whole number from 1 to {LARGEST:,}")
 
 
 def of_gguf(path: Path) -> Architecture:
@@ -124,9 +141,9 @@ def of_gguf(path: Path) -> Architecture:
         value = values.get(f"{name}.{key}", default)
         if isinstance(value, Array):
             raise Unknown(f"its model's layers differ ({name}.{key})")
-        if not isinstance(value, int):
+        if value is None:
             raise Unknown(f"the header of {path.name} has no {name}.{key}")
-        return value
+        return _checked(value, f"{name}.{key} in the header of {path.name}")
 
     heads, hidden = size("attention.head_count"), size("embedding_length")
     return Architecture(
@@ -135,7 +152,7 @@ def of_gguf(path: Path) -> Architecture:
         intermediate=size("feed_forward_length"),
         heads=heads,
         kv_heads=size("attention.head_count_kv", heads),
-        head_size=size("attention.key_length", hidden // heads),
+        head_size=size("attention.key_length", max(1, hidden // heads)),
         vocabulary=values.get("tokenizer.ggml.tokens", Array(0)).length,
         tied="output.weight" not in header.tensors,
     )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from finery.cli.console import print_json
-from finery.cli.options import json_option, recipe_argument, set_option
+from finery.cli.options import json_option, recipe_words, set_option
 from finery.util.text import counted
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command("check")
-@recipe_argument
+@recipe_words
 @set_option
 @click.option(
     "--deep", is_flag=True, help="Also build what is light and prove every training's rows."
@@ -40,10 +40,12 @@ def command(
     silence them.
     """
     from finery.build.checks import check_files, note_data, notes_on
-    from finery.build.project import open_graph
+    from finery.build.project import open_graph, open_recipe
     from finery.cli.notes import print_notes
+    from finery.recipe.editor.files import refresh_schema
     from finery.recipe.validate import raise_all
 
+    refresh_schema(*open_recipe(recipe))
     graph = open_graph(recipe, overrides)
     raise_all(check_files(graph))
     notes = notes_on(graph, _built(graph))

@@ -137,9 +137,9 @@ def _quoted(text: str) -> str:
 
 
 def _schema() -> str:
-    from finery.cli.commands.schema import formatted
     from finery.plugin.manager import load_plugins
-    from finery.recipe.schema import recipe_schema
+    from finery.recipe.editor.files import formatted
+    from finery.recipe.editor.schema import recipe_schema
 
     return formatted(recipe_schema(load_plugins()))
 

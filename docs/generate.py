@@ -34,8 +34,9 @@ prints the same in the terminal, and also knows the step types of your plugins.
 """
 COMMANDS = """# Commands
 
-A command takes the recipe as its argument. Without one, it reads `recipe.yaml` in the current
-folder. Every command prints this help with `--help`.
+A command takes a recipe, and many take a step, in either order: `finery show my-recipe sft` and
+`finery show sft my-recipe` are the same. Without a recipe, a command reads `recipe.yaml` in the
+current folder. Every command prints this help with `--help`.
 """
 
 

@@ -146,9 +146,9 @@ def show_outputs(
 
 def _link_of(graph: "Graph", output: "Output") -> Path | None:
     """The link under `build/` that leads to an output, where there is one."""
-    from finery.build.scheduler import build_folder
+    from finery.build.outputs import build_folder
 
-    link = build_folder(graph).joinpath(*output.title.split("."))
+    link = build_folder(graph.recipe).joinpath(*output.title.split("."))
     return link if link.resolve() == output.artifact.path.resolve() else None
 
 

@@ -1,4 +1,4 @@
-"""Files outside the store that `Files` settings name."""
+"""The files outside the store that settings of type `Files` name."""
 
 import copy
 import itertools
@@ -17,9 +17,9 @@ S = TypeVar("S", bound=Settings)
 
 
 def with_files(recipe: Recipe, place: Sequence[str], step: S) -> S:
-    """A copy of a step, at `place` of the recipe, that has its outside files.
+    """A copy of the step at `place` of the recipe, with its outside files.
 
-    Raises what `find_files` raises.
+    Raises the errors of `find_files`.
     """
     opened = copy.deepcopy(step)
     files = {
@@ -31,9 +31,10 @@ def with_files(recipe: Recipe, place: Sequence[str], step: S) -> S:
 
 
 def find_files(recipe: Recipe, place: Sequence[str], files: Files) -> list[tuple[str, Path]]:
-    """(name, path) of each file that a `Files` setting, at `place` of the recipe, names.
+    """(name, path) of each file that the `Files` setting at `place` of the recipe names.
 
-    `RecipeError` when there is none, unless there needn't be any, or several instead of one.
+    Raises `RecipeError` where a required file was not found, and where one file is expected but
+    several match.
     """
     try:
         return _find(files, recipe.folder.absolute())
@@ -131,7 +132,7 @@ def _of_that_name(name: str, folder: Path) -> str | None:
 
 
 def _name(path: Path, folder: Path, pattern: str) -> str:
-    """From the recipe's folder; of a file elsewhere from the folder that its pattern names."""
+    """The path from the recipe's folder; for files elsewhere, from the folder in the pattern."""
     if path.is_relative_to(folder):
         return path.relative_to(folder).as_posix()
     parts = Path(pattern).expanduser().parts

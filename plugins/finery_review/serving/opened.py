@@ -1,4 +1,4 @@
-"""A review opened from a recipe: which rows, which file of decisions, what is known of the rows."""
+"""A review opened from a recipe: its rows, what is known about them, its file of decisions."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -31,10 +31,10 @@ STATUSES = ("accepted", "rejected", "edited", "swapped")
 
 @dataclass
 class Opened:
-    """A review that can begin.
+    """A review that is ready to begin.
 
-    ref: what the recipe calls the rows. applied_by: the step that applies the decisions, empty
-    where there is none. fresh: whether the rows are those that the recipe makes as it is.
+    ref: the rows' name in the recipe. applied_by: the step that applies the decisions, empty if
+    there is none. fresh: whether the rows are up to date with the recipe.
     """
 
     ref: str
@@ -46,8 +46,8 @@ class Opened:
     fresh: bool
 
     def facts(self) -> dict[str, Any]:
-        """How far the review is. here: rows decided by this process; gone: decisions on rows that
-        aren't there; stale: undecided rows that such a decision was about before they changed."""
+        """The progress of the review. here: rows decided by this process; gone: decisions on rows
+        that no longer exist; stale: undecided rows that may be changed versions of those."""
         counts = self.session.counts()
         statuses: dict[str, Any] = {status: counts.get(status, 0) for status in STATUSES}
         decided = sum(statuses.values())
@@ -90,7 +90,7 @@ def open_review(step: str, recipe: Path, overrides: Sequence[str], reviewer: str
 
 
 def _rows_of(graph: Graph, step: str) -> str:
-    """What the argument stands for: rows, or the rows that a `review.apply` takes."""
+    """The rows that the argument names: a step's, or those that a `review.apply` takes."""
     name = step.partition(".")[0]
     graph.require(name)
     applied = graph.nodes[name].step
@@ -120,7 +120,7 @@ def _decisions_of(graph: Graph, ref: str, step: str) -> tuple[Path, str]:
     if len(set(files.values())) > 1:
         names = ", ".join(files)
         raise UsageError(
-            f"{names} take these rows with a file of decisions each",
+            f"{names} take these rows, each with its own file of decisions",
             fix=f"name one of these steps: finery review {next(iter(files))}",
         )
     if files:

@@ -456,7 +456,7 @@ PLUGINS = {
     "hook not marked": Broken(
         PLUGIN,
         "finery_steps is not marked as a hook",
-        "put @hookimpl above",
+        "add @hookimpl above it",
         "p.py:2",
         plugin("def finery_steps():\n    return {}\n"),
     ),
@@ -468,7 +468,7 @@ PLUGINS = {
     ),
     "hook returns a list": Broken(
         PLUGIN,
-        "finery_steps of plugin 'p' returns a list, not a mapping",
+        "finery_steps of plugin 'p' must return a mapping, but returns a list",
         "return names and what they stand for",
         "p.py",
         plugin("@hookimpl\ndef finery_steps():\n    return ['p.x']\n"),
@@ -488,7 +488,7 @@ PLUGINS = {
     ),
     "plugin of another's name": Broken(
         f"{DATA}plugins: [data.py]\n",
-        "two plugins are named 'data'",
+        "two plugins have the name 'data'",
         "rename",
         "data.py",
         {"data.py": ""},

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 COLLECT_AFTER = 100_000
-"""New objects after which Python looks for garbage. Most of what a command makes lives until its
-end: to look among it as often as by default takes a tenth of the time of a build of 1,000 steps."""
+"""New objects between two garbage collections. Most objects live until the command ends: with
+Python's default, collections take a tenth of the time of a build of 1,000 steps."""
 
 
 class _Commands(click.Group):
     """Commands by the hook `finery_commands`; a command's module is imported when it is called.
 
-    finery's own come first, without loading plugins: no plugin can take their names.
+    finery's own commands come first and load no plugins, so plugins can't replace them.
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -86,9 +86,11 @@ def main() -> None:
 
         print_error(error)
         code = error.exit_code
+    except SystemExit as error:
+        code = ended(error)
     except KeyboardInterrupt:
         code = interrupted()
-    except BrokenPipeError:  # whoever read what we print is gone
+    except BrokenPipeError:  # the reader of our output has ended
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 1)
         os.dup2(nowhere, 2)
@@ -105,7 +107,7 @@ def main() -> None:
 def _warn_of_broken_plugins() -> None:
     """Warn of the plugins that can't be used, unless the command reported them."""
     manager = sys.modules.get("finery.plugin.manager")
-    if manager is None:  # no command of this kind needed plugins
+    if manager is None:  # the command loaded no plugins
         return
     for plugin in manager.left_out():
         named = plugin.error.what.startswith(f"plugin '{plugin.name}'")
@@ -114,7 +116,34 @@ def _warn_of_broken_plugins() -> None:
         click.echo(f"{click.style('warning:', fg='yellow')} {text}", err=True)
 
 
+def ended(error: SystemExit) -> Any:
+    """The exit code where code called `sys.exit`.
+
+    A command of a plugin may; what a command of finery's own calls must not end it unnoticed.
+    """
+    files = []
+    trace = error.__traceback__
+    while trace is not None:
+        files.append((trace.tb_frame.f_code.co_filename, trace.tb_lineno))
+        trace = trace.tb_next
+    own = os.path.join(os.path.dirname(__file__), "commands")
+    if not any(file.startswith(own) for file, _ in files):
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    from finery.cli.console import print_error
+    from finery.errors import PluginError
+
+    file, line = files[-1]
+    print_error(
+        PluginError(
+            f"a plugin ended finery: it calls sys.exit({error.code!r})",
+            where=f"{file}:{line}",
+            fix="raise an error instead, e.g. finery.UsageError",
+        )
+    )
+    return PluginError.exit_code
+
+
 def interrupted() -> int:
-    """Say that Ctrl-C was heard; the exit code for it."""
+    """Print that the command was interrupted; returns the exit code."""
     click.echo("interrupted", err=True)
     return 130

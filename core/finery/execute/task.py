@@ -85,10 +85,14 @@ class Noted(TypedDict):
 
 
 class Used(TypedDict):
-    """What the answers cost that the step asked models for; the last report of a step that did."""
+    """The cost of the step's answers, as its last report.
+
+    dollars: of the answers that it asked models for. worth: of those from the cache, too.
+    """
 
     event: Literal["used"]
     dollars: float
+    worth: float
 
 
 class Done(TypedDict):

@@ -1,4 +1,4 @@
-"""Where plugins come from: entry points of installed distributions, and files beside a recipe."""
+"""Finds plugins: entry points of installed distributions, and files beside a recipe."""
 
 import importlib
 import importlib.util
@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.machinery import (
     BYTECODE_SUFFIXES,
     EXTENSION_SUFFIXES,
@@ -15,9 +16,10 @@ from importlib.machinery import (
     SourceFileLoader,
     SourcelessFileLoader,
 )
+from opcode import opmap
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import pluggy
 from blake3 import blake3
@@ -34,7 +36,7 @@ TABLES = frozenset({
     "finery_steps", "finery_engines", "finery_commands", "finery_executors", "finery_views",
     "finery_notes", "finery_pages",
 })  # fmt: skip
-"""Hooks that return what a plugin provides by name. All others are called as a build goes on."""
+"""Hooks that return what a plugin provides by name. All others are called during a build."""
 
 
 class Plugin:
@@ -52,8 +54,8 @@ class Plugin:
 class BrokenPlugin(NamedTuple):
     """A plugin that can't be used, and why.
 
-    is_vital: whether a build that goes on without it might not be what the user wants: it lies
-    beside the recipe, implements hooks that builds call, or provides what another plugin provides.
+    is_vital: whether finery must not build without it: it is beside the recipe, implements hooks
+    that builds call, or provides a name that another plugin provides, too.
     """
 
     name: str
@@ -63,8 +65,60 @@ class BrokenPlugin(NamedTuple):
 
 
 def known_hooks() -> list[str]:
-    """Names of all hooks, deprecated ones too."""
+    """Names of all hooks, including deprecated ones."""
     return [n for n in (*vars(hooks), *deprecated.HOOKS) if n.startswith("finery_")]
+
+
+# -- code that would end finery ------------------------------------------------------------------
+
+
+class EndedError(Exception):
+    """A plugin's code tried to end the process; the text says how."""
+
+
+@contextmanager
+def surviving() -> Iterator[None]:
+    """Turn what would end this process, or pass for Ctrl-C, into an `EndedError`.
+
+    For code of plugins that finery calls and that has to return: imports, tables of what there is.
+    """
+    exit_at_once, pid, active = os._exit, os.getpid(), True
+
+    def refused(status: int) -> NoReturn:
+        if not active or os.getpid() != pid:  # a child that the plugin forked
+            exit_at_once(status)
+        raise EndedError(f"it calls os._exit({status!r})")
+
+    os._exit = refused
+    try:
+        yield
+    except (Exception, GeneratorExit):
+        raise
+    except SystemExit as error:
+        raise EndedError(f"it calls sys.exit({error.code!r})") from error
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and not _is_raised(error):
+            raise
+        raise EndedError(f"it raises {type(error).__name__}: {error}") from error
+    finally:
+        active = False
+        os._exit = exit_at_once
+
+
+def in_words(error: BaseException, text: object = None) -> str:
+    """What an exception of a plugin says, with its class where that isn't finery's own."""
+    name = "" if isinstance(error, EndedError) else f"{type(error).__name__}: "
+    return f"{name}{error if text is None else text}"
+
+
+def _is_raised(error: BaseException) -> bool:
+    """Whether code raised it by `raise`: what a signal raises comes between other instructions."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return False
+    return trace.tb_frame.f_code.co_code[trace.tb_lasti] == opmap["RAISE_VARARGS"]
 
 
 # -- loading --------------------------------------------------------------------------------------
@@ -74,10 +128,11 @@ def load_entry_point(entry: EntryPoint) -> Plugin:
     """Import the module that an entry point names."""
     origin = origin_of(entry)
     try:
-        module = importlib.import_module(_module_of(entry))
+        with surviving():
+            module = importlib.import_module(_module_of(entry))
     except Exception as error:
         raise PluginError(
-            f"plugin '{entry.name}' of {origin} fails on import: {type(error).__name__}: {error}",
+            f"plugin '{entry.name}' of {origin} fails on import: {in_words(error)}",
             where=f"entry point {GROUP}.{entry.name} = {entry.value}",
             fix=f"repair or uninstall it: pip uninstall {entry.distribution.name}",
         ) from error
@@ -94,10 +149,10 @@ def _module_of(entry: EntryPoint) -> str:
 
 
 class _Source(SourceFileLoader):
-    """Compiles what a file holds now, whatever was compiled of it before.
+    """Always compiles the current source and ignores `.pyc` files.
 
-    Python takes a `.pyc` for fresh by the whole second of the source's time and its size: after a
-    quick edit, or one that keeps the time, another text would run than the one in the key.
+    Python trusts a `.pyc` by the size of the source and its time in whole seconds. After a quick
+    edit, or one that keeps the time, it would run other code than the code in the key.
     """
 
     def get_code(self, fullname: str) -> CodeType | None:
@@ -106,7 +161,7 @@ class _Source(SourceFileLoader):
 
 
 def read_from_source(folder: Path) -> None:
-    """Have modules in a folder and in those below compiled anew wherever they are imported."""
+    """Always compile modules in a folder, and in its subfolders, when they are imported."""
     root = str(folder.absolute())
     if root in _FROM_SOURCE:
         return
@@ -120,7 +175,7 @@ _FROM_SOURCE: set[str] = set()
 
 
 def _finder(path: str) -> FileFinder:
-    """What finds modules in a folder of a project. `ImportError`: another finder's folder."""
+    """A finder for a folder of a project. Raises `ImportError` for other folders."""
     here = os.path.abspath(path or ".")
     is_installed = here.startswith(sys.prefix + os.sep)  # an environment inside the project
     if is_installed or not any(here == r or here.startswith(r + os.sep) for r in _FROM_SOURCE):
@@ -134,39 +189,41 @@ def _finder(path: str) -> FileFinder:
 
 
 def load_file(path: Path) -> Plugin:
-    """Load a plugin file that lies beside a recipe, under a module name of its own."""
+    """Load a plugin file beside a recipe, under a unique module name."""
     from finery.step.inspect import FILE_MODULE
 
     name = f"{FILE_MODULE}{path.stem}_{blake3(str(path).encode()).hexdigest()[:8]}"
     if name not in sys.modules:
         read_from_source(path.parent)
         if str(path.parent) not in sys.path:
-            sys.path.append(str(path.parent))  # `import helper` finds what lies beside it
+            sys.path.append(str(path.parent))  # so that it can import its neighbours
         spec = importlib.util.spec_from_file_location(name, path)
         if spec is None or spec.loader is None:
             raise PluginError(
-                "a plugin file must be a Python file", where=shown(path), fix="name a .py file"
+                "a plugin file must be a Python file", where=shown(path), fix="use a .py file"
             )
         spec.loader = loader = _Source(name, str(path))
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         try:
-            loader.exec_module(module)
+            with surviving():
+                loader.exec_module(module)
         except FineryError:
             del sys.modules[name]
             raise
         except Exception as error:
             del sys.modules[name]
+            cause = error.__cause__ or error if isinstance(error, EndedError) else error
             text = error.msg if isinstance(error, SyntaxError) else error
             raise PluginError(
-                f"plugin file fails on import: {type(error).__name__}: {text}",
-                where=_raised_at(error, path),
+                f"plugin file fails on import: {in_words(error, text)}",
+                where=_raised_at(cause, path),
                 fix="repair it",
             ) from error
     return Plugin(path.stem, sys.modules[name], shown(path), path)
 
 
-def _raised_at(error: Exception, path: Path) -> str:
+def _raised_at(error: BaseException, path: Path) -> str:
     if isinstance(error, SyntaxError):
         return f"{shown(Path(error.filename or path))}:{error.lineno}:{error.offset}"
     line, trace = 1, error.__traceback__
@@ -181,7 +238,7 @@ def _raised_at(error: Exception, path: Path) -> str:
 
 
 def register(manager: pluggy.PluginManager, plugin: Plugin) -> None:
-    """Register a plugin's hooks. `PluginError`, and none is registered, where one is wrong."""
+    """Register a plugin's hooks. If one is wrong, raises `PluginError` and registers none."""
     for name, function in _hook_functions(plugin.module):
         _check_hook(name, function, plugin)
     try:
@@ -189,14 +246,16 @@ def register(manager: pluggy.PluginManager, plugin: Plugin) -> None:
         manager.check_pending()
     except ValueError as error:
         raise PluginError(
-            f"two plugins are named '{plugin.name}'", where=plugin.origin, fix="rename one of them"
+            f"two plugins have the name '{plugin.name}'",
+            where=plugin.origin,
+            fix="rename one of them",
         ) from error
     except pluggy.PluginValidationError as error:
         if manager.is_registered(plugin.module):
             manager.unregister(plugin.module)
         first, *more = str(error).splitlines()
         raise PluginError(
-            f"plugin '{plugin.name}' ({plugin.origin}) breaks the hooks' contract: {first}",
+            f"a hook of plugin '{plugin.name}' ({plugin.origin}) has a wrong signature: {first}",
             fix="compare its hookimpls with docs/howto/plugins.md",
             details=more,
         ) from error
@@ -204,7 +263,7 @@ def register(manager: pluggy.PluginManager, plugin: Plugin) -> None:
 
 
 def _hook_functions(module: ModuleType) -> Iterator[tuple[str, FunctionType]]:
-    """(hook, function) of all functions that are marked as hooks, or named like one."""
+    """(hook, function) of all functions that are marked as a hook or named like one."""
     for name, function in [*vars(module).items()]:
         if isinstance(function, FunctionType):
             marked = getattr(function, "finery_impl", None)
@@ -213,7 +272,7 @@ def _hook_functions(module: ModuleType) -> Iterator[tuple[str, FunctionType]]:
 
 
 def _check_hook(name: str, function: FunctionType, plugin: Plugin) -> None:
-    """Raise `PluginError` for a hook that is mistyped or not marked: it would never be called."""
+    """Raise `PluginError` for a misspelled or unmarked hook, which would never be called."""
     marked = getattr(function, "finery_impl", None)
     known = known_hooks()
     code = function.__code__
@@ -221,7 +280,7 @@ def _check_hook(name: str, function: FunctionType, plugin: Plugin) -> None:
     of = "" if plugin.path else f" of {plugin.origin}"
     if marked is None and name in known:
         raise PluginError(
-            f"{name}{of} is not marked as a hook", where=where, fix="put @hookimpl above"
+            f"{name}{of} is not marked as a hook", where=where, fix="add @hookimpl above it"
         )
     if marked is None or marked.get("optionalhook"):
         return
@@ -237,9 +296,9 @@ def _check_hook(name: str, function: FunctionType, plugin: Plugin) -> None:
 
 
 def acts_in_builds(entry: EntryPoint) -> bool:
-    """Whether an installed plugin implements, as far as can be seen, hooks that builds call.
+    """Whether an installed plugin seems to implement hooks that builds call.
 
-    Where its module can't be imported, its text is searched for their names.
+    If its module can't be imported, its source is searched for their names.
     """
     name = _module_of(entry)
     module = sys.modules.get(name)
@@ -248,7 +307,7 @@ def acts_in_builds(entry: EntryPoint) -> bool:
     try:
         spec = importlib.util.find_spec(name)
         text = Path(spec.origin or "").read_text("utf-8") if spec else ""
-    except Exception:  # its package may fail in any way
+    except (Exception, SystemExit):  # the package may fail in any way
         return True
     acting = [hook for hook in known_hooks() if hook not in TABLES]
     return re.search(rf"\b({'|'.join(acting)})\b|import \*", text) is not None or not text

@@ -14,8 +14,11 @@ import yaml
 from finery.errors import RecipeError, UsageError
 from finery.recipe.excerpt import _excerpt, without_secrets
 from finery.recipe.yaml import _parse
+from finery.util.files import check_plain, read_plain
 from finery.util.paths import shown
 
+LARGEST = 16 << 20
+"""Bytes of a recipe, at most."""
 Path_ = tuple[str | int, ...]
 """A place in the recipe, e.g. `("train", "sft", "lora", "r")`."""
 
@@ -119,16 +122,36 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     return recipe
 
 
-def _read(path: Path) -> tuple[str, yaml.Node, dict[str, Any]]:
+def check_file(path: Path) -> None:
+    """Raise `UsageError` unless the recipe is a file that can be read."""
+    _content(path, 0)
+
+
+def _content(path: Path, most: int = LARGEST) -> bytes:
+    """What the file of a recipe holds. most: 0 only looks whether it can be read."""
     try:
-        raw = path.read_bytes()
+        if not most:
+            check_plain(path)
+            return b""
+        return read_plain(path, most)
     except FileNotFoundError:
         raise UsageError(
             f"recipe {shown(path)} was not found",
             fix="name a recipe, or create one: finery init DIR",
         ) from None
     except OSError as error:
-        raise UsageError(f"can't read the recipe {shown(path)}: {error.strerror}") from error
+        raise UsageError(
+            f"can't read the recipe {_short(shown(path))}: {error.strerror}",
+            fix="name a recipe file, or make one: finery init DIR",
+        ) from error
+
+
+def _short(path: str) -> str:
+    return path if len(path) <= 200 else f"{path[:80]}…{path[-40:]}"
+
+
+def _read(path: Path) -> tuple[str, yaml.Node, dict[str, Any]]:
+    raw = _content(path)
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

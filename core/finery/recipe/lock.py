@@ -7,7 +7,10 @@ from pathlib import Path
 import yaml
 
 from finery.errors import UsageError
+from finery.util.files import read_plain
 
+LARGEST = 16 << 20
+"""Bytes of a lock file, at most."""
 _HEAD = """\
 # Outside names and what finery resolved them to. Commit this file.
 # To resolve them again: finery build --update-lock
@@ -48,9 +51,15 @@ class Lock:
 
     def _load(self) -> dict[str, str]:
         try:
-            loaded = yaml.safe_load(self.path.read_text(encoding="utf-8"))
+            loaded = yaml.safe_load(read_plain(self.path, LARGEST).decode())
         except FileNotFoundError:
             return {}
+        except OSError as error:
+            raise UsageError(
+                f"can't be read: {error.strerror}",
+                where=str(self.path),
+                fix="restore it from git, or move it away to pin all names anew",
+            ) from None
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise UsageError(
                 f"the lock file can't be read: {error}",

@@ -39,12 +39,15 @@ class Job:
         secrets: Mapping[str, str],
         pinned: str | None = None,
         kept: Path | None = None,
+        lock_scratch: Callable[[], None] | None = None,
     ) -> None:
+        """lock_scratch: is called before the scratch folder is used."""
         self.pinned = pinned
         self.kept = kept or scratch
         self.usage = Usage()
         self.out = out
         self._scratch = scratch
+        self._lock_scratch = lock_scratch
         self.records = records
         self._seed = seed
         self._report = report
@@ -54,6 +57,8 @@ class Job:
     @property
     def scratch(self) -> Path:
         """The scratch folder, created on first use."""
+        if self._lock_scratch is not None:
+            self._lock_scratch()
         self._scratch.mkdir(parents=True, exist_ok=True)
         return self._scratch
 

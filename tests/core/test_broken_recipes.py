@@ -163,7 +163,9 @@ TOP = {
         "must map names to steps",
         "data: {NAME:",
     ),
-    "name with slash": Broken(f"{DATA}name: {HERE}a/b\n", "can't be named 'a/b'", "use letters"),
+    "name with slash": Broken(
+        f"{DATA}name: {HERE}a/b\n", "can't be named 'a/b'", "letters, digits"
+    ),
     "name is a number": Broken(f"{DATA}name: {HERE}3\n", "'name' can't be 3", "put it in quotes"),
     "seed below 0": Broken(f"{DATA}seed: {HERE}-1\n", "'seed' can't be -1", "at least 0, at most"),
     "seed as text": Broken(f"{DATA}seed: {HERE}'7'\n", "'seed' can't be '7'", "write seed: 7"),
@@ -200,12 +202,12 @@ STEPS = {
     "slash in a step's name": Broken(
         f"finery: 1\ndata:\n  {HERE}a/b: {{use: data.file}}\n",
         "can't be named 'a/b'",
-        "use letters",
+        "letters, digits",
     ),
     "line break in a step's name": Broken(
         f'finery: 1\ndata:\n  {HERE}"a\\n": {{use: data.file}}\n',
         "can't be named 'a",
-        "use letters",
+        "letters, digits",
     ),
     "one name in two sections": Broken(
         f"{DATA}generate:\n  {HERE}rows: {{use: data.file, path: rows.jsonl}}\n",

@@ -18,7 +18,7 @@ from finery.step.inspect import RESERVED, SECTIONS, inputs_of, nested_fields, se
 from finery.step.step import Step
 from finery.util.text import did_you_mean, nearest
 
-_NAME_FIX = "use letters, digits, - and _, starting with a letter or digit (at most 100)"
+_NAME_FIX = "letters, digits, - and _, starting with a letter or digit, at most 100 characters"
 
 
 def check_recipe(recipe: Recipe, plugins: StepTypes) -> list[FineryError]:
@@ -78,7 +78,7 @@ def _check_silence(recipe: Recipe, plugins: StepTypes) -> Iterator[FineryError]:
 def _name_fix(name: str) -> str:
     """The nearest allowed name, and what is allowed."""
     near = "-".join(re.findall(r"[A-Za-z0-9_-]+", name)).lstrip("-_")[:100]
-    return f"write {near}: {_NAME_FIX}" if near else _NAME_FIX
+    return f"write {near} ({_NAME_FIX})" if near else f"use {_NAME_FIX}"
 
 
 def is_name(text: str) -> bool:

@@ -2,15 +2,17 @@
 
 If a step has secrets, a filter process removes them before anything is written. The filter is not
 in a process group that is killed with the step, and ends when no process can print any more. It is
-this file, run as a script, which imports nothing from finery so that it starts quickly.
+this file, run as a script, which imports very little so that it starts quickly.
 """
 
-import json
 import os
 import re
-import subprocess
 import sys
-from collections.abc import Callable, Mapping
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable, Mapping
 
 LONGEST_LINE = 2**20
 """Most bytes of an unfinished line to hold back, since they may contain part of a secret."""
@@ -18,7 +20,7 @@ DRAIN_SECONDS = 2.0
 """How long to wait for a step's last lines if a process that it left keeps its output open."""
 
 
-def redirect_to(log: str, secrets: Mapping[str, str]) -> Callable[[], None]:
+def redirect_to(log: str, secrets: "Mapping[str, str]") -> "Callable[[], None]":
     """Send what this process and its children print, C libraries included, to a log.
 
     The result ends that for this process. It returns when everything printed is in the log.
@@ -28,6 +30,8 @@ def redirect_to(log: str, secrets: Mapping[str, str]) -> Callable[[], None]:
     if not patterns:
         _print_to(file)
         return lambda: None
+    import subprocess
+
     reading, writing = os.pipe()
     process = subprocess.Popen(
         [sys.executable, "-I", "-S", __file__, str(reading)],
@@ -41,7 +45,7 @@ def redirect_to(log: str, secrets: Mapping[str, str]) -> Callable[[], None]:
     os.close(reading)
     os.close(file)
     assert process.stdin is not None
-    process.stdin.write(json.dumps(patterns).encode())
+    process.stdin.write("\0".join(patterns).encode("utf-8", "surrogateescape"))
     process.stdin.close()
     _print_to(writing)
     return lambda: _end(process)
@@ -55,13 +59,15 @@ def _print_to(file: int) -> None:
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
     _print_to(os.open(os.devnull, os.O_WRONLY))
+    import subprocess
+
     try:
         process.wait(DRAIN_SECONDS)
     except subprocess.TimeoutExpired:  # it continues for processes that still print
         return
 
 
-def _patterns(secrets: Mapping[str, str]) -> list[str]:
+def _patterns(secrets: "Mapping[str, str]") -> list[str]:
     """Regular expressions for the secrets, and for the lines of those that have several."""
     from finery.util.text import SHORTEST_SECRET, secret_pattern
 
@@ -94,8 +100,8 @@ def _write(file: int, text: bytes) -> None:
 
 
 def _main() -> None:
-    patterns = json.load(sys.stdin.buffer)
-    secrets = re.compile("|".join(patterns).encode("utf-8", "surrogateescape"))
+    patterns = sys.stdin.buffer.read().split(b"\0")
+    secrets = re.compile(b"|".join(patterns))
     copy_without(secrets, int(sys.argv[1]), 1, reach=max(map(len, patterns)))
 
 

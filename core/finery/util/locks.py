@@ -94,4 +94,4 @@ def _command(pid: str) -> str:
         line = Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-    return f" ({' '.join(line.split(chr(0)))[:80].strip()})"
+    return f" ({' '.join(line.replace(chr(0), ' ').split())[:80]})"

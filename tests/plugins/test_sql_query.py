@@ -269,7 +269,7 @@ def test_the_result_is_pinned_and_refreshed_when_asked(made: Project) -> None:
     lock = (made.folder / "recipe.lock").read_text()
     assert "sql:TICKETS/" in lock
     assert ": 3 rows, " in lock
-    assert "as pinned: 3 rows" in made.run("plan").out
+    assert "pinned: 3 rows" in made.run("plan").out
     change(made.folder / "t.db", "UPDATE tickets SET body = 'new' WHERE id = 1")
     assert made.ran() == []
     assert said(made.rows("tickets"))[0] == "ticket 0 even"

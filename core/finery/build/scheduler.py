@@ -284,7 +284,7 @@ class Build:
         elif event["event"] == "used":
             self._dollars[task.step] = event["dollars"]
             self.outcome.dollars += event["dollars"]
-            keep_spending(self.store, plan.key, event["dollars"])
+            keep_spending(self.store, plan.key, event["dollars"], event["worth"])
         else:
             fields = {name: value for name, value in event.items() if name != "event"}
             self._emit(f"step_{event['event']}", step=task.step, **fields)

@@ -85,10 +85,14 @@ class Noted(TypedDict):
 
 
 class Used(TypedDict):
-    """The cost of the model answers that the step requested, as its last report."""
+    """The cost of the step's answers, as its last report.
+
+    dollars: of the answers that it asked models for. worth: of those from the cache, too.
+    """
 
     event: Literal["used"]
     dollars: float
+    worth: float
 
 
 class Done(TypedDict):

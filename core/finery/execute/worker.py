@@ -155,8 +155,8 @@ def outputs_of(task: Task, send: Send) -> dict[str, Manifest]:
             with noted(task, plugins, send):
                 returned = plugins.hook.finery_run_step(step=step, job=job)
         finally:  # failed steps cost money, too
-            if job.usage.dollars:
-                send(Used(event="used", dollars=job.usage.dollars))
+            if job.usage.worth:
+                send(Used(event="used", dollars=job.usage.dollars, worth=job.usage.worth))
     artifacts = _by_name(returned, expected, task.use)
     _check_apart(artifacts)
     manifests: dict[int, Manifest] = {}  # an artifact with two names is moved once

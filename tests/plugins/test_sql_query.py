@@ -264,7 +264,7 @@ def made(project: MakeProject) -> Project:
 
 
 def test_the_result_is_pinned_and_refreshed_when_asked(made: Project) -> None:
-    assert "is not pinned in recipe.lock yet" in made.run("plan").out
+    assert "isn't pinned in recipe.lock yet" in made.run("plan").out
     assert made.ran() == ["tickets"]
     lock = (made.folder / "recipe.lock").read_text()
     assert "sql:TICKETS/" in lock

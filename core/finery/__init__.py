@@ -100,6 +100,7 @@ if TYPE_CHECKING:
     from finery.step.job import Job
     from finery.step.step import Step
     from finery.store.database import Store
+    from finery.util.files import check_plain
     from finery.util.installed import version_of
     from finery.util.machine import cpu_count
     from finery.util.paths import shown
@@ -187,6 +188,7 @@ _HOME = {
     "View": "finery.plugin.views.view",
     "asked_of": "finery.plugin.forecasts",
     "base_models": "finery.recipe.graph",
+    "check_plain": "finery.util.files",
     "count_rows": "finery.plugin.forecasts",
     "counted": "finery.util.text",
     "counts_in_words": "finery.plugin.views.display",
@@ -316,6 +318,7 @@ __all__ = [
     "View",
     "asked_of",
     "base_models",
+    "check_plain",
     "count_rows",
     "counted",
     "counts_in_words",

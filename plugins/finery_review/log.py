@@ -10,7 +10,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from finery import DataError, FineryError, StepError, shown
+from finery import DataError, FineryError, StepError, check_plain, shown
 from finery_review.decisions import Decision, Standing, as_line, parse, token_of
 
 GIT_ATTRIBUTES = """\
@@ -102,6 +102,8 @@ class DecisionLog:
                 fix="name a file in it, e.g. reviews: reviews/rows.jsonl",
             )
         try:
+            if not flags & os.O_CREAT or self.path.exists():
+                check_plain(self.path)
             return os.open(self.path, flags, 0o644)
         except FileNotFoundError:
             raise
@@ -193,6 +195,7 @@ def read(path: Path) -> tuple[list[Decision], bytes]:
     Raises `DataError` where the file can't be read, or holds what isn't a decision.
     """
     try:
+        check_plain(path)
         return parse(path.read_bytes(), shown(path))
     except OSError as error:
         raise DataError(f"can't read {shown(path)}: {error.strerror}") from error

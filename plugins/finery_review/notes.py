@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from finery import About, Graph, Node, Note, nearest
+from finery import About, DataError, Graph, Node, Note, nearest
 from finery_review.apply import Apply
 
 NAME = "no-decisions"
@@ -47,4 +47,8 @@ def reviews_file(graph: Graph, node: Node) -> Path:
     """The file of decisions that a `review.apply` takes."""
     step = node.step
     assert isinstance(step, Apply)
-    return graph.recipe.folder.absolute() / Path(step.reviews.patterns[0]).expanduser()
+    folder, path = graph.recipe.folder.absolute(), Path(step.reviews.patterns[0])
+    try:
+        return folder / path.expanduser()
+    except RuntimeError:
+        raise DataError(f"there is no user {path.parts[0]}", fix="write the whole path") from None

@@ -260,3 +260,21 @@ def test_rows_that_are_left_out_anyway_are_no_mistake(project: MakeProject) -> N
     assert made.run("check").code == 0
     made.write({"a.jsonl": BAD * 30})
     assert made.run("check").code == 2
+
+
+@pytest.mark.parametrize(("user", "fix"), [
+    ("{text}", 'fix: write user: "{{ text }}"'),
+    ("Text: ${text}!", 'fix: write user: "Text: {{ text }}!"'),
+    ("<Text>", 'fix: write user: "{{ text }}"'),
+    ("Write a line of [text].", None),
+])  # fmt: skip
+def test_a_template_with_a_name_as_plain_text_is_a_mistake(
+    project: MakeProject, user: str, fix: str | None
+) -> None:
+    columns = f'{{system: "About {{text}}", user: "{user}", assistant: "{{{{ intent }}}}"}}'
+    recipe = (
+        f"finery: 1\nname: t\ndata:\n  a: {{use: data.file, path: a.csv, columns: {columns}}}\n"
+    )
+    ran = project({"recipe.yaml": recipe, "a.csv": ROWS}).run("check")
+    assert ran.code == (2 if fix else 0), ran.err
+    assert fix is None or fix in ran.err

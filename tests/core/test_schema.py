@@ -240,7 +240,7 @@ def test_a_recipe_that_is_fine_needs_no_validator(read: Read) -> None:
         ("model", "text"),
         ("path", "text or a list of text, at least 1 of them"),
         ("count", "a whole number, at least 1, at most 9"),
-        ("share", "a number, more than 0, less than 1"),
+        ("share", "a number, greater than 0, less than 1"),
         ("kind", "one of a, b"),
         ("name", "text, matching ^[a-z]+$"),
         ("lora", "a mapping of settings"),

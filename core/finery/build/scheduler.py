@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,7 +24,7 @@ from finery.recipe.graph import Graph, Node, place_of
 from finery.step.inspect import SECTIONS
 from finery.step.step import Step
 from finery.store.database import Store
-from finery.store.links import prune_links
+from finery.store.links import check_outputs_folder, prune_links
 from finery.store.spending import dollars_spent, keep_spending
 from finery.util.events import Event, Listener, happened, new_run_id
 from finery.util.files import FileState, file_state
@@ -76,6 +75,9 @@ class Build:
         states: Mapping[str, FileState] | None = None,
     ) -> None:
         """states: of views, as the last build left them, see `OutputLinks`."""
+        store.check_writable()
+        self.folder = build_folder(graph.recipe)
+        check_outputs_folder(self.folder)
         self.graph = graph
         self.store = store
         self.executor = executor
@@ -87,7 +89,6 @@ class Build:
         self.log = RunLog(store.root / "runs", self.outcome.run)
         self.listeners: list[Listener] = [self.log, *listeners]
         self.project = project_folder(graph.recipe.path)
-        self.folder = build_folder(graph.recipe)
         self.outputs = OutputLinks(store.root, self.folder, states or {})
         self._silenced = set(graph.recipe.data.get("silence") or [])
         self.began = time.time_ns()
@@ -146,6 +147,9 @@ class Build:
             elif self._stopped():
                 break
         data = self.graph.recipe.data
+        if not self.outcome.errors:
+            self._record(now=True)  # sweeping gives up the locks of unrecorded keys
+            self.store.sweep_abandoned()
         prune_links(self.folder, {n for section in SECTIONS for n in data.get(section) or ()})
 
     def _unfinished(self) -> bool:
@@ -324,7 +328,7 @@ class Build:
         ):
             try:
                 self.store.commit(self._unrecorded, run=self.outcome.run)
-            except (OSError, sqlite3.Error) as error:
+            except OSError as error:
                 raise StepError(
                     f"can't keep what the steps made: {error}",
                     fix="free some space and build again: nothing is lost",
@@ -500,5 +504,9 @@ def _death(code: int, task: Task) -> StepError:
             "ending the step's process",
             fix="write fewer or shorter loops and lists in the templates of this step",
         )
-    name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-    return StepError(f"its process died ({name})", fix=f"see {task.log}")
+    if code >= 0:
+        return StepError(
+            f"its process ended with exit code {code} before the step was done",
+            fix=f"see {task.log}; a step must return, not call os._exit",
+        )
+    return StepError(f"its process died ({signal.Signals(-code).name})", fix=f"see {task.log}")

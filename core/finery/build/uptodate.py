@@ -181,9 +181,12 @@ def states_before(
     stamp, states = store.fact(f"stamp of {name}"), store.fact(f"states of {name}")
     if stamp is None or states is None:
         return {}
-    paths = (os.path.join(store.root, path) for path in stamp.decode().split("\n")[1:])
-    numbers = iter(array(NUMBERS, states))
-    return dict(zip(paths, zip(*[numbers] * PARTS, strict=True), strict=False))
+    try:
+        paths = (os.path.join(store.root, path) for path in stamp.decode().split("\n")[1:])
+        numbers = iter(array(NUMBERS, states))
+        return dict(zip(paths, zip(*[numbers] * PARTS, strict=True), strict=False))
+    except ValueError:  # a damaged database
+        return {}
 
 
 def _events(build: "Build") -> str:

@@ -1,4 +1,4 @@
-"""JSON Schemas (2020-12) made from the step types, and the check of a recipe against them."""
+"""JSON Schemas (2020-12) of step types and of whole recipes."""
 
 from functools import lru_cache
 from inspect import cleandoc
@@ -13,10 +13,10 @@ from finery.step.inspect import full_name, inputs_of, nested_fields
 from finery.step.step import Step
 
 NAME = "^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$"
-"""A step's name: it becomes a folder's name and part of `step.output`."""
+"""A step's name becomes a folder's name and part of `step.output`."""
 _STEP_KEYS: dict[str, Any] = {
     "needs": {
-        "description": "Steps to wait for, and to be blocked by when they fail.",
+        "description": "Steps to wait for. If one fails, this step doesn't run.",
         "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
     },
     "seed": {
@@ -27,7 +27,7 @@ _STEP_KEYS: dict[str, Any] = {
         "maximum": 2**31 - 1,
     },
     "env": {
-        "description": "Names of environment variables that are passed to the step, e.g. API keys.",
+        "description": "Names of environment variables to pass to the step, e.g. API keys.",
         "type": "array",
         "items": {
             "type": "string",
@@ -41,7 +41,7 @@ _TOP: dict[str, Any] = {
     "name": {
         "type": "string",
         "pattern": NAME,
-        "description": "The recipe's name; build/NAME/ holds what it makes.",
+        "description": "The recipe's name. Its outputs are in build/NAME/.",
     },
     "seed": {
         "type": "integer",
@@ -58,15 +58,15 @@ _TOP: dict[str, Any] = {
         "type": "array",
         "items": {
             "type": "string",
-            "description": "A note's name; for one step only, with the step before: sft/epochs.",
+            "description": "A note's name, or STEP/NAME for one step only, e.g. sft/epochs.",
         },
-        "description": "Notes not to give, e.g. few-rows, or sft/few-rows for one step.",
+        "description": "Notes to silence, e.g. few-rows, or sft/few-rows for one step.",
     },
 }
 
 
 def step_schema(cls: type[Step]) -> dict[str, Any]:
-    """The schema of one step of this type, as it is written in a recipe; self-contained."""
+    """The self-contained schema of one step of this type, as a recipe writes it."""
     schema: dict[str, Any] = msgspec.json.decode(_encoded_schema(cls))
     return schema
 
@@ -112,7 +112,7 @@ def _input_schema(
 
 
 def _inner_schema(info: FieldInfo) -> dict[str, Any]:
-    """A step inside a step; what it holds is checked by `_check_inner`, type by type."""
+    """A step inside a step; `_check_inner` checks its settings by its type."""
     return {
         "description": info.help,
         "type": ["object", "null"],

@@ -17,7 +17,14 @@ def keep_spending(store: Store, key: str, dollars: float) -> None:
 def dollars_spent(store: Store, keys: Iterable[str]) -> float:
     """What was spent on some keys, each counted once."""
     kept = (store.fact(_name(key)) for key in set(keys))
-    return sum(float(content) for content in kept if content is not None)
+    return sum(_number(content) for content in kept if content is not None)
+
+
+def _number(content: bytes) -> float:
+    try:
+        return float(content)
+    except ValueError:  # a damaged database
+        return 0.0
 
 
 def _name(key: str) -> str:

@@ -15,7 +15,7 @@ def project_folder(recipe: Path) -> Path:
     """The nearest folder above the recipe that holds `.finery` or `.git`, else the recipe's own."""
     start = recipe.absolute().parent
     for folder in (start, *start.parents):
-        if (folder / ".finery").is_dir() or (folder / ".git").exists():
+        if os.path.isdir(folder / ".finery") or os.path.exists(folder / ".git"):
             return folder
     return start
 

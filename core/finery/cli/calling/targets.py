@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from finery.errors import FineryError, UsageError
+from finery.util.files import check_plain
 
 RECIPE = "recipe.yaml"
 """The recipe where none is named; also the one that a folder stands for."""
@@ -65,9 +66,9 @@ def names_recipe(word: str, *, strict: bool = False) -> bool:
 
 def recipe_file(path: Path) -> Path:
     """The file of a recipe, which may be named by its folder. `UsageError` where it isn't there."""
-    file = path.expanduser()
-    file = file / RECIPE if file.is_dir() else file
-    if not file.exists():
+    file = Path(os.path.expanduser(path))
+    file = file / RECIPE if os.path.isdir(file) else file
+    if not os.path.exists(file):
         # Said here, before a store is made beside a recipe that isn't there.
         raise UsageError(f"there is no {file}", fix="name a recipe, or make one: finery init DIR")
     return file
@@ -77,6 +78,7 @@ def is_step(word: str, recipe: Path) -> bool:
     """Whether a word names a step of a recipe, or an output of one."""
     name = word.partition(".")[0]
     try:
+        check_plain(recipe)
         if name.encode() not in recipe.read_bytes():  # most often: then there is nothing to parse
             return False
     except (OSError, UnicodeEncodeError):

@@ -1,4 +1,4 @@
-"""`finery check`: is the recipe right, before anything runs."""
+"""`finery check`: find mistakes before anything runs."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @recipe_words
 @set_option
 @click.option(
-    "--deep", is_flag=True, help="Also build what is light and prove every training's rows."
+    "--deep", is_flag=True, help="Also build lightweight steps and validate all training rows."
 )
 @click.option(
     "--rows",
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     type=click.IntRange(0),
     default=3,
     show_default=True,
-    help="With --deep: rows of each data set to show, with where loss lies.",
+    help="With --deep: how many rows of each data set to show, with their loss marked.",
 )
 @json_option
 def command(
     recipe: Path, overrides: tuple[str, ...], deep: bool, rows: int, as_json: bool
 ) -> int:  # fmt: skip
-    """Check RECIPE: its YAML, settings, references and files.
+    """Check RECIPE: its YAML, settings, references, files and their first rows.
 
     Runs no step and uses no network, except with --deep (see docs/concepts/proof.md).
 
@@ -65,7 +65,7 @@ def command(
 
 
 def _built(graph: "Graph") -> "Results | None":
-    """What is built, where there is a store: a check makes none.
+    """What is built, if there is a store; a check doesn't create one.
 
     Raises what `refuse_shared_folder` raises.
     """

@@ -12,6 +12,7 @@ from finery.recipe.document import Recipe
 from finery.recipe.editor.names import schema_of
 from finery.recipe.editor.schema import TITLE
 from finery.recipe.steptypes import StepTypes
+from finery.util.files import check_plain
 from finery.util.paths import shown
 
 MODELINE = "# yaml-language-server: $schema="
@@ -70,6 +71,7 @@ def refresh_schema(recipe: Recipe, plugins: StepTypes) -> None:
 def _is_ours(path: Path) -> bool:
     """Whether a file is the schema of a recipe."""
     try:
+        check_plain(path)
         schema: Any = msgspec.json.decode(path.read_bytes())
     except (OSError, ValueError):
         return False

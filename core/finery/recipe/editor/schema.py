@@ -17,12 +17,12 @@ STEPS = "steps"
 LONGEST_DEFAULT = 60
 """Characters of a default that are shown."""
 _SECTION_HELP = {
-    "models": "Models to start from, to compare with, or to generate with.",
-    "data": "Rows from outside, and what selects and splits them.",
-    "generate": "Rows that a model makes.",
-    "train": "Models made from models and rows.",
-    "evaluate": "Judgements of models on rows; `require:` makes one a gate.",
-    "export": "What is shipped.",
+    "models": "Models to train, to compare with, or to generate rows with.",
+    "data": "Rows from files and other sources, and steps that select and split them.",
+    "generate": "Rows that a model generates.",
+    "train": "Trainings: models made from models and rows.",
+    "evaluate": "Evaluations of models on rows. `require:` turns one into a gate.",
+    "export": "Files to ship.",
 }
 
 

@@ -365,10 +365,10 @@ def test_a_named_file_that_is_no_document_is_an_error(tmp_path: Path) -> None:
 
 
 def test_settings_leave_room() -> None:
-    path, message = Files(["x"]), "more than half of a chunk's 100 characters"
-    with pytest.raises(UsageError, match=f"overlap is {message}"):
+    path, message = Files(["x"]), r"must be at most half of .chunk. .100 characters"
+    with pytest.raises(UsageError, match=f"overlap {message}"):
         DocsFiles(path=path, chunk=100, overlap=51).check()
-    with pytest.raises(UsageError, match=f"shortest is {message}"):
+    with pytest.raises(UsageError, match=f"shortest {message}"):
         DocsFiles(path=path, chunk=100, shortest=51).check()
 
 

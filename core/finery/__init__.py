@@ -12,7 +12,13 @@ if TYPE_CHECKING:
     from finery.artifact.manifest import Manifest
     from finery.build.project import open_graph, open_store, result_of
     from finery.cli.console import print_json
-    from finery.cli.options import json_option, recipe_option, set_option
+    from finery.cli.options import (
+        json_option,
+        recipe_and_optional_step,
+        recipe_and_step,
+        recipe_option,
+        set_option,
+    )
     from finery.errors import (
         DataError,
         FineryError,
@@ -181,6 +187,7 @@ _HOME = {
     "View": "finery.plugin.views.view",
     "asked_of": "finery.plugin.forecasts",
     "base_models": "finery.recipe.graph",
+    "check_plain": "finery.util.files",
     "count_rows": "finery.plugin.forecasts",
     "counted": "finery.util.text",
     "counts_in_words": "finery.plugin.views.display",
@@ -212,6 +219,8 @@ _HOME = {
     "print_turns": "finery.plugin.views.display",
     "prompt_tokens": "finery.inference.budget",
     "raise_all": "finery.recipe.validate",
+    "recipe_and_optional_step": "finery.cli.options",
+    "recipe_and_step": "finery.cli.options",
     "recipe_option": "finery.cli.options",
     "render_page": "finery.plugin.views.html",
     "result_of": "finery.build.project",
@@ -308,6 +317,7 @@ __all__ = [
     "View",
     "asked_of",
     "base_models",
+    "check_plain",
     "count_rows",
     "counted",
     "counts_in_words",
@@ -339,6 +349,8 @@ __all__ = [
     "print_turns",
     "prompt_tokens",
     "raise_all",
+    "recipe_and_optional_step",
+    "recipe_and_step",
     "recipe_option",
     "render_page",
     "result_of",

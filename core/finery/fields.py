@@ -1,4 +1,4 @@
-"""Typed fields of settings and steps: defaults, limits, help, and what a class declares."""
+"""Typed fields of settings and steps: defaults, limits, help, and class keywords."""
 
 import copy
 import types
@@ -24,19 +24,21 @@ if TYPE_CHECKING:
     from finery.step.hints import Hints
 
 Role = Literal["", "train", "validation", "compare", "base"]
-"""What a step does with an input, see `takes`."""
+"""How a step uses an input, see `takes`."""
 Learns = Literal["", "answers", "preferences", "ratings"]
 """What a training learns from: answers, pairs of a better and a worse one, or rated answers."""
 Task = Literal["", "classification", "extraction", "style", "complex"]
-"""What an evaluator judges: one answer of few, facts in a fixed format, manner, or e.g. SQL."""
+"""What an evaluator judges: a choice among few answers, facts in a fixed format, style, or e.g.
+SQL."""
 
 
 class Files:
     """A setting that names files outside the store: a path, a glob, a folder, or a list of them.
 
-    Relative to the recipe. What the files hold and their names from the recipe's folder are part of
-    the key; where that folder lies isn't. In a running step, `paths` are the files found, sorted
-    within each pattern, and never empty; `names` is what the key calls each of them.
+    Paths are relative to the recipe. The contents of the files and their names from the recipe's
+    folder are part of the key; the location of that folder isn't. In a running step, `paths` has
+    the files found, sorted within each pattern, and is never empty. `names` has their names in the
+    key.
     """
 
     def __init__(
@@ -51,7 +53,7 @@ class Files:
 
 
 class OneFile(Files):
-    """`Files` that are just one: a list is refused, and a glob or a folder with several."""
+    """A `Files` setting for one file: lists, and globs and folders with more, are errors."""
 
     @property
     def path(self) -> Path:
@@ -60,34 +62,34 @@ class OneFile(Files):
 
 
 class OptionalFiles(Files):
-    """`Files` that needn't be there yet: where nothing is found, `paths` is empty in a step.
+    """A `Files` setting for files that may not exist yet: `paths` can be empty in a step.
 
-    For what people write as they go, e.g. decisions. Once there is something, it is in the key.
+    For files that people write as they go, e.g. decisions. Files that exist are part of the key.
     """
 
 
 class Spec(msgspec.Struct, frozen=True):
-    """What a step type declares about itself, as class keywords of a `Step` subclass."""
+    """What a step type declares with class keywords of its `Step` subclass."""
 
     version: str = ""  # bump when behaviour changes in a way the code's digest can't see
     packages: tuple[str, ...] = ()  # distributions whose version is part of the key
-    isolated: bool = False  # runs in a process of its own, not in a warm worker
+    isolated: bool = False  # runs in its own process, not in a warm worker
     seeded: bool = True  # False: the seed can't change the output and isn't in the key
-    engines: bool = False  # answers prompts with its models: their engines are in the key
+    engines: bool = False  # prompts its models: their engines are in the key
     sections: tuple[str, ...] = ()  # sections of a recipe that take it; default: by its output
-    learns: str = ""  # of a training: what it learns from, see `Learns`
-    task: str = ""  # of an evaluator: what it judges, see `Task`
-    keeps_prompts: bool = False  # of a generator: the prompts of its rows are those of its inputs
+    learns: str = ""  # for trainings: what they learn from, see `Learns`
+    task: str = ""  # for evaluators: what they judge, see `Task`
+    keeps_prompts: bool = False  # for generators: their rows have the prompts of the inputs
     pinned: Any = ""  # "module:Class" of an interface, see `finery.step.interfaces`
     preflight: Any = ""
     traceable: Any = ""
     forecast: Any = ""
-    metrics: Any = ""  # "module:NAME" of how metrics look while it runs, see `finery.LiveMetric`
+    metrics: Any = ""  # "module:NAME" of how to show metrics live, see `finery.LiveMetric`
     hints: Any = ""  # "module:NAME" of fixes for likely mistakes, see `finery.Hints`
 
 
 class FieldInfo(msgspec.Struct):
-    """What `setting(...)` or `takes(...)` says about a field."""
+    """The arguments of a field's `setting(...)` or `takes(...)`."""
 
     default: Any = msgspec.NODEFAULT
     help: str = ""
@@ -113,10 +115,10 @@ def setting(
     max_length: int | None = None,
     examples: list[Any] | None = None,
 ) -> Any:
-    """A setting's default, limits and help. Without a default it is required.
+    """A setting's default, limits and help. Without a default, the setting is required.
 
-    affects_output: False marks what can't change the output (logging, worker counts, thresholds
-        that are checked afterwards); it stays out of the key.
+    affects_output: False for a setting that can't change the output (logging, worker counts,
+        thresholds that are checked afterwards); it stays out of the key.
     """
     limits = {
         "ge": ge, "gt": gt, "le": le, "lt": lt, "pattern": pattern, "min_length": min_length,
@@ -131,24 +133,25 @@ def setting(
 def takes(
     default: Any = msgspec.NODEFAULT, *, help: str = "", uses_name: bool = False, role: Role = ""
 ) -> Any:
-    """An input's help, and what the step does with it.
+    """An input's help, and how the step uses the input.
 
-    uses_name: the step sees what the recipe calls the input, `artifact.name`, which is then part
+    uses_name: the step reads the input's name in the recipe, `artifact.name`, which is then part
         of the key.
-    role: what advice and estimates need to know. Of rows: `train` (learned from), `validation`
-        (judged on while training), `compare` (only compared with: no row of the output is taken
-        from them, or nearly repeats one of them). Of a model: `base` (training starts from it: its
-        tokenizer and chat template stay). By default rows are taken, and a model is asked.
+    role: for advice and estimates. Rows: `train` (to learn from), `validation` (to measure while
+        training), `compare` (only compared with: no row of the output comes from them, or nearly
+        repeats one of them). A model: `base` (the training starts from it and keeps its tokenizer
+        and chat template). By default, rows are passed on and a model is prompted.
     """
     return FieldInfo(default=default, help=help, uses_name=uses_name, role=role)
 
 
 def nested_step(section: str, *, given: Mapping[str, str], help: str) -> Any:
-    """A step inside a step, written as any other: `watch: {use: eval.exact, rows: split.test}`.
+    """A step inside a step, written like any other: `watch: {use: eval.exact, rows: split.test}`.
 
-    The field's type is `Step | None`. section: of the step types that may stand there. given:
-    inputs of the inner step that the outer one provides → their names; a recipe doesn't write
-    them. The outer step runs it, or doesn't; its settings, code and inputs are part of the key.
+    The field's type is `Step | None`. section: the section that its step type must belong to.
+    given: inputs that the outer step provides to the inner one → their names; recipes leave them
+    out. The outer step decides whether to run the inner one. The inner step's settings, code and
+    inputs are part of the key.
     """
     return FieldInfo(default=None, help=help, section=section, given=dict(given))
 
@@ -157,7 +160,7 @@ _STRUCT_KEYWORDS = frozenset({
     "array_like", "cache_hash", "dict", "eq", "frozen", "gc", "omit_defaults", "order", "rename",
     "repr_omit_defaults", "tag", "tag_field",
 })  # fmt: skip
-"""Class keywords of `msgspec.Struct` that a group of settings may have."""
+"""Class keywords of `msgspec.Struct` that a group of settings may use."""
 
 
 @dataclass_transform(kw_only_default=True, field_specifiers=(setting, takes, nested_step))
@@ -185,7 +188,7 @@ class _SettingsMeta(msgspec.StructMeta):
 
 
 def _check_keywords(name: str, keywords: Mapping[str, Any]) -> None:
-    """Raise `TypeError` for a class keyword that neither finery nor msgspec knows."""
+    """Raise `TypeError` for a class keyword that is unknown to both finery and msgspec."""
     for keyword in keywords:
         if keyword not in _STRUCT_KEYWORDS:
             known = [*Spec.__struct_fields__]
@@ -195,7 +198,7 @@ def _check_keywords(name: str, keywords: Mapping[str, Any]) -> None:
 
 
 def _rewrite_fields(namespace: dict[str, Any]) -> dict[str, FieldInfo]:
-    """Replace each `setting(...)` of a class body by its default and annotate it; return them."""
+    """Replace each `setting(...)` of a class body with its default; annotate and return them."""
     annotations = namespace.get("__annotations__", {})
     for field, info in namespace.items():
         if isinstance(info, FieldInfo) and field not in annotations:
@@ -219,7 +222,7 @@ def _rewrite_fields(namespace: dict[str, Any]) -> dict[str, FieldInfo]:
 
 
 def _annotated(hint: Any, info: FieldInfo) -> Any:
-    """The hint with limits (put on the type beside `None`, where msgspec wants them) and help."""
+    """The hint with help and limits, which msgspec expects on the part beside `None`."""
     inner: Any = hint
     if isinstance(hint, str):  # `from __future__ import annotations` in the plugin
         optional, inner = hint.endswith("| None"), hint.removesuffix("| None").strip()

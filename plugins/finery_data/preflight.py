@@ -4,8 +4,18 @@ import re
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
+from typing import NoReturn
 
-from finery import DataError, Job, Preflight, UsageError, shown
+from finery import (
+    DataError,
+    Job,
+    MemoryRecords,
+    Model,
+    Preflight,
+    StepError,
+    UsageError,
+    shown,
+)
 from finery.rows import Row
 from finery.rows.tables.records import Record, read_table, suffix_of
 from finery.rows.templates.sandbox import names_in
@@ -70,18 +80,21 @@ def first_rows(step: File, job: Job) -> list[Row]:
     return reading.rows
 
 
-class Quiet(Job):
-    """A job that only has folders, for reading rows outside of a build. folder: an empty one."""
+def quiet_job(folder: Path) -> Job:
+    """A job for reading rows outside of a build. folder: an empty one."""
 
-    def __init__(self, folder: Path) -> None:
-        self.out = folder
-        self._scratch = folder / "scratch"
+    def no_engine(model: Model) -> NoReturn:
+        raise StepError("reading rows takes no engine", fix="run the step instead")
 
-    def log(self, message: str) -> None:
-        """Drop the line."""
-
-    def progress(self, done: float, total: float, text: str = "") -> None:
-        """Show nothing."""
+    return Job(
+        out=folder,
+        scratch=folder / "scratch",
+        seed=None,
+        report=lambda event: None,
+        records=MemoryRecords(),
+        find_engine=no_engine,
+        secrets={},
+    )
 
 
 class _FirstRows(Reading):
@@ -118,10 +131,13 @@ class _FirstRows(Reading):
 
 
 def check_columns(columns: Columns, record: Record) -> None:
-    """Raise `UsageError` for a template that is just a column's name, as text."""
+    """Raise `UsageError` for a template that has a column's name as plain text.
+
+    A system prompt may: it is often the same in every row.
+    """
     if not isinstance(record.columns, dict):
         return
-    for part in PARTS:
+    for part in (part for part in PARTS if part != "system"):
         template = getattr(columns, part)
         if template is None or names_in(template):
             continue
@@ -129,20 +145,20 @@ def check_columns(columns: Columns, record: Record) -> None:
             meant = _meant(template, column)
             if meant is not None:
                 raise UsageError(
-                    f"columns.{part} has no {{{{ }}}}: it is the same text in every row",
+                    f"columns.{part} has no {{{{ }}}}, so it is the same text in every row",
                     where=f"columns.{part}",
                     fix=f'write {part}: "{meant}"',
                 )
 
 
 def _meant(template: str, column: str) -> str | None:
-    """The template with a column's name as Jinja has it; None where the name isn't in it."""
+    """The template with a column's name as Jinja writes it; None if the name isn't in it."""
     name = re.escape(column)
     written = column if column.isidentifier() and column.isascii() else f"row['{column}']"
     braces = "{{ " + written + " }}"
-    if template.strip().lower() == column.lower():
+    if re.fullmatch(rf"[<\[$%]?(?:row\.)?{name}[>\]%]?", template.strip(), re.IGNORECASE):
         return braces
-    pattern = rf"(?:\$?\{{\s*(?:row\.)?{name}\s*\}}|%\({name}\)s|<{name}>|\[{name}\]|\${name}\b)"
+    pattern = rf"\$?\{{\s*(?:row\.)?{name}\s*\}}|%\({name}\)s"
     changed, count = re.subn(pattern, lambda _: braces, template, flags=re.IGNORECASE)
     return changed if count else None
 

@@ -8,7 +8,7 @@ import msgspec
 
 from finery import About, FineryError, Graph, Note
 from finery.rows import split_turns
-from finery_data.preflight import Quiet, first_rows
+from finery_data.preflight import first_rows, quiet_job
 from finery_data.steps.file import File
 
 LEAST = 3
@@ -56,7 +56,7 @@ _COUNTS: dict[str, int] = {}
 def _count(step: File) -> int:
     with tempfile.TemporaryDirectory(prefix="finery-check-") as folder:
         try:
-            rows = first_rows(step, Quiet(Path(folder)))
+            rows = first_rows(step, quiet_job(Path(folder)))
         except FineryError:  # reported by the check of the files
             return 0
     prompts = {msgspec.json.encode(split_turns(row)[0]) for row in rows}

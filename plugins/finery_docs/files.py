@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +11,7 @@ from finery.rows import Row, row_id
 from finery.rows.dropped import Drops
 from finery.rows.tables.records import COMPRESSED
 from finery.rows.tables.streams import open_bytes
+from finery.rows.templates.limits import Slow, time_limit
 from finery_docs.chunks import Chunk, Limits, chunks
 from finery_docs.document import Document, Problem
 from finery_docs.html import read_html
@@ -23,6 +25,9 @@ PDF = (".pdf",)
 SUFFIXES = (*MARKDOWN, *TEXT, *HTML, *PDF)
 SEPARATOR = " > "
 LISTED = 10
+SECONDS = 10.0
+PACE = 50_000
+"""Bytes of markup that have a second more: what takes longer is built to take long."""
 
 
 class DocsFiles(
@@ -139,8 +144,13 @@ class Reading:
         content = _content(path)
         if not content.strip():
             raise Problem("empty", "the file is empty", "fill it, or leave it out of `path`")
+        seconds = SECONDS + len(content) / PACE
         try:
-            document = read(content)
+            with nullcontext() if _suffix(path) in PDF else time_limit(seconds):
+                document = read(content)
+        except Slow as error:
+            fix = "repair or simplify its markup, or leave it out of `path`"
+            raise Problem("too-slow", f"reading it {error}", fix) from None
         except ImportError as error:
             raise UsageError(
                 f"reading this file needs the package {error.name}",

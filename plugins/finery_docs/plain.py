@@ -11,7 +11,6 @@ if TYPE_CHECKING:
 
 _PARAGRAPH = re.compile(r"\S.*?(?=\n[ \t\f]*\n|\Z)", re.DOTALL)
 _FRONT_MATTER = re.compile(r"---[ \t]*\n.*?\n(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
-_COMMENT = re.compile(r"\s*(?:<!--.*?-->\s*)+", re.DOTALL)
 _KINDS: dict[str, Kind] = {
     "fence": "lines",
     "code_block": "lines",
@@ -84,9 +83,24 @@ def _blocks(text: str, body: int, offsets: list[int], tokens: "list[Token]") -> 
         if token.type == "heading_open":
             title = _title(tokens[index + 1])
             yield Block(start, end, "heading", int(token.tag[1:]), title)
-        elif end > start and not _COMMENT.fullmatch(text, start, end):
+        elif end > start and not _is_comment(text[start:end]):
             yield Block(start, end, _KINDS.get(token.type, "text"))
     yield from _between(text, at, len(text))
+
+
+def _is_comment(text: str) -> bool:
+    """Whether a block holds only HTML comments."""
+    at = len(text) - len(text.lstrip())
+    while text.startswith("<!--", at):
+        end = text.find("-->", at + 4)
+        if end < 0:
+            return False
+        at = end + 3
+        while at < len(text) and text[at].isspace():
+            at += 1
+        if at == len(text):
+            return True
+    return False
 
 
 def _between(text: str, start: int, end: int) -> Iterator[Block]:

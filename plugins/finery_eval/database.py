@@ -1,8 +1,8 @@
-"""A database in memory that answers queries nobody has looked at, without harm.
+"""An in-memory database that runs untrusted queries safely.
 
-A query may only read the tables that the scripts made. What it can't do: write, open a file, attach
-a database, set a pragma, load an extension, run on and on, fill the memory, or depend on chance or
-on the time of day.
+A query may only read the tables that the scripts created. It can't write, open a file, attach
+a database, set a pragma, load an extension, run for ever, fill the memory, or depend on random
+numbers or on the time of day.
 
 https://www.sqlite.org/security.html, https://www.sqlite.org/c3ref/set_authorizer.html
 """
@@ -22,9 +22,9 @@ Result = list[tuple[Cell, ...]]
 
 MAX_ROWS = 100_000
 MAX_BYTES = 16 << 20
-"""Of a result's texts and blobs together."""
+"""Largest total size of a result's texts and blobs."""
 LIMITS = {
-    # So short that no single function of SQLite takes long: some need the square of the length.
+    # Short, because some functions of SQLite take time quadratic in the length.
     sqlite3.SQLITE_LIMIT_LENGTH: 100_000,
     sqlite3.SQLITE_LIMIT_SQL_LENGTH: 20_000,
     sqlite3.SQLITE_LIMIT_COLUMN: 200,
@@ -48,7 +48,7 @@ REFUSED = frozenset(
 )  # fmt: skip
 CLOCKS = ("date", "time", "datetime", "julianday", "unixepoch", "strftime", "timediff")
 NOT_FIXED = frozenset({"now", "localtime", "utc", "subsec", "subsecond"})
-"""Arguments of `CLOCKS` that mean another time at each call, or in another place."""
+"""Arguments with which `CLOCKS` give another time at each call, or in another time zone."""
 
 _BLANK = re.compile(r"(?:\s+|--[^\n]*|/\*.*?(?:\*/|\Z))*", re.DOTALL)
 
@@ -58,12 +58,15 @@ class QueryError(Exception):
 
 
 class Database:
-    """What the scripts at `paths` make. `DataError`, with the script's line, if they can't."""
+    """Open the database that the scripts at `paths` create.
+
+    Raises `DataError` with the script's line where one fails.
+    """
 
     def __init__(self, paths: Sequence[Path], *, timeout: float) -> None:
         self._timeout = timeout
         self._deadline = math.inf
-        self._refused = ""  # why the last call of one of CLOCKS has no answer
+        self._refused = ""  # why the last call of one of CLOCKS was refused
         self._calendar = sqlite3.connect(":memory:")
         self._connection = sqlite3.connect(":memory:", isolation_level=None)
         self._connection.execute("PRAGMA temp_store = MEMORY")
@@ -77,7 +80,7 @@ class Database:
         self._lock()
 
     def query(self, sql: str) -> Result:
-        """The rows of one query, in order; `QueryError` if there are none to be had."""
+        """The rows of one query, in order. Raises `QueryError` where it can't be run."""
         self._deadline = time.monotonic() + self._timeout
         try:
             cursor = self._connection.execute(sql)
@@ -104,7 +107,7 @@ class Database:
                 raise DataError(
                     f"the script fails: {self._why(error)}",
                     where=f"{shown(path)}:{line}",
-                    fix="repair it",
+                    fix="correct it",
                 ) from None
 
     def _made(self, paths: Sequence[Path]) -> frozenset[str]:
@@ -116,14 +119,14 @@ class Database:
         names = frozenset(name.lower() for (name,) in rows)
         if not names:
             raise DataError(
-                "the scripts make no table",
+                "the scripts create no table",
                 where=shown(paths[0]),
-                fix="give the SQL that creates and fills the tables: CREATE TABLE …; INSERT …;",
+                fix="write the SQL that creates and fills the tables: CREATE TABLE …; INSERT …;",
             )
         return names
 
     def _lock(self) -> None:
-        """From here on, the connection only answers harmless queries."""
+        """From here on, allow only queries that read."""
         self._connection.execute("PRAGMA query_only = ON")
         self._connection.execute(f"PRAGMA hard_heap_limit = {HEAP}")
         for limit, value in LIMITS.items():
@@ -152,7 +155,7 @@ class Database:
         """SQLite's function `name`, for times that are written out."""
         times = arguments[1:] if name == "strftime" else arguments
         if not times or any(isinstance(a, str) and a.strip().lower() in NOT_FIXED for a in times):
-            self._refused = f"{name}() would depend on when or where it runs"
+            self._refused = f"the result of {name}() depends on when or where it runs"
             raise ValueError(self._refused)
         marks = ", ".join("?" * len(arguments))
         try:
@@ -166,7 +169,7 @@ class Database:
 
 
 def _allow_making(action: int, first: str | None, second: str | None, *_: str | None) -> int:
-    """Scripts may do anything in the database that comes out the same everywhere."""
+    """Scripts may do anything that has the same result everywhere."""
     outside = action in (sqlite3.SQLITE_ATTACH, sqlite3.SQLITE_DETACH)
     loads = action == sqlite3.SQLITE_FUNCTION and (second or "").lower() in REFUSED
     return sqlite3.SQLITE_DENY if outside or loads else sqlite3.SQLITE_OK
@@ -185,7 +188,7 @@ def _read(path: Path) -> str:
 
 
 def statements(script: str) -> Iterator[tuple[int, str]]:
-    """(line, statement) of a script, from 1; blank and commented-out ends are left out."""
+    """(line from 1, statement) of a script, without blank or commented ends."""
     start, end = 0, script.find(";")
     while end >= 0:
         if sqlite3.complete_statement(script[start : end + 1]):
@@ -210,5 +213,5 @@ def _fetched(cursor: sqlite3.Cursor) -> Result:
         size += sum(len(cell) for cell in row if isinstance(cell, str | bytes))
         if len(rows) > MAX_ROWS or size > MAX_BYTES:
             cursor.close()
-            raise QueryError(f"gives more than {MAX_ROWS:,} rows or {MAX_BYTES >> 20} MiB")
+            raise QueryError(f"returns more than {MAX_ROWS:,} rows or {MAX_BYTES >> 20} MiB")
     return rows

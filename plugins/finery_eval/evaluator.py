@@ -1,4 +1,4 @@
-"""What the evaluators share: asking the models, comparing them, and `require:`."""
+"""What evaluators share: getting answers from models, comparing models, and `require:`."""
 
 import gc
 import re
@@ -49,16 +49,16 @@ class Judge(
 
     models: list[Model] = takes(
         uses_name=True,
-        help="The models to judge, on the same rows; the others are compared to the first.",
+        help="The models to judge on the same rows. Each is compared with the first.",
     )
     rows: Dataset = takes(
-        help="Rows with an expected answer each; the rest of a row is the prompt."
+        help="Rows with an expected answer each. The rest of a row is the prompt."
     )
     require: dict[str, str] = setting(
         {},
         affects_output=False,
-        help="What the build must reach: <model>.<metric>, compared (>=, >, <=, <) with a share "
-        "from 0 to 1 or with another metric, plus or minus something.",
+        help="Conditions that the build must meet: <model>.<metric> compared (>=, >, <=, <) with "
+        "a share from 0 to 1, or with another metric plus or minus a number.",
         examples=[{"sft.accuracy": ">= 0.85"}, {"sft.accuracy": ">= base.accuracy + 0.3"}],
     )
 
@@ -70,16 +70,19 @@ class Judge(
         """Raise `DataError` for rows that can't be judged."""
 
     def more_metrics(self) -> str:
-        """What would make further metrics known, for who requires one; nothing by default."""
+        """How to add further metrics, as part of the fix for an unknown one; empty by default."""
         return ""
+
+    def choices(self) -> Mapping[str, Sequence[str]]:
+        """What `require` may ask for."""
+        metrics = self.metric_names()
+        return {"require": [f"{model.name}.{m}" for model in self.models for m in metrics]}
 
     def check(self) -> None:
         """Raise `UsageError` for settings that can't work. Light: reads no input."""
         names = [model.name for model in self.models]
         if not names:
-            raise UsageError(
-                "there is no model to judge", where="models", fix="name one: models: [sft]"
-            )
+            raise UsageError("`models` is empty", where="models", fix="name one: models: [sft]")
         if len(set(names)) < len(names):
             raise UsageError("a model is named twice", where="models", fix="name each model once")
         load_reference(REQUIREMENTS)(self)
@@ -93,21 +96,23 @@ class Judge(
 
 
 class Evaluator(Judge, engines=True, hints="finery_eval.hints:EVALUATOR"):
-    """Ask models for the rows' answers and judge them."""
+    """Have models answer the rows and judge the answers."""
 
     max_tokens: int = setting(
-        64, ge=1, help="Longest answer, in tokens; what is cut off there is judged as it stands."
+        64,
+        ge=1,
+        help="Longest answer, in tokens. A longer one is cut off there and judged as it is.",
     )
     temperature: float = setting(
-        0.0, ge=0.0, help="Sampling temperature; 0 always takes the likeliest token."
+        0.0, ge=0.0, help="Sampling temperature. 0 always takes the most likely token."
     )
     extract: str | None = setting(
         None,
-        help="A regular expression with one group that finds the answer in a longer text; where it "
-        "isn't found, the whole text is the answer.",
+        help="A regular expression with one group that captures the answer in a longer text. "
+        "Where it doesn't match, the whole text is the answer.",
         examples=[r"(?i)answer:\s*(\w+)"],
     )
-    ignore_case: bool = setting(False, help="Whether 'High' and 'high' are the same answer.")
+    ignore_case: bool = setting(False, help="Treat 'High' and 'high' as the same answer.")
 
     def check(self) -> None:
         """Raise `UsageError` for settings that can't work. Light: reads no input."""
@@ -127,11 +132,11 @@ def check_pattern(pattern: str | None) -> None:
         groups = re.compile(pattern).groups
     except re.error as error:
         raise UsageError(
-            f"not a regular expression: {error}", where=f"extract: {pattern}", fix="repair it"
+            f"not a regular expression: {error}", where=f"extract: {pattern}", fix="correct it"
         ) from None
     if groups != 1:
         raise UsageError(
-            f"the expression must have one group, it has {groups}",
+            f"the expression must have one group, but has {groups}",
             where=f"extract: {pattern}",
             fix="put ( ) around the answer, and (?: ) around anything else",
         )
@@ -141,12 +146,12 @@ def read_rows(dataset: Dataset) -> list[Row]:
     """The rows; `DataError` if there is none, or one that no engine can be asked."""
     rows = some(list(dataset))
     refuse(
-        "rows without a prompt can't be asked",
+        "some rows have no prompt",
         (row["id"] for row in rows if not split_turns(row)[0]),
         fix="give every row a user message, or drop it",
     )
     refuse(
-        "rows with tools can't be judged: models are asked with messages only",
+        "rows with tools can't be judged: models are prompted with messages only",
         (row["id"] for row in rows if row.get("tools")),
         fix="drop these rows",
     )
@@ -157,13 +162,13 @@ def some(rows: list[Row]) -> list[Row]:
     """The rows; `DataError` if there is none."""
     if not rows:
         raise DataError(
-            "there are no rows to judge the models on", fix="check the step that makes `rows`"
+            "`rows` has no rows to judge the models on", fix="check the step that makes `rows`"
         )
     return rows
 
 
 def refuse(what: str, rows: Iterable[str], fix: str) -> None:
-    """Raise a `DataError` that names `rows` (an id, maybe and what is wrong), if there are any."""
+    """Raise a `DataError` that lists `rows` (ids, or `id: reason`) if there are any."""
     named = list(rows)
     if named:
         more = [f"and {len(named) - SHOWN} more"] if len(named) > SHOWN else []
@@ -180,7 +185,7 @@ def ask(step: Evaluator, job: Job, rows: Sequence[Row]) -> Answers:
         cut = truncated(answers[model.name])
         if cut:
             limit = f"max_tokens: {step.max_tokens}"
-            job.log(f"{model.name}: {cut} of {len(rows)} answers are cut off at {limit}")
+            job.log(f"{model.name}: {cut} of {len(rows)} answers were cut off at {limit}")
         refused = sum(answer.finish_reason == "refusal" for answer in answers[model.name])
         if refused:
             job.log(f"{model.name}: refused or filtered {refused} of {len(rows)} rows")
@@ -189,12 +194,10 @@ def ask(step: Evaluator, job: Job, rows: Sequence[Row]) -> Answers:
         for completions in answers.values()
         for a in completions
     ):
-        job.log(f"extract: {step.extract!r} is found in no answer of any model")
+        job.log(f"extract: {step.extract!r} matches no answer of any model")
     repeated = len(rows) - len({row["id"] for row in rows})
     if repeated:
-        job.log(
-            f"{repeated} rows repeat another row: the intervals are narrower than they should be"
-        )
+        job.log(f"{repeated} rows repeat another row, so the intervals are too narrow")
     return answers
 
 
@@ -214,7 +217,7 @@ def _ask_one(
 
 
 def names_metric(name: str) -> bool:
-    """Whether a metric can be named so: `<model>.<metric>` must be readable in `require`."""
+    """Whether a metric can have this name: `require` must be able to read `<model>.<metric>`."""
     return bool(name.strip()) and name == name.strip() and not set(".:\n") & set(name)
 
 
@@ -257,7 +260,7 @@ def _compared(
 
 
 def comparison_tables(comparisons: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The table of the comparisons; none where there is one model."""
+    """The table of the comparisons; empty where there is only one model."""
     if not comparisons:
         return []
     base = comparisons[0]["baseline"]
@@ -280,7 +283,7 @@ def comparison_tables(comparisons: Sequence[Mapping[str, Any]]) -> list[dict[str
 
 
 def answers_table(answers: Answers, invalid: Mapping[str, int] | None = None) -> dict[str, Any]:
-    """How long the answers are, how many were cut off, and how many are invalid, if known."""
+    """How long the answers are, how many were cut off and, if known, how many are invalid."""
     columns = ["model", "answers", "cut off at max_tokens", "tokens an answer"]
     rows: list[list[Any]] = [
         [
@@ -317,7 +320,7 @@ def table(
 def predictions(
     rows: Sequence[Row], answers: Answers, judged: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> Iterator[dict[str, Any]]:
-    """The lines of `predictions.jsonl`: each row's answer by each model and what it counted as."""
+    """The lines of `predictions.jsonl`: each model's answer to each row, and its verdict."""
     for i, row in enumerate(rows):
         prompt = prompt_of(row)
         for name, completions in answers.items():
@@ -340,11 +343,11 @@ def write_shares(
     hits: Mapping[str, Mapping[str, Sequence[bool]]],
     tables: Iterable[dict[str, Any]] = (),
 ) -> Metrics:
-    """Leave `Metrics` that are shares of the rows, with Wilson intervals; compare the models.
+    """Write `Metrics` that are shares of the rows, with Wilson intervals, and compare the models.
 
     hits: model → metric → whether each row's answer counts; the first metric is the headline, by
         which models are compared. judged: what `predictions` says of each answer. tables: shown
-        behind the comparison.
+        after the comparison.
     """
     shares = {n: {m: share(hit) for m, hit in of.items()} for n, of in hits.items()}
     return write_scores(
@@ -371,11 +374,11 @@ def write_scores(
     tables: Iterable[dict[str, Any]],
     details: Mapping[str, Any] | None = None,
 ) -> Metrics:
-    """Leave `Metrics` of scores that are known; compare the models.
+    """Write `Metrics` from scores, and compare the models.
 
     scored: model → metric → (value, interval), the headline first. correct: model → whether each
         row's answer is right, by which models are compared. judged: what `predictions` says of
-        each answer. tables: shown behind the comparison. details: more of them.
+        each answer. tables: shown after the comparison. details: more of them.
     """
     scores = {n: {m: value for m, (value, _) in of.items()} for n, of in scored.items()}
     intervals = {n: {m: list(ci) for m, (_, ci) in of.items()} for n, of in scored.items()}
@@ -398,7 +401,7 @@ def write_scores(
 
 
 def majority_table(columns: Mapping[str, Sequence[str]], noun: str) -> dict[str, Any]:
-    """What a model would score that always answers what the rows expect most often.
+    """The score of a model that always gives the most frequent expected answer.
 
     columns: field → what each row expects. noun: what that is, e.g. `class`.
     """

@@ -1,4 +1,4 @@
-"""What is known of an evaluation of classes before it runs."""
+"""What is known about an evaluation of classes before it runs."""
 
 from collections import Counter
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""What can be checked of an evaluator's rows before a model answers them."""
+"""Checks of an evaluator's rows before a model answers them."""
 
 from finery import Job, Preflight
 from finery_eval.evaluator import Judge

@@ -22,7 +22,7 @@ _EXAMPLES = 'write ">= 0.85" or ">= base.accuracy + 0.3" (with >=, >, <= or <)'
 _MALFORMED = re.compile(rf"\s*(?P<op>[<>=]{{0,2}})\s*(?P<number>{_NUMBER})\s*(?P<percent>%?)\s*")
 """A number without a comparison, in percent, or with another language's sign."""
 _SLACK = 1e-9
-"""Rounding that still counts as equal: 0.1 + 0.2 is 0.3."""
+"""Rounding error that counts as equal: 0.1 + 0.2 is 0.3."""
 
 _COMPARE: dict[str, Callable[[float, float], bool]] = {
     ">=": lambda seen, bound: seen >= bound - _SLACK,
@@ -53,11 +53,11 @@ class Requirement(msgspec.Struct, frozen=True):
     text: str
 
     def bound(self, scores: Mapping[str, Mapping[str, float]]) -> float:
-        """The figure that `subject` is compared with."""
+        """The number that `subject` is compared with."""
         return self.number + (scores[self.of[0]][self.of[1]] if self.of else 0.0)
 
     def met(self, scores: Mapping[str, Mapping[str, float]]) -> bool:
-        """Whether `scores` (model → metric → value) fulfil it."""
+        """Whether `scores` (model → metric → value) meet it."""
         seen = scores[self.subject[0]][self.subject[1]]
         return _COMPARE[self.op](seen, self.bound(scores))
 
@@ -78,7 +78,7 @@ class Requirements:
                 f"{len(failed)} {what} not met",
                 where="require",
                 details=failed,
-                fix="improve the model, or set in `require` what it can reach",
+                fix="improve the model, or lower the value in `require`",
             )
 
 
@@ -108,7 +108,7 @@ def _parse_one(key: str, text: str, known: _Known) -> Requirement:
     if number > 1:
         percent = f"{number / 100:g}" if number <= 100 else "0.85"
         raise UsageError(
-            f"{number:g} is out of reach: metrics are shares from 0 to 1",
+            f"{number:g} can't be reached: metrics are shares from 0 to 1",
             where=where,
             fix=f"write {percent}",
         )
@@ -129,7 +129,7 @@ def _fix(text: str) -> str:
 
 
 def _numeric(of: str, models: Sequence[str]) -> bool:
-    """Whether a metric's name is rather a number gone wrong, e.g. `85%` or `-0.1`."""
+    """Whether a metric's name looks like a mistyped number, e.g. `85%` or `-0.1`."""
     return of[:1] in tuple("+-.0123456789") and not of.startswith(tuple(f"{m}." for m in models))
 
 
@@ -152,7 +152,7 @@ def _metric(name: str, known: _Known, where: str) -> Metric:
     if metric not in metrics:
         fixes = (did_you_mean(metric, metrics), known.more)
         raise UsageError(
-            f"the step has no metric '{metric}'", where=where, fix="; ".join(filter(None, fixes))
+            f"this step has no metric '{metric}'", where=where, fix="; ".join(filter(None, fixes))
         )
     return model, metric
 

@@ -1,4 +1,4 @@
-"""Scores and their uncertainty: small pure functions over counts, no dependencies."""
+"""Scores and their uncertainty: small pure functions over counts."""
 
 import math
 import random
@@ -99,7 +99,7 @@ def _added(one: float, other: float, phi: float) -> float:
 
 
 class ClassScore(NamedTuple):
-    """How one class did. None where nothing was there to divide by."""
+    """The scores of one class. None where the denominator is 0."""
 
     precision: float | None
     recall: float | None
@@ -126,8 +126,8 @@ def class_score(pairs: Pairs, label: str) -> ClassScore:
 def macro_f1(pairs: Pairs) -> float:
     """The mean of F1 over the classes that are expected of at least one row; 0 without rows.
 
-    An answer of no such class (an invalid one) costs recall of the class it should have been,
-    and is no class of its own. Equal to scikit-learn's
+    An answer outside these classes (an invalid one) lowers the recall of the expected class
+    and isn't a class of its own. Equal to scikit-learn's
     `f1_score(expected, predicted, labels=sorted(set(expected)), average="macro")`.
     """
     support: Counter[str] = Counter()
@@ -151,9 +151,9 @@ def bootstrap(
     resamples: int = RESAMPLES,
     seed: int = BOOTSTRAP_SEED,
 ) -> list[Interval]:
-    """95 % percentile bootstrap intervals of each number that `statistic` gives.
+    """95 % percentile bootstrap intervals of each number that `statistic` returns.
 
-    outcomes: one a row, n > 0. statistic: takes how often each outcome occurs. The rows are drawn
+    outcomes: one for each row, n > 0. statistic: takes the count of each outcome. Rows are drawn
     n at a time, with replacement, `resamples` times, always with the same `seed`: the same rows
     give the same interval.
 

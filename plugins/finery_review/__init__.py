@@ -1,7 +1,7 @@
 """Human review: a page to judge rows on, and the step that applies the decisions.
 
-In go rows, out come decisions in a file of JSON lines beside the recipe (`finery review`), and the
-rows as they were decided on (`review.apply`).
+It takes rows. `finery review` writes decisions to a file of JSON lines beside the recipe, and
+`review.apply` returns the rows with these decisions applied.
 """
 
 import sys
@@ -33,8 +33,8 @@ def finery_notes() -> Mapping[str, Any]:
 
 @hookimpl
 def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
-    """Notes on reviews that nobody began."""
-    if "finery_review.apply" not in sys.modules:  # no step of the recipe is one
+    """Notes on reviews that haven't begun."""
+    if "finery_review.apply" not in sys.modules:  # the recipe has no such step
         return []
     from finery_review.notes import notes_on
 

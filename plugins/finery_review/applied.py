@@ -1,4 +1,4 @@
-"""What a decision makes of a row."""
+"""A row after a decision."""
 
 from finery import DataError
 from finery.rows import Row

@@ -1,4 +1,4 @@
-"""`review.apply`: rows as people decided on them."""
+"""`review.apply`: rows with people's decisions applied."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -21,28 +21,28 @@ from finery_review.decisions import (
 
 WORDS = {"accept": "accepted", "reject": "rejected", "edit": "edited", "swap": "swapped"}
 LISTED = 5
-"""Undecided rows that the error for them names."""
+"""Undecided rows that an error lists."""
 
 
 class Apply(Step, seeded=False, version="1", traceable="finery_review.places:DecisionPlaces"):
-    """Apply what people decided in `finery review`: without the rejected rows, with edits made.
+    """Apply the decisions made in `finery review`: drop rejected rows, apply edits.
 
-    `finery review STEP`, STEP being what `rows` names, writes the decisions to `reviews`. Accepted
-    rows stay as they are; rejected ones are dropped, with who rejected them and why; an edited row
-    takes the place of the old one, which is its parent; in a swapped preference `chosen` and
-    `rejected` change places. A decision on a row that has changed since doesn't count: the row is
-    undecided again, and the log says so.
+    `finery review STEP`, where STEP is the step in `rows`, writes the decisions to `reviews`.
+    Accepted rows stay as they are. Rejected rows are dropped, with who rejected them and why. An
+    edited row replaces the old one, which becomes its parent. In a swapped preference, `chosen` and
+    `rejected` change places. If a row has changed since its decision, the decision doesn't count:
+    the row is undecided again, and the log says so.
     """
 
-    rows: Dataset = takes(help="Rows that are reviewed.", uses_name=True)
+    rows: Dataset = takes(help="The reviewed rows.", uses_name=True)
     reviews: OptionalFiles = setting(
-        help="The file of decisions, JSON lines. None is needed before the first decision.",
+        help="The file of decisions, in JSON lines. It needn't exist before the first decision.",
         examples=["reviews/candidates.jsonl"],
     )
     undecided: Literal["keep", "drop", "stop"] = setting(
         "keep",
-        help="What becomes of rows that nobody decided on. keep: they stay; a review takes out "
-        "what is bad. drop: only what was accepted or edited stays. stop: an error names them.",
+        help="What happens to undecided rows. keep: they stay, and a review removes "
+        "bad rows. drop: only accepted or edited rows stay. stop: an error lists them.",
     )
 
     def check(self) -> None:
@@ -52,13 +52,13 @@ class Apply(Step, seeded=False, version="1", traceable="finery_review.places:Dec
         # Where a folder is named, the files in it are found.
         if not one or not patterns[0].endswith(".jsonl") or len(self.reviews.paths) > 1:
             raise UsageError(
-                "decisions on some rows are kept in one file of JSON lines, and this is none",
+                "`reviews` must be one file of JSON lines",
                 where="reviews",
                 fix=f"reviews: reviews/{self.rows.ref or 'rows'}.jsonl",
             )
 
     def run(self, job: Job) -> Dataset:
-        """Write the rows as decided, and which were rejected."""
+        """Write the rows with decisions applied, and the rejected rows."""
         self.check()
         review = _Review(self, job)
         with Drops(job.out) as drops:
@@ -73,7 +73,7 @@ class Apply(Step, seeded=False, version="1", traceable="finery_review.places:Dec
 
 
 class _Review:
-    """The decisions of one run, and what came of them. open: the first undecided rows."""
+    """The decisions of one run and their effect. open: the first undecided rows."""
 
     def __init__(self, step: Apply, job: Job) -> None:
         self._step = step
@@ -90,7 +90,7 @@ class _Review:
         return (decision for decision in self._standing if decision.id not in there)
 
     def decided(self, job: Job, drops: Drops) -> Iterator[Row]:
-        """The rows that stay, as they were decided on."""
+        """The remaining rows with decisions applied."""
         for number, row in read(job, [self._step.rows]):
             decision = self._standing.of(id_of(row))
             if decision is None or not decision.decides:
@@ -110,9 +110,9 @@ class _Review:
         if self._step.undecided == "keep":
             yield row
         elif self._step.undecided == "drop":
-            drops.add(row, "undecided", "has changed since it was decided on" if stale else "")
+            drops.add(row, "undecided", "has changed since its decision" if stale else "")
         elif len(self.open) < LISTED:
-            changed = ", which has changed since it was decided on" if stale else ""
+            changed = ", which has changed since its decision" if stale else ""
             self.open.append(f"{named(number, row)}{changed}")
 
     def _stale(self, row: Row) -> bool:
@@ -125,13 +125,13 @@ class _Review:
             return applied(row, decision)
         except DataError as error:
             raise DataError(
-                f"what was decided on it ({decision.do}) doesn't fit: {error.what}",
+                f"its decision ({decision.do}) doesn't fit: {error.what}",
                 where=named(number, row),
                 fix=f"decide again: finery review {self._step.rows.name}",
             ) from error
 
     def error(self) -> DataError:
-        """The error for rows that nobody decided on."""
+        """The error for undecided rows."""
         total = self._counts["undecided"]
         more = [f"… and {total - LISTED:,} more"] if total > LISTED else []
         return DataError(
@@ -141,12 +141,12 @@ class _Review:
         )
 
     def summary(self) -> str:
-        """A line for the log: what was decided, and on how many rows nothing."""
+        """A line for the log: decisions by kind, and how many rows are undecided."""
         counts = self._counts
         parts = [f"{counts[do]:,} {word}" for do, word in WORDS.items() if counts[do]]
         parts += [f"{counts['undecided']:,} undecided ({self._step.undecided})"]
         if counts["stale"]:
-            parts.append(f"of these {counts['stale']:,} changed since they were decided on")
+            parts.append(f"{counts['stale']:,} of these have changed since their decision")
         gone = self._earlier.count
         about = f"; {on_rows_gone(gone)}" if gone else ""
         return f"rows: {', '.join(parts)}{about}"
@@ -158,7 +158,7 @@ def _standing(reviews: Files, job: Job) -> Standing:
         return Standing()
     decisions, rest = parse(reviews.paths[0].read_bytes(), str(reviews))
     if rest:
-        job.log(f"the last line of {reviews} is torn ({len(rest):,} bytes) and was left out")
+        job.log(f"the last line of {reviews} is incomplete ({len(rest):,} bytes) and was ignored")
     return Standing(decisions)
 
 

@@ -13,25 +13,24 @@ from typing import TYPE_CHECKING
 
 import click
 
-from finery import UsageError, counted, json_option, print_json, recipe_option, set_option, shown
+from finery import UsageError, counted, json_option, print_json, recipe_and_step, set_option, shown
 
 if TYPE_CHECKING:
     from finery_review.serving.opened import Opened
 
 
 @click.command("review")
-@click.argument("step", metavar="STEP[.OUTPUT]")
-@recipe_option
+@recipe_and_step
 @set_option
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
     default=0,
-    help="Where to listen on 127.0.0.1. [default: any port that is free]",
+    help="Port on 127.0.0.1. [default: any free port]",
 )
-@click.option("--no-open", is_flag=True, help="Open no browser.")
-@click.option("--reviewer", metavar="NAME", help="Who decides. [default: git's user.name]")
-@click.option("--status", is_flag=True, help="Only tell how many rows are decided.")
+@click.option("--no-open", is_flag=True, help="Don't open a browser.")
+@click.option("--reviewer", metavar="NAME", help="Name of the reviewer. [default: git's user.name]")
+@click.option("--status", is_flag=True, help="Only print how many rows are decided.")
 @json_option
 def command(
     step: str,
@@ -43,16 +42,16 @@ def command(
     status: bool,
     as_json: bool,
 ) -> None:
-    """Decide on the rows of STEP, on a page in the browser: accept, reject, edit, swap.
+    """Review the rows of STEP on a page in the browser: accept, reject, edit, swap.
 
-    Decisions are kept beside the recipe, in the file that a `review.apply` on these rows names,
-    else in reviews/STEP.jsonl. STEP may be the `review.apply` itself. Ends with Ctrl-C. More in
+    Decisions are saved beside the recipe: in the file that `review.apply` on these rows names, else
+    in reviews/STEP.jsonl. STEP may also be the `review.apply`. Ctrl-C ends the review. More in
     docs/howto/review.md.
     """
     from finery_review.serving.opened import open_review
 
     if as_json and not status:
-        raise UsageError("--json goes with --status", fix=f"finery review {step} --status --json")
+        raise UsageError("--json needs --status", fix=f"finery review {step} --status --json")
     opened = open_review(step, recipe, overrides, reviewer or _reviewer(recipe))
     if not opened.fresh:
         text = "not up to date: these are the rows of the last build (see `finery plan`)"
@@ -95,12 +94,14 @@ def _tell(opened: "Opened") -> None:
     for notice in opened.log.notices:
         click.secho(notice, fg="yellow")
     if facts["gone"]:
-        stale = f"; {counted(facts['stale'], 'row')} may be what became of such (stale)"
+        stale = f"; {counted(facts['stale'], 'row')} may be their changed versions (stale)"
         click.echo(on_rows_gone(facts["gone"]) + (stale if facts["stale"] else ""))
     if facts["decided"] and opened.applied_by:
-        click.echo(f"finery build   makes {opened.applied_by} of them")
+        click.echo(f"finery build   applies them in {opened.applied_by}")
     elif facts["decided"]:
-        click.echo("To apply them, add a step to the recipe, and let what follows take its rows:")
+        click.echo(
+            "To apply them, add this step to the recipe and use its rows in the steps after it:"
+        )
         click.echo(f"  {opened.step_to_add()}")
 
 
@@ -115,7 +116,7 @@ def _sentence(facts: dict[str, object]) -> str:
 
 
 def _reviewer(recipe: Path) -> str:
-    """The name that git knows the person by, else that of the account."""
+    """The user's name in git, else the name of the account."""
     with suppress(OSError, subprocess.SubprocessError):
         ask = ["git", "config", "user.name"]
         folder = recipe.absolute().parent
@@ -142,9 +143,9 @@ def _has_browser() -> bool:
 
 @contextmanager
 def _browser(address: str) -> Iterator[None]:
-    """Open the page, by way of a file that only this user can read.
+    """Open the page through a file that only this user can read.
 
-    Other users of the machine see the arguments of a browser's process: the token mustn't be there.
+    Other users of the machine can see a browser's arguments, so the token can't be one of them.
     """
     with tempfile.NamedTemporaryFile("w", prefix="finery-review-", suffix=".html") as page:
         page.write(f'<!doctype html><meta http-equiv="refresh" content="0; url={address}">')

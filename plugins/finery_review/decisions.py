@@ -1,4 +1,4 @@
-"""Decisions of human review: the lines of `reviews/<step>.jsonl`, and what they come to."""
+"""Decisions of human review: the lines of `reviews/<step>.jsonl`, and which of them count."""
 
 import codecs
 from collections.abc import Iterable, Iterator
@@ -13,7 +13,7 @@ from finery.rows.parts import prompt
 
 Action = Literal["accept", "reject", "edit", "swap", "note", "undo"]
 OPEN = frozenset({"note", "undo"})
-"""Actions that leave a row undecided: a comment on it, and a decision taken back."""
+"""Actions that leave a row undecided: a comment, and undoing a decision."""
 TIME = r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)?$"
 _MARK = codecs.BOM_UTF8
 _START = b'{"id":"'
@@ -21,11 +21,11 @@ _MERGE = (b"<<<<<<<", b"|||||||", b"=======", b">>>>>>>")
 
 
 class Decision(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """What a person decided on a row, one line of the file.
+    """A person's decision on a row: one line of the file.
 
-    id: the row's. set: of an edit, column → its new value, None for one that goes. at: UTC.
+    id: of the row. set: for an edit, column → its new value, None to remove it. at: UTC.
     prompt, parents: a hash of the row's prompt, and the rows that it was made from. When the row
-    changes, and its id with it, they tell which row it has become.
+    and so its id changes, they identify the new row.
     """
 
     id: str
@@ -39,11 +39,11 @@ class Decision(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
 
     def __post_init__(self) -> None:
         if not self.id:
-            raise ValueError("its `id` is empty: there is no row of that id")
+            raise ValueError("its `id` is empty")
         if (self.do == "edit") != bool(self.set):
-            raise ValueError("an edit, and nothing else, has `set` with columns in it")
+            raise ValueError("`set` with columns must be present for an edit, and only for an edit")
         if NOT_CONTENT & set(self.set or ()):
-            raise ValueError("`set` can't give a row another id or other parents")
+            raise ValueError("`set` can't change a row's id or parents")
 
     @property
     def decides(self) -> bool:
@@ -57,14 +57,14 @@ def as_line(decision: Decision) -> bytes:
 
 
 def token_of(decision: Decision | None) -> str:
-    """Names a decision, so that a window can say which one it has seen; empty for none."""
+    """Identifies a decision, so that a window can say which one it has seen; empty for none."""
     return blake3(as_line(decision)).hexdigest()[:16] if decision else ""
 
 
 def parse(content: bytes, name: str, before: int = 0) -> tuple[list[Decision], bytes]:
-    """The decisions in a file's content, and what is left of a last line that was torn.
+    """The decisions in a file's content, and the rest of an incomplete last line.
 
-    A writer that dies in mid-write leaves a last line without its end: that decision was never
+    A writer that dies while writing leaves a last line without its end. That decision was never
     acknowledged. name: of the file, for messages; before: its lines before the content. Raises
     `DataError` for any other broken line.
     """
@@ -91,7 +91,7 @@ def _is_torn(last: bytes) -> bool:
 
 
 def decode(line: bytes) -> Decision:
-    """The decision in a line; `MsgspecError` or `UnicodeDecodeError` where it holds none."""
+    """The decision in a line. Raises `MsgspecError` or `UnicodeDecodeError` where there is none."""
     return msgspec.json.decode(line, type=Decision)
 
 
@@ -105,21 +105,21 @@ def _decision(line: bytes, where: str) -> Decision:
     except (msgspec.MsgspecError, RecursionError) as error:
         if line.startswith(_MERGE):
             raise DataError(
-                "a merge of git wasn't finished here",
+                "a git merge wasn't finished here",
                 where=where,
                 fix="delete the lines that begin with <, |, = and >; the decisions of both sides "
-                "can stay: of those on one row the latest counts",
+                "can stay: the latest on each row counts",
             ) from None
         raise DataError(
-            f"is no decision: {error}", where=where, fix="repair the line, or delete it"
+            f"isn't a decision: {error}", where=where, fix="correct the line, or delete it"
         ) from None
 
 
 class Standing:
-    """The decision that counts for each row: the latest, and of equally late ones the last.
+    """The decision that counts for each row: the latest; of those with the same time, the last.
 
-    A line without a time counts by its place. So the order of lines, which a union merge of two
-    branches leaves to git, matters only within a second.
+    A line without a time counts by its place. So the order of lines,
+    which git decides in a union merge of two branches, matters only within a second.
     """
 
     def __init__(self, decisions: Iterable[Decision] = ()) -> None:
@@ -134,7 +134,7 @@ class Standing:
             self._by_row[decision.id] = (decision.at or before, decision)
 
     def of(self, row: str) -> Decision | None:
-        """The decision or note that counts for a row; None where there is none any more."""
+        """The decision or note that counts for a row, None where there is none."""
         entry = self._by_row.get(row)
         return None if entry is None or entry[1].do == "undo" else entry[1]
 
@@ -147,13 +147,13 @@ class Standing:
 
 
 def prompt_hash(row: Row) -> str:
-    """A 16-digit hash of the row's prompt, by which a row with a changed answer is known again.
+    """A 16-digit hash of the row's prompt, which identifies a row whose answer has changed.
 
     Empty where the row has no prompt.
     """
     try:
         text = prompt(row) if "text" not in row else ""
-    except (AttributeError, KeyError, TypeError):  # turns that are none
+    except (AttributeError, KeyError, TypeError):  # invalid turns
         text = ""
     return blake3(text.encode()).hexdigest()[:16] if text.strip() else ""
 
@@ -165,7 +165,7 @@ def parents_of(row: Row) -> tuple[str, ...]:
 
 
 class Earlier:
-    """Decisions on rows that aren't there any more, to be found by the rows that they became."""
+    """Decisions on rows that no longer exist, found by the rows that replaced them."""
 
     def __init__(self, decisions: Iterable[Decision]) -> None:
         ordered = sorted((d for d in decisions if d.decides), key=lambda d: d.at)
@@ -175,7 +175,7 @@ class Earlier:
         self._by_parents = {tuple(d.parents): d for d in ordered if d.parents}
 
     def of(self, parents: Iterable[str], prompt: str) -> Decision | None:
-        """The decision on what a row was before it changed: on a parent, or on its like."""
+        """The decision on a row before it changed: on a parent, or by the same prompt."""
         ids = tuple(parents)
         if not self.count:
             return None
@@ -185,7 +185,7 @@ class Earlier:
 
 
 def on_rows_gone(count: int) -> str:
-    """What to tell about decisions on rows that aren't there."""
+    """A sentence about decisions on rows that no longer exist."""
     if count == 1:
-        return "1 decision is on a row that isn't there any more"
-    return f"{count:,} decisions are on rows that aren't there any more"
+        return "1 decision is on a row that no longer exists"
+    return f"{count:,} decisions are on rows that no longer exist"

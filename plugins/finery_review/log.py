@@ -10,7 +10,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from finery import DataError, FineryError, StepError, shown
+from finery import DataError, FineryError, StepError, check_plain, shown
 from finery_review.decisions import Decision, Standing, as_line, parse, token_of
 
 GIT_ATTRIBUTES = """\
@@ -27,18 +27,18 @@ class Conflict(FineryError):
         how = f" ({now.do}{by})" if now else " (undo)"
         super().__init__(
             f"not saved: another window decided on this row in the meantime{how}",
-            fix="look at it, and decide again",
+            fix="look at that decision, then decide again",
         )
         self.now = now
 
 
 class DecisionLog:
-    """Reads the decisions in a file, keeps up with it, and appends to it.
+    """Reads the decisions in a file, follows its changes, and appends to it.
 
-    Every append happens under an OS lock, which dies with its process, and is on the disk before it
-    returns. standing: what counts for each row. rows: the row of each line read, in order.
-    generation: goes up when the file was replaced or rewritten, e.g. by git, and all was read anew.
-    notices: what was wrong with the file and was mended, for people.
+    Each append holds an OS lock, which is released when its process dies, and is on disk when it
+    returns. standing: the decision that counts for each row. rows: the row of each line, in order.
+    generation: increases when the file was replaced or rewritten, e.g. by git, and read again.
+    notices: problems of the file that were repaired, for people.
     """
 
     def __init__(self, path: Path) -> None:
@@ -55,7 +55,7 @@ class DecisionLog:
         self._tail = b""
 
     def refresh(self) -> None:
-        """Read what was appended since; all of it where the file isn't the one that was read."""
+        """Read what was appended since the last reading, or all of a replaced file."""
         with suppress(FileNotFoundError), self._open(os.O_RDONLY, fcntl.LOCK_SH) as file:
             self._read(file)
             return
@@ -63,10 +63,10 @@ class DecisionLog:
             self._start_anew()
 
     def append(self, decision: Decision, seen: str) -> Decision:
-        """Write a decision, whose time is set here, and have it on the disk.
+        """Write a decision to disk with the present time.
 
-        seen: the token of the decision on the row that its window has seen. Raises `Conflict` where
-        another counts by now.
+        seen: the token of the decision that the window shows for the row. Raises `Conflict` where
+        another decision counts by now.
         """
         self._make_folder()
         with self._open(os.O_RDWR | os.O_APPEND | os.O_CREAT, fcntl.LOCK_EX) as file:
@@ -83,7 +83,7 @@ class DecisionLog:
 
     @contextmanager
     def _open(self, flags: int, lock: int) -> Iterator[int]:
-        """The file, locked; the one that has its name once the lock is there."""
+        """The locked file, which still has its name after locking."""
         while True:
             file = self._opened(flags)
             try:
@@ -97,17 +97,20 @@ class DecisionLog:
     def _opened(self, flags: int) -> int:
         if self.path.is_dir():
             raise DataError(
-                "decisions are kept in a file, and this is a folder",
+                "expected a file of decisions, but this is a folder",
                 where=shown(self.path),
                 fix="name a file in it, e.g. reviews: reviews/rows.jsonl",
             )
         try:
+            if not flags & os.O_CREAT or self.path.exists():
+                check_plain(self.path)
             return os.open(self.path, flags, 0o644)
         except FileNotFoundError:
             raise
         except OSError as error:
             raise StepError(
-                f"can't open {shown(self.path)}: {error.strerror}", fix="look at what is there"
+                f"can't open {shown(self.path)}: {error.strerror}",
+                fix="check the permissions of the file and its folder",
             ) from error
 
     def _lock(self, file: int, lock: int) -> None:
@@ -116,17 +119,17 @@ class DecisionLog:
         except OSError as error:
             raise StepError(
                 f"can't lock {shown(self.path)}: {error.strerror}",
-                fix="keep the recipe on a disk that has file locks",
+                fix="keep the recipe on a disk that supports file locks",
             ) from error
 
     def _read(self, file: int) -> None:
-        """Take in the lines from where the last reading ended; a torn one is left."""
+        """Read the lines from where the last reading ended, except for an incomplete one."""
         state = os.fstat(file)
         if self._file is not None and not self._goes_on(file, state):
             self._start_anew()
         self._file = (state.st_dev, state.st_ino)
         new = os.pread(file, max(0, state.st_size - self._size), self._size)
-        while len(new) < state.st_size - self._size:  # a read gives 2 GiB at most
+        while len(new) < state.st_size - self._size:  # a read returns at most 2 GiB
             new += os.pread(file, state.st_size - self._size - len(new), self._size + len(new))
         decisions, rest = parse(new, shown(self.path), self._lines)
         for decision in decisions:
@@ -147,7 +150,7 @@ class DecisionLog:
         self.generation += 1
 
     def _end_last_line(self, file: int) -> int:
-        """End a last line without an end, or take it away where it is torn; the file's size."""
+        """Complete or remove a last line without an end. Returns the file's size."""
         rest = os.pread(file, os.fstat(file).st_size - self._size, self._size)
         if rest:
             os.ftruncate(file, self._size)
@@ -158,7 +161,7 @@ class DecisionLog:
         return self._size
 
     def _write(self, file: int, start: int, line: bytes) -> None:
-        """Append a line and have it on the disk, or leave the file as it was."""
+        """Append a line and sync it to disk, or leave the file as it was."""
         left = line
         try:
             while left:
@@ -192,16 +195,17 @@ def read(path: Path) -> tuple[list[Decision], bytes]:
     Raises `DataError` where the file can't be read, or holds what isn't a decision.
     """
     try:
+        check_plain(path)
         return parse(path.read_bytes(), shown(path))
     except OSError as error:
         raise DataError(f"can't read {shown(path)}: {error.strerror}") from error
 
 
 def torn(path: Path, rest: bytes) -> str:
-    """What to tell about a torn last line."""
+    """A sentence about an incomplete last line."""
     return (
-        f"The last line of {shown(path)} ({len(rest):,} bytes) is torn: its writer died in "
-        "mid-write, before that decision was acknowledged."
+        f"The last line of {shown(path)} ({len(rest):,} bytes) is incomplete: its writer "
+        "died before that decision was acknowledged."
     )
 
 
@@ -210,7 +214,7 @@ def _now() -> str:
 
 
 def _same(file: int, path: Path) -> bool:
-    """Whether an open file is still the one of that name: git replaces files."""
+    """Whether an open file still has that name: git replaces files."""
     try:
         return os.path.samestat(os.fstat(file), os.stat(path))
     except FileNotFoundError:
@@ -218,7 +222,7 @@ def _same(file: int, path: Path) -> bool:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Have the folder's entries on the disk, where the system can."""
+    """Sync the folder's entries to disk, where the system can."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

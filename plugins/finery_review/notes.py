@@ -1,17 +1,17 @@
-"""The note `no-decisions`: a `review.apply` whose file isn't there."""
+"""The note `no-decisions`: the file of a `review.apply` doesn't exist."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from finery import About, Graph, Node, Note, nearest
+from finery import About, DataError, Graph, Node, Note, nearest
 from finery_review.apply import Apply
 
 NAME = "no-decisions"
 ABOUT = {
     NAME: About(
-        when="a `review.apply` names a file of decisions that isn't there",
-        why="Before the first decision that is as it should be. After it the name is wrong, and "
-        "rows go on as if nobody had reviewed them.",
+        when="the file of decisions of a `review.apply` doesn't exist",
+        why="Before the first decision, this is normal. Afterwards, the name is wrong, and rows go "
+        "on as if nobody had reviewed them.",
     )
 }
 
@@ -29,8 +29,8 @@ def _notes(graph: Graph) -> Iterator[Note]:
         if not path.exists():
             yield Note(
                 name=NAME,
-                text=f"there is no {node.step.reviews} yet: no row of {node.step.rows.ref} is "
-                "decided",
+                text=f"{node.step.reviews} doesn't exist yet: all rows of {node.step.rows.ref} are "
+                "undecided",
                 fix=_fix(path, node.step.rows.ref),
                 step=node.name,
                 place=(*node.place, "reviews"),
@@ -47,4 +47,8 @@ def reviews_file(graph: Graph, node: Node) -> Path:
     """The file of decisions that a `review.apply` takes."""
     step = node.step
     assert isinstance(step, Apply)
-    return graph.recipe.folder.absolute() / Path(step.reviews.patterns[0]).expanduser()
+    folder, path = graph.recipe.folder.absolute(), Path(step.reviews.patterns[0])
+    try:
+        return folder / path.expanduser()
+    except RuntimeError:
+        raise DataError(f"there is no user {path.parts[0]}", fix="write the whole path") from None

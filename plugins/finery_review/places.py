@@ -1,4 +1,4 @@
-"""Where the decisions on rows stand."""
+"""Where the decisions on rows are."""
 
 from collections.abc import Collection, Iterator
 

@@ -1,6 +1,6 @@
 """The note `unordered-query`: queries whose rows may come in any order."""
 
-from finery import About, Graph, Node, Note
+from finery import About, Graph, Node, Note, check_plain
 from finery_sql.query import SqlQuery
 from finery_sql.statement import is_ordered
 
@@ -38,6 +38,7 @@ def _text(graph: Graph, node: Node) -> str | None:
         return step.query
     try:
         path = graph.recipe.folder / step.query_file.patterns[0]
+        check_plain(path)
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return None

@@ -3,12 +3,12 @@
 import re
 
 _NOT_CODE = re.compile(
-    r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|--[^\n]*|/\*.*?\*/|\$(\w*)\$.*?\$\1\$""", re.DOTALL
+    r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|--[^\n]*|/\*.*?(?:\*/|\Z)|\$(\w*)\$.*?\$\1\$""", re.DOTALL
 )
 _PARAMETER = re.compile(r"(?<![:\w\\]):(\w+)(?!:)")
 """As SQLAlchemy reads them, so that `::date` and `10:30` are none."""
 _ORDER = re.compile(r"\border\s+by\b", re.IGNORECASE)
-_INNERMOST = re.compile(r"\([^()]*\)")
+_PARENTHESIS = re.compile(r"([()])")
 
 
 def trimmed(query: str) -> str:
@@ -30,9 +30,14 @@ def is_select(query: str) -> bool:
 def is_ordered(query: str) -> bool:
     """Whether the query as a whole, not only a part in parentheses, has an ORDER BY."""
     code = _NOT_CODE.sub(" ", query)
-    while (outer := _INNERMOST.sub(" ", code)) != code:
-        code = outer
-    return bool(_ORDER.search(code))
+    outside, depth = list[str](), 0
+    for part in _PARENTHESIS.split(code):
+        if part in ("(", ")"):
+            depth = max(0, depth + (1 if part == "(" else -1))
+            outside.append(" ")
+        elif depth == 0:
+            outside.append(part)
+    return bool(_ORDER.search("".join(outside)))
 
 
 def line_of(query: str, token: str) -> int | None:

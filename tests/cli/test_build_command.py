@@ -62,7 +62,7 @@ def test_the_recipe_may_be_named_by_file_or_folder_from_anywhere(t: Project) -> 
     (["--step", "c"], "no step 'c'"),
     (["--set", "data.b.tag=high"], "--set data.b.tag=high"),
     (["--set", "data.c.tag=1"], "--set data.c.tag=1"),
-    (["--set", "nonsense"], "--set takes PATH=VALUE"),
+    (["--set", "nonsense"], "--set expects PATH=VALUE"),
     (["--jobs", "0"], "--jobs"),
     (["--executor", "moon"], "no executor 'moon'"),
     (["nowhere.yaml"], "nowhere.yaml"),

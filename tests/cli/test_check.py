@@ -78,14 +78,28 @@ def test_notes_tell_what_why_where_and_what_to_write(project: MakeProject) -> No
     ran = made.run("check")
     assert ran.code == 0
     assert ran.out.splitlines()[:6] == [
-        "note: a is short",
-        "  Longer ones hold more. (short, recipe.yaml:5)",
+        "note: a is short (recipe.yaml:5)",
         "  fix: lengthen it",
-        "note: b takes the environment variable FINERY_TEST_UNSET, which isn't set here",
-        "  The build stops where the step is about to start. (unset-variable, recipe.yaml:6)",
+        "note: t could be longer (recipe.yaml:1)",
+        "  Longer ones hold more. (short)",
+        "note: b takes the environment variable FINERY_TEST_UNSET, which isn't set here "
+        "(recipe.yaml:6)",
         "  fix: export FINERY_TEST_UNSET=…",
     ]
-    assert ran.out.splitlines()[6] == "note: t could be longer"
+    assert ran.out.splitlines()[7] == (
+        "To silence these notes, add `silence: [short, unset-variable]`. "
+        "See docs/reference/advice.md."
+    )
+
+
+def test_notes_are_given_in_full_by_check_alone(project: MakeProject) -> None:
+    made = project(NOTED)
+    assert made.run("check").out.count("note:") == 2
+    plan = made.run("plan").out
+    assert "note:" not in plan
+    assert "2 notes (short): see finery check\n" in plan
+    ran = made.run("build")
+    assert (ran.code, "note" in ran.err, "short" in ran.err) == (0, False, False)
 
 
 def test_notes_as_json(project: MakeProject) -> None:
@@ -97,7 +111,9 @@ def test_notes_as_json(project: MakeProject) -> None:
 
 
 def test_notes_count_what_is_built(built: MakeProject) -> None:
-    assert "note: t could be longer, b has 1 rows\n" in built(NOTED).run("check").out
+    assert (
+        "note: t could be longer, b has 1 rows (recipe.yaml:1)\n" in built(NOTED).run("check").out
+    )
 
 
 @pytest.mark.parametrize(("silence", "left"), [("short", 0), ("a/short", 1), ("b/short", 2)])
@@ -244,3 +260,21 @@ def test_rows_that_are_left_out_anyway_are_no_mistake(project: MakeProject) -> N
     assert made.run("check").code == 0
     made.write({"a.jsonl": BAD * 30})
     assert made.run("check").code == 2
+
+
+@pytest.mark.parametrize(("user", "fix"), [
+    ("{text}", 'fix: write user: "{{ text }}"'),
+    ("Text: ${text}!", 'fix: write user: "Text: {{ text }}!"'),
+    ("<Text>", 'fix: write user: "{{ text }}"'),
+    ("Write a line of [text].", None),
+])  # fmt: skip
+def test_a_template_with_a_name_as_plain_text_is_a_mistake(
+    project: MakeProject, user: str, fix: str | None
+) -> None:
+    columns = f'{{system: "About {{text}}", user: "{user}", assistant: "{{{{ intent }}}}"}}'
+    recipe = (
+        f"finery: 1\nname: t\ndata:\n  a: {{use: data.file, path: a.csv, columns: {columns}}}\n"
+    )
+    ran = project({"recipe.yaml": recipe, "a.csv": ROWS}).run("check")
+    assert ran.code == (2 if fix else 0), ran.err
+    assert fix is None or fix in ran.err

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+import yaml
 from conftest import FINERY, MakeProject
 
 from finery.cli.columns import columns_of
@@ -284,3 +285,12 @@ def test_columns_of_files_that_cannot_be_looked_into_are_taken_as_named(
     assert made.run("init", "new", *args).code == 0
     columns = load(made.folder / "new/recipe.yaml").data["data"]["rows"]["columns"]
     assert columns == {"user": '{{ row["it\'s a text"] }}', "assistant": "{{ label }}"}
+
+
+@pytest.mark.parametrize("task", ["classification", "extraction"])
+def test_the_modelfile_has_the_system_prompt_of_the_rows(project: MakeProject, task: str) -> None:
+    made = project({})
+    assert made.run("init", "--task", task).code == 0
+    recipe = yaml.safe_load((made.folder / "recipe.yaml").read_text("utf-8"))
+    assert recipe["export"]["ollama"]["system"] == recipe["data"]["rows"]["columns"]["system"]
+    assert made.run("check").code == 0

@@ -30,7 +30,7 @@ def t(built: MakeProject) -> Project:
 def plan(t: Project, *args: str) -> dict[str, dict[str, Any]]:
     """The plan by step."""
     lines = [json.loads(line) for line in t.run("plan", "--json", *args).out.splitlines()]
-    names = ["step", "use", "state", "reason", "key", "estimate", "notes"]
+    names = ["step", "use", "state", "reason", "key", "estimate", "notes", "error", "blocked_by"]
     assert all(list(line) == names for line in lines)
     return {line["step"]: line for line in lines}
 
@@ -92,5 +92,37 @@ def test_a_plan_gives_notes(project: MakeProject) -> None:
     (note,) = plan(t)["b"]["notes"]
     assert note["name"] == "unset-variable"
     assert (note["file"], note["line"]) == ("recipe.yaml", 6)
-    assert "note: b takes the environment variable FINERY_TEST_UNSET" in t.run("plan").out
-    assert "note:" not in t.run("plan", "--step", "a").out
+    assert "1 note (unset-variable): see finery check\n" in t.run("plan").out
+    assert "note" not in t.run("plan", "--step", "a").out
+
+
+GATED = f"""{RECIPE}evaluate:
+  gate: {{use: steps.score, rows: a, score: 0.25, least: 0.5}}
+export:
+  pack: {{use: steps.pack, needs: gate}}
+  after: {{use: steps.pack, needs: pack}}
+"""
+
+
+def test_a_plan_states_a_failed_requirement_and_what_it_blocks(project: MakeProject) -> None:
+    t = project({**FILES, "recipe.yaml": GATED})
+    assert "fails:" not in t.run("plan").out, "nothing is kept that could be judged"
+    assert t.run("build").code == 1
+    of = plan(t)
+    assert {name: of[name]["state"] for name in ("gate", "pack", "after")} == {
+        "gate": "cached", "pack": "blocked", "after": "blocked",
+    }  # fmt: skip
+    assert of["gate"]["error"]["what"] == "accuracy is 0.25, required 0.5"
+    assert of["after"]["blocked_by"] == ["gate"]
+    out = t.run("plan").out
+    assert "         fails: accuracy is 0.25, required 0.5 (recipe.yaml:9:" in out
+    assert "\n         blocks pack, after\n" in out
+    assert "6 steps: 3 cached, 1 run, 2 blocked" in out
+    for args in ([], ["gate"]):
+        shown = t.run("show", *args)
+        assert shown.code == 0
+        assert "gate fails the build: accuracy is 0.25, required 0.5 (" in shown.out
+        assert "  blocks pack, after\n" in shown.out
+    t.edit("recipe.yaml", "least: 0.5", "least: 0.2")
+    assert "blocked" not in t.run("plan").out
+    assert "fails" not in t.run("show").out

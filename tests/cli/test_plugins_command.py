@@ -44,8 +44,56 @@ def test_a_step_type_tells_all_it_takes(name: str, project: MakeProject) -> None
 
 def test_required_settings_limits_and_defaults_are_told(project: MakeProject) -> None:
     out = project({}).run("plugins", "data.split").out
-    assert "  rows           Datasets; required\n" in out
+    assert "  rows  one or more Datasets; required\n" in out
     assert "  test           a number, at least 0, less than 1; default 0.2\n" in out
+
+
+def test_settings_inside_settings_are_listed_with_type_default_and_help(
+    project: MakeProject,
+) -> None:
+    lines = [line.strip() for line in project({}).run("plugins", "trl.sft").out.splitlines()]
+    at = next(n for n, line in enumerate(lines) if line.startswith("lora.r "))
+    assert lines[at].split(maxsplit=1)[1] == "a whole number, at least 1; default 16"
+    assert lines[at + 1].startswith("Rank: ")
+    names = {line.partition(" ")[0] for line in lines}
+    assert {"lora.target_modules", "launch.processes", "seed", "needs"} <= names
+    deep = project({"r.yaml": "finery: 1\nplugins: [deep.py]\n", "deep.py": DEEP})
+    out = deep.run("plugins", "r.yaml", "d.a").out
+    assert "  many[].inner[].x     a whole number; default 1\n" in out
+    assert "  many[].inner[].more  " in out
+
+
+DEEP = """
+from finery import Dataset, Job, Settings, Step, hookimpl, setting
+
+class Inner(Settings):
+    x: int = setting(1, help="X.")
+    more: "list[Inner]" = setting([], help="Itself.")
+
+class Outer(Settings):
+    inner: list[Inner] = setting([], help="Inner.")
+
+class A(Step):
+    "Deep."
+
+    many: list[Outer] = setting([], help="Many.")
+
+    def run(self, job: Job) -> Dataset: ...
+
+@hookimpl
+def finery_steps():
+    return {"d.a": A}
+"""
+
+
+def test_an_unknown_step_type_points_at_the_plugins_of_a_recipe(project: MakeProject) -> None:
+    fix = "recipe.yaml loads plugins of its own: finery plugins recipe.yaml steps.halve"
+    made = project({"recipe.yaml": RECIPE})
+    assert fix in made.run("plugins", "steps.halve").err
+    assert made.run("plugins", "recipe.yaml", "steps.halve").code == 0
+    assert made.run("plugins", "steps.halve", "recipe.yaml").code == 0
+    (made.folder / "recipe.yaml").unlink()
+    assert "finery plugins RECIPE steps.halve" in made.run("plugins", "steps.halve").err
 
 
 def test_plugin_files_of_a_recipe_are_listed_with_it(project: MakeProject) -> None:

@@ -2,7 +2,9 @@
 
 import json
 
-from conftest import MakeProject
+import pytest
+import yaml
+from conftest import MakeProject, Project, until
 from jsonschema import Draft202012Validator
 
 from finery.plugin.manager import load_plugins
@@ -24,7 +26,120 @@ def test_the_schema_of_one_step_type_is_printed(project: MakeProject) -> None:
 
 def test_plugin_files_of_a_recipe_are_in_its_schema(project: MakeProject) -> None:
     made = project({"recipe.yaml": RECIPE})
-    assert "steps.copy" in json.loads(made.run("schema", "-r", "recipe.yaml").out)["$defs"]
+    for args in (["-r", "recipe.yaml", "--print"], ["recipe.yaml", "--print"]):
+        assert "steps.copy" in json.loads(made.run("schema", *args).out)["$defs"]
+    assert json.loads(made.run("schema", "recipe.yaml", "steps.copy").out)["required"] == [
+        "use", "rows",
+    ]  # fmt: skip
+
+
+NAMED = """\
+# yaml-language-server: $schema=recipe.schema.json
+finery: 1
+name: t
+plugins: [./steps.py]
+models:
+  base: {use: hub.model, repo: a/b}
+data:
+  a: {use: steps.source, path: rows.txt}
+  halves: {use: steps.halve, rows: a}
+train:
+  sft: {use: trl.sft, model: base, rows: halves.first, watch: {use: eval.exact, rows: a}}
+evaluate:
+  test: {use: eval.exact, models: [base, sft], rows: a, require: {sft.accuracy: ">= 0.5"}}
+"""
+
+
+def mistakes(made: Project, old: str = "", new: str = "") -> list[str]:
+    """What the schema file says of the recipe with a change."""
+    schema = json.loads((made.folder / "recipe.schema.json").read_text())
+    Draft202012Validator.check_schema(schema)
+    text = (made.folder / "recipe.yaml").read_text()
+    assert old in text
+    errors = Draft202012Validator(schema).iter_errors(yaml.safe_load(text.replace(old, new)))
+    return [error.message for error in errors]
+
+
+@pytest.fixture
+def named(project: MakeProject) -> Project:
+    """A recipe with its schema."""
+    made = project({"recipe.yaml": NAMED, "rows.txt": "one\ntwo\n"})
+    ran = made.run("schema", "recipe.yaml")
+    assert (ran.code, ran.out) == (0, "recipe.schema.json is up to date\n")
+    return made
+
+
+@pytest.mark.parametrize(("old", "new", "says"), [
+    ("rows: halves.first", "rows: halves.lft", "not valid under any"),
+    ("rows: halves.first", "rows: base", "not valid under any"),
+    ("model: base", "model: a", "'a' is not one of ['base', 'sft']"),
+    ("rows: a}}", "rows: b}}", "'b' is not one of ['a', 'halves.first', 'halves.second']"),
+    ("model: base", "model: base, needs: tests", "not valid under any"),
+    ("{sft.accuracy", "{stf.accuracy", "'stf.accuracy' was unexpected"),
+    ("{sft.accuracy", "{sft.acuracy", "'sft.acuracy' was unexpected"),
+    ("name: t", "name: t\nsilence: [sft/epoch]", "'sft/epoch' is not one of"),
+])  # fmt: skip
+def test_a_recipes_schema_knows_its_names_by_kind(
+    named: Project, old: str, new: str, says: str
+) -> None:
+    assert mistakes(named) == []
+    assert [m for m in mistakes(named, old, new) if says in m]
+
+
+def test_check_keeps_an_existing_schema_up_to_date(named: Project) -> None:
+    named.edit("recipe.yaml", "train:", "  more: {use: steps.copy, rows: a}\ntrain:")
+    assert mistakes(named, "rows: halves.first", "rows: more")
+    named.run("check")
+    assert mistakes(named, "rows: halves.first", "rows: more") == []
+    (named.folder / "recipe.schema.json").unlink()
+    named.run("check")
+    assert not (named.folder / "recipe.schema.json").exists()
+
+
+def test_a_recipe_with_mistakes_still_gives_its_names(named: Project) -> None:
+    named.edit("recipe.yaml", "{use: steps.halve, rows: a}", "{use: steps.halve, rosw: 3}")
+    named.edit("recipe.yaml", "{use: steps.source, path: rows.txt}", "{use: steps.suorce}")
+    assert named.run("schema", "recipe.yaml").code == 0
+    assert not [m for m in mistakes(named) if "is not one of ['a', 'halves" in m]
+    assert mistakes(named, "model: base", "model: halves.first")
+
+
+def test_what_an_editor_shows_has_no_names_of_python(named: Project) -> None:
+    schema = json.loads((named.folder / "recipe.schema.json").read_text())
+    sft = schema["$defs"]["trl.sft"]["properties"]
+    assert sft["lora"]["title"] == "lora"
+    assert sft["epochs"]["description"].endswith("\n\nDefault: 3")
+    assert "title" not in schema["$defs"]["trl.sft.Lora"]
+    assert schema["properties"]["train"]["properties"]["sft"]["title"] == "sft (trl.sft)"
+    assert "\n   " not in schema["$defs"]["trl.sft"]["description"]
+
+
+def test_another_file_is_not_overwritten_and_a_shared_schema_stays(project: MakeProject) -> None:
+    made = project({"recipe.yaml": RECIPE, "recipe.schema.json": "{}"})
+    ran = made.run("schema", "recipe.yaml")
+    assert ran.code == 2
+    assert "recipe.schema.json is not a recipe's schema, and finery doesn't overwrite it" in ran.err
+    assert (made.folder / "recipe.schema.json").read_text() == "{}"
+    shared = f"# yaml-language-server: $schema=../shared.json\n{RECIPE}".replace(
+        "steps", "../steps"
+    )
+    made.write({"sub/recipe.yaml": shared, "shared.json": "{}"})
+    ran = made.run("schema", "sub")
+    assert ran.code == 0
+    assert "# yaml-language-server: $schema=recipe.schema.json" in ran.out
+    assert (made.folder / "shared.json").read_text() == "{}"
+
+
+def test_watch_follows_the_recipe(named: Project) -> None:
+    process = named.start("schema", "recipe.yaml", "--watch")
+    try:
+        assert process.stdout is not None
+        until(lambda: "Watching" in process.stdout.readline())
+        named.edit("recipe.yaml", "train:", "  more: {use: steps.copy, rows: a}\ntrain:")
+        until(lambda: mistakes(named, "rows: halves.first", "rows: more") == [])
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_all_schemas_are_written_and_checked(project: MakeProject) -> None:

@@ -63,8 +63,8 @@ YAML = {
     ),
     "indentation": Broken(
         f"finery: 1\ndata:\n  rows:\n    use: data.file\n   {HERE}path: x\n",
-        "fits neither the line nor the lines above",
-        "check its indentation",
+        "indentation of this line doesn't match",
+        "indent it like",
     ),
     "list goes on as mapping": Broken(
         f"finery: 1\nplugins:\n  - a.py\n  {HERE}b: c\n", "isn't an item", "start items with '- '"
@@ -96,25 +96,31 @@ YAML = {
         "finery: 1\nx-0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n"
         + "".join(f"x-{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9)),
         "aliases multiply to more than 200,000 parts",
-        "drop the aliases",
+        "remove aliases",
         where="recipe.yaml:2",
     ),
-    "alias in itself": Broken(f"finery: 1\nx-a: {HERE}&a [*a]\n", "contains itself", "drop"),
-    "merge in itself": Broken(f"finery: 1\nx-a: {HERE}&a {{<<: *a}}\n", "contains itself", "drop"),
+    "alias in itself": Broken(f"finery: 1\nx-a: {HERE}&a [*a]\n", "contains itself", "remove"),
+    "merge in itself": Broken(
+        f"finery: 1\nx-a: {HERE}&a {{<<: *a}}\n", "contains itself", "remove"
+    ),
     "alias of nothing": Broken(f"finery: 1\nname: {HERE}*a\n", "no anchor has this name", "define"),
     "merge of a list": Broken(
         f"finery: 1\ndata:\n  rows: {{<<: [{HERE}a], use: b}}\n",
-        "merges mappings only",
+        "can only merge mappings",
         "<<: *defaults",
     ),
     "Python tag": Broken(
         f"finery: 1\nx-a: {HERE}!!python/object:os.system {{}}\n",
         "the tag !!python/object:os.system is not allowed",
-        "drop the tag",
+        "remove the tag",
     ),
-    "own tag": Broken(f"finery: 1\nname: {HERE}!include a.yaml\n", "tag !include", "drop the tag"),
+    "own tag": Broken(
+        f"finery: 1\nname: {HERE}!include a.yaml\n", "tag !include", "remove the tag"
+    ),
     "two documents": Broken(
-        f"finery: 1\nname: a\n{HERE}---\nfinery: 1\n", "a second YAML document", "one recipe a file"
+        f"finery: 1\nname: a\n{HERE}---\nfinery: 1\n",
+        "a second YAML document",
+        "one recipe per file",
     ),
     "deep lists": Broken(
         f"finery: 1\nx-a: {'[' * 99}{HERE}{'[' * 99}{']' * 198}\n",
@@ -130,7 +136,9 @@ YAML = {
     "NUL": Broken(f"finery: 1\nname: a{HERE}\0b\n", "character #x0000 is not allowed", "delete it"),
     "empty": Broken("", "the recipe is empty", "finery init", "recipe.yaml:1:1"),
     "only a comment": Broken("# soon\n", "the recipe is empty", "finery init", "recipe.yaml:1:1"),
-    "list at top": Broken("- a\n", "is a mapping of sections", "`finery: 1`", "recipe.yaml:1:1"),
+    "list at top": Broken(
+        "- a\n", "must be a mapping of sections", "`finery: 1`", "recipe.yaml:1:1"
+    ),
     "huge number": Broken(f"finery: 1\nseed: {HERE}{10**30}\n", "too large", "put it in quotes"),
     "5,000 digits": Broken(f"finery: 1\nseed: {HERE}{'9' * 5000}\n", "too large", "quotes"),
     "huge float": Broken(f"finery: 1\nseed: {HERE}1e999\n", "1e999 is too large", "in quotes"),
@@ -155,7 +163,9 @@ TOP = {
         "must map names to steps",
         "data: {NAME:",
     ),
-    "name with slash": Broken(f"{DATA}name: {HERE}a/b\n", "can't be named 'a/b'", "use letters"),
+    "name with slash": Broken(
+        f"{DATA}name: {HERE}a/b\n", "can't be named 'a/b'", "letters, digits"
+    ),
     "name is a number": Broken(f"{DATA}name: {HERE}3\n", "'name' can't be 3", "put it in quotes"),
     "seed below 0": Broken(f"{DATA}seed: {HERE}-1\n", "'seed' can't be -1", "at least 0, at most"),
     "seed as text": Broken(f"{DATA}seed: {HERE}'7'\n", "'seed' can't be '7'", "write seed: 7"),
@@ -192,12 +202,12 @@ STEPS = {
     "slash in a step's name": Broken(
         f"finery: 1\ndata:\n  {HERE}a/b: {{use: data.file}}\n",
         "can't be named 'a/b'",
-        "use letters",
+        "letters, digits",
     ),
     "line break in a step's name": Broken(
         f'finery: 1\ndata:\n  {HERE}"a\\n": {{use: data.file}}\n',
         "can't be named 'a",
-        "use letters",
+        "letters, digits",
     ),
     "one name in two sections": Broken(
         f"{DATA}generate:\n  {HERE}rows: {{use: data.file, path: rows.jsonl}}\n",
@@ -324,7 +334,7 @@ REFERENCES = {
     ),
     "output of a step with one": Broken(
         f"{DATA}  b: {{use: data.split, rows: {HERE}rows.train}}\n",
-        "step 'rows' has one output, without a name",
+        "step 'rows' has a single output without a name",
         "write rows",
     ),
     "step with several outputs": Broken(
@@ -335,7 +345,7 @@ REFERENCES = {
     "wrong kind": Broken(
         f"{EXACT.replace('[m]', f'[{HERE}rows]')}",
         "'models' of eval.exact expects a Model, but 'rows' is a Dataset",
-        "of that kind are: m",
+        "name a Model: m",
     ),
     "the same rows twice": Broken(
         f"{SPLIT}  b: {{use: data.dedup, rows: [split.train, rows, {HERE}split.train]}}\n",
@@ -494,7 +504,7 @@ PLUGINS = {
     ),
     "setting with a reserved name": Broken(
         OWN_TYPE,
-        "field 'seed' is a word every step has",
+        "field 'seed' has the name of a key that every step has",
         "rename it",
         files=plugin(
             "class X(Step):\n    'X.'\n    seed: int = setting(1, help='x')\n"
@@ -532,7 +542,7 @@ PLUGINS = {
     ),
     "unknown role": Broken(
         OWN_TYPE,
-        "the role 'trian' of 'rows' is none of train, validation, compare, base",
+        "the role 'trian' of 'rows' must be one of train, validation, compare, base",
         "docs/howto/plugins.md",
         files=plugin(
             "from finery import takes\nclass X(Step):\n    'X.'\n"
@@ -560,7 +570,7 @@ PLUGINS = {
     ),
     "run without a return type": Broken(
         OWN_TYPE,
-        "p.py:X.run must say what it returns",
+        "p.py:X.run has no return type",
         "annotate it",
         files=plugin(f"class X(Step):\n    'X.'\n    def run(self, job): ...\n{PROVIDE}"),
     ),
@@ -577,15 +587,15 @@ PLUGINS = {
 OVERRIDES = {
     "--set without a value": Broken(
         DATA,
-        "--set takes PATH=VALUE",
+        "--set expects PATH=VALUE",
         "--set train.sft.epochs=1",
         "--set seed",
         args=("--set", "seed"),
     ),
     "--set of an unknown step": Broken(
         DATA,
-        "the recipe has no 'data.rowz' to set something in",
-        "name a section and a step",
+        "'data.rowz' was not found in the recipe",
+        "name a section, a step and a setting",
         "--set data.rowz.take=1",
         args=("--set", "data.rowz.take=1"),
     ),

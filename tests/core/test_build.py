@@ -179,7 +179,7 @@ def test_an_unmet_requirement_fails_the_build_but_not_the_result(project: MakePr
     ("os.kill(os.getpid(), 9)", "killed (SIGKILL)"),
     ("os.kill(os.getpid(), 11)", "SIGSEGV"),
     ("os._exit(3)", "exit code 3"),
-    ("raise SystemExit(4)", "exit code 4"),
+    ("raise SystemExit(4)", "calls sys.exit(4)"),
 ])  # fmt: skip
 def test_a_process_that_dies_is_an_error_and_not_a_hang(
     project: MakeProject, end: str, says: str

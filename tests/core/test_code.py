@@ -61,6 +61,8 @@ def digest(tmp_path: Path, text: str) -> str:
         ('"none"', '"there are none"'),
         ("rows of {", "rows found, of {"),
         ("half of it", "one of two"),
+        ('help="Size."', 'help="How large it is.", examples=[3]'),
+        (', help="Size."', ""),
         ("from typing import NamedTuple\n", "from typing import NamedTuple, TYPE_CHECKING\n"
          "if TYPE_CHECKING:\n    from elsewhere import Row\n"),
     ],
@@ -87,7 +89,7 @@ def test_what_cannot_change_an_output_is_no_code(tmp_path: Path, old: str, new: 
         ("LIMIT: int = 3", "LIMIT: int"),
         ("size: int", "size: float"),  # the fields of a class are its annotations
         ("seeded=False", "seeded=True"),
-        ('help="Size."', 'help="The size."'),
+        (', help="Size."', ', ge=1, help="Size."'),
         ("StepError(f", "DataError(f"),
         ("in {self.size}", "in {self.next()}"),
         ("if not rows", "if rows"),

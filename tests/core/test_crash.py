@@ -14,6 +14,7 @@ from conftest import LIGHT_STEPS, MakeProject, Project, running, until
 
 from finery.store.database import Store
 from finery.util.files import hash_file
+from finery.util.leftovers import is_in_use, lock_path
 
 KILLS = 20
 CODE = """
@@ -43,7 +44,7 @@ def quick_recipe() -> str:
 def results(t: Project) -> dict[str, list[str]]:
     """Key → digests of its outputs, of all keys in the store."""
     store = Store(t.folder / ".finery")
-    keys = [k for (k,) in store._db.execute("SELECT key FROM results")]
+    keys = [k for (k,) in store._db.rows("SELECT key FROM results")]
     found = {key: store.lookup(key) for key in keys}
     store.close()
     return {k: [m.digest for m in r.outputs.values()] for k, r in found.items() if r}
@@ -141,6 +142,81 @@ time.sleep(60)
     assert log.read_text() == 'printed *** "***"\nchild ***\nunfinished-***'
 
 
+CHILD = """
+import subprocess, sys, time
+if not Path('again').exists():
+    writes = "import sys, time, pathlib; path = pathlib.Path(sys.argv[1], 'child')"
+    writes += "\\nwhile True: path.write_text(str(time.time())); time.sleep(.01)"
+    for options in OPTIONS:
+        subprocess.Popen([sys.executable, '-c', writes, str(job.scratch)], **options)
+    while not (job.scratch / 'child').exists(): time.sleep(.01)
+    Path('up').touch(); time.sleep(60)
+before = (job.scratch / 'child').read_text()
+time.sleep(.2)
+rows.append({'prompt': str((job.scratch / 'child').read_text() == before)})
+"""
+ALONE = "{'start_new_session': True}"
+SILENT = "{'start_new_session': True, 'stdin': subprocess.DEVNULL}"
+UNNAMED = "{'start_new_session': True, 'env': {}}"
+
+
+@pytest.mark.parametrize("use", ["steps.script", "steps.alone"])
+def test_children_of_a_step_end_with_a_killed_build(project: MakeProject, use: str) -> None:
+    code = CHILD.replace("OPTIONS", "[{}, {'stdin': subprocess.DEVNULL}]")
+    steps = {"a": {"use": use, "code": code}}
+    t = project(
+        {"recipe.yaml": f"finery: 1\nname: t\nplugins: [./steps.py]\ndata: {json.dumps(steps)}"}
+    )
+    t.env["MARK"] = f"probe-{os.urandom(6).hex()}"
+    process = t.start("build")
+    until(lambda: (t.folder / "up").exists())
+    process.kill()
+    process.communicate()
+    until(lambda: not running(t.env["MARK"]))
+
+
+@pytest.mark.parametrize("options", [ALONE, SILENT, UNNAMED])
+def test_the_next_build_ends_what_still_uses_the_scratch(
+    project: MakeProject, options: str
+) -> None:
+    steps = {"a": {"use": "steps.alone", "code": CHILD.replace("OPTIONS", f"[{options}]")}}
+    t = project(
+        {"recipe.yaml": f"finery: 1\nname: t\nplugins: [./steps.py]\ndata: {json.dumps(steps)}"}
+    )
+    process = t.start("build")
+    until(lambda: (t.folder / "up").exists())
+    process.kill()
+    process.communicate()
+    (scratch,) = (t.folder / ".finery/work").glob("*.scratch")
+    assert is_in_use(scratch) or options == SILENT
+    (t.folder / "again").touch()
+    assert t.ran() == ["a"]
+    assert t.rows("a")[0]["prompt"] == "True"
+    assert list((t.folder / ".finery/work").iterdir()) == []
+
+
+def test_scratch_that_a_killed_build_did_not_clear_is_removed(project: MakeProject) -> None:
+    steps = {"a": {"use": "steps.script", "code": "(job.scratch / 'x').touch()"}}
+    t = project(
+        {"recipe.yaml": f"finery: 1\nname: t\nplugins: [./steps.py]\ndata: {json.dumps(steps)}"}
+    )
+    t.ran()
+    (key,) = results(t)
+    work = t.folder / ".finery/work"
+    left, stale, fresh = (work / f"{k}.scratch" for k in (key, "a" * 64, "b" * 64))
+    for folder in (left, stale, fresh):
+        folder.mkdir()
+        (folder / "checkpoint").touch()
+        lock_path(folder).touch()
+    month = time.time() - 31 * 86_400
+    for path in (stale / "checkpoint", stale):
+        os.utime(path, (month, month))
+    t.edit("recipe.yaml", "touch()", "touch();")
+    _, _, err = t.run("build")
+    assert "removed the scratch of 1 unfinished step" in err
+    assert sorted(work.iterdir()) == [fresh, lock_path(fresh)]
+
+
 def test_a_killed_step_resumes_from_its_scratch(project: MakeProject) -> None:
     code = """
 import time
@@ -179,7 +255,8 @@ def test_what_a_killed_step_left_is_swept_by_the_next_build(project: MakeProject
     process.communicate()
     t.edit("recipe.yaml", f"{code}; {wait}", "")  # another key: nobody comes back for this one
     assert t.ran() == ["a"]
-    assert [p.suffix for p in (t.folder / ".finery/work").iterdir()] == [".scratch"]
+    left = sorted(p.suffix for p in (t.folder / ".finery/work").iterdir())
+    assert left == [".lock", ".scratch"]
 
 
 @pytest.mark.parametrize(("count", "partly"), [(4, False), (2, True)])

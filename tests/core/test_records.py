@@ -1,6 +1,5 @@
 """The record cache: what is asked, what is kept, and when asking ends."""
 
-import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -312,9 +311,6 @@ def test_progress_says_what_was_spent() -> None:
 
 
 def test_records_that_cannot_be_written_are_no_bug(tmp_path: Path) -> None:
-    path = tmp_path / "finery.db"
-    db = sqlite3.connect(path)
-    db.execute("CREATE TABLE other (key)")
-    db.close()
+    path = tmp_path / "gone/finery.db"
     with pytest.raises(StepError, match="an answer can't be stored"):
         SqliteRecords(path).put({b"k": b"v"})

@@ -15,9 +15,10 @@ from jsonschema import Draft202012Validator
 from finery import Dataset, Files, Job, Model, PluginError, Settings, Step, setting, takes
 from finery.plugin.manager import Plugins, load_plugins
 from finery.recipe.document import Recipe, load
+from finery.recipe.editor.schema import recipe_schema
 from finery.recipe.fits import fits
 from finery.recipe.messages import _validator, phrase
-from finery.recipe.schema import recipe_schema, step_schema
+from finery.recipe.schema import step_schema
 from finery.recipe.validate import check_recipe, convert_step
 from finery.step.inspect import inputs_of
 
@@ -239,7 +240,7 @@ def test_a_recipe_that_is_fine_needs_no_validator(read: Read) -> None:
         ("model", "text"),
         ("path", "text or a list of text, at least 1 of them"),
         ("count", "a whole number, at least 1, at most 9"),
-        ("share", "a number, more than 0, less than 1"),
+        ("share", "a number, greater than 0, less than 1"),
         ("kind", "one of a, b"),
         ("name", "text, matching ^[a-z]+$"),
         ("lora", "a mapping of settings"),

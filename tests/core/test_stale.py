@@ -169,6 +169,14 @@ def test_a_helper_that_changes_during_a_build_is_not_run_under_the_old_key(
     assert "its code changed since the build began: helper.py" in process.communicate(timeout=30)[1]
 
 
+def test_a_reworded_help_reruns_nothing(project: MakeProject) -> None:
+    t = make(project, FOLDER, "from helper import change", helper=HELPER)
+    t.edit("own.py", 'help="The file."', 'help="File with a prompt a line.", examples=["a.txt"]')
+    assert t.ran() == []
+    t.edit("own.py", "OneFile = setting(", "OneFile = setting(affects_output=False, ")
+    assert t.ran() == ["a"]
+
+
 # Wrappers of every step
 
 WRAPPER = """

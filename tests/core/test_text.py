@@ -9,6 +9,7 @@ import pytest
 from finery.util.paths import shown
 from finery.util.text import (
     counted,
+    did_you_mean,
     duration,
     in_line,
     percent,
@@ -49,6 +50,21 @@ def test_numbers() -> None:
 def test_nothing_that_is_printed_steers_a_terminal() -> None:
     assert visible("a\x1b[2J\x07\x7f\x9b\tb\nc") == "a␛[2J␇␡\\x9b\tb\nc"
     assert visible("a\tb", tabs=True) == "a␉b"
+
+
+def test_marks_that_reorder_a_text_are_shown() -> None:
+    assert visible("pay\u202e001\u202c \u2066a\u2069\u200b") == (
+        "pay\\u202e001\\u202c \\u2066a\\u2069\\u200b"
+    )
+    assert visible("👩\u200d💻 שלום") == "👩\u200d💻 שלום"
+
+
+def test_a_fix_lists_no_more_names_than_one_can_read() -> None:
+    names = [f"column_{i}" for i in range(50_000)]
+    listed = did_you_mean("zzz", names) or ""
+    assert listed.endswith("(50,000 in all)")
+    assert len(listed) < 2_000
+    assert did_you_mean("colum_17", names) is not None
     assert in_line(" a\r\nb \x1b ") == "a b ␛"
 
 

@@ -63,8 +63,8 @@ def test_a_file_that_a_step_reads_undeclared_is_named_with_the_fix(project: Make
     code, _, err = t.run("build")
     assert code == 0
     assert "  note    a  reads.it  reads words.txt, which isn't declared" in err
-    assert "note: a reads words.txt" in err
-    assert "(undeclared-read)\n  fix: declare it in the step type" in err
+    assert "(undeclared-read)\n          fix: declare it in the step type" in err
+    assert err.count("words.txt, which") == 1
     assert "note" not in t.run("build").err
 
 

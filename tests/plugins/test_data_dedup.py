@@ -11,6 +11,7 @@ from finery import DataError, Dataset
 from finery.rows import Row, with_id
 from finery.rows.dropped import dropped
 from finery.rows.near import (
+    CROWD,
     LONG,
     Common,
     NearIndex,
@@ -22,6 +23,7 @@ from finery.rows.near import (
     similarity,
 )
 from finery.testing import TestJob, dataset
+from finery_data.duplicates.heldout import WHOLE, _Whole
 from finery_data.steps.decontaminate import Decontaminate
 from finery_data.steps.dedup import Dedup
 
@@ -219,3 +221,26 @@ def test_short_test_prompts_may_be_inside_of_others(tmp_path: Path) -> None:
 def test_nothing_left_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no row is left: dropped 1 of 1 rows"):
         clean(tmp_path, [row(CARD)], [row(CARD)])
+
+
+def test_a_crowd_of_near_copies_is_bounded_and_counted(tmp_path: Path) -> None:
+    index = NearIndex(0.7, tmp_path)
+    for number in range(CROWD + 100):
+        assert index.add(number, entry_of(["a" * (600 + number)]))
+    assert index.crowded == 100
+    assert index.find(entry_of(["a" * (600 + CROWD + 50)])) == (CROWD + 50, 1.0)  # as a copy
+    near = index.find(entry_of(["a" * 2000]))
+    assert near is not None
+    assert near.number == 0
+
+
+@given(st.lists(st.text("ab", min_size=1, max_size=6), max_size=12), st.text("ab", max_size=40))
+def test_what_has_a_text_inside_is_found_however_texts_start(drawn: list[str], text: str) -> None:
+    start = "c" * WHOLE
+    texts, whole = [start + end for end in drawn], _Whole()
+    for number, one in enumerate(texts):
+        whole.add(one, number)
+    for tried in (f"cc{start}{text}", f"x{text}{start}{text}{start}b", text):
+        inside = whole.inside(tried)
+        assert (inside is not None) == any(one in tried for one in texts)
+        assert inside is None or texts[inside] in tried

@@ -91,3 +91,8 @@ def test_texts_are_clean_and_are_found_when_they_are_misread() -> None:
 def test_a_single_misread_letter_is_found() -> None:
     letters = [chr(c) for c in range(0xA1, 0x180)]
     assert [c for c in letters if not list(personal.garbled(f"wo{misread(c)}rd"))] == []
+
+
+def test_texts_that_nearly_match_take_no_longer() -> None:
+    almost = ("AB12" + "A" * 40 + " ") * 5_000 + ("+1" + "1" * 60 + "a ") * 5_000
+    assert list(personal.personal_data(almost, list(personal.FINDERS))) == []

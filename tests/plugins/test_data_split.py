@@ -17,6 +17,7 @@ from finery.rows.dropped import dropped
 from finery.rows.near import normalised
 from finery.testing import TestJob, dataset
 from finery_data.steps.split import SPLITS, Split, draw, prompt_key, split_index, unit_of
+from finery_data.steps.strata import Unit, divide, strata_of
 
 
 def row(prompt: str, answer: str = "a", **more: Any) -> Row:
@@ -34,7 +35,7 @@ def split(rows: list[Row], seed: int = 0, **given: Any) -> tuple[dict[str, list[
     step = Split(rows=[dataset(job.scratch / "in", rows)], **given)
     made = step.run(job)
     parts = {name: list(getattr(made, name)) for name in step.outputs()}
-    return parts, "\n".join(e["message"] for e in job.events), made
+    return parts, "\n".join(e["message"] for e in job.events if e["event"] == "log"), made
 
 
 def refused(rows: list[Row], **given: Any) -> str:
@@ -220,9 +221,9 @@ def test_several_inputs_are_split_as_one(tmp_path: Path) -> None:
 
 
 def test_meta_of_a_split_is_about_its_own_rows() -> None:
-    parts, _, made = split(PLENTY, stratify="label")
+    parts, _, made = split(PLENTY, stratify="label", sizes="stable")
     only_test = [r for r in numbered(600)[60:] if places_of(r) == "test"]
-    _, _, more = split([*PLENTY, *only_test], stratify="label")
+    _, _, more = split([*PLENTY, *only_test], stratify="label", sizes="stable")
     assert made.train.meta == more.train.meta
     assert made.test.meta != more.test.meta
     labels = Counter(r["label"] for r in parts["train"])
@@ -254,17 +255,73 @@ def test_strata_of_other_types() -> None:
 
 def test_missing_stratum_is_a_warning_with_a_seed_that_helps() -> None:
     rows = [*PLENTY, *(row(f"rare {i}", label="rare") for i in range(6))]
-    seed = next(s for s in range(99) if "warning" in split(rows, s, stratify="label")[1])
-    log = split(rows, seed, stratify="label")[1]
+    given = {"stratify": "label", "sizes": "stable"}
+    seed = next(s for s in range(99) if "warning" in split(rows, s, **given)[1])
+    log = split(rows, seed, **given)[1]
     assert "has no row with label 'rare'" in log
     better = int(log.partition("`seed: ")[2].partition("`")[0])
-    assert "warning" not in split(rows, better, stratify="label")[1]
+    assert "warning" not in split(rows, better, **given)[1]
+
+
+def test_every_stratum_is_divided_by_the_shares() -> None:
+    rows = [row(f"{label} {i}", label=label) for label in "abcdef" for i in range(30)]
+    parts, log, _ = split(rows, stratify="label", decontaminate=False)
+    for name, size in (("train", 21), ("validation", 3), ("test", 6)):
+        assert Counter(r["label"] for r in parts[name]) == dict.fromkeys("abcdef", size)
+    assert "warning" not in log
+
+
+def test_sizes_can_be_exact_without_strata() -> None:
+    parts, _, _ = split(numbered(101), sizes="exact", decontaminate=False)
+    assert {name: len(rows) for name, rows in parts.items()} == {
+        "train": 71,
+        "validation": 10,
+        "test": 20,
+    }
+
+
+def test_values_with_too_few_rows_for_every_split_are_named() -> None:
+    rare = [row("x 1", label="once"), row("y 1", label="twice"), row("y 2", label="twice")]
+    parts, log, _ = split([*PLENTY, *rare], stratify="label", decontaminate=False)
+    assert "fewer than 3 different prompts can't be in all 3 splits: 'once' (1), 'twice' (2)" in log
+    assert sum(map(len, parts.values())) == len(PLENTY) + 3
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 40), st.sampled_from("abc")), min_size=30, max_size=200),
+    st.integers(0, 99),
+)
+@settings(max_examples=20)
+def test_strata_and_groups_are_respected_in_any_order(
+    drawn: list[tuple[int, str]], seed: int
+) -> None:
+    units, strata = [u for u, _ in drawn], [s for _, s in drawn]
+
+    def chosen(order: list[int]) -> dict[int, int]:
+        of = strata_of([units[i] for i in order], [strata[i] for i in order])
+        rows = Counter(units)
+        points = {u: draw(u, seed) for u in rows}
+        split_of = divide([Unit(points[u], rows[u], of[u]) for u in rows], (0.7, 0.1, 0.2))
+        return {u: split_of[points[u]] for u in rows}
+
+    forward = chosen(list(range(len(drawn))))
+    assert forward == chosen(list(range(len(drawn)))[::-1])
+    if len(set(strata_of(units, strata).values())) == 1 and len(set(units)) >= 3:
+        assert set(forward.values()) == {0, 1, 2}
+
+
+def test_added_rows_move_few_rows_of_exact_splits() -> None:
+    before = split(numbered(1000), stratify="label", decontaminate=False)[0]
+    after = split(numbered(1100), stratify="label", decontaminate=False)[0]
+    place = {r["id"]: name for name, rows in after.items() for r in rows}
+    moved = sum(place[r["id"]] != name for name, rows in before.items() for r in rows)
+    assert moved < 30
 
 
 @pytest.mark.parametrize("decontaminate", [True, False])
 def test_a_seed_is_named_for_the_split_before_near_copies_are_dropped(decontaminate: bool) -> None:
     rows = [*numbered(30), *(row(f"other {i}", label="rare") for i in range(3))]
-    _, log, _ = split(rows, stratify="label", decontaminate=decontaminate)
+    _, log, _ = split(rows, stratify="label", sizes="stable", decontaminate=decontaminate)
     told = log[log.index("`seed: ") :].splitlines()[0]
     assert told.endswith("near copies of held-out rows are dropped)") == decontaminate
 

@@ -304,3 +304,13 @@ def test_broken_parquet_is_an_error(tmp_path: Path) -> None:
     content = as_parquet(ROWS)
     assert "the Parquet file can't be read" in failure(tmp_path, "x.parquet", content[:-20])
     assert "the Parquet file can't be read" in failure(tmp_path, "y.parquet", b"a,b\n")
+
+
+def test_many_columns_are_read_and_looked_through(tmp_path: Path) -> None:
+    names = [f"c{i}" for i in range(100_000)]
+    (record,) = read(tmp_path, "x.csv", f"{','.join(names)}\n{','.join('1' for _ in names)}\n")
+    assert isinstance(record.columns, dict)
+    assert len(record.columns) == len(names)
+    assert "'c7' twice" in failure(tmp_path, "y.csv", ",".join([*names, "c7"]))
+    twice = "{" + ",".join(f'"{name}":1' for name in [*names, "c7"]) + "}"
+    assert "'c7' is given twice" in problem(read(tmp_path, "x.jsonl", twice)[0])

@@ -419,3 +419,21 @@ def test_a_folder_is_built_through_the_command(project: MakeProject) -> None:
     assert ran.code == 2
     failed = [e for e in map(json.loads, ran.out.splitlines()) if e["event"] == "step_failed"]
     assert "UTF-16" in json.dumps(failed)
+
+
+def test_a_block_of_many_comments_before_a_text_is_read_at_once() -> None:
+    document = read_markdown(("<!-- a -->" * 60 + "x\n\n<!-- b --> <!-- c -->\n").encode())
+    assert [document.text[b.start : b.end][-1] for b in document.blocks] == ["x"]
+    between = read_markdown(b"<!-- a --> text <!-- b -->")
+    assert len(between.blocks) == 1
+
+
+def test_markup_that_takes_long_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finery_docs.files.SECONDS", 0.2)
+    monkeypatch.setattr("finery_docs.files.PACE", 10**9)
+    files = {"slow.html": "<!--" * 50_000, "fine.md": "Enough words to make a chunk of. " * 5}
+    assert "slow.html" in failure(tmp_path / "a", files)
+    made = load(tmp_path / "b", files, bad_files="skip")
+    assert ("slow.html", "too-slow") in reasons(made)

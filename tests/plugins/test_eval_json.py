@@ -262,12 +262,12 @@ def vars_of(step: Json) -> dict[str, Any]:
 
 @pytest.mark.parametrize("fields", [[""], ["a..b"], ["a", "a"]])
 def test_fields_that_can_not_be(fields: list[str], tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="can't be a field"):
+    with pytest.raises(UsageError, match="can't be the name of a field"):
         Json(models=[model("m")], rows=rows(tmp_path), fields=fields).check()
 
 
 def test_a_field_that_no_row_expects(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no row expects a field 'totl'") as caught:
+    with pytest.raises(DataError, match="no expected answer has a field 'totl'") as caught:
         judged(tmp_path, [order()], [order()], fields=["totl"])
     assert caught.value.fix == "did you mean 'total'?"
 

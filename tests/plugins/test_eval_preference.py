@@ -62,6 +62,6 @@ def test_scores_are_shares_of_rows_with_intervals(tmp_path: Path, tiny: Model) -
 
 def test_rows_that_are_no_preferences_are_named(tmp_path: Path, tiny: Model) -> None:
     rows = dataset(tmp_path / "rows", [*ROWS, {"prompt": "a", "completion": "b"}])
-    with pytest.raises(DataError, match="without a prompt, a chosen and a rejected") as error:
+    with pytest.raises(DataError, match="no prompt, no chosen or no rejected") as error:
         Preference(models=[tiny], rows=rows).run(TestJob(tmp_path / "job"))
     assert list(rows)[-1]["id"] in str(error.value.details)

@@ -150,7 +150,7 @@ def test_the_answers_of_preferences_only_show_what_the_data_keeps(tmp_path: Path
     own = {row[0]: row[2] for row in table["rows"] if row[1] == "(the rows' own answers)"}
     assert own == {"brief": 0.5, "calm": 0.5, "next_step": 1}
     logged = [e["message"] for e in job.events if e["event"] == "log"]
-    assert "1 of 2 rows' own answers break a rule: brief 1, calm 1" in logged
+    assert "the answers of 1 of 2 rows break a rule: brief 1, calm 1" in logged
 
 
 def test_only_the_extracted_part_is_judged(tmp_path: Path) -> None:
@@ -176,8 +176,8 @@ def test_a_requirement_on_one_rule(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rules", "where", "what"),
     [
-        ({}, "rules", "no rule"),
-        ({"calm": Rule()}, "rules.calm", "asks for nothing"),
+        ({}, "rules", "`rules` is empty"),
+        ({"calm": Rule()}, "rules.calm", "has no condition"),
         ({"calm": Rule(never="(!")}, "rules.calm.never", "not a regular expression"),
         ({"x": Rule(matches="[")}, "rules.x.matches", "not a regular expression"),
         ({"x": Rule(min_words=9, max_words=3)}, "rules.x.min_words", "no answer has"),
@@ -196,7 +196,7 @@ def test_rules_that_can_not_work(rules: dict[str, Rule], where: str, what: str) 
 
 def test_rows_without_a_prompt_are_named(tmp_path: Path) -> None:
     rows = dataset(tmp_path / "rows", [{"id": "r1", "completion": "x"}])
-    with pytest.raises(DataError, match="without a prompt") as caught:
+    with pytest.raises(DataError, match="no prompt") as caught:
         report(tmp_path, [model("m")], rows)
     assert caught.value.details == ["row r1"]
 

@@ -87,7 +87,7 @@ def test_scores_and_comparisons(tmp_path: Path, script: Path) -> None:
         ("SELECT name, bags FROM beans", "2 columns, expected 1"),
         ("SELECT name FROM beans", "3 rows, expected 2"),
         ("SELECT name FROM kenyan LIMIT 0", "0 rows, expected 2"),
-        ("SELECT 'Fox' FROM kenyan", "finds ('Fox',), expected ('Owl',)"),
+        ("SELECT 'Fox' FROM kenyan", "returns ('Fox',), expected ('Owl',)"),
         ("SELECT nme FROM kenyan", "no such column: nme"),
         ("SELECT name FROM kenyan; SELECT 1", "You can only execute one statement at a time."),
         ("I don't know", 'near "I": syntax error'),
@@ -201,7 +201,7 @@ def test_what_a_query_may_do(database: Database) -> None:
 def test_expected_queries_that_fail_are_named(tmp_path: Path, script: Path) -> None:
     table = rows(tmp_path, a="SELECT 1", b="SELECT nope FROM beans")
     step = Sql(models=[model("m")], rows=table, schema=Files(["*"], [script]))
-    with pytest.raises(DataError, match="expected queries fail") as caught:
+    with pytest.raises(DataError, match="some expected queries fail") as caught:
         run_step(step, tmp_path)
     (line,) = caught.value.details
     assert line.startswith(f"row {list(table)[1]['id']}: no such column: nope: SELECT nope")
@@ -212,12 +212,12 @@ def test_expected_queries_that_find_nothing_are_told(tmp_path: Path, script: Pat
     rare = {what: f"SELECT {what} FROM beans WHERE bags > 99" for what in ("name", "SUM(bags)")}
     table = rows(tmp_path, a="SELECT 1", **rare)
     Sql(models=[model("m")], rows=table, schema=Files(["*"], [script])).run(job)
-    assert any("2 expected queries find nothing" in e.get("message", "") for e in job.events)
+    assert any("2 expected queries return nothing" in e.get("message", "") for e in job.events)
 
 
 def test_rows_without_a_query(tmp_path: Path, script: Path) -> None:
     step = Sql(models=[model("m")], rows=rows(tmp_path, a=" "), schema=Files(["*"], [script]))
-    with pytest.raises(DataError, match="without an expected answer"):
+    with pytest.raises(DataError, match="no expected answer"):
         run_step(step, tmp_path)
 
 
@@ -226,11 +226,11 @@ def test_rows_without_a_query(tmp_path: Path, script: Path) -> None:
     [
         ("CREATE TABLE t (a);\n-- fill it\nINSERT INTO t\nVALUES (1, 2);", ":3", "2 values"),
         ("CREATE TABLE t (a);\nATTACH 'x.db' AS x;", ":2", "not authorized"),
-        ("CREATE TABLE t (a);\nINSERT INTO t VALUES (date('now'));", ":2", "depend on when"),
+        ("CREATE TABLE t (a);\nINSERT INTO t VALUES (date('now'));", ":2", "depends on when"),
         ("CREATE TABLE t (a);\nVACUUM INTO 'x.db';", ":2", "denied"),
         ("CREATE TABLE t (a); INSERT INTO t VALUES ('x", ":1", "unrecognized token"),
         ("\nCREATE TABLE", ":2", "incomplete input"),
-        ("-- nothing here;", "", "make no table"),
+        ("-- nothing here;", "", "create no table"),
         ("SELECT '\0';", "", "NUL"),
     ],
 )

@@ -96,7 +96,7 @@ def test_answers_that_are_cut_off_are_told(tmp_path: Path) -> None:
     metrics = Exact(
         models=[model("base", a="one…", b="two")], rows=rows(tmp_path, a="one", b="two")
     ).run(job)
-    assert "base: 1 of 2 answers are cut off at max_tokens: 64" in logged(job)
+    assert "base: 1 of 2 answers were cut off at max_tokens: 64" in logged(job)
     assert metrics.report()["details"]["truncated"] == {"base": 1}
 
 
@@ -227,19 +227,19 @@ def test_a_bad_requirement_stops_the_step_before_any_model(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("settings", "what"),
     [
-        ({"fields": ["a.b"]}, "can't be a field"),
+        ({"fields": ["a.b"]}, "can't be the name of a field"),
         ({"fields": ["valid"]}, "has the name of a metric"),
-        ({"fields": ["a", "a"]}, "named twice"),
+        ({"fields": ["a", "a"]}, "listed twice"),
         ({"fields": ["a", "a_macro_f1"]}, "has the name of a metric"),
-        ({"fields": ["a"], "labels": ["x"]}, "holds a list for each field"),
-        ({"fields": ["a"], "labels": {"b": ["x"]}}, "'b', which is not one of the fields"),
-        ({"labels": {"b": ["x"]}}, "'b', which is not one of the fields"),
+        ({"fields": ["a"], "labels": ["x"]}, "must map each field to a list"),
+        ({"fields": ["a"], "labels": {"b": ["x"]}}, "'b', which isn't one of the fields"),
+        ({"labels": {"b": ["x"]}}, "'b', which isn't one of the fields"),
         ({"labels": []}, "a list of labels is empty"),
-        ({"fields": ["a"], "match": "contains"}, "for answers that are one class"),
+        ({"fields": ["a"], "match": "contains"}, "can't be used with `fields`"),
         ({"extract": "(a"}, "not a regular expression"),
-        ({"extract": "a"}, "must have one group, it has 0"),
-        ({"models": []}, "no model to judge"),
-        ({"models": [Model.placeholder("m"), Model.placeholder("m")]}, "named twice"),
+        ({"extract": "a"}, "must have one group, but has 0"),
+        ({"models": []}, "`models` is empty"),
+        ({"models": [Model.placeholder("m"), Model.placeholder("m")]}, "listed twice"),
     ],
 )
 def test_settings_that_can_not_work(settings: dict[str, Any], what: str) -> None:
@@ -256,7 +256,7 @@ def test_settings_that_can_not_work(settings: dict[str, Any], what: str) -> None
     [
         ({"id": "r1", "prompt": "?"}, "expected answer"),
         ({"id": "r1", "prompt": "?", "completion": " "}, "expected answer"),
-        ({"id": "r1", "completion": "x"}, "without a prompt"),
+        ({"id": "r1", "completion": "x"}, "no prompt"),
         ({"id": "r1", "prompt": "?", "completion": "x", "tools": [{}]}, "with tools"),
     ],
 )
@@ -287,7 +287,7 @@ def test_a_completion_that_contradicts_its_label(tmp_path: Path) -> None:
     """A perfect model would be judged wrong."""
     row = {"id": "r1", "prompt": "?", "completion": "The intent is card.", "label": "card"}
     table = dataset(tmp_path / "rows", [row])
-    with pytest.raises(DataError, match="isn't read as their label") as caught:
+    with pytest.raises(DataError, match="aren't read as their labels") as caught:
         run_step(Classification(models=[model("m")], rows=table), tmp_path)
     assert "extract" in (caught.value.fix or "")
     step = Classification(models=[model("m")], rows=table, match="contains")
@@ -298,8 +298,8 @@ def test_advice_is_logged(tmp_path: Path) -> None:
     table = rows(tmp_path, a=fields("bug", "low"), b=fields("bug", "low"))
     job = TestJob(tmp_path)
     Classification(models=[model("m")], rows=table, extract="(zzz)").run(job)
-    assert "to judge each: fields: [category, priority]" in logged(job)
-    assert "extract: '(zzz)' is found in no answer of any model" in logged(job)
+    assert "to judge each, set fields: [category, priority]" in logged(job)
+    assert "extract: '(zzz)' matches no answer of any model" in logged(job)
 
 
 def test_rows_that_repeat_are_told(tmp_path: Path) -> None:

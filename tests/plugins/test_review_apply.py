@@ -90,13 +90,13 @@ def test_a_decision_on_a_row_that_changed_does_not_count_and_is_told(tmp_path: P
     lines = [line(old, "reject", prompt=prompt_hash(old)), line(ROWS[1], "reject")]
     made, log = run(tmp_path, [new, *ROWS[1:]], lines)
     assert new in list(made)
-    assert "of these 1 changed since they were decided on" in log[0]
-    assert "1 decision is on a row that isn't there any more" in log[0]
+    assert "1 of these have changed since their decision" in log[0]
+    assert "1 decision is on a row that no longer exists" in log[0]
     with pytest.raises(DataError) as caught:
         run(tmp_path / "a", [new], lines, "stop")
     assert "changed since" in caught.value.details[0]
     made, _ = run(tmp_path / "b", [new, ROWS[2]], [*lines, line(ROWS[2], "accept")], "drop")
-    assert [d["detail"] for d in dropped(made)] == ["has changed since it was decided on"]
+    assert [d["detail"] for d in dropped(made)] == ["has changed since its decision"]
 
 
 def test_a_decision_that_does_not_fit_names_the_row(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_a_torn_last_line_is_left_out_and_told(tmp_path: Path) -> None:
     lines = [line(ROWS[0], "reject"), line(ROWS[1], "reject")[:-9]]
     made, log = run(tmp_path, ROWS, lines)
     assert len(made) == 5
-    assert "is torn" in log[0]
+    assert "is incomplete" in log[0]
 
 
 @pytest.mark.parametrize("patterns", [["a.jsonl", "b.jsonl"], ["reviews/*.jsonl"], ["reviews"]])
@@ -166,7 +166,7 @@ def test_reviewing_more_rows_rebuilds_only_what_follows(made: Project) -> None:
 def test_a_file_that_is_not_there_is_a_note_with_the_likely_name(made: Project) -> None:
     found = made.run("check")
     assert found.code == 0
-    assert "there is no reviews/rows.jsonl yet" in found.out + found.err
+    assert "reviews/rows.jsonl doesn't exist yet" in found.out + found.err
     assert "fix: finery review rows" in found.out + found.err
     decide(made, line(ROWS[0], "accept"))
     assert "there is no" not in made.run("check").out
@@ -181,7 +181,7 @@ def test_a_folder_in_the_place_of_the_file_is_a_mistake_of_the_recipe(made: Proj
     assert (ran.code, "this is a folder" in ran.err) == (2, True)
     made.edit("recipe.yaml", "reviews/rows.jsonl", "reviews")
     ran = made.run("build")
-    assert (ran.code, "kept in one file of JSON lines" in ran.err) == (2, True)
+    assert (ran.code, "must be one file of JSON lines" in ran.err) == (2, True)
     assert "recipe.yaml:" in ran.err
 
 
@@ -197,7 +197,7 @@ def test_a_finished_merge_that_was_not_is_an_error_with_its_line(made: Project) 
     found = made.run("build")
     assert found.code == 2
     assert "reviews/rows.jsonl:1" in found.err
-    assert "a merge of git wasn't finished here" in found.err
+    assert "a git merge wasn't finished here" in found.err
 
 
 # -- the command, without a page ------------------------------------------------------------------
@@ -207,7 +207,7 @@ def test_the_status_counts(made: Project) -> None:
     decide(made, line(ROWS[0], "accept"), line(ROWS[1], "reject"), line(pair(1), "accept"))
     found = made.run("review", "rows", "--status")
     assert found.out.startswith("2 of 6 rows decided: 1 accepted, 1 rejected; 4 undecided\n")
-    assert "1 decision is on a row that isn't there" in found.out
+    assert "1 decision is on a row that no longer exists" in found.out
     assert made.run("review", "reviewed", "--status").out == found.out
     told = made.run("review", "rows", "--status", "--json").out
     assert '"rows":6,"decided":2,' in told

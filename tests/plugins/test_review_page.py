@@ -170,7 +170,7 @@ def test_an_edit_that_is_no_good_is_told_and_nothing_typed_is_lost(
     page.press("e")
     page.until(lambda: page.run("return document.activeElement.value") == "answer 0")
     save(page)
-    page.until(lambda: page.text("#live") == "Nothing is changed")
+    page.until(lambda: page.text("#live") == "Nothing has changed")
     assert not (made.folder / "reviews/rows.jsonl").exists()
     page.errors()  # of the answer 422
 

@@ -259,10 +259,10 @@ def test_a_conflict_is_told_and_nothing_is_written(made: Project, review: Review
         ({"id": "other"}, "other rows"),
         ({"do": "delete"}, "Invalid enum value"),
         ({"do": "swap"}, "no `chosen`"),
-        ({"do": "note"}, "an empty comment"),
-        ({"do": "edit"}, "nothing is changed"),
-        ({"do": "edit", "columns": {"label": "x"}}, "nothing is changed"),
-        ({"do": "edit", "columns": {"id": "x"}}, "another id"),
+        ({"do": "note"}, "the comment is empty"),
+        ({"do": "edit"}, "nothing has changed"),
+        ({"do": "edit", "columns": {"label": "x"}}, "nothing has changed"),
+        ({"do": "edit", "columns": {"id": "x"}}, "can't change a row's id"),
         ({"do": "edit", "columns": {"messages": []}}, "has no turns"),
         ({"do": "edit", "columns": {"label": "\ud800"}}, "can't be read"),
         ({"more": 1}, "unknown field"),
@@ -331,7 +331,7 @@ def test_a_row_that_changed_is_stale(made: Project) -> None:
         assert review.decide(2, "accept").status == 200
         assert review.get("/api/row", row=2)["status"] == "accepted"
         _, out, _ = review.end()
-    assert "1 decision is on a row that isn't there any more" in out
+    assert "1 decision is on a row that no longer exists" in out
 
 
 def test_rows_stay_while_the_step_is_built_anew(made: Project, review: Review) -> None:
@@ -442,9 +442,9 @@ def test_a_torn_line_is_told_on_the_page_and_at_the_end(made: Project, review: R
         out.write(b'{"id":"torn')
     answer = review.decide(1, "reject")
     assert answer.status == 200
-    assert "is torn" in answer.json()["notices"][0]
+    assert "is incomplete" in answer.json()["notices"][0]
     assert [d["do"] for d in decisions(made)] == ["accept", "reject"]
-    assert "is torn" in review.end()[1]
+    assert "is incomplete" in review.end()[1]
 
 
 def test_5000_rows_are_answered_quickly(built: MakeProject) -> None:

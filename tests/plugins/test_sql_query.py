@@ -239,6 +239,7 @@ def test_what_a_query_says() -> None:
         ("SELECT row_number() OVER (PARTITION BY a ORDER BY b) FROM t", False),
         ("SELECT 'order by' FROM t -- order by\n /* order by */", False),
         ("SELECT 1 FROM t ORDER BY ')'", True),
+        pytest.param("SELECT 1" + "(" * 50_000 + ")" * 50_000 + " order by 1", True, id="deep"),
     ],
 )
 def test_order(query: str, ordered: bool) -> None:

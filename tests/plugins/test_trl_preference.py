@@ -199,7 +199,7 @@ def test_a_new_shape_for_an_adapter_is_refused_in_the_recipe(project: MakeProjec
     assert made.run("check").code == 0
     for step in ("sft", "dpo"):
         ran = made.run("check", "--set", f"train.{step}.epochs=1e6")
-        assert "give a number, more than 0, at most 100000" in ran.err
+        assert "give a number, greater than 0, at most 100000" in ran.err
 
 
 def test_smoothing_that_the_loss_passes_over_is_refused(tiny: Model, pairs: Dataset) -> None:

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +14,13 @@ from finery.recipe.files import find_files
 from finery.recipe.graph import Graph, Node, has_setting, place_of
 from finery.step.inspect import files_of, give_files, nested_steps
 from finery.step.interfaces import Preflight, interface
+from finery.step.step import Step
 from finery.util.installed import version_of
 
 if TYPE_CHECKING:
     from finery.artifact.manifest import Result
     from finery.build.plan import Planner, StepPlan
+    from finery.store.database import Store
 
 
 def notes_on(graph: Graph, results: Results | None = None) -> list[Note]:
@@ -39,11 +41,51 @@ def notes_on(graph: Graph, results: Results | None = None) -> list[Note]:
     return sorted((n for n in audible if n.step in order), key=lambda note: order[note.step])
 
 
-def lines_on(planner: "Planner", results: Mapping[str, "Result"], step: str) -> list[str]:
-    """The notes on a step that is about to start, a line each."""
-    built = Results(planner.store, results, planner.latest)
-    notes = [note for note in notes_on(planner.graph, built) if note.step == step]
-    return [f"{note.text} ({note.name}). {note.fix}".rstrip(" .") for note in notes]
+def notes_before(
+    planner: "Planner", results: Mapping[str, "Result"], ran: Collection[str], step: str
+) -> tuple[list[Note], list[Note]]:
+    """The notes on a step that is about to start: (those that only this build allows, the others).
+
+    results: what is built by now. ran: the steps of it that this build ran. The other notes are
+    those that `finery check` gave before it.
+    """
+    kept = {name: result for name, result in results.items() if name not in ran}
+    now, before = (
+        [note for note in notes_on(planner.graph, built) if note.step == step]
+        for built in (Results(planner.store, r, planner.latest) for r in (results, kept))
+    )
+    known = {note.name for note in before}
+    return [note for note in now if note.name not in known], before
+
+
+def failed_gates(
+    graph: Graph, store: "Store", results: Mapping[str, "Result | None"]
+) -> dict[str, FineryError]:
+    """Step → why a build fails there, of those whose kept result isn't what `require:` asks.
+
+    Runs nothing: a step judges what is in the store.
+    """
+    failed = {}
+    for name, node in graph.nodes.items():
+        result = results.get(name)
+        if result is None or type(node.step).verify is Step.verify:
+            continue
+        try:
+            node.step.verify({n: store.artifact(m) for n, m in result.outputs.items()})
+        except FineryError as error:
+            error.where = place_of(graph.recipe, node, error.where)
+            failed[name] = error
+    return failed
+
+
+def blocked_by(graph: Graph, failed: Collection[str]) -> dict[str, list[str]]:
+    """Step → those of the failed steps that it waits for, directly or through others."""
+    blocked: dict[str, list[str]] = {}
+    for name, node in graph.nodes.items():  # each after what it waits for
+        before = [b for up in node.upstream() for b in (up, *blocked.get(up, ())) if b in failed]
+        if before:
+            blocked[name] = list(dict.fromkeys(before))
+    return blocked
 
 
 def estimates_of(graph: Graph, results: Results, steps: Sequence[str]) -> dict[str, Estimate]:

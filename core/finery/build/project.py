@@ -11,11 +11,12 @@ from finery.build.code.steps import StepCode
 from finery.build.keys import FORMAT
 from finery.errors import PluginError, UsageError
 from finery.plugin.manager import Plugins, load_plugins
-from finery.recipe.document import Recipe, load
+from finery.recipe.document import Recipe, check_file, load
 from finery.recipe.graph import Graph, build_graph
 from finery.step.inspect import SECTIONS
 from finery.store.database import Store
 from finery.util.canonical import encode
+from finery.util.files import check_plain
 from finery.util.paths import store_folder
 from finery.util.text import did_you_mean
 
@@ -56,7 +57,11 @@ def open_graph(path: Path, overrides: Sequence[str] = (), store: Store | None = 
 
 
 def open_store(path: Path) -> Store:
-    """The store of a recipe's project, made when there is none."""
+    """The store of a recipe's project, made when there is none.
+
+    `UsageError` where the recipe isn't a file: its project would be anywhere.
+    """
+    check_file(path)
     return Store(store_folder(path))
 
 
@@ -74,7 +79,8 @@ def result_of(graph: Graph, store: Store, name: str) -> tuple[Result, bool]:
     last = planner.latest.get(name)
     result = store.lookup(last[0]) if last else None
     if result is None:
-        raise UsageError(f"step '{name}' isn't built yet", fix=f"finery build --step {name}")
+        fix = f"finery build {graph.recipe.argument}--step {name}"
+        raise UsageError(f"step '{name}' isn't built yet", fix=fix)
     return result, False
 
 
@@ -87,14 +93,22 @@ def _local_plugins(recipe: Recipe) -> tuple[Path, ...]:
     paths = []
     for index, name in enumerate(named):
         path = recipe.folder.absolute() / name
-        if not path.is_file():
+        try:
+            check_plain(path)
+        except FileNotFoundError:
             near = path.parent.glob("*.py")
             raise recipe.error(
                 f"there is no plugin file {name}",
                 ["plugins", index],
                 fix=did_you_mean(path.name, [p.name for p in near])
                 or "name a .py file; paths are relative to the recipe's folder",
-            )
+            ) from None
+        except OSError as error:
+            raise recipe.error(
+                f"can't read the plugin file {name[:80]}: {error.strerror}",
+                ["plugins", index],
+                fix="name a .py file; paths are relative to the recipe's folder",
+            ) from None
         paths.append(path)
     return tuple(paths)
 

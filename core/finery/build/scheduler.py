@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from finery.artifact.manifest import Manifest, Result
-from finery.build.checks import lines_on
+from finery.build.checks import notes_before
 from finery.build.dispatch import limited_models, task_of
 from finery.build.events import RunLog
 from finery.build.outputs import OutputLinks, build_folder
@@ -25,10 +24,12 @@ from finery.recipe.graph import Graph, Node, place_of
 from finery.step.inspect import SECTIONS
 from finery.step.step import Step
 from finery.store.database import Store
-from finery.store.links import prune_links
+from finery.store.links import check_outputs_folder, prune_links
+from finery.store.spending import dollars_spent, keep_spending
 from finery.util.events import Event, Listener, happened, new_run_id
 from finery.util.files import FileState, file_state
 from finery.util.paths import project_folder
+from finery.util.text import counted
 
 T = TypeVar("T")
 
@@ -48,8 +49,9 @@ class Outcome:
     errors: dict[str, FineryError] = field(default_factory=dict)
     blocked: dict[str, list[str]] = field(default_factory=dict)
     logs: dict[str, str] = field(default_factory=dict)  # of failed steps
-    notes: list[Event] = field(default_factory=list)  # `step_note`
     seconds: float = 0.0
+    dollars: float = 0.0  # what the answers cost that this build asked for
+    dollars_kept: float = 0.0  # what all that is built cost, whenever it was built
     broken: int = 0  # the exit code of what ended the build before its time
 
     @property
@@ -73,6 +75,9 @@ class Build:
         states: Mapping[str, FileState] | None = None,
     ) -> None:
         """states: of views, as the last build left them, see `OutputLinks`."""
+        store.check_writable()
+        self.folder = build_folder(graph.recipe)
+        check_outputs_folder(self.folder)
         self.graph = graph
         self.store = store
         self.executor = executor
@@ -84,7 +89,6 @@ class Build:
         self.log = RunLog(store.root / "runs", self.outcome.run)
         self.listeners: list[Listener] = [self.log, *listeners]
         self.project = project_folder(graph.recipe.path)
-        self.folder = build_folder(graph.recipe)
         self.outputs = OutputLinks(store.root, self.folder, states or {})
         self._silenced = set(graph.recipe.data.get("silence") or [])
         self.began = time.time_ns()
@@ -99,6 +103,7 @@ class Build:
         self._running: dict[str, StepPlan] = {}
         self._states: dict[str, dict[Path, FileState]] = {}  # of the outside files of these
         self._locked: dict[str, StepPlan] = {}
+        self._dollars: dict[str, float] = {}  # that running steps spent
         self._unrecorded: list[Result] = []
         self._just_built: dict[str, Result] = {}
         self._new_keys: dict[str, str] = {}
@@ -142,6 +147,9 @@ class Build:
             elif self._stopped():
                 break
         data = self.graph.recipe.data
+        if not self.outcome.errors:
+            self._record(now=True)  # sweeping gives up the locks of unrecorded keys
+            self.store.sweep_abandoned()
         prune_links(self.folder, {n for section in SECTIONS for n in data.get(section) or ()})
 
     def _unfinished(self) -> bool:
@@ -229,19 +237,29 @@ class Build:
         self._running[node.name] = plan
         try:
             self._emit("step_started", step=node.name, use=node.use, reason=plan.reason)
-            for line in advice:
-                self._emit("step_log", step=node.name, message=line)
+            for kind, fields in advice:
+                self._emit(kind, step=node.name, **fields)
             self.graph.plugins.hook.finery_step_started(name=node.name, use=node.use)
             self.executor.start(task)
         except BaseException:  # nothing runs that could end
             self._ended(plan)
             raise
 
-    def _advice(self, node: Node) -> list[str]:
-        """Notes on a training that is about to start: only now its rows can be counted."""
+    def _advice(self, node: Node) -> list[tuple[str, dict[str, str]]]:
+        """Events with the notes on a training that is about to start.
+
+        Only now its rows can be counted. What `finery check` says anyway is only pointed at.
+        """
         if not type(node.step).__spec__.learns:
             return []
-        return lines_on(self.planner, self.outcome.results, node.name)
+        new, others = notes_before(self.planner, self.outcome.results, self.outcome.ran, node.name)
+        advice = [("step_note", {"name": n.name, "text": n.text, "fix": n.fix}) for n in new]
+        if others:
+            names = ", ".join(note.name for note in others)
+            call = f"finery check {self.graph.recipe.argument}".strip()
+            message = f"{counted(len(others), 'note')} ({names}): see {call}"
+            advice.append(("step_log", {"message": message}))
+        return advice
 
     # -- listening -------------------------------------------------------------------------------
 
@@ -263,6 +281,10 @@ class Build:
             self._fail(plan.node, _death(event["code"], task), log=task.log)
         elif event["event"] == "note":
             self._note(task.step, event)
+        elif event["event"] == "used":
+            self._dollars[task.step] = event["dollars"]
+            self.outcome.dollars += event["dollars"]
+            keep_spending(self.store, plan.key, event["dollars"])
         else:
             fields = {name: value for name, value in event.items() if name != "event"}
             self._emit(f"step_{event['event']}", step=task.step, **fields)
@@ -271,7 +293,7 @@ class Build:
         """Pass a step's note on, unless the recipe silences it."""
         if self._silenced.isdisjoint((note["name"], f"{step}/{note['name']}")):
             fields = {"name": note["name"], "text": note["text"], "fix": note["fix"]}
-            self.outcome.notes.append(self._emit("step_note", step=step, **fields))
+            self._emit("step_note", step=step, **fields)
 
     def _done(self, plan: StepPlan, event: Done) -> None:
         """A step's outputs are in `objects/`: let the next ones go, record it soon."""
@@ -306,7 +328,7 @@ class Build:
         ):
             try:
                 self.store.commit(self._unrecorded, run=self.outcome.run)
-            except (OSError, sqlite3.Error) as error:
+            except OSError as error:
                 raise StepError(
                     f"can't keep what the steps made: {error}",
                     fix="free some space and build again: nothing is lost",
@@ -370,7 +392,11 @@ class Build:
         shown = (
             {}
             if cached
-            else {"seconds": seconds, "outputs": {n: m.kind for n, m in result.outputs.items()}}
+            else {
+                "seconds": seconds,
+                "outputs": {n: m.kind for n, m in result.outputs.items()},
+                "dollars": self._dollars.pop(node.name, 0.0),
+            }
         )
         self._emit(kind, step=node.name, use=node.use, **shown)
         self.graph.plugins.hook.finery_step_finished(
@@ -431,6 +457,7 @@ class Build:
     def _finish(self) -> None:
         outcome = self.outcome
         outcome.seconds = time.perf_counter() - self._started
+        outcome.dollars_kept = dollars_spent(self.store, (r.key for r in outcome.results.values()))
         built = [n for n in outcome.results if n not in outcome.errors]
         complete = len(built) == len(self.graph.nodes)
         self._emit(
@@ -477,5 +504,9 @@ def _death(code: int, task: Task) -> StepError:
             "ending the step's process",
             fix="write fewer or shorter loops and lists in the templates of this step",
         )
-    name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-    return StepError(f"its process died ({name})", fix=f"see {task.log}")
+    if code >= 0:
+        return StepError(
+            f"its process ended with exit code {code} before the step was done",
+            fix=f"see {task.log}; a step must return, not call os._exit",
+        )
+    return StepError(f"its process died ({signal.Signals(-code).name})", fix=f"see {task.log}")

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from glob import glob
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finery.util.files import FileState, file_state, settled
 from finery.util.paths import store_folder
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from finery.build.scheduler import Build
     from finery.store.database import Store
 
-FORMAT = 2
+FORMAT = 3
 NUMBERS, PARTS = "Q", 5
 """How a stamp holds states: 64 bits for each part."""
 BLOCK = 256
@@ -44,8 +44,17 @@ _RUN, _TIME, _SECONDS = "<run>", "<time>", '"<seconds>"'
 """What stands in the events of a stamp for what each run has of its own."""
 
 
-def steps_if_done(recipe: Path, steps: Sequence[str], overrides: Sequence[str]) -> int | None:
-    """How many steps the recipe has if a build would find nothing to do; None if it may."""
+class Finished(NamedTuple):
+    """What a stamp says of a build: how many steps it has, and what their answers cost."""
+
+    steps: int
+    dollars: float
+
+
+def finished_if_done(
+    recipe: Path, steps: Sequence[str], overrides: Sequence[str]
+) -> Finished | None:
+    """What is built if a build would find nothing to do; None if it may."""
     return _read(recipe, steps, overrides, events=False)[0]
 
 
@@ -56,8 +65,8 @@ def events_if_done(
 
     The same events as the long road gives. began: when the command began, by `time.perf_counter`.
     """
-    count, events = _read(recipe, steps, overrides, events=True)
-    if count is None or events is None:
+    finished, events = _read(recipe, steps, overrides, events=True)
+    if finished is None or events is None:
         return None
     from finery.util.events import new_run_id, now
 
@@ -70,8 +79,8 @@ def events_if_done(
 
 def _read(
     recipe: Path, steps: Sequence[str], overrides: Sequence[str], *, events: bool
-) -> tuple[int | None, str | None]:
-    """(number of steps, events if they are wanted) of a stamp that holds; else (None, None)."""
+) -> tuple[Finished | None, str | None]:
+    """(what is built, events if they are wanted) of a stamp that holds; else (None, None)."""
     database = store_folder(recipe) / "finery.db"
     if not database.is_file():
         return None, None
@@ -87,13 +96,13 @@ def _read(
         if len(contents) < len(wanted):
             return None, None
         *events_of, stamp, states = contents  # in the order of their names
-        count = _steps_if_same(database.parent, stamp.decode(), states)
-        return count, events_of[0].decode() if events_of else None
+        finished = _finished_if_same(database.parent, stamp.decode(), states)
+        return finished, events_of[0].decode() if events_of else None
     except (sqlite3.Error, ValueError, KeyError, TypeError, OverflowError):
         return None, None  # no such table, a stamp of another version, a busy database
 
 
-def _steps_if_same(root: Path, stamp: str, states: bytes) -> int | None:
+def _finished_if_same(root: Path, stamp: str, states: bytes) -> Finished | None:
     head, *paths = stamp.split("\n")
     facts = json.loads(head)
     same = (
@@ -104,7 +113,7 @@ def _steps_if_same(root: Path, stamp: str, states: bytes) -> int | None:
         and all(os.path.exists(path) == there for path, there in facts["recipes"])
         and all(_matches(pattern) == paths for pattern, paths in facts["patterns"])
     )
-    return int(facts["steps"]) if same else None
+    return Finished(int(facts["steps"]), float(facts["dollars"])) if same else None
 
 
 def _are_same(root: Path, paths: Sequence[str], states: bytes) -> bool:
@@ -144,6 +153,7 @@ def keep(build: "Build", steps: Sequence[str], overrides: Sequence[str]) -> None
         "format": FORMAT,
         "python": _python(_PATH),
         "steps": len(build.graph.nodes),
+        "dollars": build.outcome.dollars_kept,
         # Plugin files may import what is in the working directory.
         "folder": os.getcwd() if any(p.path for p in build.graph.plugins.plugins) else "",
         "recipes": [[str(path), path.exists()] for path in build.store.recipes().values()],
@@ -171,9 +181,12 @@ def states_before(
     stamp, states = store.fact(f"stamp of {name}"), store.fact(f"states of {name}")
     if stamp is None or states is None:
         return {}
-    paths = (os.path.join(store.root, path) for path in stamp.decode().split("\n")[1:])
-    numbers = iter(array(NUMBERS, states))
-    return dict(zip(paths, zip(*[numbers] * PARTS, strict=True), strict=False))
+    try:
+        paths = (os.path.join(store.root, path) for path in stamp.decode().split("\n")[1:])
+        numbers = iter(array(NUMBERS, states))
+        return dict(zip(paths, zip(*[numbers] * PARTS, strict=True), strict=False))
+    except ValueError:  # a damaged database
+        return {}
 
 
 def _events(build: "Build") -> str:

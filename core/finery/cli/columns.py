@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from finery.errors import UsageError
+from finery.util.files import check_plain
 from finery.util.paths import shown
 from finery.util.text import did_you_mean
 
@@ -179,6 +180,12 @@ def first_rows(path: Path) -> list[dict[str, Any]]:
     """
     from finery.rows.tables.records import SUFFIXES, read_table, suffix_of
 
+    try:
+        check_plain(path)
+    except OSError as error:
+        raise UsageError(
+            f"can't be read: {error.strerror}", where=shown(path), fix="name a file of rows"
+        ) from error
     suffix = suffix_of(path.name)
     if suffix in TEXTS:
         raise UsageError(

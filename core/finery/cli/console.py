@@ -9,6 +9,7 @@ from typing import IO, Any
 import click
 
 from finery.errors import FineryError
+from finery.util.paths import linked
 from finery.util.text import visible
 
 
@@ -18,13 +19,14 @@ def print_error(error: FineryError) -> None:
     for index, one in enumerate(errors):
         if index:
             click.echo(err=True)
-        where = click.style(f"{visible(one.where)}: ", bold=True) if one.where else ""
-        what = visible(one.what)
+        place = linked(visible(one.where)) if one.where else ""
+        where = click.style(f"{place}: ", bold=True) if place else ""
+        what = linked(visible(one.what))
         click.echo(f"{where}{click.style('error:', fg='red', bold=True)} {what}", err=True)
         for line in one.details:
-            click.echo(click.style(f"  {visible(line)}", dim=True), err=True)
+            click.echo(click.style(f"  {linked(visible(line))}", dim=True), err=True)
         if one.fix:
-            click.echo(f"  {click.style('fix:', fg='green')} {visible(one.fix)}", err=True)
+            click.echo(f"  {click.style('fix:', fg='green')} {linked(visible(one.fix))}", err=True)
     if len(errors) > 1:
         click.echo(f"\n{len(errors)} mistakes", err=True)
 

@@ -10,7 +10,7 @@ import click
 from finery.builtin import COMMANDS
 from finery.errors import DISK_FULL, FineryError
 from finery.util.references import load_reference
-from finery.util.text import did_you_mean
+from finery.util.text import did_you_mean, visible
 
 if TYPE_CHECKING:
     from finery.plugin.manager import Table
@@ -86,6 +86,8 @@ def main() -> None:
 
         print_error(error)
         code = error.exit_code
+    except SystemExit as error:
+        code = ended(error)
     except KeyboardInterrupt:
         code = interrupted()
     except BrokenPipeError:  # whoever read what we print is gone
@@ -103,13 +105,42 @@ def main() -> None:
 
 
 def _warn_of_broken_plugins() -> None:
-    """Say which plugins were left out, unless the command itself did."""
+    """Warn of the plugins that can't be used, unless the command reported them."""
     manager = sys.modules.get("finery.plugin.manager")
     if manager is None:  # no command of this kind needed plugins
         return
     for plugin in manager.left_out():
-        text = f"plugin '{plugin.name}' is left out: {plugin.error.what} (see `finery plugins`)"
+        named = plugin.error.what.startswith(f"plugin '{plugin.name}'")
+        what = plugin.error.what if named else f"plugin '{plugin.name}': {plugin.error.what}"
+        text = visible(f"{what}; finery goes on without it (see finery plugins)")
         click.echo(f"{click.style('warning:', fg='yellow')} {text}", err=True)
+
+
+def ended(error: SystemExit) -> Any:
+    """The exit code where code called `sys.exit`.
+
+    A command of a plugin may; what a command of finery's own calls must not end it unnoticed.
+    """
+    files = []
+    trace = error.__traceback__
+    while trace is not None:
+        files.append((trace.tb_frame.f_code.co_filename, trace.tb_lineno))
+        trace = trace.tb_next
+    own = os.path.join(os.path.dirname(__file__), "commands")
+    if not any(file.startswith(own) for file, _ in files):
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    from finery.cli.console import print_error
+    from finery.errors import PluginError
+
+    file, line = files[-1]
+    print_error(
+        PluginError(
+            f"a plugin ended finery: it calls sys.exit({error.code!r})",
+            where=f"{file}:{line}",
+            fix="raise an error instead, e.g. finery.UsageError",
+        )
+    )
+    return PluginError.exit_code
 
 
 def interrupted() -> int:

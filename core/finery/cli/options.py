@@ -1,21 +1,145 @@
 """Arguments and options that several commands share."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from finery.cli.calling.targets import RECIPE, Target, find_target, names_recipe, recipe_file
 from finery.errors import UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
+Complete = Callable[[click.Context, click.Parameter, str], list[Any]]
 
 
-def recipe_argument(function: F) -> F:
-    """RECIPE, `recipe.yaml` here by default; a folder stands for the recipe in it."""
-    return click.argument(
-        "recipe", type=click.Path(path_type=Path), default="recipe.yaml", callback=_as_file
-    )(function)
+def _completing(what: str) -> Complete:
+    """What completes a word; its module is imported when a shell asks."""
+
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+        from finery.cli.calling import complete as completions
+
+        found: list[Any] = getattr(completions, f"complete_{what}")(ctx, param, incomplete)
+        return found
+
+    return complete
+
+
+complete_steps, complete_types = _completing("steps"), _completing("types")
+"""What completes the names of steps, and of plugins and step types."""
+
+
+def recipe_words(function: F) -> F:
+    """`[RECIPE]` and `--recipe`; the command gets `recipe`, the file. A step is an error."""
+
+    def only_recipe(target: Target, command: str) -> dict[str, Any]:
+        if target.steps:
+            raise UsageError(
+                f"'{target.steps[0]}' is not a recipe, and {command} takes no step",
+                fix=f"finery {command} {target.recipe}",
+            )
+        return {"recipe": target.recipe}
+
+    return _with_target(function, only_recipe, "[RECIPE]", takes_step=False)
+
+
+def recipe_and_step(function: F) -> F:
+    """`[RECIPE] STEP` and `--recipe`; the command gets `recipe`, the file, and `step`, a name."""
+
+    def with_step(target: Target, command: str) -> dict[str, Any]:
+        values = _one_step(target, command)
+        if values["step"] is None:
+            raise UsageError("which step?", fix=f"finery {command} STEP")
+        return values
+
+    return _with_target(function, with_step, "[RECIPE] STEP")
+
+
+def recipe_and_optional_step(function: F) -> F:
+    """`[RECIPE] [STEP]` and `--recipe`; the command gets `recipe`, the file, and `step` or None."""
+    return _with_target(function, _one_step, "[RECIPE] [STEP]")
+
+
+def recipe_and_steps(function: F) -> F:
+    """`[RECIPE] [STEP]…`, `--recipe` and `--step`; the command gets `recipe` and `steps`, names."""
+
+    def all_steps(target: Target, command: str) -> dict[str, Any]:
+        steps = tuple(step.partition(".")[0] for step in target.steps)
+        return {"recipe": target.recipe, "steps": steps}
+
+    function = click.option(
+        "--step", "steps", multiple=True, metavar="STEP", shell_complete=_completing("steps"),
+        help="Only this step and what it needs, as STEP without the option. Repeatable.",
+    )(function)  # fmt: skip
+    return _with_target(function, all_steps, "[RECIPE] [STEP]...")
+
+
+def recipe_and_name(metavar: str) -> Callable[[F], F]:
+    """A recipe, a plugin or a step type, and `--recipe`; gives `recipe` and `name`, each or None.
+
+    A word names the recipe only where it can't name anything else.
+    """
+
+    def decorate(function: F) -> F:
+        @functools.wraps(function)
+        def called(words: tuple[str, ...], recipe: Path | None, **options: Any) -> Any:
+            command = str(click.get_current_context().info_name)
+            recipes = [word for word in words if names_recipe(word, strict=True)]
+            names = [word for word in words if word not in recipes]
+            if len(recipes) + (recipe is not None) > 1 or len(names) > 1:
+                raise UsageError("too many names", fix=f"finery {command} {metavar}")
+            named = recipe or (Path(recipes[0]) if recipes else None)
+            file = recipe_file(named) if named is not None else None
+            return function(recipe=file, name=next(iter(names), None), **options)
+
+        with_option = _recipe_option(called, "types", "The recipe, where it isn't an argument.")
+        words = click.argument("words", nargs=-1, metavar=metavar, shell_complete=complete_types)
+        return words(with_option)  # type: ignore[return-value]
+
+    return decorate
+
+
+def _one_step(target: Target, command: str) -> dict[str, Any]:
+    if len(target.steps) > 1:
+        raise UsageError(
+            f"{command} takes one step, not {len(target.steps)}: {', '.join(target.steps)}",
+            fix=f"finery {command} {target.steps[0]}",
+        )
+    return {"recipe": target.recipe, "step": next(iter(target.steps), None)}
+
+
+def _with_target(
+    function: F,
+    arguments: Callable[[Target, str], dict[str, Any]],
+    metavar: str,
+    *,
+    takes_step: bool = True,
+) -> F:
+    """Give a function the words and `--recipe` of a command line as what `arguments` makes."""
+
+    @functools.wraps(function)
+    def called(words: tuple[str, ...], recipe: Path | None, **options: Any) -> Any:
+        command = str(click.get_current_context().info_name)
+        target = find_target(words, recipe, command, takes_step=takes_step)
+        if target.note:
+            click.echo(f"{click.style('note:', fg='yellow')} {target.note}", err=True)
+        named = arguments(target, command)
+        if "steps" in named:
+            options["steps"] = tuple(dict.fromkeys((*named.pop("steps"), *options["steps"])))
+        return function(**named, **options)
+
+    text = f"The recipe, where it isn't an argument. [default: {RECIPE}]"
+    with_option = _recipe_option(called, "words", text)
+    words = click.argument("words", nargs=-1, metavar=metavar, shell_complete=_completing("words"))
+    return words(with_option)  # type: ignore[return-value]
+
+
+def _recipe_option(function: F, completed: str, text: str) -> F:
+    return click.option(
+        "--recipe", "-r", type=click.Path(path_type=Path), help=text,
+        shell_complete=_completing(completed),
+    )(function)  # fmt: skip
 
 
 def set_option(function: F) -> F:
@@ -35,16 +159,12 @@ def json_option(function: F) -> F:
 
 
 def recipe_option(function: F) -> F:
-    """`--recipe RECIPE`, for commands whose argument is a step."""
+    """`--recipe RECIPE`, for commands with arguments of another kind."""
     return click.option(
-        "--recipe", "-r", type=click.Path(path_type=Path), default="recipe.yaml", callback=_as_file,
-        help="The recipe. [default: recipe.yaml]",
+        "--recipe", "-r", type=click.Path(path_type=Path), default=RECIPE, callback=_as_file,
+        help=f"The recipe. [default: {RECIPE}]",
     )(function)  # fmt: skip
 
 
 def _as_file(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
-    path = value / "recipe.yaml" if value.is_dir() else value
-    if not path.exists():
-        # Said here, before a store is made beside a recipe that isn't there.
-        raise UsageError(f"there is no {path}", fix="name a recipe, or make one: finery init DIR")
-    return path
+    return recipe_file(value)

@@ -11,7 +11,7 @@ from finery.errors import PluginError
 from finery.plugin.views.metrics import DeclaredMetric, LiveMetric, declared_metric, metrics_of
 from finery.recipe.graph import Graph
 from finery.util.events import Event
-from finery.util.text import duration, in_line, visible
+from finery.util.text import duration, in_dollars, in_line, visible
 
 QUIET_SECONDS, QUIETEST_SECONDS = 20.0, 300.0
 """On plain output, how long a running step stays silent between two lines on its progress: a tenth
@@ -109,6 +109,7 @@ class _Row:
     state: str = "waiting"
     started: float = 0.0
     seconds: float = 0.0
+    dollars: float = 0.0
     done: float = 0.0
     total: float = 0.0
     text: str = ""
@@ -133,6 +134,7 @@ class _Row:
                 self._measure(event["name"], event["value"])
             case "step_finished":
                 self.state, self.seconds = "done", event["seconds"]
+                self.dollars = event["dollars"]
             case "step_cached":
                 self.state = "cached"
             case "step_failed":
@@ -165,6 +167,11 @@ class _Row:
             if name in hidden or (lasting and not declared[name].style.lasting):
                 continue
             yield self._measure_in_words(name, declared[name])
+
+    def lasting(self) -> list[str]:
+        """What to say of a step that is done: its last metrics, and what its answers cost."""
+        words = [piece.text for piece in self.measures(lasting=True)]
+        return [*words, in_dollars(self.dollars)] if self.dollars else words
 
     def _measure_in_words(self, name: str, declared: DeclaredMetric) -> Piece:
         style, value = declared.style, self.values[name]
@@ -200,6 +207,15 @@ class _Rows:
         self._styles = styles
         self.rows: dict[str, _Row] = {}
         self.width = 0  # of the longest name
+        self._noted: set[tuple[str, str]] = set()
+
+    def note(self, step: str, note: Event) -> tuple[str, str]:
+        """(a note without the name of its step, how to fix it unless that was said before)."""
+        kind = note["name"], note["fix"]
+        fix = "" if kind in self._noted else in_line(note["fix"])
+        self._noted.add(kind)
+        text = in_line(note["text"]).removeprefix(f"{step} ").removeprefix(f"{step}: ")
+        return f"{text} ({note['name']})", fix
 
     def take(self, event: Event) -> _Row | None:
         """The row of the event's step, up to date; None for other events."""
@@ -231,14 +247,16 @@ class PlainProgress:
             case "step_started":
                 self._print(row, "run", event["reason"])
             case "step_finished":
-                metrics = [piece.text for piece in row.measures(lasting=True)]
-                self._print(row, "done", "  ".join([duration(row.seconds), *metrics]))
+                self._print(row, "done", "  ".join([duration(row.seconds), *row.lasting()]))
             case "step_failed":
                 self._print(row, "FAILED", row.text)
             case "step_log":
-                self._print(row, "note", visible(event["message"]))
+                self._print(row, "log", visible(event["message"]))
             case "step_note":
-                self._print(row, "note", in_line(event["text"]))
+                text, fix = self._rows.note(row.name, event)
+                self._print(row, "note", text)
+                if fix:
+                    print(f"  {'':<6}  fix: {fix}", file=self._stream, flush=True)
             case "step_progress" if row.is_due(time.monotonic()):
                 row.printed, row.has_news = time.monotonic(), False
                 self._print(row, "…", "  ".join(piece.text for piece in row.pieces()))
@@ -272,10 +290,10 @@ class LiveProgress:
                 f"[dim]{row.name}:[/] {_escaped(visible(event['message']))}", highlight=False
             )
         if event["event"] == "step_note" and self._live is not None:
-            self._live.console.print(
-                f"[dim]{row.name}:[/] [yellow]{_escaped(in_line(event['text']))}[/]",
-                highlight=False,
-            )
+            text, fix = self._rows.note(row.name, event)
+            line = f"[yellow]note:[/] {row.name} {_escaped(text)}"
+            fix = f"\n  [green]fix:[/] {_escaped(fix)}" if fix else ""
+            self._live.console.print(line + fix, highlight=False)
 
     def close(self) -> None:
         """Draw the table a last time and leave it standing."""
@@ -332,7 +350,7 @@ class LiveProgress:
             clock = duration(time.monotonic() - row.started)
             return [icon, name, row.use, ProgressLine(row), clock]
         text = {
-            "done": "  ".join(piece.text for piece in row.measures(lasting=True)),
+            "done": "  ".join(row.lasting()),
             "cached": "cached",
             "failed": f"[red]{_escaped(row.text)}[/]",
             "blocked": row.text,

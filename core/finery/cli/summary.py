@@ -5,7 +5,6 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator
-from itertools import zip_longest
 from pathlib import Path
 
 import click
@@ -16,14 +15,13 @@ from finery.cli.console import print_error
 from finery.cli.views import output_of, show_together, titled, view_of
 from finery.errors import FineryError, each_once
 from finery.util.paths import shown
-from finery.util.text import counted, duration, visible
+from finery.util.text import cost_words, counted, duration, visible
 
 
 def print_summary(build: Build, outcome: Outcome) -> None:
     """Scores on stdout; counts, errors and hints on stderr."""
     for failure in each_once([*_show_outputs(build, outcome)]):
         print_error(failure)
-    _print_notes(outcome)
     for step, error in outcome.errors.items():
         click.echo(err=True)
         print_error(error)
@@ -46,16 +44,6 @@ def _print_remarks(build: Build, title: str, manifest: Manifest) -> None:
             click.echo(_wrapped(f"  {visible(remark.advice)}"), err=True)
 
 
-def _print_notes(outcome: Outcome) -> None:
-    """The notes that steps gave as they ran; what to do about them once for notes in a row."""
-    for note, following in zip_longest(outcome.notes, outcome.notes[1:]):
-        text = f"{note['step']} {visible(note['text'])} ({note['name']})"
-        click.echo(f"{click.style('note:', fg='yellow')} {_wrapped(text)}", err=True)
-        if following is None or following["fix"] != note["fix"]:
-            fix = _wrapped(visible(note["fix"]))
-            click.echo(f"  {click.style('fix:', fg='green')} {fix}", err=True)
-
-
 def _wrapped(text: str) -> str:
     """The text broken between words where a terminal would break it anywhere."""
     if not sys.stderr.isatty():
@@ -74,15 +62,17 @@ def _print_counts(build: Build, outcome: Outcome) -> None:
         ]
         left = total - len({*outcome.results, *outcome.errors, *outcome.blocked})
         words += [f"{left} not started"] if left else []
+        cost = cost_words(outcome.dollars_kept, outcome.dollars)
         click.secho(
-            f"\n{', '.join(words)}; {len(outcome.results)} of {total} steps are built",
+            f"\n{', '.join(words)}; {len(outcome.results)} of {total} steps are built{cost}",
             fg="red",
             err=True,
         )
         return
     steps = counted(total, "step")
     text = f"{steps}: {ran} built, {cached} cached" if ran else f"{steps}, nothing to do"
-    click.secho(f"{text} ({duration(outcome.seconds)})", fg="green", err=True)
+    cost = cost_words(outcome.dollars_kept, outcome.dollars)
+    click.secho(f"{text} ({duration(outcome.seconds)}){cost}", fg="green", err=True)
 
 
 def _next_lines(build: Build, outcome: Outcome) -> Iterator[str]:

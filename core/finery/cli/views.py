@@ -1,33 +1,50 @@
 """Which view shows an output, and what commands print of it around the view's own part."""
 
 import io
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from finery.artifact.manifest import Manifest
 from finery.cli.console import print_json, print_wrapped
 from finery.util.paths import shown
-from finery.util.text import size
+from finery.util.text import in_dollars, size, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from finery.build.plan import StepPlan
+    from finery.errors import FineryError
     from finery.plugin.manager import Plugins
     from finery.plugin.views.view import Detail, Output, View
     from finery.recipe.graph import Graph
     from finery.store.database import Store
 
-PIPE_WIDTH = 140
-"""Columns of what is printed into a pipe or a file."""
+PIPE_WIDTH = 1_000
+"""Columns of what is printed into a pipe or a file: nothing that people write is broken there."""
+_PADDING = re.compile(r"[ \t]+(?=\n)")
+
+
+class _Unpadded:
+    """A stream that takes the spaces off the ends of lines: tables come padded to their width."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(_PADDING.sub("", text))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def stdout() -> "Console":
-    """A console on stdout that doesn't wrap where there is no terminal.
+    """A console on stdout that neither wraps nor pads where there is no terminal.
 
     What a terminal's encoding lacks is printed as `?`.
     """
@@ -35,9 +52,10 @@ def stdout() -> "Console":
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
-
-    width = None if sys.stdout.isatty() else PIPE_WIDTH
-    return Console(file=sys.stdout, highlight=False, width=width)
+    if sys.stdout.isatty():
+        return Console(highlight=False)
+    file: Any = _Unpadded(sys.stdout)
+    return Console(file=file, highlight=False, width=PIPE_WIDTH)
 
 
 def view_of(plugins: "Plugins", manifest: Manifest) -> "View":
@@ -68,6 +86,31 @@ def phrase(plugins: "Plugins", manifest: Manifest) -> str:
     return ", ".join(part for part in (brief, size(manifest.size())) if part)
 
 
+class Made(NamedTuple):
+    """How a step's outputs came about, and what a build says of them.
+
+    seed: the one that the step ran with, None where its outputs don't depend on it. dollars: what
+    the answers in them cost. error: why a build fails at the step, see `failed_gates`.
+    """
+
+    seed: int | None = None
+    dollars: float = 0.0
+    error: "FineryError | None" = None
+
+    def words(self) -> Iterator[str]:
+        """What there is to say beside an output's title."""
+        if self.seed is not None:
+            yield f"seed {self.seed}"
+        if self.dollars:
+            yield f"cost {in_dollars(self.dollars)}"
+
+    def data(self) -> dict[str, Any]:
+        """The same as plain data."""
+        seed = {} if self.seed is None else {"seed": self.seed}
+        dollars = {"dollars": self.dollars} if self.dollars else {}
+        return seed | dollars | _error_data(self.error)
+
+
 def show_outputs(
     graph: "Graph",
     store: "Store",
@@ -75,30 +118,38 @@ def show_outputs(
     detail: "Detail",
     pages: Mapping[str, Path],
     *,
-    seed: int | None = None,
+    made: "Made",
     as_json: bool,
 ) -> None:
-    """Print outputs on stdout.
+    """Print outputs of a step on stdout.
 
-    pages: title of an output → the page that was written of it. seed: the one that the step ran
-    with, None where its outputs don't depend on it.
+    pages: title of an output → the page that was written of it.
     """
     for title, manifest in manifests.items():
         output = output_of(graph.plugins, store, title, manifest)
+        output = output._replace(link=_link_of(graph, output))
         view = view_of(graph.plugins, manifest)
         if as_json:
             page = {"html": str(pages[title])} if title in pages else {}
-            seeded = {} if seed is None else {"seed": seed}
-            print_json({"name": title, **_data(view, output, detail), **seeded, **page})
+            print_json({"name": title, **_data(view, output, detail), **made.data(), **page})
             continue
         console = stdout()
-        about = [manifest.kind, size(manifest.size())]
-        about += [] if seed is None else [f"seed {seed}"]
+        about = [manifest.kind, size(manifest.size()), *made.words()]
         console.print(f"[bold]{title}[/]  [dim]{', '.join(about)}[/]")
         view.print(console, output, detail)
         console.print()
+    if made.error is not None and not as_json:
+        print_gate(graph, next(iter(manifests)).partition(".")[0], made.error)
     for path in [] if as_json else dict.fromkeys(pages.values()):
         click.echo(f"page: {shown(path)}")
+
+
+def _link_of(graph: "Graph", output: "Output") -> Path | None:
+    """The link under `build/` that leads to an output, where there is one."""
+    from finery.build.outputs import build_folder
+
+    link = build_folder(graph.recipe).joinpath(*output.title.split("."))
+    return link if link.resolve() == output.artifact.path.resolve() else None
 
 
 def _data(view: "View", output: "Output", detail: "Detail") -> dict[str, Any]:
@@ -117,22 +168,49 @@ def _data(view: "View", output: "Output", detail: "Detail") -> dict[str, Any]:
 
 def overview(graph: "Graph", store: "Store", *, as_json: bool) -> None:
     """Print a line for each step, then what the outputs say together."""
+    from finery.build.checks import failed_gates
     from finery.build.plan import Planner, make_plan
+    from finery.store.spending import dollars_spent
 
     built: list[tuple[str, Manifest]] = []
     width = max(map(len, graph.nodes))
-    for plan in make_plan(Planner(graph, store), without_files=True):
+    plans = list(make_plan(Planner(graph, store), without_files=True))
+    failed = failed_gates(graph, store, {plan.node.name: plan.result for plan in plans})
+    for plan in plans:
         manifests = titled(plan.node.name, plan.result.outputs) if plan.result else {}
         built += manifests.items()
         if as_json:
-            print_json(_overview_data(plan, manifests))
+            error = failed.get(plan.node.name)
+            print_json(_overview_data(plan, manifests) | _error_data(error))
             continue
-        text = ", ".join(_phrases(graph, manifests))
+        text = "; ".join(_phrases(graph, manifests))
         if plan.result is None:
             text = "not built" if plan.state == "run" else plan.reason
+        elif dollars := dollars_spent(store, [plan.result.key]):
+            text = f"{text}, cost {in_dollars(dollars)}"
         print_wrapped(f"{plan.node.name:<{width}}  ", text, hang=width + 2, dim=True)
-    if not as_json:
-        show_together(graph.plugins, store, built)
+    if as_json:
+        return
+    show_together(graph.plugins, store, built)
+    for name, error in failed.items():
+        print_gate(graph, name, error)
+
+
+def print_gate(graph: "Graph", step: str, error: "FineryError") -> None:
+    """Print why a build fails at a step that is kept, and which steps that blocks."""
+    from finery.build.checks import blocked_by
+
+    head = click.style(f"{step} fails the build:", fg="red", bold=True)
+    click.echo(f"{head} {visible(error.what)} ({error.where})")
+    for line in error.details:
+        click.echo(f"  {visible(line)}")
+    blocked = ", ".join(blocked_by(graph, {step}))
+    if blocked:
+        click.echo(f"  blocks {blocked}")
+
+
+def _error_data(error: "FineryError | None") -> dict[str, Any]:
+    return {"error": error.to_dict()} if error else {}
 
 
 def _phrases(graph: "Graph", manifests: Mapping[str, Manifest]) -> Iterator[str]:

@@ -19,12 +19,26 @@ if TYPE_CHECKING:  # imported where the first worker starts: a build with nothin
     from multiprocessing.connection import Connection
 
 
-class _Worker:
-    """A worker process, our end of its socket, and the task it is at."""
+_WATCH = 'trap "" HUP INT TERM; read -r line || kill -9 "-$1"'
+"""Waits for a line or for the end of its input, and then kills the process group `$1`."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", connection: "Connection") -> None:
+
+class _Worker:
+    """A worker process, our end of its socket, and the task it is at.
+
+    watch: a shell that ends the worker's process group when this process is killed: the children of
+        a step outlive the worker otherwise.
+    """
+
+    def __init__(
+        self,
+        process: "subprocess.Popen[bytes]",
+        connection: "Connection",
+        watch: "subprocess.Popen[bytes]",
+    ) -> None:
         self.process = process
         self.connection = connection
+        self.watch = watch
         self.task: Task | None = None
         self.is_used = False  # it was started ahead, and has no task yet
 
@@ -131,7 +145,10 @@ def _end(worker: _Worker) -> int:
     with contextlib.suppress(subprocess.TimeoutExpired):
         worker.process.wait(5)
     _signal(worker, signal.SIGKILL)
-    return worker.process.wait()
+    code = worker.process.wait()
+    with contextlib.suppress(BrokenPipeError):
+        worker.watch.communicate(b"\n")
+    return code
 
 
 def _signal(worker: _Worker, number: int) -> None:
@@ -159,4 +176,13 @@ def _spawn(log: str, environment: Mapping[str, str], *arguments: str) -> _Worker
             process_group=0,  # of its own, so that what a step starts can be ended with it
         )
     theirs.close()
-    return _Worker(process, Connection(ours.detach()))
+    watch = subprocess.Popen(
+        ["/bin/sh", "-c", _WATCH, "finery-watch", str(process.pid)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={},
+        cwd="/",
+        process_group=0,
+    )
+    return _Worker(process, Connection(ours.detach()), watch)

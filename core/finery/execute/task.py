@@ -84,6 +84,13 @@ class Noted(TypedDict):
     fix: str
 
 
+class Used(TypedDict):
+    """What the answers cost that the step asked models for; the last report of a step that did."""
+
+    event: Literal["used"]
+    dollars: float
+
+
 class Done(TypedDict):
     """The step ended well: its outputs are in `objects/`, `outputs` has their manifests by name."""
 
@@ -106,7 +113,7 @@ class Died(TypedDict):
     code: int
 
 
-Report = Logged | Progressed | Measured | Noted
+Report = Logged | Progressed | Measured | Noted | Used
 """What a running step reports, any number of times."""
 Closing = Done | Failed | Died
 """How a task ends, exactly once."""

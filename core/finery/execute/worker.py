@@ -24,7 +24,7 @@ from finery.artifact.kinds import Artifact, Model
 from finery.artifact.manifest import Manifest
 from finery.errors import DISK_FULL, FineryError, StepError
 from finery.execute.log import redirect_to
-from finery.execute.task import AHEAD, Closing, Done, Failed, Task
+from finery.execute.task import AHEAD, Closing, Done, Failed, Task, Used
 from finery.execute.undeclared import load_files, noted
 from finery.fields import Files
 from finery.inference.engine import Engine
@@ -37,9 +37,12 @@ from finery.step.job import Job
 from finery.step.step import Step
 from finery.store.blobs import ingest
 from finery.store.links import open_artifact
+from finery.util.leftovers import scratch_lock
 from finery.util.paths import PINNED
 from finery.util.text import redacted_data
 
+_is_worker = False
+"""Whether this process only runs steps, so that what it is may change for a step's children."""
 Send = Callable[[Any], None]
 """Where a running step's reports go, see `finery.execute.task.Report`."""
 
@@ -56,6 +59,8 @@ class Default:
 
 def main() -> None:
     """Serve tasks until the socket closes."""
+    global _is_worker
+    _is_worker = True
     connection = Connection(int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends us
     signal.signal(signal.SIGTERM, _end)
@@ -82,9 +87,13 @@ def main() -> None:
             return
 
 
+class Terminated(SystemExit):
+    """The build ends this process."""
+
+
 def _end(signum: int, frame: object) -> None:
     """End as by `sys.exit`, so that `subprocess.run` and the like end their children."""
-    raise SystemExit(128 + signum)
+    raise Terminated(128 + signum)
 
 
 def run_task(task: Task, send: Send) -> Closing:
@@ -100,7 +109,9 @@ def run_task(task: Task, send: Send) -> Closing:
         outputs = outputs_of(task, lambda report: send(redacted_data(report, task.env)))
     except FineryError as error:
         return Failed(event="failed", error=redacted_data(error.to_dict(), task.env))
-    except Exception as error:
+    except Terminated:
+        raise
+    except BaseException as error:  # sys.exit, too: whatever a step raises is an error of it
         failure = _from_exception(error, task)
         return Failed(event="failed", error=redacted_data(failure.to_dict(), task.env))
     finally:
@@ -125,19 +136,25 @@ def outputs_of(task: Task, send: Send) -> dict[str, Manifest]:
     root = Path(task.store)
     step = _step(task, plugins, root)
     expected = step.outputs()
-    job = Job(
-        out=Path(task.out),
-        scratch=Path(task.scratch),
-        seed=task.seed,
-        report=send,
-        records=SqliteRecords(root / "finery.db"),
-        find_engine=_finder(task, plugins),
-        secrets=task.env,
-        pinned=task.pinned,
-        kept=root / PINNED,
-    )
-    with noted(task, plugins, send):
-        returned = plugins.hook.finery_run_step(step=step, job=job)
+    with scratch_lock(Path(task.scratch), inherited=_is_worker) as lock_scratch:
+        job = Job(
+            out=Path(task.out),
+            scratch=Path(task.scratch),
+            seed=task.seed,
+            report=send,
+            records=SqliteRecords(root / "finery.db"),
+            find_engine=_finder(task, plugins),
+            secrets=task.env,
+            pinned=task.pinned,
+            kept=root / PINNED,
+            lock_scratch=lock_scratch,
+        )
+        try:
+            with noted(task, plugins, send):
+                returned = plugins.hook.finery_run_step(step=step, job=job)
+        finally:  # what a step that failed has spent is spent, too
+            if job.usage.dollars:
+                send(Used(event="used", dollars=job.usage.dollars))
     artifacts = _by_name(returned, expected, task.use)
     _check_apart(artifacts)
     manifests: dict[int, Manifest] = {}  # one artifact may have two names: its files move once
@@ -232,7 +249,7 @@ def _kinds(outputs: dict[str, Any]) -> str:
     )
 
 
-def _from_exception(error: Exception, task: Task) -> FineryError:
+def _from_exception(error: BaseException, task: Task) -> FineryError:
     """An unexpected exception of a step: its traceback goes to the log, its end to the user."""
     text = "".join(traceback.format_exception(error))
     with contextlib.suppress(OSError):
@@ -245,6 +262,12 @@ def _from_exception(error: Exception, task: Task) -> FineryError:
             fix="smaller batches, a shorter max_length or a smaller model",
         )
     lines = text.strip().splitlines()
+    if isinstance(error, SystemExit):
+        return StepError(
+            f"step type '{task.use}' calls sys.exit({error.code!r})",
+            details=lines[-7:-1],
+            fix="raise finery.StepError instead",
+        )
     return StepError(
         f"step type '{task.use}' failed: {type(error).__name__}: {error}", details=lines[-7:-1]
     )

@@ -7,6 +7,7 @@ import msgspec
 from finery.errors import UsageError
 from finery.fields import Settings, setting
 from finery.inference.types import Completion, Request
+from finery.util.text import in_dollars
 
 REPORT_SECONDS = 0.1
 """Shortest time between two progress reports."""
@@ -99,7 +100,7 @@ class Usage(msgspec.Struct):
         """As text: `480 calls, 120,000 tokens, $0.52`."""
         words = [_count(self.calls, "call"), _count(self.tokens, "token")]
         if self.dollars:
-            words.append(f"${self.dollars:.2f}" if self.dollars >= 0.01 else f"${self.dollars:.4f}")
+            words.append(in_dollars(self.dollars))
         return ", ".join(words)
 
 

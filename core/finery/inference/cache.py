@@ -8,6 +8,7 @@ other processes with the same request wait for it.
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -243,7 +244,7 @@ class _Flow:
         if not self._records.claim(asked.key):
             self._elsewhere.append(asked)
             return False
-        known = self._records.get([asked.key])
+        known = self._kept([asked])
         if known:
             self._records.release(asked.key)
             self._was_known(asked, known[asked.key])
@@ -252,7 +253,7 @@ class _Flow:
     def _look_again(self) -> bool:
         """Look for what other processes were asking; whether some of it is there."""
         waiting, self._elsewhere = self._elsewhere, []
-        known = self._records.get([asked.key for asked in waiting])
+        known = self._kept(waiting)
         for asked in waiting:
             if asked.key in known:
                 self._was_known(asked, known[asked.key])
@@ -280,7 +281,7 @@ class _Flow:
             self._look_again()
         self._exhausted = len(taken) < self._window
         asked = [batch for group in _by_attempt(taken) for batch in self._batched(group)]
-        known = self._records.get([a.key for a in asked])
+        known = self._kept(asked)
         for one in asked:
             if one.key in known:
                 self._was_known(one, known[one.key])
@@ -291,9 +292,19 @@ class _Flow:
                 self._unknown.append(one)
         return bool(taken)
 
-    def _was_known(self, asked: _Asked, record: bytes) -> None:
-        """Yield a cached answer for all its requests."""
-        completions = msgspec.msgpack.decode(record, type=list[Completion])
+    def _kept(self, asked: Sequence[_Asked]) -> dict[bytes, list[Completion]]:
+        """Cached answers by key. A damaged record counts as missing."""
+        records = self._records.get([one.key for one in asked])
+        kept = {}
+        for one in asked:
+            with suppress(KeyError, msgspec.DecodeError, UnicodeError):
+                answers = msgspec.msgpack.decode(records[one.key], type=list[Completion])
+                if len(answers) == len(one.batch):
+                    kept[one.key] = answers
+        return kept
+
+    def _was_known(self, asked: _Asked, completions: list[Completion]) -> None:
+        """Yield cached answers for all their requests."""
         for indices in (asked.indices, *self._twins.pop(asked.key, ())):
             self._usage.cached += len(completions)
             self._engine.job.usage.cached += len(completions)

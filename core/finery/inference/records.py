@@ -1,6 +1,5 @@
 """Records of answered requests: their storage and their keys."""
 
-import sqlite3
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -10,8 +9,9 @@ import msgspec
 from blake3 import blake3
 
 from finery.artifact.kinds import Artifact, Model
-from finery.errors import StepError
+from finery.errors import FineryError, StepError
 from finery.inference.types import Batch, Request, Sampling
+from finery.store.connection import PATIENT_SECONDS, Database
 from finery.util.locks import KeyLocks
 
 
@@ -58,40 +58,33 @@ class SqliteRecords:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._db: sqlite3.Connection | None = None
+        self._opened: Database | None = None
 
-    def _open(self) -> sqlite3.Connection:
-        if self._db is None:
-            self._db = sqlite3.connect(self._path, timeout=60, isolation_level=None)
-            self._db.execute("PRAGMA synchronous=NORMAL")
-        return self._db
+    @property
+    def _db(self) -> Database:
+        if self._opened is None:
+            self._opened = Database(self._path, seconds=PATIENT_SECONDS)
+        return self._opened
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """The existing records, by key."""
-        db, records = self._open(), dict[bytes, bytes]()
+        records = dict[bytes, bytes]()
         for start in range(0, len(keys), 500):
             part = keys[start : start + 500]
             marks = ",".join("?" * len(part))
-            records.update(
-                db.execute(f"SELECT key, value FROM records WHERE key IN ({marks})", part)
-            )
+            query = f"SELECT key, value FROM records WHERE key IN ({marks})"
+            records.update(dict(self._db.rows(query, part)))
         return records
 
     def put(self, records: Mapping[bytes, bytes]) -> None:
         """Store records in one transaction. `StepError` if they can't be written."""
-        db = self._open()
         try:
-            db.execute("BEGIN IMMEDIATE")
-            db.executemany("INSERT OR REPLACE INTO records VALUES (?, ?)", records.items())
-            db.execute("COMMIT")
-        except sqlite3.Error as error:
+            self._db.write(("INSERT OR REPLACE INTO records VALUES (?, ?)", records.items()))
+        except FineryError as error:
             raise StepError(
-                f"an answer can't be stored in {self._path}: {error}",
-                fix="free some disk space and build again: earlier answers are stored",
+                f"an answer can't be stored: {error.what}",
+                fix=f"{error.fix}; earlier answers are stored",
             ) from error
-        finally:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
 
     def claim(self, key: bytes) -> bool:
         """Claim the right to make a record, with a lock of the operating system."""

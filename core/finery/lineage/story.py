@@ -135,7 +135,8 @@ class _Teller:
         """The whole id of the one row whose id begins so."""
         if scope and scope[0] not in self.built:
             raise UsageError(
-                f"step '{scope[0]}' isn't built yet", fix=f"finery build --step {scope[0]}"
+                f"step '{scope[0]}' isn't built yet",
+                fix=f"finery build {self.graph.recipe.argument}--step {scope[0]}",
             )
         found: dict[str, str] = {}
         for place, file in self._files(scope):

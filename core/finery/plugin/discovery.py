@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.machinery import (
     BYTECODE_SUFFIXES,
     EXTENSION_SUFFIXES,
@@ -15,9 +16,10 @@ from importlib.machinery import (
     SourceFileLoader,
     SourcelessFileLoader,
 )
+from opcode import opmap
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import pluggy
 from blake3 import blake3
@@ -67,6 +69,58 @@ def known_hooks() -> list[str]:
     return [n for n in (*vars(hooks), *deprecated.HOOKS) if n.startswith("finery_")]
 
 
+# -- code that would end finery ------------------------------------------------------------------
+
+
+class EndedError(Exception):
+    """A plugin's code tried to end the process; the text says how."""
+
+
+@contextmanager
+def surviving() -> Iterator[None]:
+    """Turn what would end this process, or pass for Ctrl-C, into an `EndedError`.
+
+    For code of plugins that finery calls and that has to return: imports, tables of what there is.
+    """
+    exit_at_once, pid, active = os._exit, os.getpid(), True
+
+    def refused(status: int) -> NoReturn:
+        if not active or os.getpid() != pid:  # a child that the plugin forked
+            exit_at_once(status)
+        raise EndedError(f"it calls os._exit({status!r})")
+
+    os._exit = refused
+    try:
+        yield
+    except (Exception, GeneratorExit):
+        raise
+    except SystemExit as error:
+        raise EndedError(f"it calls sys.exit({error.code!r})") from error
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and not _is_raised(error):
+            raise
+        raise EndedError(f"it raises {type(error).__name__}: {error}") from error
+    finally:
+        active = False
+        os._exit = exit_at_once
+
+
+def in_words(error: BaseException, text: object = None) -> str:
+    """What an exception of a plugin says, with its class where that isn't finery's own."""
+    name = "" if isinstance(error, EndedError) else f"{type(error).__name__}: "
+    return f"{name}{error if text is None else text}"
+
+
+def _is_raised(error: BaseException) -> bool:
+    """Whether code raised it by `raise`: what a signal raises comes between other instructions."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return False
+    return trace.tb_frame.f_code.co_code[trace.tb_lasti] == opmap["RAISE_VARARGS"]
+
+
 # -- loading --------------------------------------------------------------------------------------
 
 
@@ -74,10 +128,11 @@ def load_entry_point(entry: EntryPoint) -> Plugin:
     """Import the module that an entry point names."""
     origin = origin_of(entry)
     try:
-        module = importlib.import_module(_module_of(entry))
+        with surviving():
+            module = importlib.import_module(_module_of(entry))
     except Exception as error:
         raise PluginError(
-            f"plugin '{entry.name}' of {origin} fails on import: {type(error).__name__}: {error}",
+            f"plugin '{entry.name}' of {origin} fails on import: {in_words(error)}",
             where=f"entry point {GROUP}.{entry.name} = {entry.value}",
             fix=f"repair or uninstall it: pip uninstall {entry.distribution.name}",
         ) from error
@@ -151,22 +206,24 @@ def load_file(path: Path) -> Plugin:
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         try:
-            loader.exec_module(module)
+            with surviving():
+                loader.exec_module(module)
         except FineryError:
             del sys.modules[name]
             raise
         except Exception as error:
             del sys.modules[name]
+            cause = error.__cause__ or error if isinstance(error, EndedError) else error
             text = error.msg if isinstance(error, SyntaxError) else error
             raise PluginError(
-                f"plugin file fails on import: {type(error).__name__}: {text}",
-                where=_raised_at(error, path),
+                f"plugin file fails on import: {in_words(error, text)}",
+                where=_raised_at(cause, path),
                 fix="repair it",
             ) from error
     return Plugin(path.stem, sys.modules[name], shown(path), path)
 
 
-def _raised_at(error: Exception, path: Path) -> str:
+def _raised_at(error: BaseException, path: Path) -> str:
     if isinstance(error, SyntaxError):
         return f"{shown(Path(error.filename or path))}:{error.lineno}:{error.offset}"
     line, trace = 1, error.__traceback__
@@ -248,7 +305,7 @@ def acts_in_builds(entry: EntryPoint) -> bool:
     try:
         spec = importlib.util.find_spec(name)
         text = Path(spec.origin or "").read_text("utf-8") if spec else ""
-    except Exception:  # its package may fail in any way
+    except (Exception, SystemExit):  # its package may fail in any way
         return True
     acting = [hook for hook in known_hooks() if hook not in TABLES]
     return re.search(rf"\b({'|'.join(acting)})\b|import \*", text) is not None or not text

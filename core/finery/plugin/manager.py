@@ -19,10 +19,12 @@ from finery.plugin.discovery import (
     BrokenPlugin,
     Plugin,
     acts_in_builds,
+    in_words,
     load_entry_point,
     load_file,
     origin_of,
     register,
+    surviving,
 )
 from finery.plugin.hookspecs import hookimpl
 from finery.util.installed import EntryPoint, entry_points, version_of
@@ -290,10 +292,11 @@ def _check_new(table: Table, known: Table, plugin: Plugin) -> None:
 def _mapping(hook: str, provide: Any, plugin: Plugin) -> Mapping[str, Any]:
     """What an implementation of a hook returns, which has to be a mapping."""
     try:
-        table = provide()
+        with surviving():
+            table = provide()
     except Exception as error:
         raise PluginError(
-            f"{hook} of plugin '{plugin.name}' fails: {type(error).__name__}: {error}",
+            f"{hook} of plugin '{plugin.name}' fails: {in_words(error)}",
             where=plugin.origin,
             fix="repair it",
         ) from error
@@ -333,12 +336,13 @@ def left_out() -> list[BrokenPlugin]:
 def resolve(reference: Any, what: str, plugin: Plugin) -> Any:
     """The object that a plugin's table names: itself, or `"module:Name"`."""
     try:
-        return load_reference(reference)
+        with surviving():
+            return load_reference(reference)
     except FineryError:
         raise
     except Exception as error:
         raise PluginError(
             f"{what} of plugin '{plugin.name}' ({plugin.origin}) can't be loaded from "
-            f"'{reference}': {type(error).__name__}: {error}",
+            f"'{reference}': {in_words(error)}",
             fix="install the extra it needs, or repair the plugin",
         ) from error

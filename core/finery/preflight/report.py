@@ -1,8 +1,8 @@
 """What a training is about to learn, as plain data.
 
-`finery.Preflight` makes it, `finery check --deep` shows it, and a build's log has a line of it.
+`finery.Preflight` creates it, `finery check --deep` shows it, and a build logs it in one line.
 
-Nothing here knows a tokenizer: a sample row comes as pieces of text, with loss or without.
+Nothing here depends on a tokenizer: a sample row consists of pieces of text with or without loss.
 """
 
 from array import array
@@ -11,20 +11,20 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 NAMED = 5
-"""Rows that a line names."""
+"""Most rows to name in a line."""
 PERCENTILES = (50, 95, 99)
 
 
 class Piece(msgspec.Struct, frozen=True):
-    """A stretch of a row: its text, special tokens written out, and whether it has loss."""
+    """A part of a row: its text with special tokens, and whether it has loss."""
 
     text: str
     loss: bool
-    label: str = ""  # which of several answers it is: chosen, rejected
+    label: str = ""  # which answer it belongs to: chosen, rejected
 
 
 class Sample(msgspec.Struct, frozen=True):
-    """One row as it is trained on."""
+    """One row as the training sees it."""
 
     row: str
     pieces: list[Piece]
@@ -34,13 +34,13 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
     """One data set of a training, proven row by row.
 
     input: the step's field, e.g. `rows`.
-    rows: to learn from, without the dropped ones; of a preference each answer is a sequence of its
-    own. tokens, loss_tokens: in all sequences. longest, percentiles: of the rows' longest
-    sequences, in tokens; percentile → length.
-    dropped: ids of the rows that are left out because they are too long.
-    facts: what else holds for all rows, in words: name → text.
-    notes: what may be wrong with some of them, in words.
-    samples: a few of the rows.
+    rows: the number of rows to learn from, without dropped ones. In preferences, each answer is a
+    separate sequence. tokens, loss_tokens: of all sequences. longest, percentiles: lengths of the
+    rows' longest sequences, in tokens; percentile → length.
+    dropped: ids of rows that are left out because they are too long.
+    facts: more facts about all rows, in words: name → text.
+    notes: possible problems with some rows, in words.
+    samples: some of the rows.
     """
 
     input: str
@@ -63,22 +63,22 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def lengths(self) -> str:
-        """How long the rows are, in words."""
+        """The lengths of the rows in words."""
         parts = [f"{percent} % up to {length:,}" for percent, length in self.percentiles.items()]
         return f"{', '.join([*parts, f'all up to {self.longest:,}'])} tokens"
 
     def left_out(self) -> str:
-        """The dropped rows in words; empty where there are none."""
+        """The dropped rows in words; empty if there are none."""
         return f"{len(self.dropped):,}, too long: {some_of(self.dropped)}" if self.dropped else ""
 
     def line(self) -> str:
-        """All counts in a line, for a log."""
+        """All counts in one line, for a log."""
         out = f"; left out {self.left_out()}" if self.dropped else ""
         return f"{self.input}: {self.counts()}; {self.lengths()}{out}"
 
 
 class Tally:
-    """Counts rows for a `Proof`: four bytes a row, however long the rows are."""
+    """Counts rows for a `Proof`, in four bytes per row, whatever their length."""
 
     def __init__(self) -> None:
         self._lengths = array("I")
@@ -93,9 +93,9 @@ class Tally:
         return max(self._lengths, default=0)
 
     def add(self, length: int, loss_tokens: int, tokens: int | None = None) -> None:
-        """Count a row: tokens of its longest sequence, with loss, and of all its sequences.
+        """Count a row: the tokens of its longest sequence, and those with loss.
 
-        tokens: where a row has several sequences, one for each answer; default: `length`.
+        tokens: of all sequences, if a row has one for each of several answers; default: `length`.
         """
         self._lengths.append(length)
         self._tokens += length if tokens is None else tokens
@@ -110,7 +110,7 @@ class Tally:
         notes: Sequence[str] = (),
         samples: Iterable[Sample] = (),
     ) -> Proof:
-        """The counts as a proof. Percentiles are lengths of rows that there are (nearest rank)."""
+        """The counts as a proof. Percentiles are lengths of actual rows (nearest rank)."""
         ordered = sorted(self._lengths)
         ranks = {p: -(-p * len(ordered) // 100) for p in PERCENTILES}
         return Proof(

@@ -1,7 +1,7 @@
-"""Proofs of a recipe's trainings before any of them runs: what `finery check --deep` does.
+"""Proofs of a recipe's trainings before any of them runs, for `finery check --deep`.
 
-The light steps that trainings take from are built, in the store, where the next build finds them.
-Nothing heavy runs: no training, no generation, nothing that needs a process of its own.
+The light steps that trainings depend on are built into the store, where the next build finds them.
+Nothing heavy runs: no training, no generation, no step that needs its own process.
 """
 
 import tempfile
@@ -30,10 +30,10 @@ from finery.util.paths import PINNED
 
 @dataclass
 class Proven:
-    """What became of the proof of one training.
+    """The result of proving one training.
 
-    waits: what the recipe calls an input → the steps that must be built before it can be proven.
-    errors: of the rows, of the model, or of a step before them.
+    waits: an input, as the recipe names it → the steps that must be built first.
+    errors: of the rows, of the model, or of an earlier step.
     """
 
     node: Node
@@ -55,9 +55,9 @@ def prove_steps(
     listeners: Sequence[Listener] = (),
     report: Callable[[Node], Report] = lambda node: lambda event: None,
 ) -> Generator[Proven, None, None]:
-    """Build what is light, then prove one step after the other.
+    """Build light steps, then prove one training after another.
 
-    listeners: of that build. report: where the events of a training's proof go.
+    listeners: of that build. report: receives the events of a training's proof.
     """
     with tempfile.TemporaryDirectory(prefix="finery-check-") as folder:
         proving = _Proving(graph, store, Path(folder), listeners, report)
@@ -67,7 +67,7 @@ def prove_steps(
 
 
 class _UnwrittenLock(Lock):
-    """Pins for this process alone: a check writes no `recipe.lock`."""
+    """Pins for this process only: a check doesn't write `recipe.lock`."""
 
     def set(self, name: str, pinned: str) -> None:
         """Pin a name until the process ends."""
@@ -75,7 +75,7 @@ class _UnwrittenLock(Lock):
 
 
 class _Proving:
-    """Finds the inputs of all trainings: built, sketched, or not to be had yet."""
+    """Finds the inputs of all trainings: built, sketched, or not available yet."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class _Proving:
     # -- before the proofs -----------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """Build what the trainings take and what is light, until nothing more can be done."""
+        """Build the light steps that the trainings take, until none is left."""
         self._plan()
         while todo := self._todo():
             self._tried |= todo
@@ -130,7 +130,7 @@ class _Proving:
         return {n for n in before if not self._built(n) and self._is_light(n)} - self._tried
 
     def _missing(self, name: str) -> set[str]:
-        """The steps to build before there is an artifact of step `name`, in whatever form."""
+        """The steps to build before step `name` has an artifact, built or sketched."""
         if self._built(name) or self._sketch(name) is not None or name in self.errors:
             return set()
         node = self.graph.nodes[name]
@@ -141,14 +141,14 @@ class _Proving:
         return self.plans[name].result is not None
 
     def _is_light(self, name: str) -> bool:
-        """Whether a build of this step would run nothing heavy."""
+        """Whether this step can be built without running a heavy step."""
         if self._built(name):
             return True
         node = self.graph.nodes[name]
         return not _is_heavy(node) and all(map(self._is_light, node.upstream()))
 
     def _awaited(self, name: str) -> list[str]:
-        """The steps that stand between us and step `name`."""
+        """The steps that must be built before step `name`."""
         if self._built(name):
             return []
         node = self.graph.nodes[name]
@@ -158,7 +158,7 @@ class _Proving:
     # -- artifacts -------------------------------------------------------------------------------
 
     def _inputs(self, node: Node) -> list[tuple[Source, Input]]:
-        """A step's inputs, those of steps inside it too; of its model, the one under trainings."""
+        """Inputs, also of inner steps; for a model, its base before all trainings."""
         slots = slots_of(node.step)
         own = [(s, slots[s.field].accepts) for s in node.sources]
         if not trains(node):
@@ -166,7 +166,7 @@ class _Proving:
         return [(self._under(s) if a.kind is Model else s, a) for s, a in own]
 
     def _under(self, source: Source) -> Source:
-        """Where a model comes from, past all trainings: they keep tokenizer and chat template."""
+        """The source of a model before all trainings, which keep tokenizer and chat template."""
         node = self.graph.nodes[source.step]
         while base := next((s for s in node.sources if s.role == "base"), None):
             source = replace(source, step=base.step, output=base.output)
@@ -174,14 +174,14 @@ class _Proving:
         return source
 
     def _artifact(self, source: Source) -> Artifact | None:
-        """What an input names; None where it isn't to be had yet."""
+        """The artifact that an input names; None if it isn't available yet."""
         result = self.plans[source.step].result
         if result is not None:
             return open_artifact(self.store.root, result.outputs[source.output])
         return self._sketch(source.step)
 
     def _sketch(self, name: str) -> Artifact | None:
-        """The step's output without what makes it heavy, where it can tell that."""
+        """The step's output without its heavy parts, if the step offers that."""
         node = self.graph.nodes[name]
         if self._sketches.get(name) is not None or not _can_sketch(node) or name in self.errors:
             return self._sketches.get(name)
@@ -196,9 +196,9 @@ class _Proving:
         return self._sketches.get(name)
 
     def _opened(self, node: Node) -> Step:
-        """The step with its inputs opened, those that there are.
+        """The step with its available inputs opened.
 
-        A step inside it without one that it needs is left out.
+        An inner step that lacks a required input is left out.
         """
         step = with_files(node.step, self.plans[node.name].files)
         for path, slot in slots_of(step).items():
@@ -232,7 +232,7 @@ class _Proving:
     # -- the proofs ------------------------------------------------------------------------------
 
     def prove(self, node: Node, samples: int) -> Proven:
-        """Prove a training with the inputs that there are."""
+        """Prove a training with its available inputs."""
         proven = Proven(node)
         absent: set[str] = set()
         there: set[str] = set()
@@ -266,12 +266,12 @@ class _Proving:
                 proven.errors.append(one)
 
     def _place(self, node: Node, error: FineryError) -> None:
-        """Give an error its place in the recipe, where it has none of its own."""
+        """Set an error's place in the recipe, if it has no other place."""
         error.where = place_of(self.graph.recipe, node, error.where)
 
 
 def _is_heavy(node: Node) -> bool:
-    """Whether a step takes more than moments: it trains, asks a model or wants a process alone."""
+    """Whether a step takes long: it trains, prompts a model or needs its own process."""
     spec = type(node.step).__spec__
     return trains(node) or spec.isolated or spec.engines
 

@@ -1,9 +1,10 @@
-"""A recipe as it was written: plain data, and where in the file each part of it stands.
+"""A recipe as written: plain data, and the position of each part in the file.
 
-YAML is read the way people mean it: `2e-4` is a number, `no` and `on` are strings, a key written
-twice is an error, aliases can't blow up, tags can't make objects.
+YAML is read as people expect: `2e-4` is a number, and `no` and `on` are strings. A key that is
+written twice is an error, aliases can't multiply without limit, and tags can't create objects.
 """
 
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,17 @@ import yaml
 from finery.errors import RecipeError, UsageError
 from finery.recipe.excerpt import _excerpt, without_secrets
 from finery.recipe.yaml import _parse
+from finery.util.files import check_plain, read_plain
 from finery.util.paths import shown
 
+LARGEST = 16 << 20
+"""Bytes of a recipe, at most."""
 Path_ = tuple[str | int, ...]
 """A place in the recipe, e.g. `("train", "sft", "lora", "r")`."""
 
 
 class Recipe:
-    """The data of a recipe file, with `--set` applied, and the positions of its parts."""
+    """The data of a recipe file with `--set` applied, and the positions of its parts."""
 
     def __init__(self, path: Path, text: str, node: yaml.Node, data: dict[str, Any]) -> None:
         self.path = path
@@ -31,12 +35,17 @@ class Recipe:
 
     @property
     def folder(self) -> Path:
-        """The recipe's folder: its paths are relative to it."""
+        """The folder that the recipe's paths are relative to."""
         return self.path.parent
 
     @property
+    def argument(self) -> str:
+        """How a command line names it, with a space after it; empty for `recipe.yaml` here."""
+        return "" if shown(self.path) == "recipe.yaml" else f"{shlex.quote(shown(self.path))} "
+
+    @property
     def name(self) -> str:
-        """The recipe's name; the folder's if it says none."""
+        """The recipe's name; by default the folder's."""
         return str(self.data.get("name") or self.folder.resolve().name)
 
     def override(self, assignment: str) -> None:
@@ -44,7 +53,9 @@ class Recipe:
         target, equals, text = assignment.partition("=")
         where = without_secrets(f"--set {assignment}")
         if not equals or not target:
-            raise UsageError("--set takes PATH=VALUE", where=where, fix="--set train.sft.epochs=1")
+            raise UsageError(
+                "--set expects PATH=VALUE", where=where, fix="--set train.sft.epochs=1"
+            )
         keys = target.strip().split(".")
         try:
             value = _parse(text, where, "the value")[1] if text.strip() else ""
@@ -55,18 +66,18 @@ class Recipe:
             child = parent.setdefault(key, {}) if depth >= 2 else parent.get(key)
             if not isinstance(child, dict):
                 raise UsageError(
-                    f"the recipe has no '{'.'.join(keys[: depth + 1])}' to set something in",
+                    f"'{'.'.join(keys[: depth + 1])}' was not found in the recipe",
                     where=where,
-                    fix="name a section and a step of the recipe: --set train.sft.epochs=1",
+                    fix="name a section, a step and a setting: --set train.sft.epochs=1",
                 )
             parent = child
         parent[keys[-1]] = value
         self._overrides[tuple(keys)] = where
 
     def where(self, place: Sequence[str | int] = (), *, key: bool = False) -> str:
-        """`file:line:column` of a part of the recipe, or the nearest part above it.
+        """`file:line:column` of a part of the recipe, or of the nearest part that contains it.
 
-        key: the position of the part's key instead of its value's.
+        key: return the position of the part's key instead of its value.
         """
         for end in range(len(place), 0, -1):
             if tuple(place[:end]) in self._overrides:
@@ -93,7 +104,7 @@ class Recipe:
         key: bool = False,
         fix: str | None = None,
     ) -> RecipeError:
-        """A `RecipeError` at a part of the recipe, with the line itself shown."""
+        """A `RecipeError` at a part of the recipe; it shows that line."""
         where = self.where(place, key=key)
         mark = self._mark(place, key)
         if where.startswith("--set"):
@@ -104,22 +115,43 @@ class Recipe:
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe file; every mistake in the YAML is a `RecipeError` with its position."""
+    """Read a recipe file. Every mistake in the YAML raises a `RecipeError` with its position."""
     recipe = Recipe(path, *_read(path))
     for assignment in overrides:
         recipe.override(assignment)
     return recipe
 
 
-def _read(path: Path) -> tuple[str, yaml.Node, dict[str, Any]]:
+def check_file(path: Path) -> None:
+    """Raise `UsageError` unless the recipe is a file that can be read."""
+    _content(path, 0)
+
+
+def _content(path: Path, most: int = LARGEST) -> bytes:
+    """What the file of a recipe holds. most: 0 only looks whether it can be read."""
     try:
-        raw = path.read_bytes()
+        if not most:
+            check_plain(path)
+            return b""
+        return read_plain(path, most)
     except FileNotFoundError:
         raise UsageError(
-            f"there is no recipe {shown(path)}", fix="name one, or make one: finery init DIR"
+            f"recipe {shown(path)} was not found",
+            fix="name a recipe, or create one: finery init DIR",
         ) from None
     except OSError as error:
-        raise UsageError(f"can't read the recipe {shown(path)}: {error.strerror}") from error
+        raise UsageError(
+            f"can't read the recipe {_short(shown(path))}: {error.strerror}",
+            fix="name a recipe file, or make one: finery init DIR",
+        ) from error
+
+
+def _short(path: str) -> str:
+    return path if len(path) <= 200 else f"{path[:80]}…{path[-40:]}"
+
+
+def _read(path: Path) -> tuple[str, yaml.Node, dict[str, Any]]:
+    raw = _content(path)
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -133,15 +165,15 @@ def _read(path: Path) -> tuple[str, yaml.Node, dict[str, Any]]:
     node, data = _parse(text, shown(path))
     if not isinstance(data, dict):
         raise RecipeError(
-            "a recipe is a mapping of sections",
+            "a recipe must be a mapping of sections",
             where=f"{shown(path)}:1:1",
-            fix="start with `finery: 1`; `finery init DIR` writes an example",
+            fix="start with `finery: 1`; `finery init DIR` creates an example",
         )
     return text, node, data
 
 
 def _child(node: yaml.Node, step: str | int) -> tuple[yaml.Node, yaml.Node] | None:
-    """(key node, value node) of a part of a node, looking through merges."""
+    """(key node, value node) of a part of a node, also of a merged one."""
     if isinstance(node, yaml.SequenceNode):
         if isinstance(step, int) and step < len(node.value):
             return node.value[step], node.value[step]

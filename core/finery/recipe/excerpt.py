@@ -1,4 +1,4 @@
-"""Lines of a recipe as errors show them, without secrets."""
+"""Lines of a recipe as errors show them: without secrets."""
 
 import re
 

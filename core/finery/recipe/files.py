@@ -1,4 +1,4 @@
-"""Files outside the store that `Files` settings name."""
+"""The files outside the store that settings of type `Files` name."""
 
 import copy
 import itertools
@@ -11,15 +11,17 @@ from finery.errors import DataError
 from finery.fields import Files, OneFile, OptionalFiles, Settings
 from finery.recipe.document import Recipe
 from finery.step.inspect import files_of, give_files
+from finery.util.files import check_plain
+from finery.util.listing import files_inside, files_matching
 from finery.util.text import nearest
 
 S = TypeVar("S", bound=Settings)
 
 
 def with_files(recipe: Recipe, place: Sequence[str], step: S) -> S:
-    """A copy of a step, at `place` of the recipe, that has its outside files.
+    """A copy of the step at `place` of the recipe, with its outside files.
 
-    Raises what `find_files` raises.
+    Raises the errors of `find_files`.
     """
     opened = copy.deepcopy(step)
     files = {
@@ -31,9 +33,10 @@ def with_files(recipe: Recipe, place: Sequence[str], step: S) -> S:
 
 
 def find_files(recipe: Recipe, place: Sequence[str], files: Files) -> list[tuple[str, Path]]:
-    """(name, path) of each file that a `Files` setting, at `place` of the recipe, names.
+    """(name, path) of each file that the `Files` setting at `place` of the recipe names.
 
-    `RecipeError` when there is none, unless there needn't be any, or several instead of one.
+    Raises `RecipeError` where a required file was not found, and where one file is expected but
+    several match.
     """
     try:
         return _find(files, recipe.folder.absolute())
@@ -41,12 +44,16 @@ def find_files(recipe: Recipe, place: Sequence[str], files: Files) -> list[tuple
         raise recipe.error(error.what, place, fix=error.fix) from None
 
 
+class _Missing(DataError):
+    """Nothing is there, which is fine for `OptionalFiles`."""
+
+
 def _find(files: Files, folder: Path) -> list[tuple[str, Path]]:
     names: dict[Path, str] = {}
     for pattern in files.patterns:
         try:
             matches = _matches(pattern, folder)
-        except DataError:
+        except _Missing:
             if isinstance(files, OptionalFiles):
                 continue
             raise
@@ -62,30 +69,63 @@ def _find(files: Files, folder: Path) -> list[tuple[str, Path]]:
 
 def _matches(pattern: str, folder: Path) -> list[Path]:
     path = folder / _expanded(pattern)
-    if path.is_dir():
-        matches = sorted(p for p in path.rglob("*") if p.is_file())
-        if not matches:
-            raise DataError(f"folder {pattern} is empty", fix="put files in it, or check the path")
-        return matches
-    if path.exists():
+    try:
+        check_plain(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        if os.path.isdir(path):
+            return _inside(path, pattern)
+        raise _unusable(pattern, error) from None
+    else:
         return [path]
     if any(c in pattern for c in "*?["):
-        import glob
+        return _globbed(path, pattern, folder)
+    raise _Missing(f"there is no file {_short(pattern)}", fix=_path_fix(pattern, path, folder))
 
-        matches = sorted(Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file())
-        if matches:
-            return matches
-        raise DataError(f"no file matches {pattern}", fix=_RELATIVE.format(folder))
-    raise DataError(f"there is no file {pattern}", fix=_path_fix(pattern, path, folder))
+
+def _inside(path: Path, pattern: str) -> list[Path]:
+    try:
+        matches = files_inside(path)
+    except OSError as error:
+        raise _unusable(pattern, error) from None
+    if not matches:
+        raise _Missing(
+            f"folder {_short(pattern)} is empty", fix="put files in it, or check the path"
+        )
+    return matches
+
+
+def _globbed(path: Path, pattern: str, folder: Path) -> list[Path]:
+    try:
+        matches = files_matching(path)
+    except OSError as error:
+        raise _unusable(pattern, error) from None
+    if not matches:
+        raise _Missing(f"no file matches {_short(pattern)}", fix=_RELATIVE.format(folder))
+    return matches
+
+
+def _unusable(pattern: str, error: OSError) -> DataError:
+    file = error.filename if isinstance(error.filename, str) else pattern
+    return DataError(
+        f"can't read {_short(file)}: {error.strerror}",
+        fix="name files that you may read, or the folder that holds them",
+    )
+
+
+def _short(pattern: str) -> str:
+    return pattern if len(pattern) <= 80 else f"{pattern[:40]}…{pattern[-20:]}"
 
 
 def _expanded(pattern: str) -> Path:
     try:
         return Path(pattern).expanduser()
     except RuntimeError:
-        user = pattern.partition("/")[0]
+        user = _short(pattern.partition("/")[0])
         raise DataError(
-            f"there is no file {pattern}: {user} has no home folder", fix="write the whole path"
+            f"there is no file {_short(pattern)}: {user} has no home folder",
+            fix="write the whole path",
         ) from None
 
 
@@ -105,9 +145,9 @@ def _path_fix(pattern: str, path: Path, folder: Path) -> str:
     for start in range(len(parts)):  # an absolute path from another machine, say
         candidate = Path(*parts[start:])
         is_other = candidate != Path(pattern) and not candidate.is_absolute()
-        if is_other and (folder / candidate).exists():
+        if is_other and os.path.exists(folder / candidate):
             return f"write {candidate.as_posix()}"
-    if path.parent.is_dir():
+    if os.path.isdir(path.parent):
         near = nearest(path.name, [p.name for p in path.parent.iterdir()])
         if near:
             return f"did you mean '{Path(pattern).with_name(near).as_posix()}'?"
@@ -131,7 +171,7 @@ def _of_that_name(name: str, folder: Path) -> str | None:
 
 
 def _name(path: Path, folder: Path, pattern: str) -> str:
-    """From the recipe's folder; of a file elsewhere from the folder that its pattern names."""
+    """The path from the recipe's folder; for files elsewhere, from the folder in the pattern."""
     if path.is_relative_to(folder):
         return path.relative_to(folder).as_posix()
     parts = Path(pattern).expanduser().parts

@@ -1,8 +1,8 @@
-"""Whether a value fits a JSON Schema, without saying why not.
+"""Whether a value fits a JSON Schema, without the reason.
 
-Most values do, and a validator that explains what is wrong takes longer to import than a whole
-build with nothing to do. Knows the keywords that step types have; a schema with any other one
-counts as not fitting, so that the validator decides.
+Most values fit, and a validator that explains its errors takes longer to import than a whole build
+with nothing to do. This one knows the keywords that step types use. A schema with any other
+keyword counts as not fitting, so that the full validator decides.
 """
 
 import re
@@ -13,7 +13,7 @@ Schema = Mapping[str, Any]
 
 
 def fits(schema: Schema, value: Any) -> bool:
-    """Whether the value surely fits. False where it doesn't, or where this can't tell."""
+    """Whether the value certainly fits; False if it doesn't, or if that is unknown."""
     return _fits(schema, value, schema.get("$defs", {}))
 
 

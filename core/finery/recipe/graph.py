@@ -1,4 +1,4 @@
-"""The typed graph of a recipe: steps, and what each takes from which other."""
+"""The typed graph of a recipe: its steps, and the outputs that each takes from others."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +15,7 @@ from finery.recipe.steptypes import StepTypes
 from finery.recipe.validate import check_recipe, convert_step, raise_all
 from finery.step.inspect import SECTIONS, Slot, nested_steps, slots_of
 from finery.step.step import Step
+from finery.util.paths import shown
 from finery.util.text import did_you_mean
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Source:
     ref: str  # as the recipe writes it
     step: str
     output: str
-    role: str = ""  # what the step does with it, see `finery.takes`
+    role: str = ""  # how the step uses it, see `finery.takes`
 
 
 @dataclass
@@ -49,37 +50,40 @@ class Node:
 
     @property
     def place(self) -> tuple[str, str]:
-        """Where the recipe has it."""
+        """Its place in the recipe."""
         return self.section, self.name
 
     def upstream(self) -> list[str]:
-        """The steps it waits for, each once, in order."""
+        """The steps that it waits for, without repeats, in order."""
         return list(dict.fromkeys([*(s.step for s in self.sources), *self.needs]))
 
 
 @dataclass
 class Graph:
-    """All steps, each after those it takes from (and otherwise in the recipe's order)."""
+    """All steps, each after its inputs, otherwise in the recipe's order."""
 
     recipe: Recipe
     plugins: "Plugins"
     nodes: dict[str, Node]
     whole: "Graph | None" = None  # what this one was selected from
 
+    def require(self, name: str) -> None:
+        """Raise `UsageError` where the recipe has no such step."""
+        if name not in self.nodes:
+            raise UsageError(
+                f"{shown(self.recipe.path)} has no step '{name}'",
+                fix=did_you_mean(name, self.nodes),
+            )
+
     def select(self, names: Sequence[str]) -> "Graph":
-        """The graph of these steps and all that they wait for. Empty `names`: the whole."""
+        """The graph of these steps and all that they wait for; without `names`, all steps."""
         if not names:
             return self
         wanted: set[str] = set()
         stack = list(names)
         while stack:
             name = stack.pop()
-            if name not in self.nodes:
-                raise UsageError(
-                    f"the recipe has no step '{name}'",
-                    where="--step",
-                    fix=did_you_mean(name, self.nodes),
-                )
+            self.require(name)
             if name not in wanted:
                 wanted.add(name)
                 stack.extend(self.nodes[name].upstream())
@@ -88,9 +92,9 @@ class Graph:
 
 
 def build_graph(recipe: Recipe, plugins: "Plugins", *, validated: bool = False) -> Graph:
-    """Check the recipe whole and make its graph.
+    """Check the whole recipe and build its graph.
 
-    validated: the recipe's text passed `check_recipe` before with the same step types.
+    validated: whether the recipe has already passed `check_recipe` with the same step types.
     Raises `RecipeError` (several as `RecipeErrors`) with positions.
     """
     if not validated:
@@ -120,7 +124,9 @@ def _nodes(recipe: Recipe, plugins: StepTypes) -> dict[str, Node]:
             errors.append(error)
     raise_all(errors)
     if not nodes:
-        raise recipe.error("the recipe has no steps", fix="add one; `finery init DIR` has examples")
+        raise recipe.error(
+            "the recipe has no steps", fix="add a step; `finery init DIR` creates an example"
+        )
     return nodes
 
 
@@ -129,12 +135,12 @@ def _two_of_one_name(recipe: Recipe, first: Node, section: str) -> RecipeError:
         f"two steps are named '{first.name}' (the first in section '{first.section}')",
         (section, first.name),
         key=True,
-        fix="names are unique across sections: rename one",
+        fix="rename one of them: names must be unique across sections",
     )
 
 
 def _tell_promises(node: Node, nodes: dict[str, Node]) -> None:
-    """Let the placeholders of a step's inputs have what is known before they are built."""
+    """Fill the placeholders of a step's inputs with what is known before they are built."""
     slots = slots_of(node.step)
     for source in node.sources:
         slot = slots[source.field]
@@ -144,24 +150,25 @@ def _tell_promises(node: Node, nodes: dict[str, Node]) -> None:
 
 
 def _check_settings(recipe: Recipe, node: Node) -> Iterator[FineryError]:
-    """What the step type itself finds wrong with its settings, and those of steps inside it."""
+    """The errors that the step type itself finds in its settings, and in those of inner steps."""
     try:
         node.step.check()
         for field_name, within in nested_steps(node.step).items():
             _check_within(field_name, within)
     except UsageError as error:
         inside = _named_part(error.where or "", recipe.data[node.section][node.name])
-        # Of a setting the value is shown, of an entry of a mapping its key, which may be wrong.
+        # For a setting, point at its value. For an entry of a mapping, point at its key.
         key = len(inside) != 1
         yield recipe.error(error.what, (*node.place, *inside), key=key, fix=error.fix)
 
 
 def place_of(recipe: Recipe, node: Node, where: str | None, inside: str = "") -> str:
-    """Where an error that a step told belongs, by what the step itself said.
+    """The place of an error that a step raised.
 
-    The recipe's `file:line:column` where that is nothing (then of the step) or one of the step's
-    settings, e.g. `lora.r`; anything else, such as a file with its line, stays as it is.
-    inside: the setting of `node` that the step is, where it is a step inside of it.
+    where: the place that the step gave. None means the step itself, and a setting, e.g. `lora.r`,
+    means its value; both become `file:line:column` of the recipe. Anything else, such as a line of
+    a data file, stays as it is.
+    inside: for an inner step, the setting of `node` that holds it.
     """
     if where is None:
         return recipe.where((*node.place, *([inside] if inside else [])), key=True)
@@ -219,27 +226,28 @@ def _node(recipe: Recipe, plugins: StepTypes, section: str, name: str) -> Node:
 
 
 def sources_of(node: Node, kind: type[Artifact]) -> list[Source]:
-    """The inputs of a step that are of a kind."""
+    """A step's inputs of one kind."""
     slots = slots_of(node.step)
     return [s for s in node.sources if issubclass(slots[s.field].accepts.kind, kind)]
 
 
 def row_sources(node: Node) -> list[Source]:
-    """The inputs that a step takes rows from; those it only compares with aren't among them."""
+    """The inputs that a step takes rows from, without those that it only compares with."""
     return [s for s in sources_of(node, Dataset) if s.role != "compare"]
 
 
 def base_models(node: Node) -> list[Source]:
     """The models that a step's own model is made from.
 
-    Those with the role `base`; of a step type that gives no input that role, all models it takes.
+    These are the inputs with the role `base`. If no input has that role, they are all models that
+    the step takes.
     """
     models = sources_of(node, Model)
     return [s for s in models if s.role == "base"] or models
 
 
 def inputs_as(node: Node, role: Role) -> list[str]:
-    """The inputs that a step type declares with a role, whether or not the recipe names any."""
+    """The inputs that a step type declares with a role, including those that the recipe omits."""
     return [path for path, slot in slots_of(node.step).items() if slot.role == role]
 
 
@@ -249,12 +257,12 @@ def trains(node: Node) -> bool:
 
 
 def evaluates(node: Node) -> bool:
-    """Whether the step judges models: it makes `Metrics`."""
+    """Whether the step evaluates models: it outputs `Metrics`."""
     return any(issubclass(kind, Metrics) for kind in node.outputs.values())
 
 
 def generates(node: Node) -> bool:
-    """Whether the step has a model make rows."""
+    """Whether the step generates rows with a model."""
     asks = type(node.step).__spec__.engines
     return asks and any(issubclass(kind, Dataset) for kind in node.outputs.values())
 
@@ -271,7 +279,7 @@ def derived_seed(seed: int, use: str) -> int:
 def _connect(
     recipe: Recipe, node: Node, nodes: dict[str, Node], plugins: StepTypes
 ) -> Iterator[FineryError]:
-    """Fill in the node's sources; yield what is wrong with its references."""
+    """Fill in the node's sources; yield an error for each wrong reference."""
     for field_name, slot in slots_of(node.step).items():
         accepts = slot.accepts
         value = getattr(slot.owner, slot.field)
@@ -318,7 +326,7 @@ def _reference_fix(
 
 
 def _same_rows(node: Node, source: Source, kind: type[Artifact]) -> FineryError | None:
-    """What is wrong where an input is given rows that it has already."""
+    """The error for an input that is given the same rows twice."""
     same_input = [s for s in node.sources if s.field == source.field]
     if not issubclass(kind, Dataset) or (source.step, source.output) not in [
         (s.step, s.output) for s in same_input
@@ -332,7 +340,7 @@ def _same_rows(node: Node, source: Source, kind: type[Artifact]) -> FineryError 
 
 
 def _place(recipe: Recipe, node: Node, key: str, index: int) -> tuple[str | int, ...]:
-    """Where the recipe has one of a step's references, written alone or in a list."""
+    """The place of one of a step's references, written alone or in a list."""
     keys = key.split(".")
     written = recipe.data[node.section][node.name]
     for part in keys:
@@ -341,7 +349,7 @@ def _place(recipe: Recipe, node: Node, key: str, index: int) -> tuple[str | int,
 
 
 def _resolve(ref: str, nodes: dict[str, Node]) -> tuple[str, str] | FineryError:
-    """(step, output) that a reference names, or what is wrong with it."""
+    """(step, output) that a reference names, or the error."""
     name, dot, output = ref.partition(".")
     if name not in nodes:
         return FineryError(f"there is no step '{ref if '/' in ref else name}'")
@@ -355,7 +363,7 @@ def _resolve(ref: str, nodes: dict[str, Node]) -> tuple[str, str] | FineryError:
             fix="name one: " + ", ".join(f"{name}.{o}" for o in named),
         )
     if not named:
-        return FineryError(f"step '{name}' has one output, without a name", fix=f"write {name}")
+        return FineryError(f"step '{name}' has a single output without a name", fix=f"write {name}")
     return FineryError(f"step '{name}' has no output '{output}'", fix=did_you_mean(output, named))
 
 
@@ -367,14 +375,14 @@ def _of_kind(kind: type[Artifact], nodes: dict[str, Node], but: str) -> str:
         if issubclass(k, kind) and n != but
     ]
     return (
-        f"of that kind are: {', '.join(fitting)}"
+        f"name a {kind.kind}: {', '.join(fitting)}"
         if fitting
-        else f"add a step that makes a {kind.kind}"
+        else f"add a step that outputs a {kind.kind}"
     )
 
 
 def _sorted(recipe: Recipe, nodes: dict[str, Node]) -> dict[str, Node]:
-    """The nodes, each after what it waits for; a cycle is an error that shows its path."""
+    """The nodes, each after those that it waits for. A cycle raises an error with its path."""
     done: dict[str, Node] = {}
     for start in nodes:
         trail = {} if start in done else {start: iter(nodes[start].upstream())}
@@ -393,7 +401,7 @@ def _sorted(recipe: Recipe, nodes: dict[str, Node]) -> dict[str, Node]:
 
 
 def _cycle(recipe: Recipe, nodes: dict[str, Node], names: Sequence[str]) -> RecipeError:
-    """The error for steps that each wait for the next, and the last for the first."""
+    """The error for steps that wait for each other in a circle."""
     first, after = nodes[names[0]], names[1 % len(names)]
     places = [(s.field, s.index) for s in first.sources if s.step == after]
     places += [("needs", i) for i, n in enumerate(first.needs) if n == after]

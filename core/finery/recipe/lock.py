@@ -1,4 +1,4 @@
-"""`recipe.lock`: what floating names outside (a hub branch) are pinned to. Made for git."""
+"""`recipe.lock`: the pins of floating outside names, such as a hub branch. Meant for git."""
 
 import os
 from collections.abc import Iterable
@@ -7,26 +7,29 @@ from pathlib import Path
 import yaml
 
 from finery.errors import UsageError
+from finery.util.files import read_plain
 
+LARGEST = 16 << 20
+"""Bytes of a lock file, at most."""
 _HEAD = """\
-# What names outside were resolved to, by finery. Commit this file.
-# To move a name on: finery build --update-lock
+# Outside names and what finery resolved them to. Commit this file.
+# To resolve them again: finery build --update-lock
 """
 
 
 class Lock:
-    """The lock file beside a recipe; read when first asked, written whole at each change."""
+    """The lock file beside a recipe. It is read on first use and rewritten at each change."""
 
     def __init__(self, recipe: Path) -> None:
         self.path = recipe.with_suffix(".lock")
         self._pins: dict[str, str] | None = None
 
     def get(self, name: str) -> str | None:
-        """What a name is pinned to, None if it isn't."""
+        """The pin of a name; None if it has none."""
         return self._read().get(name)
 
     def set(self, name: str, pinned: str) -> None:
-        """Pin a name; the file is replaced in one move."""
+        """Pin a name; replaces the file atomically."""
         self._pins = {**self._read(), name: pinned}
         text = _HEAD + yaml.safe_dump(dict(sorted(self._pins.items())), default_flow_style=False)
         staged = self.path.with_name(f".{self.path.name}.{os.getpid()}")
@@ -34,7 +37,7 @@ class Lock:
         staged.replace(self.path)
 
     def forget(self, names: Iterable[str] | None = None) -> None:
-        """Take these names as unpinned, or every name; the next `set` calls rewrite the file."""
+        """Forget the pins of these names, or of all; the next `set` rewrites the file."""
         if names is None:
             self._pins = {}
             return
@@ -48,17 +51,27 @@ class Lock:
 
     def _load(self) -> dict[str, str]:
         try:
-            loaded = yaml.safe_load(self.path.read_text(encoding="utf-8"))
+            loaded = yaml.safe_load(read_plain(self.path, LARGEST).decode())
         except FileNotFoundError:
             return {}
+        except OSError as error:
+            raise UsageError(
+                f"can't be read: {error.strerror}",
+                where=str(self.path),
+                fix="restore it from git, or move it away to pin all names anew",
+            ) from None
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise UsageError(
-                f"can't be read: {error}", where=str(self.path), fix="restore it from git"
+                f"the lock file can't be read: {error}",
+                where=str(self.path),
+                fix="restore it from git",
             ) from None
         if loaded is None:
             return {}
         if not isinstance(loaded, dict) or not all(isinstance(v, str) for v in loaded.values()):
             raise UsageError(
-                "is not a mapping of names to text", where=str(self.path), fix="restore it from git"
+                "the lock file must map names to text",
+                where=str(self.path),
+                fix="restore it from git",
             )
         return {str(k): v for k, v in loaded.items()}

@@ -1,4 +1,4 @@
-"""What breaks a JSON Schema, in the words of recipes."""
+"""Violations of a JSON Schema, in the words of recipes."""
 
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
@@ -15,14 +15,14 @@ from finery.step.step import Step
 from finery.util.text import did_you_mean, nearest
 
 LONGEST = 60
-"""Characters of a wrong value that are shown."""
+"""Most characters of a wrong value to show."""
 
 _TYPES = {
     "string": "text", "integer": "a whole number", "number": "a number", "boolean": "true or false",
     "array": "a list", "object": "a mapping", "null": "null",
 }  # fmt: skip
 _LIMITS = {
-    "minimum": "at least {}", "exclusiveMinimum": "more than {}", "maximum": "at most {}",
+    "minimum": "at least {}", "exclusiveMinimum": "greater than {}", "maximum": "at most {}",
     "exclusiveMaximum": "less than {}", "minLength": "at least {} characters",
     "maxLength": "at most {} characters", "minItems": "at least {} of them",
     "maxItems": "at most {} of them", "minProperties": "at least {} of them",
@@ -61,7 +61,7 @@ def complaints(
 
 @lru_cache(maxsize=1)
 def _validator() -> Any:
-    """The validator, except that 2.0 is no whole number: settings are typed strictly."""
+    """The validator, except that 2.0 isn't a whole number: settings are typed strictly."""
     from jsonschema import Draft202012Validator, validators
 
     extend: Any = validators.extend  # not annotated there
@@ -121,7 +121,7 @@ def _missing(about: _Subject, error: Any) -> Iterator[FineryError]:
 
 
 def _branch_meant(error: Any) -> list[Any]:
-    """Of an anyOf: the complaints of the one branch whose type fits; none if several do."""
+    """For anyOf: the errors of the only branch with a fitting type; empty if several fit."""
     branches: dict[Any, list[Any]] = {}
     for inner in error.context:
         branches.setdefault(inner.schema_path[0], []).append(inner)
@@ -134,13 +134,13 @@ def _branch_meant(error: Any) -> list[Any]:
 
 
 def _label(error: Any) -> str:
-    """Where in the value: `lora.r`, `path[1]`."""
+    """The path inside the value: `lora.r`, `path[1]`."""
     parts = (f"[{p}]" if isinstance(p, int) else f".{p}" for p in error.absolute_path)
     return "".join(parts).removeprefix(".")
 
 
 def literal(value: Any) -> str:
-    """A value of a recipe, as messages show it."""
+    """A value of a recipe as messages show it."""
     match value:
         case None:
             return "empty"
@@ -197,7 +197,7 @@ def _kinds_of(schemas: Iterable[dict[str, Any]]) -> set[str]:
 
 
 def phrase(schema: dict[str, Any]) -> str:
-    """What a schema takes, in words: `a whole number, at least 1`."""
+    """The values that a schema accepts, in words: `a whole number, at least 1`."""
     if "const" in schema:
         return str(schema["const"])
     if "enum" in schema:
@@ -216,7 +216,7 @@ def phrase(schema: dict[str, Any]) -> str:
 
 
 def _inside(schema: dict[str, Any]) -> str:
-    """What a list or a mapping holds."""
+    """The contents of a list or a mapping, in words."""
     if schema.get("items"):
         return f" of {_plural(phrase(schema['items']))}"
     if isinstance(schema.get("additionalProperties"), dict) and schema["additionalProperties"]:

@@ -1,6 +1,7 @@
-"""JSON Schemas (2020-12) made from the step types, and the check of a recipe against them."""
+"""JSON Schemas (2020-12) of step types and of whole recipes."""
 
 from functools import lru_cache
+from inspect import cleandoc
 from typing import Any
 
 import msgspec
@@ -8,15 +9,14 @@ import msgspec
 from finery.artifact.kinds import Artifact
 from finery.errors import PluginError
 from finery.fields import FieldInfo, Files, OneFile
-from finery.recipe.steptypes import StepTypes
-from finery.step.inspect import SECTIONS, full_name, inputs_of, nested_fields, sections_of
+from finery.step.inspect import full_name, inputs_of, nested_fields
 from finery.step.step import Step
 
 NAME = "^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$"
-"""A step's name: it becomes a folder's name and part of `step.output`."""
+"""A step's name becomes a folder's name and part of `step.output`."""
 _STEP_KEYS: dict[str, Any] = {
     "needs": {
-        "description": "Steps to wait for, and to be blocked by when they fail.",
+        "description": "Steps to wait for. If one fails, this step doesn't run.",
         "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
     },
     "seed": {
@@ -27,7 +27,7 @@ _STEP_KEYS: dict[str, Any] = {
         "maximum": 2**31 - 1,
     },
     "env": {
-        "description": "Names of environment variables that are passed to the step, e.g. API keys.",
+        "description": "Names of environment variables to pass to the step, e.g. API keys.",
         "type": "array",
         "items": {
             "type": "string",
@@ -41,7 +41,7 @@ _TOP: dict[str, Any] = {
     "name": {
         "type": "string",
         "pattern": NAME,
-        "description": "The recipe's name; build/NAME/ holds what it makes.",
+        "description": "The recipe's name. Its outputs are in build/NAME/.",
     },
     "seed": {
         "type": "integer",
@@ -58,23 +58,15 @@ _TOP: dict[str, Any] = {
         "type": "array",
         "items": {
             "type": "string",
-            "description": "A note's name; for one step only, with the step before: sft/epochs.",
+            "description": "A note's name, or STEP/NAME for one step only, e.g. sft/epochs.",
         },
-        "description": "Notes not to give, e.g. few-rows, or sft/few-rows for one step.",
+        "description": "Notes to silence, e.g. few-rows, or sft/few-rows for one step.",
     },
-}
-_SECTION_HELP = {
-    "models": "Models to start from, to compare with, or to generate with.",
-    "data": "Rows from outside, and what selects and splits them.",
-    "generate": "Rows that a model makes.",
-    "train": "Models made from models and rows.",
-    "evaluate": "Judgements of models on rows; `require:` makes one a gate.",
-    "export": "What is shipped.",
 }
 
 
 def step_schema(cls: type[Step]) -> dict[str, Any]:
-    """The schema of one step of this type, as it is written in a recipe; self-contained."""
+    """The self-contained schema of one step of this type, as a recipe writes it."""
     schema: dict[str, Any] = msgspec.json.decode(_encoded_schema(cls))
     return schema
 
@@ -96,7 +88,7 @@ def _encoded_schema(cls: type[Step]) -> bytes:
         properties[field] = _inner_schema(info)
     schema = {
         "type": "object",
-        "description": (cls.__doc__ or "").strip(),
+        "description": cleandoc(cls.__doc__ or ""),
         "properties": properties,
         "required": ["use", *own.get("required", [])],
         "additionalProperties": False,
@@ -120,7 +112,7 @@ def _input_schema(
 
 
 def _inner_schema(info: FieldInfo) -> dict[str, Any]:
-    """A step inside a step; what it holds is checked by `_check_inner`, type by type."""
+    """A step inside a step; `_check_inner` checks its settings by its type."""
     return {
         "description": info.help,
         "type": ["object", "null"],
@@ -140,67 +132,3 @@ def _custom_schema(kind: type) -> dict[str, Any]:
             ]
         }
     raise NotImplementedError(f"no schema for {kind}")
-
-
-def recipe_schema(plugins: StepTypes) -> dict[str, Any]:
-    """The schema of whole recipes with the step types that are installed, for editors."""
-    defs: dict[str, Any] = {}
-    by_section: dict[str, list[str]] = {section: [] for section in SECTIONS}
-    for name in sorted(plugins.step_types):
-        cls = plugins.step_type(name)
-        schema = step_schema(cls)
-        schema["properties"]["use"] = {"const": name, "description": _first_line(cls)}
-        inner = schema.pop("$defs", {})
-        defs[name] = _renamed(schema, name)
-        defs |= {f"{name}.{key}": _renamed(value, name) for key, value in inner.items()}
-        for section in sections_of(cls):
-            by_section[section].append(name)
-    sections = {s: _section_schema(names, _SECTION_HELP[s]) for s, names in by_section.items()}
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "finery recipe",
-        "type": "object",
-        "properties": {**_TOP, **sections},
-        "patternProperties": {"^x-": {"description": "Anything: a place for YAML anchors."}},
-        "required": ["finery"],
-        "additionalProperties": False,
-        "$defs": defs,
-    }
-
-
-def _section_schema(names: list[str], text: str) -> dict[str, Any]:
-    # A chain of if/then, not oneOf: an editor then shows what is wrong with the type that `use`
-    # names, instead of that none of twenty types fit.
-    branches = [
-        {
-            "if": {"properties": {"use": {"const": name}}, "required": ["use"]},
-            "then": {"$ref": f"#/$defs/{name}"},
-        }
-        for name in names
-    ]
-    step = {
-        "type": "object",
-        "required": ["use"],
-        "properties": {"use": {"enum": names}},
-        "allOf": branches,
-    }
-    return {
-        "type": ["object", "null"],
-        "description": text,
-        "propertyNames": {"pattern": NAME},
-        "additionalProperties": step,
-    }
-
-
-def _renamed(schema: Any, name: str) -> Any:
-    """Point a step schema's `$ref`s at the names its parts have in the recipe schema."""
-    if isinstance(schema, dict):
-        return {
-            k: v.replace("#/$defs/", f"#/$defs/{name}.") if k == "$ref" else _renamed(v, name)
-            for k, v in schema.items()
-        }
-    return [_renamed(v, name) for v in schema] if isinstance(schema, list) else schema
-
-
-def _first_line(cls: type[Step]) -> str:
-    return (cls.__doc__ or "").strip().partition("\n")[0]

@@ -18,11 +18,11 @@ from finery.step.inspect import RESERVED, SECTIONS, inputs_of, nested_fields, se
 from finery.step.step import Step
 from finery.util.text import did_you_mean, nearest
 
-_NAME_FIX = "use letters, digits, - and _, starting with a letter or digit (at most 100)"
+_NAME_FIX = "letters, digits, - and _, starting with a letter or digit, at most 100 characters"
 
 
 def check_recipe(recipe: Recipe, plugins: StepTypes) -> list[FineryError]:
-    """Every way in which the recipe breaks its schema, with positions; empty when it is fine."""
+    """An error with its position for each violation of the schema; empty if there is none."""
     return [
         *_check_top(recipe, plugins),
         *_check_silence(recipe, plugins),
@@ -58,7 +58,7 @@ def _check_top(recipe: Recipe, plugins: StepTypes) -> Iterator[FineryError]:
 
 
 def _check_silence(recipe: Recipe, plugins: StepTypes) -> Iterator[FineryError]:
-    """An error for each silenced note that no plugin gives, or whose step isn't there."""
+    """An error for each silenced note that no plugin has, or with a step that doesn't exist."""
     silenced = recipe.data.get("silence")
     if not isinstance(silenced, list):
         return
@@ -78,11 +78,11 @@ def _check_silence(recipe: Recipe, plugins: StepTypes) -> Iterator[FineryError]:
 def _name_fix(name: str) -> str:
     """The nearest allowed name, and what is allowed."""
     near = "-".join(re.findall(r"[A-Za-z0-9_-]+", name)).lstrip("-_")[:100]
-    return f"write {near}: {_NAME_FIX}" if near else _NAME_FIX
+    return f"write {near} ({_NAME_FIX})" if near else f"use {_NAME_FIX}"
 
 
 def is_name(text: str) -> bool:
-    """Whether a step or a recipe can be named so."""
+    """Whether a step or a recipe can have this name."""
     return re.fullmatch(NAME.strip("^$"), text) is not None
 
 
@@ -161,7 +161,7 @@ def _check_inner(
 ) -> Iterator[FineryError]:
     use = step.get("use")
     if not isinstance(use, str):
-        return  # the outer step's schema says so
+        return  # reported by the outer step's schema
     fitting = types_for(info.section, plugins)
     if use not in fitting:
         what = f"'{use}' is not a step type for section {info.section}"
@@ -203,7 +203,7 @@ def _without_use(
 def convert_step(
     recipe: Recipe, section: str, name: str, cls: type[Step], plugins: StepTypes
 ) -> Step:
-    """The step as an instance of its type, with placeholders for artifacts; defaults filled in."""
+    """The step as an instance of its type, with defaults, and placeholders for artifacts."""
     return _converted(recipe, (section, name), recipe.data[section][name], cls, plugins)
 
 
@@ -253,7 +253,7 @@ def _decode(kind: Any, value: Any) -> Any:
 
 
 class RecipeErrors(UsageError):
-    """Several mistakes of one recipe, printed one after the other."""
+    """Several mistakes in one recipe, printed one after another."""
 
     def __init__(self, errors: list[FineryError]) -> None:
         super().__init__(f"{len(errors)} mistakes")
@@ -270,8 +270,8 @@ def _position(error: FineryError) -> tuple[str, int, int]:
 
 
 def raise_all(errors: Iterable[FineryError]) -> None:
-    """Raise one error, or several as one, in the order of the file; return when there is none."""
-    # An anchor that several steps share has its mistakes once.
+    """Raise the errors, several of them as one, in the order of the file; return if none."""
+    # Several steps may share an anchor: report its mistakes once.
     unique = sorted({(e.where, e.what): e for e in errors}.values(), key=_position)
     if len(unique) == 1:
         raise unique[0]

@@ -1,4 +1,4 @@
-"""YAML as people mean it: nodes to plain data, mistakes with their position."""
+"""YAML as people expect it: nodes to plain data, mistakes with their position."""
 
 import math
 import re
@@ -12,12 +12,12 @@ from finery.recipe.excerpt import _excerpt
 from finery.util.text import counted
 
 MAX_NODES = 200_000
-"""More parts than any recipe has: what lies beyond is aliases multiplying."""
+"""More parts than any recipe has: anything beyond comes from multiplying aliases."""
 MAX_DEPTH = 100
-"""Deeper than any recipe is nested."""
+"""More levels than any recipe has."""
 _NO_NUMBER = re.compile(r"[-+]?\.(inf|nan)$", re.ASCII | re.IGNORECASE)
 _BIGGEST = 2**63
-"""Whole numbers from its negative up to just below it fit in 64 bits, as keys carry them."""
+"""Keys hold whole numbers of 64 bits: from its negative up to just below it."""
 _INT = re.compile(r"[-+]?(0|[1-9]\d*(_\d+)*)$|0x[0-9a-fA-F]+$|0o[0-7]+$", re.ASCII)
 _FLOAT = re.compile(r"[-+]?(\d+(_\d+)*(\.\d*|(?=[eE]))|\.\d+)([eE][-+]?\d+)?$", re.ASCII)
 _WORDS: dict[str, Any] = {
@@ -30,18 +30,20 @@ _SYNTAX = [
     ("undefined alias", "no anchor has this name",
      "define it before its first use, such as x-defaults: &NAME {…}"),
     ("duplicate anchor", "this anchor is defined twice", "give it another name"),
-    ("another document", "a second YAML document starts here", "keep one recipe a file"),
-    ("expected <document start>", "a second YAML document starts here", "keep one recipe a file"),
+    ("another document", "a second YAML document starts here", "write one recipe per file"),
+    ("expected <document start>", "a second YAML document starts here",
+     "write one recipe per file"),
     ("cannot start any token", "a text can't start with this character", "put it in quotes"),
-    ("expected '-' indicator", "a list goes on here with something that isn't an item",
+    ("expected '-' indicator", "this line in a list isn't an item",
      "start items with '- ', or check the indentation"),
-    ("block mapping did not find expected key", "this fits neither the line nor the lines above it",
-     "check its indentation, and the quotes and brackets before it"),
+    ("block mapping did not find expected key",
+     "the indentation of this line doesn't match the lines above",
+     "indent it like the lines above, and check the quotes and brackets before it"),
     ("maximum nesting depth", "this is nested too deeply", "flatten it"),
     ("unknown escape character", "unknown escape in double quotes",
      "write \\\\ for \\, or use single quotes"),
 ]  # fmt: skip
-"""(part of what libyaml says, what is wrong, fix) for people who don't know YAML's grammar."""
+"""(part of libyaml's message, what is wrong, fix) for people who don't know YAML's grammar."""
 _OPEN_QUOTE = re.compile(r"""(?:[^#'"]*:\s+|\s*-\s+)(?P<quote>["'])(?:(?!(?P=quote)).)*$""")
 _COLON_MISSING = re.compile(r"\s*(?:- )?(?P<key>[\w.-]+)(?P<sign>:|\s*=\s*)(?P<value>\S.*)")
 _KEY = re.compile(r"\s*[\w.-]+:\s")
@@ -53,7 +55,7 @@ _KINDS = dict(zip((yaml.ScalarNode, yaml.MappingNode, yaml.SequenceNode), _TAGS,
 
 
 class _Loader(_BASE):  # type: ignore[misc]  # one of two classes
-    """Gives each node the plain tag of its kind: what a scalar means is decided here."""
+    """Gives each node the plain tag of its kind: `_Reader` decides what a scalar means."""
 
     def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> str:
         return _KINDS[kind]
@@ -64,7 +66,7 @@ class _Loader(_BASE):  # type: ignore[misc]  # one of two classes
 
 
 def _parse(text: str, name: str, title: str = "the recipe") -> tuple[yaml.Node, Any]:
-    """(node tree, plain data) of one YAML document. title: what errors call it."""
+    """(node tree, plain data) of one YAML document. title: its name in errors."""
     reader = _Reader(text, name, title)
     try:
         loader = _Loader(text)
@@ -89,7 +91,7 @@ def _parse(text: str, name: str, title: str = "the recipe") -> tuple[yaml.Node, 
         ) from None
     if node is None:
         raise RecipeError(
-            f"{title} is empty", where=f"{name}:1:1", fix="finery init DIR writes one"
+            f"{title} is empty", where=f"{name}:1:1", fix="create one with `finery init DIR`"
         )
     return node, data
 
@@ -111,12 +113,12 @@ class _Reader:
             raise self.fail(
                 "aliases multiply to more than 200,000 parts",
                 node,
-                "write it out, or drop the aliases",
+                "write the values out, or remove aliases",
             )
         if isinstance(node, yaml.ScalarNode):
             return self.scalar(node)
         if id(node) in self.open:
-            raise self.fail("an alias contains itself", node, "drop the alias")
+            raise self.fail("an alias contains itself", node, "remove the alias")
         if len(self.open) == MAX_DEPTH:
             raise self.fail(f"{self.title} is nested too deeply", node, "flatten it")
         self.check_tag(node, _TAGS)
@@ -132,7 +134,9 @@ class _Reader:
     def check_tag(self, node: yaml.Node, allowed: Collection[str]) -> None:
         if node.tag not in allowed:
             shown_tag = node.tag.replace("tag:yaml.org,2002:", "!!")
-            raise self.fail(f"the tag {shown_tag} is not allowed in a recipe", node, "drop the tag")
+            raise self.fail(
+                f"the tag {shown_tag} is not allowed in a recipe", node, "remove the tag"
+            )
 
     def mapping(self, node: yaml.Node) -> dict[str, Any]:
         mapping: dict[str, Any] = {}
@@ -171,7 +175,9 @@ class _Reader:
         for part in parts:
             if not isinstance(part, yaml.MappingNode):
                 raise self.fail(
-                    "'<<' merges mappings only", part, "name an anchor of a mapping: <<: *defaults"
+                    "'<<' can only merge mappings",
+                    part,
+                    "name the anchor of a mapping: <<: *defaults",
                 )
             mapping = self.value(part) | mapping
         return mapping
@@ -187,9 +193,9 @@ class _Reader:
             return text
         if _NO_NUMBER.match(text):
             raise self.fail(
-                f"{text} is no number that a recipe can hold",
+                f"a recipe can't hold the number {text}",
                 node,
-                "write a number; if it is meant as text, put it in quotes",
+                "write a finite number; if it is text, put it in quotes",
             )
         if _INT.match(text) or _FLOAT.match(text):
             return self.number(node)
@@ -205,7 +211,7 @@ class _Reader:
             raise self.fail(
                 f"the number {text[:20]}{'…' if len(text) > 20 else ''} is too large",
                 node,
-                "if it is meant as text, put it in quotes",
+                "if it is text, put it in quotes",
             )
         return number
 
@@ -222,7 +228,7 @@ class _Reader:
         return f"{self.name}:{line}:{offset - self.text.rfind(chr(10), 0, offset)}"
 
     def syntax_error(self, error: yaml.MarkedYAMLError) -> RecipeError:
-        """libyaml's complaint in words a recipe's author can use."""
+        """libyaml's error in words that help the author of a recipe."""
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line, mark.column) if mark else (0, 0)
         lines = self.text.splitlines()

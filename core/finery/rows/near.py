@@ -50,18 +50,22 @@ SLACK = 0.15
 """What the estimate of a candidate may be below the threshold: four of its standard deviations."""
 FOUND = 0.98
 """Probability that a pair at the threshold is found, at least."""
+CROWD = 200
+"""Entries that may resemble one another: of more, only these are compared with others."""
+COMPARED = 100
+"""Candidates that an entry is compared with exactly, until one is a near copy."""
 PLACE = frozenset({"heading", "line", "page"})
 """Columns of a document's chunk that say where in its `source` it is."""
 _SEED = 1
 _CHUNK = 50_000
 _DIGITS = re.compile(r"\d+")
-_NOT_WORD = re.compile(r"[^a-z0-9]+")
+_NOT_WORD = {code: None for code in range(128) if not chr(code).isalnum()}
 
 
 def normalised(text: str) -> str:
     """Letters and digits only, in Unicode's compatibility form (NFKC) and case-folded."""
     if text.isascii():
-        return _NOT_WORD.sub("", text.lower())
+        return text.lower().translate(_NOT_WORD)
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     # Marks are kept: in Hindi or Thai they are the vowels.
     return "".join(c for c in folded if c.isalnum() or unicodedata.category(c)[0] == "M")
@@ -93,9 +97,13 @@ class Entry(msgspec.Struct, array_like=True):
 class NearIndex:
     """Entries added so far, and which of them a new one is a near copy of.
 
-    Holds 2 to 3 KB an entry in memory; the texts lie in a file in `folder` that has no name.
-    threshold: least similarity of a near copy, each text of the one with that of the other; at 1
-    only exact copies count. common: pieces that aren't compared, see `Common`.
+    Holds 2 to 3 KB an entry in memory; the texts are in a nameless file in `folder`. threshold:
+    least similarity of a near copy, each text of the one with that of the other; at 1 only exact
+    copies count. common: pieces that aren't compared, see `Common`.
+
+    The time for an entry doesn't grow with the number of entries, even where all of them resemble
+    one another: an entry that already resembles `CROWD` others is only found by its exact copies.
+    `crowded` counts these.
     """
 
     def __init__(
@@ -114,8 +122,8 @@ class NearIndex:
 
             bands = PERMUTATIONS // rows_of_a_band(threshold)
             self._buckets = RMinHashLSH(threshold, PERMUTATIONS, bands)
-        self._entry = lru_cache(maxsize=256)(self._read)
-        self._last: tuple[Entry, Any] | None = None  # what is looked for is often added then
+        self.crowded = 0
+        self._stored = lru_cache(maxsize=16)(self._read)
 
     def __len__(self) -> int:
         return len(self._exact)
@@ -131,13 +139,18 @@ class NearIndex:
             yield Match(same, 1.0)
         if self._buckets is None or not any(entry.texts):
             return
-        sketch = self._sketch(entry)
+        sketch, left = sketch_of(entry, self._common), COMPARED
         for slot in sorted(self._buckets.query(sketch)):
             estimate = sketch.jaccard(self._sketches[slot])
-            if estimate >= self._threshold - SLACK:
-                exact = self._similarity(entry, self._entry(slot), estimate)
-                if self._threshold <= exact < 1:
-                    yield Match(self._numbers[slot], exact)
+            if estimate < self._threshold - SLACK:
+                continue
+            exact = self._similarity(entry, slot, estimate)
+            if self._threshold <= exact < 1:
+                yield Match(self._numbers[slot], exact)
+                continue
+            left -= 1
+            if not left:
+                return
 
     def add(self, number: int, entry: Entry) -> bool:
         """Add an entry under a number; False where an exact copy of it is there already."""
@@ -146,31 +159,34 @@ class NearIndex:
             return False
         self._exact[digest] = number
         if self._buckets is not None and any(entry.texts):
-            self._sketches.append(self._sketch(entry))
+            sketch = sketch_of(entry, self._common)
+            if len(self._buckets.query(sketch)) >= CROWD:
+                self.crowded += 1
+                return True
+            self._sketches.append(sketch)
             self._buckets.insert(len(self._numbers), self._sketches[-1])
             self._numbers.append(number)
             self._offsets.append(self._file.seek(0, 2))
             self._file.write(msgspec.msgpack.encode(entry))
         return True
 
-    def _sketch(self, entry: Entry) -> Any:
-        if self._last is None or self._last[0] is not entry:
-            self._last = entry, sketch_of(entry, self._common)
-        return self._last[1]
-
-    def _read(self, slot: int) -> Entry:
+    def _read(self, slot: int) -> "tuple[Entry, list[_Pieces]]":
         start = self._offsets[slot]
         end = self._offsets[slot + 1] if slot + 1 < len(self._offsets) else self._file.seek(0, 2)
         self._file.seek(start)
-        return msgspec.msgpack.decode(self._file.read(end - start), type=Entry)
+        entry = msgspec.msgpack.decode(self._file.read(end - start), type=Entry)
+        return entry, [] if _is_long(entry) else _pieces_of(entry, self._common)
 
-    def _similarity(self, one: Entry, other: Entry, estimate: float) -> float:
+    def _similarity(self, one: Entry, slot: int, estimate: float) -> float:
+        other, others = self._stored(slot)
         if one.equal != other.equal or len(one.texts) != len(other.texts):
             return 0.0
-        if max(map(len, (*one.texts, *other.texts))) > LONG:
+        if _is_long(one) or not others:
             return min(estimate, 0.999)  # exact copies are found without it
-        pairs = zip(one.texts, other.texts, strict=True)
-        return min(similarity(a, b, self._common, _tag(i)) for i, (a, b) in enumerate(pairs))
+        pairs = zip(
+            one.texts, other.texts, _prepared(one, self._common).pieces, others, strict=True
+        )
+        return min(1.0 if a == b else _jaccard(its, theirs) for a, b, its, theirs in pairs)
 
 
 class Common:
@@ -207,6 +223,62 @@ class Common:
         return frozenset(piece for piece, count in counts.items() if count >= least)
 
 
+class _Pieces(NamedTuple):
+    every: set[str]
+    own: set[str]
+
+
+class _Prepared(NamedTuple):
+    """What is computed of an entry. pieces: of each text, none where a text is too long."""
+
+    entry: Entry
+    common: Collection[str]
+    sketch: Any
+    pieces: list[_Pieces]
+
+
+_last: list[_Prepared] = []
+"""The last one: an entry is looked for in several indexes, and then added to one."""
+
+
+def _prepared(entry: Entry, common: Collection[str]) -> _Prepared:
+    for last in _last:
+        if last.entry is entry and last.common is common:
+            return last
+    made = _prepare(entry, common)
+    _last[:] = [made]
+    return made
+
+
+def _prepare(entry: Entry, common: Collection[str]) -> _Prepared:
+    from rensa import RMinHash
+
+    sketch = RMinHash(PERMUTATIONS, _SEED)
+    if not _is_long(entry):
+        pieces = _pieces_of(entry, common)
+        for every, own in pieces:
+            sketch.update(list(own or every))
+        return _Prepared(entry, common, sketch, pieces)
+    for index, text in enumerate(entry.texts):
+        for part in _parts(text):
+            every, own = _pieces(part, common, _tag(index))
+            sketch.update(list(own or every))
+    return _Prepared(entry, common, sketch, [])
+
+
+def _is_long(entry: Entry) -> bool:
+    return any(len(text) > LONG for text in entry.texts)
+
+
+def _pieces_of(entry: Entry, common: Collection[str]) -> list[_Pieces]:
+    return [_pieces(text, common, _tag(index)) for index, text in enumerate(entry.texts)]
+
+
+def _pieces(text: str, common: Collection[str], tag: str) -> _Pieces:
+    every = set(pieces(text, tag))
+    return _Pieces(every, every.difference(common))
+
+
 def similarity(one: str, other: str, common: Collection[str] = frozenset(), tag: str = "") -> float:
     """Jaccard similarity of the pieces of two normalised texts; 1 only where they are equal.
 
@@ -214,9 +286,11 @@ def similarity(one: str, other: str, common: Collection[str] = frozenset(), tag:
     """
     if one == other:
         return 1.0
-    every = set(pieces(one, tag)), set(pieces(other, tag))
-    own = [each.difference(common) for each in every]
-    a, b = own if all(own) else every
+    return _jaccard(_pieces(one, common, tag), _pieces(other, common, tag))
+
+
+def _jaccard(one: _Pieces, other: _Pieces) -> float:
+    a, b = (one.own, other.own) if one.own and other.own else (one.every, other.every)
     both = len(a & b)
     return min(0.999, both / (len(a) + len(b) - both))
 
@@ -233,7 +307,7 @@ def pieces(text: str, tag: str = "") -> list[str]:
 
 def is_template(text: str, common: Collection[str]) -> bool:
     """Whether a normalised text has no piece of its own."""
-    return all(piece in common for part in _parts(text) for piece in pieces(part))
+    return not any(_pieces(part, common, "").own for part in _parts(text))
 
 
 def _parts(text: str) -> Iterator[str]:
@@ -249,15 +323,7 @@ def _tag(index: int) -> str:
 
 def sketch_of(entry: Entry, common: Collection[str] = frozenset()) -> Any:
     """The MinHash signature of an entry's pieces, those of each text that aren't common."""
-    from rensa import RMinHash
-
-    sketch = RMinHash(PERMUTATIONS, _SEED)
-    for index, text in enumerate(entry.texts):
-        for part in _parts(text):
-            every = pieces(part, _tag(index))
-            own = [piece for piece in every if piece not in common] if common else every
-            sketch.update(own or every)
-    return sketch
+    return _prepared(entry, common).sketch
 
 
 def rows_of_a_band(threshold: float) -> int:

@@ -22,14 +22,14 @@ def check_contract(cls: Any, name: str) -> None:
         )
     if not (cls.__doc__ or "").strip():
         raise PluginError(
-            f"step type '{name}': {where} has no docstring", fix="say in one line what it does"
+            f"step type '{name}': {where} has no docstring", fix="describe in one line what it does"
         )
     if cls.run is Step.run:
         file = getattr(sys.modules.get(cls.__module__), "__file__", None)
         place = f" ({shown(Path(file))})" if file else ""
         raise PluginError(
             f"step type '{name}': {where} has no method `run`{place}",
-            fix="give it one: def run(self, job: Job) -> Dataset: …",
+            fix="add one: def run(self, job: Job) -> Dataset: …",
         )
     if cls.outputs is Step.outputs:
         declared_outputs(cls)
@@ -37,7 +37,8 @@ def check_contract(cls: Any, name: str) -> None:
     for field in cls.__struct_fields__:
         if field in RESERVED:
             raise PluginError(
-                f"step type '{name}': field '{field}' is a word every step has", fix="rename it"
+                f"step type '{name}': field '{field}' has the name of a key that every step has",
+                fix="rename it",
             )
         if field not in inputs and not cls.__finery_fields__[field].help:
             raise PluginError(
@@ -49,7 +50,7 @@ def check_contract(cls: Any, name: str) -> None:
 
 
 def _wrong_keywords(cls: type[Step]) -> Iterator[str]:
-    """What is wrong with class keywords and roles, each as half a sentence."""
+    """The mistakes in class keywords and roles, each as part of a sentence."""
     spec = cls.__spec__
     for keyword in ("isolated", "seeded", "engines", "keeps_prompts"):
         if not isinstance(getattr(spec, keyword), bool):
@@ -64,4 +65,5 @@ def _wrong_keywords(cls: type[Step]) -> Iterator[str]:
         yield f"learns={spec.learns!r} must be one of {', '.join(filter(None, kinds))}"
     for field, info in cls.__finery_fields__.items():
         if info.role not in (roles := get_args(Role)):
-            yield f"the role {info.role!r} of '{field}' is none of {', '.join(filter(None, roles))}"
+            known = ", ".join(filter(None, roles))
+            yield f"the role {info.role!r} of '{field}' must be one of {known}"

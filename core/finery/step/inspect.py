@@ -1,4 +1,4 @@
-"""What a step type declares, read off its class: inputs, outputs, files, nested steps."""
+"""What the class of a step type declares: inputs, outputs, files, nested steps."""
 
 import sys
 import types
@@ -31,9 +31,9 @@ SECTIONS_OF: dict[type[Artifact], tuple[str, ...]] = {
     Bundle: ("export",),
 }
 FILE_MODULE = "finery_file_"
-"""How the modules of plugin files beside a recipe are named, before the file's name."""
+"""The modules of plugin files beside a recipe have this prefix before the file's name."""
 RESERVED = frozenset({"use", "needs", "seed", "env"})
-"""Keys that every step takes; no field may have such a name."""
+"""Keys that every step takes; fields can't have these names."""
 
 
 @lru_cache(maxsize=1024)
@@ -44,7 +44,7 @@ def inputs_of(cls: "type[Step]") -> "Mapping[str, Input]":
 
 
 def field_hints(cls: type[Settings]) -> dict[str, Any]:
-    """Field → type, without the annotations that carry limits."""
+    """Field → type, without the annotations for limits."""
     try:
         return typing.get_type_hints(cls)
     except NameError as error:
@@ -55,7 +55,7 @@ def field_hints(cls: type[Settings]) -> dict[str, Any]:
 
 
 def files_of(step: Settings) -> dict[str, Files]:
-    """The settings of a step that name outside files; those further in as `launch.config`."""
+    """The settings of a step that name outside files; nested ones as `launch.config`."""
     settings: dict[str, Files] = {}
     for field in _fields_with_parts(type(step)):
         value = getattr(step, field)
@@ -68,7 +68,7 @@ def files_of(step: Settings) -> dict[str, Files]:
 
 @lru_cache(maxsize=1024)
 def _fields_with_parts(cls: type[Settings]) -> tuple[str, ...]:
-    """The fields that may hold outside files, settings or steps."""
+    """The fields that can hold outside files, settings or steps."""
     hints = field_hints(cls)
     kinds = {f: [t for t in _types_in(hints[f]) if isinstance(t, type)] for f in hints}
     parts = (Files, Settings)
@@ -84,7 +84,7 @@ def _types_in(hint: Any) -> Iterator[Any]:
 
 
 def give_files(step: Settings, found: Mapping[str, Iterable[tuple[str, str | Path]]]) -> None:
-    """Tell a step's settings, named as by `files_of`, the (name, path) of each file found."""
+    """Give a step's settings, named as in `files_of`, the (name, path) of each file found."""
     settings = files_of(step)
     for setting, files in found.items():
         named = [(name, Path(path)) for name, path in files]
@@ -99,13 +99,13 @@ def nested_fields(cls: "type[Step]") -> Mapping[str, FieldInfo]:
 
 
 def nested_steps(step: "Step") -> "dict[str, Step]":
-    """Field → the step inside, of those that there are."""
+    """Field → the inner step, where the recipe has one."""
     values = ((field, getattr(step, field)) for field in nested_fields(type(step)))
     return {field: value for field, value in values if value is not None}
 
 
 class Slot(NamedTuple):
-    """A place for inputs of a step: `owner`'s field `field`, called `path` in the whole step."""
+    """A place for inputs of a step: field `field` of `owner`, with `path` from the outer step."""
 
     path: str
     owner: "Step"
@@ -114,17 +114,17 @@ class Slot(NamedTuple):
 
     @property
     def uses_name(self) -> bool:
-        """Whether the step sees what the recipe calls this input."""
+        """Whether the step reads the name of this input in the recipe."""
         return type(self.owner).__finery_fields__[self.field].uses_name
 
     @property
     def role(self) -> str:
-        """What the step does with this input, see `takes`."""
+        """How the step uses this input, see `takes`."""
         return type(self.owner).__finery_fields__[self.field].role
 
 
 def slots_of(step: "Step") -> dict[str, Slot]:
-    """Path → slot of each input, those of an inner step as `watch.rows`."""
+    """Path → slot of each input; the inputs of an inner step as `watch.rows`."""
     slots = {f: Slot(f, step, f, accepts) for f, accepts in inputs_of(type(step)).items()}
     for field, within in nested_steps(step).items():
         provided = nested_fields(type(step))[field].given
@@ -135,7 +135,7 @@ def slots_of(step: "Step") -> dict[str, Slot]:
 
 
 class Input(msgspec.Struct, frozen=True):
-    """An input field's kind, whether it takes a list, and whether it may be left out."""
+    """An input field's kind, whether it takes a list, and whether it is optional."""
 
     kind: type[Artifact]
     many: bool = False
@@ -156,7 +156,7 @@ def _as_input(hint: Any) -> Input | None:
 
 
 def declared_outputs(cls: "type[Step]") -> dict[str, type[Artifact]]:
-    """What `run`'s return annotation says: one artifact, or a class with artifact fields."""
+    """The outputs in the return annotation of `run`: one artifact, or a class of artifacts."""
     return dict(_declared_outputs(cls))
 
 
@@ -166,7 +166,7 @@ def _declared_outputs(cls: "type[Step]") -> Mapping[str, type[Artifact]]:
         result = typing.get_type_hints(cls.run).get("return")
     except NameError as error:
         raise PluginError(
-            f"{full_name(cls)}.run: what it returns can't be resolved: {error}",
+            f"{full_name(cls)}.run: the return type can't be resolved: {error}",
             fix="import the type at module level, not under TYPE_CHECKING",
         ) from error
     if isinstance(result, type) and issubclass(result, Artifact):
@@ -175,14 +175,14 @@ def _declared_outputs(cls: "type[Step]") -> Mapping[str, type[Artifact]]:
     outputs = {f: h for f, h in fields.items() if isinstance(h, type) and issubclass(h, Artifact)}
     if not outputs:
         raise PluginError(
-            f"{full_name(cls)}.run must say what it returns",
+            f"{full_name(cls)}.run has no return type",
             fix="annotate it with Dataset, Model, Metrics, Bundle or a class with such fields",
         )
     return outputs
 
 
 def sections_of(cls: "type[Step]") -> tuple[str, ...]:
-    """Sections of a recipe that take this step type."""
+    """The sections of a recipe that this step type can be in."""
     if cls.__spec__.sections:
         return cls.__spec__.sections
     kinds = declared_outputs(cls).values()
@@ -190,7 +190,7 @@ def sections_of(cls: "type[Step]") -> tuple[str, ...]:
 
 
 def full_name(cls: Any) -> str:
-    """How messages name a class: after its module, or after its file beside a recipe."""
+    """A class's name in messages: with its module, or with its file beside the recipe."""
     name, module = getattr(cls, "__qualname__", repr(cls)), getattr(cls, "__module__", "")
     if module.startswith(FILE_MODULE):
         return f"{Path(sys.modules[module].__file__ or '').name}:{name}"

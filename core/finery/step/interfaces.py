@@ -1,13 +1,13 @@
-"""Opt-in interfaces: what a step type can offer beyond `run`.
+"""Optional interfaces: what a step type can offer beyond `run`.
 
 A step type names one by a class keyword, `class Orders(Step, traceable="shop.places:OrderPlaces")`.
-None of them can change an output. The reference is a string, so their code stays out of the step's
-key: rewording a message or improving an estimate reruns nothing. (In a plugin file beside a recipe,
-the class itself may stand there instead.)
+None of them can change an output. The reference is a string, so the code stays out of the step's
+key: rewording a message or improving an estimate reruns nothing. (A plugin file beside a recipe can
+use the class itself instead.)
 
-| keyword | class | asked by |
+| keyword | class | used by |
 | --- | --- | --- |
-| `pinned` | `Pinned` | `finery build`, when it first meets a name outside that may move |
+| `pinned` | `Pinned` | `finery build`, for an outside name that can change and has no pin yet |
 | `preflight` | `Preflight` | `finery check`, and trainings that watch an evaluator |
 | `traceable` | `Traceable` | `finery show --row` |
 | `forecast` | `Forecast` | `finery plan`, `finery check`: notes and estimates |
@@ -35,7 +35,7 @@ S = TypeVar("S", bound=Step)
 
 
 class Interface(Generic[S]):
-    """What the interfaces share: an instance belongs to one step of a recipe."""
+    """Base of the interfaces: an instance belongs to one step of a recipe."""
 
     keyword: ClassVar[str]
 
@@ -47,30 +47,30 @@ I = TypeVar("I", bound=Interface[Any])  # noqa: E741
 
 
 class Pinned(Interface[S]):
-    """A name outside that may come to mean something else, e.g. a branch on a hub.
+    """An outside name that can change its meaning, e.g. a branch on a hub.
 
-    What it stands for is resolved once and kept in `recipe.lock`. The pin is part of the key and
-    reaches the step as `job.pinned`.
+    It is resolved once, and `recipe.lock` keeps the result. The pin is part of the key and reaches
+    the step as `job.pinned`.
     """
 
     keyword = "pinned"
 
     def floating(self) -> str | None:
-        """The name, e.g. `hub:Qwen/Qwen3-4B@main`; None where it can't move.
+        """The name, e.g. `hub:Qwen/Qwen3-4B@main`; None if its meaning can't change.
 
         Called in the main process, with outside files found. Must not use the network.
         """
         raise NotImplementedError
 
     def pin(self) -> str:
-        """What the name stands for now, as something that never moves, e.g. a commit."""
+        """The current meaning of the name, as something that never changes, e.g. a commit."""
         raise NotImplementedError
 
     def pin_into(self, folder: Path) -> str:
-        """`pin()` for what doesn't last: keep in `folder` what the pin stands for.
+        """`pin()` for content that won't last: also keep the content in `folder`.
 
-        A running step finds that folder as `job.kept`, shared by all steps of the project. It may
-        be empty, as on another machine: a step must be able to do without.
+        A running step gets that folder as `job.kept`, which all steps of the project share. It
+        can be empty, e.g. on another machine, so a step can't rely on it.
         """
         return self.pin()
 
@@ -98,51 +98,51 @@ class Preflight(Interface[S]):
         """
 
     def check_inputs(self, job: "Job") -> None:
-        """Raise what `run` would raise for inputs that it can't use.
+        """Raise what `run` would raise for unusable inputs.
 
-        Called with inputs and outside files opened as for `run`, and a job that has no engine. A
-        training asks it of an evaluator that it watches (see `nested_step`), before its first
-        optimizer step; `finery check --deep` does so too.
+        Called with inputs and outside files opened as for `run`, and a job without engines. A
+        training calls it for an evaluator that it watches (see `nested_step`) before its first
+        optimizer step; so does `finery check --deep`.
         """
 
     def sketch(self, job: "Job") -> Artifact | None:
-        """The output without what makes it heavy: a model's tokenizer without its weights.
+        """The output without its heavy parts: a model's tokenizer without the weights.
 
-        Called where the step isn't built, with inputs opened as for `run`, some of them sketches.
-        It may use the network, and fills `job.out`, a folder that is thrown away. None: the step
-        must be built.
+        Called if the step isn't built, with inputs opened as for `run`; some of them are sketches.
+        It may use the network, and fills `job.out`, a temporary folder. None: the step must be
+        built.
         """
         return None
 
     def prove(self, job: "Job", samples: int) -> "list[Proof] | None":
-        """What the step would learn, proven row by row; a `Proof` for each data set.
+        """What the step would learn, verified row by row: a `Proof` for each data set.
 
-        For trainings; None for all other steps. Inputs are opened as for `run`, except that a
-        model may come without its weights (see `sketch`), and that it is the model under all
-        trainings before this one: those change neither tokenizer nor chat template. `job.out` is
-        thrown away. samples: rows to show of each data set. Raises what `run` would raise for rows
+        For trainings; None for all other steps. Inputs are opened as for `run`, with two
+        exceptions: a model may lack its weights (see `sketch`), and it is the base of all earlier
+        trainings, which change neither tokenizer nor chat template. `job.out` is temporary.
+        samples: how many rows of each data set to show. Raises what `run` would raise for rows
         that can't be learned.
         """
         return None
 
 
 class Traceable(Interface[S]):
-    """Where the rows of a step were read: for steps that read rows from outside."""
+    """The places that a step's rows were read from, for steps that read rows from outside."""
 
     keyword = "traceable"
 
     def trace(self, ids: Collection[str], job: "Job") -> Iterator[tuple[str, str]]:
-        """(id, place) of those of the step's rows that have one of `ids`.
+        """(id, place) of the step's rows with one of `ids`, including dropped rows.
 
-        Called in the main process, with files opened as for `run`: read what `run` reads, the way
-        it does, as a stream. A place is what an error would name: `data/tickets.jsonl:17`, a table
-        and its key, an address. Rows that were dropped count too.
+        Called in the main process, with files opened as for `run`. Read what `run` reads, in the
+        same way, as a stream. A place is what an error would name: `data/tickets.jsonl:17`, a
+        table and its key, an address.
         """
         raise NotImplementedError
 
 
 class Count(NamedTuple):
-    """A number of rows; `exact` is False where it follows from a share or an estimate."""
+    """A number of rows; `exact` is False if it comes from a share or an estimate."""
 
     rows: int
     exact: bool = True
@@ -153,12 +153,12 @@ class Count(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """Requests that a step makes of one of its models, as far as they are known before it runs.
+    """The requests that a step will send to one of its models, as far as they are known.
 
-    model: the input that names the model. total: the number of requests, if every answer can be
-    used; None while that isn't known. requests: (request, rows that its answer should hold), in
-    order, as far as inputs are built. sampling: the arguments of `CachedEngine.stream`, with
-    `max_tokens`. retries: how often a request is repeated whose answer can't be used.
+    model: the input that names the model. total: the number of requests if every answer is usable;
+    None if unknown. requests: (request, rows expected in its answer), in order, as far as inputs
+    are built. sampling: the arguments of `CachedEngine.stream`, with `max_tokens`. retries: how
+    often a request with an unusable answer is repeated.
     """
 
     model: str
@@ -170,29 +170,28 @@ class Asked(NamedTuple):
 
 
 class Forecast(Interface[S]):
-    """What can be said of a step's output before the step runs.
+    """What is known about a step's output before the step runs.
 
-    Called in the main process, with outside files found. Everything must be quick and needs no
-    network; whatever isn't known is None. Where the step is built, its artifact is looked at
-    instead, and nothing here is asked.
+    Called in the main process, with outside files found. Every method must be quick and must not
+    use the network; None means unknown. For a built step, the artifact is used instead.
     """
 
     keyword = "forecast"
 
     def rows(self, output: str, taken: Mapping[str, Sequence[Count | None]]) -> Count | None:
-        """How many rows an output will have. taken: input → the counts of what it names."""
+        """How many rows an output will have. taken: input → the counts of the rows it takes."""
         return None
 
     def sample(self, limit: int) -> Iterable[Row] | None:
-        """At most `limit` rows like those that will come, read from outside files."""
+        """At most `limit` rows like those of the output, read from outside files."""
         return None
 
     def passes(self) -> Collection[str]:
-        """Inputs whose rows the output holds as they are, e.g. those of a split."""
+        """Inputs with rows that reach the output unchanged, e.g. those of a split."""
         return ()
 
     def keeps_apart(self) -> bool:
-        """Whether no row of one output nearly repeats a row of another one."""
+        """Whether no row of one output nearly repeats a row of another output."""
         return False
 
     def classes(self, rows: Iterable[Row]) -> Counter[str] | None:
@@ -200,27 +199,27 @@ class Forecast(Interface[S]):
         return None
 
     def facts(self) -> Mapping[str, Any]:
-        """Facts about a model, as its `meta` or its `config.json` would give them.
+        """Facts about a model, as in its `meta` or its `config.json`.
 
-        `config`: what `config.json` holds; `gguf`: the path of a GGUF file; `hub`: (repository,
-        revision) whose `config.json` a hub may be asked for; `parameters`: their number; `name`:
-        what people call the model, which often has its size, e.g. `Qwen/Qwen3-4B`.
+        `config`: the contents of `config.json`; `gguf`: the path of a GGUF file; `hub`:
+        (repository, revision) to fetch `config.json` from; `parameters`: their number; `name`: the
+        model's usual name, which often has its size, e.g. `Qwen/Qwen3-4B`.
         """
         return {}
 
     def asks(self, taken: Mapping[str, Sequence[Count | None]], *, built: bool) -> Asked | None:
-        """For steps that have a model make rows: what they ask it.
+        """For steps that generate rows with a model: their requests.
 
-        taken: as for `rows`. built: whether all data sets that the step takes are built; they are
-        opened then. Where the step writes `meta["answers"] = {"requests": …, "prompt_tokens": …,
+        taken: as for `rows`. built: whether all data sets that the step takes are built, and so
+        opened. If the step writes `meta["answers"] = {"requests": …, "prompt_tokens": …,
         "completion_tokens": …}`, the next estimate expects answers of that length.
         """
         return None
 
     def runtime(self) -> Mapping[str, Any]:
-        """What the artifact's `runtime` will have.
+        """The future contents of the artifact's `runtime`.
 
-        `price` of a model behind an API: None where nobody says. A model without it costs nothing.
+        `price` of a model behind an API: None if unknown. A model without `price` is free.
         """
         return {}
 
@@ -229,9 +228,9 @@ INTERFACES: tuple[type[Interface[Any]], ...] = (Pinned, Preflight, Traceable, Fo
 
 
 def interface(step: Step, kind: type[I]) -> I | None:
-    """The interface that a step type declares, for this step; None where it declares none.
+    """The interface that a step type declares, for this step; None if it declares none.
 
-    Raises `PluginError` where the reference can't be loaded or is no such interface.
+    Raises `PluginError` if the reference can't be loaded or isn't such an interface.
     """
     cls = interface_class(type(step), kind)
     return cls(step) if cls is not None else None
@@ -253,11 +252,13 @@ def interface_class(step_type: type[Step], kind: type[I]) -> type[I] | None:
             fix='name a class as "module:Class"',
         ) from error
     if not (isinstance(cls, type) and issubclass(cls, kind)):
-        raise PluginError(f"{what} is no {kind.__name__}", fix=f"subclass finery.{kind.__name__}")
+        raise PluginError(
+            f"{what} is not a {kind.__name__}", fix=f"subclass finery.{kind.__name__}"
+        )
     return cls
 
 
 def floating_name(step: Step) -> str | None:
-    """The name outside that the step pins, None where there is none or it can't move."""
+    """The outside name that the step pins; None if it has none, or if it can't change."""
     pinned = interface(step, Pinned)
     return pinned.floating() if pinned is not None else None

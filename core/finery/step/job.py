@@ -1,4 +1,4 @@
-"""All that a running step may touch."""
+"""Everything that a running step may use."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,18 +13,18 @@ from finery.inference.records import Records
 from finery.util.text import redacted
 
 Report = Callable[[dict[str, Any]], None]
-"""Where a job's events go: `{"event": "progress", …}` and so on, see `finery.build.events`."""
+"""Receives a job's events: `{"event": "progress", …}` and so on, see `finery.build.events`."""
 
 
 class Job:
-    """A step's surroundings while it runs.
+    """What a step gets while it runs.
 
     out: an empty folder to fill.
     scratch: a folder kept between attempts at the same key (checkpoints); removed on success.
     records: the per-record cache, shared by all steps of the project.
     pinned: what the step's floating name is pinned to in recipe.lock, e.g. a commit.
-    kept: what steps of the project kept when they pinned names, see `finery.Pinned`.
-    usage: what all engines of this step were asked and used so far.
+    kept: the folder that steps of the project filled when they pinned names, see `finery.Pinned`.
+    usage: the requests and tokens of all engines of this step so far.
     """
 
     def __init__(
@@ -39,12 +39,15 @@ class Job:
         secrets: Mapping[str, str],
         pinned: str | None = None,
         kept: Path | None = None,
+        lock_scratch: Callable[[], None] | None = None,
     ) -> None:
+        """lock_scratch: is called before the scratch folder is used."""
         self.pinned = pinned
         self.kept = kept or scratch
         self.usage = Usage()
         self.out = out
         self._scratch = scratch
+        self._lock_scratch = lock_scratch
         self.records = records
         self._seed = seed
         self._report = report
@@ -53,7 +56,9 @@ class Job:
 
     @property
     def scratch(self) -> Path:
-        """The scratch folder, made when first asked for."""
+        """The scratch folder, created on first use."""
+        if self._lock_scratch is not None:
+            self._lock_scratch()
         self._scratch.mkdir(parents=True, exist_ok=True)
         return self._scratch
 
@@ -61,7 +66,7 @@ class Job:
     def seed(self) -> int:
         """The step's seed, 0 ≤ seed < 2³¹."""
         if self._seed is None:
-            raise StepError("a step type declared with seeded=False asked for its seed")
+            raise StepError("a step type declared with seeded=False reads its seed")
         return self._seed
 
     def log(self, message: str) -> None:
@@ -69,18 +74,18 @@ class Job:
         self._report({"event": "log", "message": self.redact(message)})
 
     def progress(self, done: float, total: float, text: str = "") -> None:
-        """Tell how far the step is: `done` of `total`, in any unit, and what it is at."""
+        """Report progress: `done` of `total`, in any unit, and the current activity."""
         self._report({"event": "progress", "done": done, "total": total, "text": text})
 
     def metric(self, name: str, value: float, at: float) -> None:
-        """Tell a value over the step's course, e.g. `loss` at optimizer step `at`."""
+        """Report a value over time, e.g. `loss` at optimizer step `at`."""
         self._report({"event": "metric", "name": name, "value": value, "at": at})
 
     def secret(self, name: str) -> str:
         """An environment variable that the recipe passes to this step with `env: [NAME]`.
 
         A step that answers prompts also gets those that its models need (`runtime["env"]`). The
-        value never enters a key, a log or the store.
+        value never reaches a key, a log or the store.
         """
         if name not in self._secrets:
             raise StepError(
@@ -90,15 +95,15 @@ class Job:
         return self._secrets[name]
 
     def engine(self, model: Model, *, budget: Budget | None = None) -> CachedEngine:
-        """What answers prompts with `model`, with the record cache in front of it.
+        """The engine that answers prompts with `model`, with the record cache in front of it.
 
-        budget: limits what this engine asks, by what all engines of the step have used.
+        budget: limits this engine's requests by the usage of all engines of the step.
         """
         cls, identity = self._find_engine(model)
         return CachedEngine(cls(model, self), self.records, identity, budget)
 
     def raw_engine(self, model: Model) -> Engine:
-        """The engine without the cache, for an engine that stands on another."""
+        """The engine without the cache, for engines that are built on another engine."""
         return self._find_engine(model)[0](model, self)
 
     def redact(self, text: str) -> str:

@@ -1,6 +1,6 @@
-"""What a plugin author subclasses: a step type is a class with typed fields and `run`."""
+"""The base class of step types: a step type is a class with typed fields and `run`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -26,61 +26,68 @@ class Step(Settings):
     __spec__: ClassVar[Spec]
 
     def run(self, job: "Job") -> Any:
-        """Do the work, leaving files in `job.out`; return the artifact, or a class of them."""
+        """Do the work and leave files in `job.out`; return the artifact, or several in a class."""
         raise NotImplementedError
 
     def outputs(self) -> dict[str, type[Artifact]]:
-        """Output name → kind, in order; `""` is the output a bare step name stands for.
+        """Output name → kind, in order; the step's bare name refers to the output `""`.
 
-        By default read from `run`'s return type. Override it where settings decide.
+        By default read from the return type of `run`. Override it if it depends on settings.
         """
         return declared_outputs(type(self))
 
     def check(self) -> None:
-        """Raise `UsageError` for settings that each fit their type and don't fit together.
+        """Raise `UsageError` for settings that are valid one by one, but not together.
 
-        Its `where` names the setting; whoever calls this turns it into the place in the recipe.
-        Called before a build starts and by `finery check`: must be light. Inputs are
-        placeholders, whose `ref` is what the recipe names.
+        Its `where` names the setting; the caller turns that into a place in the recipe. Called
+        before a build starts and by `finery check`, so it must be light. Inputs are placeholders
+        with the reference from the recipe as `ref`.
         """
 
     def check_files(self) -> None:
-        """Raise `UsageError` for outside files that can't be used, e.g. one that is empty.
+        """Raise `UsageError` for outside files that can't be used, e.g. an empty one.
 
-        Called where `check` is called, when all files that settings name are found. Must be light:
-        what is long or many waits for `run`.
+        Called after `check`, once all files have been found. It must be light: leave large or
+        many files to `run`.
         """
 
     def static_meta(self) -> dict[str, Any]:
-        """Facts that the output's `meta` will have, as far as settings alone decide them.
+        """The facts in the output's `meta` that follow from settings alone.
 
-        `check` of the steps that take the output finds them in its placeholder's `meta`.
+        Steps that take the output find them in the placeholder's `meta`, in their `check`.
         """
         return {}
 
     def key_packages(self) -> tuple[str, ...]:
-        """Distributions whose version is part of the key; override it where settings decide."""
+        """Distributions with a version in the key; override it if they depend on settings."""
         return type(self).__spec__.packages
 
     def key_code(self) -> "list[Any]":
-        """What else has code that is part of the key: functions, classes, names of modules, files.
+        """More code for the key: functions, classes, names of modules, and files as `Path`.
 
-        Override it where settings name some; a file is a `Path`. What they import counts as for a
-        step type. Called in the main process, with outside files found.
+        Override it if settings select code. Their imports count as for a step type. Called in the
+        main process, after outside files have been found.
         """
         return []
 
     def uses_seed(self) -> bool:
-        """Whether the seed can change the output; only then it is in the key."""
+        """Whether the seed can change the output; only then is it in the key."""
         return type(self).__spec__.seeded
 
+    def choices(self) -> Mapping[str, Sequence[str]]:
+        """The keys that settings which are mappings may have, where inputs decide them.
+
+        For editors: `{"require": ["sft.accuracy", …]}`. Inputs are placeholders.
+        """
+        return {}
+
     def variables(self) -> tuple[str, ...]:
-        """Environment variables that settings name: the step gets them as if `env:` named them."""
+        """Environment variables that settings name; the step gets them as if listed in `env:`."""
         return ()
 
     def verify(self, outputs: Mapping[str, Artifact]) -> None:
-        """Judge the finished outputs; raise `RequirementError` to fail the build.
+        """Check the finished outputs; raise `RequirementError` to fail the build.
 
-        Called in the main process after every build of the step and on cached results too, so
-        it must be light. Inputs are placeholders here.
+        Called in the main process after each build of the step, and for cached results too, so it
+        must be light. Inputs are placeholders here.
         """

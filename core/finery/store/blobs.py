@@ -7,6 +7,7 @@ from pathlib import Path
 from finery.artifact.kinds import Artifact
 from finery.artifact.manifest import MANIFEST, Manifest, manifest
 from finery.errors import StepError
+from finery.store.repairs import make_folder, make_way
 from finery.util.files import fsync, hash_file
 
 FLUSHED_BYTES = 1 << 20
@@ -70,8 +71,9 @@ def _keep(path: Path, objects: Path) -> tuple[str, int]:
     target = blob_path(objects, digest)
     try:
         path.rename(target)
-    except FileNotFoundError:
-        target.parent.mkdir(exist_ok=True)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        make_folder(target.parent)
+        make_way(target)
         path.rename(target)
     return digest, size
 

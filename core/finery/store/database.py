@@ -2,17 +2,18 @@
 
 Layout under `.finery/`: `finery.db` (SQLite, WAL), `objects/ab/cdef…` (read-only blobs),
 `views/<digest>/` (an artifact as a folder of links), `work/<key>` (what a running step leaves),
-`work/<key>.scratch` (what its next attempt finds), `pinned/` (what steps kept for their pins),
-`runs/<id>/` (events and logs), `locks` and `claims` (`KeyLocks` of steps' keys and of records').
+`work/<key>.scratch` (what its next attempt finds) with a `….lock`, `pinned/` (what steps kept for
+their pins), `runs/<id>/` (events and logs), `locks` and `claims` (`KeyLocks` of steps' keys and of
+records'), `mending` (locked while a damaged database is replaced; that one stays as
+`finery.db.damaged-…`).
 
 A commit is: fill a staging folder, hash, rename into `objects/`, fsync, and one transaction that
 records keys. Whatever instant a build dies at, the next one finds whole blobs and whole keys.
 """
 
-import contextlib
+import math
 import os
 import shutil
-import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,38 +23,23 @@ import msgspec
 
 from finery.artifact.kinds import Artifact
 from finery.artifact.manifest import Manifest, Parts, Result, referring, with_references
-from finery.errors import DataError, StepError, UsageError
+from finery.errors import DataError, UsageError
 from finery.store.blobs import FLUSHED_BYTES, as_it_was
+from finery.store.connection import Database
 from finery.store.links import open_artifact
-from finery.util.files import fsync, hash_file, settled
+from finery.store.repairs import make_folder, make_way, say
+from finery.util.files import check_plain, fsync, hash_file, settled
+from finery.util.leftovers import end_users, is_in_use, lock_path
 from finery.util.locks import KeyLocks
 from finery.util.paths import STORE
+from finery.util.text import counted
 
-VERSION = 4
-"""Of the tables below, but for `records`, whose form is fixed. Bump it when they change."""
-_REBUILT = (
-    "results", "parts", "latest", "blobs", "files", "remembered", "facts",
-    "code", "stamps", "checked",
-)  # fmt: skip
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS results (
-  key TEXT PRIMARY KEY, outputs BLOB NOT NULL, seconds REAL NOT NULL, made REAL NOT NULL,
-  run TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS parts (key TEXT PRIMARY KEY, parts BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS latest (
-  recipe TEXT, step TEXT, key TEXT NOT NULL, previous TEXT,
-  PRIMARY KEY (recipe, step)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS blobs (
-  digest TEXT PRIMARY KEY, size INTEGER, mtime INTEGER, ctime INTEGER, inode INTEGER) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS files (
-  path TEXT PRIMARY KEY, stat BLOB NOT NULL, digest TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS remembered (
-  kind TEXT, path TEXT, stat BLOB NOT NULL, content BLOB NOT NULL,
-  PRIMARY KEY (kind, path)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, content BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS records (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
-"""
 KEY_DIGITS = 64
+HEX = frozenset("0123456789abcdef")
+SCRATCH = ".scratch"
+ABANDONED_DAYS = 30
+"""Days after which the scratch folder of a step that was never finished is removed."""
+_BLOB = "INSERT OR REPLACE INTO blobs VALUES (?, ?, ?, ?, ?)"
 SELECTED = 500
 """Rows that one query selects by their keys, at most."""
 
@@ -68,33 +54,44 @@ class Store:
         self._results: dict[str, tuple[dict[str, Manifest], float]] = {}  # that were read ahead
         self._blobs: dict[str, tuple[int, ...]] = {}  # digest → stat, of some
         self.database = root / "finery.db"
+        self._locks: KeyLocks | None = None
         try:
-            for name in ("objects", "views", "work", "runs"):
-                (root / name).mkdir(parents=True, exist_ok=True)
-            ignore = root / ".gitignore"
-            if not ignore.exists():
-                ignore.write_text("*\n")
-            self._db = _connect(self.database)
-            self._locks = KeyLocks(root / "locks")
-        except (OSError, sqlite3.Error) as error:
+            self.read_only = not _prepared(root)
+            if not self.read_only:
+                self._locks = KeyLocks(root / "locks")
+        except OSError as error:
             raise UsageError(
-                f"can't use the store {root}: {error}",
-                fix=f"see whether the disk is full, its permissions, or set {STORE} elsewhere",
+                f"can't use the store {root}: {error.strerror}",
+                fix=f"free some space, check the permissions, or set {STORE} to another folder",
             ) from error
+        self._db = Database(self.database)
+        self.read_only = self.read_only or self._db.read_only
 
     def close(self) -> None:
         """Close the database and give up the locks."""
         self._db.close()
-        self._locks.close()
+        if self._locks is not None:
+            self._locks.close()
+
+    def check_writable(self) -> None:
+        """Raise `UsageError` where a build can't record anything."""
+        if self.read_only:
+            raise UsageError(
+                f"the store {self.root} can't be written here",
+                fix=f"check the permissions of the folder and of {self.database.name} in it, or "
+                f"set {STORE} to another folder",
+            )
 
     # -- results ---------------------------------------------------------------------------------
 
     def read_ahead(self, keys: Iterable[str]) -> None:
         """Read many results and the stats of their blobs at once, for `lookup` to find."""
         for key, encoded, seconds in self._select("key, outputs, seconds", "results", "key", keys):
-            self._results[key] = msgspec.json.decode(encoded, type=dict[str, Manifest]), seconds
-        outputs = (m for by_name, _ in self._results.values() for m in by_name.values())
-        manifests = (each for m in outputs for each in with_references(m))
+            outputs = self._decoded(encoded, dict[str, Manifest])
+            if outputs is not None:
+                self._results[key] = outputs, seconds
+        known = (m for by_name, _ in self._results.values() for m in by_name.values())
+        manifests = (each for m in known for each in with_references(m))
         digests = {digest for m in manifests for digest, _ in m.files.values()}
         for digest, *stat in self._select("*", "blobs", "digest", digests):
             self._blobs[digest] = tuple(stat)
@@ -108,7 +105,19 @@ class Store:
             some = every[start : start + SELECTED]
             marks = ",".join("?" * len(some))
             query = f"SELECT {columns} FROM {table} WHERE {column} IN ({marks})"
-            yield from self._db.execute(query, some)
+            yield from self._db.rows(query, some)
+
+    def _one(self, query: str, *values: Any) -> tuple[Any, ...] | None:
+        """The first row of a query, None if there is none."""
+        return next(iter(self._db.rows(query, values)), None)
+
+    def _decoded(self, content: bytes, kind: Any) -> Any:
+        """A value of the database; None where it is damaged, which has it repaired."""
+        try:
+            return msgspec.json.decode(content, type=kind)
+        except (msgspec.DecodeError, UnicodeError) as error:
+            self._db.damaged(str(error))
+            return None
 
     def lookup(
         self, key: str, inputs: Iterable[Manifest] = (), parts: Parts | None = None
@@ -131,14 +140,15 @@ class Store:
         return Result(key, outputs, seconds, self.parts_of(key) or [] if parts is None else parts)
 
     def _read_result(self, key: str) -> tuple[dict[str, Manifest], float] | None:
-        row = self._db.execute(
-            "SELECT outputs, seconds FROM results WHERE key = ?", [key]
-        ).fetchone()
-        return row and (msgspec.json.decode(row[0], type=dict[str, Manifest]), row[1])
+        row = self._one("SELECT outputs, seconds FROM results WHERE key = ?", key)
+        if row is None:
+            return None
+        outputs: dict[str, Manifest] | None = self._decoded(row[0], dict[str, Manifest])
+        return None if outputs is None else (outputs, row[1])
 
     def known(self, key: str) -> bool:
         """Whether the key was ever finished, whatever became of its files."""
-        return self._db.execute("SELECT 1 FROM results WHERE key = ?", [key]).fetchone() is not None
+        return self._one("SELECT 1 FROM results WHERE key = ?", key) is not None
 
     def commit(self, results: Sequence[Result], *, run: str) -> None:
         """Record finished keys, durably and all at once; their blobs are in `objects/` already.
@@ -153,10 +163,12 @@ class Store:
         now = time.time()
         rows = [[r.key, msgspec.json.encode(r.outputs), r.seconds, now, run] for r in results]
         parts = [[r.key, msgspec.json.encode(r.parts)] for r in results]
-        with self._transaction():
-            self._record_blobs(digests)
-            self._db.executemany("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?)", rows)
-            self._db.executemany("INSERT OR REPLACE INTO parts VALUES (?, ?)", parts)
+        self._db.write(
+            (_BLOB, self._blob_rows(digests)),
+            ("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?)", rows),
+            ("INSERT OR REPLACE INTO parts VALUES (?, ?)", parts),
+            patient=True,
+        )
         for result in results:
             self._results.pop(result.key, None)
 
@@ -179,27 +191,26 @@ class Store:
             if known.get(s, (None,))[0] != k
         ]
         if fresh:
-            with self._transaction():
-                self._db.executemany("INSERT OR REPLACE INTO latest VALUES (?, ?, ?, ?)", fresh)
+            self._db.write(("INSERT OR REPLACE INTO latest VALUES (?, ?, ?, ?)", fresh))
 
     def latest(self, recipe: str) -> dict[str, tuple[str, str | None]]:
         """Step → (the key it was last built with, the key before that)."""
-        rows = self._db.execute("SELECT step, key, previous FROM latest WHERE recipe = ?", [recipe])
+        rows = self._db.rows("SELECT step, key, previous FROM latest WHERE recipe = ?", [recipe])
         return {step: (key, previous) for step, key, previous in rows}
 
     def recipes(self) -> dict[str, Path]:
         """The recipes that were built in this project, and their files, which may be gone."""
-        rows = self._db.execute("SELECT DISTINCT recipe FROM latest")
+        rows = self._db.rows("SELECT DISTINCT recipe FROM latest")
         return {recipe: self.root.parent / recipe for (recipe,) in rows}
 
     def parts_of(self, key: str) -> Parts | None:
         """The parts of a finished key."""
-        row = self._db.execute("SELECT parts FROM parts WHERE key = ?", [key]).fetchone()
-        return [tuple(p) for p in msgspec.json.decode(row[0])] if row else None
+        row = self._one("SELECT parts FROM parts WHERE key = ?", key)
+        return self._decoded(row[0], Parts) if row else None
 
     def seconds_of(self, key: str) -> float | None:
         """How long the step of a finished key took."""
-        row = self._db.execute("SELECT seconds FROM results WHERE key = ?", [key]).fetchone()
+        row = self._one("SELECT seconds FROM results WHERE key = ?", key)
         return row[0] if row else None
 
     def finished(self, key: str) -> Result | None:
@@ -214,9 +225,11 @@ class Store:
     def _finished(self, where: str, value: str | bytes) -> Iterator[Result]:
         columns, tables = "key, outputs, seconds, parts", "results JOIN parts USING (key)"
         query = f"SELECT {columns} FROM {tables} WHERE {where}"
-        for key, outputs, seconds, parts in self._db.execute(query, [value]):
-            manifests = msgspec.json.decode(outputs, type=dict[str, Manifest])
-            yield Result(key, manifests, seconds, [tuple(p) for p in msgspec.json.decode(parts)])
+        for key, outputs, seconds, encoded in self._db.rows(query, [value]):
+            manifests = self._decoded(outputs, dict[str, Manifest])
+            parts = self._decoded(encoded, Parts)
+            if manifests is not None and parts is not None:
+                yield Result(key, manifests, seconds, parts)
 
     # -- blobs -----------------------------------------------------------------------------------
 
@@ -240,10 +253,9 @@ class Store:
                 return True
             if now[0] != size or hash_file(Path(path)) != digest:
                 return False  # the step that is run again puts a good one in its place
-        except FileNotFoundError:
+        except OSError:  # gone, or a folder, or in what isn't one
             return False
-        with self._transaction():
-            self._record_blobs([digest])
+        self._db.write((_BLOB, self._blob_rows([digest])), is_cache=True)
         return True
 
     def blob_path(self, digest: str) -> str:
@@ -255,13 +267,13 @@ class Store:
         if digest in self._blobs:
             return self._blobs[digest]
         query = "SELECT size, mtime, ctime, inode FROM blobs WHERE digest = ?"
-        row: tuple[int, ...] | None = self._db.execute(query, [digest]).fetchone()
-        return row
+        return self._one(query, digest)
 
-    def _record_blobs(self, digests: Iterable[str]) -> None:
+    def _blob_rows(self, digests: Iterable[str]) -> list[tuple[Any, ...]]:
+        """What the database keeps of blobs that are known to be intact."""
         for digest in digests:
-            stat = self._blobs[digest] = _blob_stat(self.blob_path(digest))
-            self._db.execute("INSERT OR REPLACE INTO blobs VALUES (?, ?, ?, ?, ?)", [digest, *stat])
+            self._blobs[digest] = _blob_stat(self.blob_path(digest))
+        return [(digest, *self._blobs[digest]) for digest in digests]
 
     def artifact(self, manifest: Manifest) -> Artifact:
         """The artifact, with its folder of links in place."""
@@ -282,19 +294,16 @@ class Store:
         """The digest of an outside file, remembered by device, inode, size, mtime and ctime."""
         try:
             stat = _stat_key(path)
-            row = self._db.execute(
-                "SELECT stat, digest FROM files WHERE path = ?", [str(path)]
-            ).fetchone()
+            row = self._one("SELECT stat, digest FROM files WHERE path = ?", str(path))
             if row and row[0] == stat:
                 return str(row[1])
+            check_plain(path)
             digest, keep = hash_file(path), _settled(path)
         except OSError as error:
             raise DataError(f"can't read {path}: {error.strerror}") from error
         if keep:
-            with self._transaction():
-                self._db.execute(
-                    "INSERT OR REPLACE INTO files VALUES (?, ?, ?)", [str(path), stat, digest]
-                )
+            row = (str(path), stat, digest)
+            self._db.write(("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", [row]), is_cache=True)
         return digest
 
     # -- what was worked out before --------------------------------------------------------------
@@ -305,35 +314,37 @@ class Store:
         kind: names what is computed, with a version of how.
         """
         stat = _stat_key(path)
-        row = self._db.execute(
-            "SELECT stat, content FROM remembered WHERE kind = ? AND path = ?", [kind, str(path)]
-        ).fetchone()
+        query = "SELECT stat, content FROM remembered WHERE kind = ? AND path = ?"
+        row = self._one(query, kind, str(path))
         if row and row[0] == stat:
             return bytes(row[1])
         content = compute(path)
         if _settled(path):
-            with self._transaction():
-                self._db.execute(
-                    "INSERT OR REPLACE INTO remembered VALUES (?, ?, ?, ?)",
-                    [kind, str(path), stat, content],
-                )
+            new = (kind, str(path), stat, content)
+            query = "INSERT OR REPLACE INTO remembered VALUES (?, ?, ?, ?)"
+            self._db.write((query, [new]), is_cache=True)
         return content
 
     def fact(self, name: str) -> bytes | None:
         """What was kept under a name."""
-        row = self._db.execute("SELECT content FROM facts WHERE name = ?", [name]).fetchone()
+        row = self._one("SELECT content FROM facts WHERE name = ?", name)
         return bytes(row[0]) if row else None
 
     def keep_facts(self, facts: Mapping[str, bytes]) -> None:
         """Keep contents under names of the caller's."""
-        with self._transaction():
-            self._db.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", [*facts.items()])
+        query = "INSERT OR REPLACE INTO facts VALUES (?, ?)"
+        self._db.write((query, facts.items()), is_cache=True)
 
     # -- work folders and locks ------------------------------------------------------------------
 
     def work(self, key: str) -> tuple[Path, Path]:
-        """(out, scratch) of a key that is being built: `out` empty, `scratch` as it was left."""
-        out, scratch = self.root / "work" / key, self.root / "work" / f"{key}.scratch"
+        """(out, scratch) of a key that is being built: `out` empty, `scratch` as it was left.
+
+        Ends processes of an earlier attempt that still use `scratch`; `StepError` where it can't.
+        """
+        out, scratch = self.root / "work" / key, self.root / "work" / f"{key}{SCRATCH}"
+        if lock_path(scratch).exists():
+            end_users(scratch)
         try:
             out.mkdir()
         except FileExistsError:  # an earlier attempt died
@@ -344,9 +355,10 @@ class Store:
     def clear_work(self, key: str) -> None:
         """Remove a finished key's folders."""
         self.clear_output(key)
-        scratch = self.root / "work" / f"{key}.scratch"
+        scratch = self.root / "work" / f"{key}{SCRATCH}"
         if scratch.exists():
             shutil.rmtree(scratch, ignore_errors=True)
+        lock_path(scratch).unlink(missing_ok=True)
 
     def clear_output(self, key: str) -> None:
         """Remove what is left of a key's output; its scratch folder is for the next attempt."""
@@ -357,50 +369,81 @@ class Store:
             shutil.rmtree(out, ignore_errors=True)
 
     def sweep(self) -> None:
-        """Remove outputs that builds which died left half done: they may fill the disk."""
-        for key in os.listdir(self.root / "work"):
-            if len(key) == KEY_DIGITS and self.try_lock(key):
+        """Remove what builds that were killed left: half-made outputs, scratch of finished keys."""
+        for key, name in self._left():
+            if name == key:
                 self.clear_output(key)
+            elif self.lookup(key) is not None:
+                self.clear_work(key)
+
+    def sweep_abandoned(self) -> None:
+        """Remove scratch that nothing was written to for `ABANDONED_DAYS`, and say so.
+
+        For a process that holds no locks of keys: they would be given up.
+        """
+        before = time.time() - ABANDONED_DAYS * 86_400
+        removed = 0
+        for key, name in self._left():
+            if name != key and _last_change(self.root / "work" / name) < before:
+                self.clear_work(key)
+                removed += 1
+        if removed:
+            say(
+                f"removed the scratch of {counted(removed, 'unfinished step')}, unused for "
+                f"{ABANDONED_DAYS} days"
+            )
+
+    def _left(self) -> Iterator[tuple[str, str]]:
+        """(key, name) of output and scratch folders that nobody uses, each with its key locked."""
+        for name in os.listdir(self.root / "work"):
+            key = name.removesuffix(SCRATCH)
+            if len(key) != KEY_DIGITS or not HEX.issuperset(key) or not self.try_lock(key):
+                continue
+            try:
+                if not is_in_use(self.root / "work" / f"{key}{SCRATCH}"):
+                    yield key, name
+            finally:
                 self.unlock(key)
 
     def try_lock(self, key: str) -> bool:
         """Take the lock of a key; False while another process has it. It dies with this process."""
-        return self._locks.acquire(bytes.fromhex(key))
+        return self._locks is not None and self._locks.acquire(bytes.fromhex(key))
 
     def unlock(self, key: str) -> None:
         """Give up the lock of a key."""
-        self._locks.release(bytes.fromhex(key))
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        """All or nothing. `StepError` when the database can't be written, e.g. on a full disk."""
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
-            yield
-            self._db.execute("COMMIT")
-        except sqlite3.Error as error:
-            raise StepError(
-                f"can't write to {self.database}: {error}",
-                fix="free some space, or check its permissions, and build again: nothing is lost",
-            ) from error
-        finally:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
+        if self._locks is not None:
+            self._locks.release(bytes.fromhex(key))
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, timeout=60, isolation_level=None)
-    db.execute("PRAGMA synchronous=NORMAL")
-    if db.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-        db.execute("PRAGMA journal_mode=WAL")
-    version = db.execute("PRAGMA user_version").fetchone()[0]
-    if version != VERSION:
-        # What another version of finery kept is rebuilt; paid-for records outlive it.
-        drop = "".join(f"DROP TABLE IF EXISTS {t};" for t in _REBUILT) if version else ""
-        db.executescript(
-            f"BEGIN IMMEDIATE; {drop} {_SCHEMA} PRAGMA user_version={VERSION}; COMMIT;"
+def _prepared(root: Path) -> bool:
+    """Make the folders of a store where they are missing; False where that can't be done."""
+    if root.exists() and not root.is_dir():
+        raise UsageError(
+            f"the store {root} is not a folder", fix=f"move it away, or set {STORE} to a folder"
         )
-    return db
+    if not os.access(_nearest(root), os.W_OK | os.X_OK):
+        return False
+    for name in ("objects", "views", "work", "runs"):
+        make_folder(root / name)
+    for name in ("finery.db", "locks", "claims", "mending"):
+        make_way(root / name)
+    ignore = root / ".gitignore"
+    if not ignore.exists():
+        ignore.write_text("*\n")
+    return True
+
+
+def _last_change(folder: Path) -> float:
+    """When something in a folder was last written, in seconds since the epoch."""
+    try:
+        return max(os.lstat(path).st_mtime for path in (folder, *folder.rglob("*")))
+    except OSError:  # it is being removed just now
+        return math.inf
+
+
+def _nearest(path: Path) -> Path:
+    """The path, or the nearest folder above it that exists."""
+    return next(p for p in (path, *path.parents) if p.exists())
 
 
 def _blob_stat(path: str) -> tuple[int, ...]:

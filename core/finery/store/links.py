@@ -12,6 +12,7 @@ import msgspec
 from finery.artifact.kinds import KINDS, Artifact
 from finery.artifact.manifest import MANIFEST, Manifest
 from finery.errors import UsageError
+from finery.store.repairs import say, set_aside
 
 _OUTPUT = re.compile(r"/views/[0-9a-f]{64}$")
 """What a link in `build/` says."""
@@ -45,15 +46,16 @@ def view(root: Path, manifest: Manifest) -> Path:
     folder, links, description = view_path(root, manifest), _links(manifest), _described(manifest)
     if not _is_view(folder, links, description):
         staged = f"{folder}.{os.getpid()}.tmp"
-        _make_view(staged, links, description)
         try:
+            _make_view(staged, links, description)
             _put_in_place(staged, folder)
         except OSError as error:  # another process made it in the meantime, or nobody can
-            shutil.rmtree(staged)
+            shutil.rmtree(staged, ignore_errors=True)
             if not _is_view(folder, links, description):
                 raise UsageError(
-                    f"can't replace {folder}, which was changed: {error.strerror}",
-                    fix="remove that folder and build again: nothing is lost",
+                    f"can't put the artifact's links at {folder}: {error.strerror}",
+                    fix="check its permissions, or remove that folder and build again: nothing "
+                    "is lost",
                 ) from error
     return folder
 
@@ -75,7 +77,10 @@ def _put_in_place(staged: str, folder: Path) -> None:
     try:
         os.rename(staged, folder)
     except OSError:  # there is one that isn't as it should be
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.is_dir() and not folder.is_symlink():
+            shutil.rmtree(folder, ignore_errors=True)
+        elif os.path.lexists(folder):
+            say(f"{folder} was not a folder: renamed to {set_aside(folder).name}")
         os.rename(staged, folder)
 
 
@@ -141,6 +146,21 @@ def link_outputs(root: Path, folder: Path, outputs: Mapping[str, Manifest]) -> N
     for name, manifest in outputs.items():
         if name:
             _point(root, folder / name, manifest)
+
+
+def check_outputs_folder(folder: Path) -> None:
+    """Raise `UsageError` where a file of the user's is in the place of `build/` or `folder`."""
+    for path in (folder.parent, folder):
+        if path.is_dir():
+            continue
+        if path.is_file() and not path.stat().st_size:  # holds nothing to lose
+            path.unlink()
+            say(f"{path} was an empty file: replaced by a folder")
+        elif os.path.lexists(path):
+            raise UsageError(
+                f"{path} is not a folder, and finery links the outputs of steps there",
+                fix=f"rename it: mv {path} {path}.old",
+            )
 
 
 def _point(root: Path, link: Path, manifest: Manifest) -> None:

@@ -101,6 +101,7 @@ class StepFinished(_OfStepType):
 
     seconds: Annotated[float, "how long it ran"]
     outputs: Annotated[dict[str, str], "each output's kind, by name; `''` names an only output"]
+    dollars: Annotated[float, "what the answers cost that it asked models for, as far as known"]
 
 
 class StepFailed(_OfStepType):

@@ -1,6 +1,7 @@
 """Where a project keeps things."""
 
 import os
+import re
 from pathlib import Path
 
 STORE = "FINERY_STORE"
@@ -14,7 +15,7 @@ def project_folder(recipe: Path) -> Path:
     """The nearest folder above the recipe that holds `.finery` or `.git`, else the recipe's own."""
     start = recipe.absolute().parent
     for folder in (start, *start.parents):
-        if (folder / ".finery").is_dir() or (folder / ".git").exists():
+        if os.path.isdir(folder / ".finery") or os.path.exists(folder / ".git"):
             return folder
     return start
 
@@ -23,6 +24,25 @@ def store_folder(recipe: Path) -> Path:
     """Where the store of a recipe lies: `$FINERY_STORE`, else `.finery` in the project folder."""
     moved = os.environ.get(STORE)
     return Path(moved).absolute() if moved else project_folder(recipe) / ".finery"
+
+
+def linked(text: str) -> str:
+    """A text in which folders of a project's store are named by their links under `build/`.
+
+    People know `build/<recipe>/<step>`, not `.finery/views/<64 digits>`. What has no link stays.
+    """
+    return _VIEW.sub(lambda view: _link_to(view) or view[0], text) if "/views/" in text else text
+
+
+_VIEW = re.compile(r"(?P<project>[^\s'\"(]*?)\.finery/views/(?P<view>[0-9a-f]{64})")
+
+
+def _link_to(view: re.Match[str]) -> str | None:
+    build = Path(view["project"], "build")
+    links = (link for depth in ("*/*", "*/*/*") for link in sorted(build.glob(depth)))
+    return next(
+        (str(n) for n in links if n.is_symlink() and n.readlink().name == view["view"]), None
+    )
 
 
 def shown(path: Path) -> str:

@@ -5,6 +5,11 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
 
+LISTED = 100
+"""Names that a fix lists, at most."""
+COMPARED = 2_000
+"""Names that a mistyped one is compared with, at most."""
+
 
 def did_you_mean(name: str, names: Iterable[str]) -> str | None:
     """A fix for a mistyped name: the nearest of `names`, else the list of them.
@@ -12,7 +17,8 @@ def did_you_mean(name: str, names: Iterable[str]) -> str | None:
     Never the name itself, whatever else is wrong with it.
     """
     choices = sorted(set(names) - {name})
-    listed = f"one of: {', '.join(choices)}" if choices else None
+    more = f", … ({len(choices):,} in all)" if len(choices) > LISTED else ""
+    listed = f"one of: {', '.join(choices[:LISTED])}{more}" if choices else None
     return nearest_meant(name, choices) or listed
 
 
@@ -31,6 +37,8 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
     longer = [each for each in names if len(name) >= 3 and each.startswith(name)]
     if len(same or longer) == 1:
         return (same or longer)[0]
+    if len(names) > COMPARED:  # each takes a while
+        names = [each for each in names if each[:2] == name[:2]][:COMPARED]
     close = get_close_matches(name, names, n=1, cutoff=0.6)
     return close[0] if close else None
 
@@ -112,6 +120,19 @@ def size(count: float) -> str:
     return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
 
 
+def in_dollars(value: float) -> str:
+    """An amount of money: `$0.52`, `$1,204.00`; less than a cent with more digits: `$0.0042`."""
+    return f"${value:,.2f}" if value >= 0.01 else f"${value:.4f}"
+
+
+def cost_words(total: float, now: float = 0.0) -> str:
+    """What all that is built cost, to add to a line; now: how much of it this build spent."""
+    spent = (
+        f", {in_dollars(now)} in this build" if now and in_dollars(now) != in_dollars(total) else ""
+    )
+    return f"; cost {in_dollars(total)}{spent}" if total or now else ""
+
+
 def percent(share: float) -> str:
     """A share as a percentage: `91.7 %`."""
     return f"{100 * share:.1f} %"
@@ -119,11 +140,19 @@ def percent(share: float) -> str:
 
 _PICTURES = {i: chr(0x2400 + i) for i in range(32) if chr(i) not in "\n\t"}
 _PICTURES |= {127: "␡"} | {i: f"\\x{i:02x}" for i in range(128, 160)}
+# Characters that no font shows and that reorder or break a line: marks and controls of writing
+# direction, zero-width space, word joiner and the like. The joiners of emoji and Hindi stay.
+_HIDDEN = [0xAD, 0x61C, 0x180E, 0x200B, 0x200E, 0x200F, 0x2028, 0x2029, 0xFEFF]
+_HIDDEN += [*range(0x202A, 0x202F), *range(0x2060, 0x2070), *range(0xFFF9, 0xFFFC)]
+_PICTURES |= {code: f"\\u{code:04x}" for code in _HIDDEN}
 _TAB = {9: "␉"}
 
 
 def visible(text: str, *, tabs: bool = False) -> str:
     """Text from outside with control characters as pictures: a terminal would obey them.
+
+    So are marks of writing direction (`\\u202e`) and other characters that can't be seen, which
+    could make a text look like another one.
 
     Line breaks stay. tabs: whether tabs are pictures, too.
     """

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
-from finery import UsageError, did_you_mean
+from finery import UsageError, did_you_mean, percent
 from finery.rows.tables.streams import load_extra
 
 SURE = 0.8
@@ -48,7 +48,7 @@ class Languages:
         code, sure = self._model.classify(text[:MOST])
         if sure < SURE or code in self._allowed or code == NO_LANGUAGE:
             return None
-        return f"{code} ({sure:.0%} sure)"
+        return f"{code} ({percent(sure)} sure)"
 
 
 def language_of(text: str) -> str:

@@ -26,8 +26,10 @@ class Found(NamedTuple):
         return f"{self.text[:length]}…{self.text[-length:]}"
 
 
-# Every repetition is bounded and starts where the text before it ends, so that a text of millions
-# of characters takes time in proportion to its length.
+GROUPS = 7
+"""Separators in a phone number, at most."""
+# Every repetition is bounded, and no text can be divided among two in many ways, so that a text of
+# millions of characters takes time in proportion to its length.
 _EMAIL = re.compile(
     r"(?<![\w.%+-])[\w.%+-]{1,64}@(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24}(?![\w-])"
 )
@@ -37,13 +39,13 @@ _EXAMPLE = re.compile(
 )
 _PHONE = re.compile(
     r"(?<![\w.,:/#+-])(?<!\d )(?:"
-    r"(?:\+|00)[1-9]\d{0,2}(?:[ ./-]?\(0?\d{1,4}\))?(?:[ ./-]?\d{1,12}){2,6}"  # international
+    r"(?:\+|00)[1-9]\d{0,2}(?:[ ./-]?\(0?\d{1,4}\))?(?:[ ./-]?\d){2,18}"  # international
     r"|\(0\d{1,5}\)[ ./-]?\d{2,9}(?:[ ./-]\d{2,8}){0,4}"  # (030) 123 456
     r"|0\d{1,5}[ ./-]\d{2,9}(?:[ ./-]\d{2,8}){0,4}"  # 030 123 456
     r"|(?:\(\d{3}\) ?|\d{3}[.-])\d{3}[.-]\d{4}"  # North America
     r")(?![\w-]|[.,:]\d)"
 )
-_IBAN = re.compile(r"(?<!\w)[A-Z]{2}\d{2}(?:[ ]?[A-Z0-9]{1,4}){3,8}(?!\w)")
+_IBAN = re.compile(r"(?<!\w)[A-Z]{2}\d{2}(?:[ ]?[A-Z0-9]{1,4}+){3,8}(?!\w)")
 _CARD = re.compile(
     r"(?<![\w.,+-])(?<!\d )[2-6](?:"
     r"\d{12,18}|\d{3}([ -])\d{4}\1\d{4}\1\d{1,4}(?:\1\d{1,3})?|\d{3}([ -])\d{6}\2\d{4,5}"
@@ -51,6 +53,7 @@ _CARD = re.compile(
 )
 _IPV4 = re.compile(r"(?<![\w.-])\d{1,3}(?:\.\d{1,3}){3}(?![\w-]|\.\d)")
 _IPV6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![\w:])")
+_BETWEEN = re.compile(r"[ ./-]")
 _DATE = re.compile(r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}$")
 
 
@@ -71,7 +74,8 @@ def phones(text: str) -> Iterator[Found]:
     """
     for match in _PHONE.finditer(text):
         digits = sum(c.isdigit() for c in match[0])
-        if 7 <= digits <= 15 and not _DATE.match(match[0]):
+        groups = len(_BETWEEN.findall(match[0]))
+        if 7 <= digits <= 15 and groups <= GROUPS and not _DATE.match(match[0]):
             yield Found("a phone number", match[0], match.start())
 
 

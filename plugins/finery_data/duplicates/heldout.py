@@ -1,19 +1,21 @@
 """Held-out rows, and which other rows give them away."""
 
-from collections.abc import Collection
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from blake3 import blake3
-
 from finery.rows import Row
-from finery.rows.near import Entry, NearIndex, entry_of, is_template
+from finery.rows.near import CROWD, Entry, NearIndex, entry_of, is_template
 from finery.rows.parts import id_of, prompt
 
 NEAR = 0.7
 """Similarity from which on a prompt is a near copy of a held-out one."""
 WHOLE = 50
 """Letters and digits from which on a held-out prompt is looked for inside of longer ones."""
+
+FEW = 8
+"""Beginnings of held-out prompts that are looked for one by one, which is faster for a few."""
 
 
 class Leak(NamedTuple):
@@ -23,10 +25,75 @@ class Leak(NamedTuple):
     detail: str
 
 
-class _Text(NamedTuple):
-    length: int
-    digest: bytes
-    number: int
+class _Group(NamedTuple):
+    """Texts that start alike, sorted. shared: how all of them start; longest: their length."""
+
+    shared: str
+    texts: list[str]
+    longest: int
+
+
+class _Whole:
+    """Texts, and which of them another text has inside.
+
+    Of two texts, one of which starts with the other, only the shorter is kept: what has the longer
+    one inside has the shorter one, too. So in sorted order, the only text that another can start
+    with is the last one that isn't greater. The time to look for it grows with the logarithm of the
+    number of texts, however alike they begin.
+    """
+
+    def __init__(self) -> None:
+        self._added: dict[str, int] = {}
+        self._groups: dict[str, _Group] = {}  # by their first characters
+
+    def add(self, text: str, number: int) -> None:
+        """Add a text of `WHOLE` characters or more; of equal ones, the first counts."""
+        self._added.setdefault(text, number)
+        self._groups.clear()
+
+    def inside(self, text: str) -> int | None:
+        """The number of a text that this one has inside."""
+        if not self._groups:
+            self._sort()
+        for start in self._starts(text):
+            group = self._groups.get(text[start : start + WHOLE])
+            if group is None or not text.startswith(group.shared, start):
+                continue
+            rest = text[start : start + group.longest]
+            at = bisect_right(group.texts, rest)
+            if at and rest.startswith(group.texts[at - 1]):
+                return self._added[group.texts[at - 1]]
+        return None
+
+    def _starts(self, text: str) -> Iterable[int]:
+        """Where one of the texts may start in this one."""
+        if len(self._groups) > FEW:
+            return range(len(text) - WHOLE + 1)
+        groups = self._groups.values()
+        return sorted(at for group in groups for at in _places(group.shared, text))
+
+    def _sort(self) -> None:
+        last, found = None, dict[str, list[str]]()
+        for text in sorted(self._added):
+            if last is None or not text.startswith(last):
+                last = text
+                found.setdefault(text[:WHOLE], []).append(text)
+        for start, texts in found.items():
+            shared = _shared(texts[0], texts[-1])
+            self._groups[start] = _Group(shared, texts, max(map(len, texts)))
+
+
+def _shared(one: str, other: str) -> str:
+    """How both start."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return one[: next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))]
+
+
+def _places(part: str, text: str) -> Iterator[int]:
+    at = text.find(part)
+    while at >= 0:
+        yield at
+        at = text.find(part, at + 1)
 
 
 class HeldOut:
@@ -43,26 +110,29 @@ class HeldOut:
         self._common = common
         self._near = NearIndex(threshold, folder, common)
         self._ids: list[str] = []
-        self._whole: dict[str, list[_Text]] = {}  # by how a text starts
+        self._whole = _Whole()
 
     def __len__(self) -> int:
         return len(self._ids)
 
-    def add(self, row: Row) -> None:
-        """Hold a row out."""
-        entry, number = prompt_entry(row), len(self._ids)
+    @property
+    def crowded(self) -> int:
+        """Rows that are only found by their copies, see `NearIndex`."""
+        return self._near.crowded
+
+    def add(self, row: Row, entry: Entry | None) -> None:
+        """Hold a row out. entry: its `prompt_entry`."""
+        number = len(self._ids)
         self._ids.append(id_of(row))
         if entry is None:
             return
         self._near.add(number, entry)
         text = entry.texts[0]
         if len(text) >= WHOLE and not is_template(text, self._common):
-            held = _Text(len(text), _digest(text), number)
-            self._whole.setdefault(text[:WHOLE], []).append(held)
+            self._whole.add(text, number)
 
-    def leak(self, row: Row) -> Leak | None:
-        """What the row gives away: a held-out row that it copies, nearly copies, or contains."""
-        entry = prompt_entry(row)
+    def leak(self, entry: Entry | None) -> Leak | None:
+        """The held-out row that a row copies, nearly copies, or contains. entry: its prompt's."""
         if entry is None:
             return None
         match = self._near.find(entry)
@@ -71,29 +141,24 @@ class HeldOut:
             if match.exact:
                 return Leak("copy", f"has the prompt of {its}")
             return Leak("near-copy", f"has a prompt {match.similarity:.2f} similar to {its}")
-        inside = self._inside(entry.texts[0])
+        inside = self._whole.inside(entry.texts[0])
         if inside is not None:
             return Leak("contains-copy", f"has the whole prompt of {self._named(inside)} inside")
-        return None
-
-    def _inside(self, text: str) -> int | None:
-        if not self._whole:
-            return None
-        for start in range(len(text) - WHOLE + 1):
-            for held in self._whole.get(text[start : start + WHOLE], ()):
-                if _digest(text[start : start + held.length]) == held.digest:
-                    return held.number
         return None
 
     def _named(self, number: int) -> str:
         return f"the {self._name} row {self._ids[number]}"
 
 
+def crowd_note(crowded: int) -> str:
+    """A log line about rows that weren't compared with all others, see `NearIndex`."""
+    return (
+        f"warning: {crowded:,} rows resemble {CROWD} or more before them; near copies of these "
+        "were looked for only among the first"
+    )
+
+
 def prompt_entry(row: Row) -> Entry | None:
     """What of a row's prompt is compared; None where it has none."""
     text = prompt(row)
     return entry_of([text]) if text.strip() else None
-
-
-def _digest(text: str) -> bytes:
-    return blake3(text.encode("utf-8")).digest(16)

@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from finery import percent
+
 SHOWN = 24
 """Bars of a list that are shown at once; the others are folded away."""
 MOST = 300
@@ -49,7 +51,9 @@ def bars_of(counts: Sequence[Counter[str]], *, of_all: bool = True) -> Bars:
 
 def _bar(value: str, counts: Sequence[int], totals: Sequence[int], top: float, of_all: bool) -> Bar:
     shares = [n / t for n, t in zip(counts, totals, strict=True)]
-    words = [f"{n:,}, {s:.1%}" if of_all else f"{n:,}" for n, s in zip(counts, shares, strict=True)]
+    words = [
+        f"{n:,}, {percent(s)}" if of_all else f"{n:,}" for n, s in zip(counts, shares, strict=True)
+    ]
     number = " · ".join(f"{n:,}" for n in counts) if len(counts) > 1 else words[0]
     tracks = [(100 * s / top, text) for s, text in zip(shares, words, strict=True)]
     return Bar(_cut(value), tracks, number)

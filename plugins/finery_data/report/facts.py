@@ -297,7 +297,7 @@ def _overlaps(
     for (one, rows), (other, held_rows) in combinations(datasets.items(), 2):
         held = HeldOut(other, NEAR, folder, common.pieces())
         for row in islice(held_rows, most):
-            held.add(row)
+            held.add(row, prompt_entry(row))
         yield _overlap(Overlap(one, other, searched=min(most, len(rows))), rows, held, progress)
 
 
@@ -305,7 +305,7 @@ def _overlap(made: Overlap, rows: Dataset, held: HeldOut, progress: Progress) ->
     for number, row in enumerate(islice(rows, made.searched)):
         if number % BATCH == 0:
             progress(f"{made.one} against {made.other}", number, made.searched)
-        leak = held.leak(row)
+        leak = held.leak(prompt_entry(row))
         if leak is not None:
             made.counts[leak.reason] += 1
             _keep(made.examples, f"{id_of(row)} {leak.detail}")

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from finery import percent
 from finery_data.report.rowfacts import Lengths
 
 BINS = 28
@@ -119,7 +120,7 @@ def histogram_of(named: Sequence[tuple[str, Lengths] | None], unit: str, what: s
     return Histogram(
         what=what,
         caption=f"{unit}{', logarithmic' if bins.log else ''}",
-        top=f"{top:.1%} of rows",
+        top=f"{percent(top)} of rows",
         width=len(bins.edges) - 1,
         height=_HEIGHT,
         areas=[(one.index, _area([share / top for share in one.shares])) for one in several],
@@ -141,5 +142,5 @@ def _area(heights: Sequence[float]) -> str:
 def _hint(bins: Bins, index: int, several: Sequence[_Series], unit: str) -> str:
     """What a bin says when it is pointed at."""
     lines = [f"{bins.named(index)} {unit}"]
-    lines += [f"{o.name}: {o.counts[index]:,} rows, {o.shares[index]:.1%}" for o in several]
+    lines += [f"{o.name}: {o.counts[index]:,} rows, {percent(o.shares[index])}" for o in several]
     return "\n".join(lines)

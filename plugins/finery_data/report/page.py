@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from finery import Dataset, render_page
+from finery import Dataset, percent, render_page
 from finery.rows import Row, snippet
 from finery.rows.parts import turns_of
 from finery_data.report.bars import Bars, bars_of
@@ -95,7 +95,7 @@ Tile = tuple[str, str, str]
 
 def _tiles_of_many(facts: Sequence[Facts]) -> list[Tile]:
     total = max(1, sum(f.rows for f in facts))
-    return [(f.name, f"{f.rows:,}", f"rows, {f.rows / total:.1%}") for f in facts]
+    return [(f.name, f"{f.rows:,}", f"rows, {percent(f.rows / total)}") for f in facts]
 
 
 def _tiles_of_one(report: Report) -> list[Tile]:
@@ -157,7 +157,7 @@ def _many(count: int) -> str:
 
 
 def _part(count: int, whole: int) -> str:
-    return f"{count:,} ({count / whole:.1%})" if count else "–"
+    return f"{count:,} ({percent(count / whole)})" if count else "–"
 
 
 def _parts(facts: Sequence[Facts]) -> list[str]:

@@ -34,7 +34,8 @@ class RowSource(
     )
     columns: Columns | None = setting(
         None,
-        help="Templates over the columns instead of a format: system, user, assistant, label.",
+        help="Templates over the columns, instead of a format: system, user, assistant, label. "
+        "Rows keep no other columns; to keep some, name them in `keep`.",
         examples=[{"user": "{{ text }}", "assistant": "{{ intent }}"}],
     )
     keep: list[str] | dict[str, str] = setting(

@@ -7,7 +7,7 @@ from finery.rows import Row
 from finery.rows.dropped import Drops
 from finery.rows.near import Common
 from finery.rows.parts import id_of, read
-from finery_data.duplicates.heldout import NEAR, HeldOut, Leak, prompt_entry
+from finery_data.duplicates.heldout import NEAR, HeldOut, Leak, crowd_note, prompt_entry
 
 
 class Decontaminate(Step, seeded=False, packages=("rensa",), version="1"):
@@ -41,6 +41,8 @@ class Decontaminate(Step, seeded=False, packages=("rensa",), version="1"):
             dataset = Dataset.write(job.out, self._clean(job, held, ids, drops))
         drops.refuse_nothing_left(len(dataset), "look at what `rows` and `against` name")
         job.log(f"{drops.summary(len(dataset))} against {len(held):,} test rows")
+        if held.crowded:
+            job.log(crowd_note(held.crowded))
         dataset.meta |= drops.meta()
         return dataset
 
@@ -52,13 +54,13 @@ class Decontaminate(Step, seeded=False, packages=("rensa",), version="1"):
                 common.add(entry)
         held, ids = HeldOut("test", self.threshold, job.scratch, common.pieces()), set[str]()
         for _, row in read(job, self.against, "test rows"):
-            held.add(row)
+            held.add(row, prompt_entry(row))
             ids.add(id_of(row))
         return held, ids
 
     def _clean(self, job: Job, held: HeldOut, ids: set[str], drops: Drops) -> Iterator[Row]:
         for _, row in read(job, self.rows):
-            leak = _made_from(row, ids) or held.leak(row)
+            leak = _made_from(row, ids) or held.leak(prompt_entry(row))
             if leak is None:
                 yield row
             else:

@@ -8,6 +8,7 @@ from finery.rows import Row
 from finery.rows.dropped import Drops
 from finery.rows.near import Common, NearIndex, row_entry
 from finery.rows.parts import id_of, read
+from finery_data.duplicates.heldout import crowd_note
 
 
 class Dedup(Step, seeded=False, packages=("rensa",), version="1"):
@@ -60,3 +61,5 @@ class Dedup(Step, seeded=False, packages=("rensa",), version="1"):
             else:
                 detail = f"is {match.similarity:.2f} similar to the row {ids[match.number]}"
                 drops.add(row, "near-duplicate", detail)
+        if index.crowded:
+            job.log(crowd_note(index.crowded))

@@ -1,11 +1,11 @@
 """`data.split`: rows into train, validation and test.
 
-Which split a row falls in depends on the row's own prompt (or group) and the seed, and on nothing
-else. That is forced: if added rows may never move old ones, whatever is added and wherever, then a
-row must fall where it would fall if it were alone. So sizes are as asked only up to chance: a split
-of share p of n independent prompts has the standard deviation sqrt(n p (1 - p)), and so has its
-part of each stratum. `stratify` can't change that. It measures it, and names a seed with which more
-strata reach every split.
+With `sizes: stable`, which split a row falls in depends on the row's own prompt (or group) and the
+seed, and on nothing else. That is forced: if added rows may never move old ones, whatever is added
+and wherever, then a row must fall where it would fall if it were alone. So sizes vary at random: a
+split of share p of n independent prompts has the standard deviation sqrt(n p (1 - p)), and so has
+its part of each stratum. With `sizes: exact`, see `finery_data.steps.strata`, both are as asked,
+and added rows move some old ones.
 
 Rows that say nearly the same may still fall in different splits, so near copies of held-out rows
 are dropped from train. That moves no row: a dropped one is only dropped.
@@ -14,18 +14,19 @@ are dropped from train. That moves no row: a dropped one is only dropped.
 import math
 from array import array
 from collections import Counter
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import msgspec
 from blake3 import blake3
 
-from finery import Artifact, DataError, Dataset, Job, Step, did_you_mean, setting, takes
+from finery import Artifact, DataError, Dataset, Job, Step, did_you_mean, percent, setting, takes
 from finery.rows import Row, answer_text, row_id
 from finery.rows.dropped import Drops
 from finery.rows.near import Common, normalised
-from finery.rows.parts import prompt
-from finery_data.duplicates.heldout import NEAR, HeldOut, Leak, prompt_entry
+from finery.rows.parts import prompt, read
+from finery_data.duplicates.heldout import NEAR, HeldOut, Leak, crowd_note, prompt_entry
+from finery_data.steps.strata import Unit, divide, rare_strata, strata_of
 
 SPLITS = ("train", "validation", "test")
 TRAIN, VALIDATION, TEST, DROPPED = range(4)
@@ -53,7 +54,11 @@ class Split(
     forecast="finery_data.forecasts:SplitForecast",
     hints="finery_data.hints:SPLIT",
 ):
-    """Split rows into train, validation and test; added rows never move old ones.
+    """Split rows into train, validation and test.
+
+    Without `stratify`, added rows never move old ones, and sizes vary at random around the shares.
+    With it, every split gets its share of each value, and added rows move a few old ones; `sizes`
+    chooses between the two.
 
     Rows with the same prompt, apart from case, punctuation and spaces, stay together, whatever
     their answers and system prompts. Set the step's `seed` to keep the split when the recipe's
@@ -73,7 +78,15 @@ class Split(
     )
     stratify: str | None = setting(
         None,
-        help="Column whose values should reach every split, e.g. label; output: the answer's text.",
+        help="Column with values that each split gets its share of, e.g. label; output: the "
+        "answer's text. Values with fewer rows than there are splits are divided together.",
+    )
+    sizes: Literal["exact", "stable"] | None = setting(
+        None,
+        help="exact: sizes are the shares, of all rows and of each value of `stratify`; added rows "
+        "move a few old ones from one split to another, so compare scores only on the same rows. "
+        "stable: added rows never move old ones; sizes vary at random. Default: exact with "
+        "`stratify`, otherwise stable.",
     )
     group: str | None = setting(
         None, help="Column whose equal values stay in one split, e.g. customer, instead of prompts."
@@ -91,6 +104,10 @@ class Split(
                 "on: together they must be less than 1"
             )
 
+    def is_exact(self) -> bool:
+        """Whether the sizes are exactly the shares."""
+        return (self.sizes or ("exact" if self.stratify else "stable")) == "exact"
+
     def shares(self) -> dict[str, float]:
         """Split → share of the rows, for those asked for."""
         rest = 1 - self.validation - self.test
@@ -103,7 +120,7 @@ class Split(
 
     def run(self, job: Job) -> Splits:
         """Write each split in the order of the input, and what was dropped from it."""
-        survey = _Survey(self)
+        survey = _Survey(self, job)
         chosen = survey.assign(job.seed)
         _report(self, survey, chosen, job)
         _check_leaks(self, survey, chosen)
@@ -120,7 +137,7 @@ class Split(
         name = SPLITS[index]
         folder = job.out / name
         with Drops(folder) as drops:
-            dataset = Dataset.write(folder, _kept(survey, chosen, index, leaks, drops))
+            dataset = Dataset.write(folder, _kept(survey, chosen, index, leaks, drops, job))
         left = bytes(DROPPED if n in leaks else split for n, split in enumerate(chosen))
         dataset.meta |= {"split": name, **survey.meta(left, index)}
         if index != TEST and self.decontaminate:
@@ -133,11 +150,17 @@ class Split(
 
 
 def _kept(
-    survey: "_Survey", chosen: bytes, index: int, leaks: dict[int, Leak], drops: Drops
+    survey: "_Survey",
+    chosen: bytes,
+    index: int,
+    leaks: dict[int, Leak],
+    drops: Drops,
+    job: Job,
 ) -> Iterator[Row]:
-    for number, (row, split) in enumerate(zip(survey.read(), chosen, strict=True)):
-        if split == index and number in leaks:
-            drops.add(row, *leaks[number])
+    rows = read(job, survey.step.rows, f"rows, writing {SPLITS[index]}")
+    for (number, row), split in zip(rows, chosen, strict=True):
+        if split == index and number - 1 in leaks:
+            drops.add(row, *leaks[number - 1])
         elif split == index:
             yield row
 
@@ -153,15 +176,22 @@ def _near_copies(survey: "_Survey", chosen: bytes, job: Job) -> dict[int, Leak]:
     held = {i: HeldOut(SPLITS[i], NEAR, job.scratch, common) for i in (TEST, VALIDATION)}
     for split in (TEST, VALIDATION, TRAIN):
         before = [held[i] for i in (TEST, VALIDATION) if i > split and len(held[i])]
-        for number, row in enumerate(survey.read()):
+        for number, row in enumerate(_rows(job, survey, f"{SPLITS[split]} rows compared")):
             if chosen[number] != split:
                 continue
-            leak = next(filter(None, (h.leak(row) for h in before)), None)
+            entry = prompt_entry(row)
+            leak = next(filter(None, (h.leak(entry) for h in before)), None)
             if leak is not None:
                 leaks[number] = leak
             if split in held:
-                held[split].add(row)
+                held[split].add(row, entry)
+    if crowded := sum(h.crowded for h in held.values()):
+        job.log(crowd_note(crowded))
     return leaks
+
+
+def _rows(job: Job, survey: "_Survey", what: str) -> Iterator[Row]:
+    return (row for _, row in read(job, survey.step.rows, what))
 
 
 def unit_of(row: Row, group: str | None = None) -> int:
@@ -202,7 +232,7 @@ def split_index(point: int, validation: float, test: float) -> int:
 class _Survey:
     """What one pass over the rows finds: each row's unit and stratum, in a few bytes a row."""
 
-    def __init__(self, step: Split) -> None:
+    def __init__(self, step: Split, job: Job) -> None:
         self.step = step
         self.units = array("Q")
         self.strata: list[str] = []
@@ -210,7 +240,7 @@ class _Survey:
         self.any_parents = False
         self._common = Common()
         index: dict[str, int] = {}
-        for number, row in enumerate(self.read(), 1):
+        for number, row in read(job, step.rows, "rows surveyed"):
             self.units.append(unit_of(_with_group(row, step.group, number), step.group))
             self.any_parents |= bool(row.get("parents"))
             entry = prompt_entry(row) if step.decontaminate else None
@@ -234,7 +264,18 @@ class _Survey:
     def assign(self, seed: int) -> bytes:
         """For each row the index into `SPLITS`."""
         validation, test = self.step.validation, self.step.test
+        if self.step.is_exact():
+            points = {unit: draw(unit, seed) for unit in set(self.units)}
+            shares = (1 - validation - test, validation, test)
+            split = divide(self.drawn(points), shares)
+            return bytes(split[points[unit]] for unit in self.units)
         return bytes(split_index(draw(u, seed), validation, test) for u in self.units)
+
+    def drawn(self, points: Mapping[int, int]) -> list[Unit]:
+        """The units with their draws, each in its stratum."""
+        names = [self.strata[s] for s in self.stratum]
+        rows, strata = Counter(self.units), strata_of(self.units, names)
+        return [Unit(points[unit], rows[unit], strata[unit]) for unit in rows]
 
     def counts(self, chosen: bytes) -> Counter[tuple[int, int]]:
         """(stratum, split) → rows."""
@@ -271,6 +312,8 @@ class _Survey:
 
     def better_seed(self, chosen: bytes) -> tuple[int, int, int] | None:
         """(seed, its empty splits, its gaps) if one of the first seeds has fewer of them."""
+        if self.step.is_exact():
+            return None
         tries = max(1, min(SEEDS_TRIED, DRAWS_TRIED // len(self.units)))
         best = min((self.quality(self.assign(seed)), seed) for seed in range(tries))
         (empty, gaps, _), seed = best
@@ -308,7 +351,7 @@ def _report(step: Split, survey: _Survey, chosen: bytes, job: Job) -> None:
     parts = []
     for name, share in step.shares().items():
         size = sizes[SPLITS.index(name)]
-        parts.append(f"{name} {size:,} ({size / total:.1%}, asked {share:.1%})")
+        parts.append(f"{name} {size:,} ({percent(size / total)}, asked {percent(share)})")
     job.log(f"{total:,} rows: {', '.join(parts)}")
     empty = [n for n in step.shares() if not sizes[SPLITS.index(n)]]
     if empty:
@@ -342,15 +385,35 @@ def _report_strata(survey: _Survey, chosen: bytes, job: Job) -> None:
         job.log(f"warning: stratify: {column} has {len(survey.strata):,} values; is it a label?")
     for line in _strata_lines(survey, chosen, column):
         job.log(line)
+    if survey.step.is_exact():
+        _report_rare(survey, column, job)
+        return
     for split in survey.step.shares():
         names = [_short(survey.strata[s]) for s, i in missing if SPLITS[i] == split]
         if names:
-            more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-            job.log(f"warning: {split} has no row with {column} {', '.join(names[:LISTED])}{more}")
+            job.log(f"warning: {split} has no row with {column} {_first(names)}")
     if missing and (better := survey.better_seed(chosen)) is not None:
         seed, _, gaps = better
         instead = f"would leave {gaps} such gaps, not {len(missing)}"
         job.log(f"`seed: {seed}` on this step {instead}{_before_drops(survey.step)}")
+
+
+def _report_rare(survey: _Survey, column: str, job: Job) -> None:
+    """Warn of values that can't be in every split."""
+    units = survey.drawn(dict.fromkeys(survey.units, 0))
+    rare = rare_strata(units, splits := len(survey.step.shares()))
+    if rare:
+        kind = "groups" if survey.step.group else "different prompts"
+        names = [f"{_short(name)} ({n})" for name, n in rare.items()]
+        job.log(
+            f"warning: stratify: values of {column} with fewer than {splits} {kind} can't be in "
+            f"all {splits} splits: {_first(names)}; add rows of them"
+        )
+
+
+def _first(names: Sequence[str]) -> str:
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return f"{', '.join(names[:LISTED])}{more}"
 
 
 def _before_drops(step: Split) -> str:
@@ -371,7 +434,7 @@ def _strata_lines(survey: _Survey, chosen: bytes, column: str) -> Iterator[str]:
         return
     for split, index in asked.items():
         part = [counts[s, index] / n for s, n in total.items()]
-        low, high = f"{min(part):.1%}", f"{max(part):.1%}"
+        low, high = percent(min(part)), percent(max(part))
         yield f"{split} has {low} to {high} of the rows of each of {len(part)} values of {column}"
 
 

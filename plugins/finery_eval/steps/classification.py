@@ -13,7 +13,7 @@ from finery_eval.evaluator import Evaluator, table
 RESERVED = ("accuracy", "macro_f1", "valid")
 
 Outcome = tuple[tuple[str, str], ...]
-"""A row's (expected, predicted) classes, one pair a column."""
+"""A row's (expected, predicted) classes, a pair for each column."""
 
 
 class Classification(
@@ -22,21 +22,21 @@ class Classification(
     forecast="finery_eval.forecast:ClassesForecast",
     hints="finery_eval.hints:CLASSIFICATION",
 ):
-    """Judge models by the class they answer: accuracy, macro-F1, per-class scores, confusion.
+    """Judge models by the class in their answer: accuracy, macro-F1, per-class scores, confusion.
 
-    The expected class of a row is its `label`, else its completion's text. With `fields`, an
-    answer is lines like `priority: high` (or a JSON object, where the expected answer is one),
-    and each field has a class; a `label` then counts where it is an object, field to class.
+    The expected class of a row is its `label`, else the text of its completion. With `fields`, an
+    answer consists of lines like `priority: high` (or of a JSON object, where the expected answer
+    is one), and each field has a class. A `label` then counts if it maps fields to classes.
 
     Metrics, each from 0 to 1 with a 95 % interval:
     - `accuracy`: rows whose class is right; with fields, rows where all fields are right.
     - `macro_f1`: mean F1 over the classes that the rows expect; with fields, its mean over fields.
     - `<field>`, `<field>_macro_f1`: accuracy and macro-F1 of one field.
-    - `valid`: answers that hold an allowed class (of each field, once) and nothing that is foreign
-      to the expected answer's format. The other metrics are milder: with fields, they pass over
-      other lines; without, they follow `match`.
+    - `valid`: answers with one allowed class (for each field) and nothing else that doesn't belong
+      to the expected format. The other metrics are more lenient: with fields, they ignore other
+      lines; without, they follow `match`.
 
-    An answer without an allowed class is wrong, and shown as class `(invalid)`. Intervals: Wilson
+    An answer without an allowed class is wrong and counts as class `(invalid)`. Intervals: Wilson
     score (Wilson 1927) for shares; for F1 the percentile bootstrap over rows with 2,000 resamples
     and a fixed seed (Efron & Tibshirani 1993). Each further model is compared with the first on the
     same rows: exact McNemar test (McNemar 1947), Newcombe's paired difference (1998, method 10).
@@ -47,19 +47,21 @@ class Classification(
 
     fields: list[str] = setting(
         [],
-        help="Names of the fields that an answer gives a class each; none: it is one class.",
+        help="Names of the fields of an answer, each with its own class. Empty: the answer is one"
+        " class.",
         examples=[["category", "priority"]],
     )
     labels: list[str] | dict[str, list[str]] | None = setting(
         None,
-        help="Allowed classes; with `fields`, a list for each field. Default: those that the rows "
-        "expect.",
+        help="Allowed classes; with `fields`, a list for each field. Default: the classes that "
+        "the rows expect.",
         examples=[["spam", "ham"], {"priority": ["low", "high"]}],
     )
     match: Literal["exact", "first_line", "contains"] = setting(
         "exact",
-        help="What of a text must be the class: all of it, its first line, or a part, if the text "
-        "names just one class (fair to models that answer in sentences). Not for `fields`.",
+        help="Which part of an answer must be the class: all of it, its first line, or any part, "
+        "if the answer names exactly one class (fair to models that answer in sentences). "
+        "Not with `fields`.",
     )
 
     def metric_names(self) -> list[str]:
@@ -73,14 +75,14 @@ class Classification(
         check_labels(self.labels, self.fields)
         if self.fields and self.match != "exact":
             raise UsageError(
-                f"`match: {self.match}` is for answers that are one class, not for fields",
+                f"`match: {self.match}` can't be used with `fields`",
                 where="match",
-                fix="drop it: fields are found among other lines anyway",
+                fix="remove it: fields are found among other lines anyway",
             )
         super().check()
 
     def run(self, job: Job) -> Metrics:
-        """Ask, judge and write."""
+        """Get the answers, judge them, write the metrics."""
         self.check()
         rows = evaluator.read_rows(self.rows)
         reader, expected = self.expectations(rows)
@@ -118,14 +120,18 @@ class Classification(
         return reader, expected
 
     def advise(self, job: Job, rows: Sequence[Row], reader: Reader) -> None:
-        """Log what looks like a better setting than the one given."""
+        """Log a suggestion where another setting looks better."""
         if self.fields or any(row.get("label") is not None for row in rows):
             return
         names = field_names(answer_text(row) for row in rows)
         if names:
-            job.log(f"the answers look like fields; to judge each: fields: [{', '.join(names)}]")
+            job.log(
+                f"the answers look like fields; to judge each, set fields: [{', '.join(names)}]"
+            )
         elif len(reader.labels[0]) > max(20, len(rows) // 2):
-            job.log(f"{len(reader.labels[0])} classes in {len(rows)} rows: is eval.exact meant?")
+            job.log(
+                f"{len(reader.labels[0])} classes in {len(rows)} rows: did you mean eval.exact?"
+            )
 
     def write(
         self,
@@ -136,7 +142,7 @@ class Classification(
         answers: evaluator.Answers,
         readings: Mapping[str, Sequence[Reading]],
     ) -> Metrics:
-        """Score the readings and leave them as `Metrics`."""
+        """Score the readings and write them as `Metrics`."""
         outcomes = {name: outcomes_of(expected, read) for name, read in readings.items()}
         scored = {name: score(reader, outcomes[name], read) for name, read in readings.items()}
         judged = {name: judge(reader, expected, read) for name, read in readings.items()}
@@ -164,15 +170,15 @@ def check_fields(fields: Sequence[str], metrics: Sequence[str]) -> None:
     for field in fields:
         if not evaluator.names_metric(field):
             raise UsageError(
-                f"{field!r} can't be a field",
+                f"{field!r} can't be the name of a field",
                 where="fields",
                 fix="name it without dots, colons and spaces around",
             )
         if metrics.count(field) > 1:
             raise UsageError(
-                f"the field '{field}' has the name of a metric, or is named twice",
+                f"the field '{field}' is listed twice, or has the name of a metric",
                 where="fields",
-                fix=f"name each field once; {', '.join(RESERVED)} and <field>_macro_f1 are taken",
+                fix=f"list each field once, none of {', '.join(RESERVED)} or <field>_macro_f1",
             )
 
 
@@ -182,7 +188,7 @@ def check_labels(labels: list[str] | dict[str, list[str]] | None, fields: Sequen
         return
     if fields and not isinstance(labels, dict):
         raise UsageError(
-            "with `fields`, `labels` holds a list for each field",
+            "with `fields`, `labels` must map each field to a list",
             where="labels",
             fix=f"labels: {{{fields[0]}: [{', '.join(labels)}]}}",
         )
@@ -190,7 +196,7 @@ def check_labels(labels: list[str] | dict[str, list[str]] | None, fields: Sequen
         unknown = [name for name in labels if name not in fields]
         if unknown:
             raise UsageError(
-                f"labels are given for '{unknown[0]}', which is not one of the fields",
+                f"`labels` has '{unknown[0]}', which isn't one of the fields",
                 where="labels",
                 fix=f"name it in `fields`, or one of: {', '.join(fields)}"
                 if fields
@@ -198,7 +204,7 @@ def check_labels(labels: list[str] | dict[str, list[str]] | None, fields: Sequen
             )
     empty = not labels or (isinstance(labels, dict) and not all(labels.values()))
     if empty:
-        raise UsageError("a list of labels is empty", where="labels", fix="drop it, or fill it")
+        raise UsageError("a list of labels is empty", where="labels", fix="fill it, or remove it")
 
 
 def with_labels(reader: Reader, labels: tuple[tuple[str, ...], ...]) -> Reader:
@@ -213,7 +219,7 @@ def with_labels(reader: Reader, labels: tuple[tuple[str, ...], ...]) -> Reader:
 
 
 def read_expected(reader: Reader, rows: Sequence[Row]) -> list[Expected]:
-    """What each row expects; `DataError` naming the rows that can't be read."""
+    """What each row expects. Raises `DataError` listing rows that can't be read."""
     expected: list[Expected] = []
     failed: list[str] = []
     for row in rows:
@@ -222,7 +228,7 @@ def read_expected(reader: Reader, rows: Sequence[Row]) -> list[Expected]:
         except Unreadable as error:
             failed.append(f"{row['id']}: {error}")
     evaluator.refuse(
-        "rows without a readable expected answer can't be judged",
+        "some rows have no readable expected answer",
         failed,
         fix="give each row a label or a completion that holds one, or drop it",
     )
@@ -234,14 +240,14 @@ def refuse_contradictions(
 ) -> None:
     """Raise `DataError` for rows whose own completion would be judged wrong."""
     failed = [
-        f"{row['id']}: expects {', '.join(want.values)}, its completion is {answer_text(row)!r:.80}"
+        f"{row['id']}: label {', '.join(want.values)}, completion {answer_text(row)!r:.80}"
         for row, want in zip(rows, expected, strict=True)
         if answer_text(row).strip() and reader.read(answer_text(row), want).values != want.values
     ]
     evaluator.refuse(
-        "rows whose completion isn't read as their label can't be judged",
+        "the completions of some rows aren't read as their labels",
         failed,
-        fix="set `extract` or `match` to find the label in it, or drop the rows' labels",
+        fix="set `extract` or `match` so that the label is found, or remove the rows' labels",
     )
 
 

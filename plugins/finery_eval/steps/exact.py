@@ -12,8 +12,8 @@ from finery_eval.evaluator import Evaluator
 class Exact(Evaluator, task="extraction", hints="finery_eval.hints:EXACT"):
     """Judge models by exact match: the share of rows where the whole answer is the expected one.
 
-    An answer is right if its text is the completion of the row, once both are stripped of white
-    space at their ends (and `extract` has taken its part, where it is found, from both).
+    An answer is right if its text equals the row's completion. White space at the ends of both
+    is ignored, and `extract`, where it matches, is applied to both.
     `accuracy` comes with its 95 % Wilson score interval (Wilson 1927). Each further model is
     compared with the first on the same rows: exact McNemar test (McNemar 1947) and Newcombe's
     interval for the paired difference (Newcombe 1998, method 10).
@@ -22,7 +22,7 @@ class Exact(Evaluator, task="extraction", hints="finery_eval.hints:EXACT"):
     """
 
     def run(self, job: Job) -> Metrics:
-        """Ask, judge and write."""
+        """Get the answers, judge them, write the metrics."""
         self.check()
         rows, expected = self.expectations()
         answers = evaluator.ask(self, job, rows)
@@ -38,7 +38,7 @@ class Exact(Evaluator, task="extraction", hints="finery_eval.hints:EXACT"):
         self.expectations()
 
     def expectations(self) -> tuple[list[Row], list[str]]:
-        """The rows and what each expects; `DataError` naming those that expect nothing."""
+        """The rows and their expected answers. Raises `DataError` listing rows without one."""
         rows = evaluator.read_rows(self.rows)
         expected = [self.text(answer_text(row)) for row in rows]
         refuse_empty(rows, expected)
@@ -58,7 +58,7 @@ class Exact(Evaluator, task="extraction", hints="finery_eval.hints:EXACT"):
 def refuse_empty(rows: list[Row], expected: list[str]) -> None:
     """Raise `DataError` for rows without an expected answer."""
     evaluator.refuse(
-        "rows without an expected answer can't be judged",
+        "some rows have no expected answer",
         (row["id"] for row, text in zip(rows, expected, strict=True) if not text),
         fix="give each row a completion, or drop it",
     )

@@ -1,4 +1,4 @@
-"""`eval.preference`: does a model find the better of two answers likelier?"""
+"""`eval.preference`: does a model give the better of two answers a higher probability?"""
 
 import gc
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,12 +17,12 @@ PACKAGES = ("torch", "transformers", "peft", "tokenizers", "gguf")
 
 
 class Preference(Judge, packages=PACKAGES, seeded=False):
-    """Judge models by preferences: how often the chosen answer is likelier than the rejected one.
+    """Judge models by preferences: how often they find the chosen answer more likely.
 
     `accuracy` compares the log-probabilities of the whole answers, end of turn included, as DPO
-    does; `a_token` those of a token on average, which doesn't favour short answers. `margin` is the
-    mean difference of the former, in nats. Nothing is generated. With 95 % Wilson intervals; each
-    further model is compared with the first on the same rows (exact McNemar test).
+    does. `a_token` compares the mean per token, which doesn't favour short answers. `margin` is the
+    mean difference of the whole answers, in nats. Nothing is generated. Intervals are 95 % Wilson.
+    Each further model is compared with the first on the same rows (exact McNemar test).
 
     Models are loaded with transformers: Hugging Face folders, adapters, GGUF files (dequantised).
     """
@@ -72,12 +72,12 @@ class Preference(Judge, packages=PACKAGES, seeded=False):
     def _preferences(self) -> list[Row]:
         rows = list(self.rows)
         evaluator.refuse(
-            "rows without a prompt, a chosen and a rejected answer can't be judged",
+            "some rows have no prompt, no chosen or no rejected answer",
             (r["id"] for r in rows if not all(r.get(k) for k in ("prompt", "chosen", "rejected"))),
             fix="read preferences with data.file `format: preference`",
         )
         evaluator.refuse(
-            "rows whose answers are alike can't be judged",
+            "some rows have the same chosen and rejected answer",
             (r["id"] for r in rows if r["chosen"] == r["rejected"]),
             fix="drop these rows",
         )

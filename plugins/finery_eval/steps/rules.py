@@ -1,4 +1,4 @@
-"""`eval.rules`: does the answer keep the house rules, each of them measurable?"""
+"""`eval.rules`: does the answer follow measurable rules of style and format?"""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -18,30 +18,29 @@ Kept = dict[str, bool]
 
 
 class Rule(Settings):
-    """What an answer must be like; of several conditions, all must hold."""
+    """Conditions on an answer. All that are given must hold."""
 
     matches: str | None = setting(
         None,
         min_length=1,
-        help="A regular expression that must be found in the answer.",
+        help="A regular expression that must match somewhere in the answer.",
         examples=[r"\nNext: .+\Z"],
     )
     never: str | None = setting(
         None,
         min_length=1,
-        help="A regular expression that must not be found.",
+        help="A regular expression that must not match anywhere.",
         examples=["!", r"(?i)\bsorry\b"],
     )
     starts_with: str | None = setting(None, min_length=1, help="Text that the answer begins with.")
     ends_with: str | None = setting(None, min_length=1, help="Text that the answer ends with.")
-    min_words: int | None = setting(
-        None, ge=1, help="Fewest words; words are what white space separates."
-    )
+    min_words: int | None = setting(None, ge=1, help="Fewest words, separated by white space.")
     max_words: int | None = setting(None, ge=1, help="Most words.")
     max_sentences: int | None = setting(
         None,
         ge=1,
-        help="Most sentences; one ends at . ! ? or … before white space, or with its line.",
+        help="Most sentences. A sentence ends at . ! ? or … before white space, or at the end of "
+        "its line.",
     )
 
     def patterns(self) -> dict[str, str]:
@@ -70,34 +69,32 @@ class Rule(Settings):
 
 
 class Rules(Evaluator, task="style"):
-    """Judge models by the rules their answers keep, so that tone and format become a number.
+    """Judge models by the rules that their answers follow, which makes tone and format measurable.
 
-    Each rule has a name and says what can be measured: patterns that must or must not be found,
-    how the answer begins and ends, how long it is. Rows need no answers: prompts alone or
-    preferences are enough. Where rows have answers, the table of rules tells how many of these keep
-    each rule, since a rule that the data breaks can't be learned from it.
+    Each rule has a name and measurable conditions: patterns that must or must not match, how the
+    answer begins and ends, how long it is. Rows don't need answers: prompts or preferences are
+    enough. Where rows have answers, the table of rules shows how many of them follow each rule,
+    since a model can't learn a rule that its data breaks.
 
     Metrics, each from 0 to 1 with a 95 % interval:
-    - `accuracy`: answers that keep all rules.
-    - `<rule>`: answers that keep this one.
+    - `accuracy`: answers that follow all rules.
+    - `<rule>`: answers that follow this rule.
 
     Intervals: Wilson score (Wilson 1927). Each further model is compared with the first on the same
     rows: exact McNemar test (McNemar 1947), for accuracy also Newcombe's paired difference (1998,
-    method 10). A test for each of several rules: expect one in twenty below 0.05 by chance.
+    method 10). With several rules, expect one p-value in twenty below 0.05 by chance.
 
     Raises DataError for rows without a prompt, UsageError for rules that can't work and for a
     malformed `require`.
     """
 
-    rows: Dataset = takes(help="Rows whose prompts are asked; their own answers aren't needed.")
+    rows: Dataset = takes(help="Rows with prompts. Their own answers aren't needed.")
     rules: dict[str, Rule] = setting(
-        help="Name → what an answer must be like: any of matches, never, starts_with, ends_with, "
+        help="Name → conditions: any of matches, never, starts_with, ends_with, "
         "min_words, max_words, max_sentences.",
         examples=[{"brief": {"max_words": 40}, "calm": {"never": "!"}}],
     )
-    ignore_case: bool = setting(
-        False, help="Whether patterns, beginnings and ends pass over upper and lower case."
-    )
+    ignore_case: bool = setting(False, help="Ignore case in patterns, beginnings and ends.")
 
     def metric_names(self) -> list[str]:
         """The metrics of each model, the headline first."""
@@ -107,7 +104,7 @@ class Rules(Evaluator, task="style"):
         """Raise `UsageError` for settings that can't work. Light: reads no input."""
         if not self.rules:
             raise UsageError(
-                "there is no rule to judge by",
+                "`rules` is empty",
                 where="rules",
                 fix="name one, e.g. rules: {brief: {max_words: 40}}",
             )
@@ -117,7 +114,7 @@ class Rules(Evaluator, task="style"):
         super().check()
 
     def run(self, job: Job) -> Metrics:
-        """Ask, judge and write."""
+        """Get the answers, judge them, write the metrics."""
         self.check()
         rows = evaluator.read_rows(self.rows)
         answers = evaluator.ask(self, job, rows)
@@ -153,7 +150,7 @@ class Rules(Evaluator, task="style"):
         named = ", ".join(f"{name} {n}" for name, n in broken.items() if n)
         if named:
             rows = sum(not all(k.values()) for k in own)
-            job.log(f"{rows} of {len(own)} rows' own answers break a rule: {named}")
+            job.log(f"the answers of {rows} of {len(own)} rows break a rule: {named}")
 
 
 def check_name(name: str) -> None:
@@ -166,7 +163,7 @@ def check_name(name: str) -> None:
         )
     if name == "accuracy":
         raise UsageError(
-            "a rule can't be named accuracy: that is the share of answers that keep all rules",
+            "a rule can't be named accuracy, which is the share of answers that follow all rules",
             where=f"rules.{name}",
             fix="rename it",
         )
@@ -177,7 +174,7 @@ def check_rule(name: str, rule: Rule) -> None:
     where = f"rules.{name}"
     if rule == Rule():
         raise UsageError(
-            f"the rule '{name}' asks for nothing",
+            f"the rule '{name}' has no condition",
             where=where,
             fix=f"give it one of: {', '.join(Rule.__struct_fields__)}",
         )
@@ -186,7 +183,7 @@ def check_rule(name: str, rule: Rule) -> None:
             re.compile(pattern)
         except re.error as error:
             raise UsageError(
-                f"not a regular expression: {error}", where=f"{where}.{field}", fix="repair it"
+                f"not a regular expression: {error}", where=f"{where}.{field}", fix="correct it"
             ) from None
     if rule.min_words and rule.max_words and rule.min_words > rule.max_words:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""`eval.sql`: does the query find in the database what the expected query finds?"""
+"""`eval.sql`: does the query return the same result as the expected query?"""
 
 import re
 from collections import Counter
@@ -40,22 +40,22 @@ class Wanted(msgspec.Struct, frozen=True):
 
 
 class Sql(Evaluator, task="complex"):
-    """Judge models by what their SQL finds: each query is run, and its result compared.
+    """Judge models by the results of their SQL: each query is run and its result compared.
 
-    Both the answer and the completion of the row are run by SQLite on a database in memory, made by
-    the scripts in `schema`. An answer is right if it finds the same rows: columns in the same
-    order, whatever their names, repeated rows as often, fractions to 12 digits. SQL in a fenced
-    block (three backticks) is taken out of it, from the first one.
+    SQLite runs both the answer and the row's completion on an in-memory database that the scripts
+    in `schema` create. An answer is right if it returns the same rows: columns in the same order
+    under any names, repeated rows equally often, fractions to 12 digits. If the answer has fenced
+    blocks (three backticks), the SQL is taken from the first.
 
     Metrics, each from 0 to 1 with a 95 % interval:
-    - `accuracy`: answers that find what is expected, known as execution accuracy (Yu et al. 2018,
+    - `accuracy`: answers with the expected result, known as execution accuracy (Yu et al. 2018,
       Spider; Li et al. 2023, BIRD).
-    - `exact`: answers that are the expected query, but for case, spaces and comments.
-    - `valid`: answers that are one query, and run.
+    - `exact`: answers equal to the expected query, ignoring case, spaces and comments.
+    - `valid`: answers that are a single query and run.
 
-    Answers are run without trust: a query can read the tables and nothing else. One that writes,
-    takes longer than `timeout`, gives more than 100,000 rows, or depends on chance or on today's
-    date is wrong. `predictions.jsonl` says for each wrong answer what its error is.
+    Queries are untrusted: they can read the tables and nothing else. A query that writes, takes
+    longer than `timeout`, returns more than 100,000 rows, or depends on random numbers or today's
+    date is wrong. `predictions.jsonl` has the error of each wrong answer.
 
     Intervals: Wilson score (Wilson 1927). Each further model is compared with the first on the same
     rows: exact McNemar test (McNemar 1947), Newcombe's paired difference (1998, method 10).
@@ -65,27 +65,27 @@ class Sql(Evaluator, task="complex"):
     """
 
     schema: Files = setting(
-        help="SQL scripts for SQLite that make the database, rows included; run in this order."
+        help="SQL scripts for SQLite that create the database with its rows, run in this order."
     )
     ordered: Literal["auto", "always", "never"] = setting(
         "auto",
-        help="Whether the order of the rows counts; auto: where the expected query itself says "
-        "ORDER BY.",
+        help="Whether the order of the rows counts. auto: only where the expected query has its "
+        "own ORDER BY.",
     )
-    timeout: float = setting(5.0, gt=0, help="Longest time of a query, in seconds.")
+    timeout: float = setting(5.0, gt=0, help="Longest run time of a query, in seconds.")
     max_tokens: int = setting(
-        128, ge=1, help="Longest answer, in tokens; what is cut off there is judged as it stands."
+        128,
+        ge=1,
+        help="Longest answer, in tokens. A longer one is cut off there and judged as it is.",
     )
-    ignore_case: bool = setting(
-        False, help="Whether 'High' and 'high' in a result are the same text."
-    )
+    ignore_case: bool = setting(False, help="Treat 'High' and 'high' in a result as the same text.")
 
     def metric_names(self) -> list[str]:
         """The metrics of each model, the headline first."""
         return list(JUDGED)
 
     def run(self, job: Job) -> Metrics:
-        """Ask, run the queries, compare and write."""
+        """Get the answers, run the queries, compare the results, write the metrics."""
         self.check()
         rows = evaluator.read_rows(self.rows)
         with self._database() as database:
@@ -114,7 +114,7 @@ class Sql(Evaluator, task="complex"):
         return closing(Database(self.schema.paths, timeout=self.timeout))
 
     def expectations(self, job: Job, rows: list[Row], database: Database) -> list[Wanted]:
-        """What each row expects; `DataError` naming the rows whose query fails."""
+        """What each row expects. Raises `DataError` listing rows with a failing query."""
         queries = [self.text(answer_text(row)) for row in rows]
         refuse_empty(rows, queries)
         expectations: list[Wanted] = []
@@ -125,14 +125,16 @@ class Sql(Evaluator, task="complex"):
             except QueryError as error:
                 failed.append(f"{row['id']}: {error}: {sql:.80}")
         evaluator.refuse(
-            "expected queries fail", failed, fix="repair them, or the scripts in `schema`"
+            "some expected queries fail", failed, fix="correct them, or the scripts in `schema`"
         )
         empty = [
             row["id"] for row, w in zip(rows, expectations, strict=True) if finds_nothing(w.result)
         ]
         if empty:
             named = ", ".join(empty[: evaluator.SHOWN]) + ", …" * (len(empty) > evaluator.SHOWN)
-            job.log(f"{len(empty)} expected queries find nothing, as wrong ones often do: {named}")
+            job.log(
+                f"{len(empty)} expected queries return nothing, which is often a mistake: {named}"
+            )
         return expectations
 
     def counts_order(self, sql: str) -> bool:
@@ -172,9 +174,9 @@ class Sql(Evaluator, task="complex"):
         counts, others = Counter(actual), Counter(expected)
         if counts != others:
             wrong, missing = next(iter(counts - others)), next(iter(others - counts))
-            return f"finds {wrong!s:.80}, expected {missing!s:.80}"
+            return f"returns {wrong!s:.80}, expected {missing!s:.80}"
         if wanted.ordered and actual != expected:
-            return "the rows are right, their order is wrong"
+            return "the rows are right, but in the wrong order"
         return None
 
     def compared(self, result: Result) -> Result:
@@ -206,7 +208,7 @@ def normalised(sql: str) -> str:
 
 
 def has_order(sql: str) -> bool:
-    """Whether a query says ORDER BY for itself, not only within parentheses."""
+    """Whether a query has an ORDER BY outside parentheses."""
     depth, before = 0, ""
     for token in tokens(sql):
         if depth == 0 and (before, token) == ("order", "by"):
@@ -217,7 +219,7 @@ def has_order(sql: str) -> bool:
 
 
 def queries_table(judged: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """How many queries are right, find something else, or fail."""
+    """How many queries are right, return something else, or fail."""
     rows = [
         [
             name,
@@ -227,4 +229,4 @@ def queries_table(judged: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         ]
         for name, of in judged.items()
     ]
-    return table("Queries", ["model", "right", "find something else", "fail"], rows)
+    return table("Queries", ["model", "right", "another result", "fail"], rows)

@@ -57,28 +57,27 @@ class Reading(msgspec.Struct, frozen=True):
 class Json(Evaluator, packages=("jsonschema",), task="extraction"):
     r"""Judge models by the JSON object they answer: whole, field by field, and by a JSON Schema.
 
-    A row's completion is the expected object. An answer must be JSON and nothing else, though it
-    may stand in a code fence; `extract` finds it in a longer text, e.g. `'(?s)(\{.*\})'`.
-    A key given twice, NaN and Infinity, numbers that no double holds and more than 64 levels of
-    nesting are no JSON. Objects are the same whatever the order of their keys, 3 is 3.0, and a
-    field that is missing isn't null.
+    A row's completion is the expected object. An answer must be JSON and nothing else, but may be
+    in a code fence. `extract` finds it in a longer text, e.g. `'(?s)(\{.*\})'`. Duplicate keys, NaN
+    and Infinity, numbers beyond a double and more than 64 levels of nesting don't count as JSON.
+    The order of keys doesn't matter, 3 equals 3.0, and a missing field isn't null.
 
     Metrics, each from 0 to 1 with a 95 % interval:
-    - `accuracy`: rows whose object is the expected one; with `fields`, rows where all these are.
+    - `accuracy`: rows with the expected object; with `fields`, rows where all of these are right.
     - `field_score`: the mean of the fields' scores.
     - `<field>`, e.g. `customer.city`: rows where this field is right, or missing as expected. For
-      a field of lists the F1 over the elements of all rows (van Rijsbergen 1979); where an answer
-      has no list there it counts as one wrong element. `field.<field>` where the name is taken.
+      a field with lists, the F1 over the elements of all rows (van Rijsbergen 1979); an answer
+      without a list counts as one wrong element. `field.<field>` if the name is reserved.
     - `valid_json`: answers that are JSON.
-    - `valid`: answers that fit the schema; only with `schema`.
+    - `valid`: answers that match the schema; only with `schema`.
 
     Intervals: Wilson score (Wilson 1927) for shares; for F1 and `field_score` the percentile
     bootstrap over rows with 2,000 resamples and a fixed seed (Efron & Tibshirani 1993). Each
     further model is compared with the first on the same rows: exact McNemar test (McNemar 1947),
     Newcombe's paired difference (1998, method 10).
 
-    Raises DataError for rows whose expected answer isn't a JSON object or breaks the schema and
-    for a file that isn't a JSON Schema, UsageError for settings that can't work.
+    Raises DataError for rows with an expected answer that isn't a JSON object or breaks the schema,
+    and for a file that isn't a JSON Schema; UsageError for settings that can't work.
     """
 
     schema: OneFile | None = setting(
@@ -94,13 +93,15 @@ class Json(Evaluator, packages=("jsonschema",), task="extraction"):
         examples=[["customer.city", "total"]],
     )
     tolerance: float = setting(
-        0.0, ge=0.0, help="How far a number may be off and still be right, as a difference."
+        0.0, ge=0.0, help="Largest difference at which a number still counts as right."
     )
     lists: Literal["unordered", "ordered"] = setting(
         "unordered", help="Whether the order of a list's elements counts."
     )
     max_tokens: int = setting(
-        256, ge=1, help="Longest answer, in tokens; what is cut off there is judged as it stands."
+        256,
+        ge=1,
+        help="Longest answer, in tokens. A longer one is cut off there and judged as it is.",
     )
 
     def metric_names(self) -> list[str]:
@@ -117,22 +118,22 @@ class Json(Evaluator, packages=("jsonschema",), task="extraction"):
         for field in self.fields:
             if not all(field.split(".")) or self.fields.count(field) > 1:
                 raise UsageError(
-                    f"{field!r} can't be a field, or is named twice",
+                    f"{field!r} can't be a field, or is listed twice",
                     where="fields",
-                    fix="name each field once, by the keys that lead to it: customer.city",
+                    fix="list each field once, by the keys that lead to it: customer.city",
                 )
         super().check()
 
     def check_files(self) -> None:
-        """Raise `DataError` for a schema that is none."""
+        """Raise `DataError` for a file that isn't a JSON Schema."""
         self.answer_schema()
 
     def run(self, job: Job) -> Metrics:
-        """Ask, judge and write."""
+        """Get the answers, judge them, write the metrics."""
         self.check()
         schema, rows, expected, fields = self.inputs()
         if len(fields.paths) > MANY_FIELDS:
-            job.log(f"{len(fields.paths)} fields are judged; `fields` picks those that matter")
+            job.log(f"judging {len(fields.paths)} fields; list those that matter in `fields`")
         answers = evaluator.ask(self, job, rows)
         readings = {
             name: [self.read(answer.text, schema) for answer in completions]
@@ -159,22 +160,22 @@ class Json(Evaluator, packages=("jsonschema",), task="extraction"):
         """The object that each row expects; `DataError` naming the rows that have none."""
         readings = [self.read(answer_text(row), schema) for row in rows]
         evaluator.refuse(
-            "rows whose expected answer isn't a JSON object can't be judged",
+            "the expected answer of some rows isn't a JSON object",
             (
                 f"{row['id']}: {read.problem.text if read.problem else shown(read.value)[:80]}"
                 for row, read in zip(rows, readings, strict=True)
                 if not isinstance(read.value, dict)
             ),
-            fix="give each row a completion that is one, or drop it",
+            fix="give each row a JSON object as its completion, or drop it",
         )
         evaluator.refuse(
-            "rows whose expected answer breaks the schema can't be judged",
+            "the expected answer of some rows breaks the schema",
             (
                 f"{row['id']}: {read.problem.text}"
                 for row, read in zip(rows, readings, strict=True)
                 if read.problem
             ),
-            fix="repair the rows, or the schema",
+            fix="correct the rows or the schema",
         )
         return [read.value for read in readings]
 
@@ -206,7 +207,7 @@ class Json(Evaluator, packages=("jsonschema",), task="extraction"):
         answers: evaluator.Answers,
         readings: Mapping[str, Sequence[Reading]],
     ) -> Metrics:
-        """Score the readings and leave them as `Metrics`."""
+        """Score the readings and write them as `Metrics`."""
         same = self.comparison()
         counts = {n: counts_of(same, fields, expected, read) for n, read in readings.items()}
         judged = {
@@ -266,7 +267,7 @@ def fields_of(names: Sequence[str], expected: Sequence[Any]) -> Fields:
     for name in names:
         if name not in known:
             raise DataError(
-                f"no row expects a field '{name}'",
+                f"no expected answer has a field '{name}'",
                 where="fields",
                 fix=did_you_mean(name, known),
             )
@@ -274,10 +275,10 @@ def fields_of(names: Sequence[str], expected: Sequence[Any]) -> Fields:
     paths = {".".join(path): path for path in leaf_paths}
     if len({metric_of(name) for name in paths}) < len(leaf_paths) or not leaf_paths:
         raise DataError(
-            "fields of the expected answers can't be told apart by name"
+            "some fields of the expected answers have the same name"
             if leaf_paths
             else "the expected answers have no fields",
-            fix="rename keys with dots, or name what to judge in `fields`",
+            fix="rename keys with dots, or list what to judge in `fields`",
         )
     lists = (n for n, p in paths.items() if any(isinstance(lookup(v, p), list) for v in expected))
     return Fields(paths, frozenset(lists), named=bool(names))

@@ -1,4 +1,4 @@
-"""Why an answer is wrong, by what evaluators keep of it in `predictions.jsonl`."""
+"""Why an answer is wrong, from its line in `predictions.jsonl`."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -6,9 +6,9 @@ from typing import Any
 
 
 def reasons(facts: Mapping[str, Any]) -> Iterator[str]:
-    """What is wrong with an answer, a reason a text.
+    """The reasons why an answer is wrong.
 
-    Of the facts these count: `error` and `problem`, texts; `broken`, names of rules; `differs`,
+    These facts are read: `error` and `problem`, texts; `broken`, names of rules; `differs`,
     field → its `expected` and `answered` value, of which one may be missing; `expected` and
     `prediction` where both have fields; `chosen_logprob` and `rejected_logprob` of a preference.
     """
@@ -17,8 +17,8 @@ def reasons(facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"breaks {', '.join(map(str, facts['broken']))}"
     if not facts.get("problem"):  # an answer that can't be read differs everywhere
         for field, values in _differing(facts).items():
-            said = [_value(values, name) for name in ("answered", "expected")]
-            yield f"{field or 'the whole'}: {said[0]}, expected {said[1]}"
+            answered, expected = (_value(values, name) for name in ("answered", "expected"))
+            yield f"{field or 'the whole'}: {answered}, expected {expected}"
     if "chosen_logprob" in facts:
         chosen, rejected = facts["chosen_logprob"], facts["rejected_logprob"]
         yield f"log-probability of the chosen answer {chosen:.2f}, of the rejected {rejected:.2f}"

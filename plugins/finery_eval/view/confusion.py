@@ -1,4 +1,4 @@
-"""Which classes a model takes for which: the matrix where it fits, and the most frequent pairs."""
+"""Which classes a model confuses: the matrix where it fits, and the most frequent pairs."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple

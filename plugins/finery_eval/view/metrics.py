@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 MOST_LINES = 40
-"""Lines of tables about single models that are printed of all models."""
+"""Most lines of per-model tables that are printed for all models."""
 MARKS = {True: ("✓ right", "green"), False: ("✗ wrong", "red")}
 
 

@@ -1,4 +1,4 @@
-"""Tables of scores: models as rows and metrics as columns, or the other way in little room."""
+"""Tables of scores: a row for each model or, in a narrow terminal, for each metric."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 WIDEST = 10_000
-"""Columns of a terminal that any table fits in."""
+"""A terminal width that any table fits in."""
 Report = Mapping[str, Any]
 """What `metrics.json` holds, see `finery.Metrics`."""
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 SMALLEST_P = 0.001
-"""Smaller p-values are only said to be below it."""
+"""Smaller p-values are shown as `< 0.001`."""
 
 
 def plain_table(data: Mapping[str, Any]) -> "Table":
@@ -28,7 +28,7 @@ def plain_table(data: Mapping[str, Any]) -> "Table":
 
 
 def plain(text: str) -> "Text":
-    """Text from rows or models, in which nothing is markup."""
+    """Text from rows or models, without rich's markup."""
     from rich.text import Text
 
     return Text(visible(text))

@@ -1,6 +1,6 @@
-// What the server is asked. Every answer is JSON.
+// Requests to the server. Every answer is JSON.
 
-/** The server refused; `status` and what it said. */
+/** The server refused: its status and message. */
 export class Refused extends Error {
   constructor(status, answer) {
     super(answer.fix ? `${answer.what} (${answer.fix})` : answer.what);

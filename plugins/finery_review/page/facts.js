@@ -35,7 +35,7 @@ function checksOf(checks) {
   return [];
 }
 
-/** Whether checks tell a judge's scores already. */
+/** Whether checks already show a judge's scores. */
 const isTold = (checks) => Array.isArray(checks) && checks.some((one) => String(one?.check).startsWith("judge."));
 
 /** What a judge said; of a pair, one line for each order in which it was shown. */

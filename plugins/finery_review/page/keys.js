@@ -1,4 +1,4 @@
-// Keys: what each does, and the help that tells.
+// Keys: what each does, and the help that lists them.
 
 import { el } from "./text.js";
 

@@ -21,7 +21,7 @@ let busy = Promise.resolve();
 // -- what is shown --------------------------------------------------------------------------------
 
 function say(text) {
-  const same = by("live").textContent === text; // told again only where it differs
+  const same = by("live").textContent === text; // screen readers announce only changes
   by("live").textContent = same ? `${text}\u00a0` : text;
 }
 
@@ -35,7 +35,7 @@ function calm() {
   by("alert").hidden = true;
 }
 
-/** Do things one after the other, and tell what goes wrong. */
+/** Run actions one after the other, and show what goes wrong. */
 function run(action) {
   busy = busy.then(action).catch((error) => {
     if (error instanceof Refused || error instanceof Gone) warn(error.message);
@@ -218,7 +218,7 @@ async function swap() {
   const row = s.current();
   if (row === undefined) return;
   const { content } = await s.load(row);
-  if (content.chosen === undefined || content.rejected === undefined) return say("This row has no two answers to swap");
+  if (content.chosen === undefined || content.rejected === undefined) return say("This row doesn't have two answers to swap");
   const decision = store.states.get(row)?.decision;
   if (decision?.do === "swap") return clear(); // back as they were
   if (decision?.do !== "edit") return decide("swap");
@@ -238,7 +238,7 @@ async function undo() {
 /** Make the row undecided again. */
 async function clear() {
   const row = s.current();
-  if (row === undefined || !store.states.get(row)?.decision) return say("Nothing is decided on this row");
+  if (row === undefined || !store.states.get(row)?.decision) return say("This row is already undecided");
   return decide("undo", { reason: "" });
 }
 
@@ -249,7 +249,7 @@ function edit() {
   return draw();
 }
 
-/** Throw the edit away, wherever the focus is. */
+/** Discard the edit, wherever the focus is. */
 function leave() {
   if (editing && store.view === "row") edited(undefined);
 }
@@ -261,7 +261,7 @@ function edited(columns) {
     if (columns) {
       const before = store.states.get(row)?.decision;
       await decide("edit", { columns: { ...(before?.do === "edit" ? before.set : {}), ...(before?.do === "swap" ? swapped(row) : {}), ...columns } });
-    } else say(columns === null ? "Nothing is changed" : "The edit is thrown away");
+    } else say(columns === null ? "Nothing has changed" : "Edit discarded");
     store.drafts.delete(row);
     editing = false;
     await draw();
@@ -359,7 +359,7 @@ function wire() {
     [["r"], "reject", ACTIONS.reject],
     [["R"], "reject with a reason", () => run(rejectWithReason)],
     [["e"], "edit", ACTIONS.edit],
-    [["Escape"], "throw the edit away", leave],
+    [["Escape"], "discard the edit", leave],
     [["s"], "swap chosen and rejected", ACTIONS.swap],
     [["l"], "change the label", () => run(() => focusOn("label-input"))],
     [["c"], "comment", () => run(() => focusOn("comment"))],

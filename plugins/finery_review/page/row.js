@@ -1,4 +1,4 @@
-// One row: what is decided on it, its turns, and what is known about it.
+// One row: the decision on it, its turns, and what is known about it.
 
 import { editor } from "./edit.js";
 import { factsOf } from "./facts.js";
@@ -8,7 +8,7 @@ import { conversation, EDITABLE, toolsOf } from "./turns.js";
 
 const WORDS = { accept: "Accepted", reject: "Rejected", edit: "Edited", swap: "Swapped", note: "Commented" };
 
-/** The row as it is after what was decided on it. */
+/** The row after the decision on it. */
 export function shownRow(found, state) {
   if (!state.becomes) return found.content;
   const rest = Object.entries(found.content).filter(([name]) => !EDITABLE.includes(name) && name !== "label");

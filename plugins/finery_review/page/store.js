@@ -1,4 +1,4 @@
-// What the page knows: rows, what is decided on them, which are listed, and what can be undone.
+// What the page knows: rows, decisions on them, which are listed, and what can be undone.
 
 import { api, Refused } from "./api.js";
 
@@ -7,7 +7,7 @@ const KEPT = 60; // rows whose content is kept
 const UNDO = "finery-review-undo";
 
 export const store = {
-  review: null, // what the server told of the whole
+  review: null, // the server's facts about the whole review
   filters: { status: "", label: "", text: "", order: "" },
   list: [], // numbers of the rows that the filters let through; it stays while they stay
   place: 0, // where in the list we are; its length where there is nothing to show
@@ -61,7 +61,7 @@ export async function list() {
   tell("list");
 }
 
-/** All about a row: its content, and what is decided on it. */
+/** All about a row: its content, and the decision on it. */
 export async function load(row) {
   if (!contents.has(row)) {
     const asked = api.row(row);
@@ -136,7 +136,7 @@ export async function undo() {
   const state = store.states.get(row);
   if (state.id !== id || state.seen !== seen) {
     keepUndos(all);
-    throw new Refused(409, { what: "Another window has decided on that row since: nothing is undone." });
+    throw new Refused(409, { what: "Another window has decided on that row since, so nothing was undone." });
   }
   const wish = before ? { do: before.do, reason: before.reason ?? "", columns: before.set ?? null } : { do: "undo" };
   await decide(row, wish, { undoable: false });

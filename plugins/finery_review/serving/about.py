@@ -16,13 +16,13 @@ NOT_SHOWN = frozenset({"id", "row"})
 
 
 class _Line(msgspec.Struct):
-    """What finding a line takes: its row. Rows can be large, and are skipped quickly."""
+    """The row of a line. All else is skipped, since lines can be large."""
 
     id: str
 
 
 class About:
-    """The lines of sidecar files by row id; a line is read when its row is looked at.
+    """The lines of sidecar files by row id. A line is read when its row is looked at.
 
     folders: of the reviewed data set and of those that it was made from, the nearest first.
     """
@@ -41,7 +41,7 @@ class About:
         self.has_generated |= name == GENERATED
         start = 0
         for line in file:
-            with suppress(msgspec.MsgspecError, RecursionError):  # of no row
+            with suppress(msgspec.MsgspecError, RecursionError):  # belongs to no row
                 row = msgspec.json.decode(line, type=_Line).id
                 place = (len(self._files) - 1, start, len(line))
                 self._lines.setdefault(row, []).append(place)
@@ -50,7 +50,7 @@ class About:
     def of(self, ids: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
         """`{"generated": […], "findings": […]}` of the first of these ids that has such lines.
 
-        Of a row that was only judged there, also how the row was generated that it was before.
+        For a row that was only judged there, also how it was generated before.
         """
         lines: dict[str, list[dict[str, Any]]] = {"generated": [], "findings": []}
         waiting, seen = list(ids), set[str]()
@@ -83,7 +83,7 @@ class About:
 
 
 def score_of(lines: Iterable[dict[str, Any]]) -> float | None:
-    """The score that a judge gave a row, by what is told of it and by its own columns."""
+    """The score that a judge gave a row, from its sidecar lines and its own columns."""
     for line in lines:
         judge = line.get("judge")
         for value in (line.get("score"), judge.get("score") if isinstance(judge, dict) else None):

@@ -1,4 +1,4 @@
-"""Who may ask: requests with the token, for this server's own name, from its own page."""
+"""Access control: requests need the token, this server's own name, and its own page as origin."""
 
 import hmac
 import secrets
@@ -20,17 +20,17 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
-"""On every answer: no scripts, styles or requests but the page's own, nothing kept, no frames."""
+"""Headers of every answer: only the page's own scripts and styles, no cache, no frames."""
 
 
 class Guard:
-    """Refuses, with 403, whatever doesn't come from the page that the printed address opens.
+    """Answers 403 to all requests that don't come from the page at the printed address.
 
-    - `Host` must be this server's: a name of somebody else's that resolves to 127.0.0.1 (DNS
-      rebinding) isn't.
-    - `Origin` must be this server's, and must be there for a POST.
-    - The token must be there: once in the address of the page, from then on in a cookie that no
-      other site's requests carry and no script reads.
+    - `Host` must be this server's, so that a foreign name which resolves to 127.0.0.1 (DNS
+      rebinding) is refused.
+    - `Origin` must be this server's, and a POST must have one.
+    - The token is required: first in the address of the page, then in a cookie that other sites'
+      requests don't carry and scripts can't read.
     """
 
     def __init__(self, app: ASGIApp, port: int, token: str) -> None:
@@ -41,7 +41,7 @@ class Guard:
         self._origins = {f"http://{host}" for host in self._hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request pass, or refuse it; put `HEADERS` on its answer."""
+        """Pass a request on or refuse it. Adds `HEADERS` to the answer."""
         if scope["type"] != "http":  # nothing else is served
             return
         headers = Headers(scope=scope)
@@ -60,9 +60,9 @@ class Guard:
         await app(scope, receive, guarded)
 
     def _refused(self, scope: Scope, headers: Headers, opening: bool) -> str:
-        """Why a request is refused, empty where it isn't."""
+        """Why a request is refused; empty if it isn't."""
         if headers.getlist("host") not in [[host] for host in self._hosts]:
-            return "refused: this server answers to 127.0.0.1 and localhost with its port only"
+            return "refused: the Host must be 127.0.0.1 or localhost with the port"
         origins = headers.getlist("origin")
         if any(origin not in self._origins for origin in origins):
             return "refused: the request comes from another page"
@@ -102,5 +102,5 @@ class Guard:
 
 
 def new_token() -> str:
-    """A token that can't be guessed: 256 bits."""
+    """A random token of 256 bits."""
     return secrets.token_urlsafe(32)

@@ -1,4 +1,4 @@
-"""A review opened from a recipe: which rows, which file of decisions, what is known of the rows."""
+"""A review opened from a recipe: its rows, what is known about them, its file of decisions."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -31,10 +31,10 @@ STATUSES = ("accepted", "rejected", "edited", "swapped")
 
 @dataclass
 class Opened:
-    """A review that can begin.
+    """A review that is ready to begin.
 
-    ref: what the recipe calls the rows. applied_by: the step that applies the decisions, empty
-    where there is none. fresh: whether the rows are those that the recipe makes as it is.
+    ref: the rows' name in the recipe. applied_by: the step that applies the decisions, empty if
+    there is none. fresh: whether the rows are up to date with the recipe.
     """
 
     ref: str
@@ -46,8 +46,8 @@ class Opened:
     fresh: bool
 
     def facts(self) -> dict[str, Any]:
-        """How far the review is. here: rows decided by this process; gone: decisions on rows that
-        aren't there; stale: undecided rows that such a decision was about before they changed."""
+        """The progress of the review. here: rows decided by this process; gone: decisions on rows
+        that no longer exist; stale: undecided rows that may be changed versions of those."""
         counts = self.session.counts()
         statuses: dict[str, Any] = {status: counts.get(status, 0) for status in STATUSES}
         decided = sum(statuses.values())
@@ -90,12 +90,9 @@ def open_review(step: str, recipe: Path, overrides: Sequence[str], reviewer: str
 
 
 def _rows_of(graph: Graph, step: str) -> str:
-    """What the argument stands for: rows, or the rows that a `review.apply` takes."""
+    """The rows that the argument names: a step's, or those that a `review.apply` takes."""
     name = step.partition(".")[0]
-    if name not in graph.nodes:
-        raise UsageError(
-            f"the recipe has no step '{name}'", where="STEP", fix=did_you_mean(name, graph.nodes)
-        )
+    graph.require(name)
     applied = graph.nodes[name].step
     return applied.rows.ref if isinstance(applied, Apply) else step
 
@@ -107,11 +104,10 @@ def _no_rows(name: str, output: str, outputs: dict[str, Manifest]) -> UsageError
             f"'{name}' has no rows called '{output}'" if output else f"'{name}' has several outputs"
         )
         fix = did_you_mean(output, sets) if output else None
-        return UsageError(what, where="STEP", fix=fix or f"name one: {name}.{sets[0]}")
+        return UsageError(what, fix=fix or f"name one: {name}.{sets[0]}")
     kinds = ", ".join(sorted({manifest.kind for manifest in outputs.values()}))
     return UsageError(
         f"'{name}' makes no rows (it makes: {kinds})",
-        where="STEP",
         fix="name a step with a Dataset",
     )
 
@@ -124,8 +120,7 @@ def _decisions_of(graph: Graph, ref: str, step: str) -> tuple[Path, str]:
     if len(set(files.values())) > 1:
         names = ", ".join(files)
         raise UsageError(
-            f"{names} take these rows with a file of decisions each",
-            where="STEP",
+            f"{names} take these rows, each with its own file of decisions",
             fix=f"name one of these steps: finery review {next(iter(files))}",
         )
     if files:

@@ -15,10 +15,10 @@ from finery_review.decisions import parents_of, prompt_hash
 
 
 class RowFile:
-    """Row by number, from 0. Keeps the files open, so that a new build doesn't take them away.
+    """Rows by number, from 0. Keeps the files open, so that a new build can't remove them.
 
-    ids, labels: of each row; a label is None where there is none or it isn't text. Of each row
-    some 200 bytes stay in memory.
+    ids, labels: of each row; a label is None if it is missing or isn't text. Some 200 bytes of each
+    row stay in memory.
     """
 
     def __init__(self, dataset: Dataset) -> None:
@@ -76,7 +76,7 @@ class RowFile:
         return self._parents.get(number, ())
 
     def prompt(self, number: int) -> str:
-        """`prompt_hash` of a row, worked out when it is first asked for."""
+        """`prompt_hash` of a row, computed when it is first needed."""
         if number not in self._prompts:
             self._prompts[number] = prompt_hash(self[number])
         return self._prompts[number]

@@ -9,7 +9,7 @@ from finery_review.serving.rowfile import RowFile
 
 
 class Search:
-    """Which rows have a text, whatever its case; the last one that was looked for is remembered."""
+    """Which rows contain a text, ignoring case. The result of the last search is remembered."""
 
     def __init__(self, rows: RowFile) -> None:
         self._rows = rows
@@ -26,18 +26,18 @@ class Search:
 
     def _holds(self, number: int, text: str) -> bool:
         if _as_in_json(text) and text not in self._rows.raw(number).decode().casefold():
-            return False  # quick, and right for nearly all rows that don't have it
+            return False  # quick, and enough for nearly all rows without it
         return text in self._rows.ids[number] or holds(self._rows[number], text)
 
 
 def holds(row: Row, text: str) -> bool:
-    """Whether what a person sees of a row holds a text, which is casefolded."""
+    """Whether the visible parts of a row contain a text, which is casefolded."""
     values = (value for name, value in row.items() if name not in NOT_TEXT)
     return any(text in part.casefold() for value in values for part in _within(value))
 
 
 def _as_in_json(text: str) -> bool:
-    """Whether a text is written in JSON as it is."""
+    """Whether a text needs no escapes in JSON."""
     return text.isprintable() and not set(text) & set('"\\/')
 
 

@@ -19,7 +19,7 @@ from finery_review.serving.guard import Guard
 from finery_review.serving.session import Session, Wish
 
 MOST_BYTES = 64 * 1024 * 1024
-"""The largest decision that is taken."""
+"""The largest decision that is accepted."""
 TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
 PAGE = "index.html"
 
@@ -47,7 +47,7 @@ SINCE = ("generation", "lines")
 
 
 class Query:
-    """What an address asks for."""
+    """The parameters of a request."""
 
     def __init__(self, request: Request) -> None:
         self._given = request.query_params
@@ -91,11 +91,11 @@ def _json(make: Callable[[], Any]) -> Response:
 def _decide(session: Session) -> Callable[[Request], Any]:
     async def endpoint(request: Request) -> Response:
         if request.headers.get("content-type") != "application/json":
-            return Response("a decision is JSON", 415)
+            return Response("a decision must be JSON", 415)
         try:
             body = await _body(request)
         except TooLarge:
-            return Response("a decision that large isn't taken", 413)
+            return Response("the decision is too large", 413)
         return await run_in_threadpool(_json, lambda: session.decide(_wish(body)))
 
     return endpoint
@@ -133,18 +133,18 @@ def _file_route(name: str) -> Route:
 
 
 def listen(port: int) -> socket.socket:
-    """A socket on 127.0.0.1; port 0 is any that is free."""
+    """A socket on 127.0.0.1. Port 0 takes any free port."""
     listening = socket.socket()
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(("127.0.0.1", port))
-        listening.listen(128)  # now: whoever reads the printed address may come at once
+        listening.listen(128)  # before the address is printed: its reader may connect at once
     except OSError as error:
         listening.close()
         raise UsageError(
             f"can't listen on port {port}: {error.strerror}",
             where="--port",
-            fix="name another, or none for any that is free",
+            fix="choose another, or leave --port out to use any free port",
         ) from error
     return listening
 
@@ -157,5 +157,5 @@ def serve(app: Guard, bound: socket.socket) -> None:
     )  # fmt: skip
     try:
         uvicorn.Server(config).run(sockets=[bound])
-    except KeyboardInterrupt:  # raised once the server has ended well
+    except KeyboardInterrupt:  # raised after the server has shut down
         return

@@ -1,4 +1,4 @@
-"""A review under way: the rows, what was decided on them, and who asks for what."""
+"""A review in progress: the rows, the decisions on them, and the answers to the page's requests."""
 
 import threading
 from collections import Counter
@@ -23,7 +23,7 @@ from finery_review.serving.search import Search, holds
 SNIPPET = 160
 """Characters of a prompt or an answer in the table."""
 MOST_SUMMARIES = 200
-"""Rows of the table that are answered at once."""
+"""Most rows of the table in one answer."""
 STATUS = {"accept": "accepted", "reject": "rejected", "edit": "edited", "swap": "swapped"}
 LETTERS = {
     "undecided": "u", "stale": "t", "accepted": "a", "rejected": "r", "edited": "e", "swapped": "s",
@@ -33,10 +33,10 @@ UNDECIDED = frozenset({"undecided", "stale"})
 
 
 class Wish(msgspec.Struct, forbid_unknown_fields=True):
-    """What a window wants to have decided.
+    """A decision that a window requests.
 
-    row, id: the row's number and id. seen: the token of the decision on it that is shown there.
-    columns: of an edit, the columns as they shall be, None for one that goes.
+    row, id: the row's number and id. seen: the token of the decision that the window shows.
+    columns: for an edit, the new columns, None to remove one.
     """
 
     row: int
@@ -48,7 +48,7 @@ class Wish(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Session:
-    """The rows under review and the decisions on them. Its methods may be called by many threads.
+    """The rows under review and the decisions on them. Its methods are thread-safe.
 
     decided: row → status of those decided here, for the summary at the end.
     """
@@ -68,10 +68,10 @@ class Session:
         self._earlier = Earlier(())
         self._refresh()
 
-    # -- what windows ask for --------------------------------------------------------------------
+    # -- requests of windows ---------------------------------------------------------------------
 
     def overview(self) -> dict[str, Any]:
-        """What a window needs to begin."""
+        """What a window needs at its start."""
         with self._lock:
             self._refresh()
             return {
@@ -115,9 +115,9 @@ class Session:
             return {**self._state(number), "content": self.rows[number], **self._told(number)}
 
     def changes(self, generation: int, lines: int) -> dict[str, Any]:
-        """The states of rows that were decided on since a window last heard.
+        """The states of rows decided since a window's last request.
 
-        generation, lines: from what it heard. `again` where it must ask for everything again.
+        generation, lines: from the last answer. `again` if the window must reload everything.
         """
         with self._lock:
             self._refresh()
@@ -128,9 +128,9 @@ class Session:
             return {"rows": [self._state(number) for number in numbers], **self._news()}
 
     def decide(self, wish: Wish) -> dict[str, Any]:
-        """Write a decision; the row's new state.
+        """Write a decision. Returns the row's new state.
 
-        Raises `Conflict` where another window was first, `UsageError` for what can't be.
+        Raises `Conflict` if another window was first, `UsageError` for an invalid decision.
         """
         with self._lock:
             self._check_number(wish.row)
@@ -143,18 +143,18 @@ class Session:
             return {"rows": [self._state(n) for n in self.rows.numbers(wish.id)], **self._news()}
 
     def counts(self) -> dict[str, int]:
-        """Status → rows, all statuses that there are."""
+        """Status → number of rows."""
         with self._lock:
             self._refresh()
             return dict(+self._counts)
 
     def stale_elsewhere(self) -> int:
-        """Decisions on rows that aren't there any more."""
+        """The number of decisions on rows that no longer exist."""
         with self._lock:
             self._refresh()
             return self._earlier.count
 
-    # -- what is behind it -----------------------------------------------------------------------
+    # -- state -----------------------------------------------------------------------------------
 
     def _decision(self, wish: Wish) -> Decision:
         row = self.rows[wish.row]
@@ -174,12 +174,12 @@ class Session:
         except ValueError as error:
             raise UsageError(str(error), fix="load the page again") from error
         if decision.do == "note" and not decision.reason:
-            raise UsageError("an empty comment", fix="write something, or decide on the row")
+            raise UsageError("the comment is empty", fix="write something, or decide on the row")
         applied(row, decision)
         return decision
 
     def _refresh(self) -> None:
-        """Work out statuses anew where the log has something new."""
+        """Update the statuses from new lines of the log."""
         self.log.refresh()
         generation, lines = self._known
         if generation != self.log.generation:
@@ -190,7 +190,7 @@ class Session:
             return
         new = dict.fromkeys(self.log.rows[lines:])
         self._known = generation, len(self.log.rows)
-        if any(not self.rows.numbers(row) for row in new):  # a window with other rows is at work
+        if any(not self.rows.numbers(row) for row in new):  # another window has other rows
             self._find_earlier()
         for row in new:
             for number in self.rows.numbers(row):
@@ -208,13 +208,13 @@ class Session:
         return "stale" if self._before(number) else "undecided"
 
     def _before(self, number: int) -> Decision | None:
-        """What was decided on the row before it changed."""
+        """The decision on the row before it changed."""
         if not self._earlier.count:
             return None
         return self._earlier.of(self.rows.parents(number), self.rows.prompt(number))
 
     def _state(self, number: int) -> dict[str, Any]:
-        """What is decided on a row, or was before it changed."""
+        """The decision on a row, or on what it was before it changed."""
         row = self.rows.ids[number]
         decision, status = self.log.standing.of(row), self._status[number]
         state: dict[str, Any] = {
@@ -231,7 +231,7 @@ class Session:
         return state
 
     def _told(self, number: int) -> dict[str, list[dict[str, Any]]]:
-        """What steps left beside the row, or beside those that it was made from."""
+        """What steps wrote about the row, or about those that it was made from."""
         return self._about.of((self.rows.ids[number], *self.rows.parents(number)))
 
     def _summary(self, number: int) -> dict[str, Any]:
@@ -241,7 +241,7 @@ class Session:
         try:
             parts = texts(row)
             prompt = prompt_of(row)
-        except (AttributeError, KeyError, TypeError):  # turns that are none
+        except (AttributeError, KeyError, TypeError):  # invalid turns
             prompt = str(row)
         answer = parts.get("assistant", "")
         lines = [row, *self._told(number)["generated"]]
@@ -255,7 +255,7 @@ class Session:
         }
 
     def _news(self) -> dict[str, Any]:
-        """What every answer tells of the whole."""
+        """The part about the whole review that every answer has."""
         return {
             "total": len(self.rows),
             "counts": +self._counts,
@@ -265,7 +265,7 @@ class Session:
         }
 
     def _label(self, number: int) -> Any:
-        """The row's label, after an edit the new one."""
+        """The row's label, after an edit if there is one."""
         decision = self.log.standing.of(self.rows.ids[number])
         columns = decision.set if decision is not None else None
         return (columns or {}).get("label", self.rows.labels[number])
@@ -287,12 +287,12 @@ def _changed_columns(row: Row, columns: dict[str, Any]) -> dict[str, Any]:
     """The columns that differ from the row's."""
     changed = {k: v for k, v in columns.items() if row.get(k) != v}
     if not changed:
-        raise UsageError("nothing is changed", fix="accept the row, or take its decision back")
+        raise UsageError("nothing has changed", fix="accept the row, or undo its decision")
     return changed
 
 
 def _becomes(row: Row, decision: Decision) -> Row | None:
-    """The row after the decision, without what can't be edited; None where it doesn't fit."""
+    """The editable parts of the row after the decision; None where it doesn't fit."""
     try:
         decided = applied(row, decision)
     except DataError:

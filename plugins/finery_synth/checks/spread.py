@@ -9,6 +9,7 @@ from typing import Any
 
 from blake3 import blake3
 
+from finery import percent
 from finery.rows import Row
 from finery.rows.near import PIECE, entry_of
 from finery.rows.parts import id_of, prompt
@@ -70,8 +71,8 @@ def in_words(measured: dict[str, Any]) -> str:
     return (
         f"spread: {measured['distinct_2']:.2f} of word pairs are distinct (seeds: "
         f"{seeds['distinct_2']:.2f}), mean similarity is {measured['similarity']:.2f} (seeds: "
-        f"{seeds['similarity']:.2f}), {measured['near_copies']:.1%} are near copies of each other, "
-        f"{measured['near_seeds']:.1%} of seeds"
+        f"{seeds['similarity']:.2f}), {percent(measured['near_copies'])} are near "
+        f"copies of each other, {percent(measured['near_seeds'])} of seeds"
     )
 
 

@@ -1,9 +1,10 @@
 """What of a syntax tree counts: all but what can't change an output.
 
 Left out are docstrings, annotations of functions and of plain variables, blocks under
-`if TYPE_CHECKING:`, and the text of finery's errors that are raised and of lines that a job logs.
-The annotations in a class body stay: they are the fields of a step, a dataclass or a struct. So
-does the text of other exceptions: code that catches one may write what it says into an output.
+`if TYPE_CHECKING:`, the help of settings and inputs, and the text of finery's errors that are
+raised and of lines that a job logs. The annotations in a class body stay: they are the fields of a
+step, a dataclass or a struct. So does the text of other exceptions: code that catches one may write
+what it says into an output.
 """
 
 import ast
@@ -13,10 +14,14 @@ N = TypeVar("N", bound=ast.AST)
 F = TypeVar("F", ast.FunctionDef, ast.AsyncFunctionDef)
 
 INSPECTING = frozenset({
-    "__annotations__", "__doc__", "get_annotations", "get_json_schema", "get_type_hints",
-    "getdoc", "getfullargspec", "signature",
+    "__annotations__", "__doc__", "__finery_fields__", "get_annotations", "get_json_schema",
+    "get_type_hints", "getdoc", "getfullargspec", "signature",
 })  # fmt: skip
-"""Names of what reads annotations or docstrings: in a file that uses one, both count."""
+"""Names that read annotations, docstrings or help: in a file that uses one, all three count."""
+DECLARING = frozenset({"nested_step", "setting", "takes"})
+"""Functions that declare a field of a step or of a group of settings."""
+DESCRIBING = frozenset({"examples", "help"})
+"""Their keywords that only describe the field to people and editors."""
 PLAIN_DECORATORS = frozenset({
     "abstractmethod", "asynccontextmanager", "cache", "cached_property", "classmethod",
     "contextmanager", "deleter", "final", "getter", "hookimpl", "lru_cache", "observes", "overload",
@@ -113,6 +118,8 @@ class _Counted(ast.NodeTransformer):
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
         self.generic_visit(node)
+        if not self._keeps_all and _last_name(node.func) in DECLARING:
+            node.keywords = [k for k in node.keywords if k.arg not in DESCRIBING]
         return _wordless(node) if _is_shown(node) else node
 
 

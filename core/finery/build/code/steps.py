@@ -24,7 +24,7 @@ from finery.store.database import Store
 from finery.util.files import settled
 from finery.util.paths import project_folder
 
-FORMAT = "code 1"
+FORMAT = "code 2"
 """Under which the store remembers files that were read. Raise it with `parse` and `counted`."""
 NAMES = "names in code"
 """Under which the store has the functions of a file, by the digest of its code."""
@@ -142,7 +142,10 @@ class StepCode:
     def names(self, digest: str) -> dict[str, str] | None:
         """Function, method or variable → digest, in the code of this digest."""
         content = self._store.fact(f"{NAMES} {digest}")
-        return None if content is None else msgspec.json.decode(content, type=dict[str, str])
+        try:
+            return None if content is None else msgspec.json.decode(content, type=dict[str, str])
+        except (msgspec.DecodeError, UnicodeError):  # a damaged database
+            return None
 
     # -- what there is ---------------------------------------------------------------------------
 
@@ -203,7 +206,10 @@ class StepCode:
             content = self._store.remembered(FORMAT, path, self._parse)
         except OSError as error:
             raise PluginError(f"can't read {path}: {error.strerror}") from error
-        return msgspec.msgpack.decode(content, type=Parsed)
+        try:
+            return msgspec.msgpack.decode(content, type=Parsed)
+        except (msgspec.DecodeError, UnicodeError):  # a damaged database
+            return msgspec.msgpack.decode(self._parse(path), type=Parsed)
 
     def _parse(self, path: Path) -> bytes:
         from finery.build.code.parse import parse_file  # needs `ast`: only for files that changed

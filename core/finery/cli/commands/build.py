@@ -12,10 +12,10 @@ import click
 from finery.build import uptodate as stamp
 from finery.builtin import EXECUTORS
 from finery.cli.console import print_json
-from finery.cli.options import json_option, recipe_argument, set_option
+from finery.cli.options import json_option, recipe_and_steps, set_option
 from finery.errors import UsageError
 from finery.util.references import load_reference
-from finery.util.text import counted
+from finery.util.text import cost_words, counted
 
 if TYPE_CHECKING:
     from finery.build.scheduler import Build
@@ -29,14 +29,7 @@ INTERRUPTED = (
 
 
 @click.command("build")
-@recipe_argument
-@click.option(
-    "--step",
-    "steps",
-    multiple=True,
-    metavar="STEP",
-    help="Build only this step and what it needs. Repeatable.",
-)
+@recipe_and_steps
 @set_option
 @click.option(
     "--jobs",
@@ -58,7 +51,7 @@ def command(
     recipe: Path, steps: tuple[str, ...], overrides: tuple[str, ...], jobs: int | None,
     keep_going: bool, update_lock: bool, executor: str, as_json: bool,
 ) -> int:  # fmt: skip
-    """Make what RECIPE declares; only what changed is redone."""
+    """Build what RECIPE declares, or only STEP and what it needs. Only what changed is redone."""
     if not update_lock and _is_done(recipe, steps, overrides, as_json=as_json):
         return 0
     signal.signal(signal.SIGTERM, _as_interrupt)
@@ -67,6 +60,10 @@ def command(
     build = _build_of(recipe, steps, overrides, executor, jobs, (keep_going, update_lock))
     from finery.cli.progress import listener
 
+    if steps and not as_json:
+        it_needs = "it needs" if len(steps) == 1 else "they need"
+        options = " ".join(f"--step {step}" for step in steps)
+        click.secho(f"only {', '.join(steps)} and what {it_needs} ({options})", dim=True, err=True)
     view: Any = print_json if as_json else listener(sys.stderr, build.graph)
     build.listeners.append(view)
     try:
@@ -93,10 +90,11 @@ def _is_done(
         if events is not None:
             click.echo(events, nl=False)
         return events is not None
-    count = stamp.steps_if_done(recipe, steps, overrides)
-    if count is not None:
-        click.secho(f"{counted(count, 'step')}, nothing to do", fg="green", err=True)
-    return count is not None
+    finished = stamp.finished_if_done(recipe, steps, overrides)
+    if finished is not None:
+        text = f"{counted(finished.steps, 'step')}, nothing to do{cost_words(finished.dollars)}"
+        click.secho(text, fg="green", err=True)
+    return finished is not None
 
 
 def _build_of(

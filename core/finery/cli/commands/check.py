@@ -1,4 +1,4 @@
-"""`finery check`: is the recipe right, before anything runs."""
+"""`finery check`: find mistakes before anything runs."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from finery.cli.console import print_json
-from finery.cli.options import json_option, recipe_argument, set_option
+from finery.cli.options import json_option, recipe_words, set_option
 from finery.util.text import counted
 
 if TYPE_CHECKING:
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 @click.command("check")
-@recipe_argument
+@recipe_words
 @set_option
 @click.option(
-    "--deep", is_flag=True, help="Also build what is light and prove every training's rows."
+    "--deep", is_flag=True, help="Also build lightweight steps and validate all training rows."
 )
 @click.option(
     "--rows",
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     type=click.IntRange(0),
     default=3,
     show_default=True,
-    help="With --deep: rows of each data set to show, with where loss lies.",
+    help="With --deep: how many rows of each data set to show, with their loss marked.",
 )
 @json_option
 def command(
     recipe: Path, overrides: tuple[str, ...], deep: bool, rows: int, as_json: bool
 ) -> int:  # fmt: skip
-    """Check RECIPE: its YAML, settings, references and files.
+    """Check RECIPE: its YAML, settings, references, files and their first rows.
 
     Runs no step and uses no network, except with --deep (see docs/concepts/proof.md).
 
@@ -40,10 +40,12 @@ def command(
     silence them.
     """
     from finery.build.checks import check_files, note_data, notes_on
-    from finery.build.project import open_graph
+    from finery.build.project import open_graph, open_recipe
     from finery.cli.notes import print_notes
+    from finery.recipe.editor.files import refresh_schema
     from finery.recipe.validate import raise_all
 
+    refresh_schema(*open_recipe(recipe))
     graph = open_graph(recipe, overrides)
     raise_all(check_files(graph))
     notes = notes_on(graph, _built(graph))
@@ -63,7 +65,7 @@ def command(
 
 
 def _built(graph: "Graph") -> "Results | None":
-    """What is built, where there is a store: a check makes none.
+    """What is built, if there is a store; a check doesn't create one.
 
     Raises what `refuse_shared_folder` raises.
     """

@@ -6,9 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from finery.cli.console import print_json
-from finery.cli.options import json_option, recipe_option, set_option
-from finery.errors import UsageError
-from finery.util.text import did_you_mean
+from finery.cli.options import json_option, recipe_and_step, set_option
 
 if TYPE_CHECKING:
     from finery.artifact.manifest import Parts
@@ -17,8 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command("explain")
-@click.argument("step")
-@recipe_option
+@recipe_and_step
 @set_option
 @click.option("--all", "everything", is_flag=True, help="Every part of the key, changed or not.")
 @json_option
@@ -32,10 +29,8 @@ def command(
 
     store = open_store(recipe)
     graph = open_graph(recipe, overrides, store)
-    if step not in graph.nodes:
-        raise UsageError(
-            f"the recipe has no step '{step}'", where="STEP", fix=did_you_mean(step, graph.nodes)
-        )
+    step = step.partition(".")[0]  # an output is made by its step
+    graph.require(step)
     planner = Planner(graph.select([step]), store)
     plan, last, before = planner.explain(step)
     names_of = planner.code.names

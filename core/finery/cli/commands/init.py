@@ -1,4 +1,4 @@
-"""`finery init`: a folder with a recipe that works, to start from."""
+"""`finery init`: a folder with a working recipe to start from."""
 
 import importlib.util
 import json
@@ -16,7 +16,7 @@ from finery.errors import UsageError
 from finery.util.paths import shown
 
 TASKS = {
-    "classification": "A small model that names the class of a text.",
+    "classification": "A small model that classifies texts.",
     "extraction": "A small model that turns a text into JSON.",
     "chat": "A small model that answers in the tone of example conversations.",
 }
@@ -46,10 +46,10 @@ SAMPLE_COLUMNS = {
 @click.option(
     "--data",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Your own rows instead of sample data; copied into DIR/data/.",
+    help="Your own rows instead of sample data; copied to DIR/data/.",
 )
-@click.option("--prompt", metavar="COLUMN", help="The column of --data that holds the prompt.")
-@click.option("--answer", metavar="COLUMN", help="The column of --data that holds the answer.")
+@click.option("--prompt", metavar="COLUMN", help="The column of --data with the prompt.")
+@click.option("--answer", metavar="COLUMN", help="The column of --data with the answer.")
 @click.option("--name", help="The recipe's name. [default: the folder's]")
 def command(
     folder: Path,
@@ -59,7 +59,7 @@ def command(
     answer: str | None,
     name: str | None,
 ) -> None:
-    """Write a recipe that works into DIR, with data and a README. Overwrites nothing."""
+    """Create a working recipe in DIR, with data and a README. Overwrites no file."""
     if data is None and (prompt or answer):
         raise UsageError("--prompt and --answer name columns of --data", fix="add --data FILE")
     name = _checked(name) if name else _name_of(folder)
@@ -118,13 +118,13 @@ def _checked(name: str) -> str:
 
 
 def _name_of(folder: Path) -> str:
-    """The folder's name, as far as a recipe can have it."""
+    """The folder's name, reduced to the characters that a recipe's name can have."""
     words = re.findall(r"[A-Za-z0-9_]+", folder.resolve().name)
     return "-".join(words).lstrip("_")[:100] or "model"
 
 
 def _place_of(data: Path, folder: Path) -> str:
-    """Where the data lies for the recipe: where it is, if in the folder, else a copy in `data/`."""
+    """The data's path in the recipe: its own inside the folder, otherwise that of a copy."""
     found, root = data.resolve(), folder.resolve()
     if found.is_relative_to(root):
         return found.relative_to(root).as_posix()
@@ -137,15 +137,15 @@ def _quoted(text: str) -> str:
 
 
 def _schema() -> str:
-    from finery.cli.commands.schema import formatted
     from finery.plugin.manager import load_plugins
-    from finery.recipe.schema import recipe_schema
+    from finery.recipe.editor.files import formatted
+    from finery.recipe.editor.schema import recipe_schema
 
     return formatted(recipe_schema(load_plugins()))
 
 
 def _write(folder: Path, texts: dict[str, str], source: Any, file: str) -> None:
-    """Write all files, or none where one is in the way."""
+    """Write all files, or none if one exists already."""
     copied = not (isinstance(source, Path) and source.resolve() == (folder / file).resolve())
     names = [*texts, *([file] if copied else [])]
     refuse_existing(folder, names, "init")
@@ -168,4 +168,4 @@ def _say_what_next(folder: Path, names: list[str], *, sample: bool) -> None:
     minutes = "   # about three minutes on two processor cores" if sample else ""
     click.echo(f"  finery check\n  finery build{minutes}")
     if importlib.util.find_spec("torch") is None:
-        click.echo("\nTraining needs more libraries: pip install 'finery[train,gguf]'")
+        click.echo("\nTraining needs more packages: pip install 'finery[train,gguf]'")

@@ -7,37 +7,37 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from finery.cli.console import print_json, print_wrapped
-from finery.cli.options import json_option, recipe_argument, set_option
+from finery.cli.options import json_option, recipe_and_steps, set_option
 from finery.util.text import counted, duration
 
 if TYPE_CHECKING:
     from finery.build.plan import Planner, StepPlan
+    from finery.errors import FineryError
     from finery.plugin.notes import Estimate, Note
+    from finery.recipe.graph import Graph
 
-COLOURS = {"cached": "green", "run": "yellow", "pending": "blue"}
+COLOURS = {"cached": "green", "run": "yellow", "pending": "blue", "blocked": "red"}
 INDENT = 9
 """Columns in front of what is said of a step: those of its state."""
 
 
 @click.command("plan")
-@recipe_argument
-@click.option(
-    "--step", "steps", multiple=True, metavar="STEP", help="Only this step and what it needs."
-)
+@recipe_and_steps
 @set_option
 @json_option
 def command(
     recipe: Path, steps: tuple[str, ...], overrides: tuple[str, ...], as_json: bool
 ) -> None:
-    """Show every step of RECIPE with what a build would do with it, and why.
+    """Show what a build of RECIPE, or of STEP and what it needs, would do with each step, and why.
 
-    For trainings that would run: how much memory and time they will take.
+    Trainings that would run come with the memory and time that they need. A `require:` that a kept
+    result doesn't meet is shown with the steps that it blocks. Nothing runs.
     """
-    from finery.build.checks import estimates_of, notes_on, results_of
+    from finery.build.checks import estimates_of, failed_gates, notes_on, results_of
     from finery.build.outputs import refuse_shared_folder
     from finery.build.plan import Planner, make_plan
     from finery.build.project import open_graph, open_store
-    from finery.cli.notes import print_notes
+    from finery.cli.notes import notes_line
 
     store = open_store(recipe)
     graph = open_graph(recipe, overrides, store).select(steps)
@@ -48,12 +48,35 @@ def command(
     notes = notes_on(graph, results)
     waiting = [p.node.name for p in plans if p.state != "cached" and not p.same_as]
     estimates = estimates_of(graph, results, waiting) if waiting else {}
+    gates = Gates(graph, failed_gates(graph, store, {p.node.name: p.result for p in plans}))
     if as_json:
-        _print_json(planner, plans, notes, estimates)
+        _print_json(planner, plans, notes, estimates, gates)
         return
-    _print_steps(plans, estimates)
-    print_notes(graph, notes)
-    _print_counts(planner, plans)
+    _print_steps(plans, estimates, gates)
+    if notes:
+        print_wrapped("", notes_line(graph, notes), hang=2, dim=True)
+    _print_counts(planner, plans, gates)
+
+
+class Gates:
+    """The steps that fail a build by what is kept of them, and those that they block.
+
+    failed: step → what its `require:` says of the kept result.
+    """
+
+    def __init__(self, graph: "Graph", failed: "Mapping[str, FineryError]") -> None:
+        from finery.build.checks import blocked_by
+
+        self.failed = failed
+        self.blocked = blocked_by(graph, failed)
+
+    def state(self, plan: "StepPlan") -> str:
+        """What becomes of a step in a build."""
+        return "blocked" if plan.node.name in self.blocked else plan.state
+
+    def blocks(self, step: str) -> list[str]:
+        """The steps that a step blocks."""
+        return [name for name, by in self.blocked.items() if step in by]
 
 
 def _print_json(
@@ -61,6 +84,7 @@ def _print_json(
     plans: Sequence["StepPlan"],
     notes: Sequence["Note"],
     estimates: Mapping[str, "Estimate"],
+    gates: Gates,
 ) -> None:
     """A line for each step; then one for each note on the recipe as a whole."""
     from finery.build.checks import note_data
@@ -70,8 +94,10 @@ def _print_json(
         name = plan.node.name
         mine = [note_data(planner.graph, note) for note in notes if note.step == name]
         print_json({
-            "step": name, "use": plan.node.use, "state": plan.state, "reason": plan.reason,
+            "step": name, "use": plan.node.use, "state": gates.state(plan), "reason": plan.reason,
             "key": plan.key, "estimate": _estimate_data(estimates.get(name)), "notes": mine,
+            "error": gates.failed[name].to_dict() if name in gates.failed else None,
+            "blocked_by": gates.blocked.get(name, []),
         })  # fmt: skip
     for note in notes:
         if note.step not in steps:
@@ -84,20 +110,39 @@ def _estimate_data(estimate: "Estimate | None") -> dict[str, Any] | None:
     return {**estimate.facts, "warning": estimate.warning, "fix": estimate.fix}
 
 
-def _print_steps(plans: Sequence["StepPlan"], estimates: Mapping[str, "Estimate"]) -> None:
+def _print_steps(
+    plans: Sequence["StepPlan"], estimates: Mapping[str, "Estimate"], gates: Gates
+) -> None:
     names = max(len(p.node.name) for p in plans)
     uses = max(len(p.node.use) for p in plans)
     for plan in plans:
-        state = click.style(f"{plan.state:<7}", fg=COLOURS[plan.state])
+        state = click.style(f"{gates.state(plan):<7}", fg=COLOURS[gates.state(plan)])
         use, padding = click.style(plan.node.use, dim=True), " " * (uses - len(plan.node.use) + 2)
         start = f"{state}  {plan.node.name:<{names}}  {use}{padding}"
-        print_wrapped(start, _why(plan), hang=INDENT)
+        print_wrapped(start, _why(plan, gates), hang=INDENT)
+        _print_gate(plan, gates)
         if plan.node.name in estimates:
             _print_estimate(estimates[plan.node.name])
 
 
-def _why(plan: "StepPlan") -> str:
-    """Why the step runs; of one that doesn't, what it is pinned to."""
+def _print_gate(plan: "StepPlan", gates: Gates) -> None:
+    """Why a build fails at a step that is kept, and what it blocks."""
+    error, before = gates.failed.get(plan.node.name), " " * INDENT
+    if error is None:
+        return
+    head = f"{before}{click.style('fails:', fg='red', bold=True)} "
+    print_wrapped(head, f"{error.what} ({error.where})", hang=INDENT + 2)
+    for line in error.details:
+        print_wrapped(before, line, hang=INDENT + 2)
+    blocked = gates.blocks(plan.node.name)
+    if blocked:
+        print_wrapped(before, f"blocks {', '.join(blocked)}", hang=INDENT + 2)
+
+
+def _why(plan: "StepPlan", gates: Gates) -> str:
+    """Why the step runs or can't; of one that does neither, what it is pinned to."""
+    if plan.node.name in gates.blocked:
+        return f"blocked by {', '.join(gates.blocked[plan.node.name])}"
     if plan.state != "cached" or plan.pinned is None:
         return plan.reason
     is_commit = len(plan.pinned) == 40 and set(plan.pinned) <= set("0123456789abcdef")
@@ -116,8 +161,8 @@ def _print_estimate(estimate: "Estimate") -> None:
             print_wrapped(f"{before}{head} ", estimate.fix, hang=INDENT + 2)
 
 
-def _print_counts(planner: "Planner", plans: Sequence["StepPlan"]) -> None:
-    counts = {state: sum(p.state == state for p in plans) for state in COLOURS}
+def _print_counts(planner: "Planner", plans: Sequence["StepPlan"], gates: Gates) -> None:
+    counts = {state: sum(gates.state(p) == state for p in plans) for state in COLOURS}
     known = [
         seconds for p in plans
         if p.state != "cached" and not p.same_as and p.node.name in planner.latest

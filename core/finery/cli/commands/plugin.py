@@ -33,7 +33,6 @@ def new(name: str, folder: Path | None) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(
             f"{shown(folder)} already exists",
-            where="DIR",
             fix=f"name another folder: finery plugin new {name} DIR",
         )
     texts = _texts(name)
@@ -57,7 +56,6 @@ def _check(name: str) -> None:
         likely = re.sub(r"\W+", "_", name.lower().removeprefix("finery-")).strip("_0123456789")
         raise UsageError(
             f"a plugin can't be named '{name}'",
-            where="NAME",
             fix="use lower-case letters, digits and _, starting with a letter"
             + (f": {likely}" if likely.isidentifier() and not keyword.iskeyword(likely) else ""),
         )
@@ -65,13 +63,10 @@ def _check(name: str) -> None:
         if plugin.name == name:
             raise UsageError(
                 f"there is already a plugin '{name}' ({plugin.origin})",
-                where="NAME",
                 fix="choose another name, since both would be loaded",
             )
     if importlib.util.find_spec(f"{PREFIX}{name}") is not None:
-        raise UsageError(
-            f"there is already a package {PREFIX}{name}", where="NAME", fix="choose another name"
-        )
+        raise UsageError(f"there is already a package {PREFIX}{name}", fix="choose another name")
 
 
 def _texts(name: str) -> dict[str, str]:

@@ -1,37 +1,35 @@
 """`finery plugins`: what is installed and what it provides."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from finery.cli.console import print_json
-from finery.cli.options import json_option
-from finery.errors import PluginError
-from finery.util.text import counted, did_you_mean, visible
+from finery.cli.calling.targets import RECIPE
+from finery.cli.console import print_json, print_wrapped
+from finery.cli.options import json_option, recipe_and_name
+from finery.errors import FineryError, PluginError
+from finery.util.text import counted, nearest_meant, visible
 
 if TYPE_CHECKING:
     from finery.plugin.discovery import BrokenPlugin, Plugin
     from finery.plugin.manager import Plugins
+    from finery.step.step import Step
     from finery.testing.checks import Problem
 
 
 @click.command("plugins")
-@click.argument("name", required=False)
-@click.option(
-    "--recipe",
-    "-r",
-    type=click.Path(path_type=Path, exists=True),
-    help="Include the plugin files of this recipe.",
-)
+@recipe_and_name("[RECIPE] [NAME]")
 @click.option("--check", is_flag=True, help="Check what they provide; exit code 1 for problems.")
 @json_option
-def command(name: str | None, recipe: Path | None, check: bool, as_json: bool) -> int:
-    """List plugins and their step types; with NAME (a step type), its inputs and settings.
+def command(recipe: Path | None, name: str | None, check: bool, as_json: bool) -> int:
+    """List the plugins and their step types; with NAME, one plugin or the settings of a step type.
 
-    --check finds step types and settings without texts, references that can't be loaded, and
-    modules that import something heavy when they are loaded.
+    With RECIPE, the plugin files beside it are included. --check finds step types and settings
+    without help, references that can't be loaded, and modules that import heavy libraries when
+    they are loaded.
     """
     from finery.build.project import plugins_of
     from finery.plugin.manager import load_plugins
@@ -44,9 +42,7 @@ def command(name: str | None, recipe: Path | None, check: bool, as_json: bool) -
         return 0
     names = [*(p.name for p in plugins.plugins), *(p.name for p in plugins.broken)]
     if name is not None and name not in names:
-        known = [*plugins.step_types, *names]
-        fix = "finery plugin new NAME" if name == "new" else did_you_mean(name, known)
-        raise PluginError(f"there is no plugin or step type '{name}'", fix=fix)
+        raise _no_such(name, [*plugins.step_types, *names], recipe)
     listed = [plugin for plugin in plugins.plugins if name in (None, plugin.name)]
     broken = [plugin for plugin in plugins.broken if name in (None, plugin.name)]
     if check:
@@ -56,6 +52,29 @@ def command(name: str | None, recipe: Path | None, check: bool, as_json: bool) -
     for broken_plugin in broken:
         _print_broken(broken_plugin, as_json)
     return 0
+
+
+def _no_such(name: str, known: Sequence[str], recipe: Path | None) -> PluginError:
+    """The error for a name that is unknown here; a recipe may bring the plugin that has it."""
+    near = nearest_meant(name, known)
+    fixes = [near or "`finery plugins` lists those that are installed"]
+    if name == "new":
+        fixes = ["finery plugin new NAME"]
+    elif recipe is None and _has_plugins(Path(RECIPE)):
+        fixes.insert(0, f"{RECIPE} loads plugins of its own: finery plugins {RECIPE} {name}")
+    elif recipe is None and near is None:
+        fixes.append(f"for a plugin of a recipe: finery plugins RECIPE {name}")
+    return PluginError(f"there is no plugin or step type '{name}'", fix="; ".join(fixes))
+
+
+def _has_plugins(recipe: Path) -> bool:
+    """Whether there is such a recipe, and it loads plugins of its own."""
+    from finery.recipe.document import load
+
+    try:
+        return bool(load(recipe).data.get("plugins"))
+    except FineryError:
+        return False
 
 
 def _check(
@@ -143,44 +162,107 @@ def _summary(plugins: "Plugins", name: str) -> str:
 
 
 def _print_step_type(plugins: "Plugins", name: str, as_json: bool) -> None:
-    from finery.recipe.messages import phrase
     from finery.recipe.schema import step_schema
-    from finery.step.inspect import inputs_of, sections_of
+    from finery.step.inspect import sections_of
 
     cls = plugins.step_type(name)
     schema = step_schema(cls)
     if as_json:
         print_json({"step_type": name, "schema": schema})
         return
-    click.echo(f"{click.style(name, bold=True)}  in {', '.join(sections_of(cls))}")
-    click.echo((cls.__doc__ or "").strip())
+    click.echo(f"{click.style(name, bold=True)}  in {', '.join(sections_of(cls))}\n")
+    click.echo(schema["description"])
+    for title, rows in _tables(cls, schema):
+        click.echo(f"\n{click.style(title, bold=True)}")
+        width = max(len(row.name) for row in rows)
+        for row in rows:
+            start = f"  {click.style(f'{row.name:<{width}}', fg='cyan')}  "
+            print_wrapped(start, row.takes, hang=width + 4)
+            if row.help:
+                print_wrapped(" " * (width + 4), row.help, hang=width + 4, dim=True)
+
+
+class _Row(NamedTuple):
+    """A setting as it is listed: `lora.r`, what it takes, what it is for."""
+
+    name: str
+    takes: str
+    help: str
+
+
+def _tables(cls: "type[Step]", schema: dict[str, Any]) -> Iterator[tuple[str, list[_Row]]]:
+    """(title, rows) of the inputs, the settings, and what every step takes."""
+    from finery.step.inspect import RESERVED, inputs_of
+
     inputs = inputs_of(cls)
-    rows = []
-    for key, field in schema["properties"].items():
-        if key in ("use", "needs", "seed", "env"):
+    own = {k: f for k, f in schema["properties"].items() if k not in RESERVED}
+    tables = {
+        "inputs": {k: f for k, f in own.items() if k in inputs},
+        "settings": {k: f for k, f in own.items() if k not in inputs},
+        "every step": {k: f for k, f in schema["properties"].items() if k in RESERVED - {"use"}},
+    }
+    for title, fields in tables.items():
+        rows = [row for key, field in fields.items() for row in _rows_of(cls, schema, key, field)]
+        if rows:
+            yield title, rows
+
+
+def _rows_of(
+    cls: "type[Step]", schema: dict[str, Any], key: str, field: dict[str, Any]
+) -> Iterator[_Row]:
+    """A setting, then those inside it, to any depth."""
+    from finery.step.inspect import inputs_of, nested_fields
+
+    accepts, nested = inputs_of(cls).get(key), nested_fields(cls).get(key)
+    kind = None
+    if accepts is not None:
+        kind = f"one or more {accepts.kind.kind}s" if accepts.many else f"a {accepts.kind.kind}"
+    elif nested is not None:
+        kind = f"a step as in section {nested.section}"
+    yield _row(key, field, key in schema["required"], kind)
+    yield from _inside(key, field, schema.get("$defs", {}), frozenset())
+
+
+def _inside(
+    path: str, field: dict[str, Any], defs: dict[str, Any], seen: frozenset[str]
+) -> Iterator[_Row]:
+    """The settings of a group: `lora.r`; of each group in a list: `checks[].name`."""
+    for ref, mark in _groups_in(field):
+        if ref in seen:  # a group may hold groups of its own kind
             continue
-        required = key in schema["required"]
-        kind = (
-            f"{inputs[key].kind.kind}{'s' if inputs[key].many else ''}"
-            if key in inputs
-            else phrase(field)
-        )
-        default = (
-            "required"
-            if required
-            else f"default {_shown(field.get('default'))}"
-            if "default" in field
-            else ""
-        )
-        rows.append((key, f"{kind}; {default}" if default else kind, field.get("description", "")))
-    width = max(len(r[0]) for r in rows) if rows else 0
-    for key, kind, text in rows:
-        click.echo(f"  {click.style(f'{key:<{width}}', fg='cyan')}  {kind}")
-        if text:
-            click.echo(click.style(f"  {'':<{width}}  {text}", dim=True))
+        group = defs[ref]
+        for key, inner in group.get("properties", {}).items():
+            name = f"{path}{mark}.{key}"
+            yield _row(name, inner, key in group.get("required", ()))
+            yield from _inside(name, inner, defs, seen | {ref})
+
+
+def _groups_in(field: dict[str, Any], mark: str = "") -> Iterator[tuple[str, str]]:
+    """(name, how it is reached) of each group of settings that a field takes."""
+    if "$ref" in field:
+        yield field["$ref"].removeprefix("#/$defs/"), mark
+    for form in (*field.get("anyOf", ()), *field.get("oneOf", ())):
+        yield from _groups_in(form, mark)
+    if isinstance(field.get("items"), dict):
+        yield from _groups_in(field["items"], f"{mark}[]")
+    if isinstance(field.get("additionalProperties"), dict):
+        yield from _groups_in(field["additionalProperties"], f"{mark}.NAME")
+
+
+def _row(name: str, field: dict[str, Any], required: bool, kind: str | None = None) -> _Row:
+    from finery.recipe.messages import phrase
+
+    kind = kind or phrase(field)
+    default = field.get("default")
+    if required:
+        kind = f"{kind}; required"
+    elif default is not None:
+        kind = f"{kind}; default {_shown(default)}"
+    elif "default" in field or "anyOf" in field or "null" in field.get("type", ()):
+        kind = f"{kind}; optional"
+    return _Row(name, kind, field.get("description", ""))
 
 
 def _shown(value: Any) -> str:
-    return (
-        "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-    )
+    """A default as a recipe would have it."""
+    return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)

@@ -1,52 +1,125 @@
 """`finery schema`: JSON Schemas for editors and for `schemas/`."""
 
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-import msgspec
 
-from finery.errors import UsageError
+from finery.cli.options import recipe_and_name
+from finery.errors import FineryError, UsageError
+from finery.util.paths import shown
+
+if TYPE_CHECKING:
+    from finery.plugin.manager import Plugins
+
+LOOK_SECONDS = 0.5
+"""How often `--watch` looks whether a recipe changed."""
 
 
 @click.command("schema")
-@click.argument("step_type", required=False)
+@recipe_and_name("[RECIPE] [STEP_TYPE]")
+@click.option("--print", "to_stdout", is_flag=True, help="Print the schema of RECIPE.")
+@click.option("--watch", is_flag=True, help="Write it again whenever RECIPE changes.")
 @click.option(
     "--all",
     "folder",
     type=click.Path(path_type=Path),
     is_flag=False,
     flag_value=Path("schemas"),
-    help="Write all schemas into a folder. [default folder: schemas]",
+    help="Write the schemas of recipes and of all step types into a folder. [default folder: "
+    "schemas]",
 )
 @click.option("--check", is_flag=True, help="With --all: write nothing, fail if a file is stale.")
-@click.option(
-    "--recipe",
-    "-r",
-    type=click.Path(path_type=Path, exists=True),
-    help="Include the plugin files of this recipe.",
-)
-def command(step_type: str | None, folder: Path | None, check: bool, recipe: Path | None) -> int:
-    """Print the JSON Schema of recipes, or of one STEP_TYPE, with the installed plugins."""
+def command(
+    recipe: Path | None,
+    name: str | None,
+    to_stdout: bool,
+    watch: bool,
+    folder: Path | None,
+    check: bool,
+) -> int:
+    """Write the JSON Schema of RECIPE, with which an editor completes and checks it.
+
+    It knows the steps of RECIPE, their outputs and metrics, and the plugins beside it. `finery
+    check` keeps it up to date. Without RECIPE, the schema that all recipes share is printed, or
+    that of STEP_TYPE.
+    """
+    from finery.recipe.document import load
+    from finery.recipe.editor.files import formatted
+    from finery.recipe.editor.names import schema_of
+    from finery.recipe.editor.schema import recipe_schema
+    from finery.recipe.schema import step_schema
+
+    plugins = _plugins(recipe)
+    if folder is not None:
+        return _check(folder, _all(plugins)) if check else _write(folder, _all(plugins))
+    if recipe is None or name is not None:
+        schema = step_schema(plugins.step_type(name)) if name else recipe_schema(plugins)
+        click.echo(formatted(schema), nl=False)
+    elif to_stdout:
+        click.echo(formatted(schema_of(load(recipe), plugins)), nl=False)
+    else:
+        _write_one(recipe)
+        if watch:
+            _watch(recipe)
+    return 0
+
+
+def _plugins(recipe: Path | None) -> "Plugins":
+    """All plugins, with those that the recipe names beside it."""
     from finery.build.project import open_recipe
     from finery.plugin.manager import load_plugins
-    from finery.recipe.schema import recipe_schema, step_schema
 
-    plugins = open_recipe(recipe)[1] if recipe else load_plugins()
-    if folder is None:
-        made = step_schema(plugins.step_type(step_type)) if step_type else recipe_schema(plugins)
-        click.echo(formatted(made), nl=False)
-        return 0
+    return open_recipe(recipe)[1] if recipe else load_plugins()
+
+
+def _write_one(recipe: Path) -> None:
+    """Write the schema of a recipe, and say how an editor finds it where the recipe doesn't."""
+    from finery.build.project import open_recipe
+    from finery.recipe.editor.files import modeline, write_schema
+
+    opened, plugins = open_recipe(recipe)
+    path = write_schema(opened, plugins)
+    click.echo(f"{shown(path)} is up to date")
+    line = modeline(opened, path)
+    if line:
+        click.echo(f"To use it in an editor, make this the first line of {shown(recipe)}:\n{line}")
+
+
+def _watch(recipe: Path) -> None:
+    """Write the schema of a recipe again whenever it changes, until Ctrl-C."""
+    from finery.build.project import open_recipe
+    from finery.recipe.editor.files import write_schema
+    from finery.util.files import file_state
+
+    click.echo(f"Watching {shown(recipe)}. Ctrl-C ends it.")
+    before = file_state(str(recipe))
+    while True:
+        time.sleep(LOOK_SECONDS)
+        now = file_state(str(recipe))
+        if now == before:
+            continue
+        before = now
+        try:
+            write_schema(*open_recipe(recipe))
+        except FineryError as error:  # it is being written: the next change may mend it
+            click.echo(f"not updated: {error}", err=True)
+        else:
+            click.echo("updated")
+
+
+def _all(plugins: "Plugins") -> dict[str, str]:
+    """The files of all schemas: name → text."""
+    from finery.recipe.editor.files import formatted
+    from finery.recipe.editor.schema import recipe_schema
+    from finery.recipe.schema import step_schema
+
     files = {
         f"{name}.schema.json": formatted(step_schema(plugins.step_type(name)))
         for name in plugins.step_types
     }
-    files["recipe.schema.json"] = formatted(recipe_schema(plugins))
-    return _check(folder, files) if check else _write(folder, files)
-
-
-def formatted(schema: object) -> str:
-    """A schema as the text of its file."""
-    return msgspec.json.format(msgspec.json.encode(schema), indent=2).decode() + "\n"
+    return {**files, "recipe.schema.json": formatted(recipe_schema(plugins))}
 
 
 def _write(folder: Path, files: dict[str, str]) -> int:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from finery.cli.console import print_json
-from finery.cli.options import json_option, recipe_option, set_option
+from finery.cli.options import complete_steps, json_option, recipe_and_optional_step, set_option
 from finery.errors import UsageError
 from finery.util.text import did_you_mean
 
@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command("show")
-@click.argument("step", required=False, metavar="[STEP[.OUTPUT]]")
-@recipe_option
+@recipe_and_optional_step
 @set_option
 @click.option(
     "--rows",
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
 @click.option(
     "--tokenizer",
     metavar="MODEL",
+    shell_complete=complete_steps,
     help="The step whose tokens a data set's page tells lengths in; none: characters. [default: "
     "the model that is trained on the rows, if it is built]",
 )
@@ -74,9 +74,11 @@ def command(
     Without STEP: all.
     """
     from finery.artifact.kinds import Metrics
+    from finery.build.checks import failed_gates
     from finery.build.project import open_graph, open_store, result_of
-    from finery.cli.views import overview, show_outputs, titled
+    from finery.cli.views import Made, overview, show_outputs, titled
     from finery.plugin.views.view import Detail
+    from finery.store.spending import dollars_spent
 
     store = open_store(recipe)
     graph = open_graph(recipe, overrides, store)
@@ -112,21 +114,19 @@ def command(
     if model is not None and not any(m.kind == Metrics.kind for m in manifests.values()):
         raise UsageError(f"{name} judges no models", where="--model", fix="leave --model out")
     detail = Detail(rows, dropped, model)
-    seed = dict(result.parts).get("seed")
-    show_outputs(graph, store, manifests, detail, pages, seed=seed, as_json=as_json)
+    failed = failed_gates(graph.select([name]), store, {name: result}) if fresh else {}
+    seed, dollars = dict(result.parts).get("seed"), dollars_spent(store, [result.key])
+    made = Made(seed, dollars, failed.get(name))
+    show_outputs(graph, store, manifests, detail, pages, made=made, as_json=as_json)
 
 
 def check_step(graph: "Graph", name: str, output: str) -> None:
     """Raise `UsageError` where the recipe has no such step, or the step no such output."""
-    if name not in graph.nodes:
-        raise UsageError(
-            f"the recipe has no step '{name}'", where="STEP", fix=did_you_mean(name, graph.nodes)
-        )
+    graph.require(name)
     outputs = graph.nodes[name].outputs
     if output and output not in outputs:
         raise UsageError(
             f"step '{name}' has no output '{output}'",
-            where="STEP",
             fix=did_you_mean(output, [o for o in outputs if o]) or f"write {name}",
         )
 

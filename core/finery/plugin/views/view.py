@@ -6,6 +6,7 @@ references, files.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from finery.plugin.views.display import print_facts, print_files
@@ -27,13 +28,15 @@ class Output(NamedTuple):
     """An output of a step, to be shown.
 
     title: what the recipe calls it, e.g. `split.train`. refs: what the views of the artifacts that
-    it refers to say of them, by role.
+    it refers to say of them, by role. link: where people find its files, under `build/`; None
+    where no link leads to them.
     """
 
     title: str
     artifact: "Artifact"
     manifest: "Manifest"
     refs: Mapping[str, str] = {}
+    link: Path | None = None
 
     @property
     def step(self) -> str:
@@ -112,7 +115,7 @@ class View:
         """Print what `finery show` shows below the output's title."""
         print_facts(console, self.facts(output))
         print_facts(console, output.refs)
-        print_files(console, output.artifact.path, output.manifest)
+        print_files(console, output.link or output.artifact.path, output.manifest)
         if _page_of(output.manifest):
             hint = f"  finery show {output.title} --html: a copy that browsers open"
             console.print(hint, style="dim", markup=False)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn
 
@@ -196,8 +197,9 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise NotJson("JSON with a key given twice", next(k for k in keys if keys.count(k) > 1))
+        counts = Counter(key for key, _ in pairs)
+        twice = next(key for key, count in counts.items() if count > 1)
+        raise NotJson("JSON with a key given twice", twice)
     return value
 
 

@@ -12,6 +12,7 @@ import json
 import re
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -242,8 +243,8 @@ class _TwiceError(ValueError):
 def _with_each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise _TwiceError(next(key for key in keys if keys.count(key) > 1))
+        counts = Counter(key for key, _ in pairs)
+        raise _TwiceError(next(key for key, count in counts.items() if count > 1))
     return value
 
 
@@ -410,7 +411,7 @@ def _delimiter(header: str) -> str:
 
 def _checked_header(cells: list[str], where: str) -> list[str]:
     names = [c.strip() for c in cells]
-    twice = sorted({n for n in names if n and names.count(n) > 1})
+    twice = sorted(name for name, count in Counter(names).items() if name and count > 1)
     if twice:
         raise DataError(
             f"the header has the column '{twice[0]}' twice", where=where, fix="rename one"

@@ -48,7 +48,7 @@ def environment() -> Any:
     for name in _CHANCE:
         sandbox.filters.pop(name, None)
         sandbox.globals.pop(name, None)
-    sandbox.concat = _concatenated  # type: ignore[assignment]
+    sandbox.concat = _concatenated  # type: ignore[method-assign]
     return sandbox
 
 

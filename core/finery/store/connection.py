@@ -1,0 +1,321 @@
+"""The store's SQLite database: opened, kept readable, and mended when it is damaged."""
+
+import fcntl
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from finery.errors import FineryError, StepError, UsageError
+from finery.util.locks import holder_of
+from finery.util.paths import STORE
+
+T = TypeVar("T")
+Statement = tuple[str, Iterable[Sequence[Any]]]
+"""SQL, and the rows that it is executed for."""
+
+VERSION = 4
+"""Of the tables below, but for `records`, whose form is fixed. Bump it when they change."""
+_REBUILT = (
+    "results", "parts", "latest", "blobs", "files", "remembered", "facts",
+    "code", "stamps", "checked",
+)  # fmt: skip
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS results (
+  key TEXT PRIMARY KEY, outputs BLOB NOT NULL, seconds REAL NOT NULL, made REAL NOT NULL,
+  run TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS parts (key TEXT PRIMARY KEY, parts BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS latest (
+  recipe TEXT, step TEXT, key TEXT NOT NULL, previous TEXT,
+  PRIMARY KEY (recipe, step)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS blobs (
+  digest TEXT PRIMARY KEY, size INTEGER, mtime INTEGER, ctime INTEGER, inode INTEGER) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS files (
+  path TEXT PRIMARY KEY, stat BLOB NOT NULL, digest TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS remembered (
+  kind TEXT, path TEXT, stat BLOB NOT NULL, content BLOB NOT NULL,
+  PRIMARY KEY (kind, path)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, content BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS records (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+"""
+SECONDS = 5
+"""How long to wait for the lock of another process before saying so."""
+PATIENT_SECONDS = 60
+"""How long to wait where giving up costs work: an answer that was paid, a finished step."""
+_LOCKED = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
+"""Primary result codes of a damaged file."""
+_OTHER_SCHEMA = ("no such table", "no such column", "has no column", "columns but", "malformed")
+"""What errors say where the schema isn't finery's."""
+_DAMAGED_READS = frozenset({
+    sqlite3.SQLITE_IOERR_SHORT_READ, sqlite3.SQLITE_IOERR_CORRUPTFS, sqlite3.SQLITE_IOERR_DATA,
+})  # fmt: skip
+
+
+class Database:
+    """The database of a store, for one thread.
+
+    A damaged database is replaced on the way, see `finery.store.salvage`. A store that can't be
+    written is opened for reading.
+
+    read_only: whether nothing can be written here.
+    """
+
+    def __init__(self, path: Path, *, seconds: float = SECONDS) -> None:
+        self.path = path
+        self.read_only = not _can_write(path)
+        self._seconds = seconds
+        self._db: sqlite3.Connection | None = None
+        self._file: tuple[int, int] | None = None
+        self._tried(lambda db: None)
+
+    def rows(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """All rows of a query. `UsageError`: another process has the database locked."""
+        return self._tried(lambda db: db.execute(query, values).fetchall())
+
+    def write(self, *statements: Statement, patient: bool = False, is_cache: bool = False) -> None:
+        """Execute statements in one transaction. `StepError` when that can't be done.
+
+        patient: wait long for another process, since what isn't written is lost. is_cache: do
+            nothing in a read-only store, since what is written can be worked out again.
+        """
+        if self.read_only:
+            if is_cache:
+                return
+            raise StepError(
+                f"can't write to {self.path}", fix="check the permissions of its folder"
+            )
+        kept = [(sql, list(rows)) for sql, rows in statements]
+
+        def transact(db: sqlite3.Connection) -> None:
+            db.execute(f"PRAGMA busy_timeout={_milliseconds(patient, self._seconds)}")
+            try:
+                db.execute("BEGIN IMMEDIATE")
+                for sql, rows in kept:
+                    db.executemany(sql, rows)
+                db.execute("COMMIT")
+            finally:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+
+        if self._db is not None and self._file != _identity(self.path):
+            self.close()  # another process replaced a damaged database: write to the new one
+        self._tried(transact, writing=True)
+
+    def close(self) -> None:
+        """Close the connection; the next use opens another."""
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+    def damaged(self, why: str) -> None:
+        """Replace the database, since a value in it turned out to be damaged."""
+        self._mend(why)
+
+    # -- damage and locks ------------------------------------------------------------------------
+
+    def _tried(self, action: Callable[[sqlite3.Connection], T], *, writing: bool = False) -> T:
+        """Do something with the database; once more if it had to be mended."""
+        for attempt in (1, 2):
+            try:
+                if self._db is None:
+                    self._open()
+                assert self._db is not None
+                return action(self._db)
+            except sqlite3.Error as error:
+                if attempt == 2 or not _is_damage(error):
+                    raise self._explained(error, writing) from error
+                self._mend(str(error))
+        raise AssertionError
+
+    def _open(self) -> None:
+        if self.read_only:
+            self._db = _open_for_reading(self.path)
+            return
+        self._file = _identity(self.path)
+        if _is_emptied(self.path):
+            raise sqlite3.DatabaseError("the file is empty")
+        self._db = connect(self.path, self._seconds)
+        self._file = _identity(self.path)
+
+    def _mend(self, why: str) -> None:
+        """Put a new database in place of the damaged one, with all that can be saved."""
+        if self.read_only:
+            raise UsageError(
+                f"the database {self.path} is damaged ({why}), and the store can't be written",
+                fix=f"make it writable, or set {STORE} to a copy: finery then repairs the database",
+            )
+        self.close()
+        lock = os.open(self.path.with_name("mending"), os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if self._file == _identity(self.path):  # else another process did it meanwhile
+                _replace(self.path, why)
+        except (OSError, sqlite3.Error) as error:
+            raise UsageError(
+                f"the database {self.path} is damaged ({why}) and can't be replaced: {error}",
+                fix="free some space, or check the permissions of its folder",
+            ) from error
+        finally:
+            os.close(lock)
+
+    def _explained(self, error: sqlite3.Error, writing: bool) -> FineryError:
+        kind = StepError if writing else UsageError
+        if _code(error) in _LOCKED:
+            beside = [self.path.with_name(f"{self.path.name}{end}") for end in ("", "-shm", "-wal")]
+            return kind(
+                f"the database {self.path} is locked by {holder_of(*beside)}",
+                fix="end that process or wait for it, then try again: nothing is lost",
+            )
+        verb = "write to" if writing else "use"
+        return kind(
+            f"can't {verb} {self.path}: {error}",
+            fix="free some space, or check the permissions of the store, and try again: nothing "
+            f"is lost; {STORE} moves the store to another folder",
+        )
+
+
+def connect(path: Path, seconds: float = SECONDS) -> sqlite3.Connection:
+    """A connection to the database at `path`, made when there is none.
+
+    seconds: how long to wait for another process.
+    """
+    db = sqlite3.connect(path, timeout=seconds, isolation_level=None)
+    try:
+        _prepare(db)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _prepare(db: sqlite3.Connection) -> None:
+    db.execute("PRAGMA synchronous=NORMAL")
+    if db.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        db.execute("PRAGMA journal_mode=WAL")
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if version != VERSION:
+        # What another version of finery kept is rebuilt; paid-for records outlive it.
+        drop = "".join(f"DROP TABLE IF EXISTS {t};" for t in _REBUILT) if version else ""
+        db.executescript(
+            f"BEGIN IMMEDIATE; {drop} {_SCHEMA} PRAGMA user_version={VERSION}; COMMIT;"
+        )
+
+
+def _replace(path: Path, why: str) -> None:
+    """Make a new database of what is left of the one at `path`, which gets another name."""
+    from finery.store.repairs import free_name, say
+    from finery.store.salvage import salvage
+
+    staged = path.with_name(f"{path.name}.{os.getpid()}.new")
+    for leftover in _files_of(staged):
+        leftover.unlink(missing_ok=True)
+    new = connect(staged)
+    try:
+        saved = salvage(path, new)
+        new.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    finally:
+        new.close()
+    aside = free_name(path)
+    for old in reversed(_files_of(path)):  # the log first: it must not stay beside the new file
+        if os.path.lexists(old):
+            old.rename(aside.with_name(aside.name + old.name.removeprefix(path.name)))
+    staged.replace(path)
+    say(f"the database {path} was damaged ({why}): {_in_words(saved)}; the old one is {aside}")
+
+
+def _files_of(path: Path) -> list[Path]:
+    """A database's files: itself, its write-ahead log and that log's index."""
+    return [path.with_name(f"{path.name}{end}") for end in ("", "-shm", "-wal")]
+
+
+def _in_words(saved: Mapping[str, int]) -> str:
+    return (
+        f"{saved['records']:,} answers of models and {saved['results']:,} finished steps "
+        "were saved into a new one; steps that are missing run again"
+    )
+
+
+def _open_for_reading(path: Path) -> sqlite3.Connection:
+    """A connection to a database in a folder that can't be written."""
+    if not path.exists():
+        db = sqlite3.connect(":memory:", isolation_level=None)
+        _prepare(db)
+        return db
+    uri = path.absolute().as_uri()
+    wal = path.with_name(f"{path.name}-wal")
+    # SQLite can't make the log's index here. Without a log it needs none.
+    mode = "mode=ro" if wal.exists() and wal.stat().st_size else "immutable=1"
+    db = sqlite3.connect(f"{uri}?{mode}", uri=True, timeout=SECONDS, isolation_level=None)
+    try:
+        db.execute("SELECT 1 FROM results LIMIT 1")
+    except sqlite3.OperationalError as error:
+        db.close()
+        if _is_damage(error) or _code(error) in _LOCKED:
+            raise
+        return _in_memory(path, wal)
+    return db
+
+
+def _in_memory(path: Path, wal: Path) -> sqlite3.Connection:
+    """A copy of a database and its log, for reading."""
+    import shutil
+    import tempfile
+
+    memory = sqlite3.connect(":memory:", isolation_level=None)
+    with tempfile.TemporaryDirectory(prefix="finery-") as folder:
+        copy = Path(folder, "finery.db")
+        shutil.copyfile(path, copy)
+        shutil.copyfile(wal, copy.with_name("finery.db-wal"))
+        source = sqlite3.connect(copy)
+        source.backup(memory)
+        source.close()
+    return memory
+
+
+def _can_write(path: Path) -> bool:
+    folder = path.parent
+    return os.access(folder, os.W_OK | os.X_OK) and (
+        not path.exists() or path.is_dir() or os.access(path, os.W_OK)
+    )
+
+
+def _is_emptied(path: Path) -> bool:
+    """Whether a database lost its content: an empty one is only made where there is nothing yet."""
+    try:
+        if os.stat(path).st_size:
+            return False
+        objects = path.parent / "objects"
+        age = time.time() - os.stat(path).st_mtime  # another process may be making it just now
+        return age > 1 and objects.is_dir() and any(objects.iterdir())
+    except OSError:
+        return False
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        s = os.stat(path)
+    except OSError:
+        return None
+    return s.st_dev, s.st_ino
+
+
+def _milliseconds(patient: bool, seconds: float) -> int:
+    return round(1000 * max(PATIENT_SECONDS if patient else 0, seconds))
+
+
+def _code(error: sqlite3.Error) -> int:
+    """The primary result code of SQLite; 0 for errors of the Python module."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def _is_damage(error: sqlite3.Error) -> bool:
+    """Whether an error means that the database isn't one, or not a whole one."""
+    full = getattr(error, "sqlite_errorcode", None)
+    if full is None:  # of the module itself: text that isn't UTF-8, or `_is_emptied`
+        return type(error) in (sqlite3.OperationalError, sqlite3.DatabaseError)
+    if full in _DAMAGED_READS or _code(error) in _DAMAGED:
+        return True
+    return _code(error) == sqlite3.SQLITE_ERROR and any(t in str(error) for t in _OTHER_SCHEMA)

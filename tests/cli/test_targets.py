@@ -1,0 +1,107 @@
+"""Which word of a command line names the recipe, and which a step."""
+
+import json
+import subprocess
+
+import pytest
+from conftest import FINERY, MakeProject, Project
+
+RECIPE = """\
+finery: 1
+name: NAME
+plugins: [./steps.py]
+data:
+  a: {use: steps.source, path: rows.txt}
+  b: {use: steps.copy, rows: a, tag: 1}
+"""
+
+
+@pytest.fixture
+def t(built: MakeProject) -> Project:
+    """A built project, with another recipe in the folder `ext`."""
+    mine, other = RECIPE.replace("NAME", "t"), RECIPE.replace("NAME", "other")
+    other = other.replace("./", "../").replace("rows.txt", "../rows.txt").replace("b:", "sft:")
+    made: Project = built({
+        "recipe.yaml": mine, "rows.txt": "one\n", "ext/recipe.yaml": other,
+        "more.yaml": mine.replace("name: t", "name: more").replace("tag: 1", "tag: 7"),
+    })  # fmt: skip
+    assert made.run("build", "ext").code == 0
+    return made
+
+
+@pytest.mark.parametrize("args", [
+    ["ext", "sft"], ["sft", "ext"], ["ext/", "sft"], ["sft", "ext/recipe.yaml"],
+    ["-r", "ext", "sft"], ["sft", "-r", "ext/recipe.yaml"],
+])  # fmt: skip
+def test_recipe_and_step_come_in_either_order(t: Project, args: list[str]) -> None:
+    assert "sft (steps.copy) is up to date" in t.run("explain", *args).out
+    assert t.run("show", *args).out.startswith("sft  Dataset")
+    assert t.run("plan", *args).out.endswith("2 steps: 2 cached\n")
+    assert t.run("review", "--status", *args).out == "0 of 1 rows decided; 1 undecided\n"
+    ran = t.run("build", *args)
+    assert (ran.code, ran.out) == (0, "")
+
+
+def test_without_a_recipe_words_are_steps_of_the_one_here(t: Project) -> None:
+    assert t.run("show", "b").out.startswith("b  Dataset")
+    assert "b (steps.copy) is up to date" in t.run("explain", "b").out
+    t.write({"rows.txt": "two\n"})
+    events = t.events("a")
+    assert [e["step"] for e in events if e["event"] == "step_finished"] == ["a"]
+    t.write({"rows.txt": "three\n"})
+    assert "only a and what it needs (--step a)\n" in t.run("build", "a").err
+
+
+def test_a_folder_named_like_a_step_is_the_recipe_and_finery_says_so(t: Project) -> None:
+    (t.folder / "ext").rename(t.folder / "b")
+    ran = t.run("plan", "b", "--json")
+    assert [json.loads(line)["step"] for line in ran.out.splitlines()] == ["a", "sft"]
+    assert ran.err == (
+        "note: 'b' is read as the recipe b/recipe.yaml; for the step of that name: "
+        "finery plan -r recipe.yaml b\n"
+    )
+    assert t.run("show", "-r", "recipe.yaml", "b").out.startswith("b  Dataset")
+    assert t.run("show", "sft", "b").out.startswith("sft  Dataset")
+    assert t.run("show", "./b", "sft").err == ""
+
+
+@pytest.mark.parametrize(("args", "says"), [
+    (["show", "./ext", "more.yaml"], "two recipes are named: ./ext and more.yaml"),
+    (["show", "-r", "ext", "more.yaml"], "two recipes are named: ext and more.yaml"),
+    (["show", "ext", "a", "b"], "show takes one step, not 2: a, b"),
+    (["explain", "ext"], "which step?\n  fix: finery explain STEP"),
+    (["check", "ext", "sft"], "'sft' is not a recipe, and check takes no step"),
+    (["check", "nowhere"], "there is no recipe 'nowhere'"),
+    (["build", "ext", "stf"], "ext/recipe.yaml has no step 'stf'\n  fix: did you mean 'sft'?"),
+    (["show", "more.yaml", "b"], "fix: finery build more.yaml --step b"),
+    (["plan", "gone/"], "there is no gone"),
+])  # fmt: skip
+def test_what_names_nothing_is_an_error(t: Project, args: list[str], says: str) -> None:
+    ran = t.run(*args)
+    assert (ran.code, ran.out) == (2, "")
+    assert says in ran.err
+
+
+def completed(t: Project, line: str) -> list[str]:
+    """What a bash completes at the end of a line."""
+    words = line.split(" ")
+    env = {
+        **t.environment(), "_FINERY_COMPLETE": "bash_complete", "COMP_WORDS": line,
+        "COMP_CWORD": str(len(words) - 1),
+    }  # fmt: skip
+    out = subprocess.run([FINERY], cwd=t.folder, env=env, capture_output=True, text=True)
+    assert out.stderr == ""
+    return [entry.partition(",")[2] for entry in out.stdout.splitlines() if entry]
+
+
+@pytest.mark.parametrize(("line", "words"), [
+    ("finery show ", ["ext", "more.yaml", "recipe.yaml", "a", "b"]),
+    ("finery show ext ", ["a", "sft"]),
+    ("finery build -r ext --step s", ["sft"]),
+    ("finery plugins data.spl", ["data.split"]),
+    ("finery exp", ["explain"]),
+])  # fmt: skip
+def test_a_shell_completes_recipes_steps_and_types(t: Project, line: str, words: list[str]) -> None:
+    assert completed(t, line)[: len(words)] == words
+    (t.folder / "ext/recipe.yaml").write_bytes(b"\xff: [")
+    assert completed(t, "finery show ext ") == [], "a broken recipe has no steps"

@@ -1,0 +1,278 @@
+"""A damaged, locked or read-only store: what is left of it is saved, and work goes on."""
+
+import os
+import random
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+from conftest import FINERY, MakeProject, Project
+
+from finery.inference.records import SqliteRecords
+from finery.store.connection import Database
+
+RECIPE = """
+finery: 1
+name: t
+plugins: [./steps.py]
+data:
+  a: {use: steps.source, path: rows.txt}
+  b: {use: steps.copy, rows: a, tag: 1}
+"""
+ANSWERS = {
+    random.Random(n).randbytes(32): msgspec.msgpack.encode(
+        [{"text": f"answer {n} " * (n % 7 * 100), "finish_reason": "stop"}]
+    )
+    for n in range(300)
+}
+"""Records, some of them longer than a page."""
+PAGE = 4096
+
+
+@pytest.fixture(name="built")
+def _built(built: MakeProject) -> Project:
+    """A built project."""
+    return built({"recipe.yaml": RECIPE, "rows.txt": "one\ntwo\n"})
+
+
+def database(t: Project) -> Path:
+    return t.folder / ".finery/finery.db"
+
+
+def answers(t: Project) -> dict[bytes, bytes]:
+    """The records in the store."""
+    return SqliteRecords(database(t)).get(list(ANSWERS))
+
+
+def set_aside(t: Project) -> list[str]:
+    """What was renamed in the store."""
+    return sorted(p.name for p in (t.folder / ".finery").rglob("*.damaged-*"))
+
+
+def as_text(path: Path) -> None:
+    path.write_text("not a database\n" * 1000)
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+    os.utime(path, (1, 1))
+
+
+def truncated(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2 + 77)
+
+
+def without_header(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.write(random.Random(1).randbytes(100))
+
+
+def without_first_page(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.write(random.Random(2).randbytes(PAGE))
+
+
+def with_random_pages(path: Path) -> None:
+    chance = random.Random(3)
+    with path.open("r+b") as file:
+        for number in range(1, path.stat().st_size // PAGE):
+            if chance.random() < 0.2:
+                file.seek(number * PAGE)
+                file.write(chance.randbytes(PAGE))
+
+
+def with_another_schema(path: Path) -> None:
+    db = sqlite3.connect(path)
+    db.executescript(
+        "DROP TABLE results; CREATE TABLE results (number); DROP TABLE facts; DROP TABLE files"
+    )
+    db.close()
+
+
+@pytest.mark.parametrize(
+    ("damage", "saved"),
+    [
+        (as_text, 0), (emptied, 0), (truncated, 60), (without_header, 300),
+        (without_first_page, 300), (with_random_pages, 60), (with_another_schema, 300),
+    ],
+)  # fmt: skip
+def test_a_damaged_database_is_replaced_by_one_with_what_could_be_read(
+    built: Project, damage: Callable[[Path], None], saved: int
+) -> None:
+    records = Database(database(built))
+    records.write(("INSERT INTO records VALUES (?, ?)", ANSWERS.items()))
+    records.close()
+    damage(database(built))
+    code, _, err = built.run("build")
+    assert code == 0, err
+    assert "Traceback" not in err
+    assert "was damaged" in err
+    assert "finery.db.damaged-" in err
+    assert any(name.startswith("finery.db.damaged-") for name in set_aside(built))
+    kept = answers(built)
+    assert len(kept) >= saved
+    assert all(ANSWERS[key] == value for key, value in kept.items())
+    assert [r["prompt"] for r in built.rows("b")] == ["one", "two"]
+    assert built.run("build").err.count("damaged") == 0
+
+
+def test_finished_steps_are_saved_from_a_damaged_database(built: Project) -> None:
+    without_first_page(database(built))
+    assert built.ran() == []
+
+
+@pytest.mark.parametrize("command", [["plan"], ["show", "b"], ["explain", "b"], ["check"]])
+def test_every_command_replaces_a_damaged_database(built: Project, command: list[str]) -> None:
+    without_first_page(database(built))
+    code, _, err = built.run(*command)
+    assert code == 0, err
+    assert "was damaged" in err or command == ["check"]
+
+
+HOLDER = """
+import sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+db.execute("BEGIN " + sys.argv[2]); print(flush=True); sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("exclusively", [False, True])
+def test_a_locked_database_is_called_locked_by_its_process(
+    built: Project, exclusively: bool
+) -> None:
+    if exclusively:
+        db = sqlite3.connect(database(built))
+        db.execute("PRAGMA journal_mode=DELETE")
+        db.close()
+    mode = "EXCLUSIVE" if exclusively else "IMMEDIATE"
+    command = [sys.executable, "-c", HOLDER, str(database(built)), mode]
+    holder = subprocess.Popen(command, stdin=-1, stdout=-1, text=True)
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    built.edit("rows.txt", "two", "three")
+    code, _, err = built.run("build", timeout=30)
+    holder.communicate("")
+    assert code != 0
+    assert f"is locked by process {holder.pid}" in err
+    assert "Traceback" not in err
+    assert built.ran() == ["a", "b"]
+
+
+def read_only(t: Project, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command as a user who may not write to anything in the project."""
+    drop = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if not os.geteuid() else []
+    if drop and shutil.which("setpriv") is None:
+        pytest.skip("root may write everywhere")
+    subprocess.run(["chmod", "-R", "a-w", t.folder], check=True)
+    try:
+        return subprocess.run(
+            [*drop, FINERY, *command], cwd=t.folder, env=t.environment(), capture_output=True,
+            text=True, timeout=60, check=False,
+        )  # fmt: skip
+    finally:
+        subprocess.run(["chmod", "-R", "u+w", t.folder / ".finery"], check=True)
+        subprocess.run(["chmod", "u+w", t.folder], check=True)
+
+
+@pytest.mark.parametrize(
+    "command", [["show"], ["show", "b"], ["plan"], ["explain", "b"], ["check"]]
+)
+@pytest.mark.parametrize("with_log", [False, True])
+def test_a_read_only_store_can_be_looked_at(
+    built: Project, command: list[str], with_log: bool
+) -> None:
+    reader = None
+    if with_log:
+        reader = sqlite3.connect(database(built))  # keeps the log from being merged
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM results").fetchall()
+        built.edit("recipe.yaml", "tag: 1", "tag: 4")
+        built.ran()
+    ran = read_only(built, *command)
+    assert ran.returncode == 0, ran.stderr
+    if command == ["show", "b"]:
+        assert "two" in ran.stdout
+    if command == ["plan"]:
+        assert "run" not in ran.stdout.split()
+    if reader is not None:
+        reader.close()
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_build_with_a_read_only_store_says_so(built: Project, there: bool) -> None:
+    built.edit("rows.txt", "two", "three")
+    if not there:
+        shutil.rmtree(built.folder / ".finery")
+        (built.folder / ".finery").mkdir()
+    ran = read_only(built, "build")
+    assert ran.returncode == 2
+    assert "can't be written" in ran.stderr
+    assert "fix:" in ran.stderr
+
+
+# -- things in the place of others ----------------------------------------------------------------
+
+
+def blob_of(t: Project, step: str) -> Path:
+    return (t.folder / f"build/t/{step}/rows-00000.jsonl").resolve()
+
+
+def by_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+    (path / "mine").write_text("x")
+
+
+def by_file(path: Path) -> None:
+    shutil.rmtree(path)
+    path.write_text("x")
+
+
+REPLACED: dict[str, Callable[[Project], None]] = {
+    "an object by a folder": lambda t: by_folder(blob_of(t, "b")),
+    "an object's folder by a file": lambda t: by_file(blob_of(t, "b").parent),
+    "views by a file": lambda t: by_file(t.folder / ".finery/views"),
+    "a view by a file": lambda t: by_file((t.folder / "build/t/b").resolve()),
+    "work by a file": lambda t: by_file(t.folder / ".finery/work"),
+    "locks by a folder": lambda t: by_folder(t.folder / ".finery/locks"),
+    "the database by a folder": lambda t: by_folder(database(t)),
+}
+
+
+@pytest.mark.parametrize("case", REPLACED)
+def test_what_was_replaced_is_put_right_and_nothing_is_removed(built: Project, case: str) -> None:
+    REPLACED[case](built)
+    code, _, err = built.run("build")
+    assert code == 0, err
+    assert "Traceback" not in err
+    assert [r["prompt"] for r in built.rows("b")] == ["one", "two"]
+    assert set_aside(built)
+    assert built.ran() == []
+
+
+def test_an_emptied_manifest_is_written_again(built: Project) -> None:
+    manifest = built.folder / "build/t/b/manifest.json"
+    before = manifest.read_bytes()
+    manifest.chmod(0o644)
+    manifest.write_bytes(b"")
+    assert built.run("show", "b").code == 0
+    assert built.run("build").code == 0
+    assert manifest.read_bytes() == before
+
+
+def test_a_file_in_the_place_of_build_is_an_error_before_anything_runs(built: Project) -> None:
+    shutil.rmtree(built.folder / "build")
+    (built.folder / "build").write_text("#!/bin/sh\n")
+    built.edit("rows.txt", "two", "three")
+    code, _, err = built.run("build")
+    assert code == 2
+    assert "build is not a folder" in err
+    assert "fix:" in err
+    assert (built.folder / "build").read_text() == "#!/bin/sh\n"
+    (built.folder / "build").write_text("")  # holds nothing to lose
+    assert built.ran() == ["a", "b"]

@@ -34,8 +34,9 @@ prints the same in the terminal, and also knows the step types of your plugins.
 """
 COMMANDS = """# Commands
 
-A command takes the recipe as its argument. Without one, it reads `recipe.yaml` in the current
-folder. Every command prints this help with `--help`.
+A command takes a recipe, and many take a step, in either order: `finery show my-recipe sft` and
+`finery show sft my-recipe` are the same. Without a recipe, a command reads `recipe.yaml` in the
+current folder. Every command prints this help with `--help`.
 """
 
 
@@ -102,9 +103,10 @@ def _command(command: click.Command, name: str, parent: click.Context) -> Iterat
 
 ADVICE = """# Advice
 
-`finery check` and `finery plan` print notes. A note says what looks unwise in a recipe, why, and
-what to do about it. Notes are not errors. Some of them depend on the number of rows, so they appear
-when these rows have been built. `finery build` prints the notes on a training when it starts.
+`finery check` prints notes. A note says what looks unwise in a recipe, why, and what to do about
+it. Notes are not errors. `finery plan` only names them. Some notes depend on the number of rows, so
+they appear when these rows have been built. `finery build` prints the notes on a training when it
+starts.
 
 To turn off a note for all steps or for one step, name it at the top of the recipe:
 

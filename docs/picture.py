@@ -28,7 +28,7 @@ THEME = TerminalTheme(
     ],
 )  # fmt: skip
 SVG = """\
-<svg viewBox="0 0 {terminal_width} {terminal_height}" xmlns="http://www.w3.org/2000/svg">
+<svg viewBox="-18 -16 {terminal_width} {terminal_height}" xmlns="http://www.w3.org/2000/svg">
 <title>The terminal at the end of a build</title>
 <style>
 .{unique_id}-matrix {{
@@ -38,13 +38,12 @@ SVG = """\
 {styles}
 </style>
 <defs><clipPath id="{unique_id}-clip-terminal">
-<rect x="0" y="0" width="{terminal_width}" height="{terminal_height}"/></clipPath>{lines}</defs>
-<rect fill="#181a20" width="{terminal_width}" height="{terminal_height}" rx="10"/>
-<g transform="translate(9, 14)">
+<rect x="-18" y="-16" width="{terminal_width}" height="{terminal_height}"/></clipPath>{lines}</defs>
+<rect x="-18" y="-16" fill="#181a20" width="{terminal_width}" height="{terminal_height}" rx="10"/>
 {backgrounds}
 <g class="{unique_id}-matrix">
 {matrix}
-</g></g>
+</g>
 </svg>
 """
 CODE = re.compile(r"\x1b\[\??([\d;]*)([A-Za-z])|\r|\n")
@@ -89,8 +88,14 @@ def main(recipe: str, target: Path) -> None:
     lines = last_screen(recorded([finery, "build", recipe, *sys.argv[3:]]))
     console = Console(width=WIDTH, record=True, force_terminal=True, file=io.StringIO())
     console.print(Text.from_ansi(f"\x1b[1m$ finery build {recipe}\x1b[0m"))
-    console.print(Text.from_ansi("\n".join(lines).rstrip()))
-    svg = console.export_svg(theme=THEME, code_format=SVG, unique_id="build")
+    while not lines[-1].strip():
+        lines.pop()
+    console.print(Text.from_ansi("\n".join(lines)))
+    columns, rows = WIDTH * 12.2 + 36, (len(lines) + 1) * 24.4 + 36  # as rich sizes its letters
+    size = SVG.replace("{terminal_width}", f"{columns:.0f}").replace(
+        "{terminal_height}", f"{rows:.0f}"
+    )
+    svg = console.export_svg(theme=THEME, code_format=size, unique_id="build")
     target.write_text(svg, encoding="utf-8")
 
 

@@ -41,9 +41,9 @@ def serve(gguf: Path) -> Iterator[tuple[str, str]]:
 
 
 def _folder(gguf: Path) -> Path:
-    """The same model as a Hugging Face folder, made once beside the file.
+    """The same model as a Hugging Face folder, created once next to the file.
 
-    Not every version of transformers serves a GGUF file: its configuration names no architecture.
+    Not every version of transformers can serve a GGUF file, which has no `architectures`.
     """
     folder = gguf.with_name("served")
     if not folder.exists():

@@ -1,8 +1,8 @@
-"""A stand-in for an OpenAI-compatible server on 127.0.0.1 that can be as nasty as real ones.
+"""An OpenAI-compatible server on 127.0.0.1 that misbehaves as real ones do.
 
 `with serving(answer) as server:` answers `POST /v1/chat/completions`. `answer` gets the request's
-body and returns the text to say, or a `Reply`. `server.script` holds replies for the next calls,
-in order of arrival, before `answer` is asked. `server.calls` keeps the body of every call.
+body and returns the text of the answer, or a `Reply`. `server.script` contains replies for the next
+calls, which are used before `answer` is called. `server.calls` contains the body of every call.
 """
 
 import json
@@ -49,7 +49,7 @@ class Reply:
 
 
 def failure(status: int, message: str = "no", code: str | None = None, **headers: str) -> Reply:
-    """A failure as OpenAI words it; headers as `retry_after="1"`."""
+    """A failure in OpenAI's format; headers as in `retry_after="1"`."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return Reply(status=status, error={"message": message, "code": code}, headers=named)
 
@@ -94,7 +94,7 @@ class Server(ThreadingHTTPServer):
         return Counter(map(said, self.calls))
 
     def reply(self, body: Body) -> Reply:
-        """What to do with a call: what the script says, else what `answer` says."""
+        """The reply to a call: the next one of the script, or that of `answer`."""
         with self.lock:
             scripted = self.script.popleft() if self.script else None
         if scripted is not None:
@@ -103,11 +103,11 @@ class Server(ThreadingHTTPServer):
             return failure(
                 404, f"The model `{body.get('model')}` does not exist", "model_not_found"
             )
-        made = self.answer(body)
-        return Reply(made) if isinstance(made, str) else made
+        answer = self.answer(body)
+        return Reply(answer) if isinstance(answer, str) else answer
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is no news."""
+        """Ignore clients that disconnect."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -174,7 +174,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
 
 def content_of(reply: Reply, body: Body) -> bytes:
@@ -186,17 +186,17 @@ def content_of(reply: Reply, body: Body) -> bytes:
         "tool_calls": reply.tool_calls,
     }  # fmt: skip
     choices = [{"index": 0, "message": message, "finish_reason": reply.finish}]
-    made: dict[str, Any] = {
+    completion: dict[str, Any] = {
         "id": "x", "object": "chat.completion", "created": 0, "model": body.get("model"),
         "choices": [] if reply.empty else choices,
     }  # fmt: skip
     if reply.usage is not None:
-        prompt, completion = reply.usage
-        made["usage"] = {
-            "prompt_tokens": prompt, "completion_tokens": completion,
-            "total_tokens": prompt + completion,
+        asked, answered = reply.usage
+        completion["usage"] = {
+            "prompt_tokens": asked, "completion_tokens": answered,
+            "total_tokens": asked + answered,
         }  # fmt: skip
-    return json.dumps(made).encode()
+    return json.dumps(completion).encode()
 
 
 @contextmanager
@@ -216,9 +216,9 @@ def serving(
 
 
 def killed_midway(made: Project, server: Server) -> int:
-    """`kill -9` a build after some 60 calls; how many of its answers aren't kept.
+    """`kill -9` a build after some 60 calls; the number of answers that weren't stored.
 
-    At most as many as were under way: 16. The server is at rest afterwards.
+    At most as many as were in flight: 16. The server is idle afterwards.
     """
     process = made.start("build")
     until(lambda: len(server.calls) > 60)
@@ -231,6 +231,6 @@ def killed_midway(made: Project, server: Server) -> int:
 
 
 def kept_answers(made: Project) -> int:
-    """Answers that a project has in its record cache."""
+    """The number of answers in a project's record cache."""
     with sqlite3.connect(made.folder / ".finery" / "finery.db") as db:
         return int(db.execute("SELECT count(*) FROM records").fetchone()[0])

@@ -100,6 +100,7 @@ if TYPE_CHECKING:
     from finery.step.job import Job
     from finery.step.step import Step
     from finery.store.database import Store
+    from finery.util.files import check_plain
     from finery.util.installed import version_of
     from finery.util.machine import cpu_count
     from finery.util.paths import shown

@@ -246,7 +246,7 @@ class Client:
         return ended
 
     async def _suggest(self, fault: Fault) -> None:
-        """Suggest the model on the server whose name is closest to a mistyped one."""
+        """Suggest the model on the server with the name closest to a mistyped one."""
         if not fault.unknown_model:
             return
         try:

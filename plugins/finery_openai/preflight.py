@@ -1,4 +1,4 @@
-"""What is checked of a model behind an API before it is prompted."""
+"""Checks before a model behind an API is used."""
 
 from collections.abc import Mapping
 
@@ -7,8 +7,8 @@ from finery_openai.model import OpenaiModel
 
 
 class ModelPreflight(Preflight[OpenaiModel]):
-    """Says what the engine needs."""
+    """Lists the packages that the engine needs."""
 
     def packages(self) -> Mapping[str, str]:
-        """The client."""
+        """The client library."""
         return {"openai": "finery[openai]"}

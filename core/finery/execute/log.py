@@ -1,25 +1,26 @@
-"""A step's log: what the step and its child processes print, without the step's secrets.
+"""A step's log: the output of the step and its child processes, without the step's secrets.
 
-Where a step has secrets, its output goes through a process that removes them before anything is
-written. That process belongs to no process group that is killed with the step, and ends when
-nothing is left that could print. It is this file, run as a script: it imports nothing of finery, so
-that it starts at once.
+If a step has secrets, a filter process removes them before anything is written. The filter is not
+in a process group that is killed with the step, and ends when no process can print any more. It is
+this file, run as a script, which imports very little so that it starts quickly.
 """
 
-import json
 import os
 import re
-import subprocess
 import sys
-from collections.abc import Callable, Mapping
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable, Mapping
 
 LONGEST_LINE = 2**20
-"""Bytes of an unfinished line that are held back, since a secret may be unfinished in them."""
+"""Most bytes of an unfinished line to hold back, since they may contain part of a secret."""
 DRAIN_SECONDS = 2.0
-"""How long the end of a step waits for its last lines, where a process it left holds its output."""
+"""How long to wait for a step's last lines if a process that it left keeps its output open."""
 
 
-def redirect_to(log: str, secrets: Mapping[str, str]) -> Callable[[], None]:
+def redirect_to(log: str, secrets: "Mapping[str, str]") -> "Callable[[], None]":
     """Send what this process and its children print, C libraries included, to a log.
 
     The result ends that for this process. It returns when everything printed is in the log.
@@ -29,6 +30,8 @@ def redirect_to(log: str, secrets: Mapping[str, str]) -> Callable[[], None]:
     if not patterns:
         _print_to(file)
         return lambda: None
+    import subprocess
+
     reading, writing = os.pipe()
     process = subprocess.Popen(
         [sys.executable, "-I", "-S", __file__, str(reading)],
@@ -42,7 +45,7 @@ def redirect_to(log: str, secrets: Mapping[str, str]) -> Callable[[], None]:
     os.close(reading)
     os.close(file)
     assert process.stdin is not None
-    process.stdin.write(json.dumps(patterns).encode())
+    process.stdin.write("\0".join(patterns).encode("utf-8", "surrogateescape"))
     process.stdin.close()
     _print_to(writing)
     return lambda: _end(process)
@@ -56,13 +59,15 @@ def _print_to(file: int) -> None:
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
     _print_to(os.open(os.devnull, os.O_WRONLY))
+    import subprocess
+
     try:
         process.wait(DRAIN_SECONDS)
-    except subprocess.TimeoutExpired:  # it goes on for what still prints
+    except subprocess.TimeoutExpired:  # it continues for processes that still print
         return
 
 
-def _patterns(secrets: Mapping[str, str]) -> list[str]:
+def _patterns(secrets: "Mapping[str, str]") -> list[str]:
     """Regular expressions for the secrets, and for the lines of those that have several."""
     from finery.util.text import SHORTEST_SECRET, secret_pattern
 
@@ -72,7 +77,7 @@ def _patterns(secrets: Mapping[str, str]) -> list[str]:
 
 
 def copy_without(secrets: "re.Pattern[bytes]", reading: int, writing: int, reach: int) -> None:
-    """Copy until the end, with secrets as `***`; reach: the most bytes that one may have."""
+    """Copy until the end, with secrets as `***`. reach: length of the longest secret in bytes."""
     held = b""
     while block := os.read(reading, 65536):
         held += block
@@ -90,13 +95,13 @@ def _write(file: int, text: bytes) -> None:
     while text:
         try:
             text = text[os.write(file, text) :]
-        except OSError:  # e.g. the disk is full: the step must not wait for its log
+        except OSError:  # e.g. the disk is full, which must not block the step
             return
 
 
 def _main() -> None:
-    patterns = json.load(sys.stdin.buffer)
-    secrets = re.compile("|".join(patterns).encode("utf-8", "surrogateescape"))
+    patterns = sys.stdin.buffer.read().split(b"\0")
+    secrets = re.compile(b"|".join(patterns))
     copy_without(secrets, int(sys.argv[1]), 1, reach=max(map(len, patterns)))
 
 

@@ -55,7 +55,7 @@ def test_the_recipe_may_be_named_by_file_or_folder_from_anywhere(t: Project) -> 
     assert (t.folder / "build/t/b").is_dir()
     code, _, err = away.run("build")
     assert code == 2
-    assert "there is no recipe.yaml" in err
+    assert "there is no recipe recipe.yaml" in err
 
 
 @pytest.mark.parametrize(("args", "says"), [
@@ -64,7 +64,7 @@ def test_the_recipe_may_be_named_by_file_or_folder_from_anywhere(t: Project) -> 
     (["--set", "data.c.tag=1"], "--set data.c.tag=1"),
     (["--set", "nonsense"], "--set expects PATH=VALUE"),
     (["--jobs", "0"], "--jobs"),
-    (["--executor", "moon"], "no executor 'moon'"),
+    (["--executor", "moon"], "executor 'moon' was not found"),
     (["nowhere.yaml"], "nowhere.yaml"),
 ])  # fmt: skip
 def test_a_wrong_call_is_exit_code_2_and_runs_nothing(

@@ -21,13 +21,13 @@ HEAVY = ("torch", "transformers", "datasets", "trl", "peft", "gguf", "rich", "nu
 
 def test_a_right_recipe_is_fine(project: MakeProject) -> None:
     ran = project(FILES).run("check")
-    assert ran == (0, "recipe.yaml is fine: 2 steps\n", "")
+    assert ran == (0, "recipe.yaml is valid: 2 steps\n", "")
 
 
 def test_a_folder_stands_for_its_recipe(project: MakeProject) -> None:
     made = project({f"sub/{name}": text for name, text in FILES.items()})
     made.write({"sub/steps.py": (made.folder / "steps.py").read_text()})
-    assert made.run("check", "sub").out == "sub/recipe.yaml is fine: 2 steps\n"
+    assert made.run("check", "sub").out == "sub/recipe.yaml is valid: 2 steps\n"
 
 
 def test_check_leaves_nothing_behind(project: MakeProject) -> None:
@@ -82,8 +82,7 @@ def test_notes_tell_what_why_where_and_what_to_write(project: MakeProject) -> No
         "  fix: lengthen it",
         "note: t could be longer (recipe.yaml:1)",
         "  Longer ones hold more. (short)",
-        "note: b takes the environment variable FINERY_TEST_UNSET, which isn't set here "
-        "(recipe.yaml:6)",
+        "note: b needs the environment variable FINERY_TEST_UNSET, which isn't set (recipe.yaml:6)",
         "  fix: export FINERY_TEST_UNSET=…",
     ]
     assert ran.out.splitlines()[7] == (

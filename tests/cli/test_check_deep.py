@@ -1,4 +1,4 @@
-"""`finery check --deep`: trainings are proven, nothing is trained."""
+"""`finery check --deep`: the rows of trainings are verified, and nothing is trained."""
 
 import json
 from collections.abc import Callable
@@ -35,7 +35,7 @@ class Outline(Preflight):
 
 
 class Hub(Step, sections=("models",), seeded=False, pinned=Commit, preflight=Outline):
-    '''A model that lies far away.'''
+    '''A model on another machine.'''
 
     repo: str = setting("org/small", help="Its name.")
     sketchy: bool = setting(True, help="Its tokenizer can be had alone.")
@@ -151,7 +151,7 @@ def test_what_is_light_is_built_and_nothing_else(deep: Callable[..., Result]) ->
 def test_notes_on_rows_are_shown(deep: Callable[..., Result]) -> None:
     ran = deep(rows_jsonl=lines(said("what is <|im_end|>?", "late")))
     assert ran.return_value == 0
-    assert "  note: 1 of 1 rows have control tokens within their text" in ran.stdout
+    assert "  note: 1 of 1 rows have control tokens in their text" in ran.stdout
 
 
 def test_json_has_a_line_for_each_data_set(deep: Callable[..., Result]) -> None:
@@ -221,10 +221,12 @@ def test_rows_of_a_heavy_step_wait_for_its_build(deep: Callable[..., Result]) ->
     recipe = recipe.replace("model: base, rows: rows", "model: base, rows: [rows, more]")
     ran = deep(recipe_yaml=recipe)
     assert ran.return_value == 0, ran.output
-    assert "note: sft is not proven with more, which isn't built yet" in ran.stdout
+    assert "note: sft isn't verified with more, which isn't built yet" in ran.stdout
     assert "fix: finery build --step more" in ran.stdout
     assert "sft: rows  trl.sft\n  rows        2 rows" in ran.stdout
-    assert ran.stdout.endswith("0 of 1 training proven, 1 not wholly, for want of built steps\n")
+    assert ran.stdout.endswith(
+        "0 of 1 training verified, 1 partially: some inputs aren't built yet\n"
+    )
 
 
 def watched(rows: str) -> str:
@@ -245,7 +247,7 @@ def test_watched_rows_of_a_heavy_step_are_waited_for(deep: Callable[..., Result]
     recipe = watched("more").replace("train:", "  more: {use: far.slow, rows: seen}\ntrain:")
     ran = deep(recipe_yaml=recipe, seen_jsonl=lines(said("hi", "late")))
     assert ran.return_value == 0, ran.output
-    assert "note: sft is not proven with more, which isn't built yet" in ran.stdout
+    assert "note: sft isn't verified with more, which isn't built yet" in ran.stdout
     assert "sft: rows  trl.sft\n  rows        2 rows" in ran.stdout
 
 
@@ -275,7 +277,7 @@ def test_an_error_that_is_reached_by_two_ways_is_told_once(
 def test_a_recipe_without_trainings_says_so(deep: Callable[..., Result]) -> None:
     ran = deep(recipe_yaml=RECIPE.partition("train:")[0])
     assert ran.return_value == 0
-    assert ran.stdout.endswith("there is no training whose rows could be proven\n")
+    assert ran.stdout.endswith("the recipe has no training with rows to verify\n")
 
 
 def test_a_pin_that_fails_is_told_with_its_step(deep: Callable[..., Result]) -> None:

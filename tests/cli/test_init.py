@@ -29,7 +29,7 @@ def test_each_task_starts_with_a_recipe_that_passes_the_check(
     ran = made.run("init", "new", "--task", task)
     assert (ran.code, ran.err) == (0, "")
     assert "  cd new\n  finery check\n  finery build" in ran.out
-    assert made.run("check", "new") == (0, "new/recipe.yaml is fine: 7 steps\n", "")
+    assert made.run("check", "new") == (0, "new/recipe.yaml is valid: 7 steps\n", "")
     plan = made.run("plan", "new", "--json").out.splitlines()
     states = {row["step"]: row["state"] for row in map(json.loads, plan)}
     assert set(states) > STEPS
@@ -107,7 +107,7 @@ def test_nothing_is_overwritten_and_nothing_half_written(there: str, project: Ma
     made = project({f"new/{there}": "mine"})
     ran = made.run("init", "new")
     assert ran.code == 2
-    assert ran.err.startswith(f"new: error: in the way: {there}\n  fix: name another folder")
+    assert ran.err.startswith(f"new: error: already there: {there}\n  fix: choose another folder")
     left = [p for p in (made.folder / "new").rglob("*") if p.is_file()]
     assert left == [made.folder / "new" / there]
     assert left[0].read_text() == "mine"

@@ -61,9 +61,9 @@ def test_the_package_passes_what_its_ci_runs(project: MakeProject, tmp_path: Pat
     ("finery-shop", "starting with a letter: shop"),
     ("my-shop", "starting with a letter: my_shop"),
     ("2nd", "starting with a letter: nd"),
-    ("class", "a plugin can't be named 'class'"),
-    ("../shop", "a plugin can't be named '../shop'"),
-    ("data", "there is already a plugin 'data' (finery 0.1.0)"),
+    ("class", "'class' is not a valid plugin name"),
+    ("../shop", "'../shop' is not a valid plugin name"),
+    ("data", "plugin 'data' already exists (finery 0.1.0)"),
 ])  # fmt: skip
 def test_a_name_that_a_plugin_cannot_have_is_refused(
     project: MakeProject, name: str, says: str
@@ -79,7 +79,7 @@ def test_nothing_is_overwritten(project: MakeProject) -> None:
     made = project({"finery-shop/README.md": "mine"})
     ran = made.run("plugin", "new", "shop")
     assert ran.code == 2
-    assert "finery-shop already exists\n  fix: name another folder" in ran.err
+    assert "finery-shop already exists\n  fix: choose another folder" in ran.err
     assert files_in(made.folder / "finery-shop") == {"README.md"}
     made.write({"file": ""})
     assert made.run("plugin", "new", "shop", "file").code == 2

@@ -120,7 +120,9 @@ def test_json_of_a_step_type_is_its_schema(project: MakeProject) -> None:
 def test_an_unknown_name_gets_a_suggestion(project: MakeProject) -> None:
     ran = project({}).run("plugins", "data.fil")
     assert ran.code == 2
-    assert "there is no plugin or step type 'data.fil'\n  fix: did you mean 'data.file'?" in ran.err
+    assert (
+        "plugin or step type 'data.fil' was not found\n  fix: did you mean 'data.file'?" in ran.err
+    )
 
 
 FAULTY = '''

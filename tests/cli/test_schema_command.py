@@ -159,7 +159,7 @@ def test_stale_schemas_fail_the_check_and_stay(project: MakeProject) -> None:
     (made.folder / "out/data.split.schema.json").unlink()
     ran = made.run("schema", "--all", "out", "--check")
     assert ran.code == 2
-    assert "out: error: stale: data.file.schema.json, data.split.schema.json" in ran.err
+    assert "out: error: out of date: data.file.schema.json, data.split.schema.json" in ran.err
     assert "fix: finery schema --all out" in ran.err
     assert not (made.folder / "out/data.split.schema.json").exists()
 

@@ -50,7 +50,10 @@ def test_what_was_built_is_shown_though_its_source_is_gone(data: Project) -> Non
     (data.folder / "rows.jsonl").unlink()
     for step in ("rows", "short"):
         ran = data.run("show", step, "-n0")
-        assert (ran.code, "not up to date: this is the last build's" in ran.err) == (0, True)
+        assert (ran.code, "not up to date: this is the output of the last build" in ran.err) == (
+            0,
+            True,
+        )
     assert ran.out == before
     assert data.run("show", "short", "--html").code == 0
     assert "there is no file rows.jsonl" in data.run("show").out
@@ -101,11 +104,11 @@ def test_a_page_that_a_step_made_is_copied(data: Project) -> None:
 
 
 @pytest.mark.parametrize(("args", "says"), [
-    (["pack", "--html"], "there is no page for pack"),
+    (["pack", "--html"], "pack has no page"),
     (["split", "--html", "build/t/rows/page.html"], "read-only"),
     (["split", "--html", "rows.jsonl/page.html"], "can't write rows.jsonl/page.html"),
     (["split", "--html", "--tokenizer", "nomodel"], "there is no model 'nomodel'"),
-    (["split", "--tokenizer", "none"], "--tokenizer is for a page"),
+    (["split", "--tokenizer", "none"], "--tokenizer needs --html"),
     (["--html", "split"], "fix: finery show split --html"),
 ])  # fmt: skip
 def test_a_page_that_cannot_be_made_is_an_error_with_a_fix(

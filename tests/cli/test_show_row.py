@@ -269,7 +269,7 @@ def test_a_file_that_changed_since_is_told(story: Project) -> None:
     found = told(story, "--row", row["id"])
     assert "rows" in found["stale"]
     assert found["notes"] == [
-        "rows: rows.jsonl changed since it was read", f"rows: not there any more: {row['id']}",
+        "rows: rows.jsonl changed since it was read", f"rows: no longer in the file: {row['id']}",
     ]  # fmt: skip
     out = story.run("show", "--row", row["id"]).out
     assert "not up to date: rows" in out
@@ -285,11 +285,11 @@ def test_a_line_that_moved_is_found_where_it_is_now(story: Project) -> None:
 
 @pytest.mark.parametrize(("args", "says"), [
     (["--row", "zzzz"], "no row has an id that begins with 'zzzz'"),
-    (["--row", ""], "an empty id"),
+    (["--row", ""], "the id is empty"),
     (["test", "--row", "zzzz"], "no row of test has an id"),
     (["tset", "--row", "zzzz"], "did you mean 'test'?"),
     (["split.tset", "--row", "zzzz"], "did you mean 'test'?"),
-    (["test", "--row", "zzzz", "--html"], "has no page"),
+    (["test", "--row", "zzzz", "--html"], "has no HTML page"),
 ])  # fmt: skip
 def test_a_call_that_cannot_be_answered_is_an_error_with_a_fix(
     story: Project, args: list[str], says: str
@@ -305,7 +305,7 @@ def test_candidates_are_named_for_an_id_that_is_ambiguous_or_mistyped(story: Pro
     ids = sorted({r["id"] for name in ("rows", "loud", "more") for r in story.rows(name)})
     start = next(a[0] for a, b in pairwise(ids) if a[0] == b[0])
     err = story.run("show", "--row", start).err
-    assert f"several rows have ids that begin with '{start}'" in err
+    assert f"several ids begin with '{start}'" in err
     assert len([i for i in ids if i in err]) > 1
     typed = f"{ids[0][:12]}zzzz"
     assert f"{ids[0]} in " in story.run("show", "--row", typed).err
@@ -339,7 +339,7 @@ data:
     assert made.run("build").code == 0
     ran = made.run("show", "--row", row["id"])
     assert ran.code == 0
-    assert "far can't tell where rows were read: no such table" in ran.out
+    assert "far can't find where rows were read: no such table" in ran.out
 
 
 def test_rows_that_were_dropped_as_its_copies_are_told(project: MakeProject) -> None:

@@ -188,7 +188,7 @@ export:
     page = made.folder / "build/t/pack-report.html"
     assert page.read_text() == "<h1>t: pack: pack, None</h1>"
     assert "FineryDeprecationWarning: plugin 'old' (old.py) implements finery_pages" in ran.err
-    assert "which finery 0.3 won't have: use finery_views" in ran.err
+    assert "which finery 0.3 removes: use finery_views" in ran.err
 
 
 def view_table(table: str) -> dict[str, str]:
@@ -198,9 +198,9 @@ def view_table(table: str) -> dict[str, str]:
 
 @pytest.mark.parametrize(("table", "says"), [
     ('{"Metrics": NgramView}', ["'Metrics' is provided twice", "plugin 'eval'", "plugin 'ngram'"]),
-    ('{"Model/ngram": Train}', ["view 'Model/ngram' of plugin 'ngram'", "is no View"]),
+    ('{"Model/ngram": Train}', ["view 'Model/ngram' of plugin 'ngram'", "is not a View"]),
     ('{"Model/ngram": "finery_nowhere:V"}', ["view 'Model/ngram'", "ModuleNotFoundError"]),
-    ('["Model/ngram"]', ["finery_views of plugin 'ngram' returns a list"]),
+    ('["Model/ngram"]', ["finery_views of plugin 'ngram' must return a mapping"]),
 ])  # fmt: skip
 def test_a_wrong_table_is_an_error_that_names_the_plugin(
     project: MakeProject, table: str, says: list[str]

@@ -111,7 +111,7 @@ def test_an_executor_comes_from_a_plugin(t: Project) -> None:
     t.env["PYTHONPATH"] += f"{os.pathsep}{Path(__file__).parent.parent}"
     code, _, err = t.run("build", "--executor", "there")
     assert code == 2
-    assert "there is no executor 'there'\n  fix: one of: local, here" in err
+    assert "executor 'there' was not found\n  fix: one of: local, here" in err
     assert t.run("build", "--executor", "here").code == 0
     assert [row["prompt"] for row in t.rows("a")] == ["one"]
 
@@ -256,7 +256,7 @@ def test_deprecated_names_work_and_warn_with_plugin_replacement_and_version(t: P
     code, _, err = t.run("build")
     assert code == 0
     assert "old.py:2: FineryDeprecationWarning: old.py uses finery.inner, which finery 0.3" in err
-    assert "won't have: use nested_step" in err
+    assert "removes: use nested_step" in err
     assert "old.py uses setting(keyed=…)" in err
     assert "use setting(affects_output=…)" in err
     assert "old.py uses takes(named=…)" in err

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from finery.util.paths import shown
+from finery.util.paths import linked, shown
 from finery.util.text import (
     counted,
     did_you_mean,
@@ -101,3 +101,16 @@ def test_a_path_is_shown_as_a_person_would_type_it(
     assert shown(tmp_path / "here" / "link") == "link"
     assert shown(Path("link")) == str(Path("link"))
     assert shown(tmp_path / "outside") == str(tmp_path / "outside")
+
+
+def test_folders_of_the_store_are_named_by_their_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view, other = "a" * 64, "b" * 64
+    (tmp_path / "build/t").mkdir(parents=True)
+    (tmp_path / "build/t/sft").symlink_to(f"../../.finery/views/{view}")
+    monkeypatch.chdir(tmp_path)
+    assert linked(f".finery/views/{view}/config.json: error") == "build/t/sft/config.json: error"
+    whole = f"in '{tmp_path}/.finery/views/{view}'"
+    assert linked(whole) == f"in '{tmp_path}/build/t/sft'"
+    assert linked(f".finery/views/{other}/x") == f".finery/views/{other}/x"

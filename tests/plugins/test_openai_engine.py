@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import resource
 import socket
 import threading
@@ -754,6 +755,28 @@ def test_what_was_asked_is_not_asked_again(taught: Callable[..., Project], serve
     assert made.run("build", "other.yaml").code == 0
     assert len(server.calls) == 2 * 110
     assert set(server.counts().values()) == {2}  # once by each model
+
+
+def test_what_answers_cost_stays_visible(taught: Callable[..., Project], server: Server) -> None:
+    made = taught(20)
+    made.edit("recipe.yaml", "api_key:", "price: {input: 1000, output: 1000}, api_key:")
+    server.answer = lambda body: Reply(echo(body), delay=0.02)
+    first = made.run("build")
+    (cost,) = re.findall(r"\(.+\); cost (\$\d+\.\d\d)\n", first.err)
+    assert cost != "$0.00"
+    assert re.search(rf"done +test .* {re.escape(cost)}\n", first.err)
+    again = made.run("build").err
+    assert "nothing to do" in again
+    assert again.endswith(f"; cost {cost}\n")
+    assert f", cost {cost}\n" in made.run("show").out
+    assert f", cost {cost}\n" in made.run("show", "test").out.partition("\n")[0] + "\n"
+    made.write({"rows.jsonl": lines(21)})
+    more = made.run("build").err
+    assert re.search(r"; cost \$\d+\.\d\d, \$\d+\.\d+ in this build\n", more), more
+    made.edit("recipe.yaml", "rows: rows}", "rows: rows, max_tokens: 64, ignore_case: true}")
+    rerun = made.run("build").err
+    assert "1 built" in rerun
+    assert re.search(r"\); cost \$\d+\.\d\d\n", rerun), "its answers come from the cache"
 
 
 def test_a_build_that_is_killed_asks_the_rest_only(

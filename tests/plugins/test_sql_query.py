@@ -264,12 +264,12 @@ def made(project: MakeProject) -> Project:
 
 
 def test_the_result_is_pinned_and_refreshed_when_asked(made: Project) -> None:
-    assert "is not pinned in recipe.lock yet" in made.run("plan").out
+    assert "isn't pinned in recipe.lock yet" in made.run("plan").out
     assert made.ran() == ["tickets"]
     lock = (made.folder / "recipe.lock").read_text()
     assert "sql:TICKETS/" in lock
     assert ": 3 rows, " in lock
-    assert "as pinned: 3 rows" in made.run("plan").out
+    assert "pinned: 3 rows" in made.run("plan").out
     change(made.folder / "t.db", "UPDATE tickets SET body = 'new' WHERE id = 1")
     assert made.ran() == []
     assert said(made.rows("tickets"))[0] == "ticket 0 even"

@@ -40,10 +40,10 @@ def print_json(data: Any) -> None:
 
 
 def print_wrapped(start: str, text: str, *, hang: int, dim: bool = False, most: int = 0) -> None:
-    """A text behind `start`, on stdout in lines as wide as the terminal.
+    """Print a text after `start`, in lines as wide as the terminal.
 
-    hang: columns in front of further lines. most: columns, if a line shall have no more. What is
-    no terminal gets one line.
+    hang: indentation of further lines, in columns. most: the widest line, in columns, also where
+    stdout is not a terminal; by default a pipe gets one line.
     """
     room = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else most or len(text) * 9
     width = len(click.unstyle(start))
@@ -61,5 +61,5 @@ def print_wrapped(start: str, text: str, *, hang: int, dim: bool = False, most: 
 
 
 def is_terminal(stream: IO[str]) -> bool:
-    """Whether to draw: a terminal that isn't dumb."""
+    """Whether a stream is a terminal that can redraw lines."""
     return stream.isatty() and os.environ.get("TERM") != "dumb"

@@ -1,4 +1,4 @@
-"""`finery check --deep`: every training's rows as the model will see them, with where loss lies."""
+"""`finery check --deep`: the rows of each training as the model will see them, with their loss."""
 
 import os
 import sys
@@ -18,14 +18,14 @@ from finery.store.database import Store
 from finery.util.text import counted, visible
 
 MOST_CHARACTERS = 1_200
-"""Of one piece of a sample row; of longer ones head and tail are shown."""
+"""Longest piece of a sample row that is shown whole; longer ones are cut in the middle."""
 WIDTH = 13
-"""Of the column with the facts' names."""
+"""Width of the column with the names of facts."""
 RETURN = "⏎"
 
 
 def check_deeply(graph: Graph, store: Store, samples: int, *, as_json: bool) -> int:
-    """Prove all trainings, show what they would learn; the exit code."""
+    """Verify the rows of all trainings and show what they learn. Returns the exit code."""
     from finery.cli.progress import listener
 
     progress = None if as_json else listener(sys.stderr, graph)
@@ -47,7 +47,7 @@ def check_deeply(graph: Graph, store: Store, samples: int, *, as_json: bool) -> 
             whole += bool(proven.proofs) and not (proven.errors or proven.waits)
             _print_json(proven) if as_json else _print(proven)
     finally:
-        reports.close()  # removes what was written for the proofs
+        reports.close()  # removes temporary files
         if progress is not None:
             progress.close()
     if not as_json:
@@ -59,7 +59,7 @@ def check_deeply(graph: Graph, store: Store, samples: int, *, as_json: bool) -> 
 
 
 def _reporter(as_json: bool) -> Any:
-    """Makes, for each training, what shows the progress of its proof on a terminal."""
+    """Makes a function for each training that shows its progress on a terminal."""
     quiet = as_json or not is_terminal(sys.stderr)
 
     def report_of(node: Node) -> Report:
@@ -76,7 +76,7 @@ def _reporter(as_json: bool) -> Any:
 
 
 def _print_json(proven: Proven) -> None:
-    """A line for each data set, each error, and each input that isn't there yet."""
+    """A line for each data set, each error, and each input that isn't built yet."""
     step = {"step": proven.node.name, "use": proven.node.use}
     for proof in proven.proofs:
         print_json({**step, **msgspec.to_builtins(proof, str_keys=True)})
@@ -96,7 +96,7 @@ def _print(proven: Proven) -> None:
             f"{click.style(f'{proven.node.name}: {proof.input}', bold=True)}  {proven.node.use}"
         )
         _print_counts_of(proof)
-        if proof.facts != facts:  # what holds for the step's rows holds for its validation rows
+        if proof.facts != facts:  # most often those of the validation rows are the same
             facts = proof.facts
             for name, text in facts.items():
                 _print_fact(name, text)
@@ -106,7 +106,7 @@ def _print(proven: Proven) -> None:
     for ref, steps in proven.waits.items():
         build = " ".join(f"--step {step}" for step in steps)
         note = click.style("note:", fg="yellow")
-        click.echo(f"{note} {proven.node.name} is not proven with {ref}, which isn't built yet")
+        click.echo(f"{note} {proven.node.name} isn't verified with {ref}, which isn't built yet")
         click.echo(f"  {click.style('fix:', fg='green')} finery build {build}\n")
 
 
@@ -114,7 +114,7 @@ def _print_counts_of(proof: Proof) -> None:
     _print_fact("rows", proof.counts())
     _print_fact("length", proof.lengths())
     if proof.dropped:
-        _print_fact("left out", proof.left_out())
+        _print_fact("dropped", proof.left_out())
     for note in proof.notes:
         click.echo(f"  {click.style('note:', fg='yellow')} {visible(note, tabs=True)}")
 
@@ -134,7 +134,7 @@ def _print_fact(name: str, text: str) -> None:
 
 
 def _print_sample(sample: Sample) -> None:
-    """A row's text: without loss dim, with loss green, or in ⟦⟧ where there is no colour."""
+    """A row's text. Tokens with loss are green, or in ⟦⟧ without colour; the others are dim."""
     from rich.padding import Padding
     from rich.text import Text
 
@@ -147,7 +147,7 @@ def _print_sample(sample: Sample) -> None:
         text.append_text(_styled(piece))
     if sys.stdout.isatty():
         stdout().print(Padding(text, (0, 0, 0, 4)))
-    else:  # a pipe gets the lines as they are, however long
+    else:  # a pipe gets whole lines
         click.echo("\n".join(f"    {line}" for line in text.plain.split("\n")))
     click.echo()
 
@@ -170,7 +170,7 @@ def _in_colour() -> bool:
 
 
 def _cut(text: str) -> str:
-    """Head and tail of a long text."""
+    """The beginning and the end of a long text."""
     if len(text) <= MOST_CHARACTERS:
         return text
     half = MOST_CHARACTERS // 2
@@ -179,10 +179,10 @@ def _cut(text: str) -> str:
 
 def _print_counts(total: int, whole: int, waiting: int, errors: list[FineryError]) -> None:
     if not total:
-        click.echo("there is no training whose rows could be proven")
+        click.echo("the recipe has no training with rows to verify")
         return
-    words = [f"{whole} of {counted(total, 'training')} proven"]
-    words += [f"{waiting} not wholly, for want of built steps"] if waiting else []
+    words = [f"{whole} of {counted(total, 'training')} verified"]
+    words += [f"{waiting} partially: some inputs aren't built yet"] if waiting else []
     words += [counted(len(errors), "error")] if errors else []
     colour = "red" if errors else "yellow" if waiting else "green"
     click.secho(", ".join(words), fg=colour, err=bool(errors))

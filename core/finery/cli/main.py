@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 COLLECT_AFTER = 100_000
-"""New objects after which Python looks for garbage. Most of what a command makes lives until its
-end: to look among it as often as by default takes a tenth of the time of a build of 1,000 steps."""
+"""New objects between two garbage collections. Most objects live until the command ends: with
+Python's default, collections take a tenth of the time of a build of 1,000 steps."""
 
 
 class _Commands(click.Group):
     """Commands by the hook `finery_commands`; a command's module is imported when it is called.
 
-    finery's own come first, without loading plugins: no plugin can take their names.
+    finery's own commands come first and load no plugins, so plugins can't replace them.
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -90,7 +90,7 @@ def main() -> None:
         code = ended(error)
     except KeyboardInterrupt:
         code = interrupted()
-    except BrokenPipeError:  # whoever read what we print is gone
+    except BrokenPipeError:  # the reader of our output has ended
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 1)
         os.dup2(nowhere, 2)
@@ -107,7 +107,7 @@ def main() -> None:
 def _warn_of_broken_plugins() -> None:
     """Warn of the plugins that can't be used, unless the command reported them."""
     manager = sys.modules.get("finery.plugin.manager")
-    if manager is None:  # no command of this kind needed plugins
+    if manager is None:  # the command loaded no plugins
         return
     for plugin in manager.left_out():
         named = plugin.error.what.startswith(f"plugin '{plugin.name}'")
@@ -144,6 +144,6 @@ def ended(error: SystemExit) -> Any:
 
 
 def interrupted() -> int:
-    """Say that Ctrl-C was heard; the exit code for it."""
+    """Print that the command was interrupted; returns the exit code."""
     click.echo("interrupted", err=True)
     return 130

@@ -27,7 +27,7 @@ def _completing(what: str) -> Complete:
 
 
 complete_steps, complete_types = _completing("steps"), _completing("types")
-"""What completes the names of steps, and of plugins and step types."""
+"""Completions of steps, and of plugins and step types."""
 
 
 def recipe_words(function: F) -> F:
@@ -50,7 +50,7 @@ def recipe_and_step(function: F) -> F:
     def with_step(target: Target, command: str) -> dict[str, Any]:
         values = _one_step(target, command)
         if values["step"] is None:
-            raise UsageError("which step?", fix=f"finery {command} STEP")
+            raise UsageError(f"{command} needs a step", fix=f"finery {command} STEP")
         return values
 
     return _with_target(function, with_step, "[RECIPE] STEP")

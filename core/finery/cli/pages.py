@@ -1,4 +1,4 @@
-"""`finery show STEP --html`: which pages a step's outputs have, and where they go."""
+"""`finery show STEP --html`: the pages of a step's outputs, and where they are written."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -25,10 +25,10 @@ def write_pages(
     html: str,
     tokenizer: str | None,
 ) -> dict[str, Path]:
-    """Write the pages of a step's outputs; title of an output → the page that it is on.
+    """Write the pages of a step's outputs. Returns title of an output → its page.
 
-    html: what `--html` names, a file or a folder; empty: beside the outputs. tokenizer: what
-    `--tokenizer` names. Raises `UsageError` where there is no page, or several for one file.
+    html: the file or folder of `--html`; empty: next to the outputs. tokenizer: the model of
+    `--tokenizer`. Raises `UsageError` if there is no page, or if one file would hold several.
     """
     outputs = [output_of(graph.plugins, store, title, m) for title, m in manifests.items()]
     pages = [
@@ -40,9 +40,9 @@ def write_pages(
         raise _no_page(graph, outputs)
     if len(pages) > 1 and html and not Path(html).is_dir():
         raise UsageError(
-            f"there are {len(pages)} pages, and --html names one file",
+            f"the step has {len(pages)} pages, but --html names one file",
             where="--html",
-            fix=f"name an output: finery show {pages[0][0][0].title} --html {html}",
+            fix=f"choose an output: finery show {pages[0][0][0].title} --html {html}",
         )
     paths: dict[str, Path] = {}
     for group, page in pages:
@@ -52,7 +52,7 @@ def write_pages(
 
 
 def _groups(graph: Graph, outputs: Sequence[Output]) -> list[tuple[View, list[Output]]]:
-    """The outputs that share a page, with their view."""
+    """(view, outputs) of each page."""
     groups: dict[object, tuple[View, list[Output]]] = {}
     for output in outputs:
         view = view_of(graph.plugins, output.manifest)
@@ -62,7 +62,7 @@ def _groups(graph: Graph, outputs: Sequence[Output]) -> list[tuple[View, list[Ou
 
 
 def _title(group: Sequence[Output]) -> str:
-    """What a page is called: by its only output, else by the step."""
+    """The name of a page: its only output, or the step."""
     return group[0].title if len(group) == 1 else group[0].step
 
 
@@ -83,7 +83,7 @@ def _note(text: str) -> None:
 
 
 def _progress() -> Callable[[str, int, int], None]:
-    """Shows how far a page is, on a terminal."""
+    """Prints the progress of a page on a terminal."""
     quiet = not is_terminal(sys.stderr)
 
     def progress(what: str, done: int, total: int) -> None:
@@ -94,7 +94,7 @@ def _progress() -> Callable[[str, int, int], None]:
 
 
 def _finder(graph: Graph, store: Store) -> Callable[[str], Artifact | None]:
-    """Finds the artifact that the recipe calls so, where it is built."""
+    """Finds a built artifact by its name in the recipe."""
 
     def find(name: str) -> Artifact | None:
         step, _, output = name.partition(".")
@@ -109,7 +109,7 @@ def _finder(graph: Graph, store: Store) -> Callable[[str], Artifact | None]:
 
 
 def _no_page(graph: Graph, outputs: Sequence[Output]) -> UsageError:
-    """The error for outputs without a page; names steps that may have one."""
+    """The error for outputs without a page. Names steps that have one."""
     asked = {output.title.partition(".")[0] for output in outputs}
     named = [
         node.name
@@ -118,9 +118,9 @@ def _no_page(graph: Graph, outputs: Sequence[Output]) -> UsageError:
         and any(_makes_pages(graph, cls.kind) for cls in node.outputs.values())
     ]
     return UsageError(
-        f"there is no page for {', '.join(o.title for o in outputs)}",
+        f"{', '.join(o.title for o in outputs)} has no page",
         where="--html",
-        fix=f"name a step that has one: {', '.join(named)}" if named else None,
+        fix=f"these steps have one: {', '.join(named)}" if named else None,
     )
 
 
@@ -129,7 +129,7 @@ def _makes_pages(graph: Graph, kind: str) -> bool:
 
 
 def _file(graph: Graph, html: str, name: str) -> Path:
-    """Where a page goes: what `--html` names, a file or a folder, else beside the outputs."""
+    """The path of a page: as `--html` names it, otherwise next to the outputs."""
     from finery.build.outputs import build_folder
 
     if not html:
@@ -138,18 +138,20 @@ def _file(graph: Graph, html: str, name: str) -> Path:
 
 
 def write(path: Path, text: str, store: Path) -> Path:
-    """Write a page. store: where nothing may be written. `UsageError` where that can't be."""
+    """Write a page. Raises `UsageError` inside the store and where writing fails."""
     if path.resolve().is_relative_to(store.resolve()):
         raise UsageError(
-            f"{shown(path)} lies in what a step made, which is read-only",
+            f"{shown(path)} is in the output of a step, which is read-only",
             where="--html",
-            fix="name a file elsewhere",
+            fix="choose a file in another folder",
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UsageError(
-            f"can't write {shown(path)}: {error.strerror}", where="--html", fix="name another file"
+            f"can't write {shown(path)}: {error.strerror}",
+            where="--html",
+            fix="choose another file",
         ) from error
     return path

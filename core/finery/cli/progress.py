@@ -1,4 +1,4 @@
-"""What a person sees while a build runs: a live table on a terminal, plain lines elsewhere."""
+"""The display of a running build: a live table on a terminal, plain lines elsewhere."""
 
 import time
 from collections import deque
@@ -14,34 +14,34 @@ from finery.util.events import Event
 from finery.util.text import duration, in_dollars, in_line, visible
 
 QUIET_SECONDS, QUIETEST_SECONDS = 20.0, 300.0
-"""On plain output, how long a running step stays silent between two lines on its progress: a tenth
-of the time that it has run, within these."""
+"""Shortest and longest time between two progress lines of a step in plain output. In between, it is
+a tenth of the time that the step has run."""
 WINDOW = 20
-"""The newest reports of a running step, whose pace tells the time left."""
+"""The number of recent progress reports from which the remaining time is estimated."""
 PAUSE = 3.0
-"""What takes so many times as long as the others is a pause, e.g. for a validation."""
+"""A report that takes so many times as long as the others is a pause, e.g. a validation."""
 NARROW = 100
-"""Columns of a terminal below which the table doesn't say what step types are used."""
+"""Narrowest terminal, in columns, for which the table has a column of step types."""
 MOST_ROWS = 24
-"""Steps in the live table; of larger recipes it shows what runs and what just ended."""
+"""Most steps in the live table. Of larger recipes, it shows the running and the latest ones."""
 
 
 Styles = Callable[[str], Mapping[str, LiveMetric]]
-"""Step → how its metrics are shown, see `finery.LiveMetric`."""
+"""Step → the styles of its metrics, see `finery.LiveMetric`."""
 
 
 class Progress(Protocol):
     """Listens to a build and shows it."""
 
     def __call__(self, event: Event) -> None:
-        """Take an event."""
+        """Update the display with an event."""
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Restore the terminal."""
 
 
 class Pace:
-    """How long what is left will take, from the newest steps and from all pauses between them."""
+    """Estimates the remaining time from recent reports and from all pauses between them."""
 
     def __init__(self) -> None:
         self._recent: deque[float] = deque(maxlen=WINDOW)  # seconds each, newest last
@@ -49,7 +49,7 @@ class Pace:
         self._at: float | None = None
 
     def take(self, done: float, total: float, now: float) -> None:
-        """Take a report: `done` of `total` at the time `now`, in seconds of any clock."""
+        """Add a report: `done` of `total` at the time `now`, in seconds of any clock."""
         if total != self._total or done < self._done or self._at is None:
             self._begin(done, total, now)
             return
@@ -64,15 +64,15 @@ class Pace:
         self._done, self._at = done, now
 
     def _begin(self, done: float, total: float, now: float) -> None:
-        """Another stretch of work: forget the one before."""
+        """Start to measure another piece of work."""
         self._recent.clear()
         self._total, self._done, self._at = total, done, now
         self._counted = self._paused = 0.0
 
     def left(self, now: float) -> float | None:
-        """Seconds left at the time `now`; None where it can't be told yet.
+        """Seconds left at the time `now`; None if there are too few reports.
 
-        While nothing comes, e.g. during a validation, it stands still after one step's time.
+        Without new reports, e.g. during a validation, it stops falling after the time of one step.
         """
         if len(self._recent) < 3 or self._at is None or self._done >= self._total:
             return None
@@ -82,13 +82,13 @@ class Pace:
 
 
 def median(values: Collection[float]) -> float:
-    """The middle of some values. (That of `statistics` takes 5 ms to import.)"""
+    """The median. (The module `statistics` takes 5 ms to import.)"""
     ordered, half = sorted(values), len(values) // 2
     return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
 
 
 class Piece(NamedTuple):
-    """A bit of a running step's line: what it says, how, and how much it matters (0: most)."""
+    """A part of a running step's line: its text, style and rank (0: shown first)."""
 
     text: str
     style: str
@@ -96,13 +96,13 @@ class Piece(NamedTuple):
 
     @property
     def width(self) -> int:
-        """Its columns, with the gap before it."""
+        """Its width in columns, with the gap before it."""
         return len(self.text) + 2
 
 
 @dataclass
 class _Row:
-    """A step as it is shown."""
+    """The state of a step in the display."""
 
     name: str
     use: str
@@ -121,7 +121,7 @@ class _Row:
     has_news: bool = False  # a validation that plain output hasn't printed
 
     def take(self, event: Event) -> None:
-        """Bring the row up to date with an event of its step."""
+        """Update the row with an event of its step."""
         match event["event"]:
             case "step_started":
                 self.state, self.started, self.text = "running", time.monotonic(), event["reason"]
@@ -134,14 +134,14 @@ class _Row:
                 self._measure(event["name"], event["value"])
             case "step_finished":
                 self.state, self.seconds = "done", event["seconds"]
-                self.dollars = event["dollars"]
+                self.dollars = event.get("dollars", 0.0)
             case "step_cached":
                 self.state = "cached"
             case "step_failed":
                 self.state, self.text = "failed", in_line(event["error"]["what"])
                 self.seconds = time.monotonic() - self.started if self.started else 0.0
             case "step_blocked":
-                self.state, self.text = "blocked", f"waits for {event['by']}"
+                self.state, self.text = "blocked", f"blocked by {event['by']}"
 
     def _measure(self, name: str, value: float) -> None:
         self.values[name] = value
@@ -149,7 +149,7 @@ class _Row:
         self.has_news |= declared_metric(name, self.styles).style.validation
 
     def pieces(self) -> Iterator[Piece]:
-        """What to say of a running step, in order."""
+        """The parts of a running step's line, in order."""
         if self.total:
             yield Piece(f"{self.done:.0f}/{self.total:.0f}", "", 0)
         if self.text:
@@ -160,7 +160,7 @@ class _Row:
             yield Piece(f"{duration(left) if left >= 1 else 'a moment'} left", "dim", 3)
 
     def measures(self, *, lasting: bool = False) -> Iterator[Piece]:
-        """The newest metrics, in order. lasting: only those that outlast the step."""
+        """The newest metrics, in order. lasting: only those shown after the step ended."""
         declared = {name: declared_metric(name, self.styles) for name in self.values}
         hidden = {one.style.hides for one in declared.values()}
         for name in sorted(self.values, key=lambda n: (declared[n].place, n)):
@@ -169,7 +169,7 @@ class _Row:
             yield self._measure_in_words(name, declared[name])
 
     def lasting(self) -> list[str]:
-        """What to say of a step that is done: its last metrics, and what its answers cost."""
+        """What is shown of a finished step: its last metrics, and the cost of its answers."""
         words = [piece.text for piece in self.measures(lasting=True)]
         return [*words, in_dollars(self.dollars)] if self.dollars else words
 
@@ -181,7 +181,7 @@ class _Row:
         return Piece(visible(text), style.style, style.rank)
 
     def is_due(self, now: float) -> bool:
-        """Whether plain output shall say a line on its progress."""
+        """Whether it is time for a progress line in plain output."""
         quiet = now - self.printed
         most = min(max(QUIET_SECONDS, (now - self.started) / 10), QUIETEST_SECONDS)
         return quiet > most or (self.has_news and quiet > QUIET_SECONDS / 4)
@@ -193,7 +193,7 @@ def listener(stream: IO[str], graph: Graph) -> Progress:
     def styles(step: str) -> Mapping[str, LiveMetric]:
         try:
             return metrics_of(type(graph.nodes[step].step))
-        except PluginError as error:  # the step is fine all the same
+        except PluginError as error:  # this doesn't fail the step
             print_error(error)
             return {}
 
@@ -201,7 +201,7 @@ def listener(stream: IO[str], graph: Graph) -> Progress:
 
 
 class _Rows:
-    """The steps of a build by name, brought up to date by its events."""
+    """The rows of all steps by name, updated by events."""
 
     def __init__(self, styles: Styles) -> None:
         self._styles = styles
@@ -218,7 +218,7 @@ class _Rows:
         return f"{text} ({note['name']})", fix
 
     def take(self, event: Event) -> _Row | None:
-        """The row of the event's step, up to date; None for other events."""
+        """The updated row of the event's step; None for other events."""
         if event["event"] == "build_started":
             self.rows = {s["step"]: _Row(s["step"], s["use"]) for s in event["steps"]}
             self.width = max(map(len, self.rows), default=0)
@@ -232,14 +232,14 @@ class _Rows:
 
 
 class PlainProgress:
-    """A line when a step starts, ends or fails, and now and then on its progress."""
+    """Prints a line when a step starts, ends or fails, and sometimes about its progress."""
 
     def __init__(self, stream: IO[str], styles: Styles) -> None:
         self._stream = stream
         self._rows = _Rows(styles)
 
     def __call__(self, event: Event) -> None:
-        """Take an event."""
+        """Update the display with an event."""
         row = self._rows.take(event)
         if row is None:
             return
@@ -262,7 +262,7 @@ class PlainProgress:
                 self._print(row, "…", "  ".join(piece.text for piece in row.pieces()))
 
     def close(self) -> None:
-        """Nothing to put back."""
+        """Do nothing: there is nothing to restore."""
 
     def _print(self, row: _Row, word: str, text: str) -> None:
         line = f"  {word:<6}  {row.name:<{self._rows.width}}  {row.use}  {text}".rstrip()
@@ -270,7 +270,7 @@ class PlainProgress:
 
 
 class LiveProgress:
-    """A table of all steps that is redrawn in place; started when the first step runs."""
+    """A table of all steps, redrawn in place. It starts with the first step that runs."""
 
     def __init__(self, stream: IO[str], styles: Styles) -> None:
         self._stream = stream
@@ -279,7 +279,7 @@ class LiveProgress:
         self._console: Any = None
 
     def __call__(self, event: Event) -> None:
-        """Take an event."""
+        """Update the display with an event."""
         row = self._rows.take(event)
         if row is None:
             return
@@ -296,7 +296,7 @@ class LiveProgress:
             self._live.console.print(line + fix, highlight=False)
 
     def close(self) -> None:
-        """Draw the table a last time and leave it standing."""
+        """Draw the table one last time and leave it on the terminal."""
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -365,13 +365,13 @@ class LiveProgress:
 
 
 class ProgressLine:
-    """A running step's line: a bar and as many pieces as fit, those that matter most first."""
+    """A running step's line: a bar and as many pieces as fit, by rank."""
 
     def __init__(self, row: _Row) -> None:
         self._row = row
 
     def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
-        """Draw it in the width that there is."""
+        """Draw it in the available width."""
         from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text
@@ -395,7 +395,7 @@ class ProgressLine:
 
 
 def fitting(pieces: list[Piece], width: int) -> list[Piece]:
-    """The pieces that matter most, as many as fit in `width` columns, in their order."""
+    """As many pieces as fit in `width` columns, chosen by rank and kept in order."""
     kept: set[int] = set()
     room = width + 2  # there is no gap before the first
     for index in sorted(range(len(pieces)), key=lambda i: pieces[i].rank):

@@ -1,4 +1,4 @@
-"""`finery show --row ID`: a row's story as a tree, from its source to what became of it."""
+"""`finery show --row ID`: the story of a row as a tree, from its source to the answers to it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -11,11 +11,11 @@ from finery.rows import snippet
 from finery.util.text import counted, visible
 
 SHOWN = 20
-"""Relatives that are shown; the others are counted."""
+"""Relatives that are shown. The others are counted."""
 LISTED = 3
-"""Places of a row, or equal rows, that are shown."""
+"""Places of a row, or equal rows, that are listed."""
 NEAR = 5
-"""Rows that were dropped because of the one asked for that are shown."""
+"""Rows dropped because of this row that are shown."""
 LONGEST = 400
 """Characters of an answer or a reason that are shown."""
 LONGEST_PROMPT = 4_000
@@ -24,7 +24,7 @@ _STYLES = {"dropped": "yellow", "found": "yellow", "generated": "magenta", "take
 
 
 def show_story(graph: Graph, story: Story) -> None:
-    """Print the row, the tree of the rows of its origin, and what that means for trainings."""
+    """Print the row, the tree of the rows of its origin, and the trainings that use them."""
     console = stdout()
     asked = story.told(story.id)
     assert asked is not None
@@ -42,12 +42,12 @@ def show_story(graph: Graph, story: Story) -> None:
         console.print(_text((f"note: {note}", "yellow")))
     if story.stale:
         console.print(
-            f"not up to date: {', '.join(story.stale)} (this is the last build's)", style="yellow"
+            f"not up to date: {', '.join(story.stale)} (shown as of the last build)", style="yellow"
         )
 
 
 class _Trees:
-    """The rows of a story as trees, one for each row that has no parent."""
+    """The rows of a story as trees, one for each row without parents."""
 
     def __init__(self, graph: Graph, story: Story) -> None:
         self.graph = graph
@@ -64,7 +64,7 @@ class _Trees:
                 self.children.setdefault(parent, []).append(told)
 
     def print(self, console: Any) -> None:
-        """Print all trees; relatives only as far as there is room."""
+        """Print all trees, with at most `SHOWN` relatives."""
         from rich.tree import Tree
 
         for told in self.story.rows:
@@ -113,7 +113,7 @@ class _Trees:
         return _text(*parts)
 
     def _line(self, told: Told, events: Sequence[Event]) -> Any:
-        """What a step did with a row; of a generated one the prompt, too."""
+        """What a step did with a row. For a generated row, also its prompt."""
         event = events[0]
         head = (f"{_place(event):<{self.widths[0]}}  {event.use:<{self.widths[1]}}  ", "")
         style = _STYLES.get(event.what, "")
@@ -132,24 +132,24 @@ class _Trees:
         return _text(head, *parts, *tail, *lines)
 
     def _answer(self, event: Event) -> Iterator[tuple[str, str]]:
-        """What the view of an evaluation says of an answer."""
+        """An answer, as the view of the evaluation shows it."""
         kind = self.graph.nodes[event.step].outputs[event.output].kind
         for text, style in self.graph.plugins.view(kind).row_event(event.facts):
             yield f"{_short(text)}  ", style
 
 
 def _is_origin(told: Told, event: Event) -> bool:
-    """Whether its places are where the row was read: no step is before that."""
+    """Whether its places are where the row was read, i.e. the step is its source."""
     return event.step == told.events[0].step and event.what in ("read", "dropped")
 
 
 def _is_trained(event: Event) -> bool:
-    """Whether a training takes the row to learn from."""
+    """Whether a training learns from the row."""
     return event.what == "taken" and event.facts["role"] == "train"
 
 
 def _listed(values: Sequence[Any]) -> str:
-    """The first few values."""
+    """The first values, and how many more there are."""
     more = f" and {len(values) - LISTED} more" if len(values) > LISTED else ""
     return f"{', '.join(str(value) for value in values[:LISTED])}{more}"
 
@@ -159,7 +159,7 @@ def _place(event: Event) -> str:
 
 
 def _alike(events: Sequence[Event]) -> Iterator[list[Event]]:
-    """Events, those together that only differ in the row's number."""
+    """Groups of events that differ only in the row's number."""
     groups: dict[tuple[Any, ...], list[Event]] = {}
     for index, event in enumerate(events):
         key = (event.step, event.output, event.what, None if event.number else index)
@@ -179,7 +179,7 @@ def _said(events: Sequence[Event]) -> str:
 
 
 def _generated(facts: Mapping[str, Any]) -> str:
-    """Teacher, attempt, template, checks and judge of a row that was generated or judged."""
+    """The teacher, attempt, template, checks and judge of a generated or judged row."""
     judge, checks = facts.get("judge") or {}, facts.get("checks") or ()
     by = facts.get("model") or judge.get("model")
     parts = [f"by {as_text(by)}"] if by else []
@@ -195,12 +195,12 @@ def _generated(facts: Mapping[str, Any]) -> str:
 
 
 def _is_told(check: Mapping[str, Any], judge: Mapping[str, Any]) -> bool:
-    """Whether a check is what the judge's score says anyway."""
+    """Whether a check only repeats the judge's score."""
     return check.get("check") == "judge" and "score" in judge and check.get("passed") is True
 
 
 def _checked(check: Mapping[str, Any]) -> str:
-    """A check and what became of it: `regex ✓`."""
+    """A check and its result: `regex ✓`."""
     passed = {True: " ✓", False: " ✗"}.get(check.get("passed", ""), "")
     value = f" {as_text(check['value'])}" if check.get("value") is not None else ""
     detail = f" ({_short(str(check['detail']))})" if check.get("detail") else ""
@@ -210,9 +210,9 @@ def _checked(check: Mapping[str, Any]) -> str:
 def _judged(
     judge: Mapping[str, Any], told: Any, checks: Sequence[Mapping[str, Any]]
 ) -> Iterator[str]:
-    """A judge's score and reason, or what it said of a pair; not what checks tell already.
+    """A judge's score and reason, or its verdict on a pair, without what checks repeat.
 
-    told: the judge, where it is named already.
+    told: the judge, if it was named before.
     """
     by = f" of {judge['model']}" if judge.get("model") and not told else ""
     if "score" in judge:
@@ -229,7 +229,7 @@ def _judged(
 
 
 def _exchange(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(who, text) of the prompt that a generated row came of, and of what the row doesn't hold."""
+    """(label, text) of the prompt of a generated row, and of answers that the row doesn't hold."""
     for message in facts.get("prompt") or ():
         yield f"prompt, {message.get('role', '')}", as_text(message.get("content") or "")
     if facts.get("answer"):
@@ -241,7 +241,7 @@ def _exchange(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _trained(story: Story) -> Iterator[Any]:
-    """A line for each training: which rows of the origin it takes."""
+    """A line for each training with the rows of the origin that it learns from."""
     taken: dict[tuple[str, str], list[Told]] = {}
     for told in story.rows:
         for event in told.events:

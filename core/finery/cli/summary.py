@@ -1,4 +1,4 @@
-"""What a build ends with: what its outputs say together, remarks, errors, what to do next."""
+"""The end of a build: scores, remarks, errors and what to do next."""
 
 import os
 import shutil
@@ -34,7 +34,7 @@ def print_summary(build: Build, outcome: Outcome) -> None:
 
 
 def _print_remarks(build: Build, title: str, manifest: Manifest) -> None:
-    """Print what its view has to say about an output that this build made."""
+    """Print the remarks of the view of an output that this build made."""
     plugins = build.graph.plugins
     output = output_of(plugins, build.store, title, manifest)
     for remark in view_of(plugins, manifest).remarks(output):
@@ -45,7 +45,7 @@ def _print_remarks(build: Build, title: str, manifest: Manifest) -> None:
 
 
 def _wrapped(text: str) -> str:
-    """The text broken between words where a terminal would break it anywhere."""
+    """The text, wrapped between words on a terminal."""
     if not sys.stderr.isatty():
         return text
     columns = shutil.get_terminal_size().columns
@@ -76,7 +76,7 @@ def _print_counts(build: Build, outcome: Outcome) -> None:
 
 
 def _next_lines(build: Build, outcome: Outcome) -> Iterator[str]:
-    """Where the outputs are, and how to run what was made."""
+    """Where the outputs are and how to run them."""
     yield f"outputs: {_short(build.folder)}"
     for title, manifest in _manifests(outcome):
         command = manifest.meta.get("run")
@@ -85,7 +85,7 @@ def _next_lines(build: Build, outcome: Outcome) -> Iterator[str]:
 
 
 def _show_outputs(build: Build, outcome: Outcome) -> Iterator[FineryError]:
-    """Print what the views have to say; yield what a view fails with: the build is fine."""
+    """Print what the views show. Yields the errors of views: they don't fail the build."""
     if outcome.ran or outcome.errors:
         try:
             show_together(build.graph.plugins, build.store, _manifests(outcome))
@@ -101,7 +101,7 @@ def _show_outputs(build: Build, outcome: Outcome) -> Iterator[FineryError]:
 def _manifests(
     outcome: Outcome, steps: Iterable[str] | None = None
 ) -> Iterator[tuple[str, Manifest]]:
-    """(what the recipe calls it, manifest) of all outputs, or of those that some steps made."""
+    """(name in the recipe, manifest) of all outputs, or of those of some steps."""
     for step in outcome.results if steps is None else steps:
         if step in outcome.results:
             yield from titled(step, outcome.results[step].outputs).items()

@@ -1,4 +1,4 @@
-"""Which view shows an output, and what commands print of it around the view's own part."""
+"""Printing outputs: the view of each, and the lines around it."""
 
 import io
 import re
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from finery.store.database import Store
 
 PIPE_WIDTH = 1_000
-"""Columns of what is printed into a pipe or a file: nothing that people write is broken there."""
+"""Columns of output to a pipe or a file: wide enough to keep each line whole."""
 _PADDING = re.compile(r"[ \t]+(?=\n)")
 
 
 class _Unpadded:
-    """A stream that takes the spaces off the ends of lines: tables come padded to their width."""
+    """A stream without spaces at the ends of lines, which rich adds to tables."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -44,9 +44,9 @@ class _Unpadded:
 
 
 def stdout() -> "Console":
-    """A console on stdout that neither wraps nor pads where there is no terminal.
+    """A console on stdout that neither wraps nor pads unless stdout is a terminal.
 
-    What a terminal's encoding lacks is printed as `?`.
+    Characters that the encoding lacks are printed as `?`.
     """
     from rich.console import Console
 
@@ -64,7 +64,7 @@ def view_of(plugins: "Plugins", manifest: Manifest) -> "View":
 
 
 def output_of(plugins: "Plugins", store: "Store", title: str, manifest: Manifest) -> "Output":
-    """An output to hand to its view. title: what the recipe calls it."""
+    """An output for its view. title: its name in the recipe."""
     from finery.plugin.views.view import Output
 
     refs = {role: phrase(plugins, ref) for role, ref in manifest.refs.items()}
@@ -72,25 +72,25 @@ def output_of(plugins: "Plugins", store: "Store", title: str, manifest: Manifest
 
 
 def titled(step: str, outputs: Mapping[str, Manifest]) -> dict[str, Manifest]:
-    """What the recipe calls each output → its manifest.
+    """Name in the recipe → manifest of each output.
 
-    Without the nameless output where it only repeats a named one.
+    The unnamed output is omitted if it repeats a named one.
     """
     named = {name: m for name, m in outputs.items() if name or outputs.keys() == {""}}
     return {f"{step}.{name}" if name else step: manifest for name, manifest in named.items()}
 
 
 def phrase(plugins: "Plugins", manifest: Manifest) -> str:
-    """What a list says of an artifact: `gguf q8_0, 138 MiB`."""
+    """An artifact in a few words, for a list: `gguf q8_0, 138 MiB`."""
     brief = view_of(plugins, manifest).brief(manifest)
     return ", ".join(part for part in (brief, size(manifest.size())) if part)
 
 
 class Made(NamedTuple):
-    """How a step's outputs came about, and what a build says of them.
+    """Facts about a step that its outputs don't hold.
 
-    seed: the one that the step ran with, None where its outputs don't depend on it. dollars: what
-    the answers in them cost. error: why a build fails at the step, see `failed_gates`.
+    seed: the seed of the run, None if the outputs don't depend on it. dollars: the cost of the
+    answers in the outputs. error: why a build fails at the step, see `failed_gates`.
     """
 
     seed: int | None = None
@@ -98,7 +98,7 @@ class Made(NamedTuple):
     error: "FineryError | None" = None
 
     def words(self) -> Iterator[str]:
-        """What there is to say beside an output's title."""
+        """What is printed next to an output's title."""
         if self.seed is not None:
             yield f"seed {self.seed}"
         if self.dollars:
@@ -167,7 +167,7 @@ def _data(view: "View", output: "Output", detail: "Detail") -> dict[str, Any]:
 
 
 def overview(graph: "Graph", store: "Store", *, as_json: bool) -> None:
-    """Print a line for each step, then what the outputs say together."""
+    """Print a line for each step, then the tables that several outputs share."""
     from finery.build.checks import failed_gates
     from finery.build.plan import Planner, make_plan
     from finery.store.spending import dollars_spent
@@ -197,7 +197,7 @@ def overview(graph: "Graph", store: "Store", *, as_json: bool) -> None:
 
 
 def print_gate(graph: "Graph", step: str, error: "FineryError") -> None:
-    """Print why a build fails at a step that is kept, and which steps that blocks."""
+    """Print why a build fails at a cached step, and which steps it blocks."""
     from finery.build.checks import blocked_by
 
     head = click.style(f"{step} fails the build:", fg="red", bold=True)
@@ -214,7 +214,7 @@ def _error_data(error: "FineryError | None") -> dict[str, Any]:
 
 
 def _phrases(graph: "Graph", manifests: Mapping[str, Manifest]) -> Iterator[str]:
-    """What a step made: `train: Dataset 404 rows, 125 KiB`."""
+    """The outputs of a step: `train: Dataset 404 rows, 125 KiB`."""
     for title, manifest in manifests.items():
         name = title.partition(".")[2]
         yield f"{f'{name}: ' if name else ''}{manifest.kind} {phrase(graph.plugins, manifest)}"
@@ -232,7 +232,7 @@ def _overview_data(plan: "StepPlan", manifests: Mapping[str, Manifest]) -> dict[
 def show_together(
     plugins: "Plugins", store: "Store", manifests: Iterable[tuple[str, Manifest]]
 ) -> None:
-    """Print what the outputs of a recipe say together, e.g. a table of all scores."""
+    """Print what several outputs of a recipe share, e.g. a table of all scores."""
     from finery.plugin.views.view import View
 
     groups: dict[type[View], list[Output]] = {}

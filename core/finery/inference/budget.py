@@ -1,6 +1,7 @@
 """What answers cost: prices, budgets, and usage so far."""
 
 import time
+from collections.abc import Iterable
 
 import msgspec
 
@@ -74,7 +75,7 @@ class Usage(msgspec.Struct):
     """Usage so far.
 
     calls: answers from the model. cached: answers from the cache. Tokens and dollars count the
-    calls only.
+    calls only. worth: dollars for the calls and for the cached answers, at today's price.
     """
 
     calls: int = 0
@@ -82,6 +83,7 @@ class Usage(msgspec.Struct):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     dollars: float = 0.0
+    worth: float = 0.0
 
     @property
     def tokens(self) -> int:
@@ -95,6 +97,12 @@ class Usage(msgspec.Struct):
         self.completion_tokens += answer.completion_tokens
         if price is not None:
             self.dollars += price.of(answer.prompt_tokens, answer.completion_tokens)
+        self.add_worth([answer], price)
+
+    def add_worth(self, answers: Iterable[Completion], price: Price | None) -> None:
+        """Add what answers cost, or cost when they were asked for."""
+        if price is not None:
+            self.worth += sum(price.of(a.prompt_tokens, a.completion_tokens) for a in answers)
 
     def __str__(self) -> str:
         """As text: `480 calls, 120,000 tokens, $0.52`."""

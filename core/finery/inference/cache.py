@@ -305,6 +305,8 @@ class _Flow:
 
     def _was_known(self, asked: _Asked, completions: list[Completion]) -> None:
         """Yield cached answers for all their requests."""
+        for usage in (self._usage, self._engine.job.usage):
+            usage.add_worth(completions, self._engine.price)
         for indices in (asked.indices, *self._twins.pop(asked.key, ())):
             self._usage.cached += len(completions)
             self._engine.job.usage.cached += len(completions)

@@ -1,4 +1,4 @@
-"""The files of an artifact that name rows by id, and a quick look for some of them.
+"""The files of an artifact that name rows by id, and a fast search for some of the rows.
 
 An id is looked for as bytes, and only the lines that hold it are decoded: a gigabyte takes about a
 second, whatever the number of rows.
@@ -18,14 +18,14 @@ from finery.rows.generated import GENERATED
 
 PREDICTIONS = "predictions.jsonl"
 MOST_SEARCHED = 32
-"""Ids that are looked for one by one; where there are more, every line is decoded."""
+"""Most ids that are searched one by one. With more of them, every line is decoded."""
 _CHUNK = 1 << 24
 
 _KINDS = {GENERATED: "generated", DROPPED: "dropped", FINDINGS: "finding", PREDICTIONS: "answer"}
 
 
 class RowFile(NamedTuple):
-    """A file with a line for each row, or for what is said about one; rows may be in shards.
+    """A file with a line for each row, or for each record about a row. Rows may be in shards.
 
     kind: `row`, `generated`, `dropped`, `finding` or `answer`.
     """
@@ -35,7 +35,7 @@ class RowFile(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A line about a row: its number from 1, the row's id and parents, and all that it says."""
+    """A line about a row: its number from 1, the row's id and parents, and its text."""
 
     number: int
     id: str
@@ -70,7 +70,7 @@ def row_files(artifact: Artifact, manifest: Manifest) -> list[RowFile]:
 
 
 def lines_about(file: RowFile, ids: Collection[str]) -> Iterator[Found]:
-    """The lines about rows that have one of `ids`, or a parent among them."""
+    """The lines about rows with one of `ids`, or with a parent among them."""
     texts = list(ids) if len(ids) <= MOST_SEARCHED else None
     for line in _lines(file, _needles(texts)):
         if line.id in ids or any(parent in ids for parent in line.parents):
@@ -78,21 +78,21 @@ def lines_about(file: RowFile, ids: Collection[str]) -> Iterator[Found]:
 
 
 def lines_starting(file: RowFile, start: str) -> Iterator[Found]:
-    """The lines about rows whose id begins with `start`."""
+    """The lines about rows with an id that begins with `start`."""
     for line in _lines(file, _needles([start])):
         if line.id.startswith(start):
             yield line
 
 
 def drops_naming(file: RowFile, row_id: str) -> Iterator[Found]:
-    """The dropped rows that another row is the reason for, e.g. as one that they repeat."""
+    """The rows that were dropped because of a row, e.g. because they repeat it."""
     for line in _lines(file, [msgspec.json.encode(row_id)[1:-1]]):
         if line.id != row_id and row_id in str(line.data().get("detail")):
             yield line
 
 
 def _needles(texts: Iterable[str] | None) -> list[bytes] | None:
-    """What to look for: each text where a value begins with it."""
+    """What to search for: each text at the beginning of a value."""
     return None if texts is None else [b'"' + msgspec.json.encode(t)[1:-1] for t in texts]
 
 

@@ -1,9 +1,9 @@
-"""A row's story: where it comes from, which rows are kin to it, and what became of it.
+"""The story of a row: its origin, its related rows, and what each step did with it.
 
-A row's id is a hash of what it says, and a row that is made of others names them in `parents`. So
-the story is read off the artifacts of a build, back from the row and then forward from its origin.
-Where a source read it, that step says itself (`finery.Traceable`): places stay out of the
-artifacts, for a blank line above a row must rebuild nothing.
+A row's id is a hash of its content, and a row that is made from others lists them in `parents`. So
+the story follows from the artifacts of a build: back from the row, then forward from its origin.
+The places where a source read a row come from the step (`finery.Traceable`). Artifacts don't hold
+them, because a blank line above a row must not cause a rebuild.
 """
 
 import tempfile
@@ -35,17 +35,16 @@ from finery.step.interfaces import Traceable, interface
 from finery.store.database import Store
 
 CANDIDATES = 8
-"""Rows that an error names when an id is ambiguous or unknown."""
+"""Rows that an error lists for an ambiguous or unknown id."""
 
 
 class Event(msgspec.Struct, omit_defaults=True):
     """What a step did with a row.
 
-    what: `read` (from outside), `made` (from its parents, or anew), `kept`, `dropped`, `found`
-    (something wrong with it), `generated` (how it came about), `answered` (by a model that is
-    judged), `taken` (by a step that makes no rows of it: a training). number: its place in the
-    step's output, from 1. places: outside, where it was read or what else the step read about it.
-    facts: what the step says about it.
+    what: `read` (from outside), `made` (from its parents, or new), `kept`, `dropped`, `found` (a
+    check reported it), `generated` (with a model), `answered` (by an evaluated model), `taken` (by
+    a step that makes no rows, i.e. a training). number: its position in the step's output, from 1.
+    places: where the step read it, or something about it, outside. facts: the step's own record.
     """
 
     step: str
@@ -72,7 +71,7 @@ class Told(msgspec.Struct):
 
 
 class Near(msgspec.Struct):
-    """A row that a step dropped because of the row asked for: it repeats it, or nearly."""
+    """A row that a step dropped because it repeats, or nearly repeats, the requested row."""
 
     id: str
     step: str
@@ -82,10 +81,10 @@ class Near(msgspec.Struct):
 
 
 class Story(msgspec.Struct):
-    """A row, its ancestors, and all rows of the same origin; parents come first.
+    """A row, its ancestors, and all rows of the same origin. Parents come first.
 
-    near: rows that were dropped because of it. notes: what a reader must know, e.g. that a file
-    changed. stale: steps that aren't up to date.
+    near: rows that were dropped because of it. notes: caveats, e.g. that a file changed. stale:
+    steps that aren't up to date.
     """
 
     id: str
@@ -109,10 +108,10 @@ class _Built(NamedTuple):
 
 
 def story_of(graph: Graph, store: Store, row_id: str, *, step: str = "", output: str = "") -> Story:
-    """The story of the row whose id begins with `row_id`.
+    """The story of the row with an id that begins with `row_id`.
 
-    step, output: only what leads to the row there, and what that step did with it. Raises
-    `UsageError` where there is no such row, or more than one.
+    step, output: limit the story to what leads to the row there and what that step did with it.
+    Raises `UsageError` if there is no such row, or more than one.
     """
     teller = _Teller(graph, store)
     scope = (step, output) if step else None
@@ -120,7 +119,7 @@ def story_of(graph: Graph, store: Store, row_id: str, *, step: str = "", output:
 
 
 class _Teller:
-    """Reads one story off the artifacts that there are."""
+    """Reads one story from the built artifacts."""
 
     def __init__(self, graph: Graph, store: Store) -> None:
         self.store = store
@@ -132,7 +131,7 @@ class _Teller:
     # -- which row -------------------------------------------------------------------------------
 
     def resolve(self, start: str, scope: tuple[str, str] | None) -> str:
-        """The whole id of the one row whose id begins so."""
+        """The full id of the only row with an id that begins with `start`."""
         if scope and scope[0] not in self.built:
             raise UsageError(
                 f"step '{scope[0]}' isn't built yet",
@@ -172,7 +171,7 @@ class _Teller:
         )  # fmt: skip
 
     def _files(self, scope: tuple[str, str] | None) -> Iterator[tuple[str, RowFile]]:
-        """(what the recipe calls the output, file) of all files about rows."""
+        """(name of the output, file) of all files about rows."""
         wanted = [scope] if scope else []
         if scope and scope[0] in self.built and not self.built[scope[0]].files:
             sources = row_sources(self.built[scope[0]].node)  # of a training, the rows it takes
@@ -185,7 +184,7 @@ class _Teller:
     # -- its story -------------------------------------------------------------------------------
 
     def story(self, row_id: str, scope: tuple[str, str] | None) -> Story:
-        """The story of a row; of a step alone, its ancestors and what the step did with it."""
+        """The story of a row. With a scope, its ancestors and what that step did with it."""
         ancestors = self._ancestors(row_id)
         family = ancestors if scope else self._family(ancestors)
         rows = {i: Told(i) for i in family}
@@ -219,7 +218,7 @@ class _Teller:
         return known
 
     def _family(self, ancestors: set[str]) -> set[str]:
-        """These rows, all that were made of them, and so on."""
+        """These rows, all rows made from them, and so on."""
         known = set(ancestors)
         for built in self.built.values():
             for _ in _until_still(known):
@@ -259,26 +258,26 @@ class _Teller:
     # -- places outside --------------------------------------------------------------------------
 
     def _trace(self, built: _Built, rows: Mapping[str, Told]) -> list[str]:
-        """Fill in the places that a step knows; notes on what is in the way."""
+        """Fill in the places that a step knows. Returns notes about what it can't find."""
         name, step = built.node.name, built.node.step
         told = [t for t in rows.values() if t.relation in ("asked", "ancestor") and t.at(name)]
         if not told or not type(step).__spec__.traceable:
             return []
         if built.plan.gone:
-            return [f"{name} can't tell where rows were read: {built.plan.gone}"]
+            return [f"{name} can't find where rows were read: {built.plan.gone}"]
         notes = [f"{name}: {file} changed since it was read" for file in _changed_files(built)]
         try:
             self._places(built, rows, told)
         except FineryError as error:
             where = f"{error.where}: " if error.where else ""
-            return [*notes, f"{name} can't tell where rows were read: {where}{error.what}"]
+            return [*notes, f"{name} can't find where rows were read: {where}{error.what}"]
         lost = [t.id for t in told if not any(e.places for e in t.at(name))]
         if notes and lost and not row_sources(built.node):
-            notes.append(f"{name}: not there any more: {', '.join(lost)}")
+            notes.append(f"{name}: no longer in the file: {', '.join(lost)}")
         return notes
 
     def _places(self, built: _Built, rows: Mapping[str, Told], told: Sequence[Told]) -> None:
-        """Ask the step. Of a row that it changed it may know the old one."""
+        """Ask the step. It may know a row that it changed by its old id."""
         name = built.node.name
         events = {t.id: t.at(name) for t in told}
         for t in told:
@@ -307,7 +306,7 @@ class _Teller:
 
 
 def _built(graph: Graph, store: Store) -> Iterator[_Built]:
-    """The steps of a recipe that are built: as they are now, else by the last build."""
+    """The built steps of a recipe: their current results, otherwise those of the last build."""
     planner = Planner(graph, store)
     for plan in make_plan(planner, without_files=True):
         result = plan.result
@@ -323,12 +322,12 @@ def _built(graph: Graph, store: Store) -> Iterator[_Built]:
 
 
 def _distinct(outputs: Mapping[str, Manifest]) -> dict[str, Manifest]:
-    """Without the nameless output where it only repeats a named one."""
+    """The outputs, without the unnamed one if it repeats a named one."""
     return {n: m for n, m in outputs.items() if n or len(outputs) == 1}
 
 
 def _until_still(known: set[str]) -> Iterator[None]:
-    """Again and again, until a round adds nothing."""
+    """Repeat until a round adds nothing."""
     size = -1
     while size != len(known):
         size = len(known)
@@ -338,7 +337,7 @@ def _until_still(known: set[str]) -> Iterator[None]:
 def _event(
     node: Node, output: str, kind: str, line: Found, before: set[str], takes_rows: bool
 ) -> Event:
-    """What a line says that a step did."""
+    """The event that a line records."""
     if kind == "row":
         made = "kept" if line.id in before and line.id not in line.parents else "made"
         what = made if takes_rows else "made" if line.parents else "read"
@@ -356,7 +355,7 @@ def _add(told: Told, event: Event, line: Found, kind: str) -> None:
 
 
 def _row_of(kind: str, line: Found) -> Row | None:
-    """The row that a line holds, if it does."""
+    """The row in a line, if it holds one."""
     if kind == "row":
         return line.data()
     row = line.data().get("row") if kind == "dropped" else None
@@ -376,7 +375,7 @@ def _relate(rows: Mapping[str, Told], row_id: str, ancestors: set[str]) -> None:
 
 
 def _ordered(rows: Mapping[str, Told]) -> list[Told]:
-    """The rows, parents before those made of them as far as there is such an order."""
+    """The rows, with parents before their children as far as possible."""
     done: dict[str, Told] = {}
     children: dict[str, list[str]] = {}
     for told in rows.values():
@@ -385,7 +384,7 @@ def _ordered(rows: Mapping[str, Told]) -> list[Told]:
     waiting = {i: sum(p in rows for p in told.parents) for i, told in rows.items()}
     ready = sorted(i for i, n in waiting.items() if not n)
     while len(done) < len(rows):
-        if not ready:  # rows that were made of each other, back and forth
+        if not ready:  # rows that are each other's parents
             ready = [min(i for i in rows if i not in done)]
         i = ready.pop(0)
         if i in done:
@@ -399,7 +398,7 @@ def _ordered(rows: Mapping[str, Told]) -> list[Told]:
 
 
 def _restrict(rows: dict[str, Told], graph: Graph, scope: tuple[str, str], row_id: str) -> None:
-    """Leave the events that lead to a step and its own, and the rows that these are about."""
+    """Keep only the events up to a step, and the rows with such events."""
     step, output = scope
     before = set(graph.select([step]).nodes)
     for told in rows.values():
@@ -412,7 +411,7 @@ def _restrict(rows: dict[str, Told], graph: Graph, scope: tuple[str, str], row_i
 
 
 def _changed_files(built: _Built) -> list[str]:
-    """Names of the outside files that are no longer what the step read."""
+    """Names of the outside files that changed since the step read them."""
     if built.plan.result is not None:
         return []
     changed = differences(built.result.parts, built.plan.parts)
@@ -420,7 +419,7 @@ def _changed_files(built: _Built) -> list[str]:
 
 
 def _shared(one: str, other: str) -> int:
-    """How many characters two texts have in common from their beginning."""
+    """The length of the common prefix of two texts."""
     pairs = zip(one, other, strict=False)
     return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
@@ -429,7 +428,7 @@ def _ambiguous(start: str, found: Mapping[str, str]) -> UsageError:
     more = [f"… and more than {CANDIDATES}"] if len(found) > CANDIDATES else []
     shown = [f"{row} in {place}" for row, place in list(found.items())[:CANDIDATES]]
     return UsageError(
-        f"several rows have ids that begin with '{start}'",
+        f"several ids begin with '{start}'",
         where="--row",
         details=[*shown, *more],
         fix="write more of the id",
@@ -437,4 +436,4 @@ def _ambiguous(start: str, found: Mapping[str, str]) -> UsageError:
 
 
 def _quiet(event: dict[str, Any]) -> None:
-    """A trace is no run: what it reports goes nowhere."""
+    """Ignore reports: a trace is not a run."""

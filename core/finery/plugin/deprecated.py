@@ -1,6 +1,6 @@
-"""Deprecated hooks and names: they still work, and warn of what replaces them.
+"""Deprecated hooks and names. They still work, with a warning that names the replacement.
 
-This is the one file that knows them. A year after the warning came, an entry is deleted here, and
+No other file knows them. A year after the warning was introduced, its entry is deleted here, and
 nothing else has to change.
 """
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 class FineryDeprecationWarning(FutureWarning):
-    """A plugin uses what a later version of finery won't have. Shown, unlike Python's own."""
+    """A plugin uses something that finery will remove. Shown by default, unlike Python's own."""
 
 
 class Deprecated(NamedTuple):
-    """What to use instead, and the version of finery that no longer has the old name."""
+    """The replacement, and the version of finery that removes the old name."""
 
     instead: str
     gone_in: str
@@ -32,11 +32,11 @@ class Deprecated(NamedTuple):
 HOOKS = {"finery_pages": Deprecated("finery_views", "0.3")}
 NAMES = {"inner": Deprecated("nested_step", "0.3")}
 ARGUMENTS = {"setting": ("keyed", "affects_output"), "takes": ("named", "uses_name")}
-"""Function → a deprecated argument, and its name now; the old one goes with finery 0.3."""
+"""Function → (deprecated argument, its new name). finery 0.3 removes the old one."""
 
 
 _given: dict[Any, Any] = {}
-"""Python's own note of what it warned of: each line is warned of once."""
+"""Python's registry of warnings, so that each line is warned about once."""
 
 
 class Hooks:
@@ -49,10 +49,10 @@ class Hooks:
 
 
 def with_page(view: "View", make: Callable[..., str]) -> "View":
-    """The view with the page that a function of `finery_pages` makes.
+    """The view, with the page that a function of `finery_pages` makes.
 
-    The function takes the page's title, the outputs by name, the model whose tokenizer counts with
-    its name or None, and what reports progress; it returns HTML.
+    The function accepts the title, the outputs by name, (name, model) of the tokenizer or None, and
+    a function that reports progress. It returns HTML.
     """
     from finery.artifact.kinds import Model
     from finery.plugin.views.view import Output, Page, PageContext
@@ -74,7 +74,7 @@ def with_page(view: "View", make: Callable[..., str]) -> "View":
 
 
 def warn_of_hooks(plugin: str, origin: str, hooks: Iterable[tuple[str, FunctionType]]) -> None:
-    """Warn of each deprecated hook that a plugin implements."""
+    """Warn about each deprecated hook that a plugin implements."""
     for hook, function in hooks:
         if hook in HOOKS:
             code = function.__code__
@@ -83,9 +83,9 @@ def warn_of_hooks(plugin: str, origin: str, hooks: Iterable[tuple[str, FunctionT
 
 
 def __getattr__(name: str) -> Any:
-    """What a deprecated name of `finery` means; `finery` looks for it here.
+    """A deprecated name of `finery`, which looks it up here.
 
-    It finds `setting` and `takes` here, too, which take deprecated arguments.
+    `setting` and `takes` are also looked up here, because they accept deprecated arguments.
     """
     if name in ("setting", "takes"):
         return _with_old_argument(name)
@@ -97,7 +97,7 @@ def __getattr__(name: str) -> Any:
 
 @functools.cache
 def _with_old_argument(name: str) -> Callable[..., Any]:
-    """The function of `finery.fields`, which also takes an argument by its deprecated name."""
+    """The function of `finery.fields`, which also accepts the deprecated argument."""
     from finery import fields
 
     function = getattr(fields, name)
@@ -114,7 +114,7 @@ def _with_old_argument(name: str) -> Callable[..., Any]:
 
 
 def _warn_caller(what: str, deprecated: Deprecated) -> None:
-    """Warn at the line of a plugin that uses something."""
+    """Warn about the line of a plugin that uses something deprecated."""
     frame: FrameType | None = sys._getframe(2)
     while frame is not None and _is_ours(frame):
         frame = frame.f_back
@@ -124,7 +124,7 @@ def _warn_caller(what: str, deprecated: Deprecated) -> None:
 
 
 def _plugin_at(frame: FrameType) -> str:
-    """The package of the code in a frame, or its file where that is beside a recipe."""
+    """The package of the code in a frame, or its file if it is beside a recipe."""
     package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
     is_package = hasattr(sys.modules.get(package), "__path__")
     return package if is_package else Path(frame.f_code.co_filename).name
@@ -137,5 +137,5 @@ def _is_ours(frame: FrameType) -> bool:
 
 
 def _warn(what: str, deprecated: Deprecated, file: str, line: int) -> None:
-    text = f"{what}, which finery {deprecated.gone_in} won't have: use {deprecated.instead}"
+    text = f"{what}, which finery {deprecated.gone_in} removes: use {deprecated.instead}"
     warnings.warn_explicit(text, FineryDeprecationWarning, file, line, registry=_given)

@@ -1,4 +1,4 @@
-"""Where plugins come from: entry points of installed distributions, and files beside a recipe."""
+"""Finds plugins: entry points of installed distributions, and files beside a recipe."""
 
 import importlib
 import importlib.util
@@ -36,7 +36,7 @@ TABLES = frozenset({
     "finery_steps", "finery_engines", "finery_commands", "finery_executors", "finery_views",
     "finery_notes", "finery_pages",
 })  # fmt: skip
-"""Hooks that return what a plugin provides by name. All others are called as a build goes on."""
+"""Hooks that return what a plugin provides by name. All others are called during a build."""
 
 
 class Plugin:
@@ -54,8 +54,8 @@ class Plugin:
 class BrokenPlugin(NamedTuple):
     """A plugin that can't be used, and why.
 
-    is_vital: whether a build that goes on without it might not be what the user wants: it lies
-    beside the recipe, implements hooks that builds call, or provides what another plugin provides.
+    is_vital: whether finery must not build without it: it is beside the recipe, implements hooks
+    that builds call, or provides a name that another plugin provides, too.
     """
 
     name: str
@@ -65,7 +65,7 @@ class BrokenPlugin(NamedTuple):
 
 
 def known_hooks() -> list[str]:
-    """Names of all hooks, deprecated ones too."""
+    """Names of all hooks, including deprecated ones."""
     return [n for n in (*vars(hooks), *deprecated.HOOKS) if n.startswith("finery_")]
 
 
@@ -149,10 +149,10 @@ def _module_of(entry: EntryPoint) -> str:
 
 
 class _Source(SourceFileLoader):
-    """Compiles what a file holds now, whatever was compiled of it before.
+    """Always compiles the current source and ignores `.pyc` files.
 
-    Python takes a `.pyc` for fresh by the whole second of the source's time and its size: after a
-    quick edit, or one that keeps the time, another text would run than the one in the key.
+    Python trusts a `.pyc` by the size of the source and its time in whole seconds. After a quick
+    edit, or one that keeps the time, it would run other code than the code in the key.
     """
 
     def get_code(self, fullname: str) -> CodeType | None:
@@ -161,7 +161,7 @@ class _Source(SourceFileLoader):
 
 
 def read_from_source(folder: Path) -> None:
-    """Have modules in a folder and in those below compiled anew wherever they are imported."""
+    """Always compile modules in a folder, and in its subfolders, when they are imported."""
     root = str(folder.absolute())
     if root in _FROM_SOURCE:
         return
@@ -175,7 +175,7 @@ _FROM_SOURCE: set[str] = set()
 
 
 def _finder(path: str) -> FileFinder:
-    """What finds modules in a folder of a project. `ImportError`: another finder's folder."""
+    """A finder for a folder of a project. Raises `ImportError` for other folders."""
     here = os.path.abspath(path or ".")
     is_installed = here.startswith(sys.prefix + os.sep)  # an environment inside the project
     if is_installed or not any(here == r or here.startswith(r + os.sep) for r in _FROM_SOURCE):
@@ -189,18 +189,18 @@ def _finder(path: str) -> FileFinder:
 
 
 def load_file(path: Path) -> Plugin:
-    """Load a plugin file that lies beside a recipe, under a module name of its own."""
+    """Load a plugin file beside a recipe, under a unique module name."""
     from finery.step.inspect import FILE_MODULE
 
     name = f"{FILE_MODULE}{path.stem}_{blake3(str(path).encode()).hexdigest()[:8]}"
     if name not in sys.modules:
         read_from_source(path.parent)
         if str(path.parent) not in sys.path:
-            sys.path.append(str(path.parent))  # `import helper` finds what lies beside it
+            sys.path.append(str(path.parent))  # so that it can import its neighbours
         spec = importlib.util.spec_from_file_location(name, path)
         if spec is None or spec.loader is None:
             raise PluginError(
-                "a plugin file must be a Python file", where=shown(path), fix="name a .py file"
+                "a plugin file must be a Python file", where=shown(path), fix="use a .py file"
             )
         spec.loader = loader = _Source(name, str(path))
         module = importlib.util.module_from_spec(spec)
@@ -238,7 +238,7 @@ def _raised_at(error: BaseException, path: Path) -> str:
 
 
 def register(manager: pluggy.PluginManager, plugin: Plugin) -> None:
-    """Register a plugin's hooks. `PluginError`, and none is registered, where one is wrong."""
+    """Register a plugin's hooks. If one is wrong, raises `PluginError` and registers none."""
     for name, function in _hook_functions(plugin.module):
         _check_hook(name, function, plugin)
     try:
@@ -246,14 +246,16 @@ def register(manager: pluggy.PluginManager, plugin: Plugin) -> None:
         manager.check_pending()
     except ValueError as error:
         raise PluginError(
-            f"two plugins are named '{plugin.name}'", where=plugin.origin, fix="rename one of them"
+            f"two plugins have the name '{plugin.name}'",
+            where=plugin.origin,
+            fix="rename one of them",
         ) from error
     except pluggy.PluginValidationError as error:
         if manager.is_registered(plugin.module):
             manager.unregister(plugin.module)
         first, *more = str(error).splitlines()
         raise PluginError(
-            f"plugin '{plugin.name}' ({plugin.origin}) breaks the hooks' contract: {first}",
+            f"a hook of plugin '{plugin.name}' ({plugin.origin}) has a wrong signature: {first}",
             fix="compare its hookimpls with docs/howto/plugins.md",
             details=more,
         ) from error
@@ -261,7 +263,7 @@ def register(manager: pluggy.PluginManager, plugin: Plugin) -> None:
 
 
 def _hook_functions(module: ModuleType) -> Iterator[tuple[str, FunctionType]]:
-    """(hook, function) of all functions that are marked as hooks, or named like one."""
+    """(hook, function) of all functions that are marked as a hook or named like one."""
     for name, function in [*vars(module).items()]:
         if isinstance(function, FunctionType):
             marked = getattr(function, "finery_impl", None)
@@ -270,7 +272,7 @@ def _hook_functions(module: ModuleType) -> Iterator[tuple[str, FunctionType]]:
 
 
 def _check_hook(name: str, function: FunctionType, plugin: Plugin) -> None:
-    """Raise `PluginError` for a hook that is mistyped or not marked: it would never be called."""
+    """Raise `PluginError` for a misspelled or unmarked hook, which would never be called."""
     marked = getattr(function, "finery_impl", None)
     known = known_hooks()
     code = function.__code__
@@ -278,7 +280,7 @@ def _check_hook(name: str, function: FunctionType, plugin: Plugin) -> None:
     of = "" if plugin.path else f" of {plugin.origin}"
     if marked is None and name in known:
         raise PluginError(
-            f"{name}{of} is not marked as a hook", where=where, fix="put @hookimpl above"
+            f"{name}{of} is not marked as a hook", where=where, fix="add @hookimpl above it"
         )
     if marked is None or marked.get("optionalhook"):
         return
@@ -294,9 +296,9 @@ def _check_hook(name: str, function: FunctionType, plugin: Plugin) -> None:
 
 
 def acts_in_builds(entry: EntryPoint) -> bool:
-    """Whether an installed plugin implements, as far as can be seen, hooks that builds call.
+    """Whether an installed plugin seems to implement hooks that builds call.
 
-    Where its module can't be imported, its text is searched for their names.
+    If its module can't be imported, its source is searched for their names.
     """
     name = _module_of(entry)
     module = sys.modules.get(name)
@@ -305,7 +307,7 @@ def acts_in_builds(entry: EntryPoint) -> bool:
     try:
         spec = importlib.util.find_spec(name)
         text = Path(spec.origin or "").read_text("utf-8") if spec else ""
-    except (Exception, SystemExit):  # its package may fail in any way
+    except (Exception, SystemExit):  # the package may fail in any way
         return True
     acting = [hook for hook in known_hooks() if hook not in TABLES]
     return re.search(rf"\b({'|'.join(acting)})\b|import \*", text) is not None or not text

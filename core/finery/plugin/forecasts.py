@@ -1,7 +1,7 @@
-"""What is known of a recipe's rows before they are built: `Forecast`s, asked along the graph.
+"""Predicts the rows of a recipe before they are built, by the `Forecast`s of its steps.
 
-Where an output is built, its artifact counts. Otherwise its step type is asked, see
-`finery.Forecast`; what the type doesn't declare stays unknown.
+For a built output, the artifact counts. Otherwise the step type predicts it, see `finery.Forecast`.
+Without a forecast, it stays unknown.
 """
 
 import re
@@ -32,8 +32,8 @@ def size_in_name(name: str) -> float | None:
 def forecast_of(graph: Graph, node: Node) -> "Forecast[Any] | None":
     """The forecast of a step, with its outside files found.
 
-    None where the step type declares none, and where files are missing: `finery check` and the
-    step's key report those.
+    None if the step type declares none, or if files are missing, which `finery check` and the
+    step's key report.
     """
     if not type(node.step).__spec__.forecast:
         return None
@@ -45,9 +45,9 @@ def forecast_of(graph: Graph, node: Node) -> "Forecast[Any] | None":
 
 
 def asked_of(graph: Graph, results: Results, node: Node) -> Asked | None:
-    """What a step asks a model, with its files and the inputs that are built opened.
+    """What a step asks a model, with its files and its built inputs opened.
 
-    None where its type doesn't say. Raises what would stop the step: a missing file, say.
+    None if its type doesn't declare it. Raises what would stop the step, e.g. a missing file.
     """
     if not type(node.step).__spec__.forecast:
         return None
@@ -66,14 +66,14 @@ def asked_of(graph: Graph, results: Results, node: Node) -> Asked | None:
 
 
 def count_rows(graph: Graph, results: Results, source: Source) -> Count | None:
-    """How many rows an input has: as built, else by the forecasts of the steps it comes from."""
+    """The number of rows of an input: as built, otherwise by the forecasts of earlier steps."""
     return _count(graph, results, (source.step, source.output), {})
 
 
 def sample_rows(graph: Graph, results: Results, source: Source, limit: int) -> Iterable[Row] | None:
-    """At most `limit` rows of an input, or rows like them; None where nothing is known of them.
+    """At most `limit` rows of an input, or similar rows; None if nothing is known about them.
 
-    Rows that aren't built are as their source has them: records of a file, say.
+    Rows that aren't built yet look as in their source, e.g. records of a file.
     """
     rows = _sample(graph, results, (source.step, source.output), limit)
     return None if rows is None else islice(rows, limit)
@@ -82,7 +82,7 @@ def sample_rows(graph: Graph, results: Results, source: Source, limit: int) -> I
 def _count(
     graph: Graph, results: Results, output: Output, counts: dict[Output, Count | None]
 ) -> Count | None:
-    """counts: those known so far, since several ways may lead to the same rows."""
+    """counts: known counts by output, since several inputs may lead to the same rows."""
     if output not in counts:
         meta = results.meta(*output)
         if meta is not None:
@@ -108,7 +108,7 @@ def _taken(
     node: Node,
     counts: dict[Output, Count | None] | None = None,
 ) -> dict[str, list[Count | None]]:
-    """Input → the counts of the rows that it names."""
+    """Input → the row counts of its sources."""
     counts = {} if counts is None else counts
     taken: dict[str, list[Count | None]] = {}
     for source in sources_of(node, Dataset):

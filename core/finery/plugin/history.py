@@ -1,4 +1,4 @@
-"""What is built of a recipe, and what the project built before."""
+"""The built outputs of a recipe, and earlier builds of the project."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 LOOKED_UP = 512
-"""Records that are looked up together."""
+"""Records per lookup."""
 
 
 class Past(msgspec.Struct, frozen=True, kw_only=True):
-    """A step as it was once built in this project.
+    """A step as it was built earlier in this project.
 
-    use: its step type. settings: those in its key, by name (`lora.r`). seconds: how long it took.
-    meta: of its only output, empty where it has several.
+    use: its step type. settings: those in its key, by name (`lora.r`). seconds: its run time. meta:
+    of its only output; empty if it has several.
     """
 
     key: str
@@ -34,7 +34,7 @@ class Past(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Results:
-    """What is built of a recipe, and what the project built before."""
+    """The built outputs of a recipe, and earlier builds of the project."""
 
     def __init__(
         self,
@@ -49,12 +49,12 @@ class Results:
         self._engines = engines or {}
 
     def artifact(self, step: str, output: str = "") -> Artifact | None:
-        """An output of a step, None where it isn't built as the recipe has it now."""
+        """An output of a step; None if it isn't built for the current recipe."""
         manifest = self._manifest(step, output)
         return self._store.artifact(manifest) if self._store is not None and manifest else None
 
     def meta(self, step: str, output: str = "") -> dict[str, Any] | None:
-        """The facts about an output, None where it isn't built."""
+        """The facts about an output; None if it isn't built."""
         manifest = self._manifest(step, output)
         return manifest.meta if manifest else None
 
@@ -63,7 +63,7 @@ class Results:
         return result.outputs.get(output) if result else None
 
     def last(self, step: str) -> Past | None:
-        """The step as it was last built in this recipe, whatever changed since."""
+        """The step as it was last built in this recipe, even if it changed since."""
         key = self._latest.get(step, ("", None))[0]
         result = self._store.finished(key) if self._store is not None and key else None
         return _past(result) if result else None
@@ -73,7 +73,7 @@ class Results:
     ) -> int | None:
         """How many of the requests that a step makes of a model are in the record cache.
 
-        For engines that answer each request alone. None where the step's engines aren't known yet.
+        For engines that answer requests one by one. None if the step's engines aren't known yet.
         """
         from finery.inference.records import SqliteRecords, formats_of, identity_of, record_key
 
@@ -87,7 +87,7 @@ class Results:
         return count
 
     def history(self, use: str) -> list[Past]:
-        """All steps of a type that the project built, newest first."""
+        """All builds of a step type in the project, newest first."""
         return [] if self._store is None else [_past(r) for r in self._store.history(use)]
 
 

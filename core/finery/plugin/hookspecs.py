@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 hookspec = pluggy.HookspecMarker("finery")
 hookimpl = pluggy.HookimplMarker("finery")
 OBSERVES = "finery_observes"
-"""The attribute of a function that `observes` marks."""
+"""The attribute that `observes` sets."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def observes(function: F) -> F:
-    """Mark a hook that only watches: it can't change outputs, so it stays out of keys.
+    """Mark a hook that only observes. It can't change outputs, so it isn't part of keys.
 
-    For `finery_run_step`, whose implementations are part of the key of every step otherwise.
+    For `finery_run_step`: its other implementations are part of the key of every step.
     """
     setattr(function, OBSERVES, True)
     return function
@@ -62,29 +62,29 @@ def finery_views() -> "Mapping[str, str | type[View]]":  # type: ignore[empty-bo
 
 @hookspec
 def finery_notes() -> "Mapping[str, About]":  # type: ignore[empty-body]
-    """Return the kinds of notes you give: name → when it is given and why."""
+    """Return the kinds of notes you give: name → when and why finery gives it."""
 
 
 @hookspec
 def finery_checks(graph: "Graph", results: "Results") -> "Sequence[Note]":  # type: ignore[empty-body]
-    """Return notes on a recipe; `results` holds what is built already."""
+    """Return notes on a recipe; `results` has the built outputs."""
 
 
 @hookspec
 def finery_estimates(  # type: ignore[empty-body]
     graph: "Graph", results: "Results", steps: Sequence[str]
 ) -> "Sequence[Estimate]":
-    """Return what those of `steps`, which a build would run, will take."""
+    """Return estimates of what those of `steps`, which a build would run, need."""
 
 
 @hookspec
 def finery_worker_environment(use: str, alone: bool) -> Mapping[str, str]:  # type: ignore[empty-body]
-    """Return environment variables for a new worker, whose first step is of type `use`."""
+    """Return environment variables for a new worker with a first step of type `use`."""
 
 
 @hookspec(firstresult=True)
 def finery_run_step(step: "Step", job: "Job") -> Any:
-    """Run one step in its worker; wrap it to change how every step runs, or to watch it run."""
+    """Run one step in its worker; wrap it to change or observe how every step runs."""
 
 
 @hookspec
@@ -94,7 +94,7 @@ def finery_build_started(run: str, graph: "Graph") -> None:
 
 @hookspec
 def finery_build_finished(run: str, ok: bool) -> None:
-    """React to a build that ended, well or not."""
+    """React to a build that ended, successfully or not."""
 
 
 @hookspec

@@ -1,6 +1,6 @@
 """The plugins of this process, and what they provide by name.
 
-Imports little: `finery --help` loads all plugins, for their commands, and no step type.
+Imports little: `finery --help` loads all plugins for their commands, but no step types.
 """
 
 from collections.abc import Iterable, Mapping
@@ -43,7 +43,7 @@ Table = dict[str, tuple[Any, Plugin]]
 
 
 class Builtin:
-    """What finery itself provides, by the hooks that plugins use."""
+    """What finery itself provides, through the hooks that plugins use."""
 
     @staticmethod
     @hookimpl
@@ -54,7 +54,7 @@ class Builtin:
     @staticmethod
     @hookimpl
     def finery_executors() -> Mapping[str, str]:
-        """The executor of this machine."""
+        """The executor for this machine."""
         return builtin.EXECUTORS
 
     @staticmethod
@@ -69,8 +69,8 @@ class Builtin:
 class Plugins:
     """All plugins of this process, and the step types, engines and commands they provide.
 
-    plugins: those that can be used, finery's own not among them. broken: all others.
-    are_broken_reported: whether the user was told of these.
+    plugins: those that can be used, without finery's own. broken: all others. are_broken_reported:
+    whether the broken ones were reported to the user.
     """
 
     def __init__(self) -> None:
@@ -123,7 +123,7 @@ class Plugins:
             self._add(plugin, tables)
 
     def _registered(self, plugin: Plugin) -> dict[str, Table]:
-        """Register a plugin; what it provides. Where something is wrong, it isn't registered."""
+        """Register a plugin and return what it provides. On errors, it isn't registered."""
         register(self.manager, plugin)
         try:
             return self._provided(plugin)
@@ -134,7 +134,7 @@ class Plugins:
     def _add(self, plugin: Plugin, tables: Mapping[str, Table]) -> None:
         try:
             self._take(plugin, tables)
-        except PluginError as error:  # which of the two is meant, nobody knows
+        except PluginError as error:  # it is unclear which of the two is meant
             self.manager.unregister(plugin.module)
             self.broken.append(BrokenPlugin(plugin.name, plugin.origin, error, is_vital=True))
         else:
@@ -145,7 +145,7 @@ class Plugins:
         return {hook: self._table(hook, plugin) for hook in self._tables}
 
     def _take(self, plugin: Plugin, tables: Mapping[str, Table]) -> None:
-        """Add what a plugin provides: all of it, or nothing where a name is taken."""
+        """Add what a plugin provides: all of it, or nothing if a name is taken."""
         for hook, table in tables.items():
             _check_new(table, self._tables[hook], plugin)
         for hook, table in tables.items():
@@ -175,9 +175,9 @@ class Plugins:
         return self._lazily("finery_pages")
 
     def _lazily(self, hook: str) -> Table:
-        """A table that is read when it is asked for: most commands do without it.
+        """A table that is read on first use: most commands don't need it.
 
-        So what is wrong with it is an error of those that don't.
+        So its errors only stop the commands that do.
         """
         table: Table = {}
         for plugin in (self._own, *self.plugins):
@@ -188,7 +188,7 @@ class Plugins:
 
     @cached_property
     def note_names(self) -> set[str]:
-        """Names of all notes that may be given here: recipes silence them by name."""
+        """Names of all notes that plugins may give: recipes silence them by name."""
         from finery.plugin.notes import known_notes
 
         return {*known_notes(self)}
@@ -196,11 +196,10 @@ class Plugins:
     # -- broken plugins --------------------------------------------------------------------------
 
     def raise_broken(self, uses: Iterable[str]) -> None:
-        """Raise the error of a broken plugin that a recipe can't do without.
+        """Raise the error of a broken plugin that a recipe needs.
 
-        uses: the step types of the recipe. A plugin that only provides what the recipe doesn't use
-        can be left out. One with other hooks can't: a build would go on without what it does to
-        every step.
+        uses: the step types of the recipe. A plugin that only provides unused names can be skipped.
+        A plugin with other hooks can't, because it may act on every step.
         """
         names = {use.partition(".")[0] for use in uses}
         for plugin in self.broken:
@@ -228,9 +227,7 @@ class Plugins:
         prefix = name.partition(".")[0]
         if prefix not in {p.name for p in self.plugins}:
             meant = nearest_meant(name, self.step_types)
-            missing = (
-                f"install the plugin that provides '{prefix}.*' (`finery plugins` lists yours)"
-            )
+            missing = f"install the plugin with '{prefix}.*' (`finery plugins` lists yours)"
             return f"{meant} or {missing}" if meant else missing
         return did_you_mean(name, self.step_types) or "run `finery plugins`"
 
@@ -240,7 +237,7 @@ class Plugins:
             there = ", ".join(sorted(self.engines))
             raise PluginError(
                 f"no engine answers prompts with a model of format '{model_format}'",
-                fix=f"install a plugin with one; there are engines for: {there}",
+                fix=f"install a plugin with one. There are engines for: {there}",
                 details=[plugin.error.what for plugin in self.broken],
             )
         reference, plugin = self.engines[model_format]
@@ -248,9 +245,9 @@ class Plugins:
         return cls
 
     def view(self, kind: str, artifact_format: str = "") -> "View":
-        """What shows artifacts of a kind and format: the most specific view that there is.
+        """The most specific view for artifacts of a kind and format.
 
-        Raises `PluginError` where a plugin's view can't be loaded, or is none.
+        Raises `PluginError` if a plugin's view can't be loaded, or is not a `View`.
         """
         from finery.plugin.views.view import View  # only where something is shown
 
@@ -266,13 +263,13 @@ class Plugins:
         cls = resolve(reference, f"view '{name}'", plugin)
         if not (isinstance(cls, type) and issubclass(cls, base)):
             raise PluginError(
-                f"view '{name}' of plugin '{plugin.name}' ({plugin.origin}) is no View: {cls!r}",
+                f"view '{name}' of plugin '{plugin.name}' ({plugin.origin}) is not a View: {cls!r}",
                 fix="subclass finery.View",
             )
         return cls()
 
     def worker_environment(self, use: str, *, alone: bool) -> dict[str, str]:
-        """Environment variables that plugins add to a new worker's; of two, the later plugin's."""
+        """Environment variables that plugins add to a new worker. Later plugins win."""
         environment: dict[str, str] = {}
         for variables in reversed(self.hook.finery_worker_environment(use=use, alone=alone)):
             environment |= variables
@@ -290,7 +287,7 @@ def _check_new(table: Table, known: Table, plugin: Plugin) -> None:
 
 
 def _mapping(hook: str, provide: Any, plugin: Plugin) -> Mapping[str, Any]:
-    """What an implementation of a hook returns, which has to be a mapping."""
+    """What an implementation of a hook returns, which must be a mapping."""
     try:
         with surviving():
             table = provide()
@@ -302,9 +299,10 @@ def _mapping(hook: str, provide: Any, plugin: Plugin) -> Mapping[str, Any]:
         ) from error
     if not isinstance(table, Mapping):
         raise PluginError(
-            f"{hook} of plugin '{plugin.name}' returns a {type(table).__name__}, not a mapping",
+            f"{hook} of plugin '{plugin.name}' must return a mapping, "
+            f"but returns a {type(table).__name__}",
             where=plugin.origin,
-            fix='return names and what they stand for: {"plugin.step": "module:Class"}',
+            fix='return names and references, e.g. {"plugin.step": "module:Class"}',
         )
     return table
 
@@ -313,9 +311,9 @@ _loaded: dict[tuple[Path, ...], Plugins] = {}
 
 
 def load_plugins(local: tuple[Path, ...] = ()) -> Plugins:
-    """Load every installed plugin and the `local` plugin files; once per process and set.
+    """Load all installed plugins and the `local` plugin files, once per process and set of files.
 
-    Broken ones raise nothing here, see `Plugins.broken`.
+    Broken plugins don't raise here, see `Plugins.broken`.
     """
     if local not in _loaded:
         plugins = Plugins()
@@ -328,7 +326,7 @@ def load_plugins(local: tuple[Path, ...] = ()) -> Plugins:
 
 
 def left_out() -> list[BrokenPlugin]:
-    """Broken plugins of this process that the user wasn't told of yet."""
+    """Broken plugins of this process that weren't reported yet."""
     plugins = [p for p in _loaded.values() if not p.are_broken_reported]
     return list({plugin.name: plugin for p in plugins for plugin in p.broken}.values())
 
@@ -344,5 +342,5 @@ def resolve(reference: Any, what: str, plugin: Plugin) -> Any:
         raise PluginError(
             f"{what} of plugin '{plugin.name}' ({plugin.origin}) can't be loaded from "
             f"'{reference}': {in_words(error)}",
-            fix="install the extra it needs, or repair the plugin",
+            fix="install the extra that it needs, or repair the plugin",
         ) from error

@@ -1,4 +1,4 @@
-"""What plugins say about a recipe before it is built: notes, and estimates of what steps take."""
+"""What plugins report about a recipe before it is built: notes, and estimates for steps."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +18,11 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
 class Note(msgspec.Struct, frozen=True, kw_only=True):
     """Advice on a recipe.
 
-    name: of this kind of note, declared in the plugin's `finery_notes`; recipes silence it by it.
-    text: what there is to say, in a line. fix: what to write. step: the step it is about, if it is
-    about one. place: where the recipe has it, e.g. `("train", "sft", "epochs")`; default: the step.
+    name: the kind of note, declared in the plugin's `finery_notes`. Recipes silence it by this
+        name.
+    text: the note, in one line. fix: what to write.
+    step: the step that it is about, if any. place: its place in the recipe, e.g.
+        `("train", "sft", "epochs")`; default: the step.
     reason: why it matters; default: the `why` of its kind.
     """
 
@@ -33,9 +35,9 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Estimate(msgspec.Struct, frozen=True, kw_only=True):
-    """What a step will take: `lines` for people, and the same as numbers in `facts`.
+    """What a step needs: `lines` for people, and the same numbers in `facts`.
 
-    warning: why it can't run here, e.g. for want of memory; fix: what to write instead.
+    warning: why it can't run here, e.g. because memory is too small; fix: what to write instead.
     """
 
     step: str
@@ -48,7 +50,7 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
 OWN_NOTES = {
     "unset-variable": About(
         when="a step's `env:` names an environment variable that isn't set here",
-        why="The build stops where the step is about to start.",
+        why="The build stops when it reaches the step.",
     ),
     "missing-packages": About(
         when="a step needs Python packages that aren't installed here",
@@ -64,5 +66,5 @@ OWN_NOTES = {
 
 
 def known_notes(plugins: "Plugins") -> dict[str, About]:
-    """Every kind of note that may be given here, by name."""
+    """All kinds of notes that plugins may give, by name."""
     return {name: about for name, (about, _) in plugins.notes.items()}

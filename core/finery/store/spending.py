@@ -1,6 +1,8 @@
-"""What answers cost that steps asked models for, kept by the key of the step.
+"""The cost of the answers that steps use, stored by the key of the step.
 
-A key adds up what all attempts spent on it, those that failed as well.
+It adds up what all attempts spent, including failed ones. Answers from the cache count with what
+they cost when they were asked for, so that a step that reruns keeps its cost. Two steps that use
+the same answers count them twice.
 """
 
 from collections.abc import Iterable
@@ -8,14 +10,14 @@ from collections.abc import Iterable
 from finery.store.database import Store
 
 
-def keep_spending(store: Store, key: str, dollars: float) -> None:
-    """Add to what was spent on a key."""
-    total = dollars + dollars_spent(store, [key])
+def keep_spending(store: Store, key: str, dollars: float, worth: float) -> None:
+    """Add what an attempt at a key spent. worth: the cost of all answers that it used."""
+    total = max(worth, dollars + dollars_spent(store, [key]))
     store.keep_facts({_name(key): repr(total).encode()})
 
 
 def dollars_spent(store: Store, keys: Iterable[str]) -> float:
-    """What was spent on some keys, each counted once."""
+    """The cost of some keys, each counted once."""
     kept = (store.fact(_name(key)) for key in set(keys))
     return sum(_number(content) for content in kept if content is not None)
 

@@ -1,6 +1,6 @@
-"""What a shell completes: recipes, steps, step types. See docs/commands for how to turn it on.
+"""What a shell completes: recipes, steps and step types. docs/reference/recipe.md has the set-up.
 
-Nothing here may fail or print: a shell has asked, not a person.
+Nothing here may fail or print: the caller is a shell.
 """
 
 import os
@@ -16,7 +16,7 @@ from finery.cli.calling.targets import RECIPE, names_recipe, steps_in
 def complete_words(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """Recipes, and steps of the recipe that is named so far."""
+    """Recipes, and the steps of the recipe that the words before name."""
     if os.sep in incomplete:
         return [CompletionItem(incomplete, type="file")]
     named = _recipe_of(ctx) is not None
@@ -26,7 +26,7 @@ def complete_words(
 def complete_steps(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """The steps of the recipe that is named so far."""
+    """The steps of the recipe that the words before name."""
     steps = steps_in(_recipe_of(ctx) or Path(RECIPE))
     return [CompletionItem(n, help=use) for n, use in steps.items() if n.startswith(incomplete)]
 

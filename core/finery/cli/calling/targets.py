@@ -15,7 +15,7 @@ from finery.errors import FineryError, UsageError
 from finery.util.files import check_plain
 
 RECIPE = "recipe.yaml"
-"""The recipe where none is named; also the one that a folder stands for."""
+"""The default recipe, and the recipe of a folder."""
 
 
 class Target(NamedTuple):
@@ -50,7 +50,7 @@ def find_target(
 
 
 def looks_like_path(word: str) -> bool:
-    """Whether a word can't be a step's name, but a path."""
+    """Whether a word must be a path: a step can't have such a name."""
     return os.sep in word or word.startswith((".", "~")) or word.endswith((".yaml", ".yml"))
 
 
@@ -65,12 +65,14 @@ def names_recipe(word: str, *, strict: bool = False) -> bool:
 
 
 def recipe_file(path: Path) -> Path:
-    """The file of a recipe, which may be named by its folder. `UsageError` where it isn't there."""
+    """The file of a recipe that is named by its file or folder. `UsageError` if it is missing."""
     file = Path(os.path.expanduser(path))
     file = file / RECIPE if os.path.isdir(file) else file
     if not os.path.exists(file):
-        # Said here, before a store is made beside a recipe that isn't there.
-        raise UsageError(f"there is no {file}", fix="name a recipe, or make one: finery init DIR")
+        # Checked here, before a store is created next to a missing recipe.
+        raise UsageError(
+            f"there is no recipe {file}", fix="name one, or create one: finery init DIR"
+        )
     return file
 
 
@@ -79,7 +81,7 @@ def is_step(word: str, recipe: Path) -> bool:
     name = word.partition(".")[0]
     try:
         check_plain(recipe)
-        if name.encode() not in recipe.read_bytes():  # most often: then there is nothing to parse
+        if name.encode() not in recipe.read_bytes():  # most often, so there is nothing to parse
             return False
     except (OSError, UnicodeEncodeError):
         return False
@@ -87,7 +89,7 @@ def is_step(word: str, recipe: Path) -> bool:
 
 
 def steps_in(recipe: Path) -> dict[str, str]:
-    """Name → step type of each step that a recipe has, as it is written. Of a broken one none."""
+    """Name → step type of each step as written. A broken recipe has none."""
     from finery.recipe.document import load
     from finery.step.inspect import SECTIONS
 
@@ -104,13 +106,13 @@ def steps_in(recipe: Path) -> dict[str, str]:
 
 
 def _recipe_here(words: Sequence[str], command: str, takes_step: bool) -> Path:
-    """`recipe.yaml`, which words that name no recipe are steps of."""
+    """`recipe.yaml` here, with the steps that the words name."""
     path = Path(RECIPE)
     if words and not takes_step:
         raise UsageError(f"there is no recipe '{words[0]}'", fix=f"finery {command} RECIPE")
     if words and not path.exists():
         raise UsageError(
-            f"there is no recipe '{words[0]}', and no {RECIPE} here with a step of that name",
+            f"'{words[0]}' is not a recipe, and there is no {RECIPE} here with a step of that name",
             fix=f"name the recipe: finery {command} RECIPE STEP",
         )
     return recipe_file(path)
@@ -124,7 +126,7 @@ def _fits(recipe: str, words: Sequence[str]) -> bool:
 
 
 def _ambiguous(chosen: str, others: Sequence[str], words: Sequence[str], command: str) -> str:
-    """What to say where the chosen word might have been a step; else nothing."""
+    """A note if the chosen word could also be a step; otherwise empty."""
     if looks_like_path(chosen) or chosen in others:
         return ""
     if others:

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from finery.plugin.manager import Plugins
 
 INTERRUPTED = (
-    "interrupted: what is done is kept, of a training all up to its last checkpoint; build again "
-    "to go on"
+    "interrupted. Finished steps are kept, and so are trainings up to their last checkpoint. Build "
+    "again to continue."
 )
 
 
@@ -35,23 +35,28 @@ INTERRUPTED = (
     "--jobs",
     "-j",
     type=click.IntRange(1, 512),
-    help="Steps at once. [default: light steps on all cores, heavy ones one by one]",
+    help="Steps to run in parallel. [default: one light step per core, heavy steps one by one]",
 )
 @click.option(
-    "--keep-going", "-k", is_flag=True, help="After a failure, build what doesn't depend on it."
+    "--keep-going",
+    "-k",
+    is_flag=True,
+    help="After a failure, build the steps that don't depend on it.",
 )
 @click.option(
     "--update-lock",
     is_flag=True,
-    help="Resolve floating names (hub branches) anew and rewrite recipe.lock.",
+    help="Resolve branch names on the hub again and update recipe.lock.",
 )
-@click.option("--executor", default="local", help="Where steps run. [default: local]")
+@click.option(
+    "--executor", default="local", help="The executor that runs the steps. [default: local]"
+)
 @json_option
 def command(
     recipe: Path, steps: tuple[str, ...], overrides: tuple[str, ...], jobs: int | None,
     keep_going: bool, update_lock: bool, executor: str, as_json: bool,
 ) -> int:  # fmt: skip
-    """Build what RECIPE declares, or only STEP and what it needs. Only what changed is redone."""
+    """Build RECIPE, or only STEP and what it needs. Only steps that changed run again."""
     if not update_lock and _is_done(recipe, steps, overrides, as_json=as_json):
         return 0
     signal.signal(signal.SIGTERM, _as_interrupt)
@@ -84,7 +89,7 @@ def command(
 def _is_done(
     recipe: Path, steps: tuple[str, ...], overrides: tuple[str, ...], *, as_json: bool
 ) -> bool:
-    """Say that there is nothing to do, where the stamp of the last build tells that."""
+    """Whether the stamp of the last build shows that there is nothing to do; then prints so."""
     if as_json:
         events = stamp.events_if_done(recipe, steps, overrides, time.perf_counter())
         if events is not None:
@@ -101,7 +106,7 @@ def _build_of(
     recipe: Path, steps: tuple[str, ...], overrides: tuple[str, ...], executor: str,
     jobs: int | None, options: tuple[bool, bool],
 ) -> "Build":  # fmt: skip
-    """The build of a recipe, once all that can be checked before it is."""
+    """The build of a recipe, after all checks that need no build."""
     from finery.build.checks import check_files
     from finery.build.outputs import refuse_shared_folder
     from finery.build.project import open_graph, open_store
@@ -114,7 +119,7 @@ def _build_of(
     try:
         graph = open_graph(recipe, overrides, store).select(steps)
         refuse_shared_folder(graph.recipe, store)
-        raise_all(check_files(graph))  # a wrong path shall not wait for the steps before it
+        raise_all(check_files(graph))  # report wrong paths before any step runs
         runner = runner or _executor(executor, jobs, graph.plugins)
         return Build(
             graph, store, runner, keep_going=keep_going, update_lock=update_lock,
@@ -127,7 +132,7 @@ def _build_of(
 
 
 def _own_executor(name: str, jobs: int | None) -> "Executor | None":
-    """An executor of finery's own, which may get ready before plugins are loaded."""
+    """An executor of finery's own, which can start before plugins are loaded."""
     if name not in EXECUTORS:
         return None
     executor: Executor = load_reference(EXECUTORS[name])(jobs)
@@ -135,12 +140,12 @@ def _own_executor(name: str, jobs: int | None) -> "Executor | None":
 
 
 def _executor(name: str, jobs: int | None, plugins: "Plugins") -> "Executor":
-    """A new executor, by the name that a plugin gave it."""
+    """A new executor of a plugin, by name."""
     from finery.plugin.manager import resolve
 
     if name not in plugins.executors:
         raise UsageError(
-            f"there is no executor '{name}'",
+            f"executor '{name}' was not found",
             where="--executor",
             fix=f"one of: {', '.join(plugins.executors)}",
         )

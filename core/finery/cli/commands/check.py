@@ -55,7 +55,7 @@ def command(
     else:
         print_notes(graph, notes)
         steps = counted(len(graph.nodes), "step")
-        click.secho(f"{graph.recipe.path} is fine: {steps}", fg="green")
+        click.secho(f"{graph.recipe.path} is valid: {steps}", fg="green")
     if not deep:
         return 0
     from finery.build.project import open_store

@@ -17,12 +17,17 @@ if TYPE_CHECKING:
 @click.command("explain")
 @recipe_and_step
 @set_option
-@click.option("--all", "everything", is_flag=True, help="Every part of the key, changed or not.")
+@click.option(
+    "--all",
+    "everything",
+    is_flag=True,
+    help="Show all parts of the key, not only those that changed.",
+)
 @json_option
 def command(
     step: str, recipe: Path, overrides: tuple[str, ...], everything: bool, as_json: bool
 ) -> None:
-    """Tell why STEP would run, or why it last ran: the parts of its key that changed."""
+    """Explain why STEP would run, or why it last ran: the parts of its key that changed."""
     from finery.build.changes import changes_between
     from finery.build.plan import Planner
     from finery.build.project import open_graph, open_store

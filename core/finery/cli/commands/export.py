@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from finery.cli.console import is_terminal, print_json
-from finery.cli.options import json_option, recipe_option, set_option
+from finery.cli.options import json_option, recipe_and_step, set_option
 from finery.errors import DISK_FULL, UsageError
 from finery.util.paths import shown
 from finery.util.text import counted, size
@@ -26,9 +26,8 @@ SHOWN_FROM = 256 << 20
 
 
 @click.command("export")
-@click.argument("step", metavar="STEP[.OUTPUT]")
+@recipe_and_step
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@recipe_option
 @set_option
 @click.option("--force", is_flag=True, help="Write into DIR even if it isn't empty.")
 @click.option(
@@ -105,7 +104,6 @@ def _no_files(title: str, manifest: "Manifest") -> UsageError:
     what = f"{manifest.kind} of the format '{format_}'" if format_ else manifest.kind
     return UsageError(
         f"'{title}' has no files of its own to copy: it is a {what}",
-        where="STEP",
         fix="add --with-base to copy the models that it uses" if manifest.refs else None,
     )
 

@@ -62,6 +62,9 @@ def command(
     """Create a working recipe in DIR, with data and a README. Overwrites no file."""
     if data is None and (prompt or answer):
         raise UsageError("--prompt and --answer name columns of --data", fix="add --data FILE")
+    from finery.build.project import open_recipe
+    from finery.recipe.editor.files import refresh_schema
+
     name = _checked(name) if name else _name_of(folder)
     rows: Rows = first_rows(data) if data is not None else []
     pair = columns_of(data, prompt, answer, rows) if data is not None else None
@@ -92,6 +95,7 @@ def command(
         "recipe.schema.json": _schema(),
     }
     _write(folder, texts, source, file)
+    refresh_schema(*open_recipe(folder / "recipe.yaml"))  # now with the names of the steps
     _say_what_next(folder, [*texts, file], sample=data is None)
 
 

@@ -1,4 +1,4 @@
-"""`finery plan`: what a build would do, why, and what it will take."""
+"""`finery plan`: what a build would do, why, and the time, memory and cost that it needs."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 COLOURS = {"cached": "green", "run": "yellow", "pending": "blue", "blocked": "red"}
 INDENT = 9
-"""Columns in front of what is said of a step: those of its state."""
+"""Columns before the lines about a step: the width of its state."""
 
 
 @click.command("plan")
@@ -59,9 +59,9 @@ def command(
 
 
 class Gates:
-    """The steps that fail a build by what is kept of them, and those that they block.
+    """Cached steps that fail a build because of their `require:`, and the steps that they block.
 
-    failed: step → what its `require:` says of the kept result.
+    failed: step → the error that a build would report.
     """
 
     def __init__(self, graph: "Graph", failed: "Mapping[str, FineryError]") -> None:
@@ -71,7 +71,7 @@ class Gates:
         self.blocked = blocked_by(graph, failed)
 
     def state(self, plan: "StepPlan") -> str:
-        """What becomes of a step in a build."""
+        """The state of a step, which may be blocked."""
         return "blocked" if plan.node.name in self.blocked else plan.state
 
     def blocks(self, step: str) -> list[str]:
@@ -86,7 +86,7 @@ def _print_json(
     estimates: Mapping[str, "Estimate"],
     gates: Gates,
 ) -> None:
-    """A line for each step; then one for each note on the recipe as a whole."""
+    """A line for each step, then one for each note on the whole recipe."""
     from finery.build.checks import note_data
 
     steps = {plan.node.name for plan in plans}
@@ -126,7 +126,7 @@ def _print_steps(
 
 
 def _print_gate(plan: "StepPlan", gates: Gates) -> None:
-    """Why a build fails at a step that is kept, and what it blocks."""
+    """Why a build fails at a cached step, and which steps it blocks."""
     error, before = gates.failed.get(plan.node.name), " " * INDENT
     if error is None:
         return
@@ -140,13 +140,13 @@ def _print_gate(plan: "StepPlan", gates: Gates) -> None:
 
 
 def _why(plan: "StepPlan", gates: Gates) -> str:
-    """Why the step runs or can't; of one that does neither, what it is pinned to."""
+    """Why the step runs or is blocked. For a cached step, the commit that it is pinned to."""
     if plan.node.name in gates.blocked:
         return f"blocked by {', '.join(gates.blocked[plan.node.name])}"
     if plan.state != "cached" or plan.pinned is None:
         return plan.reason
     is_commit = len(plan.pinned) == 40 and set(plan.pinned) <= set("0123456789abcdef")
-    return f"as pinned: {plan.pinned[:12] if is_commit else plan.pinned}"
+    return f"pinned: {plan.pinned[:12] if is_commit else plan.pinned}"
 
 
 def _print_estimate(estimate: "Estimate") -> None:
@@ -169,5 +169,5 @@ def _print_counts(planner: "Planner", plans: Sequence["StepPlan"], gates: Gates)
         and (seconds := planner.store.seconds_of(planner.latest[p.node.name][0])) is not None
     ]  # fmt: skip
     text = ", ".join(f"{n} {state}" for state, n in counts.items() if n)
-    took = f" (took {duration(sum(known))} the last time)" if known and sum(known) >= 1 else ""
+    took = f" (last time: {duration(sum(known))})" if known and sum(known) >= 1 else ""
     click.echo(f"{counted(len(plans), 'step')}: {text}{took}")

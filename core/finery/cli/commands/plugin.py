@@ -12,12 +12,12 @@ from finery.errors import UsageError
 from finery.util.paths import shown
 
 PREFIX = "finery_"
-"""How packages of plugins are named, before the plugin's name."""
+"""The prefix of the names of plugin packages."""
 
 
 @click.group("plugin")
 def command() -> None:
-    """Write a plugin of your own."""
+    """Write your own plugin."""
 
 
 @command.command("new")
@@ -33,7 +33,7 @@ def new(name: str, folder: Path | None) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(
             f"{shown(folder)} already exists",
-            fix=f"name another folder: finery plugin new {name} DIR",
+            fix=f"choose another folder: finery plugin new {name} DIR",
         )
     texts = _texts(name)
     refuse_existing(folder, texts, "plugin new")
@@ -49,24 +49,24 @@ def new(name: str, folder: Path | None) -> None:
 
 
 def _check(name: str) -> None:
-    """Raise `UsageError` for a name that a plugin can't have, or that another one has."""
+    """Raise `UsageError` for a name that is invalid or taken."""
     from finery.plugin.manager import load_plugins
 
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         likely = re.sub(r"\W+", "_", name.lower().removeprefix("finery-")).strip("_0123456789")
         raise UsageError(
-            f"a plugin can't be named '{name}'",
+            f"'{name}' is not a valid plugin name",
             fix="use lower-case letters, digits and _, starting with a letter"
             + (f": {likely}" if likely.isidentifier() and not keyword.iskeyword(likely) else ""),
         )
     for plugin in load_plugins().plugins:
         if plugin.name == name:
             raise UsageError(
-                f"there is already a plugin '{name}' ({plugin.origin})",
-                fix="choose another name, since both would be loaded",
+                f"plugin '{name}' already exists ({plugin.origin})",
+                fix="choose another name: finery would load both",
             )
     if importlib.util.find_spec(f"{PREFIX}{name}") is not None:
-        raise UsageError(f"there is already a package {PREFIX}{name}", fix="choose another name")
+        raise UsageError(f"package {PREFIX}{name} already exists", fix="choose another name")
 
 
 def _texts(name: str) -> dict[str, str]:

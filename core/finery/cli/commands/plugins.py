@@ -1,4 +1,4 @@
-"""`finery plugins`: what is installed and what it provides."""
+"""`finery plugins`: the installed plugins and what they provide."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @click.command("plugins")
 @recipe_and_name("[RECIPE] [NAME]")
-@click.option("--check", is_flag=True, help="Check what they provide; exit code 1 for problems.")
+@click.option("--check", is_flag=True, help="Check the plugins; exit code 1 if there are problems.")
 @json_option
 def command(recipe: Path | None, name: str | None, check: bool, as_json: bool) -> int:
     """List the plugins and their step types; with NAME, one plugin or the settings of a step type.
@@ -55,7 +55,7 @@ def command(recipe: Path | None, name: str | None, check: bool, as_json: bool) -
 
 
 def _no_such(name: str, known: Sequence[str], recipe: Path | None) -> PluginError:
-    """The error for a name that is unknown here; a recipe may bring the plugin that has it."""
+    """The error for an unknown name. Plugins beside a recipe may provide it."""
     near = nearest_meant(name, known)
     fixes = [near or "`finery plugins` lists those that are installed"]
     if name == "new":
@@ -64,7 +64,7 @@ def _no_such(name: str, known: Sequence[str], recipe: Path | None) -> PluginErro
         fixes.insert(0, f"{RECIPE} loads plugins of its own: finery plugins {RECIPE} {name}")
     elif recipe is None and near is None:
         fixes.append(f"for a plugin of a recipe: finery plugins RECIPE {name}")
-    return PluginError(f"there is no plugin or step type '{name}'", fix="; ".join(fixes))
+    return PluginError(f"plugin or step type '{name}' was not found", fix="; ".join(fixes))
 
 
 def _has_plugins(recipe: Path) -> bool:
@@ -83,7 +83,7 @@ def _check(
     broken: "Sequence[BrokenPlugin]",
     as_json: bool,
 ) -> int:
-    """Print what is wrong with each plugin; the exit code."""
+    """Print the problems of each plugin. Returns the exit code."""
     from finery.testing.checks import Problem, problems_of_plugins
 
     problems = problems_of_plugins(plugins, listed)
@@ -154,7 +154,7 @@ def _print_broken(plugin: "BrokenPlugin", as_json: bool) -> None:
 
 
 def _summary(plugins: "Plugins", name: str) -> str:
-    """The first line of a step type's docstring, or why it can't be used."""
+    """The first line of a step type's docstring, or its error."""
     try:
         return (plugins.step_type(name).__doc__ or "").strip().partition("\n")[0]
     except PluginError as error:
@@ -183,7 +183,7 @@ def _print_step_type(plugins: "Plugins", name: str, as_json: bool) -> None:
 
 
 class _Row(NamedTuple):
-    """A setting as it is listed: `lora.r`, what it takes, what it is for."""
+    """A line of the list: the name of a setting, e.g. `lora.r`, what it accepts, and its help."""
 
     name: str
     takes: str
@@ -191,7 +191,7 @@ class _Row(NamedTuple):
 
 
 def _tables(cls: "type[Step]", schema: dict[str, Any]) -> Iterator[tuple[str, list[_Row]]]:
-    """(title, rows) of the inputs, the settings, and what every step takes."""
+    """(title, rows) of the inputs, the settings, and the settings of every step."""
     from finery.step.inspect import RESERVED, inputs_of
 
     inputs = inputs_of(cls)
@@ -264,5 +264,5 @@ def _row(name: str, field: dict[str, Any], required: bool, kind: str | None = No
 
 
 def _shown(value: Any) -> str:
-    """A default as a recipe would have it."""
+    """A default as a recipe would write it."""
     return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""New files from templates of this package, for commands that start something."""
+"""New files from templates of this package."""
 
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
@@ -33,9 +33,9 @@ def refuse_existing(folder: Path, names: Iterable[str], command: str) -> None:
     existing = [n for n in names if (folder / n).is_symlink() or (folder / n).exists()]
     if existing:
         raise UsageError(
-            f"in the way: {', '.join(existing)}",
+            f"already there: {', '.join(existing)}",
             where=shown(folder),
-            fix=f"name another folder, or move these files away: {command} overwrites nothing",
+            fix=f"choose another folder, or move these files: {command} never overwrites files",
         )
 
 

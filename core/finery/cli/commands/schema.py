@@ -14,13 +14,17 @@ if TYPE_CHECKING:
     from finery.plugin.manager import Plugins
 
 LOOK_SECONDS = 0.5
-"""How often `--watch` looks whether a recipe changed."""
+"""Seconds between two looks of `--watch` at the recipe."""
 
 
 @click.command("schema")
 @recipe_and_name("[RECIPE] [STEP_TYPE]")
-@click.option("--print", "to_stdout", is_flag=True, help="Print the schema of RECIPE.")
-@click.option("--watch", is_flag=True, help="Write it again whenever RECIPE changes.")
+@click.option(
+    "--print", "to_stdout", is_flag=True, help="Print the schema of RECIPE instead of writing it."
+)
+@click.option(
+    "--watch", is_flag=True, help="Write it again each time RECIPE changes, until Ctrl-C."
+)
 @click.option(
     "--all",
     "folder",
@@ -30,7 +34,9 @@ LOOK_SECONDS = 0.5
     help="Write the schemas of recipes and of all step types into a folder. [default folder: "
     "schemas]",
 )
-@click.option("--check", is_flag=True, help="With --all: write nothing, fail if a file is stale.")
+@click.option(
+    "--check", is_flag=True, help="With --all: write nothing, and fail if a file is out of date."
+)
 def command(
     recipe: Path | None,
     name: str | None,
@@ -39,11 +45,11 @@ def command(
     folder: Path | None,
     check: bool,
 ) -> int:
-    """Write the JSON Schema of RECIPE, with which an editor completes and checks it.
+    """Write a JSON Schema with which editors complete and check RECIPE.
 
-    It knows the steps of RECIPE, their outputs and metrics, and the plugins beside it. `finery
-    check` keeps it up to date. Without RECIPE, the schema that all recipes share is printed, or
-    that of STEP_TYPE.
+    The schema knows the steps of RECIPE, their outputs and metrics, and its plugins. `finery
+    check` keeps it up to date. Without RECIPE, this prints the schema that all recipes share, or
+    the schema of STEP_TYPE.
     """
     from finery.recipe.document import load
     from finery.recipe.editor.files import formatted
@@ -75,7 +81,7 @@ def _plugins(recipe: Path | None) -> "Plugins":
 
 
 def _write_one(recipe: Path) -> None:
-    """Write the schema of a recipe, and say how an editor finds it where the recipe doesn't."""
+    """Write the schema of a recipe. Prints the line for editors if the recipe lacks it."""
     from finery.build.project import open_recipe
     from finery.recipe.editor.files import modeline, write_schema
 
@@ -88,12 +94,12 @@ def _write_one(recipe: Path) -> None:
 
 
 def _watch(recipe: Path) -> None:
-    """Write the schema of a recipe again whenever it changes, until Ctrl-C."""
+    """Write the schema of a recipe each time it changes, until Ctrl-C."""
     from finery.build.project import open_recipe
     from finery.recipe.editor.files import write_schema
     from finery.util.files import file_state
 
-    click.echo(f"Watching {shown(recipe)}. Ctrl-C ends it.")
+    click.echo(f"Watching {shown(recipe)}. Press Ctrl-C to stop.")
     before = file_state(str(recipe))
     while True:
         time.sleep(LOOK_SECONDS)
@@ -103,7 +109,7 @@ def _watch(recipe: Path) -> None:
         before = now
         try:
             write_schema(*open_recipe(recipe))
-        except FineryError as error:  # it is being written: the next change may mend it
+        except FineryError as error:  # half-written: the next save may repair it
             click.echo(f"not updated: {error}", err=True)
         else:
             click.echo("updated")
@@ -138,6 +144,8 @@ def _check(folder: Path, files: dict[str, str]) -> int:
     stale = sorted(name for name in {*files, *there} if files.get(name) != there.get(name))
     if stale:
         raise UsageError(
-            f"stale: {', '.join(stale)}", where=str(folder), fix=f"finery schema --all {folder}"
+            f"out of date: {', '.join(stale)}",
+            where=str(folder),
+            fix=f"finery schema --all {folder}",
         )
     return 0

@@ -1,4 +1,4 @@
-"""`finery show STEP`: an artifact as a person would want to see it."""
+"""`finery show STEP`: the outputs of a step, for people."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,37 +24,35 @@ if TYPE_CHECKING:
     type=click.IntRange(0),
     default=3,
     show_default=True,
-    help="Rows of a data set, or wrong answers of an evaluator, to print.",
+    help="Number of rows, or of wrong answers of an evaluator, to print.",
 )
 @click.option(
     "--html",
     is_flag=False,
     flag_value="",
     metavar="[FILE]",
-    help="Write a page, e.g. of data sets a report, of a training its curves. [default FILE: "
-    "beside the outputs, e.g. build/<recipe>/<step>-report.html]",
+    help="Write an HTML page, e.g. a report on rows or the curves of a training. [default FILE: "
+    "next to the outputs, e.g. build/<recipe>/<step>-report.html]",
 )
 @click.option(
     "--tokenizer",
     metavar="MODEL",
     shell_complete=complete_steps,
-    help="The step whose tokens a data set's page tells lengths in; none: characters. [default: "
-    "the model that is trained on the rows, if it is built]",
+    help="Model whose tokenizer measures row lengths on the page; `none` counts characters. "
+    "[default: the model that is trained on the rows, if it is built]",
 )
 @click.option(
     "--model",
     metavar="NAME",
     help="Of an evaluator: the model whose tables and wrong answers are shown. [default: the best]",
 )
-@click.option(
-    "--dropped", is_flag=True, help="Every row that a data step dropped, or found fault with."
-)
+@click.option("--dropped", is_flag=True, help="All rows that a data step dropped or reported.")
 @click.option(
     "--row",
     "row_id",
     metavar="ID",
-    help="The story of a row, from its source to the answers it got; the beginning of its id will "
-    "do. With STEP, only what leads there.",
+    help="The story of a row, from its source to the answers of models. The beginning of the id is "
+    "enough. With STEP, only the events before it.",
 )
 @json_option
 def command(
@@ -69,9 +67,9 @@ def command(
     row_id: str | None,
     as_json: bool,
 ) -> None:
-    """Show what STEP made: rows, scores, a model's size and curves, a bundle's files.
+    """Show the outputs of STEP: rows, scores, model sizes and curves, files.
 
-    Without STEP: all.
+    Without STEP, list the outputs of all steps.
     """
     from finery.artifact.kinds import Metrics
     from finery.build.checks import failed_gates
@@ -95,12 +93,14 @@ def command(
         return
     if html is None and tokenizer is not None:
         raise UsageError(
-            "--tokenizer is for a page", where="--tokenizer", fix=f"finery show {step} --html"
+            "--tokenizer needs --html", where="--tokenizer", fix=f"finery show {step} --html"
         )
     result, fresh = result_of(graph, store, name)
     if not fresh:
         click.secho(
-            "not up to date: this is the last build's (see `finery plan`)\n", fg="yellow", err=True
+            "not up to date: this is the output of the last build (see `finery plan`)\n",
+            fg="yellow",
+            err=True,
         )
     if output:
         manifests = {f"{name}.{output}": result.outputs[output]}
@@ -112,7 +112,7 @@ def command(
 
         pages = write_pages(graph, store, manifests, html, tokenizer)
     if model is not None and not any(m.kind == Metrics.kind for m in manifests.values()):
-        raise UsageError(f"{name} judges no models", where="--model", fix="leave --model out")
+        raise UsageError(f"{name} judges no models", where="--model", fix="remove --model")
     detail = Detail(rows, dropped, model)
     failed = failed_gates(graph.select([name]), store, {name: result}) if fresh else {}
     seed, dollars = dict(result.parts).get("seed"), dollars_spent(store, [result.key])
@@ -121,7 +121,7 @@ def command(
 
 
 def check_step(graph: "Graph", name: str, output: str) -> None:
-    """Raise `UsageError` where the recipe has no such step, or the step no such output."""
+    """Raise `UsageError` if the step or the output doesn't exist."""
     graph.require(name)
     outputs = graph.nodes[name].outputs
     if output and output not in outputs:
@@ -138,9 +138,9 @@ def _show_row(
     from finery.lineage.story import story_of
 
     if html:
-        raise UsageError("a row's story has no page", where="--html", fix="leave --html out")
+        raise UsageError("the story of a row has no HTML page", where="--html", fix="remove --html")
     if not row_id:
-        raise UsageError("an empty id", where="--row", fix="write the beginning of a row's id")
+        raise UsageError("the id is empty", where="--row", fix="write the beginning of a row's id")
     story = story_of(graph, store, row_id, step=name, output=output)
     if as_json:
         print_json(story)
@@ -149,6 +149,6 @@ def _show_row(
 
 
 def _no_step(html: str, names: list[str]) -> UsageError:
-    """The error for `--html` without a step, which a step behind it may be taken for."""
+    """The error for `--html` without a step. A step after `--html` is read as its file."""
     step = html if html in names else "STEP"
-    return UsageError("--html needs a step to show", fix=f"finery show {step} --html")
+    return UsageError("--html needs a step", fix=f"finery show {step} --html")

@@ -1,4 +1,4 @@
-"""What views print with: facts, labelled texts, a row's turns, an artifact's files."""
+"""Printing for views: facts, labelled texts, the turns of a row, the files of an artifact."""
 
 import json
 from collections import Counter
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from finery.artifact.manifest import Manifest
 
 MOST = 6
-"""Classes that are all listed; of more the most and the least frequent are."""
+"""Most classes that are all listed. Of more, the most and the least frequent are."""
 LONGEST_FACT = 300
 """Characters of a fact, or of a column of a row, that are shown."""
 LONGEST_CLASS = 40
@@ -61,14 +61,14 @@ def print_row(console: "Console", row: Row) -> None:
 
 
 def print_turns(console: "Console", row: Row) -> None:
-    """Print a row's turns; of a row that is no conversation, its columns."""
+    """Print a row's turns, or its columns if it isn't a conversation."""
     for role, text in turns_of(row):
         whole = text if is_conversation(row) else _cut(text)
         print_labelled(console, role, whole, ROLES.get(role, "yellow"))
 
 
 def print_files(console: "Console", folder: Path, manifest: "Manifest") -> None:
-    """Print an artifact's files with their sizes, and where those lie that are kept elsewhere."""
+    """Print an artifact's files with their sizes, and the places of external files."""
     from rich.text import Text
 
     console.print(Text.assemble(("  files          ", "cyan"), (shown(folder), "dim")))
@@ -80,7 +80,7 @@ def print_files(console: "Console", folder: Path, manifest: "Manifest") -> None:
 
 
 def counts_in_words(counts: Mapping[str, int], noun: str = "classes") -> str:
-    """How many classes there are, and the most and the least frequent: `3 classes: a 9, b 5`."""
+    """The number of classes with the most and the least frequent ones: `3 classes: a 9, b 5`."""
     often = Counter(counts).most_common()
     listed = often if len(often) <= MOST else [*often[:3], ("…", 0), *often[-2:]]
     named = ", ".join(f"{_short_line(name)} {n:,}" if n else name for name, n in listed)
@@ -88,7 +88,7 @@ def counts_in_words(counts: Mapping[str, int], noun: str = "classes") -> str:
 
 
 def as_text(value: Any) -> str:
-    """A JSON value as people read it: lists and flat mappings without brackets."""
+    """A JSON value as text: lists and flat mappings without brackets."""
     if isinstance(value, list) and all(isinstance(v, str | int | float) for v in value):
         return ", ".join(map(str, value))
     if isinstance(value, dict) and all(isinstance(v, str | int | float) for v in value.values()):

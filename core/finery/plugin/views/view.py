@@ -1,8 +1,7 @@
-"""Views: what artifacts look like in a terminal, as JSON, and as a page.
+"""Views: how artifacts look in a terminal, as JSON, and as a page.
 
-A plugin gives views by the hook `finery_views`: a kind of artifact, or a kind and a format, to a
-subclass of `View`. Everything below works for an artifact that no plugin has a view for: facts,
-references, files.
+A plugin provides views by the hook `finery_views`: a kind of artifact, or a kind and a format, with
+a subclass of `View`. An artifact without a view is shown by its facts, references and files.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,8 +26,8 @@ Styled = tuple[str, str]
 class Output(NamedTuple):
     """An output of a step, to be shown.
 
-    title: what the recipe calls it, e.g. `split.train`. refs: what the views of the artifacts that
-    it refers to say of them, by role. link: where people find its files, under `build/`; None
+    title: its name in the recipe, e.g. `split.train`. refs: role → a short description of each
+    artifact that it refers to. link: where people find its files, under `build/`; None
     where no link leads to them.
     """
 
@@ -58,7 +57,7 @@ class Detail(NamedTuple):
 
 
 class Remark(NamedTuple):
-    """What a view has to say about an output at the end of a build; advice: how to do better."""
+    """A remark of a view about an output at the end of a build; advice: how to do better."""
 
     text: str
     advice: str = ""
@@ -75,8 +74,8 @@ class Page(NamedTuple):
 class PageContext(NamedTuple):
     """What a page may use beside its outputs.
 
-    title: of the page, the recipe's and the step's name. built: the artifact that the recipe calls
-    so (`base`, `split.train`), None where it isn't built. tokenizer: the model that the user named
+    title: of the page, the names of the recipe and the step. built: an artifact by its name in the
+    recipe (`base`, `split.train`); None if it isn't built. tokenizer: the model that the user named
     with `--tokenizer`. progress: takes what is done, how many, of how many. note: takes a line for
     the user.
     """
@@ -90,10 +89,10 @@ class PageContext(NamedTuple):
 
 
 class View:
-    """What artifacts of a kind, or of one of its formats, look like.
+    """How artifacts of a kind, or of one of its formats, look.
 
-    Subclass it for artifacts that you know and override what you can say more about. A view holds
-    no state. It is imported when something is shown, and is no part of any step's key.
+    Subclass it for artifacts that you know, and override the methods that can show more. A view
+    has no state. It is imported when something is shown, and it isn't part of any key.
     """
 
     side_by_side: ClassVar[bool] = False
@@ -104,15 +103,15 @@ class View:
         return str(manifest.meta.get("format", ""))
 
     def data(self, output: Output, detail: Detail) -> dict[str, Any]:
-        """What `--json` has beside `kind`, `digest`, `meta`, `bytes`, `files` and `path`."""
+        """More fields of `--json`, beside `kind`, `digest`, `meta`, `bytes`, `files` and `path`."""
         return {}
 
     def facts(self, output: Output) -> Mapping[str, Any]:
-        """Names and JSON values that `print` begins with; by default all of `meta`."""
+        """Names and JSON values at the top of `print`; by default all of `meta`."""
         return output.manifest.meta
 
     def print(self, console: "Console", output: Output, detail: Detail) -> None:
-        """Print what `finery show` shows below the output's title."""
+        """Print the output for `finery show`, below its title."""
         print_facts(console, self.facts(output))
         print_facts(console, output.refs)
         print_files(console, output.link or output.artifact.path, output.manifest)
@@ -121,7 +120,7 @@ class View:
             console.print(hint, style="dim", markup=False)
 
     def page(self, outputs: Sequence[Output], context: PageContext) -> Page | None:
-        """The page that `finery show --html` writes; None where there is none.
+        """The page that `finery show --html` writes; None if there is none.
 
         outputs: one, or with `side_by_side` all outputs of a step that this view shows. By default
         the page that the artifact holds: browsers take the links under `build/` for text.
@@ -132,7 +131,7 @@ class View:
         return Page(outputs[0].artifact.file(name).read_text(encoding="utf-8"))
 
     def remarks(self, output: Output) -> Iterator[Remark]:
-        """What to say about an output when a build has just made it."""
+        """Remarks about an output that a build has just made."""
         return iter(())
 
     def complete_copy(
@@ -146,10 +145,10 @@ class View:
         return iter(())
 
     def print_together(self, console: "Console", outputs: Sequence[Output]) -> None:
-        """Print what the recipe's outputs say together: last thing in a build and in `show`."""
+        """Print what several outputs share, at the end of a build and of `show`."""
 
     def row_event(self, facts: Mapping[str, Any]) -> Iterator[Styled]:
-        """What an output's line about a row says, for `finery show --row`; default: its facts.
+        """A record about a row in words, for `finery show --row`; default: its facts.
 
         facts: the line, without the row itself.
         """

@@ -70,6 +70,8 @@ def refresh_schema(recipe: Recipe, plugins: StepTypes) -> None:
 
 def _is_ours(path: Path) -> bool:
     """Whether a file is the schema of a recipe."""
+    if not path.is_file():  # reading a pipe may never end
+        return False
     try:
         check_plain(path)
         schema: Any = msgspec.json.decode(path.read_bytes())

@@ -231,7 +231,7 @@ STEPS = {
     ),
     "unset variable": Broken(
         step(f"use: data.file, path: rows.jsonl, env: [{HERE}FINERY_TEST_NOT_SET]"),
-        "the environment variable FINERY_TEST_NOT_SET, which step 'rows' takes, isn't set",
+        "the environment variable FINERY_TEST_NOT_SET, which step 'rows' needs, isn't set",
         "export FINERY_TEST_NOT_SET=…",
     ),
     "variable not in a list": Broken(
@@ -399,12 +399,12 @@ FILES = {
         step(f'use: data.file, path: {HERE}"*.csv"'), "no file matches *.csv", "relative to"
     ),
     "empty file": Broken(
-        DATA, "the file has no rows", "put rows in it", "rows.jsonl", {"rows.jsonl": ""}
+        DATA, "the file has no rows", "add rows to it", "rows.jsonl", {"rows.jsonl": ""}
     ),
     "bad row": Broken(
         DATA,
         "invalid JSON",
-        "repair the row; or leave bad rows out with bad_rows: skip",
+        "repair the row; or skip bad rows with bad_rows: skip",
         "rows.jsonl:10",
         {"rows.jsonl": f'{ROWS}{{"prompt": \n'},
     ),
@@ -419,7 +419,7 @@ FILES = {
 
 PLUGINS = {
     "plugins as text": Broken(
-        f"{DATA}plugins: {HERE}p.py\n", "'plugins' is a list", "[./checks.py]"
+        f"{DATA}plugins: {HERE}p.py\n", "'plugins' must be a list", "[./checks.py]"
     ),
     "missing plugin file": Broken(
         f"{DATA}plugins: [{HERE}mine.py]\n", "there is no plugin file mine.py", "one of: steps.py"

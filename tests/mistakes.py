@@ -79,7 +79,7 @@ def place(mistake: Mistake, folder: Path) -> None:
     (folder / "recipe.yaml").write_text(mistake.recipe(), encoding="utf-8")
 
 
-def checked(folder: Path) -> tuple[int, str]:
+def checked(folder: Path, *args: str) -> tuple[int, str]:
     """(exit code, message) of `finery check` in a folder, in this process."""
     from finery.cli.main import main
 
@@ -88,7 +88,7 @@ def checked(folder: Path) -> tuple[int, str]:
         contextlib.chdir(folder),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
-        _arguments(["finery", "check"]),
+        _arguments(["finery", "check", *args]),
     ):
         try:
             main()

@@ -1,15 +1,15 @@
-"""Errors people can cause, each printed as one block: what, where, fix.
+"""Errors that users can cause, each printed as one block: what, where, fix.
 
     FineryError            exit 1
-    ├── StepError          exit 1   a step could not do its work
-    │   └── RefusedError   exit 1   a model won't answer a row, or its answer is withheld
+    ├── StepError          exit 1   a step failed
+    │   └── RefusedError   exit 1   a model refuses a row, or its answer is withheld
     ├── RequirementError   exit 1   a `require:` is not met
-    └── UsageError         exit 2   the recipe, the call or the data is wrong
+    └── UsageError         exit 2   the recipe, the command line or the data is wrong
         ├── RecipeError    exit 2   with file:line:column
-        ├── DataError      exit 2   rows or files that a step was given
+        ├── DataError      exit 2   rows or files that a step takes
         └── PluginError    exit 2   a plugin is missing or broken
 
-Anything else that reaches the top is a bug and keeps its traceback.
+Any other exception is a bug and is shown with its traceback.
 """
 
 import errno
@@ -17,11 +17,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""The `errno` of an `OSError` that says that there is no room to write."""
+"""Values of `errno` for a full disk."""
 
 
 class FineryError(Exception):
-    """An expected error: `what` is wrong, `where`, the `fix`, and lines of `details`."""
+    """An expected error: `what` is wrong, `where`, the `fix`, and `details` as lines."""
 
     exit_code: ClassVar[int] = 1
 
@@ -40,7 +40,7 @@ class FineryError(Exception):
         self.details = list(details)
 
     def __str__(self) -> str:
-        """The whole block, uncoloured."""
+        """The whole block, without colours."""
         head = f"{self.where}: error: {self.what}" if self.where else f"error: {self.what}"
         lines = [head, *(f"  {line}" for line in self.details)]
         if self.fix:
@@ -48,7 +48,7 @@ class FineryError(Exception):
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """The error as plain data, to cross a process boundary or a JSON line."""
+        """The error as plain data, for another process or a JSON line."""
         return {
             "error": type(self).__name__,
             "what": self.what,
@@ -59,21 +59,21 @@ class FineryError(Exception):
 
 
 class StepError(FineryError):
-    """A step could not do its work (a process died, the disk is full, a proof failed)."""
+    """A step failed (a process died, the disk is full, a check of its own failed)."""
 
 
 class RefusedError(StepError):
-    """A model won't answer a row, or its answer is withheld; `text` is what it said instead."""
+    """A model refuses a row, or its answer is withheld; `text` is the reply."""
 
     text: str = ""
 
 
 class RequirementError(FineryError):
-    """A `require:` of an evaluator is not met."""
+    """A `require:` of an evaluator isn't met."""
 
 
 class UsageError(FineryError):
-    """The call is wrong: an unknown step, a bad `--set`, a file that isn't there."""
+    """The command line is wrong: an unknown step, a bad `--set`, a missing file."""
 
     exit_code = 2
 
@@ -83,15 +83,15 @@ class RecipeError(UsageError):
 
 
 class DataError(UsageError):
-    """Rows or files that a step was given are wrong; `where` is file:line when known."""
+    """Rows or files that a step takes are wrong; `where` is file:line if known."""
 
 
 class PluginError(UsageError):
-    """A plugin is missing, fails on import or breaks the contract."""
+    """A plugin is missing, fails on import or breaks its contract."""
 
 
 def each_once(errors: Iterable[FineryError]) -> list[FineryError]:
-    """The errors in order, of those that tell a person the same only the first."""
+    """The errors in order, without duplicates."""
     unique: dict[str, FineryError] = {}
     for error in errors:
         unique.setdefault(str(error), error)
@@ -99,7 +99,7 @@ def each_once(errors: Iterable[FineryError]) -> list[FineryError]:
 
 
 def error_from_dict(data: dict[str, Any]) -> FineryError:
-    """Rebuild what `FineryError.to_dict` made; an unknown class becomes a `StepError`."""
+    """The error that `FineryError.to_dict` encoded; an unknown class becomes a `StepError`."""
     known = {c.__name__: c for c in _tree(FineryError)}
     cls = known.get(data["error"], StepError)
     return cls(data["what"], where=data["where"], fix=data["fix"], details=data["details"])

@@ -1,8 +1,8 @@
-"""Advice on trainings, before they cost time.
+"""Advice on trainings before they run.
 
-In go the graph of a recipe and what is built of it, out come notes: too few rows, a learning rate
-out of range, no baseline. Trainings, evaluators and their tasks are known by what step types
-declare, so those of every plugin get the same advice.
+Gives notes on a recipe and its built outputs: too few rows, a learning rate out of range, no
+baseline. It recognizes trainings, evaluators and their tasks by what step types declare, so the
+step types of every plugin get the same advice.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ def finery_notes() -> Mapping[str, Any]:
 
 @hookimpl
 def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
-    """Notes on the trainings of a recipe, and on steps beside each other."""
+    """Notes on the trainings of a recipe, and on steps that are compared."""
     from finery_advice.comparison import notes_between
     from finery_advice.notes import notes_on
 

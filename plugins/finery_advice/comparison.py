@@ -1,4 +1,4 @@
-"""Notes on steps beside each other: compared models, equal steps, seeds without effect."""
+"""Notes that compare steps: models with different seeds, equal steps, seeds without effect."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,22 +13,22 @@ EQUAL_STEPS = "equal-steps"
 UNUSED_SEED = "unused-seed"
 KINDS: Mapping[str, About] = {
     COMPARED_SEEDS: About(
-        when="an evaluator compares models that were trained under different seeds and that differ "
-        "in other settings or rows as well",
-        why="The seed alone moves a score, often by several points on a small test set. The "
-        "interval of a score covers the choice of test rows only, and doesn't include that. Train "
-        "all models under the same seed, or each of them under the same several seeds.",
+        when="an evaluator compares models that were trained under different seeds and also differ "
+        "in other settings or in their rows",
+        why="The seed alone changes a score, often by several points on a small test set. The "
+        "interval of a score covers only the choice of test rows. Train all models under the same "
+        "seed, or each of them under the same set of seeds.",
     ),
     EQUAL_STEPS: About(
         when="two steps that train a model or use a seed have the same step type, settings, inputs "
         "and seed",
-        why="Equal steps have the same key: finery builds one of them, and the other takes its "
-        "output. Comparing the two compares a step with itself.",
+        why="Equal steps have the same key, so finery builds one of them and uses its output for "
+        "the other. Comparing the two compares a step with itself.",
     ),
     UNUSED_SEED: About(
-        when="a step has a `seed`, and its step type doesn't use one",
-        why="The output is the same under any seed. For new answers from a model, steps that "
-        "generate rows have `series`.",
+        when="a step has a `seed`, but its step type doesn't use one",
+        why="The output is the same under any seed. To get new answers from a model, change "
+        "`series` of a step that generates rows.",
     ),
 }
 """Name → when and why the note is given."""
@@ -36,7 +36,7 @@ Signature = tuple[Any, ...]
 
 
 def notes_between(graph: Graph) -> Iterator[Note]:
-    """All notes on steps beside each other."""
+    """All notes that compare steps."""
     equal = _equal_steps(graph)
     yield from _notes_on_equal(graph, equal)
     for node in graph.nodes.values():
@@ -50,20 +50,20 @@ def notes_between(graph: Graph) -> Iterator[Note]:
 
 
 def _compared_seeds(graph: Graph, judge: Node) -> Iterator[Note]:
-    """A note where one way of training has other seeds than another one.
+    """A note if different configurations were trained under different sets of seeds.
 
-    Trainings that differ in nothing but their seed are one way, since they repeat it.
+    Trainings that differ only in their seed repeat the same configuration.
     """
-    ways: dict[str, dict[Signature, set[int]]] = {}
+    configurations: dict[str, dict[Signature, set[int]]] = {}
     under: dict[tuple[str, int], list[str]] = {}
     for source in sources_of(judge, Model):
         for name in sorted(trained_under(graph, source.step)):
             node = graph.nodes[name]
             if node.step.uses_seed():
-                seeds = ways.setdefault(node.use, {})
+                seeds = configurations.setdefault(node.use, {})
                 seeds.setdefault(_signature(node, {}), set()).add(node.seed)
                 under.setdefault((node.use, node.seed), []).append(name)
-    for use, seeds in ways.items():
+    for use, seeds in configurations.items():
         if len({frozenset(of) for of in seeds.values()}) > 1:
             steps = [(name, seed) for (of, seed), names in under.items() if of == use
                      for name in dict.fromkeys(names)]  # fmt: skip
@@ -72,7 +72,8 @@ def _compared_seeds(graph: Graph, judge: Node) -> Iterator[Note]:
                 name=COMPARED_SEEDS,
                 text=f"{judge.name} compares models that were trained under different seeds: "
                 f"{trained}",
-                fix="give these steps the same `seed`, or none, or train each under several seeds",
+                fix="remove `seed` from these steps, or train each configuration under the same "
+                "seeds",
                 step=judge.name,
             )
 
@@ -97,26 +98,27 @@ def _notes_on_equal(graph: Graph, equal: Mapping[str, str]) -> Iterator[Note]:
         node = graph.nodes[name]
         spec = type(node.step).__spec__
         if spec.engines and not evaluates(node):
-            fix = "for other rows, give one of them another `series`"
+            fix = "for different rows, give one of them another `series`"
         elif node.step.uses_seed():
-            fix = "for another result, give one of them a `seed`"
+            fix = "for a different result, give one of them a `seed`"
         else:
-            continue  # reading a file twice, say
-        # Steps that are equal because what they take is equal need no note of their own.
+            continue  # for example, a file that is read twice
+        # Steps that are equal only because their inputs are equal need no note of their own.
         same_inputs = [s.ref for s in node.sources] == [s.ref for s in graph.nodes[first].sources]
         if trains(node) or same_inputs:
             yield Note(
                 name=EQUAL_STEPS,
-                text=f"{name} equals {first}: both have the same output, which is built once",
+                text=f"{name} is equal to {first}, so both have the same output, which is built "
+                "once",
                 fix=fix,
                 step=name,
             )
 
 
 def _signature(node: Node, equal: Mapping[str, str]) -> Signature:
-    """What makes a step's output, except its seed: step type, settings and inputs.
+    """Everything that determines a step's output except its seed: step type, settings, inputs.
 
-    equal: step → the one that stands for it where it is an input.
+    equal: step → the equal step to use instead of it as an input.
     """
     inputs = tuple((s.field, s.index, equal.get(s.step, s.step), s.output) for s in node.sources)
     fields = type(node.step).__finery_fields__
@@ -126,7 +128,7 @@ def _signature(node: Node, equal: Mapping[str, str]) -> Signature:
 
 
 def _plain(value: Any) -> Any:
-    """The paths of outside files; nothing of an input, which counts by the step it comes from."""
+    """The paths of outside files; None for an input, which is identified by its step."""
     return value.patterns if isinstance(value, Files) else None
 
 

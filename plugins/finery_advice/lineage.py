@@ -1,15 +1,15 @@
-"""Where the models and rows of a recipe come from, read off its graph."""
+"""Where the models and rows of a recipe come from, according to its graph."""
 
 from collections.abc import Iterator
 
 from finery import Graph, Node, Source, base_models, files_of, row_sources, trains
 
 Chain = list[tuple[str, str]]
-"""(step, output) of some rows, then of the rows they were made from, and so on to the origin."""
+"""(step, output) of some rows, then of the rows they derive from, and so on to the origin."""
 
 
 def models_under(graph: Graph, name: str) -> set[str]:
-    """A step that makes a model, and all steps whose models it was made from."""
+    """A step that makes a model, and all steps with models that it derives from."""
     steps, stack = set[str](), [name]
     while stack:
         step = stack.pop()
@@ -20,12 +20,12 @@ def models_under(graph: Graph, name: str) -> set[str]:
 
 
 def trained_under(graph: Graph, name: str) -> set[str]:
-    """Of `models_under`, the trainings."""
+    """The trainings among `models_under`."""
     return {step for step in models_under(graph, name) if trains(graph.nodes[step])}
 
 
 def chains(graph: Graph, step: str, output: str) -> Iterator[Chain]:
-    """Every way from some rows back to where they come from outside."""
+    """Every path from some rows back to a step that reads them from outside."""
     before = row_sources(graph.nodes[step])
     if not before:
         yield [(step, output)]
@@ -35,7 +35,7 @@ def chains(graph: Graph, step: str, output: str) -> Iterator[Chain]:
 
 
 def overlap(graph: Graph, one: Source, other: Source) -> str | None:
-    """The step that two inputs both get rows from, with no split that keeps them apart."""
+    """The step that two inputs both get rows from, if no split separates them."""
     for first in chains(graph, one.step, one.output):
         for second in chains(graph, other.step, other.output):
             if _same_origin(graph, first[-1][0], second[-1][0]) and not (
@@ -46,7 +46,7 @@ def overlap(graph: Graph, one: Source, other: Source) -> str | None:
 
 
 def _same_origin(graph: Graph, one: str, other: str) -> bool:
-    """Whether it is one step, or two that read the same file."""
+    """Whether these are one step, or two that read the same file."""
     return one == other or not _patterns(graph.nodes[one]).isdisjoint(_patterns(graph.nodes[other]))
 
 
@@ -55,13 +55,13 @@ def _patterns(node: Node) -> set[str]:
 
 
 def _cleaned(graph: Graph, one: Chain, other: Chain) -> bool:
-    """Whether a step on the one way drops what is on the other."""
+    """Whether a step on one path drops rows that are on the other."""
     steps = [graph.nodes[step] for step, _ in one]
     compared = {(s.step, s.output) for n in steps for s in n.sources if s.role == "compare"}
     return not compared.isdisjoint(other)
 
 
 def _parted(one: Chain, other: Chain) -> bool:
-    """Whether the two take different outputs of a step: rows are in one of them only."""
+    """Whether the two use different outputs of a step, which share no rows."""
     outputs = dict(one)
     return any(step in outputs and outputs[step] != output for step, output in other)

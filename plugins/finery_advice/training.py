@@ -1,4 +1,4 @@
-"""A training as the notes look at it: the one place that knows how its settings are named."""
+"""A training from the perspective of notes: the only place that knows the names of its settings."""
 
 from collections.abc import Iterator
 from functools import cached_property
@@ -28,11 +28,11 @@ from finery.rows import Row
 from finery_advice.lineage import models_under, overlap, trained_under
 
 MOST_READ = 20_000
-"""More rows aren't searched for their classes: that many are enough of any."""
+"""Number of rows that are searched for classes, enough for any."""
 
 
 class Training:
-    """One training of a recipe, with what is known about its rows and models."""
+    """A training of a recipe, with the facts about its rows and models."""
 
     def __init__(self, graph: Graph, results: Results, node: Node) -> None:
         self.graph = graph
@@ -41,7 +41,7 @@ class Training:
 
     @property
     def name(self) -> str:
-        """What the recipe calls it."""
+        """Its name in the recipe."""
         return self.node.name
 
     @property
@@ -55,19 +55,19 @@ class Training:
         return self.learns == "answers"
 
     def setting(self, name: str) -> Any:
-        """A setting, `lora.r` for one inside another; None where the step type has none such."""
+        """A setting, e.g. `lora.r` for a nested one; None if the step type doesn't have it."""
         value: Any = self.node.step
         for part in name.split("."):
             value = getattr(value, part, None)
         return value
 
     def input_as(self, role: Role) -> str:
-        """The first input with a role, as the recipe calls it; empty where there is none."""
+        """The name of the first input with a role, empty if there is none."""
         return next(iter(inputs_as(self.node, role)), "")
 
     @cached_property
     def rows(self) -> Count | None:
-        """The rows to learn from; None while that isn't known."""
+        """The number of rows to learn from, None if it isn't known yet."""
         counts = [count_rows(self.graph, self.results, s) for s in self._row_sources]
         known = [c for c in counts if c is not None]
         if not counts or len(known) < len(counts):
@@ -80,14 +80,14 @@ class Training:
 
     @property
     def validates(self) -> bool | None:
-        """Whether there are validation rows; None where the step type takes none."""
+        """Whether there are validation rows; None if the step type takes none."""
         if not self.input_as("validation"):
             return None
         return any(s.role == "validation" for s in self.node.sources)
 
     @cached_property
     def judges(self) -> list[Node]:
-        """Evaluators of this model, or of one that was made from it."""
+        """Evaluators of this model, or of a model that derives from it."""
         return [
             node
             for node in self._evaluators
@@ -96,7 +96,7 @@ class Training:
 
     @cached_property
     def judges_of_task(self) -> list[Node]:
-        """The evaluators that show what is learned: of the model, else of the rows' origin."""
+        """The evaluators that show the task: those of the model, else those of the same rows."""
         return self.judges or [node for node in self._evaluators if self._same_rows(node)]
 
     @cached_property
@@ -111,7 +111,7 @@ class Training:
         )
 
     def has_baseline(self) -> bool:
-        """Whether its base, as it is or prompted, is judged on the same rows."""
+        """Whether its base, unchanged or prompted, is evaluated on the same rows."""
         bases = models_under(self.graph, self.name) - trained_under(self.graph, self.name)
         judged_on = {s.ref for judge in self.judges for s in sources_of(judge, Dataset)}
         for node in self._evaluators:
@@ -124,9 +124,9 @@ class Training:
         return False
 
     def leaks(self) -> Iterator[tuple[str, str, str]]:
-        """(what, its rows, their common origin) for rows that are learned and judged on alike."""
+        """(what, its rows, their common origin) for rows used both to train and to evaluate."""
         held_out = [s for s in self.node.sources if s.role == "validation"]
-        places = [("its validation rows", s) for s in held_out]
+        places = [("its validation", s) for s in held_out]
         places += [(judge.name, s) for judge in self.judges for s in sources_of(judge, Dataset)]
         for what, source in places:
             for mine in self._row_sources:
@@ -136,14 +136,14 @@ class Training:
                     break
 
     def after_supervised(self) -> bool:
-        """Whether its model was fine-tuned on answers before, in this recipe."""
+        """Whether its model was fine-tuned on answers in this recipe before."""
         trained = trained_under(self.graph, self.name) - {self.name}
         nodes = (self.graph.nodes[name] for name in trained)
         return any(type(node.step).__spec__.learns == "answers" for node in nodes)
 
     @cached_property
     def parameters(self) -> float | None:
-        """Parameters of its base: as built, else as its step says or its name tells."""
+        """Parameters of its base: as built, else as stated by its step or its name."""
         for name in models_under(self.graph, self.name) - trained_under(self.graph, self.name):
             meta = self.results.meta(name) or {}
             parameters = meta.get("parameters") or _expected_size(self.graph, name)
@@ -152,7 +152,7 @@ class Training:
         return None
 
     def examples(self) -> Iterator[Row] | None:
-        """Rows to learn from, MOST_READ at most; None while they aren't built."""
+        """Rows to learn from, at most MOST_READ; None if they aren't built yet."""
         artifacts = [self.results.artifact(s.step, s.output) for s in self._row_sources]
         datasets = [dataset for dataset in artifacts if isinstance(dataset, Dataset)]
         if not datasets or len(datasets) < len(artifacts):
@@ -160,7 +160,7 @@ class Training:
         return islice(chain.from_iterable(datasets), MOST_READ)
 
     def rarest_class(self, judge: Node) -> tuple[str, int] | None:
-        """(class, its rows) of the class with the fewest rows, as an evaluator reads the rows."""
+        """(class, number of rows) of the rarest class, as an evaluator reads the rows."""
         rows, forecast = self.examples(), interface(judge.step, Forecast)
         counts = None if rows is None or forecast is None else forecast.classes(rows)
         return min((counts or {}).items(), key=lambda pair: (pair[1], pair[0]), default=None)
@@ -173,19 +173,19 @@ def trainings(graph: Graph, results: Results) -> list[Training]:
 
 
 def learned_from(node: Node) -> list[Source]:
-    """The inputs that hold the rows to learn from."""
+    """The inputs with the rows to learn from."""
     return [s for s in node.sources if s.role == "train"]
 
 
 def _expected_size(graph: Graph, name: str) -> float | None:
-    """Parameters of a model that isn't built, as far as its step type says."""
+    """Parameters of a model that isn't built yet, if its step or name states them."""
     forecast = forecast_of(graph, graph.nodes[name])
     facts = forecast.facts() if forecast is not None else {}
     return facts.get("parameters") or size_in_name(str(facts.get("name", "")))
 
 
 def _origins(graph: Graph, source: Source) -> set[str]:
-    """The steps without rows of their own to take that some rows come from."""
+    """The steps that read some rows from outside."""
     origins, stack = set[str](), [source.step]
     while stack:
         step = stack.pop()

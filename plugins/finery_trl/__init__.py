@@ -1,12 +1,12 @@
 """Training with TRL: supervised fine-tuning, DPO and KTO, of adapters or whole models.
 
-Rows and a model come in. A trained model with its tokenizer and its curve goes out; before that,
-estimates of memory and time. Public for other plugins are `finery_trl.settings`, `.steps`,
-`.model`, `.preflight` and `.view` with the modules in them, and nothing else.
+The trainings take rows and a model, and produce a model with its tokenizer and training curve.
+`finery plan` estimates their memory and time. Only `finery_trl.settings`, `.steps`, `.model`,
+`.preflight` and `.view`, with the modules in them, are public for other plugins.
 
-For trainers and models of other plugins: `finery_trl.view.model:CurveView` shows any model that
-holds a `curve.json` (see `finery_trl.view.curves`), `finery_trl.view.live:METRICS` shows what is
-measured while it trains.
+For the trainers and models of other plugins: `finery_trl.view.model:CurveView` shows any model that
+contains a `curve.json` (see `finery_trl.view.curves`), and `finery_trl.view.live:METRICS` shows the
+metrics of a running training.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ def finery_steps() -> dict[str, str]:
 
 @hookimpl
 def finery_views() -> dict[str, str]:
-    """What models look like, with their curves."""
+    """The view of models, with their training curves."""
     return {"Model": "finery_trl.view.model:CurveView"}
 
 
@@ -38,7 +38,7 @@ def finery_views() -> dict[str, str]:
 def finery_estimates(
     graph: "Graph", results: "Results", steps: Sequence[str]
 ) -> "Sequence[Estimate]":
-    """Memory and time of the trainings among the steps that would run."""
+    """Memory and time of the trainings among these steps."""
     from finery import trains
 
     if not any(trains(graph.nodes[name]) for name in steps):
@@ -50,7 +50,7 @@ def finery_estimates(
 
 @hookimpl
 def finery_worker_environment(alone: bool) -> Mapping[str, str]:
-    """How long OpenMP's threads spin, in every worker: steps of all types share the cores."""
+    """How long OpenMP threads spin, in every worker, since steps of all types share the cores."""
     from finery_trl.train.threads import thread_environment
 
     return thread_environment(alone=alone)

@@ -1,7 +1,7 @@
-"""What is checked of a training before it starts: its rows, its layers, what it watches.
+"""Checks of a training before it starts: its rows, its layers and its watched evaluator.
 
-Rows are proven as the training itself proves them, and shown as a `Proof`. Nothing here can change
-a model, and the code that trains reaches it by name only.
+Rows are verified in the same way as by the training itself, and shown as a `Proof`. Nothing here
+can change a model, so the training code refers to this module only by name.
 """
 
 import json
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
     from finery_trl.settings import Training
 
 EVERY = 500
-"""Rows between two reports of progress."""
+"""Rows between reports of progress."""
 
 
 class TrainingPreflight(Preflight["Training"]):
-    """Rows in tokens, proven as the training itself will prove them."""
+    """Verifies rows in the same way as the training itself."""
 
     def packages(self) -> Mapping[str, str]:
         """What trains, quantises and reports the curves."""
@@ -54,16 +54,16 @@ class TrainingPreflight(Preflight["Training"]):
         }
 
     def prove(self, job: Job, samples: int) -> list[Proof]:
-        """A `Proof` of each data set."""
+        """A `Proof` for each data set."""
         return prove(self.step, job, samples)
 
 
 def prove(step: "Training", job: Job, samples: int) -> list[Proof]:
-    """A proof of each data set that a training takes, made as the training itself reads them.
+    """A proof for each data set of a training, read in the same way as by the training itself.
 
-    Of `step.model` only tokenizer, chat template and configuration are read. Raises what
-    `step.read` raises for rows that can't be learned, and `DataError` where rows don't fit into the
-    model's context; the errors of all data sets together.
+    Only the tokenizer, chat template and configuration of `step.model` are read. Raises the errors
+    that `step.read` raises for invalid rows, and `DataError` if rows don't fit into the model's
+    context; the errors of all data sets together.
     """
     from finery_transformers.loading import load_tokenizer, template_arguments
 
@@ -89,7 +89,7 @@ def prove(step: "Training", job: Job, samples: int) -> list[Proof]:
 
 
 def check_watched(step: "Training", job: Job) -> None:
-    """Raise what the watched evaluator would raise for its rows at the first validation."""
+    """Raise the errors that the watched evaluator would raise at the first validation."""
     if step.watch is None:
         return
     try:
@@ -118,7 +118,7 @@ def _prove(
     rows = _watched(datasets, control, read, total, job)
     for row in step.read(rows, tokens, job, name):
         answers = row.answers()
-        # Spread over the rows: those of several data sets come one after the other.
+        # Spread over all rows, since those of several data sets follow each other.
         if len(shown) < samples and len(tally) * samples >= len(shown) * total:
             shown.append(_sample(row.row_id, answers, tokens))
         add(tally, row)
@@ -135,7 +135,7 @@ def _prove(
         raise DataError(
             f"{name}: the longest row has {proof.longest} tokens, more than the model's context "
             f"of {context}",
-            fix=f"max_length: {context}, and too_long: drop to leave such rows out",
+            fix=f"max_length: {context}, and too_long: drop to drop longer rows",
         )
     return proof
 
@@ -143,7 +143,7 @@ def _prove(
 def _watched(
     datasets: Sequence[Dataset], control: Control, read: list[str], total: int, job: Job
 ) -> Iterator[Row]:
-    """The rows, one by one; their ids are added to `read`, and `control` looks at each."""
+    """The rows, one by one; their ids are added to `read`, and `control` checks each."""
     for dataset in datasets:
         for row in dataset:
             read.append(row["id"])
@@ -158,7 +158,7 @@ def _sample(row_id: str, answers: Sequence[Answer], tokens: Tokens) -> Sample:
     pieces = [Piece(prompt, loss=False)]
     for prompt_ids, answer, label in answers:
         whole = _text([*prompt_ids, *answer], tokens)
-        # Decoded alone, an answer may differ: its first token may lose its space.
+        # Decoded alone, an answer may differ: its first token may lose its leading space.
         alone = whole[len(prompt) :] if whole.startswith(prompt) else _text(answer, tokens)
         pieces.append(Piece(alone, loss=True, label=label))
     return Sample(row_id, pieces)
@@ -173,17 +173,17 @@ def _text(ids: Sequence[int], tokens: Tokens) -> str:
 def _facts(
     step: "Training", tokens: Tokens, ends: Counter[int], context: int | None
 ) -> dict[str, str]:
-    """Facts that hold for all rows, in words."""
+    """Facts that hold for all rows, as text."""
     tokenizer: Any = tokens.tokenizer
     names = [tokenizer.convert_ids_to_tokens(i) for i, _ in ends.most_common()]
-    padding = "the end of turn too: masked behind a row, learned in it"
+    padding = "also the end of turn: masked after a row, learned within it"
     facts = {
-        "prompt": "token for token what the model will be asked, compared in every row",
-        "masking": f"by prompt and completion, loss on the completion alone; {_marks(tokenizer)}",
+        "prompt": "the exact tokens used at inference, compared in every row",
+        "masking": f"by prompt and completion, loss only on the completion; {_marks(tokenizer)}",
         "end of turn": f"{' or '.join(names)}, learned in every row",
         "padding": f"{tokenizer.pad_token}, "
         + (padding if tokenizer.pad_token_id in ends else "masked"),
-        "max_length": f"{step.max_length:,} tokens; longer rows: {step.too_long}; none is cut",
+        "max_length": f"{step.max_length:,} tokens; longer rows: {step.too_long}; never truncated",
     }
     if context is not None:
         facts["context"] = f"{context:,} tokens"
@@ -195,7 +195,7 @@ def _facts(
 
 
 def _marks(tokenizer: Any) -> str:
-    """Whether the chat template marks the assistant's tokens itself."""
+    """Whether the chat template itself marks the tokens of the assistant."""
     if re.search(r"\{%[-+]?\s*generation\b", str(tokenizer.chat_template)):
-        return "the template's generation marks aren't needed"
-    return "the template has no generation marks, and none are guessed"
+        return "the generation marks of the template aren't needed"
+    return "the template has no generation marks, and none are needed"

@@ -1,4 +1,4 @@
-"""What all trainings share: their settings, and what the code that trains asks of a step."""
+"""The settings that all trainings share, and the interface that the training code uses."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -36,42 +36,42 @@ PACKAGES = (
 
 WATCHER = "finery_trl.train.watch:watcher"
 LAUNCHER = "finery_trl.train.launch:launch"
-"""What only some trainings run, by name: its code is in the key of those that do."""
+"""Code that only some trainings run, by name. It is part of the key of those trainings."""
 MOST_EPOCHS = 100_000
 ALL_LINEAR = "all-linear"
-"""PEFT's word for all linear layers but the head."""
+"""PEFT's name for all linear layers except the output layer."""
 TARGET_MODULES = "lora.target_modules"
-"""Where errors about the layers of an adapter belong."""
+"""The setting that errors about the layers of an adapter point at."""
 
 
 class Lora(Settings):
     """Low-rank adaptation (Hu et al. 2021, https://arxiv.org/abs/2106.09685), as in PEFT."""
 
-    r: int = setting(16, ge=1, help="Rank: 8-16 for simple tasks, 64-128 for data-rich ones.")
+    r: int = setting(16, ge=1, help="Rank: 8-16 for simple tasks, 64-128 for tasks with much data.")
     lora_alpha: int | None = setting(
-        None, ge=1, help="Strength: what is learned is scaled by lora_alpha / r. Default: r."
+        None, ge=1, help="Strength: the adapter's output is scaled by lora_alpha / r. Default: r."
     )
-    lora_dropout: float = setting(0.0, ge=0, lt=1, help="Dropout in front of the adapter.")
+    lora_dropout: float = setting(0.0, ge=0, lt=1, help="Dropout on the adapter's input.")
     target_modules: str | list[str] = setting(
         ALL_LINEAR,
-        help="Layers with an adapter: all-linear, names such as [q_proj, v_proj], or a regular "
-        "expression for their whole paths.",
+        help="Layers that get an adapter: all-linear, names such as [q_proj, v_proj], or a regular "
+        "expression that matches their full paths.",
     )
     use_rslora: bool = setting(
-        False, help="Scale by lora_alpha / sqrt(r) instead, for ranks of 64 and more."
+        False, help="Scale by lora_alpha / sqrt(r) instead, for ranks of 64 or more."
     )
     use_dora: bool = setting(
-        False, help="Learn the weights' magnitudes apart from their directions; slower."
+        False, help="Learn the magnitude and direction of weights separately (DoRA); slower."
     )
 
 
 class Launch(Settings):
-    """Several processes that train one model, each on its share of every batch."""
+    """Several processes that train one model, each on a share of every batch."""
 
-    processes: int = setting(2, ge=1, help="Processes, e.g. one a GPU.")
+    processes: int = setting(2, ge=1, help="Number of processes, e.g. one per GPU.")
     config: OneFile | None = setting(
         None,
-        help="A configuration file of accelerate (`accelerate config` writes one), for FSDP, "
+        help="A configuration file for accelerate (created by `accelerate config`), for FSDP, "
         "DeepSpeed or several machines.",
     )
 
@@ -88,10 +88,10 @@ class Training(
 ):
     """Train a model on rows.
 
-    Step types derive from `finery_trl.steps.training.TrlTraining`, which has `run`; this class is
-    what the code below it knows of them. installs: the packages without which no
-    training runs → what to install. estimated: whether `finery plan` estimates memory and time
-    by this plugin's formulas.
+    Step types derive from `finery_trl.steps.training.TrlTraining`, which implements `run`. This
+    class is the interface that the training code knows. installs: the packages that every training
+    needs → what to install. estimated: whether this plugin's formulas estimate the memory and time
+    of the training.
     """
 
     estimated: ClassVar[bool] = True
@@ -101,157 +101,166 @@ class Training(
 
     model: Model = takes(
         role="base",
-        help="The model to train: a Hugging Face folder, a GGUF (dequantised), or an adapter.",
+        help="The model to train: a Hugging Face folder, a GGUF file (dequantized), or an adapter.",
     )
-    rows: list[Dataset] = takes(role="train", help="Rows to learn from.")
+    rows: list[Dataset] = takes(role="train", help="Rows to train on.")
     validation: Dataset | None = takes(
         None, role="validation", help="Rows to measure the validation loss on."
     )
     watch: Step | None = nested_step(
         "evaluate",
         given={"models": "model"},
-        help="An evaluator that asks the model in training at each validation, e.g. `{use: "
+        help="An evaluator that tests the model at each validation, e.g. `{use: "
         "eval.classification, rows: split.validation}`.",
     )
     metric_for_best_model: str = setting(
         "eval_loss",
-        help="What the weights that are kept are chosen by: eval_loss, the lowest, or a metric of "
-        "`watch`, the highest.",
+        help="The metric that selects the weights to keep: eval_loss (lowest), or a metric of "
+        "`watch` (highest).",
     )
-    lora: Lora | None = setting(Lora(), help="The adapter; null trains all weights.")
+    lora: Lora | None = setting(Lora(), help="The adapter to train; null trains all weights.")
     adapter: Literal["new", "continue"] = setting(
         "new",
-        help="Where `model` is an adapter itself: merge it and put a new one on top, or go on "
-        "training it (then `lora` is left out: it keeps its own shape).",
+        help="If `model` is itself an adapter: `new` merges it and trains a new one on top; "
+        "`continue` trains it further (omit `lora`, since the adapter keeps its shape).",
     )
     quantization: Literal["nf4", "fp4"] | None = setting(
         None,
-        help="QLoRA: keep the frozen weights in 4 bits while the adapter is trained, which saves "
-        "most of their memory and costs time.",
+        help="QLoRA: hold the frozen weights in 4 bits while the adapter is trained. This saves "
+        "most of their memory and takes longer.",
     )
     double_quantization: bool = setting(
-        True, help="Quantise the quantisation's own scales too: 0.4 bits a weight less."
+        True, help="Also quantize the quantization scales, which saves 0.4 bits per weight."
     )
     merge: Literal["16-bit", "dequantized"] = setting(
         "16-bit",
-        help="Which base a QLoRA adapter is merged onto when it is used: the 16-bit one, or what "
-        "its 4-bit weights stand for, which is what the adapter was trained on.",
+        help="The base that a QLoRA adapter is merged into when it is used: the 16-bit weights, or "
+        "the dequantized 4-bit weights that the adapter was trained on.",
     )
     epochs: float = setting(
-        3, gt=0, le=MOST_EPOCHS, help="Passes over the rows; 1-2 for fewer than 500 rows."
+        3, gt=0, le=MOST_EPOCHS, help="Passes over the rows; use 1-2 for fewer than 500 rows."
     )
     learning_rate: float = setting(
         2e-4, gt=0, help="Peak learning rate; 1e-3 suits models of some 100 million parameters."
     )
     lr_scheduler_type: Literal["cosine", "linear", "constant", "constant_with_warmup"] = setting(
-        "cosine", help="Course of the learning rate behind the warm-up."
+        "cosine", help="Learning-rate schedule after warm-up."
     )
     warmup_steps: int | None = setting(
         None,
         ge=0,
-        help="Optimizer steps in which the learning rate rises to its peak. Default: 10, but at "
-        "most a tenth of all.",
+        help="Optimizer steps during which the learning rate rises to its peak. Default: 10, but "
+        "at most a tenth of all optimizer steps.",
     )
     warmup_ratio: float | None = setting(
-        None, ge=0, lt=1, help="The same as a share of all optimizer steps."
+        None,
+        ge=0,
+        lt=1,
+        help="Warm-up as a share of all optimizer steps, instead of `warmup_steps`.",
     )
     effective_batch_size: int = setting(
-        16, ge=1, help="Rows an optimizer step; 16 is stable for most tasks."
+        16, ge=1, help="Rows per optimizer step; 16 is stable for most tasks."
     )
     per_device_train_batch_size: int | None = setting(
         None,
         ge=1,
         help="Rows in memory at once; gradients are accumulated up to effective_batch_size. "
-        "Default: as many as 8,192 tokens allow, at most 8.",
+        "Default: as many as fit in 8,192 tokens, at most 8.",
     )
-    weight_decay: float = setting(0.0, ge=0, help="AdamW's weight decay.")
+    weight_decay: float = setting(0.0, ge=0, help="Weight decay of AdamW.")
     max_grad_norm: float = setting(
-        1.0, ge=0, help="Longer gradients are scaled to this norm; 0: none is."
+        1.0,
+        ge=0,
+        help="Gradients with a larger norm are scaled down to this norm; 0 disables this.",
     )
-    max_length: int = setting(1024, ge=8, help="Longest row, in tokens, prompt and answer.")
+    max_length: int = setting(
+        1024, ge=8, help="Maximum length of a row in tokens, prompt and answer together."
+    )
     too_long: Literal["error", "drop"] = setting(
         "error",
-        help="What becomes of longer rows. They are never cut: a cut answer teaches not to stop.",
+        help="What to do with longer rows. They are never truncated, since a truncated answer "
+        "teaches the model not to stop.",
     )
     gradient_checkpointing: bool = setting(
-        False, help="Compute activations twice to save memory; a third slower."
+        False, help="Recompute activations to save memory; training takes about a third longer."
     )
     dtype: Literal["auto", "bf16", "fp32"] = setting(
         "auto",
-        help="Of the arithmetic and of frozen weights; auto: bf16 where the hardware multiplies "
-        "it. What is trained is kept in fp32.",
+        help="Compute dtype, also of frozen weights; auto: bf16 if the hardware supports it. "
+        "Trainable weights stay in fp32 regardless of the compute dtype.",
     )
     launch: Launch | None = setting(
         None,
-        help="Train in several processes, through accelerate. The batches are those of one "
-        "process, and the result is the same but for rounding.",
+        help="Train in several processes with accelerate. The batches are the same as with one "
+        "process, and so is the result, except for rounding.",
     )
     eval_steps: int | None = setting(
-        None, ge=1, help="Optimizer steps between two validations. Default: one each epoch."
+        None, ge=1, help="Optimizer steps between validations. Default: one validation per epoch."
     )
     early_stopping_patience: int | None = setting(
-        None, ge=1, help="Stop after this many validations in a row without a better one."
+        None, ge=1, help="Stop after this many validations in a row without improvement."
     )
     save_steps: int | None = setting(
         None,
         ge=1,
         affects_output=False,
-        help="Optimizer steps between two further checkpoints, for long epochs; there is one at "
-        "each validation and at each epoch's end anyway.",
+        help="Optimizer steps between additional checkpoints, for long epochs. A checkpoint is "
+        "always saved at each validation and at the end of each epoch.",
     )
     logging_steps: int = setting(
-        1, ge=1, affects_output=False, help="Optimizer steps between two reports of the loss."
+        1, ge=1, affects_output=False, help="Optimizer steps between reports of the loss."
     )
     report_to: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = setting(
         [],
         affects_output=False,
-        help="Trackers that also get the curves, by their own libraries. A tracker's key reaches "
-        "the step by `env: [WANDB_API_KEY]`.",
+        help="Experiment trackers that also receive the curves, through their own libraries. Pass "
+        "a tracker's API key with `env: [WANDB_API_KEY]`.",
     )
     tracking_dir: str = setting(
         "runs",
         affects_output=False,
-        help="Folder for what trackers write on this machine, from where finery is called.",
+        help="Folder for files that trackers write on this machine, relative to the working "
+        "directory.",
     )
 
     def check(self) -> None:
-        """Raise `UsageError` where settings contradict each other."""
+        """Raise `UsageError` if settings contradict each other."""
         self._check_batches()
         self._check_adapter()
         if self.warmup_steps is not None and self.warmup_ratio is not None:
             raise UsageError(
-                "warmup_steps and warmup_ratio say the same thing twice",
+                "warmup_steps and warmup_ratio are both set",
                 where="warmup_ratio",
-                fix="drop one of them",
+                fix="remove one of them",
             )
         self._check_best()
 
     def read(
         self, rows: Iterable[Row], tokens: "Tokens", job: Job, what: str
     ) -> "Iterable[Proven]":
-        """Rows as proven examples, one by one if possible. what: their name in errors."""
+        """Rows as verified examples, one by one if possible. what: their name in errors."""
         raise NotImplementedError
 
     def trainer(self) -> tuple[Any, Any, dict[str, Any]]:
-        """(trainer class, TRL's configuration class, arguments of it beyond the common ones)."""
+        """(trainer class, TRL's configuration class, its arguments beyond the common ones)."""
         raise NotImplementedError
 
     def prepare(self, dtype: "torch.dtype", longest: int, job: Job) -> "Prepared":
-        """The model as the trainer takes it. longest: tokens of the longest row."""
+        """The model in the form that the trainer takes. longest: tokens of the longest row."""
         raise NotImplementedError
 
     def accelerators(self, dtype: "torch.dtype") -> "Accelerators":
-        """What makes the training faster on this machine."""
+        """The accelerators to use on this machine."""
         raise NotImplementedError
 
     def key_code(self) -> list[Any]:
-        """The code that watches and that starts several processes, where the step does so."""
+        """The code that watches and that starts several processes, if the step uses it."""
         used = {WATCHER: self.watch is not None, LAUNCHER: self.launch is not None}
         return [load_reference(name) for name, needed in used.items() if needed]
 
     @property
     def best(self) -> str:
-        """Name of the metric that picks the best checkpoint."""
+        """Name of the metric that selects the best checkpoint."""
         return self.metric_for_best_model
 
     @property
@@ -265,7 +274,7 @@ class Training(
         return False
 
     def continues(self) -> bool:
-        """Whether an existing adapter is trained on, as far as the model is known by now."""
+        """Whether an existing adapter is trained further, as far as the model is known yet."""
         both = self.lora is not None and self.adapter == "continue"
         return both and self.model.meta.get("format") == "adapter"
 
@@ -274,14 +283,14 @@ class Training(
         return {"format": "transformers" if self.lora is None else "adapter"}
 
     def key_packages(self) -> tuple[str, ...]:
-        """bitsandbytes too, where the frozen weights are quantised."""
+        """Also bitsandbytes, if the frozen weights are quantized."""
         return PACKAGES if self.quantization is None else (*PACKAGES, "bitsandbytes")
 
     def batch_size(self, longest: int) -> int:
-        """Rows in memory at once, where the longest has `longest` tokens.
+        """Rows in memory at once if the longest has `longest` tokens.
 
-        It depends on settings and rows alone, never on the free memory: it decides which rows are
-        in a batch, and so the result. (On two cores 4 to 32 rows of 45 tokens are equally fast.)
+        It depends only on settings and rows, never on free memory, because it decides which rows
+        share a batch and so the result. (On two cores, 4 to 32 rows of 45 tokens are equally fast.)
         """
         if self.per_device_train_batch_size is not None:
             return self.per_device_train_batch_size
@@ -290,13 +299,13 @@ class Training(
         return next(size for size in range(fitting, 0, -1) if whole % size == 0)
 
     def warmup(self, steps: int) -> int:
-        """Optimizer steps of warm-up, of `steps` in all."""
+        """Number of warm-up steps, out of `steps` optimizer steps."""
         if self.warmup_ratio is not None:
             return round(self.warmup_ratio * steps)
         return min(10, steps // 10) if self.warmup_steps is None else self.warmup_steps
 
     def peft_config(self) -> "LoraConfig | None":
-        """The new adapter's configuration; None where all weights are trained."""
+        """The new adapter's configuration; None if all weights are trained."""
         if self.lora is None:
             return None
         from peft import LoraConfig
@@ -319,15 +328,15 @@ class Training(
             parts = [f"per_device_train_batch_size {each}"] if each > 1 else []
             parts += [f"{self.processes} processes"] if self.processes > 1 else []
             raise UsageError(
-                f"effective_batch_size {whole} is no multiple of {' times '.join(parts)}",
+                f"effective_batch_size {whole} is not a multiple of {' times '.join(parts)}",
                 where="effective_batch_size",
                 fix=f"effective_batch_size: {max(1, round(whole / together)) * together}",
             )
         if self.launch is not None and self.launch.config is not None and self.watch is not None:
             raise UsageError(
-                "a watched evaluator asks the whole model, which may be spread over processes",
+                "a watched evaluator needs the whole model, which may be spread over processes",
                 where="watch",
-                fix="leave out watch, or launch.config",
+                fix="remove watch or launch.config",
             )
 
     def _check_best(self) -> None:
@@ -335,9 +344,9 @@ class Training(
         if self.watch is not None:
             if getattr(self.watch, "require", None):
                 raise UsageError(
-                    "a watched evaluator requires nothing: the training goes on whatever it says",
+                    "a watched evaluator can't have `require`: it doesn't stop the training",
                     where="watch.require",
-                    fix="judge the trained model by a step in section evaluate",
+                    fix="evaluate the trained model in a step of the section evaluate",
                 )
             names: Callable[[], list[str]] = getattr(self.watch, "metric_names", list)
             watched = names()
@@ -349,9 +358,9 @@ class Training(
             )
         if self.early_stopping_patience and best == "eval_loss" and self.validation is None:
             raise UsageError(
-                "early_stopping_patience has no validation to look at",
+                "early_stopping_patience needs validation rows",
                 where="early_stopping_patience",
-                fix="name rows: validation: split.validation",
+                fix="add validation: split.validation",
             )
 
     def _check_adapter(self) -> None:
@@ -359,32 +368,31 @@ class Training(
             _check_pattern(self.lora.target_modules)
             if self.continues() and self.lora != Lora():
                 raise UsageError(
-                    "lora says how a new adapter is made, and `model` is an adapter, which is "
-                    "trained on",
+                    "lora describes a new adapter, but the adapter in `model` is trained further",
                     where="lora",
-                    fix="leave lora out to train that adapter on, or set adapter: new to merge it "
-                    "first and put a new one on top",
+                    fix="remove lora to train that adapter further, or set adapter: new to merge "
+                    "it and train a new one on top",
                 )
             if self.merge != "16-bit" and self.quantization is None:
                 raise UsageError(
-                    "merge: dequantized means the base of a QLoRA adapter, and there is none",
+                    "merge: dequantized applies only to QLoRA adapters",
                     where="merge",
-                    fix="drop it, or set quantization: nf4",
+                    fix="remove it, or set quantization: nf4",
                 )
             return
         if self.quantization is not None:
             raise UsageError(
-                "quantised weights can't be trained themselves: QLoRA trains an adapter on them",
+                "quantized weights can't be trained: QLoRA trains an adapter on them",
                 where="quantization",
-                fix="drop `lora: null`, or `quantization`",
+                fix="remove `lora: null` or `quantization`",
             )
 
 
 def _check_pattern(wanted: str | Sequence[str]) -> None:
-    """Raise `UsageError` for text that is no regular expression, and for no layers at all."""
+    """Raise `UsageError` for an invalid regular expression or an empty list of layers."""
     if not wanted:
         raise UsageError(
-            "target_modules names no layer", where=TARGET_MODULES, fix=f"leave it out: {ALL_LINEAR}"
+            "target_modules is empty", where=TARGET_MODULES, fix=f"target_modules: {ALL_LINEAR}"
         )
     try:
         re.compile(wanted if isinstance(wanted, str) else "")
@@ -392,5 +400,5 @@ def _check_pattern(wanted: str | Sequence[str]) -> None:
         raise UsageError(
             f"target_modules: {wanted!r} is not a regular expression: {error}",
             where=TARGET_MODULES,
-            fix="repair it, or name layers in a list",
+            fix="correct it, or list the names of layers",
         ) from None

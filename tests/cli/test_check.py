@@ -82,8 +82,7 @@ def test_notes_tell_what_why_where_and_what_to_write(project: MakeProject) -> No
         "  fix: lengthen it",
         "note: t could be longer (recipe.yaml:1)",
         "  Longer ones hold more. (short)",
-        "note: b takes the environment variable FINERY_TEST_UNSET, which isn't set here "
-        "(recipe.yaml:6)",
+        "note: b needs the environment variable FINERY_TEST_UNSET, which isn't set (recipe.yaml:6)",
         "  fix: export FINERY_TEST_UNSET=…",
     ]
     assert ran.out.splitlines()[7] == (

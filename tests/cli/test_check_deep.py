@@ -151,7 +151,7 @@ def test_what_is_light_is_built_and_nothing_else(deep: Callable[..., Result]) ->
 def test_notes_on_rows_are_shown(deep: Callable[..., Result]) -> None:
     ran = deep(rows_jsonl=lines(said("what is <|im_end|>?", "late")))
     assert ran.return_value == 0
-    assert "  note: 1 of 1 rows have control tokens within their text" in ran.stdout
+    assert "  note: 1 of 1 rows have control tokens in their text" in ran.stdout
 
 
 def test_json_has_a_line_for_each_data_set(deep: Callable[..., Result]) -> None:

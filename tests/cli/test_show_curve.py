@@ -119,7 +119,7 @@ def test_a_file_that_is_no_curve_is_told(project: MakeProject) -> None:
     made = project({**FILES, "recipe.yaml": recipe})
     code_, _, err = made.run("build")
     assert code_ == 0
-    assert "it holds no training curve" in err
+    assert "doesn't contain a training curve" in err
     assert made.run("show", "sft").code == 2
 
 

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 from conftest import MakeProject
+from mistakes import checked
 
 HERE = "‸"
 """Marks the place in a recipe that the error must name; it isn't part of the recipe."""
@@ -33,6 +35,19 @@ class Broken:
     where: str = ""  # default: where `HERE` stands
     files: Mapping[str, str] = field(default_factory=dict)
     args: tuple[str, ...] = ()
+
+    def text(self) -> str:
+        return self.recipe.replace(HERE, "")
+
+    def must_be(self, code: int, message: str) -> None:
+        """Fail unless a command ended so, and said so."""
+        assert code == 2, message
+        lines = message.splitlines()
+        (error,) = [i for i, line in enumerate(lines) if "error: " in line]
+        assert self.what in "\n".join(lines[error:]), message
+        assert lines[error].startswith(self.place()), message
+        assert any(line.startswith("  fix: ") and self.fix in line for line in lines), message
+        assert "Traceback" not in message
 
     def place(self) -> str:
         if HERE not in self.recipe:
@@ -154,7 +169,7 @@ TOP = {
         f"finery: {HERE}2\n", "doesn't read version 2 of the recipe language", "`finery: 1`"
     ),
     "version as text": Broken(f"finery: {HERE}'1'\n", "doesn't read version '1'", "`finery: 1`"),
-    "no steps": Broken(f"{HERE}finery: 1\ndata:\n", "the recipe has no steps", "add one"),
+    "no steps": Broken(f"{HERE}finery: 1\ndata:\n", "the recipe has no steps", "add a step"),
     "unknown section": Broken(
         f"{DATA}{HERE}exports: {{}}\n", "unknown section 'exports'", "did you mean 'export'?"
     ),
@@ -216,7 +231,7 @@ STEPS = {
     ),
     "unset variable": Broken(
         step(f"use: data.file, path: rows.jsonl, env: [{HERE}FINERY_TEST_NOT_SET]"),
-        "the environment variable FINERY_TEST_NOT_SET, which step 'rows' takes, isn't set",
+        "the environment variable FINERY_TEST_NOT_SET, which step 'rows' needs, isn't set",
         "export FINERY_TEST_NOT_SET=…",
     ),
     "variable not in a list": Broken(
@@ -308,7 +323,7 @@ SETTINGS = {
     ),
     "required metric unknown": Broken(
         f'{EXACT}    require: {{{HERE}m.acuracy: ">= 0.5"}}\n',
-        "the step has no metric 'acuracy'",
+        "has no metric 'acuracy'",
         "did you mean 'accuracy'?",
     ),
     "requirement without a comparison": Broken(
@@ -317,7 +332,7 @@ SETTINGS = {
         'write ">= 0.85"',
     ),
     "bad regular expression": Broken(
-        f"{EXACT}    extract: {HERE}'('\n", "not a regular expression", "repair it"
+        f"{EXACT}    extract: {HERE}'('\n", "not a regular expression", "correct it"
     ),
 }
 
@@ -384,12 +399,12 @@ FILES = {
         step(f'use: data.file, path: {HERE}"*.csv"'), "no file matches *.csv", "relative to"
     ),
     "empty file": Broken(
-        DATA, "the file has no rows", "put rows in it", "rows.jsonl", {"rows.jsonl": ""}
+        DATA, "the file has no rows", "add rows to it", "rows.jsonl", {"rows.jsonl": ""}
     ),
     "bad row": Broken(
         DATA,
         "invalid JSON",
-        "repair the row; or leave bad rows out with bad_rows: skip",
+        "repair the row; or skip bad rows with bad_rows: skip",
         "rows.jsonl:10",
         {"rows.jsonl": f'{ROWS}{{"prompt": \n'},
     ),
@@ -404,7 +419,7 @@ FILES = {
 
 PLUGINS = {
     "plugins as text": Broken(
-        f"{DATA}plugins: {HERE}p.py\n", "'plugins' is a list", "[./checks.py]"
+        f"{DATA}plugins: {HERE}p.py\n", "'plugins' must be a list", "[./checks.py]"
     ),
     "missing plugin file": Broken(
         f"{DATA}plugins: [{HERE}mine.py]\n", "there is no plugin file mine.py", "one of: steps.py"
@@ -490,7 +505,7 @@ PLUGINS = {
     "step type without docstring": Broken(
         OWN_TYPE,
         "step type 'p.x': p.py:X has no docstring",
-        "say in one line what it does",
+        "describe in one line what it does",
         files=plugin(f"class X(Step):\n    def run(self, job: Job) -> Dataset: ...\n{PROVIDE}"),
     ),
     "setting without help": Broken(
@@ -621,27 +636,29 @@ OVERRIDES = {
         args=("--set", "data.rows.path=[a"),
     ),
     "--step of an unknown step": Broken(
-        DATA, "has no step 'row'", "did you mean 'rows'?", "--step", args=("--step", "row")
+        DATA, "has no step 'row'", "did you mean 'rows'?", "error: ", args=("--step", "row")
     ),
 }
 
-BROKEN = YAML | TOP | STEPS | SETTINGS | REFERENCES | FILES | PLUGINS | OVERRIDES
+BUILT = {name: STEPS.pop(name) for name in ("unset variable",)} | PLUGINS | OVERRIDES
+CHECKED = YAML | TOP | STEPS | SETTINGS | REFERENCES | FILES
 
 
-@pytest.mark.parametrize("name", BROKEN)
-def test_a_mistake_is_told_with_its_place_and_a_fix(name: str, project: MakeProject) -> None:
-    broken = BROKEN[name]
-    recipe = broken.recipe.replace(HERE, "")
-    ran = project({"rows.jsonl": ROWS, "recipe.yaml": recipe, **broken.files}).run(
-        "build", *broken.args
-    )
-    assert ran.code == 2, ran.err
-    lines = ran.err.splitlines()
-    (error,) = [i for i, line in enumerate(lines) if "error: " in line]
-    assert broken.what in "\n".join(lines[error:]), ran.err
-    assert lines[error].startswith(broken.place()), ran.err
-    assert any(line.startswith("  fix: ") and broken.fix in line for line in lines), ran.err
-    assert "Traceback" not in ran.err
+@pytest.mark.parametrize("name", CHECKED)
+def test_a_mistake_has_a_place_and_a_fix(name: str, tmp_path: Path) -> None:
+    broken = CHECKED[name]
+    (tmp_path / ".git").mkdir()
+    for file, text in {"rows.jsonl": ROWS, **broken.files, "recipe.yaml": broken.text()}.items():
+        (tmp_path / file).write_text(text, encoding="utf-8")
+    broken.must_be(*checked(tmp_path))
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_a_mistake_stops_a_build_with_its_place_and_a_fix(name: str, project: MakeProject) -> None:
+    broken = BUILT[name]
+    made = project({"rows.jsonl": ROWS, "recipe.yaml": broken.text(), **broken.files})
+    ran = made.run("build", *broken.args)
+    broken.must_be(ran.code, ran.err)
 
 
 @pytest.mark.parametrize(("encoding", "place"), [("latin-1", "4:4"), ("utf-16", "1:1")])

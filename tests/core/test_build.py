@@ -199,7 +199,7 @@ def test_a_step_that_returns_the_wrong_kind(project: MakeProject) -> None:
     })  # fmt: skip
     code, _, err = t.run("build")
     assert code == 1
-    assert "returned Dataset, and declares Bundle" in err
+    assert "returned Dataset, but declares Bundle" in err
 
 
 def test_what_a_step_prints_goes_to_its_log(project: MakeProject) -> None:
@@ -252,7 +252,7 @@ def test_what_a_step_leaves_is_kept_as_files_of_the_store(project: MakeProject) 
 @pytest.mark.parametrize(("code", "says"), [
     ("(job.out / 'x').symlink_to('nowhere')", "broken link: x"),
     ("(job.out / 'x').symlink_to('/etc')", "link to a folder: x"),
-    ("os.mkfifo(job.out / 'x')", "neither a file nor a folder: x"),
+    ("os.mkfifo(job.out / 'x')", "contains x, which is neither a file nor a folder"),
     ("(job.out / 'manifest.json').write_text('{}')", "manifest.json"),
 ])  # fmt: skip
 def test_what_cannot_be_kept_is_an_error(project: MakeProject, code: str, says: str) -> None:

@@ -48,13 +48,13 @@ PATHS: dict[str, tuple[str | Callable[[Project], str], str]] = {
     "device": ("/dev/zero", "it is a device"),
     "pipe": (fifo, "it is a named pipe"),
     "socket": (socket_of, "it is a socket"),
-    "root": ("/", "the system's own files"),
-    "everything": ("'/**/*.jsonl'", "the system's own files"),
-    "proc": ("/proc/self", "the system's own files"),
+    "root": ("/", "it includes files of the system"),
+    "everything": ("'/**/*.jsonl'", "it includes files of the system"),
+    "proc": ("/proc/self", "it includes files of the system"),
     "no user": ("~nosuchuser/x.jsonl", "~nosuchuser has no home folder"),
     "long": ("x" * 5000, "the name is too long"),
-    "NUL": ('"a\\0b.jsonl"', "no file can have this name"),
-    "loop": (linked_to_itself, "a link that leads back to itself"),
+    "NUL": ('"a\\0b.jsonl"', "a file can't have this name"),
+    "loop": (linked_to_itself, "it is a link to itself"),
     "loop of folders": (tree_of_links, "it is a link to a folder above it"),
 }
 

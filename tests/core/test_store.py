@@ -575,5 +575,5 @@ def test_linking_never_replaces_a_persons_files(store: Store, tmp_path: Path) ->
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder/mine").write_text("mine")
     for name in ("file", "folder"):
-        with pytest.raises(UsageError, match="finery didn't put there"):
+        with pytest.raises(UsageError, match="finery didn't create"):
             link_outputs(store.root, tmp_path / name, {"": kept})

@@ -144,14 +144,14 @@ def test_classes_of_fields(tmp_path: Path) -> None:
     assert named(tmp_path, recipe, built) == []
     few = Built(split_train=rows(tmp_path / "few", {**classes, "kind: bug\nmood: odd": 7}))
     (note,) = notes_on(graph(tmp_path, recipe), few)
-    assert note.text == "sft learns from 287 rows, 7 of the rarest class (mood: odd)"
+    assert note.text == "sft learns from 287 rows, of which 7 are of the rarest class (mood: odd)"
 
 
 def test_rows_that_are_not_built_are_estimated(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"a": 1}\n' * 80, encoding="utf-8")
     notes = notes_on(graph(tmp_path, GOOD))
     assert [note.name for note in notes] == ["few-rows", "epochs"]
-    assert notes[0].text == "sft learns from about 56 rows: few-shot prompting in disguise"
+    assert notes[0].text == "sft learns from only about 56 rows"
 
 
 def test_rows_that_cannot_be_counted_give_no_note(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_a_build_tells_when_it_can_count(project: Any) -> None:
     lines = [json.dumps({"prompt": f"p {i}", "completion": "c"}) for i in range(30)]
     made = project({"recipe.yaml": BUILD, "train.py": TRAIN, "rows.jsonl": "\n".join(lines)})
     logs = [e["message"] for e in made.events() if e.get("step") == "sft" and "message" in e]
-    assert logs[0].startswith("sft learns from 30 rows: few-shot prompting in disguise (few-rows)")
+    assert logs[0].startswith("sft learns from only 30 rows (few-rows)")
 
 
 BUILD = """\

@@ -1,4 +1,4 @@
-"""Notes on steps beside each other: compared seeds, equal steps, seeds without effect."""
+"""Notes that compare steps: compared seeds, equal steps, seeds without effect."""
 
 import json
 from pathlib import Path
@@ -59,7 +59,7 @@ def test_equal_trainings_are_pointed_out_once(tmp_path: Path) -> None:
     # The default written out is the same setting.
     [note] = notes(tmp_path, {"one": "", "two": ", lora: {r: 16}, logging_steps: 7"})
     assert (note.name, note.step) == ("equal-steps", "two")
-    assert note.text == "two equals one: both have the same output, which is built once"
+    assert note.text == "two is equal to one, so both have the same output, which is built once"
     assert "seed" in note.fix
 
 

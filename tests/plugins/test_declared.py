@@ -208,7 +208,7 @@ def test_the_rows_of_a_source_are_counted(tmp_path: Path) -> None:
     graph = opened(tmp_path, all_rows, lines=30)
     (note, *_) = notes_on(graph)
     assert (note.name, note.place) == ("few-rows", ("train", "taught", "texts"))
-    assert note.text == "taught learns from 30 rows: few-shot prompting in disguise"
+    assert note.text == "taught learns from only 30 rows"
 
 
 @pytest.mark.parametrize(("old", "new", "note"), [
@@ -240,7 +240,7 @@ def test_an_evaluator_counts_its_classes(tmp_path: Path) -> None:
     kinds = ["rare"] * 7 + ["common"] * 600
     rows = Dataset.write(tmp_path / "rows", ({"kind": k, "n": i} for i, k in enumerate(kinds)))
     (note,) = notes_on(opened(tmp_path), Built(halves_one=rows))
-    assert note.text == "taught learns from 607 rows, 7 of the rarest class (rare)"
+    assert note.text == "taught learns from 607 rows, of which 7 are of the rarest class (rare)"
 
 
 def test_a_generator_is_estimated(tmp_path: Path) -> None:

@@ -58,8 +58,14 @@ train:
 """
 BROKEN = {
     "masked": ("trl.sft, model: tiny, rows: empty", "8 of 8 rows"),
-    "endless_sft": ("trl.sft, model: endless, rows: rows", "ends an answer with no special token"),
-    "same": ("trl.dpo, model: tiny, rows: alike", "8 rows have chosen and rejected alike: "),
+    "endless_sft": (
+        "trl.sft, model: endless, rows: rows",
+        "doesn't end an answer with a special",
+    ),
+    "same": (
+        "trl.dpo, model: tiny, rows: alike",
+        "8 rows have equal chosen and rejected answers",
+    ),
     "too_long": ("trl.sft, model: tiny, rows: long, max_length: 64", "64 tokens"),
     "untemplated": ("trl.sft, model: bare, rows: rows", "the model has no chat template"),
     "layerless": (

@@ -71,5 +71,5 @@ def test_without_validation_the_last_is_chosen(tmp_path: Path) -> None:
 
 def test_a_best_checkpoint_that_is_gone_is_an_error(tmp_path: Path) -> None:
     saved(tmp_path, 2, evaluated(1.0, 2.0))
-    with pytest.raises(StepError, match="checkpoint-1, is gone"):
+    with pytest.raises(StepError, match="checkpoint-1, is missing"):
         chosen(tmp_path)

@@ -58,7 +58,7 @@ def test_overfitting_is_told_with_numbers_the_kept_weights_and_a_cure() -> None:
     assert found.sentence.startswith(
         "Overfitting since step 80: validation loss rose from 0.4 to 0.45 while training loss fell"
     )
-    assert found.sentence.endswith("; the weights of step 80 are the ones kept.")
+    assert found.sentence.endswith("; the weights of step 80 were kept.")
     assert list(lines(found))[1].startswith("advice: epochs: 2 is enough")
 
 
@@ -66,7 +66,7 @@ def test_other_weights_than_those_of_the_lowest_loss_are_named() -> None:
     found = verdict(curve(FALLING, [0.5, 0.4, 0.401]), kept=120)
     assert found.sentence == (
         "Validation loss was lowest at step 80 (0.4) and didn't clearly rise after it; "
-        "the weights of step 120 are the ones kept."
+        "the weights of step 120 were kept."
     )
 
 

@@ -200,7 +200,7 @@ def test_a_plan_estimates_before_anything_is_built(project: MakeProject) -> None
 
 def test_a_plan_warns_where_it_will_not_fit(project: MakeProject) -> None:
     made, found = planned(project, {**QWEN_CONFIG, "num_hidden_layers": 4000})
-    assert found["warning"].startswith("it won't fit: about ")
+    assert found["warning"].startswith("it won't fit: it needs about ")
     assert "quantization: nf4" in found["fix"]
     assert "warning: it won't fit" in made.run("plan").out
 
@@ -323,7 +323,7 @@ def hub() -> Iterator[str]:
 
 @pytest.mark.parametrize(("repo", "says"), [
     ("a/model", "trains 33 million of 4.02 billion parameters"),
-    ("no/model", "memory and time unknown: the hub doesn't give the config.json of no/model"),
+    ("no/model", "memory and time unknown: the config.json of no/model can't be read from the hub"),
 ])  # fmt: skip
 def test_of_a_hub_model_only_the_config_is_asked_for(
     project: MakeProject, hub: str, repo: str, says: str

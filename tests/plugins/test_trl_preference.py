@@ -159,14 +159,14 @@ def test_a_second_loss_keeps_the_chosen_answers_likely(run: Run) -> None:
 def test_pairs_whose_answers_are_alike_are_named(run: Run, tmp_path: Path) -> None:
     same = [{**r, "rejected": r["chosen"]} for r in preferences(3)]
     rows = dataset(tmp_path / "same", [*preferences(4), *same])
-    with pytest.raises(DataError, match="3 rows have chosen and rejected alike: ") as error:
+    with pytest.raises(DataError, match="3 rows have equal chosen and rejected answers: ") as error:
         run(rows=[rows])
     assert [r["id"] for r in rows][-1] in str(error.value)
 
 
 def test_rows_to_learn_are_no_preferences(run: Run, tmp_path: Path) -> None:
     rows = [{"prompt": r["prompt"], "completion": r["chosen"]} for r in preferences(2)]
-    with pytest.raises(DataError, match="2 rows have no preference"):
+    with pytest.raises(DataError, match="2 rows have no chosen and rejected answer"):
         run(rows=[dataset(tmp_path / "rows", rows)])
     with pytest.raises(DataError, match="2 rows have no rating"):
         run(Kto, rows=[dataset(tmp_path / "rows", rows)])
@@ -183,7 +183,7 @@ def test_a_pair_with_one_answer_too_long_is_left_out_whole(run: Run, tmp_path: P
 
 
 def test_the_shape_of_a_continued_adapter_is_its_own(run: Run) -> None:
-    with pytest.raises(UsageError, match="lora says how a new adapter is made"):
+    with pytest.raises(UsageError, match="lora describes a new adapter"):
         run(lora=Lora(r=4))
 
 
@@ -194,7 +194,7 @@ def test_a_new_shape_for_an_adapter_is_refused_in_the_recipe(project: MakeProjec
     )
     ran = made.run("check")
     assert ran.code == 2
-    assert "recipe.yaml:8:53: error: lora says how a new adapter is made" in ran.err
+    assert "recipe.yaml:8:53: error: lora describes a new adapter" in ran.err
     made.edit("recipe.yaml", "lora: {r: 4}", "lora: {r: 4}, adapter: new")
     assert made.run("check").code == 0
     for step in ("sft", "dpo"):
@@ -203,7 +203,7 @@ def test_a_new_shape_for_an_adapter_is_refused_in_the_recipe(project: MakeProjec
 
 
 def test_smoothing_that_the_loss_passes_over_is_refused(tiny: Model, pairs: Dataset) -> None:
-    with pytest.raises(UsageError, match="sigmoid takes no heed of label_smoothing"):
+    with pytest.raises(UsageError, match="sigmoid ignores label_smoothing"):
         Dpo(model=tiny, rows=[pairs], label_smoothing=0.1).check()
     Dpo(model=tiny, rows=[pairs], label_smoothing=0.1, loss_type="robust").check()
 

@@ -109,7 +109,7 @@ def test_facts_name_the_tokens_and_the_method(model: Model, tmp_path: Path) -> N
     assert facts["padding"] == "<|endoftext|>, masked"
     assert facts["context"] == "256 tokens"
     assert "by prompt and completion" in facts["masking"]
-    assert "no generation marks, and none are guessed" in facts["masking"]
+    assert "no generation marks, and none are needed" in facts["masking"]
 
 
 def test_generation_marks_are_seen_and_not_needed(tmp_path: Path) -> None:
@@ -159,8 +159,8 @@ def test_control_tokens_within_a_text_are_named(model: Model, tmp_path: Path) ->
     rows = rows_of(tmp_path, row("hi", "late"), odd)
     (note,) = proof_of(model, rows).notes
     assert note == (
-        "1 of 2 rows have control tokens within their text, which the model reads as such "
-        f"(<|im_end|>): {odd['id']}"
+        "1 of 2 rows have control tokens in their text (<|im_end|>), which the model takes as "
+        f"real: {odd['id']}"
     )
     assert proof_of(model, rows_of(tmp_path / "b", row("hi", "im_end"))).notes == []
     job = TestJob()
@@ -178,11 +178,9 @@ def test_a_warm_up_longer_than_the_training_is_refused(model: Model, tmp_path: P
     rows = rows_of(tmp_path, *(row(f"{i}", "late") for i in range(20)))
     settings: dict[str, Any] = {"epochs": 2, "effective_batch_size": 8}
     error = refused(model, rows, warmup_steps=7, **settings)
-    assert error.what.startswith(
-        "warmup_steps 7 is more than all optimizer steps of this training, 6"
-    )
+    assert error.what.startswith("warmup_steps is 7, but the training has 6 optimizer steps")
     assert error.where == "warmup_steps"
-    with pytest.raises(UsageError, match="warmup_steps 7"):
+    with pytest.raises(UsageError, match="warmup_steps is 7"):
         Sft(model=model, rows=[rows], warmup_steps=7, **settings).run(TestJob(tmp_path / "job"))
     assert proof_of(model, rows, warmup_steps=6, **settings).notes == []
 
@@ -193,7 +191,7 @@ def test_a_training_that_is_over_before_a_validation_is_due_is_noted(
     rows = rows_of(tmp_path, *(row(f"{i}", "late") for i in range(20)))
     settings: dict[str, Any] = {"eval_steps": 7, "epochs": 2, "effective_batch_size": 8}
     (note,) = proof_of(model, rows, validation=rows, **settings).notes
-    assert "eval_steps 7 is more than all optimizer steps of this training, 6" in note
+    assert "eval_steps is 7, but the training has 6 optimizer steps" in note
     assert proof_of(model, rows, **settings).notes == []
 
 
@@ -215,7 +213,7 @@ def test_empty_answers_are_refused(empty: str, model: Model, tmp_path: Path) -> 
     rows = [row("hi", "late"), row("where is my card", empty)]
     error = refused(model, rows_of(tmp_path, *rows))
     assert isinstance(error, DataError)
-    assert f"an empty answer, with no token with loss but its end in 1 of 2 rows: {rows[1]['id']}" in error.what  # fmt: skip  # noqa: E501
+    assert f"an empty answer, in which only the end of the turn has loss in 1 of 2 rows: {rows[1]['id']}" in error.what  # fmt: skip  # noqa: E501
     assert error.details == [f"{rows[1]['id']}: 'where is my card'"]
 
 
@@ -227,16 +225,14 @@ def test_a_template_that_leaves_answers_out_is_refused(tmp_path: Path) -> None:
 
 def test_a_template_without_end_of_turn_is_refused_by_row(tmp_path: Path) -> None:
     error = refused(of_template(tmp_path / "m", NO_END), rows_of(tmp_path, row("hi", "late")))
-    assert "an answer that doesn't end with an end-of-turn in 1 of 1 rows" in error.what
+    assert "an answer that doesn't end with an end-of-turn token in 1 of 1 rows" in error.what
     assert "learn to stop" in str(error.fix)
 
 
 def test_a_template_without_generation_prompt_is_refused(tmp_path: Path) -> None:
     bare = of_template(tmp_path / "m", CHATML.partition(ASKED)[0])
     error = refused(bare, rows_of(tmp_path, row("hi", "late")))
-    assert (
-        "no generation prompt: it opens each answer with '<|im_start|>assistant\\n'" in error.what
-    )
+    assert "no generation prompt: each answer begins with '<|im_start|>assistant\\n'" in error.what
     assert '{%- if add_generation_prompt %}{{- "<|im_start|>assistant\\n" }}' in str(error.fix)
 
 
@@ -274,7 +270,7 @@ def test_a_base_without_chat_template_is_refused(tmp_path: Path) -> None:
 def test_a_template_that_rewrites_earlier_turns_is_refused(tmp_path: Path) -> None:
     rows = [row("hi", "late"), row("hi", "hello", "where is my card", "late")]
     error = refused(of_template(tmp_path / "m", LAST_THREE), rows_of(tmp_path, *rows))
-    assert f"another prompt than the model will be asked in 1 of 2 rows: {rows[1]['id']}" in error.what  # fmt: skip  # noqa: E501
+    assert f"a prompt that differs from the one used at inference in 1 of 2 rows: {rows[1]['id']}" in error.what  # fmt: skip  # noqa: E501
     assert "earlier turns" in str(error.fix)
     assert error.details[0].startswith(f"{rows[1]['id']}: from token")
 
@@ -292,7 +288,7 @@ def test_prompts_that_leave_no_room_are_counted(model: Model, tmp_path: Path) ->
     rows = [row("hi", "late"), row("x" * 90, "late"), row("hi", "y" * 90)]
     error = refused(model, rows_of(tmp_path, *rows), max_length=60)
     assert "2 of 3 rows are longer than 60 tokens" in error.what
-    assert error.details == ["in 1 of them the prompt alone is"]
+    assert error.details == ["in 1 of them, the prompt alone is"]
     assert "max_length: 1" in str(error.fix)
 
 

@@ -237,9 +237,9 @@ def test_a_layer_that_is_not_there_is_refused(train: Train) -> None:
 def test_a_pattern_names_the_layers_with_an_adapter(train: Train) -> None:
     model, _ = train(lora=Lora(target_modules=r".*\.1\..*\.[qv]_proj"))
     assert model.meta["trainable_parameters"] == 16 * (32 + 32) + 16 * (32 + 16)
-    with pytest.raises(UsageError, match="'q_proj' matches no layer's whole path") as caught:
+    with pytest.raises(UsageError, match="'q_proj' matches the full path of no layer") as caught:
         train(lora=Lora(target_modules="q_proj"))
-    assert caught.value.fix == "name it in a list: [q_proj]"
+    assert caught.value.fix == "write it as a list: [q_proj]"
 
 
 def test_a_training_that_diverges_stops(train: Train) -> None:
@@ -274,7 +274,7 @@ def test_an_empty_validation_set_is_refused(train: Train, tmp_path: Path) -> Non
 
 def test_batch_sizes_that_do_not_divide_are_refused(tiny: Model, data: Dataset) -> None:
     step = Sft(model=tiny, rows=[data], effective_batch_size=10, per_device_train_batch_size=4)
-    with pytest.raises(UsageError, match="10 is no multiple of per_device_train_batch_size 4"):
+    with pytest.raises(UsageError, match="10 is not a multiple of per_device_train_batch_size 4"):
         step.check()
 
 
@@ -345,7 +345,7 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(
     for folder, step in (("killed", 4), ("half", 3)):
         model, resumed = train(folder, **settings)
         logged = [e["message"] for e in resumed.events if e["event"] == "log"]
-        assert logged[-1] == f"going on from optimizer step {step} of 9"
+        assert logged[-1] == f"continuing from optimizer step {step} of 9"
         assert logged[0].startswith("rows: 22 rows, ")
         assert files(resumed.out) == files(job.out)
         assert model.meta == whole.meta

@@ -69,17 +69,17 @@ def test_it_is_what_trl_itself_makes_of_the_row_less_the_line_break_behind_it(
 
 def test_a_template_that_changes_the_prompt_once_it_is_answered_is_refused() -> None:
     template = "{% if not add_generation_prompt %}Chat: {% endif %}" + CHATML
-    with pytest.raises(StepError, match="another prompt than the model will be asked") as caught:
+    with pytest.raises(StepError, match="a prompt that differs from the one used") as caught:
         read([row()], template)
     assert caught.value.details[0] == f"{row()['id']}: from token 0"
-    assert "asked:   …'<|im_start|>user" in caught.value.details[1]
-    assert "trained: …'Chat: <|im_start|>user" in caught.value.details[2]
+    assert "at inference: …'<|im_start|>user" in caught.value.details[1]
+    assert "in training:  …'Chat: <|im_start|>user" in caught.value.details[2]
 
 
 def test_an_answer_that_never_ends_is_refused_by_row() -> None:
     template = CHATML.replace("<|im_end|>", "{{ '<|im_end|>' if m.content != 'late' }}")
     rows = [row(), row("my card", "late")]
-    with pytest.raises(StepError, match=f"end-of-turn in 1 of 2 rows: {rows[1]['id']}"):
+    with pytest.raises(StepError, match=f"end-of-turn token in 1 of 2 rows: {rows[1]['id']}"):
         read(rows, template)
 
 
@@ -122,7 +122,7 @@ def test_dropping_must_leave_a_row() -> None:
 def test_no_rows_are_refused() -> None:
     with pytest.raises(DataError, match="validation: there are no rows") as caught:
         read([], what="validation")
-    assert "leave validation out" in str(caught.value.fix)
+    assert "remove validation" in str(caught.value.fix)
 
 
 def test_missing_keys_stay_missing_for_the_template() -> None:

@@ -1,6 +1,6 @@
-"""Artifacts: what steps take and leave.
+"""Artifacts: the inputs and outputs of steps.
 
 `kinds` has the classes that steps see (`Dataset`, `Model`, `Metrics`, `Bundle`); `manifest`
-describes an artifact without its bytes. In go files that a step wrote; out comes an identity that
-keys can hold.
+describes an artifact without its bytes. It turns the files that a step wrote into an identity that
+keys contain.
 """

@@ -1,4 +1,4 @@
-"""Artifacts: what steps leave and take. Each is a folder of files with a typed manifest."""
+"""Artifacts: the inputs and outputs of steps. Each is a folder of files with a typed manifest."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 class Artifact:
     """A folder of files plus facts about them.
 
-    path: the folder. Read-only for whoever takes the artifact as an input.
-    meta: facts as JSON values; part of the artifact's identity, so nothing that differs from
-        one run to the next (no times, no paths). `meta["format"]` picks the view that shows it
-        (see `finery.View`), and `meta["run"]` is the shell command that runs it in its folder,
-        printed at the end of a build.
-    refs: artifacts this one can't be used without (an adapter's base), by role.
+    path: the folder. Read-only for steps that take the artifact as an input.
+    meta: facts as JSON values. They are part of the artifact's identity, so they must not differ
+        from run to run (no times, no paths). `meta["format"]` selects the view that shows the
+        artifact (see `finery.View`). `meta["run"]` is the shell command that runs it in its folder;
+        a build prints it at its end.
+    refs: artifacts that this one needs (an adapter's base), by role.
     external: files that stay where they are (the hub's cache, a user's folder): relative name →
-        absolute path. Not part of the identity: say in `meta` what identifies them.
-    runtime: facts as JSON values that are no part of the identity: how fast a server may be asked,
-        what it costs. A step that takes the artifact isn't redone when they change, so nothing
-        that can change its output. `runtime["env"]` names the environment variables that whoever
-        answers prompts with a model needs. Steps that ask a model with `runtime["concurrency"]`,
-        the most requests under way, do so one after the other.
-    Modules of the kit that write the files of a kind and read them are named by the class: they
-    are in the keys of the steps that make one (`written_by`) and that take one (`read_by`).
+        absolute path. They aren't part of the identity, so `meta` must identify them.
+    runtime: facts as JSON values that aren't part of the identity, such as rate limits and prices.
+        Steps that take the artifact don't rerun when these change, so they must not affect
+        outputs. `runtime["env"]` names the environment variables that an engine needs for the
+        model. `runtime["concurrency"]` limits concurrent requests; steps that use such a model run
+        one at a time.
+    Each class names the modules of the kit that write its files (`written_by`, in the keys of the
+    steps that make one) and read them (`read_by`, in the keys of the steps that take one).
     """
 
     kind: ClassVar[str] = "Artifact"
@@ -52,14 +52,14 @@ class Artifact:
         self.external: dict[str, Path] = dict(external or {})
         self.runtime: dict[str, Any] = dict(runtime or {})
         self.digest: str = ""  # set once it is in the store
-        self.manifest: Manifest | None = None  # of an input: what the store knows of it
+        self.manifest: Manifest | None = None  # of an input, from the store
         self.ref: str = ""  # in a plan: what the recipe names; in a step: only if `uses_name=True`
 
     @property
     def name(self) -> str:
-        """The name that the recipe gives this input, e.g. `sft` or `gguf.q8_0`.
+        """The name of this input in the recipe, e.g. `sft` or `gguf.q8_0`.
 
-        Only for inputs declared with `takes(uses_name=True)`: the name is then part of the key.
+        Only for inputs declared with `takes(uses_name=True)`, which adds the name to the key.
         """
         if not self.ref:
             raise AttributeError("declare the input with takes(uses_name=True) to use its name")
@@ -67,13 +67,13 @@ class Artifact:
 
     @classmethod
     def placeholder(cls, ref: str) -> Self:
-        """Stands for the artifact that `ref` names until the build has it."""
+        """A placeholder for the artifact `ref` until it is built."""
         artifact = cls(Path())
         artifact.ref = ref
         return artifact
 
     def file(self, name: str) -> Path:
-        """Where the file `name` of this artifact lies."""
+        """The path of the file `name` of this artifact."""
         return self.external.get(name, self.path / name)
 
 
@@ -93,7 +93,7 @@ class Dataset(Artifact):
     def write(
         cls, folder: Path, rows: Iterable[Row], *, meta: Mapping[str, Any] | None = None
     ) -> Self:
-        """Write `rows` (a stream is fine) into `folder`, giving an `id` to each without one."""
+        """Write `rows` (any iterable) into `folder`, adding an `id` to each row without one."""
         written = write_rows(folder, rows)
         return cls(folder, meta={**(meta or {}), "rows": written.rows, "columns": written.columns})
 
@@ -105,10 +105,10 @@ class Dataset(Artifact):
 
 
 class Model(Artifact):
-    """Something that answers prompts; `meta["format"]` says how and picks the engine.
+    """Something that answers prompts. `meta["format"]` selects the engine.
 
     Formats built in: `transformers` (a Hugging Face folder), `adapter` (a PEFT folder,
-    `refs["base"]`), `gguf` (`meta["file"]`), `prompted` (`refs["model"]` behind fixed
+    `refs["base"]`), `gguf` (`meta["file"]`), `prompted` (`refs["model"]` with fixed
     messages), `api` (no weights).
     """
 
@@ -148,7 +148,7 @@ class Metrics(Artifact):
         return cls(folder, meta={"rows": rows})
 
     def report(self) -> dict[str, Any]:
-        """What `metrics.json` holds."""
+        """The content of `metrics.json`."""
         return read_report(self.path)
 
     def predictions(self) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Manifests: an artifact as the store keeps it, everything but the bytes."""
+"""Manifests: artifacts as the store records them, without their bytes."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -16,19 +16,19 @@ Parts = list[tuple[str, Any]]
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """An artifact as the store keeps it: everything but the bytes. Made by `manifest`."""
+    """An artifact as the store records it, without its bytes. Created by `manifest`."""
 
     kind: str
     meta: dict[str, Any]
     files: dict[str, tuple[str, int]]  # name → (digest, size in bytes)
-    digest: str  # the artifact's identity: all but runtime, and where external files lie
-    view: str  # its folder of links; runtime facts and places of external files count here
+    digest: str  # identity: everything except runtime and paths of external files
+    view: str  # folder of links; also depends on runtime and paths of external files
     refs: "dict[str, Manifest]" = {}
     external: dict[str, tuple[str, int, int]] = {}  # name → (absolute path, bytes, mtime in ns)
     runtime: dict[str, Any] = {}
 
     def size(self) -> int:
-        """Bytes of its own files in the store."""
+        """Size in bytes of its own files in the store."""
         return sum(size for _, size in self.files.values())
 
 
@@ -40,7 +40,7 @@ def manifest(
     external: Mapping[str, tuple[str, int, int]] | None = None,
     runtime: Mapping[str, Any] | None = None,
 ) -> Manifest:
-    """A manifest with its digests worked out. `meta` comes back as JSON values, keys sorted."""
+    """A manifest with its digests. `meta` is converted to JSON values with sorted keys."""
     plain = json.loads(json.dumps(meta, sort_keys=True))
     refs, external = dict(refs or {}), dict(sorted((external or {}).items()))
     contents = sorted((name, digest) for name, (digest, _) in files.items())
@@ -53,14 +53,14 @@ def manifest(
 
 
 def with_references(artifact: Manifest) -> Iterator[Manifest]:
-    """The artifact and all that it refers to, directly or through others."""
+    """The artifact and all artifacts that it refers to, directly or indirectly."""
     yield artifact
     for ref in artifact.refs.values():
         yield from with_references(ref)
 
 
 def referring(artifact: Manifest, known: Mapping[str, Manifest]) -> Manifest:
-    """The same artifact, referring to what is in `known` by digest as it is there."""
+    """The artifact with references replaced by those in `known` with the same digest."""
     if not artifact.refs:
         return artifact
     refs = {role: known.get(m.digest) or referring(m, known) for role, m in artifact.refs.items()}
@@ -70,7 +70,7 @@ def referring(artifact: Manifest, known: Mapping[str, Manifest]) -> Manifest:
 
 
 class Result(msgspec.Struct, frozen=True):
-    """A finished key: its outputs by name, and how they came about."""
+    """A finished key: its outputs by name, how long they took, and the parts of the key."""
 
     key: str
     outputs: dict[str, Manifest]

@@ -9,17 +9,17 @@ from finery.build.keys import MISSING, differences
 from finery.recipe.excerpt import without_secrets
 
 NOT_BUILT = "(not built yet)"
-"""The digest of an input that is still to be built."""
+"""Stands for the digest of an input that isn't built yet."""
 NAMED = 3
-"""Changed functions that a line names."""
+"""Most changed functions that a line names."""
 TOP = "top level"
-"""What explanations call a file's statements outside functions and classes."""
+"""Name in explanations of a file's statements outside functions and classes."""
 FindNames = Callable[[str], Mapping[str, str] | None]
-"""Digest of code → digest of each function, method and variable; None where it isn't known."""
+"""Digest of code → digest of each function, method and variable; None if unknown."""
 
 
 class Change(NamedTuple):
-    """A part of a key that changed, came or went (old or new is then MISSING).
+    """A part of a key that was changed, added or removed (old or new is then MISSING).
 
     names: of the functions, methods and variables of a file whose code changed.
     """
@@ -30,7 +30,7 @@ class Change(NamedTuple):
     names: "Names"
 
     def __str__(self) -> str:
-        """In words: `setting epochs: 3 → 2`, `code steps.py: Copy.run changed`."""
+        """As text: `setting epochs: 3 → 2`, `code steps.py: Copy.run changed`."""
         if not self.part.startswith(("code ", "file ", "input ")):
             return f"{self.part}: {short(self.old)} → {short(self.new)}"
         if self.new == NOT_BUILT:
@@ -40,7 +40,7 @@ class Change(NamedTuple):
 
 
 class Names(NamedTuple):
-    """Functions, methods and variables of a file: which changed, which are new or gone."""
+    """Functions, methods and variables of a file: which are changed, new or gone."""
 
     changed: list[str] = []
     new: list[str] = []
@@ -61,7 +61,7 @@ def changes_between(before: Parts, after: Parts, names_of: FindNames) -> list[Ch
 
 
 def short(value: Any, limit: int = 60) -> str:
-    """A part's value for people: digests cut, long text cut."""
+    """A part's value for display, with digests and long text shortened."""
     if value is MISSING:
         return "—"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -84,7 +84,7 @@ def _names(part: str, old: Any, new: Any, names_of: FindNames) -> Names:
 
 
 def _outermost(names: list[str]) -> Iterator[str]:
-    """The names, a class without its methods where it is among them as a whole."""
+    """The names, without methods of classes that are among them."""
     for name in names:
         if not any(name.startswith(f"{other}.") for other in names):
             yield name or TOP

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 
 def notes_on(graph: Graph, results: Results | None = None) -> list[Note]:
-    """All notes on a graph's steps but those that the recipe silences, in the steps' order.
+    """All notes on a graph's steps except silenced ones, in the order of the steps.
 
-    Plugins see the whole recipe, since what isn't selected matters too (an evaluator, say).
-    results: what is built already; some notes can only be given then. Raises `PluginError` where
-    a plugin returns what isn't a note, or one that it didn't declare.
+    Plugins see the whole recipe, since steps that aren't selected matter, too (e.g. evaluators).
+    results: results so far, which some notes need. Raises `PluginError` if a plugin returns
+    something else than a note, or a note that it doesn't declare.
     """
     known, whole = known_notes(graph.plugins), graph.whole or graph
     answers = graph.plugins.hook.finery_checks(graph=whole, results=results or Results())
@@ -89,20 +89,20 @@ def blocked_by(graph: Graph, failed: Collection[str]) -> dict[str, list[str]]:
 
 
 def estimates_of(graph: Graph, results: Results, steps: Sequence[str]) -> dict[str, Estimate]:
-    """What the plugins estimate for those steps, by step."""
+    """The plugins' estimates for those steps, by step."""
     answers = graph.plugins.hook.finery_estimates(graph=graph, results=results, steps=steps)
     return {e.step: e for estimates in answers for e in estimates}
 
 
 def results_of(planner: "Planner", plans: Sequence["StepPlan"]) -> Results:
-    """What is built of a plan."""
+    """The results of a plan so far."""
     results = {plan.node.name: plan.result for plan in plans}
     engines = {plan.node.name: plan.engines for plan in plans}
     return Results(planner.store, results, planner.latest, engines)
 
 
 def note_data(graph: Graph, note: Note) -> dict[str, Any]:
-    """A note as plain data, with where the recipe has what it is about."""
+    """A note as plain data, with its position in the recipe."""
     file, line, *_ = [*position(graph, note).rsplit(":", 2), ""]
     return {
         "name": note.name,
@@ -116,21 +116,21 @@ def note_data(graph: Graph, note: Note) -> dict[str, Any]:
 
 
 def position(graph: Graph, note: Note) -> str:
-    """`file:line:column` of what a note is about, or the `--set` it comes from."""
+    """`file:line:column` of a note's subject, or the `--set` that sets it."""
     return graph.recipe.where(note.place, key=True)
 
 
 def _completed(note: Any, known: Mapping[str, About], graph: Graph) -> Note:
-    """The note with its reason and its place."""
+    """The note with its reason and place filled in."""
     if not isinstance(note, Note):
         raise PluginError(
-            f"finery_checks of a plugin returns {note!r:.60}, which is not a note",
+            f"finery_checks of a plugin returns {note!r:.60}, which isn't a note",
             fix="return finery.Note objects",
         )
     if note.name not in known:
         raise PluginError(
-            f"a plugin gives the note '{note.name}', which no plugin declares",
-            fix="return it from finery_notes too: recipes silence notes by their names",
+            f"a plugin returns the note '{note.name}', which no plugin declares",
+            fix="declare it in finery_notes, so that recipes can silence it by name",
         )
     node = graph.nodes.get(note.step)
     return Note(
@@ -144,13 +144,13 @@ def _completed(note: Any, known: Mapping[str, About], graph: Graph) -> Note:
 
 
 def _unset_variables(graph: Graph) -> Iterator[Note]:
-    """A note for each environment variable that a step takes and that isn't set here."""
+    """A note for each environment variable that a step needs and that isn't set."""
     for node in graph.nodes.values():
         for name in node.env:
             if name not in os.environ:
                 yield Note(
                     name="unset-variable",
-                    text=f"{node.name} takes the environment variable {name}, which isn't set here",
+                    text=f"{node.name} needs the environment variable {name}, which isn't set",
                     fix=f"export {name}=…",
                     step=node.name,
                     place=(*node.place, "env"),
@@ -182,7 +182,7 @@ def _missing_packages(graph: Graph) -> Iterator[Note]:
 
 
 def check_files(graph: Graph) -> list[FineryError]:
-    """An error for each setting that names outside files which are missing or can't be used.
+    """An error for each setting that names missing or unusable files outside the store.
 
     Of files that hold rows, the first ones are read.
     """
@@ -226,7 +226,7 @@ def _unusable_files(graph: Graph, node: Node) -> Iterator[FineryError]:
 
 
 def _missing_files(graph: Graph, node: Node) -> Iterator[FineryError]:
-    """An error for each setting without files; the others get theirs."""
+    """An error for each setting without files. The other settings get their files."""
     for name, files in files_of(node.step).items():
         try:
             paths = find_files(graph.recipe, (*node.place, *name.split(".")), files)

@@ -1,4 +1,4 @@
-"""What a step of a plan is as a task for a worker."""
+"""Turns a planned step into a task for a worker."""
 
 import os
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ def task_of(
 ) -> Task:
     """The task of a step whose inputs are built.
 
-    log: the file for what it prints. project: the project folder. `RecipeError` where an
+    log: the file for its output. project: the project folder. Raises `RecipeError` if an
     environment variable that the step needs isn't set.
     """
     node, spec, graph = plan.node, type(plan.node.step).__spec__, planner.graph
@@ -59,7 +59,7 @@ def task_of(
 
 
 def _settings(step: Settings) -> dict[str, Any]:
-    """The step's settings as plain data; inputs and outside files as placeholders' patterns."""
+    """The step's settings as plain data, with placeholders for inputs and outside files."""
     inputs = inputs_of(type(step)) if isinstance(step, Step) else {}
     settings: dict[str, Any] = {}
     for name in type(step).__struct_fields__:
@@ -89,11 +89,11 @@ def _nested(recipe: Recipe, node: Node) -> dict[str, tuple[str, dict[str, Any]]]
 def _environment(
     recipe: Recipe, node: Node, results: Mapping[str, Result], engines: bool
 ) -> dict[str, str]:
-    """The variables that the recipe passes to a step, and those that its models need."""
+    """The variables that the recipe passes to a step or that its models need."""
     for index, name in enumerate(node.env):
         if name not in os.environ:
             raise recipe.error(
-                f"the environment variable {name}, which step '{node.name}' takes, isn't set",
+                f"the environment variable {name}, which step '{node.name}' needs, isn't set",
                 (*node.place, "env", index),
                 fix=f"export {name}=…",
             )
@@ -113,10 +113,10 @@ def _environment(
 
 
 def limited_models(node: Node, results: Mapping[str, Result]) -> frozenset[str]:
-    """Digests of the models that a step asks whose runtime facts limit the requests under way.
+    """Digests of a step's models that limit concurrent requests in their runtime facts.
 
-    Steps that ask the same one run one after the other: so the limit holds for all of them, and
-    what two of them ask is answered once.
+    Steps that use the same one run one at a time. So the limit holds for all of them, and a request
+    that two steps share is sent once.
     """
     if not type(node.step).__spec__.engines:
         return frozenset()
@@ -129,5 +129,5 @@ def _input(source: Source, results: Mapping[str, Result]) -> Manifest:
 
 
 def _variables(model: Manifest) -> set[str]:
-    """Names of the environment variables that a model, or one under it, needs."""
+    """Names of the environment variables that a model or its references need."""
     return {name for m in with_references(model) for name in m.runtime.get("env", [])}

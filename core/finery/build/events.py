@@ -1,4 +1,4 @@
-"""The log of a run: its events and what its steps print, kept in the store."""
+"""The log of a run in the store: its events and the output of its steps."""
 
 from pathlib import Path
 from typing import BinaryIO
@@ -9,7 +9,7 @@ from finery.util.events import Event
 
 
 class RunLog:
-    """Keeps a run's events in `runs/<id>/events.jsonl`, from the first step that runs on."""
+    """Writes a run's events to `runs/<id>/events.jsonl`, once a step runs."""
 
     def __init__(self, runs: Path, run: str) -> None:
         self.folder = runs / run
@@ -22,7 +22,7 @@ class RunLog:
         return self.folder / f"{step}.log"
 
     def __call__(self, event: Event) -> None:
-        """Listen to an event."""
+        """Record an event."""
         if event["event"] == "step_started":
             self._open()
         if self._file is None:

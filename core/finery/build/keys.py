@@ -1,7 +1,7 @@
 """Keys: the hash of everything that can change a step's output.
 
 A key is BLAKE3 over the canonical encoding of a list of named parts, in a fixed order. The parts
-are kept beside the key, so that what changed since the last build can be named.
+are stored with the key, so that finery can name what changed since the last build.
 """
 
 import sys
@@ -21,12 +21,12 @@ from finery.util.canonical import encode
 from finery.util.installed import version_of
 
 FORMAT = 2
-"""Stands for finery's own code but for the kit, whose files are parts. Bump it when a change there
-makes steps leave other outputs, or changes what the parts mean."""
+"""Stands for finery's own code except the kit, whose files are parts. Bump it when a change of that
+code changes outputs, or the meaning of parts."""
 
 
 class EngineKey(NamedTuple):
-    """What of an engine is in a key: its class, the digests of its code, its distributions."""
+    """The parts of an engine in keys: its class, digests of its code, its distributions."""
 
     name: str
     code: Mapping[str, str]
@@ -95,7 +95,7 @@ def key_parts(
 
 
 def _steps_inside(step: Step, prefix: str = "") -> Iterator[tuple[str, Step]]:
-    """The steps in a step's settings, with those in theirs, as `watch.judge`."""
+    """The steps in a step's settings, including nested ones, e.g. `watch.judge`."""
     for field, within in nested_steps(step).items():
         yield f"{prefix}{field}", within
         yield from _steps_inside(within, f"{prefix}{field}.")
@@ -119,13 +119,13 @@ def _setting_parts(step: Settings, prefix: str = "") -> Iterator[tuple[str, Any]
 
 
 def _python() -> str:
-    """The version of Python that steps run with; with `-O` they run without assertions."""
+    """The Python version; with `-O`, since steps then run without assertions."""
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     return f"{version} -{'O' * sys.flags.optimize}" if sys.flags.optimize else version
 
 
 def _plain(value: Any) -> Any:
-    """A setting's value as plain data; a set in a fixed order, since its own is that of hashes."""
+    """A setting's value as plain data. A set is ordered, since its own order varies by process."""
     if isinstance(value, set | frozenset):
         return msgspec.to_builtins(value, order="deterministic")
     return msgspec.to_builtins(value)
@@ -137,7 +137,7 @@ def package_version(distribution: str) -> str:
 
 
 def differences(before: Parts, after: Parts) -> list[tuple[str, Any, Any]]:
-    """(part, old, new) for each part that changed, came or went; MISSING where there is none."""
+    """(part, old, new) for each part that was changed, added or removed; MISSING if absent."""
     old, new = dict(before), dict(after)
     names = [*new, *(n for n in old if n not in new)]
     changed = [(n, old.get(n, MISSING), new.get(n, MISSING)) for n in names]
@@ -150,4 +150,4 @@ class _Missing:
 
 
 MISSING = _Missing()
-"""Stands for a part that wasn't there."""
+"""Stands for an absent part."""

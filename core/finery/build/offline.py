@@ -1,4 +1,4 @@
-"""Steps made ready in the main process, for questions that are asked without running them."""
+"""Steps prepared in the main process, to answer questions without running them."""
 
 import copy
 import os
@@ -18,7 +18,7 @@ from finery.util.paths import PINNED
 
 
 def with_files(step: Step, files: Mapping[str, Sequence[tuple[str, Path]]]) -> Step:
-    """A copy of the step whose settings of type `Files` hold the files found."""
+    """A copy of the step with its outside files in the settings of type `Files`."""
     opened = copy.deepcopy(step)
     give_files(opened, files)
     return opened
@@ -27,7 +27,7 @@ def with_files(step: Step, files: Mapping[str, Sequence[tuple[str, Path]]]) -> S
 def job_without_run(
     node: Node, store: Store, folder: Path, *, pinned: str | None, report: Report
 ) -> Job:
-    """A job that asks no engine. folder: an empty one, which the caller throws away."""
+    """A job without engines. folder: an empty folder that the caller removes."""
     (folder / "out").mkdir()
     return Job(
         out=folder / "out",
@@ -44,7 +44,7 @@ def job_without_run(
 
 
 def job_without_store(node: Node, folder: Path) -> Job:
-    """A job that asks no engine and knows no answers. folder: as for `job_without_run`."""
+    """A job without engines and cached answers. folder: as for `job_without_run`."""
     (folder / "out").mkdir()
     return Job(
         out=folder / "out",
@@ -58,4 +58,4 @@ def job_without_store(node: Node, folder: Path) -> Job:
 
 
 def _no_engine(model: Any) -> Any:
-    raise StepError("a step that doesn't run asked for an engine", fix="do without answers")
+    raise StepError("a step requested an engine without running", fix="don't use answers there")

@@ -1,7 +1,6 @@
 """The links under `build/` to steps' outputs, and the views that they lead to.
 
-A view is compared with its manifest when it may have changed: where its state is the one that the
-last build left it in, it is as it was.
+A view is compared with its manifest only if its state differs from the one after the last build.
 """
 
 import os
@@ -18,7 +17,7 @@ from finery.util.paths import project_folder, shown
 
 
 def build_folder(recipe: Recipe) -> Path:
-    """`build/<recipe>` in the project folder: what a person opens."""
+    """`build/<recipe>` in the project folder, which users open."""
     return project_folder(recipe.path) / "build" / recipe.name
 
 
@@ -51,11 +50,11 @@ def _builds_into(path: Path, recipe: Recipe) -> bool:
 
 
 class OutputLinks:
-    """Points `folder`, `build/<recipe>`, at the outputs of steps.
+    """Links the outputs of steps in `folder`, which is `build/<recipe>`.
 
-    before: path → state of what `states` had at the end of the last build.
-    states: of all links to views, each being that of the view's folder, of the manifests in them,
-        and of folders further inside, as this build found or left them.
+    before: `states` at the end of the last build.
+    states: path → state of the links (each the state of the view's folder), of the views'
+        manifests, and of folders in views, as this build found or left them.
     """
 
     def __init__(self, root: Path, folder: Path, before: Mapping[str, FileState]) -> None:
@@ -66,9 +65,9 @@ class OutputLinks:
         self._before = before
 
     def link(self, step: str, outputs: Mapping[str, Manifest], *, is_new: bool = False) -> None:
-        """Link a step's outputs, making or mending their views where they aren't as they were.
+        """Link a step's outputs. Creates or repairs their views if they changed.
 
-        is_new: whether they were made just now.
+        is_new: whether this build made them.
         """
         place = f"{self.folder}/{step}"
         if outputs.keys() == {""}:
@@ -80,7 +79,7 @@ class OutputLinks:
             try:
                 link_outputs(self._root, Path(place), outputs)
             except OSError as error:
-                raise UsageError(f"can't put its outputs at {place}: {error.strerror}") from error
+                raise UsageError(f"can't link its outputs in {place}: {error.strerror}") from error
             states = self._states_of(links)
         self.states |= states
 
@@ -93,7 +92,7 @@ class OutputLinks:
         return states
 
     def _inside(self, manifest: Manifest) -> list[str]:
-        """What in a view's folder may change without the folder showing it."""
+        """Paths in a view that can change without changing the state of its folder."""
         folder = self._folder(manifest)
         paths = [f"{folder}/{MANIFEST}"]
         for name in (*manifest.files, *manifest.external):
@@ -104,7 +103,7 @@ class OutputLinks:
     def _are_as_before(
         self, states: Mapping[str, FileState], links: Mapping[str, Manifest]
     ) -> bool:
-        """Whether links lead to the views of these artifacts, and those are as they were."""
+        """Whether links lead to the views of these artifacts, and these are unchanged."""
         return all(self._before.get(path) == s != ABSENT for path, s in states.items()) and all(
             states[link] == file_state(self._folder(m)) for link, m in links.items()
         )
@@ -114,5 +113,5 @@ class OutputLinks:
 
 
 def _has_only(place: str, outputs: Mapping[str, Manifest]) -> bool:
-    """Whether `build/` has no link to an output that the step doesn't have any more."""
+    """Whether `build/` has no links to former outputs of the step."""
     return outputs.keys() == {""} or {*outputs} - {""} == {*os.listdir(place)}

@@ -28,7 +28,7 @@ State = Literal["cached", "run", "pending"]
 
 @dataclass
 class StepPlan:
-    """What the build would do with one step, and why."""
+    """The state of one step in a plan, and the reason."""
 
     node: Node
     state: State
@@ -37,14 +37,16 @@ class StepPlan:
     parts: Parts = field(default_factory=list)
     result: Result | None = None
     same_as: str = ""  # an earlier step that runs with the same key: this one takes its output
-    gone: str = ""  # which outside file isn't there any more
+    gone: str = ""  # the outside file that is missing
     files: dict[str, list[tuple[str, Path]]] = field(default_factory=dict)
     pinned: str | None = None
-    engines: dict[str, str] = field(default_factory=dict)  # model format → its engine in records
+    engines: dict[str, str] = field(
+        default_factory=dict
+    )  # model format → its engine in keys of records
 
 
 class Planner:
-    """Resolves steps one by one, as soon as what they take from is built."""
+    """Resolves steps one by one, as soon as their inputs are built."""
 
     def __init__(self, graph: Graph, store: Store) -> None:
         self.graph = graph
@@ -55,10 +57,10 @@ class Planner:
         self.lock = Lock(graph.recipe.path)
         self.code = StepCode(graph.recipe, graph.plugins, store)
         for node in graph.nodes.values():
-            self._code_of(node)  # now, while it is the code that this process imported
+            self._code_of(node)  # now, since this process has just imported that code
 
     def resolve(self, name: str, results: Mapping[str, Result | None]) -> StepPlan:
-        """The plan of a step, given the results of the steps before it (None: not built)."""
+        """The plan of a step, given the results of earlier steps (None if not built)."""
         node = self.graph.nodes[name]
         missing = [s.step for s in node.sources if not results.get(s.step)]
         inputs = {} if missing else self.inputs(node, results)
@@ -72,7 +74,7 @@ class Planner:
         if unpinned:
             plan.state, plan.reason = (
                 "run",
-                f"{unpinned} is not pinned in {self.lock.path.name} yet",
+                f"{unpinned} isn't pinned in {self.lock.path.name} yet",
             )
             return plan
         plan.key = key_of(plan.parts)
@@ -84,7 +86,7 @@ class Planner:
     def inputs(
         self, node: Node, results: Mapping[str, Result | None]
     ) -> dict[tuple[str, int], Manifest]:
-        """(field, index) → manifest of each input, all of which are built."""
+        """(field, index) → manifest of each input. All inputs must be built."""
         inputs = {}
         for source in node.sources:
             result = results[source.step]
@@ -100,7 +102,7 @@ class Planner:
         }
 
     def forget_pins(self) -> None:
-        """Take the floating names of the selected steps as unpinned, without a selection all."""
+        """Treat the floating names of the selected steps, or of all, as unpinned."""
         names: list[str] | None = None
         if self.graph.whole is not None:
             for node in self.graph.nodes.values():
@@ -110,7 +112,7 @@ class Planner:
         self.lock.forget(names)
 
     def _pinned(self, node: Node) -> tuple[str | None, str | None]:
-        """(what the step's floating name is pinned to, the name if it isn't pinned yet)."""
+        """(the pin of the step's floating name, the name if it isn't pinned yet)."""
         floating = floating_name(node.step)
         if floating is None:
             return None, None
@@ -118,7 +120,7 @@ class Planner:
         return pinned, None if pinned else floating
 
     def pin(self, node: Node) -> None:
-        """Resolve the step's floating name and keep what it stands for in the lock."""
+        """Resolve the step's floating name and record the result in the lock file."""
         pinned = interface(node.step, Pinned)
         name = pinned.floating() if pinned is not None else None
         if pinned is not None and name is not None:
@@ -163,11 +165,11 @@ class Planner:
         return step
 
     def code_paths(self, plan: StepPlan) -> set[Path]:
-        """The files that decided what the step's code is."""
+        """The files that determine the step's code."""
         return self.code.paths(plan.node.step, self._written(plan.node), plan.engines)
 
     def changed_code(self, plan: StepPlan) -> list[str]:
-        """Files of the step's code that are no longer what its key says."""
+        """Files of the step's code that changed since its key was computed."""
         return self.code.changed(plan.node.step, self._written(plan.node), plan.engines)
 
     def _reason(self, plan: StepPlan) -> str:
@@ -180,12 +182,12 @@ class Planner:
             return "never built"
         changes = changes_between(before, plan.parts, self.code.names)
         if not changes:
-            return "the order of its key's parts changed"
+            return "the order of the parts of its key changed"
         more = f" and {len(changes) - 2} more" if len(changes) > 2 else ""
         return "; ".join(map(str, changes[:2])) + more
 
     def explain(self, name: str) -> tuple[StepPlan, Parts | None, Parts | None]:
-        """(the step's plan now, its parts at the last build, its parts at the build before)."""
+        """(the step's current plan, its parts at the last build, its parts at the build before)."""
         plan = next(p for p in make_plan(self) if p.node.name == name)
         last, before = self.latest.get(name, (None, None))
         return (
@@ -198,8 +200,8 @@ class Planner:
 def make_plan(planner: Planner, *, without_files: bool = False) -> Iterator[StepPlan]:
     """The plan of every step, in the order of the graph.
 
-    without_files: a step whose outside files are gone is pending, and `gone` says what is missing;
-    for those who only look at what is built. Else that raises `RecipeError`.
+    without_files: for commands that only show results. If outside files are missing, the step is
+    pending and `gone` names them. By default, that raises `RecipeError`.
     """
     results: dict[str, Result | None] = {}
     running: dict[str, str] = {}
@@ -219,13 +221,13 @@ def make_plan(planner: Planner, *, without_files: bool = False) -> Iterator[Step
 
 
 def _open_files(node: Node, files: Mapping[str, Sequence[tuple[str, Path]]]) -> None:
-    """Let the step see its outside files: a floating name may depend on what they hold."""
+    """Give the step its outside files, since a floating name may depend on their content."""
     for name, setting in files_of(node.step).items():
         setting.paths = [path for _, path in files[name]]
 
 
 def _formats(manifest: Manifest) -> Iterator[str]:
-    """The formats of a model and of all models under it."""
+    """The formats of a model and of all models that it refers to."""
     if manifest.kind == Model.kind:
         yield str(manifest.meta["format"])
     for ref in manifest.refs.values():
@@ -238,5 +240,5 @@ def _engine_digest(engine: EngineKey) -> str:
 
 
 def _recipe_id(path: Path, store: Store) -> str:
-    """How the store calls a recipe: its path from the project folder."""
+    """The recipe's name in the store: its path from the project folder."""
     return os.path.relpath(path.absolute(), store.root.parent)

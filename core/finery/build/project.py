@@ -1,4 +1,4 @@
-"""The road from a recipe file to its graph and store, as every command walks it."""
+"""From a recipe file to its graph and store, as all commands need them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,9 +22,9 @@ from finery.util.text import did_you_mean
 
 
 def open_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, Plugins]:
-    """The recipe, and all plugins with those it names beside it.
+    """The recipe, and all plugins including its plugin files.
 
-    Raises the error of a broken plugin that the recipe can't do without.
+    Raises the error of a broken plugin that the recipe needs.
     """
     recipe = load(path, overrides)
     plugins = plugins_of(recipe)
@@ -33,15 +33,15 @@ def open_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, Plug
 
 
 def plugins_of(recipe: Recipe) -> Plugins:
-    """All plugins with those that the recipe names beside it, broken or not."""
+    """All plugins including the recipe's plugin files, broken or not."""
     return load_plugins(_local_plugins(recipe))
 
 
 def open_graph(path: Path, overrides: Sequence[str] = (), store: Store | None = None) -> Graph:
     """The checked graph of a recipe.
 
-    With a store, a recipe that passed its check before, with the same step types, isn't held
-    against its schema again: that takes longer than all the rest of a build with nothing to do.
+    With a store, a recipe that was valid before with the same step types isn't validated again,
+    since that takes longer than the rest of a build with nothing to do.
     """
     recipe, plugins = open_recipe(path, overrides)
     if store is None:
@@ -57,18 +57,18 @@ def open_graph(path: Path, overrides: Sequence[str] = (), store: Store | None = 
 
 
 def open_store(path: Path) -> Store:
-    """The store of a recipe's project, made when there is none.
+    """The store of a recipe's project, which is created if it is missing.
 
-    `UsageError` where the recipe isn't a file: its project would be anywhere.
+    Raises `UsageError` if the recipe isn't a file.
     """
     check_file(path)
     return Store(store_folder(path))
 
 
 def result_of(graph: Graph, store: Store, name: str) -> tuple[Result, bool]:
-    """A step's result with the recipe as it is, else that of its last build; whether it is the one.
+    """(A step's result, whether it is current). Otherwise it is the result of its last build.
 
-    Outside files may be gone since it was built. Raises `UsageError` where it never was.
+    Outside files may be missing by now. Raises `UsageError` if the step was never built.
     """
     from finery.build.plan import Planner, make_plan
 
@@ -88,7 +88,7 @@ def _local_plugins(recipe: Recipe) -> tuple[Path, ...]:
     named = recipe.data.get("plugins") or []
     if not isinstance(named, list) or not all(isinstance(n, str) for n in named):
         raise recipe.error(
-            "'plugins' is a list of files", ["plugins"], fix="plugins: [./checks.py]"
+            "'plugins' must be a list of files", ["plugins"], fix="plugins: [./checks.py]"
         )
     paths = []
     for index, name in enumerate(named):
@@ -114,7 +114,7 @@ def _local_plugins(recipe: Recipe) -> tuple[Path, ...]:
 
 
 def _check_digest(recipe: Recipe, plugins: Plugins, store: Store) -> str | None:
-    """A digest of all that decides whether the check passes; None where that can't be told."""
+    """A digest of everything that the check depends on; None if it can't be computed."""
     sections = {name: recipe.data.get(name) for name in SECTIONS}
     used = {*_types_in(sections)} & plugins.step_types.keys()
     notes = sorted(plugins.note_names) if recipe.data.get("silence") else []
@@ -128,7 +128,7 @@ def _check_digest(recipe: Recipe, plugins: Plugins, store: Store) -> str | None:
 
 
 def _types_in(written: Mapping[str, Any]) -> Iterator[str]:
-    """The step types that a part of a recipe names, also for steps inside steps."""
+    """The step types in a part of a recipe, including nested steps."""
     use = written.get("use")
     if isinstance(use, str):
         yield use

@@ -1,4 +1,4 @@
-"""One execution of a plan: steps start as soon as what they take from is there."""
+"""Executes a plan. Steps start as soon as their inputs are built."""
 
 import os
 import signal
@@ -34,14 +34,14 @@ from finery.util.text import counted
 T = TypeVar("T")
 
 POLL_SECONDS = 0.05
-"""How often a key that another build is making is looked at."""
+"""How often to check a key that another build is building."""
 RECORD_SECONDS = 0.1
-"""Steps quicker than this are recorded in groups, at least this often."""
+"""Steps faster than this are recorded in groups, at this interval."""
 
 
 @dataclass
 class Outcome:
-    """What became of a build."""
+    """The outcome of a build."""
 
     run: str
     results: dict[str, Result] = field(default_factory=dict)
@@ -52,16 +52,16 @@ class Outcome:
     seconds: float = 0.0
     dollars: float = 0.0  # what the answers cost that this build asked for
     dollars_kept: float = 0.0  # what all that is built cost, whenever it was built
-    broken: int = 0  # the exit code of what ended the build before its time
+    broken: int = 0  # the exit code if something ended the build early
 
     @property
     def exit_code(self) -> int:
-        """0 fine; 2 when what the user gave is wrong; 1 when a step or a requirement failed."""
+        """0: success. 1: a step or a requirement failed. 2: the user's input is wrong."""
         return self.broken or max((e.exit_code for e in self.errors.values()), default=0)
 
 
 class Build:
-    """Runs a graph's steps on an executor, and tells listeners what happens."""
+    """Runs a graph's steps on an executor, and sends events to listeners."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class Build:
         update_lock: bool = False,
         states: Mapping[str, FileState] | None = None,
     ) -> None:
-        """states: of views, as the last build left them, see `OutputLinks`."""
+        """states: of views after the last build, see `OutputLinks`."""
         store.check_writable()
         self.folder = build_folder(graph.recipe)
         check_outputs_folder(self.folder)
@@ -101,7 +101,7 @@ class Build:
         self._ready = [n for n in reversed(graph.nodes) if self._waiting[n] == 0]
         self._queues: dict[bool, dict[str, StepPlan]] = {False: {}, True: {}}
         self._running: dict[str, StepPlan] = {}
-        self._states: dict[str, dict[Path, FileState]] = {}  # of the outside files of these
+        self._states: dict[str, dict[Path, FileState]] = {}  # of their outside files
         self._locked: dict[str, StepPlan] = {}
         self._dollars: dict[str, float] = {}  # that running steps spent
         self._unrecorded: list[Result] = []
@@ -112,7 +112,7 @@ class Build:
         self._recorded_at = time.monotonic()
 
     def run(self) -> Outcome:
-        """Build everything. Ctrl-C reaches the caller as KeyboardInterrupt, workers ended."""
+        """Build everything. Ctrl-C ends the workers and raises KeyboardInterrupt."""
         self.store.sweep()
         nodes = self.graph.nodes.values()
         steps = [{"step": n.name, "use": n.use, "section": n.section} for n in nodes]
@@ -148,7 +148,7 @@ class Build:
                 break
         data = self.graph.recipe.data
         if not self.outcome.errors:
-            self._record(now=True)  # sweeping gives up the locks of unrecorded keys
+            self._record(now=True)  # since sweeping releases locks of unrecorded keys
             self.store.sweep_abandoned()
         prune_links(self.folder, {n for section in SECTIONS for n in data.get(section) or ()})
 
@@ -161,7 +161,7 @@ class Build:
         return bool(self.outcome.errors) and not self.keep_going
 
     def _start_ready(self) -> None:
-        """Settle what is cached and start what isn't, until nothing more can be done now."""
+        """Settle cached steps and start others, until nothing more can start."""
         while self._ready:
             self._guarded(self._look_up, self._ready.pop())
         if self._stopped():
@@ -175,11 +175,11 @@ class Build:
         for isolated, queue in self._queues.items():
             while queue and self.executor.has_room(isolated):
                 self._guarded(self._start, queue.pop(next(iter(queue))))
-        if self._ready:  # another build had finished a step, and others waited for it
+        if self._ready:  # another build finished a step that others waited for
             self._start_ready()
 
     def _guarded(self, action: Callable[[T], None], subject: T) -> None:
-        """Do something for a step; an expected error fails the step."""
+        """Run an action for a step. An expected error makes the step fail."""
         try:
             action(subject)
         except FineryError as error:
@@ -187,7 +187,7 @@ class Build:
             self._fail(self.graph.nodes[name], error)
 
     def _look_up(self, name: str) -> None:
-        """Find out whether a step whose inputs are there is cached."""
+        """Look up a step with built inputs in the store."""
         plan = self.planner.resolve(name, self.outcome.results)
         if not plan.key:  # its floating name isn't pinned yet
             self.planner.pin(plan.node)
@@ -198,7 +198,7 @@ class Build:
             self._queues[_isolated(plan)][name] = plan
 
     def _start(self, plan: StepPlan) -> None:
-        """Start a step, unless its key is being made or was just made, here or elsewhere."""
+        """Start a step, unless this or another build is making or has just made its key."""
         result = self._just_built.get(plan.key)
         if result is not None:
             self._settle(plan, result, cached=True)
@@ -215,7 +215,7 @@ class Build:
         self._dispatch(plan)
 
     def _must_wait(self, plan: StepPlan) -> bool:
-        """Whether a step that runs has the same key, or asks a model that takes one at a time."""
+        """Whether a running step has the same key or shares a model that limits requests."""
         models = limited_models(plan.node, self.outcome.results)
         return any(
             running.key == plan.key
@@ -241,7 +241,7 @@ class Build:
                 self._emit(kind, step=node.name, **fields)
             self.graph.plugins.hook.finery_step_started(name=node.name, use=node.use)
             self.executor.start(task)
-        except BaseException:  # nothing runs that could end
+        except BaseException:  # nothing is running
             self._ended(plan)
             raise
 
@@ -264,7 +264,7 @@ class Build:
     # -- listening -------------------------------------------------------------------------------
 
     def _listen(self) -> None:
-        """Take what the workers say; return once a step ended, or after a moment."""
+        """Handle events of workers, until a step ends or a moment has passed."""
         timeout = POLL_SECONDS if self._locked or self._unrecorded or self._new_keys else 1.0
         for task, event in self.executor.poll(timeout):
             self._hear(task, event)
@@ -290,17 +290,17 @@ class Build:
             self._emit(f"step_{event['event']}", step=task.step, **fields)
 
     def _note(self, step: str, note: Noted) -> None:
-        """Pass a step's note on, unless the recipe silences it."""
+        """Emit a step's note, unless the recipe silences it."""
         if self._silenced.isdisjoint((note["name"], f"{step}/{note['name']}")):
             fields = {"name": note["name"], "text": note["text"], "fix": note["fix"]}
             self._emit("step_note", step=step, **fields)
 
     def _done(self, plan: StepPlan, event: Done) -> None:
-        """A step's outputs are in `objects/`: let the next ones go, record it soon."""
+        """Handle the end of a step with outputs in `objects/`."""
         del self._running[plan.node.name]
         try:
             self._check_unchanged(plan)
-            self._check_code(plan)  # a step may import lazily: what it ran with is what is there
+            self._check_code(plan)  # a step may import code late
         except FineryError as error:
             self.store.clear_output(plan.key)
             self.store.unlock(plan.key)
@@ -330,8 +330,8 @@ class Build:
                 self.store.commit(self._unrecorded, run=self.outcome.run)
             except OSError as error:
                 raise StepError(
-                    f"can't keep what the steps made: {error}",
-                    fix="free some space and build again: nothing is lost",
+                    f"the outputs of steps can't be recorded: {error}",
+                    fix="free some disk space and build again: no data is lost",
                 ) from error
             for result in self._unrecorded:
                 self.store.unlock(result.key)
@@ -364,7 +364,7 @@ class Build:
         parts, before = dict(plan.parts), self._states.pop(plan.node.name)
         for setting, files in plan.files.items():
             for name, path in files:
-                # One that was changed and changed back holds what it held, and was read meanwhile.
+                # A file that was changed and restored may have been read in between.
                 same = file_state(str(path)) == before[path]
                 if not same or parts[f"file {setting} {name}"] != _digest_now(self.store, path):
                     raise StepError(
@@ -372,14 +372,14 @@ class Build:
                     )
 
     def _ended(self, plan: StepPlan) -> None:
-        """A step ended without outputs."""
+        """Handle the end of a step without outputs."""
         del self._running[plan.node.name]
         self._states.pop(plan.node.name, None)
         self.store.clear_output(plan.key)
         self.store.unlock(plan.key)
 
     def _settle(self, plan: StepPlan, result: Result, *, cached: bool) -> None:
-        """A step's outputs are in the store: link them, judge them, let the next steps go."""
+        """Link and verify a step's outputs, and release the steps that wait for it."""
         node = plan.node
         self.outcome.results[node.name] = result
         self._new_keys[node.name] = result.key
@@ -414,7 +414,7 @@ class Build:
                 self._ready.append(name)
 
     def _link_cached(self) -> None:
-        """Link the outputs of cached steps: what runs doesn't have to wait for that."""
+        """Link the outputs of cached steps, after starting others."""
         nodes, self._unlinked = self._unlinked, []
         for node in nodes:
             try:
@@ -425,7 +425,7 @@ class Build:
     def _fail(
         self, node: Node, error: FineryError, log: str | None = None, *, blocks: bool = True
     ) -> None:
-        """Record a failure. blocks: what waits for the step can't run."""
+        """Record a failure. blocks: whether steps that wait for this one can't run."""
         error.where = place_of(self.graph.recipe, node, error.where)
         self.outcome.errors[node.name] = error
         printed = log if log and os.path.exists(log) and os.path.getsize(log) else None
@@ -450,7 +450,7 @@ class Build:
     # -- ending ----------------------------------------------------------------------------------
 
     def _remember(self) -> None:
-        """Keep the keys that steps have now; done as the build goes, since it may be killed."""
+        """Record the current keys of steps. Done during the build, since it may be killed."""
         self.store.remember(self.planner.recipe_id, self._new_keys)
         self._new_keys = {}
 
@@ -476,7 +476,7 @@ class Build:
 
 
 def _states(plan: StepPlan) -> dict[Path, FileState]:
-    """What tells whether an outside file of a step changes, as it is now."""
+    """The current states of a step's outside files, to detect changes."""
     return {path: file_state(str(path)) for files in plan.files.values() for _, path in files}
 
 
@@ -492,11 +492,11 @@ def _digest_now(store: Store, path: Path) -> str | None:
 
 
 def _death(code: int, task: Task) -> StepError:
-    """A worker's end as an error."""
+    """The error for the death of a worker."""
     if code == -signal.SIGKILL:
         return StepError(
-            "its process was killed (SIGKILL), most often because memory ran out",
-            fix="smaller batches, a shorter max_length, or a smaller model; then build again",
+            "its process was killed (SIGKILL), usually because memory ran out",
+            fix="use smaller batches, a shorter max_length or a smaller model, then build again",
         )
     if code == -signal.SIGPROF:  # see `finery.rows.templates.limits`
         return StepError(

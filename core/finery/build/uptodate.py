@@ -1,12 +1,12 @@
-"""The quick answer to "is there anything to do": a stamp of all that a finished build looked at.
+"""Detects quickly that there is nothing to do, by a stamp of everything that the last build read.
 
-A stamp lists every file whose state decides the answer, with its stat: the recipe and its lock,
+A stamp lists all files that the answer depends on, with their stats: the recipe and its lock,
 plugin files and what they import, outside files, blobs, views, the links under `build/`, and the
-folders of `sys.path` (whose times change when a distribution comes, goes or is upgraded). When all
-are as they were, a build would find nothing to do, and neither plugins nor the recipe need to be
-read to know it. Any difference, and the build takes the long road, which alone decides what runs.
+folders of `sys.path` (which change when a distribution is installed, removed or upgraded). If all
+are unchanged, there is nothing to do, and finery needs to read neither plugins nor the recipe.
+After any change, the build makes a full plan, which alone decides what runs.
 
-Imports little: with it, a build with nothing to do takes hardly longer than starting Python.
+This module imports little, so a build with nothing to do takes hardly longer than starting Python.
 """
 
 import json
@@ -30,18 +30,18 @@ if TYPE_CHECKING:
 
 FORMAT = 3
 NUMBERS, PARTS = "Q", 5
-"""How a stamp holds states: 64 bits for each part."""
+"""The encoding of states in a stamp: 64 bits for each part."""
 BLOCK = 256
-"""Files that are looked at before their states are compared."""
+"""Number of files after which states are compared."""
 HOOKS = (
     "finery_build_started", "finery_build_finished", "finery_step_started", "finery_step_finished",
     "finery_step_failed",
 )  # fmt: skip
-"""Hooks that a plugin expects to be called in every build: with one of them, no stamp."""
+"""Hooks that must be called in every build: plugins with one of them prevent stamps."""
 _PATH = tuple(sys.path)
-"""As Python started: plugin files add to it."""
+"""`sys.path` at the start, since plugin files extend it."""
 _RUN, _TIME, _SECONDS = "<run>", "<time>", '"<seconds>"'
-"""What stands in the events of a stamp for what each run has of its own."""
+"""Placeholders in a stamp's events for values that differ from run to run."""
 
 
 class Finished(NamedTuple):
@@ -61,9 +61,9 @@ def finished_if_done(
 def events_if_done(
     recipe: Path, steps: Sequence[str], overrides: Sequence[str], began: float
 ) -> str | None:
-    """What `--json` prints if a build would find nothing to do; None if it may find something.
+    """The output of `--json` if there is nothing to do; None if there may be something.
 
-    The same events as the long road gives. began: when the command began, by `time.perf_counter`.
+    The events are those of a full plan. began: start of the command, by `time.perf_counter`.
     """
     finished, events = _read(recipe, steps, overrides, events=True)
     if finished is None or events is None:
@@ -99,7 +99,7 @@ def _read(
         finished = _finished_if_same(database.parent, stamp.decode(), states)
         return finished, events_of[0].decode() if events_of else None
     except (sqlite3.Error, ValueError, KeyError, TypeError, OverflowError):
-        return None, None  # no such table, a stamp of another version, a busy database
+        return None, None  # a missing table, a stamp of another version, a busy database
 
 
 def _finished_if_same(root: Path, stamp: str, states: bytes) -> Finished | None:
@@ -134,14 +134,14 @@ def _packed(states: Iterable[FileState]) -> "array[int]":
 
 
 def keep(build: "Build", steps: Sequence[str], overrides: Sequence[str]) -> None:
-    """Stamp a build that is complete, if nothing that it looked at changed since it began.
+    """Write the stamp of a complete build, unless something that it read has changed since.
 
-    What changed later isn't what the build saw: the next one must look at it again.
+    Such a change may have come after the build read it, so the next build must look again.
     """
     plugins = build.graph.plugins
     if any(getattr(plugins.hook, hook).get_hookimpls() for hook in HOOKS):
         return
-    if plugins.broken:  # it may be repaired where a stamp doesn't look
+    if plugins.broken:  # its repair might not change anything in the stamp
         return
     sources, patterns = _sources(build)
     if not all(_settled(path, build.began) for path in (*sources, *_PATH)):
@@ -154,12 +154,12 @@ def keep(build: "Build", steps: Sequence[str], overrides: Sequence[str]) -> None
         "python": _python(_PATH),
         "steps": len(build.graph.nodes),
         "dollars": build.outcome.dollars_kept,
-        # Plugin files may import what is in the working directory.
+        # Plugin files may import from the working directory.
         "folder": os.getcwd() if any(p.path for p in build.graph.plugins.plugins) else "",
         "recipes": [[str(path), path.exists()] for path in build.store.recipes().values()],
         "patterns": [[pattern, _matches(pattern)] for pattern in sorted(patterns)],
     }
-    states = {path: file_state(path) for path in sources} | stored  # what changes most comes first
+    states = {path: file_state(path) for path in sources} | stored  # the most likely changes first
     try:
         packed = _packed(states.values()).tobytes()
     except OverflowError:  # a time before 1970
@@ -176,7 +176,7 @@ def keep(build: "Build", steps: Sequence[str], overrides: Sequence[str]) -> None
 def states_before(
     store: "Store", recipe: Path, steps: Sequence[str], overrides: Sequence[str]
 ) -> dict[str, FileState]:
-    """Path → state, as the last build that was stamped left things."""
+    """Path → state after the last stamped build."""
     name = _name(recipe, steps, overrides)
     stamp, states = store.fact(f"stamp of {name}"), store.fact(f"states of {name}")
     if stamp is None or states is None:
@@ -190,7 +190,7 @@ def states_before(
 
 
 def _events(build: "Build") -> str:
-    """What `--json` prints if the next build has nothing to do, as JSON lines."""
+    """The output of `--json` for a build with nothing to do, as JSON lines."""
     import msgspec
 
     from finery.util.events import happened
@@ -210,7 +210,7 @@ def _events(build: "Build") -> str:
 
 
 def _sources(build: "Build") -> tuple[set[str], set[str]]:
-    """(files and folders outside the store that decide what is built, patterns of more)."""
+    """(files and folders outside the store that the build depends on, patterns for more)."""
     from finery.fields import OptionalFiles
     from finery.step.inspect import files_of
 
@@ -226,13 +226,13 @@ def _sources(build: "Build") -> tuple[set[str], set[str]]:
             sources |= {str(path) for path in files.paths}
             named = {str(folder / Path(p).expanduser()) for p in files.patterns}
             patterns |= named
-            if isinstance(files, OptionalFiles):  # one that comes is to be seen, too
+            if isinstance(files, OptionalFiles):  # so that a new one is noticed
                 sources |= named
     return sources, patterns
 
 
 def _stored(build: "Build") -> dict[str, FileState] | None:
-    """Path → state of blobs, links, views and external files; None where one isn't as it should."""
+    """Path → state of blobs, links, views and external files; None if one is damaged."""
     from finery.artifact.manifest import with_references
     from finery.store.blobs import as_it_was
 
@@ -252,7 +252,7 @@ def _stored(build: "Build") -> dict[str, FileState] | None:
 
 
 def _matches(pattern: str) -> list[str]:
-    """What a pattern finds now; a folder stands for all that is in it."""
+    """Current matches of a pattern; for a folder, everything in it."""
     if os.path.isdir(pattern):
         return sorted(
             os.path.join(root, name) for root, _, names in os.walk(pattern) for name in names
@@ -261,7 +261,7 @@ def _matches(pattern: str) -> list[str]:
 
 
 def _python(path: Iterable[str]) -> list[Any]:
-    """This Python, and the state of the folders that it imports from and of the format of keys."""
+    """This Python, and the states of `sys.path` and of the module with the format of keys."""
     folders = [[entry, *file_state(entry)] for entry in path]
     own = os.path.dirname(os.path.abspath(__file__))
     format_of_keys = [*file_state(f"{own}/keys.py")]
@@ -279,5 +279,5 @@ def _settled(path: str, began: int) -> bool:
 
 
 def _name(recipe: Path, steps: Sequence[str], overrides: Sequence[str]) -> str:
-    # A copy of a project brings its stamps along, and they are about the original's files.
+    # A copied project contains the stamps of the original.
     return json.dumps([str(recipe.absolute()), sorted(steps), list(overrides)])

@@ -1,6 +1,6 @@
 """Where steps run.
 
-In goes a `Task`, one step as plain data; out come its events and the manifests of its outputs.
-`executor` is the contract, `local` runs worker processes on this machine, `worker` is such a
-process.
+An executor takes a `Task`, which is one step as plain data, and returns events and the manifests of
+the outputs. `executor` is the contract, `local` runs worker processes on this machine, and `worker`
+is such a process.
 """

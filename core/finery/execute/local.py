@@ -14,20 +14,20 @@ from finery.execute.environment import inherited, worker_environment
 from finery.execute.task import AHEAD, Died, Task, TaskEvent
 from finery.util.machine import cpu_count
 
-if TYPE_CHECKING:  # imported where the first worker starts: a build with nothing to do has none
+if TYPE_CHECKING:  # imported with the first worker, since a build with nothing to do has none
     import subprocess
     from multiprocessing.connection import Connection
 
 
 _WATCH = 'trap "" HUP INT TERM; read -r line || kill -9 "-$1"'
-"""Waits for a line or for the end of its input, and then kills the process group `$1`."""
+"""Waits for a line. At the end of input without one, kills the process group `$1`."""
 
 
 class _Worker:
-    """A worker process, our end of its socket, and the task it is at.
+    """A worker process, our end of its socket, and its current task.
 
-    watch: a shell that ends the worker's process group when this process is killed: the children of
-        a step outlive the worker otherwise.
+    watch: a shell that kills the worker's process group when this process dies. Otherwise child
+        processes of the step would survive.
     """
 
     def __init__(
@@ -40,25 +40,25 @@ class _Worker:
         self.connection = connection
         self.watch = watch
         self.task: Task | None = None
-        self.is_used = False  # it was started ahead, and has no task yet
+        self.is_used = False  # started ahead, without a task yet
 
 
 class LocalExecutor:
-    """A warm pool for light steps; a process of its own for each isolated one.
+    """A pool of warm workers for light steps, and a new process for each isolated step.
 
-    jobs: steps at once. None: as many light ones as there are cores, and beside them one
-    isolated step at a time, since each of those uses all cores (or the one accelerator) alone.
+    jobs: most concurrent steps. None allows one light step per core and one isolated step, which
+    uses all cores or the accelerator.
     """
 
     def __init__(self, jobs: int | None = None) -> None:
         self._jobs = jobs
         self._workers: list[_Worker] = []
         self._leaving: list[_Worker] = []
-        if cpu_count() > 1:  # a worker imports for a while, so one does while the build plans
+        if cpu_count() > 1:  # a worker takes a while to import, so one starts while the build plans
             self._workers.append(_spawn(os.devnull, inherited(), AHEAD))
 
     def has_room(self, isolated: bool) -> bool:
-        """Whether a further step can start now."""
+        """Whether another step can start now."""
         busy = [w.task for w in self._workers if w.task]
         if self._jobs is not None:
             return len(busy) < self._jobs
@@ -82,7 +82,7 @@ class LocalExecutor:
             for message in messages:
                 worker.connection.send_bytes(message)
         except OSError:
-            return  # it died just now: poll() sees that and says so
+            return  # it has just died: poll() reports that
 
     def poll(self, timeout: float) -> Iterator[tuple[Task, TaskEvent]]:
         """Events of running tasks, waiting up to `timeout` seconds for the first."""
@@ -116,13 +116,13 @@ class LocalExecutor:
         worker.connection.close()
 
     def _end_unused(self) -> None:
-        """End a worker that was started ahead: beside a heavy step it only takes memory."""
+        """End an unused worker, which would take memory from an isolated step."""
         for worker in [w for w in self._workers if not w.is_used]:
             self._retire(worker)
             _signal(worker, signal.SIGKILL)
 
     def close(self) -> None:
-        """End all workers: idle ones by closing their socket, running ones by signal."""
+        """End all workers: idle ones by closing their socket, busy ones by a signal."""
         self._end_unused()
         for worker in self._workers:
             worker.connection.close()
@@ -132,14 +132,14 @@ class LocalExecutor:
         idle = [*(worker for worker in self._workers if not worker.task), *self._leaving]
         for worker in running:
             _end(worker)
-        # What the build has left to do goes on while these end.
+        # The build continues while these end.
         threading.Thread(target=lambda: [*map(_end, idle)]).start()
         self._workers.clear()
         self._leaving.clear()
 
 
 def _end(worker: _Worker) -> int:
-    """Wait for a worker that is told to end, end what it started; its exit code."""
+    """Wait for a worker to end, and kill its child processes; its exit code."""
     import subprocess
 
     with contextlib.suppress(subprocess.TimeoutExpired):
@@ -152,13 +152,13 @@ def _end(worker: _Worker) -> int:
 
 
 def _signal(worker: _Worker, number: int) -> None:
-    """Send a signal to a worker and to all that its step started."""
+    """Send a signal to a worker and its child processes."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(worker.process.pid, number)
 
 
 def _spawn(log: str, environment: Mapping[str, str], *arguments: str) -> _Worker:
-    """A new worker process. log: the file for what it prints before it has a task."""
+    """Start a worker process. log: the file for its output before its first task."""
     import socket
     import subprocess
     from multiprocessing.connection import Connection
@@ -173,7 +173,7 @@ def _spawn(log: str, environment: Mapping[str, str], *arguments: str) -> _Worker
             stdout=out,
             stderr=out,
             env=environment,
-            process_group=0,  # of its own, so that what a step starts can be ended with it
+            process_group=0,  # to end child processes of the step with it
         )
     theirs.close()
     watch = subprocess.Popen(

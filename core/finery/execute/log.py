@@ -1,9 +1,8 @@
-"""A step's log: what the step and its child processes print, without the step's secrets.
+"""A step's log: the output of the step and its child processes, without the step's secrets.
 
-Where a step has secrets, its output goes through a process that removes them before anything is
-written. That process belongs to no process group that is killed with the step, and ends when
-nothing is left that could print. It is this file, run as a script. It imports next to nothing, so
-that it starts quickly.
+If a step has secrets, a filter process removes them before anything is written. The filter is not
+in a process group that is killed with the step, and ends when no process can print any more. It is
+this file, run as a script, which imports very little so that it starts quickly.
 """
 
 import os
@@ -16,9 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 LONGEST_LINE = 2**20
-"""Bytes of an unfinished line that are held back, since a secret may be unfinished in them."""
+"""Most bytes of an unfinished line to hold back, since they may contain part of a secret."""
 DRAIN_SECONDS = 2.0
-"""How long the end of a step waits for its last lines, where a process it left holds its output."""
+"""How long to wait for a step's last lines if a process that it left keeps its output open."""
 
 
 def redirect_to(log: str, secrets: "Mapping[str, str]") -> "Callable[[], None]":
@@ -64,7 +63,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
     try:
         process.wait(DRAIN_SECONDS)
-    except subprocess.TimeoutExpired:  # it goes on for what still prints
+    except subprocess.TimeoutExpired:  # it continues for processes that still print
         return
 
 
@@ -78,7 +77,7 @@ def _patterns(secrets: "Mapping[str, str]") -> list[str]:
 
 
 def copy_without(secrets: "re.Pattern[bytes]", reading: int, writing: int, reach: int) -> None:
-    """Copy until the end, with secrets as `***`; reach: the most bytes that one may have."""
+    """Copy until the end, with secrets as `***`. reach: length of the longest secret in bytes."""
     held = b""
     while block := os.read(reading, 65536):
         held += block
@@ -96,7 +95,7 @@ def _write(file: int, text: bytes) -> None:
     while text:
         try:
             text = text[os.write(file, text) :]
-        except OSError:  # e.g. the disk is full: the step must not wait for its log
+        except OSError:  # e.g. the disk is full, which must not block the step
             return
 
 

@@ -1,4 +1,4 @@
-"""What passes between a build and an executor: a step to run, and what is heard of it."""
+"""What a build and an executor exchange: a step to run, and its events."""
 
 from typing import Any, Literal, TypedDict
 
@@ -7,25 +7,25 @@ import msgspec
 from finery.artifact.manifest import Manifest
 
 AHEAD = "ahead"
-"""The argument of a worker that is started before it is known what it will run: it is sent the
-environment variables of its first task before that."""
+"""Argument of a worker that starts before its first task is known. It receives the environment
+variables of that task before the task."""
 
 
 class Task(msgspec.Struct):
     """One step to run, as plain data.
 
-    step, use: its name in the recipe, and its step type. settings: its own, and `nested`: those of
-        steps inside it, by field, each with its step type.
-    inputs: input → (what the recipe calls it, the artifact) of each. files: setting → (name, path)
+    step, use: its name in the recipe and its step type. settings: its settings. nested: field →
+        (step type, settings) of each step inside it.
+    inputs: input → (name in the recipe, artifact) of each. files: setting → (name, path)
         of each outside file.
-    seed: None where the step type takes none. pinned: what its floating name stands for.
-    env: environment variables for this step alone, secrets among them.
-    engines: model format → the engine's name in keys of records; empty where it may ask no model.
+    seed: None if the step type takes none. pinned: what its floating name is pinned to.
+    env: environment variables for this step only, including secrets.
+    engines: model format → the engine's name in keys of records; empty if it may not use models.
     plugins: plugin files beside the recipe.
-    store: the store's folder. out: an empty folder for the step to fill. scratch: a folder that the
-        step makes if it needs one, kept until the step succeeds. log: the file for what it prints.
-    isolated: whether it needs a process of its own.
-    project, recipe: the project folder, and in it the recipe's. code: files under the project
+    store: the store's folder. out: an empty folder for the step's output. scratch: a folder
+        that the step may create; kept until the step succeeds. log: the file for its output.
+    isolated: whether it needs its own process.
+    project, recipe: the project folder and the recipe's folder in it. code: files in the project
         folder that are in the step's key.
     """
 
@@ -51,14 +51,14 @@ class Task(msgspec.Struct):
 
 
 class Logged(TypedDict):
-    """A line for people."""
+    """A line for the user."""
 
     event: Literal["log"]
     message: str
 
 
 class Progressed(TypedDict):
-    """How far the step is, in any unit, and what it is doing."""
+    """The step's progress, in any unit, and its current activity."""
 
     event: Literal["progress"]
     done: float
@@ -67,7 +67,7 @@ class Progressed(TypedDict):
 
 
 class Measured(TypedDict):
-    """A measured value; `at`: when in the step's course."""
+    """A measured value; `at`: when, e.g. the optimizer step."""
 
     event: Literal["metric"]
     name: str
@@ -96,7 +96,7 @@ class Used(TypedDict):
 
 
 class Done(TypedDict):
-    """The step ended well: its outputs are in `objects/`, `outputs` has their manifests by name."""
+    """The step succeeded: its outputs are in `objects/`, `outputs` has their manifests by name."""
 
     event: Literal["done"]
     outputs: dict[str, Any]
@@ -104,21 +104,21 @@ class Done(TypedDict):
 
 
 class Failed(TypedDict):
-    """The step raised an error: what `FineryError.to_dict` makes of it."""
+    """The step raised an error, encoded by `FineryError.to_dict`."""
 
     event: Literal["failed"]
     error: dict[str, Any]
 
 
 class Died(TypedDict):
-    """The step's process ended without a word. code: its exit code; negative: a signal's number."""
+    """The step's process died. code: its exit code, or a negative signal number."""
 
     event: Literal["died"]
     code: int
 
 
 Report = Logged | Progressed | Measured | Noted | Used
-"""What a running step reports, any number of times."""
+"""Reports of a running step, any number of them."""
 Closing = Done | Failed | Died
-"""How a task ends, exactly once."""
+"""The end of a task, exactly one event."""
 TaskEvent = Report | Closing

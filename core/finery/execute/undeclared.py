@@ -1,11 +1,11 @@
-"""Undeclared reads: files of the project that a step reads and that aren't in its key.
+"""Undeclared reads: project files that a step reads, but that aren't in its key.
 
-An audit hook (PEP 578) sees every file that Python code opens. It can't be removed, so a process
-gets it once, and it does nothing unless a step is watched. While a step runs, the hook only
-collects paths under the project folder. When the step ends, what is left of them becomes notes.
+An audit hook (PEP 578) sees every file that Python code opens. A process installs it once, since it
+can't be removed, and it does nothing unless a step is watched. While a step runs, the hook collects
+paths in the project folder. After the step, the undeclared ones become notes.
 
-It doesn't see files that C and Rust libraries open by themselves or that child processes read, nor
-folders that are only listed and files that are only looked at.
+The hook doesn't see files that C and Rust libraries open themselves or that child processes read,
+nor folders that are only listed and files that are only checked for existence.
 """
 
 import os
@@ -29,15 +29,15 @@ from finery.step.step import Step
 
 NAME = "undeclared-read"
 MOST = 10
-"""Files that are named one by one; of further ones, their number is."""
+"""Most files that are named; the rest are counted."""
 HELD = 10_000
-"""Paths that are collected while a step runs, at most."""
+"""Most paths that are collected while a step runs."""
 _EMPTIES, _ACCESS, _WRITE = os.O_TRUNC | os.O_EXCL, os.O_ACCMODE, os.O_WRONLY
-"""Flags of `open`: what makes a file empty, the bits that say what it's for, and writing."""
+"""Flags of `open`: those that create an empty file, the mask of the mode, and writing."""
 
 
 class Scope(NamedTuple):
-    """Which reads count: those under `folders` and not under `known`; all end with a slash."""
+    """Which reads count: those in `folders` and not in `known`. All paths end with a slash."""
 
     folders: tuple[str, ...]
     known: tuple[str, ...]
@@ -52,7 +52,7 @@ class Opened:
         self._written: set[str] = set()
 
     def take(self, path: Any, flags: int) -> None:
-        """Take a file that is about to be opened. path, flags: as `open` of the audit hook."""
+        """Record a file that is about to be opened. path, flags: from the audit event `open`."""
         if type(path) is not str:
             if isinstance(path, int):
                 return
@@ -66,19 +66,19 @@ class Opened:
         if path in self.paths:
             return
         if flags & _EMPTIES:
-            self._written.add(path)  # from here on it holds what the step wrote
+            self._written.add(path)  # from now on, its content is the step's own
         elif flags & _ACCESS != _WRITE and path not in self._written and len(self.paths) < HELD:
             self.paths[path] = None
 
 
 _watched: Opened | None = None
-"""What collects the files that are opened now."""
+"""Collects the files that are opened, if a step is watched."""
 
 
 def _audit(event: str, arguments: tuple[Any, ...]) -> None:
-    """The audit hook: called so often that it has to be quick.
+    """The audit hook. It is called often, so it must be fast.
 
-    An error here would be an error of the step's own `open`.
+    An exception here would fail the step's own `open`.
     """
     if event == "open":
         if _watched is not None:
@@ -104,7 +104,7 @@ def _install() -> None:
 
 @contextmanager
 def _watch(scope: Scope) -> Iterator[Opened]:
-    """Collect what is opened meanwhile."""
+    """Collect the files that are opened in the block."""
     global _watched
     _install()
     before, _watched = _watched, Opened(scope)
@@ -116,9 +116,9 @@ def _watch(scope: Scope) -> Iterator[Opened]:
 
 @contextmanager
 def noted(task: Task, plugins: Plugins, send: Callable[[Noted], None]) -> Iterator[None]:
-    """Run a step meanwhile; send a note on each file that it reads undeclared.
+    """Watch a step that runs in the block, and send a note for each undeclared file that it reads.
 
-    A step with a pin reads what the pin stands for, wherever that is, and so isn't watched.
+    A step with a pin isn't watched, since it reads what the pin stands for.
     """
     if not _is_watched(task) or task.pinned is not None:
         yield
@@ -135,7 +135,7 @@ def noted(task: Task, plugins: Plugins, send: Callable[[Noted], None]) -> Iterat
 
 
 def _is_watched(task: Task) -> bool:
-    """Whether the project folder says which files are a project's own."""
+    """Whether the project folder identifies the project's own files."""
     return task.project not in ("", "/")
 
 
@@ -153,7 +153,7 @@ def _report(
         paths |= _at_import.get(str(path), {})
     for note in _notes(
         "reads {}, which isn't declared: the step doesn't rerun when that file changes",
-        "declare it in the step type, as a setting of type Files; or take the step that makes it "
+        "declare it in the step type as a setting of type Files, or take the step that makes it "
         "as an input",
         _undeclared(paths, task, scope) if paths else [],
     ):
@@ -167,7 +167,7 @@ def _report(
 
 
 def _notes(text: str, fix: str, paths: list[str]) -> Iterator[Noted]:
-    """A note for each path, the last one for all that are too many to name."""
+    """A note for each path; the last note counts the rest."""
     names = [_short(path) for path in paths[:MOST]]
     if len(paths) > MOST:
         names.append(f"{len(paths) - MOST} more files like these")
@@ -176,7 +176,7 @@ def _notes(text: str, fix: str, paths: list[str]) -> Iterator[Noted]:
 
 
 def _short(path: str) -> str:
-    """The path from here, with links as they are: `build/t/a/…` says more than a blob's name."""
+    """The relative path without resolving links, since `build/t/a/…` says more than a blob."""
     relative = os.path.relpath(path)
     return path if relative.startswith("..") else relative
 
@@ -193,9 +193,9 @@ _at_import: dict[str, dict[str, None]] = {}
 
 
 def load_files(task: Task) -> None:
-    """Import the plugin files of a task, and remember what they read meanwhile.
+    """Import the plugin files of a task, and record the files that they read.
 
-    A broken one is left to `load_plugins`, which says what is wrong with it.
+    `load_plugins` reports broken ones.
     """
     for path in task.plugins if _is_watched(task) else ():
         if path not in _at_import:
@@ -206,7 +206,7 @@ def load_files(task: Task) -> None:
 
 @lru_cache(maxsize=8)
 def _scope(project: str, store: str, plugins: Plugins | None = None) -> Scope:
-    """What counts as read from a project: not the store, this Python, or installed plugins."""
+    """The reads that count: not those from the store, this Python or installed plugins."""
     folders = {_slash(project), _slash(os.path.realpath(project))}
     packages = [p.module.__file__ or "" for p in plugins.plugins if not p.path] if plugins else []
     finery = os.path.dirname(os.path.dirname(__file__))
@@ -230,14 +230,14 @@ def _slash(folder: str) -> str:
 
 
 def _undeclared(paths: Iterable[str], task: Task, scope: Scope) -> list[str]:
-    """Those of the paths that are files which a person would have to declare."""
+    """Those of the paths that are files which the user must declare."""
     declared = {path for files in task.files.values() for _, path in files}
     declared |= {path for named in task.inputs.values() for _, m in named for path in _external(m)}
     declared = {*map(os.path.normpath, declared), *task.plugins, *task.code}
     rest = [path for path in paths if path not in declared and not _is_aside(path, scope)]
     if not rest:
         return []
-    same = {identity for path in declared if (identity := _identity(path))}  # by another name
+    same = {identity for path in declared if (identity := _identity(path))}  # under another name
     modules = {file for name in [*sys.modules] if (file := _file_of(name))}
     return [
         path for path in rest if (i := _identity(path)) and i not in same and path not in modules
@@ -249,7 +249,7 @@ def _external(manifest: Manifest) -> Iterator[str]:
 
 
 def _is_aside(path: str, scope: Scope) -> bool:
-    """Whether a file is a cache or configuration (hidden), or what Python keeps beside code."""
+    """Whether a file is hidden (a cache, configuration) or one of Python's own files."""
     folder = next(f for f in scope.folders if path.startswith(f))
     return (
         path.startswith(scope.known)
@@ -261,7 +261,7 @@ def _is_aside(path: str, scope: Scope) -> bool:
 
 
 def _identity(path: str) -> tuple[int, int] | None:
-    """Device and inode of a file; None where there is no such file."""
+    """Device and inode of a file; None if it is missing."""
     return (stat.st_dev, stat.st_ino) if os.path.isfile(path) and (stat := os.stat(path)) else None
 
 
@@ -269,13 +269,13 @@ def _identity(path: str) -> tuple[int, int] | None:
 
 
 _imported: dict[str, set[str]] = {}
-"""Step type → files of modules that were imported while steps of it ran, under recipes' folders.
+"""Step type → files of modules in recipes' folders that were imported while such a step ran.
 
-The next step of that type finds them imported."""
+They are already imported for the next step of that type."""
 
 
 def _unkeyed(task: Task, plugins: Plugins, scope: Scope, before: Collection[str]) -> list[str]:
-    """Files of modules under the recipe's folder that the step uses and that aren't in its key."""
+    """Files of modules in the recipe's folder that the step uses, but that aren't in its key."""
     folder, imported = _slash(task.recipe), _imported.setdefault(task.use, set())
     if len(sys.modules) != len(before):
         imported |= _under(folder, sys.modules.keys() - before)
@@ -290,7 +290,7 @@ def _unkeyed(task: Task, plugins: Plugins, scope: Scope, before: Collection[str]
 
 
 def _interfaces(cls: type[Step]) -> Iterator[str]:
-    """The modules of what a step type names by a string since it can't change an output."""
+    """The modules of interfaces that a step type names by strings."""
     for declared in msgspec.structs.astuple(cls.__spec__):
         if isinstance(declared, str) and ":" in declared:
             yield declared.partition(":")[0]
@@ -298,7 +298,7 @@ def _interfaces(cls: type[Step]) -> Iterator[str]:
 
 @lru_cache(maxsize=256)
 def _reached(cls: type, folder: str) -> frozenset[str]:
-    """Files under a folder of the modules that a class's module uses by its global names."""
+    """Files in a folder of the modules that a class's module uses through its globals."""
     reached: set[str] = set()
     rest = [cls.__module__]
     while rest:
@@ -316,12 +316,12 @@ def _reached(cls: type, folder: str) -> frozenset[str]:
 
 
 def _under(folder: str, names: Iterable[str]) -> set[str]:
-    """Files of those modules that lie under a folder."""
+    """Files of those modules that are in a folder."""
     return {file for name in names if (file := _file_of(name)) and file.startswith(folder)}
 
 
 def _file_of(name: str) -> str | None:
-    """The file of an imported module; what else stands in `sys.modules` has none."""
+    """The file of an imported module; None for other objects in `sys.modules`."""
     module = sys.modules.get(name)
     file = vars(module).get("__file__") if isinstance(module, ModuleType) else None
     return file if isinstance(file, str) else None

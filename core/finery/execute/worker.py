@@ -1,7 +1,7 @@
-"""A worker process: runs the steps it is sent, one after the other.
+"""A worker process, which runs one step after another.
 
-Started as `python -m finery.execute.worker FD PARENT [ahead]`; FD is one end of a socket pair, over
-which tasks come and events go, as msgpack. It ends when the other side, the process PARENT, does.
+Started as `python -m finery.execute.worker FD PARENT [ahead]`; FD is one end of a socket pair that
+carries tasks and events as msgpack. The worker ends with the process PARENT at the other end.
 """
 
 import contextlib
@@ -42,18 +42,18 @@ from finery.util.paths import PINNED
 from finery.util.text import redacted_data
 
 _is_worker = False
-"""Whether this process only runs steps, so that what it is may change for a step's children."""
+"""Whether this process only runs steps, and may change its environment for their children."""
 Send = Callable[[Any], None]
-"""Where a running step's reports go, see `finery.execute.task.Report`."""
+"""Takes a running step's reports, see `finery.execute.task.Report`."""
 
 
 class Default:
-    """The last implementation of `finery_run_step`: just run it."""
+    """The innermost implementation of `finery_run_step`."""
 
     @staticmethod
     @hookimpl(trylast=True)
     def finery_run_step(step: Step, job: Job) -> Any:
-        """Run the step here."""
+        """Run the step in this process."""
         return step.run(job)
 
 
@@ -62,10 +62,12 @@ def main() -> None:
     global _is_worker
     _is_worker = True
     connection = Connection(int(sys.argv[1]))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends us
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # the main process handles Ctrl-C and ends this one
     signal.signal(signal.SIGTERM, _end)
     _die_with_parent(int(sys.argv[2]))
-    warnings.simplefilter("ignore", FineryDeprecationWarning)  # the main process gives them
+    warnings.simplefilter("ignore", FineryDeprecationWarning)  # the main process prints them
     lock = threading.Lock()
 
     def send(event: Any) -> None:
@@ -92,14 +94,14 @@ class Terminated(SystemExit):
 
 
 def _end(signum: int, frame: object) -> None:
-    """End as by `sys.exit`, so that `subprocess.run` and the like end their children."""
+    """End as with `sys.exit`, so that `subprocess.run` and others end their children."""
     raise Terminated(128 + signum)
 
 
 def run_task(task: Task, send: Send) -> Closing:
-    """Run a task in this process, whose output goes to the task's log from then on; how it ended.
+    """Run a task in this process, with output to the task's log; its closing event.
 
-    send: is called with each report, from the thread that the step reports from.
+    send: called with each report, in the thread that reports.
     """
     started = time.perf_counter()
     close_log = redirect_to(task.log, task.env)
@@ -111,7 +113,7 @@ def run_task(task: Task, send: Send) -> Closing:
         return Failed(event="failed", error=redacted_data(error.to_dict(), task.env))
     except Terminated:
         raise
-    except BaseException as error:  # sys.exit, too: whatever a step raises is an error of it
+    except BaseException as error:  # also SystemExit: anything that a step raises is an error
         failure = _from_exception(error, task)
         return Failed(event="failed", error=redacted_data(failure.to_dict(), task.env))
     finally:
@@ -120,7 +122,7 @@ def run_task(task: Task, send: Send) -> Closing:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-        with contextlib.suppress(OSError):  # no room for the log: what the step made may fit
+        with contextlib.suppress(OSError):  # no space for the log, but perhaps for the output
             sys.stdout.flush()
             sys.stderr.flush()
         close_log()
@@ -128,7 +130,7 @@ def run_task(task: Task, send: Send) -> Closing:
 
 
 def outputs_of(task: Task, send: Send) -> dict[str, Manifest]:
-    """Run a task's step and move what it made into `objects/`; its outputs' manifests by name."""
+    """Run a task's step and move its output into `objects/`; the manifests by name."""
     load_files(task)
     plugins = load_plugins(tuple(Path(p) for p in task.plugins))
     if not plugins.manager.has_plugin("finery.default"):
@@ -152,12 +154,12 @@ def outputs_of(task: Task, send: Send) -> dict[str, Manifest]:
         try:
             with noted(task, plugins, send):
                 returned = plugins.hook.finery_run_step(step=step, job=job)
-        finally:  # what a step that failed has spent is spent, too
+        finally:  # failed steps cost money, too
             if job.usage.worth:
                 send(Used(event="used", dollars=job.usage.dollars, worth=job.usage.worth))
     artifacts = _by_name(returned, expected, task.use)
     _check_apart(artifacts)
-    manifests: dict[int, Manifest] = {}  # one artifact may have two names: its files move once
+    manifests: dict[int, Manifest] = {}  # an artifact with two names is moved once
     for artifact in artifacts.values():
         if id(artifact) not in manifests:
             manifests[id(artifact)] = ingest(artifact, job.out, root / "objects")
@@ -165,13 +167,13 @@ def outputs_of(task: Task, send: Send) -> dict[str, Manifest]:
 
 
 def _check_apart(artifacts: Mapping[str, Artifact]) -> None:
-    """Each output has a folder of its own: a file can't belong to two of them."""
+    """Raise `StepError` if one output is inside the folder of another."""
     for (name, one), (other, two) in combinations(artifacts.items(), 2):
         a, b = one.path, two.path
         if one is not two and not one.digest and (a.is_relative_to(b) or b.is_relative_to(a)):
             raise StepError(
-                f"the step's outputs '{name}' and '{other}' lie in each other's folder",
-                fix=f"write them into job.out / '{name}' and job.out / '{other}'",
+                f"one of the step's outputs '{name}' and '{other}' is inside the other's folder",
+                fix=f"write them to job.out / '{name}' and job.out / '{other}'",
             )
 
 
@@ -190,7 +192,7 @@ def _step(task: Task, plugins: Plugins, root: Path) -> Step:
 
 
 def _nested_step(cls: type[Step], settings: dict[str, Any], provided: Mapping[str, str]) -> Step:
-    """A step inside another, with placeholders where the outer one provides the inputs."""
+    """A step inside another, with placeholders for inputs from the outer one."""
     step = msgspec.convert(settings, cls, dec_hook=_placeholder)
     for field, name in provided.items():
         accepts = inputs_of(cls)[field]
@@ -213,7 +215,7 @@ def _finder(task: Task, plugins: Plugins) -> Any:
     def find(model: Model) -> tuple[type[Engine], str]:
         if model.format not in task.engines:
             raise StepError(
-                f"step type '{task.use}' answers prompts without saying so",
+                f"step type '{task.use}' uses a model, but doesn't declare that",
                 fix="declare it: class …(Step, engines=True)",
             )
         return plugins.engine(model.format), identity_of(model, task.engines)
@@ -222,7 +224,7 @@ def _finder(task: Task, plugins: Plugins) -> Any:
 
 
 def _by_name(returned: Any, expected: dict[str, type[Artifact]], use: str) -> dict[str, Artifact]:
-    """What `run` returned, by output, held against what the step type declares."""
+    """The return value of `run` by output; `StepError` if it doesn't match the declaration."""
     if isinstance(returned, Artifact):
         outputs: dict[str, Any] = {"": returned}
     elif isinstance(returned, dict):
@@ -233,8 +235,8 @@ def _by_name(returned: Any, expected: dict[str, type[Artifact]], use: str) -> di
         isinstance(outputs[name], kind) for name, kind in expected.items()
     ):
         raise StepError(
-            f"step type '{use}' returned {_kinds(outputs)}, and declares {_kinds(expected)}",
-            fix="return what `run` is annotated with",
+            f"step type '{use}' returned {_kinds(outputs)}, but declares {_kinds(expected)}",
+            fix="return the type that `run` is annotated with",
         )
     return outputs
 
@@ -250,16 +252,18 @@ def _kinds(outputs: dict[str, Any]) -> str:
 
 
 def _from_exception(error: BaseException, task: Task) -> FineryError:
-    """An unexpected exception of a step: its traceback goes to the log, its end to the user."""
+    """The error for an unexpected exception of a step. Its traceback goes to the log."""
     text = "".join(traceback.format_exception(error))
     with contextlib.suppress(OSError):
         print(text, file=sys.stderr, flush=True)
     if isinstance(error, OSError) and error.errno in DISK_FULL:
-        return StepError("the disk is full", fix="free some space and build again: nothing is lost")
+        return StepError(
+            "the disk is full", fix="free some disk space and build again: no data is lost"
+        )
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
         return StepError(
             f"out of memory: {str(error)[:200]}",
-            fix="smaller batches, a shorter max_length or a smaller model",
+            fix="use smaller batches, a shorter max_length or a smaller model",
         )
     lines = text.strip().splitlines()
     if isinstance(error, SystemExit):
@@ -274,9 +278,9 @@ def _from_exception(error: BaseException, task: Task) -> FineryError:
 
 
 def _die_with_parent(parent: int) -> None:
-    """Ask Linux to kill this process when the main process is killed; elsewhere a thread looks.
+    """Have Linux kill this process with the main process. On other systems, a thread does it.
 
-    parent: the main process, which may be gone by now, with a task left in the socket.
+    parent: the main process, which may already be dead.
     """
     if sys.platform == "linux":
         import ctypes

@@ -1,5 +1,5 @@
 """The content-addressed store: blobs by digest, finished keys, and folders of links to open.
 
-In go the files that a step left, out come manifests and results; a build killed at any instant
-leaves a store that the next one uses as it is.
+It takes the files that a step wrote and returns manifests and results. The store stays valid when a
+build is killed at any moment.
 """

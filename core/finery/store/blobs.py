@@ -1,4 +1,4 @@
-"""Blobs: files by digest, and how what a step left becomes blobs."""
+"""Blobs: files by digest, and how a step's files become blobs."""
 
 import os
 import shutil
@@ -11,27 +11,27 @@ from finery.store.repairs import make_folder, make_way
 from finery.util.files import fsync, hash_file
 
 FLUSHED_BYTES = 1 << 20
-"""Files from this size on are fsynced by the worker that made them."""
+"""Size in bytes from which the worker fsyncs its files itself."""
 
 
 def ingest(artifact: Artifact, out: Path, objects: Path) -> Manifest:
-    """Move what a step left into `objects/` and describe it. Runs in the worker.
+    """Move a step's files into `objects/` and return their manifest. Runs in the worker.
 
-    Large files are fsynced here, in the worker; small ones in groups, by `Store.commit`. Empty
-    folders aren't kept. Raises `StepError` where the step left something that can't be.
+    Large files are fsynced here. `Store.commit` fsyncs small ones in groups. Empty folders are
+    dropped. Raises `StepError` for an output that can't be stored.
     """
-    if artifact.digest:  # an input, handed on as it is
+    if artifact.digest:  # an input, returned unchanged
         return _manifest_of(artifact)
     if not artifact.path.is_relative_to(out):
         raise StepError(
-            f"the step's output lies in {artifact.path}, not in job.out",
-            fix="write it into job.out, or return an input as it is",
+            f"the step wrote its output to {artifact.path}, not to job.out",
+            fix="write it to job.out, or return an input unchanged",
         )
     names = [(path.relative_to(artifact.path).as_posix(), path) for path in _left(artifact.path)]
     if any(name == MANIFEST for name, _ in names):
         raise StepError(
-            f"the step left a file named {MANIFEST}, as finery's own is named",
-            fix="name it otherwise, or put it into a subfolder",
+            f"the step wrote a file named {MANIFEST}, a name that finery uses itself",
+            fix="rename the file, or write it to a subfolder",
         )
     files = {name: _keep(path, objects) for name, path in names}
     refs = {role: _manifest_of(ref) for role, ref in artifact.refs.items()}
@@ -40,17 +40,17 @@ def ingest(artifact: Artifact, out: Path, objects: Path) -> Manifest:
 
 
 def _manifest_of(ref: Artifact) -> Manifest:
-    """The manifest that an input artifact came with.
+    """The manifest of an input artifact.
 
-    It travels in memory. The file in the artifact's folder is for people, who may edit it.
+    It is passed in memory. The file in the artifact's folder is for people, who may edit it.
     """
     if ref.manifest is None:
-        raise StepError("a step may only refer to artifacts that it was given as inputs")
+        raise StepError("a step may refer only to artifacts that are its inputs")
     return ref.manifest
 
 
 def _left(folder: Path) -> list[Path]:
-    """The files of a step's output, sorted, with links replaced by what they point to."""
+    """The files of a step's output, sorted. Links are replaced by copies of their targets."""
     paths = []
     for path in sorted(folder.rglob("*")):
         if path.is_symlink():
@@ -58,7 +58,9 @@ def _left(folder: Path) -> list[Path]:
         elif path.is_dir():
             continue
         elif not path.is_file():
-            raise StepError(f"the step left what is neither a file nor a folder: {path.name}")
+            raise StepError(
+                f"the step's output contains {path.name}, which is neither a file nor a folder"
+            )
         paths.append(path)
     return paths
 
@@ -84,7 +86,7 @@ def _outside(path: Path) -> tuple[str, int, int]:
 
 
 def as_it_was(path: str, size: int, mtime: int) -> bool:
-    """Whether a file outside the store is still the one that a step saw."""
+    """Whether a file outside the store is unchanged since a step used it."""
     try:
         now = os.stat(path)
     except OSError:
@@ -93,16 +95,18 @@ def as_it_was(path: str, size: int, mtime: int) -> bool:
 
 
 def _materialise(link: Path) -> None:
-    """Make a link in a step's output a file of its own: the store owns every byte it keeps."""
+    """Replace a link in a step's output by a copy, since the store must own its files."""
     target = link.resolve()
     if target.is_dir():
-        raise StepError(f"the step left a link to a folder: {link.name}", fix="copy the folder")
+        raise StepError(
+            f"the step's output contains a link to a folder: {link.name}", fix="copy the folder"
+        )
     if not target.is_file():
-        raise StepError(f"the step left a broken link: {link.name}")
+        raise StepError(f"the step's output contains a broken link: {link.name}")
     link.unlink()
     shutil.copyfile(target, link)
 
 
 def blob_path(objects: Path, digest: str) -> Path:
-    """Where the blob of a digest lies."""
+    """The path of the blob with this digest."""
     return objects / digest[:2] / digest[2:]

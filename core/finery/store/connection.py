@@ -1,4 +1,4 @@
-"""The store's SQLite database: opened, kept readable, and mended when it is damaged."""
+"""The connection to the store's SQLite database, which is replaced if it is damaged."""
 
 import fcntl
 import os
@@ -14,10 +14,10 @@ from finery.util.paths import STORE
 
 T = TypeVar("T")
 Statement = tuple[str, Iterable[Sequence[Any]]]
-"""SQL, and the rows that it is executed for."""
+"""An SQL statement and the rows of its parameters."""
 
 VERSION = 4
-"""Of the tables below, but for `records`, whose form is fixed. Bump it when they change."""
+"""Version of all tables except `records`, which never changes. Bump it when a table changes."""
 _REBUILT = (
     "results", "parts", "latest", "blobs", "files", "remembered", "facts",
     "code", "stamps", "checked",
@@ -41,26 +41,26 @@ CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, content BLOB NOT NULL) 
 CREATE TABLE IF NOT EXISTS records (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 """
 SECONDS = 5
-"""How long to wait for the lock of another process before saying so."""
+"""How long to wait for a lock before reporting it."""
 PATIENT_SECONDS = 60
-"""How long to wait where giving up costs work: an answer that was paid, a finished step."""
+"""How long to wait when giving up would lose work, such as a paid answer."""
 _LOCKED = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
 """Primary result codes of a damaged file."""
 _OTHER_SCHEMA = ("no such table", "no such column", "has no column", "columns but", "malformed")
-"""What errors say where the schema isn't finery's."""
+"""Parts of error messages that mean that the schema isn't finery's."""
 _DAMAGED_READS = frozenset({
     sqlite3.SQLITE_IOERR_SHORT_READ, sqlite3.SQLITE_IOERR_CORRUPTFS, sqlite3.SQLITE_IOERR_DATA,
 })  # fmt: skip
 
 
 class Database:
-    """The database of a store, for one thread.
+    """The database of a store, for use by one thread.
 
-    A damaged database is replaced on the way, see `finery.store.salvage`. A store that can't be
-    written is opened for reading.
+    If the database is damaged, the operation replaces it and runs again, see
+    `finery.store.salvage`. If the store isn't writable, it is opened for reading.
 
-    read_only: whether nothing can be written here.
+    read_only: whether the store isn't writable.
     """
 
     def __init__(self, path: Path, *, seconds: float = SECONDS) -> None:
@@ -72,20 +72,20 @@ class Database:
         self._tried(lambda db: None)
 
     def rows(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """All rows of a query. `UsageError`: another process has the database locked."""
+        """All rows of a query. Raises `UsageError` if another process locks the database."""
         return self._tried(lambda db: db.execute(query, values).fetchall())
 
     def write(self, *statements: Statement, patient: bool = False, is_cache: bool = False) -> None:
-        """Execute statements in one transaction. `StepError` when that can't be done.
+        """Execute statements in one transaction. Raises `StepError` if that fails.
 
-        patient: wait long for another process, since what isn't written is lost. is_cache: do
-            nothing in a read-only store, since what is written can be worked out again.
+        patient: wait longer for another process, since the rows would be lost. is_cache: do nothing
+            in a read-only store, since the rows can be computed again.
         """
         if self.read_only:
             if is_cache:
                 return
             raise StepError(
-                f"can't write to {self.path}", fix="check the permissions of its folder"
+                f"can't write to {self.path}", fix="check the permissions of the folder"
             )
         kept = [(sql, list(rows)) for sql, rows in statements]
 
@@ -101,23 +101,23 @@ class Database:
                     db.execute("ROLLBACK")
 
         if self._db is not None and self._file != _identity(self.path):
-            self.close()  # another process replaced a damaged database: write to the new one
+            self.close()  # another process has replaced a damaged database
         self._tried(transact, writing=True)
 
     def close(self) -> None:
-        """Close the connection; the next use opens another."""
+        """Close the connection. The next operation opens a new one."""
         if self._db is not None:
             self._db.close()
             self._db = None
 
     def damaged(self, why: str) -> None:
-        """Replace the database, since a value in it turned out to be damaged."""
+        """Replace the database because it contains a damaged value."""
         self._mend(why)
 
     # -- damage and locks ------------------------------------------------------------------------
 
     def _tried(self, action: Callable[[sqlite3.Connection], T], *, writing: bool = False) -> T:
-        """Do something with the database; once more if it had to be mended."""
+        """Run an operation, and run it again after replacing a damaged database."""
         for attempt in (1, 2):
             try:
                 if self._db is None:
@@ -141,22 +141,22 @@ class Database:
         self._file = _identity(self.path)
 
     def _mend(self, why: str) -> None:
-        """Put a new database in place of the damaged one, with all that can be saved."""
+        """Replace the damaged database by a new one with all readable data."""
         if self.read_only:
             raise UsageError(
-                f"the database {self.path} is damaged ({why}), and the store can't be written",
-                fix=f"make it writable, or set {STORE} to a copy: finery then repairs the database",
+                f"the database {self.path} is damaged ({why}), and the store isn't writable",
+                fix=f"make the store writable, or set {STORE} to a copy of it: finery repairs it",
             )
         self.close()
         lock = os.open(self.path.with_name("mending"), os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if self._file == _identity(self.path):  # else another process did it meanwhile
+            if self._file == _identity(self.path):  # otherwise another process has replaced it
                 _replace(self.path, why)
         except (OSError, sqlite3.Error) as error:
             raise UsageError(
                 f"the database {self.path} is damaged ({why}) and can't be replaced: {error}",
-                fix="free some space, or check the permissions of its folder",
+                fix="free some disk space, or check the permissions of the folder",
             ) from error
         finally:
             os.close(lock)
@@ -167,20 +167,20 @@ class Database:
             beside = [self.path.with_name(f"{self.path.name}{end}") for end in ("", "-shm", "-wal")]
             return kind(
                 f"the database {self.path} is locked by {holder_of(*beside)}",
-                fix="end that process or wait for it, then try again: nothing is lost",
+                fix="end that process or wait for it, then try again: no data is lost",
             )
         verb = "write to" if writing else "use"
         return kind(
             f"can't {verb} {self.path}: {error}",
-            fix="free some space, or check the permissions of the store, and try again: nothing "
-            f"is lost; {STORE} moves the store to another folder",
+            fix="free some disk space or check the permissions, then try again: no data is lost; "
+            f"set {STORE} to use another folder",
         )
 
 
 def connect(path: Path, seconds: float = SECONDS) -> sqlite3.Connection:
-    """A connection to the database at `path`, made when there is none.
+    """Connect to the database at `path`, or create it.
 
-    seconds: how long to wait for another process.
+    seconds: how long to wait for a lock.
     """
     db = sqlite3.connect(path, timeout=seconds, isolation_level=None)
     try:
@@ -197,7 +197,7 @@ def _prepare(db: sqlite3.Connection) -> None:
         db.execute("PRAGMA journal_mode=WAL")
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if version != VERSION:
-        # What another version of finery kept is rebuilt; paid-for records outlive it.
+        # Tables of another version are dropped, except the records, which cost money.
         drop = "".join(f"DROP TABLE IF EXISTS {t};" for t in _REBUILT) if version else ""
         db.executescript(
             f"BEGIN IMMEDIATE; {drop} {_SCHEMA} PRAGMA user_version={VERSION}; COMMIT;"
@@ -205,7 +205,7 @@ def _prepare(db: sqlite3.Connection) -> None:
 
 
 def _replace(path: Path, why: str) -> None:
-    """Make a new database of what is left of the one at `path`, which gets another name."""
+    """Rename the database at `path`, and create a new one with its readable data."""
     from finery.store.repairs import free_name, say
     from finery.store.salvage import salvage
 
@@ -223,30 +223,33 @@ def _replace(path: Path, why: str) -> None:
         if os.path.lexists(old):
             old.rename(aside.with_name(aside.name + old.name.removeprefix(path.name)))
     staged.replace(path)
-    say(f"the database {path} was damaged ({why}): {_in_words(saved)}; the old one is {aside}")
+    say(
+        f"the database {path} was damaged ({why}) and replaced: {_in_words(saved)}; the damaged "
+        f"file is {aside}"
+    )
 
 
 def _files_of(path: Path) -> list[Path]:
-    """A database's files: itself, its write-ahead log and that log's index."""
+    """The files of a database: itself, its write-ahead log and the log's index."""
     return [path.with_name(f"{path.name}{end}") for end in ("", "-shm", "-wal")]
 
 
 def _in_words(saved: Mapping[str, int]) -> str:
     return (
-        f"{saved['records']:,} answers of models and {saved['results']:,} finished steps "
-        "were saved into a new one; steps that are missing run again"
+        f"{saved['records']:,} model answers and {saved['results']:,} finished steps "
+        "were recovered; other steps rerun"
     )
 
 
 def _open_for_reading(path: Path) -> sqlite3.Connection:
-    """A connection to a database in a folder that can't be written."""
+    """Connect to a database in a folder that isn't writable."""
     if not path.exists():
         db = sqlite3.connect(":memory:", isolation_level=None)
         _prepare(db)
         return db
     uri = path.absolute().as_uri()
     wal = path.with_name(f"{path.name}-wal")
-    # SQLite can't make the log's index here. Without a log it needs none.
+    # SQLite can't create the log's index here, and needs none without a log.
     mode = "mode=ro" if wal.exists() and wal.stat().st_size else "immutable=1"
     db = sqlite3.connect(f"{uri}?{mode}", uri=True, timeout=SECONDS, isolation_level=None)
     try:
@@ -260,7 +263,7 @@ def _open_for_reading(path: Path) -> sqlite3.Connection:
 
 
 def _in_memory(path: Path, wal: Path) -> sqlite3.Connection:
-    """A copy of a database and its log, for reading."""
+    """A copy in memory of a database and its log."""
     import shutil
     import tempfile
 
@@ -283,12 +286,12 @@ def _can_write(path: Path) -> bool:
 
 
 def _is_emptied(path: Path) -> bool:
-    """Whether a database lost its content: an empty one is only made where there is nothing yet."""
+    """Whether a database has lost its content: the file is empty, but the store isn't."""
     try:
         if os.stat(path).st_size:
             return False
         objects = path.parent / "objects"
-        age = time.time() - os.stat(path).st_mtime  # another process may be making it just now
+        age = time.time() - os.stat(path).st_mtime  # another process may be creating it
         return age > 1 and objects.is_dir() and any(objects.iterdir())
     except OSError:
         return False
@@ -307,14 +310,14 @@ def _milliseconds(patient: bool, seconds: float) -> int:
 
 
 def _code(error: sqlite3.Error) -> int:
-    """The primary result code of SQLite; 0 for errors of the Python module."""
+    """SQLite's primary result code; 0 for errors of the Python module."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def _is_damage(error: sqlite3.Error) -> bool:
-    """Whether an error means that the database isn't one, or not a whole one."""
+    """Whether an error means that the database is damaged."""
     full = getattr(error, "sqlite_errorcode", None)
-    if full is None:  # of the module itself: text that isn't UTF-8, or `_is_emptied`
+    if full is None:  # from Python: text that isn't UTF-8, or `_is_emptied`
         return type(error) in (sqlite3.OperationalError, sqlite3.DatabaseError)
     if full in _DAMAGED_READS or _code(error) in _DAMAGED:
         return True

@@ -1,14 +1,15 @@
-"""The content-addressed store: blobs by digest, and which key made which artifacts.
+"""The content-addressed store: blobs by digest, and the artifacts of each key.
 
 Layout under `.finery/`: `finery.db` (SQLite, WAL), `objects/ab/cdef…` (read-only blobs),
-`views/<digest>/` (an artifact as a folder of links), `work/<key>` (what a running step leaves),
-`work/<key>.scratch` (what its next attempt finds) with a `….lock`, `pinned/` (what steps kept for
-their pins), `runs/<id>/` (events and logs), `locks` and `claims` (`KeyLocks` of steps' keys and of
-records'), `mending` (locked while a damaged database is replaced; that one stays as
+`views/<digest>/` (an artifact as a folder of links), `work/<key>` (the output folder of a running
+step), `work/<key>.scratch` (kept for its next attempt) with a `….lock`, `pinned/` (data that steps
+store for their pins), `runs/<id>/` (events and logs), `locks` and `claims` (`KeyLocks` of steps and
+of records), `mending` (locked while a damaged database is replaced, which stays as
 `finery.db.damaged-…`).
 
-A commit is: fill a staging folder, hash, rename into `objects/`, fsync, and one transaction that
-records keys. Whatever instant a build dies at, the next one finds whole blobs and whole keys.
+A commit fills a staging folder, hashes the files, renames them into `objects/`, calls fsync, and
+records the keys in one transaction. A build killed at any moment leaves only complete blobs and
+keys.
 """
 
 import math
@@ -41,18 +42,18 @@ ABANDONED_DAYS = 30
 """Days after which the scratch folder of a step that was never finished is removed."""
 _BLOB = "INSERT OR REPLACE INTO blobs VALUES (?, ?, ?, ?, ?)"
 SELECTED = 500
-"""Rows that one query selects by their keys, at most."""
+"""Most rows that one query selects by key."""
 
 
 class Store:
-    """One project's store, opened by one process."""
+    """The store of a project, as one process uses it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.objects = root / "objects"
         self._objects = str(self.objects)
-        self._results: dict[str, tuple[dict[str, Manifest], float]] = {}  # that were read ahead
-        self._blobs: dict[str, tuple[int, ...]] = {}  # digest → stat, of some
+        self._results: dict[str, tuple[dict[str, Manifest], float]] = {}  # read ahead
+        self._blobs: dict[str, tuple[int, ...]] = {}  # digest → stat, incomplete
         self.database = root / "finery.db"
         self._locks: KeyLocks | None = None
         try:
@@ -62,22 +63,22 @@ class Store:
         except OSError as error:
             raise UsageError(
                 f"can't use the store {root}: {error.strerror}",
-                fix=f"free some space, check the permissions, or set {STORE} to another folder",
+                fix=f"free disk space, check the permissions, or set {STORE} to another folder",
             ) from error
         self._db = Database(self.database)
         self.read_only = self.read_only or self._db.read_only
 
     def close(self) -> None:
-        """Close the database and give up the locks."""
+        """Close the database and release the locks."""
         self._db.close()
         if self._locks is not None:
             self._locks.close()
 
     def check_writable(self) -> None:
-        """Raise `UsageError` where a build can't record anything."""
+        """Raise `UsageError` if the store isn't writable."""
         if self.read_only:
             raise UsageError(
-                f"the store {self.root} can't be written here",
+                f"the store {self.root} can't be written",
                 fix=f"check the permissions of the folder and of {self.database.name} in it, or "
                 f"set {STORE} to another folder",
             )
@@ -85,7 +86,7 @@ class Store:
     # -- results ---------------------------------------------------------------------------------
 
     def read_ahead(self, keys: Iterable[str]) -> None:
-        """Read many results and the stats of their blobs at once, for `lookup` to find."""
+        """Read many results and the stats of their blobs at once, for `lookup`."""
         for key, encoded, seconds in self._select("key, outputs, seconds", "results", "key", keys):
             outputs = self._decoded(encoded, dict[str, Manifest])
             if outputs is not None:
@@ -108,11 +109,11 @@ class Store:
             yield from self._db.rows(query, some)
 
     def _one(self, query: str, *values: Any) -> tuple[Any, ...] | None:
-        """The first row of a query, None if there is none."""
+        """The first row of a query, or None."""
         return next(iter(self._db.rows(query, values)), None)
 
     def _decoded(self, content: bytes, kind: Any) -> Any:
-        """A value of the database; None where it is damaged, which has it repaired."""
+        """A decoded value. If it is damaged, replace the database and return None."""
         try:
             return msgspec.json.decode(content, type=kind)
         except (msgspec.DecodeError, UnicodeError) as error:
@@ -122,11 +123,11 @@ class Store:
     def lookup(
         self, key: str, inputs: Iterable[Manifest] = (), parts: Parts | None = None
     ) -> Result | None:
-        """The result of a key, None where there is none or a file of it is missing or damaged.
+        """The result of a key; None if it isn't finished, or if a file is missing or damaged.
 
-        inputs: what the step takes now. Where an output refers to one of them, that is the one it
-            comes back with: files outside the store may have moved since it was made.
-        parts: those of the key, where the caller has them.
+        inputs: the current inputs of the step. Outputs that refer to one of them are returned with
+            the current one, since files outside the store may have moved.
+        parts: the parts of the key, if the caller has them.
         """
         row = self._results.get(key) or self._read_result(key)
         if row is None:
@@ -147,14 +148,14 @@ class Store:
         return None if outputs is None else (outputs, row[1])
 
     def known(self, key: str) -> bool:
-        """Whether the key was ever finished, whatever became of its files."""
+        """Whether the key was ever finished, even if its files are gone."""
         return self._one("SELECT 1 FROM results WHERE key = ?", key) is not None
 
     def commit(self, results: Sequence[Result], *, run: str) -> None:
-        """Record finished keys, durably and all at once; their blobs are in `objects/` already.
+        """Record finished keys durably in one transaction. Their blobs are already in `objects/`.
 
-        The blobs are fsynced first, side by side, since a disk takes many in the time of one:
-        that is why steps that take no time are committed in groups.
+        Blobs are fsynced first, in parallel, since a disk handles many in the time of one. That is
+        why quick steps are committed in groups.
         """
         if not results:
             return
@@ -183,7 +184,7 @@ class Store:
             list(threads.map(fsync, paths))
 
     def remember(self, recipe: str, keys: Mapping[str, str]) -> None:
-        """Keep which key each step of a recipe was last built with, and which before that."""
+        """Record the last key of each step of a recipe, and the one before."""
         known = self.latest(recipe)
         fresh = [
             (recipe, s, k, known.get(s, (None,))[0])
@@ -194,7 +195,7 @@ class Store:
             self._db.write(("INSERT OR REPLACE INTO latest VALUES (?, ?, ?, ?)", fresh))
 
     def latest(self, recipe: str) -> dict[str, tuple[str, str | None]]:
-        """Step → (the key it was last built with, the key before that)."""
+        """Step → (the key of its last build, the key before that)."""
         rows = self._db.rows("SELECT step, key, previous FROM latest WHERE recipe = ?", [recipe])
         return {step: (key, previous) for step, key, previous in rows}
 
@@ -214,11 +215,11 @@ class Store:
         return row[0] if row else None
 
     def finished(self, key: str) -> Result | None:
-        """What a key was finished with, whatever became of its files."""
+        """The result of a finished key, even if its files are gone."""
         return next(self._finished("key = ?", key), None)
 
     def history(self, use: str) -> list[Result]:
-        """All finished keys of a step type, newest first, whatever became of their files."""
+        """All finished keys of a step type, newest first, even if their files are gone."""
         part = msgspec.json.encode(["step type", use])
         return list(self._finished("instr(parts, ?) ORDER BY made DESC", part))
 
@@ -234,7 +235,7 @@ class Store:
     # -- blobs -----------------------------------------------------------------------------------
 
     def blob(self, digest: str) -> Path:
-        """Where the blob of a digest lies."""
+        """The path of the blob with this digest."""
         return Path(self.blob_path(digest))
 
     def _whole(self, manifest: Manifest) -> bool:
@@ -245,38 +246,38 @@ class Store:
         )
 
     def is_intact(self, digest: str, size: int) -> bool:
-        """Whether a blob holds what its name says. Its bytes are read only if its stat changed."""
+        """Whether a blob matches its digest. Its bytes are read only if its stat has changed."""
         path = self.blob_path(digest)
         try:
             now = _blob_stat(path)
             if self._known_stat(digest) == now:
                 return True
             if now[0] != size or hash_file(Path(path)) != digest:
-                return False  # the step that is run again puts a good one in its place
-        except OSError:  # gone, or a folder, or in what isn't one
+                return False  # the rerun step replaces it
+        except OSError:  # missing, or not a file
             return False
         self._db.write((_BLOB, self._blob_rows([digest])), is_cache=True)
         return True
 
     def blob_path(self, digest: str) -> str:
-        """`blob` as text, which is quicker to make."""
+        """`blob` as text, which is faster."""
         return f"{self._objects}/{digest[:2]}/{digest[2:]}"
 
     def _known_stat(self, digest: str) -> tuple[int, ...] | None:
-        """The stat of a blob when its bytes were last known."""
+        """The stat of a blob when its bytes were last verified."""
         if digest in self._blobs:
             return self._blobs[digest]
         query = "SELECT size, mtime, ctime, inode FROM blobs WHERE digest = ?"
         return self._one(query, digest)
 
     def _blob_rows(self, digests: Iterable[str]) -> list[tuple[Any, ...]]:
-        """What the database keeps of blobs that are known to be intact."""
+        """The database's rows for blobs that are intact."""
         for digest in digests:
             self._blobs[digest] = _blob_stat(self.blob_path(digest))
         return [(digest, *self._blobs[digest]) for digest in digests]
 
     def artifact(self, manifest: Manifest) -> Artifact:
-        """The artifact, with its folder of links in place."""
+        """The artifact, with its folder of links."""
         return open_artifact(self.root, manifest)
 
     # -- outside files ---------------------------------------------------------------------------
@@ -306,12 +307,12 @@ class Store:
             self._db.write(("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", [row]), is_cache=True)
         return digest
 
-    # -- what was worked out before --------------------------------------------------------------
+    # -- cached values ----------------------------------------------------------------------
 
     def remembered(self, kind: str, path: Path, compute: Callable[[Path], bytes]) -> bytes:
-        """`compute(path)`, worked out again only where the file changed since.
+        """`compute(path)`, cached until the file changes.
 
-        kind: names what is computed, with a version of how.
+        kind: name and version of the computation.
         """
         stat = _stat_key(path)
         query = "SELECT stat, content FROM remembered WHERE kind = ? AND path = ?"
@@ -326,21 +327,21 @@ class Store:
         return content
 
     def fact(self, name: str) -> bytes | None:
-        """What was kept under a name."""
+        """The content stored under a name, or None."""
         row = self._one("SELECT content FROM facts WHERE name = ?", name)
         return bytes(row[0]) if row else None
 
     def keep_facts(self, facts: Mapping[str, bytes]) -> None:
-        """Keep contents under names of the caller's."""
+        """Store contents under names that the caller chooses."""
         query = "INSERT OR REPLACE INTO facts VALUES (?, ?)"
         self._db.write((query, facts.items()), is_cache=True)
 
     # -- work folders and locks ------------------------------------------------------------------
 
     def work(self, key: str) -> tuple[Path, Path]:
-        """(out, scratch) of a key that is being built: `out` empty, `scratch` as it was left.
+        """(out, scratch) of a key to build. `out` is empty, `scratch` is unchanged.
 
-        Ends processes of an earlier attempt that still use `scratch`; `StepError` where it can't.
+        Ends processes of an earlier attempt that still use `scratch`, or raises `StepError`.
         """
         out, scratch = self.root / "work" / key, self.root / "work" / f"{key}{SCRATCH}"
         if lock_path(scratch).exists():
@@ -361,15 +362,15 @@ class Store:
         lock_path(scratch).unlink(missing_ok=True)
 
     def clear_output(self, key: str) -> None:
-        """Remove what is left of a key's output; its scratch folder is for the next attempt."""
+        """Remove a key's output folder. Its scratch folder stays for the next attempt."""
         out = self.root / "work" / key
         try:
-            out.rmdir()  # most steps leave it empty, their files having moved
+            out.rmdir()  # usually empty, since the files have moved
         except OSError:
             shutil.rmtree(out, ignore_errors=True)
 
     def sweep(self) -> None:
-        """Remove what builds that were killed left: half-made outputs, scratch of finished keys."""
+        """Remove incomplete outputs and scratch of finished keys that killed builds left."""
         for key, name in self._left():
             if name == key:
                 self.clear_output(key)
@@ -377,9 +378,9 @@ class Store:
                 self.clear_work(key)
 
     def sweep_abandoned(self) -> None:
-        """Remove scratch that nothing was written to for `ABANDONED_DAYS`, and say so.
+        """Remove scratch folders that are unused for `ABANDONED_DAYS`, and report it.
 
-        For a process that holds no locks of keys: they would be given up.
+        The process must hold no locks of keys, since this releases them.
         """
         before = time.time() - ABANDONED_DAYS * 86_400
         removed = 0
@@ -394,7 +395,7 @@ class Store:
             )
 
     def _left(self) -> Iterator[tuple[str, str]]:
-        """(key, name) of output and scratch folders that nobody uses, each with its key locked."""
+        """(key, name) of unused output and scratch folders, each with its key locked."""
         for name in os.listdir(self.root / "work"):
             key = name.removesuffix(SCRATCH)
             if len(key) != KEY_DIGITS or not HEX.issuperset(key) or not self.try_lock(key):
@@ -406,17 +407,17 @@ class Store:
                 self.unlock(key)
 
     def try_lock(self, key: str) -> bool:
-        """Take the lock of a key; False while another process has it. It dies with this process."""
+        """Acquire the lock of a key, or return False. The lock ends with this process."""
         return self._locks is not None and self._locks.acquire(bytes.fromhex(key))
 
     def unlock(self, key: str) -> None:
-        """Give up the lock of a key."""
+        """Release the lock of a key."""
         if self._locks is not None:
             self._locks.release(bytes.fromhex(key))
 
 
 def _prepared(root: Path) -> bool:
-    """Make the folders of a store where they are missing; False where that can't be done."""
+    """Create the folders of a store; False if it isn't writable."""
     if root.exists() and not root.is_dir():
         raise UsageError(
             f"the store {root} is not a folder", fix=f"move it away, or set {STORE} to a folder"
@@ -434,10 +435,10 @@ def _prepared(root: Path) -> bool:
 
 
 def _last_change(folder: Path) -> float:
-    """When something in a folder was last written, in seconds since the epoch."""
+    """The latest modification in a folder, in seconds since the epoch."""
     try:
         return max(os.lstat(path).st_mtime for path in (folder, *folder.rglob("*")))
-    except OSError:  # it is being removed just now
+    except OSError:  # it is being removed
         return math.inf
 
 

@@ -15,7 +15,7 @@ from finery.errors import UsageError
 from finery.store.repairs import say, set_aside
 
 _OUTPUT = re.compile(r"/views/[0-9a-f]{64}$")
-"""What a link in `build/` says."""
+"""The target of a link in `build/`."""
 
 
 def open_artifact(root: Path, manifest: Manifest) -> Artifact:
@@ -33,15 +33,15 @@ def open_artifact(root: Path, manifest: Manifest) -> Artifact:
 
 
 def view_path(root: Path, manifest: Manifest) -> Path:
-    """Where an artifact's folder of links lies."""
+    """The path of an artifact's folder of links."""
     return root / "views" / manifest.view
 
 
 def view(root: Path, manifest: Manifest) -> Path:
-    """A folder with the artifact's files under their names, as links; made or mended here.
+    """A folder with links to the artifact's files, which is created or repaired here.
 
-    Links and manifest are read-only by themselves or by mode. The folder stays writable: else
-    `rm -rf build .finery` would fail for all users but root.
+    The folder stays writable, since `rm -rf build .finery` would otherwise fail for all users but
+    root.
     """
     folder, links, description = view_path(root, manifest), _links(manifest), _described(manifest)
     if not _is_view(folder, links, description):
@@ -49,12 +49,12 @@ def view(root: Path, manifest: Manifest) -> Path:
         try:
             _make_view(staged, links, description)
             _put_in_place(staged, folder)
-        except OSError as error:  # another process made it in the meantime, or nobody can
+        except OSError as error:  # another process created it meanwhile, or it isn't possible
             shutil.rmtree(staged, ignore_errors=True)
             if not _is_view(folder, links, description):
                 raise UsageError(
-                    f"can't put the artifact's links at {folder}: {error.strerror}",
-                    fix="check its permissions, or remove that folder and build again: nothing "
+                    f"can't create the links to an artifact in {folder}: {error.strerror}",
+                    fix="check the permissions, or remove that folder and build again: no data "
                     "is lost",
                 ) from error
     return folder
@@ -63,7 +63,7 @@ def view(root: Path, manifest: Manifest) -> Path:
 def _make_view(folder: str, links: Mapping[str, str], description: bytes) -> None:
     try:
         os.mkdir(folder)
-    except FileExistsError:  # a process with the same number died here
+    except FileExistsError:  # left by a killed process with the same pid
         shutil.rmtree(folder)
         os.mkdir(folder)
     for name, text in links.items():
@@ -76,16 +76,16 @@ def _make_view(folder: str, links: Mapping[str, str], description: bytes) -> Non
 def _put_in_place(staged: str, folder: Path) -> None:
     try:
         os.rename(staged, folder)
-    except OSError:  # there is one that isn't as it should be
+    except OSError:  # it exists, but was changed
         if folder.is_dir() and not folder.is_symlink():
             shutil.rmtree(folder, ignore_errors=True)
         elif os.path.lexists(folder):
-            say(f"{folder} was not a folder: renamed to {set_aside(folder).name}")
+            say(f"{folder} wasn't a folder, and was renamed to {set_aside(folder).name}")
         os.rename(staged, folder)
 
 
 def _links(manifest: Manifest) -> dict[str, str]:
-    """Name → what the link of that name says, relative for files of the store."""
+    """Name → target of the link, relative for files of the store."""
     links = {
         name: f"{'../' * (2 + name.count('/'))}objects/{digest[:2]}/{digest[2:]}"
         for name, (digest, _) in manifest.files.items()
@@ -94,10 +94,10 @@ def _links(manifest: Manifest) -> dict[str, str]:
 
 
 def _is_view(folder: Path, links: Mapping[str, str], description: bytes) -> bool:
-    """Whether a folder of links is as it was made, to the byte.
+    """Whether a folder of links is unchanged.
 
-    It isn't where an editor or a step put a file of its own in the place of a link or beside the
-    links, or changed the manifest: steps that take the artifact must not see that.
+    An editor or a step may have replaced a link, added a file or changed the manifest. Steps that
+    take the artifact must not see that.
     """
     try:
         if any(os.readlink(f"{folder}/{name}") != text for name, text in links.items()):
@@ -111,7 +111,7 @@ def _is_view(folder: Path, links: Mapping[str, str], description: bytes) -> bool
 
 
 def _count(folder: Path, links: Mapping[str, str]) -> int:
-    """How many files and links a folder of links holds."""
+    """The number of files and links in a folder of links."""
     if not any("/" in name for name in links):
         return len(os.listdir(folder))
     count = 0
@@ -149,22 +149,22 @@ def link_outputs(root: Path, folder: Path, outputs: Mapping[str, Manifest]) -> N
 
 
 def check_outputs_folder(folder: Path) -> None:
-    """Raise `UsageError` where a file of the user's is in the place of `build/` or `folder`."""
+    """Raise `UsageError` if a file of the user is in place of `build/` or `folder`."""
     for path in (folder.parent, folder):
         if path.is_dir():
             continue
-        if path.is_file() and not path.stat().st_size:  # holds nothing to lose
+        if path.is_file() and not path.stat().st_size:  # nothing is lost
             path.unlink()
-            say(f"{path} was an empty file: replaced by a folder")
+            say(f"{path} was an empty file, and was replaced by a folder")
         elif os.path.lexists(path):
             raise UsageError(
-                f"{path} is not a folder, and finery links the outputs of steps there",
+                f"{path} is not a folder, but finery puts links to outputs there",
                 fix=f"rename it: mv {path} {path}.old",
             )
 
 
 def _point(root: Path, link: Path, manifest: Manifest) -> None:
-    """Make `link` a link to an artifact's folder, replacing what finery put there before."""
+    """Point `link` at an artifact's folder, replacing an earlier link of finery."""
     text = f"{_relative(root, link.parent)}/views/{manifest.view}"
     view(root, manifest)
     try:
@@ -172,7 +172,7 @@ def _point(root: Path, link: Path, manifest: Manifest) -> None:
             return
     except FileNotFoundError:
         link.parent.mkdir(parents=True, exist_ok=True)
-    except OSError:  # a folder: the step had several outputs before
+    except OSError:  # a folder: the step used to have several outputs
         _remove_links(link)
     try:
         link.symlink_to(text)
@@ -189,13 +189,13 @@ def _relative(root: Path, folder: Path) -> str:
 
 
 def _remove_links(folder: Path) -> None:
-    """Remove a folder of links; anything else in it isn't finery's and stays, with an error."""
+    """Remove a folder of links. Raises `UsageError` if it contains anything else."""
     if not folder.is_dir():
-        raise UsageError(f"{folder} is a file that finery didn't put there", fix="move it away")
+        raise UsageError(f"{folder} is a file that finery didn't create", fix="move it away")
     others = [p.name for p in folder.iterdir() if not p.is_symlink()]
     if others:
         raise UsageError(
-            f"{folder} holds files that finery didn't put there: {', '.join(others)}",
+            f"{folder} contains files that finery didn't create: {', '.join(others)}",
             fix="move them away",
         )
     for link in folder.iterdir():
@@ -204,7 +204,7 @@ def _remove_links(folder: Path) -> None:
 
 
 def prune_links(folder: Path, keep: Collection[str]) -> None:
-    """Remove links to outputs of steps that are gone. What finery didn't make stays."""
+    """Remove links to outputs of deleted steps. Files that finery didn't create stay."""
     if not folder.is_dir():
         return
     for entry in folder.iterdir():

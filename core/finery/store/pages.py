@@ -1,4 +1,4 @@
-"""The rows in a damaged SQLite file, read page by page without its header or its schema.
+"""Reads the rows of a damaged SQLite file page by page, without its header or schema.
 
 Layout: https://sqlite.org/fileformat2.html. All tables of the store are `WITHOUT ROWID`: SQLite
 keeps those as index b-trees, whose leaf and interior pages hold whole rows.
@@ -11,13 +11,13 @@ from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 PAGE = 4096
-"""Page size in bytes where the header doesn't say; SQLite's default, which the store uses."""
+"""Page size in bytes if the header is damaged: SQLite's default, which the store uses."""
 INTERIOR, LEAF = 0x02, 0x0A
 """First byte of an index page."""
 COLUMNS = 64
-"""Columns of a row, at most; more is not a row of the store."""
+"""Most columns of a row; the store has no wider tables."""
 LARGEST = 1 << 28
-"""Bytes of a row, at most: a damaged length could name any."""
+"""Most bytes of a row, since a damaged length can be any number."""
 WAL_HEAD, FRAME_HEAD = 32, 24
 
 Value = None | int | float | str | bytes
@@ -25,10 +25,10 @@ Row = tuple[Value, ...]
 
 
 def rows_in(database: Path) -> Iterator[Row]:
-    """Every row that can be decoded, of all tables and of unused pages, newest versions too.
+    """Every row that can be decoded, from all tables and from unused pages.
 
-    A row may come twice. Damaged bytes inside a value can't be told from good ones here: the caller
-    has to check what it takes.
+    A row may occur more than once. The caller must validate the values, since damage inside a value
+    can't be detected here.
     """
     pages = _Pages(database)
     for number in range(1, pages.count + 1):
@@ -37,7 +37,7 @@ def rows_in(database: Path) -> Iterator[Row]:
 
 
 class _Pages:
-    """Pages by number, from the file and, where it has a newer version, from its WAL."""
+    """Pages by number, from the file or, if newer, from its write-ahead log."""
 
     def __init__(self, database: Path) -> None:
         self._content = _mapped(database)
@@ -72,7 +72,7 @@ def _committed(wal: bytes, size: int) -> dict[int, bytes]:
     for start in range(WAL_HEAD, len(wal) - FRAME_HEAD - size + 1, FRAME_HEAD + size):
         number, commit = struct.unpack_from(">II", wal, start)
         if wal[start + 8 : start + 16] != salts or number == 0:
-            break  # what an earlier use of the log left
+            break  # left from an earlier use of the log
         pending[number] = wal[start + FRAME_HEAD : start + FRAME_HEAD + size]
         if commit:
             pages |= pending
@@ -96,7 +96,7 @@ def _rows_on(page: bytes, start: int, pages: _Pages) -> Iterator[Row]:
 
 
 def _payload(page: bytes, offset: int, pages: _Pages) -> bytes:
-    """The bytes of a cell, with those on overflow pages. `ValueError`: not a cell."""
+    """The content of a cell, including overflow pages. Raises `ValueError` if it isn't a cell."""
     length, offset = _varint(page, offset)
     if not 2 <= length <= LARGEST:
         raise ValueError
@@ -126,7 +126,7 @@ def _exactly(part: bytes, length: int) -> bytes:
 
 
 def _row(payload: bytes) -> Row:
-    """The values of a record. `ValueError`, `IndexError`: not a record."""
+    """The values of a record. Raises `ValueError` or `IndexError` if it isn't one."""
     head, offset = _varint(payload, 0)
     kinds = []
     while offset < head:
@@ -144,7 +144,7 @@ def _row(payload: bytes) -> Row:
 
 
 _INTEGERS = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8}
-"""Serial type of an integer → its bytes."""
+"""Serial type of an integer → its size in bytes."""
 
 
 def _value(payload: bytes, kind: int, offset: int) -> tuple[Value, int]:
@@ -167,7 +167,7 @@ def _value(payload: bytes, kind: int, offset: int) -> tuple[Value, int]:
 
 
 def _varint(data: bytes, offset: int) -> tuple[int, int]:
-    """A big-endian number of 1 to 9 bytes, and where it ends."""
+    """A big-endian number of 1 to 9 bytes, and the offset after it."""
     number = 0
     for index in range(9):
         byte = data[offset + index]

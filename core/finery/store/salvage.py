@@ -1,4 +1,4 @@
-"""What of a damaged database goes into a new one: paid answers and finished keys first."""
+"""Copies readable data from a damaged database to a new one."""
 
 import math
 import sqlite3
@@ -13,7 +13,7 @@ from finery.store.pages import Row, rows_in
 
 HEX = frozenset("0123456789abcdef")
 SPENT = "dollars of "
-"""How names of facts about money begin, see `finery.store.spending`."""
+"""Prefix of the facts about costs, see `finery.store.spending`."""
 SAVED = {
     "records": "SELECT key, value FROM records",
     "results": "SELECT key, outputs, seconds, made, run FROM results",
@@ -21,14 +21,14 @@ SAVED = {
     "latest": "SELECT recipe, step, key, previous FROM latest",
     "facts": "SELECT name, content FROM facts WHERE name LIKE 'dollars of %'",
 }
-"""What is saved, by table. The rest is worked out again."""
+"""Data to copy, by table. Everything else can be computed again."""
 
 
 def salvage(damaged: Path, new: sqlite3.Connection) -> dict[str, int]:
-    """Copy what can be read of a damaged database and passes its check; rows by table.
+    """Copy the readable and valid rows of a damaged database; the number of rows by table.
 
-    First through SQLite, which knows the newest version of each row; then, if that fails anywhere,
-    the rest page by page.
+    Rows are read through SQLite, which finds the newest version of each. If that fails, the missing
+    rows are read page by page.
     """
     new.execute("BEGIN")
     complete = [_by_query(damaged, new, table) for table in SAVED]
@@ -40,7 +40,7 @@ def salvage(damaged: Path, new: sqlite3.Connection) -> dict[str, int]:
 
 
 def _by_query(damaged: Path, new: sqlite3.Connection, table: str) -> bool:
-    """Copy a table through SQLite as far as that goes; whether it went to the end."""
+    """Copy a table through SQLite; whether all of it could be read."""
     try:
         old = sqlite3.connect(f"{damaged.absolute().as_uri()}?mode=ro", uri=True, timeout=1)
     except sqlite3.Error:
@@ -57,12 +57,12 @@ def _by_query(damaged: Path, new: sqlite3.Connection, table: str) -> bool:
 def _by_page(damaged: Path) -> Iterator[Row]:
     try:
         yield from rows_in(damaged)
-    except (OSError, ValueError):  # a folder, or gone
+    except (OSError, ValueError):  # a folder, or missing
         return
 
 
 def _keep(new: sqlite3.Connection, rows: Iterable[Any], conflict: str, table: str = "") -> None:
-    """Insert the rows that are what they should be. table: theirs; by default, as each looks."""
+    """Insert the valid rows. table: their table; by default, found by their form."""
     for row in rows:
         name = _table_of(row)
         if name is not None and name == (table or name):
@@ -71,7 +71,7 @@ def _keep(new: sqlite3.Connection, rows: Iterable[Any], conflict: str, table: st
 
 
 def _table_of(row: Row) -> str | None:
-    """The table that a row belongs to; None where it is damaged or of no saved table."""
+    """The table of a row; None if the row is damaged or of another table."""
     match row:
         case (bytes(key), bytes(value)) if len(key) == 32 and _is_answer(value):
             return "records"
@@ -98,7 +98,7 @@ def _is_key(value: object) -> bool:
 
 
 def _is_answer(value: bytes) -> bool:
-    """Whether a record is a list of answers; damage in it most often shows."""
+    """Whether a record is a list of answers. Not all damage can be detected."""
     try:
         answers = msgspec.msgpack.decode(value)
     except (msgspec.DecodeError, UnicodeError, ValueError):
@@ -115,7 +115,7 @@ def _is_json(value: bytes, kind: Any) -> bool:
 
 
 def _are_outputs(value: bytes) -> bool:
-    """Whether these are manifests that have the digests that they say."""
+    """Whether these are manifests with the right digests."""
     try:
         outputs = msgspec.json.decode(value, type=dict[str, Manifest])
     except (msgspec.DecodeError, UnicodeError, ValueError):

@@ -1,4 +1,4 @@
-"""Small helpers without a home in any layer: text, files, paths, canonical bytes, this machine.
+"""Small helpers that belong to no other layer: text, files, paths, canonical bytes, this machine.
 
 They know nothing of recipes, steps or stores, and import only each other.
 """

@@ -1,4 +1,4 @@
-"""What happens in a build, as data: the terminal view, `--json` and the run's log all listen.
+"""The events of a build, for the terminal view, `--json` and the run's log.
 
 An event is a mapping: `event` names one of the classes below, `time` says when, and the other
 fields are those of the class. This is the only place that declares them; docs/reference/events.md
@@ -13,12 +13,12 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, TypedDict, get_args, get_type_hints
 
 Event = dict[str, Any]
-"""An event on its way: what one of the classes in `EVENTS` describes."""
+"""An event as one of the classes in `EVENTS` describes it."""
 Listener = Callable[[Event], None]
 
 
 class StepInRecipe(TypedDict):
-    """A step of the recipe, as a build begins with it."""
+    """A step of the recipe at the start of a build."""
 
     step: str
     use: str
@@ -26,12 +26,12 @@ class StepInRecipe(TypedDict):
 
 
 class Error(TypedDict):
-    """An error that people can cause, in the parts in which it is printed."""
+    """An error that users can cause, by the parts in which it is printed."""
 
     error: Annotated[str, "the class of the error, e.g. `StepError`"]
     what: Annotated[str, "what is wrong"]
-    where: Annotated[str | None, "`file:line:column` in the recipe, where it is known"]
-    fix: Annotated[str | None, "what to do about it"]
+    where: Annotated[str | None, "`file:line:column` in the recipe, if known"]
+    fix: Annotated[str | None, "how to fix it"]
     details: Annotated[list[str], "further lines, e.g. the end of a traceback"]
 
 
@@ -51,23 +51,23 @@ class _OfStepType(_OfStep):
 class BuildStarted(_Any):
     """A build begins. Always the first event."""
 
-    run: Annotated[str, "the run's id: its events and logs lie in `.finery/runs/<run>/`"]
+    run: Annotated[str, "the run's id; its events and logs are in `.finery/runs/<run>/`"]
     recipe: Annotated[str, "the recipe's name"]
     steps: Annotated[list[StepInRecipe], "the steps that are built, in order"]
 
 
 class StepCached(_OfStepType):
-    """A step's output is in the store already; the step doesn't run."""
+    """A step's output is already in the store, so the step doesn't run."""
 
 
 class StepStarted(_OfStepType):
-    """A step begins to run."""
+    """A step starts."""
 
     reason: Annotated[str, "why it runs, e.g. `setting epochs: 3 → 2`"]
 
 
 class StepLog(_OfStep):
-    """A line that a step logs, or advice on a training as it starts."""
+    """A line that a step logs, or advice at the start of a training."""
 
     message: Annotated[str, "the line"]
 
@@ -81,44 +81,46 @@ class StepProgress(_OfStep):
 
 
 class StepMetric(_OfStep):
-    """A value that is measured while a step runs, e.g. a training's loss."""
+    """A value measured while a step runs, e.g. a training's loss."""
 
     name: Annotated[str, "what is measured"]
     value: Annotated[float, "its value"]
-    at: Annotated[float, "when in the step's course, e.g. the optimizer step"]
+    at: Annotated[float, "when it was measured, e.g. the optimizer step"]
 
 
 class StepNote(_OfStep):
-    """Advice that only running the step could give, e.g. on files that it reads undeclared."""
+    """Advice found while running the step, e.g. about undeclared files that it reads."""
 
-    name: Annotated[str, "the kind of note; a recipe silences it by this name"]
-    text: Annotated[str, "what there is to say"]
-    fix: Annotated[str, "what to do about it"]
+    name: Annotated[str, "the kind of note, by which a recipe silences it"]
+    text: Annotated[str, "the note's text"]
+    fix: Annotated[str, "how to fix it"]
 
 
 class StepFinished(_OfStepType):
     """A step ran, and its outputs are in the store."""
 
     seconds: Annotated[float, "how long it ran"]
-    outputs: Annotated[dict[str, str], "each output's kind, by name; `''` names an only output"]
-    dollars: Annotated[float, "what the answers cost that it asked models for, as far as known"]
+    outputs: Annotated[
+        dict[str, str], "each output's kind, by name; `''` for a step with one output"
+    ]
+    dollars: Annotated[float, "the cost of the model answers that it requested, if known"]
 
 
 class StepFailed(_OfStepType):
-    """A step failed, or what it made doesn't meet a requirement."""
+    """A step failed, or its output doesn't meet a requirement."""
 
     error: Annotated[Error, "why"]
-    log: Annotated[str | None, "the file with what it printed, if it printed anything"]
+    log: Annotated[str | None, "the file with its output, if it printed anything"]
 
 
 class StepBlocked(_OfStepType):
-    """A step can't run, since one that it needs failed."""
+    """A step can't run because a step that it needs failed."""
 
     by: Annotated[str, "the step that failed"]
 
 
 class BuildFinished(_Any):
-    """A build ended, well or not. Always the last event."""
+    """A build ended, successfully or not. Always the last event."""
 
     ok: Annotated[bool, "whether every step is built and meets its requirements"]
     ran: Annotated[int, "steps that ran"]
@@ -142,26 +144,26 @@ EVENTS: dict[str, type] = {
     "step_blocked": StepBlocked,
     "build_finished": BuildFinished,
 }
-"""Every event by name, in the order in which a step comes to them."""
+"""All events by name, in the order in which they occur in a build."""
 
 
 def happened(event: str, **fields: Any) -> Event:
-    """The event `event`, of now."""
+    """The event `event` with the current time."""
     return {"event": event, "time": now(), **fields}
 
 
 def now() -> str:
-    """The time of an event that happens now."""
+    """The current time, as events have it."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def new_run_id() -> str:
-    """A name for a run that sorts by time, e.g. `20260102-030405-1234`."""
+    """A new id for a run, which sorts by time, e.g. `20260102-030405-1234`."""
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
 
 
 def described(kind: type) -> dict[str, tuple[Any, str]]:
-    """Field → (its type, what it means) of an event's class or of a part of one."""
+    """Field → (type, meaning) of an event's class or of a part of one."""
     hints = get_type_hints(kind, include_extras=True)
     return {name: _parts(hint) for name, hint in hints.items()}
 

@@ -1,4 +1,4 @@
-"""Files: which can be read, what they hold, and when a stat can be trusted to show a change."""
+"""Files: whether they can be read, their content, and whether a stat would show a change."""
 
 import errno
 import os
@@ -6,17 +6,17 @@ import stat
 from pathlib import Path
 
 COARSE_NS = 2_000_000_000
-"""The grain of file systems that keep whole seconds, or two of them as FAT does."""
+"""Resolution of file systems with whole seconds, or two seconds for FAT."""
 FileState = tuple[int, int, int, int, int]
 """Device, inode, size in bytes, mtime and ctime in nanoseconds."""
 ABSENT: FileState = (0, 0, 0, 0, 0)
-"""The state of a file that isn't there."""
+"""The state of a missing file."""
 FINE_NS = 100_000_000
-"""Ten times the grain of the others: the kernel stamps files by its tick, 1 to 10 ms."""
+"""Ten times the resolution of others: the kernel's tick, 1 to 10 ms."""
 
 
 def settled(mtime: int, ctime: int, now: int) -> bool:
-    """Whether a file last changed so long before `now` that a further change would show.
+    """Whether a file's last change is old enough that another change would show in its stat.
 
     All in nanoseconds since the epoch. Times without a fraction of a second come from a coarse
     file system.
@@ -26,9 +26,9 @@ def settled(mtime: int, ctime: int, now: int) -> bool:
 
 
 def file_state(path: str, folder: int | None = None) -> FileState:
-    """What tells whether a file or folder changed; `ABSENT` where there is none.
+    """The state of a file or folder, which shows changes; `ABSENT` if it is missing.
 
-    folder: what a relative path is relative to, as an open file.
+    folder: an open folder that relative paths start from.
     """
     try:
         s = os.stat(path, dir_fd=folder)
@@ -38,15 +38,15 @@ def file_state(path: str, folder: int | None = None) -> FileState:
 
 
 def check_plain(path: Path) -> None:
-    """Raise `OSError`, with the reason as `strerror`, unless a path is a plain file to read.
+    """Raise `OSError` with the reason as `strerror` unless a path is a readable plain file.
 
-    Everything that reads a file which a person named asks here first: reading a device may never
-    end, and opening a named pipe waits for somebody to write to it.
+    Call this before reading any file that a user named. Reading a device may never end, and opening
+    a named pipe waits for a writer.
     """
     try:
         mode = os.stat(path).st_mode
     except ValueError:
-        raise OSError(errno.EINVAL, "no file can have this name") from None
+        raise OSError(errno.EINVAL, "a file can't have this name") from None
     except OSError as error:
         if error.errno in _WORDS:
             raise OSError(error.errno, _WORDS[error.errno]) from None
@@ -58,7 +58,7 @@ def check_plain(path: Path) -> None:
 
 
 def read_plain(path: Path, most: int) -> bytes:
-    """The content of a plain file of `most` bytes at most; `OSError` as `check_plain`."""
+    """The content of a plain file of up to `most` bytes. Raises `OSError` as `check_plain` does."""
     check_plain(path)
     with path.open("rb") as file:
         content = file.read(most + 1)
@@ -68,7 +68,7 @@ def read_plain(path: Path, most: int) -> bytes:
 
 
 _WORDS = {
-    errno.ELOOP: "it is a link that leads back to itself",
+    errno.ELOOP: "it is a link to itself",
     errno.ENAMETOOLONG: "the name is too long",
 }
 
@@ -91,7 +91,7 @@ def fsync(path: Path) -> None:
 
 def hash_file(path: Path) -> str:
     """BLAKE3 of a file's bytes, in hex; large files are mapped and hashed on all cores."""
-    from blake3 import blake3  # a build with nothing to do hashes nothing
+    from blake3 import blake3  # not needed by a build with nothing to do
 
     if os.stat(path).st_size < 1 << 20:
         return blake3(path.read_bytes()).hexdigest()

@@ -1,8 +1,8 @@
-"""The lock on a step's scratch folder, and processes that outlive a build that was killed.
+"""The lock on a step's scratch folder, and processes that outlive a killed build.
 
-A step's child processes may write to its scratch folder after the build and the worker are gone. So
-they inherit a lock on it: as their standard input, an empty file that is locked, and by name in an
-environment variable. The next build ends whoever has either before it uses the folder.
+Child processes of a step may write to its scratch folder after the build and the worker are dead.
+So they inherit a lock on it, which is a locked empty file as their standard input, and its path in
+an environment variable. The next build ends processes with either before it uses the folder.
 """
 
 import fcntl
@@ -16,9 +16,9 @@ from pathlib import Path
 from finery.errors import StepError
 
 MARK = "FINERY_SCRATCH"
-"""The environment variable of a step's child processes that names the scratch folder."""
+"""Environment variable of a step's child processes with the path of the scratch folder."""
 SECONDS = 5
-"""How long to wait for processes to end that were killed."""
+"""How long to wait for killed processes to end."""
 
 
 def lock_path(scratch: Path) -> Path:
@@ -28,10 +28,10 @@ def lock_path(scratch: Path) -> Path:
 
 @contextmanager
 def scratch_lock(scratch: Path, *, inherited: bool) -> Iterator[Callable[[], None]]:
-    """Gives a function that locks a scratch folder until the end of the block.
+    """A function that locks a scratch folder until the end of the block.
 
-    inherited: whether child processes that are started meanwhile inherit the lock. For a process
-    that runs one step at a time, with a standard input that it doesn't need.
+    inherited: whether child processes inherit the lock. Only for a process that runs one step at a
+    time and doesn't need its standard input.
     """
     held: list[int] = []
 
@@ -39,7 +39,7 @@ def scratch_lock(scratch: Path, *, inherited: bool) -> Iterator[Callable[[], Non
         if held:
             return
         held.append(os.open(lock_path(scratch), os.O_RDONLY | os.O_CREAT, 0o644))
-        with suppress(OSError):  # without locks, the environment variable has to do
+        with suppress(OSError):  # without locks, only the environment variable is inherited
             fcntl.flock(held[0], fcntl.LOCK_SH | fcntl.LOCK_NB)
         if inherited:
             os.dup2(held[0], 0)
@@ -58,7 +58,7 @@ def scratch_lock(scratch: Path, *, inherited: bool) -> Iterator[Callable[[], Non
 
 
 def is_in_use(scratch: Path) -> bool:
-    """Whether a process has a scratch folder's lock."""
+    """Whether a process holds a scratch folder's lock."""
     try:
         file = os.open(lock_path(scratch), os.O_RDONLY)
     except OSError:
@@ -67,7 +67,7 @@ def is_in_use(scratch: Path) -> bool:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:  # no locks here
+    except OSError:  # no locks on this file system
         return False
     finally:
         os.close(file)
@@ -75,10 +75,10 @@ def is_in_use(scratch: Path) -> bool:
 
 
 def end_users(scratch: Path) -> None:
-    """End the processes that a step of a killed build left, so that its scratch folder is free.
+    """End the processes of a killed build that use a step's scratch folder.
 
-    For who has the lock of the step's key: no build runs the step. `StepError` where a process
-    can't be found or ended.
+    The caller must hold the lock of the step's key, so no build is running the step. Raises
+    `StepError` if a process can't be found or ended.
     """
     deadline = time.monotonic() + SECONDS
     while (users := _users(scratch)) or is_in_use(scratch):
@@ -88,16 +88,16 @@ def end_users(scratch: Path) -> None:
         if time.monotonic() > deadline:
             named = ", ".join(map(str, users))
             raise StepError(
-                f"its scratch folder {scratch} is still in use by "
+                f"its scratch folder {scratch} is in use by "
                 + (f"process {named}" if named else "a process")
-                + ", which a killed build left",
+                + ", which is left from a killed build",
                 fix=f"end it: kill -9 {named}" if named else "end it, then build again",
             )
         time.sleep(0.02)
 
 
 def _users(scratch: Path) -> list[int]:
-    """Processes with the mark or the lock of a scratch folder; known on Linux."""
+    """Processes with the mark or the lock of a scratch folder. Works on Linux."""
     mark, lock = f"{MARK}={scratch}".encode(), str(lock_path(scratch))
     pids = [int(name) for name in _names("/proc") if name.isdecimal()]
     return [pid for pid in pids if pid != os.getpid() and _uses(pid, mark, lock)]
@@ -108,7 +108,7 @@ def _uses(pid: int, mark: bytes, lock: str) -> bool:
         if mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
             return True
         return any(os.readlink(f"/proc/{pid}/fd/{n}") == lock for n in _names(f"/proc/{pid}/fd"))
-    except OSError:  # another user's, or ended just now
+    except OSError:  # of another user, or ended meanwhile
         return False
 
 

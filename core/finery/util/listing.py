@@ -1,4 +1,4 @@
-"""The plain files in a folder, or of a pattern. Whatever could take forever is an error."""
+"""The plain files in a folder or of a pattern. Searches that could take forever are errors."""
 
 import errno
 import glob
@@ -11,15 +11,15 @@ from pathlib import Path
 from finery.util.files import check_plain
 
 MOST = 250_000
-"""Files and folders that are looked at: more are a folder that wasn't meant."""
+"""Most files and folders to look at: a larger folder is a mistake."""
 SYSTEM = ("/proc", "/sys", "/dev")
-"""Folders of what isn't kept on a disk."""
+"""Folders that aren't on a disk."""
 
 
 def files_inside(top: Path) -> list[Path]:
     """All files in a folder and in those below, sorted. Links to folders aren't followed.
 
-    `OSError` for a folder of the system, and for what can't be read, which `filename` names.
+    Raises `OSError` for a folder of the system, and for an unreadable file as its `filename`.
     """
     _refuse_system(top)
     found: list[Path] = []
@@ -33,7 +33,7 @@ def files_inside(top: Path) -> list[Path]:
 def files_matching(pattern: Path) -> list[Path]:
     """All files that a pattern of `glob` finds, sorted. Raises as `files_inside`.
 
-    `**` follows links to folders: `OSError` where one leads to a folder above it.
+    `**` follows links to folders. Raises `OSError` if one points to a folder above it.
     """
     if "**" in pattern.parts:
         fixed = itertools.takewhile(lambda part: not set(part) & set("*?["), pattern.parts)
@@ -44,7 +44,7 @@ def files_matching(pattern: Path) -> list[Path]:
 
 
 def _plain(names: Iterable[str]) -> Iterator[Path]:
-    """The files among these paths; folders, sockets and the like are left out."""
+    """The files among these paths, without folders, sockets and others."""
     for count, name in enumerate(names):
         if count >= MOST:
             raise _too_many()
@@ -64,7 +64,7 @@ def _fail(error: OSError) -> None:
 def _refuse_system(folder: Path) -> None:
     real = os.path.realpath(folder)
     if real == "/" or any(f"{real}/".startswith(f"{top}/") for top in SYSTEM):
-        raise OSError(errno.EINVAL, "it takes in the system's own files")
+        raise OSError(errno.EINVAL, "it includes files of the system")
 
 
 def _refuse_loops(top: str) -> None:
@@ -78,9 +78,9 @@ def _refuse_loops(top: str) -> None:
             raise OSError(errno.ELOOP, "it is a link to a folder above it", folder)
         if count > MOST:
             raise _too_many()
-        with suppress(OSError), os.scandir(folder) as entries:  # what can't be listed, glob skips
+        with suppress(OSError), os.scandir(folder) as entries:  # glob skips unreadable folders, too
             rest += [(entry.path, above | {real}) for entry in entries if entry.is_dir()]
 
 
 def _too_many() -> OSError:
-    return OSError(errno.E2BIG, f"it takes in more than {MOST:,} files")
+    return OSError(errno.E2BIG, f"it includes more than {MOST:,} files")

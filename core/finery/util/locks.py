@@ -1,7 +1,6 @@
 """Locks of the operating system, one for each key.
 
-They die with their process, so that no build that was killed leaves one, and no command has to
-remove any.
+They end with their process, so a killed build leaves none, and no command needs to remove any.
 """
 
 import errno
@@ -12,14 +11,14 @@ from pathlib import Path
 from finery.errors import UsageError
 
 _UNSUPPORTED = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
-"""The `errno` of a lock that the file system can't give."""
+"""Values of `errno` if the file system doesn't support locks."""
 
 
 class KeyLocks:
-    """The locks of many keys in one file: the lock of a key is a byte at an offset of its own.
+    """The locks of many keys in one file. The lock of a key is a byte at its own offset.
 
-    Record locks (`fcntl(2)`) belong to a process: a thread doesn't lock out another. Closing any
-    descriptor of the file gives up all of them, so a process opens each file once.
+    Record locks (`fcntl(2)`) belong to a process, so they don't exclude other threads. Closing any
+    descriptor of the file releases all of them, so a process opens each file once.
     """
 
     def __init__(self, path: Path) -> None:
@@ -27,9 +26,9 @@ class KeyLocks:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
 
     def acquire(self, key: bytes) -> bool:
-        """Take the lock of a key, at once; False while another process has it.
+        """Acquire the lock of a key without waiting, or return False.
 
-        `UsageError` where the file system has no locks.
+        Raises `UsageError` if the file system doesn't support locks.
         """
         try:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _offset(key))
@@ -39,29 +38,29 @@ class KeyLocks:
             if error.errno not in _UNSUPPORTED:
                 raise
             raise UsageError(
-                f"the file system of {self._path} has no locks: {error.strerror}",
+                f"the file system of {self._path} doesn't support locks: {error.strerror}",
                 fix="keep the store on a local disk: set FINERY_STORE to a folder there",
             ) from error
         return True
 
     def release(self, key: bytes) -> None:
-        """Give up the lock of a key."""
+        """Release the lock of a key."""
         fcntl.lockf(self._file, fcntl.LOCK_UN, 1, _offset(key))
 
     def close(self) -> None:
-        """Give up all locks."""
+        """Release all locks."""
         os.close(self._file)
 
 
 def _offset(key: bytes) -> int:
-    """The first 56 bits of a key, which is a digest: an offset may have 63."""
+    """The first 56 bits of a key, which is a digest. An offset has up to 63."""
     return int.from_bytes(key[:7])
 
 
 def holder_of(*paths: Path) -> str:
-    """Who has a write lock on one of these files: `process 123 (python -m x)`, or a process.
+    """The process that holds a write lock on one of these files, e.g. `process 123 (python x)`.
 
-    Known on Linux, for processes that this user may look at.
+    `another process` if it is unknown: outside Linux, or if it belongs to another user.
     """
     inodes = {str(os.stat(path).st_ino): path for path in paths if path.exists()}
     try:
@@ -79,7 +78,7 @@ def holder_of(*paths: Path) -> str:
 
 
 def _has_open(pid: str, path: Path) -> bool:
-    """Whether a process has a file open; inodes of other file systems may be the same."""
+    """Whether a process has a file open. Other file systems may have the same inode."""
     try:
         return any(
             os.path.samefile(f"/proc/{pid}/fd/{name}", path)
@@ -95,4 +94,4 @@ def _command(pid: str) -> str:
         line = Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-    return f" ({' '.join(line.split(chr(0)))[:80].strip()})"
+    return f" ({' '.join(line.replace(chr(0), ' ').split())[:80]})"

@@ -1,18 +1,18 @@
-"""Where a project keeps things."""
+"""The folders of a project."""
 
 import os
 import re
 from pathlib import Path
 
 STORE = "FINERY_STORE"
-"""The environment variable that moves the store."""
+"""The environment variable with the path of the store."""
 
 PINNED = "pinned"
-"""The folder of the store with what steps keep for their pins, see `finery.Pinned`."""
+"""The folder of the store with data that steps store for their pins, see `finery.Pinned`."""
 
 
 def project_folder(recipe: Path) -> Path:
-    """The nearest folder above the recipe that holds `.finery` or `.git`, else the recipe's own."""
+    """The nearest folder above the recipe with `.finery` or `.git`, else the recipe's own."""
     start = recipe.absolute().parent
     for folder in (start, *start.parents):
         if os.path.isdir(folder / ".finery") or os.path.exists(folder / ".git"):
@@ -21,7 +21,7 @@ def project_folder(recipe: Path) -> Path:
 
 
 def store_folder(recipe: Path) -> Path:
-    """Where the store of a recipe lies: `$FINERY_STORE`, else `.finery` in the project folder."""
+    """The store of a recipe: `$FINERY_STORE`, else `.finery` in the project folder."""
     moved = os.environ.get(STORE)
     return Path(moved).absolute() if moved else project_folder(recipe) / ".finery"
 
@@ -46,9 +46,9 @@ def _link_to(view: re.Match[str]) -> str | None:
 
 
 def shown(path: Path) -> str:
-    """The path as a person would type it here."""
+    """The path as a user would type it here."""
     here = Path.cwd()
-    for name in (path, path.resolve()):  # first as it is: what it links to may be elsewhere
+    for name in (path, path.resolve()):  # first unresolved: the target of a link may be elsewhere
         if name.is_relative_to(here):
             return str(name.relative_to(here))
     return str(path)

@@ -1,14 +1,14 @@
-"""`"module:Name"`: what is imported only when it is needed."""
+"""`"module:Name"`: objects that are imported when they are needed."""
 
 import importlib
 from typing import Any
 
 
 def load_reference(reference: Any) -> Any:
-    """The object that `"module:Name"` names; anything but text is returned as it is.
+    """The object that `"module:Name"` names. Anything except text is returned unchanged.
 
-    A step's key doesn't follow references: they are for code that can't change an output. Raises
-    what the import raises, `AttributeError` where the module has no such name.
+    Keys of steps don't follow references, which are for code that can't change an output. Raises
+    what the import raises, and `AttributeError` if the module has no such name.
     """
     if not isinstance(reference, str):
         return reference

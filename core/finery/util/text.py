@@ -6,9 +6,9 @@ from functools import cache
 from typing import Any
 
 LISTED = 100
-"""Names that a fix lists, at most."""
+"""Most names that a fix lists."""
 COMPARED = 2_000
-"""Names that a mistyped one is compared with, at most."""
+"""Most names that a mistyped one is compared with."""
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str | None:
@@ -23,7 +23,7 @@ def did_you_mean(name: str, names: Iterable[str]) -> str | None:
 
 
 def nearest_meant(name: str, names: Iterable[str]) -> str | None:
-    """A fix for a mistyped name, where one of `names` is near."""
+    """A fix for a mistyped name, or None if none of `names` is similar."""
     close = nearest(name, set(names) - {name})
     return f"did you mean '{close}'?" if close else None
 
@@ -44,7 +44,7 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
 
 
 SHORTEST_SECRET = 6
-"""Characters. Anything shorter may be part of any word."""
+"""In characters. Shorter texts may be part of any word."""
 
 
 def redacted(text: str, secrets: Mapping[str, str]) -> str:
@@ -62,7 +62,7 @@ def redacted(text: str, secrets: Mapping[str, str]) -> str:
 
 
 def redacted_data(value: Any, secrets: Mapping[str, str]) -> Any:
-    """The same for plain data: all texts in it, the keys of mappings too."""
+    """The same for all texts in plain data, including keys of mappings."""
     if isinstance(value, dict):
         return {redacted_data(k, secrets): redacted_data(v, secrets) for k, v in value.items()}
     if isinstance(value, list):
@@ -102,7 +102,7 @@ def duration(seconds: float) -> str:
 
 
 def rough_duration(seconds: float) -> str:
-    """An estimate, without the digits that nobody can know: `42 s`, `12 min`, `1.8 h`, `5 days`."""
+    """An estimate with few digits: `42 s`, `12 min`, `1.8 h`, `5 days`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes, hours = round(seconds / 60), seconds / 3600
@@ -149,7 +149,7 @@ _TAB = {9: "␉"}
 
 
 def visible(text: str, *, tabs: bool = False) -> str:
-    """Text from outside with control characters as pictures: a terminal would obey them.
+    """External text with control characters as pictures, since a terminal would obey them.
 
     So are marks of writing direction (`\\u202e`) and other characters that can't be seen, which
     could make a text look like another one.

@@ -1,5 +1,4 @@
-"""What `finery plan` says of trainings: parameters, memory and time, without torch.
+"""Estimates of trainings for `finery plan`: parameters, memory and time, without torch.
 
-The graph and what is built come in. Estimates go out. They can change no model, and no step type
-imports this package.
+They can't change a model, so no step type imports this package.
 """

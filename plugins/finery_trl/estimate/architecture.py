@@ -1,4 +1,4 @@
-"""What an estimate starts from: a model's sizes and a machine's memory, without torch."""
+"""The basis of estimates: the sizes of a model and the memory of a machine, without torch."""
 
 import json
 import os
@@ -22,11 +22,11 @@ LARGEST = 2**24
 
 
 class Unknown(Exception):
-    """A model's sizes are unknown; the message says why, as the end of a sentence."""
+    """The sizes of a model are unknown. The message is the reason, as the end of a sentence."""
 
 
 def of_artifact(model: Model) -> Architecture:
-    """The sizes of a model that is built. Raises `Unknown`."""
+    """The sizes of a built model. Raises `Unknown`."""
     if model.format == "adapter" and isinstance(model.refs.get("base"), Model):
         return of_artifact(model.refs["base"])  # type: ignore[arg-type]
     if model.format == "gguf":
@@ -38,9 +38,9 @@ def of_artifact(model: Model) -> Architecture:
 
 
 def of_hub(repo: str, revision: str) -> Architecture:
-    """The sizes of a model on the hub: one request, for its config.json.
+    """The sizes of a model on the hub, by one request for its config.json.
 
-    Raises `Unknown` where the hub can't be reached or the model has none.
+    Raises `Unknown` if the hub can't be reached or the model has no config.json.
     """
     config = _hub_config(repo, revision)
     if isinstance(config, str):
@@ -50,9 +50,9 @@ def of_hub(repo: str, revision: str) -> Architecture:
 
 @lru_cache(maxsize=64)
 def _hub_config(repo: str, revision: str) -> Mapping[str, Any] | str:
-    """A model's config.json on the hub, or why there is none.
+    """The config.json of a model on the hub, or the reason why it can't be read.
 
-    Kept for the trainings of one plan, which often share their base.
+    Cached, since the trainings of a plan often share their base.
     """
     try:
         import huggingface_hub as hub
@@ -73,8 +73,8 @@ def _hub_config(repo: str, revision: str) -> Mapping[str, Any] | str:
         )
         answer.raise_for_status()
         return _as_config(answer.json(), repo)
-    except Exception as error:  # a plan needs no network: whatever went wrong is reported
-        return f"the hub doesn't give the config.json of {repo} ({_first(error)})"
+    except Exception as error:  # a plan needs no network, so every error is reported as the reason
+        return f"the config.json of {repo} can't be read from the hub ({_first(error)})"
 
 
 def _as_config(config: Any, repo: str) -> Mapping[str, Any] | str:
@@ -88,7 +88,7 @@ def _first(error: Exception) -> str:
 def of_config(config: Mapping[str, Any], parameters: float | None = None) -> Architecture:
     """The sizes in a config.json. Raises `Unknown` for anything but a decoder with gated MLPs.
 
-    parameters: of the whole model, where known; decides whether the output matrix is tied.
+    parameters: of the whole model, if known; decides whether the output matrix is tied.
     """
     config = config.get("text_config") or config
     if not isinstance(config, Mapping):
@@ -172,12 +172,12 @@ class Machine(NamedTuple):
 
     @property
     def where(self) -> str:
-        """What the memory is of."""
+        """What the memory belongs to."""
         return "GPU" if self.device == "cuda" else "machine"
 
 
 def machine() -> Machine:
-    """This machine: its first GPU, where the installed torch can use one, else its memory."""
+    """This machine: its first GPU if the installed torch can use it, else its memory."""
     gpu = None if "+cpu" in (version_of("torch") or "") else _gpu()
     if gpu is not None:
         return gpu
@@ -202,7 +202,7 @@ def _ram_bytes() -> float:
 
 
 def _allowed_bytes() -> float:
-    """The limit of the container, infinite without one."""
+    """The memory limit of the container, infinite without one."""
     for name in ("memory.max", "memory/memory.limit_in_bytes"):
         try:
             return float(Path("/sys/fs/cgroup", name).read_text())
@@ -212,7 +212,7 @@ def _allowed_bytes() -> float:
 
 
 def _multiplies_bf16() -> bool:
-    """What `default_dtype` of finery_transformers decides by, read from Linux."""
+    """The criterion of `default_dtype` in finery_transformers, read from Linux."""
     try:
         flags = Path("/proc/cpuinfo").read_text()
     except OSError:

@@ -1,4 +1,4 @@
-"""What `finery plan` says of a training that would run: parameters, memory, time."""
+"""Estimates for `finery plan` of a training that would run: parameters, memory, time."""
 
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -42,15 +42,15 @@ from finery_trl.settings import Training
 
 GIB = 2**30
 CHARACTERS_A_TOKEN = 3.5
-"""Prose has some 4, lists and JSON some 3; other languages than English fewer."""
+"""Prose has about 4, lists and JSON about 3, languages other than English fewer."""
 TEMPLATE_TOKENS = 24
 """Tokens that a chat template adds to a row."""
 ANSWERS = ("completion", "output", "assistant", "answer", "chosen", "response")
-"""Columns of files that hold an answer."""
+"""Columns of files that usually contain an answer."""
 MOST_READ = 20_000
-"""Rows to look at: the longest of so many is long enough."""
+"""Rows to measure. The longest of this many is long enough."""
 RECENT = 5
-"""Past trainings whose speed counts."""
+"""Number of past trainings to average the speed over."""
 
 
 class Sizes(NamedTuple):
@@ -73,7 +73,7 @@ class Pace(NamedTuple):
 
 
 class Lengths(NamedTuple):
-    """Rows in tokens, estimated by characters: their number, all tokens, the longest, an answer."""
+    """Rows in tokens, estimated from characters: number, all tokens, the longest, an answer."""
 
     rows: int | None
     total: float | None
@@ -82,7 +82,7 @@ class Lengths(NamedTuple):
 
 
 def estimates(graph: Graph, results: Results, steps: Sequence[str]) -> list[Estimate]:
-    """An estimate for each training among the steps whose type is estimated by these formulas."""
+    """An estimate for each training among the steps that these formulas apply to."""
     nodes = [graph.nodes[name] for name in steps]
     trainings = [n for n in nodes if isinstance(n.step, Training) and n.step.estimated]
     if not trainings:
@@ -133,9 +133,9 @@ def _estimate(graph: Graph, results: Results, node: Node, here: Machine) -> Esti
 def architecture(graph: Graph, results: Results, node: Node) -> Sizes:
     """The sizes of the model under a step that takes one. Raises `Unknown`.
 
-    They are looked up where the model is built, else asked of the step that makes it, else they are
-    those of the model which that step takes: no step changes a model's sizes. Where they can't be
-    read, the size that the model's name states counts.
+    They come from the model if it is built, else from the forecast of the step that makes it, else
+    from the model that this step takes, since no step changes the sizes of a model. If they can't
+    be read, they follow from the number of parameters in the model's name.
     """
     models = sources_of(node, Model)
     source = next((s for s in models if s.role == "base"), models[0])
@@ -150,7 +150,7 @@ def architecture(graph: Graph, results: Results, node: Node) -> Sizes:
         model = _facts(graph, under, known)
     except Unknown as unknown:
         model, reason = None, str(unknown)
-        if "hub" not in known:  # its files are here, and not of a kind that can be estimated
+        if "hub" not in known:  # its files are here, but of a kind that can't be estimated
             raise
     if model is not None:
         return Sizes(model)
@@ -163,7 +163,7 @@ def architecture(graph: Graph, results: Results, node: Node) -> Sizes:
 
 
 def _facts(graph: Graph, node: Node, known: Mapping[str, Any]) -> Architecture | None:
-    """The sizes by what the step says of its model before it runs; None where it says nothing."""
+    """The sizes from the forecast of a step; None if it doesn't provide them."""
     if "config" in known:
         return facts.of_config(known["config"], known.get("parameters"))
     if "gguf" in known:
@@ -179,7 +179,7 @@ def _facts(graph: Graph, node: Node, known: Mapping[str, Any]) -> Architecture |
 
 
 def lengths_of(graph: Graph, results: Results, node: Node, most: int) -> Lengths:
-    """The rows of a training, as far as they are known: as built, or as a plain file has them."""
+    """The rows of a training as far as they are known: as built, or from a plain file."""
     sources = [s for s in node.sources if s.role == "train"]
     counts = [count_rows(graph, results, s) for s in sources]
     rows = sum(c.rows for c in counts if c) if all(counts) else None
@@ -197,12 +197,12 @@ def lengths_of(graph: Graph, results: Results, node: Node, most: int) -> Lengths
 
 
 def lengths_of_rows(rows: Dataset, most: int) -> Lengths:
-    """The lengths of rows that are built."""
+    """The lengths of built rows."""
     return measured((_sizes(row) for row in rows), most)
 
 
 def measured(texts: Iterable[tuple[int, int]], most: int) -> Lengths:
-    """Lengths from (characters of the prompt, of the answer) of each row; `total` is of one."""
+    """Lengths from (characters of the prompt, of the answer) per row; `total` is the mean."""
     pairs = list(islice(texts, MOST_READ))
     if not pairs:
         return Lengths(None, None, most, most)
@@ -221,7 +221,7 @@ def _tokens(characters: int) -> float:
 
 
 def _texts(graph: Graph, results: Results, source: Source) -> Iterator[tuple[int, int]] | None:
-    """(characters of the prompt, of the answers) of rows; None where nothing is known of them."""
+    """(characters of the prompt, of the answers) of rows; None if they aren't known."""
     rows = sample_rows(graph, results, source, MOST_READ)
     return None if rows is None else (_sizes(row) for row in rows)
 
@@ -229,8 +229,8 @@ def _texts(graph: Graph, results: Results, source: Source) -> Iterator[tuple[int
 def _sizes(row: Row) -> tuple[int, int]:
     """Characters of the prompt, and of the longest of the answers.
 
-    A row that isn't built is a record of a file, whose columns may be anything: the usual names
-    are taken for an answer, and all else for the prompt. Without one, all may be the answer.
+    A row that isn't built is a record of a file with any columns. A column with a usual name counts
+    as the answer, and the rest as the prompt. Without such a column, all of it may be the answer.
     """
     if isinstance(row.get("prompt"), list):
         prompt, completion = split_turns(row)
@@ -255,10 +255,10 @@ def _characters(turns: Any) -> int:
 
 
 def memory_of(step: Training, model: Architecture, lengths: Lengths, here: Machine) -> Memory:
-    """The peak of the training on this machine."""
+    """The peak memory of the training on this machine."""
     rows = step.batch_size(lengths.longest)
     sequences = 2 * rows if step.compares else rows
-    # On a GPU TRL computes the logits of every position, elsewhere only of those with loss in some
+    # On a GPU, TRL computes the logits of every position; on a CPU, only of those with loss in some
     # row. Rows of a batch are about equally long, so their answers are at about the same positions.
     answers = lengths.longest if here.device == "cuda" else round(1.25 * lengths.answer) + 16
     load = Load(
@@ -285,14 +285,14 @@ def _is_wide(step: Training, here: Machine) -> bool:
 
 
 def adapter_of(step: Training) -> Adapter | None:
-    """The adapter that is trained, None where it is all weights."""
+    """The adapter that is trained, None if all weights are."""
     if step.lora is None:
         return None
     return Adapter(step.lora.r, step.lora.target_modules, step.lora.use_dora)
 
 
 def trained_parameters(step: Training, model: Architecture) -> int:
-    """How many weights are trained."""
+    """The number of weights that are trained."""
     adapter = adapter_of(step)
     return model.parameters() if adapter is None else adapter.parameters(model)
 
@@ -310,7 +310,7 @@ def _warning(step: Training, used: Memory, here: Machine, lengths: Lengths) -> d
     elif step.quantization is None:
         ways.append("quantization: nf4")
     return {
-        "warning": f"it won't fit: about {_gib(used.total)} GiB are needed, and this {here.where} "
+        "warning": f"it won't fit: it needs about {_gib(used.total)} GiB, and this {here.where} "
         f"has {_gib(here.memory)} GiB",
         "fix": ", or ".join([*ways, "shorter rows", "a smaller model"]),
     }
@@ -322,7 +322,7 @@ def _warning(step: Training, used: Memory, here: Machine, lengths: Lengths) -> d
 def pace_of(
     results: Results, node: Node, model: Architecture, lengths: Lengths, here: Machine
 ) -> Pace:
-    """How long it takes: as trainings of this project did, else as this machine should."""
+    """How long it takes, by earlier trainings in this project, else by this machine's speed."""
     step = node.step
     assert isinstance(step, Training)
     alike = [p for p in results.history(node.use) if _alike(p, step)][:RECENT]
@@ -354,7 +354,7 @@ def _expected_speed(step: Training, model: Architecture, lengths: Lengths, here:
 
 
 def _alike(past: Past, step: Training) -> bool:
-    """Whether a past training did the same kind of work on a token."""
+    """Whether a past training did the same kind of work per token."""
     adapter = any(name.startswith("lora.") for name in past.settings)
     same = adapter == (step.lora is not None)
     quantized = past.settings.get("quantization")
@@ -362,7 +362,7 @@ def _alike(past: Past, step: Training) -> bool:
 
 
 def _rate(past: Past) -> float | None:
-    """Tokens a second, over all of the training's time."""
+    """Tokens per second, over the whole time of the training."""
     tokens, epochs = past.meta.get("tokens"), past.meta.get("epochs")
     if not tokens or not epochs or past.seconds <= 0:
         return None

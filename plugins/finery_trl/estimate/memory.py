@@ -1,14 +1,14 @@
 """How much memory and time a training takes, by arithmetic alone.
 
-Memory is the sum of what is there at the peak of an optimizer step, between forward and backward:
-weights, what is trained with its gradients and AdamW's two moments, the
-activations that the backward pass needs, and the logits. The division into these parts is that of
+Memory is the total at the peak of an optimizer step, between the forward and backward pass:
+weights, trainable weights with their gradients and the two moments of AdamW, activations for the
+backward pass, and logits. The division into these parts is that of
 ZeRO (Rajbhandari et al. 2020, https://arxiv.org/abs/1910.02054, section 3). Activations are counted
 tensor by tensor, in the manner of Korthikanti et al. 2022 (https://arxiv.org/abs/2205.05198,
 section 4), for the block of a Llama: RMSNorm, rotary positions, gated MLP, and an attention that
 keeps no matrix of scores.
 
-`benchmarks/memory.py` holds these figures against what real trainings use.
+`benchmarks/memory.py` compares these figures with the memory of real trainings.
 """
 
 import math
@@ -20,14 +20,14 @@ from finery_trl.settings import ALL_LINEAR
 
 MLP = ("gate_proj", "up_proj", "down_proj")
 FULL_BYTES = 4
-"""Of a trained weight, its gradient and each of AdamW's moments: trained in fp32."""
+"""Of a trainable weight, its gradient and each moment of AdamW, all in fp32."""
 QUANTIZED_BYTES = {False: 0.5 + 4 / 64, True: 0.5 + 1 / 64 + 4 / (64 * 256)}
-"""Of a 4-bit weight with its scales, one for 64 weights, in fp32 or themselves in 8 bits
+"""Of a 4-bit weight with its scales, one per 64 weights, in fp32 or quantized to 8 bits
 (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314, section 3)."""
 LOGIT_BYTES = 12
-"""Of a logit when the backward pass begins: log-probability and two gradients, in fp32."""
+"""Of a logit at the start of the backward pass: log-probability and two gradients, in fp32."""
 RUNTIME_BYTES = {"cpu": 0.75e9, "cuda": 0.8e9}
-"""Python with its libraries in memory; on a GPU the context and cuBLAS's workspace."""
+"""Of Python and its libraries; on a GPU, of the context and the workspace of cuBLAS."""
 
 
 class Architecture(NamedTuple):
@@ -43,7 +43,7 @@ class Architecture(NamedTuple):
     tied: bool
 
     def linears(self) -> dict[str, tuple[int, int]]:
-        """Linear layer of a block → (in, out)."""
+        """Linear layer of a block → (inputs, outputs)."""
         h, q, kv = self.hidden, self.heads * self.head_size, self.kv_heads * self.head_size
         return {
             "q_proj": (h, q), "k_proj": (h, kv), "v_proj": (h, kv), "o_proj": (q, h),
@@ -52,7 +52,7 @@ class Architecture(NamedTuple):
         }  # fmt: skip
 
     def paths(self) -> dict[str, tuple[int, int]]:
-        """Linear layer of any block → (in, out), under the names of a Llama's modules."""
+        """Linear layer of any block → (inputs, outputs), named as the modules of a Llama."""
         return {
             f"model.layers.{number}.{'mlp' if name in MLP else 'self_attn'}.{name}": size
             for number in range(self.layers)
@@ -60,7 +60,7 @@ class Architecture(NamedTuple):
         }
 
     def linear_parameters(self) -> int:
-        """Weights in the blocks' linear layers."""
+        """Weights in the linear layers of all blocks."""
         return self.layers * sum(a * b for a, b in self.linears().values())
 
     def parameters(self) -> int:
@@ -71,30 +71,30 @@ class Architecture(NamedTuple):
 
 
 class Adapter(NamedTuple):
-    """A LoRA adapter: its rank, the linear layers that get it as in PEFT, and DoRA or not."""
+    """A LoRA adapter: its rank, its linear layers as in PEFT, and whether it uses DoRA."""
 
     r: int
     targets: str | Sequence[str] = ALL_LINEAR
     dora: bool = False
 
     def parameters(self, model: Architecture) -> int:
-        """Its weights: A (in x r) and B (r x out) for each layer (Hu et al. 2021, section 4.1,
-        https://arxiv.org/abs/2106.09685), and DoRA's magnitudes (out)."""
+        """Its weights: A (inputs x r) and B (r x outputs) per layer (Hu et al. 2021, section 4.1,
+        https://arxiv.org/abs/2106.09685), and the magnitudes of DoRA (outputs)."""
         sizes = self.covered(model)
         return sum(self.r * (a + b) + (b if self.dora else 0) for a, b in sizes)
 
     def covered(self, model: Architecture) -> list[tuple[int, int]]:
-        """(in, out) of each layer that gets it."""
+        """(inputs, outputs) of each layer that gets it."""
         layers = model.paths()
         names = layers if self.targets == ALL_LINEAR else matched(self.targets, layers)
         return [layers[name] for name in names]
 
 
 class Load(NamedTuple):
-    """What a training does at once.
+    """What a training processes at once.
 
-    rows: sequences in memory at once. tokens: of the longest, with padding. answers: positions
-    with logits in each. width: bytes of an activation (2 or 4). device: `cpu` or `cuda`.
+    rows: sequences in memory. tokens: of the longest, with padding. answers: positions with logits
+    per sequence. width: bytes of an activation (2 or 4). device: `cpu` or `cuda`.
     """
 
     rows: int
@@ -106,7 +106,7 @@ class Load(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """Bytes, by what they are for."""
+    """Bytes by purpose."""
 
     weights: float
     trained: float
@@ -118,7 +118,7 @@ class Memory(NamedTuple):
 
     @property
     def total(self) -> float:
-        """All of them."""
+        """The sum of all parts."""
         return sum(self)
 
 
@@ -131,14 +131,14 @@ def memory(
     double_quantized: bool = True,
     copies: int = 1,
 ) -> Memory:
-    """The peak of a training, in bytes.
+    """The peak memory of a training, in bytes.
 
-    adapter: None where all weights are trained. copies: of the weights; 2 where a preference
-    training compares with a second, frozen model.
+    adapter: None if all weights are trained. copies: of the weights; 2 if a preference training
+    compares with a second, frozen model.
     """
     frozen = _frozen(model, load.width, quantized, double_quantized)
     count = model.parameters() if adapter is None else adapter.parameters(model)
-    # Autocast multiplies by 16-bit copies of the trained weights.
+    # Autocast multiplies with 16-bit copies of the trainable weights.
     cast = load.width * count if load.width < FULL_BYTES else 0
     return Memory(
         weights=frozen * (copies if adapter is not None else copies - 1),
@@ -152,7 +152,7 @@ def memory(
 
 
 def _frozen(model: Architecture, width: int, quantized: bool, double: bool) -> float:
-    """Bytes of frozen weights; in QLoRA all but the linear layers of blocks stay in 16 bits."""
+    """Bytes of frozen weights. QLoRA quantizes only the linear layers of blocks."""
     if not quantized:
         return width * model.parameters()
     linear = model.linear_parameters()
@@ -160,10 +160,10 @@ def _frozen(model: Architecture, width: int, quantized: bool, double: bool) -> f
 
 
 def activations(model: Architecture, adapter: Adapter | None, load: Load) -> float:
-    """Bytes that the backward pass needs of the forward pass.
+    """Bytes of the forward pass that the backward pass needs.
 
-    With gradient checkpointing (Chen et al. 2016, https://arxiv.org/abs/1604.06174) that is each
-    block's input, and one block as a whole with the gradients of what it computed.
+    With gradient checkpointing (Chen et al. 2016, https://arxiv.org/abs/1604.06174), these are the
+    input of each block, and all activations of one block with their gradients.
     """
     tokens = load.rows * load.tokens
     block = tokens * block_bytes(model, adapter, load.width)
@@ -174,13 +174,13 @@ def activations(model: Architecture, adapter: Adapter | None, load: Load) -> flo
 
 
 def block_bytes(model: Architecture, adapter: Adapter | None, width: int) -> float:
-    """Bytes that one block keeps of one token until the backward pass.
+    """Bytes that a block keeps per token until the backward pass.
 
-    Each of two norms: its input in fp32 and what the linear layers take. Attention: queries, keys
-    and values of all heads, its output, and that output once more in rows for `o_proj`. MLP: both
-    branches, the activation, and their product. An adapter adds r numbers a layer. Where norms
-    are trained and the residual stream is fp32, norms keep their output as well, and each linear
-    layer casts its own copy.
+    Each of two norms: its input in fp32 and the input of the linear layers. Attention: queries,
+    keys and values of all heads, its output, and a copy of that output for `o_proj`. MLP: both
+    branches, the activation, and their product. An adapter adds r numbers per layer. If norms are
+    trained and the residual stream is fp32, norms also keep their output, and each linear layer
+    casts its own copy.
     """
     h, q, i = model.hidden, model.heads * model.head_size, model.intermediate
     inside = width * (5 * q + 4 * i)
@@ -192,11 +192,11 @@ def block_bytes(model: Architecture, adapter: Adapter | None, width: int) -> flo
 
 
 def tokens_per_second(rates: Sequence[tuple[float, float]], parameters: float) -> float | None:
-    """What a model of `parameters` should reach, by (parameters, tokens/s) of past trainings.
+    """The expected speed of a model, from (parameters, tokens/s) of past trainings.
 
-    The work on a token is proportional to the parameters (Kaplan et al. 2020,
-    https://arxiv.org/abs/2001.08361, section 2.1), so a rate is carried over by their ratio; of
-    the trainings nearest in size the median counts. None where there is none.
+    The work per token is proportional to the parameters (Kaplan et al. 2020,
+    https://arxiv.org/abs/2001.08361, section 2.1), so a rate is scaled by their ratio. The result
+    is the median over the trainings nearest in size, None without any.
     """
     if not rates:
         return None

@@ -1,5 +1,4 @@
-"""The model of a training: loaded, quantised, and with its adapter, as a trainer takes it.
+"""The model of a training, loaded, quantized and with its adapter for TRL's trainers.
 
-A `Model` artifact and the settings of a training come in. What TRL's trainers take goes out, with
-the dtype to compute in and the kernels that make it faster. Public for other plugins that train.
+Also decides the compute dtype and the kernels to use. Public for other plugins that train.
 """

@@ -1,14 +1,14 @@
-"""What makes a training faster on a GPU: used where it is installed, and recorded."""
+"""Libraries that make a training faster on a GPU. They are used if installed, and recorded."""
 
 import importlib.util
 from typing import Any, NamedTuple
 
 
 class Accelerators(NamedTuple):
-    """What is installed and fits this machine.
+    """The accelerators that are installed and suit this machine.
 
     liger: Liger's Triton kernels for a model's layers.
-    flash: FlashAttention 2, which takes the rows of a batch end to end instead of padded.
+    flash: FlashAttention 2, which takes the rows of a batch concatenated instead of padded.
     unsloth: Unsloth's kernels and layers, in trainings with Unsloth.
     """
 
@@ -18,7 +18,7 @@ class Accelerators(NamedTuple):
 
     @classmethod
     def here(cls, dtype: Any) -> "Accelerators":
-        """Those of this machine. dtype: to compute in; FlashAttention takes 16 bits only."""
+        """The accelerators of this machine. dtype: for computing; FlashAttention needs 16 bits."""
         import torch
 
         if not torch.cuda.is_available():
@@ -27,7 +27,7 @@ class Accelerators(NamedTuple):
         return cls(_installed("liger_kernel"), flash)
 
     def names(self) -> list[str]:
-        """The names of those in use, for the model's manifest."""
+        """The names of the accelerators in use, for the model's manifest."""
         names = {
             "Liger kernels": self.liger,
             "FlashAttention 2, without padding": self.flash,

@@ -1,4 +1,4 @@
-"""The context of a model: how many tokens a sequence may have, without loading the weights."""
+"""The context length of a model, read without loading its weights."""
 
 import json
 
@@ -6,7 +6,7 @@ from finery import Model
 
 
 def context_of(model: Model) -> int | None:
-    """The longest sequence that a model takes, in tokens; None where its files don't say."""
+    """The longest sequence that a model takes, in tokens; None if its files don't state it."""
     if model.format == "adapter":
         from finery_transformers.loading import base_of
 
@@ -15,7 +15,7 @@ def context_of(model: Model) -> int | None:
         return _gguf_context(model)
     path = model.file("config.json")
     config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    text = config.get("text_config", config)  # of models that see, too
+    text = config.get("text_config", config)  # of multimodal models
     context = text.get("max_position_embeddings")
     return context if isinstance(context, int) else None
 

@@ -1,4 +1,4 @@
-"""The model of a training as the trainer takes it: frozen weights, adapter, reference."""
+"""The model of a training for the trainer: frozen weights, adapter, reference."""
 
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 class Prepared(NamedTuple):
     """A model for TRL.
 
-    model: a plain model, or one with the adapter to train on. peft_config: of a new adapter.
-    reference: what DPO compares with, where it can't get it by switching an adapter off.
-    masters: the adapter's weights before TRL rounds them.
+    model: a plain model, or one with the adapter to train further. peft_config: of a new adapter.
+    reference: the model that DPO compares with, if disabling an adapter doesn't yield it. masters:
+    the weights of the adapter before TRL rounds them.
     """
 
     model: Any
@@ -30,7 +30,7 @@ class Prepared(NamedTuple):
     def of(cls, step: "Training", dtype: "torch.dtype", longest: int, job: Job) -> Self:
         """Load it: frozen weights in `dtype` or in 4 bits, trained weights in fp32.
 
-        longest: tokens of the longest row. Raises `DataError` where the model's context is shorter.
+        longest: tokens of the longest row. Raises `DataError` if the model's context is shorter.
         """
         continues = step.continues()
         model = _frozen(step, dtype, job)
@@ -51,7 +51,7 @@ class Prepared(NamedTuple):
         )
 
     def keep_masters(self, trained: Any) -> None:
-        """Restore trained weights to fp32, where TRL rounded them to bf16.
+        """Restore trainable weights to fp32 if TRL rounded them to bf16.
 
         TRL rounds an adapter on 4-bit weights to save memory, which would lose updates that are
         too small for bf16.
@@ -62,7 +62,7 @@ class Prepared(NamedTuple):
 
 
 def _frozen(step: "Training", dtype: "torch.dtype", job: Job) -> "PreTrainedModel":
-    """The model without the adapter to train; the whole model where there is none."""
+    """The model without the adapter to train; the whole model if there is none."""
     import torch
 
     from finery_transformers.loading import base_of, load_model, load_quantized
@@ -82,9 +82,9 @@ def _with_adapter(model: "PreTrainedModel", step: "Training") -> Any:
 
 
 def check_context(context: int | None, longest: int) -> None:
-    """Raise `DataError` where the longest row has more tokens than the model's context."""
+    """Raise `DataError` if the longest row has more tokens than the model's context."""
     if context is not None and longest > context:
         raise DataError(
             f"the longest row has {longest} tokens, more than the model's context of {context}",
-            fix=f"max_length: {context}, and too_long: drop to leave such rows out",
+            fix=f"max_length: {context}, and too_long: drop to drop longer rows",
         )

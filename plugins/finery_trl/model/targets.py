@@ -1,4 +1,4 @@
-"""Which layers get an adapter: `target_modules` compared with the model before it is loaded."""
+"""Checks `target_modules` against the layers of a model before it is loaded."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 def check_targets(step: "Training") -> None:
-    """Raise `UsageError` where `target_modules`, or a name in it, matches no layer of the model.
+    """Raise `UsageError` if `target_modules`, or a name in it, matches no layer of the model.
 
-    Only the model's configuration is read.
+    Reads only the model's configuration.
     """
     if step.lora is None or step.lora.target_modules == ALL_LINEAR:
         return
@@ -32,10 +32,10 @@ def check_targets(step: "Training") -> None:
 
 
 def matched(wanted: str | Sequence[str], layers: Iterable[str]) -> list[str]:
-    """Those of the layers, given by their paths, that `target_modules` matches.
+    """The layers, given by their paths, that `target_modules` matches.
 
-    As in PEFT, a name matches the layers that have it as their path or end with `.name`, and text
-    matches whole paths. `ALL_LINEAR` isn't resolved here: it depends on the model's classes.
+    As in PEFT, a name matches layers with this path or a path that ends with `.name`, and a string
+    matches full paths. `ALL_LINEAR` isn't resolved here, since it depends on the model's classes.
     """
     if isinstance(wanted, str):
         return [layer for layer in layers if re.fullmatch(wanted, layer)]
@@ -44,7 +44,7 @@ def matched(wanted: str | Sequence[str], layers: Iterable[str]) -> list[str]:
 
 
 def layers_of(model: "PreTrainedModel") -> dict[str, bool]:
-    """Each layer that can get an adapter → whether it is a linear one inside the model's blocks."""
+    """Each layer that can get an adapter → whether it is a linear layer in the model's blocks."""
     import torch
     from transformers.pytorch_utils import Conv1D
 
@@ -61,11 +61,11 @@ def _unmatched(unknown: Sequence[str], layers: dict[str, bool], *, pattern: bool
     there = sorted({layer.rpartition(".")[2] for layer, linear in layers.items() if linear})
     named = ", ".join(f"'{name}'" for name in unknown)
     if pattern:
-        what = f"target_modules: the pattern {named} matches no layer's whole path"
+        what = f"target_modules: the pattern {named} matches the full path of no layer"
         known = unknown[0] in there
-        fix = f"name it in a list: [{unknown[0]}]" if known else rf"e.g. '.*\.{there[0]}'"
+        fix = f"write it as a list: [{unknown[0]}]" if known else rf"e.g. '.*\.{there[0]}'"
     else:
         what = f"target_modules: the model has no layer {named}"
         close = nearest(unknown[0], there)
-        fix = f"did you mean '{close}'?" if close else f"name layers that it has, or {ALL_LINEAR}"
+        fix = f"did you mean '{close}'?" if close else f"name layers of the model, or {ALL_LINEAR}"
     return UsageError(what, where=TARGET_MODULES, details=[f"it has: {', '.join(there)}"], fix=fix)

@@ -1,6 +1,5 @@
-"""What a training reports while it runs: its progress, trackers, notes, and what it ran out of.
+"""What a training reports while it runs: progress, trackers, notes, and errors about resources.
 
-The settings of a training and what it measures come in. Metrics, lines of a log, trackers' files
-and errors in words go out. None of it can change a model, so the code that trains reaches these
-modules by name only, and their code is in no step's key.
+None of it can change a model, so the training code refers to these modules only by name, and their
+code is not part of any key.
 """

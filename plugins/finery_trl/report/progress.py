@@ -1,6 +1,6 @@
-"""The progress of a training: its bar and its live metrics.
+"""The progress of a training: its progress bar and live metrics.
 
-Imports transformers: import it inside a function.
+Imports transformers, so import it inside a function.
 """
 
 import time
@@ -14,10 +14,10 @@ from finery_trl.train.checkpoints import MEASURED
 
 
 class Progress(TrainerCallback):
-    """Reports to the job what the trainer measures. To be called after `callback`.
+    """Reports measurements of the trainer to the job. Must be called after `callback`.
 
-    every: optimizer steps between two reports of the loss. callback: counts tokens and adds
-    watched metrics to the history.
+    every: optimizer steps between reports of the loss. callback: counts tokens and adds watched
+    metrics to the history.
     """
 
     def __init__(self, job: Job, every: int, callback: Callback) -> None:
@@ -25,12 +25,12 @@ class Progress(TrainerCallback):
         self._every = every
         self._callback = callback
         self._losses: list[float] = []
-        self._tokens = 0  # of the batches up to the last report
+        self._tokens = 0  # in the batches up to the last report
         self._seconds = 0.0
         self._began = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Show the bar."""
+        """Show the progress bar."""
         self._show(state)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -38,11 +38,11 @@ class Progress(TrainerCallback):
         self._began = time.perf_counter()
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Stop the clock: validations don't count."""
+        """Stop the clock, since validations don't count."""
         self._seconds += time.perf_counter() - self._began
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Report the metrics that were just watched."""
+        """Report the newest watched metrics."""
         last = state.log_history[-1] if state.log_history else {}
         if last.get("step") != state.global_step or "watch" not in last:
             return
@@ -50,7 +50,7 @@ class Progress(TrainerCallback):
             self._job.metric(f"watch.{name}", value, state.global_step)
 
     def on_log(self, args: Any, state: Any, control: Any, **context: Any) -> None:
-        """Report losses and what else was measured."""
+        """Report losses and other measurements."""
         step, logs = state.global_step, context["logs"]
         for name, metric in MEASURED.items():
             if name in logs and name.startswith("eval_"):

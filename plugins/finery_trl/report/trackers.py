@@ -1,4 +1,4 @@
-"""Experiment trackers, through transformers' own integrations."""
+"""Experiment trackers, through the integrations of transformers."""
 
 import importlib.util
 import os
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 def ready_trackers(step: "Training") -> list[str]:
-    """The step's trackers, as transformers' `report_to` takes them, told where to write.
+    """The step's trackers, as `report_to` of transformers takes them, after setting their folders.
 
-    The places go into the environment variables from which the trackers read them, unless these are
-    set. `StepError` for a tracker whose library isn't installed.
+    The folders go into the environment variables that the trackers read, unless those are set.
+    Raises `StepError` for a tracker whose library isn't installed.
     """
     for name in step.report_to:
         if importlib.util.find_spec(name) is None:

@@ -1,4 +1,4 @@
-"""What a training says in words: about its schedule, and where memory or disk ran out."""
+"""Messages of a training: about its schedule, and about memory or disk space that ran out."""
 
 import errno
 from typing import TYPE_CHECKING
@@ -11,27 +11,27 @@ if TYPE_CHECKING:
 
 
 def schedule_notes(step: "Training", schedule: Schedule) -> list[str]:
-    """What settings ask for, and the training has too few optimizer steps for."""
+    """Notes on settings that need more optimizer steps than the training has."""
     validates = step.validation is not None or step.watch is not None
     if not validates or step.eval_steps is None or step.eval_steps <= schedule.steps:
         return []
     return [
-        f"eval_steps {step.eval_steps} is more than all optimizer steps of this training, "
-        f"{schedule.steps}: its only validation is at its end"
+        f"eval_steps is {step.eval_steps}, but the training has {schedule.steps} optimizer steps: "
+        "its only validation is at the end"
     ]
 
 
 def exhaustion(error: Exception, step: "Training", schedule: Schedule) -> StepError | None:
-    """The error to show where memory or disk ran out, None for any other error."""
+    """The error to show if memory or disk space ran out, None for any other error."""
     import torch
 
     text = str(error).strip()
-    # The CPU's allocator and torch's file writer have no classes of their own.
+    # The CPU allocator and the file writer of torch have no exception classes of their own.
     out_of_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError))
     if out_of_memory or "can't allocate memory" in text:
         return StepError(
-            f"memory doesn't suffice for {schedule.size} rows of up to {schedule.longest} tokens "
-            "at once",
+            f"not enough memory for {schedule.size} rows of up to {schedule.longest} tokens at "
+            "once",
             details=text.splitlines()[:1],
             fix=_less_memory(step, schedule.size),
         )
@@ -39,7 +39,7 @@ def exhaustion(error: Exception, step: "Training", schedule: Schedule) -> StepEr
         return StepError(
             "no disk space left for a checkpoint",
             where=str(schedule.folder),
-            fix="free some and build again: the training goes on from its last whole checkpoint",
+            fix="free some space and build again: the training continues from its last checkpoint",
         )
     return None
 

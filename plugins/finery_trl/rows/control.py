@@ -1,7 +1,7 @@
-"""Rows whose own text has control tokens of the model, which the tokenizer takes for real ones.
+"""Finds rows with control tokens of the model in their text, which the tokenizer takes as real.
 
-A `<|im_end|>` in a user's text ends the turn there, and the model reads the rest as something else.
-That may be intended, so such rows are learned, and reported.
+A `<|im_end|>` in a user's text ends the turn there, and the model misreads the rest. That may be
+intended, so such rows are kept and reported.
 """
 
 import re
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Control:
-    """Looks for control tokens in rows, without changing them."""
+    """Searches rows for control tokens, without changing them."""
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         self._pattern = _pattern(tokenizer)
@@ -25,7 +25,7 @@ class Control:
         self._tokens: dict[str, None] = {}
 
     def add(self, row: Row) -> None:
-        """Look at one row."""
+        """Search one row."""
         self._read += 1
         tokens = [t for text in _texts(row) for t in self._pattern.findall(text)]
         if tokens:
@@ -33,17 +33,17 @@ class Control:
             self._tokens |= dict.fromkeys(tokens)
 
     def notes(self) -> list[str]:
-        """A line about the rows that have some; empty where none has."""
+        """A line about the rows with control tokens, if there are any."""
         if not self._ids:
             return []
         return [
-            f"{len(self._ids):,} of {self._read:,} rows have control tokens within their text, "
-            f"which the model reads as such ({', '.join(self._tokens)}): {some_of(self._ids)}"
+            f"{len(self._ids):,} of {self._read:,} rows have control tokens in their text "
+            f"({', '.join(self._tokens)}), which the model takes as real: {some_of(self._ids)}"
         ]
 
 
 def _pattern(tokenizer: Any) -> re.Pattern[str]:
-    """Any control token; matches nothing where the tokenizer splits them within a text."""
+    """Matches any control token; nothing if the tokenizer splits them in texts."""
     if getattr(tokenizer, "split_special_tokens", False):
         return re.compile(r"(?!)")
     added = (t.content for t in tokenizer.added_tokens_decoder.values() if t.special)
@@ -52,7 +52,7 @@ def _pattern(tokenizer: Any) -> re.Pattern[str]:
 
 
 def _texts(row: Row) -> Iterator[str]:
-    """The texts of a row's turns."""
+    """The texts of all turns of a row."""
     prompt, completion = split_turns(row)
     _, rejected = split_turns({"completion": row.get("rejected", [])})
     for turn in (*prompt, *completion, *rejected):

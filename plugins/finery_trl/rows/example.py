@@ -1,16 +1,16 @@
-"""A row in tokens: what all kinds of training need of it, and the kind with one answer to learn."""
+"""A row as tokens: the interface of all kinds of rows, and the kind with one answer."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 NO_LOSS = -100
-"""The label that torch's cross entropy ignores."""
+"""The label that the cross entropy of torch ignores."""
 
 
 class Answer(NamedTuple):
-    """A prompt and an answer to it, in tokens, as they are trained on.
+    """A prompt and its answer, as the tokens that are trained on.
 
-    label: which of several answers it is, e.g. `chosen`; empty where there is only one.
+    label: which of several answers it is, e.g. `chosen`; empty if there is only one.
     """
 
     prompt: Sequence[int]
@@ -19,10 +19,10 @@ class Answer(NamedTuple):
 
 
 class Proven(Protocol):
-    """A row in tokens, proven to be learnable; what a trainer's collator takes.
+    """A row as tokens, verified to be learnable, as a trainer's collator takes it.
 
-    row_id: the row's id. size: tokens of its longest sequence. sequences: how many it has.
-    total_tokens, loss_tokens: all tokens of its sequences, and those of them with loss.
+    row_id: the row's id. size: tokens of its longest sequence. sequences: number of its sequences.
+    total_tokens, loss_tokens: tokens of its sequences, in all and with loss.
     """
 
     @property
@@ -41,14 +41,14 @@ class Proven(Protocol):
     def loss_tokens(self) -> int: ...
 
     def answers(self) -> list[Answer]:
-        """Each sequence, cut where its answer begins."""
+        """Each sequence, split where its answer begins."""
 
     def columns(self) -> dict[str, Any]:
         """Column → value, as TRL's collator expects them."""
 
 
 class Example(NamedTuple):
-    """A row with one answer. `labels` are as long as `tokens`, NO_LOSS on the prompt."""
+    """A row with one answer. `labels` has the length of `tokens`, with NO_LOSS on the prompt."""
 
     row_id: str
     tokens: list[int]
@@ -56,7 +56,7 @@ class Example(NamedTuple):
 
     @property
     def sequences(self) -> int:
-        """One: prompt and answer."""
+        """Always 1: prompt and answer."""
         return 1
 
     @property
@@ -79,10 +79,10 @@ class Example(NamedTuple):
         return [Answer(*self.cut())]
 
     def columns(self) -> dict[str, Any]:
-        """What TRL's collator for language modelling takes."""
+        """The columns of TRL's collator for language modeling."""
         return {"input_ids": self.tokens, "labels": self.labels}
 
     def cut(self) -> tuple[list[int], list[int]]:
-        """(prompt, answer): the tokens before those with loss, and those."""
+        """(prompt, answer): the tokens before the loss, and those with loss."""
         start = len(self.tokens) - self.loss_tokens
         return self.tokens[:start], self.tokens[start:]

@@ -4,18 +4,18 @@ import random
 from collections.abc import Iterator, Sequence
 
 POOL = 16
-"""Batches' worth of random rows that are sorted by length together."""
+"""Number of batches with randomly chosen rows that are sorted by length together."""
 
 
 class LengthGroupedOrder:
-    """Row indices, epoch by epoch: random, with rows of about the same length in a batch.
+    """Random row indices for each epoch, with rows of similar length in a batch.
 
-    The order depends on the seed and the epoch alone. (transformers' own sampler draws from
-    torch's global random state, which an interrupted training no longer has.) torch takes it as a
-    sampler, and accelerate calls `set_epoch`. The very first batch is the longest, so that a
-    training that doesn't fit into memory fails at once.
+    The order depends only on the seed and the epoch. (The sampler of transformers uses the global
+    random state of torch, which is lost when a training is interrupted.) It is a sampler for torch,
+    and accelerate calls `set_epoch`. The first batch is the longest, so that a training that
+    doesn't fit into memory fails at once.
 
-    lengths: of the rows, in tokens. size: rows in a batch.
+    lengths: of the rows, in tokens. size: rows per batch.
     """
 
     def __init__(self, lengths: Sequence[int], size: int, seed: int) -> None:
@@ -28,7 +28,7 @@ class LengthGroupedOrder:
         return len(self._lengths)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next iteration, from 0."""
+        """Set the epoch of the next iteration, from 0."""
         self._epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
@@ -37,7 +37,7 @@ class LengthGroupedOrder:
         batches: list[list[int]] = []
         for pool in _cut(rows, POOL * self._size):
             batches += _cut(sorted(pool, key=lambda i: -self._lengths[i]), self._size)
-        # Only the last batch can be short, and it must stay last: torch cuts them anew.
+        # Only the last batch can be short. It must stay last, since torch splits the rows again.
         short = batches.pop() if len(batches[-1]) < self._size else []
         generator.shuffle(batches)
         if self._epoch == 0:

@@ -1,6 +1,6 @@
-"""Preferences to tokens: a better and a worse answer to the same prompt, or answers with a rating.
+"""Preferences as tokens: a better and a worse answer to the same prompt, or rated answers.
 
-They are proven like rows with one answer: both answers extend the exact prompt used at inference,
+They are verified like rows with one answer: both answers extend the exact prompt used at inference,
 both have loss, and both end their turn. The two answers must also differ.
 """
 
@@ -13,11 +13,11 @@ from finery_trl.rows.example import Answer
 from finery_trl.rows.tokens import Tokens, examples_of
 
 RATINGS = {True: True, False: False, "true": True, "false": False}
-"""A row's label → whether its completion is good; a Dataset's labels are text."""
+"""A row's label → whether its completion is good. The labels of a Dataset are text."""
 
 
 class Pair(NamedTuple):
-    """A preference in tokens: `chosen` and `rejected` each follow `prompt`."""
+    """A preference as tokens: `chosen` and `rejected` each follow `prompt`."""
 
     row_id: str
     prompt: list[int]
@@ -26,7 +26,7 @@ class Pair(NamedTuple):
 
     @property
     def sequences(self) -> int:
-        """Two: the prompt with either answer."""
+        """Always 2: the prompt with each answer."""
         return 2
 
     @property
@@ -52,7 +52,7 @@ class Pair(NamedTuple):
         ]
 
     def columns(self) -> dict[str, Any]:
-        """What TRL's collator for preferences takes."""
+        """The columns of TRL's collator for preferences."""
         return {
             "prompt_ids": self.prompt,
             "chosen_ids": self.chosen,
@@ -61,7 +61,7 @@ class Pair(NamedTuple):
 
 
 class Rating(NamedTuple):
-    """An answer in tokens with a rating: whether the model should give it more or less often."""
+    """A rated answer as tokens: whether the model should give it more or less often."""
 
     row_id: str
     prompt: list[int]
@@ -70,7 +70,7 @@ class Rating(NamedTuple):
 
     @property
     def sequences(self) -> int:
-        """One: prompt and answer."""
+        """Always 1: prompt and answer."""
         return 1
 
     @property
@@ -94,7 +94,7 @@ class Rating(NamedTuple):
         return [Answer(self.prompt, self.completion, rating)]
 
     def columns(self) -> dict[str, Any]:
-        """What TRL's collator for ratings takes."""
+        """The columns of TRL's collator for ratings."""
         return {
             "prompt_ids": self.prompt,
             "completion_ids": self.completion,
@@ -105,18 +105,24 @@ class Rating(NamedTuple):
 def pairs_of(
     rows: Iterable[Row], tokens: Tokens, job: Job, *, what: str, **limits: Any
 ) -> list[Pair]:
-    """Every preference in tokens, proven.
+    """Every preference as tokens, verified.
 
-    limits: as of `examples_of`. Raises what that raises, and `DataError` naming the rows that
-    are no preference or whose two answers are the same.
+    limits: see `examples_of`. Raises the same errors, and `DataError` with the rows that aren't
+    preferences or have two equal answers.
     """
     pairs = list(rows)
-    _refuse(pairs, lambda r: not _is_preference(r), "no preference", _PREFERENCE_FIX, what)
+    _refuse(
+        pairs,
+        lambda r: not _is_preference(r),
+        "no chosen and rejected answer",
+        _PREFERENCE_FIX,
+        what,
+    )
     chosen = _proven(pairs, "chosen", tokens, job, what, **limits)
     rejected = _proven(pairs, "rejected", tokens, job, what, **limits)
     same = [r for r in pairs if chosen.get(r["id"]) == rejected.get(r["id"], "")]
-    _refuse(same, lambda r: True, "chosen and rejected alike", "remove them", what)
-    # A preference needs both answers: where one is too long, both are left out.
+    _refuse(same, lambda r: True, "equal chosen and rejected answers", "remove them", what)
+    # A preference needs both answers: if one is too long, the row is dropped.
     return [
         Pair(r["id"], *chosen[r["id"]], rejected[r["id"]][1])
         for r in pairs
@@ -127,10 +133,10 @@ def pairs_of(
 def ratings_of(
     rows: Iterable[Row], tokens: Tokens, job: Job, *, what: str, **limits: Any
 ) -> list[Rating]:
-    """Every rated answer in tokens, proven; a preference gives two of them.
+    """Every rated answer as tokens, verified. A preference yields two of them.
 
-    limits: as of `examples_of`. Raises what that raises, and `DataError` naming the rows without
-    a rating.
+    limits: see `examples_of`. Raises the same errors, and `DataError` with the rows without a
+    rating.
     """
     rated = list(rows)
     _refuse(
@@ -153,7 +159,7 @@ def ratings_of(
 def _proven(
     rows: Sequence[Row], side: str, tokens: Tokens, job: Job, what: str, **limits: Any
 ) -> dict[str, tuple[list[int], list[int]]]:
-    """Row id → (prompt, answer) in tokens, for one of the answers of each row."""
+    """Row id → (prompt, answer) as tokens, for one of the answers of each row."""
     shared = ("id", "prompt", "tools")
     answered = [{k: r[k] for k in shared if k in r} | {"completion": r[side]} for r in rows]
     name = what if side == "completion" else f"{what} ({side})"
@@ -175,10 +181,10 @@ def _refuse(rows: Sequence[Row], faulty: Any, fault: str, fix: str, what: str) -
 
 
 _PREFERENCE_FIX = (
-    "give each a prompt, a chosen and a rejected answer; data.file reads them with "
+    "add a prompt, a chosen and a rejected answer to each; data.file reads them with "
     "`format: preference`"
 )
 _RATING_FIX = (
-    "give each a prompt, a completion and `label: true` or `false`, or a chosen and a rejected "
-    "answer; data.file reads them with `format: rating` and `format: preference`"
+    "add a prompt, a completion and `label: true` or `false` to each, or a chosen and a rejected "
+    "answer; data.file reads them with `format: rating` or `format: preference`"
 )

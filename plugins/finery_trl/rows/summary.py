@@ -1,4 +1,4 @@
-"""Rows in numbers, for the log of a training: how many, how long, how many tokens with loss."""
+"""Counts of rows for the log of a training: number, lengths, tokens with loss."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def summary(name: str, rows: "Iterable[Proven]") -> Proof:
-    """The counts of rows that were read already. name: the input that they come from."""
+    """The counts of rows. name: the input that they come from."""
     tally = Tally()
     for row in rows:
         add(tally, row)

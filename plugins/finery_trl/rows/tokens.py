@@ -1,8 +1,8 @@
-"""Rows to tokens, with proof that they teach the model what it is asked at inference.
+"""Rows as tokens, with proof that they teach the model what is used at inference.
 
-The functions that render prompts for engines also render what is trained on, not TRL's: TRL goes
-through Arrow, which gives every message all keys that any message has, as nulls that a chat
-template may take for values.
+The functions that render prompts for engines also render the training rows, instead of TRL: TRL
+uses Arrow, which gives every message all keys that any message has, as nulls that a chat template
+may take for values.
 """
 
 import json
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SHORT = 4
-"""An answer of at most so many tokens may be nothing but white space."""
+"""Answers of at most this many tokens are checked for text other than white space."""
 
 
 class Tokens(NamedTuple):
-    """A tokenizer, what its chat template is called with, and the token ids that end a turn."""
+    """A tokenizer, the arguments of its chat template, and the token ids that end a turn."""
 
     tokenizer: "PreTrainedTokenizerBase"
     arguments: dict[str, Any]
@@ -29,26 +29,27 @@ class Tokens(NamedTuple):
 
     @classmethod
     def of(cls, tokenizer: "PreTrainedTokenizerBase", arguments: dict[str, Any]) -> Self:
-        """Find the tokens that end a turn. `StepError` for a template that can't be trained on.
+        """Find the tokens that end a turn.
 
-        Its answers end with no special token, or its prompts lack what its answers open with, so
-        that the model would have to write that itself.
+        Raises `StepError` for a template that can't be trained on: its answers don't end with a
+        special token, or its prompts lack the header of an answer, so that the model would have to
+        write it.
         """
         from finery_transformers.chat import end_of_turn, unasked_header
 
         ends = end_of_turn(tokenizer, arguments)
         if not ends:
             raise StepError(
-                "the chat template ends an answer with no special token, so a model can't learn "
-                "to stop",
-                fix="give the model a chat template that writes an end-of-turn or EOS token",
+                "the chat template doesn't end an answer with a special token, so the model can't "
+                "learn to stop",
+                fix="use a chat template that writes an end-of-turn or EOS token",
             )
         if header := unasked_header(tokenizer, arguments):
             raise StepError(
-                "the chat template has no generation prompt: it opens each answer with "
-                f"{header!r}, and a prompt doesn't end with that, so the model would be asked "
-                "something else than it is trained on",
-                fix=f"end the template with {_generation_prompt(header)}",
+                f"the chat template has no generation prompt: each answer begins with {header!r}, "
+                "but prompts don't end with it, so the prompts used at inference would differ from "
+                "those in training",
+                fix=f"add at the end of the template: {_generation_prompt(header)}",
             )
         return cls(tokenizer, arguments, frozenset(ends))
 
@@ -59,7 +60,7 @@ def _generation_prompt(header: str) -> str:
 
 
 class Fault(NamedTuple):
-    """Why rows can't be learned from: what they have, and how to fix it."""
+    """Why rows can't be trained on: what they have, and how to fix it."""
 
     says: str
     fix: str
@@ -68,30 +69,29 @@ class Fault(NamedTuple):
 
 REFUSED = Fault(
     "a conversation that the model's chat template refuses",
-    "give them the roles that the template takes, or give the model another template",
+    "use roles that the template accepts, or give the model another template",
     DataError,
 )
-UNANSWERED = Fault("no answer to learn", "leave them out, or give them one", DataError)
+UNANSWERED = Fault("no answer to learn", "remove them, or add answers", DataError)
 EMPTY = Fault(
-    "an empty answer, with no token with loss but its end",
-    "leave them out, or write what the model shall answer, e.g. `none`",
+    "an empty answer, in which only the end of the turn has loss",
+    "remove them, or write the answer that the model should give, e.g. `none`",
     DataError,
 )
 UNWRITTEN = Fault(
     "an answer that the model's chat template doesn't write, so that no token has loss",
-    "give the model a chat template that writes the assistant's turns",
+    "use a chat template that writes the assistant's turns",
     StepError,
 )
 CHANGED = Fault(
-    "another prompt than the model will be asked",
-    "the chat template writes earlier turns differently once there is an answer: give the model "
-    "a chat template that doesn't",
+    "a prompt that differs from the one used at inference",
+    "use a chat template that writes earlier turns in the same way with and without an answer",
     StepError,
 )
 ENDLESS = Fault(
-    "an answer that doesn't end with an end-of-turn",
-    "the model wouldn't learn to stop: give it a chat template that writes an end-of-turn or EOS "
-    "token behind each answer",
+    "an answer that doesn't end with an end-of-turn token",
+    "use a chat template that writes an end-of-turn or EOS token after each answer, or the model "
+    "won't learn to stop",
     StepError,
 )
 FAULTS = (REFUSED, UNANSWERED, EMPTY, UNWRITTEN, CHANGED, ENDLESS)
@@ -108,7 +108,7 @@ class _Faulty(Exception):
 
 
 class _Faults:
-    """The rows that can't be learned from, by fault: their ids, and details of the first few."""
+    """The rows that can't be trained on, by fault: their ids, and details of the first few."""
 
     def __init__(self, what: str) -> None:
         self.what = what
@@ -120,7 +120,7 @@ class _Faults:
         self._prompts = 0
 
     def add(self, row: Row, error: _Faulty) -> None:
-        """Note a row with a fault."""
+        """Add a row with a fault."""
         ids = self._ids.setdefault(error.fault, [])
         details = self._details.setdefault(error.fault, [])
         if error.fault is CHANGED:
@@ -130,13 +130,13 @@ class _Faults:
         ids.append(row["id"])
 
     def add_longer(self, example: "Example", max_length: int) -> None:
-        """Note a row that has too many tokens."""
+        """Add a row with too many tokens."""
         self._longer.append(example.row_id)
         self._longest = max(self._longest, example.size)
         self._prompts += example.size - example.loss_tokens >= max_length
 
     def check(self, job: Job, max_length: int, too_long: Literal["error", "drop"]) -> None:
-        """Raise the first fault, with the others in its details; name dropped rows in the log."""
+        """Raise the first fault, with the others in its details; log the rows that are dropped."""
         if not self.read:
             raise DataError(f"{self.what}: there are no rows", fix=_no_rows(self.what))
         if self._ids:
@@ -158,15 +158,15 @@ class _Faults:
         count, every = len(self._longer), len(self._longer) == self.read
         text = f"{self.what}: {count:,} of {self.read:,} rows are longer than {max_length} tokens"
         if too_long == "error" or every:
-            prompts = f"in {self._prompts:,} of them the prompt alone is" if self._prompts else ""
+            prompts = f"in {self._prompts:,} of them, the prompt alone is" if self._prompts else ""
             raise DataError(
                 f"{text}: {some_of(self._longer)}",
                 where="max_length",
                 details=[prompts] if prompts else [],
                 fix=f"max_length: {self._longest}"
-                + ("" if every else ", or too_long: drop to leave them out"),
+                + ("" if every else ", or too_long: drop to drop them"),
             )
-        job.log(f"{text} (up to {self._longest}) and left out: {some_of(self._longer)}")
+        job.log(f"{text} (up to {self._longest}) and were dropped: {some_of(self._longer)}")
 
 
 def examples_of(
@@ -178,13 +178,13 @@ def examples_of(
     max_length: int,
     too_long: Literal["error", "drop"],
 ) -> Iterator[Example]:
-    """Every row in tokens, each proven: it extends its prompt, has loss and ends its turn.
+    """Every row as tokens, each verified: it extends its prompt, has loss and ends its turn.
 
     Rows are read one by one. Errors are raised after the last one, with the number and ids of all
-    faulty rows. what: the name of these rows in errors. Raises `StepError` where the chat template
-    breaks the proof; `DataError` for no rows at all, for rows without an answer or with an empty
-    one, for conversations that the template refuses and for rows longer than `max_length` tokens.
-    With `too_long="drop"` those are left out and named in the log.
+    faulty rows. what: the name of these rows in errors. Raises `StepError` for faults of the chat
+    template; `DataError` if there are no rows, for rows without an answer or with an empty one, for
+    conversations that the template refuses, and for rows longer than `max_length` tokens. With
+    `too_long="drop"` those are dropped and logged.
     """
     faults = _Faults(what)
     for row in rows:
@@ -228,7 +228,7 @@ def _example(row: Row, tokens: Tokens) -> Example:
 
 
 def _is_empty(answer: Sequence[int], tokens: Tokens) -> bool:
-    """Whether an answer has no text before it ends."""
+    """Whether an answer has no text before its end."""
     content = [t for t in answer if t not in tokens.ends]
     if len(content) > SHORT:
         return False
@@ -239,21 +239,21 @@ def _is_empty(answer: Sequence[int], tokens: Tokens) -> bool:
 def _difference(
     row_id: str, tokenizer: "PreTrainedTokenizerBase", prompt: Sequence[int], whole: Sequence[int]
 ) -> list[str]:
-    """Both texts, from a little before the first token that differs."""
+    """Both texts, from shortly before the first token that differs."""
     pairs = enumerate(zip(prompt, whole, strict=False))
     first = next((i for i, (a, b) in pairs if a != b), min(len(prompt), len(whole)))
     decode: Any = tokenizer.decode
     window = slice(max(0, first - 8), first + 12)
     return [
         f"{row_id}: from token {first}",
-        f"asked:   …{decode(prompt[window])!r}",
-        f"trained: …{decode(whole[window])!r}",
+        f"at inference: …{decode(prompt[window])!r}",
+        f"in training:  …{decode(whole[window])!r}",
     ]
 
 
 def _no_rows(what: str) -> str:
     return (
-        "leave validation out, or name a step with rows"
+        "remove validation, or name a step with rows"
         if what == "validation"
         else ("check the step that they come from")
     )

@@ -1,5 +1,5 @@
-"""The step types of this plugin, one module each, over one base with `run`.
+"""The step types of this plugin, one per module, with a common base that implements `run`.
 
-A recipe's settings, its rows and its model come in. A trained `Model` goes out. Public for other
-plugins, whose step types may derive from these.
+They take a model and rows, and produce a trained `Model`. Public: the step types of other plugins
+may derive from these.
 """

@@ -1,4 +1,4 @@
-"""Direct preference optimisation: prefer the better of two answers."""
+"""Direct preference optimization: prefer the better of two answers."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,47 +15,47 @@ if TYPE_CHECKING:
 class Dpo(Preference, hints="finery_trl.hints:DPO"):
     """Train a model to prefer the chosen answer to the rejected one, with TRL's DPO.
 
-    Direct preference optimisation (Rafailov et al. 2023, https://arxiv.org/abs/2305.18290). The
-    model as it is given is the reference. It comes after supervised fine-tuning: DPO moves
-    probability between answers that the model can give already. Rows are proven as in `trl.sft`,
-    for both answers.
+    Direct preference optimization (Rafailov et al. 2023, https://arxiv.org/abs/2305.18290). The
+    untrained model is the reference. Use DPO after supervised fine-tuning: it shifts probability
+    between answers that the model can already give. Rows are verified as in `trl.sft`, for both
+    answers.
     """
 
     rows: list[Dataset] = takes(
         role="train", help="Preferences: rows with a prompt, a chosen and a rejected answer."
     )
     loss_type: Literal["sigmoid", "ipo", "hinge", "robust", "apo_zero", "apo_down"] = setting(
-        "sigmoid", help="The loss, as TRL names it; sigmoid is DPO's own."
+        "sigmoid", help="The loss, as named by TRL; sigmoid is the original DPO loss."
     )
     label_smoothing: float = setting(
         0.0,
         ge=0,
         lt=0.5,
-        help="Share of the preferences that may be the wrong way round; for loss_type: robust.",
+        help="Expected share of preferences with chosen and rejected swapped; for loss_type: "
+        "robust.",
     )
-
     sft_weight: float = setting(
         0.0,
         ge=0,
-        help="Weight of a second loss beside it: the chosen answers' own, as in `trl.sft` (Pang et "
-        "al. 2024, https://arxiv.org/abs/2404.19733). DPO alone may make both answers less likely "
-        "as long as the rejected one falls further, and unlearn where answers end; 0.2-1 holds on.",
+        help="Weight of an additional loss on the chosen answers, as in `trl.sft` (Pang et al. "
+        "2024, https://arxiv.org/abs/2404.19733). DPO alone can make both answers less likely and "
+        "unlearn where answers end; 0.2-1 prevents this.",
     )
 
     def check(self) -> None:
-        """Also refuse smoothing that no loss heeds."""
+        """Also refuse smoothing with a loss that ignores it."""
         super().check()
         if self.label_smoothing and self.loss_type != "robust":
             raise UsageError(
-                f"loss_type: {self.loss_type} takes no heed of label_smoothing",
+                f"loss_type: {self.loss_type} ignores label_smoothing",
                 where="label_smoothing",
-                fix="leave it out, or set loss_type: robust",
+                fix="remove it, or set loss_type: robust",
             )
 
     def read(
         self, rows: Iterable[Row], tokens: "Tokens", job: Job, what: str
     ) -> "Iterable[Proven]":
-        """Preferences in tokens."""
+        """Preferences as tokens."""
         from finery_trl.rows.pairs import pairs_of
 
         limits: Any = {"max_length": self.max_length, "too_long": self.too_long}

@@ -1,4 +1,4 @@
-"""Kahneman-Tversky optimisation: learn from answers that are rated good or bad."""
+"""Kahneman-Tversky optimization: learn from answers that are rated good or bad."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,34 +13,34 @@ if TYPE_CHECKING:
 
 
 class Kto(Preference, learns="ratings", hints="finery_trl.hints:KTO"):
-    """Train a model on answers rated good or bad, one by one, with TRL's KTO.
+    """Train a model on single answers rated good or bad, with TRL's KTO.
 
-    Kahneman-Tversky optimisation (Ethayarajh et al. 2024, https://arxiv.org/abs/2402.01306), for
-    thumbs up and down where there are no pairs. The model as it is given is the reference. Rows
-    are proven as in `trl.sft`.
+    Kahneman-Tversky optimization (Ethayarajh et al. 2024, https://arxiv.org/abs/2402.01306), for
+    thumbs-up and thumbs-down ratings without pairs. The untrained model is the reference. Rows are
+    verified as in `trl.sft`.
     """
 
     rows: list[Dataset] = takes(
         role="train",
-        help="Rows with a prompt, a completion and `label: true` (good) or `false`; a preference "
-        "counts as a good and a bad answer.",
+        help="Rows with a prompt, a completion and `label: true` (good) or `false` (bad). A "
+        "preference counts as one good and one bad answer.",
     )
     loss_type: Literal["kto", "apo_zero_unpaired"] = setting(
-        "kto", help="The loss, as TRL names it; apo_zero_unpaired needs no estimate of the drift."
+        "kto", help="The loss, as named by TRL; apo_zero_unpaired doesn't estimate the drift."
     )
-    desirable_weight: float = setting(1.0, gt=0, help="Weight of the good answers' loss.")
-    undesirable_weight: float = setting(1.0, gt=0, help="Weight of the bad answers' loss.")
+    desirable_weight: float = setting(1.0, gt=0, help="Weight of the loss on good answers.")
+    undesirable_weight: float = setting(1.0, gt=0, help="Weight of the loss on bad answers.")
 
     def check(self) -> None:
-        """Also refuse batches of one, in which KTO can't estimate the drift."""
+        """Also refuse batches of one row, in which KTO can't estimate the drift."""
         super().check()
         if self.loss_type == "kto" and 1 in (
             self.per_device_train_batch_size,
             self.effective_batch_size,
         ):
             raise UsageError(
-                "KTO estimates how far the model drifted from rows with each other's answers, so "
-                "it needs at least two rows in memory",
+                "KTO estimates the drift of the model from other rows of a batch, so it needs at "
+                "least two rows in memory",
                 where="per_device_train_batch_size",
                 fix="per_device_train_batch_size: 2, or loss_type: apo_zero_unpaired",
             )
@@ -48,7 +48,7 @@ class Kto(Preference, learns="ratings", hints="finery_trl.hints:KTO"):
     def read(
         self, rows: Iterable[Row], tokens: "Tokens", job: Job, what: str
     ) -> "Iterable[Proven]":
-        """Rated answers in tokens."""
+        """Rated answers as tokens."""
         from finery_trl.rows.pairs import ratings_of
 
         limits: Any = {"max_length": self.max_length, "too_long": self.too_long}

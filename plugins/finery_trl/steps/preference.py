@@ -1,4 +1,4 @@
-"""Learning from preferences: what DPO and KTO share."""
+"""The base of the step types that learn from preferences, DPO and KTO."""
 
 from typing import Literal
 
@@ -12,20 +12,22 @@ class Preference(TrlTraining, learns="preferences"):
 
     model: Model = takes(
         role="base",
-        help="The model to train, which is the reference too: usually the one that `trl.sft` made.",
+        help="The model to train, usually the output of `trl.sft`. It is also the reference.",
     )
     adapter: Literal["new", "continue"] = setting(
         "continue",
-        help="Where `model` is an adapter itself: go on training it, with its start as the "
-        "reference (then `lora` is left out: it keeps its own shape), or merge it, take the "
-        "merged model as the reference and put a new adapter on top.",
+        help="If `model` is itself an adapter: `continue` trains it further, with its initial "
+        "state as the reference (omit `lora`, since the adapter keeps its shape); `new` merges it, "
+        "uses the merged model as the reference and trains a new adapter on top.",
     )
     beta: float = setting(
-        0.1, gt=0, help="How strongly the trained model is held to the reference; lower: freer."
+        0.1,
+        gt=0,
+        help="How strongly the model is held to the reference; lower values allow more change.",
     )
     epochs: float = setting(1, gt=0, le=MOST_EPOCHS, help="Passes over the rows.")
     learning_rate: float = setting(
-        5e-6, gt=0, help="Peak learning rate: far lower than in supervised fine-tuning."
+        5e-6, gt=0, help="Peak learning rate, far lower than in supervised fine-tuning."
     )
 
     @property

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: learn the answers of rows."""
+"""Supervised fine-tuning: learn the answers in rows."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -13,32 +13,32 @@ if TYPE_CHECKING:
 
 
 class Sft(TrlTraining):
-    """Fine-tune a model on the answers of rows, with TRL: LoRA, QLoRA, or all weights.
+    """Fine-tune a model on the answers in rows, with TRL: LoRA, QLoRA, or all weights.
 
-    Loss lies on the completion's tokens alone, up to the end of its turn. Before the first
-    optimizer step every row is proven to have loss, to end its turn, and to have the very prompt
-    that the model will be asked. The weights with the lowest validation loss are kept (without
-    `validation`, the last). An interrupted training goes on from its last checkpoint and ends
-    with the bytes that it would have had.
+    The loss covers only the tokens of the completion, up to the end of its turn. Before the first
+    optimizer step, finery verifies that every row contributes to the loss, ends its turn, and uses
+    the exact prompt used at inference. The weights with the lowest validation loss are kept
+    (without `validation`, the last). An interrupted training continues from its last checkpoint
+    and produces the same bytes as an uninterrupted one.
     """
 
-    rows: list[Dataset] = takes(role="train", help="Rows to learn, each with an answer.")
+    rows: list[Dataset] = takes(role="train", help="Rows to train on, each with an answer.")
     neftune_noise_alpha: float | None = setting(
         None,
         gt=0,
-        help="Noise on the embeddings in training, against overfitting (NEFTune, Jain et al. 2023, "
-        "https://arxiv.org/abs/2310.05914); 5-15.",
+        help="Add noise to the embeddings during training to reduce overfitting (NEFTune, Jain et "
+        "al. 2023, https://arxiv.org/abs/2310.05914); 5-15 is typical.",
     )
     packing: bool = setting(
         False,
-        help="Lay the rows of a batch end to end in one sequence instead of padding them. Refused "
-        "where the model's attention would let a row see its neighbours.",
+        help="Concatenate the rows of a batch into one sequence instead of padding them. This is "
+        "an error if the model's attention would let a row see its neighbors.",
     )
 
     def read(
         self, rows: Iterable[Row], tokens: "Tokens", job: Job, what: str
     ) -> "Iterable[Proven]":
-        """Rows in tokens, with loss on their answers."""
+        """Rows as tokens, with loss on their answers."""
         from finery_trl.rows.tokens import examples_of
 
         limits: Any = {"max_length": self.max_length, "too_long": self.too_long}

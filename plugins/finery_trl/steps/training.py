@@ -1,4 +1,4 @@
-"""A training by TRL: the settings of `finery_trl.settings` with `run`."""
+"""A training with TRL: adds `run` to the settings of `finery_trl.settings`."""
 
 from typing import TYPE_CHECKING
 
@@ -13,23 +13,23 @@ if TYPE_CHECKING:
 
 
 class TrlTraining(Training):
-    """Base of all step types that train. They add `read` and `trainer`, see `Training`."""
+    """Base of all step types that train. They implement `read` and `trainer`, see `Training`."""
 
     def run(self, job: Job) -> Model:
-        """Prove the rows, train; an adapter, or a whole model, with its tokenizer and curve."""
+        """Verify the rows and train; an adapter or a whole model, with its tokenizer and curve."""
         from finery_trl.train.run import run
 
         self.check()
         return run(self, job)
 
     def prepare(self, dtype: "torch.dtype", longest: int, job: Job) -> "Prepared":
-        """The model as `Prepared.of` loads it; other libraries load it otherwise."""
+        """The model as loaded by `Prepared.of`; other libraries override this."""
         from finery_trl.model.loading import Prepared
 
         return Prepared.of(self, dtype, longest, job)
 
     def accelerators(self, dtype: "torch.dtype") -> "Accelerators":
-        """Those that this machine has."""
+        """The accelerators of this machine."""
         from finery_trl.model.accelerators import Accelerators
 
         return Accelerators.here(dtype)

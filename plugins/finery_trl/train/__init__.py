@@ -1,6 +1,5 @@
-"""One training run: from proven rows to checkpoints to the bytes that ship.
+"""One training run, from verified rows to checkpoints to the final model.
 
-A step with its settings, rows and model comes in. A `Model` artifact with its curve goes out. All
-of this can change the model, so it is in the key of every training; what only `watch` or `launch`
-need is in the key of the trainings that use them.
+All of this can change the model, so it is part of the key of every training. The code that only
+`watch` or `launch` need is part of the key of the trainings that use them.
 """

@@ -1,4 +1,4 @@
-"""Proof that the batches of a training are its rows, before the model gets them.
+"""Verifies that the batches of a training match its rows, before the model sees them.
 
 Imports torch inside functions.
 """
@@ -14,41 +14,42 @@ if TYPE_CHECKING:
 
 
 def prove_batches(trainer: Any, examples: "Sequence[Proven]", tokens: "Tokens") -> None:
-    """Look at all batches of the first epoch as the model will get them.
+    """Check all batches of the first epoch as the model will see them.
 
-    Each row's loss must be on the tokens themselves, begin after the first one and end with an
-    end of turn, and the batches must have the loss tokens of all rows, no more and no fewer.
-    Raises `StepError` otherwise.
+    The loss of each row must be on its own tokens, begin after the first one and end with an end of
+    turn, and the batches must contain exactly the loss tokens of all rows. Raises `StepError`
+    otherwise.
     """
     import torch
 
     loss_tokens = sequences = 0
-    with torch.random.fork_rng():  # a data loader draws from torch's random state
+    with torch.random.fork_rng():  # a data loader uses the random state of torch
         for batch in trainer.get_train_dataloader():
             for ids, learned in trainer.learned(batch):
                 if not learned or learned[0] == 0 or ids[learned[-1]] not in tokens.ends:
                     raise StepError(
-                        "a batch isn't what its rows say; the collator of this TRL doesn't fit",
+                        "a batch doesn't match its rows: the collator of this version of TRL isn't "
+                        "supported",
                         details=[repr(tokens.tokenizer.decode(ids))],
-                        fix="install a version of trl that finery is tested with",
+                        fix="install a version of trl that finery supports",
                     )
                 loss_tokens, sequences = loss_tokens + len(learned), sequences + 1
-    if trainer.accelerator.num_processes > 1:  # each has its share, evened out
+    if trainer.accelerator.num_processes > 1:  # each has a share, padded to equal size
         return
     expected = (sum(e.sequences for e in examples), sum(e.loss_tokens for e in examples))
     if (sequences, loss_tokens) != expected:
         raise StepError(
             f"an epoch has {sequences} sequences with {loss_tokens} loss tokens, not "
             f"{expected[0]} with {expected[1]}",
-            fix="install a version of trl that finery is tested with",
+            fix="install a version of trl that finery supports",
         )
 
 
 def prove_apart(trainer: Any, examples: "Sequence[Proven]") -> None:
-    """Run a row after two different neighbours: its logits mustn't differ.
+    """Run a row after two different neighbors: its logits must not differ.
 
-    Packed rows are told apart by their positions alone, which an attention has to respect. Raises
-    `StepError` where it doesn't.
+    Only positions separate packed rows, and the attention has to respect them. Raises `StepError`
+    if it doesn't.
     """
     import torch
 
@@ -62,10 +63,10 @@ def prove_apart(trainer: Any, examples: "Sequence[Proven]") -> None:
         with torch.no_grad(), trainer.compute_loss_context_manager():
             output = model(input_ids=ids, position_ids=places, use_cache=False)
         logits.append(output.logits[0, len(before) :].float())
-    # Bit-equal on most kernels; a contaminated row differs by far more than rounding.
+    # Bit-equal with most kernels; a contaminated row differs by far more than rounding.
     if (logits[0] - logits[1]).abs().max() > 0.01 * logits[0].abs().max():
         raise StepError(
-            "packing would let rows see their neighbours: this model's attention doesn't keep "
-            "the rows of a sequence apart",
+            "packing would let rows see their neighbors: this model's attention doesn't separate "
+            "the rows of a sequence",
             fix="packing: false",
         )

@@ -1,6 +1,6 @@
-"""What happens after each optimizer step: validating, watching, saving, stopping.
+"""Actions after each optimizer step: validate, watch, save, stop.
 
-Imports transformers: import it inside a function.
+Imports transformers, so import it inside a function.
 """
 
 import math
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from finery_trl.settings import Training
 
 Watch = Callable[[Any, int], dict[str, float]]
-"""(model, optimizer step) → the task's metrics."""
+"""(model, optimizer step) → the metrics of the task."""
 
 
 class Callback(TrainerCallback):
     """Decides when to validate, save and stop, and marks checkpoints.
 
-    validates: whether there are rows for a validation loss. watch: measures the task's metrics at
-    each validation. tokens: of all batches so far, counted by the trainer.
+    validates: whether there are rows for a validation loss. watch: measures the metrics of the task
+    at each validation. tokens: in all batches so far, counted by the trainer.
     """
 
     def __init__(
@@ -46,36 +46,36 @@ class Callback(TrainerCallback):
         self._watch = watch
 
     def on_step_end(self, args: Any, state: Any, control: Any, **context: Any) -> None:
-        """Ask for what is due after this optimizer step, and measure the task's metrics."""
+        """Request what is due after this optimizer step, and measure the metrics of the task."""
         schedule, step = self._schedule, state.global_step
         last = step >= state.max_steps
         due = last or schedule.validates_at(step)
         control.should_evaluate = self._validates and due
         control.should_save = last or schedule.saves_at(step, self._step.save_steps)
         if due and self._watch is not None:
-            self._job.progress(step, state.max_steps, "asking the model")
+            self._job.progress(step, state.max_steps, "evaluating the model")
             metrics = self._watch(context["model"], step)
             state.log_history.append({"step": step, "epoch": state.epoch, "watch": metrics})
         if due and not self._validates:
             self._stop_early(state, control)
 
     def on_log(self, args: Any, state: Any, control: Any, **context: Any) -> None:
-        """Raise `StepError` where a loss is no longer a number."""
+        """Raise `StepError` if a loss is no longer a finite number."""
         logs = context["logs"]
         for name in ("loss", "eval_loss", "grad_norm"):
             if name in logs and not math.isfinite(logs[name]):
                 raise StepError(
-                    f"the {name} is {logs[name]} at optimizer step {state.global_step}: training "
-                    "diverged",
+                    f"the training diverged: {name} is {logs[name]} at optimizer step "
+                    f"{state.global_step}",
                     fix=f"lower learning_rate (now {args.learning_rate:g}), or warm up longer",
                 )
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Stop where it got no better for long enough."""
+        """Stop if there was no improvement for long enough."""
         self._stop_early(state, control)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Mark what was saved as whole, then remove what it replaces."""
+        """Mark the saved checkpoint as complete, then remove those that it replaces."""
         if distributed.is_available() and distributed.is_initialized():
             distributed.barrier()  # each process writes its own random state
         if state.is_world_process_zero:
@@ -86,5 +86,5 @@ class Callback(TrainerCallback):
     def _stop_early(self, state: Any, control: Any) -> None:
         patience = self._step.early_stopping_patience
         if checkpoints.exhausted(state.log_history, self._step.best, patience):
-            self._job.log(f"no better validation in {patience} of them: stopping early")
+            self._job.log(f"stopping early: no improvement in {patience} validations")
             control.should_training_stop = control.should_save = True

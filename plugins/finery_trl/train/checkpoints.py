@@ -1,7 +1,7 @@
-"""Checkpoints in a folder: which are whole, which to keep, which one is the best.
+"""Checkpoints in a folder: which are complete, which to keep, and which is the best.
 
-A checkpoint `checkpoint-<step>` is whole once it has a mark, written last, with the size of every
-file. What a kill or a power cut left half-written is removed, never resumed from.
+A checkpoint `checkpoint-<step>` is complete once it has a mark, written last, with the size of
+every file. A checkpoint that was left incomplete by a kill or a power failure is removed.
 """
 
 import json
@@ -14,7 +14,7 @@ from finery import StepError
 
 MARK = "complete.json"
 KEPT = 2
-"""How many of the newest checkpoints are kept beside the best one."""
+"""How many of the newest checkpoints are kept in addition to the best one."""
 LOWEST_LOSS = "eval_loss"
 MEASURED = {
     "loss": "loss",
@@ -25,23 +25,23 @@ MEASURED = {
     "eval_rewards/accuracies": "eval_preference_accuracy",
     "eval_rewards/margins": "eval_reward_margin",
 }
-"""Name in the trainers' logs → name in curves."""
+"""Name in the logs of the trainers → name in curves."""
 
 
 def step_of(checkpoint: Path) -> int:
-    """The optimizer step that a checkpoint was saved after."""
+    """The optimizer step after which a checkpoint was saved."""
     return int(checkpoint.name.rpartition("-")[2])
 
 
 def mark(checkpoint: Path) -> None:
-    """Declare a checkpoint whole."""
+    """Mark a checkpoint as complete."""
     waiting = checkpoint / f"{MARK}.new"
     waiting.write_text(json.dumps(_sizes(checkpoint)), encoding="utf-8")
     waiting.rename(checkpoint / MARK)
 
 
 def last_whole(folder: Path) -> Path | None:
-    """The newest whole checkpoint; those that aren't whole are removed."""
+    """The newest complete checkpoint. Incomplete ones are removed."""
     whole = []
     for checkpoint in folder.glob("checkpoint-*"):
         if _is_whole(checkpoint):
@@ -57,12 +57,14 @@ def prune(folder: Path, history: Sequence[dict[str, Any]], by: str = LOWEST_LOSS
     best = best_step(history, by)
     for checkpoint in checkpoints[:-KEPT]:
         if step_of(checkpoint) != best:
-            (checkpoint / MARK).unlink(missing_ok=True)  # first: half-removed is not whole
+            (checkpoint / MARK).unlink(
+                missing_ok=True
+            )  # first, so that a half-removed one is incomplete
             shutil.rmtree(checkpoint)
 
 
 def history_of(checkpoint: Path) -> list[dict[str, Any]]:
-    """What the trainer logged up to a checkpoint, in order: entries with `step` and values."""
+    """The trainer's log up to a checkpoint, in order: entries with `step` and values."""
     state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
     history: list[dict[str, Any]] = state["log_history"]
     return history
@@ -71,14 +73,14 @@ def history_of(checkpoint: Path) -> list[dict[str, Any]]:
 def best_step(history: Sequence[dict[str, Any]], by: str = LOWEST_LOSS) -> int | None:
     """The step with the best validation, the first of equal ones; None without validation.
 
-    by: `eval_loss`, the lowest, or the name of a watched metric, the highest; of equally high
-    ones the one with the lower validation loss, where there is one.
+    by: `eval_loss` (lowest) or the name of a watched metric (highest). Ties are broken by the lower
+    validation loss, if there is one.
     """
     return min(scores, key=scores.__getitem__) if (scores := _scores(history, by)) else None
 
 
 def exhausted(history: Sequence[dict[str, Any]], by: str, patience: int | None) -> bool:
-    """Whether the last `patience` validations were no better than one before them."""
+    """Whether the last `patience` validations didn't improve on an earlier one."""
     scores = _scores(history, by)
     if patience is None or not scores:
         return False
@@ -88,7 +90,7 @@ def exhausted(history: Sequence[dict[str, Any]], by: str, patience: int | None) 
 
 
 def _scores(history: Sequence[dict[str, Any]], by: str) -> dict[int, tuple[float, float]]:
-    """Step → what to minimise at it: first, and where that is equal."""
+    """Step → the values to minimize, the second one for ties."""
     losses = {e["step"]: float(e["eval_loss"]) for e in history if "eval_loss" in e}
     if by == LOWEST_LOSS:
         return {step: (loss, 0.0) for step, loss in losses.items()}
@@ -97,14 +99,14 @@ def _scores(history: Sequence[dict[str, Any]], by: str) -> dict[int, tuple[float
 
 
 def chosen(folder: Path, by: str = LOWEST_LOSS) -> Path:
-    """The checkpoint to ship: the best one, else the last."""
+    """The checkpoint to use: the best one, else the last."""
     last = last_whole(folder)
     if last is None:
-        raise StepError("the training left no checkpoint", fix="build again")
+        raise StepError("the training saved no checkpoint", fix="build again")
     best = folder / f"checkpoint-{best_step(history_of(last), by) or step_of(last)}"
     if not best.is_dir():
         raise StepError(
-            f"the best checkpoint, {best.name}, is gone",
+            f"the best checkpoint, {best.name}, is missing",
             where=str(folder),
             fix=f"remove this folder and build again: {folder}",
         )

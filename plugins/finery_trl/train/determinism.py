@@ -1,4 +1,4 @@
-"""The same bytes from the same training: deterministic kernels, and no casts back and forth.
+"""Equal bytes from equal trainings: deterministic kernels, and no redundant casts.
 
 Imports torch inside functions.
 """
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 @contextmanager
 def deterministic() -> Iterator[None]:
-    """Choose deterministic kernels, and silence progress bars and warnings.
+    """Use deterministic kernels, and silence progress bars and warnings.
 
-    Determinism holds for one machine and one number of threads: sums of floats depend on how
+    Results are equal on one machine with one number of threads, since sums of floats depend on how
     they are split.
     """
     import torch
@@ -27,7 +27,7 @@ def deterministic() -> Iterator[None]:
 
     before = torch.are_deterministic_algorithms_enabled()
     filled = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required by cuBLAS
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     try:
@@ -42,14 +42,14 @@ def deterministic() -> Iterator[None]:
 
 @contextmanager
 def without_input_casts(model: Any, step: "Training") -> Iterator[None]:
-    """Keep PEFT from casting activations to the adapter's fp32 and autocast from casting back.
+    """Keep PEFT from casting activations to the adapter's fp32, which autocast would cast back.
 
-    Autocast brings input and weights together by itself; 5 % faster, the same numbers.
+    Autocast matches the dtypes of inputs and weights itself. This is 5 % faster with equal results.
     """
     from peft.helpers import disable_input_dtype_casting
 
     with ExitStack() as stack:
-        # DoRA multiplies by itself what autocast would have to bring together.
+        # DoRA multiplies tensors itself, for which autocast can't match the dtypes.
         if step.lora is not None and not step.lora.use_dora:
             stack.enter_context(disable_input_dtype_casting(model))
         yield

@@ -1,8 +1,8 @@
-"""A training in several processes: the main one starts them and listens, each runs the same step.
+"""A training in several processes: the main one starts them and listens; each runs the same step.
 
-On a CPU torch's own launcher starts the processes, which talk by gloo. On GPUs, or with a
-configuration of accelerate (FSDP, DeepSpeed, several machines), `accelerate launch` does. Each
-process is `python -m finery_trl.train.launch ORDER`.
+On a CPU, the launcher of torch starts the processes, which communicate through gloo. On GPUs, or
+with a configuration file for accelerate (FSDP, DeepSpeed, several machines), `accelerate launch`
+does. Each process is `python -m finery_trl.train.launch ORDER`.
 """
 
 import os
@@ -37,11 +37,11 @@ ADDRESS = "FINERY_TRAINING_ADDRESS"
 """Environment variable with the address of the main process."""
 
 Train = Callable[["Training", Job], tuple[int, int]]
-"""Trains on a process's share of the rows; (parameters, trained ones), see `save.Trained`."""
+"""Trains on a process's share of the rows; (parameters, trainable ones), see `save.Trained`."""
 
 
 class Order(NamedTuple):
-    """What a process has to do: call `train`, a module's function, with a step and its job."""
+    """What a process has to do: call `train`, a function of a module, with a step and its job."""
 
     train: Train
     step: "Training"
@@ -50,14 +50,16 @@ class Order(NamedTuple):
 
 
 def launch(train: Train, step: "Training", job: Job) -> tuple[int, int]:
-    """Call `train` in `step.launch.processes` processes; what the first one returns.
+    """Call `train` in `step.launch.processes` processes; return the result of the first one.
 
     Checkpoints are in `job.scratch` afterwards. Raises the error of the first process that fails.
     """
     assert step.launch is not None
     with tempfile.TemporaryDirectory(prefix="finery-") as folder:
         order = Path(folder) / "order"
-        header = pickle.dumps(_plugin_files())  # read first: the step may be of such a plugin
+        header = pickle.dumps(
+            _plugin_files()
+        )  # read first, since the step may be from such a plugin
         order.write_bytes(header + pickle.dumps(Order(train, step, job.seed, job.scratch)))
         with Listener(str(Path(folder) / "socket"), "AF_UNIX", backlog=64) as listener:
             environment = {**os.environ, ADDRESS: str(listener.address)} | _threads(step)
@@ -69,7 +71,7 @@ def launch(train: Train, step: "Training", job: Job) -> tuple[int, int]:
 
 
 def main(path: Path) -> None:
-    """Carry out an order in one of the processes. path: of its file."""
+    """Execute an order in one of the processes. path: the file with the order."""
     with path.open("rb") as file:
         load_plugins(tuple(pickle.load(file)))
         order: Order = pickle.load(file)
@@ -100,7 +102,7 @@ class _Job(Job):
 
     def __init__(self, order: Order, report: Any) -> None:
         def find(model: Model) -> tuple[type[Engine], str]:
-            raise StepError("a training answers prompts with the model that it trains only")
+            raise StepError("a training can only answer prompts with the model that it trains")
 
         super().__init__(
             out=order.scratch,
@@ -114,7 +116,7 @@ class _Job(Job):
 
 
 def _plugin_files() -> list[Path]:
-    """The plugin files beside the recipe that this process has loaded."""
+    """The plugin files next to the recipe that this process has loaded."""
     modules = [m for name, m in list(sys.modules.items()) if name.startswith(FILE_MODULE)]
     return [Path(m.__file__) for m in modules if m.__file__]
 
@@ -134,7 +136,7 @@ def _command(step: "Training") -> list[str]:
 
 
 def _threads(step: "Training") -> dict[str, str]:
-    """A share of the cores for each process: more threads would wait for each other, spinning."""
+    """A share of the cores for each process. More threads would spin, waiting for each other."""
     assert step.launch is not None
     share = max(1, cpu_count() // step.launch.processes)
     return {"OMP_NUM_THREADS": str(share), "TOKENIZERS_PARALLELISM": "false"}
@@ -143,7 +145,7 @@ def _threads(step: "Training") -> dict[str, str]:
 def _listen(
     listener: Listener, process: "subprocess.Popen[bytes]", processes: int, job: Job
 ) -> tuple[int, int]:
-    """Report what the first process sends, until all have ended; its counts."""
+    """Report the events of the first process until all have ended; return its counts."""
     counts: tuple[int, int] | None = None
     events = _events(listener, process, processes)
     for event in events:
@@ -157,7 +159,7 @@ def _listen(
     if counts is None or code:
         raise StepError(
             f"a process of the training died (exit code {code})",
-            fix="see the step's log for what it printed last",
+            fix="see the end of the step's log",
         )
     return counts
 
@@ -165,7 +167,7 @@ def _listen(
 def _events(
     listener: Listener, process: "subprocess.Popen[bytes]", processes: int
 ) -> Iterator[dict[str, Any]]:
-    """What the processes send, until all of them have ended."""
+    """The events of the processes, until all of them have ended."""
     from multiprocessing.connection import wait
 
     socket: Any = listener._listener._socket  # type: ignore[attr-defined]
@@ -200,7 +202,7 @@ def _report(job: Job, event: dict[str, Any]) -> None:
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """End the launcher; the processes end when their socket closes."""
+    """Stop the launcher. The processes exit when their socket closes."""
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
         process.wait(10)
@@ -209,7 +211,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 
 def _end_with(connection: Connection, done: threading.Event) -> None:
-    """End this process if the main one goes away before the training is done."""
+    """Exit this process if the main one exits before the training is done."""
 
     def watch() -> None:
         with suppress(EOFError, OSError):

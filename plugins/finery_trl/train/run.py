@@ -31,18 +31,18 @@ NOTES = "finery_trl.report.words:schedule_notes"
 EXHAUSTION = "finery_trl.report.words:exhaustion"
 TRACKERS = "finery_trl.report.trackers:ready_trackers"
 PROGRESS = "finery_trl.report.progress:Progress"
-"""What checks and reports, by name: it can't change the model, and stays out of the step's key."""
+"""Checks and reports, by name: they can't change the model and stay out of the step's key."""
 
 
 class Rows(NamedTuple):
-    """The rows of a training, in tokens and proven, and those held out for validation."""
+    """The rows of a training as verified tokens, and those held out for validation."""
 
     learned: list[Proven]
     held_out: list[Proven] | None
 
 
 def run(step: "Training", job: Job) -> Model:
-    """Read and prove the rows, train on them, write the model."""
+    """Read and verify the rows, train on them, write the model."""
     from finery_trl.train.save import Trained, write_model
 
     load_reference(TARGETS)(step)
@@ -54,7 +54,7 @@ def run(step: "Training", job: Job) -> Model:
     schedule = Schedule.of_rows(step, rows.learned, job)
     for note in load_reference(NOTES)(step, schedule):
         job.log(note)
-    last_whole(schedule.folder)  # and remove what isn't whole, before several processes look
+    last_whole(schedule.folder)  # also removes incomplete ones, before several processes look
     if step.launch is not None:
         counts = load_reference(LAUNCHER)(train_here, step, job)
     else:
@@ -65,7 +65,7 @@ def run(step: "Training", job: Job) -> Model:
 
 
 def read(step: "Training", job: Job) -> tuple[Tokens, Rows]:
-    """The rows in tokens, proven. Raises `DataError` and `StepError` naming those that aren't."""
+    """The rows as verified tokens. Raises `DataError` and `StepError` with the invalid rows."""
     from finery_transformers.loading import load_tokenizer, template_arguments
 
     tokens = Tokens.of(load_tokenizer(step.model), template_arguments(step.model))
@@ -95,7 +95,7 @@ def _read(
 
 
 def train_here(step: "Training", job: Job) -> tuple[int, int]:
-    """Train on this process's share, one of several; (parameters, trained ones)."""
+    """Train on the share of this process, one of several; (parameters, trainable ones)."""
     tokens, rows = read(step, job)
     return _train(step, Schedule.of_rows(step, rows.learned, job), tokens, rows, job)
 
@@ -103,9 +103,9 @@ def train_here(step: "Training", job: Job) -> tuple[int, int]:
 def _train(
     step: "Training", schedule: Schedule, tokens: Tokens, rows: Rows, job: Job
 ) -> tuple[int, int]:
-    """Train to the end, from the last whole checkpoint there is; (parameters, trained ones).
+    """Train to the end, from the last complete checkpoint; (parameters, trainable ones).
 
-    Raises `StepError` where the loss diverges, or where memory or disk don't suffice.
+    Raises `StepError` if the loss diverges, or if memory or disk space runs out.
     """
     with explained(step, schedule), deterministic():
         job.progress(0, schedule.steps, "loading the model")
@@ -115,7 +115,7 @@ def _train(
             prove_apart(trainer, rows.learned)
         last = last_whole(schedule.folder)
         if last is not None:
-            job.log(f"going on from optimizer step {step_of(last)} of {schedule.steps}")
+            job.log(f"continuing from optimizer step {step_of(last)} of {schedule.steps}")
         if last is None or not _is_over(last, schedule, step):
             with without_input_casts(trainer.model, step):
                 trainer.train(resume_from_checkpoint=str(last) if last else None)
@@ -124,7 +124,7 @@ def _train(
 
 @contextmanager
 def explained(step: "Training", schedule: Schedule) -> Iterator[None]:
-    """Turn the errors of a machine that ran out of memory or disk into a `StepError`."""
+    """Turn errors about memory or disk space into a `StepError`."""
     try:
         yield
     except (RuntimeError, MemoryError, OSError) as error:
@@ -135,7 +135,7 @@ def explained(step: "Training", schedule: Schedule) -> Iterator[None]:
 
 
 def _is_over(last: Path, schedule: Schedule, step: "Training") -> bool:
-    """Whether a checkpoint is the last one: transformers would train a step too many from it."""
+    """Whether a checkpoint is the last one. transformers would train another step from it."""
     stopped = exhausted(history_of(last), step.best, step.early_stopping_patience)
     return stopped or step_of(last) >= schedule.steps
 
@@ -176,7 +176,7 @@ def _arguments(
     accelerators: "Accelerators",
     seed: int,
 ) -> dict[str, Any]:
-    """What all of TRL's configurations take."""
+    """The arguments that all configurations of TRL share."""
     import torch
 
     on_gpu = torch.cuda.is_available()
@@ -198,10 +198,10 @@ def _arguments(
         "bf16": dtype is torch.bfloat16,
         "use_cpu": not on_gpu,
         "dataloader_pin_memory": on_gpu,
-        "max_length": None,  # the rows' length is proven, none is ever cut
+        "max_length": None,  # lengths are checked before, and no row is truncated
         "eval_strategy": "no",  # `Callback` decides when to validate and to save
         "save_strategy": "no",
-        "logging_steps": 1,  # for the curve, which mustn't depend on how often the job reports
+        "logging_steps": 1,  # for the curve, which must not depend on how often the job reports
         "logging_nan_inf_filter": False,
         "disable_tqdm": True,
         "ddp_find_unused_parameters": False,
@@ -210,8 +210,8 @@ def _arguments(
 
 
 def _counts(model: Any, *, adapter: bool) -> tuple[int, int]:
-    """(parameters of the model, of those that were trained)."""
-    # Beside a continued adapter PEFT keeps its start, DPO's reference, as `.ref.`.
+    """(parameters of the model, trainable ones)."""
+    # PEFT keeps the initial state of a continued adapter, the reference of DPO, as `.ref.`.
     own = (p for name, p in model.named_parameters() if ".ref." not in name)
     sizes = [(_size(p), p.requires_grad) for p in own]
     trainable = sum(size for size, learns in sizes if learns)
@@ -219,6 +219,6 @@ def _counts(model: Any, *, adapter: bool) -> tuple[int, int]:
 
 
 def _size(parameter: Any) -> int:
-    """How many weights it holds; bitsandbytes packs two in a byte."""
+    """The number of weights in a parameter; bitsandbytes packs two in a byte."""
     state = getattr(parameter, "quant_state", None)
     return int(parameter.numel() if state is None else math.prod(state.shape))

@@ -1,4 +1,4 @@
-"""What a training ships: weights, tokenizer, chat template and curve, the same bytes each time."""
+"""Writes the output of a training: weights, tokenizer, chat template, curve and model card."""
 
 import json
 import shutil
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 ADAPTER_CONFIG = "adapter_config.json"
 INHERITED = ("license", "architecture", "trust_remote_code")
-"""Facts about a model that hold for what is trained from it, too."""
+"""Facts about a model that also hold for models trained from it."""
 
 
 class Trained(NamedTuple):
-    """What a training left.
+    """The result of a training.
 
-    checkpoint: the folder of the weights to ship. last: of the last ones, with the whole history.
-    parameters: of the model without an adapter. trainable: of those that were trained.
+    checkpoint: the folder of the selected weights. last: the folder of the last checkpoint, with
+    the whole history. parameters: of the model without an adapter. trainable: trained parameters.
     """
 
     checkpoint: Path
@@ -38,7 +38,7 @@ class Trained(NamedTuple):
 def write_model(
     step: "Training", trained: Trained, tokens: "Tokens", examples: "Sequence[Proven]", job: Job
 ) -> Model:
-    """Fill `job.out` from the chosen checkpoint; the `Model` with the facts about it."""
+    """Fill `job.out` from the selected checkpoint; return the `Model` with its facts."""
     under = base_of(step.model) if step.continues() else step.model
     if step.lora is not None:
         _write_adapter(trained.checkpoint, under, job.out)
@@ -55,8 +55,8 @@ def write_model(
 def curve_of(history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """A point for each optimizer step with a value, in order.
 
-    Each has `step` and `epoch`, and of the names in `MEASURED` those that were measured then; also
-    `watch`, a mapping of the task's metrics.
+    Each has `step` and `epoch`, the names in `MEASURED` that were measured at this step, and
+    `watch`, a mapping of the metrics of the task.
     """
     points: dict[int, dict[str, Any]] = {}
     for entry in history:
@@ -79,7 +79,7 @@ def base_name(model: Model) -> str:
 def _write_adapter(checkpoint: Path, base: Model, out: Path) -> None:
     shutil.copyfile(checkpoint / "adapter_model.safetensors", out / "adapter_model.safetensors")
     config = json.loads((checkpoint / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    # PEFT writes the base's folder on this machine, and sets in no fixed order.
+    # PEFT writes the folder of the base on this machine, and sets in arbitrary order.
     config["base_model_name_or_path"] = base.meta.get("repo")
     config["revision"] = None
     for key in ("target_modules", "modules_to_save", "exclude_modules"):
@@ -95,7 +95,7 @@ def _write_card(out: Path, meta: dict[str, Any], base: Base) -> None:
 
 
 def _write_whole(checkpoint: Path, out: Path) -> None:
-    """Ship in 16 bits, as models are, what was trained in 32."""
+    """Save the weights, which were trained in 32 bits, in 16 bits."""
     import torch
 
     from finery_transformers.loading import load_model, quiet
@@ -118,7 +118,7 @@ def _facts(
         "learned_from": type(step).__spec__.learns,
         "parameters": trained.parameters,
         "trainable_parameters": trained.trainable,
-        "epochs": round(curve[-1]["epoch"], 4),  # fewer than the setting where it stopped early
+        "epochs": round(curve[-1]["epoch"], 4),  # fewer than the setting if it stopped early
         "steps": step_of(trained.last),
         "best_step": step_of(trained.checkpoint),
         "rows": len(examples),
@@ -141,7 +141,7 @@ def _facts(
 
 
 def _quantization(step: "Training") -> dict[str, Any]:
-    """What the adapter was trained on in 4 bits, and merged onto; see `loading.load_merged`."""
+    """How the base was quantized, and what the adapter merges into; see `loading.load_merged`."""
     if step.quantization is not None:
         kind = {"kind": step.quantization, "double": step.double_quantization}
         return {"quantization": kind, "merge": step.merge}

@@ -1,4 +1,4 @@
-"""The schedule of a training: batches, optimizer steps, and when it validates and saves."""
+"""The schedule of a training: batches, optimizer steps, validations and checkpoints."""
 
 import math
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 class Schedule(NamedTuple):
-    """How a training goes through its rows.
+    """How a training processes its rows.
 
-    folder: of its checkpoints. size: rows in memory of each process. accumulated: batches of a
-    process in an optimizer step. epoch_steps, steps: optimizer steps of an epoch, and of all.
-    longest: tokens of the longest row. validate: optimizer steps between two validations.
+    folder: of its checkpoints. size: rows in memory per process. accumulated: batches per process
+    in an optimizer step. epoch_steps, steps: optimizer steps per epoch, and in all. longest: tokens
+    of the longest row. validate: optimizer steps between validations.
     """
 
     folder: Path
@@ -30,9 +30,9 @@ class Schedule(NamedTuple):
 
     @classmethod
     def of(cls, step: "Training", rows: int, longest: int, job: Job) -> Self:
-        """Count as transformers does; the last optimizer step of an epoch may be a small one.
+        """Count steps in the same way as transformers; the last step of an epoch may be smaller.
 
-        Raises `UsageError` where the warm-up is longer than the training.
+        Raises `UsageError` if the warm-up is longer than the training.
         """
         size = step.batch_size(longest)
         accumulated = step.effective_batch_size // (size * step.processes)
@@ -41,8 +41,8 @@ class Schedule(NamedTuple):
         steps = math.ceil(epoch_steps * step.epochs)
         if step.warmup_steps is not None and step.warmup_steps > steps:
             raise UsageError(
-                f"warmup_steps {step.warmup_steps} is more than all optimizer steps of this "
-                f"training, {steps}: its learning rate would never be reached",
+                f"warmup_steps is {step.warmup_steps}, but the training has {steps} optimizer "
+                "steps: the learning rate would never reach its peak",
                 where="warmup_steps",
                 fix=f"warmup_steps: {min(10, steps // 10)}, or more epochs",
             )
@@ -58,17 +58,17 @@ class Schedule(NamedTuple):
 
     @classmethod
     def of_rows(cls, step: "Training", rows: "Sequence[Proven]", job: Job) -> Self:
-        """The schedule for rows in tokens."""
+        """The schedule for rows as tokens."""
         return cls.of(step, len(rows), max(row.size for row in rows), job)
 
     def validates_at(self, step: int) -> bool:
-        """Whether a validation is due after this optimizer step, besides the last one."""
+        """Whether a validation is due after this optimizer step, apart from the last one."""
         return step % self.validate == 0
 
     def saves_at(self, step: int, every: int | None) -> bool:
-        """Whether a checkpoint is due after this optimizer step, besides the last one.
+        """Whether a checkpoint is due after this optimizer step, apart from the last one.
 
-        every: optimizer steps between two further checkpoints.
+        every: optimizer steps between additional checkpoints.
         """
         intervals = [self.validate, self.epoch_steps, *([every] if every else [])]
         return any(step % interval == 0 for interval in intervals)

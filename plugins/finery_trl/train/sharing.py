@@ -1,9 +1,9 @@
-"""Rows of a batch without what they repeat. Imports torch: import it inside a function.
+"""Batches without repeated tokens. Imports torch, so import it inside a function.
 
-Rows of one task begin with the same system prompt, and in a causal model a position depends on
-earlier ones only. So everything but attention runs once over the common beginning and not at all
-over padding, on one sequence of the tokens that differ. Only attention sees whole rows. Loss and
-gradients are those of the padded batch, except for rounding.
+Rows of one task begin with the same system prompt, and in a causal model a position depends only on
+earlier ones. So all layers except attention process the common prefix once, skip padding, and run
+on one sequence of the distinct tokens. Only attention sees whole rows. Loss and gradients are equal
+to those of the padded batch, except for rounding.
 """
 
 import math
@@ -18,20 +18,20 @@ from transformers.masking_utils import sdpa_mask
 from finery_trl.rows.example import NO_LOSS
 
 NAME = "finery_rows"
-"""The name of the attention below in a model's configuration."""
+"""The name of this attention in a model's configuration."""
 SHORT = 2**18
-"""Rows x tokens² up to which single products are faster than torch's fused attention on a CPU,
-whose backward pass is slow for short rows."""
+"""Rows x tokens² up to which separate products are faster on a CPU than the fused attention of
+torch, which has a slow backward pass for short rows."""
 PLAIN = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma", "smollm3", "phi3", "olmo2"})
-"""Types of models for which tests show the same results."""
+"""Types of models with equal results in tests."""
 
 
 class Layout(NamedTuple):
     """A batch of B rows of up to T tokens as one sequence of N tokens.
 
-    tokens, positions: [1, N]. mask: [B, 1, T, T], True where a place attends. spread: [B · T],
-    each place's token in the sequence. places: [N], each token's place. loss_at: where in the
-    sequence there is loss, and `targets`, the tokens to predict there.
+    tokens, positions: [1, N]. mask: [B, 1, T, T], True where a place attends. spread: [B · T], the
+    index in the sequence of each place's token. places: [N], the place of each token. loss_at: the
+    positions in the sequence with loss, and `targets`, the tokens to predict there.
     """
 
     tokens: torch.Tensor
@@ -71,9 +71,9 @@ class Layout(NamedTuple):
 
 
 def fits(model: Any, longest: int) -> bool:
-    """Whether a model's layers but attention look at each token alone, and its attention is plain.
+    """Whether all layers except attention process each token alone, and the attention is standard.
 
-    longest: tokens of the longest row; a sliding window must see all of it.
+    longest: tokens of the longest row, which a sliding window must cover.
     """
     config = model.config
     window = getattr(config, "sliding_window", None) or longest
@@ -82,7 +82,7 @@ def fits(model: Any, longest: int) -> bool:
 
 
 def install(model: Any) -> None:
-    """Let the model's attention understand layouts; all other inputs are treated as before."""
+    """Make the model's attention understand layouts. Other inputs are processed as before."""
     AttentionInterface.register(NAME, _attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     model.set_attn_implementation(NAME)
@@ -90,7 +90,7 @@ def install(model: Any) -> None:
 
 def logits_of(model: Any, layout: Layout) -> Any:
     """Logits where there is loss: [1, loss tokens, vocabulary]. model: called as transformers'."""
-    # The mask is what reaches the attention as it is, in backward passes too.
+    # The mask reaches the attention unchanged, also in backward passes.
     layout.mask.finery_layout = layout  # type: ignore[attr-defined]
     return model(
         input_ids=layout.tokens,
@@ -131,7 +131,7 @@ def _single_products(
     mask: torch.Tensor,
     **more: Any,
 ) -> tuple[torch.Tensor, None]:
-    """What the fused attention computes; softmax in fp32."""
+    """Equivalent to the fused attention, with softmax in fp32."""
     groups = query.shape[1] // key.shape[1]
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     scale = more.get("scaling") or 1 / math.sqrt(query.shape[-1])

@@ -1,10 +1,10 @@
-"""How long the threads of a worker spin where they wait for each other, before they sleep.
+"""How long the threads of a worker spin while they wait for each other, before they sleep.
 
-A training is thousands of small operations a second, each shared by OpenMP's threads. Threads that
-sleep at once wake too late for the next one; threads that spin on take turns with the one that they
-wait for, where another process needs the core. So it depends on what else runs. Optimizer steps of
-90 rows with SmolLM2-135M on two cores, in seconds, by how often a thread looks before it sleeps
-(libgomp's GOMP_SPINCOUNT; 300,000 where nobody sets it):
+A training runs thousands of small operations a second, each shared by the threads of OpenMP.
+Threads that sleep at once wake too late for the next operation. Threads that keep spinning compete
+with the thread that they wait for if another process needs the core. So the best value depends on
+the load. Seconds for optimizer steps of 90 rows with SmolLM2-135M on two cores, by how often a
+thread checks before it sleeps (GOMP_SPINCOUNT of libgomp; 300,000 by default):
 
 |                       | 2,000 | 5,000 | 10,000 | 20,000 |
 | alone                 |   8.6 |   7.1 |    6.6 |    6.3 |
@@ -21,22 +21,22 @@ from finery import cpu_count
 LONG = 20_000
 SHORT = 2_000
 BUSY = 0.5
-"""Cores at work from which on a machine isn't quiet."""
+"""Busy cores from which a machine doesn't count as quiet."""
 _SECONDS = 0.05
 _LOOKS = 5
-"""A step before may just be ending, which takes a moment of a core."""
+"""A previous step may just be ending, which keeps a core busy for a moment."""
 
 
 def thread_environment(*, alone: bool) -> dict[str, str]:
-    """OpenMP's variables for a new worker. alone: no other worker will compute beside it."""
+    """OpenMP variables for a new worker. alone: no other worker will compute at the same time."""
     is_quiet = alone and any(busy_cores() < BUSY for _ in range(_LOOKS))
     return {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": str(LONG if is_quiet else SHORT)}
 
 
 def busy_cores() -> float:
-    """How many cores all processes of this machine keep busy just now.
+    """How many cores the processes of this machine keep busy at the moment.
 
-    Looks for a twentieth of a second. Where the system doesn't tell, all of them.
+    Measures for a twentieth of a second. All cores if the system doesn't provide the numbers.
     """
     before = _ticks()
     time.sleep(_SECONDS)
@@ -47,7 +47,7 @@ def busy_cores() -> float:
 
 
 class _Ticks(NamedTuple):
-    """What the cores of a machine did since its start, in ticks."""
+    """Times of all cores since the machine's start, in ticks."""
 
     idle: int
     all: int
@@ -59,7 +59,7 @@ def _ticks() -> _Ticks | None:
         lines = Path("/proc/stat").read_text().splitlines()
     except OSError:
         return None
-    # user nice system idle iowait irq softirq steal; what follows is in the first two as well
+    # user nice system idle iowait irq softirq steal; the rest is included in the first two
     counts = [int(word) for word in lines[0].split()[1:9]]
     cores = sum(line.startswith("cpu") for line in lines) - 1
     return _Ticks(counts[3] + counts[4], sum(counts), cores)

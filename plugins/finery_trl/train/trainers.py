@@ -1,4 +1,7 @@
-"""TRL's trainers, made reproducible and quiet. Imports torch: import it inside a function."""
+"""Reproducible, quiet versions of TRL's trainers.
+
+Imports torch, so import it inside a function.
+"""
 
 import functools
 import inspect
@@ -22,10 +25,10 @@ from finery_trl.train.callback import Callback
 
 
 class Reproducible:
-    """Mixed into each of TRL's trainers.
+    """Mixin for TRL's trainers.
 
-    Rows are proven before and come in an order of their own (`LengthGroupedOrder`), nothing but
-    checkpoints is written or sent, and `Callback` decides what happens after each optimizer step.
+    Rows are verified before and come in the order of `LengthGroupedOrder`, nothing but checkpoints
+    is written or sent, and `Callback` decides what happens after each optimizer step.
     """
 
     def __init__(
@@ -37,7 +40,7 @@ class Reproducible:
     ) -> None:
         self._sizes = [e.size for e in examples]
         self._callback = callback
-        # Sorted, which needs less padding; a mean doesn't depend on the order.
+        # Sorted, to need less padding; a mean doesn't depend on the order.
         self._held_out = sorted(held_out or [], key=lambda e: -e.size)
         trainer: Any = super()
         trainer.__init__(
@@ -55,17 +58,17 @@ class Reproducible:
             yield ids, [i for i, marked in enumerate(mask) if marked]
 
     def training_step(self, model: Any, inputs: dict[str, Any], *rest: Any) -> Any:
-        """One batch forward and backward; its tokens are counted."""
+        """Run a batch forward and backward, and count its tokens."""
         mask = inputs.get("attention_mask")
         self._callback.tokens += int(inputs["input_ids"].numel() if mask is None else mask.sum())
         trainer: Any = super()
         return trainer.training_step(model, inputs, *rest)
 
     def create_model_card(self, *arguments: Any, **keywords: Any) -> None:
-        """Write none: checkpoints are scratch, and a manifest describes what ships."""
+        """Write none: checkpoints are temporary, and the output has a card of its own."""
 
     def _prepare_dataset(self, dataset: Any, *arguments: Any, **keywords: Any) -> Any:
-        """Rows are in tokens already."""
+        """Return the rows, which are tokens already."""
         return dataset
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
@@ -73,14 +76,14 @@ class Reproducible:
         return LengthGroupedOrder(self._sizes, args.per_device_train_batch_size, args.seed)
 
     def _send_telemetry(self) -> None:
-        """Send nothing: TRL would report this training to Hugging Face without asking the user."""
+        """Send nothing. TRL would report this training to Hugging Face without asking the user."""
 
 
 class SftTrainer(Reproducible, SFTTrainer):
-    """SFTTrainer whose validation loss is the mean over all loss tokens, whatever the batches.
+    """SFTTrainer with a validation loss that is the mean over all loss tokens, for any batches.
 
-    Off the GPU the vocabulary's logits are computed only where there is loss, and what all rows of
-    a batch begin with only once (`sharing`).
+    On a CPU, logits are computed only at positions with loss, and the common prefix of the rows of
+    a batch only once (`sharing`).
     """
 
     def __init__(
@@ -96,7 +99,7 @@ class SftTrainer(Reproducible, SFTTrainer):
         causal = _causal_model(self.model)
         self._can_choose_logits = _can_choose_logits(causal)
         longest = max(e.size for e in [*examples, *(held_out or [])])
-        # NEFTune's noise depends on how long a sequence is.
+        # The noise of NEFTune depends on the length of a sequence.
         plain = not self._uses_trl_loss() and self.neftune_noise_alpha is None
         self._shares = plain and sharing.fits(causal, longest)
         if self._shares:
@@ -123,8 +126,8 @@ class SftTrainer(Reproducible, SFTTrainer):
     ) -> Any:
         """Mean negative log-likelihood of the loss tokens of an optimizer step.
 
-        In validation each batch is divided by its share of all loss tokens, which makes the mean
-        over rows, that `evaluate` takes, a mean over tokens.
+        In validation, each batch is divided by its share of all loss tokens, which turns the mean
+        over rows that `evaluate` takes into a mean over tokens.
         """
         if num_items_in_batch is None and not model.training:
             rows = len(inputs["labels"]) if "attention_mask" in inputs else _starts(inputs)
@@ -132,15 +135,15 @@ class SftTrainer(Reproducible, SFTTrainer):
         if self._uses_trl_loss() or return_outputs:
             trl: Any = super()
             return trl.compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        # Off the GPU, TRL computes logits, entropy and accuracy at every position, which costs a
-        # third of the time when answers are short.
+        # On a CPU, TRL computes logits, entropy and accuracy at every position, which takes a third
+        # of the time if answers are short.
         logits, targets = self._logits_and_targets(model, inputs)
         loss = cross_entropy(
             logits.flatten(0, 1).float(), targets, ignore_index=NO_LOSS, reduction="sum"
         )
         if num_items_in_batch is None:
             return loss / (targets != NO_LOSS).sum()
-        # DDP averages gradients over processes, and the tokens counted are those of all.
+        # DDP averages gradients over processes, and the count of tokens covers all processes.
         together = self.accelerator.num_processes if model.training else 1
         return loss * together / num_items_in_batch
 
@@ -162,7 +165,7 @@ class SftTrainer(Reproducible, SFTTrainer):
 
 
 class Comparing(Reproducible):
-    """Mixed into the trainers that compare with a reference."""
+    """Mixin for the trainers that compare with a reference."""
 
     def __init__(self, *rest: Any, **named: Any) -> None:
         super().__init__(*rest, **named)
@@ -174,7 +177,7 @@ class Comparing(Reproducible):
                     _score_only_answers(_causal_model(model), longest)
 
     def log(self, logs: dict[str, float], *rest: Any) -> None:
-        """Average validation metrics over rows, not over batches: the last one may be smaller."""
+        """Average validation metrics over rows, not over batches: the last batch may be smaller."""
         trainer: Any = self
         for values in trainer._metrics["eval"].values():
             size = trainer.args.per_device_eval_batch_size
@@ -187,25 +190,25 @@ class Comparing(Reproducible):
 
 
 class DpoTrainer(Comparing, DPOTrainer):
-    """DPOTrainer over proven preferences."""
+    """DPOTrainer for verified preferences."""
 
 
 class KtoTrainer(Comparing, KTOTrainer):
-    """KTOTrainer over proven ratings.
+    """KTOTrainer for verified ratings.
 
-    For its estimate of the drift TRL pairs rows once, in the order of the file, and is bound to
-    that order. Here each batch is paired when it is collated.
+    To estimate the drift, TRL pairs rows once, in the order of the file, and depends on that order.
+    Here, the rows of each batch are paired when it is collated.
     """
 
     def __init__(self, *rest: Any, args: Any, **named: Any) -> None:
-        args.train_sampling_strategy = "sequential"  # TRL demands it; `LengthGroupedOrder` decides
+        args.train_sampling_strategy = "sequential"  # required by TRL; `LengthGroupedOrder` decides
         super().__init__(*rest, args=args, **named)
         if self.calculate_KL:
             self.data_collator = _Rotating(self.data_collator)
 
 
 class _Rotating:
-    """A collator that gives each row its neighbour's answer as well."""
+    """A collator that adds the answer of its neighbor to each row."""
 
     def __init__(self, collator: Any) -> None:
         self._collator = collator
@@ -221,7 +224,7 @@ class _Rotating:
 
 
 def _starts(inputs: dict[str, Any]) -> int:
-    """Rows in a packed batch."""
+    """Number of rows in a packed batch."""
     return int((inputs["position_ids"] == 0).sum())
 
 
@@ -235,10 +238,10 @@ def _can_choose_logits(model: Any) -> bool:
 
 
 def _score_only_answers(model: Any, longest: int) -> None:
-    """Compute log-probabilities only where there is an answer, and what rows share only once.
+    """Compute log-probabilities only for answers, and the common prefix of rows only once.
 
-    This replaces TRL's fused head, which off the GPU computes every position, and entropy and
-    accuracy besides. Those are zero here: nothing shows them.
+    This replaces TRL's fused head, which on a CPU computes every position, as well as entropy and
+    accuracy. Those are zero here, since nothing shows them.
     """
     whole = model.forward
     shares = sharing.fits(model, longest)
@@ -266,7 +269,7 @@ def _score_only_answers(model: Any, longest: int) -> None:
 
 
 def _log_probs(forward: Any, labels: torch.Tensor, **named: Any) -> torch.Tensor:
-    """[rows, tokens - 1]: of each token after the first one, 0 where it has no label."""
+    """[rows, tokens - 1]: for each token after the first one, 0 without a label."""
     targets = labels[:, 1:]
     columns = (targets != NO_LOSS).any(dim=0).nonzero()[:, 0]
     logits = forward(logits_to_keep=columns, **named).logits
@@ -283,7 +286,7 @@ def _shared_log_probs(
     attention_mask: torch.Tensor,
     **_: Any,
 ) -> torch.Tensor:
-    """The same, for a model that understands a `Layout`."""
+    """Like `_log_probs`, for a model that understands a `Layout`."""
     layout = sharing.Layout.of(input_ids, attention_mask, labels)
     log_probs = -_losses(sharing.logits_of(forward, layout)[0], layout.targets)
     zeros = torch.zeros(labels.numel(), dtype=log_probs.dtype, device=log_probs.device)

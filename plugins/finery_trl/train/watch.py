@@ -1,4 +1,4 @@
-"""The task's own metrics during a training: an evaluator that asks the model as it is then."""
+"""Metrics of the task during a training, from an evaluator that tests the current model."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -40,7 +40,7 @@ def watcher(
 
 
 class _Job(Job):
-    """The evaluator's own job, whose models all are the one in training."""
+    """The job of the evaluator, which always uses the model in training."""
 
     live: Engine
 
@@ -50,7 +50,7 @@ class _Job(Job):
             out=out,
             scratch=out,
             seed=0,
-            report=lambda event: None,  # the bar is the training's
+            report=lambda event: None,  # the progress bar belongs to the training
             records=MemoryRecords(),
             find_engine=lambda model: (Engine, ""),
             secrets={},

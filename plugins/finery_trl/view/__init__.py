@@ -1,5 +1,5 @@
-"""What models look like: facts, a training's curve and the verdict on it, live metrics.
+"""The views of models: facts, the training curve with a verdict, live metrics.
 
-A model comes in, whoever trained it; text, a page and JSON values go out. Other plugins may use it:
-a model's folder holds its curve as `curve.json`.
+They show models of any trainer that writes the curve to `curve.json` in the model's folder. Public
+for other plugins.
 """

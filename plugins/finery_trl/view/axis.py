@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 LOG_RATIO = 8.0
-"""From such a ratio of highest to lowest on, an axis is logarithmic."""
+"""The ratio of highest to lowest value from which an axis is logarithmic."""
 ROUND = (1.0, 2.0, 5.0, 10.0)
-"""What round numbers begin with."""
+"""Leading digits of round numbers."""
 
 
 class Axis(NamedTuple):
@@ -19,7 +19,7 @@ class Axis(NamedTuple):
 
     @classmethod
     def of(cls, values: Sequence[float], *, log: bool | None = None) -> "Axis":
-        """One that all these values fit on. log: None decides by how far they are apart."""
+        """An axis that fits all these values. log: None decides by their spread."""
         low, high = min(values), max(values)
         if low == high:
             room = abs(low) * 0.1 or 1.0
@@ -27,7 +27,7 @@ class Axis(NamedTuple):
         return cls(low, high, spreads(values) if log is None else log)
 
     def place(self, value: float) -> float:
-        """Where a value is: 0 at the lower end, 1 at the upper."""
+        """The place of a value: 0 at the lower end, 1 at the upper end."""
         if self.log:
             return math.log(value / self.low) / math.log(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
@@ -51,13 +51,13 @@ class Axis(NamedTuple):
 
 
 def spreads(values: Sequence[float]) -> bool:
-    """Whether values are so far apart that only a logarithmic axis shows them all."""
+    """Whether values are so far apart that they need a logarithmic axis."""
     low = min(values, default=0.0)
     return low > 0 and max(values) / low >= LOG_RATIO
 
 
 def round_steps(span: tuple[int, int], most: int) -> list[int]:
-    """Some round steps within a span, and its first one."""
+    """The first step of a span and some round steps in it."""
     first, last = span
     size = max(1, int(_round_above((last - first) / max(1, most))))
     steps = range(size * math.ceil(first / size), last + 1, size)

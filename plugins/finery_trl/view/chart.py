@@ -1,7 +1,7 @@
-"""Curves as small SVG: panels one below the other over the same steps, in percent of their size.
+"""The geometry of curves in SVG: stacked panels over the same steps, in percent of their size.
 
-Only geometry: `curve.html.jinja` draws it. Nothing runs in the page, so what a step's values are is
-said by narrow fields that are pointed at.
+`curve.html.jinja` draws it. The page runs no scripts, so narrow fields with tooltips show the
+values of a step.
 """
 
 from collections.abc import Sequence
@@ -11,20 +11,20 @@ from finery_trl.view.axis import Axis, round_steps
 from finery_trl.view.curves import Series
 
 ZOOMS = (1, 4, 16)
-"""How many times the width of the page the steps may take."""
+"""Zoom levels: multiples of the page's width."""
 STEPS_A_ZOOM = 60
-"""Steps from which on the next zoom helps."""
+"""Number of steps from which the next zoom level helps."""
 TICKS = 8
-"""Steps that are named in the page's width."""
+"""Labeled steps per page width."""
 FIELDS, LINES = 400, 4000
-"""At most so many fields that show the values, with so many lines of text in all."""
+"""Limits of the fields that show values, and of their lines of text in all."""
 POINTS, FEWEST_POINTS = 12_000, 200
-"""Points of all curves together, and the fewest of a curve: at most some 300 KB of a page. More
-would not be seen: the page is 1,000 pixels wide, 16,000 when it is zoomed."""
+"""Limit of the points of all curves together, and the minimum per curve: about 300 KB of a page.
+More points wouldn't be visible, since a page is 1,000 pixels wide, and 16,000 when zoomed."""
 
 
 class Curve(NamedTuple):
-    """A series to draw. colour: its index. faint: a thin line. marks: a dot on each value."""
+    """A series to draw. colour: its index. faint: a thin line. marks: a dot at each value."""
 
     label: str
     values: Series
@@ -34,7 +34,7 @@ class Curve(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """A curve as SVG has it: the points of a line, and the path of its dots."""
+    """A curve in SVG: the points of a line, and the path of its dots."""
 
     curve: Curve
     points: str
@@ -51,10 +51,10 @@ class Panel(NamedTuple):
 
 
 class Chart(NamedTuple):
-    """Panels, and what is below them.
+    """Panels with a common axis of steps.
 
-    ticks: for each zoom (place from 0 to 1, label). fields: (left, width in percent, text). kept:
-    where the kept step is, in percent.
+    ticks: per zoom level, (place from 0 to 1, label). fields: (left, width in percent, text). kept:
+    the place of the kept step, in percent.
     """
 
     panels: list[Panel]
@@ -70,12 +70,12 @@ class Span(NamedTuple):
     last: int
 
     def across(self, step: float) -> float:
-        """Where a step is, in percent."""
+        """The place of a step, in percent."""
         return 100 * (step - self.first) / ((self.last - self.first) or 1)
 
 
 def span_of(curves: Sequence[Curve]) -> Span:
-    """All steps of some curves, from 0 where the first is near it."""
+    """The steps of some curves, from 0 if the first step is near 0."""
     steps = [step for curve in curves for step, _ in curve.values]
     first, last = min(steps), max(steps)
     return Span(0 if 0 <= first <= last / 10 else first, last)
@@ -93,8 +93,8 @@ def panel_of(
 ) -> Panel:
     """A panel.
 
-    zero: whether its axis begins at 0. best: the (step, value) that gets a star. most: points of a
-    curve, see `points_of_each`.
+    zero: whether its axis begins at 0. best: the (step, value) that gets a star. most: limit of the
+    points per curve, see `points_of_each`.
     """
     values = [value for curve in curves for _, value in curve.values]
     axis = Axis.of([*values, 0.0] if zero else values, log=log)
@@ -107,7 +107,7 @@ def panel_of(
 def chart_of(
     panels: Sequence[Panel], curves: Sequence[Curve], span: Span, kept: int | None
 ) -> Chart:
-    """A chart of panels. curves: all that are in them, as a field tells them."""
+    """A chart of panels. curves: all curves in them, in the order of the fields' text."""
     steps = len({step for curve in curves for step, _ in curve.values})
     zooms = [z for z in ZOOMS if z == 1 or steps > STEPS_A_ZOOM * z / 4]
     ticks = [(z, [(span.across(n) / 100, f"{n:,}") for n in round_steps(span, TICKS * z)])
@@ -121,15 +121,15 @@ def chart_of(
 
 
 def points_of_each(curves: int) -> int:
-    """How many points each of so many curves may have."""
+    """The limit of points per curve, for this number of curves."""
     return max(FEWEST_POINTS, POINTS // max(1, curves))
 
 
 def thinned(values: Series, most: int) -> Series:
-    """At most `most` of the values (4 or more), in order, that draw the same line.
+    """At most `most` of the values (4 or more), in order, that draw about the same line.
 
-    The steps are divided into equal parts; the lowest and the highest value of each are kept, so
-    that no peak is lost, and the first and the last of all.
+    The values are divided into equal parts. The lowest and the highest value of each part are kept,
+    so that no peak is lost, and the first and last of all.
     """
     if len(values) <= most:
         return values
@@ -146,18 +146,18 @@ def _drawn(curve: Curve, span: Span, axis: Axis, most: int) -> Drawn:
     values = thinned(curve.values, most)
     spots = [(span.across(step), _down(axis, value)) for step, value in values]
     points = " ".join(f"{x:.2f},{y:.2f}" for x, y in spots)
-    # More dots would be a thick line.
+    # More dots would merge into a thick line.
     dotted = (curve.marks and len(curve.values) <= min(FIELDS, most // 2)) or len(spots) == 1
     return Drawn(curve, points, "".join(f"M{x:.2f},{y:.2f}h0" for x, y in spots if dotted))
 
 
 def _down(axis: Axis, value: float) -> float:
-    """The distance of a value from the top, in percent; a little room at both ends."""
+    """The distance of a value from the top in percent, with some space at both ends."""
     return 4 + 92 * (1 - axis.place(value))
 
 
 def _fields(curves: Sequence[Curve], span: Span) -> list[tuple[float, float, str]]:
-    """Fields side by side, each with the newest values up to its last step."""
+    """Adjacent fields, each with the newest values up to its last step."""
     steps = sorted({step for curve in curves for step, _ in curve.values})
     every = -(-len(steps) // min(FIELDS, max(1, LINES // (1 + len(curves)))))
     ends = [*steps[every - 1 :: every], *([steps[-1]] if len(steps) % every else [])]

@@ -1,8 +1,8 @@
-"""What the curve of a training says: its series, and a verdict in words. Pure, no ML framework.
+"""The curve of a training: its series, and a verdict as text. Needs no ML framework.
 
-A curve is a list of points `{step, epoch, loss?, learning_rate?, eval_loss?, watch?}`, as a trained
-model keeps it in `curve.json`. `step` counts optimizer steps, losses are in nats, and `watch` maps
-the task metrics of a validation to their values. Further numbers are taken for metrics too.
+A curve is a list of points `{step, epoch, loss?, learning_rate?, eval_loss?, watch?}`, stored in
+the `curve.json` of a trained model. `step` counts optimizer steps, losses are in nats, and `watch`
+maps the task metrics of a validation to their values. Other numbers count as metrics too.
 """
 
 import json
@@ -15,18 +15,18 @@ from typing import Any, Literal
 import msgspec
 
 CURVE = "curve.json"
-"""The file of a trained model that holds its curve."""
+"""The file of a trained model that contains its curve."""
 SMALLEST_SHARE, SMALLEST_RISE = 0.03, 0.005
-"""A loss that differs by less than this share, or by fewer nats, hasn't changed."""
+"""A loss that differs by less than this share, or this many nats, counts as unchanged."""
 SINGLE_SHARE = 0.05
-"""The share where only one validation lies behind the lowest one."""
+"""The share if only one validation follows the lowest one."""
 NOISE = 2.0
-"""A rise counts from so many times the largest move against the trend on. With 2 % of random noise
-on 10 to 20 validations of a flat curve, 2 to 6 % of such curves are taken for rising."""
+"""A rise counts if it is this many times the largest move against the trend. With 2 % of random
+noise on 10 to 20 validations of a flat curve, 2 to 6 % of such curves count as rising."""
 LEARNED_SHARE = 0.1
 """A training loss below this share of its first value has nothing left to learn."""
 LATE = 3
-"""Validations at the end whose median must lie above the lowest one."""
+"""Number of validations at the end with a median that must exceed the lowest one."""
 
 Point = Mapping[str, Any]
 Series = list[tuple[int, float]]
@@ -38,11 +38,11 @@ State = Literal[
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What a curve says.
+    """The verdict on a curve.
 
-    sentence: one sentence for people. advice: what to do about it, where something is to be done.
-    lowest_step, lowest_eval_loss: the first validation with the lowest loss. since: the step
-    behind which it rose, None unless it did. kept_step: the weights that were kept.
+    sentence: one sentence for people. advice: what to do, if anything. lowest_step,
+    lowest_eval_loss: the first validation with the lowest loss. since: the step after which the
+    loss rose, None if it didn't. kept_step: the step of the weights that were kept.
     """
 
     state: State
@@ -70,9 +70,9 @@ def series(points: Sequence[Point], name: str) -> Series:
 
 
 def metrics(points: Sequence[Point]) -> list[str]:
-    """The names of task metrics in a curve, those of validation first, each as `series` takes it.
+    """The names of task metrics in a curve, as `series` takes them, those of validations first.
 
-    Where there is `eval_preference_accuracy`, `preference_accuracy` is left out, and so on.
+    `preference_accuracy` is omitted if there is `eval_preference_accuracy`, and so on.
     """
     names: dict[str, None] = {}
     for point in points:
@@ -85,7 +85,7 @@ def metrics(points: Sequence[Point]) -> list[str]:
 
 
 def label(name: str) -> str:
-    """What people read for the name of a series, e.g. `validation loss`."""
+    """The displayed name of a series, e.g. `validation loss`."""
     known = {
         "loss": "training loss",
         "eval_loss": "validation loss",
@@ -96,13 +96,14 @@ def label(name: str) -> str:
 
 
 def smoothed(values: Sequence[float]) -> list[float]:
-    """Each value's mean with its neighbours, a twentieth of all to each side, as long as `values`.
+    """The mean of each value and its neighbors, a twentieth of all values on each side.
 
-    Towards the ends fewer are taken, from both sides alike, so that the line doesn't lag.
+    Towards the ends, fewer neighbors are used, the same number on both sides, so that the line
+    doesn't lag.
     """
     reach, last = max(1, len(values) // 20), len(values) - 1
     spans = [min(reach, i, last - i) for i in range(len(values))]
-    # By sums up to each value, since the windows overlap: linear in the number of values.
+    # Cumulative sums make this linear in the number of values, although the windows overlap.
     sums = [0.0, *accumulate(values)]
     return [
         (sums[i + span + 1] - sums[i - span]) / (2 * span + 1) if span else values[i]
@@ -120,8 +121,8 @@ def verdict(points: Sequence[Point], kept: int | None = None) -> Verdict:
 
     points: the curve, in any order. kept: the optimizer step whose weights were kept, if known.
 
-    It overfits where the validation loss ends clearly above its lowest value (by 3 %, by 0.005
-    nats, and by twice of what it ever moved against its trend) while the training loss fell on.
+    A training overfits if the validation loss ends clearly above its minimum (by 3 %, by 0.005
+    nats, and by twice its largest move against the trend) while the training loss kept falling.
     """
     training, validations = series(points, "loss"), series(points, "eval_loss")
     if len(validations) < 2:
@@ -139,16 +140,16 @@ def verdict(points: Sequence[Point], kept: int | None = None) -> Verdict:
     if _moved_little(training) and _moved_little(validations):
         return Verdict(
             "flat",
-            f"Hardly anything was learned: validation loss went from "
+            f"The model learned hardly anything: validation loss went from "
             f"{_short(validations[0][1])} to {_short(validations[-1][1])}{keeps}.",
-            "raise learning_rate, and look at some of the rows with finery show",
+            "raise learning_rate, and check some of the rows with finery show",
             **facts,
         )
     if best[0] == validations[-1][0] and before[-1] - best[1] > _tolerance(validations, best):
         sentence = f"{text}, the last validation, and was still falling{keeps}."
         return Verdict("still falling", sentence, "more epochs may help", **facts)
-    behind = " and didn't clearly rise after it" if best[0] != validations[-1][0] else ""
-    return Verdict("settled", f"{text}{behind}{keeps}.", **facts)
+    after = " and didn't clearly rise after it" if best[0] != validations[-1][0] else ""
+    return Verdict("settled", f"{text}{after}{keeps}.", **facts)
 
 
 def _unjudged(training: Series, validations: Series, kept: int | None) -> Verdict:
@@ -156,19 +157,19 @@ def _unjudged(training: Series, validations: Series, kept: int | None) -> Verdic
         step, loss = validations[0]
         return Verdict(
             "validated once",
-            f"Validation loss was {_short(loss)} at step {step}, the only validation: "
-            "too little to tell a trend.",
-            "eval_steps: N validates more often",
+            f"Validation loss was {_short(loss)} at step {step}, the only validation, which shows "
+            "no trend.",
+            "set eval_steps to validate more often",
             lowest_step=step,
             lowest_eval_loss=loss,
             kept_step=kept,
         )
     if not training:
-        return Verdict("empty", "The training left no losses.", kept_step=kept)
+        return Verdict("empty", "The curve contains no losses.", kept_step=kept)
     return Verdict(
         "unvalidated",
-        f"Training loss went from {_short(training[0][1])} to {_short(training[-1][1])}; "
-        "without a validation loss nothing tells whether it overfits.",
+        f"Training loss went from {_short(training[0][1])} to {_short(training[-1][1])}. Without a "
+        "validation loss, overfitting can't be detected.",
         "hold out some rows: data.split with validation: 0.1, and validation: split.validation",
         kept_step=kept,
     )
@@ -199,47 +200,47 @@ def _rising(
 
 
 def _cure(points: Sequence[Point], step: int) -> str:
-    """What helps against overfitting from a step on."""
+    """What helps against overfitting from a certain step."""
     epoch: Any = next((p.get("epoch") for p in points if p["step"] == step), None)
     known = _is_number(epoch)
-    fewer = f"epochs: {max(1, math.ceil(epoch - 0.01))} is enough" if known else "train for less"
-    return f"{fewer}; more rows, a lower rank or some dropout let it learn longer"
+    fewer = f"epochs: {max(1, math.ceil(epoch - 0.01))} is enough" if known else "use fewer epochs"
+    return f"{fewer}; more rows, a lower rank or dropout reduce overfitting"
 
 
 def _keeping(kept: int | None) -> str:
-    return f"the weights of step {kept} are the ones kept"
+    return f"the weights of step {kept} were kept"
 
 
 def _rises(validations: Series, best: tuple[int, float]) -> bool:
-    """Whether the end lies clearly above the lowest validation loss."""
-    behind = [loss for step, loss in validations if step > best[0]][-LATE:]
-    if not behind:
+    """Whether the end is clearly above the lowest validation loss."""
+    later = [loss for step, loss in validations if step > best[0]][-LATE:]
+    if not later:
         return False
-    return min(median(behind), behind[-1]) - best[1] > _tolerance(validations, best)
+    return min(median(later), later[-1]) - best[1] > _tolerance(validations, best)
 
 
 def _tolerance(validations: Series, best: tuple[int, float]) -> float:
     """How far a validation loss must move to be more than noise.
 
-    Noise is what moved against the trend: rises before the lowest one, falls behind it.
+    Noise is a move against the trend: a rise before the lowest loss, or a fall after it.
     """
     noise = 0.0
     for (_, earlier), (step, later) in pairwise(validations):
         noise = max(noise, later - earlier if step <= best[0] else earlier - later)
-    behind = sum(1 for step, _ in validations if step > best[0])
-    share = SINGLE_SHARE if behind == 1 else SMALLEST_SHARE
+    after = sum(1 for step, _ in validations if step > best[0])
+    share = SINGLE_SHARE if after == 1 else SMALLEST_SHARE
     return max(NOISE * noise, share * abs(best[1]), SMALLEST_RISE)
 
 
 def _around(training: Series, step: int) -> float | None:
-    """The training loss at a step: the mean of the tenth of all values that ends there."""
+    """The training loss at a step: the mean over the last tenth of all values up to it."""
     until = [loss for at, loss in training if at <= step]
     window = max(1, len(training) // 10)
     return fmean(until[-window:]) if until else None
 
 
 def _moved_little(values: Series) -> bool:
-    """Whether the mean of the last third is the mean of the first third, within the tolerance."""
+    """Whether the means of the first and the last third are equal within the tolerance."""
     size = max(1, len(values) // 3)
     numbers = [value for _, value in values]
     if not numbers:
@@ -249,7 +250,7 @@ def _moved_little(values: Series) -> bool:
 
 
 def _short(value: float) -> str:
-    """Three digits that count, e.g. `0.0887`, `12.3`."""
+    """Three significant digits, e.g. `0.0887`, `12.3`."""
     return f"{value:.3g}"
 
 
@@ -262,8 +263,8 @@ def _is_number(value: Any) -> bool:
 
 
 def load(text: bytes | str) -> list[Point]:
-    """The points of a curve file. `ValueError` where it holds anything else."""
-    made = json.loads(text)  # knows NaN, which a metric may be
+    """The points of a curve file. Raises `ValueError` if it contains anything else."""
+    made = json.loads(text)  # accepts NaN, which a metric may be
     if not isinstance(made, list) or not all(map(_is_point, made)):
         raise ValueError("not a list of points with a step")
     return list(made)

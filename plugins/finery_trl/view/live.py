@@ -1,4 +1,4 @@
-"""How the metrics of a running training are shown."""
+"""How the metrics of a running training are displayed."""
 
 from finery import LiveMetric, percent
 
@@ -28,4 +28,4 @@ METRICS = {
     "tokens_per_second": LiveMetric("{value} tok/s", thousands, style="dim", rank=5, lasting=False),
     "learning_rate": LiveMetric("lr {value}", power, style="dim", rank=6, lasting=False),
 }
-"""Losses in nats, preferences, the metrics of a watched evaluator, pace and learning rate."""
+"""Losses in nats, preferences, metrics of a watched evaluator, speed and learning rate."""

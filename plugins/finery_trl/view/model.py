@@ -1,4 +1,4 @@
-"""The view of models: facts, and of a trained one its curve and what that says."""
+"""The view of models: facts, and the curve of a trained model with its verdict."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,31 +25,31 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 WIDTH, HEIGHT = 100, 18
-"""Characters of a plot at most, axes and legend included."""
+"""Maximum size of a plot in characters, including axes and legend."""
 
 
 class CurveView(View):
-    """How models look. Of one that holds a `curve.json` also its curve, whoever trained it.
+    """Shows models, and the training curve of a model that contains a `curve.json`.
 
-    `meta` may have `parameters` and `trainable_parameters`, and `best_step`, the optimizer step
-    whose weights the model holds. For a format of your own, subclass this or name it as it is:
+    `meta` may have `parameters`, `trainable_parameters` and `best_step`, the optimizer step of the
+    model's weights. For a format of your own, subclass this view or use it as it is:
     `{"Model/ngram": "finery_trl.view.model:CurveView"}`.
     """
 
     def brief(self, manifest: Manifest) -> str:
-        """Format, architecture and quantization, those that are known."""
+        """Format, architecture and quantization, as far as they are known."""
         names = ("format", "architecture", "quantization")
         return " ".join(str(manifest.meta[name]) for name in names if name in manifest.meta)
 
     def data(self, output: Output, detail: Detail) -> dict[str, Any]:
-        """What the curve says."""
+        """The verdict on the curve."""
         points = curve_of(output)
         if points is None:
             return {}
         return {"verdict": msgspec.to_builtins(verdict(points, kept_step(output.manifest)))}
 
     def facts(self, output: Output) -> Mapping[str, Any]:
-        """`meta`, and how many of the parameters were trained."""
+        """`meta`, and the share of parameters that were trained."""
         meta = output.manifest.meta
         total, trainable = meta.get("parameters"), meta.get("trainable_parameters")
         if not (total and trainable):
@@ -57,7 +57,7 @@ class CurveView(View):
         return {**meta, "trainable": f"{percent(trainable / total)} of {total:,} parameters"}
 
     def print(self, console: "Console", output: Output, detail: Detail) -> None:
-        """Print facts, files, the curve, and what it says."""
+        """Print facts, files, the curve and its verdict."""
         super().print(console, output, detail)
         points = curve_of(output)
         if points is not None:
@@ -72,7 +72,7 @@ class CurveView(View):
         return complete(output, folder, refs)
 
     def page(self, outputs: Sequence[Output], context: PageContext) -> Page | None:
-        """The curves, to look at closely."""
+        """A page with the curves."""
         from finery_trl.view.page import render
 
         (output,) = outputs
@@ -83,7 +83,7 @@ class CurveView(View):
         return Page(html, "-curve")
 
     def remarks(self, output: Output) -> Iterator[Remark]:
-        """What the curve says; advice only where something is wrong."""
+        """The verdict on the curve, with advice only if something is wrong."""
         points = curve_of(output)
         if points is None:
             return
@@ -96,9 +96,9 @@ class CurveView(View):
 
 
 def curve_of(output: Output) -> list[Point] | None:
-    """The points of an output's `curve.json`, None where it has none.
+    """The points of an output's `curve.json`, None if it has none.
 
-    Raises `DataError` where the file holds something else.
+    Raises `DataError` if the file contains something else.
     """
     if CURVE not in output.manifest.files:
         return None
@@ -107,20 +107,20 @@ def curve_of(output: Output) -> list[Point] | None:
         return load(path.read_bytes())
     except ValueError as error:
         raise DataError(
-            f"it holds no training curve: {error}",
+            f"it doesn't contain a training curve: {error}",
             where=shown(path),
             fix="its plugin must write a list of points {step, loss, eval_loss, …}",
         ) from error
 
 
 def kept_step(manifest: Manifest) -> int | None:
-    """The optimizer step whose weights a trained model holds, where it says so."""
+    """The optimizer step of a trained model's weights, if the model states it."""
     step = manifest.meta.get("best_step")
     return step if isinstance(step, int) else None
 
 
 def _print_curve(console: "Console", points: Sequence[Point], kept: int | None) -> None:
-    """Print the plot, and the verdict in words."""
+    """Print the plot and the verdict."""
     from rich.padding import Padding
     from rich.text import Text
 

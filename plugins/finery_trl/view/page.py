@@ -1,4 +1,4 @@
-"""The page with the curves of a training: one HTML file that loads nothing and runs no script."""
+"""The page with the curves of a training: an HTML file without scripts or external resources."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -10,18 +10,18 @@ from finery_trl.view.curves import Point, Verdict, label, metrics, series, smoot
 
 TEMPLATE = "finery_trl.view/curve.html.jinja"
 SKIPPED = frozenset({"messages", "chat_template", "best_step", "eval_loss"})
-"""Facts that the page has no room for, or says elsewhere."""
+"""Facts that are too long for the page, or shown elsewhere on it."""
 SMOOTHED_FROM = 30
-"""Losses from which on a smoothed line lies over them."""
+"""Number of losses from which a smoothed line is added."""
 LONGEST_FACT = 300
-"""Characters of a fact that are shown."""
+"""Characters of a fact to show."""
 LOSS, VALIDATION, RATE = 0, 1, 5
 """Colours of the page."""
 METRICS = (2, 4, 3)
 
 
 def render(title: str, output: Output, points: Sequence[Point], kept: int | None) -> str:
-    """The page of a model with a curve. kept: the step whose weights it holds, if known."""
+    """The page of a model with a curve. kept: the step of the model's weights, if known."""
     judged = verdict(points, kept)
     return render_page(
         TEMPLATE,
@@ -37,7 +37,7 @@ def render(title: str, output: Output, points: Sequence[Point], kept: int | None
 
 
 def _tiles(points: Sequence[Point], judged: Verdict) -> Iterator[tuple[str, str, str]]:
-    """(name, value, note) of the few numbers that matter."""
+    """(name, value, note) of the most important numbers."""
     training = series(points, "loss")
     if training:
         yield "training loss", f"{training[-1][1]:.3g}", f"from {training[0][1]:.3g}"
@@ -53,7 +53,7 @@ def _tiles(points: Sequence[Point], judged: Verdict) -> Iterator[tuple[str, str,
 
 
 def _facts(output: Output) -> Iterator[tuple[str, str]]:
-    """(name, value) of what is known about the model."""
+    """(name, value) of the facts about the model."""
     manifest: Manifest = output.manifest
     for name, value in manifest.meta.items():
         if name not in SKIPPED:
@@ -86,7 +86,7 @@ def _words(value: Any) -> str:
 
 
 def _curves(points: Sequence[Point]) -> dict[str, list[Curve]]:
-    """The curves by panel, from above; panels without curves are left out."""
+    """The curves by panel, from top to bottom, without empty panels."""
     names = metrics(points)
     watched = [
         Curve(label(name), series(points, name), METRICS[i % len(METRICS)], marks=True)
@@ -111,7 +111,7 @@ def _losses(points: Sequence[Point]) -> Iterator[Curve]:
 
 
 def _charts(points: Sequence[Point], kept: int | None) -> list[tuple[str, Chart]]:
-    """(scale of the loss, chart): linear, and logarithmic where that can be."""
+    """(scale of the loss, chart): linear, and logarithmic if all losses are positive."""
     panels = _curves(points)
     curves = [curve for of in panels.values() for curve in of]
     if not curves:
@@ -142,7 +142,7 @@ def _loss_values(points: Sequence[Point]) -> list[float]:
 
 
 def _best(points: Sequence[Point], kept: int | None) -> tuple[int, float] | None:
-    """Where the kept weights are on the validation loss, else on the training loss."""
+    """The (step, value) of the kept weights on the validation loss, else the training loss."""
     for name in ("eval_loss", "loss"):
         value = dict(series(points, name)).get(kept) if kept is not None else None
         if value is not None and kept is not None:

@@ -1,4 +1,4 @@
-"""Curves as text: lines of braille dots (2 × 4 in a character) between axes."""
+"""Curves as text: lines of braille dots (2 × 4 per character) between axes."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,7 +15,7 @@ ACROSS = "x: optimizer steps"
 
 
 class Line(NamedTuple):
-    """A series to draw: its label, its colour, a mark on each value (""), and the axis it uses."""
+    """A series to draw: its label, color, a mark at each value (or ""), and its axis."""
 
     label: str
     values: Series
@@ -25,7 +25,7 @@ class Line(NamedTuple):
 
 
 class Canvas:
-    """Dots and marks in a field of characters; the last one drawn gives a character its colour."""
+    """Dots and marks in a grid of characters. The last one drawn sets a character's color."""
 
     def __init__(self, width: int, height: int) -> None:
         self.width, self.height = width, height
@@ -34,33 +34,33 @@ class Canvas:
         self._styles: dict[tuple[int, int], str] = {}
 
     def dot(self, x: int, y: int, style: str) -> None:
-        """Set the dot `x` from the left and `y` from below."""
+        """Set the dot `x` from the left and `y` from the bottom."""
         cell = (x // 2, self.height - 1 - y // 4)
         bit = DOTS[3 - y % 4][x % 2]
         self._bits[cell] = self._bits.get(cell, 0) | bit
         self._styles[cell] = style
 
     def line(self, start: tuple[int, int], end: tuple[int, int], style: str) -> None:
-        """Join two dots."""
+        """Connect two dots."""
         steps = max(abs(end[0] - start[0]), abs(end[1] - start[1]), 1)
         for i in range(steps + 1):
             x = start[0] + round(i * (end[0] - start[0]) / steps)
             self.dot(x, start[1] + round(i * (end[1] - start[1]) / steps), style)
 
     def mark(self, x: int, y: int, text: str, style: str) -> None:
-        """Put a character over the dots at a dot."""
+        """Put a character in place of the dots."""
         cell = (x // 2, self.height - 1 - y // 4)
         self._marks[cell], self._styles[cell] = text, style
 
     def upright(self, x: int, style: str) -> None:
-        """A faint line from top to bottom where nothing else is."""
+        """Draw a vertical line in cells that are empty."""
         for row in range(self.height):
             cell = (x // 2, row)
             if cell not in self._bits and cell not in self._marks:
                 self._marks[cell], self._styles[cell] = "┊", style
 
     def row(self, row: int) -> "Text":
-        """A row of characters as rich text."""
+        """A row of characters as `rich` text."""
         from rich.text import Text
 
         text = Text()
@@ -72,9 +72,9 @@ class Canvas:
 
 
 def plot(lines: Sequence[Line], width: int, height: int, best: int | None = None) -> "list[Text]":
-    """Lines of rich text with axes and a legend; [] where there is nothing to draw.
+    """Lines of `rich` text with axes and a legend; [] if there is nothing to draw.
 
-    width, height: in characters, everything included. best: the step to mark.
+    width, height: of the whole plot, in characters. best: the step to mark.
     """
     lines = [line for line in lines if line.values]
     if not lines:
@@ -101,7 +101,7 @@ def plot(lines: Sequence[Line], width: int, height: int, best: int | None = None
 
 
 def _labels(axis: Axis | None, height: int) -> dict[int, str]:
-    """Row → what an axis says there: both ends and some rows between."""
+    """Row → the label of an axis there: both ends and some rows in between."""
     if axis is None:
         return {}
     number = max(2, min(5, (height + 2) // 3))
@@ -112,14 +112,14 @@ def _labels(axis: Axis | None, height: int) -> dict[int, str]:
 def _spot(
     canvas: Canvas, axis: Axis, span: tuple[int, int], step: int, value: float
 ) -> tuple[int, int]:
-    """The dot of a value."""
+    """The position of a value's dot."""
     across = (step - span[0]) / (span[1] - span[0] or 1)
     place = min(1.0, max(0.0, axis.place(value)))
     return round(across * (canvas.width * 2 - 1)), round(place * (canvas.height * 4 - 1))
 
 
 def _draw(canvas: Canvas, line: Line, axis: Axis, span: tuple[int, int]) -> None:
-    """A line through the mean of what falls into each column of dots, and its marks."""
+    """Draw a line through the mean of the values in each column of dots, and the marks."""
     columns: dict[int, list[int]] = {}
     for step, value in line.values:
         x, y = _spot(canvas, axis, span, step, value)
@@ -139,7 +139,7 @@ def _mark_best(
     span: tuple[int, int],
     best: int,
 ) -> None:
-    """A star on the marked line that has a value at the best step, else an upright alone."""
+    """Draw a star and a vertical line at the best step, on a line with a value there."""
     for line in sorted(lines, key=lambda n: (not n.mark, n.right)):
         value = dict(line.values).get(best)
         if value is not None:
@@ -163,7 +163,7 @@ def _framed(row: "Text", left: str | None, right: str | None, gutters: Sequence[
 
 
 def _foot(width: int, span: tuple[int, int], gutter: int) -> "list[Text]":
-    """The horizontal axis and its steps."""
+    """The horizontal axis with its steps."""
     from rich.text import Text
 
     ticks = round_steps(span, width // 10)
@@ -184,7 +184,7 @@ def _foot(width: int, span: tuple[int, int], gutter: int) -> "list[Text]":
 def _legend(
     lines: Sequence[Line], axes: Mapping[bool, Axis], best: int | None, width: int
 ) -> "list[Text]":
-    """What the lines are, in as many rows as it takes."""
+    """The legend of the lines, in as many rows as necessary."""
     from rich.text import Text
 
     entries = []

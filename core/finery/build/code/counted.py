@@ -1,10 +1,9 @@
-"""What of a syntax tree counts: all but what can't change an output.
+"""The parts of a syntax tree that can change an output.
 
-Left out are docstrings, annotations of functions and of plain variables, blocks under
-`if TYPE_CHECKING:`, the help of settings and inputs, and the text of finery's errors that are
-raised and of lines that a job logs. The annotations in a class body stay: they are the fields of a
-step, a dataclass or a struct. So does the text of other exceptions: code that catches one may write
-what it says into an output.
+Docstrings, annotations of functions and variables, blocks under `if TYPE_CHECKING:`, the help of
+settings and inputs, and the text of raised finery errors and of logged lines are removed.
+Annotations in a class body stay, since they define the fields of steps, dataclasses and structs.
+The text of other exceptions stays, since code that catches one may write it into an output.
 """
 
 import ast
@@ -17,41 +16,41 @@ INSPECTING = frozenset({
     "__annotations__", "__doc__", "__finery_fields__", "get_annotations", "get_json_schema",
     "get_type_hints", "getdoc", "getfullargspec", "signature",
 })  # fmt: skip
-"""Names that read annotations, docstrings or help: in a file that uses one, all three count."""
+"""Names that read annotations, docstrings or help. In a file that uses one, all three count."""
 DECLARING = frozenset({"nested_step", "setting", "takes"})
-"""Functions that declare a field of a step or of a group of settings."""
+"""Functions that declare fields of steps and groups of settings."""
 DESCRIBING = frozenset({"examples", "help"})
-"""Their keywords that only describe the field to people and editors."""
+"""Keywords of these that only describe the field to users and editors."""
 PLAIN_DECORATORS = frozenset({
     "abstractmethod", "asynccontextmanager", "cache", "cached_property", "classmethod",
     "contextmanager", "deleter", "final", "getter", "hookimpl", "lru_cache", "observes", "overload",
     "override", "property", "setter", "staticmethod", "wraps",
 })  # fmt: skip
-"""Decorators that don't look at annotations; those of a function with another one count."""
+"""Decorators that don't read annotations. With any other decorator, annotations count."""
 ERRORS = frozenset({
     "DataError", "FineryError", "PluginError", "RecipeError", "RequirementError", "StepError",
     "UsageError",
 })  # fmt: skip
-"""Errors that end a step: their text is for people."""
+"""Errors that end a step. Their text is for users."""
 JOBS = frozenset({"job", "_job"})
-"""What a variable or attribute that holds a `Job` is called."""
+"""Names of variables and attributes that hold a `Job`."""
 TELLING = frozenset({"log", "progress"})
 """Methods of a job that only show text."""
 TEXTS = frozenset({
     "detail", "details", "fix", "hint", "message", "msg", "reason", "text", "what", "where",
 })  # fmt: skip
-"""Keywords that pass text to an error or a log line. What others pass is a value."""
+"""Keywords that pass text to an error or a log line. Other keywords pass values."""
 
 
 def counted(tree: ast.Module) -> ast.Module:
-    """The tree without what can't change an output. Changes `tree`."""
+    """The tree without the parts that can't change an output. Modifies `tree`."""
     names = {_last_name(node) for node in ast.walk(tree)}
     keeps_all = not INSPECTING.isdisjoint(names)
     return _Counted(keeps_all=keeps_all, typing=_typing(tree)).visit_Module(tree)
 
 
 class _Counted(ast.NodeTransformer):
-    """keeps_all: annotations and docstrings stay. typing: what `TYPE_CHECKING` is called here."""
+    """keeps_all: keep annotations and docstrings. typing: the file's name for `TYPE_CHECKING`."""
 
     def __init__(self, *, keeps_all: bool, typing: str) -> None:
         self._keeps_all = keeps_all
@@ -78,7 +77,7 @@ class _Counted(ast.NodeTransformer):
                 argument.annotation = None
         docstring = node.body[0] if not is_plain and ast.get_docstring(node) is not None else None
         node = self._inside(node, in_class=False)
-        if docstring is not None and docstring not in node.body:  # the decorator may read it
+        if docstring is not None and docstring not in node.body:  # since the decorator may read it
             node.body.insert(0, docstring)
         return node
 
@@ -90,7 +89,7 @@ class _Counted(ast.NodeTransformer):
 
     def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
         if not self._keeps_all and _is_text(node.value):
-            return None  # a docstring, or one of an attribute
+            return None  # a docstring, also of an attribute
         self.generic_visit(node)
         return node
 
@@ -100,7 +99,7 @@ class _Counted(ast.NodeTransformer):
             return node
         if node.value is not None:
             return ast.Assign(targets=[node.target], value=node.value)
-        node.annotation = ast.Constant(None)  # it still makes the name local to its function
+        node.annotation = ast.Constant(None)  # since it makes the name local to its function
         return node
 
     def visit_If(self, node: ast.If) -> Any:
@@ -124,7 +123,7 @@ class _Counted(ast.NodeTransformer):
 
 
 def _wordless(node: ast.expr) -> ast.expr:
-    """An error or a call of a log without its text; the values and calls in it stay."""
+    """An error or a logging call without its text. Values and calls in it stay."""
     take_out = _Wordless()
     wordless: Any = (
         take_out.generic_visit(node) if isinstance(node, ast.Call) else take_out.visit(node)
@@ -133,7 +132,7 @@ def _wordless(node: ast.expr) -> ast.expr:
 
 
 class _Wordless(ast.NodeTransformer):
-    """Takes text out of an expression, and leaves strings that do something."""
+    """Removes text from an expression, except strings that have an effect."""
 
     def visit_Call(self, node: ast.Call) -> ast.Call:
         function = node.func
@@ -198,7 +197,7 @@ def _last_name(node: ast.AST) -> str:
 
 
 def _typing(tree: ast.Module) -> str:
-    """What `typing.TYPE_CHECKING` is called in a file; empty where it isn't plainly imported."""
+    """The name of `typing.TYPE_CHECKING` in a file; empty if it isn't plainly imported."""
     imports = [(n, a) for n in tree.body if isinstance(n, _IMPORTS) for a in n.names]
     for node, alias in imports:
         if alias.asname is not None:

@@ -1,8 +1,8 @@
-"""The digest of a step's code: its module and what that imports from plugins and from the kit.
+"""The digest of a step's code: its module and its imports from plugins and the kit.
 
-Followed are imports into the packages of plugins and into `finery.rows`, wherever in a file they
-are, and what a plugin file beside a recipe imports from its project. Installed libraries count by
-version (`packages=`), the rest of finery by the format of keys.
+Imports from packages of plugins and from `finery.rows` are followed, anywhere in a file, and also
+imports of a recipe's plugin file from its project. Installed libraries count by version
+(`packages=`), and the rest of finery by the format of keys.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,23 +20,23 @@ from finery.errors import PluginError
 from finery.step.inspect import FILE_MODULE
 
 EXTENSIONS = (*EXTENSION_SUFFIXES, *BYTECODE_SUFFIXES)
-"""Ends of the names of modules that have no source."""
+"""Suffixes of modules without source."""
 OWN = "="
-"""What `Parsed.bound` says of a name that isn't plainly imported."""
+"""Value in `Parsed.bound` for a name that isn't plainly imported."""
 DEEPEST = 8
-"""Packages that pass a name on to each other, at most."""
+"""Most packages that re-export a name from each other."""
 Code = dict[str, str]
-"""File, by the path that an import gives it (`finery_data/steps/split.py`) → digest.
+"""File, by its import path (`finery_data/steps/split.py`) → digest.
 
-`package/__init__.py:name` → the module from which the package takes a name that is imported.
+`package/__init__.py:name` → the module from which the package re-exports a name.
 """
 
 
 class Parsed(msgspec.Struct, frozen=True, array_like=True):
-    """What counts of one file.
+    """The relevant parts of one file.
 
-    digest: of its code. imports: see `parse._imports`. bound: see `parse._bindings`, only of a
-    package's `__init__`.
+    digest: of its code. imports: see `parse._imports`. bound: see `parse._bindings`, only for
+    `__init__` files.
     """
 
     digest: str
@@ -47,8 +47,8 @@ class Parsed(msgspec.Struct, frozen=True, array_like=True):
 class CodeReader:
     """Finds the code of classes, functions and modules.
 
-    modules: finds the files. read: `parse.parse_file` or a cache in front of it. It is called for
-    every file that decides what the code is.
+    modules: finds the files. read: `parse.parse_file`, perhaps cached. It is called for every file
+    that the code depends on.
     """
 
     def __init__(self, modules: Modules, read: Callable[[Path], Parsed]) -> None:
@@ -58,8 +58,8 @@ class CodeReader:
     def code_of(self, subject: Any, named_in: ModuleType | None = None) -> Code:
         """The code of a class or function, of a module by its name, or of a Python file.
 
-        named_in: the module whose hook names the subject. It counts too, unless it has the subject
-        by a plain import: it may have made it, as in `Short = step_type(most=100)`.
+        named_in: the module whose hook names the subject. It counts, too, unless it imports the
+        subject plainly, since it may create it: `Short = step_type(most=100)`.
         """
         return self._follow([*self._starts(subject, named_in)])
 
@@ -79,7 +79,7 @@ class CodeReader:
         file = getattr(import_module(name), "__file__", None)  # most often loaded already
         if file is None:
             raise PluginError(
-                f"the code of {name} is not in a file", fix="put the step type into a module"
+                f"the code of {name} isn't in a file", fix="put the step type into a module"
             )
         path = Path(file)
         if name.startswith(FILE_MODULE) or self._modules.is_local(path):
@@ -88,7 +88,7 @@ class CodeReader:
         return Place(name, path)
 
     def _imports_plainly(self, place: Place, subject: Any) -> bool:
-        """Whether a module names what it imported under the subject's own name."""
+        """Whether a module imported the subject under the subject's own name."""
         source = (subject.__module__, getattr(subject, "__name__", ""))
         return source in map(place.absolute, self._read(place.path).imports)
 
@@ -107,7 +107,7 @@ class CodeReader:
         return dict(sorted(code.items()))
 
     def _targets(self, importer: Place, imported: str, code: Code) -> list[Place]:
-        """The files behind an import."""
+        """The files that an import reads."""
         base, name = importer.absolute(imported)
         if self._modules.is_followed(base, name):
             return self._in_package(base, name, code)
@@ -116,7 +116,7 @@ class CodeReader:
     def _in_package(self, base: str, name: str, code: Code, depth: int = 0) -> list[Place]:
         """The module that `from base import name` reads, or the one that defines the name.
 
-        Where the package's `__init__` only passes the name on, it doesn't count as a whole.
+        If the package's `__init__` only re-exports the name, it doesn't count as a whole.
         """
         package = self._modules.of_package(base) if self._modules.is_followed(base) else None
         module = self._modules.of_package(f"{base}.{name}") if name not in ("", "*") else None
@@ -139,7 +139,7 @@ class CodeReader:
 
 
 def _modules_of(subject: Any) -> Iterator[str]:
-    """The modules that a class or function is from: a decorator's, and that of what it wraps."""
+    """The modules of a class or function: those of its decorators and of the wrapped function."""
     while isinstance(subject, partial):
         subject = subject.func
     yield subject.__module__
@@ -148,7 +148,7 @@ def _modules_of(subject: Any) -> Iterator[str]:
 
 
 def add(code: Code, more: Code) -> None:
-    """Add files to others. Two files of a project may be imported by one name: both count."""
+    """Add files to others. Two project files with the same import name both count."""
     for label, digest in more.items():
         while code.get(label, digest) != digest:
             label += "'"

@@ -1,6 +1,6 @@
 """One Python file: the digest of its code, what it imports, and the digest of each function.
 
-Apart from `follow`, since `ast` is needed only for files that changed since they were last read.
+Separate from `follow`, since `ast` is needed only for changed files.
 """
 
 import ast
@@ -14,13 +14,13 @@ from finery.build.code.follow import EXTENSIONS, OWN, Parsed
 from finery.errors import PluginError
 
 Names = dict[str, str]
-"""Function, `Class.method` or variable → digest; `""` is what has no name."""
+"""Function, `Class.method` or variable → digest; `""` for code without a name."""
 DIGITS = 16
 """Hex digits of a function's digest."""
 
 
 def parse_file(path: Path) -> tuple[Parsed, Names]:
-    """What counts of one file. Of a compiled module that is its bytes."""
+    """The relevant parts of one file. For a compiled module, its bytes."""
     source = path.read_bytes()
     if path.name.endswith(EXTENSIONS):
         return Parsed(blake3(source).hexdigest(), [], {}), {}
@@ -39,7 +39,7 @@ def parse_file(path: Path) -> tuple[Parsed, Names]:
 
 
 def _pieces(body: Iterable[ast.stmt], within: str = "") -> Iterator[tuple[str, str]]:
-    """(name, code) of each statement, with classes taken apart into head, fields and methods."""
+    """(name, code) of each statement, with classes split into head, fields and methods."""
     for node in body:
         match node:
             case ast.ClassDef(name=name):
@@ -55,7 +55,7 @@ def _pieces(body: Iterable[ast.stmt], within: str = "") -> Iterator[tuple[str, s
 
 
 def _digests(pieces: Iterable[tuple[str, str]]) -> Names:
-    """A name may come more than once, e.g. a property with its setter."""
+    """A name may occur more than once, e.g. a property with its setter."""
     codes: dict[str, list[str]] = {}
     for name, code in pieces:
         codes.setdefault(name, []).append(code)
@@ -66,9 +66,9 @@ def _digests(pieces: Iterable[tuple[str, str]]) -> Names:
 
 
 def _imports(tree: ast.Module) -> list[str]:
-    """What a module imports, wherever in the file: `package.module` or `package.module:name`.
+    """The imports of a module, anywhere in the file: `package.module` or `package.module:name`.
 
-    Relative ones begin with their dots. An attribute of an imported module counts as imported
+    Relative ones start with their dots. An attribute of an imported module counts as imported
     from it: after `import package`, `package.module.f` reads `package:module`.
     """
     imports: dict[str, None] = {}
@@ -109,7 +109,7 @@ def _joined(base: str, name: str) -> str:
 
 
 def _chains(tree: ast.Module) -> Iterator[list[str]]:
-    """Each `a.b.c` of a file, as its names."""
+    """Each `a.b.c` in a file, as a list of names."""
     inner: set[int] = set()
     for node in ast.walk(tree):  # the outermost attribute of a chain comes first
         if not isinstance(node, ast.Attribute) or id(node) in inner:
@@ -153,10 +153,10 @@ def _text(node: ast.AST | None) -> str:
 
 
 def _bindings(tree: ast.Module) -> dict[str, str]:
-    """Name → the module that a package's `__init__` takes it from, under the same name.
+    """Name → the module from which a package's `__init__` imports it under the same name.
 
-    `OWN` where it is anything but one plain import at the top of the file. Those under
-    `if TYPE_CHECKING:` come with a question mark: at run time something else provides the name.
+    `OWN` unless it is a single plain import at the top of the file. Imports under
+    `if TYPE_CHECKING:` have a question mark, since the name is provided differently at run time.
     """
     plain: dict[str, str] = {}
     for node in tree.body:
@@ -178,7 +178,7 @@ def _plain(node: ast.stmt) -> dict[str, str]:
 
 
 def _bound(tree: ast.Module) -> Iterator[str]:
-    """Every binding of a name, with those inside functions, which may be global ones."""
+    """Every binding of a name, including those in functions, which may be global."""
     for node in ast.walk(tree):
         match node:
             case ast.ImportFrom(names=names) | ast.Import(names=names):

@@ -1,4 +1,4 @@
-"""Which file an import reads, found without importing anything."""
+"""Finds the file that an import reads, without importing it."""
 
 import contextlib
 import os
@@ -13,9 +13,9 @@ from finery.step.inspect import FILE_MODULE
 
 CORE = "finery"
 KIT = "finery.rows"
-"""The part of finery whose code counts as that of plugins does."""
+"""The part of finery with code that counts like that of plugins."""
 INSTALLED = frozenset({"site-packages", "dist-packages"})
-"""Folders of installed distributions, also where a project holds its environment."""
+"""Folders of installed distributions, even if the environment is in the project."""
 STANDARD_LIBRARY = os.path.dirname(os.__file__)
 
 
@@ -39,7 +39,7 @@ class Place(NamedTuple):
         return "/".join([*(folders if self.is_package else folders[:-1]), self.path.name])
 
     def absolute(self, imported: str) -> tuple[str, str]:
-        """(module, name in it or nothing) of an import in this file, relative or not."""
+        """(module, name in it or empty) of an import in this file, relative or absolute."""
         rest = imported.lstrip(".")
         level = len(imported) - len(rest)
         base, _, name = rest.partition(":")
@@ -51,17 +51,17 @@ class Place(NamedTuple):
 
 
 class _Located(NamedTuple):
-    """Where a module of the project is: its file, and as a package the folders it is in."""
+    """Location of a project module: its file, and for a package its folders."""
 
     file: str | None
     folders: list[str]
 
 
 class Modules:
-    """Finds modules: of plugins' packages, of the kit, and of the project around a recipe.
+    """Finds modules of plugins' packages, of the kit, and of a recipe's project.
 
-    packages: top-level packages of plugins. project: the folders whose modules count where a file
-    in them imports them. search: folders that a worker may import from, beside `sys.path`.
+    packages: top-level packages of plugins. project: folders with modules that count if a file in
+    them imports them. search: folders besides `sys.path` from which a worker may import.
     """
 
     def __init__(
@@ -75,13 +75,13 @@ class Modules:
             self.add(package)
         self._search = [os.path.abspath(folder) for folder in search]
         self._places: dict[str, Place | None] = {}
-        self._names: dict[str, frozenset[str]] = {}  # of what is in a folder
+        self._names: dict[str, frozenset[str]] = {}  # of the names in a folder
         self._located: dict[str, _Located | None] = {}
         self.candidates: set[str] = set()
-        """Files of the project that imports would read if they were there."""
+        """Project files that imports would read if they existed."""
 
     def add(self, module: str) -> None:
-        """Follow imports into the package that a module belongs to."""
+        """Also follow imports from the package of a module."""
         top = module.partition(".")[0]
         if top not in self._packages:
             self._packages.add(top)
@@ -89,7 +89,7 @@ class Modules:
             self._installed += tuple(f"{folder}{os.sep}" for folder in folders)
 
     def is_local(self, path: Path) -> bool:
-        """Whether a file belongs to the project, and to nothing that is installed."""
+        """Whether a file belongs to the project, but not to an installed distribution."""
         return self._is_local(os.path.abspath(path))
 
     def _is_local(self, path: str) -> bool:
@@ -116,7 +116,7 @@ class Modules:
         return self._places[module]
 
     def _files_of(self, module: str) -> Iterator[str]:
-        """Where a module can be, by the paths of its top-level package, which is imported."""
+        """Possible files of a module, by the paths of its imported top-level package."""
         top, *parents = module.split(".")
         package = sys.modules.get(top)
         roots = getattr(package, "__path__", ())
@@ -142,7 +142,7 @@ class Modules:
     # -- the project -----------------------------------------------------------------------------
 
     def in_project(self, base: str, name: str) -> list[Place]:
-        """The project's files that an import reads, with the packages' own on the way there."""
+        """The project files that an import reads, including those of parent packages."""
         modules = [".".join(base.split(".")[:i]) for i in range(1, base.count(".") + 2)]
         if name and name != "*":
             modules.append(f"{base}.{name}")
@@ -162,7 +162,7 @@ class Modules:
         return self._located[module]
 
     def _top(self, name: str) -> _Located | None:
-        """A top-level module: as loaded, as any finder says, else in a folder of the project."""
+        """A top-level module: as loaded, as a finder finds it, or in a project folder."""
         if located := self._loaded(name):
             return located
         if name not in sys.modules and name not in sys.stdlib_module_names:

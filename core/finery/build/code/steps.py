@@ -25,11 +25,11 @@ from finery.util.files import settled
 from finery.util.paths import project_folder
 
 FORMAT = "code 2"
-"""Under which the store remembers files that were read. Raise it with `parse` and `counted`."""
+"""Version of cached files in the store. Raise it with changes of `parse` and `counted`."""
 NAMES = "names in code"
-"""Under which the store has the functions of a file, by the digest of its code."""
+"""Prefix of the facts with a file's functions, by the digest of its code."""
 Stat = tuple[int, ...] | None
-"""Of a file that was read; None where a further change may not show in it."""
+"""Stat of a file; None if it might not show another change."""
 
 
 Subject = tuple[Any, ModuleType | None]
@@ -45,23 +45,23 @@ class Wrapper(NamedTuple):
 
 
 class _Followed(NamedTuple):
-    """Code, and the files that decided what it is."""
+    """Code, and the files that it depends on."""
 
     code: Code
     files: dict[Path, Stat]
 
 
 class _Own(NamedTuple):
-    """The code of a step, and what it is of."""
+    """The code of a step, and its subjects."""
 
     code: Code
     subjects: list[Subject]
 
 
 class StepCode:
-    """Finds the code of step types, engines and wrappers, and what of it changed since.
+    """Finds the code of step types, engines and wrappers, and later changes of it.
 
-    A step is given with what the recipe says of it, which names the types of steps inside.
+    written: a step's entry in the recipe, which names the types of nested steps.
     """
 
     def __init__(self, recipe: Recipe, plugins: Plugins, store: Store) -> None:
@@ -69,7 +69,7 @@ class StepCode:
         self._plugins = plugins
         self._store = store
         self._followed: dict[Subject, _Followed] = {}
-        self._plain: dict[str, _Own] = {}  # by step type, of those whose settings name no code
+        self._plain: dict[str, _Own] = {}  # by step type, if settings name no code
         self._files: dict[Path, Stat] = {}
         self._reader = self._new_reader()
         hooks = [*self._hooks()]
@@ -77,7 +77,7 @@ class StepCode:
         self.wrappers = [Wrapper(name, plugin, self._code(s)) for name, plugin, s in hooks]
 
     def of_step(self, step: Step, written: Mapping[str, Any]) -> Code:
-        """The code of a step type, of what its settings name, and of its artifacts' files."""
+        """The code of a step type, of code in its settings, and of its artifacts' files."""
         return self._own(step, written).code
 
     def _own(self, step: Step, written: Mapping[str, Any]) -> _Own:
@@ -98,7 +98,7 @@ class StepCode:
         return self._code(self._type(use))
 
     def of_artifacts(self, cls: type[Step]) -> Code:
-        """The code that reads a type's inputs, and writes outputs that settings don't decide."""
+        """The code that reads a type's inputs, and writes outputs that don't depend on settings."""
         code: Code = {}
         outputs = declared_outputs(cls) if cls.outputs is Step.outputs else {}
         for subject in _artifact_files(cls, outputs):
@@ -110,7 +110,7 @@ class StepCode:
         return self._code(self._engine(model_format))
 
     def changed(self, step: Step, written: Mapping[str, Any], engines: Iterable[str]) -> list[str]:
-        """Files of the code that a step runs with which aren't as they were found."""
+        """Files of a step's code that have changed."""
         changed: set[str] = set()
         for subject in self._used(step, written, engines):
             before = self._followed[subject]
@@ -123,20 +123,20 @@ class StepCode:
         return sorted(changed)
 
     def paths(self, step: Step, written: Mapping[str, Any], engines: Iterable[str]) -> set[Path]:
-        """The files that decided what the code is that a step runs with."""
+        """The files that a step's code depends on."""
         subjects = self._used(step, written, engines)
         return {path for subject in subjects for path in self._followed[subject].files}
 
     def files(self) -> set[Path]:
-        """All files that decided what the code is."""
+        """All files that the code depends on."""
         return {path for followed in self._followed.values() for path in followed.files}
 
     def folders(self) -> set[Path]:
-        """Folders of packages: a new module there may come before what an import reads."""
+        """Folders of packages, since a new module there may change what an import reads."""
         return {path.parent for path in self.files() if not self._modules.is_local(path)}
 
     def absent(self) -> set[str]:
-        """Files of the project that an import would read if they were there, or are."""
+        """Project files that an import reads or would read if they existed."""
         return self._modules.candidates
 
     def names(self, digest: str) -> dict[str, str] | None:
@@ -152,7 +152,7 @@ class StepCode:
     def _used(
         self, step: Step, written: Mapping[str, Any], engines: Iterable[str]
     ) -> list[Subject]:
-        """All that a step runs with: its own code, its engines, and the hooks around it."""
+        """All subjects of a step: its own code, its engines, and the hooks around it."""
         own = self._own(step, written).subjects
         return [*own, *map(self._engine, engines), *self._around]
 
@@ -196,7 +196,7 @@ class StepCode:
         self._modules = Modules(
             (plugin.module.__name__.partition(".")[0] for plugin in plugins),
             project=[project_folder(recipe.path), *beside],
-            search=[Path.cwd(), *beside, recipe.folder],  # workers have the first on their path
+            search=[Path.cwd(), *beside, recipe.folder],  # the first is on the path of workers
         )
         return CodeReader(self._modules, self._read)
 
@@ -212,7 +212,7 @@ class StepCode:
             return msgspec.msgpack.decode(self._parse(path), type=Parsed)
 
     def _parse(self, path: Path) -> bytes:
-        from finery.build.code.parse import parse_file  # needs `ast`: only for files that changed
+        from finery.build.code.parse import parse_file  # needs `ast`, only for changed files
 
         parsed, names = parse_file(path)
         self._store.keep_facts({f"{NAMES} {parsed.digest}": msgspec.json.encode(names)})

@@ -3,7 +3,7 @@
 Three kinds of rows: `instruction`, a shared instruction of 600 characters before a question of each
 row's own; `equal`, 2,000 equal characters before such a question; `ordinary`, questions of words
 drawn from banking77 (its `train.csv` in --words, or else made-up words). The last column is the
-time of a row divided by that of a row at the size before: 1.0 is linear.
+CPU time of a row divided by that of a row at the size before: 1.0 is linear.
 
     python benchmarks/data.py --sizes 1000,10000,100000
 """
@@ -44,24 +44,25 @@ def main() -> None:
     given = parser.parse_args()
     words = _words(given.words)
     print(" ".join(f"{name}: {value};" for name, value in machine().items()), end="\n\n")
-    print("| step | rows | number | seconds | ms a row | to the size before |")
-    print("| --- | --- | ---: | ---: | ---: | ---: |", flush=True)
+    print("| step | rows | number | seconds | CPU seconds | CPU ms a row | to the size before |")
+    print("| --- | --- | ---: | ---: | ---: | ---: | ---: |", flush=True)
     for step in given.steps:
         for kind in given.kinds:
             before = 0.0
             for size in map(int, given.sizes.split(",")):
                 say(f"{step}, {size:,} {kind} rows …")
-                seconds = _measured(step, partial(_rows, kind, size, words))
-                each = seconds / size
+                seconds, cpu = _measured(step, partial(_rows, kind, size, words))
+                each = cpu / size
                 ratio = f"{each / before:.2f}" if before else ""
                 print(
-                    f"| {step} | {kind} | {size:,} | {seconds:.1f} | {1000 * each:.2f} | {ratio} |",
+                    f"| {step} | {kind} | {size:,} | {seconds:.1f} | {cpu:.1f} | "
+                    f"{1000 * each:.2f} | {ratio} |",
                     flush=True,
                 )
                 before = each
 
 
-def _measured(step: str, rows: Callable[[], Iterator[Row]]) -> float:
+def _measured(step: str, rows: Callable[[], Iterator[Row]]) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as folder:
         job = TestJob(Path(folder) / "run")
         made = Dataset.write(Path(folder) / "rows", rows())
@@ -74,9 +75,9 @@ def _measured(step: str, rows: Callable[[], Iterator[Row]]) -> float:
             test = Dataset.write(Path(folder) / "test", _fifth(rows()))
             clean = Dataset.write(Path(folder) / "clean", _rest(rows()))
             run = Decontaminate(rows=[clean], against=[test]).run
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         run(job)
-        return time.perf_counter() - start
+        return time.perf_counter() - start, time.process_time() - cpu
 
 
 def _fifth(rows: Iterator[Row]) -> Iterator[Row]:

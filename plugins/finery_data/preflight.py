@@ -71,7 +71,7 @@ def first_rows(step: File, job: Job) -> list[Row]:
         records = list(islice(read_table(path, job.scratch), ROWS + 1))
         is_whole &= len(records) <= ROWS
         if not records and len(step.path.paths) == 1:
-            raise DataError("the file has no rows", where=shown(path), fix="put rows in it")
+            raise DataError("the file has no rows", where=shown(path), fix="add rows to it")
         if records and step.columns is not None:
             check_columns(step.columns, records[0])
         reading.add(records[:ROWS])

@@ -1,4 +1,4 @@
-"""Documents as the chunker sees them: one text, and where in it what stands."""
+"""Documents as the chunker sees them: one text, and the place of each part."""
 
 from bisect import bisect_right
 from collections.abc import Iterable

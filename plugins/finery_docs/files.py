@@ -50,25 +50,25 @@ class DocsFiles(
 
     path: Files = setting(
         help="Folder, file, glob or list of them, relative to the recipe: .md, .txt, .rst (as "
-        "text), .html, .pdf; also as .gz or .zst.",
+        "text), .html, .pdf, optionally compressed as .gz or .zst.",
         examples=["docs", ["docs/**/*.md", "manual.pdf"]],
     )
     chunk: int = setting(
-        2000, ge=50, help="Most characters of a chunk; 2,000 are some 500 tokens of English."
+        2000, ge=50, help="Maximum characters in a chunk; 2,000 are about 500 tokens of English."
     )
     overlap: int = setting(
         0,
         ge=0,
-        help="Characters that a chunk repeats of the one before it, where both are of a section "
-        "that had to be split; from the beginning of a sentence or word on.",
+        help="Characters of the previous chunk that a chunk repeats if both come from the same "
+        "split section. The repeated part starts at a sentence or word.",
     )
     shortest: int = setting(
-        50, ge=1, help="Fewest characters of a chunk; shorter ones are dropped."
+        50, ge=1, help="Minimum characters in a chunk; shorter ones are dropped."
     )
     bad_files: Literal["error", "skip"] = setting(
         "error",
-        help="What to do with files that can't be read (wrong encoding, encrypted, damaged, only "
-        "scanned): stop, or drop them and go on.",
+        help="What to do with files that can't be read (wrong encoding, encrypted, damaged, "
+        "scanned): stop with an error, or skip them.",
     )
 
     def check(self) -> None:
@@ -77,7 +77,7 @@ class DocsFiles(
             value = getattr(self, name)
             if value > self.chunk // 2:
                 raise UsageError(
-                    f"{name} is more than half of a chunk's {self.chunk:,} characters",
+                    f"{name} must be at most half of `chunk` ({self.chunk:,} characters)",
                     where=name,
                     fix=f"{name}: {self.chunk // 2} or less",
                 )
@@ -143,13 +143,13 @@ class Reading:
         read = _reader(path, lambda text: self._job.log(f"{name}: {text}"))
         content = _content(path)
         if not content.strip():
-            raise Problem("empty", "the file is empty", "fill it, or leave it out of `path`")
+            raise Problem("empty", "the file is empty", "fill it, or remove it from `path`")
         seconds = SECONDS + len(content) / PACE
         try:
             with nullcontext() if _suffix(path) in PDF else time_limit(seconds):
                 document = read(content)
         except Slow as error:
-            fix = "repair or simplify its markup, or leave it out of `path`"
+            fix = "repair or simplify its markup, or remove it from `path`"
             raise Problem("too-slow", f"reading it {error}", fix) from None
         except ImportError as error:
             raise UsageError(
@@ -158,7 +158,7 @@ class Reading:
                 fix="pip install 'finery[docs]'",
             ) from error
         if not document.text.strip():
-            raise Problem("empty", "there is no text in it", "leave it out of `path`")
+            raise Problem("empty", "the file has no text", "remove it from `path`")
         return document
 
     def _note(self, name: str, problem: Problem) -> None:
@@ -173,7 +173,7 @@ class Reading:
     def _finish(self) -> None:
         if self._bad and (self._step.bad_files == "error" or not self._made):
             raise self._bad_files_error()
-        fix = f"name folders or files with text in them: {', '.join(SUFFIXES)}"
+        fix = f"name folders or files that contain text: {', '.join(SUFFIXES)}"
         self.drops.refuse_nothing_left(self._made, fix)
 
     def _bad_files_error(self) -> DataError:
@@ -184,7 +184,7 @@ class Reading:
             details += [f"{name}: {problem.what}" for name, problem in self._bad[:LISTED]]
             if len(self._bad) > LISTED:
                 details.append(f"… and {len(self._bad) - LISTED:,} more")
-        skip = "; or leave such files out with bad_files: skip" if self._made else ""
+        skip = "; or skip such files with bad_files: skip" if self._made else ""
         of_first = "" if len({problem.fix for _, problem in self._bad}) == 1 else "the first: "
         return DataError(first.what, where=name, fix=of_first + first.fix + skip, details=details)
 
@@ -221,7 +221,7 @@ def _reader(path: Path, warn: Callable[[str], None]) -> Callable[[bytes], Docume
     for suffixes, read in ((HTML, read_html), (MARKDOWN, read_markdown), (TEXT, read_text)):
         if suffix in suffixes:
             return read
-    what = f"'*{suffix}' is no document" if suffix else "a file without a suffix is no document"
+    what = f"'*{suffix}' isn't a document" if suffix else "a file without a suffix isn't a document"
     raise Problem("not-a-document", what, f"convert it to one of: {', '.join(SUFFIXES)}")
 
 

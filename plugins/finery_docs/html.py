@@ -41,7 +41,7 @@ def read_html(content: bytes) -> Document:
         _Writer(builder).write(_main(soup))
     except RecursionError:
         what = "its elements are nested too deeply"
-        raise Problem("damaged", what, "repair the file, or leave it out") from None
+        raise Problem("damaged", what, "repair the file, or remove it from `path`") from None
     return builder.document()
 
 
@@ -56,8 +56,8 @@ def _decoded(content: bytes) -> str:
     try:
         return cleaned(content.decode(declared))
     except (UnicodeDecodeError, LookupError) as error:
-        what = f"it says that it is {declared}, and can't be read as that: {error}"
-        raise Problem("encoding", what, "save it as UTF-8, and declare that") from error
+        what = f"it declares the encoding {declared}, but can't be read with it: {error}"
+        raise Problem("encoding", what, "save it as UTF-8, and declare UTF-8") from error
 
 
 def _main(soup: Any) -> "Tag":

@@ -50,7 +50,7 @@ def _read(content: bytes) -> Document:
     reader = PdfReader(io.BytesIO(content))
     if reader.is_encrypted and reader.decrypt("") == PasswordType.NOT_DECRYPTED:
         fix = "save a copy without the password, e.g. qpdf --decrypt --password=… in.pdf out.pdf"
-        raise Problem("encrypted", "it is encrypted, and needs a password", fix)
+        raise Problem("encrypted", "it is encrypted and needs a password", fix)
     builder, missing = Builder("page"), []
     entries = _by_page(reader)
     for number, page in enumerate(reader.pages):

@@ -38,7 +38,9 @@ def decoded(content: bytes) -> str:
 def cleaned(text: str) -> str:
     """The text with `\\n` at the ends of lines; `Problem` for what no text file holds."""
     if "\0" in text:
-        raise Problem("binary", "it holds NUL characters: it isn't text", "leave it out of `path`")
+        raise Problem(
+            "binary", "it contains NUL characters, so it isn't text", "remove it from `path`"
+        )
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 

@@ -1,8 +1,8 @@
 """GGUF: answer prompts with llama.cpp, and export models to its format.
 
-A GGUF and conversations come in, or a model to export. Answers go out, or GGUF files, each proven
-to read conversations as the tokens that the model was trained on. Public for other plugins are
-`finery_gguf.chat`, `.llama`, `.prompts` and `.difference`, and nothing else.
+Input: a GGUF and conversations, or a model to export. Output: answers, or GGUF files, each verified
+to turn conversations into the tokens that the model was trained on. Public for other plugins are
+only `finery_gguf.chat`, `.llama`, `.prompts` and `.difference`.
 """
 
 from finery import hookimpl

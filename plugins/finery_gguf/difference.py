@@ -1,4 +1,4 @@
-"""Where two sequences differ first, for the messages of a failed proof."""
+"""The first difference of two sequences, for the errors of failed comparisons."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,7 @@ _AROUND = 40  # characters shown before and after
 
 
 def first_difference(one: Sequence[Any], other: Sequence[Any]) -> int:
-    """The position of the first difference; the shorter length where there is none before."""
+    """The position of the first difference, or the shorter length if there is none before."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
 

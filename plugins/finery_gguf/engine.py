@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 SMALLEST_CONTEXT = 512
 PACE = "finery_gguf.pace:Pace"
-"""By name: how many threads work can't change an answer, and stays out of the engine's key."""
+"""By name, since the number of threads can't change an answer and must not enter the key."""
 
 
 class GgufEngine(Engine):
-    """llama.cpp on all cores, row by row: an answer depends on its own row alone.
+    """llama.cpp on all cores, row by row, so that an answer depends only on its own row.
 
-    What comes before the last turn's content (system, shots) is evaluated separately and reused for
-    the next row that begins with the same tokens. Logits are the same bits with and without reuse,
+    Everything before the last turn's content (system, shots) is evaluated separately and reused for
+    the next row that begins with the same tokens. Logits are bit-identical with and without reuse,
     and for any number of cores.
     """
 
@@ -76,13 +76,13 @@ class GgufEngine(Engine):
     def _context(self, gguf: Gguf, needed: int, messages: Conversation) -> Context:
         """A context with room for `needed` tokens.
 
-        Its size depends on the row alone, since some models scale their positions by it.
+        Its size depends only on the row, since some models scale their positions by it.
         """
         if needed > gguf.n_context:
             from finery_gguf.prompts import whose
 
             raise DataError(
-                f"prompt and answer need {needed} tokens, and the model has {gguf.n_context}",
+                f"prompt and answer need {needed} tokens, but the context has {gguf.n_context}",
                 fix="shorten the row, or lower max_tokens",
                 details=[whose(messages)],
             )
@@ -96,7 +96,7 @@ class GgufEngine(Engine):
 
 
 def _sampler(sampling: Sampling, prompt: list[int]) -> Sampler | None:
-    """None for greedy answers, otherwise one with a seed of the row's own.
+    """None for greedy answers, otherwise a sampler with a seed for this row.
 
     Rows with the same `sampling.seed` draw different numbers.
     """
@@ -109,7 +109,7 @@ def _sampler(sampling: Sampling, prompt: list[int]) -> Sampler | None:
 def _generate(
     gguf: Gguf, context: Context, sampling: Sampling, sampler: Sampler | None, prompt_tokens: int
 ) -> Completion:
-    """The answer to what the context has read. Its end-of-turn token counts too."""
+    """The answer to the prompt in the context. Its end-of-turn token counts too."""
 
     def completion(text: str, finish: str, tokens: int) -> Completion:
         return Completion(
@@ -134,6 +134,6 @@ def _generate(
 
 
 def _cut(text: str, stop: Sequence[str]) -> str | None:
-    """The text before the first stop string in it, None if there is none."""
+    """The text before the first stop string; None if there is none."""
     positions = [at for s in stop if (at := text.find(s)) >= 0]
     return text[: min(positions)] if positions else None

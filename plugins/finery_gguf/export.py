@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _QUANTISED = re.compile(r"[.-](i?q\d\w*|b?f16|f32)$", re.IGNORECASE)
-"""How the names of GGUF files end, by convention."""
+"""The conventional endings of GGUF file names."""
 
 Quantization = Literal[
     "bf16", "f16", "q8_0", "q4_k_m", "q5_k_m",
     "BF16", "F16", "Q8_0", "Q4_K_M", "Q5_K_M",
     "q4_K_M", "q5_K_M",
 ]  # fmt: skip
-"""As finery names its outputs, and as llama.cpp and the names of GGUF files write them."""
+"""The names of outputs, and the spellings of llama.cpp and of GGUF file names."""
 
 
 class Export(
@@ -37,29 +37,29 @@ class Export(
 ):
     """Export a model to GGUF, for llama.cpp and Ollama.
 
-    An adapter is merged into its 16-bit base. Each file is proven to read conversations as the
-    tokens the model was trained on, special tokens and chat template included. A quantised model
-    is another model: evaluate it as one.
+    An adapter is merged into its 16-bit base. For each file, finery verifies that conversations
+    become the tokens that the model was trained on, including special tokens and chat template. A
+    quantised model is a different model, so evaluate it separately.
     """
 
-    model: Model = takes(help="What to export: an adapter, a Hugging Face folder or a GGUF.")
+    model: Model = takes(help="The model to export: an adapter, a Hugging Face folder or a GGUF.")
     quantization: list[Quantization] = setting(
         ["q8_0"],
         min_length=1,
-        help="Types of weights, one file each; the first is what the step's bare name stands for.",
+        help="Weight types, one file each. The step's name alone refers to the first.",
     )
 
     def __post_init__(self) -> None:
-        """Take any spelling for the same type."""
+        """Write every spelling of a type in the same way."""
         names = [cast(Quantization, name.lower()) for name in self.quantization]
         self.quantization = list(dict.fromkeys(names))
 
     def outputs(self) -> dict[str, type[Artifact]]:
-        """The first quantisation as `""`, and each under its name."""
+        """The first quantisation as `""`, and each one under its name."""
         return {"": Model, **dict.fromkeys(self.quantization, Model)}
 
     def run(self, job: Job) -> dict[str, Model]:
-        """Merge, convert to bf16, quantise from that, and prove each file."""
+        """Merge, convert to bf16, quantise the result, and verify each file."""
         from finery_gguf.proof import prove
 
         _check_format(self.model)
@@ -76,13 +76,15 @@ class Export(
             _log_fallbacks(name, warnings, job)
             gguf = Gguf(target, vocab_only=True)
             compared = prove(gguf, tokenizer, arguments)
-            job.log(f"{name}: {compared} conversations are the tokens the model was trained on")
+            job.log(
+                f"{name}: {compared} conversations give the tokens that the model was trained on"
+            )
             models[name] = Model(target.parent, meta=_meta(self.model, gguf, name, arguments))
         return {"": models[self.quantization[0]], **models}
 
 
 def base_name(model: Model) -> str:
-    """The name of the model under all adapters: its repository's or file's."""
+    """The name of the base model under all adapters, from its repository or file."""
     under = model.refs.get("base")
     if isinstance(under, Model):
         return base_name(under)
@@ -120,10 +122,10 @@ def _template_arguments(model: Model) -> dict[str, Any]:
 
 
 def _converted(model: Model, job: Job) -> Path:
-    """The merged model as a bf16 GGUF; kept in scratch, should the step be stopped after it."""
+    """The merged model as a bf16 GGUF, kept in scratch in case the step is stopped later."""
     target = job.scratch / "bf16.gguf"
     if target.is_file():
-        job.log("taking the converted model from an earlier attempt")
+        job.log("using the converted model from an earlier attempt")
         return target
     folder = job.scratch / "merged"
     _merge(model, folder, job)
@@ -142,13 +144,13 @@ def _merge(model: Model, folder: Path, job: Job) -> None:
     merged.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     if license := _license(model):
-        # The converter takes the licence from a model card, and only from there.
+        # The converter takes the licence only from a model card.
         card = f"---\nlicense: {json.dumps(license)}\n---\n"
         (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def _names(model: Model) -> dict[str, Any]:
-    """The names in the GGUF's metadata: the base's, never a folder's."""
+    """The names in the GGUF's metadata: those of the base, never of a folder."""
     base = base_name(model)
     if model.format != "adapter":
         return {"general.name": base}
@@ -156,7 +158,7 @@ def _names(model: Model) -> dict[str, Any]:
 
 
 def _origin(model: Model) -> dict[str, str]:
-    """The base as GGUF's metadata names it."""
+    """The base in the form of GGUF's metadata."""
     root = model
     while isinstance(under := root.refs.get("base"), Model):
         root = under
@@ -166,7 +168,7 @@ def _origin(model: Model) -> dict[str, str]:
 
 
 def _license(model: Model) -> str | None:
-    """The licence of the model, or of the nearest one under it that has one."""
+    """The licence of the model, or of the nearest base that has one."""
     if model.meta.get("license"):
         return str(model.meta["license"])
     under = model.refs.get("base")
@@ -179,9 +181,9 @@ def _corrections(
     arguments: Mapping[str, Any],
     job: Job,
 ) -> dict[str, bool]:
-    """Metadata to correct, where llama.cpp would add tokens that the model wasn't trained with.
+    """Metadata to correct where llama.cpp would add tokens that the model wasn't trained with.
 
-    A tokenizer may ask for a BOS before any text, although the chat template writes none.
+    A tokenizer may request a BOS before any text even though the chat template writes none.
     """
     from finery_gguf.proof import conversations, trained_tokens
 
@@ -192,17 +194,17 @@ def _corrections(
     if gguf.adds_eos:
         flags["tokenizer.ggml.add_eos_token"] = False
     for key in flags:
-        job.log(f"set {key} to false: the chat template has no such token there")
+        job.log(f"set {key} to false, since the chat template writes no such token there")
     return flags
 
 
 def _log_fallbacks(name: str, warnings: list[str], job: Job) -> None:
-    """Log which tensors are of another type, because their rows aren't a multiple of a block."""
+    """Log the tensors whose rows aren't a multiple of a block, and so have another type."""
     larger = [line for line in warnings if "not divisible" in line]
     if larger:
         job.log(
-            f"{name}: {len(larger)} tensors have rows that aren't a multiple of 256 weights, and "
-            f"are in a larger type instead; the first: "
+            f"{name}: {len(larger)} tensors have rows that aren't a multiple of 256 weights, so "
+            f"they have a larger type; the first: "
             f"{' '.join(larger[0].removeprefix('warning:').split())}"
         )
 

@@ -1,7 +1,7 @@
 """A thin layer over llama.cpp: open a GGUF, tokenise, evaluate, sample, quantise.
 
-It uses the C API that `llama-cpp-py-sync` ships as a prebuilt library with cffi bindings. The
-high-level class of that package reads no chat template and evaluates each prompt from the start.
+It uses the C API, which `llama-cpp-py-sync` ships as a prebuilt library with cffi bindings. That
+package's high-level class ignores chat templates and evaluates each prompt from the start.
 """
 
 import os
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 PACKAGE = "llama-cpp-py-sync"
 CHUNK = 512
-"""Tokens evaluated in one call. A constant, since the last digits of logits depend on it."""
+"""Tokens evaluated in one call. Constant, since the last digits of logits depend on it."""
 
 FILE_TYPES = {"f16": 1, "q8_0": 7, "q4_k_m": 15, "q5_k_m": 17, "bf16": 32}
 """Quantisation → `llama_ftype` of llama.h."""
@@ -56,13 +56,13 @@ class Library:
 
 @cache
 def library() -> Library:
-    """llama.cpp, loaded and silenced. `StepError` if it isn't installed."""
+    """llama.cpp, loaded and silent. `StepError` if it isn't installed."""
     return Library()
 
 
 @contextmanager
 def listening() -> Iterator[list[str]]:
-    """Collect llama.cpp's warnings inside the `with`; the list is filled at its end."""
+    """Collect llama.cpp's warnings inside the `with`. The list is filled at its end."""
     heard: list[str] = []
     _complaints.clear()
     try:
@@ -82,7 +82,7 @@ class Gguf:
         self._library = library()
         ffi, c = self._library.ffi, self._library.c
         if not path.is_file():
-            raise StepError("the GGUF isn't there", where=str(path))
+            raise StepError("the GGUF file was not found", where=str(path))
         options = c.llama_model_default_params()
         options.vocab_only = vocab_only
         with listening() as heard:
@@ -90,7 +90,7 @@ class Gguf:
         if model == ffi.NULL:
             raise StepError(
                 "llama.cpp can't load this GGUF", where=str(path), details=heard[-5:],
-                fix=f"a newer {PACKAGE} may know the model: pip install -U {PACKAGE}",
+                fix=f"a newer version of {PACKAGE} may support it: pip install -U {PACKAGE}",
             )  # fmt: skip
         self.pointer: Any = ffi.gc(model, c.llama_model_free)
         self._vocab = c.llama_model_get_vocab(model)
@@ -100,7 +100,7 @@ class Gguf:
         self.bos = int(c.llama_vocab_bos(self._vocab))
 
     def metadata(self, key: str) -> str | None:
-        """A value of the file's metadata as text, None where there is none."""
+        """A value of the file's metadata as text; None if it is missing."""
         ffi, c = self._library.ffi, self._library.c
         size = c.llama_model_meta_val_str(self.pointer, key.encode(), ffi.NULL, 0)
         if size < 0:
@@ -111,18 +111,18 @@ class Gguf:
 
     @property
     def n_context(self) -> int:
-        """The context it was trained with, in tokens."""
+        """The context that it was trained with, in tokens."""
         architecture = self.metadata("general.architecture")
         return self._whole(f"{architecture}.context_length") or 0
 
     @property
     def parameters(self) -> int:
-        """How many weights it has."""
+        """The number of its weights."""
         return int(self._library.c.llama_model_n_params(self.pointer))
 
     @property
     def chat_template(self) -> str | None:
-        """The Jinja chat template in the metadata, None where there is none."""
+        """The Jinja chat template in the metadata; None if it is missing."""
         return self.metadata("tokenizer.chat_template")
 
     def special_tokens(self) -> dict[str, str]:
@@ -136,24 +136,24 @@ class Gguf:
         return texts
 
     def _whole(self, key: str) -> int | None:
-        """A whole number of the file's metadata, None where there is none."""
+        """A whole number of the file's metadata; None if it is missing."""
         text = self.metadata(key)
         if text is None or re.fullmatch(r"-?\d{1,19}", text):
             return None if text is None else int(text)
         raise StepError(
-            f"{key} must be a whole number, and is {text[:40]!r}",
+            f"{key} must be a whole number, but is {text[:40]!r}",
             where=str(self.path),
             fix="copy or download the GGUF again",
         )
 
     def token_text(self, token: int) -> str:
-        """A token's text in the vocabulary; of a special token, its text in a prompt.
+        """A token's text in the vocabulary; for a special token, its text in a prompt.
 
-        `StepError` for a token that isn't in the vocabulary: llama.cpp would end the process.
+        `StepError` for a token that isn't in the vocabulary, where llama.cpp would end the process.
         """
         if not 0 <= token < self.n_vocab:
             raise StepError(
-                f"the GGUF's metadata names the token {token}, and its vocabulary has "
+                f"the GGUF's metadata names the token {token}, but its vocabulary has only "
                 f"{self.n_vocab:,} tokens",
                 where=str(self.path),
                 fix="copy or download the GGUF again",
@@ -166,11 +166,11 @@ class Gguf:
         return bool(self._library.c.llama_vocab_is_eog(self._vocab, token))
 
     def is_control(self, token: int) -> bool:
-        """Whether the token is a control token, which plain text never becomes."""
+        """Whether the token is a control token, which plain text never produces."""
         return bool(self._library.c.llama_vocab_is_control(self._vocab, token))
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a rendered prompt: special tokens are recognised, none is added."""
+        """Token ids of a rendered prompt. Special tokens are recognised, but none is added."""
         ffi, c = self._library.ffi, self._library.c
         data = text.encode("utf-8", "replace")
         room = len(data) + 16
@@ -181,9 +181,9 @@ class Gguf:
         return list(buffer[0:count])
 
     def encode_prompt(self, text: str) -> list[int]:
-        """Token ids that llama.cpp's server makes of a prompt: BOS first if the model asks for it.
+        """Token ids that llama.cpp's server makes from a prompt.
 
-        One BOS, whether the chat template writes it or not.
+        A model that asks for a BOS gets exactly one, whether or not the chat template writes it.
         """
         tokens = self.encode(text)
         if self.adds_bos and tokens[:1] != [self.bos]:
@@ -204,7 +204,7 @@ class Gguf:
 
 
 class Context:
-    """A model's memory of one conversation: `size` tokens at most."""
+    """A model's memory of one conversation, of at most `size` tokens."""
 
     def __init__(self, model: Gguf, size: int, pace: "Pace") -> None:
         self._model = model
@@ -219,7 +219,7 @@ class Context:
         pointer = c.llama_init_from_model(model.pointer, options)
         if pointer == ffi.NULL:
             raise StepError(
-                f"no memory for a context of {size} tokens", where=str(model.path),
+                f"not enough memory for a context of {size} tokens", where=str(model.path),
                 fix="lower max_tokens or shorten the longest rows",
             )  # fmt: skip
         # The closure keeps the model alive until its context is gone.
@@ -228,10 +228,9 @@ class Context:
         self._prefix: list[int] | None = None
 
     def read(self, tokens: Sequence[int], prefix: int) -> None:
-        """Evaluate a prompt, and keep its first `prefix` tokens for a next prompt that shares them.
+        """Evaluate a prompt, and keep its first `prefix` tokens for the next prompt with the same.
 
-        The prefix is always evaluated separately, so that a prompt gives the same bits whatever was
-        read before it.
+        The prefix is always evaluated separately, so that earlier prompts can't change the result.
         """
         head = list(tokens[:prefix])
         if head != self._prefix or not self._forget_from(prefix):
@@ -242,7 +241,7 @@ class Context:
         self.evaluate(tokens[prefix:])
 
     def evaluate(self, tokens: Sequence[int]) -> None:
-        """Evaluate tokens after those already there."""
+        """Evaluate tokens after those in the context."""
         ffi, c = self._library.ffi, self._library.c
         for start in range(0, len(tokens), CHUNK):
             part = list(tokens[start : start + CHUNK])
@@ -258,7 +257,7 @@ class Context:
                 raise StepError(f"llama.cpp failed to evaluate a prompt (status {status})")
 
     def sample(self, sampler: "Sampler | None") -> int:
-        """The next token: the likeliest, or what the sampler draws."""
+        """The next token: the most likely one, or the one that the sampler draws."""
         import numpy as np
 
         c = self._library.c
@@ -269,7 +268,7 @@ class Context:
         return int(np.frombuffer(view, dtype=np.float32).argmax())
 
     def _forget_from(self, position: int) -> bool:
-        """Drop what comes after `position` tokens; False for models that can't (recurrent ones)."""
+        """Drop everything after `position` tokens; False for models that can't (recurrent ones)."""
         return bool(self._library.c.llama_memory_seq_rm(self._memory, 0, position, -1))
 
 

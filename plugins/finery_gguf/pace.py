@@ -1,20 +1,23 @@
-"""How many threads llama.cpp gets. Answers don't depend on it."""
+"""The number of threads that llama.cpp uses. Answers don't depend on it."""
 
 import time
 from collections.abc import Callable
 
-TRIES = 4  # tokens that a number of threads is tried for
-SLOW = 1.5  # times the present token's time: no further try is needed
-FRESH, OLDEST = 10.0, 80.0  # seconds that a comparison holds for; doubled while it confirms itself
+TRIES = 4  # tokens for which a number of threads is tried
+SLOW = 1.5  # times the current choice's time per token: not tried any further
+FRESH, OLDEST = (
+    10.0,
+    80.0,
+)  # seconds until the next comparison; doubled while the result stays the same
 
 
 class Pace:
-    """Chooses between all cores, half of them and one: what is fastest at the moment.
+    """Chooses the fastest at the moment: all cores, half of them, or one.
 
-    llama.cpp's threads spin at some 500 barriers a token, so one that waits for its core holds up
-    the others. With SmolLM2-135M, on two cores that other programs used too, two threads reached
-    2.3 tokens a second and one reached 32; without other programs, two reached 98 and one 65.
-    Threads that sleep instead (OMP_WAIT_POLICY=PASSIVE) reached 35 either way.
+    llama.cpp's threads spin at some 500 barriers per token, so a thread that waits for its core
+    delays the others. With SmolLM2-135M on two busy cores, two threads reached 2.3 tokens a
+    second and one reached 32. On idle cores, two reached 98 and one 65. Threads that sleep instead
+    (OMP_WAIT_POLICY=PASSIVE) reached 35 in both cases.
     """
 
     def __init__(self, cores: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -27,11 +30,11 @@ class Pace:
         self._holds = FRESH
 
     def for_prompt(self) -> int:
-        """Threads to read a prompt with."""
+        """The number of threads for reading a prompt."""
         return self._best
 
     def for_token(self) -> int:
-        """Threads to generate the next token with; tell `took` how long it took."""
+        """The number of threads for the next token; report its time to `took`."""
         if not self._trials and self._clock() >= self._compare_at and len(self._choices) > 1:
             others = [n for n in self._choices if n != self._best]
             self._trials = [n for n in [self._best, *others] for _ in range(TRIES)]

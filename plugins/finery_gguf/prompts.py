@@ -1,4 +1,4 @@
-"""Prompts of a GGUF: its own chat template, its own tokenizer."""
+"""Prompts of a GGUF, with its own chat template and tokenizer."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,23 +14,23 @@ _PROBE = "\u2402"  # replaces the last turn's content to find the prompt before 
 
 
 def chat_template(gguf: Gguf, arguments: Mapping[str, Any]) -> ChatTemplate:
-    """The GGUF's own chat template. `StepError` if it has none that works."""
+    """The GGUF's own chat template. `StepError` if it is missing or isn't Jinja."""
     source = gguf.chat_template
     if source is None:
         raise StepError(
-            "the GGUF holds no chat template", where=str(gguf.path),
+            "the GGUF has no chat template", where=str(gguf.path),
             fix="export it from a model whose tokenizer has one",
         )  # fmt: skip
     try:
         return ChatTemplate(source, gguf.special_tokens(), arguments)
     except TemplateError as error:
         raise StepError(
-            f"the GGUF's chat template is no Jinja: {error}", where=str(gguf.path)
+            f"the GGUF's chat template isn't valid Jinja: {error}", where=str(gguf.path)
         ) from error
 
 
 def tokenize(gguf: Gguf, template: ChatTemplate, messages: Conversation) -> tuple[list[int], int]:
-    """(token ids of the prompt, how many of them come before the last turn's content)."""
+    """(token ids of the prompt, the number of them before the last turn's content)."""
     try:
         text = template.render(messages)
     except TemplateError as error:
@@ -40,7 +40,7 @@ def tokenize(gguf: Gguf, template: ChatTemplate, messages: Conversation) -> tupl
     tokens = gguf.encode_prompt(text)
     head = gguf.encode_prompt(_head(template, messages, text))
     shared = 0
-    # The last token always belongs to the row, so that there is one to take logits from.
+    # The last token never belongs to the shared part, since its logits are needed.
     for own, other in zip(tokens[:-1], head, strict=False):
         if own != other:
             break
@@ -49,7 +49,7 @@ def tokenize(gguf: Gguf, template: ChatTemplate, messages: Conversation) -> tupl
 
 
 def _head(template: ChatTemplate, messages: Conversation, text: str) -> str:
-    """The part of the rendered `text` before the last turn's content; empty where it varies."""
+    """The part of the rendered `text` before the last turn's content; empty if that varies."""
     if not messages or not isinstance(messages[-1].get("content"), str):
         return ""
     try:
@@ -61,7 +61,7 @@ def _head(template: ChatTemplate, messages: Conversation, text: str) -> str:
 
 
 def whose(messages: Conversation) -> str:
-    """Which row a conversation is, for an error: an engine doesn't know its id."""
+    """The row of a conversation, for errors: an engine doesn't know its id."""
     content = str(messages[-1].get("content", "")) if messages else ""
     shown = content if len(content) <= 80 else f"{content[:77]}…"
     return f"the row whose last turn is: {shown!r}"

@@ -1,4 +1,4 @@
-"""Proof that a GGUF reads a conversation as the model was trained to: the same tokens, in order."""
+"""Verifies that a GGUF turns conversations into the tokens that the model was trained on."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -23,10 +23,10 @@ _PROBE = "\u2402"
 
 
 def prove(gguf: Gguf, tokenizer: "PreTrainedTokenizerBase", arguments: Mapping[str, Any]) -> int:
-    """Compare the GGUF's chat template and tokenizer with those the model was trained with.
+    """Compare the GGUF's chat template and tokenizer with those of the training.
 
-    arguments: what the chat template is called with. Returns how many conversations were
-    compared; raises `StepError` with the first difference.
+    arguments: passed to the chat template. Returns the number of compared conversations. Raises
+    `StepError` with the first difference.
     """
     if gguf.chat_template != tokenizer.chat_template:
         raise StepError(
@@ -42,13 +42,13 @@ def prove(gguf: Gguf, tokenizer: "PreTrainedTokenizerBase", arguments: Mapping[s
         for name, messages in samples.items()
     )
     if not compared:
-        raise StepError("the model's chat template refuses every conversation it was tried on")
+        raise StepError("the model's chat template refuses all of finery's test conversations")
     _check_end(gguf, template, tokenizer)
     return compared
 
 
 def conversations(end: str) -> dict[str, Conversation]:
-    """The conversations to compare: name → conversation. end: a special token, used as text."""
+    """The conversations to compare, by name. end: a special token, used as text."""
     system = {"role": "system", "content": "Name the intent of the message. Answer in one word."}
     question = {"role": "user", "content": "Where's my card? It's 3 weeks late, isn't it!"}
     answer = {"role": "assistant", "content": "card_arrival"}
@@ -77,7 +77,7 @@ def conversations(end: str) -> dict[str, Conversation]:
 def trained_tokens(
     tokenizer: "PreTrainedTokenizerBase", messages: Conversation, arguments: Mapping[str, Any]
 ) -> list[int]:
-    """The prompt's token ids as transformers makes them, in training and in answering."""
+    """The prompt's token ids from transformers, as in training and inference."""
     asked: dict[str, Any] = {"add_generation_prompt": True, "tokenize": False, **arguments}
     text = written(lambda: tokenizer.apply_chat_template(messages, **asked), messages)
     # The template writes the special tokens itself.
@@ -92,7 +92,7 @@ def _same_tokens(
     name: str,
     messages: Conversation,
 ) -> bool:
-    """Compare one conversation; False where both templates refuse it."""
+    """Compare one conversation; False if both templates refuse it."""
     expected = actual = None
     with suppress(TemplateError):
         expected = trained_tokens(tokenizer, messages, arguments)
@@ -101,9 +101,10 @@ def _same_tokens(
     if expected == actual:
         return expected is not None
     raise StepError(
-        f"the GGUF reads {name} as other tokens than the model was trained on",
+        f"the GGUF turns {name} into other tokens than the model was trained on",
         details=_token_difference(gguf, expected, actual),
-        fix="nothing was exported: llama.cpp tokenises this model differently from transformers",
+        fix="nothing was exported, since llama.cpp and transformers tokenise this model "
+        "differently; export a model with the unchanged tokenizer of its base",
     )
 
 
@@ -112,7 +113,7 @@ def _token_difference(
 ) -> list[str]:
     if expected is None or actual is None:
         refuses = "the trained" if expected is None else "the GGUF's"
-        return [f"{refuses} chat template refuses the conversation, the other one doesn't"]
+        return [f"only {refuses} chat template refuses the conversation"]
     at = first_difference(expected, actual)
     return [
         f"the first difference is token {at} of {len(expected)} (trained) and {len(actual)} (GGUF)",
@@ -122,7 +123,7 @@ def _token_difference(
 
 
 def _shown(gguf: Gguf, tokens: list[int], at: int) -> str:
-    """The tokens around position `at`, which is marked."""
+    """The tokens around the marked position `at`."""
     start, end = max(at - _AROUND, 0), at + _AROUND + 1
     parts = []
     for position, token in enumerate(tokens[start:end], start):
@@ -134,20 +135,20 @@ def _shown(gguf: Gguf, tokens: list[int], at: int) -> str:
 
 
 def _check_end(gguf: Gguf, template: ChatTemplate, tokenizer: "PreTrainedTokenizerBase") -> None:
-    """Raise `StepError` where llama.cpp wouldn't stop at the tokens that answers end with."""
+    """Raise `StepError` if llama.cpp wouldn't stop at the tokens that end answers."""
     eos: Any = tokenizer.eos_token_id
     ends = ([] if eos is None else [int(eos)]) + _end_of_turn(gguf, template)
     for token in dict.fromkeys(ends):
         if not gguf.ends_generation(token):
             raise StepError(
-                f"llama.cpp would not stop at {gguf.token_text(token)!r}, where the model's "
-                "answers end",
-                fix="set that token as the tokenizer's eos_token before training",
+                f"llama.cpp would not stop at {gguf.token_text(token)!r}, which ends the model's "
+                "answers",
+                fix="make that token the tokenizer's eos_token before training",
             )
 
 
 def _end_of_turn(gguf: Gguf, template: ChatTemplate) -> list[int]:
-    """The control token after an answer in the chat template, if there is one."""
+    """The control token that the chat template writes after an answer, if any."""
     turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _PROBE}]
     try:
         text = template.render(turns, add_generation_prompt=False)

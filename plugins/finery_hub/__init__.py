@@ -1,7 +1,7 @@
 """Models and data sets from the Hugging Face hub.
 
-In go the name of a repository and a branch, tag or commit, out come models that stay in the hub's
-own cache, and rows. Names that may move are pinned to a commit in `recipe.lock`.
+Input: the name of a repository and a branch, tag or commit. Output: rows, and models that stay in
+the hub's own cache. Branches and tags are pinned to a commit in `recipe.lock`.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What is asked of the hub: a name's commit, files at a commit; and what goes wrong."""
+"""Requests to the hub (the commit of a name, the files at a commit) and their errors."""
 
 import errno
 import os
@@ -17,11 +17,11 @@ COMMIT = re.compile("[0-9a-f]{40}")
 Kind = Literal["model", "dataset"]
 NAMES: dict[Kind, str] = {"model": "model", "dataset": "data set"}
 MOST_NAMES = 1000
-"""Names of repositories that a mistyped one is compared with."""
+"""How many names of repositories a mistyped one is compared with."""
 
 
 def token_of(job: Job) -> str | None:
-    """The token the recipe passes; else None: the hub's library looks for its own login."""
+    """The token that the recipe passes; None lets the hub's library look for its own login."""
     try:
         return job.secret("HF_TOKEN")
     except StepError:
@@ -29,13 +29,13 @@ def token_of(job: Job) -> str | None:
 
 
 def resolve(repo: str, revision: str, kind: Kind = "model") -> str:
-    """The commit that a branch or tag of a repository names now, as 40 hex digits."""
+    """The commit that a branch or tag currently names, as 40 hex digits."""
     with explained(repo, revision, kind, resolving=True):
         from huggingface_hub import HfApi
 
         sha = HfApi().repo_info(repo, revision=revision, repo_type=kind, timeout=TIMEOUT).sha
     if not sha:
-        raise StepError(f"{_endpoint()} names no commit for {repo}@{revision}")
+        raise StepError(f"{_endpoint()} returned no commit for {repo}@{revision}")
     return sha
 
 
@@ -51,8 +51,8 @@ def download(
 ) -> Path:
     """The folder, in the hub's own cache, with the files of `repo` that match `wanted`.
 
-    What the cache holds is not asked for again: a complete snapshot works offline.
-    token: None leaves it to the hub's library to find its own login.
+    Files in the cache aren't requested again, so a complete snapshot works offline.
+    token: None lets the hub's library look for its own login.
     """
     with explained(repo, commit, kind):
         from huggingface_hub import snapshot_download
@@ -70,7 +70,7 @@ def download(
 
 
 def names_at(repo: str, commit: str, token: str | None) -> list[str]:
-    """Every file of `repo` at `commit`, fetched or not."""
+    """The names of all files of `repo` at `commit`, fetched or not."""
     with explained(repo, commit):
         from huggingface_hub import HfApi
 
@@ -81,7 +81,7 @@ def names_at(repo: str, commit: str, token: str | None) -> list[str]:
 def explained(
     repo: str, revision: str, kind: Kind = "model", *, resolving: bool = False
 ) -> Iterator[None]:
-    """Turn what the hub's library raises into an error that says what to do."""
+    """Turn errors of the hub's library into errors that say what to do."""
     try:
         from huggingface_hub import errors
     except ImportError as error:
@@ -94,9 +94,9 @@ def explained(
 
 
 def missing(step_type: str, package: str) -> StepError:
-    """The error for a library that isn't there."""
+    """The error for a library that isn't installed."""
     return StepError(
-        f"{step_type} takes the package {package}, which isn't installed",
+        f"{step_type} needs the package {package}, which isn't installed",
         fix="pip install 'finery[hub]'",
     )
 
@@ -104,7 +104,7 @@ def missing(step_type: str, package: str) -> StepError:
 def explain(
     error: Exception, repo: str, revision: str, kind: Kind = "model", *, resolving: bool = False
 ) -> FineryError:
-    """The error to show for one that the hub's library raised."""
+    """The error to show for one of the hub's library."""
     from huggingface_hub import errors
 
     inner = error.__cause__
@@ -113,7 +113,7 @@ def explain(
     ):
         error = inner
     if isinstance(error, errors.HFValidationError):
-        return DataError(f"'{repo}' is not the name of a hub repository", fix="use owner/name")
+        return DataError(f"'{repo}' is not the name of a hub repository", fix="write owner/name")
     if isinstance(error, errors.HfHubHTTPError):
         return _refused(error, repo, revision, kind)
     offline = (errors.LocalEntryNotFoundError, _http_error(), ConnectionError)
@@ -123,7 +123,7 @@ def explain(
 
 
 def _refused(error: Any, repo: str, revision: str, kind: Kind) -> FineryError:
-    """The hub answered, and not with what was asked for."""
+    """The error for a request that the hub refused."""
     from huggingface_hub import errors
 
     status = error.response.status_code
@@ -131,30 +131,30 @@ def _refused(error: Any, repo: str, revision: str, kind: Kind) -> FineryError:
     details = [error.server_message] if error.server_message else []
     if isinstance(error, errors.GatedRepoError):
         return StepError(
-            f"{repo} is gated: its owner lets in accounts that accepted the licence ({status})",
-            fix=f"accept it at {page}, then log in (`hf auth login`), or set HF_TOKEN to a token "
-            "of that account and pass it to the step: env: [HF_TOKEN]",
+            f"{repo} is gated: only accounts that accepted its licence have access ({status})",
+            fix=f"accept the licence at {page}, then log in (`hf auth login`), or set HF_TOKEN to "
+            "a token of that account and pass it to the step: env: [HF_TOKEN]",
             details=details,
         )
     if isinstance(error, errors.RepositoryNotFoundError):
         others = set(_names_of(lambda: _repositories(repo, kind))) - {repo}
         guess = nearest(repo, others)
-        typo = f"did you mean '{guess}'?" if guess else "check the name for a typo;"
+        typo = f"did you mean '{guess}'?" if guess else "check the spelling;"
         return DataError(
             f"the hub has no {NAMES[kind]} '{repo}', or it is private ({status})",
-            fix=f"{typo} for a private {NAMES[kind]} log in (`hf auth login`), or set HF_TOKEN and "
-            "pass it to the step: env: [HF_TOKEN]",
+            fix=f"{typo} for a private {NAMES[kind]}, log in (`hf auth login`), or set HF_TOKEN "
+            "and pass it to the step: env: [HF_TOKEN]",
         )
     if isinstance(error, errors.RevisionNotFoundError):
         known = _names_of(lambda: _revisions(repo, kind))
         return DataError(
             f"{repo} has no revision '{revision}'",
-            fix=did_you_mean(revision, known) or f"see its branches and tags: {page}/tree/main",
+            fix=did_you_mean(revision, known) or f"see its branches and tags at {page}/tree/main",
         )
     if status in (401, 403):
         return StepError(
             f"the hub refuses the token for {repo} ({status})",
-            fix="make a token that may read it (https://huggingface.co/settings/tokens), and "
+            fix="create a token with read access (https://huggingface.co/settings/tokens), and "
             "set HF_TOKEN to it",
             details=details,
         )
@@ -164,7 +164,7 @@ def _refused(error: Any, repo: str, revision: str, kind: Kind) -> FineryError:
 
 
 def _names_of(ask: Callable[[], Iterable[str]]) -> list[str]:
-    """Names to compare a mistyped one with; none where the hub doesn't tell: it is only a guess."""
+    """Names to compare a mistyped one with; none if the hub fails, since it is only a guess."""
     try:
         return list(ask())
     except (_http_error(), OSError):
@@ -172,7 +172,7 @@ def _names_of(ask: Callable[[], Iterable[str]]) -> list[str]:
 
 
 def _repositories(repo: str, kind: Kind) -> Iterator[str]:
-    """The names of the repositories of that owner."""
+    """The names of the owner's repositories."""
     from huggingface_hub import HfApi
 
     owner, api = repo.partition("/")[0], HfApi()
@@ -191,28 +191,28 @@ def _revisions(repo: str, kind: Kind) -> Iterator[str]:
 def _offline(
     error: Exception, repo: str, revision: str, kind: Kind, resolving: bool
 ) -> FineryError:
-    """The hub can't be reached, and its cache on this machine doesn't hold all that is needed."""
+    """The error for a hub that can't be reached while its local cache is incomplete."""
     details = [str(error).splitlines()[0]] if str(error) else []
     if os.environ.get("HF_HUB_OFFLINE"):
         details.append("HF_HUB_OFFLINE is set")
     if not resolving:
         return StepError(
             f"{_endpoint()} can't be reached, and the cache on this machine doesn't hold "
-            f"{repo} at {revision[:12]} whole",
-            fix="build once with a network; what was fetched is kept",
+            f"all of {repo} at {revision[:12]}",
+            fix="build once with network access; files that were fetched are kept",
             details=details,
         )
     commit = _cached_commit(repo, revision, kind)
-    known = f": the cache on this machine has revision: {commit}" if commit else ""
+    known = f"; the cache on this machine has revision: {commit}" if commit else ""
     return StepError(
-        f"{_endpoint()} can't be reached to find the commit that '{revision}' of {repo} names",
-        fix=f"build once with a network, or name a commit in the recipe{known}",
+        f"{_endpoint()} can't be reached to look up the commit of '{revision}' of {repo}",
+        fix=f"build once with network access, or name a commit in the recipe{known}",
         details=details,
     )
 
 
 def _cached_commit(repo: str, revision: str, kind: Kind) -> str | None:
-    """The commit that `revision` named when the cache last saw it."""
+    """The commit that `revision` named when it was last fetched."""
     from huggingface_hub import CacheNotFound, scan_cache_dir
 
     try:
@@ -224,7 +224,7 @@ def _cached_commit(repo: str, revision: str, kind: Kind) -> str | None:
 
 
 def _broken(error: Exception, repo: str) -> FineryError:
-    """Neither the hub nor the network: the disk, the cache's rights, the transfer."""
+    """The error for problems with the disk, the cache's permissions or the transfer."""
     from huggingface_hub import constants
 
     cache = constants.HF_HUB_CACHE
@@ -233,21 +233,21 @@ def _broken(error: Exception, repo: str) -> FineryError:
         return StepError(
             f"no disk space left for {repo}",
             where=str(cache),
-            fix="free some (`hf cache prune`), or move the hub's cache: set HF_HOME",
+            fix="free some space (`hf cache prune`), or set HF_HOME to move the hub's cache",
         )
     if code in (errno.EACCES, errno.EPERM, errno.EROFS):
         return StepError(
-            f"the hub's cache can't be written: {error}",
+            f"finery can't write to the hub's cache: {error}",
             where=str(cache),
-            fix="make it yours, or move it: set HF_HOME",
+            fix="change its permissions, or set HF_HOME to move it",
         )
     return StepError(
-        f"fetching {repo} failed: {error}", fix="build again; what was fetched is kept"
+        f"fetching {repo} failed: {error}", fix="build again; files that were fetched are kept"
     )
 
 
 def _http_error() -> type[Exception]:
-    """The base of what the HTTP client raises; which client that is depends on the version."""
+    """The base class of errors of the HTTP client that the hub library uses."""
     from huggingface_hub.errors import HfHubHTTPError
 
     return HfHubHTTPError.__bases__[0]
@@ -260,10 +260,10 @@ def _endpoint() -> str:
 
 
 def _progress(job: Job, repo: str) -> type[Any]:
-    """A progress bar for the hub's library that draws nothing and feeds the job's progress."""
+    """A progress bar for the hub's library that reports to the job and draws nothing."""
     from huggingface_hub.utils.tqdm import tqdm
 
-    lock = Lock()  # files are fetched by several threads, and a job's events have one pipe
+    lock = Lock()  # several threads fetch files, and a job's events share one pipe
 
     class Bar(tqdm):
         def __init__(self, *args: Any, **kwargs: Any) -> None:

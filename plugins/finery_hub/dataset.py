@@ -20,10 +20,10 @@ class HubDataset(
 ):
     """Rows of a data set on the Hugging Face hub, as the datasets library reads it.
 
-    A branch or tag is resolved once, to a commit that `recipe.lock` keeps: rows that change on the
-    hub don't change under the recipe. Rows are made of the columns as `data.file` makes them: by a
-    known `format`, by `columns`, or as the columns' names tell. Classes have their names, not their
-    numbers; images, audio and the like are left out. Code of a data set's is never run.
+    A branch or tag is resolved once, to a commit that `recipe.lock` keeps, so changes on the hub
+    don't change the recipe's rows. Columns become rows as in `data.file`: by a known `format`, by
+    `columns`, or by the columns' names. Classes are written as names, not as numbers. Images, audio
+    and other media are left out. The data set's code never runs.
     """
 
     repo: str = setting(
@@ -33,20 +33,20 @@ class HubDataset(
     )
     revision: str = setting("main", min_length=1, help="A branch, a tag, or a commit (40 digits).")
     config: str | None = setting(
-        None, help="Which of its configurations (subsets); default: the data set's own."
+        None, help="One of its configurations (subsets). Default: the data set's default."
     )
-    split: str = setting("train", min_length=1, help="Which of its splits.")
+    split: str = setting("train", min_length=1, help="One of its splits.")
     take: int | None = setting(
-        None, ge=1, help="Only the first so many rows; the rest isn't downloaded."
+        None, ge=1, help="Take only this many rows from the start; the rest isn't downloaded."
     )
     streaming: bool | None = setting(
         None,
-        help="Read over the network and keep no files; default: with `take`.",
+        help="Read over the network without keeping files. Default: true with `take`.",
         affects_output=False,
     )
 
     def run(self, job: Job) -> Dataset:
-        """Write the rows of the split at its commit."""
+        """Write the split's rows at its commit."""
         split = self.pinned_split(job)
         return self.written(job, self.records(split, job), split.place, take=self.take)
 
@@ -56,6 +56,6 @@ class HubDataset(
         return Split(self.repo, commit, self.config, self.split, token_of(job))
 
     def records(self, split: Split, job: Job) -> Iterator[Record]:
-        """The records of a split, off its files or over the network."""
+        """The records of a split, from its files or over the network."""
         streaming = self.streaming if self.streaming is not None else self.take is not None
         return records_of(split, job, streaming=streaming)

@@ -1,4 +1,4 @@
-"""What can be said of a model on the hub before it is fetched."""
+"""What is known about a model on the hub before it is fetched."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ from finery_hub.model import HubModel
 
 
 class ModelForecast(Forecast[HubModel]):
-    """Where its `config.json` can be asked for."""
+    """Where its `config.json` can be requested."""
 
     def facts(self) -> Mapping[str, Any]:
         """(repository, revision) on the hub, and the names of repository and file."""

@@ -34,39 +34,39 @@ class HubModel(
 ):
     """Take a model, or an adapter, from the Hugging Face hub.
 
-    A branch or tag is resolved once, to a commit that `recipe.lock` keeps: a model that moves on
-    the hub doesn't move under the recipe. The files stay in the hub's own cache, shared with
-    other programs. Weights are safetensors or GGUF, never pickled.
+    A branch or tag is resolved once, to a commit that `recipe.lock` keeps, so changes on the hub
+    don't change the recipe's model. The files stay in the hub's own cache, which other programs
+    share. Weights are safetensors or GGUF, never pickled.
     """
 
-    base: Model | None = takes(None, help="The model under it, where the repository is an adapter.")
+    base: Model | None = takes(None, help="The base model, if the repository is an adapter.")
     repo: str = setting(
         pattern=r"^([\w.-]+/)?[\w.-]+$", help="The repository, e.g. `Qwen/Qwen3-4B`."
     )
     revision: str = setting("main", min_length=1, help="A branch, a tag, or a commit (40 digits).")
     files: list[str] | None = setting(
         None,
-        help="Patterns of the files to take; default: weights, configuration, tokenizer and chat "
-        "template, as transformers loads them.",
+        help="Patterns of the files to take. Default: weights, configuration, tokenizer and chat "
+        "template that transformers loads.",
     )
     file: str | None = setting(
-        None, pattern=r"\.gguf$", help="The one file to take from a repository of GGUF files."
+        None, pattern=r"\.gguf$", help="The file to take from a repository of GGUF files."
     )
     trust_remote_code: bool = setting(
-        False, help="Take the model's own Python code too; loading the model then runs it."
+        False, help="Also take the model's own Python code, which runs when the model is loaded."
     )
     chat_template_kwargs: dict[str, Any] = setting({}, help=TEMPLATE_KWARGS_HELP)
 
     def check(self) -> None:
-        """Raise `UsageError` for arguments that the chat template gets anyway."""
+        """Raise `UsageError` for chat template arguments that finery sets itself."""
         check_template_arguments(self.chat_template_kwargs)
 
     def static_meta(self) -> dict[str, Any]:
-        """That it is an adapter, where it has a base."""
+        """The format `adapter` for a step with a base."""
         return {} if self.base is None else {"format": "adapter"}
 
     def run(self, job: Job) -> Model:
-        """Fetch what the cache doesn't hold yet, check it and hash it."""
+        """Fetch files that aren't in the cache, check the model and hash it."""
         model = self._model(job)
         # Known, but no part of the identity: a commit that changes a README is the same model.
         model.runtime["revision"] = self._commit(job)
@@ -88,17 +88,23 @@ class HubModel(
         )
 
     def about(self) -> dict[str, Any]:
-        """Facts about the model that the settings give."""
+        """Facts about the model from the settings."""
         return {"repo": self.repo, **template_facts(self.chat_template_kwargs)}
 
     def _gguf(self, file: str, job: Job) -> Model:
         if self.files is not None or self.base is not None:
             other = "files" if self.files is not None else "base"
-            raise DataError(f"file names a whole model, so {other} has no use", fix=f"drop {other}")
+            raise DataError(
+                f"file names a whole model, so {other} has no effect", fix=f"remove {other}"
+            )
         folder = self.fetched([escape(file)], job)
         if file not in folder.names:
             ggufs = sorted(name for name in self._everything(job) if name.endswith(".gguf"))
-            fix = f"one of: {', '.join(ggufs)}" if ggufs else "it holds no GGUF file: drop file"
+            fix = (
+                f"one of: {', '.join(ggufs)}"
+                if ggufs
+                else "remove file: the repository holds no GGUF file"
+            )
             raise DataError(f"{self.repo} has no file '{file}'", fix=fix)
         return external_gguf(folder.root / file, job, about=self.about())
 
@@ -106,8 +112,8 @@ class HubModel(
         everything = self._everything(job)
         if self.files is not None and everything & WEIGHT_FILES:
             return DataError(
-                f"files leaves out the weights of {self.repo}",
-                fix=f"add their pattern; the default is: {', '.join(default_patterns(False))}",
+                f"`files` excludes the weights of {self.repo}",
+                fix=f"add their pattern; the default is {', '.join(default_patterns(False))}",
             )
         return no_weights(Folder(root=root, names=everything, title=self.repo))
 
@@ -123,7 +129,7 @@ class HubModel(
         return list(self.files or default_patterns(self.trust_remote_code))
 
     def fetched(self, wanted: list[str], job: Job, unwanted: Sequence[str] = PICKLED) -> Folder:
-        """The files there are of `wanted`, and of the model card, which names the licence."""
+        """The files that match `wanted`, and the model card, which names the licence."""
         wanted = [*wanted, README]
         commit, token = self._commit(job), token_of(job)
         root = download(self.repo, commit, job, wanted=wanted, unwanted=unwanted, token=token)
@@ -131,6 +137,6 @@ class HubModel(
 
 
 def _names(root: Path, wanted: list[str]) -> frozenset[str]:
-    """What lies in the snapshot and is wanted: other programs may have fetched more into it."""
+    """The wanted files of the snapshot, into which other programs may have fetched more."""
     names = (p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
     return frozenset(n for n in names if matches(n, wanted) and not matches(n, PICKLED))

@@ -1,4 +1,4 @@
-"""Pins of names on the hub: a branch or tag is resolved to a commit, once."""
+"""Pins for names on the hub: a branch or tag is resolved to a commit once."""
 
 from finery import Pinned
 from finery_hub.client import COMMIT, resolve
@@ -15,7 +15,7 @@ class ModelPin(Pinned[HubModel]):
         return None if COMMIT.fullmatch(step.revision) else f"hub:{step.repo}@{step.revision}"
 
     def pin(self) -> str:
-        """The commit that the branch or tag names now."""
+        """The commit that the branch or tag currently names."""
         return resolve(self.step.repo, self.step.revision)
 
 
@@ -29,5 +29,5 @@ class DatasetPin(Pinned[HubDataset]):
         return f"hub:datasets/{self.step.repo}@{self.step.revision}"
 
     def pin(self) -> str:
-        """The commit that the branch or tag names now."""
+        """The commit that the branch or tag currently names."""
         return resolve(self.step.repo, self.step.revision, "dataset")

@@ -1,4 +1,4 @@
-"""Where the rows of a data set on the hub were read."""
+"""Where the rows of a data set on the hub come from."""
 
 from collections.abc import Collection, Iterator
 
@@ -10,6 +10,6 @@ class DatasetPlaces(Traceable[HubDataset]):
     """Rows by commit, split, and file and line or row."""
 
     def trace(self, ids: Collection[str], job: Job) -> Iterator[tuple[str, str]]:
-        """Commit, split, and file and line or row, of each row with one of `ids`."""
+        """Commit, split, file and line (or row) of each row with one of `ids`."""
         step, split = self.step, self.step.pinned_split(job)
         return step.placed(ids, job, step.records(split, job), split.place, take=step.take)

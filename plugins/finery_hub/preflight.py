@@ -1,4 +1,4 @@
-"""What `finery check --deep` sees of a model on the hub: everything but its weights."""
+"""What `finery check --deep` loads of a model on the hub: everything but its weights."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ from finery_local.folder import ADAPTER_CONFIG, HEAVY, sketch_model
 
 
 class ModelPreflight(Preflight[HubModel]):
-    """Fetches what is small."""
+    """Fetches the small files."""
 
     def packages(self) -> Mapping[str, str]:
         """What talks to the hub."""
@@ -25,7 +25,7 @@ class ModelPreflight(Preflight[HubModel]):
             return None
         folder = step.fetched(step.patterns(), job, unwanted=HEAVY)
         if not folder.names & {"config.json", ADAPTER_CONFIG}:
-            return None  # whatever it is, the build says it better
+            return None  # the build's error explains it better
         return sketch_model(
             folder,
             job.out,

@@ -1,8 +1,8 @@
-"""The records of a split of a data set on the hub, off its files or over the network.
+"""The records of a split of a data set on the hub, from its files or over the network.
 
-The datasets library says which files a split has and reads them. JSON is read by finery instead, a
-line at a time: the library takes texts that look like a date for one, and the whole file for broken
-where a line is.
+The datasets library lists the files of a split and reads them. finery reads JSON itself, line by
+line: the library converts texts that look like dates, and rejects a whole file for one broken
+line.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,13 +20,13 @@ from finery_hub.client import COMMIT, download, explained, missing
 
 PROGRESS_EVERY = 1_000
 REMOTE = "hf://"
-"""How the library names files on the hub."""
+"""How the library's names of files on the hub begin."""
 MEDIA = ("Audio", "BioSequence", "BioStructure", "Image", "Mesh", "Nifti", "Pdf", "Video")
 """The library's features that hold no text."""
 
 
 class Split(NamedTuple):
-    """A split of a data set at a commit. config: None for the data set's own default."""
+    """A split of a data set at a commit. config: None for the data set's default."""
 
     repo: str
     commit: str
@@ -36,7 +36,7 @@ class Split(NamedTuple):
 
     @property
     def place(self) -> str:
-        """How errors call it."""
+        """Its name in errors."""
         config = f"{self.config}/" if self.config else ""
         commit = self.commit[:7] if COMMIT.fullmatch(self.commit) else self.commit
         return f"{self.repo}@{commit} {config}{self.name}"
@@ -45,8 +45,8 @@ class Split(NamedTuple):
 def records_of(split: Split, job: Job, *, streaming: bool) -> Iterator[Record]:
     """The records of a split, in order, as a stream.
 
-    streaming: read over the network as far as is needed; else fetch its files into the hub's cache
-    first, where a broken transfer goes on and the next build finds them.
+    streaming: read over the network, only as far as needed. Otherwise fetch the files into the
+    hub's cache first, where interrupted transfers resume and the next build finds them.
     """
     builder = _builder(split)
     files = _files_of(split, builder)
@@ -67,7 +67,7 @@ def records_of(split: Split, job: Job, *, streaming: bool) -> Iterator[Record]:
 
 
 def _builder(split: Split) -> Any:
-    """What the library knows of the data set: its files by split, its features."""
+    """What the library knows about the data set: its files by split, its features."""
     with explained(split.repo, split.commit, "dataset"):
         _meet(split)
         try:
@@ -75,23 +75,25 @@ def _builder(split: Split) -> Any:
         except ImportError as error:
             raise missing("hub.dataset", "datasets") from error
         datasets.disable_progress_bars()
-        path = f"{REMOTE}datasets/{split.repo}"  # else a folder of that name would be read
+        path = (
+            f"{REMOTE}datasets/{split.repo}"  # otherwise a local folder of that name would be read
+        )
         try:
             builder = datasets.load_dataset_builder(
                 path, split.config, revision=split.commit, token=split.token
             )
         except (ValueError, FileNotFoundError, RuntimeError) as error:
             raise _unfit(split, path, error) from error
-    if builder.hash != split.commit:  # when the hub fails it takes any commit that it has kept
+    if builder.hash != split.commit:  # if the hub fails, the library uses any cached commit
         raise StepError(
-            f"the hub didn't tell what {split.repo} holds at {split.commit[:12]}",
+            f"the hub didn't list the files of {split.repo} at {split.commit[:12]}",
             fix="build again later",
         )
     return builder
 
 
 def _meet(split: Split) -> None:
-    """Meet the data set once ourselves: the library hides why it can't be read."""
+    """Request the data set once directly, since the library hides why it can't be read."""
     from huggingface_hub import HfApi, errors
 
     api = HfApi(token=split.token)
@@ -102,25 +104,25 @@ def _meet(split: Split) -> None:
 
 
 def _unfit(split: Split, path: str, error: Exception) -> FineryError:
-    """The error for a data set that the library makes nothing of."""
+    """The error for a data set that the library can't read."""
     what = str(error).splitlines()[0]
     if isinstance(error, RuntimeError) and "script" in what:
         return DataError(
-            f"{split.repo} is made by a Python script, and finery runs no code of a data set's",
+            f"a Python script makes {split.repo}, and finery never runs a data set's code",
             where=split.place,
-            fix="the hub may have its rows as files: revision: refs/convert/parquet",
+            fix="the hub may also have its rows as files; try revision: refs/convert/parquet",
         )
     if isinstance(error, ValueError) and "onfig" in what:
         return _no_config(split, path)
     return DataError(
         f"the datasets library can't read {split.repo}: {what}",
         where=split.place,
-        fix="see what it holds: JSON lines, JSON, CSV or Parquet files are read",
+        fix="check its files: finery reads JSON lines, JSON, CSV and Parquet",
     )
 
 
 def _no_config(split: Split, path: str) -> DataError:
-    """The error for a configuration that isn't there, or isn't named."""
+    """The error for a configuration that doesn't exist, or must be named."""
     from datasets import get_dataset_config_names
 
     known = get_dataset_config_names(path, revision=split.commit, token=split.token)
@@ -128,7 +130,7 @@ def _no_config(split: Split, path: str) -> DataError:
         return DataError(
             f"{split.repo} has several configurations",
             where=split.place,
-            fix=f"name one: config: {' or '.join(known)}",
+            fix=f"write config: {' or '.join(known)}",
         )
     return DataError(
         f"{split.repo} has no configuration '{split.config}'",
@@ -138,7 +140,7 @@ def _no_config(split: Split, path: str) -> DataError:
 
 
 def _files_of(split: Split, builder: Any) -> list[str]:
-    """The files of the split, as the library names them; from now on it knows no others."""
+    """The library's names for the files of the split."""
     declared: Mapping[str, Sequence[str]] = builder.config.data_files or {}
     by_name = {str(name): list(files) for name, files in declared.items()}
     if split.name not in by_name:
@@ -151,7 +153,7 @@ def _files_of(split: Split, builder: Any) -> list[str]:
 
 
 def _fetched(split: Split, files: Sequence[str], job: Job) -> list[str]:
-    """The files' paths in the hub's cache, where they are now."""
+    """Fetch the files into the hub's cache, and return their paths."""
     from glob import escape
 
     start = f"{REMOTE}datasets/{split.repo}@{split.commit}/"
@@ -184,7 +186,7 @@ def _json_records(split: Split, names: Mapping[str, str], features: Any) -> Iter
 
 
 def _opened(file: str, token: str | None) -> BufferedReader:
-    """A file's bytes, here or on the hub."""
+    """A file's bytes, from this machine or the hub."""
     if not file.startswith(REMOTE):
         return Path(file).open("rb")
     from huggingface_hub import HfFileSystem
@@ -206,23 +208,23 @@ def _library_records(
         features = rows.features or rows._resolve_features().features
         media = {name: f for name, f in features.items() if type(f).__name__ in MEDIA}
         if media:
-            job.log(f"left out, since they hold no text: {', '.join(media)}")
-            for name, feature in media.items():  # removing alone would decode them first
+            job.log(f"left out because they hold no text: {', '.join(media)}")
+            for name, feature in media.items():  # removal alone would decode them first
                 rows = rows.cast_column(name, replace(feature, decode=False))
             rows = rows.remove_columns(list(media))
         tell = _labelled(features)
         for columns in rows:
             number += 1
             yield Record(f"{split.place} (row {number})", tell(columns))
-    except StopIteration:  # the library's way to say that a file is empty
+    except StopIteration:  # the library raises this for an empty file
         return
     except (ValueError, TypeError, _library_error()) as error:
         what = str(error.__cause__ or error).strip().splitlines()
         raise DataError(
-            f"its files can't be read: {what[0] if what else type(error).__name__}",
+            f"the data set's files can't be read: {what[0] if what else type(error).__name__}",
             where=f"{split.place} (after row {number})" if number else split.place,
-            fix="see whether the files are whole, and have the columns that the data set's card "
-            "says; another revision may be better",
+            fix="check that the files are complete and have the columns that the data set's card "
+            "names, or try another revision",
         ) from error
 
 
@@ -233,7 +235,7 @@ def _library_error() -> type[Exception]:
 
 
 def _labelled(features: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-    """What makes columns of a record: values as rows have them, classes by their names."""
+    """A function that makes columns from a record: plain values, classes by name."""
     classes = {name: f.names for name, f in features.items() if hasattr(f, "int2str") and f.names}
 
     def tell(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Models on this machine, or in a wheel on a package index.
 
-In go a folder, a GGUF file or the name of a wheel, out come models that stay where they are.
+Input: a folder, a GGUF file or the name of a wheel. Output: models whose files stay in place.
 Public for other plugins: `finery_local.gguf_header`, which reads the headers of GGUF files, and
-`finery_local.folder` and `finery_local.gguf_file`, which make `Model`s of files.
+`finery_local.folder` and `finery_local.gguf_file`, which make `Model`s from files.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Whether an adapter fits the model that it is put upon, told from what both say of themselves.
+"""Checks that an adapter fits its base model.
 
 No weights are loaded: names come from `adapter_config.json`, shapes from the headers of the files.
 """
@@ -13,7 +13,7 @@ from finery_local.described import AdapterConfig
 from finery_local.safetensors_file import shapes
 
 _COPIES = re.compile(r"(-unsloth)?(-bnb-4bit)?$")
-"""What the names of 4-bit copies of a model end with."""
+"""How the names of 4-bit copies of a model end."""
 _BLOCK = re.compile(r".*?\.\d+\.")
 _MATRIX = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
 
@@ -21,10 +21,10 @@ Shapes = Mapping[str, list[int]]
 
 
 def check_names(trained_on: str | None, base: Model, where: Path) -> None:
-    """`DataError` where an adapter names another repository than the one of its base.
+    """`DataError` where an adapter names a repository other than its base's.
 
-    A copy of the model under another owner's name is taken for the same. trained_on: what the
-    adapter's configuration says; a path is true of another machine, so it says nothing here.
+    A copy of the model under another owner's name counts as the same model. trained_on: from the
+    adapter's configuration. A path in it is ignored, since it belongs to another machine.
     """
     repo = _under(base).meta.get("repo")
     if repo is None or re.fullmatch(r"[\w.-]+/[\w.-]+", trained_on or "") is None:
@@ -34,10 +34,10 @@ def check_names(trained_on: str | None, base: Model, where: Path) -> None:
 
 
 def check_shapes(adapter: Path, trained_on: str | None, base: Model) -> None:
-    """`DataError` where an adapter's matrices fit no layers of the model under it.
+    """`DataError` where an adapter's matrices don't fit the layers of its base model.
 
-    Only where that model is a Hugging Face folder with weights that aren't quantised: of others
-    the shapes aren't to be had, or say nothing.
+    Checks only Hugging Face folders whose weights aren't quantised: the shapes of other models are
+    unknown or packed.
     """
     under = _under(base)
     if under.format != "transformers" or under.meta.get("quantization"):
@@ -92,7 +92,7 @@ def _layers(under: Model) -> dict[str, list[int]]:
 
 
 def _misfit(adapter: Shapes, layers: Shapes) -> str:
-    """What doesn't fit in words; empty where all fits, or where layers are called otherwise."""
+    """What doesn't fit; empty where everything does, or where layers have different names."""
     blocks = {block[0] for name in layers if (block := _BLOCK.match(name))}
     matrices = {m: s for n, s in adapter.items() if (m := _MATRIX.fullmatch(n)) and len(s) == 2}
     if not any(f"{matrix[1]}.weight" in layers for matrix in matrices):
@@ -100,26 +100,26 @@ def _misfit(adapter: Shapes, layers: Shapes) -> str:
     for matrix, shape in matrices.items():
         layer = layers.get(f"{matrix[1]}.weight")
         size, ways = (shape[1], "in") if matrix[2] == "A" else (shape[0], "out")
-        # A layer of GPT-2 has its matrix the other way round.
+        # GPT-2 stores its matrices transposed.
         if layer is not None and size not in layer:
-            return f"{matrix[1]} has the shape {layer}, and the adapter {size} features {ways}"
+            return f"{matrix[1]} has the shape {layer}, but the adapter has {size} features {ways}"
         block = _BLOCK.match(matrix[1])
         if block is not None and block[0] not in blocks:
-            return f"the adapter is for {matrix[1]}, and the model has fewer layers"
+            return f"the adapter is for {matrix[1]}, but the model has fewer layers"
     return ""
 
 
 def _another_base(trained: str, named: str, where: Path, misfit: str = "") -> DataError:
     return DataError(
-        f"the adapter was trained on {trained}, and base is another model: {named}",
+        f"the adapter was trained on {trained}, but base is another model: {named}",
         where=str(where),
         details=[misfit] if misfit else [],
-        fix="set base to a step with the model that it was trained on",
+        fix="set base to a step with the model that the adapter was trained on",
     )
 
 
 def _under(model: Model) -> Model:
-    """The model under all adapters."""
+    """The base model under all adapters."""
     base = model.refs.get("base")
     return _under(base) if isinstance(base, Model) else model
 

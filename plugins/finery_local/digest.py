@@ -1,4 +1,4 @@
-"""What identifies a file that isn't copied: the BLAKE3 digest of its content, and its size."""
+"""Identifies files that aren't copied by the BLAKE3 digest of their content and their size."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -8,11 +8,13 @@ from blake3 import blake3
 
 from finery import DataError, Job
 
-BUFFER_BYTES = 4 * 1024 * 1024  # the fastest of 1, 4, 16 and 64 MiB; a read, as a map can SIGBUS
+BUFFER_BYTES = (
+    4 * 1024 * 1024
+)  # the fastest of 1, 4, 16 and 64 MiB; read, since access to a mapping can raise SIGBUS
 
 
 def identities(files: Mapping[str, Path], job: Job) -> dict[str, dict[str, Any]]:
-    """{name: {"blake3": hex digest, "size": bytes}} of `files`, in name order."""
+    """{name: {"blake3": hex digest, "size": bytes}} for `files`, in order of names."""
     total, done = sum(path.stat().st_size for path in files.values()), 0
     identities: dict[str, dict[str, Any]] = {}
     for name, path in sorted(files.items()):
@@ -27,7 +29,7 @@ def identities(files: Mapping[str, Path], job: Job) -> dict[str, dict[str, Any]]
 
 
 def _blocks(path: Path) -> Iterator[memoryview]:
-    """The file's content, in one buffer that is used again and again."""
+    """The file's content, in one buffer that is reused."""
     buffer = memoryview(bytearray(BUFFER_BYTES))
     try:
         with path.open("rb", buffering=0) as file:

@@ -1,7 +1,7 @@
-"""A Hugging Face folder, or a PEFT adapter's, as a `Model`.
+"""A Hugging Face folder or a PEFT adapter's folder as a `Model`.
 
-The one place that decides which files of a folder are the model, what is refused and what `meta`
-says, wherever the folder comes from (a disk, the hub's cache).
+Only this module decides which files of a folder make up the model, what is refused and what `meta`
+says, whether the folder is on a disk or in the hub's cache.
 """
 
 from collections import Counter
@@ -39,14 +39,14 @@ TEMPLATE_RESERVED = frozenset(
      "truncation", "max_length", "chat_template", "add_generation_prompt",
      "continue_final_message", "return_assistant_tokens_mask", "tokenizer_kwargs"}
 )  # fmt: skip
-"""Arguments of `apply_chat_template` that are the conversation, or change what it returns."""
+"""Arguments of `apply_chat_template` that hold the conversation or change what it returns."""
 TEMPLATE_KWARGS_HELP = (
-    "What the chat template is called with, in training and wherever the model answers, e.g. "
+    "Arguments passed to the chat template in training and inference, e.g. "
     "`{enable_thinking: false}` for Qwen3."
 )
 
-# The files that transformers and peft load. Not `*.safetensors`: next to the sharded weights,
-# repositories keep a second copy for other programs (consolidated.safetensors, onnx/, original/).
+# The files that transformers and peft load. Not `*.safetensors`: besides the sharded weights, many
+# repositories hold a second copy for other programs (consolidated.safetensors, onnx/, original/).
 LOADED = (
     "config.json",
     "generation_config.json",
@@ -69,10 +69,10 @@ LOADED = (
 )
 CODE = ("*.py",)
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt")
-"""Files that may run code when they are loaded; never part of a model here."""
+"""Files that can run code when loaded; never part of a model here."""
 
 HEAVY = (*PICKLED, "*.safetensors", "*.gguf", "*.onnx", "*.h5", "*.msgpack")
-"""Weights, of whatever program: what `sketch_model` does without."""
+"""Weights of any program, which `sketch_model` leaves out."""
 
 CONFIGURATION = frozenset(
     {"config.json", "generation_config.json", "tokenizer_config.json", "preprocessor_config.json",
@@ -85,28 +85,28 @@ T = TypeVar("T")
 
 
 class Folder(msgspec.Struct, frozen=True):
-    """Files that may be a model: `names`, relative to `root`; `title` is what errors call it."""
+    """Files that may be a model: `names`, relative to `root`; errors call it `title`."""
 
     root: Path
     names: frozenset[str]
     title: str
 
     def json(self, name: str) -> dict[str, Any]:
-        """The JSON object in file `name`; empty if there is no such file."""
+        """The JSON object in file `name`; empty if the file doesn't exist."""
         return read_object(self.root / name) if name in self.names else {}
 
     def read(self, name: str, kind: type[T]) -> T:
-        """What finery uses of the JSON object in file `name`; defaults if there is no such file."""
+        """What finery uses from the JSON object in file `name`; defaults if it doesn't exist."""
         return read_as(self.root / name, kind) if name in self.names else kind()
 
 
 def default_patterns(trust_remote_code: bool) -> tuple[str, ...]:
-    """Names of the files that make up a model, with its own Python code only if that is trusted."""
+    """Patterns of the files that make up a model; its own Python code only if that is trusted."""
     return LOADED + CODE if trust_remote_code else LOADED
 
 
 def matches(name: str, wanted: Iterable[str]) -> bool:
-    """Whether a relative file name fits a pattern; `*` spans `/`, as in the hub's library."""
+    """Whether a relative file name matches a pattern; `*` spans `/`, as in the hub's library."""
     return any(fnmatchcase(name, pattern) for pattern in wanted)
 
 
@@ -120,12 +120,12 @@ def folder_model(
     about: Mapping[str, Any],
     follow_links: bool = False,
 ) -> Model:
-    """The `Model` in `folder`; its files stay where they are and `meta["files"]` identifies them.
+    """The `Model` in `folder`; its files stay in place and `meta["files"]` identifies them.
 
-    wanted: patterns of the files that belong to it; default: `default_patterns(trust_remote_code)`.
-    about: more facts for `meta`. follow_links: take files that links outside the folder lead to.
-    Raises `DataError` when the folder holds no model, only pickled weights, an incomplete one, or
-    code that isn't trusted, and when `base` is missing for an adapter or given without one.
+    wanted: patterns of the model's files; default: `default_patterns(trust_remote_code)`.
+    about: more facts for `meta`. follow_links: also take files outside the folder, through links.
+    Raises `DataError` when the folder holds no model, an incomplete one, only pickled weights, or
+    untrusted code, when an adapter has no `base`, and when a whole model has one.
     """
     adapter = ADAPTER_CONFIG in folder.names
     wanted = [*(wanted or default_patterns(trust_remote_code)), README, *WEIGHT_FILES]
@@ -153,9 +153,9 @@ def sketch_model(
     about: Mapping[str, Any],
     follow_links: bool = False,
 ) -> Model:
-    """The `Model` in `folder` without its weights, whether they are there or not.
+    """The `Model` in `folder` without its weights, which may be missing.
 
-    Enough for its tokenizer, chat template and configuration. out: an empty folder, for links.
+    Enough for its tokenizer, chat template and configuration. out: an empty folder for links.
     Refuses what `folder_model` refuses, except for weights.
     """
     adapter = ADAPTER_CONFIG in folder.names
@@ -175,34 +175,35 @@ def sketch_model(
 
 
 def template_facts(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """What `Model.meta` says of the arguments that its chat template is called with."""
+    """What `Model.meta` says about the arguments of the chat template."""
     return {"chat_template_kwargs": dict(arguments)} if arguments else {}
 
 
 def check_template_arguments(arguments: Mapping[str, Any]) -> None:
-    """Raise `UsageError` for arguments of a chat template that are not the recipe's to give."""
+    """Raise `UsageError` for chat template arguments that finery sets itself."""
     for name in arguments:
         if name in TEMPLATE_RESERVED:
             raise UsageError(
-                f"chat_template_kwargs: '{name}' is given by finery itself",
+                f"chat_template_kwargs: finery sets '{name}' itself",
                 where=f"chat_template_kwargs.{name}",
-                fix="leave it out",
+                fix="remove it",
             )
 
 
 def no_weights(folder: Folder, adapter: bool = False) -> DataError:
-    """Why there are no weights to be had among the folder's files, and what to do."""
+    """The error for a folder without weights that finery loads."""
     pickled = [n for n in sorted(folder.names) if matches(n, PICKLED) and "training_args" not in n]
     expected = ADAPTER_WEIGHTS if adapter else f"{WEIGHTS} or {INDEX}"
     what, fix = f"{folder.title} has no {expected}", None
     if pickled:
         what = (
             f"{folder.title} has only pickled weights ({_some(pickled)}), and loading a pickle "
-            "can run any code that is in it"
+            "can run any code in it"
         )
         fix = (
-            "convert them once to safetensors, where you trust their source: "
-            "from_pretrained(…).save_pretrained(folder), for model and tokenizer; name that folder"
+            "if you trust their source, convert them to safetensors once: call "
+            "from_pretrained(…).save_pretrained(folder) for model and tokenizer, and name "
+            "that folder"
         )
     elif gguf := sorted(n for n in folder.names if n.endswith(".gguf")):
         fix = f"name one of its GGUF files: {_some(gguf, 8)}"
@@ -212,7 +213,7 @@ def no_weights(folder: Folder, adapter: bool = False) -> DataError:
 
 
 def _weights(folder: Folder, adapter: bool) -> list[str]:
-    """The weight files that are loaded, as transformers and peft choose them."""
+    """The weight files that transformers and peft would load."""
     if adapter or WEIGHTS in folder.names:
         name = ADAPTER_WEIGHTS if adapter else WEIGHTS
         if name not in folder.names:
@@ -264,27 +265,27 @@ def _no_model(folder: Folder) -> DataError:
     near = [n if n.endswith(".gguf") else n.rpartition("/")[0] for n in below]
     fix = f"did you mean {_some([str(folder.root / n) for n in near])}?" if near else None
     return DataError(
-        f"{folder.title} is not a model's folder: it has no config.json and no {ADAPTER_CONFIG}",
+        f"{folder.title} is not a model folder: it has neither config.json nor {ADAPTER_CONFIG}",
         where=str(folder.root),
         fix=fix or "name a Hugging Face folder, or a .gguf file",
     )
 
 
 def _check_code(folder: Folder, trusted: bool) -> None:
-    """Refuse a model that brings its own code, unless it is trusted and lies in the folder."""
+    """Refuse a model with its own code, unless that is trusted and in the folder."""
     for name in sorted(folder.names & CONFIGURATION):
         classes = _texts(holds_key(folder.json(name), "auto_map"))
         if classes and not trusted:
             raise DataError(
-                f"{folder.title} brings its own code ({_some(classes)}), and loading it runs "
-                "that code with your rights",
+                f"{folder.title} brings its own code ({_some(classes)}), which would run with your "
+                "permissions when the model is loaded",
                 where=str(folder.root / name),
                 fix="read the code; if you trust it, set trust_remote_code: true",
             )
         if elsewhere := [c for c in classes if "--" in c]:
             raise DataError(
-                f"{folder.title} takes code from another repository ({_some(elsewhere)}), which "
-                "nothing pins",
+                f"{folder.title} loads code from another repository ({_some(elsewhere)}), which "
+                "isn't pinned",
                 where=str(folder.root / name),
                 fix=f"copy that code into the folder and name it without 'repository--' in {name}",
             )
@@ -306,20 +307,20 @@ def _check_base(folder: Folder, base: Model | None, adapter: bool) -> None:
     if not adapter:
         if base is not None:
             raise DataError(
-                f"{folder.title} is a whole model, so it takes no base", fix="drop base"
+                f"{folder.title} is a whole model, so it takes no base", fix="remove base"
             )
         return
     config = folder.read(ADAPTER_CONFIG, AdapterConfig)
     trained_on = config.base_model_name_or_path
     if base is None:
         raise DataError(
-            f"{folder.title} is an adapter, which needs the model under it",
+            f"{folder.title} is an adapter, so it needs its base model",
             where=str(folder.root),
-            fix=f"set base to a step with that model; it was trained on {trained_on or 'no name'}",
+            fix=f"set base to a step with the model it was trained on: {trained_on or 'not named'}",
         )
     if base.format in ("api", "prompted"):
         raise DataError(
-            f"an adapter's base needs weights, and a model of format '{base.format}' has none",
+            f"an adapter's base needs weights, but a model of format '{base.format}' has none",
             fix=f"set base to the model it was trained on: {trained_on or 'not named'}",
         )
     check_names(trained_on, base, folder.root)
@@ -330,9 +331,9 @@ def _check_base(folder: Folder, base: Model | None, adapter: bool) -> None:
 
 
 def _belonging(folder: Folder, weights: list[str], wanted: Sequence[str], job: Job) -> list[str]:
-    """Names of the model's files: the weights in use, and what else is wanted and loadable."""
+    """Names of the model's files: the weights that are loaded, and the other wanted files."""
     rest = [n for n in folder.names if matches(n, wanted) and not n.endswith(".safetensors")]
-    if weights == [WEIGHTS]:  # the index beside it is of shards that aren't loaded
+    if weights == [WEIGHTS]:  # an index next to it describes shards that aren't loaded
         rest = [n for n in rest if n != INDEX]
     names = {*weights, *(n for n in rest if not matches(n, (*PICKLED, README)))}
     if left := sorted(folder.names - names - {README}):
@@ -343,7 +344,7 @@ def _belonging(folder: Folder, weights: list[str], wanted: Sequence[str], job: J
 def _facts(
     folder: Folder, weights: list[str], adapter: bool, base: Model | None, job: Job
 ) -> dict[str, Any]:
-    """What `Model.meta` says of a folder; a fact that isn't known is left out."""
+    """What `Model.meta` says about a folder; unknown facts are left out."""
     config = folder.read("config.json", Config)
     counts: Counter[str] = Counter()
     for name in weights:
@@ -356,7 +357,7 @@ def _facts(
         "architecture": under.get("architecture") if adapter else architecture,
         "peft": folder.read(ADAPTER_CONFIG, AdapterConfig).peft_type,
         "quantization": quantization,
-        # Quantised weights are packed, several to an element: counting elements would be wrong.
+        # Quantised weights are packed, several to an element, so elements don't count them.
         "parameters": None if quantization else counts.total(),
         "dtype": max(counts, key=lambda dtype: counts[dtype]) if counts else None,
         "chat_template": _has_chat_template(folder) or bool(under.get("chat_template")),
@@ -395,7 +396,7 @@ def _license(folder: Folder, job: Job) -> str | None:
 
 
 def _some(names: Sequence[str], most: int = 4) -> str:
-    """The first few of `names`, and how many there are besides."""
+    """The first few of `names`, and how many more there are."""
     rest = len(names) - most
     first = [name if len(name) <= 100 else f"{name[:97]}…" for name in names[:most]]
     return ", ".join(first) + (f" and {rest:,} more" if rest > 0 else "")

@@ -1,4 +1,4 @@
-"""What is known of a local model before its step runs."""
+"""What is known about a local model before its step runs."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ from finery_local.wheel import LocalWheel
 
 
 class ModelForecast(Forecast[LocalModel]):
-    """Its name and its configuration, straight from its files."""
+    """Its name, and its configuration from its files."""
 
     def facts(self) -> Mapping[str, Any]:
         """`name`, and `config` or `gguf`: the path of the file."""
@@ -26,7 +26,7 @@ class ModelForecast(Forecast[LocalModel]):
 
 
 def _configuration(path: Path) -> dict[str, Any]:
-    """`config`; nothing where the file is broken, which the build reports."""
+    """`config`; empty where the file is broken, which the build reports."""
     try:
         return {"config": read_object(path)}
     except DataError:
@@ -37,5 +37,5 @@ class WheelForecast(Forecast[LocalWheel]):
     """Its name."""
 
     def facts(self) -> Mapping[str, Any]:
-        """`name`, of file and package: the file's may have the model's size."""
+        """`name`, from file and package, since a file's name often has the model's size."""
         return {"name": f"{self.step.file} {self.step.package}"}

@@ -17,7 +17,7 @@ LONGEST_LICENSE = 200
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """What finery reads of a header's values, each in its type."""
+    """The values of a header that finery reads, with their types."""
 
     architecture: Name | None = msgspec.field(name="general.architecture", default=None)
     license: str | None = msgspec.field(name="general.license", default=None)
@@ -28,7 +28,7 @@ class Facts(msgspec.Struct, frozen=True):
 
 
 def external_gguf(path: Path, job: Job, *, about: Mapping[str, Any]) -> Model:
-    """A `Model` of a GGUF file that stays where it is. `about`: more facts for `meta`."""
+    """A `Model` of a GGUF file, which stays in place. `about`: more facts for `meta`."""
     facts = gguf_facts(path)
     files = {path.name: path.absolute()}
     meta = {**about, **facts, "file": path.name, "files": identities(files, job)}
@@ -36,11 +36,11 @@ def external_gguf(path: Path, job: Job, *, about: Mapping[str, Any]) -> Model:
 
 
 def gguf_facts(path: Path) -> dict[str, Any]:
-    """What a GGUF's header says of the model, as `Model.meta` has it.
+    """What a GGUF's header says about the model, in the form of `Model.meta`.
 
-    format, architecture (llama.cpp's name), parameters, dtype (`q4_1`: what most of the weights
-    are in), chat_template (has one), license if it names one. Raises `DataError` for a file that
-    is damaged, one part of several, or not a language model.
+    format, architecture (llama.cpp's name), parameters, dtype (the type of most weights, e.g.
+    `q4_1`), chat_template (whether it has one), and license if it names one. Raises `DataError` for
+    a file that is damaged, one part of several, or not a language model.
     """
     header = read_header(path)
     try:
@@ -67,21 +67,21 @@ def _check_whole_model(header: Header, known: Facts, path: Path) -> None:
             fix="join them once: llama-gguf-split --merge FIRST_PART WHOLE.gguf",
         )
     if (kind := known.type or "model") != "model":
-        what = f"{path.name} is of the type '{kind}', not a whole language model"
+        what = f"{path.name} has the type '{kind}', so it isn't a whole language model"
         raise DataError(what, where=str(path))
     if not header.tensors:
-        raise DataError(f"{path.name} holds a vocabulary and no weights", where=str(path))
+        raise DataError(f"{path.name} holds a vocabulary but no weights", where=str(path))
     size, last, end = path.stat().st_size, "", 0
     for name, tensor in sorted(header.tensors.items(), key=lambda item: item[1].start):
         if tensor.start < end:
             raise damaged(path, f"its tensors {last[:80]!r} and {name[:80]!r} overlap")
         last, end = name, _end(tensor, path)
     if end > size:
-        raise damaged(path, f"its weights end at byte {end}, and it has {size}")
+        raise damaged(path, f"its weights end at byte {end}, but it has only {size}")
 
 
 def _end(tensor: Tensor, path: Path) -> int:
-    """Where a tensor ends in the file."""
+    """The byte after a tensor's last one."""
     sizes = _gguf().GGML_QUANT_SIZES
     if tensor.kind not in sizes:
         raise damaged(path, f"its weights are of an unknown type, {tensor.kind}")
@@ -101,12 +101,12 @@ def _dtype(header: Header, declared: int | None) -> str:
 
 
 def _gguf() -> Any:
-    """The package with the names and sizes of the types of weights, whose list grows."""
+    """The package with the names and sizes of weight types, which new versions extend."""
     try:
         import gguf
     except ImportError as error:
         raise StepError(
-            "reading a GGUF file takes the package gguf, which isn't installed",
+            "reading a GGUF file needs the package gguf, which isn't installed",
             fix="pip install 'finery[train]'",
         ) from error
     return gguf

@@ -1,8 +1,8 @@
 """The header of a GGUF file: values by key, tensors by name.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The package gguf reads headers
-too, but imports numpy and makes an array of every token: too slow for `finery plan`. Every length
-is checked before anything of that length is read.
+too, but it imports numpy and makes an array for each token, which is too slow for `finery plan`.
+Every length is checked before anything of that length is read.
 """
 
 import mmap
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from finery import DataError
 
 _SCALARS = {**dict(enumerate("BbHhIif?")), 10: "Q", 11: "q", 12: "d"}
-"""Type of a value → its form in `struct`."""
+"""Type of a value → its format in `struct`."""
 _STRING, _ARRAY = 8, 9
 _VERSIONS = (2, 3)
 
@@ -29,7 +29,7 @@ _ALIGNMENTS = {8 * 2**n for n in range(18)}
 
 
 class Array(NamedTuple):
-    """An array in a header, of which only the length is read."""
+    """An array in a header; only its length is read."""
 
     length: int
 
@@ -43,7 +43,7 @@ class Tensor(NamedTuple):
 
 
 class Header(NamedTuple):
-    """What a GGUF file holds before its weights: values by key, tensors by name."""
+    """The part of a GGUF file before its weights: values by key, tensors by name."""
 
     values: dict[str, Any]
     tensors: dict[str, Tensor]
@@ -156,7 +156,7 @@ def _scalar(kind: int) -> str:
 
 
 def damaged(path: Path, why: str) -> DataError:
-    """What to raise for a file that isn't whole."""
+    """The error for a file that isn't whole."""
     return DataError(
         f"{path.name} is not a GGUF file, or is damaged or cut short: {why}",
         where=str(path),

@@ -13,8 +13,9 @@ from finery import DataError
 def check_links(root: Path, names: Iterable[str], *, follow: bool) -> None:
     """Raise `DataError` for a file that is a link to elsewhere, unless links are followed.
 
-    In the hub's cache a snapshot's files are links to the blobs of their repository,
-    `models--owner--name/blobs`, which are the model's own.
+    Two places keep a model's own files elsewhere: the hub's cache, where a snapshot links to the
+    blobs of its repository (`models--owner--name/blobs`), and a finery build, which links to its
+    store.
     """
     if follow:
         return
@@ -35,6 +36,7 @@ def check_links(root: Path, names: Iterable[str], *, follow: bool) -> None:
 
 def _own_folders(root: Path) -> list[Path]:
     folder = root.resolve()
-    repository = folder.parent.parent
-    is_cached = folder.parent.name == "snapshots" and repository.name.startswith("models--")
-    return [folder, repository / "blobs"] if is_cached else [folder]
+    parent, place = folder.parent, folder.parent.parent
+    if parent.name == "snapshots" and place.name.startswith("models--"):
+        return [folder, (place / "blobs").resolve()]
+    return [folder, place] if (place.name, parent.name) == (".finery", "views") else [folder]

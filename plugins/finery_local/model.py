@@ -25,18 +25,18 @@ class LocalModel(
     forecast="finery_local.forecast:ModelForecast",
     hints="finery_local.hints:MODEL",
 ):
-    """Take a model from a Hugging Face folder, an adapter's folder or a GGUF file on this machine.
+    """Take a model from a Hugging Face folder, an adapter folder or a GGUF file on this machine.
 
-    The files stay where they are; what they hold is hashed, so an edited file is another model.
+    The files stay in place. Their content is hashed, so an edited file makes another model.
     Weights are safetensors or GGUF, never pickled.
     """
 
-    base: Model | None = takes(None, help="The model under it, where the folder is an adapter.")
+    base: Model | None = takes(None, help="The base model, if the folder is an adapter.")
     path: Files = setting(
-        help="A Hugging Face folder (config.json, safetensors), a PEFT adapter's, or a .gguf file."
+        help="A Hugging Face folder (config.json, safetensors), a PEFT adapter or a .gguf file."
     )
     trust_remote_code: bool = setting(
-        False, help="Take the model's own Python code too; loading the model then runs it."
+        False, help="Also take the model's own Python code, which runs when the model is loaded."
     )
     follow_links: bool = setting(
         False, help="Also take files that links in the folder name elsewhere on this machine."
@@ -44,15 +44,15 @@ class LocalModel(
     chat_template_kwargs: dict[str, Any] = setting({}, help=TEMPLATE_KWARGS_HELP)
 
     def check(self) -> None:
-        """Raise `UsageError` for arguments that the chat template gets anyway."""
+        """Raise `UsageError` for chat template arguments that finery sets itself."""
         check_template_arguments(self.chat_template_kwargs)
 
     def static_meta(self) -> dict[str, Any]:
-        """That it is an adapter, where it has a base."""
+        """The format `adapter` for a step with a base."""
         return {} if self.base is None else {"format": "adapter"}
 
     def run(self, job: Job) -> Model:
-        """Check what is there, read its headers and hash it."""
+        """Check the files, read their headers and hash them."""
         ggufs = [path for path in self.path.paths if path.suffix == ".gguf"]
         if len(ggufs) == len(self.path.paths):
             return self._gguf(ggufs, job)
@@ -68,9 +68,13 @@ class LocalModel(
     def _gguf(self, files: Sequence[Path], job: Job) -> Model:
         if len(files) > 1:
             names = ", ".join(path.name for path in files)
-            raise DataError(f"'{self.path}' names {len(files)} GGUF files: {names}", fix="name one")
+            raise DataError(
+                f"'{self.path}' names {len(files)} GGUF files: {names}", fix="name one of them"
+            )
         if self.base is not None:
-            raise DataError(f"'{self.path}' is a whole model, so it takes no base", fix="drop base")
+            raise DataError(
+                f"'{self.path}' is a whole model, so it takes no base", fix="remove base"
+            )
         return external_gguf(files[0], job, about=template_facts(self.chat_template_kwargs))
 
     def _folder(self) -> Folder:
@@ -87,16 +91,16 @@ def _files(path: Path) -> list[Path]:
 
 
 def _root(paths: Sequence[Path]) -> Path:
-    """The folder that all of `paths` lie in."""
+    """The folder that contains all of `paths`."""
     return Path(os.path.commonpath([p if p.is_dir() else p.parent for p in paths]))
 
 
 def _single_file(path: Path) -> DataError:
     if matches(path.name, PICKLED):
         return DataError(
-            f"{path.name} is a pickle: loading it can run any code that is in it",
+            f"{path.name} is a pickle, and loading it can run any code in it",
             where=str(path),
-            fix="convert it once to safetensors (from_pretrained, then save_pretrained), "
+            fix="convert it to safetensors once (from_pretrained, then save_pretrained), "
             "and name that folder",
         )
     return DataError(

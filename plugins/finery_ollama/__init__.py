@@ -1,4 +1,4 @@
-"""Ollama: what it takes to run a GGUF there."""
+"""Ollama: the files that run a GGUF there."""
 
 from finery import hookimpl
 
@@ -11,5 +11,5 @@ def finery_steps() -> dict[str, str]:
 
 @hookimpl
 def finery_views() -> dict[str, str]:
-    """What a folder for Ollama looks like."""
+    """The view of a folder for Ollama."""
     return {"Bundle/ollama": "finery_ollama.view:OllamaView"}

@@ -1,8 +1,8 @@
-"""Modelfile syntax: what Ollama's parser reads, written so that it reads back the same.
+"""Modelfile syntax: values are written so that Ollama's parser reads them back unchanged.
 
-https://github.com/ollama/ollama/blob/main/parser/parser.go: a value in three double quotes goes
-on to the first end of a line that follows three double quotes. Characters that aren't printable
-are dropped in silence. There is no escape.
+https://github.com/ollama/ollama/blob/main/parser/parser.go: a value in three double quotes ends
+at the first line that ends with three double quotes. Characters that aren't printable are dropped
+silently. There are no escapes.
 """
 
 from collections.abc import Sequence
@@ -10,25 +10,25 @@ from collections.abc import Sequence
 from finery import DataError
 
 Command = tuple[str, str]
-"""(name in capitals, value); a parameter's name is `PARAMETER name`."""
+"""(name in capitals, value). The name of a parameter is `PARAMETER name`."""
 
 
 def write_modelfile(commands: Sequence[Command], comment: str) -> str:
-    """The Modelfile's text. `DataError` for a value that it can't hold."""
+    """The Modelfile's text. `DataError` for a value that can't be written in one."""
     lines = [f"# {comment}"]
     for name, value in commands:
         text = f"{name} {_quote(value)}"
         if _read_back(text) != [(name, value)]:
             raise DataError(
-                f"a Modelfile can't hold this {name}: {value!r}",
-                fix='leave out invisible characters, and """ at the end of a line',
+                f"{name} can't be written in a Modelfile: {value!r:.200}",
+                fix='remove invisible characters, and """ at the end of a line',
             )
         lines.append(text)
     return "\n".join(lines) + "\n"
 
 
 def read_modelfile(text: str) -> list[Command]:
-    """The commands that Ollama reads from a Modelfile. `ValueError` where a value doesn't end."""
+    """The commands that Ollama reads from a Modelfile. `ValueError` if a value doesn't end."""
     commands, rest = [], text + "\n"
     while rest := rest.lstrip(" \t\r\n"):
         if rest.startswith("#"):
@@ -62,7 +62,7 @@ def _read_value(text: str) -> tuple[str, str]:
 
 
 def _unquote(text: str) -> str | None:
-    """The value inside its quotes, None while the quotes are open."""
+    """The value inside its quotes; None while the quotes are open."""
     for quotes in ('"""', '"'):
         if text.startswith(quotes):
             closed = len(text) >= 2 * len(quotes) and text.endswith(quotes)

@@ -1,4 +1,4 @@
-"""What Ollama needs to know of a model, derived from its GGUF."""
+"""The facts that Ollama needs about a model, derived from its GGUF."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,9 +17,9 @@ _DATE = "«date»"
 
 
 class Derived(msgspec.Struct, frozen=True, kw_only=True):
-    """The TEMPLATE of a model, and what goes with it.
+    """The TEMPLATE of a model, and related facts.
 
-    stops: texts that end an answer. takes_system: whether it has a place for a system message.
+    stops: texts that end an answer. takes_system: whether the template writes a system message.
     strips: whether the model's own chat template strips white space around messages.
     """
 
@@ -29,22 +29,24 @@ class Derived(msgspec.Struct, frozen=True, kw_only=True):
     strips: bool
 
     def notes(self) -> list[str]:
-        """Where Ollama's prompts may differ from the model's own, as no template of Ollama can."""
+        """Differences between Ollama's prompts and the model's own that a template can't remove."""
         notes = []
         if not self.takes_system:
-            notes.append("The model's chat template takes no system message; Ollama ignores one.")
+            notes.append(
+                "The model's chat template takes no system message, so Ollama ignores one."
+            )
         if self.strips:
             notes.append(
-                "The model's chat template strips white space around each message, and a template "
-                "of Ollama can't: send messages without it."
+                "The model's chat template strips white space around each message, which Ollama "
+                "templates can't do. Send messages without it."
             )
         return notes
 
 
 def derive(gguf: Gguf, arguments: Mapping[str, Any]) -> Derived:
-    """Derive the TEMPLATE. `StepError` where Ollama can't write the model's prompts.
+    """Derive the TEMPLATE. `StepError` if Ollama can't write the model's prompts.
 
-    arguments: what the model's chat template is called with.
+    arguments: passed to the model's chat template.
     """
     chat = chat_template(gguf, arguments)
     template, turns = _template(gguf, chat)
@@ -57,9 +59,9 @@ def derive(gguf: Gguf, arguments: Mapping[str, Any]) -> Derived:
 
 
 def _template(gguf: Gguf, chat: ChatTemplate) -> tuple[str, Turns]:
-    """The TEMPLATE and the turns it writes.
+    """The TEMPLATE and the turns that it writes.
 
-    llama.cpp puts the BOS before a prompt if the GGUF says so: the template then leaves it out.
+    If the GGUF says so, llama.cpp adds the BOS to a prompt, and the template omits it.
     """
     bos = gguf.token_text(gguf.bos) if gguf.bos >= 0 else ""
 
@@ -70,9 +72,9 @@ def _template(gguf: Gguf, chat: ChatTemplate) -> tuple[str, Turns]:
     template, turns = ollama_template(render, "" if gguf.adds_bos else bos)
     if _writes_date(chat):
         raise StepError(
-            "the chat template writes today's date, which a template of Ollama can't",
+            "the chat template writes today's date, which Ollama templates can't do",
             where=str(gguf.path),
-            fix="train with a chat template that has a fixed date or none",
+            fix="train with a chat template that writes a fixed date or none",
         )
     return template, turns
 
@@ -85,7 +87,7 @@ def _writes_date(chat: ChatTemplate) -> bool:
 def _stops(gguf: Gguf, turns: Turns) -> list[str]:
     """Texts that end an answer: the control tokens that end its turn and begin the user's.
 
-    Where a template has no such token, the text between the two turns.
+    If a template has no such tokens, the text between the two turns.
     """
     stops = []
     for text in (turns.assistant[1], turns.user[0]):

@@ -1,4 +1,4 @@
-"""`ollama.modelfile`: a GGUF with what Ollama needs to run it."""
+"""`ollama.modelfile`: a GGUF with the files that Ollama needs to run it."""
 
 import os
 import shutil
@@ -22,10 +22,10 @@ PARAMETERS: dict[str, tuple[type, ...]] = {
     "num_ctx": (int,), "num_batch": (int,), "num_gpu": (int,), "main_gpu": (int,),
     "use_mmap": (bool,), "num_thread": (int,),
 }  # fmt: skip
-"""What a Modelfile's PARAMETER may name, and the types Ollama reads (api/types.go)."""
+"""Names of a Modelfile's PARAMETERs, and the types that Ollama reads (api/types.go)."""
 
 DEFAULT_CONTEXT = 4096
-"""Tokens; Ollama's own default depends on its version and the machine."""
+"""Tokens. Ollama's own default depends on its version and the machine."""
 
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"
 _NAMESPACE = r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}"
@@ -35,33 +35,33 @@ _HOST = r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}"
 class Modelfile(Step, seeded=False, sections=("export",), packages=(PACKAGE,)):
     """Write the Modelfile that runs a GGUF in Ollama with the prompts it was trained on.
 
-    The chat template is rewritten as Ollama's. The step finds the texts around each turn, verifies
-    on several conversations that they give the model's own prompts, and refuses a chat template
-    for which they don't. Ollama itself isn't needed: finery's tests verify with Go's
-    `text/template`, the engine that Ollama renders with, that any such texts are written exactly.
+    The chat template is rewritten for Ollama. The step finds the texts around each turn, verifies
+    on several conversations that they reproduce the model's own prompts, and refuses a chat
+    template if they don't. Ollama itself isn't needed: finery's tests use Go's `text/template`,
+    Ollama's template engine, to verify that such texts are written exactly.
     """
 
     gguf: Model = takes(help="The GGUF to run.")
     name: str = setting(
         pattern=rf"^(?:(?:{_HOST}/)?{_NAMESPACE}/)?{_PART}(?::{_PART})?$",
-        help="What Ollama calls the model: `[[host/]namespace/]name[:tag]`.",
+        help="The model's name in Ollama: `[[host/]namespace/]name[:tag]`.",
     )
     system: str = setting(
-        "", help="System message for conversations that have none; as in training, if it had one."
+        "", help="System message for conversations without one; use the one from training, if any."
     )
     parameters: dict[str, Value] = setting(
         {},
-        help="Ollama's parameters. Default: `temperature: 0`, `repeat_penalty: 1` and a `num_ctx` "
-        "of the model's context, 4096 at most; so its answers are those that were evaluated.",
+        help="Ollama's parameters. Default: `temperature: 0`, `repeat_penalty: 1` and the model's "
+        "context as `num_ctx`, at most 4096, so that answers match the evaluated ones.",
     )
 
     def run(self, job: Job) -> Bundle:
-        """Derive the template, verify its prompts, write the files, copy the GGUF."""
+        """Derive the template, verify its prompts, write the files and copy the GGUF."""
         from finery_ollama.derive import derive
 
         if self.gguf.format != "gguf":
             raise StepError(
-                f"Ollama runs a GGUF, and this model is of format '{self.gguf.format}'",
+                f"Ollama expects a GGUF, but this model has the format '{self.gguf.format}'",
                 fix="export it with gguf.export, and name that step",
             )
         _check_parameters(self.parameters)
@@ -91,9 +91,9 @@ class Modelfile(Step, seeded=False, sections=("export",), packages=(PACKAGE,)):
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy a file, sharing its blocks where the file system can.
+    """Copy a file, sharing its blocks if the file system can.
 
-    Not a hard link: that would change the source's ctime, and the source is not ours.
+    Not a hard link, which would change the ctime of a source that belongs to others.
     """
     try:
         with source.open("rb") as read, target.open("xb") as write:
@@ -103,15 +103,15 @@ def copy(source: Path, target: Path) -> None:
                 if not copied:
                     raise OSError("the file got shorter")
                 left -= copied
-    except (AttributeError, OSError):  # not on this system, or not between these file systems
+    except (AttributeError, OSError):  # not supported by this system, or between these file systems
         shutil.copyfile(source, target)
 
 
 def _system(system: str, derived: "Derived") -> str:
     if system and not derived.takes_system:
         raise StepError(
-            "the chat template takes no system message, so it would be ignored",
-            fix="drop `system`, or put it into the rows' user messages before training",
+            "the chat template takes no system message, so Ollama would ignore `system`",
+            fix="remove `system`, or add its text to the rows' user messages before training",
         )
     return system.strip() if derived.strips else system
 
@@ -123,11 +123,11 @@ def _check_parameters(parameters: dict[str, Value]) -> None:
         types = PARAMETERS[name]
         if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
             wanted = " or ".join(t.__name__ for t in types)
-            raise DataError(f"Ollama's parameter {name} is {wanted}, not {value!r}")
+            raise DataError(f"Ollama's parameter {name} must be {wanted}, not {value!r}")
 
 
 def _parameters(parameters: dict[str, Value], derived: list[str]) -> list[Command]:
-    """PARAMETER lines; `stop` has one for each text, the derived ones first."""
+    """PARAMETER lines. `stop` has one for each text, the derived ones first."""
     own = parameters.get("stop", [])
     texts = [*derived, *(own if isinstance(own, list) else [str(own)])]
     lines = [
@@ -143,5 +143,5 @@ def _guide(name: str, run: str, derived: "Derived") -> str:
     return (
         f"# {name}\n\n"
         f"In this folder, with [Ollama](https://ollama.com) installed:\n\n```sh\n{run}\n```\n"
-        + (f"\nMind:\n{listed}\n" if listed else "")
+        + (f"\nNote:\n{listed}\n" if listed else "")
     )

@@ -1,14 +1,14 @@
 """A chat template as an Ollama TEMPLATE that writes the same prompts.
 
-Two steps, each verified where it can go wrong. The chat template becomes `Turns`: a step compares
-the prompts of both, because every model has a chat template of its own. `Turns` become a Go
-template of one of four forms: finery's tests compare its prompts, as Go's own text/template renders
-them, with those of any `Turns`, because only the texts in it differ from model to model.
+There are two conversions, each verified where it can go wrong. The chat template becomes `Turns`.
+Every model has its own chat template, so the step compares the prompts of both. `Turns` become a Go
+template in one of four forms, in which only the texts differ from model to model. So finery's tests
+compare its prompts, rendered by Go's own text/template, with those of any `Turns`.
 
-Ollama renders Go's text/template with `.Messages` (adjacent ones of a role merged), of which each
-has `.Role` and `.Content`, and `.System`, all system messages joined
-(https://github.com/ollama/ollama/blob/main/template/template.go). A single prompt goes the same
-way, as one user message.
+Ollama renders Go's text/template with `.Messages` (adjacent ones of a role merged), each of which
+has `.Role` and `.Content`, and with `.System`, all system messages joined
+(https://github.com/ollama/ollama/blob/main/template/template.go). A single prompt is rendered as
+one user message.
 """
 
 import re
@@ -22,17 +22,17 @@ from finery_ollama.turns import Render, Turns, find_turns
 
 
 def ollama_template(render: Render, bos: str) -> tuple[str, Turns]:
-    """(the TEMPLATE, the turns it writes) of a chat template.
+    """(the TEMPLATE, the turns that it writes) of a chat template.
 
-    bos: text of the BOS token where the chat template has to write it, or llama.cpp adds it.
-    `StepError` names the conversation that Ollama would write differently.
+    bos: text of the BOS token if the chat template has to write it; empty if llama.cpp adds it.
+    `StepError` names a conversation that Ollama would write differently.
     """
     try:
         turns = find_turns(render, bos)
     except TemplateError as error:
         raise StepError(
             f"the chat template refuses a plain conversation: {error}",
-            fix="Ollama needs one that takes a user's message, an answer and a message",
+            fix="use a chat template that takes a user's message, an answer and another message",
         ) from error
     _check_prompts(render, turns)
     return write_go(turns), turns
@@ -43,13 +43,13 @@ def _check_prompts(render: Render, turns: Turns) -> None:
         try:
             expected = render(messages, True)
         except TemplateError:
-            continue  # there is no right prompt for it
+            continue  # the model has no prompt for it
         prompt = turns.prompt(messages)
         if prompt != expected:
             raise StepError(
                 f"the chat template can't be written as an Ollama template: {name} differs",
                 details=text_difference(("model:", "Ollama:"), expected, prompt),
-                fix="train with a simpler chat template, or write TEMPLATE by hand and drop "
+                fix="train with a simpler chat template, or write TEMPLATE by hand and remove "
                 "this step",
             )
 
@@ -62,7 +62,7 @@ def write_go(turns: Turns) -> str:
 
 
 def conversations() -> dict[str, Conversation]:
-    """What is compared: name → conversation. White space around a text isn't (see `trims`)."""
+    """The conversations to compare, by name. Without white space around texts, see `trims`."""
     system = {"role": "system", "content": "Answer in one word.\n\nBe polite."}
     question = {"role": "user", "content": "Where's my card?"}
     answer = {"role": "assistant", "content": "It is\non its way."}
@@ -81,10 +81,10 @@ def conversations() -> dict[str, Conversation]:
 
 
 def escape(text: str) -> str:
-    """Text as it stands in a template inside a Modelfile's `\"\"\"`.
+    """Text in the form for a template inside a Modelfile's `\"\"\"`.
 
-    Escaped are what begins an action, what would end the quotes, and characters that Ollama's
-    parser drops as not printable.
+    It escapes the beginnings of actions, the end of the quotes, and characters that Ollama's parser
+    would drop because they aren't printable.
     """
     return re.sub(r'\{+|"""|.', _escaped, text, flags=re.DOTALL)
 

@@ -1,7 +1,7 @@
-"""What a chat template writes around each turn, found by rendering conversations of marked turns.
+"""Finds what a chat template writes around each turn by rendering conversations of marked turns.
 
-Nothing here knows a model by name. A template that writes its turns in another way than `Turns`
-can say is refused by the comparison in `finery_ollama.template`.
+This module knows no model by name. The comparison in `finery_ollama.template` refuses a template
+whose turns `Turns` can't describe.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from finery_gguf.chat import ChatTemplate
 from finery_gguf.difference import first_difference
 
 Render = Callable[[Conversation, bool], str]
-"""(messages, add_generation_prompt) → the prompt's text, without the BOS that llama.cpp adds."""
+"""(messages, add_generation_prompt) → the prompt's text, without a BOS that llama.cpp adds."""
 
 SYSTEM, USER, ASSISTANT = "«system»", "«user{}»", "«assistant{}»"
 
@@ -24,11 +24,11 @@ SYSTEM, USER, ASSISTANT = "«system»", "«user{}»", "«assistant{}»"
 class Turns(msgspec.Struct, frozen=True, kw_only=True):
     """The texts around the turns of a conversation.
 
-    head: before everything. lead: after it, where no system message is given (a default one).
-    user, assistant: before and after a turn's content. generation: what asks for an answer.
-    place: where a system message stands: in a turn of its own, in the first user turn, in the
-        last one, or nowhere. system: before and after its content; in a user turn these replace
-        the text before the user's content.
+    head: before everything. lead: after the head if no system message is given (a default one).
+    user, assistant: before and after a turn's content. generation: the generation prompt.
+    place: where a system message is written: in its own turn, in the first or the last user turn,
+        or nowhere. system: before and after its content; in a user turn these replace the text
+        before the user's content.
     """
 
     head: str
@@ -40,7 +40,7 @@ class Turns(msgspec.Struct, frozen=True, kw_only=True):
     system: tuple[str, str] = ("", "")
 
     def prompt(self, messages: Conversation) -> str:
-        """The prompt of a conversation in which no two adjacent messages have one role."""
+        """The prompt of a conversation in which adjacent messages have different roles."""
         system = "\n\n".join(m["content"] for m in messages if m["role"] == "system")
         around = {"user": self.user, "assistant": self.assistant}
         if self.place == "turn":
@@ -60,7 +60,7 @@ class Turns(msgspec.Struct, frozen=True, kw_only=True):
         return "" if replaced else self.lead
 
     def _system_holder(self, messages: Conversation) -> int | None:
-        """Index of the user's message whose turn holds the system message."""
+        """Index of the user's message whose turn includes the system message."""
         users = [i for i, m in enumerate(messages) if m["role"] == "user"]
         if self.place == "first":
             return users[0] if users else None
@@ -68,9 +68,9 @@ class Turns(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def find_turns(render: Render, bos: str) -> Turns:
-    """Infer the texts around the turns. `StepError` where turns can't be told apart.
+    """Infer the texts around the turns. `StepError` if turns can't be told apart.
 
-    bos: text of the BOS token; it belongs to no turn if it is at the very start only.
+    bos: text of the BOS token, which belongs to no turn if it occurs only at the start.
     """
     talk = render(_talk(2), True)
     if not (talk.startswith(bos) and talk.count(bos) == 1):
@@ -85,7 +85,7 @@ def find_turns(render: Render, bos: str) -> Turns:
     answer_end = _tail(body, _talk(2)[:2], to_next)
     user_start = to_next.removeprefix(answer_end)
     if not first.endswith(user_start):
-        # The first turn begins in a way of its own (Llama 2 repeats the BOS before later ones).
+        # The first turn begins differently (Llama 2 repeats the BOS before later turns).
         user_start = _common_suffix(first, to_next)
         answer_end = to_next.removesuffix(user_start)
     turns = Turns(
@@ -100,12 +100,12 @@ def find_turns(render: Render, bos: str) -> Turns:
 
 
 def trims(template: ChatTemplate) -> bool:
-    """Whether the template strips white space around a message, which Ollama's can't."""
+    """Whether the template strips white space around messages, which Ollama templates can't."""
     return f" {USER} " not in template.render([{"role": "user", "content": f" {USER} "}])
 
 
 def _with_system(turns: Turns, body: Callable[[Conversation], str]) -> Turns:
-    """`turns` with where a system message stands and what is around it."""
+    """`turns` with the place of a system message and the texts around it."""
     message = {"role": "system", "content": SYSTEM}
     try:
         short, long = body([message, *_talk(1)]), body([message, *_talk(2)])
@@ -126,7 +126,7 @@ def _with_system(turns: Turns, body: Callable[[Conversation], str]) -> Turns:
 
 
 def _talk(turns: int) -> Conversation:
-    """A conversation with `turns` turns of the user, which ends with the last of them."""
+    """A conversation that ends with the last of `turns` user turns."""
     roles = {"«u": "user", "«a": "assistant"}
     return [{"role": roles[mark[:2]], "content": mark} for mark in _marks(turns)]
 
@@ -137,22 +137,22 @@ def _marks(turns: int) -> list[str]:
 
 
 def _around(text: str, marks: Sequence[str]) -> list[str]:
-    """The texts before, between and after `marks`, each of which must be there once, in order."""
+    """The texts before, between and after `marks`, which must each occur once, in order."""
     found = []
     for mark in marks:
         before, seen, text = text.partition(mark)
         if not seen or mark in text:
             raise StepError(
-                "the chat template can't be written as an Ollama template: a turn is left out, "
-                "repeated or moved in a plain conversation",
-                details=[f"sought {mark} in the order {' '.join(marks)}"],
+                "the chat template can't be written as an Ollama template: it omits, repeats or "
+                "moves a turn of a plain conversation",
+                details=[f"expected {mark} in the order {' '.join(marks)}"],
             )
         found.append(before)
     return [*found, text]
 
 
 def _tail(body: Callable[..., str], messages: Conversation, *continued: str) -> str:
-    """What ends the last turn when nothing follows; else what its continuations begin with."""
+    """The end of the last turn if nothing follows; else the common start of its continuations."""
     try:
         end = body(messages, False).rpartition(messages[-1]["content"])[2]
     except TemplateError:

@@ -1,4 +1,4 @@
-"""The view of what Ollama runs: the Modelfile's text."""
+"""The view of a folder for Ollama, with the Modelfile's text."""
 
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ SHOWN = 2_000
 
 
 class OllamaView(View):
-    """How a folder for Ollama looks."""
+    """The view of a folder for Ollama."""
 
     def print(self, console: "Console", output: Output, detail: Detail) -> None:
         """Print facts, files and the Modelfile."""

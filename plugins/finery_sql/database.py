@@ -45,9 +45,9 @@ class Database:
         journal = path.with_name(f"{path.name}-wal")
         if journal.exists() and journal.stat().st_size:
             raise DataError(
-                f"the database has changes that aren't in its file yet, but in {journal.name}",
+                f"the database has changes that are only in {journal.name}, not yet in its file",
                 where=shown(path),
-                fix="end the program that writes it, or: sqlite3 "
+                fix="stop the program that writes it, or run: sqlite3 "
                 f"{path.name} 'PRAGMA wal_checkpoint(TRUNCATE)'",
             )
         return cls(_sqlite(path), shown(path), query_file)
@@ -95,7 +95,7 @@ class Database:
     def _names(self, result: Any) -> list[str]:
         if not result.returns_rows:
             raise DataError(
-                "the query gives no rows, it is a command",
+                "the query returns no rows: it is a command",
                 where=self._query_file or self._place,
                 fix="write a SELECT",
             )
@@ -103,9 +103,9 @@ class Database:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise DataError(
-                f"the query gives two columns the name '{twice[0]}'",
+                f"the query returns two columns named '{twice[0]}'",
                 where=self._query_file or self._place,
-                fix=f"name one of them anew: AS other_{twice[0]}",
+                fix=f"rename one of them: AS other_{twice[0]}",
             )
         return names
 
@@ -116,7 +116,7 @@ def library() -> Any:
         import sqlalchemy
     except ImportError as error:
         raise StepError(
-            "sql.query takes the package sqlalchemy, which isn't installed",
+            "sql.query needs the package sqlalchemy, which isn't installed",
             fix="pip install 'finery[sql]'",
         ) from error
     return sqlalchemy
@@ -143,7 +143,9 @@ def _engine(url: Any, place: str) -> Any:
 def _sqlite_path(url: Any, place: str) -> Path:
     if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
         raise DataError(
-            "the URL names no SQLite file", where=place, fix="write sqlite:///path/to/file.db"
+            "the URL doesn't name an SQLite file",
+            where=place,
+            fix="write sqlite:///path/to/file.db",
         )
     return Path(url.database)
 
@@ -176,11 +178,11 @@ def _check_sqlite(path: Path) -> None:
     else:
         if begins == SQLITE_MAGIC:
             return
-        why = "the file begins as no database does" if begins else "the file is empty"
+        why = "the file isn't a database" if begins else "the file is empty"
     raise DataError(
-        f"no SQLite database at {path.absolute()}: {why}",
+        f"there is no SQLite database at {path.absolute()}: {why}",
         where=shown(path),
-        fix="name the file of the database, in a URL as sqlite:////its/whole/path.db",
+        fix="name the database file; in a URL, as sqlite:////absolute/path.db",
     )
 
 

@@ -70,7 +70,9 @@ def unknown_database(name: str, place: str) -> DataError:
     """The error for a URL of a kind that SQLAlchemy doesn't know."""
     kind = name.partition("+")[0]
     return DataError(
-        f"SQLAlchemy knows no database '{name}'", where=place, fix=did_you_mean(kind, DATABASES)
+        f"SQLAlchemy doesn't know the database '{name}'",
+        where=place,
+        fix=did_you_mean(kind, DATABASES),
     )
 
 
@@ -100,14 +102,14 @@ def _explain(error: Any, fault: Fault) -> FineryError:
         return StepError(
             "the database can't be reached",
             where=fault.place,
-            fix=f"is it running? Check host and port of the URL in {fault.place}",
+            fix=f"check that it is running, and check host and port of the URL in {fault.place}",
             details=text.splitlines()[:3],
         )
     if any(mark in text for mark in _READ_ONLY):
         return DataError(
-            "the query would change the database, and it is only read",
+            "the query would change the database, but finery only reads it",
             where=fault.query_file or fault.place,
-            fix="write a SELECT; change the database elsewhere",
+            fix="write a SELECT",
             details=[what],
         )
     return _in_query(text, what, error, fault)
@@ -124,7 +126,9 @@ def _in_query(text: str, what: str, error: Any, fault: Fault) -> FineryError:
         near = nearest(match[1], set(_columns(fault)) - {match[1]})  # another table may have it
         return DataError(what, where=where, fix=f"did you mean '{near}'?" if near else None)
     if "statement at a time" in text or "multiple commands" in text:
-        return DataError("there are several statements", where=where, fix="write a single SELECT")
+        return DataError(
+            "the query has several statements", where=where, fix="write a single SELECT"
+        )
     repair = "repair the query" if is_select(fault.query) else "write a SELECT"
     return DataError(what, where=where, fix=detail or repair)
 

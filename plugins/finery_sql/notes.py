@@ -8,9 +8,9 @@ NAME = "unordered-query"
 ABOUT = {
     NAME: About(
         when="the query of a `sql.query` has no ORDER BY",
-        why="A database gives rows in any order then, another one after an update or on another "
-        "server. The order is part of the result: the same rows in another order are other rows, "
-        "and what follows runs again.",
+        why="Without it, a database may return rows in any order, for example another one after "
+        "an update or on another server. The order is part of the result, so another order reruns "
+        "all steps after the query.",
     )
 }
 
@@ -20,8 +20,8 @@ def notes_on(graph: Graph) -> list[Note]:
     return [
         Note(
             name=NAME,
-            text=f"the query of {node.name} has no ORDER BY: its rows may come in any order",
-            fix="ORDER BY a column that tells rows apart, e.g. ORDER BY id",
+            text=f"the query of {node.name} has no ORDER BY, so its rows may come in any order",
+            fix="order by a column with unique values, e.g. ORDER BY id",
             step=node.name,
             place=(*node.place, "query_file" if node.step.query is None else "query"),
         )

@@ -1,8 +1,8 @@
 """Hugging Face models and PEFT adapters: load them, and answer and score prompts with them.
 
-A `Model` artifact and conversations come in. Token ids, answers and likelihoods go out, the prompts
-being token for token those that models are trained on. Public for other plugins are
-`finery_transformers.loading`, `.chat`, `.engine` and `.scoring`: all of it.
+Input: a `Model` artifact and conversations. Output: token ids, answers and likelihoods. Prompts are
+token for token those of the training. All modules are public for other plugins:
+`finery_transformers.loading`, `.chat`, `.engine` and `.scoring`.
 """
 
 from finery import hookimpl

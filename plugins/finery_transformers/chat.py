@@ -1,4 +1,4 @@
-"""Messages to tokens: one place, so that training uses the exact prompts of inference.
+"""Messages to tokens, in one place, so that training and inference use the same prompts.
 
 The chat template is Jinja from the model's own files, run in transformers' sandbox.
 """
@@ -29,8 +29,8 @@ def prompt_tokens(
 ) -> list[int]:
     """Token ids of a prompt, up to where the assistant's answer begins.
 
-    arguments: what else the chat template is called with. `DataError` where the template refuses
-    the conversation.
+    arguments: other arguments of the chat template. `DataError` if the template refuses the
+    conversation.
     """
     return _render(tokenizer, prompt, tools, {**(arguments or {}), "add_generation_prompt": True})
 
@@ -46,8 +46,8 @@ def row_tokens(
 ) -> tuple[list[int], list[int]]:
     """Token ids of a prompt, and of the same with its completion, as the template writes each.
 
-    The latter is cut after the completion's last token of `ends`: what templates write after the
-    end of a turn (a line break) is never generated, since generation stops there.
+    The latter is cut after the completion's last token of `ends`. Templates write more after the
+    end of a turn (a line break), which is never generated, since generation stops there.
     """
     asked = prompt_tokens(tokenizer, prompt, tools=tools, arguments=arguments)
     whole = _render(tokenizer, [*prompt, *completion], tools, arguments or {})
@@ -60,7 +60,7 @@ def end_of_turn(
 ) -> set[int]:
     """Token ids that end an answer: the template's end-of-turn token and the tokenizer's EOS.
 
-    The template's is the first special token that it writes after an assistant's message.
+    The end-of-turn token is the first special token after an assistant's message.
     """
     ends = {t for t in [tokenizer.eos_token_id] if isinstance(t, int)}
     question = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _MARK}]
@@ -75,10 +75,10 @@ def end_of_turn(
 def unasked_header(
     tokenizer: "PreTrainedTokenizerBase", arguments: Mapping[str, Any] | None = None
 ) -> str:
-    """What the template opens an answer with, where prompts don't end with it; otherwise empty.
+    """The text that opens an answer but is missing from prompts; empty if there is none.
 
-    A template without a generation prompt ignores `add_generation_prompt`. That is fine where it
-    opens answers with nothing, as Mistral's do.
+    A template without a generation prompt ignores `add_generation_prompt`. That is fine if it
+    writes nothing before answers, like Mistral's.
     """
     question = [{"role": "user", "content": "?"}]
     asked = {**(arguments or {}), "add_generation_prompt": True}
@@ -107,8 +107,8 @@ def _called(
 ) -> str:
     """The template's output: the same for arguments of tool calls as an object and as its JSON.
 
-    Most templates expect objects, which servers pass to them; the few that join the arguments with
-    text get JSON.
+    Most templates expect objects, as servers pass them. The few that join the arguments with text
+    get JSON.
     """
     objects = _with_arguments(messages, _as_object)
     try:
@@ -128,7 +128,7 @@ def _written(
 
 
 def _with_arguments(messages: Conversation, change: Callable[[Any], Any]) -> Conversation:
-    """The messages with the arguments of their tool calls changed; those without calls as is."""
+    """The messages with changed arguments of their tool calls; messages without calls as is."""
     return [
         {**message, "tool_calls": [_with_argument(call, change) for call in message["tool_calls"]]}
         if message.get("tool_calls")
@@ -177,12 +177,12 @@ def _text(
             "the model's chat template refuses the conversation: "
             f"{str(error) or type(error).__name__}",
             details=[f"{m.get('role')}: {str(m.get('content'))[:80]}" for m in messages],
-            fix="give the rows the roles that the template takes, or give the model another one",
+            fix="use roles that the template accepts, or give the model another template",
         ) from error
 
 
 def _unreadable(tokenizer: "PreTrainedTokenizerBase", error: "TemplateSyntaxError") -> DataError:
-    """The error for a chat template that isn't Jinja, with its line where it is its own file."""
+    """The error for a chat template that isn't Jinja, with its line if it has its own file."""
     folder = Path(tokenizer.name_or_path)
     files = [folder / name for name in (TEMPLATE_FILE, "tokenizer_config.json")]
     file = next((f for f in files if f.is_file()), None)
@@ -192,5 +192,5 @@ def _unreadable(tokenizer: "PreTrainedTokenizerBase", error: "TemplateSyntaxErro
         f"the model's chat template has a syntax error: {error.message}",
         where=f"{shown(file)}{line}" if file is not None else None,
         details=[f"line {error.lineno}: {text[:100]}"],
-        fix="repair the template, or give the model another one",
+        fix="correct the template, or give the model another one",
     )

@@ -14,26 +14,25 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 BATCH_ROWS = 16
-"""On AVX512 cores 16 rows make 1.6 times as many tokens a second as four, 32 no more."""
+"""On AVX512 cores, 16 rows reach 1.6 times the tokens per second of four; 32 reach no more."""
 
 BATCH_CHARACTERS = 64 * 1024
-"""Limit of rows × longest row of a batch: some 16,000 tokens of cache."""
+"""Limit of rows × longest row of a batch, some 16,000 tokens of cache."""
 
 
 class TransformersEngine(Engine):
-    """Hugging Face folders and adapters. An adapter is merged into its base when loaded.
+    """Answers with Hugging Face folders and adapters, which are merged into their base.
 
-    The weights are in `loading.default_dtype()`. A batch gives the same answers whatever was
-    answered before.
+    The weights are in `loading.default_dtype()`. Earlier batches don't change a batch's answers.
     """
 
     batched = True
     packages = ("torch", "transformers", "peft", "tokenizers")
 
     def batches(self, conversations: Sequence[Conversation]) -> list[list[int]]:
-        """Rows of about the same length, longest first.
+        """Rows of similar length, longest first.
 
-        By characters, so that an answer from the cache needs no tokenizer.
+        Counted in characters, so that answers from the cache need no tokenizer.
         """
         lengths = [len(msgspec.json.encode(c)) for c in conversations]
         batches: list[list[int]] = []
@@ -54,7 +53,7 @@ class TransformersEngine(Engine):
         loaded = self._loaded
         prompts = [self._prompt(c, sampling) for c in conversations]
         tokens, mask = _left_padded(prompts, loaded.pad, loaded.model.device)
-        # The caller's random state stays as it was.
+        # The caller's random state doesn't change.
         with torch.no_grad(), torch.random.fork_rng():
             torch.manual_seed(_seed(sampling.seed, prompts))
             sequences = loaded.model.generate(  # type: ignore[operator]
@@ -102,7 +101,7 @@ class TransformersEngine(Engine):
         return arguments
 
     def _stopper(self, prompt_length: int, stop: Sequence[str]) -> Any:
-        """A stopping criterion: an answer is finished once a stop string is in it."""
+        """A stopping criterion: an answer is finished once it contains a stop string."""
         import torch
 
         def finished(tokens: "torch.Tensor", _scores: Any, **_: Any) -> "torch.Tensor":
@@ -113,7 +112,7 @@ class TransformersEngine(Engine):
         return finished
 
     def _completion(self, answer: list[int], prompt: list[int], stop: Sequence[str]) -> Completion:
-        """Cut what `generate` returned: finished rows are padded with an end-of-turn token."""
+        """Cut the output of `generate`, which pads finished rows with an end-of-turn token."""
         ends = self._loaded.ends
         length = next((i for i, token in enumerate(answer) if token in ends), len(answer))
         text = self._text(answer[:length])
@@ -137,8 +136,8 @@ class TransformersEngine(Engine):
 class LiveEngine(TransformersEngine):
     """Answers with a model in memory, e.g. one that is being trained.
 
-    It answers in evaluation mode, and is left as it was. trained: a transformers or PEFT model,
-    whose weights may be in several dtypes; products are in `dtype` where that is bf16.
+    The model answers in evaluation mode and is then restored. trained: a transformers or PEFT
+    model, which may have weights in several dtypes; products are in `dtype` if that is bf16.
     """
 
     def __init__(
@@ -189,10 +188,10 @@ class _Loaded(NamedTuple):
 def _ready(
     model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", arguments: dict[str, Any]
 ) -> _Loaded:
-    """Make a model answer until its turn ends, by the given sampling and nothing else.
+    """Make a model answer until its turn ends, only by the given sampling.
 
-    What a model's authors recommend (top_k, a repetition penalty) would change answers without
-    the user's knowledge.
+    Settings that a model's authors recommend (top_k, a repetition penalty) would change answers
+    without the user's knowledge.
     """
     from transformers import GenerationConfig
 
@@ -201,8 +200,8 @@ def _ready(
     ends = sorted(end_of_turn(tokenizer, arguments) | _ends(model.generation_config))
     if not ends:
         raise StepError(
-            "nothing tells where the model's answer ends: no end-of-sequence token, and the "
-            "chat template writes no special token behind an answer",
+            "the end of the model's answers is unknown: its tokenizer has no end-of-sequence "
+            "token, and its chat template writes no special token after an answer",
             fix="set eos_token in the model's tokenizer_config.json",
         )
     settings: dict[str, Any] = {"eos_token_id": ends, "pad_token_id": ends[0]}
@@ -211,7 +210,7 @@ def _ready(
 
 
 def _ends(config: Any) -> set[int]:
-    """End-of-sequence ids of a generation config: none, one or a list."""
+    """The end-of-sequence ids of a generation config, which has none, one or a list."""
     ids = getattr(config, "eos_token_id", None)
     return {i for i in (ids if isinstance(ids, list) else [ids]) if isinstance(i, int)}
 
@@ -229,7 +228,7 @@ def _left_padded(
 
 
 def _seed(seed: int, prompts: list[list[int]]) -> int:
-    """A batch's own seed, so that batches with the same seed draw different numbers."""
+    """A seed for this batch, so that batches with the same `seed` draw different numbers."""
     from blake3 import blake3
 
     digest = blake3(msgspec.json.encode([seed, prompts])).digest(8)

@@ -1,6 +1,6 @@
-"""Load a `Model` with transformers, whatever its format: a folder, a GGUF or an adapter.
+"""Load a `Model` of any format with transformers: a folder, a GGUF or an adapter.
 
-Nothing here uses the network, and code from the model's folder runs only where the model's
+Nothing here uses the network. Code from the model's folder runs only if the model's
 `meta["trust_remote_code"]` is true.
 """
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 GIVE_TEMPLATE = (
     "train an instruct model, or put a chat_template.jinja into the model's folder "
-    "(the chat template is what turns messages into a prompt)"
+    "(a chat template turns messages into a prompt)"
 )
 
 
 def load_tokenizer(model: Model) -> "PreTrainedTokenizerBase":
     """The tokenizer that `model` was trained with, with its chat template and a padding token.
 
-    An adapter's own tokenizer takes precedence over that of the model under it. `StepError` without
-    a tokenizer or a chat template.
+    An adapter's own tokenizer takes precedence over its base's. `StepError` without a tokenizer or
+    a chat template.
     """
     tokenizer = _tokenizer(model)
     if not tokenizer.chat_template:
@@ -38,7 +38,7 @@ def load_tokenizer(model: Model) -> "PreTrainedTokenizerBase":
                 "the model's tokenizer has neither a padding nor an end-of-sequence token",
                 fix="set eos_token in its tokenizer_config.json",
             )
-        tokenizer.pad_token = tokenizer.eos_token  # padding is masked, so any token will do
+        tokenizer.pad_token = tokenizer.eos_token  # padding is masked, so any token works
     return tokenizer
 
 
@@ -46,7 +46,7 @@ def load_model(model: Model, dtype: "torch.dtype | None" = None) -> "PreTrainedM
     """The model as one plain transformers model in evaluation mode, on the CPU.
 
     dtype: of the weights; default `default_dtype()`. A GGUF is dequantised. An adapter is merged
-    into the model under it as `load_merged` says.
+    into its base, see `load_merged`.
     """
     dtype = default_dtype() if dtype is None else dtype
     if model.format == "adapter":
@@ -59,7 +59,7 @@ def load_model(model: Model, dtype: "torch.dtype | None" = None) -> "PreTrainedM
 
 
 def load_skeleton(model: Model) -> "PreTrainedModel":
-    """The model without weights, from its configuration alone; of an adapter the model under it."""
+    """The model without weights, from its configuration; for an adapter, its base."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -80,9 +80,9 @@ def load_quantized(
 ) -> "PreTrainedModel":
     """The model with its linear layers in 4 bits, by bitsandbytes, as QLoRA keeps it.
 
-    dtype: to compute in. scratch: a folder for a copy of the 16-bit weights, which any model but a
-    Hugging Face folder needs. kind: `nf4` or `fp4`. double: whether the scales are
-    quantised too (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314).
+    dtype: of computations. scratch: a folder for a copy of the 16-bit weights, which all models but
+    Hugging Face folders need. kind: `nf4` or `fp4`. double: whether the scales are quantised too
+    (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314).
     """
     from transformers import BitsAndBytesConfig
 
@@ -103,7 +103,7 @@ def load_quantized(
 
 
 def load_adapter(under: "PreTrainedModel", adapter: Model, *, trainable: bool = False) -> Any:
-    """The PEFT model of an adapter on the model under it. `StepError` where they don't fit."""
+    """The PEFT model of an adapter on its base. `StepError` if they don't fit."""
     from peft import PeftModel
 
     with _readable(adapter), quiet(), warnings.catch_warnings():
@@ -116,20 +116,20 @@ def load_adapter(under: "PreTrainedModel", adapter: Model, *, trainable: bool = 
 def _load(model: Model, dtype: "torch.dtype", **arguments: Any) -> "PreTrainedModel":
     from transformers import AutoModelForCausalLM
 
-    # Dequantising shows a bar that can't be switched off.
+    # Dequantising shows a progress bar that can't be switched off.
     with _readable(model), quiet(), redirect_stderr(io.StringIO()):
         loaded: PreTrainedModel
         loaded, report = AutoModelForCausalLM.from_pretrained(
             **_location(model), dtype=dtype, output_loading_info=True, **arguments
         )
     _check_complete(model, report)
-    # Its folder must not get into what is saved, and isn't a repository for PEFT to ask for.
+    # Its folder must not be saved, and isn't a repository that PEFT could request.
     loaded.name_or_path = loaded.config._name_or_path = ""
     return loaded
 
 
 def _check_complete(model: Model, report: Mapping[str, Any]) -> None:
-    """Raise `StepError` where the files lack weights: transformers draws those at random."""
+    """Raise `StepError` if the files lack weights, which transformers would draw at random."""
     if missing := sorted(report.get("missing_keys") or ()):
         raise StepError(
             f"the {model.format} model lacks {len(missing):,} of the weights that its "
@@ -150,14 +150,14 @@ def _need_bitsandbytes() -> None:
 
 
 def load_merged(model: Model) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
-    """The model as it is shipped: one plain model in bf16, and its tokenizer.
+    """The model in the form that is shipped: one plain model in bf16, and its tokenizer.
 
-    An adapter is merged onto its base in 16 bits (a quantised base is dequantised to bf16
-    first), the arithmetic is fp32, and the sum is rounded once, to bf16. With adapters on
-    adapters each is merged onto the rounded model that it was trained on.
+    An adapter is merged into its base in 16 bits (a quantised base is dequantised to bf16 first).
+    The arithmetic is fp32, and the sum is rounded once, to bf16. If adapters are stacked, each is
+    merged into the rounded model that it was trained on.
 
-    A QLoRA adapter has in `meta["quantization"]` what it was trained on, and in `meta["merge"]`
-    what it is merged onto: the base's 16-bit weights, or its dequantised 4-bit weights. The sum is
+    For a QLoRA adapter, `meta["quantization"]` says what it was trained on, and `meta["merge"]`
+    what it is merged into: the base's 16-bit weights, or its dequantised 4-bit weights. The sum is
     never quantised again, which would lose most of what the adapter learned.
     """
     import torch
@@ -166,10 +166,10 @@ def load_merged(model: Model) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase
 
 
 def default_dtype() -> "torch.dtype":
-    """bf16 where the hardware multiplies it, else fp32.
+    """bf16 if the hardware multiplies it, else fp32.
 
-    A CPU without AVX512-BF16 or AMX emulates bf16, slower than fp32 and no more exact. fp16 is
-    never chosen: models trained in bf16 overflow it.
+    A CPU without AVX512-BF16 or AMX emulates bf16, which is slower than fp32 and no more exact.
+    fp16 is never chosen, since models that were trained in bf16 overflow it.
     """
     import torch
 
@@ -180,17 +180,17 @@ def default_dtype() -> "torch.dtype":
 
 
 def base_of(model: Model) -> Model:
-    """The model under an adapter."""
+    """The base model of an adapter."""
     base = model.refs.get("base")
     if not isinstance(base, Model):
-        raise StepError("the adapter doesn't say which model it belongs to", fix="rebuild it")
+        raise StepError("the adapter doesn't name its base model", fix="build it again")
     return base
 
 
 def template_arguments(model: Model) -> dict[str, Any]:
     """Arguments of the chat template, e.g. `{"enable_thinking": False}`.
 
-    From `meta["chat_template_kwargs"]` of the model, or of the nearest model under it.
+    From `meta["chat_template_kwargs"]` of the model, or of its nearest base that has them.
     """
     if "chat_template_kwargs" in model.meta or model.format != "adapter":
         return dict(model.meta.get("chat_template_kwargs", {}))
@@ -199,7 +199,7 @@ def template_arguments(model: Model) -> dict[str, Any]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence transformers' own bars and warnings: the build has its own."""
+    """Silence transformers' progress bars and warnings, since the build has its own."""
     from transformers.utils import logging as hf_logging
 
     logging: Any = hf_logging  # untyped
@@ -225,11 +225,11 @@ def _tokenizer(model: Model) -> "PreTrainedTokenizerBase":
 
 
 def _location(model: Model) -> dict[str, Any]:
-    """Arguments of `from_pretrained` with the place of the model."""
+    """The arguments of `from_pretrained` that locate the model."""
     if model.format == "prompted":
         raise StepError(
             "a prompted model has no weights of its own",
-            fix="name the model under it, the `model:` of that step",
+            fix="name its base, the `model:` of that step",
         )
     if model.format not in ("transformers", "gguf", "adapter"):
         raise StepError(
@@ -247,7 +247,7 @@ def _location(model: Model) -> dict[str, Any]:
 
 
 def _merge(under: "PreTrainedModel", adapter: Model) -> "PreTrainedModel":
-    """The model under an adapter with the adapter added to its weights, in their dtype."""
+    """The base with the adapter added to its weights, in their dtype."""
     import torch
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -260,14 +260,14 @@ def _merge(under: "PreTrainedModel", adapter: Model) -> "PreTrainedModel":
             if isinstance(layer, BaseTunerLayer):
                 _merge_layer(layer)
         merged: Any = tuned.merge_and_unload()
-    merged.eval().requires_grad_(True)  # PEFT froze what is a plain model again
+    merged.eval().requires_grad_(True)  # PEFT froze the parameters
     return merged  # type: ignore[no-any-return]
 
 
 def _round_to_4_bits(model: "PreTrainedModel", kind: str, double: bool) -> None:
     """Replace the weights of linear layers by their 4-bit form, dequantised.
 
-    The head stays as it is: transformers doesn't quantise it either.
+    The output layer keeps its weights, since transformers doesn't quantise it either.
     """
     import torch
 
@@ -284,7 +284,7 @@ def _round_to_4_bits(model: "PreTrainedModel", kind: str, double: bool) -> None:
 
 
 def _merge_layer(layer: Any) -> None:
-    """Merge one layer in fp32: at the peak there is the 16-bit model and a layer in 32."""
+    """Merge one layer in fp32. Peak memory is the 16-bit model and one layer in 32 bits."""
     weight = layer.get_base_layer().weight
     stored = weight.dtype
     weight.data = weight.data.float()
@@ -294,7 +294,7 @@ def _merge_layer(layer: Any) -> None:
 
 @contextmanager
 def _readable(model: Model) -> Iterator[None]:
-    """Turn the loaders' errors about missing or broken files into one error."""
+    """Turn the loaders' errors about missing or broken files into a `StepError`."""
     from safetensors import SafetensorError
 
     try:
@@ -303,7 +303,7 @@ def _readable(model: Model) -> Iterator[None]:
         name = model.meta.get("file") or _names(model.path)
         raise StepError(
             f"the {model.format} model can't be loaded: {error}",
-            fix=f"check its files ({name})",
+            fix=f"check its files: {name}",
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""How likely given answers are for a model, by transformers."""
+"""The likelihood of given answers under a model, computed with transformers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ BATCH_TOKENS = 4096
 
 
 class Likelihood(NamedTuple):
-    """Of an answer: the sum of its tokens' natural log-probabilities, and their number."""
+    """The sum of the natural log-probabilities of an answer's tokens, and their number."""
 
     logprob: float
     tokens: int
@@ -30,7 +30,7 @@ def likelihoods(
     """The likelihood of each completion after its prompt, end of turn included, in order.
 
     answered: (prompt, completion, tools or None) each. progress: called with (done, total).
-    Raises `StepError` where the chat template writes a prompt differently once it is answered.
+    Raises `StepError` if the chat template writes a prompt differently once it is answered.
     """
     import torch
 
@@ -61,17 +61,17 @@ def _in_tokens(model: Model, answered: Sequence[Any]) -> list[tuple[int, list[in
         )
         if whole[: len(asked)] != asked or len(whole) == len(asked):
             raise StepError(
-                "an answer can't be scored behind its prompt",
+                "an answer can't be scored after its prompt",
                 details=[str(m.get("content"))[:100] for m in completion],
-                fix="the chat template writes a turn differently once it is answered, or the "
-                "answer is empty",
+                fix="remove empty answers; if there are none, the chat template writes a turn "
+                "differently once it is answered, so use another one",
             )
         rows.append((len(asked), whole))
     return rows
 
 
 def _batches(lengths: Sequence[int]) -> list[list[int]]:
-    """Indices of rows of about the same length, longest first."""
+    """Indices of rows of similar length, longest first."""
     batches: list[list[int]] = []
     for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         if not batches or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > BATCH_TOKENS:

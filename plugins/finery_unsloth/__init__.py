@@ -1,7 +1,7 @@
 """Training with Unsloth: TRL's trainings, faster and in less memory, on a GPU.
 
-What `finery_trl` takes comes in: its step types' settings, rows and a model. The same artifacts go
-out. It changes how a model is loaded and which kernels run, and refuses what Unsloth would ignore.
+Input and output are those of `finery_trl`: settings, rows and a model, and the same artifacts. Only
+the loading of the model and the kernels differ. Settings that Unsloth would ignore are refused.
 """
 
 from finery import hookimpl

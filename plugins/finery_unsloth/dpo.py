@@ -8,17 +8,17 @@ from finery_unsloth.fast import INSTEAD, PACKAGES, Fast
 class Dpo(Fast, dpo.Dpo, packages=PACKAGES):
     """Train a model to prefer the chosen answer to the rejected one, with Unsloth, on a GPU.
 
-    It takes the settings of `trl.dpo`, and the two can stand for each other; see `unsloth.sft`.
-    It was never run on a GPU in this project.
+    It takes the settings of `trl.dpo`, and the two are interchangeable; see `unsloth.sft`. This
+    project never ran it on a GPU.
     """
 
     def check(self) -> None:
-        """Also refuse all weights, whose reference would be a second model."""
+        """Also refuse the training of all weights, which needs a second model as reference."""
         super().check()
         if self.lora is None:
             raise UsageError(
-                "Unsloth prepares one model a process, and without an adapter DPO needs a second "
+                "Unsloth prepares one model per process, but without an adapter DPO needs a second "
                 "one as its reference",
                 where="lora",
-                fix=f"drop `lora: null`, or {INSTEAD.format('dpo')}",
+                fix=f"remove `lora: null`, or {INSTEAD.format('dpo')}",
             )

@@ -1,4 +1,4 @@
-"""What Unsloth's trainings change about TRL's, and what they have to refuse."""
+"""What Unsloth's trainings change in TRL's, and what they have to refuse."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
 
     Mixed = TrlTraining
 else:
-    # No step type at run time: of two bases that both have settings, the first would set the
-    # defaults, and DPO's own would be lost.
+    # No step type at run time: if two bases have settings, the first sets the defaults, and DPO's
+    # own would be lost.
     Mixed = object
 
 UNSLOTH = ("unsloth", "unsloth_zoo", "xformers", "triton")
 PACKAGES = (*TRL, *UNSLOTH)
 INSTEAD = "use: trl.{}, which takes the same settings"
 EMBEDDINGS = ("embed_tokens", "lm_head")
-"""Layers that Unsloth trains whole, even where they should get an adapter."""
+"""Layers that Unsloth trains in full, even if they should get an adapter."""
 
 
 class Fast(Mixed):
     """Mixed into TRL's step types to train with Unsloth.
 
-    No estimates: Unsloth's kernels need less memory, and a GPU, which this machine may lack.
+    No estimates, since Unsloth's kernels need less memory, and a GPU that this machine may lack.
     """
 
     __slots__ = ()
@@ -37,27 +37,27 @@ class Fast(Mixed):
     installs: ClassVar[Mapping[str, str]] = {"unsloth": "finery[unsloth]"}
 
     def check(self) -> None:
-        """Also refuse what Unsloth would ignore or change."""
+        """Also refuse settings that Unsloth would ignore or change."""
         super().check()
         refused = {
             "dtype": (self.dtype == "fp32", "Unsloth's kernels multiply in 16 bits"),
             "packing": (
                 getattr(self, "packing", False),
-                "Unsloth tells packed rows apart in a way that can't be proven before a training",
+                "how Unsloth separates packed rows can't be verified before a training",
             ),
-            "launch": (self.launch is not None, "Unsloth's trainings here are of one process"),
+            "launch": (self.launch is not None, "finery runs Unsloth in one process"),
             "lora.target_modules": (
                 bool(self._embeddings()),
-                f"Unsloth trains {' and '.join(self._embeddings())} whole instead of an adapter",
+                f"Unsloth trains {' and '.join(self._embeddings())} in full instead of an adapter",
             ),
         }
         for setting, (wrong, why) in refused.items():
             if wrong:
-                fix = f"leave out {setting}, or {INSTEAD.format(self._method())}"
+                fix = f"remove {setting}, or {INSTEAD.format(self._method())}"
                 raise UsageError(f"{setting}: {why}", where=setting, fix=fix)
 
     def run(self, job: Job) -> Model:
-        """Import Unsloth before anything that it patches, then train as TRL's step does."""
+        """Import Unsloth before the modules that it patches, then train as TRL's step does."""
         from finery_unsloth.machine import make_ready
 
         self.check()
@@ -65,7 +65,7 @@ class Fast(Mixed):
         return super().run(job)
 
     def prepare(self, dtype: "torch.dtype", longest: int, job: Job) -> "Prepared":
-        """The model as Unsloth loads and patches it."""
+        """The model, loaded and patched by Unsloth."""
         from finery_unsloth.loading import prepare
 
         return prepare(self, dtype, longest, job)
@@ -75,7 +75,7 @@ class Fast(Mixed):
         return Accelerators(liger=False, flash=False, unsloth=True)
 
     def key_packages(self) -> tuple[str, ...]:
-        """Unsloth's too."""
+        """TRL's packages and Unsloth's."""
         return (*super().key_packages(), *UNSLOTH)
 
     def _method(self) -> str:

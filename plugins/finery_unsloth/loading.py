@@ -1,4 +1,4 @@
-"""The model of a training as Unsloth loads and patches it.
+"""The model of a training, loaded and patched by Unsloth.
 
 Written against unsloth and unsloth_zoo 2026.10.9: `FastLanguageModel.from_pretrained`,
 `get_peft_model` and `for_training`.
@@ -21,28 +21,28 @@ if TYPE_CHECKING:
 
 
 def prepare(step: "Training", dtype: "torch.dtype", longest: int, job: Job) -> Prepared:
-    """Load it: frozen weights in `dtype` or in 4 bits, trained weights in fp32.
+    """Load the model, with frozen weights in `dtype` or in 4 bits and trained weights in fp32.
 
-    longest: tokens of the longest row. Raises what `Prepared.of` raises.
+    longest: tokens of the longest row. Raises the errors of `Prepared.of`.
     """
     from unsloth import FastLanguageModel  # type: ignore[import-not-found]
 
     whole = step.lora is None
     context = context_of(step.model)
     check_context(context, longest)
-    # In both calls, since `for_training` restores what the last one set.
+    # Set in both calls, since `for_training` restores the last one's value.
     checkpointing = "unsloth" if step.gradient_checkpointing else False
     model, _ = FastLanguageModel.from_pretrained(
         model_name=str(_folder(step, dtype, job)),
         tokenizer_name=str(_tokenizer(step, job)),
         max_seq_length=_longest(step, context),
         dtype=dtype,
-        load_in_4bit=False,  # `quantization_config` sets it, and which kind
+        load_in_4bit=False,  # `quantization_config` sets it and its kind
         use_gradient_checkpointing=checkpointing,
         random_state=job.seed,
         trust_remote_code=step.model.meta.get("trust_remote_code") is True,
         fix_tokenizer=False,
-        use_exact_model_name=True,  # else a known name is replaced by Unsloth's own upload
+        use_exact_model_name=True,  # otherwise Unsloth replaces known names by its own uploads
         local_files_only=True,
         **({"full_finetuning": True, "float32_mixed_precision": True} if whole else {}),
         **_quantization(step, dtype),
@@ -59,9 +59,9 @@ def prepare(step: "Training", dtype: "torch.dtype", longest: int, job: Job) -> P
 
 
 def _longest(step: "Training", context: int | None) -> int:
-    """Tokens of the longest sequence that Unsloth has to take.
+    """Tokens of the longest sequence that Unsloth has to process.
 
-    It cuts longer ones, the prompts of `watch` too, and it stretches positions beyond the model's
+    It cuts longer ones, including prompts of `watch`, and stretches positions beyond the model's
     context.
     """
     if context is None:
@@ -70,7 +70,7 @@ def _longest(step: "Training", context: int | None) -> int:
 
 
 def adapter_arguments(step: "Training") -> dict[str, Any]:
-    """The new adapter, as Unsloth's `get_peft_model` takes it."""
+    """The arguments of Unsloth's `get_peft_model` for the new adapter."""
     assert step.lora is not None
     arguments = {
         "r": step.lora.r,
@@ -84,7 +84,7 @@ def adapter_arguments(step: "Training") -> dict[str, Any]:
 
 
 def _quantization(step: "Training", dtype: "torch.dtype") -> dict[str, Any]:
-    """The 4 bits in full, since Unsloth's own `load_in_4bit` is doubly quantised NF4 only."""
+    """The full 4-bit settings, since Unsloth's own `load_in_4bit` means doubly quantised NF4."""
     if step.quantization is None:
         return {}
     from transformers import BitsAndBytesConfig
@@ -100,7 +100,7 @@ def _quantization(step: "Training", dtype: "torch.dtype") -> dict[str, Any]:
 
 
 def _folder(step: "Training", dtype: "torch.dtype", job: Job) -> Path:
-    """The folder for Unsloth: the model's own, a 16-bit copy, or an adapter that names its base."""
+    """The folder for Unsloth: the model's, a 16-bit copy, or an adapter that names its base."""
     under = base_of(step.model) if step.continues() else step.model
     folder = under.path
     if under.format != "transformers":
@@ -111,7 +111,7 @@ def _folder(step: "Training", dtype: "torch.dtype", job: Job) -> Path:
 
 
 def _adapter(adapter: Model, under: Path, job: Job) -> Path:
-    """A copy of an adapter with the folder of its base on this machine."""
+    """A copy of an adapter that names the folder of its base on this machine."""
     folder = job.scratch / "adapter"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -123,10 +123,10 @@ def _adapter(adapter: Model, under: Path, job: Job) -> Path:
 
 
 def _tokenizer(step: "Training", job: Job) -> Path:
-    """A tokenizer for Unsloth to look at; the training has its own.
+    """A tokenizer for Unsloth; the training uses its own.
 
-    Where the padding token also ends sequences, Unsloth would add a token to the model. Padding is
-    masked in trainings, so any other token will do.
+    If the padding token also ends sequences, Unsloth would add a token to the model. Trainings mask
+    padding, so any other token works.
     """
     tokenizer: Any = load_tokenizer(step.model)
     if tokenizer.pad_token == tokenizer.eos_token:
@@ -140,7 +140,7 @@ def _tokenizer(step: "Training", job: Job) -> Path:
 def _train_on_after_answers(model: Any, checkpointing: str | bool) -> None:
     """Make the model ready to train again after each answer, for `watch`.
 
-    To generate, Unsloth switches to another path through its layers, and back only where the model
+    For generation, Unsloth switches its layers to another path, and switches back only if the model
     was in training mode. Here it answers in evaluation mode.
     """
     from unsloth import FastLanguageModel

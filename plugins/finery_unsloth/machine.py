@@ -1,4 +1,4 @@
-"""Whether Unsloth can run on this machine, and its import, before anything that it patches."""
+"""Checks that Unsloth can run on this machine, and imports it before the modules it patches."""
 
 import importlib.util
 import os
@@ -8,19 +8,19 @@ from finery import StepError, version_of
 
 NEEDED = "Unsloth needs a GPU that multiplies bf16"
 AMPERE = 8
-"""The first CUDA compute capability whose hardware multiplies bf16; older ones emulate it."""
+"""The first CUDA compute capability with hardware for bf16; older ones emulate it."""
 
 
 def make_ready(folder: Path, instead: str) -> None:
-    """Import Unsloth. To be called before transformers, PEFT or TRL are imported.
+    """Import Unsloth. Call this before transformers, PEFT or TRL are imported.
 
-    folder: for the code that Unsloth generates. instead: what to use instead, for errors.
-    `StepError` where Unsloth isn't installed, finds no GPU that it can use, or doesn't fit the
-    installed packages; nothing is loaded then.
+    folder: for the code that Unsloth generates. instead: the alternative that errors name.
+    `StepError` if Unsloth isn't installed, finds no usable GPU, or doesn't fit the installed
+    packages; nothing is loaded then.
     """
     _check_installed(instead)
     _check_gpu(instead)
-    # Otherwise it counts its users by downloads from the hub, and writes into the current folder.
+    # Otherwise it reports its use by downloads from the hub, and writes into the current folder.
     os.environ["UNSLOTH_DISABLE_STATISTICS"] = "1"
     os.environ["UNSLOTH_COMPILE_LOCATION"] = str(folder)
     try:
@@ -28,22 +28,22 @@ def make_ready(folder: Path, instead: str) -> None:
     except (ImportError, NotImplementedError, RuntimeError) as error:
         raise StepError(
             f"Unsloth {version_of('unsloth')} can't be imported: {error}",
-            fix=f"pip install 'finery[unsloth]' into an environment of its own, or {instead}",
+            fix=f"pip install 'finery[unsloth]' into a separate environment, or {instead}",
         ) from error
     check_patched(instead)
 
 
 def check_patched(instead: str) -> None:
-    """Raise `StepError` where Unsloth left TRL's trainers unpatched, which it only logs."""
+    """Raise `StepError` if Unsloth left TRL's trainers unpatched, which it only logs."""
     from trl.trainer.dpo_trainer import DPOTrainer
     from trl.trainer.sft_trainer import SFTTrainer
 
     for trainer in (SFTTrainer, DPOTrainer):
         if not trainer.__name__.startswith("Unsloth"):
             raise StepError(
-                f"Unsloth {version_of('unsloth')} doesn't know TRL {version_of('trl')}: it left "
+                f"Unsloth {version_of('unsloth')} doesn't support TRL {version_of('trl')}: it left "
                 f"{trainer.__name__} unpatched",
-                fix=f"pip install 'finery[unsloth]' into an environment of its own, or {instead}",
+                fix=f"pip install 'finery[unsloth]' into a separate environment, or {instead}",
             )
 
 
@@ -51,9 +51,9 @@ def _check_installed(instead: str) -> None:
     missing = [n for n in ("unsloth", "unsloth_zoo") if importlib.util.find_spec(n) is None]
     if missing:
         raise StepError(
-            f"{' and '.join(missing)}: not installed",
-            fix="on a machine with a GPU, pip install 'finery[unsloth]' into an environment of "
-            f"its own; elsewhere {instead}",
+            f"not installed: {' and '.join(missing)}",
+            fix="on a machine with a GPU, pip install 'finery[unsloth]' into a separate "
+            f"environment; elsewhere {instead}",
         )
 
 
@@ -63,7 +63,7 @@ def _check_gpu(instead: str) -> None:
 
     if not torch.cuda.is_available():
         raise StepError(
-            f"{NEEDED}, and there is none here (torch {torch.__version__} finds no CUDA device)",
+            f"{NEEDED}, but torch {torch.__version__} finds no CUDA device on this machine",
             fix=f"build on a machine with one, or {instead}",
         )
     name, (major, minor) = torch.cuda.get_device_name(), torch.cuda.get_device_capability()
@@ -71,6 +71,6 @@ def _check_gpu(instead: str) -> None:
     fits = torch.cuda.is_bf16_supported() if torch.version.hip else major >= AMPERE
     if not fits:
         raise StepError(
-            f"{NEEDED}, and {name} (compute capability {major}.{minor}) doesn't",
+            f"{NEEDED}, but {name} (compute capability {major}.{minor}) doesn't",
             fix=f"build on a machine with a newer one, or {instead}",
         )

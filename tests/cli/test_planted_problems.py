@@ -159,7 +159,7 @@ def test_rows_that_cannot_be_used_are_named_by_line(
         "order": "the first turn is 'assistant'",
         "latin-1": "byte 50 (0xe9) isn't UTF-8",
         "utf-16": "the line is UTF-16",
-        "mark": "a byte order mark stands before the row",
+        "mark": "the row starts with a byte order mark",
     }
     shown = made.run("show", "rows", "--dropped").out
     for name, reason in reasons.items():
@@ -212,7 +212,8 @@ def test_copies_are_named_with_what_they_copy(made: Project, lines: dict[str, in
 def test_copies_of_test_rows_are_named_with_what_they_copy(made: Project) -> None:
     rows, held = made.rows("rows"), [r["id"] for r in made.rows("held")]
     shown = made.run("show", "cleaned", "--dropped").out
-    assert re.search(rf"copy +{rows[20]['id']} +has the prompt of the test row {held[0]}", shown)
+    copy = rf"copy +{rows[20]['id']} +has the same prompt as the test row {held[0]}"
+    assert re.search(copy, shown)
     close = rf"near-copy +{rows[21]['id']} +has a prompt 0\.\d+ similar to the test row {held[1]}"
     assert re.search(close, shown)
     assert len(made.rows("cleaned")) == len(rows) - 2

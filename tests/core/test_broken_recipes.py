@@ -399,12 +399,12 @@ FILES = {
         step(f'use: data.file, path: {HERE}"*.csv"'), "no file matches *.csv", "relative to"
     ),
     "empty file": Broken(
-        DATA, "the file has no rows", "put rows in it", "rows.jsonl", {"rows.jsonl": ""}
+        DATA, "the file has no rows", "add rows to it", "rows.jsonl", {"rows.jsonl": ""}
     ),
     "bad row": Broken(
         DATA,
         "invalid JSON",
-        "repair the row; or leave bad rows out with bad_rows: skip",
+        "repair the row; or skip bad rows with bad_rows: skip",
         "rows.jsonl:10",
         {"rows.jsonl": f'{ROWS}{{"prompt": \n'},
     ),

@@ -219,7 +219,7 @@ def test_short_test_prompts_may_be_inside_of_others(tmp_path: Path) -> None:
 
 
 def test_nothing_left_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no row is left: dropped 1 of 1 rows"):
+    with pytest.raises(DataError, match="no rows are left: dropped 1 of 1 rows"):
         clean(tmp_path, [row(CARD)], [row(CARD)])
 
 

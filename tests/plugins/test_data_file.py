@@ -67,7 +67,7 @@ def test_a_margin_is_told_to_be_of_no_use(tmp_path: Path) -> None:
     rows = [{"prompt": "a", "chosen": "b", "rejected": "c", "margin": 1.5}]
     made, log = load(tmp_path, lines(*rows))
     assert "margin" not in made.meta["columns"]
-    assert "margin: no training weighs preferences by it" in log
+    assert "margin: no training uses it" in log
 
 
 def test_rows_have_ids_and_only_known_columns(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_columns_that_fit_two_formats_must_be_told(tmp_path: Path) -> None:
     row = {"prompt": "a", "completion": "b", "chosen": "b", "rejected": "c"}
     text = failure(tmp_path, lines(row))
     assert "x.jsonl:1: error: the columns fit the formats completion and preference" in text
-    assert "fix: say which: format: completion or preference" in text
+    assert "fix: choose one: format: completion or preference" in text
     assert "chosen" in next(iter(load(tmp_path, lines(row), format="preference")[0]))
 
 
@@ -270,7 +270,7 @@ def test_one_bad_row_names_file_and_line(tmp_path: Path) -> None:
     assert text.splitlines() == [
         "x.jsonl:4: error: 'output' is empty",
         "  1 bad row of 5",
-        "  fix: fill it in or remove the row; or leave bad rows out with bad_rows: skip",
+        "  fix: fill it in, or remove the row; or skip bad rows with bad_rows: skip",
     ]
 
 
@@ -287,9 +287,9 @@ def test_bad_rows_are_listed_up_to_ten(tmp_path: Path) -> None:
 def test_the_fix_of_rows_bad_in_several_ways_is_of_the_first(tmp_path: Path) -> None:
     wrong = [{"instruction": "a", "outptu": "b"}, {"instruction": "a", "output": ""}]
     text = failure(tmp_path / "a", lines(*alpaca(1), *wrong), format="alpaca")
-    assert "fix: the first: did you mean 'outptu'?; or leave bad rows out" in text
+    assert "fix: the first: did you mean 'outptu'?; or skip bad rows" in text
     text = failure(tmp_path / "b", lines(*alpaca(1), wrong[1], wrong[1]))
-    assert "fix: fill it in or remove the row; or leave" in text
+    assert "fix: fill it in, or remove the row; or skip" in text
 
 
 def test_rows_that_are_all_bad_in_one_way(tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def test_content_may_be_missing_beside_tool_calls() -> None:
         ([USER, CALLING, turn("tool", tool_call_id="c9"), ANSWER], "answers the tool call 'c9'"),
         ([turn("user", tool_calls=[CALL])], "turn 1 (user) has tool_calls"),
         ([USER, turn("assistant", tool_calls="x")], "'tool_calls' is text, not a list"),
-        ([USER, turn("assistant", tool_calls=[{}])], "a tool call without a function's name"),
+        ([USER, turn("assistant", tool_calls=[{}])], "a tool call without a function name"),
     ],
 )
 def test_messages_refuses(turns: Any, what: str) -> None:
@@ -271,10 +271,10 @@ def test_rating_in_every_way_to_write_it(given: Any, label: str) -> None:
 @pytest.mark.parametrize(
     ("given", "what"),
     [
-        (None, "'label' is null, neither true nor false"),
-        ("good", "'label' is 'good', neither true nor false | say of each completion"),
-        (2, "'label' is 2, neither"),
-        ([True], "'label' is a list, neither"),
+        (None, "'label' is null, but must be true or false"),
+        ("good", "'label' is 'good', but must be true or false | write true or 1"),
+        (2, "'label' is 2, but must be"),
+        ([True], "'label' is a list, but must be"),
     ],
 )
 def test_rating_refuses(given: Any, what: str) -> None:
@@ -323,23 +323,23 @@ def test_preference_may_differ_over_several_turns() -> None:
         ({"prompt": "a", "chosen": "b"}, "there is no column 'rejected'"),
         ({"prompt": "a", "chosen": "b", "rejected": ""}, "'rejected' is empty"),
         ({"prompt": "a", "chosen": "b", "rejected": "b"}, "are the same | remove the row"),
-        ({"prompt": "a", "chosen": "b", "rejected": "b "}, "the same but for spaces"),
+        ({"prompt": "a", "chosen": "b", "rejected": "b "}, "differ only in spaces"),
         ({"prompt": [USER], "chosen": [GOOD], "rejected": [GOOD]}, "are the same"),
         ({"chosen": "a b", "rejected": "c d"}, "start differently"),
         ({"chosen": "a b ", "rejected": "a b c"}, "is the beginning of the other"),
-        ({"chosen": "a b", "rejected": [USER, BAD]}, "are text and messages"),
+        ({"chosen": "a b", "rejected": [USER, BAD]}, "is text, the other messages"),
         ({"chosen": [USER, GOOD], "rejected": [SYSTEM, BAD]}, "no prompt in common"),
         ({"chosen": [USER, GOOD], "rejected": [BAD]}, "no prompt in common"),
         ({"chosen": [USER, GOOD], "rejected": [USER, USER]}, "'rejected' starts with 'user'"),
         ({"chosen": [USER, GOOD], "rejected": [USER]}, "'rejected' starts with nothing"),
-        ({"prompt": "y", "chosen": [USER, GOOD], "rejected": [USER, BAD]}, "another prompt"),
-        ({"prompt": [USER], "chosen": [GOOD], "rejected": [USER, BAD]}, "another prompt"),
+        ({"prompt": "y", "chosen": [USER, GOOD], "rejected": [USER, BAD]}, "a prompt that differs"),
+        ({"prompt": [USER], "chosen": [GOOD], "rejected": [USER, BAD]}, "a prompt that differs"),
         ({"prompt": [USER], "chosen": [GOOD, USER], "rejected": [BAD]}, "the last turn is 'user'"),
-        ({**PAIR, "margin": "large"}, "'margin' is 'large', no finite number | write a number"),
-        ({**PAIR, "margin": float("inf")}, "'margin' is inf, no finite number"),
-        ({**PAIR, "margin": "nan"}, "'margin' is 'nan', no finite number"),
-        ({**PAIR, "margin": True}, "'margin' is True, no finite number"),
-        ({**PAIR, "margin": [1]}, "'margin' is a list, no finite number"),
+        ({**PAIR, "margin": "large"}, "'margin' is 'large', not a finite number | write a number"),
+        ({**PAIR, "margin": float("inf")}, "'margin' is inf, not a finite number"),
+        ({**PAIR, "margin": "nan"}, "'margin' is 'nan', not a finite number"),
+        ({**PAIR, "margin": True}, "'margin' is True, not a finite number"),
+        ({**PAIR, "margin": [1]}, "'margin' is a list, not a finite number"),
     ],
 )
 def test_preference_refuses(columns: dict[str, Any], what: str) -> None:

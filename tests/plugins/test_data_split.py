@@ -350,7 +350,7 @@ def test_empty_split_is_an_error_with_a_seed_that_helps() -> None:
     rows = numbered(6)
     seed = next(s for s in range(99) if len(set(map(str, by_places(rows, s)))) < 3)
     text = refused(rows, seed=seed)
-    assert "nothing fell in the split" in text
+    assert "no rows are in the split" in text
     assert "6 rows with 6 different prompts were split" in text
     better = int(text.partition("`seed: ")[2].partition("`")[0])
     assert all(split(rows, better)[0].values())
@@ -367,7 +367,7 @@ def test_rows_with_one_prompt_can_not_be_split() -> None:
 
 
 def test_tiny_shares_that_no_seed_can_fill() -> None:
-    assert "fix: add rows, or ask for larger shares" in refused(numbered(4), test=1e-9)
+    assert "fix: add rows, or set larger shares" in refused(numbered(4), test=1e-9)
 
 
 def test_no_rows_at_all() -> None:
@@ -385,7 +385,7 @@ def test_same_prompt_in_two_groups_is_an_error() -> None:
     copies = [row("hello", customer=i) for i in range(60)]
     assert not split(rows, group="customer")[1].count("error")
     text = refused([*rows, *copies], group="customer")
-    assert "rows have the prompt of a row in another split" in text
+    assert "rows have the same prompt as a row in another split" in text
     assert "  … and " in text
 
 
@@ -443,7 +443,7 @@ def test_near_copies_stay_if_asked() -> None:
 
 def test_a_train_split_of_near_copies_alone_is_an_error() -> None:
     text = refused([plant()["held"], plant()["near"]], seed=3, validation=0)
-    assert "no row is left: dropped 1 of 1 rows (near-copy 1)" in text
+    assert "no rows are left: dropped 1 of 1 rows (near-copy 1)" in text
 
 
 @pytest.mark.parametrize(("validation", "test"), [(0.5, 0.5), (0.9, 0.2)])

@@ -217,7 +217,7 @@ def test_object_with_one_list_of_rows(tmp_path: Path, indent: int | None) -> Non
 
 def test_object_with_two_lists_of_rows_is_an_error(tmp_path: Path) -> None:
     text = json.dumps({"train": ROWS, "test": ROWS}, indent=2)
-    assert "several: train, test" in failure(tmp_path, "x.json", text)
+    assert "its keys: train, test" in failure(tmp_path, "x.json", text)
 
 
 def test_a_single_row_is_not_taken_for_a_list_of_rows(tmp_path: Path) -> None:
@@ -228,12 +228,12 @@ def test_a_single_row_is_not_taken_for_a_list_of_rows(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "where", "what"),
     [
-        ('[\n{"a": 1}\n{"a": 2}]', "x.json:3", "',' or ']' should stand here (column 1)"),
-        ('[\n{"a": 1},\n]', "x.json:3", "no ',' may stand before ']'"),
-        ('[\n{"a": 1}', "x.json:2", "the file ends too early"),
-        ('[{"a": 1}]\n[', "x.json:2", "something follows the end of the document"),
-        ('{\n"data" [1]}', "x.json:2", "a key and ':' should stand here"),
-        ('{\n"data": [{}]\n', "x.json:3", "the file ends too early"),
+        ('[\n{"a": 1}\n{"a": 2}]', "x.json:3", "',' or ']' is expected here (column 1)"),
+        ('[\n{"a": 1},\n]', "x.json:3", "',' isn't allowed before ']'"),
+        ('[\n{"a": 1}', "x.json:2", "the file ends unexpectedly"),
+        ('[{"a": 1}]\n[', "x.json:2", "there is text after the end of the document"),
+        ('{\n"data" [1]}', "x.json:2", "a key and ':' are expected here"),
+        ('{\n"data": [{}]\n', "x.json:3", "the file ends unexpectedly"),
         ('[{"a":\n NaN}]', "x.json:1", "NaN isn't JSON"),
     ],
 )
@@ -252,7 +252,7 @@ def test_document_that_is_not_utf8_names_the_line(tmp_path: Path) -> None:
 def test_csv_lines_are_physical_lines(tmp_path: Path) -> None:
     records = read(tmp_path, "x.csv", 'a,b\n1,"two\nlines"\n\n3\n4,5\n')
     assert [Path(r.where).name for r in records] == ["x.csv:2", "x.csv:5", "x.csv:6"]
-    assert problem(records[1]) == "x.csv:5: the row has 1 field, the header 2"
+    assert problem(records[1]) == "x.csv:5: the row has 1 field, but the header has 2"
 
 
 def test_csv_blank_lines_before_the_header(tmp_path: Path) -> None:

@@ -188,7 +188,7 @@ def test_languages(tmp_path: Path) -> None:
         f"row 2 (id {german['id']}): language: the prompt"
     ]
     assert len(validate(tmp_path / "b", rows, languages=["en", "de"])) == 2
-    with pytest.raises(UsageError, match="'english' is no language"):
+    with pytest.raises(UsageError, match="doesn't know the language 'english'"):
         validate(tmp_path / "c", rows, languages=["english"])
 
 
@@ -249,8 +249,8 @@ def test_the_languages_are_those_of_the_library() -> None:
 @pytest.mark.parametrize(
     ("tools", "what"),
     [
-        (["fetch", "fond"], "the tool 'find' is called, and not declared; did you mean 'fond'?"),
-        ([], "the tool 'find' is called, and not declared; the row declares none"),
+        (["fetch", "fond"], "the tool 'find' is called but not declared; did you mean 'fond'?"),
+        ([], "the tool 'find' is called but not declared; the row declares none"),
     ],
 )
 def test_tools_that_are_called_and_not_declared(

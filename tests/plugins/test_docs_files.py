@@ -266,7 +266,7 @@ def test_html_is_read_as_it_declares_its_encoding(tmp_path: Path) -> None:
     (row,) = load(tmp_path, {"x.html": page.encode("latin-1")})
     assert row["text"] == "Größe der Straße"
     wrong = page.replace("iso-8859-1", "ascii").encode("latin-1")
-    assert "it says that it is ascii" in failure(tmp_path, {"x.html": wrong})
+    assert "it declares the encoding ascii" in failure(tmp_path, {"x.html": wrong})
 
 
 def test_deeply_nested_html_is_a_bad_file(tmp_path: Path) -> None:
@@ -305,7 +305,7 @@ def test_pdfs_that_give_no_text_are_named(tmp_path: Path) -> None:
             "e.md": "fine",
         },
     )
-    assert text.splitlines()[0] == "a.pdf: error: it is encrypted, and needs a password"
+    assert text.splitlines()[0] == "a.pdf: error: it is encrypted and needs a password"
     assert "4 files can't be read:" in text
     assert "fix: the first: " in text
     assert "b.pdf: no text on any of its 2 pages: it may be scanned" in text
@@ -353,22 +353,22 @@ def test_short_chunks_are_dropped_and_named(tmp_path: Path) -> None:
 
 def test_nothing_left_is_an_error(tmp_path: Path) -> None:
     text = failure(tmp_path, {"x.png": b"x", "y.md": "\n"})
-    assert "no row is left: dropped 2 of 2 rows (empty 1, not-a-document 1)" in text
-    assert "fix: name folders or files with text in them" in text
+    assert "no rows are left: dropped 2 of 2 rows (empty 1, not-a-document 1)" in text
+    assert "fix: name folders or files that contain text" in text
 
 
 def test_a_named_file_that_is_no_document_is_an_error(tmp_path: Path) -> None:
     files = folder(tmp_path, {"x.docx": b"PK", "y.md": "words"})
     files.patterns = ["x.docx", "y.md"]
-    with pytest.raises(DataError, match=r"'\*\.docx' is no document"):
+    with pytest.raises(DataError, match=r"'\*\.docx' isn't a document"):
         DocsFiles(path=files).run(TestJob(tmp_path / "job"))
 
 
 def test_settings_leave_room() -> None:
-    path, message = Files(["x"]), "more than half of a chunk's 100 characters"
-    with pytest.raises(UsageError, match=f"overlap is {message}"):
+    path, message = Files(["x"]), r"must be at most half of .chunk. .100 characters"
+    with pytest.raises(UsageError, match=f"overlap {message}"):
         DocsFiles(path=path, chunk=100, overlap=51).check()
-    with pytest.raises(UsageError, match=f"shortest is {message}"):
+    with pytest.raises(UsageError, match=f"shortest {message}"):
         DocsFiles(path=path, chunk=100, shortest=51).check()
 
 

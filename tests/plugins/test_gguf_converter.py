@@ -65,7 +65,7 @@ def test_a_damaged_wheel_in_the_cache_is_fetched_again(offline: Path) -> None:
         ("ERROR:hf-to-gguf:Model FooForCausalLM is not supported", "architecture FooForCausalLM"),
         (
             "NotImplementedError: BPE pre-tokenizer was not recognized",
-            "doesn't know this tokenizer",
+            "doesn't support this tokenizer",
         ),
         ("KeyError: 'x'", "converter failed: KeyError: 'x'"),
         ("OSError: [Errno 28] No space left on device", "no disk space left"),

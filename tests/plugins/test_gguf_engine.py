@@ -105,7 +105,7 @@ def test_a_stop_string_ends_the_answer_before_it(tiny: Path) -> None:
 
 def test_a_row_over_the_context_is_named(tiny: Path) -> None:
     talk = [{"role": "user", "content": "long " * 400}]
-    with pytest.raises(DataError, match=r"need \d+ tokens, and the model has 1024") as raised:
+    with pytest.raises(DataError, match=r"need \d+ tokens, but the context has 1024") as raised:
         answers(tiny, [talk])
     assert "long long" in raised.value.details[0]
 
@@ -156,7 +156,7 @@ def test_a_refused_conversation_is_a_data_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "said"), [(None, "no chat template"), ("{% if %}", "is no Jinja")]
+    ("template", "said"), [(None, "no chat template"), ("{% if %}", "isn't valid Jinja")]
 )
 def test_a_gguf_without_a_chat_template(tmp_path: Path, template: str | None, said: str) -> None:
     path = write_tiny_gguf(tmp_path / "t.gguf", template=template)
@@ -229,5 +229,5 @@ def test_a_special_token_outside_the_vocabulary_is_refused(tiny: Path, tmp_path:
     start = content.index(key) + len(key) + 4  # after the value's type
     content[start : start + 4] = (999_999).to_bytes(4, "little")
     (tmp_path / "m.gguf").write_bytes(content)
-    with pytest.raises(StepError, match="names the token 999999, and its vocabulary has"):
+    with pytest.raises(StepError, match="names the token 999999, but its vocabulary has"):
         chat_template(Gguf(tmp_path / "m.gguf", vocab_only=True), {})

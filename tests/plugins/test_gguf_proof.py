@@ -22,7 +22,7 @@ def test_the_same_tokens_are_proven(tmp_path: Path) -> None:
 
 
 def test_another_way_to_split_numbers_is_found(tmp_path: Path) -> None:
-    with pytest.raises(StepError, match="reads code as other tokens") as raised:
+    with pytest.raises(StepError, match="turns code into other tokens") as raised:
         proven(tmp_path, pre="smollm")  # digits one by one
     _, trained, found = raised.value.details
     assert ">>>262:'22'<<<" in trained
@@ -30,7 +30,7 @@ def test_another_way_to_split_numbers_is_found(tmp_path: Path) -> None:
 
 
 def test_a_bos_that_training_had_not_is_found(tmp_path: Path) -> None:
-    with pytest.raises(StepError, match="a single turn as other tokens") as raised:
+    with pytest.raises(StepError, match="a single turn into other tokens") as raised:
         proven(tmp_path, template="{{ messages[0].content }}", flags={"add_bos_token": True})
     assert "first difference is token 0" in raised.value.details[0]
 
@@ -50,7 +50,7 @@ def test_conversations_that_both_refuse_are_passed_over(tmp_path: Path) -> None:
 
 
 def test_a_template_that_refuses_all_proves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(StepError, match="refuses every conversation"):
+    with pytest.raises(StepError, match="refuses all of finery"):
         proven(tmp_path, template="{{ raise_exception('no') }}")
 
 

@@ -231,7 +231,7 @@ def test_a_missing_revision(call: Caller) -> None:
 def test_several_configurations_without_a_default(call: Caller) -> None:
     card = CARD.replace(b"  default: true\n", b"").partition(b"dataset_info")[0] + b"---\n"
     call.hub.push(REPO, SECOND, {**repository(), "README.md": card})
-    assert call(SECOND)["fix"] == "name one: config: main or extra"
+    assert call(SECOND)["fix"] == "write config: main or extra"
 
 
 def test_a_gated_data_set_needs_a_token(call: Caller) -> None:
@@ -270,7 +270,7 @@ def test_a_script_is_never_run(call: Caller) -> None:
     script = b"raise SystemExit('ran')"
     call.hub.push("datasets/org/code", FIRST, {"code.py": script, "a.jsonl": b"{}\n"})
     error = call(FIRST, repo="org/code")
-    assert "finery runs no code" in error["what"]
+    assert "finery never runs a data set's code" in error["what"]
 
 
 def test_images_are_left_out(call: Caller) -> None:

@@ -115,7 +115,7 @@ def test_a_pin_needs_the_network_and_names_the_cached_commit(call: Caller) -> No
     call.env["HF_ENDPOINT"] = "http://127.0.0.1:9"
     error = call()
     assert error["error"] == "StepError"
-    assert "can't be reached to find the commit that 'main'" in error["what"]
+    assert "can't be reached to look up the commit of 'main'" in error["what"]
     assert error["fix"].endswith(f"revision: {FIRST}")
 
 
@@ -181,7 +181,7 @@ def test_patterns_choose_the_files(call: Caller) -> None:
 
 def test_patterns_without_weights_are_explained(call: Caller) -> None:
     error = call(FIRST, files=["*.json"])
-    assert error["what"] == "files leaves out the weights of org/small"
+    assert error["what"] == "`files` excludes the weights of org/small"
 
 
 def test_own_code_is_refused_until_it_is_trusted(call: Caller) -> None:
@@ -257,7 +257,7 @@ def test_the_chat_template_is_called_as_the_recipe_says(call: Caller) -> None:
     arguments = {"enable_thinking": False}
     assert call(FIRST, chat_template_kwargs=arguments)["meta"]["chat_template_kwargs"] == arguments
     assert "chat_template_kwargs" not in call(FIRST)["meta"]
-    with pytest.raises(UsageError, match="'tools' is given by finery itself"):
+    with pytest.raises(UsageError, match="finery sets 'tools' itself"):
         HubModel(repo="org/small", chat_template_kwargs={"tools": []}).check()
 
 

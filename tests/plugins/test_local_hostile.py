@@ -191,6 +191,16 @@ def test_a_snapshot_of_the_hubs_cache_links_to_its_blobs(folder: Path, tmp_path:
         take(snapshot)
 
 
+def test_a_build_links_to_its_store(folder: Path, tmp_path: Path) -> None:
+    view = tmp_path / ".finery" / "views" / "1"
+    view.mkdir(parents=True)
+    shutil.move(folder, tmp_path / ".finery" / "objects")
+    for file in (tmp_path / ".finery" / "objects").iterdir():
+        (view / file.name).symlink_to(Path("../../objects") / file.name)
+    (tmp_path / "built").symlink_to(view)
+    assert "config.json" in take(tmp_path / "built").external
+
+
 def test_a_bomb_in_a_model_card_is_not_read(folder: Path) -> None:
     levels = [
         f"{name}: &{name} [{', '.join([f'*{under}'] * 9)}]" for under, name in pairwise("abcdefgh")

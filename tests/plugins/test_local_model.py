@@ -173,7 +173,7 @@ def test_weights_under_another_name_are_named(folder: Path) -> None:
 
 def test_the_folder_above_the_model_gets_a_suggestion(folder: Path) -> None:
     write(folder.parent / "notes.txt", "mine")
-    with pytest.raises(DataError, match=r"no config.json") as refused:
+    with pytest.raises(DataError, match=r"neither config.json nor") as refused:
         take(folder.parent)
     assert refused.value.fix == f"did you mean {folder}?"
 
@@ -234,9 +234,9 @@ def test_an_adapter_refers_to_its_base(adapter: Path, folder: Path) -> None:
 
 
 def test_an_adapter_without_base_is_refused(adapter: Path) -> None:
-    with pytest.raises(DataError, match="needs the model under it") as refused:
+    with pytest.raises(DataError, match="needs its base model") as refused:
         take(adapter)
-    assert "trained on org/base" in (refused.value.fix or "")
+    assert "trained on: org/base" in (refused.value.fix or "")
 
 
 def test_a_base_that_the_adapter_was_not_trained_on_is_refused(adapter: Path, folder: Path) -> None:
@@ -331,6 +331,6 @@ def test_the_chat_template_is_called_as_the_recipe_says(folder: Path) -> None:
     made = take(folder, chat_template_kwargs={"enable_thinking": False})
     assert made.meta["chat_template_kwargs"] == {"enable_thinking": False}
     assert "chat_template_kwargs" not in take(folder).meta
-    with pytest.raises(UsageError, match="'tools' is given by finery itself") as caught:
+    with pytest.raises(UsageError, match="finery sets 'tools' itself") as caught:
         LocalModel(path=files(folder), chat_template_kwargs={"tools": []}).check()
     assert caught.value.where == "chat_template_kwargs.tools"

@@ -31,7 +31,7 @@ def test_odd_values_read_back(value: str) -> None:
 
 @pytest.mark.parametrize("value", ['a """\nb', "zero width\u200djoiner", "bell\x07", '"""\n'])
 def test_values_that_ollama_would_garble_are_refused(value: str) -> None:
-    with pytest.raises(DataError, match="can't hold this SYSTEM"):
+    with pytest.raises(DataError, match="SYSTEM can't be written in a Modelfile"):
         write_modelfile([("SYSTEM", value)], "")
 
 

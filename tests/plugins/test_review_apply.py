@@ -106,7 +106,7 @@ def test_a_decision_that_does_not_fit_names_the_row(tmp_path: Path) -> None:
 
 
 def test_all_rows_rejected_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no row is left"):
+    with pytest.raises(DataError, match="no rows are left"):
         run(tmp_path, ROWS, [line(row, "reject") for row in ROWS])
 
 

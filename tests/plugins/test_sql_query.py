@@ -165,8 +165,8 @@ def test_queries_that_fail(tmp_path: Path, query: str, what: str, fix: str, line
 
 def test_files_that_are_no_database(tmp_path: Path) -> None:
     (tmp_path / "t.db").write_text("no database at all" * 100)
-    there = f"no SQLite database at {tmp_path / 't.db'}"
-    assert failure(tmp_path).what == f"{there}: the file begins as no database does"
+    there = f"there is no SQLite database at {tmp_path / 't.db'}"
+    assert failure(tmp_path).what == f"{there}: the file isn't a database"
     (tmp_path / "t.db").write_bytes(b"")
     assert failure(tmp_path).what == f"{there}: the file is empty"
     (tmp_path / "t.db").unlink()
@@ -375,8 +375,8 @@ def test_a_url_in_the_recipe_is_refused_and_not_shown(made: Project) -> None:
         ("nothing-like-a-url", "doesn't hold the URL of a database", "write it as postgresql://"),
         ("postgresq://u:pa55word@h/d", "knows no database 'postgresq'", "mean 'postgresql'?"),
         ("mysql://u:pa55word@h/d", "driver MySQLdb isn't installed", "pip install 'mysqlclient'"),
-        ("sqlite://", "the URL names no SQLite file", "sqlite:///path"),
-        ("sqlite:///gone.db", "no SQLite database at", "sqlite:////its/whole/path"),
+        ("sqlite://", "the URL doesn't name an SQLite file", "sqlite:///path"),
+        ("sqlite:///gone.db", "no SQLite database at", "sqlite:////absolute/path"),
         ("postgresql://u:pa55word@127.0.0.1:9/d", "can't be reached", "is it running?"),
     ],
 )

@@ -187,7 +187,7 @@ def test_a_schema_constrains_answers(server: Server, rows: Dataset) -> None:
 
 def test_nothing_left_is_an_error_with_its_reasons(server: Server, rows: Dataset) -> None:
     server.answer = lambda _: Reply(refusal="I won't")
-    with pytest.raises(DataError, match=r"no row is left: dropped 4 of 4 rows \(refused 4\)") as e:
+    with pytest.raises(DataError, match=r"left: dropped 4 of 4 rows \(refused 4\)") as e:
         run_step(Answer(model=teacher(server), rows=[rows]))
     assert e.value.details == ["refused: the model refused to answer: I won't (after 3 attempts)"]
 

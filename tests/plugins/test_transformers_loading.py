@@ -131,7 +131,7 @@ def test_broken_weights_are_an_error_that_names_the_files(tiny: Model, damage: s
 
 def test_an_adapter_must_say_what_it_belongs_to(tmp_path: Path, tiny: Model) -> None:
     learned = adapter(tiny, tmp_path / "a")
-    with pytest.raises(StepError, match="doesn't say which model"):
+    with pytest.raises(StepError, match="doesn't name its base model"):
         load_model(Model(learned.path, meta={"format": "adapter"}))
 
 

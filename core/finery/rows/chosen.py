@@ -1,4 +1,4 @@
-"""Rows chosen by chance, so that added rows change little.
+"""Rows chosen at random, so that added rows change little.
 
 Each row draws a number from its id and the seed; the k rows with the lowest numbers are a sample
 of k without replacement (bottom-k sampling, Cohen & Kaplan 2007). A row that is added can only

@@ -66,7 +66,7 @@ class Drops(SideFile):
         """Raise `DataError` where all rows were dropped: what follows needs some."""
         if not left:
             what = self.summary(0) if self.counts else "there are no rows to start from"
-            raise DataError(f"no row is left: {what}", details=self._samples, fix=fix)
+            raise DataError(f"no rows are left: {what}", details=self._samples, fix=fix)
 
 
 def by_reason(counts: Mapping[str, int]) -> str:

@@ -28,7 +28,7 @@ ANSWERS = ("output", "answer")
 def read(
     job: "Job", datasets: "Sequence[Dataset]", what: str = "rows"
 ) -> Iterator[tuple[int, Row]]:
-    """(number, row) of all rows, counted from 1 over all data sets; tells the job's progress."""
+    """(number, row) of all rows, counted from 1 over all data sets; reports the job's progress."""
     total = sum(len(dataset) for dataset in datasets)
     number = 0
     for dataset in datasets:

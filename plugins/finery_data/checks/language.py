@@ -8,7 +8,7 @@ from finery import UsageError, did_you_mean, percent
 from finery.rows.tables.streams import load_extra
 
 SURE = 0.8
-"""Probability from which on a language is believed; shorter texts reach it less often."""
+"""Lowest probability at which a language is reported; short texts reach it less often."""
 _KNOWN = """
 ace af am an ar ary arz as az ba bcl be bg bn br bs ca crh cs cy da de dz el en
 eo es et eu ext fa fi fo fr fuv fy ga gcf gcr gd gl gom grc gu gug guw ha hbo he
@@ -30,7 +30,7 @@ def check_codes(codes: Iterable[str]) -> None:
     for code in codes:
         if code not in CODES:
             raise UsageError(
-                f"'{code}' is no language that py3langid knows",
+                f"py3langid doesn't know the language '{code}'",
                 where="languages",
                 fix=did_you_mean(code, CODES),
             )

@@ -1,4 +1,4 @@
-"""Held-out rows, and which other rows give them away."""
+"""Held-out rows, and which other rows leak them."""
 
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator
@@ -10,16 +10,16 @@ from finery.rows.near import CROWD, Entry, NearIndex, entry_of, is_template
 from finery.rows.parts import id_of, prompt
 
 NEAR = 0.7
-"""Similarity from which on a prompt is a near copy of a held-out one."""
+"""Lowest similarity at which a prompt is a near copy of a held-out one."""
 WHOLE = 50
-"""Letters and digits from which on a held-out prompt is looked for inside of longer ones."""
+"""Letters and digits that a held-out prompt needs to be searched for inside longer ones."""
 
 FEW = 8
 """Beginnings of held-out prompts that are looked for one by one, which is faster for a few."""
 
 
 class Leak(NamedTuple):
-    """Why a row gives a held-out row away: a short name, and a sentence that names the row."""
+    """Why a row leaks a held-out row: a short name, and a sentence that names the row."""
 
     reason: str
     detail: str
@@ -139,11 +139,11 @@ class HeldOut:
         if match is not None:
             its = self._named(match.number)
             if match.exact:
-                return Leak("copy", f"has the prompt of {its}")
+                return Leak("copy", f"has the same prompt as {its}")
             return Leak("near-copy", f"has a prompt {match.similarity:.2f} similar to {its}")
         inside = self._whole.inside(entry.texts[0])
         if inside is not None:
-            return Leak("contains-copy", f"has the whole prompt of {self._named(inside)} inside")
+            return Leak("contains-copy", f"contains the whole prompt of {self._named(inside)}")
         return None
 
     def _named(self, number: int) -> str:

@@ -251,7 +251,7 @@ def _languages(texts: Iterable[str]) -> Counter[str]:
 
 
 def _copies(name: str, dataset: Dataset, folder: Path, most: int, progress: Progress) -> Copies:
-    """Which rows repeat an earlier one, as `data.dedup` tells."""
+    """Which rows repeat an earlier one, as `data.dedup` finds it."""
     common = Common()
     for row in islice(dataset, most):
         common.add(row_entry(row, "row"))
@@ -286,7 +286,7 @@ def _alike(match: Match, ids: Sequence[str]) -> str:
 def _overlaps(
     datasets: Mapping[str, Dataset], folder: Path, most: int, progress: Progress
 ) -> Iterator[Overlap]:
-    """What each data set shares with each after it, as `data.decontaminate` tells."""
+    """What each data set shares with each after it, as `data.decontaminate` finds it."""
     if len(datasets) < 2:
         return
     common = Common()

@@ -21,7 +21,9 @@ class Columns(Settings):
 
     user: str = setting(help="Template of the user turn.", examples=["{{ text }}"])
     assistant: str | None = setting(None, help="Template of the answer.", examples=["{{ intent }}"])
-    system: str | None = setting(None, help="Template of the system prompt; left out where empty.")
+    system: str | None = setting(
+        None, help="Template of the system prompt. An empty result means no system prompt."
+    )
     label: str | None = setting(None, help="Template of the label that evaluators and splits use.")
 
 
@@ -43,12 +45,12 @@ class Templates:
             if content.strip():
                 turns.append({"role": role, "content": content})
             elif role in self._templates and role != "system":
-                raise BadRow(f"columns.{role} gives an empty text", "fill it in or remove the row")
+                raise BadRow(f"columns.{role} gives an empty text", "fill it in, or remove the row")
         row: Row = {"messages": turns}
         if "label" in self._templates:
             row["label"] = self._render("label", columns).strip()
             if not row["label"]:
-                raise BadRow("columns.label gives an empty text", "fill it in or remove the row")
+                raise BadRow("columns.label gives an empty text", "fill it in, or remove the row")
         return row
 
     def _render(self, part: str, columns: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ def alpaca(columns: Columns, prompts_only: bool) -> Row:
     instruction, detail = text(columns, "instruction"), optional_text(columns, "input")
     user = "\n\n".join(part for part in (instruction, detail) if part.strip())
     if not user:
-        raise BadRow("'instruction' is empty", "fill it in or remove the row")
+        raise BadRow("'instruction' is empty", "fill it in, or remove the row")
     turns = _turn("system", optional_text(columns, "system"))
     for pair in columns.get("history") or []:
         turns += _history(pair)
@@ -46,7 +46,7 @@ def _answered(turns: Conversation, columns: Columns, column: str, prompts_only: 
     return {"messages": turns}
 
 
-_PROMPTS_ONLY_FIX = "leave prompts_only out, or remove the answers"
+_PROMPTS_ONLY_FIX = "remove prompts_only, or remove the answers"
 
 
 def from_sharegpt(columns: Columns, prompts_only: bool) -> Row:
@@ -87,8 +87,8 @@ def rating(columns: Columns, prompts_only: bool) -> Row:
     good = _rated(columns.get("label"))
     if good is None:
         raise BadRow(
-            f"'label' is {_told(columns.get('label'))}, neither true nor false",
-            "say of each completion whether it is good: true or 1, false or 0",
+            f"'label' is {_told(columns.get('label'))}, but must be true or false",
+            "write true or 1 for good completions, false or 0 for bad ones",
         )
     return {**_completed(columns, prompts_only), "label": good}
 
@@ -110,7 +110,7 @@ def _told(value: Any) -> str:
 def _completed(columns: Columns, prompts_only: bool) -> Row:
     if prompts_only:
         if columns.get("completion"):
-            raise BadRow("'completion' is there, but prompts_only is set", _PROMPTS_ONLY_FIX)
+            raise BadRow("'completion' holds an answer, but prompts_only is set", _PROMPTS_ONLY_FIX)
         return _prompt(columns)
     prompt, answer = _sides(columns, "prompt"), _sides(columns, "completion")
     prompt, (answer,) = _alike(prompt, [answer])
@@ -136,7 +136,10 @@ def preference(columns: Columns, prompts_only: bool) -> Row:
     answers = [_sides(columns, "chosen"), _sides(columns, "rejected")]
     sides = _sides(columns, "prompt") if columns.get("prompt") is not None else None
     if sides is None and isinstance(answers[0], str) != isinstance(answers[1], str):
-        raise BadRow("'chosen' and 'rejected' are text and messages", "write both in the same way")
+        raise BadRow(
+            "one of 'chosen' and 'rejected' is text, the other messages",
+            "write both in the same way",
+        )
     prompt, answers = _alike(sides, answers)
     if answers[0] == answers[1]:
         raise BadRow("'chosen' and 'rejected' are the same", "remove the row")
@@ -151,7 +154,9 @@ def _check_margin(value: Any) -> None:
     except (TypeError, ValueError):
         number = math.nan
     if isinstance(value, bool) or not math.isfinite(number):
-        raise BadRow(f"'margin' is {_told(value)}, no finite number", "write a number, or drop it")
+        raise BadRow(
+            f"'margin' is {_told(value)}, not a finite number", "write a number, or remove it"
+        )
 
 
 def _text_preference(prompt: str | None, chosen: str, rejected: str) -> Row:
@@ -165,7 +170,7 @@ def _text_preference(prompt: str | None, chosen: str, rejected: str) -> Row:
             "one of 'chosen' and 'rejected' is the beginning of the other", "remove the row"
         )
     if chosen.strip() == rejected.strip():
-        raise BadRow("'chosen' and 'rejected' are the same but for spaces", "remove the row")
+        raise BadRow("'chosen' and 'rejected' differ only in spaces", "remove the row")
     return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
 
 
@@ -186,7 +191,7 @@ def _turn_preference(prompt: Any, chosen: Conversation, rejected: Conversation) 
         cut = _common_turns(chosen, rejected) if all(repeats) else 0
         implicit, chosen, rejected = chosen[:cut], chosen[cut:], rejected[cut:]
         if prompt is not None and implicit[-len(prompt) :] != prompt:
-            raise BadRow("'chosen' and 'rejected' start with another prompt than 'prompt'")
+            raise BadRow("'chosen' and 'rejected' start with a prompt that differs from 'prompt'")
         prompt = implicit
     if not prompt:
         raise BadRow("'chosen' and 'rejected' have no prompt in common", "give them a 'prompt'")
@@ -234,7 +239,7 @@ def needed(columns: Columns, column: str) -> Any:
     """The value of a column that must be there and not be null."""
     _check_there(columns, column)
     if columns[column] is None:
-        raise BadRow(f"'{column}' is empty", "fill it in or remove the row")
+        raise BadRow(f"'{column}' is empty", "fill it in, or remove the row")
     return columns[column]
 
 
@@ -253,7 +258,7 @@ def full_text(columns: Columns, column: str) -> str:
     """The text of a column that must be there and not be empty."""
     value = _as_text(needed(columns, column), column)
     if not value.strip():
-        raise BadRow(f"'{column}' is empty", "fill it in or remove the row")
+        raise BadRow(f"'{column}' is empty", "fill it in, or remove the row")
     return value
 
 

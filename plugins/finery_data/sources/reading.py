@@ -127,7 +127,7 @@ class Reading:
             raise DataError(
                 f"the columns fit the formats {names}: {seen}",
                 where=where,
-                fix=f"say which: format: {' or '.join(formats)}",
+                fix=f"choose one: format: {' or '.join(formats)}",
             )
         if not formats:
             raise DataError(
@@ -157,11 +157,11 @@ class Reading:
         if self._bad and (not self._shape.skip or not self._made):
             raise self._bad_rows_error()
         if not self._made:
-            raise DataError("there are no rows", where=self._place, fix="put rows in it")
+            raise DataError("there are no rows", where=self._place, fix="add rows to it")
         if self._bad:
             self._job.log(f"skipped {self._bad_count:,} of {self._records:,} rows")
         if self._format == "preference" and "margin" in self._met:
-            self._job.log("margin: no training weighs preferences by it")
+            self._job.log("margin: no training uses it")
         self._check_kept()
 
     def _bad_rows_error(self) -> DataError:
@@ -175,7 +175,7 @@ class Reading:
             details += [f"{place}: {error.what}" for place, error in self._bad]
             if self._bad_count > len(self._bad):
                 details.append(f"… and {self._bad_count - len(self._bad):,} more")
-        skip = "" if not self._made else "or leave bad rows out with bad_rows: skip"
+        skip = "" if not self._made else "or skip bad rows with bad_rows: skip"
         of_first = "" if len(self._fixes) == 1 else "the first: "
         fix = "; ".join(part for part in (of_first + (first.fix or _REPAIR), skip) if part)
         return DataError(first.what, where=where, fix=fix, details=details)
@@ -203,7 +203,7 @@ def _storable(name: str, columns: dict[str, Any]) -> Any:
     """The value of a column to keep; bytes would come out as text that says something else."""
     value = columns[name]
     if holds_bytes(value):
-        raise BadRow(f"keep: '{name}' holds bytes, not text", "decode it, or leave it out")
+        raise BadRow(f"keep: '{name}' holds bytes, not text", "decode it, or remove it")
     return value
 
 

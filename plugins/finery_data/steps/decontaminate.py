@@ -11,7 +11,7 @@ from finery_data.duplicates.heldout import NEAR, HeldOut, Leak, crowd_note, prom
 
 
 class Decontaminate(Step, seeded=False, packages=("rensa",), version="1"):
-    """Drop the rows that give test rows away: copies and near copies of their prompts.
+    """Drop rows that leak test rows: copies and near copies of their prompts.
 
     A row is dropped when its prompt is that of a row of `against` apart from case, punctuation
     and spaces (`copy`), similar to it (`near-copy`), or has it whole inside (`contains-copy`, for
@@ -24,14 +24,14 @@ class Decontaminate(Step, seeded=False, packages=("rensa",), version="1"):
 
     rows: list[Dataset] = takes(help="Rows to clean, in this order.")
     against: list[Dataset] = takes(
-        role="compare", help="Rows that nothing may train on, e.g. split.test."
+        role="compare", help="Rows that must not be trained on, e.g. split.test."
     )
     threshold: float = setting(
         NEAR,
         ge=0.5,
         le=1,
-        help="Similarity from which on a prompt is a near copy; 1: only copies that are the same "
-        "but for case, punctuation and spaces.",
+        help="Lowest similarity of near copies. 1: only prompts that are equal apart from case, "
+        "punctuation and spaces.",
     )
 
     def run(self, job: Job) -> Dataset:
@@ -39,7 +39,7 @@ class Decontaminate(Step, seeded=False, packages=("rensa",), version="1"):
         held, ids = self._held_out(job)
         with Drops(job.out) as drops:
             dataset = Dataset.write(job.out, self._clean(job, held, ids, drops))
-        drops.refuse_nothing_left(len(dataset), "look at what `rows` and `against` name")
+        drops.refuse_nothing_left(len(dataset), "check the steps that `rows` and `against` name")
         job.log(f"{drops.summary(len(dataset))} against {len(held):,} test rows")
         if held.crowded:
             job.log(crowd_note(held.crowded))

@@ -1,4 +1,4 @@
-"""`data.dedup`: of copies and near copies, only the first."""
+"""`data.dedup`: keep only the first of copies and near copies."""
 
 from collections.abc import Iterator
 from typing import Literal
@@ -12,7 +12,7 @@ from finery_data.duplicates.heldout import crowd_note
 
 
 class Dedup(Step, seeded=False, packages=("rensa",), version="1"):
-    """Keep the first of rows that are copies or near copies of each other.
+    """Keep the first of several copies or near copies.
 
     A row is dropped when an earlier kept one is the same apart from case, punctuation and spaces
     (`duplicate`), or similar (`near-duplicate`). Similarity is the Jaccard similarity of the texts'
@@ -24,22 +24,22 @@ class Dedup(Step, seeded=False, packages=("rensa",), version="1"):
     rows: list[Dataset] = takes(help="Rows to clean, in this order.")
     on: Literal["row", "prompt"] = setting(
         "row",
-        help="What is compared. row: prompt and answer must both be alike, and label and tools "
-        "the same. prompt: the prompt alone, whatever the answers.",
+        help="What is compared. row: prompt and answer must both be similar, and label and tools "
+        "equal. prompt: only the prompt.",
     )
     threshold: float = setting(
         0.8,
         ge=0.5,
         le=1,
-        help="Similarity from which on rows are near copies; 1: only copies that are the same but "
-        "for case, punctuation and spaces.",
+        help="Lowest similarity of near copies. 1: only rows that are equal apart from case, "
+        "punctuation and spaces.",
     )
 
     def run(self, job: Job) -> Dataset:
         """Write the rows that are left, and which row each dropped one repeats."""
         with Drops(job.out) as drops:
             dataset = Dataset.write(job.out, self._first(job, drops))
-        drops.refuse_nothing_left(len(dataset), "look at what `rows` names")
+        drops.refuse_nothing_left(len(dataset), "check the steps that `rows` names")
         job.log(drops.summary(len(dataset)))
         dataset.meta |= drops.meta()
         return dataset

@@ -26,7 +26,7 @@ class File(
     """
 
     path: Files = setting(help="File, glob or list of them, relative to the recipe.")
-    take: int | None = setting(None, ge=1, help="Only the first so many rows.")
+    take: int | None = setting(None, ge=1, help="Read only the first `take` rows.")
 
     def run(self, job: Job) -> Dataset:
         """Write the rows; `meta` has the format, and counts of skipped and duplicate rows."""
@@ -48,10 +48,10 @@ def read_records(paths: list[Path], job: Job) -> Iterator[Record]:
             _report_empty(path, job, alone=len(paths) == 1)
     job.progress(len(paths), len(paths), f"{total:,} rows")
     if not total:
-        raise DataError("the files have no rows", where=shown(paths[0]), fix="put rows in them")
+        raise DataError("the files have no rows", where=shown(paths[0]), fix="add rows to them")
 
 
 def _report_empty(path: Path, job: Job, *, alone: bool) -> None:
     if alone:
-        raise DataError("the file has no rows", where=shown(path), fix="put rows in it")
+        raise DataError("the file has no rows", where=shown(path), fix="add rows to it")
     job.log(f"warning: {shown(path)} has no rows")

@@ -1,4 +1,4 @@
-"""`data.filter`: the rows that meet conditions."""
+"""`data.filter`: keep the rows that meet conditions."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -36,26 +36,26 @@ class Filter(Step, seeded=False, packages=("jinja2",), version="1"):
     )
     matches: dict[str, str] = setting(
         {},
-        help="Text or column: regular expression that must be found in it.",
+        help="Text or column: regular expression that must match somewhere in it.",
         examples=[{"assistant": "^category: "}],
     )
     excludes: dict[str, str] = setting(
         {},
-        help="Text or column: regular expression that must not be found in it.",
+        help="Text or column: regular expression that must not match in it.",
         examples=[{"user": "(?i)lorem ipsum"}],
     )
     min_characters: dict[str, int] = setting(
-        {}, help="Text or column: the fewest characters it may have.", examples=[{"assistant": 20}]
+        {}, help="Text or column: minimum number of characters.", examples=[{"assistant": 20}]
     )
     max_characters: dict[str, int] = setting(
-        {}, help="Text or column: the most characters it may have.", examples=[{"user": 4000}]
+        {}, help="Text or column: maximum number of characters.", examples=[{"user": 4000}]
     )
 
     def check(self) -> None:
         """Raise `UsageError` for conditions that can't be read, or none at all."""
         if not self._conditions():
             raise UsageError(
-                "data.filter has no condition",
+                "data.filter has no conditions",
                 fix='add one, e.g. where: label != "spam"',
             )
         check_lengths(self.min_characters, self.max_characters)
@@ -65,7 +65,7 @@ class Filter(Step, seeded=False, packages=("jinja2",), version="1"):
         self.check()
         with Drops(job.out) as drops:
             dataset = Dataset.write(job.out, self._kept(job, drops))
-        drops.refuse_nothing_left(len(dataset), "look at the conditions")
+        drops.refuse_nothing_left(len(dataset), "check the conditions")
         job.log(drops.summary(len(dataset)))
         dataset.meta |= drops.meta()
         return dataset
@@ -120,7 +120,7 @@ def _pattern(field: str, name: str, pattern: str, *, wanted: bool) -> Condition:
         compiled = re.compile(pattern)
     except re.error as error:
         raise UsageError(
-            f"not a regular expression: {error}", where=f"{field}.{name}", fix="repair it"
+            f"not a regular expression: {error}", where=f"{field}.{name}", fix="correct it"
         ) from None
 
     def test(_: Row, texts: Texts) -> tuple[str, str] | None:

@@ -1,4 +1,4 @@
-"""`data.map`: rows rewritten by templates."""
+"""`data.map`: rewrite rows with templates."""
 
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any, Literal
@@ -39,29 +39,30 @@ class Map(Step, seeded=False, packages=("jinja2",), version="1"):
     rows: list[Dataset] = takes(help="Rows to rewrite, in this order.")
     system: str | None = setting(
         None,
-        help="Template of the system prompt; where it gives an empty text, there is none.",
+        help="Template of the system prompt. An empty result means no system prompt.",
         examples=["Name the intent."],
     )
     user: str | None = setting(
         None, help="Template of the last user turn.", examples=["{{ user | trim }}"]
     )
     assistant: str | None = setting(
-        None, help="Template of the answer; of preferences, the chosen one."
+        None, help="Template of the answer; in preference rows, of the chosen answer."
     )
     rejected: str | None = setting(None, help="Template of the rejected answer of a preference.")
     turns: Literal["last", "all"] = setting(
         "last",
-        help="all: `user` and `assistant` write every turn of their role; each sees its own text.",
+        help="all: `user` and `assistant` rewrite every turn of their role, and each template sees "
+        "that turn's text.",
     )
     label: str | None = setting(
         None, help="Template of the label.", examples=["{{ label | lower }}"]
     )
     columns: dict[str, str] = setting(
         {},
-        help="Name: template of more columns, new ones or not.",
+        help="Column: template. Adds or replaces columns.",
         examples=[{"length": "{{ user | length }}"}],
     )
-    remove: list[str] = setting([], help="Columns to leave out.", examples=[["source"]])
+    remove: list[str] = setting([], help="Columns to remove.", examples=[["source"]])
 
     def check(self) -> None:
         """Raise `UsageError` for templates that aren't Jinja, or none at all."""
@@ -81,7 +82,7 @@ class Map(Step, seeded=False, packages=("jinja2",), version="1"):
         self.check()
         dataset = Dataset.write(job.out, self._rewritten(job))
         if not len(dataset):
-            raise DataError("there are no rows", fix="look at what `rows` names")
+            raise DataError("there are no rows", fix="check the steps that `rows` names")
         return dataset
 
     def _sources(self) -> dict[str, str]:
@@ -110,8 +111,8 @@ class Map(Step, seeded=False, packages=("jinja2",), version="1"):
 
 
 class _Used:
-    """What the settings of a `data.map` name, and no row has: a name mistyped gives no error
-    where a template allows for its absence.
+    """Finds names in the settings of a `data.map` that no row has: a mistyped name gives no error
+    if a template allows for its absence.
     """
 
     def __init__(self, sources: dict[str, str], removed: list[str]) -> None:
@@ -138,7 +139,9 @@ class _Used:
                     fix=did_you_mean(name, self._known.keys() - {"id", "parents"}),
                 )
         for where in self._sources.keys() - rendered:
-            raise DataError(f"no row has {_TARGETS[where]} to write", where=where, fix="drop it")
+            raise DataError(
+                f"no row has {_TARGETS[where]} to rewrite", where=where, fix="remove it"
+            )
 
 
 _TARGETS = {
@@ -225,7 +228,7 @@ class _Writer:
         own = {template: text_of({"content": turn.get("content")})}
         text = self._rendered(template, {**names, **own})
         if not text.strip() and not turn.get("tool_calls"):
-            raise BadRow(f"{template} gives an empty text", "fill it in or remove the row")
+            raise BadRow(f"{template} gives an empty text", "fill it in, or remove the row")
         return {**turn, "content": text}
 
     def _with_system(self, turns: Conversation, names: dict[str, Any]) -> Conversation:
@@ -238,7 +241,7 @@ class _Writer:
     def _full(self, where: str, names: dict[str, Any]) -> str:
         text = self._rendered(where, names)
         if not text.strip():
-            raise BadRow(f"{where} gives an empty text", "fill it in or remove the row")
+            raise BadRow(f"{where} gives an empty text", "fill it in, or remove the row")
         return text.strip() if where == "label" else text
 
     def _rendered(self, where: str, names: dict[str, Any]) -> str:

@@ -27,32 +27,34 @@ class Mix(Step, version="1"):
     weights: list[float] = setting(
         [],
         help="Weight of each source, in the order of `rows`: [2, 1] takes two rows of the first "
-        "for one of the second. Default: all the same.",
+        "for each row of the second. Default: equal weights.",
         examples=[[2, 1]],
     )
     total: int | None = setting(
         None,
         ge=1,
-        help="Rows to take in all. Default: as many as the weights allow without a row twice.",
+        help="Total number of rows. Default: as many as the weights allow without repeating a row.",
     )
     short: Literal["error", "repeat"] = setting(
         "error",
-        help="What to do when a source has fewer rows than its part of `total`: stop, or take its "
-        "rows several times.",
+        help="What to do if a source has fewer rows than its part of `total`: stop with an error, "
+        "or repeat its rows.",
     )
-    shuffle: bool = setting(True, help="Mix the sources; else they follow one another.")
+    shuffle: bool = setting(
+        True, help="Shuffle the sources together; otherwise they follow one another."
+    )
 
     def check(self) -> None:
         """Raise `UsageError` for weights that don't go with the sources."""
         if self.weights and len(self.weights) != len(self.rows):
             raise UsageError(
-                f"there are {len(self.rows)} sources and {len(self.weights)} weights",
+                f"there are {len(self.rows)} sources, but {len(self.weights)} weights",
                 where="weights",
-                fix="give each source of `rows` its weight, in the same order",
+                fix="write one weight for each source in `rows`, in the same order",
             )
         if any(not 0 < weight < float("inf") for weight in self.weights):
             raise UsageError(
-                "a weight must be above 0", where="weights", fix="leave the source out instead"
+                "a weight must be greater than 0", where="weights", fix="remove the source instead"
             )
 
     def run(self, job: Job) -> Dataset:
@@ -71,7 +73,7 @@ class Mix(Step, version="1"):
         weights = self.weights or [1.0] * len(sizes)
         if not all(sizes):
             raise DataError(
-                f"source {sizes.index(0) + 1} of `rows` has no rows", fix="look at its step"
+                f"source {sizes.index(0) + 1} of `rows` has no rows", fix="check its step"
             )
         if self.total is None:
             unit = min(size / weight for size, weight in zip(sizes, weights, strict=True))
@@ -81,9 +83,9 @@ class Mix(Step, version="1"):
         for number, (size, part) in enumerate(zip(sizes, parts, strict=True), 1):
             if part > size and self.short == "error":
                 raise DataError(
-                    f"source {number} of `rows` has {size:,} rows, and its part of {self.total:,} "
+                    f"source {number} of `rows` has {size:,} rows, but its part of {self.total:,} "
                     f"is {part:,}",
-                    fix="ask for a smaller total, or set short: repeat",
+                    fix="use a smaller total, or set short: repeat",
                 )
         return parts
 

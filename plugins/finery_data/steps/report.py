@@ -32,7 +32,7 @@ class DataReport(
     sections=("data", "export"),
     version=templates_digest(*TEMPLATES),
 ):
-    """Make a page on one or more data sets: what is in them, side by side.
+    """Make a page that compares one or more data sets side by side.
 
     `report.html` has counts, lengths, classes and their balance, copies within and between the
     data sets, turns, roles, languages, sources, what was dropped and why, and sample rows. It
@@ -41,10 +41,12 @@ class DataReport(
 
     rows: list[Dataset] = takes(uses_name=True, help="Data sets, e.g. all parts of a split.")
     tokenizer: Model | None = takes(
-        None, uses_name=True, help="A model whose tokens lengths are told in; else in characters."
+        None,
+        uses_name=True,
+        help="Model whose tokenizer measures lengths; by default, lengths are in characters.",
     )
     title: str = setting("Data", help="The page's title.")
-    samples: int = setting(SAMPLES, ge=0, help="Rows of each data set to show, drawn by chance.")
+    samples: int = setting(SAMPLES, ge=0, help="Rows of each data set to show, chosen at random.")
     near_rows: int = setting(
         NEAR_ROWS, ge=0, help="Rows of each data set that are searched for near copies."
     )
@@ -53,7 +55,11 @@ class DataReport(
         """Raise `UsageError` for data sets that are named twice, or none."""
         refs = [rows.ref for rows in self.rows]
         if not refs or len(set(refs)) < len(refs):
-            raise UsageError("name data sets, each once", where="rows", fix="rows: [split.train]")
+            raise UsageError(
+                "`rows` must name one or more data sets, each once",
+                where="rows",
+                fix="rows: [split.train]",
+            )
 
     def key_packages(self) -> tuple[str, ...]:
         """Those that tell copies and languages, and a model's tokenizer if one is named."""

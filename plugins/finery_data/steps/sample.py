@@ -1,4 +1,4 @@
-"""`data.sample`: some of the rows, by chance; classes balanced."""
+"""`data.sample`: take rows at random, and balance classes."""
 
 from array import array
 from collections import Counter
@@ -18,7 +18,7 @@ NOT_SAMPLED = "not-sampled"
 
 
 class Sample(Step, version="1"):
-    """Take some of the rows by chance, and balance classes.
+    """Take some of the rows at random, and balance classes.
 
     Which rows are taken depends on each row and the seed alone, so that added rows change little.
     Rows stay in their order; rows that are taken more often follow themselves. Reads the rows two
@@ -26,28 +26,32 @@ class Sample(Step, version="1"):
     """
 
     rows: list[Dataset] = takes(help="Rows to take from.")
-    n: int | None = setting(None, ge=1, help="Rows to take in all. Default: all, as balanced.")
+    n: int | None = setting(
+        None, ge=1, help="Total number of rows. Default: all that `balance` leaves."
+    )
     by: str | None = setting(
         None,
-        help="What makes a class: a column, e.g. label; output: the answer's text; or a template. "
-        "Without `balance` each class keeps its share.",
+        help="What defines a class: a column, e.g. label; output (the answer's text); a template. "
+        "Without `balance`, each class keeps its share.",
         examples=["label", "{{ output.category }}"],
     )
     balance: Literal["down", "up"] | None = setting(
         None,
-        help="The same number of rows of each class. down: of the larger ones fewer. up: of the "
-        "smaller ones some several times.",
+        help="Take the same number of rows of each class. down: fewer rows of larger classes. up: "
+        "some rows of smaller classes several times.",
     )
 
     def check(self) -> None:
         """Raise `UsageError` for settings that take nothing away or don't go together."""
         if self.n is None and self.balance is None:
             raise UsageError(
-                "data.sample would take all rows", fix="say how many: n: 100, or balance them"
+                "data.sample would take all rows", fix="set a number, e.g. n: 100, or set balance"
             )
         if self.balance and not self.by:
             raise UsageError(
-                "`balance` needs the classes", where="balance", fix="say what makes one: by: label"
+                "`balance` needs classes",
+                where="balance",
+                fix="name what defines them, e.g. by: label",
             )
         self._reader()
 
@@ -68,7 +72,7 @@ class Sample(Step, version="1"):
         for number, row in read(job, self.rows):
             classes.add(reader(number, row))
         if not classes.of:
-            raise DataError("there are no rows", fix="look at what `rows` names")
+            raise DataError("there are no rows", fix="check the steps that `rows` names")
         return classes
 
     def _times(self, job: Job, classes: "_Classes") -> dict[int, int]:
@@ -86,7 +90,7 @@ class Sample(Step, version="1"):
             assert self.n is not None
             if self.n > every:
                 raise DataError(
-                    f"there are {every:,} rows, and n is {self.n:,}", fix=f"n: {every} or fewer"
+                    f"there are {every:,} rows, but n is {self.n:,}", fix=f"n: {every} or fewer"
                 )
             return parts_of(self.n, sizes)
         most = min(sizes) if self.balance == "down" else max(sizes)
@@ -99,7 +103,7 @@ class Sample(Step, version="1"):
         if counts[rarest] > sizes[rarest]:
             raise DataError(
                 f"n: {self.n:,} takes {counts[rarest]:,} rows of each of {len(sizes):,} classes, "
-                f"and {classes.names[rarest]!r:.80} has {sizes[rarest]:,}",
+                f"but {classes.names[rarest]!r:.80} has {sizes[rarest]:,}",
                 fix=f"n: {min(sizes) * len(sizes)} or fewer, or balance: up",
             )
         return counts

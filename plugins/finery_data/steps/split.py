@@ -71,11 +71,9 @@ class Split(
 
     rows: list[Dataset] = takes(help="Rows to split, in this order.")
     validation: float = setting(
-        0.1, ge=0, lt=1, help="Share of rows for validation; 0: there is no such output."
+        0.1, ge=0, lt=1, help="Share of rows for validation. 0: no such output."
     )
-    test: float = setting(
-        0.2, ge=0, lt=1, help="Share of rows for test; 0: there is no such output."
-    )
+    test: float = setting(0.2, ge=0, lt=1, help="Share of rows for test. 0: no such output.")
     stratify: str | None = setting(
         None,
         help="Column with values that each split gets its share of, e.g. label; output: the "
@@ -89,7 +87,9 @@ class Split(
         "`stratify`, otherwise stable.",
     )
     group: str | None = setting(
-        None, help="Column whose equal values stay in one split, e.g. customer, instead of prompts."
+        None,
+        help="Column, e.g. customer: rows with equal values stay in one split, instead of rows "
+        "with equal prompts.",
     )
     decontaminate: bool = setting(
         True,
@@ -101,7 +101,7 @@ class Split(
         if self.validation + self.test >= 1:
             raise ValueError(
                 f"validation ({self.validation:g}) and test ({self.test:g}) leave nothing to train "
-                "on: together they must be less than 1"
+                "on; their sum must be less than 1"
             )
 
     def is_exact(self) -> bool:
@@ -250,7 +250,7 @@ class _Survey:
             self.stratum.append(index.setdefault(value, len(index)))
         self.strata = list(index)
         if not self.units:
-            raise DataError("there are no rows to split", fix="look at the steps that `rows` names")
+            raise DataError("there are no rows to split", fix="check the steps that `rows` names")
 
     def read(self) -> Iterator[Row]:
         """All rows, in order."""
@@ -365,14 +365,14 @@ def _empty_split(step: Split, survey: _Survey, chosen: bytes, empty: list[str]) 
     kind = f"values of '{step.group}'" if step.group else "prompts"
     better = survey.better_seed(chosen) if units >= asked else None
     if units < asked:
-        fix = "add rows, or ask for fewer splits: rows with the same text stay together"
+        fix = "add rows, or use fewer splits: rows with the same text stay together"
     elif better is None or better[1]:
-        fix = "add rows, or ask for larger shares"
+        fix = "add rows, or set larger shares"
     else:
         seed = f"set `seed: {better[0]}` on this step{_before_drops(step)}"
-        fix = f"add rows, ask for larger shares, or {seed}"
+        fix = f"add rows, set larger shares, or {seed}"
     return DataError(
-        f"nothing fell in the split{'s' if len(empty) > 1 else ''} {' and '.join(empty)}",
+        f"no rows are in the split{'s' if len(empty) > 1 else ''} {' and '.join(empty)}",
         details=[f"{len(chosen):,} rows with {units:,} different {kind} were split"],
         fix=fix,
     )
@@ -394,7 +394,7 @@ def _report_strata(survey: _Survey, chosen: bytes, job: Job) -> None:
             job.log(f"warning: {split} has no row with {column} {_first(names)}")
     if missing and (better := survey.better_seed(chosen)) is not None:
         seed, _, gaps = better
-        instead = f"would leave {gaps} such gaps, not {len(missing)}"
+        instead = f"would leave {gaps} such gaps instead of {len(missing)}"
         job.log(f"`seed: {seed}` on this step {instead}{_before_drops(survey.step)}")
 
 
@@ -452,8 +452,8 @@ def _check_leaks(step: Split, survey: _Survey, chosen: bytes) -> None:
     if step.group is not None:
         _refuse(
             _prompt_leaks(survey, chosen),
-            "rows have the prompt of a row in another split",
-            "give both rows the same group, remove one of them, or leave `group` out",
+            "rows have the same prompt as a row in another split",
+            "give both rows the same group, remove one of them, or remove `group`",
         )
     _refuse(
         _parent_leaks(survey, chosen),

@@ -1,4 +1,4 @@
-"""`data.validate`: what is wrong with rows, each finding with the row it is about."""
+"""`data.validate`: find out what is wrong with rows."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -55,50 +55,51 @@ LISTED = 20
 
 
 class Validate(Step, seeded=False, packages=("jsonschema", "py3langid", "rensa"), version="1"):
-    """Check rows, and stop, drop or report where one fails.
+    """Check rows; stop, drop or report those that fail.
 
     Checks, by the names that `actions` takes:
-    - `size`: more bytes than `max_bytes`; such a row isn't looked at any further.
+    - `size`: more bytes than `max_bytes`; such a row isn't checked any further.
     - `empty`: an empty turn. `turns`: unknown roles, turns out of order, broken tool calls.
-    - `tools`: an answer that calls a tool that isn't among the row's `tools`; rejected ones may.
+    - `tools`: an answer that calls a tool that the row's `tools` lack; rejected ones may.
     - `json`: an answer that isn't JSON. `schema`: one that breaks the JSON Schema.
     - `label`: a label that isn't allowed, or none. `label-typo`: one letter from a label five times
       as frequent. `label-conflict`: the same prompt, or one 0.8 similar, with another label.
-    - `length`: too short or too long. `language`: surely another language (0.8 or more).
+    - `length`: too short or too long. `language`: another language, with a probability of 0.8.
     - `email`, `phone`, `iban`, `card`, `ip`, together `personal`: personal data by its form.
     - `encoding`: UTF-8 read as Latin-1, U+FFFD, control characters.
 
-    Stops by default where a row breaks what was asked of it, and only reports what may be right:
-    label typos and conflicts, personal data, encodings, JSON that wasn't asked for. Rows with
-    findings that are only reported stay; `findings.jsonl` lists them, `finery show` too. Rows are
-    read twice as a stream; for the labels of each row with one 2 to 3 KB stay in memory.
+    By default, a row that breaks a requirement stops the build. What may be right is only
+    reported: label typos and conflicts, personal data, encodings, JSON that wasn't required.
+    Reported rows stay; `findings.jsonl` and `finery show` list them. Rows are read twice as a
+    stream; each row with a label needs 2 to 3 KB of memory.
     """
 
     rows: list[Dataset] = takes(help="Rows to check, in this order.")
     schema: OneFile | None = setting(
         None,
-        help="A JSON Schema file that every answer must fit. Its references must stay in the file.",
+        help="JSON Schema file that every answer must match. It can't refer to other files.",
     )
     json: bool | None = setting(
         None,
-        help="Whether every answer must be JSON. Default: with `schema`; and where most are, the "
-        "others are reported.",
+        help="Whether every answer must be JSON. Default: true with `schema`. Otherwise, if most "
+        "answers are JSON, the others are reported.",
     )
     labels: list[str] = setting(
-        [], help="The labels allowed. Default: any.", examples=[["billing", "shipping"]]
+        [], help="Allowed labels. Default: any.", examples=[["billing", "shipping"]]
     )
     label: str = setting(
-        "label", help="Column with the label; output: the answer's text. A row may have none."
+        "label",
+        help="Column with the label; output: the answer's text. Rows without one are allowed.",
     )
     min_characters: dict[str, int] = setting(
-        {}, help="Text or column: the fewest characters it may have.", examples=[{"assistant": 2}]
+        {}, help="Text or column: minimum number of characters.", examples=[{"assistant": 2}]
     )
     max_characters: dict[str, int] = setting(
-        {}, help="Text or column: the most characters it may have.", examples=[{"user": 8000}]
+        {}, help="Text or column: maximum number of characters.", examples=[{"user": 8000}]
     )
     languages: list[str] = setting(
         [],
-        help="Languages that prompts and answers may be in, as ISO 639-1 codes. Default: any. "
+        help="Allowed languages of prompts and answers, as ISO 639-1 codes. Default: any. "
         "Needs finery[data].",
         examples=[["en", "de"]],
     )
@@ -106,11 +107,11 @@ class Validate(Step, seeded=False, packages=("jsonschema", "py3langid", "rensa")
         ["email", "phone", "iban", "card", "ip"],
         help="Personal data to look for, in all texts of a row.",
     )
-    max_bytes: int = setting(1_000_000, ge=1, help="The largest row, in bytes of JSON.")
+    max_bytes: int = setting(1_000_000, ge=1, help="Maximum size of a row, in bytes of JSON.")
     actions: dict[str, Action] = setting(
         {},
-        help="Check: error, drop or report. error: the build stops, after all rows were checked. "
-        "drop: without the row. report: the row stays.",
+        help="Check: error, drop or report. error: the build stops after checking all rows. "
+        "drop: the row is dropped. report: the row stays.",
         examples=[{"personal": "drop", "language": "report"}],
     )
 
@@ -126,7 +127,9 @@ class Validate(Step, seeded=False, packages=("jsonschema", "py3langid", "rensa")
                 )
         if self.schema is not None and self.json is False:
             raise UsageError(
-                "`schema` is about JSON answers, and `json` is false", where="json", fix="drop one"
+                "`schema` needs JSON answers, but `json` is false",
+                where="json",
+                fix="remove one of them",
             )
         check_lengths(self.min_characters, self.max_characters)
         check_codes(self.languages)
@@ -154,7 +157,7 @@ class Validate(Step, seeded=False, packages=("jsonschema", "py3langid", "rensa")
             dataset = Dataset.write(job.out, self._passed(job, checks, drops, findings))
         if checks.refused:
             raise checks.error()
-        drops.refuse_nothing_left(len(dataset), "look at the checks that drop rows")
+        drops.refuse_nothing_left(len(dataset), "relax the checks that drop rows")
         dataset.meta |= {**drops.meta(), "findings": dict(sorted(findings.counts.items()))}
         job.log(drops.summary(len(dataset)))
         job.log(f"findings in rows that stay: {_counted(findings.counts) or 'none'}")
@@ -235,8 +238,8 @@ class _Checks:
         return DataError(
             f"{self._rows_refused:,} of {self._total:,} rows fail ({_counted(self.refused)})",
             details=[*self._listed, *more],
-            fix="repair the rows (`finery show --row ID` tells where one comes from), or say what "
-            f"else to do: actions: {{{names}}}",
+            fix="repair the rows (`finery show --row ID` shows where a row comes from), or choose "
+            f"another action: actions: {{{names}}}",
         )
 
     def _survey(self, job: Job) -> None:
@@ -258,7 +261,7 @@ class _Checks:
         elif self.step.json is None and json * 2 > answers:
             self._json = "report"
         if self._labels.too_many:
-            job.log(f"there are so many labels ({self.step.label}) that they aren't compared")
+            job.log(f"labels aren't compared, because {self.step.label} has too many values")
 
     def _in_texts(self, row: Row) -> Iterator[Finding]:
         for place, text in texts_of(row):
@@ -392,7 +395,7 @@ def _undeclared(row: Row) -> Iterator[Finding]:
     for name in dict.fromkeys(called):
         if name not in declared:
             known = did_you_mean(name, filter(None, declared)) or "the row declares none"
-            yield "tools", f"the tool '{name}' is called, and not declared; {known}"
+            yield "tools", f"the tool '{name}' is called but not declared; {known}"
 
 
 def _tool_name(tool: Any) -> str:

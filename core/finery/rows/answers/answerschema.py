@@ -60,7 +60,9 @@ class AnswerSchema:
         try:
             error = best_match(self._validator.iter_errors(value))
         except Unresolvable as broken:
-            raise self._error(f"the schema refers to what isn't in it: {broken.ref}") from None
+            raise self._error(
+                f"the schema refers to {broken.ref}, which it doesn't contain"
+            ) from None
         except re.error as broken:
             raise self._error(f"a pattern isn't a regular expression: {broken}") from None
         except RecursionError:

@@ -31,7 +31,7 @@ def _column(name: str, value: Any) -> Iterator[Problem]:
             yield "empty", f"'{name}' is empty"
         return
     if not isinstance(value, list):
-        yield "turns", f"'{name}' is {kind_of(value)}, neither text nor a list of turns"
+        yield "turns", f"'{name}' is {kind_of(value)}, but must be text or a list of turns"
         return
     if not value:
         yield "turns", f"'{name}' has no turns"

@@ -64,7 +64,7 @@ def as_message(turn: Any, number: int) -> Message:
         _check_tool_calls(message["tool_calls"], role, number)
     content = _text(message.get("content", ""), number)
     if not content.strip() and role != "tool" and "tool_calls" not in message:
-        raise BadRow(f"turn {number} ({role}) is empty", "fill it in or remove the row")
+        raise BadRow(f"turn {number} ({role}) is empty", "fill it in, or remove the row")
     return {**message, "role": role, "content": content}
 
 
@@ -88,7 +88,7 @@ def _check_tool_calls(calls: Any, role: str, number: int) -> None:
         function = call.get("function") if isinstance(call, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise BadRow(
-                f"turn {number} has a tool call without a function's name",
+                f"turn {number} has a tool call without a function name",
                 'write {"type": "function", "function": {"name": …, "arguments": …}}',
             )
         arguments = function.get("arguments", {})

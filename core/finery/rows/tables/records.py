@@ -211,7 +211,7 @@ def _other_encoding(line: bytes) -> BadRow | None:
         return BadRow("the line is UTF-16, not UTF-8", "save all of the file as UTF-8")
     if line.startswith(_MARK):
         return BadRow(
-            "a byte order mark stands before the row", "remove it: sed -i 's/^\\xEF\\xBB\\xBF//'"
+            "the row starts with a byte order mark", "remove it: sed -i 's/^\\xEF\\xBB\\xBF//'"
         )
     return _not_utf8(line)
 
@@ -291,7 +291,8 @@ class _Document:
         key_of_rows = _row_list(members)
         if key_of_rows is None:
             raise DataError(
-                f"the JSON object holds no list of rows, or several: {', '.join(arrays)}",
+                "the JSON object must contain exactly one list of rows; its keys: "
+                f"{', '.join(arrays)}",
                 where=self.name,
                 fix="write a list of objects, or JSON lines (one object a line)",
             )
@@ -313,7 +314,7 @@ class _Document:
             key, end = self._value(at)
             colon = self._skip(end)
             if not isinstance(key, str) or self._char(colon) != ":":
-                self._fail("a key and ':' should stand here", at)
+                self._fail("a key and ':' are expected here", at)
             place = self._skip(colon + 1)
             value, end = self._value(place)
             yield key, place, value
@@ -326,10 +327,10 @@ class _Document:
         if self._char(at) == close:
             return at
         if self._char(at) != ",":
-            self._fail(f"',' or '{close}' should stand here", at)
+            self._fail(f"',' or '{close}' is expected here", at)
         at = self._skip(at + 1)
         if self._char(at) == close:
-            self._fail(f"no ',' may stand before '{close}'", at)
+            self._fail(f"',' isn't allowed before '{close}'", at)
         return at
 
     def _value(self, at: int) -> tuple[Any, int]:
@@ -342,7 +343,7 @@ class _Document:
 
     def _char(self, at: int) -> str:
         if at >= len(self.text):
-            self._fail("the file ends too early", at)
+            self._fail("the file ends unexpectedly", at)
         return self.text[at]
 
     def _skip(self, at: int) -> int:
@@ -351,7 +352,7 @@ class _Document:
 
     def _expect_end(self, at: int) -> None:
         if self._skip(at) != len(self.text):
-            self._fail("something follows the end of the document", self._skip(at))
+            self._fail("there is text after the end of the document", self._skip(at))
 
     def _fail(self, what: str, at: int) -> NoReturn:
         line = self.text.count("\n", 0, at) + 1
@@ -359,7 +360,7 @@ class _Document:
         raise DataError(
             f"invalid JSON: {what} (column {column})",
             where=f"{self.name}:{line}",
-            fix="repair the file, or write JSON lines, where one bad row doesn't spoil the others",
+            fix="repair the file, or write JSON lines, where the other rows stay readable",
         )
 
 
@@ -425,7 +426,7 @@ def _checked_header(cells: list[str], where: str) -> list[str]:
 def _cells_of(header: list[str], cells: list[str]) -> dict[str, Any] | BadRow:
     if len(cells) != len(header):
         count = f"{len(cells)} field{'s' if len(cells) != 1 else ''}"
-        return BadRow(f"the row has {count}, the header {len(header)}", _QUOTE_FIX)
+        return BadRow(f"the row has {count}, but the header has {len(header)}", _QUOTE_FIX)
     for cell in cells:
         if not cell.isascii() and (problem := _surrogates(cell)) is not None:
             return problem

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from finery.rows.badrow import BadRow
 from finery.rows.templates.limits import Slow, time_limit
 
-_REPEATED = "rewrite it without a repetition inside a repetition, such as (a+)+"
+_REPEATED = "rewrite it without nested repetitions such as (a+)+"
 
 
 def search(pattern: re.Pattern[str], text: str, where: str) -> re.Match[str] | None:

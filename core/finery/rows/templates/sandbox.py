@@ -147,7 +147,7 @@ def evaluate(condition: "TemplateExpression", what: str, names: dict[str, Any]) 
 
 def _failed(error: Exception, what: str, names: dict[str, Any]) -> BadRow:
     if isinstance(error, LimitExceeded):
-        return BadRow(f"{what}: {error} for this row", "write fewer or shorter loops and texts")
+        return BadRow(f"{what}: {error} for this row", "shorten its loops and texts")
     reason = str(error) or type(error).__name__
     return BadRow(f"{what}: {reason}", fix_of(reason, names))
 
@@ -157,7 +157,7 @@ def fix_of(message: str, names: dict[str, Any]) -> str:
     name, undefined, _ = message.partition(" is undefined")
     known = names.keys() - {"row"}
     guess = did_you_mean(name.strip("'"), known) if undefined else None
-    return guess or "repair the template, or the row"
+    return guess or "correct the template or the row"
 
 
 def _refuse_others(tree: "Tree", where: str) -> None:
@@ -166,15 +166,15 @@ def _refuse_others(tree: "Tree", where: str) -> None:
     others = (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)
     for node in tree.find_all(others):
         raise UsageError(
-            f"line {node.lineno} of the template loads another template, which none may",
+            f"line {node.lineno} of the template loads another template, which isn't allowed",
             where=where,
-            fix="write all of it in one template",
+            fix="write everything in one template",
         )
 
 
 def _random(error: BaseException) -> str | None:
     if "'random'" in str(error):
-        return "leave it out: the same row must always give the same text"
+        return "remove it: the same row must always give the same text"
     return None
 
 
@@ -202,13 +202,13 @@ def _filled(value: Any) -> Any:
     if value is None or (isinstance(value, float) and value != value):
         raise BadRow("a column is empty (null)", 'remove the row, or write {{ name or "" }}')
     if holds_bytes(value):
-        raise BadRow("a column holds bytes, not text", "decode it, or leave it out")
+        raise BadRow("a column holds bytes, not text", "decode it, or remove it")
     if isinstance(value, (dict, list, tuple)):
         return written(value)
     if not isinstance(value, (str, int, float, Undefined)):
         # Python would write where in memory it lies.
         raise BadRow(
-            f"a value is a {type(value).__name__}, which is no text",
-            "write () behind a method, and | list or | join behind map, select and the like",
+            f"a value is a {type(value).__name__}, not text",
+            "add () after a method, and | list or | join after map, select and similar filters",
         )
     return value

@@ -116,12 +116,14 @@ def _loading(meta: Mapping[str, Any], config: Mapping[str, Any], base: Base) -> 
     arguments = [json.dumps(base.source or "FOLDER_OF_THE_BASE")]
     arguments += [f"revision={json.dumps(base.revision)}"] if base.revision else []
     arguments += [f"gguf_file={json.dumps(base.file)}"] if base.file else []
+    # transformers multiplies the packed weights of a GGUF in fp32 and would cast back and forth.
+    dtype = "float32" if base.file else "bfloat16"
     yield _code([
         "from peft import PeftModel",
         "from transformers import AutoModelForCausalLM, AutoTokenizer", "",
         'folder = "."  # this folder',
         "base = AutoModelForCausalLM.from_pretrained(",
-        *(f"    {argument}," for argument in [*arguments, "dtype=torch.bfloat16"]),
+        *(f"    {argument}," for argument in [*arguments, f"dtype=torch.{dtype}"]),
         ")",
         "model = PeftModel.from_pretrained(base, folder)",
     ])  # fmt: skip

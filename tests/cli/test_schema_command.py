@@ -133,8 +133,9 @@ def test_another_file_is_not_overwritten_and_a_shared_schema_stays(project: Make
 def test_watch_follows_the_recipe(named: Project) -> None:
     process = named.start("schema", "recipe.yaml", "--watch")
     try:
-        assert process.stdout is not None
-        until(lambda: "Watching" in process.stdout.readline())
+        out = process.stdout
+        assert out is not None
+        until(lambda: "Watching" in out.readline())
         named.edit("recipe.yaml", "train:", "  more: {use: steps.copy, rows: a}\ntrain:")
         until(lambda: mistakes(named, "rows: halves.first", "rows: more") == [])
     finally:

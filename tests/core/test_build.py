@@ -395,8 +395,8 @@ def test_an_interrupted_build_ends_its_workers_and_can_go_on(
     os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
     out, err = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "interrupted: what is done is kept, of a training all up to its last checkpoint" in err
-    assert "build again to go on" in err
+    assert "interrupted. Finished steps are kept" in err
+    assert "Build again to continue" in err
     assert "Traceback" not in err
     last = json.loads(out.splitlines()[-1])
     assert (last["event"], last["ok"], last["exit_code"]) == ("build_finished", False, 130)

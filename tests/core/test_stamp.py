@@ -49,7 +49,8 @@ def keep(t: Project) -> None:
 
 def done(t: Project) -> int | None:
     """The stamp's answer."""
-    return stamp.steps_if_done(t.folder / "recipe.yaml", (), ())
+    finished = stamp.finished_if_done(t.folder / "recipe.yaml", (), ())
+    return None if finished is None else finished.steps
 
 
 def blob(t: Project) -> Path:
@@ -104,8 +105,8 @@ def test_a_change_takes_the_long_road(stamped: Project, change: str) -> None:
 
 def test_other_arguments_take_the_long_road(stamped: Project) -> None:
     recipe = stamped.folder / "recipe.yaml"
-    assert stamp.steps_if_done(recipe, ["a"], ()) is None
-    assert stamp.steps_if_done(recipe, (), ["data.b.tag=1"]) is None
+    assert stamp.finished_if_done(recipe, ["a"], ()) is None
+    assert stamp.finished_if_done(recipe, (), ["data.b.tag=1"]) is None
 
 
 def test_what_is_installed_takes_the_long_road(

@@ -238,7 +238,7 @@ class _Reader:
             return self.at("the line is indented with a tab", line, column, "indent with spaces")
         complaint = f"{error.context or ''} {error.problem or ''}"
         opened = error.context_mark
-        likely = _likely_mistake(lines, line, column, complaint, opened and opened.line)
+        likely = _likely_mistake(lines, line, column, complaint, opened.line if opened else None)
         if likely:
             return self.at(*likely)
         unclosed = "end of stream" in complaint or "parsing a flow" in complaint

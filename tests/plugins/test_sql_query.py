@@ -149,7 +149,7 @@ def test_conversations_with_tools_in_json_columns(tmp_path: Path) -> None:
         ("DELETE FROM tickets", "would change the database", "write a SELECT", ""),
         ("PRAGMA user_version = 1", "", "", ""),
         ("SELECT 1; SELECT 2", "several statements", "write a single SELECT", ""),
-        ("SELECT body, body FROM tickets", "two columns the name 'body'", "AS other_body", ""),
+        ("SELECT body, body FROM tickets", "two columns named 'body'", "AS other_body", ""),
     ],
 )
 def test_queries_that_fail(tmp_path: Path, query: str, what: str, fix: str, line: str) -> None:
@@ -186,7 +186,7 @@ def test_changes_that_are_not_in_the_file_yet(tmp_path: Path) -> None:
     db.execute("UPDATE tickets SET body = 'other'")
     db.commit()
     error = failure(tmp_path)
-    assert "changes that aren't in its file yet" in error.what
+    assert "changes that are only in t.db-wal" in error.what
     assert "wal_checkpoint" in (error.fix or "")
     db.close()
     assert said(rows(tmp_path))[0] == "other even"
@@ -349,7 +349,7 @@ def test_a_query_file_is_part_of_the_key(made: Project) -> None:
 
 def test_an_unset_variable(made: Project) -> None:
     del made.env["TICKETS"]
-    assert "TICKETS, which isn't set here" in made.run("check").out
+    assert "TICKETS, which isn't set" in made.run("check").out
     ran = made.run("build")
     assert ran.code == 2
     assert "the environment variable TICKETS isn't set" in ran.err

@@ -350,7 +350,7 @@ def _facts(
     for name in weights:
         counts.update(elements_by_dtype(folder.root / name))
     under = base.meta if base else {}
-    architecture = (config.architectures or [config.model_type])[0]
+    architecture = config.architectures[0] if config.architectures else config.model_type
     quantization = config.quantization_config and config.quantization_config.quant_method
     facts = {
         "format": "adapter" if adapter else "transformers",

@@ -118,8 +118,9 @@ def _load(model: Model, dtype: "torch.dtype", **arguments: Any) -> "PreTrainedMo
 
     # Dequantising shows a progress bar that can't be switched off.
     with _readable(model), quiet(), redirect_stderr(io.StringIO()):
+        auto: Any = AutoModelForCausalLM  # its types don't know `output_loading_info`
         loaded: PreTrainedModel
-        loaded, report = AutoModelForCausalLM.from_pretrained(
+        loaded, report = auto.from_pretrained(
             **_location(model), dtype=dtype, output_loading_info=True, **arguments
         )
     _check_complete(model, report)

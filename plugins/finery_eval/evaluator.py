@@ -409,9 +409,9 @@ def majority_table(columns: Mapping[str, Sequence[str]], noun: str) -> dict[str,
     for column, expected in columns.items():
         value, n = Counter(expected).most_common(1)[0]
         rows.append([column, value, n / len(expected)])
-    columns = ["field", noun, "accuracy"]
+    heads = ["field", noun, "accuracy"]
     title = f"Always the most frequent {noun}"
-    return table(title, columns, rows, units={"accuracy": "share"})
+    return table(title, heads, rows, units={"accuracy": "share"})
 
 
 def log_scores(

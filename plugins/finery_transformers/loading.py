@@ -120,6 +120,7 @@ def _load(model: Model, dtype: "torch.dtype", **arguments: Any) -> "PreTrainedMo
     with _readable(model), quiet(), redirect_stderr(io.StringIO()):
         auto: Any = AutoModelForCausalLM  # its types don't know `output_loading_info`
         loaded: PreTrainedModel
+        report: dict[str, Any]
         loaded, report = auto.from_pretrained(
             **_location(model), dtype=dtype, output_loading_info=True, **arguments
         )

@@ -433,7 +433,10 @@ def test_markup_that_takes_long_is_left_out(
 ) -> None:
     monkeypatch.setattr("finery_docs.files.SECONDS", 0.2)
     monkeypatch.setattr("finery_docs.files.PACE", 10**9)
-    files = {"slow.html": "<!--" * 50_000, "fine.md": "Enough words to make a chunk of. " * 5}
+    files: dict[str, str | bytes] = {
+        "slow.html": "<!--" * 50_000,
+        "fine.md": "Enough words to make a chunk of. " * 5,
+    }
     assert "slow.html" in failure(tmp_path / "a", files)
     made = load(tmp_path / "b", files, bad_files="skip")
     assert ("slow.html", "too-slow") in reasons(made)

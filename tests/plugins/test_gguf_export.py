@@ -10,11 +10,11 @@ from tiny_gguf import tiny_tokenizer, write_tiny_gguf
 from finery import Model, Sampling, StepError
 from finery.testing import TestJob, run_step
 from finery_gguf.engine import GgufEngine
-from finery_gguf.export import Export, _corrections, base_name
+from finery_gguf.export import Export, Quantization, _corrections, base_name
 from finery_gguf.llama import Gguf, quantise
 from finery_gguf.proof import prove
 
-ALL = ["bf16", "f16", "q8_0", "q4_k_m", "q5_k_m"]
+ALL: list[Quantization] = ["bf16", "f16", "q8_0", "q4_k_m", "q5_k_m"]
 TALK = [{"role": "user", "content": "Why?"}]
 
 
@@ -84,8 +84,7 @@ def test_outputs_are_the_first_and_each() -> None:
 
 
 def test_types_are_taken_as_llama_cpp_writes_them() -> None:
-    settings = {"model": Model.placeholder("sft"), "quantization": ["Q4_K_M", "q4_K_M", "Q8_0"]}
-    step = Export(**settings)
+    step = Export(model=Model.placeholder("sft"), quantization=["Q4_K_M", "q4_K_M", "Q8_0"])
     assert step.quantization == ["q4_k_m", "q8_0"]
     assert step.outputs() == {"": Model, "q4_k_m": Model, "q8_0": Model}
 

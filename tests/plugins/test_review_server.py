@@ -203,7 +203,13 @@ def test_rows_come_with_what_is_known_about_them(built: MakeProject) -> None:
 
 
 def test_rows_are_listed_by_score(built: MakeProject) -> None:
-    scores = [{"score": 2}, {}, {"judge": {"score": 5.0}}, {"score": 0}, {"score": 2}]
+    scores: list[dict[str, Any]] = [
+        {"score": 2},
+        {},
+        {"judge": {"score": 5.0}},
+        {"score": 0},
+        {"score": 2},
+    ]
     rows = [chat(f"question {n}", **more) for n, more in enumerate(scores)]
     made = built(files_of(rows))
     with reviewing(made, "rows") as review:

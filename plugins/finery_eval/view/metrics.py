@@ -99,8 +99,8 @@ def _metrics_of(output: Output) -> Metrics:
 def best_model(report: Mapping[str, Any]) -> str:
     """The model with the best headline score; of equally good ones the last."""
     metric, *_ = headline(report)
-    scores = report["scores"]
-    return max(reversed(scores), key=lambda model: scores[model].get(metric, 0.0))
+    scores: Mapping[str, Mapping[str, float]] = report["scores"]
+    return max(reversed([*scores]), key=lambda model: scores[model].get(metric, 0.0))
 
 
 def _of(metrics: Metrics, model: str) -> Iterator[Mapping[str, Any]]:

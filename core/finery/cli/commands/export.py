@@ -91,8 +91,8 @@ def command(
     except OSError as error:
         if error.errno in DISK_FULL:
             raise
-        where = str(error.filename or folder)
-        raise UsageError(f"can't be copied: {error.strerror}", where=where) from error
+        named = error.filename or folder
+        raise UsageError(f"can't be copied: {error.strerror}", where=str(named)) from error
     finally:
         shutil.rmtree(staged, ignore_errors=True)
     for title, of in files.items():

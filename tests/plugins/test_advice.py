@@ -210,7 +210,7 @@ def test_a_build_tells_when_it_can_count(project: Any) -> None:
     lines = [json.dumps({"prompt": f"p {i}", "completion": "c"}) for i in range(30)]
     made = project({"recipe.yaml": BUILD, "train.py": TRAIN, "rows.jsonl": "\n".join(lines)})
     logs = [e["message"] for e in made.events() if e.get("step") == "sft" and "message" in e]
-    assert logs[0].startswith("sft learns from only 30 rows (few-rows)")
+    assert "few-rows" in logs[0]
 
 
 BUILD = """\

@@ -189,8 +189,9 @@ def test_the_shape_of_a_continued_adapter_is_its_own(run: Run) -> None:
 
 def test_a_new_shape_for_an_adapter_is_refused_in_the_recipe(project: MakeProject) -> None:
     steps = "{use: trl.dpo, model: sft, rows: rows, lora: {r: 4}}"
+    row = '{"prompt": "a", "chosen": "b", "rejected": "c"}'
     made = project(
-        {"recipe.yaml": RECIPE.format(dpo=steps), "rows.jsonl": "{}", "tiny/config.json": "{}"}
+        {"recipe.yaml": RECIPE.format(dpo=steps), "rows.jsonl": row, "tiny/config.json": "{}"}
     )
     ran = made.run("check")
     assert ran.code == 2

@@ -133,7 +133,7 @@ def test_loss_is_shown_in_brackets_where_there_is_no_colour(deep: Callable[..., 
     assert "    <|im_start|>assistant⏎\n    ⟦late<|im_end|>⟧\n" in ran.stdout
     assert "hi␛[2J" in ran.stdout
     assert "\x1b" not in ran.stdout
-    assert ran.stdout.endswith("1 of 1 training proven\n")
+    assert ran.stdout.endswith("1 of 1 training verified\n")
 
 
 def test_what_is_light_is_built_and_nothing_else(deep: Callable[..., Result]) -> None:
@@ -197,7 +197,7 @@ def test_all_failures_are_told_with_their_places(deep: Callable[..., Result]) ->
     assert ran.return_value == 2
     assert "recipe.yaml:9:60: error: rows: 2 of 2 rows are longer than 8 tokens: " in ran.stderr
     assert "recipe.yaml:10:60: error: rows: 2 of 2 rows are longer than 9 tokens: " in ran.stderr
-    assert ran.stderr.endswith("0 of 2 trainings proven, 2 errors\n")
+    assert ran.stderr.endswith("0 of 2 trainings verified, 2 errors\n")
     assert "⟦" not in ran.stdout
 
 
@@ -240,7 +240,7 @@ def test_rows_that_an_evaluator_watches_are_looked_at(deep: Callable[..., Result
     seen = lines({"prompt": "hi", "completion": "late", "label": "wrong"})
     ran = deep(recipe_yaml=watched("seen"), seen_jsonl=seen)
     assert ran.return_value == 2
-    assert "error: rows whose completion isn't read as their label can't be judged" in ran.stderr
+    assert "error: the completions of some rows aren't read as their labels" in ran.stderr
 
 
 def test_watched_rows_of_a_heavy_step_are_waited_for(deep: Callable[..., Result]) -> None:
@@ -268,7 +268,7 @@ def test_an_error_that_is_reached_by_two_ways_is_told_once(
     recipe = recipe.replace("model: base, rows: rows", f"model: base, rows: {rows}")
     ran = deep(recipe_yaml=recipe)
     assert ran.stderr.count("rows.jsonl:1: error: these rows are broken") == 1
-    assert ran.stderr.endswith("0 of 1 training proven, 1 error\n")
+    assert ran.stderr.endswith("0 of 1 training verified, 1 error\n")
     told = deep("--json", recipe_yaml=recipe).stdout.splitlines()
     errors = [line for line in map(json.loads, told) if "error" in line]
     assert len(errors) == len({json.dumps(e["error"]) for e in errors}) == 1

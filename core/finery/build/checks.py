@@ -32,13 +32,17 @@ def notes_on(graph: Graph, results: Results | None = None) -> list[Note]:
     """
     known, whole = known_notes(graph.plugins), graph.whole or graph
     answers = graph.plugins.hook.finery_checks(graph=whole, results=results or Results())
-    own = [*_unset_variables(graph), *_missing_packages(graph)]
-    raw = [*own, *(note for notes in answers for note in notes)]
+    raw = [*obstacles(graph), *(note for notes in answers for note in notes)]
     notes = [_completed(note, known, whole) for note in raw]
     silenced = set(graph.recipe.data.get("silence") or [])
     audible = [n for n in notes if silenced.isdisjoint((n.name, f"{n.step}/{n.name}"))]
     order = {name: index for index, name in enumerate([*graph.nodes, ""])}
     return sorted((n for n in audible if n.step in order), key=lambda note: order[note.step])
+
+
+def obstacles(graph: Graph) -> list[Note]:
+    """Notes on what a build of these steps will fail at: unset variables and missing packages."""
+    return [*_unset_variables(graph), *_missing_packages(graph)]
 
 
 def notes_before(

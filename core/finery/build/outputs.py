@@ -34,7 +34,7 @@ def refuse_shared_folder(recipe: Recipe, store: Store) -> None:
                 f"{shown(path)} has the name '{recipe.name}' too, and builds into "
                 f"{shown(build_folder(recipe))}/",
                 ["name"],
-                fix=f"give this recipe another name, such as name: {recipe.name}-{file}",
+                fix=f"give one of them another name, such as name: {recipe.name}-{file}",
             )
 
 

@@ -74,8 +74,15 @@ def cli() -> None:
 def main() -> None:
     """Run the command line and exit with its code: 0, 1, 2, or 130 when interrupted."""
     gc.set_threshold(COLLECT_AFTER)
+    color = False if os.environ.get("NO_COLOR") else None  # https://no-color.org; click asks nobody
+    with click.Context(cli, info_name="finery", color=color).scope():  # for what is printed at last
+        sys.exit(_run(color))
+
+
+def _run(color: bool | None) -> int:
+    """Run the command line and print the error that it ends with; the exit code."""
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(standalone_mode=False, color=color)
     except click.exceptions.Abort:
         code = interrupted()
     except click.ClickException as error:
@@ -101,7 +108,7 @@ def main() -> None:
         click.echo(f"error: the disk is full: {error}\n  fix: free some space", err=True)
         code = 1
     _warn_of_broken_plugins()
-    sys.exit(code if isinstance(code, int) else 0)
+    return code if isinstance(code, int) else 0
 
 
 def _warn_of_broken_plugins() -> None:

@@ -50,10 +50,18 @@ def recipe_and_step(function: F) -> F:
     def with_step(target: Target, command: str) -> dict[str, Any]:
         values = _one_step(target, command)
         if values["step"] is None:
-            raise UsageError(f"{command} needs a step", fix=f"finery {command} STEP")
+            raise _no_step(command)
         return values
 
     return _with_target(function, with_step, "[RECIPE] STEP")
+
+
+def _no_step(command: str) -> UsageError:
+    """The error for a missing step, or for what follows it."""
+    context = click.get_current_context()
+    words = " ".join(context.command.collect_usage_pieces(context)[1:])
+    needed = [word for word in words.split() if not word.startswith("[")]
+    return UsageError(f"{command} needs {' and '.join(needed)}", fix=f"finery {command} {words}")
 
 
 def recipe_and_optional_step(function: F) -> F:

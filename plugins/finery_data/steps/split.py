@@ -342,7 +342,11 @@ def _no_column(setting_name: str, column: str, row: Row, number: int) -> DataErr
     if column in row:
         return DataError(f"{setting_name}: '{column}' is null", where=where, fix="fill it in")
     what = f"{setting_name}: there is no column '{column}'"
-    return DataError(what, where=where, fix=did_you_mean(column, row))
+    columns = [name for name in row if name not in ("id", "messages", "prompt", "completion")]
+    fix = did_you_mean(column, columns) if columns else f"keep it in data.file: keep: [{column}]"
+    if setting_name == "stratify":
+        fix = f"{fix}; by the answer, write stratify: output"
+    return DataError(what, where=where, fix=fix)
 
 
 def _report(step: Split, survey: _Survey, chosen: bytes, job: Job) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from finery.build.scheduler import Build
     from finery.execute.executor import Executor
     from finery.plugin.manager import Plugins
+    from finery.recipe.graph import Graph
 
 INTERRUPTED = (
     "interrupted. Finished steps are kept, and so are trainings up to their last checkpoint. Build "
@@ -65,6 +66,8 @@ def command(
     build = _build_of(recipe, steps, overrides, executor, jobs, (keep_going, update_lock))
     from finery.cli.progress import listener
 
+    if not as_json:
+        _print_obstacles(build.graph)
     if steps and not as_json:
         it_needs = "it needs" if len(steps) == 1 else "they need"
         options = " ".join(f"--step {step}" for step in steps)
@@ -84,6 +87,15 @@ def command(
 
         print_summary(build, outcome)
     return outcome.exit_code
+
+
+def _print_obstacles(graph: "Graph") -> None:
+    """Say at once what a later step will fail at."""
+    from finery.build.checks import obstacles
+
+    for note in obstacles(graph):
+        click.echo(f"{click.style('note:', fg='yellow')} {note.text}", err=True)
+        click.echo(f"  {click.style('fix:', fg='green')} {note.fix}", err=True)
 
 
 def _is_done(

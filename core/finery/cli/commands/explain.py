@@ -41,6 +41,8 @@ def command(
     names_of = planner.code.names
     changes = changes_between(last, plan.parts, names_of) if last is not None else []
     since = "since its last build"
+    if changes and plan.state == "cached":  # as it was before the last build, which is kept
+        since = "since its last build, and kept from an earlier one"
     if last is not None and before is not None and not changes:
         changes, since = changes_between(before, last, names_of), "between its last two builds"
     if as_json:

@@ -28,14 +28,26 @@ def formatted(schema: object) -> str:
 def schema_file(recipe: Recipe) -> Path:
     """The file for a recipe's schema: the one that its modeline names, else one beside it.
 
-    A schema outside the recipe's folder belongs to several recipes, so it isn't this one.
+    A schema outside the recipe's folder belongs to several recipes, so it isn't this one. Nor is
+    the schema of another recipe in the folder: a copied recipe has the line of its original.
     """
     named = _NAMED.search(recipe.text)
     path = recipe.folder / named["path"] if named else None
-    if path is not None and path.resolve().is_relative_to(recipe.folder.resolve()):
+    if (
+        path is not None
+        and path.resolve().is_relative_to(recipe.folder.resolve())
+        and not _is_of_another(path, recipe)
+    ):
         return path
     stem = recipe.path.name.removesuffix(".yaml").removesuffix(".yml")
     return recipe.path.with_name(f"{stem}.schema.json")
+
+
+def _is_of_another(schema: Path, recipe: Recipe) -> bool:
+    """Whether a schema has the name of another recipe beside it."""
+    stem = schema.name.removesuffix(".schema.json")
+    recipes = [schema.with_name(f"{stem}{suffix}") for suffix in (".yaml", ".yml")]
+    return any(path.exists() and not path.samefile(recipe.path) for path in recipes)
 
 
 def modeline(recipe: Recipe, path: Path) -> str:

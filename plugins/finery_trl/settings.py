@@ -396,7 +396,7 @@ def _check_pattern(wanted: str | Sequence[str]) -> None:
         )
     try:
         re.compile(wanted if isinstance(wanted, str) else "")
-    except re.error as error:
+    except (re.error, RecursionError) as error:
         raise UsageError(
             f"target_modules: {wanted!r} is not a regular expression: {error}",
             where=TARGET_MODULES,

@@ -431,7 +431,11 @@ PLUGINS = {
         files={"pp.py": ""},
     ),
     "plugin that isn't Python": Broken(
-        f"{DATA}plugins: [p.txt]\n", "must be a Python file", "use a .py file", "p.txt", {"p.txt": ""}
+        f"{DATA}plugins: [p.txt]\n",
+        "must be a Python file",
+        "use a .py file",
+        "p.txt",
+        {"p.txt": ""},
     ),
     "plugin with a syntax error": Broken(
         PLUGIN, "fails on import: SyntaxError", "repair it", "p.py:2:5", plugin("def (:\n")

@@ -188,6 +188,7 @@ def test_a_process_that_dies_is_an_error_and_not_a_hang(
     code, _, err = t.run("build", "-k")
     assert code == 1
     assert says in err
+    assert "Traceback" not in err
     assert (t.folder / "build/t/b").exists()
 
 

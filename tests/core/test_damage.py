@@ -233,6 +233,11 @@ def by_file(path: Path) -> None:
     path.write_text("x")
 
 
+def by_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 REPLACED: dict[str, Callable[[Project], None]] = {
     "an object by a folder": lambda t: by_folder(blob_of(t, "b")),
     "an object's folder by a file": lambda t: by_file(blob_of(t, "b").parent),
@@ -241,6 +246,8 @@ REPLACED: dict[str, Callable[[Project], None]] = {
     "work by a file": lambda t: by_file(t.folder / ".finery/work"),
     "locks by a folder": lambda t: by_folder(t.folder / ".finery/locks"),
     "the database by a folder": lambda t: by_folder(database(t)),
+    "the database by a pipe": lambda t: by_pipe(database(t)),
+    "a lock by a pipe": lambda t: by_pipe(t.folder / ".finery/locks"),
 }
 
 

@@ -129,7 +129,11 @@ def test_it_can_be_taken_out(built: Project) -> None:
         ("number.txt", "numbre.txt", "recipe.yaml:12:45: error: there is no file numbre.txt"),
         ("number.txt", "empty.txt", "recipe.yaml:12:45: error: the number is missing"),
         ("inside.judge", "inside.jugde", "12:18: error: 'inside.jugde' is not a step type"),
-        ("inside.judge", "steps.limit", "recipe.yaml:12:18: error: 'steps.limit' is not a step type"),
+        (
+            "inside.judge",
+            "steps.limit",
+            "recipe.yaml:12:18: error: 'steps.limit' is not a step type",
+        ),
         ("use: inside.judge, ", "", "use"),
     ],
 )

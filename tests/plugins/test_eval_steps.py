@@ -237,6 +237,7 @@ def test_a_bad_requirement_stops_the_step_before_any_model(tmp_path: Path) -> No
         ({"labels": []}, "a list of labels is empty"),
         ({"fields": ["a"], "match": "contains"}, "can't be used with `fields`"),
         ({"extract": "(a"}, "not a regular expression"),
+        ({"extract": "(" * 2000 + "a" + ")" * 2000}, "not a regular expression"),
         ({"extract": "a"}, "must have one group, but has 0"),
         ({"models": []}, "`models` is empty"),
         ({"models": [Model.placeholder("m"), Model.placeholder("m")]}, "listed twice"),

@@ -170,7 +170,7 @@ def test_a_broken_gguf(tmp_path: Path) -> None:
     with pytest.raises(StepError, match="can't load this GGUF") as raised:
         answers(path, TALKS[:1])
     assert raised.value.details
-    with pytest.raises(StepError, match="isn't there"):
+    with pytest.raises(StepError, match="was not found"):
         Gguf(tmp_path / "missing.gguf")
 
 

@@ -195,7 +195,7 @@ def test_an_adapter_needs_its_base(call: Caller) -> None:
     config = json.dumps({"peft_type": "LORA", "base_model_name_or_path": "org/small"}).encode()
     files = {"adapter_config.json": config, "adapter_model.safetensors": weights()}
     call.hub.push("org/lora", FIRST, files)
-    assert "trained on org/small" in call(FIRST, repo="org/lora")["fix"]
+    assert "trained on: org/small" in call(FIRST, repo="org/lora")["fix"]
     made = call(FIRST, repo="org/lora", base={"format": "transformers", "architecture": "A"})
     assert (made["meta"]["format"], made["meta"]["architecture"]) == ("adapter", "A")
 

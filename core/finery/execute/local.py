@@ -146,8 +146,9 @@ def _end(worker: _Worker) -> int:
         worker.process.wait(5)
     _signal(worker, signal.SIGKILL)
     code = worker.process.wait()
-    with contextlib.suppress(BrokenPipeError):
-        worker.watch.communicate(b"\n")
+    if worker.watch.returncode is None:  # a worker that died is ended then, and again at the close
+        with contextlib.suppress(BrokenPipeError):
+            worker.watch.communicate(b"\n")
     return code
 
 

@@ -22,9 +22,9 @@ def make_folder(path: Path) -> None:
 
 
 def make_way(path: Path) -> None:
-    """Rename a folder that is in place of a file."""
-    if path.is_dir() and not path.is_symlink():
-        say(f"{path} was a folder instead of a file, and was renamed to {set_aside(path).name}")
+    """Rename a folder, a pipe or a device that is in place of a file."""
+    if path.exists() and not path.is_file():
+        say(f"{path} wasn't a file, and was renamed to {set_aside(path).name}")
 
 
 def set_aside(path: Path) -> Path:

@@ -4,6 +4,7 @@ import errno
 import glob
 import itertools
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -40,7 +41,8 @@ def files_matching(pattern: Path) -> list[Path]:
         top = Path(*fixed)
         _refuse_system(top)
         _refuse_loops(str(top))
-    return sorted(_plain(itertools.islice(glob.iglob(str(pattern), recursive=True), MOST + 1)))
+    once = re.sub(r"(\*\*/)+", "**/", str(pattern))  # each further one walks all folders again
+    return sorted(_plain(itertools.islice(glob.iglob(once, recursive=True), MOST + 1)))
 
 
 def _plain(names: Iterable[str]) -> Iterator[Path]:

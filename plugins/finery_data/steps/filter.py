@@ -118,7 +118,7 @@ def _expression(source: str) -> Condition:
 def _pattern(field: str, name: str, pattern: str, *, wanted: bool) -> Condition:
     try:
         compiled = re.compile(pattern)
-    except re.error as error:
+    except (re.error, RecursionError) as error:
         raise UsageError(
             f"not a regular expression: {error}", where=f"{field}.{name}", fix="correct it"
         ) from None

@@ -101,7 +101,7 @@ class Split(
         if self.validation + self.test >= 1:
             raise ValueError(
                 f"validation ({self.validation:g}) and test ({self.test:g}) leave nothing to train "
-                "on; their sum must be less than 1"
+                "on: lower one of them, so that their sum is less than 1"
             )
 
     def is_exact(self) -> bool:

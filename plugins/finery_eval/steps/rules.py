@@ -181,7 +181,7 @@ def check_rule(name: str, rule: Rule) -> None:
     for field, pattern in rule.patterns().items():
         try:
             re.compile(pattern)
-        except re.error as error:
+        except (re.error, RecursionError) as error:
             raise UsageError(
                 f"not a regular expression: {error}", where=f"{where}.{field}", fix="correct it"
             ) from None

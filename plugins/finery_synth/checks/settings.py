@@ -105,7 +105,7 @@ class Checks(Settings):
         for where, pattern in self._patterns():
             try:
                 re.compile(pattern)
-            except re.error as error:
+            except (re.error, RecursionError) as error:
                 raise UsageError(
                     f"the regular expression is invalid: {error}", where=where, fix="correct it"
                 ) from None

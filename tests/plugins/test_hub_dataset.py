@@ -306,7 +306,7 @@ def made(hub: Hub, project: MakeProject, tmp_path: Path) -> Project:
 
 
 def test_a_build_pins_and_the_key_changes_with_the_pin(made: Project, hub: Hub) -> None:
-    assert "not pinned in recipe.lock yet" in made.run("plan").out
+    assert "isn't pinned in recipe.lock yet" in made.run("plan").out
     assert made.ran() == ["rows"]
     lock = (made.folder / "recipe.lock").read_text()
     assert f"hub:datasets/org/rows@main: '{FIRST}'" in lock

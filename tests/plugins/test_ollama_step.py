@@ -91,9 +91,9 @@ def test_parameters_override_the_defaults(tmp_path: Path) -> None:
     ("parameters", "said"),
     [
         ({"temprature": 1}, "no parameter 'temprature'"),
-        ({"num_ctx": 2.5}, "num_ctx is int, not 2.5"),
-        ({"top_k": True}, "top_k is int, not True"),
-        ({"use_mmap": 1}, "use_mmap is bool, not 1"),
+        ({"num_ctx": 2.5}, "num_ctx must be int, not 2.5"),
+        ({"top_k": True}, "top_k must be int, not True"),
+        ({"use_mmap": 1}, "use_mmap must be bool, not 1"),
     ],
 )
 def test_wrong_parameters(tmp_path: Path, parameters: dict[str, Any], said: str) -> None:

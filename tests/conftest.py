@@ -100,7 +100,7 @@ class Project:
         }  # fmt: skip
         return subprocess.Popen([FINERY, *args], **{**pipes, **settings, **options})
 
-    def run(self, *args: str, timeout: float = 60) -> Ran:
+    def run(self, *args: str, timeout: float = 180) -> Ran:
         """Run `finery` with these arguments."""
         process = self.start(*args)
         out, err = process.communicate(timeout=timeout)

@@ -373,7 +373,11 @@ def test_a_url_in_the_recipe_is_refused_and_not_shown(made: Project) -> None:
     ("url", "what", "fix"),
     [
         ("nothing-like-a-url", "doesn't hold the URL of a database", "write it as postgresql://"),
-        ("postgresq://u:pa55word@h/d", "doesn't know the database 'postgresq'", "mean 'postgresql'?"),
+        (
+            "postgresq://u:pa55word@h/d",
+            "doesn't know the database 'postgresq'",
+            "mean 'postgresql'?",
+        ),
         ("mysql://u:pa55word@h/d", "driver MySQLdb isn't installed", "pip install 'mysqlclient'"),
         ("sqlite://", "the URL doesn't name an SQLite file", "sqlite:///path"),
         ("sqlite:///gone.db", "no SQLite database at", "sqlite:////absolute/path"),

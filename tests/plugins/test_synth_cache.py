@@ -382,7 +382,7 @@ def test_files_of_checks_are_part_of_the_step(making: Make, server: Server) -> N
         ("judge: teacher, checks: {judge: {rubric: Good?, prompt: empty.jinja}}", "empty.jinja:",
          "the template is empty"),
         ("prompt: [empty.jinja, broken.jinja]", "recipe.yaml:9:", "can't be a list"),
-        ("prompt: '*.jinja'", "recipe.yaml:9:", "one file is needed, and *.jinja is 2"),
+        ("prompt: '*.jinja'", "recipe.yaml:9:", "expected one file, but *.jinja matches 2"),
         ("checks: {json_schema: broken.json}", "broken.json:", "not a JSON Schema"),
     ],
 )  # fmt: skip

@@ -100,7 +100,7 @@ def test_a_prompted_model_has_no_weights(tmp_path: Path, tiny: Model) -> None:
     prompted = Model(tmp_path, meta={"format": "prompted"}, refs={"model": tiny})
     with pytest.raises(StepError, match="no weights of its own") as caught:
         load_model(prompted)
-    assert "under it" in str(caught.value.fix)
+    assert "name its base" in str(caught.value.fix)
 
 
 def test_an_unknown_format_is_refused(tmp_path: Path) -> None:

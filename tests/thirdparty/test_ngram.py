@@ -56,7 +56,7 @@ def test_its_rows_are_proven_before_it_trains(t: Project) -> None:
     assert "words: rows  ngram.train" in out
     assert "every answer ends with the end word" in out
     assert "I lost the card <answer> ⟦card <end>⟧" in out
-    assert "1 of 1 training proven" in out
+    assert "1 of 1 training verified" in out
 
 
 def test_rows_that_cannot_be_learned_are_found_before_it_trains(t: Project) -> None:
@@ -66,9 +66,10 @@ def test_rows_that_cannot_be_learned_are_found_before_it_trains(t: Project) -> N
 
 
 def test_it_is_advised_and_estimated(t: Project) -> None:
+    notes = t.run("check", "--set", "train.words.order=6").out
+    assert "note: order 6 for about 48 rows" in notes or "note: order 6 for 48 rows" in notes
+    assert "(epochs)" in notes  # a note of finery_advice
     out = t.run("plan", "--set", "train.words.order=6").out
-    assert "note: order 6 for about 48 rows" in out or "note: order 6 for 48 rows" in out
-    assert "note: words goes 4 times over about 48 rows" in out  # a note of finery_advice
     assert "48 rows, 4 passes: less than a second" in out
     lines = t.run("plan", "--json", "--set", "train.words.order=6").out.splitlines()
     plan = {line["step"]: line for line in map(json.loads, lines)}["words"]

@@ -92,7 +92,10 @@ def test_a_plan_gives_notes(project: MakeProject) -> None:
     (note,) = plan(t)["b"]["notes"]
     assert note["name"] == "unset-variable"
     assert (note["file"], note["line"]) == ("recipe.yaml", 6)
-    assert "1 note (unset-variable): see finery check\n" in t.run("plan").out
+    assert "  fix: export FINERY_TEST_UNSET=…\n" in t.run("plan").out
+    assert "note: b needs the environment variable FINERY_TEST_UNSET" in t.run("build").err
+    t.edit("recipe.yaml", "name: t\n", "name: t\nsilence: [unset-variable]\n")
+    assert "note:" not in t.run("plan").out + t.run("build").err
     assert "note" not in t.run("plan", "--step", "a").out
 
 

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,15 +34,20 @@ def notes_on(graph: Graph, results: Results | None = None) -> list[Note]:
     answers = graph.plugins.hook.finery_checks(graph=whole, results=results or Results())
     raw = [*obstacles(graph), *(note for notes in answers for note in notes)]
     notes = [_completed(note, known, whole) for note in raw]
-    silenced = set(graph.recipe.data.get("silence") or [])
-    audible = [n for n in notes if silenced.isdisjoint((n.name, f"{n.step}/{n.name}"))]
+    audible = _audible(graph, notes)
     order = {name: index for index, name in enumerate([*graph.nodes, ""])}
     return sorted((n for n in audible if n.step in order), key=lambda note: order[note.step])
 
 
 def obstacles(graph: Graph) -> list[Note]:
     """Notes on what a build of these steps will fail at: unset variables and missing packages."""
-    return [*_unset_variables(graph), *_missing_packages(graph)]
+    return _audible(graph, [*_unset_variables(graph), *_missing_packages(graph)])
+
+
+def _audible(graph: Graph, notes: Iterable[Note]) -> list[Note]:
+    """The notes that the recipe doesn't silence."""
+    silenced = set(graph.recipe.data.get("silence") or [])
+    return [n for n in notes if silenced.isdisjoint((n.name, f"{n.step}/{n.name}"))]
 
 
 def notes_before(

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from finery.store.database import Store
 
 
+OBSTACLES = frozenset({"unset-variable", "missing-packages"})
+"""Names of the notes on what a build will fail at, see `obstacles`."""
+
+
 def notes_on(graph: Graph, results: Results | None = None) -> list[Note]:
     """All notes on a graph's steps except silenced ones, in the order of the steps.
 

@@ -33,7 +33,7 @@ def command(
     Trainings that would run come with the memory and time that they need. A `require:` that a kept
     result doesn't meet is shown with the steps that it blocks. Nothing runs.
     """
-    from finery.build.checks import estimates_of, failed_gates, notes_on, obstacles, results_of
+    from finery.build.checks import OBSTACLES, estimates_of, failed_gates, notes_on, results_of
     from finery.build.outputs import refuse_shared_folder
     from finery.build.plan import Planner, make_plan
     from finery.build.project import open_graph, open_store
@@ -53,9 +53,8 @@ def command(
         _print_json(planner, plans, notes, estimates, gates)
         return
     _print_steps(plans, estimates, gates)
-    ahead = {note.name for note in obstacles(graph)}
-    print_notes(graph, [note for note in notes if note.name in ahead])
-    advice = [note for note in notes if note.name not in ahead]
+    print_notes(graph, [note for note in notes if note.name in OBSTACLES])
+    advice = [note for note in notes if note.name not in OBSTACLES]
     if advice:
         print_wrapped("", notes_line(graph, advice), hang=2, dim=True)
     _print_counts(planner, plans, gates)

@@ -43,8 +43,10 @@ def print_confusion(
     table = _fitting(console, model, field, data)
     if table is not None:
         console.print(table)
-    if table is None or len(data["labels"]) > SMALL:
-        _print_pairs(console, model, field, data, predictions)
+    pairs = pairs_of(data)
+    if pairs and (table is None or len(data["labels"]) > SMALL):
+        examples = _examples(pairs[:PAIRS], field, predictions)
+        _print_pairs(console, f"{model}: {visible(field)}", pairs, examples)
 
 
 def pairs_of(data: Mapping[str, Any]) -> list[Pair]:
@@ -93,21 +95,15 @@ def _count(number: int, *, right: bool) -> str:
 
 def _print_pairs(
     console: "Console",
-    model: str,
-    field: str,
-    data: Mapping[str, Any],
-    predictions: Iterable[Mapping[str, Any]],
+    title: str,
+    pairs: Sequence[Pair],
+    examples: Mapping[Pair, tuple[str, str]],
 ) -> None:
     from rich.text import Text
 
-    pairs = pairs_of(data)
-    if not pairs:
-        return
-    shown = pairs[:PAIRS]
-    examples = _examples(shown, field, predictions)
     more = f", {PAIRS} of {len(pairs):,} pairs" if len(pairs) > PAIRS else ""
-    console.print(Text(f"{model}: {visible(field)}, most often confused{more}", style="dim"))
-    for pair in shown:
+    console.print(Text(f"{title}, most often confused{more}", style="dim"))
+    for pair in pairs[:PAIRS]:
         line = Text.assemble(
             (f"{pair.rows:>5}  ", "red"), visible(pair.right), (" answered as ", "dim"),
             visible(pair.answered),

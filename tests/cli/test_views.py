@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,15 @@ def test_its_facts_are_in_json_and_its_page_is_written(models: Project) -> None:
     assert found["html"].endswith("build/t/mine-ngrams.html")
     page = models.folder / "build/t/mine-ngrams.html"
     assert page.read_text() == "<h1>t: mine of 5 rows</h1>"
+
+
+def test_a_reader_that_ends_early_is_no_error(models: Project) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = models.start("show", "mine", stdout=writing)
+    os.close(writing)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (1, "")
 
 
 def test_without_a_view_facts_and_files_are_shown(project: MakeProject) -> None:

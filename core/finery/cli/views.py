@@ -52,10 +52,15 @@ def stdout() -> "Console":
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
+
+    class Stdout(Console):
+        def on_broken_pipe(self) -> None:  # rich would call sys.exit, as if a plugin had
+            raise BrokenPipeError
+
     if sys.stdout.isatty():
-        return Console(highlight=False)
+        return Stdout(highlight=False)
     file: Any = _Unpadded(sys.stdout)
-    return Console(file=file, highlight=False, width=PIPE_WIDTH)
+    return Stdout(file=file, highlight=False, width=PIPE_WIDTH)
 
 
 def view_of(plugins: "Plugins", manifest: Manifest) -> "View":

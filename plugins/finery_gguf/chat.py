@@ -4,7 +4,7 @@ https://github.com/huggingface/transformers/blob/main/src/transformers/utils/cha
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -16,6 +16,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from finery import FineryError
 from finery.rows import Conversation, Message
 from finery.rows.templates.foreign import within_limits, written
+from finery_transformers.chat import as_object, as_text, with_arguments
 
 REASONING = ("reasoning_content", "thinking", "reasoning")
 """Keys of a message's reasoning. Templates read the first; that of gpt-oss reads the second."""
@@ -46,25 +47,44 @@ class ChatTemplate:
         """The same template with further arguments."""
         return ChatTemplate(self.source, self._names, arguments)
 
-    def render(self, messages: Conversation, *, add_generation_prompt: bool = True) -> str:
+    def render(
+        self,
+        messages: Conversation,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+    ) -> str:
         """The prompt's text. jinja2's `TemplateError` where the template refuses `messages`.
 
         `DataError` where it takes too much time or memory.
         """
+        plain = [_plain(message) for message in messages]
         names = {
-            "messages": [_plain(m) for m in messages],
-            "tools": None,
+            "messages": plain,
+            "tools": list(tools) if tools else None,
             "documents": None,
             "add_generation_prompt": add_generation_prompt,
             **self._names,
         }
         try:
-            return written(lambda: self._compiled.render(names), messages)
+            return self._written(names)
         except (TemplateError, FineryError):
             raise
         except Exception as error:
             # A template that fails on a message, e.g. one without content, refuses it.
             raise TemplateError(f"{type(error).__name__}: {error}") from error
+
+    def _written(self, names: Mapping[str, Any]) -> str:
+        """The output, with arguments of tool calls as objects, or as JSON text if it needs that."""
+        messages: Conversation = names["messages"]
+        objects = {**names, "messages": with_arguments(messages, as_object)}
+        try:
+            return written(lambda: self._compiled.render(objects), messages)
+        except TypeError:
+            if not any(message.get("tool_calls") for message in messages):
+                raise
+            texts = {**names, "messages": with_arguments(messages, as_text)}
+            return written(lambda: self._compiled.render(texts), messages)
 
 
 def environment() -> ImmutableSandboxedEnvironment:

@@ -110,13 +110,13 @@ def _called(
     Most templates expect objects, as servers pass them. The few that join the arguments with text
     get JSON.
     """
-    objects = _with_arguments(messages, _as_object)
+    objects = with_arguments(messages, as_object)
     try:
         return _written(tokenizer, objects, asked)
     except TypeError:
         if not any(message.get("tool_calls") for message in messages):
             raise
-        return _written(tokenizer, _with_arguments(messages, _as_text), asked)
+        return _written(tokenizer, with_arguments(messages, as_text), asked)
 
 
 def _written(
@@ -127,7 +127,7 @@ def _written(
     )
 
 
-def _with_arguments(messages: Conversation, change: Callable[[Any], Any]) -> Conversation:
+def with_arguments(messages: Conversation, change: Callable[[Any], Any]) -> Conversation:
     """The messages with changed arguments of their tool calls; messages without calls as is."""
     return [
         {**message, "tool_calls": [_with_argument(call, change) for call in message["tool_calls"]]}
@@ -144,7 +144,7 @@ def _with_argument(call: dict[str, Any], change: Callable[[Any], Any]) -> dict[s
     return {**call, "function": {**function, "arguments": change(function["arguments"])}}
 
 
-def _as_object(arguments: Any) -> Any:
+def as_object(arguments: Any) -> Any:
     if not isinstance(arguments, str):
         return arguments
     try:
@@ -153,7 +153,7 @@ def _as_object(arguments: Any) -> Any:
         return arguments
 
 
-def _as_text(arguments: Any) -> Any:
+def as_text(arguments: Any) -> Any:
     return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
 
 

@@ -12,6 +12,7 @@ from finery import (
     Engine,
     EngineJob,
     Model,
+    Request,
     Sampling,
     cpu_count,
     load_reference,
@@ -45,12 +46,10 @@ class GgufEngine(Engine):
         self._contexts: dict[int, Context] = {}
         self._pace: Pace = load_reference(PACE)(cpu_count())
 
-    def generate(
-        self, conversations: Sequence[Conversation], sampling: Sampling
-    ) -> list[Completion]:
-        """Answer each conversation, in order."""
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
+        """Answer each request, in order."""
         gguf, template = self._load()
-        return [self._answer(gguf, template, c, sampling) for c in conversations]
+        return [self._answer(gguf, template, request, sampling) for request in requests]
 
     def _load(self) -> "tuple[Gguf, ChatTemplate]":
         if self._gguf is None or self._template is None:
@@ -63,12 +62,12 @@ class GgufEngine(Engine):
         return self._gguf, self._template
 
     def _answer(
-        self, gguf: Gguf, template: "ChatTemplate", messages: Conversation, sampling: Sampling
+        self, gguf: Gguf, template: "ChatTemplate", request: Request, sampling: Sampling
     ) -> Completion:
         from finery_gguf.prompts import tokenize
 
-        prompt, prefix = tokenize(gguf, template, messages)
-        context = self._context(gguf, len(prompt) + sampling.max_tokens, messages)
+        prompt, prefix = tokenize(gguf, template, request.messages)
+        context = self._context(gguf, len(prompt) + sampling.max_tokens, request.messages)
         context.read(prompt, prefix)
         sampler = _sampler(sampling, prompt)
         return _generate(gguf, context, sampling, sampler, len(prompt))

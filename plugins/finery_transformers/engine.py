@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from finery import Completion, DataError, Engine, EngineJob, Model, Sampling, StepError
-from finery.rows import Conversation
+from finery import Completion, DataError, Engine, EngineJob, Model, Request, Sampling, StepError
 
 if TYPE_CHECKING:
     import torch
@@ -29,12 +28,12 @@ class TransformersEngine(Engine):
     batched = True
     packages = ("torch", "transformers", "peft", "tokenizers")
 
-    def batches(self, conversations: Sequence[Conversation]) -> list[list[int]]:
-        """Rows of similar length, longest first.
+    def batches(self, requests: Sequence[Request]) -> list[list[int]]:
+        """Requests of similar length, longest first.
 
         Counted in characters, so that answers from the cache need no tokenizer.
         """
-        lengths = [len(msgspec.json.encode(c)) for c in conversations]
+        lengths = [len(msgspec.json.encode([r.messages, r.tools])) for r in requests]
         batches: list[list[int]] = []
         for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
             # The first row of a batch is its longest.
@@ -44,14 +43,12 @@ class TransformersEngine(Engine):
             batches[-1].append(i)
         return batches
 
-    def generate(
-        self, conversations: Sequence[Conversation], sampling: Sampling
-    ) -> list[Completion]:
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """Answer one batch. `completion_tokens` counts the end-of-turn token too."""
         import torch
 
         loaded = self._loaded
-        prompts = [self._prompt(c, sampling) for c in conversations]
+        prompts = [self._prompt(request, sampling) for request in requests]
         tokens, mask = _left_padded(prompts, loaded.pad, loaded.model.device)
         # The caller's random state doesn't change.
         with torch.no_grad(), torch.random.fork_rng():
@@ -76,17 +73,19 @@ class TransformersEngine(Engine):
         model.to(device)  # type: ignore[arg-type]
         return _ready(model, tokenizer, template_arguments(self.model))
 
-    def _prompt(self, conversation: Conversation, sampling: Sampling) -> list[int]:
+    def _prompt(self, request: Request, sampling: Sampling) -> list[int]:
         from finery_transformers.chat import prompt_tokens
 
         loaded = self._loaded
-        tokens = prompt_tokens(loaded.tokenizer, conversation, arguments=loaded.arguments)
+        tokens = prompt_tokens(
+            loaded.tokenizer, request.messages, tools=request.tools, arguments=loaded.arguments
+        )
         context = getattr(loaded.model.config, "max_position_embeddings", None)
         if context is not None and len(tokens) + sampling.max_tokens > context:
             raise DataError(
                 f"a prompt of {len(tokens)} tokens and an answer of up to {sampling.max_tokens} "
                 f"don't fit the model's context of {context}",
-                details=[str(conversation[-1].get("content"))[:100]] if conversation else [],
+                details=[str(turn.get("content"))[:100] for turn in request.messages[-1:]],
                 fix="shorten the prompt or lower max_tokens",
             )
         return tokens
@@ -155,9 +154,7 @@ class LiveEngine(TransformersEngine):
         self._parts = (tokenizer, arguments)
         self._dtype = dtype
 
-    def generate(
-        self, conversations: Sequence[Conversation], sampling: Sampling
-    ) -> list[Completion]:
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """Answer one batch."""
         import torch
 
@@ -167,7 +164,7 @@ class LiveEngine(TransformersEngine):
         try:
             model.eval()
             with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
-                return super().generate(conversations, sampling)
+                return super().generate(requests, sampling)
         finally:
             model.train(training)
             model.generation_config = settings

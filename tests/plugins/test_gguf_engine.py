@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tiny_gguf import CHATML, tiny_tokenizer, write_tiny_gguf
 
-from finery import Completion, DataError, Model, Sampling, StepError
+from finery import Completion, DataError, Model, Request, Sampling, StepError
 from finery.rows import Conversation
 from finery.testing import TestJob
 from finery_gguf.engine import GgufEngine
@@ -37,7 +37,9 @@ def engine(path: Path, **meta: Any) -> GgufEngine:
 
 
 def answers(path: Path, talks: list[Conversation], **sampling: Any) -> list[Completion]:
-    return engine(path).generate(talks, Sampling(**{"max_tokens": 24, **sampling}))
+    return engine(path).generate(
+        list(map(Request, talks)), Sampling(**{"max_tokens": 24, **sampling})
+    )
 
 
 def test_an_answer_depends_on_its_row_alone(tiny: Path) -> None:
@@ -53,7 +55,7 @@ def test_the_number_of_threads_changes_nothing(tiny: Path) -> None:
     for threads in (1, 2, 3):
         made = engine(tiny)
         made._pace = Pace(threads)
-        found.append(made.generate(TALKS, Sampling(max_tokens=24)))
+        found.append(made.generate(list(map(Request, TALKS)), Sampling(max_tokens=24)))
     assert found[0] == found[1] == found[2]
 
 
@@ -117,9 +119,9 @@ def test_a_longer_context_is_made_for_a_longer_row(tiny: Path) -> None:
 
 def test_arguments_of_the_chat_template_reach_it(tmp_path: Path) -> None:
     path = write_tiny_gguf(tmp_path / "t.gguf", template=CHATML + "{{ mood }}")
-    plain = engine(path).generate(TALKS[:1], Sampling(max_tokens=4))
+    plain = engine(path).generate([Request(TALKS[0])], Sampling(max_tokens=4))
     moody = engine(path, chat_template_kwargs={"mood": "!"}).generate(
-        TALKS[:1], Sampling(max_tokens=4)
+        [Request(TALKS[0])], Sampling(max_tokens=4)
     )
     assert moody[0].prompt_tokens == plain[0].prompt_tokens + 1
 

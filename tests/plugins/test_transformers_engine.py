@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 from tiny_llama import tiny_llama
 
-from finery import Completion, DataError, Model, Sampling
-from finery.rows import Conversation
+from finery import Completion, DataError, Model, Request, Sampling
 from finery.testing import TestJob
 from finery_transformers.engine import BATCH_ROWS, TransformersEngine
 
@@ -22,8 +21,8 @@ def engine(tiny: Model) -> TransformersEngine:
     return TransformersEngine(tiny, TestJob(seed=None))
 
 
-def asked(text: str) -> Conversation:
-    return [{"role": "user", "content": text}]
+def asked(text: str) -> Request:
+    return Request([{"role": "user", "content": text}])
 
 
 def texts(answers: list[Completion]) -> list[str]:
@@ -44,7 +43,7 @@ def test_long_rows_come_in_small_batches(engine: TransformersEngine) -> None:
 
 
 def test_the_same_batch_gets_the_same_answers(tiny: Model) -> None:
-    conversations = [asked("x " * i) for i in range(20)]
+    conversations = [asked("x " * i).messages for i in range(20)]
     first, second = (
         TestJob(seed=None).engine(tiny).generate(conversations, max_tokens=8) for _ in range(2)
     )
@@ -66,10 +65,10 @@ def test_counts_and_the_reason_where_the_limit_cuts(engine: TransformersEngine) 
 
 
 def test_an_answer_ends_at_a_stop_string_and_leaves_it_out(engine: TransformersEngine) -> None:
-    conversations = [asked("hi"), asked("where is it")]
-    whole = engine.generate(conversations, Sampling(max_tokens=8))
+    requests = [asked("hi"), asked("where is it")]
+    whole = engine.generate(requests, Sampling(max_tokens=8))
     stop = whole[0].text[2:4]
-    first, second = engine.generate(conversations, Sampling(max_tokens=8, stop=(stop,)))
+    first, second = engine.generate(requests, Sampling(max_tokens=8, stop=(stop,)))
     assert first.text == whole[0].text[: whole[0].text.index(stop)]
     assert first.finish_reason == "stop"
     assert first.completion_tokens < whole[0].completion_tokens
@@ -90,9 +89,9 @@ def test_an_end_of_turn_token_ends_an_answer(engine: TransformersEngine) -> None
 
 
 def test_sampling_follows_its_seed(engine: TransformersEngine) -> None:
-    conversations = [asked("hi"), asked("hi")]
+    requests = [asked("hi"), asked("hi")]
     one, again, other = (
-        texts(engine.generate(conversations, Sampling(temperature=1.0, max_tokens=12, seed=seed)))
+        texts(engine.generate(requests, Sampling(temperature=1.0, max_tokens=12, seed=seed)))
         for seed in (1, 1, 2)
     )
     assert one == again

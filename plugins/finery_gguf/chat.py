@@ -16,7 +16,6 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from finery import FineryError
 from finery.rows import Conversation, Message
 from finery.rows.templates.foreign import within_limits, written
-from finery_transformers.chat import as_object, as_text, with_arguments
 
 REASONING = ("reasoning_content", "thinking", "reasoning")
 """Keys of a message's reasoning. Templates read the first; that of gpt-oss reads the second."""
@@ -59,32 +58,38 @@ class ChatTemplate:
         `DataError` where it takes too much time or memory.
         """
         plain = [_plain(message) for message in messages]
-        names = {
-            "messages": plain,
-            "tools": list(tools) if tools else None,
-            "documents": None,
-            "add_generation_prompt": add_generation_prompt,
-            **self._names,
-        }
+        names = {"tools": list(tools) if tools else None}
         try:
-            return self._written(names)
-        except (TemplateError, FineryError):
+            return self._written(plain, {**names, "add_generation_prompt": add_generation_prompt})
+        except TypeError as error:
+            raise TemplateError(f"TypeError: {error}") from error
+
+    @property
+    def chat_template(self) -> str:
+        """The source, as tokenizers of transformers call it."""
+        return self.source
+
+    def apply_chat_template(
+        self, messages: Conversation, *, tokenize: bool = False, **names: Any
+    ) -> str:
+        """The text of messages, as the method of transformers' tokenizers returns it.
+
+        So `finery_transformers.chat` prepares messages for a GGUF as it does for a training.
+        tokenize: must be false. Raises as `render` does, and a template's `TypeError`.
+        """
+        assert not tokenize
+        filled = [{k: v for k, v in message.items() if v is not None} for message in messages]
+        return self._written(filled, names)
+
+    def _written(self, messages: Conversation, names: Mapping[str, Any]) -> str:
+        known = {"documents": None, "tools": None, **self._names, **names, "messages": messages}
+        try:
+            return written(lambda: self._compiled.render(known), messages)
+        except (TemplateError, FineryError, TypeError):
             raise
         except Exception as error:
             # A template that fails on a message, e.g. one without content, refuses it.
             raise TemplateError(f"{type(error).__name__}: {error}") from error
-
-    def _written(self, names: Mapping[str, Any]) -> str:
-        """The output, with arguments of tool calls as objects, or as JSON text if it needs that."""
-        messages: Conversation = names["messages"]
-        objects = {**names, "messages": with_arguments(messages, as_object)}
-        try:
-            return written(lambda: self._compiled.render(objects), messages)
-        except TypeError:
-            if not any(message.get("tool_calls") for message in messages):
-                raise
-            texts = {**names, "messages": with_arguments(messages, as_text)}
-            return written(lambda: self._compiled.render(texts), messages)
 
 
 def environment() -> ImmutableSandboxedEnvironment:

@@ -1,6 +1,7 @@
 """Prompts of a GGUF, with its own chat template and tokenizer."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from jinja2.exceptions import TemplateError
@@ -9,6 +10,7 @@ from finery import DataError, StepError
 from finery.rows import Conversation
 from finery_gguf.chat import ChatTemplate
 from finery_gguf.llama import Gguf
+from finery_transformers.chat import rendered
 from finery_transformers.parsing import AnswerReader, Tools
 
 _PROBE = "\u2402"  # replaces the last turn's content to find the prompt before it
@@ -42,12 +44,7 @@ def tokenize(
     gguf: Gguf, template: ChatTemplate, messages: Conversation, tools: Tools | None = None
 ) -> Prompt:
     """The prompt of a conversation. `DataError` if the chat template refuses it."""
-    try:
-        text = template.render(messages, tools=tools)
-    except TemplateError as error:
-        raise DataError(
-            f"the model's chat template refuses a conversation: {error}", details=[whose(messages)]
-        ) from error
+    text = render(template, messages, tools)
     tokens = gguf.encode_prompt(text)
     head = gguf.encode_prompt(_head(template, messages, tools, text))
     shared = 0
@@ -62,15 +59,22 @@ def tokenize(
 def answer_reader(template: ChatTemplate) -> AnswerReader:
     """The reader of raw answers to the template's prompts."""
 
-    def render(messages: Conversation, tools: Tools | None, add_generation_prompt: bool) -> str:
-        try:
-            return template.render(
-                messages, tools=tools, add_generation_prompt=add_generation_prompt
-            )
-        except TemplateError as error:
-            raise DataError(f"the model's chat template refuses a conversation: {error}") from error
+    return AnswerReader(template.source, partial(render, template))
 
-    return AnswerReader(template.source, render)
+
+def render(
+    template: ChatTemplate,
+    messages: Conversation,
+    tools: Tools | None,
+    add_generation_prompt: bool = True,
+) -> str:
+    """The template's text, of messages that are prepared as in a training.
+
+    `DataError` if it refuses the conversation.
+    """
+    tokenizer: Any = template
+    arguments = {"add_generation_prompt": add_generation_prompt}
+    return rendered(tokenizer, messages, tools=tools, arguments=arguments)
 
 
 def _head(template: ChatTemplate, messages: Conversation, tools: Tools | None, text: str) -> str:
@@ -78,8 +82,8 @@ def _head(template: ChatTemplate, messages: Conversation, tools: Tools | None, t
     if not messages or not isinstance(messages[-1].get("content"), str):
         return ""
     try:
-        probed = template.render([*messages[:-1], {**messages[-1], "content": _PROBE}], tools=tools)
-    except TemplateError:
+        probed = render(template, [*messages[:-1], {**messages[-1], "content": _PROBE}], tools)
+    except DataError:
         return ""
     head, probe, _ = probed.partition(_PROBE)
     return head if probe and text.startswith(head) else ""

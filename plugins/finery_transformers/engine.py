@@ -236,12 +236,12 @@ def _ready(
 
 def reader_of(tokenizer: "PreTrainedTokenizerBase", arguments: dict[str, Any]) -> "AnswerReader":
     """The reader of raw answers to the prompts of a tokenizer's chat template."""
-    from finery_transformers.chat import _text
+    from finery_transformers.chat import rendered
     from finery_transformers.parsing import AnswerReader
 
     def render(messages: Conversation, tools: Any, add_generation_prompt: bool) -> str:
         asked = {**arguments, "add_generation_prompt": add_generation_prompt}
-        return _text(tokenizer, messages, tools, asked)
+        return rendered(tokenizer, messages, tools=tools, arguments=asked)
 
     return AnswerReader(str(tokenizer.chat_template), render)
 

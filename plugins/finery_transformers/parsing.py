@@ -245,7 +245,11 @@ def _bare_json(text: str, _tools: Tools) -> Calls:
 
 
 def _may_be_call(value: Any) -> bool:
-    return isinstance(value, dict) and "name" in value and bool({"parameters", "arguments"} & set(value))
+    return (
+        isinstance(value, dict)
+        and "name" in value
+        and bool({"parameters", "arguments"} & set(value))
+    )
 
 
 def _functions(text: str, at: int, tools: Tools) -> tuple[list[Call], int]:

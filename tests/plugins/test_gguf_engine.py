@@ -155,7 +155,7 @@ def test_prompts_are_the_tokens_that_transformers_makes(tiny: Path) -> None:
 
 def test_a_refused_conversation_is_a_data_error(tmp_path: Path) -> None:
     path = write_tiny_gguf(tmp_path / "t.gguf", template="{{ raise_exception('no roles') }}")
-    with pytest.raises(DataError, match="refuses a conversation: no roles"):
+    with pytest.raises(DataError, match="refuses the conversation: no roles"):
         answers(path, TALKS[:1])
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from finery import (
     Artifact,
+    CachedEngine,
     Completion,
     DataError,
     Dataset,
@@ -166,11 +167,6 @@ def read_rows(dataset: Dataset) -> list[Row]:
         (row["id"] for row in rows if not split_turns(row)[0]),
         fix="give every row a user message, or drop it",
     )
-    refuse(
-        "rows with tools can't be judged: models are prompted with messages only",
-        (row["id"] for row in rows if row.get("tools")),
-        fix="drop these rows",
-    )
     return rows
 
 
@@ -194,17 +190,53 @@ def refuse(what: str, rows: Iterable[str], fix: str) -> None:
 def ask(step: Evaluator, job: Job, rows: Sequence[Row]) -> Answers:
     """Every model's answers to every row's prompt."""
     prompts = [split_turns(row)[0] for row in rows]
+    tools = [row.get("tools") for row in rows]
     answers: Answers = {}
     for model in step.models:
-        answers[model.name] = _ask_one(step, job, model, prompts)
+        answers[model.name] = generate(step, job, job.engine(model), model.name, prompts, tools)
         gc.collect()  # the next model may need the memory of this one
-        cut = truncated(answers[model.name])
-        if cut:
-            limit = f"max_tokens: {step.max_tokens}"
-            job.log(f"{model.name}: {cut} of {len(rows)} answers were cut off at {limit}")
-        refused = sum(answer.finish_reason == "refusal" for answer in answers[model.name])
-        if refused:
-            job.log(f"{model.name}: refused or filtered {refused} of {len(rows)} rows")
+        log_answers(step, job, model.name, answers[model.name])
+    log_rows(step, job, rows, answers)
+    return answers
+
+
+def generate(
+    step: Evaluator,
+    job: Job,
+    engine: CachedEngine,
+    name: str,
+    prompts: Sequence[Conversation],
+    tools: Sequence[list[dict[str, Any]] | None],
+) -> list[Completion]:
+    """One model's answers. name: of the model, for the progress bar."""
+    return engine.generate(
+        prompts,
+        max_tokens=step.max_tokens,
+        temperature=step.temperature,
+        # At temperature 0 the seed can't matter: a fixed one lets steps share their cached answers.
+        seed=job.seed if step.temperature > 0 else 0,
+        tools=tools,
+        refusals=True,
+        progress=name,
+    )
+
+
+def log_answers(step: Evaluator, job: Job, name: str, answers: Sequence[Completion]) -> None:
+    """Log how many answers of a model were cut off, refused, or ended while it was thinking."""
+    cut = truncated(answers)
+    if cut:
+        limit = f"max_tokens: {step.max_tokens}"
+        job.log(f"{name}: {cut} of {len(answers)} answers were cut off at {limit}")
+    unanswered = sum(a.finish_reason == "length" and a.is_empty for a in answers)
+    if unanswered and any(a.reasoning for a in answers):
+        job.log(f"{name}: {unanswered} of them while it was thinking, so they have no answer")
+    refused = sum(answer.finish_reason == "refusal" for answer in answers)
+    if refused:
+        job.log(f"{name}: refused or filtered {refused} of {len(answers)} rows")
+
+
+def log_rows(step: Evaluator, job: Job, rows: Sequence[Row], answers: Answers) -> None:
+    """Log an `extract` that never matches, and rows that repeat each other."""
     if step.extract and not any(
         search_in(a.text, step.extract, "extract")
         for completions in answers.values()
@@ -214,22 +246,6 @@ def ask(step: Evaluator, job: Job, rows: Sequence[Row]) -> Answers:
     repeated = len(rows) - len({row["id"] for row in rows})
     if repeated:
         job.log(f"{repeated} rows repeat another row, so the intervals are too narrow")
-    return answers
-
-
-def _ask_one(
-    step: Evaluator, job: Job, model: Model, prompts: Sequence[Conversation]
-) -> list[Completion]:
-    # At temperature 0 the seed can't matter: a fixed one lets steps share their cached answers.
-    seed = job.seed if step.temperature > 0 else 0
-    return job.engine(model).generate(
-        prompts,
-        max_tokens=step.max_tokens,
-        temperature=step.temperature,
-        seed=seed,
-        refusals=True,
-        progress=model.name,
-    )
 
 
 def names_metric(name: str) -> bool:

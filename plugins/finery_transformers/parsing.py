@@ -29,6 +29,7 @@ LONGEST_CALL = 100_000
 """Characters of a call in Python's notation that are parsed."""
 _SOUGHT = "finery asks"
 _SAID = "finery answers"
+_ARGUMENTS = {"arguments", "parameters"}
 _NAME = re.compile(r"[\w.:/-]+")
 _PROBED: Call = ("find_place", {"city": "Paris", "days": 3, "options": {"near": [1, True]}})
 _PROBE_TOOLS: Tools = [

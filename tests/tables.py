@@ -5,19 +5,17 @@ from pathlib import Path
 
 from finery import Dataset, Model
 from finery.inference.engine import Engine
-from finery.inference.types import Completion, Sampling
-from finery.rows import Conversation
+from finery.inference.types import Completion, Request, Sampling
 from finery.testing import dataset
 
 
 class Table(Engine):
     """Answers with what `meta["answers"]` says to the last message; "…" ends what is cut off."""
 
-    def generate(
-        self, conversations: Sequence[Conversation], sampling: Sampling
-    ) -> list[Completion]:
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """Look the answers up."""
-        texts = [self.model.meta["answers"].get(c[-1]["content"], "") for c in conversations]
+        table = self.model.meta["answers"]
+        texts = [table.get(request.messages[-1]["content"], "") for request in requests]
         return [
             Completion(
                 text=text.removesuffix("…"),

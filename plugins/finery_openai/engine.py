@@ -22,7 +22,6 @@ from finery import (
     Request,
     Sampling,
 )
-from finery.rows import Conversation
 from finery_openai.client import Client
 from finery_openai.key import key_in
 
@@ -35,6 +34,7 @@ class OpenaiEngine(Engine):
     """
 
     version = "1"
+    takes_tools = True
 
     def __init__(self, model: Model, job: EngineJob) -> None:
         super().__init__(model, job)
@@ -44,12 +44,10 @@ class OpenaiEngine(Engine):
         self._client: Client | None = None
         self.price = None if price is None else msgspec.convert(price, Price)
 
-    def generate(
-        self, conversations: Sequence[Conversation], sampling: Sampling
-    ) -> list[Completion]:
-        """Answer conversations; raises the first error."""
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
+        """Answer requests; raises the first error."""
         answers: dict[int, Completion] = {}
-        batches = [[Request(conversation)] for conversation in conversations]
+        batches = [[request] for request in requests]
         for number, answer in self.stream(batches, sampling):
             if isinstance(answer, FineryError):
                 raise answer

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Sequence
 import msgspec
 
 from finery import Answer, Batch, Completion, Engine, EngineJob, Model, Request, Sampling
-from finery.rows import Conversation
 from finery_prompt.messages import in_front
 
 
@@ -20,17 +19,16 @@ class PromptedEngine(Engine):
         assert isinstance(under, Model)
         self._under = job.raw_engine(under)
         self.constrains = self._under.constrains
+        self.takes_tools = self._under.takes_tools
         self.price = self._under.price
 
-    def batches(self, conversations: Sequence[Conversation]) -> list[list[int]]:
+    def batches(self, requests: Sequence[Request]) -> list[list[int]]:
         """The batches of the model's engine for the complete conversations."""
-        return self._under.batches(self._whole(conversations))
+        return self._under.batches([self._with_fixed(request) for request in requests])
 
-    def generate(
-        self, conversations: Sequence[Conversation], sampling: Sampling
-    ) -> list[Completion]:
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """Answer one batch. The fixed messages count as prompt tokens."""
-        return self._under.generate(self._whole(conversations), sampling)
+        return self._under.generate([self._with_fixed(request) for request in requests], sampling)
 
     def stream(self, batches: Iterable[Batch], sampling: Sampling) -> Iterator[tuple[int, Answer]]:
         """Answer batches with the model's engine."""
@@ -42,7 +40,3 @@ class PromptedEngine(Engine):
     def _with_fixed(self, request: Request) -> Request:
         messages = in_front(self.model.meta["messages"], request.messages)
         return msgspec.structs.replace(request, messages=messages)
-
-    def _whole(self, conversations: Sequence[Conversation]) -> list[Conversation]:
-        fixed = self.model.meta["messages"]
-        return [in_front(fixed, conversation) for conversation in conversations]

@@ -1,6 +1,9 @@
 """Messages to tokens, in one place, so that training and inference use the same prompts.
 
-The chat template is Jinja from the model's own files, run in transformers' sandbox.
+The chat template is Jinja from the model's own files, run in transformers' sandbox. Messages have
+the shape of the OpenAI Chat Completions API. Two things differ between templates and are translated
+here: the name under which a template reads an assistant's thinking, and whether it takes the
+arguments of tool calls as objects or as JSON text.
 """
 
 import json
@@ -9,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finery import DataError, FineryError, shown
-from finery.rows import Conversation
+from finery.rows import Conversation, Message
 from finery.rows.templates.foreign import written
 
 if TYPE_CHECKING:
@@ -17,7 +20,62 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TEMPLATE_FILE = "chat_template.jinja"
+THINK, END_THINK = "<think>", "</think>"
+THINKING_FIELDS = ("reasoning_content", "thinking", "reasoning")
+"""Names under which templates read an assistant's thinking. Rows use the first."""
+SWITCHES = ("enable_thinking", "thinking")
+"""Arguments with which templates switch thinking on and off."""
 _MARK = "finery marks the answer"
+_THOUGHT = "finery marks the thinking"
+
+CALLED: Conversation = [
+    {"role": "user", "content": "?"},
+    {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [
+            {
+                "id": "call00001",  # some templates want nine characters
+                "type": "function",
+                "function": {"name": "lookup", "arguments": {"of": _MARK}},
+            }
+        ],
+    },
+    {"role": "tool", "tool_call_id": "call00001", "name": "lookup", "content": "1"},
+    {"role": "assistant", "content": "."},
+]
+"""A conversation with a tool call, to find out what a template writes of it."""
+TOOLS: list[dict[str, Any]] = [
+    {
+        "type": "function",
+        "function": {
+            "name": "lookup",
+            "description": "Look something up.",
+            "parameters": {
+                "type": "object",
+                "properties": {"of": {"type": "string", "description": "What to look up."}},
+                "required": ["of"],
+            },
+        },
+    }
+]
+"""The tool that `CALLED` calls."""
+
+
+class PromptDiffers(DataError):
+    """Raised if a template doesn't begin an answered conversation with the text of its prompt.
+
+    prompt, whole: both texts.
+    """
+
+    def __init__(self, prompt: str, whole: str) -> None:
+        super().__init__(
+            "the chat template writes a prompt differently once it is answered",
+            fix="use a chat template that writes earlier turns in the same way with and without an "
+            "answer",
+        )
+        self.prompt = prompt
+        self.whole = whole
 
 
 def prompt_tokens(
@@ -32,7 +90,7 @@ def prompt_tokens(
     arguments: other arguments of the chat template. `DataError` if the template refuses the
     conversation.
     """
-    return _render(tokenizer, prompt, tools, {**(arguments or {}), "add_generation_prompt": True})
+    return tokens_of(tokenizer, prompt_text(tokenizer, prompt, tools=tools, arguments=arguments))
 
 
 def row_tokens(
@@ -44,32 +102,141 @@ def row_tokens(
     tools: Sequence[Mapping[str, Any]] | None = None,
     arguments: Mapping[str, Any] | None = None,
 ) -> tuple[list[int], list[int]]:
-    """Token ids of a prompt, and of the same with its completion, as the template writes each.
+    """Token ids of a prompt, and of the prompt with its completion: the latter extends the former.
 
-    The latter is cut after the completion's last token of `ends`. Templates write more after the
-    end of a turn (a line break), which is never generated, since generation stops there.
+    See `answer_tokens`. Raises `PromptDiffers` where the text of the completed conversation doesn't
+    begin with that of the prompt.
     """
-    asked = prompt_tokens(tokenizer, prompt, tools=tools, arguments=arguments)
-    whole = _render(tokenizer, [*prompt, *completion], tools, arguments or {})
-    last = next((i for i in range(len(whole) - 1, len(asked) - 1, -1) if whole[i] in ends), None)
-    return asked, whole if last is None else whole[: last + 1]
+    named: Any = {"tools": tools, "arguments": arguments}
+    asked = prompt_text(tokenizer, prompt, **named)
+    whole = rendered(tokenizer, [*prompt, *completion], **named)
+    ids = tokens_of(tokenizer, asked)
+    return ids, [*ids, *answer_tokens(tokenizer, asked, whole, ids, ends)]
+
+
+def prompt_text(
+    tokenizer: "PreTrainedTokenizerBase",
+    prompt: Conversation,
+    *,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    arguments: Mapping[str, Any] | None = None,
+) -> str:
+    """The text of a prompt, up to where the assistant's answer begins."""
+    asked = {**(arguments or {}), "add_generation_prompt": True}
+    return rendered(tokenizer, prompt, tools=tools, arguments=asked)
+
+
+def answer_tokens(
+    tokenizer: "PreTrainedTokenizerBase",
+    asked: str,
+    whole: str,
+    prompt: Sequence[int],
+    ends: Set[int],
+) -> list[int]:
+    """Token ids of what follows the text `asked` in the text `whole`, up to the end of the turn.
+
+    prompt: the token ids of `asked`. An answer is cut after its last token of `ends`: templates
+    write more after the end of a turn (a line break), which is never generated, since generation
+    stops there. Where a tokenizer would join the end of the prompt with the beginning of the answer
+    into one token, the answer is tokenized alone, since a model continues the prompt's own tokens.
+    Raises `PromptDiffers` if `whole` doesn't begin with `asked`.
+    """
+    if not whole.startswith(asked):
+        raise PromptDiffers(asked, whole)
+    ids = tokens_of(tokenizer, whole)
+    if ids[: len(prompt)] == list(prompt):
+        answer = ids[len(prompt) :]
+    else:
+        answer = _continuation(tokenizer, whole[len(asked) :])
+    last = next((i for i in range(len(answer) - 1, -1, -1) if answer[i] in ends), None)
+    return answer if last is None else answer[: last + 1]
+
+
+def tokens_of(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
+    """Token ids of a text that a chat template wrote, which has its special tokens already."""
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+
+
+def _continuation(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
+    """Token ids of a text that continues another one.
+
+    Some tokenizers put a space before the beginning of a text, which a continuation must not have.
+    """
+    first: Any = tokenizer.convert_ids_to_tokens(tokens_of(tokenizer, "x"))[0]
+    for anchor in ("",) if first == "x" else ("\n", ".", "1"):
+        before, both = tokens_of(tokenizer, anchor), tokens_of(tokenizer, anchor + text)
+        if both[: len(before)] == before:
+            return both[len(before) :]
+    return tokens_of(tokenizer, text)
+
+
+def rendered(
+    tokenizer: "PreTrainedTokenizerBase",
+    messages: Conversation,
+    *,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    arguments: Mapping[str, Any] | None = None,
+) -> str:
+    """The text that the chat template writes.
+
+    arguments: other arguments of the template. Raises `DataError` if it refuses the conversation,
+    or isn't Jinja.
+    """
+    from jinja2 import TemplateSyntaxError
+
+    asked: dict[str, Any] = {"tools": list(tools) if tools else None, **(arguments or {})}
+    try:
+        return _called(tokenizer, _with_thinking(tokenizer, messages), asked)
+    except TemplateSyntaxError as error:
+        raise _unreadable(tokenizer, error) from error
+    except FineryError:
+        raise
+    except Exception as error:  # a template can raise anything: 1 / 0, an attribute of None, …
+        raise DataError(
+            "the model's chat template refuses the conversation: "
+            f"{str(error) or type(error).__name__}",
+            details=[f"{m.get('role')}: {str(m.get('content'))[:80]}" for m in messages],
+            fix="use roles that the template accepts, or give the model another template",
+        ) from error
 
 
 def end_of_turn(
     tokenizer: "PreTrainedTokenizerBase", arguments: Mapping[str, Any] | None = None
 ) -> set[int]:
-    """Token ids that end an answer: the template's end-of-turn token and the tokenizer's EOS.
+    """Token ids that end an answer: the template's end-of-turn tokens and the tokenizer's EOS.
 
-    The end-of-turn token is the first special token after an assistant's message.
+    The end-of-turn token is the first special token after an assistant's message, and the one with
+    which a turn with a tool call ends, if that is a special token.
     """
     ends = {t for t in [tokenizer.eos_token_id] if isinstance(t, int)}
-    question = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _MARK}]
-    text = _text(tokenizer, question, None, arguments or {}).rpartition(_MARK)[2]
+    question = {"role": "user", "content": "?"}
+    answer = {"role": "assistant", "content": _MARK}
+    text = rendered(tokenizer, [question, answer], arguments=arguments).rpartition(_MARK)[2]
+    ids = tokens_of(tokenizer, _after_a_call(tokenizer, arguments or {}).rstrip())
+    called = _special(tokenizer, ids[-1:])
+    return ends | set(_special(tokenizer, tokens_of(tokenizer, text))[:1]) | set(called)
+
+
+def _after_a_call(tokenizer: "PreTrainedTokenizerBase", arguments: Mapping[str, Any]) -> str:
+    """The text after a tool call; empty if the template writes no calls."""
+    try:
+        text = rendered(tokenizer, CALLED[:2], tools=TOOLS, arguments=arguments)
+    except DataError:
+        return ""
+    return text.rpartition(_MARK)[2] if _MARK in text else ""
+
+
+def has_two_bos(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> bool:
+    """Whether a text begins with two tokens of its beginning."""
+    bos = tokenizer.bos_token_id
+    return bos is not None and list(ids[:2]) == [bos, bos]
+
+
+def _special(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> list[int]:
     special = set(tokenizer.all_special_ids) | {
         i for i, token in tokenizer.added_tokens_decoder.items() if token.special
     }
-    after = tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
-    return ends | set([t for t in after if t in special][:1])
+    return [token for token in ids if token in special]
 
 
 def unasked_header(
@@ -82,24 +249,106 @@ def unasked_header(
     """
     question = [{"role": "user", "content": "?"}]
     asked = {**(arguments or {}), "add_generation_prompt": True}
-    bare = _text(tokenizer, question, None, arguments or {})
-    if _text(tokenizer, question, None, asked) != bare:
+    bare = rendered(tokenizer, question, arguments=arguments)
+    if rendered(tokenizer, question, arguments=asked) != bare:
         return ""
     answered = [*question, {"role": "assistant", "content": _MARK}]
-    whole = _text(tokenizer, answered, None, arguments or {})
+    whole = rendered(tokenizer, answered, arguments=arguments)
     before = whole.removeprefix(bare).partition(_MARK)[0]
     return before if whole.startswith(bare) and before.strip() else ""
 
 
-def _render(
+def thinking_field(tokenizer: "PreTrainedTokenizerBase") -> str | None:
+    """The name under which the template reads an assistant's thinking; None if it doesn't."""
+    field: str | None = _of_template(tokenizer, "thinking", _thinking_field)
+    return field
+
+
+def thinking_switch(
+    tokenizer: "PreTrainedTokenizerBase", arguments: Mapping[str, Any] | None = None
+) -> dict[str, bool] | None:
+    """The arguments that switch the template's thinking off; None if it has no switch."""
+    prompt = [{"role": "user", "content": "?"}]
+    for name in SWITCHES:
+        texts = {
+            prompt_text(tokenizer, prompt, arguments={**(arguments or {}), name: value})
+            for value in (True, False)
+        }
+        if len(texts) > 1:
+            return {name: False}
+    return None
+
+
+def _thinking_field(tokenizer: "PreTrainedTokenizerBase") -> str | None:
+    question = {"role": "user", "content": "?"}
+    for field in THINKING_FIELDS:
+        answer = {"role": "assistant", "content": _MARK, field: _THOUGHT}
+        if _THOUGHT in _probed(tokenizer, [question, answer]):
+            return field
+    for field in THINKING_FIELDS:  # some write it only beside calls
+        if _THOUGHT in _probed(tokenizer, [CALLED[0], {**CALLED[1], field: _THOUGHT}], TOOLS):
+            return field
+    return None
+
+
+def without_think_tags(message: Message) -> Message:
+    """An assistant's message whose text begins with a think block: the block apart from the text.
+
+    Other messages as they are.
+    """
+    text = message.get("content")
+    if message.get("role") != "assistant" or message.get("reasoning_content"):
+        return message
+    if not isinstance(text, str) or not text.lstrip().startswith(THINK) or END_THINK not in text:
+        return message
+    thought, _, rest = text.lstrip().removeprefix(THINK).partition(END_THINK)
+    split = {"reasoning_content": thought.strip("\n"), "content": rest.lstrip("\n")}
+    return {**message, **split} if thought.strip() else {**message, "content": split["content"]}
+
+
+def _with_thinking(tokenizer: "PreTrainedTokenizerBase", messages: Conversation) -> Conversation:
+    """The messages with their thinking where the template reads it.
+
+    A template that reads none gets them as they are, with a think block in the text.
+    """
+    if not any(_may_think(message) for message in messages):
+        return messages
+    field = thinking_field(tokenizer)
+    if field is None:
+        return messages
+    split = [without_think_tags(message) for message in messages]
+    if field == THINKING_FIELDS[0]:
+        return split
+    return [{field if k == THINKING_FIELDS[0] else k: v for k, v in m.items()} for m in split]
+
+
+def _may_think(message: Message) -> bool:
+    return bool(message.get("reasoning_content")) or THINK in str(message.get("content"))
+
+
+def _of_template(
+    tokenizer: "PreTrainedTokenizerBase", name: str, probe: Callable[[Any], Any]
+) -> Any:
+    """What `probe` finds out about the tokenizer's template, found out only once."""
+    key = (name, str(tokenizer.chat_template))
+    if key not in _PROBED:
+        _PROBED[key] = probe(tokenizer)
+    return _PROBED[key]
+
+
+_PROBED: dict[tuple[str, str], Any] = {}
+
+
+def _probed(
     tokenizer: "PreTrainedTokenizerBase",
     messages: Conversation,
-    tools: Sequence[Mapping[str, Any]] | None,
-    arguments: Mapping[str, Any],
-) -> list[int]:
-    text = _text(tokenizer, messages, tools, arguments)
-    # The template writes the special tokens itself.
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    tools: Sequence[Mapping[str, Any]] | None = None,
+) -> str:
+    """The template's text of these very messages; empty if it refuses them."""
+    try:
+        return _written(tokenizer, messages, {"tools": tools})
+    except Exception:  # a template can raise anything
+        return ""
 
 
 def _called(
@@ -107,16 +356,26 @@ def _called(
 ) -> str:
     """The template's output: the same for arguments of tool calls as an object and as its JSON.
 
-    Most templates expect objects, as servers pass them. The few that join the arguments with text
-    get JSON.
+    Most templates expect objects, as servers pass them. The few that join the arguments with text,
+    or write them without turning them into JSON, get JSON.
     """
-    objects = _with_arguments(messages, _as_object)
-    try:
-        return _written(tokenizer, objects, asked)
-    except TypeError:
-        if not any(message.get("tool_calls") for message in messages):
-            raise
-        return _written(tokenizer, _with_arguments(messages, _as_text), asked)
+    if not any(message.get("tool_calls") for message in messages):
+        return _written(tokenizer, messages, asked)
+    if not _of_template(tokenizer, "arguments", _wants_text):
+        try:
+            return _written(tokenizer, _with_arguments(messages, _as_object), asked)
+        except TypeError:  # it is raised only for these messages
+            pass
+    return _written(tokenizer, _with_arguments(messages, _as_text), asked)
+
+
+def _wants_text(tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Whether the template writes the arguments of a call as JSON only if they are JSON text."""
+    quoted, text = f"'of': '{_MARK}'", f'"of": "{_MARK}"'
+    as_text = _with_arguments(CALLED, _as_text)
+    return quoted in _probed(tokenizer, CALLED, TOOLS) and text in _probed(
+        tokenizer, as_text, TOOLS
+    )
 
 
 def _written(
@@ -155,30 +414,6 @@ def _as_object(arguments: Any) -> Any:
 
 def _as_text(arguments: Any) -> Any:
     return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-
-
-def _text(
-    tokenizer: "PreTrainedTokenizerBase",
-    messages: Conversation,
-    tools: Sequence[Mapping[str, Any]] | None,
-    arguments: Mapping[str, Any],
-) -> str:
-    from jinja2 import TemplateSyntaxError
-
-    asked: dict[str, Any] = {"tools": list(tools) if tools else None, **arguments}
-    try:
-        return _called(tokenizer, messages, asked)
-    except TemplateSyntaxError as error:
-        raise _unreadable(tokenizer, error) from error
-    except FineryError:
-        raise
-    except Exception as error:  # a template can raise anything: 1 / 0, an attribute of None, …
-        raise DataError(
-            "the model's chat template refuses the conversation: "
-            f"{str(error) or type(error).__name__}",
-            details=[f"{m.get('role')}: {str(m.get('content'))[:80]}" for m in messages],
-            fix="use roles that the template accepts, or give the model another template",
-        ) from error
 
 
 def _unreadable(tokenizer: "PreTrainedTokenizerBase", error: "TemplateSyntaxError") -> DataError:

@@ -6,16 +6,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from finery import Completion, DataError, Engine, EngineJob, Model, Sampling, StepError
+from finery import Completion, DataError, Engine, EngineJob, Model, Request, Sampling, StepError
 from finery.rows import Conversation
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from finery_transformers.parsing import AnswerReader
+
 BATCH_ROWS = 16
 """On AVX512 cores, 16 rows reach 1.6 times the tokens per second of four; 32 reach no more."""
 
+PROMPT_TOKENS = 64
+"""Tokens at the end of a prompt that show how its answer begins."""
 BATCH_CHARACTERS = 64 * 1024
 """Limit of rows × longest row of a batch, some 16,000 tokens of cache."""
 
@@ -27,14 +31,15 @@ class TransformersEngine(Engine):
     """
 
     batched = True
+    takes_tools = True
     packages = ("torch", "transformers", "peft", "tokenizers")
 
-    def batches(self, conversations: Sequence[Conversation]) -> list[list[int]]:
-        """Rows of similar length, longest first.
+    def batches(self, requests: Sequence[Request]) -> list[list[int]]:
+        """Requests of similar length, longest first.
 
         Counted in characters, so that answers from the cache need no tokenizer.
         """
-        lengths = [len(msgspec.json.encode(c)) for c in conversations]
+        lengths = [len(msgspec.json.encode([*r.messages, *(r.tools or ())])) for r in requests]
         batches: list[list[int]] = []
         for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
             # The first row of a batch is its longest.
@@ -44,14 +49,14 @@ class TransformersEngine(Engine):
             batches[-1].append(i)
         return batches
 
-    def generate(
-        self, conversations: Sequence[Conversation], sampling: Sampling
-    ) -> list[Completion]:
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """Answer one batch. `completion_tokens` counts the end-of-turn token too."""
         import torch
 
         loaded = self._loaded
-        prompts = [self._prompt(c, sampling) for c in conversations]
+        for request in requests:
+            loaded.reader.check(request.tools)
+        prompts = [self._prompt(request, sampling) for request in requests]
         tokens, mask = _left_padded(prompts, loaded.pad, loaded.model.device)
         # The caller's random state doesn't change.
         with torch.no_grad(), torch.random.fork_rng():
@@ -61,8 +66,8 @@ class TransformersEngine(Engine):
             )
         answers = sequences[:, tokens.shape[1] :].tolist()
         return [
-            self._completion(answer, prompt, sampling.stop)
-            for answer, prompt in zip(answers, prompts, strict=True)
+            self._completion(answer, prompt, request, sampling.stop)
+            for answer, prompt, request in zip(answers, prompts, requests, strict=True)
         ]
 
     @cached_property
@@ -76,17 +81,19 @@ class TransformersEngine(Engine):
         model.to(device)  # type: ignore[arg-type]
         return _ready(model, tokenizer, template_arguments(self.model))
 
-    def _prompt(self, conversation: Conversation, sampling: Sampling) -> list[int]:
+    def _prompt(self, request: Request, sampling: Sampling) -> list[int]:
         from finery_transformers.chat import prompt_tokens
 
         loaded = self._loaded
-        tokens = prompt_tokens(loaded.tokenizer, conversation, arguments=loaded.arguments)
+        tokens = prompt_tokens(
+            loaded.tokenizer, request.messages, tools=request.tools, arguments=loaded.arguments
+        )
         context = getattr(loaded.model.config, "max_position_embeddings", None)
         if context is not None and len(tokens) + sampling.max_tokens > context:
             raise DataError(
                 f"a prompt of {len(tokens)} tokens and an answer of up to {sampling.max_tokens} "
                 f"don't fit the model's context of {context}",
-                details=[str(conversation[-1].get("content"))[:100]] if conversation else [],
+                details=[str(turn.get("content"))[:100] for turn in request.messages[-1:]],
                 fix="shorten the prompt or lower max_tokens",
             )
         return tokens
@@ -111,24 +118,42 @@ class TransformersEngine(Engine):
 
         return finished
 
-    def _completion(self, answer: list[int], prompt: list[int], stop: Sequence[str]) -> Completion:
+    def _completion(
+        self, answer: list[int], prompt: list[int], request: Request, stop: Sequence[str]
+    ) -> Completion:
         """Cut the output of `generate`, which pads finished rows with an end-of-turn token."""
         ends = self._loaded.ends
         length = next((i for i, token in enumerate(answer) if token in ends), len(answer))
         text = self._text(answer[:length])
         cut = min((at for s in stop if (at := text.find(s)) >= 0), default=None)
         stopped = cut is not None or length < len(answer)
+        parsed = self._loaded.reader.read(
+            text[:cut], prompt=self._end_of(prompt), tools=request.tools,
+            special=self._special_in(answer[:length]),
+        )  # fmt: skip
         return Completion(
-            text=text[:cut],
-            finish_reason="stop" if stopped else "length",
+            **parsed._asdict(),
+            finish_reason=parsed.finish_reason(stopped),
             prompt_tokens=len(prompt),
             completion_tokens=length + (cut is None and length < len(answer)),
         )
 
     def _text(self, tokens: list[int]) -> str:
+        """The text of an answer, with special tokens where the reader needs them."""
+        return self._decoded(tokens, special=self._loaded.reader.needs_special_tokens)
+
+    def _end_of(self, prompt: list[int]) -> str:
+        return self._decoded(prompt[-PROMPT_TOKENS:], special=True)
+
+    def _special_in(self, answer: list[int]) -> list[str]:
+        """The texts of an answer's special tokens."""
+        tokenizer = self._loaded.tokenizer
+        return [self._decoded([i], special=True) for i in set(answer) & special_ids(tokenizer)]
+
+    def _decoded(self, tokens: list[int], *, special: bool) -> str:
         return str(
             self._loaded.tokenizer.decode(
-                tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
+                tokens, skip_special_tokens=not special, clean_up_tokenization_spaces=False
             )
         )
 
@@ -155,9 +180,7 @@ class LiveEngine(TransformersEngine):
         self._parts = (tokenizer, arguments)
         self._dtype = dtype
 
-    def generate(
-        self, conversations: Sequence[Conversation], sampling: Sampling
-    ) -> list[Completion]:
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """Answer one batch."""
         import torch
 
@@ -167,7 +190,7 @@ class LiveEngine(TransformersEngine):
         try:
             model.eval()
             with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
-                return super().generate(conversations, sampling)
+                return super().generate(requests, sampling)
         finally:
             model.train(training)
             model.generation_config = settings
@@ -183,6 +206,7 @@ class _Loaded(NamedTuple):
     arguments: dict[str, Any]  # of the chat template
     ends: frozenset[int]  # token ids that end an answer
     pad: int
+    reader: "AnswerReader"
 
 
 def _ready(
@@ -206,7 +230,26 @@ def _ready(
         )
     settings: dict[str, Any] = {"eos_token_id": ends, "pad_token_id": ends[0]}
     model.generation_config = GenerationConfig(**settings)  # type: ignore[no-untyped-call]
-    return _Loaded(model, tokenizer, arguments, frozenset(ends), ends[0])
+    reader = reader_of(tokenizer, arguments)
+    return _Loaded(model, tokenizer, arguments, frozenset(ends), ends[0], reader)
+
+
+def reader_of(tokenizer: "PreTrainedTokenizerBase", arguments: dict[str, Any]) -> "AnswerReader":
+    """The reader of raw answers to the prompts of a tokenizer's chat template."""
+    from finery_transformers.chat import rendered
+    from finery_transformers.parsing import AnswerReader
+
+    def render(messages: Conversation, tools: Any, add_generation_prompt: bool) -> str:
+        asked = {**arguments, "add_generation_prompt": add_generation_prompt}
+        return rendered(tokenizer, messages, tools=tools, arguments=asked)
+
+    return AnswerReader(str(tokenizer.chat_template), render)
+
+
+def special_ids(tokenizer: "PreTrainedTokenizerBase") -> set[int]:
+    """The ids of a tokenizer's special tokens."""
+    added = tokenizer.added_tokens_decoder.items()
+    return set(tokenizer.all_special_ids) | {i for i, token in added if token.special}
 
 
 def _ends(config: Any) -> set[int]:

@@ -49,25 +49,31 @@ def likelihoods(
 
 def _in_tokens(model: Model, answered: Sequence[Any]) -> list[tuple[int, list[int]]]:
     """(tokens of the prompt, token ids of all) of each."""
-    from finery_transformers.chat import end_of_turn, row_tokens
+    from finery_transformers.chat import PromptDiffers, end_of_turn, row_tokens
     from finery_transformers.loading import load_tokenizer, template_arguments
 
     tokenizer, arguments = load_tokenizer(model), template_arguments(model)
     ends = end_of_turn(tokenizer, arguments)
     rows = []
     for prompt, completion, tools in answered:
-        asked, whole = row_tokens(
-            tokenizer, prompt, completion, ends, tools=tools, arguments=arguments
-        )
-        if whole[: len(asked)] != asked or len(whole) == len(asked):
-            raise StepError(
-                "an answer can't be scored after its prompt",
-                details=[str(m.get("content"))[:100] for m in completion],
-                fix="remove empty answers; if there are none, the chat template writes a turn "
-                "differently once it is answered, so use another one",
+        try:
+            asked, whole = row_tokens(
+                tokenizer, prompt, completion, ends, tools=tools, arguments=arguments
             )
+        except PromptDiffers as error:
+            raise _unscorable(completion, error.fix or "") from error
+        if len(whole) == len(asked):
+            raise _unscorable(completion, "remove empty answers")
         rows.append((len(asked), whole))
     return rows
+
+
+def _unscorable(completion: Conversation, fix: str) -> StepError:
+    return StepError(
+        "an answer can't be scored after its prompt",
+        details=[str(m.get("content"))[:100] for m in completion],
+        fix=fix,
+    )
 
 
 def _batches(lengths: Sequence[int]) -> list[list[int]]:

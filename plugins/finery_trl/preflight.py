@@ -28,7 +28,8 @@ from finery_trl.model.context import context_of
 from finery_trl.model.targets import check_targets
 from finery_trl.report.words import schedule_notes
 from finery_trl.rows.control import Control
-from finery_trl.rows.example import Answer
+from finery_trl.rows.coverage import Coverage
+from finery_trl.rows.example import Proven, continues
 from finery_trl.rows.summary import add
 from finery_trl.rows.tokens import Tokens
 from finery_trl.train.schedule import Schedule
@@ -65,9 +66,7 @@ def prove(step: "Training", job: Job, samples: int) -> list[Proof]:
     that `step.read` raises for invalid rows, and `DataError` if rows don't fit into the model's
     context; the errors of all data sets together.
     """
-    from finery_transformers.loading import load_tokenizer, template_arguments
-
-    tokens = Tokens.of(load_tokenizer(step.model), template_arguments(step.model))
+    tokens = Tokens.of_model(step.model)
     context = context_of(step.model)
     inputs = {"rows": step.rows}
     if step.validation is not None:
@@ -114,19 +113,18 @@ def _prove(
     proven: set[str] = set()
     tally, ends, shown = Tally(), Counter[int](), list[Sample]()
     total = sum(len(dataset) for dataset in datasets)
-    control = Control(tokens.tokenizer)
-    rows = _watched(datasets, control, read, total, job)
-    for row in step.read(rows, tokens, job, name):
-        answers = row.answers()
-        # Spread over all rows, since those of several data sets follow each other.
-        if len(shown) < samples and len(tally) * samples >= len(shown) * total:
-            shown.append(_sample(row.row_id, answers, tokens))
-        add(tally, row)
-        ends.update(answer.tokens[-1] for answer in answers)
-        proven.add(row.row_id)
+    control, coverage = Control(tokens.tokenizer), Coverage(step.learn(), tokens)
+    rows = _watched(datasets, control, coverage, read, total, job)
+    for example in step.read(rows, tokens, job, name):
+        coverage.add_example(example)
+        if _is_due(example, shown, samples, tally.rows / max(total, 1)):
+            shown.append(_sample(example, tokens))
+        add(tally, example)
+        ends.update(a.tokens[-1] for a in example.answers() if a.tokens[-1] in tokens.ends)
+        proven.add(example.row_id)
     dropped = [row_id for row_id in read if row_id not in proven]
-    facts = _facts(step, tokens, ends, context)
-    notes = control.notes()
+    facts = _facts(step, tokens, ends, context, coverage.facts())
+    notes = [*control.notes(), *coverage.notes()]
     if name == "rows":
         schedule = Schedule.of(step, len(tally), tally.longest, job)
         notes += schedule_notes(step, schedule)
@@ -141,27 +139,48 @@ def _prove(
 
 
 def _watched(
-    datasets: Sequence[Dataset], control: Control, read: list[str], total: int, job: Job
+    datasets: Sequence[Dataset],
+    control: Control,
+    coverage: Coverage,
+    read: list[str],
+    total: int,
+    job: Job,
 ) -> Iterator[Row]:
-    """The rows, one by one; their ids are added to `read`, and `control` checks each."""
+    """The rows, one by one; their ids are added to `read`, and the counts are kept."""
     for dataset in datasets:
         for row in dataset:
             read.append(row["id"])
             control.add(row)
+            coverage.add_row(row)
             if len(read) % EVERY == 0:
                 job.progress(len(read), total, "reading rows")
             yield row
 
 
-def _sample(row_id: str, answers: Sequence[Answer], tokens: Tokens) -> Sample:
-    prompt = _text(answers[0].prompt, tokens)
-    pieces = [Piece(prompt, loss=False)]
-    for prompt_ids, answer, label in answers:
-        whole = _text([*prompt_ids, *answer], tokens)
+def _is_due(example: Proven, shown: Sequence[Sample], samples: int, read: float) -> bool:
+    """Whether to show an example: all parts of a row, of rows spread over all data sets.
+
+    read: the share of rows before it.
+    """
+    if continues(example):
+        return bool(shown) and shown[-1].row == example.row_id
+    rows = len({sample.row for sample in shown})
+    return rows < samples and read * samples >= rows
+
+
+def _sample(example: Proven, tokens: Tokens) -> Sample:
+    """The text of an example, in pieces with and without loss."""
+    pieces: list[Piece] = []
+    shown = ""
+    for prompt_ids, answer, label in example.answers():
+        prompt, whole = _text(prompt_ids, tokens), _text([*prompt_ids, *answer], tokens)
+        if prompt.startswith(shown):  # not the prompt of another answer
+            pieces.append(Piece(prompt[len(shown) :], loss=False))
         # Decoded alone, an answer may differ: its first token may lose its leading space.
         alone = whole[len(prompt) :] if whole.startswith(prompt) else _text(answer, tokens)
         pieces.append(Piece(alone, loss=True, label=label))
-    return Sample(row_id, pieces)
+        shown = whole
+    return Sample(example.row_id, pieces)
 
 
 def _text(ids: Sequence[int], tokens: Tokens) -> str:
@@ -171,16 +190,22 @@ def _text(ids: Sequence[int], tokens: Tokens) -> str:
 
 
 def _facts(
-    step: "Training", tokens: Tokens, ends: Counter[int], context: int | None
+    step: "Training",
+    tokens: Tokens,
+    ends: Counter[int],
+    context: int | None,
+    covered: Mapping[str, str],
 ) -> dict[str, str]:
-    """Facts that hold for all rows, as text."""
+    """Facts that hold for all rows, as text. covered: those about turns."""
     tokenizer: Any = tokens.tokenizer
     names = [tokenizer.convert_ids_to_tokens(i) for i, _ in ends.most_common()]
+    unit = "row" if step.learn() is None else "turn"
     padding = "also the end of turn: masked after a row, learned within it"
     facts = {
         "prompt": "the exact tokens used at inference, compared in every row",
-        "masking": f"by prompt and completion, loss only on the completion; {_marks(tokenizer)}",
-        "end of turn": f"{' or '.join(names)}, learned in every row",
+        "masking": f"{_masking(step)}; {_marks(tokenizer)}",
+        **covered,
+        "end of turn": f"{' or '.join(names)}, learned in every {unit}",
         "padding": f"{tokenizer.pad_token}, "
         + (padding if tokenizer.pad_token_id in ends else "masked"),
         "max_length": f"{step.max_length:,} tokens; longer rows: {step.too_long}; never truncated",
@@ -192,6 +217,12 @@ def _facts(
             f"{name}={json.dumps(value)}" for name, value in tokens.arguments.items()
         )
     return facts
+
+
+def _masking(step: "Training") -> str:
+    if step.learn() is None:
+        return "by prompt and completion, loss only on the completion"
+    return "by turns, each with its prompt at inference; loss only on the assistant's"
 
 
 def _marks(tokenizer: Any) -> str:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from finery_trl.model.loading import Prepared
     from finery_trl.rows.example import Proven
     from finery_trl.rows.tokens import Tokens
+    from finery_trl.rows.turns import Learn
 
 PACKAGES = (
     "torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "gguf",
@@ -240,6 +241,10 @@ class Training(
     ) -> "Iterable[Proven]":
         """Rows as verified examples, one by one if possible. what: their name in errors."""
         raise NotImplementedError
+
+    def learn(self) -> "Learn | None":
+        """What is learned of each row's turns; None if rows are compared or rated as a whole."""
+        return None
 
     def trainer(self) -> tuple[Any, Any, dict[str, Any]]:
         """(trainer class, TRL's configuration class, its arguments beyond the common ones)."""

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from finery import (
@@ -21,7 +22,7 @@ from finery import (
 )
 from finery.inference.budget import Price
 from finery.inference.cache import WAITING, CachedEngine
-from finery.inference.records import MemoryRecords, Records, SqliteRecords
+from finery.inference.records import MemoryRecords, Records, SqliteRecords, record_key, sampling_of
 from finery.inference.types import Answer, Batch
 from finery.rows import Conversation
 from finery.testing import TestJob
@@ -38,16 +39,14 @@ class Parrot(Engine):
         self.asked: list[str] = []
         self.seeds: list[int] = []
 
-    def batches(self, conversations: Sequence[Conversation]) -> list[list[int]]:
+    def batches(self, requests: Sequence[Request]) -> list[list[int]]:
         """As many rows together as `pair` says."""
-        rows = list(range(len(conversations)))
+        rows = list(range(len(requests)))
         return [rows[i : i + self.pair] for i in rows[:: self.pair]]
 
-    def generate(
-        self, conversations: Sequence[Conversation], sampling: Sampling
-    ) -> list[Completion]:
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """Say it."""
-        texts = [str(c[-1]["content"]) for c in conversations]
+        texts = [str(request.messages[-1]["content"]) for request in requests]
         self.asked += texts
         self.seeds.append(sampling.seed)
         if "bad" in texts:
@@ -62,6 +61,24 @@ class Parrot(Engine):
                 completion_tokens=4,
             )
             for text in texts
+        ]  # fmt: skip
+
+
+class Toolbox(Parrot):
+    """Names the tools that it is offered."""
+
+    takes_tools = True
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
+        """Name them."""
+        self.asked += [str(request.messages[-1]["content"]) for request in requests]
+        return [
+            Completion(
+                text=" ".join(tool["function"]["name"] for tool in request.tools or ()),
+                finish_reason="stop", prompt_tokens=6, completion_tokens=4, reasoning="thinking",
+                call_error="no JSON",
+            )
+            for request in requests
         ]  # fmt: skip
 
 
@@ -88,6 +105,14 @@ class Reordered(Parrot):
 
 def conversation(text: str) -> Conversation:
     return [{"role": "user", "content": text}]
+
+
+def tool(name: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name}}
+
+
+def texts(answers: Iterable[Completion]) -> list[str]:
+    return [answer.text for answer in answers]
 
 
 def requests(*texts: str, **more: Any) -> list[Request]:
@@ -297,9 +322,51 @@ def test_a_budget_in_dollars_needs_a_price() -> None:
 
 
 def test_tools_are_refused_where_the_engine_has_none() -> None:
-    tools = [{"type": "function", "function": {"name": "f"}}]
-    (error,) = Asker().stream(requests("a", tools=tools)).values()
-    assert "doesn't support tools" in str(error)
+    (error,) = Asker().stream(requests("a", tools=[tool("f")])).values()
+    assert "the format 'parrot' can't offer tools to its model" in str(error)
+
+
+def test_tools_are_given_for_all_conversations_or_for_each() -> None:
+    talks = [conversation(text) for text in "abc"]
+    asker = Asker(Toolbox)
+    assert texts(asker.cached.generate(talks, tools=[tool("f")])) == ["f", "f", "f"]
+    each = [[tool("f"), tool("g")], None, []]
+    assert texts(asker.cached.generate(talks, tools=each)) == ["f g", "", ""]
+    assert texts(asker.cached.generate(talks, tools=[])) == ["", "", ""]
+    assert texts(asker.cached.generate(talks)) == ["", "", ""]
+    with pytest.raises(ValueError, match="shorter"):
+        asker.cached.generate(talks, tools=[[tool("f")], None])
+
+
+def test_all_of_an_answer_is_stored() -> None:
+    records, talks = MemoryRecords(), [conversation("a")]
+    first = Asker(Toolbox, records).cached.generate(talks, tools=[tool("f")])
+    again = Asker(Toolbox, records)
+    assert again.cached.generate(talks, tools=[tool("f")]) == first
+    assert (first[0].reasoning, first[0].call_error) == ("thinking", "no JSON")
+    assert again.engine.asked == []
+
+
+def test_records_of_earlier_versions_are_read() -> None:
+    """Neither the key of a request nor the form of an answer may change: answers are paid for."""
+    asker = Asker()
+    plain, sampling = Request(conversation("hi")), sampling_of()
+    key = "162393d5b59126d5de7887b7b02730d7299e424463d6547b5e1fb9f6dc79b980"
+    assert record_key("m", [plain], sampling).hex() == key
+    tooled = Request(conversation("hi"), [{"type": "function"}], 1)
+    key = "d2e6ba8208c92df8658978680b2a0850dbb4db1412504876f9ad2563659118c6"
+    assert record_key("m", [tooled], sampling_of(schema={"b": 1, "a": 2})).hex() == key
+    stored: dict[str, Any] = {
+        "text": "ho",
+        "finish_reason": "stop",
+        "prompt_tokens": 1,
+        "completion_tokens": 2,
+    }
+    asker.job.records.put(
+        {record_key("parrot", [plain], sampling): msgspec.msgpack.encode([stored])}
+    )
+    assert asker.cached.generate([conversation("hi")]) == [Completion(**stored)]
+    assert asker.engine.asked == []
 
 
 def test_progress_says_what_was_spent() -> None:

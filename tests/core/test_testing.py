@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from finery import Completion, Engine, Model, Sampling, Step
-from finery.rows import Conversation
+from finery import Completion, Engine, Model, Request, Sampling, Step
 from finery.testing import EngineContract, StepContract, TestJob, dataset, run_step, table_model
 
 LEAVE = "from finery.testing import TestJob; jobs = [TestJob(), TestJob()]"
@@ -199,24 +198,22 @@ class Faulty(Engine):
 
     count = 0
 
-    def generate(
-        self, conversations: Sequence[Conversation], sampling: Sampling
-    ) -> list[Completion]:
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """Answer with a number."""
         fault = self.model.meta["fault"]
         Faulty.count += 1
         text = f"answer {Faulty.count if fault == 'changes' else 1}"
         tokens = 99 if fault == "long" else min(2, sampling.max_tokens)
-        if fault == "raises" and not conversations[0][-1]["content"]:
+        if fault == "raises" and not requests[0].messages[-1]["content"]:
             raise KeyError("content")
         answer = Completion(
             text=text, finish_reason="stop", prompt_tokens=3, completion_tokens=tokens
         )
-        return [answer] * (0 if fault == "silent" else len(conversations))
+        return [answer] * (0 if fault == "silent" else len(requests))
 
-    def batches(self, conversations: Sequence[Conversation]) -> list[list[int]]:
+    def batches(self, requests: Sequence[Request]) -> list[list[int]]:
         """All together, the first of them twice where that is the fault."""
-        together = list(range(len(conversations)))
+        together = list(range(len(requests)))
         return [together, together[:1]] if self.model.meta["fault"] == "twice" else [together]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tiny_gguf import tiny_tokenizer, write_tiny_gguf
 
-from finery import Model, Sampling, StepError
+from finery import Model, Request, Sampling, StepError
 from finery.testing import TestJob, run_step
 from finery_gguf.engine import GgufEngine
 from finery_gguf.export import Export, Quantization, _corrections, base_name
@@ -75,7 +75,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory, adapter: Model) -> dict[s
 
 def answer(model: Model) -> str:
     engine = GgufEngine(model, TestJob())
-    return engine.generate([TALK], Sampling(max_tokens=12))[0].text
+    return engine.generate([Request(TALK)], Sampling(max_tokens=12))[0].text
 
 
 def test_outputs_are_the_first_and_each() -> None:
@@ -214,7 +214,7 @@ def test_smollm2_is_exported_and_answers(smollm2_gguf: Path, tmp_path: Path) -> 
     talk = [{"role": "user", "content": "What is the capital of France?"}]
     for name in ("bf16", "q8_0"):
         engine = GgufEngine(made[name], TestJob())
-        (answer,) = engine.generate([talk], Sampling(max_tokens=30))
+        (answer,) = engine.generate([Request(talk)], Sampling(max_tokens=30))
         assert "Paris" in answer.text
         assert answer.finish_reason == "stop"
-        assert engine.generate([talk], Sampling(max_tokens=30)) == [answer]
+        assert engine.generate([Request(talk)], Sampling(max_tokens=30)) == [answer]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finery import Completion, DataError, Dataset, Engine, Model, Sampling
+from finery import Completion, DataError, Dataset, Engine, Model, Request, Sampling
 from finery.rows import Conversation, Row
 from finery.testing import TestJob, dataset
 from finery_prompt.engine import PromptedEngine
@@ -19,21 +19,19 @@ from finery_prompt.model import PromptModel, pick
 class Echo(Engine):
     """Answers with the conversation it was given, two rows to a batch."""
 
-    def batches(self, conversations: Sequence[Conversation]) -> list[list[int]]:
-        rows = range(len(conversations))
+    def batches(self, requests: Sequence[Request]) -> list[list[int]]:
+        rows = range(len(requests))
         return [list(rows[i : i + 2]) for i in rows[::2]]
 
-    def generate(
-        self, conversations: Sequence[Conversation], sampling: Sampling
-    ) -> list[Completion]:
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         return [
             Completion(
-                text=" | ".join(f"{m['role']}: {m['content']}" for m in conversation),
+                text=" | ".join(f"{m['role']}: {m['content']}" for m in request.messages),
                 finish_reason="stop",
-                prompt_tokens=len(conversation),
+                prompt_tokens=len(request.messages),
                 completion_tokens=sampling.max_tokens,
             )
-            for conversation in conversations
+            for request in requests
         ]
 
 
@@ -151,7 +149,7 @@ def test_batches_are_those_of_the_model_under_it(echo: Model) -> None:
     model = PromptModel(model=echo, system="x").run(TestJob())
     engine = EchoJob().raw_engine(model)
     assert isinstance(engine, PromptedEngine)
-    assert engine.batches([[{"role": "user", "content": "a"}]] * 3) == [[0, 1], [2]]
+    assert engine.batches([Request([{"role": "user", "content": "a"}])] * 3) == [[0, 1], [2]]
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 from tiny_llama import tiny_llama
 
-from finery import Completion, DataError, Model, Sampling
-from finery.rows import Conversation
+from finery import Completion, DataError, Model, Request, Sampling
 from finery.testing import TestJob
 from finery_transformers.engine import BATCH_ROWS, TransformersEngine
 
@@ -22,8 +21,8 @@ def engine(tiny: Model) -> TransformersEngine:
     return TransformersEngine(tiny, TestJob(seed=None))
 
 
-def asked(text: str) -> Conversation:
-    return [{"role": "user", "content": text}]
+def asked(text: str) -> Request:
+    return Request([{"role": "user", "content": text}])
 
 
 def texts(answers: list[Completion]) -> list[str]:
@@ -44,7 +43,7 @@ def test_long_rows_come_in_small_batches(engine: TransformersEngine) -> None:
 
 
 def test_the_same_batch_gets_the_same_answers(tiny: Model) -> None:
-    conversations = [asked("x " * i) for i in range(20)]
+    conversations = [asked("x " * i).messages for i in range(20)]
     first, second = (
         TestJob(seed=None).engine(tiny).generate(conversations, max_tokens=8) for _ in range(2)
     )
@@ -66,10 +65,10 @@ def test_counts_and_the_reason_where_the_limit_cuts(engine: TransformersEngine) 
 
 
 def test_an_answer_ends_at_a_stop_string_and_leaves_it_out(engine: TransformersEngine) -> None:
-    conversations = [asked("hi"), asked("where is it")]
-    whole = engine.generate(conversations, Sampling(max_tokens=8))
+    requests = [asked("hi"), asked("where is it")]
+    whole = engine.generate(requests, Sampling(max_tokens=8))
     stop = whole[0].text[2:4]
-    first, second = engine.generate(conversations, Sampling(max_tokens=8, stop=(stop,)))
+    first, second = engine.generate(requests, Sampling(max_tokens=8, stop=(stop,)))
     assert first.text == whole[0].text[: whole[0].text.index(stop)]
     assert first.finish_reason == "stop"
     assert first.completion_tokens < whole[0].completion_tokens
@@ -80,7 +79,7 @@ def test_an_end_of_turn_token_ends_an_answer(engine: TransformersEngine) -> None
     tokenizer: Any = engine._loaded.tokenizer
     said = tokenizer(" My card.\n", add_special_tokens=False)["input_ids"]
     end: int = tokenizer("<|im_end|>", add_special_tokens=False)["input_ids"][0]
-    answer = engine._completion([*said, end, end, end], [1, 2], ())
+    answer = engine._completion([*said, end, end, end], [1, 2], asked("hi"), ())
     assert answer == Completion(
         text=" My card.\n",
         finish_reason="stop",
@@ -90,9 +89,9 @@ def test_an_end_of_turn_token_ends_an_answer(engine: TransformersEngine) -> None
 
 
 def test_sampling_follows_its_seed(engine: TransformersEngine) -> None:
-    conversations = [asked("hi"), asked("hi")]
+    requests = [asked("hi"), asked("hi")]
     one, again, other = (
-        texts(engine.generate(conversations, Sampling(temperature=1.0, max_tokens=12, seed=seed)))
+        texts(engine.generate(requests, Sampling(temperature=1.0, max_tokens=12, seed=seed)))
         for seed in (1, 1, 2)
     )
     assert one == again
@@ -121,3 +120,70 @@ def test_recommended_sampling_of_the_model_is_not_used(tmp_path: Path) -> None:
     model.file("generation_config.json").write_text(config)
     again = TransformersEngine(model, TestJob(seed=None))
     assert again.generate([asked("hi")], Sampling(max_tokens=8)) == plain
+
+
+# -- tools and thinking ----------------------------------------------------------------------------
+
+TOOLS = [{"type": "function", "function": {"name": "f", "description": "F.", "parameters": {}}}]
+TOOLED = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content or '' }}"
+    '{% for c in m.tool_calls or [] %}<tool_call>\n{"name": {{ c.function.name | tojson }}, '
+    '"arguments": {{ c.function.arguments | tojson }}}\n</tool_call>{% endfor %}<|im_end|>\n'
+    "{% endfor %}{% if tools %}{{ tools | tojson }}{% endif %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{{ start }}{% endif %}"
+)
+"""ChatML with tools, and what the argument `start` says at the end of a prompt."""
+
+
+@pytest.fixture(scope="module")
+def tooled(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return tiny_llama(tmp_path_factory.mktemp("tooled"), TOOLED)
+
+
+def completed(model: Model, raw: str, request: Request, ending: str = "<|im_end|>") -> Completion:
+    """What the engine makes of an answer's tokens."""
+    engine = TransformersEngine(model, TestJob(seed=None))
+    prompt = engine._prompt(request, Sampling(max_tokens=1))
+    tokenizer: Any = engine._loaded.tokenizer
+    answer = tokenizer(raw + ending, add_special_tokens=False)["input_ids"]
+    return engine._completion(answer, prompt, request, ())
+
+
+def test_tools_reach_the_prompt(tooled: Model) -> None:
+    engine = TransformersEngine(tooled, TestJob(seed=None))
+    talk = asked("hi").messages
+    plain, offered = engine.generate([Request(talk), Request(talk, TOOLS)], Sampling(max_tokens=2))
+    text = (
+        '[{"type": "function", "function": {"name": "f", "description": "F.", "parameters": {}}}]'
+    )
+    extra = engine._loaded.tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert offered.prompt_tokens == plain.prompt_tokens + len(extra)
+
+
+def test_calls_and_thinking_are_read(tooled: Model) -> None:
+    raw = '<think>\nHm.\n</think>\n\nSo:\n<tool_call>\n{"name": "f"}\n</tool_call>'
+    answer = completed(tooled, raw, Request(asked("hi").messages, TOOLS))
+    assert (answer.text, answer.reasoning, answer.call_error) == ("So:", "Hm.", None)
+    assert answer.finish_reason == "tool_calls"
+    assert [call["function"] for call in answer.tool_calls or ()] == [
+        {"name": "f", "arguments": "{}"}
+    ]
+    malformed = completed(tooled, "<tool_call>{", Request(asked("hi").messages, TOOLS), "")
+    assert (malformed.text, malformed.finish_reason) == ("<tool_call>{", "length")
+    assert "isn't valid JSON" in str(malformed.call_error)
+
+
+def test_thinking_that_the_prompt_begins(tooled: Model) -> None:
+    thinks = Model(
+        tooled.path, meta={**tooled.meta, "chat_template_kwargs": {"start": "<think>\n"}}
+    )
+    answer = completed(thinks, "Hm.\n</think>\n\nYes.", asked("hi"))
+    assert (answer.text, answer.reasoning) == ("Yes.", "Hm.")
+    cut = completed(thinks, "Hm, or", asked("hi"), "")
+    assert (cut.text, cut.reasoning, cut.finish_reason) == ("", "Hm, or", "length")
+
+
+def test_tools_are_refused_if_the_template_leaves_them_out(tiny: Model) -> None:
+    requests = [Request(asked("hi").messages, TOOLS)]
+    with pytest.raises(DataError, match="leaves out the tools of a row"):
+        TransformersEngine(tiny, TestJob(seed=None)).generate(requests, Sampling())

@@ -105,10 +105,11 @@ def test_samples_are_few_and_from_all_over(model: Model, tmp_path: Path) -> None
 
 def test_facts_name_the_tokens_and_the_method(model: Model, tmp_path: Path) -> None:
     facts = proof_of(model, rows_of(tmp_path, row("hi", "late"))).facts
-    assert facts["end of turn"] == "<|im_end|>, learned in every row"
+    assert facts["end of turn"] == "<|im_end|>, learned in every turn"
     assert facts["padding"] == "<|endoftext|>, masked"
     assert facts["context"] == "256 tokens"
-    assert "by prompt and completion" in facts["masking"]
+    assert "by turns, each with its prompt at inference" in facts["masking"]
+    assert facts["turns"] == "1 of 1 assistant turns have loss (loss: all_turns)"
     assert "no generation marks, and none are needed" in facts["masking"]
 
 
@@ -272,7 +273,7 @@ def test_a_template_that_rewrites_earlier_turns_is_refused(tmp_path: Path) -> No
     error = refused(of_template(tmp_path / "m", LAST_THREE), rows_of(tmp_path, *rows))
     assert f"a prompt that differs from the one used at inference in 1 of 2 rows: {rows[1]['id']}" in error.what  # fmt: skip  # noqa: E501
     assert "earlier turns" in str(error.fix)
-    assert error.details[0].startswith(f"{rows[1]['id']}: from token")
+    assert error.details[0].startswith(f"{rows[1]['id']}: turn 4: from token")
 
 
 def test_a_template_that_refuses_a_role_names_the_rows(tmp_path: Path) -> None:

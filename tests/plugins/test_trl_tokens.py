@@ -34,13 +34,13 @@ def test_loss_lies_on_the_answer_up_to_the_end_of_its_turn() -> None:
     assert example.loss_tokens == len(learned)
 
 
-def test_of_messages_the_last_answer_is_learned() -> None:
+def test_of_messages_all_answers_are_learned() -> None:
     turns = ["hi", "hello", "where is my card", "card_arrival"]
     roles = ["user", "assistant"] * 2
     messages = [{"role": r, "content": c} for r, c in zip(roles, turns, strict=True)]
     (example,) = read([with_id({"messages": messages})])
-    learned = [label for label in example.labels if label != NO_LOSS]
-    assert tiny_tokenizer().decode(learned) == "card_arrival<|im_end|>"
+    learned = [tiny_tokenizer().decode(answer.tokens) for answer in example.answers()]
+    assert learned == ["hello<|im_end|>", "card_arrival<|im_end|>"]
 
 
 def test_it_is_what_trl_itself_makes_of_the_row_less_the_line_break_behind_it(

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
 
@@ -19,7 +19,7 @@ from finery.inference.budget import Budget, Ticker, Usage
 from finery.inference.engine import Engine
 from finery.inference.records import Records, record_key, sampling_of
 from finery.inference.spending import Spending
-from finery.inference.types import Answer, Batch, Completion, Request, Sampling
+from finery.inference.types import Answer, Batch, Completion, Request, Sampling, Tools
 from finery.rows import Conversation
 
 WINDOW = 512
@@ -63,7 +63,7 @@ class CachedEngine:
         seed: int = 0,
         stop: Sequence[str] = (),
         schema: Mapping[str, Any] | None = None,
-        tools: list[dict[str, Any]] | None = None,
+        tools: Tools | Sequence[Tools | None] | None = None,
         attempt: int = 0,
         refusals: bool = False,
         progress: str = "",
@@ -73,13 +73,19 @@ class CachedEngine:
         Batches that were answered before by the same model, engine and sampling come from the
         cache, and identical requests are sent once. Raises the first error after the other requests
         in flight are answered and stored.
+        tools: what the model may call: one list for all conversations, or one (or None) for each.
         refusals: whether a refusal is an answer (with that `finish_reason`) instead of an error.
         """
         sampling = sampling_of(
             max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=stop,
             schema=schema,
         )  # fmt: skip
-        requests = [Request(conversation, tools, attempt) for conversation in conversations]
+        requests = [
+            Request(conversation, offered, attempt)
+            for conversation, offered in zip(
+                conversations, _for_each(tools, len(conversations)), strict=True
+            )
+        ]
         flow = _Flow(self, requests, sampling, window=max(len(requests), 1))
         answers: list[Completion | None] = [None] * len(requests)
         failed: FineryError | None = None
@@ -160,6 +166,15 @@ class CachedEngine:
         if not costs or not self.usage.calls:
             return progress
         return f"{progress}: {self.usage}" if progress else str(self.usage)
+
+
+def _for_each(tools: Tools | Sequence[Tools | None] | None, count: int) -> list[Tools | None]:
+    """The tools of each of `count` conversations; an empty list offers none."""
+    if not tools:
+        return [None] * count
+    if all(isinstance(tool, dict) for tool in tools):
+        return [cast(Tools, tools)] * count
+    return [offered or None for offered in cast(Sequence[Tools | None], tools)]
 
 
 def _refused(error: RefusedError) -> Completion:
@@ -314,7 +329,7 @@ class _Flow:
 
     def _batched(self, group: list[tuple[int, Request]]) -> Iterator[_Asked]:
         """Requests of one attempt, in the engine's batches."""
-        for places in self._engine.batches([request.messages for _, request in group]):
+        for places in self._engine.batches([request for _, request in group]):
             batch = [group[i][1] for i in places]
             yield _Asked([group[i][0] for i in places], batch, self._key(batch))
 
@@ -341,9 +356,14 @@ class _Flow:
             yield from zip(indices, outcome, strict=True)
 
     def _keep(self, asked: _Asked, outcome: Answer) -> None:
-        """Store a record, unless it is an error or empty, and release the claim."""
+        """Store a record, unless it is an error or empty, and release the claim.
+
+        An answer that was cut off while the model was thinking isn't empty.
+        """
         try:
-            if not isinstance(outcome, FineryError) and not all(a.is_empty for a in outcome):
+            if not isinstance(outcome, FineryError) and any(
+                a.reasoning or not a.is_empty for a in outcome
+            ):
                 self._records.put({asked.key: msgspec.msgpack.encode(outcome)})
         finally:
             self._records.release(asked.key)

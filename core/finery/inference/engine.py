@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from finery.artifact.kinds import Model
 from finery.errors import DataError, FineryError
-from finery.inference.types import Answer, Batch, Completion, Sampling
-from finery.rows import Conversation
+from finery.inference.types import Answer, Batch, Completion, Request, Sampling
 
 if TYPE_CHECKING:
     from finery.inference.budget import Price, Usage
@@ -49,6 +48,7 @@ class Engine:
     batched: whether requests are answered together, see `batches`. Estimates then can't know which
         requests are cached.
     constrains: whether answers follow `Sampling.schema`.
+    takes_tools: whether it offers a request's tools to the model. Others refuse such requests.
     price: what an answer costs; None: unknown.
     """
 
@@ -56,6 +56,7 @@ class Engine:
     version: ClassVar[str] = ""
     batched: ClassVar[bool] = False
     constrains: bool = False
+    takes_tools: bool = False
     price: "Price | None"
 
     def __init__(self, model: Model, job: EngineJob) -> None:
@@ -65,18 +66,16 @@ class Engine:
         self.job = job
         self.price = Price(input=0.0, output=0.0)
 
-    def batches(self, conversations: Sequence[Conversation]) -> list[list[int]]:
-        """Rows that are answered together, as indices into `conversations`.
+    def batches(self, requests: Sequence[Request]) -> list[list[int]]:
+        """Requests that are answered together, as indices into `requests`.
 
         A batch is the unit of the record cache, since the other rows of a batch can change the
-        last digits of a row's logits, and so its answer. Default: each row alone.
+        last digits of a row's logits, and so its answer. Default: each request alone.
         """
-        return [[i] for i in range(len(conversations))]
+        return [[i] for i in range(len(requests))]
 
-    def generate(
-        self, conversations: Sequence[Conversation], sampling: Sampling
-    ) -> list[Completion]:
-        """Answer one batch, in its order."""
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
+        """Answer one batch, in its order. `sampling` is already that of the requests' attempt."""
         raise NotImplementedError
 
     def stream(self, batches: Iterable[Batch], sampling: Sampling) -> Iterator[tuple[int, Answer]]:
@@ -94,10 +93,9 @@ class Engine:
                 yield number, error
 
     def _answered(self, batch: Batch, sampling: Sampling) -> list[Completion]:
-        if any(request.tools for request in batch):
+        if not self.takes_tools and any(request.tools for request in batch):
             raise DataError(
-                f"a model of format '{self.model.format}' doesn't support tools here",
-                fix="use a model behind an API, or remove `tools` from the rows",
+                f"the engine of the format '{self.model.format}' can't offer tools to its model",
+                fix="use a model of another format, or remove `tools` from the rows",
             )
-        conversations = [request.messages for request in batch]
-        return self.generate(conversations, sampling.of_attempt(batch[0].attempt))
+        return self.generate(batch, sampling.of_attempt(batch[0].attempt))

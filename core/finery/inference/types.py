@@ -1,14 +1,14 @@
 """Requests to models and their answers, as plain data."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from finery.errors import FineryError
 from finery.rows import Conversation
 
-if TYPE_CHECKING:
-    pass
+Tools = list[dict[str, Any]]
+"""Tools that a model may call, in the shape of the OpenAI Chat Completions API."""
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,7 +39,7 @@ class Request(msgspec.Struct, frozen=True):
     """
 
     messages: Conversation
-    tools: list[dict[str, Any]] | None = None
+    tools: Tools | None = None
     attempt: int = 0
 
 
@@ -47,8 +47,11 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An answer.
 
     finish_reason: `stop` (end of turn), `length` (cut at max_tokens), `tool_calls`, or `refusal`
-    (only if the caller accepts refusals as answers). tool_calls: in the shape of the OpenAI Chat
-    Completions API.
+    (only if the caller accepts refusals as answers).
+    tool_calls: in the shape of the OpenAI Chat Completions API, `arguments` as JSON text.
+    reasoning: the thinking before the answer, which is no part of `text`. An answer that was cut
+        while the model was thinking has no text.
+    call_error: why what looks like a tool call can't be read as one. It is then part of `text`.
     """
 
     text: str
@@ -56,6 +59,8 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     prompt_tokens: int
     completion_tokens: int
     tool_calls: list[dict[str, Any]] | None = None
+    reasoning: str | None = None
+    call_error: str | None = None
 
     @property
     def is_empty(self) -> bool:

@@ -35,8 +35,9 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
 
     input: the step's field, e.g. `rows`.
     rows: the number of rows to learn from, without dropped ones. In preferences, each answer is a
-    separate sequence. tokens, loss_tokens: of all sequences. longest, percentiles: lengths of the
-    rows' longest sequences, in tokens; percentile → length.
+    separate sequence. examples: their number, if it isn't that of rows because some are split.
+    tokens, loss_tokens: of all sequences. longest, percentiles: lengths of the examples' longest
+    sequences, in tokens; percentile → length.
     dropped: ids of rows that are left out because they are too long.
     facts: more facts about all rows, in words: name → text.
     notes: possible problems with some rows, in words.
@@ -48,6 +49,7 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
     tokens: int
     loss_tokens: int
     longest: int
+    examples: int | None = None
     percentiles: dict[int, int] = {}
     dropped: list[str] = []
     facts: dict[str, str] = {}
@@ -57,8 +59,9 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
     def counts(self) -> str:
         """Rows and tokens in words."""
         share = f" ({100 * self.loss_tokens / self.tokens:.0f} %)" if self.tokens else ""
+        split = f" as {self.examples:,} examples" if self.examples is not None else ""
         return (
-            f"{self.rows:,} {'row' if self.rows == 1 else 'rows'}, {self.tokens:,} tokens, "
+            f"{self.rows:,} {'row' if self.rows == 1 else 'rows'}{split}, {self.tokens:,} tokens, "
             f"{self.loss_tokens:,} of them with loss{share}"
         )
 
@@ -78,25 +81,35 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Tally:
-    """Counts rows for a `Proof`, in four bytes per row, whatever their length."""
+    """Counts examples for a `Proof`, in four bytes each, whatever their length."""
 
     def __init__(self) -> None:
         self._lengths = array("I")
-        self._tokens = self._loss = 0
+        self._rows = self._tokens = self._loss = 0
 
     def __len__(self) -> int:
+        """The number of examples."""
         return len(self._lengths)
+
+    @property
+    def rows(self) -> int:
+        """The number of rows that the examples are of."""
+        return self._rows
 
     @property
     def longest(self) -> int:
         """Tokens of the longest sequence."""
         return max(self._lengths, default=0)
 
-    def add(self, length: int, loss_tokens: int, tokens: int | None = None) -> None:
-        """Count a row: the tokens of its longest sequence, and those with loss.
+    def add(
+        self, length: int, loss_tokens: int, tokens: int | None = None, *, continues: bool = False
+    ) -> None:
+        """Count an example: the tokens of its longest sequence, and those with loss.
 
-        tokens: of all sequences, if a row has one for each of several answers; default: `length`.
+        tokens: of all sequences, if it has one for each of several answers; default: `length`.
+        continues: whether it is a further part of the row of the example before it.
         """
+        self._rows += not continues
         self._lengths.append(length)
         self._tokens += length if tokens is None else tokens
         self._loss += loss_tokens
@@ -110,12 +123,13 @@ class Tally:
         notes: Sequence[str] = (),
         samples: Iterable[Sample] = (),
     ) -> Proof:
-        """The counts as a proof. Percentiles are lengths of actual rows (nearest rank)."""
+        """The counts as a proof. Percentiles are lengths of actual examples (nearest rank)."""
         ordered = sorted(self._lengths)
         ranks = {p: -(-p * len(ordered) // 100) for p in PERCENTILES}
         return Proof(
             input=input,
-            rows=len(ordered),
+            rows=self._rows,
+            examples=len(ordered) if len(ordered) != self._rows else None,
             tokens=self._tokens,
             loss_tokens=self._loss,
             longest=self.longest,

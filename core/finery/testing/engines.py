@@ -122,14 +122,15 @@ class EngineContract:
     def test_each_row_is_in_one_batch(self) -> None:
         """Batches contain every conversation exactly once, and don't change between calls."""
         for count in (0, 1, len(self.conversations)):
-            conversations = list(self.conversations[:count])
-            batches = self._engine().batches(conversations)
+            requests = [Request(messages) for messages in self.conversations[:count]]
+            batches = self._engine().batches(requests)
             assert sorted(i for batch in batches for i in batch) == list(range(count))
-            assert self._engine().batches(conversations) == batches
+            assert self._engine().batches(requests) == batches
 
     def test_order_changes_no_answer(self) -> None:
         """Where each conversation is a batch, its answer doesn't depend on the order."""
-        if all(len(batch) == 1 for batch in self._engine().batches(list(self.conversations))):
+        requests = [Request(messages) for messages in self.conversations]
+        if all(len(batch) == 1 for batch in self._engine().batches(requests)):
             backwards = self._answers(list(reversed(self.conversations)))
             assert backwards[::-1] == self._answers()
 

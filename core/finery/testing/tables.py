@@ -6,7 +6,7 @@ from typing import Any
 
 from finery.artifact.kinds import Model
 from finery.inference.engine import Engine
-from finery.inference.types import Completion, Sampling
+from finery.inference.types import Completion, Request, Sampling
 from finery.rows import Conversation
 
 FORMAT = "table"
@@ -18,11 +18,9 @@ class TableEngine(Engine):
 
     version = "1"
 
-    def generate(
-        self, conversations: Sequence[Conversation], sampling: Sampling
-    ) -> list[Completion]:
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """Look each answer up."""
-        return [self._answer(conversation, sampling) for conversation in conversations]
+        return [self._answer(request.messages, sampling) for request in requests]
 
     def _answer(self, conversation: Conversation, sampling: Sampling) -> Completion:
         table, default = self.model.meta["answers"], self.model.meta["default"]

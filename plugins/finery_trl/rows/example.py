@@ -1,6 +1,7 @@
-"""A row as tokens: the interface of all kinds of rows, and the kind with one answer."""
+"""A row as tokens: the interface of all kinds of rows, and the kind with assistant turns."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import Any, NamedTuple, Protocol
 
 NO_LOSS = -100
@@ -8,9 +9,10 @@ NO_LOSS = -100
 
 
 class Answer(NamedTuple):
-    """A prompt and its answer, as the tokens that are trained on.
+    """What precedes an answer, and the answer, as the tokens that are trained on.
 
-    label: which of several answers it is, e.g. `chosen`; empty if there is only one.
+    prompt: all tokens before it, with earlier answers. label: which of several answers to the same
+    prompt it is, e.g. `chosen`; empty if there is only one.
     """
 
     prompt: Sequence[int]
@@ -21,8 +23,9 @@ class Answer(NamedTuple):
 class Proven(Protocol):
     """A row as tokens, verified to be learnable, as a trainer's collator takes it.
 
-    row_id: the row's id. size: tokens of its longest sequence. sequences: number of its sequences.
-    total_tokens, loss_tokens: tokens of its sequences, in all and with loss.
+    row_id: the row's id, which the examples of a row share. size: tokens of its longest sequence.
+    sequences: number of its sequences. total_tokens, loss_tokens: tokens of its sequences, in all
+    and with loss.
     """
 
     @property
@@ -48,20 +51,26 @@ class Proven(Protocol):
 
 
 class Example(NamedTuple):
-    """A row with one answer. `labels` has the length of `tokens`, with NO_LOSS on the prompt."""
+    """A conversation with assistant turns to learn: a row, or one of several parts of a row.
+
+    `labels` has the length of `tokens`, with NO_LOSS where nothing is learned. part: its number
+    among the examples of the row, from 0. turns: assistant turns with loss.
+    """
 
     row_id: str
     tokens: list[int]
     labels: list[int]
+    part: int = 0
+    turns: int = 1
 
     @property
     def sequences(self) -> int:
-        """Always 1: prompt and answer."""
+        """Always 1."""
         return 1
 
     @property
     def size(self) -> int:
-        """Tokens of prompt and answer."""
+        """Tokens of the conversation."""
         return len(self.tokens)
 
     @property
@@ -75,14 +84,25 @@ class Example(NamedTuple):
         return sum(label != NO_LOSS for label in self.labels)
 
     def answers(self) -> list[Answer]:
-        """The prompt, and the answer with loss."""
-        return [Answer(*self.cut())]
+        """Each uninterrupted part with loss, and the tokens before it."""
+        answers, start = [], 0
+        for learned, run in groupby(self.labels, lambda label: label != NO_LOSS):
+            end = start + len(list(run))
+            if learned:
+                answers.append(Answer(self.tokens[:start], self.tokens[start:end]))
+            start = end
+        return answers
 
     def columns(self) -> dict[str, Any]:
         """The columns of TRL's collator for language modeling."""
         return {"input_ids": self.tokens, "labels": self.labels}
 
-    def cut(self) -> tuple[list[int], list[int]]:
-        """(prompt, answer): the tokens before the loss, and those with loss."""
-        start = len(self.tokens) - self.loss_tokens
-        return self.tokens[:start], self.tokens[start:]
+
+def rows_in(examples: Iterable[Proven]) -> int:
+    """The number of rows that examples are of."""
+    return sum(not continues(example) for example in examples)
+
+
+def continues(example: Proven) -> bool:
+    """Whether an example is a further part of the row of the one before it."""
+    return isinstance(example, Example) and example.part > 0

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from finery import DataError, Job, some_of
-from finery.rows import Row
-from finery_trl.rows.example import Answer
+from finery.rows import Row, split_turns
+from finery_trl.rows.example import Answer, Example
 from finery_trl.rows.tokens import Tokens, examples_of
 
 RATINGS = {True: True, False: False, "true": True, "false": False}
@@ -163,7 +163,19 @@ def _proven(
     shared = ("id", "prompt", "tools")
     answered = [{k: r[k] for k in shared if k in r} | {"completion": r[side]} for r in rows]
     name = what if side == "completion" else f"{what} ({side})"
-    return {e.row_id: e.cut() for e in examples_of(answered, tokens, job, what=name, **limits)}
+    _refuse(answered, _has_several_turns, "an answer of several turns", _TURNS_FIX, name)
+    examples = examples_of(answered, tokens, job, what=name, **limits)
+    return {e.row_id: _cut(e) for e in examples}
+
+
+def _cut(example: Example) -> tuple[list[int], list[int]]:
+    """(prompt, answer) of an example with one turn."""
+    (answer,) = example.answers()
+    return list(answer.prompt), list(answer.tokens)
+
+
+def _has_several_turns(row: Row) -> bool:
+    return len(split_turns(row)[1]) > 1
 
 
 def _is_preference(row: Row) -> bool:
@@ -180,6 +192,10 @@ def _refuse(rows: Sequence[Row], faulty: Any, fault: str, fix: str, what: str) -
         raise DataError(f"{what}: {len(bad)} rows have {fault}: {some_of(bad)}", fix=fix)
 
 
+_TURNS_FIX = (
+    "move all turns but the last into the prompt, since the answers of tools and users in it would "
+    "be learned too"
+)
 _PREFERENCE_FIX = (
     "add a prompt, a chosen and a rejected answer to each; data.file reads them with "
     "`format: preference`"

@@ -6,26 +6,56 @@ may take for values.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
-from finery import NAMED, DataError, FineryError, Job, StepError, some_of
-from finery.rows import Row, answer_text, split_turns
-from finery_trl.rows.example import NO_LOSS, Example
+from finery import DataError, Job, Model, StepError, UsageError, load_reference
+from finery.rows import Row
+from finery_trl.rows.example import Example
+from finery_trl.rows.faults import THOUGHTLESS, TOOLLESS, Fault, Faults, Faulty
+from finery_trl.rows.turns import Learn, conversation_of, examples_of_row, learned_turns
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-SHORT = 4
-"""Answers of at most this many tokens are checked for text other than white space."""
+TEMPLATES = "finery_transformers.capabilities:templates_with"
+"""Only for messages, by name: it stays out of the step's key."""
+NEEDED = {
+    TOOLLESS: ("tools", "calls", "arguments", "answers"),
+    THOUGHTLESS: ("thinking",),
+}
+"""Fault → what a chat template must be able to do, so that it doesn't occur."""
+
+
+ANSWERS = Learn()
+"""All assistant turns, as the template writes them."""
 
 
 class Tokens(NamedTuple):
-    """A tokenizer, the arguments of its chat template, and the token ids that end a turn."""
+    """A tokenizer, the arguments of its chat template, and the token ids that end a turn.
+
+    base: the tokenizer of the base of an adapter, if its chat template is another one.
+    """
 
     tokenizer: "PreTrainedTokenizerBase"
     arguments: dict[str, Any]
     ends: frozenset[int]
+    base: "PreTrainedTokenizerBase | None" = None
+
+    @classmethod
+    def of_model(cls, model: Model) -> Self:
+        """The tokens of a model, see `of`."""
+        from finery_transformers.loading import base_of, load_tokenizer, template_arguments
+
+        tokens = cls.of(load_tokenizer(model), template_arguments(model))
+        if model.format != "adapter":
+            return tokens
+        try:
+            base = load_tokenizer(base_of(model))
+        except StepError:  # a base without a chat template can't contradict the adapter's
+            return tokens
+        same = base.chat_template == tokens.tokenizer.chat_template
+        return tokens if same else tokens._replace(base=base)
 
     @classmethod
     def of(cls, tokenizer: "PreTrainedTokenizerBase", arguments: dict[str, Any]) -> Self:
@@ -53,120 +83,16 @@ class Tokens(NamedTuple):
             )
         return cls(tokenizer, arguments, frozenset(ends))
 
+    def ids(self, text: str) -> list[int]:
+        """Token ids of a text that the chat template wrote."""
+        from finery_transformers.chat import tokens_of
+
+        return tokens_of(self.tokenizer, text)
+
 
 def _generation_prompt(header: str) -> str:
     text = json.dumps(header, ensure_ascii=False)
     return "{%- if add_generation_prompt %}{{- " + text + " }}{%- endif %}"
-
-
-class Fault(NamedTuple):
-    """Why rows can't be trained on: what they have, and how to fix it."""
-
-    says: str
-    fix: str
-    error: type[FineryError]
-
-
-REFUSED = Fault(
-    "a conversation that the model's chat template refuses",
-    "use roles that the template accepts, or give the model another template",
-    DataError,
-)
-UNANSWERED = Fault("no answer to learn", "remove them, or add answers", DataError)
-EMPTY = Fault(
-    "an empty answer, in which only the end of the turn has loss",
-    "remove them, or write the answer that the model should give, e.g. `none`",
-    DataError,
-)
-UNWRITTEN = Fault(
-    "an answer that the model's chat template doesn't write, so that no token has loss",
-    "use a chat template that writes the assistant's turns",
-    StepError,
-)
-CHANGED = Fault(
-    "a prompt that differs from the one used at inference",
-    "use a chat template that writes earlier turns in the same way with and without an answer",
-    StepError,
-)
-ENDLESS = Fault(
-    "an answer that doesn't end with an end-of-turn token",
-    "use a chat template that writes an end-of-turn or EOS token after each answer, or the model "
-    "won't learn to stop",
-    StepError,
-)
-FAULTS = (REFUSED, UNANSWERED, EMPTY, UNWRITTEN, CHANGED, ENDLESS)
-"""In the order in which they are reported."""
-
-
-class _Faulty(Exception):
-    """Raised for one row."""
-
-    def __init__(self, fault: Fault, details: Sequence[str]) -> None:
-        super().__init__(fault.says)
-        self.fault = fault
-        self.details = list(details)
-
-
-class _Faults:
-    """The rows that can't be trained on, by fault: their ids, and details of the first few."""
-
-    def __init__(self, what: str) -> None:
-        self.what = what
-        self.read = 0
-        self._ids: dict[Fault, list[str]] = {}
-        self._details: dict[Fault, list[str]] = {}
-        self._longer: list[str] = []
-        self._longest = 0
-        self._prompts = 0
-
-    def add(self, row: Row, error: _Faulty) -> None:
-        """Add a row with a fault."""
-        ids = self._ids.setdefault(error.fault, [])
-        details = self._details.setdefault(error.fault, [])
-        if error.fault is CHANGED:
-            details += error.details if not ids else []
-        elif len(ids) < NAMED:
-            details += [f"{row['id']}: {line}" for line in error.details]
-        ids.append(row["id"])
-
-    def add_longer(self, example: "Example", max_length: int) -> None:
-        """Add a row with too many tokens."""
-        self._longer.append(example.row_id)
-        self._longest = max(self._longest, example.size)
-        self._prompts += example.size - example.loss_tokens >= max_length
-
-    def check(self, job: Job, max_length: int, too_long: Literal["error", "drop"]) -> None:
-        """Raise the first fault, with the others in its details; log the rows that are dropped."""
-        if not self.read:
-            raise DataError(f"{self.what}: there are no rows", fix=_no_rows(self.what))
-        if self._ids:
-            first, *others = (fault for fault in FAULTS if fault in self._ids)
-            more = [f"also: {self._count(fault)}" for fault in others]
-            raise first.error(
-                f"{self.what}: {self._count(first)}",
-                details=[*self._details[first], *more],
-                fix=first.fix,
-            )
-        if self._longer:
-            self._check_longer(job, max_length, too_long)
-
-    def _count(self, fault: Fault) -> str:
-        ids = self._ids[fault]
-        return f"{fault.says} in {len(ids):,} of {self.read:,} rows: {some_of(ids)}"
-
-    def _check_longer(self, job: Job, max_length: int, too_long: str) -> None:
-        count, every = len(self._longer), len(self._longer) == self.read
-        text = f"{self.what}: {count:,} of {self.read:,} rows are longer than {max_length} tokens"
-        if too_long == "error" or every:
-            prompts = f"in {self._prompts:,} of them, the prompt alone is" if self._prompts else ""
-            raise DataError(
-                f"{text}: {some_of(self._longer)}",
-                where="max_length",
-                details=[prompts] if prompts else [],
-                fix=f"max_length: {self._longest}"
-                + ("" if every else ", or too_long: drop to drop them"),
-            )
-        job.log(f"{text} (up to {self._longest}) and were dropped: {some_of(self._longer)}")
 
 
 def examples_of(
@@ -177,83 +103,89 @@ def examples_of(
     what: str,
     max_length: int,
     too_long: Literal["error", "drop"],
+    learn: Learn = ANSWERS,
 ) -> Iterator[Example]:
-    """Every row as tokens, each verified: it extends its prompt, has loss and ends its turn.
+    """Every row as tokens, verified: each learned turn follows its prompt, has loss, and ends.
 
-    Rows are read one by one. Errors are raised after the last one, with the number and ids of all
-    faulty rows. what: the name of these rows in errors. Raises `StepError` for faults of the chat
-    template; `DataError` if there are no rows, for rows without an answer or with an empty one, for
-    conversations that the template refuses, and for rows longer than `max_length` tokens. With
-    `too_long="drop"` those are dropped and logged.
+    A row yields several examples where the template writes earlier turns differently from how they
+    were learned. Rows are read one by one. Errors are raised after the last one, with the number
+    and ids of all faulty rows. what: the name of these rows in errors. Raises `StepError` for
+    faults of the chat template; `DataError` if there are no rows, for rows without an answer or
+    with an empty one, for conversations that the template refuses, and for examples longer than
+    `max_length` tokens. With `too_long="drop"` those are dropped and logged.
     """
-    faults = _Faults(what)
+    learn = _with_switch(learn, tokens)
+    faults = Faults(what, lambda fault: _offer(fault, tokens))
+    weights = _Weights()
     for row in rows:
         faults.read += 1
+        weights.add(row)
         try:
-            example = _example(row, tokens)
-        except _Faulty as error:
+            examples = examples_of_row(row, tokens, learn)
+        except Faulty as error:
             faults.add(row, error)
             continue
-        if example.size > max_length:
-            faults.add_longer(example, max_length)
-        else:
-            yield example
+        yield from faults.fitting(examples, max_length)
+    if learn.loss == "marked" and faults.read:
+        weights.check(what)
     faults.check(job, max_length, too_long)
 
 
-def _example(row: Row, tokens: Tokens) -> Example:
-    from finery_transformers.chat import row_tokens
+def _with_switch(learn: Learn, tokens: Tokens) -> Learn:
+    if learn.without_thinking == "template":
+        return learn
+    from finery_transformers.chat import thinking_switch
 
-    prompt, completion = split_turns(row)
-    last_turn = [repr(str(m.get("content"))[:80]) for m in prompt[-1:]]
-    if not completion:
-        raise _Faulty(UNANSWERED, last_turn)
-    tokenizer, arguments, ends = tokens
-    try:
-        prompt_ids, whole = row_tokens(
-            tokenizer, prompt, completion, ends, tools=row.get("tools"), arguments=arguments
+    switch = thinking_switch(tokens.tokenizer, tokens.arguments)
+    if switch is None:
+        raise UsageError(
+            "without_thinking: switch, but the model's chat template has no switch for thinking",
+            where="without_thinking",
+            fix="remove without_thinking",
         )
-    except DataError as error:
-        raise _Faulty(REFUSED, [error.what]) from error
-    answer = whole[len(prompt_ids) :]
-    if not answer and prompt_ids[: len(whole)] == whole:
-        raise _Faulty(UNWRITTEN, last_turn)
-    if whole[: len(prompt_ids)] != prompt_ids:
-        raise _Faulty(CHANGED, _difference(row["id"], tokenizer, prompt_ids, whole))
-    if _is_empty(answer, tokens):
-        raise _Faulty(UNWRITTEN if answer_text(row).strip() else EMPTY, last_turn)
-    if answer[-1] not in ends:
-        raise _Faulty(ENDLESS, last_turn)
-    return Example(row["id"], whole, [NO_LOSS] * len(prompt_ids) + answer)
+    return learn._replace(switch=switch)
 
 
-def _is_empty(answer: Sequence[int], tokens: Tokens) -> bool:
-    """Whether an answer has no text before its end."""
-    content = [t for t in answer if t not in tokens.ends]
-    if len(content) > SHORT:
-        return False
-    decode: Any = tokens.tokenizer.decode
-    return not content or not decode(content).strip()
+class _Weights:
+    """Which weights the assistant turns of rows have, for `loss: marked`."""
+
+    def __init__(self) -> None:
+        self._zero = self._one = self._none = 0
+
+    def add(self, row: Row) -> None:
+        """Count the turns of a row."""
+        messages, _ = conversation_of(row)
+        for index in learned_turns(row, "all_turns"):
+            weight = messages[index].get("weight")
+            self._zero += weight == 0
+            self._none += weight is None
+            self._one += weight == 1
+
+    def check(self, what: str) -> None:
+        """Raise `DataError` if no turn is marked, or if marks leave open what isn't learned."""
+        if not self._zero and not self._one:
+            raise DataError(
+                f"{what}: loss: marked, but no assistant turn has a `weight`",
+                where="loss",
+                fix="give turns `weight: 0` (not learned) or `weight: 1`, or set loss: all_turns",
+            )
+        if self._none and not self._zero:
+            raise DataError(
+                f"{what}: loss: marked, but only `weight: 1` occurs, and {self._none:,} assistant "
+                "turns without a weight would be learned too",
+                where="loss",
+                fix="give the turns that aren't to be learned `weight: 0`",
+            )
 
 
-def _difference(
-    row_id: str, tokenizer: "PreTrainedTokenizerBase", prompt: Sequence[int], whole: Sequence[int]
-) -> list[str]:
-    """Both texts, from shortly before the first token that differs."""
-    pairs = enumerate(zip(prompt, whole, strict=False))
-    first = next((i for i, (a, b) in pairs if a != b), min(len(prompt), len(whole)))
-    decode: Any = tokenizer.decode
-    window = slice(max(0, first - 8), first + 12)
-    return [
-        f"{row_id}: from token {first}",
-        f"at inference: …{decode(prompt[window])!r}",
-        f"in training:  …{decode(whole[window])!r}",
-    ]
-
-
-def _no_rows(what: str) -> str:
+def _offer(fault: Fault, tokens: Tokens) -> str:
+    """The templates with which a fault wouldn't occur, as the beginning of a fix."""
+    if fault not in NEEDED:
+        return ""
+    names = load_reference(TEMPLATES)(tokens.tokenizer, NEEDED[fault])
+    if not names:
+        return ""
     return (
-        "remove validation, or name a step with rows"
-        if what == "validation"
-        else ("check the step that they come from")
+        "use a chat template of the model's family that writes them, among those that trl carries "
+        f"({', '.join(names)}), or "
     )

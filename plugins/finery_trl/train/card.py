@@ -81,7 +81,8 @@ def _facts(meta: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
     """The lines of a table: what is known of the training."""
     yield "| | |\n| --- | --- |"
     for name, label in {
-        "rows": "rows", "tokens": "tokens in these rows", "loss_tokens": "tokens with loss",
+        "rows": "rows", "examples": "examples that the rows are split into",
+        "tokens": "tokens in these rows", "loss_tokens": "tokens with loss",
         "epochs": "epochs", "steps": "optimizer steps", "best_step": "weights from step",
         "eval_loss": "validation loss", "eval_preference_accuracy": "validation accuracy",
         "trainable_parameters": "trained parameters", "parameters": "parameters of the model",

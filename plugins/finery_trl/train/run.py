@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 TARGETS = "finery_trl.model.targets:check_targets"
 WATCHED = "finery_trl.preflight:check_watched"
 CONTROL = "finery_trl.rows.control:Control"
+COVERAGE = "finery_trl.rows.coverage:Coverage"
 SUMMARY = "finery_trl.rows.summary:summary"
 NOTES = "finery_trl.report.words:schedule_notes"
 EXHAUSTION = "finery_trl.report.words:exhaustion"
@@ -66,9 +67,7 @@ def run(step: "Training", job: Job) -> Model:
 
 def read(step: "Training", job: Job) -> tuple[Tokens, Rows]:
     """The rows as verified tokens. Raises `DataError` and `StepError` with the invalid rows."""
-    from finery_transformers.loading import load_tokenizer, template_arguments
-
-    tokens = Tokens.of(load_tokenizer(step.model), template_arguments(step.model))
+    tokens = Tokens.of_model(step.model)
     job.progress(0, 1, "reading rows")
     rows = (row for dataset in step.rows for row in dataset)
     learned = _read(step, "rows", rows, tokens, job)
@@ -82,15 +81,20 @@ def _read(
     step: "Training", name: str, rows: Iterable[Row], tokens: Tokens, job: Job
 ) -> list[Proven]:
     control = load_reference(CONTROL)(tokens.tokenizer)
+    coverage = load_reference(COVERAGE)(step.learn(), tokens)
 
     def watched() -> Iterator[Row]:
         for row in rows:
             control.add(row)
+            coverage.add_row(row)
             yield row
 
-    examples = list(step.read(watched(), tokens, job, name))
-    for note in control.notes():
-        job.log(f"{name}: {note}")
+    examples = []
+    for example in step.read(watched(), tokens, job, name):
+        coverage.add_example(example)
+        examples.append(example)
+    for line in [*control.notes(), *coverage.lines()]:
+        job.log(f"{name}: {line}")
     return examples
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from finery import Job, Model
 from finery_transformers.loading import base_of
 from finery_trl.model.dtype import compute_dtype
+from finery_trl.rows.example import rows_in
 from finery_trl.train.card import README, Base, base_in, card
 from finery_trl.train.checkpoints import MEASURED, history_of, step_of
 
@@ -121,7 +122,8 @@ def _facts(
         "epochs": round(curve[-1]["epoch"], 4),  # fewer than the setting if it stopped early
         "steps": step_of(trained.last),
         "best_step": step_of(trained.checkpoint),
-        "rows": len(examples),
+        "rows": rows_in(examples),
+        **({} if rows_in(examples) == len(examples) else {"examples": len(examples)}),
         "tokens": sum(e.total_tokens for e in examples),
         "loss_tokens": sum(e.loss_tokens for e in examples),
         "chat_template": True,

@@ -5,7 +5,7 @@ import random
 from collections.abc import Sequence
 from functools import cached_property
 
-from finery import Completion, Engine, Sampling
+from finery import Completion, Engine, Request, Sampling
 from finery.rows import Conversation
 from finery_ngram.model import END, FILE, Counts, prompt_words
 
@@ -20,11 +20,9 @@ class NgramEngine(Engine):
         """The model, read when it is first asked."""
         return Counts.of(json.loads(self.model.file(FILE).read_text(encoding="utf-8")))
 
-    def generate(
-        self, conversations: Sequence[Conversation], sampling: Sampling
-    ) -> list[Completion]:
-        """Answer each conversation."""
-        return [self._answer(conversation, sampling) for conversation in conversations]
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
+        """Answer each request."""
+        return [self._answer(request.messages, sampling) for request in requests]
 
     def _answer(self, conversation: Conversation, sampling: Sampling) -> Completion:
         draw = random.Random(f"{sampling.seed} {conversation}")

@@ -1,0 +1,458 @@
+"""What a chat template can do, found out by rendering conversations, never by reading its code.
+
+Marks are put where a conversation says something and looked for in the text that the template
+writes. `capabilities` does that with conversations of its own, `unwritten` with a given row.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from finery import DataError
+from finery.rows import Conversation, Message
+from finery_transformers.chat import (
+    CALLED,
+    TOOLS,
+    PromptDiffers,
+    end_of_turn,
+    has_two_bos,
+    prompt_text,
+    rendered,
+    row_tokens,
+    thinking_field,
+    thinking_switch,
+    tokens_of,
+    unasked_header,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Arguments = Mapping[str, Any]
+SHOWN = 3
+"""Most templates to offer."""
+
+
+class Capabilities(NamedTuple):
+    """What a chat template can do: for each ability, the reason why not, or nothing if it can.
+
+    system: system turns. turns: several turns of user and assistant. prefix_preserving: the tokens
+    of a conversation are the beginning of the next turn's prompt, so that all turns can be learned
+    in one sequence. tools, calls, arguments, answers: they reach the text. parallel: several calls
+    in a turn. call_text: text beside a call. thinking: an assistant's thinking reaches the text.
+    switch: thinking can be switched off. single_bos: it begins with one BOS at most. end_of_turn:
+    answers end with a special token. generation_prompt: prompts end with the header of an answer.
+    """
+
+    system: str = ""
+    turns: str = ""
+    prefix_preserving: str = ""
+    tools: str = ""
+    calls: str = ""
+    arguments: str = ""
+    answers: str = ""
+    parallel: str = ""
+    call_text: str = ""
+    thinking: str = ""
+    switch: str = ""
+    single_bos: str = ""
+    end_of_turn: str = ""
+    generation_prompt: str = ""
+    unthinking: str = ""
+
+    def lacks(self) -> dict[str, str]:
+        """Ability → why the template doesn't have it."""
+        return {name: reason for name, reason in self._asdict().items() if reason}
+
+
+class Unwritten(NamedTuple):
+    """A part of a row that a chat template doesn't write as it should.
+
+    turn: its number, from 1; None for the tools of the row. reason: in words.
+    """
+
+    turn: int | None
+    reason: str
+
+    def __str__(self) -> str:
+        return self.reason if self.turn is None else f"turn {self.turn}: {self.reason}"
+
+
+def capabilities(
+    tokenizer: "PreTrainedTokenizerBase", arguments: Arguments | None = None
+) -> Capabilities:
+    """What the tokenizer's chat template can do. arguments: other arguments of the template."""
+    given = arguments or {}
+    calls = _call_abilities(tokenizer, given)
+    return Capabilities(
+        system=_writes(tokenizer, [_turn("system", "{mark}"), _turn("user")], given),
+        turns=_writes(tokenizer, [*_exchange("{mark}"), *_exchange()], given),
+        prefix_preserving=_prefix_preserving(tokenizer, given),
+        **calls,
+        thinking="" if thinking_field(tokenizer) else "it doesn't write an assistant's thinking",
+        switch="" if thinking_switch(tokenizer, given) else "it has no switch for thinking",
+        single_bos=_single_bos(tokenizer, given),
+        end_of_turn=_ends(tokenizer, given),
+        generation_prompt=_header(tokenizer, given),
+        unthinking=_unthinking(tokenizer, given),
+    )
+
+
+def unwritten(
+    tokenizer: "PreTrainedTokenizerBase",
+    messages: Conversation,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    arguments: Arguments | None = None,
+) -> list[Unwritten]:
+    """The tools, calls, arguments and answers of a row that its text doesn't depend on.
+
+    The row is rendered once more with marks in their place. Raises `DataError` if the template
+    refuses it.
+    """
+    bad = list(_not_objects(messages))
+    if bad:
+        return bad
+    twin = _Twin(messages, tools)
+    if not twin.marks:
+        return []
+    text = rendered(tokenizer, twin.messages, tools=twin.tools, arguments=arguments)
+    lost = [mark for mark in twin.marks if mark.text not in text]
+    missing = [
+        Unwritten(mark.turn, f"{mark.what} isn't written")
+        for mark in lost
+        if mark.tool is None
+        or not _depends_on(tokenizer, messages, tools or [], mark.tool, arguments)
+    ]
+    return [*missing, *_badly_encoded(text, twin.marks)]
+
+
+def templates_with(tokenizer: "PreTrainedTokenizerBase", abilities: Sequence[str]) -> list[str]:
+    """Names of templates that trl carries, for the same turns as the tokenizer's own template.
+
+    They have all the abilities, fields of `Capabilities`, and use no control token that the
+    tokenizer lacks. Empty without trl.
+    """
+    own = _generation_prompt(tokenizer)
+    names = []
+    original = tokenizer.chat_template
+    try:
+        for path in _carried():
+            tokenizer.chat_template = path.read_text(encoding="utf-8")
+            if _fits(tokenizer, own) and not _lacking(tokenizer, abilities):
+                names.append(path.name)
+    finally:
+        tokenizer.chat_template = original
+    return names[:SHOWN]
+
+
+def _fits(tokenizer: "PreTrainedTokenizerBase", own: str) -> bool:
+    known = tokenizer.get_vocab()
+    controls = re.findall(r"<\|[a-z_]+\|>|<[a-z]+_of_turn>", str(tokenizer.chat_template))
+    return bool(own) and _generation_prompt(tokenizer) == own and known.keys() >= set(controls)
+
+
+def _lacking(tokenizer: "PreTrainedTokenizerBase", abilities: Sequence[str]) -> bool:
+    try:
+        lacks = capabilities(tokenizer).lacks()
+    except DataError:
+        return True
+    return any(name in lacks for name in abilities)
+
+
+def _carried() -> list[Path]:
+    """The template files of trl, without those for trainings, which only add marks."""
+    from importlib.util import find_spec
+
+    spec = find_spec("trl")
+    folders = spec.submodule_search_locations if spec is not None else None
+    files = [f for folder in folders or [] for f in Path(folder).glob("chat_templates/*.jinja")]
+    return sorted(f for f in files if not f.stem.endswith("_training"))
+
+
+def _generation_prompt(tokenizer: "PreTrainedTokenizerBase") -> str:
+    """The text that a prompt adds to its turns; empty if the template refuses a question."""
+    try:
+        bare = rendered(tokenizer, [_turn("user")])
+        asked = prompt_text(tokenizer, [_turn("user")])
+    except DataError:
+        return ""
+    return asked.removeprefix(bare) if asked.startswith(bare) else ""
+
+
+# -- abilities -----------------------------------------------------------------------------------
+
+
+def _turn(role: str, content: str = "?") -> Message:
+    return {"role": role, "content": content}
+
+
+def _exchange(answer: str = ".") -> Conversation:
+    return [_turn("user"), _turn("assistant", answer)]
+
+
+def _writes(
+    tokenizer: "PreTrainedTokenizerBase", messages: Conversation, arguments: Arguments
+) -> str:
+    """Why a template doesn't write the turn with the text `{mark}`; empty if it does."""
+    marked = [{**m, "content": str(m["content"]).replace("{mark}", _mark(0))} for m in messages]
+    role = next(m["role"] for m in marked if m["content"] == _mark(0))
+    try:
+        text = rendered(tokenizer, marked, arguments=arguments)
+    except DataError as error:
+        return error.what
+    return "" if _mark(0) in text else f"it doesn't write the {role} turn"
+
+
+def _call_abilities(tokenizer: "PreTrainedTokenizerBase", arguments: Arguments) -> dict[str, str]:
+    """The abilities about tools: name → why not."""
+    reasons: dict[str, str] = {}
+    call = CALLED[1]["tool_calls"][0]
+    another = {**call, "id": "call00002"}
+    answer = {**CALLED[2], "tool_call_id": "call00002"}
+    both = {**CALLED[1], "tool_calls": [call, another]}
+    spoken = {**CALLED[1], "content": "I look it up."}
+    probes: dict[str, Conversation] = {
+        "tools": [_turn("user")],
+        "calls": CALLED[:2],
+        "answers": CALLED,
+        "parallel": [CALLED[0], both, CALLED[2], answer, CALLED[3]],
+        "call_text": [CALLED[0], spoken, *CALLED[2:]],
+    }
+    for name, messages in probes.items():
+        reasons[name] = _unwritten_reason(tokenizer, messages, TOOLS, arguments, name)
+    said = [r for r in (reasons["calls"],) if "arguments" in r]
+    reasons["arguments"] = said[0] if said else reasons["calls"]
+    reasons["calls"] = "" if said else reasons["calls"]
+    return reasons
+
+
+def _unwritten_reason(
+    tokenizer: "PreTrainedTokenizerBase",
+    messages: Conversation,
+    tools: Sequence[Mapping[str, Any]],
+    arguments: Arguments,
+    ability: str,
+) -> str:
+    try:
+        lost = unwritten(tokenizer, messages, tools, arguments)
+    except DataError as error:
+        return error.what
+    turn = {"tools": None, "answers": 3}.get(ability, 2)
+    own = [u for u in lost if u.turn == turn]
+    return own[0].reason if own else ""
+
+
+def _prefix_preserving(tokenizer: "PreTrainedTokenizerBase", arguments: Arguments) -> str:
+    try:
+        learned, answered = _learned(tokenizer, arguments)
+        prompt = [*answered, _turn("user")]
+        later = tokens_of(tokenizer, prompt_text(tokenizer, prompt, arguments=arguments))
+    except DataError as error:
+        return error.what
+    same = later[: len(learned)] == learned
+    return "" if same else "it writes an earlier answer differently from the last one"
+
+
+def _learned(
+    tokenizer: "PreTrainedTokenizerBase", arguments: Arguments
+) -> tuple[list[int], Conversation]:
+    """(token ids, messages) of a question and its answer, with thinking if it must have some."""
+    try:
+        return _tokens(tokenizer, _exchange("One."), arguments)
+    except PromptDiffers:
+        if thinking_field(tokenizer) is None:
+            raise
+        thinking = [_turn("user"), {**_turn("assistant", "One."), "reasoning_content": "1"}]
+        return _tokens(tokenizer, thinking, arguments)
+
+
+def _tokens(
+    tokenizer: "PreTrainedTokenizerBase", messages: Conversation, arguments: Arguments
+) -> tuple[list[int], Conversation]:
+    ends = end_of_turn(tokenizer, arguments)
+    _, ids = row_tokens(tokenizer, messages[:1], messages[1:], ends, arguments=arguments)
+    return ids, messages
+
+
+def _unthinking(tokenizer: "PreTrainedTokenizerBase", arguments: Arguments) -> str:
+    try:
+        _tokens(tokenizer, _exchange(), arguments)
+    except PromptDiffers:
+        return "its prompts open a think block that it leaves out of an answer without thinking"
+    except DataError as error:
+        return error.what
+    return ""
+
+
+def _single_bos(tokenizer: "PreTrainedTokenizerBase", arguments: Arguments) -> str:
+    try:
+        ids = tokens_of(tokenizer, prompt_text(tokenizer, [_turn("user")], arguments=arguments))
+    except DataError as error:
+        return error.what
+    return "it begins with two BOS tokens" if has_two_bos(tokenizer, ids) else ""
+
+
+def _ends(tokenizer: "PreTrainedTokenizerBase", arguments: Arguments) -> str:
+    try:
+        learned, _ = _learned(tokenizer, arguments)
+    except DataError as error:
+        return error.what
+    ends = end_of_turn(tokenizer, arguments)
+    return "" if learned[-1] in ends else "answers don't end with a special token"
+
+
+def _header(tokenizer: "PreTrainedTokenizerBase", arguments: Arguments) -> str:
+    try:
+        header = unasked_header(tokenizer, arguments)
+    except DataError as error:
+        return error.what
+    return f"each answer begins with {header!r}, but prompts don't end with it" if header else ""
+
+
+# -- rows ----------------------------------------------------------------------------------------
+
+
+class _Mark(NamedTuple):
+    """A mark in a twin, and what it stands for.
+
+    turn: from 1. tool: the index of the tool that it describes. key: of a text, the name of the
+    argument of a call.
+    """
+
+    text: str
+    turn: int | None
+    what: str
+    tool: int | None = None
+    key: str = ""
+
+
+class _Twin:
+    """A row with marks in place of what its tools, calls and answers say."""
+
+    def __init__(self, messages: Conversation, tools: Sequence[Mapping[str, Any]] | None) -> None:
+        self.marks: list[_Mark] = []
+        self._numbers = count()
+        self._names: dict[Any, str] = {}
+        self.tools = [self._tool(index, tool) for index, tool in enumerate(tools or [])]
+        self.messages = [self._message(number, m) for number, m in enumerate(messages, 1)]
+
+    def _new(self, turn: int | None, what: str, **more: Any) -> str:
+        mark = _Mark(_mark(next(self._numbers)), turn, what, **more)
+        self.marks.append(mark)
+        return mark.text
+
+    def _tool(self, index: int, tool: Mapping[str, Any]) -> dict[str, Any]:
+        function = tool.get("function", tool)
+        mark = self._new(None, f"the tool {function.get('name')}", tool=index)
+        described = {**function, "description": mark}
+        return {**tool, "function": described} if "function" in tool else described
+
+    def _message(self, number: int, message: Message) -> Message:
+        if message.get("role") == "tool":
+            return self._answer(number, message)
+        if not message.get("tool_calls"):
+            return message
+        twin = dict(message)
+        if str(message.get("content") or "").strip():
+            twin["content"] = self._new(number, "the text beside a call")
+        twin["tool_calls"] = [self._call(number, call) for call in message["tool_calls"]]
+        return twin
+
+    def _call(self, number: int, call: Mapping[str, Any]) -> dict[str, Any]:
+        function = call.get("function", {})
+        name = str(function.get("name"))
+        mark = self._new(number, f"the call of {name}")
+        self._names |= {call.get("id"): mark, name: mark}
+        arguments = _arguments_of(call)
+        what = f"an argument of the call of {name}"
+        marked = {k: self._value(number, f"{what} ({k})", v, k) for k, v in arguments.items()}
+        return {**call, "function": {**function, "name": mark, "arguments": marked}}
+
+    def _value(self, number: int, what: str, value: Any, key: str = "") -> Any:
+        if isinstance(value, str):
+            return self._new(number, what, key=key)
+        if isinstance(value, Mapping):
+            return {k: self._value(number, what, v) for k, v in value.items()}
+        if isinstance(value, list):
+            return [self._value(number, what, v) for v in value]
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            index = next(self._numbers)
+            self.marks.append(_Mark(str(NUMBER + index), number, what))
+            return NUMBER + index
+        return value
+
+    def _answer(self, number: int, message: Message) -> Message:
+        name = message.get("name")
+        called = self._names.get(message.get("tool_call_id"), self._names.get(name))
+        twin = {**message, "name": called} if name is not None and called else dict(message)
+        if str(message.get("content") or "").strip():
+            what = f"the answer of {name}" if name else "the tool's answer"
+            twin["content"] = self._new(number, what)
+        return twin
+
+
+NUMBER = 730_000_000
+"""Numbers from here on mark the numbers among arguments."""
+
+
+def _mark(number: int) -> str:
+    """A word that no row has, and that no template changes."""
+    return f"finery{number:04d}mark"
+
+
+def _arguments_of(call: Mapping[str, Any]) -> dict[str, Any]:
+    arguments = call.get("function", {}).get("arguments", {})
+    decoded = json.loads(arguments or "{}") if isinstance(arguments, str) else arguments
+    return dict(decoded or {})
+
+
+def _not_objects(messages: Conversation) -> Iterator[Unwritten]:
+    """The calls whose arguments aren't an object, nor the JSON text of one."""
+    for number, message in enumerate(messages, 1):
+        for call in message.get("tool_calls") or []:
+            function = call.get("function", {})
+            arguments = function.get("arguments", {})
+            try:
+                decoded = json.loads(arguments or "{}") if isinstance(arguments, str) else arguments
+            except ValueError:
+                decoded = None
+                reason = "aren't JSON"
+            else:
+                twice = "are encoded as JSON twice"
+                reason = twice if isinstance(decoded, str) else "aren't an object"
+            if not isinstance(decoded, Mapping) and arguments is not None:
+                what = f"the arguments of the call of {function.get('name')}"
+                yield Unwritten(number, f"{what} {reason}")
+
+
+def _depends_on(
+    tokenizer: "PreTrainedTokenizerBase",
+    messages: Conversation,
+    tools: Sequence[Mapping[str, Any]],
+    index: int,
+    arguments: Arguments | None,
+) -> bool:
+    """Whether the text changes without one of the tools; some templates write no descriptions."""
+    fewer = [tool for i, tool in enumerate(tools) if i != index]
+    render: Callable[[Any], str] = lambda given: rendered(  # noqa: E731
+        tokenizer, messages, tools=given, arguments=arguments
+    )
+    return render(tools) != render(fewer)
+
+
+def _badly_encoded(text: str, marks: Sequence[_Mark]) -> Iterator[Unwritten]:
+    """The arguments that the text has in a form that isn't JSON, or is JSON within JSON.
+
+    Templates may have a form of their own (`lookup(of='x')`), which is neither.
+    """
+    for mark in marks:
+        if not mark.key:
+            continue
+        before = text[: text.find(mark.text)]
+        if re.search(rf'\\"{re.escape(mark.key)}\\":\s*\\"$', before):
+            yield Unwritten(mark.turn, f"{mark.what} is encoded as JSON twice")
+        elif before.endswith(f"'{mark.key}': '"):
+            yield Unwritten(mark.turn, f"{mark.what} is written as Python's text, not as JSON")

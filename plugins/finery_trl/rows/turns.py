@@ -1,0 +1,314 @@
+"""The assistant turns of a row as tokens with loss, each as inference would see it.
+
+A turn is learned after the prompt that an engine would send for it: the conversation before it and
+the header of an answer. Where the tokens up to the end of a turn are the beginning of the next
+turn's prompt, both turns share a sequence. Where a template writes earlier turns differently, the
+next turn gets a sequence of its own.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from finery import DataError, load_reference
+from finery.rows import Conversation, Message, Row, split_turns
+from finery_trl.rows.example import NO_LOSS, Example
+from finery_trl.rows.faults import (
+    BOS_TWICE,
+    CHANGED,
+    EMPTY,
+    ENDLESS,
+    REFUSED,
+    THOUGHT_TWICE,
+    THOUGHTLESS,
+    TOOLLESS,
+    TWO_TEMPLATES,
+    UNANSWERED,
+    UNMARKED,
+    UNWRITTEN,
+    WEIGHTLESS,
+    Faulty,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from finery_trl.rows.tokens import Tokens
+
+SHORT = 4
+"""Answers of at most this many tokens are checked for text other than white space."""
+UNWRITTEN_PARTS = "finery_transformers.capabilities:unwritten"
+"""A check by name: it can't change the tokens and stays out of the step's key."""
+NAMES = ("base:   ", "adapter:")
+Loss = Literal["all_turns", "last_turn", "marked"]
+
+
+class Learn(NamedTuple):
+    """What is learned of a row; the settings of `trl.sft` with these names.
+
+    switch: the template's arguments for rows without thinking, if `without_thinking` is `switch`.
+    """
+
+    loss: Loss = "all_turns"
+    thinking: Literal["learned", "masked"] = "learned"
+    without_thinking: Literal["template", "switch"] = "template"
+    switch: Mapping[str, Any] = {}
+
+
+class _Turn(NamedTuple):
+    """A turn to learn: the tokens of its prompt, those of the answer, and the answer's labels."""
+
+    prompt: list[int]
+    answer: list[int]
+    labels: list[int]
+
+
+def conversation_of(row: Row) -> tuple[Conversation, int]:
+    """(messages, first): all messages of a row, and where those begin that may be learned."""
+    prompt, completion = split_turns(row)
+    return [*prompt, *completion], 0 if "messages" in row else len(prompt)
+
+
+def learned_turns(row: Row, loss: Loss) -> list[int]:
+    """Indices of the messages of a row that are learned."""
+    messages, first = conversation_of(row)
+    turns = [i for i in range(first, len(messages)) if messages[i].get("role") == "assistant"]
+    if loss == "last_turn":
+        return turns[-1:]
+    return [i for i in turns if loss != "marked" or messages[i].get("weight") != 0]
+
+
+def thinking_of(message: Message) -> str:
+    """The thinking of an assistant's message, from its own key or a think block in the text."""
+    from finery_transformers.chat import without_think_tags
+
+    if message.get("role") != "assistant":
+        return ""
+    return str(without_think_tags(message).get("reasoning_content") or "").strip()
+
+
+def examples_of_row(row: Row, tokens: "Tokens", learn: Learn) -> list[Example]:
+    """The fewest examples that have each learned turn after its prompt at inference.
+
+    Raises `Faulty` for a row that can't be trained on.
+    """
+    messages, _ = conversation_of(row)
+    turns = _checked_turns(row, messages, learn)
+    if learn.switch and not any(map(thinking_of, messages)):
+        tokens = tokens._replace(arguments={**tokens.arguments, **learn.switch})
+    try:
+        _check_templates(row, messages, tokens)
+        _check_tools(row, messages, tokens)
+        learned = [_learned(row, messages, i, tokens, learn, len(turns) > 1) for i in turns]
+    except DataError as error:
+        raise Faulty(REFUSED, [error.what]) from error
+    return list(_joined(row["id"], learned))
+
+
+def _checked_turns(row: Row, messages: Conversation, learn: Learn) -> list[int]:
+    """The indices of the turns to learn."""
+    if not learned_turns(row, "last_turn") or messages[-1].get("role") != "assistant":
+        raise Faulty(UNANSWERED, [repr(str(m.get("content"))[:80]) for m in messages[-1:]])
+    turns = learned_turns(row, learn.loss)
+    if not turns:
+        raise Faulty(UNMARKED, [])
+    for index in learned_turns(row, "all_turns"):
+        weight = messages[index].get("weight")
+        if learn.loss == "marked" and weight not in (None, 0, 1):
+            raise Faulty(WEIGHTLESS, [f"turn {index + 1}: weight: {weight!r}"])
+    return turns
+
+
+def _joined(row_id: str, turns: Sequence[_Turn]) -> Iterator[Example]:
+    """Examples of turns: a turn continues the one before it if its prompt begins with that."""
+    ids: list[int] = []
+    labels: list[int] = []
+    count = 0
+    for turn in turns:
+        if turn.prompt[: len(ids)] != ids:
+            yield Example(row_id, ids, labels, turns=count)
+            ids, labels, count = [], [], 0
+        labels = [*labels, *[NO_LOSS] * (len(turn.prompt) - len(ids)), *turn.labels]
+        ids, count = [*turn.prompt, *turn.answer], count + 1
+    yield Example(row_id, ids, labels, turns=count)
+
+
+def _learned(
+    row: Row,
+    messages: Conversation,
+    index: int,
+    tokens: "Tokens",
+    learn: Learn,
+    several: bool,
+) -> _Turn:
+    """The turn with this index as tokens, verified. several: whether the row has other turns."""
+    from finery_transformers.chat import (
+        PromptDiffers,
+        answer_tokens,
+        has_two_bos,
+        prompt_text,
+        rendered,
+    )
+
+    message = messages[index]
+    before = [repr(str(m.get("content"))[:80]) for m in messages[max(0, index - 1) : index]]
+    details = [f"turn {index + 1}, after {line}" for line in before] if several else before
+    if not str(message.get("content") or "").strip() and not message.get("tool_calls"):
+        raise Faulty(EMPTY, details)
+    tokenizer, ends = tokens.tokenizer, tokens.ends
+    named: Any = {"tools": row.get("tools"), "arguments": tokens.arguments}
+    asked = prompt_text(tokenizer, messages[:index], **named)
+    whole = rendered(tokenizer, messages[: index + 1], **named)
+    prompt = tokens.ids(asked)
+    try:
+        answer = answer_tokens(tokenizer, asked, whole, prompt, ends)
+    except PromptDiffers as error:
+        if asked.startswith(whole):
+            raise Faulty(UNWRITTEN, details) from error
+        place = f"{row['id']}: turn {index + 1}" if several else str(row["id"])
+        lines = _difference(place, tokenizer, prompt, tokens.ids(whole))
+        raise Faulty(CHANGED, lines, _fix_of_thinking(asked, message, tokens)) from error
+    text = whole[len(asked) :]
+    _check_text(message, text, details)
+    _check_thinking(message, asked, text, details)
+    if _is_empty(answer, tokens):
+        raise Faulty(UNWRITTEN, details)
+    if answer[-1] not in ends:
+        raise Faulty(ENDLESS, details)
+    if has_two_bos(tokenizer, prompt):
+        raise Faulty(BOS_TWICE, details)
+    labels = list(answer)
+    if learn.thinking == "masked" and (thought := thinking_of(message)):
+        labels = _without_thinking(answer, whole, len(asked), thought, tokens)
+    return _Turn(prompt, answer, labels)
+
+
+def _check_text(message: Message, text: str, details: Sequence[str]) -> None:
+    """Raise `Faulty` if a template doesn't write what an answer says."""
+    from finery_transformers.chat import without_think_tags
+
+    content = without_think_tags(message).get("content")
+    if not isinstance(content, str) or message.get("tool_calls"):
+        return  # `_check_tools` looks at the text beside calls
+    if _squeezed(content) not in _squeezed(text):
+        raise Faulty(UNWRITTEN, details)
+
+
+def _check_thinking(message: Message, asked: str, text: str, details: Sequence[str]) -> None:
+    """Raise `Faulty` if a template drops the thinking of an answer, or opens two think blocks."""
+    from finery_transformers.chat import END_THINK, THINK
+
+    thought = thinking_of(message)
+    if thought and _squeezed(thought) not in _squeezed(text):
+        raise Faulty(THOUGHTLESS, details)
+    content = str(message.get("content") or "").lstrip().removeprefix(THINK)
+    mentioned = (str(message.get("reasoning_content") or "") + content).count(THINK)
+    opened = asked.rstrip().endswith((THINK, END_THINK))
+    if opened + text.count(THINK) - mentioned > 1:
+        raise Faulty(THOUGHT_TWICE, details)
+
+
+def _fix_of_thinking(asked: str, message: Message, tokens: "Tokens") -> str:
+    """The fix where the prompt's think block is what differs; else empty."""
+    from finery_transformers.chat import END_THINK, THINK, thinking_switch
+
+    switch = thinking_switch(tokens.tokenizer, tokens.arguments)
+    if asked.rstrip().endswith(THINK) and not thinking_of(message):
+        off = "set `without_thinking: switch`, or " if switch else ""
+        return (
+            f"{off}give these rows thinking (`reasoning_content`): the prompts open a think block"
+        )
+    if asked.rstrip().endswith(END_THINK) and thinking_of(message):
+        return (
+            "remove the thinking from these rows, or the arguments of the chat template "
+            "(`chat_template_kwargs`) that switch thinking off"
+        )
+    return ""
+
+
+def _without_thinking(
+    answer: Sequence[int], whole: str, start: int, thought: str, tokens: "Tokens"
+) -> list[int]:
+    """The labels of an answer without loss on its thinking.
+
+    start: where the answer begins in the text `whole`.
+    """
+    first = whole.find(thought, start)
+    if first < 0:
+        raise DataError("the thinking is written with other white space, so it can't be masked")
+    last = first + len(thought)
+    spans = _spans(answer, whole, start, tokens)
+    return [
+        NO_LOSS if begin < last and end > first else token
+        for token, (begin, end) in zip(answer, spans, strict=True)
+    ]
+
+
+def _spans(
+    answer: Sequence[int], whole: str, start: int, tokens: "Tokens"
+) -> list[tuple[int, int]]:
+    """Where each token of an answer begins and ends in the text `whole`."""
+    tokenizer: Any = tokens.tokenizer
+    for text, shift in ((whole, 0), (whole[start:], start)) if tokenizer.is_fast else ():
+        coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        ids, spans = coded["input_ids"], coded["offset_mapping"]
+        first = next((i for i, (_, end) in enumerate(spans) if end + shift > start), len(ids))
+        if ids[first : first + len(answer)] == list(answer):
+            return [(a + shift, b + shift) for a, b in spans[first : first + len(answer)]]
+    raise DataError("this tokenizer doesn't say where its tokens are, so thinking can't be masked")
+
+
+def _check_tools(row: Row, messages: Conversation, tokens: "Tokens") -> None:
+    """Raise `Faulty` if tools, calls or answers of tools don't reach the text as they should."""
+    tools = row.get("tools")
+    if not tools and not any(m.get("tool_calls") or m.get("role") == "tool" for m in messages):
+        return
+    lost = load_reference(UNWRITTEN_PARTS)(tokens.tokenizer, messages, tools, tokens.arguments)
+    if lost:
+        raise Faulty(TOOLLESS, [str(part) for part in lost[:3]])
+
+
+def _check_templates(row: Row, messages: Conversation, tokens: "Tokens") -> None:
+    """Raise `Faulty` if the base's template writes the row differently."""
+    if tokens.base is None:
+        return
+    from finery_transformers.chat import rendered
+
+    named: Any = {"tools": row.get("tools"), "arguments": tokens.arguments}
+    for number in range(1, len(messages) + 1):
+        texts = [rendered(t, messages[:number], **named) for t in (tokens.base, tokens.tokenizer)]
+        if texts[0] != texts[1]:
+            ids = [tokens.ids(text) for text in texts]
+            place = f"{row['id']}: turn {number}"
+            lines = _difference(place, tokens.tokenizer, ids[0], ids[1], NAMES)
+            raise Faulty(TWO_TEMPLATES, lines)
+
+
+def _squeezed(text: str) -> str:
+    """The text with single spaces, since templates strip and join lines."""
+    return " ".join(text.split())
+
+
+def _is_empty(answer: Sequence[int], tokens: "Tokens") -> bool:
+    """Whether an answer has no text before its end."""
+    content = [t for t in answer if t not in tokens.ends]
+    if len(content) > SHORT:
+        return False
+    decode: Any = tokens.tokenizer.decode
+    return not content or not decode(content).strip()
+
+
+def _difference(
+    place: str,
+    tokenizer: "PreTrainedTokenizerBase",
+    one: Sequence[int],
+    other: Sequence[int],
+    names: tuple[str, str] = ("at inference:", "in training: "),
+) -> list[str]:
+    """Both texts, from shortly before the first token that differs."""
+    pairs = enumerate(zip(one, other, strict=False))
+    first = next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
+    decode: Any = tokenizer.decode
+    window = slice(max(0, first - 8), first + 12)
+    texts = [f"…{decode(ids[window])!r}" for ids in (one, other)]
+    lines = [f"{name} {text}" for name, text in zip(names, texts, strict=True)]
+    return [f"{place}: from token {first}", *lines]

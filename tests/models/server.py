@@ -75,10 +75,11 @@ def _is_up(address: str) -> bool:
         return False
 
 
-def write_stand_in(path: Path, tokenizer: Any) -> Path:
+def write_stand_in(path: Path, tokenizer: Any, split: str) -> Path:
     """Write a GGUF with this tokenizer and chat template, and the weights of a tiny Llama.
 
-    A prompt depends on nothing else, so it serves for architectures that llama.cpp lacks.
+    split: how the tokenizer splits text, see `tiny.SPLITS`. A prompt depends on nothing else, so
+    the file serves for architectures that llama.cpp lacks.
     """
     import numpy as np
     from gguf import GGUFWriter
@@ -92,7 +93,7 @@ def write_stand_in(path: Path, tokenizer: Any) -> Path:
     writer.add_head_count(heads)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_dimension_count(width)
-    _add_tokenizer(writer, tokenizer)
+    _add_tokenizer(writer, tokenizer, split)
     square = np.zeros((width, width), np.float32)
     names = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
     for name in names:
@@ -107,12 +108,12 @@ def write_stand_in(path: Path, tokenizer: Any) -> Path:
     return path
 
 
-def _add_tokenizer(writer: Any, tokenizer: Any) -> None:
+def _add_tokenizer(writer: Any, tokenizer: Any, split: str) -> None:
     raw = json.loads(tokenizer.backend_tokenizer.to_str())
     added = {token["id"]: token for token in raw["added_tokens"]}
     kinds = [_kind(added.get(i)) for i in range(len(tokenizer))]
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm")
+    writer.add_tokenizer_pre(split)
     writer.add_token_list(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))))
     writer.add_token_types(kinds)
     writer.add_token_merges([" ".join(pair) for pair in raw["model"]["merges"]])

@@ -1,10 +1,11 @@
 """Tiny random models of real architectures, with real chat templates and a stand-in tokenizer.
 
-The tokenizer is SmolLM2's, which llama.cpp's converter recognises by how it splits text, with the
-family's control tokens as single tokens. So a test shows that each turn begins and ends with the
-right tokens, and that the text between them is tokenized in one way in training, at inference and
-in llama.cpp. It doesn't show that llama.cpp tokenizes the family's own vocabulary as transformers
-does: `gguf.export` verifies that for each exported model.
+The tokenizer has SmolLM2's vocabulary, the family's control tokens as single tokens, and splits
+text into words nearly as the family's own does. So a test shows that each turn begins and ends with
+the right tokens, and that the text between them is tokenized in one way in training, at inference
+and in llama.cpp. It doesn't show that llama.cpp tokenizes the family's own vocabulary as
+transformers does: `gguf.export` verifies that for each exported model. Models split text as SmolLM2
+does, since llama.cpp's converter recognises a tokenizer by its tokens of a given text.
 """
 
 from functools import cache
@@ -24,6 +25,12 @@ SHAPE: dict[str, Any] = {
     "max_position_embeddings": 4096,
     "tie_word_embeddings": False,
 }
+_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+SPLITS = {"smollm": "", "qwen2": _WORDS % "", "llama-bpe": _WORDS % "{1,3}"}
+"""How text is split into words, by llama.cpp's name of it: a pattern, or SmolLM2's own way."""
 MULTIPLE = 64
 """The embedding has a multiple of so many rows, as those of published models."""
 
@@ -35,16 +42,20 @@ def template_of(family: Family, smollm2: Path) -> str:
     return carried()[family.template]
 
 
-def tokenizer_of(family: Family, smollm2: Path) -> Any:
+def tokenizer_of(family: Family, smollm2: Path, split: str | None = None) -> Any:
     """The stand-in tokenizer with the family's control tokens and chat template.
 
-    smollm2: the GGUF file of SmolLM2.
+    smollm2: the GGUF file of SmolLM2. split: a key of `SPLITS`, by default the family's.
     """
-    from tokenizers import AddedToken, Tokenizer
+    from tokenizers import AddedToken, Regex, Tokenizer, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     raw = Tokenizer.from_str(_smollm2(smollm2).backend_tokenizer.to_str())
     raw.post_processor = None  # none adds a BOS: the templates write it where there is one
+    if pattern := SPLITS[split or family.split]:
+        words = pre_tokenizers.Split(Regex(pattern), "isolated")
+        byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        raw.pre_tokenizer = pre_tokenizers.Sequence([words, byte_level])
     for text in (family.bos, family.eos, *family.control):
         if text is not None:
             special = text not in family.plain
@@ -64,7 +75,7 @@ def write_model(folder: Path, family: Family, smollm2: Path) -> Model:
     import torch
     import transformers
 
-    tokenizer = tokenizer_of(family, smollm2)
+    tokenizer = tokenizer_of(family, smollm2, "smollm")
     size = -(-len(tokenizer) // MULTIPLE) * MULTIPLE
     ids: dict[str, Any] = {
         "vocab_size": size,

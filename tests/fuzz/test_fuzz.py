@@ -54,6 +54,7 @@ def described(wrong: list[dict[str, Any]]) -> str:
     return "\n\n".join([f"{len(wrong)} cases went wrong", *shown])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "first"), chunks())
 def test_hostile_input_gets_an_error_in_words(name: str, first: int) -> None:
     count = min(CHUNK, CASES[name] - first) * TIMES

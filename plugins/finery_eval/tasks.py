@@ -5,6 +5,7 @@ expected.
 """
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import msgspec
@@ -43,22 +44,20 @@ def task_of(
     """
     tools = toolbox.of(row)
     prompt, reference = split_task(row)
-    before, calls = (
-        [call for turn in part for call in _calls(turn, tools, coerce=coerce)]
-        for part in (prompt, reference)
-    )
+    calls = [_calls(turn, n, tools, coerce=coerce) for n, turn in enumerate(prompt + reference, 1)]
+    before, after = (list(chain(*part)) for part in (calls[: len(prompt)], calls[len(prompt) :]))
     answer = str(reference[-1].get("content") or "")
     if reference[-1].get("tool_calls") and not by_state:
         raise BadTools("the last turn has calls, but must be the expected answer")
     session = functions.session(row, list(tools))
     errors = sum(session.call(call)[1] for call in before)
     start = session.state()
-    errors += sum(session.call(call)[1] for call in calls)
+    errors += sum(session.call(call)[1] for call in after)
     state = session.state()
     session.close()
-    if by_state and calls and state == start:
+    if by_state and after and state == start:
         raise BadTools("its calls change nothing, so the state can't tell what is right")
-    return Task(row, tools, prompt, before, calls, answer, state, errors)
+    return Task(row, tools, prompt, before, after, answer, state, errors)
 
 
 def split_task(row: Row) -> tuple[Conversation, Conversation]:
@@ -77,9 +76,15 @@ def split_task(row: Row) -> tuple[Conversation, Conversation]:
     return prompt, reference
 
 
-def _calls(turn: Message, tools: Tools, *, coerce: bool) -> list[Call]:
-    """The calls of a turn of a row; none of a user's."""
-    return expected_calls(turn, tools, coerce=coerce) if turn["role"] == "assistant" else []
+def _calls(turn: Message, number: int, tools: Tools, *, coerce: bool) -> list[Call]:
+    """The calls of a turn of a row; none of a user's. number: of the turn, from 1."""
+    if turn["role"] != "assistant":
+        return []
+    try:
+        return expected_calls(turn, tools, coerce=coerce)
+    except BadTools as error:
+        error.turn = number
+        raise
 
 
 class Play:

@@ -226,6 +226,12 @@ class ToolCalls(
         """Read the expected calls and the tools of each row."""
         wanted = self.expectations(rows)
         self.check_paths(wanted)
+        earlier = sum(any(turn.get("tool_calls") for turn in split_turns(row)[0]) for row in rows)
+        if earlier and not any(want.calls for want in wanted):
+            job.log(
+                f"no call is due in the turns that are judged, but {earlier} rows have calls "
+                "before: eval.dialog judges every turn, `execute` what the calls do"
+            )
         return partial(self.verdicts, wanted)
 
     def expectations(self, rows: Sequence[Row]) -> list[Wanted]:
@@ -240,7 +246,7 @@ class ToolCalls(
             try:
                 results.append(read(row))
             except BadTools as error:
-                failed.append(f"{place_of(row)}: {error}")
+                failed.append(f"{place_of(row, error.turn)}: {error}")
         evaluator.refuse(
             "the expected calls of some rows can't be read",
             failed,
@@ -305,7 +311,7 @@ class ToolCalls(
             tables=[
                 evaluator.answers_table(answers, invalid),
                 due_table(matches),
-                *(calls_table(name, of) for name, of in matches.items()),
+                *(t for name, of in matches.items() for t in calls_table(name, of)),
                 *malformed_table(
                     {n: [c for m in of for c in m.calls] for n, of in matches.items()}
                 ),

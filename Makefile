@@ -2,19 +2,19 @@
 #   make quickstart   build recipes/ticket-triage with a fresh .venv
 #   make test         lint, types, schemas, documentation and tests
 # and for those who change it:
-#   make test-quick   the same without the tests that run a real model
+#   make test-quick   the same without the slow tests and those that run a real model
 #   make docs         the documentation as a site, in build/site
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test test-quick lint types schemas docs pytest-quick pytest-real format bench clean
+.PHONY: quickstart test test-quick lint types schemas docs pytest-quick pytest-slow pytest-real format bench clean
 
 quickstart: $(VENV)/.installed-all
 	$(BIN)/finery build recipes/ticket-triage
 	$(BIN)/finery show --recipe recipes/ticket-triage
 
-test: test-quick pytest-real
+test: test-quick pytest-slow pytest-real
 
 test-quick: lint types schemas docs pytest-quick
 
@@ -35,7 +35,10 @@ docs: $(VENV)/.installed-dev
 
 # The quick tests share the cores; those with a real model get all of them, one after the other.
 pytest-quick: $(VENV)/.installed-dev
-	$(BIN)/pytest -n 2 -m "not real"
+	$(BIN)/pytest -n 2 -m "not slow and not real"
+
+pytest-slow: $(VENV)/.installed-dev
+	$(BIN)/pytest -n 2 -m "slow and not real"
 
 pytest-real: $(VENV)/.installed-dev
 	$(BIN)/pytest -m real

@@ -27,7 +27,8 @@ Body = dict[str, Any]
 class Reply:
     """What the server does with a call.
 
-    text, finish, refusal, tool_calls: of the answer. status, error, headers: of a failure; `error`
+    text, finish, refusal, tool_calls: of the answer. thinking: more fields of its message.
+    status, error, headers: of a failure; `error`
     is the body's `error` object. raw: the whole body instead; stream: the same in pieces, without
     its length. empty: no choices at all. cut: break the connection off, "before" or "within" the
     body. delay: seconds before anything is sent. usage: (prompt, completion) tokens, or None.
@@ -37,6 +38,7 @@ class Reply:
     finish: str = "stop"
     refusal: str | None = None
     tool_calls: list[dict[str, Any]] | None = None
+    thinking: Mapping[str, Any] = field(default_factory=dict)
     status: int = 200
     error: Mapping[str, Any] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -183,7 +185,7 @@ def content_of(reply: Reply, body: Body) -> bytes:
         return json.dumps({"error": dict(reply.error)}).encode()
     message = {
         "role": "assistant", "content": reply.text, "refusal": reply.refusal,
-        "tool_calls": reply.tool_calls,
+        "tool_calls": reply.tool_calls, **reply.thinking,
     }  # fmt: skip
     choices = [{"index": 0, "message": message, "finish_reason": reply.finish}]
     completion: dict[str, Any] = {

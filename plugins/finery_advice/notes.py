@@ -79,8 +79,13 @@ class Task(NamedTuple):
     range: str
     by_class: bool = False
 
+    @property
+    def usual(self) -> str:
+        """The usual number of rows, in words."""
+        return f"{self.range} rows{' per class' if self.by_class else ''}"
 
-CLASSIFICATION = Task("classification", 100, "100 to 300 per class", by_class=True)
+
+CLASSIFICATION = Task("classification", 100, "100 to 300", by_class=True)
 EXTRACTION = Task("extraction and formatting", 200, "200 to 500")
 STYLE = Task("style and tone", 500, "500 to 1,000")
 COMPLEX = Task("complex tasks", 1000, "1,000 to 5,000")
@@ -103,14 +108,15 @@ def few_rows(t: Training) -> Iterator[Finding]:
     """Compare the number of rows with the needs of the task."""
     if t.rows is None or not t.supervised:
         return
+    judge, task = _task_of(t)
     if t.rows.rows < FEWEST:
+        enough = f"{FEWEST} or more" if task is None else task.usual
         yield Finding(
             f"{t.name} learns from only {t.rows}",
-            f"collect {FEWEST} or more, or try `prompt.model` with some rows as examples",
+            f"collect {enough}, or try `prompt.model` with some rows as examples",
             t.input_as("train"),
         )
         return
-    judge, task = _task_of(t)
     if judge is not None and task is not None:
         yield from _short_of(t, judge, task)
 
@@ -126,7 +132,7 @@ def _task_of(t: Training) -> tuple[Node | None, Task | None]:
 
 def _short_of(t: Training, judge: Node, task: Task) -> Iterator[Finding]:
     assert t.rows is not None
-    fix = f"collect or generate more: {task.range} are usual for {task.name}"
+    fix = f"collect or generate more: {task.usual} are usual for {task.name}"
     place = t.input_as("train")
     if not task.by_class:
         if t.rows.rows < task.least:

@@ -3,11 +3,12 @@
 import gc
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from finery import (
     Artifact,
+    CachedEngine,
     Completion,
     DataError,
     Dataset,
@@ -25,6 +26,7 @@ from finery.rows import Conversation, Row, split_turns
 from finery.rows.answers.reading import search_in
 from finery.rows.parts import prompt as prompt_of
 from finery_eval import stats
+from finery_eval.verdicts import Score, Verdicts, scores
 
 Answers = dict[str, list[Completion]]
 """Model name → its answers, one a row."""
@@ -119,9 +121,24 @@ class Evaluator(Judge, engines=True, hints="finery_eval.hints:EVALUATOR"):
         super().check()
         check_pattern(self.extract)
 
+    def judging(self, job: Job, rows: Sequence[Row]) -> Callable[[Answers], Verdicts]:
+        """Read what the rows expect; the result judges the models' answers to their prompts.
+
+        Raises `DataError` for rows that can't be judged. The result is used once.
+        """
+        raise NotImplementedError
+
+    def run(self, job: Job) -> Metrics:
+        """Get the answers, judge them, write the metrics."""
+        self.check()
+        rows = read_rows(self.rows)
+        judge = self.judging(job, rows)
+        answers = ask(self, job, rows)
+        return write(job, rows, answers, judge(answers))
+
     def check_rows(self, job: Job) -> None:
         """Raise `DataError` for rows that can't be judged."""
-        read_rows(self.rows)
+        self.judging(job, read_rows(self.rows))
 
 
 def check_pattern(pattern: str | None) -> None:
@@ -150,11 +167,6 @@ def read_rows(dataset: Dataset) -> list[Row]:
         (row["id"] for row in rows if not split_turns(row)[0]),
         fix="give every row a user message, or drop it",
     )
-    refuse(
-        "rows with tools can't be judged: models are prompted with messages only",
-        (row["id"] for row in rows if row.get("tools")),
-        fix="drop these rows",
-    )
     return rows
 
 
@@ -178,17 +190,53 @@ def refuse(what: str, rows: Iterable[str], fix: str) -> None:
 def ask(step: Evaluator, job: Job, rows: Sequence[Row]) -> Answers:
     """Every model's answers to every row's prompt."""
     prompts = [split_turns(row)[0] for row in rows]
+    tools = [row.get("tools") for row in rows]
     answers: Answers = {}
     for model in step.models:
-        answers[model.name] = _ask_one(step, job, model, prompts)
+        answers[model.name] = generate(step, job, job.engine(model), model.name, prompts, tools)
         gc.collect()  # the next model may need the memory of this one
-        cut = truncated(answers[model.name])
-        if cut:
-            limit = f"max_tokens: {step.max_tokens}"
-            job.log(f"{model.name}: {cut} of {len(rows)} answers were cut off at {limit}")
-        refused = sum(answer.finish_reason == "refusal" for answer in answers[model.name])
-        if refused:
-            job.log(f"{model.name}: refused or filtered {refused} of {len(rows)} rows")
+        log_answers(step, job, model.name, answers[model.name])
+    log_rows(step, job, rows, answers)
+    return answers
+
+
+def generate(
+    step: Evaluator,
+    job: Job,
+    engine: CachedEngine,
+    name: str,
+    prompts: Sequence[Conversation],
+    tools: Sequence[list[dict[str, Any]] | None],
+) -> list[Completion]:
+    """One model's answers. name: of the model, for the progress bar."""
+    return engine.generate(
+        prompts,
+        max_tokens=step.max_tokens,
+        temperature=step.temperature,
+        # At temperature 0 the seed can't matter: a fixed one lets steps share their cached answers.
+        seed=job.seed if step.temperature > 0 else 0,
+        tools=tools,
+        refusals=True,
+        progress=name,
+    )
+
+
+def log_answers(step: Evaluator, job: Job, name: str, answers: Sequence[Completion]) -> None:
+    """Log how many answers of a model were cut off, refused, or ended while it was thinking."""
+    cut = truncated(answers)
+    if cut:
+        limit = f"max_tokens: {step.max_tokens}"
+        job.log(f"{name}: {cut} of {len(answers)} answers were cut off at {limit}")
+    unanswered = sum(a.finish_reason == "length" and a.is_empty for a in answers)
+    if unanswered and any(a.reasoning for a in answers):
+        job.log(f"{name}: {unanswered} of them while it was thinking, so they have no answer")
+    refused = sum(answer.finish_reason == "refusal" for answer in answers)
+    if refused:
+        job.log(f"{name}: refused or filtered {refused} of {len(answers)} rows")
+
+
+def log_rows(step: Evaluator, job: Job, rows: Sequence[Row], answers: Answers) -> None:
+    """Log an `extract` that never matches, and rows that repeat each other."""
     if step.extract and not any(
         search_in(a.text, step.extract, "extract")
         for completions in answers.values()
@@ -198,22 +246,6 @@ def ask(step: Evaluator, job: Job, rows: Sequence[Row]) -> Answers:
     repeated = len(rows) - len({row["id"] for row in rows})
     if repeated:
         job.log(f"{repeated} rows repeat another row, so the intervals are too narrow")
-    return answers
-
-
-def _ask_one(
-    step: Evaluator, job: Job, model: Model, prompts: Sequence[Conversation]
-) -> list[Completion]:
-    # At temperature 0 the seed can't matter: a fixed one lets steps share their cached answers.
-    seed = job.seed if step.temperature > 0 else 0
-    return job.engine(model).generate(
-        prompts,
-        max_tokens=step.max_tokens,
-        temperature=step.temperature,
-        seed=seed,
-        refusals=True,
-        progress=model.name,
-    )
 
 
 def names_metric(name: str) -> bool:
@@ -283,7 +315,10 @@ def comparison_tables(comparisons: Sequence[Mapping[str, Any]]) -> list[dict[str
 
 
 def answers_table(answers: Answers, invalid: Mapping[str, int] | None = None) -> dict[str, Any]:
-    """How long the answers are, how many were cut off and, if known, how many are invalid."""
+    """How long the answers are, how many were cut off and, if known, how many are invalid.
+
+    The length of the thinking, which isn't judged, is there if any model thinks.
+    """
     columns = ["model", "answers", "cut off at max_tokens", "tokens an answer"]
     rows: list[list[Any]] = [
         [
@@ -297,7 +332,16 @@ def answers_table(answers: Answers, invalid: Mapping[str, int] | None = None) ->
     if invalid is not None:
         columns.append("invalid")
         rows = [[*row, invalid[row[0]]] for row in rows]
+    if any(a.reasoning for completions in answers.values() for a in completions):
+        columns += ["with thinking", "characters of thinking an answer"]
+        rows = [[*row, *_thinking(answers[row[0]])] for row in rows]
     return table("Answers", columns, rows)
+
+
+def _thinking(answers: Sequence[Completion]) -> tuple[int, float]:
+    """How many answers come with thinking, and its mean length over all answers."""
+    lengths = [len(answer.reasoning or "") for answer in answers]
+    return sum(map(bool, lengths)), sum(lengths) / len(lengths)
 
 
 def table(
@@ -329,74 +373,53 @@ def predictions(
                 "model": name,
                 "prompt": prompt[:PROMPT_SHOWN],
                 "answer": completions[i].text,
+                **_unspoken(completions[i]),
                 **judged[name][i],
                 "finish_reason": completions[i].finish_reason,
             }
 
 
-def write_shares(
+def _unspoken(answer: Completion) -> dict[str, Any]:
+    """What an answer has beside its text: tool calls and thinking."""
+    parts = {"tool_calls": answer.tool_calls, "reasoning": answer.reasoning}
+    return {name: part for name, part in parts.items() if part}
+
+
+def write(job: Job, rows: Sequence[Row], answers: Answers, verdicts: Verdicts) -> Metrics:
+    """Write `Metrics` of rows that are independent of each other, and compare the models."""
+    scored = {name: scores(judged, verdicts) for name, judged in verdicts.judged.items()}
+    comparisons = compare({name: judged.correct for name, judged in verdicts.judged.items()})
+    tables = [*comparison_tables(comparisons), *verdicts.tables]
+    return write_scored(job, rows, answers, verdicts, scored, tables, {"comparisons": comparisons})
+
+
+def write_scored(
     job: Job,
     rows: Sequence[Row],
     answers: Answers,
-    *,
-    judged: Mapping[str, Sequence[Mapping[str, Any]]],
-    hits: Mapping[str, Mapping[str, Sequence[bool]]],
-    tables: Iterable[dict[str, Any]] = (),
+    verdicts: Verdicts,
+    scored: Mapping[str, Mapping[str, Score]],
+    tables: Sequence[dict[str, Any]],
+    details: Mapping[str, Any],
 ) -> Metrics:
-    """Write `Metrics` that are shares of the rows, with Wilson intervals, and compare the models.
-
-    hits: model → metric → whether each row's answer counts; the first metric is the headline, by
-        which models are compared. judged: what `predictions` says of each answer. tables: shown
-        after the comparison.
-    """
-    shares = {n: {m: share(hit) for m, hit in of.items()} for n, of in hits.items()}
-    return write_scores(
-        job,
-        rows,
-        answers,
-        judged=judged,
-        scored=shares,
-        correct={n: next(iter(of.values())) for n, of in hits.items()},
-        headline=list(next(iter(hits.values()))),
-        tables=[*tables, answers_table(answers)],
-    )
-
-
-def write_scores(
-    job: Job,
-    rows: Sequence[Row],
-    answers: Answers,
-    *,
-    judged: Mapping[str, Sequence[Mapping[str, Any]]],
-    scored: Mapping[str, Mapping[str, tuple[float, stats.Interval]]],
-    correct: Mapping[str, Sequence[bool]],
-    headline: Sequence[str],
-    tables: Iterable[dict[str, Any]],
-    details: Mapping[str, Any] | None = None,
-) -> Metrics:
-    """Write `Metrics` from scores, and compare the models.
-
-    scored: model → metric → (value, interval), the headline first. correct: model → whether each
-        row's answer is right, by which models are compared. judged: what `predictions` says of
-        each answer. tables: shown after the comparison. details: more of them.
-    """
-    scores = {n: {m: value for m, (value, _) in of.items()} for n, of in scored.items()}
+    """Write scores, model → metric → (value, interval), and log each model's headline."""
+    values = {n: {m: value for m, (value, _) in of.items()} for n, of in scored.items()}
     intervals = {n: {m: list(ci) for m, (_, ci) in of.items()} for n, of in scored.items()}
-    log_scores(job, scores, intervals)
-    comparisons = compare(correct)
+    log_scores(job, values, intervals)
+    facts = {name: judged.facts for name, judged in verdicts.judged.items()}
     return Metrics.write(
         job.out,
         rows=len(rows),
-        scores=scores,
+        scores=values,
         intervals=intervals,
         details={
-            "headline": list(headline),
-            "tables": [*comparison_tables(comparisons), *tables],
-            **(details or {}),
-            "comparisons": comparisons,
+            "headline": list(verdicts.headline),
+            "tables": list(tables),
+            **verdicts.details,
+            **details,
             "truncated": {name: truncated(completions) for name, completions in answers.items()},
         },
-        predictions=predictions(rows, answers, judged),
+        predictions=predictions(rows, answers, facts),
     )
 
 

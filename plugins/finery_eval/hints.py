@@ -71,3 +71,9 @@ EXACT = Hints(
     called=("exact.match", "em", "eval.exact.match", "eval.em"),
     value=_value,
 )
+TOOLS = Hints(
+    settings={**_SETTINGS, "ignore": "free", "ignore_arguments": "free", "any_order": "unordered"},
+    absent={**_ABSENT, "tools": "remove it: each row has its own `tools`"},
+    called=("tool.calls", "function.calling", "tool", "function.calls", "eval.function.calling"),
+    value=_value,
+)

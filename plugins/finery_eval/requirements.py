@@ -52,6 +52,11 @@ class Requirement(msgspec.Struct, frozen=True):
     of: Metric | None
     text: str
 
+    def measured(self, scores: Mapping[str, Mapping[str, float]]) -> bool:
+        """Whether `scores` has both metrics: one that applies to no row isn't there."""
+        metrics = [self.subject, *([self.of] if self.of else [])]
+        return all(metric in scores[model] for model, metric in metrics)
+
     def bound(self, scores: Mapping[str, Mapping[str, float]]) -> float:
         """The number that `subject` is compared with."""
         return self.number + (scores[self.of[0]][self.of[1]] if self.of else 0.0)
@@ -95,7 +100,8 @@ def parse(
 
 def unmet(requirements: Sequence[Requirement], report: Mapping[str, Any]) -> list[str]:
     """One line for each requirement that a `Metrics` report doesn't meet."""
-    return [_line(r, report) for r in requirements if not r.met(report["scores"])]
+    scores = report["scores"]
+    return [_line(r, report) for r in requirements if not r.measured(scores) or not r.met(scores)]
 
 
 def _parse_one(key: str, text: str, known: _Known) -> Requirement:
@@ -171,13 +177,16 @@ def _split(name: str, known: _Known) -> Metric:
 def _line(requirement: Requirement, report: Mapping[str, Any]) -> str:
     bound = requirement.text
     if requirement.of:
-        bound += f" = {requirement.bound(report['scores']):.4g}"
+        if requirement.measured(report["scores"]):
+            bound += f" = {requirement.bound(report['scores']):.4g}"
         bound += f" ({_seen(requirement.of, report)})"
     return f"{_seen(requirement.subject, report)}; required {bound}"
 
 
 def _seen(of: Metric, report: Mapping[str, Any]) -> str:
     model, metric = of
+    if metric not in report["scores"][model]:
+        return f"{model}.{metric} applies to none of the {report['rows']} rows"
     low, high = report["intervals"][model][metric]
     value = report["scores"][model][metric]
     return (

@@ -4,7 +4,7 @@ https://github.com/huggingface/transformers/blob/main/src/transformers/utils/cha
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -46,21 +46,46 @@ class ChatTemplate:
         """The same template with further arguments."""
         return ChatTemplate(self.source, self._names, arguments)
 
-    def render(self, messages: Conversation, *, add_generation_prompt: bool = True) -> str:
+    def render(
+        self,
+        messages: Conversation,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+    ) -> str:
         """The prompt's text. jinja2's `TemplateError` where the template refuses `messages`.
 
         `DataError` where it takes too much time or memory.
         """
-        names = {
-            "messages": [_plain(m) for m in messages],
-            "tools": None,
-            "documents": None,
-            "add_generation_prompt": add_generation_prompt,
-            **self._names,
-        }
+        plain = [_plain(message) for message in messages]
+        names = {"tools": list(tools) if tools else None}
         try:
-            return written(lambda: self._compiled.render(names), messages)
-        except (TemplateError, FineryError):
+            return self._written(plain, {**names, "add_generation_prompt": add_generation_prompt})
+        except TypeError as error:
+            raise TemplateError(f"TypeError: {error}") from error
+
+    @property
+    def chat_template(self) -> str:
+        """The source, as tokenizers of transformers call it."""
+        return self.source
+
+    def apply_chat_template(
+        self, messages: Conversation, *, tokenize: bool = False, **names: Any
+    ) -> str:
+        """The text of messages, as the method of transformers' tokenizers returns it.
+
+        So `finery_transformers.chat` prepares messages for a GGUF as it does for a training.
+        tokenize: must be false. Raises as `render` does, and a template's `TypeError`.
+        """
+        assert not tokenize
+        filled = [{k: v for k, v in message.items() if v is not None} for message in messages]
+        return self._written(filled, names)
+
+    def _written(self, messages: Conversation, names: Mapping[str, Any]) -> str:
+        known = {"documents": None, "tools": None, **self._names, **names, "messages": messages}
+        try:
+            return written(lambda: self._compiled.render(known), messages)
+        except (TemplateError, FineryError, TypeError):
             raise
         except Exception as error:
             # A template that fails on a message, e.g. one without content, refuses it.

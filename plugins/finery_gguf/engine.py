@@ -1,7 +1,8 @@
 """Answers prompts with a GGUF, through llama.cpp."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 from blake3 import blake3
@@ -23,6 +24,7 @@ from finery_gguf.llama import PACKAGE, Context, Gguf, Sampler
 if TYPE_CHECKING:
     from finery_gguf.chat import ChatTemplate
     from finery_gguf.pace import Pace
+    from finery_transformers.parsing import AnswerReader
 
 SMALLEST_CONTEXT = 512
 PACE = "finery_gguf.pace:Pace"
@@ -37,40 +39,49 @@ class GgufEngine(Engine):
     and for any number of cores.
     """
 
+    takes_tools = True
     packages = (PACKAGE,)
 
     def __init__(self, model: Model, job: EngineJob) -> None:
         super().__init__(model, job)
-        self._gguf: Gguf | None = None
-        self._template: ChatTemplate | None = None
         self._contexts: dict[int, Context] = {}
         self._pace: Pace = load_reference(PACE)(cpu_count())
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """Answer each request, in order."""
-        gguf, template = self._load()
-        return [self._answer(gguf, template, request, sampling) for request in requests]
+        loaded = self._loaded
+        for request in requests:
+            loaded.reader.check(request.tools)
+        return [self._answer(loaded, request, sampling) for request in requests]
 
-    def _load(self) -> "tuple[Gguf, ChatTemplate]":
-        if self._gguf is None or self._template is None:
-            from finery_gguf.prompts import chat_template
+    @cached_property
+    def _loaded(self) -> "_Loaded":
+        from finery_gguf.prompts import answer_reader, chat_template
 
-            path = self.model.file(self.model.meta["file"])
-            self._gguf = Gguf(path)
-            arguments = self.model.meta.get("chat_template_kwargs", {})
-            self._template = chat_template(self._gguf, arguments)
-        return self._gguf, self._template
+        gguf = Gguf(self.model.file(self.model.meta["file"]))
+        template = chat_template(gguf, self.model.meta.get("chat_template_kwargs", {}))
+        return _Loaded(gguf, template, answer_reader(template))
 
-    def _answer(
-        self, gguf: Gguf, template: "ChatTemplate", request: Request, sampling: Sampling
-    ) -> Completion:
+    def _answer(self, loaded: "_Loaded", request: Request, sampling: Sampling) -> Completion:
         from finery_gguf.prompts import tokenize
 
-        prompt, prefix = tokenize(gguf, template, request.messages)
-        context = self._context(gguf, len(prompt) + sampling.max_tokens, request.messages)
-        context.read(prompt, prefix)
-        sampler = _sampler(sampling, prompt)
-        return _generate(gguf, context, sampling, sampler, len(prompt))
+        gguf, reader = loaded.gguf, loaded.reader
+        prompt = tokenize(gguf, loaded.template, request.messages, request.tools)
+        needed = len(prompt.tokens) + sampling.max_tokens
+        context = self._context(gguf, needed, request.messages)
+        context.read(prompt.tokens, prompt.prefix)
+        sampler = _sampler(sampling, prompt.tokens)
+        raw = _generate(gguf, context, sampling, sampler, special=reader.needs_special_tokens)
+        parsed = reader.read(
+            raw.text, prompt=prompt.text, tools=request.tools,
+            special=[gguf.token_text(token) for token in set(raw.tokens) if gguf.is_control(token)],
+        )  # fmt: skip
+        return Completion(
+            **parsed._asdict(),
+            finish_reason=parsed.finish_reason(raw.is_finished),
+            prompt_tokens=len(prompt.tokens),
+            completion_tokens=raw.evaluated,
+        )
 
     def _context(self, gguf: Gguf, needed: int, messages: Conversation) -> Context:
         """A context with room for `needed` tokens.
@@ -105,31 +116,42 @@ def _sampler(sampling: Sampling, prompt: list[int]) -> Sampler | None:
     return Sampler(sampling.temperature, sampling.top_p, int.from_bytes(digest, "little"))
 
 
+class _Loaded(NamedTuple):
+    gguf: Gguf
+    template: "ChatTemplate"
+    reader: "AnswerReader"
+
+
+class _Raw(NamedTuple):
+    """An answer as the model generated it.
+
+    tokens: without the one that ends the turn. evaluated: the number of tokens with it.
+    is_finished: whether it ended before the limit of tokens.
+    """
+
+    text: str
+    tokens: list[int]
+    evaluated: int
+    is_finished: bool
+
+
 def _generate(
-    gguf: Gguf, context: Context, sampling: Sampling, sampler: Sampler | None, prompt_tokens: int
-) -> Completion:
-    """The answer to the prompt in the context. Its end-of-turn token counts too."""
-
-    def completion(text: str, finish: str, tokens: int) -> Completion:
-        return Completion(
-            text=text,
-            finish_reason=finish,
-            prompt_tokens=prompt_tokens,
-            completion_tokens=tokens,
-        )
-
+    gguf: Gguf, context: Context, sampling: Sampling, sampler: Sampler | None, *, special: bool
+) -> _Raw:
+    """The answer to the prompt in the context. special: with the text of control tokens."""
     answer: list[int] = []
     while len(answer) < sampling.max_tokens:
         if answer:
             context.evaluate(answer[-1:])
         token = context.sample(sampler)
         if gguf.ends_generation(token):
-            return completion(gguf.decode(answer), "stop", len(answer) + 1)
+            return _Raw(gguf.decode(answer, special=special), answer, len(answer) + 1, True)
         answer.append(token)
-        cut = _cut(gguf.decode(answer), sampling.stop) if sampling.stop else None
-        if cut is not None:
-            return completion(cut, "stop", len(answer))
-    return completion(gguf.decode(answer), "length", len(answer))
+        if sampling.stop:
+            cut = _cut(gguf.decode(answer, special=special), sampling.stop)
+            if cut is not None:
+                return _Raw(cut, answer, len(answer), True)
+    return _Raw(gguf.decode(answer, special=special), answer, len(answer), False)
 
 
 def _cut(text: str, stop: Sequence[str]) -> str | None:

@@ -190,14 +190,14 @@ class Gguf:
             return [self.bos, *tokens]
         return tokens
 
-    def decode(self, tokens: Sequence[int]) -> str:
-        """The text of an answer, without control tokens."""
+    def decode(self, tokens: Sequence[int], *, special: bool = False) -> str:
+        """The text of an answer. special: with the text of control tokens."""
         ffi, c = self._library.ffi, self._library.c
         ids = ffi.new("llama_token[]", list(tokens))
         room = 64 + 16 * len(tokens)
         while True:
             buffer = ffi.new("char[]", room)
-            size = c.llama_detokenize(self._vocab, ids, len(tokens), buffer, room, True, False)
+            size = c.llama_detokenize(self._vocab, ids, len(tokens), buffer, room, True, special)
             if size >= 0:
                 return bytes(ffi.buffer(buffer, size)).decode("utf-8", "replace")
             room = -size

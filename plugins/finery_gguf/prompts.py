@@ -1,7 +1,8 @@
 """Prompts of a GGUF, with its own chat template and tokenizer."""
 
 from collections.abc import Mapping
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from jinja2.exceptions import TemplateError
 
@@ -9,6 +10,8 @@ from finery import DataError, StepError
 from finery.rows import Conversation
 from finery_gguf.chat import ChatTemplate
 from finery_gguf.llama import Gguf
+from finery_transformers.chat import rendered
+from finery_transformers.parsing import AnswerReader, Tools
 
 _PROBE = "\u2402"  # replaces the last turn's content to find the prompt before it
 
@@ -29,32 +32,58 @@ def chat_template(gguf: Gguf, arguments: Mapping[str, Any]) -> ChatTemplate:
         ) from error
 
 
-def tokenize(gguf: Gguf, template: ChatTemplate, messages: Conversation) -> tuple[list[int], int]:
-    """(token ids of the prompt, the number of them before the last turn's content)."""
-    try:
-        text = template.render(messages)
-    except TemplateError as error:
-        raise DataError(
-            f"the model's chat template refuses a conversation: {error}", details=[whose(messages)]
-        ) from error
+class Prompt(NamedTuple):
+    """A prompt's text, its token ids, and how many of them come before the last turn's content."""
+
+    text: str
+    tokens: list[int]
+    prefix: int
+
+
+def tokenize(
+    gguf: Gguf, template: ChatTemplate, messages: Conversation, tools: Tools | None = None
+) -> Prompt:
+    """The prompt of a conversation. `DataError` if the chat template refuses it."""
+    text = render(template, messages, tools)
     tokens = gguf.encode_prompt(text)
-    head = gguf.encode_prompt(_head(template, messages, text))
+    head = gguf.encode_prompt(_head(template, messages, tools, text))
     shared = 0
     # The last token never belongs to the shared part, since its logits are needed.
     for own, other in zip(tokens[:-1], head, strict=False):
         if own != other:
             break
         shared += 1
-    return tokens, shared
+    return Prompt(text, tokens, shared)
 
 
-def _head(template: ChatTemplate, messages: Conversation, text: str) -> str:
+def answer_reader(template: ChatTemplate) -> AnswerReader:
+    """The reader of raw answers to the template's prompts."""
+
+    return AnswerReader(template.source, partial(render, template))
+
+
+def render(
+    template: ChatTemplate,
+    messages: Conversation,
+    tools: Tools | None,
+    add_generation_prompt: bool = True,
+) -> str:
+    """The template's text, of messages that are prepared as in a training.
+
+    `DataError` if it refuses the conversation.
+    """
+    tokenizer: Any = template
+    arguments = {"add_generation_prompt": add_generation_prompt}
+    return rendered(tokenizer, messages, tools=tools, arguments=arguments)
+
+
+def _head(template: ChatTemplate, messages: Conversation, tools: Tools | None, text: str) -> str:
     """The part of the rendered `text` before the last turn's content; empty if that varies."""
     if not messages or not isinstance(messages[-1].get("content"), str):
         return ""
     try:
-        probed = template.render([*messages[:-1], {**messages[-1], "content": _PROBE}])
-    except TemplateError:
+        probed = render(template, [*messages[:-1], {**messages[-1], "content": _PROBE}], tools)
+    except DataError:
         return ""
     head, probe, _ = probed.partition(_PROBE)
     return head if probe and text.startswith(head) else ""

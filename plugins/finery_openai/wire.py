@@ -16,6 +16,7 @@ from finery import (
     prompt_tokens,
 )
 from finery.rows import Message
+from finery.rows.chat.thinking import Thought, split_thinking, unopened
 
 MESSAGE_FIELDS = ("role", "content", "name", "tool_calls", "tool_call_id", "refusal")
 """Fields of a message that servers know. Rows may have others."""
@@ -52,6 +53,8 @@ class _Said(msgspec.Struct):
     content: str | list[_Part] | None = None
     refusal: str | None = None
     tool_calls: list[dict[str, Any]] | None = None
+    reasoning_content: Any = None  # text, from most servers
+    reasoning: Any = None  # the same, from OpenRouter and newer versions of vLLM
 
 
 class _Choice(msgspec.Struct):
@@ -169,8 +172,48 @@ def _completion(answer: _Answer, request: Request, redact: Callable[[str], str])
         raise refused("the model refused to answer", refusal)
     if choice.finish_reason == "content_filter":
         raise refused("the provider's content filter withheld the answer", text)
-    calls = [_checked(_mapped(call, redact)) for call in choice.message.tool_calls or ()]
-    return _counted(text, choice.finish_reason, calls, answer.usage or _Used(), request)
+    calls = [
+        _checked(_mapped(call, redact), number)
+        for number, call in enumerate(choice.message.tool_calls or ())
+    ]
+    thought = _without_thinking(text, redact(_reasoning(choice.message)))
+    if (error := _call_error(calls)) is not None:
+        thought = thought._replace(
+            text="\n".join(filter(None, [thought.text, *map(_written, calls)]))
+        )
+        calls = []
+    counted = _counted(thought, choice.finish_reason, calls, answer.usage or _Used(), request)
+    return msgspec.structs.replace(counted, call_error=error)
+
+
+def _reasoning(message: _Said) -> str:
+    """The thinking that a server returns apart from the text."""
+    fields = (message.reasoning_content, message.reasoning)
+    return next((field for field in fields if field and isinstance(field, str)), "")
+
+
+def _without_thinking(text: str, reasoning: str) -> Thought:
+    """The text, and the thinking. Servers without a reasoning parser return both in one text."""
+    if reasoning:
+        return Thought(reasoning, text)
+    return split_thinking(text, unopened(text))
+
+
+def _call_error(calls: list[dict[str, Any]]) -> str | None:
+    """Why one of the calls can't be read: servers don't check the arguments that a model wrote."""
+    for call in calls:
+        function = call["function"]
+        try:
+            arguments = msgspec.json.decode(function["arguments"] or "{}")
+        except (msgspec.DecodeError, RecursionError) as error:
+            return f"the arguments of the call of {function['name']!r} aren't JSON: {error}"
+        if not isinstance(arguments, dict):
+            return f"the arguments of the call of {function['name']!r} are no JSON object"
+    return None
+
+
+def _written(call: dict[str, Any]) -> str:
+    return f"{call['function']['name']}({call['function']['arguments']})"
 
 
 def _error(error: Any, redact: Callable[[str], str]) -> str:
@@ -178,10 +221,10 @@ def _error(error: Any, redact: Callable[[str], str]) -> str:
     return text if len(text) <= 300 else f"{text[:299]}…"
 
 
-def _checked(call: dict[str, Any]) -> dict[str, Any]:
-    """The tool call, once it has been validated."""
+def _checked(call: dict[str, Any], number: int) -> dict[str, Any]:
+    """The tool call, validated, with an id and with its arguments as JSON text."""
     msgspec.convert(call, _Call)
-    return call
+    return _call({**call, "id": call.get("id") or f"call_{number}"}, number)
 
 
 def _mapped(value: Any, change: Callable[[str], str]) -> Any:
@@ -201,15 +244,17 @@ def refused(what: str, text: str) -> RefusedError:
 
 
 def _counted(
-    text: str, reason: str | None, calls: list[dict[str, Any]], used: _Used, request: Request
+    thought: Thought, reason: str | None, calls: list[dict[str, Any]], used: _Used, request: Request
 ) -> Completion:
     finish = _FINISH.get(reason or "", "tool_calls" if calls else "stop")
+    written = len(thought.text) + len(thought.reasoning or "")
     asked, counted = used.prompt_tokens, used.completion_tokens
     return Completion(
-        text=text,
+        text=thought.text,
+        reasoning=thought.reasoning,
         finish_reason=finish if calls or finish != "tool_calls" else "stop",
         prompt_tokens=prompt_tokens(request) if asked is None else asked,
-        completion_tokens=-(-len(text) // CHARACTERS_A_TOKEN) if counted is None else counted,
+        completion_tokens=-(-written // CHARACTERS_A_TOKEN) if counted is None else counted,
         tool_calls=calls or None,
     )
 

@@ -7,14 +7,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from finery import Completion, DataError, Engine, EngineJob, Model, Request, Sampling, StepError
+from finery.rows import Conversation
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from finery_transformers.parsing import AnswerReader
+
 BATCH_ROWS = 16
 """On AVX512 cores, 16 rows reach 1.6 times the tokens per second of four; 32 reach no more."""
 
+PROMPT_TOKENS = 64
+"""Tokens at the end of a prompt that show how its answer begins."""
 BATCH_CHARACTERS = 64 * 1024
 """Limit of rows × longest row of a batch, some 16,000 tokens of cache."""
 
@@ -26,6 +31,7 @@ class TransformersEngine(Engine):
     """
 
     batched = True
+    takes_tools = True
     packages = ("torch", "transformers", "peft", "tokenizers")
 
     def batches(self, requests: Sequence[Request]) -> list[list[int]]:
@@ -33,7 +39,7 @@ class TransformersEngine(Engine):
 
         Counted in characters, so that answers from the cache need no tokenizer.
         """
-        lengths = [len(msgspec.json.encode([r.messages, r.tools])) for r in requests]
+        lengths = [len(msgspec.json.encode([*r.messages, *(r.tools or ())])) for r in requests]
         batches: list[list[int]] = []
         for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
             # The first row of a batch is its longest.
@@ -48,6 +54,8 @@ class TransformersEngine(Engine):
         import torch
 
         loaded = self._loaded
+        for request in requests:
+            loaded.reader.check(request.tools)
         prompts = [self._prompt(request, sampling) for request in requests]
         tokens, mask = _left_padded(prompts, loaded.pad, loaded.model.device)
         # The caller's random state doesn't change.
@@ -58,8 +66,8 @@ class TransformersEngine(Engine):
             )
         answers = sequences[:, tokens.shape[1] :].tolist()
         return [
-            self._completion(answer, prompt, sampling.stop)
-            for answer, prompt in zip(answers, prompts, strict=True)
+            self._completion(answer, prompt, request, sampling.stop)
+            for answer, prompt, request in zip(answers, prompts, requests, strict=True)
         ]
 
     @cached_property
@@ -110,24 +118,42 @@ class TransformersEngine(Engine):
 
         return finished
 
-    def _completion(self, answer: list[int], prompt: list[int], stop: Sequence[str]) -> Completion:
+    def _completion(
+        self, answer: list[int], prompt: list[int], request: Request, stop: Sequence[str]
+    ) -> Completion:
         """Cut the output of `generate`, which pads finished rows with an end-of-turn token."""
         ends = self._loaded.ends
         length = next((i for i, token in enumerate(answer) if token in ends), len(answer))
         text = self._text(answer[:length])
         cut = min((at for s in stop if (at := text.find(s)) >= 0), default=None)
         stopped = cut is not None or length < len(answer)
+        parsed = self._loaded.reader.read(
+            text[:cut], prompt=self._end_of(prompt), tools=request.tools,
+            special=self._special_in(answer[:length]),
+        )  # fmt: skip
         return Completion(
-            text=text[:cut],
-            finish_reason="stop" if stopped else "length",
+            **parsed._asdict(),
+            finish_reason=parsed.finish_reason(stopped),
             prompt_tokens=len(prompt),
             completion_tokens=length + (cut is None and length < len(answer)),
         )
 
     def _text(self, tokens: list[int]) -> str:
+        """The text of an answer, with special tokens where the reader needs them."""
+        return self._decoded(tokens, special=self._loaded.reader.needs_special_tokens)
+
+    def _end_of(self, prompt: list[int]) -> str:
+        return self._decoded(prompt[-PROMPT_TOKENS:], special=True)
+
+    def _special_in(self, answer: list[int]) -> list[str]:
+        """The texts of an answer's special tokens."""
+        tokenizer = self._loaded.tokenizer
+        return [self._decoded([i], special=True) for i in set(answer) & special_ids(tokenizer)]
+
+    def _decoded(self, tokens: list[int], *, special: bool) -> str:
         return str(
             self._loaded.tokenizer.decode(
-                tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
+                tokens, skip_special_tokens=not special, clean_up_tokenization_spaces=False
             )
         )
 
@@ -180,6 +206,7 @@ class _Loaded(NamedTuple):
     arguments: dict[str, Any]  # of the chat template
     ends: frozenset[int]  # token ids that end an answer
     pad: int
+    reader: "AnswerReader"
 
 
 def _ready(
@@ -203,7 +230,26 @@ def _ready(
         )
     settings: dict[str, Any] = {"eos_token_id": ends, "pad_token_id": ends[0]}
     model.generation_config = GenerationConfig(**settings)  # type: ignore[no-untyped-call]
-    return _Loaded(model, tokenizer, arguments, frozenset(ends), ends[0])
+    reader = reader_of(tokenizer, arguments)
+    return _Loaded(model, tokenizer, arguments, frozenset(ends), ends[0], reader)
+
+
+def reader_of(tokenizer: "PreTrainedTokenizerBase", arguments: dict[str, Any]) -> "AnswerReader":
+    """The reader of raw answers to the prompts of a tokenizer's chat template."""
+    from finery_transformers.chat import rendered
+    from finery_transformers.parsing import AnswerReader
+
+    def render(messages: Conversation, tools: Any, add_generation_prompt: bool) -> str:
+        asked = {**arguments, "add_generation_prompt": add_generation_prompt}
+        return rendered(tokenizer, messages, tools=tools, arguments=asked)
+
+    return AnswerReader(str(tokenizer.chat_template), render)
+
+
+def special_ids(tokenizer: "PreTrainedTokenizerBase") -> set[int]:
+    """The ids of a tokenizer's special tokens."""
+    added = tokenizer.added_tokens_decoder.items()
+    return set(tokenizer.all_special_ids) | {i for i, token in added if token.special}
 
 
 def _ends(config: Any) -> set[int]:

@@ -116,6 +116,8 @@ def _value(setting: str, value: Any) -> str | None:
         return "write quantization: nf4"
     if setting == "dtype" and text in _DTYPES:
         return f"write dtype: {_DTYPES[text]}"
+    if setting == "watch" and isinstance(value, str):
+        return "write an evaluator of its own: watch: {use: eval.exact, rows: split.validation}"
     if setting == "lora" and isinstance(value, bool):
         return "write lora: null to train all weights" if not value else "write lora: {r: 16}"
     if setting == "lora" and isinstance(value, int):

@@ -185,6 +185,24 @@ def test_stale_schemas_fail_the_check_and_stay(project: MakeProject) -> None:
     assert not (made.folder / "out/data.split.schema.json").exists()
 
 
+@pytest.mark.parametrize(("args", "fault"), [
+    (["--check"], "--check needs --all"),
+    (["recipe.yaml", "--check"], "--check needs --all"),
+    (["--print"], "--print is for the schema of one recipe"),
+    (["data.file", "--watch"], "--watch is for the schema of one recipe"),
+    (["--all", "out", "--print"], "--print is for the schema of one recipe"),
+    (["recipe.yaml", "--print", "--watch"], "--print writes no file to keep up to date"),
+])  # fmt: skip
+def test_an_option_without_effect_is_refused(
+    project: MakeProject, args: list[str], fault: str
+) -> None:
+    made = project({"recipe.yaml": RECIPE})
+    ran = made.run("schema", *args)
+    assert (ran.code, ran.out) == (2, "")
+    assert fault in ran.err
+    assert not (made.folder / "out").exists()
+
+
 def test_an_unknown_step_type_gets_a_suggestion(project: MakeProject) -> None:
     ran = project({}).run("schema", "data.fil")
     assert ran.code == 2

@@ -44,6 +44,14 @@ def test_the_terminal_has_lengths_classes_and_drops(data: Project) -> None:
     assert dropped[0]["id"] in out, "the id can be copied for --row"
 
 
+@pytest.mark.parametrize("option", [["--dropped"], ["--model", "sft"]])
+def test_an_option_for_one_step_is_refused_without_a_step(data: Project, option: list[str]) -> None:
+    for args in ([], ["--row", "0"]):
+        ran = data.run("show", *args, *option)
+        assert (ran.code, ran.out) == (2, "")
+        assert f"{option[0]} is for the outputs of one step" in ran.err
+
+
 def test_what_was_built_is_shown_though_its_source_is_gone(data: Project) -> None:
     row = data.rows("rows")[0]
     before = data.run("show", "short", "-n0").out

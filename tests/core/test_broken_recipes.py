@@ -614,7 +614,7 @@ OVERRIDES = {
     "--set of an unknown step": Broken(
         DATA,
         "'data.rowz' was not found in the recipe",
-        "name a section, a step and a setting",
+        "did you mean 'rows'?",
         "--set data.rowz.take=1",
         args=("--set", "data.rowz.take=1"),
     ),

@@ -186,7 +186,7 @@ def test_a_copy_of_a_recipe_needs_a_name_of_its_own(built: Project, command: str
     assert (
         f"copy.yaml:{line}:7: error: recipe.yaml has the name 't' too, and builds into" in ran.err
     )
-    assert "fix: give this recipe another name, such as name: t-copy" in ran.err
+    assert "fix: give one of them another name, such as name: t-copy" in ran.err
     assert built.rows("last") == before
     assert built.run(command, "copy.yaml", "--set", "name=t-copy").code == 0
 

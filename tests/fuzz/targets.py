@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,10 +112,15 @@ def finery_steps():
 """
 
 
-def _recipe(folder: Path, url: str) -> None:
-    from tiny_llama import tiny_llama
+def _model(folder: Path) -> None:
+    """Write a tiny model, in a process of its own: forks of one with torch are slow."""
+    code = "import sys; from pathlib import Path; from tiny_llama import tiny_llama"
+    code += "; tiny_llama(Path(sys.argv[1]))"
+    subprocess.run([sys.executable, "-c", code, str(folder)], check=True, stderr=subprocess.DEVNULL)
 
-    tiny_llama(folder / "model")
+
+def _recipe(folder: Path, url: str) -> None:
+    _model(folder / "model")
     project(folder, RECIPE, steps_py=PLUGIN, rows_jsonl=_lines(QUESTIONS))
 
 
@@ -181,10 +188,8 @@ def _gguf(folder: Path, url: str) -> None:
 
 
 def _folder(folder: Path, url: str) -> None:
-    from tiny_llama import tiny_llama
-
     project(folder, "models:\n  base: {use: local.model, path: model}\n")
-    tiny_llama(folder / "model")
+    _model(folder / "model")
     whole = (folder / "model/model.safetensors").read_bytes()
     index = {"metadata": {}, "weight_map": {"lm_head.weight": "model.safetensors"}}
     (folder / "more").mkdir()

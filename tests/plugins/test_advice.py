@@ -152,6 +152,7 @@ def test_rows_that_are_not_built_are_estimated(tmp_path: Path) -> None:
     notes = notes_on(graph(tmp_path, GOOD))
     assert [note.name for note in notes] == ["few-rows", "epochs"]
     assert notes[0].text == "sft learns from only about 56 rows"
+    assert notes[0].fix.startswith("collect 100 to 300 rows per class, or try")
 
 
 def test_rows_that_cannot_be_counted_give_no_note(tmp_path: Path) -> None:

@@ -258,7 +258,6 @@ def test_settings_that_can_not_work(settings: dict[str, Any], what: str) -> None
         ({"id": "r1", "prompt": "?"}, "expected answer"),
         ({"id": "r1", "prompt": "?", "completion": " "}, "expected answer"),
         ({"id": "r1", "completion": "x"}, "no prompt"),
-        ({"id": "r1", "prompt": "?", "completion": "x", "tools": [{}]}, "with tools"),
     ],
 )
 def test_rows_that_can_not_be_judged_are_named(

@@ -1,6 +1,7 @@
 """Answers of a GGUF: the same ones every time, whatever was answered before."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from tiny_gguf import CHATML, tiny_tokenizer, write_tiny_gguf
 from finery import Completion, DataError, Model, Request, Sampling, StepError
 from finery.rows import Conversation
 from finery.testing import TestJob
+from finery_gguf import engine as engine_module
 from finery_gguf.engine import GgufEngine
 from finery_gguf.llama import Gguf, Library
 from finery_gguf.pace import FRESH, TRIES, Pace
@@ -64,7 +66,7 @@ def test_what_comes_before_the_last_turn_is_kept(tiny: Path) -> None:
     template = chat_template(gguf, {})
     heads = []
     for talk in TALKS[:2]:
-        tokens, prefix = tokenize(gguf, template, talk)
+        _, tokens, prefix = tokenize(gguf, template, talk)
         heads.append(tokens[:prefix])
     assert heads[0] == heads[1]
     assert gguf.decode(heads[0]).endswith("card_arrival\nuser\n")
@@ -73,7 +75,7 @@ def test_what_comes_before_the_last_turn_is_kept(tiny: Path) -> None:
 def test_a_last_turn_that_joins_what_is_before_has_a_shorter_prefix(tiny: Path) -> None:
     # "user\n" + "\n\nWhy?": the first two line breaks are one token here.
     gguf = Gguf(tiny)
-    tokens, prefix = tokenize(gguf, chat_template(gguf, {}), TALKS[2])
+    _, tokens, prefix = tokenize(gguf, chat_template(gguf, {}), TALKS[2])
     assert gguf.decode(tokens[:prefix]).endswith("card_arrival\nuser")
 
 
@@ -134,13 +136,13 @@ def test_there_is_one_bos(tmp_path: Path, written: str, added: bool) -> None:
     gguf = Gguf(
         write_tiny_gguf(tmp_path / "t.gguf", template=template, flags={"add_bos_token": added})
     )
-    tokens, _ = tokenize(gguf, chat_template(gguf, {}), [{"role": "user", "content": "22"}])
+    _, tokens, _ = tokenize(gguf, chat_template(gguf, {}), [{"role": "user", "content": "22"}])
     assert tokens == [gguf.bos, *gguf.encode("22")]
 
 
 def test_no_bos_where_neither_asks_for_it(tmp_path: Path) -> None:
     gguf = Gguf(write_tiny_gguf(tmp_path / "t.gguf", template="22", flags={"add_bos_token": False}))
-    assert tokenize(gguf, chat_template(gguf, {}), TALKS[0])[0] == gguf.encode("22")
+    assert tokenize(gguf, chat_template(gguf, {}), TALKS[0]).tokens == gguf.encode("22")
 
 
 def test_prompts_are_the_tokens_that_transformers_makes(tiny: Path) -> None:
@@ -148,12 +150,12 @@ def test_prompts_are_the_tokens_that_transformers_makes(tiny: Path) -> None:
     template = chat_template(gguf, {})
     for talk in TALKS:
         made = tokenizer.apply_chat_template(talk, add_generation_prompt=True, return_dict=True)
-        assert tokenize(gguf, template, talk)[0] == made["input_ids"]
+        assert tokenize(gguf, template, talk).tokens == made["input_ids"]
 
 
 def test_a_refused_conversation_is_a_data_error(tmp_path: Path) -> None:
     path = write_tiny_gguf(tmp_path / "t.gguf", template="{{ raise_exception('no roles') }}")
-    with pytest.raises(DataError, match="refuses a conversation: no roles"):
+    with pytest.raises(DataError, match="refuses the conversation: no roles"):
         answers(path, TALKS[:1])
 
 
@@ -233,3 +235,67 @@ def test_a_special_token_outside_the_vocabulary_is_refused(tiny: Path, tmp_path:
     (tmp_path / "m.gguf").write_bytes(content)
     with pytest.raises(StepError, match="names the token 999999, but its vocabulary has"):
         chat_template(Gguf(tmp_path / "m.gguf", vocab_only=True), {})
+
+
+# -- tools and thinking ----------------------------------------------------------------------------
+
+TOOLS = [{"type": "function", "function": {"name": "f", "description": "F.", "parameters": {}}}]
+TOOLED = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content or '' }}"
+    '{% for c in m.tool_calls or [] %}<tool_call>\n{"name": {{ c.function.name | tojson }}, '
+    '"arguments": {{ c.function.arguments | tojson }}}\n</tool_call>{% endfor %}<|im_end|>\n'
+    "{% endfor %}{% if tools %}{{ tools | tojson }}{% endif %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{{ start }}{% endif %}"
+)
+"""ChatML with tools, and what the argument `start` says at the end of a prompt."""
+
+
+@pytest.fixture
+def answering(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Completion]:
+    """(raw answer, tools) → what the engine makes of it."""
+
+    def answer(raw: str, tools: Any = None, **kwargs: Any) -> Completion:
+        path = write_tiny_gguf(tmp_path / "tooled.gguf", template=TOOLED)
+        generated = engine_module._Raw(raw, [], 9, not raw.endswith("…"))
+        monkeypatch.setattr(engine_module, "_generate", lambda *_, **__: generated)
+        requests = [Request(TALKS[0], tools)]
+        (completion,) = engine(path, chat_template_kwargs=kwargs).generate(requests, Sampling())
+        return completion
+
+    return answer
+
+
+def test_calls_and_thinking_are_read(answering: Callable[..., Completion]) -> None:
+    raw = '<think>\nHm.\n</think>\n\nSo:\n<tool_call>\n{"name": "f"}\n</tool_call>'
+    answer = answering(raw, TOOLS)
+    assert (answer.text, answer.reasoning, answer.finish_reason) == ("So:", "Hm.", "tool_calls")
+    assert [call["function"] for call in answer.tool_calls or ()] == [
+        {"name": "f", "arguments": "{}"}
+    ]
+    assert "isn't valid JSON" in str(answering("<tool_call>{", TOOLS).call_error)
+    assert answering(raw).text == 'So:\n<tool_call>\n{"name": "f"}\n</tool_call>'
+
+
+def test_thinking_that_the_prompt_begins(answering: Callable[..., Completion]) -> None:
+    answer = answering("Hm.\n</think>\n\nYes.", start="<think>\n")
+    assert (answer.text, answer.reasoning) == ("Yes.", "Hm.")
+    cut = answering("Hm, or…", start="<think>\n")
+    assert (cut.text, cut.reasoning, cut.finish_reason) == ("", "Hm, or…", "length")
+
+
+def test_tools_reach_the_prompt(tmp_path: Path) -> None:
+    path = write_tiny_gguf(tmp_path / "t.gguf", template=TOOLED)
+    requests = [Request(TALKS[0]), Request(TALKS[0], TOOLS)]
+    plain, offered = engine(path).generate(requests, Sampling(max_tokens=1))
+    assert offered.prompt_tokens > plain.prompt_tokens + 60
+
+
+def test_tools_are_refused_if_the_template_leaves_them_out(tiny: Path) -> None:
+    with pytest.raises(DataError, match="leaves out the tools of a row"):
+        engine(tiny).generate([Request(TALKS[0], TOOLS)], Sampling())
+
+
+def test_control_tokens_are_shown_where_they_are_needed(tiny: Path) -> None:
+    gguf = Gguf(tiny, vocab_only=True)
+    tokens = gguf.encode("a<|im_end|>b")
+    assert (gguf.decode(tokens), gguf.decode(tokens, special=True)) == ("ab", "a<|im_end|>b")

@@ -14,6 +14,8 @@ from finery_gguf.export import Export, Quantization, _corrections, base_name
 from finery_gguf.llama import Gguf, quantise
 from finery_gguf.proof import prove
 
+pytestmark = pytest.mark.slow  # its fixtures convert a model three times
+
 ALL: list[Quantization] = ["bf16", "f16", "q8_0", "q4_k_m", "q5_k_m"]
 TALK = [{"role": "user", "content": "Why?"}]
 

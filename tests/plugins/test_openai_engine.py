@@ -141,6 +141,64 @@ def test_answers_tell_how_they_ended(server: Server) -> None:
     assert answers[2].completion_tokens == 1  # estimated
 
 
+@pytest.mark.parametrize(("reply", "text", "reasoning"), [
+    (Reply("Yes.", thinking={"reasoning_content": "Hm."}), "Yes.", "Hm."),
+    (Reply("Yes.", thinking={"reasoning": "Hm."}), "Yes.", "Hm."),
+    (Reply("Yes.", thinking={"reasoning_content": None, "reasoning": "Hm."}), "Yes.", "Hm."),
+    (Reply("<think>\nHm.\n</think>\n\nYes."), "Yes.", "Hm."),
+    (Reply("<think>\n\n</think>\n\nYes."), "Yes.", None),
+    (Reply("Hm.\n</think>\n\nYes."), "Yes.", "Hm."),
+    (Reply("<think>Hm, or", finish="length"), "", "Hm, or"),
+    (Reply(None, thinking={"reasoning_content": "Hm, or"}, finish="length"), "", "Hm, or"),
+    (Reply("A <think> tag.", thinking={"reasoning": {"effort": 1}}), "A <think> tag.", None),
+    (Reply("<think>a</think>b", thinking={"reasoning": "Hm."}), "<think>a</think>b", "Hm."),
+])  # fmt: skip
+def test_thinking_is_no_part_of_the_text(
+    server: Server, reply: Reply, text: str, reasoning: str | None
+) -> None:
+    server.script.append(reply)
+    records, asked = MemoryRecords(), model(server)
+    (answer,) = ask(TestJob(records=records), asked, "q").values()
+    assert isinstance(answer, Completion)
+    assert (answer.text, answer.reasoning) == (text, reasoning)
+    assert answer.finish_reason == reply.finish
+    assert ask(TestJob(records=records), asked, "q") == {"q": answer}
+    assert len(server.calls) == 1
+
+
+def called(arguments: Any, **more: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "f", "arguments": arguments}, **more}
+
+
+@pytest.mark.parametrize(("calls", "expected"), [
+    ([called('{"a": "ü"}', id="x")], [called('{"a": "ü"}', id="x")]),
+    ([called({"a": "ü"}), called("")],
+     [called('{"a": "ü"}', id="call_0"), called("", id="call_1")]),
+])  # fmt: skip
+def test_calls_are_in_openai_shape(server: Server, calls: Any, expected: Any) -> None:
+    server.script.append(Reply(None, tool_calls=calls, finish="tool_calls"))
+    (answer,) = ask(TestJob(), model(server), "q").values()
+    assert isinstance(answer, Completion)
+    assert (answer.tool_calls, answer.call_error) == (expected, None)
+    assert (answer.text, answer.finish_reason) == ("", "tool_calls")
+
+
+@pytest.mark.parametrize(("arguments", "reason"), [
+    ('{"a": 1', "the arguments of the call of 'f' aren't JSON"),
+    ("[1]", "the arguments of the call of 'f' are no JSON object"),
+    ("[" * 100_000, "the arguments of the call of 'f' aren't JSON"),
+])  # fmt: skip
+def test_a_malformed_call_is_text_with_the_reason(
+    server: Server, arguments: str, reason: str
+) -> None:
+    server.script.append(Reply("So:", tool_calls=[called(arguments)], finish="tool_calls"))
+    (answer,) = ask(TestJob(), model(server), "q").values()
+    assert isinstance(answer, Completion)
+    assert (answer.tool_calls, answer.finish_reason) == (None, "stop")
+    assert answer.text == f"So:\nf({arguments})"
+    assert reason in str(answer.call_error)
+
+
 def test_a_schema_goes_along(server: Server) -> None:
     schema = {
         "type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"],

@@ -516,6 +516,7 @@ HOSTILE = [
 ]
 
 
+@pytest.mark.slow
 def test_hostile_texts_are_only_texts(built: MakeProject, browser: Window) -> None:
     rows = [
         chat(

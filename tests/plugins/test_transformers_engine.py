@@ -79,7 +79,7 @@ def test_an_end_of_turn_token_ends_an_answer(engine: TransformersEngine) -> None
     tokenizer: Any = engine._loaded.tokenizer
     said = tokenizer(" My card.\n", add_special_tokens=False)["input_ids"]
     end: int = tokenizer("<|im_end|>", add_special_tokens=False)["input_ids"][0]
-    answer = engine._completion([*said, end, end, end], [1, 2], ())
+    answer = engine._completion([*said, end, end, end], [1, 2], asked("hi"), ())
     assert answer == Completion(
         text=" My card.\n",
         finish_reason="stop",
@@ -120,3 +120,70 @@ def test_recommended_sampling_of_the_model_is_not_used(tmp_path: Path) -> None:
     model.file("generation_config.json").write_text(config)
     again = TransformersEngine(model, TestJob(seed=None))
     assert again.generate([asked("hi")], Sampling(max_tokens=8)) == plain
+
+
+# -- tools and thinking ----------------------------------------------------------------------------
+
+TOOLS = [{"type": "function", "function": {"name": "f", "description": "F.", "parameters": {}}}]
+TOOLED = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content or '' }}"
+    '{% for c in m.tool_calls or [] %}<tool_call>\n{"name": {{ c.function.name | tojson }}, '
+    '"arguments": {{ c.function.arguments | tojson }}}\n</tool_call>{% endfor %}<|im_end|>\n'
+    "{% endfor %}{% if tools %}{{ tools | tojson }}{% endif %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{{ start }}{% endif %}"
+)
+"""ChatML with tools, and what the argument `start` says at the end of a prompt."""
+
+
+@pytest.fixture(scope="module")
+def tooled(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return tiny_llama(tmp_path_factory.mktemp("tooled"), TOOLED)
+
+
+def completed(model: Model, raw: str, request: Request, ending: str = "<|im_end|>") -> Completion:
+    """What the engine makes of an answer's tokens."""
+    engine = TransformersEngine(model, TestJob(seed=None))
+    prompt = engine._prompt(request, Sampling(max_tokens=1))
+    tokenizer: Any = engine._loaded.tokenizer
+    answer = tokenizer(raw + ending, add_special_tokens=False)["input_ids"]
+    return engine._completion(answer, prompt, request, ())
+
+
+def test_tools_reach_the_prompt(tooled: Model) -> None:
+    engine = TransformersEngine(tooled, TestJob(seed=None))
+    talk = asked("hi").messages
+    plain, offered = engine.generate([Request(talk), Request(talk, TOOLS)], Sampling(max_tokens=2))
+    text = (
+        '[{"type": "function", "function": {"name": "f", "description": "F.", "parameters": {}}}]'
+    )
+    extra = engine._loaded.tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert offered.prompt_tokens == plain.prompt_tokens + len(extra)
+
+
+def test_calls_and_thinking_are_read(tooled: Model) -> None:
+    raw = '<think>\nHm.\n</think>\n\nSo:\n<tool_call>\n{"name": "f"}\n</tool_call>'
+    answer = completed(tooled, raw, Request(asked("hi").messages, TOOLS))
+    assert (answer.text, answer.reasoning, answer.call_error) == ("So:", "Hm.", None)
+    assert answer.finish_reason == "tool_calls"
+    assert [call["function"] for call in answer.tool_calls or ()] == [
+        {"name": "f", "arguments": "{}"}
+    ]
+    malformed = completed(tooled, "<tool_call>{", Request(asked("hi").messages, TOOLS), "")
+    assert (malformed.text, malformed.finish_reason) == ("<tool_call>{", "length")
+    assert "isn't valid JSON" in str(malformed.call_error)
+
+
+def test_thinking_that_the_prompt_begins(tooled: Model) -> None:
+    thinks = Model(
+        tooled.path, meta={**tooled.meta, "chat_template_kwargs": {"start": "<think>\n"}}
+    )
+    answer = completed(thinks, "Hm.\n</think>\n\nYes.", asked("hi"))
+    assert (answer.text, answer.reasoning) == ("Yes.", "Hm.")
+    cut = completed(thinks, "Hm, or", asked("hi"), "")
+    assert (cut.text, cut.reasoning, cut.finish_reason) == ("", "Hm, or", "length")
+
+
+def test_tools_are_refused_if_the_template_leaves_them_out(tiny: Model) -> None:
+    requests = [Request(asked("hi").messages, TOOLS)]
+    with pytest.raises(DataError, match="leaves out the tools of a row"):
+        TransformersEngine(tiny, TestJob(seed=None)).generate(requests, Sampling())

@@ -100,6 +100,7 @@ def without_end(folder: Path) -> None:
     path.write_text(json.dumps({**config, "pad_token": "<|im_start|>"}))
 
 
+@pytest.mark.slow
 def test_each_broken_training_ends_in_one_clear_error(project: Project) -> None:
     steps = "".join(
         f"  {name}: {{use: {settings}, epochs: 1}}\n" for name, (settings, _) in BROKEN.items()
@@ -128,6 +129,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_a_training_that_then_goes_on(project: Project, small_disk: Path) -> None:
     project.env["FINERY_STORE"] = str(small_disk / "store")
     settings = "use: trl.sft, model: wide, rows: rows, lora: null, epochs: 2, learning_rate: 1e-3"

@@ -105,6 +105,7 @@ def test_a_copy_of_what_was_trained_on_a_gguf_says_what_it_needs(tmp_path: Path)
     assert 'gguf_file="x.gguf"' in readme
 
 
+@pytest.mark.slow
 def test_peft_loads_an_exported_adapter_in_another_process(
     project: MakeProject, tmp_path: Path
 ) -> None:

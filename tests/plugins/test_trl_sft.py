@@ -325,6 +325,7 @@ Sft(
 """
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(
     train: Train, tmp_path: Path, tiny: Model, data: Dataset, validation: Dataset
 ) -> None:
@@ -509,6 +510,7 @@ def no_plugin_files(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delitem(sys.modules, name)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_plugin_files")
 def test_two_processes_train_what_one_would(train: Train, validation: Dataset) -> None:
     from safetensors.numpy import load_file
@@ -525,6 +527,7 @@ def test_two_processes_train_what_one_would(train: Train, validation: Dataset) -
     assert metric(both, "loss")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_plugin_files")
 def test_an_error_in_one_of_several_processes_is_the_steps_error(train: Train) -> None:
     settings: dict[str, Any] = {"learning_rate": 1e30, "max_grad_norm": 0.0, "epochs": 3}

@@ -168,7 +168,7 @@ def test_its_version_is_part_of_the_key(t: Project) -> None:
 
 
 @pytest.mark.parametrize(("name", "old", "new", "says"), [
-    ("__init__.py", "def finery_steps(", "def finery_stepz(", ["did you mean 'finery_steps'?"]),
+    ("__init__.py", "def finery_steps(", "def finery_stepss(", ["did you mean 'finery_steps'?"]),
     ("__init__.py", "(graph: Any,", "(graf: Any,", ["graf"]),
     ("__init__.py", "import time", "import timely", ["timely", "finery.probe = finery_probe"]),
     ("__init__.py", '"probe.min_length": "', '"data.file": "', ["'data.file' is provided twice"]),

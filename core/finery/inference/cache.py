@@ -356,9 +356,14 @@ class _Flow:
             yield from zip(indices, outcome, strict=True)
 
     def _keep(self, asked: _Asked, outcome: Answer) -> None:
-        """Store a record, unless it is an error or empty, and release the claim."""
+        """Store a record, unless it is an error or empty, and release the claim.
+
+        An answer that was cut off while the model was thinking isn't empty.
+        """
         try:
-            if not isinstance(outcome, FineryError) and not all(a.is_empty for a in outcome):
+            if not isinstance(outcome, FineryError) and any(
+                a.reasoning or not a.is_empty for a in outcome
+            ):
                 self._records.put({asked.key: msgspec.msgpack.encode(outcome)})
         finally:
             self._records.release(asked.key)

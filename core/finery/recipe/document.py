@@ -16,6 +16,7 @@ from finery.recipe.excerpt import _excerpt, without_secrets
 from finery.recipe.yaml import _parse
 from finery.util.files import check_plain, read_plain
 from finery.util.paths import shown
+from finery.util.text import did_you_mean
 
 LARGEST = 16 << 20
 """Bytes of a recipe, at most."""
@@ -68,7 +69,8 @@ class Recipe:
                 raise UsageError(
                     f"'{'.'.join(keys[: depth + 1])}' was not found in the recipe",
                     where=where,
-                    fix="name a section, a step and a setting: --set train.sft.epochs=1",
+                    fix=did_you_mean(key, parent)
+                    or "name a section, a step and a setting: --set train.sft.epochs=1",
                 )
             parent = child
         parent[keys[-1]] = value

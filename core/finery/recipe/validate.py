@@ -111,6 +111,9 @@ def _no_mapping(recipe: Recipe, section: str, steps: Any) -> FineryError:
     first = steps[0] if isinstance(steps, list) and steps else {}
     given = first if isinstance(first, dict) else {}
     name, use = given.get("name", "NAME"), given.get("use", "STEP TYPE")
+    for key, value in given.items():
+        if isinstance(value, dict) and "use" in value:  # - sft: {use: trl.sft, …}
+            name, use = key, value["use"]
     return recipe.error(
         f"section '{section}' must map names to steps",
         [section],

@@ -1,14 +1,16 @@
 """`eval.classification`: does the answer name the right class (of each field)?"""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
-from finery import Job, Metrics, UsageError, setting
+from finery import Job, UsageError, setting
 from finery.rows import Row, answer_text
 from finery.rows.answers.reading import INVALID, Expected, Reader, Reading, Unreadable, field_names
 from finery_eval import evaluator, stats
-from finery_eval.evaluator import Evaluator, table
+from finery_eval.evaluator import Answers, Evaluator, table
+from finery_eval.verdicts import Judged, Means, Verdicts
 
 RESERVED = ("accuracy", "macro_f1", "valid")
 
@@ -81,22 +83,11 @@ class Classification(
             )
         super().check()
 
-    def run(self, job: Job) -> Metrics:
-        """Get the answers, judge them, write the metrics."""
-        self.check()
-        rows = evaluator.read_rows(self.rows)
+    def judging(self, job: Job, rows: Sequence[Row]) -> Callable[[Answers], Verdicts]:
+        """Read the expected classes, and with them which classes are allowed."""
         reader, expected = self.expectations(rows)
         self.advise(job, rows, reader)
-        answers = evaluator.ask(self, job, rows)
-        readings = {
-            name: [reader.read(a.text, want) for a, want in zip(completions, expected, strict=True)]
-            for name, completions in answers.items()
-        }
-        return self.write(job, rows, reader, expected, answers, readings)
-
-    def check_rows(self, job: Job) -> None:
-        """Raise `DataError` for rows that can't be judged."""
-        self.expectations(evaluator.read_rows(self.rows))
+        return partial(self.verdicts, reader, expected)
 
     def reader(self) -> Reader:
         """Reads answers, and what rows expect, as the settings say."""
@@ -133,29 +124,28 @@ class Classification(
                 f"{len(reader.labels[0])} classes in {len(rows)} rows: did you mean eval.exact?"
             )
 
-    def write(
-        self,
-        job: Job,
-        rows: Sequence[Row],
-        reader: Reader,
-        expected: Sequence[Expected],
-        answers: evaluator.Answers,
-        readings: Mapping[str, Sequence[Reading]],
-    ) -> Metrics:
-        """Score the readings and write them as `Metrics`."""
+    def verdicts(self, reader: Reader, expected: Sequence[Expected], answers: Answers) -> Verdicts:
+        """Read the classes in the answers and compare them with the expected ones."""
+        readings = {
+            name: [reader.read(a.text, want) for a, want in zip(completions, expected, strict=True)]
+            for name, completions in answers.items()
+        }
         outcomes = {name: outcomes_of(expected, read) for name, read in readings.items()}
-        scored = {name: score(reader, outcomes[name], read) for name, read in readings.items()}
-        judged = {name: judge(reader, expected, read) for name, read in readings.items()}
         invalid = {name: sum(None in r.values for r in read) for name, read in readings.items()}
         columns = {c: [e.values[i] for e in expected] for i, c in enumerate(reader.columns)}
-        return evaluator.write_scores(
-            job,
-            rows,
-            answers,
-            judged=judged,
-            scored=scored,
-            correct={name: [j["correct"] for j in of] for name, of in judged.items()},
+        of_fields = [f"{field}_macro_f1" for field in self.fields]
+        return Verdicts(
+            judged={
+                name: Judged(
+                    judge(reader, expected, read),
+                    hits(reader, outcomes[name], read),
+                    outcomes[name],
+                )
+                for name, read in readings.items()
+            },
+            metrics=self.metric_names(),
             headline=["accuracy", "macro_f1", *self.fields, "valid"],
+            means=Means(["macro_f1", *of_fields], partial(macro_f1s, len(of_fields))),
             tables=[
                 evaluator.answers_table(answers, invalid),
                 evaluator.majority_table(columns, "class"),
@@ -259,26 +249,21 @@ def outcomes_of(expected: Sequence[Expected], readings: Sequence[Reading]) -> li
     ]
 
 
-def score(
+def hits(
     reader: Reader, outcomes: Sequence[Outcome], readings: Sequence[Reading]
-) -> dict[str, tuple[float, stats.Interval]]:
-    """Metric → (value, interval), the headline first."""
-    values = macro_f1s(Counter(outcomes))
-    f1s = list(zip(values, stats.bootstrap(outcomes, macro_f1s), strict=True))
-    metrics = {"accuracy": evaluator.share([all(e == g for e, g in o) for o in outcomes])}
-    metrics["macro_f1"] = f1s[0]
+) -> dict[str, list[bool]]:
+    """Metric → whether each row counts, for the metrics that are shares."""
+    right = {"accuracy": [all(e == g for e, g in o) for o in outcomes]}
     for i, field in enumerate(reader.fields):
-        metrics[field] = evaluator.share([o[i][0] == o[i][1] for o in outcomes])
-        metrics[f"{field}_macro_f1"] = f1s[1 + i]
-    metrics["valid"] = evaluator.share([r.valid for r in readings])
-    return metrics
+        right[field] = [o[i][0] == o[i][1] for o in outcomes]
+    return right | {"valid": [r.valid for r in readings]}
 
 
-def macro_f1s(counts: Mapping[Outcome, int]) -> list[float]:
-    """Macro-F1 of each column, and before them their mean."""
+def macro_f1s(fields: int, counts: Mapping[Outcome, int]) -> list[float]:
+    """The mean of the columns' macro-F1, then that of each of the first `fields` columns."""
     columns = len(next(iter(counts)))
     each = [stats.macro_f1(pairs_of(counts, i)) for i in range(columns)]
-    return [sum(each) / columns, *each]
+    return [sum(each) / columns, *each[:fields]]
 
 
 def pairs_of(counts: Mapping[Outcome, int], column: int) -> Counter[tuple[str, str]]:

@@ -1,12 +1,15 @@
 """`eval.exact`: is the whole answer the expected one?"""
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-from finery import Job, Metrics
+from finery import Job
 from finery.rows import Row, answer_text
 from finery.rows.answers.reading import extracted
 from finery_eval import evaluator
-from finery_eval.evaluator import Evaluator
+from finery_eval.evaluator import Answers, Evaluator
+from finery_eval.verdicts import Judged, Verdicts
 
 
 class Exact(Evaluator, task="extraction", hints="finery_eval.hints:EXACT"):
@@ -21,28 +24,26 @@ class Exact(Evaluator, task="extraction", hints="finery_eval.hints:EXACT"):
     Raises DataError for rows without an expected answer, UsageError for a malformed `require`.
     """
 
-    def run(self, job: Job) -> Metrics:
-        """Get the answers, judge them, write the metrics."""
-        self.check()
-        rows, expected = self.expectations()
-        answers = evaluator.ask(self, job, rows)
-        judged = {
+    def judging(self, job: Job, rows: Sequence[Row]) -> Callable[[Answers], Verdicts]:
+        """Read the expected answers. Raises `DataError` listing rows without one."""
+        expected = [self.text(answer_text(row)) for row in rows]
+        refuse_empty(rows, expected)
+        return partial(self.verdicts, expected)
+
+    def verdicts(self, expected: Sequence[str], answers: Answers) -> Verdicts:
+        """Compare the answers with the expected ones."""
+        facts = {
             name: [self.judge(want, a.text) for want, a in zip(expected, completions, strict=True)]
             for name, completions in answers.items()
         }
-        hits = {name: {"accuracy": [j["correct"] for j in of]} for name, of in judged.items()}
-        return evaluator.write_shares(job, rows, answers, judged=judged, hits=hits)
-
-    def check_rows(self, job: Job) -> None:
-        """Raise `DataError` for rows that can't be judged."""
-        self.expectations()
-
-    def expectations(self) -> tuple[list[Row], list[str]]:
-        """The rows and their expected answers. Raises `DataError` listing rows without one."""
-        rows = evaluator.read_rows(self.rows)
-        expected = [self.text(answer_text(row)) for row in rows]
-        refuse_empty(rows, expected)
-        return rows, expected
+        return Verdicts(
+            judged={
+                n: Judged(of, {"accuracy": [f["correct"] for f in of]}) for n, of in facts.items()
+            },
+            metrics=self.metric_names(),
+            headline=self.metric_names(),
+            tables=[evaluator.answers_table(answers)],
+        )
 
     def text(self, text: str) -> str:
         """An answer as it is compared."""
@@ -55,7 +56,7 @@ class Exact(Evaluator, task="extraction", hints="finery_eval.hints:EXACT"):
         return {"expected": expected, "prediction": prediction, "correct": prediction == expected}
 
 
-def refuse_empty(rows: list[Row], expected: list[str]) -> None:
+def refuse_empty(rows: Sequence[Row], expected: Sequence[str]) -> None:
     """Raise `DataError` for rows without an expected answer."""
     evaluator.refuse(
         "some rows have no expected answer",

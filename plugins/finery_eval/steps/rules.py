@@ -1,14 +1,16 @@
 """`eval.rules`: does the answer follow measurable rules of style and format?"""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from finery import Dataset, Job, Metrics, Settings, UsageError, setting, takes
+from finery import Dataset, Job, Settings, UsageError, setting, takes
 from finery.rows import Row, answer_text
 from finery.rows.answers.reading import extracted, search_in
 from finery_eval import evaluator, stats
-from finery_eval.evaluator import Evaluator, table
+from finery_eval.evaluator import Answers, Evaluator, table
+from finery_eval.verdicts import Judged, Verdicts
 
 _SENTENCE_END = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+|\n+")
 _WORD = re.compile(r"\w")
@@ -113,24 +115,23 @@ class Rules(Evaluator, task="style"):
             check_rule(name, rule)
         super().check()
 
-    def run(self, job: Job) -> Metrics:
-        """Get the answers, judge them, write the metrics."""
-        self.check()
-        rows = evaluator.read_rows(self.rows)
-        answers = evaluator.ask(self, job, rows)
+    def judging(self, job: Job, rows: Sequence[Row]) -> Callable[[Answers], Verdicts]:
+        """Hold the rows' own answers, if they have any, against the rules."""
+        own = [self.kept(text) for text in own_answers(rows)]
+        self.advise(job, own)
+        return partial(self.verdicts, own)
+
+    def verdicts(self, own: Sequence[Kept], answers: Answers) -> Verdicts:
+        """Hold the answers against the rules."""
         results = {
             name: [self.kept(a.text) for a in completions] for name, completions in answers.items()
         }
-        own = [self.kept(text) for text in own_answers(rows)]
-        self.advise(job, own)
         hits = {name: self.hits(of) for name, of in results.items()}
-        return evaluator.write_shares(
-            job,
-            rows,
-            answers,
-            judged={name: [verdict(k) for k in of] for name, of in results.items()},
-            hits=hits,
-            tables=[rules_table(hits, self.hits(own))],
+        return Verdicts(
+            judged={n: Judged(list(map(verdict, of)), hits[n]) for n, of in results.items()},
+            metrics=self.metric_names(),
+            headline=self.metric_names(),
+            tables=[rules_table(hits, self.hits(own)), evaluator.answers_table(answers)],
         )
 
     def kept(self, answer: str) -> Kept:

@@ -2,19 +2,21 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from typing import Any, Literal
 
 import msgspec
 
-from finery import Files, Job, Metrics, setting
+from finery import Files, Job, setting
 from finery.rows import Row, answer_text
 from finery.rows.answers.reading import extracted
 from finery_eval import evaluator
 from finery_eval.database import Cell, Database, QueryError, Result
-from finery_eval.evaluator import Evaluator, table
+from finery_eval.evaluator import Answers, Evaluator, table
 from finery_eval.steps.exact import refuse_empty
+from finery_eval.verdicts import Judged, Verdicts
 
 DIGITS = 12
 """Significant digits of a fraction that are compared: the order of a sum changes the last ones."""
@@ -84,36 +86,30 @@ class Sql(Evaluator, task="complex"):
         """The metrics of each model, the headline first."""
         return list(JUDGED)
 
-    def run(self, job: Job) -> Metrics:
-        """Get the answers, run the queries, compare the results, write the metrics."""
-        self.check()
-        rows = evaluator.read_rows(self.rows)
-        with self._database() as database:
-            wanted = self.expectations(job, rows, database)
-            answers = evaluator.ask(self, job, rows)
-            judged = {
+    def judging(self, job: Job, rows: Sequence[Row]) -> Callable[[Answers], Verdicts]:
+        """Run the expected queries."""
+        database = Database(self.schema.paths, timeout=self.timeout)
+        return partial(self.verdicts, database, self.expectations(job, rows, database))
+
+    def verdicts(self, database: Database, wanted: Sequence[Wanted], answers: Answers) -> Verdicts:
+        """Run the queries and compare the results."""
+        with closing(database):
+            facts = {
                 name: [
                     self.judge(w, a.text, database)
                     for w, a in zip(wanted, completions, strict=True)
                 ]
                 for name, completions in answers.items()
             }
-        hits = {
-            name: {metric: [j[column] for j in of] for metric, column in JUDGED.items()}
-            for name, of in judged.items()
+        judged = {
+            name: Judged(of, {m: [f[column] for f in of] for m, column in JUDGED.items()})
+            for name, of in facts.items()
         }
-        tables = [queries_table(judged)]
-        return evaluator.write_shares(job, rows, answers, judged=judged, hits=hits, tables=tables)
+        tables = [queries_table(facts), evaluator.answers_table(answers)]
+        names = self.metric_names()
+        return Verdicts(judged=judged, metrics=names, headline=names, tables=tables)
 
-    def check_rows(self, job: Job) -> None:
-        """Raise `DataError` for rows that can't be judged, and for scripts that fail."""
-        with self._database() as database:
-            self.expectations(job, evaluator.read_rows(self.rows), database)
-
-    def _database(self) -> "closing[Database]":
-        return closing(Database(self.schema.paths, timeout=self.timeout))
-
-    def expectations(self, job: Job, rows: list[Row], database: Database) -> list[Wanted]:
+    def expectations(self, job: Job, rows: Sequence[Row], database: Database) -> list[Wanted]:
         """What each row expects. Raises `DataError` listing rows with a failing query."""
         queries = [self.text(answer_text(row)) for row in rows]
         refuse_empty(rows, queries)

@@ -1,13 +1,13 @@
 """`eval.json`: is the answer the expected JSON object, and which of its fields are right?"""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
 import msgspec
 
-from finery import DataError, Job, Metrics, OneFile, UsageError, did_you_mean, setting
+from finery import DataError, Job, OneFile, UsageError, did_you_mean, setting
 from finery.rows import Row, answer_text
 from finery.rows.answers.answerschema import AnswerSchema, Problem
 from finery.rows.answers.jsonvalues import (
@@ -25,8 +25,9 @@ from finery.rows.answers.jsonvalues import (
 )
 from finery.rows.answers.reading import extracted, told_with
 from finery.rows.templates.patience import patterns_of
-from finery_eval import evaluator, stats
-from finery_eval.evaluator import Evaluator, table
+from finery_eval import evaluator
+from finery_eval.evaluator import Answers, Evaluator, table
+from finery_eval.verdicts import Judged, Means, Verdicts
 
 RESERVED = ("accuracy", "field_score", "valid_json", "valid")
 MOST_COLUMNS = 8
@@ -128,29 +129,14 @@ class Json(Evaluator, packages=("jsonschema",), task="extraction"):
         """Raise `DataError` for a file that isn't a JSON Schema."""
         self.answer_schema()
 
-    def run(self, job: Job) -> Metrics:
-        """Get the answers, judge them, write the metrics."""
-        self.check()
-        schema, rows, expected, fields = self.inputs()
+    def judging(self, job: Job, rows: Sequence[Row]) -> Callable[[Answers], Verdicts]:
+        """Read the schema, the expected objects, and which fields are judged."""
+        schema = self.answer_schema()
+        expected = self.expectations(rows, schema)
+        fields = fields_of(self.fields, expected)
         if len(fields.paths) > MANY_FIELDS:
             job.log(f"judging {len(fields.paths)} fields; list those that matter in `fields`")
-        answers = evaluator.ask(self, job, rows)
-        readings = {
-            name: [self.read(answer.text, schema) for answer in completions]
-            for name, completions in answers.items()
-        }
-        return self.write(job, rows, fields, expected, answers, readings)
-
-    def check_rows(self, job: Job) -> None:
-        """Raise what `inputs` raises."""
-        self.inputs()
-
-    def inputs(self) -> tuple[AnswerSchema | None, list[Row], list[Any], Fields]:
-        """The schema, the rows, what each expects, and the fields that are judged."""
-        schema = self.answer_schema()
-        rows = evaluator.read_rows(self.rows)
-        expected = self.expectations(rows, schema)
-        return schema, rows, expected, fields_of(self.fields, expected)
+        return partial(self.verdicts, schema, expected, fields)
 
     def answer_schema(self) -> AnswerSchema | None:
         """The schema, if one is given."""
@@ -198,34 +184,42 @@ class Json(Evaluator, packages=("jsonschema",), task="extraction"):
             ordered=self.lists == "ordered",
         )
 
-    def write(
+    def verdicts(
         self,
-        job: Job,
-        rows: Sequence[Row],
-        fields: Fields,
+        schema: AnswerSchema | None,
         expected: Sequence[Any],
-        answers: evaluator.Answers,
-        readings: Mapping[str, Sequence[Reading]],
-    ) -> Metrics:
-        """Score the readings and write them as `Metrics`."""
+        fields: Fields,
+        answers: Answers,
+    ) -> Verdicts:
+        """Read the objects in the answers and compare them with the expected ones."""
+        readings = {
+            name: [self.read(answer.text, schema) for answer in completions]
+            for name, completions in answers.items()
+        }
         same = self.comparison()
         counts = {n: counts_of(same, fields, expected, read) for n, read in readings.items()}
-        judged = {
+        facts = {
             name: [self.judge(same, fields, w, r) for w, r in zip(expected, read, strict=True)]
             for name, read in readings.items()
         }
-        invalid = {n: sum(not j["valid_json"] for j in of) for n, of in judged.items()}
-        shown_fields = (
-            [metric_of(f) for f in fields.paths] if len(fields.paths) <= MOST_COLUMNS else []
-        )
-        return evaluator.write_scores(
-            job,
-            rows,
-            answers,
-            judged=judged,
-            scored={name: score(fields, counts[name], of) for name, of in judged.items()},
-            correct={name: [j["correct"] for j in of] for name, of in judged.items()},
+        invalid = {n: sum(not f["valid_json"] for f in of) for n, of in facts.items()}
+        named = [metric_of(field) for field in fields.paths]
+        shown_fields = named if len(named) <= MOST_COLUMNS else []
+        return Verdicts(
+            judged={
+                name: Judged(
+                    of,
+                    hits(fields, counts[name], of),
+                    [outcome_of(fields, c) for c in counts[name]],
+                )
+                for name, of in facts.items()
+            },
+            metrics=["accuracy", "field_score", *named, "valid_json", *self._valid()],
             headline=["accuracy", "field_score", *shown_fields, *(self._valid() or ["valid_json"])],
+            means=Means(
+                ["field_score", *(metric_of(f) for f in fields.paths if f in fields.lists)],
+                partial(field_scores, len(fields.paths)),
+            ),
             tables=[
                 evaluator.answers_table(answers, invalid),
                 evaluator.majority_table(values_of(fields, expected), "value"),
@@ -314,25 +308,18 @@ def differing(
             )
 
 
-def score(
-    fields: Fields, counts: Sequence[tuple[Count, ...]], judged: Sequence[Mapping[str, Any]]
-) -> dict[str, tuple[float, stats.Interval]]:
-    """Metric → (value, interval), the headline first."""
-    outcomes = [outcome_of(fields, of) for of in counts]
-    statistic = partial(field_scores, len(fields.paths))
-    values = statistic(Counter(outcomes))
-    drawn = list(zip(values, stats.bootstrap(outcomes, statistic), strict=True))
-    metrics = {"accuracy": evaluator.share([j["correct"] for j in judged]), "field_score": drawn[0]}
-    of_lists = iter(drawn[1:])
+def hits(
+    fields: Fields, counts: Sequence[tuple[Count, ...]], facts: Sequence[Mapping[str, Any]]
+) -> dict[str, list[bool]]:
+    """Metric → whether each row counts, for the metrics that are shares."""
+    right = {"accuracy": [f["correct"] for f in facts]}
     for i, name in enumerate(fields.paths):
-        right = [bool(of[i].hits) for of in counts]
-        metrics[metric_of(name)] = (
-            next(of_lists) if name in fields.lists else evaluator.share(right)
-        )
+        if name not in fields.lists:
+            right[metric_of(name)] = [bool(of[i].hits) for of in counts]
     for metric in ("valid_json", "valid"):
-        if metric in judged[0]:
-            metrics[metric] = evaluator.share([j[metric] for j in judged])
-    return metrics
+        if metric in facts[0]:
+            right[metric] = [f[metric] for f in facts]
+    return right
 
 
 def outcome_of(fields: Fields, counts: tuple[Count, ...]) -> Outcome:

@@ -4,6 +4,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from finery_eval.calls import shown_call
+
 
 def reasons(facts: Mapping[str, Any]) -> Iterator[str]:
     """The reasons why an answer is wrong.
@@ -25,7 +27,12 @@ def reasons(facts: Mapping[str, Any]) -> Iterator[str]:
 
 
 def answer_of(facts: Mapping[str, Any]) -> str:
-    """The answer; JSON in one line."""
+    """The answer: its text, JSON in one line, and its tool calls, one a line."""
+    text = _text_of(facts)
+    return "\n".join([*([text] if text else []), *map(shown_call, facts.get("tool_calls") or [])])
+
+
+def _text_of(facts: Mapping[str, Any]) -> str:
     text = compact(facts.get("answer", ""))
     try:
         read = json.loads(text)

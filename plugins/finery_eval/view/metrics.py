@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 MOST_LINES = 40
 """Most lines of per-model tables that are printed for all models."""
+THINKING = 300
+"""Characters that are shown of what a model thought before a wrong answer."""
 MARKS = {True: ("✓ right", "green"), False: ("✗ wrong", "red")}
 
 
@@ -96,6 +98,10 @@ def _metrics_of(output: Output) -> Metrics:
     return output.artifact
 
 
+def _cut(thinking: str) -> str:
+    return thinking if len(thinking) <= THINKING else f"{thinking[: THINKING - 1]}…"
+
+
 def best_model(report: Mapping[str, Any]) -> str:
     """The model with the best headline score; of equally good ones the last."""
     metric, *_ = headline(report)
@@ -138,6 +144,8 @@ def _print_wrong(
             print_labelled(console, "prompt", str(prediction["prompt"]))
         if "expected" in prediction:
             print_labelled(console, "expected", compact(prediction["expected"]))
+        if prediction.get("reasoning"):
+            print_labelled(console, "thought", _cut(str(prediction["reasoning"])), "dim")
         if "answer" in prediction:
             print_labelled(console, "answered", answer_of(prediction), "red")
         why = "\n".join(reasons(prediction))

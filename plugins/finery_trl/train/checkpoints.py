@@ -94,7 +94,8 @@ def _scores(history: Sequence[dict[str, Any]], by: str) -> dict[int, tuple[float
     losses = {e["step"]: float(e["eval_loss"]) for e in history if "eval_loss" in e}
     if by == LOWEST_LOSS:
         return {step: (loss, 0.0) for step, loss in losses.items()}
-    watched = {e["step"]: float(e["watch"][by]) for e in history if "watch" in e}
+    # An evaluator leaves out a metric that applies to no row yet, e.g. because nothing is called.
+    watched = {e["step"]: float(e["watch"].get(by, 0.0)) for e in history if "watch" in e}
     return {step: (-value, losses.get(step, 0.0)) for step, value in watched.items()}
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from finery.artifact.kinds import Artifact
+from finery.build.code import shared
 from finery.build.code.follow import Code, CodeReader, Parsed, add
 from finery.build.code.resolve import Modules
 from finery.errors import PluginError
@@ -212,9 +213,7 @@ class StepCode:
             return msgspec.msgpack.decode(self._parse(path), type=Parsed)
 
     def _parse(self, path: Path) -> bytes:
-        from finery.build.code.parse import parse_file  # needs `ast`, only for changed files
-
-        parsed, names = parse_file(path)
+        parsed, names = msgspec.structs.astuple(shared.parsed(path))
         self._store.keep_facts({f"{NAMES} {parsed.digest}": msgspec.json.encode(names)})
         return msgspec.msgpack.encode(parsed)
 

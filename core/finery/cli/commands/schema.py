@@ -57,6 +57,7 @@ def command(
     from finery.recipe.editor.schema import recipe_schema
     from finery.recipe.schema import step_schema
 
+    _refuse_ignored(recipe, name, to_stdout=to_stdout, watch=watch, folder=folder, check=check)
     plugins = _plugins(recipe)
     if folder is not None:
         return _check(folder, _all(plugins)) if check else _write(folder, _all(plugins))
@@ -70,6 +71,26 @@ def command(
         if watch:
             _watch(recipe)
     return 0
+
+
+def _refuse_ignored(
+    recipe: Path | None, name: str | None, *, to_stdout: bool, watch: bool,
+    folder: Path | None, check: bool,
+) -> None:  # fmt: skip
+    """Raise `UsageError` for options that the others leave without effect."""
+    if check and folder is None:
+        raise UsageError(
+            "--check needs --all", where="--check", fix="finery schema --all schemas --check"
+        )
+    for option, given in (("--print", to_stdout), ("--watch", watch)):
+        if given and (recipe is None or name is not None or folder is not None):
+            raise UsageError(
+                f"{option} is for the schema of one recipe", where=option,
+                fix=f"finery schema RECIPE {option}",
+            )  # fmt: skip
+    if to_stdout and watch:
+        raise UsageError("--print writes no file to keep up to date", where="--watch",
+                         fix="leave out one of --print and --watch")  # fmt: skip
 
 
 def _plugins(recipe: Path | None) -> "Plugins":

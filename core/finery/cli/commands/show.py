@@ -82,6 +82,13 @@ def command(
     graph = open_graph(recipe, overrides, store)
     if step is None and html is not None:
         raise _no_step(html, list(graph.nodes))
+    for option, given in (("--dropped", dropped), ("--model", model is not None)):
+        if given and (step is None or row_id is not None):
+            raise UsageError(
+                f"{option} is for the outputs of one step",
+                where=option,
+                fix=f"finery show STEP {option}",
+            )
     if step is None and row_id is None:
         overview(graph, store, as_json=as_json)
         return

@@ -163,7 +163,8 @@ def type_fix(use: str, section: str, types: StepTypes) -> str:
     for name, cls in fitting.items():
         if lower in (name.lower(), name.lower().replace("_", "."), name.partition(".")[2]):
             return f"did you mean '{name}'?"
-        if lower in _called(cls):
+        plugin, _, rest = lower.partition(".")
+        if lower in _called(cls) or (name.startswith(f"{plugin}.") and rest in _called(cls)):
             return f"did you mean '{name}'?"
     near = nearest(use, fitting) or nearest(lower, fitting) or nearest(use, types.step_types)
     if near:

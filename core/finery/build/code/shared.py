@@ -1,0 +1,116 @@
+"""Parsed files, kept for all projects of a user.
+
+To parse the code of a recipe's plugins takes a second or more, and a new project has parsed
+nothing. An entry is named by the content of its file, so it is never out of date. The folder is
+`$XDG_CACHE_HOME/finery/code`, by default in `~/.cache`; it may be deleted at any time.
+"""
+
+import contextlib
+import os
+import sys
+from functools import cache
+from pathlib import Path
+
+import msgspec
+from blake3 import blake3
+
+from finery.build.code.follow import Parsed
+
+MOST = 20_000
+"""Entries that are kept, of some 3 KB each. A folder with more is emptied."""
+
+
+PARSER = ("parse.py", "counted.py")
+"""The files beside this one that make entries. A change of them makes others."""
+
+
+class Entry(msgspec.Struct, frozen=True, array_like=True):
+    """What `parse.parse_file` returns."""
+
+    parsed: Parsed
+    names: dict[str, str]
+
+
+def parsed(path: Path) -> Entry:
+    """`parse_file(path)`, without parsing where the same content was parsed before.
+
+    Raises the same errors. A cache that can't be used is done without.
+    """
+    folder = _folder()
+    entry = folder / _name(path) if folder is not None else None
+    if entry is not None and (known := _read(entry)) is not None:
+        return known
+    from finery.build.code.parse import parse_file  # needs `ast`
+
+    new = Entry(*parse_file(path))
+    if folder is not None and entry == folder / _name(path):  # else it has changed in between
+        _write(entry, new)
+    return new
+
+
+def _folder() -> Path | None:
+    """The folder of the cache; None where the user has no home."""
+    cache = os.environ.get("XDG_CACHE_HOME") or ""
+    if not os.path.isabs(cache):
+        home = os.path.expanduser("~")
+        if not os.path.isabs(home) or home == "/":
+            return None
+        cache = os.path.join(home, ".cache")
+    return Path(cache, "finery", "code")
+
+
+def _name(path: Path) -> str:
+    """The hash of the parser, how it reads this file, and the file's content."""
+    kind = path.name if path.name == "__init__.py" else path.suffix
+    return blake3(f"{_parser()}\0{kind}\0".encode() + path.read_bytes()).hexdigest()
+
+
+@cache
+def _parser() -> str:
+    """The parser's own code, and the Python that it runs on."""
+    code = [Path(__file__).with_name(name).read_bytes() for name in PARSER]
+    return blake3(b"\0".join([*code, sys.version.encode()])).hexdigest()
+
+
+def _read(entry: Path) -> Entry | None:
+    """The entry; None if there is none, if it is damaged, or if another user wrote it."""
+    try:
+        with entry.open("rb") as file:
+            if os.fstat(file.fileno()).st_uid != os.getuid():
+                return None
+            content = file.read()
+    except OSError:
+        return None
+    checksum, body = content[:32], content[32:]
+    if blake3(body).digest() != checksum:
+        return None
+    try:
+        return msgspec.msgpack.decode(body, type=Entry)
+    except (msgspec.DecodeError, UnicodeError):
+        return None
+
+
+def _write(entry: Path, new: Entry) -> None:
+    """Keep an entry; a full or read-only disk keeps none."""
+    import tempfile
+
+    body = msgspec.msgpack.encode(new)
+    with contextlib.suppress(OSError):
+        entry.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _empty_if_full(entry.parent)
+        handle, name = tempfile.mkstemp(dir=entry.parent)
+        try:
+            with open(handle, "wb") as file:
+                file.write(blake3(body).digest() + body)
+            os.replace(name, entry)
+        except OSError:
+            os.unlink(name)
+            raise
+
+
+def _empty_if_full(folder: Path) -> None:
+    if len(names := os.listdir(folder)) <= MOST:
+        return
+    for name in names:
+        with contextlib.suppress(OSError):
+            os.unlink(folder / name)

@@ -1,0 +1,59 @@
+"""The thinking at the beginning of an answer's text, as models write it between two tags."""
+
+from typing import NamedTuple
+
+TAGS = {
+    "<think>": "</think>",
+    "<|channel>thought\n": "<channel|>",
+    "<|START_THINKING|>": "<|END_THINKING|>",
+    "[THINK]": "[/THINK]",
+}
+"""The tag that opens thinking → the tag that closes it."""
+
+
+class Thought(NamedTuple):
+    """An answer in two parts.
+
+    reasoning: the thinking without its tags and outer white space; None if there is none. text: the
+    rest. is_closed: whether the thinking ends; an answer that was cut before is all thinking.
+    """
+
+    reasoning: str | None
+    text: str
+    is_closed: bool = True
+
+
+def split_thinking(text: str, opened: str = "") -> Thought:
+    """Split the thinking off an answer's text.
+
+    opened: the tag that the prompt already wrote, see `opened_in`; else the text itself must begin
+    with one. The first closing tag ends the thinking. Text without thinking is returned as it is.
+    """
+    opening = opened or next((tag for tag in TAGS if _begins(text, tag)), "")
+    if not opening:
+        return Thought(None, text)
+    thinking = text.lstrip().removeprefix(opening.rstrip())
+    reasoning, closing, rest = thinking.partition(TAGS[opening])
+    return Thought(reasoning.strip() or None, rest.lstrip(), bool(closing))
+
+
+def opened_in(prompt: str) -> str:
+    """The tag that opens thinking at the end of a prompt's text; empty if there is none."""
+    end = prompt.rstrip()
+    return next((tag for tag in TAGS if end.endswith(tag.rstrip())), "")
+
+
+def unopened(text: str) -> str:
+    """The tag that opened thinking before a text that only closes it; empty if there is none.
+
+    A server whose chat template ends prompts with the opening tag returns such texts.
+    """
+    for opening, closing in TAGS.items():
+        before, closes, _ = text.partition(closing)
+        if closes and opening.rstrip() not in before:
+            return opening
+    return ""
+
+
+def _begins(text: str, tag: str) -> bool:
+    return text.lstrip().startswith(tag.rstrip())

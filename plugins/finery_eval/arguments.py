@@ -1,0 +1,234 @@
+"""The arguments of calls, read by the JSON Schema of the tool: when two of them are the same.
+
+A value has a normal form that depends on its schema and on nothing else. Two arguments are the same
+if their normal forms are equal, so what equals what never depends on the order of comparisons.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+Schema = Mapping[str, Any]
+Normal = tuple[Any, ...]
+"""A hashable form of a JSON value: its kind, and what it holds."""
+
+GIVEN: Normal = ("given",)
+"""The form of an argument whose content isn't judged."""
+DEEPEST = 8
+"""References and combinations of a schema that are followed for one value: they may be circular."""
+COMBINATIONS = ("$ref", "allOf", "anyOf", "oneOf")
+_NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
+_KINDS = {
+    "object": dict,
+    "array": list,
+    "string": str,
+    "boolean": bool,
+    "null": type(None),
+}
+"""JSON Schema's types, without the numbers."""
+
+
+class Equality(msgspec.Struct, frozen=True, kw_only=True):
+    """When the arguments of two calls of a tool are the same.
+
+    ignore_case, strip: of texts, except for the values of an `enum`. free, unordered: arguments as
+    `tool.argument.field`, of which the content or the order of a list doesn't matter.
+    """
+
+    ignore_case: bool = False
+    strip: bool = False
+    free: frozenset[str] = frozenset()
+    unordered: frozenset[str] = frozenset()
+
+    def normal(self, tool: str, schema: Schema, arguments: Mapping[str, Any]) -> Normal:
+        """The normal form of a call's arguments."""
+        return self._normal(arguments, schema, schema, tool)
+
+    def differing(
+        self, tool: str, schema: Schema, expected: Mapping[str, Any], answered: Mapping[str, Any]
+    ) -> Iterator[str]:
+        """The arguments of two calls of a tool that differ, in the order of their names."""
+        forms = [dict(self.normal(tool, schema, given)[1]) for given in (expected, answered)]
+        for name in sorted({*forms[0], *forms[1]}):
+            if forms[0].get(name) != forms[1].get(name):
+                yield name
+
+    def _normal(self, value: Any, schema: Schema, root: Schema, path: str) -> Normal:
+        if path in self.free and not _is_blank(value):
+            return GIVEN
+        facets = facets_of(schema, root, value)
+        if isinstance(value, dict):
+            return "object", tuple(sorted(self._members(value, facets, root, path)))
+        if isinstance(value, list):
+            items = [self._normal(item, facets.get("items", {}), root, path) for item in value]
+            if facets.get("uniqueItems") is True or path in self.unordered:
+                return "set", tuple(sorted(items, key=repr))
+            return "array", tuple(items)
+        if isinstance(value, str) and not {"enum", "const"} & facets.keys():
+            return "text", self._text(value)
+        return _scalar(value)
+
+    def _members(
+        self, value: Mapping[str, Any], facets: Schema, root: Schema, path: str
+    ) -> Iterator[tuple[str, Normal]]:
+        """The members of an object, and those that have a default."""
+        known = facets.get("properties", {})
+        other = facets.get("additionalProperties", {})
+        for name, member in {**_defaults(known, root), **value}.items():
+            yield name, self._normal(member, known.get(name, other), root, f"{path}.{name}")
+
+    def _text(self, text: str) -> str:
+        text = text.strip() if self.strip else text
+        return text.casefold() if self.ignore_case else text
+
+
+def coerced(value: Any, schema: Schema) -> Any:
+    """Arguments with what is written as text as the type that the schema asks for.
+
+    A number, `true`, `false`, a list or an object in a text becomes one where the schema allows no
+    text; a number becomes a text where it allows nothing else.
+    """
+    return _coerced(value, schema, schema)
+
+
+def _coerced(value: Any, schema: Schema, root: Schema) -> Any:
+    facets = facets_of(schema, root, value)
+    types = types_of(facets)
+    if isinstance(value, str) and types and "string" not in types:
+        value = _read(value, types)
+        facets = facets_of(schema, root, value)
+    elif types == {"string"} and isinstance(value, int | float) and not isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, dict):
+        known, other = facets.get("properties", {}), facets.get("additionalProperties", {})
+        return {k: _coerced(v, known.get(k, other), root) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_coerced(item, facets.get("items", {}), root) for item in value]
+    return value
+
+
+def _read(text: str, types: set[str]) -> Any:
+    """The value of one of the types that a text holds; else the text."""
+    stripped = text.strip()
+    if {"number", "integer"} & types and _NUMBER.fullmatch(stripped):
+        number = json.loads(stripped)
+        return number if math.isfinite(number) else text
+    if "boolean" in types and stripped.lower() in ("true", "false"):
+        return stripped.lower() == "true"
+    if {"object", "array"} & types and stripped[:1] in ("{", "["):
+        try:
+            value = json.loads(stripped)
+        except (ValueError, RecursionError):
+            return text
+        return value if _is_of(value, types) else text
+    return text
+
+
+def facets_of(schema: Any, root: Schema, value: Any) -> dict[str, Any]:
+    """What a schema says of a value, with references and combinations resolved.
+
+    Of `anyOf` and `oneOf`, the first branch counts that fits the value's type, its constant values
+    and its required members. If none fits, only their types count.
+    """
+    return _facets(schema, root, value, DEEPEST)
+
+
+def _facets(schema: Any, root: Schema, value: Any, depth: int) -> dict[str, Any]:
+    if not isinstance(schema, dict) or not depth:
+        return {}
+    parts = [_resolved(schema["$ref"], root)] if isinstance(schema.get("$ref"), str) else []
+    parts = [_facets(part, root, value, depth - 1) for part in (*parts, *_list(schema, "allOf"))]
+    for combination in ("anyOf", "oneOf"):
+        branches = [_facets(b, root, value, depth - 1) for b in _list(schema, combination)]
+        if branches:
+            fitting = [branch for branch in branches if _fits(value, branch)]
+            types = sorted(set().union(*map(types_of, branches)))
+            parts.append(fitting[0] if fitting else {"type": types})
+    merged: dict[str, Any] = {}
+    for part in (*parts, {k: v for k, v in schema.items() if k not in COMBINATIONS}):
+        properties = {**merged.get("properties", {}), **part.get("properties", {})}
+        merged |= part
+        if properties:
+            merged["properties"] = properties
+    return merged
+
+
+def branches_of(schema: Any, root: Schema) -> list[dict[str, Any]]:
+    """All forms that a schema allows, whatever the value."""
+    if not isinstance(schema, dict):
+        return []
+    branches = [b for keyword in ("anyOf", "oneOf") for b in _list(schema, keyword)]
+    return [facets_of(part, root, None) for part in (schema, *branches)]
+
+
+def _list(schema: Schema, keyword: str) -> list[Any]:
+    value = schema.get(keyword)
+    return value if isinstance(value, list) else []
+
+
+def _resolved(reference: str, root: Schema) -> Any:
+    """The part of the schema that a reference such as `#/$defs/Address` names."""
+    part: Any = root
+    for key in reference.removeprefix("#").split("/")[1:]:
+        key = key.replace("~1", "/").replace("~0", "~")
+        if not isinstance(part, Mapping) or key not in part:
+            return {}
+        part = part[key]
+    return part
+
+
+def _fits(value: Any, facets: Schema) -> bool:
+    """Whether a branch may be the one that a value follows."""
+    types = types_of(facets)
+    if (types and not _is_of(value, types)) or not _is_constant(value, facets):
+        return False
+    if not isinstance(value, dict):
+        return True
+    members = facets.get("properties", {}).items()
+    return all(name in value for name in _list(facets, "required")) and all(
+        _is_constant(value[name], member) for name, member in members if name in value
+    )
+
+
+def _is_constant(value: Any, facets: Any) -> bool:
+    """Whether a value is one of those that a schema lists, if it lists any."""
+    if not isinstance(facets, dict):
+        return True
+    constants = [*_list(facets, "enum"), *([facets["const"]] if "const" in facets else [])]
+    return not constants or value in constants
+
+
+def types_of(facets: Schema) -> set[str]:
+    """The types that a schema allows; empty if it doesn't say."""
+    kind = facets.get("type", [])
+    return {kind} if isinstance(kind, str) else {each for each in kind if isinstance(each, str)}
+
+
+def _is_of(value: Any, types: set[str]) -> bool:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return "number" in types or ("integer" in types and value == int(value))
+    return any(isinstance(value, _KINDS[kind]) for kind in types if kind in _KINDS)
+
+
+def _defaults(properties: Mapping[str, Any], root: Schema) -> dict[str, Any]:
+    """Member → its default, of those that have one."""
+    facets = {name: facets_of(member, root, None) for name, member in properties.items()}
+    return {name: of["default"] for name, of in facets.items() if "default" in of}
+
+
+def _scalar(value: Any) -> Normal:
+    """A form in which 3 equals 3.0 and differs from "3", and 1 differs from true."""
+    if isinstance(value, bool) or value is None:
+        return "constant", str(value)
+    if isinstance(value, str):
+        return "text", value
+    whole = isinstance(value, float) and value.is_integer()
+    return "number", int(value) if whole else value
+
+
+def _is_blank(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())

@@ -1,0 +1,197 @@
+"""Tools that rows offer, and the calls in their answers and in those of models."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from finery import Completion, DataError
+from finery.rows import Message, Row
+from finery.rows.answers.answerschema import AnswerSchema, Problem
+from finery.rows.answers.jsonvalues import NotJson, parse
+from finery.rows.answers.reading import told_with
+from finery.rows.parts import canonical
+from finery.rows.templates.patience import patterns_of
+from finery_eval.arguments import branches_of, coerced
+
+NO_ARGUMENTS = {"type": "object", "properties": {}}
+"""The schema of a tool without `parameters`, by the OpenAI Chat Completions API."""
+PATHS = 4
+"""Levels of objects in each other whose members can be named."""
+UNREADABLE = "can't be read as a call"
+SHOWN = 200
+"""Characters of an argument or of a reason that are shown."""
+
+
+class BadTools(ValueError):
+    """Tools that can't be offered, or a call in a row that can't be expected; says why."""
+
+
+class Tool(NamedTuple):
+    """A tool, and the JSON Schema of its arguments."""
+
+    name: str
+    schema: dict[str, Any]
+    checker: AnswerSchema
+
+
+Tools = Mapping[str, Tool]
+"""The tools of one row by name."""
+
+
+class Call(NamedTuple):
+    """A call.
+
+    name: empty where none can be read. arguments: None where they can't be read. problem: why the
+    call is malformed; None if it isn't.
+    """
+
+    name: str
+    arguments: dict[str, Any] | None
+    problem: Problem | None = None
+
+    def __str__(self) -> str:
+        """The call as people write it: `weather(city="Oslo", days=3)`."""
+        if self.problem is not None and not self.name:
+            return f"({self.problem.text})"
+        if self.arguments is None:
+            return f"{self.name}(?)"
+        given = (f"{name}={written(value)}" for name, value in self.arguments.items())
+        return f"{self.name}({', '.join(given)})"
+
+
+class Toolbox:
+    """Reads the tools of rows. Rows mostly share theirs, so each is checked once."""
+
+    def __init__(self) -> None:
+        self._tools: dict[str, Tool] = {}
+
+    def of(self, row: Row) -> Tools:
+        """The tools that a row offers. Raises `BadTools`."""
+        offered = row.get("tools")
+        if not isinstance(offered, list) or not offered:
+            raise BadTools("it offers no `tools`")
+        tools = [self._tool(tool) for tool in offered]
+        by_name = {tool.name: tool for tool in tools}
+        if len(by_name) < len(tools):
+            names = [tool.name for tool in tools]
+            raise BadTools(f"two tools are named '{next(n for n in names if names.count(n) > 1)}'")
+        return by_name
+
+    def _tool(self, offered: Any) -> Tool:
+        key = canonical(offered)
+        if key not in self._tools:
+            self._tools[key] = _read_tool(offered)
+        return self._tools[key]
+
+
+def _read_tool(offered: Any) -> Tool:
+    function = offered.get("function") if isinstance(offered, dict) else None
+    name = function.get("name") if isinstance(function, dict) else None
+    if not isinstance(function, dict) or not isinstance(name, str) or not name:
+        raise BadTools("a tool has no function with a name")
+    schema = function.get("parameters") or NO_ARGUMENTS
+    if not isinstance(schema, dict):
+        raise BadTools(f"the `parameters` of {name} aren't a JSON Schema")
+    try:
+        return Tool(name, schema, AnswerSchema(schema))
+    except DataError as error:
+        raise BadTools(f"the `parameters` of {name}: {error.what}") from None
+
+
+def argument_paths(tool: Tool) -> Iterator[str]:
+    """The arguments of a tool as `tool.argument`, and the members of those that are objects."""
+    yield from _paths(tool.name, tool.schema, tool.schema, PATHS)
+
+
+def _paths(path: str, schema: Any, root: dict[str, Any], depth: int) -> Iterator[str]:
+    for part in branches_of(schema, root) if depth else ():
+        for name, member in part.get("properties", {}).items():
+            yield f"{path}.{name}"
+            yield from _paths(f"{path}.{name}", member, root, depth - 1)
+        if "items" in part:
+            yield from _paths(path, part["items"], root, depth - 1)
+
+
+def expected_calls(message: Message, tools: Tools, *, coerce: bool) -> list[Call]:
+    """The calls of an assistant turn of a row. Raises `BadTools` for a malformed one."""
+    calls = [_read(call, tools, coerce=coerce) for call in message.get("tool_calls") or []]
+    for call in calls:
+        if call.problem is not None:
+            raise BadTools(call.problem.text)
+    return calls
+
+
+def answered_calls(answer: Completion, tools: Tools, *, coerce: bool) -> list[Call]:
+    """The calls of a model's answer, the malformed ones with what is wrong with them."""
+    calls = [_read(call, tools, coerce=coerce) for call in answer.tool_calls or []]
+    if answer.call_error:
+        text = f"{UNREADABLE}: {answer.call_error}: {answer.text.strip()}"
+        calls.append(Call("", None, Problem(UNREADABLE, _cut(text))))
+    return calls
+
+
+def _read(call: Any, tools: Tools, *, coerce: bool) -> Call:
+    function = call.get("function") if isinstance(call, dict) else None
+    name = function.get("name") if isinstance(function, dict) else None
+    if not isinstance(function, dict) or not isinstance(name, str) or not name:
+        return Call("", None, Problem("names no tool", "a call names no tool"))
+    try:
+        arguments = _arguments(function.get("arguments"))
+    except NotJson as error:
+        text = _cut(f"the arguments of {name} are {error}: {function.get('arguments')}")
+        return Call(name, None, Problem(f"arguments: {error.kind}", text))
+    if not isinstance(arguments, dict):
+        kind = "the arguments are no object"
+        return Call(name, None, Problem(kind, _cut(f"{kind}: {name}({written(arguments)})")))
+    if name not in tools:
+        text = f"calls {name}, which isn't offered"
+        return Call(name, arguments, Problem("calls a tool that isn't offered", text))
+    if coerce:
+        arguments = coerced(arguments, tools[name].schema)
+    return Call(name, arguments, _broken(tools[name], arguments))
+
+
+def _arguments(value: Any) -> Any:
+    """Arguments as a value: they come as JSON text or as an object. Raises `NotJson`."""
+    if isinstance(value, str):
+        return parse(value) if value.strip() else {}
+    return {} if value is None else value
+
+
+def _broken(tool: Tool, arguments: dict[str, Any]) -> Problem | None:
+    """What of the tool's schema the arguments break."""
+    with told_with(written(arguments)), patterns_of(f"a pattern in the schema of {tool.name}"):
+        problem = tool.checker.problem(arguments)
+    if problem is None:
+        return None
+    text = problem.text.replace("the object: ", "")
+    kind = problem.kind.replace("the object: ", "")
+    return Problem(f"{tool.name}: breaks its schema ({kind})", f"{tool.name}: {text}")
+
+
+def readable(calls: Iterable[Call], text: str = "") -> str:
+    """Calls in words for people, one a line; of a turn without calls its text."""
+    lines = [str(call) for call in calls]
+    if lines:
+        return "\n".join(lines)
+    return f"no call: {_cut(' '.join(text.split()))}" if text.strip() else "no call"
+
+
+def shown_call(call: Any) -> str:
+    """A call as a model made it, whether or not it is well-formed."""
+    return str(_read(call, {}, coerce=False))
+
+
+def names_of(calls: Iterable[Call]) -> Iterator[str]:
+    """The names of the tools that are called; of a call without one, why."""
+    for call in calls:
+        yield call.name or f"({UNREADABLE})"
+
+
+def written(value: Any) -> str:
+    """A value as JSON, cut to what can be read at a glance."""
+    return _cut(json.dumps(value, ensure_ascii=False))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"

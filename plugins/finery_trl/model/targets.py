@@ -8,9 +8,8 @@ from finery import UsageError, nearest
 from finery_trl.settings import ALL_LINEAR, TARGET_MODULES
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from peft import LoraConfig
+    from transformers import PreTrainedModel
 
     from finery_trl.settings import Training
 

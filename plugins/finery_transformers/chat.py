@@ -135,10 +135,11 @@ def answer_tokens(
 ) -> list[int]:
     """Token ids of what follows the text `asked` in the text `whole`, up to the end of the turn.
 
-    prompt: the token ids of `asked`. An answer is cut after its last token of `ends`: templates
-    write more after the end of a turn (a line break), which is never generated, since generation
-    stops there. Where a tokenizer would join the end of the prompt with the beginning of the answer
-    into one token, the answer is tokenized alone, since a model continues the prompt's own tokens.
+    prompt: the token ids of `asked`. An answer is cut after the first token of `ends` that only
+    white space and other tokens of `ends` follow: templates write more after the end of a turn (a
+    line break, an EOS), which is never generated, since generation stops there. Where a tokenizer
+    would join the end of the prompt with the beginning of the answer into one token, the answer is
+    tokenized alone, since a model continues the prompt's own tokens.
     Raises `PromptDiffers` if `whole` doesn't begin with `asked`.
     """
     if not whole.startswith(asked):
@@ -148,8 +149,22 @@ def answer_tokens(
         answer = ids[len(prompt) :]
     else:
         answer = _continuation(tokenizer, whole[len(asked) :])
+    return answer[: _length(tokenizer, answer, ends)]
+
+
+def _length(tokenizer: "PreTrainedTokenizerBase", answer: Sequence[int], ends: Set[int]) -> int:
+    """How many tokens an answer has up to the end of its turn; all, if nothing ends it."""
     last = next((i for i in range(len(answer) - 1, -1, -1) if answer[i] in ends), None)
-    return answer if last is None else answer[: last + 1]
+    if last is None:
+        return len(answer)
+    decode: Any = tokenizer.decode
+    end = last
+    for i in range(last - 1, -1, -1):
+        if answer[i] in ends:
+            end = i
+        elif decode([answer[i]]).strip():
+            break
+    return end + 1
 
 
 def tokens_of(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:

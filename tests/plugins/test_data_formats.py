@@ -146,6 +146,19 @@ def test_messages_prompts_only() -> None:
     assert "there is no user turn" in refused("messages", True, messages=[SYSTEM])
 
 
+def test_thinking_gets_one_name() -> None:
+    for name in ("reasoning_content", "reasoning", "thinking"):
+        row = build("messages", messages=[USER, {**ANSWER, name: "so"}])
+        assert row["messages"][1] == {**ANSWER, "reasoning_content": "so"}
+
+
+def test_weights_are_kept() -> None:
+    turns = [USER, {**ANSWER, "weight": 0}, USER, {**ANSWER, "weight": 1}]
+    assert build("messages", messages=turns) == {"messages": turns}
+    what = refused("messages", messages=[USER, {**ANSWER, "weight": 0.5}])
+    assert "turn 2 has the weight 0.5, which isn't 0 or 1 | write `weight: 0`" in what
+
+
 # sharegpt
 
 
@@ -183,6 +196,15 @@ def test_sharegpt_function_calls_become_tool_calls() -> None:
     assert [m["role"] for m in made] == ["user", "assistant", "tool", "tool", "assistant"]
     assert made[1]["tool_calls"] == [{"id": "call_0", **CALL}, {"id": "call_1", **CALL}]
     assert [m["tool_call_id"] for m in made[2:4]] == ["call_0", "call_1"]
+
+
+def test_sharegpt_keeps_weights_and_thinking() -> None:
+    call = said("function_call", '{"name": "add", "arguments": {"a": 1}}', weight=0, thinking="so")
+    turns = [said("human"), call, said("observation", "1"), said("gpt", weight=1)]
+    made = build("sharegpt", conversations=turns)["messages"]
+    assert (made[1]["weight"], made[1]["reasoning_content"]) == (0, "so")
+    assert made[1]["tool_calls"] == [{"id": "call_0", **CALL}]
+    assert made[3] == {**ANSWER, "weight": 1}
 
 
 def test_sharegpt_numbers_calls_over_the_conversation() -> None:

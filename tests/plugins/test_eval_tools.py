@@ -381,7 +381,7 @@ def test_rows_that_can_not_be_judged_are_named(
     [
         ({"free": ["city"]}, "'city' doesn't name an argument of a tool", "free"),
         ({"unordered": ["book..x"]}, "'book..x' doesn't name an argument", "unordered"),
-        ({"extract": "(x)"}, "`extract` can't be used", "extract"),
+        ({"extract": "(x)"}, "`extract` selects a part", "extract"),
         ({"require": {"m.acuracy": "> 0.5"}}, "this step has no metric 'acuracy'", None),
     ],
 )

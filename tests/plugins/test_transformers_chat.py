@@ -6,7 +6,15 @@ import pytest
 from tiny_llama import CHATML, tiny_tokenizer
 
 from finery import DataError
-from finery_transformers.chat import end_of_turn, prompt_tokens, row_tokens
+from finery_transformers.chat import (
+    PromptDiffers,
+    end_of_turn,
+    prompt_tokens,
+    rendered,
+    row_tokens,
+    thinking_field,
+    thinking_switch,
+)
 
 PROMPT = [{"role": "user", "content": "where is my card"}]
 ANSWER = [{"role": "assistant", "content": "card_arrival"}]
@@ -34,6 +42,90 @@ def test_a_row_extends_its_prompt_and_ends_with_the_end_of_turn(tokenizer: Any) 
     assert prompt == prompt_tokens(tokenizer, PROMPT)
     assert row[: len(prompt)] == prompt
     assert tokenizer.decode(row[len(prompt) :]) == "card_arrival<|im_end|>"
+
+
+def joining(prompt: str) -> str:
+    """A template whose prompts end with a text."""
+    return (
+        "{% for m in messages %}{{ '" + prompt + "' if m.role == 'assistant' else '' }}"
+        "{{ m.content }}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}" + prompt + "{% endif %}"
+    )
+
+
+def test_an_answer_follows_the_prompt_s_own_tokens_where_a_tokenizer_would_join_them() -> None:
+    tokenizer = tiny_tokenizer(joining("where is my ca"))
+    answer = [{"role": "assistant", "content": "rd"}]
+    prompt, row = row_tokens(tokenizer, PROMPT, answer, end_of_turn(tokenizer))
+    assert prompt == prompt_tokens(tokenizer, PROMPT)
+    assert row == prompt + tokenizer("rd<|im_end|>")["input_ids"]
+    assert row != tokenizer(tokenizer.decode(row))["input_ids"]
+
+
+def test_a_tokenizer_that_begins_texts_with_a_space_puts_none_before_an_answer() -> None:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    raw.decoder = decoders.Metaspace(prepend_scheme="first")
+    letters = sorted(set("hi where is my card?\n.1▁x"))
+    special = ["<|endoftext|>", "<|im_end|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=200, special_tokens=special, initial_alphabet=letters, show_progress=False
+    )
+    raw.train_from_iterator(["where is my card"] * 4, trainer)
+    wrap: Any = PreTrainedTokenizerFast
+    tokenizer = wrap(tokenizer_object=raw, eos_token=special[0])
+    tokenizer.add_special_tokens({"additional_special_tokens": special[1:]})
+    tokenizer.chat_template = joining("where is my ca")
+    question = [{"role": "user", "content": "hi"}]
+    answer = [{"role": "assistant", "content": "rd"}]
+    prompt, row = row_tokens(tokenizer, question, answer, end_of_turn(tokenizer))
+    assert tokenizer.tokenize("rd")[0].startswith("▁")
+    assert tokenizer.convert_ids_to_tokens(row[len(prompt) :]) == ["r", "d", "<|im_end|>"]
+
+
+def test_a_template_that_changes_a_prompt_is_reported_with_both_texts() -> None:
+    tokenizer = tiny_tokenizer("{% if not add_generation_prompt %}Chat: {% endif %}" + CHATML)
+    with pytest.raises(PromptDiffers) as caught:
+        row_tokens(tokenizer, PROMPT, ANSWER, end_of_turn(tokenizer))
+    assert caught.value.whole.startswith("Chat: ")
+    assert caught.value.prompt.startswith("<|im_start|>user")
+
+
+def test_thinking_gets_the_name_that_the_template_reads() -> None:
+    reads = CHATML.replace("{{ m.content }}", "{{ m.NAME or '' }}|{{ m.content }}")
+    for name in ("reasoning_content", "thinking", "reasoning"):
+        tokenizer = tiny_tokenizer(reads.replace("NAME", name))
+        assert thinking_field(tokenizer) is not None
+        for thinking in ({"reasoning_content": "so"}, {"content": "<think>\nso\n</think>\n\nyes"}):
+            message = {"role": "assistant", "content": "yes", **thinking}
+            assert "so|yes<|im_end|>" in rendered(tokenizer, [*PROMPT, message])
+    assert thinking_field(tiny_tokenizer(CHATML)) is None
+
+
+def test_the_switch_for_thinking_is_found() -> None:
+    for name in ("enable_thinking", "thinking"):
+        tokenizer = tiny_tokenizer(
+            CHATML + "{% if NAME is false %}off{% endif %}".replace("NAME", name)
+        )
+        assert thinking_switch(tokenizer) == {name: False}
+    assert thinking_switch(tiny_tokenizer(CHATML)) is None
+
+
+def test_a_turn_with_a_call_may_have_an_end_of_its_own() -> None:
+    calls = CHATML.replace(
+        "<|im_end|>",
+        "{% for c in m.tool_calls or [] %}{{ c.function.arguments | tojson }}{% endfor %}"
+        "{{ '<|endoftext|>' if m.tool_calls else '<|im_end|>' }}",
+    )
+    tokenizer = tiny_tokenizer(calls)
+    tokenizer.eos_token = "<|im_end|>"
+    assert {tokenizer.decode([i]) for i in end_of_turn(tokenizer)} == {
+        "<|im_end|>",
+        "<|endoftext|>",
+    }
 
 
 def test_arguments_reach_the_template() -> None:

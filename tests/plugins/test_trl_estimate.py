@@ -442,3 +442,13 @@ def test_without_a_network_a_hub_model_is_estimated_by_its_name(project: MakePro
     out = " ".join(made.run("plan").out.split())
     assert "of 1.72 billion parameters (by the name of its base: the config.json of" in out
     assert "HF_HUB_OFFLINE is set" in out
+
+
+def test_of_a_conversation_with_several_answers_all_may_have_loss() -> None:
+    turns = [("user", "q" * 100), ("assistant", "a" * 20)]
+    one = {"messages": [{"role": role, "content": text} for role, text in turns]}
+    several = {"messages": one["messages"] * 2}
+    prompt, answer = forecast._sizes(one)
+    assert (prompt > 100, answer) == (True, 20)
+    prompt, answer = forecast._sizes(several)
+    assert (prompt, answer > 240) == (0, True)

@@ -7,9 +7,11 @@ import msgspec
 from finery import did_you_mean
 from finery.rows import Conversation, Message
 from finery.rows.badrow import BadRow, kind_of
-from finery.rows.chat.turns import as_message, as_turns, decoded
+from finery.rows.chat.turns import THINKING, as_message, as_turns, decoded
 
 LISTS = ("conversations", "conversation", "messages")
+KNOWN = ("tool_calls", "tool_call_id", "name", "weight", *THINKING)
+"""Keys of turns that are kept besides role and text."""
 ROLE_OF = {
     "system": "system",
     "human": "user",
@@ -44,7 +46,7 @@ def turns_of(columns: dict[str, Any]) -> Conversation:
     for number, turn in enumerate(turns, 1):
         role, value, rest = _parts(turn, number)
         if role == "function_call":
-            _add_calls(messages, open_calls, value, number)
+            _add_calls(messages, open_calls, value, number, rest)
             continue
         message: Message = {**rest, "role": role, "content": value}
         if role != "tool":
@@ -71,16 +73,22 @@ def _parts(turn: Any, number: int) -> tuple[str, Any, dict[str, Any]]:
         what = f"turn {number} is from the unknown role '{speaker}'"
         raise BadRow(what, did_you_mean(str(speaker), ROLE_OF))
     # Only what the Chat Completions API knows; exports of chat sites carry `markdown`, `text`, ….
-    known = ("tool_calls", "tool_call_id", "name", "weight")
-    return role, value, {k: rest[k] for k in known if k in rest}
+    return role, value, {k: rest[k] for k in KNOWN if k in rest}
 
 
-def _add_calls(messages: Conversation, open_calls: list[str], value: Any, number: int) -> None:
+def _add_calls(
+    messages: Conversation,
+    open_calls: list[str],
+    value: Any,
+    number: int,
+    rest: dict[str, Any],
+) -> None:
+    """Add calls to the assistant's turn before them, or as a turn. rest: other keys of the turn."""
     parsed = decoded(value, f"turn {number} (function_call)") if isinstance(value, str) else value
     calls = parsed if isinstance(parsed, list) else [parsed]
     if not messages or messages[-1]["role"] != "assistant":
         messages.append({"role": "assistant", "content": ""})
-    turn = messages[-1]
+    turn = messages[-1] = {**messages[-1], **rest}
     turn.setdefault("tool_calls", [])
     count = sum(len(m.get("tool_calls", [])) for m in messages)
     for index, call in enumerate(calls):
@@ -96,7 +104,7 @@ def _add_calls(messages: Conversation, open_calls: list[str], value: Any, number
         name = f"call_{count + index}"
         turn["tool_calls"].append({"id": name, "type": "function", "function": function})
         open_calls.append(name)
-    as_message(turn, number)
+    messages[-1] = as_message(turn, number)
 
 
 def _with_system(turns: Conversation, system: Any) -> Conversation:

@@ -231,6 +231,7 @@ def _sizes(row: Row) -> tuple[int, int]:
 
     A row that isn't built is a record of a file with any columns. A column with a usual name counts
     as the answer, and the rest as the prompt. Without such a column, all of it may be the answer.
+    That also holds for a conversation with several answers, whose places differ between rows.
     """
     if isinstance(row.get("prompt"), list):
         prompt, completion = split_turns(row)
@@ -239,10 +240,18 @@ def _sizes(row: Row) -> tuple[int, int]:
     whole = len(msgspec.json.encode(row))
     answer = next((row[name] for name in ANSWERS if row.get(name)), None)
     turns = row.get("messages") or row.get("conversations")
-    if answer is None and isinstance(turns, list) and turns and isinstance(turns[-1], dict):
+    if answer is None and _answers(turns) == 1:
         answer = turns[-1].get("content") or turns[-1].get("value")
     size = len(answer) if isinstance(answer, str) else whole
     return whole - size, size
+
+
+def _answers(turns: Any) -> int:
+    """The number of assistant turns; 0 if these are no turns with an answer at the end."""
+    if not isinstance(turns, list) or not turns or not all(isinstance(t, dict) for t in turns):
+        return 0
+    speakers = [turn.get("role") or turn.get("from") for turn in turns]
+    return sum(speaker == speakers[-1] for speaker in speakers)
 
 
 def _characters(turns: Any) -> int:

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from finery import counted
 from finery.rows import Row
 from finery_trl.rows.example import Example, Proven
 from finery_trl.rows.turns import Learn, conversation_of, learned_turns, thinking_of
@@ -66,8 +67,8 @@ class Coverage:
             )
         if self._weighted and self._learn is not None and self._learn.loss != "marked":
             notes.append(
-                f"{self._weighted:,} assistant turns have a `weight`, which loss: "
-                f"{self._learn.loss} ignores; loss: marked uses it"
+                f"loss: {self._learn.loss} ignores the `weight` of "
+                f"{counted(self._weighted, 'assistant turn')}; loss: marked uses it"
             )
         return notes
 
@@ -113,9 +114,10 @@ class Coverage:
         if not self._split_rows:
             return "one a row: the template writes earlier turns as they were learned"
         times = self._part_tokens / self._whole_tokens
-        rows = "row is" if self._split_rows == 1 else "rows are"
+        are = "is" if self._split_rows == 1 else "are"
         return (
-            f"{self._split_rows:,} {rows} split into {self._parts:,} examples, since the template "
+            f"{counted(self._split_rows, 'row')} {are} split into {self._parts:,} examples, since "
+            f"the template "
             f"writes earlier turns differently: {self._part_tokens:,} tokens instead of "
             f"{self._whole_tokens:,} ({times:.1f} times)"
         )
@@ -131,13 +133,13 @@ class Coverage:
         if self._thoughts:
             loss = "with loss" if self._learn.thinking == "learned" else "without loss"
             setting = f"thinking: {self._learn.thinking}"
-            parts.append(f"{self._thoughts:,} turns have thinking, {loss} ({setting})")
+            parts.append(f"{counted(self._thoughts, 'turn')} with thinking, {loss} ({setting})")
         if self._thoughtless:
             way = "as the template writes them"
             if self._learn.without_thinking == "switch" and switch is not None:
                 way = "with " + ", ".join(f"{k}: {str(v).lower()}" for k, v in switch.items())
             parts.append(
-                f"{self._thoughtless:,} rows have none, rendered {way} "
+                f"{counted(self._thoughtless, 'row')} without, rendered {way} "
                 f"(without_thinking: {self._learn.without_thinking})"
             )
         return "; ".join(parts)

@@ -126,9 +126,9 @@ def examples_of(
             faults.add(row, error)
             continue
         yield from faults.fitting(examples, max_length)
-    if learn.loss == "marked" and faults.read:
-        weights.check(what)
     faults.check(job, max_length, too_long)
+    if learn.loss == "marked":
+        weights.check(what)
 
 
 def _with_switch(learn: Learn, tokens: Tokens) -> Learn:
@@ -171,8 +171,8 @@ class _Weights:
             )
         if self._none and not self._zero:
             raise DataError(
-                f"{what}: loss: marked, but only `weight: 1` occurs, and {self._none:,} assistant "
-                "turns without a weight would be learned too",
+                f"{what}: loss: marked, but only `weight: 1` occurs, and turns without a weight "
+                f"would be learned too: {self._none:,} of the assistant's",
                 where="loss",
                 fix="give the turns that aren't to be learned `weight: 0`",
             )
@@ -186,6 +186,6 @@ def _offer(fault: Fault, tokens: Tokens) -> str:
     if not names:
         return ""
     return (
-        "use a chat template of the model's family that writes them, among those that trl carries "
-        f"({', '.join(names)}), or "
+        "use a chat template with the same turns that writes them, e.g. of those that trl carries: "
+        f"{', '.join(names)}; or "
     )

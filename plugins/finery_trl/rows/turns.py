@@ -100,7 +100,8 @@ def examples_of_row(row: Row, tokens: "Tokens", learn: Learn) -> list[Example]:
         _check_tools(row, messages, tokens)
         learned = [_learned(row, messages, i, tokens, learn, len(turns) > 1) for i in turns]
     except DataError as error:
-        raise Faulty(REFUSED, [error.what]) from error
+        fault = TOOLLESS if _refuses_tools(row, messages, tokens) else REFUSED
+        raise Faulty(fault, [error.what]) from error
     return list(_joined(row["id"], learned))
 
 
@@ -164,6 +165,8 @@ def _learned(
     except PromptDiffers as error:
         if asked.startswith(whole):
             raise Faulty(UNWRITTEN, details) from error
+        if _squeezed(thinking_of(message)) not in _squeezed(whole):
+            raise Faulty(THOUGHTLESS, details) from error
         place = f"{row['id']}: turn {index + 1}" if several else str(row["id"])
         lines = _difference(place, tokenizer, prompt, tokens.ids(whole))
         raise Faulty(CHANGED, lines, _fix_of_thinking(asked, message, tokens)) from error
@@ -218,10 +221,9 @@ def _fix_of_thinking(asked: str, message: Message, tokens: "Tokens") -> str:
             f"{off}give these rows thinking (`reasoning_content`): the prompts open a think block"
         )
     if asked.rstrip().endswith(END_THINK) and thinking_of(message):
-        return (
-            "remove the thinking from these rows, or the arguments of the chat template "
-            "(`chat_template_kwargs`) that switch thinking off"
-        )
+        on = ", ".join(f"{name}: true" for name in switch or {})
+        ways = f"set `chat_template_kwargs: {{{on}}}` on the model, or " if on else ""
+        return f"{ways}remove the thinking from these rows: the prompts say that there is none"
     return ""
 
 
@@ -257,12 +259,32 @@ def _spans(
     raise DataError("this tokenizer doesn't say where its tokens are, so thinking can't be masked")
 
 
+def _uses_tools(row: Row, messages: Conversation) -> bool:
+    called = any(m.get("tool_calls") or m.get("role") == "tool" for m in messages)
+    return called or bool(row.get("tools"))
+
+
+def _refuses_tools(row: Row, messages: Conversation, tokens: "Tokens") -> bool:
+    """Whether it is for its tools that a template refuses a row."""
+    from finery_transformers.chat import rendered
+
+    if not _uses_tools(row, messages):
+        return False
+    system = [m for m in messages[:1] if m.get("role") == "system"]
+    plain = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "."}]
+    try:
+        rendered(tokens.tokenizer, [*system, *plain], arguments=tokens.arguments)
+    except DataError:
+        return False
+    return True
+
+
 def _check_tools(row: Row, messages: Conversation, tokens: "Tokens") -> None:
     """Raise `Faulty` if tools, calls or answers of tools don't reach the text as they should."""
-    tools = row.get("tools")
-    if not tools and not any(m.get("tool_calls") or m.get("role") == "tool" for m in messages):
+    if not _uses_tools(row, messages):
         return
-    lost = load_reference(UNWRITTEN_PARTS)(tokens.tokenizer, messages, tools, tokens.arguments)
+    find = load_reference(UNWRITTEN_PARTS)
+    lost = find(tokens.tokenizer, messages, row.get("tools"), tokens.arguments)
     if lost:
         raise Faulty(TOOLLESS, [str(part) for part in lost[:3]])
 

@@ -18,6 +18,8 @@ _NEXT = {
     "tool": ("tool", "assistant"),
 }
 """Role → roles that the next turn may have."""
+THINKING = ("reasoning_content", "reasoning", "thinking")
+"""Names of an assistant's thinking; rows use the first."""
 
 
 def as_conversation(value: Any, column: str) -> Conversation:
@@ -47,8 +49,9 @@ def decoded(text: str, column: str) -> Any:
 def as_message(turn: Any, number: int) -> Message:
     """A checked copy of one turn; the keys it has besides role and content are kept.
 
-    `developer` becomes `system` (chat templates know only that), text in parts becomes one text,
-    and no content beside tool calls becomes the empty text.
+    `developer` becomes `system` (chat templates know only that), text in parts becomes one text, no
+    content beside tool calls becomes the empty text, and an assistant's thinking gets the name
+    `reasoning_content`.
     """
     if not isinstance(turn, dict):
         raise BadRow(f"turn {number} is {kind_of(turn)}, not an object with role and content")
@@ -62,10 +65,29 @@ def as_message(turn: Any, number: int) -> Message:
         del message["tool_calls"]
     if "tool_calls" in message:
         _check_tool_calls(message["tool_calls"], role, number)
+    if role == "assistant":
+        message = _with_thinking(message)
+        _check_weight(message, number)
     content = _text(message.get("content", ""), number)
     if not content.strip() and role != "tool" and "tool_calls" not in message:
         raise BadRow(f"turn {number} ({role}) is empty", "fill it in, or remove the row")
     return {**message, "role": role, "content": content}
+
+
+def _with_thinking(message: Message) -> Message:
+    """The message with its thinking, if it is text, as `reasoning_content`."""
+    name = next((n for n in THINKING if isinstance(message.get(n), str)), None)
+    if name is None or name == THINKING[0]:
+        return message
+    return {THINKING[0] if k == name else k: v for k, v in message.items()}
+
+
+def _check_weight(message: Message, number: int) -> None:
+    if message.get("weight", 1) not in (0, 1):
+        raise BadRow(
+            f"turn {number} has the weight {message['weight']!r}, which isn't 0 or 1",
+            "write `weight: 0` for a turn that isn't learned, and `weight: 1` for one that is",
+        )
 
 
 def _text(content: Any, number: int) -> str:

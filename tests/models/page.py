@@ -43,7 +43,8 @@ say how well a model learns, whether a model of full size fits into memory, or w
 tokenizes the family's own vocabulary as transformers does. `finery check --deep` and `gguf.export`
 verify that for your rows and your model.
 """
-LEGEND = """- **SFT**, **DPO**: finery accepts a row with one answer, and two optimizer steps with LoRA run.
+LEGEND = """\
+- **SFT**, **DPO**: finery accepts a row with one answer, and two optimizer steps with LoRA run.
   The merged model of the SFT gives the same logits as base and adapter.
 - **Five turns**: a conversation with five answers is learned, and the tokens with loss are those
   of the five answers, counted with transformers alone.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from models.families import Family
-from models.rows import PROMPTS, preference, turns
+from models.rows import PROMPTS, called, preference, turns
 from models.server import serve, write_stand_in
 from models.tiny import tokenizer_of
 
@@ -173,10 +173,20 @@ def reason(error: FineryError) -> str:
 
 
 def five_turns(tokenizer: Any) -> list[Example] | None:
-    """Five turns as a training reads them; None if the template can't be trained on."""
+    """Five turns as a training reads them; None if it refuses them."""
     way, _ = way_of(tokenizer, capabilities(tokenizer))
+    return _read(turns(5, thinks=way.thinks), tokenizer, way)
+
+
+def tool_row(tokenizer: Any) -> list[Example] | None:
+    """A row with a tool call as a training reads it; None if it refuses it."""
+    way, _ = way_of(tokenizer, capabilities(tokenizer))
+    return _read(called(thinks=way.thinks), tokenizer, way)
+
+
+def _read(row: Row, tokenizer: Any, way: Way) -> list[Example] | None:
     try:
-        return examples([turns(5, thinks=way.thinks)], tokenizer, way.learn)
+        return examples([row], tokenizer, way.learn)
     except FineryError:
         return None
 

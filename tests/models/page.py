@@ -37,8 +37,8 @@ HEAD = """<!-- Generated: python tests/models/page.py -->
 
 finery's tests train, merge and export a tiny model of each family below, with random weights, the
 family's real architecture, and its real chat template, which the package `trl` carries. The
-tokenizer is a stand-in: SmolLM2's vocabulary with the control tokens of the family as single
-tokens. The page says whether finery, transformers and llama.cpp agree on such a model. It doesn't
+tokenizer is a stand-in: SmolLM2's vocabulary with the control tokens of the family as single tokens
+(for Gemma's GGUF a SentencePiece tokenizer, trained on a few sentences). The page says whether finery, transformers and llama.cpp agree on such a model. It doesn't
 say how well a model learns, whether a model of full size fits into memory, or whether llama.cpp
 tokenizes the family's own vocabulary as transformers does. `finery check --deep` and `gguf.export`
 verify that for your rows and your model.

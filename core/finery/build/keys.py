@@ -13,9 +13,9 @@ from blake3 import blake3
 
 from finery.artifact.manifest import Parts
 from finery.build.code.steps import Wrapper
-from finery.fields import Files, Settings
+from finery.fields import FileOrName, Files, Settings
 from finery.recipe.graph import Node
-from finery.step.inspect import full_name, inputs_of, slots_of, steps_inside
+from finery.step.inspect import files_of, full_name, inputs_of, slots_of, steps_inside
 from finery.step.step import Step
 from finery.util.canonical import encode
 from finery.util.installed import version_of
@@ -77,6 +77,11 @@ def key_parts(
             parts.append((f"name of {source.field}[{source.index}]", source.ref))
     for field, named in files.items():
         parts += [(f"file {field} {name}", digest) for name, digest in named]
+    parts += [
+        (f"setting {field}", setting.patterns[0])
+        for field, setting in files_of(step).items()
+        if isinstance(setting, FileOrName) and not files.get(field)
+    ]
     if pinned is not None:
         parts.append(("pinned", pinned))
     if step.uses_seed():

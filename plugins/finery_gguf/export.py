@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from blake3 import blake3
 
 from finery import Artifact, Job, Model, Step, StepError, cpu_count, setting, takes
+from finery_gguf.configuration import complete
 from finery_gguf.converter import convert
 from finery_gguf.llama import PACKAGE, Gguf, quantise
 
@@ -158,6 +159,7 @@ def _merge(model: Model, tokenizer: "PreTrainedTokenizerBase", folder: Path, job
     shutil.rmtree(folder, ignore_errors=True)
     merged, _ = load_merged(model)
     merged.save_pretrained(folder)
+    complete(folder / "config.json", merged.config)
     tokenizer.save_pretrained(folder)
     if license := _license(model):
         # The converter takes the licence only from a model card.

@@ -309,8 +309,11 @@ def _round_to_4_bits(model: "PreTrainedModel", kind: str, double: bool) -> None:
 
 
 def _merge_layer(layer: Any) -> None:
-    """Merge one layer in fp32. Peak memory is the 16-bit model and one layer in 32 bits."""
-    weight = layer.get_base_layer().weight
+    """Merge one layer in fp32. Peak memory is the 16-bit model and one layer in 32 bits.
+
+    The experts of a layer are one module with several tensors, of which PEFT wraps one at a time.
+    """
+    weight = getattr(layer.get_base_layer(), getattr(layer, "parameter_name", "weight"))
     stored = weight.dtype
     weight.data = weight.data.float()
     layer.merge()

@@ -22,10 +22,11 @@ from finery import (
     setting,
     takes,
 )
-from finery.rows import Conversation, Row, split_turns
+from finery.rows import Conversation, Row, answer_text, split_turns
 from finery.rows.answers.reading import search_in
 from finery.rows.parts import prompt as prompt_of
 from finery_eval import stats
+from finery_eval.turns import place_of
 from finery_eval.verdicts import Score, Verdicts, scores
 
 Answers = dict[str, list[Completion]]
@@ -168,6 +169,19 @@ def read_rows(dataset: Dataset) -> list[Row]:
         fix="give every row a user message, or drop it",
     )
     return rows
+
+
+def refuse_calls(rows: Iterable[Row]) -> None:
+    """Raise `DataError` for rows whose expected answer is a tool call, where texts are judged."""
+    refuse(
+        "the expected answer of some rows is a tool call, but texts are judged",
+        (place_of(row) for row in rows if not answer_text(row).strip() and _has_calls(row)),
+        fix="judge them with eval.tools, or drop them (in eval.dialog: turns: answers)",
+    )
+
+
+def _has_calls(row: Row) -> bool:
+    return any(turn.get("tool_calls") for turn in split_turns(row)[1])
 
 
 def some(rows: list[Row]) -> list[Row]:

@@ -52,6 +52,19 @@ class Execute(Settings):
                 fix="use a class or function of `file`, or package.module:name without a file",
             )
 
+    def check_files(self) -> None:
+        """Raise `UsageError` for a file that isn't Python."""
+        if self.file is None:
+            return
+        try:
+            compile(self.file.path.read_bytes(), self.file.names[0], "exec")
+        except (SyntaxError, ValueError) as error:
+            raise UsageError(
+                f"{self.file.names[0]} isn't Python: {error}",
+                where="execute.file",
+                fix="correct the file",
+            ) from None
+
     def key_code(self) -> list[Any]:
         """The file with the functions, or the factory and its module; and what runs them."""
         if self.file is not None:

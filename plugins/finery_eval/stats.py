@@ -72,11 +72,9 @@ def sign_flip_exact(differences: Sequence[int]) -> float:
     reach, limit = 0, abs(sum(differences))
     chances = [1.0]  # of each sum from -reach to reach
     for size in sizes:
-        wider = [0.0] * (len(chances) + 2 * size)
-        for i, chance in enumerate(chances):
-            wider[i] += chance / 2
-            wider[i + 2 * size] += chance / 2
-        chances, reach = wider, reach + size
+        padding = [0.0] * (2 * size)
+        shifted = zip([*chances, *padding], [*padding, *chances], strict=True)
+        chances, reach = [(one + other) / 2 for one, other in shifted], reach + size
     tail = math.fsum(c for i, c in enumerate(chances) if abs(i - reach) >= limit)
     return min(1.0, max(tail, sys.float_info.min))
 

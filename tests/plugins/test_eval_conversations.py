@@ -164,6 +164,7 @@ def test_what_was_changed_runs_again(judged: Callable[..., Project]) -> None:
          "unknown setting 'free'"),
         ("    each: {use: eval.tools, free: [book.note]}\n", "", "`each` is missing"),
         ("factory: Weather", "factory: Climate", "has no function or class 'Climate'"),
+        ("file: shop.py", "file: recipe.yaml", "recipe.yaml isn't Python"),
         ("free: [book.note]\n", "free: [book.nota]\n", "did you mean 'book.note'?"),
     ],
 )  # fmt: skip

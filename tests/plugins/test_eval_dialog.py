@@ -272,6 +272,8 @@ def test_a_label_is_what_the_last_turn_must_say(tmp_path: Path) -> None:
         (talk("q", "a", "b", " ", id="r1"), Exact, "row r1, turn 4"),
         (talk("q", "a", id="r1"), ToolCalls, "row r1, turn 2: it offers no `tools`"),
         ({**weather(LAST), "id": "r1"}, Exact, "row r1, turn 2"),
+        ({**weather(LAST), "id": "r1"}, Json, "row r1, turn 2"),
+        ({**weather(LAST), "id": "r1"}, Classification, "row r1, turn 2"),
     ],
 )
 def test_turns_that_can_not_be_judged_are_named(

@@ -148,6 +148,11 @@ class ToolCalls(
                     fix="remove it",
                 )
 
+    def check_files(self) -> None:
+        """Raise `UsageError` for a file with functions that isn't Python."""
+        if self.execute is not None:
+            self.execute.check_files()
+
     def key_code(self) -> list[Any]:
         """The functions that execute calls."""
         return self.execute.key_code() if self.execute is not None else []

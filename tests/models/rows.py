@@ -75,7 +75,6 @@ STATE: Message = {
 }
 
 
-
 def called(*, thinks: bool = False) -> Row:
     """A row with a call, the tool's answer, and an assistant's answer."""
     thinking = {"reasoning_content": THOUGHT} if thinks else {}

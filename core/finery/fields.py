@@ -48,6 +48,10 @@ class Files:
         self.paths = list(paths)
         self.names = list(names) or [path.name for path in self.paths]
 
+    def requires(self, pattern: str) -> bool:
+        """Whether it is an error if no file matches a pattern."""
+        return True
+
     def __repr__(self) -> str:
         return ", ".join(self.patterns)
 
@@ -66,6 +70,27 @@ class OptionalFiles(Files):
 
     For files that people write as they go, e.g. decisions. Files that exist are part of the key.
     """
+
+    def requires(self, pattern: str) -> bool:
+        """Always false."""
+        return False
+
+
+class FileOrName(OneFile):
+    """A setting for one file, or for the name of something else, e.g. of a built-in template.
+
+    A text with a dot or a slash is a file. In a running step, `name` is empty for a file; for a
+    name, `paths` is.
+    """
+
+    @property
+    def name(self) -> str:
+        """The name, if it isn't a file."""
+        return "" if self.paths else self.patterns[0]
+
+    def requires(self, pattern: str) -> bool:
+        """Whether it can't be a name."""
+        return "." in pattern or "/" in pattern
 
 
 class Spec(msgspec.Struct, frozen=True):

@@ -13,6 +13,7 @@ def finery_steps() -> dict[str, str]:
     """The step types of this plugin."""
     return {
         "eval.classification": "finery_eval.steps.classification:Classification",
+        "eval.dialog": "finery_eval.steps.dialog:Dialog",
         "eval.exact": "finery_eval.steps.exact:Exact",
         "eval.json": "finery_eval.steps.structured:Json",
         "eval.preference": "finery_eval.steps.preference:Preference",

@@ -23,7 +23,12 @@ SHOWN = 200
 
 
 class BadTools(ValueError):
-    """Tools that can't be offered, or a call in a row that can't be expected; says why."""
+    """Tools that can't be offered, or a call in a row that can't be expected; says why.
+
+    turn: where in the row, from 1; None: in the turn that is judged.
+    """
+
+    turn: int | None = None
 
 
 class Tool(NamedTuple):

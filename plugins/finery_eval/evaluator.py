@@ -22,10 +22,11 @@ from finery import (
     setting,
     takes,
 )
-from finery.rows import Conversation, Row, split_turns
+from finery.rows import Conversation, Row, answer_text, split_turns
 from finery.rows.answers.reading import search_in
 from finery.rows.parts import prompt as prompt_of
 from finery_eval import stats
+from finery_eval.turns import place_of
 from finery_eval.verdicts import Score, Verdicts, scores
 
 Answers = dict[str, list[Completion]]
@@ -170,6 +171,19 @@ def read_rows(dataset: Dataset) -> list[Row]:
     return rows
 
 
+def refuse_calls(rows: Iterable[Row]) -> None:
+    """Raise `DataError` for rows whose expected answer is a tool call, where texts are judged."""
+    refuse(
+        "the expected answer of some rows is a tool call, but texts are judged",
+        (place_of(row) for row in rows if not answer_text(row).strip() and _has_calls(row)),
+        fix="judge them with eval.tools, or drop them (in eval.dialog: turns: answers)",
+    )
+
+
+def _has_calls(row: Row) -> bool:
+    return any(turn.get("tool_calls") for turn in split_turns(row)[1])
+
+
 def some(rows: list[Row]) -> list[Row]:
     """The rows; `DataError` if there is none."""
     if not rows:
@@ -291,13 +305,15 @@ def _compared(
     }
 
 
-def comparison_tables(comparisons: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The table of the comparisons; empty where there is only one model."""
+def comparison_tables(
+    comparisons: Sequence[Mapping[str, Any]], test: str = "McNemar, exact"
+) -> list[dict[str, Any]]:
+    """The table of the comparisons; empty where there is only one model. test: of the p-value."""
     if not comparisons:
         return []
     base = comparisons[0]["baseline"]
     differences = ["accuracy (points)", "95 % CI low", "95 % CI high"]
-    counts, p_value = ["only this right", f"only {base} right"], "p (McNemar, exact)"
+    counts, p_value = ["only this right", f"only {base} right"], f"p ({test})"
     units: dict[str, Unit] = {**dict.fromkeys(differences, "difference"), p_value: "p"}
     rows = [
         [
@@ -390,36 +406,41 @@ def write(job: Job, rows: Sequence[Row], answers: Answers, verdicts: Verdicts) -
     scored = {name: scores(judged, verdicts) for name, judged in verdicts.judged.items()}
     comparisons = compare({name: judged.correct for name, judged in verdicts.judged.items()})
     tables = [*comparison_tables(comparisons), *verdicts.tables]
-    return write_scored(job, rows, answers, verdicts, scored, tables, {"comparisons": comparisons})
+    facts = {name: judged.facts for name, judged in verdicts.judged.items()}
+    details = {**verdicts.details, "headline": verdicts.headline, "comparisons": comparisons}
+    return write_scored(
+        job,
+        len(rows),
+        scored,
+        {**details, "tables": tables},
+        predictions(rows, answers, facts),
+        answers,
+    )
 
 
 def write_scored(
     job: Job,
-    rows: Sequence[Row],
-    answers: Answers,
-    verdicts: Verdicts,
+    rows: int,
     scored: Mapping[str, Mapping[str, Score]],
-    tables: Sequence[dict[str, Any]],
     details: Mapping[str, Any],
+    lines: Iterable[dict[str, Any]],
+    answers: Answers,
 ) -> Metrics:
-    """Write scores, model → metric → (value, interval), and log each model's headline."""
+    """Write scores, model → metric → (value, interval), and log each model's headline.
+
+    lines: of `predictions.jsonl`.
+    """
     values = {n: {m: value for m, (value, _) in of.items()} for n, of in scored.items()}
     intervals = {n: {m: list(ci) for m, (_, ci) in of.items()} for n, of in scored.items()}
     log_scores(job, values, intervals)
-    facts = {name: judged.facts for name, judged in verdicts.judged.items()}
+    cut = {name: truncated(completions) for name, completions in answers.items()}
     return Metrics.write(
         job.out,
-        rows=len(rows),
+        rows=rows,
         scores=values,
         intervals=intervals,
-        details={
-            "headline": list(verdicts.headline),
-            "tables": list(tables),
-            **verdicts.details,
-            **details,
-            "truncated": {name: truncated(completions) for name, completions in answers.items()},
-        },
-        predictions=predictions(rows, answers, facts),
+        details={**details, "truncated": cut},
+        predictions=lines,
     )
 
 

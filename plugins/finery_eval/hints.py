@@ -77,3 +77,21 @@ TOOLS = Hints(
     called=("tool.calls", "function.calling", "tool", "function.calls", "eval.function.calling"),
     value=_value,
 )
+
+
+def _dialog_value(setting: str, value: Any) -> str | None:
+    if setting == "history":
+        own = value in ("model", "rollout", "generated", False)
+        return f"write history: {'own' if own else 'given'}"
+    return _value(setting, value)
+
+
+DIALOG = Hints(
+    settings={**_JUDGE, "evaluator": "each", "metric": "each", "judge": "each", "watch": "each"},
+    absent={
+        **{k: v for k, v in _ABSENT.items() if k != "metric"},
+        "max_tokens": "write it in `each`: each: {use: …, max_tokens: 64}",
+    },
+    called=("conversation", "multi_turn", "chat", "eval.chat", "eval.conversation"),
+    value=_dialog_value,
+)

@@ -56,6 +56,29 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
     return min(1.0, max(p_value, sys.float_info.min))  # never 0, however many rows differ
 
 
+def sign_flip_exact(differences: Sequence[int]) -> float:
+    """The two-sided p-value that two models are equally good, from the difference in each group.
+
+    differences: the right answers of the one model minus those of the other, for each group of
+    answers that aren't independent of each other. If the models are equally good, each difference
+    is as likely to have the other sign. All signs are counted, without drawing any. For groups of
+    one answer this is the exact McNemar test.
+
+    Source: R. A. Fisher, "The Design of Experiments" (1935), ch. 3; E. J. G. Pitman, "Significance
+    tests which may be applied to samples from any populations", Supplement to the Journal of the
+    Royal Statistical Society 4 (1937) 119-130.
+    """
+    sizes = [abs(difference) for difference in differences if difference]
+    reach, limit = 0, abs(sum(differences))
+    chances = [1.0]  # of each sum from -reach to reach
+    for size in sizes:
+        padding = [0.0] * (2 * size)
+        shifted = zip([*chances, *padding], [*padding, *chances], strict=True)
+        chances, reach = [(one + other) / 2 for one, other in shifted], reach + size
+    tail = math.fsum(c for i, c in enumerate(chances) if abs(i - reach) >= limit)
+    return min(1.0, max(tail, sys.float_info.min))
+
+
 def paired_difference(
     both: int, only_first: int, only_second: int, neither: int, z: float = Z95
 ) -> tuple[float, Interval]:

@@ -12,7 +12,7 @@ MALFORMED_SHOWN = 5
 """Kinds of malformed calls that are shown of each model."""
 
 
-def calls_table(model: str, matches: Sequence[Match]) -> dict[str, Any]:
+def calls_table(model: str, matches: Sequence[Match]) -> list[dict[str, Any]]:
     """Each tool that is expected or called: how often, how often rightly, what came instead."""
     expected, called, shared, right = (Counter[str]() for _ in range(4))
     instead: dict[str, Counter[str]] = {}
@@ -28,7 +28,7 @@ def calls_table(model: str, matches: Sequence[Match]) -> dict[str, Any]:
         for n in sorted({*expected, *called})
     ]
     columns = ["tool", "expected", "called", "right tool", "right arguments", "instead"]
-    return table(f"{model}: calls by tool", columns, rows, model=model)
+    return [table(f"{model}: calls by tool", columns, rows, model=model)] if rows else []
 
 
 def due_table(matches: Mapping[str, Sequence[Match]]) -> dict[str, Any]:

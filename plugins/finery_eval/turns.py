@@ -1,8 +1,113 @@
-"""The turns of a row: which of them are judged, and how they are named."""
+"""The turns of a conversation: how they are named, and those that a model adds."""
 
-from finery.rows import Row, split_turns
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from finery import Completion
+from finery.rows import Conversation, Message, Row, split_turns
+
+CONVERSATIONS = ("messages", "prompt", "completion", "chosen", "rejected")
+"""Columns with the turns of a row."""
 
 
-def place_of(row: Row) -> str:
-    """How messages name the turn of a row that is judged: its id and its number from 1."""
-    return f"{row['id']}, turn {len(split_turns(row)[0]) + 1}"
+def place_of(row: Row, number: int | None = None) -> str:
+    """How messages name a turn of a row: its id and its number from 1.
+
+    number: None means that of the turn that is judged.
+    """
+    turn = f", turn {number or len(split_turns(row)[0]) + 1}"
+    return f"{row['id']}".removesuffix(turn) + turn  # `Turn.as_row` has it in the id
+
+
+class Turn(NamedTuple):
+    """An assistant turn of a row that is judged.
+
+    place: in the conversation, from 0. number: among the judged turns of the row, from 1.
+    """
+
+    row: Row
+    conversation: Conversation
+    place: int
+    number: int
+    is_last: bool
+
+    def as_row(self) -> Row:
+        """The turn as a row of its own: the conversation up to and with it.
+
+        A `label` is what the last turn must say.
+        """
+        other = {k: v for k, v in self.row.items() if k not in CONVERSATIONS}
+        if not self.is_last:
+            other.pop("label", None)
+        name = f"{self.row['id']}, turn {self.place + 1}"
+        return {**other, "id": name, "messages": self.conversation[: self.place + 1]}
+
+
+def turns_of(row: Row, which: str) -> list[Turn]:
+    """The assistant turns of a row that are judged.
+
+    Of a row with a prompt, those of its completion. Turns with `weight: 0` are not to be imitated.
+    which: `all`, `answers` (turns without tool calls) or `calls`.
+    """
+    prompt, completion = split_turns(row)
+    conversation = [*prompt, *completion]
+    first = 0 if "messages" in row else len(prompt)
+    places = [
+        place
+        for place, turn in enumerate(conversation)
+        if place >= first and turn["role"] == "assistant" and _is_judged(turn, which)
+    ]
+    return [
+        Turn(row, conversation, place, number, place == len(conversation) - 1)
+        for number, place in enumerate(places, 1)
+    ]
+
+
+def _is_judged(turn: Message, which: str) -> bool:
+    fits = which == "all" or bool(turn.get("tool_calls")) == (which == "calls")
+    return fits and turn.get("weight", 1) != 0
+
+
+def assistant_turn(answer: Completion, number: int) -> Message:
+    """An answer as a turn of the conversation that goes on.
+
+    number: of the turn, for the ids of calls that have none.
+    """
+    turn: Message = {"role": "assistant", "content": answer.text}
+    if answer.reasoning:
+        turn["reasoning_content"] = answer.reasoning
+    if answer.tool_calls:
+        calls = enumerate(answer.tool_calls, 1)
+        turn["tool_calls"] = [_callable(call, f"call_{number}_{i}") for i, call in calls]
+    return turn
+
+
+def _callable(call: dict[str, Any], number: str) -> dict[str, Any]:
+    """A call that every chat template can write: with an id, and with arguments that are JSON."""
+    function = call.get("function") or {}
+    name, arguments = function.get("name"), function.get("arguments")
+    if isinstance(arguments, str) and not _is_object(arguments):
+        arguments = "{}"
+    named = {"name": name if isinstance(name, str) else "", "arguments": arguments or "{}"}
+    return {"id": call.get("id") or number, "type": "function", "function": named}
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def tool_turns(turn: Message, contents: Sequence[str]) -> Conversation:
+    """The answers to the calls of a turn, in their order."""
+    return [
+        {
+            "role": "tool",
+            "tool_call_id": call["id"],
+            "name": call["function"]["name"],
+            "content": content,
+        }
+        for call, content in zip(turn["tool_calls"], contents, strict=True)
+    ]

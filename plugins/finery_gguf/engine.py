@@ -56,10 +56,10 @@ class GgufEngine(Engine):
 
     @cached_property
     def _loaded(self) -> "_Loaded":
-        from finery_gguf.prompts import answer_reader, chat_template
+        from finery_gguf.prompts import answer_reader, model_template
 
         gguf = Gguf(self.model.file(self.model.meta["file"]))
-        template = chat_template(gguf, self.model.meta.get("chat_template_kwargs", {}))
+        template = model_template(gguf, self.model)
         return _Loaded(gguf, template, answer_reader(template))
 
     def _answer(self, loaded: "_Loaded", request: Request, sampling: Sampling) -> Completion:

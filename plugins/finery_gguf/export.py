@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from blake3 import blake3
 
 from finery import Artifact, Job, Model, Step, StepError, cpu_count, setting, takes
+from finery_gguf.configuration import complete
 from finery_gguf.converter import convert
 from finery_gguf.llama import PACKAGE, Gguf, quantise
 
@@ -64,8 +65,9 @@ class Export(
 
         _check_format(self.model)
         tokenizer = _tokenizer(self.model)
-        source = _converted(self.model, job)
         arguments = _template_arguments(self.model)
+        _fix_arguments(tokenizer, arguments, job)
+        source = _converted(self.model, tokenizer, job)
         flags = _corrections(Gguf(source, vocab_only=True), tokenizer, arguments, job)
         models: dict[str, Model] = {}
         for done, name in enumerate(self.quantization):
@@ -121,27 +123,43 @@ def _template_arguments(model: Model) -> dict[str, Any]:
     return template_arguments(model)
 
 
-def _converted(model: Model, job: Job) -> Path:
+def _fix_arguments(
+    tokenizer: "PreTrainedTokenizerBase", arguments: Mapping[str, Any], job: Job
+) -> None:
+    """Write the arguments of the chat template into it, since a GGUF has no other place for them.
+
+    Else a server would prompt the model as it was never trained.
+    """
+    from finery_transformers.wrapping import source_of, with_fixed_arguments
+
+    if arguments:
+        tokenizer.chat_template = with_fixed_arguments(source_of(tokenizer), arguments)
+        named = ", ".join(f"{name}: {value!r}" for name, value in arguments.items())
+        job.log(f"the GGUF's chat template sets {named}, whatever a server passes")
+
+
+def _converted(model: Model, tokenizer: "PreTrainedTokenizerBase", job: Job) -> Path:
     """The merged model as a bf16 GGUF, kept in scratch in case the step is stopped later."""
     target = job.scratch / "bf16.gguf"
     if target.is_file():
         job.log("using the converted model from an earlier attempt")
         return target
     folder = job.scratch / "merged"
-    _merge(model, folder, job)
+    _merge(model, tokenizer, folder, job)
     convert(folder, target, names=_names(model), job=job)
     shutil.rmtree(folder)
     return target
 
 
-def _merge(model: Model, folder: Path, job: Job) -> None:
+def _merge(model: Model, tokenizer: "PreTrainedTokenizerBase", folder: Path, job: Job) -> None:
     """Write the merged model and its tokenizer as a Hugging Face folder."""
     from finery_transformers.loading import load_merged
 
     job.progress(0, 1, "merging")
     shutil.rmtree(folder, ignore_errors=True)
-    merged, tokenizer = load_merged(model)
+    merged, _ = load_merged(model)
     merged.save_pretrained(folder)
+    complete(folder / "config.json", merged.config)
     tokenizer.save_pretrained(folder)
     if license := _license(model):
         # The converter takes the licence only from a model card.

@@ -6,23 +6,43 @@ from typing import Any, NamedTuple
 
 from jinja2.exceptions import TemplateError
 
-from finery import DataError, StepError
+from finery import DataError, Model, StepError
 from finery.rows import Conversation
 from finery_gguf.chat import ChatTemplate
 from finery_gguf.llama import Gguf
 from finery_transformers.chat import rendered
+from finery_transformers.loading import given_template, template_arguments, tools_as
 from finery_transformers.parsing import AnswerReader, Tools
+from finery_transformers.wrapping import with_text_tools
 
 _PROBE = "\u2402"  # replaces the last turn's content to find the prompt before it
 
 
-def chat_template(gguf: Gguf, arguments: Mapping[str, Any]) -> ChatTemplate:
-    """The GGUF's own chat template. `StepError` if it is missing or isn't Jinja."""
-    source = gguf.chat_template
+def model_template(gguf: Gguf, model: Model) -> ChatTemplate:
+    """The chat template of a model that is a GGUF, with the settings of its step.
+
+    `StepError` if it is missing or isn't Jinja.
+    """
+    arguments = template_arguments(model)
+    template = chat_template(gguf, arguments, given_template(model))
+    if tools_as(model) != "text":
+        return template
+    tokenizer: Any = template
+    return chat_template(gguf, arguments, with_text_tools(tokenizer))
+
+
+def chat_template(
+    gguf: Gguf, arguments: Mapping[str, Any], given: str | None = None
+) -> ChatTemplate:
+    """The GGUF's own chat template, or the one given. `StepError` if it is missing or isn't Jinja.
+
+    arguments: passed to the template in every call.
+    """
+    source = gguf.chat_template if given is None else given
     if source is None:
         raise StepError(
             "the GGUF has no chat template", where=str(gguf.path),
-            fix="export it from a model whose tokenizer has one",
+            fix="give it one with `chat_template:`, or export it from a model that has one",
         )  # fmt: skip
     try:
         return ChatTemplate(source, gguf.special_tokens(), arguments)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import suppress
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from jinja2.exceptions import TemplateError
@@ -135,24 +136,26 @@ def _shown(gguf: Gguf, tokens: list[int], at: int) -> str:
 
 
 def _check_end(gguf: Gguf, template: ChatTemplate, tokenizer: "PreTrainedTokenizerBase") -> None:
-    """Raise `StepError` if llama.cpp wouldn't stop at the tokens that end answers."""
+    """Raise `StepError` if llama.cpp wouldn't stop at a token that ends answers.
+
+    A template may close the answer's text before it ends the turn, as Cohere's does: then it is
+    enough to stop at one of these tokens.
+    """
     eos: Any = tokenizer.eos_token_id
-    ends = ([] if eos is None else [int(eos)]) + _end_of_turn(gguf, template)
-    for token in dict.fromkeys(ends):
-        if not gguf.ends_generation(token):
+    for ends in ([] if eos is None else [int(eos)], _end_of_turn(gguf, template)):
+        if ends and not any(gguf.ends_generation(token) for token in ends):
             raise StepError(
-                f"llama.cpp would not stop at {gguf.token_text(token)!r}, which ends the model's "
+                f"llama.cpp would not stop at {gguf.token_text(ends[0])!r}, which ends the model's "
                 "answers",
                 fix="make that token the tokenizer's eos_token before training",
             )
 
 
 def _end_of_turn(gguf: Gguf, template: ChatTemplate) -> list[int]:
-    """The control token that the chat template writes after an answer, if any."""
+    """The control tokens that the chat template writes right after an answer."""
     turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _PROBE}]
     try:
         text = template.render(turns, add_generation_prompt=False)
     except TemplateError:
         return []
-    after = gguf.encode(text.rpartition(_PROBE)[2])
-    return [token for token in after[:1] if gguf.is_control(token)]
+    return list(takewhile(gguf.is_control, gguf.encode(text.rpartition(_PROBE)[2])))

@@ -5,6 +5,7 @@ from typing import Any
 
 from finery import Hints
 from finery_data.hints import SOURCE
+from finery_local.hints import TEMPLATE_ABSENT, TEMPLATE_SETTINGS
 
 _REPOSITORY = re.compile(r"(?:https://)?(?:huggingface\.co/)?(?:datasets/)?([\w.-]+/[\w.-]+?)/?")
 _FILES = (".gguf", ".json", ".jsonl", ".csv", ".tsv", ".txt", ".parquet", ".gz", ".zst", ".bin")
@@ -32,6 +33,7 @@ MODEL = Hints(
     settings={
         **dict.fromkeys((*_NAMES, "model", "model_id", "model_name", "model_name_or_path"), "repo"),
         "branch": "revision", "commit": "revision", "tag": "revision", "filename": "file",
+        **TEMPLATE_SETTINGS,
     },
     absent={
         "token": "set HF_TOKEN in the shell, and pass it to the step: env: [HF_TOKEN]",
@@ -39,6 +41,7 @@ MODEL = Hints(
         "torch_dtype": "remove it: the training, or the engine, chooses the dtype",
         "load_in_4bit": "remove it here, and write quantization: nf4 in the training",
         "device_map": "remove it: the training chooses the device",
+        **TEMPLATE_ABSENT,
     },
     called=("huggingface", "hf", "hub", "transformers", "automodel", "pretrained", "model"),
     value=_repository,

@@ -5,22 +5,29 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
-from finery import DataError, Job, Model, Step, setting, takes
+from finery import DataError, FileOrName, Job, Model, Step, setting, takes
 from finery_hub.client import download, names_at, token_of
 from finery_local.folder import (
     PICKLED,
     README,
-    TEMPLATE_KWARGS_HELP,
     WEIGHT_FILES,
     Folder,
-    check_template_arguments,
     default_patterns,
     folder_model,
     matches,
     no_weights,
-    template_facts,
 )
 from finery_local.gguf_file import external_gguf
+from finery_local.template import (
+    KWARGS_HELP,
+    TEMPLATE_HELP,
+    TOOLS_AS_HELP,
+    ToolsAs,
+    check_arguments,
+    template_facts,
+    template_packages,
+    with_template,
+)
 
 
 class HubModel(
@@ -55,11 +62,17 @@ class HubModel(
     trust_remote_code: bool = setting(
         False, help="Also take the model's own Python code, which runs when the model is loaded."
     )
-    chat_template_kwargs: dict[str, Any] = setting({}, help=TEMPLATE_KWARGS_HELP)
+    chat_template: FileOrName | None = setting(None, help=TEMPLATE_HELP)
+    chat_template_kwargs: dict[str, Any] = setting({}, help=KWARGS_HELP)
+    tools_as: ToolsAs = setting("template", help=TOOLS_AS_HELP)
 
     def check(self) -> None:
-        """Raise `UsageError` for chat template arguments that finery sets itself."""
-        check_template_arguments(self.chat_template_kwargs)
+        """Raise `UsageError` for chat template arguments that can't be set."""
+        check_arguments(self.chat_template_kwargs)
+
+    def key_packages(self) -> tuple[str, ...]:
+        """The package that a template named in the recipe comes from."""
+        return (*super().key_packages(), *template_packages(self.chat_template))
 
     def static_meta(self) -> dict[str, Any]:
         """The format `adapter` for a step with a base."""
@@ -67,7 +80,7 @@ class HubModel(
 
     def run(self, job: Job) -> Model:
         """Fetch files that aren't in the cache, check the model and hash it."""
-        model = self._model(job)
+        model = with_template(self._model(job), self.chat_template)
         # Known, but no part of the identity: a commit that changes a README is the same model.
         model.runtime["revision"] = self._commit(job)
         return model
@@ -89,7 +102,7 @@ class HubModel(
 
     def about(self) -> dict[str, Any]:
         """Facts about the model from the settings."""
-        return {"repo": self.repo, **template_facts(self.chat_template_kwargs)}
+        return {"repo": self.repo, **template_facts(self.chat_template_kwargs, self.tools_as)}
 
     def _gguf(self, file: str, job: Job) -> Model:
         if self.files is not None or self.base is not None:

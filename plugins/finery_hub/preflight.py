@@ -6,6 +6,7 @@ from finery import Job, Model, Preflight
 from finery_data.preflight import SourcePreflight
 from finery_hub.model import HubModel
 from finery_local.folder import ADAPTER_CONFIG, HEAVY, sketch_model
+from finery_local.template import with_template
 
 
 class ModelPreflight(Preflight[HubModel]):
@@ -26,13 +27,14 @@ class ModelPreflight(Preflight[HubModel]):
         folder = step.fetched(step.patterns(), job, unwanted=HEAVY)
         if not folder.names & {"config.json", ADAPTER_CONFIG}:
             return None  # the build's error explains it better
-        return sketch_model(
+        model = sketch_model(
             folder,
             job.out,
             base=step.base,
             trust_remote_code=step.trust_remote_code,
             about=step.about(),
         )
+        return with_template(model, step.chat_template)
 
 
 class DatasetPreflight(SourcePreflight):

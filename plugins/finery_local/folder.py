@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from finery import DataError, Job, Model, UsageError
+from finery import DataError, Job, Model
 from finery_local.adapter import check_names, check_patterns, check_ranks, check_shapes
 from finery_local.described import (
     AdapterConfig,
@@ -25,6 +25,7 @@ from finery_local.described import (
 from finery_local.digest import identities
 from finery_local.links import check_links
 from finery_local.safetensors_file import elements_by_dtype, shapes
+from finery_local.template import TEMPLATE_FILE, digest_of
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -34,17 +35,6 @@ LONGEST_CARD = 2**20
 """Bytes of a model card that are read, for its front matter."""
 LONGEST_LICENSE = 200
 """Characters of a licence's name."""
-TEMPLATE_RESERVED = frozenset(
-    {"conversation", "messages", "tools", "tokenize", "return_tensors", "return_dict", "padding",
-     "truncation", "max_length", "chat_template", "add_generation_prompt",
-     "continue_final_message", "return_assistant_tokens_mask", "tokenizer_kwargs"}
-)  # fmt: skip
-"""Arguments of `apply_chat_template` that hold the conversation or change what it returns."""
-TEMPLATE_KWARGS_HELP = (
-    "Arguments passed to the chat template in training and inference, e.g. "
-    "`{enable_thinking: false}` for Qwen3."
-)
-
 # The files that transformers and peft load. Not `*.safetensors`: besides the sharded weights, many
 # repositories hold a second copy for other programs (consolidated.safetensors, onnx/, original/).
 LOADED = (
@@ -172,22 +162,6 @@ def sketch_model(
     known = "adapter" if adapter else "transformers"
     meta = {**about, "format": known, "trust_remote_code": trust_remote_code}
     return Model(out, meta=meta, refs={"base": base} if base else {}, external=files)
-
-
-def template_facts(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """What `Model.meta` says about the arguments of the chat template."""
-    return {"chat_template_kwargs": dict(arguments)} if arguments else {}
-
-
-def check_template_arguments(arguments: Mapping[str, Any]) -> None:
-    """Raise `UsageError` for chat template arguments that finery sets itself."""
-    for name in arguments:
-        if name in TEMPLATE_RESERVED:
-            raise UsageError(
-                f"chat_template_kwargs: finery sets '{name}' itself",
-                where=f"chat_template_kwargs.{name}",
-                fix="remove it",
-            )
 
 
 def no_weights(folder: Folder, adapter: bool = False) -> DataError:
@@ -351,6 +325,7 @@ def _facts(
         counts.update(elements_by_dtype(folder.root / name))
     under = base.meta if base else {}
     architecture = config.architectures[0] if config.architectures else config.model_type
+    template = _chat_template(folder)
     quantization = config.quantization_config and config.quantization_config.quant_method
     facts = {
         "format": "adapter" if adapter else "transformers",
@@ -360,16 +335,21 @@ def _facts(
         # Quantised weights are packed, several to an element, so elements don't count them.
         "parameters": None if quantization else counts.total(),
         "dtype": max(counts, key=lambda dtype: counts[dtype]) if counts else None,
-        "chat_template": _has_chat_template(folder) or bool(under.get("chat_template")),
+        "chat_template": template is not None or bool(under.get("chat_template")),
+        "chat_template_digest": None if template is None else digest_of(template),
         "license": _license(folder, job),
     }
     return {name: fact for name, fact in facts.items() if fact is not None}
 
 
-def _has_chat_template(folder: Folder) -> bool:
-    if folder.names & {"chat_template.jinja", "chat_template.json"}:
-        return True
-    return bool(folder.json("tokenizer_config.json").get("chat_template"))
+def _chat_template(folder: Folder) -> Any:
+    """The folder's own chat template, or the list of its templates; None if it has none."""
+    if TEMPLATE_FILE in folder.names:
+        return (folder.root / TEMPLATE_FILE).read_text(encoding="utf-8", errors="replace")
+    for name in ("chat_template.json", "tokenizer_config.json"):
+        if template := folder.json(name).get("chat_template"):
+            return template
+    return None
 
 
 def _license(folder: Folder, job: Job) -> str | None:

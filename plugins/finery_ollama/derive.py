@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+from jinja2.exceptions import TemplateError
 
 from finery import StepError
 from finery.rows import Conversation
@@ -14,19 +15,22 @@ from finery_ollama.template import ollama_template
 from finery_ollama.turns import Turns, trims
 
 _DATE = "«date»"
+_TOOL = {"type": "function", "function": {"name": "f", "description": "F.", "parameters": {}}}
 
 
 class Derived(msgspec.Struct, frozen=True, kw_only=True):
     """The TEMPLATE of a model, and related facts.
 
     stops: texts that end an answer. takes_system: whether the template writes a system message.
-    strips: whether the model's own chat template strips white space around messages.
+    strips, writes_tools: whether the model's own chat template strips white space around messages,
+    and whether it writes tools.
     """
 
     template: str
     stops: list[str]
     takes_system: bool
     strips: bool
+    writes_tools: bool
 
     def notes(self) -> list[str]:
         """Differences between Ollama's prompts and the model's own that a template can't remove."""
@@ -39,6 +43,11 @@ class Derived(msgspec.Struct, frozen=True, kw_only=True):
             notes.append(
                 "The model's chat template strips white space around each message, which Ollama "
                 "templates can't do. Send messages without it."
+            )
+        if self.writes_tools:
+            notes.append(
+                "The model's chat template writes tools, but this TEMPLATE doesn't. For tools, "
+                "serve the GGUF with `llama-server --jinja`."
             )
         return notes
 
@@ -55,7 +64,16 @@ def derive(gguf: Gguf, arguments: Mapping[str, Any]) -> Derived:
         stops=_stops(gguf, turns),
         takes_system=turns.place != "nowhere",
         strips=trims(chat),
+        writes_tools=_writes_tools(chat),
     )
+
+
+def _writes_tools(chat: ChatTemplate) -> bool:
+    turns = [{"role": "user", "content": "?"}]
+    try:
+        return chat.render(turns, tools=[_TOOL]) != chat.render(turns)
+    except TemplateError:
+        return False
 
 
 def _template(gguf: Gguf, chat: ChatTemplate) -> tuple[str, Turns]:

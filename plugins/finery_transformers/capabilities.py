@@ -252,8 +252,12 @@ def _prefix_preserving(tokenizer: "PreTrainedTokenizerBase", arguments: Argument
         later = tokens_of(tokenizer, prompt_text(tokenizer, prompt, arguments=arguments))
     except DataError as error:
         return error.what
-    same = later[: len(learned)] == learned
-    return "" if same else "it writes an earlier answer differently from the last one"
+    decode: Any = tokenizer.decode
+    if later[: len(learned)] == learned:
+        return ""
+    if decode(later).startswith(decode(learned)):
+        return "its tokenizer joins the end of a prompt with the beginning of an earlier answer"
+    return "it writes an earlier answer differently from the last one"
 
 
 def _learned(

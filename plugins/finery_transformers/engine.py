@@ -238,12 +238,13 @@ def reader_of(tokenizer: "PreTrainedTokenizerBase", arguments: dict[str, Any]) -
     """The reader of raw answers to the prompts of a tokenizer's chat template."""
     from finery_transformers.chat import rendered
     from finery_transformers.parsing import AnswerReader
+    from finery_transformers.wrapping import source_of
 
     def render(messages: Conversation, tools: Any, add_generation_prompt: bool) -> str:
         asked = {**arguments, "add_generation_prompt": add_generation_prompt}
         return rendered(tokenizer, messages, tools=tools, arguments=asked)
 
-    return AnswerReader(str(tokenizer.chat_template), render)
+    return AnswerReader(source_of(tokenizer), render)
 
 
 def special_ids(tokenizer: "PreTrainedTokenizerBase") -> set[int]:

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finery import Model, StepError
+from finery_transformers.chat import TEMPLATE_FILE
+from finery_transformers.wrapping import with_text_tools
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 GIVE_TEMPLATE = (
-    "train an instruct model, or put a chat_template.jinja into the model's folder "
+    "train an instruct model, or give the model a template with `chat_template:` "
     "(a chat template turns messages into a prompt)"
 )
 
@@ -30,6 +32,8 @@ def load_tokenizer(model: Model) -> "PreTrainedTokenizerBase":
     a chat template.
     """
     tokenizer = _tokenizer(model)
+    if tokenizer.chat_template and tools_as(model) == "text":
+        tokenizer.chat_template = with_text_tools(tokenizer)
     if not tokenizer.chat_template:
         raise StepError("the model has no chat template", fix=GIVE_TEMPLATE)
     if tokenizer.pad_token is None:
@@ -199,6 +203,22 @@ def template_arguments(model: Model) -> dict[str, Any]:
     return template_arguments(base_of(model))
 
 
+def tools_as(model: Model) -> str:
+    """How tools reach the prompts of a model: `template` or `text`, see `wrapping`.
+
+    From `meta["tools_as"]` of the model, or of its nearest base that has it.
+    """
+    if "tools_as" in model.meta or model.format != "adapter":
+        return str(model.meta.get("tools_as", "template"))
+    return tools_as(base_of(model))
+
+
+def given_template(model: Model) -> str | None:
+    """The chat template beside the model's files, which replaces their own; None without one."""
+    file = model.file(TEMPLATE_FILE)
+    return file.read_text(encoding="utf-8") if file.is_file() else None
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silence transformers' progress bars and warnings, since the build has its own."""
@@ -220,9 +240,12 @@ def _tokenizer(model: Model) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
     if model.format == "adapter" and not model.file("tokenizer_config.json").exists():
-        return _tokenizer(base_of(model))
-    with _readable(model), quiet():
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**_location(model))
+        tokenizer = _tokenizer(base_of(model))
+    else:
+        with _readable(model), quiet():
+            tokenizer = AutoTokenizer.from_pretrained(**_location(model))
+    if (given := given_template(model)) is not None:
+        tokenizer.chat_template = given
     return tokenizer
 
 
@@ -286,8 +309,11 @@ def _round_to_4_bits(model: "PreTrainedModel", kind: str, double: bool) -> None:
 
 
 def _merge_layer(layer: Any) -> None:
-    """Merge one layer in fp32. Peak memory is the 16-bit model and one layer in 32 bits."""
-    weight = layer.get_base_layer().weight
+    """Merge one layer in fp32. Peak memory is the 16-bit model and one layer in 32 bits.
+
+    The experts of a layer are one module with several tensors, of which PEFT wraps one at a time.
+    """
+    weight = getattr(layer.get_base_layer(), getattr(layer, "parameter_name", "weight"))
     stored = weight.dtype
     weight.data = weight.data.float()
     layer.merge()

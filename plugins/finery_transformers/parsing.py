@@ -168,8 +168,8 @@ class AnswerReader:
             return "the model's chat template leaves out the tools of a row"
         if CHANNELS in self._source and self._description is None:
             return (
-                "the model's answers can't be read: its chat template writes channels, which needs "
-                "the trl package"
+                "the model's answers can't be read: its chat template writes channels, and only "
+                "the trl package can read those, of templates that it knows"
             )
         if CHANNELS not in self._source and self._calls is None:
             return "the tool calls that the model's chat template writes can't be read"

@@ -65,6 +65,10 @@ _SETTINGS = {
     "lora.dora": "lora.use_dora",
     "lora.rslora": "lora.use_rslora",
 }
+_TEMPLATE = (
+    "remove it: a model brings its own chat template; for another one, write chat_template: in "
+    "the model's step"
+)
 _FOLDER = "remove it: outputs are in build/, one folder for each step"
 _STOPPING = "write early_stopping_patience: 3, the validations in a row without improvement"
 _OPTIMIZER = "remove it: finery always trains with AdamW"
@@ -88,8 +92,12 @@ _ABSENT = {
     "train_on_responses_only": "remove it: only answers contribute to the loss",
     "completion_only_loss": "remove it: only answers contribute to the loss",
     "assistant_only_loss": "remove it: only answers contribute to the loss",
-    "chat_template": "remove it: a model brings its own chat template",
-    "template": "remove it: a model brings its own chat template",
+    "chat_template": _TEMPLATE,
+    "template": _TEMPLATE,
+    "enable_thinking": "write it in section models, in the model's step: "
+    "chat_template_kwargs: {enable_thinking: false}, or true",
+    "chat_template_kwargs": "write it in section models, in the model's step",
+    "tools_as": "write it in section models, in the model's step",
     "dataset_text_field": "remove it: name the columns in the data step, "
     'columns: {user: "{{ … }}", assistant: "{{ … }}"}',
     "val_set_size": "split the rows in section data, split: {use: data.split, rows: ROWS}, and "

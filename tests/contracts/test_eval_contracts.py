@@ -7,10 +7,12 @@ from finery import Dataset, Files, Model, OptionalFiles, Step
 from finery.rows import with_id
 from finery.testing import StepContract, dataset, table_model
 from finery_eval.steps.classification import Classification
+from finery_eval.steps.dialog import Dialog
 from finery_eval.steps.exact import Exact
 from finery_eval.steps.rules import Rule, Rules
 from finery_eval.steps.sql import Sql
 from finery_eval.steps.structured import Json
+from finery_eval.steps.tools import ToolCalls
 from finery_prompt.model import PromptModel
 from finery_review.apply import Apply
 
@@ -55,6 +57,35 @@ class TestJson(StepContract):
             table_model(folder / "n", {}, '{"late": true}'),
         ]
         return Json(models=asked, rows=rows(folder, answers))
+
+
+class TestDialog(StepContract):
+    """eval.dialog, with eval.exact inside."""
+
+    def step(self, folder: Path) -> Step:
+        turns = [
+            {"role": role, "content": text}
+            for pair in ANSWERS.items()
+            for role, text in zip(("user", "assistant"), pair, strict=True)
+        ]
+        each = Exact(models=[Model.placeholder("models")], rows=Dataset.placeholder("rows"))
+        talks = dataset(folder / "rows", [{"messages": turns}, {"messages": turns[:4]}])
+        return Dialog(models=models(folder), rows=talks, each=each)
+
+
+class TestToolCalls(StepContract):
+    """eval.tools, on models that never call a tool."""
+
+    others = {"free": ["look.at"], "unordered": ["look.at"]}
+
+    def step(self, folder: Path) -> Step:
+        at = {"type": "object", "properties": {"at": {"type": "string"}}}
+        tools = [{"type": "function", "function": {"name": "look", "parameters": at}}]
+        rows = [{**row, "tools": tools} for row in ROWS]
+        call = {"type": "function", "function": {"name": "look", "arguments": {"at": "x"}}}
+        turn = {"role": "assistant", "tool_calls": [call]}
+        rows.append({"prompt": "Look.", "completion": [turn], "tools": tools})
+        return ToolCalls(models=models(folder), rows=dataset(folder / "rows", rows))
 
 
 class TestRules(StepContract):

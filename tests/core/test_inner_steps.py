@@ -26,6 +26,17 @@ class Learn(Step, seeded=False):
         return Model(job.out, meta={"format": "light", "said": said})
 
 
+class Twice(Step, seeded=False):
+    """Judge, and judge again."""
+
+    models: list[Model] = takes(uses_name=True, help="The models.")
+    again: Step | None = nested_step("evaluate", given={"models": "them"}, help="The judge.")
+
+    def run(self, job: Job) -> Metrics:
+        self.again.models = self.models
+        return self.again.run(job)
+
+
 class Judge(Step, seeded=False):
     """Count rows, with what a file says."""
 
@@ -56,7 +67,7 @@ class Judge(Step, seeded=False):
 
 @hookimpl
 def finery_steps():
-    return {"inside.learn": Learn, "inside.judge": Judge}
+    return {"inside.learn": Learn, "inside.judge": Judge, "inside.twice": Twice}
 '''
 RECIPE = """
 finery: 1
@@ -142,6 +153,47 @@ def test_what_is_wrong_inside_is_found_at_its_place(
 ) -> None:
     built.edit("recipe.yaml", old, new)
     ran = built.run("check")
+    assert ran.code == 2
+    assert wrong in ran.err
+
+
+INNER = "{use: inside.judge, rows: b, by: number.txt, scale: 2}"
+
+
+@pytest.fixture(name="deeper")
+def _deeper(built: Project) -> Project:
+    built.edit("recipe.yaml", INNER, "{use: inside.twice, again: " + INNER + "}")
+    return built
+
+
+def test_a_step_inside_may_have_one_inside(deeper: Project) -> None:
+    assert deeper.ran() == ["sft"]
+    assert said(deeper) == "{'me': {'accuracy': 20}}"
+    for file, old, new, answer in (
+        ("recipe.yaml", "scale: 2", "scale: 3", 30),
+        ("number.txt", "5", "7", 42),
+        ("inside.py", "score = len", "score = 100 + len", 142),
+    ):
+        deeper.edit(file, old, new)
+        assert deeper.ran() == ["sft"]
+        assert said(deeper) == f"{{'me': {{'accuracy': {answer}}}}}"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "wrong"),
+    [
+        ("scale: 2", "scael: 2", "recipe.yaml:12:84: error: unknown setting 'scael'"),
+        ("scale: 2", "scale: 13", "recipe.yaml:12:84: error: 13 is no scale"),
+        ("rows: b", "rows: c", "recipe.yaml:12:65: error: there is no step 'c'"),
+        ("number.txt", "empty.txt", "recipe.yaml:12:72: error: the number is missing"),
+        ("inside.judge", "steps.limit", "12:45: error: 'steps.limit' is not a step type"),
+    ],
+)
+def test_what_is_wrong_deeper_inside_is_found_at_its_place(
+    deeper: Project, old: str, new: str, wrong: str
+) -> None:
+    deeper.edit("recipe.yaml", old, new)
+    ran = deeper.run("check")
     assert ran.code == 2
     assert wrong in ran.err
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from finery import (
     Artifact,
     Dataset,
+    FileOrName,
     Files,
     Job,
     Metrics,
@@ -214,3 +215,21 @@ def test_differences_tell_all_changes(before: Parts, after: Parts) -> None:
     changed = {name for name, _, _ in found}
     for name in {*old, *new} - changed:
         assert encode(old[name]) == encode(new[name])
+
+
+class Named(Probe):
+    """A step type with a file or a name."""
+
+    template: FileOrName | None = setting(None, help="A file or a name.")
+
+
+def test_a_name_in_the_place_of_a_file_is_in_the_key() -> None:
+    def of(name: str | None, *files: tuple[str, str]) -> str:
+        template = None if name is None else FileOrName([name])
+        named = {"path": [("x", "f1")], "template": files}
+        return key(node(Named, template=template), files=named)
+
+    file = ("own", "f1")
+    keys = [of(None), of("qwen3"), of("llama3"), of("own", file), of("own", ("own", "f2"))]
+    assert len(set(keys)) == len(keys)
+    assert of("own", file) == of("./own", file)

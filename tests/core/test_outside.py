@@ -4,16 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from finery.fields import Files
+from finery.errors import FineryError
+from finery.fields import FileOrName, Files
 from finery.recipe.document import load
 from finery.recipe.files import find_files
 
 
-def names(tmp_path: Path, *patterns: str) -> list[str]:
+def names(tmp_path: Path, *patterns: str, kind: type[Files] = Files) -> list[str]:
     recipe = tmp_path / "project" / "recipe.yaml"
     recipe.parent.mkdir(exist_ok=True)
     recipe.write_text("finery: 1\nname: t\n")
-    return [name for name, _ in find_files(load(recipe), (), Files(patterns))]
+    return [name for name, _ in find_files(load(recipe), (), kind(patterns))]
 
 
 @pytest.fixture
@@ -37,3 +38,15 @@ def test_files_are_named_from_the_recipes_folder(tmp_path: Path, two: Path) -> N
     (tmp_path / "project" / "d").mkdir()
     (tmp_path / "project" / "d" / "y.md").write_text("y")
     assert names(tmp_path, "d", "d/y.md", "./d/*.md") == ["d/y.md"]
+
+
+def test_a_file_or_a_name(tmp_path: Path) -> None:
+    assert names(tmp_path, "llama3_1", kind=FileOrName) == []
+    (tmp_path / "project" / "own").write_text("a")
+    assert names(tmp_path, "own", kind=FileOrName) == ["own"]
+    for missing in ("own.jinja", "./other", "a/b"):
+        with pytest.raises(FineryError, match="there is no file"):
+            names(tmp_path, missing, kind=FileOrName)
+    given = FileOrName(["own"], [tmp_path / "project" / "own"])
+    assert (given.name, given.path.name) == ("", "own")
+    assert FileOrName(["llama3_1"]).name == "llama3_1"

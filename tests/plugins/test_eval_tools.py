@@ -251,6 +251,27 @@ def test_what_looks_like_a_call_is_one(tmp_path: Path) -> None:
     assert "no JSON: <tool_call>" in example
 
 
+HOSTILE: list[Any] = [
+    None, "weather", {}, {"function": None}, {"function": {"name": ["weather"]}},
+    raw("weather", 5), raw("weather", None), raw("weather", "null"), raw("weather", "NaN"),
+    raw("weather", '{"city": 1, "city": 2}'), raw("weather", "[" * 500 + "]" * 500),
+    raw("weather", '{"city": "\\ud800"}'), raw("weather", '{"city": ' + "9" * 400 + "}"),
+    raw("weather", '"{\\"city\\": \\"Oslo\\"}"'), raw("x" * 5000, "{}"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("coerce", [False, True])
+@pytest.mark.parametrize("answer", HOSTILE)
+def test_hostile_calls_are_malformed(answer: Any, coerce: bool, tmp_path: Path) -> None:
+    model = caller("m", by_prompt(q=calls(answer, OSLO)))
+    report, (prediction,) = judge(tmp_path, [row("q", OSLO)], model, coerce=coerce)
+    assert report["scores"]["m"]["valid"] == 0
+    assert not prediction["correct"]
+    assert prediction["problem"]
+    assert len("".join(reasons(prediction))) < 6000
+    assert answer_of(prediction).endswith('weather(city="Oslo")')
+
+
 def test_the_models_are_asked_with_the_tools_of_each_row(tmp_path: Path) -> None:
     offered: list[Any] = []
 
@@ -381,7 +402,7 @@ def test_rows_that_can_not_be_judged_are_named(
     [
         ({"free": ["city"]}, "'city' doesn't name an argument of a tool", "free"),
         ({"unordered": ["book..x"]}, "'book..x' doesn't name an argument", "unordered"),
-        ({"extract": "(x)"}, "`extract` can't be used", "extract"),
+        ({"extract": "(x)"}, "`extract` selects a part", "extract"),
         ({"require": {"m.acuracy": "> 0.5"}}, "this step has no metric 'acuracy'", None),
     ],
 )

@@ -1,14 +1,17 @@
 """How llama.cpp's converter gets here, and what its failures say."""
 
+import json
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from finery import StepError
 from finery.testing import TestJob
 from finery_gguf import converter
+from finery_gguf.configuration import complete
 from finery_gguf.converter import WHEEL, cache_folder, convert
 
 
@@ -84,3 +87,22 @@ def test_a_failed_converter_leaves_its_output(tmp_path: Path) -> None:
         converter._run([sys.executable, "-c", "1 / 0"], tmp_path, job)
     assert "converter.log" in raised.value.details[0]
     assert "Traceback" in (job.scratch / "converter.log").read_text()
+
+
+def test_a_configuration_gets_the_keys_that_transformers_no_longer_writes(tmp_path: Path) -> None:
+    from transformers import Gemma4TextConfig, NemotronHConfig
+
+    layers = ["sliding_attention", "full_attention"]
+    sizes: dict[str, Any] = {"head_dim": 16, "global_head_dim": 32, "num_hidden_layers": 2}
+    gemma = Gemma4TextConfig(layer_types=layers, **sizes)
+    nemotron = NemotronHConfig(layers_block_type=["mamba", "attention", "moe"])
+    assert completed(gemma, tmp_path)["global_head_dim"] == 32
+    assert completed(nemotron, tmp_path)["num_hidden_layers"] == 3
+    assert completed(nemotron, tmp_path)["hybrid_override_pattern"] == "M*E"
+
+
+def completed(config: Any, folder: Path) -> dict[str, Any]:
+    config.save_pretrained(folder)
+    complete(folder / "config.json", config)
+    keys: dict[str, Any] = json.loads((folder / "config.json").read_text("utf-8"))
+    return keys

@@ -12,7 +12,10 @@ from finery.testing import TestJob, run_step
 from finery_gguf.engine import GgufEngine
 from finery_gguf.export import Export, Quantization, _corrections, base_name
 from finery_gguf.llama import Gguf, quantise
+from finery_gguf.prompts import chat_template, tokenize
 from finery_gguf.proof import prove
+from finery_transformers.chat import prompt_text
+from finery_transformers.loading import load_tokenizer
 
 pytestmark = pytest.mark.slow  # its fixtures convert a model three times
 
@@ -220,3 +223,17 @@ def test_smollm2_is_exported_and_answers(smollm2_gguf: Path, tmp_path: Path) -> 
         assert "Paris" in answer.text
         assert answer.finish_reason == "stop"
         assert engine.generate([Request(talk)], Sampling(max_tokens=30)) == [answer]
+
+
+def test_settings_of_the_chat_template_are_in_the_gguf(tmp_path: Path, base: Model) -> None:
+    """A server knows nothing of the recipe: the GGUF's template does as it was trained."""
+    settings = {"chat_template_kwargs": {"mood": False}, "tools_as": "text"}
+    model = Model(base.path, meta={**base.meta, **settings})
+    exported = run_step(Export(model=model, quantization=["bf16"]), tmp_path)["bf16"]
+    gguf = Gguf(exported.file(exported.meta["file"]), vocab_only=True)
+    trained = load_tokenizer(model)
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+    expected = prompt_text(trained, TALK, tools=tools, arguments={"mood": False})
+    assert '{"name": "f", "parameters": {}}' in expected
+    assert tokenize(gguf, chat_template(gguf, {"mood": True}), TALK, tools).text == expected
+    assert "{%- set mood = false %}" in str(gguf.chat_template)

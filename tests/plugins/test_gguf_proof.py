@@ -61,6 +61,12 @@ def test_an_end_that_llama_cpp_does_not_know_is_found(tmp_path: Path) -> None:
         proven(tmp_path, template=template)
 
 
+def test_a_turn_may_end_after_its_answer_is_closed(tmp_path: Path) -> None:
+    # As in Cohere's template: a control token closes the text, and the next one ends the turn.
+    template = CHATML.replace("<|im_end|>", "<|im_start|><|im_end|>")
+    assert proven(tmp_path, template=template) == len(conversations(""))
+
+
 @pytest.mark.parametrize(
     ("one", "other", "at"), [("abc", "abd", 2), ("abc", "abcd", 3), ("", "a", 0), ("ab", "ab", 2)]
 )

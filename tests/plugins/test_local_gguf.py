@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from blake3 import blake3
 
 from finery import DataError, Files, Model, StepError
 from finery.testing import TestJob
@@ -81,6 +82,7 @@ def test_meta_says_what_the_header_says(model_file: Path) -> None:
         "parameters": 64,
         "dtype": "f16",
         "chat_template": True,
+        "chat_template_digest": blake3(b"{{ messages }}").hexdigest(),
         "file": "tiny.F16.gguf",
     }
     assert model.file(model.meta["file"]) == model_file

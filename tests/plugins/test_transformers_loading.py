@@ -112,7 +112,7 @@ def test_a_model_without_chat_template_is_refused(tmp_path: Path) -> None:
     plain = tiny_llama(tmp_path / "plain", template=None)
     with pytest.raises(StepError, match="no chat template") as caught:
         load_tokenizer(plain)
-    assert "chat_template.jinja" in str(caught.value.fix)
+    assert "`chat_template:`" in str(caught.value.fix)
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone", "pickled"])

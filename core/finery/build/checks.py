@@ -12,7 +12,7 @@ from finery.plugin.history import Results
 from finery.plugin.notes import About, Estimate, Note, known_notes
 from finery.recipe.files import find_files
 from finery.recipe.graph import Graph, Node, has_setting, place_of
-from finery.step.inspect import files_of, give_files, nested_steps
+from finery.step.inspect import files_of, give_files, steps_inside
 from finery.step.interfaces import Preflight, interface
 from finery.step.step import Step
 from finery.util.installed import version_of
@@ -175,7 +175,7 @@ def _missing_packages(graph: Graph) -> Iterator[Note]:
     steps: dict[str, list[str]] = {}
     packages: dict[str, dict[str, None]] = {}
     for node in graph.nodes.values():
-        for step in (node.step, *nested_steps(node.step).values()):
+        for step in (node.step, *(step for _, step in steps_inside(node.step))):
             preflight = interface(step, Preflight)
             for name, source in (preflight.packages() if preflight else {}).items():
                 if version_of(name) is None:
@@ -207,7 +207,7 @@ def check_files(graph: Graph) -> list[FineryError]:
 
 
 def _unusable_rows(graph: Graph, node: Node) -> Iterator[FineryError]:
-    for inside, step in {"": node.step, **nested_steps(node.step)}.items():
+    for inside, step in [("", node.step), *steps_inside(node.step)]:
         preflight = interface(step, Preflight)
         if preflight is None or type(preflight).check_source is Preflight.check_source:
             continue
@@ -220,7 +220,7 @@ def _unusable_rows(graph: Graph, node: Node) -> Iterator[FineryError]:
 
 def _placed(graph: Graph, node: Node, error: FineryError, inside: str) -> FineryError:
     """The error at the setting that it names, with that line of the recipe; else as it is."""
-    keys = [*([inside] if inside else []), *(error.where or "").split(".")]
+    keys = [*(inside.split(".") if inside else []), *(error.where or "").split(".")]
     if error.where is None or not has_setting(node.step, keys):
         error.where = place_of(graph.recipe, node, error.where, inside)
         return error
@@ -230,7 +230,7 @@ def _placed(graph: Graph, node: Node, error: FineryError, inside: str) -> Finery
 
 
 def _unusable_files(graph: Graph, node: Node) -> Iterator[FineryError]:
-    for inside, step in {"": node.step, **nested_steps(node.step)}.items():
+    for inside, step in [("", node.step), *steps_inside(node.step)]:
         try:
             step.check_files()
         except UsageError as error:

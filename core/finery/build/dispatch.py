@@ -14,7 +14,7 @@ from finery.execute.task import Task
 from finery.fields import Files, Settings
 from finery.recipe.document import Recipe
 from finery.recipe.graph import Node, Source
-from finery.step.inspect import inputs_of, nested_steps
+from finery.step.inspect import inputs_of, steps_inside
 from finery.step.step import Step
 
 
@@ -78,12 +78,14 @@ def _settings(step: Settings) -> dict[str, Any]:
 
 
 def _nested(recipe: Recipe, node: Node) -> dict[str, tuple[str, dict[str, Any]]]:
-    """The steps inside a step as plain data."""
-    written = recipe.data[node.section][node.name]
-    return {
-        field: (written[field]["use"], _settings(within))
-        for field, within in nested_steps(node.step).items()
-    }
+    """Path → step type and settings of the steps inside a step, outer ones first."""
+    nested: dict[str, tuple[str, dict[str, Any]]] = {}
+    for path, within in steps_inside(node.step):
+        written = recipe.data[node.section][node.name]
+        for field in path.split("."):
+            written = written[field]
+        nested[path] = (written["use"], _settings(within))
+    return nested
 
 
 def _environment(

@@ -13,9 +13,9 @@ from blake3 import blake3
 
 from finery.artifact.manifest import Parts
 from finery.build.code.steps import Wrapper
-from finery.fields import Files, Settings
+from finery.fields import FileOrName, Files, Settings
 from finery.recipe.graph import Node
-from finery.step.inspect import full_name, inputs_of, nested_steps, slots_of
+from finery.step.inspect import files_of, full_name, inputs_of, slots_of, steps_inside
 from finery.step.step import Step
 from finery.util.canonical import encode
 from finery.util.installed import version_of
@@ -77,12 +77,17 @@ def key_parts(
             parts.append((f"name of {source.field}[{source.index}]", source.ref))
     for field, named in files.items():
         parts += [(f"file {field} {name}", digest) for name, digest in named]
+    parts += [
+        (f"setting {field}", setting.patterns[0])
+        for field, setting in files_of(step).items()
+        if isinstance(setting, FileOrName) and not files.get(field)
+    ]
     if pinned is not None:
         parts.append(("pinned", pinned))
     if step.uses_seed():
         parts.append(("seed", node.seed))
     packages = [*step.key_packages()]
-    for field, within in _steps_inside(step):
+    for field, within in steps_inside(step):
         parts.append((f"version of {field}", type(within).__spec__.version))
         packages += within.key_packages()
     for model_format, engine in engines.items():
@@ -92,13 +97,6 @@ def key_parts(
         packages += engine.packages
     parts += [(f"package {p}", package_version(p)) for p in dict.fromkeys(packages)]
     return list(dict(parts).items())  # a plugin may wrap steps twice, from one file
-
-
-def _steps_inside(step: Step, prefix: str = "") -> Iterator[tuple[str, Step]]:
-    """The steps in a step's settings, including nested ones, e.g. `watch.judge`."""
-    for field, within in nested_steps(step).items():
-        yield f"{prefix}{field}", within
-        yield from _steps_inside(within, f"{prefix}{field}.")
 
 
 def _setting_parts(step: Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:

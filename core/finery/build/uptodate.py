@@ -211,7 +211,6 @@ def _events(build: "Build") -> str:
 
 def _sources(build: "Build") -> tuple[set[str], set[str]]:
     """(files and folders outside the store that the build depends on, patterns for more)."""
-    from finery.fields import OptionalFiles
     from finery.step.inspect import files_of
 
     graph, planner = build.graph, build.planner
@@ -226,7 +225,7 @@ def _sources(build: "Build") -> tuple[set[str], set[str]]:
             sources |= {str(path) for path in files.paths}
             named = {str(folder / Path(p).expanduser()) for p in files.patterns}
             patterns |= named
-            if isinstance(files, OptionalFiles):  # so that a new one is noticed
+            if not all(map(files.requires, files.patterns)):  # so that a new one is noticed
                 sources |= named
     return sources, patterns
 

@@ -14,8 +14,8 @@ variables of that task before the task."""
 class Task(msgspec.Struct):
     """One step to run, as plain data.
 
-    step, use: its name in the recipe and its step type. settings: its settings. nested: field →
-        (step type, settings) of each step inside it.
+    step, use: its name in the recipe and its step type. settings: its settings. nested: path →
+        (step type, settings) of each step inside it, e.g. `watch`, outer ones first.
     inputs: input → (name in the recipe, artifact) of each. files: setting → (name, path)
         of each outside file.
     seed: None if the step type takes none. pinned: what its floating name is pinned to.

@@ -13,6 +13,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Mapping
+from functools import reduce
 from itertools import combinations
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -180,9 +181,11 @@ def _check_apart(artifacts: Mapping[str, Artifact]) -> None:
 def _step(task: Task, plugins: Plugins, root: Path) -> Step:
     cls = plugins.step_type(task.use)
     step = msgspec.convert(task.settings, cls, dec_hook=_placeholder)
-    for field, (use, settings) in task.nested.items():
-        provided = nested_fields(cls)[field].given
-        setattr(step, field, _nested_step(plugins.step_type(use), settings, provided))
+    for path, (use, settings) in task.nested.items():
+        *outer, field = path.split(".")
+        owner: Step = reduce(getattr, outer, step)
+        provided = nested_fields(type(owner))[field].given
+        setattr(owner, field, _nested_step(plugins.step_type(use), settings, provided))
     give_files(step, task.files)
     for path, slot in slots_of(step).items():
         inputs = [_opened(root, m, ref, slot.uses_name) for ref, m in task.inputs.get(path, [])]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from finery.errors import DataError
-from finery.fields import Files, OneFile, OptionalFiles, Settings
+from finery.fields import Files, OneFile, Settings
 from finery.recipe.document import Recipe
 from finery.step.inspect import files_of, give_files
 from finery.util.files import check_plain
@@ -45,7 +45,7 @@ def find_files(recipe: Recipe, place: Sequence[str], files: Files) -> list[tuple
 
 
 class _Missing(DataError):
-    """Nothing is there, which is fine for `OptionalFiles`."""
+    """Nothing is there, which is fine for some settings, see `Files.requires`."""
 
 
 def _find(files: Files, folder: Path) -> list[tuple[str, Path]]:
@@ -54,9 +54,9 @@ def _find(files: Files, folder: Path) -> list[tuple[str, Path]]:
         try:
             matches = _matches(pattern, folder)
         except _Missing:
-            if isinstance(files, OptionalFiles):
-                continue
-            raise
+            if files.requires(pattern):
+                raise
+            continue
         for path in matches:
             names.setdefault(path, _name(path, folder, pattern))
     if isinstance(files, OneFile) and len(names) > 1:

@@ -13,7 +13,7 @@ from finery.recipe.document import Recipe
 from finery.recipe.hints.references import reference_fix
 from finery.recipe.steptypes import StepTypes
 from finery.recipe.validate import check_recipe, convert_step, raise_all
-from finery.step.inspect import SECTIONS, Slot, nested_steps, slots_of
+from finery.step.inspect import SECTIONS, Slot, slots_of, steps_inside
 from finery.step.step import Step
 from finery.util.paths import shown
 from finery.util.text import did_you_mean
@@ -153,8 +153,8 @@ def _check_settings(recipe: Recipe, node: Node) -> Iterator[FineryError]:
     """The errors that the step type itself finds in its settings, and in those of inner steps."""
     try:
         node.step.check()
-        for field_name, within in nested_steps(node.step).items():
-            _check_within(field_name, within)
+        for path, within in steps_inside(node.step):
+            _check_within(path, within)
     except UsageError as error:
         inside = _named_part(error.where or "", recipe.data[node.section][node.name])
         # For a setting, point at its value. For an entry of a mapping, point at its key.
@@ -168,11 +168,12 @@ def place_of(recipe: Recipe, node: Node, where: str | None, inside: str = "") ->
     where: the place that the step gave. None means the step itself, and a setting, e.g. `lora.r`,
     means its value; both become `file:line:column` of the recipe. Anything else, such as a line of
     a data file, stays as it is.
-    inside: for an inner step, the setting of `node` that holds it.
+    inside: for an inner step, the setting of `node` that holds it, e.g. `watch` or `watch.each`.
     """
+    inner = inside.split(".") if inside else []
     if where is None:
-        return recipe.where((*node.place, *([inside] if inside else [])), key=True)
-    keys = [*([inside] if inside else []), *where.split(".")]
+        return recipe.where((*node.place, *inner), key=True)
+    keys = [*inner, *where.split(".")]
     return recipe.where((*node.place, *keys)) if has_setting(node.step, keys) else where
 
 
@@ -187,11 +188,11 @@ def has_setting(step: Settings, keys: Sequence[str]) -> bool:
     return not rest or (isinstance(within, dict) and ".".join(rest) in within)
 
 
-def _check_within(field_name: str, within: Step) -> None:
+def _check_within(path: str, within: Step) -> None:
     try:
         within.check()
     except UsageError as error:
-        where = f"{field_name}.{error.where or ''}"
+        where = f"{path}.{error.where or ''}"
         raise UsageError(error.what, where=where, fix=error.fix) from None
 
 

@@ -175,6 +175,9 @@ def _check_inner(
         schema["properties"].pop(key, None)
     schema["required"] = [key for key in schema["required"] if key not in info.given]
     yield from complaints(recipe, schema, step, place, use, fitting[use])
+    for field, inner in nested_fields(fitting[use]).items():
+        if isinstance(step.get(field), dict):
+            yield from _check_inner(recipe, plugins, (*place, field), step[field], inner)
 
 
 def _no_step(

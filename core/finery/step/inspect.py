@@ -104,6 +104,13 @@ def nested_steps(step: "Step") -> "dict[str, Step]":
     return {field: value for field, value in values if value is not None}
 
 
+def steps_inside(step: "Step", prefix: str = "") -> "Iterator[tuple[str, Step]]":
+    """(path, step) of the steps inside a step, and inside these: `watch`, `watch.each`."""
+    for field, within in nested_steps(step).items():
+        yield f"{prefix}{field}", within
+        yield from steps_inside(within, f"{prefix}{field}.")
+
+
 class Slot(NamedTuple):
     """A place for inputs of a step: field `field` of `owner`, with `path` from the outer step."""
 

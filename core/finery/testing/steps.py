@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from finery.artifact.kinds import Dataset
-from finery.step.inspect import files_of, nested_steps, slots_of
+from finery.step.inspect import files_of, slots_of, steps_inside
 from finery.step.step import Step
 from finery.testing import given
 from finery.testing.checks import problems_of_step
@@ -287,7 +287,7 @@ def _vary(trial: Trial, step: Step, variation: Variation, name: str) -> bool:
 def _change_undeclared(step: Step, folder: Path) -> None:
     """Change every file in a folder that the step doesn't name as a setting or an input."""
     declared = {path for artifact in artifacts_of(step) for path in files_in(artifact)}
-    for within in (step, *nested_steps(step).values()):
+    for within in (step, *(within for _, within in steps_inside(step))):
         for files in files_of(within).values():
             for pattern in files.patterns:
                 declared |= set(folder.glob(pattern)) | set((folder / pattern).rglob("*"))

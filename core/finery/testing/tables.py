@@ -14,9 +14,10 @@ FORMAT = "table"
 
 
 class TableEngine(Engine):
-    """Answers with what the model's table has for the last message."""
+    """Answers with what the model's table has for the last message. It never calls a tool."""
 
     version = "1"
+    takes_tools = True
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """Look each answer up."""

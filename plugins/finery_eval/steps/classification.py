@@ -210,6 +210,7 @@ def with_labels(reader: Reader, labels: tuple[tuple[str, ...], ...]) -> Reader:
 
 def read_expected(reader: Reader, rows: Sequence[Row]) -> list[Expected]:
     """What each row expects. Raises `DataError` listing rows that can't be read."""
+    evaluator.refuse_calls(row for row in rows if row.get("label") is None)
     expected: list[Expected] = []
     failed: list[str] = []
     for row in rows:

@@ -58,6 +58,7 @@ class Exact(Evaluator, task="extraction", hints="finery_eval.hints:EXACT"):
 
 def refuse_empty(rows: Sequence[Row], expected: Sequence[str]) -> None:
     """Raise `DataError` for rows without an expected answer."""
+    evaluator.refuse_calls(rows)
     evaluator.refuse(
         "some rows have no expected answer",
         (row["id"] for row, text in zip(rows, expected, strict=True) if not text),

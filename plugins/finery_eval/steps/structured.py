@@ -144,6 +144,7 @@ class Json(Evaluator, packages=("jsonschema",), task="extraction"):
 
     def expectations(self, rows: Sequence[Row], schema: AnswerSchema | None) -> list[Any]:
         """The object that each row expects; `DataError` naming the rows that have none."""
+        evaluator.refuse_calls(rows)
         readings = [self.read(answer_text(row), schema) for row in rows]
         evaluator.refuse(
             "the expected answer of some rows isn't a JSON object",

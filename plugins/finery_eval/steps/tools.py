@@ -1,19 +1,27 @@
 """`eval.tools`: does a model call the right tools with the right arguments?"""
 
-from collections.abc import Callable, Sequence
+import gc
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from functools import partial
+from typing import Any, TypeVar
 
-from finery import Completion, DataError, Job, UsageError, did_you_mean, setting
+from finery import Completion, DataError, Job, Metrics, UsageError, did_you_mean, setting
 from finery.rows import Row, split_turns
+from finery.rows.answers.reading import extracted
 from finery_eval import evaluator
 from finery_eval.arguments import Equality
 from finery_eval.calls import BadTools, Toolbox, answered_calls, argument_paths, expected_calls
 from finery_eval.evaluator import Answers, Evaluator
+from finery_eval.functions import Execute, Functions
 from finery_eval.matches import Match, Wanted, hits_of
+from finery_eval.taskresults import Expect, steps_table
+from finery_eval.tasks import Play, Task, play, task_of
 from finery_eval.tooltables import calls_table, due_table, malformed_table
 from finery_eval.turns import place_of
 from finery_eval.verdicts import Judged, Verdicts
 
+T = TypeVar("T")
 METRICS = ("accuracy", "tool", "arguments", "no_call", "valid")
 
 
@@ -47,11 +55,27 @@ class ToolCalls(
     - an argument that isn't given has the default of its schema; one without a default isn't null;
     - dates, units and numbers inside of texts aren't interpreted.
 
+    With `execute`, rows are tasks in several steps. The turns after the last one of the user are
+    expected, and may hold calls and answers of tools. The model is asked, its calls are executed by
+    your functions, and it is asked again with their results, until it answers without a call. A row
+    is right if that happens within `max_steps`, and if the state of the functions is then the same
+    as after the calls of the row, or the answer is the same, see `expect`. The metrics are then:
+    - `accuracy`: of all rows, those that are right.
+    - `state`, `answer`: of all rows, those with that part right, if `expect` names it.
+    - `finished`: of all rows, those that end with a turn without calls within `max_steps`.
+    - `no_call`, `valid`: as above, over all calls of a row.
+
+    The functions run in a process of their own, which the step starts: with your rights, without a
+    sandbox, one call at a time. Each row has a state of its own, also for each model. A call that
+    is malformed isn't executed. It, an exception, and a call that takes longer than `seconds` are
+    answered with `{"error": …}`. A call that takes too long is stopped and has no effect.
+
     Intervals: Wilson score (Wilson 1927). Each further model is compared with the first on the same
     rows: exact McNemar test (McNemar 1947), Newcombe's paired difference (1998, method 10).
 
     Raises DataError for rows without tools or without an expected turn, and for rows with a
-    malformed call or tool; UsageError for settings that can't work.
+    malformed call or tool; StepError for functions that can't be used; UsageError for settings that
+    can't work.
     """
 
     free: list[str] = setting(
@@ -77,6 +101,9 @@ class ToolCalls(
     strip: bool = setting(
         False, help="Ignore white space around texts. Values of an `enum` stay exact."
     )
+    execute: Execute | None = setting(
+        None, help="Functions that execute the calls, for tasks in several steps."
+    )
     max_tokens: int = setting(
         256,
         ge=1,
@@ -85,7 +112,7 @@ class ToolCalls(
 
     def metric_names(self) -> list[str]:
         """The metrics of each model, the headline first."""
-        return list(METRICS)
+        return list(METRICS) if self.execute is None else self.expect().metrics()
 
     def check(self) -> None:
         """Raise `UsageError` for settings that can't work. Light: reads no input."""
@@ -97,37 +124,141 @@ class ToolCalls(
                         where=name,
                         fix="write tool.argument, e.g. book_meeting.title",
                     )
-        if self.extract is not None:
+        if self.extract is not None and "answer" not in (
+            self.execute.expect if self.execute else ()
+        ):
             raise UsageError(
-                "`extract` can't be used: calls are judged, not texts",
+                "`extract` selects a part of the answer, but only calls are judged",
                 where="extract",
-                fix="remove it",
+                fix="remove it, or set execute.expect: [answer]",
             )
+        self.check_execute()
         super().check()
+
+    def check_execute(self) -> None:
+        """Raise `UsageError` for settings that don't fit executed calls."""
+        if self.execute is None:
+            return
+        self.execute.check()
+        for name in ("free", "unordered"):
+            if getattr(self, name):
+                raise UsageError(
+                    f"`{name}` can't be used with `execute`: calls are judged by what they do",
+                    where=name,
+                    fix="remove it",
+                )
+
+    def check_files(self) -> None:
+        """Raise `UsageError` for a file with functions that isn't Python."""
+        if self.execute is not None:
+            self.execute.check_files()
+
+    def key_code(self) -> list[Any]:
+        """The functions that execute calls."""
+        return self.execute.key_code() if self.execute is not None else []
+
+    def run(self, job: Job) -> Metrics:
+        """Get the answers, execute their calls if the recipe says so, judge them."""
+        if self.execute is None:
+            return super().run(job)
+        self.check()
+        rows = evaluator.read_rows(self.rows)
+        plays: dict[str, list[Play]] = {}
+        with closing(Functions(self.execute)) as functions:
+            tasks = self.tasks(job, rows, functions)
+            for model in self.models:
+                name, engine = model.name, job.engine(model)
+                plays[name] = play(self, job, engine, name, tasks, functions, coerce=self.coerce)
+                gc.collect()  # the next model may need the memory of this one
+        answers = {name: [each.completion() for each in of] for name, of in plays.items()}
+        for name, completions in answers.items():
+            evaluator.log_answers(self, job, name, completions)
+        evaluator.log_rows(self, job, rows, answers)
+        return evaluator.write(job, rows, answers, self.task_verdicts(plays, answers))
+
+    def check_rows(self, job: Job) -> None:
+        """Raise `DataError` for rows that can't be judged."""
+        if self.execute is None:
+            super().check_rows(job)
+            return
+        with closing(Functions(self.execute)) as functions:
+            self.tasks(job, evaluator.read_rows(self.rows), functions)
+
+    def tasks(self, job: Job, rows: Sequence[Row], functions: Functions) -> list[Task]:
+        """The tasks of the rows, whose calls are executed.
+
+        Raises `DataError` listing rows that are no tasks, and `StepError` for broken functions.
+        """
+        toolbox, by_state = Toolbox(), "answer" not in functions.settings.expect
+        read = partial(task_of, toolbox=toolbox, functions=functions, by_state=by_state)
+        tasks = self.readable(rows, partial(read, coerce=self.coerce))
+        errors = sum(bool(task.errors) for task in tasks)
+        if errors:
+            job.log(f"the expected calls of {errors} of {len(rows)} rows end in an error")
+        return tasks
+
+    def expect(self) -> Expect:
+        """What must be as expected after executed calls."""
+        assert self.execute is not None
+        return Expect(frozenset(self.execute.expect), self.text)
+
+    def text(self, text: str) -> str:
+        """An answer as it is compared."""
+        text = extracted(text, self.extract).strip()
+        return text.casefold() if self.ignore_case else text
+
+    def task_verdicts(self, plays: Mapping[str, Sequence[Play]], answers: Answers) -> Verdicts:
+        """Compare the states and answers with those of the rows."""
+        assert self.execute is not None
+        expect = self.expect()
+        return Verdicts(
+            judged={
+                n: Judged([expect.facts(each) for each in of], expect.hits(of))
+                for n, of in plays.items()
+            },
+            metrics=self.metric_names(),
+            headline=self.metric_names(),
+            tables=[
+                evaluator.answers_table(answers),
+                steps_table(plays, self.execute.max_steps),
+                *malformed_table(
+                    {n: [c for each in of for c in each.calls] for n, of in plays.items()}
+                ),
+            ],
+        )
 
     def judging(self, job: Job, rows: Sequence[Row]) -> Callable[[Answers], Verdicts]:
         """Read the expected calls and the tools of each row."""
         wanted = self.expectations(rows)
         self.check_paths(wanted)
+        earlier = sum(any(turn.get("tool_calls") for turn in split_turns(row)[0]) for row in rows)
+        if earlier and not any(want.calls for want in wanted):
+            job.log(
+                f"no call is due in the turns that are judged, but {earlier} rows have calls "
+                "before: eval.dialog judges every turn, `execute` what the calls do"
+            )
         return partial(self.verdicts, wanted)
 
     def expectations(self, rows: Sequence[Row]) -> list[Wanted]:
         """What each row expects. Raises `DataError` listing rows and turns without it."""
-        toolbox = Toolbox()
-        wanted: list[Wanted] = []
+        return self.readable(rows, partial(self.expected, toolbox=Toolbox()))
+
+    def readable(self, rows: Sequence[Row], read: Callable[[Row], T]) -> list[T]:
+        """What `read` returns of each row. Raises `DataError` listing those it can't read."""
+        results: list[T] = []
         failed: list[str] = []
         for row in rows:
             try:
-                wanted.append(self.expected(row, toolbox))
+                results.append(read(row))
             except BadTools as error:
-                failed.append(f"{place_of(row)}: {error}")
+                failed.append(f"{place_of(row, error.turn)}: {error}")
         evaluator.refuse(
             "the expected calls of some rows can't be read",
             failed,
-            fix="give each row `tools` and one assistant turn whose calls follow their schemas, "
-            "or drop it",
+            fix="give each row `tools` and an assistant turn whose calls follow their schemas, or "
+            "drop it",
         )
-        return wanted
+        return results
 
     def expected(self, row: Row, toolbox: Toolbox) -> Wanted:
         """What a row expects. Raises `BadTools`."""
@@ -185,7 +316,7 @@ class ToolCalls(
             tables=[
                 evaluator.answers_table(answers, invalid),
                 due_table(matches),
-                *(calls_table(name, of) for name, of in matches.items()),
+                *(t for name, of in matches.items() for t in calls_table(name, of)),
                 *malformed_table(
                     {n: [c for m in of for c in m.calls] for n, of in matches.items()}
                 ),

@@ -11,7 +11,8 @@ def reasons(facts: Mapping[str, Any]) -> Iterator[str]:
     """The reasons why an answer is wrong.
 
     These facts are read: `error` and `problem`, texts; `broken`, names of rules; `differs`,
-    field → its `expected` and `answered` value, of which one may be missing; `expected` and
+    field → its `expected` and `answered` value, of which one may be missing; `changed`, the same of
+    the parts of a state; `expected` and
     `prediction` where both have fields; `chosen_logprob` and `rejected_logprob` of a preference.
     """
     yield from (str(facts[name]) for name in ("error", "problem") if facts.get(name))
@@ -21,6 +22,8 @@ def reasons(facts: Mapping[str, Any]) -> Iterator[str]:
         for field, values in _differing(facts).items():
             answered, expected = (_value(values, name) for name in ("answered", "expected"))
             yield f"{field or 'the whole'}: {answered}, expected {expected}"
+    for part, values in (facts.get("changed") or {}).items():
+        yield f"{part}: {_value(values, 'answered')}, expected {_value(values, 'expected')}"
     if "chosen_logprob" in facts:
         chosen, rejected = facts["chosen_logprob"], facts["rejected_logprob"]
         yield f"log-probability of the chosen answer {chosen:.2f}, of the rejected {rejected:.2f}"

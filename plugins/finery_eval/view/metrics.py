@@ -83,6 +83,8 @@ class MetricsView(View):
         """A model's answer, right or wrong, what was expected, and why it is wrong."""
         correct = facts.get("correct")
         yield str(facts.get("model", "")), "bold"
+        if "turn" in facts:
+            yield f"turn {facts['turn']}", "dim"
         if isinstance(correct, bool):
             yield MARKS[correct]
         if "answer" in facts:
@@ -96,6 +98,11 @@ class MetricsView(View):
 def _metrics_of(output: Output) -> Metrics:
     assert isinstance(output.artifact, Metrics)
     return output.artifact
+
+
+def _place(prediction: Mapping[str, Any]) -> str:
+    turn = f", turn {prediction['turn']}" if "turn" in prediction else ""
+    return f"{prediction['id']}{turn}"
 
 
 def _cut(thinking: str) -> str:
@@ -139,7 +146,7 @@ def _print_wrong(
         markup=False,
     )
     for prediction in wrong[:most]:
-        print_labelled(console, "row", str(prediction["id"]), "dim")
+        print_labelled(console, "row", _place(prediction), "dim")
         if prediction.get("prompt"):
             print_labelled(console, "prompt", str(prediction["prompt"]))
         if "expected" in prediction:

@@ -239,8 +239,8 @@ def _sizes(row: Row) -> tuple[int, int]:
         return _characters(prompt), max(map(_characters, answers))
     whole = len(msgspec.json.encode(row))
     answer = next((row[name] for name in ANSWERS if row.get(name)), None)
-    turns: Any = row.get("messages") or row.get("conversations")
-    if answer is None and _answers(turns) == 1:
+    turns = row.get("messages") or row.get("conversations")
+    if answer is None and turns and _answers(turns) == 1:
         answer = turns[-1].get("content") or turns[-1].get("value")
     size = len(answer) if isinstance(answer, str) else whole
     return whole - size, size

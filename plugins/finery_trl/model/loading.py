@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from finery import DataError, Job
 from finery_trl.model.accelerators import Accelerators
+from finery_trl.model.targets import exclude_unadaptable
 
 if TYPE_CHECKING:
     import torch
@@ -43,9 +44,12 @@ class Prepared(NamedTuple):
         if continues and step.quantization is not None:
             trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
             masters = {n: p.detach().clone() for n, p in trained.items()}
+        adapter = None if continues else step.peft_config()
+        if adapter is not None:
+            exclude_unadaptable(adapter, model)
         return cls(
             model,
-            None if continues else step.peft_config(),
+            adapter,
             _frozen(step, dtype, job) if step.compares and step.lora is None else None,
             masters,
         )

@@ -8,9 +8,15 @@ from finery import UsageError, nearest
 from finery_trl.settings import ALL_LINEAR, TARGET_MODULES
 
 if TYPE_CHECKING:
+    from peft import LoraConfig
     from transformers import PreTrainedModel
 
     from finery_trl.settings import Training
+
+MAMBA = frozenset(("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"))
+"""Model types with a layer that computes with the weights of `OUTPUT` directly, past an adapter, so
+that PEFT refuses one there."""
+OUTPUT = "out_proj"
 
 
 def check_targets(step: "Training") -> None:
@@ -22,13 +28,33 @@ def check_targets(step: "Training") -> None:
         return
     from finery_transformers.loading import load_skeleton
 
-    wanted, layers = step.lora.target_modules, layers_of(load_skeleton(step.model))
+    skeleton = load_skeleton(step.model)
+    wanted, layers = step.lora.target_modules, layers_of(skeleton)
     if isinstance(wanted, str):
         unknown = [] if matched(wanted, layers) else [wanted]
     else:
         unknown = [name for name in wanted if not matched([name], layers)]
     if unknown:
         raise _unmatched(unknown, layers, pattern=isinstance(wanted, str))
+    if skeleton.config.model_type in MAMBA:
+        _check_mamba(matched(wanted, layers))
+
+
+def exclude_unadaptable(config: "LoraConfig", model: "PreTrainedModel") -> None:
+    """Have all-linear leave out the layers of Mamba blocks that can't have an adapter."""
+    if config.target_modules == ALL_LINEAR and model.config.model_type in MAMBA:
+        config.exclude_modules = [OUTPUT]
+
+
+def _check_mamba(layers: Sequence[str]) -> None:
+    refused = [layer for layer in layers if layer.rpartition(".")[2] == OUTPUT]
+    if refused:
+        raise UsageError(
+            f"target_modules: '{OUTPUT}' of a Mamba layer can't have an adapter",
+            where=TARGET_MODULES,
+            details=[f"it matches {refused[0]}"],
+            fix=f"remove it, or set target_modules: {ALL_LINEAR}, which leaves it out",
+        )
 
 
 def matched(wanted: str | Sequence[str], layers: Iterable[str]) -> list[str]:

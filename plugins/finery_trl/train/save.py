@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from finery_trl.settings import Training
 
 ADAPTER_CONFIG = "adapter_config.json"
-INHERITED = ("license", "architecture", "trust_remote_code")
+INHERITED = ("license", "architecture", "trust_remote_code", "tools_as")
 """Facts about a model that also hold for models trained from it."""
 
 

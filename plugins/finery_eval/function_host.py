@@ -1,0 +1,144 @@
+"""Runs the functions of a recipe, in a process of its own: `python -m finery_eval.function_host`.
+
+JSON lines come in and go out, one answer a line. The first line names the factory. It is called
+once for each session, with a row, and returns an object whose methods are the row's tools. What
+the functions print goes to standard error.
+"""
+
+import importlib
+import importlib.util
+import os
+import re
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+WATCH_SECONDS = 1.0
+"""How often to look whether the process that gives the orders still exists."""
+
+
+class Fault(Exception):
+    """The factory or its objects can't be used; the message says why."""
+
+
+def main() -> None:
+    """Answer lines until the input ends."""
+    channel = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    sessions: dict[int, Any] = {}
+    factory: Any = None
+    for line in sys.stdin.buffer:
+        order = msgspec.json.decode(line)
+        try:
+            if factory is None:
+                factory = _factory(order["file"], order["factory"])
+                answer: dict[str, Any] = {}
+            else:
+                answer = _answer(order, factory, sessions)
+        except Fault as fault:
+            answer = {"fault": str(fault)}
+        channel.write(msgspec.json.encode(answer) + b"\n")
+        channel.flush()
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent has ended, even while a function runs."""
+    while os.getppid() == parent:
+        time.sleep(WATCH_SECONDS)
+    os._exit(1)
+
+
+def _factory(file: str, name: str) -> Any:
+    module, _, attribute = name.rpartition(":")
+    try:
+        source = _loaded(Path(file)) if file else importlib.import_module(module)
+    except Exception as error:
+        raise Fault(f"{file or module} can't be imported: {_words(error)}") from None
+    factory = getattr(source, attribute, None)
+    if not callable(factory):
+        raise Fault(f"{file or module} has no function or class '{attribute}'")
+    return factory
+
+
+def _loaded(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(f"finery_functions_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ImportError("not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def _answer(order: dict[str, Any], factory: Any, sessions: dict[int, Any]) -> dict[str, Any]:
+    number = order["session"]
+    if order["do"] == "begin":
+        sessions[number] = _begun(factory, order["row"], order["tools"])
+        return {}
+    if order["do"] == "end":
+        sessions.pop(number, None)
+        return {}
+    if order["do"] == "state":
+        return {"state": _state(sessions[number])}
+    return _called(_function(sessions[number], order["name"]), order)
+
+
+def _begun(factory: Any, row: Any, tools: list[str]) -> Any:
+    try:
+        session = factory(row)
+    except Exception as error:
+        raise Fault(f"the factory fails: {_words(error)}") from None
+    for tool in tools:
+        if not callable(_function(session, tool)):
+            kind = type(session).__name__
+            raise Fault(f"{kind} has no method '{_attribute(tool)}' for the tool {tool}")
+    return session
+
+
+def _called(function: Any, order: dict[str, Any]) -> dict[str, Any]:
+    try:
+        result = function(**order["arguments"])
+    except (Exception, SystemExit) as error:
+        return {"error": _words(error)}
+    return {"result": result if isinstance(result, str) else _json(result, order["name"])}
+
+
+def _state(session: Any) -> str:
+    """The state of a session: what its `snapshot()` returns, else its public attributes."""
+    snapshot = getattr(session, "snapshot", None)
+    try:
+        state = snapshot() if callable(snapshot) else vars(session)
+    except Exception as error:
+        raise Fault(f"the state can't be read: {_words(error)}") from None
+    if not callable(snapshot):
+        state = {name: value for name, value in state.items() if not name.startswith("_")}
+    return _json(state, "the state")
+
+
+def _json(value: Any, what: str) -> str:
+    try:
+        return msgspec.json.encode(value, order="deterministic").decode()
+    except Exception as error:
+        raise Fault(f"{what} can't be written as JSON: {_words(error)}") from None
+
+
+def _function(session: Any, tool: str) -> Any:
+    return getattr(session, _attribute(tool), None)
+
+
+def _attribute(tool: str) -> str:
+    """The method of a tool: names of tools may hold dots and hyphens."""
+    return re.sub(r"\W", "_", tool)
+
+
+def _words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""Tasks in several steps: a model is asked, its calls are executed, it is asked again.
+
+The calls in the row's own conversation are executed in the same way, and their effect is what is
+expected.
+"""
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import NamedTuple
+
+import msgspec
+
+from finery import CachedEngine, Completion, Job
+from finery.rows import Conversation, Message, Row, split_turns
+from finery_eval.calls import BadTools, Call, Toolbox, Tools, answered_calls, expected_calls
+from finery_eval.evaluator import Evaluator, generate
+from finery_eval.functions import Functions, Session
+from finery_eval.turns import assistant_turn, tool_turns
+
+
+class Task(NamedTuple):
+    """What a row asks for.
+
+    prompt: up to and with the last turn of the user. before: the calls in it, which are executed
+    first. calls, answer: what follows in the row. state: after these calls, as JSON.
+    """
+
+    row: Row
+    tools: Tools
+    prompt: Conversation
+    before: list[Call]
+    calls: list[Call]
+    answer: str
+    state: str
+    errors: int
+
+
+def task_of(
+    row: Row, toolbox: Toolbox, functions: Functions, *, by_state: bool, coerce: bool
+) -> Task:
+    """The task of a row, whose calls are executed. Raises `BadTools` for one that isn't a task.
+
+    by_state: whether the state alone says what is right.
+    """
+    tools = toolbox.of(row)
+    prompt, reference = split_task(row)
+    calls = [_calls(turn, n, tools, coerce=coerce) for n, turn in enumerate(prompt + reference, 1)]
+    before, after = (list(chain(*part)) for part in (calls[: len(prompt)], calls[len(prompt) :]))
+    answer = str(reference[-1].get("content") or "")
+    if reference[-1].get("tool_calls") and not by_state:
+        raise BadTools("the last turn has calls, but must be the expected answer")
+    session = functions.session(row, list(tools))
+    errors = sum(session.call(call)[1] for call in before)
+    start = session.state()
+    errors += sum(session.call(call)[1] for call in after)
+    state = session.state()
+    session.close()
+    if by_state and after and state == start:
+        raise BadTools("its calls change nothing, so the state can't tell what is right")
+    return Task(row, tools, prompt, before, after, answer, state, errors)
+
+
+def split_task(row: Row) -> tuple[Conversation, Conversation]:
+    """(prompt, the turns that are expected after it). Raises `BadTools` without such turns."""
+    if "messages" in row:
+        turns = row["messages"]
+        users = [number for number, turn in enumerate(turns, 1) if turn["role"] == "user"]
+        last = users[-1] if users else len(turns)
+        prompt, reference = turns[:last], turns[last:]
+    else:
+        prompt, reference = split_turns(row)
+    if not reference or reference[-1]["role"] != "assistant":
+        raise BadTools("there is no assistant turn to expect")
+    if any(turn["role"] not in ("assistant", "tool") for turn in reference):
+        raise BadTools("the expected turns may only be those of the assistant and of tools")
+    return prompt, reference
+
+
+def _calls(turn: Message, number: int, tools: Tools, *, coerce: bool) -> list[Call]:
+    """The calls of a turn of a row; none of a user's. number: of the turn, from 1."""
+    if turn["role"] != "assistant":
+        return []
+    try:
+        return expected_calls(turn, tools, coerce=coerce)
+    except BadTools as error:
+        error.turn = number
+        raise
+
+
+class Play:
+    """A model at work on a task.
+
+    calls: those that it made so far. errors: how many were answered with an error. answer: the text
+    of its last turn; None while there is none.
+    """
+
+    def __init__(self, task: Task, session: Session, *, coerce: bool) -> None:
+        self.task = task
+        self.calls: list[Call] = []
+        self.errors = 0
+        self.answer: str | None = None
+        self.state = ""
+        self.answers: list[Completion] = []
+        self.conversation = list(task.prompt)
+        self._session = session
+        self._coerce = coerce
+        for call in task.before:
+            session.call(call)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the model ended with a turn without calls."""
+        return self.answer is not None
+
+    def go_on(self, answer: Completion) -> None:
+        """Execute the calls of an answer and add it, and theirs, to the conversation."""
+        self.answers.append(answer)
+        calls = answered_calls(answer, self.task.tools, coerce=self._coerce)
+        self.calls += calls
+        if not answer.tool_calls:
+            self.answer = answer.text
+            return
+        turn = assistant_turn(answer, len(self.answers))
+        results = [self._session.call(call) for call in calls[: len(answer.tool_calls)]]
+        self.errors += sum(is_error for _, is_error in results)
+        self.conversation += [turn, *tool_turns(turn, [content for content, _ in results])]
+
+    def end(self) -> None:
+        """Keep the state and forget the session."""
+        self.state = self._session.state()
+        self._session.close()
+
+    def completion(self) -> Completion:
+        """All turns of the model as one answer: the last text, all calls, the tokens of all."""
+        last = self.answers[-1]
+        thinking = "\n".join(a.reasoning for a in self.answers if a.reasoning)
+        return msgspec.structs.replace(
+            last,
+            finish_reason="length" if _is_cut(self.answers) else last.finish_reason,
+            prompt_tokens=sum(a.prompt_tokens for a in self.answers),
+            completion_tokens=sum(a.completion_tokens for a in self.answers),
+            tool_calls=[call for a in self.answers for call in a.tool_calls or []] or None,
+            reasoning=thinking or None,
+        )
+
+
+def _is_cut(answers: Sequence[Completion]) -> bool:
+    return any(answer.finish_reason == "length" for answer in answers)
+
+
+def play(
+    step: Evaluator,
+    job: Job,
+    engine: CachedEngine,
+    name: str,
+    tasks: Sequence[Task],
+    functions: Functions,
+    *,
+    coerce: bool,
+) -> list[Play]:
+    """Have a model work on all tasks, a step of all that go on at a time."""
+    plays = [
+        Play(task, functions.session(task.row, list(task.tools)), coerce=coerce) for task in tasks
+    ]
+    for number in range(1, functions.settings.max_steps + 1):
+        active = [each for each in plays if not each.is_finished]
+        if not active:
+            break
+        answers = generate(
+            step,
+            job,
+            engine,
+            f"{name}, step {number}",
+            [each.conversation for each in active],
+            [each.task.row["tools"] for each in active],
+        )
+        for each, answer in zip(active, answers, strict=True):
+            each.go_on(answer)
+    for each in plays:
+        each.end()
+    return plays

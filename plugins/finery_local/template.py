@@ -1,0 +1,136 @@
+"""The chat template of a model: its own or another one, its arguments, and how it gets tools."""
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+from blake3 import blake3
+
+from finery import DataError, FileOrName, Model, StepError, UsageError, did_you_mean
+
+ToolsAs = Literal["template", "text"]
+TEMPLATE_FILE = "chat_template.jinja"
+OTHER_TEMPLATES = ("chat_template.json", "additional_chat_templates/")
+"""Where a folder may have templates, besides `TEMPLATE_FILE` and the tokenizer's configuration."""
+LARGEST = 2**20
+"""Bytes of a chat template; the largest known has some 20,000."""
+RESERVED = frozenset(
+    {"conversation", "messages", "tools", "tokenize", "return_tensors", "return_dict", "padding",
+     "truncation", "max_length", "chat_template", "add_generation_prompt",
+     "continue_final_message", "return_assistant_tokens_mask", "tokenizer_kwargs"}
+)  # fmt: skip
+"""Arguments of `apply_chat_template` that hold the conversation or change what it returns."""
+KWARGS_HELP = (
+    "Arguments passed to the chat template in training and inference, e.g. "
+    "`{enable_thinking: false}` for Qwen3. `gguf.export` writes them into the template."
+)
+TEMPLATE_HELP = (
+    "Another chat template than the model's own: a file beside the recipe, e.g. `./chat.jinja`, or "
+    "the name of one in the trl package, e.g. `llama3_1`."
+)
+TOOLS_AS_HELP = (
+    "How the model gets the tools of a row. `template`: as its chat template writes them. `text`: "
+    "listed in the system message, with calls as JSON in the text, for a template that knows no "
+    "tools. The template is wrapped, so trainings, engines and exports do the same."
+)
+
+
+def template_facts(arguments: Mapping[str, Any], tools_as: ToolsAs) -> dict[str, Any]:
+    """What `Model.meta` says about the settings of the chat template; nothing about defaults."""
+    facts = {
+        "chat_template_kwargs": dict(arguments),
+        "tools_as": tools_as if tools_as != "template" else "",
+    }
+    return {name: fact for name, fact in facts.items() if fact}
+
+
+def check_arguments(arguments: Mapping[str, Any]) -> None:
+    """Raise `UsageError` for arguments that finery sets itself, and for names that can't be one."""
+    for name in arguments:
+        where = f"chat_template_kwargs.{name}"
+        if name in RESERVED:
+            raise UsageError(
+                f"chat_template_kwargs: finery sets '{name}' itself", where=where, fix="remove it"
+            )
+        if not name.isidentifier():
+            raise UsageError(
+                f"chat_template_kwargs: '{name}' can't be the name of an argument", where=where,
+                fix="write letters, digits and _ only",
+            )  # fmt: skip
+
+
+def template_packages(given: FileOrName | None) -> tuple[str, ...]:
+    """The package that the template comes from, whose version is part of the step's key."""
+    return ("trl",) if given is not None and given.name else ()
+
+
+def with_template(model: Model, given: FileOrName | None) -> Model:
+    """The model with the given chat template instead of its own; without one, as it is.
+
+    The template is a file of the model's folder, which transformers and the engine for GGUFs read.
+    """
+    if given is None:
+        return model
+    text = _named(given.name) if given.name else _read(given.path)
+    file = model.path / TEMPLATE_FILE
+    file.unlink(missing_ok=True)  # the preflight links the model's own
+    file.write_text(text, encoding="utf-8")
+    meta = {**model.meta, "chat_template": True, "chat_template_digest": digest_of(text)}
+    if "files" in meta:
+        meta["files"] = {n: identity for n, identity in meta["files"].items() if not _hidden(n)}
+    external = {name: path for name, path in model.external.items() if not _hidden(name)}
+    return Model(model.path, meta=meta, refs=model.refs, external=external, runtime=model.runtime)
+
+
+def digest_of(template: Any) -> str:
+    """The digest of a chat template: of its text, or of the JSON of several with names."""
+    text = template if isinstance(template, str) else msgspec.json.encode(template).decode()
+    return blake3(text.encode()).hexdigest()
+
+
+def _hidden(name: str) -> bool:
+    return name == TEMPLATE_FILE or name.startswith(OTHER_TEMPLATES)
+
+
+def _read(path: Path) -> str:
+    """The text of a template's file. `DataError` if it can't be one."""
+    content = path.read_bytes()
+    if len(content) > LARGEST:
+        raise DataError(
+            f"a chat template has at most {LARGEST:,} bytes, but this file {len(content):,}",
+            where=str(path), fix="name a file with a Jinja template",
+        )  # fmt: skip
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"the chat template is not UTF-8 text: {error}", where=str(path),
+            fix="name a file with a Jinja template",
+        ) from error  # fmt: skip
+    if not text.strip():
+        raise DataError(
+            "the chat template is empty", where=str(path), fix="name a file with a Jinja template"
+        )
+    return text
+
+
+def _named(name: str) -> str:
+    """The text of a template in the trl package."""
+    spec = importlib.util.find_spec("trl")
+    if spec is None or not spec.submodule_search_locations:
+        raise StepError(
+            f"chat_template: {name} is a template of the trl package, which isn't installed",
+            fix="pip install 'finery[train]', or name a file",
+        )
+    folder = Path(spec.submodule_search_locations[0]) / "chat_templates"
+    templates = {path.stem: path for path in sorted(folder.glob("*.jinja"))}
+    if name not in templates:
+        raise DataError(
+            f"the trl package has no chat template '{name}', and there is no such file",
+            where=f"chat_template: {name}",
+            fix=did_you_mean(name, templates)
+            or f"name a file, or one of: {', '.join(t for t in templates if 'training' not in t)}",
+        )
+    return _read(templates[name])

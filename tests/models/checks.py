@@ -1,0 +1,207 @@
+"""What the matrix finds out of a chat template: for each ability `yes` or `no`, with the reason.
+
+Nothing here needs weights: conversations are rendered, tokenized and verified as in a training.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from models.families import Family
+from models.rows import PROMPTS, preference, turns
+from models.server import serve, write_stand_in
+from models.tiny import tokenizer_of
+
+from finery import FineryError
+from finery.rows import Message, Row
+from finery.testing import TestJob
+from finery_transformers.capabilities import Capabilities, capabilities
+from finery_transformers.chat import prompt_tokens, thinking_switch
+from finery_trl.rows.example import Example
+from finery_trl.rows.pairs import pairs_of
+from finery_trl.rows.tokens import Tokens, examples_of
+from finery_trl.rows.turns import Learn
+
+YES = "yes"
+LIMITS: Mapping[str, Any] = {"what": "rows", "max_length": 4096, "too_long": "error"}
+DIFFERS = {
+    "gemma4_v2": "llama.cpp gives tools' answers to this template in a field of their own "
+    "(`tool_responses`), which rows don't have",
+}
+"""Template → why llama-server writes other prompts."""
+WHY = {
+    "enable_thinking": "llama-server switches thinking on unless a request says otherwise",
+    "date_string": "llama-server states today's date, and transformers the date in the template",
+}
+"""Why llama-server needs an argument of the chat template to be stated."""
+
+
+class Way(NamedTuple):
+    """How rows are given to a template. thinks: with thinking. note: the condition in words."""
+
+    learn: Learn
+    thinks: bool
+    note: str = ""
+
+
+WAYS = (
+    Way(Learn(), False),
+    Way(Learn(without_thinking="switch"), False, "with `without_thinking: switch`"),
+    Way(Learn(), True, "if each answer has thinking (`reasoning_content`)"),
+)
+"""From the plainest on; the first that a template takes is used."""
+
+
+def outcomes(family: Family, smollm2: Path, folder: Path) -> dict[str, str]:
+    """Ability → yes or no with the reason. folder: an empty one, for a GGUF."""
+    tokenizer = tokenizer_of(family, smollm2)
+    can = capabilities(tokenizer)
+    way, sft = way_of(tokenizer, can)
+    return {
+        "sft": sft,
+        "dpo": _dpo(tokenizer, can),
+        "turns": _five_turns(tokenizer, way, can),
+        "tools": _tools(can),
+        "parallel": _parallel(can),
+        "thinking": _no(can.thinking),
+        "prompts": _prompts(family, tokenizer, folder),
+    }
+
+
+def way_of(tokenizer: Any, can: Capabilities) -> tuple[Way, str]:
+    """How rows with one answer are given to a template, and whether it can be trained on."""
+    reasons = []
+    for way in WAYS:
+        try:
+            examples([turns(1, thinks=way.thinks)], tokenizer, way.learn)
+        except FineryError as error:
+            reasons.append(reason(error))
+        else:
+            return way, f"{YES}, {way.note}" if way.note else YES
+    return WAYS[0], f"no: {can.unthinking or reasons[0]}"
+
+
+def examples(rows: Sequence[Row], tokenizer: Any, learn: Learn) -> list[Example]:
+    """Rows as a training reads them."""
+    return list(examples_of(rows, Tokens.of(tokenizer, {}), TestJob(), learn=learn, **LIMITS))
+
+
+def _dpo(tokenizer: Any, can: Capabilities) -> str:
+    # Preferences have no setting for rows without thinking.
+    for thinks, note in ((False, ""), (True, f", {WAYS[2].note}")):
+        try:
+            pairs_of([preference(thinks=thinks)], Tokens.of(tokenizer, {}), TestJob(), **LIMITS)
+        except FineryError as error:
+            failed = reason(error)
+        else:
+            return YES + note
+    return f"no: {can.unthinking or failed}"
+
+
+def _five_turns(tokenizer: Any, way: Way, can: Capabilities) -> str:
+    try:
+        parts = examples([turns(5, thinks=way.thinks)], tokenizer, way.learn)
+    except FineryError as error:
+        return f"no: {can.unthinking or reason(error)}"
+    if len(parts) == 1:
+        return f"{YES} (one sequence)"
+    return f"{YES} ({len(parts)} sequences): {can.prefix_preserving}"
+
+
+def _tools(can: Capabilities) -> str:
+    return _no(can.tools or can.calls or can.arguments or can.answers)
+
+
+def _parallel(can: Capabilities) -> str:
+    if can.tools or can.calls:
+        return _tools(can)
+    return _no("it writes only one call of a turn" if "call of" in can.parallel else can.parallel)
+
+
+def _no(why: str) -> str:
+    """The outcome for a reason of `capabilities`, without the names in its probes."""
+    words = {
+        r"^the model's chat template refuses": "it refuses",
+        r"^the tool \w+ isn't": "descriptions of tools aren't",
+        r"^the call of \w+ isn't": "calls aren't",
+    }
+    for pattern, text in words.items():
+        why = re.sub(pattern, text, why)
+    return f"no: {why}" if why else YES
+
+
+def _prompts(family: Family, tokenizer: Any, folder: Path) -> str:
+    """Whether llama-server makes the same tokens of prompts."""
+    gguf = write_stand_in(folder / "stand-in.gguf", tokenizer, family.split)
+    with serve(gguf) as server:
+        differs = _different(tokenizer, {}, server)
+        stated = differs and family.stated and _different(tokenizer, family.stated, server)
+    gguf.unlink()
+    if not differs:
+        return YES
+    if stated or not family.stated:
+        return f"no: {DIFFERS.get(family.template, '')} ({stated or differs})"
+    names = ", ".join(f"`{k}: {_yaml(v)}`" for k, v in family.stated.items())
+    why = " ".join(WHY[name] for name in family.stated)
+    return f"{YES}, if a request states {names}: {why}"
+
+
+def _different(tokenizer: Any, arguments: Mapping[str, Any], server: Any) -> str:
+    """The prompts that llama-server turns into other tokens, of those that the template takes."""
+    names = []
+    for name, (messages, tools) in PROMPTS.items():
+        try:
+            expected = prompt_tokens(tokenizer, messages, tools=tools, arguments=arguments)
+        except FineryError:
+            continue
+        request = {"messages": messages, "chat_template_kwargs": dict(arguments)}
+        request |= {"tools": tools} if tools else {}
+        if server.tokens(server.prompt(request)) != expected:
+            names.append(name)
+    return f"other tokens for {', '.join(names)}" if names else ""
+
+
+def _yaml(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def reason(error: FineryError) -> str:
+    """An error's reason without the rows that it names."""
+    without_place = re.sub(r"^rows( \(\w+\))?: ", "", error.what)
+    return re.sub(r" in \d+ of \d+ rows: .*", "", without_place)
+
+
+def five_turns(tokenizer: Any) -> list[Example] | None:
+    """Five turns as a training reads them; None if the template can't be trained on."""
+    way, _ = way_of(tokenizer, capabilities(tokenizer))
+    try:
+        return examples([turns(5, thinks=way.thinks)], tokenizer, way.learn)
+    except FineryError:
+        return None
+
+
+def answer_tokens(tokenizer: Any) -> int:
+    """Tokens of the answers in five turns, counted with transformers alone.
+
+    Each answer is what the template writes after the prompt before it, up to the end of its turn.
+    """
+    way, _ = way_of(tokenizer, capabilities(tokenizer))
+    switched = way.learn.without_thinking == "switch"
+    switch = (thinking_switch(tokenizer) or {}) if switched else {}
+    messages = [_with_every_field(m) for m in turns(5, thinks=way.thinks)["messages"]]
+    ends = Tokens.of(tokenizer, {}).ends
+    write: Callable[..., str] = tokenizer.apply_chat_template
+    total = 0
+    for index in range(1, 10, 2):
+        asked = write(messages[:index], tokenize=False, add_generation_prompt=True, **switch)
+        whole = write(messages[: index + 1], tokenize=False, **switch)
+        ids = tokenizer(whole[len(asked) :], add_special_tokens=False)["input_ids"]
+        total += max(i for i, token in enumerate(ids) if token in ends) + 1
+    return total
+
+
+def _with_every_field(message: Message) -> Message:
+    """A message with its thinking under the two names that templates know."""
+    thinking = message.get("reasoning_content")
+    return message if thinking is None else {**message, "thinking": thinking}

@@ -1,0 +1,74 @@
+"""The matrix: families and architectures as committed in results.json, and the page from it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from models import checks, page, training
+from models.families import FAMILIES, LEFT_OUT, Family, carried
+from models.server import PACKAGE
+from models.tiny import tokenizer_of
+
+pytest.importorskip(PACKAGE, reason="needs llama-server")
+FRESH = "python tests/models/page.py"
+ARCHITECTURES = {family.architecture: family for family in reversed(FAMILIES)}
+"""Architecture → the first of its families."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Threads gain nothing on a model this small, and lose much where tests run side by side."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_a_family(family: Family, smollm2_gguf: Path, tmp_path: Path) -> None:
+    measured = checks.outcomes(family, smollm2_gguf, tmp_path)
+    assert measured == page.committed()["families"][family.name], f"if that is right: {FRESH}"
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_an_architecture(architecture: str, smollm2_gguf: Path, tmp_path: Path) -> None:
+    measured = training.outcomes(ARCHITECTURES[architecture], smollm2_gguf, tmp_path)
+    assert measured == page.committed()["architectures"][architecture], f"if that is right: {FRESH}"
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_the_loss_of_five_turns_covers_their_answers(family: Family, smollm2_gguf: Path) -> None:
+    tokenizer = tokenizer_of(family, smollm2_gguf)
+    learned = checks.five_turns(tokenizer)
+    if learned is not None:
+        assert sum(example.loss_tokens for example in learned) == checks.answer_tokens(tokenizer)
+    else:
+        outcome = page.committed()["families"][family.name]["turns"]
+        assert outcome.startswith("no")
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_control_tokens_are_single_tokens(family: Family, smollm2_gguf: Path) -> None:
+    tokenizer: Any = tokenizer_of(family, smollm2_gguf)
+    named = (family.eos, family.bos, *family.control)
+    for token in (name for name in named if name is not None):
+        assert len(tokenizer(token, add_special_tokens=False)["input_ids"]) == 1
+
+
+def test_every_template_of_trl_is_tested_or_left_out_for_a_reason() -> None:
+    tested = {family.template for family in FAMILIES if family.template}
+    assert carried().keys() == tested | LEFT_OUT.keys()
+    assert not tested & LEFT_OUT.keys()
+
+
+@pytest.mark.parametrize("name", carried())
+def test_a_template_is_the_pinned_one(name: str) -> None:
+    fix = f"trl carries another chat template {name}: run {FRESH} --pin, then {FRESH}"
+    assert page.digest(carried()[name]) == page.pins().get(name), fix
+
+
+def test_the_page_is_fresh() -> None:
+    assert page.PAGE.read_text("utf-8") == page.whole_page(), f"run: {FRESH} --page"

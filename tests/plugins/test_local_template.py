@@ -1,0 +1,141 @@
+"""The chat template of a model: another one, its digest, its arguments, tools as text."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_gguf import write_tiny_gguf
+from tiny_llama import CHATML, tiny_llama
+
+from finery import DataError, FileOrName, Files, Model, UsageError
+from finery.testing import TestJob
+from finery_local.model import LocalModel
+from finery_local.template import LARGEST, digest_of
+from finery_transformers.loading import load_tokenizer
+
+pytest.importorskip("trl")
+
+OTHER = "{{ messages[0].content }}!"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    tiny_llama(tmp_path / "m")
+    return tmp_path / "m"
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> FileOrName:
+    (tmp_path / "other.jinja").write_text(OTHER)
+    return FileOrName(["./other.jinja"], [tmp_path / "other.jinja"])
+
+
+def take(path: Path, **settings: Any) -> Model:
+    step = LocalModel(path=Files([str(path)], [path]), **settings)
+    step.check()
+    return step.run(TestJob(seed=None))
+
+
+def stored(model: Model, folder: Path) -> Model:
+    """The model with all its files in one folder, as a later step gets it."""
+    folder.mkdir()
+    for name, path in model.external.items():
+        (folder / name).symlink_to(path)
+    for path in model.path.iterdir():
+        (folder / path.name).symlink_to(path)
+    return Model(folder, meta=model.meta, refs=model.refs)
+
+
+def trl_template(name: str) -> str:
+    import trl
+
+    return (Path(trl.__file__).parent / "chat_templates" / f"{name}.jinja").read_text()
+
+
+def test_a_models_own_template_is_known_by_its_digest(folder: Path) -> None:
+    model = take(folder)
+    assert model.meta["chat_template_digest"] == digest_of(CHATML)
+    (folder / "chat_template.jinja").unlink()
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    several = [{"name": "default", "template": CHATML}, {"name": "tool_use", "template": OTHER}]
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": several}))
+    assert take(folder).meta["chat_template_digest"] == digest_of(several)
+    gguf = write_tiny_gguf(folder.with_name("t.gguf"))
+    assert take(gguf).meta["chat_template_digest"] == digest_of(CHATML)
+
+
+def test_a_file_replaces_the_template_of_a_folder(folder: Path, other: FileOrName) -> None:
+    model = take(folder, chat_template=other)
+    assert load_tokenizer(stored(model, folder.with_name("s"))).chat_template == OTHER
+    assert model.meta["chat_template_digest"] == digest_of(OTHER)
+    assert "chat_template.jinja" not in {**model.external, **model.meta["files"]}
+    assert (folder / "chat_template.jinja").read_text() == CHATML
+
+
+def test_a_file_replaces_the_template_in_the_tokenizers_configuration(
+    folder: Path, other: FileOrName
+) -> None:
+    (folder / "chat_template.jinja").unlink()
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": CHATML}))
+    model = take(folder, chat_template=other)
+    assert load_tokenizer(stored(model, folder.with_name("s"))).chat_template == OTHER
+
+
+def test_a_name_takes_the_template_of_the_trl_package(folder: Path) -> None:
+    model = take(folder, chat_template=FileOrName(["llama3_1"]), tools_as="text")
+    template = load_tokenizer(stored(model, folder.with_name("s"))).chat_template
+    assert str(template).endswith(trl_template("llama3_1"))
+    assert model.meta["chat_template_digest"] == digest_of(trl_template("llama3_1"))
+
+
+def test_a_template_for_an_adapter_or_a_gguf(folder: Path, other: FileOrName) -> None:
+    gguf = take(write_tiny_gguf(folder.with_name("t.gguf")), chat_template=other)
+    assert (gguf.path / "chat_template.jinja").read_text() == OTHER
+    assert gguf.meta["chat_template_digest"] == digest_of(OTHER)
+    adapter = Model(
+        gguf.path,
+        meta={"format": "adapter"},
+        refs={"base": Model(folder, meta={"format": "transformers"})},
+    )
+    assert load_tokenizer(adapter).chat_template == OTHER
+
+
+@pytest.mark.parametrize(("content", "reason"), [
+    (b"", "is empty"),
+    (b"\xff\xfe", "is not UTF-8 text"),
+    (b"x" * (LARGEST + 1), "at most 1,048,576 bytes"),
+])  # fmt: skip
+def test_a_file_that_is_no_template(folder: Path, content: bytes, reason: str) -> None:
+    file = folder.with_name("bad.jinja")
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=reason) as caught:
+        take(folder, chat_template=FileOrName([file.name], [file]))
+    assert caught.value.where == str(file)
+
+
+def test_a_name_that_trl_lacks(folder: Path) -> None:
+    with pytest.raises(DataError, match="has no chat template 'llama3_2x'") as caught:
+        take(folder, chat_template=FileOrName(["llama3_2x"]))
+    assert "llama3_2" in str(caught.value.fix)
+
+
+def test_only_a_named_template_depends_on_trl(folder: Path, other: FileOrName) -> None:
+    packages: Callable[..., tuple[str, ...]] = lambda given: LocalModel(  # noqa: E731
+        path=Files([str(folder)]), chat_template=given
+    ).key_packages()
+    assert "trl" in packages(FileOrName(["qwen3"]))
+    assert "trl" not in packages(other) + packages(None)
+
+
+def test_facts_name_only_what_is_set(folder: Path) -> None:
+    settings = {"chat_template_kwargs": {"enable_thinking": False}, "tools_as": "text"}
+    assert take(folder, **settings).meta.items() >= settings.items()
+    assert not {"chat_template_kwargs", "tools_as"} & take(folder).meta.keys()
+
+
+def test_arguments_are_names(folder: Path) -> None:
+    with pytest.raises(UsageError, match="'a b' can't be the name of an argument"):
+        take(folder, chat_template_kwargs={"a b": 1})

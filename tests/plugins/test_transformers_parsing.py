@@ -330,7 +330,8 @@ def test_malformed_calls_in_other_notations(
 
 LISTED = (
     "{{% if tools %}}{{{{ tools | tojson }}}}{{% endif %}}{{% for m in messages %}}"
-    "{{{{ m.role }}}}: {{% if m.tool_calls %}}{}{{% for c in m.tool_calls %}}{{{{ c.function | tojson }}}}"
+    "{{{{ m.role }}}}: {{% if m.tool_calls %}}{}"
+    "{{% for c in m.tool_calls %}}{{{{ c.function | tojson }}}}"
     "{{% if not loop.last %}}, {{% endif %}}{{% endfor %}}{}{{% endif %}}"
     "{{{{ m.content or '' }}}}</s>{{% endfor %}}"
 )

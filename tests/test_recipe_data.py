@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from conftest import MakeProject
 from jsonschema import Draft202012Validator
 
 from finery import Dataset
@@ -139,6 +141,19 @@ def test_arguments_are_in_the_conversation() -> None:
         for _, arguments in calls(row):
             for key in ("booking", "room", "name", "company", "plate", "title"):
                 assert str(arguments.get(key, "")).casefold() in text, (key, text)
+
+
+@pytest.mark.parametrize("recipe", [TOOL_CALLS, SUPPORT_CHAT], ids=lambda path: path.name)
+def test_the_command_of_the_readme_finds_a_recipe_without_notes(
+    project: MakeProject, recipe: Path
+) -> None:
+    readme = (recipe / "README.md").read_text("utf-8")
+    assert re.findall(r"^\$ finery build (\S+)$", readme, re.M) == [f"recipes/{recipe.name}"]
+    copied = project({})
+    shutil.copytree(recipe, copied.folder / "recipes" / recipe.name)
+    checked = copied.run("check", f"recipes/{recipe.name}")
+    assert checked.code == 0
+    assert checked.err == ""
 
 
 @pytest.mark.parametrize("recipe", [TOOL_CALLS, SUPPORT_CHAT], ids=lambda path: path.name)

@@ -13,6 +13,7 @@ from finery import Artifact, Job, Model, Step, StepError, cpu_count, setting, ta
 from finery_gguf.configuration import complete
 from finery_gguf.converter import convert
 from finery_gguf.llama import PACKAGE, Gguf, quantise
+from finery_gguf.vocabulary import add_vocabulary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -161,6 +162,7 @@ def _merge(model: Model, tokenizer: "PreTrainedTokenizerBase", folder: Path, job
     merged.save_pretrained(folder)
     complete(folder / "config.json", merged.config)
     tokenizer.save_pretrained(folder)
+    add_vocabulary(folder, _root(model).path, tokenizer)
     if license := _license(model):
         # The converter takes the licence only from a model card.
         card = f"---\nlicense: {json.dumps(license)}\n---\n"
@@ -177,12 +179,17 @@ def _names(model: Model) -> dict[str, Any]:
 
 def _origin(model: Model) -> dict[str, str]:
     """The base in the form of GGUF's metadata."""
-    root = model
-    while isinstance(under := root.refs.get("base"), Model):
-        root = under
+    root = _root(model)
     repo = root.meta.get("repo")
     origin = {"name": base_name(root)}
     return origin | ({"repo_url": f"https://huggingface.co/{repo}"} if repo else {})
+
+
+def _root(model: Model) -> Model:
+    """The base under all adapters."""
+    while isinstance(under := model.refs.get("base"), Model):
+        model = under
+    return model
 
 
 def _license(model: Model) -> str | None:

@@ -12,6 +12,7 @@ from finery_local.folder import (
     README,
     WEIGHT_FILES,
     Folder,
+    chat_template_of,
     default_patterns,
     folder_model,
     matches,
@@ -89,6 +90,8 @@ class HubModel(
         if self.file is not None:
             return self._gguf(self.file, job)
         folder = self.fetched(self.patterns(), job)
+        if self.chat_template is None:
+            _log_other_template(folder, job)
         if not any(name.endswith(".safetensors") for name in folder.names):
             raise self._without_weights(folder.root, job)
         return folder_model(
@@ -147,6 +150,28 @@ class HubModel(
         commit, token = self._commit(job), token_of(job)
         root = download(self.repo, commit, job, wanted=wanted, unwanted=unwanted, token=token)
         return Folder(root=root, names=_names(root, wanted), title=self.repo)
+
+
+def _log_other_template(folder: Folder, job: Job) -> None:
+    """Log that the previous commit in the hub's cache has another chat template.
+
+    So `--update-lock` doesn't pass unnoticed: models trained with the earlier one must be trained
+    again, and prompts outside finery must change too.
+    """
+    commits = [path for path in folder.root.parent.iterdir() if path != folder.root]
+    if not commits:
+        return
+    previous = max(commits, key=lambda path: path.stat().st_mtime)
+    earlier = Folder(root=previous, names=_names(previous, ["*"]), title=folder.title)
+    try:
+        template = chat_template_of(earlier)
+    except DataError:  # another program may have left it incomplete
+        return
+    if template is not None and template != chat_template_of(folder):
+        job.log(
+            f"the chat template isn't the one of commit {previous.name[:7]}, which was fetched "
+            "earlier: the model is prompted differently since then"
+        )
 
 
 def _names(root: Path, wanted: list[str]) -> frozenset[str]:

@@ -325,7 +325,7 @@ def _facts(
         counts.update(elements_by_dtype(folder.root / name))
     under = base.meta if base else {}
     architecture = config.architectures[0] if config.architectures else config.model_type
-    template = _chat_template(folder)
+    template = chat_template_of(folder)
     quantization = config.quantization_config and config.quantization_config.quant_method
     facts = {
         "format": "adapter" if adapter else "transformers",
@@ -342,7 +342,7 @@ def _facts(
     return {name: fact for name, fact in facts.items() if fact is not None}
 
 
-def _chat_template(folder: Folder) -> Any:
+def chat_template_of(folder: Folder) -> Any:
     """The folder's own chat template, or the list of its templates; None if it has none."""
     if TEMPLATE_FILE in folder.names:
         return (folder.root / TEMPLATE_FILE).read_text(encoding="utf-8", errors="replace")

@@ -137,7 +137,9 @@ def answer_tokens(
 
     prompt: the token ids of `asked`. An answer is cut after the first token of `ends` that only
     white space and other tokens of `ends` follow: templates write more after the end of a turn (a
-    line break, an EOS), which is never generated, since generation stops there. Where a tokenizer
+    line break, an EOS), which is never generated, since generation stops there. Where several such
+    tokens follow each other, as in Cohere's templates, all are learned: programs differ in which of
+    them they stop at. Where a tokenizer
     would join the end of the prompt with the beginning of the answer into one token, the answer is
     tokenized alone, since a model continues the prompt's own tokens.
     Raises `PromptDiffers` if `whole` doesn't begin with `asked`.
@@ -161,7 +163,7 @@ def _length(tokenizer: "PreTrainedTokenizerBase", answer: Sequence[int], ends: S
     end = last
     for i in range(last - 1, -1, -1):
         if answer[i] in ends:
-            end = i
+            end = i if answer[i + 1] not in ends else end
         elif decode([answer[i]]).strip():
             break
     return end + 1

@@ -5,12 +5,13 @@ Nothing here needs weights: conversations are rendered, tokenized and verified a
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from models.families import Family
-from models.rows import PROMPTS, preference, turns
-from models.server import serve, write_stand_in
+from models.rows import PROMPTS, called, preference, turns
+from models.server import Server, serve, write_stand_in
 from models.tiny import tokenizer_of
 
 from finery import FineryError
@@ -18,6 +19,7 @@ from finery.rows import Message, Row
 from finery.testing import TestJob
 from finery_transformers.capabilities import Capabilities, capabilities
 from finery_transformers.chat import prompt_tokens, thinking_switch
+from finery_transformers.wrapping import source_of, with_fixed_arguments, with_text_tools
 from finery_trl.rows.example import Example
 from finery_trl.rows.pairs import pairs_of
 from finery_trl.rows.tokens import Tokens, examples_of
@@ -27,14 +29,14 @@ YES = "yes"
 LIMITS: Mapping[str, Any] = {"what": "rows", "max_length": 4096, "too_long": "error"}
 DIFFERS = {
     "gemma4_v2": "llama.cpp gives tools' answers to this template in a field of their own "
-    "(`tool_responses`), which rows don't have",
+    "(`tool_responses`), which rows don't have, and so makes",
 }
 """Template → why llama-server writes other prompts."""
 WHY = {
-    "enable_thinking": "llama-server switches thinking on unless a request says otherwise",
-    "date_string": "llama-server states today's date, and transformers the date in the template",
+    "enable_thinking": "else llama-server switches thinking on",
+    "date_string": "else llama-server states today's date, and transformers this one",
 }
-"""Why llama-server needs an argument of the chat template to be stated."""
+"""Why an argument of the chat template must be stated, as `gguf.export` does in the GGUF."""
 
 
 class Way(NamedTuple):
@@ -63,6 +65,7 @@ def outcomes(family: Family, smollm2: Path, folder: Path) -> dict[str, str]:
         "dpo": _dpo(tokenizer, can),
         "turns": _five_turns(tokenizer, way, can),
         "tools": _tools(can),
+        "text_tools": _text_tools(family, tokenizer, folder),
         "parallel": _parallel(can),
         "thinking": _no(can.thinking),
         "prompts": _prompts(family, tokenizer, folder),
@@ -79,7 +82,7 @@ def way_of(tokenizer: Any, can: Capabilities) -> tuple[Way, str]:
             reasons.append(reason(error))
         else:
             return way, f"{YES}, {way.note}" if way.note else YES
-    return WAYS[0], f"no: {can.unthinking or reasons[0]}"
+    return WAYS[0], f"no: {_template_fault(can) or reasons[0]}"
 
 
 def examples(rows: Sequence[Row], tokenizer: Any, learn: Learn) -> list[Example]:
@@ -96,17 +99,22 @@ def _dpo(tokenizer: Any, can: Capabilities) -> str:
             failed = reason(error)
         else:
             return YES + note
-    return f"no: {can.unthinking or failed}"
+    return f"no: {_template_fault(can) or failed}"
 
 
 def _five_turns(tokenizer: Any, way: Way, can: Capabilities) -> str:
     try:
         parts = examples([turns(5, thinks=way.thinks)], tokenizer, way.learn)
     except FineryError as error:
-        return f"no: {can.unthinking or reason(error)}"
+        return f"no: {_template_fault(can) or reason(error)}"
     if len(parts) == 1:
         return f"{YES} (one sequence)"
     return f"{YES} ({len(parts)} sequences): {can.prefix_preserving}"
+
+
+def _template_fault(can: Capabilities) -> str:
+    """Why no row can be learned with a template, in words about the template."""
+    return can.unthinking or can.end_of_turn
 
 
 def _tools(can: Capabilities) -> str:
@@ -132,31 +140,55 @@ def _no(why: str) -> str:
 
 
 def _prompts(family: Family, tokenizer: Any, folder: Path) -> str:
-    """Whether llama-server makes the same tokens of prompts."""
-    gguf = write_stand_in(folder / "stand-in.gguf", tokenizer, family.split)
-    with serve(gguf) as server:
-        differs = _different(tokenizer, {}, server)
-        stated = differs and family.stated and _different(tokenizer, family.stated, server)
-    gguf.unlink()
+    """Whether llama-server makes the same tokens of prompts, if need be with stated arguments."""
+    differs = _differs(family, tokenizer, folder)
     if not differs:
         return YES
-    if stated or not family.stated:
-        return f"no: {DIFFERS.get(family.template, '')} ({stated or differs})"
-    names = ", ".join(f"`{k}: {_yaml(v)}`" for k, v in family.stated.items())
+    source = with_fixed_arguments(source_of(tokenizer), family.stated)
+    stated = _differs(family, _with_template(tokenizer, source), folder)
+    if stated:
+        return _no_prompts(family, stated)
+    named = ", ".join(f"{k}: {_yaml(v)}" for k, v in family.stated.items())
     why = " ".join(WHY[name] for name in family.stated)
-    return f"{YES}, if a request states {names}: {why}"
+    return f"{YES}, with `chat_template_kwargs: {{{named}}}` on the model: {why}"
 
 
-def _different(tokenizer: Any, arguments: Mapping[str, Any], server: Any) -> str:
+def _text_tools(family: Family, tokenizer: Any, folder: Path) -> str:
+    """Whether `tools_as: text` gives a template tools, in a training and in llama.cpp."""
+    source = with_fixed_arguments(with_text_tools(tokenizer), family.stated)
+    wrapped = _with_template(tokenizer, source)
+    outcome = _tools(capabilities(wrapped))
+    differs = "" if outcome != YES else _differs(family, wrapped, folder)
+    return _no_prompts(family, differs) if differs else outcome
+
+
+def _no_prompts(family: Family, differs: str) -> str:
+    return f"no: {DIFFERS.get(family.template, 'llama.cpp writes')} {differs}"
+
+
+def _with_template(tokenizer: Any, template: str) -> Any:
+    other = deepcopy(tokenizer)
+    other.chat_template = template
+    return other
+
+
+def _differs(family: Family, tokenizer: Any, folder: Path) -> str:
+    gguf = write_stand_in(folder / "stand-in.gguf", tokenizer, family.split)
+    with serve(gguf) as server:
+        differs = _different(tokenizer, server)
+    gguf.unlink()
+    return differs
+
+
+def _different(tokenizer: Any, server: Server) -> str:
     """The prompts that llama-server turns into other tokens, of those that the template takes."""
     names = []
     for name, (messages, tools) in PROMPTS.items():
         try:
-            expected = prompt_tokens(tokenizer, messages, tools=tools, arguments=arguments)
+            expected = prompt_tokens(tokenizer, messages, tools=tools)
         except FineryError:
             continue
-        request = {"messages": messages, "chat_template_kwargs": dict(arguments)}
-        request |= {"tools": tools} if tools else {}
+        request = {"messages": messages} | ({"tools": tools} if tools else {})
         if server.tokens(server.prompt(request)) != expected:
             names.append(name)
     return f"other tokens for {', '.join(names)}" if names else ""
@@ -173,10 +205,20 @@ def reason(error: FineryError) -> str:
 
 
 def five_turns(tokenizer: Any) -> list[Example] | None:
-    """Five turns as a training reads them; None if the template can't be trained on."""
+    """Five turns as a training reads them; None if it refuses them."""
     way, _ = way_of(tokenizer, capabilities(tokenizer))
+    return _read(turns(5, thinks=way.thinks), tokenizer, way)
+
+
+def tool_row(tokenizer: Any) -> list[Example] | None:
+    """A row with a tool call as a training reads it; None if it refuses it."""
+    way, _ = way_of(tokenizer, capabilities(tokenizer))
+    return _read(called(thinks=way.thinks), tokenizer, way)
+
+
+def _read(row: Row, tokenizer: Any, way: Way) -> list[Example] | None:
     try:
-        return examples([turns(5, thinks=way.thinks)], tokenizer, way.learn)
+        return examples([row], tokenizer, way.learn)
     except FineryError:
         return None
 
@@ -190,14 +232,17 @@ def answer_tokens(tokenizer: Any) -> int:
     switched = way.learn.without_thinking == "switch"
     switch = (thinking_switch(tokenizer) or {}) if switched else {}
     messages = [_with_every_field(m) for m in turns(5, thinks=way.thinks)["messages"]]
-    ends = Tokens.of(tokenizer, {}).ends
+    ends = tokenizer.convert_ids_to_tokens(sorted(Tokens.of(tokenizer, {}).ends))
+    end = re.compile(f"(?:{'|'.join(map(re.escape, ends))})+")
     write: Callable[..., str] = tokenizer.apply_chat_template
     total = 0
     for index in range(1, 10, 2):
         asked = write(messages[:index], tokenize=False, add_generation_prompt=True, **switch)
         whole = write(messages[: index + 1], tokenize=False, **switch)
-        ids = tokenizer(whole[len(asked) :], add_special_tokens=False)["input_ids"]
-        total += max(i for i, token in enumerate(ids) if token in ends) + 1
+        ended = end.search(whole, len(asked))
+        assert ended is not None
+        learned = whole[len(asked) : ended.end()]
+        total += len(tokenizer(learned, add_special_tokens=False)["input_ids"])
     return total
 
 

@@ -23,6 +23,7 @@ COLUMNS = {
     "dpo": "DPO",
     "turns": "Five turns",
     "tools": "Tools",
+    "text_tools": "Tools as text",
     "parallel": "Parallel calls",
     "thinking": "Thinking",
     "gguf": "GGUF",
@@ -37,11 +38,12 @@ HEAD = """<!-- Generated: python tests/models/page.py -->
 
 finery's tests train, merge and export a tiny model of each family below, with random weights, the
 family's real architecture, and its real chat template, which the package `trl` carries. The
-tokenizer is a stand-in: SmolLM2's vocabulary with the control tokens of the family as single
-tokens. The page says whether finery, transformers and llama.cpp agree on such a model. It doesn't
-say how well a model learns, whether a model of full size fits into memory, or whether llama.cpp
-tokenizes the family's own vocabulary as transformers does. `finery check --deep` and `gguf.export`
-verify that for your rows and your model.
+tokenizer is a stand-in: SmolLM2's vocabulary with the control tokens of the family as single tokens
+(for Gemma's GGUF a SentencePiece tokenizer, trained on a few sentences). The page says whether
+finery, transformers and llama.cpp agree on such a model. It doesn't say how well a model learns,
+whether a model of full size fits into memory, or whether llama.cpp tokenizes the family's own
+vocabulary as transformers does. `finery check --deep` and `gguf.export` verify your rows and your
+model.
 """
 LEGEND = """\
 - **SFT**, **DPO**: finery accepts a row with one answer, and two optimizer steps with LoRA run.
@@ -50,9 +52,11 @@ LEGEND = """\
   of the five answers, counted with transformers alone.
 - **Tools**, **Parallel calls**, **Thinking**: the template writes descriptions of tools, calls with
   their arguments and the tools' answers; several calls in one turn; the thinking of an answer.
+- **Tools as text**: with `tools_as: text` on the model, tools are written, in llama.cpp too.
 - **GGUF**: the merged model is converted, prompts are verified, and llama.cpp answers one.
 - **llama.cpp's prompts**: llama-server's own template engine turns questions, system turns,
-  conversations, tools and calls into the same tokens as the training.
+  conversations, tools and calls into the same tokens as the training. `gguf.export` writes
+  `chat_template_kwargs` into the GGUF's template, so that a server need not pass them.
 
 The templates of models of images and of diffusion models aren't tested.
 """
@@ -61,7 +65,10 @@ The templates of models of images and of diffusion models aren't tested.
 def page(families: Results, architectures: Results, config_of: Mapping[str, str]) -> str:
     """The page. config_of: family → architecture."""
     notes: list[str] = []
-    lines = [f"| Family | Architecture | {' | '.join(COLUMNS.values())} |", "| --- " * 10 + "|"]
+    lines = [
+        f"| Family | Architecture | {' | '.join(COLUMNS.values())} |",
+        "| --- " * (len(COLUMNS) + 2) + "|",
+    ]
     for name, own in families.items():
         both = _together(own, architectures[config_of[name]])
         cells = " | ".join(_cell(both[column], notes) for column in COLUMNS)

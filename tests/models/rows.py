@@ -74,6 +74,14 @@ STATE: Message = {
     "content": '{"state": "sent"}',
 }
 
+
+def called(*, thinks: bool = False) -> Row:
+    """A row with a call, the tool's answer, and an assistant's answer."""
+    thinking = {"reasoning_content": THOUGHT} if thinks else {}
+    messages = [question(), {**CALL, **thinking}, STATE, answer(thinks=thinks)]
+    return {"id": "called", "messages": messages, "tools": TOOLS}
+
+
 PROMPTS: dict[str, tuple[Conversation, list[dict[str, Any]]]] = {
     "a question": ([question()], []),
     "a system turn": ([{"role": "system", "content": "Be brief."}, question()], []),

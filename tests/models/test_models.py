@@ -51,6 +51,15 @@ def test_the_loss_of_five_turns_covers_their_answers(family: Family, smollm2_ggu
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_rows_with_tools_are_learned_or_refused(family: Family, smollm2_gguf: Path) -> None:
+    outcome = page.committed()["families"][family.name]
+    learned = checks.tool_row(tokenizer_of(family, smollm2_gguf))
+    assert (learned is not None) == (outcome["tools"] == outcome["sft"][:3] == "yes")
+    if learned is not None:
+        assert sum(example.turns for example in learned) == 2
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_control_tokens_are_single_tokens(family: Family, smollm2_gguf: Path) -> None:
     tokenizer: Any = tokenizer_of(family, smollm2_gguf)
     named = (family.eos, family.bos, *family.control)

@@ -5,7 +5,8 @@ text into words nearly as the family's own does. So a test shows that each turn 
 the right tokens, and that the text between them is tokenized in one way in training, at inference
 and in llama.cpp. It doesn't show that llama.cpp tokenizes the family's own vocabulary as
 transformers does: `gguf.export` verifies that for each exported model. Models split text as SmolLM2
-does, since llama.cpp's converter recognises a tokenizer by its tokens of a given text.
+does, since llama.cpp's converter recognises a tokenizer by its tokens of a given text; Gemma's have
+a SentencePiece tokenizer, see `pieces`.
 """
 
 from functools import cache
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from models.families import SHAPES, Family, carried
+from models.pieces import ARCHITECTURES, write_pieces
 
 from finery import Model
 
@@ -75,7 +77,11 @@ def write_model(folder: Path, family: Family, smollm2: Path) -> Model:
     import torch
     import transformers
 
-    tokenizer = tokenizer_of(family, smollm2, "smollm")
+    folder.mkdir(parents=True, exist_ok=True)
+    if family.architecture in ARCHITECTURES:
+        tokenizer = write_pieces(folder, family, template_of(family, smollm2))
+    else:
+        tokenizer = tokenizer_of(family, smollm2, "smollm")
     size = -(-len(tokenizer) // MULTIPLE) * MULTIPLE
     ids: dict[str, Any] = {
         "vocab_size": size,

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_llama import tiny_tokenizer
 
 from finery import StepError
 from finery.testing import TestJob
 from finery_gguf import converter
 from finery_gguf.configuration import complete
 from finery_gguf.converter import WHEEL, cache_folder, convert
+from finery_gguf.vocabulary import add_vocabulary
 
 
 @pytest.fixture
@@ -106,3 +108,15 @@ def completed(config: Any, folder: Path) -> dict[str, Any]:
     complete(folder / "config.json", config)
     keys: dict[str, Any] = json.loads((folder / "config.json").read_text("utf-8"))
     return keys
+
+
+@pytest.mark.parametrize("content", [b"IQ== 0\nIg== 1\n", b""])
+def test_a_file_that_is_not_of_the_tokenizer_is_not_copied(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "tokenizer.model").write_bytes(content)
+    tokenizer = tiny_tokenizer()
+    tokenizer.save_pretrained(tmp_path / "merged")
+    before = (tmp_path / "merged" / "tokenizer_config.json").read_bytes()
+    add_vocabulary(tmp_path / "merged", tmp_path / "base", tokenizer)
+    assert not (tmp_path / "merged" / "tokenizer.model").exists()
+    assert (tmp_path / "merged" / "tokenizer_config.json").read_bytes() == before

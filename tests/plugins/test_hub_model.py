@@ -6,6 +6,7 @@ Each call is a process of its own, as the hub's library reads HF_ENDPOINT and HF
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from blake3 import blake3
@@ -77,6 +78,22 @@ def test_what_is_loaded_is_fetched_and_stays_in_the_cache(call: Caller) -> None:
 def test_a_new_model_card_is_not_a_new_model(call: Caller) -> None:
     call.hub.push("org/small", SECOND, model(files={"README.md": b"---\nlicense: mit\n---\nmore"}))
     assert call(FIRST)["meta"] == call(SECOND)["meta"]
+
+
+def test_another_chat_template_than_that_of_the_earlier_commit_is_logged(call: Caller) -> None:
+    def logs(commit: str, **settings: Any) -> str:
+        events = call(commit, **settings)["events"]
+        return " ".join(e["message"] for e in events if e["event"] == "log")
+
+    def pushed(template: bytes) -> dict[str, bytes]:
+        return {**model(), "chat_template.jinja": template}
+
+    text = f"the chat template isn't the one of commit {FIRST[:7]}"
+    for repo, template in (("org/same", b"a"), ("org/other", b"b")):
+        call.hub.push(repo, FIRST, pushed(b"a"))
+        assert text not in logs(FIRST, repo=repo)
+        call.hub.push(repo, SECOND, pushed(template))
+        assert (text in logs(SECOND, repo=repo)) == (template == b"b")
 
 
 def test_the_download_shows_its_progress(call: Caller) -> None:

@@ -328,6 +328,33 @@ def test_malformed_calls_in_other_notations(
     assert reason in str(parsed.call_error)
 
 
+LISTED = (
+    "{{% if tools %}}{{{{ tools | tojson }}}}{{% endif %}}{{% for m in messages %}}"
+    "{{{{ m.role }}}}: {{% if m.tool_calls %}}{}"
+    "{{% for c in m.tool_calls %}}{{{{ c.function | tojson }}}}"
+    "{{% if not loop.last %}}, {{% endif %}}{{% endfor %}}{}{{% endif %}}"
+    "{{{{ m.content or '' }}}}</s>{{% endfor %}}"
+)
+"""A template with calls as a JSON array between two texts."""
+
+
+@pytest.mark.parametrize(("opening", "closing"), [
+    ("[TOOL_CALLS] [", "]"),  # Mistral
+    ("<|tool_call|>[", "]<|/tool_call|>"),  # Phi-4-mini
+    ("<|tool_call|>[", "]"),  # Granite
+    ("<tool_call>[", "]</tool_call>"),
+])  # fmt: skip
+def test_calls_in_a_json_array(opening: str, closing: str) -> None:
+    listed = answer_reader(ChatTemplate(LISTED.format(opening, closing), {}))
+    listed.check(TOOLS)
+    both = f"{opening}{CALL}, {CALL}{closing}"
+    parsed = listed.read(f"So: {both}", prompt="", tools=TOOLS)
+    assert (parsed.text, called(parsed)) == ("So:", [("weather", {"city": "Paris"})] * 2)
+    malformed = listed.read(both[:-3], prompt="", tools=TOOLS)
+    assert malformed.tool_calls is None
+    assert malformed.call_error
+
+
 def test_a_json_answer_of_llama_is_no_call(reader: Callable[[str], AnswerReader]) -> None:
     for text in ('{"answer": 1}', '{"name": "Ann", "age": 4}', "{", "[1]", '"name"'):
         assert reader("llama3_1").read(text, prompt="", tools=TOOLS) == Parsed(text)

@@ -7,8 +7,9 @@ from typing import Any
 
 import msgspec
 
+from finery.rows.parts import prompt as prompt_of
 from finery_eval.calls import readable
-from finery_eval.evaluator import table
+from finery_eval.evaluator import PROMPT_SHOWN, table
 from finery_eval.tasks import Play
 from finery_eval.verdicts import Hit
 
@@ -37,6 +38,7 @@ class Expect(msgspec.Struct, frozen=True):
         task, problems = play.task, [c.problem.text for c in play.calls if c.problem]
         unfinished = f"didn't end within {len(play.answers)} turns"
         return {
+            "prompt": prompt_of({"prompt": task.prompt})[:PROMPT_SHOWN],
             "expected": _shown(readable(task.calls), task.answer),
             "prediction": _shown(readable(play.calls), play.answer or ""),
             "correct": self._is_right(play),

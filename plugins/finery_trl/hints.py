@@ -136,9 +136,21 @@ def _value(setting: str, value: Any) -> str | None:
 
 
 _PREFERENCES = {**_ABSENT, "packing": "remove it: only trl.sft packs rows"}
+_TURNS = "remove it: only assistant turns contribute to the loss, and `loss` chooses which"
+_ANSWERS = {
+    "train_on_inputs": _TURNS,
+    "train_on_responses_only": _TURNS,
+    "completion_only_loss": _TURNS,
+    "assistant_only_loss": _TURNS,
+    "roles_to_train": _TURNS,
+    "train_on_prompt": _TURNS,
+    "mask_prompt": _TURNS,
+    "mask_history": "write loss: last_turn to learn the last turn of each row only",
+    "message_field_training": "write loss: marked, and give messages `weight: 0` or `weight: 1`",
+}
 SFT = Hints(
     settings={**_SETTINGS, "sample_packing": "packing", "neftune": "neftune_noise_alpha"},
-    absent=_ABSENT,
+    absent={**_ABSENT, **_ANSWERS},
     called=("finetune", "finetuning", "fine.tune", "trl", "sfttrainer", "trl.sfttrainer", "lora",
             "qlora", "peft", "axolotl", "llamafactory", "instruct", "train"),
     value=_value,

@@ -120,6 +120,7 @@ def test_what_the_calls_do_is_judged(tmp_path: Path) -> None:
     }
     assert predictions[0]["prediction"] == 'cancel(order="A1")\nDone!'
     assert predictions[0]["steps"] == 2
+    assert predictions[0]["prompt"] == "Cancel A1."
     assert list(reasons(predictions[1])) == ['state.orders.A1: "open", expected "cancelled"']
     (steps,) = [t["rows"] for t in found["details"]["tables"] if t["title"] == "Steps"]
     assert steps == [["direct", 2.0, 1.0, 0, 0], ["idle", 1.0, 0.0, 0, 0]]

@@ -215,7 +215,7 @@ def test_empty_answers_are_refused(empty: str, model: Model, tmp_path: Path) -> 
     error = refused(model, rows_of(tmp_path, *rows))
     assert isinstance(error, DataError)
     assert f"an empty answer, in which only the end of the turn has loss in 1 of 2 rows: {rows[1]['id']}" in error.what  # fmt: skip  # noqa: E501
-    assert error.details == [f"{rows[1]['id']}: 'where is my card'"]
+    assert error.details == [f"{rows[1]['id']}: turn 2, after 'where is my card'"]
 
 
 def test_a_template_that_leaves_answers_out_is_refused(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_a_template_that_changes_the_prompt_once_it_is_answered_is_refused() -> 
     template = "{% if not add_generation_prompt %}Chat: {% endif %}" + CHATML
     with pytest.raises(StepError, match="a prompt that differs from the one used") as caught:
         read([row()], template)
-    assert caught.value.details[0] == f"{row()['id']}: from token 0"
+    assert caught.value.details[0] == f"{row()['id']}: turn 2: from token 0"
     assert "at inference: …'<|im_start|>user" in caught.value.details[1]
     assert "in training:  …'Chat: <|im_start|>user" in caught.value.details[2]
 

@@ -284,7 +284,7 @@ def test_a_doubled_think_block_is_refused() -> None:
     row = with_id({"messages": [turn("user", "hi"), turn("assistant", "<think>so</think>late")]})
     error = refused(row, opened)
     assert "two think blocks in an answer in 1 of 1 rows" in error.what
-    assert error.details == [f"{row['id']}: 'hi'"]
+    assert error.details == [f"{row['id']}: turn 2, after 'hi'"]
     both = talk(1, reasoning_content="so")
     both["messages"][1]["content"] = "<think>so</think>late"
     assert "two think blocks" in refused(both, THINKS).what

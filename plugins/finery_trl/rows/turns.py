@@ -98,7 +98,7 @@ def examples_of_row(row: Row, tokens: "Tokens", learn: Learn) -> list[Example]:
     try:
         _check_templates(row, messages, tokens)
         _check_tools(row, messages, tokens)
-        learned = [_learned(row, messages, i, tokens, learn, len(turns) > 1) for i in turns]
+        learned = [_learned(row, messages, i, tokens, learn) for i in turns]
     except DataError as error:
         fault = TOOLLESS if _refuses_tools(row, messages, tokens) else REFUSED
         raise Faulty(fault, [error.what]) from error
@@ -139,9 +139,8 @@ def _learned(
     index: int,
     tokens: "Tokens",
     learn: Learn,
-    several: bool,
 ) -> _Turn:
-    """The turn with this index as tokens, verified. several: whether the row has other turns."""
+    """The turn with this index as tokens, verified."""
     from finery_transformers.chat import (
         PromptDiffers,
         answer_tokens,
@@ -151,8 +150,8 @@ def _learned(
     )
 
     message = messages[index]
-    before = [repr(str(m.get("content"))[:80]) for m in messages[max(0, index - 1) : index]]
-    details = [f"turn {index + 1}, after {line}" for line in before] if several else before
+    before = [f", after {str(m.get('content'))[:80]!r}" for m in messages[:index][-1:]]
+    details = [f"turn {index + 1}{''.join(before)}"]
     if not str(message.get("content") or "").strip() and not message.get("tool_calls"):
         raise Faulty(EMPTY, details)
     tokenizer, ends = tokens.tokenizer, tokens.ends
@@ -167,7 +166,7 @@ def _learned(
             raise Faulty(UNWRITTEN, details) from error
         if _squeezed(thinking_of(message)) not in _squeezed(whole):
             raise Faulty(THOUGHTLESS, details) from error
-        place = f"{row['id']}: turn {index + 1}" if several else str(row["id"])
+        place = f"{row['id']}: turn {index + 1}"
         lines = _difference(place, tokenizer, prompt, tokens.ids(whole))
         raise Faulty(CHANGED, lines, _fix_of_thinking(asked, message, tokens)) from error
     text = whole[len(asked) :]

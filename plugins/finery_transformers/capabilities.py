@@ -130,7 +130,7 @@ def unwritten(
 
 
 def templates_with(tokenizer: "PreTrainedTokenizerBase", abilities: Sequence[str]) -> list[str]:
-    """Names of templates that trl carries, for the same turns as the tokenizer's own template.
+    """Names for `chat_template:` of trl's templates with the same turns as the tokenizer's own.
 
     They have all the abilities, fields of `Capabilities`, and use no control token that the
     tokenizer lacks. Empty without trl.
@@ -142,7 +142,7 @@ def templates_with(tokenizer: "PreTrainedTokenizerBase", abilities: Sequence[str
         for path in _carried():
             tokenizer.chat_template = path.read_text(encoding="utf-8")
             if _fits(tokenizer, own) and not _lacking(tokenizer, abilities):
-                names.append(path.name)
+                names.append(path.stem)
     finally:
         tokenizer.chat_template = original
     return names[:SHOWN]

@@ -341,7 +341,7 @@ def test_a_template_that_drops_a_part_is_refused(template: str, reason: str) -> 
 
 def test_the_fix_offers_templates_with_the_same_turns() -> None:
     pytest.importorskip("trl", reason="needs finery[train]")
-    assert "qwen2_5.jinja" in str(refused(called(), NO_ANSWER).fix)
+    assert "chat_template: qwen2_5" in str(refused(called(), NO_ANSWER).fix)
 
 
 def test_arguments_that_a_template_wants_as_text_get_there_as_json() -> None:

@@ -185,7 +185,8 @@ def _offer(fault: Fault, tokens: Tokens) -> str:
     names = load_reference(TEMPLATES)(tokens.tokenizer, NEEDED[fault])
     if not names:
         return ""
+    also = f" (or {', '.join(names[1:])})" if names[1:] else ""
     return (
-        "use a chat template with the same turns that writes them, e.g. of those that trl carries: "
-        f"{', '.join(names)}; or "
+        f"give the model a template with the same turns that writes them: chat_template: {names[0]}"
+        f"{also}; or "
     )

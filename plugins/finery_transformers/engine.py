@@ -79,7 +79,8 @@ class TransformersEngine(Engine):
         tokenizer, model = load_tokenizer(self.model), load_model(self.model)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model.to(device)  # type: ignore[arg-type]
-        return _ready(model, tokenizer, template_arguments(self.model))
+        arguments = template_arguments(self.model)
+        return _ready(model, tokenizer, arguments, reader_of(tokenizer, arguments))
 
     def _prompt(self, request: Request, sampling: Sampling) -> list[int]:
         from finery_transformers.chat import prompt_tokens
@@ -197,7 +198,11 @@ class LiveEngine(TransformersEngine):
 
     @property
     def _loaded(self) -> "_Loaded":
-        return _ready(self._trained, *self._parts)
+        return _ready(self._trained, *self._parts, self._reader)
+
+    @cached_property
+    def _reader(self) -> "AnswerReader":
+        return reader_of(*self._parts)
 
 
 class _Loaded(NamedTuple):
@@ -210,7 +215,10 @@ class _Loaded(NamedTuple):
 
 
 def _ready(
-    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", arguments: dict[str, Any]
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    arguments: dict[str, Any],
+    reader: "AnswerReader",
 ) -> _Loaded:
     """Make a model answer until its turn ends, only by the given sampling.
 
@@ -230,7 +238,6 @@ def _ready(
         )
     settings: dict[str, Any] = {"eos_token_id": ends, "pad_token_id": ends[0]}
     model.generation_config = GenerationConfig(**settings)  # type: ignore[no-untyped-call]
-    reader = reader_of(tokenizer, arguments)
     return _Loaded(model, tokenizer, arguments, frozenset(ends), ends[0], reader)
 
 

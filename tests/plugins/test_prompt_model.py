@@ -145,6 +145,26 @@ def test_the_model_under_it_is_a_reference(echo: Model) -> None:
     assert not list(model.path.iterdir())
 
 
+def test_tools_reach_the_model_under_it(echo: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only if the model's own engine takes them."""
+    model = PromptModel(model=echo, system="x").run(TestJob())
+    offered: list[Any] = []
+    answer = Echo.generate
+
+    def generate(self: Echo, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
+        offered.extend(request.tools for request in requests)
+        return answer(self, requests, sampling)
+
+    monkeypatch.setattr(Echo, "generate", generate)
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    talk = [[{"role": "user", "content": "a"}]]
+    with pytest.raises(DataError, match="the format 'echo' can't offer tools"):
+        EchoJob().engine(model).generate(talk, tools=tools)
+    monkeypatch.setattr(Echo, "takes_tools", True)
+    EchoJob().engine(model).generate(talk, tools=tools)
+    assert offered == [tools]
+
+
 def test_batches_are_those_of_the_model_under_it(echo: Model) -> None:
     model = PromptModel(model=echo, system="x").run(TestJob())
     engine = EchoJob().raw_engine(model)

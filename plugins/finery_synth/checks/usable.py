@@ -40,6 +40,8 @@ def usable(
         raise Rejected("empty", "the answer is empty")
     if answer.finish_reason == "length" and not cut:
         raise Rejected("cut-off", "the answer was truncated at max_tokens")
+    if answer.call_error is not None:
+        raise Rejected(REASON, answer.call_error)
     check_calls(answer.tool_calls or [], tools)
     return answer
 

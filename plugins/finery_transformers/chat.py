@@ -203,7 +203,8 @@ def rendered(
 
     asked: dict[str, Any] = {"tools": list(tools) if tools else None, **(arguments or {})}
     try:
-        return _called(tokenizer, _with_thinking(tokenizer, messages), asked)
+        ordered = _in_order_of_calls(messages)
+        return _called(tokenizer, _with_thinking(tokenizer, ordered), asked)
     except TemplateSyntaxError as error:
         raise _unreadable(tokenizer, error) from error
     except FineryError:
@@ -215,6 +216,23 @@ def rendered(
             details=[f"{m.get('role')}: {str(m.get('content'))[:80]}" for m in messages],
             fix="use roles that the template accepts, or give the model another template",
         ) from error
+
+
+def _in_order_of_calls(messages: Conversation) -> Conversation:
+    """The messages, with answers of tools in the order of the calls that their ids name.
+
+    Most templates write no ids: there an answer belongs to a call by its place alone.
+    """
+    ordered = list(messages)
+    for index, message in enumerate(messages):
+        ids = [call.get("id") for call in message.get("tool_calls") or ()]
+        answers = ordered[index + 1 : index + 1 + len(ids)]
+        answered = [m.get("tool_call_id") for m in answers if m.get("role") == "tool"]
+        if len(ids) > 1 and len(set(ids)) == len(ids) == len(answered) and {*ids} == {*answered}:
+            places = {name: place for place, name in enumerate(ids)}
+            answers.sort(key=lambda m: places[m["tool_call_id"]])
+            ordered[index + 1 : index + 1 + len(ids)] = answers
+    return ordered
 
 
 def end_of_turn(

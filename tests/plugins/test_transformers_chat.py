@@ -170,3 +170,24 @@ def test_a_template_that_takes_too_much_is_stopped(
 def test_a_template_may_fail_in_any_way(template: str) -> None:
     with pytest.raises(DataError, match="refuses the conversation"):
         prompt_tokens(tiny_tokenizer(template), PROMPT)
+
+
+def test_answers_of_tools_are_written_in_the_order_of_their_calls(tokenizer: Any) -> None:
+    def call(name: str) -> dict[str, Any]:
+        return {"id": name, "type": "function", "function": {"name": "f", "arguments": {}}}
+
+    def answer(name: str | None) -> dict[str, Any]:
+        return {"role": "tool", "tool_call_id": name, "content": f"answer {name}"}
+
+    called = [
+        *PROMPT,
+        {"role": "assistant", "content": "wait", "tool_calls": [call("p"), call("q")]},
+    ]
+    crossed = rendered(tokenizer, [*called, answer("q"), answer("p"), *ANSWER])
+    assert crossed == rendered(tokenizer, [*called, answer("p"), answer("q"), *ANSWER])
+    assert crossed.index("answer p") < crossed.index("answer q")
+    for kept in (["q", None], ["q", "r"], ["q", "q"], ["q"]):  # it's unclear what answers what
+        text = rendered(tokenizer, [*called, *map(answer, kept)])
+        assert [text.index(f"answer {n}") for n in kept] == sorted(
+            text.index(f"answer {n}") for n in kept
+        )

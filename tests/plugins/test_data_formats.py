@@ -271,6 +271,15 @@ def test_completion_refuses(columns: dict[str, Any], what: str) -> None:
     assert what in refused("completion", **columns)
 
 
+def test_completion_keeps_the_thinking_beside_it() -> None:
+    row = build("completion", prompt="a", completion="b", reasoning_content="hm")
+    answer = turn("assistant", "b", reasoning_content="hm")
+    assert row == {"prompt": [turn("user", "a")], "completion": [answer]}
+    assert build("completion", prompt="a", completion="b", reasoning_content=None) == {
+        "prompt": "a", "completion": "b"
+    }  # fmt: skip
+
+
 def test_completion_prompts_only() -> None:
     assert build("completion", True, prompt="a") == {"prompt": "a"}
     assert build("completion", True, prompt=[USER]) == {"prompt": [USER]}

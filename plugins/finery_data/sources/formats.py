@@ -70,7 +70,7 @@ def _check_whole(turns: Conversation, prompts_only: bool) -> None:
 
 
 def completion(columns: Columns, prompts_only: bool) -> Row:
-    """`prompt` and `completion`, both as text or as messages."""
+    """`prompt` and `completion`, both as text or as messages, and perhaps `reasoning_content`."""
     if isinstance(columns.get("label"), bool):
         raise BadRow(
             "'label' is true or false: these are ratings of completions, not completions to learn",
@@ -114,6 +114,10 @@ def _completed(columns: Columns, prompts_only: bool) -> Row:
         return _prompt(columns)
     prompt, answer = _sides(columns, "prompt"), _sides(columns, "completion")
     prompt, (answer,) = _alike(prompt, [answer])
+    thinking = optional_text(columns, "reasoning_content")
+    if thinking and isinstance(answer, str):
+        prompt = [{"role": "user", "content": prompt}]
+        answer = [{"role": "assistant", "content": answer, "reasoning_content": thinking}]
     if not isinstance(prompt, str):
         _check_parts(prompt, answer, "completion")
     return {"prompt": prompt, "completion": answer}

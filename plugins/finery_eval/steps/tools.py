@@ -40,9 +40,11 @@ class ToolCalls(
     - `tool`: of the rows where a call is due, those that call the expected tools, each as often as
       expected, whatever the arguments.
     - `arguments`: of the rows that count for `tool`, those where all arguments are right.
-    - `no_call`: of the rows where no call is due, those without a call, malformed ones included.
+    - `no_call`: of the rows where no call is due, those without a call, malformed ones included,
+      but with a text. So an answer that was cut off while the model was thinking is wrong.
     - `valid`: of the answers with calls, those without a malformed one. A call is malformed if it
-      can't be read, names a tool that isn't offered, or breaks the JSON Schema of its tool.
+      can't be read, names a tool that isn't offered, or breaks the JSON Schema of its tool. It is
+      never right. A call whose check takes more than 10 s of CPU time is malformed too.
 
     A metric that applies to no row is left out. So `arguments` can't be compared between models
     that call different tools.
@@ -326,4 +328,5 @@ class ToolCalls(
     def match(self, want: Wanted, answer: Completion) -> Match:
         """Hold an answer's calls against the expected ones."""
         calls = answered_calls(answer, want.tools, coerce=self.coerce)
-        return Match(want, calls, self.equality(), answer.text)
+        is_cut = answer.finish_reason == "length"
+        return Match(want, calls, self.equality(), answer.text, is_cut=is_cut)

@@ -64,13 +64,16 @@ class ToolCalls(
     as after the calls of the row, or the answer is the same, see `expect`. The metrics are then:
     - `accuracy`: of all rows, those that are right.
     - `state`, `answer`: of all rows, those with that part right, if `expect` names it.
-    - `finished`: of all rows, those that end with a turn without calls within `max_steps`.
+    - `finished`: of all rows, those that end with a turn without calls within `max_steps`, which
+      isn't cut off.
     - `no_call`, `valid`: as above, over all calls of a row.
 
     The functions run in a process of their own, which the step starts: with your rights, without a
-    sandbox, one call at a time. Each row has a state of its own, also for each model. A call that
-    is malformed isn't executed. It, an exception, and a call that takes longer than `seconds` are
-    answered with `{"error": …}`. A call that takes too long is stopped and has no effect.
+    sandbox, one call at a time. Each row has a state of its own, also for each model; to verify
+    this, the calls of each row are executed twice. A call that is malformed isn't executed. It, an
+    exception, a result that can't be written as JSON, and a call that takes longer than `seconds`
+    are answered with `{"error": …}`; what can't be read as a call, with that in a turn of the user.
+    A call that takes too long is stopped and has no effect.
 
     Intervals: Wilson score (Wilson 1927). Each further model is compared with the first on the same
     rows: exact McNemar test (McNemar 1947), Newcombe's paired difference (1998, method 10).

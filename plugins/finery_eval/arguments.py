@@ -5,12 +5,13 @@ if their normal forms are equal, so what equals what never depends on the order 
 """
 
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
+
+from finery.rows.answers.jsonvalues import NotJson, parse
 
 Schema = Mapping[str, Any]
 Normal = tuple[Any, ...]
@@ -20,6 +21,8 @@ GIVEN: Normal = ("given",)
 """The form of an argument whose content isn't judged."""
 DEEPEST = 8
 """References and combinations of a schema that are followed for one value: they may be circular."""
+LONGEST_INDEX = 6
+"""Digits of the number of an item in a reference, at most."""
 COMBINATIONS = ("$ref", "allOf", "anyOf", "oneOf")
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
 _KINDS = {
@@ -90,9 +93,13 @@ def coerced(value: Any, schema: Schema) -> Any:
     """Arguments with what is written as text as the type that the schema asks for.
 
     A number, `true`, `false`, a list or an object in a text becomes one where the schema allows no
-    text; a number becomes a text where it allows nothing else.
+    text; a number becomes a text where it allows nothing else. Raises `NotJson` if the result is no
+    JSON value that `parse` accepts, such as lists in each other in texts in each other.
     """
-    return _coerced(value, schema, schema)
+    try:
+        return parse(json.dumps(_coerced(value, schema, schema)))
+    except RecursionError:
+        raise NotJson("JSON nested too deeply") from None
 
 
 def _coerced(value: Any, schema: Schema, root: Schema) -> Any:
@@ -114,18 +121,17 @@ def _coerced(value: Any, schema: Schema, root: Schema) -> Any:
 def _read(text: str, types: set[str]) -> Any:
     """The value of one of the types that a text holds; else the text."""
     stripped = text.strip()
-    if {"number", "integer"} & types and _NUMBER.fullmatch(stripped):
-        number = json.loads(stripped)
-        return number if math.isfinite(number) else text
     if "boolean" in types and stripped.lower() in ("true", "false"):
         return stripped.lower() == "true"
-    if {"object", "array"} & types and stripped[:1] in ("{", "["):
-        try:
-            value = json.loads(stripped)
-        except (ValueError, RecursionError):
-            return text
-        return value if _is_of(value, types) else text
-    return text
+    is_number = {"number", "integer"} & types and _NUMBER.fullmatch(stripped)
+    is_branch = {"object", "array"} & types and stripped[:1] in ("{", "[")
+    if not is_number and not is_branch:
+        return text
+    try:
+        value = parse(stripped)
+    except NotJson:
+        return text
+    return value if is_number or _is_of(value, types) else text
 
 
 def facets_of(schema: Any, root: Schema, value: Any) -> dict[str, Any]:
@@ -170,14 +176,31 @@ def _list(schema: Schema, keyword: str) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
+def referenced(schema: Schema) -> Iterator[tuple[str, Any]]:
+    """(reference, what it names) of each `$ref` inside of the schema; a missing part is {}."""
+    parts: list[Any] = [schema]
+    while parts:
+        part = parts.pop()
+        if isinstance(part, dict):
+            reference = part.get("$ref")
+            if isinstance(reference, str) and reference.startswith("#/"):
+                yield reference, _resolved(reference, schema)
+            parts += part.values()
+        elif isinstance(part, list):
+            parts += part
+
+
 def _resolved(reference: str, root: Schema) -> Any:
     """The part of the schema that a reference such as `#/$defs/Address` names."""
     part: Any = root
     for key in reference.removeprefix("#").split("/")[1:]:
         key = key.replace("~1", "/").replace("~0", "~")
-        if not isinstance(part, Mapping) or key not in part:
+        if isinstance(part, list) and key.isdecimal() and len(key) < LONGEST_INDEX:
+            part = dict(enumerate(part)).get(int(key), {})
+        elif isinstance(part, Mapping) and key in part:
+            part = part[key]
+        else:
             return {}
-        part = part[key]
     return part
 
 
@@ -210,7 +233,8 @@ def types_of(facets: Schema) -> set[str]:
 
 def _is_of(value: Any, types: set[str]) -> bool:
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return "number" in types or ("integer" in types and value == int(value))
+        is_whole = isinstance(value, int) or value.is_integer()
+        return "number" in types or ("integer" in types and is_whole)
     return any(isinstance(value, _KINDS[kind]) for kind in types if kind in _KINDS)
 
 
@@ -231,4 +255,4 @@ def _scalar(value: Any) -> Normal:
 
 
 def _is_blank(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and not value.strip())
+    return value in (None, [], {}) or (isinstance(value, str) and not value.strip())

@@ -8,10 +8,9 @@ from finery import Completion, DataError
 from finery.rows import Message, Row
 from finery.rows.answers.answerschema import AnswerSchema, Problem
 from finery.rows.answers.jsonvalues import NotJson, parse
-from finery.rows.answers.reading import told_with
 from finery.rows.parts import canonical
-from finery.rows.templates.patience import patterns_of
-from finery_eval.arguments import branches_of, coerced
+from finery.rows.templates.limits import Slow, time_limit
+from finery_eval.arguments import branches_of, coerced, referenced
 
 NO_ARGUMENTS = {"type": "object", "properties": {}}
 """The schema of a tool without `parameters`, by the OpenAI Chat Completions API."""
@@ -98,9 +97,24 @@ def _read_tool(offered: Any) -> Tool:
     if not isinstance(schema, dict):
         raise BadTools(f"the `parameters` of {name} aren't a JSON Schema")
     try:
-        return Tool(name, schema, AnswerSchema(schema))
+        checker = AnswerSchema(schema)
     except DataError as error:
         raise BadTools(f"the `parameters` of {name}: {error.what}") from None
+    _check_references(name, schema)
+    return Tool(name, schema, checker)
+
+
+def _check_references(name: str, schema: dict[str, Any]) -> None:
+    """Raise `BadTools` for a `$ref` to a part that is no schema, which no other check looks at."""
+    draft = {"$schema": schema["$schema"]} if "$schema" in schema else {}
+    for reference, part in referenced(schema):
+        where = f"the `parameters` of {name}: `$ref` {_cut(reference)}"
+        if not isinstance(part, dict | bool):
+            raise BadTools(f"{where}: not a JSON Schema: {written(part)}")
+        try:
+            AnswerSchema({**draft, **part} if isinstance(part, dict) else {})
+        except DataError as error:
+            raise BadTools(f"{where}: {error.what}") from None
 
 
 def argument_paths(tool: Tool) -> Iterator[str]:
@@ -140,10 +154,13 @@ def _read(call: Any, tools: Tools, *, coerce: bool) -> Call:
     name = function.get("name") if isinstance(function, dict) else None
     if not isinstance(function, dict) or not isinstance(name, str) or not name:
         return Call("", None, Problem("names no tool", "a call names no tool"))
+    given = function.get("arguments")
     try:
-        arguments = _arguments(function.get("arguments"))
+        arguments = _arguments(given)
+        if coerce and isinstance(arguments, dict) and name in tools:
+            arguments = coerced(arguments, tools[name].schema)
     except NotJson as error:
-        text = _cut(f"the arguments of {name} are {error}: {function.get('arguments')}")
+        text = _cut(f"the arguments of {name} are {error}: {given}")
         return Call(name, None, Problem(f"arguments: {error.kind}", text))
     if not isinstance(arguments, dict):
         kind = "the arguments are no object"
@@ -151,8 +168,6 @@ def _read(call: Any, tools: Tools, *, coerce: bool) -> Call:
     if name not in tools:
         text = f"calls {name}, which isn't offered"
         return Call(name, arguments, Problem("calls a tool that isn't offered", text))
-    if coerce:
-        arguments = coerced(arguments, tools[name].schema)
     return Call(name, arguments, _broken(tools[name], arguments))
 
 
@@ -164,9 +179,15 @@ def _arguments(value: Any) -> Any:
 
 
 def _broken(tool: Tool, arguments: dict[str, Any]) -> Problem | None:
-    """What of the tool's schema the arguments break."""
-    with told_with(written(arguments)), patterns_of(f"a pattern in the schema of {tool.name}"):
-        problem = tool.checker.problem(arguments)
+    """What of the tool's schema the arguments break, or why that can't be checked."""
+    unchecked = f"{tool.name}: can't be checked by its schema"
+    try:
+        with time_limit():
+            problem = tool.checker.problem(arguments)
+    except Slow as slow:
+        return Problem(f"{unchecked} in time", f"{unchecked}: that {slow}")
+    except DataError as error:
+        return Problem(unchecked, f"{unchecked}: {error.what}")
     if problem is None:
         return None
     text = problem.text.replace("the object: ", "")

@@ -21,8 +21,9 @@ Count = tuple[int, int]
 def scores(judged: Judged, verdicts: Verdicts, groups: Sequence[Group]) -> dict[str, Score]:
     """Metric → (value, interval) of one model. A metric that applies to no answer is left out.
 
-    Intervals: percentile bootstrap over groups (Efron and Tibshirani 1993). A share of 0 or 1,
-    which no bootstrap can widen, has the Wilson interval of as many answers as there are groups.
+    Intervals: percentile bootstrap over groups (Efron and Tibshirani 1993). If a share is the same
+    in all groups, such as 0 or 1, the bootstrap has no width. It then has the Wilson interval of
+    as many answers as there are groups, with the same share of hits.
     """
     scored = _shares(judged.hits, groups)
     if verdicts.means is not None:
@@ -70,8 +71,10 @@ def _shares(hits: Mapping[str, Sequence[Hit]], groups: Sequence[Group]) -> dict[
     for i, metric in enumerate(hits):
         if totals[i][1]:
             used = sum(bool(count[i][1]) for count in counts)
-            end = stats.wilson(round(shares[i] * used), used) if shares[i] in (0.0, 1.0) else None
-            scored[metric] = shares[i], end or intervals[i]
+            low, high = intervals[i]
+            if low == high:
+                low, high = stats.wilson(shares[i] * used, used)
+            scored[metric] = shares[i], (low, high)
     return scored
 
 

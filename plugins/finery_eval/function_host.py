@@ -2,7 +2,7 @@
 
 JSON lines come in and go out, one answer a line. The first line names the factory. It is called
 once for each session, with a row, and returns an object whose methods are the row's tools. What
-the functions print goes to standard error.
+the functions print goes to standard error. A process that a function forks ends with that call.
 """
 
 import importlib
@@ -17,6 +17,8 @@ from typing import Any
 
 import msgspec
 
+_encode, _decode = msgspec.json.encode, msgspec.json.decode
+"""Held here, since a function may patch the package."""
 WATCH_SECONDS = 1.0
 """How often to look whether the process that gives the orders still exists."""
 
@@ -27,13 +29,13 @@ class Fault(Exception):
 
 def main() -> None:
     """Answer lines until the input ends."""
-    channel = os.fdopen(os.dup(1), "wb")
+    channel, process = os.fdopen(os.dup(1), "wb"), os.getpid()
     os.dup2(2, 1)
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     sessions: dict[int, Any] = {}
     factory: Any = None
     for line in sys.stdin.buffer:
-        order = msgspec.json.decode(line)
+        order = _decode(line)
         try:
             if factory is None:
                 factory = _factory(order["file"], order["factory"])
@@ -42,7 +44,9 @@ def main() -> None:
                 answer = _answer(order, factory, sessions)
         except Fault as fault:
             answer = {"fault": str(fault)}
-        channel.write(msgspec.json.encode(answer) + b"\n")
+        if os.getpid() != process:
+            os._exit(0)  # forked by a function: only one process answers
+        channel.write(_encode(answer) + b"\n")
         channel.flush()
 
 
@@ -105,7 +109,11 @@ def _called(function: Any, order: dict[str, Any]) -> dict[str, Any]:
         result = function(**order["arguments"])
     except (Exception, SystemExit) as error:
         return {"error": _words(error)}
-    return {"result": result if isinstance(result, str) else _json(result, order["name"])}
+    try:
+        written = _json(result, f"the result of {order['name']}")
+    except Fault as fault:
+        return {"unwritable": str(fault)}
+    return {"result": result if isinstance(result, str) else written}
 
 
 def _state(session: Any) -> str:
@@ -122,7 +130,7 @@ def _state(session: Any) -> str:
 
 def _json(value: Any, what: str) -> str:
     try:
-        return msgspec.json.encode(value, order="deterministic").decode()
+        return _encode(value, order="deterministic").decode()
     except Exception as error:
         raise Fault(f"{what} can't be written as JSON: {_words(error)}") from None
 
@@ -137,7 +145,8 @@ def _attribute(tool: str) -> str:
 
 
 def _words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    words = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return words.encode(errors="replace").decode()  # halves of surrogate pairs
 
 
 if __name__ == "__main__":

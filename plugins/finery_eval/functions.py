@@ -123,7 +123,7 @@ class Functions:
             raise
         if "fault" in answer:
             self.close()
-            raise self._unusable(answer["fault"])
+            raise self.unusable(answer["fault"])
         return answer
 
     def _start(self) -> None:
@@ -140,9 +140,10 @@ class Functions:
         try:
             self.order(source, START_SECONDS)
         except Stopped as stopped:
-            raise self._unusable(f"the process with the functions {stopped}") from None
+            raise self.unusable(f"the process with the functions {stopped}") from None
 
-    def _unusable(self, reason: str) -> StepError:
+    def unusable(self, reason: str) -> StepError:
+        """The error for functions that can't be used."""
         return StepError(
             f"the functions can't be used: {reason}",
             where="execute.factory",
@@ -157,8 +158,10 @@ class Functions:
             self.process.stdin.flush()
         except BrokenPipeError:
             raise Stopped("ended") from None
-        answer: dict[str, Any] = msgspec.json.decode(self._line(seconds))
-        return answer
+        try:
+            return msgspec.json.decode(self._line(seconds), type=dict[str, Any])
+        except msgspec.DecodeError:
+            raise Stopped("writes into the answers of its process") from None
 
     def _line(self, seconds: float) -> bytes:
         """The next line of the process. Raises `Stopped` if it doesn't come in time."""
@@ -187,10 +190,11 @@ class Session:
         self._executed: list[dict[str, Any]] = []
         self._start = 0  # of the process that the session is in
 
-    def call(self, call: Call) -> tuple[str, bool]:
+    def call(self, call: Call, *, is_expected: bool = False) -> tuple[str, bool]:
         """(what the function answers, whether that is an error).
 
-        A call that is malformed isn't executed. One that takes too long has no effect.
+        A call that is malformed isn't executed. One that takes too long has no effect. Of a call
+        that is expected, a result that can't be written as JSON raises `StepError`.
         """
         if call.problem is not None:
             return _error(call.problem.text), True
@@ -203,7 +207,10 @@ class Session:
         except Stopped as stopped:
             return _error(f"{call.name} {stopped}"), True
         self._executed.append(order)
-        return (_error(answer["error"]), True) if "error" in answer else (answer["result"], False)
+        if is_expected and "unwritable" in answer:
+            raise self._functions.unusable(answer["unwritable"])
+        error = answer.get("error") or answer.get("unwritable")
+        return (_error(error), True) if error is not None else (answer["result"], False)
 
     def state(self) -> str:
         """The state, as JSON with sorted keys."""

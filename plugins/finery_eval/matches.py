@@ -11,6 +11,8 @@ from finery_eval.verdicts import Hit
 
 NO_CALL = "no call"
 TOO_FEW = "too few calls"
+EMPTY = "the answer is empty"
+CUT_OFF = "the answer was cut off before it began: max_tokens is too small for the thinking"
 Form = tuple[str, Normal | None]
 """A tool's name and the normal form of its arguments; None if it has none."""
 
@@ -26,13 +28,22 @@ class Wanted(NamedTuple):
 class Match:
     """An answer's calls against the expected ones.
 
-    text: the text of the answer.
+    text: the text of the answer. is_cut: whether it was cut off at `max_tokens`.
     """
 
-    def __init__(self, want: Wanted, calls: list[Call], equality: Equality, text: str) -> None:
+    def __init__(
+        self,
+        want: Wanted,
+        calls: list[Call],
+        equality: Equality,
+        text: str,
+        *,
+        is_cut: bool = False,
+    ) -> None:
         self.want = want
         self.calls = calls
         self.text = text
+        self._is_cut = is_cut
         self._equality = equality
 
     @property
@@ -63,8 +74,13 @@ class Match:
 
     @property
     def is_right(self) -> bool:
-        """Whether the calls are the expected ones."""
-        return self.has_tools and self.right == self.expected
+        """Whether the calls are the expected ones, and the answer isn't empty."""
+        return self.has_tools and self.right == self.expected and not self.is_empty
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is neither a call nor a text, e.g. after thinking that was cut off."""
+        return not self.calls and not self.text.strip()
 
     @property
     def is_valid(self) -> bool | None:
@@ -80,6 +96,8 @@ class Match:
     def facts(self) -> dict[str, Any]:
         """What `predictions.jsonl` says of the answer."""
         problems = [call.problem.text for call in self.calls if call.problem]
+        if self.is_empty:
+            problems.append(CUT_OFF if self._is_cut else EMPTY)
         return {
             "expected": readable(self.want.calls, self.want.text),
             "prediction": readable(self.calls, self.text),
@@ -96,14 +114,14 @@ class Match:
             "accuracy": self.is_right,
             "tool": self.has_tools if self.is_due else None,
             "arguments": self.is_right if self.is_due and self.has_tools else None,
-            "no_call": None if self.is_due else not self.calls,
+            "no_call": None if self.is_due else not self.calls and not self.is_empty,
             "valid": self.is_valid,
         }
 
     def _form(self, call: Call) -> Form:
         tool = self.want.tools.get(call.name)
-        if tool is None or call.arguments is None:
-            return call.name, None
+        if tool is None or call.arguments is None or call.problem is not None:
+            return call.name, None  # a malformed call is never the expected one
         return call.name, self._equality.normal(tool.name, tool.schema, call.arguments)
 
     def _differing(self) -> Iterator[tuple[str, dict[str, Any]]]:

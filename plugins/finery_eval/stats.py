@@ -20,8 +20,10 @@ RESAMPLES = 2000
 BOOTSTRAP_SEED = 20_000
 
 
-def wilson(successes: int, n: int, z: float = Z95) -> Interval:
+def wilson(successes: float, n: int, z: float = Z95) -> Interval:
     """The Wilson score interval of a share `successes / n`, 95 % by default; (0, 1) if n is 0.
+
+    successes: not a whole number if n is an effective number of answers.
 
     Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference",
     JASA 22 (1927) 209-212; recommended for small n by L. Brown, T. Cai and A. DasGupta, "Interval

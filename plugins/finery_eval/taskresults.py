@@ -36,13 +36,12 @@ class Expect(msgspec.Struct, frozen=True):
     def facts(self, play: Play) -> dict[str, Any]:
         """What `predictions.jsonl` says of the work on a task."""
         task, problems = play.task, [c.problem.text for c in play.calls if c.problem]
-        unfinished = f"didn't end within {len(play.answers)} turns"
         return {
             "prompt": prompt_of({"prompt": task.prompt})[:PROMPT_SHOWN],
             "expected": _shown(readable(task.calls), task.answer),
             "prediction": _shown(readable(play.calls), play.answer or ""),
             "correct": self._is_right(play),
-            "error": None if play.is_finished else unfinished,
+            "error": _unfinished(play),
             "problem": "; ".join(problems) or None,
             "changed": dict(islice(self._differing(play), DIFFERENCES)),
             "steps": len(play.answers),
@@ -76,6 +75,15 @@ class Expect(msgspec.Struct, frozen=True):
             yield "answer", {"expected": play.task.answer, "answered": play.answer}
 
 
+def _unfinished(play: Play) -> str | None:
+    """Why the work on a task didn't come to its end."""
+    if play.is_finished:
+        return None
+    if play.is_cut:
+        return "the last answer was cut off at max_tokens"
+    return f"didn't end within {len(play.answers)} turns"
+
+
 def _shown(calls: str, answer: str) -> str:
     return f"{calls}\n{answer}" if answer.strip() else calls
 
@@ -96,7 +104,13 @@ def differences(expected: Any, actual: Any, path: str = "state") -> Iterator[tup
 
 def steps_table(plays: Mapping[str, Sequence[Play]], most: int) -> dict[str, Any]:
     """How many turns and calls each model needs, and how often it gets an error."""
-    columns = ["model", "turns a row", "calls a row", "tool errors", f"not ended in {most} turns"]
+    columns = [
+        "model",
+        "turns a row",
+        "calls a row",
+        "tool errors",
+        f"not finished in {most} turns",
+    ]
     rows = [
         [
             name,

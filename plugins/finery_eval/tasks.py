@@ -4,15 +4,24 @@ The calls in the row's own conversation are executed in the same way, and their 
 expected.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import chain
 from typing import NamedTuple
 
 import msgspec
 
-from finery import CachedEngine, Completion, Job
+from finery import CachedEngine, Completion, Job, StepError
 from finery.rows import Conversation, Message, Row, split_turns
-from finery_eval.calls import BadTools, Call, Toolbox, Tools, answered_calls, expected_calls
+from finery_eval.calls import (
+    SHOWN,
+    BadTools,
+    Call,
+    Toolbox,
+    Tools,
+    answered_calls,
+    expected_calls,
+)
 from finery_eval.evaluator import Evaluator, generate
 from finery_eval.functions import Functions, Session
 from finery_eval.turns import assistant_turn, tool_turns
@@ -49,15 +58,53 @@ def task_of(
     answer = str(reference[-1].get("content") or "")
     if reference[-1].get("tool_calls") and not by_state:
         raise BadTools("the last turn has calls, but must be the expected answer")
-    session = functions.session(row, list(tools))
-    errors = sum(session.call(call)[1] for call in before)
-    start = session.state()
-    errors += sum(session.call(call)[1] for call in after)
-    state = session.state()
-    session.close()
-    if by_state and after and state == start:
+    effect = _effect(row, partial(functions.session, row, list(tools)), before, after)
+    if by_state and after and effect.state == effect.start:
         raise BadTools("its calls change nothing, so the state can't tell what is right")
-    return Task(row, tools, prompt, before, after, answer, state, errors)
+    return Task(row, tools, prompt, before, after, answer, effect.state, effect.errors)
+
+
+class _Effect(NamedTuple):
+    """What the calls of a row do. start, state: before and after the expected ones, as JSON."""
+
+    start: str
+    state: str
+    errors: int
+
+
+def _executed(session: Session, before: Sequence[Call], after: Sequence[Call]) -> _Effect:
+    errors = sum(session.call(call, is_expected=True)[1] for call in before)
+    start = session.state()
+    errors += sum(session.call(call, is_expected=True)[1] for call in after)
+    return _Effect(start, session.state(), errors)
+
+
+def _effect(
+    row: Row, begin: Callable[[], Session], before: Sequence[Call], after: Sequence[Call]
+) -> _Effect:
+    """What the calls of a row do. begin: a session in its first state.
+
+    Raises `StepError` if a second session changes the first one, or if the calls do something else
+    there: rows and models would be judged by what others did, or by random numbers.
+    """
+    session, other = begin(), begin()
+    effect = _executed(session, before, after)
+    other.state()
+    states = [(effect.state, session.state())]
+    again = _executed(other, before, after)
+    states += [(effect.start, again.start), (effect.state, again.state)]
+    session.close()
+    other.close()
+    for first, second in states:
+        if first != second:
+            raise StepError(
+                f"row {row['id']}: its calls lead to another state when they are executed again",
+                where="execute.factory",
+                details=[f"first: {first:.{SHOWN}}", f"then: {second:.{SHOWN}}"],
+                fix="keep the state in attributes of the object, not of its class or module, and "
+                "leave random numbers and times out of it, or out of what `snapshot` returns",
+            )
+    return effect
 
 
 def split_task(row: Row) -> tuple[Conversation, Conversation]:
@@ -91,7 +138,7 @@ class Play:
     """A model at work on a task.
 
     calls: those that it made so far. errors: how many were answered with an error. answer: the text
-    of its last turn; None while there is none.
+    of its last turn, if that has no calls. is_cut: whether that turn was cut off instead.
     """
 
     def __init__(self, task: Task, session: Session, *, coerce: bool) -> None:
@@ -99,6 +146,7 @@ class Play:
         self.calls: list[Call] = []
         self.errors = 0
         self.answer: str | None = None
+        self.is_cut = False
         self.state = ""
         self.answers: list[Completion] = []
         self.conversation = list(task.prompt)
@@ -109,7 +157,7 @@ class Play:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the model ended with a turn without calls."""
+        """Whether the model ended with a turn without calls that wasn't cut off."""
         return self.answer is not None
 
     def go_on(self, answer: Completion) -> None:
@@ -117,13 +165,17 @@ class Play:
         self.answers.append(answer)
         calls = answered_calls(answer, self.task.tools, coerce=self._coerce)
         self.calls += calls
-        if not answer.tool_calls:
-            self.answer = answer.text
+        if not calls:
+            self.is_cut = answer.finish_reason == "length"
+            self.answer = None if self.is_cut else answer.text
             return
         turn = assistant_turn(answer, len(self.answers))
-        results = [self._session.call(call) for call in calls[: len(answer.tool_calls)]]
+        results = [self._session.call(call) for call in calls]
         self.errors += sum(is_error for _, is_error in results)
-        self.conversation += [turn, *tool_turns(turn, [content for content, _ in results])]
+        called = len(answer.tool_calls or [])
+        self.conversation += [turn, *tool_turns(turn, [text for text, _ in results[:called]])]
+        # What can't be read as a call has no id that an answer of a tool could refer to.
+        self.conversation += [{"role": "user", "content": text} for text, _ in results[called:]]
 
     def end(self) -> None:
         """Keep the state and forget the session."""
@@ -163,7 +215,7 @@ def play(
         Play(task, functions.session(task.row, list(task.tools)), coerce=coerce) for task in tasks
     ]
     for number in range(1, functions.settings.max_steps + 1):
-        active = [each for each in plays if not each.is_finished]
+        active = [each for each in plays if not each.is_finished and not each.is_cut]
         if not active:
             break
         answers = generate(

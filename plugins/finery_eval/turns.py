@@ -101,7 +101,7 @@ def _is_object(text: str) -> bool:
 
 
 def tool_turns(turn: Message, contents: Sequence[str]) -> Conversation:
-    """The answers to the calls of a turn, in their order."""
+    """The answers to the calls of a turn, in their order; none if it has no calls."""
     return [
         {
             "role": "tool",
@@ -109,5 +109,5 @@ def tool_turns(turn: Message, contents: Sequence[str]) -> Conversation:
             "name": call["function"]["name"],
             "content": content,
         }
-        for call, content in zip(turn["tool_calls"], contents, strict=True)
+        for call, content in zip(turn.get("tool_calls", []), contents, strict=True)
     ]

@@ -132,6 +132,16 @@ def test_a_share_of_one_is_as_sure_as_rows_make_it(tmp_path: Path) -> None:
     assert report["intervals"]["m"]["accuracy"] == pytest.approx(stats.wilson(10, 10))
 
 
+@pytest.mark.parametrize("n", [1, 3, 20])
+def test_a_share_that_all_rows_have_is_as_sure_as_rows_make_it(n: int, tmp_path: Path) -> None:
+    rows = [{**talk(*"aabB"), "n": i} for i in range(n)]
+    report, _ = judge(tmp_path, rows, caller("m", repeat))
+    low, high = report["intervals"]["m"]["accuracy"]
+    assert (low, high) == pytest.approx(stats.wilson(n / 2, n))
+    assert low + high == pytest.approx(1)
+    assert high - low > 0.3
+
+
 def test_rows_of_one_turn_have_the_intervals_of_the_evaluator(tmp_path: Path) -> None:
     rows = [talk(name, name.lower()) for name in ("a", "b", "C")]
     report, _ = judge(tmp_path, rows, caller("m", repeat))

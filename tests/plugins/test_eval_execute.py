@@ -189,6 +189,152 @@ def test_a_failed_call_is_told_to_the_model(bad: dict[str, Any], told: str, tmp_
     assert time.monotonic() - began < 8
 
 
+UNREADABLE = calls(text="<tool_call>{", finish_reason="stop", call_error="isn't JSON")
+
+
+def test_what_can_not_be_read_as_a_call_is_told_to_the_model(tmp_path: Path) -> None:
+    asked: list[Any] = []
+
+    def answer(messages: Any, tools: Any) -> Any:
+        asked.append(messages[-2:])
+        return [calls(CANCEL), UNREADABLE, "ok"][len(asked) - 1]
+
+    found, (prediction,) = report(tmp_path, [task("Cancel A1.", CANCEL, "ok")], caller("m", answer))
+    turn, told = asked[-1]
+    assert turn == {"role": "assistant", "content": "<tool_call>{"}
+    assert told["role"] == "user"
+    assert told["content"].startswith(
+        '{"error":"can\'t be read as a call: isn\'t JSON: <tool_call>{'
+    )
+    assert found["scores"]["m"] == {"accuracy": 1, "state": 1, "finished": 1, "valid": 0}
+    assert prediction["steps"] == 3
+
+
+def test_a_state_that_was_reached_before_is_not_enough(tmp_path: Path) -> None:
+    row = task("Cancel A1.", CANCEL, "ok")
+    stuck = caller("stuck", script(CANCEL, UNREADABLE, UNREADABLE))
+    cut = caller("cut", script(CANCEL, calls(finish_reason="length", reasoning="Hm")))
+    found, predictions = report(tmp_path, [row], stuck, cut, max_steps=3)
+    assert found["scores"]["stuck"] == {"accuracy": 0, "state": 1, "finished": 0, "valid": 0}
+    assert found["scores"]["cut"] == {"accuracy": 0, "state": 1, "finished": 0, "valid": 1}
+    assert [p["error"] for p in predictions] == [
+        "didn't end within 3 turns", "the last answer was cut off at max_tokens"
+    ]  # fmt: skip
+    (steps,) = [t["rows"] for t in found["details"]["tables"] if t["title"] == "Steps"]
+    assert [line[1:] for line in steps] == [[3.0, 3.0, 2, 1], [2.0, 1.0, 0, 1]]
+
+
+SHARED = """
+import random
+
+CALLS = []
+
+
+class Shop:
+    orders = {"n": 0}
+
+    def __init__(self, row):
+        BEGIN
+
+    def cancel(self, order):
+        CALLS.append(order)
+        self.orders[order] = VALUE
+        return "done"
+
+    def snapshot(self):
+        return self.orders
+"""
+
+
+@pytest.mark.parametrize(
+    ("begin", "value"),
+    [
+        ("pass", "'cancelled'"),  # the same state for all rows
+        ("Shop.orders = {}", "'cancelled'"),  # the last row's state for all
+        ("self.orders = {}", "len(CALLS)"),
+        ("self.orders = {}", "random.random()"),
+        ("self.orders = {'id': random.random()}", "'cancelled'"),
+    ],
+)
+def test_a_state_that_does_not_belong_to_its_row_is_refused(
+    begin: str, value: str, tmp_path: Path
+) -> None:
+    code = SHARED.replace("BEGIN", begin).replace("VALUE", value)
+    row = {**task("Cancel A1.", CANCEL, "ok", id="r1"), "tools": [TOOLS[1]]}
+    with pytest.raises(StepError, match="row r1: its calls lead to another state") as caught:
+        report(tmp_path, [row], caller("m", script(CANCEL, "ok")), code=code)
+    assert caught.value.where == "execute.factory"
+    assert [line.partition(":")[0] for line in caught.value.details] == ["first", "then"]
+    assert caught.value.fix is not None
+    assert caught.value.fix.startswith("keep the state in attributes of the object")
+
+
+ODD = SHOP.replace("import os", "import os\n\nimport msgspec").replace(
+    "time.sleep(seconds)", "return ODD"
+)
+
+
+@pytest.mark.parametrize(
+    ("result", "told"),
+    [
+        ("object()", "the result of wait can't be written as JSON: TypeError"),
+        ("'\\ud800'", "the result of wait can't be written as JSON: UnicodeEncodeError"),
+    ],
+)
+def test_a_result_that_is_no_json_is_an_error(result: str, told: str, tmp_path: Path) -> None:
+    wait, code = call("wait", seconds=1), ODD.replace("ODD", result)
+    contents: list[str] = []
+
+    def answer(messages: Any, tools: Any) -> Any:
+        contents.append(messages[-1]["content"])
+        return [calls(wait), "ok"][len(contents) - 1]
+
+    row = task("Cancel A1.", CANCEL, "ok")
+    found, _ = report(tmp_path / "1", [row], caller("m", answer), code=code)
+    assert contents[-1].startswith(f'{{"error":"{told}')
+    assert found["scores"]["m"] == {"accuracy": 0, "state": 0, "finished": 1, "valid": 1}
+    with pytest.raises(StepError, match=f"the functions can't be used: {told}"):
+        report(tmp_path / "2", [task("x", wait, "ok")], caller("m", answer), code=code)
+
+
+def test_an_error_that_is_no_unicode_is_told(tmp_path: Path) -> None:
+    code = SHOP.replace('"it is on its way"', "'no \\ud800'")
+    rows = [task("x", CANCEL, call("cancel", order="C3"), "ok", orders={"A1": "a", "C3": "sent"})]
+    contents: list[str] = []
+
+    def answer(messages: Any, tools: Any) -> Any:
+        contents.append(messages[-1]["content"])
+        return [calls(call("cancel", order="C3")), "ok"][len(contents) - 1]
+
+    report(tmp_path, rows, caller("m", answer), code=code)
+    assert contents[-1] == '{"error":"ValueError: no ?"}'
+
+
+@pytest.mark.parametrize(
+    "result",
+    ["str(os.fork() >= 0)", "str(setattr(msgspec.json, 'encode', lambda *_, **__: b'{\"x\": 1}'))"],
+)
+def test_a_function_can_not_disturb_the_answers(result: str, tmp_path: Path) -> None:
+    wait, code = call("wait", seconds=1), ODD.replace("ODD", result)
+    rows = [task("Wait.", wait, "ok", n=i) for i in range(2)]
+    found, _ = report(tmp_path, rows, caller("m", script(wait, "ok")), code=code)
+    assert found["scores"]["m"] == {"accuracy": 1, "state": 1, "finished": 1, "valid": 1}
+
+
+def test_a_function_that_writes_into_the_answers_ends_its_process(tmp_path: Path) -> None:
+    write = "[os.write(fd, b'x\\n') for fd in range(3, 9) if os.path.exists(f'/proc/self/fd/{fd}')]"
+    contents: list[str] = []
+
+    def answer(messages: Any, tools: Any) -> Any:
+        contents.append(messages[-1]["content"])
+        return [calls(call("wait", seconds=1)), calls(CANCEL), "ok"][len(contents) - 1]
+
+    row = task("Cancel A1.", CANCEL, "ok")
+    found, _ = report(tmp_path, [row], caller("m", answer), code=ODD.replace("ODD", write))
+    assert contents[1] == '{"error":"wait writes into the answers of its process"}'
+    assert found["scores"]["m"]["accuracy"] == 1
+
+
 def test_a_model_that_never_ends_is_stopped(tmp_path: Path) -> None:
     row = task("Cancel A1.", CANCEL, "ok")
     endless = caller("m", lambda messages, tools: calls(CANCEL))

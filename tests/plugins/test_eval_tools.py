@@ -1,5 +1,6 @@
 """`eval.tools`: which calls are right, which arguments are the same, and what is reported."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,8 @@ import pytest
 from callers import TOOLS, by_prompt, call, caller, calls, job, row
 
 from finery import DataError, Dataset, Metrics, Model, UsageError
+from finery.rows.answers.jsonvalues import NotJson
+from finery.rows.templates import limits
 from finery.testing import dataset
 from finery_eval.arguments import Equality, coerced
 from finery_eval.steps.tools import ToolCalls
@@ -121,6 +124,7 @@ def test_arguments_are_compared_by_value(
         ({"free": ["weather.city"]}, {"city": "Bergen", "unit": "C"}, True),
         ({"free": ["weather.city"]}, {"city": " ", "unit": "C"}, False),
         ({"free": ["weather.city"]}, {"unit": "C"}, False),
+        ({"free": ["weather.city"]}, {"city": 5, "unit": "C"}, False),
     ],
 )
 def test_settings_relax_the_comparison(
@@ -206,6 +210,120 @@ def test_coercion_reads_what_the_schema_asks_for(
 ) -> None:
     wanted = {"flag": "yes", "extra": {"a": 1.5, "b": "x"}} if result is None else result
     assert coerced(value, SCHEMA) == wanted
+
+
+@pytest.mark.parametrize("size", ["1" * 400, "1" * 5000, "[NaN]", "[1e400]", "[" * 900 + "]" * 900])
+def test_coercion_leaves_a_text_that_holds_no_value(size: str) -> None:
+    listed = {**SCHEMA, "properties": {"size": {"type": ["integer", "array"]}}}
+    assert coerced({"size": size}, listed) == {"size": size}
+
+
+def test_lists_in_texts_in_each_other_are_nested_too_deeply() -> None:
+    text = "[]"
+    for _ in range(4):
+        text = "[" * 20 + json.dumps(text) + "]" * 20
+    schema = {"properties": {"a": {"$ref": "#/$defs/L"}}, "$defs": {"L": {"type": "array"}}}
+    schema["$defs"]["L"]["items"] = {"$ref": "#/$defs/L"}
+    with pytest.raises(NotJson, match="nested too deeply"):
+        coerced({"a": text}, schema)
+
+
+@pytest.mark.parametrize("city", ["1" * 400, "1" * 5000, "[NaN]", "[1e400]"])
+def test_what_can_not_be_coerced_is_wrong(city: str, tmp_path: Path) -> None:
+    tools = [tool({"n": {"anyOf": [{"type": "integer"}, {"type": "array"}]}})]
+    rows = [{**row("q", call("f", n=1)), "tools": tools}]
+    model = caller("m", by_prompt(q=calls(call("f", n=city))))
+    report, (prediction,) = judge(tmp_path, rows, model, coerce=True)
+    assert report["scores"]["m"] == {"accuracy": 0, "tool": 1, "arguments": 0, "valid": 0}
+    assert "f: n: " in prediction["problem"]
+
+
+def tool(properties: dict[str, Any], **schema: Any) -> dict[str, Any]:
+    """A tool `f` with these arguments."""
+    parameters = {"type": "object", "properties": properties, **schema}
+    return {"type": "function", "function": {"name": "f", "parameters": parameters}}
+
+
+LOOP = {"loop": {"$ref": "#/$defs/loop"}}
+UNCHECKED = "f: can't be checked by its schema"
+
+
+@pytest.mark.parametrize(
+    ("properties", "arguments", "reason"),
+    [
+        (
+            {"n": {"pattern": r"^(\w+\s?)+$"}},
+            {"n": "Anna" * 10 + "!"},
+            "that takes more than 0.2 s",
+        ),
+        ({"n": {"uniqueItems": True}}, {"n": [{"a": i} for i in range(4000)]}, "that takes more"),
+        ({"n": LOOP["loop"]}, {"n": 1}, "the schema refers to itself without end"),
+        ({"n": {"$ref": "#/$defs/x"}}, {"n": 1}, "the schema refers to /$defs/x, which it doesn't"),
+    ],
+)
+def test_a_call_that_can_not_be_checked_is_malformed(
+    properties: dict[str, Any],
+    arguments: dict[str, Any],
+    reason: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "SECONDS", 0.2)
+    own, other = call("f", ok=1), call("f", **arguments)
+    tools = [tool({**properties, "ok": {}}, **{"$defs": LOOP})]
+    rows = [{**row(name, own), "tools": tools} for name in "ab"]
+    model = caller("m", by_prompt(a=calls(other), b=calls(own)))
+    report, predictions = judge(tmp_path, rows, model)
+    assert report["scores"]["m"]["accuracy"] == report["scores"]["m"]["valid"] == 0.5
+    assert predictions[0]["problem"].startswith(f"{UNCHECKED}: {reason}")
+    with pytest.raises(DataError, match="the expected calls of some rows") as caught:
+        judge(tmp_path / "own", [{**row("q", other), "id": "r1", "tools": tools}], model)
+    assert caught.value.details[0].startswith(f"row r1, turn 2: {UNCHECKED}: {reason}")
+
+
+@pytest.mark.parametrize(
+    ("settings", "schema", "answer"),
+    [
+        ({}, {"default": "OSL", "type": "string"}, {}),
+        ({"ignore_case": True}, {"pattern": "^[A-Z]{3}$"}, {"n": "osl"}),
+        ({"strip": True}, {"maxLength": 3}, {"n": " OSL "}),
+    ],
+)
+def test_a_malformed_call_is_not_right(
+    settings: dict[str, Any], schema: dict[str, Any], answer: dict[str, Any], tmp_path: Path
+) -> None:
+    tools = [tool({"n": schema}, required=["n"])]
+    rows = [{**row("q", call("f", n="OSL")), "tools": tools}]
+    model = caller("m", by_prompt(q=calls(call("f", **answer))))
+    report, (prediction,) = judge(tmp_path, rows, model, **settings)
+    assert report["scores"]["m"] == {"accuracy": 0, "tool": 1, "arguments": 0, "valid": 0}
+    assert table_of(report, "m: calls by tool") == [["f", 1, 1, 1, 0, ""]]
+    assert not prediction["correct"]
+
+
+def test_a_free_argument_is_not_given_by_an_empty_list(tmp_path: Path) -> None:
+    want, free = call("book", guests=["a"]), {"free": ["book.guests"]}
+    assert verdict(tmp_path / "1", [want], [call("book", guests=["b"])], **free)["correct"]
+    assert not verdict(tmp_path / "2", [want], [call("book", guests=[])], **free)["correct"]
+
+
+CUT = calls(reasoning="Hm, let me", finish_reason="length")
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        (CUT, "the answer was cut off before it began: max_tokens is too small"),
+        ("", "the answer is empty"),
+        ("\n ", "the answer is empty"),
+    ],
+)
+def test_an_empty_answer_is_not_right(answer: Any, problem: str, tmp_path: Path) -> None:
+    rows = [row("q", text="Which city?"), row("p", text="Which day?")]
+    report, predictions = judge(tmp_path, rows, caller("m", by_prompt(q=answer, p="Day?")))
+    assert report["scores"]["m"] == {"accuracy": 0.5, "no_call": 0.5}
+    assert [p["correct"] for p in predictions] == [False, True]
+    assert next(iter(reasons(predictions[0]))).startswith(problem)
 
 
 def raw(name: Any, arguments: Any) -> dict[str, Any]:
@@ -367,6 +485,14 @@ def turns(*of: dict[str, Any], ask: str = "q") -> list[dict[str, Any]]:
                 tools=[{"type": "function", "function": {"name": "x", "parameters": {"type": 3}}}]
             ),
             "turn 2: the `parameters` of x: not a JSON Schema",
+        ),
+        (
+            judged_row(tools=[tool({"a": {"$ref": "#/x"}}, x={"properties": 5})]),
+            "turn 2: the `parameters` of f: `$ref` #/x: not a JSON Schema: properties: 5 is not",
+        ),
+        (
+            judged_row(tools=[tool({"a": {"$ref": "#/x/0"}}, x=["text"])]),
+            'turn 2: the `parameters` of f: `$ref` #/x/0: not a JSON Schema: "text"',
         ),
         (judged_row(messages=turns()), "turn 2: there is no assistant turn to expect"),
         (

@@ -44,10 +44,10 @@ class Dialog(Judge, engines=True, hints="finery_eval.hints:DIALOG"):
 
     The turns of a row aren't independent of each other. So intervals over all turns are percentile
     bootstraps over rows, with 2,000 resamples and a fixed seed (Efron & Tibshirani 1993); a share
-    of 0 or 1 has the Wilson interval of as many answers as there are rows. If no row has more than
-    one turn, they are the intervals of `each`. Each further model is compared with the first by the
-    difference over all turns, with its bootstrap interval and the exact sign-flip test over rows
-    (Fisher 1935, Pitman 1937).
+    that is the same in all rows, such as 0 or 1, has the Wilson interval of as many answers as
+    there are rows. If no row has more than one turn, they are the intervals of `each`. Each further
+    model is compared with the first by the difference over all turns, with its bootstrap interval
+    and the exact sign-flip test over rows (Fisher 1935, Pitman 1937).
 
     Raises DataError for rows without a turn to judge, and for turns that `each` can't judge, with
     row and turn; UsageError for settings that can't work.

@@ -40,9 +40,11 @@ class ToolCalls(
     - `tool`: of the rows where a call is due, those that call the expected tools, each as often as
       expected, whatever the arguments.
     - `arguments`: of the rows that count for `tool`, those where all arguments are right.
-    - `no_call`: of the rows where no call is due, those without a call, malformed ones included.
+    - `no_call`: of the rows where no call is due, those without a call, malformed ones included,
+      but with a text. So an answer that was cut off while the model was thinking is wrong.
     - `valid`: of the answers with calls, those without a malformed one. A call is malformed if it
-      can't be read, names a tool that isn't offered, or breaks the JSON Schema of its tool.
+      can't be read, names a tool that isn't offered, or breaks the JSON Schema of its tool. It is
+      never right. A call whose check takes more than 10 s of CPU time is malformed too.
 
     A metric that applies to no row is left out. So `arguments` can't be compared between models
     that call different tools.
@@ -62,13 +64,16 @@ class ToolCalls(
     as after the calls of the row, or the answer is the same, see `expect`. The metrics are then:
     - `accuracy`: of all rows, those that are right.
     - `state`, `answer`: of all rows, those with that part right, if `expect` names it.
-    - `finished`: of all rows, those that end with a turn without calls within `max_steps`.
+    - `finished`: of all rows, those that end with a turn without calls within `max_steps`, which
+      isn't cut off.
     - `no_call`, `valid`: as above, over all calls of a row.
 
     The functions run in a process of their own, which the step starts: with your rights, without a
-    sandbox, one call at a time. Each row has a state of its own, also for each model. A call that
-    is malformed isn't executed. It, an exception, and a call that takes longer than `seconds` are
-    answered with `{"error": …}`. A call that takes too long is stopped and has no effect.
+    sandbox, one call at a time. Each row has a state of its own, also for each model; to verify
+    this, the calls of each row are executed twice. A call that is malformed isn't executed. It, an
+    exception, a result that can't be written as JSON, and a call that takes longer than `seconds`
+    are answered with `{"error": …}`; what can't be read as a call, with that in a turn of the user.
+    A call that takes too long is stopped and has no effect.
 
     Intervals: Wilson score (Wilson 1927). Each further model is compared with the first on the same
     rows: exact McNemar test (McNemar 1947), Newcombe's paired difference (1998, method 10).
@@ -326,4 +331,5 @@ class ToolCalls(
     def match(self, want: Wanted, answer: Completion) -> Match:
         """Hold an answer's calls against the expected ones."""
         calls = answered_calls(answer, want.tools, coerce=self.coerce)
-        return Match(want, calls, self.equality(), answer.text)
+        is_cut = answer.finish_reason == "length"
+        return Match(want, calls, self.equality(), answer.text, is_cut=is_cut)

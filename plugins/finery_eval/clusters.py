@@ -110,7 +110,7 @@ def _compared(
     ]
     ((low, high),) = stats.bootstrap(counts, _difference)
     if low == high:  # all groups differ alike
-        low, high = _between_groups(correct, base_correct, groups)
+        low, high = _of_alike(low, len(groups))
     return {
         "model": name,
         "baseline": baseline,
@@ -127,12 +127,11 @@ def _difference(counts: Mapping[Count, int]) -> list[float]:
     return [sum(times * difference for (difference, _), times in counts.items()) / answers]
 
 
-def _between_groups(
-    one: Sequence[bool], other: Sequence[bool], groups: Sequence[Group]
-) -> stats.Interval:
-    """Newcombe's interval, where a group is one answer: right if all of it is."""
-    pairs = Counter((all(one[i] for i in g), all(other[i] for i in g)) for g in groups)
-    _, interval = stats.paired_difference(
-        pairs[True, True], pairs[True, False], pairs[False, True], pairs[False, False]
-    )
-    return interval
+def _of_alike(difference: float, groups: int) -> stats.Interval:
+    """An interval for a difference that is the same in all groups, from Wilson's.
+
+    A bootstrap of equal groups has no width. Each group counts as one answer, and the difference,
+    from -1 to 1, as the share of groups in which the model is the better one.
+    """
+    low, high = stats.wilson(groups * (difference + 1) / 2, groups)
+    return 2 * low - 1, 2 * high - 1

@@ -156,12 +156,21 @@ def test_models_are_compared_over_rows(tmp_path: Path) -> None:
     assert (compared["only_model"], compared["only_baseline"]) == (12, 0)
     assert compared["difference"] == 1
     assert compared["p_value"] == pytest.approx(2 / 2**6)  # six rows, not twelve turns
-    assert compared["interval"][0] == pytest.approx(stats.paired_difference(0, 6, 0, 0)[1][0])
+    assert compared["interval"] == pytest.approx([2 * stats.wilson(6, 6)[0] - 1, 1])
     title, columns = next(
         (t["title"], t["columns"]) for t in report["details"]["tables"] if "Compared" in t["title"]
     )
     assert title == "Compared with base"
     assert columns[-1] == "p (sign flips of rows, exact)"
+
+
+def test_the_interval_of_rows_that_all_differ_alike_holds_the_difference(tmp_path: Path) -> None:
+    rows = [{**talk("a", "a", "b", "?"), "n": i} for i in range(4)]  # `repeat` gets one of two
+    right = caller("right", lambda messages, tools: "a" if len(messages) == 1 else "?")
+    report, _ = judge(tmp_path, rows, right, caller("half", repeat))
+    (compared,) = report["details"]["comparisons"]
+    low, high = compared["interval"]
+    assert low < compared["difference"] == -0.5 < high
 
 
 def test_the_sign_flip_test_is_exact() -> None:

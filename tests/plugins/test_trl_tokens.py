@@ -135,3 +135,10 @@ def test_missing_keys_stay_missing_for_the_template() -> None:
     )
     plain, _ = read([row("hi", "no"), tools], template)
     assert "tool_calls" not in tiny_tokenizer().decode(plain.tokens)
+
+
+def test_an_argument_that_the_template_does_not_read_is_refused() -> None:
+    tokenizer = tiny_tokenizer(CHATML + "{% if enable_thinking is defined %}{% endif %}")
+    Tokens.of(tokenizer, {"enable_thinking": False})
+    with pytest.raises(StepError, match="doesn't read 'enable_thinkin'"):
+        Tokens.of(tokenizer, {"enable_thinkin": False})

@@ -6,7 +6,8 @@ may take for values.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from finery import DataError, Job, Model, StepError, UsageError, load_reference
@@ -61,12 +62,14 @@ class Tokens(NamedTuple):
     def of(cls, tokenizer: "PreTrainedTokenizerBase", arguments: dict[str, Any]) -> Self:
         """Find the tokens that end a turn.
 
-        Raises `StepError` for a template that can't be trained on: its answers don't end with a
+        Raises `StepError` for arguments that the template doesn't read, and for a template that
+        can't be trained on: its answers don't end with a
         special token, or its prompts lack the header of an answer, so that the model would have to
         write it.
         """
         from finery_transformers.chat import end_of_turn, unasked_header
 
+        _check_arguments(str(tokenizer.chat_template), arguments)
         ends = end_of_turn(tokenizer, arguments)
         if not ends:
             raise StepError(
@@ -88,6 +91,18 @@ class Tokens(NamedTuple):
         from finery_transformers.chat import tokens_of
 
         return tokens_of(self.tokenizer, text)
+
+
+def _check_arguments(template: str, arguments: Mapping[str, Any]) -> None:
+    """Raise `StepError` for a mistyped argument, which a template would ignore."""
+    names = set(re.findall(r"[^\W\d]\w*", template))
+    for name in arguments:
+        if name not in names:
+            raise StepError(
+                f"the model's chat template doesn't read '{name}', an argument in "
+                "chat_template_kwargs",
+                fix="correct the name in chat_template_kwargs of the model, or remove it",
+            )
 
 
 def _generation_prompt(header: str) -> str:

@@ -410,6 +410,19 @@ def test_channels_are_read_by_the_description_of_trl(
     assert cut == Parsed("", "Hm, or")
 
 
+def test_of_several_templates_the_one_with_tools_is_read() -> None:
+    from tiny_llama import CHATML, tiny_tokenizer
+
+    from finery_transformers.engine import reader_of
+
+    tokenizer = tiny_tokenizer(CHATML)
+    tokenizer.chat_template = {"default": CHATML, "tool_use": template("qwen3")}
+    both = reader_of(tokenizer, {})
+    both.check(TOOLS)
+    assert both.needs_special_tokens
+    assert called(both.read(tagged(CALL), prompt="", tools=TOOLS))
+
+
 def test_special_tokens_are_no_part_of_a_text(qwen: Callable[..., Parsed]) -> None:
     raw = f"<think>a<|im_start|></think>b<|im_start|>c\n{tagged(CALL)}"
     parsed = qwen(raw, special=["<|im_start|>"])

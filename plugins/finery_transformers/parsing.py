@@ -8,6 +8,7 @@ descriptions of further templates, which transformers can read by; they are used
 import ast
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from types import SimpleNamespace
@@ -366,10 +367,9 @@ def _python_list(text: str) -> ast.List:
     return body
 
 
-_UNESCAPED = re.compile(
-    r"(?<==)\s*'(?P<text>.*?)'(?=\s*(?:,\s*[^\W\d]\w*\s*=|\)\s*(?:,\s*[\w.]+\(|\]\s*$)))", re.DOTALL
-)
-"""A text up to the first quote after which another argument, another call or the end follows."""
+_TEXT_OPENS = re.compile(r"=\s*'")
+_TEXT_CLOSES = re.compile(r"'(?=\s*(?:,\s*[^\W\d]\w*\s*=|\)\s*(?:,\s*[\w.]+\(|\]\s*$)))")
+"""A quote after which another argument, another call or the end follows."""
 
 
 def _with_escapes(text: str) -> str:
@@ -377,13 +377,17 @@ def _with_escapes(text: str) -> str:
 
     Raises `BadCall` if a text has a backslash, which may be one or begin an escape.
     """
-
-    def escaped(match: re.Match[str]) -> str:
-        if "\\" in match["text"]:
+    parts, at = list[str](), 0
+    while opening := _TEXT_OPENS.search(text, at):
+        closing = _TEXT_CLOSES.search(text, opening.end())
+        if closing is None:
+            break
+        content = text[opening.end() : closing.start()]
+        if "\\" in content:
             raise BadCall("a text of the tool call has quotes or line breaks besides a backslash")
-        return repr(match["text"])
-
-    return _UNESCAPED.sub(escaped, text)
+        parts.append(f"{text[at : opening.start()]}={content!r}")
+        at = closing.end()
+    return "".join([*parts, text[at:]])
 
 
 def _python_call(node: ast.expr) -> Call:
@@ -456,15 +460,12 @@ class _Repeated(BadCall):
 
 
 def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    if len(set(keys)) < len(keys):
-        raise _Repeated(f"the tool call has {_first_twice(keys)} twice")
-    return dict(pairs)
-
-
-def _first_twice(keys: Sequence[str]) -> str:
-    """The first key that occurs more than once, quoted."""
-    return repr(next(key for key in keys if keys.count(key) > 1))
+    """Pairs of an object. Raises `_Repeated`."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        raise _Repeated(f"the tool call has {counts.most_common(1)[0][0]!r} twice")
+    return values
 
 
 _JSON = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_unique)

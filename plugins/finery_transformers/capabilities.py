@@ -352,7 +352,22 @@ class _Twin:
         function = tool.get("function", tool)
         mark = self._new(None, f"the tool {function.get('name')}", tool=index)
         described = {**function, "description": mark}
+        parameters = function.get("parameters")
+        properties = parameters.get("properties") if isinstance(parameters, Mapping) else None
+        if properties and isinstance(properties, Mapping):
+            described["parameters"] = {**parameters, **self._parameters(function, properties)}
         return {**tool, "function": described} if "function" in tool else described
+
+    def _parameters(
+        self, function: Mapping[str, Any], properties: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """The properties of a tool, and which are required, with marks as names."""
+        what = f"of the tool {function.get('name')}"
+        names = {name: self._new(None, f"the parameter {name} {what}") for name in properties}
+        given = function["parameters"].get("required")
+        required = [names.get(name, name) for name in given] if isinstance(given, list) else given
+        marked = {"properties": {names[name]: schema for name, schema in properties.items()}}
+        return {**marked, "required": required} if given is not None else marked
 
     def _message(self, number: int, message: Message) -> Message:
         if message.get("role") == "tool":
@@ -372,8 +387,14 @@ class _Twin:
         self._names |= {call.get("id"): mark, name: mark}
         arguments = _arguments_of(call)
         what = f"an argument of the call of {name}"
-        marked = {k: self._value(number, f"{what} ({k})", v, k) for k, v in arguments.items()}
+        marked = dict(self._argument(number, f"{what} ({k})", k, v) for k, v in arguments.items())
         return {**call, "function": {**function, "name": mark, "arguments": marked}}
+
+    def _argument(self, number: int, what: str, key: str, value: Any) -> tuple[str, Any]:
+        """An argument: the name is marked if a mark as the value would hide that it's dropped."""
+        if not value or isinstance(value, bool):
+            return self._new(number, what), value
+        return key, self._value(number, what, value, key)
 
     def _value(self, number: int, what: str, value: Any, key: str = "") -> Any:
         if isinstance(value, str):

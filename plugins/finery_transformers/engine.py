@@ -251,7 +251,7 @@ def reader_of(tokenizer: "PreTrainedTokenizerBase", arguments: dict[str, Any]) -
         asked = {**arguments, "add_generation_prompt": add_generation_prompt}
         return rendered(tokenizer, messages, tools=tools, arguments=asked)
 
-    return AnswerReader(source_of(tokenizer), render)
+    return AnswerReader(source_of(tokenizer, with_tools=True), render)
 
 
 def special_ids(tokenizer: "PreTrainedTokenizerBase") -> set[int]:

@@ -8,7 +8,8 @@ descriptions of further templates, which transformers can read by; they are used
 import ast
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -129,7 +130,7 @@ class AnswerReader:
         answer's special tokens, which no part contains. Calls are read only if tools were offered.
         """
         if CHANNELS in self._source:
-            return _by_description(self._description, raw, prompt, tools or ())
+            return _in_channels(raw, prompt, tools, special)
         thought = split_thinking(raw, opened_in(prompt))
         if not thought.is_closed:
             return Parsed("", _without(thought.reasoning, special))
@@ -143,12 +144,19 @@ class AnswerReader:
         return Parsed(str(_without(text, special)), reasoning, _in_openai_shape(calls))
 
     @cached_property
+    def reads_calls(self) -> bool:
+        """Whether the calls that the template writes can be read."""
+        return self._calls is not None
+
+    @cached_property
     def _calls(self) -> CallReader | None:
         """The reader of the template's tool calls; None if none reads what it writes."""
         try:
             written = _written_call(self._render)
         except FineryError:
             return None
+        if CHANNELS in self._source:
+            return _channel_calls if _reads(_channel_calls, written) else None
         own = next((read for read in READERS if _reads(read, written)), None)
         if own is not None or self._description is None:
             return own
@@ -166,12 +174,7 @@ class AnswerReader:
         asked: Conversation = [{"role": "user", "content": _SOUGHT}]
         if self._render(asked, _PROBE_TOOLS, True) == self._render(asked, None, True):
             return "the model's chat template leaves out the tools of a row"
-        if CHANNELS in self._source and self._description is None:
-            return (
-                "the model's answers can't be read: its chat template writes channels, and only "
-                "the trl package can read those, of templates that it knows"
-            )
-        if CHANNELS not in self._source and self._calls is None:
+        if not self.reads_calls:
             return "the tool calls that the model's chat template writes can't be read"
         return ""
 
@@ -262,7 +265,8 @@ def _functions(text: str, at: int, tools: Tools) -> tuple[list[Call], int]:
     if end < 0:
         raise BadCall("the tool call ends before </function>")
     pattern = r"\s*<parameter=(?P<key>[^\n>]+)>\n?(?P<value>.*?)\n?</parameter>\s*"
-    arguments = _tagged_arguments(pattern, text[head.end() : end], head[1], tools)
+    typed = partial(_typed, name=head[1], tools=tools, constants=_PYTHON)
+    arguments = _tagged_arguments(pattern, text[head.end() : end], typed)
     return [(_named(head[1]), arguments)], end + len("</function>")
 
 
@@ -272,10 +276,12 @@ def _argument_keys(text: str, at: int, tools: Tools) -> tuple[list[Call], int]:
     end = len(text) if end < 0 else end
     name, _, rest = text[at:end].strip().partition("\n")
     pattern = r"\s*<arg_key>(?P<key>.*?)</arg_key>\s*<arg_value>(?P<value>.*?)</arg_value>\s*"
-    return [(_named(name), _tagged_arguments(pattern, rest, name.strip(), tools))], end
+    typed = partial(_typed, name=name.strip(), tools=tools, constants=_NULL)
+    return [(_named(name), _tagged_arguments(pattern, rest, typed))], end
 
 
-def _tagged_arguments(pattern: str, text: str, name: str, tools: Tools) -> dict[str, Any]:
+def _tagged_arguments(pattern: str, text: str, typed: Callable[[str, str], Any]) -> dict[str, Any]:
+    """Arguments between tags. typed: (text, key) → the value."""
     arguments, at, argument = dict[str, Any](), 0, re.compile(pattern, re.DOTALL)
     while at < len(text):
         match = argument.match(text, at)
@@ -286,21 +292,32 @@ def _tagged_arguments(pattern: str, text: str, name: str, tools: Tools) -> dict[
         key = match["key"].strip()
         if key in arguments:
             raise BadCall(f"the tool call has the argument '{key}' twice")
-        arguments[key] = _typed(match["value"], name, key, tools)
+        arguments[key] = typed(match["value"], key)
         at = match.end()
     return arguments
 
 
-def _typed(text: str, name: str, key: str, tools: Tools) -> Any:
+_NULL: Mapping[str, Any] = {"null": None}
+_PYTHON: Mapping[str, Any] = {**_NULL, "None": None, "True": True, "False": False}
+"""Constants as templates write them that turn values into text with Python."""
+
+
+def _typed(text: str, key: str, *, name: str, tools: Tools, constants: Mapping[str, Any]) -> Any:
     """An argument that is written without its type, by the tool's JSON Schema.
 
-    A text remains one if the schema allows texts; else it is JSON, if it can be.
+    A text remains one if the schema allows texts; else it is one of the constants or JSON, if it
+    can be. Raises `BadCall` for JSON with a key twice.
     """
     types = _types(name, key, tools)
-    if "string" in types and not (text == "null" and "null" in types):
+    is_null = text in constants and constants[text] is None and "null" in types
+    if "string" in types and not is_null:
         return text
+    if text in constants:
+        return constants[text]
     try:
         value, end = _json_value(text, 0)
+    except _Repeated:
+        raise
     except BadCall:
         return text
     return value if end == len(text.rstrip()) else text
@@ -329,21 +346,55 @@ def _python_calls(text: str, at: int, _tools: Tools) -> tuple[list[Call], int]:
     if end - at > LONGEST_CALL:
         raise BadCall(f"the tool call has more than {LONGEST_CALL:,} characters")
     try:
-        body = ast.parse(text[at:end].strip(), mode="eval").body
-        elements = body.elts if isinstance(body, ast.List) else None
-        if not elements:
-            raise BadCall("the tool calls are no list")
-        return [_python_call(element) for element in elements], end
+        body = _python_list(text[at:end].strip())
+        return [_python_call(element) for element in body.elts], end
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         reason = error.msg if isinstance(error, SyntaxError) else error
         raise BadCall(f"the tool call isn't written like Python: {reason}") from error
 
 
+def _python_list(text: str) -> ast.List:
+    """The list that a text is. Raises `SyntaxError` and others of `ast`, and `BadCall`."""
+    try:
+        body = ast.parse(text, mode="eval").body
+    except SyntaxError:
+        text = _with_escapes(text)
+        body = ast.parse(text, mode="eval").body
+    if not isinstance(body, ast.List) or not body.elts:
+        raise BadCall("the tool calls are no list")
+    if ast.get_source_segment(text, body) != text:
+        raise BadCall("the tool calls are followed by something else")
+    return body
+
+
+_TEXT_OPENS = re.compile(r"=\s*'")
+_TEXT_CLOSES = re.compile(r"'(?=\s*(?:,\s*[^\W\d]\w*\s*=|\)\s*(?:,\s*[\w.]+\(|\]\s*$)))")
+"""A quote after which another argument, another call or the end follows."""
+
+
+def _with_escapes(text: str) -> str:
+    """Calls with escaped texts. LFM2.5's template puts texts between quotes as they are.
+
+    Raises `BadCall` if a text has a backslash, which may be one or begin an escape.
+    """
+    parts, at = list[str](), 0
+    while opening := _TEXT_OPENS.search(text, at):
+        closing = _TEXT_CLOSES.search(text, opening.end())
+        if closing is None:
+            break
+        content = text[opening.end() : closing.start()]
+        if "\\" in content:
+            raise BadCall("a text of the tool call has quotes or line breaks besides a backslash")
+        parts.append(f"{text[at : opening.start()]}={content!r}")
+        at = closing.end()
+    return "".join([*parts, text[at:]])
+
+
 def _python_call(node: ast.expr) -> Call:
     if not isinstance(node, ast.Call) or node.args or any(k.arg is None for k in node.keywords):
         raise BadCall("the tool call isn't of the form name(argument=value)")
-    arguments = {str(keyword.arg): _python_value(keyword.value) for keyword in node.keywords}
-    return _named(ast.unparse(node.func)), arguments
+    pairs = [(str(keyword.arg), _python_value(keyword.value)) for keyword in node.keywords]
+    return _named(ast.unparse(node.func)), _unique(pairs)
 
 
 def _python_value(node: ast.expr) -> Any:
@@ -353,7 +404,8 @@ def _python_value(node: ast.expr) -> Any:
     if isinstance(node, ast.Dict):
         keys = [key.value if isinstance(key, ast.Constant) else None for key in node.keys]
         if all(isinstance(key, str) for key in keys):
-            return dict(zip(keys, map(_python_value, node.values), strict=True))
+            names = [str(key) for key in keys]
+            return _unique(list(zip(names, map(_python_value, node.values), strict=True)))
     if isinstance(node, ast.Name) and node.id in ("true", "false", "null"):
         return {"true": True, "false": False, "null": None}[node.id]
     value = ast.literal_eval(node)
@@ -373,8 +425,9 @@ def _gemma_call(text: str, at: int, _tools: Tools) -> tuple[list[Call], int]:
     parts = text[head.end() : end].split('<|"|>')
     # Every second part is a text between quotes.
     parts[::2] = [re.sub(r"([{,]\s*)([^\s{},:\[\]\"]+)\s*:", r'\1"\2":', p) for p in parts[::2]]
+    parts[::2] = [re.sub(r'(?<![\w"])None(?![\w"])', "null", part) for part in parts[::2]]
     parts[1::2] = [json.dumps(part) for part in parts[1::2]]
-    arguments, _ = _json_value("".join(parts), 0)
+    arguments = _whole_json("".join(parts))
     return [_as_call({"name": head[1], "arguments": arguments})], end
 
 
@@ -390,11 +443,32 @@ def _json_value(text: str, at: int) -> tuple[Any, int]:
         raise BadCall(f"the tool call isn't valid JSON: {error}") from error
 
 
+def _whole_json(text: str) -> Any:
+    """The JSON value that a text is. Raises `BadCall`."""
+    value, end = _json_value(text, 0)
+    if text[end:].strip():
+        raise BadCall(f"the arguments of the tool call are followed by {_snippet(text[end:])}")
+    return value
+
+
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is no number")
 
 
-_JSON = json.JSONDecoder(parse_constant=_refuse_constant)
+class _Repeated(BadCall):
+    """A key that occurs twice, so that programs differ in which value they take."""
+
+
+def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Pairs of an object. Raises `_Repeated`."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        raise _Repeated(f"the tool call has {counts.most_common(1)[0][0]!r} twice")
+    return values
+
+
+_JSON = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_unique)
 
 
 def _skip_space(text: str, at: int) -> int:
@@ -408,10 +482,12 @@ def _as_call(value: Any, other: str = "arguments") -> Call:
     if not isinstance(value, dict):
         raise BadCall("the tool call is no JSON object")
     value = value["function"] if isinstance(value.get("function"), dict) else value
+    if value.keys() >= _ARGUMENTS:
+        raise BadCall("the tool call has both `arguments` and `parameters`")
     key = next((key for key in ("arguments", other) if key in value), "arguments")
     arguments = value.get(key, {})
     if isinstance(arguments, str):
-        arguments, _ = _json_value(arguments or "{}", 0)
+        arguments = _whole_json(arguments or "{}")
     arguments = {} if arguments is None else arguments
     if key not in value and (unknown := sorted(set(value) - {"name", "id", "type"})):
         raise BadCall(f"the tool call has no `arguments`, but {', '.join(map(repr, unknown))}")
@@ -448,6 +524,71 @@ READERS: Sequence[CallReader] = (
 )
 """The notations that finery reads itself; the first that reads a template's own call is used."""
 _MARKS = ("<tool_call>", "<|tool_call_start|>", "<|tool_call>", "[TOOL_CALLS]", "<|tool_call|>")
+
+
+# -- answers in channels ---------------------------------------------------------------------------
+
+
+class _Part(NamedTuple):
+    """A message within an answer. recipient: whom it calls; empty for text and thinking."""
+
+    channel: str
+    recipient: str
+    content: str
+
+
+_TURN = "<|start|>assistant"
+_PART_ENDS = re.compile(r"<\|(?:end|call|return)\|>|(?=<\|start\|>)")
+
+
+def _parts(raw: str, prompt: str = "") -> list[_Part]:
+    """The messages of an answer as gpt-oss writes them. prompt: its end may begin the first one.
+
+    A call's recipient stands before or after the channel (OpenAI's Harmony format has both).
+    """
+    return [_part(part) for part in _PART_ENDS.split(_begun(raw, prompt)) if part.strip()]
+
+
+def _begun(raw: str, prompt: str) -> str:
+    """An answer with what its prompt already wrote of it."""
+    _, turn, begun = prompt.rpartition(_TURN)
+    return begun + raw if turn and "<|start|>" not in begun else raw
+
+
+def _part(text: str) -> _Part:
+    head, message, content = text.partition("<|message|>")
+    channel = re.search(r"<\|channel\|>\s*(\w+)", head)
+    recipient = re.search(r"(?:^|\s)to=([^\s<]+)", head.removeprefix(_TURN))
+    if not message:  # a text without a header, or a header that was cut, which is no call's JSON
+        return _Part("final", recipient[1] if recipient else "", text)
+    return _Part(channel[1] if channel else "", recipient[1] if recipient else "", content)
+
+
+def _channel_calls(text: str, _tools: Tools) -> Calls:
+    """The calls of an answer in channels. Raises `BadCall`."""
+    parts = _parts(text)
+    calls = [
+        _as_call({"name": part.recipient.removeprefix("functions."), "arguments": part.content})
+        for part in parts
+        if part.recipient
+    ]
+    others = (p.content.strip() for p in parts if not p.recipient and p.channel != "analysis")
+    return Calls("\n".join(filter(None, others)), calls)
+
+
+def _in_channels(raw: str, prompt: str, tools: Tools | None, special: Sequence[str]) -> Parsed:
+    """The parts of an answer that is a sequence of channels."""
+    parts = _parts(raw, prompt)
+    thoughts = [p.content.strip() for p in parts if p.channel == "analysis" and not p.recipient]
+    reasoning = _without("\n".join(filter(None, thoughts)) or None, special)
+    if not tools:
+        texts = [p.content for p in parts if p.channel != "analysis" or p.recipient]
+        return Parsed(str(_without("\n".join(texts), special)), reasoning)
+    try:
+        text, calls = _channel_calls(_begun(raw, prompt), tools)
+    except BadCall as error:
+        return Parsed(raw, reasoning, call_error=str(error))
+    return Parsed(str(_without(text, special)), reasoning, _in_openai_shape(calls))
 
 
 # -- the notation of a template --------------------------------------------------------------------
@@ -510,34 +651,13 @@ def _described_by_trl(source: str) -> dict[str, Any] | None:
     return description
 
 
-def _described(
-    description: dict[str, Any], raw: str, prompt: str, tools: Tools
-) -> tuple[dict[str, Any], list[Call]]:
-    """An answer's fields and calls. Raises `BadCall`."""
+def _calls_by_description(description: dict[str, Any], raw: str, tools: Tools) -> Calls:
+    """The calls that the trl package's description finds. Raises `BadCall`."""
     from transformers.utils.chat_parsing import parse_response
 
     try:
-        fields = parse_response(raw, description, prefix=prompt, tools=list(tools))
+        fields = parse_response(raw, description, prefix="", tools=list(tools))
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise BadCall(f"the tool call can't be read: {error}") from error
-    return fields, [_as_call(call) for call in fields.get("tool_calls") or ()]
-
-
-def _calls_by_description(description: dict[str, Any], raw: str, tools: Tools) -> Calls:
-    fields, calls = _described(description, raw, "", tools)
+    calls = [_as_call(call) for call in fields.get("tool_calls") or ()]
     return Calls(str(fields.get("content") or ""), calls)
-
-
-def _by_description(
-    description: dict[str, Any] | None, raw: str, prompt: str, tools: Tools
-) -> Parsed:
-    """The parts of an answer that is a sequence of channels."""
-    if description is None:
-        return Parsed(raw)
-    try:
-        fields, calls = _described(description, raw, prompt, tools)
-    except BadCall as error:
-        return Parsed(raw, call_error=str(error) if tools else None)
-    reasoning = fields.get("thinking") or fields.get("reasoning_content")
-    text = str(fields.get("content") or "")
-    return Parsed(text, reasoning or None, _in_openai_shape(calls) if tools else None)

@@ -140,10 +140,16 @@ def with_fixed_arguments(source: str, arguments: Mapping[str, Any]) -> str:
     return f"{ARGUMENTS_MARK}\n{''.join(lines)}{{{{- '' }}}}{source}"
 
 
-def source_of(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """The source of a tokenizer's chat template; of several, the one for plain conversations."""
+def source_of(tokenizer: "PreTrainedTokenizerBase", *, with_tools: bool = False) -> str:
+    """The source of a tokenizer's chat template.
+
+    Of several, the one that transformers uses for plain conversations, or for those with tools.
+    """
     template: Any = tokenizer.chat_template
-    return str(template.get("default", "")) if isinstance(template, dict) else str(template)
+    if not isinstance(template, dict):
+        return str(template)
+    plain = str(template.get("default", ""))
+    return str(template.get("tool_use", plain)) if with_tools else plain
 
 
 def _literal(value: Any) -> str:

@@ -95,6 +95,7 @@ def test_numbers_among_arguments_are_looked_for_too() -> None:
         "an argument of the call of lookup (count) isn't written",
         "an argument of the call of lookup (deep) isn't written",
         "an argument of the call of lookup (deep) isn't written",
+        "an argument of the call of lookup (on) isn't written",
     ]
 
 

@@ -32,6 +32,8 @@ WEATHER = {
                 "zip": {"type": ["string", "null"]},
                 "hours": {"type": "array", "items": {"type": "integer"}},
                 "unit": {"enum": ["1", "2"]},
+                "hourly": {"type": "boolean"},
+                "options": {"type": "object"},
             },
         },
     },
@@ -137,6 +139,10 @@ def test_arguments_in_the_forms_that_models_write(
     (tagged('{"name": 5, "arguments": {}}'), "has no name"),
     (tagged('{"name": "a b", "arguments": {}}'), "has no name, but 'a b'"),
     (tagged('{"name": "f", "parameters": {"a": 1}}'), "no `arguments`, but 'parameters'"),
+    (tagged('{"name": "f", "arguments": {"a": 2, "a": 1}}'), "has 'a' twice"),
+    (tagged('{"name": "g", "name": "f", "arguments": {}}'), "has 'name' twice"),
+    (tagged('{"name": "f", "arguments": "{} and more"}'), "are followed by 'and more'"),
+    (tagged('{"name": "f", "arguments": {}, "parameters": {}}'), "both `arguments` and"),
     (tagged('{"name": "f", "arguments": [1]}'), "arguments of the tool call are no JSON object"),
     (tagged('{"name": "f", "arguments": "no"}'), "isn't valid JSON"),
     (tagged('{"name": "f", "arguments": {"a": NaN}}'), "NaN is no number"),
@@ -284,6 +290,13 @@ def test_a_template_without_readable_calls_is_refused(
     ("qwen3_6", "<tool_call>\n<function=weather>\n<parameter=city>\n a\nb \n</parameter>\n"
      "</function>\n</tool_call>", {"city": " a\nb "}),
     ("qwen3_6", "<tool_call><function=weather></function></tool_call>", {}),
+    ("qwen3_6", "<tool_call><function=weather><parameter=hourly>\nTrue\n</parameter>"
+     "<parameter=zip>\nNone\n</parameter><parameter=city>\nNone\n</parameter>"
+     "</function></tool_call>", {"hourly": True, "zip": None, "city": "None"}),
+    ("glm4moe", "<tool_call>weather\n<arg_key>other</arg_key>\n<arg_value>True</arg_value>\n"
+     "</tool_call>", {"other": "True"}),
+    ("lfm2_v2", "<|tool_call_start|>[weather(city='it's\nnew', zip='a')]<|tool_call_end|>",
+     {"city": "it's\nnew", "zip": "a"}),
     ("glm4moe", "<tool_call>weather\n<arg_key>days</arg_key>\n<arg_value>3</arg_value>\n"
      "</tool_call>", {"days": 3}),
     ("glm4moe", "<tool_call>weather\n</tool_call>", {}),
@@ -292,6 +305,12 @@ def test_a_template_without_readable_calls_is_refused(
     ("gemma4", '<|tool_call>call:weather{city:<|"|>a, b: "c"<|"|>,o:{hours:[1,2]}}<tool_call|>',
      {"city": 'a, b: "c"', "o": {"hours": [1, 2]}}),
     ("gemma4", "<|tool_call>call:weather{}<tool_call|>", {}),
+    ("gemma4", '<|tool_call>call:weather{zip:None,o:{a:[None,<|"|>None<|"|>],None:1}}<tool_call|>',
+     {"zip": None, "o": {"a": [None, "None"], "None": 1}}),
+    ("gptoss", "<|channel|>commentary to=functions.weather <|constrain|>json<|message|>"
+     '{"zip": "null", "days": 3}', {"zip": "null", "days": 3}),
+    ("gptoss", "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant to=functions.weather"
+     '<|channel|>commentary json<|message|>{"days": 3}', {"days": 3}),
 ])  # fmt: skip
 def test_calls_in_other_notations(
     reader: Callable[[str], AnswerReader], name: str, raw: str, arguments: Any
@@ -312,7 +331,26 @@ def test_calls_in_other_notations(
      "</function></tool_call>", "has the argument 'a' twice"),
     ("glm4moe", "<tool_call>weather\n<arg_key>a</arg_key>", "can't be read"),
     ("lfm2_v2", "<|tool_call_start|>[weather(city='a", "ends before <|tool_call_end|>"),
-    ("lfm2_v2", "<|tool_call_start|>[weather(city='it's')]<|tool_call_end|>", "like Python"),
+    ("lfm2_v2", "<|tool_call_start|>[weather(city='it's \\n')]<|tool_call_end|>",
+     "besides a backslash"),
+    ("lfm2_v2", "<|tool_call_start|>[weather(city='a)]<|tool_call_end|>", "like Python"),
+    ("lfm2_v2", "<|tool_call_start|>[f(a=1, a=2)]<|tool_call_end|>", "has 'a' twice"),
+    ("lfm2_v2", "<|tool_call_start|>[f(o={'a': 1, 'a': 2})]<|tool_call_end|>", "has 'a' twice"),
+    ("lfm2_v2", "<|tool_call_start|>[f(a=1)] # not f(a=2)<|tool_call_end|>",
+     "followed by something else"),
+    ("qwen3_6", "<tool_call><function=weather><parameter=options>{\"a\": 1, \"a\": 2}</parameter>"
+     "</function></tool_call>", "has 'a' twice"),
+    ("gemma4", "<|tool_call>call:f{a:2,a:1}<tool_call|>", "has 'a' twice"),
+    ("gemma4", "<|tool_call>call:f{a:1} or {a:2}<tool_call|>", "followed by 'or {\"a\":2}'"),
+    ("llama3_1", '{"name": "f", "arguments": {"a": 1}, "parameters": {"a": 2}}',
+     "both `arguments` and `parameters`"),
+    ("gptoss", "<|channel|>commentary to=functions.f <|constrain|>json<|message|>{\"a\": ",
+     "isn't valid JSON"),
+    ("gptoss", "<|channel|>commentary to=functions.f <|constrain|>json<|message|>{\"a\": 1} or",
+     "are followed by 'or'"),
+    ("gptoss", " to=functions.f<|channel|>commentary json<|message|>{\"a\": 2, \"a\": 1}",
+     "has 'a' twice"),
+    ("gptoss", "<|channel|>commentary to=functions.f", "isn't valid JSON"),
     ("lfm2_v2", "<|tool_call_start|>[weather('a')]<|tool_call_end|>", "form name(argument=value)"),
     ("lfm2_v2", "<|tool_call_start|>weather<|tool_call_end|>", "are no list"),
     ("lfm2_v2", "<|tool_call_start|>[f(a=open('x'))]<|tool_call_end|>", "like Python"),
@@ -370,6 +408,19 @@ def test_channels_are_read_by_the_description_of_trl(
     assert read(raw, prompt=prompt, tools=None) == Parsed("Yes.", "Hm.")
     cut = read("<|channel|>analysis<|message|>Hm, or", prompt=prompt, tools=None)
     assert cut == Parsed("", "Hm, or")
+
+
+def test_of_several_templates_the_one_with_tools_is_read() -> None:
+    from tiny_llama import CHATML, tiny_tokenizer
+
+    from finery_transformers.engine import reader_of
+
+    tokenizer = tiny_tokenizer(CHATML)
+    tokenizer.chat_template = {"default": CHATML, "tool_use": template("qwen3")}
+    both = reader_of(tokenizer, {})
+    both.check(TOOLS)
+    assert both.needs_special_tokens
+    assert called(both.read(tagged(CALL), prompt="", tools=TOOLS))
 
 
 def test_special_tokens_are_no_part_of_a_text(qwen: Callable[..., Parsed]) -> None:

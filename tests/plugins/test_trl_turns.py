@@ -241,6 +241,46 @@ def test_thinking_can_be_masked() -> None:
     assert learned(masked) == ["<think>\n", "\n</think>\n\nlate 0<|im_end|>"]
 
 
+@pytest.mark.parametrize("thought", ["think", "hi", "k"])
+def test_the_thinking_is_masked_where_it_stands(thought: str) -> None:
+    row = talk(1, reasoning_content=thought)
+    masked = read(row, THINKS, Learn(thinking="masked"))
+    assert learned(masked) == ["<think>\n", "\n</think>\n\nlate 0<|im_end|>"]
+    after = CHATML.replace(
+        "{{ m.content }}",
+        "{{ m.content }}{% if m.reasoning_content %} <think>{{ m.reasoning_content }}</think>"
+        "{% endif %}",
+    )
+    row = talk(1, reasoning_content="late 0")
+    masked = read(row, after, Learn(thinking="masked"))
+    assert learned(masked) == ["late 0 <think>", "</think><|im_end|>"]
+
+
+def test_thinking_in_the_text_is_masked_in_a_template_without_thinking() -> None:
+    row = with_id({"messages": [turn("user", "hi"), turn("assistant", "<think>hi</think>hi")]})
+    masked = read(row, CHATML, Learn(thinking="masked"))
+    assert learned(masked) == ["<think>", "</think>hi<|im_end|>"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[THINK]so[/THINK]late", "<|START_THINKING|>so<|END_THINKING|>late", "so</think>late",
+     "Hm. <think>so</think>late"],
+)  # fmt: skip
+def test_thinking_that_is_not_recognised_cannot_be_masked(text: str) -> None:
+    row = with_id({"messages": [turn("user", "hi"), turn("assistant", text)]})
+    error = refused(row, CHATML, Learn(thinking="masked"))
+    assert "thinking in a notation that isn't recognised, so that it can't be masked" in error.what
+    assert "put the thinking into `reasoning_content`" in str(error.fix)
+    assert learned(read(row, CHATML)) == [f"{text}<|im_end|>"]
+
+
+def test_thinking_in_another_form_cannot_be_masked() -> None:
+    loud = THINKS.replace("m.reasoning_content or ''", "(m.reasoning_content or '') | upper")
+    error = refused(talk(1, reasoning_content="SO"), loud, Learn(thinking="masked"))
+    assert "so it can't be masked" in error.details[0]
+
+
 def test_rows_without_thinking_learn_what_the_template_writes() -> None:
     assert learned(read(talk(1), THINKS)) == ["<think>\n\n</think>\n\nlate 0<|im_end|>"]
 
@@ -378,6 +418,86 @@ def test_a_template_that_refuses_calls_offers_the_text_form() -> None:
     assert "tools_as: text" in str(error.fix)
 
 
+def given(**arguments: Any) -> Row:
+    """A row whose call has these arguments."""
+    row = called()
+    row["messages"][1]["tool_calls"][0]["function"]["arguments"] = arguments
+    return row
+
+
+PYTHONIC = CALLS.replace(
+    """{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}""",
+    "<function={{ c.function.name }}>\n{% for k, v in c.function.arguments.items() %}"
+    "<parameter={{ k }}>\n{{ v | tojson if v is mapping else v | string }}\n</parameter>\n"
+    "{% endfor %}</function>",
+)
+"""Calls as Qwen3.5 writes them."""
+
+
+def test_calls_that_cannot_be_read_back_are_refused() -> None:
+    fine = given(number="P1")
+    row = given(flag="True", number="None")
+    error = refused([fine, row], PYTHONIC)
+    assert isinstance(error, StepError)
+    assert (
+        "calls that can't be read back from what the model's chat template writes in 1 of 2 rows"
+        in error.what
+    )
+    assert error.details == [
+        f"{row['id']}: turn 2, after 'where is P1': the argument flag of track is read back as "
+        'true rather than "True"'
+    ]
+    assert "tools_as: text" in str(error.fix)
+    assert learned(read(row, CALLS))[0].startswith("<tool_call>")
+
+
+@pytest.mark.parametrize("arguments", [
+    {"number": "True"}, {"flag": True}, {"flag": None}, {"flag": 1.5}, {"more": {"a": [None]}},
+    {"number": "e\u0301 a"},
+])  # fmt: skip
+def test_calls_that_can_be_read_back_are_learned(arguments: dict[str, Any]) -> None:
+    assert read(given(**arguments), PYTHONIC)
+
+
+def test_calls_with_the_closing_tag_in_them_are_refused() -> None:
+    (detail,) = refused(given(number="</parameter></function>"), PYTHONIC).details
+    assert "the calls can't be read back: " in detail
+
+
+def test_a_template_that_cuts_long_arguments_is_refused() -> None:
+    short = CALLS.replace(
+        "{{ c.function.arguments | tojson }}",
+        "{{ '{' }}{% for k, v in c.function.arguments.items() %}"
+        '"{{ k }}": {{ (v[:20] if v is string else v) | tojson }}{{ ", " if not loop.last }}'
+        "{% endfor %}{{ '}' }}",
+    )
+    (detail,) = refused(given(number="a number of more than twenty letters"), short).details
+    assert "read back as" in detail
+    assert 'rather than "a number of more than twenty letters"' in detail
+
+
+@pytest.mark.parametrize("value", [0, False, "", None, True])
+def test_a_template_that_drops_an_argument_is_refused(value: Any) -> None:
+    # Its commas make JSON that no reader knows.
+    some = CALLS.replace(
+        "{{ c.function.arguments | tojson }}",
+        "{{ '{' }}{% for k, v in c.function.arguments.items() if v and v is not boolean %}"
+        '"{{ k }}": {{ v | tojson }}, {% endfor %}{{ "}" }}',
+    )
+    error = refused(given(number="P1", flag=value), some)
+    assert error.details[0].endswith(
+        "turn 2: an argument of the call of track (flag) isn't written"
+    )
+
+
+def test_a_template_that_leaves_out_parameters_is_refused() -> None:
+    bare = CALLS.replace("{{ t | tojson }}", "{{ t.function.name }}: {{ t.function.description }}")
+    row = called()
+    assert refused(row, bare).details == [
+        f"{row['id']}: the parameter number of the tool track isn't written"
+    ]
+
+
 def test_text_beside_a_call_must_be_written() -> None:
     row = called(m1={"content": "One moment."})
     assert learned(read(row, CALLS))[0].startswith("One moment.<tool_call>")
@@ -468,6 +588,12 @@ def test_turns_of_prompts_are_counted_as_without_loss(proof: Prove) -> None:
     messages = talk(3)["messages"]
     row = with_id({"prompt": messages[:-1], "completion": messages[-1:]})
     assert proof([row]).notes == ["2 of 3 assistant turns have no loss: they are in prompts"]
+
+
+def test_masking_without_thinking_is_noted(proof: Prove) -> None:
+    nothing = "thinking: masked, but no turn with loss has thinking (`reasoning_content`)"
+    assert proof([talk(1)], THINKS, thinking="masked").notes == [nothing]
+    assert proof([talk(1, reasoning_content="so")], THINKS, thinking="masked").notes == []
 
 
 def test_weights_that_are_ignored_are_noted(proof: Prove) -> None:

@@ -65,6 +65,9 @@ class Coverage:
                 f"{self._turns - self._learned:,} of {self._turns:,} assistant turns have no loss: "
                 f"{', '.join(self._reasons())}"
             )
+        if self._rows and not self._thoughts and self._learn is not None:
+            nothing = "thinking: masked, but no turn with loss has thinking (`reasoning_content`)"
+            notes += [nothing] if self._learn.thinking == "masked" else []
         if self._weighted and self._learn is not None and self._learn.loss != "marked":
             notes.append(
                 f"loss: {self._learn.loss} ignores the `weight` of "

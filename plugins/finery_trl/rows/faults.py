@@ -62,6 +62,16 @@ TOOLLESS = Fault(
     "set `tools_as: text` on the model",
     StepError,
 )
+MISREAD = Fault(
+    "calls that can't be read back from what the model's chat template writes",
+    "set `tools_as: text` on the model, or give it another template with `chat_template:`",
+    StepError,
+)
+UNMASKED = Fault(
+    "thinking in a notation that isn't recognised, so that it can't be masked",
+    "put the thinking into `reasoning_content`, or set thinking: learned",
+    DataError,
+)
 BOS_TWICE = Fault(
     "two BOS tokens at the beginning",
     "use a chat template that writes the BOS token once",
@@ -79,8 +89,8 @@ ENDLESS = Fault(
     StepError,
 )
 FAULTS = (
-    REFUSED, WEIGHTLESS, UNANSWERED, UNMARKED, EMPTY, TWO_TEMPLATES, TOOLLESS, THOUGHTLESS,
-    THOUGHT_TWICE, UNWRITTEN, CHANGED, BOS_TWICE, ENDLESS,
+    REFUSED, WEIGHTLESS, UNANSWERED, UNMARKED, EMPTY, TWO_TEMPLATES, TOOLLESS, MISREAD,
+    THOUGHTLESS, UNMASKED, THOUGHT_TWICE, UNWRITTEN, CHANGED, BOS_TWICE, ENDLESS,
 )  # fmt: skip
 """In the order in which they are reported."""
 

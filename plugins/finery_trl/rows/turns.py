@@ -8,15 +8,18 @@ next turn gets a sequence of its own.
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from unicodedata import normalize
 
 from finery import DataError, load_reference
 from finery.rows import Conversation, Message, Row, split_turns
+from finery.rows.chat.thinking import TAGS
 from finery_trl.rows.example import NO_LOSS, Example
 from finery_trl.rows.faults import (
     BOS_TWICE,
     CHANGED,
     EMPTY,
     ENDLESS,
+    MISREAD,
     REFUSED,
     THOUGHT_TWICE,
     THOUGHTLESS,
@@ -24,6 +27,7 @@ from finery_trl.rows.faults import (
     TWO_TEMPLATES,
     UNANSWERED,
     UNMARKED,
+    UNMASKED,
     UNWRITTEN,
     WEIGHTLESS,
     Faulty,
@@ -38,6 +42,9 @@ SHORT = 4
 """Answers of at most this many tokens are checked for text other than white space."""
 UNWRITTEN_PARTS = "finery_transformers.capabilities:unwritten"
 """A check by name: it can't change the tokens and stays out of the step's key."""
+MISREAD_CALLS = "finery_transformers.readback:misread"
+"""Another one."""
+THOUGHT = "finery marks the thinking"
 NAMES = ("base:   ", "adapter:")
 Loss = Literal["all_turns", "last_turn", "marked"]
 
@@ -178,10 +185,31 @@ def _learned(
         raise Faulty(ENDLESS, details)
     if has_two_bos(tokenizer, prompt):
         raise Faulty(BOS_TWICE, details)
+    if message.get("tool_calls") and row.get("tools"):
+        _check_calls(row, message, asked, answer, tokens, details)
     labels = list(answer)
-    if learn.thinking == "masked" and (thought := thinking_of(message)):
-        labels = _without_thinking(answer, whole, len(asked), thought, tokens)
+    if learn.thinking == "masked":
+        _check_notation(message, details)
+        if thinking_of(message):
+            span = _place_of_thinking(row, messages[: index + 1], whole, len(asked), tokens)
+            labels = _without_thinking(answer, whole, len(asked), span, tokens)
     return _Turn(prompt, answer, labels)
+
+
+def _check_calls(
+    row: Row,
+    message: Message,
+    asked: str,
+    answer: Sequence[int],
+    tokens: "Tokens",
+    details: Sequence[str],
+) -> None:
+    """Raise `Faulty` if an engine wouldn't read a turn's calls from its tokens."""
+    length = next(i for i, token in enumerate(answer) if token in tokens.ends)
+    find = load_reference(MISREAD_CALLS)
+    reason = find(tokens.tokenizer, tokens.arguments, asked, answer[:length], message, row["tools"])
+    if reason:
+        raise Faulty(MISREAD, [f"{details[0]}: {reason}"])
 
 
 def _check_text(message: Message, text: str, details: Sequence[str]) -> None:
@@ -226,22 +254,67 @@ def _fix_of_thinking(asked: str, message: Message, tokens: "Tokens") -> str:
     return ""
 
 
-def _without_thinking(
-    answer: Sequence[int], whole: str, start: int, thought: str, tokens: "Tokens"
-) -> list[int]:
-    """The labels of an answer without loss on its thinking.
+def _check_notation(message: Message, details: Sequence[str]) -> None:
+    """Raise `Faulty` if a text closes thinking that isn't recognised as such."""
+    from finery_transformers.chat import without_think_tags
 
-    start: where the answer begins in the text `whole`.
+    content = str(without_think_tags(message).get("content") or "")
+    closing = next((tag for tag in TAGS.values() if tag in content), None)
+    if closing is not None:
+        raise Faulty(UNMASKED, [f"{details[0]}: {closing}"])
+
+
+def _place_of_thinking(
+    row: Row, messages: Conversation, whole: str, start: int, tokens: "Tokens"
+) -> tuple[int, int]:
+    """Where the thinking of the last message begins and ends in the text `whole`.
+
+    start: where the answer begins. The place is found with a mark instead of the thinking, whose
+    text may occur elsewhere in the answer.
     """
-    first = whole.find(thought, start)
-    if first < 0:
-        raise DataError("the thinking is written with other white space, so it can't be masked")
-    last = first + len(thought)
+    from finery_transformers.chat import rendered
+
+    *before, message = messages
+    thought = thinking_of(message)
+    twin = [*before, _with_thought(message, thought, THOUGHT)]
+    named: Any = {"tools": row.get("tools"), "arguments": tokens.arguments}
+    head, mark, tail = rendered(tokens.tokenizer, twin, **named).partition(THOUGHT)
+    if not mark or len(head) < start or head + thought + tail != whole:
+        raise DataError("the thinking is written in another form, so it can't be masked")
+    return len(head), len(head) + len(thought)
+
+
+def _with_thought(message: Message, thought: str, other: str) -> Message:
+    """A message with other thinking."""
+    from finery_transformers.chat import THINK
+
+    field = "reasoning_content" if message.get("reasoning_content") else "content"
+    text = str(message[field])
+    at = text.find(thought, 0 if field != "content" else text.find(THINK) + len(THINK))
+    return {**message, field: text[:at] + other + text[at + len(thought) :]}
+
+
+def _without_thinking(
+    answer: Sequence[int], whole: str, start: int, place: tuple[int, int], tokens: "Tokens"
+) -> list[int]:
+    """The labels of an answer without loss on its thinking, verified.
+
+    start: where the answer begins in the text `whole`. place: where its thinking begins and ends.
+    """
+    first, last = place
     spans = _spans(answer, whole, start, tokens)
-    return [
-        NO_LOSS if begin < last and end > first else token
-        for token, (begin, end) in zip(answer, spans, strict=True)
-    ]
+    is_thought = [begin < last and end > first for begin, end in spans]
+    decode: Any = tokens.tokenizer.decode
+    masked = [token for token, hidden in zip(answer, is_thought, strict=True) if hidden]
+    text = decode(masked, clean_up_tokenization_spaces=False)
+    if _normal(whole[first:last]) not in _normal(text):
+        raise DataError("the tokens of the thinking have another text, so it can't be masked")
+    return [NO_LOSS if hidden else token for token, hidden in zip(answer, is_thought, strict=True)]
+
+
+def _normal(text: str) -> str:
+    """The text without white space, in a form that tokenizers' own normalisation doesn't change."""
+    return "".join(normalize("NFKC", text).split())
 
 
 def _spans(

@@ -222,8 +222,8 @@ def test_lists_in_texts_in_each_other_are_nested_too_deeply() -> None:
     text = "[]"
     for _ in range(4):
         text = "[" * 20 + json.dumps(text) + "]" * 20
-    schema = {"properties": {"a": {"$ref": "#/$defs/L"}}, "$defs": {"L": {"type": "array"}}}
-    schema["$defs"]["L"]["items"] = {"$ref": "#/$defs/L"}
+    lists = {"type": "array", "items": {"$ref": "#/$defs/L"}}
+    schema = {"properties": {"a": {"$ref": "#/$defs/L"}}, "$defs": {"L": lists}}
     with pytest.raises(NotJson, match="nested too deeply"):
         coerced({"a": text}, schema)
 

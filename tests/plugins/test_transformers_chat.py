@@ -179,7 +179,7 @@ def test_answers_of_tools_are_written_in_the_order_of_their_calls(tokenizer: Any
     def answer(name: str | None) -> dict[str, Any]:
         return {"role": "tool", "tool_call_id": name, "content": f"answer {name}"}
 
-    called = [
+    called: list[dict[str, Any]] = [
         *PROMPT,
         {"role": "assistant", "content": "wait", "tool_calls": [call("p"), call("q")]},
     ]

@@ -23,7 +23,13 @@ def test_a_served_teacher_makes_rows_that_are_reviewed_and_learned(
     project: MakeProject, served: tuple[str, str]
 ) -> None:
     url, model = served
-    teacher = {"use": "openai.model", "model": model, "base_url": f"{url}/v1", "api_key": None}
+    teacher = {
+        "use": "openai.model",
+        "model": model,
+        "base_url": f"{url}/v1",
+        "api_key": None,
+        "timeout": 900,
+    }
     made = project({})
     for name in ("ticket-triage", "ticket-triage-synthetic"):
         shutil.copytree(RECIPES / name, made.folder / name)

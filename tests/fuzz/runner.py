@@ -150,7 +150,8 @@ def main(name: str, seed: str, first: str, count: str, url: str = "") -> None:
         for argv in target.before:
             ended = run(argv, template, own_workers=False)
             assert ended.code == 0, ended.output
-        _check_whole(target, template, scratch / "whole")
+        if not url:  # a server that means harm may fail the whole project too
+            _check_whole(target, template, scratch / "whole")
         (template / "output.txt").unlink(missing_ok=True)
         for number in range(int(first), int(first) + int(count)):
             case = f"{name}:{seed}:{number}"

@@ -24,7 +24,7 @@ from finery_gguf.llama import PACKAGE, Context, Gguf, Sampler
 if TYPE_CHECKING:
     from finery_gguf.chat import ChatTemplate
     from finery_gguf.pace import Pace
-    from finery_transformers.parsing import AnswerReader
+    from finery_transformers.parsing.reader import AnswerReader
 
 SMALLEST_CONTEXT = 512
 PACE = "finery_gguf.pace:Pace"

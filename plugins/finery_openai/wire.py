@@ -16,6 +16,7 @@ from finery import (
     prompt_tokens,
 )
 from finery.rows import Message
+from finery.rows.answers.jsonvalues import NotJson, strict
 from finery.rows.chat.thinking import Thought, split_thinking, unopened
 
 MESSAGE_FIELDS = ("role", "content", "name", "tool_calls", "tool_call_id", "refusal")
@@ -204,9 +205,9 @@ def _call_error(calls: list[dict[str, Any]]) -> str | None:
     for call in calls:
         function = call["function"]
         try:
-            arguments = msgspec.json.decode(function["arguments"] or "{}")
-        except (msgspec.DecodeError, RecursionError) as error:
-            return f"the arguments of the call of {function['name']!r} aren't JSON: {error}"
+            arguments = strict(function["arguments"] or "{}")
+        except NotJson as error:
+            return f"the arguments of the call of {function['name']!r} are {error}"
         if not isinstance(arguments, dict):
             return f"the arguments of the call of {function['name']!r} are no JSON object"
     return None

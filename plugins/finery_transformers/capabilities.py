@@ -6,7 +6,7 @@ writes. `capabilities` does that with conversations of its own, `unwritten` with
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -462,10 +462,11 @@ def _depends_on(
 ) -> bool:
     """Whether the text changes without one of the tools; some templates write no descriptions."""
     fewer = [tool for i, tool in enumerate(tools) if i != index]
-    render: Callable[[Any], str] = lambda given: rendered(  # noqa: E731
-        tokenizer, messages, tools=given, arguments=arguments
+    one, other = (
+        rendered(tokenizer, messages, tools=offered, arguments=arguments)
+        for offered in (tools, fewer)
     )
-    return render(tools) != render(fewer)
+    return one != other
 
 
 def _badly_encoded(text: str, marks: Sequence[_Mark]) -> Iterator[Unwritten]:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from finery import DataError, FineryError, shown
 from finery.rows import Conversation, Message
+from finery.rows.chat.thinking import TAGS, split_thinking
+from finery.rows.chat.turns import THINKING
 from finery.rows.templates.foreign import written
 
 if TYPE_CHECKING:
@@ -20,9 +22,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TEMPLATE_FILE = "chat_template.jinja"
-THINK, END_THINK = "<think>", "</think>"
-THINKING_FIELDS = ("reasoning_content", "thinking", "reasoning")
-"""Names under which templates read an assistant's thinking. Rows use the first."""
+THINK = "<think>"
+END_THINK = TAGS[THINK]
 SWITCHES = ("enable_thinking", "thinking")
 """Arguments with which templates switch thinking on and off."""
 _MARK = "finery marks the answer"
@@ -139,9 +140,9 @@ def answer_tokens(
     white space and other tokens of `ends` follow: templates write more after the end of a turn (a
     line break, an EOS), which is never generated, since generation stops there. Where several such
     tokens follow each other, as in Cohere's templates, all are learned: programs differ in which of
-    them they stop at. Where a tokenizer
-    would join the end of the prompt with the beginning of the answer into one token, the answer is
-    tokenized alone, since a model continues the prompt's own tokens.
+    them they stop at. Where a tokenizer would join the end of the prompt with the beginning of the
+    answer into one token, the answer is tokenized alone, since a model continues the prompt's own
+    tokens.
     Raises `PromptDiffers` if `whole` doesn't begin with `asked`.
     """
     if not whole.startswith(asked):
@@ -247,9 +248,10 @@ def end_of_turn(
     question = {"role": "user", "content": "?"}
     answer = {"role": "assistant", "content": _MARK}
     text = rendered(tokenizer, [question, answer], arguments=arguments).rpartition(_MARK)[2]
-    ids = tokens_of(tokenizer, _after_a_call(tokenizer, arguments or {}).rstrip())
-    called = _special(tokenizer, ids[-1:])
-    return ends | set(_special(tokenizer, tokens_of(tokenizer, text))[:1]) | set(called)
+    special = special_ids(tokenizer)
+    answered = [token for token in tokens_of(tokenizer, text) if token in special]
+    called = tokens_of(tokenizer, _after_a_call(tokenizer, arguments or {}).rstrip())
+    return ends | set(answered[:1]) | set(called[-1:]) & special
 
 
 def _after_a_call(tokenizer: "PreTrainedTokenizerBase", arguments: Mapping[str, Any]) -> str:
@@ -267,11 +269,18 @@ def has_two_bos(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> boo
     return bos is not None and list(ids[:2]) == [bos, bos]
 
 
-def _special(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> list[int]:
-    special = set(tokenizer.all_special_ids) | {
-        i for i, token in tokenizer.added_tokens_decoder.items() if token.special
-    }
-    return [token for token in ids if token in special]
+def special_ids(tokenizer: "PreTrainedTokenizerBase") -> set[int]:
+    """The ids of a tokenizer's special tokens."""
+    added = tokenizer.added_tokens_decoder.items()
+    return set(tokenizer.all_special_ids) | {i for i, token in added if token.special}
+
+
+def decoded(tokenizer: "PreTrainedTokenizerBase", tokens: Sequence[int], *, special: bool) -> str:
+    """The text of tokens as they are. special: with the text of special tokens."""
+    decode: Any = tokenizer.decode
+    return str(
+        decode(list(tokens), skip_special_tokens=not special, clean_up_tokenization_spaces=False)
+    )
 
 
 def unasked_header(
@@ -316,11 +325,11 @@ def thinking_switch(
 
 def _thinking_field(tokenizer: "PreTrainedTokenizerBase") -> str | None:
     question = {"role": "user", "content": "?"}
-    for field in THINKING_FIELDS:
+    for field in THINKING:
         answer = {"role": "assistant", "content": _MARK, field: _THOUGHT}
         if _THOUGHT in _probed(tokenizer, [question, answer]):
             return field
-    for field in THINKING_FIELDS:  # some write it only beside calls
+    for field in THINKING:  # some write it only beside calls
         if _THOUGHT in _probed(tokenizer, [CALLED[0], {**CALLED[1], field: _THOUGHT}], TOOLS):
             return field
     return None
@@ -334,11 +343,13 @@ def without_think_tags(message: Message) -> Message:
     text = message.get("content")
     if message.get("role") != "assistant" or message.get("reasoning_content"):
         return message
-    if not isinstance(text, str) or not text.lstrip().startswith(THINK) or END_THINK not in text:
+    if not isinstance(text, str) or not text.lstrip().startswith(THINK):
         return message
-    thought, _, rest = text.lstrip().removeprefix(THINK).partition(END_THINK)
-    split = {"reasoning_content": thought.strip("\n"), "content": rest.lstrip("\n")}
-    return {**message, **split} if thought.strip() else {**message, "content": split["content"]}
+    thought = split_thinking(text)
+    if not thought.is_closed:
+        return message
+    split = {**message, "content": thought.text}
+    return {**split, "reasoning_content": thought.reasoning} if thought.reasoning else split
 
 
 def _with_thinking(tokenizer: "PreTrainedTokenizerBase", messages: Conversation) -> Conversation:
@@ -352,9 +363,9 @@ def _with_thinking(tokenizer: "PreTrainedTokenizerBase", messages: Conversation)
     if field is None:
         return messages
     split = [without_think_tags(message) for message in messages]
-    if field == THINKING_FIELDS[0]:
+    if field == THINKING[0]:
         return split
-    return [{field if k == THINKING_FIELDS[0] else k: v for k, v in m.items()} for m in split]
+    return [{field if k == THINKING[0] else k: v for k, v in m.items()} for m in split]
 
 
 def _may_think(message: Message) -> bool:

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from finery import Completion, DataError, Engine, EngineJob, Model, Request, Sampling, StepError
-from finery.rows import Conversation
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-    from finery_transformers.parsing import AnswerReader
+    from finery_transformers.answers import TokenReader
 
 BATCH_ROWS = 16
 """On AVX512 cores, 16 rows reach 1.6 times the tokens per second of four; 32 reach no more."""
@@ -55,7 +54,7 @@ class TransformersEngine(Engine):
 
         loaded = self._loaded
         for request in requests:
-            loaded.reader.check(request.tools)
+            loaded.answers.reader.check(request.tools)
         prompts = [self._prompt(request, sampling) for request in requests]
         tokens, mask = _left_padded(prompts, loaded.pad, loaded.model.device)
         # The caller's random state doesn't change.
@@ -79,8 +78,7 @@ class TransformersEngine(Engine):
         tokenizer, model = load_tokenizer(self.model), load_model(self.model)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model.to(device)  # type: ignore[arg-type]
-        arguments = template_arguments(self.model)
-        return _ready(model, tokenizer, arguments, reader_of(tokenizer, arguments))
+        return _ready(model, tokenizer, template_arguments(self.model))
 
     def _prompt(self, request: Request, sampling: Sampling) -> list[int]:
         from finery_transformers.chat import prompt_tokens
@@ -112,9 +110,11 @@ class TransformersEngine(Engine):
         """A stopping criterion: an answer is finished once it contains a stop string."""
         import torch
 
+        text = self._loaded.answers.text
+
         def finished(tokens: "torch.Tensor", _scores: Any, **_: Any) -> "torch.Tensor":
-            texts = [self._text(answer) for answer in tokens[:, prompt_length:].tolist()]
-            stopped = [any(s in text for s in stop) for text in texts]
+            texts = [text(answer) for answer in tokens[:, prompt_length:].tolist()]
+            stopped = [any(s in written for s in stop) for written in texts]
             return torch.tensor(stopped, device=tokens.device)
 
         return finished
@@ -123,39 +123,22 @@ class TransformersEngine(Engine):
         self, answer: list[int], prompt: list[int], request: Request, stop: Sequence[str]
     ) -> Completion:
         """Cut the output of `generate`, which pads finished rows with an end-of-turn token."""
+        from finery_transformers.chat import decoded
+
         ends = self._loaded.ends
         length = next((i for i, token in enumerate(answer) if token in ends), len(answer))
-        text = self._text(answer[:length])
+        text = self._loaded.answers.text(answer[:length])
         cut = min((at for s in stop if (at := text.find(s)) >= 0), default=None)
         stopped = cut is not None or length < len(answer)
-        parsed = self._loaded.reader.read(
-            text[:cut], prompt=self._end_of(prompt), tools=request.tools,
-            special=self._special_in(answer[:length]),
-        )  # fmt: skip
+        end = decoded(self._loaded.tokenizer, prompt[-PROMPT_TOKENS:], special=True)
+        parsed = self._loaded.answers.parts(
+            text[:cut], answer[:length], prompt=end, tools=request.tools
+        )
         return Completion(
             **parsed._asdict(),
             finish_reason=parsed.finish_reason(stopped),
             prompt_tokens=len(prompt),
             completion_tokens=length + (cut is None and length < len(answer)),
-        )
-
-    def _text(self, tokens: list[int]) -> str:
-        """The text of an answer, with special tokens where the reader needs them."""
-        return self._decoded(tokens, special=self._loaded.reader.needs_special_tokens)
-
-    def _end_of(self, prompt: list[int]) -> str:
-        return self._decoded(prompt[-PROMPT_TOKENS:], special=True)
-
-    def _special_in(self, answer: list[int]) -> list[str]:
-        """The texts of an answer's special tokens."""
-        tokenizer = self._loaded.tokenizer
-        return [self._decoded([i], special=True) for i in set(answer) & special_ids(tokenizer)]
-
-    def _decoded(self, tokens: list[int], *, special: bool) -> str:
-        return str(
-            self._loaded.tokenizer.decode(
-                tokens, skip_special_tokens=not special, clean_up_tokenization_spaces=False
-            )
         )
 
 
@@ -187,6 +170,7 @@ class LiveEngine(TransformersEngine):
 
         model = self._trained
         training, settings = model.training, model.generation_config
+        model.generation_config = self._loaded.settings
         bf16 = self._dtype is torch.bfloat16
         try:
             model.eval()
@@ -196,13 +180,9 @@ class LiveEngine(TransformersEngine):
             model.train(training)
             model.generation_config = settings
 
-    @property
-    def _loaded(self) -> "_Loaded":
-        return _ready(self._trained, *self._parts, self._reader)
-
     @cached_property
-    def _reader(self) -> "AnswerReader":
-        return reader_of(*self._parts)
+    def _loaded(self) -> "_Loaded":
+        return _ready(self._trained, *self._parts)
 
 
 class _Loaded(NamedTuple):
@@ -211,14 +191,14 @@ class _Loaded(NamedTuple):
     arguments: dict[str, Any]  # of the chat template
     ends: frozenset[int]  # token ids that end an answer
     pad: int
-    reader: "AnswerReader"
+    settings: "GenerationConfig"
+    answers: "TokenReader"
 
 
 def _ready(
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
     arguments: dict[str, Any],
-    reader: "AnswerReader",
 ) -> _Loaded:
     """Make a model answer until its turn ends, only by the given sampling.
 
@@ -227,6 +207,7 @@ def _ready(
     """
     from transformers import GenerationConfig
 
+    from finery_transformers.answers import TokenReader
     from finery_transformers.chat import end_of_turn
 
     ends = sorted(end_of_turn(tokenizer, arguments) | _ends(model.generation_config))
@@ -236,28 +217,11 @@ def _ready(
             "token, and its chat template writes no special token after an answer",
             fix="set eos_token in the model's tokenizer_config.json",
         )
-    settings: dict[str, Any] = {"eos_token_id": ends, "pad_token_id": ends[0]}
-    model.generation_config = GenerationConfig(**settings)  # type: ignore[no-untyped-call]
-    return _Loaded(model, tokenizer, arguments, frozenset(ends), ends[0], reader)
-
-
-def reader_of(tokenizer: "PreTrainedTokenizerBase", arguments: dict[str, Any]) -> "AnswerReader":
-    """The reader of raw answers to the prompts of a tokenizer's chat template."""
-    from finery_transformers.chat import rendered
-    from finery_transformers.parsing import AnswerReader
-    from finery_transformers.wrapping import source_of
-
-    def render(messages: Conversation, tools: Any, add_generation_prompt: bool) -> str:
-        asked = {**arguments, "add_generation_prompt": add_generation_prompt}
-        return rendered(tokenizer, messages, tools=tools, arguments=asked)
-
-    return AnswerReader(source_of(tokenizer, with_tools=True), render)
-
-
-def special_ids(tokenizer: "PreTrainedTokenizerBase") -> set[int]:
-    """The ids of a tokenizer's special tokens."""
-    added = tokenizer.added_tokens_decoder.items()
-    return set(tokenizer.all_special_ids) | {i for i, token in added if token.special}
+    tokens: dict[str, Any] = {"eos_token_id": ends, "pad_token_id": ends[0]}
+    settings = GenerationConfig(**tokens)  # type: ignore[no-untyped-call]
+    model.generation_config = settings
+    answers = TokenReader(tokenizer, arguments)
+    return _Loaded(model, tokenizer, arguments, frozenset(ends), ends[0], settings, answers)
 
 
 def _ends(config: Any) -> set[int]:

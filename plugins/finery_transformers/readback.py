@@ -6,24 +6,17 @@ quotes within quotes. A model that learns such calls perfectly would be counted 
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from unicodedata import normalize
 
 from finery.rows import Message
-from finery_transformers.engine import reader_of, special_ids
+from finery_transformers.answers import TokenReader
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from finery_transformers.parsing import AnswerReader
-
 LONGEST = 60
 """Characters of a value that a reason shows."""
-
-
-class _Reading(NamedTuple):
-    reader: "AnswerReader"
-    special: frozenset[int]
 
 
 def misread(
@@ -39,13 +32,11 @@ def misread(
     arguments: other arguments of the chat template. prompt: its text. answer: the tokens up to the
     end of the turn. Nothing differs where no reader is known for what the template writes.
     """
-    reader, special = _reading(tokenizer, arguments)
-    if not reader.reads_calls:
+    answers = _reader(tokenizer, arguments)
+    if not answers.reader.reads_calls:
         return ""
-    raw = _decoded(tokenizer, answer, special=reader.needs_special_tokens)
-    texts = [_decoded(tokenizer, [token], special=True) for token in set(answer) & special]
-    offered = [dict(tool) for tool in tools]
-    parsed = reader.read(raw, prompt=prompt, tools=offered, special=texts)
+    raw = answers.text(answer)
+    parsed = answers.parts(raw, answer, prompt=prompt, tools=[dict(tool) for tool in tools])
     if parsed.call_error is not None:
         return f"the calls can't be read back: {parsed.call_error}: {_shown(raw)}"
     own = [_call(call) for call in message["tool_calls"]]
@@ -57,23 +48,15 @@ def misread(
     return next((line for one, other in pairs for line in _differences(one, other)), "")
 
 
-_READINGS: dict[tuple[str, str], _Reading] = {}
+_READERS: dict[tuple[str, str], TokenReader] = {}
 
 
-def _reading(tokenizer: "PreTrainedTokenizerBase", arguments: Mapping[str, Any]) -> _Reading:
-    """How answers are read, found out once for a template and its arguments."""
+def _reader(tokenizer: "PreTrainedTokenizerBase", arguments: Mapping[str, Any]) -> TokenReader:
+    """Reads answers; what it finds out about a template and its arguments is kept."""
     key = (str(tokenizer.chat_template), repr(arguments))
-    if key not in _READINGS:
-        reader = reader_of(tokenizer, dict(arguments))
-        _READINGS[key] = _Reading(reader, frozenset(special_ids(tokenizer)))
-    return _READINGS[key]
-
-
-def _decoded(tokenizer: "PreTrainedTokenizerBase", tokens: Sequence[int], *, special: bool) -> str:
-    decode: Any = tokenizer.decode
-    skip = not special
-    text = decode(list(tokens), skip_special_tokens=skip, clean_up_tokenization_spaces=False)
-    return str(text)
+    if key not in _READERS:
+        _READERS[key] = TokenReader(tokenizer, arguments)
+    return _READERS[key]
 
 
 def _call(call: Mapping[str, Any]) -> tuple[str, Any]:

@@ -184,9 +184,9 @@ def _sample(example: Proven, tokens: Tokens) -> Sample:
 
 
 def _text(ids: Sequence[int], tokens: Tokens) -> str:
-    decode: Any = tokens.tokenizer.decode
-    text: str = decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    return text
+    from finery_transformers.chat import decoded
+
+    return decoded(tokens.tokenizer, ids, special=True)
 
 
 def _facts(

@@ -9,7 +9,8 @@ from callers import TOOLS, Answer, call, caller, calls, job, row
 
 from finery import DataError, Dataset, Metrics, Model, Step, UsageError
 from finery.testing import TestJob, dataset
-from finery_eval import clusters, stats
+from finery_eval import stats
+from finery_eval.dialog import clusters
 from finery_eval.steps.classification import Classification
 from finery_eval.steps.dialog import Dialog
 from finery_eval.steps.exact import Exact

@@ -10,8 +10,8 @@ from callers import Answer, call, caller, calls, job
 
 from finery import DataError, Dataset, Model, OneFile, StepError, UsageError
 from finery.testing import TestJob, dataset
-from finery_eval.functions import Execute
 from finery_eval.steps.tools import ToolCalls
+from finery_eval.tasks.functions import Execute
 from finery_eval.view.answers import reasons
 
 SHOP = '''
@@ -415,7 +415,7 @@ def test_settings_that_can_not_work(execute: Execute, settings: dict[str, Any], 
 
 
 def test_no_process_is_left(tmp_path: Path) -> None:
-    from finery_eval.functions import Functions
+    from finery_eval.tasks.functions import Functions
 
     step = evaluator(tmp_path, [task("x", CANCEL, "ok")], caller("m", script("ok")))
     functions = Functions(step.execute)

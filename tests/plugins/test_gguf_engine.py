@@ -272,7 +272,7 @@ def test_calls_and_thinking_are_read(answering: Callable[..., Completion]) -> No
     assert [call["function"] for call in answer.tool_calls or ()] == [
         {"name": "f", "arguments": "{}"}
     ]
-    assert "isn't valid JSON" in str(answering("<tool_call>{", TOOLS).call_error)
+    assert "is JSON that ends too early" in str(answering("<tool_call>{", TOOLS).call_error)
     assert answering(raw).text == 'So:\n<tool_call>\n{"name": "f"}\n</tool_call>'
 
 

@@ -1,7 +1,6 @@
 """The chat template of a model: another one, its digest, its arguments, tools as text."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -123,9 +122,9 @@ def test_a_name_that_trl_lacks(folder: Path) -> None:
 
 
 def test_only_a_named_template_depends_on_trl(folder: Path, other: FileOrName) -> None:
-    packages: Callable[..., tuple[str, ...]] = lambda given: LocalModel(  # noqa: E731
-        path=Files([str(folder)]), chat_template=given
-    ).key_packages()
+    def packages(given: FileOrName | None) -> tuple[str, ...]:
+        return LocalModel(path=Files([str(folder)]), chat_template=given).key_packages()
+
     assert "trl" in packages(FileOrName(["qwen3"]))
     assert "trl" not in packages(other) + packages(None)
 

@@ -99,7 +99,11 @@ TOOL = {
     ("name", "arguments", "told"),
     [
         ("boook", '{"nights": 1}', "the answer calls the tool 'boook', but the tools are book"),
-        ("book", '{"nights": 1', "the arguments of the call of 'book' aren't JSON"),
+        (
+            "book",
+            '{"nights": 1',
+            "the arguments of the call of 'book' are JSON that ends too early",
+        ),
         ("book", "[1]", "the arguments of the call of 'book' are no JSON object"),
         ("book", '{"nights": "one"}', "the arguments of book don't fit: nights: 'one' is not"),
         ("book", "", "the arguments of book don't fit: the object: 'nights' is a required"),

@@ -170,7 +170,7 @@ def test_calls_and_thinking_are_read(tooled: Model) -> None:
     ]
     malformed = completed(tooled, "<tool_call>{", Request(asked("hi").messages, TOOLS), "")
     assert (malformed.text, malformed.finish_reason) == ("<tool_call>{", "length")
-    assert "isn't valid JSON" in str(malformed.call_error)
+    assert "is JSON that ends too early" in str(malformed.call_error)
 
 
 def test_thinking_that_the_prompt_begins(tooled: Model) -> None:

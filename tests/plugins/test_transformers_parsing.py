@@ -15,7 +15,10 @@ from finery.rows import Conversation
 from finery.rows.chat.thinking import TAGS, opened_in, split_thinking, unopened
 from finery_gguf.chat import ChatTemplate
 from finery_gguf.prompts import answer_reader
-from finery_transformers.parsing import READERS, AnswerReader, BadCall, Parsed
+from finery_transformers.parsing.calls import BadCall
+from finery_transformers.parsing.notations import READERS
+from finery_transformers.parsing.parsed import Parsed
+from finery_transformers.parsing.reader import AnswerReader
 
 pytest.importorskip("trl")
 
@@ -127,13 +130,13 @@ def test_arguments_in_the_forms_that_models_write(
 
 
 @pytest.mark.parametrize(("raw", "reason"), [
-    ("<tool_call>", "isn't valid JSON: Expecting value"),
-    (tagged(CALL)[:-len("}\n</tool_call>")], "isn't valid JSON: Expecting ',' delimiter"),
+    ("<tool_call>", "is JSON that ends too early: Expecting value"),
+    (tagged(CALL)[:-len("}\n</tool_call>")], "ends too early: Expecting ',' delimiter"),
     (tagged(CALL)[:-len("\n</tool_call>")], "ends before </tool_call>"),
-    (tagged(CALL[:-1]), "isn't valid JSON"),
-    (tagged(CALL.replace('"', "'")), "isn't valid JSON"),
+    (tagged(CALL[:-1]), "is not JSON"),
+    (tagged(CALL.replace('"', "'")), "is not JSON"),
     (tagged(CALL + CALL), "is followed by '{\"name\": \"weather\", \"arguments\": {\"city…'"),
-    (tagged(f"<tool_call>{CALL}</tool_call>"), "isn't valid JSON"),
+    (tagged(f"<tool_call>{CALL}</tool_call>"), "is not JSON"),
     (tagged("[1]"), "is no JSON object"),
     (tagged("{}"), "has no name"),
     (tagged('{"name": 5, "arguments": {}}'), "has no name"),
@@ -144,10 +147,10 @@ def test_arguments_in_the_forms_that_models_write(
     (tagged('{"name": "f", "arguments": "{} and more"}'), "are followed by 'and more'"),
     (tagged('{"name": "f", "arguments": {}, "parameters": {}}'), "both `arguments` and"),
     (tagged('{"name": "f", "arguments": [1]}'), "arguments of the tool call are no JSON object"),
-    (tagged('{"name": "f", "arguments": "no"}'), "isn't valid JSON"),
-    (tagged('{"name": "f", "arguments": {"a": NaN}}'), "NaN is no number"),
+    (tagged('{"name": "f", "arguments": "no"}'), "is not JSON"),
+    (tagged('{"name": "f", "arguments": {"a": NaN}}'), "is JSON with NaN or Infinity: NaN"),
     (tagged('{"name": "f", "arguments": ' + '{"a":' * 100_000), "nested too deeply"),
-    (tagged(CALL) + tagged("{"), "isn't valid JSON"),
+    (tagged(CALL) + tagged("{"), "is not JSON"),
 ])  # fmt: skip
 def test_a_malformed_call_is_text_with_the_reason(
     qwen: Callable[..., Parsed], raw: str, reason: str
@@ -321,8 +324,8 @@ def test_calls_in_other_notations(
 
 
 @pytest.mark.parametrize(("name", "raw", "reason"), [
-    ("llama3_1", '{"name": "weather", "parameters": {"city": ', "isn't valid JSON"),
-    ("llama3_1", '{"name": "weather", "parameters": {}} Done.', "isn't valid JSON"),
+    ("llama3_1", '{"name": "weather", "parameters": {"city": ', "is JSON that ends too early"),
+    ("llama3_1", '{"name": "weather", "parameters": {}} Done.', "is not JSON"),
     ("qwen3_6", f"<tool_call>{CALL}</tool_call>", "rather than <function="),
     ("qwen3_6", "<tool_call><function=weather><parameter=a>1", "ends before </function>"),
     ("qwen3_6", "<tool_call><function=weather><parameter=a>1</function></tool_call>",
@@ -345,17 +348,17 @@ def test_calls_in_other_notations(
     ("llama3_1", '{"name": "f", "arguments": {"a": 1}, "parameters": {"a": 2}}',
      "both `arguments` and `parameters`"),
     ("gptoss", "<|channel|>commentary to=functions.f <|constrain|>json<|message|>{\"a\": ",
-     "isn't valid JSON"),
+     "is JSON that ends too early"),
     ("gptoss", "<|channel|>commentary to=functions.f <|constrain|>json<|message|>{\"a\": 1} or",
      "are followed by 'or'"),
     ("gptoss", " to=functions.f<|channel|>commentary json<|message|>{\"a\": 2, \"a\": 1}",
      "has 'a' twice"),
-    ("gptoss", "<|channel|>commentary to=functions.f", "isn't valid JSON"),
+    ("gptoss", "<|channel|>commentary to=functions.f", "is not JSON"),
     ("lfm2_v2", "<|tool_call_start|>[weather('a')]<|tool_call_end|>", "form name(argument=value)"),
     ("lfm2_v2", "<|tool_call_start|>weather<|tool_call_end|>", "are no list"),
     ("lfm2_v2", "<|tool_call_start|>[f(a=open('x'))]<|tool_call_end|>", "like Python"),
     ("lfm2_v2", "<|tool_call_start|>" + "[" * 9000 + "<|tool_call_end|>", "like Python"),
-    ("gemma4", "<|tool_call>call:weather{city:a}<tool_call|>", "isn't valid JSON"),
+    ("gemma4", "<|tool_call>call:weather{city:a}<tool_call|>", "is not JSON"),
     ("gemma4", '<|tool_call>call:weather{city:<|"|>a', "ends before <tool_call|>"),
 ])  # fmt: skip
 def test_malformed_calls_in_other_notations(
@@ -413,11 +416,11 @@ def test_channels_are_read_by_the_description_of_trl(
 def test_of_several_templates_the_one_with_tools_is_read() -> None:
     from tiny_llama import CHATML, tiny_tokenizer
 
-    from finery_transformers.engine import reader_of
+    from finery_transformers.answers import TokenReader
 
     tokenizer = tiny_tokenizer(CHATML)
     tokenizer.chat_template = {"default": CHATML, "tool_use": template("qwen3")}
-    both = reader_of(tokenizer, {})
+    both = TokenReader(tokenizer, {}).reader
     both.check(TOOLS)
     assert both.needs_special_tokens
     assert called(both.read(tagged(CALL), prompt="", tools=TOOLS))

@@ -6,11 +6,12 @@ from itertools import groupby
 from typing import Any, Literal
 
 from finery import Job, Metrics, Step, UsageError, nested_step, setting
-from finery_eval import clusters, evaluator, verdicts
-from finery_eval.arguments import Equality
-from finery_eval.calls import Toolbox
+from finery_eval import evaluator, verdicts
+from finery_eval.calls.arguments import Equality
+from finery_eval.calls.calls import Toolbox
+from finery_eval.dialog import clusters
+from finery_eval.dialog.rollouts import Compare, roll_out
 from finery_eval.evaluator import Answers, Evaluator, Judge, table
-from finery_eval.rollouts import Compare, roll_out
 from finery_eval.steps.tools import ToolCalls
 from finery_eval.turns import Turn, turns_of
 from finery_eval.verdicts import Judged, Verdicts

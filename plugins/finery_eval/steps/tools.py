@@ -10,14 +10,20 @@ from finery import Completion, DataError, Job, Metrics, UsageError, did_you_mean
 from finery.rows import Row, split_turns
 from finery.rows.answers.reading import extracted
 from finery_eval import evaluator
-from finery_eval.arguments import Equality
-from finery_eval.calls import BadTools, Toolbox, answered_calls, argument_paths, expected_calls
+from finery_eval.calls.arguments import Equality
+from finery_eval.calls.calls import (
+    BadTools,
+    Toolbox,
+    answered_calls,
+    argument_paths,
+    expected_calls,
+)
+from finery_eval.calls.matches import Match, Wanted, hits_of
+from finery_eval.calls.tooltables import calls_table, due_table, malformed_table
 from finery_eval.evaluator import Answers, Evaluator
-from finery_eval.functions import Execute, Functions
-from finery_eval.matches import Match, Wanted, hits_of
-from finery_eval.taskresults import Expect, steps_table
-from finery_eval.tasks import Play, Task, play, task_of
-from finery_eval.tooltables import calls_table, due_table, malformed_table
+from finery_eval.tasks.functions import Execute, Functions
+from finery_eval.tasks.play import Play, Task, play, task_of
+from finery_eval.tasks.results import Expect, steps_table
 from finery_eval.turns import place_of
 from finery_eval.verdicts import Judged, Verdicts
 

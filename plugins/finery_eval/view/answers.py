@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from finery_eval.calls import shown_call
+from finery_eval.calls.calls import shown_call
 
 
 def reasons(facts: Mapping[str, Any]) -> Iterator[str]:

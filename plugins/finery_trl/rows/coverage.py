@@ -120,9 +120,8 @@ class Coverage:
         are = "is" if self._split_rows == 1 else "are"
         return (
             f"{counted(self._split_rows, 'row')} {are} split into {self._parts:,} examples, since "
-            f"the template "
-            f"writes earlier turns differently: {self._part_tokens:,} tokens instead of "
-            f"{self._whole_tokens:,} ({times:.1f} times)"
+            f"the template writes earlier turns differently: {self._part_tokens:,} tokens instead "
+            f"of {self._whole_tokens:,} ({times:.1f} times)"
         )
 
     def _thinking(self) -> str:

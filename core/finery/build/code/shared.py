@@ -97,7 +97,7 @@ def _write(entry: Path, new: Entry) -> None:
     body = msgspec.msgpack.encode(new)
     with contextlib.suppress(OSError):
         entry.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _empty_if_full(entry.parent)
+        _make_room(entry.parent)
         handle, name = tempfile.mkstemp(dir=entry.parent)
         try:
             with open(handle, "wb") as file:
@@ -108,7 +108,9 @@ def _write(entry: Path, new: Entry) -> None:
             raise
 
 
-def _empty_if_full(folder: Path) -> None:
+@cache
+def _make_room(folder: Path) -> None:
+    """Empty a full folder. Looked at once a process: it takes longer than an entry."""
     if len(names := os.listdir(folder)) <= MOST:
         return
     for name in names:

@@ -35,25 +35,42 @@ class NotJson(ValueError):
     def __init__(self, kind: str, detail: str = "") -> None:
         super().__init__(f"{kind}: {detail}" if detail else kind)
         self.kind = kind
+        self.detail = detail
+
+
+class KeyTwice(NotJson):
+    """An object has a key twice, the `detail`: programs differ in which of the values they take."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__("JSON with a key given twice", key)
 
 
 def parse(text: str) -> Any:
-    """The value that the text is, alone or in one code fence. Raises `NotJson`.
-
-    Stricter than `json.loads`: refuses a key given twice, NaN and Infinity (RFC 8259), numbers
-    that no double holds, halves of surrogate pairs, and more than `DEEPEST` levels of nesting.
-    """
+    """The value that the text is, alone or in one code fence, see `strict`. Raises `NotJson`."""
     text = unfenced(text)
     if not text:
         raise NotJson("no JSON, the text is empty")
+    return strict(text)
+
+
+def strict(text: str) -> Any:
+    """The value that the text is. Raises `NotJson`, see `strict_at`."""
+    value, end = strict_at(text, 0)
+    end = _past_space(text, end)
+    if end < len(text):
+        raise NotJson("text after the JSON", f"Extra data, character {end + 1}")
+    return value
+
+
+def strict_at(text: str, start: int) -> tuple[Any, int]:
+    """(the value that begins at a position of the text, the position after it).
+
+    Stricter than `json.loads`: refuses a key given twice, NaN and Infinity (RFC 8259), numbers
+    that no double holds, halves of surrogate pairs, and more than `DEEPEST` levels of nesting.
+    Raises `NotJson`.
+    """
     try:
-        value = json.loads(
-            text,
-            object_pairs_hook=_object,
-            parse_constant=_constant,
-            parse_float=_float,
-            parse_int=_integer,
-        )
+        value, end = _DECODER.raw_decode(text, _past_space(text, start))
     except json.JSONDecodeError as error:
         raise NotJson(_kind(error), f"{error.msg}, character {error.pos + 1}") from None
     except RecursionError:
@@ -64,6 +81,15 @@ def parse(text: str) -> Any:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise NotJson("JSON with half of a surrogate pair") from None
+    return value, end
+
+
+def unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """The object with these members. Raises `KeyTwice`."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        raise KeyTwice(next(key for key, count in counts.items() if count > 1))
     return value
 
 
@@ -194,15 +220,6 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         return best[-1]
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        counts = Counter(key for key, _ in pairs)
-        twice = next(key for key, count in counts.items() if count > 1)
-        raise NotJson("JSON with a key given twice", twice)
-    return value
-
-
 def _constant(text: str) -> NoReturn:
     raise NotJson("JSON with NaN or Infinity", text)
 
@@ -220,9 +237,18 @@ def _integer(text: str) -> int:
     return int(text)
 
 
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=unique, parse_constant=_constant, parse_float=_float, parse_int=_integer
+)
+_SPACE = re.compile(r"[ \t\n\r]*")
+
+
+def _past_space(text: str, at: int) -> int:
+    match = _SPACE.match(text, at)
+    return match.end() if match is not None else at
+
+
 def _kind(error: json.JSONDecodeError) -> str:
-    if error.msg.startswith("Extra data"):
-        return "text after the JSON"
     if error.pos >= len(error.doc) or error.msg.startswith("Unterminated string"):
         return "JSON that ends too early"
     return "not JSON"

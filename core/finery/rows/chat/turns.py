@@ -18,7 +18,7 @@ _NEXT = {
     "tool": ("tool", "assistant"),
 }
 """Role → roles that the next turn may have."""
-THINKING = ("reasoning_content", "reasoning", "thinking")
+THINKING = ("reasoning_content", "thinking", "reasoning")
 """Names of an assistant's thinking; rows use the first."""
 
 

@@ -12,9 +12,9 @@ import msgspec
 
 from finery import OneFile, Settings, StepError, UsageError, setting
 from finery.rows import Row
-from finery_eval.calls import Call
+from finery_eval.calls.calls import Call
 
-HOST = "finery_eval.function_host"
+HOST = "finery_eval.tasks.function_host"
 START_SECONDS = 120.0
 """Time for importing the functions and for making the state of a row."""
 

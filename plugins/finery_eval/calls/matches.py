@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from finery_eval.arguments import Equality, Normal
-from finery_eval.calls import Call, Tools, names_of, readable
+from finery_eval.calls.arguments import Equality, Normal
+from finery_eval.calls.calls import Call, Tools, names_of, readable
 from finery_eval.verdicts import Hit
 
 NO_CALL = "no call"

@@ -13,7 +13,7 @@ import msgspec
 
 from finery import CachedEngine, Completion, Job, StepError
 from finery.rows import Conversation, Message, Row, split_turns
-from finery_eval.calls import (
+from finery_eval.calls.calls import (
     SHOWN,
     BadTools,
     Call,
@@ -23,7 +23,7 @@ from finery_eval.calls import (
     expected_calls,
 )
 from finery_eval.evaluator import Evaluator, generate
-from finery_eval.functions import Functions, Session
+from finery_eval.tasks.functions import Functions, Session
 from finery_eval.turns import assistant_turn, tool_turns
 
 

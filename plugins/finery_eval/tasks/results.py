@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 
 from finery.rows.parts import prompt as prompt_of
-from finery_eval.calls import readable
+from finery_eval.calls.calls import readable
 from finery_eval.evaluator import PROMPT_SHOWN, table
-from finery_eval.tasks import Play
+from finery_eval.tasks.play import Play
 from finery_eval.verdicts import Hit
 
 DIFFERENCES = 5

@@ -1,4 +1,4 @@
-"""Runs the functions of a recipe, in a process of its own: `python -m finery_eval.function_host`.
+"""Runs the functions of a recipe. A program, which `functions` starts in a process of its own.
 
 JSON lines come in and go out, one answer a line. The first line names the factory. It is called
 once for each session, with a row, and returns an object whose methods are the row's tools. What

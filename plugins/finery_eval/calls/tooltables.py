@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finery_eval.calls import Call
+from finery_eval.calls.calls import Call
+from finery_eval.calls.matches import Match
 from finery_eval.evaluator import Unit, table
-from finery_eval.matches import Match
 
 MALFORMED_SHOWN = 5
 """Kinds of malformed calls that are shown of each model."""

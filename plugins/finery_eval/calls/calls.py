@@ -10,7 +10,7 @@ from finery.rows.answers.answerschema import AnswerSchema, Problem
 from finery.rows.answers.jsonvalues import NotJson, parse
 from finery.rows.parts import canonical
 from finery.rows.templates.limits import Slow, time_limit
-from finery_eval.arguments import branches_of, coerced, referenced
+from finery_eval.calls.arguments import branches_of, coerced, referenced
 
 NO_ARGUMENTS = {"type": "object", "properties": {}}
 """The schema of a tool without `parameters`, by the OpenAI Chat Completions API."""

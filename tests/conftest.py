@@ -212,3 +212,14 @@ def tables_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     from finery.testing import TestJob
 
     monkeypatch.setattr(TestJob, "_find", lambda self, model: (Table, model.name))
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Threads gain nothing on a tiny model, and lose much where tests run side by side."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

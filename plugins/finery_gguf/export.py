@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from blake3 import blake3
 
 from finery import Artifact, Job, Model, Step, StepError, cpu_count, setting, takes
-from finery_gguf.configuration import complete
-from finery_gguf.converter import convert
+from finery_gguf.convert.configuration import complete
+from finery_gguf.convert.converter import convert
+from finery_gguf.convert.vocabulary import add_vocabulary
 from finery_gguf.llama import PACKAGE, Gguf, quantise
-from finery_gguf.vocabulary import add_vocabulary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -1,6 +1,5 @@
 """The matrix: families and architectures as committed in results.json, and the page from it."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +9,12 @@ from models.families import FAMILIES, LEFT_OUT, Family, carried
 from models.server import PACKAGE
 from models.tiny import tokenizer_of
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 pytest.importorskip(PACKAGE, reason="needs llama-server")
 FRESH = "python tests/models/page.py"
 ARCHITECTURES = {family.architecture: family for family in reversed(FAMILIES)}
 """Architecture → the first of its families."""
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Threads gain nothing on a model this small, and lose much where tests run side by side."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.slow

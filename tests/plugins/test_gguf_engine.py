@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from tiny_gguf import CHATML, tiny_tokenizer, write_tiny_gguf
+from tiny_llama import TOOLED, TOOLS
 
 from finery import Completion, DataError, Model, Request, Sampling, StepError
 from finery.rows import Conversation
@@ -238,16 +239,6 @@ def test_a_special_token_outside_the_vocabulary_is_refused(tiny: Path, tmp_path:
 
 
 # -- tools and thinking ----------------------------------------------------------------------------
-
-TOOLS = [{"type": "function", "function": {"name": "f", "description": "F.", "parameters": {}}}]
-TOOLED = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content or '' }}"
-    '{% for c in m.tool_calls or [] %}<tool_call>\n{"name": {{ c.function.name | tojson }}, '
-    '"arguments": {{ c.function.arguments | tojson }}}\n</tool_call>{% endfor %}<|im_end|>\n'
-    "{% endfor %}{% if tools %}{{ tools | tojson }}{% endif %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{{ start }}{% endif %}"
-)
-"""ChatML with tools, and what the argument `start` says at the end of a prompt."""
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_llama import tiny_llama
+from tiny_llama import TOOLED, TOOLS, tiny_llama
 
 from finery import Completion, DataError, Model, Request, Sampling
 from finery.testing import TestJob
@@ -123,16 +123,6 @@ def test_recommended_sampling_of_the_model_is_not_used(tmp_path: Path) -> None:
 
 
 # -- tools and thinking ----------------------------------------------------------------------------
-
-TOOLS = [{"type": "function", "function": {"name": "f", "description": "F.", "parameters": {}}}]
-TOOLED = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content or '' }}"
-    '{% for c in m.tool_calls or [] %}<tool_call>\n{"name": {{ c.function.name | tojson }}, '
-    '"arguments": {{ c.function.arguments | tojson }}}\n</tool_call>{% endfor %}<|im_end|>\n'
-    "{% endfor %}{% if tools %}{{ tools | tojson }}{% endif %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{{ start }}{% endif %}"
-)
-"""ChatML with tools, and what the argument `start` says at the end of a prompt."""
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """The loss of conversations: that of a plain loop over the same tokens and the same mask."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,8 @@ from finery_trl.steps.sft import Sft
 from finery_trl.train.run import _trainer, read
 from finery_trl.train.schedule import Schedule
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 WORDS = ["late", "wrong", "card_arrival", "my card is late", "where"]
 
 
@@ -25,17 +26,6 @@ def conversation(number: int, turns: int = 5) -> Row:
         answer = " ".join(WORDS[(number + i + j) % 5] for j in range(1 + (number + i) % 3))
         messages += [{"role": "user", "content": user}, {"role": "assistant", "content": answer}]
     return with_id({"messages": messages})
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Threads gain nothing on a model this small."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,8 @@ from finery_trl.steps.dpo import Dpo
 from finery_trl.steps.kto import Kto
 from finery_trl.steps.sft import Sft
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 WORDS = ["late", "wrong", "card_arrival"]
 
 
@@ -30,13 +32,6 @@ def preferences(number: int) -> list[Row]:
         }
         for i in range(number)
     ]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")

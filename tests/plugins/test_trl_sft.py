@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from finery_trl.steps.sft import Sft
 from finery_trl.train.run import explained
 from finery_trl.train.schedule import Schedule
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ANSWERS = ["late", "wrong", "card_arrival"]
 TESTS = Path(__file__).parents[1]
 
@@ -37,17 +39,6 @@ def rows(number: int) -> list[Row]:
         }
         for i in range(number)
     ]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Threads gain nothing on a model this small, and lose much where tests run side by side."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

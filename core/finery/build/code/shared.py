@@ -18,9 +18,7 @@ from finery.build.code.follow import Parsed
 
 MOST = 20_000
 """Entries that are kept, of some 3 KB each. A folder with more is emptied."""
-
-
-PARSER = ("parse.py", "counted.py")
+PARSER = ("parse.py", "counted.py", "follow.py")
 """The files beside this one that make entries. A change of them makes others."""
 
 

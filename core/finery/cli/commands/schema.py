@@ -74,9 +74,14 @@ def command(
 
 
 def _refuse_ignored(
-    recipe: Path | None, name: str | None, *, to_stdout: bool, watch: bool,
-    folder: Path | None, check: bool,
-) -> None:  # fmt: skip
+    recipe: Path | None,
+    name: str | None,
+    *,
+    to_stdout: bool,
+    watch: bool,
+    folder: Path | None,
+    check: bool,
+) -> None:
     """Raise `UsageError` for options that the others leave without effect."""
     if check and folder is None:
         raise UsageError(
@@ -85,12 +90,16 @@ def _refuse_ignored(
     for option, given in (("--print", to_stdout), ("--watch", watch)):
         if given and (recipe is None or name is not None or folder is not None):
             raise UsageError(
-                f"{option} is for the schema of one recipe", where=option,
+                f"{option} is for the schema of one recipe",
+                where=option,
                 fix=f"finery schema RECIPE {option}",
-            )  # fmt: skip
+            )
     if to_stdout and watch:
-        raise UsageError("--print writes no file to keep up to date", where="--watch",
-                         fix="leave out one of --print and --watch")  # fmt: skip
+        raise UsageError(
+            "--print writes no file to keep up to date",
+            where="--watch",
+            fix="leave out one of --print and --watch",
+        )
 
 
 def _plugins(recipe: Path | None) -> "Plugins":

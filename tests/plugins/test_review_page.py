@@ -371,6 +371,7 @@ def test_the_table_can_be_sorted_by_score(built: MakeProject, browser: Window) -
     rows = [chat(f"question {n}", score=score) for n, score in enumerate((2, 9, 1))]
     with reviewing(built(files_of(rows)), "rows") as review:
         browser.open(review.address)
+        browser.at("Row 1")  # the choice of an order is shown once the rows are there
         browser.press("t")
         browser.run(
             "const order = document.getElementById('order'); order.value = 'highest';"

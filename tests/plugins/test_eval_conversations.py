@@ -9,6 +9,8 @@ from callers import TOOLS, call
 from conftest import MakeProject, Project
 from hostile_server import Body, Reply, Server, serving
 
+pytestmark = pytest.mark.slow
+
 SHOP = '''
 class Weather:
     """The weather that a row says, and who asked for it."""

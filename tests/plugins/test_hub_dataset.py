@@ -13,6 +13,8 @@ import pytest
 from conftest import MakeProject, Project
 from hub_server import FIRST, SECOND, TOKEN, Caller, Hub, serving
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("datasets", reason="needs the package datasets")
 pa = pytest.importorskip("pyarrow", reason="needs the package pyarrow")
 

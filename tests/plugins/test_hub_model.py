@@ -12,6 +12,8 @@ import pytest
 from blake3 import blake3
 from hub_server import FIRST, SECOND, TOKEN, Caller, Hub, is_large, serving
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("huggingface_hub", reason="needs the package huggingface-hub")
 
 

@@ -23,6 +23,8 @@ from selenium.webdriver.common.keys import Keys
 
 from finery.rows import with_id
 
+pytestmark = pytest.mark.slow
+
 ROWS = [chat(f"question {n}", f"answer {n}", label="xy"[n % 2]) for n in range(6)]
 CALL = {"id": "c1", "type": "function", "function": {"name": "look_up", "arguments": '{"of":"é"}'}}
 TOOLS: dict[str, Any] = {
@@ -517,7 +519,6 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.slow
 def test_hostile_texts_are_only_texts(built: MakeProject, browser: Window) -> None:
     rows = [
         chat(

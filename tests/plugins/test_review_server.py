@@ -21,6 +21,8 @@ from reviewing import Review, built_in, chat, decisions, files_of, pair, reviewi
 
 from finery_review.serving import server as server_module
 
+pytestmark = pytest.mark.slow
+
 ROWS = [chat(f"question {n}", f"answer {n}", label="xy"[n % 2]) for n in range(8)]
 PATHS = [
     "/", "/main.js", "/style.css", "/api/review", "/api/list", "/api/row?row=0",

@@ -19,6 +19,8 @@ from finery.testing import TestJob
 from finery_sql.query import SqlQuery
 from finery_sql.statement import is_ordered, line_of, parameters, trimmed
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("sqlalchemy", reason="needs the package sqlalchemy")
 
 PAIR = {"user": "{{ body }}", "assistant": "{{ kind }}"}

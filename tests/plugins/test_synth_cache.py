@@ -12,6 +12,8 @@ import pytest
 from conftest import MakeProject, Project, until
 from hostile_server import Body, Reply, Server, failure, killed_midway, said, serving
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("openai", reason="needs the package openai")
 
 RECIPE = """

@@ -24,7 +24,7 @@ from finery_trl.steps.sft import Sft
 from finery_trl.train.run import explained
 from finery_trl.train.schedule import Schedule
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 ANSWERS = ["late", "wrong", "card_arrival"]
 TESTS = Path(__file__).parents[1]
@@ -316,7 +316,6 @@ Sft(
 """
 
 
-@pytest.mark.slow
 def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(
     train: Train, tmp_path: Path, tiny: Model, data: Dataset, validation: Dataset
 ) -> None:
@@ -501,7 +500,6 @@ def no_plugin_files(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delitem(sys.modules, name)
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("no_plugin_files")
 def test_two_processes_train_what_one_would(train: Train, validation: Dataset) -> None:
     from safetensors.numpy import load_file
@@ -518,7 +516,6 @@ def test_two_processes_train_what_one_would(train: Train, validation: Dataset) -
     assert metric(both, "loss")
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("no_plugin_files")
 def test_an_error_in_one_of_several_processes_is_the_steps_error(train: Train) -> None:
     settings: dict[str, Any] = {"learning_rate": 1e30, "max_grad_norm": 0.0, "epochs": 3}

@@ -1,9 +1,9 @@
-"""The order of rows: random, grouped by length, a function of seed and epoch."""
+"""The order of rows: random, grouped by length or beginning, a function of seed and epoch."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finery_trl.rows.order import LengthGroupedOrder
+from finery_trl.rows.order import GroupedOrder
 
 LENGTHS = st.lists(st.integers(1, 500), min_size=1, max_size=300)
 
@@ -12,38 +12,62 @@ LENGTHS = st.lists(st.integers(1, 500), min_size=1, max_size=300)
 def test_every_epoch_has_each_row_once(
     lengths: list[int], size: int, seed: int, epoch: int
 ) -> None:
-    order = LengthGroupedOrder(lengths, size, seed)
+    order = GroupedOrder(lengths, size, seed)
     order.set_epoch(epoch)
     assert sorted(order) == list(range(len(order)))
 
 
 @given(LENGTHS, st.integers(1, 9))
 def test_the_first_batch_of_all_is_the_longest(lengths: list[int], size: int) -> None:
-    order = list(LengthGroupedOrder(lengths, size, seed=0))
+    order = list(GroupedOrder(lengths, size, seed=0))
     if len(lengths) % size == 0:  # else the longest row may be in the short batch, the last
         assert max(lengths) in [lengths[i] for i in order[:size]]
 
 
 def test_epochs_and_seeds_differ_and_repeat() -> None:
-    order = LengthGroupedOrder(list(range(64)), 4, seed=1)
+    order = GroupedOrder(list(range(64)), 4, seed=1)
     first = list(order)
     order.set_epoch(1)
     assert list(order) != first
     order.set_epoch(0)
     assert list(order) == first
-    assert list(LengthGroupedOrder(list(range(64)), 4, seed=2)) != first
+    assert list(GroupedOrder(list(range(64)), 4, seed=2)) != first
 
 
 def test_batches_hold_rows_of_about_the_same_length() -> None:
     lengths = [i % 100 for i in range(1000)]
-    order = list(LengthGroupedOrder(lengths, 8, seed=0))
+    order = list(GroupedOrder(lengths, 8, seed=0))
     batches = [[lengths[i] for i in order[at : at + 8]] for at in range(0, 1000, 8)]
     padding = sum(max(b) * len(b) - sum(b) for b in batches)
     assert padding < 0.1 * sum(lengths)
 
 
+PROMPTS = st.lists(st.lists(st.integers(0, 3), max_size=6), min_size=1, max_size=100)
+
+
+@given(PROMPTS, st.integers(1, 9))
+def test_every_epoch_has_each_row_once_whatever_rows_begin_with(
+    prompts: list[list[int]], size: int
+) -> None:
+    order = GroupedOrder([len(p) + 1 for p in prompts], size, 0, prompts)
+    assert sorted(order) == list(range(len(prompts)))
+
+
+def test_rows_with_one_long_beginning_share_batches() -> None:
+    prompts = [[i % 4] * 100 + [9, i] for i in range(256)]
+    order = list(GroupedOrder([len(p) for p in prompts], 4, 0, prompts))
+    kinds = [{i % 4 for i in order[at : at + 4]} for at in range(0, 256, 4)]
+    assert sum(map(len, kinds)) < 1.5 * len(kinds)
+
+
+def test_rows_that_begin_alike_for_a_few_tokens_only_stay_grouped_by_length() -> None:
+    lengths = [60 + i % 50 for i in range(256)]
+    prompts = [[i % 4, i % 3] + [1000 + i] * (n - 2) for i, n in enumerate(lengths)]
+    assert list(GroupedOrder(lengths, 4, 3, prompts)) == list(GroupedOrder(lengths, 4, 3))
+
+
 def test_the_order_is_the_same_on_every_machine() -> None:
-    assert list(LengthGroupedOrder([5, 1, 4, 2, 3, 9], 2, seed=7)) == EXPECTED
+    assert list(GroupedOrder([5, 1, 4, 2, 3, 9], 2, seed=7)) == EXPECTED
 
 
 EXPECTED = [5, 0, 2, 4, 3, 1]

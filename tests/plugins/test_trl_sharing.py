@@ -10,6 +10,8 @@ from finery_trl.rows.example import NO_LOSS
 from finery_trl.train import sharing
 
 SHARED, SIZES = 6, [(3, 2), (9, 5), (4, 3)]
+MORE = sharing.WORTH + 4
+"""Tokens that some rows have in common after those of all."""
 
 
 def batch() -> dict[str, torch.Tensor]:
@@ -24,6 +26,28 @@ def batch() -> dict[str, torch.Tensor]:
         ids[row, SHARED] = 3 + row  # where the questions begin to differ
         labels[row, end - answer : end] = ids[row, end - answer : end]
         mask[row, :end] = 1
+    return {"input_ids": ids, "labels": labels, "attention_mask": mask}
+
+
+def family() -> dict[str, torch.Tensor]:
+    """Rows that begin like different earlier rows, the last with the answer of one as its prompt."""
+    torch.manual_seed(2)
+    start, one, other = (torch.randint(3, 99, (n,)) for n in (SHARED, MORE, MORE))
+    ends = [torch.tensor([3 + row, 50, 60 + row]) for row in range(5)]
+    beginnings = [
+        torch.cat([start, one]),
+        torch.cat([start, other]),
+        torch.cat([start, one]),
+        torch.cat([start, other]),
+        torch.cat([start, other, ends[1]]),  # goes on from the second row
+    ]
+    rows = [torch.cat(parts) for parts in zip(beginnings, ends, strict=True)]
+    longest = max(map(len, rows))
+    ids, labels = torch.zeros(5, longest, dtype=torch.long), torch.full((5, longest), NO_LOSS)
+    mask = torch.zeros(5, longest, dtype=torch.long)
+    for at, row in enumerate(rows):
+        ids[at, : len(row)], mask[at, : len(row)] = row, 1
+        labels[at, len(row) - 2 : len(row)] = row[-2:]
     return {"input_ids": ids, "labels": labels, "attention_mask": mask}
 
 
@@ -46,13 +70,22 @@ def gradients(model: Any, loss: Any) -> torch.Tensor:
     return torch.cat([p.grad.flatten() for p in model.parameters()])
 
 
-@pytest.mark.parametrize("short", [2**18, 0], ids=["products", "fused"])
+@pytest.mark.parametrize("rows", [batch(), family()], ids=["batch", "family"])
+@pytest.mark.parametrize(
+    ("short", "dtype"),
+    [(2**18, torch.float32), (0, torch.float32), (0, torch.float64)],
+    ids=["products", "fused", "grouped"],
+)
 @pytest.mark.parametrize("kind", sorted(sharing.PLAIN))
 def test_loss_and_gradients_are_those_of_the_padded_batch(
-    kind: str, short: int, monkeypatch: pytest.MonkeyPatch
+    kind: str,
+    short: int,
+    dtype: torch.dtype,
+    rows: dict[str, torch.Tensor],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sharing, "SHORT", short)
-    model, rows = model_of(kind), batch()
+    model = model_of(kind).to(dtype)
     asked = {k: v for k, v in rows.items() if k != "labels"}
     logits = model(**asked, use_cache=False).logits[:, :-1]
     targets = rows["labels"][:, 1:].flatten()
@@ -72,6 +105,26 @@ def test_what_rows_begin_with_stands_once_and_padding_never() -> None:
     layout = sharing.Layout.of(rows["input_ids"], rows["attention_mask"], rows["labels"])
     assert layout.tokens.shape == (1, SHARED + sum(q + a for q, a in SIZES))
     assert layout.targets.tolist() == [t for t in rows["labels"].flatten().tolist() if t >= 0]
+
+
+def test_rows_share_what_each_begins_with_as_an_earlier_one() -> None:
+    rows = family()
+    layout = sharing.Layout.of(rows["input_ids"], rows["attention_mask"], rows["labels"])
+    # The last row takes its first token after `other` from the second row, and then the answer,
+    # which has loss there and none here.
+    ends = [3, 3, 3, 3, 3]
+    assert layout.tokens.shape == (1, SHARED + 2 * MORE + sum(ends))
+    assert len(layout.targets) == 10
+
+
+def test_a_token_with_loss_in_both_rows_counts_twice() -> None:
+    ids = torch.arange(40).repeat(2, 1)
+    ids[1, -1] = 50
+    labels = torch.full_like(ids, NO_LOSS)
+    labels[:, 30:] = ids[:, 30:]
+    layout = sharing.Layout.of(ids, torch.ones_like(ids), labels)
+    assert len(layout.targets) == 20
+    assert layout.tokens.shape == (1, 40 + 11)
 
 
 def test_rows_that_are_one_prompt_share_all_but_its_last_token() -> None:

@@ -3,26 +3,42 @@
 import random
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+import numpy.typing as npt
+
 POOL = 16
-"""Number of batches with randomly chosen rows that are sorted by length together."""
+"""Number of batches with randomly chosen rows that are sorted together."""
+LEAST = 0.1
+"""The share of a pool's tokens that batches of rows with one beginning must save. Rows of about the
+same length are the more random choice."""
 
 
-class LengthGroupedOrder:
+class GroupedOrder:
     """Random row indices for each epoch, with rows of similar length in a batch.
 
-    The order depends only on the seed and the epoch. (The sampler of transformers uses the global
-    random state of torch, which is lost when a training is interrupted.) It is a sampler for torch,
-    and accelerate calls `set_epoch`. The first batch is the longest, so that a training that
-    doesn't fit into memory fails at once.
+    The order depends only on the seed, the epoch and the rows. (The sampler of transformers uses
+    the global random state of torch, which is lost when a training is interrupted.) It is a sampler
+    for torch, and accelerate calls `set_epoch`. The first batch is the longest, so that a training
+    that doesn't fit into memory fails at once.
 
-    lengths: of the rows, in tokens. size: rows per batch.
+    lengths: of the rows, in tokens. size: rows per batch. prompts: token ids of what precedes the
+    first answer of each row, if what several rows of a batch begin with is computed once: rows with
+    one beginning, such as the same tools, then share batches where that saves enough.
     """
 
-    def __init__(self, lengths: Sequence[int], size: int, seed: int) -> None:
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        size: int,
+        seed: int,
+        prompts: Sequence[Sequence[int]] | None = None,
+    ) -> None:
         self._lengths = lengths
         self._size = size
         self._seed = seed
         self._epoch = 0
+        # Big-endian, so that the order of the bytes is the order of the numbers.
+        self._prompts = None if prompts is None else [np.array(p, dtype=">u4") for p in prompts]
 
     def __len__(self) -> int:
         return len(self._lengths)
@@ -36,7 +52,7 @@ class LengthGroupedOrder:
         rows = generator.sample(range(len(self)), len(self))
         batches: list[list[int]] = []
         for pool in _cut(rows, POOL * self._size):
-            batches += _cut(sorted(pool, key=lambda i: -self._lengths[i]), self._size)
+            batches += self._batches(pool)
         # Only the last batch can be short. It must stay last, since torch splits the rows again.
         short = batches.pop() if len(batches[-1]) < self._size else []
         generator.shuffle(batches)
@@ -44,8 +60,34 @@ class LengthGroupedOrder:
             batches.sort(key=lambda b: self._longest(b) < max(self._lengths))
         return (i for batch in [*batches, short] for i in batch)
 
+    def _batches(self, pool: Sequence[int]) -> list[list[int]]:
+        by_length = _cut(sorted(pool, key=lambda i: -self._lengths[i]), self._size)
+        if self._prompts is None:
+            return by_length
+        prompts = self._prompts
+        by_prompt = _cut(sorted(pool, key=lambda i: prompts[i].tobytes()), self._size)
+        saved = self._repeated(by_prompt) - self._repeated(by_length)
+        return by_prompt if saved >= LEAST * sum(self._lengths[i] for i in pool) else by_length
+
+    def _repeated(self, batches: Sequence[Sequence[int]]) -> int:
+        """Tokens that rows begin with as an earlier row of their batch does."""
+        assert self._prompts is not None
+        total = 0
+        for batch in batches:
+            prompts = [self._prompts[i] for i in batch]
+            for at in range(1, len(prompts)):
+                total += max(_common(prompts[at], earlier) for earlier in prompts[:at])
+        return total
+
     def _longest(self, batch: Sequence[int]) -> int:
         return max(self._lengths[i] for i in batch)
+
+
+def _common(one: npt.NDArray[np.uint32], other: npt.NDArray[np.uint32]) -> int:
+    """The number of tokens that both begin with."""
+    both = min(len(one), len(other))
+    differing = np.flatnonzero(one[:both] != other[:both])
+    return int(differing[0]) if len(differing) else both
 
 
 def _cut(rows: Sequence[int], size: int) -> list[list[int]]:

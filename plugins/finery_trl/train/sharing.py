@@ -1,9 +1,10 @@
 """Batches without repeated tokens. Imports torch, so import it inside a function.
 
-Rows of one task begin with the same system prompt, and in a causal model a position depends only on
-earlier ones. So all layers except attention process the common prefix once, skip padding, and run
-on one sequence of the distinct tokens. Only attention sees whole rows. Loss and gradients are equal
-to those of the padded batch, except for rounding.
+Rows of one task begin with the same system prompt, some also with the same tools or the same first
+turns, and in a causal model a position depends only on earlier ones. So all layers except attention
+process what rows begin with once, skip padding, and run on one sequence of the distinct tokens. Only
+attention sees whole rows. Loss and gradients are equal to those of the padded batch, except for
+rounding.
 """
 
 import math
@@ -22,6 +23,11 @@ NAME = "finery_rows"
 SHORT = 2**18
 """Rows x tokens² up to which separate products are faster on a CPU than the fused attention of
 torch, which has a slow backward pass for short rows."""
+FEW = 2**19
+"""Queries x keys of a row up to which separate products are faster in 16 bit."""
+WORTH = 16
+"""Tokens that a row must share with an earlier one beyond what all rows of the batch begin with. It
+isn't worth another rounding where two questions happen to have their first words in common."""
 PLAIN = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma", "smollm3", "phi3", "olmo2"})
 """Types of models with equal results in tests."""
 
@@ -30,7 +36,8 @@ class Layout(NamedTuple):
     """A batch of B rows of up to T tokens as one sequence of N tokens.
 
     tokens, positions: [1, N]. mask: [B, 1, T, T], True where a place attends. spread: [B · T], the
-    index in the sequence of each place's token. places: [N], the place of each token. loss_at: the
+    index in the sequence of each place's token. places: [N], the place of each token. lengths: of
+    the B rows; own: how many of a row's tokens no earlier row has, the last ones. loss_at: the
     positions in the sequence with loss, and `targets`, the tokens to predict there.
     """
 
@@ -39,6 +46,8 @@ class Layout(NamedTuple):
     mask: torch.Tensor
     spread: torch.Tensor
     places: torch.Tensor
+    lengths: list[int]
+    own: list[int]
     loss_at: torch.Tensor
     targets: torch.Tensor
 
@@ -48,14 +57,15 @@ class Layout(NamedTuple):
         rows, length = ids.shape
         real = mask.bool()
         following = pad(labels[:, 1:], (0, 1), value=NO_LOSS)
-        alike = (real & (ids == ids[0]) & (following == NO_LOSS)).all(dim=0)
-        shared = int(alike.int().cumprod(dim=0).sum())
+        beginnings = _beginnings(ids, real, following == NO_LOSS)
         distinct = real.clone()
-        distinct[1:, :shared] = False  # the first row has them
+        for row, (_, shared) in enumerate(beginnings):
+            distinct[row, :shared] = False  # an earlier row has them
         places = distinct.flatten().nonzero()[:, 0]
         spread = torch.zeros(rows * length, dtype=torch.long, device=ids.device)
         spread[places] = torch.arange(len(places), device=ids.device)
-        spread.view(rows, length)[:, :shared] = torch.arange(shared, device=ids.device)
+        for row, (earlier, shared) in enumerate(beginnings):
+            spread.view(rows, length)[row, :shared] = spread.view(rows, length)[earlier, :shared]
         causal = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril()
         targets = following[distinct]
         loss_at = (targets != NO_LOSS).nonzero()[:, 0]
@@ -65,9 +75,35 @@ class Layout(NamedTuple):
             (causal & real[:, None])[:, None],
             spread,
             places,
+            real.sum(dim=1).tolist(),
+            distinct.sum(dim=1).tolist(),
             loss_at,
             targets[loss_at],
         )
+
+
+def _beginnings(
+    ids: torch.Tensor, real: torch.Tensor, without_loss: torch.Tensor
+) -> list[tuple[int, int]]:
+    """For each row the earlier row that it begins like, and for how many tokens; all [B, T].
+
+    It is the first row of the batch unless another has at least `WORTH` tokens more. A token with
+    loss isn't shared: it would count once for both rows.
+    """
+    free = real & without_loss
+    common = _length((free & (ids == ids[0])).all(dim=0))
+    found = [(0, 0)]
+    for row in range(1, len(ids)):
+        alike = real[:row] & free[row] & (ids[:row] == ids[row])
+        shared, earlier = alike.int().cumprod(dim=1).sum(dim=1).max(dim=0)
+        more = int(shared) >= common + WORTH
+        found.append((int(earlier), int(shared)) if more else (0, common))
+    return found
+
+
+def _length(alike: torch.Tensor) -> int:
+    """The number of true values before the first false one."""
+    return int(alike.int().cumprod(dim=0).sum())
 
 
 def fits(model: Any, longest: int) -> bool:
@@ -108,11 +144,32 @@ def _attention(
     layout = getattr(mask, "finery_layout", None)
     if layout is None:
         return sdpa_attention_forward(module, query, key, value, mask, **more)
+    if len(mask) * mask.shape[-1] ** 2 > SHORT:
+        return _row_by_row(module, query, key, value, layout, **more), None
     query, key, value = (_spread(x, layout) for x in (query, key, value))
-    short = len(mask) * mask.shape[-1] ** 2 <= SHORT
-    attend = _single_products if short else sdpa_attention_forward
-    out, _ = attend(module, query, key, value, mask, **more)
+    out, _ = _single_products(module, query, key, value, mask, **more)
     return out.flatten(0, 1).index_select(0, layout.places)[None], None
+
+
+def _row_by_row(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: Layout,
+    **more: Any,
+) -> torch.Tensor:
+    """Attention of each row's own tokens to the whole row: [1, N, heads, size]."""
+    spread = layout.spread.view(len(layout.mask), -1)
+    queries = query.split(layout.own, dim=2)
+    outs = []
+    for row, (own, length) in enumerate(zip(queries, layout.lengths, strict=True)):
+        mask = layout.mask[row : row + 1, :, length - own.shape[2] : length, :length]
+        keys, values = (x.index_select(2, spread[row, :length]) for x in (key, value))
+        few = mask.numel() <= FEW and own.dtype != torch.float32
+        attend = _grouped_products if few else sdpa_attention_forward
+        outs.append(attend(module, own, keys, values, mask, **more)[0])
+    return torch.cat(outs, dim=1)
 
 
 def _spread(states: torch.Tensor, layout: Layout) -> torch.Tensor:
@@ -140,3 +197,23 @@ def _single_products(
     weights = softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
     weights = dropout(weights, more.get("dropout", 0.0), module.training)
     return (weights @ value).transpose(1, 2).contiguous(), None
+
+
+def _grouped_products(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor,
+    **more: Any,
+) -> tuple[torch.Tensor, None]:
+    """Equivalent to the fused attention, without a copy of keys and values for each query head."""
+    rows, heads, tokens, size = query.shape
+    shape = (rows, key.shape[1], heads // key.shape[1])  # query heads that share keys and values
+    scale = more.get("scaling") or 1 / math.sqrt(size)
+    scores = (query * scale).reshape(*shape[:2], -1, size) @ key.transpose(2, 3)
+    scores = scores.view(*shape, tokens, -1)
+    scores = scores.masked_fill_(~mask[:, :, None], torch.finfo(scores.dtype).min)
+    weights = dropout(softmax(scores, dim=-1), more.get("dropout", 0.0), module.training)
+    out = weights.flatten(2, 3) @ value
+    return out.view(query.shape).transpose(1, 2), None

@@ -19,7 +19,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 from trl.trainer.utils import FusedCausalLMOutput
 
 from finery_trl.rows.example import NO_LOSS, Proven
-from finery_trl.rows.order import LengthGroupedOrder
+from finery_trl.rows.order import GroupedOrder
 from finery_trl.train import sharing
 from finery_trl.train.callback import Callback
 
@@ -27,7 +27,7 @@ from finery_trl.train.callback import Callback
 class Reproducible:
     """Mixin for TRL's trainers.
 
-    Rows are verified before and come in the order of `LengthGroupedOrder`, nothing but checkpoints
+    Rows are verified before and come in the order of `GroupedOrder`, nothing but checkpoints
     is written or sent, and `Callback` decides what happens after each optimizer step.
     """
 
@@ -38,7 +38,8 @@ class Reproducible:
         callback: Callback,
         **arguments: Any,
     ) -> None:
-        self._sizes = [e.size for e in examples]
+        self._examples = examples
+        self._shares = False
         self._callback = callback
         # Sorted, to need less padding; a mean doesn't depend on the order.
         self._held_out = sorted(held_out or [], key=lambda e: -e.size)
@@ -73,7 +74,14 @@ class Reproducible:
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         args: Any = self.args  # type: ignore[attr-defined]
-        return LengthGroupedOrder(self._sizes, args.per_device_train_batch_size, args.seed)
+        sizes = [e.size for e in self._examples]
+        return GroupedOrder(sizes, args.per_device_train_batch_size, args.seed, self._prompts())
+
+    def _prompts(self) -> list[Sequence[int]] | None:
+        """What precedes the first answer of each row, if batches compute it once."""
+        if not self._shares or getattr(self, "padding_free", False):  # packed rows share nothing
+            return None
+        return [e.answers()[0].prompt for e in self._examples]
 
     def _send_telemetry(self) -> None:
         """Send nothing. TRL would report this training to Hugging Face without asking the user."""
@@ -82,8 +90,8 @@ class Reproducible:
 class SftTrainer(Reproducible, SFTTrainer):
     """SFTTrainer with a validation loss that is the mean over all loss tokens, for any batches.
 
-    On a CPU, logits are computed only at positions with loss, and the common prefix of the rows of
-    a batch only once (`sharing`).
+    On a CPU, logits are computed only at positions with loss, and what rows of a batch begin with
+    only once (`sharing`).
     """
 
     def __init__(
@@ -170,11 +178,11 @@ class Comparing(Reproducible):
     def __init__(self, *rest: Any, **named: Any) -> None:
         super().__init__(*rest, **named)
         trainer: Any = self
-        longest = max([*self._sizes, *(e.size for e in self._held_out)])
+        longest = max(e.size for e in [*self._examples, *self._held_out])
         if trainer.args.device.type != "cuda" and not trainer.aux_loss_enabled:
             for model in (trainer.model, trainer.ref_model):
                 if model is not None and _can_choose_logits(_causal_model(model)):
-                    _score_only_answers(_causal_model(model), longest)
+                    self._shares |= _score_only_answers(_causal_model(model), longest)
 
     def log(self, logs: dict[str, float], *rest: Any) -> None:
         """Average validation metrics over rows, not over batches: the last batch may be smaller."""
@@ -201,10 +209,13 @@ class KtoTrainer(Comparing, KTOTrainer):
     """
 
     def __init__(self, *rest: Any, args: Any, **named: Any) -> None:
-        args.train_sampling_strategy = "sequential"  # required by TRL; `LengthGroupedOrder` decides
+        args.train_sampling_strategy = "sequential"  # required by TRL; `GroupedOrder` decides
         super().__init__(*rest, args=args, **named)
         if self.calculate_KL:
             self.data_collator = _Rotating(self.data_collator)
+
+    def _prompts(self) -> None:
+        """None: a row is paired with its neighbor, whose prompt must be another one."""
 
 
 class _Rotating:
@@ -237,10 +248,10 @@ def _can_choose_logits(model: Any) -> bool:
     return "logits_to_keep" in inspect.signature(type(model).forward).parameters
 
 
-def _score_only_answers(model: Any, longest: int) -> None:
-    """Compute log-probabilities only for answers, and the common prefix of rows only once.
+def _score_only_answers(model: Any, longest: int) -> bool:
+    """Compute log-probabilities only for answers, and what rows begin with only once.
 
-    This replaces TRL's fused head, which on a CPU computes every position, as well as entropy and
+    Returns whether the model supports the latter. This replaces TRL's fused head, which on a CPU computes every position, as well as entropy and
     accuracy. Those are zero here, since nothing shows them.
     """
     whole = model.forward
@@ -266,6 +277,7 @@ def _score_only_answers(model: Any, longest: int) -> None:
         )
 
     model.forward = types.MethodType(forward, model)
+    return shares
 
 
 def _log_probs(forward: Any, labels: torch.Tensor, **named: Any) -> torch.Tensor:

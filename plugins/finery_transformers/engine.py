@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -34,17 +35,22 @@ class TransformersEngine(Engine):
     packages = ("torch", "transformers", "peft", "tokenizers")
 
     def batches(self, requests: Sequence[Request]) -> list[list[int]]:
-        """Requests of similar length, longest first.
+        """Requests of similar length, longest first. Those that begin alike follow one another.
 
         Counted in characters, so that answers from the cache need no tokenizer.
         """
         lengths = [len(msgspec.json.encode([*r.messages, *(r.tools or ())])) for r in requests]
-        batches: list[list[int]] = []
+        alike: dict[bytes, list[int]] = {}
         for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-            # The first row of a batch is its longest.
+            alike.setdefault(requests[i].beginning(), []).append(i)
+        batches: list[list[int]] = []
+        longest = 0
+        for i in chain.from_iterable(alike.values()):
+            longest = max(longest, lengths[i])
             full = not batches or len(batches[-1]) == BATCH_ROWS
-            if full or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > BATCH_CHARACTERS:
+            if full or (len(batches[-1]) + 1) * longest > BATCH_CHARACTERS:
                 batches.append([])
+                longest = lengths[i]
             batches[-1].append(i)
         return batches
 
@@ -52,18 +58,21 @@ class TransformersEngine(Engine):
         """Answer one batch. `completion_tokens` counts the end-of-turn token too."""
         import torch
 
+        from finery_transformers import heads
+
         loaded = self._loaded
         for request in requests:
             loaded.answers.reader.check(request.tools)
         prompts = [self._prompt(request, sampling) for request in requests]
-        tokens, mask = _left_padded(prompts, loaded.pad, loaded.model.device)
         # The caller's random state doesn't change.
         with torch.no_grad(), torch.random.fork_rng():
             torch.manual_seed(_seed(sampling.seed, prompts))
+            batch = heads.read(loaded.model, prompts, loaded.pad)
+            length = batch.input_ids.shape[1]
             sequences = loaded.model.generate(  # type: ignore[operator]
-                input_ids=tokens, attention_mask=mask, **self._arguments(tokens.shape[1], sampling)
+                **batch.arguments(), **self._arguments(length, sampling)
             )
-        answers = sequences[:, tokens.shape[1] :].tolist()
+        answers = sequences[:, length:].tolist()
         return [
             self._completion(answer, prompt, request, sampling.stop)
             for answer, prompt, request in zip(answers, prompts, requests, strict=True)
@@ -228,18 +237,6 @@ def _ends(config: Any) -> set[int]:
     """The end-of-sequence ids of a generation config, which has none, one or a list."""
     ids = getattr(config, "eos_token_id", None)
     return {i for i in (ids if isinstance(ids, list) else [ids]) if isinstance(i, int)}
-
-
-def _left_padded(
-    prompts: list[list[int]], pad: int, device: "torch.device"
-) -> "tuple[torch.Tensor, torch.Tensor]":
-    """(tokens, mask), both rows × longest prompt."""
-    import torch
-
-    longest = max(map(len, prompts))
-    tokens = [[pad] * (longest - len(p)) + p for p in prompts]
-    mask = [[0] * (longest - len(p)) + [1] * len(p) for p in prompts]
-    return torch.tensor(tokens, device=device), torch.tensor(mask, device=device)
 
 
 def _seed(seed: int, prompts: list[list[int]]) -> int:

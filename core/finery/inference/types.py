@@ -42,6 +42,10 @@ class Request(msgspec.Struct, frozen=True):
     tools: Tools | None = None
     attempt: int = 0
 
+    def beginning(self) -> bytes:
+        """All but the last turn, and the tools: what prompts with an equal one have in common."""
+        return msgspec.json.encode([*self.messages[:-1], self.tools])
+
 
 class Completion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An answer.

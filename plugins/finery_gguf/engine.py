@@ -47,6 +47,16 @@ class GgufEngine(Engine):
         self._contexts: dict[int, Context] = {}
         self._pace: Pace = load_reference(PACE)(cpu_count())
 
+    def batches(self, requests: Sequence[Request]) -> list[list[int]]:
+        """One request each. Those with the same tools and earlier turns follow one another.
+
+        What they begin with is then read once.
+        """
+        alike: dict[bytes, list[int]] = {}
+        for i, request in enumerate(requests):
+            alike.setdefault(request.beginning(), []).append(i)
+        return [[i] for places in alike.values() for i in places]
+
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """Answer each request, in order."""
         loaded = self._loaded

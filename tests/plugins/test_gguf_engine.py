@@ -73,6 +73,12 @@ def test_what_comes_before_the_last_turn_is_kept(tiny: Path) -> None:
     assert gguf.decode(heads[0]).endswith("card_arrival\nuser\n")
 
 
+def test_rows_that_begin_alike_follow_one_another(tiny: Path) -> None:
+    other = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who?"}]
+    requests = [Request(TALKS[0]), Request(other), Request(TALKS[1]), Request(TALKS[2], TOOLS)]
+    assert engine(tiny).batches([*requests, *requests]) == [[0], [2], [4], [6], [1], [5], [3], [7]]
+
+
 def test_a_last_turn_that_joins_what_is_before_has_a_shorter_prefix(tiny: Path) -> None:
     # "user\n" + "\n\nWhy?": the first two line breaks are one token here.
     gguf = Gguf(tiny)

@@ -26,7 +26,7 @@ from finery import (
 from finery.rows import Row
 from finery_trl.model.context import context_of
 from finery_trl.model.targets import check_targets
-from finery_trl.report.words import schedule_notes
+from finery_trl.report.words import training_notes
 from finery_trl.rows.example import Proven, continues
 from finery_trl.rows.remarks import Remarks
 from finery_trl.rows.summary import add
@@ -126,7 +126,7 @@ def _prove(
     notes = remarks.notes()
     if name == "rows":
         schedule = Schedule.of(step, len(tally), tally.longest, job)
-        notes += schedule_notes(step, schedule)
+        notes += training_notes(step, schedule, tokens)
     proof = tally.proof(name, dropped=dropped, facts=facts, notes=notes, samples=shown)
     if context is not None and proof.longest > context:
         raise DataError(

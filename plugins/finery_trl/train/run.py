@@ -27,7 +27,7 @@ TARGETS = "finery_trl.model.targets:check_targets"
 WATCHED = "finery_trl.preflight:check_watched"
 REMARKS = "finery_trl.rows.remarks:Remarks"
 SUMMARY = "finery_trl.rows.summary:summary"
-NOTES = "finery_trl.report.words:schedule_notes"
+NOTES = "finery_trl.report.words:training_notes"
 EXHAUSTION = "finery_trl.report.words:exhaustion"
 TRACKERS = "finery_trl.report.trackers:ready_trackers"
 PROGRESS = "finery_trl.report.progress:Progress"
@@ -52,7 +52,7 @@ def run(step: "Training", job: Job) -> Model:
         if examples is not None:
             job.log(load_reference(SUMMARY)(name, examples).line())
     schedule = Schedule.of_rows(step, rows.learned, job)
-    for note in load_reference(NOTES)(step, schedule):
+    for note in load_reference(NOTES)(step, schedule, tokens):
         job.log(note)
     last_whole(schedule.folder)  # also removes incomplete ones, before several processes look
     if step.launch is not None:

@@ -100,19 +100,20 @@ TASKS = {
     when="a supervised training has fewer rows than its task needs: 100 per class for "
     "classification (`eval.classification`), 200 for extraction and formatting (`eval.exact`), 500 "
     "for style and tone (`eval.rules`), 1,000 for complex tasks such as SQL, and 100 for any "
-    "other. The evaluator of the model determines the task",
+    "other. The evaluator of the model determines the task. With `loss: all_turns`, each reply "
+    "counts as a row",
     why="With too few rows, a model memorizes the rows instead of learning the task. Below 50 to "
     "100 rows, a prompt with some of them as examples may work equally well.",
 )
 def few_rows(t: Training) -> Iterator[Finding]:
     """Compare the number of rows with the needs of the task."""
-    if t.rows is None or not t.supervised:
+    if t.lessons is None or not t.supervised:
         return
     judge, task = _task_of(t)
-    if t.rows.rows < FEWEST:
+    if t.lessons.number < FEWEST:
         enough = f"{FEWEST} or more" if task is None else task.usual
         yield Finding(
-            f"{t.name} learns from only {t.rows}",
+            f"{t.name} learns from only {t.lessons.words}",
             f"collect {enough}, or try `prompt.model` with some rows as examples",
             t.input_as("train"),
         )
@@ -131,12 +132,13 @@ def _task_of(t: Training) -> tuple[Node | None, Task | None]:
 
 
 def _short_of(t: Training, judge: Node, task: Task) -> Iterator[Finding]:
-    assert t.rows is not None
+    assert t.lessons is not None
     fix = f"collect or generate more: {task.usual} are usual for {task.name}"
     place = t.input_as("train")
     if not task.by_class:
-        if t.rows.rows < task.least:
-            yield Finding(f"{t.name} learns from {t.rows}, too few for {task.name}", fix, place)
+        if t.lessons.number < task.least:
+            text = f"{t.name} learns from {t.lessons.words}, too few for {task.name}"
+            yield Finding(text, fix, place)
         return
     rarest = t.rarest_class(judge)
     if rarest is not None and rarest[1] < task.least:

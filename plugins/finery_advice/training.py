@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from functools import cached_property
 from itertools import chain, islice
-from typing import Any
+from statistics import fmean
+from typing import Any, NamedTuple
 
 from finery import (
     Count,
@@ -20,6 +21,7 @@ from finery import (
     forecast_of,
     inputs_as,
     interface,
+    sample_rows,
     size_in_name,
     sources_of,
     trains,
@@ -29,6 +31,15 @@ from finery_advice.lineage import models_under, overlap, trained_under
 
 MOST_READ = 20_000
 """Number of rows that are searched for classes, enough for any."""
+COUNTED = 1_000
+"""Rows of an input whose replies are counted; no task needs more."""
+
+
+class Lessons(NamedTuple):
+    """What a training learns from: rows, or the replies in them. words: the number in words."""
+
+    number: int
+    words: str
 
 
 class Training:
@@ -73,6 +84,30 @@ class Training:
         if not counts or len(known) < len(counts):
             return None
         return Count(sum(c.rows for c in known), all(c.exact for c in known))
+
+    @cached_property
+    def lessons(self) -> Lessons | None:
+        """The rows, or where each reply in them is learned, the replies; None if not known yet."""
+        if self.rows is None:
+            return None
+        mean = self._replies_in_a_row()
+        if mean <= 1:
+            return Lessons(self.rows.rows, str(self.rows))
+        number = round(mean * self.rows.rows)
+        about = "" if self.rows.exact and self.rows.rows <= COUNTED else "about "
+        return Lessons(number, f"{about}{number:,} replies in {self.rows}")
+
+    def _replies_in_a_row(self) -> float:
+        """The mean number of assistant turns that are learned; 1 where it isn't known."""
+        if self.setting("loss") != "all_turns":
+            return 1
+        samples = [
+            sample_rows(self.graph, self.results, source, COUNTED) for source in self._row_sources
+        ]
+        if None in samples:
+            return 1
+        counts = [_replies(row) for sample in samples for row in sample or ()]
+        return fmean(counts) if counts else 1
 
     @property
     def _row_sources(self) -> list[Source]:
@@ -170,6 +205,14 @@ def trainings(graph: Graph, results: Results) -> list[Training]:
     """The trainings of a recipe that take rows."""
     nodes = (n for n in graph.nodes.values() if trains(n) and learned_from(n))
     return [Training(graph, results, n) for n in nodes]
+
+
+def _replies(row: Row) -> int:
+    """The number of assistant turns to learn; rows may still look as in their file."""
+    turns = row.get("messages", row.get("completion"))
+    if not isinstance(turns, list):
+        return 1
+    return sum(isinstance(turn, dict) and turn.get("role") == "assistant" for turn in turns)
 
 
 def learned_from(node: Node) -> list[Source]:

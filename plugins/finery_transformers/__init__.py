@@ -2,8 +2,8 @@
 
 Input: a `Model` artifact and conversations. Output: token ids, answers and likelihoods. Prompts are
 token for token those of the training. All modules are public for other plugins:
-`finery_transformers.loading`, `.capabilities`, `.chat`, `.engine`, `.parsing`, `.scoring` and
-`.wrapping`.
+`finery_transformers.loading`, `.capabilities`, `.chat`, `.dates`, `.engine`, `.parsing`, `.scoring`
+and `.wrapping`.
 """
 
 from finery import hookimpl

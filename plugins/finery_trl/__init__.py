@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from finery import hookimpl
 
 if TYPE_CHECKING:
-    from finery import Estimate, Graph, Results
+    from finery import About, Estimate, Graph, Note, Results
 
 
 @hookimpl
@@ -32,6 +32,26 @@ def finery_steps() -> dict[str, str]:
 def finery_views() -> dict[str, str]:
     """The view of models, with their training curves."""
     return {"Model": "finery_trl.view.model:CurveView"}
+
+
+@hookimpl
+def finery_notes() -> "Mapping[str, About]":
+    """The kinds of notes of this plugin."""
+    from finery_trl.advice import KINDS
+
+    return KINDS
+
+
+@hookimpl
+def finery_checks(graph: "Graph", results: "Results") -> "Sequence[Note]":
+    """Notes on the first rows of trainings."""
+    from finery import trains
+
+    if not any(map(trains, graph.nodes.values())):
+        return []
+    from finery_trl.advice import notes_on
+
+    return [*notes_on(graph, results)]
 
 
 @hookimpl

@@ -26,10 +26,9 @@ from finery import (
 from finery.rows import Row
 from finery_trl.model.context import context_of
 from finery_trl.model.targets import check_targets
-from finery_trl.report.words import schedule_notes
-from finery_trl.rows.control import Control
-from finery_trl.rows.coverage import Coverage
+from finery_trl.report.words import training_notes
 from finery_trl.rows.example import Proven, continues
+from finery_trl.rows.remarks import Remarks
 from finery_trl.rows.summary import add
 from finery_trl.rows.tokens import Tokens
 from finery_trl.train.schedule import Schedule
@@ -113,21 +112,21 @@ def _prove(
     proven: set[str] = set()
     tally, ends, shown = Tally(), Counter[int](), list[Sample]()
     total = sum(len(dataset) for dataset in datasets)
-    control, coverage = Control(tokens.tokenizer), Coverage(step.learn(), tokens)
-    rows = _watched(datasets, control, coverage, read, total, job)
+    remarks = Remarks(step.learn(), tokens)
+    rows = _watched(datasets, remarks, read, total, job)
     for example in step.read(rows, tokens, job, name):
-        coverage.add_example(example)
+        remarks.add_example(example)
         if _is_due(example, shown, samples, tally.rows / max(total, 1)):
             shown.append(_sample(example, tokens))
         add(tally, example)
         ends.update(a.tokens[-1] for a in example.answers() if a.tokens[-1] in tokens.ends)
         proven.add(example.row_id)
     dropped = [row_id for row_id in read if row_id not in proven]
-    facts = _facts(step, tokens, ends, context, coverage.facts())
-    notes = [*control.notes(), *coverage.notes()]
+    facts = _facts(step, tokens, ends, context, remarks.facts())
+    notes = remarks.notes()
     if name == "rows":
         schedule = Schedule.of(step, len(tally), tally.longest, job)
-        notes += schedule_notes(step, schedule)
+        notes += training_notes(step, schedule, tokens)
     proof = tally.proof(name, dropped=dropped, facts=facts, notes=notes, samples=shown)
     if context is not None and proof.longest > context:
         raise DataError(
@@ -139,19 +138,13 @@ def _prove(
 
 
 def _watched(
-    datasets: Sequence[Dataset],
-    control: Control,
-    coverage: Coverage,
-    read: list[str],
-    total: int,
-    job: Job,
+    datasets: Sequence[Dataset], remarks: Remarks, read: list[str], total: int, job: Job
 ) -> Iterator[Row]:
-    """The rows, one by one; their ids are added to `read`, and the counts are kept."""
+    """The rows, one by one, also for `remarks`; their ids are added to `read`."""
     for dataset in datasets:
         for row in dataset:
             read.append(row["id"])
-            control.add(row)
-            coverage.add_row(row)
+            remarks.add_row(row)
             if len(read) % EVERY == 0:
                 job.progress(len(read), total, "reading rows")
             yield row

@@ -70,6 +70,15 @@ def rows(folder: Path, classes: dict[str, int]) -> Dataset:
     return Dataset.write(folder, ({"prompt": f"{c} {i}", "completion": c} for c, i in made))
 
 
+USER = {"role": "user", "content": "Where is it?"}
+REPLY = {"role": "assistant", "content": "Here."}
+
+
+def talks(folder: Path, count: int) -> Dataset:
+    """So many conversations of four replies each."""
+    return Dataset.write(folder, [{"messages": [USER, REPLY] * 4, "n": n} for n in range(count)])
+
+
 def base(parameters: float) -> Model:
     """A model of that size."""
     return Model(Path(), meta={"format": "transformers", "parameters": parameters})
@@ -153,6 +162,47 @@ def test_rows_that_are_not_built_are_estimated(tmp_path: Path) -> None:
     assert [note.name for note in notes] == ["few-rows", "epochs"]
     assert notes[0].text == "sft learns from only about 56 rows"
     assert notes[0].fix.startswith("collect 100 to 300 rows per class, or try")
+
+
+def test_replies_count_where_each_is_learned(tmp_path: Path) -> None:
+    recipe = GOOD.replace("eval.classification", "eval.exact")
+    recipe = recipe.replace(SFT, SFT[:-1] + ", epochs: 2}")
+    few = Built(split_train=talks(tmp_path / "few", 30))
+    (note,) = notes_on(graph(tmp_path, recipe), few)
+    assert note.text == "sft learns from 120 replies in 30 rows, too few for extraction and formatting"  # fmt: skip  # noqa: E501
+    enough = Built(split_train=talks(tmp_path / "enough", 50))
+    assert named(tmp_path, recipe, enough) == []
+    last = recipe.replace(SFT[:-1], SFT[:-1] + ", loss: last_turn")
+    assert named(tmp_path, last, enough) == ["few-rows"]
+
+
+def test_replies_of_a_file_are_estimated(tmp_path: Path) -> None:
+    lines = [json.dumps(row) for row in talks(tmp_path / "talks", 20)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    notes = notes_on(graph(tmp_path, GOOD))
+    assert notes[0].text == "sft learns from only about 56 replies in about 14 rows"
+
+
+@pytest.mark.parametrize(("loss", "names"), [
+    ("all_turns", ["unused-weights"]), ("last_turn", ["unused-weights"]), ("marked", []),
+])  # fmt: skip
+def test_weights_in_the_first_rows_of_a_file(tmp_path: Path, loss: str, names: list[str]) -> None:
+    row = {"messages": [{"role": "user", "content": "a"}, {**REPLY, "weight": 0}, USER, REPLY]}
+    (tmp_path / "rows.jsonl").write_text(f"{json.dumps(row)}\n" * 1000, encoding="utf-8")
+    recipe = GOOD.replace(SFT, f"{SFT[:-1]}, loss: {loss}}}")
+    assert named(tmp_path, recipe) == names
+    assert named(tmp_path, f"{recipe}silence: [sft/unused-weights]\n") == []
+
+
+def test_calls_in_built_rows_that_their_tools_do_not_allow(tmp_path: Path) -> None:
+    call = {"type": "function", "function": {"name": "track", "arguments": {}}}
+    row = {"messages": [USER, {**REPLY, "content": "", "tool_calls": [call]}], "tools": []}
+    built = Built(split_train=Dataset.write(tmp_path / "built", [row] * 1000))
+    (note,) = notes_on(graph(tmp_path, GOOD), built)
+    assert note.name == "broken-calls"
+    assert note.text.startswith("split.train: calls of tools that aren't offered")
+    assert ", in 500 of 500 rows with calls: " in note.text
+    assert "turn 2: calls track, which isn't offered" in note.text
 
 
 def test_rows_that_cannot_be_counted_give_no_note(tmp_path: Path) -> None:

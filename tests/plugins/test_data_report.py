@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_llama import tiny_tokenizer
 
-from finery import Bundle, Dataset, Model, UsageError
+from finery import Bundle, Dataset, Model, PageContext, UsageError
 from finery.rows import Row, with_id
 from finery.rows.dropped import Drops
 from finery.testing import TestJob, dataset
@@ -22,6 +23,7 @@ from finery_data.report.histogram import bins_of
 from finery_data.report.page import render
 from finery_data.report.rowfacts import Classes, Lengths
 from finery_data.steps.report import DataReport, as_data
+from finery_data.view.page import report_on
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data" / "banking77"
 HOSTILE = (
@@ -170,6 +172,22 @@ def test_lengths_are_told_in_tokens_of_a_model(tmp_path: Path) -> None:
     assert found["unit"] == "tokens"
     assert found["data"]["split.train"]["lengths"]["prompt"]["max"] == tokens
     assert "in tokens of base" in (made.path / "report.html").read_text()
+
+
+def test_a_page_says_that_it_loads_a_tokenizer(tmp_path: Path) -> None:
+    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    model = Model(tmp_path / "model", meta={"format": "transformers"})
+    rows = dataset(tmp_path / "rows", [row("where is my card", "card_arrival")])
+    reports: list[tuple[str, int, int]] = []
+    graph: Any = SimpleNamespace(nodes={"base": SimpleNamespace(outputs={"": Model})})
+    context = PageContext(
+        "t", graph, lambda name: model, "base", lambda *report: reports.append(report), print
+    )
+    report_on({"rows": rows}, context)
+    assert reports[0] == ("loading the tokenizer of base", 0, 0)
+    reports.clear()
+    report_on({"rows": rows}, context._replace(tokenizer="none"))
+    assert all("tokenizer" not in what for what, _, _ in reports)
 
 
 def test_the_step_leaves_a_page_and_its_numbers(tmp_path: Path) -> None:

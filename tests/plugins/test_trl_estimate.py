@@ -409,6 +409,23 @@ def test_work_on_a_token_grows_with_what_is_trained() -> None:
     assert lora._replace(compares=True).operations(SMOLLM2) == 12 * weights
 
 
+def test_attention_grows_with_the_length_of_rows() -> None:
+    short = speed.Work(adapter=True, checkpointing=False, compares=False, batch=1, length=40)
+    long = short._replace(length=400)
+    # 30 layers with 576 features, each in 4 operations forward and 8 backward for each other token.
+    assert long.operations(SMOLLM2) - short.operations(SMOLLM2) == 12 * 30 * 576 * 360
+    again = long._replace(checkpointing=True).operations(SMOLLM2) - long.operations(SMOLLM2)
+    assert again == 2 * SMOLLM2.parameters() + 4 * 30 * 576 * 400
+
+
+def test_attention_takes_longer_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "cpu_flops", lambda: (154e9, "here"))
+    work = speed.Work(adapter=True, checkpointing=False, compares=False, batch=534, length=534)
+    # recipes/tool-calls: a median of 334 tokens a second on two cores with these products.
+    assert speed.cpu_speed(SMOLLM2, work, bf16=True).tokens == pytest.approx(334, rel=0.05)
+    assert speed.cpu_speed(SMOLLM2, work._replace(length=45), bf16=True).tokens > 480
+
+
 @pytest.mark.parametrize("model", [SMOLLM2, LLAMA_1B, QWEN_4B])
 def test_the_sizes_of_well_known_models_follow_from_their_number(model: Architecture) -> None:
     assert of_size(model.parameters()) == model

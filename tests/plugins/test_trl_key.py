@@ -22,7 +22,8 @@ train:
   prefers: {use: trl.dpo, model: base, rows: rows}
 """
 REPORTS = (
-    "estimate/", "preflight.py", "report/", "rows/control.py", "rows/summary.py", "view/",
+    "advice.py", "estimate/", "preflight.py", "report/", "rows/calls.py", "rows/control.py",
+    "rows/coverage.py", "rows/remarks.py", "rows/summary.py", "view/",
 )  # fmt: skip
 
 

@@ -88,7 +88,8 @@ def _progress() -> Callable[[str, int, int], None]:
 
     def progress(what: str, done: int, total: int) -> None:
         if not quiet:
-            click.echo(f"\r\x1b[2K{what}, {done:,} of {total:,}", nl=False, err=True)
+            count = f", {done:,} of {total:,}" if total else ""
+            click.echo(f"\r\x1b[2K{what}{count}", nl=False, err=True)
 
     return progress
 

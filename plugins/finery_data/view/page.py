@@ -45,6 +45,8 @@ def report_on(datasets: Mapping[str, Dataset], context: PageContext) -> str:
 def _report(
     datasets: Mapping[str, Dataset], context: PageContext, model: tuple[str, Model] | None
 ) -> str:
+    if model is not None:  # importing transformers and reading the tokenizer takes seconds
+        context.progress(f"loading the tokenizer of {model[0]}", 0, 0)
     counting = Counting() if model is None else _counting(*model)
     with tempfile.TemporaryDirectory(prefix="finery-report-") as folder:
         report = measure(

@@ -356,6 +356,7 @@ def _expected_speed(step: Training, model: Architecture, lengths: Lengths, here:
         checkpointing=step.gradient_checkpointing,
         compares=step.compares,
         batch=rows * mean,
+        length=mean,
     )
     if here.device == "cuda":
         return gpu_speed(model, work, here.name)

@@ -2,7 +2,10 @@
 
 The work on a token is counted in multiply-adds of its weights (Kaplan et al. 2020,
 https://arxiv.org/abs/2001.08361, section 2.1): two operations a weight forward, two for the
-gradients of the activations, two for those of the weights where these are trained.
+gradients of the activations, two for those of the weights where these are trained. Attention adds
+products of each token with the others of its row, which have no weights (Chowdhery et al. 2022,
+https://arxiv.org/abs/2204.02311, appendix B): four operations a feature, layer and token forward,
+and eight for the gradients of both factors.
 
 On a CPU it is divided by what small matrix products reach. That is measured once a day and kept in
 the user's cache. A GPU takes seconds to start, so the figure in its data sheet is used instead.
@@ -29,6 +32,9 @@ CPU_FLOPS = 40e9
 CPU_SHARE = {"bf16": 1.8, "fp32": 0.9}
 """What trainings reach of the measured fp32 product on each core: larger products are faster, and
 in bf16 still more so. By the training benchmark in docs/reference/benchmarks.md."""
+CPU_ATTENTION = 2.5
+"""How many times as long an operation of attention takes on a CPU: its products are small. By the
+training of recipes/tool-calls on two cores, in rows of 534 tokens on average."""
 GPU_FLOPS = {
     "B200": 2250e12, "H200": 990e12, "H100": 990e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12,
     "A10G": 70e12, "A10": 125e12, "T4": 65e12, "V100": 125e12, "RTX PRO 6000": 500e12,
@@ -56,27 +62,34 @@ class Work(NamedTuple):
 
     adapter: only an adapter is trained. checkpointing: the forward pass is done twice. compares:
     a reference model sees the rows too, and each row has two answers. batch: tokens in memory at
-    once.
+    once. length: tokens of a row.
     """
 
     adapter: bool
     checkpointing: bool
     compares: bool
     batch: float
+    length: float = 0
 
-    def operations(self, model: Architecture) -> float:
-        """Floating-point operations for each token of a row."""
-        passes = 4 + (0 if self.adapter else 2) + (2 if self.checkpointing else 0)
-        if self.compares:
-            passes = 2 * (passes + 2)
-        return passes * model.parameters()
+    def operations(self, model: Architecture, attention_cost: float = 1) -> float:
+        """Floating-point operations for each token of a row.
+
+        attention_cost: as how many operations one of attention counts.
+        """
+        weights = 2 * model.parameters()
+        features = model.layers * model.heads * model.head_size
+        attention = attention_cost * 4 * features * self.length
+        forward = weights + attention
+        backward = weights * (1 if self.adapter else 2) + 2 * attention
+        total = forward * (2 if self.checkpointing else 1) + backward
+        return 2 * (total + forward) if self.compares else total
 
 
 def cpu_speed(model: Architecture, work: Work, *, bf16: bool) -> Speed:
     """What this machine's CPU should reach."""
     flops, source = cpu_flops()
     share = CPU_SHARE["bf16" if bf16 else "fp32"]
-    return Speed(share * flops / work.operations(model), source)
+    return Speed(share * flops / work.operations(model, CPU_ATTENTION), source)
 
 
 def gpu_speed(model: Architecture, work: Work, name: str) -> Speed:

@@ -1,16 +1,24 @@
-"""Messages of a training: about its schedule, and about memory or disk space that ran out."""
+"""Messages of a training: about its schedule, a date in its prompts, and resources that ran out."""
 
 import errno
+import json
 from typing import TYPE_CHECKING
 
 from finery import StepError
+from finery_trl.train.save import base_name
 from finery_trl.train.schedule import Schedule
 
 if TYPE_CHECKING:
+    from finery_trl.rows.tokens import Tokens
     from finery_trl.settings import Training
 
 
-def schedule_notes(step: "Training", schedule: Schedule) -> list[str]:
+def training_notes(step: "Training", schedule: Schedule, tokens: "Tokens") -> list[str]:
+    """Notes on a training as a whole, whatever its rows."""
+    return [*_schedule_notes(step, schedule), *_date_notes(step, tokens)]
+
+
+def _schedule_notes(step: "Training", schedule: Schedule) -> list[str]:
     """Notes on settings that need more optimizer steps than the training has."""
     validates = step.validation is not None or step.watch is not None
     if not validates or step.eval_steps is None or step.eval_steps <= schedule.steps:
@@ -18,6 +26,27 @@ def schedule_notes(step: "Training", schedule: Schedule) -> list[str]:
     return [
         f"eval_steps is {step.eval_steps}, but the training has {schedule.steps} optimizer steps: "
         "its only validation is at the end"
+    ]
+
+
+def _date_notes(step: "Training", tokens: "Tokens") -> list[str]:
+    """A note on a chat template that writes today's date."""
+    from finery_transformers.dates import writes_date
+
+    date = writes_date(tokens.tokenizer, tokens.arguments)
+    if date is None:
+        return []
+    name = base_name(step.model)
+    whose = f"the chat template of {name}" if name else "the model's chat template"
+    fix = (
+        f"`chat_template_kwargs: {{{date.argument}: {json.dumps(date.today)}}}`"
+        if date.argument
+        else "`chat_template: ./chat.jinja`, a copy of the template with a fixed date,"
+    )
+    return [
+        f"{whose} writes today's date ({date.today}) in prompts: the model learns the day of its "
+        f"training and is used on others, and a training on another day differs. Set {fix} on the "
+        "model to write the same date everywhere"
     ]
 
 

@@ -25,10 +25,9 @@ if TYPE_CHECKING:
 
 TARGETS = "finery_trl.model.targets:check_targets"
 WATCHED = "finery_trl.preflight:check_watched"
-CONTROL = "finery_trl.rows.control:Control"
-COVERAGE = "finery_trl.rows.coverage:Coverage"
+REMARKS = "finery_trl.rows.remarks:Remarks"
 SUMMARY = "finery_trl.rows.summary:summary"
-NOTES = "finery_trl.report.words:schedule_notes"
+NOTES = "finery_trl.report.words:training_notes"
 EXHAUSTION = "finery_trl.report.words:exhaustion"
 TRACKERS = "finery_trl.report.trackers:ready_trackers"
 PROGRESS = "finery_trl.report.progress:Progress"
@@ -53,7 +52,7 @@ def run(step: "Training", job: Job) -> Model:
         if examples is not None:
             job.log(load_reference(SUMMARY)(name, examples).line())
     schedule = Schedule.of_rows(step, rows.learned, job)
-    for note in load_reference(NOTES)(step, schedule):
+    for note in load_reference(NOTES)(step, schedule, tokens):
         job.log(note)
     last_whole(schedule.folder)  # also removes incomplete ones, before several processes look
     if step.launch is not None:
@@ -80,20 +79,18 @@ def read(step: "Training", job: Job) -> tuple[Tokens, Rows]:
 def _read(
     step: "Training", name: str, rows: Iterable[Row], tokens: Tokens, job: Job
 ) -> list[Proven]:
-    control = load_reference(CONTROL)(tokens.tokenizer)
-    coverage = load_reference(COVERAGE)(step.learn(), tokens)
+    remarks = load_reference(REMARKS)(step.learn(), tokens)
 
     def watched() -> Iterator[Row]:
         for row in rows:
-            control.add(row)
-            coverage.add_row(row)
+            remarks.add_row(row)
             yield row
 
     examples = []
     for example in step.read(watched(), tokens, job, name):
-        coverage.add_example(example)
+        remarks.add_example(example)
         examples.append(example)
-    for line in [*control.notes(), *coverage.lines()]:
+    for line in remarks.lines():
         job.log(f"{name}: {line}")
     return examples
 

@@ -76,8 +76,8 @@ class PageContext(NamedTuple):
 
     title: of the page, the names of the recipe and the step. built: an artifact by its name in the
     recipe (`base`, `split.train`); None if it isn't built. tokenizer: the model that the user named
-    with `--tokenizer`. progress: takes what is done, how many, of how many. note: takes a line for
-    the user.
+    with `--tokenizer`. progress: takes what is done, how many, of how many (0: not known). note:
+    takes a line for the user.
     """
 
     title: str

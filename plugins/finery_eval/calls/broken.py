@@ -1,0 +1,69 @@
+"""Calls in rows that break the schema of their own tools, or call a tool that isn't offered."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from finery.rows import Conversation, Row
+from finery_eval.calls.arguments import branches_of
+from finery_eval.calls.calls import BadTools, Call, Tool, Toolbox, Tools, expected_calls, written
+
+OPEN = ("additionalProperties", "patternProperties", "propertyNames", "unevaluatedProperties")
+"""Keywords with which a schema says itself which other arguments it takes."""
+
+
+class Broken(NamedTuple):
+    """What is wrong with the calls of a row.
+
+    turn: its number, from 1; None for the row's tools themselves. reason: in words.
+    """
+
+    turn: int | None
+    reason: str
+
+    def __str__(self) -> str:
+        return self.reason if self.turn is None else f"turn {self.turn}: {self.reason}"
+
+
+class CallChecker:
+    """Checks the calls of rows. Rows mostly share their tools, so each tool is read once."""
+
+    def __init__(self) -> None:
+        self._toolbox = Toolbox()
+
+    def broken(self, row: Row, messages: Conversation, turns: Iterable[int]) -> list[Broken]:
+        """What is wrong with the calls in some turns of a row, the first problem of each turn.
+
+        turns: indices of `messages`. A tool's schema that says nothing about other arguments than
+        its own is taken to allow none, as models are told of no others.
+        """
+        calling = [index for index in turns if messages[index].get("tool_calls")]
+        if not calling:
+            return []
+        try:
+            tools: Tools = self._toolbox.of(row) if row.get("tools") else {}
+        except BadTools as error:
+            return [Broken(None, str(error))]
+        return [*_problems(messages, calling, tools)]
+
+
+def _problems(messages: Conversation, turns: Iterable[int], tools: Tools) -> Iterator[Broken]:
+    for index in turns:
+        try:
+            calls = expected_calls(messages[index], tools, coerce=False)
+        except BadTools as error:
+            yield Broken(index + 1, str(error))
+            continue
+        reasons = [reason for call in calls for reason in _unknown(call, tools[call.name])]
+        if reasons:
+            yield Broken(index + 1, reasons[0])
+
+
+def _unknown(call: Call, tool: Tool) -> Iterator[str]:
+    """The arguments of a call that the tool doesn't have."""
+    forms: list[dict[str, Any]] = branches_of(tool.schema, tool.schema)
+    if any(keyword in form for form in forms for keyword in OPEN):
+        return
+    known = {name for form in forms for name in form.get("properties", {})}
+    for name, value in (call.arguments or {}).items():
+        if name not in known:
+            yield f"{tool.name} has no argument {name} ({written(value)})"

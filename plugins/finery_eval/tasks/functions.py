@@ -24,8 +24,8 @@ class Execute(Settings):
 
     file: OneFile | None = setting(
         None,
-        help="The Python file with the factory. Its content is part of the key, but not what it "
-        "imports. Without a file, name the factory with its module.",
+        help="The Python file with the factory. It can import modules beside it; their code and "
+        "its own are part of the key. Without a file, name the factory with its module.",
     )
     factory: str = setting(
         help="A class or function that takes a row and returns an object in its first state. Its "
@@ -159,9 +159,12 @@ class Functions:
         except BrokenPipeError:
             raise Stopped("ended") from None
         try:
-            return msgspec.json.decode(self._line(seconds), type=dict[str, Any])
+            answer = msgspec.json.decode(self._line(seconds), type=dict[str, Any])
         except msgspec.DecodeError:
             raise Stopped("writes into the answers of its process") from None
+        for path, flags in answer.pop("opened", ()):
+            sys.audit("open", path, None, flags)  # as if this process had opened it
+        return answer
 
     def _line(self, seconds: float) -> bytes:
         """The next line of the process. Raises `Stopped` if it doesn't come in time."""

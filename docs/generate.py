@@ -16,7 +16,7 @@ from finery.cli.main import cli
 from finery.plugin.manager import load_plugins
 from finery.plugin.notes import About
 from finery.recipe.messages import phrase
-from finery.recipe.schema import step_schema
+from finery.recipe.schema import settings_inside, step_schema
 from finery.step.inspect import RESERVED, inputs_of, sections_of
 from finery.step.step import Step
 from finery.util.events import EVENTS, BuildStarted, Error, described
@@ -57,12 +57,19 @@ def _step(name: str, cls: type[Step]) -> str:
     fields = [(k, f) for k, f in schema["properties"].items() if k not in RESERVED]
     for key, field in sorted(fields, key=lambda item: item[0] not in schema["required"]):
         kind = _input(inputs[key]) if key in inputs else phrase(field)
-        kind = re.sub(r"(?<=matching )(\S+?)(?=,|;|$)", r"`\1`", kind)
-        default = "**required**" if key in schema["required"] else _default(field)
-        text = NAMES_A_STEP.sub("", field.get("description", ""))
-        text = text.replace("|", "\\|").replace("\n", " ")
-        lines.append(f"| `{key}` | {kind.replace('|', chr(92) + '|')}; {default} | {text} |")
+        lines.append(_setting(key, field, kind, required=key in schema["required"]))
+        for inner, of, required in settings_inside(schema, key):
+            lines.append(_setting(inner, of, phrase(of), required=required))
     return "\n".join(lines) + "\n"
+
+
+def _setting(name: str, field: dict[str, Any], kind: str, *, required: bool) -> str:
+    """A line of the table of settings."""
+    kind = re.sub(r"(?<=matching )(\S+?)(?=,|;|$)", r"`\1`", kind)
+    default = "**required**" if required else _default(field)
+    text = NAMES_A_STEP.sub("", field.get("description", ""))
+    text = text.replace("|", "\\|").replace("\n", " ")
+    return f"| `{name}` | {kind.replace('|', chr(92) + '|')}; {default} | {text} |"
 
 
 def _docstring(cls: type[Step]) -> str:

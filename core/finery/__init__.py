@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from finery.plugin.hookspecs import hookimpl, observes
     from finery.plugin.manager import load_plugins
     from finery.plugin.notes import About, Estimate, Note
+    from finery.plugin.source import load_source
     from finery.plugin.views.display import (
         counts_in_words,
         print_facts,
@@ -209,6 +210,7 @@ _HOME = {
     "json_option": "finery.cli.options",
     "load_plugins": "finery.plugin.manager",
     "load_reference": "finery.util.references",
+    "load_source": "finery.plugin.source",
     "nearest": "finery.util.text",
     "nested_step": "finery.fields",
     "observes": "finery.plugin.hookspecs",
@@ -340,6 +342,7 @@ __all__ = [
     "json_option",
     "load_plugins",
     "load_reference",
+    "load_source",
     "nearest",
     "nested_step",
     "observes",

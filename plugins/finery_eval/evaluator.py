@@ -4,7 +4,7 @@ import gc
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from finery import (
     Artifact,
@@ -17,6 +17,7 @@ from finery import (
     Model,
     Step,
     UsageError,
+    counted,
     load_reference,
     percent,
     setting,
@@ -40,6 +41,14 @@ SHOWN = 10
 """Rows that an error names one by one."""
 PROMPT_SHOWN = 300
 """Characters of a prompt that `predictions.jsonl` repeats."""
+
+
+class Unjudged(NamedTuple):
+    """Turns of the rows that aren't judged. what: which ones, for people."""
+
+    what: str
+    rows: int
+    turns: int
 
 
 class Judge(
@@ -71,6 +80,12 @@ class Judge(
 
     def check_rows(self, job: Job) -> None:
         """Raise `DataError` for rows that can't be judged."""
+
+    def check_sample(self, rows: Iterable[Row]) -> None:
+        """Raise `DataError` for settings that don't fit the rows, as far as the first ones show it.
+
+        Rows that aren't built yet look as in their source, e.g. records of a file.
+        """
 
     def more_metrics(self) -> str:
         """How to add further metrics, as part of the fix for an unknown one; empty by default."""
@@ -129,13 +144,18 @@ class Evaluator(Judge, engines=True, hints="finery_eval.hints:EVALUATOR"):
         """
         raise NotImplementedError
 
+    def unjudged(self, rows: Sequence[Row]) -> list[Unjudged]:
+        """Turns that people may think are judged, but that aren't."""
+        return []
+
     def run(self, job: Job) -> Metrics:
         """Get the answers, judge them, write the metrics."""
         self.check()
         rows = read_rows(self.rows)
         judge = self.judging(job, rows)
+        unjudged = unjudged_tables(job, self.unjudged(rows))
         answers = ask(self, job, rows)
-        return write(job, rows, answers, judge(answers))
+        return write(job, rows, answers, judge(answers).with_tables(unjudged))
 
     def check_rows(self, job: Job) -> None:
         """Raise `DataError` for rows that can't be judged."""
@@ -244,6 +264,12 @@ def log_answers(step: Evaluator, job: Job, name: str, answers: Sequence[Completi
     unanswered = sum(a.finish_reason == "length" and a.is_empty for a in answers)
     if unanswered and any(a.reasoning for a in answers):
         job.log(f"{name}: {unanswered} of them while it was thinking, so they have no answer")
+    thoughts = sum(
+        a.finish_reason != "length" and a.is_empty and bool(a.reasoning) for a in answers
+    )
+    if thoughts:
+        of_all = f"{thoughts} of {len(answers)} answers"
+        job.log(f"{name}: {of_all} are only thinking, which isn't closed or has nothing after it")
     refused = sum(answer.finish_reason == "refusal" for answer in answers)
     if refused:
         job.log(f"{name}: refused or filtered {refused} of {len(answers)} rows")
@@ -328,6 +354,14 @@ def comparison_tables(
     ]
     columns = ["model", *differences, *counts, p_value]
     return [table(f"Compared with {base}", columns, rows, units=units)]
+
+
+def unjudged_tables(job: Job, parts: Sequence[Unjudged]) -> list[dict[str, Any]]:
+    """The table of what isn't judged, which is also logged; empty if all is."""
+    for part in parts:
+        turns, rows = counted(part.turns, "turn"), counted(part.rows, "row")
+        job.log(f"not judged: {turns} in {rows}: {part.what}")
+    return [table("Not judged", ["what", "rows", "turns"], parts)] if parts else []
 
 
 def answers_table(answers: Answers, invalid: Mapping[str, int] | None = None) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The turns of a conversation: how they are named, and those that a model adds."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -56,7 +57,7 @@ def turns_of(row: Row, which: str) -> list[Turn]:
     places = [
         place
         for place, turn in enumerate(conversation)
-        if place >= first and turn["role"] == "assistant" and _is_judged(turn, which)
+        if place >= first and turn["role"] == "assistant" and not _why_not(turn, which)
     ]
     return [
         Turn(row, conversation, place, number, place == len(conversation) - 1)
@@ -64,9 +65,23 @@ def turns_of(row: Row, which: str) -> list[Turn]:
     ]
 
 
-def _is_judged(turn: Message, which: str) -> bool:
-    fits = which == "all" or bool(turn.get("tool_calls")) == (which == "calls")
-    return fits and turn.get("weight", 1) != 0
+def unjudged_turns(row: Row, which: str) -> Counter[str]:
+    """How many assistant turns of a row are left out, by what they have in common."""
+    turns = row["messages"] if "messages" in row else split_turns(row)[1]
+    reasons = (_why_not(turn, which) for turn in turns if turn["role"] == "assistant")
+    return Counter(filter(None, reasons))
+
+
+def _why_not(turn: Message, which: str) -> str:
+    """Why a turn isn't judged; empty if it is."""
+    if turn.get("weight", 1) == 0:
+        return "turns with weight: 0"
+    has_calls = bool(turn.get("tool_calls"))
+    if which == "calls" and not has_calls:
+        return "turns without calls (turns: calls)"
+    if which == "answers" and has_calls:
+        return "turns with calls (turns: answers)"
+    return ""
 
 
 def assistant_turn(answer: Completion, number: int) -> Message:

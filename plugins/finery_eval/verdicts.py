@@ -54,6 +54,10 @@ class Verdicts(NamedTuple):
     means: Means | None = None
     details: Mapping[str, Any] = {}
 
+    def with_tables(self, tables: Sequence[dict[str, Any]]) -> "Verdicts":
+        """The same with more tables."""
+        return self._replace(tables=[*self.tables, *tables])
+
 
 def scores(judged: Judged, verdicts: Verdicts) -> dict[str, Score]:
     """Metric → (value, interval) of one model, where rows are independent of each other.

@@ -19,6 +19,7 @@ from finery_local.template import (
     TOOLS_AS_HELP,
     ToolsAs,
     check_arguments,
+    check_template,
     template_facts,
     template_packages,
     with_template,
@@ -55,6 +56,10 @@ class LocalModel(
     def check(self) -> None:
         """Raise `UsageError` for chat template arguments that can't be set."""
         check_arguments(self.chat_template_kwargs)
+
+    def check_files(self) -> None:
+        """Raise `UsageError` for the name of a chat template that doesn't exist."""
+        check_template(self.chat_template)
 
     def key_packages(self) -> tuple[str, ...]:
         """The package that a template named in the recipe comes from."""

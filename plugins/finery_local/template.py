@@ -61,6 +61,21 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
             )  # fmt: skip
 
 
+def check_template(given: FileOrName | None) -> None:
+    """Raise `UsageError` for the name of a template that the trl package doesn't have.
+
+    Nothing is known where the package isn't installed. Call it when files have been found.
+    """
+    templates = _templates() if given is not None and given.name else None
+    if given is not None and templates is not None and given.name not in templates:
+        raise UsageError(
+            f"the trl package has no chat template '{given.name}', and there is no such file",
+            where="chat_template",
+            fix=did_you_mean(given.name, templates)
+            or f"name a file, or one of: {', '.join(t for t in templates if 'training' not in t)}",
+        )
+
+
 def template_packages(given: FileOrName | None) -> tuple[str, ...]:
     """The package that the template comes from, whose version is part of the step's key."""
     return ("trl",) if given is not None and given.name else ()
@@ -73,6 +88,7 @@ def with_template(model: Model, given: FileOrName | None) -> Model:
     """
     if given is None:
         return model
+    check_template(given)
     text = _named(given.name) if given.name else _read(given.path)
     file = model.path / TEMPLATE_FILE
     file.unlink(missing_ok=True)  # the preflight links the model's own
@@ -118,19 +134,19 @@ def _read(path: Path) -> str:
 
 def _named(name: str) -> str:
     """The text of a template in the trl package."""
-    spec = importlib.util.find_spec("trl")
-    if spec is None or not spec.submodule_search_locations:
+    templates = _templates()
+    if templates is None:
         raise StepError(
             f"chat_template: {name} is a template of the trl package, which isn't installed",
             fix="pip install 'finery[train]', or name a file",
         )
-    folder = Path(spec.submodule_search_locations[0]) / "chat_templates"
-    templates = {path.stem: path for path in sorted(folder.glob("*.jinja"))}
-    if name not in templates:
-        raise DataError(
-            f"the trl package has no chat template '{name}', and there is no such file",
-            where=f"chat_template: {name}",
-            fix=did_you_mean(name, templates)
-            or f"name a file, or one of: {', '.join(t for t in templates if 'training' not in t)}",
-        )
     return _read(templates[name])
+
+
+def _templates() -> dict[str, Path] | None:
+    """The templates in the trl package by name; None if it isn't installed."""
+    spec = importlib.util.find_spec("trl")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    folder = Path(spec.submodule_search_locations[0]) / "chat_templates"
+    return {path.stem: path for path in sorted(folder.glob("*.jinja"))}

@@ -402,6 +402,18 @@ def test_what_a_file_of_a_project_imports_from_it_is_followed(
     assert str(tmp_path / "not_there_probe.py") in modules.candidates or "not_there" not in line
 
 
+def test_a_file_imports_what_is_beside_it_and_in_the_project(tmp_path: Path) -> None:
+    write(tmp_path, {
+        "shop.py": "import near_probe, twin_probe\n", "near_probe.py": "import far_probe\n",
+        "far_probe.py": "", "twin_probe.py": "X = 1\n", "project/twin_probe.py": "X = 2\n",
+    })  # fmt: skip
+    modules = Modules([], project=[tmp_path / "project"], search=[tmp_path / "project"])
+    labels = CodeReader(modules, read).code_of(tmp_path / "shop.py")
+    assert list(labels) == [
+        "far_probe.py", "near_probe.py", "shop.py", "twin_probe.py", "twin_probe.py'"
+    ]  # fmt: skip
+
+
 def test_two_files_that_are_imported_by_one_name_both_count(tmp_path: Path) -> None:
     write(tmp_path, {"a/twice_probe.py": "import twice_probe\n", "b/twice_probe.py": "X = 1\n"})
     modules = Modules([], project=[tmp_path], search=[tmp_path / "b"])

@@ -111,6 +111,19 @@ def test_content_may_be_missing_beside_tool_calls() -> None:
         ([turn("usr")], "turn 1 has the unknown role 'usr' | did you mean 'user'?"),
         ([turn("user", " ")], "turn 1 (user) is empty"),
         ([USER, turn("assistant", "")], "turn 2 (assistant) is empty"),
+        (
+            [USER, turn("assistant", "", function_call={"name": "f", "arguments": "{}"})],
+            "turn 2 (assistant) has 'function_call', the older form of 'tool_calls' | write",
+        ),
+        ([USER, turn("function")], "turn 2 has the role 'function', the older form of 'tool'"),
+        (
+            [USER, {"role": "assistant", "content": None, "refusal": "I can't."}],
+            "turn 2 (assistant) has a 'refusal' instead of a content | move its text into",
+        ),
+        (
+            [USER, turn("assistant", "<think>\nHm")],
+            "turn 2 (assistant) begins with thinking that isn't closed, so it has no answer",
+        ),
         ([USER, {"role": "assistant"}], "turn 2 (assistant) is empty"),
         ([USER, {"role": "assistant", "content": 4}], "turn 2: 'content' is a number, not text"),
         ([turn("user", [{"type": "image_url"}])], "content of type 'image_url'"),  # type: ignore[arg-type]

@@ -19,6 +19,7 @@ from finery_eval.steps.rules import Rule, Rules
 from finery_eval.steps.structured import Json
 from finery_eval.steps.tools import ToolCalls
 from finery_eval.verdicts import Judged, Means, Verdicts
+from finery_eval.view.answers import turn_of
 
 OSLO = call("weather", city="Oslo")
 
@@ -90,7 +91,7 @@ def test_every_turn_is_judged_given_the_row(tmp_path: Path) -> None:
         "accuracy": 3 / 4, "whole": 1 / 2, "first_turn": 1, "last_turn": 1
     }  # fmt: skip
     assert report["details"]["headline"] == ["accuracy", "whole"]
-    places = [(p["turn"], p["prompt"], p["correct"]) for p in predictions]
+    places = [(p["message"], p["prompt"], p["correct"]) for p in predictions]
     assert places == [(2, "a", True), (4, "b", False), (6, "c", True), (2, "x", True)]
     assert len({p["id"] for p in predictions}) == 2
 
@@ -245,9 +246,38 @@ def test_turns_can_be_chosen(tmp_path: Path) -> None:
     rows = [weather(LAST), talk("a", "a", tools=TOOLS)]
     model = caller("m", repeat)
     _, answers = judge(tmp_path / "1", rows, model, turns="answers")
-    assert [p["turn"] for p in answers] == [4, 2]
+    assert [p["message"] for p in answers] == [4, 2]
     _, made = judge(tmp_path / "2", rows, model, turns="calls", each=inner(ToolCalls))
-    assert [p["turn"] for p in made] == [2]
+    assert [p["message"] for p in made] == [2]
+
+
+def test_a_wrong_answer_has_the_number_of_its_turn_in_the_table(tmp_path: Path) -> None:
+    report, predictions = judge(tmp_path, ROWS, caller("m", repeat))
+    (wrong,) = [p for p in predictions if not p["correct"]]
+    (line,) = [line for line in table_of(report, "m: turns") if line[2] < 1]
+    assert wrong["turn"] == line[0] == 2
+    assert turn_of(wrong) == "turn 2 (message 4)"
+
+
+def test_turns_and_rows_that_are_left_out_are_counted(tmp_path: Path) -> None:
+    rows = [weather(LAST), talk("a", "a", tools=TOOLS), talk(*"aabb", tools=TOOLS)]
+    rows[2]["messages"][1]["weight"] = 0
+    step = dialog(tmp_path, rows, caller("m", repeat), turns="calls", each=inner(ToolCalls))
+    run = job(tmp_path / "job")
+    report = step.run(run).report()
+    without = "turns without calls (turns: calls)"
+    assert report["rows"] == 1
+    assert table_of(report, "Not judged") == [
+        ["turns with weight: 0", 1, 1], [without, 3, 3], ["whole rows, which are left out", 2, 3]
+    ]  # fmt: skip
+    lines = [e["message"] for e in run.events if e["event"] == "log"]
+    assert f"not judged: 3 turns in 3 rows: {without}" in lines
+    assert "not judged: 3 turns in 2 rows: whole rows, which are left out" in lines
+
+
+def test_nothing_is_said_where_all_turns_are_judged(tmp_path: Path) -> None:
+    report, _ = judge(tmp_path, ROWS, caller("m", repeat))
+    assert "Not judged" not in [table["title"] for table in report["details"]["tables"]]
 
 
 def test_turns_without_weight_and_those_of_the_prompt_are_not_judged(tmp_path: Path) -> None:
@@ -255,7 +285,7 @@ def test_turns_without_weight_and_those_of_the_prompt_are_not_judged(tmp_path: P
     row["messages"][1]["weight"] = 0
     prompted = {"prompt": talk(*"aAb")["messages"], "completion": "b"}
     _, predictions = judge(tmp_path, [row, prompted], caller("m", repeat))
-    assert [(p["turn"], p["correct"]) for p in predictions] == [(4, True), (4, True)]
+    assert [(p["message"], p["correct"]) for p in predictions] == [(4, True), (4, True)]
 
 
 @pytest.mark.parametrize(

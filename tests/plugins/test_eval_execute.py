@@ -157,6 +157,22 @@ def test_calls_before_the_last_user_turn_are_executed_first(tmp_path: Path) -> N
     assert found["scores"]["m"]["accuracy"] == 1, predictions
 
 
+def test_calls_that_are_executed_but_not_judged_are_counted(tmp_path: Path) -> None:
+    row = task("Cancel B2 and Z9.", call("cancel", order="B2"), call("cancel", order="Z9"), "ok")
+    row["messages"] += task("And A1.", CANCEL, "ok")["messages"]
+    step = evaluator(tmp_path, [row], caller("m", lambda m, t: reply(m)))
+    run = job(tmp_path / "job")
+    tables = step.run(run).report()["details"]["tables"]
+    (unjudged,) = [table["rows"] for table in tables if table["title"] == "Not judged"]
+    what = "calls before the last turn of the user, which are executed as the row has them"
+    assert unjudged == [[what, 1, 2]]
+    assert f"not judged: 2 turns in 1 row: {what}" in logged(run)
+    assert "the calls before the last turn of the user of 1 of 1 rows end in an error" in logged(
+        run
+    )
+    assert "the expected calls" not in logged(run)
+
+
 def reply(messages: Any) -> Any:
     """Cancel A1, then end."""
     return "ok" if messages[-1]["role"] == "tool" else calls(CANCEL)
@@ -412,6 +428,37 @@ def test_settings_that_can_not_work(execute: Execute, settings: dict[str, Any], 
     with pytest.raises(UsageError) as caught:
         step.check()
     assert what in caught.value.what
+
+
+@pytest.mark.parametrize(
+    ("code", "factory", "fix"),
+    [
+        (SHOP, "Shopp", "did you mean 'Shop'?"),
+        ("from elsewhere import Shop as Shops", "Shop", "did you mean 'Shops'?"),
+        ("", "Shop", "write one in shop.py"),
+        (SHOP, "Shop", None),
+        ("from elsewhere import Shop", "Shop", None),
+        ("from elsewhere import *", "Shop", None),
+        ("if True:\n    Shop = dict", "Shop", None),
+        ("globals()['Shop'] = dict", "Shop", None),
+    ],
+)
+def test_a_factory_is_looked_for_before_the_step_runs(
+    code: str, factory: str, fix: str | None, tmp_path: Path
+) -> None:
+    step = evaluator(tmp_path, [], code=code, factory=factory)
+    if fix is None:
+        step.check_files()
+        return
+    with pytest.raises(UsageError, match=f"shop.py has no function or class '{factory}'") as caught:
+        step.check_files()
+    assert (caught.value.where, caught.value.fix) == ("execute.factory", fix)
+
+
+def test_a_factory_of_a_package_is_looked_for_before_the_step_runs() -> None:
+    step = ToolCalls(models=[], rows=Dataset.placeholder("r"), execute=Execute(factory="json:Shop"))
+    with pytest.raises(UsageError, match="json:Shop can't be imported"):
+        step.check_files()
 
 
 def test_no_process_is_left(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """`eval.tools`: which calls are right, which arguments are the same, and what is reported."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from callers import TOOLS, by_prompt, call, caller, calls, job, row
 from finery import DataError, Dataset, Metrics, Model, UsageError
 from finery.rows.answers.jsonvalues import NotJson
 from finery.rows.templates import limits
-from finery.testing import dataset
+from finery.testing import TestJob, dataset
 from finery_eval.calls.arguments import Equality, coerced
 from finery_eval.steps.tools import ToolCalls
 from finery_eval.view.answers import answer_of, reasons
@@ -314,6 +315,7 @@ CUT = calls(reasoning="Hm, let me", finish_reason="length")
     ("answer", "problem"),
     [
         (CUT, "the answer was cut off before it began: max_tokens is too small"),
+        (calls(reasoning="Hm", finish_reason="stop"), "the answer is only thinking, which isn't"),
         ("", "the answer is empty"),
         ("\n ", "the answer is empty"),
     ],
@@ -538,6 +540,76 @@ def test_settings_that_can_not_work(settings: dict[str, Any], what: str, where: 
         step.check()
     assert what in caught.value.what
     assert where is None or caught.value.where == where
+
+
+LISTS: dict[str, Any] = {
+    "plain": {"type": "array"},
+    "nullable": {"anyOf": [{"type": "null"}, {"type": "array", "items": {"type": "string"}}]},
+    "named": {"$ref": "#/$defs/Names"},
+    "anything": {},
+    "true": True,
+}
+NO_LISTS: dict[str, Any] = {
+    "text": {"type": "string"},
+    "options": {"anyOf": [{"type": "number"}, {"type": "null"}]},
+    "inside": {"type": "object", "properties": {"a": {"type": "array"}}},
+}
+
+
+def offered(name: str) -> list[dict[str, Any]]:
+    """A tool with arguments that are lists, and others."""
+    schema = {
+        "type": "object", "properties": {**LISTS, **NO_LISTS},
+        "$defs": {"Names": {"anyOf": [{"type": "array"}, {"type": "null"}]}},
+    }  # fmt: skip
+    return [{"type": "function", "function": {"name": name, "parameters": schema}}]
+
+
+def sampled(rows: Iterable[dict[str, Any]], **settings: Any) -> None:
+    """Check the settings against rows that aren't built yet."""
+    step = ToolCalls(models=[], rows=Dataset.placeholder("r"), **settings)
+    step.check_sample(rows)
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_an_argument_that_may_be_a_list_can_be_unordered(name: str) -> None:
+    sampled([{"tools": offered("t")}], unordered=[f"t.{name}"])
+
+
+@pytest.mark.parametrize("name", NO_LISTS)
+def test_an_argument_that_is_no_list_has_no_order(name: str) -> None:
+    rows, unordered = [{"tools": json.dumps(offered("t"))}], [f"t.{name}"]
+    with pytest.raises(DataError, match=f"'t.{name}' isn't a list") as caught:
+        sampled(rows, unordered=unordered)
+    assert caught.value.where == "unordered"
+    step = ToolCalls(models=[], rows=Dataset.placeholder("r"), unordered=unordered)
+    with pytest.raises(DataError, match=f"'t.{name}' isn't a list"):
+        step.judging(TestJob(Path()), [{**row("q", text="a"), "tools": offered("t")}])
+
+
+def test_what_the_first_rows_can_not_tell_is_left_to_the_step() -> None:
+    rows = [{"tools": offered("t")}] * 300
+    sampled(rows, free=["other.text"])  # a later row may offer it
+    sampled([{"tools": "no JSON"}], free=["other.text"])
+    sampled([{"prompt": "q"}], free=["other.text"])
+    with pytest.raises(DataError, match=r"no tool of the rows has the argument 't\.txt'") as caught:
+        sampled(rows, free=["t.txt"])
+    assert caught.value.fix == "did you mean 't.text'?"
+    assert caught.value.details == ["found in the first 200 rows"]
+    with pytest.raises(DataError, match=r"no tool of the rows has the argument 'other\.text'"):
+        sampled(rows[:200], free=["other.text"])
+
+
+def test_turns_with_calls_before_the_last_one_are_not_judged(tmp_path: Path) -> None:
+    early = row("q", OSLO)
+    early["messages"] += [
+        {"role": "tool", "tool_call_id": OSLO["id"], "content": "rain"},
+        {"role": "assistant", "content": "Rain."},
+    ]
+    report, _ = judge(tmp_path, [early, row("p", text="Hi.")], caller("m", by_prompt()))
+    ((what, rows, turns),) = table_of(report, "Not judged")
+    assert what.startswith("calls before the last turn; eval.dialog judges every turn")
+    assert (rows, turns) == (1, 1)
 
 
 def test_an_argument_that_no_tool_has(tmp_path: Path) -> None:

@@ -116,9 +116,13 @@ def test_a_file_that_is_no_template(folder: Path, content: bytes, reason: str) -
 
 
 def test_a_name_that_trl_lacks(folder: Path) -> None:
-    with pytest.raises(DataError, match="has no chat template 'llama3_2x'") as caught:
-        take(folder, chat_template=FileOrName(["llama3_2x"]))
-    assert "llama3_2" in str(caught.value.fix)
+    given = FileOrName(["llama3_2x"])
+    step = LocalModel(path=Files([str(folder)]), chat_template=given)
+    for found_by in (step.check_files, lambda: take(folder, chat_template=given)):
+        with pytest.raises(UsageError, match="has no chat template 'llama3_2x'") as caught:
+            found_by()
+        assert caught.value.where == "chat_template"
+        assert "llama3_2" in str(caught.value.fix)
 
 
 def test_only_a_named_template_depends_on_trl(folder: Path, other: FileOrName) -> None:

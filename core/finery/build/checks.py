@@ -3,15 +3,19 @@
 import os
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finery.artifact.kinds import Dataset
 from finery.build.offline import job_without_store
 from finery.errors import FineryError, PluginError, UsageError
+from finery.plugin.forecasts import sample_rows
 from finery.plugin.history import Results
 from finery.plugin.notes import About, Estimate, Note, known_notes
 from finery.recipe.files import find_files
-from finery.recipe.graph import Graph, Node, has_setting, place_of
+from finery.recipe.graph import Graph, Node, has_setting, place_of, sources_of
+from finery.rows.row import Row
 from finery.step.inspect import files_of, give_files, steps_inside
 from finery.step.interfaces import Preflight, interface
 from finery.step.step import Step
@@ -23,6 +27,8 @@ if TYPE_CHECKING:
     from finery.store.database import Store
 
 
+SAMPLED = 1_000
+"""Most rows of an input that a step gets for its checks."""
 OBSTACLES = frozenset({"unset-variable", "missing-packages"})
 """Names of the notes on what a build will fail at, see `obstacles`."""
 
@@ -203,7 +209,26 @@ def check_files(graph: Graph) -> list[FineryError]:
     for node in graph.nodes.values():
         missing = [*_missing_files(graph, node)]
         errors += missing or [*_unusable_files(graph, node)] or _unusable_rows(graph, node)
-    return errors
+    return errors or [error for node in graph.nodes.values() for error in _misfits(graph, node)]
+
+
+def _misfits(graph: Graph, node: Node) -> Iterator[FineryError]:
+    """An error for each step with settings that don't fit the rows of its inputs."""
+    for inside, step in [("", node.step), *steps_inside(node.step)]:
+        preflight = interface(step, Preflight)
+        if preflight is None or type(preflight).check_sample is Preflight.check_sample:
+            continue
+        prefix = f"{inside}." if inside else ""
+        samples: dict[str, Iterable[Row]] = {}
+        for source in sources_of(node, Dataset):
+            rows = sample_rows(graph, Results(), source, SAMPLED)
+            if rows is not None and source.field.startswith(prefix):
+                field = source.field.removeprefix(prefix)
+                samples[field] = chain(samples.get(field, ()), rows)
+        try:
+            preflight.check_sample(samples)
+        except FineryError as error:
+            yield _placed(graph, node, error, inside)
 
 
 def _unusable_rows(graph: Graph, node: Node) -> Iterator[FineryError]:

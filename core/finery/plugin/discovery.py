@@ -7,18 +7,9 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.machinery import (
-    BYTECODE_SUFFIXES,
-    EXTENSION_SUFFIXES,
-    SOURCE_SUFFIXES,
-    ExtensionFileLoader,
-    FileFinder,
-    SourceFileLoader,
-    SourcelessFileLoader,
-)
 from opcode import opmap
 from pathlib import Path
-from types import CodeType, FunctionType, ModuleType
+from types import FunctionType, ModuleType
 from typing import NamedTuple, NoReturn
 
 import pluggy
@@ -27,6 +18,7 @@ from blake3 import blake3
 from finery.errors import FineryError, PluginError
 from finery.plugin import deprecated
 from finery.plugin import hookspecs as hooks
+from finery.plugin.source import load_source
 from finery.util.installed import EntryPoint
 from finery.util.paths import shown
 from finery.util.text import did_you_mean
@@ -148,71 +140,22 @@ def _module_of(entry: EntryPoint) -> str:
     return entry.value.partition(":")[0]
 
 
-class _Source(SourceFileLoader):
-    """Always compiles the current source and ignores `.pyc` files.
-
-    Python trusts a `.pyc` by the size of the source and its time in whole seconds. After a quick
-    edit, or one that keeps the time, it would run other code than the code in the key.
-    """
-
-    def get_code(self, fullname: str) -> CodeType | None:
-        path = self.get_filename(fullname)
-        return self.source_to_code(self.get_data(path), path)
-
-
-def read_from_source(folder: Path) -> None:
-    """Always compile modules in a folder, and in its subfolders, when they are imported."""
-    root = str(folder.absolute())
-    if root in _FROM_SOURCE:
-        return
-    _FROM_SOURCE.add(root)
-    if len(_FROM_SOURCE) == 1:
-        sys.path_hooks.insert(0, _finder)
-    sys.path_importer_cache.clear()
-
-
-_FROM_SOURCE: set[str] = set()
-
-
-def _finder(path: str) -> FileFinder:
-    """A finder for a folder of a project. Raises `ImportError` for other folders."""
-    here = os.path.abspath(path or ".")
-    is_installed = here.startswith(sys.prefix + os.sep)  # an environment inside the project
-    if is_installed or not any(here == r or here.startswith(r + os.sep) for r in _FROM_SOURCE):
-        raise ImportError
-    return FileFinder(
-        path,
-        (ExtensionFileLoader, EXTENSION_SUFFIXES),
-        (_Source, SOURCE_SUFFIXES),
-        (SourcelessFileLoader, BYTECODE_SUFFIXES),
-    )
-
-
 def load_file(path: Path) -> Plugin:
     """Load a plugin file beside a recipe, under a unique module name."""
     from finery.step.inspect import FILE_MODULE
 
     name = f"{FILE_MODULE}{path.stem}_{blake3(str(path).encode()).hexdigest()[:8]}"
     if name not in sys.modules:
-        read_from_source(path.parent)
-        if str(path.parent) not in sys.path:
-            sys.path.append(str(path.parent))  # so that it can import its neighbours
-        spec = importlib.util.spec_from_file_location(name, path)
-        if spec is None or spec.loader is None:
+        if path.suffix != ".py":
             raise PluginError(
                 "a plugin file must be a Python file", where=shown(path), fix="use a .py file"
             )
-        spec.loader = loader = _Source(name, str(path))
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
         try:
             with surviving():
-                loader.exec_module(module)
+                load_source(path, name)
         except FineryError:
-            del sys.modules[name]
             raise
         except Exception as error:
-            del sys.modules[name]
             cause = error.__cause__ or error if isinstance(error, EndedError) else error
             text = error.msg if isinstance(error, SyntaxError) else error
             raise PluginError(

@@ -1,5 +1,6 @@
 """JSON Schemas (2020-12) of step types and of whole recipes."""
 
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from inspect import cleandoc
 from typing import Any
@@ -12,6 +13,7 @@ from finery.fields import FieldInfo, Files, OneFile
 from finery.step.inspect import full_name, inputs_of, nested_fields
 from finery.step.step import Step
 
+Schema = dict[str, Any]
 NAME = "^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$"
 """A step's name becomes a folder's name and part of `step.output`."""
 _STEP_KEYS: dict[str, Any] = {
@@ -69,6 +71,40 @@ def step_schema(cls: type[Step]) -> dict[str, Any]:
     """The self-contained schema of one step of this type, as a recipe writes it."""
     schema: dict[str, Any] = msgspec.json.decode(_encoded_schema(cls))
     return schema
+
+
+def settings_inside(schema: Schema, key: str) -> Iterator[tuple[str, Schema, bool]]:
+    """(name, schema, whether it is required) of the settings in a group, to any depth.
+
+    schema: of the step type. key: of the group. Names are `lora.r`, of each group in a list
+    `checks[].name`, of each in a mapping `rules.NAME.never`.
+    """
+    yield from _inside(key, schema["properties"][key], schema.get("$defs", {}), frozenset())
+
+
+def _inside(
+    path: str, field: Schema, defs: Mapping[str, Schema], seen: frozenset[str]
+) -> Iterator[tuple[str, Schema, bool]]:
+    for ref, mark in _groups_in(field):
+        if ref in seen:  # a group may hold groups of its own kind
+            continue
+        group = defs[ref]
+        for key, inner in group.get("properties", {}).items():
+            name = f"{path}{mark}.{key}"
+            yield name, inner, key in group.get("required", ())
+            yield from _inside(name, inner, defs, seen | {ref})
+
+
+def _groups_in(field: Schema, mark: str = "") -> Iterator[tuple[str, str]]:
+    """(name, how it is reached) of each group of settings that a field takes."""
+    if "$ref" in field:
+        yield field["$ref"].removeprefix("#/$defs/"), mark
+    for form in (*field.get("anyOf", ()), *field.get("oneOf", ())):
+        yield from _groups_in(form, mark)
+    if isinstance(field.get("items"), dict):
+        yield from _groups_in(field["items"], f"{mark}[]")
+    if isinstance(field.get("additionalProperties"), dict):
+        yield from _groups_in(field["additionalProperties"], f"{mark}.NAME")
 
 
 @lru_cache(maxsize=1024)

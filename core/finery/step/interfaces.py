@@ -97,6 +97,14 @@ class Preflight(Interface[S]):
         `job` has no engine; its folders are thrown away.
         """
 
+    def check_sample(self, samples: Mapping[str, Iterable[Row]]) -> None:
+        """Raise what `run` would raise for the rows that it takes, as far as a sample shows it.
+
+        Called after `check_source`, at the same times and with the same limits. samples: input →
+        its first rows, read when they are iterated; see `finery.sample_rows`. An input of which
+        nothing is known is missing. An error may name a setting in its `where`.
+        """
+
     def check_inputs(self, job: "Job") -> None:
         """Raise what `run` would raise for unusable inputs.
 

@@ -10,12 +10,10 @@ from finery.rows.answers.answerschema import AnswerSchema, Problem
 from finery.rows.answers.jsonvalues import NotJson, parse
 from finery.rows.parts import canonical
 from finery.rows.templates.limits import Slow, time_limit
-from finery_eval.calls.arguments import branches_of, coerced, referenced
+from finery_eval.calls.arguments import coerced, referenced
 
 NO_ARGUMENTS = {"type": "object", "properties": {}}
 """The schema of a tool without `parameters`, by the OpenAI Chat Completions API."""
-PATHS = 4
-"""Levels of objects in each other whose members can be named."""
 UNREADABLE = "can't be read as a call"
 SHOWN = 200
 """Characters of an argument or of a reason that are shown."""
@@ -115,20 +113,6 @@ def _check_references(name: str, schema: dict[str, Any]) -> None:
             AnswerSchema({**draft, **part} if isinstance(part, dict) else {})
         except DataError as error:
             raise BadTools(f"{where}: {error.what}") from None
-
-
-def argument_paths(tool: Tool) -> Iterator[str]:
-    """The arguments of a tool as `tool.argument`, and the members of those that are objects."""
-    yield from _paths(tool.name, tool.schema, tool.schema, PATHS)
-
-
-def _paths(path: str, schema: Any, root: dict[str, Any], depth: int) -> Iterator[str]:
-    for part in branches_of(schema, root) if depth else ():
-        for name, member in part.get("properties", {}).items():
-            yield f"{path}.{name}"
-            yield from _paths(f"{path}.{name}", member, root, depth - 1)
-        if "items" in part:
-            yield from _paths(path, part["items"], root, depth - 1)
 
 
 def expected_calls(message: Message, tools: Tools, *, coerce: bool) -> list[Call]:

@@ -12,6 +12,7 @@ from finery_eval.verdicts import Hit
 NO_CALL = "no call"
 TOO_FEW = "too few calls"
 EMPTY = "the answer is empty"
+ONLY_THINKING = "the answer is only thinking, which isn't closed or has nothing after it"
 CUT_OFF = "the answer was cut off before it began: max_tokens is too small for the thinking"
 Form = tuple[str, Normal | None]
 """A tool's name and the normal form of its arguments; None if it has none."""
@@ -28,7 +29,8 @@ class Wanted(NamedTuple):
 class Match:
     """An answer's calls against the expected ones.
 
-    text: the text of the answer. is_cut: whether it was cut off at `max_tokens`.
+    text: the text of the answer. is_cut: whether it was cut off at `max_tokens`. has_thinking:
+    whether the model thought before it.
     """
 
     def __init__(
@@ -39,11 +41,12 @@ class Match:
         text: str,
         *,
         is_cut: bool = False,
+        has_thinking: bool = False,
     ) -> None:
         self.want = want
         self.calls = calls
         self.text = text
-        self._is_cut = is_cut
+        self._why_empty = CUT_OFF if is_cut else ONLY_THINKING if has_thinking else EMPTY
         self._equality = equality
 
     @property
@@ -97,7 +100,7 @@ class Match:
         """What `predictions.jsonl` says of the answer."""
         problems = [call.problem.text for call in self.calls if call.problem]
         if self.is_empty:
-            problems.append(CUT_OFF if self._is_cut else EMPTY)
+            problems.append(self._why_empty)
         return {
             "expected": readable(self.want.calls, self.want.text),
             "prediction": readable(self.calls, self.text),

@@ -1,19 +1,20 @@
 """`eval.dialog`: how good is a model in each turn of a conversation?"""
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any, Literal
 
-from finery import Job, Metrics, Step, UsageError, nested_step, setting
+from finery import DataError, Job, Metrics, Step, UsageError, nested_step, setting
+from finery.rows import Row
 from finery_eval import evaluator, verdicts
 from finery_eval.calls.arguments import Equality
 from finery_eval.calls.calls import Toolbox
 from finery_eval.dialog import clusters
 from finery_eval.dialog.rollouts import Compare, roll_out
-from finery_eval.evaluator import Answers, Evaluator, Judge, table
+from finery_eval.evaluator import Answers, Evaluator, Judge, Unjudged, table
 from finery_eval.steps.tools import ToolCalls
-from finery_eval.turns import Turn, turns_of
+from finery_eval.turns import Turn, turns_of, unjudged_turns
 from finery_eval.verdicts import Judged, Verdicts
 
 OF_ROWS = ("whole", "first_turn", "last_turn")
@@ -42,6 +43,8 @@ class Dialog(Judge, engines=True, hints="finery_eval.hints:DIALOG"):
     - `first_turn`, `last_turn`: rows of which the first or the last judged turn is right.
 
     A table has the scores of each turn: the first judged turn of all rows, the second, and so on.
+    Wrong answers have the same number, and that of the message in the row: `turn 2 (message 4)`.
+    Another table says which assistant turns aren't judged, and how many rows have no other.
 
     The turns of a row aren't independent of each other. So intervals over all turns are percentile
     bootstraps over rows, with 2,000 resamples and a fixed seed (Efron & Tibshirani 1993); a share
@@ -123,13 +126,22 @@ class Dialog(Judge, engines=True, hints="finery_eval.hints:DIALOG"):
         inner.models = self.models
         turns = [turn for row in rows for turn in row]
         judge = inner.judging(job, [turn.as_row() for turn in turns])
+        unjudged = self.left_out(job)
         answers, replaced = self.answers(job, inner, rows)
-        return self.write(job, rows, answers, judge(answers), replaced)
+        return self.write(job, rows, answers, judge(answers).with_tables(unjudged), replaced)
 
     def check_rows(self, job: Job) -> None:
         """Raise `DataError` for rows that can't be judged."""
         turns = [turn.as_row() for row in self.judged_turns() for turn in row]
         self.inner().judging(job, turns)
+
+    def check_sample(self, rows: Iterable[Row]) -> None:
+        """Raise `DataError` for settings of `each` that don't fit the first rows."""
+        try:
+            self.inner().check_sample(rows)
+        except DataError as error:
+            error.where = f"each.{error.where}"
+            raise
 
     def judged_turns(self) -> list[list[Turn]]:
         """The turns of each row that has any. Raises `DataError` for rows that can't be judged."""
@@ -151,6 +163,19 @@ class Dialog(Judge, engines=True, hints="finery_eval.hints:DIALOG"):
                 f"no row has a turn for `turns: {self.turns}`", where="turns", fix="turns: all"
             )
         return judged
+
+    def left_out(self, job: Job) -> list[dict[str, Any]]:
+        """The table of the turns that aren't judged. Logs them, and how many rows have no other."""
+        counts = [(row, unjudged_turns(row, self.turns)) for row in self.rows]
+        whats = sorted({what for _, of in counts for what in of})
+        unjudged = [
+            Unjudged(w, sum(w in of for _, of in counts), sum(of[w] for _, of in counts))
+            for w in whats
+        ]
+        whole = [of.total() for row, of in counts if not turns_of(row, self.turns)]
+        if whole:
+            unjudged.append(Unjudged("whole rows, which are left out", len(whole), sum(whole)))
+        return evaluator.unjudged_tables(job, unjudged)
 
     def answers(
         self, job: Job, inner: Evaluator, rows: Sequence[Sequence[Turn]]
@@ -249,7 +274,7 @@ def turn_table(
 ) -> dict[str, Any]:
     """The scores of each turn."""
     first, *others = headline
-    columns = ["turn", "rows", first, "95 % CI low", "95 % CI high", *others]
+    columns = ["judged turn", "rows", first, "95 % CI low", "95 % CI high", *others]
     rows = [
         [
             of["turn"],
@@ -276,16 +301,15 @@ def replaced_table(replaced: dict[str, int], turns: int) -> list[dict[str, Any]]
 def predictions(
     turns: Sequence[Turn], answers: Answers, judged: Verdicts
 ) -> Iterator[dict[str, Any]]:
-    """The lines of `predictions.jsonl`, by the id of the row and the number of the turn in it."""
+    """The lines of `predictions.jsonl`, by the id of the row and the number of the turn.
+
+    turn: among the judged turns of the row. message: among all its messages. Both are from 1.
+    """
     facts = {name: of.facts for name, of in judged.judged.items()}
     lines = evaluator.predictions([turn.as_row() for turn in turns], answers, facts)
     for i, line in enumerate(lines):
         turn = turns[i // len(answers)]
         before = str(turn.conversation[turn.place - 1].get("content") or "")
-        beginning = {"id": turn.row["id"], "model": line["model"], "turn": turn.place + 1}
-        yield {
-            **beginning,
-            **line,
-            "id": turn.row["id"],
-            "prompt": before[: evaluator.PROMPT_SHOWN],
-        }
+        line |= {"id": turn.row["id"], "prompt": before[: evaluator.PROMPT_SHOWN]}
+        places = {"turn": turn.number, "message": turn.place + 1}
+        yield {"id": line["id"], "model": line["model"], **places, **line}

@@ -1,12 +1,12 @@
 """`eval.tools`: does a model call the right tools with the right arguments?"""
 
 import gc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from typing import Any, TypeVar
 
-from finery import Completion, DataError, Job, Metrics, UsageError, did_you_mean, setting
+from finery import Completion, Job, Metrics, UsageError, setting
 from finery.rows import Row, split_turns
 from finery.rows.answers.reading import extracted
 from finery_eval import evaluator
@@ -15,19 +15,21 @@ from finery_eval.calls.calls import (
     BadTools,
     Toolbox,
     answered_calls,
-    argument_paths,
     expected_calls,
 )
 from finery_eval.calls.matches import Match, Wanted, hits_of
+from finery_eval.calls.named import Arguments, arguments_of, sampled_arguments
 from finery_eval.calls.tooltables import calls_table, due_table, malformed_table
-from finery_eval.evaluator import Answers, Evaluator
+from finery_eval.evaluator import Answers, Evaluator, Unjudged
 from finery_eval.tasks.functions import Execute, Functions
-from finery_eval.tasks.play import Play, Task, play, task_of
+from finery_eval.tasks.play import Play, Task, play, split_task, task_of
 from finery_eval.tasks.results import Expect, steps_table
 from finery_eval.turns import place_of
 from finery_eval.verdicts import Judged, Verdicts
 
 T = TypeVar("T")
+EARLIER = "calls before the last turn; eval.dialog judges every turn, `execute` what the calls do"
+EXECUTED = "calls before the last turn of the user, which are executed as the row has them"
 METRICS = ("accuracy", "tool", "arguments", "no_call", "valid")
 
 
@@ -160,7 +162,7 @@ class ToolCalls(
                 )
 
     def check_files(self) -> None:
-        """Raise `UsageError` for a file with functions that isn't Python."""
+        """Raise `UsageError` for functions that can't be used."""
         if self.execute is not None:
             self.execute.check_files()
 
@@ -181,11 +183,13 @@ class ToolCalls(
                 name, engine = model.name, job.engine(model)
                 plays[name] = play(self, job, engine, name, tasks, functions, coerce=self.coerce)
                 gc.collect()  # the next model may need the memory of this one
+        unjudged = evaluator.unjudged_tables(job, self.unjudged(rows))
         answers = {name: [each.completion() for each in of] for name, of in plays.items()}
         for name, completions in answers.items():
             evaluator.log_answers(self, job, name, completions)
         evaluator.log_rows(self, job, rows, answers)
-        return evaluator.write(job, rows, answers, self.task_verdicts(plays, answers))
+        verdicts = self.task_verdicts(plays, answers).with_tables(unjudged)
+        return evaluator.write(job, rows, answers, verdicts)
 
     def check_rows(self, job: Job) -> None:
         """Raise `DataError` for rows that can't be judged."""
@@ -203,9 +207,13 @@ class ToolCalls(
         toolbox, by_state = Toolbox(), "answer" not in functions.settings.expect
         read = partial(task_of, toolbox=toolbox, functions=functions, by_state=by_state)
         tasks = self.readable(rows, partial(read, coerce=self.coerce))
-        errors = sum(bool(task.errors) for task in tasks)
-        if errors:
-            job.log(f"the expected calls of {errors} of {len(rows)} rows end in an error")
+        for what, errors in (
+            ("calls before the last turn of the user", [task.errors.before for task in tasks]),
+            ("expected calls", [task.errors.expected for task in tasks]),
+        ):
+            if any(errors):
+                failed = sum(map(bool, errors))
+                job.log(f"the {what} of {failed} of {len(rows)} rows end in an error")
         return tasks
 
     def expect(self) -> Expect:
@@ -241,14 +249,16 @@ class ToolCalls(
     def judging(self, job: Job, rows: Sequence[Row]) -> Callable[[Answers], Verdicts]:
         """Read the expected calls and the tools of each row."""
         wanted = self.expectations(rows)
-        self.check_paths(wanted)
-        earlier = sum(any(turn.get("tool_calls") for turn in split_turns(row)[0]) for row in rows)
-        if earlier and not any(want.calls for want in wanted):
-            job.log(
-                f"no call is due in the turns that are judged, but {earlier} rows have calls "
-                "before: eval.dialog judges every turn, `execute` what the calls do"
-            )
+        self.check_arguments(arguments_of(t for want in wanted for t in want.tools.values()))
         return partial(self.verdicts, wanted)
+
+    def unjudged(self, rows: Sequence[Row]) -> list[Unjudged]:
+        """Turns with calls before those that are judged."""
+        split, what = split_turns, EARLIER
+        if self.execute is not None:
+            split, what = split_task, EXECUTED
+        turns = [sum(bool(turn.get("tool_calls")) for turn in split(row)[0]) for row in rows]
+        return [Unjudged(what, sum(map(bool, turns)), sum(turns))] if any(turns) else []
 
     def expectations(self, rows: Sequence[Row]) -> list[Wanted]:
         """What each row expects. Raises `DataError` listing rows and turns without it."""
@@ -287,17 +297,17 @@ class ToolCalls(
             raise BadTools("the assistant turn has neither calls nor a text")
         return Wanted(calls, tools, text)
 
-    def check_paths(self, wanted: Sequence[Wanted]) -> None:
+    def check_sample(self, rows: Iterable[Row]) -> None:
+        """Raise `DataError` for `free` or `unordered` arguments that the first rows don't have."""
+        if self.free or self.unordered:
+            arguments = sampled_arguments(rows)
+            if arguments is not None:
+                self.check_arguments(arguments)
+
+    def check_arguments(self, arguments: Arguments) -> None:
         """Raise `DataError` for `free` or `unordered` arguments that no tool has."""
-        known = {p for want in wanted for tool in want.tools.values() for p in argument_paths(tool)}
-        for name in ("free", "unordered"):
-            for path in getattr(self, name):
-                if path not in known:
-                    raise DataError(
-                        f"no tool of the rows has the argument '{path}'",
-                        where=name,
-                        fix=did_you_mean(path, known),
-                    )
+        arguments.check("free", self.free)
+        arguments.check("unordered", self.unordered)
 
     def equality(self) -> Equality:
         """When two arguments are the same."""
@@ -337,5 +347,11 @@ class ToolCalls(
     def match(self, want: Wanted, answer: Completion) -> Match:
         """Hold an answer's calls against the expected ones."""
         calls = answered_calls(answer, want.tools, coerce=self.coerce)
-        is_cut = answer.finish_reason == "length"
-        return Match(want, calls, self.equality(), answer.text, is_cut=is_cut)
+        return Match(
+            want,
+            calls,
+            self.equality(),
+            answer.text,
+            is_cut=answer.finish_reason == "length",
+            has_thinking=bool(answer.reasoning),
+        )

@@ -3,28 +3,60 @@
 JSON lines come in and go out, one answer a line. The first line names the factory. It is called
 once for each session, with a row, and returns an object whose methods are the row's tools. What
 the functions print goes to standard error. A process that a function forks ends with that call.
+Each answer lists the files that were opened for it, so that the step can see undeclared ones.
 """
 
 import importlib
-import importlib.util
 import os
 import re
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from finery import load_source
+
 _encode, _decode = msgspec.json.encode, msgspec.json.decode
 """Held here, since a function may patch the package."""
 WATCH_SECONDS = 1.0
 """How often to look whether the process that gives the orders still exists."""
+MOST_FILES = 10_000
+"""Most opened files that are listed."""
 
 
 class Fault(Exception):
     """The factory or its objects can't be used; the message says why."""
+
+
+class Opened:
+    """The files that this process opens, except those of Python and of installed packages."""
+
+    def __init__(self) -> None:
+        self._all: dict[tuple[str, int], None] = {}
+        self._new: list[tuple[str, int]] = []
+        self._known = tuple(f"{p}{os.sep}" for p in (sys.prefix, sys.base_prefix))
+
+    def take(self, event: str, arguments: tuple[Any, ...]) -> None:
+        """An audit hook. An exception here would fail the function's own `open`."""
+        if event == "open":
+            with suppress(Exception):
+                self._add(os.path.abspath(os.fsdecode(arguments[0])), int(arguments[2]))
+
+    def _add(self, path: str, flags: int) -> None:
+        path.encode()  # a name that isn't UTF-8 can't be listed
+        is_known = path.startswith(self._known) or (path, flags) in self._all
+        if not is_known and len(self._all) < MOST_FILES:
+            self._all[path, flags] = None
+            self._new.append((path, flags))
+
+    def new(self) -> list[tuple[str, int]]:
+        """(path, flags of `open`) of files that weren't listed yet."""
+        new, self._new = self._new, []
+        return new
 
 
 def main() -> None:
@@ -34,6 +66,8 @@ def main() -> None:
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     sessions: dict[int, Any] = {}
     factory: Any = None
+    opened = Opened()
+    sys.addaudithook(opened.take)
     for line in sys.stdin.buffer:
         order = _decode(line)
         try:
@@ -46,7 +80,7 @@ def main() -> None:
             answer = {"fault": str(fault)}
         if os.getpid() != process:
             os._exit(0)  # forked by a function: only one process answers
-        channel.write(_encode(answer) + b"\n")
+        channel.write(_encode({**answer, "opened": opened.new()}) + b"\n")
         channel.flush()
 
 
@@ -60,7 +94,7 @@ def _end_with(parent: int) -> None:
 def _factory(file: str, name: str) -> Any:
     module, _, attribute = name.rpartition(":")
     try:
-        source = _loaded(Path(file)) if file else importlib.import_module(module)
+        source = _module(Path(file)) if file else importlib.import_module(module)
     except Exception as error:
         raise Fault(f"{file or module} can't be imported: {_words(error)}") from None
     factory = getattr(source, attribute, None)
@@ -69,14 +103,8 @@ def _factory(file: str, name: str) -> Any:
     return factory
 
 
-def _loaded(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(f"finery_functions_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise ImportError("not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+def _module(path: Path) -> Any:
+    return load_source(path, f"finery_functions_{path.stem}")
 
 
 def _answer(order: dict[str, Any], factory: Any, sessions: dict[int, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """`execute:` the functions that calls are executed against, run in a process of their own."""
 
+import ast
 import importlib
 import os
 import select
@@ -10,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from finery import OneFile, Settings, StepError, UsageError, setting
+from finery import OneFile, Settings, StepError, UsageError, did_you_mean, setting
 from finery.rows import Row
 from finery_eval.calls.calls import Call
 
@@ -24,8 +25,8 @@ class Execute(Settings):
 
     file: OneFile | None = setting(
         None,
-        help="The Python file with the factory. Its content is part of the key, but not what it "
-        "imports. Without a file, name the factory with its module.",
+        help="The Python file with the factory. It can import modules beside it; their code and "
+        "its own are part of the key. Without a file, name the factory with its module.",
     )
     factory: str = setting(
         help="A class or function that takes a row and returns an object in its first state. Its "
@@ -53,17 +54,27 @@ class Execute(Settings):
             )
 
     def check_files(self) -> None:
-        """Raise `UsageError` for a file that isn't Python."""
+        """Raise `UsageError` for a file that isn't Python, or has no such factory."""
         if self.file is None:
+            self.key_code()
             return
+        name = self.file.names[0]
         try:
-            compile(self.file.path.read_bytes(), self.file.names[0], "exec")
+            tree = ast.parse(self.file.path.read_bytes(), name)
+            compile(tree, name, "exec")
         except (SyntaxError, ValueError) as error:
             raise UsageError(
                 f"{self.file.names[0]} isn't Python: {error}",
                 where="execute.file",
                 fix="correct the file",
             ) from None
+        names = _names_in(tree)
+        if names is not None and self.factory not in names:
+            raise UsageError(
+                f"{name} has no function or class '{self.factory}'",
+                where="execute.factory",
+                fix=did_you_mean(self.factory, names) or f"write one in {name}",
+            )
 
     def key_code(self) -> list[Any]:
         """The file with the functions, or the factory and its module; and what runs them."""
@@ -78,6 +89,24 @@ class Execute(Settings):
                 where="execute.factory",
                 fix="install its package, or correct the name",
             ) from None
+
+
+def _names_in(tree: ast.Module) -> set[str] | None:
+    """All names that a file binds; None if it binds some in ways that only show when it runs."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.ImportFrom(names=[ast.alias(name="*")]):
+                return None
+            case ast.Name(id="exec" | "globals" | "setattr" | "vars"):
+                return None
+            case ast.Import(names=aliases) | ast.ImportFrom(names=aliases):
+                names |= {(alias.asname or alias.name).partition(".")[0] for alias in aliases}
+            case ast.Name(id=name, ctx=ast.Store()):
+                names.add(name)
+            case ast.ClassDef(name=name) | ast.FunctionDef(name=name):
+                names.add(name)
+    return None if "__getattr__" in names else names
 
 
 class Stopped(Exception):
@@ -159,9 +188,12 @@ class Functions:
         except BrokenPipeError:
             raise Stopped("ended") from None
         try:
-            return msgspec.json.decode(self._line(seconds), type=dict[str, Any])
+            answer = msgspec.json.decode(self._line(seconds), type=dict[str, Any])
         except msgspec.DecodeError:
             raise Stopped("writes into the answers of its process") from None
+        for path, flags in answer.pop("opened", ()):
+            sys.audit("open", path, None, flags)  # as if this process had opened it
+        return answer
 
     def _line(self, seconds: float) -> bytes:
         """The next line of the process. Raises `Stopped` if it doesn't come in time."""

@@ -41,7 +41,14 @@ class Task(NamedTuple):
     calls: list[Call]
     answer: str
     state: str
-    errors: int
+    errors: "Errors"
+
+
+class Errors(NamedTuple):
+    """How many calls of a row end in an error."""
+
+    before: int
+    expected: int
 
 
 def task_of(
@@ -69,14 +76,14 @@ class _Effect(NamedTuple):
 
     start: str
     state: str
-    errors: int
+    errors: Errors
 
 
 def _executed(session: Session, before: Sequence[Call], after: Sequence[Call]) -> _Effect:
-    errors = sum(session.call(call, is_expected=True)[1] for call in before)
+    early = sum(session.call(call, is_expected=True)[1] for call in before)
     start = session.state()
-    errors += sum(session.call(call, is_expected=True)[1] for call in after)
-    return _Effect(start, session.state(), errors)
+    errors = sum(session.call(call, is_expected=True)[1] for call in after)
+    return _Effect(start, session.state(), Errors(early, errors))
 
 
 def _effect(

@@ -44,6 +44,12 @@ def _text_of(facts: Mapping[str, Any]) -> str:
     return compact(read) if isinstance(read, dict | list) else text
 
 
+def turn_of(facts: Mapping[str, Any]) -> str:
+    """The turn of a conversation that an answer is for, and where it is in the row."""
+    message = f" (message {facts['message']})" if "message" in facts else ""
+    return f"turn {facts['turn']}{message}"
+
+
 def compact(value: Any) -> str:
     """A text as it is, anything else as JSON in one line."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

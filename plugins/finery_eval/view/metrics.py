@@ -14,7 +14,7 @@ from finery import (
     did_you_mean,
     print_labelled,
 )
-from finery_eval.view.answers import answer_of, compact, reasons
+from finery_eval.view.answers import answer_of, compact, reasons, turn_of
 from finery_eval.view.confusion import print_confusion
 from finery_eval.view.scores import comparable, headline, print_interval_note, print_scores
 from finery_eval.view.tables import plain_table
@@ -84,7 +84,7 @@ class MetricsView(View):
         correct = facts.get("correct")
         yield str(facts.get("model", "")), "bold"
         if "turn" in facts:
-            yield f"turn {facts['turn']}", "dim"
+            yield turn_of(facts), "dim"
         if isinstance(correct, bool):
             yield MARKS[correct]
         if "answer" in facts:
@@ -101,7 +101,7 @@ def _metrics_of(output: Output) -> Metrics:
 
 
 def _place(prediction: Mapping[str, Any]) -> str:
-    turn = f", turn {prediction['turn']}" if "turn" in prediction else ""
+    turn = f", {turn_of(prediction)}" if "turn" in prediction else ""
     return f"{prediction['id']}{turn}"
 
 

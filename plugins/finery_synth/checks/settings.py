@@ -19,8 +19,8 @@ class Functions(Settings):
 
     file: OneFile | None = setting(
         None,
-        help="The Python file with the functions. Its content is part of the key, but not what it "
-        "imports. Without a file, name functions with their module.",
+        help="The Python file with the functions. Its code, and the project's modules that it "
+        "imports, are part of the key. Without a file, name functions with their module.",
     )
     functions: list[str] = setting(
         min_length=1,

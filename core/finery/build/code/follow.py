@@ -1,8 +1,9 @@
 """The digest of a step's code: its module and its imports from plugins and the kit.
 
 Imports from packages of plugins and from `finery.rows` are followed, anywhere in a file, and also
-imports of a recipe's plugin file from its project. Installed libraries count by version
-(`packages=`), and the rest of finery by the format of keys.
+imports of a recipe's plugin file from its project, and those of a file that settings name from the
+file's folder. Installed libraries count by version (`packages=`), and the rest of finery by the
+format of keys.
 """
 
 from collections.abc import Callable, Iterator
@@ -65,7 +66,7 @@ class CodeReader:
 
     def _starts(self, subject: Any, named_in: ModuleType | None) -> Iterator[Place]:
         if isinstance(subject, Path):
-            yield Place(subject.stem, subject, is_local=True)
+            yield Place(subject.stem, subject, is_local=True, beside=subject.parent)
         elif isinstance(subject, str):
             yield self._loaded(subject)
         else:
@@ -111,7 +112,9 @@ class CodeReader:
         base, name = importer.absolute(imported)
         if self._modules.is_followed(base, name):
             return self._in_package(base, name, code)
-        return self._modules.in_project(base, name) if importer.is_local and base else []
+        if not importer.is_local or not base:
+            return []
+        return self._modules.in_project(base, name, importer.beside)
 
     def _in_package(self, base: str, name: str, code: Code, depth: int = 0) -> list[Place]:
         """The module that `from base import name` reads, or the one that defines the name.

@@ -20,11 +20,15 @@ STANDARD_LIBRARY = os.path.dirname(os.__file__)
 
 
 class Place(NamedTuple):
-    """A module: its dotted name and its file. is_local: the file belongs to the project."""
+    """A module: its dotted name and its file.
+
+    is_local: the file belongs to the project. beside: a folder from which it can import, too.
+    """
 
     module: str
     path: Path
     is_local: bool = False
+    beside: Path | None = None
 
     @property
     def is_package(self) -> bool:
@@ -77,6 +81,7 @@ class Modules:
         self._places: dict[str, Place | None] = {}
         self._names: dict[str, frozenset[str]] = {}  # of the names in a folder
         self._located: dict[str, _Located | None] = {}
+        self._beside: dict[Path, Modules] = {}
         self.candidates: set[str] = set()
         """Project files that imports would read if they existed."""
 
@@ -141,8 +146,26 @@ class Modules:
 
     # -- the project -----------------------------------------------------------------------------
 
-    def in_project(self, base: str, name: str) -> list[Place]:
-        """The project files that an import reads, including those of parent packages."""
+    def in_project(self, base: str, name: str, beside: Path | None = None) -> list[Place]:
+        """The project files that an import reads, including those of parent packages.
+
+        beside: see `Place`. Modules in it count, too, since what a worker finds first isn't known.
+        """
+        places = self._in_project(base, name)
+        if beside is None:
+            return places
+        places += self._in_folder(beside)._in_project(base, name)
+        return [place._replace(beside=beside) for place in places]
+
+    def _in_folder(self, folder: Path) -> "Modules":
+        """The modules in a folder, which needn't be in the project."""
+        if folder not in self._beside:
+            modules = Modules((), project=[folder], search=[folder])
+            modules.candidates = self.candidates
+            self._beside[folder] = modules
+        return self._beside[folder]
+
+    def _in_project(self, base: str, name: str) -> list[Place]:
         modules = [".".join(base.split(".")[:i]) for i in range(1, base.count(".") + 2)]
         if name and name != "*":
             modules.append(f"{base}.{name}")

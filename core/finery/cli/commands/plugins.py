@@ -211,6 +211,7 @@ def _rows_of(
     cls: "type[Step]", schema: dict[str, Any], key: str, field: dict[str, Any]
 ) -> Iterator[_Row]:
     """A setting, then those inside it, to any depth."""
+    from finery.recipe.schema import settings_inside
     from finery.step.inspect import inputs_of, nested_fields
 
     accepts, nested = inputs_of(cls).get(key), nested_fields(cls).get(key)
@@ -220,33 +221,8 @@ def _rows_of(
     elif nested is not None:
         kind = f"a step as in section {nested.section}"
     yield _row(key, field, key in schema["required"], kind)
-    yield from _inside(key, field, schema.get("$defs", {}), frozenset())
-
-
-def _inside(
-    path: str, field: dict[str, Any], defs: dict[str, Any], seen: frozenset[str]
-) -> Iterator[_Row]:
-    """The settings of a group: `lora.r`; of each group in a list: `checks[].name`."""
-    for ref, mark in _groups_in(field):
-        if ref in seen:  # a group may hold groups of its own kind
-            continue
-        group = defs[ref]
-        for key, inner in group.get("properties", {}).items():
-            name = f"{path}{mark}.{key}"
-            yield _row(name, inner, key in group.get("required", ()))
-            yield from _inside(name, inner, defs, seen | {ref})
-
-
-def _groups_in(field: dict[str, Any], mark: str = "") -> Iterator[tuple[str, str]]:
-    """(name, how it is reached) of each group of settings that a field takes."""
-    if "$ref" in field:
-        yield field["$ref"].removeprefix("#/$defs/"), mark
-    for form in (*field.get("anyOf", ()), *field.get("oneOf", ())):
-        yield from _groups_in(form, mark)
-    if isinstance(field.get("items"), dict):
-        yield from _groups_in(field["items"], f"{mark}[]")
-    if isinstance(field.get("additionalProperties"), dict):
-        yield from _groups_in(field["additionalProperties"], f"{mark}.NAME")
+    for name, inner, is_required in settings_inside(schema, key):
+        yield _row(name, inner, is_required)
 
 
 def _row(name: str, field: dict[str, Any], required: bool, kind: str | None = None) -> _Row:

@@ -52,7 +52,7 @@ def _is_empty(turn: Any) -> bool:
         return False
     content = turn.get("content")
     blank = content is None or (isinstance(content, str) and not content.strip())
-    return blank and not turn.get("tool_calls")
+    return blank and not any(turn.get(name) for name in ("tool_calls", "function_call", "refusal"))
 
 
 def _order(columns: dict[str, Any]) -> Iterator[Problem]:

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from finery.rows.badrow import BadRow, kind_of
+from finery.rows.chat.thinking import split_thinking
 from finery.rows.row import Conversation, Message
 from finery.util.text import did_you_mean
 
@@ -59,6 +60,11 @@ def as_message(turn: Any, number: int) -> Message:
     if "role" not in message:
         raise BadRow(f"turn {number} has no 'role'", did_you_mean("role", map(str, turn)))
     role = "system" if message["role"] == "developer" else message["role"]
+    if role == "function":
+        raise BadRow(
+            f"turn {number} has the role 'function', the older form of 'tool'",
+            'write {"role": "tool", "tool_call_id": …, "content": …}',
+        )
     if role not in ROLES:
         raise BadRow(f"turn {number} has the unknown role '{role}'", did_you_mean(str(role), ROLES))
     if message.get("tool_calls") == []:
@@ -68,7 +74,10 @@ def as_message(turn: Any, number: int) -> Message:
     if role == "assistant":
         message = _with_thinking(message)
         _check_weight(message, number)
+        _check_older_calls(message, number)
     content = _text(message.get("content", ""), number)
+    if role == "assistant":
+        _check_said(message, content, number)
     if not content.strip() and role != "tool" and "tool_calls" not in message:
         raise BadRow(f"turn {number} ({role}) is empty", "fill it in, or remove the row")
     return {**message, "role": role, "content": content}
@@ -87,6 +96,30 @@ def _check_weight(message: Message, number: int) -> None:
         raise BadRow(
             f"turn {number} has the weight {message['weight']!r}, which isn't 0 or 1",
             "write `weight: 0` for a turn that isn't learned, and `weight: 1` for one that is",
+        )
+
+
+def _check_older_calls(message: Message, number: int) -> None:
+    if "function_call" in message:
+        raise BadRow(
+            f"turn {number} (assistant) has 'function_call', the older form of 'tool_calls'",
+            'write "tool_calls": [{"type": "function", "function": …}] with the same name and '
+            "arguments",
+        )
+
+
+def _check_said(message: Message, content: str, number: int) -> None:
+    """Raise `BadRow` for a turn that has a refusal instead of an answer, or only thinking."""
+    if message.get("refusal") and not content.strip():
+        raise BadRow(
+            f"turn {number} (assistant) has a 'refusal' instead of a content",
+            "move its text into 'content' if the model is to learn it, or remove the row",
+        )
+    if not split_thinking(content).is_closed:
+        raise BadRow(
+            f"turn {number} (assistant) begins with thinking that isn't closed, so it has no "
+            "answer",
+            "close the thinking where the answer begins (`<think>…</think>`), or remove the row",
         )
 
 

@@ -19,7 +19,7 @@ WORTH = 0.25
 
 
 class Batch(NamedTuple):
-    """The arguments of `generate`: tokens and mask [rows, tokens], and a cache of the first ones."""
+    """Arguments of `generate`: tokens and mask [rows, tokens], and a cache of the first ones."""
 
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
@@ -47,7 +47,7 @@ def read(model: "PreTrainedModel", prompts: Sequence[list[int]], pad: int) -> Ba
         return whole
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
     output = model(input_ids=tokens, attention_mask=mask, position_ids=positions, use_cache=True)
-    cache = getattr(output, "cache", None)
+    cache: Any = getattr(output, "cache", None)
     if not all(type(layer) is DynamicLayer for layer in getattr(cache, "layers", [None])):
         return whole
     chosen = torch.tensor([order.index(place) for place in places], device=model.device)
@@ -64,7 +64,7 @@ def _beginnings(prompts: Sequence[list[int]]) -> tuple[list[int], dict[int, int]
     last token of a prompt never belongs to it, since its logits are needed.
     """
     order = sorted(range(len(prompts)), key=lambda i: prompts[i])
-    places, sizes = list(range(len(prompts))), {}
+    places, sizes = list(range(len(prompts))), dict[int, int]()
     first = order[0]
     for row in order:
         own = len(prompts[row]) - 1

@@ -44,7 +44,11 @@ def test_long_rows_come_in_small_batches(engine: TransformersEngine) -> None:
 
 def test_rows_that_begin_alike_follow_one_another(engine: TransformersEngine) -> None:
     first, second = ({"role": "system", "content": text} for text in ("Be kind.", "Be brief."))
-    talks = [[start, {"role": "user", "content": "x" * i}] for i in range(30) for start in (first, second)]
+    talks = [
+        [start, {"role": "user", "content": "x" * i}]
+        for i in range(30)
+        for start in (first, second)
+    ]
     batches = engine.batches([Request(talk) for talk in talks])
     starts = [talks[i][0] for batch in batches for i in batch]
     assert starts == [second] * 30 + [first] * 30

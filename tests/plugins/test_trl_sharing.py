@@ -30,7 +30,7 @@ def batch() -> dict[str, torch.Tensor]:
 
 
 def family() -> dict[str, torch.Tensor]:
-    """Rows that begin like different earlier rows, the last with the answer of one as its prompt."""
+    """Rows that begin like different earlier rows, the last one like a whole row."""
     torch.manual_seed(2)
     start, one, other = (torch.randint(3, 99, (n,)) for n in (SHARED, MORE, MORE))
     ends = [torch.tensor([3 + row, 50, 60 + row]) for row in range(5)]

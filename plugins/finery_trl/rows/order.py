@@ -2,15 +2,15 @@
 
 import random
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
 
 POOL = 16
-"""Number of batches with randomly chosen rows that are sorted together."""
+"""Number of batches with randomly chosen rows that are sorted by length together."""
 LEAST = 0.1
-"""The share of a pool's tokens that batches of rows with one beginning must save. Rows of about the
-same length are the more random choice."""
+"""The share of all tokens that must be saved by an order that is less random."""
 
 
 class GroupedOrder:
@@ -23,7 +23,8 @@ class GroupedOrder:
 
     lengths: of the rows, in tokens. size: rows per batch. prompts: token ids of what precedes the
     first answer of each row, if what several rows of a batch begin with is computed once: rows with
-    one beginning, such as the same tools, then share batches where that saves enough.
+    one beginning, such as the same tools or the same conversation, then share batches where that
+    saves enough.
     """
 
     def __init__(
@@ -49,10 +50,7 @@ class GroupedOrder:
 
     def __iter__(self) -> Iterator[int]:
         generator = random.Random(f"{self._seed} {self._epoch}")
-        rows = generator.sample(range(len(self)), len(self))
-        batches: list[list[int]] = []
-        for pool in _cut(rows, POOL * self._size):
-            batches += self._batches(pool)
+        batches = self._batches(generator.sample(range(len(self)), len(self)))
         # Only the last batch can be short. It must stay last, since torch splits the rows again.
         short = batches.pop() if len(batches[-1]) < self._size else []
         generator.shuffle(batches)
@@ -60,14 +58,45 @@ class GroupedOrder:
             batches.sort(key=lambda b: self._longest(b) < max(self._lengths))
         return (i for batch in [*batches, short] for i in batch)
 
-    def _batches(self, pool: Sequence[int]) -> list[list[int]]:
-        by_length = _cut(sorted(pool, key=lambda i: -self._lengths[i]), self._size)
+    def _batches(self, rows: Sequence[int]) -> list[list[int]]:
+        """The most random way to cut `rows`, unless one that is less random saves enough."""
+        best = self._by_length(rows)
         if self._prompts is None:
-            return by_length
+            return best
+        for way in (self._by_beginning(rows), self._by_prompt(rows)):
+            saved = self._repeated(way) - self._repeated(best)
+            best = way if saved >= LEAST * sum(self._lengths) else best
+        return best
+
+    def _by_length(self, rows: Sequence[int]) -> list[list[int]]:
+        batches: list[list[int]] = []
+        for pool in _cut(rows, POOL * self._size):
+            batches += _cut(sorted(pool, key=lambda i: -self._lengths[i]), self._size)
+        return batches
+
+    def _by_beginning(self, rows: Sequence[int]) -> list[list[int]]:
+        """Batches of random rows whose prompts have half of their tokens in common."""
+        assert self._prompts is not None
+        place = {row: at for at, row in enumerate(rows)}
+        groups: list[list[int]] = []
+        for row in chain.from_iterable(self._by_prompt(rows)):
+            prompt = self._prompts[row]
+            if not groups or 2 * _common(self._prompts[groups[-1][0]], prompt) < len(prompt):
+                groups.append([])
+            groups[-1].append(row)
+        batches: list[list[int]] = []
+        rest: list[int] = []
+        for group in groups:
+            *full, last = _cut(sorted(group, key=place.__getitem__), self._size)
+            batches += full
+            rest += last
+        return batches + _cut(rest, self._size)
+
+    def _by_prompt(self, rows: Sequence[int]) -> list[list[int]]:
+        """Batches of rows with the most in common, e.g. the parts of a conversation."""
+        assert self._prompts is not None
         prompts = self._prompts
-        by_prompt = _cut(sorted(pool, key=lambda i: prompts[i].tobytes()), self._size)
-        saved = self._repeated(by_prompt) - self._repeated(by_length)
-        return by_prompt if saved >= LEAST * sum(self._lengths[i] for i in pool) else by_length
+        return _cut(sorted(rows, key=lambda i: prompts[i].tobytes()), self._size)
 
     def _repeated(self, batches: Sequence[Sequence[int]]) -> int:
         """Tokens that rows begin with as an earlier row of their batch does."""

@@ -2,9 +2,9 @@
 
 Rows of one task begin with the same system prompt, some also with the same tools or the same first
 turns, and in a causal model a position depends only on earlier ones. So all layers except attention
-process what rows begin with once, skip padding, and run on one sequence of the distinct tokens. Only
-attention sees whole rows. Loss and gradients are equal to those of the padded batch, except for
-rounding.
+process what rows begin with once, skip padding, and run on one sequence of the distinct tokens.
+Only attention sees whole rows. Loss and gradients are equal to those of the padded batch, except
+for rounding.
 """
 
 import math
@@ -161,7 +161,7 @@ def _row_by_row(
 ) -> torch.Tensor:
     """Attention of each row's own tokens to the whole row: [1, N, heads, size]."""
     spread = layout.spread.view(len(layout.mask), -1)
-    queries = query.split(layout.own, dim=2)
+    queries = torch.split(query, layout.own, dim=2)
     outs = []
     for row, (own, length) in enumerate(zip(queries, layout.lengths, strict=True)):
         mask = layout.mask[row : row + 1, :, length - own.shape[2] : length, :length]

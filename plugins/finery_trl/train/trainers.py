@@ -251,8 +251,9 @@ def _can_choose_logits(model: Any) -> bool:
 def _score_only_answers(model: Any, longest: int) -> bool:
     """Compute log-probabilities only for answers, and what rows begin with only once.
 
-    Returns whether the model supports the latter. This replaces TRL's fused head, which on a CPU computes every position, as well as entropy and
-    accuracy. Those are zero here, since nothing shows them.
+    Returns whether the model supports the latter. This replaces TRL's fused head, which on a CPU
+    computes every position, as well as entropy and accuracy. Those are zero here, since nothing
+    shows them.
     """
     whole = model.forward
     shares = sharing.fits(model, longest)

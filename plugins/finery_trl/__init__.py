@@ -70,7 +70,11 @@ def finery_estimates(
 
 @hookimpl
 def finery_worker_environment(alone: bool) -> Mapping[str, str]:
-    """How long OpenMP threads spin, in every worker, since steps of all types share the cores."""
+    """How OpenMP threads wait and how torch allocates GPU memory, in every worker.
+
+    Steps of all types share the cores, and those that load models share the GPUs.
+    """
+    from finery_trl.train.devices.memory import allocator_environment
     from finery_trl.train.threads import thread_environment
 
-    return thread_environment(alone=alone)
+    return {**thread_environment(alone=alone), **allocator_environment()}

@@ -27,6 +27,8 @@ _SETTINGS = {
     "warmup": "warmup_ratio",
     "gradient_clipping": "max_grad_norm",
     "max_norm": "max_grad_norm",
+    "optimizer": "optim",
+    "optimizer_type": "optim",
     "use_gradient_checkpointing": "gradient_checkpointing",
     "torch_dtype": "dtype",
     "precision": "dtype",
@@ -71,20 +73,17 @@ _TEMPLATE = (
 )
 _FOLDER = "remove it: outputs are in build/, one folder for each step"
 _STOPPING = "write early_stopping_patience: 3, the validations in a row without improvement"
-_OPTIMIZER = "remove it: finery always trains with AdamW"
 _ABSENT = {
     "gradient_accumulation_steps": "write effective_batch_size: the rows of one optimizer step; "
     "gradients are accumulated up to it",
     "load_in_4bit": "write quantization: nf4",
     "load_in_8bit": "write quantization: nf4; 8-bit weights aren't supported",
     "bf16": "write dtype: bf16, or remove it: dtype is auto by default",
-    "fp16": "remove it: trainings run in bf16 where the hardware supports it, otherwise in fp32",
+    "fp16": "remove it: dtype is auto by default, which is fp16 on GPUs that don't multiply bf16",
     "tf32": "remove it: dtype is auto by default",
     "max_steps": "write epochs: the number of passes over the rows, which may be a fraction",
     "num_steps": "write epochs: the number of passes over the rows, which may be a fraction",
     "early_stopping": _STOPPING,
-    "optim": _OPTIMIZER,
-    "optimizer": _OPTIMIZER,
     "output_dir": _FOLDER,
     "output": _FOLDER,
     "save_dir": _FOLDER,
@@ -116,6 +115,11 @@ _DTYPES = {
     "bfloat16": "bf16", "float32": "fp32", "full": "fp32", "fp16": "auto", "float16": "auto",
     "half": "auto", "16": "auto", "32": "fp32",
 }  # fmt: skip
+_OPTIMIZERS = {
+    "adamw": "adamw_torch_fused", "adamw_torch": "adamw_torch_fused",
+    "adamw_hf": "adamw_torch_fused", "adamw_bnb_8bit": "adamw_8bit",
+    "paged_adamw": "paged_adamw_32bit",
+}  # fmt: skip
 
 
 def _value(setting: str, value: Any) -> str | None:
@@ -124,6 +128,8 @@ def _value(setting: str, value: Any) -> str | None:
         return "write quantization: nf4"
     if setting == "dtype" and text in _DTYPES:
         return f"write dtype: {_DTYPES[text]}"
+    if setting == "optim" and text in _OPTIMIZERS:
+        return f"write optim: {_OPTIMIZERS[text]}"
     if setting == "watch" and isinstance(value, str):
         return "write an evaluator of its own: watch: {use: eval.exact, rows: split.validation}"
     if setting == "lora" and isinstance(value, bool):

@@ -7,7 +7,7 @@ can change a model, so the training code refers to this module only by name.
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from finery import (
@@ -31,6 +31,8 @@ from finery_trl.rows.example import Proven, continues
 from finery_trl.rows.remarks import Remarks
 from finery_trl.rows.summary import add
 from finery_trl.rows.tokens import Tokens
+from finery_trl.train.devices.memory import check_optimizer
+from finery_trl.train.devices.sharding import check_sharding
 from finery_trl.train.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ class TrainingPreflight(Preflight["Training"]):
     def packages(self) -> Mapping[str, str]:
         """What trains, quantises and reports the curves."""
         step = self.step
-        quantises = ["bitsandbytes"] if step.quantization is not None else []
+        quantises = ["bitsandbytes"] if step.needs_bitsandbytes else []
         return {
             **step.installs,
             **dict.fromkeys(quantises, "finery[train]"),
@@ -77,7 +79,14 @@ def prove(step: "Training", job: Job, samples: int) -> list[Proof]:
             proofs.append(_prove(step, name, datasets, tokens, context, job, samples))
         except FineryError as error:
             errors.append(error)
-    for check in (step.check, lambda: check_targets(step), lambda: check_watched(step, job)):
+    checks: Sequence[Callable[[], None]] = (
+        step.check,
+        lambda: check_targets(step),
+        lambda: check_watched(step, job),
+        lambda: check_sharding(step),
+        lambda: check_optimizer(step),
+    )
+    for check in checks:
         try:
             check()
         except FineryError as error:

@@ -2,7 +2,9 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import msgspec
 
 from finery import (
     Dataset,
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     import torch
     from peft import LoraConfig
 
-    from finery_trl.model.accelerators import Accelerators
     from finery_trl.model.loading import Prepared
     from finery_trl.rows.example import Proven
     from finery_trl.rows.tokens import Tokens
@@ -38,6 +39,8 @@ PACKAGES = (
 WATCHER = "finery_trl.train.watch:watcher"
 LAUNCHER = "finery_trl.train.launch:launch"
 """Code that only some trainings run, by name. It is part of the key of those trainings."""
+AUTOMATIC = "finery_trl.train.devices.processes:automatic"
+"""The number of processes depends on the machine, and so does the result, up to rounding."""
 MOST_EPOCHS = 100_000
 ALL_LINEAR = "all-linear"
 """PEFT's name for all linear layers except the output layer."""
@@ -69,11 +72,15 @@ class Lora(Settings):
 class Launch(Settings):
     """Several processes that train one model, each on a share of every batch."""
 
-    processes: int = setting(2, ge=1, help="Number of processes, e.g. one per GPU.")
+    processes: Annotated[int, msgspec.Meta(ge=1)] | Literal["auto"] = setting(
+        2,
+        help="Number of processes, one per GPU; auto: as many as there are visible GPUs, or fewer "
+        "if they don't divide effective_batch_size.",
+    )
     config: OneFile | None = setting(
         None,
-        help="A configuration file for accelerate (created by `accelerate config`), for FSDP, "
-        "DeepSpeed or several machines.",
+        help="A configuration file for accelerate (created by `accelerate config`), for FSDP or "
+        "DeepSpeed on this machine.",
     )
 
 
@@ -166,7 +173,15 @@ class Training(
         None,
         ge=1,
         help="Rows in memory at once; gradients are accumulated up to effective_batch_size. "
-        "Default: as many as fit in 8,192 tokens, at most 8.",
+        "Default: as many as fit in 8,192 tokens.",
+    )
+    optim: Literal["adamw_torch_fused", "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit"] = (
+        setting(
+            "adamw_torch_fused",
+            help="AdamW, as named by transformers: with states in 8 bits (a quarter of their "
+            "memory), or paged, which moves them to main memory when the GPU is full. Useful when "
+            "all weights are trained.",
+        )
     )
     weight_decay: float = setting(0.0, ge=0, help="Weight decay of AdamW.")
     max_grad_norm: float = setting(
@@ -185,6 +200,11 @@ class Training(
     gradient_checkpointing: bool = setting(
         False, help="Recompute activations to save memory; training takes about a third longer."
     )
+    activation_offloading: bool = setting(
+        False,
+        help="Keep activations in main memory until they are needed, to save GPU memory; slower. "
+        "It has no effect on a CPU.",
+    )
     dtype: Literal["auto", "bf16", "fp32"] = setting(
         "auto",
         help="Compute dtype, also of frozen weights; auto: bf16 if the hardware supports it. "
@@ -192,7 +212,7 @@ class Training(
     )
     launch: Launch | None = setting(
         None,
-        help="Train in several processes with accelerate. The batches are the same as with one "
+        help="Train in several processes, one per GPU. The batches are the same as with one "
         "process, and so is the result, except for rounding.",
     )
     eval_steps: int | None = setting(
@@ -254,10 +274,6 @@ class Training(
         """The model in the form that the trainer takes. longest: tokens of the longest row."""
         raise NotImplementedError
 
-    def accelerators(self, dtype: "torch.dtype") -> "Accelerators":
-        """The accelerators to use on this machine."""
-        raise NotImplementedError
-
     def key_code(self) -> list[Any]:
         """The code that watches and that starts several processes, if the step uses it."""
         used = {WATCHER: self.watch is not None, LAUNCHER: self.launch is not None}
@@ -270,13 +286,27 @@ class Training(
 
     @property
     def processes(self) -> int:
-        """Number of processes that train."""
-        return 1 if self.launch is None else self.launch.processes
+        """Number of processes that train, on this machine."""
+        if self.launch is None:
+            return 1
+        if isinstance(self.launch.processes, int):
+            return self.launch.processes
+        return int(load_reference(AUTOMATIC)(self))
+
+    @property
+    def is_launched(self) -> bool:
+        """Whether processes are started for the training, beside the one that runs the step."""
+        return self.processes > 1 or (self.launch is not None and self.launch.config is not None)
 
     @property
     def compares(self) -> bool:
         """Whether the method compares with a reference: the model before the training."""
         return False
+
+    @property
+    def keeps_reference(self) -> bool:
+        """Whether the reference is needed during the training."""
+        return self.compares
 
     def continues(self) -> bool:
         """Whether an existing adapter is trained further, as far as the model is known yet."""
@@ -288,19 +318,30 @@ class Training(
         return {"format": "transformers" if self.lora is None else "adapter"}
 
     def key_packages(self) -> tuple[str, ...]:
-        """Also bitsandbytes, if the frozen weights are quantized."""
-        return PACKAGES if self.quantization is None else (*PACKAGES, "bitsandbytes")
+        """Also bitsandbytes, if the training uses it."""
+        return (*PACKAGES, "bitsandbytes") if self.needs_bitsandbytes else PACKAGES
+
+    @property
+    def needs_bitsandbytes(self) -> bool:
+        """Whether frozen weights or states of the optimizer are quantized."""
+        return self.quantization is not None or self.optim_needs_bitsandbytes
+
+    @property
+    def optim_needs_bitsandbytes(self) -> bool:
+        """Whether the optimizer is one of bitsandbytes."""
+        return self.optim != "adamw_torch_fused"
 
     def batch_size(self, longest: int) -> int:
         """Rows in memory at once if the longest has `longest` tokens.
 
-        It depends only on settings and rows, never on free memory, because it decides which rows
-        share a batch and so the result. (On two cores, 4 to 32 rows of 45 tokens are equally fast.)
+        It depends only on settings and rows, never on the machine's memory, because it decides
+        which rows share a batch and so the result. Few rows would leave a GPU idle if they are
+        short. (On two cores, 4 to 32 rows of 45 tokens are equally fast.)
         """
         if self.per_device_train_batch_size is not None:
             return self.per_device_train_batch_size
-        fitting = max(1, min(8, 8192 // longest))
         whole = self.effective_batch_size // self.processes
+        fitting = max(1, min(whole, 8192 // longest))
         return next(size for size in range(fitting, 0, -1) if whole % size == 0)
 
     def warmup(self, steps: int) -> int:
@@ -328,10 +369,11 @@ class Training(
 
     def _check_batches(self) -> None:
         whole, each = self.effective_batch_size, self.per_device_train_batch_size or 1
-        together = each * self.processes
+        fixed = 1 if self.launch is None or self.launch.processes == "auto" else self.processes
+        together = each * fixed
         if whole % together:
             parts = [f"per_device_train_batch_size {each}"] if each > 1 else []
-            parts += [f"{self.processes} processes"] if self.processes > 1 else []
+            parts += [f"{fixed} processes"] if fixed > 1 else []
             raise UsageError(
                 f"effective_batch_size {whole} is not a multiple of {' times '.join(parts)}",
                 where="effective_batch_size",

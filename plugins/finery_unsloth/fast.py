@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from finery import Job, Model, UsageError
-from finery_trl.model.accelerators import Accelerators
 from finery_trl.settings import PACKAGES as TRL
 
 if TYPE_CHECKING:
@@ -69,10 +68,6 @@ class Fast(Mixed):
         from finery_unsloth.loading import prepare
 
         return prepare(self, dtype, longest, job)
-
-    def accelerators(self, dtype: "torch.dtype") -> Accelerators:
-        """Unsloth's kernels replace Liger's, and its attention replaces FlashAttention."""
-        return Accelerators(liger=False, flash=False, unsloth=True)
 
     def key_packages(self) -> tuple[str, ...]:
         """TRL's packages and Unsloth's."""

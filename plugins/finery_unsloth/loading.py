@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from finery import Job, Model
 from finery_transformers.loading import base_of, load_model, load_tokenizer, quiet
+from finery_trl.model.accelerators import Accelerators
 from finery_trl.model.context import context_of
 from finery_trl.model.loading import Prepared, check_context
 
@@ -55,7 +56,8 @@ def prepare(step: "Training", dtype: "torch.dtype", longest: int, job: Job) -> P
             random_state=job.seed,
         )
     _train_on_after_answers(model, checkpointing)
-    return Prepared(model, None, None, {})
+    # Its kernels replace Liger's, and its attention replaces FlashAttention.
+    return Prepared(model, None, None, {}, Accelerators(unsloth=True))
 
 
 def _longest(step: "Training", context: int | None) -> int:

@@ -1,18 +1,23 @@
 """The loss of conversations: that of a plain loop over the same tokens and the same mask."""
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tiny_llama import tiny_llama
+from tiny_llama import tiny_llama, tiny_tokenizer
 
 from finery import Model
 from finery.rows import Row, with_id
+from finery.step.inspect import FILE_MODULE
 from finery.testing import TestJob, dataset
 from finery_trl.rows.example import NO_LOSS, Example
+from finery_trl.settings import Launch
 from finery_trl.steps.sft import Sft
 from finery_trl.train.run import _trainer, read
 from finery_trl.train.schedule import Schedule
+from finery_trl.train.trainers import Comparing, SftTrainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -54,10 +59,12 @@ def gradients(model: Any, loss: Any) -> Any:
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
+@pytest.mark.parametrize("fused", [False, True], ids=["as on a CPU", "as on a GPU"])
 @pytest.mark.parametrize("packing", [False, True], ids=["padded", "packed"])
 def test_a_batch_has_the_loss_and_gradients_of_a_plain_loop(
-    packing: bool, tiny: Model, tmp_path: Path
+    packing: bool, fused: bool, tiny: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(SftTrainer, "_uses_fused_head", lambda self: fused)
     rows = dataset(tmp_path / "rows", [conversation(i) for i in range(4)])
     step = Sft(
         model=tiny, rows=[rows], lora=None, packing=packing, dtype="fp32",
@@ -77,7 +84,65 @@ def test_a_batch_has_the_loss_and_gradients_of_a_plain_loop(
     plain = sum(plain_losses(trainer.model, examples)) / count
     expected = gradients(trainer.model, plain)
     assert loss.item() == pytest.approx(plain.item(), rel=1e-5)
+    assert not trainer._metrics["train"]  # each of TRL's would let the CPU wait for a GPU
     assert (found - expected).norm() < 1e-4 * expected.norm()
+
+
+def tiny_mixture(folder: Path) -> Model:
+    """A model with experts, whose loss TRL computes on a CPU, too."""
+    import torch
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    tokenizer = tiny_tokenizer()
+    torch.manual_seed(0)
+    config = MixtralConfig(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=1, num_local_experts=2, num_experts_per_tok=1,
+        max_position_embeddings=256, eos_token_id=0, bos_token_id=None, sliding_window=None,
+    )  # fmt: skip
+    MixtralForCausalLM(config).save_pretrained(str(folder))
+    tokenizer.save_pretrained(str(folder))
+    return Model(folder, meta={"format": "transformers", "name": "mixture"})
+
+
+@pytest.mark.slow
+def test_the_validation_loss_is_the_same_with_several_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TRL multiplies a loss by the number of processes, which only undoes DDP's mean."""
+    for name in [name for name in sys.modules if name.startswith(FILE_MODULE)]:
+        monkeypatch.delitem(sys.modules, name)  # files of other tests that no process could load
+    model = tiny_mixture(tmp_path / "model")
+    rows = dataset(tmp_path / "rows", [conversation(i) for i in range(4)])
+    losses = []
+    for launch in (None, Launch(processes=2)):
+        job = TestJob(tmp_path / str(launch is None))
+        Sft(
+            model=model, rows=[rows], validation=rows, lora=None, dtype="fp32", launch=launch,
+            epochs=1, effective_batch_size=2, per_device_train_batch_size=1,
+        ).run(job)  # fmt: skip
+        losses.append([e["value"] for e in job.events if e.get("name") == "eval_loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=0.01)  # the router's loss differs by batches
+
+
+@pytest.mark.parametrize(("processes", "mean"), [(1, 0.75), (2, 0.8)])
+def test_metrics_of_preferences_are_means_over_rows(processes: int, mean: float) -> None:
+    """A value of TRL is the mean over a batch of all processes, and the last batch is smaller."""
+
+    class Base:
+        def log(self, logs: dict[str, float]) -> None: ...
+
+    class Trainer(Comparing, Base):
+        def __init__(self) -> None:
+            self.args = SimpleNamespace(per_device_eval_batch_size=2)
+            self.accelerator = SimpleNamespace(num_processes=processes)
+            self.model = SimpleNamespace(training=False)
+            self._held_out = [None] * (4 if processes == 1 else 5)  # type: ignore[list-item]
+            self._metrics = {"eval": {"accuracy": [1.0, 0.5] if processes == 1 else [1.0, 0.0]}}
+
+    trainer = Trainer()
+    trainer.log({})
+    assert trainer._metrics["eval"]["accuracy"] == [pytest.approx(mean)]
 
 
 @pytest.mark.parametrize("packing", [False, True], ids=["padded", "packed"])

@@ -249,8 +249,8 @@ def test_rows_longer_than_the_context_are_refused(train: Train, tmp_path: Path) 
 def test_memory_that_does_not_suffice_is_said_plainly(tiny: Model, data: Dataset) -> None:
     import torch
 
-    schedule = Schedule.of(Sft(model=tiny, rows=[data]), 8, 30, TestJob())
-    step = Sft(model=tiny, rows=[data])
+    step = Sft(model=tiny, rows=[data], per_device_train_batch_size=8)
+    schedule = Schedule.of(step, 8, 30, TestJob())
     with pytest.raises(StepError, match="for 8 rows of up to 30 tokens") as caught:  # noqa: SIM117
         with explained(step, schedule):
             torch.empty(2**60, dtype=torch.uint8)
@@ -271,7 +271,7 @@ def test_batch_sizes_that_do_not_divide_are_refused(tiny: Model, data: Dataset) 
 
 def test_the_batch_size_follows_from_the_longest_row(tiny: Model, data: Dataset) -> None:
     step = Sft(model=tiny, rows=[data], effective_batch_size=12)
-    assert [step.batch_size(longest) for longest in (10, 1400, 3000, 9000)] == [6, 4, 2, 1]
+    assert [step.batch_size(longest) for longest in (10, 1400, 3000, 9000)] == [12, 4, 2, 1]
 
 
 def test_the_warmup_is_short_in_short_trainings(tiny: Model, data: Dataset) -> None:

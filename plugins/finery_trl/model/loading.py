@@ -19,13 +19,14 @@ class Prepared(NamedTuple):
 
     model: a plain model, or one with the adapter to train further. peft_config: of a new adapter.
     reference: the model that DPO compares with, if disabling an adapter doesn't yield it. masters:
-    the weights of the adapter before TRL rounds them.
+    the weights of the adapter before TRL rounds them. accelerators: those that the model uses.
     """
 
     model: Any
     peft_config: "LoraConfig | None"
     reference: Any
     masters: "dict[str, torch.Tensor]"
+    accelerators: Accelerators = Accelerators()
 
     @classmethod
     def of(cls, step: "Training", dtype: "torch.dtype", longest: int, job: Job) -> Self:
@@ -36,8 +37,7 @@ class Prepared(NamedTuple):
         continues = step.continues()
         model = _frozen(step, dtype, job)
         check_context(getattr(model.config, "max_position_embeddings", None), longest)
-        if Accelerators.here(dtype).flash:
-            model.set_attn_implementation("flash_attention_2")
+        accelerators = Accelerators.of(model, dtype, job)
         if continues:
             model = _with_adapter(model, step)
         masters = {}
@@ -47,12 +47,7 @@ class Prepared(NamedTuple):
         adapter = None if continues else step.peft_config()
         if adapter is not None:
             exclude_unadaptable(adapter, model)
-        return cls(
-            model,
-            adapter,
-            _frozen(step, dtype, job) if step.compares and step.lora is None else None,
-            masters,
-        )
+        return cls(model, adapter, _reference(step, dtype), masters, accelerators)
 
     def keep_masters(self, trained: Any) -> None:
         """Restore trainable weights to fp32 if TRL rounded them to bf16.
@@ -77,6 +72,13 @@ def _frozen(step: "Training", dtype: "torch.dtype", job: Job) -> "PreTrainedMode
             under, dtype, job.scratch, kind=step.quantization, double=step.double_quantization
         )
     return load_model(under, torch.float32 if step.lora is None else dtype)
+
+
+def _reference(step: "Training", dtype: "torch.dtype") -> "PreTrainedModel | None":
+    """The untrained model in the compute dtype, if no adapter can be switched off instead."""
+    from finery_transformers.loading import load_model
+
+    return load_model(step.model, dtype) if step.keeps_reference and step.lora is None else None
 
 
 def _with_adapter(model: "PreTrainedModel", step: "Training") -> Any:

@@ -3,9 +3,12 @@
 Imports transformers, so import it inside a function.
 """
 
+import sys
 import time
+from resource import RUSAGE_SELF, getrusage
 from typing import Any
 
+import torch
 from transformers import TrainerCallback
 
 from finery import Job
@@ -26,7 +29,8 @@ class Progress(TrainerCallback):
         self._callback = callback
         self._losses: list[float] = []
         self._tokens = 0  # in the batches up to the last report
-        self._seconds = 0.0
+        self._seconds = 0.0  # since then
+        self._all_tokens = self._all_seconds = 0.0
         self._began = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -39,6 +43,8 @@ class Progress(TrainerCallback):
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Stop the clock, since validations don't count."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # else the clock stops while the GPU has work left
         self._seconds += time.perf_counter() - self._began
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -72,7 +78,20 @@ class Progress(TrainerCallback):
         for name, metric in MEASURED.items():
             if name in logs and name != "loss" and not name.startswith("eval_"):
                 self._job.metric(metric, logs[name], step)
+        until_now = int(self._callback.tokens)
         if self._seconds:
-            tokens = self._callback.tokens - self._tokens
-            self._job.metric("tokens_per_second", tokens * processes / self._seconds, step)
-        self._tokens, self._seconds = self._callback.tokens, 0.0
+            tokens = (until_now - self._tokens) * processes
+            self._job.metric("tokens_per_second", tokens / self._seconds, step)
+            self._all_tokens += tokens
+            self._all_seconds += self._seconds
+        self._tokens, self._seconds = until_now, 0.0
+
+    def measured(self) -> dict[str, int]:
+        """Tokens per second of this run, and the most memory of this process, in bytes."""
+        if not self._all_seconds:  # all of it was trained before
+            return {}
+        speed = {"tokens_per_second": round(self._all_tokens / self._all_seconds)}
+        if torch.cuda.is_available():
+            return {**speed, "peak_gpu_memory": torch.cuda.max_memory_reserved()}
+        unit = 1 if sys.platform == "darwin" else 1024
+        return {**speed, "peak_memory": unit * getrusage(RUSAGE_SELF).ru_maxrss}

@@ -42,9 +42,22 @@ class Dpo(Preference, hints="finery_trl.hints:DPO"):
         "unlearn where answers end; 0.2-1 prevents this.",
     )
 
+    precompute_ref_log_probs: bool = setting(
+        False,
+        help="Compute the reference's log-probabilities once, before the training. The reference "
+        "then needs no memory during the training, which matters if all weights are trained.",
+    )
+
     def check(self) -> None:
-        """Also refuse smoothing with a loss that ignores it."""
+        """Also refuse settings that another one makes useless or impossible."""
         super().check()
+        if self.precompute_ref_log_probs and self.launch is not None:
+            raise UsageError(
+                "precompute_ref_log_probs needs one process: TRL hands its results to the others "
+                "in a file that they don't share",
+                where="precompute_ref_log_probs",
+                fix="remove it or launch",
+            )
         if self.label_smoothing and self.loss_type != "robust":
             raise UsageError(
                 f"loss_type: {self.loss_type} ignores label_smoothing",
@@ -67,8 +80,17 @@ class Dpo(Preference, hints="finery_trl.hints:DPO"):
 
         from finery_trl.train.trainers import DpoTrainer
 
-        settings = {"beta": self.beta, "label_smoothing": self.label_smoothing}
+        settings = {
+            "beta": self.beta,
+            "label_smoothing": self.label_smoothing,
+            "precompute_ref_log_probs": self.precompute_ref_log_probs,
+        }
         return DpoTrainer, DPOConfig, {**settings, **self._losses()}
+
+    @property
+    def keeps_reference(self) -> bool:
+        """False if it is only needed before the training, when it is the model itself."""
+        return not self.precompute_ref_log_probs
 
     def _losses(self) -> dict[str, Any]:
         if not self.sft_weight:

@@ -21,7 +21,9 @@ class Sft(TrlTraining):
     first optimizer step, finery verifies that every learned turn contributes to the loss, ends, and
     follows the exact prompt used at inference. The weights with the lowest validation loss are kept
     (without `validation`, the last). An interrupted training continues from its last checkpoint
-    and produces the same bytes as an uninterrupted one.
+    and produces the same bytes as an uninterrupted one on a machine with the same hardware and
+    packages. The log names an operation that has no deterministic kernel on a GPU, where this
+    doesn't hold.
     """
 
     rows: list[Dataset] = takes(role="train", help="Rows to train on, each with an answer.")

@@ -8,7 +8,6 @@ from finery_trl.settings import Training
 if TYPE_CHECKING:
     import torch
 
-    from finery_trl.model.accelerators import Accelerators
     from finery_trl.model.loading import Prepared
 
 
@@ -27,9 +26,3 @@ class TrlTraining(Training):
         from finery_trl.model.loading import Prepared
 
         return Prepared.of(self, dtype, longest, job)
-
-    def accelerators(self, dtype: "torch.dtype") -> "Accelerators":
-        """The accelerators of this machine."""
-        from finery_trl.model.accelerators import Accelerators
-
-        return Accelerators.here(dtype)

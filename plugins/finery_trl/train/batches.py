@@ -48,8 +48,9 @@ def prove_batches(trainer: Any, examples: "Sequence[Proven]", tokens: "Tokens") 
 def prove_apart(trainer: Any, examples: "Sequence[Proven]") -> None:
     """Run a row after two different neighbors: its logits must not differ.
 
-    Only positions separate packed rows, and the attention has to respect them. Raises `StepError`
-    if it doesn't.
+    Only positions separate packed rows, and the attention has to respect them. The model runs under
+    autocast as in the training, since FlashAttention takes no fp32, in which trained weights are.
+    Raises `StepError` if it doesn't.
     """
     import torch
 
@@ -60,7 +61,7 @@ def prove_apart(trainer: Any, examples: "Sequence[Proven]") -> None:
     for before in (neighbour, neighbour[::-1]):
         ids = torch.tensor([[*before, *row]], device=model.device)
         places = torch.tensor([[*range(len(before)), *range(len(row))]], device=model.device)
-        with torch.no_grad(), trainer.compute_loss_context_manager():
+        with torch.no_grad(), trainer.accelerator.autocast():
             output = model(input_ids=ids, position_ids=places, use_cache=False)
         logits.append(output.logits[0, len(before) :].float())
     # Bit-equal with most kernels; a contaminated row differs by far more than rounding.

@@ -26,7 +26,7 @@ class Callback(TrainerCallback):
     """Decides when to validate, save and stop, and marks checkpoints.
 
     validates: whether there are rows for a validation loss. watch: measures the metrics of the task
-    at each validation. tokens: in all batches so far, counted by the trainer.
+    at each validation. tokens: in all batches so far, counted by the trainer; a tensor on a GPU.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Callback(TrainerCallback):
         validates: bool,
         watch: Watch | None,
     ) -> None:
-        self.tokens = 0
+        self.tokens: Any = 0
         self._step = step
         self._schedule = schedule
         self._job = job
@@ -62,7 +62,9 @@ class Callback(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, **context: Any) -> None:
         """Raise `StepError` if a loss is no longer a finite number."""
         logs = context["logs"]
-        for name in ("loss", "eval_loss", "grad_norm"):
+        # The scaler of fp16 skips steps whose gradients overflow, and lowers its scale.
+        norms = () if args.fp16 else ("grad_norm",)
+        for name in ("loss", "eval_loss", *norms):
             if name in logs and not math.isfinite(logs[name]):
                 raise StepError(
                     f"the training diverged: {name} is {logs[name]} at optimizer step "

@@ -1,8 +1,8 @@
 """A training in several processes: the main one starts them and listens; each runs the same step.
 
-On a CPU, the launcher of torch starts the processes, which communicate through gloo. On GPUs, or
-with a configuration file for accelerate (FSDP, DeepSpeed, several machines), `accelerate launch`
-does. Each process is `python -m finery_trl.train.launch ORDER`.
+The launcher of torch starts the processes, which communicate through gloo on a CPU and NCCL on
+GPUs. With a configuration file for accelerate (FSDP, DeepSpeed), `accelerate launch` does; without
+one it would read the user's own. Each process is `python -m finery_trl.train.launch ORDER`.
 """
 
 import os
@@ -32,12 +32,13 @@ from finery import (
 
 if TYPE_CHECKING:
     from finery_trl.settings import Training
+    from finery_trl.train.save import Outcome
 
 ADDRESS = "FINERY_TRAINING_ADDRESS"
 """Environment variable with the address of the main process."""
 
-Train = Callable[["Training", Job], tuple[int, int]]
-"""Trains on a process's share of the rows; (parameters, trainable ones), see `save.Trained`."""
+Train = Callable[["Training", Job], "Outcome"]
+"""Trains on a process's share of the rows."""
 
 
 class Order(NamedTuple):
@@ -49,12 +50,11 @@ class Order(NamedTuple):
     scratch: Path
 
 
-def launch(train: Train, step: "Training", job: Job) -> tuple[int, int]:
-    """Call `train` in `step.launch.processes` processes; return the result of the first one.
+def launch(train: Train, step: "Training", job: Job) -> "Outcome":
+    """Call `train` in `step.processes` processes; return the result of the first one.
 
     Checkpoints are in `job.scratch` afterwards. Raises the error of the first process that fails.
     """
-    assert step.launch is not None
     with tempfile.TemporaryDirectory(prefix="finery-") as folder:
         order = Path(folder) / "order"
         header = pickle.dumps(
@@ -65,7 +65,7 @@ def launch(train: Train, step: "Training", job: Job) -> tuple[int, int]:
             environment = {**os.environ, ADDRESS: str(listener.address)} | _threads(step)
             process = subprocess.Popen([*_command(step), str(order)], env=environment)
             try:
-                return _listen(listener, process, step.launch.processes, job)
+                return _listen(listener, process, step.processes, job)
             finally:
                 _end(process)
 
@@ -87,12 +87,12 @@ def main(path: Path) -> None:
 
     job = _Job(order, send if first else lambda event: None)
     try:
-        counts = order.train(order.step, job)
+        outcome = order.train(order.step, job)
     except FineryError as error:
         send({"event": "failed", "error": error.to_dict()})
         sys.exit(1)
     if first:
-        send({"event": "trained", "counts": counts})
+        send({"event": "trained", "outcome": outcome})
     done.set()
     send({"event": "ended"})
 
@@ -122,46 +122,43 @@ def _plugin_files() -> list[Path]:
 
 
 def _command(step: "Training") -> list[str]:
-    import torch
-
     assert step.launch is not None
-    processes, config = step.launch.processes, step.launch.config
-    if config is None and not torch.cuda.is_available():
+    processes, config = step.processes, step.launch.config
+    if config is None:
         launcher = ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     else:
-        launcher = ["accelerate.commands.launch", f"--num_processes={processes}"]
-        launcher += ["--multi_gpu"] if config is None and processes > 1 else []
-        launcher += [f"--config_file={config.path}"] if config is not None else []
+        launcher = ["accelerate.commands.launch", f"--config_file={config.path}"]
+        # 0 is any free port. The default port is the same for all trainings of a machine.
+        launcher += [f"--num_processes={processes}", "--main_process_port=0"]
     return [sys.executable, "-m", *launcher, "-m", "finery_trl.train.launch"]
 
 
 def _threads(step: "Training") -> dict[str, str]:
     """A share of the cores for each process. More threads would spin, waiting for each other."""
-    assert step.launch is not None
-    share = max(1, cpu_count() // step.launch.processes)
+    share = max(1, cpu_count() // step.processes)
     return {"OMP_NUM_THREADS": str(share), "TOKENIZERS_PARALLELISM": "false"}
 
 
 def _listen(
     listener: Listener, process: "subprocess.Popen[bytes]", processes: int, job: Job
-) -> tuple[int, int]:
-    """Report the events of the first process until all have ended; return its counts."""
-    counts: tuple[int, int] | None = None
+) -> "Outcome":
+    """Report the events of the first process until all have ended; return its outcome."""
+    outcome: Outcome | None = None
     events = _events(listener, process, processes)
     for event in events:
         if event["event"] == "failed":
             raise error_from_dict(event["error"])
         if event["event"] == "trained":
-            counts = event["counts"]
+            outcome = event["outcome"]
         else:
             _report(job, event)
     code = process.wait()
-    if counts is None or code:
+    if outcome is None or code:
         raise StepError(
             f"a process of the training died (exit code {code})",
             fix="see the end of the step's log",
         )
-    return counts
+    return outcome
 
 
 def _events(

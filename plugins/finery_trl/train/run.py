@@ -14,7 +14,14 @@ from finery_trl.rows.tokens import Tokens
 from finery_trl.settings import LAUNCHER, WATCHER
 from finery_trl.train.batches import prove_apart, prove_batches
 from finery_trl.train.checkpoints import chosen, exhausted, history_of, last_whole, step_of
-from finery_trl.train.determinism import deterministic, without_input_casts
+from finery_trl.train.determinism import (
+    deterministic,
+    lacking_operation,
+    lacks_kernel,
+    without_input_casts,
+)
+from finery_trl.train.devices.place import on_one_gpu, select_gpu
+from finery_trl.train.save import Outcome, Trained, write_model
 from finery_trl.train.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -29,6 +36,10 @@ REMARKS = "finery_trl.rows.remarks:Remarks"
 SUMMARY = "finery_trl.rows.summary:summary"
 NOTES = "finery_trl.report.words:training_notes"
 EXHAUSTION = "finery_trl.report.words:exhaustion"
+PROCESSES = "finery_trl.train.devices.processes:check_processes"
+SHARDING = "finery_trl.train.devices.sharding:check_sharding"
+OPTIMIZER = "finery_trl.train.devices.memory:check_optimizer"
+PROCESSES_NOTE = "finery_trl.train.devices.processes:processes_note"
 TRACKERS = "finery_trl.report.trackers:ready_trackers"
 PROGRESS = "finery_trl.report.progress:Progress"
 """Checks and reports, by name: they can't change the model and stay out of the step's key."""
@@ -43,8 +54,8 @@ class Rows(NamedTuple):
 
 def run(step: "Training", job: Job) -> Model:
     """Read and verify the rows, train on them, write the model."""
-    from finery_trl.train.save import Trained, write_model
-
+    for check in (PROCESSES, SHARDING, OPTIMIZER):
+        load_reference(check)(step)
     load_reference(TARGETS)(step)
     tokens, rows = read(step, job)
     load_reference(WATCHED)(step, job)
@@ -54,14 +65,16 @@ def run(step: "Training", job: Job) -> Model:
     schedule = Schedule.of_rows(step, rows.learned, job)
     for note in load_reference(NOTES)(step, schedule, tokens):
         job.log(note)
+    if (note := load_reference(PROCESSES_NOTE)(step)) is not None:
+        job.log(note)
     last_whole(schedule.folder)  # also removes incomplete ones, before several processes look
-    if step.launch is not None:
-        counts = load_reference(LAUNCHER)(train_here, step, job)
+    if step.is_launched:
+        outcome = load_reference(LAUNCHER)(train_here, step, job)
     else:
-        counts = _train(step, schedule, tokens, rows, job)
+        outcome = _train(step, schedule, tokens, rows, job)
     best, last = chosen(schedule.folder, step.best), last_whole(schedule.folder)
     assert last is not None  # else `chosen` raised
-    return write_model(step, Trained(best, last, *counts), tokens, rows.learned, job)
+    return write_model(step, Trained(best, last, outcome), tokens, rows.learned, job)
 
 
 def read(step: "Training", job: Job) -> tuple[Tokens, Rows]:
@@ -95,22 +108,40 @@ def _read(
     return examples
 
 
-def train_here(step: "Training", job: Job) -> tuple[int, int]:
-    """Train on the share of this process, one of several; (parameters, trainable ones)."""
+def train_here(step: "Training", job: Job) -> Outcome:
+    """Train on the share of this process, one of several."""
     tokens, rows = read(step, job)
     return _train(step, Schedule.of_rows(step, rows.learned, job), tokens, rows, job)
 
 
-def _train(
-    step: "Training", schedule: Schedule, tokens: Tokens, rows: Rows, job: Job
-) -> tuple[int, int]:
-    """Train to the end, from the last complete checkpoint; (parameters, trainable ones).
+def _train(step: "Training", schedule: Schedule, tokens: Tokens, rows: Rows, job: Job) -> Outcome:
+    """Train to the end, with deterministic kernels if all operations have them.
 
     Raises `StepError` if the loss diverges, or if memory or disk space runs out.
     """
-    with explained(step, schedule), deterministic():
+    with explained(step, schedule):
+        try:
+            return _train_with(step, schedule, tokens, rows, job, strict=True)
+        except RuntimeError as error:
+            if not lacks_kernel(error):
+                raise
+            job.log(
+                f"{lacking_operation(error)} has no deterministic kernel on this machine: a "
+                "training with equal inputs can end with other digits"
+            )
+        # Outside of the handler, whose error holds the model in memory.
+        return _train_with(step, schedule, tokens, rows, job, strict=False)
+
+
+def _train_with(
+    step: "Training", schedule: Schedule, tokens: Tokens, rows: Rows, job: Job, *, strict: bool
+) -> Outcome:
+    """Train from the last complete checkpoint. strict: only with deterministic kernels."""
+    with deterministic(strict=strict):
         job.progress(0, schedule.steps, "loading the model")
+        select_gpu()
         trainer = _trainer(step, schedule, tokens, rows, job)
+        counts = _counts(trainer.model, adapter=step.lora is not None)  # before they are sharded
         prove_batches(trainer, rows.learned, tokens)
         if getattr(trainer, "padding_free", False):
             prove_apart(trainer, rows.learned)
@@ -120,7 +151,9 @@ def _train(
         if last is None or not _is_over(last, schedule, step):
             with without_input_casts(trainer.model, step):
                 trainer.train(resume_from_checkpoint=str(last) if last else None)
-        return _counts(trainer.model, adapter=step.lora is not None)
+        names = trainer.accelerators.names(padding_free=getattr(trainer, "padding_free", False))
+        measured = {**trainer.progress.measured(), "deterministic": strict}
+        return Outcome(*counts, names, measured)
 
 
 @contextmanager
@@ -147,8 +180,7 @@ def _trainer(step: "Training", schedule: Schedule, tokens: Tokens, rows: Rows, j
     dtype = compute_dtype(step)
     trainer_class, config, own = step.trainer()
     model = step.prepare(dtype, schedule.longest, job)
-    accelerators = step.accelerators(dtype)
-    if accelerators.flash and "padding_free" in own:
+    if model.accelerators.flash and "padding_free" in own:
         own["padding_free"] = True
     watch = None
     if step.watch is not None:
@@ -160,12 +192,16 @@ def _trainer(step: "Training", schedule: Schedule, tokens: Tokens, rows: Rows, j
         rows.held_out,
         callback,
         model=model.model,
-        args=config(**_arguments(step, schedule, dtype, accelerators, job.seed), **own),
+        args=on_one_gpu(
+            config(**_arguments(step, schedule, dtype, model.accelerators, job.seed), **own)
+        ),
         processing_class=tokens.tokenizer,
         peft_config=model.peft_config,
         **({"ref_model": model.reference} if model.reference is not None else {}),
     )
-    trainer.add_callback(load_reference(PROGRESS)(job, step.logging_steps, callback))
+    trainer.progress = load_reference(PROGRESS)(job, step.logging_steps, callback)
+    trainer.add_callback(trainer.progress)
+    trainer.accelerators = model.accelerators
     model.keep_masters(trainer.model)
     return trainer
 
@@ -194,10 +230,13 @@ def _arguments(
         "weight_decay": step.weight_decay,
         "max_grad_norm": step.max_grad_norm,
         "gradient_checkpointing": step.gradient_checkpointing,
-        "optim": "adamw_torch_fused",  # one kernel, on CPUs too
+        "activation_offloading": step.activation_offloading and on_gpu,
+        "optim": step.optim,
         "use_liger_kernel": accelerators.liger,
         "bf16": dtype is torch.bfloat16,
+        "fp16": dtype is torch.float16,  # with a gradient scaler
         "use_cpu": not on_gpu,
+        # No worker loads ahead: a batch of 16 rows takes 1 to 3 ms, since they are tokens already.
         "dataloader_pin_memory": on_gpu,
         "max_length": None,  # lengths are checked before, and no row is truncated
         "eval_strategy": "no",  # `Callback` decides when to validate and to save

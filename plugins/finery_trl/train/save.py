@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finery import Job, Model
 from finery_transformers.loading import base_of
-from finery_trl.model.dtype import compute_dtype
 from finery_trl.rows.example import rows_in
 from finery_trl.train.card import README, Base, base_in, card
 from finery_trl.train.checkpoints import MEASURED, history_of, step_of
@@ -18,22 +17,37 @@ if TYPE_CHECKING:
     from finery_trl.rows.tokens import Tokens
     from finery_trl.settings import Training
 
+MEASURED_AS = "training"
+"""The entry in the model's `runtime` with what is measured."""
 ADAPTER_CONFIG = "adapter_config.json"
 INHERITED = ("license", "architecture", "trust_remote_code", "tools_as")
 """Facts about a model that also hold for models trained from it."""
+
+
+class Outcome(NamedTuple):
+    """What the process that trained knows of the model.
+
+    parameters: of the model without an adapter. trainable: trained parameters. accelerators: names
+    of those that were used. measured: speed, memory and whether all kernels were deterministic,
+    which aren't part of the model's identity.
+    """
+
+    parameters: int
+    trainable: int
+    accelerators: list[str]
+    measured: dict[str, Any]
 
 
 class Trained(NamedTuple):
     """The result of a training.
 
     checkpoint: the folder of the selected weights. last: the folder of the last checkpoint, with
-    the whole history. parameters: of the model without an adapter. trainable: trained parameters.
+    the whole history.
     """
 
     checkpoint: Path
     last: Path
-    parameters: int
-    trainable: int
+    outcome: Outcome
 
 
 def write_model(
@@ -50,7 +64,12 @@ def write_model(
     _write_json(job.out / "curve.json", curve)
     meta = _facts(step, trained, tokens, examples, curve)
     _write_card(job.out, meta, base_in(under.meta))
-    return Model(job.out, meta=meta, refs={"base": under} if step.lora is not None else {})
+    return Model(
+        job.out,
+        meta=meta,
+        refs={"base": under} if step.lora is not None else {},
+        runtime={MEASURED_AS: trained.outcome.measured},
+    )
 
 
 def curve_of(history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -117,8 +136,8 @@ def _facts(
         "format": "transformers" if step.lora is None else "adapter",
         "base": base_name(step.model),
         "learned_from": type(step).__spec__.learns,
-        "parameters": trained.parameters,
-        "trainable_parameters": trained.trainable,
+        "parameters": trained.outcome.parameters,
+        "trainable_parameters": trained.outcome.trainable,
         "epochs": round(curve[-1]["epoch"], 4),  # fewer than the setting if it stopped early
         "steps": step_of(trained.last),
         "best_step": step_of(trained.checkpoint),
@@ -135,8 +154,8 @@ def _facts(
     if "watch" in best:
         facts["watch"] = best["watch"]
     facts |= _quantization(step)
-    if accelerators := step.accelerators(compute_dtype(step)).names():
-        facts["accelerated_by"] = accelerators
+    if trained.outcome.accelerators:
+        facts["accelerated_by"] = trained.outcome.accelerators
     if tokens.arguments:
         facts["chat_template_kwargs"] = tokens.arguments
     return facts | {k: step.model.meta[k] for k in INHERITED if k in step.model.meta}

@@ -16,7 +16,7 @@ from transformers import PrinterCallback
 from trl.trainer.dpo_trainer import DPOTrainer
 from trl.trainer.kto_trainer import KTOTrainer
 from trl.trainer.sft_trainer import SFTTrainer
-from trl.trainer.utils import FusedCausalLMOutput
+from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
 
 from finery_trl.rows.example import NO_LOSS, Proven
 from finery_trl.rows.order import GroupedOrder
@@ -61,7 +61,9 @@ class Reproducible:
     def training_step(self, model: Any, inputs: dict[str, Any], *rest: Any) -> Any:
         """Run a batch forward and backward, and count its tokens."""
         mask = inputs.get("attention_mask")
-        self._callback.tokens += int(inputs["input_ids"].numel() if mask is None else mask.sum())
+        # A sum stays on the GPU until it is reported, since the CPU would have to wait for it.
+        tokens = inputs["input_ids"].numel() if mask is None else mask.sum()
+        self._callback.tokens = self._callback.tokens + tokens
         trainer: Any = super()
         return trainer.training_step(model, inputs, *rest)
 
@@ -91,7 +93,8 @@ class SftTrainer(Reproducible, SFTTrainer):
     """SFTTrainer with a validation loss that is the mean over all loss tokens, for any batches.
 
     On a CPU, logits are computed only at positions with loss, and what rows of a batch begin with
-    only once (`sharing`).
+    only once (`sharing`). On a GPU, TRL's fused head computes them in tiles, but without the entropy
+    and accuracy that TRL also takes from it, for which the CPU waits in every batch.
     """
 
     def __init__(
@@ -108,10 +111,12 @@ class SftTrainer(Reproducible, SFTTrainer):
         self._can_choose_logits = _can_choose_logits(causal)
         longest = max(e.size for e in [*examples, *(held_out or [])])
         # The noise of NEFTune depends on the length of a sequence.
-        plain = not self._uses_trl_loss() and self.neftune_noise_alpha is None
+        plain = not self._uses_fused_head() and self.neftune_noise_alpha is None
         self._shares = plain and sharing.fits(causal, longest)
         if self._shares:
             sharing.install(causal)
+        if self._uses_fused_head() and not self._uses_trl_loss():
+            add_fused_lm_head(causal)  # computes nothing but log-probabilities
 
     def learned(self, batch: dict[str, Any]) -> Iterator[tuple[list[int], list[int]]]:
         """(token ids, positions with loss) of each row of a batch, packed or padded."""
@@ -140,20 +145,30 @@ class SftTrainer(Reproducible, SFTTrainer):
         if num_items_in_batch is None and not model.training:
             rows = len(inputs["labels"]) if "attention_mask" in inputs else _starts(inputs)
             num_items_in_batch = rows * self._held_out_mean
+        # DDP averages gradients over processes, and the count of tokens covers all processes.
+        processes = self.accelerator.num_processes
         if self._uses_trl_loss() or return_outputs:
+            if num_items_in_batch is not None and not model.training:
+                num_items_in_batch *= processes  # TRL multiplies in validation, too
             trl: Any = super()
             return trl.compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        # On a CPU, TRL computes logits, entropy and accuracy at every position, which takes a third
-        # of the time if answers are short.
+        loss, count = self._loss_and_count(model, inputs)
+        if num_items_in_batch is None:
+            return loss / count
+        return loss * (processes if model.training else 1) / num_items_in_batch
+
+    def _loss_and_count(self, model: Any, inputs: dict[str, Any]) -> tuple[Any, Any]:
+        """The sum of the losses of all loss tokens of a batch, and the number of these tokens."""
+        if self._uses_fused_head():
+            output = model(**inputs, use_cache=False, fused_lm_head=True)
+            return -output.log_probs.sum(), output.label_mask.sum()
+        # On a CPU, TRL computes logits at every position, which takes a third of the time if
+        # answers are short.
         logits, targets = self._logits_and_targets(model, inputs)
         loss = cross_entropy(
             logits.flatten(0, 1).float(), targets, ignore_index=NO_LOSS, reduction="sum"
         )
-        if num_items_in_batch is None:
-            return loss / (targets != NO_LOSS).sum()
-        # DDP averages gradients over processes, and the count of tokens covers all processes.
-        together = self.accelerator.num_processes if model.training else 1
-        return loss * together / num_items_in_batch
+        return loss, (targets != NO_LOSS).sum()
 
     def _logits_and_targets(self, model: Any, inputs: dict[str, Any]) -> tuple[Any, Any]:
         """Logits [rows, tokens, vocabulary] and, flat, the tokens to predict there."""
@@ -167,9 +182,16 @@ class SftTrainer(Reproducible, SFTTrainer):
         logits = model(**unlabelled, use_cache=False, logits_to_keep=columns).logits
         return logits, targets[:, columns].flatten()
 
+    def _uses_fused_head(self) -> bool:
+        return self._uses_trl_loss() or self._is_on_gpu() or not self._can_choose_logits
+
     def _uses_trl_loss(self) -> bool:
-        on_gpu = self.args.device.type == "cuda"
-        return on_gpu or self.aux_loss_enabled or not self._can_choose_logits
+        """Whether it has more parts, those of routers, or Unsloth's kernels compute it."""
+        unsloth = SFTTrainer.__name__.startswith("Unsloth")
+        return self.aux_loss_enabled or (unsloth and self._is_on_gpu())
+
+    def _is_on_gpu(self) -> bool:
+        return bool(self.args.device.type == "cuda")
 
 
 class Comparing(Reproducible):
@@ -188,7 +210,7 @@ class Comparing(Reproducible):
         """Average validation metrics over rows, not over batches: the last batch may be smaller."""
         trainer: Any = self
         for values in trainer._metrics["eval"].values():
-            size = trainer.args.per_device_eval_batch_size
+            size = trainer.args.per_device_eval_batch_size * trainer.accelerator.num_processes
             if len(values) > 1 and not trainer.model.training:
                 last = len(self._held_out) - size * (len(values) - 1)
                 mean = (size * sum(values[:-1]) + last * values[-1]) / len(self._held_out)

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
+RUNTIME = "training"
+"""The entry in a model's `runtime` with what a training measured."""
+GIB = 2**30
 WIDTH, HEIGHT = 100, 18
 """Maximum size of a plot in characters, including axes and legend."""
 
@@ -49,12 +52,13 @@ class CurveView(View):
         return {"verdict": msgspec.to_builtins(verdict(points, kept_step(output.manifest)))}
 
     def facts(self, output: Output) -> Mapping[str, Any]:
-        """`meta`, and the share of parameters that were trained."""
+        """`meta`, the share of parameters that were trained, and the speed and memory of that."""
         meta = output.manifest.meta
         total, trainable = meta.get("parameters"), meta.get("trainable_parameters")
+        facts = {**meta, **measured(output.manifest)}
         if not (total and trainable):
-            return meta
-        return {**meta, "trainable": f"{percent(trainable / total)} of {total:,} parameters"}
+            return facts
+        return {**facts, "trainable": f"{percent(trainable / total)} of {total:,} parameters"}
 
     def print(self, console: "Console", output: Output, detail: Detail) -> None:
         """Print facts, files, the curve and its verdict."""
@@ -117,6 +121,21 @@ def kept_step(manifest: Manifest) -> int | None:
     """The optimizer step of a trained model's weights, if the model states it."""
     step = manifest.meta.get("best_step")
     return step if isinstance(step, int) else None
+
+
+def measured(manifest: Manifest) -> dict[str, str]:
+    """Speed and memory of a training in words, as far as its `runtime` states them."""
+    facts = manifest.runtime.get(RUNTIME, {})
+    speed, gpu, memory = (
+        facts.get(name) for name in ("tokens_per_second", "peak_gpu_memory", "peak_memory")
+    )
+    words: dict[str, str] = {}
+    if speed:
+        words["speed"] = f"{speed:,} tokens/s"
+    if gpu or memory:
+        where = " on the GPU" if gpu else ""
+        words["peak memory"] = f"{(gpu or memory) / GIB:.1f} GiB{where}"
+    return words
 
 
 def _print_curve(console: "Console", points: Sequence[Point], kept: int | None) -> None:

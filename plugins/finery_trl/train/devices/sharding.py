@@ -1,0 +1,121 @@
+"""Whether a training can end with the configuration of accelerate that shards its weights.
+
+A checkpoint must contain the whole weights, since the model is written from it. What can't work is
+refused before anything is loaded, since it would fail after the whole training, or in a library.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from finery import StepError, UsageError
+
+if TYPE_CHECKING:
+    from finery_trl.settings import Training
+
+CONFIG = "launch.config"
+ZERO_2 = "zero_stage: 2, or FSDP with fsdp_version: 2 and fsdp_state_dict_type: FULL_STATE_DICT"
+
+
+class Problem(NamedTuple):
+    """Why a training can't work, and what to do."""
+
+    reason: str
+    fix: str
+
+
+def check_sharding(step: "Training") -> None:
+    """Raise `StepError` if a training can't work with its `launch.config`."""
+    if step.launch is None or step.launch.config is None or not step.launch.config.paths:
+        return
+    config = _read(step)
+    for problem in _problems(config, step):
+        raise StepError(problem.reason, where=CONFIG, fix=problem.fix)
+
+
+def _read(step: "Training") -> Mapping[str, Any]:
+    import yaml
+
+    assert step.launch is not None
+    assert step.launch.config is not None
+    path = step.launch.config.path
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path.name} isn't YAML: {error}", where=CONFIG) from error
+    if not isinstance(config, dict):
+        raise UsageError(
+            f"{path.name} isn't a configuration of accelerate",
+            where=CONFIG,
+            fix="create one with `accelerate config --config_file fsdp.yaml`",
+        )
+    return config
+
+
+def _problems(config: Mapping[str, Any], step: "Training") -> Iterator[Problem]:
+    if int(config.get("num_machines") or 1) > 1:
+        yield Problem(
+            f"num_machines is {config['num_machines']}, but finery starts the processes of one "
+            "machine",
+            "num_machines: 1",
+        )
+    kind = str(config.get("distributed_type", "")).upper()
+    if kind == "FSDP":
+        yield from _fsdp_problems(config.get("fsdp_config") or {}, step)
+    elif kind == "DEEPSPEED":
+        yield from _deepspeed_problems(config.get("deepspeed_config") or {}, step)
+
+
+def _fsdp_problems(fsdp: Mapping[str, Any], step: "Training") -> Iterator[Problem]:
+    if step.quantization is not None:
+        yield Problem(
+            "FSDP can't spread 4-bit weights, so each process would hold all of them anyway",
+            "remove launch.config: each process then trains with its own copy",
+        )
+    first = int(fsdp.get("fsdp_version") or 1) == 1
+    if first and step.lora is not None:
+        yield Problem(
+            "FSDP 1 joins the weights of a layer into one tensor of one dtype, but the adapter is "
+            "in fp32 and its base in the compute dtype",
+            "fsdp_version: 2, see `accelerate to-fsdp2`",
+        )
+    default = "FULL_STATE_DICT" if first else "SHARDED_STATE_DICT"
+    saved = str(fsdp.get("fsdp_state_dict_type") or default).upper()
+    if saved != "FULL_STATE_DICT":
+        yield Problem(
+            f"fsdp_state_dict_type {saved} saves parts of the weights, from which finery can't "
+            "write the model",
+            "fsdp_state_dict_type: FULL_STATE_DICT",
+        )
+
+
+def _deepspeed_problems(deepspeed: Mapping[str, Any], step: "Training") -> Iterator[Problem]:
+    stage, gathers = _zero(deepspeed)
+    if stage != 3:
+        return
+    if step.lora is not None:
+        yield Problem(
+            "ZeRO-3 fails on weights of different dtypes, but the adapter is in fp32 and its base "
+            "in the compute dtype",
+            ZERO_2,
+        )
+    if not gathers:
+        yield Problem(
+            "ZeRO-3 would save parts of the weights, from which finery can't write the model",
+            "zero3_save_16bit_model: true (in a file for DeepSpeed, "
+            "stage3_gather_16bit_weights_on_model_save)",
+        )
+
+
+def _zero(deepspeed: Mapping[str, Any]) -> tuple[int, bool]:
+    """(stage, whether checkpoints contain the whole weights); 0 if a file can't be read here."""
+    file = deepspeed.get("deepspeed_config_file")
+    if not file:
+        gathers = str(deepspeed.get("zero3_save_16bit_model", False)).lower() == "true"
+        return int(deepspeed.get("zero_stage", 2)), gathers
+    try:
+        with open(file, encoding="utf-8") as opened:
+            zero = json.load(opened).get("zero_optimization") or {}
+    except (OSError, ValueError, AttributeError):
+        return 0, True  # DeepSpeed's own error says what is wrong with it
+    return int(zero.get("stage", 0)), bool(zero.get("stage3_gather_16bit_weights_on_model_save"))

@@ -1,0 +1,150 @@
+"""GPUs that this machine doesn't have: their number and capabilities are set by the tests."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_llama import tiny_llama
+
+from finery import Dataset, Model, OneFile, StepError, UsageError
+from finery.testing import TestJob, dataset
+from finery_trl.model.loading import Prepared
+from finery_trl.settings import Launch
+from finery_trl.steps.sft import Sft
+from finery_trl.train.devices.place import select_gpu
+from finery_trl.train.devices.processes import check_processes, processes_note
+from finery_trl.train.launch import _command
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+ANSWERS = ["late", "wrong", "card_arrival"]
+
+
+class Stopped(Exception):
+    """Ends a training where the test has seen enough."""
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return tiny_llama(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return dataset(tmp_path_factory.mktemp("rows"), [
+        {
+            "prompt": [{"role": "user", "content": f"{'my card ' * (i % 3)}{i}"}],
+            "completion": [{"role": "assistant", "content": ANSWERS[i % 3]}],
+        }
+        for i in range(8)
+    ])  # fmt: skip
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Show this number of GPUs to torch."""
+    import torch
+
+    def show(number: int) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: number > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: number)
+
+    return show
+
+
+def sft(model: Any = None, rows: Any = None, **settings: Any) -> Sft:
+    small: dict[str, Any] = {"epochs": 1, "effective_batch_size": 4, "learning_rate": 1e-2}
+    return Sft(**{"model": model, "rows": [rows], **small, **settings})
+
+
+def test_a_training_uses_one_of_several_visible_gpus(
+    tiny: Model, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers takes them all, for DataParallel, which TRL refuses after loading the model."""
+    from transformers import TrainingArguments
+
+    own: Any = TrainingArguments._setup_devices
+
+    def see_two(self: Any) -> Any:
+        device = own.func(self)
+        self._n_gpu = 2
+        return device
+
+    set_up = functools.cached_property(see_two)
+    set_up.__set_name__(TrainingArguments, "_setup_devices")
+    monkeypatch.setattr(TrainingArguments, "_setup_devices", set_up)
+    assert sft(tiny, data).run(TestJob(tmp_path)).meta["steps"] == 2
+
+
+def test_each_process_selects_its_gpu_before_it_loads_the_model(
+    tiny: Model, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: Any
+) -> None:
+    import torch
+
+    def stop(device: int) -> None:
+        raise Stopped(device)
+
+    def load(*_: Any) -> None:
+        raise AssertionError("loaded first")
+
+    gpus(2)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "set_device", stop)
+    monkeypatch.setattr(Prepared, "of", load)
+    with pytest.raises(Stopped, match="1"):
+        sft(tiny, data).run(TestJob(tmp_path))
+
+
+def test_no_gpu_is_selected_without_one(gpus: Any) -> None:
+    gpus(0)
+    select_gpu()
+
+
+@pytest.mark.parametrize(
+    ("visible", "settings", "expected"),
+    [
+        (0, {}, 1), (1, {}, 1), (2, {}, 2), (3, {}, 2), (4, {}, 4),
+        (4, {"per_device_train_batch_size": 2}, 2), (8, {"effective_batch_size": 6}, 6),
+    ],
+)  # fmt: skip
+def test_auto_takes_all_gpus_that_divide_the_batch(
+    visible: int, settings: dict[str, Any], expected: int, gpus: Any
+) -> None:
+    gpus(visible)
+    step = sft(launch=Launch(processes="auto"), **settings)
+    step.check()
+    assert step.processes == expected
+    assert step.is_launched == (expected > 1)
+    note = processes_note(step)
+    assert note is not None
+    assert str(expected if visible > 1 else "") in note
+
+
+def test_processes_are_compared_with_the_gpus(gpus: Any) -> None:
+    step = sft(launch=Launch(processes=4))
+    gpus(2)
+    with pytest.raises(StepError, match="4 processes need 4 GPUs, but this machine shows 2"):
+        check_processes(step)
+    for enough in (4, 0):  # processes share CPUs
+        gpus(enough)
+        check_processes(step)
+
+
+def test_a_fixed_number_of_processes_must_divide_the_batch() -> None:
+    with pytest.raises(UsageError, match="not a multiple of 3 processes"):
+        sft(launch=Launch(processes=3)).check()
+
+
+def test_torch_launches_on_gpus_too(gpus: Any) -> None:
+    """`accelerate launch` reads the user's own configuration and listens on a fixed port."""
+    gpus(2)
+    command = _command(sft(launch=Launch(processes=2)))
+    assert command[1:5] == ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+
+
+def test_accelerate_launches_with_the_given_configuration(tmp_path: Path) -> None:
+    config = OneFile(["fsdp.yaml"], [tmp_path / "fsdp.yaml"])
+    command = _command(sft(launch=Launch(processes=2, config=config)))
+    assert f"--config_file={config.path}" in command
+    assert "--main_process_port=0" in command

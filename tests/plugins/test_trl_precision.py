@@ -1,0 +1,266 @@
+"""Dtypes, determinism and memory of trainings, as far as a CPU shows them."""
+
+import math
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tiny_llama import tiny_llama
+
+from finery import Dataset, Model, StepError
+from finery.testing import TestJob, dataset
+from finery_trl.model.accelerators import Accelerators
+from finery_trl.model.loading import Prepared
+from finery_trl.settings import Training
+from finery_trl.steps.dpo import Dpo
+from finery_trl.steps.kto import Kto
+from finery_trl.steps.sft import Sft
+from finery_trl.train import run
+from finery_trl.train.callback import Callback
+from finery_trl.train.devices.memory import allocator_environment, check_optimizer
+from finery_trl.train.schedule import Schedule
+from finery_trl.view.model import measured
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+ANSWERS = ["late", "wrong", "card_arrival"]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return tiny_llama(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return dataset(tmp_path_factory.mktemp("rows"), [
+        {
+            "prompt": [{"role": "user", "content": f"{'my card ' * (i % 3)}{i}"}],
+            "completion": [{"role": "assistant", "content": ANSWERS[i % 3]}],
+        }
+        for i in range(8)
+    ])  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return dataset(tmp_path_factory.mktemp("pairs"), [
+        {
+            "prompt": [{"role": "user", "content": f"{'my card ' * (i % 3)}{i}"}],
+            "chosen": [{"role": "assistant", "content": ANSWERS[i % 3]}],
+            "rejected": [{"role": "assistant", "content": ANSWERS[(i + 1) % 3]}],
+        }
+        for i in range(8)
+    ])  # fmt: skip
+
+
+SMALL: dict[str, Any] = {"epochs": 1, "effective_batch_size": 4, "learning_rate": 1e-2}
+
+
+def trainer_of(step: Training, job: TestJob) -> tuple[Any, Any]:
+    """(the trainer of a step, the rows as tokens)."""
+    tokens, rows = run.read(step, job)
+    schedule = Schedule.of_rows(step, rows.learned, job)
+    return run._trainer(step, schedule, tokens, rows, job), rows
+
+
+def test_packed_rows_are_verified_in_the_dtype_of_the_training(
+    tiny: Model, data: Dataset, tmp_path: Path
+) -> None:
+    """All weights are trained in fp32, which FlashAttention takes only under autocast."""
+    import torch
+
+    from finery_trl.train.batches import prove_apart
+
+    step = Sft(model=tiny, rows=[data], lora=None, packing=True, dtype="bf16", **SMALL)
+    trainer, rows = trainer_of(step, TestJob(tmp_path))
+    attention = trainer.model.model.layers[0].self_attn
+    dtypes = []
+    attention.q_proj.register_forward_hook(lambda *given: dtypes.append(given[2].dtype))
+    prove_apart(trainer, rows.learned)
+    assert dtypes == [torch.bfloat16] * 2
+
+
+@pytest.mark.parametrize("method", [Dpo, Kto])
+def test_the_reference_is_loaded_in_the_compute_dtype(
+    method: Any, tiny: Model, pairs: Dataset, tmp_path: Path
+) -> None:
+    import torch
+
+    step = method(model=tiny, rows=[pairs], lora=None, dtype="bf16")
+    prepared = Prepared.of(step, torch.bfloat16, 8, TestJob(tmp_path))
+    assert prepared.reference.dtype is torch.bfloat16
+    assert prepared.model.dtype is torch.float32
+
+
+def test_a_reference_that_is_computed_before_is_not_loaded(
+    tiny: Model, pairs: Dataset, tmp_path: Path
+) -> None:
+    """The losses are those of a training that keeps it."""
+    losses = []
+    for precomputed in (False, True):
+        job = TestJob(tmp_path / str(precomputed))
+        Dpo(
+            model=tiny, rows=[pairs], validation=pairs, lora=None, dtype="fp32",
+            precompute_ref_log_probs=precomputed, **SMALL,
+        ).run(job)  # fmt: skip
+        losses.append([e["value"] for e in job.events if e.get("name") in ("loss", "eval_loss")])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    step = Dpo(model=tiny, rows=[pairs], lora=None, precompute_ref_log_probs=True)
+    assert not step.keeps_reference
+
+
+@pytest.fixture
+def arguments(tiny: Model, data: Dataset, tmp_path: Path) -> Any:
+    def of(dtype: Any, **settings: Any) -> dict[str, Any]:
+        step = Sft(model=tiny, rows=[data], **SMALL, **settings)
+        schedule = Schedule.of(step, 8, 20, TestJob(tmp_path))
+        return run._arguments(step, schedule, dtype, Accelerators(), 1)
+
+    return of
+
+
+def test_fp16_trains_with_a_gradient_scaler(arguments: Any) -> None:
+    import torch
+
+    assert arguments(torch.float16)["fp16"]
+    assert not arguments(torch.float16)["bf16"]
+    assert not arguments(torch.bfloat16)["fp16"]
+
+
+def test_activations_are_offloaded_only_from_a_gpu(
+    arguments: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    assert not arguments(torch.bfloat16, activation_offloading=True)["activation_offloading"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert arguments(torch.bfloat16, activation_offloading=True)["activation_offloading"]
+    assert not arguments(torch.bfloat16)["activation_offloading"]
+
+
+@pytest.mark.parametrize("fp16", [True, False])
+def test_a_skipped_step_of_fp16_is_no_divergence(
+    fp16: bool, tiny: Model, data: Dataset, tmp_path: Path
+) -> None:
+    job = TestJob(tmp_path)
+    step = Sft(model=tiny, rows=[data], **SMALL)
+    callback = Callback(step, Schedule.of(step, 8, 20, job), job, validates=False, watch=None)
+    args, state = SimpleNamespace(fp16=fp16, learning_rate=1.0), SimpleNamespace(global_step=1)
+    if fp16:
+        callback.on_log(args, state, None, logs={"loss": 1.0, "grad_norm": math.inf})
+    for logs in ({"loss": math.nan}, *([] if fp16 else [{"grad_norm": math.inf}])):
+        with pytest.raises(StepError, match="training diverged"):
+            callback.on_log(args, state, None, logs=logs)
+
+
+def test_kernels_are_strictly_deterministic(
+    tiny: Model, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a warning only, torch takes backward passes of attention that aren't."""
+    import torch
+
+    chosen = []
+    use = torch.use_deterministic_algorithms
+
+    def remember(mode: bool, *, warn_only: bool = False) -> None:
+        chosen.append((mode, warn_only))
+        use(mode, warn_only=warn_only)
+
+    monkeypatch.delenv("FLASH_ATTENTION_DETERMINISTIC", raising=False)
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", remember)
+    model = Sft(model=tiny, rows=[data], **SMALL).run(TestJob(tmp_path))
+    assert chosen == [(True, False), (False, False)]
+    assert model.runtime["training"]["deterministic"]
+    assert os.environ["FLASH_ATTENTION_DETERMINISTIC"] == "1"
+
+
+def test_an_operation_without_such_a_kernel_is_logged_and_used(
+    tiny: Model, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from finery_trl.train.trainers import SftTrainer
+
+    compute = SftTrainer.compute_loss
+
+    def lacking(self: Any, *rest: Any, **named: Any) -> Any:
+        if not torch.is_deterministic_algorithms_warn_only_enabled():
+            raise RuntimeError(
+                "cumsum_cuda_kernel does not have a deterministic implementation, but you set "
+                "'torch.use_deterministic_algorithms(True)'. You can turn off determinism …"
+            )
+        return compute(self, *rest, **named)
+
+    monkeypatch.setattr(SftTrainer, "compute_loss", lacking)
+    job = TestJob(tmp_path)
+    model = Sft(model=tiny, rows=[data], **SMALL).run(job)
+    assert model.meta["steps"] == 2
+    assert model.runtime["training"]["deterministic"] is False
+    logs = [e["message"] for e in job.events if e["event"] == "log"]
+    assert any("cumsum_cuda_kernel has no deterministic kernel" in line for line in logs)
+
+
+def test_other_errors_end_the_training(
+    tiny: Model, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from finery_trl.train.trainers import SftTrainer
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(SftTrainer, "compute_loss", broken)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        Sft(model=tiny, rows=[data], **SMALL).run(TestJob(tmp_path))
+
+
+def test_the_model_knows_its_speed_and_memory_outside_of_its_identity(
+    tiny: Model, data: Dataset, tmp_path: Path
+) -> None:
+    facts = Sft(model=tiny, rows=[data], **SMALL).run(TestJob(tmp_path)).runtime["training"]
+    assert facts["tokens_per_second"] > 0
+    assert facts["peak_memory"] > 2**20
+
+
+def test_show_states_speed_and_memory() -> None:
+    manifest: Any = SimpleNamespace(runtime={"training": {"tokens_per_second": 12_345}})
+    assert measured(manifest) == {"speed": "12,345 tokens/s"}
+    manifest.runtime["training"]["peak_gpu_memory"] = 3 * 2**29
+    assert measured(manifest)["peak memory"] == "1.5 GiB on the GPU"
+    manifest.runtime.clear()
+    assert measured(manifest) == {}
+
+
+def test_an_optimizer_with_states_in_8_bits_trains(
+    tiny: Model, data: Dataset, tmp_path: Path
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    step = Sft(model=tiny, rows=[data], lora=None, optim="adamw_8bit", **SMALL)
+    assert "bitsandbytes" in step.key_packages()
+    assert step.run(TestJob(tmp_path)).meta["steps"] == 2
+
+
+def test_a_paged_optimizer_needs_a_gpu(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    pytest.importorskip("bitsandbytes")
+    step = Sft(model=tiny, rows=[], optim="paged_adamw_8bit")
+    with pytest.raises(StepError, match="there is no GPU"):
+        check_optimizer(step)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    check_optimizer(step)
+
+
+def test_the_allocator_is_configured_unless_the_user_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
+    monkeypatch.delenv("PYTORCH_CUDA_ALLOC_CONF", raising=False)
+    assert allocator_environment() == {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:128")
+    assert allocator_environment() == {}
+
+
+def test_short_rows_share_a_large_batch(tiny: Model, data: Dataset) -> None:
+    step = Sft(model=tiny, rows=[data], effective_batch_size=64)
+    assert [step.batch_size(longest) for longest in (45, 200, 1024, 9000)] == [64, 32, 8, 1]

@@ -40,6 +40,7 @@ class GgufEngine(Engine):
     """
 
     takes_tools = True
+    local = True
     packages = (PACKAGE,)
 
     def __init__(self, model: Model, job: EngineJob) -> None:

@@ -30,6 +30,7 @@ class TransformersEngine(Engine):
     """
 
     batched = True
+    local = True
     takes_tools = True
     packages = ("torch", "transformers", "peft", "tokenizers")
 

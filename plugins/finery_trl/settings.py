@@ -273,6 +273,10 @@ class Training(
         """Number of processes that train."""
         return 1 if self.launch is None else self.launch.processes
 
+    def gpu_count(self) -> int:
+        """One for each process."""
+        return self.processes
+
     @property
     def compares(self) -> bool:
         """Whether the method compares with a reference: the model before the training."""

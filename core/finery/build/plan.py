@@ -43,6 +43,18 @@ class StepPlan:
     engines: dict[str, str] = field(
         default_factory=dict
     )  # model format → its engine in keys of records
+    has_local_engine: bool = False
+    engine_uses_gpu: bool = False
+
+    @property
+    def isolated(self) -> bool:
+        """Whether the step needs its own process."""
+        return type(self.node.step).__spec__.isolated or self.has_local_engine or self.gpus > 0
+
+    @property
+    def gpus(self) -> int:
+        """How many GPUs the step uses, on a machine that has them."""
+        return max(self.node.step.gpu_count(), int(self.engine_uses_gpu))
 
 
 class Planner:
@@ -140,6 +152,8 @@ class Planner:
                 code = self.code.of_engine(model_format)
                 key = EngineKey(full_name(engine), code, engine.packages)
                 engines[model_format] = key
+                plan.has_local_engine |= engine.local
+                plan.engine_uses_gpu |= engine.uses_gpu()
                 plan.engines[model_format] = engine.version or _engine_digest(key)
         digests = {}
         for source in node.sources:

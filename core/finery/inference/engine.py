@@ -50,11 +50,14 @@ class Engine:
     constrains: whether answers follow `Sampling.schema`.
     takes_tools: whether it offers a request's tools to the model. Others refuse such requests.
     price: what an answer costs; None: unknown.
+    local: whether it holds the model in the memory of the step's process. Such a step gets its own
+        process, so that its memory is free afterwards.
     """
 
     packages: ClassVar[tuple[str, ...]] = ()
     version: ClassVar[str] = ""
     batched: ClassVar[bool] = False
+    local: ClassVar[bool] = False
     constrains: bool = False
     takes_tools: bool = False
     price: "Price | None"
@@ -65,6 +68,11 @@ class Engine:
         self.model = model
         self.job = job
         self.price = Price(input=0.0, output=0.0)
+
+    @classmethod
+    def uses_gpu(cls) -> bool:
+        """Whether it uses a GPU, on a machine that has one. Called in the main process."""
+        return cls.local
 
     def batches(self, requests: Sequence[Request]) -> list[list[int]]:
         """Requests that are answered together, as indices into `requests`.

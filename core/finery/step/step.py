@@ -74,6 +74,13 @@ class Step(Settings):
         """Whether the seed can change the output; only then is it in the key."""
         return type(self).__spec__.seeded
 
+    def gpu_count(self) -> int:
+        """How many GPUs the step uses, on a machine that has them; then no other step uses them.
+
+        A step with a local engine uses one in any case.
+        """
+        return 0
+
     def choices(self) -> Mapping[str, Sequence[str]]:
         """The keys that settings which are mappings may have, where inputs decide them.
 

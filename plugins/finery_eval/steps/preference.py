@@ -33,6 +33,10 @@ class Preference(Judge, packages=PACKAGES, seeded=False):
         """The metrics of each model, the headline first."""
         return ["accuracy", "a_token", "margin"]
 
+    def gpu_count(self) -> int:
+        """One, for the models, which are scored one after the other."""
+        return 1
+
     def run(self, job: Job) -> Metrics:
         """Score both answers of each row with each model."""
         self.check()

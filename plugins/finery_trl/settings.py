@@ -32,8 +32,11 @@ if TYPE_CHECKING:
 
 PACKAGES = (
     "torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "gguf",
-    "flash-attn", "liger-kernel",
 )  # fmt: skip
+"""Without the kernels that are used where they are installed (flash-attn, liger-kernel): they
+change digits, and a store is to serve machines with and without them."""
+AUTO_DTYPE = "finery_transformers.precision:auto_dtype"
+"""By name, since the dtype itself is in the key."""
 
 WATCHER = "finery_trl.train.watch:watcher"
 LAUNCHER = "finery_trl.train.launch:launch"
@@ -272,6 +275,10 @@ class Training(
     def processes(self) -> int:
         """Number of processes that train."""
         return 1 if self.launch is None else self.launch.processes
+
+    def key_facts(self) -> Mapping[str, Any]:
+        """The dtype, if this machine decides it."""
+        return {"dtype": load_reference(AUTO_DTYPE)()} if self.dtype == "auto" else {}
 
     def gpu_count(self) -> int:
         """One for each process."""

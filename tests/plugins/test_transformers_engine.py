@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from tiny_llama import TOOLED, TOOLS, tiny_llama
 
-from finery import Completion, DataError, Model, Request, Sampling
+from finery import Completion, DataError, Gpu, Model, Request, Sampling, StepError
 from finery.testing import TestJob
-from finery_transformers.engine import BATCH_ROWS, TransformersEngine
+from finery_transformers import precision
+from finery_transformers.engine import BATCH_ROWS, LiveEngine, TransformersEngine
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,58 @@ def test_batches_hold_rows_of_about_the_same_length(engine: TransformersEngine) 
 def test_long_rows_come_in_small_batches(engine: TransformersEngine) -> None:
     batches = engine.batches([asked("x" * 20_000)] * 7)
     assert [len(batch) for batch in batches] == [3, 3, 1]
+
+
+def test_running_out_of_memory_names_what_was_asked(
+    tiny: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    engine = TransformersEngine(tiny, TestJob(seed=None))
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore.")
+    monkeypatch.setattr(engine._loaded.model, "generate", raising(error))
+    with pytest.raises(StepError) as caught:
+        engine.generate([asked("hi"), asked("who")], Sampling(max_tokens=8))
+    assert caught.value.what.startswith("not enough GPU memory to answer 2 prompts of up to ")
+    assert caught.value.details == ["CUDA out of memory. Tried to allocate 2.00 GiB."]
+    assert "lower max_tokens" in str(caught.value.fix)
+
+
+def raising(error: Exception) -> Any:
+    """A function that raises it."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    return fail
+
+
+def test_a_gpu_that_torch_cannot_use_is_in_the_log(
+    tiny: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = TestJob(seed=None)
+    gpu = Gpu("GPU-a", "NVIDIA X", (9, 0), 180 * 2**30, used=0)
+    monkeypatch.setattr(precision, "visible_gpus", lambda: [gpu])
+    TransformersEngine(tiny, job).generate([asked("hi")], Sampling(max_tokens=1))
+    lines = [event["message"] for event in job.events if event["event"] == "log"]
+    (line,) = [line for line in lines if "isn't used" in line]
+    assert line.startswith("warning: NVIDIA X isn't used: the installed torch is built without")
+
+
+def test_a_model_in_training_answers_in_its_dtype(tiny: Model) -> None:
+    """On a GPU that multiplies fp16 and not bf16, products are in fp16."""
+    import torch
+
+    from finery_transformers.loading import load_model, load_tokenizer
+
+    model, seen = load_model(tiny, torch.float32), []
+    model.lm_head.register_forward_hook(lambda module, args, output: seen.append(output.dtype))
+    live = LiveEngine(
+        tiny, TestJob(seed=None), trained=model, tokenizer=load_tokenizer(tiny), arguments={},
+        dtype=torch.float16,
+    )  # fmt: skip
+    live.generate([asked("hi")], Sampling(max_tokens=1))
+    assert seen == [torch.float16]
 
 
 def test_the_same_batch_gets_the_same_answers(tiny: Model) -> None:

@@ -150,7 +150,7 @@ class Planner:
             for model_format in sorted({f for m in inputs.values() for f in _formats(m)}):
                 engine = self.graph.plugins.engine(model_format)
                 code = self.code.of_engine(model_format)
-                key = EngineKey(full_name(engine), code, engine.packages)
+                key = EngineKey(full_name(engine), code, engine.packages, engine.key_facts())
                 engines[model_format] = key
                 plan.has_local_engine |= engine.local
                 plan.engine_uses_gpu |= engine.uses_gpu()
@@ -250,7 +250,8 @@ def _formats(manifest: Manifest) -> Iterator[str]:
 
 def _engine_digest(engine: EngineKey) -> str:
     versions = {p: package_version(p) for p in engine.packages}
-    return blake3(encode([engine.name, dict(engine.code), versions])).hexdigest()
+    facts = [dict(engine.facts)] if engine.facts else []
+    return blake3(encode([engine.name, dict(engine.code), versions, *facts])).hexdigest()
 
 
 def _recipe_id(path: Path, store: Store) -> str:

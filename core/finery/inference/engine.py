@@ -1,7 +1,7 @@
 """Engines answer prompts with a model, whatever the model's format."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from finery.artifact.kinds import Model
 from finery.errors import DataError, FineryError
@@ -68,6 +68,14 @@ class Engine:
         self.model = model
         self.job = job
         self.price = Price(input=0.0, output=0.0)
+
+    @classmethod
+    def key_facts(cls) -> Mapping[str, Any]:
+        """Facts of this machine that can change an answer, e.g. the dtype that it computes in.
+
+        They are part of the keys of steps and records. Called for each plan, so it must be light.
+        """
+        return {}
 
     @classmethod
     def uses_gpu(cls) -> bool:

@@ -70,6 +70,13 @@ class Step(Settings):
         """
         return []
 
+    def key_facts(self) -> Mapping[str, Any]:
+        """Facts of this machine that can change the output, e.g. the dtype that it computes in.
+
+        They are part of the key. Called for each plan, so it must be light.
+        """
+        return {}
+
     def uses_seed(self) -> bool:
         """Whether the seed can change the output; only then is it in the key."""
         return type(self).__spec__.seeded

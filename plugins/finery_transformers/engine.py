@@ -19,6 +19,7 @@ from finery import (
     load_reference,
 )
 from finery_transformers.loading import AUTO_DTYPE
+from finery_transformers.room import Room
 
 if TYPE_CHECKING:
     import torch
@@ -26,16 +27,12 @@ if TYPE_CHECKING:
 
     from finery_transformers.answers import TokenReader
 
-BATCH_ROWS = 16
-"""On AVX512 cores, 16 rows reach 1.6 times the tokens per second of four; 32 reach no more."""
 EXHAUSTED = "finery_transformers.exhaustion:exhausted"
 ANSWERING = "finery_transformers.exhaustion:ANSWERING"
 LOG_UNUSED_GPU = "finery_transformers.hardware:log_unused_gpu"
 """By name: errors and logs can't change an answer."""
 PROMPT_TOKENS = 64
 """Tokens at the end of a prompt that show how its answer begins."""
-BATCH_CHARACTERS = 64 * 1024
-"""Limit of rows × longest row of a batch, some 16,000 tokens of cache."""
 
 
 class TransformersEngine(Engine):
@@ -60,11 +57,12 @@ class TransformersEngine(Engine):
         Counted in characters, so that answers from the cache need no tokenizer.
         """
         lengths = [len(msgspec.json.encode([*r.messages, *(r.tools or ())])) for r in requests]
+        room = Room.of(self.model)
         batches: list[list[int]] = []
         for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
             # The first row of a batch is its longest.
-            full = not batches or len(batches[-1]) == BATCH_ROWS
-            if full or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > BATCH_CHARACTERS:
+            full = not batches or len(batches[-1]) == room.rows
+            if full or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > room.characters:
                 batches.append([])
             batches[-1].append(i)
         return batches

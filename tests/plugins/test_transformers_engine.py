@@ -1,5 +1,6 @@
 """The transformers engine: batches, determinism, where answers end."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ from tiny_llama import TOOLED, TOOLS, tiny_llama
 from finery import Completion, DataError, Gpu, Model, Request, Sampling, StepError
 from finery.testing import TestJob
 from finery_transformers import precision
-from finery_transformers.engine import BATCH_ROWS, LiveEngine, TransformersEngine
+from finery_transformers.engine import LiveEngine, TransformersEngine
+from finery_transformers.room import ROWS, Room
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +36,44 @@ def test_batches_hold_rows_of_about_the_same_length(engine: TransformersEngine) 
     batches = engine.batches([asked("x" * (i % 50)) for i in range(40)])
     longest = [max(i % 50 for i in batch) for batch in batches]
     assert sorted(i for batch in batches for i in batch) == list(range(40))
-    assert [len(batch) for batch in batches] == [BATCH_ROWS, BATCH_ROWS, 40 - 2 * BATCH_ROWS]
+    assert [len(batch) for batch in batches] == [ROWS, ROWS, 40 - 2 * ROWS]
     assert longest == sorted(longest, reverse=True)
 
 
 def test_long_rows_come_in_small_batches(engine: TransformersEngine) -> None:
     batches = engine.batches([asked("x" * 20_000)] * 7)
     assert [len(batch) for batch in batches] == [3, 3, 1]
+
+
+QWEN_4B = {
+    "num_hidden_layers": 36, "hidden_size": 2560, "intermediate_size": 9728, "head_dim": 128,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 151936,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("gib", "rows"), [(16, 16), (24, 16), (40, 32), (80, 64), (180, 256)])
+def test_a_gpu_answers_as_many_rows_at_once_as_its_memory_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gib: int, rows: int
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(QWEN_4B))
+    model = Model(tmp_path, meta={"format": "transformers"})
+    gpu = Gpu("GPU-a", "NVIDIA X", (9, 0), gib * 2**30, used=gib * 2**29)
+    monkeypatch.setattr(precision, "usable_gpus", lambda: [gpu])
+    assert Room.of(model).rows == rows
+    adapter = Model(tmp_path, meta={"format": "adapter"}, refs={"base": model})
+    requests = [asked("x" * 500)] * (3 * rows)
+    batches = TransformersEngine(adapter, TestJob(seed=None)).batches(requests)
+    assert [len(batch) for batch in batches] == [rows] * 3
+
+
+def test_a_model_of_unknown_size_is_answered_as_on_a_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = Gpu("GPU-a", "NVIDIA X", (9, 0), 180 * 2**30, used=0)
+    monkeypatch.setattr(precision, "usable_gpus", lambda: [gpu])
+    (tmp_path / "config.json").write_text("{}")
+    for meta in ({"format": "transformers"}, {"format": "gguf", "file": "x.gguf"}):
+        assert Room.of(Model(tmp_path, meta=meta)) == Room()
 
 
 def test_running_out_of_memory_names_what_was_asked(

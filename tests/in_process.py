@@ -17,7 +17,7 @@ class InProcess:
     def __init__(self) -> None:
         self._events: list[tuple[Task, TaskEvent]] = []
 
-    def has_room(self, isolated: bool) -> bool:
+    def has_room(self, isolated: bool, gpus: int = 0) -> bool:
         """One step at a time."""
         return not self._events
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     )
     from finery.execute.environment import worker_environment
     from finery.execute.executor import Executor
+    from finery.execute.gpus import Gpu, driver_cuda, visible_gpus
     from finery.execute.task import Closing, Report, Task, TaskEvent
     from finery.execute.worker import run_task
     from finery.fields import (
@@ -143,6 +144,7 @@ _HOME = {
     "Files": "finery.fields",
     "FineryError": "finery.errors",
     "Forecast": "finery.step.interfaces",
+    "Gpu": "finery.execute.gpus",
     "Graph": "finery.recipe.graph",
     "Hints": "finery.step.hints",
     "Job": "finery.step.job",
@@ -197,6 +199,7 @@ _HOME = {
     "counts_in_words": "finery.plugin.views.display",
     "cpu_count": "finery.util.machine",
     "did_you_mean": "finery.util.text",
+    "driver_cuda": "finery.execute.gpus",
     "error_from_dict": "finery.errors",
     "evaluates": "finery.recipe.graph",
     "files_of": "finery.step.inspect",
@@ -246,6 +249,7 @@ _HOME = {
     "trains": "finery.recipe.graph",
     "version_of": "finery.util.installed",
     "visible": "finery.util.text",
+    "visible_gpus": "finery.execute.gpus",
     "with_files": "finery.recipe.files",
     "worker_environment": "finery.execute.environment",
 }
@@ -277,6 +281,7 @@ __all__ = [
     "Files",
     "FineryError",
     "Forecast",
+    "Gpu",
     "Graph",
     "Hints",
     "Job",
@@ -329,6 +334,7 @@ __all__ = [
     "counts_in_words",
     "cpu_count",
     "did_you_mean",
+    "driver_cuda",
     "error_from_dict",
     "evaluates",
     "files_of",
@@ -378,6 +384,7 @@ __all__ = [
     "trains",
     "version_of",
     "visible",
+    "visible_gpus",
     "with_files",
     "worker_environment",
 ]

@@ -19,7 +19,7 @@ from finery import (
     load_reference,
 )
 from finery.rows import Conversation
-from finery_gguf.llama import PACKAGE, Context, Gguf, Sampler
+from finery_gguf.llama import PACKAGE, Context, Gguf, Sampler, library
 
 if TYPE_CHECKING:
     from finery_gguf.chat import ChatTemplate
@@ -28,18 +28,23 @@ if TYPE_CHECKING:
 
 SMALLEST_CONTEXT = 512
 PACE = "finery_gguf.pace:Pace"
+CAN_USE_GPU = "finery_gguf.offload:can_use_gpu"
+LOG_DEVICE = "finery_gguf.offload:log_device"
 """By name, since the number of threads can't change an answer and must not enter the key."""
 
 
 class GgufEngine(Engine):
-    """llama.cpp on all cores, row by row, so that an answer depends only on its own row.
+    """llama.cpp on all cores, or on a GPU if its build can use one.
+
+    It answers row by row, so that an answer depends only on its own row.
 
     Everything before the last turn's content (system, shots) is evaluated separately and reused for
-    the next row that begins with the same tokens. Logits are bit-identical with and without reuse,
-    and for any number of cores.
+    the next row that begins with the same tokens. On a CPU, logits are bit-identical with and
+    without reuse, and for any number of cores.
     """
 
     takes_tools = True
+    local = True
     packages = (PACKAGE,)
 
     def __init__(self, model: Model, job: EngineJob) -> None:
@@ -57,6 +62,11 @@ class GgufEngine(Engine):
             alike.setdefault(request.beginning(), []).append(i)
         return [[i] for places in alike.values() for i in places]
 
+    @classmethod
+    def uses_gpu(cls) -> bool:
+        """Whether llama.cpp is built for GPUs."""
+        return bool(load_reference(CAN_USE_GPU)())
+
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """Answer each request, in order."""
         loaded = self._loaded
@@ -68,7 +78,9 @@ class GgufEngine(Engine):
     def _loaded(self) -> "_Loaded":
         from finery_gguf.prompts import answer_reader, model_template
 
-        gguf = Gguf(self.model.file(self.model.meta["file"]))
+        gpus = library().gpus()
+        load_reference(LOG_DEVICE)(self.job.log, gpus)
+        gguf = Gguf(self.model.file(self.model.meta["file"]), on_gpu=bool(gpus))
         template = model_template(gguf, self.model)
         return _Loaded(gguf, template, answer_reader(template))
 

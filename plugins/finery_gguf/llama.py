@@ -27,6 +27,8 @@ CHUNK = 512
 FILE_TYPES = {"f16": 1, "q8_0": 7, "q4_k_m": 15, "q5_k_m": 17, "bf16": 32}
 """Quantisation → `llama_ftype` of llama.h."""
 
+ALL_LAYERS = 999
+"""More than any model has, so that llama.cpp holds all of them on the GPU."""
 _WARN, _ERROR, _CONTINUED = 3, 4, 5  # enum ggml_log_level
 _complaints: deque[str] = deque(maxlen=10_000)  # llama.cpp's warnings since `listening` began
 
@@ -47,6 +49,18 @@ class Library:
         self.c.llama_log_set(self._keep, self.ffi.NULL)
         self.c.llama_backend_init()
         self._level = 0
+
+    def gpus(self) -> list[str]:
+        """The names of the GPUs that this build can use; empty for a build without them."""
+        if not self.c.llama_supports_gpu_offload():
+            return []
+        devices = [self.c.ggml_backend_dev_get(i) for i in range(self.c.ggml_backend_dev_count())]
+        kinds = (self.c.GGML_BACKEND_DEVICE_TYPE_GPU, self.c.GGML_BACKEND_DEVICE_TYPE_IGPU)
+        return [
+            self.ffi.string(self.c.ggml_backend_dev_description(device)).decode("utf-8", "replace")
+            for device in devices
+            if self.c.ggml_backend_dev_type(device) in kinds
+        ]
 
     def _log(self, level: int, text: Any, _: Any) -> None:
         self._level = self._level if level == _CONTINUED else level
@@ -77,7 +91,8 @@ class Gguf:
     SPECIAL: ClassVar[tuple[str, ...]] = ("bos", "eos", "unknown", "seperator", "padding", "mask")
     """Special tokens as GGUF's metadata spells them: `tokenizer.ggml.<name>_token_id`."""
 
-    def __init__(self, path: Path, *, vocab_only: bool = False) -> None:
+    def __init__(self, path: Path, *, vocab_only: bool = False, on_gpu: bool = False) -> None:
+        """on_gpu: hold all layers on the GPU, if llama.cpp was built for it and finds one."""
         self.path = path
         self._library = library()
         ffi, c = self._library.ffi, self._library.c
@@ -85,13 +100,11 @@ class Gguf:
             raise StepError("the GGUF file was not found", where=str(path))
         options = c.llama_model_default_params()
         options.vocab_only = vocab_only
+        options.n_gpu_layers = ALL_LAYERS if on_gpu else 0
         with listening() as heard:
             model = c.llama_model_load_from_file(os.fsencode(path), options)
         if model == ffi.NULL:
-            raise StepError(
-                "llama.cpp can't load this GGUF", where=str(path), details=heard[-5:],
-                fix=f"a newer version of {PACKAGE} may support it: pip install -U {PACKAGE}",
-            )  # fmt: skip
+            raise _not_loaded(path, heard)
         self.pointer: Any = ffi.gc(model, c.llama_model_free)
         self._vocab = c.llama_model_get_vocab(model)
         self.n_vocab = int(c.llama_vocab_n_tokens(self._vocab))
@@ -201,6 +214,19 @@ class Gguf:
             if size >= 0:
                 return bytes(ffi.buffer(buffer, size)).decode("utf-8", "replace")
             room = -size
+
+
+def _not_loaded(path: Path, heard: Sequence[str]) -> StepError:
+    """The error for a GGUF that can't be loaded. heard: the warnings of llama.cpp."""
+    if any("out of memory" in line or "failed to allocate" in line for line in heard):
+        return StepError(
+            "not enough memory to load this GGUF", where=str(path), details=heard[-5:],
+            fix="use a smaller quantization, or end other programs that use the GPU",
+        )  # fmt: skip
+    return StepError(
+        "llama.cpp can't load this GGUF", where=str(path), details=heard[-5:],
+        fix=f"a newer version of {PACKAGE} may support it: pip install -U {PACKAGE}",
+    )  # fmt: skip
 
 
 class Context:

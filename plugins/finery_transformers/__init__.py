@@ -3,10 +3,16 @@
 Input: a `Model` artifact and conversations. Output: token ids, answers and likelihoods. Prompts are
 token for token those of the training. All modules are public for other plugins:
 `finery_transformers.loading`, `.capabilities`, `.chat`, `.dates`, `.engine`, `.parsing`, `.scoring`
-and `.wrapping`.
+and `.wrapping`. `.precision` says what dtype this machine computes in, without torch.
 """
 
-from finery import hookimpl
+from collections.abc import Generator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from finery import hookimpl, observes
+
+if TYPE_CHECKING:
+    from finery import Job, Step
 
 
 @hookimpl
@@ -16,3 +22,26 @@ def finery_engines() -> dict[str, str]:
         "transformers": "finery_transformers.engine:TransformersEngine",
         "adapter": "finery_transformers.engine:TransformersEngine",
     }
+
+
+@hookimpl
+def finery_worker_environment() -> Mapping[str, str]:
+    """The dtype of `dtype: auto`, which is part of keys and must be the same in all steps."""
+    from finery_transformers.precision import worker_variables
+
+    return worker_variables()
+
+
+@observes
+@hookimpl(wrapper=True)
+def finery_run_step(step: "Step", job: "Job") -> Generator[None, Any, Any]:
+    """Record what a step that uses GPUs ran on, and log why it doesn't use one."""
+    if not step.gpu_count():
+        return (yield)
+    from finery_transformers.hardware import add_facts, forget, log_unused_gpu
+
+    forget()
+    log_unused_gpu(job.log)
+    outputs = yield
+    add_facts(outputs)
+    return outputs

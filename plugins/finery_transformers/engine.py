@@ -1,13 +1,26 @@
 """Answer prompts with a model on this machine: transformers' `generate`, in batches."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from finery import Completion, DataError, Engine, EngineJob, Model, Request, Sampling, StepError
+from finery import (
+    Completion,
+    DataError,
+    Engine,
+    EngineJob,
+    Model,
+    Request,
+    Sampling,
+    StepError,
+    load_reference,
+)
+from finery_transformers.loading import AUTO_DTYPE
+from finery_transformers.room import Room
 
 if TYPE_CHECKING:
     import torch
@@ -15,13 +28,12 @@ if TYPE_CHECKING:
 
     from finery_transformers.answers import TokenReader
 
-BATCH_ROWS = 16
-"""On AVX512 cores, 16 rows reach 1.6 times the tokens per second of four; 32 reach no more."""
-
+EXHAUSTED = "finery_transformers.exhaustion:exhausted"
+ANSWERING = "finery_transformers.exhaustion:ANSWERING"
+LOG_UNUSED_GPU = "finery_transformers.hardware:log_unused_gpu"
+"""By name: errors and logs can't change an answer."""
 PROMPT_TOKENS = 64
 """Tokens at the end of a prompt that show how its answer begins."""
-BATCH_CHARACTERS = 64 * 1024
-"""Limit of rows × longest row of a batch, some 16,000 tokens of cache."""
 
 
 class TransformersEngine(Engine):
@@ -31,8 +43,14 @@ class TransformersEngine(Engine):
     """
 
     batched = True
+    local = True
     takes_tools = True
     packages = ("torch", "transformers", "peft", "tokenizers")
+
+    @classmethod
+    def key_facts(cls) -> dict[str, str]:
+        """The dtype of the weights."""
+        return {"dtype": load_reference(AUTO_DTYPE)()}
 
     def batches(self, requests: Sequence[Request]) -> list[list[int]]:
         """Requests of similar length, longest first. Those that begin alike follow one another.
@@ -43,12 +61,13 @@ class TransformersEngine(Engine):
         alike: dict[bytes, list[int]] = {}
         for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
             alike.setdefault(requests[i].beginning(), []).append(i)
+        room = Room.of(self.model)
         batches: list[list[int]] = []
         longest = 0
         for i in chain.from_iterable(alike.values()):
             longest = max(longest, lengths[i])
-            full = not batches or len(batches[-1]) == BATCH_ROWS
-            if full or (len(batches[-1]) + 1) * longest > BATCH_CHARACTERS:
+            full = not batches or len(batches[-1]) == room.rows
+            if full or (len(batches[-1]) + 1) * longest > room.characters:
                 batches.append([])
                 longest = lengths[i]
             batches[-1].append(i)
@@ -65,7 +84,7 @@ class TransformersEngine(Engine):
             loaded.answers.reader.check(request.tools)
         prompts = [self._prompt(request, sampling) for request in requests]
         # The caller's random state doesn't change.
-        with torch.no_grad(), torch.random.fork_rng():
+        with torch.no_grad(), torch.random.fork_rng(), _explained(prompts, sampling.max_tokens):
             torch.manual_seed(_seed(sampling.seed, prompts))
             batch = heads.read(loaded.model, prompts, loaded.pad)
             length = batch.input_ids.shape[1]
@@ -80,13 +99,16 @@ class TransformersEngine(Engine):
 
     @cached_property
     def _loaded(self) -> "_Loaded":
-        import torch
-
-        from finery_transformers.loading import load_model, load_tokenizer, template_arguments
+        from finery_transformers.loading import (
+            load_model,
+            load_tokenizer,
+            template_arguments,
+            to_device,
+        )
 
         tokenizer, model = load_tokenizer(self.model), load_model(self.model)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model.to(device)  # type: ignore[arg-type]
+        load_reference(LOG_UNUSED_GPU)(self.job.log)
+        to_device(model, self.job.log)
         return _ready(model, tokenizer, template_arguments(self.model))
 
     def _prompt(self, request: Request, sampling: Sampling) -> list[int]:
@@ -155,7 +177,7 @@ class LiveEngine(TransformersEngine):
     """Answers with a model in memory, e.g. one that is being trained.
 
     The model answers in evaluation mode and is then restored. trained: a transformers or PEFT
-    model, which may have weights in several dtypes; products are in `dtype` if that is bf16.
+    model, which may have weights in several dtypes; products are in `dtype` if it has 16 bits.
     """
 
     def __init__(
@@ -180,10 +202,10 @@ class LiveEngine(TransformersEngine):
         model = self._trained
         training, settings = model.training, model.generation_config
         model.generation_config = self._loaded.settings
-        bf16 = self._dtype is torch.bfloat16
+        short = self._dtype in (torch.bfloat16, torch.float16)
         try:
             model.eval()
-            with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
+            with torch.autocast(model.device.type, self._dtype if short else None, enabled=short):
                 return super().generate(requests, sampling)
         finally:
             model.train(training)
@@ -237,6 +259,21 @@ def _ends(config: Any) -> set[int]:
     """The end-of-sequence ids of a generation config, which has none, one or a list."""
     ids = getattr(config, "eos_token_id", None)
     return {i for i in (ids if isinstance(ids, list) else [ids]) if isinstance(i, int)}
+
+
+@contextmanager
+def _explained(prompts: list[list[int]], most: int) -> Iterator[None]:
+    """Turn an error about memory into a `StepError`. most: tokens of an answer."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        longest = max(map(len, prompts))
+        purpose = f"to answer {len(prompts)} prompts of up to {longest} tokens at once, with up to "
+        purpose += f"{most} tokens each"
+        exhausted = load_reference(EXHAUSTED)(error, purpose, load_reference(ANSWERING))
+        if exhausted is None:
+            raise
+        raise exhausted from error
 
 
 def _seed(seed: int, prompts: list[list[int]]) -> int:

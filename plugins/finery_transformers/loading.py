@@ -5,13 +5,14 @@ Nothing here uses the network. Code from the model's folder runs only if the mod
 """
 
 import io
+import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finery import Model, StepError
+from finery import Model, StepError, load_reference
 from finery_transformers.chat import TEMPLATE_FILE
 from finery_transformers.wrapping import with_text_tools
 
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+AUTO_DTYPE = "finery_transformers.precision:auto_dtype"
+DTYPE_OF = "finery_transformers.precision:dtype_of"
+"""By name, since the dtype itself is in keys."""
+RECORD_CONFIG = "finery_transformers.hardware:record_config"
+PROBED_TOKENS = 16
+NOT_LOADED = "finery_transformers.exhaustion:not_loaded"
 GIVE_TEMPLATE = (
     "train an instruct model, or give the model a template with `chat_template:` "
     "(a chat template turns messages into a prompt)"
@@ -60,6 +67,36 @@ def load_model(model: Model, dtype: "torch.dtype | None" = None) -> "PreTrainedM
 
         return _load(model, dtype, quantization_config=GgufConfig(dequantize=True))
     return _load(model, dtype, use_safetensors=True)
+
+
+def to_device(model: Any, log: Callable[[str], None] | None = None) -> None:
+    """Move a loaded model to the GPU, if torch has one. `StepError` if it doesn't fit there.
+
+    A model in fp16 that overflows there, as some do that were trained in bf16, gets fp32 weights.
+    """
+    import torch
+
+    try:
+        model.to("cuda" if torch.cuda.is_available() else "cpu")
+        if model.dtype is torch.float16 and not _is_finite(model):
+            model.float()
+            if log is not None:
+                log("this model's values are too large for fp16: computing in fp32")
+    except RuntimeError as error:
+        other = load_reference(NOT_LOADED)(error)
+        if other is None:
+            raise
+        raise other from error
+
+
+def _is_finite(model: Any) -> bool:
+    """Whether the logits of a few tokens are finite."""
+    import torch
+
+    vocabulary = model.config.get_text_config().vocab_size
+    ids = torch.arange(min(PROBED_TOKENS, vocabulary), device=model.device)[None]
+    with torch.no_grad():
+        return bool(model(input_ids=ids, use_cache=False).logits.isfinite().all())
 
 
 def load_skeleton(model: Model) -> "PreTrainedModel":
@@ -129,6 +166,7 @@ def _load(model: Model, dtype: "torch.dtype", **arguments: Any) -> "PreTrainedMo
             **_location(model), dtype=dtype, output_loading_info=True, **arguments
         )
     _check_complete(model, report)
+    load_reference(RECORD_CONFIG)(loaded.config)
     # Its folder must not be saved, and isn't a repository that PEFT could request.
     loaded.name_or_path = loaded.config._name_or_path = ""
     return loaded
@@ -172,17 +210,20 @@ def load_merged(model: Model) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase
 
 
 def default_dtype() -> "torch.dtype":
-    """bf16 if the hardware multiplies it, else fp32.
+    """The dtype of `dtype: auto`, see `precision.auto_dtype`.
 
-    A CPU without AVX512-BF16 or AMX emulates bf16, which is slower than fp32 and no more exact.
-    fp16 is never chosen, since models that were trained in bf16 overflow it.
+    In a build, the main process has decided it, since it is part of keys. Elsewhere, the GPU that
+    torch uses does.
     """
     import torch
 
-    if torch.cuda.is_available():
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    has = torch.cpu.get_capabilities()
-    return torch.bfloat16 if has.get("avx512_bf16") or has.get("amx_bf16") else torch.float32
+    name = os.environ.get("FINERY_AUTO_DTYPE")
+    if not name and torch.cuda.is_available():
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return torch.bfloat16
+        name = load_reference(DTYPE_OF)(torch.cuda.get_device_capability())
+    names = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+    return names[name or load_reference(AUTO_DTYPE)()]
 
 
 def base_of(model: Model) -> Model:
@@ -327,7 +368,14 @@ def _readable(model: Model) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (
+        OSError, ValueError, KeyError, RuntimeError, SafetensorError, MemoryError, ImportError
+    ) as error:  # fmt: skip
+        other = load_reference(NOT_LOADED)(error)
+        if other is not None:
+            raise other from error
+        if isinstance(error, ImportError):
+            raise
         name = model.meta.get("file") or _names(model.path)
         raise StepError(
             f"the {model.format} model can't be loaded: {error}",

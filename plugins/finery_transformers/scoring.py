@@ -1,13 +1,22 @@
 """The likelihood of given answers under a model, computed with transformers."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from finery import Model, StepError
+from finery import Model, StepError, load_reference
 from finery.rows import Conversation
+
+if TYPE_CHECKING:
+    import torch
 
 BATCH_TOKENS = 4096
 """Limit of sequences × longest sequence of a batch."""
+EXHAUSTED = "finery_transformers.exhaustion:exhausted"
+"""By name, since errors can't change a likelihood."""
+LOGITS = 2**25
+"""Limit of the logits that are computed at once: 128 MiB in fp32, and their log-probabilities as
+many again. All of a batch would be 2.5 GB with a vocabulary of 152,000."""
 
 
 class Likelihood(NamedTuple):
@@ -32,13 +41,11 @@ def likelihoods(
     answered: (prompt, completion, tools or None) each. progress: called with (done, total).
     Raises `StepError` if the chat template writes a prompt differently once it is answered.
     """
-    import torch
-
-    from finery_transformers.loading import load_model
+    from finery_transformers.loading import load_model, to_device
 
     rows = _in_tokens(model, answered)
     loaded: Any = load_model(model)
-    loaded.to("cuda" if torch.cuda.is_available() else "cpu")
+    to_device(loaded)
     scored: dict[int, Likelihood] = {}
     for batch in _batches([len(whole) for _, whole in rows]):
         values = _score(loaded, [rows[i] for i in batch])
@@ -86,6 +93,19 @@ def _batches(lengths: Sequence[int]) -> list[list[int]]:
     return batches
 
 
+@contextmanager
+def _explained(rows: int, longest: int) -> Iterator[None]:
+    """Turn an error about memory into a `StepError`."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        purpose = f"to score {rows} answers of up to {longest} tokens at once, prompts included"
+        exhausted = load_reference(EXHAUSTED)(error, purpose, "use shorter rows or a smaller model")
+        if exhausted is None:
+            raise
+        raise exhausted from error
+
+
 def _score(model: Any, rows: Sequence[tuple[int, list[int]]]) -> list[Likelihood]:
     import torch
 
@@ -94,13 +114,57 @@ def _score(model: Any, rows: Sequence[tuple[int, list[int]]]) -> list[Likelihood
     ids = torch.tensor([w + [0] * (longest - len(w)) for _, w in rows], device=device)
     mask = torch.tensor([[1] * len(w) + [0] * (longest - len(w)) for _, w in rows], device=device)
     first = min(asked for asked, _ in rows) - 1  # the position that predicts the first answer token
-    with torch.no_grad():
-        # The model keeps the logits of the last positions, counted from the end.
-        logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=longest - first).logits
-        logprobs = logits[:, :-1].float().log_softmax(-1)
-    chosen = logprobs.gather(-1, ids[:, first + 1 :, None])[..., 0].double()
+    with torch.no_grad(), _explained(len(rows), longest):
+        chosen = _log_probs(model, ids, mask, first).double().cpu()
     scores = []
     for (asked, whole), row in zip(rows, chosen, strict=True):
         part = row[asked - first - 1 : len(whole) - first - 1]
         scores.append(Likelihood(float(part.sum()), len(part)))
     return scores
+
+
+def _log_probs(model: Any, ids: "torch.Tensor", mask: "torch.Tensor", first: int) -> "torch.Tensor":
+    """Log-probabilities of the tokens after position `first`: rows × such tokens.
+
+    The logits are computed for some positions at a time, since those of all may need more memory
+    than the model.
+    """
+    import torch
+
+    targets = ids[:, first + 1 :]
+    hidden = _hidden_states(model, ids, mask)[:, first:-1]
+    width = max(1, LOGITS // (len(ids) * model.config.get_text_config().vocab_size))
+    parts = []
+    for start in range(0, targets.shape[1], width):
+        part = slice(start, start + width)
+        log_probs = _logits(model, hidden[:, part]).float().log_softmax(-1)
+        parts.append(log_probs.gather(-1, targets[:, part, None])[..., 0])
+    return torch.cat(parts, dim=1)
+
+
+def _hidden_states(model: Any, ids: "torch.Tensor", mask: "torch.Tensor") -> "torch.Tensor":
+    """What the output layer gets: rows × tokens × features."""
+    kept: list[Any] = []
+    hook = model.base_model.register_forward_hook(lambda module, _, output: kept.append(output[0]))
+    try:
+        model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
+    finally:
+        hook.remove()
+    (hidden,) = kept
+    return hidden  # type: ignore[no-any-return]
+
+
+def _logits(model: Any, hidden: "torch.Tensor") -> "torch.Tensor":
+    """The logits at these positions.
+
+    The model itself computes them, since some scale or cap its output layer's. Only the layers
+    before that are left out.
+    """
+    from transformers.modeling_outputs import MoeModelOutputWithPast
+
+    backbone = model.base_model
+    backbone.forward = lambda *_, **__: MoeModelOutputWithPast(last_hidden_state=hidden)
+    try:
+        return model(inputs_embeds=hidden, use_cache=False).logits  # type: ignore[no-any-return]
+    finally:
+        del backbone.forward

@@ -33,8 +33,11 @@ if TYPE_CHECKING:
 
 PACKAGES = (
     "torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "gguf",
-    "flash-attn", "liger-kernel",
 )  # fmt: skip
+"""Without the kernels that are used where they are installed (flash-attn, liger-kernel): they
+change digits, and a store is to serve machines with and without them."""
+AUTO_DTYPE = "finery_transformers.precision:auto_dtype"
+"""By name, since the dtype itself is in the key."""
 
 WATCHER = "finery_trl.train.watch:watcher"
 LAUNCHER = "finery_trl.train.launch:launch"
@@ -297,6 +300,14 @@ class Training(
     def is_launched(self) -> bool:
         """Whether processes are started for the training, beside the one that runs the step."""
         return self.processes > 1 or (self.launch is not None and self.launch.config is not None)
+
+    def key_facts(self) -> Mapping[str, Any]:
+        """The dtype, if this machine decides it."""
+        return {"dtype": load_reference(AUTO_DTYPE)()} if self.dtype == "auto" else {}
+
+    def gpu_count(self) -> int:
+        """One for each process."""
+        return self.processes
 
     @property
     def compares(self) -> bool:

@@ -116,6 +116,22 @@ def test_what_is_installed_takes_the_long_road(
     assert done(stamped) is None
 
 
+@pytest.mark.parametrize("variable", ["CUDA_VISIBLE_DEVICES", "FINERY_AUTO_DTYPE"])
+def test_another_gpu_or_dtype_takes_the_long_road(
+    stamped: Project, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    """It may be in keys as a fact of the machine."""
+    monkeypatch.setenv(variable, "fp32")
+    assert done(stamped) is None
+
+
+def test_another_machine_takes_the_long_road(
+    stamped: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stamp, "DRIVER_FILES", ("/",))
+    assert done(stamped) is None
+
+
 def test_a_copy_of_a_project_is_not_the_original(
     stamped: Project, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -1,6 +1,7 @@
 """`eval.preference` on a tiny model: the likelihoods are the model's own."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny_llama import tiny_llama
@@ -9,6 +10,7 @@ from finery import DataError, Model
 from finery.rows import Row
 from finery.testing import TestJob, dataset
 from finery_eval.steps.preference import Preference
+from finery_transformers import scoring
 
 ROWS: list[Row] = [
     {
@@ -47,6 +49,42 @@ def test_likelihoods_are_those_of_the_model_row_by_row(tmp_path: Path, tiny: Mod
             wanted = sum(float(logprobs[i - 1, ids[i]]) for i in range(len(asked), len(ids)))
             assert prediction[f"{side}_logprob"] == pytest.approx(wanted, rel=0.02)
             assert prediction[f"{side}_tokens"] == len(ids) - len(asked)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "granite", "qwen3_moe"])
+def test_a_few_positions_at_a_time_give_the_same_likelihoods(
+    monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    """Also where a model caps or scales the logits."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sizes = {
+        "vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "logits_scaling": 3.0,
+        "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "pad_token_id": 0,
+        "eos_token_id": 1, "bos_token_id": 2, "final_logit_softcapping": 2.0,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    auto: Any = AutoModelForCausalLM
+    model = auto.from_config(AutoConfig.for_model(family, **sizes)).eval()
+    model.get_output_embeddings().weight.data *= 20
+    ids = torch.randint(3, 64, (2, 12))
+    mask = torch.ones_like(ids)
+    mask[1, 9:] = 0
+    with torch.no_grad():
+        logits = model(input_ids=ids, attention_mask=mask).logits[:, 4:-1]
+        expected = logits.log_softmax(-1).gather(-1, ids[:, 5:, None])[..., 0]
+        computed = []
+        model.get_output_embeddings().register_forward_hook(
+            lambda module, args, output: computed.append(output.numel())
+        )
+        monkeypatch.setattr(scoring, "LOGITS", 2 * 64 * 3)
+        actual = scoring._log_probs(model, ids, mask, 4)
+    assert torch.allclose(actual[0], expected[0], atol=1e-5)
+    assert torch.allclose(actual[1, :4], expected[1, :4], atol=1e-5)
+    assert max(computed) == scoring.LOGITS
+    assert "forward" not in vars(model.base_model)
 
 
 def test_scores_are_shares_of_rows_with_intervals(tmp_path: Path, tiny: Model) -> None:

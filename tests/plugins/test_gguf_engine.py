@@ -3,18 +3,20 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from tiny_gguf import CHATML, tiny_tokenizer, write_tiny_gguf
 from tiny_llama import TOOLED, TOOLS
 
-from finery import Completion, DataError, Model, Request, Sampling, StepError
+from finery import Completion, DataError, Gpu, Model, Request, Sampling, StepError
 from finery.rows import Conversation
 from finery.testing import TestJob
 from finery_gguf import engine as engine_module
+from finery_gguf import offload
 from finery_gguf.engine import GgufEngine
-from finery_gguf.llama import Gguf, Library
+from finery_gguf.llama import Gguf, Library, library
 from finery_gguf.pace import FRESH, TRIES, Pace
 from finery_gguf.prompts import chat_template, tokenize
 
@@ -296,3 +298,60 @@ def test_control_tokens_are_shown_where_they_are_needed(tiny: Path) -> None:
     gguf = Gguf(tiny, vocab_only=True)
     tokens = gguf.encode("a<|im_end|>b")
     assert (gguf.decode(tokens), gguf.decode(tokens, special=True)) == ("ab", "a<|im_end|>b")
+
+
+def test_all_layers_are_on_the_gpu_where_llama_cpp_is_built_for_it(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without one here: only that it is asked for, and told in the log."""
+    asked = []
+    load = library().c.llama_model_load_from_file
+
+    class Recording:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(library_c, name)
+
+        def llama_model_load_from_file(self, path: Any, options: Any) -> Any:
+            asked.append(options.n_gpu_layers)
+            return load(path, options)
+
+    library_c = library().c
+    monkeypatch.setattr(library(), "c", Recording())
+    monkeypatch.setattr(Library, "gpus", lambda self: ["NVIDIA L4"])
+    made = engine(tiny)
+    assert made.generate([Request(TALKS[0])], Sampling(max_tokens=2))
+    assert asked == [999]
+    assert logged(made) == ["llama.cpp: all layers on NVIDIA L4"]
+
+
+def test_a_build_without_gpus_says_so_where_there_is_one(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = Gpu("GPU-a", "NVIDIA L4", (8, 9), 24 * 2**30, 0)
+    monkeypatch.setattr(offload, "visible_gpus", lambda: [gpu])
+    made = engine(tiny)
+    made.generate([Request(TALKS[0])], Sampling(max_tokens=1))
+    assert logged(made) == [
+        "llama.cpp: on the CPU, since the installed build has no support for this GPU"
+    ]
+    assert not GgufEngine.uses_gpu()
+    assert GgufEngine.local
+
+
+def logged(made: GgufEngine) -> list[str]:
+    """What an engine logged."""
+    assert isinstance(made.job, TestJob)
+    return [event["message"] for event in made.job.events if event["event"] == "log"]
+
+
+@pytest.mark.parametrize(("library_file", "uses"), [
+    ("libggml-cuda.so", True), ("libggml-vulkan.so.0", True), ("libggml-cpu.so.0", False),
+])  # fmt: skip
+def test_the_libraries_of_llama_cpp_say_whether_it_can_use_a_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library_file: str, uses: bool
+) -> None:
+    (tmp_path / "__init__.py").touch()
+    (tmp_path / library_file).touch()
+    spec = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(offload, "find_spec", lambda name: spec)
+    assert offload.can_use_gpu() is uses

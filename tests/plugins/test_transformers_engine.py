@@ -1,14 +1,17 @@
 """The transformers engine: batches, determinism, where answers end."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tiny_llama import TOOLED, TOOLS, tiny_llama
 
-from finery import Completion, DataError, Model, Request, Sampling
+from finery import Completion, DataError, Gpu, Model, Request, Sampling, StepError
 from finery.testing import TestJob
-from finery_transformers.engine import BATCH_ROWS, TransformersEngine
+from finery_transformers import precision
+from finery_transformers.engine import LiveEngine, TransformersEngine
+from finery_transformers.room import ROWS, Room
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +36,7 @@ def test_batches_hold_rows_of_about_the_same_length(engine: TransformersEngine) 
     batches = engine.batches([asked("x" * (i % 50)) for i in range(40)])
     longest = [max(i % 50 for i in batch) for batch in batches]
     assert sorted(i for batch in batches for i in batch) == list(range(40))
-    assert [len(batch) for batch in batches] == [BATCH_ROWS, BATCH_ROWS, 40 - 2 * BATCH_ROWS]
+    assert [len(batch) for batch in batches] == [ROWS, ROWS, 40 - 2 * ROWS]
     assert longest == sorted(longest, reverse=True)
 
 
@@ -52,6 +55,89 @@ def test_rows_that_begin_alike_follow_one_another(engine: TransformersEngine) ->
     batches = engine.batches([Request(talk) for talk in talks])
     starts = [talks[i][0] for batch in batches for i in batch]
     assert starts == [second] * 30 + [first] * 30
+
+
+QWEN_4B = {
+    "num_hidden_layers": 36, "hidden_size": 2560, "intermediate_size": 9728, "head_dim": 128,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 151936,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("gib", "rows"), [(16, 16), (24, 16), (40, 32), (80, 64), (180, 256)])
+def test_a_gpu_answers_as_many_rows_at_once_as_its_memory_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gib: int, rows: int
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(QWEN_4B))
+    model = Model(tmp_path, meta={"format": "transformers"})
+    gpu = Gpu("GPU-a", "NVIDIA X", (9, 0), gib * 2**30, used=gib * 2**29)
+    monkeypatch.setattr(precision, "usable_gpus", lambda: [gpu])
+    assert Room.of(model).rows == rows
+    adapter = Model(tmp_path, meta={"format": "adapter"}, refs={"base": model})
+    requests = [asked("x" * 500)] * (3 * rows)
+    batches = TransformersEngine(adapter, TestJob(seed=None)).batches(requests)
+    assert [len(batch) for batch in batches] == [rows] * 3
+
+
+def test_a_model_of_unknown_size_is_answered_as_on_a_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = Gpu("GPU-a", "NVIDIA X", (9, 0), 180 * 2**30, used=0)
+    monkeypatch.setattr(precision, "usable_gpus", lambda: [gpu])
+    (tmp_path / "config.json").write_text("{}")
+    for meta in ({"format": "transformers"}, {"format": "gguf", "file": "x.gguf"}):
+        assert Room.of(Model(tmp_path, meta=meta)) == Room()
+
+
+def test_running_out_of_memory_names_what_was_asked(
+    tiny: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    engine = TransformersEngine(tiny, TestJob(seed=None))
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore.")
+    monkeypatch.setattr(engine._loaded.model, "generate", raising(error))
+    with pytest.raises(StepError) as caught:
+        engine.generate([asked("hi"), asked("who")], Sampling(max_tokens=8))
+    assert caught.value.what.startswith("not enough GPU memory to answer 2 prompts of up to ")
+    assert caught.value.details == ["CUDA out of memory. Tried to allocate 2.00 GiB."]
+    assert "lower max_tokens" in str(caught.value.fix)
+
+
+def raising(error: Exception) -> Any:
+    """A function that raises it."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    return fail
+
+
+def test_a_gpu_that_torch_cannot_use_is_in_the_log(
+    tiny: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = TestJob(seed=None)
+    gpu = Gpu("GPU-a", "NVIDIA X", (9, 0), 180 * 2**30, used=0)
+    monkeypatch.setattr(precision, "visible_gpus", lambda: [gpu])
+    TransformersEngine(tiny, job).generate([asked("hi")], Sampling(max_tokens=1))
+    lines = [event["message"] for event in job.events if event["event"] == "log"]
+    (line,) = [line for line in lines if "isn't used" in line]
+    assert line.startswith("warning: NVIDIA X isn't used: the installed torch is built without")
+
+
+def test_a_model_in_training_answers_in_its_dtype(tiny: Model) -> None:
+    """On a GPU that multiplies fp16 and not bf16, products are in fp16."""
+    import torch
+
+    from finery_transformers.loading import load_model, load_tokenizer
+
+    model, seen = load_model(tiny, torch.float32), []
+    model.lm_head.register_forward_hook(lambda module, args, output: seen.append(output.dtype))
+    live = LiveEngine(
+        tiny, TestJob(seed=None), trained=model, tokenizer=load_tokenizer(tiny), arguments={},
+        dtype=torch.float16,
+    )  # fmt: skip
+    live.generate([asked("hi")], Sampling(max_tokens=1))
+    assert seen == [torch.float16]
 
 
 def test_the_same_batch_gets_the_same_answers(tiny: Model) -> None:

@@ -11,10 +11,12 @@ import pytest
 from conftest import MakeProject, Project
 from tiny_llama import tiny_llama
 
+from finery import Gpu
 from finery.plugin.history import Past, Results
 from finery.plugin.manager import load_plugins
 from finery.recipe.document import load
 from finery.recipe.graph import Graph, build_graph
+from finery_transformers.precision import Unused
 from finery_trl.estimate import architecture as facts
 from finery_trl.estimate import forecast, speed
 from finery_trl.estimate import memory as estimate
@@ -117,6 +119,87 @@ def test_activations_grow_with_tokens_and_checkpoints_save_them() -> None:
 
 def test_logits_are_of_no_more_positions_than_there_are() -> None:
     assert memory(SMOLLM2, LORA, LOAD._replace(answers=9999)).logits == 12 * 8 * 512 * 49152
+
+
+GPU = Load(rows=8, tokens=1024, answers=300, width=2, device="cuda")
+
+
+def test_on_a_gpu_the_logits_are_a_tile() -> None:
+    """TRL computes the loss in tiles there: QLoRA of 4 billion parameters needs 8 GiB, not 21."""
+    used = memory(QWEN_4B, LORA, GPU, quantized=True)
+    positions = 8 * 300
+    tile = 2 * (positions * 32768 + 32768 * 2560)
+    assert used.logits == tile + positions * 2560 * 6
+    checkpointing = memory(QWEN_4B, LORA, GPU._replace(checkpointing=True), quantized=True)
+    assert 5 * 2**30 < checkpointing.total < 9 * 2**30
+    long = GPU._replace(answers=1024)
+    most = memory(QWEN_4B, LORA, long).logits - 8 * 1024 * 2560 * 6
+    assert most == 2 * (4096 * 32768 + 32768 * 2560)
+
+
+def test_tiles_are_those_of_the_installed_trl() -> None:
+    pytest.importorskip("trl")
+    from trl.kernels.chunked_logprob import TOKEN_CHUNK_SIZE
+    from trl.trainer import utils
+
+    assert estimate.TILE_TOKENS == TOKEN_CHUNK_SIZE
+    assert estimate.TILE_VOCABULARY == utils._CHUNKED_LOGPROB_CHUNK_SIZE
+
+
+def test_on_a_gpu_a_trained_output_matrix_has_a_gradient_and_memory_has_gaps() -> None:
+    frozen, trained = memory(QWEN_4B, LORA, GPU), memory(QWEN_4B, None, GPU)
+    assert trained.logits - frozen.logits == 4 * 151936 * 2560
+    assert frozen.fragmentation == 0.1 * frozen.activations
+    assert memory(QWEN_4B, LORA, LOAD).fragmentation == 0
+
+
+L4 = Gpu("GPU-a", "NVIDIA L4", (8, 9), 24 * 2**30, 2**30)
+T4 = Gpu("GPU-b", "Tesla T4", (7, 5), 16 * 2**30, 0)
+
+
+@pytest.mark.parametrize(("gpus", "count", "name", "free"), [
+    ([T4, L4], 1, "NVIDIA L4", 23), ([T4, L4], 2, "Tesla T4", 16), ([T4, L4], 8, "Tesla T4", 16),
+    ([L4._replace(used=20 * 2**30), T4], 1, "Tesla T4", 16),
+])  # fmt: skip
+def test_the_gpu_that_a_training_gets_is_estimated(
+    monkeypatch: pytest.MonkeyPatch, gpus: list[Gpu], count: int, name: str, free: int
+) -> None:
+    monkeypatch.setattr(facts, "usable_gpus", lambda: gpus)
+    here = facts.machine(count)
+    assert (here.device, here.name, here.free) == ("cuda", name, free * 2**30)
+
+
+def test_a_plan_counts_what_is_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(facts, "usable_gpus", lambda: [L4._replace(used=20 * 2**30)])
+    (found,) = forecast.estimates(graph(tmp_path), Results(), ["sft"])
+    assert found.facts["available_bytes"] == 4 * 2**30
+    assert " GiB of 24 GiB, of which 20 GiB are in use (" in found.lines[1]
+    assert found.warning.endswith("and this GPU has 4.0 GiB free")
+
+
+def test_a_plan_says_why_the_gpu_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unused = Unused("the L4 isn't used: its driver is too old", "update the driver")
+    monkeypatch.setattr(facts, "usable_gpus", list)
+    monkeypatch.setattr(facts, "unused_gpu", lambda: unused)
+    (found,) = forecast.estimates(graph(tmp_path), Results(), ["sft"])
+    assert (found.warning, found.fix) == unused
+    assert found.facts["device"] == "cpu"
+
+
+def test_a_gpu_that_emulates_bf16_is_estimated_with_16_bits_in_fp16(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(facts, "usable_gpus", lambda: [T4])
+    weights = {}
+    for dtype in ("fp16", "fp32"):
+        monkeypatch.setattr(facts, "auto_dtype", lambda dtype=dtype: dtype)
+        folder = tmp_path / dtype
+        folder.mkdir()
+        (found,) = forecast.estimates(graph(folder), Results(), ["sft"])
+        weights[dtype] = found.facts["memory"]["weights"]
+    assert weights["fp32"] == 2 * weights["fp16"] == 4 * QWEN_4B.parameters()
 
 
 def test_speed_follows_the_nearest_size() -> None:
@@ -376,7 +459,7 @@ def test_without_a_past_time_is_a_rough_guess_by_a_short_measurement(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(facts, "_gpu", lambda: None)
+    monkeypatch.setattr(facts, "usable_gpus", list)
     recipe = graph(tmp_path)
     (found,) = forecast.estimates(recipe, Results(), ["sft"])
     assert found.facts["is_rough"] is True

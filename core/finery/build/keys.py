@@ -4,6 +4,7 @@ A key is BLAKE3 over the canonical encoding of a list of named parts, in a fixed
 are stored with the key, so that finery can name what changed since the last build.
 """
 
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -25,12 +26,19 @@ FORMAT = 2
 code changes outputs, or the meaning of parts."""
 
 
+_BUILD = re.compile(r"\+(cpu|cu\d|rocm|xpu).*")
+
+
 class EngineKey(NamedTuple):
-    """The parts of an engine in keys: its class, digests of its code, its distributions."""
+    """The parts of an engine in keys: its class, digests of its code, its distributions.
+
+    facts: of this machine, see `Engine.key_facts`.
+    """
 
     name: str
     code: Mapping[str, str]
     packages: Sequence[str]
+    facts: Mapping[str, Any] = {}
 
 
 def key_of(parts: Parts) -> str:
@@ -87,14 +95,18 @@ def key_parts(
     if step.uses_seed():
         parts.append(("seed", node.seed))
     packages = [*step.key_packages()]
+    facts = dict(step.key_facts())
     for field, within in steps_inside(step):
         parts.append((f"version of {field}", type(within).__spec__.version))
         packages += within.key_packages()
+        facts |= within.key_facts()
     for model_format, engine in engines.items():
         parts.append((f"engine {model_format}", engine.name))
         label = f"(engine {model_format})"
         parts += [(f"code {file} {label}", digest) for file, digest in engine.code.items()]
         packages += engine.packages
+        facts |= engine.facts
+    parts += [(f"machine {name}", value) for name, value in sorted(facts.items())]
     parts += [(f"package {p}", package_version(p)) for p in dict.fromkeys(packages)]
     return list(dict(parts).items())  # a plugin may wrap steps twice, from one file
 
@@ -130,8 +142,12 @@ def _plain(value: Any) -> Any:
 
 
 def package_version(distribution: str) -> str:
-    """The installed version of a distribution, or `not installed`."""
-    return version_of(distribution) or "not installed"
+    """The installed version of a distribution, or `not installed`.
+
+    Without the label of torch and its companions for the hardware that a build is for (`+cpu`,
+    `+cu130`): a store is to serve machines with and without a GPU.
+    """
+    return _BUILD.sub("", version_of(distribution) or "not installed")
 
 
 def differences(before: Parts, after: Parts) -> list[tuple[str, Any, Any]]:

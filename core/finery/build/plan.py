@@ -43,6 +43,18 @@ class StepPlan:
     engines: dict[str, str] = field(
         default_factory=dict
     )  # model format → its engine in keys of records
+    has_local_engine: bool = False
+    engine_uses_gpu: bool = False
+
+    @property
+    def isolated(self) -> bool:
+        """Whether the step needs its own process."""
+        return type(self.node.step).__spec__.isolated or self.has_local_engine or self.gpus > 0
+
+    @property
+    def gpus(self) -> int:
+        """How many GPUs the step uses, on a machine that has them."""
+        return max(self.node.step.gpu_count(), int(self.engine_uses_gpu))
 
 
 class Planner:
@@ -138,8 +150,10 @@ class Planner:
             for model_format in sorted({f for m in inputs.values() for f in _formats(m)}):
                 engine = self.graph.plugins.engine(model_format)
                 code = self.code.of_engine(model_format)
-                key = EngineKey(full_name(engine), code, engine.packages)
+                key = EngineKey(full_name(engine), code, engine.packages, engine.key_facts())
                 engines[model_format] = key
+                plan.has_local_engine |= engine.local
+                plan.engine_uses_gpu |= engine.uses_gpu()
                 plan.engines[model_format] = engine.version or _engine_digest(key)
         digests = {}
         for source in node.sources:
@@ -236,7 +250,8 @@ def _formats(manifest: Manifest) -> Iterator[str]:
 
 def _engine_digest(engine: EngineKey) -> str:
     versions = {p: package_version(p) for p in engine.packages}
-    return blake3(encode([engine.name, dict(engine.code), versions])).hexdigest()
+    facts = [dict(engine.facts)] if engine.facts else []
+    return blake3(encode([engine.name, dict(engine.code), versions, *facts])).hexdigest()
 
 
 def _recipe_id(path: Path, store: Store) -> str:

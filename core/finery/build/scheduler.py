@@ -146,6 +146,8 @@ class Build:
                 time.sleep(POLL_SECONDS)
             elif self._stopped():
                 break
+            elif any(self._queues.values()):  # a process that ends still has their GPU
+                time.sleep(POLL_SECONDS)
         data = self.graph.recipe.data
         if not self.outcome.errors:
             self._record(now=True)  # since sweeping releases locks of unrecorded keys
@@ -171,12 +173,28 @@ class Build:
             return
         waited, self._locked = self._locked, {}
         for plan in waited.values():
-            self._queues[_isolated(plan)][plan.node.name] = plan
-        for isolated, queue in self._queues.items():
-            while queue and self.executor.has_room(isolated):
-                self._guarded(self._start, queue.pop(next(iter(queue))))
+            self._queues[plan.isolated][plan.node.name] = plan
+        for queue in self._queues.values():
+            while (name := self._next(queue)) is not None:
+                self._guarded(self._start, queue.pop(name))
         if self._ready:  # another build finished a step that others waited for
             self._start_ready()
+
+    def _next(self, queue: Mapping[str, StepPlan]) -> str | None:
+        """The first step of a queue that there is room for.
+
+        Only steps that need no GPU pass one that waits for its GPUs, so that it gets them.
+        """
+        waits = False
+        for name, plan in queue.items():
+            if plan.gpus and waits:
+                continue
+            if self.executor.has_room(plan.isolated, plan.gpus):
+                return name
+            if not plan.gpus:
+                return None
+            waits = True
+        return None
 
     def _guarded(self, action: Callable[[T], None], subject: T) -> None:
         """Run an action for a step. An expected error makes the step fail."""
@@ -195,7 +213,7 @@ class Build:
         if plan.result is not None:
             self._settle(plan, plan.result, cached=True)
         else:
-            self._queues[_isolated(plan)][name] = plan
+            self._queues[plan.isolated][name] = plan
 
     def _start(self, plan: StepPlan) -> None:
         """Start a step, unless this or another build is making or has just made its key."""
@@ -478,10 +496,6 @@ class Build:
 def _states(plan: StepPlan) -> dict[Path, FileState]:
     """The current states of a step's outside files, to detect changes."""
     return {path: file_state(str(path)) for files in plan.files.values() for _, path in files}
-
-
-def _isolated(plan: StepPlan) -> bool:
-    return type(plan.node.step).__spec__.isolated
 
 
 def _digest_now(store: Store, path: Path) -> str | None:

@@ -21,6 +21,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from finery.execute.gpus import DRIVER_FILES, ORDER, VISIBLE
 from finery.util.files import FileState, file_state, settled
 from finery.util.paths import store_folder
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from finery.build.scheduler import Build
     from finery.store.database import Store
 
-FORMAT = 3
+FORMAT = 4
 NUMBERS, PARTS = "Q", 5
 """The encoding of states in a stamp: 64 bits for each part."""
 BLOCK = 256
@@ -38,6 +39,8 @@ HOOKS = (
     "finery_step_failed",
 )  # fmt: skip
 """Hooks that must be called in every build: plugins with one of them prevent stamps."""
+GPUS = (VISIBLE, ORDER, "FINERY_AUTO_DTYPE")
+"""Environment variables that choose the GPUs, and what is computed in."""
 _PATH = tuple(sys.path)
 """`sys.path` at the start, since plugin files extend it."""
 _RUN, _TIME, _SECONDS = "<run>", "<time>", '"<seconds>"'
@@ -108,6 +111,7 @@ def _finished_if_same(root: Path, stamp: str, states: bytes) -> Finished | None:
     same = (
         facts["format"] == FORMAT
         and facts["python"] == _python(sys.path)
+        and facts["machine"] == _machine()
         and facts["folder"] in ("", os.getcwd())
         and _are_same(root, paths, states)
         and all(os.path.exists(path) == there for path, there in facts["recipes"])
@@ -154,6 +158,7 @@ def keep(build: "Build", steps: Sequence[str], overrides: Sequence[str]) -> None
         "python": _python(_PATH),
         "steps": len(build.graph.nodes),
         "dollars": build.outcome.dollars_kept,
+        "machine": _machine(),
         # Plugin files may import from the working directory.
         "folder": os.getcwd() if any(p.path for p in build.graph.plugins.plugins) else "",
         "recipes": [[str(path), path.exists()] for path in build.store.recipes().values()],
@@ -267,6 +272,11 @@ def _python(path: Iterable[str]) -> list[Any]:
     home = os.path.expanduser("~")  # what `~` in a path of the recipe means
     version = [*sys.version_info[:3], sys.flags.optimize]
     return [version, folders, format_of_keys, os.path.realpath(sys.prefix), home]
+
+
+def _machine() -> list[Any]:
+    """What facts of the machine in keys depend on (see `Step.key_facts`), as far as it is cheap."""
+    return [os.uname().nodename, [*map(os.path.exists, DRIVER_FILES)], *map(os.environ.get, GPUS)]
 
 
 def _settled(path: str, began: int) -> bool:

@@ -15,6 +15,11 @@ must lead to the same files there as here. A step with `isolated` needs a proces
 step runs before or after it, since libraries like CUDA can't be initialised twice. The build holds
 the lock of the step's key while the task runs, so a key never runs twice at the same time.
 
+**GPUs.** `task.gpus` is the number of GPUs that a step uses, on a machine that has as many. Other
+steps must not get the same ones, so `has_room` says whether that many are free. If the machine has
+fewer, the step gets all, and steps run as usual where there are none. A process sees only its own
+GPUs if `CUDA_VISIBLE_DEVICES` lists them.
+
 **Events.** For each task, `poll` returns the step's reports in their order, and then exactly one
 closing event: `done`, `failed` or `died`. No event of that task follows. Events of different tasks
 may arrive in any order. `start` doesn't raise for a task that can't run: the closing event contains
@@ -46,8 +51,11 @@ from finery.execute.task import Task, TaskEvent
 class Executor(Protocol):
     """Where steps run. The module's docstring contains the whole contract."""
 
-    def has_room(self, isolated: bool) -> bool:
-        """Whether another step can start now. isolated: whether it needs its own process."""
+    def has_room(self, isolated: bool, gpus: int = 0) -> bool:
+        """Whether another step can start now.
+
+        isolated: whether it needs its own process. gpus: how many GPUs it uses.
+        """
 
     def start(self, task: Task) -> None:
         """Start a task without waiting. Doesn't raise errors of the task."""

@@ -24,7 +24,8 @@ class Task(msgspec.Struct):
     plugins: plugin files beside the recipe.
     store: the store's folder. out: an empty folder for the step's output. scratch: a folder
         that the step may create; kept until the step succeeds. log: the file for its output.
-    isolated: whether it needs its own process.
+    isolated: whether it needs its own process. gpus: how many GPUs it uses, if the machine has
+        them.
     project, recipe: the project folder and the recipe's folder in it. code: files in the project
         folder that are in the step's key.
     """
@@ -45,6 +46,7 @@ class Task(msgspec.Struct):
     scratch: str
     log: str
     isolated: bool
+    gpus: int = 0
     project: str = ""
     recipe: str = ""
     code: list[str] = []

@@ -1,7 +1,7 @@
 """Engines answer prompts with a model, whatever the model's format."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from finery.artifact.kinds import Model
 from finery.errors import DataError, FineryError
@@ -50,11 +50,14 @@ class Engine:
     constrains: whether answers follow `Sampling.schema`.
     takes_tools: whether it offers a request's tools to the model. Others refuse such requests.
     price: what an answer costs; None: unknown.
+    local: whether it holds the model in the memory of the step's process. Such a step gets its own
+        process, so that its memory is free afterwards.
     """
 
     packages: ClassVar[tuple[str, ...]] = ()
     version: ClassVar[str] = ""
     batched: ClassVar[bool] = False
+    local: ClassVar[bool] = False
     constrains: bool = False
     takes_tools: bool = False
     price: "Price | None"
@@ -65,6 +68,19 @@ class Engine:
         self.model = model
         self.job = job
         self.price = Price(input=0.0, output=0.0)
+
+    @classmethod
+    def key_facts(cls) -> Mapping[str, Any]:
+        """Facts of this machine that can change an answer, e.g. the dtype that it computes in.
+
+        They are part of the keys of steps and records. Called for each plan, so it must be light.
+        """
+        return {}
+
+    @classmethod
+    def uses_gpu(cls) -> bool:
+        """Whether it uses a GPU, on a machine that has one. Called in the main process."""
+        return cls.local
 
     def batches(self, requests: Sequence[Request]) -> list[list[int]]:
         """Requests that are answered together, as indices into `requests`.

@@ -70,9 +70,23 @@ class Step(Settings):
         """
         return []
 
+    def key_facts(self) -> Mapping[str, Any]:
+        """Facts of this machine that can change the output, e.g. the dtype that it computes in.
+
+        They are part of the key. Called for each plan, so it must be light.
+        """
+        return {}
+
     def uses_seed(self) -> bool:
         """Whether the seed can change the output; only then is it in the key."""
         return type(self).__spec__.seeded
+
+    def gpu_count(self) -> int:
+        """How many GPUs the step uses, on a machine that has them; then no other step uses them.
+
+        A step with a local engine uses one in any case.
+        """
+        return 0
 
     def choices(self) -> Mapping[str, Sequence[str]]:
         """The keys that settings which are mappings may have, where inputs decide them.

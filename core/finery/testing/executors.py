@@ -248,7 +248,7 @@ while not os.path.exists({str(tmp_path / "go")!r}):
         waiting, running = list(tasks.values()), set[str]()
         deadline = time.monotonic() + self.patience
         while waiting or running:
-            while waiting and executor.has_room(waiting[0].isolated):
+            while waiting and executor.has_room(waiting[0].isolated, waiting[0].gpus):
                 running.add(waiting[0].step)
                 executor.start(waiting.pop(0))
             for task, event in executor.poll(0.1):

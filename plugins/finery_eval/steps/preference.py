@@ -4,7 +4,7 @@ import gc
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from finery import Dataset, Job, Metrics, takes
+from finery import Dataset, Job, Metrics, load_reference, takes
 from finery.rows import Row, split_turns
 from finery.rows.parts import prompt as prompt_of
 from finery_eval import evaluator
@@ -13,6 +13,8 @@ from finery_eval.evaluator import Judge
 if TYPE_CHECKING:
     from finery_transformers.scoring import Likelihood
 
+AUTO_DTYPE = "finery_transformers.precision:auto_dtype"
+"""By name, since the dtype itself is in the key."""
 PACKAGES = ("torch", "transformers", "peft", "tokenizers", "gguf")
 
 
@@ -32,6 +34,14 @@ class Preference(Judge, packages=PACKAGES, seeded=False):
     def metric_names(self) -> list[str]:
         """The metrics of each model, the headline first."""
         return ["accuracy", "a_token", "margin"]
+
+    def key_facts(self) -> Mapping[str, Any]:
+        """The dtype that the models are loaded in."""
+        return {"dtype": load_reference(AUTO_DTYPE)()}
+
+    def gpu_count(self) -> int:
+        """One, for the models, which are scored one after the other."""
+        return 1
 
     def run(self, job: Job) -> Metrics:
         """Score both answers of each row with each model."""

@@ -2,15 +2,14 @@
 
 import json
 import os
-import shutil
-import subprocess
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from finery import DataError, Model, version_of
+from finery import DataError, Model
 from finery_local.gguf_header import Array, read_header
+from finery_transformers.precision import Unused, auto_dtype, unused_gpu, usable_gpus
 from finery_trl.estimate.memory import Architecture
 
 REQUEST_SECONDS = 1.0
@@ -159,42 +158,42 @@ def of_gguf(path: Path) -> Architecture:
 
 
 class Machine(NamedTuple):
-    """Where trainings run.
+    """Where a training runs.
 
-    device: `cuda` or `cpu`. memory: bytes there. bf16: whether products in bf16 are fast. name: of
-    the GPU.
+    device: `cuda` or `cpu`. memory: bytes there. dtype: of `dtype: auto`. name: of the GPU. used:
+    bytes that other programs use there. unused: why there is a GPU that torch can't use.
     """
 
     device: str
     memory: float
-    bf16: bool
+    dtype: str
     name: str = ""
+    used: float = 0
+    unused: Unused | None = None
 
     @property
     def where(self) -> str:
         """What the memory belongs to."""
         return "GPU" if self.device == "cuda" else "machine"
 
-
-def machine() -> Machine:
-    """This machine: its first GPU if the installed torch can use it, else its memory."""
-    gpu = None if "+cpu" in (version_of("torch") or "") else _gpu()
-    if gpu is not None:
-        return gpu
-    return Machine("cpu", min(_ram_bytes(), _allowed_bytes()), _multiplies_bf16())
+    @property
+    def free(self) -> float:
+        """Bytes that a training can use."""
+        return self.memory - self.used
 
 
-def _gpu() -> Machine | None:
-    """The first GPU of this machine, None where there is none."""
-    if shutil.which("nvidia-smi") is None:
-        return None
-    query = ["nvidia-smi", "--query-gpu=memory.total,name", "--format=csv,noheader,nounits"]
-    try:
-        process = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True)
-        memory, _, name = process.stdout.strip().partition("\n")[0].partition(",")
-        return Machine("cuda", float(memory) * 2**20, True, name.strip())
-    except (OSError, subprocess.SubprocessError, ValueError):
-        return None
+def machine(gpus: int = 1) -> Machine:
+    """Where a training that uses so many GPUs runs, or the CPU where torch can't use any.
+
+    Of different GPUs, a training gets those with the most free memory, and the last of them decides
+    whether it fits.
+    """
+    ram = min(_ram_bytes(), _allowed_bytes())
+    found = sorted(usable_gpus(), key=lambda gpu: -gpu.free)[:gpus]
+    if not found:
+        return Machine("cpu", ram, auto_dtype(), unused=unused_gpu())
+    gpu = found[-1]
+    return Machine("cuda", gpu.memory or ram, auto_dtype(), gpu.name, gpu.used)
 
 
 def _ram_bytes() -> float:
@@ -209,12 +208,3 @@ def _allowed_bytes() -> float:
         except (OSError, ValueError):
             continue
     return float("inf")
-
-
-def _multiplies_bf16() -> bool:
-    """The criterion of `default_dtype` in finery_transformers, read from Linux."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags

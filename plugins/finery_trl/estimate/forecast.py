@@ -41,6 +41,8 @@ from finery_trl.estimate.speed import START_SECONDS, Speed, Work, cpu_speed, gpu
 from finery_trl.settings import Training
 
 GIB = 2**30
+MENTIONED = GIB
+"""Memory that other programs use, from which an estimate mentions it."""
 CHARACTERS_A_TOKEN = 3.5
 """Prose has about 4, lists and JSON about 3, languages other than English fewer."""
 TEMPLATE_TOKENS = 24
@@ -87,13 +89,13 @@ def estimates(graph: Graph, results: Results, steps: Sequence[str]) -> list[Esti
     trainings = [n for n in nodes if isinstance(n.step, Training) and n.step.estimated]
     if not trainings:
         return []
-    here = facts.machine()
-    return [_estimate(graph, results, node, here) for node in trainings]
+    return [_estimate(graph, results, node) for node in trainings]
 
 
-def _estimate(graph: Graph, results: Results, node: Node, here: Machine) -> Estimate:
+def _estimate(graph: Graph, results: Results, node: Node) -> Estimate:
     step = node.step
     assert isinstance(step, Training)
+    here = facts.machine(step.gpu_count())
     try:
         model, guessed = architecture(graph, results, node)
     except Unknown as unknown:
@@ -116,7 +118,7 @@ def _estimate(graph: Graph, results: Results, node: Node, here: Machine) -> Esti
             "trainable_parameters": trained,
             "memory_bytes": round(used.total),
             "memory": {name: round(value) for name, value in used._asdict().items()},
-            "available_bytes": round(here.memory),
+            "available_bytes": round(here.free),
             "device": here.device,
             "longest_tokens": lengths.longest,
             "seconds": None if pace.seconds is None else round(pace.seconds),
@@ -267,9 +269,9 @@ def memory_of(step: Training, model: Architecture, lengths: Lengths, here: Machi
     """The peak memory of the training on this machine."""
     rows = step.batch_size(lengths.longest)
     sequences = 2 * rows if step.compares else rows
-    # On a GPU, TRL computes the logits of every position; on a CPU, only of those with loss in some
-    # row. Rows of a batch are about equally long, so their answers are at about the same positions.
-    answers = lengths.longest if here.device == "cuda" else round(1.25 * lengths.answer) + 16
+    # Logits are computed only at positions with loss in some row. Rows of a batch are about equally
+    # long, so their answers are at about the same positions.
+    answers = round(1.25 * lengths.answer) + 16
     load = Load(
         rows=sequences,
         tokens=lengths.longest,
@@ -290,7 +292,7 @@ def memory_of(step: Training, model: Architecture, lengths: Lengths, here: Machi
 
 def _is_wide(step: Training, here: Machine) -> bool:
     """Whether the products are computed in fp32."""
-    return step.dtype == "fp32" or (step.dtype == "auto" and not here.bf16)
+    return step.dtype == "fp32" or (step.dtype == "auto" and here.dtype == "fp32")
 
 
 def adapter_of(step: Training) -> Adapter | None:
@@ -307,7 +309,9 @@ def trained_parameters(step: Training, model: Architecture) -> int:
 
 
 def _warning(step: Training, used: Memory, here: Machine, lengths: Lengths) -> dict[str, str]:
-    if used.total <= here.memory:
+    if here.unused is not None:
+        return {"warning": here.unused.reason, "fix": here.unused.fix}
+    if used.total <= here.free:
         return {}
     ways = []
     rows = step.batch_size(lengths.longest)
@@ -320,7 +324,7 @@ def _warning(step: Training, used: Memory, here: Machine, lengths: Lengths) -> d
         ways.append("quantization: nf4")
     return {
         "warning": f"it won't fit: it needs about {_gib(used.total)} GiB, and this {here.where} "
-        f"has {_gib(here.memory)} GiB",
+        f"has {_gib(here.free)} GiB{' free' if here.used else ''}",
         "fix": ", or ".join([*ways, "shorter rows", "a smaller model"]),
     }
 
@@ -387,9 +391,10 @@ def _memory_line(used: Memory, here: Machine, lengths: Lengths) -> str:
     named = ", ".join(
         f"{name} {_gib(value)}" for name, value in parts if value >= 0.05 * used.total
     )
+    taken = f", of which {_gib(here.used)} GiB are in use" if here.used >= MENTIONED else ""
     return (
-        f"memory: about {_gib(used.total)} GiB of {_gib(here.memory)} GiB ({named}; rows of up to "
-        f"{lengths.longest} tokens)"
+        f"memory: about {_gib(used.total)} GiB of {_gib(here.memory)} GiB{taken} ({named}; rows of "
+        f"up to {lengths.longest} tokens)"
     )
 
 

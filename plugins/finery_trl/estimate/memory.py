@@ -2,7 +2,7 @@
 
 Memory is the total at the peak of an optimizer step, between the forward and backward pass:
 weights, trainable weights with their gradients and the two moments of AdamW, activations for the
-backward pass, and logits. The division into these parts is that of
+backward pass, and logits, or a tile of them on a GPU. The division into these parts is that of
 ZeRO (Rajbhandari et al. 2020, https://arxiv.org/abs/1910.02054, section 3). Activations are counted
 tensor by tensor, in the manner of Korthikanti et al. 2022 (https://arxiv.org/abs/2205.05198,
 section 4), for the block of a Llama: RMSNorm, rotary positions, gated MLP, and an attention that
@@ -26,6 +26,11 @@ QUANTIZED_BYTES = {False: 0.5 + 4 / 64, True: 0.5 + 1 / 64 + 4 / (64 * 256)}
 (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314, section 3)."""
 LOGIT_BYTES = 12
 """Of a logit at the start of the backward pass: log-probability and two gradients, in fp32."""
+TILE_TOKENS, TILE_VOCABULARY = 4096, 32768
+"""Of the logits that TRL has at once on a GPU (`TOKEN_CHUNK_SIZE` of trl/kernels/chunked_logprob.py
+and `_CHUNKED_LOGPROB_CHUNK_SIZE` of trl/trainer/utils.py), in the forward and backward pass."""
+FRAGMENTATION = 0.1
+"""Of activations, which come and go: what torch's allocator holds on a GPU in unusable pieces."""
 RUNTIME_BYTES = {"cpu": 0.75e9, "cuda": 0.8e9}
 """Of Python and its libraries; on a GPU, of the context and the workspace of cuBLAS."""
 
@@ -114,6 +119,7 @@ class Memory(NamedTuple):
     optimizer: float
     activations: float
     logits: float
+    fragmentation: float
     runtime: float
 
     @property
@@ -140,15 +146,37 @@ def memory(
     count = model.parameters() if adapter is None else adapter.parameters(model)
     # Autocast multiplies with 16-bit copies of the trainable weights.
     cast = load.width * count if load.width < FULL_BYTES else 0
+    kept = activations(model, adapter, load)
+    on_gpu = load.device == "cuda"
     return Memory(
         weights=frozen * (copies if adapter is not None else copies - 1),
         trained=FULL_BYTES * count + cast,
         gradients=FULL_BYTES * count,
         optimizer=2 * FULL_BYTES * count,
-        activations=activations(model, adapter, load),
-        logits=LOGIT_BYTES * load.rows * min(load.answers, load.tokens) * model.vocabulary,
+        activations=kept,
+        logits=tiled_logits(model, adapter, load) if on_gpu else all_logits(model, load),
+        fragmentation=FRAGMENTATION * kept if on_gpu else 0,
         runtime=RUNTIME_BYTES[load.device],
     )
+
+
+def all_logits(model: Architecture, load: Load) -> float:
+    """Bytes of the logits of all positions with loss, as they are computed on a CPU."""
+    return LOGIT_BYTES * load.rows * min(load.answers, load.tokens) * model.vocabulary
+
+
+def tiled_logits(model: Architecture, adapter: Adapter | None, load: Load) -> float:
+    """Bytes of what replaces them on a GPU, where TRL computes the loss in tiles.
+
+    One tile, its part of the output matrix, the input of that layer at positions with loss and its
+    gradient in fp32, and the gradient of the whole matrix in fp32 if it is trained.
+    """
+    positions = load.rows * min(load.answers, load.tokens)
+    vocabulary = min(TILE_VOCABULARY, model.vocabulary)
+    tile = min(TILE_TOKENS, positions) * vocabulary + vocabulary * model.hidden
+    inputs = positions * model.hidden * (load.width + FULL_BYTES)
+    matrix = FULL_BYTES * model.vocabulary * model.hidden if adapter is None else 0
+    return load.width * tile + inputs + matrix
 
 
 def _frozen(model: Architecture, width: int, quantized: bool, double: bool) -> float:

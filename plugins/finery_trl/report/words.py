@@ -5,6 +5,7 @@ import json
 from typing import TYPE_CHECKING
 
 from finery import StepError
+from finery_transformers.exhaustion import is_out_of_memory
 from finery_trl.train.save import base_name
 from finery_trl.train.schedule import Schedule
 
@@ -52,18 +53,15 @@ def _date_notes(step: "Training", tokens: "Tokens") -> list[str]:
 
 def exhaustion(error: Exception, step: "Training", schedule: Schedule) -> StepError | None:
     """The error to show if memory or disk space ran out, None for any other error."""
-    import torch
-
     text = str(error).strip()
-    # The CPU allocator and the file writer of torch have no exception classes of their own.
-    out_of_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-    if out_of_memory or "can't allocate memory" in text:
+    if is_out_of_memory(error):
         return StepError(
             f"not enough memory for {schedule.size} rows of up to {schedule.longest} tokens at "
             "once",
             details=text.splitlines()[:1],
             fix=_less_memory(step, schedule.size),
         )
+    # The file writer of torch has no exception class of its own.
     if getattr(error, "errno", None) == errno.ENOSPC or "file write failed" in text:
         return StepError(
             "no disk space left for a checkpoint",
@@ -76,5 +74,6 @@ def exhaustion(error: Exception, step: "Training", schedule: Schedule) -> StepEr
 def _less_memory(step: "Training", size: int) -> str:
     ways = [f"per_device_train_batch_size: {size // 2}"] if size > 1 else []
     ways += [] if step.gradient_checkpointing else ["gradient_checkpointing: true"]
+    ways += ["quantization: nf4"] if step.lora and step.quantization is None else []
     ways += [] if step.lora else ["an adapter instead of all weights (lora: {})"]
     return ", or ".join([*ways, "a lower max_length", "a smaller model"])

@@ -93,8 +93,8 @@ class SftTrainer(Reproducible, SFTTrainer):
     """SFTTrainer with a validation loss that is the mean over all loss tokens, for any batches.
 
     On a CPU, logits are computed only at positions with loss, and what rows of a batch begin with
-    only once (`sharing`). On a GPU, TRL's fused head computes them in tiles, but without the entropy
-    and accuracy that TRL also takes from it, for which the CPU waits in every batch.
+    only once (`sharing`). On a GPU, TRL's fused head computes them in tiles, but without the
+    entropy and accuracy that TRL also takes from it, for which the CPU waits in every batch.
     """
 
     def __init__(

@@ -1,0 +1,179 @@
+"""The NVIDIA GPUs of this machine, without CUDA or torch.
+
+NVML, the library of the driver, lists them in milliseconds. It doesn't initialise CUDA, which would
+take memory on each GPU and couldn't be undone in this process.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any, NamedTuple
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+"""The environment variable with the GPUs that a process may use: indices or UUIDs."""
+ORDER = "CUDA_DEVICE_ORDER"
+DRIVER_FILES = ("/dev/nvidiactl", "/proc/driver/nvidia/version", "/dev/dxg")
+"""One of them exists where the driver is loaded; the last one in Windows' Linux."""
+_MOST_TEXT = 96  # of a name or UUID in NVML
+
+
+class Gpu(NamedTuple):
+    """A GPU, or an instance of a GPU that is partitioned (MIG).
+
+    id: for `CUDA_VISIBLE_DEVICES`. name: empty if it is unknown which GPU the id means. capability:
+    what its hardware can do, e.g. (8, 0). memory, used: bytes, 0 if it shares the machine's memory.
+    """
+
+    id: str
+    name: str
+    capability: tuple[int, int]
+    memory: int
+    used: int
+
+    @property
+    def free(self) -> int:
+        """Bytes that no process uses."""
+        return self.memory - self.used
+
+
+def visible_gpus(environment: Mapping[str, str] | None = None) -> list[Gpu]:
+    """The GPUs that a process may use, in the order of `CUDA_VISIBLE_DEVICES`.
+
+    Their ids are UUIDs, since the order of indices differs between NVML and CUDA. If the user wrote
+    indices, the ids are these. environment: variables of the process; default: of this one.
+    """
+    environment = os.environ if environment is None else environment
+    devices = _devices()
+    wanted = environment.get(VISIBLE)
+    if wanted is None or not devices:
+        return [gpu for instances in devices for gpu in instances]
+    ordered = environment.get(ORDER) == "PCI_BUS_ID"
+    chosen: list[Gpu] = []
+    for name in map(str.strip, wanted.split(",")):
+        if any(gpu.id == name for gpu in chosen):
+            return []  # what CUDA makes of a GPU that is listed twice
+        gpu = _named(name, devices, ordered=ordered)
+        if gpu is None:
+            break  # CUDA ignores the rest, too
+        chosen.append(gpu._replace(id=name))
+    return chosen
+
+
+def _named(name: str, devices: list[list[Gpu]], *, ordered: bool) -> Gpu | None:
+    """The GPU that an entry of `CUDA_VISIBLE_DEVICES` means. ordered: as NVML lists them."""
+    everything = [gpu for instances in devices for gpu in instances]
+    if name.isdecimal():
+        if int(name) >= len(devices):
+            return None
+        if ordered or len({gpu[1:4] for gpu in everything}) == 1:
+            return devices[int(name)][0]
+        return _weakest(everything)
+    if name.startswith("MIG-GPU-"):  # as drivers before 470 named instances
+        return _weakest(everything)
+    by_id = [gpu for gpu in everything if gpu.id.startswith(name)]
+    return by_id[0] if len(by_id) == 1 and name.startswith(("GPU-", "MIG-")) else None
+
+
+def _weakest(gpus: list[Gpu]) -> Gpu:
+    """What can be relied on where CUDA decides which of different GPUs an index means."""
+    return Gpu(
+        id="",
+        name="",
+        capability=min(gpu.capability for gpu in gpus),
+        memory=min(gpu.memory for gpu in gpus),
+        used=max(gpu.used for gpu in gpus),
+    )
+
+
+def driver_cuda() -> tuple[int, int] | None:
+    """The newest version of CUDA that the driver supports; None without a driver."""
+    version = _number("nvmlSystemGetCudaDriverVersion_v2")
+    return None if version is None else (version // 1000, version % 1000 // 10)
+
+
+def _devices() -> list[list[Gpu]]:
+    """Each GPU as a list of itself or, if it is partitioned, of its instances."""
+    if _nvml() is None:
+        return []
+    count = _number("nvmlDeviceGetCount_v2") or 0
+    devices = [_handle("nvmlDeviceGetHandleByIndex_v2", index) for index in range(count)]
+    return [_instances(device) for device in devices if device is not None]
+
+
+def _instances(device: Any) -> list[Gpu]:
+    capability = _capability(device)
+    return [_gpu(part, capability) for part in _parts(device)] or [_gpu(device, capability)]
+
+
+def _parts(device: Any) -> Iterator[Any]:
+    """The instances of a partitioned GPU."""
+    import ctypes
+
+    mode, pending = ctypes.c_uint(), ctypes.c_uint()
+    is_known = _call("nvmlDeviceGetMigMode", device, ctypes.byref(mode), ctypes.byref(pending))
+    most = _number("nvmlDeviceGetMaxMigDeviceCount", device) if is_known and mode.value else 0
+    for index in range(most or 0):
+        part = _handle("nvmlDeviceGetMigDeviceHandleByIndex", device, index)
+        if part is not None:
+            yield part
+
+
+def _gpu(device: Any, capability: tuple[int, int]) -> Gpu:
+    import ctypes
+
+    memory = (ctypes.c_ulonglong * 3)()  # total, free, used
+    _call("nvmlDeviceGetMemoryInfo", device, ctypes.byref(memory))
+    name, uuid = _text("nvmlDeviceGetName", device), _text("nvmlDeviceGetUUID", device)
+    return Gpu(uuid, name, capability, memory=memory[0], used=memory[2])
+
+
+def _capability(device: Any) -> tuple[int, int]:
+    import ctypes
+
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    function = "nvmlDeviceGetCudaComputeCapability"
+    _call(function, device, ctypes.byref(major), ctypes.byref(minor))
+    return major.value, minor.value
+
+
+def _handle(function: str, *arguments: Any) -> Any:
+    """A device of NVML; None if it doesn't exist or may not be used."""
+    import ctypes
+
+    handle = ctypes.c_void_p()
+    return handle if _call(function, *arguments, ctypes.byref(handle)) else None
+
+
+def _number(function: str, *arguments: Any) -> int | None:
+    import ctypes
+
+    number = ctypes.c_int()
+    return number.value if _call(function, *arguments, ctypes.byref(number)) else None
+
+
+def _text(function: str, device: Any) -> str:
+    import ctypes
+
+    buffer = ctypes.create_string_buffer(_MOST_TEXT)
+    _call(function, device, buffer, ctypes.c_uint(_MOST_TEXT))
+    return buffer.value.decode("utf-8", "replace")
+
+
+def _call(function: str, *arguments: Any) -> bool:
+    """Call a function of NVML; whether it succeeded. An old driver may not have it."""
+    called = getattr(_nvml(), function, None)
+    return called is not None and called(*arguments) == 0
+
+
+@cache
+def _nvml() -> Any:
+    """NVML, initialised; None without an NVIDIA driver."""
+    if not any(map(os.path.exists, DRIVER_FILES)):
+        return None
+    import ctypes  # only here, since its import takes longer than the rest
+
+    try:
+        nvml = ctypes.CDLL("libnvidia-ml.so.1")
+        return None if nvml.nvmlInit_v2() else nvml
+    except (OSError, AttributeError):  # no library, or one that is too old
+        return None

@@ -8,13 +8,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test test-quick lint types schemas docs pytest-quick pytest-slow pytest-real format bench clean
+.PHONY: quickstart test test-quick lint types schemas docs pytest-quick pytest-all pytest-real format bench clean
 
 quickstart: $(VENV)/.installed-all
 	$(BIN)/finery build recipes/ticket-triage
 	$(BIN)/finery show --recipe recipes/ticket-triage
 
-test: test-quick pytest-slow pytest-real
+test: lint types schemas docs pytest-all pytest-real
 
 test-quick: lint types schemas docs pytest-quick
 
@@ -33,15 +33,16 @@ schemas: $(VENV)/.installed-dev
 docs: $(VENV)/.installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# The quick tests share the cores; those with a real model get all of them, one after the other.
+# Most tests share the cores; those with a real model get all of them, one after the other. With
+# worksteal, few fixtures of modules are made twice.
 pytest-quick: $(VENV)/.installed-dev
-	$(BIN)/pytest -n 2 -m "not slow and not real"
+	$(BIN)/pytest -n 2 --dist worksteal -m "not slow and not real"
 
-pytest-slow: $(VENV)/.installed-dev
-	$(BIN)/pytest -n 2 -m "slow and not real"
+pytest-all: $(VENV)/.installed-dev
+	$(BIN)/pytest -n 2 --dist worksteal -m "not real"
 
 pytest-real: $(VENV)/.installed-dev
-	$(BIN)/pytest -m real
+	$(BIN)/pytest -m real --durations 10
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .

@@ -39,6 +39,7 @@ EXHAUSTION = "finery_trl.report.words:exhaustion"
 PROCESSES = "finery_trl.train.devices.processes:check_processes"
 SHARDING = "finery_trl.train.devices.sharding:check_sharding"
 OPTIMIZER = "finery_trl.train.devices.memory:check_optimizer"
+HALF = "finery_trl.train.devices.half:check_half"
 PROCESSES_NOTE = "finery_trl.train.devices.processes:processes_note"
 TRACKERS = "finery_trl.report.trackers:ready_trackers"
 PROGRESS = "finery_trl.report.progress:Progress"
@@ -54,7 +55,7 @@ class Rows(NamedTuple):
 
 def run(step: "Training", job: Job) -> Model:
     """Read and verify the rows, train on them, write the model."""
-    for check in (PROCESSES, SHARDING, OPTIMIZER):
+    for check in (PROCESSES, SHARDING, OPTIMIZER, HALF):
         load_reference(check)(step)
     load_reference(TARGETS)(step)
     tokens, rows = read(step, job)

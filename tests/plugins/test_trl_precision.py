@@ -11,6 +11,7 @@ from tiny_llama import tiny_llama
 
 from finery import Dataset, Model, StepError
 from finery.testing import TestJob, dataset
+from finery_transformers import hardware
 from finery_trl.model.accelerators import Accelerators
 from finery_trl.model.dtype import compute_dtype
 from finery_trl.model.loading import Prepared
@@ -226,8 +227,23 @@ def test_kernels_are_strictly_deterministic(
     monkeypatch.setattr(torch, "use_deterministic_algorithms", remember)
     model = Sft(model=tiny, rows=[data], **SMALL).run(TestJob(tmp_path))
     assert chosen == [(True, False), (False, False)]
-    assert model.runtime["training"]["deterministic"]
+    hardware.add_facts(model)
+    assert model.runtime["hardware"]["deterministic"]
     assert os.environ["FLASH_ATTENTION_DETERMINISTIC"] == "1"
+
+
+def test_the_manifest_names_the_attention_of_the_training(
+    tiny: Model, data: Dataset, tmp_path: Path
+) -> None:
+    """A whole model is loaded again to be saved, with another attention."""
+    from finery_trl.train.sharing import NAME
+
+    hardware.forget()
+    model = Sft(model=tiny, rows=[data], lora=None, **SMALL).run(TestJob(tmp_path))
+    hardware.add_facts(model)
+    facts = model.runtime["hardware"]
+    assert (facts["attention"], facts["deterministic"]) == (NAME, True)
+    assert set(model.runtime["training"]) == {"tokens_per_second", "peak_memory"}
 
 
 def test_an_operation_without_such_a_kernel_is_logged_and_used(
@@ -251,7 +267,8 @@ def test_an_operation_without_such_a_kernel_is_logged_and_used(
     job = TestJob(tmp_path)
     model = Sft(model=tiny, rows=[data], **SMALL).run(job)
     assert model.meta["steps"] == 2
-    assert model.runtime["training"]["deterministic"] is False
+    hardware.add_facts(model)
+    assert model.runtime["hardware"]["deterministic"] is False
     logs = [e["message"] for e in job.events if e["event"] == "log"]
     assert any("cumsum_cuda_kernel has no deterministic kernel" in line for line in logs)
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-import msgspec
 import pytest
 from conftest import MakeProject, Project
 from tiny_llama import tiny_llama
@@ -130,7 +129,7 @@ def test_an_adapter_that_is_trained_further_is_copied(method: Any, tmp_path: Pat
     adapter = Model(tmp_path, meta={"format": "adapter"})
     step = method(model=adapter, rows=[], dtype="bf16")
     assert forecast._has_reference(step)
-    assert not forecast._has_reference(msgspec.structs.replace(step, adapter="new"))
+    assert not forecast._has_reference(method(model=adapter, rows=[], adapter="new"))
 
 
 WHOLE = SMOLLM2.parameters()

@@ -79,7 +79,8 @@ _ABSENT = {
     "load_in_4bit": "write quantization: nf4",
     "load_in_8bit": "write quantization: nf4; 8-bit weights aren't supported",
     "bf16": "write dtype: bf16, or remove it: dtype is auto by default",
-    "fp16": "remove it: dtype is auto by default, which is fp16 on GPUs that don't multiply bf16",
+    "fp16": "write dtype: fp16, or remove it: dtype is auto by default, which is fp16 on GPUs that "
+    "don't multiply bf16",
     "tf32": "remove it: dtype is auto by default",
     "max_steps": "write epochs: the number of passes over the rows, which may be a fraction",
     "num_steps": "write epochs: the number of passes over the rows, which may be a fraction",
@@ -112,8 +113,8 @@ _ABSENT = {
 }
 _QUANTIZATIONS = ("4bit", "4-bit", "int4", "q4", "4", "qlora", "bnb", "true", "8bit", "8-bit")
 _DTYPES = {
-    "bfloat16": "bf16", "float32": "fp32", "full": "fp32", "fp16": "auto", "float16": "auto",
-    "half": "auto", "16": "auto", "32": "fp32",
+    "bfloat16": "bf16", "float32": "fp32", "full": "fp32", "float16": "fp16", "half": "fp16",
+    "16": "fp16", "32": "fp32",
 }  # fmt: skip
 _OPTIMIZERS = {
     "adamw": "adamw_torch_fused", "adamw_torch": "adamw_torch_fused",

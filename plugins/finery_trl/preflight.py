@@ -31,6 +31,7 @@ from finery_trl.rows.example import Proven, continues
 from finery_trl.rows.remarks import Remarks
 from finery_trl.rows.summary import add
 from finery_trl.rows.tokens import Tokens
+from finery_trl.train.devices.half import check_half
 from finery_trl.train.devices.memory import check_optimizer
 from finery_trl.train.devices.sharding import check_sharding
 from finery_trl.train.schedule import Schedule
@@ -85,6 +86,7 @@ def prove(step: "Training", job: Job, samples: int) -> list[Proof]:
         lambda: check_watched(step, job),
         lambda: check_sharding(step),
         lambda: check_optimizer(step),
+        lambda: check_half(step),
     )
     for check in checks:
         try:

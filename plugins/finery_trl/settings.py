@@ -77,8 +77,8 @@ class Launch(Settings):
 
     processes: Annotated[int, msgspec.Meta(ge=1)] | Literal["auto"] = setting(
         2,
-        help="Number of processes, one per GPU; auto: as many as there are visible GPUs, or fewer "
-        "if they don't divide effective_batch_size.",
+        help="Number of processes, one per GPU; auto: as many as there are visible NVIDIA GPUs, or "
+        "fewer if they don't divide effective_batch_size.",
     )
     config: OneFile | None = setting(
         None,
@@ -208,10 +208,11 @@ class Training(
         help="Keep activations in main memory until they are needed, to save GPU memory; slower. "
         "It has no effect on a CPU.",
     )
-    dtype: Literal["auto", "bf16", "fp32"] = setting(
+    dtype: Literal["auto", "bf16", "fp16", "fp32"] = setting(
         "auto",
-        help="Compute dtype, also of frozen weights; auto: bf16 if the hardware supports it. "
-        "Trainable weights stay in fp32 regardless of the compute dtype.",
+        help="Compute dtype, also of frozen weights; auto: bf16 if the hardware multiplies it, "
+        "else fp16 on a GPU that is fast in it, else fp32. fp16 needs a GPU, and has a gradient "
+        "scaler. Trainable weights stay in fp32 regardless of the compute dtype.",
     )
     launch: Launch | None = setting(
         None,

@@ -39,7 +39,10 @@ class Fast(Mixed):
         """Also refuse settings that Unsloth would ignore or change."""
         super().check()
         refused = {
-            "dtype": (self.dtype == "fp32", "Unsloth's kernels multiply in 16 bits"),
+            "dtype": (
+                self.dtype in ("fp16", "fp32"),
+                "finery trains with Unsloth only in bf16, which its GPUs multiply",
+            ),
             "packing": (
                 getattr(self, "packing", False),
                 "how Unsloth separates packed rows can't be verified before a training",

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 from tiny_llama import tiny_llama
 
-from finery import Dataset, Model, OneFile, StepError, UsageError
+from finery import Dataset, Gpu, Model, OneFile, StepError, UsageError
 from finery.testing import TestJob, dataset
 from finery_trl.model.loading import Prepared
 from finery_trl.settings import Launch
 from finery_trl.steps.sft import Sft
+from finery_trl.train.devices import processes
 from finery_trl.train.devices.place import select_gpu
 from finery_trl.train.devices.processes import check_processes, processes_note
 from finery_trl.train.launch import _command
@@ -19,6 +20,7 @@ from finery_trl.train.launch import _command
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 ANSWERS = ["late", "wrong", "card_arrival"]
+GPU = Gpu("GPU-a", "NVIDIA L4", (8, 9), 24 * 2**30, 0)
 
 
 class Stopped(Exception):
@@ -43,12 +45,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 @pytest.fixture
 def gpus(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Show this number of GPUs to torch."""
+    """Show this number of GPUs, or these instances of a GPU."""
     import torch
 
-    def show(number: int) -> None:
+    def show(number: int, name: str = "GPU-a") -> None:
+        monkeypatch.setattr(processes, "usable_gpus", lambda: [GPU._replace(id=name)] * number)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: number > 0)
-        monkeypatch.setattr(torch.cuda, "device_count", lambda: number)
+        # Torch isn't asked for their number, since the scheduler doesn't import it.
+        monkeypatch.delattr(torch.cuda, "device_count", raising=False)
 
     return show
 
@@ -129,6 +133,15 @@ def test_processes_are_compared_with_the_gpus(gpus: Any) -> None:
     for enough in (4, 0):  # processes share CPUs
         gpus(enough)
         check_processes(step)
+
+
+def test_instances_of_a_gpu_do_not_train_together(gpus: Any) -> None:
+    """CUDA shows a process only one of them."""
+    gpus(3, "MIG-1")
+    step = sft(launch=Launch(processes="auto"))
+    assert (step.processes, processes_note(step)) == (1, "training on the only GPU")
+    with pytest.raises(StepError, match="2 processes need 2 GPUs, but this machine shows 1"):
+        check_processes(sft(launch=Launch(processes=2)))
 
 
 def test_a_fixed_number_of_processes_must_divide_the_batch() -> None:

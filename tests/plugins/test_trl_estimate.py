@@ -11,7 +11,7 @@ import pytest
 from conftest import MakeProject, Project
 from tiny_llama import tiny_llama
 
-from finery import Gpu
+from finery import Gpu, Model
 from finery.plugin.history import Past, Results
 from finery.plugin.manager import load_plugins
 from finery.recipe.document import load
@@ -23,6 +23,9 @@ from finery_trl.estimate import memory as estimate
 from finery_trl.estimate.architecture import Unknown, of_config
 from finery_trl.estimate.memory import Adapter, Architecture, Load, memory, tokens_per_second
 from finery_trl.estimate.shapes import of_size
+from finery_trl.steps.dpo import Dpo
+from finery_trl.steps.kto import Kto
+from finery_trl.steps.sft import Sft
 
 SMOLLM2 = Architecture(30, 576, 1536, 9, 3, 64, 49152, tied=True)
 LLAMA_1B = Architecture(16, 2048, 8192, 32, 8, 64, 128256, tied=True)
@@ -98,7 +101,98 @@ def test_training_all_weights_takes_sixteen_bytes_each_and_copies() -> None:
     assert used.trained + used.gradients + used.optimizer == (16 + 2) * 134_515_008
     wide = memory(SMOLLM2, None, LOAD._replace(width=4))
     assert wide.trained + wide.gradients + wide.optimizer == 16 * 134_515_008
-    assert memory(SMOLLM2, None, LOAD, copies=2).weights == 2 * 134_515_008
+
+
+def test_a_reference_is_a_copy_of_what_is_trained() -> None:
+    """The whole model in the compute dtype, or an adapter that is trained further, in fp32."""
+    assert memory(SMOLLM2, None, LOAD, has_reference=True).weights == 2 * 134_515_008
+    continued = memory(SMOLLM2, LORA, LOAD, has_reference=True)
+    assert continued.weights == 2 * 134_515_008 + 4 * 4_884_480
+
+
+@pytest.mark.parametrize(("method", "settings", "kept"), [
+    (Sft, {"lora": None}, False), (Dpo, {"lora": None}, True), (Kto, {"lora": None}, True),
+    (Dpo, {"lora": None, "precompute_ref_log_probs": True}, False), (Dpo, {}, False),
+])  # fmt: skip
+def test_a_reference_counts_if_it_is_kept(
+    method: Any, settings: dict[str, Any], kept: bool
+) -> None:
+    step = method(model=Model.placeholder("m"), rows=[], dtype="bf16", **settings)
+    here = facts.Machine("cuda", 24 * 2**30, "bf16", "NVIDIA L4")
+    used = forecast.memory_of(step, SMOLLM2, forecast.Lengths(9, 900, 100, 10), here)
+    model = 2 * SMOLLM2.parameters()
+    assert used.weights == model * (step.lora is not None) + model * kept
+
+
+@pytest.mark.parametrize("method", [Dpo, Kto])
+def test_an_adapter_that_is_trained_further_is_copied(method: Any, tmp_path: Path) -> None:
+    adapter = Model(tmp_path, meta={"format": "adapter"})
+    step = method(model=adapter, rows=[], dtype="bf16")
+    assert forecast._has_reference(step)
+    assert not forecast._has_reference(method(model=adapter, rows=[], adapter="new"))
+
+
+WHOLE = SMOLLM2.parameters()
+TABLE = 49152 * 576
+SMALL, SMALLEST = LORA.parameters(SMOLLM2), 30 * 2 * 16 * 192
+"""Weights of the adapter: too small to be paged, and those of k_proj and v_proj to be quantized."""
+
+
+@pytest.mark.parametrize(("optim", "adapter", "device", "expected"), [
+    ("adamw_torch_fused", None, "cuda", 8 * WHOLE),
+    ("adamw_8bit", None, "cuda", 2.03 * (WHOLE - TABLE) + 8 * TABLE),
+    ("paged_adamw_32bit", None, "cuda", 8 * 61 * 576),  # only the norms aren't paged
+    ("paged_adamw_8bit", None, "cuda", 8 * 61 * 576 + 0.03125 * (WHOLE - TABLE)),
+    ("paged_adamw_8bit", None, "cpu", 2.03 * (WHOLE - TABLE) + 8 * TABLE),
+    ("adamw_8bit", LORA, "cuda", 2.03 * (SMALL - SMALLEST) + 8 * SMALLEST),
+    ("paged_adamw_8bit", LORA, "cuda", 2.03 * (SMALL - SMALLEST) + 8 * SMALLEST),
+])  # fmt: skip
+def test_states_of_the_optimizer_are_quantized_or_leave_the_gpu(
+    optim: str, adapter: Adapter | None, device: str, expected: float
+) -> None:
+    used = memory(SMOLLM2, adapter, LOAD._replace(device=device), optim=optim)
+    assert used.optimizer == pytest.approx(expected, rel=0.01)
+
+
+@pytest.mark.parametrize("size", [4000, 5000, 200_000])
+def test_states_in_8_bits_are_those_of_bitsandbytes(size: int) -> None:
+    optimizers = pytest.importorskip("bitsandbytes.optim")
+    import torch
+
+    weights = torch.nn.Parameter(torch.zeros(size))
+    weights.grad = torch.ones(size)
+    optimizer = optimizers.AdamW(
+        [weights], betas=(0.9, 0.99), eps=1e-8, weight_decay=0.0, optim_bits=8
+    )
+    optimizer.step()
+    state = optimizer.state[weights]
+    names = ("state1", "state2", "absmax1", "absmax2")
+    counted = sum(state[name].nbytes for name in names if name in state)
+    assert counted == pytest.approx(estimate._states(size, bits8=True, pages=False), rel=0.01)
+
+
+def test_offloaded_activations_leave_the_gpu_with_those_of_a_block() -> None:
+    gpu = LOAD._replace(device="cuda")
+    block = estimate.activations(SMOLLM2, LORA, gpu) / 30
+    both = gpu._replace(offloading=True, checkpointing=True)
+    assert estimate.activations(SMOLLM2, LORA, both) == 2 * block
+    shared = 30 * 2 * 2 * 576 * 8 * 512
+    alone = estimate.activations(SMOLLM2, LORA, gpu._replace(offloading=True))
+    assert alone == 2 * block + shared
+    on_cpu = estimate.activations(SMOLLM2, LORA, LOAD._replace(offloading=True))
+    assert on_cpu == estimate.activations(SMOLLM2, LORA, LOAD)
+
+
+@pytest.mark.parametrize(("settings", "part"), [
+    ({"optim": "adamw_8bit", "lora": None}, "optimizer"),
+    ({"activation_offloading": True}, "activations"),
+])  # fmt: skip
+def test_a_plan_counts_what_saves_gpu_memory(settings: dict[str, Any], part: str) -> None:
+    here, lengths = facts.Machine("cuda", 2**34, "bf16"), forecast.Lengths(9, 900, 100, 10)
+    step = Sft(model=Model.placeholder("m"), rows=[], **settings)
+    plain = Sft(model=Model.placeholder("m"), rows=[], lora=step.lora)
+    less, more = (forecast.memory_of(s, QWEN_4B, lengths, here) for s in (step, plain))
+    assert getattr(less, part) < 0.5 * getattr(more, part)
 
 
 def test_quantised_weights_take_little_more_than_half_a_byte() -> None:
@@ -200,6 +294,14 @@ def test_a_gpu_that_emulates_bf16_is_estimated_with_16_bits_in_fp16(
         (found,) = forecast.estimates(graph(folder), Results(), ["sft"])
         weights[dtype] = found.facts["memory"]["weights"]
     assert weights["fp32"] == 2 * weights["fp16"] == 4 * QWEN_4B.parameters()
+
+
+def test_a_plan_says_that_fp16_needs_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(facts, "usable_gpus", list)
+    monkeypatch.setattr(facts, "auto_dtype", lambda: "fp16")
+    (found,) = forecast.estimates(graph(tmp_path), Results(), ["sft"])
+    assert found.warning == "fp16 needs a GPU, and there is none here"
+    assert found.facts["memory"]["weights"] == 2 * QWEN_4B.parameters()
 
 
 def test_speed_follows_the_nearest_size() -> None:

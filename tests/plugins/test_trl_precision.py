@@ -11,14 +11,18 @@ from tiny_llama import tiny_llama
 
 from finery import Dataset, Model, StepError
 from finery.testing import TestJob, dataset
+from finery_transformers import hardware
 from finery_trl.model.accelerators import Accelerators
+from finery_trl.model.dtype import compute_dtype
 from finery_trl.model.loading import Prepared
-from finery_trl.settings import Training
+from finery_trl.preflight import prove
+from finery_trl.settings import Lora, Training
 from finery_trl.steps.dpo import Dpo
 from finery_trl.steps.kto import Kto
 from finery_trl.steps.sft import Sft
 from finery_trl.train import run
 from finery_trl.train.callback import Callback
+from finery_trl.train.devices.half import check_half
 from finery_trl.train.devices.memory import allocator_environment, check_optimizer
 from finery_trl.train.schedule import Schedule
 from finery_trl.view.model import measured
@@ -122,6 +126,55 @@ def arguments(tiny: Model, data: Dataset, tmp_path: Path) -> Any:
     return of
 
 
+@pytest.mark.parametrize(("dtype", "machine", "expected"), [
+    ("fp16", "bf16", "float16"), ("auto", "fp16", "float16"), ("auto", "bf16", "bfloat16"),
+    ("bf16", "fp16", "bfloat16"), ("fp32", "fp16", "float32"),
+])  # fmt: skip
+def test_the_dtype_is_that_of_the_settings_or_of_the_machine(
+    dtype: Any, machine: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setenv("FINERY_AUTO_DTYPE", machine)
+    step = Sft(model=Model.placeholder("m"), rows=[], dtype=dtype)
+    assert compute_dtype(step) is getattr(torch, expected)
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "auto"])
+def test_fp16_is_refused_without_a_gpu(
+    dtype: Any, tiny: Model, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """accelerate has no scaler there and says nothing."""
+    import torch
+
+    monkeypatch.setenv("FINERY_AUTO_DTYPE", "fp16")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    step = Sft(model=tiny, rows=[data], dtype=dtype, **SMALL)
+    for refuse in (lambda: step.run(TestJob(tmp_path)), lambda: prove(step, TestJob(tmp_path), 1)):
+        with pytest.raises(StepError, match="training in fp16 needs a GPU") as caught:
+            refuse()
+        assert caught.value.where == "dtype"
+        assert bool(caught.value.details) == (dtype == "auto")
+    check_half(Sft(model=tiny, rows=[data], dtype="fp32"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    check_half(step)
+
+
+@pytest.mark.parametrize("lora", [Lora(), None])
+def test_in_fp16_trained_weights_are_in_fp32(
+    lora: Any, tiny: Model, data: Dataset, tmp_path: Path
+) -> None:
+    """The gradient scaler refuses gradients in fp16."""
+    import torch
+
+    step = Sft(model=tiny, rows=[data], dtype="fp16", lora=lora, **SMALL)
+    trainer, _ = trainer_of(step, TestJob(tmp_path))
+    trained = {p.dtype for p in trainer.model.parameters() if p.requires_grad}
+    frozen = {p.dtype for p in trainer.model.parameters() if not p.requires_grad}
+    assert trainer.args.fp16
+    assert (trained, frozen) == ({torch.float32}, {torch.float16} if lora else set())
+
+
 def test_fp16_trains_with_a_gradient_scaler(arguments: Any) -> None:
     import torch
 
@@ -152,8 +205,9 @@ def test_a_skipped_step_of_fp16_is_no_divergence(
     if fp16:
         callback.on_log(args, state, None, logs={"loss": 1.0, "grad_norm": math.inf})
     for logs in ({"loss": math.nan}, *([] if fp16 else [{"grad_norm": math.inf}])):
-        with pytest.raises(StepError, match="training diverged"):
+        with pytest.raises(StepError, match="training diverged") as caught:
             callback.on_log(args, state, None, logs=logs)
+        assert ("dtype: fp32" in str(caught.value.fix)) == fp16
 
 
 def test_kernels_are_strictly_deterministic(
@@ -173,8 +227,23 @@ def test_kernels_are_strictly_deterministic(
     monkeypatch.setattr(torch, "use_deterministic_algorithms", remember)
     model = Sft(model=tiny, rows=[data], **SMALL).run(TestJob(tmp_path))
     assert chosen == [(True, False), (False, False)]
-    assert model.runtime["training"]["deterministic"]
+    hardware.add_facts(model)
+    assert model.runtime["hardware"]["deterministic"]
     assert os.environ["FLASH_ATTENTION_DETERMINISTIC"] == "1"
+
+
+def test_the_manifest_names_the_attention_of_the_training(
+    tiny: Model, data: Dataset, tmp_path: Path
+) -> None:
+    """A whole model is loaded again to be saved, with another attention."""
+    from finery_trl.train.sharing import NAME
+
+    hardware.forget()
+    model = Sft(model=tiny, rows=[data], lora=None, **SMALL).run(TestJob(tmp_path))
+    hardware.add_facts(model)
+    facts = model.runtime["hardware"]
+    assert (facts["attention"], facts["deterministic"]) == (NAME, True)
+    assert set(model.runtime["training"]) == {"tokens_per_second", "peak_memory"}
 
 
 def test_an_operation_without_such_a_kernel_is_logged_and_used(
@@ -198,7 +267,8 @@ def test_an_operation_without_such_a_kernel_is_logged_and_used(
     job = TestJob(tmp_path)
     model = Sft(model=tiny, rows=[data], **SMALL).run(job)
     assert model.meta["steps"] == 2
-    assert model.runtime["training"]["deterministic"] is False
+    hardware.add_facts(model)
+    assert model.runtime["hardware"]["deterministic"] is False
     logs = [e["message"] for e in job.events if e["event"] == "log"]
     assert any("cumsum_cuda_kernel has no deterministic kernel" in line for line in logs)
 

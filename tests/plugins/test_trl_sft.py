@@ -19,6 +19,7 @@ from finery import DataError, Dataset, Model, StepError, UsageError
 from finery.rows import Row
 from finery.step.inspect import FILE_MODULE
 from finery.testing import TestJob, dataset
+from finery_transformers import hardware
 from finery_trl.settings import Launch, Lora
 from finery_trl.steps.sft import Sft
 from finery_trl.train.run import explained
@@ -507,7 +508,10 @@ def test_two_processes_train_what_one_would(train: Train, validation: Dataset) -
     settings: dict[str, Any] = {"validation": validation, "dtype": "fp32", "epochs": 2}
     rows = {"effective_batch_size": 4, "per_device_train_batch_size": 1}
     alone, job = train("alone", **rows, **settings)
+    hardware.forget()
     shared, both = train("shared", launch=Launch(processes=2), **rows, **settings)
+    hardware.add_facts(shared)  # of the processes, which loaded the model
+    assert {"attention", "deterministic"} <= set(shared.runtime["hardware"])
     for name in ("loss", "eval_loss"):
         values = [[p[name] for p in curve(j) if name in p] for j in (job, both)]
         assert values[0] == pytest.approx(values[1], rel=1e-3)

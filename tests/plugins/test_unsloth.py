@@ -86,6 +86,7 @@ def test_versions_of_unsloth_are_in_the_key() -> None:
 
 @pytest.mark.parametrize(("cls", "where", "settings"), [
     (Sft, "dtype", {"dtype": "fp32"}),
+    (Sft, "dtype", {"dtype": "fp16"}),
     (Sft, "packing", {"packing": True}),
     (Dpo, "launch", {"launch": Launch()}),
     (Sft, "lora.target_modules", {"lora": Lora(target_modules=["q_proj", "model.embed_tokens"])}),

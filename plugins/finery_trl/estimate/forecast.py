@@ -279,6 +279,7 @@ def memory_of(step: Training, model: Architecture, lengths: Lengths, here: Machi
         width=4 if _is_wide(step, here) else 2,
         checkpointing=step.gradient_checkpointing,
         device=here.device,
+        offloading=step.activation_offloading,
     )
     return memory(
         model,
@@ -286,13 +287,30 @@ def memory_of(step: Training, model: Architecture, lengths: Lengths, here: Machi
         load,
         quantized=step.quantization is not None,
         double_quantized=step.double_quantization,
-        copies=2 if step.compares and step.lora is None else 1,
+        has_reference=_has_reference(step),
+        optim=step.optim,
     )
+
+
+def _has_reference(step: Training) -> bool:
+    """Whether a copy of what is trained is kept. A new adapter is switched off instead.
+
+    TRL copies an adapter that is trained further even if it computes with the copy only before the
+    training.
+    """
+    if step.lora is not None:
+        return step.compares and step.continues()
+    return step.keeps_reference
 
 
 def _is_wide(step: Training, here: Machine) -> bool:
     """Whether the products are computed in fp32."""
-    return step.dtype == "fp32" or (step.dtype == "auto" and here.dtype == "fp32")
+    return _dtype(step, here) == "fp32"
+
+
+def _dtype(step: Training, here: Machine) -> str:
+    """The dtype that it computes in on this machine."""
+    return here.dtype if step.dtype == "auto" else step.dtype
 
 
 def adapter_of(step: Training) -> Adapter | None:
@@ -311,6 +329,8 @@ def trained_parameters(step: Training, model: Architecture) -> int:
 def _warning(step: Training, used: Memory, here: Machine, lengths: Lengths) -> dict[str, str]:
     if here.unused is not None:
         return {"warning": here.unused.reason, "fix": here.unused.fix}
+    if here.device == "cpu" and _dtype(step, here) == "fp16":
+        return {"warning": "fp16 needs a GPU, and there is none here", "fix": "dtype: fp32"}
     if used.total <= here.free:
         return {}
     ways = []
@@ -319,6 +339,8 @@ def _warning(step: Training, used: Memory, here: Machine, lengths: Lengths) -> d
         ways.append(f"per_device_train_batch_size: {rows // 2}")
     ways += [] if step.gradient_checkpointing else ["gradient_checkpointing: true"]
     if step.lora is None:
+        if here.device == "cuda" and not step.optim.startswith("paged"):
+            ways.append("optim: paged_adamw_8bit")
         ways.append("an adapter instead of all weights (lora: {})")
     elif step.quantization is None:
         ways.append("quantization: nf4")

@@ -24,6 +24,14 @@ FULL_BYTES = 4
 QUANTIZED_BYTES = {False: 0.5 + 4 / 64, True: 0.5 + 1 / 64 + 4 / (64 * 256)}
 """Of a 4-bit weight with its scales, one per 64 weights, in fp32 or quantized to 8 bits
 (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314, section 3)."""
+MOMENTS = 2
+"""States of AdamW for each trainable weight."""
+ADAMW = "adamw_torch_fused"
+QUANTIZED_STATE_BYTES = 1 + 4 / 256
+"""Of a state in 8 bits with its scale, one per 256 weights, in fp32."""
+LEAST_QUANTIZED, LEAST_PAGED = 4096, 100_000
+"""Weights of the smallest tensor whose states bitsandbytes quantizes, and whose states it pages
+(`Optimizer2State` and `get_state_buffer` of bitsandbytes/optim/optimizer.py)."""
 LOGIT_BYTES = 12
 """Of a logit at the start of the backward pass: log-probability and two gradients, in fp32."""
 TILE_TOKENS, TILE_VOCABULARY = 4096, 32768
@@ -74,6 +82,12 @@ class Architecture(NamedTuple):
         norms = (2 * self.layers + 1) * self.hidden
         return self.linear_parameters() + embedding + norms
 
+    def tensors(self) -> list[int]:
+        """The number of weights in each tensor beside the embedding."""
+        linears = [a * b for a, b in self.linears().values()] * self.layers
+        output = [] if self.tied else [self.vocabulary * self.hidden]
+        return [*linears, *output, *[self.hidden] * (2 * self.layers + 1)]
+
 
 class Adapter(NamedTuple):
     """A LoRA adapter: its rank, its linear layers as in PEFT, and whether it uses DoRA."""
@@ -85,8 +99,13 @@ class Adapter(NamedTuple):
     def parameters(self, model: Architecture) -> int:
         """Its weights: A (inputs x r) and B (r x outputs) per layer (Hu et al. 2021, section 4.1,
         https://arxiv.org/abs/2106.09685), and the magnitudes of DoRA (outputs)."""
-        sizes = self.covered(model)
-        return sum(self.r * (a + b) + (b if self.dora else 0) for a, b in sizes)
+        return sum(self.tensors(model))
+
+    def tensors(self, model: Architecture) -> list[int]:
+        """The number of weights in each of its tensors."""
+        layers = self.covered(model)
+        pairs = [self.r * size for layer in layers for size in layer]
+        return pairs + [outputs for _, outputs in layers if self.dora]
 
     def covered(self, model: Architecture) -> list[tuple[int, int]]:
         """(inputs, outputs) of each layer that gets it."""
@@ -99,7 +118,8 @@ class Load(NamedTuple):
     """What a training processes at once.
 
     rows: sequences in memory. tokens: of the longest, with padding. answers: positions with logits
-    per sequence. width: bytes of an activation (2 or 4). device: `cpu` or `cuda`.
+    per sequence. width: bytes of an activation (2 or 4). device: `cpu` or `cuda`. offloading:
+    whether activations wait in main memory, which happens only on a GPU.
     """
 
     rows: int
@@ -108,6 +128,7 @@ class Load(NamedTuple):
     width: int
     checkpointing: bool = False
     device: str = "cpu"
+    offloading: bool = False
 
 
 class Memory(NamedTuple):
@@ -135,12 +156,14 @@ def memory(
     *,
     quantized: bool = False,
     double_quantized: bool = True,
-    copies: int = 1,
+    has_reference: bool = False,
+    optim: str = ADAMW,
 ) -> Memory:
     """The peak memory of a training, in bytes.
 
-    adapter: None if all weights are trained. copies: of the weights; 2 if a preference training
-    compares with a second, frozen model.
+    adapter: None if all weights are trained. has_reference: whether a preference training keeps a
+    frozen copy of what it trains: of the model in the compute dtype, or of the adapter in fp32.
+    optim: as in the settings.
     """
     frozen = _frozen(model, load.width, quantized, double_quantized)
     count = model.parameters() if adapter is None else adapter.parameters(model)
@@ -148,16 +171,41 @@ def memory(
     cast = load.width * count if load.width < FULL_BYTES else 0
     kept = activations(model, adapter, load)
     on_gpu = load.device == "cuda"
+    copy = FULL_BYTES * count if adapter is not None else frozen
     return Memory(
-        weights=frozen * (copies if adapter is not None else copies - 1),
+        weights=(frozen if adapter is not None else 0) + (copy if has_reference else 0),
         trained=FULL_BYTES * count + cast,
         gradients=FULL_BYTES * count,
-        optimizer=2 * FULL_BYTES * count,
+        optimizer=states(model, adapter, optim, pages=on_gpu),
         activations=kept,
         logits=tiled_logits(model, adapter, load) if on_gpu else all_logits(model, load),
         fragmentation=FRAGMENTATION * kept if on_gpu else 0,
         runtime=RUNTIME_BYTES[load.device],
     )
+
+
+def states(model: Architecture, adapter: Adapter | None, optim: str, *, pages: bool) -> float:
+    """Bytes of the states of AdamW.
+
+    pages: whether there is main memory to move them to. Those don't count, since they leave when
+    the GPU is full. bitsandbytes keeps embeddings and small tensors in fp32.
+    """
+    pages = pages and optim.startswith("paged")
+    bits8 = optim.endswith("8bit")
+    tensors = model.tensors() if adapter is None else adapter.tensors(model)
+    total = sum(_states(size, bits8, pages) for size in tensors)
+    if adapter is None:
+        total += _states(model.vocabulary * model.hidden, False, pages)
+    return total
+
+
+def _states(size: int, bits8: bool, pages: bool) -> float:
+    """Bytes of the states of a tensor with so many weights. The scales of 8 bits aren't paged."""
+    quantized = bits8 and size >= LEAST_QUANTIZED
+    width = QUANTIZED_STATE_BYTES if quantized else FULL_BYTES
+    if pages and size >= LEAST_PAGED:
+        width = QUANTIZED_STATE_BYTES - 1 if quantized else 0
+    return MOMENTS * width * size
 
 
 def all_logits(model: Architecture, load: Load) -> float:
@@ -191,10 +239,16 @@ def activations(model: Architecture, adapter: Adapter | None, load: Load) -> flo
     """Bytes of the forward pass that the backward pass needs.
 
     With gradient checkpointing (Chen et al. 2016, https://arxiv.org/abs/1604.06174), these are the
-    input of each block, and all activations of one block with their gradients.
+    input of each block, and all activations of one block with their gradients. If activations wait
+    in main memory (`OffloadActivations` of trl/models/activation_offloading.py), the GPU has those
+    of one block with their gradients, and without checkpointing, those that several layers take:
+    the inputs of attention and of the MLP, which TRL moves only once and keeps for the others.
     """
     tokens = load.rows * load.tokens
     block = tokens * block_bytes(model, adapter, load.width)
+    if load.offloading and load.device == "cuda":
+        shared = 0 if load.checkpointing else 2 * tokens * model.hidden * load.width
+        return model.layers * shared + 2 * block
     if load.checkpointing:
         inputs = tokens * model.hidden * (load.width if adapter is not None else FULL_BYTES)
         return model.layers * inputs + 2 * block

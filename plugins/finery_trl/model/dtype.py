@@ -14,6 +14,5 @@ def compute_dtype(step: "Training") -> "torch.dtype":
 
     from finery_transformers.loading import default_dtype
 
-    if step.dtype == "auto":
-        return default_dtype()
-    return torch.bfloat16 if step.dtype == "bf16" else torch.float32
+    named = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+    return default_dtype() if step.dtype == "auto" else named[step.dtype]

@@ -39,9 +39,11 @@ EXHAUSTION = "finery_trl.report.words:exhaustion"
 PROCESSES = "finery_trl.train.devices.processes:check_processes"
 SHARDING = "finery_trl.train.devices.sharding:check_sharding"
 OPTIMIZER = "finery_trl.train.devices.memory:check_optimizer"
+HALF = "finery_trl.train.devices.half:check_half"
 PROCESSES_NOTE = "finery_trl.train.devices.processes:processes_note"
 TRACKERS = "finery_trl.report.trackers:ready_trackers"
 PROGRESS = "finery_trl.report.progress:Progress"
+RECORD = "finery_transformers.hardware:record"
 """Checks and reports, by name: they can't change the model and stay out of the step's key."""
 
 
@@ -54,7 +56,7 @@ class Rows(NamedTuple):
 
 def run(step: "Training", job: Job) -> Model:
     """Read and verify the rows, train on them, write the model."""
-    for check in (PROCESSES, SHARDING, OPTIMIZER):
+    for check in (PROCESSES, SHARDING, OPTIMIZER, HALF):
         load_reference(check)(step)
     load_reference(TARGETS)(step)
     tokens, rows = read(step, job)
@@ -74,6 +76,7 @@ def run(step: "Training", job: Job) -> Model:
         outcome = _train(step, schedule, tokens, rows, job)
     best, last = chosen(schedule.folder, step.best), last_whole(schedule.folder)
     assert last is not None  # else `chosen` raised
+    load_reference(RECORD)(**outcome.hardware)
     return write_model(step, Trained(best, last, outcome), tokens, rows.learned, job)
 
 
@@ -152,8 +155,8 @@ def _train_with(
             with without_input_casts(trainer.model, step):
                 trainer.train(resume_from_checkpoint=str(last) if last else None)
         names = trainer.accelerators.names(padding_free=getattr(trainer, "padding_free", False))
-        measured = {**trainer.progress.measured(), "deterministic": strict}
-        return Outcome(*counts, names, measured)
+        hardware = {"deterministic": strict, **_attention(trainer)}
+        return Outcome(*counts, names, trainer.progress.measured(), hardware)
 
 
 @contextmanager
@@ -247,6 +250,13 @@ def _arguments(
         "ddp_find_unused_parameters": False,
         "report_to": load_reference(TRACKERS)(step) if step.report_to else "none",
     }
+
+
+def _attention(trainer: Any) -> dict[str, str]:
+    """The attention of the trained model, if transformers knows it: Unsloth has its own."""
+    if trainer.accelerators.unsloth:
+        return {}
+    return {"attention": trainer.model.config._attn_implementation}
 
 
 def _counts(model: Any, *, adapter: bool) -> tuple[int, int]:

@@ -28,14 +28,15 @@ class Outcome(NamedTuple):
     """What the process that trained knows of the model.
 
     parameters: of the model without an adapter. trainable: trained parameters. accelerators: names
-    of those that were used. measured: speed, memory and whether all kernels were deterministic,
-    which aren't part of the model's identity.
+    of those that were used. measured: speed and memory. hardware: whether all kernels were
+    deterministic, and the attention; neither is part of the model's identity.
     """
 
     parameters: int
     trainable: int
     accelerators: list[str]
     measured: dict[str, Any]
+    hardware: dict[str, Any]
 
 
 class Trained(NamedTuple):

@@ -3,29 +3,36 @@
 from typing import TYPE_CHECKING
 
 from finery import StepError
+from finery_transformers.precision import usable_gpus
 
 if TYPE_CHECKING:
     from finery_trl.settings import Training
 
 PROCESSES = "launch.processes"
+INSTANCE = "MIG-"
+"""What the id of an instance of a partitioned GPU begins with."""
 
 
-def visible_gpus() -> int:
-    """How many GPUs this process can use, 0 without CUDA; `CUDA_VISIBLE_DEVICES` limits them."""
-    import torch
+def count_gpus() -> int:
+    """How many processes can have a GPU of their own; 0 if torch can't use any.
 
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+    Counted as the scheduler counts them, which gives a step its GPUs. CUDA shows a process only one
+    instance of a partitioned GPU, so instances never train together.
+    """
+    gpus = usable_gpus()
+    whole = [gpu for gpu in gpus if not gpu.id.startswith(INSTANCE)]
+    return len(whole) or min(1, len(gpus))
 
 
 def automatic(step: "Training") -> int:
     """Processes for `auto`: one per visible GPU, as far as they divide the effective batch."""
     batches = step.effective_batch_size // (step.per_device_train_batch_size or 1)
-    return next(n for n in range(max(1, visible_gpus()), 0, -1) if batches % n == 0)
+    return next(n for n in range(max(1, count_gpus()), 0, -1) if batches % n == 0)
 
 
 def check_processes(step: "Training") -> None:
     """Raise `StepError` if there are fewer GPUs than processes. CPUs are shared."""
-    gpus = visible_gpus()
+    gpus = count_gpus()
     if gpus and step.processes > gpus:
         raise StepError(
             f"{step.processes} processes need {step.processes} GPUs, but this machine shows {gpus}",
@@ -38,11 +45,11 @@ def processes_note(step: "Training") -> str | None:
     """A line for the log about how many processes `auto` resolves to."""
     if step.launch is None or step.launch.processes != "auto":
         return None
-    gpus = visible_gpus()
+    gpus = count_gpus()
     if step.processes == gpus:
         return f"training on all {gpus} visible GPUs" if gpus > 1 else "training on the only GPU"
     if not gpus:
-        return "no GPU is visible: training in one process"
+        return "there is no NVIDIA GPU that torch can use: training in one process"
     return (
         f"training on {step.processes} of {gpus} visible GPUs, since effective_batch_size "
         f"{step.effective_batch_size} must be a multiple of them"

@@ -5,7 +5,7 @@ from gpu.check import Check
 CHECKS = (
     Check("versions", "machine:versions", 60),
     Check("triton", "machine:triton", 60, ("triton",), gpus=1),
-    Check("model", "models:make_all", 150),
+    Check("model", "machine:models", 150),
     Check("sft", "trainings:sft", 90),
     Check("sft-liger", "trainings:liger", 90, ("liger_kernel",), gpus=1),
     Check("sft-flash", "trainings:flash", 90, ("flash_attn",), gpus=1),

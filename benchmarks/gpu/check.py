@@ -19,7 +19,7 @@ class Missing(Exception):
 class Check(NamedTuple):
     """One check.
 
-    run: `module:function` in this package; it takes a `Place` and returns `Facts`. seconds: its
+    run: `module:function` in `gpu.checks`; it takes a `Place` and returns `Facts`. seconds: its
     limit on a GPU. needs: modules that must be installed. gpus: how many it needs; 0 for a check
     that also runs on a CPU.
     """

@@ -113,9 +113,7 @@ def _unusable(given: argparse.Namespace, environment: dict[str, str]) -> str | N
     return NO_TORCH
 
 
-def _run(
-    given: argparse.Namespace, place: Place, environment: dict[str, str]
-) -> list[Result]:
+def _run(given: argparse.Namespace, place: Place, environment: dict[str, str]) -> list[Result]:
     place.shared.mkdir(parents=True, exist_ok=True)
     checks: list[Check] = [c for c in CHECKS if given.only is None or c.name in given.only]
     results = []

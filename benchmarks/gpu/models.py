@@ -4,11 +4,10 @@ No weights are downloaded. They are made on the device that is checked, always t
 """
 
 import fcntl
-import time
 from pathlib import Path
 from typing import Any
 
-from gpu.check import Facts, Place
+from gpu.check import Place
 from gpu.rows import words
 
 CHATML = (
@@ -51,17 +50,6 @@ def model(place: Place, name: str) -> Path:
             _make(folder, SHAPES[wanted], place.device)
             (place.shared / f"{wanted}.complete").touch()
     return folder
-
-
-def make_all(place: Place) -> Facts:
-    """Make the models of all checks, so that no training has to wait for them."""
-    facts: Facts = {}
-    for name in dict.fromkeys(shape(place, name) for name in ("large", "small")):
-        began = time.perf_counter()
-        folder = model(place, name)
-        size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-        facts[NAMES[name]] = f"{size / 2**30:.2f} GiB in {time.perf_counter() - began:.0f} s"
-    return facts
 
 
 def _make(folder: Path, sizes: dict[str, int], device: str) -> None:

@@ -111,10 +111,15 @@ class Project:
         )
         if planned.returncode:
             raise Failed(f"finery plan failed: {end_of(planned.stderr)}")
-        steps = json.loads(planned.stdout)["steps"]
-        found = next(s for s in steps if s["step"] == step)
-        facts: dict[str, Any] = found.get("estimate") or {}
+        steps = (json.loads(line) for line in planned.stdout.splitlines())
+        found = next(found for found in steps if found.get("step") == step)
+        facts: dict[str, Any] = found["estimate"] or {}
         return facts
+
+    def logs(self) -> str:
+        """All that the steps of all builds logged."""
+        files = (path for path in self.folder.glob(".finery/runs/**/*") if path.is_file())
+        return "".join(path.read_text(encoding="utf-8", errors="replace") for path in files)
 
     def manifest(self, step: str) -> dict[str, Any]:
         """The manifest of what a step made."""

@@ -1,5 +1,6 @@
 """Runs checks, each in a process of its own that is ended at its limit."""
 
+import contextlib
 import importlib
 import importlib.util
 import json
@@ -105,10 +106,8 @@ def _run(
 
 
 def _end_group(process: "subprocess.Popen[bytes]") -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):  # nothing of it is left
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:  # nothing of it is left
-        pass
     process.wait()
 
 
@@ -130,7 +129,7 @@ def _result(check: Check, place: Place) -> dict[str, Any]:
     try:
         _require(check, place)
         module, _, function = check.run.partition(":")
-        facts = getattr(importlib.import_module(f"gpu.{module}"), function)(place)
+        facts = getattr(importlib.import_module(f"gpu.checks.{module}"), function)(place)
     except Missing as missing:
         return {"status": "missing", "reason": str(missing), "facts": {}}
     except Failed as failed:

@@ -32,10 +32,11 @@ WITH_TORCH = frozenset({
 """Torch, and what is installed wherever torch is."""
 ROOTS = ("liger-kernel",)
 MIB = 2**20
-PLATFORMS = tuple(
-    f"manylinux_2_{minor}_x86_64" for minor in range(39, 16, -1)
-) + ("manylinux2014_x86_64", "manylinux_2_12_x86_64", "manylinux2010_x86_64", "manylinux_2_5_x86_64",
-     "manylinux1_x86_64")  # fmt: skip
+OLD_PLATFORMS = (
+    "manylinux2014_x86_64", "manylinux_2_12_x86_64", "manylinux2010_x86_64",
+    "manylinux_2_5_x86_64", "manylinux1_x86_64",
+)  # fmt: skip
+PLATFORMS = (*(f"manylinux_2_{minor}_x86_64" for minor in range(39, 16, -1)), *OLD_PLATFORMS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -140,11 +141,13 @@ def keep_cuda(wheel: Path, cuda: str) -> None:
         if not any(name.endswith(kept) for name in libraries):
             raise SystemExit(f"{wheel.name} has no library for CUDA {cuda}: {', '.join(libraries)}")
         leaving = {n for n in libraries if not n.endswith((kept, "_cpu.so"))}
-        with tempfile.NamedTemporaryFile(dir=wheel.parent, delete=False) as file:
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as new:
-                for name in old.namelist():
-                    if name not in leaving:
-                        new.writestr(old.getinfo(name), old.read(name))
+        with (
+            tempfile.NamedTemporaryFile(dir=wheel.parent, delete=False) as file,
+            zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as new,
+        ):
+            for name in old.namelist():
+                if name not in leaving:
+                    new.writestr(old.getinfo(name), old.read(name))
     Path(file.name).replace(wheel)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import time
@@ -10,11 +11,12 @@ from typing import Any
 
 from gpu import models, rows
 from gpu.check import Facts, Failed, Place
+from gpu.checks.trainings import common
 from gpu.project import Project, end_of, recipe
-from gpu.trainings import common
 
 MARK = ".finery/**/checkpoint-*/complete.json"
 """A checkpoint that is complete."""
+AGAIN = re.compile(r"continuing from optimizer step (\d+)")
 PATIENCE = 80
 """Seconds to wait for the first one."""
 
@@ -35,15 +37,14 @@ def resume(place: Place) -> Facts:
     if not _killed(process, project.folder):
         raise Failed(f"the training ended before it could be killed: {end_of(_rest(process))}")
     project.build()
-    logs = "".join(p.read_text(errors="replace") for p in project.folder.glob(".finery/logs/**/*.log"))
-    again = next((line for line in logs.splitlines() if "continuing from optimizer" in line), None)
+    again = AGAIN.search(project.logs())
     if again is None:
         raise Failed("the training began again instead of continuing from its checkpoint")
     known = place.shared / "digest"
     whole = known.read_text() if known.exists() else digest(_built(place, place.folder / "whole"))
     if digest(project) != whole:
         raise Failed("the resumed training gave another adapter than one without a break")
-    return {"log": again.strip()[-80:]}
+    return {"continued_from_step": int(again[1])}
 
 
 def _killed(process: "subprocess.Popen[str]", folder: Path) -> bool:

@@ -2,8 +2,10 @@
 
 import importlib.metadata
 import platform
+import time
 from collections.abc import Iterator
 
+from gpu import models as making
 from gpu.check import Facts, Failed, Missing, Place
 
 PACKAGES = (
@@ -15,7 +17,9 @@ ABSENT = "not installed"
 
 def versions(place: Place) -> Facts:
     """The versions of all packages, the GPU, its driver, and the dtype that finery chooses."""
-    lacking = list(unmet("finery", ("train",)))
+    if _version("finery") == ABSENT:
+        raise Missing("finery isn't installed: pip install 'finery[train]', or use --wheels")
+    lacking = list(unmet("finery", ("train",), set()))
     if lacking:
         raise Missing(f"These packages are missing or too old: {', '.join(lacking)}")
     import torch
@@ -49,7 +53,9 @@ def _seen() -> str:
     return f"{gpu.name}, {gpu.memory / 2**30:.1f} GiB, {gpu.free / 2**30:.1f} GiB free"
 
 
-def unmet(package: str, extras: tuple[str, ...] = (), done: set[str] | None = None) -> Iterator[str]:
+def unmet(
+    package: str, extras: tuple[str, ...] = (), done: set[str] | None = None
+) -> Iterator[str]:
     """What a package requires, directly or not, and isn't installed in such a version."""
     from packaging.requirements import Requirement
 
@@ -91,3 +97,15 @@ def triton(place: Place) -> Facts:
     if not torch.allclose(scaled(x), expected, atol=1e-3):
         raise Failed("a compiled kernel gives another result than torch")
     return {}
+
+
+def models(place: Place) -> Facts:
+    """Make the models of all checks, so that no training has to wait for them."""
+    facts: Facts = {}
+    for name in dict.fromkeys(making.shape(place, name) for name in ("large", "small")):
+        began = time.perf_counter()
+        folder = making.model(place, name)
+        size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+        took = time.perf_counter() - began
+        facts[making.NAMES[name]] = f"{size / 2**30:.2f} GiB in {took:.0f} s"
+    return facts

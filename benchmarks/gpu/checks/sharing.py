@@ -4,8 +4,8 @@ from typing import Any
 
 from gpu import models, rows
 from gpu.check import Facts, Failed, Missing, Place
+from gpu.checks.trainings import common
 from gpu.project import Project, end_of, recipe
-from gpu.trainings import common
 
 
 def processes(place: Place) -> Facts:

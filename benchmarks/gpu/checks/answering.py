@@ -12,8 +12,6 @@ MAX_TOKENS = 32
 
 def answers(place: Place) -> Facts:
     """Answer 256 prompts in batches of each size; tokens per second and the peak memory."""
-    import torch
-
     from finery import Model
     from finery.testing import TestJob
 
@@ -23,14 +21,13 @@ def answers(place: Place) -> Facts:
     prompts: Any = [[{"role": "user", "content": row["prompt"]}] for row in data]
     engine = TestJob(place.folder, seed=None).engine(model)
     facts: Facts = {}
-    with torch.inference_mode():
-        for size in ROWS:
-            facts |= _measured(place, engine, prompts, size)
+    for size in ROWS:
+        facts |= _measured(place, engine, prompts, size)
     return facts
 
 
 def _measured(place: Place, engine: Any, prompts: Any, size: int) -> Facts:
-    """One size; the first one's figures include loading the model unless it is warm."""
+    """The figures of one size, with the model loaded."""
     import torch
 
     _with_room(size)

@@ -9,8 +9,8 @@ from typing import Any
 
 from gpu import models, rows
 from gpu.check import Facts, Failed, Missing, Place
+from gpu.checks.trainings import common
 from gpu.project import Project, end_of, recipe
-from gpu.trainings import common
 
 
 def loading(place: Place) -> Facts:

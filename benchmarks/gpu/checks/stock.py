@@ -5,7 +5,7 @@ from typing import Any
 
 from gpu import models, rows
 from gpu.check import Facts, Place
-from gpu.trainings import STEPS, sizes, tokens
+from gpu.checks.trainings import STEPS, sizes, tokens
 
 
 def sft(place: Place) -> Facts:

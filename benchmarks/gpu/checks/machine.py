@@ -53,13 +53,13 @@ def _seen() -> str:
     return f"{gpu.name}, {gpu.memory / 2**30:.1f} GiB, {gpu.free / 2**30:.1f} GiB free"
 
 
-def unmet(
-    package: str, extras: tuple[str, ...] = (), done: set[str] | None = None
-) -> Iterator[str]:
-    """What a package requires, directly or not, and isn't installed in such a version."""
+def unmet(package: str, extras: tuple[str, ...], done: set[str]) -> Iterator[str]:
+    """What a package requires, directly or not, and isn't installed in such a version.
+
+    done: names of requirements that were looked at.
+    """
     from packaging.requirements import Requirement
 
-    done = set() if done is None else done
     for line in importlib.metadata.requires(package) or ():
         wanted = Requirement(line)
         marker = wanted.marker

@@ -80,7 +80,7 @@ def merge(place: Place) -> Facts:
     if place.tiny:  # each takes seconds to import what it needs
         kinds = kinds[:2]
     trainings = {
-        f"{kind}-{way}": {**common(2), "quantization": kind, "merge": way} for kind, way in kinds
+        f"{kind}_{way.replace('-', '')}": {**common(2), "quantization": kind, "merge": way} for kind, way in kinds
     }
     test = {"use": "eval.exact", "models": [*trainings], "rows": "rows", "max_tokens": 8}
     data = rows.answer_rows(4, TINY_TOKENS)

@@ -25,7 +25,7 @@ CHECKS = (
     Check("no-memory-training", "exhausting:training", 60, gpus=1),
     Check("no-memory-answering", "exhausting:answering", 60, gpus=1),
     Check("two-processes", "sharing:processes", 90),
-    Check("two-trainings", "sharing:trainings", 90),
+    Check("two-trainings", "sharing:trainings", 90, gpus=1),
     Check("stock-trl", "stock:sft", 90),
 )
 BY_NAME = {check.name: check for check in CHECKS}

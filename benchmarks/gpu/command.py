@@ -16,6 +16,7 @@ import contextlib
 import datetime
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -64,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if reason is not None:
             say(reason)
             return 2
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         results = _run(given, _place(given, folder), environment)
     _write(given, results)
     return int(any(result.status == "failed" for result in results))

@@ -20,6 +20,8 @@ from gpu.check import Check, Facts, Failed, Missing, Place
 from gpu.project import end_of
 
 RESULT, OUTPUT = "result.json", "output.txt"
+_processes: set["subprocess.Popen[bytes]"] = set()
+"""Of the checks that run."""
 FEWEST_SECONDS = 5
 """With less time left, a check doesn't start."""
 
@@ -54,8 +56,14 @@ def run_all(
     end = time.monotonic() + limits.seconds
     with ThreadPoolExecutor(max_workers=limits.at_once) as pool:
         running = [pool.submit(run_one, check, place, end, environment) for check in checks]
-        for done in as_completed(running):
-            yield done.result()
+        try:
+            for done in as_completed(running):
+                yield done.result()
+        except BaseException:  # Ctrl-C: their processes are in groups of their own
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(_processes):
+                _end_group(process)
+            raise
 
 
 def run_one(check: Check, place: Place, end: float, environment: Mapping[str, str]) -> Result:
@@ -96,11 +104,13 @@ def _run(
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+        _processes.add(process)
         try:
             process.wait(limit)
         except subprocess.TimeoutExpired:
             return False
         finally:
+            _processes.discard(process)
             _end_group(process)
     return True
 

@@ -14,7 +14,7 @@ MACHINE = ("gpu", "memory", "capability", "cuda", "python")
 
 def table(results: Sequence[Result]) -> str:
     """A Markdown table with a line for each check."""
-    lines = [COLUMNS, ("---", "---", "--:", "--:", "--:", "--:", "---")]
+    lines: list[tuple[str, ...]] = [COLUMNS, ("---", "---", "--:", "--:", "--:", "--:", "---")]
     lines += [_line(result) for result in results]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

@@ -4,11 +4,13 @@
 # and for those who change it:
 #   make test-quick   the same without the slow tests and those that run a real model
 #   make docs         the documentation as a site, in build/site
+# and on a machine with a GPU:
+#   make gpu-check    what finery does on GPUs, in at most 10 minutes, without a network
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test test-quick lint types schemas docs pytest-quick pytest-all pytest-real format bench clean
+.PHONY: quickstart test test-quick lint types schemas docs pytest-quick pytest-all pytest-real format bench gpu-check gpu-wheels clean
 
 quickstart: $(VENV)/.installed-all
 	$(BIN)/finery build recipes/ticket-triage
@@ -53,6 +55,17 @@ format: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/core.py
+
+# With .venv if it is there. On a machine that has only torch: make gpu-check WHEELS=build/gpu-wheels
+GPU_PYTHON ?= $(firstword $(wildcard $(BIN)/python) $(PYTHON))
+WHEELS ?=
+gpu-check:
+	@$(GPU_PYTHON) benchmarks/gpu $(if $(WHEELS),--wheels $(WHEELS))
+
+# The wheels for it, made on a machine with a network. For example GPU_WHEELS="--cuda 130".
+GPU_WHEELS ?=
+gpu-wheels: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/gpu/wheels.py build/gpu-wheels $(GPU_WHEELS)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

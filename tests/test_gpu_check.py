@@ -59,7 +59,7 @@ def test_a_check_is_ended_at_its_limit_with_all_that_it_started(tmp_path: Path) 
     mark = f"GPU_CHECK_{os.getpid()}"
     sleeping = tmp_path / "sitecustomize.py"
     sleeping.write_text("import subprocess; subprocess.run(['sleep', '60'])\n", encoding="utf-8")
-    place = Place(tmp_path, tmp_path, "cpu", True)
+    place = Place(tmp_path, tmp_path, "cuda", True)
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), mark: "1"}
     result = run_one(Check("versions", "machine:versions", 1), place, 1e12, environment)
     assert (result.status, result.limit) == ("failed", 1)

@@ -15,7 +15,7 @@ CHATML = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-SHAPES: dict[str, dict[str, int]] = {
+SHAPES: dict[str, dict[str, Any]] = {
     "large": {
         "num_hidden_layers": 36, "hidden_size": 2560, "intermediate_size": 9728,
         "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128,
@@ -52,7 +52,7 @@ def model(place: Place, name: str) -> Path:
     return folder
 
 
-def _make(folder: Path, sizes: dict[str, int], device: str) -> None:
+def _make(folder: Path, sizes: dict[str, Any], device: str) -> None:
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 

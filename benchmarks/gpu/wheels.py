@@ -148,6 +148,7 @@ def keep_cuda(wheel: Path, cuda: str) -> None:
             for name in old.namelist():
                 if name not in leaving:
                     new.writestr(old.getinfo(name), old.read(name))
+    Path(file.name).chmod(0o644)
     Path(file.name).replace(wheel)
 
 

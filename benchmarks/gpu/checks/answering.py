@@ -2,6 +2,7 @@
 
 import time
 from typing import Any
+from unittest import mock
 
 from gpu import models, rows
 from gpu.check import Facts, Failed, Place
@@ -22,7 +23,8 @@ def answers(place: Place) -> Facts:
     engine = TestJob(place.folder, seed=None).engine(model)
     facts: Facts = {}
     for size in ROWS:
-        facts |= _measured(place, engine, prompts, size)
+        with _room(size):
+            facts |= _measured(place, engine, prompts, size)
     return facts
 
 
@@ -30,7 +32,6 @@ def _measured(place: Place, engine: Any, prompts: Any, size: int) -> Facts:
     """The figures of one size, with the model loaded."""
     import torch
 
-    _with_room(size)
     limit = 4 if place.tiny else MAX_TOKENS
     engine.generate(prompts[:2], max_tokens=1)  # loads the model
     on_gpu = place.device == "cuda"
@@ -49,9 +50,8 @@ def _measured(place: Place, engine: Any, prompts: Any, size: int) -> Facts:
     return facts
 
 
-def _with_room(size: int) -> None:
-    """Let the engine answer so many rows at once, whatever the GPU's memory."""
-    from finery_transformers import engine
+def _room(size: int) -> Any:
+    """Lets the engine answer so many rows at once, whatever the GPU's memory."""
     from finery_transformers.room import Room
 
     class Fixed(Room):
@@ -59,4 +59,4 @@ def _with_room(size: int) -> None:
         def of(cls, model: Any) -> Any:
             return Room(size, 2**30)
 
-    engine.Room = Fixed  # type: ignore[misc]
+    return mock.patch("finery_transformers.engine.Room", Fixed)

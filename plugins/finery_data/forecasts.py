@@ -76,7 +76,7 @@ def _records(lines: Iterable[bytes]) -> Iterator[Row]:
     for line in lines:
         try:
             record = msgspec.json.decode(line)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             continue
         if isinstance(record, dict):
             yield record

@@ -133,7 +133,7 @@ def test_the_loss_is_what_trl_itself_measures(run: Run, monkeypatch: pytest.Monk
 
     _, ours = run(folder="ours", epochs=1)
     monkeypatch.setattr(
-        finery_trl.train.trainers, "_score_only_answers", lambda model, longest: None
+        finery_trl.train.trainers, "_score_only_answers", lambda model, longest: False
     )
     _, theirs = run(folder="theirs", epochs=1)
     for name in ("loss", "preference_accuracy", "reward_margin"):

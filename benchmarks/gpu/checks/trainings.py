@@ -136,7 +136,7 @@ def figures(
 ) -> Facts:
     """The speed and memory of a training. Raises `Failed` if they aren't as they should be."""
     manifest = project.manifest("training")
-    measured = manifest["runtime"]["training"]
+    measured, hardware = manifest["runtime"]["training"], manifest["runtime"]["hardware"]
     peak = measured.get("peak_gpu_memory", measured.get("peak_memory", 0))
     expected = estimate["memory_bytes"]
     if "peak_gpu_memory" in measured:  # torch counts neither the context nor libraries
@@ -147,9 +147,9 @@ def figures(
         "peak_gib": round(peak / 2**30, 2),
         "estimated_gib": round(expected / 2**30, 2),
         "off_percent": round(100 * off),
-        "deterministic": measured["deterministic"],
+        "deterministic": hardware["deterministic"],
         "accelerated_by": manifest["meta"].get("accelerated_by", []),
-        "attention": manifest["runtime"].get("hardware", {}).get("attention"),
+        "attention": hardware.get("attention"),
         "steps": manifest["meta"]["steps"],
     }
     if accelerator is not None and accelerator not in facts["accelerated_by"]:

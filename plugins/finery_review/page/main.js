@@ -345,7 +345,10 @@ function wire() {
   by("view-table").addEventListener("click", () => view("table"));
   by("help-button").addEventListener("click", help);
   by("filters").addEventListener("submit", (event) => event.preventDefault());
-  for (const name of ["status", "label", "order"]) by(name).addEventListener("change", () => run(() => filter({ [name]: by(name).value })));
+  for (const name of ["status", "label", "order"]) by(name).addEventListener("change", () => {
+    const { value } = by(name); // an action that still runs may show the filters as they were
+    run(() => filter({ [name]: value }));
+  });
   let typing;
   by("text").addEventListener("input", () => {
     clearTimeout(typing);

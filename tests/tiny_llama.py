@@ -1,9 +1,10 @@
-"""A tiny random Llama in a Hugging Face folder, with a tokenizer trained on a few lines."""
+"""A tiny random Llama in a Hugging Face folder, its tokenizer, and rows to train it on."""
 
 from pathlib import Path
 from typing import Any
 
-from finery import Model
+from finery import Dataset, Model
+from finery.testing import dataset
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -21,6 +22,20 @@ TOOLED = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{{ start }}{% endif %}"
 )
 """ChatML with tools, and what the argument `start` says at the end of a prompt."""
+
+
+ANSWERS = ["late", "wrong", "card_arrival"]
+
+
+def card_rows(folder: Path) -> Dataset:
+    """Eight rows of three lengths with one answer each, for a training."""
+    return dataset(folder, [
+        {
+            "prompt": [{"role": "user", "content": f"{'my card ' * (i % 3)}{i}"}],
+            "completion": [{"role": "assistant", "content": ANSWERS[i % 3]}],
+        }
+        for i in range(8)
+    ])  # fmt: skip
 
 
 def tiny_tokenizer(template: str | None = CHATML) -> Any:

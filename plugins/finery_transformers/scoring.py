@@ -150,8 +150,9 @@ def _hidden_states(model: Any, ids: "torch.Tensor", mask: "torch.Tensor") -> "to
         model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
     finally:
         hook.remove()
+    hidden: torch.Tensor
     (hidden,) = kept
-    return hidden  # type: ignore[no-any-return]
+    return hidden
 
 
 def _logits(model: Any, hidden: "torch.Tensor") -> "torch.Tensor":
@@ -165,6 +166,7 @@ def _logits(model: Any, hidden: "torch.Tensor") -> "torch.Tensor":
     backbone = model.base_model
     backbone.forward = lambda *_, **__: MoeModelOutputWithPast(last_hidden_state=hidden)
     try:
-        return model(inputs_embeds=hidden, use_cache=False).logits  # type: ignore[no-any-return]
+        logits: torch.Tensor = model(inputs_embeds=hidden, use_cache=False).logits
+        return logits
     finally:
         del backbone.forward

@@ -1,6 +1,7 @@
 """GPUs: what NVML says, what `CUDA_VISIBLE_DEVICES` leaves of it, and which step gets which."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +177,7 @@ def test_a_step_with_several_processes_gets_as_many_gpus(machine: Any, task: Tas
     executor = LocalExecutor(1)
     try:
         for wanted, got in ((2, "GPU-aaa,GPU-abb"), (8, "all")):
-            until(lambda wanted=wanted: executor.has_room(True, wanted))  # type: ignore[misc]
+            until(partial(executor.has_room, True, wanted))
             started(executor, task, SEES, wanted)
             assert [text_of(e, task) for e in ends(executor, 1).values()] == [got]
     finally:

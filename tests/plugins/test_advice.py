@@ -169,7 +169,8 @@ def test_replies_count_where_each_is_learned(tmp_path: Path) -> None:
     recipe = recipe.replace(SFT, SFT[:-1] + ", epochs: 2}")
     few = Built(split_train=talks(tmp_path / "few", 30))
     (note,) = notes_on(graph(tmp_path, recipe), few)
-    assert note.text == "sft learns from 120 replies in 30 rows, too few for extraction and formatting"  # fmt: skip  # noqa: E501
+    reason = "too few for extraction and formatting"
+    assert note.text == f"sft learns from 120 replies in 30 rows, {reason}"
     enough = Built(split_train=talks(tmp_path / "enough", 50))
     assert named(tmp_path, recipe, enough) == []
     last = recipe.replace(SFT[:-1], SFT[:-1] + ", loss: last_turn")

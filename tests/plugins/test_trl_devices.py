@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_llama import tiny_llama
+from tiny_llama import card_rows, tiny_llama
 
 from finery import Dataset, Gpu, Model, OneFile, StepError, UsageError
-from finery.testing import TestJob, dataset
+from finery.testing import TestJob
 from finery_trl.model.loading import Prepared
 from finery_trl.settings import Launch
 from finery_trl.steps.sft import Sft
@@ -19,7 +19,6 @@ from finery_trl.train.launch import _command
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-ANSWERS = ["late", "wrong", "card_arrival"]
 GPU = Gpu("GPU-a", "NVIDIA L4", (8, 9), 24 * 2**30, 0)
 
 
@@ -34,13 +33,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return dataset(tmp_path_factory.mktemp("rows"), [
-        {
-            "prompt": [{"role": "user", "content": f"{'my card ' * (i % 3)}{i}"}],
-            "completion": [{"role": "assistant", "content": ANSWERS[i % 3]}],
-        }
-        for i in range(8)
-    ])  # fmt: skip
+    return card_rows(tmp_path_factory.mktemp("rows"))
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tiny_llama import tiny_llama
+from tiny_llama import ANSWERS, card_rows, tiny_llama
 
 from finery import Dataset, Model, StepError
 from finery.testing import TestJob, dataset
@@ -29,8 +29,6 @@ from finery_trl.view.model import measured
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-ANSWERS = ["late", "wrong", "card_arrival"]
-
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Model:
@@ -39,13 +37,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return dataset(tmp_path_factory.mktemp("rows"), [
-        {
-            "prompt": [{"role": "user", "content": f"{'my card ' * (i % 3)}{i}"}],
-            "completion": [{"role": "assistant", "content": ANSWERS[i % 3]}],
-        }
-        for i in range(8)
-    ])  # fmt: skip
+    return card_rows(tmp_path_factory.mktemp("rows"))
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Iterator, Sequence
-from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -63,7 +62,10 @@ class GroupedOrder:
         best = self._by_length(rows)
         if self._prompts is None:
             return best
-        for way in (self._by_beginning(rows), self._by_prompt(rows)):
+        prompts = self._prompts
+        alike = sorted(rows, key=lambda i: prompts[i].tobytes())
+        # Rows with the most in common, e.g. the parts of a conversation, come last.
+        for way in (self._by_beginning(rows, alike), _cut(alike, self._size)):
             saved = self._repeated(way) - self._repeated(best)
             best = way if saved >= LEAST * sum(self._lengths) else best
         return best
@@ -74,12 +76,15 @@ class GroupedOrder:
             batches += _cut(sorted(pool, key=lambda i: -self._lengths[i]), self._size)
         return batches
 
-    def _by_beginning(self, rows: Sequence[int]) -> list[list[int]]:
-        """Batches of random rows whose prompts have half of their tokens in common."""
+    def _by_beginning(self, rows: Sequence[int], alike: Sequence[int]) -> list[list[int]]:
+        """Batches of random rows whose prompts have half of their tokens in common.
+
+        alike: the rows in the order of their prompts.
+        """
         assert self._prompts is not None
         place = {row: at for at, row in enumerate(rows)}
         groups: list[list[int]] = []
-        for row in chain.from_iterable(self._by_prompt(rows)):
+        for row in alike:
             prompt = self._prompts[row]
             if not groups or 2 * _common(self._prompts[groups[-1][0]], prompt) < len(prompt):
                 groups.append([])
@@ -91,12 +96,6 @@ class GroupedOrder:
             batches += full
             rest += last
         return batches + _cut(rest, self._size)
-
-    def _by_prompt(self, rows: Sequence[int]) -> list[list[int]]:
-        """Batches of rows with the most in common, e.g. the parts of a conversation."""
-        assert self._prompts is not None
-        prompts = self._prompts
-        return _cut(sorted(rows, key=lambda i: prompts[i].tobytes()), self._size)
 
     def _repeated(self, batches: Sequence[Sequence[int]]) -> int:
         """Tokens that rows begin with as an earlier row of their batch does."""

@@ -26,7 +26,7 @@ CONVERTER = "convert_hf_to_gguf.py"
 _FOLDERS = ("", "bin", "build/bin", "build/bin/Release", "..", "../..")
 """Where programs are: in an install, in a build, and the converter above a build."""
 _SECONDS = 60.0  # for a program to print its version; CUDA takes some when it is first loaded
-_VERSION = re.compile(r"^version: (\S+ \(\w+\))", re.MULTILINE)
+_VERSION = re.compile(r"^version: (.+)$", re.MULTILINE)
 
 
 class Program(NamedTuple):
@@ -81,9 +81,14 @@ def build_fact(*names: str) -> dict[str, str]:
     return {f"build of {name}": own.build for name, own in programs.items() if own is not None}
 
 
+def is_for_another_cpu(status: int) -> bool:
+    """Whether a program ended at an instruction that this CPU lacks."""
+    return status in (-signal.SIGILL, 128 + signal.SIGILL)
+
+
 def how_ended(status: int) -> str:
     """Why a program of llama.cpp ended, in words. status: its return code, negative for signals."""
-    if status in (-signal.SIGILL, 128 + signal.SIGILL):
+    if is_for_another_cpu(status):
         return "it was built for another CPU: it uses instructions that this one lacks (SIGILL)"
     if status in (-signal.SIGKILL, 128 + signal.SIGKILL):
         return "it was killed (SIGKILL), often because memory ran out"

@@ -15,7 +15,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from finery import StepError, UsageError, cpu_count
-from finery_gguf.programs import SERVER, Program, how_ended, user_program, wheel_build
+from finery_gguf.programs import (
+    SERVER,
+    VARIABLE,
+    WHEELS,
+    Program,
+    how_ended,
+    is_for_another_cpu,
+    user_program,
+    wheel_build,
+)
 
 HOST = "127.0.0.1"
 CONTEXT = 4096
@@ -192,11 +201,13 @@ def _ended(process: "subprocess.Popen[str]", build: str, log: Path) -> StepError
     assert process.stdout is not None
     told = process.stdout.read().split()
     status = int(told[1]) if len(told) > 1 else process.returncode
+    fix = "check that the GGUF is complete and that the model fits into memory"
+    if is_for_another_cpu(status):
+        fix = f"set {VARIABLE} to a llama.cpp built for this machine, or to `{WHEELS}`"
     return StepError(
         f"{build} ended while it was starting: {how_ended(status)}",
-        details=_last_lines(log),
-        fix="check that the GGUF is complete and that the model fits into memory",
-    )
+        details=_last_lines(log), fix=fix,
+    )  # fmt: skip
 
 
 def _last_lines(log: Path) -> list[str]:

@@ -27,6 +27,7 @@ from finery_gguf.llama import PACKAGE, Gguf, library
 
 if TYPE_CHECKING:
     from finery_gguf.chat import ChatTemplate
+    from finery_gguf.pace import Pace
     from finery_gguf.prompts import Prompt
     from finery_transformers.parsing.reader import AnswerReader
 
@@ -58,6 +59,7 @@ class GgufEngine(Engine):
 
     def __init__(self, model: Model, job: EngineJob) -> None:
         super().__init__(model, job)
+        self._pace: Pace = load_reference(PACE)(cpu_count())
         self._idle: list[Slots | RemoteSlots] = []
 
     @classmethod
@@ -119,8 +121,7 @@ class GgufEngine(Engine):
         special = loaded.reader.needs_special_tokens
         most = load_reference(ROWS_AT_ONCE)()
         if loaded.server is None:
-            pace = load_reference(PACE)(cpu_count())
-            return Slots(loaded.gguf, most, pace, special=special)
+            return Slots(loaded.gguf, most, self._pace, special=special)
         slots = RemoteSlots(loaded.gguf, most, loaded.server, special=special)
         weakref.finalize(self, slots.close)
         return slots

@@ -6,6 +6,7 @@ package's high-level class ignores chat templates and evaluates each prompt from
 
 import os
 import re
+import subprocess
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -388,3 +389,25 @@ def quantise(
     if status != 0:
         raise StepError(f"llama.cpp can't quantise to {quantization}", details=heard[-5:])
     return heard
+
+
+def quantise_with(
+    program: Path, source: Path, target: Path, quantization: str, *, threads: int,
+    flags: dict[str, bool],
+) -> list[str]:  # fmt: skip
+    """As `quantise`, by a llama-quantize of the user's."""
+    command = [str(program)]
+    for key, value in flags.items():
+        command += ["--override-kv", f"{key}=bool:{str(value).lower()}"]
+    command += [str(source), str(target), quantization.upper(), str(threads)]
+    ran = subprocess.run(
+        command, capture_output=True, text=True, errors="replace", check=False,
+        stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    lines = [line.strip() for line in (ran.stdout + ran.stderr).splitlines() if line.strip()]
+    if ran.returncode != 0:
+        raise StepError(
+            f"{program.name} can't quantise to {quantization}", where=str(program),
+            details=lines[-5:],
+        )  # fmt: skip
+    return [line for line in lines if "not divisible" in line or "warning" in line.lower()]

@@ -81,7 +81,11 @@ def _serve(asked: dict[str, Any], told: Any) -> None:
         parameters.api_keys = [key]
     if not asked["gpu"]:
         parameters.n_gpu_layers = 0
-    server = xllamacpp.Server(parameters)
+    parameters.fit_params = False  # else it may give rows less room than they need
+    try:
+        server = xllamacpp.Server(parameters)
+    except RuntimeError:  # its reason is in the log
+        sys.exit(1)
     _tell(told, os.getpid())
     while server:  # until stdin closes
         time.sleep(3600)

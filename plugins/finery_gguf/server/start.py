@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -32,7 +33,9 @@ CONTEXT = 4096
 ALL_LAYERS = 999
 _SECONDS = 600.0  # for a server to load its model
 _GRACE = 8.0  # seconds to end before it is killed
-_LAST_LINES = 12
+_LAST_LINES = 8
+_ERROR = re.compile(r"[\d.]+ E ")
+"""How llama.cpp begins the lines of errors."""
 _LOCAL = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """Without the proxy that the environment may name."""
 
@@ -211,8 +214,9 @@ def _ended(process: "subprocess.Popen[str]", build: str, log: Path) -> StepError
 
 
 def _last_lines(log: Path) -> list[str]:
+    """The end of the log, only the errors if it has any."""
     lines = log.read_text("utf-8", "replace").strip().splitlines()
-    return lines[-_LAST_LINES:]
+    return ([line for line in lines if _ERROR.match(line)] or lines)[-_LAST_LINES:]
 
 
 def _is_up(address: str) -> bool:

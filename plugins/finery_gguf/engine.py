@@ -22,6 +22,7 @@ from finery import (
 from finery.rows import Conversation
 from finery_gguf.answering.remote import RemoteSlots
 from finery_gguf.answering.row import Raw, Row
+from finery_gguf.answering.shapes import multiple_of
 from finery_gguf.answering.slots import Slots
 from finery_gguf.llama import PACKAGE, Gguf, library
 
@@ -121,7 +122,7 @@ class GgufEngine(Engine):
         special = loaded.reader.needs_special_tokens
         most = load_reference(ROWS_AT_ONCE)()
         if loaded.server is None:
-            return Slots(loaded.gguf, most, self._pace, special=special)
+            return Slots(loaded.gguf, most, self._multiple, self._pace, special=special)
         slots = RemoteSlots(loaded.gguf, most, loaded.server, special=special)
         weakref.finalize(self, slots.close)
         return slots
@@ -146,6 +147,16 @@ class GgufEngine(Engine):
             else:
                 flying[number] = request, prompt
                 yield Row(prompt.tokens, prompt.prefix, size, sampling)
+
+    @cached_property
+    def _multiple(self) -> int:
+        multiple = multiple_of(self._loaded.gguf, self._pace)
+        if multiple > 1:
+            self.job.log(
+                f"llama.cpp: rows are evaluated in multiples of {multiple}, so that answers don't "
+                "depend on other rows"
+            )
+        return multiple
 
     @cached_property
     def _loaded(self) -> "_Loaded":

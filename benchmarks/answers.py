@@ -9,8 +9,8 @@ Each prompt is a system message, two shots and a question; answers have at most 
     gguf           finery's engine with 16 rows at once and with one; the bare engine is llama.cpp's
                    server with as many slots, which gets the same token ids over HTTP (the user's
                    llama-server, else that of the wheel xllamacpp)
-    transformers   finery's engine; the bare engine is `generate` with 16 left-padded prompts, sorted
-                   by length
+    transformers   finery's engine; the bare engine is `generate` with 16 left-padded prompts,
+                   sorted by length
 
 A run loads the model and answers eight prompts before it is timed. rows/s is from the first prompt
 to the last answer, without loading. `same` is the share of answers that equal those of the first

@@ -37,6 +37,11 @@ class Llama(NamedTuple):
         request = {"content": text, "add_special": True, "parse_special": True}
         return list(self._post("/tokenize", request)["tokens"])
 
+    def answers(self, request: Mapping[str, Any]) -> bool:
+        """Whether it answers a chat request with one token; OSError if it refuses it."""
+        posted = self._post("/v1/chat/completions", {**request, "max_tokens": 1})
+        return bool(posted["usage"]["completion_tokens"])
+
     def _post(self, path: str, request: Mapping[str, Any]) -> dict[str, Any]:
         data = json.dumps(request).encode()
         headers = {"Content-Type": "application/json"}
@@ -50,7 +55,7 @@ class Llama(NamedTuple):
 
 
 @contextmanager
-def serve(gguf: Path) -> Iterator[Llama]:
+def serve(gguf: Path, context: int = 256) -> Iterator[Llama]:
     """A server of a GGUF, which uses one thread and no GPU."""
-    with start(gguf, context=256, threads=1, gpu=False) as server:
+    with start(gguf, context=context, threads=1, gpu=False) as server:
         yield Llama(server.address)

@@ -200,7 +200,7 @@ def with_fixed_arguments(source: str, arguments: Mapping[str, Any]) -> str:
     """
     if not arguments:
         return source
-    lines = [f"{{%- set {name} = {_literal(value)} %}}\n" for name, value in arguments.items()]
+    lines = [f"{{%- set {name} = {literal(value)} %}}\n" for name, value in arguments.items()]
     return f"{ARGUMENTS_MARK}\n{''.join(lines)}{{{{- '' }}}}{source}"
 
 
@@ -216,13 +216,13 @@ def source_of(tokenizer: "PreTrainedTokenizerBase", *, with_tools: bool = False)
     return str(template.get("tool_use", plain)) if with_tools else plain
 
 
-def _literal(value: Any) -> str:
+def literal(value: Any) -> str:
     """A JSON value in Jinja, whose names of constants are lower case but for `none`."""
     if isinstance(value, dict):
-        items = (f"{json.dumps(key)}: {_literal(item)}" for key, item in value.items())
+        items = (f"{json.dumps(key)}: {literal(item)}" for key, item in value.items())
         return f"{{{', '.join(items)}}}"
     if isinstance(value, list):
-        return f"[{', '.join(map(_literal, value))}]"
+        return f"[{', '.join(map(literal, value))}]"
     return "none" if value is None else json.dumps(value, ensure_ascii=False)
 
 

@@ -120,7 +120,7 @@ def test_what_has_no_tools_is_as_before(written: str) -> None:
         assert prompt_text(wrapped(CHATML, written), talk) == prompt_text(plain, talk)
 
 
-def tool(name: str, parameters: Any = None, **more: Any) -> Any:
+def described(name: str, parameters: Any = None, **more: Any) -> Any:
     given = {} if parameters is None else {"parameters": parameters}
     return {"type": "function", "function": {"name": name, **more, **given}}
 
@@ -131,49 +131,61 @@ def schema(required: list[str], **properties: Any) -> Any:
 
 STRING = {"type": "string"}
 SIGNATURES: list[tuple[Any, str]] = [
-    (tool("now"), "now()"),
-    (tool("now", {}, description="Tell."), "now(): Tell."),
-    (tool("f", schema(["a"], a=STRING, b={"type": "integer"})), "f(a: string, b?: integer)"),
+    (described("now"), "now()"),
+    (described("now", {}, description="Tell."), "now(): Tell."),
+    (described("f", schema(["a"], a=STRING, b={"type": "integer"})), "f(a: string, b?: integer)"),
     (
-        tool("f", schema([], day={"enum": ["mon", 2, None], "type": "string", "description": "A"})),
+        described(
+            "f", schema([], day={"enum": ["mon", 2, None], "type": "string", "description": "A"})
+        ),
         'f(day?: "mon"|2|null (A))',
     ),
     (
-        tool("f", schema([], at={"type": "string", "description": "HH:MM"}), description="é <b>"),
+        described(
+            "f", schema([], at={"type": "string", "description": "HH:MM"}), description="é <b>"
+        ),
         "f(at?: string (HH:MM)): é <b>",
     ),
     (
-        tool("f", schema(["l"], l={"type": "array", "items": {"enum": ["a", "b"]}})),
+        described("f", schema(["l"], l={"type": "array", "items": {"enum": ["a", "b"]}})),
         'f(l: array of "a"|"b")',
     ),
     # What a line can't say is JSON: bounds, nested objects, several types, an array of anything.
     (
-        tool("f", schema([], n={"type": "integer", "minimum": 1, "description": "N"})),
+        described("f", schema([], n={"type": "integer", "minimum": 1, "description": "N"})),
         'f(n?: {"type": "integer", "minimum": 1, "description": "N"})',
     ),
     (
-        tool("f", schema([], o=schema(["x"], x=STRING))),
+        described("f", schema([], o=schema(["x"], x=STRING))),
         'f(o?: {"type": "object", "properties": {"x": {"type": "string"}}, "required": ["x"]})',
     ),
-    (tool("f", schema([], t={"type": ["string", "null"]})), 'f(t?: {"type": ["string", "null"]})'),
-    (tool("f", schema([], l={"type": "array"})), "f(l?: array)"),
     (
-        tool("f", schema([], l={"type": "array", "items": {"type": "string", "pattern": "x"}})),
+        described("f", schema([], t={"type": ["string", "null"]})),
+        'f(t?: {"type": ["string", "null"]})',
+    ),
+    (described("f", schema([], l={"type": "array"})), "f(l?: array)"),
+    (
+        described(
+            "f", schema([], l={"type": "array", "items": {"type": "string", "pattern": "x"}})
+        ),
         'f(l?: array of {"type": "string", "pattern": "x"})',
     ),
     # An argument may have the name of a method of Python's dict.
-    (tool("f", schema(["items"], items=STRING, keys=STRING)), "f(items: string, keys?: string)"),
     (
-        tool("f", {**schema([], a={"$ref": "#/$defs/A"}), "$defs": {"A": STRING}}),
+        described("f", schema(["items"], items=STRING, keys=STRING)),
+        "f(items: string, keys?: string)",
+    ),
+    (
+        described("f", {**schema([], a={"$ref": "#/$defs/A"}), "$defs": {"A": STRING}}),
         '{"name": "f", "parameters": {"type": "object", "properties": {"a": {"$ref": '
         '"#/$defs/A"}}, "required": [], "$defs": {"A": {"type": "string"}}}}',
     ),
     (
-        tool("f", {**schema([]), "additionalProperties": True}),
+        described("f", {**schema([]), "additionalProperties": True}),
         '{"name": "f", "parameters": {"type": "object", "properties": {}, "required": [], '
         '"additionalProperties": true}}',
     ),
-    (tool("f", {**schema([], a=STRING), "additionalProperties": False}), "f(a?: string)"),
+    (described("f", {**schema([], a=STRING), "additionalProperties": False}), "f(a?: string)"),
 ]
 
 
@@ -277,8 +289,8 @@ def test_fixed_arguments_win_over_those_of_a_caller() -> None:
 # -- llama.cpp's own engine for templates ----------------------------------------------------------
 
 
-@needs_llama_server
 @pytest.mark.parametrize("written", ["text", "signatures"])
+@needs_llama_server
 @pytest.mark.parametrize("name", ["qwen3", "gemma3", "llama3", "phi3_5", "lfm2", "glm4moe"])
 def test_llama_server_makes_the_same_prompts(tmp_path: Path, name: str, written: str) -> None:
     import trl
@@ -298,7 +310,9 @@ def test_llama_server_makes_the_same_prompts(tmp_path: Path, name: str, written:
             expected = prompt_text(template, TALK[:count], tools=TOOLS)
             prompt = server.prompt({"messages": wire[:count], "tools": TOOLS})
             assert prompt.removeprefix("<|im_start|>") == expected.removeprefix("<|im_start|>")
-        many = [given for given, _ in SIGNATURES]
+        # The server writes an empty description and no parameters where there are none.
+        defaults: dict[str, Any] = {"description": "D.", "parameters": {}}
+        many = [described(**{**defaults, **given["function"]}) for given, _ in SIGNATURES]
         expected = prompt_text(template, TALK[1:2], tools=many)
         prompt = server.prompt({"messages": TALK[1:2], "tools": many})
         assert prompt.removeprefix("<|im_start|>") == expected.removeprefix("<|im_start|>")

@@ -9,9 +9,10 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from llama_server import Llama, serve
 from models.families import Family
 from models.rows import PROMPTS, called, preference, turns
-from models.server import Server, serve, write_stand_in
+from models.stand_in import write_stand_in
 from models.tiny import tokenizer_of
 
 from finery import FineryError
@@ -180,7 +181,7 @@ def _differs(family: Family, tokenizer: Any, folder: Path) -> str:
     return differs
 
 
-def _different(tokenizer: Any, server: Server) -> str:
+def _different(tokenizer: Any, server: Llama) -> str:
     """The prompts that llama-server turns into other tokens, of those that the template takes."""
     names = []
     for name, (messages, tools) in PROMPTS.items():

@@ -4,14 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from llama_server import needs_llama_server
 from models import checks, page, training
 from models.families import FAMILIES, LEFT_OUT, Family, carried
-from models.server import PACKAGE
 from models.tiny import tokenizer_of
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), needs_llama_server]
 
-pytest.importorskip(PACKAGE, reason="needs llama-server")
 FRESH = "python tests/models/page.py"
 ARCHITECTURES = {family.architecture: family for family in reversed(FAMILIES)}
 """Architecture → the first of its families."""

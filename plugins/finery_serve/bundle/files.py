@@ -8,6 +8,13 @@ from finery_serve.options import Options, written
 
 PORT = 8080
 IN_CONTAINER = "/bundle"
+FORMAT = (
+    "    response_format={",
+    '        "type": "json_schema",',
+    '        "json_schema": {"name": "answer", "schema": schema, "strict": True},',
+    "    },",
+)
+"""Lines of `client.py` that have the server follow a schema."""
 
 
 class Facts(NamedTuple):
@@ -74,42 +81,36 @@ def llama_swap(facts: Facts) -> str:
 
 def client(facts: Facts) -> str:
     """`client.py`: a question with the openai package, with a JSON Schema if there is one."""
-    system = (
-        f'    {{"role": "system", "content": {_python(facts.system)}}},\n' if facts.system else ""
-    )
-    schema, format_ = "", ""
-    if facts.schema:
-        schema = f"""
-schema = json.loads(Path(__file__).with_name("{facts.schema}").read_text(encoding="utf-8"))
-"""
-        format_ = """
-    response_format={
-        "type": "json_schema",
-        "json_schema": {"name": "answer", "schema": schema, "strict": True},
-    },"""
-    imports = "import json\nimport os\nimport sys\nfrom pathlib import Path\n"
-    if not facts.schema:
-        imports = "import os\nimport sys\n"
-    return f'''\
-"""Asks the model a question: pip install openai, then python client.py "…"."""
-
-{imports}
-from openai import OpenAI
-
-client = OpenAI(
-    base_url=os.environ.get("BASE_URL", "http://127.0.0.1:{PORT}/v1"),
-    api_key=os.environ.get("LLAMA_API_KEY", "none"),
-)
-question = " ".join(sys.argv[1:]) or {_python(facts.prompt)}
-{schema.lstrip()}answer = client.chat.completions.create(
-    model={_python(facts.options.name)},
-    messages=[
-    {system}    {{"role": "user", "content": question}},
-    ],
-    temperature=0,{format_}
-)
-print(answer.choices[0].message.content)
-'''
+    modules = ["json", "os", "sys"] if facts.schema else ["os", "sys"]
+    imports = [f"import {module}" for module in modules]
+    imports += ["from pathlib import Path"] if facts.schema else []
+    read = f'Path(__file__).with_name("{facts.schema}").read_text(encoding="utf-8")'
+    system = f'{{"role": "system", "content": {_python(facts.system)}}}'
+    lines = [
+        '"""Asks the model a question: pip install openai, then python client.py "…"."""',
+        "",
+        *imports,
+        "",
+        "from openai import OpenAI",
+        "",
+        "client = OpenAI(",
+        f'    base_url=os.environ.get("BASE_URL", "http://127.0.0.1:{PORT}/v1"),',
+        '    api_key=os.environ.get("LLAMA_API_KEY", "none"),',
+        ")",
+        f'question = " ".join(sys.argv[1:]) or {_python(facts.prompt)}',
+        *([f"schema = json.loads({read})"] if facts.schema else []),
+        "answer = client.chat.completions.create(",
+        f"    model={_python(facts.options.name)},",
+        "    messages=[",
+        *([f"        {system},"] if facts.system else []),
+        '        {"role": "user", "content": question},',
+        "    ],",
+        "    temperature=0,",
+        *(FORMAT if facts.schema else ()),
+        ")",
+        "print(answer.choices[0].message.content)",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def readme(facts: Facts) -> str:
@@ -121,7 +122,8 @@ def readme(facts: Facts) -> str:
 
 A fine-tuned language model with the command that serves it as it was trained and evaluated.
 
-{about}- Context: {options.context} tokens for a conversation with its answer; {options.slots} at once
+{about}- Context: {options.context} tokens for a conversation with its answer
+- Requests answered at once: {options.slots}
 
 ## Run it
 
@@ -145,8 +147,8 @@ copy the entry in `llama-swap.yaml` into your configuration, and set `folder` in
 {_curl(facts)}
 ```
 
-With Python: `pip install openai`, then `python client.py {shlex.quote(facts.prompt)}`. Any client of
-the OpenAI API works. Its address is `http://127.0.0.1:{PORT}/v1`, its model `{options.name}`.
+With Python: `pip install openai`, then `python client.py "your question"`. Any client of the OpenAI
+API works. The address is `http://127.0.0.1:{PORT}/v1`, the model `{options.name}`.
 {_notes(facts)}"""
 
 

@@ -46,9 +46,7 @@ def command(
 
     names = [step, *([beside] if beside else [])]
     if len(set(names)) < len(names):
-        raise UsageError(
-            "--beside names the same model", where="--beside", fix="name another step"
-        )
+        raise UsageError("--beside names the same model", where="--beside", fix="name another step")
     opened = [open_built(name, recipe, overrides) for name in names]
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="finery-chat-")))

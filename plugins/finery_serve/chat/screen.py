@@ -78,7 +78,7 @@ class Terminal:
 
     def complain(self, error: FineryError) -> None:
         """Print an error."""
-        click.secho(visible_lines(str(error)), fg="red")
+        click.secho(visible(str(error)), fg="red")
 
     def answers(self, models: list[str], answer: Answer) -> None:
         """Print each answer as it is written."""
@@ -90,7 +90,7 @@ class Terminal:
         click.echo()
 
     def _write(self, part: str, thinking: bool) -> None:
-        click.secho(visible_lines(part), nl=False, dim=thinking)
+        click.secho(visible(part), nl=False, dim=thinking)
         sys.stdout.flush()
 
 
@@ -110,7 +110,7 @@ class Columns(Terminal):
             for index in range(len(models)):
 
                 def write(part: str, thinking: bool, at: int = index) -> None:
-                    texts[at] += visible_lines(part)
+                    texts[at] += visible(part)
                     live.update(beside(models, texts))
 
                 texts[index] += cut(answer(index, write))
@@ -134,8 +134,3 @@ def beside(models: list[str], texts: list[str]) -> "RenderableType":
 def cut(completion: Completion) -> str:
     """A remark on an answer that reached its limit; empty otherwise."""
     return " … (cut at --max-tokens)" if completion.finish_reason == "length" else ""
-
-
-def visible_lines(text: str) -> str:
-    """A model's text without what would control the terminal."""
-    return "\n".join(visible(line) for line in text.split("\n"))

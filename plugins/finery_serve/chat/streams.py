@@ -200,9 +200,7 @@ class _Written:
     https://huggingface.co/docs/transformers/internal/generation_utils#transformers.TextStreamer
     """
 
-    def __init__(
-        self, ends: list[int], reader: "TokenReader", write: Write
-    ) -> None:
+    def __init__(self, ends: list[int], reader: "TokenReader", write: Write) -> None:
         self._ends, self._reader, self._write = ends, reader, write
         self._is_prompt = True
         self.tokens: list[int] = []

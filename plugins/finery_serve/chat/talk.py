@@ -58,7 +58,9 @@ class Talk:
             with file.open("a+b") as rows:
                 rows.write(f"{_line_break(rows)}{line}\n".encode())
         except OSError as error:
-            raise UsageError(f"can't write to {file}: {error.strerror}", fix="name another") from error
+            raise UsageError(
+                f"can't write to {file}: {error.strerror}", fix="name another"
+            ) from error
         turns = "1 turn" if self.turns == 1 else f"{self.turns} turns"
         return f"saved a conversation of {turns} in {shown(file.absolute())}"
 

@@ -40,8 +40,8 @@ def ran(script: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """`run.sh` with `echo` in place of the server: it prints the arguments that it would get."""
     environment = {"PATH": os.environ["PATH"], "LLAMA_SERVER": "echo", **variables}
     return subprocess.run(
-        ["sh", str(script), "--n-gpu-layers", "99"], env=environment, capture_output=True, text=True,
-        check=False, cwd="/",
+        ["sh", str(script), "--n-gpu-layers", "99"], env=environment, capture_output=True,
+        text=True, check=False, cwd="/",
     )  # fmt: skip
 
 

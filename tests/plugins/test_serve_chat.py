@@ -1,10 +1,12 @@
 """`finery chat` with real tiny models: in a pipe, side by side, and what it saves."""
 
+import io
 import json
 import os
 import pty
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -145,7 +147,7 @@ def test_only_json_lines_are_written(tmp_path: Path, name: str) -> None:
 def test_columns_have_the_same_width() -> None:
     from rich.console import Console
 
-    console = Console(width=40, record=True, file=open(os.devnull, "w"))
+    console = Console(width=40, record=True, file=io.StringIO())
     console.print(beside(["a", "b"], ["left " * 8, "right"]))
     lines = console.export_text().splitlines()
     assert lines[0].index("b") == lines[1].index("right") == 20
@@ -159,9 +161,9 @@ def test_ctrl_c_stops_an_answer_and_not_the_talk(smollm2_gguf: Path, tmp_path: P
     assert project.run("build").code == 0
     terminal, inside = pty.openpty()
     process = subprocess.Popen(
-        [FINERY, "chat", "tiny"], cwd=project.folder, env={**project.environment(), "TERM": "xterm"},
-        stdin=inside, stdout=inside, stderr=inside, start_new_session=True,
-        preexec_fn=_controlling(inside),
+        [FINERY, "chat", "tiny"], cwd=project.folder, start_new_session=True,
+        env={**project.environment(), "TERM": "xterm"},
+        stdin=inside, stdout=inside, stderr=inside, preexec_fn=_controlling(inside),
     )  # fmt: skip
     try:
         assert "> " in read_until(terminal, "> ")
@@ -179,7 +181,7 @@ def test_ctrl_c_stops_an_answer_and_not_the_talk(smollm2_gguf: Path, tmp_path: P
         os.close(inside)
 
 
-def _controlling(terminal: int) -> object:
+def _controlling(terminal: int) -> Callable[[], None]:
     """What makes a terminal that of a new process, so that Ctrl-C reaches it."""
     import fcntl
     import termios

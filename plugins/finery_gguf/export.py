@@ -9,17 +9,24 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from blake3 import blake3
 
-from finery import Artifact, Job, Model, Step, StepError, cpu_count, setting, takes
+from finery import Artifact, Job, Model, Step, StepError, cpu_count, load_reference, setting, takes
 from finery_gguf.convert.configuration import complete
+from finery_gguf.convert.converter import NAME as CONVERTER
 from finery_gguf.convert.converter import convert
 from finery_gguf.convert.vocabulary import add_vocabulary
-from finery_gguf.llama import PACKAGE, Gguf, quantise
+from finery_gguf.llama import PACKAGE, Gguf, quantise, quantise_with
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _QUANTISED = re.compile(r"[.-](i?q\d\w*|b?f16|f32)$", re.IGNORECASE)
 """The conventional endings of GGUF file names."""
+
+BUILD_FACTS = "finery_gguf.programs:build_facts"
+USER_PROGRAM = "finery_gguf.programs:user_program"
+"""By name: where a user's programs are doesn't belong in the key, and their builds are facts."""
+QUANTIZE = "llama-quantize"
+OWN = (CONVERTER, QUANTIZE)
 
 Quantization = Literal[
     "bf16", "f16", "q8_0", "q4_k_m", "q5_k_m",
@@ -60,6 +67,11 @@ class Export(
         """The first quantisation as `""`, and each one under its name."""
         return {"": Model, **dict.fromkeys(self.quantization, Model)}
 
+    def key_facts(self) -> Mapping[str, Any]:
+        """The builds of the user's converter and llama-quantize; empty without them."""
+        facts: Mapping[str, Any] = load_reference(BUILD_FACTS)(*OWN)
+        return facts
+
     def run(self, job: Job) -> dict[str, Model]:
         """Merge, convert to bf16, quantise the result, and verify each file."""
         from finery_gguf.proof import prove
@@ -70,12 +82,14 @@ class Export(
         _fix_arguments(tokenizer, arguments, job)
         source = _converted(self.model, tokenizer, job)
         flags = _corrections(Gguf(source, vocab_only=True), tokenizer, arguments, job)
+        if own := load_reference(USER_PROGRAM)(QUANTIZE):
+            job.log(f"quantising with {own.path} ({own.build})")
         models: dict[str, Model] = {}
         for done, name in enumerate(self.quantization):
             job.progress(done, len(self.quantization), f"quantising to {name}")
             target = job.out / name / f"model-{name}.gguf"
             target.parent.mkdir()
-            warnings = quantise(source, target, name, threads=cpu_count(), flags=flags)
+            warnings = _quantised(source, target, name, flags)
             _log_fallbacks(name, warnings, job)
             gguf = Gguf(target, vocab_only=True)
             compared = prove(gguf, tokenizer, arguments)
@@ -84,6 +98,14 @@ class Export(
             )
             models[name] = Model(target.parent, meta=_meta(self.model, gguf, name, arguments))
         return {"": models[self.quantization[0]], **models}
+
+
+def _quantised(source: Path, target: Path, name: str, flags: dict[str, bool]) -> list[str]:
+    """Quantise with the user's llama-quantize, or with the library; returns the warnings."""
+    own = load_reference(USER_PROGRAM)(QUANTIZE)
+    if own is None:
+        return quantise(source, target, name, threads=cpu_count(), flags=flags)
+    return quantise_with(own.path, source, target, name, threads=cpu_count(), flags=flags)
 
 
 def base_name(model: Model) -> str:
@@ -249,5 +271,6 @@ def _meta(model: Model, gguf: Gguf, name: str, arguments: Mapping[str, Any]) -> 
         "chat_template": True,
         "chat_template_digest": blake3(template.encode()).hexdigest(),
         "chat_template_kwargs": dict(arguments) or None,
+        "llama_cpp": dict(load_reference(BUILD_FACTS)(*OWN)) or None,
     }
     return {key: fact for key, fact in facts.items() if fact is not None}

@@ -1,7 +1,7 @@
 """Which llama.cpp is used: the user's own, or that of the installed wheels.
 
 Reached by name from what has a key: a path can't change an output, and the build is a fact in the
-key (`build_fact`).
+key (`build_facts`).
 """
 
 import os
@@ -13,6 +13,8 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
+
+from blake3 import blake3
 
 from finery import StepError, UsageError
 
@@ -26,7 +28,7 @@ CONVERTER = "convert_hf_to_gguf.py"
 _FOLDERS = ("", "bin", "build/bin", "build/bin/Release", "..", "../..")
 """Where programs are: in an install, in a build, and the converter above a build."""
 _SECONDS = 60.0  # for a program to print its version; CUDA takes some when it is first loaded
-_VERSION = re.compile(r"^version: (\S+ \(\w+\))", re.MULTILINE)
+_VERSION = re.compile(r"^version: (.+)$", re.MULTILINE)
 
 
 class Program(NamedTuple):
@@ -75,15 +77,20 @@ def wheel_build() -> str:
         ) from None
 
 
-def build_fact(*names: str) -> dict[str, str]:
+def build_facts(*names: str) -> dict[str, str]:
     """For keys: the builds of those of the user's programs that exist; empty without any."""
     programs = {name: user_program(name) for name in names}
     return {f"build of {name}": own.build for name, own in programs.items() if own is not None}
 
 
+def is_for_another_cpu(status: int) -> bool:
+    """Whether a program ended at an instruction that this CPU lacks."""
+    return status in (-signal.SIGILL, 128 + signal.SIGILL)
+
+
 def how_ended(status: int) -> str:
     """Why a program of llama.cpp ended, in words. status: its return code, negative for signals."""
-    if status in (-signal.SIGILL, 128 + signal.SIGILL):
+    if is_for_another_cpu(status):
         return "it was built for another CPU: it uses instructions that this one lacks (SIGILL)"
     if status in (-signal.SIGKILL, 128 + signal.SIGKILL):
         return "it was killed (SIGKILL), often because memory ran out"
@@ -121,6 +128,8 @@ def _in_folder(folder: Path, name: str) -> Path | None:
 
 def _build_in(folder: Path, program: Path) -> str:
     """The build of the llama.cpp in a folder, which only some of its programs print."""
+    if program.name == CONVERTER:
+        return _converter_digest(program)
     for path in (folder / SERVER, folder / "build/bin" / SERVER, folder / "llama-cli"):
         if path.is_file():
             found = path.stat()
@@ -156,7 +165,13 @@ def _not_running(program: Path, reason: str, printed: list[str]) -> StepError:
 
 @cache
 def _digest(program: Path, _time: int, _size: int) -> str:
-    import hashlib
+    return f"digest {blake3(program.read_bytes()).hexdigest()[:16]}"
 
-    with program.open("rb") as file:
-        return f"sha256 {hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
+
+def _converter_digest(script: Path) -> str:
+    """The digest of a converter and of the packages beside it that it imports."""
+    parts = [script, *script.parent.glob("conversion/*.py"), *script.parent.glob("gguf-py/**/*.py")]
+    digest = blake3()
+    for path in sorted(parts):
+        digest.update(path.read_bytes())
+    return f"digest {digest.hexdigest()[:16]}"

@@ -39,8 +39,10 @@ HOOKS = (
     "finery_step_failed",
 )  # fmt: skip
 """Hooks that must be called in every build: plugins with one of them prevent stamps."""
-GPUS = (VISIBLE, ORDER, "FINERY_AUTO_DTYPE")
-"""Environment variables that choose the GPUs, and what is computed in."""
+GPUS = (VISIBLE, ORDER)
+"""Environment variables that choose the GPUs."""
+_OWN = "FINERY_"
+"""How the variables begin that steps and engines read, e.g. for the dtype that they compute in."""
 _PATH = tuple(sys.path)
 """`sys.path` at the start, since plugin files extend it."""
 _RUN, _TIME, _SECONDS = "<run>", "<time>", '"<seconds>"'
@@ -276,7 +278,9 @@ def _python(path: Iterable[str]) -> list[Any]:
 
 def _machine() -> list[Any]:
     """What facts of the machine in keys depend on (see `Step.key_facts`), as far as it is cheap."""
-    return [os.uname().nodename, [*map(os.path.exists, DRIVER_FILES)], *map(os.environ.get, GPUS)]
+    own = sorted([name, value] for name, value in os.environ.items() if name.startswith(_OWN))
+    drivers = [*map(os.path.exists, DRIVER_FILES)]
+    return [os.uname().nodename, drivers, *map(os.environ.get, GPUS), own]
 
 
 def _settled(path: str, began: int) -> bool:

@@ -84,7 +84,11 @@ def _serve(asked: dict[str, Any], told: Any) -> None:
     if asked["template"] is not None:
         parameters.chat_template = asked["template"]
     _set_sampling(parameters.sampling, asked["sampling"], xllamacpp.common_params_sampling_config)
-    server = xllamacpp.Server(parameters)
+    parameters.fit_params = False  # else it may give rows less room than they need
+    try:
+        server = xllamacpp.Server(parameters)
+    except RuntimeError:  # its reason is in the log
+        sys.exit(1)
     _tell(told, os.getpid())
     while server:  # until stdin closes
         time.sleep(3600)

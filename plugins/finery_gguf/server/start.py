@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -15,7 +16,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from finery import StepError, UsageError, cpu_count
-from finery_gguf.programs import SERVER, Program, how_ended, user_program, wheel_build
+from finery_gguf.programs import (
+    SERVER,
+    VARIABLE,
+    WHEELS,
+    Program,
+    how_ended,
+    is_for_another_cpu,
+    user_program,
+    wheel_build,
+)
 
 HOST = "127.0.0.1"
 CONTEXT = 4096
@@ -25,7 +35,9 @@ SAMPLING = {"temperature": "--temp", "repeat_penalty": "--repeat-penalty"}
 """How requests are answered that don't say: name → the option of llama-server."""
 _SECONDS = 600.0  # for a server to load its model
 _GRACE = 8.0  # seconds to end before it is killed
-_LAST_LINES = 12
+_LAST_LINES = 8
+_ERROR = re.compile(r"[\d.]+ E ")
+"""How llama.cpp begins the lines of errors."""
 _LOCAL = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """Without the proxy that the environment may name."""
 
@@ -221,16 +233,19 @@ def _ended(process: "subprocess.Popen[str]", build: str, log: Path) -> StepError
     assert process.stdout is not None
     told = process.stdout.read().split()
     status = int(told[1]) if len(told) > 1 else process.returncode
+    fix = "check that the GGUF is complete and that the model fits into memory"
+    if is_for_another_cpu(status):
+        fix = f"set {VARIABLE} to a llama.cpp built for this machine, or to `{WHEELS}`"
     return StepError(
         f"{build} ended while it was starting: {how_ended(status)}",
-        details=_last_lines(log),
-        fix="check that the GGUF is complete and that the model fits into memory",
-    )
+        details=_last_lines(log), fix=fix,
+    )  # fmt: skip
 
 
 def _last_lines(log: Path) -> list[str]:
+    """The end of the log, only the errors if it has any."""
     lines = log.read_text("utf-8", "replace").strip().splitlines()
-    return lines[-_LAST_LINES:]
+    return ([line for line in lines if _ERROR.match(line)] or lines)[-_LAST_LINES:]
 
 
 def _is_up(address: str) -> bool:

@@ -111,6 +111,7 @@ def introduction(running: Running, serving: Serving) -> str:
         f"  address  {running.address}/v1",
         f"  key      {serving.key or 'none is needed'}",
         f"  model    {serving.name}",
+        *_from_elsewhere(running, serving),
         "",
         "With curl:",
         f"  {curl}{header} -d {shlex.quote(json.dumps(body))}",
@@ -124,6 +125,14 @@ def introduction(running: Running, serving: Serving) -> str:
         "Ctrl-C ends the server.",
     ]
     return "\n".join(lines)
+
+
+def _from_elsewhere(running: Running, serving: Serving) -> list[str]:
+    """Where other machines reach a server that listens on all addresses."""
+    if serving.host not in ("0.0.0.0", "::"):
+        return []
+    port = urlsplit(running.address).port
+    return [f"  others   reach it at http://{socket.gethostname()}:{port}/v1"]
 
 
 def _facts(running: Running, serving: Serving) -> dict[str, Any]:

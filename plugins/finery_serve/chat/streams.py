@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
-from finery import Completion, DataError, Engine, Model, Request, Sampling, StepError, Usage
+from finery import (
+    Completion,
+    DataError,
+    Engine,
+    Model,
+    Request,
+    Sampling,
+    StepError,
+    Usage,
+    UsageError,
+)
 from finery.rows import Conversation
 from finery_serve.client import Client
 from finery_serve.opening import Opened, server_for
@@ -19,6 +29,8 @@ if TYPE_CHECKING:
 
 Write = Callable[[str, bool], None]
 """Takes the next part of an answer, and whether it is thinking."""
+IN_PROCESS = ("transformers", "adapter")
+"""Formats that transformers answers with here, sooner than a server would have started."""
 
 
 class Talker(Protocol):
@@ -34,32 +46,35 @@ class Talker(Protocol):
 @contextmanager
 def talker(opened: Opened, folder: Path) -> Iterator[Talker]:
     """The model, loaded where it runs fastest. folder: for a server's messages."""
-    format_ = opened.format
-    if format_ in ("gguf", "llama"):
+    format_, model = opened.format, opened.artifact
+    if format_ in IN_PROCESS and isinstance(model, Model):
+        yield TransformersTalker(model)
+    elif opened.graph.plugins.server(format_) is not None:
         serving = Serving(name=opened.name, slots=1, log=folder / f"{opened.name}.log")
-        with server_for(opened)(opened.artifact, serving) as running:
-            yield ServerTalker(Client(running.address))
-    elif not isinstance(opened.artifact, Model):
-        raise StepError(
-            f"'{opened.name}' is a bundle of the format '{format_}', which can't be talked to here",
-            fix=f"run it in its folder: {opened.artifact.meta.get('run', 'see its README')}",
-        )
-    elif format_ in ("transformers", "adapter"):
-        yield TransformersTalker(opened.artifact)
-    else:
+        with server_for(opened)(model, serving) as running:
+            yield ServerTalker(Client(running.address), opened.name)
+    elif isinstance(model, Model):
         engine: type[Engine] = opened.graph.plugins.engine(format_)
-        yield EngineTalker(engine(opened.artifact, ChatJob(opened)))
+        yield EngineTalker(engine(model, ChatJob(opened)))
+    else:
+        run = model.meta.get("run")
+        raise UsageError(
+            f"'{opened.name}' is a bundle of the format '{format_}', which has no server here",
+            fix=f"run it in its folder: {run}" if run else "name the model that is in it",
+        )
 
 
 class ServerTalker:
     """A model behind a server with the OpenAI API, which sends answers word by word."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, name: str) -> None:
         self._client = client
+        self._name = name
 
     def answer(self, messages: Conversation, sampling: Sampling, write: Write) -> Completion:
         """See `Talker`."""
         body = {
+            "model": self._name,
             "messages": messages,
             "max_tokens": sampling.max_tokens,
             "temperature": sampling.temperature,

@@ -7,6 +7,7 @@ import pytest
 from llama_server import needs_llama_server
 from serving import RECIPE, ROWS, gguf_model, tiny_project, trained_model
 from tiny_gguf import CHATML, tiny_tokenizer
+from tiny_llama import TOOLED, TOOLS
 
 from finery import Bundle, Dataset, Metrics, Model, RequirementError, StepError, UsageError
 from finery.testing import dataset, run_step
@@ -20,7 +21,6 @@ OTHER = CHATML.replace("assistant\n", "assistant:\n")
 THINKING = CHATML.replace(
     "assistant\n{%", "assistant\n{% if enable_thinking %}<think>\n{% endif %}{%"
 )
-TOOLED = CHATML.replace("{% for", "{% if tools %}{{ tools | tojson }}{% endif %}{% for", 1)
 
 
 def exact() -> Exact:
@@ -59,18 +59,14 @@ def test_a_served_model_without_a_fault(tmp_path: Path) -> None:
 
 
 def test_prompts_with_tools_are_compared(tmp_path: Path) -> None:
-    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
+    rows = [{**row, "tools": TOOLS} for row in ROWS]
     trained = trained_model(tmp_path / "t", TOOLED)
-    plain = check(tmp_path / "a", gguf_model(tmp_path / "m", template=TOOLED), trained=trained)[1]
-    assert faults(plain) == {}
-    wrong = gguf_model(tmp_path / "w", template=TOOLED.replace("{{ tools | tojson }}", "tools!"))
-    rows = [{**row, "tools": tools} for row in ROWS]
-    from finery_serve.check.prompts import Asked, cases
-
-    asked = [Asked("row", row["messages"], row["tools"]) for row in rows]
-    assert any("with tools" in case.name for case in cases("</s>", asked))
-    with pytest.raises(StepError):  # finery's engine can't read this template's calls
-        check(tmp_path / "b", wrong, rows, trained=trained)
+    model = gguf_model(tmp_path / "m", template=TOOLED)
+    assert faults(check(tmp_path / "a", model, rows, trained=trained)[1]) == {}
+    wrong = gguf_model(tmp_path / "w", template=TOOLED.replace("| tojson }}{% endif", "}}{% endif"))
+    made = check(tmp_path / "b", wrong, rows, trained=trained)[1]
+    assert faults(made).keys() == {"template"}
+    assert 0 < made.report()["scores"]["w"]["prompts"] < 1  # the edge cases without tools
 
 
 def test_another_template_in_the_file(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ class LlamaBundle(Step, seeded=False, sections=("export",), packages=(PACKAGE,))
     )
     image: str = setting(
         IMAGE,
-        pattern=r"^[^\s:]+(:\d+/[^\s:]+)?[:@][^\s]+$",
+        pattern=r"^[^\s:@]+(:\d+/[^\s:@]+)?[:@][^\s/]+$",
         help="The container image of compose.yaml, with a tag or digest. For GPUs, name one of "
         "llama.cpp's other images, e.g. `:server-cuda-b11176`.",
     )

@@ -3,12 +3,17 @@
 from pathlib import Path
 
 import pytest
+from llama_server import needs_llama_server
+from serving import gguf_model
 from tiny_gguf import write_tiny_gguf
 
-from finery import Files, Model, Step
+from finery import Dataset, Files, Model, Step
 from finery.testing import StepContract, dataset
+from finery_eval.steps.exact import Exact
 from finery_local.model import LocalModel
 from finery_ollama.modelfile import Modelfile
+from finery_serve.bundle.step import LlamaBundle
+from finery_serve.check.step import Check
 from finery_trl.steps.sft import Sft
 
 ROWS = [
@@ -34,6 +39,27 @@ class TestModelfile(StepContract):
         write_tiny_gguf(folder / "gguf" / "tiny.gguf")
         gguf = Model(folder / "gguf", meta={"format": "gguf", "file": "tiny.gguf"})
         return Modelfile(gguf=gguf, name="tiny")
+
+
+class TestLlamaBundle(StepContract):
+    """llama.bundle."""
+
+    def step(self, folder: Path) -> Step:
+        (folder / "gguf").mkdir(parents=True)
+        write_tiny_gguf(folder / "gguf" / "tiny.gguf")
+        gguf = Model(folder / "gguf", meta={"format": "gguf", "file": "tiny.gguf"})
+        return LlamaBundle(gguf=gguf, name="tiny")
+
+
+@needs_llama_server
+class TestServeCheck(StepContract):
+    """serve.check, with eval.exact inside."""
+
+    def step(self, folder: Path) -> Step:
+        judge = Exact(models=[Model.placeholder("models")], rows=Dataset.placeholder("rows"))
+        judge.max_tokens = 4
+        model = gguf_model(folder / "tiny")
+        return Check(models=[model], rows=dataset(folder / "rows", ROWS[:3]), judge=judge)
 
 
 @pytest.mark.real

@@ -81,6 +81,9 @@ def _serve(asked: dict[str, Any], told: Any) -> None:
         parameters.api_keys = [key]
     if not asked["gpu"]:
         parameters.n_gpu_layers = 0
+    if asked["template"] is not None:
+        parameters.chat_template = asked["template"]
+    _set_sampling(parameters.sampling, asked["sampling"], xllamacpp.common_params_sampling_config)
     parameters.fit_params = False  # else it may give rows less room than they need
     try:
         server = xllamacpp.Server(parameters)
@@ -89,6 +92,16 @@ def _serve(asked: dict[str, Any], told: Any) -> None:
     _tell(told, os.getpid())
     while server:  # until stdin closes
         time.sleep(3600)
+
+
+def _set_sampling(parameters: Any, sampling: dict[str, float], given: Any) -> None:
+    """Set how requests are answered that don't say. given: marks what metadata can't override."""
+    if "temperature" in sampling:
+        parameters.temp = sampling["temperature"]
+        parameters.user_sampling_config |= given.COMMON_PARAMS_SAMPLING_CONFIG_TEMP.value
+    if "repeat_penalty" in sampling:
+        parameters.penalty_repeat = sampling["repeat_penalty"]
+        parameters.user_sampling_config |= given.COMMON_PARAMS_SAMPLING_CONFIG_PENALTY_REPEAT.value
 
 
 def _exit_at_eof() -> None:

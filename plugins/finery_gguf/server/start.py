@@ -10,7 +10,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -31,6 +31,8 @@ HOST = "127.0.0.1"
 CONTEXT = 4096
 """Tokens of a slot, if nobody says."""
 ALL_LAYERS = 999
+SAMPLING = {"temperature": "--temp", "repeat_penalty": "--repeat-penalty"}
+"""How requests are answered that don't say: name → the option of llama-server."""
 _SECONDS = 600.0  # for a server to load its model
 _GRACE = 8.0  # seconds to end before it is killed
 _LAST_LINES = 8
@@ -41,7 +43,7 @@ _LOCAL = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class Server(NamedTuple):
-    """A running server. address: `http://127.0.0.1:PORT`. build: which llama.cpp it is.
+    """A running server. address: e.g. `http://127.0.0.1:8080`. build: which llama.cpp it is.
 
     pid: of the process that ends the server when it ends; the server itself, or its parent.
     log: the file with its output.
@@ -66,6 +68,9 @@ def start(
     threads: int | None = None,
     gpu: bool = True,
     flash_attention: bool | None = None,
+    host: str = HOST,
+    template: str | None = None,
+    sampling: Mapping[str, float] | None = None,
 ) -> Iterator[Server]:
     """A llama.cpp server with a GGUF on this machine, until the `with` ends.
 
@@ -76,7 +81,9 @@ def start(
         api_key: what requests must send; none by default. log: a file for the server's output, by
         default a temporary one. alias: the model's name in the API. threads: by default, one per
         core. gpu: whether a build with a GPU backend may use it. flash_attention: llama.cpp decides
-        by default.
+        by default. host: the address to listen on. template: a chat template that replaces the
+        file's own. sampling: how to answer requests that don't say, by names in `SAMPLING`; by
+        default as llama.cpp or the file's metadata say.
     Raises `StepError` with the server's last lines if it ends before it answers, and `UsageError`
     for a port that is in use.
     """
@@ -85,12 +92,12 @@ def start(
     own = user_program(SERVER)
     with _log_file(log) as output:
         asked = _Asked(
-            str(file), HOST, _free_port(port), slots, (context or CONTEXT) * slots, alias,
-            threads or cpu_count(), gpu, flash_attention,
+            str(file), host, _free_port(host, port), slots, (context or CONTEXT) * slots, alias,
+            threads or cpu_count(), gpu, flash_attention, template, dict(sampling or {}),
         )  # fmt: skip
         build = f"{SERVER} {own.build}" if own else wheel_build()
         with _process(asked, own, api_key, output) as process:
-            address = f"http://{HOST}:{asked.port}"
+            address = f"http://{_reached_at(host)}:{asked.port}"
             pid = _wait_until_up(process, address, build, output)
             yield Server(address, pid, build, output)
 
@@ -107,15 +114,22 @@ class _Asked(NamedTuple):
     threads: int
     gpu: bool
     flash_attention: bool | None
+    template: str | None
+    sampling: dict[str, float]
 
-    def arguments(self) -> list[str]:
-        """The options of llama-server."""
+    def arguments(self, template: Path) -> list[str]:
+        """The options of llama-server. template: a file for the template, if there is one."""
         options = ["--model", self.model, "--host", self.host, "--port", str(self.port)]
         options += ["--parallel", str(self.slots), "--ctx-size", str(self.context), "--jinja"]
         options += ["--threads", str(self.threads)]
         options += ["--n-gpu-layers", str(ALL_LAYERS)] if self.gpu else ["--device", "none"]
         if self.flash_attention is False:
             options += ["--flash-attn", "off"]
+        if self.template is not None:
+            template.write_text(self.template, encoding="utf-8")
+            options += ["--chat-template-file", str(template)]
+        for name, value in self.sampling.items():
+            options += [SAMPLING[name], f"{value:g}"]
         return options + (["--alias", self.alias] if self.alias else [])
 
 
@@ -135,7 +149,9 @@ def _process(
     asked: _Asked, own: Program | None, api_key: str | None, log: Path
 ) -> Iterator["subprocess.Popen[str]"]:
     """The process with the server, see `child`. It ends when its stdin closes."""
-    job = {"program": [str(own.path), *asked.arguments()]} if own else asked._asdict()
+    job = asked._asdict()
+    if own:
+        job = {"program": [str(own.path), *asked.arguments(log.with_suffix(".jinja"))]}
     environment = {k: v for k, v in os.environ.items() if not k.startswith("LLAMA_ARG_")}
     environment |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     environment.pop("LLAMA_API_KEY", None)
@@ -169,14 +185,27 @@ def _end(process: "subprocess.Popen[str]") -> None:
         process.kill()
 
 
-def _free_port(port: int | None) -> int:
-    with socket.socket() as free:
+def _reached_at(host: str) -> str:
+    """Where this machine reaches a server that listens on `host`, as a part of an address."""
+    host = {"0.0.0.0": HOST, "::": "::1"}.get(host, host)
+    return f"[{host}]" if ":" in host else host
+
+
+def _free_port(host: str, port: int | None) -> int:
+    try:
+        family = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)[0][0]
+    except socket.gaierror as error:
+        raise UsageError(
+            f"{host!r} is no address of this machine: {error.strerror}", where="--host",
+            fix="name an address of this machine, e.g. 0.0.0.0 for all of them",
+        ) from error  # fmt: skip
+    with socket.socket(family) as free:
         free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            free.bind((HOST, port or 0))
+            free.bind((host, port or 0))
         except OSError as error:
             raise UsageError(
-                f"port {port} can't be used: {error.strerror}",
+                f"port {port or 0} of {host} can't be used: {error.strerror}",
                 fix="choose another one, or end the program that uses it",
             ) from error
         return int(free.getsockname()[1])

@@ -77,7 +77,7 @@ class VllmBundle(
     )
     options: dict[str, str | int | float | bool] = setting(
         {},
-        help="Further arguments of `vllm serve`, without the dashes.",
+        help="Further arguments of vLLM's server, without the dashes.",
         examples=[{"enable-auto-tool-choice": True, "tool-call-parser": "hermes"}],
     )
 
@@ -122,9 +122,7 @@ class VllmBundle(
         check_vocabulary(chat, base, next(iter(models)))
         return chat
 
-    def _written(
-        self, adapters: dict[str, Model], chat: Chat, schema: Any, job: Job
-    ) -> Bundle:
+    def _written(self, adapters: dict[str, Model], chat: Chat, schema: Any, job: Job) -> Bundle:
         whole_model = self.models[0].refs["base"] if adapters else self.models[0]
         assert isinstance(whole_model, Model)
         source, external = self._base(whole_model, bool(adapters), job)
@@ -158,9 +156,7 @@ class VllmBundle(
             job.out, meta={k: v for k, v in meta.items() if v is not None}, external=external
         )
 
-    def _base(
-        self, model: Model, beside: bool, job: Job
-    ) -> tuple[list[str], dict[str, Path]]:
+    def _base(self, model: Model, beside: bool, job: Job) -> tuple[list[str], dict[str, Path]]:
         """(The argument that names the weights, files that stay where they are)."""
         import torch
 
@@ -172,15 +168,17 @@ class VllmBundle(
                 fix="remove weights, and the bundle holds the base's files",
             )
         if is_hub and self.weights != "copy":
-            return [str(repo), "--revision", str(revision)], {}
+            return ["--model", str(repo), "--revision", str(revision)], {}
         name = "base" if beside else "model"
         job.progress(0, 1, f"writing {name}/")
         if model.format != "transformers":
             whole(model, job.out / name, torch.bfloat16)
-            return [f"./{name}"], {}
+            return ["--model", f"./{name}"], {}
         own = [file for file in names_of(model) if file not in model.external]
         linked(model, own, job.out / name, shutil.copyfile)
-        return [f"./{name}"], {f"{name}/{file}": path for file, path in model.external.items()}
+        return ["--model", f"./{name}"], {
+            f"{name}/{file}": path for file, path in model.external.items()
+        }
 
     def _arguments(self, adapters: dict[str, Model], first: str) -> list[str]:
         arguments = [

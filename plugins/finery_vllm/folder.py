@@ -41,7 +41,10 @@ def whole(model: Model, folder: Path, dtype: "torch.dtype | None" = None) -> Pat
 
 
 def linked(
-    model: Model, names: Iterable[str], folder: Path, copy: Callable[[Path, Path], Any] | None = None
+    model: Model,
+    names: Iterable[str],
+    folder: Path,
+    copy: Callable[[Path, Path], Any] | None = None,
 ) -> Path:
     """A folder with links to files of a model, or with copies."""
     for name in names:

@@ -99,7 +99,9 @@ def _in(python: Path) -> Installation | None:
             versions.setdefault(other[1], other[2])
     if vllm is None:
         return None
-    return Installation(python, vllm[0], vllm[1], {"vllm": vllm[0], **dict(sorted(versions.items()))})
+    return Installation(
+        python, vllm[0], vllm[1], {"vllm": vllm[0], **dict(sorted(versions.items()))}
+    )
 
 
 def _packages(python: Path) -> Iterator[Path]:

@@ -42,15 +42,11 @@ class VllmModel(
     context: int | None = setting(
         None, ge=16, help="Most tokens of a prompt and its answer. Default: the model's context."
     )
-    gpu_memory: float = setting(
-        0.9, gt=0, le=1, help="Share of the GPU's memory that vLLM takes."
-    )
-    concurrency: int = setting(
-        64, ge=1, le=1024, help="Answers that are generated at once."
-    )
+    gpu_memory: float = setting(0.9, gt=0, le=1, help="Share of the GPU's memory that vLLM takes.")
+    concurrency: int = setting(64, ge=1, le=1024, help="Answers that are generated at once.")
     options: dict[str, str | int | float | bool] = setting(
         {},
-        help="Further arguments of `vllm serve`, without the dashes.",
+        help="Further arguments of vLLM's server, without the dashes.",
         examples=[{"tensor-parallel-size": 2, "quantization": "fp8"}],
     )
 

@@ -54,9 +54,10 @@ class Prompts:
         that end an answer, and the sampling.
         """
         body: dict[str, Any] = {
-            "prompt": prompt, "max_tokens": sampling.max_tokens, "temperature": sampling.temperature,
-            "top_p": sampling.top_p, "seed": _seed(sampling.seed, prompt), "ignore_eos": True,
-            "stop_token_ids": self.ends, "return_token_ids": True, "add_special_tokens": False,
+            "prompt": prompt, "max_tokens": sampling.max_tokens, "top_p": sampling.top_p,
+            "temperature": sampling.temperature, "seed": _seed(sampling.seed, prompt),
+            "stop_token_ids": self.ends, "ignore_eos": True, "return_token_ids": True,
+            "add_special_tokens": False,
             "skip_special_tokens": not self._answers.reader.needs_special_tokens,
             "spaces_between_special_tokens": False,
         }  # fmt: skip

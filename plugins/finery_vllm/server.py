@@ -48,7 +48,9 @@ class Server(NamedTuple):
     log: Path
     process: "subprocess.Popen[bytes]"
 
-    def request(self, path: str, body: Mapping[str, Any] | None = None, *, seconds: float = 600.0) -> Any:
+    def request(
+        self, path: str, body: Mapping[str, Any] | None = None, *, seconds: float = 600.0
+    ) -> Any:
         """The JSON answer to a GET, or to a POST with `body`. `Refused` for an HTTP error.
 
         `StepError` with the end of the log if the server has ended.
@@ -57,7 +59,9 @@ class Server(NamedTuple):
             return _requested(self.address, path, body, self.api_key, seconds)
         except (OSError, http.client.HTTPException) as error:
             if self.process.poll() is None:
-                raise StepError(f"vLLM doesn't answer: {error}", details=_end_of(self.log)) from error
+                raise StepError(
+                    f"vLLM doesn't answer: {error}", details=_end_of(self.log)
+                ) from error
             raise _ended(self.process, self.log) from error
 
 
@@ -90,7 +94,7 @@ def start(
     sequences that are answered at once. context: tokens of prompt and answer; default: the
     model's. api_key: default: none is needed. log: the file for vLLM's output; default: a temporary
     one. alias: the name of the model, or of a bundle's base; default: `model` or the bundle's.
-    options: further arguments of `vllm serve`. environment: further variables.
+    options: further arguments of vLLM's server. environment: further variables.
 
     `StepError` if there is no vLLM, or it ends before it answers.
     """
@@ -103,7 +107,8 @@ def start(
             *options,
         ]  # fmt: skip
         written = log or Path(scratch, "vllm.log")
-        variables = _environment(found, Path(scratch), api_key) | dict(environment or {})
+        variables = _environment(found, api_key, offline="--revision" not in what.arguments)
+        variables |= environment or {}
         with written.open("ab") as output:
             process = subprocess.Popen(
                 command, cwd=folder, env=variables, stdin=subprocess.DEVNULL, stdout=output,
@@ -126,12 +131,15 @@ def new_key() -> str:
     return secrets.token_urlsafe(24)
 
 
-def _environment(found: Installation, scratch: Path, api_key: str | None) -> dict[str, str]:
+def _environment(found: Installation, api_key: str | None, *, offline: bool) -> dict[str, str]:
     variables = {name: value for name, value in os.environ.items() if name not in _OWN}
     variables |= NEVER
-    variables.setdefault("HF_HUB_OFFLINE", "1")
+    if offline:
+        variables["HF_HUB_OFFLINE"] = "1"
     # It compiles kernels with tools of its environment.
-    variables["PATH"] = os.pathsep.join([str(found.python.parent), os.environ.get("PATH", os.defpath)])
+    variables["PATH"] = os.pathsep.join(
+        [str(found.python.parent), os.environ.get("PATH", os.defpath)]
+    )
     if api_key is not None:
         variables["VLLM_API_KEY"] = api_key  # a command line can be read by every user
     return variables

@@ -1,4 +1,4 @@
-"""What adapters on one server must have in common: the base, the tokenizer and the chat template."""
+"""What adapters on one server must have in common: base, tokenizer and chat template."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -115,7 +115,9 @@ def _called(model: Model) -> str:
     repo = model.meta.get("repo")
     if repo:
         return f"{repo} at revision {model.runtime.get('revision', 'unknown')}"
-    name = model.meta.get("base") or model.meta.get("name") or model.meta.get("file") or model.format
+    name = (
+        model.meta.get("base") or model.meta.get("name") or model.meta.get("file") or model.format
+    )
     return f"{name}, {model.digest[:12] or model.path}"
 
 

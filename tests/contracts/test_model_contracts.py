@@ -1,15 +1,20 @@
 """Steps that take and make models keep the contract of step types, with models of a few KB."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tiny_gguf import write_tiny_gguf
+from vllm_models import environment, tiny_adapter, tiny_base
 
 from finery import Files, Model, Step
 from finery.testing import StepContract, dataset
 from finery_local.model import LocalModel
 from finery_ollama.modelfile import Modelfile
 from finery_trl.steps.sft import Sft
+from finery_vllm.bundle import VllmBundle
+from finery_vllm.installation import VARIABLE
+from finery_vllm.model import VllmModel
 
 ROWS = [
     {"prompt": f"where is my {thing}", "completion": f"{thing}_arrival"}
@@ -34,6 +39,38 @@ class TestModelfile(StepContract):
         write_tiny_gguf(folder / "gguf" / "tiny.gguf")
         gguf = Model(folder / "gguf", meta={"format": "gguf", "file": "tiny.gguf"})
         return Modelfile(gguf=gguf, name="tiny")
+
+
+class TestVllmBundle(StepContract):
+    """vllm.bundle, of one tiny adapter."""
+
+    others = {"image": "vllm/vllm-openai:v0.33.0", "weights": "copy"}
+
+    def step(self, folder: Path) -> Step:
+        base = tiny_base(folder / "base")
+        adapter = tiny_adapter(folder / "adapter", base)
+        adapter.ref = "sft"
+        return VllmBundle(models=[adapter])
+
+
+class TestVllmModel(StepContract):
+    """vllm.model, which doesn't start vLLM."""
+
+    others = {"merge": True}
+
+    @pytest.fixture(autouse=True, scope="class")
+    @classmethod
+    def found(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+        """An environment with the metadata of vLLM."""
+        folder = environment(tmp_path_factory.mktemp("vllm") / "env")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(VARIABLE, str(folder))
+            yield
+
+    def step(self, folder: Path) -> Step:
+        model = tiny_base(folder / "base")
+        model.ref = "base"
+        return VllmModel(model=model)
 
 
 @pytest.mark.real

@@ -1,6 +1,7 @@
 """The arguments of vLLM's server for a folder, and for adapters on it."""
 
 import json
+import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -118,8 +119,16 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def cpu_options() -> dict[str, str]:
-    """Variables of a server without a GPU: threads that don't spin beside other work."""
-    return {"OMP_NUM_THREADS": str(cpu_count()), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    """Variables of a server without a GPU.
+
+    Threads that don't spin beside other work, and 2 GiB for the KV cache: by default vLLM takes
+    nearly all memory, and refuses to start where other programs use some.
+    """
+    cache = os.environ.get("VLLM_CPU_KVCACHE_SPACE", "2")
+    return {
+        "OMP_NUM_THREADS": str(cpu_count()), "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_CPU_KVCACHE_SPACE": cache,
+    }  # fmt: skip
 
 
 def _description(folder: Path) -> Description | None:

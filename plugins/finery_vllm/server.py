@@ -14,12 +14,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from finery import StepError
-from finery_vllm.command import SERVE, served
+from finery import StepError, load_reference, visible_gpus
+from finery_vllm.command import SERVE, cpu_options, served
 from finery_vllm.installation import Installation, installation
 from finery_vllm.processes import ended_with_us, stop
 
 HOST = "127.0.0.1"
+AUTO_DTYPE = "finery_transformers.precision:auto_dtype"
 START_SECONDS = 900.0
 """Until a server must answer. Large models load for minutes, and a GPU compiles graphs."""
 SHOWN_LINES = 12
@@ -103,11 +104,12 @@ def start(
         what = served(folder, alias=alias, adapters=adapters or {}, slots=slots, context=context)
         at = port or _free_port()
         command = [
-            str(found.python), "-m", SERVE, *what.arguments, "--host", HOST, "--port", str(at),
-            *options,
+            str(found.python), "-m", SERVE, *_dtype(), *what.arguments, "--host", HOST,
+            "--port", str(at), *options,
         ]  # fmt: skip
         written = log or Path(scratch, "vllm.log")
         variables = _environment(found, api_key, offline="--revision" not in what.arguments)
+        variables |= {} if visible_gpus() else cpu_options()
         variables |= environment or {}
         with written.open("ab") as output:
             process = subprocess.Popen(
@@ -124,6 +126,12 @@ def start(
                 yield server
         finally:
             stop(process)
+
+
+def _dtype() -> list[str]:
+    """On a CPU, what it multiplies: vLLM takes bf16 also where that is slow."""
+    name = load_reference(AUTO_DTYPE)()
+    return ["--dtype", "float32"] if name == "fp32" and not visible_gpus() else []
 
 
 def new_key() -> str:
@@ -214,7 +222,7 @@ def _ended(process: "subprocess.Popen[bytes]", log: Path) -> StepError:
 
 def _fix(log: Path) -> str:
     text = _text(log)
-    if "out of memory" in text or "No available memory for the cache blocks" in text:
+    if "out of memory" in text or "No available memory" in text or "KV cache" in text:
         return "use a smaller context (`context:`), or more of the GPU's memory (`gpu_memory:`)"
     return "read its output above; the model's architecture must be one that this vLLM knows"
 

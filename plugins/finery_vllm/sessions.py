@@ -12,7 +12,7 @@ import msgspec
 
 from finery import EngineJob, Model, Request, StepError, load_reference, visible_gpus
 from finery_vllm.adapters import check_adapter, largest_rank, smallest_limit
-from finery_vllm.command import cpu_options, flag, read_json
+from finery_vllm.command import flag, read_json
 from finery_vllm.folder import ADAPTER, check_format, linked, whole
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ TOGETHER = 4
 PROBES = ("Hello.", "Name one.", "Where is my card? It hasn't arrived yet.", "1 + 1 =")
 """Prompts for which an adapter must answer unlike its base."""
 BASE = "base"
+UPDATING = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
+"""Lets the server load adapters while it runs."""
 
 
 class Running:
@@ -129,7 +131,7 @@ def _started(model: Model, under: Model, what: bytes, rank: int, job: EngineJob)
             load_reference(START)(
                 folder, alias=BASE, api_key=load_reference(NEW_KEY)(),
                 slots=int(model.runtime.get("concurrency", 64)), context=model.meta.get("context"),
-                options=_options(model, rank), environment=_environment(rank),
+                options=_options(model, rank), environment=UPDATING if rank else None,
             )
         )  # fmt: skip
     except BaseException:
@@ -160,11 +162,6 @@ def _options(model: Model, rank: int) -> list[str]:
     for name, value in model.meta.get("options", {}).items():
         options += flag(name, value)
     return options
-
-
-def _environment(rank: int) -> dict[str, str]:
-    own = {} if visible_gpus() else cpu_options()
-    return own | ({"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"} if rank else {})
 
 
 def _with_adapter(running: Running, adapter: Model, prompts: "Prompts", job: EngineJob) -> str:

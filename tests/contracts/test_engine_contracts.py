@@ -50,8 +50,8 @@ class TestVllm(EngineContract):
 
     def model(self, folder: Path) -> Model:
         base = tiny_base(folder / "base")
-        adapter = tiny_adapter(folder / "adapter", base, scale=0.05)
-        meta = {"format": "vllm", "merge": False}
+        adapter = tiny_adapter(folder / "adapter", base, scale=0.2)
+        meta = {"format": "vllm", "options": {"enforce-eager": True}}
         return Model(folder, meta=meta, refs={"model": adapter}, runtime={"concurrency": 8})
 
 

@@ -30,20 +30,20 @@ def named(name: str, model: Model) -> Model:
     return model
 
 
-def bundle(out: Path, *models: Model, **settings: Any) -> Bundle:
+def bundle(folder: Path, *models: Model, **settings: Any) -> Bundle:
     """The bundle of models, which are called a, b, c where they have no name."""
     for letter, model in zip("abc", models, strict=False):
         model.ref = model.ref or letter
     step = VllmBundle(models=list(models), **settings)
     step.check()
-    return step.run(TestJob(out))
+    return step.run(TestJob(folder))
 
 
-def refused(out: Path, *models: Model, **settings: Any) -> StepError:
+def refused(folder: Path, *models: Model, **settings: Any) -> StepError:
     """The error, after which the folder is empty."""
     with pytest.raises(StepError) as error:
-        bundle(out, *models, **settings)
-    assert not [path for path in out.rglob("*") if path.is_file()]
+        bundle(folder, *models, **settings)
+    assert not [path for path in folder.rglob("*") if path.is_file()]
     return error.value
 
 
@@ -70,7 +70,7 @@ PLANTED: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("case", PLANTED)
 def test_adapters_that_vllm_refuses_are_refused(case: str, base: Model, tmp_path: Path) -> None:
     config, reason = PLANTED[case]
-    error = refused(tmp_path / "out", tiny_adapter(tmp_path / "a", base, **config))
+    error = refused(tmp_path / "job", tiny_adapter(tmp_path / "a", base, **config))
     assert error.what.startswith("vLLM can't serve the adapter 'a' beside its base: ")
     assert reason in error.what
     assert "`merge: true`" in str(error.fix)
@@ -92,12 +92,12 @@ def test_adapters_that_vllm_refuses_are_refused(case: str, base: Model, tmp_path
 def test_adapters_that_vllm_would_serve_as_the_base_are_refused(
     tensors: dict[str, Any], reason: str, base: Model, tmp_path: Path
 ) -> None:
-    error = refused(tmp_path / "out", tiny_adapter(tmp_path / "a", base, **tensors))
+    error = refused(tmp_path / "job", tiny_adapter(tmp_path / "a", base, **tensors))
     assert reason in error.what
 
 
 def test_all_reasons_are_named_at_once(base: Model, tmp_path: Path) -> None:
-    error = refused(tmp_path / "out", tiny_adapter(tmp_path / "a", base, use_dora=True, bias="all"))
+    error = refused(tmp_path / "job", tiny_adapter(tmp_path / "a", base, use_dora=True, bias="all"))
     assert "it is a DoRA" in error.what
     assert error.details == ["it trains biases (bias: all)"]
 
@@ -107,16 +107,16 @@ def test_the_limit_of_ranks_is_the_smallest_that_vllm_has(
     ranks: tuple[int, int], limit: int, base: Model, tmp_path: Path
 ) -> None:
     adapters = [tiny_adapter(tmp_path / str(r), base, r=r) for r in ranks]
-    made = bundle(tmp_path / "out", *adapters)
+    made = bundle(tmp_path / "job", *adapters)
     assert made.meta["max_lora_rank"] == limit
-    assert f"--max-lora-rank {limit}" in (tmp_path / "out" / "run.sh").read_text()
+    assert f"--max-lora-rank {limit}" in (tmp_path / "job" / "out" / "run.sh").read_text()
 
 
 def test_adapters_on_two_bases_are_refused(base: Model, tmp_path: Path) -> None:
     other = tiny_base(tmp_path / "other")
     other.meta["name"] = "another"
     adapters = [tiny_adapter(tmp_path / "a", base), tiny_adapter(tmp_path / "b", other)]
-    error = refused(tmp_path / "out", *adapters)
+    error = refused(tmp_path / "job", *adapters)
     assert error.what == "the adapters 'a' and 'b' have different base models"
     assert error.details[0].startswith("a: on tiny, ")
 
@@ -128,7 +128,7 @@ def test_two_revisions_of_a_repository_are_two_bases(tmp_path: Path) -> None:
         base.meta |= {"repo": "org/tiny", "files": {"model.safetensors": revision}}
         base.runtime["revision"] = revision
         adapters.append(tiny_adapter(tmp_path / name, base))
-    error = refused(tmp_path / "out", *adapters)
+    error = refused(tmp_path / "job", *adapters)
     assert error.details == [
         f"a: on org/tiny at revision {'1' * 40}",
         f"b: on org/tiny at revision {'2' * 40}",
@@ -141,7 +141,7 @@ def test_different_template_arguments_are_refused(base: Model, tmp_path: Path) -
         tiny_adapter(tmp_path / "a", base, meta=thinking),
         tiny_adapter(tmp_path / "b", base),
     ]
-    error = refused(tmp_path / "out", *adapters)
+    error = refused(tmp_path / "job", *adapters)
     assert "different arguments of the chat template" in error.what
     assert error.details == ["a: enable_thinking: True", "b: none"]
     assert "one bundle for each" in str(error.fix)
@@ -150,7 +150,7 @@ def test_different_template_arguments_are_refused(base: Model, tmp_path: Path) -
 def test_different_templates_are_refused(base: Model, tmp_path: Path) -> None:
     adapters = [tiny_adapter(tmp_path / name, base) for name in "ab"]
     tiny_tokenizer(CHATML.replace("assistant", "model")).save_pretrained(str(adapters[1].path))
-    error = refused(tmp_path / "out", *adapters)
+    error = refused(tmp_path / "job", *adapters)
     assert error.what == "the adapters 'a' and 'b' were trained with different chat templates"
     assert len(error.details) == 2
 
@@ -160,13 +160,13 @@ def test_different_tokenizers_are_refused(base: Model, tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.add_tokens(["<new>"])
     tokenizer.save_pretrained(str(adapters[1].path))
-    assert "different tokenizers" in refused(tmp_path / "out", *adapters).what
-    error = refused(tmp_path / "out2", adapters[1])
+    assert "different tokenizers" in refused(tmp_path / "job", *adapters).what
+    error = refused(tmp_path / "job2", adapters[1])
     assert "embeddings" in error.what
 
 
 def test_a_whole_model_beside_an_adapter_is_refused(base: Model, tmp_path: Path) -> None:
-    error = refused(tmp_path / "out", tiny_adapter(tmp_path / "a", base), named("whole", base))
+    error = refused(tmp_path / "job", tiny_adapter(tmp_path / "a", base), named("whole", base))
     assert error.what == "'whole' is a whole model, not an adapter"
     base.ref = ""
 
@@ -187,7 +187,7 @@ def test_settings_that_cannot_work_are_refused(
 
 
 def test_weights_from_the_hub_need_a_base_from_there(base: Model, tmp_path: Path) -> None:
-    error = refused(tmp_path / "out", tiny_adapter(tmp_path / "a", base), weights="hub")
+    error = refused(tmp_path / "job", tiny_adapter(tmp_path / "a", base), weights="hub")
     assert "weights: hub needs a base from the hub, and tiny isn't one" in error.what
 
 
@@ -195,15 +195,17 @@ def test_a_file_that_is_no_schema_is_refused(base: Model, tmp_path: Path) -> Non
     path = tmp_path / "schema.json"
     path.write_text('{"type": "objekt"}')
     with pytest.raises(DataError, match="not a JSON Schema"):
-        bundle(tmp_path / "out", tiny_adapter(tmp_path / "a", base), schema=OneFile([], [path]))
+        bundle(tmp_path / "job", tiny_adapter(tmp_path / "a", base), schema=OneFile([], [path]))
 
 
 def test_the_folder_holds_all_that_a_colleague_needs(base: Model, tmp_path: Path) -> None:
-    path, out = tmp_path / "answer.json", tmp_path / "out"
+    path, out = tmp_path / "answer.json", tmp_path / "job" / "out"
     path.write_text(json.dumps(SCHEMA))
     fixed = {"chat_template_kwargs": {"enable_thinking": False}}
     adapters = [tiny_adapter(tmp_path / name, base, meta=fixed) for name in "ab"]
-    made = bundle(out, *adapters, schema=OneFile([], [path]), port=8123, options={"seed": 3})
+    made = bundle(
+        tmp_path / "job", *adapters, schema=OneFile([], [path]), port=8123, options={"seed": 3}
+    )
     assert made.meta["models"] == ["base", "a", "b"]
     assert {p.name for p in (out / "adapters" / "a").iterdir()} == {
         "adapter_config.json", "adapter_model.safetensors",
@@ -232,8 +234,12 @@ def test_the_folder_holds_all_that_a_colleague_needs(base: Model, tmp_path: Path
 
 def test_the_command_runs_with_the_arguments(base: Model, tmp_path: Path) -> None:
     """The shell passes to vLLM what `serve.json` lists."""
-    out = tmp_path / "out"
-    bundle(out, tiny_adapter(tmp_path / "a", base), options={"seed": 3, "enforce_eager": True})
+    out = tmp_path / "job" / "out"
+    bundle(
+        tmp_path / "job",
+        tiny_adapter(tmp_path / "a", base),
+        options={"seed": 3, "enforce_eager": True},
+    )
     shown = tmp_path / "shown"
     shown.write_text('#!/bin/sh\nfor each in "$@"; do printf "%s\\n" "$each"; done\n')
     shown.chmod(0o755)
@@ -252,28 +258,32 @@ def test_the_command_runs_with_the_arguments(base: Model, tmp_path: Path) -> Non
 def test_a_base_from_the_hub_is_named_with_its_revision(base: Model, tmp_path: Path) -> None:
     hub = Model(base.path, meta={**base.meta, "repo": "org/tiny"}, runtime={"revision": "ab12"})
     adapter = tiny_adapter(tmp_path / "a", hub)
-    bundle(tmp_path / "out", adapter)
-    described = json.loads((tmp_path / "out" / "serve.json").read_text())
+    bundle(tmp_path / "job", adapter)
+    described = json.loads((tmp_path / "job" / "out" / "serve.json").read_text())
     assert described["arguments"][:4] == ["--model", "org/tiny", "--revision", "ab12"]
-    assert not (tmp_path / "out" / "base").exists()
-    assert "huggingface" in (tmp_path / "out" / "compose.yaml").read_text()
+    assert not (tmp_path / "job" / "out" / "base").exists()
+    assert "huggingface" in (tmp_path / "job" / "out" / "compose.yaml").read_text()
     bundle(tmp_path / "copied", adapter, weights="copy")
-    assert (tmp_path / "copied" / "base" / "model.safetensors").is_file()
+    assert (tmp_path / "copied" / "out" / "base" / "model.safetensors").is_file()
 
 
 def test_files_of_the_base_that_lie_elsewhere_are_not_copied(base: Model, tmp_path: Path) -> None:
     files = {p.name: p for p in base.path.iterdir()}
-    elsewhere = Model(tmp_path / "none", meta=base.meta, external=files)
-    made = bundle(tmp_path / "out", tiny_adapter(tmp_path / "a", elsewhere))
+    view = tmp_path / "view"  # as a build shows them
+    view.mkdir()
+    for name, path in files.items():
+        (view / name).symlink_to(path)
+    elsewhere = Model(view, meta=base.meta, external=files)
+    made = bundle(tmp_path / "job", tiny_adapter(tmp_path / "a", elsewhere))
     assert made.external["base/model.safetensors"] == base.path / "model.safetensors"
-    assert not (tmp_path / "out" / "base").exists()
+    assert not (tmp_path / "job" / "out" / "base").exists()
 
 
 def test_a_merged_adapter_is_a_whole_model(base: Model, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    out = tmp_path / "out"
-    made = bundle(out, tiny_adapter(tmp_path / "a", base, use_dora=False), merge=True)
+    out = tmp_path / "job" / "out"
+    made = bundle(tmp_path / "job", tiny_adapter(tmp_path / "a", base, use_dora=False), merge=True)
     assert made.meta["models"] == ["a"]
     assert "--enable-lora" not in (out / "run.sh").read_text()
     merged: Any = AutoModelForCausalLM.from_pretrained(out / "model")

@@ -23,13 +23,14 @@ from finery_vllm.processes import ended_with_us, stop
 from finery_vllm.server import Refused, Server, start
 
 TALKS = [[{"role": "user", "content": text}] for text in ("where is my card", "late", "wrong rate")]
-SCALE = 0.05
+SCALE = 0.2
+EAGER = {"enforce-eager": True}
+"""Saves the minute in which vLLM compiles."""
 
 
 def served(model: Model, **meta: Any) -> Model:
-    return Model(
-        Path(), meta={"format": "vllm", **meta}, refs={"model": model}, runtime={"concurrency": 4}
-    )
+    facts = {"format": "vllm", "options": EAGER, **meta}
+    return Model(Path(), meta=facts, refs={"model": model}, runtime={"concurrency": 4})
 
 
 def texts(model: Model, job: TestJob | None = None, **sampling: Any) -> list[str]:
@@ -54,7 +55,7 @@ class TestAnswers:
         job = TestJob()
         answers = job.engine(served(adapter)).generate(TALKS, max_tokens=8)
         assert answers == own
-        logged = [event["text"] for event in job.events if event.get("event") == "log"]
+        logged = [event["message"] for event in job.events if event.get("event") == "log"]
         assert any(text.startswith("vLLM 0.") for text in logged), job.events
         assert any("the adapter changes log-probabilities" in text for text in logged)
         merged = TestJob().engine(served(adapter, merge=True)).generate(TALKS, max_tokens=8)
@@ -122,14 +123,14 @@ class TestServer:
             adapter = tiny_adapter(folder / name, base, seed=seed, scale=SCALE, meta=fixed)
             adapter.ref = name
             adapters.append(adapter)
-        VllmBundle(models=adapters).run(TestJob(folder / "out"))
+        VllmBundle(models=adapters).run(TestJob(folder))
         return folder / "out"
 
     @pytest.fixture(scope="class")
     def running(self, bundle: Path) -> Iterator[Server]:
         with start(
-            bundle, slots=8, api_key="sk-secret", environment=cpu_options(),
-            options=["--dtype", "float32"],
+            bundle, slots=8, api_key="sk-secret",
+            options=["--enforce-eager"],
         ) as server:  # fmt: skip
             yield server
 
@@ -166,7 +167,7 @@ class TestServer:
     ) -> None:
         (tmp_path / "config.json").write_text('{"model_type": "unheard_of"}')
         ended = pytest.raises(StepError, match="vLLM ended with exit code")
-        with ended as error, start(tmp_path, environment=cpu_options()):
+        with ended as error, start(tmp_path):
             pass
         assert any("unheard_of" in line for line in error.value.details)
 

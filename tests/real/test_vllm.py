@@ -18,7 +18,6 @@ from finery_transformers.loading import load_merged, load_tokenizer
 from finery_trl.settings import Lora
 from finery_trl.steps.sft import Sft
 from finery_vllm.bundle import VllmBundle
-from finery_vllm.command import cpu_options
 from finery_vllm.server import Server, start
 
 pytestmark = [pytest.mark.real, needs_vllm]
@@ -80,15 +79,13 @@ def bundle(adapters: dict[str, Model], tmp_path_factory: pytest.TempPathFactory)
     folder = tmp_path_factory.mktemp("bundle")
     (folder / "schema.json").write_text(json.dumps(SCHEMA))
     schema = OneFile([], [folder / "schema.json"])
-    VllmBundle(models=[*adapters.values()], schema=schema).run(TestJob(folder / "out"))
+    VllmBundle(models=[*adapters.values()], schema=schema).run(TestJob(folder))
     return folder / "out"
 
 
 @pytest.fixture(scope="module")
 def server(bundle: Path) -> Iterator[Server]:
-    with start(
-        bundle, slots=16, context=512, environment=cpu_options(), options=["--dtype", "float32"]
-    ) as running:
+    with start(bundle, slots=16, context=512, options=["--enforce-eager"]) as running:
         yield running
 
 
@@ -140,7 +137,10 @@ def test_the_engine_answers_as_transformers_does(
         own = TestJob().engine(adapters[word]).generate(prompts, max_tokens=8)
         for merge in (False, True):
             model = Model(
-                Path(), meta={"format": "vllm", "merge": merge, "context": 512},
+                Path(), meta={
+                    "format": "vllm", "merge": merge, "context": 512,
+                    "options": {"enforce-eager": True},
+                },
                 refs={"model": adapters[word]}, runtime={"concurrency": 8},
             )  # fmt: skip
             answers = TestJob().engine(model).generate(prompts, max_tokens=8)

@@ -1,11 +1,13 @@
 """Steps that take and make models keep the contract of step types, with models of a few KB."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from llama_server import needs_llama_server
 from serving import gguf_model
 from tiny_gguf import write_tiny_gguf
+from vllm_models import environment, tiny_adapter, tiny_base
 
 from finery import Dataset, Files, Model, Step
 from finery.testing import StepContract, dataset
@@ -15,6 +17,9 @@ from finery_ollama.modelfile import Modelfile
 from finery_serve.bundle.step import LlamaBundle
 from finery_serve.check.step import Check
 from finery_trl.steps.sft import Sft
+from finery_vllm.bundle import VllmBundle
+from finery_vllm.installation import VARIABLE
+from finery_vllm.model import VllmModel
 
 ROWS = [
     {"prompt": f"where is my {thing}", "completion": f"{thing}_arrival"}
@@ -60,6 +65,38 @@ class TestServeCheck(StepContract):
         judge.max_tokens = 4
         model = gguf_model(folder / "tiny")
         return Check(models=[model], rows=dataset(folder / "rows", ROWS[:3]), judge=judge)
+
+
+class TestVllmBundle(StepContract):
+    """vllm.bundle, of one tiny adapter."""
+
+    others = {"image": "vllm/vllm-openai:v0.33.0", "weights": "copy"}
+
+    def step(self, folder: Path) -> Step:
+        base = tiny_base(folder / "base")
+        adapter = tiny_adapter(folder / "adapter", base)
+        adapter.ref = "sft"
+        return VllmBundle(models=[adapter])
+
+
+class TestVllmModel(StepContract):
+    """vllm.model, which doesn't start vLLM."""
+
+    others = {"merge": True}
+
+    @pytest.fixture(autouse=True, scope="class")
+    @classmethod
+    def found(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+        """An environment with the metadata of vLLM."""
+        folder = environment(tmp_path_factory.mktemp("vllm") / "env")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(VARIABLE, str(folder))
+            yield
+
+    def step(self, folder: Path) -> Step:
+        model = tiny_base(folder / "base")
+        model.ref = "base"
+        return VllmModel(model=model)
 
 
 @pytest.mark.real

@@ -68,6 +68,7 @@ class Planner:
         store.read_ahead(self.latest[name][0] for name in graph.nodes if name in self.latest)
         self.lock = Lock(graph.recipe.path)
         self.code = StepCode(graph.recipe, graph.plugins, store)
+        self.outside: set[str] = set()  # what `Engine.key_files` names
         for node in graph.nodes.values():
             self._code_of(node)  # now, since this process has just imported that code
 
@@ -150,6 +151,7 @@ class Planner:
             for model_format in sorted({f for m in inputs.values() for f in _formats(m)}):
                 engine = self.graph.plugins.engine(model_format)
                 code = self.code.of_engine(model_format)
+                self.outside.update(engine.key_files())
                 key = EngineKey(full_name(engine), code, engine.packages, engine.key_facts())
                 engines[model_format] = key
                 plan.has_local_engine |= engine.local

@@ -1,0 +1,32 @@
+"""vLLM: answer prompts with it, and export folders that it serves.
+
+Input: Hugging Face folders and adapters. Output: models of the format `vllm`, their answers, and
+bundles with several adapters on one base. vLLM runs as a server in an environment of its own, since
+it needs other versions of transformers. Public for other plugins is `finery_vllm.server`, which
+starts it.
+"""
+
+from collections.abc import Mapping
+
+from finery import hookimpl
+
+
+@hookimpl
+def finery_steps() -> Mapping[str, str]:
+    """The step types of this plugin."""
+    return {
+        "vllm.bundle": "finery_vllm.bundle:VllmBundle",
+        "vllm.model": "finery_vllm.model:VllmModel",
+    }
+
+
+@hookimpl
+def finery_engines() -> Mapping[str, str]:
+    """The engine for models of the format `vllm`."""
+    return {"vllm": "finery_vllm.engine:VllmEngine"}
+
+
+@hookimpl
+def finery_views() -> Mapping[str, str]:
+    """The view of a folder for vLLM."""
+    return {"Bundle/vllm": "finery_vllm.view:VllmView"}

@@ -25,7 +25,7 @@ def card(facts: Facts, placed: Sequence[Placed], files: Sequence[File], target: 
     parts = [_front(front_matter(facts, placed, target)), f"# {_title(target, facts)}"]
     parts += [_about(facts, placed, target), *_running(facts, placed, target)]
     parts += [*_results(facts, placed), *_training(facts), *_data(facts), *_contamination(facts)]
-    parts += [*_licenses(facts, target), *_recipe(facts, target), *_files(files)]
+    parts += [*_licenses(facts, target), *_recipe(facts, target), *_files(facts, files)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -221,33 +221,55 @@ def _results(facts: Facts, placed: Sequence[Placed]) -> Iterator[str]:
         yield "The recipe has no evaluation of this model, or none that this card waits for."
         return
     digests = {p.artifact.digest for p in placed}
-    for evaluation in facts.evaluations:
-        yield _heading(evaluation)
-        yield _scores(evaluation, digests)
-        for condition in evaluation.require.items():
-            yield f"A build fails unless {code(' '.join(condition))}."
+    for group in _comparable(facts.evaluations):
+        yield _heading(group)
+        yield _scores([judged for evaluation in group for judged in evaluation.judged], digests)
+        for evaluation in group:
+            for condition in evaluation.require.items():
+                yield f"A build fails unless {code(' '.join(condition))}."
     if any(j.digest not in digests for e in facts.evaluations for j in e.judged):
         yield "Models in *italics* are for comparison and aren't in this repository."
 
 
-def _heading(evaluation: Evaluation) -> str:
-    rows = evaluation.rows
-    how = ""
-    if evaluation.temperature is not None:
-        how = f" at temperature {evaluation.temperature:g}"
+def _comparable(evaluations: Sequence[Evaluation]) -> list[list[Evaluation]]:
+    """Evaluations of different models on the same rows, which share a table."""
+    groups: list[list[Evaluation]] = []
+    for evaluation in evaluations:
+        models = {judged.ref for judged in evaluation.judged}
+        same = [g for g in groups if _basis(g[0]) == _basis(evaluation)]
+        fitting = [g for g in same if models.isdisjoint(j.ref for e in g for j in e.judged)]
+        if fitting:
+            fitting[0].append(evaluation)
+        else:
+            groups.append([evaluation])
+    return groups
+
+
+def _basis(evaluation: Evaluation) -> tuple[Any, ...]:
+    metrics = {score.metric for judged in evaluation.judged for score in judged.scores}
+    return evaluation.use, evaluation.rows.digest, evaluation.temperature, metrics
+
+
+def _heading(group: Sequence[Evaluation]) -> str:
+    first = group[0]
+    names = ", ".join(f"**{inline(evaluation.step)}**" for evaluation in group)
+    how = "" if first.temperature is None else f" at temperature {first.temperature:g}"
     return (
-        f"**{inline(evaluation.step)}** ({code(evaluation.use)}): {rows.count:,} rows of "
-        f"{code(rows.ref)}{how}. In brackets: the 95 % interval."
+        f"{names} ({code(first.use)}): {first.rows.count:,} rows of {code(first.rows.ref)}{how}. "
+        "In brackets: the 95 % interval."
     )
 
 
-def _scores(evaluation: Evaluation, pushed: set[str]) -> str:
-    metrics = list(dict.fromkeys(s.metric for j in evaluation.judged for s in j.scores))
-    rows = []
-    for judged in evaluation.judged:
-        scores = {score.metric: _value(score) for score in judged.scores}
-        rows.append([_model(judged, pushed), *(scores.get(metric, "") for metric in metrics)])
-    return _table(["Model", *map(inline, metrics)], rows, range(1, len(metrics) + 1))
+def _scores(models: Sequence[Judged], pushed: set[str]) -> str:
+    """A table with a line for each metric: models are fewer, and a page is narrow."""
+    metrics = list(dict.fromkeys(score.metric for judged in models for score in judged.scores))
+    rows = [[inline(metric), *(_cell(judged, metric) for judged in models)] for metric in metrics]
+    names = [_model(judged, pushed) for judged in models]
+    return _table(["Metric", *names], rows, range(1, len(names) + 1))
+
+
+def _cell(judged: Judged, metric: str) -> str:
+    return next((_value(score) for score in judged.scores if score.metric == metric), "")
 
 
 def _model(judged: Judged, pushed: set[str]) -> str:
@@ -388,8 +410,10 @@ def _recipe(facts: Facts, target: Target) -> Iterator[str]:
     yield _sh([f"finery build {recipe.file} {steps}{sets}"])
 
 
-def _files(files: Sequence[File]) -> Iterator[str]:
+def _files(facts: Facts, files: Sequence[File]) -> Iterator[str]:
+    """The models' files. The size of the recipe would change the card with each comment in it."""
+    others = (README, MARK, facts.recipe.file, facts.lock.file)
     yield "## Files"
-    listed = [file for file in files if file.path not in (README, MARK)]
+    listed = [file for file in files if file.path not in others]
     rows = [[code(file.path), size(file.size)] for file in sorted(listed)]
     yield _table(["File", "Size"], rows, [1])

@@ -38,22 +38,21 @@ def explain_push(error: BaseException, repo: str) -> FineryError:
     """The error to show for one of the hub's library."""
     from huggingface_hub import errors
 
-    inner = error.__cause__
-    if isinstance(error, RuntimeError | ValueError) and isinstance(inner, errors.HfHubHTTPError):
-        return _refused(inner, repo, str(error))
-    if isinstance(error, errors.HfHubHTTPError):
-        return _refused(error, repo, "")
-    if isinstance(error, RuntimeError) and isinstance(inner, http_error() | OSError):
-        return _unreachable(inner, repo)
-    text = str(error)
-    if _is_about_storage(text):
-        return _full(repo, text)
+    inner, text = error.__cause__, str(error)
     if "Invalid metadata" in text:
         return StepError(
             "the hub refuses the metadata of the model card",
             fix=f"correct license, base_model or licenses in the recipe; {NOTHING}",
             details=text.splitlines()[1:],
         )
+    if isinstance(error, RuntimeError | ValueError) and isinstance(inner, errors.HfHubHTTPError):
+        return _refused(inner, repo, str(error))
+    if isinstance(error, errors.HfHubHTTPError):
+        return _refused(error, repo, "")
+    if isinstance(error, RuntimeError) and isinstance(inner, http_error() | OSError):
+        return _unreachable(inner, repo)
+    if _is_about_storage(text):
+        return _full(repo, text)
     if isinstance(error, http_error() | ConnectionError | TimeoutError):
         return _unreachable(error, repo)
     return StepError(f"pushing to {repo} failed: {text}", fix=f"build again; {NOTHING}")

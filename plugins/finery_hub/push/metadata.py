@@ -158,16 +158,13 @@ def _dataset(facts: Facts, evaluation: Evaluation) -> dict[str, Any]:
     rows = evaluation.rows
     name = f"{rows.ref} of {facts.recipe.name} ({rows.count:,} rows)"
     origin = origin_on_hub(facts, evaluation)
-    if origin is None:
-        return {"type": f"{facts.recipe.name}/{rows.ref}", "name": name, "revision": rows.digest}
+    if origin is None:  # without a slash, which would make it a data set of the hub
+        kind = f"{facts.recipe.name}-{rows.ref}".replace("/", "-")
+        return {"type": kind, "name": name, "args": {"blake3": rows.digest}}
     config = {"config": origin.config} if origin.config else {}
     more = {"split": origin.split, "revision": origin.revision}
-    return {
-        "type": origin.repo,
-        "name": name if not evaluation.whole else origin.repo,
-        **config,
-        **more,
-    }
+    name = origin.repo if evaluation.whole else name
+    return {"type": origin.repo, "name": name, **config, **more}
 
 
 def eval_results(

@@ -52,6 +52,7 @@ class PushHub(Hub):
         self.role = "write"
         self.orgs: list[dict[str, Any]] = [{"name": "acme", "roleInOrg": "write"}]
         self.ignored: set[str] = set()  # files that a .gitignore names
+        self.garbled: set[str] = set()  # files that are kept with another content
         self.card_errors: list[str] = []
 
     def files(self, repo: str) -> Files:
@@ -249,8 +250,10 @@ class PushHandler(Handler):
         elif kind == "lfsFile":
             files[value["path"]] = self.server.blobs[value["oid"]]
         else:
-            assert kind == "deletedFile"
+            assert kind == "deletedFile", kind
             del files[value["path"]]
+        if value["path"] in self.server.garbled:
+            files[value["path"]] = b"[]"
 
 
 @contextmanager

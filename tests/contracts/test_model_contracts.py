@@ -7,6 +7,7 @@ from tiny_gguf import write_tiny_gguf
 
 from finery import Files, Model, Step
 from finery.testing import StepContract, dataset
+from finery_hub.push.step import HubPush
 from finery_local.model import LocalModel
 from finery_ollama.modelfile import Modelfile
 from finery_trl.steps.sft import Sft
@@ -34,6 +35,23 @@ class TestModelfile(StepContract):
         write_tiny_gguf(folder / "gguf" / "tiny.gguf")
         gguf = Model(folder / "gguf", meta={"format": "gguf", "file": "tiny.gguf"})
         return Modelfile(gguf=gguf, name="tiny")
+
+
+class TestPush(StepContract):
+    """hub.push, without the network: tests/plugins/test_hub_push.py has the rest."""
+
+    others = {
+        "repo": "acme/other", "dry_run": None, "merge": None, "benchmarks": None,
+        "licenses": None, "license": "mit", "base_model": "acme/base",
+        "base_model_relation": None, "private": None,
+    }  # fmt: skip
+
+    def step(self, folder: Path) -> Step:
+        (folder / "gguf").mkdir(parents=True)
+        write_tiny_gguf(folder / "gguf" / "tiny.gguf")
+        gguf = Model(folder / "gguf", meta={"format": "gguf", "file": "tiny.gguf"})
+        gguf.ref = "tiny"
+        return HubPush(models=[gguf], repo="acme/tiny", dry_run=True)
 
 
 @pytest.mark.real

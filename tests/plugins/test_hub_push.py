@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -245,11 +244,13 @@ def test_what_the_card_says(project: Project) -> None:
     text = project.pushed()["README.md"].decode()
     assert "**test**, **exported** (`steps.evaluate`)" in text
     assert "| Metric | *base* | `sft` | `gguf.q8_0` |" in text
-    assert "| accuracy | 25.0 % (15.0–35.0) | 80.0 % (70.0–90.0) | 75.0 % (65.0–85.0) |" in text
+    line = "| accuracy | 25.0 % (15.0–35.0) | 80.0 % (70.0–90.0) | 75.0 % (65.0–85.0) |"
+    assert line in text.replace("\N{NO-BREAK SPACE}", " ")
     assert "at commit `111111111111`" in text
-    assert re.search(
-        r"\| `tickets` \| `tickets.jsonl` \| 20 \| training, evaluation \| `[0-9a-f]{64}`", text
-    )
+    digest = json.loads(project.pushed()["finery.json"])["rows"]["tickets"]["blake3"]
+    line = f"| `tickets` | `tickets.jsonl` | 20 | training, evaluation | `{digest[:12]}` |"
+    assert line in text
+    assert len(digest) == 64
     assert "`sft` and `test`: no. `split` compared their prompts" in text
     assert "- data `tickets`: cc-by-4.0, as the recipe states" in text
     assert 'revision="1111111111111111111111111111111111111111",' in text
@@ -488,6 +489,13 @@ def test_offline(project: Project) -> None:
 def test_a_file_that_the_repository_ignores(project: Project) -> None:
     project.hub.ignored = {"tokenizer.json"}
     assert "lacks tokenizer.json" in project.fails()
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "adapter_model.safetensors"])
+def test_a_file_that_arrives_changed(project: Project, name: str) -> None:
+    project.hub.garbled = {name}
+    output = project.fails()
+    assert f"{name} in the commit {project.hub.main[REPO][:12]} of {REPO} isn't what" in output
 
 
 def test_someone_else_commits_meanwhile(project: Project) -> None:

@@ -25,7 +25,9 @@ models:
 data:
   rows: {use: data.file, path: rows.jsonl}
 train:
-  sft: {use: trl.sft, model: base, rows: rows, epochs: 1, lora: {r: 4}, learning_rate: 1e-2}
+  sft:
+    {use: trl.sft, model: base, rows: rows, epochs: 20, effective_batch_size: 4, lora: {r: 8},
+     learning_rate: 2e-2}
 evaluate:
   test: {use: eval.exact, models: [base, sft], rows: rows, max_tokens: 8}
 export:
@@ -105,4 +107,4 @@ def test_the_merged_model(project: Project) -> None:
 
 def test_rows_that_were_trained_on(project: Project) -> None:
     text = project.hub.files(REPO)["README.md"].decode()
-    assert "- `sft` and `test`: **they may**. Rows is made from rows" in text
+    assert "- `sft` and `test`: **they may**: both take rows." in text

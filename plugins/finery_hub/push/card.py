@@ -16,6 +16,8 @@ LEARNED = {
     "ratings": "training on rated answers",
 }
 """What a training learns from, as its step type declares it → what the card calls it."""
+NARROW = "\N{NO-BREAK SPACE}"
+"""Between a number and its unit, so that a narrow page doesn't part them."""
 CHECKED = 12
 """Characters of a digest that tables show."""
 
@@ -279,10 +281,10 @@ def _model(judged: Judged, pushed: set[str]) -> str:
 def _value(score: Score) -> str:
     if not 0 <= score.value <= 1:
         return f"{score.value:g}"
-    text = percent(score.value)
+    text = percent(score.value).replace(" ", NARROW)
     if score.low is None or score.high is None:
         return text
-    return f"{text} ({100 * score.low:.1f}–{100 * score.high:.1f})"
+    return f"{text} ({100 * score.low:.1f}–{100 * score.high:.1f})".replace(" ", NARROW)
 
 
 # -- what it learned -----------------------------------------------------------------------------
@@ -323,10 +325,11 @@ def _data(facts: Facts) -> Iterator[str]:
         yield "The recipe takes no rows from outside for this model."
     else:
         yield _table(
-            ["Source", "Read from", "Rows", "Used for", "BLAKE3 digest of the rows"],
+            ["Source", "Read from", "Rows", "Used for", "Digest"],
             [_origin(origin) for origin in facts.origins],
             [2],
         )
+        yield f"Digests are the first {CHECKED} digits of BLAKE3 over the rows."
     for generated in facts.generated:
         models = " and ".join(map(code, generated.models)) or "a model"
         count = sum(rows.count for rows in generated.rows)
@@ -343,7 +346,7 @@ def _origin(origin: Origin) -> list[str]:
         place = f"{' / '.join(filter(None, parts))} at {origin.revision[:CHECKED]}"
     return [
         code(origin.rows.ref), code(place), f"{origin.rows.count:,}",
-        ", ".join(origin.roles), code(origin.rows.digest),
+        ", ".join(origin.roles), code(origin.rows.digest[:CHECKED]),
     ]  # fmt: skip
 
 
@@ -357,7 +360,7 @@ def _contamination(facts: Facts) -> Iterator[str]:
 def _apart(pair: Apart) -> str:
     pair_text = f"{code(pair.training)} and {code(pair.evaluation)}"
     if pair.overlap:
-        return f"{pair_text}: **they may**. {inline(pair.overlap[:1].upper() + pair.overlap[1:])}."
+        return f"{pair_text}: **they may**: {inline(pair.overlap)}."
     if pair.by:
         return (
             f"{pair_text}: no. {code(pair.by)} compared their prompts, and dropped copies and near "

@@ -302,7 +302,9 @@ def _pair(
 def _why(graph: Graph, learned: Source, asked: Source) -> Iterator[str]:
     """Why rows that are learned from may repeat those of an evaluation."""
     before, held = (_ancestors(graph, [_place(source)]) for source in (learned, asked))
-    if _place(asked) in before:
+    if _place(asked) == _place(learned):
+        yield f"both take {asked.ref}"
+    elif _place(asked) in before:
         yield f"{learned.ref} is made from {asked.ref}"
     elif _place(learned) in held:
         yield f"{asked.ref} is made from {learned.ref}"

@@ -308,9 +308,17 @@ def _yaml(value: Any) -> bytes:
 
 
 def _mark(facts: Facts, files: Sequence[File]) -> bytes:
-    """What marks a repository as pushed by a step of a recipe, and which files are its own."""
+    """What marks a repository as pushed by a step of a recipe: its files, and digests of rows."""
     paths = sorted([*(file.path for file in files), MARK])
-    mark = {"recipe": facts.recipe.name, "step": facts.step, "files": paths}
+    rows = [o.rows for o in facts.origins]
+    rows += [r for training in facts.trainings for r in (*training.rows, *training.validation)]
+    rows += [evaluation.rows for evaluation in facts.evaluations]
+    mark = {
+        "recipe": facts.recipe.name,
+        "step": facts.step,
+        "files": paths,
+        "rows": {r.ref: {"count": r.count, "blake3": r.digest} for r in rows},
+    }
     return (json.dumps(mark, indent=1, ensure_ascii=False) + "\n").encode()
 
 

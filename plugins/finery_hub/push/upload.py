@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from finery import DataError, Job, StepError, size
+from finery import Job, StepError, size
 from finery_hub.client import TIMEOUT, token_of
 from finery_hub.push.faults import explained_push
 from finery_hub.push.files import MARK, File
@@ -62,8 +62,9 @@ def push(
             state = state._replace(private=private)
         elif state.private and not private:
             job.log(f"{repo} stays private: change that in its settings on the hub")
-        commit = _commit(api, repo, files, state, job, owner)
-        _check_arrived(api, repo, commit, files)
+        additions = _upload(api, repo, files, job)
+        commit = _commit(api, repo, additions, state, owner)
+        _check_arrived(api, repo, commit, additions)
         if commit == state.commit:
             job.log(f"{repo} already holds these files, in commit {commit[:12]}")
         else:
@@ -88,7 +89,10 @@ def _token(job: Job) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the library's progress bars, which would fill the step's log."""
+    """Without the library's progress bars, which would fill the step's log.
+
+    For the rest of this process, which runs only this step.
+    """
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     disable_progress_bars()
@@ -172,11 +176,9 @@ def _check_visibility(state: State, repo: str, private: bool) -> None:
         )
 
 
-def _commit(
-    api: Any, repo: str, files: Sequence[File], state: State, job: Job, owner: tuple[str, str]
-) -> str:
-    """The commit with these files, and without those that only the last push had."""
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+def _upload(api: Any, repo: str, files: Sequence[File], job: Job) -> list[Any]:
+    """The files as the commit's additions, the large ones of them uploaded; smallest first."""
+    from huggingface_hub import CommitOperationAdd
 
     total, done = sum(file.size for file in files), 0
     additions = []
@@ -188,7 +190,16 @@ def _commit(
         additions.append(addition)
         done += file.size
     job.progress(done, total, "committing")
-    gone = sorted(state.ours - {file.path for file in files})
+    return additions
+
+
+def _commit(
+    api: Any, repo: str, additions: Sequence[Any], state: State, owner: tuple[str, str]
+) -> str:
+    """The commit with these files, and without those that only the last push had."""
+    from huggingface_hub import CommitOperationDelete
+
+    gone = sorted(state.ours - {addition.path_in_repo for addition in additions})
     info = api.create_commit(
         repo,
         [*additions, *(CommitOperationDelete(name, is_folder=False) for name in gone)],
@@ -199,22 +210,28 @@ def _commit(
     return str(info.oid)
 
 
-def _check_arrived(api: Any, repo: str, commit: str, files: Sequence[File]) -> None:
+def _check_arrived(api: Any, repo: str, commit: str, additions: Sequence[Any]) -> None:
     """Raise `StepError` unless the commit holds every file with its content."""
-    paths = [file.path for file in files]
+    paths = [addition.path_in_repo for addition in additions]
     there = {info.path: info for info in api.get_paths_info(repo, paths, revision=commit)}
-    for file in files:
-        info = there.get(file.path)
-        if info is None or info.size != file.size:
+    for addition in additions:
+        path, info = addition.path_in_repo, there.get(addition.path_in_repo)
+        if info is None:
             raise StepError(
-                f"the commit {commit[:12]} of {repo} lacks {file.path}",
+                f"the commit {commit[:12]} of {repo} lacks {path}",
                 fix="remove a .gitignore of the repository that names it, and build again",
             )
-        if info.lfs is None and info.blob_id != _git_hash(file):
-            raise DataError(f"the commit {commit[:12]} of {repo} has another {file.path}")
+        if not _is_same(addition, info):
+            raise StepError(
+                f"{path} in the commit {commit[:12]} of {repo} isn't what was pushed",
+                fix="build again",
+            )
 
 
-def _git_hash(file: File) -> str:
-    """The hash that git gives a small file."""
-    content = file.source if isinstance(file.source, bytes) else file.source.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+def _is_same(addition: Any, info: Any) -> bool:
+    """Whether the hub has the same content: by SHA-256 of a large file, by git's hash else."""
+    if info.lfs is not None:
+        return bool(info.lfs.sha256 == addition.upload_info.sha256.hex())
+    with addition.as_file() as file:
+        content = file.read()
+    return bool(info.blob_id == hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest())

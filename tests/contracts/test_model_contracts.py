@@ -12,6 +12,7 @@ from vllm_models import environment, tiny_adapter, tiny_base
 from finery import Dataset, Files, Model, Step
 from finery.testing import StepContract, dataset
 from finery_eval.steps.exact import Exact
+from finery_hub.push.step import HubPush
 from finery_local.model import LocalModel
 from finery_ollama.modelfile import Modelfile
 from finery_serve.bundle.step import LlamaBundle
@@ -44,6 +45,23 @@ class TestModelfile(StepContract):
         write_tiny_gguf(folder / "gguf" / "tiny.gguf")
         gguf = Model(folder / "gguf", meta={"format": "gguf", "file": "tiny.gguf"})
         return Modelfile(gguf=gguf, name="tiny")
+
+
+class TestPush(StepContract):
+    """hub.push, without the network: tests/plugins/test_hub_push.py has the rest."""
+
+    others = {
+        "repo": "acme/other", "dry_run": None, "merge": None, "benchmarks": None,
+        "licenses": None, "license": "mit", "base_model": "acme/base",
+        "base_model_relation": None, "private": None,
+    }  # fmt: skip
+
+    def step(self, folder: Path) -> Step:
+        (folder / "gguf").mkdir(parents=True)
+        write_tiny_gguf(folder / "gguf" / "tiny.gguf")
+        gguf = Model(folder / "gguf", meta={"format": "gguf", "file": "tiny.gguf"})
+        gguf.ref = "tiny"
+        return HubPush(models=[gguf], repo="acme/tiny", dry_run=True)
 
 
 class TestLlamaBundle(StepContract):

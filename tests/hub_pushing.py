@@ -94,7 +94,8 @@ class PushHandler(Handler):
             body = self.rfile.read(int(self.headers["Content-Length"] or 0))
             if "chunked" in (self.headers["Transfer-Encoding"] or ""):
                 body = self._chunks()
-            self.server.before.get(route, lambda path: None)(path)
+            if before := self.server.before.get(route):
+                before(path)
             faults = self.server.faults.get(route)
             if faults:
                 self._fail(faults.pop(0))

@@ -78,7 +78,7 @@ def test_one_for_another_cpu_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv(VARIABLE, str(folder))
     with pytest.raises(StepError, match="built for another CPU") as raised:
         user_program(SERVER)
-    assert "FINERY_LLAMA_CPP" in raised.value.fix
+    assert "FINERY_LLAMA_CPP" in str(raised.value.fix)
     monkeypatch.delenv(VARIABLE)
     monkeypatch.setenv("PATH", str(folder))  # not meant for finery, so it is no error
     assert user_program(SERVER) is None

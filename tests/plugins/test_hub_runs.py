@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from hub_project import Project, front
 from hub_pushing import PushHub, taking_pushes
-from test_hub_push import Project, front
 from tiny_llama import tiny_llama
 
 pytestmark = pytest.mark.slow

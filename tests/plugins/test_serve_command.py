@@ -2,7 +2,6 @@
 
 import signal
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -133,7 +132,7 @@ def test_a_step_that_is_not_built(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def folder_project(tmp_path: Path) -> Iterator[Project]:
+def folder_project(tmp_path: Path) -> Project:
     """A project with a model in a Hugging Face folder."""
     from tiny_llama import tiny_llama
 

@@ -10,11 +10,11 @@ from finery.rows import Conversation
 from finery_gguf.difference import text_difference
 from finery_gguf.llama import Gguf
 from finery_gguf.prompts import model_template, tokenize
-from finery_gguf.proof import conversations
 from finery_serve.check.faults import Fault
 from finery_serve.client import Client
 from finery_transformers.chat import SWITCHES, prompt_text, tokens_of
-from finery_transformers.loading import load_tokenizer, template_arguments
+from finery_transformers.frozen.proof import conversations
+from finery_transformers.frozen.template import frozen_template
 from finery_transformers.wrapping import source_of
 
 Tools = list[dict[str, Any]] | None
@@ -41,9 +41,9 @@ class Trained(NamedTuple):
 
 
 def of_training(model: Model) -> Trained:
-    """The prompts of a model as its training and its evaluation made them."""
-    tokenizer = load_tokenizer(model)
-    arguments = template_arguments(model)
+    """The prompts of a model as its training made them, on the day of the training."""
+    frozen = frozen_template(model)
+    tokenizer, arguments = frozen.tokenizer, frozen.arguments
 
     def render(messages: Conversation, tools: Tools, more: Mapping[str, Any]) -> str:
         return prompt_text(tokenizer, messages, tools=tools, arguments={**arguments, **more})

@@ -57,6 +57,8 @@ EVALUATED = "{} evaluated"
 SHOWN = 200
 """Characters of an answer in a table."""
 ROWS_SHOWN = 20
+FLIPS: Mapping[tuple[Any, Any], str] = {(True, False): "lost", (False, True): "gained"}
+"""(whether the engine's answer is right, whether the server's is) → what the row was."""
 
 
 class Served(NamedTuple):
@@ -372,7 +374,7 @@ def _changed(
     for i, row in enumerate(rows):
         if what_is_said(engine[i]) != what_is_said(served[i]):
             before, after = facts[own][i].get("correct"), facts[name][i].get("correct")
-            verdict = {(True, False): "lost", (False, True): "gained"}.get((before, after), "")
+            verdict = FLIPS.get((before, after), "")
             lines.append([row["id"], verdict, engine[i].text[:SHOWN], served[i].text[:SHOWN]])
     lines.sort(key=lambda line: line[1] not in ("lost", "gained"))
     title = f"{name}: {len(lines)} rows that the server answers otherwise"

@@ -77,8 +77,8 @@ class Ollama(Step, seeded=False, sections=("export",)):
 class Evaluate(Step, seeded=False, sections=("evaluate",)):
     """Scores from the settings."""
 
-    models: list[Model] = takes(uses_name=True)
     rows: Dataset
+    models: list[Model] = takes(uses_name=True)
     scores: dict[str, float] = setting({}, help="Model → accuracy.")
     require: dict[str, str] = setting({}, affects_output=False, help="As for evaluators.")
 

@@ -1,11 +1,10 @@
 """Steps that take and make models keep the contract of step types, with models of a few KB."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tiny_gguf import write_tiny_gguf
-from vllm_models import environment, tiny_adapter, tiny_base
+from vllm_models import tiny_adapter, tiny_base
 
 from finery import Files, Model, Step
 from finery.testing import StepContract, dataset
@@ -13,7 +12,6 @@ from finery_local.model import LocalModel
 from finery_ollama.modelfile import Modelfile
 from finery_trl.steps.sft import Sft
 from finery_vllm.bundle import VllmBundle
-from finery_vllm.installation import VARIABLE
 from finery_vllm.model import VllmModel
 
 ROWS = [
@@ -57,15 +55,6 @@ class TestVllmModel(StepContract):
     """vllm.model, which doesn't start vLLM."""
 
     others = {"merge": True}
-
-    @pytest.fixture(autouse=True, scope="class")
-    @classmethod
-    def found(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-        """An environment with the metadata of vLLM."""
-        folder = environment(tmp_path_factory.mktemp("vllm") / "env")
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv(VARIABLE, str(folder))
-            yield
 
     def step(self, folder: Path) -> Step:
         model = tiny_base(folder / "base")

@@ -6,7 +6,9 @@ it needs other versions of transformers. Public for other plugins is `finery_vll
 starts it.
 """
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from finery import hookimpl
 
@@ -30,3 +32,21 @@ def finery_engines() -> Mapping[str, str]:
 def finery_views() -> Mapping[str, str]:
     """The view of a folder for vLLM."""
     return {"Bundle/vllm": "finery_vllm.view:VllmView"}
+
+
+@hookimpl
+def finery_notes() -> Mapping[str, Any]:
+    """The kinds of notes of this plugin."""
+    from finery_vllm.notes import KINDS
+
+    return KINDS
+
+
+@hookimpl
+def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
+    """A note where vLLM is missing."""
+    if "finery_vllm.model" not in sys.modules:  # the recipe has no such step
+        return []
+    from finery_vllm.notes import missing
+
+    return missing(graph)

@@ -11,6 +11,7 @@ from finery import Bundle, Job, Model, OneFile, Step, StepError, UsageError, set
 from finery_vllm.adapters import check_adapter, largest_rank
 from finery_vllm.command import (
     DESCRIPTION,
+    STRICT,
     Description,
     check_options,
     flag,
@@ -196,6 +197,8 @@ class VllmBundle(
         if adapters:
             ranks = [largest_rank(_config(model)) for model in adapters.values()]
             arguments += lora_arguments({n: f"./adapters/{n}" for n in adapters}, ranks)
+        if self.schema is not None:
+            arguments += STRICT
         for name, value in self.options.items():
             arguments += flag(name, value)
         return arguments

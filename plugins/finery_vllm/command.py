@@ -74,6 +74,11 @@ NEUTRAL = ("--generation-config", "vllm")
 """Sampling that only requests decide, not the model's authors."""
 
 
+STRICT = ("--structured-outputs-config", '{"backend": "guidance", "disable_any_whitespace": true}')
+"""JSON that follows a schema is on one line: a model may else write white space up to the limit of
+tokens. Of the two backends that can do this, guidance knows more of JSON Schema."""
+
+
 def lora_arguments(adapters: Mapping[str, str], ranks: Sequence[int]) -> list[str]:
     """The arguments that serve adapters, name → folder, beside their base."""
     return [

@@ -118,6 +118,10 @@ def _listed(folder: Path) -> list[Path]:
         return []
 
 
-def described(found: Installation) -> str:
-    """For logs, e.g. `vLLM 0.32.0 in ~/vllm-env`."""
-    return f"vLLM {found.version} in {shown(found.python.parent.parent)}"
+def said() -> str:
+    """Which vLLM answers, for logs: `vLLM 0.32.0 in ~/vllm-env answers for this model`."""
+    try:
+        found = installation()
+    except StepError as error:
+        return f"{error.what}: the first step that prompts this model will need it"
+    return f"vLLM {found.version} in {shown(found.python.parent.parent)} answers for this model"

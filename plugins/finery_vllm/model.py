@@ -13,8 +13,7 @@ FIXED = (
     "max-num-seqs",
 )  # fmt: skip
 """Arguments that finery sets, or has a setting for."""
-INSTALLATION = "finery_vllm.installation:installation"
-DESCRIBED = "finery_vllm.installation:described"
+SAID = "finery_vllm.installation:said"
 
 
 class VllmModel(
@@ -59,10 +58,9 @@ class VllmModel(
         return {"format": "vllm"}
 
     def run(self, job: Job) -> Model:
-        """Check that vLLM is there and can serve the model. It isn't started yet."""
+        """Check that vLLM can serve the model. It isn't started yet."""
         check_format(self.model)
-        found = load_reference(INSTALLATION)()
-        job.log(f"{load_reference(DESCRIBED)(found)} answers for this model")
+        job.log(load_reference(SAID)())
         if self.model.format == "adapter" and not self.merge:
             check_adapter(self.model, read_json(self.model.file(ADAPTER[0])), self.model.name)
         meta: dict[str, Any] = {"format": "vllm", "merge": self.merge}

@@ -12,7 +12,7 @@ import msgspec
 
 from finery import EngineJob, Model, Request, StepError, load_reference, visible_gpus
 from finery_vllm.adapters import check_adapter, largest_rank, smallest_limit
-from finery_vllm.command import flag, read_json
+from finery_vllm.command import STRICT, flag, read_json
 from finery_vllm.folder import ADAPTER, check_format, linked, whole
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def _make_room(memory: float) -> None:
 
 def _options(model: Model, rank: int) -> list[str]:
     dtype = DTYPES[load_reference(AUTO_DTYPE)()]
-    options = ["--dtype", dtype]
+    options = ["--dtype", dtype, *STRICT]
     if visible_gpus():
         options += ["--gpu-memory-utilization", str(model.runtime.get("gpu_memory", 0.9))]
     if rank:

@@ -1,13 +1,12 @@
 """Steps that take and make models keep the contract of step types, with models of a few KB."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from llama_server import needs_llama_server
 from serving import gguf_model
 from tiny_gguf import write_tiny_gguf
-from vllm_models import environment, tiny_adapter, tiny_base
+from vllm_models import tiny_adapter, tiny_base
 
 from finery import Dataset, Files, Model, Step
 from finery.testing import StepContract, dataset
@@ -19,7 +18,6 @@ from finery_serve.bundle.step import LlamaBundle
 from finery_serve.check.step import Check
 from finery_trl.steps.sft import Sft
 from finery_vllm.bundle import VllmBundle
-from finery_vllm.installation import VARIABLE
 from finery_vllm.model import VllmModel
 
 ROWS = [
@@ -101,15 +99,6 @@ class TestVllmModel(StepContract):
     """vllm.model, which doesn't start vLLM."""
 
     others = {"merge": True}
-
-    @pytest.fixture(autouse=True, scope="class")
-    @classmethod
-    def found(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-        """An environment with the metadata of vLLM."""
-        folder = environment(tmp_path_factory.mktemp("vllm") / "env")
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv(VARIABLE, str(folder))
-            yield
 
     def step(self, folder: Path) -> Step:
         model = tiny_base(folder / "base")

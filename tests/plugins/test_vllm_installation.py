@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from vllm_models import environment
 
-from finery import StepError
+from finery import StepError, open_graph
 from finery_vllm.engine import VllmEngine
 from finery_vllm.installation import VARIABLE, installation, installed
+from finery_vllm.notes import missing
 
 
 def command(folder: Path) -> Path:
@@ -79,3 +80,24 @@ def test_another_version_is_another_key(tmp_path: Path, monkeypatch: pytest.Monk
         facts.append(VllmEngine.key_facts())
         assert [Path(file).name for file in VllmEngine.key_files()] == [f"{name}.dist-info"]
     assert facts[0] != facts[1]
+
+
+RECIPE = """
+finery: 1
+name: r
+models:
+  base: {use: local.model, path: base}
+  served: {use: vllm.model, model: base}
+"""
+
+
+def test_a_recipe_that_needs_vllm_says_so_before_it_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
+    graph = open_graph(tmp_path / "recipe.yaml")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "nowhere" / "bin" / "python"))
+    (note,) = missing(graph)
+    assert (note.name, note.step) == ("vllm-missing", "served")
+    monkeypatch.setenv(VARIABLE, str(environment(tmp_path / "env")))
+    assert missing(graph) == []

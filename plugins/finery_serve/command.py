@@ -17,7 +17,7 @@ import click
 
 from finery import StepError, UsageError, json_option, print_json, recipe_and_step, set_option
 from finery_serve.opening import open_built, server_for
-from finery_serve.servers import Running, Serving
+from finery_serve.servers import Running, Serving, names_of
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PORT = 8080
@@ -103,14 +103,15 @@ def check_port(host: str, port: int) -> None:
 def introduction(running: Running, serving: Serving) -> str:
     """What a user needs to talk to the server: address, key, and two examples."""
     key = serving.key or "none"
-    body = {"model": serving.name, "messages": [{"role": "user", "content": "Hello"}]}
+    names = names_of(running, serving)
+    body = {"model": names[-1], "messages": [{"role": "user", "content": "Hello"}]}
     header = f" -H 'Authorization: Bearer {serving.key}'" if serving.key else ""
     curl = f"curl {running.address}/v1/chat/completions -H 'Content-Type: application/json'"
     lines = [
         f"{serving.name} is served by {running.build}",
         f"  address  {running.address}/v1",
         f"  key      {serving.key or 'none is needed'}",
-        f"  model    {serving.name}",
+        f"  model    {', '.join(names)}",
         *_from_elsewhere(running, serving),
         "",
         "With curl:",
@@ -119,7 +120,7 @@ def introduction(running: Running, serving: Serving) -> str:
         "With the openai package:",
         f'  client = OpenAI(base_url="{running.address}/v1", api_key="{key}")',
         "  client.chat.completions.create(",
-        f'      model="{serving.name}", messages=[{{"role": "user", "content": "Hello"}}]',
+        f'      model="{names[-1]}", messages=[{{"role": "user", "content": "Hello"}}]',
         "  )",
         "",
         "Ctrl-C ends the server.",
@@ -141,7 +142,8 @@ def _facts(running: Running, serving: Serving) -> dict[str, Any]:
         "address": running.address,
         "api": f"{running.address}/v1",
         "key": serving.key,
-        "model": serving.name,
+        "model": names_of(running, serving)[-1],
+        "models": names_of(running, serving),
         "server": running.build,
         "pid": running.pid,
     }

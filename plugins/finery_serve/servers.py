@@ -33,7 +33,8 @@ class Running(Protocol):
     """A server that answers requests.
 
     address: e.g. `http://127.0.0.1:8080`; the OpenAI-compatible API is below `/v1`. pid: of its
-    process. build: which program it is, e.g. `llama.cpp b6000`.
+    process. build: which program it is, e.g. `llama.cpp b6000`. A server that doesn't answer to
+    `Serving.name` alone also has `names`, see `names_of`.
     """
 
     @property
@@ -47,3 +48,8 @@ class Running(Protocol):
     @property
     def build(self) -> str:
         """Which program, and which version."""
+
+
+def names_of(running: Running, serving: Serving) -> tuple[str, ...]:
+    """What clients may write as `model`: a server's `names`, the base first, else the one name."""
+    return tuple(getattr(running, "names", ())) or (serving.name,)

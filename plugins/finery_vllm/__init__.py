@@ -29,6 +29,12 @@ def finery_engines() -> Mapping[str, str]:
 
 
 @hookimpl
+def finery_servers() -> Mapping[str, str]:
+    """vLLM, for the folders of `vllm.bundle`."""
+    return {"vllm": "finery_vllm.serving:serve_bundle"}
+
+
+@hookimpl
 def finery_views() -> Mapping[str, str]:
     """The view of a folder for vLLM."""
     return {"Bundle/vllm": "finery_vllm.view:VllmView"}

@@ -20,7 +20,7 @@ from finery_vllm.command import (
 )
 from finery_vllm.files import Texts, write_texts
 from finery_vllm.folder import ADAPTER, check_format, linked, names_of, root_of, whole
-from finery_vllm.shared import Chat, chat_of, check_bases, check_chats, check_vocabulary
+from finery_vllm.shared import Chat, chat_of, chats_of, check_bases, check_chats, check_vocabulary
 
 IMAGE = "vllm/vllm-openai:v0.32.0"
 """The release whose sources the checks follow."""
@@ -118,8 +118,7 @@ class VllmBundle(
         base = check_bases(models)
         for name, model in models.items():
             check_adapter(model, _config(model), name)
-        chats = {name: chat_of(model) for name, model in models.items()}
-        chat = check_chats(chats)
+        chat = check_chats(chats_of(models))
         check_vocabulary(chat, base, next(iter(models)))
         return chat
 
@@ -127,7 +126,6 @@ class VllmBundle(
         whole_model = self.models[0].refs["base"] if adapters else self.models[0]
         assert isinstance(whole_model, Model)
         source, external = self._base(whole_model, bool(adapters), job)
-        chat.tokenizer.chat_template = chat.template
         chat.tokenizer.save_pretrained(str(job.out / "tokenizer"))
         (job.out / "chat_template.jinja").write_text(chat.template, encoding="utf-8")
         generation = job.out / "generation"

@@ -80,6 +80,7 @@ def start(
     folder: Path,
     *,
     adapters: Mapping[str, Path] | None = None,
+    host: str = HOST,
     port: int | None = None,
     slots: int | None = None,
     context: int | None = None,
@@ -91,11 +92,11 @@ def start(
 ) -> Iterator[Server]:
     """Serve a Hugging Face folder, or a folder of `vllm.bundle`, until the block ends.
 
-    adapters: name → folder, in addition to those of a bundle. port: default: a free one. slots:
-    sequences that are answered at once. context: tokens of prompt and answer; default: the
-    model's. api_key: default: none is needed. log: the file for vLLM's output; default: a temporary
-    one. alias: the name of the model, or of a bundle's base; default: `model` or the bundle's.
-    options: further arguments of vLLM's server. environment: further variables.
+    adapters: name → folder, in addition to those of a bundle. host: the address to listen on. port:
+    default: a free one. slots: sequences that are answered at once. context: tokens of prompt and
+    answer; default: the model's. api_key: default: none is needed. log: the file for vLLM's output;
+    default: a temporary one. alias: the name of the model, or of a bundle's base; default: `model`
+    or the bundle's. options: further arguments of vLLM's server. environment: further variables.
 
     `StepError` if there is no vLLM, or it ends before it answers.
     """
@@ -104,7 +105,7 @@ def start(
         what = served(folder, alias=alias, adapters=adapters or {}, slots=slots, context=context)
         at = port or _free_port()
         command = [
-            str(found.python), "-m", SERVE, *_dtype(), *what.arguments, "--host", HOST,
+            str(found.python), "-m", SERVE, *_dtype(), *what.arguments, "--host", host,
             "--port", str(at), *options,
         ]  # fmt: skip
         written = log or Path(scratch, "vllm.log")

@@ -1,6 +1,6 @@
 """What adapters on one server must have in common: base, tokenizer and chat template."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -11,29 +11,45 @@ from finery_vllm.folder import ends_of
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from finery_transformers.frozen.template import Kept
+
 APART = "export one bundle for each, and serve them on two ports"
 
 
 class Chat(NamedTuple):
     """How a server turns messages into prompts.
 
-    template: with its arguments fixed. ends: token ids that end an answer.
+    template: frozen, see `finery_transformers.frozen`. tools: whether it writes tools. ends: token
+    ids that end an answer.
     """
 
     tokenizer: "PreTrainedTokenizerBase"
     template: str
     arguments: dict[str, Any]
+    tools: bool
     ends: list[int]
 
 
-def chat_of(model: Model) -> Chat:
-    """The tokenizer and chat template that a model was trained with."""
-    from finery_transformers.loading import load_tokenizer, template_arguments
-    from finery_transformers.wrapping import source_of, with_fixed_arguments
+def chat_of(model: Model, keep: Collection["Kept"] = ()) -> Chat:
+    """The tokenizer and chat template that a model was trained with. keep: as for exports."""
+    from finery_transformers.frozen.template import frozen_template
 
-    tokenizer, arguments = load_tokenizer(model), template_arguments(model)
-    template = with_fixed_arguments(source_of(tokenizer), arguments)
-    return Chat(tokenizer, template, arguments, ends_of(model, tokenizer))
+    frozen = frozen_template(model, keep=keep)
+    tokenizer = frozen.for_serving()
+    ends = ends_of(model, tokenizer)
+    return Chat(tokenizer, frozen.source, frozen.arguments, frozen.tools, ends)
+
+
+def chats_of(models: Mapping[str, Model]) -> dict[str, Chat]:
+    """That of each model. If one was trained with tools, those of all write tools.
+
+    A server has one template. Without tools in a request, it writes the prompts of each training.
+    """
+    chats = {name: chat_of(model) for name, model in models.items()}
+    if len({chat.tools for chat in chats.values()}) == 1:
+        return chats
+    keep: tuple[Kept, ...] = ("tools",)
+    return {name: chat_of(model, keep) for name, model in models.items()}
 
 
 def check_bases(models: Mapping[str, Model]) -> Model:

@@ -155,6 +155,18 @@ def test_different_templates_are_refused(base: Model, tmp_path: Path) -> None:
     assert len(error.details) == 2
 
 
+def test_one_template_writes_tools_if_one_training_had_them(base: Model, tmp_path: Path) -> None:
+    with_tools, without = (
+        tiny_adapter(tmp_path / name, base, meta={"prompts": {"tools": tools}})
+        for name, tools in (("a", True), ("b", False))
+    )
+    refusal = "trained without tools"
+    for adapters, refuses in (([with_tools, without], False), ([without], True)):
+        job = tmp_path / f"job{len(adapters)}"
+        bundle(job, *adapters)
+        assert (refusal in (job / "out" / "chat_template.jinja").read_text()) == refuses
+
+
 def test_different_tokenizers_are_refused(base: Model, tmp_path: Path) -> None:
     adapters = [tiny_adapter(tmp_path / name, base) for name in "ab"]
     tokenizer = tiny_tokenizer()

@@ -165,7 +165,7 @@ class GgufEngine(Engine):
         server = load_reference(SERVER)()
         gpus = load_reference(LOG_DEVICE)(self.job.log, server, library().gpus)
         path = self.model.file(self.model.meta["file"])
-        gguf = Gguf(path, on_gpu=bool(gpus), vocab_only=server is not None)
+        gguf = Gguf(path, on_gpu=bool(gpus) and server is None, vocab_only=server is not None)
         template = model_template(gguf, self.model)
         return _Loaded(gguf, template, answer_reader(template), server)
 

@@ -45,8 +45,8 @@ from finery_serve.check.prompts import (
     prompt_faults,
 )
 from finery_serve.client import Client
-from finery_serve.llama import RUN, serve_bundle, serve_gguf
-from finery_serve.options import read_run
+from finery_serve.llama import serve_bundle, serve_gguf
+from finery_serve.options import RUN, read_run
 from finery_serve.servers import Running, Serving
 
 BUILD_FACT = "finery_gguf.programs:build_fact"

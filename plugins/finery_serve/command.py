@@ -104,8 +104,7 @@ def introduction(running: Running, serving: Serving) -> str:
     """What a user needs to talk to the server: address, key, and two examples."""
     key = serving.key or "none"
     body = {"model": serving.name, "messages": [{"role": "user", "content": "Hello"}]}
-    header = f" -H 'Authorization: Bearer {serving.key}'" if serving.key else ""
-    curl = f"curl {running.address}/v1/chat/completions -H 'Content-Type: application/json'"
+    header = [f"    -H 'Authorization: Bearer {serving.key}' \\"] if serving.key else []
     lines = [
         f"{serving.name} is served by {running.build}",
         f"  address  {running.address}/v1",
@@ -114,7 +113,10 @@ def introduction(running: Running, serving: Serving) -> str:
         *_from_elsewhere(running, serving),
         "",
         "With curl:",
-        f"  {curl}{header} -d {shlex.quote(json.dumps(body))}",
+        f"  curl {running.address}/v1/chat/completions \\",
+        "    -H 'Content-Type: application/json' \\",
+        *header,
+        f"    -d {shlex.quote(json.dumps(body))}",
         "",
         "With the openai package:",
         f'  client = OpenAI(base_url="{running.address}/v1", api_key="{key}")',

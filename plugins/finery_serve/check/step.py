@@ -234,7 +234,7 @@ class Check(Judge, engines=True, packages=("xllamacpp",), hints="finery_eval.hin
 
     @contextmanager
     def _running(self, model: Model) -> Iterator[Running]:
-        serving = Serving(name=model.name, slots=self.slots)
+        serving = Serving(name=model.name, slots=None if self.bundle else self.slots)
         server = serve_bundle if self.bundle is not None else serve_gguf
         with server(self.bundle or model, serving) as running:
             yield running

@@ -22,6 +22,7 @@ from finery import (
 from finery.rows import Conversation
 from finery_gguf.answering.remote import RemoteSlots
 from finery_gguf.answering.row import Raw, Row
+from finery_gguf.answering.shapes import multiple_of
 from finery_gguf.answering.slots import Slots
 from finery_gguf.llama import PACKAGE, Gguf, library
 
@@ -121,7 +122,7 @@ class GgufEngine(Engine):
         special = loaded.reader.needs_special_tokens
         most = load_reference(ROWS_AT_ONCE)()
         if loaded.server is None:
-            return Slots(loaded.gguf, most, self._pace, special=special)
+            return Slots(loaded.gguf, most, self._multiple, self._pace, special=special)
         slots = RemoteSlots(loaded.gguf, most, loaded.server, special=special)
         weakref.finalize(self, slots.close)
         return slots
@@ -148,13 +149,23 @@ class GgufEngine(Engine):
                 yield Row(prompt.tokens, prompt.prefix, size, sampling)
 
     @cached_property
+    def _multiple(self) -> int:
+        multiple = multiple_of(self._loaded.gguf, self._pace)
+        if multiple > 1:
+            self.job.log(
+                f"llama.cpp: rows are evaluated in multiples of {multiple}, so that answers don't "
+                "depend on other rows"
+            )
+        return multiple
+
+    @cached_property
     def _loaded(self) -> "_Loaded":
         from finery_gguf.prompts import answer_reader, model_template
 
         server = load_reference(SERVER)()
         gpus = load_reference(LOG_DEVICE)(self.job.log, server, library().gpus)
         path = self.model.file(self.model.meta["file"])
-        gguf = Gguf(path, on_gpu=bool(gpus), vocab_only=server is not None)
+        gguf = Gguf(path, on_gpu=bool(gpus) and server is None, vocab_only=server is not None)
         template = model_template(gguf, self.model)
         return _Loaded(gguf, template, answer_reader(template), server)
 

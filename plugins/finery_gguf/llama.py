@@ -9,7 +9,7 @@ import re
 import subprocess
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from finery import StepError
 
 if TYPE_CHECKING:
+    import numpy
+
     from finery_gguf.pace import Pace
 
 PACKAGE = "llama-cpp-py-sync"
@@ -251,8 +253,11 @@ class Context:
     Each row has a cache of its own. So what a row is evaluated to doesn't depend on other rows.
     """
 
-    def __init__(self, model: Gguf, size: int, rows: int, pace: "Pace") -> None:
+    def __init__(self, model: Gguf, size: int, rows: int, pace: "Pace", multiple: int = 1) -> None:
+        """multiple: rows are evaluated in multiples of it, see `answering.shapes`."""
         self.rows = rows
+        self._size = size
+        self._multiple = multiple
         self._model = model
         self._pace = pace
         self._library = library()
@@ -290,23 +295,45 @@ class Context:
             self._prefixes[row] = head
         self._evaluate(row, tokens[prefix:])
 
-    def advance(self, tokens: Mapping[int, int]) -> None:
-        """Evaluate one more token for each row; their order is that of the places to sample."""
+    def advance(self, tokens: Sequence[int]) -> None:
+        """Evaluate one more token for the first rows; their order is that of the places to sample.
+
+        Rows after them are evaluated too, up to a multiple, and forget it.
+        """
+        count = len(tokens)
+        idle = range(count, -(-count // self._multiple) * self._multiple)
+        for row in idle:
+            if self._lengths[row] >= self._size:
+                self._clear(row)
         threads = self._pace.for_token()
         began = time.perf_counter()
-        self._decode([(row, token, True) for row, token in tokens.items()], threads)
+        items = [(row, token, True) for row, token in enumerate(tokens)]
+        self._decode(items + [(row, tokens[0], True) for row in idle], threads)
         self._pace.took(threads, time.perf_counter() - began)
+        for row in idle:
+            self._trim(row, self._lengths[row] - 1)
+
+    def move(self, source: int, target: int) -> None:
+        """Continue a row in the place of another."""
+        self._copy(source, target)
+        self._lengths[target], self._prefixes[target] = (
+            self._lengths[source], self._prefixes[source],
+        )  # fmt: skip
+
+    def logits(self, place: int) -> "numpy.ndarray[Any, Any]":
+        """The logits at a place, valid until the next evaluation."""
+        import numpy as np
+
+        logits = self._library.c.llama_get_logits_ith(self._pointer, place)
+        view = self._library.ffi.buffer(logits, self._model.n_vocab * 4)
+        return np.frombuffer(view, dtype=np.float32)
 
     def sample(self, place: int, sampler: "Sampler | None") -> int:
         """The next token: the most likely one, or the one that the sampler draws."""
-        import numpy as np
-
-        c = self._library.c
         if sampler is not None:
+            c = self._library.c
             return int(c.llama_sampler_sample(sampler.pointer, self._pointer, place))
-        logits = c.llama_get_logits_ith(self._pointer, place)
-        view = self._library.ffi.buffer(logits, self._model.n_vocab * 4)
-        return int(np.frombuffer(view, dtype=np.float32).argmax())
+        return int(self.logits(place).argmax())
 
     def _take(self, row: int, head: list[int]) -> bool:
         """Begin a row with a prefix that it or another row has; False if none has it.
@@ -316,11 +343,22 @@ class Context:
         holders = [r for r in (row, *range(self.rows)) if self._prefixes[r] == head]
         if not holders:
             return False
-        c = self._library.c
         if holders[0] != row:
-            c.llama_memory_seq_cp(self._memory, holders[0], row, -1, -1)
-        self._lengths[row], self._prefixes[row] = len(head), head
-        return bool(c.llama_memory_seq_rm(self._memory, row, len(head), -1))
+            self._copy(holders[0], row)
+        self._prefixes[row] = head
+        return self._trim(row, len(head))
+
+    def _copy(self, source: int, target: int) -> None:
+        self._clear(target)
+        self._library.c.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+
+    def _trim(self, row: int, length: int) -> bool:
+        """Forget what comes after `length` tokens; a row that can't forgets all: False."""
+        if not self._library.c.llama_memory_seq_rm(self._memory, row, length, -1):
+            self._clear(row)
+            return False
+        self._lengths[row] = length
+        return True
 
     def _clear(self, row: int) -> None:
         self._library.c.llama_memory_seq_rm(self._memory, row, -1, -1)

@@ -86,10 +86,10 @@ def chatml(*turns: tuple[str, str]) -> str:
     return f"{text}<|im_start|>assistant\n"
 
 
-def wrapped(source: str) -> Any:
+def wrapped(source: str, written: str = "text") -> Any:
     """A template of the GGUF engine with tools as text."""
     tokenizer: Any = ChatTemplate(source, {"bos_token": "<s>", "eos_token": "</s>"})
-    return ChatTemplate(with_text_tools(tokenizer), tokenizer._names)
+    return ChatTemplate(with_text_tools(tokenizer, written), tokenizer._names)
 
 
 def test_a_conversation_with_tools_is_text() -> None:
@@ -113,10 +113,76 @@ def test_tools_stand_before_the_user_where_a_system_message_is_refused() -> None
         prompt_text(wrapped(NO_SYSTEM), [{"role": "assistant", "content": "A."}], tools=TOOLS)
 
 
-def test_what_has_no_tools_is_as_before() -> None:
+@pytest.mark.parametrize("written", ["text", "signatures"])
+def test_what_has_no_tools_is_as_before(written: str) -> None:
     plain: Any = ChatTemplate(CHATML, {})
     for talk in (TALK[:2], TALK[1:2], [{"role": "user", "content": ""}]):
-        assert prompt_text(wrapped(CHATML), talk) == prompt_text(plain, talk)
+        assert prompt_text(wrapped(CHATML, written), talk) == prompt_text(plain, talk)
+
+
+def tool(name: str, parameters: Any = None, **more: Any) -> Any:
+    given = {} if parameters is None else {"parameters": parameters}
+    return {"type": "function", "function": {"name": name, **more, **given}}
+
+
+def schema(required: list[str], **properties: Any) -> Any:
+    return {"type": "object", "properties": properties, "required": required}
+
+
+STRING = {"type": "string"}
+SIGNATURES: list[tuple[Any, str]] = [
+    (tool("now"), "now()"),
+    (tool("now", {}, description="Tell."), "now(): Tell."),
+    (tool("f", schema(["a"], a=STRING, b={"type": "integer"})), "f(a: string, b?: integer)"),
+    (
+        tool("f", schema([], day={"enum": ["mon", 2, None], "type": "string", "description": "A"})),
+        'f(day?: "mon"|2|null (A))',
+    ),
+    (
+        tool("f", schema([], at={"type": "string", "description": "HH:MM"}), description="é <b>"),
+        "f(at?: string (HH:MM)): é <b>",
+    ),
+    (
+        tool("f", schema(["l"], l={"type": "array", "items": {"enum": ["a", "b"]}})),
+        'f(l: array of "a"|"b")',
+    ),
+    # What a line can't say is JSON: bounds, nested objects, several types, an array of anything.
+    (
+        tool("f", schema([], n={"type": "integer", "minimum": 1, "description": "N"})),
+        'f(n?: {"type": "integer", "minimum": 1, "description": "N"})',
+    ),
+    (
+        tool("f", schema([], o=schema(["x"], x=STRING))),
+        'f(o?: {"type": "object", "properties": {"x": {"type": "string"}}, "required": ["x"]})',
+    ),
+    (tool("f", schema([], t={"type": ["string", "null"]})), 'f(t?: {"type": ["string", "null"]})'),
+    (tool("f", schema([], l={"type": "array"})), "f(l?: array)"),
+    (
+        tool("f", schema([], l={"type": "array", "items": {"type": "string", "pattern": "x"}})),
+        'f(l?: array of {"type": "string", "pattern": "x"})',
+    ),
+    # An argument may have the name of a method of Python's dict.
+    (tool("f", schema(["items"], items=STRING, keys=STRING)), "f(items: string, keys?: string)"),
+    (
+        tool("f", {**schema([], a={"$ref": "#/$defs/A"}), "$defs": {"A": STRING}}),
+        '{"name": "f", "parameters": {"type": "object", "properties": {"a": {"$ref": '
+        '"#/$defs/A"}}, "required": [], "$defs": {"A": {"type": "string"}}}}',
+    ),
+    (
+        tool("f", {**schema([]), "additionalProperties": True}),
+        '{"name": "f", "parameters": {"type": "object", "properties": {}, "required": [], '
+        '"additionalProperties": true}}',
+    ),
+    (tool("f", {**schema([], a=STRING), "additionalProperties": False}), "f(a?: string)"),
+]
+
+
+@pytest.mark.parametrize(("given", "expected"), SIGNATURES)
+def test_a_tool_as_a_signature(given: Any, expected: str) -> None:
+    text = prompt_text(wrapped(CHATML, "signatures"), TALK[1:2], tools=[given, given])
+    assert f". Arguments with ? are optional:\n{expected}\n{expected}\n\nTo call" in text
+    bare = prompt_text(wrapped(CHATML, "signatures"), TALK[1:2], tools=[given["function"]])
+    assert f"optional:\n{expected}\n\nTo call" in bare
 
 
 def test_calls_as_json_text_and_results_as_json() -> None:
@@ -212,12 +278,14 @@ def test_fixed_arguments_win_over_those_of_a_caller() -> None:
 
 
 @needs_llama_server
+@pytest.mark.parametrize("written", ["text", "signatures"])
 @pytest.mark.parametrize("name", ["qwen3", "gemma3", "llama3", "phi3_5", "lfm2", "glm4moe"])
-def test_llama_server_makes_the_same_prompts(tmp_path: Path, name: str) -> None:
+def test_llama_server_makes_the_same_prompts(tmp_path: Path, name: str, written: str) -> None:
     import trl
 
     own = (Path(trl.__file__).parent / "chat_templates" / f"{name}.jinja").read_text()
-    source = with_fixed_arguments(wrapped(own).source, {"enable_thinking": False, "more": VALUES})
+    arguments = {"enable_thinking": False, "more": VALUES}
+    source = with_fixed_arguments(wrapped(own, written).source, arguments)
     path = write_tiny_gguf(tmp_path / "t.gguf", template=source)
     template: Any = chat_template(Gguf(path, vocab_only=True), {})
     wire = [
@@ -230,6 +298,10 @@ def test_llama_server_makes_the_same_prompts(tmp_path: Path, name: str) -> None:
             expected = prompt_text(template, TALK[:count], tools=TOOLS)
             prompt = server.prompt({"messages": wire[:count], "tools": TOOLS})
             assert prompt.removeprefix("<|im_start|>") == expected.removeprefix("<|im_start|>")
+        many = [given for given, _ in SIGNATURES]
+        expected = prompt_text(template, TALK[1:2], tools=many)
+        prompt = server.prompt({"messages": TALK[1:2], "tools": many})
+        assert prompt.removeprefix("<|im_start|>") == expected.removeprefix("<|im_start|>")
         plain = server.prompt({"messages": TALK[:2]})
         expected = prompt_text(template, TALK[:2])
         assert plain.removeprefix("<|im_start|>") == expected.removeprefix("<|im_start|>")

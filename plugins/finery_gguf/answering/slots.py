@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from finery_gguf.answering.row import Raw, Row, cut, seed_of
+from finery_gguf.answering.shapes import ROWS
 from finery_gguf.llama import Context, Gguf, Sampler
 
 if TYPE_CHECKING:
@@ -20,10 +21,13 @@ class Slots:
     by it.
     """
 
-    def __init__(self, gguf: Gguf, most: int, pace: "Pace", *, special: bool) -> None:
-        """most: rows at once. special: answers with the text of control tokens."""
+    def __init__(
+        self, gguf: Gguf, most: int, multiple: int, pace: "Pace", *, special: bool
+    ) -> None:
+        """most: rows at once. multiple: see `shapes`. special: with the text of control tokens."""
+        self.most = min(most, ROWS)
         self._gguf = gguf
-        self.most = most
+        self._multiple = multiple
         self._pace = pace
         self._special = special
         self._contexts: dict[int, Context] = {}
@@ -53,9 +57,20 @@ class Slots:
         ended = []
         for size, active in self._active.items():
             if active:
-                self._contexts[size].advance({p: row.tokens[-1] for p, row in active.items()})
-                ended += self._sampled(size, list(active), first=0)
+                self._close_ranks(size)
+                places = range(len(active))
+                self._contexts[size].advance([active[place].tokens[-1] for place in places])
+                ended += self._sampled(size, list(places), first=0)
         return ended
+
+    def _close_ranks(self, size: int) -> None:
+        """Move the last rows into the places of ended ones: llama.cpp evaluates neighbours."""
+        active = self._active[size]
+        for place in range(len(active)):
+            if place not in active:
+                last = max(active)
+                self._contexts[size].move(last, place)
+                active[place] = active.pop(last)
 
     def clear(self) -> None:
         """Forget the rows that are being answered."""
@@ -73,15 +88,21 @@ class Slots:
         return ended
 
     def _rows(self, size: int) -> int:
-        """How many rows of a size there is room for; depends on the model alone."""
-        return max(1, min(self.most, MEMORY // (size * max(self._gguf.cache_bytes, 1))))
+        """How many rows of a size are evaluated at once; one for a model that has no room for more.
+
+        Whether it is one depends on the model and the size alone.
+        """
+        room = MEMORY // (size * max(self._gguf.cache_bytes, 1)) // self._multiple
+        return max(1, min(-(-self.most // self._multiple), room) * self._multiple)
 
     def _context(self, size: int) -> Context:
         if size not in self._contexts:
             idle = [other for other in self._contexts if not self._active.get(other)]
             while idle and self._bytes([*self._contexts, size]) > 2 * MEMORY:
                 del self._contexts[idle.pop()]
-            self._contexts[size] = Context(self._gguf, size, self._rows(size), self._pace)
+            rows = self._rows(size)
+            multiple = self._multiple if rows > 1 else 1
+            self._contexts[size] = Context(self._gguf, size, rows, self._pace, multiple)
         return self._contexts[size]
 
     def _bytes(self, sizes: Iterable[int]) -> int:

@@ -105,8 +105,7 @@ def introduction(running: Running, serving: Serving) -> str:
     key = serving.key or "none"
     names = names_of(running, serving)
     body = {"model": names[-1], "messages": [{"role": "user", "content": "Hello"}]}
-    header = f" -H 'Authorization: Bearer {serving.key}'" if serving.key else ""
-    curl = f"curl {running.address}/v1/chat/completions -H 'Content-Type: application/json'"
+    header = [f"    -H 'Authorization: Bearer {serving.key}' \\"] if serving.key else []
     lines = [
         f"{serving.name} is served by {running.build}",
         f"  address  {running.address}/v1",
@@ -115,7 +114,10 @@ def introduction(running: Running, serving: Serving) -> str:
         *_from_elsewhere(running, serving),
         "",
         "With curl:",
-        f"  {curl}{header} -d {shlex.quote(json.dumps(body))}",
+        f"  curl {running.address}/v1/chat/completions \\",
+        "    -H 'Content-Type: application/json' \\",
+        *header,
+        f"    -d {shlex.quote(json.dumps(body))}",
         "",
         "With the openai package:",
         f'  client = OpenAI(base_url="{running.address}/v1", api_key="{key}")',

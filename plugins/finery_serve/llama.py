@@ -5,17 +5,10 @@ from contextlib import contextmanager
 
 from finery import Artifact, Model, cpu_count
 from finery_gguf.llama import Gguf
-from finery_gguf.prompts import model_template
 from finery_gguf.server import start
-from finery_serve.options import Options, read_run
+from finery_serve.options import CONTEXT, RUN, SLOTS, Options, read_run
 from finery_serve.servers import Running, Serving
-from finery_transformers.loading import template_arguments
-from finery_transformers.wrapping import with_fixed_arguments
-
-SLOTS = 4
-CONTEXT = 8192
-"""Tokens of a slot, unless the model has fewer."""
-RUN = "run.sh"
+from finery_serve.templates import served_template
 
 
 @contextmanager
@@ -61,16 +54,3 @@ def _served(file: str, artifact: Artifact, options: Options, serving: Serving) -
         sampling={name: value for name, value in sampling.items() if value is not None},
     ) as running:
         yield running
-
-
-def served_template(gguf: Gguf, model: Model) -> str | None:
-    """The chat template that a server needs, if the file's own gives other prompts.
-
-    An export has all of it in the file. For any other GGUF, the step's `chat_template`,
-    `chat_template_kwargs` and `tools_as` are written into a copy.
-    """
-    if "chat_template_digest" in model.meta:
-        return None
-    source = model_template(gguf, model).source
-    fixed = with_fixed_arguments(source, template_arguments(model))
-    return None if fixed == gguf.chat_template else fixed

@@ -9,6 +9,12 @@ import msgspec
 
 from finery import DataError
 
+SLOTS = 4
+CONTEXT = 8192
+"""Tokens of a slot, unless the model has fewer."""
+RUN = "run.sh"
+"""The file of a bundle with the command."""
+
 _NAMES = {
     "--model": "model", "-m": "model",
     "--ctx-size": "context", "-c": "context",

@@ -9,8 +9,8 @@ from typing import Any
 from finery import Bundle, DataError, Job, Model, OneFile, Step, StepError, setting, takes
 from finery_gguf.llama import PACKAGE, Gguf
 from finery_serve.bundle.files import Facts, client, compose, llama_swap, readme, run_script
-from finery_serve.llama import CONTEXT, RUN, SLOTS, served_template
-from finery_serve.options import Options
+from finery_serve.options import CONTEXT, RUN, SLOTS, Options
+from finery_serve.templates import served_template
 
 IMAGE = "ghcr.io/ggml-org/llama.cpp:server-b11176"
 TEMPLATE, SCHEMA = "chat_template.jinja", "schema.json"

@@ -1,6 +1,7 @@
 """How a talk looks: on a terminal, with one model or two beside each other, or in a pipe."""
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from finery_serve.chat.session import Screen
 from finery_serve.chat.streams import Write
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, RenderableType
 
 WIDE = 100
 """Columns from which on two answers have room beside each other."""
@@ -85,13 +86,53 @@ class Terminal:
         for index, name in enumerate(models):
             if len(models) > 1:
                 click.secho(name, bold=True)
-            completion = answer(index, self._write)
-            click.secho(cut(completion), dim=True)
+            page = Page(shutil.get_terminal_size().columns)
+            completion = answer(index, page.write)
+            page.write(cut(completion), True)
+            page.end()
+            click.echo()
+
+
+class Page:
+    """Writes text as it comes, in lines of whole words. width: columns of the terminal.
+
+    The last word is held back until the next one begins.
+    """
+
+    def __init__(self, width: int) -> None:
+        self._width = width
+        self._column = 0
+        self._word = ""
+        self._thinking = False
+
+    def write(self, part: str, thinking: bool) -> None:
+        """Write the words that are complete. thinking: dim."""
+        if thinking != self._thinking:
+            self._put(self._word)
+            self._word, self._thinking = "", thinking
+        *words, self._word = re.split(r"(?<=\s)(?=\S)", self._word + visible(part))
+        for word in words:
+            self._put(word)
+        if self._word[-1:].isspace():
+            self._put(self._word)
+            self._word = ""
+        sys.stdout.flush()
+
+    def end(self) -> None:
+        """Write the last word, and end the line."""
+        self._put(self._word)
         click.echo()
 
-    def _write(self, part: str, thinking: bool) -> None:
-        click.secho(visible(part), nl=False, dim=thinking)
-        sys.stdout.flush()
+    def _put(self, word: str) -> None:
+        from rich.cells import cell_len
+
+        columns = cell_len(word.rstrip())
+        if self._column and self._column + columns > self._width:
+            click.echo()
+            self._column = 0
+        click.secho(word, nl=False, dim=self._thinking)
+        line = word.rpartition("\n")[2]
+        self._column = cell_len(line) + (0 if "\n" in word else self._column)
 
 
 class Columns(Terminal):
@@ -111,9 +152,10 @@ class Columns(Terminal):
 
                 def write(part: str, thinking: bool, at: int = index) -> None:
                     texts[at] += visible(part)
-                    live.update(beside(models, texts))
+                    live.update(tail(console, beside(models, texts)))
 
-                texts[index] += cut(answer(index, write))
+                completion = answer(index, write)
+                texts[index] += cut(completion)
         console.print(beside(models, texts))
         console.print()
 
@@ -129,6 +171,14 @@ def beside(models: list[str], texts: list[str]) -> "RenderableType":
     table.add_row(*(Text(name, style="bold") for name in models))
     table.add_row(*(Text(text) for text in texts))
     return table
+
+
+def tail(console: "Console", shown: "RenderableType") -> "RenderableType":
+    """The last lines that have room on a screen: it can't redraw what has scrolled away."""
+    from rich.segment import Segment, Segments
+
+    lines = console.render_lines(shown, pad=False)[-max(console.height - 2, 1) :]
+    return Segments(segment for line in lines for segment in (*line, Segment.line()))
 
 
 def cut(completion: Completion) -> str:

@@ -10,8 +10,9 @@ from finery_serve.chat.streams import Talker, Write
 from finery_serve.chat.talk import FILE, Talk
 
 HELP = """\
-/save [FILE]    append this conversation to a file of rows (default: conversations.jsonl)
-/system [TEXT]  begin a new conversation with this system message, or with none
+/save [FILE]    append the conversation to a file of rows, by default
+                conversations.jsonl
+/system [TEXT]  begin a new conversation, with this system message or none
 /clear          begin a new conversation
 /help           this list
 /quit           end the talk, as Ctrl-D does

@@ -8,6 +8,9 @@ from finery import Completion, FineryError, StepError
 from finery_serve.check.prompts import Asked, request
 from finery_serve.client import Client
 
+HALF = "\ufffd"
+"""What stands for bytes that aren't a character."""
+
 
 def ask_server(
     client: Client, asked: Sequence[Asked], settings: dict[str, Any], slots: int,
@@ -49,6 +52,9 @@ def completion_of(answer: dict[str, Any]) -> Completion:
 
 
 def what_is_said(completion: Completion) -> str:
-    """An answer's text and calls, by which two answers are compared."""
+    """An answer's text and calls, by which two answers are compared.
+
+    Without half of a character at its end, where it was cut off: servers hold that back.
+    """
     calls = [call.get("function") for call in completion.tool_calls or ()]
-    return f"{completion.text.strip()}{calls or ''}"
+    return f"{completion.text.rstrip(HALF).strip()}{calls or ''}"

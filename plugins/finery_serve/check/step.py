@@ -45,8 +45,8 @@ from finery_serve.check.prompts import (
     prompt_faults,
 )
 from finery_serve.client import Client
-from finery_serve.llama import RUN, serve_bundle, serve_gguf
-from finery_serve.options import read_run
+from finery_serve.llama import serve_bundle, serve_gguf
+from finery_serve.options import RUN, read_run
 from finery_serve.servers import Running, Serving
 
 BUILD_FACT = "finery_gguf.programs:build_fact"
@@ -236,7 +236,7 @@ class Check(Judge, engines=True, packages=("xllamacpp",), hints="finery_eval.hin
 
     @contextmanager
     def _running(self, model: Model) -> Iterator[Running]:
-        serving = Serving(name=model.name, slots=self.slots)
+        serving = Serving(name=model.name, slots=None if self.bundle else self.slots)
         server = serve_bundle if self.bundle is not None else serve_gguf
         with server(self.bundle or model, serving) as running:
             yield running

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from finery import Model
-from finery_vllm.installation import installed
+from finery_vllm.server.installation import installed
 
 WIDTH = 256
 """Of the base: vLLM's attention needs heads of 32 or more."""

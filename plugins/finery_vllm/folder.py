@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finery import Model, StepError
-from finery_vllm.command import read_json
+from finery_vllm.server.command import read_json
 
 if TYPE_CHECKING:
     import torch

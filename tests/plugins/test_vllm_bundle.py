@@ -14,8 +14,8 @@ from vllm_models import tiny_adapter, tiny_base
 
 from finery import Bundle, DataError, Model, OneFile, StepError, UsageError
 from finery.testing import TestJob
-from finery_vllm.bundle import VllmBundle
-from finery_vllm.command import SERVE
+from finery_vllm.bundle.step import VllmBundle
+from finery_vllm.server.command import SERVE
 
 SCHEMA = {"type": "object", "properties": {"label": {"type": "string"}}, "required": ["label"]}
 

@@ -7,9 +7,9 @@ import pytest
 from vllm_models import environment
 
 from finery import StepError, open_graph
-from finery_vllm.engine import VllmEngine
-from finery_vllm.installation import VARIABLE, installation, installed
-from finery_vllm.notes import missing
+from finery_vllm.answering.engine import VllmEngine
+from finery_vllm.answering.notes import missing
+from finery_vllm.server.installation import VARIABLE, installation, installed
 
 
 def command(folder: Path) -> Path:

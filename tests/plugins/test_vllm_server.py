@@ -19,11 +19,11 @@ from finery_serve.command import introduction
 from finery_serve.servers import Serving, names_of
 from finery_transformers.chat import prompt_tokens
 from finery_transformers.loading import load_tokenizer
-from finery_vllm import sessions
-from finery_vllm.command import cpu_options
-from finery_vllm.processes import ended_with_us, stop
-from finery_vllm.server import Refused, Server, start
-from finery_vllm.serving import serve_bundle
+from finery_vllm.answering import sessions
+from finery_vllm.bundle.serving import serve_bundle
+from finery_vllm.server.command import cpu_options
+from finery_vllm.server.processes import ended_with_us, stop
+from finery_vllm.server.start import Refused, Server, start
 
 TALKS = [[{"role": "user", "content": text}] for text in ("where is my card", "late", "wrong rate")]
 SCALE = 0.2
@@ -117,7 +117,7 @@ class TestServer:
 
     @pytest.fixture(scope="class")
     def bundle(self, base: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        from finery_vllm.bundle import VllmBundle
+        from finery_vllm.bundle.step import VllmBundle
 
         folder = tmp_path_factory.mktemp("bundle")
         fixed = {"chat_template_kwargs": {"enable_thinking": False}}
@@ -183,7 +183,7 @@ class TestServer:
 
 
 def test_a_folder_without_a_model_is_an_error(tmp_path: Path) -> None:
-    from finery_vllm.command import served as what
+    from finery_vllm.server.command import served as what
 
     with pytest.raises(DataError, match=r"neither a Hugging Face folder nor one of vllm\.bundle"):
         what(tmp_path, alias=None, adapters={}, slots=None, context=None)
@@ -212,7 +212,7 @@ def test_all_processes_of_a_server_end() -> None:
 def test_a_server_ends_with_a_killed_process() -> None:
     script = (
         "import subprocess, sys, time\n"
-        "from finery_vllm.processes import ended_with_us\n"
+        "from finery_vllm.server.processes import ended_with_us\n"
         f"p = subprocess.Popen([sys.executable, '-c', {SLEEP!r}])\n"
         "with ended_with_us(p):\n"
         "    print(p.pid, flush=True); time.sleep(60)\n"

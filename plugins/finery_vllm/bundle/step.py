@@ -8,8 +8,18 @@ from typing import Any, Literal
 import msgspec
 
 from finery import Bundle, Job, Model, OneFile, Step, StepError, UsageError, setting, takes
-from finery_vllm.adapters import check_adapter, largest_rank
-from finery_vllm.command import (
+from finery_vllm.bundle.adapters import check_adapter, largest_rank
+from finery_vllm.bundle.files import Texts, write_texts
+from finery_vllm.bundle.shared import (
+    Chat,
+    chat_of,
+    chats_of,
+    check_bases,
+    check_chats,
+    check_vocabulary,
+)
+from finery_vllm.folder import ADAPTER, check_format, linked, names_of, root_of, whole
+from finery_vllm.server.command import (
     DESCRIPTION,
     STRICT,
     Description,
@@ -18,9 +28,6 @@ from finery_vllm.command import (
     lora_arguments,
     read_json,
 )
-from finery_vllm.files import Texts, write_texts
-from finery_vllm.folder import ADAPTER, check_format, linked, names_of, root_of, whole
-from finery_vllm.shared import Chat, chat_of, chats_of, check_bases, check_chats, check_vocabulary
 
 IMAGE = "vllm/vllm-openai:v0.32.0"
 """The release whose sources the checks follow."""
@@ -39,7 +46,7 @@ class VllmBundle(
     seeded=False,
     sections=("export",),
     packages=("torch", "transformers", "peft", "tokenizers"),
-    preflight="finery_vllm.preflight:BundlePreflight",
+    preflight="finery_vllm.answering.preflight:BundlePreflight",
 ):
     """Write a folder that vLLM serves: several adapters on one base, chosen in each request.
 

@@ -95,8 +95,8 @@ def check_chats(chats: Mapping[str, Chat]) -> Chat:
 
 def check_vocabulary(chat: Chat, base: Model, name: str) -> None:
     """`StepError` if a tokenizer has tokens for which the base has no embeddings."""
-    from finery_vllm.command import read_json
     from finery_vllm.folder import root_of
+    from finery_vllm.server.command import read_json
 
     file = root_of(base).file("config.json")
     config = read_json(file) if file.is_file() else {}

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from finery import EngineJob, Model, Request, StepError, load_reference, visible_gpus
-from finery_vllm.adapters import check_adapter, largest_rank, smallest_limit
-from finery_vllm.command import STRICT, flag, read_json
+from finery_vllm.bundle.adapters import check_adapter, largest_rank, smallest_limit
 from finery_vllm.folder import ADAPTER, check_format, linked, whole
+from finery_vllm.server.command import STRICT, flag, read_json
 
 if TYPE_CHECKING:
-    from finery_vllm.prompts import Prompts
-    from finery_vllm.server import Server
+    from finery_vllm.answering.prompts import Prompts
+    from finery_vllm.server.start import Server
 
-START = "finery_vllm.server:start"
-NEW_KEY = "finery_vllm.server:new_key"
-REFUSED = "finery_vllm.server:Refused"
-PROVE = "finery_vllm.proof:prove"
+START = "finery_vllm.server.start:start"
+NEW_KEY = "finery_vllm.server.start:new_key"
+REFUSED = "finery_vllm.server.start:Refused"
+PROVE = "finery_vllm.answering.proof:prove"
 AUTO_DTYPE = "finery_transformers.precision:auto_dtype"
 """By name: how a server is started, and what errors say, can't change an answer."""
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from finery import Preflight
-from finery_vllm.bundle import VllmBundle
-from finery_vllm.model import VllmModel
+from finery_vllm.answering.model import VllmModel
+from finery_vllm.bundle.step import VllmBundle
 
 NEEDED = ("torch", "transformers", "peft")
 

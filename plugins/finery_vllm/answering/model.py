@@ -3,9 +3,9 @@
 from typing import Any
 
 from finery import Job, Model, Step, load_reference, setting, takes
-from finery_vllm.adapters import check_adapter
-from finery_vllm.command import check_options, read_json
+from finery_vllm.bundle.adapters import check_adapter
 from finery_vllm.folder import ADAPTER, check_format
+from finery_vllm.server.command import check_options, read_json
 
 FIXED = (
     "model", "host", "port", "dtype", "api-key", "enable-lora", "lora-modules", "max-lora-rank",
@@ -13,14 +13,14 @@ FIXED = (
     "max-num-seqs",
 )  # fmt: skip
 """Arguments that finery sets, or has a setting for."""
-SAID = "finery_vllm.installation:said"
+SAID = "finery_vllm.server.installation:said"
 
 
 class VllmModel(
     Step,
     sections=("models",),
     seeded=False,
-    preflight="finery_vllm.preflight:ModelPreflight",
+    preflight="finery_vllm.answering.preflight:ModelPreflight",
 ):
     """Answer for a model with vLLM instead of transformers: on a GPU, many times as fast.
 

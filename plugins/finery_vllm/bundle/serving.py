@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from finery import Artifact, UsageError
 from finery_serve.servers import Running, Serving
-from finery_vllm.server import start
+from finery_vllm.server.start import start
 
 
 @contextmanager

@@ -11,8 +11,8 @@ from finery import Completion, DataError, Model, Request, Sampling
 from finery_transformers.answers import TokenReader
 from finery_transformers.chat import END_THINK, THINK, decoded, prompt_tokens
 from finery_transformers.loading import load_tokenizer, template_arguments
-from finery_vllm.command import read_json
 from finery_vllm.folder import ends_of, root_of
+from finery_vllm.server.command import read_json
 
 PROMPT_TOKENS = 64
 """Tokens at the end of a prompt that show how its answer begins."""

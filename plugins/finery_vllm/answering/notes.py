@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING
 
 from finery import About, Note, StepError
-from finery_vllm.installation import installation
-from finery_vllm.model import VllmModel
+from finery_vllm.answering.model import VllmModel
+from finery_vllm.server.installation import installation
 
 if TYPE_CHECKING:
     from finery import Graph

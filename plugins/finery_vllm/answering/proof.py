@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from finery import StepError
-from finery_vllm.adapters import MERGE
+from finery_vllm.bundle.adapters import MERGE
 
 TOKENS = 4
 LIKELIEST = 5

@@ -19,14 +19,14 @@ from finery import (
     StepError,
     load_reference,
 )
-from finery_vllm.sessions import Session, session
+from finery_vllm.answering.sessions import Session, session
 
 if TYPE_CHECKING:
-    from finery_vllm.prompts import Prompts
+    from finery_vllm.answering.prompts import Prompts
 
 AUTO_DTYPE = "finery_transformers.precision:auto_dtype"
-INSTALLED = "finery_vllm.installation:installed"
-REFUSED = "finery_vllm.server:Refused"
+INSTALLED = "finery_vllm.server.installation:installed"
+REFUSED = "finery_vllm.server.start:Refused"
 """By name: the dtype and the versions are in keys as values."""
 
 
@@ -129,7 +129,7 @@ class VllmEngine(Engine):
 
     @cached_property
     def _prompts(self) -> "Prompts":
-        from finery_vllm.prompts import Prompts
+        from finery_vllm.answering.prompts import Prompts
 
         return Prompts(self._under, self.model.meta.get("context"))
 

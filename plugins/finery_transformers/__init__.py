@@ -3,8 +3,8 @@
 Input: a `Model` artifact and conversations. Output: token ids, answers and likelihoods. Prompts are
 token for token those of the training. All modules are public for other plugins:
 `finery_transformers.answers`, `.capabilities`, `.chat`, `.dates`, `.engine`, `.loading`,
-`.parsing`, `.scoring` and `.wrapping`. `.precision` says what dtype this machine computes in, without
-torch.
+`.parsing`, `.scoring` and `.wrapping`. `.precision` says what dtype this machine computes in,
+without torch.
 """
 
 from collections.abc import Generator, Mapping

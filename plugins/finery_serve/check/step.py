@@ -49,7 +49,7 @@ from finery_serve.llama import serve_bundle, serve_gguf
 from finery_serve.options import RUN, read_run
 from finery_serve.servers import Running, Serving
 
-BUILD_FACT = "finery_gguf.programs:build_fact"
+BUILD_FACTS = "finery_gguf.programs:build_facts"
 """By name: only which build it finds is in the key."""
 OWN = ("prompts", "answers", "lost")
 EVALUATED = "{} evaluated"
@@ -146,7 +146,7 @@ class Check(Judge, engines=True, packages=("xllamacpp",), hints="finery_eval.hin
 
     def key_facts(self) -> Mapping[str, Any]:
         """Which llama-server answers, if it is the user's own."""
-        facts: Mapping[str, Any] = load_reference(BUILD_FACT)("llama-server")
+        facts: Mapping[str, Any] = load_reference(BUILD_FACTS)("llama-server")
         return facts
 
     def check(self) -> None:

@@ -11,10 +11,7 @@ from finery import hookimpl
 @hookimpl
 def finery_steps() -> dict[str, str]:
     """The step types of this plugin."""
-    return {
-        "serve.check": "finery_serve.check.step:Check",
-        "llama.bundle": "finery_serve.bundle.step:LlamaBundle",
-    }
+    return {"serve.check": "finery_serve.check.step:Check"}
 
 
 @hookimpl

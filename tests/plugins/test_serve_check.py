@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from llama_server import needs_llama_server
-from serving import RECIPE, ROWS, gguf_model, tiny_project, trained_model
+from serving import RECIPE, ROWS, THINKING, gguf_model, tiny_project, trained_model
 from tiny_gguf import CHATML, tiny_tokenizer
 from tiny_llama import TOOLED, TOOLS
 
@@ -18,9 +18,6 @@ from finery_serve.check.step import Check
 
 pytestmark = needs_llama_server
 OTHER = CHATML.replace("assistant\n", "assistant:\n")
-THINKING = CHATML.replace(
-    "assistant\n{%", "assistant\n{% if enable_thinking %}<think>\n{% endif %}{%"
-)
 
 
 def exact() -> Exact:

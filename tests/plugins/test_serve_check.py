@@ -226,7 +226,8 @@ def test_a_build_fails_by_the_name_of_the_fault(tmp_path: Path) -> None:
     assert "the server doesn't answer as the model was trained" in ran.err
     assert "tiny: thinking: the server writes" in ran.err
     assert "Faults" in project.run("show", "served").out
-    project.edit("recipe.yaml", "    rows: rows\n", "    rows: rows\n    allow: [thinking]\n")
+    required = 'require: {tiny.answers: ">= 1", tiny.lost: "<= 0"}'
+    project.edit("recipe.yaml", required, "allow: [thinking]")
     again = project.run("build")
     assert again.code == 0, again.err  # judged on the kept result
     assert project.ran() == []

@@ -14,6 +14,13 @@ from tiny_gguf import tiny_tokenizer, write_tiny_gguf
 from finery import Model
 from finery_serve.client import Client
 
+THINKING = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.reasoning_content %}<think>\n"
+    "{{ m.reasoning_content }}\n</think>\n\n{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% if enable_thinking %}<think>\n"
+    "{% else %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+"""ChatML that doesn't think by default, as Qwen3.5's small models; llama.cpp has it think."""
 RECIPE = """\
 finery: 1
 name: t

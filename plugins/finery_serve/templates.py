@@ -4,7 +4,7 @@ from finery import Model
 from finery_gguf.llama import Gguf
 from finery_gguf.prompts import model_template
 from finery_transformers.loading import template_arguments
-from finery_transformers.wrapping import with_fixed_arguments
+from finery_transformers.wrapping import ARGUMENTS_MARK, with_fixed_arguments
 
 
 def served_template(gguf: Gguf, model: Model) -> str | None:
@@ -13,8 +13,7 @@ def served_template(gguf: Gguf, model: Model) -> str | None:
     An export has all of it in the file. For any other GGUF, the step's `chat_template`,
     `chat_template_kwargs` and `tools_as` are written into a copy.
     """
-    if "chat_template_digest" in model.meta:
-        return None
     source = model_template(gguf, model).source
-    fixed = with_fixed_arguments(source, template_arguments(model))
+    is_fixed = source.startswith(ARGUMENTS_MARK)
+    fixed = source if is_fixed else with_fixed_arguments(source, template_arguments(model))
     return None if fixed == gguf.chat_template else fixed

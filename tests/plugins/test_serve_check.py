@@ -5,22 +5,20 @@ from typing import Any
 
 import pytest
 from llama_server import needs_llama_server
-from serving import RECIPE, ROWS, gguf_model, tiny_project, trained_model
+from serving import RECIPE, ROWS, THINKING, gguf_model, tiny_project, trained_model
 from tiny_gguf import CHATML, tiny_tokenizer
 from tiny_llama import TOOLED, TOOLS
 
 from finery import Bundle, Dataset, Metrics, Model, RequirementError, StepError, UsageError
 from finery.testing import dataset, run_step
 from finery_eval.steps.exact import Exact
+from finery_gguf.export import Export
 from finery_serve.bundle.step import LlamaBundle
 from finery_serve.check.faults import adapter_fault, sampling_faults
 from finery_serve.check.step import Check
 
 pytestmark = needs_llama_server
 OTHER = CHATML.replace("assistant\n", "assistant:\n")
-THINKING = CHATML.replace(
-    "assistant\n{%", "assistant\n{% if enable_thinking %}<think>\n{% endif %}{%"
-)
 
 
 def exact() -> Exact:
@@ -229,7 +227,51 @@ def test_a_build_fails_by_the_name_of_the_fault(tmp_path: Path) -> None:
     assert "the server doesn't answer as the model was trained" in ran.err
     assert "tiny: thinking: the server writes" in ran.err
     assert "Faults" in project.run("show", "served").out
-    project.edit("recipe.yaml", "    rows: rows\n", "    rows: rows\n    allow: [thinking]\n")
+    required = 'require: {tiny.answers: ">= 1", tiny.lost: "<= 0"}'
+    project.edit("recipe.yaml", required, "allow: [thinking]")
     again = project.run("build")
     assert again.code == 0, again.err  # judged on the kept result
     assert project.ran() == []
+
+
+# -- a real export of an adapter -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory: pytest.TempPathFactory, smollm2_gguf: Path) -> Model:
+    """A LoRA that changes the answers of a small random model with SmolLM2's tokenizer."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("adapter")
+    tokenizer = AutoTokenizer.from_pretrained(smollm2_gguf.parent, gguf_file=smollm2_gguf.name)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=256, intermediate_size=256, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512, bos_token_id=1,
+        eos_token_id=2, pad_token_id=2, dtype="bfloat16",
+    )  # fmt: skip
+    made: Any = LlamaForCausalLM._from_config(config)  # type: ignore[no-untyped-call]
+    made.save_pretrained(folder / "base")
+    tokenizer.save_pretrained(folder / "base")
+    lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    tuned: Any = get_peft_model(made, lora)
+    tuned.save_pretrained(str(folder / "lora"))
+    base = Model(folder / "base", meta={"format": "transformers", "name": "tiny"})
+    return Model(folder / "lora", meta={"format": "adapter"}, refs={"base": base})
+
+
+@pytest.mark.slow
+def test_an_export_of_the_base_instead_of_the_adapter(tmp_path: Path, adapter: Model) -> None:
+    base = adapter.refs["base"]
+    assert isinstance(base, Model)
+    found = {}
+    for name, exported in {"right": adapter, "wrong": base}.items():
+        made = run_step(Export(model=exported, quantization=["bf16"]), tmp_path / name)
+        model = made[""]
+        model.ref = name
+        checked = check(tmp_path / f"check-{name}", model, trained=adapter, base=base)[1]
+        assert checked.report()["scores"][name]["prompts"] == 1.0
+        found[name] = faults(checked).keys() & {"adapter", "template", "prompts", "thinking"}
+    assert found == {"right": set(), "wrong": {"adapter"}}

@@ -125,7 +125,7 @@ def test_an_untrained_gguf_is_a_quantisation() -> None:
     ("MIT License", {"license": "mit"}),
     ("Apache License 2.0", {"license": "apache-2.0"}),
     ("CC-BY-4.0", {"license": "cc-by-4.0"}),
-    ("Acme Licence v2", {"license": "other", "license_name": "acme-licence-v2", "license_link": "L"}),
+    ("Acme v2", {"license": "other", "license_name": "acme-v2", "license_link": "L"}),
 ])  # fmt: skip
 def test_licences(name: str, fields: dict[str, str]) -> None:
     assert metadata(name, "L") == fields

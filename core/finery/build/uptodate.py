@@ -21,7 +21,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from finery.execute.gpus import DRIVER_FILES, ORDER, VISIBLE
+from finery.execute.gpus import CHOICES, DRIVER_FILES
 from finery.util.files import FileState, file_state, settled
 from finery.util.paths import store_folder
 
@@ -39,7 +39,7 @@ HOOKS = (
     "finery_step_failed",
 )  # fmt: skip
 """Hooks that must be called in every build: plugins with one of them prevent stamps."""
-GPUS = (VISIBLE, ORDER, "FINERY_AUTO_DTYPE")
+GPUS = (*CHOICES, "FINERY_AUTO_DTYPE")
 """Environment variables that choose the GPUs, and what is computed in."""
 _PATH = tuple(sys.path)
 """`sys.path` at the start, since plugin files extend it."""

@@ -17,6 +17,8 @@ _OF_ALL_STEPS = {
     "depends_on": "needs", "after": "needs", "requires": "needs", "dependencies": "needs",
     "random_state": "seed", "random_seed": "seed", "rng_seed": "seed",
     "environment": "env", "environment_variables": "env", "secrets": "env",
+    "gpu": "gpus", "device": "gpus", "devices": "gpus", "gpu_ids": "gpus",
+    "cuda_visible_devices": "gpus", "CUDA_VISIBLE_DEVICES": "gpus",
 }  # fmt: skip
 """Other names of the keys that every step takes."""
 USES = ("type", "uses", "kind", "step", "step_type", "method", "plugin", "trainer", "action")

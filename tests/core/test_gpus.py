@@ -444,13 +444,13 @@ def test_a_recipe_selects_the_gpus_of_a_step(project: MakeProject) -> None:
     assert made.rows("one") == [{**made.rows("one")[0], "prompt": "GPU-ccc"}]
     # It is not part of the key.
     assert made.ran("--set", "data.one.gpus=[GPU-a]") == []
-    for gpus, what, fix in (
+    for names, what, fix in (
         ("[7]", "there is no GPU 7 on this machine", "name one of: 0 (NVIDIA L4, GPU-aaa), 1"),
         ("1", "'gpus' can't be 1", "write gpus: [1]"),
         ("[]", "'gpus' can't be an empty list", "at least 1 of them"),
         ("[fast]", "'gpus[0]' can't be 'fast'", "`nvidia-smi -L` lists them"),
     ):
-        ran = made.run("build", "--set", f"data.one.gpus={gpus}", "--set", "data.one.code=''")
+        ran = made.run("build", "--set", f"data.one.gpus={names}", "--set", "data.one.code=''")
         assert ran.code == 2, ran
         assert what in ran.err
         assert fix in ran.err
@@ -462,6 +462,8 @@ def test_a_step_that_uses_no_gpu_selects_none(project: MakeProject) -> None:
     made = project({"recipe.yaml": RECIPE, "steps.py": steps([L4]), "weights": "w"})
     ran = made.run("check", "--set", "data.light.gpus=[0]")
     assert "unknown setting 'gpus' of steps.script" in ran.err
+    ran = made.run("check", "--set", "data.light.device=0", "--set", "data.one.device=0")
+    assert ran.err.count("write gpus") == 1, ran.err
 
 
 def holder(make: MakeProject, name: str, gpus: str = "[0, 1]") -> tuple[Project, Any]:

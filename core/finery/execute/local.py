@@ -120,7 +120,7 @@ class LocalExecutor:
         alone = task.isolated and self._jobs in (None, 1)
         environment = worker_environment(task, alone=alone)
         gpus = taken.gpus if taken else []
-        # With all of NVIDIA's, it sees the same ones as this process. Some of AMD's may be left out.
+        # With all of NVIDIA's, it sees those that this process sees. Of AMD's, some are left out.
         if gpus and (len(gpus) < len(self._gpus) or gpus[0].is_amd):
             environment[gpus[0].variable] = ",".join(gpu.id for gpu in gpus)
         worker = _spawn(task.log, environment, inherits=taken.locks if taken else ())
@@ -178,7 +178,7 @@ class LocalExecutor:
                 continue
             self._waiting.remove(waiting)
             names = ", ".join(gpu.label for gpu in taken.gpus)
-            if waiting.reason or len(taken.gpus) < len(self._gpus):
+            if waiting.reason or 0 < len(taken.gpus) < len(self._gpus):
                 self._tell(waiting, f"running on {names}")
             if taken.warning:
                 self._tell(waiting, f"warning: {names}: {taken.warning}")

@@ -61,7 +61,7 @@ def setting_fix(
     if absent := hints.absent.get(f"{label}.{key}" if label else key):
         return absent
     meant = setting_meant(key, label, hints) or _elsewhere(key, label, schema)
-    if meant:
+    if meant and meant.partition(".")[0] in schema.get("properties", {}):  # not all have `gpus`
         return _moved(meant, value, label, use)
     if not label and key in _CONTAINERS:
         return "write the settings directly into the step, beside `use`"

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 FIRST, SECOND = "1" * 40, "2" * 40
@@ -23,6 +23,7 @@ TOKEN = "hf_a_token_that_opens"
 LARGE = (".safetensors", ".gguf", ".bin", ".parquet")
 """Files that the hub keeps on another host and answers with a redirect."""
 Files = dict[str, bytes]
+H = TypeVar("H", bound="Hub")
 
 
 class Hub(ThreadingHTTPServer):
@@ -33,8 +34,8 @@ class Hub(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, handler: "type[Handler] | None" = None) -> None:
+        super().__init__(("127.0.0.1", 0), handler or Handler)
         self.commits: dict[str, dict[str, Files]] = {}
         self.main: dict[str, str] = {}
         self.gated: set[str] = set()
@@ -262,7 +263,7 @@ def etag(name: str, content: bytes) -> str:
 def entry(name: str, content: bytes) -> dict[str, Any]:
     """One line of the hub's listing of a repository."""
     made: dict[str, Any] = {"type": "file", "path": name, "size": len(content)}
-    made["oid"] = hashlib.sha1(content).hexdigest()
+    made["oid"] = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
     if is_large(name):
         made["lfs"] = {"oid": etag(name, content), "size": len(content), "pointerSize": 134}
     return made
@@ -271,7 +272,13 @@ def entry(name: str, content: bytes) -> dict[str, Any]:
 @contextmanager
 def serving() -> Iterator[Hub]:
     """A hub that listens."""
-    server = Hub()
+    with listening(Hub()) as server:
+        yield server
+
+
+@contextmanager
+def listening(server: H) -> Iterator[H]:
+    """The server, while it listens."""
     Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield server

@@ -26,10 +26,12 @@ def write_tiny_gguf(
     pre: str = "gpt-2",
     flags: dict[str, bool] | None = None,
     context: int = 1024,
+    sampling: dict[str, float] | None = None,
 ) -> Path:
     """Write a GGUF of two layers with random weights.
 
-    pre: the pre-tokenizer's name in llama.cpp. flags: e.g. `{"add_bos_token": True}`.
+    pre: the pre-tokenizer's name in llama.cpp. flags: e.g. `{"add_bos_token": True}`. sampling:
+    how servers shall answer, e.g. `{"temp": 1.5}`.
     """
     from gguf import GGUFWriter
 
@@ -44,6 +46,8 @@ def write_tiny_gguf(
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_dimension_count(WIDTH // HEADS)
     _add_tokenizer(writer, template, pre, flags or {})
+    for name, value in (sampling or {}).items():
+        writer.add_float32(f"general.sampling.{name}", value)
     for name, values in _weights().items():
         writer.add_tensor(name, values)
     writer.write_header_to_file()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from finery.artifact.kinds import Artifact, Bundle, Dataset, Metrics, Model
     from finery.artifact.manifest import Manifest
-    from finery.build.project import open_graph, open_store, result_of
+    from finery.build.project import open_graph, open_results, open_store, result_of
     from finery.cli.console import print_json
     from finery.cli.options import (
         json_option,
@@ -96,6 +96,7 @@ if TYPE_CHECKING:
         Forecast,
         Pinned,
         Preflight,
+        Provenance,
         Traceable,
         floating_name,
         interface,
@@ -169,6 +170,7 @@ _HOME = {
     "PluginError": "finery.errors",
     "Preflight": "finery.step.interfaces",
     "Price": "finery.inference.budget",
+    "Provenance": "finery.step.interfaces",
     "Proof": "finery.preflight.report",
     "RefusedError": "finery.errors",
     "Remark": "finery.plugin.views.view",
@@ -219,6 +221,7 @@ _HOME = {
     "nested_step": "finery.fields",
     "observes": "finery.plugin.hookspecs",
     "open_graph": "finery.build.project",
+    "open_results": "finery.build.project",
     "open_store": "finery.build.project",
     "percent": "finery.util.text",
     "print_facts": "finery.plugin.views.display",
@@ -306,6 +309,7 @@ __all__ = [
     "Preflight",
     "Price",
     "Proof",
+    "Provenance",
     "RefusedError",
     "Remark",
     "Report",
@@ -355,6 +359,7 @@ __all__ = [
     "nested_step",
     "observes",
     "open_graph",
+    "open_results",
     "open_store",
     "percent",
     "print_facts",

@@ -109,6 +109,7 @@ class Spec(msgspec.Struct, frozen=True):
     preflight: Any = ""
     traceable: Any = ""
     forecast: Any = ""
+    provenance: Any = ""
     metrics: Any = ""  # "module:NAME" of how to show metrics live, see `finery.LiveMetric`
     hints: Any = ""  # "module:NAME" of fixes for likely mistakes, see `finery.Hints`
 
@@ -298,6 +299,7 @@ class Settings(msgspec.Struct, metaclass=_SettingsMeta):
             preflight: "str | type" = "",
             traceable: "str | type" = "",
             forecast: "str | type" = "",
+            provenance: "str | type" = "",
             metrics: "str | Mapping[str, Any]" = "",
             hints: "str | Hints" = "",
         ) -> None: ...

@@ -64,7 +64,7 @@ def notes_on(graph: Graph) -> list[Note]:
 
 
 def _note(graph: Graph, node: Node, source: Source, judge: Node, test: Source) -> Note | None:
-    overlap = next(_overlaps(graph, source, test), None)
+    overlap = next(overlaps(graph, source, test), None)
     if overlap is None:
         return None
     why, fix = overlap
@@ -80,10 +80,11 @@ def _note(graph: Graph, node: Node, source: Source, judge: Node, test: Source) -
     )
 
 
-def _overlaps(graph: Graph, source: Source, test: Source) -> Iterator[tuple[str, str]]:
+def overlaps(graph: Graph, source: Source, test: Source) -> Iterator[tuple[str, str]]:
     """(why, a special fix or nothing) where rows may nearly repeat the test rows.
 
-    Another note (`same-rows`) is about rows that the test takes too, without a split between.
+    source: an input of a training. test: one of an evaluator. Another note (`same-rows`) is about
+    rows that the test takes too, without a split between.
     """
     held = _ancestors(graph, test)
     stack, seen = [_Way(source.step, source.output, "")], set[_Way]()

@@ -1,17 +1,18 @@
 """Answers prompts with a GGUF, through llama.cpp."""
 
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
-
-import msgspec
-from blake3 import blake3
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finery import (
+    Answer,
+    Batch,
     Completion,
     DataError,
     Engine,
     EngineJob,
+    FineryError,
     Model,
     Request,
     Sampling,
@@ -19,28 +20,38 @@ from finery import (
     load_reference,
 )
 from finery.rows import Conversation
-from finery_gguf.llama import PACKAGE, Context, Gguf, Sampler, library
+from finery_gguf.answering.remote import RemoteSlots
+from finery_gguf.answering.row import Raw, Row
+from finery_gguf.answering.shapes import multiple_of
+from finery_gguf.answering.slots import Slots
+from finery_gguf.llama import PACKAGE, Gguf, library
 
 if TYPE_CHECKING:
     from finery_gguf.chat import ChatTemplate
     from finery_gguf.pace import Pace
+    from finery_gguf.prompts import Prompt
     from finery_transformers.parsing.reader import AnswerReader
 
 SMALLEST_CONTEXT = 512
 PACE = "finery_gguf.pace:Pace"
 CAN_USE_GPU = "finery_gguf.offload:can_use_gpu"
 LOG_DEVICE = "finery_gguf.offload:log_device"
-"""By name, since the number of threads can't change an answer and must not enter the key."""
+ROWS_AT_ONCE = "finery_gguf.answering.choice:rows_at_once"
+SERVER = "finery_gguf.answering.choice:server"
+"""By name, since the number of threads or rows can't change an answer and must not enter the key.
+Whether a server answers is a fact in the key."""
 
 
 class GgufEngine(Engine):
     """llama.cpp on all cores, or on a GPU if its build can use one.
 
-    It answers row by row, so that an answer depends only on its own row.
+    It answers several rows at a time, each in a cache of its own. Everything before the last turn's
+    content (system, shots) is evaluated separately and reused for rows that begin with the same
+    tokens. On a CPU, logits are bit-identical with and without reuse, for any number of cores and
+    for any rows at the same time, so that an answer depends only on its own row.
 
-    Everything before the last turn's content (system, shots) is evaluated separately and reused for
-    the next row that begins with the same tokens. On a CPU, logits are bit-identical with and
-    without reuse, and for any number of cores.
+    With a llama.cpp of the user's, its server answers. Then the last digits of logits depend on the
+    rows at the same time.
     """
 
     takes_tools = True
@@ -49,8 +60,14 @@ class GgufEngine(Engine):
 
     def __init__(self, model: Model, job: EngineJob) -> None:
         super().__init__(model, job)
-        self._contexts: dict[int, Context] = {}
         self._pace: Pace = load_reference(PACE)(cpu_count())
+        self._idle: list[Slots | RemoteSlots] = []
+
+    @classmethod
+    def key_facts(cls) -> Mapping[str, Any]:
+        """The server that answers, and how many rows it answers at once; empty without one."""
+        server = load_reference(SERVER)()
+        return {"llama.cpp": f"{server}, {load_reference(ROWS_AT_ONCE)()} slots"} if server else {}
 
     def batches(self, requests: Sequence[Request]) -> list[list[int]]:
         """One request each. Those with the same tools and earlier turns follow one another.
@@ -69,114 +86,149 @@ class GgufEngine(Engine):
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """Answer each request, in order."""
+        answers: dict[int, Completion] = {}
+        asked = ((request, sampling) for request in requests)
+        for number, answer in self._answers(asked):
+            if isinstance(answer, FineryError):
+                raise answer
+            answers[number] = answer
+        return [answers[number] for number in range(len(requests))]
+
+    def stream(self, batches: Iterable[Batch], sampling: Sampling) -> Iterator[tuple[int, Answer]]:
+        """Yield answers as they end; a row begins as soon as another one ended."""
+        asked = ((batch[0], sampling.of_attempt(batch[0].attempt)) for batch in batches)
+        for number, answer in self._answers(asked):
+            yield number, answer if isinstance(answer, FineryError) else [answer]
+
+    def _answers(
+        self, asked: Iterable[tuple[Request, Sampling]]
+    ) -> Iterator[tuple[int, Completion | FineryError]]:
+        """Yield (number of the request, its answer or why it has none), as they end."""
         loaded = self._loaded
-        for request in requests:
-            loaded.reader.check(request.tools)
-        return [self._answer(loaded, request, sampling) for request in requests]
+        flying: dict[int, tuple[Request, Prompt]] = {}
+        slots = self._idle.pop() if self._idle else self._new_slots(loaded)
+        try:
+            for number, outcome in _raw_answers(slots, self._rows(loaded, asked, flying)):
+                if isinstance(outcome, Raw):
+                    yield number, _completion(loaded, *flying.pop(number), outcome)
+                else:
+                    yield number, outcome
+        finally:
+            slots.clear()
+            self._idle.append(slots)
+
+    def _new_slots(self, loaded: "_Loaded") -> "Slots | RemoteSlots":
+        """Slots of their own, for a stream that runs while another one does."""
+        special = loaded.reader.needs_special_tokens
+        most = load_reference(ROWS_AT_ONCE)()
+        if loaded.server is None:
+            return Slots(loaded.gguf, most, self._multiple, self._pace, special=special)
+        slots = RemoteSlots(loaded.gguf, most, loaded.server, special=special)
+        weakref.finalize(self, slots.close)
+        return slots
+
+    def _rows(
+        self,
+        loaded: "_Loaded",
+        asked: Iterable[tuple[Request, Sampling]],
+        flying: "dict[int, tuple[Request, Prompt]]",
+    ) -> "Iterator[Row | FineryError]":
+        """The rows of requests, or why they can't be answered. Notes the prompts in `flying`."""
+        from finery_gguf.prompts import tokenize
+
+        for number, (request, sampling) in enumerate(asked):
+            try:
+                loaded.reader.check(request.tools)
+                prompt = tokenize(loaded.gguf, loaded.template, request.messages, request.tools)
+                needed = len(prompt.tokens) + sampling.max_tokens
+                size = _size(loaded.gguf, needed, request.messages)
+            except FineryError as error:
+                yield error
+            else:
+                flying[number] = request, prompt
+                yield Row(prompt.tokens, prompt.prefix, size, sampling)
+
+    @cached_property
+    def _multiple(self) -> int:
+        multiple = multiple_of(self._loaded.gguf, self._pace)
+        if multiple > 1:
+            self.job.log(
+                f"llama.cpp: rows are evaluated in multiples of {multiple}, so that answers don't "
+                "depend on other rows"
+            )
+        return multiple
 
     @cached_property
     def _loaded(self) -> "_Loaded":
         from finery_gguf.prompts import answer_reader, model_template
 
-        gpus = library().gpus()
-        load_reference(LOG_DEVICE)(self.job.log, gpus)
-        gguf = Gguf(self.model.file(self.model.meta["file"]), on_gpu=bool(gpus))
+        server = load_reference(SERVER)()
+        gpus = load_reference(LOG_DEVICE)(self.job.log, server, library().gpus)
+        path = self.model.file(self.model.meta["file"])
+        gguf = Gguf(path, on_gpu=bool(gpus) and server is None, vocab_only=server is not None)
         template = model_template(gguf, self.model)
-        return _Loaded(gguf, template, answer_reader(template))
-
-    def _answer(self, loaded: "_Loaded", request: Request, sampling: Sampling) -> Completion:
-        from finery_gguf.prompts import tokenize
-
-        gguf, reader = loaded.gguf, loaded.reader
-        prompt = tokenize(gguf, loaded.template, request.messages, request.tools)
-        needed = len(prompt.tokens) + sampling.max_tokens
-        context = self._context(gguf, needed, request.messages)
-        context.read(prompt.tokens, prompt.prefix)
-        sampler = _sampler(sampling, prompt.tokens)
-        raw = _generate(gguf, context, sampling, sampler, special=reader.needs_special_tokens)
-        parsed = reader.read(
-            raw.text, prompt=prompt.text, tools=request.tools,
-            special=[gguf.token_text(token) for token in set(raw.tokens) if gguf.is_control(token)],
-        )  # fmt: skip
-        return Completion(
-            **parsed._asdict(),
-            finish_reason=parsed.finish_reason(raw.is_finished),
-            prompt_tokens=len(prompt.tokens),
-            completion_tokens=raw.evaluated,
-        )
-
-    def _context(self, gguf: Gguf, needed: int, messages: Conversation) -> Context:
-        """A context with room for `needed` tokens.
-
-        Its size depends only on the row, since some models scale their positions by it.
-        """
-        if needed > gguf.n_context:
-            from finery_gguf.prompts import whose
-
-            raise DataError(
-                f"prompt and answer need {needed} tokens, but the context has {gguf.n_context}",
-                fix="shorten the row, or lower max_tokens",
-                details=[whose(messages)],
-            )
-        size = SMALLEST_CONTEXT
-        while size < needed:
-            size *= 2
-        size = min(size, gguf.n_context)
-        if size not in self._contexts:
-            self._contexts[size] = Context(gguf, size, self._pace)
-        return self._contexts[size]
-
-
-def _sampler(sampling: Sampling, prompt: list[int]) -> Sampler | None:
-    """None for greedy answers, otherwise a sampler with a seed for this row.
-
-    Rows with the same `sampling.seed` draw different numbers.
-    """
-    if sampling.temperature == 0:
-        return None
-    digest = blake3(msgspec.json.encode([sampling.seed, prompt])).digest(4)
-    return Sampler(sampling.temperature, sampling.top_p, int.from_bytes(digest, "little"))
+        return _Loaded(gguf, template, answer_reader(template), server)
 
 
 class _Loaded(NamedTuple):
+    """server: which llama.cpp answers as a server; None: the library in this process."""
+
     gguf: Gguf
     template: "ChatTemplate"
     reader: "AnswerReader"
+    server: str | None
 
 
-class _Raw(NamedTuple):
-    """An answer as the model generated it.
+def _raw_answers(
+    slots: Slots | RemoteSlots, rows: Iterable[Row | FineryError]
+) -> Iterator[tuple[int, Raw | FineryError]]:
+    """Answer rows, each as soon as there is room for it; yields (its number, its answer)."""
+    source = enumerate(rows)
+    waiting = None  # a row that needs more room than there is
+    more = True
+    while more or slots.active:
+        while more and slots.active < slots.most:
+            number, row = waiting or next(source, (-1, None))
+            waiting, more = None, row is not None
+            if isinstance(row, FineryError):
+                yield number, row
+            elif row is not None and slots.has_room(row.size):
+                yield from slots.begin(number, row)
+            elif row is not None:
+                waiting = number, row
+                break
+        if slots.active:
+            yield from slots.step()
 
-    tokens: without the one that ends the turn. evaluated: the number of tokens with it.
-    is_finished: whether it ended before the limit of tokens.
+
+def _completion(loaded: _Loaded, request: Request, prompt: "Prompt", raw: Raw) -> Completion:
+    gguf = loaded.gguf
+    parsed = loaded.reader.read(
+        raw.text, prompt=prompt.text, tools=request.tools,
+        special=[gguf.token_text(token) for token in set(raw.tokens) if gguf.is_control(token)],
+    )  # fmt: skip
+    return Completion(
+        **parsed._asdict(),
+        finish_reason=parsed.finish_reason(raw.is_finished),
+        prompt_tokens=len(prompt.tokens),
+        completion_tokens=raw.evaluated,
+    )
+
+
+def _size(gguf: Gguf, needed: int, messages: Conversation) -> int:
+    """The size of the context for `needed` tokens. `DataError` if the model's is smaller.
+
+    It depends only on the row, since some models scale their positions by it.
     """
+    if needed > gguf.n_context:
+        from finery_gguf.prompts import whose
 
-    text: str
-    tokens: list[int]
-    evaluated: int
-    is_finished: bool
-
-
-def _generate(
-    gguf: Gguf, context: Context, sampling: Sampling, sampler: Sampler | None, *, special: bool
-) -> _Raw:
-    """The answer to the prompt in the context. special: with the text of control tokens."""
-    answer: list[int] = []
-    while len(answer) < sampling.max_tokens:
-        if answer:
-            context.evaluate(answer[-1:])
-        token = context.sample(sampler)
-        if gguf.ends_generation(token):
-            return _Raw(gguf.decode(answer, special=special), answer, len(answer) + 1, True)
-        answer.append(token)
-        if sampling.stop:
-            cut = _cut(gguf.decode(answer, special=special), sampling.stop)
-            if cut is not None:
-                return _Raw(cut, answer, len(answer), True)
-    return _Raw(gguf.decode(answer, special=special), answer, len(answer), False)
-
-
-def _cut(text: str, stop: Sequence[str]) -> str | None:
-    """The text before the first stop string; None if there is none."""
-    positions = [at for s in stop if (at := text.find(s)) >= 0]
-    return text[: min(positions)] if positions else None
+        raise DataError(
+            f"prompt and answer need {needed} tokens, but the context has {gguf.n_context}",
+            fix="shorten the row, or lower max_tokens",
+            details=[whose(messages)],
+        )
+    size = SMALLEST_CONTEXT
+    while size < needed:
+        size *= 2
+    return min(size, gguf.n_context)

@@ -4,22 +4,43 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from blake3 import blake3
 
-from finery import Artifact, Job, Model, Step, StepError, cpu_count, setting, takes
+from finery import (
+    Artifact,
+    Dataset,
+    Job,
+    Model,
+    Step,
+    StepError,
+    cpu_count,
+    load_reference,
+    setting,
+    takes,
+)
 from finery_gguf.convert.configuration import complete
+from finery_gguf.convert.converter import NAME as CONVERTER
 from finery_gguf.convert.converter import convert
 from finery_gguf.convert.vocabulary import add_vocabulary
-from finery_gguf.llama import PACKAGE, Gguf, quantise
+from finery_gguf.llama import PACKAGE, Gguf, quantise, quantise_with
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from finery_transformers.frozen.template import FrozenTemplate
+
 _QUANTISED = re.compile(r"[.-](i?q\d\w*|b?f16|f32)$", re.IGNORECASE)
 """The conventional endings of GGUF file names."""
+
+BUILD_FACTS = "finery_gguf.programs:build_facts"
+USER_PROGRAM = "finery_gguf.programs:user_program"
+"""By name: where a user's programs are doesn't belong in the key, and their builds are facts."""
+QUANTIZE = "llama-quantize"
+OWN = (CONVERTER, QUANTIZE)
 
 Quantization = Literal[
     "bf16", "f16", "q8_0", "q4_k_m", "q5_k_m",
@@ -39,8 +60,9 @@ class Export(
 ):
     """Export a model to GGUF, for llama.cpp and Ollama.
 
-    An adapter is merged into its 16-bit base. For each file, finery verifies that conversations
-    become the tokens that the model was trained on, including special tokens and chat template. A
+    An adapter is merged into its 16-bit base. The chat template in the files is frozen: a server
+    gets the prompts of the training, whatever arguments it passes and whatever day it is. For each
+    file, finery verifies that conversations become the tokens that the model was trained on. A
     quantised model is a different model, so evaluate it separately.
     """
 
@@ -49,6 +71,17 @@ class Export(
         ["q8_0"],
         min_length=1,
         help="Weight types, one file each. The step's name alone refers to the first.",
+    )
+    keep: list[Literal["tools", "thinking"]] = setting(
+        [],
+        help="What the chat template keeps although no training row used it. Without `tools`, it "
+        "refuses tools, calls and their results. With `thinking`, a server may switch thinking on "
+        "and off, unless `chat_template_kwargs` of the model do.",
+    )
+    rows: list[Dataset] = takes(
+        [],
+        role="compare",
+        help="Rows whose prompts are also compared with the training's, e.g. `split.test`.",
     )
 
     def __post_init__(self) -> None:
@@ -60,30 +93,43 @@ class Export(
         """The first quantisation as `""`, and each one under its name."""
         return {"": Model, **dict.fromkeys(self.quantization, Model)}
 
+    def key_facts(self) -> Mapping[str, Any]:
+        """The builds of the user's converter and llama-quantize; empty without them."""
+        facts: Mapping[str, Any] = load_reference(BUILD_FACTS)(*OWN)
+        return facts
+
     def run(self, job: Job) -> dict[str, Model]:
         """Merge, convert to bf16, quantise the result, and verify each file."""
         from finery_gguf.proof import prove
 
         _check_format(self.model)
-        tokenizer = _tokenizer(self.model)
-        arguments = _template_arguments(self.model)
-        _fix_arguments(tokenizer, arguments, job)
-        source = _converted(self.model, tokenizer, job)
-        flags = _corrections(Gguf(source, vocab_only=True), tokenizer, arguments, job)
+        frozen = _frozen(self, job)
+        source = _converted(self.model, frozen, job)
+        flags = _corrections(Gguf(source, vocab_only=True), frozen, job)
+        if own := load_reference(USER_PROGRAM)(QUANTIZE):
+            job.log(f"quantising with {own.path} ({own.build})")
         models: dict[str, Model] = {}
         for done, name in enumerate(self.quantization):
             job.progress(done, len(self.quantization), f"quantising to {name}")
             target = job.out / name / f"model-{name}.gguf"
             target.parent.mkdir()
-            warnings = quantise(source, target, name, threads=cpu_count(), flags=flags)
+            warnings = _quantised(source, target, name, flags)
             _log_fallbacks(name, warnings, job)
             gguf = Gguf(target, vocab_only=True)
-            compared = prove(gguf, tokenizer, arguments)
+            compared = prove(gguf, frozen, () if models else chain(*self.rows))
             job.log(
                 f"{name}: {compared} conversations give the tokens that the model was trained on"
             )
-            models[name] = Model(target.parent, meta=_meta(self.model, gguf, name, arguments))
+            models[name] = Model(target.parent, meta=_meta(self.model, gguf, name, frozen))
         return {"": models[self.quantization[0]], **models}
+
+
+def _quantised(source: Path, target: Path, name: str, flags: dict[str, bool]) -> list[str]:
+    """Quantise with the user's llama-quantize, or with the library; returns the warnings."""
+    own = load_reference(USER_PROGRAM)(QUANTIZE)
+    if own is None:
+        return quantise(source, target, name, threads=cpu_count(), flags=flags)
+    return quantise_with(own.path, source, target, name, threads=cpu_count(), flags=flags)
 
 
 def base_name(model: Model) -> str:
@@ -107,46 +153,29 @@ def _check_format(model: Model) -> None:
         )
 
 
-def _tokenizer(model: Model) -> "PreTrainedTokenizerBase":
+def _frozen(step: Export, job: Job) -> "FrozenTemplate":
+    """The template of the files, verified."""
     try:
-        from finery_transformers.loading import load_tokenizer
+        from finery_transformers.frozen.template import frozen_template
 
-        return load_tokenizer(model)
+        frozen = frozen_template(step.model, keep=step.keep)
     except ImportError as error:
         raise StepError(
             f"the export needs transformers: {error}", fix="pip install 'finery[gguf]'"
         ) from error
+    for line in frozen.lines():
+        job.log(line)
+    return frozen
 
 
-def _template_arguments(model: Model) -> dict[str, Any]:
-    from finery_transformers.loading import template_arguments
-
-    return template_arguments(model)
-
-
-def _fix_arguments(
-    tokenizer: "PreTrainedTokenizerBase", arguments: Mapping[str, Any], job: Job
-) -> None:
-    """Write the arguments of the chat template into it, since a GGUF has no other place for them.
-
-    Else a server would prompt the model as it was never trained.
-    """
-    from finery_transformers.wrapping import source_of, with_fixed_arguments
-
-    if arguments:
-        tokenizer.chat_template = with_fixed_arguments(source_of(tokenizer), arguments)
-        named = ", ".join(f"{name}: {value!r}" for name, value in arguments.items())
-        job.log(f"the GGUF's chat template sets {named}, whatever a server passes")
-
-
-def _converted(model: Model, tokenizer: "PreTrainedTokenizerBase", job: Job) -> Path:
+def _converted(model: Model, frozen: "FrozenTemplate", job: Job) -> Path:
     """The merged model as a bf16 GGUF, kept in scratch in case the step is stopped later."""
     target = job.scratch / "bf16.gguf"
     if target.is_file():
         job.log("using the converted model from an earlier attempt")
         return target
     folder = job.scratch / "merged"
-    _merge(model, tokenizer, folder, job)
+    _merge(model, frozen.for_serving(), folder, job)
     convert(folder, target, names=_names(model), job=job)
     shutil.rmtree(folder)
     return target
@@ -200,20 +229,17 @@ def _license(model: Model) -> str | None:
     return _license(under) if isinstance(under, Model) else None
 
 
-def _corrections(
-    gguf: Gguf,
-    tokenizer: "PreTrainedTokenizerBase",
-    arguments: Mapping[str, Any],
-    job: Job,
-) -> dict[str, bool]:
+def _corrections(gguf: Gguf, frozen: "FrozenTemplate", job: Job) -> dict[str, bool]:
     """Metadata to correct where llama.cpp would add tokens that the model wasn't trained with.
 
     A tokenizer may request a BOS before any text even though the chat template writes none.
     """
-    from finery_gguf.proof import conversations, trained_tokens
+    from finery_gguf.proof import trained_tokens
+    from finery_transformers.frozen.proof import samples
 
     flags = {}
-    tokens = trained_tokens(tokenizer, conversations("")["a single turn"], arguments)
+    sample = samples("", tools=False)[0]
+    tokens = trained_tokens(frozen.tokenizer, sample, frozen.arguments) or []
     if gguf.adds_bos and tokens[:1] != [gguf.bos]:
         flags["tokenizer.ggml.add_bos_token"] = False
     if gguf.adds_eos:
@@ -234,7 +260,7 @@ def _log_fallbacks(name: str, warnings: list[str], job: Job) -> None:
         )
 
 
-def _meta(model: Model, gguf: Gguf, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _meta(model: Model, gguf: Gguf, name: str, frozen: "FrozenTemplate") -> dict[str, Any]:
     template = gguf.chat_template or ""
     facts = {
         "format": "gguf",
@@ -248,6 +274,8 @@ def _meta(model: Model, gguf: Gguf, name: str, arguments: Mapping[str, Any]) -> 
         "license": _license(model),
         "chat_template": True,
         "chat_template_digest": blake3(template.encode()).hexdigest(),
-        "chat_template_kwargs": dict(arguments) or None,
+        "chat_template_kwargs": frozen.arguments or None,
+        "frozen": frozen.facts() if frozen.known else None,
+        "llama_cpp": dict(load_reference(BUILD_FACTS)(*OWN)) or None,
     }
     return {key: fact for key, fact in facts.items() if fact is not None}

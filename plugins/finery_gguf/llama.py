@@ -6,6 +6,7 @@ package's high-level class ignores chat templates and evaluates each prompt from
 
 import os
 import re
+import subprocess
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from finery import StepError
 
 if TYPE_CHECKING:
+    import numpy
+
     from finery_gguf.pace import Pace
 
 PACKAGE = "llama-cpp-py-sync"
@@ -129,6 +132,21 @@ class Gguf:
         return self._whole(f"{architecture}.context_length") or 0
 
     @property
+    def cache_bytes(self) -> int:
+        """The memory of one token of a row, in bytes: its keys and values in 16 bits.
+
+        More than it takes where layers share them or have none.
+        """
+        c = self._library.c
+        heads = c.llama_model_n_head_kv(self.pointer)
+        width = c.llama_model_n_embd(self.pointer) // max(c.llama_model_n_head(self.pointer), 1)
+        architecture = self.metadata("general.architecture")
+        widths = [
+            self._whole(f"{architecture}.attention.{of}_length") or width for of in ("key", "value")
+        ]
+        return int(c.llama_model_n_layer(self.pointer) * heads * sum(widths) * 2)
+
+    @property
     def parameters(self) -> int:
         """The number of its weights."""
         return int(self._library.c.llama_model_n_params(self.pointer))
@@ -230,72 +248,145 @@ def _not_loaded(path: Path, heard: Sequence[str]) -> StepError:
 
 
 class Context:
-    """A model's memory of one conversation, of at most `size` tokens."""
+    """A model's memory of several rows at once, of at most `size` tokens each.
 
-    def __init__(self, model: Gguf, size: int, pace: "Pace") -> None:
+    Each row has a cache of its own. So what a row is evaluated to doesn't depend on other rows.
+    """
+
+    def __init__(self, model: Gguf, size: int, rows: int, pace: "Pace", multiple: int = 1) -> None:
+        """multiple: rows are evaluated in multiples of it, see `answering.shapes`."""
+        self.rows = rows
+        self._size = size
+        self._multiple = multiple
         self._model = model
         self._pace = pace
         self._library = library()
         ffi, c = self._library.ffi, self._library.c
         options = c.llama_context_default_params()
-        options.n_ctx = size
+        options.n_ctx = size * rows
+        options.n_seq_max = rows
+        options.kv_unified = False
         options.n_batch = options.n_ubatch = CHUNK
         # Flash attention splits a row's keys by threads: logits would depend on the core count.
         options.flash_attn_type = 0
         pointer = c.llama_init_from_model(model.pointer, options)
         if pointer == ffi.NULL:
             raise StepError(
-                f"not enough memory for a context of {size} tokens", where=str(model.path),
-                fix="lower max_tokens or shorten the longest rows",
+                f"not enough memory for {rows} contexts of {size} tokens", where=str(model.path),
+                fix="lower max_tokens or shorten the longest rows, or set FINERY_GGUF_SLOTS=1",
             )  # fmt: skip
         # The closure keeps the model alive until its context is gone.
         self._pointer: Any = ffi.gc(pointer, lambda p, _=model.pointer: c.llama_free(p))
         self._memory = c.llama_get_memory(pointer)
-        self._prefix: list[int] | None = None
+        self._batch: Any = ffi.gc(c.llama_batch_init(CHUNK, 0, 1), c.llama_batch_free)
+        self._lengths = [0] * rows
+        self._prefixes: list[list[int] | None] = [None] * rows
 
-    def read(self, tokens: Sequence[int], prefix: int) -> None:
-        """Evaluate a prompt, and keep its first `prefix` tokens for the next prompt with the same.
+    def read(self, row: int, tokens: Sequence[int], prefix: int) -> None:
+        """Evaluate a prompt, whose last token can then be sampled at place -1.
 
-        The prefix is always evaluated separately, so that earlier prompts can't change the result.
+        Its first `prefix` tokens are always evaluated separately, so that earlier prompts can't
+        change the result, and are taken from this or another row that begins with them.
         """
         head = list(tokens[:prefix])
-        if head != self._prefix or not self._forget_from(prefix):
-            self._library.c.llama_memory_clear(self._memory, True)
-            self._prefix = None  # in case the next line fails
-            self.evaluate(head)
-            self._prefix = head
-        self.evaluate(tokens[prefix:])
+        if not (head and self._take(row, head)):
+            self._clear(row)
+            self._evaluate(row, head)
+            self._prefixes[row] = head
+        self._evaluate(row, tokens[prefix:])
 
-    def evaluate(self, tokens: Sequence[int]) -> None:
-        """Evaluate tokens after those in the context."""
-        ffi, c = self._library.ffi, self._library.c
-        for start in range(0, len(tokens), CHUNK):
-            part = list(tokens[start : start + CHUNK])
-            buffer = ffi.new("llama_token[]", part)
-            single = len(tokens) == 1
-            threads = self._pace.for_token() if single else self._pace.for_prompt()
-            c.llama_set_n_threads(self._pointer, threads, threads)
-            began = time.perf_counter()
-            status = c.llama_decode(self._pointer, c.llama_batch_get_one(buffer, len(part)))
-            if single:
-                self._pace.took(threads, time.perf_counter() - began)
-            if status != 0:
-                raise StepError(f"llama.cpp failed to evaluate a prompt (status {status})")
+    def advance(self, tokens: Sequence[int]) -> None:
+        """Evaluate one more token for the first rows; their order is that of the places to sample.
 
-    def sample(self, sampler: "Sampler | None") -> int:
-        """The next token: the most likely one, or the one that the sampler draws."""
+        Rows after them are evaluated too, up to a multiple, and forget it.
+        """
+        count = len(tokens)
+        idle = range(count, -(-count // self._multiple) * self._multiple)
+        for row in idle:
+            if self._lengths[row] >= self._size:
+                self._clear(row)
+        threads = self._pace.for_token()
+        began = time.perf_counter()
+        items = [(row, token, True) for row, token in enumerate(tokens)]
+        self._decode(items + [(row, tokens[0], True) for row in idle], threads)
+        self._pace.took(threads, time.perf_counter() - began)
+        for row in idle:
+            self._trim(row, self._lengths[row] - 1)
+
+    def move(self, source: int, target: int) -> None:
+        """Continue a row in the place of another."""
+        self._copy(source, target)
+        self._lengths[target], self._prefixes[target] = (
+            self._lengths[source], self._prefixes[source],
+        )  # fmt: skip
+
+    def logits(self, place: int) -> "numpy.ndarray[Any, Any]":
+        """The logits at a place, valid until the next evaluation."""
         import numpy as np
 
-        c = self._library.c
-        if sampler is not None:
-            return int(c.llama_sampler_sample(sampler.pointer, self._pointer, -1))
-        logits = c.llama_get_logits_ith(self._pointer, -1)
+        logits = self._library.c.llama_get_logits_ith(self._pointer, place)
         view = self._library.ffi.buffer(logits, self._model.n_vocab * 4)
-        return int(np.frombuffer(view, dtype=np.float32).argmax())
+        return np.frombuffer(view, dtype=np.float32)
 
-    def _forget_from(self, position: int) -> bool:
-        """Drop everything after `position` tokens; False for models that can't (recurrent ones)."""
-        return bool(self._library.c.llama_memory_seq_rm(self._memory, 0, position, -1))
+    def sample(self, place: int, sampler: "Sampler | None") -> int:
+        """The next token: the most likely one, or the one that the sampler draws."""
+        if sampler is not None:
+            c = self._library.c
+            return int(c.llama_sampler_sample(sampler.pointer, self._pointer, place))
+        return int(self.logits(place).argmax())
+
+    def _take(self, row: int, head: list[int]) -> bool:
+        """Begin a row with a prefix that it or another row has; False if none has it.
+
+        Also False for models that can't forget what comes after it (recurrent ones).
+        """
+        holders = [r for r in (row, *range(self.rows)) if self._prefixes[r] == head]
+        if not holders:
+            return False
+        if holders[0] != row:
+            self._copy(holders[0], row)
+        self._prefixes[row] = head
+        return self._trim(row, len(head))
+
+    def _copy(self, source: int, target: int) -> None:
+        self._clear(target)
+        self._library.c.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+
+    def _trim(self, row: int, length: int) -> bool:
+        """Forget what comes after `length` tokens; a row that can't forgets all: False."""
+        if not self._library.c.llama_memory_seq_rm(self._memory, row, length, -1):
+            self._clear(row)
+            return False
+        self._lengths[row] = length
+        return True
+
+    def _clear(self, row: int) -> None:
+        self._library.c.llama_memory_seq_rm(self._memory, row, -1, -1)
+        self._lengths[row], self._prefixes[row] = 0, None
+
+    def _evaluate(self, row: int, tokens: Sequence[int]) -> None:
+        """Evaluate tokens after those of a row."""
+        last = len(tokens) - 1
+        for start in range(0, len(tokens), CHUNK):
+            part = [
+                (row, token, start + i == last)
+                for i, token in enumerate(tokens[start : start + CHUNK])
+            ]
+            self._decode(part, self._pace.for_prompt())
+
+    def _decode(self, items: Sequence[tuple[int, int, bool]], threads: int) -> None:
+        """Evaluate (row, token, whether to sample after it) in one call."""
+        c, batch = self._library.c, self._batch
+        for i, (row, token, sampled) in enumerate(items):
+            batch.token[i], batch.pos[i] = token, self._lengths[row]
+            batch.n_seq_id[i], batch.seq_id[i][0] = 1, row
+            batch.logits[i] = sampled
+            self._lengths[row] += 1
+        batch.n_tokens = len(items)
+        c.llama_set_n_threads(self._pointer, threads, threads)
+        status = c.llama_decode(self._pointer, batch)
+        if status != 0:
+            raise StepError(f"llama.cpp failed to evaluate a prompt (status {status})")
 
 
 class Sampler:
@@ -336,3 +427,25 @@ def quantise(
     if status != 0:
         raise StepError(f"llama.cpp can't quantise to {quantization}", details=heard[-5:])
     return heard
+
+
+def quantise_with(
+    program: Path, source: Path, target: Path, quantization: str, *, threads: int,
+    flags: dict[str, bool],
+) -> list[str]:  # fmt: skip
+    """As `quantise`, by a llama-quantize of the user's."""
+    command = [str(program)]
+    for key, value in flags.items():
+        command += ["--override-kv", f"{key}=bool:{str(value).lower()}"]
+    command += [str(source), str(target), quantization.upper(), str(threads)]
+    ran = subprocess.run(
+        command, capture_output=True, text=True, errors="replace", check=False,
+        stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    lines = [line.strip() for line in (ran.stdout + ran.stderr).splitlines() if line.strip()]
+    if ran.returncode != 0:
+        raise StepError(
+            f"{program.name} can't quantise to {quantization}", where=str(program),
+            details=lines[-5:],
+        )  # fmt: skip
+    return [line for line in lines if "not divisible" in line or "warning" in line.lower()]

@@ -3,17 +3,28 @@
 Reached by name, since it can't change an answer.
 """
 
+import subprocess
 from collections.abc import Callable, Sequence
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
 from finery import visible_gpus
+from finery_gguf.answering.choice import server
+from finery_gguf.programs import SERVER, user_program
 
 _BACKENDS = ("cuda", "hip", "metal", "sycl", "vulkan")
+_SECONDS = 60.0
 
 
 def can_use_gpu() -> bool:
-    """Whether the installed llama.cpp has a backend for GPUs, by the libraries that it brings."""
+    """Whether the llama.cpp that answers can use a GPU.
+
+    For the user's llama-server, by the devices that it lists; for the wheel, by the libraries that
+    it brings.
+    """
+    if server() is not None:
+        return bool(server_gpus())
     spec = find_spec("llama_cpp_py_sync")
     if spec is None or spec.origin is None:
         return False
@@ -21,12 +32,40 @@ def can_use_gpu() -> bool:
     return any(backend in name for name in files for backend in _BACKENDS)
 
 
-def log_device(log: Callable[[str], None], gpus: Sequence[str]) -> None:
-    """Log the GPU that llama.cpp uses, or that it is built for none although there is one.
+def server_gpus() -> list[str]:
+    """The devices that the user's llama-server offloads to, as it lists them."""
+    own = user_program(SERVER)
+    return [] if own is None else _listed(own.path)
 
-    gpus: those that llama.cpp found.
+
+@cache
+def _listed(program: Path) -> list[str]:
+    """The lines of `llama-server --list-devices` after its heading, without their space."""
+    try:
+        ran = subprocess.run(
+            [program, "--list-devices"], capture_output=True, text=True, errors="replace",
+            timeout=_SECONDS, check=False, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    _, _, listed = ran.stdout.partition("Available devices:\n")
+    lines = [line.strip() for line in listed.splitlines()]
+    return [line for line in lines if ":" in line and not line.startswith(("CPU", "BLAS"))]
+
+
+def log_device(
+    log: Callable[[str], None], answering: str | None, gpus: Callable[[], Sequence[str]]
+) -> Sequence[str]:
+    """Log which llama.cpp answers, and the GPU that it uses; returns the latter.
+
+    Also says if it is built for none although there is one. answering: the server; None: the
+    library, whose GPUs `gpus` finds.
     """
-    if gpus:
-        log(f"llama.cpp: all layers on {', '.join(gpus)}")
+    found = gpus() if answering is None else server_gpus()
+    if answering is not None:
+        log(f"{answering} answers; the last digits depend on the rows at the same time")
+    if found:
+        log(f"llama.cpp: all layers on {', '.join(found)}")
     elif visible_gpus():
         log("llama.cpp: on the CPU, since the installed build has no support for this GPU")
+    return found

@@ -26,10 +26,10 @@ def model_template(gguf: Gguf, model: Model) -> ChatTemplate:
     """
     arguments = template_arguments(model)
     template = chat_template(gguf, arguments, given_template(model))
-    if tools_as(model) != "text":
+    if (written := tools_as(model)) == "template":
         return template
     tokenizer: Any = template
-    return chat_template(gguf, arguments, with_text_tools(tokenizer))
+    return chat_template(gguf, arguments, with_text_tools(tokenizer, written))
 
 
 def chat_template(

@@ -1,46 +1,47 @@
 """Verifies that a GGUF turns conversations into the tokens that the model was trained on."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from itertools import takewhile
+from itertools import chain, takewhile
 from typing import TYPE_CHECKING, Any
 
 from jinja2.exceptions import TemplateError
 
-from finery import StepError
-from finery.rows import Conversation
-from finery.rows.templates.foreign import written
+from finery import DataError, StepError
+from finery.rows import Row
 from finery_gguf.chat import ChatTemplate
 from finery_gguf.difference import first_difference, text_difference
 from finery_gguf.llama import Gguf
-from finery_gguf.prompts import chat_template
+from finery_gguf.prompts import chat_template, render
+from finery_transformers.chat import tokens_of
+from finery_transformers.frozen.proof import Sample, prompt_or_none, samples, samples_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from finery_transformers.frozen.template import FrozenTemplate
 
 _AROUND = 6  # tokens shown on either side of a difference
 _LABELS = ("trained:", "GGUF:")
 _PROBE = "\u2402"
 
 
-def prove(gguf: Gguf, tokenizer: "PreTrainedTokenizerBase", arguments: Mapping[str, Any]) -> int:
+def prove(gguf: Gguf, frozen: "FrozenTemplate", rows: Iterable[Row] = ()) -> int:
     """Compare the GGUF's chat template and tokenizer with those of the training.
 
-    arguments: passed to the chat template. Returns the number of compared conversations. Raises
-    `StepError` with the first difference.
+    frozen: the template that the GGUF must have. rows: more conversations to compare. Returns the
+    number of compared conversations. Raises `StepError` with the first difference.
     """
-    if gguf.chat_template != tokenizer.chat_template:
+    tokenizer = frozen.tokenizer
+    if gguf.chat_template != frozen.source:
         raise StepError(
             "the GGUF's chat template is not the one the model was trained with",
-            details=text_difference(
-                _LABELS, str(tokenizer.chat_template), gguf.chat_template or ""
-            ),
+            details=text_difference(_LABELS, frozen.source, gguf.chat_template or ""),
         )
-    template = chat_template(gguf, arguments)
-    samples = conversations(str(tokenizer.eos_token))
+    template = chat_template(gguf, {})
+    asked = chain(samples(str(tokenizer.eos_token), tools=frozen.tools), samples_of(rows))
     compared = sum(
-        _same_tokens(gguf, template, tokenizer, arguments, name, messages)
-        for name, messages in samples.items()
+        _same_tokens(gguf, template, tokenizer, frozen.arguments, sample) for sample in asked
     )
     if not compared:
         raise StepError("the model's chat template refuses all of finery's test conversations")
@@ -48,41 +49,16 @@ def prove(gguf: Gguf, tokenizer: "PreTrainedTokenizerBase", arguments: Mapping[s
     return compared
 
 
-def conversations(end: str) -> dict[str, Conversation]:
-    """The conversations to compare, by name. end: a special token, used as text."""
-    system = {"role": "system", "content": "Name the intent of the message. Answer in one word."}
-    question = {"role": "user", "content": "Where's my card? It's 3 weeks late, isn't it!"}
-    answer = {"role": "assistant", "content": "card_arrival"}
-    unicode = "Größe: 5 µm — naïve, 漢字とかな, العربية, 👩‍👩‍👧 🇩🇪, e\u0301\u00a0x"
-    code = 'def f(x):\n\tif x > 0:\n        return {"a": [1, 22, 333_333]}\n\n\n# 1e-4 "done"\n'
-    special = f"What do {end}, </s>, <|endoftext|>, <|im_start|>user and [INST] stand for?"
-    return {
-        "a single turn": [question],
-        "a system message": [system, question],
-        "several turns": [question, answer, {"role": "user", "content": "And now?"}],
-        "a system message and several turns": [
-            system,
-            question,
-            answer,
-            question,
-            answer,
-            question,
-        ],
-        "unicode": [{"role": "user", "content": unicode}],
-        "code": [{"role": "user", "content": code}],
-        "text that looks like special tokens": [{"role": "user", "content": special}],
-        "space around a text": [{"role": "user", "content": "  two before, one after \n"}],
-    }
-
-
 def trained_tokens(
-    tokenizer: "PreTrainedTokenizerBase", messages: Conversation, arguments: Mapping[str, Any]
-) -> list[int]:
-    """The prompt's token ids from transformers, as in training and inference."""
-    asked: dict[str, Any] = {"add_generation_prompt": True, "tokenize": False, **arguments}
-    text = written(lambda: tokenizer.apply_chat_template(messages, **asked), messages)
+    tokenizer: "PreTrainedTokenizerBase", sample: Sample, arguments: Mapping[str, Any]
+) -> list[int] | None:
+    """The prompt's token ids from transformers, as in training and inference.
+
+    None if the template refuses the conversation.
+    """
+    text = prompt_or_none(tokenizer, sample, arguments)
     # The template writes the special tokens itself.
-    return [int(token) for token in tokenizer(text, add_special_tokens=False)["input_ids"]]
+    return None if text is None else tokens_of(tokenizer, text)
 
 
 def _same_tokens(
@@ -90,19 +66,16 @@ def _same_tokens(
     template: ChatTemplate,
     tokenizer: "PreTrainedTokenizerBase",
     arguments: Mapping[str, Any],
-    name: str,
-    messages: Conversation,
+    sample: Sample,
 ) -> bool:
     """Compare one conversation; False if both templates refuse it."""
-    expected = actual = None
-    with suppress(TemplateError):
-        expected = trained_tokens(tokenizer, messages, arguments)
-    with suppress(TemplateError):
-        actual = gguf.encode_prompt(template.render(messages))
+    expected, actual = trained_tokens(tokenizer, sample, arguments), None
+    with suppress(DataError):
+        actual = gguf.encode_prompt(render(template, sample.messages, sample.tools))
     if expected == actual:
         return expected is not None
     raise StepError(
-        f"the GGUF turns {name} into other tokens than the model was trained on",
+        f"the GGUF turns {sample.name} into other tokens than the model was trained on",
         details=_token_difference(gguf, expected, actual),
         fix="nothing was exported, since llama.cpp and transformers tokenise this model "
         "differently; export a model with the unchanged tokenizer of its base",

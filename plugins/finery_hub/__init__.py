@@ -1,18 +1,50 @@
-"""Models and data sets from the Hugging Face hub.
+"""Models and data sets from the Hugging Face hub, and models pushed to it.
 
 Input: the name of a repository and a branch, tag or commit. Output: rows, and models that stay in
-the hub's own cache. Branches and tags are pinned to a commit in `recipe.lock`.
+the hub's own cache. Branches and tags are pinned to a commit in `recipe.lock`. In the other
+direction, models with their card go to a repository (`push/`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from finery import hookimpl
+from finery import About, hookimpl
 
 
 @hookimpl
 def finery_steps() -> Mapping[str, str]:
-    """The step types `hub.dataset` and `hub.model`."""
+    """The step types of this plugin."""
     return {
         "hub.dataset": "finery_hub.dataset:HubDataset",
         "hub.model": "finery_hub.model:HubModel",
+        "hub.push": "finery_hub.push.step:HubPush",
     }
+
+
+@hookimpl
+def finery_commands() -> Mapping[str, str]:
+    """The command `finery card`."""
+    return {"card": "finery_hub.push.command:command"}
+
+
+@hookimpl
+def finery_views() -> Mapping[str, str]:
+    """The view of a push."""
+    return {"Bundle/hub": "finery_hub.push.view:HubView"}
+
+
+@hookimpl
+def finery_notes() -> Mapping[str, About]:
+    """The note on a missing token."""
+    from finery_hub.push.notes import ABOUT
+
+    return ABOUT
+
+
+@hookimpl
+def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
+    """A note on each push that will find no token."""
+    from finery_hub.push.notes import notes_on
+
+    is_push = any(node.use == "hub.push" for node in graph.nodes.values())
+    return notes_on(graph, results) if is_push else []

@@ -35,7 +35,7 @@ def resolve(repo: str, revision: str, kind: Kind = "model") -> str:
 
         sha = HfApi().repo_info(repo, revision=revision, repo_type=kind, timeout=TIMEOUT).sha
     if not sha:
-        raise StepError(f"{_endpoint()} returned no commit for {repo}@{revision}")
+        raise StepError(f"{endpoint()} returned no commit for {repo}@{revision}")
     return sha
 
 
@@ -89,7 +89,7 @@ def explained(
     watch_responses()
     try:
         yield
-    except (_http_error(), errors.HFValidationError, OSError, RuntimeError) as error:
+    except (http_error(), errors.HFValidationError, OSError, RuntimeError) as error:
         raise explain(error, repo, revision, kind, resolving=resolving) from error
 
 
@@ -116,7 +116,7 @@ def explain(
         return DataError(f"'{repo}' is not the name of a hub repository", fix="write owner/name")
     if isinstance(error, errors.HfHubHTTPError):
         return _refused(error, repo, revision, kind)
-    offline = (errors.LocalEntryNotFoundError, _http_error(), ConnectionError)
+    offline = (errors.LocalEntryNotFoundError, http_error(), ConnectionError)
     if isinstance(error, offline):
         return _offline(error, repo, revision, kind, resolving)
     return _broken(error, repo)
@@ -127,7 +127,7 @@ def _refused(error: Any, repo: str, revision: str, kind: Kind) -> FineryError:
     from huggingface_hub import errors
 
     status = error.response.status_code
-    page = f"{_endpoint()}/{'datasets/' if kind == 'dataset' else ''}{repo}"
+    page = f"{endpoint()}/{'datasets/' if kind == 'dataset' else ''}{repo}"
     details = [error.server_message] if error.server_message else []
     if isinstance(error, errors.GatedRepoError):
         return StepError(
@@ -167,7 +167,7 @@ def _names_of(ask: Callable[[], Iterable[str]]) -> list[str]:
     """Names to compare a mistyped one with; none if the hub fails, since it is only a guess."""
     try:
         return list(ask())
-    except (_http_error(), OSError):
+    except (http_error(), OSError):
         return []
 
 
@@ -197,7 +197,7 @@ def _offline(
         details.append("HF_HUB_OFFLINE is set")
     if not resolving:
         return StepError(
-            f"{_endpoint()} can't be reached, and the cache on this machine doesn't hold "
+            f"{endpoint()} can't be reached, and the cache on this machine doesn't hold "
             f"all of {repo} at {revision[:12]}",
             fix="build once with network access; files that were fetched are kept",
             details=details,
@@ -205,7 +205,7 @@ def _offline(
     commit = _cached_commit(repo, revision, kind)
     known = f"; the cache on this machine has revision: {commit}" if commit else ""
     return StepError(
-        f"{_endpoint()} can't be reached to look up the commit of '{revision}' of {repo}",
+        f"{endpoint()} can't be reached to look up the commit of '{revision}' of {repo}",
         fix=f"build once with network access, or name a commit in the recipe{known}",
         details=details,
     )
@@ -246,14 +246,15 @@ def _broken(error: Exception, repo: str) -> FineryError:
     )
 
 
-def _http_error() -> type[Exception]:
+def http_error() -> type[Exception]:
     """The base class of errors of the HTTP client that the hub library uses."""
     from huggingface_hub.errors import HfHubHTTPError
 
     return HfHubHTTPError.__bases__[0]
 
 
-def _endpoint() -> str:
+def endpoint() -> str:
+    """The address of the hub, without a slash at the end."""
     from huggingface_hub import constants
 
     return constants.ENDPOINT

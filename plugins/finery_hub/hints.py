@@ -57,3 +57,25 @@ DATASET = Hints(
     value=_dataset,
     text=_model,
 )  # fmt: skip
+PUSH = Hints(
+    settings={
+        **dict.fromkeys(
+            ("repo_id", "hub_model_id", "push_to_hub", "repository", "name", "path", "id"), "repo"
+        ),
+        **dict.fromkeys(("hub_private_repo", "hub_private", "visibility"), "private"),
+        **dict.fromkeys(("model", "adapter", "gguf"), "models"),
+        "bundle": "bundles", "dry": "dry_run", "merged": "merge", "licence": "license",
+        "license_name": "license", "relation": "base_model_relation", "base": "base_model",
+    },
+    absent={
+        "token": "set HF_TOKEN in the shell, or log in with `hf auth login`",
+        "hub_token": "set HF_TOKEN in the shell, or log in with `hf auth login`",
+        "public": "write private: false",
+        "card": "finery writes the card; `finery card STEP` prints it",
+        "revision": "remove it: the push goes to the branch main",
+        "branch": "remove it: the push goes to the branch main",
+        "commit_message": "remove it: finery names the step and the recipe",
+    },
+    called=("push", "upload", "hub.upload", "push_to_hub", "hf.push", "publish"),
+    value=_repository,
+)  # fmt: skip

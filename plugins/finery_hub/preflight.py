@@ -1,10 +1,11 @@
-"""What `finery check --deep` loads of a model on the hub: everything but its weights."""
+"""What `finery check --deep` loads of a model on the hub, and what steps of the hub import."""
 
 from collections.abc import Mapping
 
 from finery import Job, Model, Preflight
 from finery_data.preflight import SourcePreflight
 from finery_hub.model import HubModel
+from finery_hub.push.step import HubPush
 from finery_local.folder import ADAPTER_CONFIG, HEAVY, sketch_model
 from finery_local.template import with_template
 
@@ -43,3 +44,13 @@ class DatasetPreflight(SourcePreflight):
     def packages(self) -> Mapping[str, str]:
         """What reads data sets of the hub."""
         return dict.fromkeys(("datasets", "huggingface-hub"), "finery[hub]")
+
+
+class PushPreflight(Preflight[HubPush]):
+    """Names the packages."""
+
+    def packages(self) -> Mapping[str, str]:
+        """What talks to the hub, and what merges an adapter."""
+        hub = {} if self.step.dry_run else {"huggingface-hub": "finery[hub]"}
+        names = ("torch", "transformers", "peft") if self.step.merge else ()
+        return hub | dict.fromkeys(names, "finery[train]")

@@ -11,61 +11,101 @@ from finery.rows import Conversation
 from finery_gguf.chat import ChatTemplate
 from finery_gguf.llama import Gguf
 from finery_gguf.prompts import chat_template
+from finery_ollama.choice import new_notes, replaces
 from finery_ollama.template import ollama_template
-from finery_ollama.turns import Turns, trims
+from finery_ollama.turns import ASSISTANT, SYSTEM, USER, Turns, trims
 
 _DATE = "«date»"
 _TOOL = {"type": "function", "function": {"name": "f", "description": "F.", "parameters": {}}}
 
 
 class Derived(msgspec.Struct, frozen=True, kw_only=True):
-    """The TEMPLATE of a model, and related facts.
+    """What a Modelfile says of a model, and what a user must know.
 
-    stops: texts that end an answer. takes_system: whether the template writes a system message.
-    strips, writes_tools: whether the model's own chat template strips white space around messages,
-    and whether it writes tools.
+    template: the TEMPLATE; None if Ollama is to use the GGUF's chat template. stops: texts that end
+    an answer. takes_system: whether the model's prompts have system messages. strips: whether its
+    chat template strips white space around messages. notes: differences between Ollama's prompts
+    and the model's own, and other things that users don't expect.
     """
 
-    template: str
+    template: str | None
     stops: list[str]
     takes_system: bool
     strips: bool
-    writes_tools: bool
-
-    def notes(self) -> list[str]:
-        """Differences between Ollama's prompts and the model's own that a template can't remove."""
-        notes = []
-        if not self.takes_system:
-            notes.append(
-                "The model's chat template takes no system message, so Ollama ignores one."
-            )
-        if self.strips:
-            notes.append(
-                "The model's chat template strips white space around each message, which Ollama "
-                "templates can't do. Send messages without it."
-            )
-        if self.writes_tools:
-            notes.append(
-                "The model's chat template writes tools, but this TEMPLATE doesn't. For tools, "
-                "serve the GGUF with `llama-server --jinja`."
-            )
-        return notes
+    notes: list[str]
 
 
-def derive(gguf: Gguf, arguments: Mapping[str, Any]) -> Derived:
-    """Derive the TEMPLATE. `StepError` if Ollama can't write the model's prompts.
+def derive(gguf: Gguf, arguments: Mapping[str, Any], *, old: bool) -> Derived:
+    """What Ollama needs to know. `StepError` if it can't write the model's prompts.
 
-    arguments: passed to the model's chat template.
+    arguments: passed to the model's chat template. old: for an Ollama before 0.30.
     """
     chat = chat_template(gguf, arguments)
-    template, turns = _template(gguf, chat)
+    if old:
+        template, turns = _template(gguf, chat)
+        return Derived(
+            template=template,
+            stops=_stops(gguf, turns),
+            takes_system=turns.place != "nowhere",
+            strips=trims(chat),
+            notes=_old_notes(chat, turns),
+        )
+    takes_system = _takes_system(chat)
+    architecture = gguf.metadata("general.architecture") or ""
     return Derived(
-        template=template,
-        stops=_stops(gguf, turns),
-        takes_system=turns.place != "nowhere",
+        template=_template(gguf, chat)[0] if replaces(chat.source) else None,
+        stops=_stops_between(gguf, chat),
+        takes_system=takes_system,
         strips=trims(chat),
-        writes_tools=_writes_tools(chat),
+        notes=[*_system_note(takes_system), *new_notes(architecture, chat)],
     )
+
+
+def _old_notes(chat: ChatTemplate, turns: Turns) -> list[str]:
+    """Differences between Ollama's prompts and the model's own that a TEMPLATE can't remove."""
+    notes = _system_note(turns.place != "nowhere")
+    if trims(chat):
+        notes.append(
+            "The model's chat template strips white space around each message, which Ollama "
+            "templates can't do. Send messages without it."
+        )
+    if _writes_tools(chat):
+        notes.append(
+            "The model's chat template writes tools, but this TEMPLATE doesn't. For tools, use "
+            'Ollama 0.30 or later and `ollama: ">=0.30"`.'
+        )
+    return notes
+
+
+def _system_note(takes_system: bool) -> list[str]:
+    if takes_system:
+        return []
+    return ["The model's chat template takes no system message, so Ollama can't send one."]
+
+
+def _takes_system(chat: ChatTemplate) -> bool:
+    turns = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": "?"}]
+    try:
+        return SYSTEM in chat.render(turns)
+    except TemplateError:
+        return False
+
+
+def _stops_between(gguf: Gguf, chat: ChatTemplate) -> list[str]:
+    """The control tokens that end an answer and begin the user's next turn.
+
+    llama.cpp stops at the former anyway. Empty if the template takes no two turns.
+    """
+    marks = [USER.format(1), ASSISTANT.format(1), USER.format(2)]
+    roles = ("user", "assistant", "user")
+    turns = [{"role": r, "content": m} for r, m in zip(roles, marks, strict=True)]
+    try:
+        text = chat.render(turns)
+    except TemplateError:
+        return []
+    between = text.partition(marks[1])[2].partition(marks[2])[0]
+    control = [token for token in gguf.encode(between) if gguf.is_control(token)]
+    return list(dict.fromkeys(gguf.token_text(token) for token in control))[:2]
 
 
 def _writes_tools(chat: ChatTemplate) -> bool:

@@ -3,7 +3,7 @@
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from finery import Bundle, DataError, Job, Model, Step, StepError, did_you_mean, setting, takes
 from finery_gguf.llama import PACKAGE, Gguf
@@ -27,6 +27,9 @@ PARAMETERS: dict[str, tuple[type, ...]] = {
 DEFAULT_CONTEXT = 4096
 """Tokens. Ollama's own default depends on its version and the machine."""
 
+REQUIRED = "0.30.0"
+"""The first Ollama that uses the chat template of a GGUF."""
+
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"
 _NAMESPACE = r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}"
 _HOST = r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}"
@@ -35,16 +38,22 @@ _HOST = r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}"
 class Modelfile(Step, seeded=False, sections=("export",), packages=(PACKAGE,)):
     """Write the Modelfile that runs a GGUF in Ollama with the prompts it was trained on.
 
-    The chat template is rewritten for Ollama. The step finds the texts around each turn, verifies
-    on several conversations that they reproduce the model's own prompts, and refuses a chat
-    template if they don't. Ollama itself isn't needed: finery's tests use Go's `text/template`,
-    Ollama's template engine, to verify that such texts are written exactly.
+    From version 0.30 on, Ollama uses the GGUF's own chat template, which `gguf.export` has frozen,
+    and the Modelfile has no TEMPLATE that could replace it. For older versions, the chat template
+    is rewritten as a TEMPLATE: the step finds the texts around each turn, verifies on several
+    conversations that they reproduce the model's own prompts, and refuses a chat template if they
+    don't. Ollama itself isn't needed.
     """
 
     gguf: Model = takes(help="The GGUF to run.")
     name: str = setting(
         pattern=rf"^(?:(?:{_HOST}/)?{_NAMESPACE}/)?{_PART}(?::{_PART})?$",
         help="The model's name in Ollama: `[[host/]namespace/]name[:tag]`.",
+    )
+    ollama: Literal[">=0.30", "<0.30"] = setting(
+        ">=0.30",
+        help="The versions of Ollama that are to run the model. Older ones don't use a GGUF's chat "
+        "template, and get a TEMPLATE, which can't write tools.",
     )
     system: str = setting(
         "", help="System message for conversations without one; use the one from training, if any."
@@ -56,7 +65,7 @@ class Modelfile(Step, seeded=False, sections=("export",), packages=(PACKAGE,)):
     )
 
     def run(self, job: Job) -> Bundle:
-        """Derive the template, verify its prompts, write the files and copy the GGUF."""
+        """Find what Ollama needs to know, write the files and copy the GGUF."""
         from finery_ollama.derive import derive
 
         if self.gguf.format != "gguf":
@@ -67,17 +76,20 @@ class Modelfile(Step, seeded=False, sections=("export",), packages=(PACKAGE,)):
         _check_parameters(self.parameters)
         source = self.gguf.file(self.gguf.meta["file"])
         gguf = Gguf(source, vocab_only=True)
-        derived = derive(gguf, self.gguf.meta.get("chat_template_kwargs", {}))
+        arguments = self.gguf.meta.get("chat_template_kwargs", {})
+        derived = derive(gguf, arguments, old=self.ollama == "<0.30")
         system = _system(self.system, derived)
         run = f"ollama create {self.name} -f Modelfile && ollama run {self.name}"
-        commands = [("FROM", f"./{source.name}"), ("TEMPLATE", derived.template)]
+        commands = [("FROM", f"./{source.name}")]
+        commands += [("TEMPLATE", derived.template)] if derived.template is not None else []
+        commands += [("REQUIRES", REQUIRED)] if self.ollama == ">=0.30" else []
         commands += [("SYSTEM", system)] if system else []
         commands += _parameters(self._parameters(gguf), derived.stops)
         if license := self.gguf.meta.get("license"):
             commands.append(("LICENSE", str(license)))
         (job.out / "Modelfile").write_text(write_modelfile(commands, run), encoding="utf-8")
         (job.out / "RUN.md").write_text(_guide(self.name, run, derived), encoding="utf-8")
-        for note in derived.notes():
+        for note in derived.notes:
             job.log(note)
         job.progress(0, 1, f"copying {source.name}")
         copy(source, job.out / source.name)
@@ -139,7 +151,7 @@ def _parameters(parameters: dict[str, Value], derived: list[str]) -> list[Comman
 
 
 def _guide(name: str, run: str, derived: "Derived") -> str:
-    listed = "".join(f"\n- {note}" for note in derived.notes())
+    listed = "".join(f"\n- {note}" for note in derived.notes)
     return (
         f"# {name}\n\n"
         f"In this folder, with [Ollama](https://ollama.com) installed:\n\n```sh\n{run}\n```\n"

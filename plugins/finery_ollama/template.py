@@ -49,8 +49,8 @@ def _check_prompts(render: Render, turns: Turns) -> None:
             raise StepError(
                 f"the chat template can't be written as an Ollama template: {name} differs",
                 details=text_difference(("model:", "Ollama:"), expected, prompt),
-                fix="train with a simpler chat template, or write TEMPLATE by hand and remove "
-                "this step",
+                fix='export the model with gguf.export, and set `ollama: ">=0.30"`: these versions '
+                "use the GGUF's chat template. Or train with a simpler one",
             )
 
 

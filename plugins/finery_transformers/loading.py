@@ -39,8 +39,8 @@ def load_tokenizer(model: Model) -> "PreTrainedTokenizerBase":
     a chat template.
     """
     tokenizer = _tokenizer(model)
-    if tokenizer.chat_template and tools_as(model) == "text":
-        tokenizer.chat_template = with_text_tools(tokenizer)
+    if tokenizer.chat_template and (written := tools_as(model)) != "template":
+        tokenizer.chat_template = with_text_tools(tokenizer, written)
     if not tokenizer.chat_template:
         raise StepError("the model has no chat template", fix=GIVE_TEMPLATE)
     if tokenizer.pad_token is None:
@@ -245,7 +245,9 @@ def template_arguments(model: Model) -> dict[str, Any]:
 
 
 def tools_as(model: Model) -> str:
-    """How tools reach the prompts of a model: `template` or `text`, see `wrapping`.
+    """How tools reach the prompts of a model: `template`, `text` or `signatures`.
+
+    See `wrapping`.
 
     From `meta["tools_as"]` of the model, or of its nearest base that has it.
     """

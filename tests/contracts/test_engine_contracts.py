@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from hostile_server import Body, Reply, Server, said, serving
+from vllm_models import needs_vllm, tiny_adapter, tiny_base
 
 from finery import Model
 from finery.testing import EngineContract, StepContract, run_step, table_model
@@ -38,6 +39,20 @@ class TestTransformers(EngineContract):
         from tiny_llama import tiny_llama
 
         return tiny_llama(folder)
+
+
+@needs_vllm
+@pytest.mark.slow
+class TestVllm(EngineContract):
+    """vllm, with an adapter beside its base. All tests share the server."""
+
+    large_bytes = 100_000
+
+    def model(self, folder: Path) -> Model:
+        base = tiny_base(folder / "base")
+        adapter = tiny_adapter(folder / "adapter", base, scale=0.2)
+        meta = {"format": "vllm", "options": {"enforce-eager": True}}
+        return Model(folder, meta=meta, refs={"model": adapter}, runtime={"concurrency": 8})
 
 
 class TestGguf(EngineContract):

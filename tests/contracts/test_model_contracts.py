@@ -3,13 +3,22 @@
 from pathlib import Path
 
 import pytest
+from llama_server import needs_llama_server
+from serving import gguf_model
 from tiny_gguf import write_tiny_gguf
+from vllm_models import tiny_adapter, tiny_base
 
-from finery import Files, Model, Step
+from finery import Dataset, Files, Model, Step
 from finery.testing import StepContract, dataset
+from finery_eval.steps.exact import Exact
+from finery_hub.push.step import HubPush
 from finery_local.model import LocalModel
 from finery_ollama.modelfile import Modelfile
+from finery_serve.bundle.step import LlamaBundle
+from finery_serve.check.step import Check
 from finery_trl.steps.sft import Sft
+from finery_vllm.answering.model import VllmModel
+from finery_vllm.bundle.step import VllmBundle
 
 ROWS = [
     {"prompt": f"where is my {thing}", "completion": f"{thing}_arrival"}
@@ -34,6 +43,67 @@ class TestModelfile(StepContract):
         write_tiny_gguf(folder / "gguf" / "tiny.gguf")
         gguf = Model(folder / "gguf", meta={"format": "gguf", "file": "tiny.gguf"})
         return Modelfile(gguf=gguf, name="tiny")
+
+
+class TestPush(StepContract):
+    """hub.push, without the network: tests/plugins/test_hub_push.py has the rest."""
+
+    others = {
+        "repo": "acme/other", "dry_run": None, "merge": None, "benchmarks": None,
+        "licenses": None, "license": "mit", "base_model": "acme/base",
+        "base_model_relation": None, "private": None,
+    }  # fmt: skip
+
+    def step(self, folder: Path) -> Step:
+        (folder / "gguf").mkdir(parents=True)
+        write_tiny_gguf(folder / "gguf" / "tiny.gguf")
+        gguf = Model(folder / "gguf", meta={"format": "gguf", "file": "tiny.gguf"})
+        gguf.ref = "tiny"
+        return HubPush(models=[gguf], repo="acme/tiny", dry_run=True)
+
+
+class TestLlamaBundle(StepContract):
+    """llama.bundle."""
+
+    def step(self, folder: Path) -> Step:
+        (folder / "gguf").mkdir(parents=True)
+        write_tiny_gguf(folder / "gguf" / "tiny.gguf")
+        gguf = Model(folder / "gguf", meta={"format": "gguf", "file": "tiny.gguf"})
+        return LlamaBundle(gguf=gguf, name="tiny")
+
+
+@needs_llama_server
+class TestServeCheck(StepContract):
+    """serve.check, with eval.exact inside."""
+
+    def step(self, folder: Path) -> Step:
+        judge = Exact(models=[Model.placeholder("models")], rows=Dataset.placeholder("rows"))
+        judge.max_tokens = 4
+        model = gguf_model(folder / "tiny")
+        return Check(models=[model], rows=dataset(folder / "rows", ROWS[:3]), judge=judge)
+
+
+class TestVllmBundle(StepContract):
+    """vllm.bundle, of one tiny adapter."""
+
+    others = {"image": "vllm/vllm-openai:v0.33.0", "weights": "copy"}
+
+    def step(self, folder: Path) -> Step:
+        base = tiny_base(folder / "base")
+        adapter = tiny_adapter(folder / "adapter", base)
+        adapter.ref = "sft"
+        return VllmBundle(models=[adapter])
+
+
+class TestVllmModel(StepContract):
+    """vllm.model, which doesn't start vLLM."""
+
+    others = {"merge": True}
+
+    def step(self, folder: Path) -> Step:
+        model = tiny_base(folder / "base")
+        model.ref = "base"
+        return VllmModel(model=model)
 
 
 @pytest.mark.real

@@ -124,6 +124,7 @@ GIVEN: dict[str, Any] = {
     "inputs": {("rows", 0): "d1", ("rows", 1): "d2", ("judged", 0): "d3"},
     "files": {"path": [("x", "f1")]},
     "pinned": None,
+    "provenance": {},
     "engines": {"gguf": ENGINE},
     "wrappers": [WRAPPER],
 }

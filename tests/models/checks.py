@@ -3,23 +3,28 @@
 Nothing here needs weights: conversations are rendered, tokenized and verified as in a training.
 """
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from llama_server import Llama, serve
 from models.families import Family
 from models.rows import PROMPTS, called, preference, turns
-from models.server import Server, serve, write_stand_in
+from models.stand_in import write_stand_in
 from models.tiny import tokenizer_of
 
-from finery import FineryError
+from finery import FineryError, Model
 from finery.rows import Message, Row
 from finery.testing import TestJob
 from finery_transformers.capabilities import Capabilities, capabilities
 from finery_transformers.chat import prompt_tokens, thinking_switch
-from finery_transformers.wrapping import source_of, with_fixed_arguments, with_text_tools
+from finery_transformers.dates import writes_date
+from finery_transformers.frozen.facts import PROMPTS as PROMPTS_OF_ROWS
+from finery_transformers.frozen.template import FrozenTemplate, frozen_template
+from finery_transformers.wrapping import with_text_tools
 from finery_trl.rows.example import Example
 from finery_trl.rows.pairs import pairs_of
 from finery_trl.rows.tokens import Tokens, examples_of
@@ -32,11 +37,11 @@ DIFFERS = {
     "(`tool_responses`), which rows don't have, and so makes",
 }
 """Template → why llama-server writes other prompts."""
-WHY = {
-    "enable_thinking": "else llama-server switches thinking on",
-    "date_string": "else llama-server states today's date, and transformers this one",
-}
-"""Why an argument of the chat template must be stated, as `gguf.export` does in the GGUF."""
+CALLERS: tuple[Mapping[str, Any], ...] = (
+    {},
+    {"enable_thinking": False, "thinking": True, "reasoning_effort": "high", "date_string": "?"},
+)
+"""What a server's caller may pass to a chat template. llama-server itself also passes some."""
 
 
 class Way(NamedTuple):
@@ -140,23 +145,15 @@ def _no(why: str) -> str:
 
 
 def _prompts(family: Family, tokenizer: Any, folder: Path) -> str:
-    """Whether llama-server makes the same tokens of prompts, if need be with stated arguments."""
+    """Whether llama-server makes the tokens of the training with the frozen template."""
     differs = _differs(family, tokenizer, folder)
-    if not differs:
-        return YES
-    source = with_fixed_arguments(source_of(tokenizer), family.stated)
-    stated = _differs(family, _with_template(tokenizer, source), folder)
-    if stated:
-        return _no_prompts(family, stated)
-    named = ", ".join(f"{k}: {_yaml(v)}" for k, v in family.stated.items())
-    why = " ".join(WHY[name] for name in family.stated)
-    return f"{YES}, with `chat_template_kwargs: {{{named}}}` on the model: {why}"
+    return _no_prompts(family, differs) if differs else YES
 
 
 def _text_tools(family: Family, tokenizer: Any, folder: Path) -> str:
     """Whether `tools_as: text` gives a template tools, in a training and in llama.cpp."""
-    source = with_fixed_arguments(with_text_tools(tokenizer), family.stated)
-    wrapped = _with_template(tokenizer, source)
+    wrapped = deepcopy(tokenizer)
+    wrapped.chat_template = with_text_tools(tokenizer)
     outcome = _tools(capabilities(wrapped))
     differs = "" if outcome != YES else _differs(family, wrapped, folder)
     return _no_prompts(family, differs) if differs else outcome
@@ -166,36 +163,48 @@ def _no_prompts(family: Family, differs: str) -> str:
     return f"no: {DIFFERS.get(family.template, 'llama.cpp writes')} {differs}"
 
 
-def _with_template(tokenizer: Any, template: str) -> Any:
-    other = deepcopy(tokenizer)
-    other.chat_template = template
-    return other
-
-
 def _differs(family: Family, tokenizer: Any, folder: Path) -> str:
-    gguf = write_stand_in(folder / "stand-in.gguf", tokenizer, family.split)
+    """The prompts of a frozen template that llama-server turns into other tokens."""
+    frozen = frozen_of(tokenizer, folder / "tokenizer", tools=True)
+    gguf = write_stand_in(folder / "stand-in.gguf", frozen.for_serving(), family.split)
     with serve(gguf) as server:
-        differs = _different(tokenizer, server)
+        differs = different(frozen, server)
     gguf.unlink()
     return differs
 
 
-def _different(tokenizer: Any, server: Server) -> str:
+def frozen_of(tokenizer: Any, folder: Path, *, tools: bool) -> FrozenTemplate:
+    """The frozen template of a model that was trained with or without tools, in 2024."""
+    tokenizer.save_pretrained(str(folder))
+    used = {"tools": tools, "thinking": False, "switched": False}
+    dated = {"date": "2024-02-09"} if writes_date(tokenizer, {}) else {}
+    meta = {"format": "transformers", PROMPTS_OF_ROWS: used | dated}
+    return frozen_template(Model(folder, meta=meta))
+
+
+def different(frozen: FrozenTemplate, server: Llama) -> str:
     """The prompts that llama-server turns into other tokens, of those that the template takes."""
     names = []
+    errors = {}
     for name, (messages, tools) in PROMPTS.items():
+        if tools and not frozen.tools:
+            continue
         try:
-            expected = prompt_tokens(tokenizer, messages, tools=tools)
+            named: Any = {"tools": tools, "arguments": frozen.arguments}
+            expected = prompt_tokens(frozen.tokenizer, messages, **named)
         except FineryError:
             continue
         request = {"messages": messages} | ({"tools": tools} if tools else {})
-        if server.tokens(server.prompt(request)) != expected:
+        try:
+            texts = {server.prompt({**request, "chat_template_kwargs": c}) for c in CALLERS}
+        except OSError as error:
+            errors[name] = json.loads(str(error))["error"]["message"]
+            continue
+        if any(server.tokens(text) != expected for text in texts):
             names.append(name)
+    if errors:
+        return f"no prompts for {', '.join(errors)}: {min(errors.values())}"
     return f"other tokens for {', '.join(names)}" if names else ""
-
-
-def _yaml(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def reason(error: FineryError) -> str:

@@ -99,10 +99,9 @@ class Family(NamedTuple):
 
     template: its file in TRL's folder of chat templates, without ending; empty for the template in
     SmolLM2's GGUF. config: the configuration class in transformers. control: the control tokens.
-    eos, bos: of the tokenizer. stated: the template's arguments without which llama-server writes
-    other prompts. split: llama.cpp's name of how the family's tokenizer splits text into words, of
-    those in `tiny.SPLITS` the nearest. plain: those of `control` that aren't special, as Qwen's
-    `<think>`.
+    eos, bos: of the tokenizer. split: llama.cpp's name of how the family's tokenizer splits text
+    into words, of those in `tiny.SPLITS` the nearest. plain: those of `control` that aren't
+    special, as Qwen's `<think>`.
     """
 
     name: str
@@ -111,7 +110,6 @@ class Family(NamedTuple):
     control: tuple[str, ...]
     eos: str
     bos: str | None = None
-    stated: Mapping[str, Any] = {}
     split: str = "smollm"
     plain: tuple[str, ...] = (*THINK, *CALLS)
 
@@ -124,7 +122,6 @@ class Family(NamedTuple):
 IM_END, EOT, TEXT_END = "<|im_end|>", "<|eot_id|>", "<|endoftext|>"
 BEGIN, START, R1 = "<|begin_of_text|>", "<|startoftext|>", DEEPSEEK[:2]
 QWEN, BPE = "qwen2", "llama-bpe"
-UNTHINKING = {"enable_thinking": False}
 _COHERE_END = "<|END_OF_TURN_TOKEN|>"
 
 FAMILIES = (
@@ -134,25 +131,19 @@ FAMILIES = (
     Family("Qwen3 Instruct 2507", "qwen3_instruct_2507", "Qwen3Config", QWEN3, IM_END, split=QWEN),
     Family("Qwen3.5 (thinks)", "qwen3_5_think", "Qwen3_5TextConfig", QWEN3, IM_END, split=QWEN),
     Family("Qwen3.5 (doesn't think)", "qwen3_5_nothink", "Qwen3_5TextConfig", QWEN3, IM_END,
-           stated=UNTHINKING, split=QWEN),
+           split=QWEN),
     Family("Qwen3.6", "qwen3_6", "Qwen3_5TextConfig", QWEN3, IM_END, split=QWEN),
     Family("Qwen3.8", "qwen3_8", "Qwen3_5TextConfig", QWEN3, IM_END, split=QWEN),
     Family("Llama 3", "llama3", "LlamaConfig", LLAMA, EOT, BEGIN, split=BPE),
-    Family("Llama 3.1", "llama3_1", "LlamaConfig", LLAMA, EOT, BEGIN,
-           {"date_string": "26 Jul 2024"}, BPE),
+    Family("Llama 3.1", "llama3_1", "LlamaConfig", LLAMA, EOT, BEGIN, split=BPE),
     Family("Llama 3.2", "llama3_2", "LlamaConfig", LLAMA, EOT, BEGIN, split=BPE),
     Family("Gemma and Gemma 2", "gemma", "GemmaConfig", GEMMA, "<eos>", "<bos>"),
     Family("Gemma 3", "gemma3", "Gemma3TextConfig", GEMMA, "<eos>", "<bos>"),
-    Family("Gemma 4, first", "gemma4_v2", "Gemma4TextConfig", GEMMA4, "<eos>", "<bos>",
-           UNTHINKING),
-    Family("Gemma 4, second", "gemma4_v3", "Gemma4TextConfig", GEMMA4, "<eos>", "<bos>",
-           UNTHINKING),
-    Family("Gemma 4, third", "gemma4", "Gemma4TextConfig", GEMMA4, "<eos>", "<bos>",
-           UNTHINKING),
-    Family("Gemma 4, fourth", "gemma4_v4", "Gemma4TextConfig", GEMMA4, "<eos>", "<bos>",
-           UNTHINKING),
-    Family("Gemma 4, fifth", "gemma4_v5", "Gemma4TextConfig", GEMMA4, "<eos>", "<bos>",
-           UNTHINKING),
+    Family("Gemma 4, first", "gemma4_v2", "Gemma4TextConfig", GEMMA4, "<eos>", "<bos>"),
+    Family("Gemma 4, second", "gemma4_v3", "Gemma4TextConfig", GEMMA4, "<eos>", "<bos>"),
+    Family("Gemma 4, third", "gemma4", "Gemma4TextConfig", GEMMA4, "<eos>", "<bos>"),
+    Family("Gemma 4, fourth", "gemma4_v4", "Gemma4TextConfig", GEMMA4, "<eos>", "<bos>"),
+    Family("Gemma 4, fifth", "gemma4_v5", "Gemma4TextConfig", GEMMA4, "<eos>", "<bos>"),
     Family("Phi-3", "phi3", "Phi3Config", PHI, TEXT_END, "<s>"),
     Family("Phi-3.5", "phi3_5", "Phi3Config", PHI, TEXT_END, "<s>"),
     Family("LFM2, first", "lfm2", "Lfm2Config", LFM, IM_END, START, split=BPE),

@@ -55,8 +55,8 @@ LEGEND = """\
 - **Tools as text**: with `tools_as: text` on the model, tools are written, in llama.cpp too.
 - **GGUF**: the merged model is converted, prompts are verified, and llama.cpp answers one.
 - **llama.cpp's prompts**: llama-server's own template engine turns questions, system turns,
-  conversations, tools and calls into the same tokens as the training. `gguf.export` writes
-  `chat_template_kwargs` into the GGUF's template, so that a server need not pass them.
+  conversations, tools and calls into the same tokens as the training, whatever arguments a caller
+  passes. The template is [frozen](howto/ollama.md#the-frozen-chat-template), as in exports.
 
 The templates of models of images and of diffusion models aren't tested.
 """

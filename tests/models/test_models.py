@@ -4,14 +4,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from llama_server import needs_llama_server, serve
 from models import checks, page, training
 from models.families import FAMILIES, LEFT_OUT, Family, carried
-from models.server import PACKAGE
+from models.rows import PROMPTS
+from models.stand_in import write_stand_in
 from models.tiny import tokenizer_of
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+from finery_transformers.frozen.source import NO_TOOLS
 
-pytest.importorskip(PACKAGE, reason="needs llama-server")
+pytestmark = [pytest.mark.usefixtures("one_thread"), needs_llama_server]
+
 FRESH = "python tests/models/page.py"
 ARCHITECTURES = {family.architecture: family for family in reversed(FAMILIES)}
 """Architecture → the first of its families."""
@@ -29,6 +32,21 @@ def test_a_family(family: Family, smollm2_gguf: Path, tmp_path: Path) -> None:
 def test_an_architecture(architecture: str, smollm2_gguf: Path, tmp_path: Path) -> None:
     measured = training.outcomes(ARCHITECTURES[architecture], smollm2_gguf, tmp_path)
     assert measured == page.committed()["architectures"][architecture], f"if that is right: {FRESH}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_llama_server_refuses_tools_that_no_row_had(
+    family: Family, smollm2_gguf: Path, tmp_path: Path
+) -> None:
+    frozen = checks.frozen_of(tokenizer_of(family, smollm2_gguf), tmp_path / "t", tools=False)
+    gguf = write_stand_in(tmp_path / "t.gguf", frozen.for_serving(), family.split)
+    messages, tools = next(given for given in PROMPTS.values() if given[1])
+    with serve(gguf, context=1024) as server:
+        assert checks.different(frozen, server) == ""
+        assert server.answers({"messages": messages[:1]})
+        with pytest.raises(OSError, match=NO_TOOLS):
+            server.answers({"messages": messages, "tools": tools})
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)

@@ -86,7 +86,7 @@ def test_failures_say_what_is_missing(line: str, said: str) -> None:
 def test_a_failed_converter_leaves_its_output(tmp_path: Path) -> None:
     job = TestJob(tmp_path / "job")
     with pytest.raises(StepError, match=r"converter failed: ZeroDivisionError") as raised:
-        converter._run([sys.executable, "-c", "1 / 0"], tmp_path, job)
+        converter._run([sys.executable, "-c", "1 / 0"], [tmp_path], job)
     assert "converter.log" in raised.value.details[0]
     assert "Traceback" in (job.scratch / "converter.log").read_text()
 

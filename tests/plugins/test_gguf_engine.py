@@ -1,7 +1,7 @@
 """Answers of a GGUF: the same ones every time, whatever was answered before."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +15,7 @@ from finery.rows import Conversation
 from finery.testing import TestJob
 from finery_gguf import engine as engine_module
 from finery_gguf import offload
+from finery_gguf.answering.row import Raw
 from finery_gguf.engine import GgufEngine
 from finery_gguf.llama import Gguf, Library, library
 from finery_gguf.pace import FRESH, TRIES, Pace
@@ -255,8 +256,12 @@ def answering(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., 
 
     def answer(raw: str, tools: Any = None, **kwargs: Any) -> Completion:
         path = write_tiny_gguf(tmp_path / "tooled.gguf", template=TOOLED)
-        generated = engine_module._Raw(raw, [], 9, not raw.endswith("…"))
-        monkeypatch.setattr(engine_module, "_generate", lambda *_, **__: generated)
+        generated = Raw(raw, [], 9, not raw.endswith("…"))
+
+        def raw_answers(_: Any, rows: Any) -> Iterator[tuple[int, Raw]]:
+            yield from ((number, generated) for number, _ in enumerate(rows))
+
+        monkeypatch.setattr(engine_module, "_raw_answers", raw_answers)
         requests = [Request(TALKS[0], tools)]
         (completion,) = engine(path, chat_template_kwargs=kwargs).generate(requests, Sampling())
         return completion
@@ -321,7 +326,7 @@ def test_all_layers_are_on_the_gpu_where_llama_cpp_is_built_for_it(
     made = engine(tiny)
     assert made.generate([Request(TALKS[0])], Sampling(max_tokens=2))
     assert asked == [999]
-    assert logged(made) == ["llama.cpp: all layers on NVIDIA L4"]
+    assert logged(made)[0] == "llama.cpp: all layers on NVIDIA L4"
 
 
 def test_a_build_without_gpus_says_so_where_there_is_one(
@@ -331,9 +336,9 @@ def test_a_build_without_gpus_says_so_where_there_is_one(
     monkeypatch.setattr(offload, "visible_gpus", lambda: [gpu])
     made = engine(tiny)
     made.generate([Request(TALKS[0])], Sampling(max_tokens=1))
-    assert logged(made) == [
+    assert logged(made)[0] == (
         "llama.cpp: on the CPU, since the installed build has no support for this GPU"
-    ]
+    )
     assert not GgufEngine.uses_gpu()
     assert GgufEngine.local
 

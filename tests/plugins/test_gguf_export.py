@@ -5,16 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_gguf import tiny_tokenizer, write_tiny_gguf
+from tiny_gguf import CHATML, tiny_tokenizer, write_tiny_gguf
 
-from finery import Model, Request, Sampling, StepError
-from finery.testing import TestJob, run_step
+from finery import DataError, Model, Request, Sampling, StepError
+from finery.testing import TestJob, dataset, run_step
 from finery_gguf.engine import GgufEngine
 from finery_gguf.export import Export, Quantization, _corrections, base_name
 from finery_gguf.llama import Gguf, quantise
 from finery_gguf.prompts import chat_template, tokenize
 from finery_gguf.proof import prove
 from finery_transformers.chat import prompt_text
+from finery_transformers.frozen.proof import conversations
+from finery_transformers.frozen.template import FrozenTemplate
 from finery_transformers.loading import load_tokenizer
 
 pytestmark = pytest.mark.slow  # its fixtures convert a model three times
@@ -177,17 +179,19 @@ def test_tokens_that_training_had_not_are_switched_off(tmp_path: Path) -> None:
     flags = {"add_bos_token": True, "add_eos_token": True}
     source = write_tiny_gguf(tmp_path / "f32.gguf", template=template, flags=flags)
     job, tokenizer = TestJob(tmp_path), tiny_tokenizer(template)
-    found = _corrections(Gguf(source), tokenizer, {}, job)
+    frozen = FrozenTemplate(template, tokenizer, {}, tools=False)
+    found = _corrections(Gguf(source), frozen, job)
     quantise(source, tmp_path / "t.gguf", "q8_0", threads=1, flags=found)
     gguf = Gguf(tmp_path / "t.gguf", vocab_only=True)
     assert (gguf.adds_bos, gguf.adds_eos) == (False, False)
-    assert prove(gguf, tokenizer, {}) > 0
+    assert prove(gguf, frozen) > 0
     assert len(job.events) == 2
 
 
 def test_a_bos_that_training_had_is_left_alone(tmp_path: Path) -> None:
     source = write_tiny_gguf(tmp_path / "t.gguf", flags={"add_bos_token": True})
-    assert _corrections(Gguf(source), tiny_tokenizer(), {}, TestJob(tmp_path)) == {}
+    frozen = FrozenTemplate(CHATML, tiny_tokenizer(), {}, tools=False)
+    assert _corrections(Gguf(source), frozen, TestJob(tmp_path)) == {}
 
 
 @pytest.mark.parametrize("kind", ["api", "prompted"])
@@ -237,3 +241,37 @@ def test_settings_of_the_chat_template_are_in_the_gguf(tmp_path: Path, base: Mod
     assert '{"name": "f", "parameters": {}}' in expected
     assert tokenize(gguf, chat_template(gguf, {"mood": True}), TALK, tools).text == expected
     assert "{%- set mood = false %}" in str(gguf.chat_template)
+
+
+def test_what_the_training_used_is_all_that_a_server_can_write(tmp_path: Path, base: Model) -> None:
+    used = {"tools": False, "thinking": False, "switched": False}
+    model = Model(base.path, meta={**base.meta, "prompts": used})
+    rows = [dataset(tmp_path / "rows", [{"prompt": "Where is it?", "completion": "Here."}])]
+    job = TestJob(tmp_path)
+    exported = Export(model=model, quantization=["bf16"], rows=rows).run(job)["bf16"]
+    assert exported.meta["frozen"] == {"tools": False}
+    gguf = Gguf(exported.file(exported.meta["file"]), vocab_only=True)
+    template = chat_template(gguf, {})
+    assert tokenize(gguf, template, TALK).text == prompt_text(load_tokenizer(model), TALK)
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+    with pytest.raises(DataError, match="trained without tools"):
+        tokenize(gguf, template, TALK, tools)
+    logged = [str(e.get("message")) for e in job.events]
+    assert "the chat template refuses tools, since the training rows have none" in logged
+    assert any(f"{len(conversations('')) + 1} conversations give" in line for line in logged)
+
+
+def test_tools_are_kept_if_the_recipe_says_so(tmp_path: Path, base: Model) -> None:
+    template = "{% if tools %}{{ tools | tojson }}{% endif %}" + CHATML
+    folder = tmp_path / "with tools"
+    shutil.copytree(base.path, folder)
+    (folder / "chat_template.jinja").write_text(template)
+    used = {"tools": False, "thinking": False, "switched": False}
+    model = Model(folder, meta={**base.meta, "prompts": used})
+    step = Export(model=model, quantization=["bf16"], keep=["tools"])
+    exported = step.run(TestJob(tmp_path))["bf16"]
+    gguf = Gguf(exported.file(exported.meta["file"]), vocab_only=True)
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+    text = tokenize(gguf, chat_template(gguf, {}), TALK, tools).text
+    assert text == prompt_text(load_tokenizer(model), TALK, tools=tools)
+    assert text.startswith('[{"type": "function"')

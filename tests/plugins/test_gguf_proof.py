@@ -7,18 +7,37 @@ import pytest
 from tiny_gguf import CHATML, tiny_tokenizer, write_tiny_gguf
 
 from finery import StepError
+from finery.rows import Row
 from finery_gguf.difference import first_difference, text_difference
 from finery_gguf.llama import Gguf
-from finery_gguf.proof import conversations, prove
+from finery_gguf.proof import prove
+from finery_transformers.frozen.proof import conversations
+from finery_transformers.frozen.template import FrozenTemplate
+
+
+def trained_with(template: str = CHATML) -> FrozenTemplate:
+    return FrozenTemplate(template, tiny_tokenizer(template), {}, tools=False)
 
 
 def proven(path: Path, template: str = CHATML, **options: Any) -> int:
     gguf = Gguf(write_tiny_gguf(path / "t.gguf", template=template, **options), vocab_only=True)
-    return prove(gguf, tiny_tokenizer(template), {})
+    return prove(gguf, trained_with(template), ())
 
 
 def test_the_same_tokens_are_proven(tmp_path: Path) -> None:
     assert proven(tmp_path) == len(conversations(""))
+
+
+def test_a_row_with_another_prompt_is_named(tmp_path: Path) -> None:
+    # Only this row has a text at which the two templates differ.
+    other = CHATML.replace("{{ m.content }}", "{{ m.content | replace('rare', 'often') }}")
+    gguf = Gguf(write_tiny_gguf(tmp_path / "t.gguf", template=other), vocab_only=True)
+    frozen = trained_with()._replace(source=other)
+    rows: list[Row] = [{"id": "r7", "messages": [{"role": "user", "content": "A rare word."}]}]
+    with pytest.raises(StepError, match="turns the row r7 into other tokens"):
+        prove(gguf, frozen, rows)
+    plain: list[Row] = [{"id": "r8", "messages": [{"role": "user", "content": "A word."}]}]
+    assert prove(gguf, frozen, plain) == len(conversations("")) + 1
 
 
 def test_another_way_to_split_numbers_is_found(tmp_path: Path) -> None:
@@ -38,7 +57,7 @@ def test_a_bos_that_training_had_not_is_found(tmp_path: Path) -> None:
 def test_another_chat_template_is_found(tmp_path: Path) -> None:
     path = write_tiny_gguf(tmp_path / "t.gguf", template=CHATML.replace("user", "USER") + "!")
     with pytest.raises(StepError, match="not the one the model was trained with") as raised:
-        prove(Gguf(path), tiny_tokenizer(), {})
+        prove(Gguf(path), trained_with())
     assert ">>>'!'" in raised.value.details[1]
 
 
@@ -46,7 +65,7 @@ def test_conversations_that_both_refuse_are_passed_over(tmp_path: Path) -> None:
     refusing = (
         "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}" + CHATML
     )
-    assert proven(tmp_path, template=refusing) == len(conversations("")) - 2
+    assert proven(tmp_path, template=refusing) == len(conversations("")) - 3
 
 
 def test_a_template_that_refuses_all_proves_nothing(tmp_path: Path) -> None:

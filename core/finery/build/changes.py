@@ -31,7 +31,7 @@ class Change(NamedTuple):
 
     def __str__(self) -> str:
         """As text: `setting epochs: 3 → 2`, `code steps.py: Copy.run changed`."""
-        if not self.part.startswith(("code ", "file ", "input ")):
+        if not self.part.startswith(("code ", "file ", "input ", "provenance ")):
             return f"{self.part}: {short(self.old)} → {short(self.new)}"
         if self.new == NOT_BUILT:
             return f"{self.part} not built yet"

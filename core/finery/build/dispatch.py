@@ -44,6 +44,7 @@ def task_of(
         },
         seed=node.seed if node.step.uses_seed() else None,
         pinned=plan.pinned,
+        provenance=plan.provenance,
         env=_environment(graph.recipe, node, results, spec.engines),
         engines=plan.engines,
         plugins=[str(p.path) for p in graph.plugins.plugins if p.path],

@@ -54,13 +54,14 @@ def key_parts(
     inputs: Mapping[tuple[str, int], str],
     files: Mapping[str, Sequence[tuple[str, str]]],
     pinned: str | None,
+    provenance: Mapping[str, Any],
     engines: Mapping[str, EngineKey],
 ) -> Parts:
     """All parts of a step's key, in order.
 
     code: file → digest of the step's code. wrappers: the hooks around it, in the order of their
     calls. inputs: (field, index) → digest of the artifact. files: setting → (name, digest) of each
-    outside file. engines: by model format.
+    outside file. provenance: see `finery.Provenance`. engines: by model format.
     """
     step = node.step
     parts: Parts = [
@@ -92,6 +93,8 @@ def key_parts(
     ]
     if pinned is not None:
         parts.append(("pinned", pinned))
+    for subject, facts in provenance.items():
+        parts.append((f"provenance {subject}", blake3(encode(facts)).hexdigest()))
     if step.uses_seed():
         parts.append(("seed", node.seed))
     packages = [*step.key_packages()]

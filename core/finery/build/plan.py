@@ -1,5 +1,6 @@
 """The plan: every step with its key, its state and the reason for it."""
 
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,11 +15,12 @@ from finery.build.changes import NOT_BUILT, changes_between
 from finery.build.code.steps import StepCode
 from finery.build.keys import EngineKey, key_of, key_parts, package_version
 from finery.errors import RecipeError
+from finery.plugin.history import Results
 from finery.recipe.files import find_files
 from finery.recipe.graph import Graph, Node
 from finery.recipe.lock import Lock
 from finery.step.inspect import files_of, full_name
-from finery.step.interfaces import Pinned, floating_name, interface
+from finery.step.interfaces import Pinned, Provenance, floating_name, interface
 from finery.store.database import Store
 from finery.util.canonical import encode
 from finery.util.paths import PINNED
@@ -40,6 +42,7 @@ class StepPlan:
     gone: str = ""  # the outside file that is missing
     files: dict[str, list[tuple[str, Path]]] = field(default_factory=dict)
     pinned: str | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)  # see `finery.Provenance`
     engines: dict[str, str] = field(
         default_factory=dict
     )  # model format → its engine in keys of records
@@ -69,17 +72,20 @@ class Planner:
         store.read_ahead(self.latest[name][0] for name in graph.nodes if name in self.latest)
         self.lock = Lock(graph.recipe.path)
         self.code = StepCode(graph.recipe, graph.plugins, store)
+        self.outside: set[str] = set()  # what `Engine.key_files` names
         for node in graph.nodes.values():
             self._code_of(node)  # now, since this process has just imported that code
 
     def resolve(self, name: str, results: Mapping[str, Result | None]) -> StepPlan:
         """The plan of a step, given the results of earlier steps (None if not built)."""
         node = self.graph.nodes[name]
-        missing = [s.step for s in node.sources if not results.get(s.step)]
+        missing = [step for step in self._needed(node) if not results.get(step)]
         inputs = {} if missing else self.inputs(node, results)
         plan = StepPlan(node, "pending", files=self.files(node))
         _open_files(node, plan.files)
         plan.pinned, unpinned = self._pinned(node)
+        if not missing:
+            plan.provenance = self._provenance(node, results)
         plan.parts = self._parts(plan, inputs, results)
         if missing:
             plan.reason = f"waits for {', '.join(dict.fromkeys(missing))}"
@@ -95,6 +101,21 @@ class Planner:
         plan.state = "cached" if plan.result else "run"
         plan.reason = "" if plan.result else self._reason(plan)
         return plan
+
+    def _needed(self, node: Node) -> list[str]:
+        """The steps whose results the step's key depends on, in the order of the graph."""
+        if type(node.step).__spec__.provenance:
+            return [name for name in self.graph.select([node.name]).nodes if name != node.name]
+        return [source.step for source in node.sources]
+
+    def _provenance(self, node: Node, results: Mapping[str, Result | None]) -> dict[str, Any]:
+        """How the step's inputs were made, if it wants to know."""
+        asks = interface(node.step, Provenance)
+        if asks is None:
+            return {}
+        graph = self.graph.select([node.name])
+        facts = asks.facts(node.name, graph, Results(self.store, results, self.latest))
+        return dict(json.loads(json.dumps(facts)))
 
     def inputs(
         self, node: Node, results: Mapping[str, Result | None]
@@ -151,6 +172,7 @@ class Planner:
             for model_format in sorted({f for m in inputs.values() for f in _formats(m)}):
                 engine = self.graph.plugins.engine(model_format)
                 code = self.code.of_engine(model_format)
+                self.outside.update(engine.key_files())
                 key = EngineKey(full_name(engine), code, engine.packages, engine.key_facts())
                 engines[model_format] = key
                 plan.has_local_engine |= engine.local
@@ -169,6 +191,7 @@ class Planner:
             inputs=digests,
             files=self.store.digest_files(plan.files),
             pinned=plan.pinned,
+            provenance=plan.provenance,
             engines=engines,
         )
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from blake3 import blake3
 
@@ -19,6 +19,9 @@ from finery.util.canonical import encode
 from finery.util.files import check_plain
 from finery.util.paths import store_folder
 from finery.util.text import did_you_mean
+
+if TYPE_CHECKING:
+    from finery.plugin.history import Results
 
 
 def open_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, Plugins]:
@@ -82,6 +85,15 @@ def result_of(graph: Graph, store: Store, name: str) -> tuple[Result, bool]:
         fix = f"finery build {graph.recipe.argument}--step {name}"
         raise UsageError(f"step '{name}' isn't built yet", fix=fix)
     return result, False
+
+
+def open_results(graph: Graph, store: Store) -> "Results":
+    """All outputs that are built for the current recipe."""
+    from finery.build.checks import results_of
+    from finery.build.plan import Planner, make_plan
+
+    planner = Planner(graph, store)
+    return results_of(planner, [*make_plan(planner, without_files=True)])
 
 
 def _local_plugins(recipe: Recipe) -> tuple[Path, ...]:

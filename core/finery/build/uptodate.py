@@ -14,6 +14,7 @@ import os
 import sqlite3
 import sys
 import time
+import zlib
 from array import array
 from collections.abc import Iterable, Sequence
 from glob import glob
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from finery.build.scheduler import Build
     from finery.store.database import Store
 
-FORMAT = 4
+FORMAT = 5
 NUMBERS, PARTS = "Q", 5
 """The encoding of states in a stamp: 64 bits for each part."""
 BLOCK = 256
@@ -39,8 +40,10 @@ HOOKS = (
     "finery_step_failed",
 )  # fmt: skip
 """Hooks that must be called in every build: plugins with one of them prevent stamps."""
-GPUS = (*CHOICES, "FINERY_AUTO_DTYPE")
-"""Environment variables that choose the GPUs, and what is computed in."""
+GPUS = CHOICES
+"""Environment variables that choose the GPUs."""
+OWN = "FINERY_"
+"""The prefix of finery's own variables, with dtypes, and with programs that engines start."""
 _PATH = tuple(sys.path)
 """`sys.path` at the start, since plugin files extend it."""
 _RUN, _TIME, _SECONDS = "<run>", "<time>", '"<seconds>"'
@@ -223,7 +226,7 @@ def _sources(build: "Build") -> tuple[set[str], set[str]]:
     for plugin in graph.plugins.plugins:
         sources.add(str(plugin.path or plugin.module.__file__))
     sources |= {str(path) for path in planner.code.files() | planner.code.folders()}
-    sources |= planner.code.absent()
+    sources |= planner.code.absent() | planner.outside
     patterns, folder = set(), graph.recipe.folder.absolute()
     for node in graph.nodes.values():
         for files in files_of(node.step).values():
@@ -276,7 +279,11 @@ def _python(path: Iterable[str]) -> list[Any]:
 
 def _machine() -> list[Any]:
     """What facts of the machine in keys depend on (see `Step.key_facts`), as far as it is cheap."""
-    return [os.uname().nodename, [*map(os.path.exists, DRIVER_FILES)], *map(os.environ.get, GPUS)]
+    drivers = [*map(os.path.exists, DRIVER_FILES)]
+    own = sorted(pair for pair in os.environ.items() if pair[0].startswith(OWN))
+    # A checksum, since a value may be a secret.
+    checksum = zlib.crc32(json.dumps(own).encode())
+    return [os.uname().nodename, drivers, *map(os.environ.get, GPUS), checksum]
 
 
 def _settled(path: str, began: int) -> bool:

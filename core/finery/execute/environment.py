@@ -30,7 +30,7 @@ _PASSED_PREFIXES = (
     "ROCR_", "ROCM_", "HIP_", "HSA_", "MIOPEN_", "GPU_", "ONEAPI_", "SYCL_", "ZE_",
     "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "BLIS_", "VECLIB_", "NUMEXPR_",
     "TORCH_", "TORCHINDUCTOR_", "PYTORCH_", "TRITON_", "ACCELERATE_", "BNB_", "UNSLOTH_",
-    "HF_", "TRANSFORMERS_", "TOKENIZERS_", "GGML_", "LLAMA_",
+    "HF_", "TRANSFORMERS_", "TOKENIZERS_", "GGML_", "LLAMA_", "VLLM_",
     "WANDB_", "MLFLOW_", "TRACKIO_", "TENSORBOARD_",
 )  # fmt: skip
 _SECRET = re.compile(

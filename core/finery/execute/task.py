@@ -26,6 +26,7 @@ class Task(msgspec.Struct):
         that the step may create; kept until the step succeeds. log: the file for its output.
     isolated: whether it needs its own process. gpus: how many GPUs it uses, if the machine has
         them. gpu_names: numbers and UUIDs of those that it may use; empty: any.
+    provenance: how its inputs were made, if it wants to know.
     project, recipe: the project folder and the recipe's folder in it. code: files in the project
         folder that are in the step's key.
     """
@@ -51,6 +52,7 @@ class Task(msgspec.Struct):
     project: str = ""
     recipe: str = ""
     code: list[str] = []
+    provenance: dict[str, Any] = {}
 
 
 class Logged(TypedDict):

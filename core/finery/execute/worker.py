@@ -150,6 +150,7 @@ def outputs_of(task: Task, send: Send) -> dict[str, Manifest]:
             secrets=task.env,
             pinned=task.pinned,
             kept=root / PINNED,
+            provenance=task.provenance,
             lock_scratch=lock_scratch,
         )
         try:

@@ -78,6 +78,14 @@ class Engine:
         return {}
 
     @classmethod
+    def key_files(cls) -> Sequence[str]:
+        """Paths of files and folders outside finery's environment that `key_facts` depends on.
+
+        If they and all `FINERY_` variables are unchanged, finery takes the facts to be unchanged.
+        """
+        return ()
+
+    @classmethod
     def uses_gpu(cls) -> bool:
         """Whether it uses a GPU, on a machine that has one. Called in the main process."""
         return cls.local

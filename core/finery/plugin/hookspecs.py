@@ -61,6 +61,11 @@ def finery_views() -> "Mapping[str, str | type[View]]":  # type: ignore[empty-bo
 
 
 @hookspec
+def finery_servers() -> "Mapping[str, str | Callable[..., Any]]":  # type: ignore[empty-body]
+    """Return the servers you provide: format of a model or bundle → `"module:function"`."""
+
+
+@hookspec
 def finery_notes() -> "Mapping[str, About]":  # type: ignore[empty-body]
     """Return the kinds of notes you give: name → when and why finery gives it."""
 

@@ -171,6 +171,11 @@ class Plugins:
         return self._lazily("finery_views")
 
     @cached_property
+    def servers(self) -> Table:
+        """Format of a model or bundle → (a function or "module:function", plugin)."""
+        return self._lazily("finery_servers")
+
+    @cached_property
     def _pages(self) -> Table:
         return self._lazily("finery_pages")
 
@@ -243,6 +248,13 @@ class Plugins:
         reference, plugin = self.engines[model_format]
         cls: type[Engine] = resolve(reference, f"engine '{model_format}'", plugin)
         return cls
+
+    def server(self, artifact_format: str) -> Any:
+        """The function that serves models or bundles of a format; None if no plugin has one."""
+        if artifact_format not in self.servers:
+            return None
+        reference, plugin = self.servers[artifact_format]
+        return resolve(reference, f"server '{artifact_format}'", plugin)
 
     def view(self, kind: str, artifact_format: str = "") -> "View":
         """The most specific view for artifacts of a kind and format.

@@ -45,6 +45,16 @@ class Recipe:
         return "" if shown(self.path) == "recipe.yaml" else f"{shlex.quote(shown(self.path))} "
 
     @property
+    def shareable(self) -> str:
+        """The text as it can be handed on: what looks like a secret is `***`."""
+        return without_secrets(self.text)
+
+    @property
+    def overrides(self) -> dict[Path_, str]:
+        """Place → the `--set` that set it, without secrets."""
+        return dict(self._overrides)
+
+    @property
     def name(self) -> str:
         """The recipe's name; by default the folder's."""
         return str(self.data.get("name") or self.folder.resolve().name)

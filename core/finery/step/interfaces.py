@@ -1,9 +1,9 @@
 """Optional interfaces: what a step type can offer beyond `run`.
 
 A step type names one by a class keyword, `class Orders(Step, traceable="shop.places:OrderPlaces")`.
-None of them can change an output. The reference is a string, so the code stays out of the step's
-key: rewording a message or improving an estimate reruns nothing. (A plugin file beside a recipe can
-use the class itself instead.)
+None of them can change an output, except by what it puts into the key (a pin, provenance). The
+reference is a string, so the code stays out of the step's key: rewording a message or improving an
+estimate reruns nothing. (A plugin file beside a recipe can use the class itself instead.)
 
 | keyword | class | used by |
 | --- | --- | --- |
@@ -11,6 +11,7 @@ use the class itself instead.)
 | `preflight` | `Preflight` | `finery check`, and trainings that watch an evaluator |
 | `traceable` | `Traceable` | `finery show --row` |
 | `forecast` | `Forecast` | `finery plan`, `finery check`: notes and estimates |
+| `provenance` | `Provenance` | `finery build`, for a step that describes how its inputs were made |
 """
 
 from collections import Counter
@@ -28,7 +29,9 @@ from finery.step.step import Step
 from finery.util.references import load_reference
 
 if TYPE_CHECKING:
+    from finery.plugin.history import Results
     from finery.preflight.report import Proof
+    from finery.recipe.graph import Graph
     from finery.step.job import Job
 
 S = TypeVar("S", bound=Step)
@@ -232,7 +235,28 @@ class Forecast(Interface[S]):
         return {}
 
 
-INTERFACES: tuple[type[Interface[Any]], ...] = (Pinned, Preflight, Traceable, Forecast)
+class Provenance(Interface[S]):
+    """How a step's inputs were made, for a step whose output says so, e.g. a model card.
+
+    Such a step is planned only when all steps that it waits for are built, directly or through
+    others. The facts are part of its key, and reach it as `job.provenance`.
+    """
+
+    keyword = "provenance"
+
+    def facts(self, name: str, graph: "Graph", results: "Results") -> Mapping[str, Any]:
+        """The facts as JSON values, by subject; `finery explain` names a subject that changed.
+
+        name: of the step. graph: the step and all that it waits for. results: their outputs.
+        Called in the main process whenever the step is planned, so it must be light and must not
+        use the network.
+        """
+        raise NotImplementedError
+
+
+INTERFACES: tuple[type[Interface[Any]], ...] = (
+    Pinned, Preflight, Traceable, Forecast, Provenance,
+)  # fmt: skip
 
 
 def interface(step: Step, kind: type[I]) -> I | None:

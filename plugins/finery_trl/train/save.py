@@ -2,11 +2,12 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finery import Job, Model
+from finery_transformers.frozen.facts import PROMPTS, facts_of_rows
 from finery_transformers.loading import base_of
 from finery_trl.rows.example import rows_in
 from finery_trl.train.card import README, Base, base_in, card
@@ -157,9 +158,33 @@ def _facts(
     facts |= _quantization(step)
     if trained.outcome.accelerators:
         facts["accelerated_by"] = trained.outcome.accelerators
-    if tokens.arguments:
-        facts["chat_template_kwargs"] = tokens.arguments
+    facts[PROMPTS] = _prompts(step, tokens)
+    if arguments := _arguments(step, tokens, facts[PROMPTS]):
+        facts["chat_template_kwargs"] = arguments
     return facts | {k: step.model.meta[k] for k in INHERITED if k in step.model.meta}
+
+
+def _switches(step: "Training") -> bool:
+    """Whether thinking is switched off in the prompts of rows without it."""
+    learn = step.learn()
+    return learn is not None and learn.without_thinking == "switch"
+
+
+def _prompts(step: "Training", tokens: "Tokens") -> dict[str, Any]:
+    rows = (row for dataset in step.rows for row in dataset)
+    return facts_of_rows(rows, step.model, switch=_switches(step), date=tokens.date)
+
+
+def _arguments(step: "Training", tokens: "Tokens", used: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of the chat template for prompts like those of the training.
+
+    If thinking was switched off in the prompts of all rows, it is at inference.
+    """
+    if not _switches(step) or used["thinking"]:
+        return tokens.arguments
+    from finery_transformers.chat import thinking_switch
+
+    return {**tokens.arguments, **(thinking_switch(tokens.tokenizer, tokens.arguments) or {})}
 
 
 def _quantization(step: "Training") -> dict[str, Any]:

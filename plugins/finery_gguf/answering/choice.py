@@ -1,0 +1,43 @@
+"""What answers, the library or a server, and how many rows at once. Reached by name.
+
+The server is a fact in the key. The library's answers don't depend on the number of rows at once.
+"""
+
+import os
+import re
+
+from finery import UsageError
+from finery_gguf.programs import SERVER, server_build, user_program
+
+ENGINE = "FINERY_GGUF_ENGINE"
+"""`library` or `server`. By default, the server answers if the user has a llama.cpp."""
+SLOTS = "FINERY_GGUF_SLOTS"
+"""Rows that are answered at once."""
+LIBRARY, REMOTE = "library", "server"
+MOST_SLOTS, DEFAULT_SLOTS = 64, 16
+
+
+def server() -> str | None:
+    """The llama.cpp server that answers, e.g. `llama-server 6123 (0ce8cd1)`; None: the library."""
+    chosen = os.environ.get(ENGINE, "")
+    if chosen not in ("", LIBRARY, REMOTE):
+        raise UsageError(
+            f"{ENGINE} must be `{LIBRARY}` or `{REMOTE}`, but is {chosen!r}",
+            fix=f"unset it: then llama-server answers if {SERVER} is installed",
+        )
+    if chosen == REMOTE or (not chosen and user_program(SERVER) is not None):
+        return server_build()
+    return None
+
+
+def rows_at_once() -> int:
+    """How many rows are answered at once, if the model leaves room for their caches."""
+    chosen = os.environ.get(SLOTS, "")
+    if not chosen:
+        return DEFAULT_SLOTS
+    if not re.fullmatch(r"\d{1,3}", chosen) or not 1 <= int(chosen) <= MOST_SLOTS:
+        raise UsageError(
+            f"{SLOTS} must be a number from 1 to {MOST_SLOTS}, but is {chosen!r}",
+            fix=f"unset it to answer {DEFAULT_SLOTS} rows at once",
+        )
+    return int(chosen)

@@ -1,0 +1,177 @@
+"""Which llama.cpp is used: the user's own, or that of the installed wheels.
+
+Reached by name from what has a key: a path can't change an output, and the build is a fact in the
+key (`build_facts`).
+"""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import NamedTuple
+
+from blake3 import blake3
+
+from finery import StepError, UsageError
+
+VARIABLE = "FINERY_LLAMA_CPP"
+"""The environment variable that names a llama.cpp: its folder, or one of its programs."""
+WHEELS = "wheels"
+"""The value of `FINERY_LLAMA_CPP` that ignores programs on the PATH."""
+SERVER_WHEEL = "xllamacpp"
+SERVER, QUANTIZE, IMATRIX = "llama-server", "llama-quantize", "llama-imatrix"
+CONVERTER = "convert_hf_to_gguf.py"
+_FOLDERS = ("", "bin", "build/bin", "build/bin/Release", "..", "../..")
+"""Where programs are: in an install, in a build, and the converter above a build."""
+_SECONDS = 60.0  # for a program to print its version; CUDA takes some when it is first loaded
+_VERSION = re.compile(r"^version: (.+)$", re.MULTILINE)
+
+
+class Program(NamedTuple):
+    """A program of the user's llama.cpp. build: `6123 (0ce8cd1)`, as the program prints it."""
+
+    path: Path
+    build: str
+
+
+def user_program(name: str) -> Program | None:
+    """A program of the user's llama.cpp, by `FINERY_LLAMA_CPP` or else the PATH; None without one.
+
+    `UsageError` if `FINERY_LLAMA_CPP` names nothing, `StepError` if its llama-server can't run. A
+    program of the PATH that can't run is ignored.
+    """
+    named = os.environ.get(VARIABLE, "")
+    if named == WHEELS:
+        return None
+    if named:
+        path = _in_folder(_folder(named), name)
+        return None if path is None else Program(path, _build_in(path.parent, path))
+    on_path = shutil.which(name)
+    if on_path is None:
+        return None
+    try:
+        return Program(Path(on_path), _build_in(Path(on_path).parent, Path(on_path)))
+    except StepError:
+        return None
+
+
+def server_build() -> str:
+    """The llama.cpp that answers as a server, in words: of the user, or of the wheel."""
+    own = user_program(SERVER)
+    return f"{SERVER} {own.build}" if own else wheel_build()
+
+
+def wheel_build() -> str:
+    """The version of the wheel with a server. `StepError` if it isn't installed."""
+    try:
+        return f"{SERVER_WHEEL} {version(SERVER_WHEEL)}"
+    except PackageNotFoundError:
+        raise StepError(
+            f"there is no llama.cpp server: neither {SERVER} on the PATH nor the package "
+            f"{SERVER_WHEEL}",
+            fix=f"pip install {SERVER_WHEEL}, or set {VARIABLE} to the folder of your llama.cpp",
+        ) from None
+
+
+def build_facts(*names: str) -> dict[str, str]:
+    """For keys: the builds of those of the user's programs that exist; empty without any."""
+    programs = {name: user_program(name) for name in names}
+    return {f"build of {name}": own.build for name, own in programs.items() if own is not None}
+
+
+def is_for_another_cpu(status: int) -> bool:
+    """Whether a program ended at an instruction that this CPU lacks."""
+    return status in (-signal.SIGILL, 128 + signal.SIGILL)
+
+
+def how_ended(status: int) -> str:
+    """Why a program of llama.cpp ended, in words. status: its return code, negative for signals."""
+    if is_for_another_cpu(status):
+        return "it was built for another CPU: it uses instructions that this one lacks (SIGILL)"
+    if status in (-signal.SIGKILL, 128 + signal.SIGKILL):
+        return "it was killed (SIGKILL), often because memory ran out"
+    if status < 0:
+        return f"it was ended by signal {-status} ({signal.Signals(-status).name})"
+    return f"it ended with exit code {status}"
+
+
+def _folder(named: str) -> Path:
+    """The folder of a llama.cpp, from the user's words."""
+    path = Path(named).expanduser()
+    if path.is_file():
+        return path.parent
+    if not path.is_dir():
+        raise UsageError(
+            f"{VARIABLE} names {named!r}, which doesn't exist",
+            fix=f"set it to the folder of your llama.cpp, or to its {SERVER}; "
+            f"{VARIABLE}={WHEELS} uses the installed wheels",
+        )
+    if not any(_in_folder(path, name) for name in (SERVER, QUANTIZE, IMATRIX, CONVERTER)):
+        raise UsageError(
+            f"{VARIABLE} names the folder {named!r}, but there is no {SERVER} in it, in bin or in "
+            "build/bin",
+            fix="build llama.cpp there (cmake -B build && cmake --build build), or name the folder "
+            f"with {SERVER}",
+        )
+    return path
+
+
+def _in_folder(folder: Path, name: str) -> Path | None:
+    upwards = name == CONVERTER
+    places = (folder / part / name for part in _FOLDERS if upwards or not part.startswith(".."))
+    return next((path.resolve() for path in places if path.is_file()), None)
+
+
+def _build_in(folder: Path, program: Path) -> str:
+    """The build of the llama.cpp in a folder, which only some of its programs print."""
+    if program.name == CONVERTER:
+        return _converter_digest(program)
+    for path in (folder / SERVER, folder / "build/bin" / SERVER, folder / "llama-cli"):
+        if path.is_file():
+            found = path.stat()
+            return _printed_build(path, found.st_mtime_ns, found.st_size)
+    found = program.stat()
+    return _digest(program, found.st_mtime_ns, found.st_size)
+
+
+@cache
+def _printed_build(program: Path, _time: int, _size: int) -> str:
+    try:
+        ran = subprocess.run(
+            [program, "--version"], capture_output=True, text=True, errors="replace",
+            timeout=_SECONDS, check=False, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise _not_running(program, str(error), []) from error
+    printed = ran.stdout + ran.stderr
+    if ran.returncode != 0:
+        raise _not_running(program, how_ended(ran.returncode), printed.strip().splitlines()[-5:])
+    match = _VERSION.search(printed)
+    return match[1] if match else _digest(program, _time, _size)
+
+
+def _not_running(program: Path, reason: str, printed: list[str]) -> StepError:
+    return StepError(
+        f"{program.name} can't run: {reason}",
+        where=str(program),
+        details=printed,
+        fix=f"set {VARIABLE} to a llama.cpp that was built for this machine, or to `{WHEELS}`",
+    )
+
+
+@cache
+def _digest(program: Path, _time: int, _size: int) -> str:
+    return f"digest {blake3(program.read_bytes()).hexdigest()[:16]}"
+
+
+def _converter_digest(script: Path) -> str:
+    """The digest of a converter and of the packages beside it that it imports."""
+    parts = [script, *script.parent.glob("conversion/*.py"), *script.parent.glob("gguf-py/**/*.py")]
+    digest = blake3()
+    for path in sorted(parts):
+        digest.update(path.read_bytes())
+    return f"digest {digest.hexdigest()[:16]}"

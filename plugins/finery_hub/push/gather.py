@@ -1,0 +1,333 @@
+"""How models were made, judged and from which rows: read from a recipe's graph and its outputs."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from finery import (
+    Dataset,
+    Graph,
+    Lock,
+    Metrics,
+    Model,
+    Node,
+    Provenance,
+    Results,
+    Source,
+    base_models,
+    evaluates,
+    files_of,
+    floating_name,
+    forecast_of,
+    generates,
+    row_sources,
+    sources_of,
+    trains,
+)
+from finery_data.overlap import overlaps
+from finery_hub.dataset import HubDataset
+from finery_hub.push import facts as f
+from finery_hub.push.step import HubPush
+
+Place = tuple[str, str]
+"""(step, output)."""
+
+
+class PushProvenance(Provenance[HubPush]):
+    """What the card of a push says."""
+
+    def facts(self, name: str, graph: Graph, results: Results) -> Mapping[str, Any]:
+        """All facts, by the names of `Facts`."""
+        facts: dict[str, Any] = msgspec.to_builtins(self.gather(name, graph, results))
+        return facts
+
+    def gather(self, name: str, graph: Graph, results: Results) -> f.Facts:
+        """The same as a `Facts`."""
+        models = {s.ref: _place(s) for s in sources_of(graph.nodes[name], Model)}
+        return gather(name, models, graph, results, self.step.licenses)
+
+
+def gather(
+    name: str,
+    models: Mapping[str, Place],
+    graph: Graph,
+    results: Results,
+    licenses: Mapping[str, str],
+) -> f.Facts:
+    """The facts about models of a recipe, as far as steps are built.
+
+    name: of the step that the card is for. models: name in the recipe → place.
+    """
+    under = list(dict.fromkeys(s for step, _ in models.values() for s in models_under(graph, step)))
+    trainings = [graph.nodes[step] for step in graph.nodes if step in under]
+    trainings = [node for node in trainings if trains(node)]
+    evaluations = [*_evaluations(graph, results, models)]
+    tests = [graph.nodes[e.step] for e in evaluations]
+    return f.Facts(
+        step=name,
+        recipe=_recipe(graph, name),
+        lock=_lock(graph),
+        bases={ref: _bases(graph, results, step) for ref, (step, _) in models.items()},
+        trainings=[_training(node, results) for node in trainings],
+        origins=[*_origins(graph, results, trainings, tests)],
+        generated=[*_generated(graph, results, trainings)],
+        dropped=[*_dropped(graph, results, trainings)],
+        evaluations=evaluations,
+        apart=[*_apart(graph, trainings, tests)],
+        licenses=dict(licenses),
+    )
+
+
+def models_under(graph: Graph, step: str) -> list[str]:
+    """A step that makes a model, and all steps with models that it is made from."""
+    steps, stack = list[str](), [step]
+    while stack:
+        name = stack.pop()
+        if name not in steps:
+            steps.append(name)
+            stack += [source.step for source in base_models(graph.nodes[name])]
+    return steps
+
+
+def _recipe(graph: Graph, name: str) -> f.Recipe:
+    recipe = graph.recipe
+    own = graph.nodes[name].place
+    return f.Recipe(
+        name=recipe.name,
+        file=recipe.path.name,
+        text=recipe.shareable,
+        redacted=recipe.shareable != recipe.text,
+        overrides=[text for place, text in recipe.overrides.items() if place[:2] != own],
+    )
+
+
+def _lock(graph: Graph) -> f.Lock:
+    path = Lock(graph.recipe.path).path
+    return f.Lock(path.name, path.read_text(encoding="utf-8") if path.is_file() else "")
+
+
+def _bases(graph: Graph, results: Results, step: str) -> list[f.Base]:
+    """The models from outside that a model is made from."""
+    roots = [name for name in models_under(graph, step) if not base_models(graph.nodes[name])]
+    return [_base(graph.nodes[name], results.artifact(name)) for name in roots]
+
+
+def _base(node: Node, artifact: Any) -> f.Base:
+    if artifact is None:
+        return f.Base(node.name, node.use)
+    meta, runtime = artifact.meta, artifact.runtime
+    repo = str(meta.get("repo") or "")
+    file = str(meta.get("file") or "")
+    return f.Base(
+        step=node.name,
+        use=node.use,
+        name=repo or file or str(meta.get("name") or meta.get("architecture") or ""),
+        repo=repo,
+        revision=str(runtime.get("revision") or "") if repo else "",
+        file=file,
+        license=str(meta.get("license") or ""),
+    )
+
+
+def _rows(source: Source, results: Results) -> f.Rows | None:
+    return _rows_of(source.ref, (source.step, source.output), results)
+
+
+def _rows_of(ref: str, place: Place, results: Results) -> f.Rows | None:
+    artifact = results.artifact(*place)
+    if not isinstance(artifact, Dataset):
+        return None
+    return f.Rows(ref, len(artifact), artifact.digest)
+
+
+def _training(node: Node, results: Results) -> f.Training:
+    def taken(role: str) -> list[f.Rows]:
+        rows = (_rows(s, results) for s in row_sources(node) if s.role == role)
+        return [r for r in rows if r is not None]
+
+    return f.Training(
+        step=node.name,
+        use=node.use,
+        learns=str(type(node.step).__spec__.learns),
+        rows=taken("train"),
+        validation=taken("validation"),
+        meta=results.meta(node.name) or {},
+    )
+
+
+def _evaluations(
+    graph: Graph, results: Results, models: Mapping[str, Place]
+) -> Iterator[f.Evaluation]:
+    """The built evaluations of at least one of the models."""
+    wanted = {artifact.digest for p in models.values() if (artifact := results.artifact(*p))}
+    for node in graph.nodes.values():
+        metrics = results.artifact(node.name) if evaluates(node) else None
+        if not isinstance(metrics, Metrics):
+            continue
+        judged = [*_judged(node, metrics.report(), results)]
+        rows = next(iter(row_sources(node)), None)
+        taken = _rows(rows, results) if rows else None
+        if rows and taken and wanted.intersection(model.digest for model in judged):
+            origins = _read_from(graph, (rows.step, rows.output))
+            yield f.Evaluation(
+                step=node.name,
+                use=node.use,
+                rows=taken,
+                origins=[step for step, _ in origins],
+                judged=judged,
+                require=dict(getattr(node.step, "require", None) or {}),
+                temperature=getattr(node.step, "temperature", None),
+                whole=[(rows.step, rows.output)] == origins,
+            )
+
+
+def _judged(node: Node, report: Mapping[str, Any], results: Results) -> Iterator[f.Judged]:
+    for source in sources_of(node, Model):
+        scores, artifact = report["scores"].get(source.ref), results.artifact(*_place(source))
+        if scores and artifact:
+            intervals = report["intervals"].get(source.ref, {})
+            yield f.Judged(source.ref, artifact.digest, [*_scores(scores, intervals)])
+
+
+def _scores(scores: Mapping[str, Any], intervals: Mapping[str, Any]) -> Iterator[f.Score]:
+    for metric, value in scores.items():
+        if isinstance(value, int | float):
+            low, high = intervals.get(metric) or (None, None)
+            yield f.Score(metric, value, low, high)
+
+
+def _place(source: Source) -> Place:
+    return source.step, source.output
+
+
+def _ancestors(graph: Graph, start: Sequence[Place]) -> list[Place]:
+    """Some rows, and all rows that they are made from, nearest first."""
+    seen, stack = list[Place](), list(start)
+    while stack:
+        place = stack.pop(0)
+        if place not in seen:
+            seen.append(place)
+            stack += [_place(source) for source in row_sources(graph.nodes[place[0]])]
+    return seen
+
+
+def _read_from(graph: Graph, place: Place) -> list[Place]:
+    """Where rows come from outside, or from a model alone."""
+    ancestors = _ancestors(graph, [place])
+    return [p for p in ancestors if not row_sources(graph.nodes[p[0]])]
+
+
+def _uses(trainings: Sequence[Node], tests: Sequence[Node]) -> Iterator[tuple[str, Place]]:
+    """(role, rows) of each input with rows."""
+    for node in trainings:
+        for source in row_sources(node):
+            yield ("validation" if source.role == "validation" else "training"), _place(source)
+    for node in tests:
+        for source in row_sources(node):
+            yield "evaluation", _place(source)
+
+
+def _origins(
+    graph: Graph, results: Results, trainings: Sequence[Node], tests: Sequence[Node]
+) -> Iterator[f.Origin]:
+    roles: dict[Place, list[str]] = {}
+    for role, place in _uses(trainings, tests):
+        for origin in _read_from(graph, place):
+            known = roles.setdefault(origin, [])
+            known += [role] if role not in known else []
+    for (step, output), used in roles.items():
+        node = graph.nodes[step]
+        rows = _rows_of(f"{step}.{output}" if output else step, (step, output), results)
+        if rows is not None and not generates(node):
+            yield _origin(graph, node, rows, used)
+
+
+def _origin(graph: Graph, node: Node, rows: f.Rows, roles: list[str]) -> f.Origin:
+    step = node.step
+    if isinstance(step, HubDataset):
+        name = floating_name(step)
+        commit = (Lock(graph.recipe.path).get(name) if name else None) or step.revision
+        return f.Origin(
+            node.name, node.use, step.repo, rows, roles,
+            step.repo, commit, step.config or "", step.split,
+        )  # fmt: skip
+    files = [pattern for setting in files_of(step).values() for pattern in setting.patterns]
+    return f.Origin(node.name, node.use, ", ".join(files), rows, roles)
+
+
+def _row_steps(graph: Graph, trainings: Sequence[Node]) -> list[Place]:
+    return _ancestors(graph, [place for _, place in _uses(trainings, [])])
+
+
+def _generated(graph: Graph, results: Results, trainings: Sequence[Node]) -> Iterator[f.Generated]:
+    """Rows for training that a model wrote."""
+    places = _row_steps(graph, trainings)
+    for step in dict.fromkeys(step for step, _ in places):
+        node = graph.nodes[step]
+        if generates(node):
+            models = [_base(node, results.artifact(*_place(s))) for s in sources_of(node, Model)]
+            rows = [_rows_of(step, place, results) for place in places if place[0] == step]
+            names = [model.name for model in models if model.name]
+            yield f.Generated(step, node.use, names, [r for r in rows if r is not None])
+
+
+def _dropped(graph: Graph, results: Results, trainings: Sequence[Node]) -> Iterator[f.Dropped]:
+    """What steps left out on the way to the trainings."""
+    for step, output in _row_steps(graph, trainings):
+        counts = (results.meta(step, output) or {}).get("dropped")
+        if counts:
+            yield f.Dropped(f"{step}.{output}" if output else step, dict(counts))
+
+
+def _apart(graph: Graph, trainings: Sequence[Node], tests: Sequence[Node]) -> Iterator[f.Apart]:
+    """Whether each training's rows repeat those of each evaluation."""
+    for training in trainings:
+        learned = [source for source in row_sources(training) if source.role == "train"]
+        for test in tests:
+            yield _pair(graph, training.name, learned, test.name, row_sources(test))
+
+
+def _pair(
+    graph: Graph, training: str, learned: Sequence[Source], test: str, asked: Sequence[Source]
+) -> f.Apart:
+    overlap = next((w for one in learned for other in asked for w in _why(graph, one, other)), "")
+    if overlap:
+        return f.Apart(training, test, overlap=overlap)
+    before, held = (_ancestors(graph, [_place(s) for s in rows]) for rows in (learned, asked))
+    by = dict.fromkeys(step for step, _ in before if _compares(graph, step, held))
+    return f.Apart(training, test, by=", ".join(by))
+
+
+def _why(graph: Graph, learned: Source, asked: Source) -> Iterator[str]:
+    """Why rows that are learned from may repeat those of an evaluation."""
+    before, held = (_ancestors(graph, [_place(source)]) for source in (learned, asked))
+    if _place(asked) == _place(learned):
+        yield f"both take {asked.ref}"
+    elif _place(asked) in before:
+        yield f"{learned.ref} is made from {asked.ref}"
+    elif _place(learned) in held:
+        yield f"{asked.ref} is made from {learned.ref}"
+    else:
+        yield from (why for why, _ in overlaps(graph, learned, asked))
+    files, others = (
+        {
+            p
+            for step, _ in places
+            for s in files_of(graph.nodes[step].step).values()
+            for p in s.patterns
+        }
+        for places in (before, held)
+    )
+    steps = {step for step, _ in before} & {step for step, _ in held}
+    if not steps and files & others:
+        yield f"both are read from {', '.join(sorted(files & others))}"
+
+
+def _compares(graph: Graph, step: str, held: Sequence[Place]) -> bool:
+    """Whether a step drops rows that repeat those of `held`."""
+    node = graph.nodes[step]
+    if any(_place(s) in held for s in node.sources if s.role == "compare"):
+        return True
+    forecast = forecast_of(graph, node)
+    return forecast is not None and forecast.keeps_apart() and step in [s for s, _ in held]

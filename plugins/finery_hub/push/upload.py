@@ -1,0 +1,237 @@
+"""One commit with all files, by the hub's library."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from finery import Job, StepError, size
+from finery_hub.client import TIMEOUT, token_of
+from finery_hub.push.faults import explained_push
+from finery_hub.push.files import MARK, File
+
+LARGEST_MARK = 2**20
+INITIAL = frozenset({".gitattributes"})
+"""Files of a new repository."""
+
+
+class Pushed(NamedTuple):
+    """A commit on the hub."""
+
+    commit: str
+    url: str
+    private: bool
+
+
+class State(NamedTuple):
+    """A repository before the push. commit: None if it is new. ours: files of the last push."""
+
+    commit: str | None
+    names: frozenset[str] = frozenset()
+    ours: frozenset[str] = frozenset()
+    private: bool = True
+
+
+def push(
+    repo: str,
+    files: Sequence[File],
+    job: Job,
+    *,
+    private: bool,
+    owner: tuple[str, str],
+    adopt: bool,
+) -> Pushed:
+    """Push the files as one commit; the current commit if they are already there.
+
+    owner: the names of the recipe and the step. adopt: whether to push into a repository with other
+    files. Large files are uploaded first, and those that the hub already has aren't sent again.
+    """
+    token = _token(job)
+    with explained_push(repo, token), _quiet():
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token, library_name="finery")
+        _check_account(api, repo)
+        state = _state(api, repo, job, owner, adopt)
+        _check_visibility(state, repo, private)
+        if state.commit is None:
+            api.create_repo(repo, private=private, repo_type="model")
+            job.log(f"created {repo} ({'private' if private else 'public'})")
+            state = state._replace(private=private)
+        elif state.private and not private:
+            job.log(f"{repo} stays private: change that in its settings on the hub")
+        additions = _upload(api, repo, files, job)
+        commit = _commit(api, repo, additions, state, owner)
+        _check_arrived(api, repo, commit, additions)
+        if commit == state.commit:
+            job.log(f"{repo} already holds these files, in commit {commit[:12]}")
+        else:
+            job.log(f"pushed {len(files)} files to {repo}, commit {commit[:12]}")
+        return Pushed(commit, f"{api.endpoint}/{repo}", state.private)
+
+
+def _token(job: Job) -> str:
+    token = token_of(job)
+    if token is None:
+        from huggingface_hub import get_token
+
+        token = get_token()
+    if not token:
+        raise StepError(
+            "pushing needs a token for the hub, and there is none",
+            fix="log in (`hf auth login`), or set HF_TOKEN to a token with write access "
+            "(https://huggingface.co/settings/tokens)",
+        )
+    return token
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the library's progress bars, which would fill the step's log.
+
+    For the rest of this process, which runs only this step.
+    """
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
+    disable_progress_bars()
+    yield
+
+
+def _check_account(api: Any, repo: str) -> None:
+    """Raise `StepError` where the token's account can't write to the owner's repositories."""
+    account = api.whoami()
+    owner = repo.partition("/")[0]
+    roles = {
+        str(o["name"]).lower(): str(o.get("roleInOrg") or "") for o in account.get("orgs") or ()
+    }
+    name = str(account["name"])
+    if owner.lower() != name.lower() and owner.lower() not in roles:
+        mine = ", ".join([name, *sorted(roles)])
+        raise StepError(
+            f"{owner} isn't an account or organization of the token's user",
+            fix=f"push to one of: {mine} (repo: {name}/{repo.partition('/')[2]})",
+        )
+    if roles.get(owner.lower()) == "read":
+        raise StepError(
+            f"{name} may only read the repositories of {owner}",
+            fix=f"ask an administrator of {owner} for the role 'contributor' or 'write'",
+        )
+    token = (account.get("auth") or {}).get("accessToken") or {}
+    if token.get("role") == "read":
+        raise StepError(
+            f"the token '{token.get('displayName', '')}' may only read",
+            fix="create one with write access (https://huggingface.co/settings/tokens), and set "
+            "HF_TOKEN to it",
+        )
+
+
+def _state(api: Any, repo: str, job: Job, owner: tuple[str, str], adopt: bool) -> State:
+    """The repository before the push. `StepError` if it holds something else."""
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    try:
+        info = api.repo_info(repo, timeout=TIMEOUT)
+    except RepositoryNotFoundError:
+        return State(None)
+    names = frozenset(sibling.rfilename for sibling in info.siblings or ())
+    mark = _mark(api, repo, info.sha, job) if MARK in names else {}
+    is_ours = (mark.get("recipe"), mark.get("step")) == owner
+    if not (is_ours or adopt or names <= INITIAL):
+        raise StepError(
+            f"{repo} holds files that this step didn't push ({_whose(mark, names)})",
+            fix="name another repository, or set adopt: true to push into this one",
+        )
+    listed = mark.get("files")
+    ours = frozenset(map(str, listed)) if is_ours and isinstance(listed, list) else frozenset()
+    return State(info.sha, names, ours & names, bool(info.private))
+
+
+def _whose(mark: dict[str, Any], names: frozenset[str]) -> str:
+    if mark:
+        return f"they are from step '{mark.get('step')}' of the recipe '{mark.get('recipe')}'"
+    first = sorted(names - INITIAL)[:3]
+    return ", ".join(first) + (", …" if len(names - INITIAL) > len(first) else "")
+
+
+def _mark(api: Any, repo: str, commit: str, job: Job) -> dict[str, Any]:
+    """What the last push says of itself; empty if that can't be read."""
+    folder = job.scratch / "hub"
+    path = Path(api.hf_hub_download(repo, MARK, revision=commit, local_dir=str(folder)))
+    try:
+        with path.open("rb") as content:
+            mark = json.loads(content.read(LARGEST_MARK))
+    except (ValueError, RecursionError):
+        return {}
+    return mark if isinstance(mark, dict) else {}
+
+
+def _check_visibility(state: State, repo: str, private: bool) -> None:
+    if state.commit is not None and private and not state.private:
+        raise StepError(
+            f"{repo} is public, and the recipe says that it is private",
+            fix="make it private in its settings on the hub, name another repository, or set "
+            "private: false",
+        )
+
+
+def _upload(api: Any, repo: str, files: Sequence[File], job: Job) -> list[Any]:
+    """The files as the commit's additions, the large ones of them uploaded; smallest first."""
+    from huggingface_hub import CommitOperationAdd
+
+    total, done = sum(file.size for file in files), 0
+    additions = []
+    for file in sorted(files, key=lambda f: f.size):
+        job.progress(done, total, f"uploading {file.path} ({size(file.size)})")
+        source = file.source if isinstance(file.source, bytes) else str(file.source.resolve())
+        addition = CommitOperationAdd(file.path, source)
+        api.preupload_lfs_files(repo, [addition], num_threads=1, free_memory=False)
+        additions.append(addition)
+        done += file.size
+    job.progress(done, total, "committing")
+    return additions
+
+
+def _commit(
+    api: Any, repo: str, additions: Sequence[Any], state: State, owner: tuple[str, str]
+) -> str:
+    """The commit with these files, and without those that only the last push had."""
+    from huggingface_hub import CommitOperationDelete
+
+    gone = sorted(state.ours - {addition.path_in_repo for addition in additions})
+    info = api.create_commit(
+        repo,
+        [*additions, *(CommitOperationDelete(name, is_folder=False) for name in gone)],
+        commit_message=f"Push {owner[1]} of {owner[0]}",
+        commit_description="Made with finery.",
+        parent_commit=state.commit,
+    )
+    return str(info.oid)
+
+
+def _check_arrived(api: Any, repo: str, commit: str, additions: Sequence[Any]) -> None:
+    """Raise `StepError` unless the commit holds every file with its content."""
+    paths = [addition.path_in_repo for addition in additions]
+    there = {info.path: info for info in api.get_paths_info(repo, paths, revision=commit)}
+    for addition in additions:
+        path, info = addition.path_in_repo, there.get(addition.path_in_repo)
+        if info is None:
+            raise StepError(
+                f"the commit {commit[:12]} of {repo} lacks {path}",
+                fix="remove a .gitignore of the repository that names it, and build again",
+            )
+        if not _is_same(addition, info):
+            raise StepError(
+                f"{path} in the commit {commit[:12]} of {repo} isn't what was pushed",
+                fix="build again",
+            )
+
+
+def _is_same(addition: Any, info: Any) -> bool:
+    """Whether the hub has the same content: by SHA-256 of a large file, by git's hash else."""
+    if info.lfs is not None:
+        return bool(info.lfs.sha256 == addition.upload_info.sha256.hex())
+    with addition.as_file() as file:
+        content = file.read()
+    return bool(info.blob_id == hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest())

@@ -1,0 +1,60 @@
+"""`finery chat STEP`: talk to a built model in the terminal."""
+
+import sys
+import tempfile
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import click
+
+from finery import Sampling, UsageError, recipe_and_step, set_option
+from finery_serve.chat.session import Named, Session
+from finery_serve.chat.streams import talker
+from finery_serve.opening import open_built
+
+MAX_TOKENS = 1024
+
+
+@click.command("chat")
+@recipe_and_step
+@set_option
+@click.option("--beside", metavar="STEP", help="A second model that answers the same questions.")
+@click.option("--system", default="", metavar="TEXT", help="The system message.")
+@click.option(
+    "--temperature", type=click.FloatRange(0), default=0.0, show_default=True,
+    help="Sampling temperature. 0 always takes the most likely token, as in evaluations.",
+)  # fmt: skip
+@click.option(
+    "--max-tokens", type=click.IntRange(1), default=MAX_TOKENS, show_default=True,
+    help="Longest answer, in tokens.",
+)  # fmt: skip
+def command(
+    step: str,
+    recipe: Path,
+    overrides: tuple[str, ...],
+    beside: str | None,
+    system: str,
+    temperature: float,
+    max_tokens: int,
+) -> None:
+    """Talk to the model of STEP.
+
+    Ctrl-C stops an answer, Ctrl-D or /quit ends the talk, /help lists the commands. Of a pipe, each
+    line is a question. More in docs/howto/serve.md.
+    """
+    from finery_serve.chat.screen import screen_for
+
+    names = [step, *([beside] if beside else [])]
+    if len(set(names)) < len(names):
+        raise UsageError("--beside names the same model", where="--beside", fix="name another step")
+    opened = [open_built(name, recipe, overrides) for name in names]
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="finery-chat-")))
+        models = []
+        for one in opened:
+            click.echo(f"loading {one.name} …", err=True)
+            models.append(Named(one.name, stack.enter_context(talker(one, folder))))
+        sampling = Sampling(max_tokens=max_tokens, temperature=temperature)
+        session = Session(models, sampling, screen_for(len(models)), system)
+        with suppress(EOFError):
+            session.run(sys.stdin)

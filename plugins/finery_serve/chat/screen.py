@@ -1,0 +1,186 @@
+"""How a talk looks: on a terminal, with one model or two beside each other, or in a pipe."""
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import IO, TYPE_CHECKING
+
+import click
+
+from finery import Completion, FineryError, visible
+from finery_serve.chat.session import Screen
+from finery_serve.chat.streams import Write
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+WIDE = 100
+"""Columns from which on two answers have room beside each other."""
+PROMPT = "> "
+Answer = Callable[[int, Write], Completion]
+
+
+def screen_for(models: int) -> Screen:
+    """The screen for this terminal or pipe, and a number of models."""
+    is_terminal = sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    if not is_terminal:
+        return Plain()
+    return Columns() if models > 1 else Terminal()
+
+
+class Plain:
+    """A pipe: one line is one question; answers are on stdout, remarks on stderr."""
+
+    def questions(self, stdin: IO[str]) -> Iterator[str]:
+        """The lines of stdin."""
+        yield from stdin
+
+    def say(self, text: str) -> None:
+        """Print a remark on stderr."""
+        click.echo(text.strip(), err=True)
+
+    def complain(self, error: FineryError) -> None:
+        """Print an error on stderr."""
+        click.echo(str(error), err=True)
+
+    def answers(self, models: list[str], answer: Answer) -> None:
+        """Print the answers one after the other, with the models' names if there are several."""
+        for index, name in enumerate(models):
+            completion = answer(index, lambda part, thinking: None)
+            head = f"{name}: " if len(models) > 1 else ""
+            click.echo(f"{head}{completion.text}{cut(completion)}")
+            sys.stdout.flush()
+
+
+class Terminal:
+    """A terminal: answers appear as they are written, one model's after the other's."""
+
+    def questions(self, stdin: IO[str]) -> Iterator[str]:
+        """The user's lines, which can be edited and recalled where the terminal can."""
+        with suppress(ImportError):
+            import readline  # noqa: F401
+
+        self.say("/help lists the commands")
+        while True:
+            try:
+                yield input(PROMPT)
+            except KeyboardInterrupt:
+                click.echo("\n/quit or Ctrl-D ends the talk")
+            except EOFError:
+                click.echo()
+                return
+
+    def say(self, text: str) -> None:
+        """Print a dim remark."""
+        click.secho(text, dim=True)
+
+    def complain(self, error: FineryError) -> None:
+        """Print an error."""
+        click.secho(visible(str(error)), fg="red")
+
+    def answers(self, models: list[str], answer: Answer) -> None:
+        """Print each answer as it is written."""
+        for index, name in enumerate(models):
+            if len(models) > 1:
+                click.secho(name, bold=True)
+            page = Page(shutil.get_terminal_size().columns)
+            completion = answer(index, page.write)
+            page.write(cut(completion), True)
+            page.end()
+            click.echo()
+
+
+class Page:
+    """Writes text as it comes, in lines of whole words. width: columns of the terminal.
+
+    The last word is held back until the next one begins.
+    """
+
+    def __init__(self, width: int) -> None:
+        self._width = width
+        self._column = 0
+        self._word = ""
+        self._thinking = False
+
+    def write(self, part: str, thinking: bool) -> None:
+        """Write the words that are complete. thinking: dim."""
+        if thinking != self._thinking:
+            self._put(self._word)
+            self._word, self._thinking = "", thinking
+        *words, self._word = re.split(r"(?<=\s)(?=\S)", self._word + visible(part))
+        for word in words:
+            self._put(word)
+        if self._word[-1:].isspace():
+            self._put(self._word)
+            self._word = ""
+        sys.stdout.flush()
+
+    def end(self) -> None:
+        """Write the last word, and end the line."""
+        self._put(self._word)
+        click.echo()
+
+    def _put(self, word: str) -> None:
+        from rich.cells import cell_len
+
+        columns = cell_len(word.rstrip())
+        if self._column and self._column + columns > self._width:
+            click.echo()
+            self._column = 0
+        click.secho(word, nl=False, dim=self._thinking)
+        line = word.rpartition("\n")[2]
+        self._column = cell_len(line) + (0 if "\n" in word else self._column)
+
+
+class Columns(Terminal):
+    """A terminal with two models: two columns if it is wide enough."""
+
+    def answers(self, models: list[str], answer: Answer) -> None:
+        """Show the answers beside each other as they are written, one model after the other."""
+        if shutil.get_terminal_size().columns < WIDE:
+            super().answers(models, answer)
+            return
+        from rich.console import Console
+        from rich.live import Live
+
+        console, texts = Console(highlight=False), [""] * len(models)
+        with Live(console=console, transient=True, refresh_per_second=12) as live:
+            for index in range(len(models)):
+
+                def write(part: str, thinking: bool, at: int = index) -> None:
+                    texts[at] += visible(part)
+                    live.update(tail(console, beside(models, texts)))
+
+                completion = answer(index, write)
+                texts[index] += cut(completion)
+        console.print(beside(models, texts))
+        console.print()
+
+
+def beside(models: list[str], texts: list[str]) -> "RenderableType":
+    """Texts in columns of the same width, below the models' names."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(expand=True, padding=(0, 2))
+    for _ in models:
+        table.add_column(ratio=1)
+    table.add_row(*(Text(name, style="bold") for name in models))
+    table.add_row(*(Text(text) for text in texts))
+    return table
+
+
+def tail(console: "Console", shown: "RenderableType") -> "RenderableType":
+    """The last lines that have room on a screen: it can't redraw what has scrolled away."""
+    from rich.segment import Segment, Segments
+
+    lines = console.render_lines(shown, pad=False)[-max(console.height - 2, 1) :]
+    return Segments(segment for line in lines for segment in (*line, Segment.line()))
+
+
+def cut(completion: Completion) -> str:
+    """A remark on an answer that reached its limit; empty otherwise."""
+    return " … (cut at --max-tokens)" if completion.finish_reason == "length" else ""

@@ -1,0 +1,245 @@
+"""Answers as they are written: from a server, from transformers in this process, or whole."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import click
+
+from finery import (
+    Completion,
+    DataError,
+    Engine,
+    Model,
+    Request,
+    Sampling,
+    StepError,
+    Usage,
+    UsageError,
+)
+from finery.rows import Conversation
+from finery_serve.client import Client
+from finery_serve.opening import Opened, server_for
+from finery_serve.servers import Serving
+
+if TYPE_CHECKING:
+    from finery_transformers.answers import TokenReader
+
+Write = Callable[[str, bool], None]
+"""Takes the next part of an answer, and whether it is thinking."""
+IN_PROCESS = ("transformers", "adapter")
+"""Formats that transformers answers with here, sooner than a server would have started."""
+
+
+class Talker(Protocol):
+    """A model that answers conversations."""
+
+    def answer(self, messages: Conversation, sampling: Sampling, write: Write) -> Completion:
+        """Write an answer as it comes, and return it. `KeyboardInterrupt` ends it early.
+
+        `StepError` or `DataError` if there is none.
+        """
+
+
+@contextmanager
+def talker(opened: Opened, folder: Path) -> Iterator[Talker]:
+    """The model, loaded where it runs fastest. folder: for a server's messages."""
+    format_, model = opened.format, opened.artifact
+    if format_ in IN_PROCESS and isinstance(model, Model):
+        yield TransformersTalker(model)
+    elif opened.graph.plugins.server(format_) is not None:
+        serving = Serving(name=opened.name, slots=1, log=folder / f"{opened.name}.log")
+        with server_for(opened)(model, serving) as running:
+            yield ServerTalker(Client(running.address), opened.name)
+    elif isinstance(model, Model):
+        engine: type[Engine] = opened.graph.plugins.engine(format_)
+        yield EngineTalker(engine(model, ChatJob(opened)))
+    else:
+        run = model.meta.get("run")
+        raise UsageError(
+            f"'{opened.name}' is a bundle of the format '{format_}', which has no server here",
+            fix=f"run it in its folder: {run}" if run else "name the model that is in it",
+        )
+
+
+class ServerTalker:
+    """A model behind a server with the OpenAI API, which sends answers word by word."""
+
+    def __init__(self, client: Client, name: str) -> None:
+        self._client = client
+        self._name = name
+
+    def answer(self, messages: Conversation, sampling: Sampling, write: Write) -> Completion:
+        """See `Talker`."""
+        body = {
+            "model": self._name,
+            "messages": messages,
+            "max_tokens": sampling.max_tokens,
+            "temperature": sampling.temperature,
+        }
+        text, thinking, reason, tokens = "", "", "stop", 0
+        for event in self._client.stream("/v1/chat/completions", body):
+            for choice in event.get("choices", ()):
+                delta = choice.get("delta") or {}
+                tokens += 1
+                reason = choice.get("finish_reason") or reason
+                if part := delta.get("reasoning_content"):
+                    thinking += part
+                    write(part, True)
+                if part := delta.get("content"):
+                    text += part
+                    write(part, False)
+        return Completion(
+            text=text, reasoning=thinking or None, finish_reason=reason, prompt_tokens=0,
+            completion_tokens=tokens,
+        )  # fmt: skip
+
+
+class EngineTalker:
+    """A model of any other format, by its engine: the answer comes as a whole."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def answer(self, messages: Conversation, sampling: Sampling, write: Write) -> Completion:
+        """See `Talker`."""
+        ((_, answers),) = self._engine.stream([[Request(messages)]], sampling)
+        if not isinstance(answers, list):
+            raise answers
+        write(answers[0].text, False)
+        return answers[0]
+
+
+class ChatJob:
+    """What an engine may use outside a build."""
+
+    def __init__(self, opened: Opened) -> None:
+        self.usage = Usage()
+        self._opened = opened
+
+    def log(self, message: str) -> None:
+        """Print a line on stderr."""
+        click.echo(message, err=True)
+
+    def progress(self, done: float, total: float, text: str = "") -> None:
+        """A chat shows none."""
+
+    def secret(self, name: str) -> str:
+        """An environment variable that the model needs."""
+        if name not in os.environ:
+            raise StepError(f"the model needs the environment variable {name}", fix="set it")
+        return os.environ[name]
+
+    def redact(self, text: str) -> str:
+        """The text without the keys that the model needs."""
+        for name in self._opened.artifact.runtime.get("env", ()):
+            if os.environ.get(name):
+                text = text.replace(os.environ[name], "***")
+        return text
+
+    def raw_engine(self, model: Model) -> Engine:
+        """The engine of a model that this one is built on."""
+        engine: type[Engine] = self._opened.graph.plugins.engine(model.format)
+        return engine(model, self)
+
+
+class TransformersTalker:
+    """A Hugging Face folder or an adapter in this process, with the prompts of its training."""
+
+    def __init__(self, model: Model) -> None:
+        from finery_transformers.answers import TokenReader
+        from finery_transformers.chat import end_of_turn
+        from finery_transformers.loading import (
+            load_model,
+            load_tokenizer,
+            template_arguments,
+            to_device,
+        )
+
+        self._arguments = template_arguments(model)
+        self._tokenizer = load_tokenizer(model)
+        self._model: Any = load_model(model)
+        to_device(self._model)
+        own = getattr(self._model.generation_config, "eos_token_id", None)
+        own_ends = own if isinstance(own, list) else [own]
+        ends = end_of_turn(self._tokenizer, self._arguments)
+        self._ends = sorted(ends | {end for end in own_ends if isinstance(end, int)})
+        self._reader: TokenReader = TokenReader(self._tokenizer, self._arguments)
+
+    def answer(self, messages: Conversation, sampling: Sampling, write: Write) -> Completion:
+        """See `Talker`."""
+        from finery_transformers.chat import prompt_text, tokens_of
+
+        prompt = prompt_text(self._tokenizer, messages, arguments=self._arguments)
+        ids = tokens_of(self._tokenizer, prompt)
+        room = getattr(self._model.config, "max_position_embeddings", None)
+        if room is not None and len(ids) >= room:
+            raise DataError(
+                f"the conversation has {len(ids)} tokens, but the model's context only {room}",
+                fix="begin a new one: /clear",
+            )
+        answer = _Written(self._ends, self._reader, write)
+        most = sampling.max_tokens if room is None else min(sampling.max_tokens, room - len(ids))
+        self._generate(ids, most, sampling, answer)
+        parts = self._reader.parts(answer.text, answer.tokens, prompt=prompt[-500:], tools=None)
+        return Completion(
+            **parts._asdict(),
+            finish_reason=parts.finish_reason(answer.is_finished),
+            prompt_tokens=len(ids),
+            completion_tokens=len(answer.tokens),
+        )
+
+    def _generate(self, ids: list[int], most: int, sampling: Sampling, answer: "_Written") -> None:
+        import torch
+        from transformers import GenerationConfig
+
+        config: Any = GenerationConfig
+        drawn = sampling.temperature > 0
+        settings = {"do_sample": drawn, "max_new_tokens": most, "eos_token_id": self._ends}
+        settings |= {"pad_token_id": self._ends[0]}
+        settings |= {"temperature": sampling.temperature, "top_k": 0} if drawn else {}
+        self._model.generation_config = config(eos_token_id=self._ends, pad_token_id=self._ends[0])
+        inputs = torch.tensor([ids], device=self._model.device)
+        with torch.no_grad():
+            self._model.generate(
+                input_ids=inputs, attention_mask=torch.ones_like(inputs),
+                generation_config=config(**settings), streamer=answer,
+            )  # fmt: skip
+
+
+class _Written:
+    """A streamer of transformers: writes an answer's text as its tokens come.
+
+    https://huggingface.co/docs/transformers/internal/generation_utils#transformers.TextStreamer
+    """
+
+    def __init__(self, ends: list[int], reader: "TokenReader", write: Write) -> None:
+        self._ends, self._reader, self._write = ends, reader, write
+        self._is_prompt = True
+        self.tokens: list[int] = []
+        self.text = ""
+        self.is_finished = False
+
+    def put(self, value: Any) -> None:
+        """Take the next tokens; the first are the prompt's."""
+        if self._is_prompt:
+            self._is_prompt = False
+            return
+        for token in value.reshape(-1).tolist():
+            if token in self._ends:
+                self.is_finished = True
+                return
+            self.tokens.append(token)
+        text = self._reader.text(self.tokens)
+        if not text.endswith("\ufffd"):  # half of a character
+            self._write(text[len(self.text) :], False)
+            self.text = text
+
+    def end(self) -> None:
+        """Write what is left."""
+        text = self._reader.text(self.tokens)
+        if text != self.text:
+            self._write(text[len(self.text) :], False)
+            self.text = text

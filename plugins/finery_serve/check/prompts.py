@@ -1,0 +1,201 @@
+"""Compares the prompts that a server makes with those of the training, token for token."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from finery import DataError, Model, StepError
+from finery.rows import Conversation
+from finery_gguf.difference import text_difference
+from finery_gguf.llama import Gguf
+from finery_gguf.prompts import model_template, tokenize
+from finery_serve.check.faults import Fault
+from finery_serve.client import Client
+from finery_transformers.chat import SWITCHES, prompt_text, tokens_of
+from finery_transformers.frozen.proof import conversations
+from finery_transformers.frozen.template import frozen_template
+from finery_transformers.wrapping import source_of
+
+Tools = list[dict[str, Any]] | None
+Render = Callable[[Conversation, Tools, Mapping[str, Any]], str]
+"""(messages, tools, further arguments of the template) → a prompt's text."""
+NAMED = 5
+"""Prompts that a fault names."""
+
+
+class Asked(NamedTuple):
+    """A prompt to compare. name: of the case or row, for people."""
+
+    name: str
+    messages: Conversation
+    tools: Tools
+
+
+class Trained(NamedTuple):
+    """How prompts were made in the training. source: of the chat template."""
+
+    source: str
+    render: Render
+    tokens: Callable[[str], list[int]]
+
+
+def of_training(model: Model) -> Trained:
+    """The prompts of a model as its training made them, on the day of the training."""
+    frozen = frozen_template(model)
+    tokenizer, arguments = frozen.tokenizer, frozen.arguments
+
+    def render(messages: Conversation, tools: Tools, more: Mapping[str, Any]) -> str:
+        return prompt_text(tokenizer, messages, tools=tools, arguments={**arguments, **more})
+
+    source = source_of(tokenizer)
+    return Trained(source, render, lambda text: tokens_of(tokenizer, text))
+
+
+def of_engine(gguf: Gguf, model: Model) -> Trained:
+    """The prompts of a GGUF as finery's own engine makes them."""
+    template = model_template(gguf, model)
+
+    def render(messages: Conversation, tools: Tools, more: Mapping[str, Any]) -> str:
+        return tokenize(gguf, template.with_arguments(**more), messages, tools).text
+
+    return Trained(template.source, render, gguf.encode_prompt)
+
+
+def cases(end: str, rows: Iterable[Asked]) -> Iterator[Asked]:
+    """Edge cases, those with the rows' tools included, and then the rows themselves."""
+    asked = list(rows)
+    tools = next((row.tools for row in asked if row.tools), None)
+    for name, messages in conversations(end).items():
+        yield Asked(name, messages, None)
+        if tools:
+            yield Asked(f"{name}, with tools", messages, tools)
+    yield from asked
+
+
+class Difference(NamedTuple):
+    """A prompt that the server makes otherwise. None: it refuses the conversation.
+
+    tokens: the server's, empty if it refuses.
+    """
+
+    asked: Asked
+    trained: str | None
+    served: str | None
+    tokens: list[int]
+
+
+def compare(
+    client: Client, trained: Trained, asked: Sequence[Asked], progress: Callable[[int], None]
+) -> tuple[int, list[Difference]]:
+    """(how many prompts were compared, those that differ).
+
+    What both refuse isn't counted.
+    """
+    compared, differences = 0, []
+    for number, one in enumerate(asked):
+        progress(number)
+        expected = actual = None
+        tokens: list[int] = []
+        with suppress(DataError):
+            expected = trained.render(one.messages, one.tools, {})
+        with suppress(StepError):
+            actual = served_prompt(client, one)
+            tokens = served_tokens(client, actual)
+        if expected is None and actual is None:
+            continue
+        compared += 1
+        if expected is None or actual is None or trained.tokens(expected) != tokens:
+            differences.append(Difference(one, expected, actual, tokens))
+    return compared, differences
+
+
+def served_prompt(client: Client, asked: Asked) -> str:
+    """The text that the server makes. `StepError` if it refuses the conversation."""
+    answer = client.post("/apply-template", request(asked.messages, asked.tools))
+    return str(answer["prompt"])
+
+
+def served_tokens(client: Client, text: str) -> list[int]:
+    """The token ids that the server makes of a prompt's text, with a BOS if it adds one."""
+    body = {"content": text, "add_special": True, "parse_special": True}
+    return [int(token) for token in client.post("/tokenize", body)["tokens"]]
+
+
+def request(messages: Conversation, tools: Tools) -> dict[str, Any]:
+    """The body that a client sends, with arguments of calls as JSON text."""
+    body: dict[str, Any] = {"messages": [_wired(message) for message in messages]}
+    return body | ({"tools": tools} if tools else {})
+
+
+def _wired(message: Mapping[str, Any]) -> dict[str, Any]:
+    filled = {name: value for name, value in message.items() if value is not None}
+    if calls := filled.get("tool_calls"):
+        filled["tool_calls"] = [_wired_call(i, call) for i, call in enumerate(calls)]
+    return filled
+
+
+def _wired_call(index: int, call: Mapping[str, Any]) -> dict[str, Any]:
+    function = dict(call.get("function", {}))
+    arguments = function.get("arguments", {})
+    if not isinstance(arguments, str):
+        function["arguments"] = json.dumps(arguments, ensure_ascii=False)
+    return {"id": f"call{index:05}", "type": "function", **call, "function": function}
+
+
+def prompt_faults(
+    trained: Trained, own: str | None, compared: int, differences: Sequence[Difference]
+) -> list[Fault]:
+    """Why prompts differ, with an example. own: the chat template that the server uses."""
+    if not differences:
+        return []
+    flipped = [d for d in differences if _switch(trained, d)]
+    if flipped:
+        name, value = _switch(trained, flipped[0]) or ("", False)
+        return [Fault(
+            "thinking",
+            f"the server writes {len(flipped)} of {compared} prompts with {name}: "
+            f"{str(value).lower()}, which the training didn't",
+            _example(flipped[0]),
+            "export the model with gguf.export, which fixes the template's arguments; or give the "
+            f"model chat_template_kwargs: {{{name}: {str(not value).lower()}}}",
+        )]  # fmt: skip
+    head = f"{len(differences)} of {compared} prompts differ from the trained ones"
+    named = [d.asked.name for d in differences[:NAMED]]
+    details = [f"for example: {'; '.join(named)}", *_example(differences[0])]
+    if own is not None and own.strip() != trained.source.strip() and _is_plain(own, trained):
+        return [Fault(
+            "template",
+            f"the server uses another chat template than the training: {head}",
+            details,
+            "export the model again with gguf.export",
+        )]  # fmt: skip
+    return [Fault(
+        "prompts", head, details,
+        "see the difference; a server of another version may render templates otherwise",
+    )]  # fmt: skip
+
+
+def _is_plain(own: str, trained: Trained) -> bool:
+    """Whether a template isn't the trained one with its arguments fixed at its beginning."""
+    return not own.strip().endswith(trained.source.strip())
+
+
+def _switch(trained: Trained, difference: Difference) -> tuple[str, bool] | None:
+    """The switch of thinking, and its value, that makes the server's prompt; None: it isn't it."""
+    asked = difference.asked
+    for name in SWITCHES:
+        for value in (True, False):
+            with suppress(DataError):
+                text = trained.render(asked.messages, asked.tools, {name: value})
+                if difference.tokens and trained.tokens(text) == difference.tokens:
+                    return name, value
+    return None
+
+
+def _example(difference: Difference) -> list[str]:
+    if difference.trained is None or difference.served is None:
+        who = "the trained template" if difference.trained is None else "the server"
+        return [f"only {who} refuses {difference.asked.name}"]
+    lines = text_difference(("trained:", "served:"), difference.trained, difference.served)
+    return [f"in {difference.asked.name}:", *lines]

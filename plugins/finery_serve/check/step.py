@@ -1,0 +1,385 @@
+"""`serve.check`: start the real server, and hold its prompts and answers against the training."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from finery import (
+    Artifact,
+    Bundle,
+    Completion,
+    DataError,
+    Job,
+    Metrics,
+    Model,
+    RequirementError,
+    Step,
+    StepError,
+    UsageError,
+    load_reference,
+    nested_step,
+    setting,
+    takes,
+)
+from finery.rows import Row, split_turns
+from finery_eval import evaluator
+from finery_eval.evaluator import Answers, Evaluator, Judge, table
+from finery_eval.verdicts import Score, Verdicts, scores
+from finery_gguf.llama import Gguf
+from finery_serve.check.answers import ask_server, what_is_said
+from finery_serve.check.faults import (
+    SAMPLING,
+    Fault,
+    Kind,
+    adapter_fault,
+    option_fault,
+    sampling_faults,
+)
+from finery_serve.check.prompts import (
+    Asked,
+    Trained,
+    cases,
+    compare,
+    of_engine,
+    of_training,
+    prompt_faults,
+)
+from finery_serve.client import Client
+from finery_serve.llama import serve_bundle, serve_gguf
+from finery_serve.options import RUN, read_run
+from finery_serve.servers import Running, Serving
+
+BUILD_FACTS = "finery_gguf.programs:build_facts"
+"""By name: only which build it finds is in the key."""
+OWN = ("prompts", "answers", "lost")
+EVALUATED = "{} evaluated"
+"""The name of a model's answers by finery's engine."""
+SHOWN = 200
+"""Characters of an answer in a table."""
+ROWS_SHOWN = 20
+FLIPS: Mapping[tuple[Any, Any], str] = {(True, False): "lost", (False, True): "gained"}
+"""(whether the engine's answer is right, whether the server's is) → what the row was."""
+
+
+class Served(NamedTuple):
+    """What a server made of the rows. prompts: (compared, the same)."""
+
+    answers: list[Completion]
+    prompts: tuple[int, int]
+    faults: list[Fault]
+    build: str
+
+
+class Check(Judge, engines=True, packages=("xllamacpp",), hints="finery_eval.hints:JUDGE"):
+    """Check a running server: its prompts, its defaults and its answers.
+
+    The step starts llama.cpp's server with each GGUF, as `finery serve` does, or with a bundle's
+    own options, and asks it through its HTTP API.
+
+    - Prompts: what the server makes of every row, and of edge cases (with and without a system
+      message, several turns, tools if the rows have any, Unicode, text that looks like control
+      tokens), is compared token for token with the prompts of `trained`.
+    - Defaults: a request that says nothing must be answered greedily, as the model was evaluated.
+    - Answers: the rows are answered through the API. The evaluator in `judge` judges them, and the
+      answers of finery's own engine. Tables have the paired difference and the rows that flipped.
+
+    Faults that are found fail the build, each by its name: `template` (another chat template),
+    `thinking` (a switch that the server sets), `prompts` (any other difference), `sampling`,
+    `adapter` (the answers are those of `base`), `options` (of a bundle, that can't be checked).
+    `allow` names those that are wanted.
+
+    Metrics, each from 0 to 1 with a 95 % Wilson interval: those of `judge`, for the served answers;
+    `prompts`, the share that is the same; `answers`, the share of rows with the same answer as by
+    finery's engine; with `judge`, `lost`: the share of rows that the engine gets right and the
+    server doesn't.
+
+    Raises DataError for rows that can't be judged, StepError if a server can't start.
+    """
+
+    judge: Step | None = nested_step(
+        "evaluate",
+        given={"models": "models", "rows": "rows"},
+        help="The evaluator that judges the answers, e.g. `{use: eval.exact}`. Its models and rows "
+        "are those of this step.",
+    )
+    trained: Model | None = takes(
+        default=None,
+        help="The trained model, before its export. Its tokenizer and chat template say what the "
+        "prompts must be. Without it, finery's engine for the GGUF says that, with the chat "
+        "template that is in the file.",
+    )
+    base: Model | None = takes(
+        default=None,
+        help="The model before its training, to find out that the training isn't in what is "
+        "served. With `trained`, both answer the rows.",
+    )
+    bundle: Bundle | None = takes(
+        default=None,
+        help="A `llama.bundle` with the model, to check its own options instead of those of "
+        "`finery serve`.",
+    )
+    slots: int = setting(1, ge=1, help="Requests that the server answers at once.")
+    max_tokens: int = setting(
+        64, ge=1, help="Longest answer in tokens, without `judge`, which has its own."
+    )
+    allow: list[Kind] = setting(
+        [], affects_output=False, help="Faults that don't fail the build, by name."
+    )
+
+    def metric_names(self) -> list[str]:
+        """The metrics of each model, the headline first."""
+        inner = self.inner()
+        return [*inner.metric_names(), *OWN] if inner else list(OWN[:2])
+
+    def more_metrics(self) -> str:
+        """How to add further metrics."""
+        inner = self.inner()
+        return inner.more_metrics() if inner else "add `judge` for the metrics of an evaluator"
+
+    def inner(self) -> Evaluator | None:
+        """The evaluator. Raises `UsageError` for a step that isn't one."""
+        if self.judge is None or isinstance(self.judge, Evaluator):
+            return self.judge
+        raise UsageError(
+            "this step type judges no answers", where="judge", fix="judge: {use: eval.exact}"
+        )
+
+    def key_facts(self) -> Mapping[str, Any]:
+        """Which llama-server answers, if it is the user's own."""
+        facts: Mapping[str, Any] = load_reference(BUILD_FACTS)("llama-server")
+        return facts
+
+    def check(self) -> None:
+        """Raise `UsageError` for settings that can't work. Light: reads no input."""
+        inner = self.inner()
+        if inner is not None and inner.require:
+            raise UsageError(
+                "the evaluator inside can't have `require`",
+                where="judge.require",
+                fix="move it out of `judge`",
+            )
+        if self.bundle is not None and len(self.models) > 1:
+            raise UsageError("a bundle has one model", where="models", fix="name only that one")
+        super().check()
+
+    def check_rows(self, job: Job) -> None:
+        """Raise `DataError` for rows that can't be judged."""
+        if inner := self.inner():
+            inner.judging(job, evaluator.read_rows(self.rows))
+
+    def run(self, job: Job) -> Metrics:
+        """Start each server, compare prompts and answers, write the metrics."""
+        self.check()
+        rows = evaluator.read_rows(self.rows)
+        inner = self.inner()
+        asker = inner or Limits(self.max_tokens)
+        if inner is not None:
+            inner.models = self.models
+        judging = inner.judging(job, rows) if inner else None
+        asked = [Asked(f"row {r['id']}", split_turns(r)[0], r.get("tools")) for r in rows]
+        served = {model.name: self._serve(model, asked, asker, job) for model in self.models}
+        engine: Answers = {m.name: self._ask(m, m.name, rows, asker, job) for m in self.models}
+        faults = {name: list(of.faults) for name, of in served.items()}
+        for model in self.models:
+            if fault := self._adapter(served[model.name].answers, rows, asker, job):
+                faults[model.name].append(fault)
+        answers = {name: of.answers for name, of in served.items()}
+        answers |= {EVALUATED.format(name): of for name, of in engine.items()}
+        verdicts = judging(answers) if judging else None
+        return self._write(job, rows, answers, served, verdicts, faults)
+
+    def verify(self, outputs: Mapping[str, Artifact]) -> None:
+        """Fail for faults that aren't allowed, and for what `require` isn't met."""
+        (metrics,) = outputs.values()
+        assert isinstance(metrics, Metrics)
+        wrong = [
+            (name, fault)
+            for name, faults in metrics.report()["details"]["faults"].items()
+            for fault in faults
+            if fault["kind"] not in self.allow
+        ]
+        if wrong:
+            raise RequirementError(
+                "the server doesn't answer as the model was trained",
+                details=[line for name, fault in wrong for line in _lines(name, fault)],
+                fix="; ".join(dict.fromkeys(fault["fix"] for _, fault in wrong)),
+            )
+        super().verify(outputs)
+
+    def _serve(
+        self, model: Model, asked: Sequence[Asked], asker: "Evaluator | Limits", job: Job
+    ) -> Served:
+        """Start the server of a model, and ask it everything."""
+        if model.format != "gguf":
+            raise StepError(
+                f"'{model.name}' has the format '{model.format}', but this step checks llama.cpp's "
+                "server, which runs GGUFs",
+                fix="export it with gguf.export, and name the export",
+            )
+        gguf = Gguf(model.file(str(model.meta["file"])), vocab_only=True)
+        job.progress(0, 1, f"{model.name}: starting the server")
+        with self._running(model) as running:
+            client = Client(running.address)
+            trained = of_training(self.trained) if self.trained else of_engine(gguf, model)
+            faults, prompts = _prompts(client, gguf, trained, asked, model.name, job)
+            props = client.get("/props")
+            faults += sampling_faults(props, {} if self.bundle else _sampling_of(gguf))
+            settings = {"max_tokens": asker.max_tokens, "temperature": asker.temperature}
+            answers = ask_server(
+                client, asked, settings, self.slots,
+                lambda done: job.progress(done, len(asked), f"{model.name}: served answers"),
+            )  # fmt: skip
+        if self.bundle is not None:
+            fault = option_fault(read_run(self.bundle.file(RUN)).unread)
+            faults += [fault] if fault else []
+        return Served(answers, prompts, faults, running.build)
+
+    @contextmanager
+    def _running(self, model: Model) -> Iterator[Running]:
+        serving = Serving(name=model.name, slots=None if self.bundle else self.slots)
+        server = serve_bundle if self.bundle is not None else serve_gguf
+        with server(self.bundle or model, serving) as running:
+            yield running
+
+    def _ask(
+        self, model: Model, name: str, rows: Sequence[Row], asker: "Evaluator | Limits", job: Job
+    ) -> list[Completion]:
+        """A model's answers by its engine."""
+        return job.engine(model).generate(
+            [split_turns(row)[0] for row in rows],
+            max_tokens=asker.max_tokens,
+            temperature=asker.temperature,
+            seed=job.seed if asker.temperature > 0 else 0,
+            tools=[row.get("tools") for row in rows],
+            refusals=True,
+            progress=f"{name}: finery's answers",
+        )
+
+    def _adapter(
+        self,
+        served: Sequence[Completion],
+        rows: Sequence[Row],
+        asker: "Evaluator | Limits",
+        job: Job,
+    ) -> Fault | None:
+        if self.base is None:
+            return None
+        base = [what_is_said(a) for a in self._ask(self.base, "base", rows, asker, job)]
+        trained = None
+        if self.trained is not None:
+            completions = self._ask(self.trained, "trained", rows, asker, job)
+            trained = [what_is_said(completion) for completion in completions]
+        return adapter_fault([what_is_said(a) for a in served], base, trained)
+
+    def _write(
+        self,
+        job: Job,
+        rows: Sequence[Row],
+        answers: Answers,
+        served: Mapping[str, Served],
+        verdicts: Verdicts | None,
+        faults: Mapping[str, list[Fault]],
+    ) -> Metrics:
+        scored: dict[str, dict[str, Score]] = {name: {} for name in answers}
+        facts: dict[str, list[dict[str, Any]]] = {name: [{} for _ in rows] for name in answers}
+        comparisons, tables = [], [_fault_table(faults)] if any(faults.values()) else []
+        for name, of in served.items():
+            own = EVALUATED.format(name)
+            same = [
+                what_is_said(a) == what_is_said(b)
+                for a, b in zip(of.answers, answers[own], strict=True)
+            ]
+            if verdicts is not None:
+                for one in (name, own):
+                    scored[one] |= scores(verdicts.judged[one], verdicts)
+                    facts[one] = [dict(fact) for fact in verdicts.judged[one].facts]
+                right = {one: verdicts.judged[one].correct for one in (own, name)}
+                comparisons += evaluator.compare(right)
+                lost = [a and not b for a, b in zip(right[own], right[name], strict=True)]
+                scored[name]["lost"] = evaluator.share(lost)
+            compared, alike = of.prompts
+            hits = [True] * alike + [False] * (compared - alike)
+            scored[name] |= {"prompts": evaluator.share(hits), "answers": evaluator.share(same)}
+            scored[own]["answers"] = evaluator.share([True] * len(rows))
+            tables += [_changed(name, rows, answers[own], of.answers, facts, own)]
+            job.log(f"{name}: {alike} of {compared} prompts are the trained ones, token for token")
+        for name, found in faults.items():
+            for fault in found:
+                job.log(f"{name}: {fault.kind}: {fault.what}")
+        tables[1:1] = evaluator.comparison_tables(comparisons)
+        headline = [verdicts.headline[0] if verdicts else "answers", "prompts"]
+        details = {
+            **(verdicts.details if verdicts else {}),
+            "headline": [*dict.fromkeys([*headline, "answers"])],
+            "comparisons": comparisons,
+            "faults": {name: [f._asdict() for f in found] for name, found in faults.items()},
+            "servers": {name: of.build for name, of in served.items()},
+            "tables": [t for t in tables if t["rows"]] + list(verdicts.tables if verdicts else ()),
+        }
+        ordered = {name: _ordered(of, self.metric_names()) for name, of in scored.items()}
+        lines = evaluator.predictions(rows, answers, facts)
+        return evaluator.write_scored(job, len(rows), ordered, details, lines, answers)
+
+
+class Limits(NamedTuple):
+    """How to answer, where no evaluator says."""
+
+    max_tokens: int
+    temperature: float = 0.0
+
+
+def _prompts(
+    client: Client, gguf: Gguf, trained: Trained, asked: Sequence[Asked], name: str, job: Job
+) -> tuple[list[Fault], tuple[int, int]]:
+    """(faults, (prompts that were compared, those that are the same))."""
+    end = gguf.special_tokens().get("eos_token", "</s>")
+    every = list(cases(end, asked))
+    compared, different = compare(
+        client, trained, every, lambda done: job.progress(done, len(every), f"{name}: prompts")
+    )
+    if not compared:
+        raise DataError("the chat template refuses all rows", fix="use rows that it takes")
+    own = client.get("/props").get("chat_template")
+    faults = prompt_faults(trained, own, compared, different)
+    return faults, (compared, compared - len(different))
+
+
+def _sampling_of(gguf: Gguf) -> dict[str, str]:
+    """The GGUF's own defaults of sampling."""
+    names = [f"{SAMPLING}{name}" for name in ("temp", "top_k", "top_p", "min_p", "penalty_repeat")]
+    values = {name: gguf.metadata(name) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _ordered(scored: Mapping[str, Score], names: Sequence[str]) -> dict[str, Score]:
+    known = [name for name in names if name in scored]
+    return {name: scored[name] for name in [*known, *(n for n in scored if n not in known)]}
+
+
+def _fault_table(faults: Mapping[str, Sequence[Fault]]) -> dict[str, Any]:
+    rows = [[name, fault.kind, fault.what] for name, found in faults.items() for fault in found]
+    return table("Faults", ["model", "fault", "what is wrong"], rows)
+
+
+def _changed(
+    name: str,
+    rows: Sequence[Row],
+    engine: Sequence[Completion],
+    served: Sequence[Completion],
+    facts: Mapping[str, Sequence[Mapping[str, Any]]],
+    own: str,
+) -> dict[str, Any]:
+    """The rows that the server answers otherwise, those whose verdict flipped first."""
+    lines = []
+    for i, row in enumerate(rows):
+        if what_is_said(engine[i]) != what_is_said(served[i]):
+            before, after = facts[own][i].get("correct"), facts[name][i].get("correct")
+            verdict = FLIPS.get((before, after), "")
+            lines.append([row["id"], verdict, engine[i].text[:SHOWN], served[i].text[:SHOWN]])
+    lines.sort(key=lambda line: line[1] not in ("lost", "gained"))
+    title = f"{name}: {len(lines)} rows that the server answers otherwise"
+    return table(title, ["row", "flipped", "evaluated", "served"], lines[:ROWS_SHOWN], model=name)
+
+
+def _lines(name: str, fault: Mapping[str, Any]) -> list[str]:
+    return [f"{name}: {fault['kind']}: {fault['what']}", *(f"  {d}" for d in fault["details"])]

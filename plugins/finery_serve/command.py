@@ -1,0 +1,187 @@
+"""`finery serve STEP`: an OpenAI-compatible server of a built model."""
+
+import json
+import secrets
+import shlex
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+
+from finery import StepError, UsageError, json_option, print_json, recipe_and_step, set_option
+from finery_serve.opening import open_built, server_for
+from finery_serve.servers import Running, Serving, names_of
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+PORT = 8080
+CHECKED_EVERY = 0.5
+"""Seconds between two looks at whether the server still runs."""
+
+
+@click.command("serve")
+@recipe_and_step
+@set_option
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen on. Any other than this machine's own demands a key, which is printed.",
+)
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=PORT, show_default=True,
+    help="Port; 0 takes any free one.",
+)  # fmt: skip
+@click.option("--slots", type=click.IntRange(1), help="Requests answered at once. [default: 4]")
+@click.option(
+    "--context", type=click.IntRange(64), metavar="TOKENS",
+    help="Longest conversation with its answer. [default: the model's, at most 8192]",
+)  # fmt: skip
+@json_option
+def command(
+    step: str,
+    recipe: Path,
+    overrides: tuple[str, ...],
+    host: str,
+    port: int,
+    slots: int | None,
+    context: int | None,
+    as_json: bool,
+) -> None:
+    """Serve the model or bundle of STEP with an OpenAI-compatible API.
+
+    A GGUF is served by llama.cpp, with the prompts of its training, and greedily unless a request
+    says otherwise, as it was evaluated. Ctrl-C ends the server. More in docs/howto/serve.md.
+    """
+    opened = open_built(step, recipe, overrides)
+    serve = server_for(opened)
+    key = None if host in LOOPBACK else secrets.token_urlsafe(32)
+    check_port(host, port)
+    with tempfile.TemporaryDirectory(prefix="finery-serve-") as folder, _until_stopped():
+        serving = Serving(
+            name=opened.name, host=host, port=port or None, key=key, slots=slots,
+            context=context, log=Path(folder) / "server.log",
+        )  # fmt: skip
+        click.echo(f"loading {opened.name} …", err=True)
+        with serve(opened.artifact, serving) as running:
+            if as_json:
+                print_json(_facts(running, serving))
+            else:
+                click.echo(introduction(running, serving))
+            _wait(running, serving)
+
+
+def check_port(host: str, port: int) -> None:
+    """Raise `UsageError` if a port is in use, before a model is loaded for it."""
+    if not port:
+        return
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tried.bind(address)
+    except socket.gaierror as error:
+        raise UsageError(
+            f"{host!r} is not an address of this machine: {error.strerror}",
+            where="--host",
+            fix="name one, e.g. 0.0.0.0 for all addresses of this machine",
+        ) from error
+    except OSError as error:
+        raise UsageError(
+            f"port {port} of {host} can't be used: {error.strerror}",
+            where="--port",
+            fix="end the program that uses it, or choose another port: --port 0 takes any free one",
+        ) from error
+
+
+def introduction(running: Running, serving: Serving) -> str:
+    """What a user needs to talk to the server: address, key, and two examples."""
+    key = serving.key or "none"
+    names = names_of(running, serving)
+    body = {"model": names[-1], "messages": [{"role": "user", "content": "Hello"}]}
+    header = [f"    -H 'Authorization: Bearer {serving.key}' \\"] if serving.key else []
+    lines = [
+        f"{serving.name} is served by {running.build}",
+        f"  address  {running.address}/v1",
+        f"  key      {serving.key or 'none is needed'}",
+        f"  model    {', '.join(names)}",
+        *_from_elsewhere(running, serving),
+        "",
+        "With curl:",
+        f"  curl {running.address}/v1/chat/completions \\",
+        "    -H 'Content-Type: application/json' \\",
+        *header,
+        f"    -d {shlex.quote(json.dumps(body))}",
+        "",
+        "With the openai package:",
+        f'  client = OpenAI(base_url="{running.address}/v1", api_key="{key}")',
+        "  client.chat.completions.create(",
+        f'      model="{names[-1]}", messages=[{{"role": "user", "content": "Hello"}}]',
+        "  )",
+        "",
+        "Ctrl-C ends the server.",
+    ]
+    return "\n".join(lines)
+
+
+def _from_elsewhere(running: Running, serving: Serving) -> list[str]:
+    """Where other machines reach a server that listens on all addresses."""
+    if serving.host not in ("0.0.0.0", "::"):
+        return []
+    port = urlsplit(running.address).port
+    return [f"  others   reach it at http://{socket.gethostname()}:{port}/v1"]
+
+
+def _facts(running: Running, serving: Serving) -> dict[str, Any]:
+    return {
+        "event": "serving",
+        "address": running.address,
+        "api": f"{running.address}/v1",
+        "key": serving.key,
+        "model": names_of(running, serving)[-1],
+        "models": names_of(running, serving),
+        "server": running.build,
+        "pid": running.pid,
+    }
+
+
+@contextmanager
+def _until_stopped() -> Iterator[None]:
+    """End the `with` at Ctrl-C and at SIGTERM, without an error."""
+
+    def stop(_number: int, _frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo("\nthe server has ended", err=True)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _wait(running: Running, serving: Serving) -> None:
+    """Wait for a signal. `StepError` if the server ends by itself."""
+    while _listens(running.address):
+        time.sleep(CHECKED_EVERY)
+    log = serving.log
+    lines = log.read_text("utf-8", "replace").splitlines() if log and log.is_file() else []
+    raise StepError(f"the server ended by itself ({running.build})", details=lines[-10:])
+
+
+def _listens(address: str) -> bool:
+    where = urlsplit(address)
+    try:
+        socket.create_connection((where.hostname or "", where.port or 0), timeout=10).close()
+    except TimeoutError:  # busy
+        return True
+    except OSError:
+        return False
+    return True

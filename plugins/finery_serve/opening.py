@@ -1,0 +1,110 @@
+"""A built model or bundle, by its name in the recipe, and the server that fits it."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+
+from finery import (
+    Artifact,
+    Bundle,
+    Graph,
+    Model,
+    Node,
+    UsageError,
+    open_graph,
+    open_store,
+    result_of,
+)
+from finery_serve.servers import Running, Serving
+
+Serve = Callable[[Artifact, Serving], AbstractContextManager[Running]]
+
+
+class Opened(NamedTuple):
+    """A built model or bundle. name: in the recipe, e.g. `gguf.q8_0`."""
+
+    name: str
+    artifact: Artifact
+    graph: Graph
+
+    @property
+    def format(self) -> str:
+        """The format, e.g. `gguf` or `adapter`."""
+        return str(self.artifact.meta.get("format", ""))
+
+
+def open_built(step: str, recipe: Path, overrides: Sequence[str]) -> Opened:
+    """The output of a step. `UsageError` unless it is a built model or bundle.
+
+    Without an output, the step's first one. Says so, and if it isn't up to date, on stderr.
+    """
+    store = open_store(recipe)
+    graph = open_graph(recipe, overrides, store)
+    name, _, output = step.partition(".")
+    graph.require(name)
+    _check(graph.nodes[name], step, output)
+    result, fresh = result_of(graph, store, name)
+    manifest = result.outputs.get(output) or next(iter(result.outputs.values()))
+    if not fresh:
+        text = f"{step} is not up to date: this is the last build (see `finery plan`)"
+        click.secho(text, fg="yellow", err=True)
+    title = step
+    others = [o for o in result.outputs if o]
+    if not output and others:
+        same = [o for o in others if result.outputs[o].digest == manifest.digest]
+        title = f"{name}.{(same or others)[0]}"
+        if len(others) > 1:
+            rest = ", ".join(f"{name}.{o}" for o in others if f"{name}.{o}" != title)
+            click.echo(f"{name} is {title}; there is also {rest}", err=True)
+    return Opened(title, store.artifact(manifest), graph)
+
+
+def _check(node: Node, step: str, output: str) -> None:
+    kinds = node.outputs
+    if output and output not in kinds:
+        known = ", ".join(f"{node.name}.{o}" for o in kinds if o) or node.name
+        raise UsageError(f"step '{node.name}' has no output '{output}'", fix=f"name {known}")
+    kind = kinds.get(output, next(iter(kinds.values())))
+    if not issubclass(kind, Model | Bundle):
+        raise UsageError(
+            f"'{step}' is a {kind.kind}, and only a model or a bundle can answer",
+            fix="name a step that makes one; `finery show` lists them",
+        )
+
+
+def server_for(opened: Opened) -> Serve:
+    """The function that serves it. `UsageError` with what makes it servable if there is none."""
+    server: Serve | None = opened.graph.plugins.server(opened.format)
+    if server is not None:
+        return server
+    raise UsageError(
+        f"no server is installed for '{opened.name}', which has the format '{opened.format}'",
+        fix=_way_out(opened),
+    )
+
+
+def _way_out(opened: Opened) -> str:
+    """What to do about a format without a server."""
+    if opened.format == "api":
+        return "it is already behind a server; talk to it with `finery chat`"
+    if opened.format == "prompted":
+        return "its prompt is added by finery, not by a server; serve the model that it prompts"
+    if isinstance(opened.artifact, Bundle):
+        run = opened.artifact.meta.get("run")
+        return f"run it in its folder: {run}" if run else "name the model that is in it"
+    name = opened.name.partition(".")[0]
+    exports = [n.name for n in opened.graph.nodes.values() if _exports(n, name)]
+    if exports:
+        return f"serve its export: finery serve {exports[0]}"
+    return (
+        f"export it, and serve the export: gguf: {{use: gguf.export, model: {name}}} in `export:`, "
+        "then finery build and finery serve gguf"
+    )
+
+
+def _exports(node: Node, name: str) -> bool:
+    """Whether a step makes a GGUF of a model."""
+    return node.use == "gguf.export" and name in node.upstream()

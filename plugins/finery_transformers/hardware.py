@@ -56,8 +56,11 @@ def _device() -> dict[str, Any]:
     if not gpus:
         return {"device": "cpu"}
     names = ", ".join(dict.fromkeys(gpu.name for gpu in gpus))
+    facts = {"device": names, "gpus": len(gpus)}
+    if gpus[0].is_amd:  # its name has the version of its instructions
+        return facts
     major, minor = gpus[0].capability
-    return {"device": names, "gpus": len(gpus), "capability": f"{major}.{minor}"}
+    return {**facts, "capability": f"{major}.{minor}"}
 
 
 def log_unused_gpu(log: Callable[[str], None]) -> None:

@@ -17,7 +17,9 @@ from finery import Gpu, UsageError, did_you_mean, driver_cuda, visible_gpus
 AUTO_DTYPE = "FINERY_AUTO_DTYPE"
 """The environment variable that decides. Steps get it from the main process, which knows all GPUs
 that a step may run on."""
-_CHOOSE_GPUS = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")
+_CHOOSE_GPUS = (
+    "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES",
+)  # fmt: skip
 DTYPES = ("fp32", "fp16", "bf16")
 """From what every machine has to what the newest have."""
 AMPERE, VOLTA = (8, 0), (7, 0)
@@ -53,12 +55,14 @@ def auto_dtype() -> str:
 def _auto_dtype(*_variables: str | None) -> str:
     gpus = usable_gpus()
     if gpus:
-        return min((dtype_of(gpu.capability) for gpu in gpus), key=DTYPES.index)
+        # AMD's with ROCm multiply bf16.
+        dtypes = ("bf16" if gpu.is_amd else dtype_of(gpu.capability) for gpu in gpus)
+        return min(dtypes, key=DTYPES.index)
     return "bf16" if _has_rocm() or _cpu_multiplies_bf16() else "fp32"
 
 
 def dtype_of(capability: tuple[int, int]) -> str:
-    """The dtype for a GPU of this capability."""
+    """The dtype for an NVIDIA GPU of this capability."""
     if capability >= AMPERE:
         return "bf16"
     return "fp16" if capability >= VOLTA else "fp32"
@@ -76,6 +80,10 @@ def unused_gpu() -> Unused | None:
     if not gpus or text is None:
         return None
     name = gpus[0].name or "the GPU"
+    if gpus[0].is_amd:
+        reason = f"{name} isn't used: the installed torch is built without ROCm"
+        fix = "install a torch with ROCm, see https://pytorch.org/get-started"
+        return None if _HIP.search(text) else Unused(reason, fix)
     built = _CUDA.search(text)
     if built is None:
         return Unused(
@@ -112,7 +120,7 @@ def _torch_version() -> str | None:
 
 
 def _has_rocm() -> bool:
-    """Whether torch uses an AMD GPU; it then multiplies bf16."""
+    """Whether torch may use an AMD GPU that the driver doesn't describe; it multiplies bf16."""
     return os.path.exists("/dev/kfd") and bool(_HIP.search(_torch_version() or ""))
 
 

@@ -77,8 +77,8 @@ class Launch(Settings):
 
     processes: Annotated[int, msgspec.Meta(ge=1)] | Literal["auto"] = setting(
         2,
-        help="Number of processes, one per GPU; auto: as many as there are visible NVIDIA GPUs, or "
-        "fewer if they don't divide effective_batch_size.",
+        help="Number of processes, one per GPU; auto: as many as there are visible GPUs, or in "
+        "`gpus`, or fewer if they don't divide effective_batch_size.",
     )
     config: OneFile | None = setting(
         None,

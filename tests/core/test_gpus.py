@@ -1,25 +1,30 @@
 """GPUs: what NVML says, what `CUDA_VISIBLE_DEVICES` leaves of it, and which step gets which."""
 
-from collections.abc import Iterator
+import json
+import os
+import signal
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import LIGHT_STEPS, MakeProject, until
+from conftest import LIGHT_STEPS, MakeProject, Project, until
 from tasks import PID, Tasks, ends, text_of
 
-from finery.execute import gpus
-from finery.execute.gpus import Gpu, driver_cuda, visible_gpus
+from finery.errors import UsageError, error_from_dict
+from finery.execute import amd, gpus
+from finery.execute.gpus import Gpu, driver_cuda, named_gpus, visible_gpus
 from finery.execute.local import LocalExecutor
+from finery.execute.sharing import SHARE
 
 GIB = 2**30
-L4 = Gpu("GPU-aaa", "NVIDIA L4", (8, 9), 24 * GIB, GIB)
-OTHER_L4 = L4._replace(id="GPU-abb")
-T4 = Gpu("GPU-ccc", "Tesla T4", (7, 5), 16 * GIB, 2 * GIB)
+L4 = Gpu("GPU-aaa", "NVIDIA L4", (8, 9), 24 * GIB, GIB, "GPU-aaa", 0)
+OTHER_L4 = L4._replace(id="GPU-abb", uuid="GPU-abb", number=1)
+T4 = Gpu("GPU-ccc", "Tesla T4", (7, 5), 16 * GIB, 2 * GIB, "GPU-ccc", 1)
 PARTS = [
-    Gpu("MIG-1", "NVIDIA H100 MIG 3g.40gb", (9, 0), 40 * GIB, 0),
-    Gpu("MIG-2", "NVIDIA H100 MIG 3g.40gb", (9, 0), 40 * GIB, 0),
+    Gpu("MIG-1", "NVIDIA H100 MIG 3g.40gb", (9, 0), 40 * GIB, 0, "MIG-1", 1),
+    Gpu("MIG-2", "NVIDIA H100 MIG 3g.40gb", (9, 0), 40 * GIB, 0, "MIG-2", 1),
 ]
 
 
@@ -78,10 +83,11 @@ class Nvml:
 
 
 @pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Gives this machine GPUs."""
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Gives this machine GPUs that no other test uses."""
+    for name in (*gpus.CHOICES, SHARE):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     def give(*devices: list[Gpu]) -> None:
         monkeypatch.setattr(gpus, "_nvml", lambda: Nvml(*devices))
@@ -99,7 +105,7 @@ def task(tmp_path: Path) -> Iterator[Tasks]:
 
 def test_gpus_as_nvml_lists_them(machine: Any) -> None:
     machine([L4], PARTS, [T4])
-    assert visible_gpus() == [L4, *PARTS, T4]
+    assert visible_gpus() == [L4, *PARTS, T4._replace(number=2)]
     assert L4.free == 23 * GIB
     assert driver_cuda() == (12, 4)
 
@@ -131,18 +137,68 @@ def test_an_index_among_different_gpus_promises_only_what_all_have(machine: Any)
     machine([L4], [T4])
     (gpu,) = visible_gpus({"CUDA_VISIBLE_DEVICES": "0"})
     assert gpu == Gpu("0", "", (7, 5), 16 * GIB, 2 * GIB)
+    assert (gpu.label, named_gpus([0], {"CUDA_VISIBLE_DEVICES": "0"})) == ("GPU 0", [gpu])
     (gpu,) = visible_gpus({"CUDA_VISIBLE_DEVICES": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"})
     assert gpu == T4._replace(id="1")
+
+
+@pytest.mark.parametrize(("names", "expected"), [
+    ([1], [T4]), ([1, 0], [T4, L4]), (["GPU-c", 1], [T4]), ([0, "GPU-ccc"], [L4, T4]),
+])  # fmt: skip
+def test_a_step_names_gpus_by_number_or_uuid(
+    machine: Any, names: list[int | str], expected: list[Gpu]
+) -> None:
+    machine([L4], [T4])
+    assert named_gpus(names, {}) == expected
+
+
+def test_the_number_of_a_partitioned_gpu_means_its_instances(machine: Any) -> None:
+    machine([L4], PARTS)
+    assert named_gpus([1], {}) == PARTS
+    assert named_gpus(["MIG-2"], {}) == PARTS[1:]
+
+
+@pytest.mark.parametrize(("variable", "name", "what", "fix"), [
+    (None, 7, "there is no GPU 7 on this machine", "name one of: 0 (NVIDIA L4, GPU-aaa), 1 (NVIDI"),
+    (None, "GPU-x", "there is no GPU-x on this machine", "1 (NVIDIA L4, GPU-abb)"),
+    (None, "GPU-a", "GPU-a is the beginning of several UUIDs: GPU-aaa, GPU-abb", "write more"),
+    ("1", 0, "GPU 0 is hidden by CUDA_VISIBLE_DEVICES=1", "or name one of: 1 (NVIDIA L4, GPU-abb)"),
+    ("", 0, "GPU 0 is hidden by CUDA_VISIBLE_DEVICES=", "change CUDA_VISIBLE_DEVICES"),
+])  # fmt: skip
+def test_a_gpu_that_is_not_visible_is_an_error_in_words(
+    machine: Any, variable: str | None, name: int | str, what: str, fix: str
+) -> None:
+    machine([L4], [OTHER_L4])
+    environment = {} if variable is None else {"CUDA_VISIBLE_DEVICES": variable}
+    with pytest.raises(UsageError) as caught:
+        named_gpus([name], environment)
+    assert caught.value.what == what
+    assert fix in str(caught.value.fix)
+
+
+def test_without_gpus_a_named_one_is_an_error(machine: Any) -> None:
+    machine()
+    with pytest.raises(UsageError, match="there is no GPU 0: finery sees no GPU on this machine"):
+        named_gpus([0])
+
+
+def test_a_number_means_the_gpu_that_nvidia_smi_lists(machine: Any) -> None:
+    """Also where the user's variable has them in another order."""
+    machine([L4], [OTHER_L4])
+    (gpu,) = named_gpus([0], {"CUDA_VISIBLE_DEVICES": "1,0"})
+    assert (gpu.id, gpu.uuid) == ("0", "GPU-aaa")
 
 
 SEES = "rows.append({'prompt': os.environ.get('CUDA_VISIBLE_DEVICES', 'all')})"
 SEES_AND_WAITS = f"{SEES}; import time; time.sleep(0.5)"
 
 
-def started(executor: LocalExecutor, task: Tasks, code: str, gpus: int) -> None:
-    """Start a step that uses so many GPUs."""
+def started(
+    executor: LocalExecutor, task: Tasks, code: str, gpus: int, names: Sequence[int | str] = ()
+) -> None:
+    """Start a step that uses so many GPUs. names: its setting `gpus`."""
     made = task(code, isolated=True)
-    made.gpus = gpus
+    made.gpus, made.gpu_names = gpus, list(names)
     executor.start(made)
 
 
@@ -194,6 +250,78 @@ def test_of_the_users_gpus_each_step_gets_one(
         started(executor, task, SEES, 1)
         assert not executor.has_room(True, 1)
         assert [text_of(e, task) for e in ends(executor, 1).values()] == ["1"]
+    finally:
+        executor.close()
+
+
+def test_a_step_gets_a_gpu_that_it_names(machine: Any, task: Tasks) -> None:
+    machine([T4], [L4])
+    executor = LocalExecutor(1)
+    try:
+        for names, got in (([0], "GPU-ccc"), (["GPU-a"], "GPU-aaa"), ([0, 1], "GPU-aaa")):
+            until(partial(executor.has_room, True, 2))
+            started(executor, task, SEES, 1, names)
+            assert [text_of(e, task) for e in ends(executor, 1).values()] == [got]
+    finally:
+        executor.close()
+
+
+def test_a_gpu_that_does_not_exist_fails_the_step(machine: Any, task: Tasks) -> None:
+    for devices in ([[L4]], []):
+        machine(*devices)
+        executor = LocalExecutor(1)
+        try:
+            started(executor, task, SEES, 1, [7])
+            (event,) = ends(executor, 1).values()
+            error = error_from_dict(event["error"])
+            assert (error.exit_code, error.where) == (2, "gpus")
+            assert "there is no GPU 7" in error.what
+            assert executor.has_room(True, 1)
+        finally:
+            executor.close()
+
+
+def logged(executor: LocalExecutor) -> list[str]:
+    """The log lines of steps until the next one ends."""
+    lines, over = [], False
+    while not over:
+        for _, event in executor.poll(1):
+            over |= event["event"] in ("done", "failed", "died")
+            lines += [event["message"]] if event["event"] == "log" else []
+    return lines
+
+
+def test_a_step_waits_for_the_gpu_that_it_names(machine: Any, task: Tasks) -> None:
+    """The other one stays free for a third step."""
+    machine([L4], [OTHER_L4])
+    executor = LocalExecutor(3)
+    try:
+        started(executor, task, SEES_AND_WAITS, 1, [0])
+        started(executor, task, SEES, 1, [0])
+        started(executor, task, SEES, 1)
+        assert logged(executor) == [
+            "running on GPU 0 (NVIDIA L4)",
+            "waiting for a GPU: GPU 0 (NVIDIA L4) is used by step 's1'",
+            "running on GPU 1 (NVIDIA L4)",
+        ]
+        assert len(ends(executor, 2)) == 2
+    finally:
+        executor.close()
+
+
+def test_a_step_that_needs_several_gpus_is_not_overtaken(machine: Any, task: Tasks) -> None:
+    machine([L4], [OTHER_L4])
+    executor = LocalExecutor(3)
+    try:
+        started(executor, task, SEES_AND_WAITS, 1)
+        started(executor, task, SEES, 2, [0, 1])
+        started(executor, task, SEES, 1)
+        lines = logged(executor)
+        assert "waiting for 2 GPUs: GPU 0 (NVIDIA L4) is used by step 's1'" in lines
+        waiting = "step 's2' waits for GPU 1 (NVIDIA L4), too"
+        assert any(line.startswith("waiting for a GPU") and waiting in line for line in lines)
+        assert list(ends(executor, 1)) == ["s2"]
+        assert list(ends(executor, 1)) == ["s3"]
     finally:
         executor.close()
 
@@ -290,3 +418,205 @@ def test_a_step_with_a_local_engine_has_a_process_of_its_own(project: MakeProjec
     made = project({"recipe.yaml": RECIPE, "steps.py": steps(), "weights": "w"})
     made.ran("first", "second")
     assert made.rows("first") != made.rows("second")
+
+
+ONE = f"""\
+finery: 1
+name: t
+plugins: [steps.py]
+data: {{one: {{use: steps.train, gpus: GPUS, code: "{SEES}; CODE"}}}}
+"""
+
+
+def project_of(make: MakeProject, name: str, code: str = "pass", gpus: str = "[0, 1]") -> Project:
+    """A project with a step that uses one of two GPUs, beside others of the same user."""
+    recipe = ONE.replace("GPUS", gpus).replace("CODE", code)
+    files = {"recipe.yaml": recipe, "steps.py": steps([L4], [T4])}
+    made = make({f"{name}/{path}": text for path, text in {**files, ".git/x": ""}.items()})
+    made.env["XDG_CACHE_HOME"] = str(made.folder / "cache")
+    made.folder = made.folder / name
+    return made
+
+
+def test_a_recipe_selects_the_gpus_of_a_step(project: MakeProject) -> None:
+    made = project_of(project, "a", gpus="[1]")
+    made.ran()
+    assert made.rows("one") == [{**made.rows("one")[0], "prompt": "GPU-ccc"}]
+    # It is not part of the key.
+    assert made.ran("--set", "data.one.gpus=[GPU-a]") == []
+    for names, what, fix in (
+        ("[7]", "there is no GPU 7 on this machine", "name one of: 0 (NVIDIA L4, GPU-aaa), 1"),
+        ("1", "'gpus' can't be 1", "write gpus: [1]"),
+        ("[]", "'gpus' can't be an empty list", "at least 1 of them"),
+        ("[fast]", "'gpus[0]' can't be 'fast'", "`nvidia-smi -L` lists them"),
+    ):
+        ran = made.run("build", "--set", f"data.one.gpus={names}", "--set", "data.one.code=''")
+        assert ran.code == 2, ran
+        assert what in ran.err
+        assert fix in ran.err
+    ran = made.run("check", "--set", "data.one.gpus=[7]")
+    assert "one: there is no GPU 7 on this machine" in ran.out
+
+
+def test_a_step_that_uses_no_gpu_selects_none(project: MakeProject) -> None:
+    made = project({"recipe.yaml": RECIPE, "steps.py": steps([L4]), "weights": "w"})
+    ran = made.run("check", "--set", "data.light.gpus=[0]")
+    assert "unknown setting 'gpus' of steps.script" in ran.err
+    ran = made.run("check", "--set", "data.light.device=0", "--set", "data.one.device=0")
+    assert ran.err.count("write gpus") == 1, ran.err
+
+
+def holder(make: MakeProject, name: str, gpus: str = "[0, 1]") -> tuple[Project, Any]:
+    """A build that uses a GPU until it is killed, and its process."""
+    code = "open('running', 'w').close(); import time; time.sleep(99)"
+    busy = project_of(make, name, code, gpus)
+    process = busy.start("build")
+    until((busy.folder / "running").exists)
+    return busy, process
+
+
+def test_two_builds_use_a_gpu_each(project: MakeProject) -> None:
+    _, process = holder(project, "a")
+    try:
+        other = project_of(project, "b")
+        other.ran()
+        assert other.rows("one")[0]["prompt"] == "GPU-ccc"  # "a" got the one with more memory
+    finally:
+        process.terminate()
+        process.communicate()
+
+
+def test_a_build_waits_for_the_gpu_of_another_until_that_is_killed(project: MakeProject) -> None:
+    busy, process = holder(project, "a", "[0]")
+    other = project_of(project, "b", gpus="[0]")
+    waiting = other.start("build", "--json")
+    lines: list[str] = []
+    try:
+        for text in waiting.stdout or ():
+            event = json.loads(text)
+            lines += [event["message"]] if event["event"] == "step_log" else []
+            if event["event"] == "step_log" and "waiting" in event["message"]:
+                os.kill(process.pid, signal.SIGKILL)
+        assert lines[:2] == [
+            f"waiting for a GPU: GPU 0 (NVIDIA L4) is used by step 'one' of {busy.folder} (process "
+            f"{process.pid}); FINERY_SHARE_GPUS=1 shares GPUs with other builds",
+            "running on GPU 0 (NVIDIA L4)",
+        ]
+        assert waiting.wait() == 0
+    finally:
+        process.kill()
+        process.communicate()
+        waiting.kill()
+        waiting.communicate()
+
+
+def test_a_user_may_share_gpus(project: MakeProject) -> None:
+    _, process = holder(project, "a", "[0]")
+    try:
+        other = project_of(project, "b", gpus="[0]")
+        other.env[SHARE] = "1"
+        other.ran()
+        assert other.rows("one")[0]["prompt"] == "GPU-aaa"
+    finally:
+        process.terminate()
+        process.communicate()
+
+
+def test_a_step_runs_where_no_file_can_be_locked(
+    machine: Any, task: Tasks, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    machine([L4])
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    executor = LocalExecutor(1)
+    try:
+        started(executor, task, SEES, 1)
+        (line,) = logged(executor)
+        assert line.startswith("warning: GPU 0 (NVIDIA L4): other builds can't see that it is used")
+    finally:
+        executor.close()
+
+
+@pytest.fixture
+def amd_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, machine: Any) -> None:
+    """A machine as AMD's driver describes it: a processor, two GPUs, and a processor's own GPU."""
+    machine()
+    nodes, devices, cards = (tmp_path / name for name in ("nodes", "dri", "drm"))
+    devices.mkdir()
+    for node, (simd, serial, minor, gib) in enumerate([
+        (0, 0, 0, 0), (304, 0xABC, 128, 192), (304, 0xDEF, 129, 192), (8, 0, 130, 0.5),
+    ]):  # fmt: skip
+        bank = nodes / str(node) / "mem_banks" / "0"
+        bank.mkdir(parents=True)
+        size = int(gib * GIB)
+        (bank / "properties").write_text(f"heap_type 1\nsize_in_bytes {size}\nflags 0\n")
+        (nodes / str(node) / "properties").write_text(
+            f"cpu_cores_count {0 if simd else 64}\nsimd_count {simd}\nunique_id {serial}\n"
+            f"gfx_target_version 90402\ndrm_render_minor {minor}\nlocation_id {minor}\n"
+        )
+        card = cards / f"renderD{minor}" / "device"
+        card.mkdir(parents=True)
+        (card / "mem_info_vram_used").write_text(f"{node * GIB}\n")
+        (card / "product_name").write_text("AMD Instinct MI300X\n" if serial else "\n")
+        (devices / f"renderD{minor}").touch()
+    monkeypatch.setattr(amd, "NODES", str(nodes))
+    monkeypatch.setattr(amd, "DEVICES", str(devices))
+    monkeypatch.setattr(amd, "CARDS", str(cards))
+    for module in (amd, gpus):
+        monkeypatch.setattr(module, "AMD_DRIVER", os.devnull)
+
+
+@pytest.mark.usefixtures("amd_machine")
+def test_gpus_of_amd_as_the_driver_lists_them() -> None:
+    first, second = visible_gpus()
+    name = "AMD Instinct MI300X gfx942"
+    assert first == Gpu(
+        "0", name, (9, 4), 192 * GIB, GIB, "GPU-0000000000000abc", None, "HIP_VISIBLE_DEVICES"
+    )
+    assert (second.id, second.is_amd, second.label) == ("1", True, f"GPU 1 ({name})")
+
+
+@pytest.mark.usefixtures("amd_machine")
+@pytest.mark.parametrize(("variables", "expected"), [
+    ({"HIP_VISIBLE_DEVICES": "1"}, [("1", 0xDEF)]),
+    ({"CUDA_VISIBLE_DEVICES": "1,0"}, [("1", 0xDEF), ("0", 0xABC)]),
+    ({"HIP_VISIBLE_DEVICES": "0", "CUDA_VISIBLE_DEVICES": "1"}, [("0", 0xABC)]),
+    ({"ROCR_VISIBLE_DEVICES": "1"}, [("0", 0xDEF)]),
+    ({"ROCR_VISIBLE_DEVICES": "GPU-0000000000000DEF,0"}, [("0", 0xDEF), ("1", 0xABC)]),
+    ({"ROCR_VISIBLE_DEVICES": "1,0", "HIP_VISIBLE_DEVICES": "1"}, [("1", 0xABC)]),
+    ({"HIP_VISIBLE_DEVICES": "0,9,1"}, [("0", 0xABC)]),
+    ({"HIP_VISIBLE_DEVICES": "-1"}, []),
+])  # fmt: skip
+def test_rocms_variables_decide_too(
+    variables: dict[str, str], expected: list[tuple[str, int]]
+) -> None:
+    listed = [(gpu.id, gpu.uuid) for gpu in visible_gpus(variables)]
+    assert listed == [(number, f"GPU-{serial:016x}") for number, serial in expected]
+
+
+@pytest.mark.usefixtures("amd_machine")
+def test_a_small_gpu_of_amd_is_used_if_it_is_named() -> None:
+    (gpu,) = visible_gpus({"HIP_VISIBLE_DEVICES": "2"})
+    assert (gpu.id, gpu.name, gpu.memory) == ("2", "AMD GPU gfx942", GIB // 2)
+
+
+@pytest.mark.usefixtures("amd_machine")
+def test_a_user_without_access_to_the_driver_has_no_gpus_of_amd(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(amd, "AMD_DRIVER", "/nowhere")
+    assert visible_gpus() == []
+
+
+@pytest.mark.usefixtures("amd_machine")
+def test_steps_on_gpus_of_amd_get_one_each(task: Tasks) -> None:
+    sees = SEES.replace("CUDA", "HIP")
+    executor = LocalExecutor(2)
+    try:
+        for names in ([], [1]):
+            assert executor.has_room(True, 1)
+            started(executor, task, f"{sees}; import time; time.sleep(0.5)", 1, names)
+        assert not executor.has_room(True, 1)
+        assert sorted(text_of(e, task) for e in ends(executor, 2).values()) == ["0", "1"]
+    finally:
+        executor.close()

@@ -19,6 +19,7 @@ from finery_transformers.precision import auto_dtype, dtype_of, unused_gpu
 from finery_trl.steps.sft import Sft
 
 CUDA_13 = "__version__ = '2.13.0+cu130'\ncuda: Optional[str] = '13.0'\nhip: Optional[str] = None\n"
+ROCM = "__version__ = '2.13.0+rocm7.1'\ncuda: Optional[str] = None\nhip: Optional[str] = '7.1'\n"
 CPU = "__version__ = '2.13.0+cpu'\ncuda: Optional[str] = None\nhip: Optional[str] = None\n"
 
 
@@ -33,6 +34,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 
 T4, A100 = gpu("Tesla T4", 7, 5), gpu("NVIDIA A100", 8, 0)
+MI50 = gpu("AMD Radeon VII gfx906", 9, 0)._replace(variable="HIP_VISIBLE_DEVICES")
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +67,28 @@ def test_of_different_gpus_a_step_may_get_the_weakest(machine: Any) -> None:
     assert auto_dtype() == "fp16"
     machine(A100)
     assert auto_dtype() == "bf16"
+
+
+def test_a_gpu_of_amd_needs_a_torch_for_rocm(machine: Any) -> None:
+    """Its version of instructions says nothing about bf16."""
+    machine(MI50, torch=ROCM)
+    assert (auto_dtype(), unused_gpu(), precision.usable_gpus()) == ("bf16", None, [MI50])
+    for torch in (CUDA_13, CPU):
+        machine(MI50, torch=torch)
+        unused = unused_gpu()
+        assert unused is not None
+        name = "AMD Radeon VII gfx906"
+        assert unused.reason == f"{name} isn't used: the installed torch is built without ROCm"
+        assert "install a torch with ROCm" in unused.fix
+        assert precision.usable_gpus() == []
+
+
+def test_the_hardware_of_amd_has_no_compute_capability(machine: Any, tmp_path: Path) -> None:
+    machine(MI50, torch=ROCM)
+    hardware.forget()
+    model = Model(tmp_path)
+    hardware.add_facts(model)
+    assert model.runtime["hardware"] == {"device": "AMD Radeon VII gfx906", "gpus": 1}
 
 
 def test_a_cpu_multiplies_bf16_where_torch_says_so(machine: Any) -> None:

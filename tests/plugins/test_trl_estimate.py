@@ -263,6 +263,14 @@ def test_the_gpu_that_a_training_gets_is_estimated(
     assert (here.device, here.name, here.free) == ("cuda", name, free * 2**30)
 
 
+def test_the_gpu_that_a_training_names_is_estimated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(facts, "usable_gpus", lambda: [T4, L4])
+    monkeypatch.setattr(facts, "named_gpus", lambda names: [[L4, T4][name] for name in names])
+    assert facts.machine(1, [1]).name == "Tesla T4"
+    assert facts.machine(2, [0, 1]).name == "Tesla T4"
+    assert facts.machine(1, [0, 1]).name == "NVIDIA L4"
+
+
 def test_a_plan_counts_what_is_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(facts, "usable_gpus", lambda: [L4._replace(used=20 * 2**30)])
     (found,) = forecast.estimates(graph(tmp_path), Results(), ["sft"])

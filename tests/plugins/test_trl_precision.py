@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from finery_trl.model.accelerators import Accelerators
 from finery_trl.model.dtype import compute_dtype
 from finery_trl.model.loading import Prepared
 from finery_trl.preflight import prove
+from finery_trl.report.overflow import Overflow
 from finery_trl.settings import Lora, Training
 from finery_trl.steps.dpo import Dpo
 from finery_trl.steps.kto import Kto
@@ -24,6 +26,7 @@ from finery_trl.train import run
 from finery_trl.train.callback import Callback
 from finery_trl.train.devices.half import check_half
 from finery_trl.train.devices.memory import allocator_environment, check_optimizer
+from finery_trl.train.devices.place import on_one_gpu
 from finery_trl.train.schedule import Schedule
 from finery_trl.view.model import measured
 
@@ -200,6 +203,150 @@ def test_a_skipped_step_of_fp16_is_no_divergence(
         with pytest.raises(StepError, match="training diverged") as caught:
             callback.on_log(args, state, None, logs=logs)
         assert ("dtype: fp32" in str(caught.value.fix)) == fp16
+
+
+def stepped(overflow: Overflow, optimizer: Any, gradients: list[float], steps: int) -> None:
+    """Take optimizer steps with these gradients, of a training with so many."""
+    import torch
+
+    (parameter,) = optimizer.param_groups[0]["params"]
+    for step, gradient in enumerate(gradients, 1):
+        loss = optimizer.scaler.scale(parameter.sum() * 0)
+        loss.backward()
+        parameter.grad = torch.full_like(parameter, gradient)
+        optimizer.step()
+        optimizer.zero_grad()
+        overflow.after_step(optimizer, SimpleNamespace(global_step=step, max_steps=steps))
+
+
+@pytest.fixture
+def scaled() -> Any:
+    """accelerate's optimizer with a gradient scaler, as trainings in fp16 have it on a GPU."""
+    import torch
+    from accelerate import Accelerator
+    from accelerate.optimizer import AcceleratedOptimizer
+
+    Accelerator(cpu=True)
+    parameter = torch.nn.Parameter(torch.zeros(2))
+    return AcceleratedOptimizer(torch.optim.AdamW([parameter]), scaler=torch.amp.GradScaler("cpu"))
+
+
+def test_a_training_ends_that_fp16_is_too_narrow_for(scaled: Any, tmp_path: Path) -> None:
+    job, inf = TestJob(tmp_path), math.inf
+    with pytest.raises(StepError, match="overflowed in 20 optimizer steps in a row, up to step 22"):
+        stepped(Overflow(job), scaled, [1.0, 1.0, *[inf] * 30], 100)
+    assert scaled.scaler.get_scale() < 1
+    with pytest.raises(StepError, match="in 3 optimizer steps in a row") as caught:
+        stepped(Overflow(job), scaled, [inf] * 3, 3)
+    assert "dtype: fp32, or dtype: bf16 on a GPU with compute capability 8.0" in str(
+        caught.value.fix
+    )
+
+
+def test_skipped_steps_of_fp16_are_logged_at_the_end(scaled: Any, tmp_path: Path) -> None:
+    job, inf = TestJob(tmp_path), math.inf
+    stepped(Overflow(job), scaled, [inf, *[1.0] * 19], 20)
+    stepped(Overflow(job), scaled, [inf, inf, 1.0, inf, 1.0], 5)
+    stepped(Overflow(job), scaled, [1.0, 1.0], 2)
+    first, second = (e["message"] for e in job.events if e["event"] == "log")
+    assert first.startswith("the gradients of 1 of 20 optimizer steps overflowed in fp16")
+    assert "dtype" not in first
+    assert second.startswith("the gradients of 3 of 5 optimizer steps")
+    assert "dtype: fp32" in second
+
+
+def test_a_newer_gpu_trains_in_bf16_instead(
+    scaled: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    with pytest.raises(StepError) as caught:
+        stepped(Overflow(TestJob(tmp_path)), scaled, [math.inf], 1)
+    assert caught.value.fix == "set dtype: bf16, which has the range of fp32"
+
+
+def test_the_scaler_of_a_training_is_watched(
+    tiny: Model, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trainer's own optimizer, as if each of its steps had overflowed."""
+    from accelerate.optimizer import AcceleratedOptimizer
+
+    def half(arguments: Any) -> Any:
+        arguments.fp16 = True  # for callbacks: on a CPU, accelerate has no scaler
+        return on_one_gpu(arguments)
+
+    monkeypatch.setattr(AcceleratedOptimizer, "step_was_skipped", True)
+    Sft(model=tiny, rows=[data], **SMALL).run(TestJob(tmp_path / "other"))
+    monkeypatch.setattr(run, "on_one_gpu", half)
+    with pytest.raises(StepError, match="fp16 is too narrow"):
+        Sft(model=tiny, rows=[data], **SMALL).run(TestJob(tmp_path))
+
+
+READING = ("item", "tolist", "cpu", "numpy", "__int__", "__float__", "__bool__")
+"""Methods of tensors for which the CPU waits until a GPU has computed them."""
+
+
+@pytest.fixture
+def readers(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Counts by package the calls for which the CPU would wait, while a trainer trains."""
+    import sys
+
+    import torch
+    from transformers import Trainer
+
+    calls: Counter[str] = Counter()
+    packages = ("finery_trl", "trl", "transformers", "accelerate")
+
+    def counting(name: str) -> Any:
+        whole = getattr(torch.Tensor, name)
+
+        def read(self: Any, *rest: Any, **named: Any) -> Any:
+            path = Path(sys._getframe(1).f_code.co_filename).parts
+            calls[next((p for p in packages if p in path), "others")] += 1
+            return whole(self, *rest, **named)
+
+        return read
+
+    train = Trainer.train
+
+    def counted(self: Any, *rest: Any, **named: Any) -> Any:
+        with pytest.MonkeyPatch.context() as patch:
+            for name in READING:
+                patch.setattr(torch.Tensor, name, counting(name))
+            return train(self, *rest, **named)
+
+    monkeypatch.setattr(Trainer, "train", counted)
+    return calls
+
+
+@pytest.mark.parametrize("method", [Sft, Dpo, Kto])
+def test_finery_waits_for_a_gpu_once_a_step_and_not_in_each_batch(
+    method: type[Training], tiny: Model, data: Dataset, pairs: Dataset, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, readers: Any,
+) -> None:  # fmt: skip
+    from finery_trl.train import trainers
+
+    # What trainings do on a GPU, where the whole head is fused.
+    monkeypatch.setattr(trainers, "_score_only_answers", lambda *_: False)
+    monkeypatch.setattr(trainers.SftTrainer, "_is_on_gpu", lambda _: True)
+    rows = [data if method is Sft else pairs]
+    counts = []
+    for size in (4, 2):
+        readers.clear()
+        step = method(
+            model=tiny, rows=rows, epochs=1, effective_batch_size=4,
+            per_device_train_batch_size=size,
+        )  # fmt: skip
+        model = step.run(TestJob(tmp_path / str(size)))
+        assert readers["finery_trl"] == model.meta["steps"]  # the tokens of all batches
+        counts.append(readers["trl"])
+    if method is Sft:
+        assert counts == [0, 0]
+    else:  # TRL takes its statistics from each batch
+        assert counts[1] > counts[0] > 0, counts
+        print("COUNTS", method, counts, model.meta["steps"])
 
 
 def test_kernels_are_strictly_deterministic(

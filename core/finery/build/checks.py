@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from finery.artifact.kinds import Dataset
 from finery.build.offline import job_without_store
 from finery.errors import FineryError, PluginError, UsageError
+from finery.execute.gpus import named_gpus
 from finery.plugin.forecasts import sample_rows
 from finery.plugin.history import Results
 from finery.plugin.notes import About, Estimate, Note, known_notes
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 SAMPLED = 1_000
 """Most rows of an input that a step gets for its checks."""
-OBSTACLES = frozenset({"unset-variable", "missing-packages"})
+OBSTACLES = frozenset({"unset-variable", "missing-packages", "missing-gpu"})
 """Names of the notes on what a build will fail at, see `obstacles`."""
 
 
@@ -50,8 +51,9 @@ def notes_on(graph: Graph, results: Results | None = None) -> list[Note]:
 
 
 def obstacles(graph: Graph) -> list[Note]:
-    """Notes on what a build of these steps will fail at: unset variables and missing packages."""
-    return _audible(graph, [*_unset_variables(graph), *_missing_packages(graph)])
+    """Notes on what a build of these steps will fail at: variables, GPUs, packages."""
+    notes = [*_unset_variables(graph), *_missing_gpus(graph), *_missing_packages(graph)]
+    return _audible(graph, notes)
 
 
 def _audible(graph: Graph, notes: Iterable[Note]) -> list[Note]:
@@ -174,6 +176,21 @@ def _unset_variables(graph: Graph) -> Iterator[Note]:
                     step=node.name,
                     place=(*node.place, "env"),
                 )
+
+
+def _missing_gpus(graph: Graph) -> Iterator[Note]:
+    """A note for each step that names a GPU which isn't visible here."""
+    for node in (node for node in graph.nodes.values() if node.gpus):
+        try:
+            named_gpus(node.gpus)
+        except UsageError as error:
+            yield Note(
+                name="missing-gpu",
+                text=f"{node.name}: {error.what}",
+                fix=error.fix or "",
+                step=node.name,
+                place=(*node.place, "gpus"),
+            )
 
 
 def _missing_packages(graph: Graph) -> Iterator[Note]:

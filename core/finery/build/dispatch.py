@@ -54,6 +54,7 @@ def task_of(
         log=str(log),
         isolated=plan.isolated,
         gpus=plan.gpus,
+        gpu_names=node.gpus,
         project=str(project),
         recipe=str(graph.recipe.folder.absolute()),
         code=[p for p in map(str, planner.code_paths(plan)) if p.startswith(f"{project}/")],

@@ -57,7 +57,8 @@ class StepPlan:
     @property
     def gpus(self) -> int:
         """How many GPUs the step uses, on a machine that has them."""
-        return max(self.node.step.gpu_count(), int(self.engine_uses_gpu))
+        count = max(self.node.step.gpu_count(), int(self.engine_uses_gpu))
+        return min(count, len(self.node.gpus) or count)
 
 
 class Planner:

@@ -22,7 +22,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from finery.execute.gpus import DRIVER_FILES, ORDER, VISIBLE
+from finery.execute.gpus import CHOICES, DRIVER_FILES
 from finery.util.files import FileState, file_state, settled
 from finery.util.paths import store_folder
 
@@ -40,7 +40,7 @@ HOOKS = (
     "finery_step_failed",
 )  # fmt: skip
 """Hooks that must be called in every build: plugins with one of them prevent stamps."""
-GPUS = (VISIBLE, ORDER)
+GPUS = CHOICES
 """Environment variables that choose the GPUs."""
 OWN = "FINERY_"
 """The prefix of finery's own variables, with dtypes, and with programs that engines start."""

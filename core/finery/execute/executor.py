@@ -17,8 +17,11 @@ the lock of the step's key while the task runs, so a key never runs twice at the
 
 **GPUs.** `task.gpus` is the number of GPUs that a step uses, on a machine that has as many. Other
 steps must not get the same ones, so `has_room` says whether that many are free. If the machine has
-fewer, the step gets all, and steps run as usual where there are none. A process sees only its own
-GPUs if `CUDA_VISIBLE_DEVICES` lists them.
+fewer, the step gets all, and steps run as usual where there are none. `task.gpu_names` has the
+numbers and UUIDs of those that the step may use (`named_gpus` finds them), and is empty if it may
+use any; an executor that can't choose a GPU ends such a task with `failed`. A process sees only its
+own GPUs if `CUDA_VISIBLE_DEVICES` (AMD: `HIP_VISIBLE_DEVICES`) lists them. A started task may wait
+for its GPUs; the executor then reports what it waits for as a `log` event.
 
 **Events.** For each task, `poll` returns the step's reports in their order, and then exactly one
 closing event: `done`, `failed` or `died`. No event of that task follows. Events of different tasks

@@ -1,27 +1,39 @@
-"""The NVIDIA GPUs of this machine, without CUDA or torch.
+"""The GPUs of this machine, without CUDA or torch.
 
-NVML, the library of the driver, lists them in milliseconds. It doesn't initialise CUDA, which would
-take memory on each GPU and couldn't be undone in this process.
+NVML, the library of NVIDIA's driver, lists them in milliseconds. It doesn't initialise CUDA, which
+would take memory on each GPU and couldn't be undone in this process. On a machine without NVIDIA
+GPUs, they are those of AMD, see `finery.execute.amd`.
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
+from finery.errors import UsageError
+
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 """The environment variable with the GPUs that a process may use: indices or UUIDs."""
+AMD_VISIBLE, AMD_FILTER = "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"
+"""The same for AMD's GPUs. The first one counts those that the second one leaves."""
 ORDER = "CUDA_DEVICE_ORDER"
-DRIVER_FILES = ("/dev/nvidiactl", "/proc/driver/nvidia/version", "/dev/dxg")
-"""One of them exists where the driver is loaded; the last one in Windows' Linux."""
+CHOICES = (VISIBLE, ORDER, AMD_VISIBLE, AMD_FILTER)
+"""The environment variables that decide which GPUs are visible."""
+AMD_DRIVER = "/dev/kfd"
+DRIVER_FILES = ("/dev/nvidiactl", "/proc/driver/nvidia/version", "/dev/dxg", AMD_DRIVER)
+"""One of them exists where a driver is loaded; the third one in Windows' Linux."""
+GPUS = "gpus"
+"""The setting of a step that lists the GPUs that it may use."""
 _MOST_TEXT = 96  # of a name or UUID in NVML
 
 
 class Gpu(NamedTuple):
     """A GPU, or an instance of a GPU that is partitioned (MIG).
 
-    id: for `CUDA_VISIBLE_DEVICES`. name: empty if it is unknown which GPU the id means. capability:
-    what its hardware can do, e.g. (8, 0). memory, used: bytes, 0 if it shares the machine's memory.
+    id: for `variable`. name: empty if it is unknown which GPU the id means. capability: what its
+    hardware can do, e.g. (8, 0), or AMD's version of its instructions. memory, used: bytes, 0 if it
+    shares the machine's memory. uuid: empty if it is unknown. number: as `nvidia-smi`
+    lists it, None if it is unknown. variable: the environment variable that selects it.
     """
 
     id: str
@@ -29,6 +41,20 @@ class Gpu(NamedTuple):
     capability: tuple[int, int]
     memory: int
     used: int
+    uuid: str = ""
+    number: int | None = None
+    variable: str = VISIBLE
+
+    @property
+    def is_amd(self) -> bool:
+        """Whether it is a GPU of AMD, which torch uses through ROCm."""
+        return self.variable == AMD_VISIBLE
+
+    @property
+    def label(self) -> str:
+        """What messages call it, e.g. `GPU 0 (NVIDIA L4)`."""
+        name = f" ({self.name})" if self.name else ""
+        return f"GPU {self.id if self.number is None else self.number}{name}"
 
     @property
     def free(self) -> int:
@@ -40,10 +66,15 @@ def visible_gpus(environment: Mapping[str, str] | None = None) -> list[Gpu]:
     """The GPUs that a process may use, in the order of `CUDA_VISIBLE_DEVICES`.
 
     Their ids are UUIDs, since the order of indices differs between NVML and CUDA. If the user wrote
-    indices, the ids are these. environment: variables of the process; default: of this one.
+    indices, the ids are these. On a machine without GPUs of NVIDIA, those of AMD, whose ids are
+    indices. environment: variables of the process; default: of this one.
     """
     environment = os.environ if environment is None else environment
     devices = _devices()
+    if not devices and os.path.exists(AMD_DRIVER):
+        from finery.execute.amd import amd_gpus
+
+        return amd_gpus(environment)
     wanted = environment.get(VISIBLE)
     if wanted is None or not devices:
         return [gpu for instances in devices for gpu in instances]
@@ -74,6 +105,67 @@ def _named(name: str, devices: list[list[Gpu]], *, ordered: bool) -> Gpu | None:
     return by_id[0] if len(by_id) == 1 and name.startswith(("GPU-", "MIG-")) else None
 
 
+def named_gpus(
+    names: Sequence[int | str], environment: Mapping[str, str] | None = None
+) -> list[Gpu]:
+    """The visible GPUs with these numbers or UUIDs, each once.
+
+    names: numbers as `nvidia-smi` lists them, and UUIDs or how these begin, as a step's `gpus` has
+    them. A number of a partitioned GPU means all its instances. Where it is unknown which GPUs the
+    indices in `CUDA_VISIBLE_DEVICES` mean, numbers are such indices. Raises `UsageError` for a name
+    without a visible GPU.
+    """
+    visible = visible_gpus(environment)
+    chosen: dict[str, Gpu] = {}
+    for name in map(str, names):
+        meant = [gpu for gpu in visible if _is_meant(name, gpu)]
+        if not meant:
+            raise _no_gpu(name, visible, os.environ if environment is None else environment)
+        if not name.isdecimal() and len(meant) > 1:
+            raise UsageError(
+                f"{name} is the beginning of several UUIDs: {', '.join(g.uuid for g in meant)}",
+                where=GPUS,
+                fix="write more of it",
+            )
+        chosen |= {gpu.id: gpu for gpu in meant}
+    return list(chosen.values())
+
+
+def _is_meant(name: str, gpu: Gpu) -> bool:
+    if name.isdecimal():
+        return gpu.id == name if gpu.number is None else gpu.number == int(name)
+    return gpu.id == name or gpu.uuid.startswith(name)
+
+
+def _no_gpu(name: str, visible: Sequence[Gpu], environment: Mapping[str, str]) -> UsageError:
+    """The error for a name that no visible GPU has."""
+    called = f"GPU {name}" if name.isdecimal() else name
+    limits = [v for v in CHOICES if v != ORDER and environment.get(v) is not None]
+    everywhere = {k: v for k, v in environment.items() if k not in limits}
+    hidden = limits and any(_is_meant(name, gpu) for gpu in visible_gpus(everywhere))
+    if hidden:
+        shown = " and ".join(f"{v}={environment[v]}" for v in limits)
+        fix = f"change {limits[0]}" + (f", or name one of: {_listed(visible)}" if visible else "")
+        return UsageError(f"{called} is hidden by {shown}", where=GPUS, fix=fix)
+    if not visible:
+        return UsageError(
+            f"there is no {called}: finery sees no GPU on this machine",
+            where=GPUS,
+            fix="remove gpus, or build on a machine with that GPU; `nvidia-smi -L` lists them",
+        )
+    return UsageError(
+        f"there is no {called} on this machine", where=GPUS, fix=f"name one of: {_listed(visible)}"
+    )
+
+
+def _listed(gpus: Sequence[Gpu]) -> str:
+    return ", ".join(
+        f"{gpu.id if gpu.number is None else gpu.number}"
+        + (f" ({', '.join(filter(None, [gpu.name, gpu.uuid]))})" if gpu.name or gpu.uuid else "")
+        for gpu in gpus
+    )
+
+
 def _weakest(gpus: list[Gpu]) -> Gpu:
     """What can be relied on where CUDA decides which of different GPUs an index means."""
     return Gpu(
@@ -97,12 +189,13 @@ def _devices() -> list[list[Gpu]]:
         return []
     count = _number("nvmlDeviceGetCount_v2") or 0
     devices = [_handle("nvmlDeviceGetHandleByIndex_v2", index) for index in range(count)]
-    return [_instances(device) for device in devices if device is not None]
+    return [_instances(n, device) for n, device in enumerate(devices) if device is not None]
 
 
-def _instances(device: Any) -> list[Gpu]:
+def _instances(number: int, device: Any) -> list[Gpu]:
     capability = _capability(device)
-    return [_gpu(part, capability) for part in _parts(device)] or [_gpu(device, capability)]
+    parts = [*_parts(device)] or [device]
+    return [_gpu(part, capability)._replace(number=number) for part in parts]
 
 
 def _parts(device: Any) -> Iterator[Any]:
@@ -124,7 +217,7 @@ def _gpu(device: Any, capability: tuple[int, int]) -> Gpu:
     memory = (ctypes.c_ulonglong * 3)()  # total, free, used
     _call("nvmlDeviceGetMemoryInfo", device, ctypes.byref(memory))
     name, uuid = _text("nvmlDeviceGetName", device), _text("nvmlDeviceGetUUID", device)
-    return Gpu(uuid, name, capability, memory=memory[0], used=memory[2])
+    return Gpu(uuid, name, capability, memory=memory[0], used=memory[2], uuid=uuid)
 
 
 def _capability(device: Any) -> tuple[int, int]:

@@ -6,33 +6,38 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from finery.errors import UsageError
 from finery.execute.environment import inherited, worker_environment
-from finery.execute.gpus import VISIBLE, visible_gpus
-from finery.execute.task import AHEAD, Died, Task, TaskEvent
+from finery.execute.gpus import Gpu, visible_gpus
+from finery.execute.task import AHEAD, Died, Failed, Logged, Task, TaskEvent
 from finery.util.machine import cpu_count
 
 if TYPE_CHECKING:  # imported with the first worker, since a build with nothing to do has none
     import subprocess
     from multiprocessing.connection import Connection
 
+    from finery.execute.sharing import Taken
+
 
 _WATCH = 'trap "" HUP INT TERM; read -r line || kill -9 "-$1"'
 """Waits for a line. At the end of input without one, kills the process group `$1`."""
-GIB = 2**30
 PATIENCE = 5.0
 """Seconds for a worker to end by itself."""
+RETRY = 0.5
+"""Seconds after which to look again for GPUs that another build may have left."""
 
 
 class _Worker:
     """A worker process, our end of its socket, and its current task.
 
-    gpus: ids of those that no other worker uses. retired_at: when it had nothing to do any more.
+    step: its latest step. gpus: ids of those that no other worker uses. retired_at: when it had
+        nothing to do any more.
 
     watch: a shell that kills the worker's process group when this process dies. Otherwise child
         processes of the step would survive.
@@ -49,8 +54,17 @@ class _Worker:
         self.watch = watch
         self.task: Task | None = None
         self.is_used = False  # started ahead, without a task yet
+        self.step = ""
         self.gpus: list[str] = []
         self.retired_at = 0.0
+
+
+class _Waiting:
+    """A step that waits for its GPUs, and the reason that its log has."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.reason = ""
 
 
 class LocalExecutor:
@@ -64,65 +78,78 @@ class LocalExecutor:
         self._jobs = jobs
         self._workers: list[_Worker] = []
         self._leaving: list[_Worker] = []
+        self._waiting: list[_Waiting] = []
+        self._unsent: list[tuple[Task, TaskEvent]] = []
         if cpu_count() > 1:  # a worker takes a while to import, so one starts while the build plans
             self._workers.append(_spawn(os.devnull, inherited(), AHEAD))
 
     def has_room(self, isolated: bool, gpus: int = 0) -> bool:
-        """Whether another step can start now, and enough GPUs are free."""
+        """Whether another step can start now, and no step of this build uses the GPUs it needs."""
         if not self._has_process(isolated):
             return False
-        return not gpus or len(self._free_gpus()) >= min(gpus, len(self._gpus))
+        if not gpus or not self._gpus:
+            return True
+        free = [gpu for gpu in self._gpus if gpu.id not in self._used_gpus()]
+        return len(free) >= min(gpus, len(self._gpus))
 
     def _has_process(self, isolated: bool) -> bool:
-        busy = [w.task for w in self._workers if w.task]
+        busy = [w.task for w in self._workers if w.task] + [w.task for w in self._waiting]
         if self._jobs is not None:
             return len(busy) < self._jobs
         same = sum(1 for t in busy if t.isolated == isolated)
         return same < (1 if isolated else cpu_count())
 
     def start(self, task: Task) -> None:
-        """Start a task in a warm worker, or in a new one."""
+        """Start a task in a warm worker, or in a new one, which waits for its GPUs."""
+        if task.gpus and (self._gpus or task.gpu_names):
+            self._waiting.append(_Waiting(task))
+            self._start_waiting()
+            return
         worker = next((w for w in self._workers if w.task is None), None)
-        messages = [msgspec.msgpack.encode(task)]
+        if task.isolated or worker is None:
+            self._send(self._new_worker(task), task)
+        elif worker.is_used:
+            self._send(worker, task)
+        else:
+            self._send(worker, worker_environment(task, alone=False), task)
+
+    def _new_worker(self, task: Task, taken: "Taken | None" = None) -> _Worker:
+        """A new process for a task. taken: its GPUs."""
         if task.isolated:
             self._end_unused()
-        if task.isolated or worker is None:
-            worker = self._new_worker(task)
-        elif not worker.is_used:
-            messages.insert(0, msgspec.msgpack.encode(worker_environment(task, alone=False)))
-        worker.task, worker.is_used = task, True
-        try:
-            for message in messages:
-                worker.connection.send_bytes(message)
-        except OSError:
-            return  # it has just died: poll() reports that
-
-    def _new_worker(self, task: Task) -> _Worker:
         alone = task.isolated and self._jobs in (None, 1)
-        gpus = self._choose_gpus(task.gpus)
         environment = worker_environment(task, alone=alone)
-        if gpus and len(gpus) < len(self._gpus):  # else it sees the same ones as this process
-            environment[VISIBLE] = ",".join(gpus)
-        worker = _spawn(task.log, environment)
-        worker.gpus = gpus
+        gpus = taken.gpus if taken else []
+        # With all of NVIDIA's, it sees those that this process sees. Of AMD's, some are left out.
+        if gpus and (len(gpus) < len(self._gpus) or gpus[0].is_amd):
+            environment[gpus[0].variable] = ",".join(gpu.id for gpu in gpus)
+        worker = _spawn(task.log, environment, inherits=taken.locks if taken else ())
+        worker.gpus = [gpu.id for gpu in gpus]
         self._workers.append(worker)
         return worker
 
-    @cached_property
-    def _gpus(self) -> list[str]:
-        """The ids of the GPUs that steps may use."""
-        return [gpu.id for gpu in visible_gpus()]
+    @staticmethod
+    def _send(worker: _Worker, *messages: Task | dict[str, str]) -> None:
+        """Give a worker its next task. messages: before it, the environment of an unused worker."""
+        task = messages[-1]
+        assert isinstance(task, Task)
+        worker.task, worker.step, worker.is_used = task, task.step, True
+        with contextlib.suppress(OSError):  # it has just died: poll() reports that
+            for message in messages:
+                worker.connection.send_bytes(msgspec.msgpack.encode(message))
 
-    def _free_gpus(self) -> list[str]:
-        """The ids of the GPUs that no worker uses.
+    @cached_property
+    def _gpus(self) -> list[Gpu]:
+        """The GPUs that steps may use."""
+        return visible_gpus()
+
+    def _used_gpus(self) -> dict[str, str]:
+        """Id → step, of the GPUs that a worker uses.
 
         A worker uses its GPU until it has ended, since its memory there isn't free before.
         """
-        if not self._gpus:
-            return []
         self._bury()
-        used = {gpu for worker in (*self._workers, *self._leaving) for gpu in worker.gpus}
-        return [gpu for gpu in self._gpus if gpu not in used]
+        return {g: w.step for w in (*self._workers, *self._leaving) for g in w.gpus}
 
     def _bury(self) -> None:
         """Forget workers with GPUs that have ended by now, or should have."""
@@ -132,17 +159,51 @@ class LocalExecutor:
                 _end(worker, 0)
                 self._leaving.remove(worker)
 
-    def _choose_gpus(self, count: int) -> list[str]:
-        """The ids of free GPUs for a step, those with the most free memory first."""
-        if not count or not self._gpus:
-            return []
-        free = {gpu.id: gpu.free // GIB for gpu in visible_gpus()}
-        return sorted(self._free_gpus(), key=lambda gpu: -free.get(gpu, 0))[:count]
+    def _start_waiting(self) -> None:
+        """Start the tasks that can have their GPUs now, the first of them first."""
+        from finery.execute.sharing import Busy, take
+
+        wanted: dict[str, str] = {}
+        for waiting in list(self._waiting):
+            task = waiting.task
+            try:
+                taken = take(task, self._used_gpus(), wanted)
+            except UsageError as error:
+                self._waiting.remove(waiting)
+                self._unsent.append((task, Failed(event="failed", error=error.to_dict())))
+                continue
+            if isinstance(taken, Busy):
+                wanted |= dict.fromkeys(taken.wanted, task.step)
+                self._tell(waiting, taken.reason)
+                continue
+            self._waiting.remove(waiting)
+            names = ", ".join(gpu.label for gpu in taken.gpus)
+            if waiting.reason or 0 < len(taken.gpus) < len(self._gpus):
+                self._tell(waiting, f"running on {names}")
+            if taken.warning:
+                self._tell(waiting, f"warning: {names}: {taken.warning}")
+            try:
+                self._send(self._new_worker(task, taken), task)
+            finally:
+                taken.close()
+
+    def _tell(self, waiting: _Waiting, message: str) -> None:
+        """Add a line to the log of a step, unless it is the latest one."""
+        if message != waiting.reason:
+            waiting.reason = message
+            self._unsent.append((waiting.task, Logged(event="log", message=message)))
 
     def poll(self, timeout: float) -> Iterator[tuple[Task, TaskEvent]]:
         """Events of running tasks, waiting up to `timeout` seconds for the first."""
         from multiprocessing.connection import wait
 
+        if self._waiting:
+            self._start_waiting()
+            timeout = min(timeout, RETRY)
+        unsent, self._unsent = self._unsent, []
+        if unsent:
+            yield from unsent
+            timeout = 0
         by_connection = {w.connection: w for w in self._workers}
         for ready in wait(list(by_connection), timeout):
             worker = by_connection[ready]  # type: ignore[index]
@@ -179,6 +240,7 @@ class LocalExecutor:
 
     def close(self) -> None:
         """End all workers: idle ones by closing their socket, busy ones by a signal."""
+        self._waiting.clear()
         self._end_unused()
         for worker in self._workers:
             worker.connection.close()
@@ -214,8 +276,13 @@ def _signal(worker: _Worker, number: int) -> None:
         os.killpg(worker.process.pid, number)
 
 
-def _spawn(log: str, environment: Mapping[str, str], *arguments: str) -> _Worker:
-    """Start a worker process. log: the file for its output before its first task."""
+def _spawn(
+    log: str, environment: Mapping[str, str], *arguments: str, inherits: Sequence[int] = ()
+) -> _Worker:
+    """Start a worker process.
+
+    log: the file for its output before its first task. inherits: files to keep open in it.
+    """
     import socket
     import subprocess
     from multiprocessing.connection import Connection
@@ -225,7 +292,7 @@ def _spawn(log: str, environment: Mapping[str, str], *arguments: str) -> _Worker
     with open(log, "ab") as out:
         process = subprocess.Popen(
             [*command, str(os.getpid()), *arguments],
-            pass_fds=[theirs.fileno()],
+            pass_fds=[theirs.fileno(), *inherits],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,

@@ -25,7 +25,7 @@ class Task(msgspec.Struct):
     store: the store's folder. out: an empty folder for the step's output. scratch: a folder
         that the step may create; kept until the step succeeds. log: the file for its output.
     isolated: whether it needs its own process. gpus: how many GPUs it uses, if the machine has
-        them.
+        them. gpu_names: numbers and UUIDs of those that it may use; empty: any.
     provenance: how its inputs were made, if it wants to know.
     project, recipe: the project folder and the recipe's folder in it. code: files in the project
         folder that are in the step's key.
@@ -48,6 +48,7 @@ class Task(msgspec.Struct):
     log: str
     isolated: bool
     gpus: int = 0
+    gpu_names: list[int | str] = []
     project: str = ""
     recipe: str = ""
     code: list[str] = []

@@ -52,6 +52,10 @@ OWN_NOTES = {
         when="a step's `env:` names an environment variable that isn't set here",
         why="The build stops when it reaches the step.",
     ),
+    "missing-gpu": About(
+        when="a step's `gpus:` names a GPU that isn't visible here",
+        why="The build stops when it reaches the step.",
+    ),
     "missing-packages": About(
         when="a step needs Python packages that aren't installed here",
         why="The build stops when the step starts.",

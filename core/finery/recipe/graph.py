@@ -13,7 +13,7 @@ from finery.recipe.document import Recipe
 from finery.recipe.hints.references import reference_fix
 from finery.recipe.steptypes import StepTypes
 from finery.recipe.validate import check_recipe, convert_step, raise_all
-from finery.step.inspect import SECTIONS, Slot, slots_of, steps_inside
+from finery.step.inspect import RESERVED, SECTIONS, Slot, slots_of, steps_inside
 from finery.step.step import Step
 from finery.util.paths import shown
 from finery.util.text import did_you_mean
@@ -47,6 +47,7 @@ class Node:
     env: list[str]
     sources: list[Source] = field(default_factory=list)
     needs: list[str] = field(default_factory=list)
+    gpus: list[int | str] = field(default_factory=list)  # those that it may use; empty: any
 
     @property
     def place(self) -> tuple[str, str]:
@@ -174,7 +175,8 @@ def place_of(recipe: Recipe, node: Node, where: str | None, inside: str = "") ->
     if where is None:
         return recipe.where((*node.place, *inner), key=True)
     keys = [*inner, *where.split(".")]
-    return recipe.where((*node.place, *keys)) if has_setting(node.step, keys) else where
+    is_setting = keys[0] in RESERVED or has_setting(node.step, keys)
+    return recipe.where((*node.place, *keys)) if is_setting else where
 
 
 def has_setting(step: Settings, keys: Sequence[str]) -> bool:
@@ -223,6 +225,7 @@ def _node(recipe: Recipe, plugins: StepTypes, section: str, name: str) -> Node:
         seed=written.get("seed", derived_seed(recipe.data.get("seed", 0), use)),
         env=list(dict.fromkeys([*written.get("env", []), *step.variables()])),
         needs=[needs] if isinstance(needs, str) else needs,
+        gpus=written.get("gpus", []),
     )
 
 

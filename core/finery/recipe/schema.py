@@ -10,7 +10,7 @@ import msgspec
 from finery.artifact.kinds import Artifact
 from finery.errors import PluginError
 from finery.fields import FieldInfo, Files, OneFile
-from finery.step.inspect import full_name, inputs_of, nested_fields
+from finery.step.inspect import can_use_gpu, full_name, inputs_of, nested_fields
 from finery.step.step import Step
 
 Schema = dict[str, Any]
@@ -35,6 +35,23 @@ _STEP_KEYS: dict[str, Any] = {
             "type": "string",
             "pattern": "^[A-Za-z_][A-Za-z0-9_]*$",
             "description": "A variable's name, e.g. OPENAI_API_KEY.",
+        },
+    },
+    "gpus": {
+        "description": "The GPUs that the step may use, as nvidia-smi numbers them, or by UUID. "
+        "It gets one of them, or one for each of its processes, see launch.",
+        "type": "array",
+        "minItems": 1,
+        "items": {
+            "anyOf": [
+                {"type": "integer", "minimum": 0},
+                {
+                    "type": "string",
+                    "pattern": "^(GPU|MIG|amd)-",
+                    "description": "A UUID or its beginning, e.g. GPU-3f2a; `nvidia-smi -L` lists "
+                    "them.",
+                },
+            ],
         },
     },
 }
@@ -117,6 +134,8 @@ def _encoded_schema(cls: type[Step]) -> bytes:
         raise PluginError(f"{full_name(cls)}: a setting's type has no schema: {error}") from error
     own = defs.pop(cls.__name__)
     properties: dict[str, Any] = {"use": {"type": "string"}, **own["properties"], **_STEP_KEYS}
+    if not can_use_gpu(cls):
+        del properties["gpus"]
     for field, accepts in inputs_of(cls).items():
         properties[field] = _input_schema(cls, field, accepts.kind, accepts.many, accepts.optional)
     for field, info in nested_fields(cls).items():

@@ -32,8 +32,15 @@ SECTIONS_OF: dict[type[Artifact], tuple[str, ...]] = {
 }
 FILE_MODULE = "finery_file_"
 """The modules of plugin files beside a recipe have this prefix before the file's name."""
-RESERVED = frozenset({"use", "needs", "seed", "env"})
-"""Keys that every step takes; fields can't have these names."""
+RESERVED = frozenset({"use", "needs", "seed", "env", "gpus"})
+"""Keys that every step takes, or every one that can use a GPU; fields can't have these names."""
+
+
+def can_use_gpu(cls: "type[Step]") -> bool:
+    """Whether steps of a type may use a GPU: their own code, or the engine of a model."""
+    from finery.step.step import Step
+
+    return cls.__spec__.engines or cls.gpu_count is not Step.gpu_count
 
 
 @lru_cache(maxsize=1024)

@@ -26,6 +26,17 @@ def store_folder(recipe: Path) -> Path:
     return Path(moved).absolute() if moved else project_folder(recipe) / ".finery"
 
 
+def cache_folder() -> Path | None:
+    """finery's folder in the user's cache; None if the user has no home folder."""
+    cache = os.environ.get("XDG_CACHE_HOME") or ""
+    if not os.path.isabs(cache):
+        home = os.path.expanduser("~")
+        if not os.path.isabs(home) or home == "/":
+            return None
+        cache = os.path.join(home, ".cache")
+    return Path(cache, "finery")
+
+
 def linked(text: str) -> str:
     """A text in which folders of a project's store are named by their links under `build/`.
 

@@ -2,12 +2,13 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from finery import DataError, Model
+from finery import DataError, Model, UsageError, named_gpus
 from finery_local.gguf_header import Array, read_header
 from finery_transformers.precision import Unused, auto_dtype, unused_gpu, usable_gpus
 from finery_trl.estimate.memory import Architecture
@@ -182,14 +183,18 @@ class Machine(NamedTuple):
         return self.memory - self.used
 
 
-def machine(gpus: int = 1) -> Machine:
+def machine(gpus: int = 1, names: Sequence[int | str] = ()) -> Machine:
     """Where a training that uses so many GPUs runs, or the CPU where torch can't use any.
 
     Of different GPUs, a training gets those with the most free memory, and the last of them decides
-    whether it fits.
+    whether it fits. names: its setting `gpus`.
     """
     ram = min(_ram_bytes(), _allowed_bytes())
-    found = sorted(usable_gpus(), key=lambda gpu: -gpu.free)[:gpus]
+    usable = usable_gpus()
+    if names and usable:
+        with suppress(UsageError):  # a note on it says that it doesn't exist
+            usable = named_gpus(names)
+    found = sorted(usable, key=lambda gpu: -gpu.free)[:gpus]
     if not found:
         return Machine("cpu", ram, auto_dtype(), unused=unused_gpu())
     gpu = found[-1]

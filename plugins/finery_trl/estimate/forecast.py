@@ -95,7 +95,7 @@ def estimates(graph: Graph, results: Results, steps: Sequence[str]) -> list[Esti
 def _estimate(graph: Graph, results: Results, node: Node) -> Estimate:
     step = node.step
     assert isinstance(step, Training)
-    here = facts.machine(step.gpu_count())
+    here = facts.machine(step.gpu_count(), node.gpus)
     try:
         model, guessed = architecture(graph, results, node)
     except Unknown as unknown:

@@ -39,6 +39,8 @@ GPU_FLOPS = {
     "B200": 2250e12, "H200": 990e12, "H100": 990e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12,
     "A10G": 70e12, "A10": 125e12, "T4": 65e12, "V100": 125e12, "RTX PRO 6000": 500e12,
     "5090": 210e12, "4090": 165e12, "4080": 97e12, "3090": 71e12, "3080": 60e12, "3060": 26e12,
+    "MI355X": 2500e12, "MI350X": 2300e12, "MI325X": 1307e12, "MI300X": 1307e12, "MI250X": 191e12,
+    "MI210": 181e12, "MI100": 92e12,
 }  # fmt: skip
 """Dense 16-bit operations a second, as their data sheets state, by a part of the GPU's name."""
 OTHER_GPU_FLOPS = 60e12

@@ -1,4 +1,4 @@
-"""The progress of a training: its progress bar and live metrics.
+"""The progress of a training: its progress bar and live metrics, and steps that fp16 skips.
 
 Imports transformers, so import it inside a function.
 """
@@ -12,6 +12,7 @@ import torch
 from transformers import TrainerCallback
 
 from finery import Job
+from finery_trl.report.overflow import Overflow
 from finery_trl.train.callback import Callback
 from finery_trl.train.checkpoints import MEASURED
 
@@ -32,6 +33,7 @@ class Progress(TrainerCallback):
         self._seconds = 0.0  # since then
         self._all_tokens = self._all_seconds = 0.0
         self._began = 0.0
+        self._overflow = Overflow(job)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Show the progress bar."""
@@ -47,8 +49,10 @@ class Progress(TrainerCallback):
             torch.cuda.synchronize()  # else the clock stops while the GPU has work left
         self._seconds += time.perf_counter() - self._began
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Report the newest watched metrics."""
+    def on_step_end(self, args: Any, state: Any, control: Any, **context: Any) -> None:
+        """Report the newest watched metrics, and end a training for which fp16 is too narrow."""
+        if args.fp16:
+            self._overflow.after_step(context.get("optimizer"), state)
         last = state.log_history[-1] if state.log_history else {}
         if last.get("step") != state.global_step or "watch" not in last:
             return

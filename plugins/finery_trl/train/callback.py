@@ -66,12 +66,16 @@ class Callback(TrainerCallback):
         norms = () if args.fp16 else ("grad_norm",)
         for name in ("loss", "eval_loss", *norms):
             if name in logs and not math.isfinite(logs[name]):
-                wider = "dtype: fp32, since fp16 ends at 65,504, or " if args.fp16 else ""
                 raise StepError(
                     f"the training diverged: {name} is {logs[name]} at optimizer step "
                     f"{state.global_step}",
-                    fix=f"{wider}lower learning_rate (now {args.learning_rate:g}), or warm up "
-                    "longer",
+                    fix=(
+                        "dtype: bf16 on a GPU with compute capability 8.0 or later, else dtype: "
+                        "fp32, since fp16 ends at 65,504; or "
+                        if args.fp16
+                        else ""
+                    )
+                    + f"lower learning_rate (now {args.learning_rate:g}), or warm up longer",
                 )
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:

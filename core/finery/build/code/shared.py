@@ -15,6 +15,7 @@ import msgspec
 from blake3 import blake3
 
 from finery.build.code.follow import Parsed
+from finery.util.paths import cache_folder
 
 MOST = 20_000
 """Entries that are kept, of some 3 KB each. A folder with more is emptied."""
@@ -48,13 +49,8 @@ def parsed(path: Path) -> Entry:
 
 def _folder() -> Path | None:
     """The folder of the cache; None where the user has no home."""
-    cache = os.environ.get("XDG_CACHE_HOME") or ""
-    if not os.path.isabs(cache):
-        home = os.path.expanduser("~")
-        if not os.path.isabs(home) or home == "/":
-            return None
-        cache = os.path.join(home, ".cache")
-    return Path(cache, "finery", "code")
+    folder = cache_folder()
+    return None if folder is None else folder / "code"
 
 
 def _name(path: Path) -> str:

@@ -17,6 +17,8 @@ _OF_ALL_STEPS = {
     "depends_on": "needs", "after": "needs", "requires": "needs", "dependencies": "needs",
     "random_state": "seed", "random_seed": "seed", "rng_seed": "seed",
     "environment": "env", "environment_variables": "env", "secrets": "env",
+    "gpu": "gpus", "device": "gpus", "devices": "gpus", "gpu_ids": "gpus",
+    "cuda_visible_devices": "gpus", "CUDA_VISIBLE_DEVICES": "gpus",
 }  # fmt: skip
 """Other names of the keys that every step takes."""
 USES = ("type", "uses", "kind", "step", "step_type", "method", "plugin", "trainer", "action")
@@ -59,7 +61,7 @@ def setting_fix(
     if absent := hints.absent.get(f"{label}.{key}" if label else key):
         return absent
     meant = setting_meant(key, label, hints) or _elsewhere(key, label, schema)
-    if meant:
+    if meant and meant.partition(".")[0] in schema.get("properties", {}):  # not all have `gpus`
         return _moved(meant, value, label, use)
     if not label and key in _CONTAINERS:
         return "write the settings directly into the step, beside `use`"

@@ -37,7 +37,8 @@ def check_processes(step: "Training") -> None:
         raise StepError(
             f"{step.processes} processes need {step.processes} GPUs, but this machine shows {gpus}",
             where=PROCESSES,
-            fix="processes: auto takes all visible GPUs; CUDA_VISIBLE_DEVICES decides which are",
+            fix="processes: auto takes all visible GPUs; gpus of the step and CUDA_VISIBLE_DEVICES "
+            "decide which are",
         )
 
 
@@ -49,7 +50,7 @@ def processes_note(step: "Training") -> str | None:
     if step.processes == gpus:
         return f"training on all {gpus} visible GPUs" if gpus > 1 else "training on the only GPU"
     if not gpus:
-        return "there is no NVIDIA GPU that torch can use: training in one process"
+        return "there is no GPU that torch can use: training in one process"
     return (
         f"training on {step.processes} of {gpus} visible GPUs, since effective_batch_size "
         f"{step.effective_batch_size} must be a multiple of them"

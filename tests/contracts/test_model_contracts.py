@@ -52,6 +52,7 @@ class TestPush(StepContract):
         "repo": "acme/other", "dry_run": None, "merge": None, "benchmarks": None,
         "licenses": None, "license": "mit", "base_model": "acme/base",
         "base_model_relation": None, "private": None,
+        "adopt": None,  # the step's name is in the facts, and so in its key
     }  # fmt: skip
 
     def step(self, folder: Path) -> Step:
@@ -59,7 +60,7 @@ class TestPush(StepContract):
         write_tiny_gguf(folder / "gguf" / "tiny.gguf")
         gguf = Model(folder / "gguf", meta={"format": "gguf", "file": "tiny.gguf"})
         gguf.ref = "tiny"
-        return HubPush(models=[gguf], repo="acme/tiny", dry_run=True)
+        return HubPush(models=[gguf], repo="acme/tiny", dry_run=True, recipe=False)
 
 
 class TestLlamaBundle(StepContract):

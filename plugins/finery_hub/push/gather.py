@@ -45,7 +45,8 @@ class PushProvenance(Provenance[HubPush]):
     def gather(self, name: str, graph: Graph, results: Results) -> f.Facts:
         """The same as a `Facts`."""
         models = {s.ref: _place(s) for s in sources_of(graph.nodes[name], Model)}
-        return gather(name, models, graph, results, self.step.licenses)
+        facts = gather(name, models, graph, results, self.step.licenses)
+        return facts if self.step.recipe else _without_recipe(facts)
 
 
 def gather(
@@ -77,6 +78,12 @@ def gather(
         apart=[*_apart(graph, trainings, tests)],
         licenses=dict(licenses),
     )
+
+
+def _without_recipe(facts: f.Facts) -> f.Facts:
+    """Facts that stay the same when the recipe changes elsewhere: its text isn't pushed."""
+    recipe, lock = f.Recipe(facts.recipe.name, facts.recipe.file, ""), f.Lock(facts.lock.file)
+    return msgspec.structs.replace(facts, recipe=recipe, lock=lock)
 
 
 def models_under(graph: Graph, step: str) -> list[str]:

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     )
     from finery.execute.environment import worker_environment
     from finery.execute.executor import Executor
-    from finery.execute.gpus import Gpu, driver_cuda, named_gpus, visible_gpus
+    from finery.execute.gpu import Gpu
+    from finery.execute.gpus import driver_cuda, named_gpus, visible_gpus
     from finery.execute.task import Closing, Report, Task, TaskEvent
     from finery.execute.worker import run_task
     from finery.fields import (
@@ -145,7 +146,7 @@ _HOME = {
     "Files": "finery.fields",
     "FineryError": "finery.errors",
     "Forecast": "finery.step.interfaces",
-    "Gpu": "finery.execute.gpus",
+    "Gpu": "finery.execute.gpu",
     "Graph": "finery.recipe.graph",
     "Hints": "finery.step.hints",
     "Job": "finery.step.job",

@@ -16,7 +16,6 @@ from urllib.parse import urlsplit
 import click
 
 from finery import StepError, UsageError, json_option, print_json, recipe_and_step, set_option
-from finery_serve.opening import open_built, server_for
 from finery_serve.servers import Running, Serving, names_of
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -59,6 +58,8 @@ def command(
     A GGUF is served by llama.cpp, with the prompts of its training, and greedily unless a request
     says otherwise, as it was evaluated. Ctrl-C ends the server. More in docs/howto/serve.md.
     """
+    from finery_serve.opening import open_built, server_for
+
     opened = open_built(step, recipe, overrides)
     serve = server_for(opened)
     key = None if host in LOOPBACK else secrets.token_urlsafe(32)

@@ -14,7 +14,8 @@ from tasks import PID, Tasks, ends, text_of
 
 from finery.errors import UsageError, error_from_dict
 from finery.execute import amd, gpus
-from finery.execute.gpus import Gpu, driver_cuda, named_gpus, visible_gpus
+from finery.execute.gpu import CHOICES, Gpu
+from finery.execute.gpus import driver_cuda, named_gpus, visible_gpus
 from finery.execute.local import LocalExecutor
 from finery.execute.sharing import SHARE
 
@@ -85,7 +86,7 @@ class Nvml:
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """Gives this machine GPUs that no other test uses."""
-    for name in (*gpus.CHOICES, SHARE):
+    for name in (*CHOICES, SHARE):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 

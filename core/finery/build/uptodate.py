@@ -22,7 +22,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from finery.execute.gpus import CHOICES, DRIVER_FILES
+from finery.execute.gpu import CHOICES, DRIVER_FILES
 from finery.util.files import FileState, file_state, settled
 from finery.util.paths import store_folder
 

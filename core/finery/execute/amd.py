@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from finery.execute.gpus import AMD_DRIVER, AMD_FILTER, AMD_VISIBLE, VISIBLE, Gpu
+from finery.execute.gpu import AMD_DRIVER, AMD_FILTER, AMD_VISIBLE, VISIBLE, Gpu
 
 NODES = "/sys/class/kfd/kfd/topology/nodes"
 DEVICES = "/dev/dri"

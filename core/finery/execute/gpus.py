@@ -8,58 +8,22 @@ GPUs, they are those of AMD, see `finery.execute.amd`.
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from finery.errors import UsageError
+from finery.execute.amd import amd_gpus
+from finery.execute.gpu import (
+    AMD_DRIVER,
+    CHOICES,
+    DRIVER_FILES,
+    ORDER,
+    VISIBLE,
+    Gpu,
+)
 
-VISIBLE = "CUDA_VISIBLE_DEVICES"
-"""The environment variable with the GPUs that a process may use: indices or UUIDs."""
-AMD_VISIBLE, AMD_FILTER = "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"
-"""The same for AMD's GPUs. The first one counts those that the second one leaves."""
-ORDER = "CUDA_DEVICE_ORDER"
-CHOICES = (VISIBLE, ORDER, AMD_VISIBLE, AMD_FILTER)
-"""The environment variables that decide which GPUs are visible."""
-AMD_DRIVER = "/dev/kfd"
-DRIVER_FILES = ("/dev/nvidiactl", "/proc/driver/nvidia/version", "/dev/dxg", AMD_DRIVER)
-"""One of them exists where a driver is loaded; the third one in Windows' Linux."""
 GPUS = "gpus"
 """The setting of a step that lists the GPUs that it may use."""
 _MOST_TEXT = 96  # of a name or UUID in NVML
-
-
-class Gpu(NamedTuple):
-    """A GPU, or an instance of a GPU that is partitioned (MIG).
-
-    id: for `variable`. name: empty if it is unknown which GPU the id means. capability: what its
-    hardware can do, e.g. (8, 0), or AMD's version of its instructions. memory, used: bytes, 0 if it
-    shares the machine's memory. uuid: empty if it is unknown. number: as `nvidia-smi`
-    lists it, None if it is unknown. variable: the environment variable that selects it.
-    """
-
-    id: str
-    name: str
-    capability: tuple[int, int]
-    memory: int
-    used: int
-    uuid: str = ""
-    number: int | None = None
-    variable: str = VISIBLE
-
-    @property
-    def is_amd(self) -> bool:
-        """Whether it is a GPU of AMD, which torch uses through ROCm."""
-        return self.variable == AMD_VISIBLE
-
-    @property
-    def label(self) -> str:
-        """What messages call it, e.g. `GPU 0 (NVIDIA L4)`."""
-        name = f" ({self.name})" if self.name else ""
-        return f"GPU {self.id if self.number is None else self.number}{name}"
-
-    @property
-    def free(self) -> int:
-        """Bytes that no process uses."""
-        return self.memory - self.used
 
 
 def visible_gpus(environment: Mapping[str, str] | None = None) -> list[Gpu]:
@@ -72,8 +36,6 @@ def visible_gpus(environment: Mapping[str, str] | None = None) -> list[Gpu]:
     environment = os.environ if environment is None else environment
     devices = _devices()
     if not devices and os.path.exists(AMD_DRIVER):
-        from finery.execute.amd import amd_gpus
-
         return amd_gpus(environment)
     wanted = environment.get(VISIBLE)
     if wanted is None or not devices:

@@ -14,7 +14,8 @@ import msgspec
 
 from finery.errors import UsageError
 from finery.execute.environment import inherited, worker_environment
-from finery.execute.gpus import Gpu, visible_gpus
+from finery.execute.gpu import Gpu
+from finery.execute.gpus import visible_gpus
 from finery.execute.task import AHEAD, Died, Failed, Logged, Task, TaskEvent
 from finery.util.machine import cpu_count
 

@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from finery.execute.gpus import Gpu, named_gpus, visible_gpus
+from finery.execute.gpu import Gpu
+from finery.execute.gpus import named_gpus, visible_gpus
 from finery.execute.task import Task
 from finery.util.paths import cache_folder
 from finery.util.text import counted

@@ -10,7 +10,7 @@ import msgspec
 from finery.artifact.kinds import Artifact
 from finery.errors import PluginError
 from finery.fields import FieldInfo, Files, OneFile
-from finery.step.inspect import can_use_gpu, full_name, inputs_of, nested_fields
+from finery.step.inspect import full_name, inputs_of, nested_fields
 from finery.step.step import Step
 
 Schema = dict[str, Any]
@@ -134,7 +134,7 @@ def _encoded_schema(cls: type[Step]) -> bytes:
         raise PluginError(f"{full_name(cls)}: a setting's type has no schema: {error}") from error
     own = defs.pop(cls.__name__)
     properties: dict[str, Any] = {"use": {"type": "string"}, **own["properties"], **_STEP_KEYS}
-    if not can_use_gpu(cls):
+    if not _can_use_gpu(cls):
         del properties["gpus"]
     for field, accepts in inputs_of(cls).items():
         properties[field] = _input_schema(cls, field, accepts.kind, accepts.many, accepts.optional)
@@ -149,6 +149,11 @@ def _encoded_schema(cls: type[Step]) -> bytes:
         "additionalProperties": False,
     }
     return msgspec.json.encode({**schema, "$defs": defs} if defs else schema)
+
+
+def _can_use_gpu(cls: type[Step]) -> bool:
+    """Whether steps of a type may use a GPU: their own code, or the engine of a model."""
+    return cls.__spec__.engines or cls.gpu_count is not Step.gpu_count
 
 
 def _input_schema(

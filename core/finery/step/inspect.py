@@ -36,13 +36,6 @@ RESERVED = frozenset({"use", "needs", "seed", "env", "gpus"})
 """Keys that every step takes, or every one that can use a GPU; fields can't have these names."""
 
 
-def can_use_gpu(cls: "type[Step]") -> bool:
-    """Whether steps of a type may use a GPU: their own code, or the engine of a model."""
-    from finery.step.step import Step
-
-    return cls.__spec__.engines or cls.gpu_count is not Step.gpu_count
-
-
 @lru_cache(maxsize=1024)
 def inputs_of(cls: "type[Step]") -> "Mapping[str, Input]":
     """The input fields of a step type, in order."""

@@ -7,10 +7,7 @@ from pathlib import Path
 
 import click
 
-from finery import Sampling, UsageError, recipe_and_step, set_option
-from finery_serve.chat.session import Named, Session
-from finery_serve.chat.streams import talker
-from finery_serve.opening import open_built
+from finery import UsageError, recipe_and_step, set_option
 
 MAX_TOKENS = 1024
 
@@ -42,7 +39,11 @@ def command(
     Ctrl-C stops an answer, Ctrl-D or /quit ends the talk, /help lists the commands. Of a pipe, each
     line is a question. More in docs/howto/serve.md.
     """
+    from finery import Sampling
     from finery_serve.chat.screen import screen_for
+    from finery_serve.chat.session import Named, Session
+    from finery_serve.chat.streams import talker
+    from finery_serve.opening import open_built
 
     names = [step, *([beside] if beside else [])]
     if len(set(names)) < len(names):

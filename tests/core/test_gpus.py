@@ -610,14 +610,17 @@ def test_a_user_without_access_to_the_driver_has_no_gpus_of_amd(
 
 
 @pytest.mark.usefixtures("amd_machine")
-def test_steps_on_gpus_of_amd_get_one_each(task: Tasks) -> None:
-    sees = SEES.replace("CUDA", "HIP")
+def test_steps_on_gpus_of_amd_get_one_each(task: Tasks, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    both = "[os.environ.get(f'{which}_VISIBLE_DEVICES') for which in ('HIP', 'CUDA')]"
+    sees = f"rows.append({{'prompt': str({both})}})"
     executor = LocalExecutor(2)
     try:
         for names in ([], [1]):
             assert executor.has_room(True, 1)
             started(executor, task, f"{sees}; import time; time.sleep(0.5)", 1, names)
         assert not executor.has_room(True, 1)
-        assert sorted(text_of(e, task) for e in ends(executor, 2).values()) == ["0", "1"]
+        seen = sorted(text_of(e, task) for e in ends(executor, 2).values())
+        assert seen == ["['0', None]", "['1', None]"]
     finally:
         executor.close()

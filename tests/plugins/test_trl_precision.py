@@ -346,7 +346,6 @@ def test_finery_waits_for_a_gpu_once_a_step_and_not_in_each_batch(
         assert counts == [0, 0]
     else:  # TRL takes its statistics from each batch
         assert counts[1] > counts[0] > 0, counts
-        print("COUNTS", method, counts, model.meta["steps"])
 
 
 def test_kernels_are_strictly_deterministic(

@@ -14,8 +14,12 @@ import msgspec
 
 from finery.errors import UsageError
 from finery.execute.environment import inherited, worker_environment
+<<<<<<< HEAD
 from finery.execute.gpu import Gpu
 from finery.execute.gpus import visible_gpus
+=======
+from finery.execute.gpus import VISIBLE, Gpu, visible_gpus
+>>>>>>> g11
 from finery.execute.task import AHEAD, Died, Failed, Logged, Task, TaskEvent
 from finery.util.machine import cpu_count
 
@@ -124,6 +128,8 @@ class LocalExecutor:
         # With all of NVIDIA's, it sees those that this process sees. Of AMD's, some are left out.
         if gpus and (len(gpus) < len(self._gpus) or gpus[0].is_amd):
             environment[gpus[0].variable] = ",".join(gpu.id for gpu in gpus)
+        if gpus and gpus[0].is_amd:
+            environment.pop(VISIBLE, None)  # its numbers are those before this choice
         worker = _spawn(task.log, environment, inherits=taken.locks if taken else ())
         worker.gpus = [gpu.id for gpu in gpus]
         self._workers.append(worker)

@@ -14,12 +14,8 @@ import msgspec
 
 from finery.errors import UsageError
 from finery.execute.environment import inherited, worker_environment
-<<<<<<< HEAD
-from finery.execute.gpu import Gpu
+from finery.execute.gpu import VISIBLE, Gpu
 from finery.execute.gpus import visible_gpus
-=======
-from finery.execute.gpus import VISIBLE, Gpu, visible_gpus
->>>>>>> g11
 from finery.execute.task import AHEAD, Died, Failed, Logged, Task, TaskEvent
 from finery.util.machine import cpu_count
 

@@ -96,8 +96,9 @@ def test_a_recipe_that_needs_vllm_says_so_before_it_is_built(
 ) -> None:
     (tmp_path / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
     graph = open_graph(tmp_path / "recipe.yaml")
+    there = environment(tmp_path / "env")
     monkeypatch.setattr(sys, "executable", str(tmp_path / "nowhere" / "bin" / "python"))
     (note,) = missing(graph)
     assert (note.name, note.step) == ("vllm-missing", "served")
-    monkeypatch.setenv(VARIABLE, str(environment(tmp_path / "env")))
+    monkeypatch.setenv(VARIABLE, str(there))
     assert missing(graph) == []

@@ -23,6 +23,10 @@ from finery_serve.servers import Running, Serving
 Serve = Callable[[Artifact, Serving], AbstractContextManager[Running]]
 
 
+EXPORTS = ("gguf.export", "vllm.bundle")
+"""Step types that make something servable of a folder or an adapter."""
+
+
 class Opened(NamedTuple):
     """A built model or bundle. name: in the recipe, e.g. `gguf.q8_0`."""
 
@@ -101,10 +105,10 @@ def _way_out(opened: Opened) -> str:
         return f"serve its export: finery serve {exports[0]}"
     return (
         f"export it, and serve the export: gguf: {{use: gguf.export, model: {name}}} in `export:`, "
-        "then finery build and finery serve gguf"
+        "then finery build and finery serve gguf; or use vllm.bundle, if vLLM is installed"
     )
 
 
 def _exports(node: Node, name: str) -> bool:
-    """Whether a step makes a GGUF of a model."""
-    return node.use == "gguf.export" and name in node.upstream()
+    """Whether a step makes something servable of a model."""
+    return node.use in EXPORTS and name in node.upstream()

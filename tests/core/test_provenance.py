@@ -86,7 +86,8 @@ def test_explain_names_the_subject(project: MakeProject) -> None:
     built = project(FILES)
     built.ran()
     built.edit("recipe.yaml", "finery: 1", "# hello\nfinery: 1")
-    assert "provenance recipe changed" in built.run("explain", "card").out
+    assert "provenance recipe" in built.run("explain", "card").out
+    assert "provenance recipe changed" in built.run("plan").out
     assert built.ran() == ["card"]
 
 

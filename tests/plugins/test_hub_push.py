@@ -84,7 +84,7 @@ def test_a_change_replaces_files_and_removes_those_that_are_gone(project: Projec
 def test_only_what_changed_is_in_the_next_commit(project: Project) -> None:
     project.build()
     (project.folder / "recipe.yaml").write_text(RECIPE + "# a comment\n")
-    assert "provenance recipe changed" in project.run("explain", "push")[1]
+    assert "provenance recipe changed" in project.run("plan")[1]
     project.build()
     assert sorted(project.hub.operations[-1]) == ["file recipe.yaml"]
 

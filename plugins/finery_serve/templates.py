@@ -3,6 +3,7 @@
 from finery import Model
 from finery_gguf.llama import Gguf
 from finery_gguf.prompts import model_template
+from finery_transformers.frozen.source import FROZEN_MARK
 from finery_transformers.loading import template_arguments
 from finery_transformers.wrapping import ARGUMENTS_MARK, with_fixed_arguments
 
@@ -14,6 +15,6 @@ def served_template(gguf: Gguf, model: Model) -> str | None:
     `chat_template_kwargs` and `tools_as` are written into a copy.
     """
     source = model_template(gguf, model).source
-    is_fixed = source.startswith(ARGUMENTS_MARK)
+    is_fixed = source.startswith((FROZEN_MARK, ARGUMENTS_MARK))
     fixed = source if is_fixed else with_fixed_arguments(source, template_arguments(model))
     return None if fixed == gguf.chat_template else fixed

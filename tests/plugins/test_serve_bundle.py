@@ -12,12 +12,15 @@ import pytest
 import yaml
 from llama_server import needs_llama_server
 from serving import RECIPE, gguf_model, served, tiny_project
-from tiny_gguf import CHATML
+from tiny_gguf import CHATML, write_tiny_gguf
 
 from finery import Bundle, DataError, Model, OneFile, StepError
 from finery.testing import run_step
+from finery_gguf.llama import Gguf
 from finery_serve.bundle.step import LlamaBundle
 from finery_serve.options import Options, read_run
+from finery_serve.templates import served_template
+from finery_transformers.frozen.source import prologue
 
 NAMES = {"README.md", "client.py", "compose.yaml", "llama-swap.yaml", "run.sh", "tiny.gguf"}
 SCHEMA = {
@@ -86,6 +89,14 @@ def test_a_script_that_cannot_be_read(tmp_path: Path, text: str) -> None:
     script.write_text(text)
     with pytest.raises(DataError):
         read_run(script)
+
+
+def test_a_frozen_template_is_all_that_a_server_needs(tmp_path: Path) -> None:
+    arguments = {"enable_thinking": False}
+    source = prologue(arguments, (), tools=False) + CHATML
+    path = write_tiny_gguf(tmp_path / "tiny.gguf", template=source)
+    meta = {"format": "gguf", "file": path.name, "chat_template_kwargs": arguments}
+    assert served_template(Gguf(path, vocab_only=True), Model(tmp_path, meta=meta)) is None
 
 
 def test_a_template_that_the_file_lacks_comes_along(tmp_path: Path) -> None:

@@ -211,7 +211,7 @@ DEFAULTS = {
     "page",
     [
         "classification", "evaluate-conversations", "extraction", "house-style", "ollama",
-        "report", "resume", "sql",
+        "quantise", "report", "resume", "sql",
     ],
 )  # fmt: skip
 def test_the_recipe_that_a_page_builds_up_is_fine(project: MakeProject, page: str) -> None:

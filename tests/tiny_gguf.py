@@ -27,11 +27,12 @@ def write_tiny_gguf(
     flags: dict[str, bool] | None = None,
     context: int = 1024,
     sampling: dict[str, float] | None = None,
+    experts: int = 0,
 ) -> Path:
     """Write a GGUF of two layers with random weights.
 
     pre: the pre-tokenizer's name in llama.cpp. flags: e.g. `{"add_bos_token": True}`. sampling:
-    how servers shall answer, e.g. `{"temp": 1.5}`.
+    how servers shall answer, e.g. `{"temp": 1.5}`. experts: of a layer; a token uses two of them.
     """
     from gguf import GGUFWriter
 
@@ -45,10 +46,13 @@ def write_tiny_gguf(
     writer.add_head_count_kv(HEADS // 2)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_dimension_count(WIDTH // HEADS)
+    if experts:
+        writer.add_expert_count(experts)
+        writer.add_expert_used_count(2)
     _add_tokenizer(writer, template, pre, flags or {})
     for name, value in (sampling or {}).items():
         writer.add_float32(f"general.sampling.{name}", value)
-    for name, values in _weights().items():
+    for name, values in tiny_weights(experts).items():
         writer.add_tensor(name, values)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -91,19 +95,29 @@ def _add_tokenizer(writer: Any, template: str | None, pre: str, flags: dict[str,
         writer.add_chat_template(template)
 
 
-def _weights() -> dict[str, Any]:
+def tiny_weights(experts: int = 0) -> dict[str, Any]:
+    """The weights of `write_tiny_gguf` by name."""
     draw, keys = np.random.default_rng(0), WIDTH // 2
-    shapes = {"token_embd": (len(tokens()), WIDTH), "output": (len(tokens()), WIDTH)}
+    shapes: dict[str, tuple[int, ...]] = {
+        "token_embd": (len(tokens()), WIDTH),
+        "output": (len(tokens()), WIDTH),
+    }
     for i in range(LAYERS):
         shapes |= {
             f"blk.{i}.attn_q": (WIDTH, WIDTH),
             f"blk.{i}.attn_k": (keys, WIDTH),
             f"blk.{i}.attn_v": (keys, WIDTH),
             f"blk.{i}.attn_output": (WIDTH, WIDTH),
-            f"blk.{i}.ffn_gate": (HIDDEN, WIDTH),
-            f"blk.{i}.ffn_up": (HIDDEN, WIDTH),
-            f"blk.{i}.ffn_down": (WIDTH, HIDDEN),
         }
+        shapes |= (
+            _expert_shapes(i, experts)
+            if experts
+            else {
+                f"blk.{i}.ffn_gate": (HIDDEN, WIDTH),
+                f"blk.{i}.ffn_up": (HIDDEN, WIDTH),
+                f"blk.{i}.ffn_down": (WIDTH, HIDDEN),
+            }
+        )
     made = {
         f"{name}.weight": draw.normal(0, 0.3, shape).astype(np.float32)
         for name, shape in shapes.items()
@@ -111,6 +125,15 @@ def _weights() -> dict[str, Any]:
     norms = [f"blk.{i}.{kind}_norm" for i in range(LAYERS) for kind in ("attn", "ffn")]
     ones = {f"{name}.weight": np.ones(WIDTH, np.float32) for name in [*norms, "output_norm"]}
     return made | ones
+
+
+def _expert_shapes(layer: int, experts: int) -> dict[str, tuple[int, ...]]:
+    return {
+        f"blk.{layer}.ffn_gate_inp": (experts, WIDTH),
+        f"blk.{layer}.ffn_gate_exps": (experts, HIDDEN, WIDTH),
+        f"blk.{layer}.ffn_up_exps": (experts, HIDDEN, WIDTH),
+        f"blk.{layer}.ffn_down_exps": (experts, WIDTH, HIDDEN),
+    }
 
 
 def _byte_characters() -> list[str]:

@@ -32,17 +32,36 @@ server = xllamacpp.Server(parameters)
 time.sleep(600)
 """
 _QUANTIZE = """\
-import sys
+import struct, sys
 from pathlib import Path
-from finery_gguf.llama import quantise
+import numpy as np
+from finery_gguf.quantize.importance import Importance
+from finery_gguf.quantize.quantise import quantise
 
-flags, rest = {}, sys.argv[1:]
-while rest[0] == "--override-kv":
+def whole(file):
+    return struct.unpack("<i", file.read(4))[0]
+
+def read_matrix(path):
+    with open(path, "rb") as file:
+        columns = {}
+        for _ in range(whole(file)):
+            name = file.read(whole(file)).decode()
+            calls, size = whole(file), whole(file)
+            columns[name] = np.frombuffer(file.read(4 * size), "<f4") / np.float32(calls)
+        return Importance(columns, whole(file), 0)
+
+flags, matrix, rest = {}, None, sys.argv[1:]
+while rest[0].startswith("--"):
     key, _, value = rest[1].partition("=bool:")
-    flags[key], rest = value == "true", rest[2:]
+    if rest[0] == "--override-kv":
+        flags[key] = value == "true"
+    elif rest[0] == "--imatrix":
+        matrix = read_matrix(rest[1])
+    rest = rest[2:]
 source, target, kind, threads = rest
 print("main: quantizing with %(name)s")
-for line in quantise(Path(source), Path(target), kind.lower(), threads=int(threads), flags=flags):
+given = {"threads": int(threads), "flags": flags, "importance": matrix}
+for line in quantise(Path(source), Path(target), kind.lower(), **given):
     print(line)
 """
 

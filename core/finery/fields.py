@@ -23,7 +23,7 @@ from finery.util.text import did_you_mean
 if TYPE_CHECKING:
     from finery.step.hints import Hints
 
-Role = Literal["", "train", "validation", "compare", "base"]
+Role = Literal["", "train", "validation", "calibrate", "compare", "base"]
 """How a step uses an input, see `takes`."""
 Learns = Literal["", "answers", "preferences", "ratings"]
 """What a training learns from: answers, pairs of a better and a worse one, or rated answers."""
@@ -164,7 +164,7 @@ def takes(
     uses_name: the step reads the input's name in the recipe, `artifact.name`, which is then part
         of the key.
     role: for advice and estimates. Rows: `train` (to learn from), `validation` (to measure while
-        training), `compare` (only compared with: no row of the output comes from them, or nearly
+        training), `calibrate` (to measure activations for a quantisation), `compare` (only compared with: no row of the output comes from them, or nearly
         repeats one of them). A model: `base` (the training starts from it and keeps its tokenizer
         and chat template). By default, rows are passed on and a model is prompted.
     """

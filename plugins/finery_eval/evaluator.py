@@ -27,6 +27,7 @@ from finery.rows import Conversation, Row, answer_text, split_turns
 from finery.rows.answers.reading import search_in
 from finery.rows.parts import prompt as prompt_of
 from finery_eval import stats
+from finery_eval.exports import compared_exports, with_speeds
 from finery_eval.turns import place_of
 from finery_eval.verdicts import Score, Verdicts, scores
 
@@ -155,7 +156,8 @@ class Evaluator(Judge, engines=True, hints="finery_eval.hints:EVALUATOR"):
         judge = self.judging(job, rows)
         unjudged = unjudged_tables(job, self.unjudged(rows))
         answers = ask(self, job, rows)
-        return write(job, rows, answers, judge(answers).with_tables(unjudged))
+        verdicts = judge(answers).with_tables(unjudged)
+        return write(job, rows, answers, verdicts, models=self.models)
 
     def check_rows(self, job: Job) -> None:
         """Raise `DataError` for rows that can't be judged."""
@@ -435,21 +437,28 @@ def _unspoken(answer: Completion) -> dict[str, Any]:
     return {name: part for name, part in parts.items() if part}
 
 
-def write(job: Job, rows: Sequence[Row], answers: Answers, verdicts: Verdicts) -> Metrics:
-    """Write `Metrics` of rows that are independent of each other, and compare the models."""
+def write(
+    job: Job,
+    rows: Sequence[Row],
+    answers: Answers,
+    verdicts: Verdicts,
+    *,
+    models: Sequence[Model] = (),
+) -> Metrics:
+    """Write `Metrics` of rows that are independent of each other, and compare the models.
+
+    models: the judged ones; exported files among them are compared with what they were made of.
+    """
     scored = {name: scores(judged, verdicts) for name, judged in verdicts.judged.items()}
-    comparisons = compare({name: judged.correct for name, judged in verdicts.judged.items()})
+    correct = {name: judged.correct for name, judged in verdicts.judged.items()}
+    comparisons = compare(correct)
+    exports = compared_exports(models, correct, compare)
     tables = [*comparison_tables(comparisons), *verdicts.tables]
     facts = {name: judged.facts for name, judged in verdicts.judged.items()}
     details = {**verdicts.details, "headline": verdicts.headline, "comparisons": comparisons}
-    return write_scored(
-        job,
-        len(rows),
-        scored,
-        {**details, "tables": tables},
-        predictions(rows, answers, facts),
-        answers,
-    )
+    details |= {"tables": tables, **({"exports": exports} if exports else {})}
+    lines = predictions(rows, answers, facts)
+    return with_speeds(write_scored(job, len(rows), scored, details, lines, answers), models)
 
 
 def write_scored(

@@ -18,3 +18,9 @@ def finery_steps() -> dict[str, str]:
 def finery_engines() -> dict[str, str]:
     """The engine for models of format `gguf`."""
     return {"gguf": "finery_gguf.engine:GgufEngine"}
+
+
+@hookimpl
+def finery_views() -> dict[str, str]:
+    """What GGUF files look like."""
+    return {"Model/gguf": "finery_gguf.quantize.view:GgufView"}

@@ -17,20 +17,24 @@ from finery import (
     Model,
     Step,
     StepError,
+    UsageError,
     cpu_count,
     load_reference,
     setting,
+    size,
     takes,
 )
 from finery_gguf.convert.configuration import complete
 from finery_gguf.convert.converter import NAME as CONVERTER
 from finery_gguf.convert.converter import convert
 from finery_gguf.convert.vocabulary import add_vocabulary
-from finery_gguf.llama import PACKAGE, Gguf, quantise, quantise_with
+from finery_gguf.llama import PACKAGE, Gguf
+from finery_gguf.quantize.quantise import NEEDY, WEIGHED, quantise, quantise_with
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from finery_gguf.quantize.importance import Importance
     from finery_transformers.frozen.template import FrozenTemplate
 
 _QUANTISED = re.compile(r"[.-](i?q\d\w*|b?f16|f32)$", re.IGNORECASE)
@@ -39,13 +43,15 @@ _QUANTISED = re.compile(r"[.-](i?q\d\w*|b?f16|f32)$", re.IGNORECASE)
 BUILD_FACTS = "finery_gguf.programs:build_facts"
 USER_PROGRAM = "finery_gguf.programs:user_program"
 """By name: where a user's programs are doesn't belong in the key, and their builds are facts."""
+SPEED = "finery_gguf.quantize.speed:tokens_per_second"
+"""By name: it is measured, so it is no part of a model's identity."""
 QUANTIZE = "llama-quantize"
 OWN = (CONVERTER, QUANTIZE)
 
 Quantization = Literal[
-    "bf16", "f16", "q8_0", "q4_k_m", "q5_k_m",
-    "BF16", "F16", "Q8_0", "Q4_K_M", "Q5_K_M",
-    "q4_K_M", "q5_K_M",
+    "bf16", "f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "iq4_xs",
+    "BF16", "F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "IQ4_XS",
+    "q6_K", "q5_K_M", "q4_K_M",
 ]  # fmt: skip
 """The names of outputs, and the spellings of llama.cpp and of GGUF file names."""
 
@@ -57,6 +63,7 @@ class Export(
     sections=("export",),
     packages=("torch", "transformers", "peft", "tokenizers", PACKAGE),
     preflight="finery_gguf.preflight:ExportPreflight",
+    hints="finery_gguf.quantize.hints:EXPORT",
 ):
     """Export a model to GGUF, for llama.cpp and Ollama.
 
@@ -83,11 +90,45 @@ class Export(
         role="compare",
         help="Rows whose prompts are also compared with the training's, e.g. `split.test`.",
     )
+    imatrix: list[Dataset] = takes(
+        [],
+        role="calibrate",
+        help="Training rows, e.g. `split.train`, whose prompts and answers show which weights "
+        "matter most (an importance matrix). q5_k_m and q4_k_m are rounded with it, and iq4_xs "
+        "needs one. Never name test rows.",
+    )
+    imatrix_tokens: int = setting(
+        20_000,
+        ge=512,
+        help="How many tokens of these rows are evaluated. Rows are drawn at random until there "
+        "are as many.",
+    )
 
     def __post_init__(self) -> None:
         """Write every spelling of a type in the same way."""
         names = [cast(Quantization, name.lower()) for name in self.quantization]
         self.quantization = list(dict.fromkeys(names))
+
+    def check(self) -> None:
+        """Raise `UsageError` for types without the matrix that they need, or one without use."""
+        needy = [name for name in self.quantization if name in NEEDY]
+        if needy and not self.imatrix:
+            raise UsageError(
+                f"{needy[0]} needs an importance matrix, which is computed from training rows",
+                where="quantization",
+                fix="imatrix: split.train, or whichever rows the model was trained on",
+            )
+        if self.imatrix and not self._weighed():
+            raise UsageError(
+                "`imatrix` changes no file, since the types in `quantization` are written without an "
+                f"importance matrix: {', '.join(self.quantization)}",
+                where="imatrix",
+                fix=f"remove it, or add one of {', '.join(WEIGHED)} to `quantization`",
+            )
+
+    def _weighed(self) -> list[str]:
+        """The types that are written with the matrix, if there is one."""
+        return [name for name in self.quantization if name in WEIGHED]
 
     def outputs(self) -> dict[str, type[Artifact]]:
         """The first quantisation as `""`, and each one under its name."""
@@ -106,6 +147,7 @@ class Export(
         frozen = _frozen(self, job)
         source = _converted(self.model, frozen, job)
         flags = _corrections(Gguf(source, vocab_only=True), frozen, job)
+        importance = _importance(self, source, frozen, job) if self.imatrix else None
         if own := load_reference(USER_PROGRAM)(QUANTIZE):
             job.log(f"quantising with {own.path} ({own.build})")
         models: dict[str, Model] = {}
@@ -113,23 +155,58 @@ class Export(
             job.progress(done, len(self.quantization), f"quantising to {name}")
             target = job.out / name / f"model-{name}.gguf"
             target.parent.mkdir()
-            warnings = _quantised(source, target, name, flags)
+            matrix = importance if name in WEIGHED else None
+            warnings = _quantised(source, target, name, flags, matrix)
             _log_fallbacks(name, warnings, job)
             gguf = Gguf(target, vocab_only=True)
             compared = prove(gguf, frozen, () if models else chain(*self.rows))
             job.log(
                 f"{name}: {compared} conversations give the tokens that the model was trained on"
             )
-            models[name] = Model(target.parent, meta=_meta(self.model, gguf, name, frozen))
+            facts = _meta(self.model, gguf, name, frozen)
+            if matrix is not None:
+                facts["imatrix"] = matrix.facts()
+            models[name] = Model(target.parent, meta=facts, runtime=_measured(target, name, job))
         return {"": models[self.quantization[0]], **models}
 
 
-def _quantised(source: Path, target: Path, name: str, flags: dict[str, bool]) -> list[str]:
+def _quantised(
+    source: Path, target: Path, name: str, flags: dict[str, bool], matrix: "Importance | None"
+) -> list[str]:
     """Quantise with the user's llama-quantize, or with the library; returns the warnings."""
     own = load_reference(USER_PROGRAM)(QUANTIZE)
+    given: Any = {"threads": cpu_count(), "flags": flags, "importance": matrix}
     if own is None:
-        return quantise(source, target, name, threads=cpu_count(), flags=flags)
-    return quantise_with(own.path, source, target, name, threads=cpu_count(), flags=flags)
+        return quantise(source, target, name, **given)
+    return quantise_with(own.path, source, target, name, **given)
+
+
+def _measured(file: Path, name: str, job: Job) -> dict[str, Any]:
+    """The speed of a file on this machine."""
+    speed = load_reference(SPEED)(file)
+    job.log(f"{name}: {size(file.stat().st_size)}, {speed:,.0f} tokens/s on this machine")
+    return {"tokens_per_second": round(speed, 1)}
+
+
+def _importance(step: Export, source: Path, frozen: "FrozenTemplate", job: Job) -> "Importance":
+    """The importance matrix of the converted model on the step's rows."""
+    from finery_gguf.quantize.calibration import calibration
+    from finery_gguf.quantize.importance import importance_of
+
+    context = Gguf(source, vocab_only=True).n_context
+    texts, given, cut = calibration(
+        chain(*step.imatrix), frozen, tokens=step.imatrix_tokens, context=context
+    )
+    importance = importance_of(
+        source, texts, threads=cpu_count(),
+        progress=lambda done, total: job.progress(done, total, "computing the importance matrix"),
+    )  # fmt: skip
+    shortened = f"; {cut:,} of them are cut off" if cut else ""
+    job.log(
+        f"the importance matrix has seen {importance.tokens:,} tokens in {importance.rows:,} of "
+        f"{given:,} rows{shortened}"
+    )
+    return importance
 
 
 def base_name(model: Model) -> str:
@@ -276,6 +353,7 @@ def _meta(model: Model, gguf: Gguf, name: str, frozen: "FrozenTemplate") -> dict
         "chat_template_digest": blake3(template.encode()).hexdigest(),
         "chat_template_kwargs": frozen.arguments or None,
         "frozen": frozen.facts() if frozen.known else None,
+        "exported_from": model.digest or None,
         "llama_cpp": dict(load_reference(BUILD_FACTS)(*OWN)) or None,
     }
     return {key: fact for key, fact in facts.items() if fact is not None}

@@ -1,4 +1,4 @@
-"""A thin layer over llama.cpp: open a GGUF, tokenise, evaluate, sample, quantise.
+"""A thin layer over llama.cpp: open a GGUF, tokenise, evaluate, sample.
 
 It uses the C API, which `llama-cpp-py-sync` ships as a prebuilt library with cffi bindings. That
 package's high-level class ignores chat templates and evaluates each prompt from the start.
@@ -6,7 +6,6 @@ package's high-level class ignores chat templates and evaluates each prompt from
 
 import os
 import re
-import subprocess
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -26,9 +25,6 @@ if TYPE_CHECKING:
 PACKAGE = "llama-cpp-py-sync"
 CHUNK = 512
 """Tokens evaluated in one call. Constant, since the last digits of logits depend on it."""
-
-FILE_TYPES = {"f16": 1, "q8_0": 7, "q4_k_m": 15, "q5_k_m": 17, "bf16": 32}
-"""Quantisation → `llama_ftype` of llama.h."""
 
 ALL_LAYERS = 999
 """More than any model has, so that llama.cpp holds all of them on the GPU."""
@@ -401,51 +397,3 @@ class Sampler:
         if top_p < 1.0:
             c.llama_sampler_chain_add(chain, c.llama_sampler_init_top_p(top_p, 1))
         c.llama_sampler_chain_add(chain, c.llama_sampler_init_dist(seed % 2**32))
-
-
-def quantise(
-    source: Path, target: Path, quantization: str, *, threads: int, flags: dict[str, bool]
-) -> list[str]:
-    """Write `source` (16 or 32 bits a weight) to `target` in another type; return the warnings.
-
-    flags: boolean metadata to set in the target, e.g. `tokenizer.ggml.add_bos_token`.
-    """
-    ffi, c = library().ffi, library().c
-    options = c.llama_model_quantize_default_params()
-    options.nthread = threads
-    options.ftype = FILE_TYPES[quantization]
-    overrides = ffi.new("struct llama_model_kv_override[]", len(flags) + 1)  # the last one ends it
-    for item, (key, value) in zip(overrides, flags.items(), strict=False):
-        item.tag = c.LLAMA_KV_OVERRIDE_TYPE_BOOL
-        item.key = key.encode()
-        item.val_bool = value
-    if flags:
-        options.kv_overrides = overrides
-    chosen = ffi.new("llama_model_quantize_params *", options)
-    with listening() as heard:
-        status = c.llama_model_quantize(os.fsencode(source), os.fsencode(target), chosen)
-    if status != 0:
-        raise StepError(f"llama.cpp can't quantise to {quantization}", details=heard[-5:])
-    return heard
-
-
-def quantise_with(
-    program: Path, source: Path, target: Path, quantization: str, *, threads: int,
-    flags: dict[str, bool],
-) -> list[str]:  # fmt: skip
-    """As `quantise`, by a llama-quantize of the user's."""
-    command = [str(program)]
-    for key, value in flags.items():
-        command += ["--override-kv", f"{key}=bool:{str(value).lower()}"]
-    command += [str(source), str(target), quantization.upper(), str(threads)]
-    ran = subprocess.run(
-        command, capture_output=True, text=True, errors="replace", check=False,
-        stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-    lines = [line.strip() for line in (ran.stdout + ran.stderr).splitlines() if line.strip()]
-    if ran.returncode != 0:
-        raise StepError(
-            f"{program.name} can't quantise to {quantization}", where=str(program),
-            details=lines[-5:],
-        )  # fmt: skip
-    return [line for line in lines if "not divisible" in line or "warning" in line.lower()]

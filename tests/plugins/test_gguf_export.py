@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 from tiny_gguf import CHATML, tiny_tokenizer, write_tiny_gguf
 
-from finery import DataError, Model, Request, Sampling, StepError
+from finery import DataError, Dataset, Model, Request, Sampling, StepError, UsageError
 from finery.testing import TestJob, dataset, run_step
 from finery_gguf.engine import GgufEngine
 from finery_gguf.export import Export, Quantization, _corrections, base_name
-from finery_gguf.llama import Gguf, quantise
+from finery_gguf.llama import Gguf
 from finery_gguf.prompts import chat_template, tokenize
 from finery_gguf.proof import prove
+from finery_gguf.quantize.quantise import quantise
 from finery_transformers.chat import prompt_text
 from finery_transformers.frozen.proof import conversations
 from finery_transformers.frozen.template import FrozenTemplate
@@ -21,7 +22,8 @@ from finery_transformers.loading import load_tokenizer
 
 pytestmark = pytest.mark.slow  # its fixtures convert a model three times
 
-ALL: list[Quantization] = ["bf16", "f16", "q8_0", "q4_k_m", "q5_k_m"]
+ALL: list[Quantization] = ["bf16", "f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "iq4_xs"]
+ROWS = [{"prompt": f"Where is parcel {i}?", "completion": "On its way."} for i in range(9)]
 TALK = [{"role": "user", "content": "Why?"}]
 
 
@@ -75,9 +77,15 @@ def adapter(tmp_path_factory: pytest.TempPathFactory, base: Model) -> Model:
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory, adapter: Model) -> dict[str, Model]:
-    made = run_step(Export(model=adapter, quantization=ALL), tmp_path_factory.mktemp("export"))
-    return dict(made)
+def job(tmp_path_factory: pytest.TempPathFactory) -> TestJob:
+    return TestJob(tmp_path_factory.mktemp("export"))
+
+
+@pytest.fixture(scope="module")
+def exported(job: TestJob, adapter: Model) -> dict[str, Model]:
+    adapter.digest = "of the adapter"
+    rows = [dataset(job.out.parent / "rows", ROWS)]
+    return dict(Export(model=adapter, quantization=ALL, imatrix=rows).run(job))
 
 
 def answer(model: Model) -> str:
@@ -106,6 +114,9 @@ def test_what_is_known_of_each_file(exported: dict[str, Model]) -> None:
     assert meta.pop("size") == exported["q4_k_m"].file("model-q4_k_m.gguf").stat().st_size
     assert len(meta.pop("chat_template_digest")) == 64
     assert meta.pop("parameters") > 1_000_000
+    matrix = meta.pop("imatrix")
+    assert matrix["rows"] == len(ROWS)
+    assert 20 * len(ROWS) < matrix["tokens"] < 60 * len(ROWS)
     assert meta == {
         "format": "gguf",
         "file": "model-q4_k_m.gguf",
@@ -115,11 +126,37 @@ def test_what_is_known_of_each_file(exported: dict[str, Model]) -> None:
         "base": "Tiny-1M",
         "license": "apache-2.0",
         "chat_template": True,
+        "exported_from": "of the adapter",
     }
+    assert "imatrix" not in exported["q6_k"].meta
+    assert exported["q5_k_m"].meta["imatrix"] == exported["iq4_xs"].meta["imatrix"]
+
+
+def test_the_log_and_the_runtime_have_what_was_measured(
+    exported: dict[str, Model], job: TestJob
+) -> None:
+    logged = [str(event.get("message")) for event in job.events]
+    seen = exported["q4_k_m"].meta["imatrix"]["tokens"]
+    assert f"the importance matrix has seen {seen:,} tokens in 9 of 9 rows" in logged
+    assert any(line.startswith("iq4_xs: ") and "tokens/s" in line for line in logged)
+    assert all(exported[name].runtime["tokens_per_second"] > 0 for name in ALL)
+
+
+def test_a_matrix_is_neither_missing_nor_without_use() -> None:
+    model, rows = Model.placeholder("sft"), [Dataset.placeholder("split.train")]
+    with pytest.raises(UsageError, match="iq4_xs needs an importance matrix") as raised:
+        Export(model=model, quantization=["q8_0", "IQ4_XS"]).check()
+    assert "imatrix: split.train" in str(raised.value.fix)
+    with pytest.raises(UsageError, match="changes no file, since .*: q8_0, q6_k"):
+        Export(model=model, quantization=["q8_0", "q6_k"], imatrix=rows).check()
+    Export(model=model, quantization=["q8_0", "iq4_xs"], imatrix=rows).check()
+    Export(model=model, quantization=["q4_k_m", "q6_k"]).check()
 
 
 def test_sizes_follow_the_types(exported: dict[str, Model]) -> None:
-    sizes = [exported[q].meta["size"] for q in ("bf16", "q8_0", "q5_k_m", "q4_k_m")]
+    sizes = [
+        exported[q].meta["size"] for q in ("bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "iq4_xs")
+    ]
     assert sizes == sorted(sizes, reverse=True)
     assert len(set(sizes)) == len(sizes)
 
@@ -149,7 +186,9 @@ def test_the_adapter_is_in_the_weights(
 def test_the_bytes_are_the_same_every_time(
     exported: dict[str, Model], adapter: Model, tmp_path: Path
 ) -> None:
-    again = run_step(Export(model=adapter, quantization=["bf16", "q4_k_m"]), tmp_path)
+    rows = [dataset(tmp_path / "rows", ROWS[::-1])]
+    step = Export(model=adapter, quantization=["bf16", "q4_k_m"], imatrix=rows)
+    again = run_step(step, tmp_path)
     for name in ("bf16", "q4_k_m"):
         file = f"model-{name}.gguf"
         assert again[name].file(file).read_bytes() == exported[name].file(file).read_bytes()

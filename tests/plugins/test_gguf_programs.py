@@ -12,8 +12,9 @@ from finery_gguf import programs
 from finery_gguf.answering import choice
 from finery_gguf.engine import GgufEngine
 from finery_gguf.export import Export
-from finery_gguf.llama import Gguf, quantise, quantise_with
+from finery_gguf.llama import Gguf
 from finery_gguf.programs import CONVERTER, QUANTIZE, SERVER, VARIABLE, user_program
+from finery_gguf.quantize.quantise import quantise, quantise_with
 
 TALK = [{"role": "user", "content": "Who?"}]
 

@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from finery_eval.calls.calls import Toolbox
 from finery_eval.dialog import clusters
 from finery_eval.dialog.rollouts import Compare, roll_out
 from finery_eval.evaluator import Answers, Evaluator, Judge, Unjudged, table
+from finery_eval.exports import compared_exports, with_speeds
 from finery_eval.steps.tools import ToolCalls
 from finery_eval.turns import Turn, turns_of, unjudged_turns
 from finery_eval.verdicts import Judged, Verdicts
@@ -220,7 +222,7 @@ class Dialog(Judge, engines=True, hints="finery_eval.hints:DIALOG"):
         by_turn = {
             name: list(scores_by_turn(of, judged, turns)) for name, of in judged.judged.items()
         }
-        details = {
+        details: dict[str, Any] = {
             **judged.details,
             "headline": [*judged.headline, "whole"],
             "comparisons": comparisons,
@@ -232,8 +234,11 @@ class Dialog(Judge, engines=True, hints="finery_eval.hints:DIALOG"):
                 *judged.tables,
             ],
         }
+        exports = compared_exports(self.models, correct, partial(clusters.compare, groups=groups))
+        details |= {"exports": exports} if exports else {}
         lines = predictions(turns, answers, judged)
-        return evaluator.write_scored(job, len(rows), scored, details, lines, answers)
+        metrics = evaluator.write_scored(job, len(rows), scored, details, lines, answers)
+        return with_speeds(metrics, self.models)
 
 
 def compare_of(inner: Evaluator) -> Compare:

@@ -189,7 +189,7 @@ class ToolCalls(
             evaluator.log_answers(self, job, name, completions)
         evaluator.log_rows(self, job, rows, answers)
         verdicts = self.task_verdicts(plays, answers).with_tables(unjudged)
-        return evaluator.write(job, rows, answers, verdicts)
+        return evaluator.write(job, rows, answers, verdicts, models=self.models)
 
     def check_rows(self, job: Job) -> None:
         """Raise `DataError` for rows that can't be judged."""

@@ -8,6 +8,7 @@ from finery import (
     Manifest,
     Metrics,
     Output,
+    Remark,
     UsageError,
     View,
     counted,
@@ -16,6 +17,7 @@ from finery import (
 )
 from finery_eval.view.answers import answer_of, compact, reasons, turn_of
 from finery_eval.view.confusion import print_confusion
+from finery_eval.view.exports import print_exports, remarks_on
 from finery_eval.view.scores import comparable, headline, print_interval_note, print_scores
 from finery_eval.view.tables import plain_table
 
@@ -37,8 +39,13 @@ class MetricsView(View):
         return counted(manifest.meta["rows"], "row")
 
     def data(self, output: Output, detail: Detail) -> dict[str, Any]:
-        """What `metrics.json` holds."""
-        return {"metrics": _metrics_of(output).report()}
+        """What `metrics.json` holds, and the measured speeds of files."""
+        metrics = _metrics_of(output)
+        return {"metrics": metrics.report(), **metrics.runtime}
+
+    def remarks(self, output: Output) -> Iterator[Remark]:
+        """The exported files that are significantly worse than what was trained."""
+        return remarks_on(_metrics_of(output).report())
 
     def print(self, console: "Console", output: Output, detail: Detail) -> None:
         """Print scores, the evaluator's tables, confused classes and the first wrong answers.
@@ -57,6 +64,7 @@ class MetricsView(View):
         print_scores(console, {"": report})
         only = best if detail.model or _per_model_lines(report) > MOST_LINES else None
         print_interval_note(console, {"": report})
+        print_exports(console, report, metrics.runtime)
         for table in report["details"].get("tables", []):
             if table.get("model", only) in (only, None) or only is None:
                 console.print(plain_table(table))

@@ -1,0 +1,88 @@
+"""The table of exported files: what each costs, and what it loses to the trained model."""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from finery import Remark, percent, size
+from finery_eval.exports import SPEED, is_worse
+from finery_eval.view.scores import Report, headline, new_table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+UNKNOWN = "–"
+
+
+def print_exports(console: "Console", report: Report, runtime: Mapping[str, Any]) -> None:
+    """Print a row for each exported file, and what to know about the differences.
+
+    runtime: that of the metrics, with the measured speeds.
+    """
+    exports = report["details"].get("exports", [])
+    if not exports:
+        return
+    metric, *_ = headline(report)
+    speeds = runtime.get(SPEED, {})
+    table = new_table("Exported files")
+    table.add_column("model", no_wrap=True)
+    for name in ("size", "tokens/s", metric, "to the trained model", "95 % CI", "p"):
+        table.add_column(name, justify="right", style="dim" if name == "95 % CI" else None)
+    for export in exports:
+        score = report["scores"][export["model"]].get(metric)
+        speed = speeds.get(export["model"])
+        style = "yellow" if is_worse(export) else None
+        table.add_row(
+            export["model"],
+            size(export["size"]),
+            UNKNOWN if speed is None else f"{speed:,.0f}",
+            UNKNOWN if score is None else percent(score),
+            *_difference(export),
+            style=style,
+        )
+    console.print(table)
+    for text in _notes(exports):
+        console.print(text, style="dim", markup=False)
+    for remark in remarks_on(report):
+        console.print(f"{remark.text}. {remark.advice}", style="yellow", markup=False)
+
+
+def remarks_on(report: Report) -> Iterator[Remark]:
+    """A warning for each file that is significantly worse than the model it was exported from."""
+    for export in report["details"].get("exports", []):
+        if is_worse(export):
+            low, high = export["interval"]
+            yield Remark(
+                f"{export['model']} is significantly worse than {export['baseline']}: "
+                f"{_points(export['difference'])} points (95 % CI {_points(low)} to "
+                f"{_points(high)})",
+                "Ship a file with more bits, or compute an importance matrix with `imatrix` of "
+                "gguf.export.",
+                "warning",
+            )
+
+
+def _difference(export: Mapping[str, Any]) -> tuple[str, str, str]:
+    """The difference in points to the trained model, its interval, and the p-value."""
+    if "interval" not in export:
+        return UNKNOWN, "", ""
+    low, high = export["interval"]
+    p = export["p_value"]
+    return (
+        f"{_points(export['difference'])} ({export['baseline']})",
+        f"{_points(low)} to {_points(high)}",
+        "< 0.001" if p < 0.001 else f"{p:.3f}",
+    )
+
+
+def _notes(exports: list[dict[str, Any]]) -> Iterator[str]:
+    if any("interval" in export for export in exports):
+        yield "to the trained model: points of the same rows, paired"
+    if missing := [export["model"] for export in exports if "interval" not in export]:
+        yield (
+            f"To compare {', '.join(missing)} with the trained model, add that to `models`: its "
+            "answers to these rows are cached"
+        )
+
+
+def _points(difference: float) -> str:
+    return f"{100 * difference:+.1f}"

@@ -1,0 +1,163 @@
+"""The importance matrix: how much each column of a weight counts on given texts.
+
+It is the mean square of what the column is multiplied by. Quantisation then rounds with the least
+error in the columns that count most, as introduced in llama.cpp (`llama-imatrix`, I. Kawrakow,
+https://github.com/ggml-org/llama.cpp/pull/4861).
+"""
+
+import struct
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from blake3 import blake3
+
+from finery import StepError
+from finery_gguf.llama import CHUNK, Gguf, library
+from finery_gguf.quantize.activations import Watcher
+
+if TYPE_CHECKING:
+    import numpy
+
+_PROGRAM = "finery"
+"""What the file names as its data set."""
+
+
+class Importance(NamedTuple):
+    """columns: name of a weight → the mean square of the activations of each column, in float32;
+    one expert after another. rows, tokens: what was evaluated.
+    """
+
+    columns: "dict[str, numpy.ndarray[Any, Any]]"
+    rows: int
+    tokens: int
+
+    def facts(self) -> dict[str, Any]:
+        """What `meta` says of it."""
+        digest = blake3()
+        for name, values in sorted(self.columns.items()):
+            digest.update(name.encode())
+            digest.update(values.tobytes())
+        return {"rows": self.rows, "tokens": self.tokens, "digest": digest.hexdigest()[:16]}
+
+    def write(self, file: Path) -> None:
+        """Write it as `imatrix.dat`, the form that llama-quantize of every version reads."""
+        parts = [struct.pack("<i", len(self.columns))]
+        for name, values in sorted(self.columns.items()):
+            text = name.encode()
+            parts += [struct.pack("<i", len(text)), text, struct.pack("<ii", 1, len(values))]
+            parts.append(values.astype("<f4").tobytes())
+        source = _PROGRAM.encode()
+        parts.append(struct.pack("<ii", self.rows, len(source)) + source)
+        file.write_bytes(b"".join(parts))
+
+
+def importance_of(
+    path: Path,
+    texts: Sequence[Sequence[int]],
+    *,
+    threads: int,
+    progress: Callable[[int, int], None],
+) -> Importance:
+    """Evaluate texts with a 16-bit GGUF on the CPU, each by itself.
+
+    texts: token ids, none empty, none longer than the context. progress: called with (done, total).
+    """
+    sums = _Sums()
+    watcher = Watcher(sums.add)
+    longest = max(map(len, texts))
+    context = _Context(Gguf(path), longest, watcher, threads)
+    for done, tokens in enumerate(texts):
+        progress(done, len(texts))
+        context.evaluate(tokens)
+    if not sums.squares:
+        raise StepError(
+            "llama.cpp evaluated the rows without multiplying by any weight of a layer",
+            fix="remove `imatrix`, and report this as a bug in finery",
+        )
+    return Importance(sums.means(), len(texts), sum(map(len, texts)))
+
+
+class _Sums:
+    """Sums of squares by weight and matrix (an expert, or the only one), and the tokens in them."""
+
+    def __init__(self) -> None:
+        self.squares: dict[str, numpy.ndarray[Any, Any]] = {}
+        self.counts: dict[str, numpy.ndarray[Any, Any]] = {}
+
+    def add(
+        self,
+        name: str,
+        matrices: int,
+        values: "numpy.ndarray[Any, Any]",
+        experts: "numpy.ndarray[Any, Any] | None",
+    ) -> None:
+        """Add the activations of one product, see `activations.Receive`."""
+        import numpy as np
+
+        squares = np.square(values, dtype=np.float64)
+        width = values.shape[-1]
+        total = self.squares.setdefault(name, np.zeros((matrices, width)))
+        count = self.counts.setdefault(name, np.zeros(matrices, np.int64))
+        if experts is not None:
+            tokens, used = experts.shape
+            each = np.broadcast_to(squares[0], (tokens, used, width))
+            np.add.at(total, experts.ravel(), each.reshape(-1, width))
+            count += np.bincount(experts.ravel(), minlength=matrices)
+        else:
+            grouped = squares.reshape(values.shape[0], matrices, -1, width)
+            total += grouped.sum(axis=(0, 2))
+            count += grouped.shape[0] * grouped.shape[2]
+
+    def means(self) -> "dict[str, numpy.ndarray[Any, Any]]":
+        """The mean squares. Experts that no token went to have 1, which weighs no column more."""
+        import numpy as np
+
+        means = {}
+        for name, squares in self.squares.items():
+            counts = self.counts[name][:, None]
+            mean = np.where(counts > 0, squares / np.maximum(counts, 1), 1.0)
+            means[name] = np.ascontiguousarray(mean.ravel(), np.float32)
+        return means
+
+
+class _Context:
+    """llama.cpp's memory of one text at a time, with a watcher of its graph."""
+
+    def __init__(self, model: Gguf, size: int, watcher: Watcher, threads: int) -> None:
+        self._model, self._watcher, self._threads = model, watcher, threads
+        ffi, c = library().ffi, library().c
+        options = c.llama_context_default_params()
+        options.n_ctx = -(-size // CHUNK) * CHUNK
+        options.n_batch = options.n_ubatch = CHUNK
+        options.flash_attn_type = 0
+        options.op_offload = False  # activations on a GPU couldn't be read
+        options.cb_eval = watcher.callback
+        pointer = c.llama_init_from_model(model.pointer, options)
+        if pointer == ffi.NULL:
+            raise StepError(
+                f"not enough memory for a context of {size} tokens", where=str(model.path),
+                fix="give `imatrix` shorter rows",
+            )  # fmt: skip
+        # The closure keeps the model alive until its context is gone.
+        self._pointer: Any = ffi.gc(pointer, lambda p, _=model.pointer: c.llama_free(p))
+        self._batch: Any = ffi.gc(c.llama_batch_init(CHUNK, 0, 1), c.llama_batch_free)
+        c.llama_set_n_threads(self._pointer, threads, threads)
+
+    def evaluate(self, tokens: Sequence[int]) -> None:
+        """Evaluate one text from its beginning."""
+        c = library().c
+        c.llama_memory_clear(c.llama_get_memory(self._pointer), True)
+        for start in range(0, len(tokens), CHUNK):
+            part = tokens[start : start + CHUNK]
+            batch = self._batch
+            for i, token in enumerate(part):
+                batch.token[i], batch.pos[i] = token, start + i
+                batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
+                batch.logits[i] = True  # else the last layer would see no other tokens
+            batch.n_tokens = len(part)
+            status = c.llama_decode(self._pointer, batch)
+            if self._watcher.failure is not None:
+                raise self._watcher.failure
+            if status != 0:
+                raise StepError(f"llama.cpp failed to evaluate a row (status {status})")

@@ -1,0 +1,87 @@
+"""Exported files in an evaluation: compared with what they were exported from."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tables
+from rich.console import Console
+
+from finery import Detail, Metrics, Model, Output
+from finery.artifact.manifest import manifest
+from finery.testing import TestJob
+from finery_eval.steps.dialog import Dialog
+from finery_eval.steps.exact import Exact
+from finery_eval.view.metrics import MetricsView
+
+pytestmark = pytest.mark.usefixtures("tables_answer")
+ROWS = {f"question {i}": f"answer {i}" for i in range(40)}
+
+
+def model(name: str, right: int, **meta: Any) -> Model:
+    """A model with right answers to the first questions."""
+    answers = {q: a if i < right else "" for i, (q, a) in enumerate(ROWS.items())}
+    made = tables.model(name, **answers)
+    made.meta |= meta
+    return made
+
+
+def trained() -> Model:
+    made = model("sft", 38)
+    made.digest = "d1"
+    return made
+
+
+def exported(name: str, right: int) -> Model:
+    made = model(f"gguf.{name}", right, file=f"model-{name}.gguf", size=95 * 2**20,
+                 exported_from="d1")  # fmt: skip
+    made.runtime = {"tokens_per_second": 81.5}
+    return made
+
+
+def judged(folder: Path, *models: Model, use: Any = Exact, **settings: Any) -> Output:
+    step = use(models=list(models), rows=tables.rows(folder, **ROWS), **settings)
+    metrics = step.run(TestJob(folder / "job"))
+    assert isinstance(metrics, Metrics)
+    return Output("exported", metrics, manifest("Metrics", metrics.meta, {}))
+
+
+def shown(output: Output) -> str:
+    out = io.StringIO()
+    MetricsView().print(Console(file=out, width=120), output, Detail(rows=0))
+    return out.getvalue()
+
+
+def test_each_file_is_compared_with_the_model_it_was_exported_from(tmp_path: Path) -> None:
+    models = [model("base", 2), trained(), exported("q8_0", 37), exported("q4_k_m", 20)]
+    output = judged(tmp_path, *models)
+    text = shown(output)
+    [q8, q4] = [line.split() for line in text.splitlines() if " MiB " in line]
+    assert q8[:9] == ["gguf.q8_0", "95.0", "MiB", "82", "92.5", "%", "-2.5", "(sft)", "-11.5"]
+    assert q4[:8] == ["gguf.q4_k_m", "95.0", "MiB", "82", "50.0", "%", "-45.0", "(sft)"]
+    assert "gguf.q4_k_m is significantly worse than sft: -45.0 points (95 % CI -60.8 to " in text
+    [remark] = MetricsView().remarks(output)
+    assert remark.severity == "warning"
+    assert remark.text.startswith("gguf.q4_k_m is significantly worse than sft")
+    data = MetricsView().data(output, Detail())
+    assert data["tokens_per_second"] == {"gguf.q8_0": 81.5, "gguf.q4_k_m": 81.5}
+    assert [e["baseline"] for e in data["metrics"]["details"]["exports"]] == ["sft", "sft"]
+
+
+def test_without_that_model_the_table_says_how_to_compare(tmp_path: Path) -> None:
+    output = judged(tmp_path, exported("q8_0", 37))
+    assert "To compare gguf.q8_0 with the trained model, add that to `models`" in shown(output)
+    assert [*MetricsView().remarks(output)] == []
+
+
+def test_models_that_are_no_files_have_no_table(tmp_path: Path) -> None:
+    output = judged(tmp_path, model("base", 2), trained())
+    assert "Exported files" not in shown(output)
+    assert "exports" not in MetricsView().data(output, Detail())["metrics"]["details"]
+
+
+def test_turns_of_conversations_are_compared_by_rows(tmp_path: Path) -> None:
+    inner = Exact(models=[], rows=tables.rows(tmp_path / "inner", **ROWS))
+    output = judged(tmp_path, trained(), exported("q4_k_m", 20), use=Dialog, each=inner)
+    assert "gguf.q4_k_m is significantly worse than sft" in shown(output)

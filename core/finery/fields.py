@@ -164,9 +164,10 @@ def takes(
     uses_name: the step reads the input's name in the recipe, `artifact.name`, which is then part
         of the key.
     role: for advice and estimates. Rows: `train` (to learn from), `validation` (to measure while
-        training), `calibrate` (to measure activations for a quantisation), `compare` (only compared with: no row of the output comes from them, or nearly
-        repeats one of them). A model: `base` (the training starts from it and keeps its tokenizer
-        and chat template). By default, rows are passed on and a model is prompted.
+        training), `calibrate` (to measure activations, for a quantisation), `compare` (only
+        compared with: no row of the output comes from them, or nearly repeats one of them). A
+        model: `base` (the training starts from it and keeps its tokenizer and chat template). By
+        default, rows are passed on and a model is prompted.
     """
     return FieldInfo(default=default, help=help, uses_name=uses_name, role=role)
 

@@ -98,7 +98,7 @@ class Export(
         "needs one. Never name test rows.",
     )
     imatrix_tokens: int = setting(
-        20_000,
+        10_000,
         ge=512,
         help="How many tokens of these rows are evaluated. Rows are drawn at random until there "
         "are as many.",
@@ -120,8 +120,8 @@ class Export(
             )
         if self.imatrix and not self._weighed():
             raise UsageError(
-                "`imatrix` changes no file, since the types in `quantization` are written without an "
-                f"importance matrix: {', '.join(self.quantization)}",
+                "`imatrix` changes no file: an importance matrix isn't for "
+                f"{', '.join(self.quantization)}",
                 where="imatrix",
                 fix=f"remove it, or add one of {', '.join(WEIGHED)} to `quantization`",
             )
@@ -197,10 +197,14 @@ def _importance(step: Export, source: Path, frozen: "FrozenTemplate", job: Job) 
     texts, given, cut = calibration(
         chain(*step.imatrix), frozen, tokens=step.imatrix_tokens, context=context
     )
+    # Activations hardly differ, in half the memory and half the time.
+    smaller = job.scratch / "q8_0.gguf"
+    quantise(source, smaller, "q8_0", threads=cpu_count(), flags={})
     importance = importance_of(
-        source, texts, threads=cpu_count(),
+        smaller, texts, threads=cpu_count(),
         progress=lambda done, total: job.progress(done, total, "computing the importance matrix"),
     )  # fmt: skip
+    smaller.unlink()
     shortened = f"; {cut:,} of them are cut off" if cut else ""
     job.log(
         f"the importance matrix has seen {importance.tokens:,} tokens in {importance.rows:,} of "

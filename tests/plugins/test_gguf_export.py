@@ -147,7 +147,7 @@ def test_a_matrix_is_neither_missing_nor_without_use() -> None:
     with pytest.raises(UsageError, match="iq4_xs needs an importance matrix") as raised:
         Export(model=model, quantization=["q8_0", "IQ4_XS"]).check()
     assert "imatrix: split.train" in str(raised.value.fix)
-    with pytest.raises(UsageError, match="changes no file, since .*: q8_0, q6_k"):
+    with pytest.raises(UsageError, match="an importance matrix isn't for q8_0, q6_k"):
         Export(model=model, quantization=["q8_0", "q6_k"], imatrix=rows).check()
     Export(model=model, quantization=["q8_0", "iq4_xs"], imatrix=rows).check()
     Export(model=model, quantization=["q4_k_m", "q6_k"]).check()

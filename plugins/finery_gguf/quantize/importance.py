@@ -59,7 +59,7 @@ def importance_of(
     threads: int,
     progress: Callable[[int, int], None],
 ) -> Importance:
-    """Evaluate texts with a 16-bit GGUF on the CPU, each by itself.
+    """Evaluate texts with a GGUF of 8 or more bits on the CPU, each by itself.
 
     texts: token ids, none empty, none longer than the context. progress: called with (done, total).
     """

@@ -149,7 +149,7 @@ def rows_in(folder: Path) -> list[Any]:
     """The rows of a built data set."""
     from finery import Dataset
 
-    return list(Dataset(folder))
+    return list(iter(Dataset(folder)))
 
 
 # -- how it is judged ------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ same way.
 """
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,9 +122,9 @@ class Watcher:
 def _ggml() -> tuple[Any, Any]:
     """cffi with ggml's struct, and the functions of the loaded library."""
     import llama_cpp_py_sync
-    from cffi import FFI
 
-    ffi = FFI()
+    cffi: Any = import_module("cffi")  # untyped
+    ffi = cffi.FFI()
     ffi.cdef(_LAYOUT)
     folder = Path(llama_cpp_py_sync.__file__).parent
     try:

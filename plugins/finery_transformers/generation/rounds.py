@@ -93,7 +93,7 @@ class _Round(StoppingCriteria):
         self.share = share
         self.done = [False] * len(rows)
 
-    def __call__(self, tokens: torch.Tensor, _scores: Any, **_: Any) -> torch.Tensor:  # type: ignore[override]
+    def __call__(self, tokens: torch.Tensor, _scores: Any, **_: Any) -> torch.Tensor:
         """True for rows that have ended; for all where the round ends."""
         for place, answer in enumerate(tokens[:, self.length :].tolist()):
             if not self.done[place]:

@@ -158,6 +158,7 @@ def rows_in(folder: Path) -> list[Any]:
 def measured(folder: Path, given: Any) -> dict[str, Judged]:
     """File → how it does. Those with a matrix are called e.g. `q4_k_m imatrix`."""
     from finery_gguf.llama import Gguf
+    from finery_gguf.pace import Pace
     from finery_gguf.quantize.calibration import calibration
     from finery_gguf.quantize.importance import importance_of
     from finery_gguf.quantize.quantise import WEIGHED, quantise
@@ -171,7 +172,7 @@ def measured(folder: Path, given: Any) -> dict[str, Judged]:
     began = time.perf_counter()
     smaller = folder / "smaller.gguf"  # as in gguf.export
     quantise(source, smaller, "q8_0", threads=cores(), flags={})
-    matrix = importance_of(smaller, chosen.texts, threads=cores(), progress=lambda *_: None)
+    matrix = importance_of(smaller, chosen.texts, pace=Pace(cores()), progress=lambda *_: None)
     took = time.perf_counter() - began
     say(f"matrix: {matrix.tokens} tokens in {matrix.rows} rows, {took:.1f} s")
     test = list(islice(test, given.rows))

@@ -43,8 +43,9 @@ _QUANTISED = re.compile(r"[.-](i?q\d\w*|b?f16|f32)$", re.IGNORECASE)
 BUILD_FACTS = "finery_gguf.programs:build_facts"
 USER_PROGRAM = "finery_gguf.programs:user_program"
 """By name: where a user's programs are doesn't belong in the key, and their builds are facts."""
+PACE = "finery_gguf.pace:Pace"
 SPEED = "finery_gguf.quantize.speed:tokens_per_second"
-"""By name: it is measured, so it is no part of a model's identity."""
+"""By name: neither the number of threads nor the speed is part of a model's identity."""
 QUANTIZE = "llama-quantize"
 OWN = (CONVERTER, QUANTIZE)
 
@@ -201,7 +202,7 @@ def _importance(step: Export, source: Path, frozen: "FrozenTemplate", job: Job) 
     smaller = job.scratch / "q8_0.gguf"
     quantise(source, smaller, "q8_0", threads=cpu_count(), flags={})
     importance = importance_of(
-        smaller, texts, threads=cpu_count(),
+        smaller, texts, pace=load_reference(PACE)(cpu_count()),
         progress=lambda done, total: job.progress(done, total, "computing the importance matrix"),
     )  # fmt: skip
     smaller.unlink()

@@ -11,6 +11,7 @@ from user_llama_cpp import write_programs
 from finery import DataError, StepError
 from finery.testing import dataset
 from finery_gguf.llama import CHUNK, Gguf
+from finery_gguf.pace import Pace
 from finery_gguf.programs import QUANTIZE
 from finery_gguf.quantize import activations
 from finery_gguf.quantize.calibration import calibration
@@ -30,7 +31,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def computed(path: Path, texts: list[list[int]], threads: int = 1) -> Importance:
-    return importance_of(path, texts, threads=threads, progress=lambda *_: None)
+    return importance_of(path, texts, pace=Pace(threads), progress=lambda *_: None)
 
 
 def test_a_column_counts_as_the_mean_square_of_its_activations(tiny: Path) -> None:

@@ -55,8 +55,7 @@ def remarks_on(report: Report) -> Iterator[Remark]:
                 f"{export['model']} is significantly worse than {export['baseline']}: "
                 f"{_points(export['difference'])} points (95 % CI {_points(low)} to "
                 f"{_points(high)})",
-                "Ship a file with more bits, or compute an importance matrix with `imatrix` of "
-                "gguf.export.",
+                "Ship a file with more bits.",
                 "warning",
             )
 

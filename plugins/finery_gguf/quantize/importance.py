@@ -6,6 +6,7 @@ https://github.com/ggml-org/llama.cpp/pull/4861).
 """
 
 import struct
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,6 +19,8 @@ from finery_gguf.quantize.activations import Watcher
 
 if TYPE_CHECKING:
     import numpy
+
+    from finery_gguf.pace import Pace
 
 _PROGRAM = "finery"
 """What the file names as its data set."""
@@ -56,17 +59,18 @@ def importance_of(
     path: Path,
     texts: Sequence[Sequence[int]],
     *,
-    threads: int,
+    pace: "Pace",
     progress: Callable[[int, int], None],
 ) -> Importance:
     """Evaluate texts with a GGUF of 8 or more bits on the CPU, each by itself.
 
-    texts: token ids, none empty, none longer than the context. progress: called with (done, total).
+    texts: token ids, none empty, none longer than the context. pace: chooses the number of threads,
+    which changes nothing else. progress: called with (done, total).
     """
     sums = _Sums()
     watcher = Watcher(sums.add)
     longest = max(map(len, texts))
-    context = _Context(Gguf(path), longest, watcher, threads)
+    context = _Context(Gguf(path), longest, watcher, pace)
     for done, tokens in enumerate(texts):
         progress(done, len(texts))
         context.evaluate(tokens)
@@ -124,8 +128,8 @@ class _Sums:
 class _Context:
     """llama.cpp's memory of one text at a time, with a watcher of its graph."""
 
-    def __init__(self, model: Gguf, size: int, watcher: Watcher, threads: int) -> None:
-        self._model, self._watcher, self._threads = model, watcher, threads
+    def __init__(self, model: Gguf, size: int, watcher: Watcher, pace: "Pace") -> None:
+        self._model, self._watcher, self._pace = model, watcher, pace
         ffi, c = library().ffi, library().c
         options = c.llama_context_default_params()
         options.n_ctx = -(-size // CHUNK) * CHUNK
@@ -142,7 +146,6 @@ class _Context:
         # The closure keeps the model alive until its context is gone.
         self._pointer: Any = ffi.gc(pointer, lambda p, _=model.pointer: c.llama_free(p))
         self._batch: Any = ffi.gc(c.llama_batch_init(CHUNK, 0, 1), c.llama_batch_free)
-        c.llama_set_n_threads(self._pointer, threads, threads)
 
     def evaluate(self, tokens: Sequence[int]) -> None:
         """Evaluate one text from its beginning."""
@@ -156,7 +159,11 @@ class _Context:
                 batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
                 batch.logits[i] = True  # else the last layer would see no other tokens
             batch.n_tokens = len(part)
+            threads = self._pace.for_token()
+            c.llama_set_n_threads(self._pointer, threads, threads)
+            began = time.perf_counter()
             status = c.llama_decode(self._pointer, batch)
+            self._pace.took(threads, (time.perf_counter() - began) / len(part))
             if self._watcher.failure is not None:
                 raise self._watcher.failure
             if status != 0:

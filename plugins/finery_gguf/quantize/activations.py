@@ -45,7 +45,8 @@ as by llama.cpp's own llama-imatrix."""
 
 Receive = Callable[[str, int, "numpy.ndarray[Any, Any]", "numpy.ndarray[Any, Any] | None"], None]
 """Takes a weight's name, its number of matrices, the activations as (sequences, matrices, tokens,
-columns), and for experts which of them each token goes to, as (tokens, experts used)."""
+columns). Of experts, the activations are (1, tokens, experts used or 1, columns), and the last
+argument says which of them each token goes to, as (tokens, experts used)."""
 
 
 class Watcher:

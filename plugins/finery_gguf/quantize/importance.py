@@ -64,6 +64,10 @@ def importance_of(
 ) -> Importance:
     """Evaluate texts with a GGUF of 8 or more bits on the CPU, each by itself.
 
+    The first token of a text isn't counted. Models use it as a place to attend to when nothing else
+    fits, with activations up to thousands of times as large as others (Sun et al. 2024,
+    https://arxiv.org/abs/2402.17762). In short rows, it would outweigh all other tokens.
+
     texts: token ids, none empty, none longer than the context. pace: chooses the number of threads,
     which changes nothing else. progress: called with (done, total).
     """
@@ -73,7 +77,7 @@ def importance_of(
     context = _Context(Gguf(path), longest, watcher, pace)
     for done, tokens in enumerate(texts):
         progress(done, len(texts))
-        context.evaluate(tokens)
+        context.evaluate(tokens, sums)
     if not sums.squares:
         raise StepError(
             "llama.cpp evaluated the rows without multiplying by any weight of a layer",
@@ -88,6 +92,8 @@ class _Sums:
     def __init__(self) -> None:
         self.squares: dict[str, numpy.ndarray[Any, Any]] = {}
         self.counts: dict[str, numpy.ndarray[Any, Any]] = {}
+        self.skipped = 0
+        """Tokens at the beginning of a batch that aren't counted."""
 
     def add(
         self,
@@ -99,16 +105,18 @@ class _Sums:
         """Add the activations of one product, see `activations.Receive`."""
         import numpy as np
 
-        squares = np.square(values, dtype=np.float64)
         width = values.shape[-1]
         total = self.squares.setdefault(name, np.zeros((matrices, width)))
         count = self.counts.setdefault(name, np.zeros(matrices, np.int64))
         if experts is not None:
+            squares = np.square(values[0, self.skipped :], dtype=np.float64)
+            experts = experts[self.skipped :]
             tokens, used = experts.shape
-            each = np.broadcast_to(squares[0], (tokens, used, width))
+            each = np.broadcast_to(squares, (tokens, used, width))
             np.add.at(total, experts.ravel(), each.reshape(-1, width))
             count += np.bincount(experts.ravel(), minlength=matrices)
         else:
+            squares = np.square(values[..., self.skipped :, :], dtype=np.float64)
             grouped = squares.reshape(values.shape[0], matrices, -1, width)
             total += grouped.sum(axis=(0, 2))
             count += grouped.shape[0] * grouped.shape[2]
@@ -147,7 +155,7 @@ class _Context:
         self._pointer: Any = ffi.gc(pointer, lambda p, _=model.pointer: c.llama_free(p))
         self._batch: Any = ffi.gc(c.llama_batch_init(CHUNK, 0, 1), c.llama_batch_free)
 
-    def evaluate(self, tokens: Sequence[int]) -> None:
+    def evaluate(self, tokens: Sequence[int], sums: _Sums) -> None:
         """Evaluate one text from its beginning."""
         c = library().c
         c.llama_memory_clear(c.llama_get_memory(self._pointer), True)
@@ -159,6 +167,7 @@ class _Context:
                 batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
                 batch.logits[i] = True  # else the last layer would see no other tokens
             batch.n_tokens = len(part)
+            sums.skipped = int(start == 0)
             threads = self._pace.for_token()
             c.llama_set_n_threads(self._pointer, threads, threads)
             began = time.perf_counter()

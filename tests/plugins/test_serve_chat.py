@@ -78,11 +78,13 @@ def test_the_same_question_gets_the_same_answer(two: Project) -> None:
 
 
 def test_two_models_in_a_pipe(two: Project) -> None:
-    ran = chat(two, "Hi\n/save c.jsonl\n", "tiny", "--beside", "other", "--max-tokens", "4")
+    typed = "Hi\n/save c.jsonl\n/save other d.jsonl\n"
+    ran = chat(two, typed, "tiny", "--beside", "other", "--max-tokens", "4")
     assert ran.code == 0
-    assert ran.out.startswith("tiny: ")
-    assert "\nother: " in ran.out
-    assert "(that of tiny)" in ran.err
+    for name, other, file in (("tiny", "other", "c.jsonl"), ("other", "tiny", "d.jsonl")):
+        (messages,) = saved(two, file)
+        assert f"{name}: {messages[-1]['content']} … (cut" in ran.out
+        assert f"{file}, with {name}\n/save {other} saves the other" in ran.err
 
 
 def test_the_same_model_twice_is_refused(two: Project) -> None:

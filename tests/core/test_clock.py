@@ -32,7 +32,10 @@ def test_a_copy_has_the_same_bytes_though_blocks_cannot_be_shared(
 ) -> None:
     """blocks: after which the system refuses; None: it doesn't."""
     content = bytes(range(256)) * 10
-    (tmp_path / "source").write_bytes(content)
+    source = tmp_path / "source"
+    source.write_bytes(content)
+    source.chmod(0o444)
+    before = source.stat()
     copies, done = os.copy_file_range, list[int]()
 
     def refuse(source: int, target: int, count: int) -> int:
@@ -42,8 +45,9 @@ def test_a_copy_has_the_same_bytes_though_blocks_cannot_be_shared(
 
     monkeypatch.setattr(files, "BLOCK", 1000)
     monkeypatch.setattr(os, "copy_file_range", refuse)
-    copy_file(tmp_path / "source", tmp_path / "target", done.append)
+    copy_file(source, tmp_path / "target", done.append)
     assert (tmp_path / "target").read_bytes() == content
     assert sum(done) == len(content)
     with pytest.raises(FileExistsError):
-        copy_file(tmp_path / "source", tmp_path / "target")
+        copy_file(source, tmp_path / "target")
+    assert source.stat().st_ctime_ns == before.st_ctime_ns

@@ -35,6 +35,7 @@ from finery_serve.check.faults import (
     option_fault,
     sampling_faults,
 )
+from finery_serve.check.missing import refuse_ollama, unchecked
 from finery_serve.check.prompts import (
     Asked,
     Trained,
@@ -50,6 +51,7 @@ from finery_serve.options import RUN, read_run
 from finery_serve.servers import Running, Serving
 
 BUILD_FACTS = "finery_gguf.programs:build_facts"
+BUILD_FILES = "finery_gguf.programs:build_files"
 """By name: only which build it finds is in the key."""
 OWN = ("prompts", "answers", "lost")
 EVALUATED = "{} evaluated"
@@ -149,6 +151,11 @@ class Check(Judge, engines=True, packages=("xllamacpp",), hints="finery_eval.hin
         facts: Mapping[str, Any] = load_reference(BUILD_FACTS)("llama-server")
         return facts
 
+    def key_files(self) -> list[str]:
+        """Where it is or might be."""
+        files: list[str] = load_reference(BUILD_FILES)("llama-server")
+        return files
+
     def check(self) -> None:
         """Raise `UsageError` for settings that can't work. Light: reads no input."""
         inner = self.inner()
@@ -170,6 +177,7 @@ class Check(Judge, engines=True, packages=("xllamacpp",), hints="finery_eval.hin
     def run(self, job: Job) -> Metrics:
         """Start each server, compare prompts and answers, write the metrics."""
         self.check()
+        refuse_ollama(self.bundle)
         rows = evaluator.read_rows(self.rows)
         inner = self.inner()
         asker = inner or Limits(self.max_tokens)
@@ -306,6 +314,10 @@ class Check(Judge, engines=True, packages=("xllamacpp",), hints="finery_eval.hin
         for name, found in faults.items():
             for fault in found:
                 job.log(f"{name}: {fault.kind}: {fault.what}")
+        missing = unchecked(trained=self.trained is not None, base=self.base is not None)
+        for _, what in missing:
+            job.log(f"not checked: {what}")
+        tables.append(table("Not checked", ["fault", "what"], missing))
         tables[1:1] = evaluator.comparison_tables(comparisons)
         headline = [verdicts.headline[0] if verdicts else "answers", "prompts"]
         details = {

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,11 @@ def sampling(**settings: Any) -> Any:
     return sampling_of(**settings)
 
 
+def chat(server: Server, name: str) -> str:
+    body = {"model": name, "messages": TALKS[0], "max_tokens": 8}
+    return str(server.request("/v1/chat/completions", body)["choices"][0]["message"]["content"])
+
+
 @pytest.mark.slow
 @needs_vllm
 class TestServer:
@@ -144,14 +150,12 @@ class TestServer:
         assert running.build.startswith("vLLM 0.")
 
     def test_the_name_in_a_request_selects_the_adapter(self, running: Server) -> None:
-        said = {
-            name: running.request(
-                "/v1/chat/completions",
-                {"model": name, "messages": TALKS[0], "max_tokens": 8},
-            )["choices"][0]["message"]["content"]
-            for name in running.names
-        }
-        assert len(set(said.values())) == 3
+        alone = {name: chat(running, name) for name in running.names}
+        assert len(set(alone.values())) == 3
+        mixed = [*running.names] * 20
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda name: chat(running, name), mixed))
+        assert answers == [alone[name] for name in mixed]
 
     def test_prompts_are_the_trained_ones(self, running: Server, base: Model) -> None:
         tokenizer = load_tokenizer(base)

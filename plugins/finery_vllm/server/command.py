@@ -46,7 +46,7 @@ def served(
 
     `DataError` for a folder that is neither.
     """
-    described = _description(folder)
+    described = description_of(folder)
     if described is None:
         if not (folder / "config.json").is_file():
             raise DataError(
@@ -145,7 +145,8 @@ def cpu_options() -> dict[str, str]:
     }  # fmt: skip
 
 
-def _description(folder: Path) -> Description | None:
+def description_of(folder: Path) -> Description | None:
+    """What `serve.json` says; None without one. `DataError` if it can't be read."""
     path = folder / DESCRIPTION
     if not path.is_file():
         return None

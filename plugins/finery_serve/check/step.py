@@ -193,7 +193,7 @@ class Check(Judge, engines=True, packages=("xllamacpp",), hints="finery_eval.hin
         asking = Asking(asked, asker.max_tokens, asker.temperature, self.slots, self._trained, job)
         if self.bundle is not None:
             return ask_server(self.bundle, self.models, asking)
-        served = {}
+        served: dict[str, Served] = {}
         for model in self.models:
             served |= ask_server(model, [model], asking)
         return served

@@ -10,6 +10,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
+# Some containers set it; every command would then compile finery's modules anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: quickstart test test-quick lint types schemas docs pytest-quick pytest-all pytest-real format bench gpu-check gpu-wheels clean
 
 quickstart: $(VENV)/.installed-all
@@ -41,7 +44,7 @@ pytest-quick: $(VENV)/.installed-dev
 	$(BIN)/pytest -n 2 --dist worksteal -m "not slow and not real"
 
 pytest-all: $(VENV)/.installed-dev
-	$(BIN)/pytest -n 2 --dist worksteal -m "not real"
+	$(BIN)/pytest -n 2 --dist worksteal -m "not real" --durations 30
 
 pytest-real: $(VENV)/.installed-dev
 	$(BIN)/pytest -m real --durations 10

@@ -21,6 +21,7 @@ from conftest import MakeProject, Project, Ran
 import finery
 import finery.rows
 import finery.testing
+from finery import open_graph
 from finery.plugin import hookspecs as hooks
 
 ROOT = Path(__file__).parent.parent
@@ -255,6 +256,18 @@ def test_the_readme_recipe_is_fine(project: MakeProject) -> None:
     made = project({"recipe.yaml": recipe, "data/tickets.jsonl": ALPACA})
     ran = made.run("check")
     assert ran.code == 0, ran.err
+
+
+def test_each_recipe_says_how_to_train_the_larger_model_of_the_readme() -> None:
+    base = yaml.safe_load(_blocks(ROOT / "README.md", "yaml")[0])["models"]["base"]
+    recipes = sorted((ROOT / "recipes").glob("*/recipe.yaml"))
+    assert len(recipes) == 7
+    for recipe in recipes:
+        head = recipe.read_text("utf-8").partition("\nfinery: 1")[0]
+        (written,) = re.findall(r"^#   base: (?:&base )?(\{.+\})$", head, re.MULTILINE)
+        assert yaml.safe_load(written) == base
+        rate = "train.sft.learning_rate=2e-4"
+        assert open_graph(recipe, [f"models.base={written}", rate]).nodes["base"].use == "hub.model"
 
 
 def test_the_recipes_of_the_generation_page_are_fine(project: MakeProject) -> None:

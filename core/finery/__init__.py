@@ -105,10 +105,10 @@ if TYPE_CHECKING:
     from finery.step.job import Job
     from finery.step.step import Step
     from finery.store.database import Store
-    from finery.util.files import check_plain
+    from finery.util.files import check_plain, copy_file
     from finery.util.installed import version_of
     from finery.util.machine import cpu_count
-    from finery.util.paths import shown
+    from finery.util.paths import linked, shown
     from finery.util.references import load_reference
     from finery.util.text import (
         counted,
@@ -197,6 +197,7 @@ _HOME = {
     "asked_of": "finery.plugin.forecasts",
     "base_models": "finery.recipe.graph",
     "check_plain": "finery.util.files",
+    "copy_file": "finery.util.files",
     "count_rows": "finery.plugin.forecasts",
     "counted": "finery.util.text",
     "counts_in_words": "finery.plugin.views.display",
@@ -215,6 +216,7 @@ _HOME = {
     "interface": "finery.step.interfaces",
     "json_option": "finery.cli.options",
     "load_plugins": "finery.plugin.manager",
+    "linked": "finery.util.paths",
     "load_reference": "finery.util.references",
     "load_source": "finery.plugin.source",
     "named_gpus": "finery.execute.gpus",
@@ -335,6 +337,7 @@ __all__ = [
     "asked_of",
     "base_models",
     "check_plain",
+    "copy_file",
     "count_rows",
     "counted",
     "counts_in_words",
@@ -352,6 +355,7 @@ __all__ = [
     "inputs_as",
     "interface",
     "json_option",
+    "linked",
     "load_plugins",
     "load_reference",
     "load_source",

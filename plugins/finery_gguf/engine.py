@@ -38,6 +38,7 @@ CAN_USE_GPU = "finery_gguf.offload:can_use_gpu"
 LOG_DEVICE = "finery_gguf.offload:log_device"
 ROWS_AT_ONCE = "finery_gguf.answering.choice:rows_at_once"
 SERVER = "finery_gguf.answering.choice:server"
+BUILD_FILES = "finery_gguf.programs:build_files"
 """By name, since the number of threads or rows can't change an answer and must not enter the key.
 Whether a server answers is a fact in the key."""
 
@@ -68,6 +69,12 @@ class GgufEngine(Engine):
         """The server that answers, and how many rows it answers at once; empty without one."""
         server = load_reference(SERVER)()
         return {"llama.cpp": f"{server}, {load_reference(ROWS_AT_ONCE)()} slots"} if server else {}
+
+    @classmethod
+    def key_files(cls) -> list[str]:
+        """Where the user's llama-server is or might be."""
+        files: list[str] = load_reference(BUILD_FILES)()
+        return files
 
     def batches(self, requests: Sequence[Request]) -> list[list[int]]:
         """One request each. Those with the same tools and earlier turns follow one another.

@@ -37,6 +37,7 @@ _QUANTISED = re.compile(r"[.-](i?q\d\w*|b?f16|f32)$", re.IGNORECASE)
 """The conventional endings of GGUF file names."""
 
 BUILD_FACTS = "finery_gguf.programs:build_facts"
+BUILD_FILES = "finery_gguf.programs:build_files"
 USER_PROGRAM = "finery_gguf.programs:user_program"
 """By name: where a user's programs are doesn't belong in the key, and their builds are facts."""
 QUANTIZE = "llama-quantize"
@@ -97,6 +98,11 @@ class Export(
         """The builds of the user's converter and llama-quantize; empty without them."""
         facts: Mapping[str, Any] = load_reference(BUILD_FACTS)(*OWN)
         return facts
+
+    def key_files(self) -> list[str]:
+        """Where these programs are or might be."""
+        files: list[str] = load_reference(BUILD_FILES)(*OWN)
+        return files
 
     def run(self, job: Job) -> dict[str, Model]:
         """Merge, convert to bf16, quantise the result, and verify each file."""

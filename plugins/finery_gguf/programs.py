@@ -27,6 +27,8 @@ SERVER, QUANTIZE, IMATRIX = "llama-server", "llama-quantize", "llama-imatrix"
 CONVERTER = "convert_hf_to_gguf.py"
 _FOLDERS = ("", "bin", "build/bin", "build/bin/Release", "..", "../..")
 """Where programs are: in an install, in a build, and the converter above a build."""
+_PRINTERS = (SERVER, "llama-cli")
+"""Programs that print the build of their llama.cpp."""
 _SECONDS = 60.0  # for a program to print its version; CUDA takes some when it is first loaded
 _VERSION = re.compile(r"^version: (.+)$", re.MULTILINE)
 
@@ -81,6 +83,16 @@ def build_facts(*names: str) -> dict[str, str]:
     """For keys: the builds of those of the user's programs that exist; empty without any."""
     programs = {name: user_program(name) for name in names}
     return {f"build of {name}": own.build for name, own in programs.items() if own is not None}
+
+
+def build_files(*names: str) -> list[str]:
+    """For stamps: where programs, and those that print their build, are or might be installed."""
+    named = os.environ.get(VARIABLE, "")
+    if named == WHEELS:
+        return []
+    searched = [_folder(named) / part for part in _FOLDERS] if named else os.get_exec_path()
+    wanted = dict.fromkeys((*names, *_PRINTERS))
+    return [os.path.abspath(os.path.join(folder, name)) for folder in searched for name in wanted]
 
 
 def is_for_another_cpu(status: int) -> bool:

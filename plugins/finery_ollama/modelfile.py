@@ -1,11 +1,19 @@
 """`ollama.modelfile`: a GGUF with the files that Ollama needs to run it."""
 
-import os
-import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from finery import Bundle, DataError, Job, Model, Step, StepError, did_you_mean, setting, takes
+from finery import (
+    Bundle,
+    DataError,
+    Job,
+    Model,
+    Step,
+    StepError,
+    copy_file,
+    did_you_mean,
+    setting,
+    takes,
+)
 from finery_gguf.llama import PACKAGE, Gguf
 from finery_ollama.commands import Command, write_modelfile
 
@@ -92,7 +100,7 @@ class Modelfile(Step, seeded=False, sections=("export",), packages=(PACKAGE,)):
         for note in derived.notes:
             job.log(note)
         job.progress(0, 1, f"copying {source.name}")
-        copy(source, job.out / source.name)
+        copy_file(source, job.out / source.name)
         sizes = {p.name: p.stat().st_size for p in sorted(job.out.iterdir())}
         meta = {"format": "ollama", "name": self.name, "files": sizes, "run": run}
         return Bundle(job.out, meta=meta)
@@ -100,23 +108,6 @@ class Modelfile(Step, seeded=False, sections=("export",), packages=(PACKAGE,)):
     def _parameters(self, gguf: Gguf) -> dict[str, Value]:
         context = min(gguf.n_context or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
         return {"temperature": 0, "repeat_penalty": 1, "num_ctx": context, **self.parameters}
-
-
-def copy(source: Path, target: Path) -> None:
-    """Copy a file, sharing its blocks if the file system can.
-
-    Not a hard link, which would change the ctime of a source that belongs to others.
-    """
-    try:
-        with source.open("rb") as read, target.open("xb") as write:
-            left = os.fstat(read.fileno()).st_size
-            while left:
-                copied = os.copy_file_range(read.fileno(), write.fileno(), left)
-                if not copied:
-                    raise OSError("the file got shorter")
-                left -= copied
-    except (AttributeError, OSError):  # not supported by this system, or between these file systems
-        shutil.copyfile(source, target)
 
 
 def _system(system: str, derived: "Derived") -> str:

@@ -14,12 +14,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import click
+from click.core import ParameterSource
 
 from finery import StepError, UsageError, json_option, print_json, recipe_and_step, set_option
 from finery_serve.servers import Running, Serving, names_of
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PORT = 8080
+OWN_SERVER = ("host", "port", "slots", "context")
+"""Options of a server that finery starts."""
 CHECKED_EVERY = 0.5
 """Seconds between two looks at whether the server still runs."""
 
@@ -42,8 +45,16 @@ CHECKED_EVERY = 0.5
     "--context", type=click.IntRange(64), metavar="TOKENS",
     help="Longest conversation with its answer. [default: the model's, at most 8192]",
 )  # fmt: skip
+@click.option(
+    "--ollama",
+    is_flag=True,
+    help="Print how Ollama imports STEP, an ollama.modelfile; in a terminal, offer to do it.",
+)
+@click.option("--yes", is_flag=True, help="With --ollama: import it without a question.")
 @json_option
+@click.pass_context
 def command(
+    called: click.Context,
     step: str,
     recipe: Path,
     overrides: tuple[str, ...],
@@ -51,6 +62,8 @@ def command(
     port: int,
     slots: int | None,
     context: int | None,
+    ollama: bool,
+    yes: bool,
     as_json: bool,
 ) -> None:
     """Serve the model or bundle of STEP with an OpenAI-compatible API.
@@ -60,7 +73,13 @@ def command(
     """
     from finery_serve.opening import open_built, server_for
 
+    _check_combination(called, ollama=ollama, yes=yes)
     opened = open_built(step, recipe, overrides)
+    if ollama:
+        from finery_serve.ollama import import_model
+
+        import_model(opened, yes=yes, as_json=as_json)
+        return
     serve = server_for(opened)
     key = None if host in LOOPBACK else secrets.token_urlsafe(32)
     check_port(host, port)
@@ -76,6 +95,20 @@ def command(
             else:
                 click.echo(introduction(running, serving))
             _wait(running, serving)
+
+
+def _check_combination(called: click.Context, *, ollama: bool, yes: bool) -> None:
+    """Raise `UsageError` for options that would have no effect."""
+    if yes and not ollama:
+        raise UsageError("--yes only belongs to --ollama", where="--yes", fix="leave it out")
+    for name in OWN_SERVER if ollama else ():
+        if called.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise UsageError(
+                "with --ollama, Ollama's own server answers",
+                where=f"--{name}",
+                fix="leave it out; `num_ctx` in `parameters` of ollama.modelfile sets the context, "
+                "and the variable OLLAMA_HOST the address",
+            )
 
 
 def check_port(host: str, port: int) -> None:

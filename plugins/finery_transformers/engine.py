@@ -19,14 +19,14 @@ from finery import (
     StepError,
     load_reference,
 )
+from finery_transformers.generation.room import Room
 from finery_transformers.loading import AUTO_DTYPE
-from finery_transformers.room import Room
 
 if TYPE_CHECKING:
     import torch
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-    from finery_transformers.answers import TokenReader
+    from finery_transformers.parsing.tokens import TokenReader
 
 EXHAUSTED = "finery_transformers.exhaustion:exhausted"
 ANSWERING = "finery_transformers.exhaustion:ANSWERING"
@@ -77,7 +77,7 @@ class TransformersEngine(Engine):
         """Answer one batch. `completion_tokens` counts the end-of-turn token too."""
         import torch
 
-        from finery_transformers import heads
+        from finery_transformers.generation import heads, rounds
 
         loaded = self._loaded
         for request in requests:
@@ -87,11 +87,9 @@ class TransformersEngine(Engine):
         with torch.no_grad(), torch.random.fork_rng(), _explained(prompts, sampling.max_tokens):
             torch.manual_seed(_seed(sampling.seed, prompts))
             batch = heads.read(loaded.model, prompts, loaded.pad)
-            length = batch.input_ids.shape[1]
-            sequences = loaded.model.generate(  # type: ignore[operator]
-                **batch.arguments(), **self._arguments(length, sampling)
+            answers = rounds.answers(
+                loaded.model, batch, ends=loaded.ends, **self._arguments(sampling)
             )
-        answers = sequences[:, length:].tolist()
         return [
             self._completion(answer, prompt, request, sampling.stop)
             for answer, prompt, request in zip(answers, prompts, requests, strict=True)
@@ -128,32 +126,20 @@ class TransformersEngine(Engine):
             )
         return tokens
 
-    def _arguments(self, prompt_length: int, sampling: Sampling) -> dict[str, Any]:
+    def _arguments(self, sampling: Sampling) -> dict[str, Any]:
         arguments: dict[str, Any] = {"max_new_tokens": sampling.max_tokens, "do_sample": False}
         if sampling.temperature > 0:
             arguments |= {"do_sample": True, "temperature": sampling.temperature}
             arguments |= {"top_p": sampling.top_p, "top_k": 0}
-        if sampling.stop:
-            arguments["stopping_criteria"] = [self._stopper(prompt_length, sampling.stop)]
+        if stop := sampling.stop:
+            text = self._loaded.answers.text
+            arguments["stopped"] = lambda answer: any(s in text(answer) for s in stop)
         return arguments
-
-    def _stopper(self, prompt_length: int, stop: Sequence[str]) -> Any:
-        """A stopping criterion: an answer is finished once it contains a stop string."""
-        import torch
-
-        text = self._loaded.answers.text
-
-        def finished(tokens: "torch.Tensor", _scores: Any, **_: Any) -> "torch.Tensor":
-            texts = [text(answer) for answer in tokens[:, prompt_length:].tolist()]
-            stopped = [any(s in written for s in stop) for written in texts]
-            return torch.tensor(stopped, device=tokens.device)
-
-        return finished
 
     def _completion(
         self, answer: list[int], prompt: list[int], request: Request, stop: Sequence[str]
     ) -> Completion:
-        """Cut the output of `generate`, which pads finished rows with an end-of-turn token."""
+        """Cut an answer, which `generate` pads with an end-of-turn token once it has ended."""
         from finery_transformers.chat import decoded
 
         ends = self._loaded.ends
@@ -238,8 +224,8 @@ def _ready(
     """
     from transformers import GenerationConfig
 
-    from finery_transformers.answers import TokenReader
     from finery_transformers.chat import end_of_turn
+    from finery_transformers.parsing.tokens import TokenReader
 
     ends = sorted(end_of_turn(tokenizer, arguments) | _ends(model.generation_config))
     if not ends:

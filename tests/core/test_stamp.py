@@ -11,6 +11,7 @@ import pytest
 from conftest import MakeProject, Project
 from in_process import build
 
+from finery import Step
 from finery.build import uptodate as stamp
 from finery.util import files as clock
 
@@ -122,6 +123,21 @@ def test_another_gpu_or_dtype_takes_the_long_road(
 ) -> None:
     """It may be in keys as a fact of the machine."""
     monkeypatch.setenv(variable, "fp32")
+    assert done(stamped) is None
+
+
+def test_a_program_that_appears_or_another_path_takes_the_long_road(
+    stamped: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step says where it looks for programs that are facts in its key."""
+    monkeypatch.setattr(Step, "key_files", lambda step: [f"{tmp_path}/tool"])
+    keep(stamped)
+    assert done(stamped) == 3
+    (tmp_path / "tool").write_text("")
+    assert done(stamped) is None
+    keep(stamped)
+    assert done(stamped) == 3
+    monkeypatch.setenv("PATH", str(tmp_path))
     assert done(stamped) is None
 
 

@@ -1,7 +1,6 @@
 """`eval.tools` with `execute`: calls are executed, and what they do is judged."""
 
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +183,7 @@ def reply(messages: Any) -> Any:
         (call("cancel", order="Z9"), '{"error":"KeyError: \'Z9\'"}'),
         (call("cancel"), '{"error":"cancel: \'order\' is a required property"}'),
         (call("refund"), '{"error":"calls refund, which isn\'t offered"}'),
-        (call("wait", seconds=9), '{"error":"wait takes longer than 0.5 s"}'),
+        (call("wait", seconds=600), '{"error":"wait takes longer than 3 s"}'),
         (call("leave"), '{"error":"leave ended the process"}'),
     ],
 )
@@ -196,13 +195,11 @@ def test_a_failed_call_is_told_to_the_model(bad: dict[str, Any], told: str, tmp_
         return [calls(CANCEL), calls(bad), "ok"][len(contents) - 1]
 
     rows = [task("Cancel A1.", CANCEL, "ok")]
-    began = time.monotonic()
-    found, _ = report(tmp_path, rows, caller("m", answer), seconds=0.5)
+    found, _ = report(tmp_path, rows, caller("m", answer), seconds=3)
     assert contents[1:] == ["done", told]
     assert found["scores"]["m"]["accuracy"] == 1  # what came before is kept, the call left nothing
     (steps,) = [t["rows"] for t in found["details"]["tables"] if t["title"] == "Steps"]
     assert steps[0][3] == 1
-    assert time.monotonic() - began < 8
 
 
 UNREADABLE = calls(text="<tool_call>{", finish_reason="stop", call_error="isn't JSON")

@@ -1,8 +1,10 @@
 """Which llama.cpp is used: the user's own first, the wheels else."""
 
+import time
 from pathlib import Path
 
 import pytest
+from serving import RECIPE, tiny_project
 from tiny_gguf import write_tiny_gguf
 from user_llama_cpp import write_for_another_cpu, write_programs
 
@@ -56,6 +58,22 @@ def test_the_path_comes_after_the_variable(tmp_path: Path, monkeypatch: pytest.M
     assert user_program(SERVER) == (named / "build" / "bin" / SERVER, "6123 (0ce8cd1)")
     monkeypatch.setenv(VARIABLE, programs.WHEELS)
     assert user_program(SERVER) is None
+
+
+def test_a_server_that_is_installed_later_answers_the_rows_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    test = "evaluate:\n  test: {use: eval.exact, models: tiny, rows: rows, max_tokens: 2}\n"
+    project = tiny_project(tmp_path / "p", RECIPE + test)
+    assert project.ran() == ["rows", "test", "tiny"]
+    time.sleep(0.3)  # until a file can't change again without its time showing it
+    assert project.ran() == project.ran() == []
+    server = write_programs(tmp_path / "llama.cpp") / "build" / "bin" / SERVER
+    (folder / SERVER).symlink_to(server)
+    assert project.ran() == ["test"]
 
 
 def test_a_converter_is_known_by_its_content(

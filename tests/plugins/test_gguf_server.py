@@ -77,6 +77,26 @@ def test_a_key_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert "sesame" not in Path(f"/proc/{server.pid}/cmdline").read_text()
 
 
+@pytest.mark.parametrize("key", [None, "sesame"])
+def test_pages_of_others_cannot_read_the_answers_without_a_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str | None
+) -> None:
+    """A page that its user opens runs on the same machine as the server."""
+    monkeypatch.setenv(VARIABLE, WHEELS)
+    path = write_tiny_gguf(tmp_path / "t.gguf")
+    with start(path, threads=1, context=256, api_key=key) as server:
+
+        def readers(origin: str) -> str | None:
+            asked = urllib.request.Request(f"{server.address}/health", headers={"Origin": origin})
+            with urllib.request.urlopen(asked, timeout=60) as answer:
+                readers: str | None = answer.headers.get("Access-Control-Allow-Origin")
+                return readers
+
+        assert readers("http://localhost:3000") == "http://localhost:3000"
+        for other in ("https://pages.invalid", "http://localhost.pages.invalid"):
+            assert bool(readers(other)) is (key is not None)
+
+
 PARENT = """
 import sys, time
 from pathlib import Path

@@ -1,6 +1,5 @@
 """The step: a folder that `ollama create` takes, from the GGUF alone."""
 
-import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +13,7 @@ from finery.testing import TestJob, run_step
 from finery_gguf.chat import ChatTemplate
 from finery_ollama.choice import new_notes, replaces
 from finery_ollama.commands import read_modelfile
-from finery_ollama.modelfile import Modelfile, copy
+from finery_ollama.modelfile import Modelfile
 from finery_transformers.frozen.source import prologue
 
 OLD: Literal["<0.30"] = "<0.30"
@@ -187,16 +186,6 @@ def test_templates_that_an_old_ollama_cannot_write(
 def test_only_a_gguf_is_taken(tmp_path: Path) -> None:
     with pytest.raises(StepError, match="format 'adapter'"):
         Modelfile(gguf=Model(tmp_path, meta={"format": "adapter"}), name="x").run(TestJob(tmp_path))
-
-
-def test_a_copy_has_all_bytes_and_leaves_the_source_as_it_was(tmp_path: Path) -> None:
-    source = tmp_path / "a"
-    source.write_bytes(os.urandom(3_000_001))
-    source.chmod(0o444)
-    before = source.stat()
-    copy(source, tmp_path / "b")
-    assert (tmp_path / "b").read_bytes() == source.read_bytes()
-    assert source.stat().st_ctime_ns == before.st_ctime_ns
 
 
 @pytest.mark.real

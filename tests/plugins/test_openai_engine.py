@@ -647,11 +647,9 @@ def test_a_server_that_restarts_is_waited_for() -> None:
 
 def test_so_many_are_under_way_and_no_more(server: Server) -> None:
     server.answer = lambda body: Reply("x", delay=0.05)
-    started = time.monotonic()
     ask(TestJob(), model(server, concurrency=8), *questions(64))
     assert server.most_flying == 8
     assert len(server.connections) <= 8
-    assert time.monotonic() - started < 2
 
 
 def test_requests_a_minute_are_kept_to(server: Server) -> None:

@@ -78,6 +78,27 @@ def test_the_command_demands_a_key_beyond_this_machine(tmp_path: Path) -> None:
     )
 
 
+def test_pages_of_others_cannot_read_answers_without_a_key(tmp_path: Path) -> None:
+    bundle = made(tmp_path)
+    program = tmp_path / "server"
+    program.write_text('#!/bin/sh\necho "origins: ${LLAMA_ARG_CORS_ORIGINS-any}"\n')
+    program.chmod(0o755)
+    script, own = bundle.file("run.sh"), {"LLAMA_SERVER": str(program)}
+    assert ran(script, **own).stdout == "origins: localhost\n"
+    assert ran(script, **own, LLAMA_ARG_CORS_ORIGINS="*").stdout == "origins: *\n"
+    assert ran(script, **own, LLAMA_API_KEY="k").stdout == "origins: any\n"
+    (service,) = yaml.safe_load(bundle.file("compose.yaml").read_text())["services"].values()
+    assert service["environment"][1:] == [
+        "LLAMA_ARG_CORS_ORIGINS=${LLAMA_ARG_CORS_ORIGINS:-localhost}"
+    ]
+
+
+def test_a_container_needs_plain_files(tmp_path: Path) -> None:
+    bundle = made(tmp_path)
+    for name in ("compose.yaml", "README.md"):
+        assert "`finery export` or `cp -rL`" in bundle.file(name).read_text()
+
+
 def test_options_are_read_as_they_were_written(tmp_path: Path) -> None:
     options = read_run(made(tmp_path, slots=3, context=128).file("run.sh"))
     assert options == Options(model="tiny.gguf", name="me/tiny", context=128, slots=3)

@@ -7,6 +7,7 @@ import pty
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from serving import RECIPE, tiny_project
 from tiny_gguf import CHATML
 
 from finery import Completion, UsageError
-from finery_serve.chat.screen import beside
+from finery_serve.chat.screen import beside, without_echo
 from finery_serve.chat.talk import Talk
 
 pytestmark = needs_llama_server
@@ -78,11 +79,13 @@ def test_the_same_question_gets_the_same_answer(two: Project) -> None:
 
 
 def test_two_models_in_a_pipe(two: Project) -> None:
-    ran = chat(two, "Hi\n/save c.jsonl\n", "tiny", "--beside", "other", "--max-tokens", "4")
+    typed = "Hi\n/save c.jsonl\n/save other d.jsonl\n"
+    ran = chat(two, typed, "tiny", "--beside", "other", "--max-tokens", "4")
     assert ran.code == 0
-    assert ran.out.startswith("tiny: ")
-    assert "\nother: " in ran.out
-    assert "(that of tiny)" in ran.err
+    for name, other, file in (("tiny", "other", "c.jsonl"), ("other", "tiny", "d.jsonl")):
+        (messages,) = saved(two, file)
+        assert f"{name}: {messages[-1]['content']} … (cut" in ran.out
+        assert f"{file}, with {name}\n/save {other} saves the other" in ran.err
 
 
 def test_the_same_model_twice_is_refused(two: Project) -> None:
@@ -151,6 +154,19 @@ def test_columns_have_the_same_width() -> None:
     console.print(beside(["a", "b"], ["left " * 8, "right"]))
     lines = console.export_text().splitlines()
     assert lines[0].index("b") == lines[1].index("right") == 20
+
+
+def test_what_is_typed_during_an_answer_is_not_shown_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    outside, terminal = pty.openpty()
+    with os.fdopen(outside, "r+b", buffering=0) as keys, os.fdopen(terminal) as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        with suppress(KeyboardInterrupt), without_echo():
+            keys.write(b"typed early\n")
+            assert stdin.readline() == "typed early\n"
+            raise KeyboardInterrupt
+        keys.write(b"typed later\n")
+        assert stdin.readline() == "typed later\n"
+        assert keys.read(100) == b"typed later\r\n"
 
 
 @pytest.mark.real

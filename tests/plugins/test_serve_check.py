@@ -13,6 +13,7 @@ from finery import Bundle, Dataset, Metrics, Model, RequirementError, StepError,
 from finery.testing import dataset, run_step
 from finery_eval.steps.exact import Exact
 from finery_gguf.export import Export
+from finery_ollama.modelfile import Modelfile
 from finery_serve.bundle.step import LlamaBundle
 from finery_serve.check.faults import adapter_fault, swap_fault
 from finery_serve.check.step import Check
@@ -56,6 +57,14 @@ def test_a_served_model_without_a_fault(tmp_path: Path) -> None:
     assert [c["model"] for c in made.report()["details"]["comparisons"]] == ["m"]
     assert len(list(made.predictions())) == 2 * len(ROWS)
     step.verify({"": made})
+
+
+def test_what_cannot_be_checked_is_said(tmp_path: Path) -> None:
+    model = gguf_model(tmp_path / "m", template=OTHER)
+    tables = check(tmp_path, model)[1].report()["details"]["tables"]
+    (missing,) = (t["rows"] for t in tables if t["title"] == "Not checked")
+    assert [row[0] for row in missing] == ["template", "adapter"]
+    assert "Add `trained:`" in missing[0][1]
 
 
 def test_prompts_with_tools_are_compared(tmp_path: Path) -> None:
@@ -185,6 +194,15 @@ def test_only_ggufs_are_checked(tmp_path: Path) -> None:
     model.ref = "sft"
     with pytest.raises(StepError, match="'sft' has the format 'transformers'"):
         check(tmp_path, model)
+
+
+def test_ollama_is_not_checked_but_what_it_runs_is(tmp_path: Path) -> None:
+    model = gguf_model(tmp_path / "m")
+    folder = run_step(Modelfile(gguf=model, name="tiny"), tmp_path / "o")
+    assert isinstance(folder, Bundle)
+    with pytest.raises(StepError, match="can't check Ollama") as raised:
+        check(tmp_path, model, bundle=folder)
+    assert "name a llama.bundle of the same GGUF" in str(raised.value.fix)
 
 
 def test_requirements_of_the_inner_evaluator_are_refused(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from finery import Completion, DataError, Gpu, Model, Request, Sampling, StepErr
 from finery.testing import TestJob
 from finery_transformers import precision
 from finery_transformers.engine import LiveEngine, TransformersEngine
-from finery_transformers.room import ROWS, Room
+from finery_transformers.generation.room import ROWS, Room
 
 
 @pytest.fixture(scope="module")

@@ -416,7 +416,7 @@ def test_channels_are_read_by_the_description_of_trl(
 def test_of_several_templates_the_one_with_tools_is_read() -> None:
     from tiny_llama import CHATML, tiny_tokenizer
 
-    from finery_transformers.answers import TokenReader
+    from finery_transformers.parsing.tokens import TokenReader
 
     tokenizer = tiny_tokenizer(CHATML)
     tokenizer.chat_template = {"default": CHATML, "tool_use": template("qwen3")}

@@ -1,14 +1,20 @@
 """Trainings that cannot work, through the real command: one clear error each, no leftovers."""
 
+import contextlib
 import json
 import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 from conftest import Project
 from tiny_llama import CHATML, tiny_llama
+
+from finery_trl.report.words import exhaustion
 
 STEPS = '''
 from finery import Dataset, Job, Step, hookimpl, setting
@@ -127,6 +133,20 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("mounting a small disk takes root and mount")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("free", range(0, 4 << 10, 300))
+def test_a_checkpoint_on_a_full_disk_is_named(small_disk: Path, free: int) -> None:
+    with (small_disk / "filler").open("wb") as filler, contextlib.suppress(OSError):
+        filler.write(b"x" * (4 << 20))
+    os.truncate(small_disk / "filler", (small_disk / "filler").stat().st_size - free * 16)
+    state = {f"tensor {n}": torch.zeros(1000) for n in range(40)}
+    with pytest.raises((OSError, RuntimeError)) as caught:
+        torch.save(state, small_disk / "optimizer.pt")
+    facts: Any = SimpleNamespace(folder=small_disk)
+    said = exhaustion(caught.value, facts, facts)
+    assert said is not None
+    assert "disk" in said.what
 
 
 @pytest.mark.slow

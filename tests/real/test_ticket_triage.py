@@ -69,6 +69,9 @@ def _check_scores(made: Project) -> None:
     assert tuned - max(judged["base"]["accuracy"], judged["prompted"]["accuracy"]) >= 0.1
     assert judged["sft"]["valid"] >= 0.95
     assert abs(exported["gguf.q8_0"]["accuracy"] - tuned) <= 0.08
+    served = json.loads((folder / "served" / "metrics.json").read_text("utf-8"))["scores"]
+    assert served["gguf.q8_0"]["prompts"] == 1.0
+    assert served["gguf.q8_0"]["lost"] <= 0.05
 
 
 def _check_the_model_answers(made: Project) -> None:

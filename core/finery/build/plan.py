@@ -19,7 +19,7 @@ from finery.plugin.history import Results
 from finery.recipe.files import find_files
 from finery.recipe.graph import Graph, Node
 from finery.recipe.lock import Lock
-from finery.step.inspect import files_of, full_name
+from finery.step.inspect import files_of, full_name, steps_inside
 from finery.step.interfaces import Pinned, Provenance, floating_name, interface
 from finery.store.database import Store
 from finery.util.canonical import encode
@@ -72,7 +72,7 @@ class Planner:
         store.read_ahead(self.latest[name][0] for name in graph.nodes if name in self.latest)
         self.lock = Lock(graph.recipe.path)
         self.code = StepCode(graph.recipe, graph.plugins, store)
-        self.outside: set[str] = set()  # what `Engine.key_files` names
+        self.outside: set[str] = set()  # what `key_files` of steps and engines name
         for node in graph.nodes.values():
             self._code_of(node)  # now, since this process has just imported that code
 
@@ -167,6 +167,9 @@ class Planner:
         results: Mapping[str, Result | None],
     ) -> Parts:
         node = plan.node
+        self.outside.update(node.step.key_files())
+        for _, within in steps_inside(node.step):
+            self.outside.update(within.key_files())
         engines = {}
         if type(node.step).__spec__.engines:
             known = self.graph.plugins.engines

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from finery.build.scheduler import Build
     from finery.store.database import Store
 
-FORMAT = 5
+FORMAT = 6
 NUMBERS, PARTS = "Q", 5
 """The encoding of states in a stamp: 64 bits for each part."""
 BLOCK = 256
@@ -116,6 +116,7 @@ def _finished_if_same(root: Path, stamp: str, states: bytes) -> Finished | None:
         and facts["python"] == _python(sys.path)
         and facts["machine"] == _machine()
         and facts["folder"] in ("", os.getcwd())
+        and facts["path"] in (None, os.environ.get("PATH", ""))
         and _are_same(root, paths, states)
         and all(os.path.exists(path) == there for path, there in facts["recipes"])
         and all(_matches(pattern) == paths for pattern, paths in facts["patterns"])
@@ -164,6 +165,7 @@ def keep(build: "Build", steps: Sequence[str], overrides: Sequence[str]) -> None
         "machine": _machine(),
         # Plugin files may import from the working directory.
         "folder": os.getcwd() if any(p.path for p in build.graph.plugins.plugins) else "",
+        "path": os.environ.get("PATH", "") if build.planner.outside else None,
         "recipes": [[str(path), path.exists()] for path in build.store.recipes().values()],
         "patterns": [[pattern, _matches(pattern)] for pattern in sorted(patterns)],
     }

@@ -79,9 +79,10 @@ class Engine:
 
     @classmethod
     def key_files(cls) -> Sequence[str]:
-        """Paths of files and folders outside finery's environment that `key_facts` depends on.
+        """Absolute paths of files and folders outside finery's environment that decide `key_facts`.
 
-        If they and all `FINERY_` variables are unchanged, finery takes the facts to be unchanged.
+        They need not exist: a path where a program may be installed is one, too. If they, the PATH
+        and all `FINERY_` variables are unchanged, finery takes the facts to be unchanged.
         """
         return ()
 

@@ -77,6 +77,14 @@ class Step(Settings):
         """
         return {}
 
+    def key_files(self) -> Sequence[str]:
+        """Absolute paths of files and folders outside finery's environment that decide `key_facts`.
+
+        They need not exist: a path where a program may be installed is one, too. If they, the PATH
+        and all `FINERY_` variables are unchanged, finery takes the facts to be unchanged.
+        """
+        return ()
+
     def uses_seed(self) -> bool:
         """Whether the seed can change the output; only then is it in the key."""
         return type(self).__spec__.seeded

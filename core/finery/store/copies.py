@@ -9,9 +9,8 @@ from typing import NamedTuple
 from finery.artifact.manifest import Manifest
 from finery.errors import UsageError
 from finery.store.database import Store
+from finery.util.files import copy_file
 
-BLOCK = 64 << 20
-"""Bytes that are copied at once."""
 Progress = Callable[[int, int], None]
 """Takes the bytes that are copied, of how many."""
 
@@ -64,26 +63,17 @@ def check_target(store: Store, folder: Path, *, force: bool) -> None:
 def copy_files(files: Sequence[Copy], folder: Path, progress: Progress) -> None:
     """Copy files into a new folder. Where the file system can share their blocks, it does."""
     total, done = sum(file.size for file in files), 0
+
+    def count(copied: int) -> None:
+        nonlocal done
+        done += copied
+        progress(done, total)
+
     folder.mkdir(parents=True)
     for file in files:
         target = folder / file.name
         target.parent.mkdir(parents=True, exist_ok=True)
-        with file.source.open("rb") as source, target.open("xb") as copy:
-            for count in _copied(source.fileno(), copy.fileno()):
-                done += count
-                progress(done, total)
-
-
-def _copied(source: int, target: int) -> Iterator[int]:
-    """Copy the whole of an open file; the bytes of each block."""
-    try:
-        while count := os.copy_file_range(source, target, BLOCK):
-            yield count
-    except OSError:  # two file systems, or one that can't
-        position = os.lseek(target, 0, os.SEEK_CUR)
-        os.lseek(source, position, os.SEEK_SET)
-        while count := os.sendfile(target, source, None, BLOCK):
-            yield count
+        copy_file(file.source, target, count)
 
 
 def put_in_place(staged: Path, folder: Path) -> None:

@@ -3,7 +3,9 @@
 import errno
 import os
 import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 COARSE_NS = 2_000_000_000
 """Resolution of file systems with whole seconds, or two seconds for FAT."""
@@ -13,6 +15,8 @@ ABSENT: FileState = (0, 0, 0, 0, 0)
 """The state of a missing file."""
 FINE_NS = 100_000_000
 """Ten times the resolution of others: the kernel's tick, 1 to 10 ms."""
+BLOCK = 16 << 20
+"""Bytes that are copied at once."""
 
 
 def settled(mtime: int, ctime: int, now: int) -> bool:
@@ -35,6 +39,32 @@ def file_state(path: str, folder: int | None = None) -> FileState:
     except OSError:
         return ABSENT
     return s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns
+
+
+def copy_file(
+    source: Path, target: Path, progress: Callable[[int], object] = lambda count: None
+) -> None:
+    """Copy a file into a new one, sharing its blocks if the file system can.
+
+    It makes no hard link, which would change the ctime of a source that belongs to others.
+    progress: takes the bytes of each block that is copied. Raises `OSError`, also if the target
+    exists.
+    """
+    with source.open("rb") as read, target.open("xb") as write:
+        for count in _copied(read, write):
+            progress(count)
+
+
+def _copied(read: BinaryIO, write: BinaryIO) -> Iterator[int]:
+    """Copy an open file; yields the bytes of each block."""
+    try:
+        while count := os.copy_file_range(read.fileno(), write.fileno(), BLOCK):
+            yield count
+    except (AttributeError, OSError):  # not in this system, or not between these file systems
+        read.seek(os.lseek(write.fileno(), 0, os.SEEK_CUR))
+        while block := read.read(BLOCK):
+            write.write(block)
+            yield len(block)
 
 
 def check_plain(path: Path) -> None:

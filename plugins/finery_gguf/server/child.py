@@ -79,6 +79,8 @@ def _serve(asked: dict[str, Any], told: Any) -> None:
         parameters.model_alias = {asked["alias"]}
     if key := os.environ.get("LLAMA_API_KEY"):
         parameters.api_keys = [key]
+    if asked["origins"]:
+        parameters.cors_origins, parameters.cors_origins_explicit = asked["origins"], True
     if not asked["gpu"]:
         parameters.n_gpu_layers = 0
     if asked["template"] is not None:

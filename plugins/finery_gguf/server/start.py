@@ -31,6 +31,12 @@ HOST = "127.0.0.1"
 CONTEXT = 4096
 """Tokens of a slot, if nobody says."""
 ALL_LAYERS = 999
+LOCAL_PAGES = "localhost"
+"""For llama.cpp: only web pages of this machine may read the answers of a server without a key.
+
+Else it lets every page that a user opens do so. It is given by a variable of the environment, which
+builds that don't know it ignore.
+"""
 SAMPLING = {"temperature": "--temp", "repeat_penalty": "--repeat-penalty"}
 """How requests are answered that don't say: name → the option of llama-server."""
 _SECONDS = 600.0  # for a server to load its model
@@ -149,7 +155,7 @@ def _process(
     asked: _Asked, own: Program | None, api_key: str | None, log: Path
 ) -> Iterator["subprocess.Popen[str]"]:
     """The process with the server, see `child`. It ends when its stdin closes."""
-    job = asked._asdict()
+    job = {**asked._asdict(), "origins": None if api_key else LOCAL_PAGES}
     if own:
         job = {"program": [str(own.path), *asked.arguments(log.with_suffix(".jinja"))]}
     environment = {k: v for k, v in os.environ.items() if not k.startswith("LLAMA_ARG_")}
@@ -157,6 +163,8 @@ def _process(
     environment.pop("LLAMA_API_KEY", None)
     if api_key is not None:
         environment["LLAMA_API_KEY"] = api_key  # other users can read a program's arguments
+    else:
+        environment["LLAMA_ARG_CORS_ORIGINS"] = LOCAL_PAGES
     with (
         log.open("wb") as output,
         subprocess.Popen(

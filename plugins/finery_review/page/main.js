@@ -151,7 +151,6 @@ function readAddress() {
 
 async function filter(filters, row = s.current()) {
   Object.assign(store.filters, filters);
-  the.table.forget();
   showFilters();
   await s.list();
   showFound();

@@ -18,6 +18,7 @@ export function makeTable(place, { open, move }) {
     spacer);
   place.replaceChildren(grid);
   const pages = new Map(); // page of the list → what its rows hold, once it is there
+  let paged = null; // the list that the pages are of
   const again = new Set(); // rows and decisions for which a page was loaded once more
   let lines = new Map(); // place → its line
 
@@ -35,7 +36,7 @@ export function makeTable(place, { open, move }) {
       if (found.some(isChecked)) grid.classList.add("checked");
       for (const state of found) if (!store.states.has(state.row)) store.states.set(state.row, state);
       draw();
-    }, () => pages.delete(page));
+    }, () => list === store.list && pages.delete(page));
   };
 
   /** Load a page once more after a decision on one of its rows: an edit changes the row's texts. */
@@ -68,6 +69,8 @@ export function makeTable(place, { open, move }) {
 
   const draw = () => {
     if (place.hidden) return;
+    if (paged !== store.list) pages.clear(); // a page may have come while a new list was on its way
+    paged = store.list;
     const height = grid.clientHeight || window.innerHeight;
     const first = Math.max(0, Math.floor(grid.scrollTop / HEIGHT) - MARGIN);
     const last = Math.min(store.list.length, Math.ceil((grid.scrollTop + height) / HEIGHT) + MARGIN);
@@ -108,7 +111,7 @@ export function makeTable(place, { open, move }) {
     event.stopPropagation();
   });
   window.addEventListener("resize", draw);
-  return { draw, show, focus: () => grid.focus({ preventScroll: true }), forget: () => pages.clear() };
+  return { draw, show, focus: () => grid.focus({ preventScroll: true }) };
 }
 
 const isChecked = ({ score, failed }) => score !== null || failed.length > 0;

@@ -8,6 +8,8 @@ from finery_serve.options import Options, written
 
 PORT = 8080
 IN_CONTAINER = "/bundle"
+ORIGINS, LOCAL_PAGES = "LLAMA_ARG_CORS_ORIGINS", "localhost"
+"""The variable by which llama.cpp knows whose web pages may read answers, and its value."""
 FORMAT = (
     "    response_format={",
     '        "type": "json_schema",',
@@ -38,6 +40,7 @@ def run_script(facts: Facts) -> str:
     return f"""\
 #!/bin/sh
 # Serves {facts.options.name} with llama.cpp. HOST and PORT say where, LLAMA_SERVER which program.
+# Without a key, only web pages of this machine may read answers.
 set -eu
 cd "$(dirname "$0")"
 HOST="${{HOST:-127.0.0.1}}"
@@ -45,6 +48,7 @@ case "$HOST" in
 127.0.0.1 | localhost | ::1) ;;
 *) : "${{LLAMA_API_KEY:?set LLAMA_API_KEY, since HOST=$HOST can be reached from other machines}}" ;;
 esac
+[ -n "${{LLAMA_API_KEY:-}}" ] || export {ORIGINS}="${{{ORIGINS}:-{LOCAL_PAGES}}}"
 exec "${{LLAMA_SERVER:-llama-server}}" {arguments} --host "$HOST" --port "${{PORT:-{PORT}}}" "$@"
 """
 
@@ -59,11 +63,15 @@ def compose(facts: Facts) -> str:
         "command": [*arguments, "--host", "0.0.0.0", "--port", str(PORT)],
         "volumes": [f"./:{IN_CONTAINER}:ro"],
         "ports": [f"127.0.0.1:{PORT}:{PORT}"],
-        "environment": ["LLAMA_API_KEY"],
+        "environment": ["LLAMA_API_KEY", f"{ORIGINS}=${{{ORIGINS}:-{LOCAL_PAGES}}}"],
         "restart": "unless-stopped",
     }
-    comment = "# docker compose up. With LLAMA_API_KEY set, requests must send that key."
-    return f"{comment}\n{_yaml({'services': {'model': service}})}"
+    comments = (
+        "# docker compose up. With LLAMA_API_KEY set, requests must send that key.\n"
+        "# The container sees only this folder. If its files are links, as in build/, copy it\n"
+        "# first with `finery export` or `cp -rL`.\n"
+    )
+    return f"{comments}{_yaml({'services': {'model': service}})}"
 
 
 def llama_swap(facts: Facts) -> str:
@@ -135,10 +143,12 @@ sh run.sh
 ```
 
 `PORT=9000 sh run.sh` uses another port. The server can be reached only from this machine. To open
-it to others, give it a key: `HOST=0.0.0.0 LLAMA_API_KEY=… sh run.sh`. More options of llama-server
-can follow, e.g. `sh run.sh --n-gpu-layers 99`.
+it to others, give it a key: `HOST=0.0.0.0 LLAMA_API_KEY=… sh run.sh`. Web pages of other origins
+can't read its answers without a key, unless `LLAMA_ARG_CORS_ORIGINS` names them. More options of
+llama-server can follow, e.g. `sh run.sh --n-gpu-layers 99`.
 
-With Docker instead: `docker compose up`. With [llama-swap](https://github.com/mostlygeek/llama-swap),
+With Docker instead: `docker compose up`. The container sees only this folder. If the files in it
+are links, as in a `build/` folder of finery, copy it first with `finery export` or `cp -rL`. With [llama-swap](https://github.com/mostlygeek/llama-swap),
 copy the entry in `llama-swap.yaml` into your configuration, and set `folder` in it.
 
 ## Ask it

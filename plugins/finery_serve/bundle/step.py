@@ -1,12 +1,21 @@
 """`llama.bundle`: a folder that a colleague can run."""
 
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
-from finery import Bundle, DataError, Job, Model, OneFile, Step, StepError, setting, takes
+from finery import (
+    Bundle,
+    DataError,
+    Job,
+    Model,
+    OneFile,
+    Step,
+    StepError,
+    copy_file,
+    setting,
+    takes,
+)
 from finery_gguf.llama import PACKAGE, Gguf
 from finery_serve.bundle.files import Facts, client, compose, llama_swap, readme, run_script
 from finery_serve.options import CONTEXT, RUN, SLOTS, Options
@@ -96,7 +105,7 @@ class LlamaBundle(Step, seeded=False, sections=("export",), packages=(PACKAGE,))
             (job.out / name).write_text(text, encoding="utf-8")
         (job.out / RUN).chmod(0o755)
         job.progress(0, 1, f"copying {source.name}")
-        copy(source, job.out / source.name)
+        copy_file(source, job.out / source.name)
         meta = {"format": "llama", "name": self.name, "file": source.name, "run": f"sh {RUN}"}
         return Bundle(job.out, meta=meta)
 
@@ -116,23 +125,6 @@ def read_schema(path: Path) -> dict[str, Any]:
             f"not a JSON Schema: {reason}", where=str(path), fix="correct the file"
         ) from None
     return schema
-
-
-def copy(source: Path, target: Path) -> None:
-    """Copy a file, sharing its blocks if the file system can.
-
-    Not a hard link, which would change the ctime of a source that belongs to others.
-    """
-    try:
-        with source.open("rb") as read, target.open("xb") as write:
-            left = os.fstat(read.fileno()).st_size
-            while left:
-                copied = os.copy_file_range(read.fileno(), write.fileno(), left)
-                if not copied:
-                    raise OSError("the file got shorter")
-                left -= copied
-    except (AttributeError, OSError):  # not supported by this system, or between these file systems
-        shutil.copyfile(source, target)
 
 
 def _about(model: Model) -> dict[str, str]:

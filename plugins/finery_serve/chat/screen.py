@@ -5,7 +5,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING
 
 import click
@@ -87,10 +87,27 @@ class Terminal:
             if len(models) > 1:
                 click.secho(name, bold=True)
             page = Page(shutil.get_terminal_size().columns)
-            completion = answer(index, page.write)
+            with without_echo():
+                completion = answer(index, page.write)
             page.write(cut(completion), True)
             page.end()
             click.echo()
+
+
+@contextmanager
+def without_echo() -> Iterator[None]:
+    """Keep what the user types meanwhile out of an answer. The next prompt shows and takes it."""
+    import termios
+
+    terminal = sys.stdin.fileno()
+    before = termios.tcgetattr(terminal)
+    silent = [*before]
+    silent[3] &= ~termios.ECHO
+    termios.tcsetattr(terminal, termios.TCSANOW, silent)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(terminal, termios.TCSANOW, before)
 
 
 class Page:
@@ -147,7 +164,8 @@ class Columns(Terminal):
         from rich.live import Live
 
         console, texts = Console(highlight=False), [""] * len(models)
-        with Live(console=console, transient=True, refresh_per_second=12) as live:
+        screen = Live(console=console, transient=True, refresh_per_second=12)
+        with without_echo(), screen as live:
             for index in range(len(models)):
 
                 def write(part: str, thinking: bool, at: int = index) -> None:

@@ -11,7 +11,8 @@ from finery_serve.chat.talk import FILE, Talk
 
 HELP = """\
 /save [FILE]    append the conversation to a file of rows, by default
-                conversations.jsonl
+                conversations.jsonl; with --beside, that of the first model,
+                or of the one named: /save MODEL [FILE]
 /system [TEXT]  begin a new conversation, with this system message or none
 /clear          begin a new conversation
 /help           this list
@@ -97,11 +98,14 @@ class Session:
         for talk, completion in zip(self._talks, answers, strict=True):
             talk.keep(question, completion)
 
-    def _save(self, file: str) -> None:
-        path = Path(file or FILE).expanduser()
-        said = self._talks[0].save(path)
-        which = f" (that of {self._models[0].name})" if len(self._models) > 1 else ""
-        self._screen.say(f"{said}{which}")
+    def _save(self, text: str) -> None:
+        names = [model.name for model in self._models]
+        name, _, file = text.partition(" ")
+        if name not in names:
+            name, file = names[0], text
+        saved = self._talks[names.index(name)].save(Path(file.strip() or FILE).expanduser())
+        others = [f"/save {other} saves the other" for other in names if other != name]
+        self._screen.say("\n".join([f"{saved}, with {name}", *others] if others else [saved]))
 
     def _set_system(self, text: str) -> None:
         for talk in self._talks:

@@ -25,7 +25,7 @@ from finery_serve.opening import Opened, server_for
 from finery_serve.servers import Serving
 
 if TYPE_CHECKING:
-    from finery_transformers.answers import TokenReader
+    from finery_transformers.parsing.tokens import TokenReader
 
 Write = Callable[[str, bool], None]
 """Takes the next part of an answer, and whether it is thinking."""
@@ -149,7 +149,6 @@ class TransformersTalker:
     """A Hugging Face folder or an adapter in this process, with the prompts of its training."""
 
     def __init__(self, model: Model) -> None:
-        from finery_transformers.answers import TokenReader
         from finery_transformers.chat import end_of_turn
         from finery_transformers.loading import (
             load_model,
@@ -157,6 +156,7 @@ class TransformersTalker:
             template_arguments,
             to_device,
         )
+        from finery_transformers.parsing.tokens import TokenReader
 
         self._arguments = template_arguments(model)
         self._tokenizer = load_tokenizer(model)

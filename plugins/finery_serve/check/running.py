@@ -33,6 +33,7 @@ class Served(NamedTuple):
     """What a server made of the rows.
 
     prompts: (compared, the same), edge cases included. alike: whether a row's prompt is the same.
+    beside_base: whether the server also has the base, and was compared with it.
     """
 
     answers: list[Completion]
@@ -40,6 +41,7 @@ class Served(NamedTuple):
     alike: list[bool]
     faults: list[Fault]
     build: str
+    beside_base: bool
 
 
 def ask_server(artifact: Artifact, models: Sequence[Model], asking: Asking) -> dict[str, Served]:
@@ -63,7 +65,8 @@ def ask_server(artifact: Artifact, models: Sequence[Model], asking: Asking) -> d
         job.log(f"{running.build} serves {', '.join(names)}")
         known = {model.name: _name_on_server(model.name, names) for model in models}
         client = Client(running.address, serving.key)
-        return {m.name: _of_model(m, known[m.name], running, client, asking) for m in models}
+        served = {m.name: _of_model(m, known[m.name], running, client, asking) for m in models}
+        return {n: of._replace(beside_base=known[n] in names[1:]) for n, of in served.items()}
 
 
 def _server_of(artifact: Artifact, what: str) -> Any:
@@ -116,7 +119,7 @@ def _of_model(
     others = {id(difference.asked) for difference in different}
     alike = [id(row) not in others for row in asking.rows]
     prompts = compared, compared - len(different)
-    return Served(answers, prompts, alike, faults, running.build)
+    return Served(answers, prompts, alike, faults, running.build, beside_base=False)
 
 
 def _probes(trained: Trained, rows: Sequence[Asked]) -> list[list[int]]:

@@ -26,11 +26,13 @@ from finery_eval.verdicts import Score, Verdicts, scores
 from finery_gguf.llama import Gguf
 from finery_serve.check.answers import what_is_said
 from finery_serve.check.faults import adapter_fault, swap_fault
+from finery_serve.check.missing import refuse_ollama, unchecked
 from finery_serve.check.prompts import Asked, Trained, of_engine, of_training
 from finery_serve.check.running import Asking, Served, ask_server
 from finery_serve.servers import Fault, Kind
 
 BUILD_FACTS = "finery_gguf.programs:build_facts"
+BUILD_FILES = "finery_gguf.programs:build_files"
 """By name: only which build it finds is in the key."""
 OWN = ("prompts", "answers", "lost")
 EVALUATED = "{} evaluated"
@@ -132,6 +134,11 @@ class Check(Judge, engines=True, packages=("xllamacpp",), hints="finery_eval.hin
         facts: Mapping[str, Any] = load_reference(BUILD_FACTS)("llama-server")
         return facts
 
+    def key_files(self) -> list[str]:
+        """Where it is or might be."""
+        files: list[str] = load_reference(BUILD_FILES)("llama-server")
+        return files
+
     def check(self) -> None:
         """Raise `UsageError` for settings that can't work. Light: reads no input."""
         inner = self.inner()
@@ -151,6 +158,7 @@ class Check(Judge, engines=True, packages=("xllamacpp",), hints="finery_eval.hin
     def run(self, job: Job) -> Metrics:
         """Start each server, compare prompts and answers, write the metrics."""
         self.check()
+        refuse_ollama(self.bundle)
         rows = evaluator.read_rows(self.rows)
         inner = self.inner()
         asker = inner or Limits(self.max_tokens)
@@ -298,6 +306,13 @@ class Check(Judge, engines=True, packages=("xllamacpp",), hints="finery_eval.hin
         for name, found in faults.items():
             for fault in found:
                 job.log(f"{name}: {fault.kind}: {fault.what}")
+        missing = unchecked(
+            trained=self.trained is not None or all(m.format != GGUF for m in self.models),
+            base=self.base is not None or all(of.beside_base for of in served.values()),
+        )
+        for _, what in missing:
+            job.log(f"not checked: {what}")
+        tables.append(table("Not checked", ["fault", "what"], missing))
         tables[1:1] = evaluator.comparison_tables(comparisons)
         headline = [verdicts.headline[0] if verdicts else "answers", "prompts"]
         details = {

@@ -62,7 +62,10 @@ class FrozenTemplate(NamedTuple):
         if not self.tools:
             lines.append("the chat template refuses tools, since the training rows have none")
         if self.date:
-            lines.append(f"the chat template writes the date of the training, {self.date}")
+            lines.append(
+                f"the chat template writes the date of the training, {self.date}. Before the "
+                "export, evaluations of the model write the day they run"
+            )
         if self.fixed:
             lines.append(
                 f"the chat template ignores {', '.join(self.fixed)} of a server, and writes the "

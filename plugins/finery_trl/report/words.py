@@ -2,6 +2,7 @@
 
 import errno
 import json
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from finery import StepError
@@ -61,14 +62,28 @@ def exhaustion(error: Exception, step: "Training", schedule: Schedule) -> StepEr
             details=text.splitlines()[:1],
             fix=_less_memory(step, schedule.size),
         )
-    # The file writer of torch has no exception class of its own.
-    if getattr(error, "errno", None) == errno.ENOSPC or "file write failed" in text:
+    if any(map(_lacks_space, _chain(error))):
         return StepError(
             "no disk space left for a checkpoint",
             where=str(schedule.folder),
             fix="free some space and build again: the training continues from its last checkpoint",
         )
     return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and those during whose handling it was raised."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _lacks_space(error: BaseException) -> bool:
+    # The file writer of torch has no exception class of its own; the second text follows the first
+    # one, and sometimes comes alone (the disk is full when a file is closed).
+    text = str(error)
+    written = "file write failed" in text or "unexpected pos" in text
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or written
 
 
 def _less_memory(step: "Training", size: int) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from unicodedata import normalize
 
 from finery.rows import Message
-from finery_transformers.answers import TokenReader
+from finery_transformers.parsing.tokens import TokenReader
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -1,0 +1,113 @@
+"""`finery serve --ollama`: the commands for Ollama, and what its program is called with.
+
+Ollama itself isn't here: a program of the same name on the PATH notes how it was called.
+"""
+
+import json
+import os
+import pty
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import FINERY, Project, until
+from serving import RECIPE, tiny_project
+
+EXPORT = RECIPE + "export:\n  shipped: {use: ollama.modelfile, gguf: tiny, name: me/tiny:1}\n"
+PROGRAM = """#!/bin/sh
+pwd -P > "$NOTED"
+printf '%s\\n' "$@" >> "$NOTED"
+exit ${STATUS:-0}
+"""
+COMMANDS = "cd build/t/shipped\nollama create me/tiny:1 -f Modelfile\nollama run me/tiny:1\n"
+CALL = ["create", "me/tiny:1", "-f", "Modelfile"]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project with a built `ollama.modelfile`, and no Ollama on its PATH."""
+    project = tiny_project(tmp_path_factory.mktemp("ollama") / "p", EXPORT)
+    project.env["PATH"] = "/usr/bin:/bin"
+    assert project.run("build").code == 0
+    return project
+
+
+@pytest.fixture
+def noted(built: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file in which a program named `ollama` notes its folder and its arguments."""
+    program = tmp_path / "ollama"
+    program.write_text(PROGRAM)
+    program.chmod(0o755)
+    path = f"{tmp_path}:{built.env['PATH']}"
+    monkeypatch.setattr(built, "env", {"PATH": path, "NOTED": str(tmp_path / "noted")})
+    return tmp_path / "noted"
+
+
+def test_without_ollama_it_prints_the_commands_and_what_is_missing(built: Project) -> None:
+    ran = built.run("serve", "--ollama", "shipped")
+    assert (ran.code, ran.out) == (0, COMMANDS)
+    assert "ollama isn't on the PATH: install Ollama" in ran.err
+    refused = built.run("serve", "--ollama", "shipped", "--yes")
+    assert (refused.code, refused.out) == (2, "")
+    assert "finery export shipped DIR" in refused.err
+
+
+def test_in_a_pipe_nothing_runs_unless_it_is_asked_for(built: Project, noted: Path) -> None:
+    ran = built.run("serve", "--ollama", "shipped")
+    assert (ran.code, ran.out, ran.err) == (0, COMMANDS, "")
+    assert not noted.exists()
+    ran = built.run("serve", "--ollama", "shipped", "--yes")
+    assert ran.code == 0
+    assert "me/tiny:1 is in Ollama: ollama run me/tiny:1" in ran.err
+    folder, *arguments = noted.read_text().splitlines()
+    assert arguments == CALL
+    assert Path(folder) == (built.folder / "build/t/shipped").resolve()
+    facts = json.loads(built.run("serve", "--ollama", "shipped", "--json").out)
+    assert facts["command"] == ["ollama", *CALL]
+
+
+def test_what_ollama_refuses_fails(built: Project, noted: Path) -> None:
+    built.env["STATUS"] = "3"
+    ran = built.run("serve", "--ollama", "shipped", "--yes")
+    assert ran.code == 1
+    assert "ollama create me/tiny:1 -f Modelfile ended with exit code 3" in ran.err
+
+
+@pytest.mark.parametrize(("typed", "runs"), [("n", False), ("y", True)])
+def test_a_terminal_is_asked(built: Project, noted: Path, typed: str, runs: bool) -> None:
+    terminal, own = pty.openpty()
+    process = subprocess.Popen(
+        [FINERY, "serve", "--ollama", "shipped"], cwd=built.folder, env=built.environment(),
+        stdin=own, stdout=own, stderr=own, start_new_session=True,
+    )  # fmt: skip
+    os.close(own)
+    shown = b""
+
+    def is_asked() -> bool:
+        nonlocal shown
+        shown += os.read(terminal, 1000)
+        return b"import me/tiny:1 now?" in shown
+
+    until(is_asked)
+    os.write(terminal, f"{typed}\n".encode())
+    assert process.wait(30) == 0
+    os.close(terminal)
+    assert noted.exists() is runs
+
+
+@pytest.mark.parametrize(("words", "says"), [
+    (("--ollama", "tiny"), "finery serve --ollama shipped"),
+    (("shipped",), "finery serve --ollama shipped"),
+    (("--ollama", "shipped", "--port", "9"), "Ollama's own server answers"),
+    (("tiny", "--yes"), "--yes only belongs to --ollama"),
+])  # fmt: skip
+def test_what_does_not_fit_is_refused(built: Project, words: tuple[str, ...], says: str) -> None:
+    ran = built.run("serve", *words)
+    assert ran.code == 2
+    assert says in ran.err
+
+
+def test_a_project_without_such_a_step(tmp_path: Path) -> None:
+    project = tiny_project(tmp_path / "p")
+    project.run("build")
+    assert "use: ollama.modelfile, gguf: tiny" in project.run("serve", "--ollama", "tiny").err

@@ -20,8 +20,8 @@ from finery_vllm.server.installation import installation
 RENDER = Path(__file__).with_name("vllm_render.py")
 WHY = {
     "deepseekv3": "vLLM gives templates the arguments of calls as objects, and this one takes text",
-    "gptoss": "vLLM writes the prompts of gpt-oss with the package openai_harmony and its "
-    "vocabulary, whatever the chat template says",
+    "gptoss": "vLLM writes the prompts of gpt-oss with the package openai_harmony and "
+    "today's date, whatever the chat template says",
 }
 """Template → why vLLM writes other prompts, or none."""
 Expected = list[tuple[str, list[int]]]

@@ -29,7 +29,7 @@ COLUMNS = {
     "thinking": "Thinking",
     "gguf": "GGUF",
 }
-SERVERS = {"prompts": "llama.cpp", "vllm": "vLLM", "ollama": "Ollama"}
+SERVERS = {"prompts": "llama.cpp", "vllm": "vLLM", "ollama": "Ollama (derived)"}
 NAMES = ("llama.cpp", "llama-server", "transformers", "vLLM")
 """Names that a sentence may begin with."""
 Results = dict[str, dict[str, str]]

@@ -53,7 +53,6 @@ evaluate:
 def mistakes(made: Project, old: str = "", new: str = "") -> list[str]:
     """What the schema file says of the recipe with a change."""
     schema = json.loads((made.folder / "recipe.schema.json").read_text())
-    Draft202012Validator.check_schema(schema)
     text = (made.folder / "recipe.yaml").read_text()
     assert old in text
     errors = Draft202012Validator(schema).iter_errors(yaml.safe_load(text.replace(old, new)))
@@ -106,6 +105,7 @@ def test_a_recipe_with_mistakes_still_gives_its_names(named: Project) -> None:
 
 def test_what_an_editor_shows_has_no_names_of_python(named: Project) -> None:
     schema = json.loads((named.folder / "recipe.schema.json").read_text())
+    Draft202012Validator.check_schema(schema)
     sft = schema["$defs"]["trl.sft"]["properties"]
     assert sft["lora"]["title"] == "lora"
     assert sft["epochs"]["description"].endswith("\n\nDefault: 3")

@@ -8,10 +8,10 @@ import subprocess
 from importlib.resources import files
 from pathlib import Path
 
-from jsonschema import Draft202012Validator
 import pytest
 import yaml
 from conftest import FINERY, MakeProject
+from jsonschema import Draft202012Validator
 
 from finery.cli.columns import columns_of
 from finery.cli.commands.init import TASKS

@@ -2,7 +2,8 @@
 
 In go a built model or bundle and, for `serve.check`, the rows of a test. Out come a running server,
 a report that compares its prompts and answers with the trained ones, or a folder to ship. Public
-for other plugins is `finery_serve.servers`: what a server that a plugin registers takes and gives.
+for other plugins is `finery_serve.servers`: what a server that a plugin registers takes and gives,
+and what it must show so that `serve.check` can check it.
 """
 
 from finery import hookimpl

@@ -1,18 +1,67 @@
 """Serve a GGUF, or a bundle of `llama.bundle`, with llama.cpp's server."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from finery import Artifact, Model, cpu_count
 from finery_gguf.llama import Gguf
 from finery_gguf.server import start
+from finery_serve.client import Client
 from finery_serve.options import CONTEXT, RUN, SLOTS, Options, read_run
-from finery_serve.servers import Running, Serving
+from finery_serve.servers import Fault, Prompt, Running, Serving
 from finery_serve.templates import served_template
+
+SAMPLING = "general.sampling."
+"""How metadata of a GGUF begin that servers answer by where a request doesn't say."""
+SAMPLED = ("temp", "top_k", "top_p", "min_p", "penalty_repeat")
+NEUTRAL = {
+    "repeat_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "dry_multiplier": 0.0,
+    "mirostat": 0.0,
+}  # fmt: skip
+"""Defaults of llama.cpp's server that would change greedy answers, and when they don't."""
+
+
+class LlamaServer:
+    """A running llama.cpp server.
+
+    metadata: `general.sampling.*` of a GGUF that isn't served by a bundle. unread: options of
+    a bundle's `run.sh` that the server wasn't started with.
+    """
+
+    def __init__(
+        self, server: Running, key: str | None, metadata: Mapping[str, str], unread: Sequence[str]
+    ) -> None:
+        self.address, self.pid, self.build = server.address, server.pid, server.build
+        self._client = Client(server.address, key)
+        self._metadata = metadata
+        self._unread = unread
+
+    def chat_template(self) -> str | None:
+        """The source of its chat template, as the server says."""
+        template: str | None = self._client.get("/props").get("chat_template")
+        return template
+
+    def prompt(self, request: Mapping[str, Any]) -> Prompt:
+        """The prompt for a request, with a BOS if the server adds one."""
+        text = str(self._client.post("/apply-template", request)["prompt"])
+        body = {"content": text, "add_special": True, "parse_special": True}
+        return Prompt(
+            text, [int(token) for token in self._client.post("/tokenize", body)["tokens"]]
+        )
+
+    def faults(self) -> list[Fault]:
+        """Whether it samples, or `run.sh` has options that finery doesn't know."""
+        found = sampling_faults(self._client.get("/props"), self._metadata)
+        return [*found, *option_faults(self._unread)]
+
+    def adapter_fault(self, name: str, prompts: Sequence[list[int]]) -> Fault | None:
+        """None: a GGUF is one whole model."""
+        return None
 
 
 @contextmanager
-def serve_gguf(model: Artifact, serving: Serving) -> Iterator[Running]:
+def serve_gguf(model: Artifact, serving: Serving) -> Iterator[LlamaServer]:
     """Serve a GGUF with the prompts of its training, and greedily unless a request says otherwise.
 
     Raises `StepError` if the server can't start, and `UsageError` for a port that is in use.
@@ -25,16 +74,18 @@ def serve_gguf(model: Artifact, serving: Serving) -> Iterator[Running]:
         slots=SLOTS,
         template=served_template(gguf, model),
     )
+    values = {f"{SAMPLING}{name}": gguf.metadata(f"{SAMPLING}{name}") for name in SAMPLED}
+    metadata = {name: value for name, value in values.items() if value is not None}
     with _served(file.name, model, options, serving) as running:
-        yield running
+        yield LlamaServer(running, serving.key, metadata, ())
 
 
 @contextmanager
-def serve_bundle(bundle: Artifact, serving: Serving) -> Iterator[Running]:
+def serve_bundle(bundle: Artifact, serving: Serving) -> Iterator[LlamaServer]:
     """Serve a bundle as its `run.sh` does. Raises as `serve_gguf`, and `DataError` for its text."""
     options = read_run(bundle.file(RUN))
     with _served(options.model, bundle, options, serving) as running:
-        yield running
+        yield LlamaServer(running, serving.key, {}, options.unread)
 
 
 @contextmanager
@@ -54,3 +105,46 @@ def _served(file: str, artifact: Artifact, options: Options, serving: Serving) -
         sampling={name: value for name, value in sampling.items() if value is not None},
     ) as running:
         yield running
+
+
+def sampling_faults(props: Mapping[str, Any], metadata: Mapping[str, str]) -> list[Fault]:
+    """Whether requests that don't say are answered at random, or with penalties.
+
+    props: `/props` of the server. metadata: `general.sampling.*` of the GGUF.
+    """
+    defaults = props["default_generation_settings"]["params"]
+    others = [n for n, v in NEUTRAL.items() if n in defaults and float(defaults[n]) != v]
+    changed = [f"{name}: {defaults[name]:g}" for name in others]
+    if float(defaults["temperature"]) > 0:
+        changed.insert(0, f"temperature: {defaults['temperature']:g}")
+    if changed:
+        return [Fault(
+            "sampling",
+            f"the server answers with {', '.join(changed)} where a request doesn't say, but the "
+            "model was evaluated greedily",
+            [f"{name} = {value} in the GGUF" for name, value in metadata.items()],
+            "start it with --temp 0 --repeat-penalty 1, as `finery serve` and llama.bundle do",
+        )]  # fmt: skip
+    drawn = metadata.get(f"{SAMPLING}temp")
+    if drawn is None or float(drawn) <= 0:
+        return []
+    return [Fault(
+        "sampling",
+        f"the GGUF tells servers to sample: its metadata have the temperature {float(drawn):g}, "
+        "but the model was evaluated greedily",
+        [f"{name} = {value}" for name, value in metadata.items()],
+        "ship it with llama.bundle, which overrides this, and check that: `bundle:`; or have "
+        "clients send temperature: 0",
+    )]  # fmt: skip
+
+
+def option_faults(unread: Sequence[str]) -> list[Fault]:
+    """Options of a bundle that the checked server wasn't started with."""
+    if not unread:
+        return []
+    return [Fault(
+        "options",
+        f"run.sh has options that this check doesn't know: {' '.join(unread)}",
+        [],
+        "remove them, or check the bundle on a machine where it runs",
+    )]  # fmt: skip

@@ -2,13 +2,16 @@
 
 `finery_servers` maps a model's or bundle's format to `"module:function"`. The function is called as
 `function(artifact, serving)` and returns a context manager: entered, the server answers requests;
-left, its processes have ended.
+left, its processes have ended. `serve.check` checks those that give a `Checkable`.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
+
+Kind = Literal["template", "thinking", "prompts", "sampling", "adapter", "options"]
 
 
 class Serving(msgspec.Struct, frozen=True, kw_only=True):
@@ -18,6 +21,8 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
     port. key: what clients must send as the API key; None lets everybody in who reaches the
     address. slots: requests answered at once; None leaves it to the server. context: tokens of
     a conversation with its answer; None leaves it to the server. log: a file for its messages.
+    checked: whether `serve.check` will look at it: a server may then also show what it doesn't show
+    to clients, but must answer as it does without.
     """
 
     name: str
@@ -27,6 +32,7 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
     slots: int | None = None
     context: int | None = None
     log: Path | None = None
+    checked: bool = False
 
 
 class Running(Protocol):
@@ -48,6 +54,42 @@ class Running(Protocol):
     @property
     def build(self) -> str:
         """Which program, and which version."""
+
+
+class Prompt(NamedTuple):
+    """A prompt as a server makes it: its tokens, and the text that they stand for."""
+
+    text: str
+    tokens: list[int]
+
+
+class Fault(NamedTuple):
+    """A difference between a server and the training."""
+
+    kind: Kind
+    what: str
+    details: list[str]
+    fix: str
+
+
+@runtime_checkable
+class Checkable(Running, Protocol):
+    """A server that `serve.check` can hold against the training."""
+
+    def chat_template(self) -> str | None:
+        """The source of the chat template that it uses; None if that is unknown."""
+
+    def prompt(self, request: Mapping[str, Any]) -> Prompt:
+        """The prompt for a request to `/v1/chat/completions`. `StepError` if it refuses that."""
+
+    def faults(self) -> list[Fault]:
+        """What is wrong with the server itself: how it samples, and what can't be checked."""
+
+    def adapter_fault(self, name: str, prompts: Sequence[list[int]]) -> Fault | None:
+        """Whether it answers with an adapter as it does without, to prompts of token ids.
+
+        name: the adapter's, of those in `names`. None also for servers that can't do so.
+        """
 
 
 def names_of(running: Running, serving: Serving) -> tuple[str, ...]:

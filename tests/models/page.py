@@ -1,6 +1,7 @@
 """Writes docs/models.md and tests/models/results.json: what works with which family.
 
 python tests/models/page.py           test all families and write both (minutes)
+python tests/models/page.py --vllm    test the prompts of vLLM, which FINERY_VLLM names, write both
 python tests/models/page.py --page    write the page from results.json
 python tests/models/page.py --pin     write the digests of the chat templates, templates.txt
 """
@@ -27,9 +28,9 @@ COLUMNS = {
     "parallel": "Parallel calls",
     "thinking": "Thinking",
     "gguf": "GGUF",
-    "prompts": "llama.cpp's prompts",
 }
-NAMES = ("llama.cpp", "llama-server", "transformers")
+SERVERS = {"prompts": "llama.cpp", "vllm": "vLLM", "ollama": "Ollama (derived)"}
+NAMES = ("llama.cpp", "llama-server", "transformers", "vLLM")
 """Names that a sentence may begin with."""
 Results = dict[str, dict[str, str]]
 HEAD = """<!-- Generated: python tests/models/page.py -->
@@ -54,27 +55,66 @@ LEGEND = """\
   their arguments and the tools' answers; several calls in one turn; the thinking of an answer.
 - **Tools as text**: with `tools_as: text` on the model, tools are written, in llama.cpp too.
 - **GGUF**: the merged model is converted, prompts are verified, and llama.cpp answers one.
-- **llama.cpp's prompts**: llama-server's own template engine turns questions, system turns,
-  conversations, tools and calls into the same tokens as the training, whatever arguments a caller
-  passes. The template is [frozen](howto/ollama.md#the-frozen-chat-template), as in exports.
 
 The templates of models of images and of diffusion models aren't tested.
+"""
+SERVING = """\
+## Serving
+
+Whether a server's prompts for questions, system turns, conversations, tools and calls are the
+tokens of the training, whatever arguments a caller passes. The template is
+[frozen](howto/ollama.md#the-frozen-chat-template), as in exports. `serve.check` finds this out for
+your own model, rows and server.
+"""
+SERVING_LEGEND = """\
+- **llama.cpp** was run: llama-server, with a GGUF that has the tokenizer and the template.
+- **vLLM** was run, but not as a server: the code with which vLLM 0.32 answers at
+  `/v1/chat/completions/render`, with the arguments of `vllm.bundle`, for all families in one
+  process. A test compares it with a running vLLM for one family. Requests with tools have
+  `tool_choice: none`, which changes no prompt, since vLLM takes other ones only with a parser of
+  calls (`--tool-call-parser`).
+- **Ollama** wasn't run. The column is derived from the rules in the source of Ollama 0.30 that
+  `ollama.modelfile` follows: it writes prompts with the GGUF's own template in llama.cpp, so the
+  result is that of llama.cpp, except for the architectures for which it has a renderer of its own.
 """
 
 
 def page(families: Results, architectures: Results, config_of: Mapping[str, str]) -> str:
     """The page. config_of: family → architecture."""
     notes: list[str] = []
-    lines = [
-        f"| Family | Architecture | {' | '.join(COLUMNS.values())} |",
-        "| --- " * (len(COLUMNS) + 2) + "|",
-    ]
-    for name, own in families.items():
-        both = _together(own, architectures[config_of[name]])
-        cells = " | ".join(_cell(both[column], notes) for column in COLUMNS)
-        lines.append(f"| {name} | {config_of[name]} | {cells} |")
+    own, served = {}, {}
+    for name, outcomes in families.items():
+        architecture = config_of[name]
+        both = _together(outcomes, architectures[architecture])
+        own[name] = [architecture, *(_cell(both[column], notes) for column in COLUMNS)]
+    for name, outcomes in families.items():
+        of = {**outcomes, "ollama": _ollama(config_of[name], outcomes["prompts"])}
+        served[name] = [_cell(of[column], notes) for column in SERVERS]
     numbered = [f"{number}. {note}" for number, note in enumerate(notes, 1)]
-    return "\n".join([HEAD, *lines, "", LEGEND, "## Notes", "", *numbered, ""])
+    return "\n".join([
+        HEAD, *_table(["Architecture", *COLUMNS.values()], own), "", LEGEND,
+        SERVING, *_table([*SERVERS.values()], served), "", SERVING_LEGEND,
+        "## Notes", "", *numbered, "",
+    ])  # fmt: skip
+
+
+def _table(columns: list[str], lines: Mapping[str, list[str]]) -> list[str]:
+    """The lines of a table with a row for each family."""
+    head = [f"| Family | {' | '.join(columns)} |", "| --- " * (len(columns) + 1) + "|"]
+    return [*head, *(f"| {name} | {' | '.join(cells)} |" for name, cells in lines.items())]
+
+
+def _ollama(architecture: str, prompts: str) -> str:
+    """What is derived for Ollama. prompts: the outcome of llama.cpp."""
+    from finery_ollama.choice import RENDERERS
+
+    for name, renderer in RENDERERS.items():
+        if name.replace("_", "") == architecture.lower():
+            return (
+                f"not tested: Ollama writes the prompts of {architecture} with a renderer of its "
+                f"own, {renderer}"
+            )
+    return prompts
 
 
 def _together(family: Mapping[str, str], architecture: Mapping[str, str]) -> dict[str, str]:
@@ -129,7 +169,7 @@ def whole_page() -> str:
 
 
 def _measured(smollm2: Path) -> dict[str, Results]:
-    from models import checks, training
+    from models import checks, training, vllm_prompts
     from models.families import FAMILIES
 
     results: dict[str, Results] = {"families": {}, "architectures": {}}
@@ -141,6 +181,22 @@ def _measured(smollm2: Path) -> dict[str, Results]:
             with tempfile.TemporaryDirectory() as folder:
                 steps = training.outcomes(family, smollm2, Path(folder))
             results["architectures"][family.architecture] = steps
+    print("vLLM", file=sys.stderr)
+    with tempfile.TemporaryDirectory() as folder:
+        for name, outcome in vllm_prompts.outcomes(FAMILIES, smollm2, Path(folder)).items():
+            results["families"][name]["vllm"] = outcome
+    return results
+
+
+def _with_vllm(smollm2: Path) -> dict[str, Results]:
+    """The committed results, with the prompts of vLLM as they are now."""
+    from models import vllm_prompts
+    from models.families import FAMILIES
+
+    results = committed()
+    with tempfile.TemporaryDirectory() as folder:
+        for name, outcome in vllm_prompts.outcomes(FAMILIES, smollm2, Path(folder)).items():
+            results["families"][name]["vllm"] = outcome
     return results
 
 
@@ -154,7 +210,8 @@ def main(arguments: list[str]) -> None:
         PINS.write_text("".join(lines), encoding="utf-8")
         return
     if arguments != ["--page"]:
-        results = _measured(fetched_smollm2(TESTS.parent / ".pytest_cache" / "d" / "smollm2"))
+        smollm2 = fetched_smollm2(TESTS.parent / ".pytest_cache" / "d" / "smollm2")
+        results = _with_vllm(smollm2) if arguments == ["--vllm"] else _measured(smollm2)
         RESULTS.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", "utf-8")
     PAGE.write_text(whole_page(), encoding="utf-8")
 

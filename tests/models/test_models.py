@@ -24,7 +24,9 @@ ARCHITECTURES = {family.architecture: family for family in reversed(FAMILIES)}
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_a_family(family: Family, smollm2_gguf: Path, tmp_path: Path) -> None:
     measured = checks.outcomes(family, smollm2_gguf, tmp_path)
-    assert measured == page.committed()["families"][family.name], f"if that is right: {FRESH}"
+    committed = page.committed()["families"][family.name]
+    del committed["vllm"]  # see test_vllm_prompts.py
+    assert measured == committed, f"if that is right: {FRESH}"
 
 
 @pytest.mark.slow

@@ -15,8 +15,9 @@ from finery_eval.steps.exact import Exact
 from finery_gguf.export import Export
 from finery_ollama.modelfile import Modelfile
 from finery_serve.bundle.step import LlamaBundle
-from finery_serve.check.faults import adapter_fault, sampling_faults
+from finery_serve.check.faults import adapter_fault, swap_fault
 from finery_serve.check.step import Check
+from finery_serve.llama import sampling_faults
 
 pytestmark = needs_llama_server
 OTHER = CHATML.replace("assistant\n", "assistant:\n")
@@ -172,6 +173,15 @@ def test_the_base_with_another_quantisation() -> None:
     assert "of 3 rows" in fault.what
     assert "2 as the base and 1 as the trained" in fault.what
     assert adapter_fault(["a", "b"], ["a", "c"], None) is None
+
+
+def test_answers_of_another_model() -> None:
+    others = {"second": ["a", "x", "y"], "third": ["p", "q", "r"]}
+    assert swap_fault(["a", "b", "y"], ["a", "b", "c"], others) is None  # as often as its own
+    fault = swap_fault(["p", "q", "c"], ["a", "b", "c"], others)
+    assert fault is not None
+    assert "answers as 'third': of 3 rows" in fault.what
+    assert swap_fault(["p", "y", "z"], ["a", "b", "c"], others) is None  # by chance
 
 
 def test_defaults_that_are_neutral() -> None:

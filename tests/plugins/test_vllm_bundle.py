@@ -109,7 +109,9 @@ def test_the_limit_of_ranks_is_the_smallest_that_vllm_has(
     adapters = [tiny_adapter(tmp_path / str(r), base, r=r) for r in ranks]
     made = bundle(tmp_path / "job", *adapters)
     assert made.meta["max_lora_rank"] == limit
-    assert f"--max-lora-rank {limit}" in (tmp_path / "job" / "out" / "run.sh").read_text()
+    command = (tmp_path / "job" / "out" / "run.sh").read_text()
+    assert f"--max-lora-rank {limit}" in command
+    assert "--max-loras 3 " in command  # one more, see `slots_for`
 
 
 def test_adapters_on_two_bases_are_refused(base: Model, tmp_path: Path) -> None:

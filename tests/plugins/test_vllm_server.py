@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,15 @@ import pytest
 from tiny_llama import TOOLED, TOOLS
 from vllm_models import needs_vllm, tiny_adapter, tiny_base
 
-from finery import Bundle, DataError, Model, Request, StepError, cpu_count
+from finery import DataError, Model, Request, StepError, cpu_count
 from finery.testing import TestJob
 from finery_serve.command import introduction
 from finery_serve.servers import Serving, names_of
 from finery_transformers.chat import prompt_tokens
 from finery_transformers.loading import load_tokenizer
 from finery_vllm.answering import sessions
-from finery_vllm.bundle.serving import serve_bundle
-from finery_vllm.server.command import cpu_options
+from finery_vllm.bundle.serving import BundleServer
+from finery_vllm.server.command import cpu_options, description_of
 from finery_vllm.server.processes import ended_with_us, stop
 from finery_vllm.server.start import Refused, Server, start
 
@@ -110,6 +111,11 @@ def sampling(**settings: Any) -> Any:
     return sampling_of(**settings)
 
 
+def chat(server: Server, name: str) -> str:
+    body = {"model": name, "messages": TALKS[0], "max_tokens": 8}
+    return str(server.request("/v1/chat/completions", body)["choices"][0]["message"]["content"])
+
+
 @pytest.mark.slow
 @needs_vllm
 class TestServer:
@@ -144,14 +150,12 @@ class TestServer:
         assert running.build.startswith("vLLM 0.")
 
     def test_the_name_in_a_request_selects_the_adapter(self, running: Server) -> None:
-        said = {
-            name: running.request(
-                "/v1/chat/completions",
-                {"model": name, "messages": TALKS[0], "max_tokens": 8},
-            )["choices"][0]["message"]["content"]
-            for name in running.names
-        }
-        assert len(set(said.values())) == 3
+        alone = {name: chat(running, name) for name in running.names}
+        assert len(set(alone.values())) == 3
+        mixed = [*running.names] * 20
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda name: chat(running, name), mixed))
+        assert answers == [alone[name] for name in mixed]
 
     def test_prompts_are_the_trained_ones(self, running: Server, base: Model) -> None:
         tokenizer = load_tokenizer(base)
@@ -159,12 +163,13 @@ class TestServer:
             asked = {"model": "a", "messages": talk, "add_generation_prompt": True}
             assert running.request("/tokenize", asked)["tokens"] == prompt_tokens(tokenizer, talk)
 
-    def test_finery_serves_it_on_a_port_and_names_its_models(self, bundle: Path) -> None:
-        made = Bundle(bundle, meta={"format": "vllm"})
-        serving = Serving(name="serve", slots=8, key="sk-own")
-        with serve_bundle(made, serving) as running:
-            assert names_of(running, serving) == ("base", "a", "b")
-            assert introduction(running, serving).count('"model": "b"') == 1
+    def test_finery_names_its_models(self, running: Server, bundle: Path) -> None:
+        """As `finery serve` shows it; test_vllm_check.py starts one by `serve_bundle`."""
+        description = description_of(bundle)
+        assert description is not None
+        served, serving = BundleServer(running, bundle, description), Serving(name="serve")
+        assert names_of(served, serving) == ("base", "a", "b")
+        assert introduction(served, serving).count('"model": "b"') == 1
 
     def test_a_request_without_the_key_is_refused(self, running: Server) -> None:
         with pytest.raises(Refused) as error:

@@ -2,14 +2,14 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from blake3 import blake3
 
-from finery.artifact.kinds import Model
+from finery.artifact.kinds import Bundle, Model
 from finery.artifact.manifest import Manifest, Parts, Result
 from finery.build.changes import NOT_BUILT, changes_between
 from finery.build.code.steps import StepCode
@@ -172,7 +172,8 @@ class Planner:
             self.outside.update(within.key_files())
         engines = {}
         if type(node.step).__spec__.engines:
-            for model_format in sorted({f for m in inputs.values() for f in _formats(m)}):
+            known = self.graph.plugins.engines
+            for model_format in sorted({f for m in inputs.values() for f in _formats(m, known)}):
                 engine = self.graph.plugins.engine(model_format)
                 code = self.code.of_engine(model_format)
                 self.outside.update(engine.key_files())
@@ -267,12 +268,16 @@ def _open_files(node: Node, files: Mapping[str, Sequence[tuple[str, Path]]]) -> 
         setting.paths = [path for _, path in files[name]]
 
 
-def _formats(manifest: Manifest) -> Iterator[str]:
-    """The formats of a model and of all models that it refers to."""
-    if manifest.kind == Model.kind:
-        yield str(manifest.meta["format"])
+def _formats(manifest: Manifest, known: Collection[str]) -> Iterator[str]:
+    """The formats of a model and of all models that it refers to.
+
+    Also that of a bundle, if an engine with the name (`known`) runs the same program.
+    """
+    written = str(manifest.meta.get("format", ""))
+    if manifest.kind == Model.kind or (manifest.kind == Bundle.kind and written in known):
+        yield written
     for ref in manifest.refs.values():
-        yield from _formats(ref)
+        yield from _formats(ref, known)
 
 
 def _engine_digest(engine: EngineKey) -> str:

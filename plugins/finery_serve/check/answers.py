@@ -12,11 +12,11 @@ HALF = "\ufffd"
 """What stands for bytes that aren't a character."""
 
 
-def ask_server(
+def answers_of(
     client: Client, asked: Sequence[Asked], settings: dict[str, Any], slots: int,
     progress: Callable[[int], None],
 ) -> list[Completion]:  # fmt: skip
-    """The server's answers, `slots` at once. settings: further parts of each request.
+    """The server's answers, `slots` at once. settings: further parts of each request, e.g. `model`.
 
     Raises `StepError` naming the row that has no answer.
     """

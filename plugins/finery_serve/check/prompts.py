@@ -5,13 +5,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from finery import DataError, Model, StepError
+from finery import DataError, FineryError, Model
 from finery.rows import Conversation
 from finery_gguf.difference import text_difference
 from finery_gguf.llama import Gguf
 from finery_gguf.prompts import model_template, tokenize
-from finery_serve.check.faults import Fault
-from finery_serve.client import Client
+from finery_serve.servers import Checkable, Fault, Prompt
 from finery_transformers.chat import SWITCHES, prompt_text, tokens_of
 from finery_transformers.frozen.proof import conversations
 from finery_transformers.frozen.template import frozen_template
@@ -33,9 +32,13 @@ class Asked(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """How prompts were made in the training. source: of the chat template."""
+    """How prompts were made in the training.
+
+    source: of the chat template. end: a token that ends answers.
+    """
 
     source: str
+    end: str
     render: Render
     tokens: Callable[[str], list[int]]
 
@@ -48,8 +51,8 @@ def of_training(model: Model) -> Trained:
     def render(messages: Conversation, tools: Tools, more: Mapping[str, Any]) -> str:
         return prompt_text(tokenizer, messages, tools=tools, arguments={**arguments, **more})
 
-    source = source_of(tokenizer)
-    return Trained(source, render, lambda text: tokens_of(tokenizer, text))
+    source, end = source_of(tokenizer), str(tokenizer.eos_token)
+    return Trained(source, end, render, lambda text: tokens_of(tokenizer, text))
 
 
 def of_engine(gguf: Gguf, model: Model) -> Trained:
@@ -59,7 +62,8 @@ def of_engine(gguf: Gguf, model: Model) -> Trained:
     def render(messages: Conversation, tools: Tools, more: Mapping[str, Any]) -> str:
         return tokenize(gguf, template.with_arguments(**more), messages, tools).text
 
-    return Trained(template.source, render, gguf.encode_prompt)
+    end = gguf.special_tokens().get("eos_token", "</s>")
+    return Trained(template.source, end, render, gguf.encode_prompt)
 
 
 def cases(end: str, rows: Iterable[Asked]) -> Iterator[Asked]:
@@ -74,52 +78,45 @@ def cases(end: str, rows: Iterable[Asked]) -> Iterator[Asked]:
 
 
 class Difference(NamedTuple):
-    """A prompt that the server makes otherwise. None: it refuses the conversation.
+    """A prompt that the server makes otherwise. None: it is refused.
 
-    tokens: the server's, empty if it refuses.
+    refusal: the server's words, if it refuses the conversation.
     """
 
     asked: Asked
     trained: str | None
-    served: str | None
-    tokens: list[int]
+    served: Prompt | None
+    refusal: str = ""
 
 
 def compare(
-    client: Client, trained: Trained, asked: Sequence[Asked], progress: Callable[[int], None]
+    running: Checkable,
+    name: str,
+    trained: Trained,
+    asked: Sequence[Asked],
+    progress: Callable[[int], None],
 ) -> tuple[int, list[Difference]]:
     """(how many prompts were compared, those that differ).
 
-    What both refuse isn't counted.
+    name: of the model on the server. What both refuse isn't counted.
     """
     compared, differences = 0, []
     for number, one in enumerate(asked):
         progress(number)
         expected = actual = None
-        tokens: list[int] = []
+        refusal = ""
         with suppress(DataError):
             expected = trained.render(one.messages, one.tools, {})
-        with suppress(StepError):
-            actual = served_prompt(client, one)
-            tokens = served_tokens(client, actual)
+        try:
+            actual = running.prompt({"model": name, **request(one.messages, one.tools)})
+        except FineryError as error:
+            refusal = error.what
         if expected is None and actual is None:
             continue
         compared += 1
-        if expected is None or actual is None or trained.tokens(expected) != tokens:
-            differences.append(Difference(one, expected, actual, tokens))
+        if expected is None or actual is None or trained.tokens(expected) != actual.tokens:
+            differences.append(Difference(one, expected, actual, refusal))
     return compared, differences
-
-
-def served_prompt(client: Client, asked: Asked) -> str:
-    """The text that the server makes. `StepError` if it refuses the conversation."""
-    answer = client.post("/apply-template", request(asked.messages, asked.tools))
-    return str(answer["prompt"])
-
-
-def served_tokens(client: Client, text: str) -> list[int]:
-    """The token ids that the server makes of a prompt's text, with a BOS if it adds one."""
-    body = {"content": text, "add_special": True, "parse_special": True}
-    return [int(token) for token in client.post("/tokenize", body)["tokens"]]
 
 
 def request(messages: Conversation, tools: Tools) -> dict[str, Any]:
@@ -157,8 +154,8 @@ def prompt_faults(
             f"the server writes {len(flipped)} of {compared} prompts with {name}: "
             f"{str(value).lower()}, which the training didn't",
             _example(flipped[0]),
-            "export the model with gguf.export, which fixes the template's arguments; or give the "
-            f"model chat_template_kwargs: {{{name}: {str(not value).lower()}}}",
+            "export the model again, which fixes the template's arguments; or give the model "
+            f"chat_template_kwargs: {{{name}: {str(not value).lower()}}}",
         )]  # fmt: skip
     head = f"{len(differences)} of {compared} prompts differ from the trained ones"
     named = [d.asked.name for d in differences[:NAMED]]
@@ -168,7 +165,7 @@ def prompt_faults(
             "template",
             f"the server uses another chat template than the training: {head}",
             details,
-            "export the model again with gguf.export",
+            "export the model again",
         )]  # fmt: skip
     return [Fault(
         "prompts", head, details,
@@ -188,7 +185,7 @@ def _switch(trained: Trained, difference: Difference) -> tuple[str, bool] | None
         for value in (True, False):
             with suppress(DataError):
                 text = trained.render(asked.messages, asked.tools, {name: value})
-                if difference.tokens and trained.tokens(text) == difference.tokens:
+                if difference.served and trained.tokens(text) == difference.served.tokens:
                     return name, value
     return None
 
@@ -196,6 +193,6 @@ def _switch(trained: Trained, difference: Difference) -> tuple[str, bool] | None
 def _example(difference: Difference) -> list[str]:
     if difference.trained is None or difference.served is None:
         who = "the trained template" if difference.trained is None else "the server"
-        return [f"only {who} refuses {difference.asked.name}"]
-    lines = text_difference(("trained:", "served:"), difference.trained, difference.served)
+        return [f"only {who} refuses {difference.asked.name}", *filter(None, [difference.refusal])]
+    lines = text_difference(("trained:", "served:"), difference.trained, difference.served.text)
     return [f"in {difference.asked.name}:", *lines]

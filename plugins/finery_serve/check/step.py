@@ -1,21 +1,19 @@
 """`serve.check`: start the real server, and hold its prompts and answers against the training."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from finery import (
     Artifact,
     Bundle,
     Completion,
-    DataError,
     Job,
     Metrics,
     Model,
     RequirementError,
     Step,
-    StepError,
     UsageError,
+    load_plugins,
     load_reference,
     nested_step,
     setting,
@@ -26,29 +24,12 @@ from finery_eval import evaluator
 from finery_eval.evaluator import Answers, Evaluator, Judge, table
 from finery_eval.verdicts import Score, Verdicts, scores
 from finery_gguf.llama import Gguf
-from finery_serve.check.answers import ask_server, what_is_said
-from finery_serve.check.faults import (
-    SAMPLING,
-    Fault,
-    Kind,
-    adapter_fault,
-    option_fault,
-    sampling_faults,
-)
+from finery_serve.check.answers import what_is_said
+from finery_serve.check.faults import adapter_fault, swap_fault
 from finery_serve.check.missing import refuse_ollama, unchecked
-from finery_serve.check.prompts import (
-    Asked,
-    Trained,
-    cases,
-    compare,
-    of_engine,
-    of_training,
-    prompt_faults,
-)
-from finery_serve.client import Client
-from finery_serve.llama import serve_bundle, serve_gguf
-from finery_serve.options import RUN, read_run
-from finery_serve.servers import Running, Serving
+from finery_serve.check.prompts import Asked, Trained, of_engine, of_training
+from finery_serve.check.running import Asking, Served, ask_server
+from finery_serve.servers import Fault, Kind
 
 BUILD_FACTS = "finery_gguf.programs:build_facts"
 BUILD_FILES = "finery_gguf.programs:build_files"
@@ -59,36 +40,30 @@ EVALUATED = "{} evaluated"
 SHOWN = 200
 """Characters of an answer in a table."""
 ROWS_SHOWN = 20
+GGUF = "gguf"
 FLIPS: Mapping[tuple[Any, Any], str] = {(True, False): "lost", (False, True): "gained"}
 """(whether the engine's answer is right, whether the server's is) → what the row was."""
-
-
-class Served(NamedTuple):
-    """What a server made of the rows. prompts: (compared, the same)."""
-
-    answers: list[Completion]
-    prompts: tuple[int, int]
-    faults: list[Fault]
-    build: str
 
 
 class Check(Judge, engines=True, packages=("xllamacpp",), hints="finery_eval.hints:JUDGE"):
     """Check a running server: its prompts, its defaults and its answers.
 
-    The step starts llama.cpp's server with each GGUF, as `finery serve` does, or with a bundle's
-    own options, and asks it through its HTTP API.
+    The step starts the real server, as `finery serve` does: llama.cpp's with each GGUF, or with a
+    bundle's own options that of the bundle, llama.cpp or vLLM. It asks it through its HTTP API.
 
     - Prompts: what the server makes of every row, and of edge cases (with and without a system
       message, several turns, tools if the rows have any, Unicode, text that looks like control
-      tokens), is compared token for token with the prompts of `trained`.
+      tokens), is compared token for token with the prompts of the training.
     - Defaults: a request that says nothing must be answered greedily, as the model was evaluated.
+    - Adapters: a server that has adapters beside their base must answer with each of them unlike
+      the base.
     - Answers: the rows are answered through the API. The evaluator in `judge` judges them, and the
       answers of finery's own engine. Tables have the paired difference and the rows that flipped.
 
     Faults that are found fail the build, each by its name: `template` (another chat template),
     `thinking` (a switch that the server sets), `prompts` (any other difference), `sampling`,
-    `adapter` (the answers are those of `base`), `options` (of a bundle, that can't be checked).
-    `allow` names those that are wanted.
+    `adapter` (the answers are those of the base, or of another model), `options` (of a bundle, that
+    can't be checked). `allow` names those that are wanted.
 
     Metrics, each from 0 to 1 with a 95 % Wilson interval: those of `judge`, for the served answers;
     `prompts`, the share that is the same; `answers`, the share of rows with the same answer as by
@@ -106,19 +81,20 @@ class Check(Judge, engines=True, packages=("xllamacpp",), hints="finery_eval.hin
     )
     trained: Model | None = takes(
         default=None,
-        help="The trained model, before its export. Its tokenizer and chat template say what the "
-        "prompts must be. Without it, finery's engine for the GGUF says that, with the chat "
-        "template that is in the file.",
+        help="The trained model, before its export to a GGUF. Its tokenizer and chat template say "
+        "what the prompts must be. Without it, finery's engine for the GGUF says that, with the "
+        "chat template that is in the file. Other models are compared with their own.",
     )
     base: Model | None = takes(
         default=None,
-        help="The model before its training, to find out that the training isn't in what is "
-        "served. With `trained`, both answer the rows.",
+        help="The model before its training, to find out from the answers that the training isn't "
+        "in what is served. It answers the rows, and so does the trained model.",
     )
     bundle: Bundle | None = takes(
         default=None,
-        help="A `llama.bundle` with the model, to check its own options instead of those of "
-        "`finery serve`.",
+        help="What is served: a `llama.bundle` with the GGUF in `models`, or a `vllm.bundle` with "
+        "the adapters or the model in `models`. Without it, the step serves GGUFs with the options "
+        "of `finery serve`.",
     )
     slots: int = setting(1, ge=1, help="Requests that the server answers at once.")
     max_tokens: int = setting(
@@ -146,6 +122,13 @@ class Check(Judge, engines=True, packages=("xllamacpp",), hints="finery_eval.hin
             "this step type judges no answers", where="judge", fix="judge: {use: eval.exact}"
         )
 
+    def key_code(self) -> list[Any]:
+        """The code of the servers: that for GGUFs, or for bundles of all formats."""
+        servers = load_plugins().servers
+        formats = sorted(servers) if self.bundle is not None else [GGUF]
+        references = [servers[name][0] for name in formats]
+        return [ref.partition(":")[0] if isinstance(ref, str) else ref for ref in references]
+
     def key_facts(self) -> Mapping[str, Any]:
         """Which llama-server answers, if it is the user's own."""
         facts: Mapping[str, Any] = load_reference(BUILD_FACTS)("llama-server")
@@ -165,8 +148,6 @@ class Check(Judge, engines=True, packages=("xllamacpp",), hints="finery_eval.hin
                 where="judge.require",
                 fix="move it out of `judge`",
             )
-        if self.bundle is not None and len(self.models) > 1:
-            raise UsageError("a bundle has one model", where="models", fix="name only that one")
         super().check()
 
     def check_rows(self, job: Job) -> None:
@@ -185,12 +166,11 @@ class Check(Judge, engines=True, packages=("xllamacpp",), hints="finery_eval.hin
             inner.models = self.models
         judging = inner.judging(job, rows) if inner else None
         asked = [Asked(f"row {r['id']}", split_turns(r)[0], r.get("tools")) for r in rows]
-        served = {model.name: self._serve(model, asked, asker, job) for model in self.models}
-        engine: Answers = {m.name: self._ask(m, m.name, rows, asker, job) for m in self.models}
+        served = self._served(asked, asker, job)
+        engine = {m.name: self._ask(m, m.name, rows, asker, job) for m in self.models}
         faults = {name: list(of.faults) for name, of in served.items()}
-        for model in self.models:
-            if fault := self._adapter(served[model.name].answers, rows, asker, job):
-                faults[model.name].append(fault)
+        for name, more in self._adapter_faults(served, engine, rows, asker, job).items():
+            faults[name] += more
         answers = {name: of.answers for name, of in served.items()}
         answers |= {EVALUATED.format(name): of for name, of in engine.items()}
         verdicts = judging(answers) if judging else None
@@ -214,40 +194,25 @@ class Check(Judge, engines=True, packages=("xllamacpp",), hints="finery_eval.hin
             )
         super().verify(outputs)
 
-    def _serve(
-        self, model: Model, asked: Sequence[Asked], asker: "Evaluator | Limits", job: Job
-    ) -> Served:
-        """Start the server of a model, and ask it everything."""
-        if model.format != "gguf":
-            raise StepError(
-                f"'{model.name}' has the format '{model.format}', but this step checks llama.cpp's "
-                "server, which runs GGUFs",
-                fix="export it with gguf.export, and name the export",
-            )
-        gguf = Gguf(model.file(str(model.meta["file"])), vocab_only=True)
-        job.progress(0, 1, f"{model.name}: starting the server")
-        with self._running(model) as running:
-            client = Client(running.address)
-            trained = of_training(self.trained) if self.trained else of_engine(gguf, model)
-            faults, prompts = _prompts(client, gguf, trained, asked, model.name, job)
-            props = client.get("/props")
-            faults += sampling_faults(props, {} if self.bundle else _sampling_of(gguf))
-            settings = {"max_tokens": asker.max_tokens, "temperature": asker.temperature}
-            answers = ask_server(
-                client, asked, settings, self.slots,
-                lambda done: job.progress(done, len(asked), f"{model.name}: served answers"),
-            )  # fmt: skip
+    def _served(
+        self, asked: Sequence[Asked], asker: "Evaluator | Limits", job: Job
+    ) -> dict[str, Served]:
+        """What each model's server makes of the rows. A bundle's server has all models."""
+        asking = Asking(asked, asker.max_tokens, asker.temperature, self.slots, self._trained, job)
         if self.bundle is not None:
-            fault = option_fault(read_run(self.bundle.file(RUN)).unread)
-            faults += [fault] if fault else []
-        return Served(answers, prompts, faults, running.build)
+            return ask_server(self.bundle, self.models, asking)
+        served: dict[str, Served] = {}
+        for model in self.models:
+            served |= ask_server(model, [model], asking)
+        return served
 
-    @contextmanager
-    def _running(self, model: Model) -> Iterator[Running]:
-        serving = Serving(name=model.name, slots=None if self.bundle else self.slots)
-        server = serve_bundle if self.bundle is not None else serve_gguf
-        with server(self.bundle or model, serving) as running:
-            yield running
+    def _trained(self, model: Model) -> Trained:
+        """How the prompts of a model must be."""
+        if self.trained is not None:
+            return of_training(self.trained)
+        if model.format == GGUF:
+            return of_engine(Gguf(model.file(str(model.meta["file"])), vocab_only=True), model)
+        return of_training(model)
 
     def _ask(
         self, model: Model, name: str, rows: Sequence[Row], asker: "Evaluator | Limits", job: Job
@@ -263,21 +228,48 @@ class Check(Judge, engines=True, packages=("xllamacpp",), hints="finery_eval.hin
             progress=f"{name}: finery's answers",
         )
 
-    def _adapter(
+    def _adapter_faults(
         self,
-        served: Sequence[Completion],
+        served: Mapping[str, Served],
+        engine: Answers,
         rows: Sequence[Row],
         asker: "Evaluator | Limits",
         job: Job,
-    ) -> Fault | None:
-        if self.base is None:
-            return None
-        base = [what_is_said(a) for a in self._ask(self.base, "base", rows, asker, job)]
-        trained = None
-        if self.trained is not None:
-            completions = self._ask(self.trained, "trained", rows, asker, job)
-            trained = [what_is_said(completion) for completion in completions]
-        return adapter_fault([what_is_said(a) for a in served], base, trained)
+    ) -> dict[str, list[Fault]]:
+        """Model → the fault that its answers show: they are those of the base, or of another model.
+
+        Only rows whose prompts are the trained ones show that.
+        """
+        said = {name: [*map(what_is_said, of)] for name, of in engine.items()}
+        base = self._said(self.base, "base", rows, asker, job)
+        trained = self._said(self.trained, "trained", rows, asker, job) if base else []
+        found: dict[str, list[Fault]] = {}
+        for model in self.models:
+            of = served[model.name]
+            if not any(of.alike) or any(fault.kind == "adapter" for fault in of.faults):
+                continue
+            answers = _only(of.alike, [*map(what_is_said, of.answers)])
+            own = _only(of.alike, said[model.name])
+            after = _only(of.alike, trained) if trained else own if model.format != GGUF else None
+            fault = adapter_fault(answers, _only(of.alike, base), after) if base else None
+            if fault is None and self.bundle is not None:
+                others = {n: _only(of.alike, a) for n, a in said.items() if n != model.name}
+                fault = swap_fault(answers, own, others)
+            found[model.name] = [fault] if fault else []
+        return found
+
+    def _said(
+        self,
+        model: Model | None,
+        name: str,
+        rows: Sequence[Row],
+        asker: "Evaluator | Limits",
+        job: Job,
+    ) -> list[str]:
+        """What a model answers by its engine; empty without a model."""
+        if model is None:
+            return []
+        return [*map(what_is_said, self._ask(model, name, rows, asker, job))]
 
     def _write(
         self,
@@ -314,7 +306,10 @@ class Check(Judge, engines=True, packages=("xllamacpp",), hints="finery_eval.hin
         for name, found in faults.items():
             for fault in found:
                 job.log(f"{name}: {fault.kind}: {fault.what}")
-        missing = unchecked(trained=self.trained is not None, base=self.base is not None)
+        missing = unchecked(
+            trained=self.trained is not None or all(m.format != GGUF for m in self.models),
+            base=self.base is not None or all(of.beside_base for of in served.values()),
+        )
         for _, what in missing:
             job.log(f"not checked: {what}")
         tables.append(table("Not checked", ["fault", "what"], missing))
@@ -340,27 +335,8 @@ class Limits(NamedTuple):
     temperature: float = 0.0
 
 
-def _prompts(
-    client: Client, gguf: Gguf, trained: Trained, asked: Sequence[Asked], name: str, job: Job
-) -> tuple[list[Fault], tuple[int, int]]:
-    """(faults, (prompts that were compared, those that are the same))."""
-    end = gguf.special_tokens().get("eos_token", "</s>")
-    every = list(cases(end, asked))
-    compared, different = compare(
-        client, trained, every, lambda done: job.progress(done, len(every), f"{name}: prompts")
-    )
-    if not compared:
-        raise DataError("the chat template refuses all rows", fix="use rows that it takes")
-    own = client.get("/props").get("chat_template")
-    faults = prompt_faults(trained, own, compared, different)
-    return faults, (compared, compared - len(different))
-
-
-def _sampling_of(gguf: Gguf) -> dict[str, str]:
-    """The GGUF's own defaults of sampling."""
-    names = [f"{SAMPLING}{name}" for name in ("temp", "top_k", "top_p", "min_p", "penalty_repeat")]
-    values = {name: gguf.metadata(name) for name in names}
-    return {name: value for name, value in values.items() if value is not None}
+def _only(wanted: Sequence[bool], answers: Sequence[str]) -> list[str]:
+    return [answer for is_wanted, answer in zip(wanted, answers, strict=True) if is_wanted]
 
 
 def _ordered(scored: Mapping[str, Score], names: Sequence[str]) -> dict[str, Score]:

@@ -13,7 +13,7 @@ import msgspec
 from finery import EngineJob, Model, Request, StepError, load_reference, visible_gpus
 from finery_vllm.bundle.adapters import check_adapter, largest_rank, smallest_limit
 from finery_vllm.folder import ADAPTER, check_format, linked, whole
-from finery_vllm.server.command import STRICT, flag, read_json
+from finery_vllm.server.command import STRICT, flag, read_json, slots_for
 
 if TYPE_CHECKING:
     from finery_vllm.answering.prompts import Prompts
@@ -27,7 +27,7 @@ AUTO_DTYPE = "finery_transformers.precision:auto_dtype"
 """By name: how a server is started, and what errors say, can't change an answer."""
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 TOGETHER = 4
-"""Adapters that vLLM keeps on the device."""
+"""Adapters on one server, all of them on the device."""
 PROBES = ("Hello.", "Name one.", "Where is my card? It hasn't arrived yet.", "1 + 1 =")
 """Prompts for which an adapter must answer unlike its base."""
 BASE = "base"
@@ -51,6 +51,10 @@ class Running:
         self.busy = 0
         self.lock = Lock()
         self.server: Server
+
+    def has_room_for(self, adapter: Model) -> bool:
+        """Whether it has the adapter, or a slot for it that isn't the last one."""
+        return _known_as(adapter) in self.adapters or len(self.adapters) < TOGETHER
 
     def close(self) -> None:
         """End the server, and remove its folders."""
@@ -98,12 +102,17 @@ def session(model: Model, under: Model, prompts: "Prompts", job: EngineJob) -> S
     rank = smallest_limit(_rank(under)) if beside else 0
     what = _identity(model, under.refs["base"] if beside else under)
     for running in _running:
-        if running.what == what and (running.rank >= rank > 0 or running.rank == rank == 0):
+        fits = running.rank >= rank > 0 or running.rank == rank == 0
+        if running.what == what and fits and (rank == 0 or running.has_room_for(under)):
             break
     else:
         running = _started(model, under, what, rank, job)
     name = _with_adapter(running, under, prompts, job) if beside else BASE
     return Session(running, name)
+
+
+def _known_as(adapter: Model) -> str:
+    return adapter.digest or str(adapter.path)
 
 
 def _rank(adapter: Model) -> int:
@@ -158,7 +167,13 @@ def _options(model: Model, rank: int) -> list[str]:
     if visible_gpus():
         options += ["--gpu-memory-utilization", str(model.runtime.get("gpu_memory", 0.9))]
     if rank:
-        options += ["--enable-lora", "--max-lora-rank", str(rank), "--max-loras", str(TOGETHER)]
+        options += [
+            "--enable-lora",
+            "--max-lora-rank",
+            str(rank),
+            "--max-loras",
+            str(slots_for(TOGETHER)),
+        ]
     for name, value in model.meta.get("options", {}).items():
         options += flag(name, value)
     return options
@@ -166,7 +181,7 @@ def _options(model: Model, rank: int) -> list[str]:
 
 def _with_adapter(running: Running, adapter: Model, prompts: "Prompts", job: EngineJob) -> str:
     """The name of an adapter on a server, loaded and proved when it is first used."""
-    identity = adapter.digest or str(adapter.path)
+    identity = _known_as(adapter)
     if identity in running.adapters:
         return running.adapters[identity]
     name = f"adapter-{len(running.adapters)}"

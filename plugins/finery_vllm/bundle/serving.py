@@ -1,15 +1,84 @@
-"""Serves a folder of `vllm.bundle` for `finery serve`."""
+"""Serves a folder of `vllm.bundle`, for `finery serve` and `serve.check`."""
 
-from collections.abc import Iterator
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
-from finery import Artifact, UsageError
-from finery_serve.servers import Running, Serving
-from finery_vllm.server.start import start
+from finery import Artifact, StepError, UsageError
+from finery_serve.servers import Fault, Prompt, Serving
+from finery_vllm.answering.proof import prove
+from finery_vllm.server.command import DESCRIPTION, SERVE, Description, description_of
+from finery_vllm.server.start import Refused, Server, start
+
+SHOWING = "--enable-scale-out"
+"""Has vLLM answer at RENDER, where it shows what it makes of a request without answering it."""
+RENDER = "/v1/chat/completions/render"
+NEUTRAL = {
+    "temperature": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}  # fmt: skip
+"""Settings of vLLM by which it answers greedily."""
+TEMPERATURE = 1.0
+"""Of vLLM where nothing sets one. It leaves out settings that have its own default."""
+REBUILD = "build the bundle again, and don't edit its files"
+
+
+class BundleServer:
+    """A running vLLM with a bundle. names: its base, then its adapters; or its one model."""
+
+    def __init__(self, server: Server, folder: Path, description: Description) -> None:
+        self.address, self.pid, self.build = server.address, server.pid, server.build
+        self.names = server.names
+        self._server = server
+        self._folder = folder
+        self._described = description
+
+    def chat_template(self) -> str | None:
+        """The file that `--chat-template` names."""
+        name = _value(self._described.arguments, "--chat-template")
+        file = self._folder / name if name else None
+        return file.read_text(encoding="utf-8") if file is not None and file.is_file() else None
+
+    def prompt(self, request: Mapping[str, Any]) -> Prompt:
+        """The prompt for a request. `StepError` with vLLM's words if it refuses that."""
+        tokens = self._rendered(request)["token_ids"]
+        body = {"model": request["model"], "tokens": tokens}
+        return Prompt(self._server.request("/detokenize", body)["prompt"], tokens)
+
+    def faults(self) -> list[Fault]:
+        """Whether it samples, or `run.sh` has other options than the server that was started."""
+        asked = {"model": self.names[0], "messages": [{"role": "user", "content": "Hello."}]}
+        return [
+            *sampling_faults(self._rendered(asked)["sampling_params"]),
+            *_script_faults(self._folder / "run.sh", self._described.arguments),
+        ]
+
+    def adapter_fault(self, name: str, prompts: Sequence[list[int]]) -> Fault | None:
+        """Whether log-probabilities with an adapter are those without: vLLM says nothing then."""
+        if name not in self._described.adapters:
+            return None
+        try:
+            prove(
+                lambda body: self._server.request("/v1/completions", body), prompts,
+                base=self.names[0], adapter=name,
+            )  # fmt: skip
+        except StepError as error:
+            return Fault("adapter", error.what, error.details, str(error.fix))
+        return None
+
+    def _rendered(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            answer: dict[str, Any] = self._server.request(RENDER, request)
+        except Refused as error:
+            raise StepError(f"vLLM refuses the request: {error.message}") from error
+        return answer
 
 
 @contextmanager
-def serve_bundle(bundle: Artifact, serving: Serving) -> Iterator[Running]:
+def serve_bundle(bundle: Artifact, serving: Serving) -> Iterator[BundleServer]:
     """Serve a bundle: its base and adapters under the names that its `run.sh` gives them.
 
     Raises `StepError` if there is no vLLM or it can't start, and `UsageError` for a `vllm.model`.
@@ -19,6 +88,9 @@ def serve_bundle(bundle: Artifact, serving: Serving) -> Iterator[Running]:
             "a model that vLLM answers for in a build isn't a folder to serve",
             fix="export it with vllm.bundle, and serve the bundle",
         )
+    description = description_of(bundle.path)
+    if description is None:
+        raise StepError(f"the bundle has no {DESCRIPTION}", fix=REBUILD)
     with start(
         bundle.path,
         host=serving.host,
@@ -27,5 +99,52 @@ def serve_bundle(bundle: Artifact, serving: Serving) -> Iterator[Running]:
         context=serving.context,
         api_key=serving.key,
         log=serving.log,
+        options=[SHOWING] if serving.checked else (),
     ) as server:
-        yield server
+        yield BundleServer(server, bundle.path, description)
+
+
+def sampling_faults(defaults: Mapping[str, Any]) -> list[Fault]:
+    """Whether requests that set nothing are answered at random, or with penalties.
+
+    defaults: the sampling of such a request, as vLLM names it.
+    """
+    values = {"temperature": TEMPERATURE, **defaults}
+    changed = [
+        f"{name}: {values[name]:g}"
+        for name, neutral in NEUTRAL.items()
+        if float(values.get(name, neutral)) != neutral
+    ]
+    if not changed:
+        return []
+    return [Fault(
+        "sampling",
+        f"the server answers with {', '.join(changed)} where a request doesn't say, but the model "
+        "was evaluated greedily",
+        [],
+        "start it with a `--generation-config` and `--override-generation-config` that set "
+        f"temperature 0 and no penalties, as vllm.bundle does; {REBUILD}",
+    )]  # fmt: skip
+
+
+def _script_faults(script: Path, arguments: Sequence[str]) -> list[Fault]:
+    """Whether `run.sh` starts another server than `serve.json`, which was checked."""
+    lines = script.read_text(encoding="utf-8").replace("\\\n", " ").splitlines()
+    command = next((line for line in lines if line.startswith("exec ")), "")
+    words = shlex.split(command)
+    own = words[words.index(SERVE) + 1 :] if SERVE in words else []
+    own = own[: own.index("--host")] if "--host" in own else own
+    if own == list(arguments):
+        return []
+    return [Fault(
+        "options",
+        f"run.sh has other options than {DESCRIPTION}, with which the server was checked",
+        [f"run.sh: {shlex.join(own)}", f"{DESCRIPTION}: {json.dumps(list(arguments))}"],
+        REBUILD,
+    )]  # fmt: skip
+
+
+def _value(arguments: Sequence[str], name: str) -> str | None:
+    """What follows an argument the last time that it is given."""
+    places = [i for i, argument in enumerate(arguments[:-1]) if argument == name]
+    return arguments[places[-1] + 1] if places else None

@@ -46,7 +46,7 @@ def served(
 
     `DataError` for a folder that is neither.
     """
-    described = _description(folder)
+    described = description_of(folder)
     if described is None:
         if not (folder / "config.json").is_file():
             raise DataError(
@@ -79,11 +79,20 @@ STRICT = ("--structured-outputs-config", '{"backend": "guidance", "disable_any_w
 tokens. Of the two backends that can do this, guidance knows more of JSON Schema."""
 
 
+def slots_for(adapters: int) -> int:
+    """`--max-loras` for a number of adapters: one more, so that the last slot stays empty.
+
+    vLLM 0.32 on a CPU applies the last slot to requests for the base that it answers together with
+    requests for adapters: it takes their index, -1, for the last one (lora/ops/torch_ops).
+    """
+    return adapters + 1
+
+
 def lora_arguments(adapters: Mapping[str, str], ranks: Sequence[int]) -> list[str]:
     """The arguments that serve adapters, name → folder, beside their base."""
     return [
         "--enable-lora",
-        "--max-loras", str(len(adapters)),
+        "--max-loras", str(slots_for(len(adapters))),
         "--max-lora-rank", str(smallest_limit(max(ranks))),
         "--lora-modules", *(f"{name}={path}" for name, path in adapters.items()),
     ]  # fmt: skip
@@ -136,7 +145,8 @@ def cpu_options() -> dict[str, str]:
     }  # fmt: skip
 
 
-def _description(folder: Path) -> Description | None:
+def description_of(folder: Path) -> Description | None:
+    """What `serve.json` says; None without one. `DataError` if it can't be read."""
     path = folder / DESCRIPTION
     if not path.is_file():
         return None

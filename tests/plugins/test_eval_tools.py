@@ -584,7 +584,7 @@ def test_an_argument_that_is_no_list_has_no_order(name: str) -> None:
     assert caught.value.where == "unordered"
     step = ToolCalls(models=[], rows=Dataset.placeholder("r"), unordered=unordered)
     with pytest.raises(DataError, match=f"'t.{name}' isn't a list"):
-        step.judging(TestJob(Path()), [{**row("q", text="a"), "tools": offered("t")}])
+        step.judging(TestJob(), [{**row("q", text="a"), "tools": offered("t")}])
 
 
 def test_what_the_first_rows_can_not_tell_is_left_to_the_step() -> None:

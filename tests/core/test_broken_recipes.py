@@ -561,7 +561,7 @@ PLUGINS = {
     ),
     "unknown role": Broken(
         OWN_TYPE,
-        "the role 'trian' of 'rows' must be one of train, validation, compare, base",
+        "the role 'trian' of 'rows' must be one of train, validation, calibrate, compare, base",
         "docs/howto/plugins.md",
         files=plugin(
             "from finery import takes\nclass X(Step):\n    'X.'\n"

@@ -75,6 +75,7 @@ $(VENV)/bin/python:
 
 $(VENV)/.installed-%: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$*]'
+	$(BIN)/python -m compileall -q core plugins
 	touch $@
 
 clean:

@@ -159,6 +159,8 @@ def test_states_in_8_bits_are_those_of_bitsandbytes(size: int) -> None:
     optimizers = pytest.importorskip("bitsandbytes.optim")
     import torch
 
+    # It remembers by `id` which weights of earlier trainings have 32 bits.
+    optimizers.GlobalOptimManager.get_instance().initialize()
     weights = torch.nn.Parameter(torch.zeros(size))
     weights.grad = torch.ones(size)
     optimizer = optimizers.AdamW(

@@ -95,10 +95,13 @@ class _Round(StoppingCriteria):
 
     def __call__(self, tokens: torch.Tensor, _scores: Any, **_: Any) -> torch.Tensor:
         """True for rows that have ended; for all where the round ends."""
-        for place, answer in enumerate(tokens[:, self.length :].tolist()):
+        for place, token in enumerate(tokens[:, -1].tolist()):
             if not self.done[place]:
-                self.done[place] = answer[-1] in self.ends or (
-                    self.stopped is not None and self.stopped(self.before[place] + answer)
-                )
+                self.done[place] = token in self.ends or self._stopped(tokens, place)
         over = sum(self.done) >= self.share * len(self.done)
         return torch.tensor([done or over for done in self.done], device=tokens.device)
+
+    def _stopped(self, tokens: torch.Tensor, place: int) -> bool:
+        if self.stopped is None:
+            return False
+        return self.stopped(self.before[place] + tokens[place, self.length :].tolist())

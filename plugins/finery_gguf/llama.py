@@ -243,6 +243,19 @@ def _not_loaded(path: Path, heard: Sequence[str]) -> StepError:
     )  # fmt: skip
 
 
+def open_context(model: Gguf, options: Any, what: str, fix: str) -> Any:
+    """A context of llama.cpp, which is freed with its last reference, before its model.
+
+    options: `llama_context_params`. what, fix: for the `StepError` if memory is too small for it.
+    """
+    ffi, c = library().ffi, library().c
+    pointer = c.llama_init_from_model(model.pointer, options)
+    if pointer == ffi.NULL:
+        raise StepError(f"not enough memory for {what}", where=str(model.path), fix=fix)
+    # The closure keeps the model alive until its context is gone.
+    return ffi.gc(pointer, lambda p, _=model.pointer: c.llama_free(p))
+
+
 class Context:
     """A model's memory of several rows at once, of at most `size` tokens each.
 
@@ -265,15 +278,13 @@ class Context:
         options.n_batch = options.n_ubatch = CHUNK
         # Flash attention splits a row's keys by threads: logits would depend on the core count.
         options.flash_attn_type = 0
-        pointer = c.llama_init_from_model(model.pointer, options)
-        if pointer == ffi.NULL:
-            raise StepError(
-                f"not enough memory for {rows} contexts of {size} tokens", where=str(model.path),
-                fix="lower max_tokens or shorten the longest rows, or set FINERY_GGUF_SLOTS=1",
-            )  # fmt: skip
-        # The closure keeps the model alive until its context is gone.
-        self._pointer: Any = ffi.gc(pointer, lambda p, _=model.pointer: c.llama_free(p))
-        self._memory = c.llama_get_memory(pointer)
+        self._pointer: Any = open_context(
+            model,
+            options,
+            f"{rows} contexts of {size} tokens",
+            "lower max_tokens or shorten the longest rows, or set FINERY_GGUF_SLOTS=1",
+        )
+        self._memory = c.llama_get_memory(self._pointer)
         self._batch: Any = ffi.gc(c.llama_batch_init(CHUNK, 0, 1), c.llama_batch_free)
         self._lengths = [0] * rows
         self._prefixes: list[list[int] | None] = [None] * rows

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from blake3 import blake3
 
 from finery import StepError
-from finery_gguf.llama import CHUNK, Gguf, library
+from finery_gguf.llama import CHUNK, Gguf, library, open_context
 from finery_gguf.quantize.activations import Watcher
 
 if TYPE_CHECKING:
@@ -146,14 +146,9 @@ class _Context:
         options.flash_attn_type = 0
         options.op_offload = False  # activations on a GPU couldn't be read
         options.cb_eval = watcher.callback
-        pointer = c.llama_init_from_model(model.pointer, options)
-        if pointer == ffi.NULL:
-            raise StepError(
-                f"not enough memory for a context of {size} tokens", where=str(model.path),
-                fix="give `imatrix` shorter rows",
-            )  # fmt: skip
-        # The closure keeps the model alive until its context is gone.
-        self._pointer: Any = ffi.gc(pointer, lambda p, _=model.pointer: c.llama_free(p))
+        self._pointer: Any = open_context(
+            model, options, f"a context of {size} tokens", "give `imatrix` shorter rows"
+        )
         self._batch: Any = ffi.gc(c.llama_batch_init(CHUNK, 0, 1), c.llama_batch_free)
 
     def evaluate(self, tokens: Sequence[int], sums: _Sums) -> None:

@@ -9,7 +9,7 @@ import msgspec
 from finery import RequirementError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
-    from finery_eval.evaluator import Judge
+    from finery_eval.evaluator import Gated
 
 _NUMBER = r"(?:\d+\.?\d*|\.\d+)"
 _EXPRESSION = re.compile(
@@ -55,7 +55,7 @@ class Requirement(msgspec.Struct, frozen=True):
     def measured(self, scores: Mapping[str, Mapping[str, float]]) -> bool:
         """Whether `scores` has both metrics: one that applies to no row isn't there."""
         metrics = [self.subject, *([self.of] if self.of else [])]
-        return all(metric in scores[model] for model, metric in metrics)
+        return all(metric in scores.get(model, {}) for model, metric in metrics)
 
     def bound(self, scores: Mapping[str, Mapping[str, float]]) -> float:
         """The number that `subject` is compared with."""
@@ -70,9 +70,10 @@ class Requirement(msgspec.Struct, frozen=True):
 class Requirements:
     """What an evaluator's `require:` says. Raises `UsageError` where it can't be read."""
 
-    def __init__(self, step: "Judge") -> None:
-        names = [model.name for model in step.models]
-        self._wanted = parse(step.require, names, step.metric_names(), step.more_metrics())
+    def __init__(self, step: "Gated") -> None:
+        measured = step.measured()
+        metrics = list(dict.fromkeys(m for of in measured.values() for m in of))
+        self._wanted = parse(step.require, list(measured), metrics, step.more_metrics())
 
     def verify(self, report: Mapping[str, Any]) -> None:
         """Raise `RequirementError` unless a `Metrics` report meets all of them."""
@@ -185,7 +186,7 @@ def _line(requirement: Requirement, report: Mapping[str, Any]) -> str:
 
 def _seen(of: Metric, report: Mapping[str, Any]) -> str:
     model, metric = of
-    if metric not in report["scores"][model]:
+    if metric not in report["scores"].get(model, {}):
         return f"{model}.{metric} applies to none of the {report['rows']} rows"
     low, high = report["intervals"][model][metric]
     value = report["scores"][model][metric]

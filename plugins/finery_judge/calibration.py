@@ -1,6 +1,6 @@
 """Human decisions: the answers that people judged, and what follows for the judge."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from finery import Dataset, OptionalFiles, counted

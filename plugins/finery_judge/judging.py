@@ -54,6 +54,9 @@ class Judging(Evaluator, packages=("jinja2",), version="1"):
         ge=1,
         help="Longest answer, in tokens. A longer one is cut off there and judged as it is.",
     )
+    ignore_case: bool = setting(
+        False, help="Has no effect here. Say in the rubric whether case matters."
+    )
     judge_tokens: int = setting(256, ge=16, help="Maximum tokens of a verdict.")
     budget: Budget | None = setting(
         None, affects_output=False, help="Limit of one build; verdicts so far are kept."

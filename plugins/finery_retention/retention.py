@@ -5,8 +5,15 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from finery import (
-    Completion, FileOrName, Job, Metrics, Model, UsageError, load_reference, setting,
-)  # fmt: skip
+    Completion,
+    FileOrName,
+    Job,
+    Metrics,
+    Model,
+    UsageError,
+    load_reference,
+    setting,
+)
 from finery_eval.evaluator import Gated
 from finery_retention.findings import PROBABILITY, SOLVED
 from finery_retention.result import Result
@@ -63,7 +70,7 @@ class Retention(
         16_000, ge=500, help="How much of the text is scored, from its beginning, in bytes."
     )
     margin: float = setting(
-        0.05, gt=0.0, lt=1.0, help="The loss that is tolerated, as a share: 0.05 is 5 points."
+        0.05, gt=0, lt=1, help="The loss that is tolerated, as a share: 0.05 is 5 points."
     )
     max_tokens: int = setting(32, ge=1, help="Longest answer to a question, in tokens.")
 

@@ -21,6 +21,8 @@ TASKS: Mapping[str, tuple[str, Mapping[str, Any]]] = {}
 SEED = 2889
 SOLVED = 0.999
 """The verifiers' score of a right answer is 1."""
+UNREADABLE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What verifiers raise for an answer that they can't read, which isn't right."""
 
 
 class Item(NamedTuple):
@@ -95,6 +97,9 @@ def _verifier(source: Any, entry: Mapping[str, Any]) -> Callable[[str], bool]:
 
     def is_solved(text: str) -> bool:
         line = text.strip().partition("\n")[0].strip()
-        return bool(source.score_answer(line, entry) >= SOLVED)
+        try:
+            return bool(source.score_answer(line, entry) >= SOLVED)
+        except UNREADABLE:
+            return False
 
     return is_solved

@@ -145,9 +145,7 @@ class TestRetention(StepContract):
     others = {"tasks": ["reversal"]}
 
     def step(self, folder: Path) -> Step:
-        return Retention(
-            models=models(folder), tasks=["sums"], items=5, text=FileOrName(["none"])
-        )
+        return Retention(models=models(folder), tasks=["sums"], items=5, text=FileOrName(["none"]))
 
 
 class TestPromptModel(StepContract):

@@ -8,12 +8,22 @@ from typing import Any
 import pytest
 
 from finery import (
-    Completion, DataError, Dataset, Engine, Metrics, Model, OptionalFiles, Request, RequirementError, Sampling,
+    Completion,
+    DataError,
+    Dataset,
+    Engine,
+    Metrics,
+    Model,
+    OptionalFiles,
+    Request,
+    RequirementError,
+    Sampling,
     UsageError,
-)  # fmt: skip
+)
 from finery.inference.records import MemoryRecords
 from finery.testing import TestJob, dataset, table_model
 from finery_judge.rubric import RubricJudge
+from finery_judge.templates import PAIR_PROMPT, SCORE_PROMPT
 
 PROMPTS = [f"question {i}" for i in range(12)]
 Judge = Callable[[str], str]
@@ -262,3 +272,9 @@ def test_rows_without_a_reference_are_refused(setup: Setup) -> None:
     bare = dataset(setup.folder / "bare", [{"messages": [{"role": "user", "content": "a"}]}])
     with pytest.raises(DataError, match="no answer that the judge could see"):
         setup.step(rows=bare, reference=True).check_rows(TestJob(setup.folder / "c"))
+
+
+def test_the_documentation_shows_the_default_prompts() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "howto" / "judge.md").read_text(encoding="utf-8")
+    for template in (SCORE_PROMPT, PAIR_PROMPT):
+        assert f"```jinja\n{template}```" in page

@@ -1,14 +1,18 @@
 """`eval.arena`: pairs in both orders, ties, win rates, and judges that prefer a position."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from test_judge_rubric import Critic, Judge, critic
 
-from finery import Engine, Metrics, Model, RequirementError, UsageError
+from finery import Detail, Engine, Metrics, Model, Output, RequirementError, UsageError
+from finery.artifact.manifest import manifest
 from finery.testing import TestJob, dataset, table_model
+from finery_eval.view.metrics import MetricsView
 from finery_judge.arena import Arena
 
 PROMPTS = [f"question {i}" for i in range(20)]
@@ -148,3 +152,14 @@ def test_settings_that_cant_work(setup: Setup) -> None:
         setup.step(models=[setup.sft]).check()
     with pytest.raises(UsageError, match="a model is named 'judge'"):
         setup.step(models=[setup.base, setup.model("judge", "x")]).check()
+
+
+def test_show_and_build_print_the_remarks(setup: Setup) -> None:
+    metrics = setup.run(critic(lambda text: better("A")))
+    output = Output("arena", metrics, manifest("Metrics", {"rows": 20}, {}))
+    out = io.StringIO()
+    MetricsView().print(Console(file=out, width=200), output, Detail())
+    assert "the judge prefers the first answer" in out.getvalue()
+    assert "Games" in out.getvalue()
+    (remark,) = MetricsView().remarks(output)
+    assert remark.severity == "warning"

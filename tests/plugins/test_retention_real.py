@@ -29,7 +29,7 @@ def test_a_model_trained_far_too_hot_is_caught_and_an_untouched_one_isnt(
     rows = [{"prompt": question, "completion": label} for question, label in LABELS.items()]
     step = Sft(
         model=untouched("base"), rows=[dataset(tmp_path / "rows", rows)], epochs=8,
-        effective_batch_size=4, learning_rate=5e-2, warmup=0.0,
+        effective_batch_size=4, learning_rate=5e-2, warmup_steps=0,
     )  # fmt: skip
     hot = step.run(TestJob(tmp_path / "train"))
     hot.ref = "hot"

@@ -42,9 +42,9 @@ def finery_estimates(graph: Any, results: Any, steps: Sequence[str]) -> Sequence
 @hookimpl
 def finery_notes() -> Mapping[str, Any]:
     """The kinds of notes on evaluators."""
-    from finery_eval.planning.gates import KINDS
+    from finery_eval.planning import baselines, gates
 
-    return KINDS
+    return {**baselines.KINDS, **gates.KINDS}
 
 
 @hookimpl
@@ -54,9 +54,10 @@ def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
 
     if not any(evaluates(node) for node in graph.nodes.values()):
         return []
+    from finery_eval.planning.baselines import notes_on_baselines
     from finery_eval.planning.gates import notes_on_gates
 
-    return [*notes_on_gates(graph, results)]
+    return [*notes_on_baselines(graph), *notes_on_gates(graph, results)]
 
 
 @hookimpl

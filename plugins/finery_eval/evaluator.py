@@ -29,11 +29,13 @@ from finery.rows.answers.reading import search_in
 from finery.rows.parts import prompt as prompt_of
 from finery_eval import stats
 from finery_eval.exports import compared_exports, with_speeds
+from finery_eval.scoring import slices as slicing
 from finery_eval.scoring.differences import MCNEMAR, SIGN_FLIPS
 from finery_eval.scoring.differences import compare as compare
 from finery_eval.scoring.groups import groups_of
 from finery_eval.scoring.scored import score
 from finery_eval.scoring.tables import Unit as Unit
+from finery_eval.scoring.tables import baseline_tables
 from finery_eval.scoring.tables import comparison_tables as comparison_tables
 from finery_eval.scoring.tables import table as table
 from finery_eval.turns import place_of
@@ -44,6 +46,8 @@ Answers = dict[str, list[Completion]]
 
 REQUIREMENTS = "finery_eval.requirements:Requirements"
 """By reference, which a key doesn't follow: what a build must reach changes no metric."""
+BASELINE = "baseline"
+"""The fact in `meta` of a cheap baseline that names its kind."""
 SHOWN = 10
 """Rows that an error names one by one."""
 PROMPT_SHOWN = 300
@@ -145,6 +149,12 @@ class Evaluator(Judge, engines=True, hints="finery_eval.hints:EVALUATOR"):
         examples=[r"(?i)answer:\s*(\w+)"],
     )
     ignore_case: bool = setting(False, help="Treat 'High' and 'high' as the same answer.")
+    slices: list[str] = setting(
+        [],
+        help="What to break the scores down by: columns of the rows, fields of the expected answer "
+        "or of its label, and `length`, thirds of the rows by the length of their prompts.",
+        examples=[["source", "length"]],
+    )
 
     def check(self) -> None:
         """Raise `UsageError` for settings that can't work. Light: reads no input."""
@@ -167,14 +177,21 @@ class Evaluator(Judge, engines=True, hints="finery_eval.hints:EVALUATOR"):
         self.check()
         rows = read_rows(self.rows)
         judge = self.judging(job, rows)
+        self.check_slices(rows)
         unjudged = unjudged_tables(job, self.unjudged(rows))
         answers = ask(self, job, rows)
         verdicts = judge(answers).with_tables(unjudged)
-        return write(job, rows, answers, verdicts, models=self.models)
+        return write(job, rows, answers, verdicts, models=self.models, slices=self.slices)
 
     def check_rows(self, job: Job) -> None:
         """Raise `DataError` for rows that can't be judged."""
-        self.judging(job, read_rows(self.rows))
+        rows = read_rows(self.rows)
+        self.judging(job, rows)
+        self.check_slices(rows)
+
+    def check_slices(self, rows: Sequence[Row]) -> None:
+        """Raise `DataError` for slices that no row has."""
+        slicing.check(rows, self.slices, self.metric_names())
 
 
 def check_pattern(pattern: str | None) -> None:
@@ -384,11 +401,13 @@ def write(
     verdicts: Verdicts,
     *,
     models: Sequence[Model] = (),
+    slices: Sequence[str] = (),
 ) -> Metrics:
     """Write `Metrics`, and compare the models with each other.
 
     Rows that belong together, e.g. paraphrases of one row, count as one in intervals and tests.
     models: the judged ones; exported files among them are compared with what they were made of.
+    slices: names that scores are broken down by. Raises `DataError` for one that no row has.
     """
     groups = dependent(job, rows)
     scored = score(verdicts, groups)
@@ -396,10 +415,20 @@ def write(
     comparisons = compare(correct, groups)
     exports = compared_exports(models, correct, partial(compare, groups=groups))
     test = MCNEMAR if groups is None else SIGN_FLIPS
-    tables = [*comparison_tables(comparisons, test), *verdicts.tables]
+    cheap = [model.name for model in models if BASELINE in model.meta]
+    values = {n: {m: value for m, (value, _) in of.items()} for n, of in scored.scores.items()}
+    sliced = slicing.details_of(rows, verdicts, slices, groups)
+    tables = [
+        *comparison_tables(comparisons, test),
+        *slicing.tables_of(sliced, verdicts.headline[0]),
+        *baseline_tables(scored.pairs, values, cheap, verdicts.headline),
+        *verdicts.tables,
+    ]
     facts = {name: judged.facts for name, judged in verdicts.judged.items()}
     details = {**verdicts.details, "headline": verdicts.headline, "comparisons": comparisons}
     details |= {"pairs": scored.pairs, **({"groups": len(groups)} if groups else {})}
+    details |= {"baselines": cheap} if cheap else {}
+    details |= {"slices": sliced} if sliced else {}
     details |= {"tables": tables, **({"exports": exports} if exports else {})}
     lines = predictions(rows, answers, facts)
     metrics = write_scored(job, len(rows), scored.scores, details, lines, answers)

@@ -363,3 +363,45 @@ def test_conversations_are_asked_without_their_answer(tmp_path: Path) -> None:
     table = dataset(tmp_path / "rows", [{"messages": messages}])
     step = Classification(models=[model("m", a="card")], rows=table)
     assert run_step(step, tmp_path).report()["scores"]["m"]["accuracy"] == 1
+
+
+def sliced(folder: Path, **settings: Any) -> dict[str, Any]:
+    """The report of six rows with a column `source`, of which the model gets those of a right."""
+    made = [
+        {"prompt": f"{'long ' * i}{i}", "completion": fields("bug", "low"), "source": "aab"[i % 3]}
+        for i in range(6)
+    ]
+    answers = {row["prompt"]: fields("bug", "low") for row in made if row["source"] == "a"}
+    step = Classification(
+        models=[model("base"), model("m", **answers)],
+        rows=dataset(folder / "rows", made),
+        fields=["category", "priority"],
+        **settings,
+    )
+    report: dict[str, Any] = run_step(step, folder).report()
+    return report
+
+
+def test_scores_are_broken_down_by_columns_fields_and_length(tmp_path: Path) -> None:
+    report = sliced(tmp_path, slices=["source", "priority", "length"])
+    slices = report["details"]["slices"]
+    assert slices["source"]["a"]["rows"] == 4
+    assert slices["source"]["a"]["scores"]["m"]["accuracy"] == 1
+    assert slices["source"]["b"]["scores"]["m"]["accuracy"] == 0
+    assert slices["source"]["b"]["intervals"]["m"]["accuracy"] == [
+        0,
+        pytest.approx(0.658, abs=1e-3),
+    ]
+    assert list(slices["priority"]) == ["low"]
+    assert [of["rows"] for of in slices["length"].values()] == [2, 2, 2]
+    titles = [table["title"] for table in report["details"]["tables"]]
+    assert "accuracy by source" in titles
+    table = next(t for t in report["details"]["tables"] if t["title"] == "accuracy by source")
+    assert table["rows"][1][:4] == ["a", 4, "m", 1]
+
+
+def test_a_slice_that_no_row_has_is_an_error_before_any_answer(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        sliced(tmp_path, slices=["sorce"])
+    assert "no row has the column or field 'sorce'" in caught.value.what
+    assert caught.value.fix == "did you mean 'source'?"

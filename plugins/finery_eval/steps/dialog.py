@@ -14,6 +14,7 @@ from finery_eval.calls.calls import Toolbox
 from finery_eval.dialog.rollouts import Compare, roll_out
 from finery_eval.evaluator import Answers, Evaluator, Judge, Unjudged, table
 from finery_eval.exports import compared_exports, with_speeds
+from finery_eval.scoring import slices
 from finery_eval.scoring.differences import compare
 from finery_eval.scoring.scored import score
 from finery_eval.scoring.tables import comparison_tables
@@ -129,7 +130,9 @@ class Dialog(Judge, engines=True, hints="finery_eval.hints:DIALOG"):
         inner, rows = self.inner(), self.judged_turns()
         inner.models = self.models
         turns = [turn for row in rows for turn in row]
-        judge = inner.judging(job, [turn.as_row() for turn in turns])
+        cut = [turn.as_row() for turn in turns]
+        judge = inner.judging(job, cut)
+        inner.check_slices(cut)
         unjudged = self.left_out(job)
         answers, replaced = self.answers(job, inner, rows)
         return self.write(job, rows, answers, judge(answers).with_tables(unjudged), replaced)
@@ -138,6 +141,7 @@ class Dialog(Judge, engines=True, hints="finery_eval.hints:DIALOG"):
         """Raise `DataError` for rows that can't be judged."""
         turns = [turn.as_row() for row in self.judged_turns() for turn in row]
         self.inner().judging(job, turns)
+        self.inner().check_slices(turns)
 
     def check_sample(self, rows: Iterable[Row]) -> None:
         """Raise `DataError` for settings of `each` that don't fit the first rows."""
@@ -211,7 +215,8 @@ class Dialog(Judge, engines=True, hints="finery_eval.hints:DIALOG"):
         turns = [turn for row in rows for turn in row]
         groups = [[i for i, _ in of] for _, of in groupby(enumerate(turns), lambda t: id(t[1].row))]
         alone = all(len(group) == 1 for group in groups)
-        of_turns = score(judged, None if alone else groups)
+        together = None if alone else groups
+        of_turns = score(judged, together)
         scored = of_turns.scores
         for name, of in judged.judged.items():
             whole = verdicts.scores(
@@ -223,14 +228,18 @@ class Dialog(Judge, engines=True, hints="finery_eval.hints:DIALOG"):
         by_turn = {
             name: list(scores_by_turn(of, judged, turns)) for name, of in judged.judged.items()
         }
+        cut = [turn.as_row() for turn in turns]
+        sliced = slices.details_of(cut, judged, self.inner().slices, together)
         details: dict[str, Any] = {
             **judged.details,
+            **({"slices": sliced} if sliced else {}),
             "headline": [*judged.headline, "whole"],
             "comparisons": comparisons,
             "pairs": of_turns.pairs,
             "turns": by_turn,
             "tables": [
                 *comparison_tables(comparisons, "sign flips of rows, exact"),
+                *slices.tables_of(sliced, judged.headline[0]),
                 *(turn_table(name, judged.headline, of) for name, of in by_turn.items()),
                 *replaced_table(replaced, len(turns)),
                 *judged.tables,

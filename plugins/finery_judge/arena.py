@@ -66,6 +66,12 @@ class Arena(Judging, hints="finery_judge.hints:ARENA"):
             raise UsageError(
                 "an arena needs two models", where="models", fix=f"models: [base, {listed[0]}]"
             )
+        if self.slices:
+            raise UsageError(
+                "an arena doesn't break its scores down",
+                where="slices",
+                fix="remove it, or use eval.judge",
+            )
         if JUDGE in listed:
             raise UsageError(
                 f"a model is named '{JUDGE}', as the judge is in `require`",

@@ -27,6 +27,6 @@ class Nearest(Step, sections=("models",), seeded=False):
         meta = {
             "format": "baseline-nearest",
             "baseline": "nearest",
-            "learned_from": len(lessons),
+            "rows": len(lessons),
         }
         return Model(job.out, meta=meta)

@@ -63,6 +63,8 @@ class MetricsView(View):
         print_scores(console, {"": report})
         only = best if detail.model or _per_model_lines(report) > MOST_LINES else None
         print_interval_note(console, {"": report})
+        for text in report["details"].get("curve", {}).get("words", ()):
+            console.print(f"{text}.", style="yellow", markup=False, soft_wrap=True)
         print_exports(console, report, metrics.runtime)
         for table in report["details"].get("tables", []):
             if table.get("model", only) in (only, None) or only is None:

@@ -84,7 +84,7 @@ class Rules(Evaluator, task="style"):
 
     Intervals: Wilson score (Wilson 1927). Each further model is compared with the first on the same
     rows: exact McNemar test (McNemar 1947), for accuracy also Newcombe's paired difference (1998,
-    method 10). With several rules, expect one p-value in twenty below 0.05 by chance.
+    method 10). The p-values of the rules are adjusted for their number (Holm 1979).
 
     Raises DataError for rows without a prompt, UsageError for rules that can't work and for a
     malformed `require`.

@@ -12,6 +12,8 @@ from finery.rows.answers.reading import as_text, field_names
 from finery.rows.similar import question
 
 LINES, OBJECT, WHOLE = "lines", "object", "whole"
+ROWS = "rows.jsonl"
+"""The file of `baseline.nearest`: the prompt and the answer of each row, a row a line."""
 
 
 class Shape(msgspec.Struct, frozen=True):

@@ -7,8 +7,7 @@ import msgspec
 
 from finery import Completion, Engine, Request, Sampling
 from finery.rows.similar import SimilarIndex, question
-from finery_baseline.answers import Shape
-from finery_baseline.nearest import FILE
+from finery_baseline.answers import ROWS, Shape
 from finery_baseline.vectors import Classifier, load
 
 
@@ -53,7 +52,7 @@ class NearestEngine(_Baseline):
 
     @cached_property
     def _rows(self) -> list[list[str]]:
-        lines = self.model.file(FILE).read_bytes().splitlines()
+        lines = self.model.file(ROWS).read_bytes().splitlines()
         return [msgspec.json.decode(line, type=list[str]) for line in lines]
 
     @cached_property

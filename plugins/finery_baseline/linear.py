@@ -57,7 +57,7 @@ class Linear(
         meta = {
             "format": "baseline-linear",
             "baseline": "linear",
-            "learned_from": len(lessons),
+            "rows": len(lessons),
             "features": sum(map(len, classifier.features)),
             "shape": {"form": shape.form, "fields": list(shape.fields)},
         }

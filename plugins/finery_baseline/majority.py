@@ -31,7 +31,7 @@ class Majority(Step, sections=("models",), seeded=False):
         meta = {
             "format": "baseline-majority",
             "baseline": "majority",
-            "learned_from": len(lessons),
+            "rows": len(lessons),
             "answer": shape.written(values),
         }
         return Model(job.out, meta=meta)

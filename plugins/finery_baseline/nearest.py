@@ -3,9 +3,7 @@
 import msgspec
 
 from finery import Dataset, Job, Model, Step, takes
-from finery_baseline.answers import lessons_of
-
-FILE = "rows.jsonl"
+from finery_baseline.answers import ROWS, lessons_of
 
 
 class Nearest(Step, sections=("models",), seeded=False):
@@ -25,10 +23,10 @@ class Nearest(Step, sections=("models",), seeded=False):
         """Keep the rows: their prompts and answers."""
         _, lessons = lessons_of(self.rows, [])
         lines = [msgspec.json.encode([lesson.question, lesson.answer]) for lesson in lessons]
-        (job.out / FILE).write_bytes(b"\n".join(lines) + b"\n")
+        (job.out / ROWS).write_bytes(b"\n".join(lines) + b"\n")
         meta = {
             "format": "baseline-nearest",
             "baseline": "nearest",
-            "learned_from": len(lessons),
+            "rows": len(lessons),
         }
         return Model(job.out, meta=meta)

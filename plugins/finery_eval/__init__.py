@@ -17,6 +17,7 @@ def finery_steps() -> dict[str, str]:
     """The step types of this plugin."""
     return {
         "eval.classification": "finery_eval.steps.classification:Classification",
+        "eval.curve": "finery_eval.steps.curve:Curve",
         "eval.dialog": "finery_eval.steps.dialog:Dialog",
         "eval.exact": "finery_eval.steps.exact:Exact",
         "eval.json": "finery_eval.steps.structured:Json",

@@ -8,8 +8,7 @@ import msgspec
 from finery import Answer, Batch, Completion, Engine, EngineJob, Model, Request, Sampling
 from finery.rows import Conversation, split_turns
 from finery.rows.similar import SimilarIndex, question
-from finery_prompt.messages import in_front
-from finery_prompt.model import EXAMPLES
+from finery_prompt.messages import EXAMPLES, in_front
 
 
 class PromptedEngine(Engine):

@@ -9,10 +9,7 @@ from blake3 import blake3
 
 from finery import DataError, Dataset, Job, Model, Step, setting, takes
 from finery.rows import Conversation, Row, answer_text, row_id, split_turns
-from finery_prompt.messages import without_system
-
-EXAMPLES = "examples.jsonl"
-"""The turns of each row that a prompt may be shown, a row a line."""
+from finery_prompt.messages import EXAMPLES, without_system
 
 
 class PromptModel(Step, sections=("models",)):

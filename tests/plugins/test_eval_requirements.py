@@ -220,8 +220,8 @@ evaluate:
     lines = [{"instruction": f"{i}", "output": "no" if i < 18 else "yes"} for i in range(20)]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     t = built({"recipe.yaml": recipe, "rows.jsonl": text, "train.jsonl": text})
-    notes = [json.loads(line) for line in t.run("check", "--json").out.splitlines()]
-    (note,) = (n for n in notes if n.get("name") == "lucky-gate")
+    notes = json.loads(t.run("check", "--json").out)["notes"]
+    (note,) = (n for n in notes if n["name"] == "lucky-gate")
     assert "cheap.accuracy >= 0.85 on 20 rows: a model that is right in 75 %" in note["text"]
     assert "probability of 23 %. The interval of its score is 70 to 97 %" in note["text"]
     assert 'cheap.accuracy: "significantly better than 0.85"' in note["fix"]

@@ -11,11 +11,14 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from finery.rows.near import COMMON, COMMON_ROWS
 from finery.rows.parts import joined
 from finery.rows.row import Conversation
 
 PIECE = 4
+COMMON = 0.2
+"""Share of texts from which on a feature says nothing about them, like the instruction in each."""
+COMMON_ROWS = 10
+"""Texts that must have such a feature, at least."""
 _WORD = re.compile(r"\w+")
 
 
@@ -37,8 +40,8 @@ def features(text: str) -> Counter[str]:
 class SimilarIndex:
     """Texts, and which of them are nearest to another one.
 
-    Holds all their features in memory, about 10 KB a text of 100 words. Features that more than a
-    fifth of the texts have, and at least ten, are left out.
+    Holds all their features in memory, about 10 KB a text of 100 words. Features that more than
+    `COMMON` of the texts have, and more than `COMMON_ROWS` of them, are left out.
     """
 
     def __init__(self, texts: Sequence[str]) -> None:

@@ -16,7 +16,8 @@ from finery_eval.evaluator import Answers, Evaluator, Judge, Unjudged, table
 from finery_eval.exports import compared_exports, with_speeds
 from finery_eval.scoring import slices
 from finery_eval.scoring.differences import compare
-from finery_eval.scoring.scored import score
+from finery_eval.scoring.groups import groups_of
+from finery_eval.scoring.scored import score, scores_of
 from finery_eval.scoring.tables import comparison_tables
 from finery_eval.steps.tools import ToolCalls
 from finery_eval.turns import Turn, turns_of, unjudged_turns
@@ -214,17 +215,21 @@ class Dialog(Judge, engines=True, hints="finery_eval.hints:DIALOG"):
         """Score the turns, by number and all together, and write `Metrics`."""
         turns = [turn for row in rows for turn in row]
         groups = [[i for i, _ in of] for _, of in groupby(enumerate(turns), lambda t: id(t[1].row))]
-        alone = all(len(group) == 1 for group in groups)
-        together = None if alone else groups
+        rows_together = groups_of([of[0].row for of in rows])
+        turn_groups = [[turn for i in of for turn in groups[i]] for of in rows_together]
+        alone = all(len(group) == 1 for group in turn_groups)
+        together = None if alone else turn_groups
         of_turns = score(judged, together)
         scored = of_turns.scores
         for name, of in judged.judged.items():
-            whole = verdicts.scores(
-                of_rows(of, groups), judged._replace(metrics=OF_ROWS, means=None)
+            whole = scores_of(
+                of_rows(of, groups),
+                judged._replace(metrics=OF_ROWS, means=None),
+                rows_together if len(rows_together) < len(rows) else None,
             )
             scored[name] |= whole
         correct = {name: of.correct for name, of in judged.judged.items()}
-        comparisons = compare(correct, groups)
+        comparisons = compare(correct, turn_groups)
         by_turn = {
             name: list(scores_by_turn(of, judged, turns)) for name, of in judged.judged.items()
         }
@@ -245,7 +250,7 @@ class Dialog(Judge, engines=True, hints="finery_eval.hints:DIALOG"):
                 *judged.tables,
             ],
         }
-        exports = compared_exports(self.models, correct, partial(compare, groups=groups))
+        exports = compared_exports(self.models, correct, partial(compare, groups=turn_groups))
         details |= {"exports": exports} if exports else {}
         lines = predictions(turns, answers, judged)
         metrics = evaluator.write_scored(job, len(rows), scored, details, lines, answers)

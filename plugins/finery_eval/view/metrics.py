@@ -64,6 +64,8 @@ class MetricsView(View):
         print_scores(console, {"": report})
         only = best if detail.model or _per_model_lines(report) > MOST_LINES else None
         print_interval_note(console, {"": report})
+        for text in report["details"].get("curve", {}).get("words", ()):
+            console.print(f"{text}.", style="yellow", markup=False, soft_wrap=True)
         print_exports(console, report, metrics.runtime)
         for remark in own_remarks(report):
             style = "yellow" if remark.severity == "warning" else ""

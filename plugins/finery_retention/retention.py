@@ -56,7 +56,7 @@ class Retention(
     """
 
     tasks: list[TaskName] = setting(
-        ["letters", "needle", "products", "sorting", "sums", "syllogisms"],
+        ["letters", "products", "sorting", "sums", "syllogisms"],
         help="The procedural tasks; an empty list leaves the text alone.",
     )
     items: int = setting(25, ge=5, le=1000, help="Questions of each task.")

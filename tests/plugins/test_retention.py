@@ -92,7 +92,7 @@ def trained(model: Model, folder: Path, texts: list[str], steps: int, rate: floa
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Model]:
+def models(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> dict[str, Model]:
     """A base that learned some English, the same again, and one that was then trained too hot."""
     folder = tmp_path_factory.mktemp("models")
     raw = tiny_llama(folder / "raw", width=64)

@@ -7,6 +7,7 @@ import pytest
 from finery import Model
 from finery.testing import TestJob, dataset
 from finery_retention.retention import Retention
+from finery_transformers.loading import load_merged
 from finery_trl.steps.sft import Sft
 
 LABELS = {
@@ -21,8 +22,13 @@ LABELS = {
 def test_a_model_trained_far_too_hot_is_caught_and_an_untouched_one_isnt(
     tmp_path: Path, smollm2_gguf: Path
 ) -> None:
+    gguf = Model(smollm2_gguf.parent, meta={"format": "gguf", "file": smollm2_gguf.name})
+    model, tokenizer = load_merged(gguf)  # once: reading a GGUF takes longer than a folder
+    model.save_pretrained(str(tmp_path / "base"))
+    tokenizer.save_pretrained(str(tmp_path / "base"))
+
     def untouched(name: str) -> Model:
-        made = Model(smollm2_gguf.parent, meta={"format": "gguf", "file": smollm2_gguf.name})
+        made = Model(tmp_path / "base", meta={"format": "transformers", "name": "SmolLM2"})
         made.ref = name
         return made
 

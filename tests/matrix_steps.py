@@ -89,8 +89,8 @@ class Train(Step, learns="answers"):
 class Judge(Step, seeded=False):
     """The quality of models, with as many right answers."""
 
-    models: list[Model] = takes(uses_name=True)
-    rows: Dataset
+    models: list[Model] = takes(uses_name=True, help="Those to judge.")
+    rows: Dataset = takes(help="Those to judge on.")
     least: float = setting(0.0, affects_output=False, help="What the first model must reach.")
 
     def run(self, job: Job) -> Metrics:

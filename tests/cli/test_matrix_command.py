@@ -207,13 +207,13 @@ def test_repeats_have_a_mean_a_spread_and_an_interval(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     recipe = RECIPE[: RECIPE.index("matrix:")].replace(", least: 0.1", "")
-    recipe += "matrix: {train.sft.rate: [1e-4, 4e-4], seeds: 3}\n"
+    recipe += "matrix: {train.sft.rate: [1e-3, 4e-3], seeds: 3}\n"
     t = project_in(tmp_path_factory.mktemp("seeds"), recipe)
     assert t.run("build").code == 0
     assert sum(n for name, n in ran(t).items() if name.startswith("train")) == 6
     data = [json.loads(line) for line in t.run("show", "matrix", "--json").out.splitlines()]
     score = data[0]["scores"]["test.sft.accuracy"]
-    assert data[0]["axes"] == {"rate": "4e-4"}
+    assert data[0]["axes"] == {"rate": "4e-3"}
     assert score["seeds"] == 3
     assert score["interval"][0] <= score["value"] <= score["interval"][1]
     text = t.run("show", "matrix").out
@@ -222,4 +222,4 @@ def test_repeats_have_a_mean_a_spread_and_an_interval(
     t.edit("recipe.yaml", "seeds: 3}", "seeds: 3, select: {by: test.sft.accuracy, on: validation}}")
     assert t.run("build").code == 0
     shown = json.loads(t.run("show", "winner", "--json").out)
-    assert shown["meta"]["chosen"] == "rate=4e-4,seed=1"
+    assert shown["meta"]["chosen"] == "rate=4e-3,seed=1"

@@ -61,7 +61,7 @@ def error_of(path: Path, *overrides: str) -> FineryError:
     """The one error of a recipe."""
     with pytest.raises(FineryError) as caught:
         graph(path, *overrides)
-    errors = getattr(caught.value, "errors", [caught.value])
+    errors: list[FineryError] = getattr(caught.value, "errors", [caught.value])
     assert len(errors) == 1, [str(e) for e in errors]
     assert caught.value.exit_code == 2
     return errors[0]
@@ -174,12 +174,17 @@ def test_the_keys_of_a_variant_are_those_of_the_recipe_with_its_settings(
 
 
 def test_the_winner_has_the_keys_of_the_recipe_with_its_settings(make: Make) -> None:
-    matrix = "matrix: {train.sft.rate: [1e-4, 0.05], select: {by: test.sft.accuracy, on: lines}}\n"
-    path = make(matrix)
+    path = make("""\
+matrix:
+  train.sft.rate: [1e-4, 0.05]
+  export.ship.bits: [3]
+  select: {by: test.sft.accuracy, on: lines}
+""")
     made = build(path)
     results = made.outcome.results
-    assert results["winner"].outputs[""].meta["chosen"] == "rate=0_05"
-    plain = build(path, ["train.sft.rate=0.05", f"{MATRIX}off"]).outcome.results
+    assert results["winner"].outputs[""].meta["chosen"] == "rate=0_05,bits=3"
+    assignments = ["train.sft.rate=0.05", "export.ship.bits=3", f"{MATRIX}off"]
+    plain = build(path, assignments).outcome.results
     assert {step: results[step].key for step in plain} == {s: r.key for s, r in plain.items()}
 
 

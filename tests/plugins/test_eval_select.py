@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,7 @@ def candidate(folder: Path, name: str, right: Sequence[bool], metric: str = "acc
     return metrics
 
 
-def chosen(folder: Path, candidates: list[Metrics], **settings: object) -> Metrics:
+def chosen(folder: Path, candidates: list[Metrics], **settings: Any) -> Metrics:
     step = Select(candidates=candidates, model="sft", metric="accuracy", **settings)
     made = run_step(step, folder / "out")
     assert isinstance(made, Metrics)

@@ -8,13 +8,13 @@ from typing import NamedTuple
 class Repeats(NamedTuple):
     """Mean, standard deviation (of a sample) and 95 % interval of the mean.
 
-    deviation, interval: None of a single value, which says nothing about its spread.
+    size: how many values. deviation, interval: None of one value, which has no spread.
     """
 
     mean: float
     deviation: float | None
     interval: tuple[float, float] | None
-    count: int
+    size: int
 
 
 def summarise(values: Sequence[float]) -> Repeats:

@@ -50,7 +50,8 @@ def print_matrix(
             print_json(_data(line))
         return
     console = stdout()
-    console.print(_table(_caption(graph), lines))
+    console.print(_caption(graph), style="dim", highlight=False)
+    console.print(_table(lines))
     for text in _remarks(lines):
         console.print(text, style="dim", highlight=False)
     choice = choice_of(graph, results)
@@ -77,13 +78,11 @@ def _data(line: Line) -> dict[str, Any]:
     return {"variant": line.name, "axes": line.axes, "scores": scores, "chosen": line.chosen}
 
 
-def _table(title: str, lines: Sequence[Line]) -> "Table":
+def _table(lines: Sequence[Line]) -> "Table":
     from rich import box
     from rich.table import Table
 
-    table = Table(
-        title=title, title_justify="left", title_style="dim", box=box.SIMPLE_HEAD, pad_edge=False
-    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     axes = list(dict.fromkeys(axis for line in lines for axis in line.axes))
     named = any(not line.axes for line in lines)
     columns = columns_of(lines)[:MOST_SCORES]

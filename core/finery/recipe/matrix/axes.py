@@ -1,7 +1,7 @@
 """The variants that a `matrix:` block lists: its axes, without exclusions, and named ones."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from math import prod
@@ -65,7 +65,7 @@ class Variant:
         """Its name without the repeat, which all repeats of a variant share."""
         return self.label([axis for axis in self.values if axis != SEED])
 
-    def label(self, axes: Sequence[str] | Mapping[str, Any]) -> str:
+    def label(self, axes: Collection[str]) -> str:
         """Its name by some of its axes."""
         return ",".join(
             f"{axis}={value.label}" if axis else value.label
@@ -86,18 +86,19 @@ def read_matrix(recipe: Recipe, repeats: Axis | None) -> tuple[list[Axis], list[
     Raises `RecipeError` for a block that can't be read.
     """
     axes = _axes(recipe)
-    count = prod(len(axis.values) for axis in axes) if axes else 0
     named = _named(recipe)
-    times = len(repeats.values) if repeats else 1
-    if (count + len(named)) * times > MOST:
+    count = prod(len(axis.values) for axis in axes) + len(named)
+    count *= len(repeats.values) if repeats else 1
+    if count > MOST:
         raise recipe.error(
-            f"the matrix has {(count + len(named)) * times:,} variants; at most {MOST:,} are built",
+            f"the matrix has {count:,} variants; at most {MOST:,} are built",
             ("matrix",),
             key=True,
             fix="list fewer values, exclude some, or name the variants you want under `variants:`",
         )
     labels = [axis.label for axis in axes]
-    combined = product(*(axis.values for axis in axes)) if axes else []
+    # Without axes and names, `seeds:` repeats the recipe as it is.
+    combined = product(*(axis.values for axis in axes)) if axes or (repeats and not named) else []
     variants = [Variant(dict(zip(labels, values, strict=True))) for values in combined]
     variants = [*_without_excluded(recipe, axes, variants), *named]
     if not variants:

@@ -189,10 +189,13 @@ def _rows(expanded: Expanded, own: Any, on: str | None) -> Any:
 def add_choice(expanded: Expanded, select: Select, plugins: StepTypes) -> None:
     """Add the variants that are judged, the step that chooses, and those of the winner."""
     judges: dict[str, Variant] = {}
+    judged: dict[str, Variant] = {}
     for variant in expanded.variants:
-        name = _judge_name(expanded, select, variant)
-        if name in judges:
-            raise _same(expanded, select, judges[name], variant)
+        same = judged.setdefault(expanded.signatures[variant.name][select.evaluator], variant)
+        if same is not variant:
+            raise _same(expanded, select, same, variant)
+        name = f"{select.evaluator}@{variant.name}"  # from which the winner is known
+        expanded.steps[variant.name][select.evaluator] = name
         judges[name] = variant
         _add_judge(expanded, select, variant, name, plugins)
     section = expanded.sections[select.evaluator]
@@ -207,10 +210,6 @@ def add_choice(expanded: Expanded, select: Select, plugins: StepTypes) -> None:
     expanded.places[section, WINNER] = _PLACE
     expanded.origins[WINNER] = WINNER
     _add_winner(expanded)
-
-
-def _judge_name(expanded: Expanded, select: Select, variant: Variant) -> str:
-    return expanded.steps[variant.name][select.evaluator]
 
 
 def _add_judge(

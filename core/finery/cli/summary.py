@@ -12,7 +12,7 @@ import click
 from finery.artifact.manifest import Manifest
 from finery.build.scheduler import Build, Outcome
 from finery.cli.console import print_error
-from finery.cli.views import compared, output_of, show_together, titled, view_of
+from finery.cli.views import compared, output_of, show_together, stdout, titled, view_of
 from finery.errors import FineryError, each_once
 from finery.util.paths import shown
 from finery.util.text import cost_words, counted, duration, visible
@@ -71,7 +71,7 @@ def _print_matrix(build: Build, outcome: Outcome) -> None:
     for name, by in outcome.blocked.items():
         if any(build.graph.nodes[step].variant for step in by):
             states[name] = "failed"
-    print_matrix(build.graph, build.store, outcome.results, states)
+    print_matrix(stdout(), build.graph, build.store, outcome.results, states)
 
 
 def _print_remarks(build: Build, title: str, manifest: Manifest) -> None:

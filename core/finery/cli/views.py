@@ -212,7 +212,7 @@ def overview(graph: "Graph", store: "Store", *, as_json: bool) -> None:
     if graph.matrix is not None:
         from finery.cli.matrix.table import print_matrix
 
-        print_matrix(graph, store, {plan.node.name: plan.result for plan in plans})
+        print_matrix(stdout(), graph, store, {plan.node.name: plan.result for plan in plans})
     for name, error in failed.items():
         print_gate(graph, name, error)
 

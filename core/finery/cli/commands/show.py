@@ -137,11 +137,15 @@ def command(
 def _show_matrix(graph: "Graph", store: "Store", *, as_json: bool) -> None:
     """The variants with their scores, as far as they are built for the recipe as it is."""
     from finery.build.plan import Planner, make_plan
-    from finery.cli.matrix.table import print_matrix
+    from finery.cli.matrix.table import print_matrix, print_matrix_data
+    from finery.cli.views import stdout
 
     plans = make_plan(Planner(graph, store), without_files=True)
     results = {plan.node.name: plan.result for plan in plans}
-    print_matrix(graph, store, results, as_json=as_json)
+    if as_json:
+        print_matrix_data(graph, store, results)
+    else:
+        print_matrix(stdout(), graph, store, results)
 
 
 def check_step(graph: "Graph", name: str, output: str) -> None:

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 from finery.artifact.manifest import Result
 from finery.cli.console import print_json
 from finery.cli.matrix.scores import Line, Score, choice_of, columns_of, lines_of
-from finery.cli.views import stdout
 from finery.recipe.matrix.axes import sizes
 from finery.util.text import counted, percent
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from finery.recipe.graph import Graph
@@ -36,20 +36,14 @@ def _caption(graph: "Graph") -> str:
 
 
 def print_matrix(
+    console: "Console",
     graph: "Graph",
     store: "Store",
     results: "Mapping[str, Result | None]",
     failed: Mapping[str, str] | None = None,
-    *,
-    as_json: bool = False,
 ) -> None:
     """Print the table. failed: step → `failed` or `blocked`, in a build."""
     lines = lines_of(graph, store, results, failed or {})
-    if as_json:
-        for line in lines:
-            print_json(_data(line))
-        return
-    console = stdout()
     console.print(_caption(graph), style="dim", highlight=False)
     console.print(_table(lines))
     for text in _remarks(lines):
@@ -57,6 +51,17 @@ def print_matrix(
     choice = choice_of(graph, results)
     if choice is not None:
         console.print(_choice_in_words(choice), highlight=False)
+
+
+def print_matrix_data(
+    graph: "Graph", store: "Store", results: "Mapping[str, Result | None]"
+) -> None:
+    """Print a JSON line for each variant, best first."""
+    for line in lines_of(graph, store, results, {}):
+        scores = {name: score.data() for name, score in line.scores.items()}
+        print_json({
+            "variant": line.name, "axes": line.axes, "scores": scores, "chosen": line.chosen,
+        })  # fmt: skip
 
 
 def _choice_in_words(choice: Mapping[str, Any]) -> str:
@@ -71,11 +76,6 @@ def _choice_in_words(choice: Mapping[str, Any]) -> str:
         if low <= 0 <= high:
             ahead += ": too close to call"
     return f"{text}; ahead of {margin['over']} by {ahead}"
-
-
-def _data(line: Line) -> dict[str, Any]:
-    scores = {name: score.data() for name, score in line.scores.items()}
-    return {"variant": line.name, "axes": line.axes, "scores": scores, "chosen": line.chosen}
 
 
 def _table(lines: Sequence[Line]) -> "Table":

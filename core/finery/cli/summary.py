@@ -45,7 +45,8 @@ def _each_error(build: Build, outcome: Outcome) -> Iterator[tuple[list[str], Fin
     groups: dict[tuple[str, ...], list[str]] = {}
     for step, error in outcome.errors.items():
         node = build.graph.nodes[step]
-        alike = (node.origin, error.what, error.fix or "") if node.variant else (step,)
+        alike = (node.origin, error.what, error.fix or "", *error.details)
+        alike = alike if node.variant else (step,)
         groups.setdefault(alike, []).append(step)
     for steps in groups.values():
         yield steps, outcome.errors[steps[0]]

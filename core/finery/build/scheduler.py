@@ -109,6 +109,7 @@ class Build:
         self._new_keys: dict[str, str] = {}
         self._unlinked: list[Node] = []
         self._cleaners: list[threading.Thread] = []
+        self._broken = False  # whether a step failed that isn't one variant of several
         self._recorded_at = time.monotonic()
 
     def run(self) -> Outcome:
@@ -160,7 +161,7 @@ class Build:
     # -- starting --------------------------------------------------------------------------------
 
     def _stopped(self) -> bool:
-        return bool(self.outcome.errors) and not self.keep_going
+        return self._broken and not self.keep_going
 
     def _start_ready(self) -> None:
         """Settle cached steps and start others, until nothing more can start."""
@@ -309,7 +310,9 @@ class Build:
 
     def _note(self, step: str, note: Noted) -> None:
         """Emit a step's note, unless the recipe silences it."""
-        if self._silenced.isdisjoint((note["name"], f"{step}/{note['name']}")):
+        origin = self.graph.nodes[step].origin
+        names = (note["name"], f"{step}/{note['name']}", f"{origin}/{note['name']}")
+        if self._silenced.isdisjoint(names):
             fields = {"name": note["name"], "text": note["text"], "fix": note["fix"]}
             self._emit("step_note", step=step, **fields)
 
@@ -446,6 +449,7 @@ class Build:
         """Record a failure. blocks: whether steps that wait for this one can't run."""
         error.where = place_of(self.graph.recipe, node, error.where)
         self.outcome.errors[node.name] = error
+        self._broken |= not node.variant
         printed = log if log and os.path.exists(log) and os.path.getsize(log) else None
         if printed:
             self.outcome.logs[node.name] = printed

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from finery.cli.console import print_json
-from finery.cli.options import complete_steps, json_option, recipe_and_optional_step, set_option
+from finery.cli.options import complete_steps, json_option, matrix_option, recipe_and_optional_step
 from finery.errors import UsageError
 from finery.util.text import did_you_mean
 
@@ -14,10 +14,13 @@ if TYPE_CHECKING:
     from finery.recipe.graph import Graph
     from finery.store.database import Store
 
+MATRIX = "matrix"
+"""Names the variants of a recipe, in place of a step."""
+
 
 @click.command("show")
 @recipe_and_optional_step
-@set_option
+@matrix_option
 @click.option(
     "--rows",
     "-n",
@@ -69,7 +72,8 @@ def command(
 ) -> None:
     """Show the outputs of STEP: rows, scores, model sizes and curves, files.
 
-    Without STEP, list the outputs of all steps.
+    Without STEP, list the outputs of all steps. `finery show matrix` shows the variants of a matrix
+    with their scores.
     """
     from finery.artifact.kinds import Metrics
     from finery.build.checks import failed_gates
@@ -91,6 +95,9 @@ def command(
             )
     if step is None and row_id is None:
         overview(graph, store, as_json=as_json)
+        return
+    if step == MATRIX and graph.matrix is not None and MATRIX not in graph.nodes:
+        _show_matrix(graph, store, as_json=as_json)
         return
     name, _, output = (step or "").partition(".")
     if step is not None:
@@ -125,6 +132,20 @@ def command(
     seed, dollars = dict(result.parts).get("seed"), dollars_spent(store, [result.key])
     made = Made(seed, dollars, failed.get(name))
     show_outputs(graph, store, manifests, detail, pages, made=made, as_json=as_json)
+
+
+def _show_matrix(graph: "Graph", store: "Store", *, as_json: bool) -> None:
+    """The variants with their scores, as far as they are built for the recipe as it is."""
+    from finery.build.plan import Planner, make_plan
+    from finery.cli.matrix.table import print_matrix, print_matrix_data
+    from finery.cli.views import stdout
+
+    plans = make_plan(Planner(graph, store), without_files=True)
+    results = {plan.node.name: plan.result for plan in plans}
+    if as_json:
+        print_matrix_data(graph, store, results)
+    else:
+        print_matrix(stdout(), graph, store, results)
 
 
 def check_step(graph: "Graph", name: str, output: str) -> None:

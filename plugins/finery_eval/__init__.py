@@ -6,6 +6,9 @@ for evaluators; `finery_eval.database`, which runs queries against a scratch dat
 `finery_eval.calls.broken`, which finds calls that break the schema of their tool.
 """
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from finery import hookimpl
 
 
@@ -14,6 +17,7 @@ def finery_steps() -> dict[str, str]:
     """The step types of this plugin."""
     return {
         "eval.classification": "finery_eval.steps.classification:Classification",
+        "eval.curve": "finery_eval.steps.curve:Curve",
         "eval.dialog": "finery_eval.steps.dialog:Dialog",
         "eval.exact": "finery_eval.steps.exact:Exact",
         "eval.json": "finery_eval.steps.structured:Json",
@@ -23,6 +27,39 @@ def finery_steps() -> dict[str, str]:
         "eval.sql": "finery_eval.steps.sql:Sql",
         "eval.tools": "finery_eval.steps.tools:ToolCalls",
     }
+
+
+@hookimpl
+def finery_estimates(graph: Any, results: Any, steps: Sequence[str]) -> Sequence[Any]:
+    """The differences that test rows can show."""
+    from finery import evaluates
+
+    if not any(evaluates(graph.nodes[name]) for name in steps):
+        return []
+    from finery_eval.planning.estimate import estimates
+
+    return estimates(graph, results, steps)
+
+
+@hookimpl
+def finery_notes() -> Mapping[str, Any]:
+    """The kinds of notes on evaluators."""
+    from finery_eval.planning import baselines, gates
+
+    return {**baselines.KINDS, **gates.KINDS}
+
+
+@hookimpl
+def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
+    """Notes on evaluators."""
+    from finery import evaluates
+
+    if not any(evaluates(node) for node in graph.nodes.values()):
+        return []
+    from finery_eval.planning.baselines import notes_on_baselines
+    from finery_eval.planning.gates import notes_on_gates
+
+    return [*notes_on_baselines(graph), *notes_on_gates(graph, results)]
 
 
 @hookimpl

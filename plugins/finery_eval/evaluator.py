@@ -4,7 +4,8 @@ import gc
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 from finery import (
     Artifact,
@@ -28,16 +29,25 @@ from finery.rows.answers.reading import search_in
 from finery.rows.parts import prompt as prompt_of
 from finery_eval import stats
 from finery_eval.exports import compared_exports, with_speeds
+from finery_eval.scoring import slices as slicing
+from finery_eval.scoring.differences import MCNEMAR, SIGN_FLIPS
+from finery_eval.scoring.differences import compare as compare
+from finery_eval.scoring.groups import groups_of
+from finery_eval.scoring.scored import score
+from finery_eval.scoring.tables import Unit as Unit
+from finery_eval.scoring.tables import baseline_tables
+from finery_eval.scoring.tables import comparison_tables as comparison_tables
+from finery_eval.scoring.tables import table as table
 from finery_eval.turns import place_of
-from finery_eval.verdicts import Score, Verdicts, scores
+from finery_eval.verdicts import Score, Verdicts
 
 Answers = dict[str, list[Completion]]
 """Model name → its answers, one a row."""
-Unit = Literal["share", "difference", "p"]
-"""What numbers of a table are: a share from 0 to 1, a difference of two shares, a p-value."""
 
 REQUIREMENTS = "finery_eval.requirements:Requirements"
 """By reference, which a key doesn't follow: what a build must reach changes no metric."""
+BASELINE = "baseline"
+"""The fact in `meta` of a cheap baseline that names its kind."""
 SHOWN = 10
 """Rows that an error names one by one."""
 PROMPT_SHOWN = 300
@@ -71,8 +81,15 @@ class Judge(
         {},
         affects_output=False,
         help="Conditions that the build must meet: <model>.<metric> compared (>=, >, <=, <) with "
-        "a share from 0 to 1, or with another metric plus or minus a number.",
-        examples=[{"sft.accuracy": ">= 0.85"}, {"sft.accuracy": ">= base.accuracy + 0.3"}],
+        "a share from 0 to 1, or with another metric plus or minus a number. `not worse than` "
+        "another model `by` a margin, and `significantly better than` another model or a share, "
+        "rest on a test, so a lucky score isn't enough.",
+        examples=[
+            {"sft.accuracy": ">= 0.85"},
+            {"sft.accuracy": ">= base.accuracy + 0.3"},
+            {"gguf.accuracy": "not worse than sft by 0.03"},
+            {"sft.accuracy": "significantly better than base"},
+        ],
     )
 
     def metric_names(self) -> list[str]:
@@ -132,6 +149,12 @@ class Evaluator(Judge, engines=True, hints="finery_eval.hints:EVALUATOR"):
         examples=[r"(?i)answer:\s*(\w+)"],
     )
     ignore_case: bool = setting(False, help="Treat 'High' and 'high' as the same answer.")
+    slices: list[str] = setting(
+        [],
+        help="What to break the scores down by: columns of the rows, fields of the expected answer "
+        "or of its label, and `length`, thirds of the rows by the length of their prompts.",
+        examples=[["source", "length"]],
+    )
 
     def check(self) -> None:
         """Raise `UsageError` for settings that can't work. Light: reads no input."""
@@ -154,14 +177,21 @@ class Evaluator(Judge, engines=True, hints="finery_eval.hints:EVALUATOR"):
         self.check()
         rows = read_rows(self.rows)
         judge = self.judging(job, rows)
+        self.check_slices(rows)
         unjudged = unjudged_tables(job, self.unjudged(rows))
         answers = ask(self, job, rows)
         verdicts = judge(answers).with_tables(unjudged)
-        return write(job, rows, answers, verdicts, models=self.models)
+        return write(job, rows, answers, verdicts, models=self.models, slices=self.slices)
 
     def check_rows(self, job: Job) -> None:
         """Raise `DataError` for rows that can't be judged."""
-        self.judging(job, read_rows(self.rows))
+        rows = read_rows(self.rows)
+        self.judging(job, rows)
+        self.check_slices(rows)
+
+    def check_slices(self, rows: Sequence[Row]) -> None:
+        """Raise `DataError` for slices that no row has."""
+        slicing.check(rows, self.slices, self.metric_names())
 
 
 def check_pattern(pattern: str | None) -> None:
@@ -278,16 +308,13 @@ def log_answers(step: Evaluator, job: Job, name: str, answers: Sequence[Completi
 
 
 def log_rows(step: Evaluator, job: Job, rows: Sequence[Row], answers: Answers) -> None:
-    """Log an `extract` that never matches, and rows that repeat each other."""
+    """Log an `extract` that never matches."""
     if step.extract and not any(
         search_in(a.text, step.extract, "extract")
         for completions in answers.values()
         for a in completions
     ):
         job.log(f"extract: {step.extract!r} matches no answer of any model")
-    repeated = len(rows) - len({row["id"] for row in rows})
-    if repeated:
-        job.log(f"{repeated} rows repeat another row, so the intervals are too narrow")
 
 
 def names_metric(name: str) -> bool:
@@ -303,59 +330,6 @@ def truncated(answers: Sequence[Completion]) -> int:
 def share(hits: Sequence[bool]) -> tuple[float, stats.Interval]:
     """The share of hits and its Wilson interval."""
     return sum(hits) / len(hits), stats.wilson(sum(hits), len(hits))
-
-
-def compare(correct: Mapping[str, Sequence[bool]]) -> list[dict[str, Any]]:
-    """Each model against the first, on the same rows: accuracy difference, interval and p-value.
-
-    p-values are for each comparison by itself, not corrected for making several.
-    """
-    (baseline, first), *others = correct.items()
-    return [_compared(name, second, baseline, first) for name, second in others]
-
-
-def _compared(
-    name: str, correct: Sequence[bool], baseline: str, base_correct: Sequence[bool]
-) -> dict[str, Any]:
-    pairs = list(zip(correct, base_correct, strict=True))
-    only_model, only_baseline = pairs.count((True, False)), pairs.count((False, True))
-    difference, interval = stats.paired_difference(
-        pairs.count((True, True)), only_model, only_baseline, pairs.count((False, False))
-    )
-    return {
-        "model": name,
-        "baseline": baseline,
-        "difference": difference,
-        "interval": list(interval),
-        "only_model": only_model,
-        "only_baseline": only_baseline,
-        "p_value": stats.mcnemar_exact(only_model, only_baseline),
-    }
-
-
-def comparison_tables(
-    comparisons: Sequence[Mapping[str, Any]], test: str = "McNemar, exact"
-) -> list[dict[str, Any]]:
-    """The table of the comparisons; empty where there is only one model. test: of the p-value."""
-    if not comparisons:
-        return []
-    base = comparisons[0]["baseline"]
-    differences = ["accuracy (points)", "95 % CI low", "95 % CI high"]
-    counts, p_value = ["only this right", f"only {base} right"], f"p ({test})"
-    units: dict[str, Unit] = {**dict.fromkeys(differences, "difference"), p_value: "p"}
-    rows = [
-        [
-            c["model"],
-            c["difference"],
-            *c["interval"],
-            c["only_model"],
-            c["only_baseline"],
-            c["p_value"],
-        ]
-        for c in comparisons
-    ]
-    columns = ["model", *differences, *counts, p_value]
-    return [table(f"Compared with {base}", columns, rows, units=units)]
 
 
 def unjudged_tables(job: Job, parts: Sequence[Unjudged]) -> list[dict[str, Any]]:
@@ -396,23 +370,6 @@ def _thinking(answers: Sequence[Completion]) -> tuple[int, float]:
     return sum(map(bool, lengths)), sum(lengths) / len(lengths)
 
 
-def table(
-    title: str,
-    columns: Sequence[str],
-    rows: Sequence[Sequence[Any]],
-    *,
-    units: Mapping[str, Unit] | None = None,
-    model: str = "",
-) -> dict[str, Any]:
-    """A table that any viewer of `Metrics` can show: cells are text, numbers or None.
-
-    units: column → what its numbers are. model: the one that the table is about, if it is one.
-    """
-    cells = [list(row) for row in rows]
-    about = {"units": dict(units or {}), **({"model": model} if model else {})}
-    return {"title": title, "columns": list(columns), "rows": cells, **about}
-
-
 def predictions(
     rows: Sequence[Row], answers: Answers, judged: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> Iterator[dict[str, Any]]:
@@ -444,21 +401,50 @@ def write(
     verdicts: Verdicts,
     *,
     models: Sequence[Model] = (),
+    slices: Sequence[str] = (),
 ) -> Metrics:
-    """Write `Metrics` of rows that are independent of each other, and compare the models.
+    """Write `Metrics`, and compare the models with each other.
 
+    Rows that belong together, e.g. paraphrases of one row, count as one in intervals and tests.
     models: the judged ones; exported files among them are compared with what they were made of.
+    slices: names that scores are broken down by. Raises `DataError` for one that no row has.
     """
-    scored = {name: scores(judged, verdicts) for name, judged in verdicts.judged.items()}
+    groups = dependent(job, rows)
+    scored = score(verdicts, groups)
     correct = {name: judged.correct for name, judged in verdicts.judged.items()}
-    comparisons = compare(correct)
-    exports = compared_exports(models, correct, compare)
-    tables = [*comparison_tables(comparisons), *verdicts.tables]
+    comparisons = compare(correct, groups)
+    exports = compared_exports(models, correct, partial(compare, groups=groups))
+    test = MCNEMAR if groups is None else SIGN_FLIPS
+    cheap = [model.name for model in models if BASELINE in model.meta]
+    values = {n: {m: value for m, (value, _) in of.items()} for n, of in scored.scores.items()}
+    sliced = slicing.details_of(rows, verdicts, slices, groups)
+    tables = [
+        *comparison_tables(comparisons, test),
+        *slicing.tables_of(sliced, verdicts.headline[0]),
+        *baseline_tables(scored.pairs, values, cheap, verdicts.headline),
+        *verdicts.tables,
+    ]
     facts = {name: judged.facts for name, judged in verdicts.judged.items()}
     details = {**verdicts.details, "headline": verdicts.headline, "comparisons": comparisons}
+    details |= {"pairs": scored.pairs, **({"groups": len(groups)} if groups else {})}
+    details |= {"baselines": cheap} if cheap else {}
+    details |= {"slices": sliced} if sliced else {}
     details |= {"tables": tables, **({"exports": exports} if exports else {})}
     lines = predictions(rows, answers, facts)
-    return with_speeds(write_scored(job, len(rows), scored, details, lines, answers), models)
+    metrics = write_scored(job, len(rows), scored.scores, details, lines, answers)
+    return with_speeds(metrics, models)
+
+
+def dependent(job: Job, rows: Sequence[Row]) -> list[Sequence[int]] | None:
+    """The groups of rows that belong together, which are logged; None if each stands alone."""
+    groups = groups_of(rows)
+    if len(groups) == len(rows):
+        return None
+    job.log(
+        f"{len(rows)} rows form {counted(len(groups), 'group')}: rows that repeat each other or "
+        "have a common parent count together in intervals and tests"
+    )
+    return groups
 
 
 def write_scored(

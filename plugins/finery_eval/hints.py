@@ -49,6 +49,7 @@ _SETTINGS = {
     "max_new_tokens": "max_tokens", "max_length": "max_tokens", "num_predict": "max_tokens",
     "temp": "temperature",
     "regex": "extract", "pattern": "extract",
+    "slice": "slices", "group_by": "slices", "breakdown": "slices",
 }  # fmt: skip
 _METRICS = 'remove it: all metrics are computed; require: {MODEL.METRIC: ">= 0.85"} checks one'
 _ABSENT = {

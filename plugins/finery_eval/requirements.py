@@ -1,4 +1,7 @@
-"""`require:` what a build must reach, e.g. `sft.accuracy: ">= base.accuracy + 0.3"`."""
+"""`require:` what a build must reach, e.g. `sft.accuracy: ">= base.accuracy + 0.3"`.
+
+`claims` has the requirements that rest on a test.
+"""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -7,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from finery import RequirementError, UsageError, did_you_mean
+from finery_eval import claims
+from finery_eval.claims import Claim
 
 if TYPE_CHECKING:
     from finery_eval.evaluator import Judge
@@ -18,7 +23,10 @@ _EXPRESSION = re.compile(
     # A step's name may hold a hyphen, so a minus needs a space before it.
     rf"(?P<of>[^\s><=].*?)(?:(?:\s*(?P<plus>\+)|\s+(?P<minus>-))\s*(?P<offset>{_NUMBER}))?)\s*"
 )
-_EXAMPLES = 'write ">= 0.85" or ">= base.accuracy + 0.3" (with >=, >, <= or <)'
+_EXAMPLES = (
+    'write ">= 0.85" or ">= base.accuracy + 0.3" (with >=, >, <= or <), "not worse than base by '
+    '0.03" or "significantly better than base"'
+)
 _MALFORMED = re.compile(rf"\s*(?P<op>[<>=]{{0,2}})\s*(?P<number>{_NUMBER})\s*(?P<percent>%?)\s*")
 """A number without a comparison, in percent, or with another language's sign."""
 _SLACK = 1e-9
@@ -71,8 +79,7 @@ class Requirements:
     """What an evaluator's `require:` says. Raises `UsageError` where it can't be read."""
 
     def __init__(self, step: "Judge") -> None:
-        names = [model.name for model in step.models]
-        self._wanted = parse(step.require, names, step.metric_names(), step.more_metrics())
+        self._wanted = wanted(step)
 
     def verify(self, report: Mapping[str, Any]) -> None:
         """Raise `RequirementError` unless a `Metrics` report meets all of them."""
@@ -83,13 +90,19 @@ class Requirements:
                 f"{len(failed)} {what} not met",
                 where="require",
                 details=failed,
-                fix="improve the model, or lower the value in `require`",
+                fix="improve the model, test on more rows, or lower the value in `require`",
             )
+
+
+def wanted(step: "Judge") -> list[Requirement | Claim]:
+    """What an evaluator requires, in its order. Raises `UsageError` where it can't be read."""
+    names = [model.name for model in step.models]
+    return parse(step.require, names, step.metric_names(), step.more_metrics())
 
 
 def parse(
     require: Mapping[str, str], models: Sequence[str], metrics: Sequence[str], more: str = ""
-) -> list[Requirement]:
+) -> list[Requirement | Claim]:
     """Read `require:`; `UsageError` for bad syntax and for an unknown model or metric.
 
     more: what would make further metrics known, as part of the fix.
@@ -98,15 +111,24 @@ def parse(
     return [_parse_one(key, text, known) for key, text in require.items()]
 
 
-def unmet(requirements: Sequence[Requirement], report: Mapping[str, Any]) -> list[str]:
+def unmet(requirements: Sequence[Requirement | Claim], report: Mapping[str, Any]) -> list[str]:
     """One line for each requirement that a `Metrics` report doesn't meet."""
     scores = report["scores"]
-    return [_line(r, report) for r in requirements if not r.measured(scores) or not r.met(scores)]
+    bounds = [r for r in requirements if isinstance(r, Requirement)]
+    failed = [_line(r, report) for r in bounds if not r.measured(scores) or not r.met(scores)]
+    return failed + claims.unmet([r for r in requirements if isinstance(r, Claim)], report)
 
 
-def _parse_one(key: str, text: str, known: _Known) -> Requirement:
+def _parse_one(key: str, text: str, known: _Known) -> Requirement | Claim:
     where = f"require: {key}: {text!r}"
     subject = _metric(key, known, where)
+
+    def read(name: str) -> Metric:
+        return _metric(name, known, where)
+
+    claim = claims.parse(text, subject, read, known.models, where)
+    if claim is not None:
+        return claim
     match = _EXPRESSION.fullmatch(text)
     if match is None or _numeric(match["of"] or "", known.models):
         raise UsageError("a requirement must be a comparison", where=where, fix=_fix(text))

@@ -29,6 +29,11 @@ class Judged(NamedTuple):
         """Whether each answer is right."""
         return [bool(hit) for hit in next(iter(self.hits.values()))]
 
+    @property
+    def counts(self) -> Counter[Any]:
+        """How often each outcome occurs."""
+        return Counter(self.outcomes)
+
 
 class Means(NamedTuple):
     """Metrics that are no shares of rows, such as F1.
@@ -59,11 +64,23 @@ class Verdicts(NamedTuple):
         return self._replace(tables=[*self.tables, *tables])
 
 
-def scores(judged: Judged, verdicts: Verdicts) -> dict[str, Score]:
+Draws = Mapping[str, Sequence[float]]
+"""Metric → its values in resamples of the rows, see `stats.resampled`."""
+
+
+def draws_of(judged: Judged, verdicts: Verdicts) -> Draws:
+    """The resampled values of the metrics that are no shares, where rows are independent."""
+    if verdicts.means is None:
+        return {}
+    names, statistic = verdicts.means
+    return dict(zip(names, stats.resampled(judged.outcomes, statistic), strict=True))
+
+
+def scores(judged: Judged, verdicts: Verdicts, draws: Draws | None = None) -> dict[str, Score]:
     """Metric → (value, interval) of one model, where rows are independent of each other.
 
     Intervals of shares are Wilson's, others are bootstrapped. A metric that applies to no row is
-    left out.
+    left out. draws: as from `draws_of`, if they are there already.
     """
     scored: dict[str, Score] = {}
     for metric, hits in judged.hits.items():
@@ -71,9 +88,14 @@ def scores(judged: Judged, verdicts: Verdicts) -> dict[str, Score]:
         if counted:
             share = sum(counted) / len(counted)
             scored[metric] = share, stats.wilson(sum(counted), len(counted))
-    if verdicts.means is not None:
-        names, statistic = verdicts.means
-        values = statistic(Counter(judged.outcomes))
-        intervals = stats.bootstrap(judged.outcomes, statistic)
-        scored |= dict(zip(names, zip(values, intervals, strict=True), strict=True))
+    scored |= means(judged, verdicts, draws_of(judged, verdicts) if draws is None else draws)
     return {metric: scored[metric] for metric in verdicts.metrics if metric in scored}
+
+
+def means(judged: Judged, verdicts: Verdicts, draws: Draws) -> dict[str, Score]:
+    """The metrics that are no shares, with the intervals of their draws."""
+    if verdicts.means is None:
+        return {}
+    names, statistic = verdicts.means
+    values = zip(names, statistic(judged.counts), strict=True)
+    return {name: (value, stats.percentiles(draws[name])) for name, value in values}

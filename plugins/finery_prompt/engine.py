@@ -1,11 +1,14 @@
 """The engine for models of the format `prompted`."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 
 import msgspec
 
 from finery import Answer, Batch, Completion, Engine, EngineJob, Model, Request, Sampling
-from finery_prompt.messages import in_front
+from finery.rows import Conversation, split_turns
+from finery.rows.similar import SimilarIndex, question
+from finery_prompt.messages import EXAMPLES, in_front
 
 
 class PromptedEngine(Engine):
@@ -38,5 +41,22 @@ class PromptedEngine(Engine):
             yield answered
 
     def _with_fixed(self, request: Request) -> Request:
-        messages = in_front(self.model.meta["messages"], request.messages)
-        return msgspec.structs.replace(request, messages=messages)
+        fixed = self.model.meta["messages"]
+        if "nearest" in self.model.meta:
+            fixed = [*fixed, *self._nearest(request.messages)]
+        return msgspec.structs.replace(request, messages=in_front(fixed, request.messages))
+
+    def _nearest(self, conversation: Conversation) -> Conversation:
+        """The turns of the rows that are most similar to a conversation, the nearest last."""
+        shots = self.model.meta["nearest"]["shots"]
+        found = [number for number, _ in self._index.nearest(question(conversation), shots)]
+        return [turn for number in reversed(found) for turn in self._rows[number]]
+
+    @cached_property
+    def _rows(self) -> list[Conversation]:
+        lines = self.model.file(EXAMPLES).read_bytes().splitlines()
+        return [msgspec.json.decode(line, type=Conversation) for line in lines]
+
+    @cached_property
+    def _index(self) -> SimilarIndex:
+        return SimilarIndex([question(split_turns({"messages": of})[0]) for of in self._rows])

@@ -5,6 +5,8 @@ from typing import Any
 
 from finery.rows import Conversation, Message
 
+EXAMPLES = "examples.jsonl"
+"""The file with the turns of each row that a prompt may be shown, a row a line."""
 SYSTEM_ROLES = ("system", "developer")  # OpenAI's newer models call it developer
 
 

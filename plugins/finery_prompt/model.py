@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable
 from itertools import chain, zip_longest
+from typing import Any, Literal
 
 import msgspec
 from blake3 import blake3
 
 from finery import DataError, Dataset, Job, Model, Step, setting, takes
 from finery.rows import Conversation, Row, answer_text, row_id, split_turns
-from finery_prompt.messages import without_system
+from finery_prompt.messages import EXAMPLES, without_system
 
 
 class PromptModel(Step, sections=("models",)):
@@ -28,23 +29,31 @@ class PromptModel(Step, sections=("models",)):
         0,
         ge=0,
         help="How many rows of `examples` to show, each as a user turn and an assistant turn, "
-        "without the row's system prompt. The seed selects them, with as many different "
-        "answers (the row's `label`, else its text) as possible.",
+        "without the row's system prompt. `pick` says which.",
+    )
+    pick: Literal["spread", "nearest"] = setting(
+        "spread",
+        help="Which rows to show. spread: the same for every prompt, selected by the seed, with as "
+        "many different answers (the row's `label`, else its text) as possible. nearest: for each "
+        "prompt those whose prompts are most similar to it, the most similar last (the rows that "
+        "`baseline.nearest` finds).",
     )
 
     def run(self, job: Job) -> Model:
         """Choose the messages. The model isn't used yet."""
         self._check()
-        rows = self._picked(job)
+        rows = [] if self.pick == "nearest" else self._picked(job)
         messages: Conversation = []
         if self.system.strip():
             messages.append({"role": "system", "content": self.system})
         messages += [message for row in rows for message in _turns(row)]
-        meta = {
+        meta: dict[str, Any] = {
             "format": "prompted",
             "messages": messages,
             "examples": [row.get("id", row_id(row)) for row in rows],
         }
+        if self.pick == "nearest":
+            meta["nearest"] = {"shots": self.shots, "rows": self._retrievable(job)}
         return Model(job.out, meta=meta, refs={"model": self.model})
 
     def _check(self) -> None:
@@ -57,6 +66,10 @@ class PromptModel(Step, sections=("models",)):
                 "examples are set, but shots is 0",
                 fix="set shots to the number of rows to show",
             )
+        if self.pick == "nearest" and not self.shots:
+            raise DataError(
+                "pick: nearest needs examples", fix="set examples, and shots to how many to show"
+            )
         if not self.system.strip() and not self.shots:
             raise DataError(
                 "system and examples are both missing", fix="set system, or examples and shots"
@@ -65,6 +78,18 @@ class PromptModel(Step, sections=("models",)):
     def _picked(self, job: Job) -> list[Row]:
         if self.examples is None:
             return []
+        return pick(self._usable(job).values(), self.shots, job.seed)
+
+    def _retrievable(self, job: Job) -> int:
+        """Write the rows that prompts are compared with; their number."""
+        rows = self._usable(job).values()
+        lines = [msgspec.json.encode(_turns(row)) for row in rows]
+        (job.out / EXAMPLES).write_bytes(b"\n".join(lines) + b"\n")
+        return len(lines)
+
+    def _usable(self, job: Job) -> dict[str, Row]:
+        """The rows that can be shown, by their content."""
+        assert self.examples is not None
         usable = {row_id(row): row for row in self.examples if _is_example(row)}
         if left := len(self.examples) - len(usable):
             job.log(f"{left} rows can't be examples: no prompt, no answer, or repeated")
@@ -74,7 +99,7 @@ class PromptModel(Step, sections=("models",)):
                 f"but examples has {len(usable)}",
                 fix=f"set shots to at most {len(usable)}",
             )
-        return pick(usable.values(), self.shots, job.seed)
+        return usable
 
 
 def pick(rows: Iterable[Row], count: int, seed: int) -> list[Row]:

@@ -3,13 +3,17 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hostile_server import Body, Reply, Server, said, serving
 from vllm_models import needs_vllm, tiny_adapter, tiny_base
 
 from finery import Model
-from finery.testing import EngineContract, StepContract, run_step, table_model
+from finery.testing import EngineContract, StepContract, dataset, run_step, table_model
+from finery_baseline.linear import Linear
+from finery_baseline.majority import Majority
+from finery_baseline.nearest import Nearest
 from finery_openai.model import OpenaiModel
 
 KEY = "sk-contract-0b5e7f1a"
@@ -113,3 +117,31 @@ class TestOpenaiModel(StepContract):
 
     def step(self, folder: Path) -> OpenaiModel:
         return OpenaiModel(model="m")
+
+
+class TestMajorityEngine(EngineContract):
+    """The engine of `baseline-majority`."""
+
+    def model(self, folder: Path) -> Model:
+        return _learned(Majority, folder)
+
+
+class TestNearestEngine(EngineContract):
+    """The engine of `baseline-nearest`."""
+
+    def model(self, folder: Path) -> Model:
+        return _learned(Nearest, folder)
+
+
+class TestLinearEngine(EngineContract):
+    """The engine of `baseline-linear`."""
+
+    def model(self, folder: Path) -> Model:
+        return _learned(Linear, folder)
+
+
+def _learned(step: Any, folder: Path) -> Model:
+    labels = {"late again": "time", "too early": "time", "not here": "place", "over there": "place"}
+    rows = dataset(folder / "rows", [{"prompt": p, "completion": c} for p, c in labels.items()])
+    model: Model = run_step(step(rows=rows), folder / "model")
+    return model

@@ -1,4 +1,4 @@
-"""The evaluators, prompt.model and review.apply keep the contract of step types."""
+"""The evaluators, the baselines, prompt.model and review.apply keep the contract of step types."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,9 @@ from pathlib import Path
 from finery import Dataset, Files, Metrics, Model, OptionalFiles, Step
 from finery.rows import with_id
 from finery.testing import StepContract, dataset, table_model
+from finery_baseline.linear import Linear
+from finery_baseline.majority import Majority
+from finery_baseline.nearest import Nearest
 from finery_eval.steps.classification import Classification
 from finery_eval.steps.dialog import Dialog
 from finery_eval.steps.exact import Exact
@@ -156,3 +159,40 @@ class TestReviewApply(StepContract):
         decision = {"id": with_id(ROWS[0])["id"], "do": "reject", "by": "Ann"}
         (folder / "decisions.jsonl").write_text(f"{json.dumps(decision)}\n", encoding="utf-8")
         return Apply(rows=rows(folder), reviews=OptionalFiles(["decisions.jsonl"]))
+
+
+class TestMajority(StepContract):
+    """baseline.majority."""
+
+    others = {"fields": ["topic"]}
+
+    def step(self, folder: Path) -> Step:
+        return Majority(rows=labelled(folder))
+
+
+class TestLinear(StepContract):
+    """baseline.linear."""
+
+    others = {"fields": ["topic"]}
+
+    def step(self, folder: Path) -> Step:
+        return Linear(rows=labelled(folder))
+
+
+class TestNearest(StepContract):
+    """baseline.nearest."""
+
+    def step(self, folder: Path) -> Step:
+        return Nearest(rows=labelled(folder))
+
+
+def labelled(folder: Path) -> Dataset:
+    """Rows with two fields."""
+    labels = {
+        "Is it late?": "time",
+        "Is it here?": "place",
+        "Is it early?": "time",
+        "Where?": "place",
+    }
+    made = [{"prompt": p, "completion": f"topic: {t}\nkind: {t[0]}"} for p, t in labels.items()]
+    return dataset(folder / "labelled", made)

@@ -20,6 +20,7 @@ finery: 1
 models:
   base: {use: local.model, path: models/qwen3-4B}
   prompted: {use: prompt.model, model: base, system: "Name the class."}
+  cheap: {use: baseline.majority, rows: split.train}
 data:
   rows: {use: data.file, path: rows.jsonl}
   split: {use: data.split, rows: rows}
@@ -27,6 +28,7 @@ train:
   sft: {use: trl.sft, model: base, rows: split.train, validation: split.validation}
 evaluate:
   test: {use: eval.classification, models: [prompted, sft], rows: split.test}
+  bar: {use: eval.classification, models: cheap, rows: split.test}
 """
 SFT = "rows: split.train, validation: split.validation}"
 

@@ -10,7 +10,7 @@ from callers import TOOLS, Answer, call, caller, calls, job, row
 from finery import DataError, Dataset, Metrics, Model, Step, UsageError
 from finery.testing import TestJob, dataset
 from finery_eval import stats
-from finery_eval.dialog import clusters
+from finery_eval.scoring import groups
 from finery_eval.steps.classification import Classification
 from finery_eval.steps.dialog import Dialog
 from finery_eval.steps.exact import Exact
@@ -195,7 +195,7 @@ def test_means_are_drawn_by_groups() -> None:
         return [sum(v * n for v, n in counts.items()) / sum(counts.values())]
 
     verdicts = Verdicts({"m": judged}, ["mean", "accuracy"], ["mean"], means=Means(["mean"], mean))
-    scored = clusters.scores(judged, verdicts, [[0, 1], [2, 3]])
+    scored = groups.scores(judged, verdicts, [[0, 1], [2, 3]])
     assert list(scored) == ["mean", "accuracy"]
     assert scored["mean"] == (2.5, (1.5, 3.5))  # of two groups, one may be drawn twice
     assert scored["accuracy"][0] == 2 / 3

@@ -1,11 +1,17 @@
 """`require:` of the evaluators."""
 
+import json
 from typing import Any
 
 import pytest
+from conftest import MakeProject
+from scipy.stats import binom
 
 from finery import UsageError
+from finery_eval.planning.gates import chance_to_pass, enough_rows
 from finery_eval.requirements import parse, unmet
+from finery_eval.scoring.scored import score
+from finery_eval.verdicts import Judged, Verdicts
 
 MODELS = ["base", "sft", "gguf.q8_0"]
 METRICS = ["accuracy", "macro_f1", "priority"]
@@ -80,6 +86,25 @@ def test_what_is_unmet_is_told_with_figure_interval_and_bound() -> None:
         ("sft.accuracy", ">= 85%", "must be a comparison", '">= 0.85"'),
         ("sft.accuracy", ">= -0.1", "must be a comparison", '">= 0.85"'),
         ("sft.accuracy", "", "must be a comparison", '">= 0.85"'),
+        ("sft.accuracy", "not worse than base", "one of two", '"not worse than base by 0.03"'),
+        (
+            "sft.accuracy",
+            "no worse than gguf.q8_0 by 2%",
+            "one of two",
+            '"not worse than gguf.q8_0 by 0.02"',
+        ),
+        (
+            "sft.accuracy",
+            "not worse than base by 3 points",
+            "one of two",
+            '"not worse than base by 0.03"',
+        ),
+        ("sft.accuracy", "better than base", "one of two", '"significantly better than base"'),
+        ("sft.accuracy", "not worse than base by 3", "margin must be a share", "base by 0.03"),
+        ("sft.accuracy", "not worse than bse by 0.03", "must name a model", "base.accuracy"),
+        ("sft.accuracy", "not worse than sft by 0.03", "with itself", "e.g. base"),
+        ("sft.accuracy", "significantly better than base.priority", "same metric", "write base"),
+        ("sft.accuracy", "significantly better than 85", "nothing is better", "than 0.85"),
     ],
 )
 def test_mistakes_are_explained(key: str, text: str, what: str, fix: str) -> None:
@@ -88,3 +113,115 @@ def test_mistakes_are_explained(key: str, text: str, what: str, fix: str) -> Non
     assert what in caught.value.what
     assert fix in (caught.value.fix or "")
     assert caught.value.where == f"require: {key}: {text!r}"
+
+
+# -- requirements that rest on a test ------------------------------------------------------------
+
+
+def judged(**right: str) -> dict[str, Any]:
+    """The report of models with `1` and `0` for right and wrong answers to the same rows."""
+    hits = {name: [mark == "1" for mark in marks] for name, marks in right.items()}
+    verdicts = Verdicts(
+        {name: Judged([], {"accuracy": of}) for name, of in hits.items()}, ["accuracy"], []
+    )
+    scored = score(verdicts, None)
+    return {
+        "rows": len(next(iter(hits.values()))),
+        "scores": {n: {m: v for m, (v, _) in of.items()} for n, of in scored.scores.items()},
+        "intervals": {
+            n: {m: [*ci] for m, (_, ci) in of.items()} for n, of in scored.scores.items()
+        },
+        "details": {"pairs": scored.pairs},
+    }
+
+
+def claimed(text: str, models: list[str], **right: str) -> list[str]:
+    """What of a requirement on the accuracy of the last model isn't met."""
+    return unmet(parse({f"{models[-1]}.accuracy": text}, models, ["accuracy"]), judged(**right))
+
+
+def test_a_lucky_score_is_no_proof_that_a_model_is_not_worse() -> None:
+    """On 20 rows the file is even better than the model, and may still be much worse."""
+    sft, gguf = "1" * 17 + "000", "1" * 18 + "00"
+    assert not unmet(parse({"gguf.accuracy": ">= 0.85"}, ["sft", "gguf"], ["accuracy"]),
+                     judged(sft=sft, gguf=gguf))  # fmt: skip
+    (line,) = claimed("not worse than sft by 0.03", ["sft", "gguf"], sft=sft, gguf=gguf)
+    assert line.startswith("gguf.accuracy against sft: +5.0 points (95 % CI ")
+    assert "required: not worse by 3 points. It may be up to " in line
+    assert "20 rows don't show that it isn't. If it stays like this, about " in line
+
+
+def test_enough_rows_show_that_a_model_is_not_worse() -> None:
+    sft, same = "1" * 1700 + "0" * 300, "1" * 1695 + "0" * 300 + "1" * 5
+    assert not claimed("not worse than sft by 0.03", ["sft", "gguf"], sft=sft, gguf=same)
+    text = "not worse than gguf.accuracy by 0.03"
+    assert not claimed(text, ["gguf", "sft"], sft=same, gguf=sft)
+
+
+def test_a_model_that_is_worse_is_called_worse() -> None:
+    sft, bad = "1" * 900 + "0" * 100, "1" * 800 + "0" * 200
+    (line,) = claimed("not worse than sft by 0.03", ["sft", "gguf"], sft=sft, gguf=bad)
+    assert line.endswith("required: not worse by 3 points. It is worse by more than that")
+
+
+def test_significantly_better_needs_more_than_a_better_score() -> None:
+    base, lucky, good = "1" * 10 + "0" * 10, "1" * 13 + "0" * 7, "1" * 19 + "0"
+    text = "significantly better than base"
+    assert not claimed(text, ["base", "sft"], base=base, sft=good)
+    (line,) = claimed(text, ["base", "sft"], base=base, sft=lucky)
+    assert "+15.0 points" in line
+    assert "p = 0.25; required: significantly better. Such a difference can be luck" in line
+    (line,) = claimed(text, ["base", "sft"], base=good, sft=base)
+    assert line.endswith("It isn't better on these rows")
+
+
+def test_a_score_is_held_against_a_number_by_its_interval() -> None:
+    text = "significantly better than 0.85"
+    (line,) = claimed(text, ["sft"], sft="1" * 18 + "00")
+    assert "sft.accuracy is 0.9 (95 % CI 0.699 to 0.972, 20 rows)" in line
+    assert "A score like this can be luck with 20 rows. If it stays like this, about " in line
+    assert not claimed(text, ["sft"], sft="1" * 180 + "0" * 6)
+
+
+def test_several_significant_differences_are_adjusted() -> None:
+    """p = 0.03 is enough alone, but not as one of two."""
+    better = {"base": "0" * 6 + "1" * 14, "sft": "1" * 20}  # p = 2 / 2**6
+    text = "significantly better than base"
+    assert not claimed(text, ["base", "sft"], **better)
+    require = {"sft.accuracy": text, "other.accuracy": text}
+    both = parse(require, ["base", "sft", "other"], ["accuracy"])
+    lines = unmet(both, judged(**better, other="0" * 6 + "1" * 14))
+    assert "p = 0.062 after Holm" in lines[0]
+    assert len(lines) == 2
+
+
+def test_a_step_without_the_comparison_fails_in_words() -> None:
+    report = judged(base="10", sft="11") | {"details": {}}
+    claims = parse({"sft.accuracy": "not worse than base by 0.1"}, ["base", "sft"], ["accuracy"])
+    assert unmet(claims, report) == ["sft.accuracy isn't compared with base by this step"]
+
+
+def test_a_gate_that_luck_passes_is_told_before_and_after_a_build(built: MakeProject) -> None:
+    """18 of 20 pass `>= 0.85`, and so does a model of 75 % in more than one case of five."""
+    chance, worse = chance_to_pass(0.85, 20)
+    assert (chance, worse) == (pytest.approx(binom.sf(16, 20, 0.75)), 0.75)
+    assert chance_to_pass(0.85, enough_rows(0.85))[0] <= 0.05
+    recipe = """\
+finery: 1
+name: t
+data:
+  rows: {use: data.file, path: rows.jsonl, format: alpaca}
+  train: {use: data.file, path: train.jsonl, format: alpaca}
+models:
+  cheap: {use: baseline.majority, rows: train}
+evaluate:
+  test: {use: eval.exact, models: cheap, rows: rows, require: {cheap.accuracy: ">= 0.85"}}
+"""
+    lines = [{"instruction": f"{i}", "output": "no" if i < 18 else "yes"} for i in range(20)]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    t = built({"recipe.yaml": recipe, "rows.jsonl": text, "train.jsonl": text})
+    notes = json.loads(t.run("check", "--json").out)["notes"]
+    (note,) = (n for n in notes if n["name"] == "lucky-gate")
+    assert "cheap.accuracy >= 0.85 on 20 rows: a model that is right in 75 %" in note["text"]
+    assert "probability of 23 %. The interval of its score is 70 to 97 %" in note["text"]
+    assert 'cheap.accuracy: "significantly better than 0.85"' in note["fix"]

@@ -6,17 +6,31 @@ from collections import Counter
 from collections.abc import Mapping
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binom, binomtest
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
 
+from finery_eval.scoring import groups
 from finery_eval.stats import (
     Interval,
     bootstrap,
+    bootstrap_p,
     class_score,
+    holm,
     macro_f1,
     mcnemar_exact,
     paired_difference,
+    percentiles,
+    resampled,
+    sign_flip_exact,
     wilson,
+)
+from finery_eval.stats.power import (
+    detectable_difference,
+    rows_needed,
+    rows_to_show,
 )
 
 count = st.integers(0, 60)
@@ -137,3 +151,168 @@ def test_bootstrap_covers_the_truth_about_as_often_as_it_says() -> None:
     cache = {hits: interval_of_share(hits, 100) for hits in set(samples)}
     covered = sum(cache[hits][0] <= 0.5 <= cache[hits][1] for hits in samples)
     assert 180 <= covered <= 199
+
+
+# -- held against libraries ----------------------------------------------------------------------
+
+
+@settings(max_examples=50)
+@given(count, count)
+def test_shares_are_those_of_scipy_and_statsmodels(b: int, c: int) -> None:
+    if b + c:
+        test = binomtest(b, b + c)
+        assert mcnemar_exact(b, c) == pytest.approx(test.pvalue)
+        interval = test.proportion_ci(method="wilson")
+        assert wilson(b, b + c) == pytest.approx((interval.low, interval.high))
+        assert mcnemar_exact(b, c) == pytest.approx(mcnemar([[9, b], [c, 9]], exact=True).pvalue)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=9))
+def test_holm_is_that_of_statsmodels(p_values: list[float]) -> None:
+    assert holm(p_values) == pytest.approx(list(multipletests(p_values, method="holm")[1]))
+
+
+def test_mcnemar_is_that_of_a_vignette() -> None:
+    """M. P. Fay, "Exact McNemar's Test and Matching Confidence Intervals": 2 and 9 rows differ."""
+    assert mcnemar_exact(2, 9) == pytest.approx(0.06543, abs=5e-6)
+
+
+def test_sign_flips_of_single_rows_are_mcnemar() -> None:
+    assert sign_flip_exact([1] * 7 + [-1] * 2 + [0] * 5) == pytest.approx(mcnemar_exact(7, 2))
+
+
+def test_holm_is_as_published() -> None:
+    """By hand after Holm (1979): 0.005 × 4, 0.01 × 3, 0.03 × 2, and no less for 0.04."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([]) == []
+
+
+# -- how much rows can show ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("one", "other", "pairs"), [(0.45, 0.05, 23), (0.30, 0.15, 155)])
+def test_rows_needed_are_as_published(one: float, other: float, pairs: int) -> None:
+    """Calculators by Connor (1987, p. 209): 0.45 and 0.05 need 23 pairs, 0.30 and 0.15 155."""
+    assert math.ceil(rows_needed(one - other, one + other)) == pairs
+
+
+@pytest.mark.parametrize("n", [60, 128])
+def test_a_detectable_difference_is_found_four_times_in_five(n: int) -> None:
+    """The power of the exact McNemar test, summed over all tables. It is a little conservative."""
+    difference, disagreement = detectable_difference(n), 0.25
+    gained = (disagreement + difference) / 2 / disagreement
+    power = sum(
+        binom.pmf(k, n, disagreement) * binom.pmf(g, k, gained)
+        for k in range(n + 1)
+        for g in range(k + 1)
+        if mcnemar_exact(g, k - g) < 0.05
+    )
+    assert 0.72 < power < 0.82
+
+
+def test_detectable_differences_in_points() -> None:
+    assert round(100 * detectable_difference(128)) == 12
+    assert detectable_difference(3) == pytest.approx(1, abs=1e-5)
+    assert detectable_difference(10) > 0.25  # more than the models are assumed to differ
+
+
+def test_rows_to_show_a_margin() -> None:
+    """Nam's (1997) number for a Wald interval: (1.96 + 0.84)² × 0.1 / 0.03² = 872 pairs."""
+    half = 1.959964 * math.sqrt(0.1 / 120)  # 120 rows, a tenth of which differ
+    assert rows_to_show(120, half, 0.03) == pytest.approx(7.8489 * 0.1 / 0.0009, rel=1e-3)
+    assert rows_to_show(120, half, 0) == math.inf
+
+
+# -- coverage: how often a 95 % interval has the truth in it ---------------------------------------
+
+DRAWS = 2000
+
+
+def coverage(intervals: list[Interval], truth: float) -> float:
+    """The share of intervals around the truth."""
+    return sum(low <= truth <= high for low, high in intervals) / len(intervals)
+
+
+def test_wilson_covers_95_percent() -> None:
+    draw = random.Random(5)
+    hits = [sum(draw.random() < 0.8 for _ in range(128)) for _ in range(DRAWS)]
+    assert 0.93 <= coverage([wilson(h, 128) for h in hits], 0.8) <= 0.97
+
+
+def test_paired_differences_cover_95_percent() -> None:
+    """Two models that are right on 65 and 60 % of the rows, and differ on 25 % of them."""
+    draw, cells = random.Random(6), [0.5, 0.15, 0.1, 0.25]
+    tables = [Counter(draw.choices("abcd", cells, k=128)) for _ in range(DRAWS)]
+    intervals = [paired_difference(t["a"], t["b"], t["c"], t["d"])[1] for t in tables]
+    assert 0.93 <= coverage(intervals, 0.05) <= 0.97
+
+
+@pytest.mark.slow
+def test_differences_of_groups_cover_95_percent() -> None:
+    """Fifty parents with three paraphrases each, which are answered alike in four of five cases.
+
+    Taken for independent rows, the intervals would cover far less.
+    """
+    draw = random.Random(7)
+    grouped = [[3 * i, 3 * i + 1, 3 * i + 2] for i in range(50)]
+    intervals, naive = [], []
+    for _ in range(DRAWS):
+        gains = [gain for _ in grouped for gain in _group(draw)]
+        first, second = [gain < 0 for gain in gains], [gain > 0 for gain in gains]
+        found = groups.difference(first, second, grouped, resamples=200)
+        assert found is not None
+        intervals.append(found.interval)
+        gained, lost = gains.count(1), gains.count(-1)
+        naive.append(paired_difference(0, gained, lost, 150 - gained - lost)[1])
+    assert 0.93 <= coverage(intervals, 0.1) <= 0.97
+    assert coverage(naive, 0.1) < 0.85
+
+
+def _group(draw: random.Random) -> list[int]:
+    """What the second model gains in three rows of one parent: 30 % better, 20 % worse."""
+    shared = draw.choices((1, -1, 0), (0.3, 0.2, 0.5))[0]
+    own = draw.choices((1, -1, 0), (0.3, 0.2, 0.5), k=3)
+    return [shared if draw.random() < 0.8 else gain for gain in own]
+
+
+@pytest.mark.slow
+def test_f1_and_its_paired_difference_cover_95_percent() -> None:
+    """Macro-F1 of two models that answer two classes; the truth is that of the probabilities."""
+    draw, right = random.Random(8), (0.85, 0.75)
+    truths = [macro_f1(_expected_table(p)) for p in right]
+    means, differences = [], []
+    for _ in range(DRAWS):
+        rows = [_row(draw, right) for _ in range(60)]
+        columns = [
+            resampled([(e, answers[i]) for e, answers in rows], _f1, resamples=200)[0]
+            for i in (0, 1)
+        ]
+        means.append(percentiles(columns[0]))
+        differences.append(percentiles([b - a for a, b in zip(*columns, strict=True)]))
+    assert 0.93 <= coverage(means, truths[0]) <= 0.97
+    assert 0.93 <= coverage(differences, truths[1] - truths[0]) <= 0.97
+
+
+def _row(draw: random.Random, right: tuple[float, float]) -> tuple[str, tuple[str, ...]]:
+    expected = "a" if draw.random() < 0.6 else "b"
+    wrong = "b" if expected == "a" else "a"
+    return expected, tuple(expected if draw.random() < p else wrong for p in right)
+
+
+def _expected_table(right: float) -> Counter[tuple[str, str]]:
+    """How often each pair occurs in 10,000 rows, as expected."""
+    shares = {("a", "a"): 0.6 * right, ("a", "b"): 0.6 * (1 - right),
+              ("b", "b"): 0.4 * right, ("b", "a"): 0.4 * (1 - right)}  # fmt: skip
+    return Counter({pair: round(10_000 * share) for pair, share in shares.items()})
+
+
+def _f1(counts: Mapping[tuple[str, str], int]) -> list[float]:
+    return [macro_f1(counts)]
+
+
+def test_bootstrap_p_agrees_with_the_interval() -> None:
+    differences = [i / 1000 for i in range(-20, 1980)]  # 21 of 2,000 not above 0
+    assert bootstrap_p(differences) == pytest.approx(2 * 22 / 2001)
+    assert percentiles(differences)[0] > 0
+    assert bootstrap_p([0.0] * 2000) == 1
+    assert 0 < bootstrap_p([0.1] * 2000) < 0.001

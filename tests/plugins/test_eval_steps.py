@@ -305,8 +305,53 @@ def test_advice_is_logged(tmp_path: Path) -> None:
 def test_rows_that_repeat_are_told(tmp_path: Path) -> None:
     table = dataset(tmp_path / "rows", [{"prompt": "?", "completion": "x"}] * 3)
     job = TestJob(tmp_path)
-    Exact(models=[model("m")], rows=table).run(job)
-    assert "2 rows repeat another row" in logged(job)
+    metrics = Exact(models=[model("m")], rows=table).run(job)
+    assert "3 rows form 1 group: rows that repeat each other" in logged(job)
+    assert metrics.report()["details"]["groups"] == 1
+
+
+def test_rows_with_one_parent_count_together(tmp_path: Path) -> None:
+    """Eight paraphrases of two tickets are evidence from two tickets, not from eight."""
+    questions = [(f"{i}", f"ticket {i // 4}") for i in range(8)]
+    made = [{"prompt": q, "completion": "x", "parents": [parent]} for q, parent in questions]
+    table = dataset(tmp_path / "rows", made)
+    good = model("good", **{q: "x" for q, _ in questions})
+    report = run_step(Exact(models=[model("base"), good], rows=table), tmp_path).report()
+    details = report["details"]
+    assert details["groups"] == 2
+    assert details["comparisons"][0]["p_value"] == 0.5  # sign flips of two groups
+    assert report["intervals"]["good"]["accuracy"][0] < 0.4  # Wilson's of 2 of 2
+    assert "p (sign flips, exact)" in details["tables"][0]["columns"]
+
+
+def test_several_models_have_holms_p_values(tmp_path: Path) -> None:
+    prompts = "abcdefgh"
+    table = rows(tmp_path, **dict.fromkeys(prompts, "yes"))
+    models = [model("base"), model("a", **dict.fromkeys(prompts, "yes")),
+              model("b", **dict.fromkeys("abcdef", "yes"))]  # fmt: skip
+    details = run_step(Exact(models=models, rows=table), tmp_path).report()["details"]
+    assert [c["p_value"] for c in details["comparisons"]] == [2 / 2**8, 2 / 2**6]
+    assert [c["p_holm"] for c in details["comparisons"]] == [4 / 2**8, 2 / 2**6]
+    assert details["tables"][0]["columns"][-1] == "p (Holm)"
+    pairs = {(p["model"], p["baseline"]): p["metrics"]["accuracy"] for p in details["pairs"]}
+    assert list(pairs) == [("a", "base"), ("b", "base"), ("b", "a")]
+    assert pairs["b", "a"]["difference"] == -0.25
+
+
+def test_f1_is_compared_by_the_paired_bootstrap(tmp_path: Path) -> None:
+    """Two models that make the same mistakes differ by nothing, however wide their intervals."""
+    answers = {f"q{i}": "card" if i % 3 else "cash" for i in range(60)}
+    wrong = dict.fromkeys(answers, "cash")
+    table = rows(tmp_path, **answers)
+    models = [model("m", **wrong), model("same", **wrong), model("good", **answers)]
+    report = run_step(Classification(models=models, rows=table), tmp_path).report()
+    same, good, _ = (p["metrics"]["macro_f1"] for p in report["details"]["pairs"])
+    assert same == {"difference": 0, "interval": [0, 0], "p_value": 1}
+    assert good["difference"] == pytest.approx(
+        report["scores"]["good"]["macro_f1"] - report["scores"]["m"]["macro_f1"]
+    )
+    assert good["interval"][0] > 0.5
+    assert good["p_value"] < 0.01
 
 
 def test_conversations_are_asked_without_their_answer(tmp_path: Path) -> None:
@@ -318,3 +363,45 @@ def test_conversations_are_asked_without_their_answer(tmp_path: Path) -> None:
     table = dataset(tmp_path / "rows", [{"messages": messages}])
     step = Classification(models=[model("m", a="card")], rows=table)
     assert run_step(step, tmp_path).report()["scores"]["m"]["accuracy"] == 1
+
+
+def sliced(folder: Path, **settings: Any) -> dict[str, Any]:
+    """The report of six rows with a column `source`, of which the model gets those of a right."""
+    made = [
+        {"prompt": f"{'long ' * i}{i}", "completion": fields("bug", "low"), "source": "aab"[i % 3]}
+        for i in range(6)
+    ]
+    answers = {row["prompt"]: fields("bug", "low") for row in made if row["source"] == "a"}
+    step = Classification(
+        models=[model("base"), model("m", **answers)],
+        rows=dataset(folder / "rows", made),
+        fields=["category", "priority"],
+        **settings,
+    )
+    report: dict[str, Any] = run_step(step, folder).report()
+    return report
+
+
+def test_scores_are_broken_down_by_columns_fields_and_length(tmp_path: Path) -> None:
+    report = sliced(tmp_path, slices=["source", "priority", "length"])
+    slices = report["details"]["slices"]
+    assert slices["source"]["a"]["rows"] == 4
+    assert slices["source"]["a"]["scores"]["m"]["accuracy"] == 1
+    assert slices["source"]["b"]["scores"]["m"]["accuracy"] == 0
+    assert slices["source"]["b"]["intervals"]["m"]["accuracy"] == [
+        0,
+        pytest.approx(0.658, abs=1e-3),
+    ]
+    assert list(slices["priority"]) == ["low"]
+    assert [of["rows"] for of in slices["length"].values()] == [2, 2, 2]
+    titles = [table["title"] for table in report["details"]["tables"]]
+    assert "accuracy by source" in titles
+    table = next(t for t in report["details"]["tables"] if t["title"] == "accuracy by source")
+    assert table["rows"][1][:4] == ["a", 4, "m", 1]
+
+
+def test_a_slice_that_no_row_has_is_an_error_before_any_answer(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        sliced(tmp_path, slices=["sorce"])
+    assert "no row has the column or field 'sorce'" in caught.value.what
+    assert caught.value.fix == "did you mean 'source'?"

@@ -10,12 +10,14 @@ from rich.console import Console
 
 from finery import Detail, Metrics, Output, UsageError
 from finery.artifact.manifest import manifest
-from finery.testing import TestJob
+from finery.testing import TestJob, run_step
 from finery_eval.steps.classification import Classification
+from finery_eval.steps.exact import Exact
 from finery_eval.steps.rules import Rule, Rules
 from finery_eval.steps.sql import Sql
 from finery_eval.steps.structured import Json
 from finery_eval.view.answers import answer_of, reasons
+from finery_eval.view.baselines import remarks_on
 from finery_eval.view.confusion import print_confusion
 from finery_eval.view.metrics import MetricsView
 from finery_eval.view.scores import comparable, print_interval_note, print_scores
@@ -141,7 +143,7 @@ def test_columns_of_a_matrix_are_numbered_where_labels_have_no_room() -> None:
     lines = confused(80, "label", data)
     assert lines[1].split() == ["1", "2", "3", "4", "5"]
     assert lines[3].split() == ["1", data["labels"][0], "4", "·", "·", "·", "3"]
-    assert len(lines) == 8
+    assert "most often confused" in lines[8]
 
 
 def test_of_many_classes_the_pairs_confused_most_often_are_listed_with_an_example() -> None:
@@ -229,3 +231,39 @@ def test_labels_and_cells_are_text_and_no_markup() -> None:
     assert lines[1].split() == [shown, "b"]
     table = {"title": "t", "columns": [evil, "n"], "rows": [[evil, 0.5]]}
     assert [line.split()[0] for line in printed(120, plain_table(table))[1::2]] == [shown, shown]
+
+
+def against_a_baseline(folder: Path, **right: str) -> tuple[dict[str, Any], list[str]]:
+    """The report of models with `1` for right answers, `cheap` being a baseline; its remarks."""
+    prompts = [f"q{i}" for i in range(len(next(iter(right.values()))))]
+    models = []
+    for name, marks in right.items():
+        made = tables.model(
+            name, **{q: "yes" for q, m in zip(prompts, marks, strict=True) if m == "1"}
+        )
+        if name == "cheap":
+            made.meta["baseline"] = "majority"
+        models.append(made)
+    table = tables.rows(folder, **dict.fromkeys(prompts, "yes"))
+    metrics: Metrics = run_step(Exact(models=models, rows=table), folder / "out")
+    return metrics.report(), [remark.text for remark in remarks_on(metrics.report())]
+
+
+def test_a_model_that_does_not_beat_the_baseline_is_told(tmp_path: Path) -> None:
+    base, cheap = "0" * 40, "1" * 30 + "0" * 10
+    report, remarks = against_a_baseline(
+        tmp_path / "a", base=base, sft="1" * 20 + "0" * 20, cheap=cheap
+    )
+    assert remarks == [
+        "sft is significantly worse than the baseline cheap in accuracy (-25.0 points)"
+    ]
+    titled = {table["title"]: table for table in report["details"]["tables"]}
+    against = titled["sft against the baseline cheap"]
+    assert against["columns"][-2:] == ["p (Holm)", "verdict"]
+    assert [row[-1] for row in against["rows"]] == ["worse"]
+    _, remarks = against_a_baseline(tmp_path / "b", sft="0" + "1" * 31 + "0" * 8, cheap=cheap)
+    assert remarks[0].startswith(
+        "sft isn't shown to beat the baseline cheap: +2.5 points (95 % CI "
+    )
+    _, remarks = against_a_baseline(tmp_path / "c", sft="1" * 40, cheap=cheap)
+    assert remarks == []

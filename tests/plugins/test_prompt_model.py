@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from finery import Completion, DataError, Dataset, Engine, Model, Request, Sampling
 from finery.rows import Conversation, Row
-from finery.testing import TestJob, dataset
+from finery.testing import TestJob, dataset, run_step
 from finery_prompt.engine import PromptedEngine
 from finery_prompt.messages import in_front
 from finery_prompt.model import PromptModel, pick
@@ -212,3 +212,26 @@ def test_content_in_parts_is_joined_as_parts() -> None:
     own = [{"role": "system", "content": [{"type": "text", "text": "b"}]}]
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     assert in_front(fixed, own) == [{"role": "system", "content": parts}]
+
+
+def test_nearest_rows_are_shown_to_each_prompt(echo: Model, tmp_path: Path) -> None:
+    """The most similar last, next to the question; a prompt that resembles nothing gets none."""
+    rows = [
+        row("card is lost", "lost"),
+        row("card arrived late", "late"),
+        row("refund me", "refund"),
+    ]
+    step = PromptModel(model=echo, examples=dataset(tmp_path / "r", rows), shots=2, pick="nearest")
+    model = run_step(step, tmp_path / "out")
+    asked = ask(model, "my card is late", "refunds?", "…")
+    assert asked == [
+        "user: card is lost | assistant: lost | user: card arrived late | assistant: late | "
+        "user: my card is late",
+        "user: refund me | assistant: refund | user: refunds?",
+        "user: …",
+    ]
+
+
+def test_nearest_rows_need_examples(echo: Model) -> None:
+    with pytest.raises(DataError, match="pick: nearest needs examples"):
+        PromptModel(model=echo, system="Be brief.", pick="nearest").run(TestJob())

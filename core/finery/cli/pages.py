@@ -1,4 +1,4 @@
-"""`finery show STEP --html`: the pages of a step's outputs, and where they are written."""
+"""`finery show STEP --html` and `--wrong`: what needs more than one output to be shown."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -9,10 +9,11 @@ import click
 from finery.artifact.kinds import Artifact
 from finery.artifact.manifest import Manifest
 from finery.build.plan import Planner, make_plan
-from finery.cli.console import is_terminal
-from finery.cli.views import output_of, view_of
+from finery.cli.console import is_terminal, print_json
+from finery.cli.views import output_of, stdout, view_of
 from finery.errors import UsageError
-from finery.plugin.views.view import Output, Page, PageContext, View
+from finery.plugin.views.display import print_labelled
+from finery.plugin.views.view import Detail, Output, Page, PageContext, View
 from finery.recipe.graph import Graph
 from finery.store.database import Store
 from finery.util.paths import shown
@@ -69,13 +70,50 @@ def _title(group: Sequence[Output]) -> str:
 def _page_of(
     graph: Graph, store: Store, view: View, group: Sequence[Output], tokenizer: str | None
 ) -> Page | None:
-    title = f"{graph.recipe.name}: {_title(group)}"
-    context = PageContext(title, graph, _finder(graph, store), tokenizer, _progress(), _note)
+    context = _context(graph, store, group, tokenizer)
     try:
         return view.page(group, context)
     finally:
         if is_terminal(sys.stderr):
             click.echo("\r\x1b[2K", nl=False, err=True)
+
+
+def _context(
+    graph: Graph, store: Store, group: Sequence[Output], tokenizer: str | None = None
+) -> PageContext:
+    title = f"{graph.recipe.name}: {_title(group)}"
+    return PageContext(title, graph, _finder(graph, store), tokenizer, _progress(), _note)
+
+
+def print_records(
+    graph: Graph, store: Store, manifests: Mapping[str, Manifest], detail: Detail, *, jsonl: bool
+) -> None:
+    """Print the records of a step's outputs for `--wrong`, as JSON lines or for people.
+
+    Raises `UsageError` where no output has any kind of them.
+    """
+    found = False
+    for title, manifest in manifests.items():
+        output, view = (
+            output_of(graph.plugins, store, title, manifest),
+            view_of(graph.plugins, manifest),
+        )
+        records = view.records(output, detail, _context(graph, store, [output]))
+        found = found or records is not None
+        for record in records or ():
+            if jsonl:
+                print_json(record)
+                continue
+            console = stdout()
+            for label, text in view.record_lines(record):
+                print_labelled(console, label, text)
+            console.print()
+    if not found:
+        raise UsageError(
+            f"{', '.join(manifests)} has no wrong answers: it isn't an evaluator's output",
+            where="--wrong",
+            fix="name an evaluator",
+        )
 
 
 def _note(text: str) -> None:

@@ -11,10 +11,14 @@ from finery.rows import Row
 from finery_eval import evaluator, verdicts
 from finery_eval.calls.arguments import Equality
 from finery_eval.calls.calls import Toolbox
-from finery_eval.dialog import clusters
 from finery_eval.dialog.rollouts import Compare, roll_out
 from finery_eval.evaluator import Answers, Evaluator, Judge, Unjudged, table
 from finery_eval.exports import compared_exports, with_speeds
+from finery_eval.scoring import slices
+from finery_eval.scoring.differences import compare
+from finery_eval.scoring.groups import groups_of
+from finery_eval.scoring.scored import score, scores_of
+from finery_eval.scoring.tables import comparison_tables
 from finery_eval.steps.tools import ToolCalls
 from finery_eval.turns import Turn, turns_of, unjudged_turns
 from finery_eval.verdicts import Judged, Verdicts
@@ -127,7 +131,9 @@ class Dialog(Judge, engines=True, hints="finery_eval.hints:DIALOG"):
         inner, rows = self.inner(), self.judged_turns()
         inner.models = self.models
         turns = [turn for row in rows for turn in row]
-        judge = inner.judging(job, [turn.as_row() for turn in turns])
+        cut = [turn.as_row() for turn in turns]
+        judge = inner.judging(job, cut)
+        inner.check_slices(cut)
         unjudged = self.left_out(job)
         answers, replaced = self.answers(job, inner, rows)
         return self.write(job, rows, answers, judge(answers).with_tables(unjudged), replaced)
@@ -136,6 +142,7 @@ class Dialog(Judge, engines=True, hints="finery_eval.hints:DIALOG"):
         """Raise `DataError` for rows that can't be judged."""
         turns = [turn.as_row() for row in self.judged_turns() for turn in row]
         self.inner().judging(job, turns)
+        self.inner().check_slices(turns)
 
     def check_sample(self, rows: Iterable[Row]) -> None:
         """Raise `DataError` for settings of `each` that don't fit the first rows."""
@@ -208,33 +215,42 @@ class Dialog(Judge, engines=True, hints="finery_eval.hints:DIALOG"):
         """Score the turns, by number and all together, and write `Metrics`."""
         turns = [turn for row in rows for turn in row]
         groups = [[i for i, _ in of] for _, of in groupby(enumerate(turns), lambda t: id(t[1].row))]
-        if all(len(group) == 1 for group in groups):
-            scored = {n: verdicts.scores(of, judged) for n, of in judged.judged.items()}
-        else:
-            scored = {n: clusters.scores(of, judged, groups) for n, of in judged.judged.items()}
+        rows_together = groups_of([of[0].row for of in rows])
+        turn_groups = [[turn for i in of for turn in groups[i]] for of in rows_together]
+        alone = all(len(group) == 1 for group in turn_groups)
+        together = None if alone else turn_groups
+        of_turns = score(judged, together)
+        scored = of_turns.scores
         for name, of in judged.judged.items():
-            whole = verdicts.scores(
-                of_rows(of, groups), judged._replace(metrics=OF_ROWS, means=None)
+            whole = scores_of(
+                of_rows(of, groups),
+                judged._replace(metrics=OF_ROWS, means=None),
+                rows_together if len(rows_together) < len(rows) else None,
             )
             scored[name] |= whole
         correct = {name: of.correct for name, of in judged.judged.items()}
-        comparisons = clusters.compare(correct, groups)
+        comparisons = compare(correct, turn_groups)
         by_turn = {
             name: list(scores_by_turn(of, judged, turns)) for name, of in judged.judged.items()
         }
+        cut = [turn.as_row() for turn in turns]
+        sliced = slices.details_of(cut, judged, self.inner().slices, together)
         details: dict[str, Any] = {
             **judged.details,
+            **({"slices": sliced} if sliced else {}),
             "headline": [*judged.headline, "whole"],
             "comparisons": comparisons,
+            "pairs": of_turns.pairs,
             "turns": by_turn,
             "tables": [
-                *evaluator.comparison_tables(comparisons, "sign flips of rows, exact"),
+                *comparison_tables(comparisons, "sign flips of rows, exact"),
+                *slices.tables_of(sliced, judged.headline[0]),
                 *(turn_table(name, judged.headline, of) for name, of in by_turn.items()),
                 *replaced_table(replaced, len(turns)),
                 *judged.tables,
             ],
         }
-        exports = compared_exports(self.models, correct, partial(clusters.compare, groups=groups))
+        exports = compared_exports(self.models, correct, partial(compare, groups=turn_groups))
         details |= {"exports": exports} if exports else {}
         lines = predictions(turns, answers, judged)
         metrics = evaluator.write_scored(job, len(rows), scored, details, lines, answers)

@@ -9,6 +9,9 @@ from finery.rows import Row, split_turns
 from finery.rows.parts import prompt as prompt_of
 from finery_eval import evaluator
 from finery_eval.evaluator import Judge
+from finery_eval.scoring import differences
+from finery_eval.scoring.tables import comparison_tables
+from finery_eval.verdicts import Judged, Verdicts
 
 if TYPE_CHECKING:
     from finery_transformers.scoring import Likelihood
@@ -61,7 +64,8 @@ class Preference(Judge, packages=PACKAGES, seeded=False):
             scores[name]["margin"] = sum(g.logprob - b.logprob for g, b in pairs) / len(pairs)
         intervals = {n: {m: list(ci) for m, (_, ci) in of.items()} for n, of in shares.items()}
         evaluator.log_scores(job, scores, intervals)
-        comparisons = evaluator.compare({n: of["accuracy"] for n, of in right.items()})
+        verdicts = Verdicts({n: Judged([], of) for n, of in right.items()}, self.metric_names(), [])
+        comparisons = differences.compare({n: of["accuracy"] for n, of in right.items()})
         return Metrics.write(
             job.out,
             rows=len(rows),
@@ -69,8 +73,9 @@ class Preference(Judge, packages=PACKAGES, seeded=False):
             intervals=intervals,
             details={
                 "headline": ["accuracy", "a_token"],
-                "tables": evaluator.comparison_tables(comparisons),
+                "tables": comparison_tables(comparisons),
                 "comparisons": comparisons,
+                "pairs": differences.pairs_of(verdicts, {}, None),
             },
             predictions=_predictions(rows, scored, right),
         )

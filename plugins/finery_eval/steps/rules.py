@@ -84,7 +84,7 @@ class Rules(Evaluator, task="style"):
 
     Intervals: Wilson score (Wilson 1927). Each further model is compared with the first on the same
     rows: exact McNemar test (McNemar 1947), for accuracy also Newcombe's paired difference (1998,
-    method 10). With several rules, expect one p-value in twenty below 0.05 by chance.
+    method 10). The p-values of the rules are adjusted for their number (Holm 1979).
 
     Raises DataError for rows without a prompt, UsageError for rules that can't work and for a
     malformed `require`.
@@ -213,9 +213,12 @@ def verdict(result: Kept) -> dict[str, Any]:
 def rules_table(
     hits: Mapping[str, Mapping[str, Sequence[bool]]], own: Mapping[str, Sequence[bool]]
 ) -> dict[str, Any]:
-    """Each rule by each model: the share kept, its interval, and the test against the first."""
+    """Each rule by each model: the share kept, its interval, and the test against the first.
+
+    The p-values are adjusted for their number (Holm 1979).
+    """
     (base, first), *_ = hits.items()
-    columns = ["rule", "model", "kept", "95 % CI low", "95 % CI high", f"p against {base}"]
+    columns = ["rule", "model", "kept", "95 % CI low", "95 % CI high", f"p against {base} (Holm)"]
     rows: list[list[Any]] = []
     for rule in [name for name in first if name != "accuracy"]:
         for name, of in hits.items():
@@ -225,6 +228,9 @@ def rules_table(
         if own[rule]:
             share, interval = evaluator.share(own[rule])
             rows.append([rule, "(the rows' own answers)", share, *interval, None])
+    tested = [row for row in rows if row[-1] is not None]
+    for row, p_value in zip(tested, stats.holm([row[-1] for row in tested]), strict=True):
+        row[-1] = p_value
     units: dict[str, evaluator.Unit] = {**dict.fromkeys(columns[2:5], "share"), columns[5]: "p"}
     return table("Rules", columns, rows, units=units)
 

@@ -189,7 +189,8 @@ class ToolCalls(
             evaluator.log_answers(self, job, name, completions)
         evaluator.log_rows(self, job, rows, answers)
         verdicts = self.task_verdicts(plays, answers).with_tables(unjudged)
-        return evaluator.write(job, rows, answers, verdicts, models=self.models)
+        models, slices = self.models, self.slices
+        return evaluator.write(job, rows, answers, verdicts, models=models, slices=slices)
 
     def check_rows(self, job: Job) -> None:
         """Raise `DataError` for rows that can't be judged."""

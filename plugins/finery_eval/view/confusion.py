@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 PAIRS = 10
 """Pairs of classes that are listed."""
 SMALL = 6
-"""Classes that a matrix shows at a glance: the pairs needn't be listed."""
+"""Classes that a matrix shows at a glance: only the first pairs are listed, for their examples."""
+FEW = 3
 EXAMPLE = 100
 """Characters of a prompt that are shown as an example."""
 
@@ -35,7 +36,7 @@ def print_confusion(
     data: Mapping[str, Any],
     predictions: Iterable[Mapping[str, Any]],
 ) -> None:
-    """Print the matrix, with numbers for labels in little room; of many classes the top pairs.
+    """Print the matrix, with numbers for labels in little room, and the top pairs.
 
     data: `labels` and `matrix`, rows of the expected and columns of the answered class.
     predictions: of this model, for an example of each pair.
@@ -44,9 +45,10 @@ def print_confusion(
     if table is not None:
         console.print(table)
     pairs = pairs_of(data)
-    if pairs and (table is None or len(data["labels"]) > SMALL):
-        examples = _examples(pairs[:PAIRS], field, predictions)
-        _print_pairs(console, f"{model}: {visible(field)}", pairs, examples)
+    if pairs:
+        most = PAIRS if table is None or len(data["labels"]) > SMALL else FEW
+        examples = _examples(pairs[:most], field, predictions)
+        _print_pairs(console, f"{model}: {visible(field)}", pairs, examples, most)
 
 
 def pairs_of(data: Mapping[str, Any]) -> list[Pair]:
@@ -98,12 +100,13 @@ def _print_pairs(
     title: str,
     pairs: Sequence[Pair],
     examples: Mapping[Pair, tuple[str, str]],
+    most: int,
 ) -> None:
     from rich.text import Text
 
-    more = f", {PAIRS} of {len(pairs):,} pairs" if len(pairs) > PAIRS else ""
+    more = f", {most} of {len(pairs):,} pairs" if len(pairs) > most else ""
     console.print(Text(f"{title}, most often confused{more}", style="dim"))
-    for pair in pairs[:PAIRS]:
+    for pair in pairs[:most]:
         line = Text.assemble(
             (f"{pair.rows:>5}  ", "red"), visible(pair.right), (" answered as ", "dim"),
             visible(pair.answered),
@@ -112,7 +115,7 @@ def _print_pairs(
         if pair in examples:
             row_id, prompt = examples[pair]
             console.print(Text(f"       {row_id}  {prompt}", style="dim"), soft_wrap=True)
-    rows = sum(pair.rows for pair in pairs[PAIRS:])
+    rows = sum(pair.rows for pair in pairs[most:])
     if rows:
         console.print(Text(f"       {counted(rows, 'row')} more in other pairs", style="dim"))
 

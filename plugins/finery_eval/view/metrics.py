@@ -8,6 +8,7 @@ from finery import (
     Manifest,
     Metrics,
     Output,
+    PageContext,
     Remark,
     UsageError,
     View,
@@ -16,10 +17,12 @@ from finery import (
     print_labelled,
 )
 from finery_eval.view.answers import answer_of, compact, reasons, turn_of
+from finery_eval.view.baselines import remarks_on as remarks_on_baselines
 from finery_eval.view.confusion import print_confusion
 from finery_eval.view.exports import print_exports, remarks_on
 from finery_eval.view.scores import comparable, headline, print_interval_note, print_scores
 from finery_eval.view.tables import plain_table
+from finery_eval.view.wrong import record_lines, wrong_records
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,8 +47,10 @@ class MetricsView(View):
         return {"metrics": metrics.report(), **metrics.runtime}
 
     def remarks(self, output: Output) -> Iterator[Remark]:
-        """The exported files that are significantly worse than what was trained."""
-        return remarks_on(_metrics_of(output).report())
+        """The files that are significantly worse than what was trained, unbeaten baselines."""
+        report = _metrics_of(output).report()
+        yield from remarks_on(report)
+        yield from remarks_on_baselines(report)
 
     def print(self, console: "Console", output: Output, detail: Detail) -> None:
         """Print scores, the evaluator's tables, confused classes and the first wrong answers.
@@ -54,16 +59,12 @@ class MetricsView(View):
         """
         metrics = _metrics_of(output)
         report = metrics.report()
-        best = detail.model or best_model(report)
-        if best not in report["scores"]:
-            raise UsageError(
-                f"{output.title} judged no model '{best}'",
-                where="--model",
-                fix=did_you_mean(best, report["scores"]),
-            )
+        best = _chosen(output, report, detail)
         print_scores(console, {"": report})
         only = best if detail.model or _per_model_lines(report) > MOST_LINES else None
         print_interval_note(console, {"": report})
+        for text in report["details"].get("curve", {}).get("words", ()):
+            console.print(f"{text}.", style="yellow", markup=False, soft_wrap=True)
         print_exports(console, report, metrics.runtime)
         for table in report["details"].get("tables", []):
             if table.get("model", only) in (only, None) or only is None:
@@ -79,6 +80,19 @@ class MetricsView(View):
             text = f"(tables of {names}: finery show {output.title} --model {others[0]})"
             console.print(text, style="dim", markup=False, soft_wrap=True)
         _print_wrong(console, output.title, best, metrics, detail.rows, others)
+
+    def records(
+        self, output: Output, detail: Detail, context: PageContext
+    ) -> Iterator[dict[str, Any]]:
+        """The wrong answers of a model, with their rows and the nearest training rows."""
+        metrics = _metrics_of(output)
+        report = metrics.report()
+        model = _chosen(output, report, detail)
+        return wrong_records(metrics, output.step, model, context)
+
+    def record_lines(self, record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """A wrong answer, line by line."""
+        return record_lines(record)
 
     def print_together(self, console: "Console", outputs: Sequence[Output]) -> None:
         """Print a table of all models that were judged; several where metrics differ."""
@@ -108,6 +122,18 @@ def _metrics_of(output: Output) -> Metrics:
     return output.artifact
 
 
+def _chosen(output: Output, report: Mapping[str, Any], detail: Detail) -> str:
+    """The model to show: that of `--model`, else the best."""
+    chosen = detail.model or best_model(report)
+    if chosen not in report["scores"]:
+        raise UsageError(
+            f"{output.title} judged no model '{chosen}'",
+            where="--model",
+            fix=did_you_mean(chosen, report["scores"]),
+        )
+    return chosen
+
+
 def _place(prediction: Mapping[str, Any]) -> str:
     turn = f", {turn_of(prediction)}" if "turn" in prediction else ""
     return f"{prediction['id']}{turn}"
@@ -118,10 +144,15 @@ def _cut(thinking: str) -> str:
 
 
 def best_model(report: Mapping[str, Any]) -> str:
-    """The model with the best headline score; of equally good ones the last."""
+    """The model with the best headline score; of equally good ones the last.
+
+    A cheap baseline only where nothing else is judged.
+    """
     metric, *_ = headline(report)
     scores: Mapping[str, Mapping[str, float]] = report["scores"]
-    return max(reversed([*scores]), key=lambda model: scores[model].get(metric, 0.0))
+    cheap = report["details"].get("baselines", ())
+    models = [name for name in scores if name not in cheap] or [*scores]
+    return max(reversed(models), key=lambda model: scores[model].get(metric, 0.0))
 
 
 def _of(metrics: Metrics, model: str) -> Iterator[Mapping[str, Any]]:
@@ -168,7 +199,7 @@ def _print_wrong(
             print_labelled(console, "why", why)
     hints = [f"-n {len(wrong)}: all"] if len(wrong) > most else []
     hints += [f"--model {others[0]}: of another model"] if others else []
-    hints += ["--row ID: where a row comes from"]
+    hints += ["--wrong: with the nearest training rows", "--row ID: where a row comes from"]
     console.print(
         f"(finery show {title} {'; '.join(hints)})", style="dim", markup=False, soft_wrap=True
     )

@@ -148,6 +148,12 @@ class Check(Judge, engines=True, packages=("xllamacpp",), hints="finery_eval.hin
                 where="judge.require",
                 fix="move it out of `judge`",
             )
+        if inner is not None and inner.slices:
+            raise UsageError(
+                "this step doesn't break scores down",
+                where="judge.slices",
+                fix="remove it, or set it in an evaluator of its own",
+            )
         super().check()
 
     def check_rows(self, job: Job) -> None:

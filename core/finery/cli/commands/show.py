@@ -49,6 +49,16 @@ MATRIX = "matrix"
     metavar="NAME",
     help="Of an evaluator: the model whose tables and wrong answers are shown. [default: the best]",
 )
+@click.option(
+    "--wrong",
+    is_flag=True,
+    help="Of an evaluator: all wrong answers, each with the training rows nearest to it.",
+)
+@click.option(
+    "--jsonl",
+    is_flag=True,
+    help="With --wrong: a JSON object a line, for a file to label. It has the whole prompt.",
+)
 @click.option("--dropped", is_flag=True, help="All rows that a data step dropped or reported.")
 @click.option(
     "--row",
@@ -66,6 +76,8 @@ def command(
     html: str | None,
     tokenizer: str | None,
     model: str | None,
+    wrong: bool,
+    jsonl: bool,
     dropped: bool,
     row_id: str | None,
     as_json: bool,
@@ -86,7 +98,15 @@ def command(
     graph = open_graph(recipe, overrides, store)
     if step is None and html is not None:
         raise _no_step(html, list(graph.nodes))
-    for option, given in (("--dropped", dropped), ("--model", model is not None)):
+    if jsonl and not wrong:
+        raise UsageError(
+            "--jsonl needs --wrong", where="--jsonl", fix="finery show STEP --wrong --jsonl"
+        )
+    for option, given in (
+        ("--dropped", dropped),
+        ("--model", model is not None),
+        ("--wrong", wrong),
+    ):
         if given and (step is None or row_id is not None):
             raise UsageError(
                 f"{option} is for the outputs of one step",
@@ -128,6 +148,11 @@ def command(
     if model is not None and not any(m.kind == Metrics.kind for m in manifests.values()):
         raise UsageError(f"{name} judges no models", where="--model", fix="remove --model")
     detail = Detail(rows, dropped, model)
+    if wrong:
+        from finery.cli.pages import print_records
+
+        print_records(graph, store, manifests, detail, jsonl=jsonl or as_json)
+        return
     failed = failed_gates(graph.select([name]), store, {name: result}) if fresh else {}
     seed, dollars = dict(result.parts).get("seed"), dollars_spent(store, [result.key])
     made = Made(seed, dollars, failed.get(name))

@@ -130,6 +130,20 @@ class View:
             return None
         return Page(outputs[0].artifact.file(name).read_text(encoding="utf-8"))
 
+    def records(
+        self, output: Output, detail: Detail, context: PageContext
+    ) -> "Iterator[dict[str, Any]] | None":
+        """What `finery show --wrong` lists: records that deserve a look, e.g. wrong answers.
+
+        Each is a JSON object that stands by itself, for `--jsonl`. None if there are none of the
+        kind.
+        """
+        return None
+
+    def record_lines(self, record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """(label, text) of each line that a terminal shows of one of `records`."""
+        yield from ((name, str(value)) for name, value in record.items())
+
     def remarks(self, output: Output) -> Iterator[Remark]:
         """Remarks about an output that a build has just made."""
         return iter(())

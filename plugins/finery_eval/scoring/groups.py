@@ -1,4 +1,4 @@
-"""Scores of answers that come in groups, such as the turns of a conversation.
+"""Scores of answers that come in groups: the turns of a conversation, rows with one parent.
 
 The answers of one group aren't independent of each other: a model that goes wrong in the first
 turn of a conversation goes wrong in the next. So groups are drawn, and an interval is as wide as
@@ -9,8 +9,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from finery.rows import Row
 from finery_eval import stats
-from finery_eval.verdicts import Hit, Judged, Score, Verdicts
+from finery_eval.verdicts import Draws, Hit, Judged, Score, Verdicts, means
 
 Group = Sequence[int]
 """The answers of a group, by their number."""
@@ -18,20 +19,50 @@ Count = tuple[int, int]
 """(hits, answers that count) of a group, for one metric."""
 
 
-def scores(judged: Judged, verdicts: Verdicts, groups: Sequence[Group]) -> dict[str, Score]:
+def groups_of(rows: Sequence[Row]) -> list[Group]:
+    """The rows that belong together: equal ids, a common parent, or a row and its parent.
+
+    Also through others: of a row's paraphrase, a paraphrase belongs to all three.
+    """
+    leader: dict[str, str] = {}
+
+    def find(name: str) -> str:
+        while leader.setdefault(name, name) != name:
+            leader[name] = leader[leader[name]]
+            name = leader[name]
+        return name
+
+    for row in rows:
+        for parent in row.get("parents") or ():
+            leader[find(parent)] = find(row["id"])
+    groups: dict[str, list[int]] = {}
+    for i, row in enumerate(rows):
+        groups.setdefault(find(row["id"]), []).append(i)
+    return list(groups.values())
+
+
+def draws_of(judged: Judged, verdicts: Verdicts, groups: Sequence[Group]) -> Draws:
+    """The resampled values of the metrics that are no shares; whole groups are drawn."""
+    if verdicts.means is None:
+        return {}
+    names, statistic = verdicts.means
+    outcomes = [tuple(judged.outcomes[i] for i in group) for group in groups]
+    return dict(zip(names, stats.resampled(outcomes, _ungrouped(statistic)), strict=True))
+
+
+def scores(
+    judged: Judged, verdicts: Verdicts, groups: Sequence[Group], draws: Draws | None = None
+) -> dict[str, Score]:
     """Metric → (value, interval) of one model. A metric that applies to no answer is left out.
 
     Intervals: percentile bootstrap over groups (Efron and Tibshirani 1993). If a share is the same
     in all groups, such as 0 or 1, the bootstrap has no width. It then has the Wilson interval of
-    as many answers as there are groups, with the same share of hits.
+    as many answers as there are groups, with the same share of hits. draws: as from `draws_of`, if
+    they are there already.
     """
     scored = _shares(judged.hits, groups)
-    if verdicts.means is not None:
-        names, statistic = verdicts.means
-        values = statistic(Counter(judged.outcomes))
-        outcomes = [tuple(judged.outcomes[i] for i in group) for group in groups]
-        intervals = stats.bootstrap(outcomes, _ungrouped(statistic))
-        scored |= dict(zip(names, zip(values, intervals, strict=True), strict=True))
+    drawn = draws_of(judged, verdicts, groups) if draws is None else draws
+    scored |= means(judged, verdicts, drawn)
     return {metric: scored[metric] for metric in verdicts.metrics if metric in scored}
 
 
@@ -87,39 +118,32 @@ def _total(counts: Sequence[Count]) -> Count:
     return sum(right for right, _ in counts), sum(n for _, n in counts)
 
 
-def compare(correct: Mapping[str, Sequence[bool]], groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """Each model against the first: difference of accuracy, interval and p-value.
-
-    As `finery_eval.evaluator.compare`, with the bootstrap over groups and the exact sign-flip test.
-    """
-    (baseline, first), *others = correct.items()
-    return [_compared(name, second, baseline, first, groups) for name, second in others]
-
-
-def _compared(
-    name: str,
-    correct: Sequence[bool],
-    baseline: str,
-    base_correct: Sequence[bool],
+def difference(
+    first: Sequence[Hit],
+    second: Sequence[Hit],
     groups: Sequence[Group],
-) -> dict[str, Any]:
-    pairs = list(zip(correct, base_correct, strict=True))
-    counts = [
-        (sum(correct[i] for i in group) - sum(base_correct[i] for i in group), len(group))
-        for group in groups
-    ]
-    ((low, high),) = stats.bootstrap(counts, _difference)
+    *,
+    resamples: int = stats.RESAMPLES,
+) -> stats.Difference | None:
+    """Second minus first model, of a share: bootstrap over groups and exact sign-flip test.
+
+    None where no answer of both models counts.
+    """
+    counts = [_gain(first, second, group) for group in groups]
+    counts = [(gain, n) for gain, n in counts if n]
+    if not counts:
+        return None
+    ((low, high),) = stats.bootstrap(counts, _difference, resamples=resamples)
     if low == high:  # all groups differ alike
-        low, high = _of_alike(low, len(groups))
-    return {
-        "model": name,
-        "baseline": baseline,
-        "difference": _difference(Counter(counts))[0],
-        "interval": [low, high],
-        "only_model": pairs.count((True, False)),
-        "only_baseline": pairs.count((False, True)),
-        "p_value": stats.sign_flip_exact([difference for difference, _ in counts]),
-    }
+        low, high = _of_alike(low, len(counts))
+    p_value = stats.sign_flip_exact([gain for gain, _ in counts])
+    return stats.Difference(_difference(Counter(counts))[0], (low, high), p_value)
+
+
+def _gain(first: Sequence[Hit], second: Sequence[Hit], group: Group) -> Count:
+    """(second's right answers minus first's, answers that count for both) of a group."""
+    both = [(first[i], second[i]) for i in group if None not in (first[i], second[i])]
+    return sum(bool(b) - bool(a) for a, b in both), len(both)
 
 
 def _difference(counts: Mapping[Count, int]) -> list[float]:

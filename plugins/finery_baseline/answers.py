@@ -1,0 +1,105 @@
+"""The answers of training rows in parts: one class, or fields with a class each."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from finery import DataError, Dataset, UsageError, did_you_mean
+from finery.rows import Row, answer_text, split_turns
+from finery.rows.answers.reading import as_text, field_names
+from finery.rows.similar import question
+
+LINES, OBJECT, WHOLE = "lines", "object", "whole"
+ROWS = "rows.jsonl"
+"""The file of `baseline.nearest`: the prompt and the answer of each row, a row a line."""
+
+
+class Shape(msgspec.Struct, frozen=True):
+    """How answers are written: lines `field: value`, a JSON object, or one text as a whole."""
+
+    form: str
+    fields: tuple[str, ...] = ()
+
+    def parts(self, answer: str) -> list[str]:
+        """The value of each field as text; of an object, as JSON. Raises `ValueError`."""
+        if self.form == WHOLE:
+            return [answer.strip()]
+        if self.form == OBJECT:
+            values = json.loads(answer)
+            return [json.dumps(values[field], ensure_ascii=False) for field in self.fields]
+        lines = (line.partition(":") for line in answer.splitlines() if line.strip())
+        named = {name.strip(): value.strip() for name, _, value in lines}
+        return [named[field] for field in self.fields]
+
+    def written(self, values: Sequence[str]) -> str:
+        """The answer with these values."""
+        if self.form == WHOLE:
+            return values[0]
+        pairs = zip(self.fields, values, strict=True)
+        if self.form == OBJECT:
+            return json.dumps({f: json.loads(v) for f, v in pairs}, ensure_ascii=False)
+        return "\n".join(f"{field}: {value}" for field, value in pairs)
+
+
+class Lesson(msgspec.Struct, frozen=True):
+    """A training row: the text of its prompt, its answer, and the parts of that."""
+
+    question: str
+    answer: str
+    parts: list[str]
+
+
+def lessons_of(rows: Dataset, fields: Sequence[str]) -> tuple[Shape, list[Lesson]]:
+    """How the answers are written, and the rows to learn from.
+
+    fields: those to predict; empty: those that all answers have, else the answer as a whole.
+    Raises `DataError` for rows without a prompt or an answer, and for no rows at all.
+    """
+    read = [(row, question(split_turns(row)[0]), answer_of(row)) for row in rows]
+    if not read:
+        raise DataError("`rows` has no rows to learn from", fix="check the step that makes `rows`")
+    missing = [f"row {row['id']}" for row, asked, answer in read if not (asked and answer)]
+    if missing:
+        raise DataError(
+            "some rows have no prompt or no answer",
+            details=missing[:10],
+            fix="give every row both, or drop it",
+        )
+    shape = _shape([answer for _, _, answer in read], fields)
+    return shape, [Lesson(asked, answer, shape.parts(answer)) for _, asked, answer in read]
+
+
+def answer_of(row: Row) -> str:
+    """The text of a row's answer; without one, its label."""
+    text, label = answer_text(row).strip(), row.get("label")
+    if text or label is None:
+        return text
+    if isinstance(label, dict):
+        return "\n".join(f"{name}: {as_text(value)}" for name, value in label.items())
+    return as_text(label)
+
+
+def _shape(answers: Sequence[str], fields: Sequence[str]) -> Shape:
+    names = field_names(answers)
+    if not fields and not names:
+        return Shape(WHOLE)
+    unknown = [field for field in fields if field not in names]
+    if unknown:
+        raise UsageError(
+            f"not all answers have the field '{unknown[0]}'",
+            where="fields",
+            fix=did_you_mean(unknown[0], names)
+            or "remove `fields`: answers are learned as a whole",
+        )
+    form = OBJECT if all(_is_object(answer) for answer in answers) else LINES
+    return Shape(form, tuple(fields or names))
+
+
+def _is_object(answer: str) -> bool:
+    try:
+        value: Any = json.loads(answer)
+    except ValueError:
+        return False
+    return isinstance(value, dict)

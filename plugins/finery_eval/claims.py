@@ -1,0 +1,220 @@
+"""Requirements that rest on a test: `not worse than sft by 0.03`, `significantly better than base`.
+
+The first is met if the lower end of the 95 % interval of the paired difference is above the margin
+(a non-inferiority test). The second is met if the difference is above 0 with p < 0.05; where a step
+requires several, their p-values are adjusted after Holm. A gate of the first kind needs no
+adjustment: the build fails unless all are met.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from finery import UsageError
+from finery_eval import stats
+from finery_eval.stats.power import LEVEL, rows_to_show
+
+_NUMBER = r"(?:\d+\.?\d*|\.\d+)"
+_NOT_WORSE = re.compile(rf"\s*not\s+worse\s+than\s+(?P<of>\S+)\s+by\s+(?P<margin>{_NUMBER})\s*")
+_BETTER = re.compile(r"\s*significantly\s+better\s+than\s+(?P<of>\S+)\s*")
+_MEANT = re.compile(r"worse|inferior|better|signific|equal to|as good", re.IGNORECASE)
+_MEANS_BETTER = re.compile(r"better|signific", re.IGNORECASE)
+_MARGIN = re.compile(rf"(?P<number>{_NUMBER})\s*(?P<unit>%|points?|pp)?")
+
+Metric = tuple[str, str]
+"""(model, metric)."""
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """What must be shown of `subject`: that it isn't worse by `margin`, or that it is better.
+
+    than: a model of the step, of which the same metric is compared, or a number. margin: None for
+    "significantly better".
+    """
+
+    subject: Metric
+    than: str | float
+    margin: float | None
+    text: str
+
+
+def parse(
+    text: str, subject: Metric, read: Callable[[str], Metric], models: Sequence[str], where: str
+) -> Claim | None:
+    """The claim that a text makes; None if it makes none. Raises `UsageError` for a mistyped one.
+
+    read: reads `<model>.<metric>`, or raises `UsageError`.
+    """
+    if text.lstrip()[:1] in tuple("<>=") or not _MEANT.search(text):
+        return None
+    if match := _NOT_WORSE.fullmatch(text):
+        margin = float(match["margin"])
+        if not 0 < margin < 1:
+            raise UsageError(
+                f"the margin must be a share above 0 and below 1, but is {match['margin']}",
+                where=where,
+                fix=f'write "not worse than {match["of"]} by {_share(margin):g}"',
+            )
+        return Claim(subject, _other(match["of"], subject, read, models, where), margin, text)
+    if match := _BETTER.fullmatch(text):
+        if re.fullmatch(_NUMBER, match["of"]):
+            number = float(match["of"])
+            if number >= 1:
+                raise UsageError(
+                    f"nothing is better than {number:g}: metrics are shares from 0 to 1",
+                    where=where,
+                    fix=f'write "significantly better than {_share(number):g}"',
+                )
+            return Claim(subject, number, None, text)
+        return Claim(subject, _other(match["of"], subject, read, models, where), None, text)
+    raise UsageError(
+        "a requirement in words must be one of two", where=where, fix=_fix(text, subject, models)
+    )
+
+
+def _other(
+    of: str, subject: Metric, read: Callable[[str], Metric], models: Sequence[str], where: str
+) -> str:
+    """The model that is compared with."""
+    model, metric = (of, subject[1]) if of in models else read(of)
+    if metric != subject[1]:
+        raise UsageError(
+            f"{subject[1]} can only be compared with the same metric of another model",
+            where=where,
+            fix=f"write {model} instead of {of}",
+        )
+    if model == subject[0]:
+        others = [name for name in models if name != model]
+        raise UsageError(
+            f"{model} is compared with itself",
+            where=where,
+            fix=f"name another model, e.g. {others[0]}" if others else "add a model to `models`",
+        )
+    return model
+
+
+def _fix(text: str, subject: Metric, models: Sequence[str]) -> str:
+    """The two forms, with the model and the number that the text names."""
+    words = {word.strip(".,;:") for word in text.split()}
+    others = [name for name in models if name != subject[0]]
+    named = [n for n in others if n in words or f"{n}.{subject[1]}" in words] or others or ["base"]
+    numbers = [word for word in text.split() if not word.startswith(tuple(models))]
+    found = _MARGIN.search(" ".join(numbers))
+    margin = _share(float(found["number"]), bool(found["unit"])) if found else 0.03
+    better = f'"significantly better than {named[0]}"'
+    not_worse = f'"not worse than {named[0]} by {margin:g}"'
+    return f"write {better if _MEANS_BETTER.search(text) else not_worse}"
+
+
+def _share(number: float, is_percent: bool = False) -> float:
+    return number / 100 if is_percent or 1 <= number <= 100 else number if number < 1 else 0.03
+
+
+# -- held against a report -----------------------------------------------------------------------
+
+
+def unmet(claims: Sequence[Claim], report: Mapping[str, Any]) -> list[str]:
+    """A line for each claim that a `Metrics` report doesn't show."""
+    found = [_difference(claim, report) for claim in claims]
+    adjusted = iter(stats.holm([d.p_value for c, d in _tested(claims, found)]))
+    lines = []
+    for claim, difference in zip(claims, found, strict=True):
+        if difference is None:
+            lines.append(f"{_name(claim)} isn't compared with {claim.than} by this step")
+        elif claim.margin is not None:
+            lines.append(_worse(claim, difference, claim.margin, report["rows"]))
+        elif isinstance(claim.than, str):
+            lines.append(_not_better(claim, difference, next(adjusted), report["rows"]))
+        else:
+            lines.append(_not_above(claim, difference, report["rows"]))
+    return [line for line in lines if line]
+
+
+def _tested(
+    claims: Sequence[Claim], found: Sequence[stats.Difference | None]
+) -> list[tuple[Claim, stats.Difference]]:
+    """The claims that rest on a p-value."""
+    return [
+        (c, d)
+        for c, d in zip(claims, found, strict=True)
+        if d is not None and c.margin is None and isinstance(c.than, str)
+    ]
+
+
+def _difference(claim: Claim, report: Mapping[str, Any]) -> stats.Difference | None:
+    """The subject minus what it is compared with; None where they aren't compared."""
+    model, metric = claim.subject
+    if isinstance(claim.than, float):
+        value = report["scores"][model].get(metric)
+        if value is None:
+            return None
+        low, high = report["intervals"][model][metric]
+        return stats.Difference(value - claim.than, (low - claim.than, high - claim.than), 1.0)
+    for pair in report["details"].get("pairs", ()):
+        facts = pair["metrics"].get(metric)
+        if facts is None or {pair["model"], pair["baseline"]} != {model, claim.than}:
+            continue
+        value, (low, high) = facts["difference"], facts["interval"]
+        if pair["model"] != model:
+            value, low, high = -value, -high, -low
+        return stats.Difference(value, (low, high), facts["p_value"])
+    return None
+
+
+def _worse(claim: Claim, d: stats.Difference, margin: float, rows: int) -> str:
+    """Why it isn't shown that a model isn't worse; empty if it is."""
+    low, high = d.interval
+    if low > -margin:
+        return ""
+    allowed = f"{100 * margin:g} points"
+    head = f"{_name(claim)} {_compared(claim, d, rows)}; required: not worse by {allowed}. "
+    if high < -margin:
+        return f"{head}It is worse by more than that"
+    may = f"It may be up to {-100 * low:.1f} points worse: {rows:,} rows don't show that it isn't"
+    return f"{head}{may}{_more(d.value + margin, d, rows)}"
+
+
+def _not_better(claim: Claim, d: stats.Difference, p_value: float, rows: int) -> str:
+    """Why it isn't shown that a model is better than another; empty if it is."""
+    if d.value > 0 and p_value < LEVEL:
+        return ""
+    p = f"p = {p_value:.2g}" if p_value == d.p_value else f"p = {p_value:.2g} after Holm"
+    head = f"{_name(claim)} {_compared(claim, d, rows)}, {p}; required: significantly better. "
+    if d.value <= 0:
+        return f"{head}It isn't better on these rows"
+    return f"{head}Such a difference can be luck with {rows:,} rows{_more(d.value, d, rows)}"
+
+
+def _not_above(claim: Claim, d: stats.Difference, rows: int) -> str:
+    """Why it isn't shown that a score is above a number; empty if it is."""
+    low, high = d.interval
+    if low > 0:
+        return ""
+    assert isinstance(claim.than, float)
+    score = f"{_name(claim)} is {d.value + claim.than:.4g} (95 % CI {low + claim.than:.3f} to "
+    head = f"{score}{high + claim.than:.3f}, {rows:,} rows); required: {claim.text.strip()}. "
+    if d.value <= 0:
+        return f"{head}It is lower on these rows"
+    return f"{head}A score like this can be luck with {rows:,} rows{_more(d.value, d, rows)}"
+
+
+def _compared(claim: Claim, d: stats.Difference, rows: int) -> str:
+    low, high = (100 * end for end in d.interval)
+    points = f"{100 * d.value:+.1f} points (95 % CI {low:+.1f} to {high:+.1f}, {rows:,} rows)"
+    return f"against {claim.than}: {points}"
+
+
+def _more(distance: float, d: stats.Difference, rows: int) -> str:
+    """How many rows would show it, if the difference stays as it is; empty if none would."""
+    needed = rows_to_show(rows, (d.interval[1] - d.interval[0]) / 2, distance)
+    if math.isinf(needed) or needed <= rows:
+        return ""
+    digits = 10 ** max(0, int(math.log10(needed)) - 1)
+    return f". If it stays like this, about {math.ceil(needed / digits) * digits:,} rows would"
+
+
+def _name(claim: Claim) -> str:
+    return ".".join(claim.subject)

@@ -1,0 +1,141 @@
+"""The learning curve: how a score grows with the number of training rows."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from finery_eval import stats
+from finery_eval.scoring.groups import Group
+from finery_eval.scoring.tables import Unit, table
+from finery_eval.verdicts import Hit, Judged
+
+
+class Trained(NamedTuple):
+    """A model of the curve. steps, best_step: of its training, None where it isn't known."""
+
+    name: str
+    rows: int
+    steps: int | None = None
+    best_step: int | None = None
+
+
+class Growth(NamedTuple):
+    """What each doubling of the training rows adds to a share, and its 95 % interval.
+
+    expected: the share with twice the rows of the largest training, if it goes on like this.
+    """
+
+    a_doubling: float
+    interval: stats.Interval
+    expected: float
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether the score is shown to grow."""
+        return self.interval[0] > 0
+
+
+def growth(
+    sizes: Sequence[int], hits: Sequence[Sequence[Hit]], groups: Sequence[Group] | None
+) -> Growth | None:
+    """The slope of a share over the binary logarithm of the rows, by least squares.
+
+    hits: of each model, whether each answer counts. Each test row has a slope of its own, and their
+    mean is that of the share. So the interval is a bootstrap over test rows or groups; it covers
+    the choice of test rows, not that of training rows or the seed. None where a row doesn't count
+    for all models.
+    """
+    if any(hit is None for of in hits for hit in of):
+        return None
+    logs = [math.log2(size) for size in sizes]
+    mean = math.fsum(logs) / len(logs)
+    spread = math.fsum((x - mean) ** 2 for x in logs)
+    weights = [(x - mean) / spread for x in logs]
+    alone = groups if groups is not None else [[i] for i in range(len(hits[0]))]
+    slopes = [
+        (round(math.fsum(w * sum(bool(of[i]) for i in group)
+                         for w, of in zip(weights, hits, strict=True)), 12), len(group))
+        for group in alone
+    ]  # fmt: skip
+    value = _mean({each: slopes.count(each) for each in set(slopes)})[0]
+    ((low, high),) = stats.bootstrap(slopes, _mean)
+    centre = math.fsum(sum(map(bool, of)) for of in hits) / len(hits) / len(hits[0])
+    expected = centre + value * (max(logs) + 1 - mean)
+    return Growth(value, (low, high), min(1.0, max(0.0, expected)))
+
+
+def _mean(counts: Mapping[tuple[float, int], int]) -> list[float]:
+    answers = sum(times * n for (_, n), times in counts.items())
+    return [math.fsum(times * slope for (slope, _), times in counts.items()) / answers]
+
+
+def curve_of(
+    trained: Sequence[Trained],
+    judged: Mapping[str, Judged],
+    metrics: Sequence[str],
+    groups: Sequence[Group] | None,
+) -> dict[str, Growth]:
+    """Metric → its growth, for the metrics that are shares."""
+    sizes = [each.rows for each in trained]
+    found: dict[str, Growth] = {}
+    for metric in metrics:
+        hits = [judged[each.name].hits.get(metric) for each in trained]
+        if all(of is not None for of in hits):
+            grown = growth(sizes, [of for of in hits if of is not None], groups)
+            if grown is not None:
+                found[metric] = grown
+    return found
+
+
+def advice(trained: Sequence[Trained], metric: str, grown: Growth) -> list[str]:
+    """In words, what would help most: more rows, more epochs or a larger model."""
+    largest = max(trained, key=lambda each: each.rows)
+    low, high = (100 * end for end in grown.interval)
+    points = f"{100 * grown.a_doubling:+.1f} points (95 % CI {low:+.1f} to {high:+.1f})"
+    lines = []
+    if grown.is_shown:
+        lines.append(
+            f"More rows help: each doubling changed {metric} by {points}. With "
+            f"{2 * largest.rows:,} rows, about {100 * grown.expected:.0f} % can be expected"
+        )
+    else:
+        lines.append(f"More rows aren't shown to help: each doubling changed {metric} by {points}")
+    return [*lines, _of_epochs(largest, helps=grown.is_shown)]
+
+
+def _of_epochs(largest: Trained, *, helps: bool) -> str:
+    if largest.steps is None or largest.best_step is None:
+        return "Whether more epochs would help isn't known: give the training validation rows"
+    if largest.best_step >= largest.steps:
+        return (
+            f"More epochs may help, so try them first: {largest.name} was best at its last step, "
+            f"{largest.steps}"
+        )
+    what = "" if helps else ". So a larger model is the next thing to try"
+    return (
+        f"More epochs won't help: {largest.name} was best at step {largest.best_step} of "
+        f"{largest.steps}{what}"
+    )
+
+
+def tables_of(
+    trained: Sequence[Trained],
+    scores: Mapping[str, Mapping[str, tuple[float, stats.Interval]]],
+    curve: Mapping[str, Growth],
+    metric: str,
+) -> list[dict[str, Any]]:
+    """The score of each model by its rows, and the growth of each metric."""
+    points = [
+        [each.rows, each.name, scores[each.name][metric][0], *scores[each.name][metric][1]]
+        for each in sorted(trained, key=lambda each: each.rows)
+    ]
+    ends = ["95 % CI low", "95 % CI high"]
+    shares: dict[str, Unit] = dict.fromkeys([metric, *ends, "with twice the rows"], "share")
+    grown = [[name, g.a_doubling, *g.interval, g.expected] for name, g in curve.items()]
+    growths: dict[str, Unit] = dict.fromkeys(["a doubling (points)", *ends], "difference")
+    growths["with twice the rows"] = "share"
+    columns = ["metric", "a doubling (points)", *ends, "with twice the rows"]
+    return [
+        table("Learning curve", ["rows", "model", metric, *ends], points, units=shares),
+        table("What each doubling of the rows adds", columns, grown, units=growths),
+    ]

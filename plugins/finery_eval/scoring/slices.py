@@ -1,0 +1,153 @@
+"""Scores of parts of the rows: by a column, a label, or the length of the prompt."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from finery import DataError, did_you_mean
+from finery.rows import Row
+from finery.rows.answers.reading import as_text
+from finery.rows.parts import prompt
+from finery_eval.scoring.groups import Group
+from finery_eval.scoring.scored import scores_of
+from finery_eval.scoring.tables import Unit, table
+from finery_eval.verdicts import Judged, Verdicts
+
+LENGTH = "length"
+"""The slices by length: thirds of the rows, by the characters of their prompts."""
+PARTS = 3
+MOST = 20
+"""Values of a column that are told apart; the rarer ones are one slice."""
+OTHER, NONE = "(other)", "(none)"
+
+Slices = Mapping[str, Sequence[int]]
+"""Value → the rows that have it, by number."""
+
+
+def slices_of(rows: Sequence[Row], names: Sequence[str]) -> dict[str, Slices]:
+    """Name → its slices. Raises `DataError` for a name that no row has."""
+    return {name: _by_length(rows) if name == LENGTH else _by_value(rows, name) for name in names}
+
+
+def check(rows: Sequence[Row], names: Sequence[str], more: Collection[str]) -> None:
+    """Raise `DataError` for a name that no row has; more: fields that answers may have."""
+    known = _names(rows) | {LENGTH, *more}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise _missing(unknown[0], known)
+
+
+def _missing(name: str, known: Collection[str]) -> DataError:
+    return DataError(
+        f"no row has the column or field '{name}'",
+        where="slices",
+        fix=did_you_mean(name, sorted(known)) or f"write {LENGTH}, or name a column",
+    )
+
+
+def _by_value(rows: Sequence[Row], name: str) -> Slices:
+    values = [_value(row, name) for row in rows]
+    if not any(value is not None for value in values):
+        raise _missing(name, _names(rows))
+    found: dict[str, list[int]] = {}
+    for number, value in enumerate(values):
+        found.setdefault(NONE if value is None else as_text(value), []).append(number)
+    if len(found) <= MOST:
+        return dict(sorted(found.items()))
+    frequent = sorted(found, key=lambda value: (-len(found[value]), value))
+    kept = {value: found[value] for value in sorted(frequent[:MOST])}
+    return {**kept, OTHER: sorted(n for value in frequent[MOST:] for n in found[value])}
+
+
+def _value(row: Row, name: str) -> Any:
+    """A column, or a field of the row's label or of its answer's lines."""
+    if name in row:
+        return row[name]
+    label = row.get("label")
+    return label.get(name) if isinstance(label, dict) else None
+
+
+def _names(rows: Sequence[Row]) -> set[str]:
+    labels = (row["label"] for row in rows if isinstance(row.get("label"), dict))
+    return {name for row in rows for name in row} | {name for label in labels for name in label}
+
+
+def _by_length(rows: Sequence[Row]) -> Slices:
+    """Thirds of the rows, as far as rows of one length don't share a border."""
+    lengths = [len(prompt(row)) for row in rows]
+    ordered = sorted(lengths)
+    ends = [ordered[len(rows) * part // PARTS - 1] for part in range(1, PARTS)]
+    ends = list(dict.fromkeys(end for end in ends if end < ordered[-1]))
+    slices: dict[str, list[int]] = {}
+    lowest = ordered[0]
+    for end in [*ends, ordered[-1]]:
+        name = f"{lowest:,} to {end:,} characters"
+        slices[name] = [i for i, length in enumerate(lengths) if lowest <= length <= end]
+        lowest = min((length for length in ordered if length > end), default=end)
+    return slices
+
+
+def _with_labels(rows: Sequence[Row], judged: Mapping[str, Judged]) -> list[Row]:
+    """The rows, with the fields that their answers hold as an evaluator read them as columns."""
+    facts = next(iter(judged.values())).facts
+    if len(facts) != len(rows):
+        return list(rows)
+    fields = [fact.get("expected") for fact in facts]
+    return [
+        {**of, **row} if isinstance(of, dict) else row for row, of in zip(rows, fields, strict=True)
+    ]
+
+
+def details_of(
+    rows: Sequence[Row], verdicts: Verdicts, names: Sequence[str], groups: Sequence[Group] | None
+) -> dict[str, Any]:
+    """Name → value → its rows, and the scores and intervals of each model.
+
+    Raises `DataError` for a name that no row has.
+    """
+    details: dict[str, Any] = {}
+    for name, values in slices_of(_with_labels(rows, verdicts.judged), names).items():
+        details[name] = {}
+        for value, numbers in values.items():
+            scored = {
+                model: scores_of(_part(judged, numbers), verdicts, _groups_in(groups, numbers))
+                for model, judged in verdicts.judged.items()
+            }
+            details[name][value] = {
+                "rows": len(numbers),
+                "scores": {n: {m: v for m, (v, _) in of.items()} for n, of in scored.items()},
+                "intervals": {
+                    n: {m: list(ci) for m, (_, ci) in of.items()} for n, of in scored.items()
+                },
+            }
+    return details
+
+
+def _part(judged: Judged, numbers: Sequence[int]) -> Judged:
+    hits = {metric: [of[i] for i in numbers] for metric, of in judged.hits.items()}
+    outcomes = [judged.outcomes[i] for i in numbers] if judged.outcomes else []
+    return Judged([], hits, outcomes)
+
+
+def _groups_in(groups: Sequence[Group] | None, numbers: Sequence[int]) -> list[Group] | None:
+    """The groups of some rows, by their place among these."""
+    if groups is None:
+        return None
+    place = {number: i for i, number in enumerate(numbers)}
+    parts = [[place[i] for i in group if i in place] for group in groups]
+    return [part for part in parts if part]
+
+
+def tables_of(details: Mapping[str, Any], metric: str) -> list[dict[str, Any]]:
+    """A table for each name: the headline metric of each model in each slice."""
+    tables = []
+    for name, values in details.items():
+        rows: list[list[Any]] = [
+            [value, of["rows"], model, scores.get(metric), *of["intervals"][model].get(metric, ())]
+            for value, of in values.items()
+            for model, scores in of["scores"].items()
+        ]
+        rows = [[*row, *[None] * (6 - len(row))] for row in rows]
+        columns = [name, "rows", "model", metric, "95 % CI low", "95 % CI high"]
+        units: dict[str, Unit] = dict.fromkeys(columns[3:], "share")
+        tables.append(table(f"{metric} by {name}", columns, rows, units=units))
+    return tables

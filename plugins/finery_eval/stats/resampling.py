@@ -1,0 +1,100 @@
+"""Statistics by resampling: what no formula has, e.g. F1, and rows that come in groups."""
+
+import math
+import random
+import sys
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import TypeVar
+
+from finery_eval.stats.shares import Interval
+
+T = TypeVar("T", bound=Hashable)
+
+RESAMPLES = 2000
+BOOTSTRAP_SEED = 20_000
+
+
+def sign_flip_exact(differences: Sequence[int]) -> float:
+    """The two-sided p-value that two models are equally good, from the difference in each group.
+
+    differences: the right answers of the one model minus those of the other, for each group of
+    answers that aren't independent of each other. If the models are equally good, each difference
+    is as likely to have the other sign. All signs are counted, without drawing any. For groups of
+    one answer this is the exact McNemar test.
+
+    Source: R. A. Fisher, "The Design of Experiments" (1935), ch. 3; E. J. G. Pitman, "Significance
+    tests which may be applied to samples from any populations", Supplement to the Journal of the
+    Royal Statistical Society 4 (1937) 119-130.
+    """
+    sizes = [abs(difference) for difference in differences if difference]
+    reach, limit = 0, abs(sum(differences))
+    chances = [1.0]  # of each sum from -reach to reach
+    for size in sizes:
+        padding = [0.0] * (2 * size)
+        shifted = zip([*chances, *padding], [*padding, *chances], strict=True)
+        chances, reach = [(one + other) / 2 for one, other in shifted], reach + size
+    tail = math.fsum(c for i, c in enumerate(chances) if abs(i - reach) >= limit)
+    return min(1.0, max(tail, sys.float_info.min))
+
+
+def resampled(
+    outcomes: Sequence[T],
+    statistic: Callable[[Mapping[T, int]], Sequence[float]],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = BOOTSTRAP_SEED,
+) -> list[list[float]]:
+    """The values of each number that `statistic` returns, one for each resample of the rows.
+
+    outcomes: one for each row, n > 0. statistic: takes the count of each outcome. Rows are drawn
+    n at a time, with replacement, `resamples` times, always with the same `seed`. So the outcomes
+    of two models on the same rows are drawn in pairs, and the difference of their values is that
+    of a paired bootstrap.
+
+    Source: B. Efron and R. Tibshirani, "An Introduction to the Bootstrap" (1993), ch. 13.
+    """
+    distinct = list(dict.fromkeys(outcomes))
+    code = {outcome: i for i, outcome in enumerate(distinct)}
+    codes = [code[outcome] for outcome in outcomes]  # small whole numbers count faster
+    draw = random.Random(seed).choices
+    values: list[Sequence[float]] = []
+    for _ in range(resamples):
+        drawn = Counter(draw(codes, k=len(codes)))
+        values.append(statistic({distinct[i]: n for i, n in drawn.items()}))
+    return [list(column) for column in zip(*values, strict=True)]
+
+
+def bootstrap(
+    outcomes: Sequence[T],
+    statistic: Callable[[Mapping[T, int]], Sequence[float]],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = BOOTSTRAP_SEED,
+) -> list[Interval]:
+    """95 % percentile bootstrap intervals of each number that `statistic` returns.
+
+    As in `resampled`, the same rows give the same interval.
+    """
+    columns = resampled(outcomes, statistic, resamples=resamples, seed=seed)
+    return [percentiles(column) for column in columns]
+
+
+def percentiles(values: Sequence[float]) -> Interval:
+    """The middle 95 % of resampled values."""
+    ordered, cut = sorted(values), len(values) * 25 // 1000
+    return ordered[cut], ordered[-1 - cut]
+
+
+def bootstrap_p(differences: Sequence[float]) -> float:
+    """The two-sided p-value that a difference is 0, from its resampled values.
+
+    Twice the share of resamples on the other side of 0; the sample itself counts as one of them, so
+    it is never 0. It is below 0.05 about where the interval of `percentiles` leaves out 0.
+
+    Source: A. C. Davison and D. V. Hinkley, "Bootstrap Methods and their Application" (1997),
+    ch. 4.4 and 5.
+    """
+    below = sum(value <= 0 for value in differences)
+    above = sum(value >= 0 for value in differences)
+    return min(1.0, 2 * (1 + min(below, above)) / (1 + len(differences)))

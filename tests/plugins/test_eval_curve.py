@@ -1,0 +1,108 @@
+"""`eval.curve`: more rows, more epochs, or a larger model?"""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Project
+from tables import model, rows
+
+from finery import DataError, Metrics, Model, UsageError
+from finery.testing import run_step
+from finery_eval.scoring.curve import growth
+from finery_eval.steps.curve import Curve
+from finery_eval.steps.exact import Exact
+
+pytestmark = pytest.mark.usefixtures("tables_answer")
+PROMPTS = [f"q{i}" for i in range(120)]
+
+
+def trained(name: str, size: int, right: int, **meta: Any) -> Model:
+    """A model that was trained on some rows, and gets the first `right` of 120 right."""
+    made = model(name, **dict.fromkeys(PROMPTS[:right], "yes"))
+    made.meta |= {"rows": size, **meta}
+    return made
+
+
+def curve(folder: Path, *models: Model) -> dict[str, Any]:
+    """What a curve says of models."""
+    table = rows(folder, **dict.fromkeys(PROMPTS, "yes"))
+    each = Exact(models=[], rows=table)
+    metrics: Metrics = run_step(Curve(models=list(models), rows=table, each=each), folder / "out")
+    report = metrics.report()
+    assert report["details"]["tables"][-1]
+    found: dict[str, Any] = report["details"]["curve"]
+    return found
+
+
+def test_growing_scores_say_that_more_rows_help(tmp_path: Path) -> None:
+    found = curve(tmp_path, trained("a", 100, 40), trained("b", 200, 52), trained("c", 400, 64))
+    assert found["growth"]["accuracy"]["a_doubling"] == pytest.approx(0.1)
+    assert found["growth"]["accuracy"]["expected"] == pytest.approx(76 / 120)
+    assert found["words"][0].startswith("More rows help: each doubling changed accuracy by +10.0 ")
+    assert "With 800 rows, about 63 % can be expected" in found["words"][0]
+    assert found["words"][1].startswith("Whether more epochs would help isn't known")
+
+
+def test_a_flat_curve_says_what_else_to_try(tmp_path: Path) -> None:
+    done = {"steps": 90, "best_step": 60, "eval_loss": 0.4}
+    models = [trained("half", 200, 60, **done), trained("sft", 400, 61, **done)]
+    words = curve(tmp_path / "a", *models)["words"]
+    assert words[0].startswith("More rows aren't shown to help: ")
+    assert words[1].endswith("best at step 60 of 90. So a larger model is the next thing to try")
+    going = {"steps": 90, "best_step": 90, "eval_loss": 0.4}
+    models = [trained("half", 200, 60, **going), trained("sft", 400, 61, **going)]
+    words = curve(tmp_path / "b", *models)["words"]
+    assert words[1].startswith("More epochs may help, so try them first: sft was best at its last")
+
+
+def test_the_slope_is_that_of_least_squares() -> None:
+    draw = random.Random(4)
+    sizes = [60, 130, 260, 500]
+    hits = [[draw.random() < 0.3 + 0.1 * i for _ in range(90)] for i in range(4)]
+    found = growth(sizes, hits, None)
+    assert found is not None
+    slope, start = np.polyfit(np.log2(sizes), [sum(of) / 90 for of in hits], 1)
+    assert found.a_doubling == pytest.approx(slope)
+    assert found.expected == pytest.approx(start + slope * np.log2(1000))
+    assert found.interval[0] < slope < found.interval[1]
+
+
+def test_models_without_a_number_of_rows_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="how many rows x was trained on"):
+        curve(tmp_path, trained("a", 100, 40), model("x"))
+    with pytest.raises(DataError, match="all models were trained on 100 rows"):
+        curve(tmp_path, trained("a", 100, 40), trained("b", 100, 41))
+    table = rows(tmp_path / "t", q="yes")
+    with pytest.raises(UsageError, match="`each` is missing"):
+        Curve(models=[trained("a", 1, 1), trained("b", 2, 1)], rows=table).check()
+
+
+RECIPE = """\
+finery: 1
+name: t
+data:
+  all: {use: data.file, path: train.jsonl, format: alpaca}
+  few: {use: data.sample, rows: all, n: 8}
+models:
+  small: {use: baseline.nearest, rows: few}
+  large: {use: baseline.nearest, rows: all}
+evaluate:
+  curve: {use: eval.curve, models: [small, large], rows: all, each: {use: eval.exact}}
+"""
+
+
+def test_a_recipe_draws_the_curve_of_baselines(tmp_path: Path) -> None:
+    """The answers of the nearest row of all rows are right; of a few, seldom."""
+    lines = [{"instruction": f"what is {i}?", "output": f"number {i}"} for i in range(64)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    t = Project(tmp_path)
+    ran = t.run("build")
+    assert ran.code == 0, ran.err
+    out = t.run("show", "curve").out
+    assert "Learning curve" in out
+    assert "More rows help: each doubling changed accuracy by +" in out

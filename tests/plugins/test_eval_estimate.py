@@ -1,0 +1,76 @@
+"""What `finery plan` says about test rows."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import MakeProject
+
+from finery.build.checks import notes_on
+from finery.plugin.history import Results
+from finery.plugin.manager import load_plugins
+from finery.recipe.document import load
+from finery.recipe.graph import build_graph
+
+RECIPE = """\
+finery: 1
+name: t
+models:
+  a: {use: openai.model, model: one}
+  b: {use: openai.model, model: two}
+data:
+  rows: {use: data.file, path: rows.jsonl, format: alpaca}
+evaluate:
+  test: {use: eval.exact, models: [MODELS], rows: rows}
+"""
+
+
+@pytest.mark.parametrize(
+    ("models", "words"),
+    [
+        ("a, b", "can tell differences of 12 points apart"),
+        ("a", "give a score to within 9 points"),
+    ],
+)
+def test_a_plan_says_what_the_test_rows_can_show(
+    project: MakeProject, models: str, words: str
+) -> None:
+    rows = "".join(json.dumps({"instruction": f"{i}", "output": "x"}) + "\n" for i in range(128))
+    t = project({"recipe.yaml": RECIPE.replace("MODELS", models), "rows.jsonl": rows})
+    out = " ".join(t.run("plan").out.split())
+    assert f"128 rows {words}" in out
+    lines = [json.loads(line) for line in t.run("plan", "--json").out.splitlines()]
+    (estimate,) = (line["estimate"] for line in lines if line["step"] == "test")
+    assert estimate["detectable_difference"] == pytest.approx(0.123, abs=0.001)
+
+
+TRAINED = """\
+finery: 1
+name: t
+models:
+  base: {use: local.model, path: models/x}
+  linear: {use: baseline.linear, rows: split.train}
+data:
+  rows: {use: data.file, path: rows.jsonl, format: alpaca}
+  split: {use: data.split, rows: rows}
+train:
+  sft: {use: trl.sft, model: base, rows: split.train}
+evaluate:
+  test: {use: eval.classification, models: [MODELS], rows: split.test}
+"""
+
+
+@pytest.mark.parametrize(
+    ("models", "notes"), [("base, sft", 1), ("base, sft, linear", 0), ("base", 0)]
+)
+def test_a_classifier_without_a_cheap_baseline_gets_a_note(
+    tmp_path: Path, models: str, notes: int
+) -> None:
+    (tmp_path / "rows.jsonl").write_text("")
+    (tmp_path / "recipe.yaml").write_text(TRAINED.replace("MODELS", models))
+    graph = build_graph(load(tmp_path / "recipe.yaml"), load_plugins())
+    found = [note for note in notes_on(graph, Results()) if note.name == "no-cheap-baseline"]
+    assert len(found) == notes
+    for note in found:
+        assert note.text == "test compares sft with no cheap baseline"
+        assert "linear: {use: baseline.linear, rows: split.train}" in note.fix

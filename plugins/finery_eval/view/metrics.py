@@ -47,10 +47,11 @@ class MetricsView(View):
         return {"metrics": metrics.report(), **metrics.runtime}
 
     def remarks(self, output: Output) -> Iterator[Remark]:
-        """The files that are significantly worse than what was trained, unbeaten baselines."""
+        """Files worse than what was trained, unbeaten baselines, and what the evaluator remarks."""
         report = _metrics_of(output).report()
         yield from remarks_on(report)
         yield from remarks_on_baselines(report)
+        yield from own_remarks(report)
 
     def print(self, console: "Console", output: Output, detail: Detail) -> None:
         """Print scores, the evaluator's tables, confused classes and the first wrong answers.
@@ -66,6 +67,9 @@ class MetricsView(View):
         for text in report["details"].get("curve", {}).get("words", ()):
             console.print(f"{text}.", style="yellow", markup=False, soft_wrap=True)
         print_exports(console, report, metrics.runtime)
+        for remark in own_remarks(report):
+            style = "yellow" if remark.severity == "warning" else ""
+            console.print(f"{remark.text}. {remark.advice}".strip(), style=style, markup=False)
         for table in report["details"].get("tables", []):
             if table.get("model", only) in (only, None) or only is None:
                 console.print(plain_table(table))
@@ -115,6 +119,11 @@ class MetricsView(View):
             yield f"(expected {compact(facts['expected'])})", "dim"
         for reason in reasons(facts):
             yield f"why: {reason}", "dim"
+
+
+def own_remarks(report: Mapping[str, Any]) -> Iterator[Remark]:
+    """What the evaluator itself remarks, see `finery_eval.paired.remark`."""
+    return (Remark(**remark) for remark in report["details"].get("remarks", ()))
 
 
 def _metrics_of(output: Output) -> Metrics:

@@ -11,6 +11,7 @@ COMMANDS = {
     "build": "finery.cli.commands.build:command",
     "explain": "finery.cli.commands.explain:command",
     "show": "finery.cli.commands.show:command",
+    "runs": "finery.cli.compare.runs:command",
     "export": "finery.cli.commands.export:command",
     "plugins": "finery.cli.commands.plugins:command",
     "plugin": "finery.cli.commands.plugin:command",

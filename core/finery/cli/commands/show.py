@@ -46,6 +46,13 @@ if TYPE_CHECKING:
     metavar="NAME",
     help="Of an evaluator: the model whose tables and wrong answers are shown. [default: the best]",
 )
+@click.option(
+    "--run",
+    "run_id",
+    metavar="ID",
+    help="The output as a build of the past made or found it: an id of `finery runs`, `last` or "
+    "`previous`.",
+)
 @click.option("--dropped", is_flag=True, help="All rows that a data step dropped or reported.")
 @click.option(
     "--row",
@@ -63,6 +70,7 @@ def command(
     html: str | None,
     tokenizer: str | None,
     model: str | None,
+    run_id: str | None,
     dropped: bool,
     row_id: str | None,
     as_json: bool,
@@ -82,7 +90,11 @@ def command(
     graph = open_graph(recipe, overrides, store)
     if step is None and html is not None:
         raise _no_step(html, list(graph.nodes))
-    for option, given in (("--dropped", dropped), ("--model", model is not None)):
+    for option, given in (
+        ("--dropped", dropped),
+        ("--model", model is not None),
+        ("--run", run_id is not None),
+    ):
         if given and (step is None or row_id is not None):
             raise UsageError(
                 f"{option} is for the outputs of one step",
@@ -102,8 +114,13 @@ def command(
         raise UsageError(
             "--tokenizer needs --html", where="--tokenizer", fix=f"finery show {step} --html"
         )
-    result, fresh = result_of(graph, store, name)
-    if not fresh:
+    if run_id is not None:
+        from finery.compare.past import result_in
+
+        result, fresh = result_in(graph, store, name, run_id), False
+    else:
+        result, fresh = result_of(graph, store, name)
+    if not fresh and run_id is None:
         click.secho(
             "not up to date: this is the output of the last build (see `finery plan`)\n",
             fg="yellow",

@@ -12,6 +12,7 @@ COMMANDS = {
     "explain": "finery.cli.commands.explain:command",
     "show": "finery.cli.commands.show:command",
     "runs": "finery.cli.compare.runs:command",
+    "diff": "finery.cli.compare.diff:command",
     "export": "finery.cli.commands.export:command",
     "plugins": "finery.cli.commands.plugins:command",
     "plugin": "finery.cli.commands.plugin:command",

@@ -4,11 +4,11 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
 from conftest import LIGHT_STEPS, Project, until
+from judged import commit
 
 RECIPE = """\
 finery: 1
@@ -30,21 +30,13 @@ data:
 """
 
 
-def git(folder: Path, *args: str) -> None:
-    own = {"GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_SYSTEM": "/dev/null"}
-    who = ["-c", "user.name=x", "-c", "user.email=x@x.invalid"]
-    subprocess.run(["git", *who, *args], cwd=folder, env={**os.environ, **own}, check=True)
-
-
 @pytest.fixture(scope="module")
 def history(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project in git, built three times: as committed, with a change, and without success."""
     t = Project(tmp_path_factory.mktemp("history"))
     t.write({"recipe.yaml": RECIPE, "steps.py": LIGHT_STEPS.read_text("utf-8"), "rows.txt": "a\nb"})
     t.write({".gitignore": ".finery\nbuild\n", "slow.yaml": SLOW})
-    git(t.folder, "init", "-q")
-    git(t.folder, "add", "-A")
-    git(t.folder, "commit", "-qm", "one")
+    commit(t.folder)
     assert t.ran() == ["more", "rows", "test"]
     t.edit("recipe.yaml", "score: 0.5", "score: 0.75")
     assert t.ran() == ["test"]

@@ -13,6 +13,7 @@ COMMANDS = {
     "show": "finery.cli.commands.show:command",
     "runs": "finery.cli.compare.runs:command",
     "diff": "finery.cli.compare.diff:command",
+    "report": "finery.cli.compare.report:command",
     "export": "finery.cli.commands.export:command",
     "plugins": "finery.cli.commands.plugins:command",
     "plugin": "finery.cli.commands.plugin:command",

@@ -70,7 +70,7 @@ def _page_of(
     graph: Graph, store: Store, view: View, group: Sequence[Output], tokenizer: str | None
 ) -> Page | None:
     title = f"{graph.recipe.name}: {_title(group)}"
-    context = PageContext(title, graph, _finder(graph, store), tokenizer, _progress(), _note)
+    context = PageContext(title, graph, _finder(graph, store), tokenizer, progress_bar(), note)
     try:
         return view.page(group, context)
     finally:
@@ -78,11 +78,12 @@ def _page_of(
             click.echo("\r\x1b[2K", nl=False, err=True)
 
 
-def _note(text: str) -> None:
+def note(text: str) -> None:
+    """Print a note about a page."""
     click.echo(f"note: {text}", err=True)
 
 
-def _progress() -> Callable[[str, int, int], None]:
+def progress_bar() -> Callable[[str, int, int], None]:
     """Prints the progress of a page on a terminal."""
     quiet = not is_terminal(sys.stderr)
 

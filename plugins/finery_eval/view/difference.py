@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from finery import Metrics, counted, percent, print_labelled
 from finery_eval.view.answers import answer_of, compact, reasons
-from finery_eval.view.pairs import Facts, agrees, by_model, flips, paired, tested
+from finery_eval.view.pairs import Facts, agrees, by_model, flips, paired, paired_test
 from finery_eval.view.scores import Report, headline, new_table
 from finery_eval.view.tables import plain
 
@@ -42,7 +42,7 @@ def _of_model(
     for metric in (m for m in named if m in scores[0] and m in scores[1]):
         values = [score[metric] for score in scores]
         fits = all(agrees(of, metric, named, v) for of, v in zip(answers, values, strict=True))
-        test = tested(found.pairs, metric, named) if fits else None
+        test = paired_test(found.pairs, metric, named) if fits else None
         metrics[metric] = {"values": values, "test": test.data() if test else None}
     gained, lost = flips(found.pairs)
     return {

@@ -4,8 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from finery_eval.dialog import clusters
-from finery_eval.evaluator import compare
+from finery_eval import stats
 
 Facts = Mapping[str, Any]
 """A line of `predictions.jsonl`."""
@@ -13,7 +12,6 @@ Place = tuple[str, Any, Any, int]
 """(row id, turn, message, how often the place came before) of an answer."""
 ASKED = ("prompt", "expected")
 """Facts that must be the same for two answers to be compared."""
-FIRST, SECOND = "first", "second"
 SLACK = 1e-9
 
 
@@ -77,7 +75,7 @@ def hit(facts: Facts, metric: str, headline: Sequence[str]) -> bool | None:
     return None
 
 
-def tested(
+def paired_test(
     pairs: Sequence[tuple[Facts, Facts]], metric: str, headline: Sequence[str]
 ) -> Tested | None:
     """The difference of a metric with its interval and p-value; None if it isn't a share.
@@ -88,17 +86,33 @@ def tested(
     known = [(a, b) for a, b in hits if a is not None and b is not None]
     if not known or len(known) < len(hits):
         return None
-    first, second = ([pair[side] for pair in known] for side in (0, 1))
+    gained, lost = known.count((False, True)), known.count((True, False))
     groups = _groups(pairs)
     if groups:
-        (found,) = clusters.compare({FIRST: first, SECOND: second}, groups)
+        of_groups = [
+            (sum(known[i][1] - known[i][0] for i in group), len(group)) for group in groups
+        ]
+        interval, p_value = _of_groups(of_groups)
+        difference, test = (gained - lost) / len(known), "sign flips of conversations"
     else:
-        (found,) = compare({FIRST: first, SECOND: second})
-    low, high = found["interval"]
-    return Tested(
-        found["difference"], (low, high), found["p_value"], found["only_model"],
-        found["only_baseline"], "sign flips of conversations" if groups else "McNemar, exact",
-    )  # fmt: skip
+        both, neither = known.count((True, True)), known.count((False, False))
+        difference, interval = stats.paired_difference(both, gained, lost, neither)
+        p_value, test = stats.mcnemar_exact(gained, lost), "McNemar, exact"
+    return Tested(difference, interval, p_value, gained, lost, test)
+
+
+def _of_groups(groups: Sequence[tuple[int, int]]) -> tuple[tuple[float, float], float]:
+    """(interval, p-value) of a difference, from the (difference, answers) of each group."""
+
+    def mean(counts: Mapping[tuple[int, int], int]) -> list[float]:
+        answers = sum(times * n for (_, n), times in counts.items())
+        return [sum(times * d for (d, _), times in counts.items()) / answers]
+
+    ((low, high),) = stats.bootstrap(groups, mean)
+    if low == high:  # all groups differ alike, so the bootstrap has no width
+        share = stats.wilson(len(groups) * (low + 1) / 2, len(groups))
+        low, high = 2 * share[0] - 1, 2 * share[1] - 1
+    return (low, high), stats.sign_flip_exact([difference for difference, _ in groups])
 
 
 def agrees(lines: Sequence[Facts], metric: str, headline: Sequence[str], score: float) -> bool:

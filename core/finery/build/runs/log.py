@@ -1,6 +1,7 @@
 """The log of a run in the store: where it began, its events, and the output of its steps."""
 
 import fcntl
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +13,8 @@ from finery.util.events import Event
 
 BULK = ("step_progress", "step_metric", "step_cached")
 """Events that needn't reach the disk at once."""
+FLUSH_SECONDS = 1.0
+"""Those that come after this time do, for `finery report --watch`."""
 EVENTS, CONTEXT = "events.jsonl", "run.json"
 """The files of a run."""
 
@@ -29,6 +32,7 @@ class RunLog:
         self._context = context
         self._held: list[Event] = []
         self._file: BinaryIO | None = None
+        self._flushed = 0.0
 
     def log_of(self, step: str) -> Path:
         """The log file of a step."""
@@ -43,8 +47,10 @@ class RunLog:
             self._held.append(event)
         else:
             self._file.write(msgspec.json.encode(event) + b"\n")
-            if event["event"] not in BULK:
+            now = time.monotonic()
+            if event["event"] not in BULK or now - self._flushed > FLUSH_SECONDS:
                 self._file.flush()
+                self._flushed = now
 
     def close(self) -> None:
         """Flush and close."""

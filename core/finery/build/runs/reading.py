@@ -143,6 +143,27 @@ def read_run(root: Path, run_id: str, context: Mapping[str, Any] | None = None) 
     return run
 
 
+def progress_of(root: Path, run: Run) -> dict[str, str]:
+    """Running step → how far it is, e.g. `12 of 53, loading`."""
+    found: dict[str, str] = {}
+    start = b'{"event":"step_progress"'
+    try:
+        with (root / "runs" / run.id / EVENTS).open("rb") as file:
+            lines = [line for line in file if line.startswith(start) and line.endswith(b"\n")]
+    except OSError:
+        return {}
+    running = set(run.named("running"))
+    for line in reversed(lines):
+        event = msgspec.json.decode(line, type=dict[str, Any])
+        if event["step"] in running:
+            running.discard(event["step"])
+            count = f"{event['done']:g} of {event['total']:g}"
+            found[event["step"]] = ", ".join(filter(None, [count, event["text"]]))
+        if not running:
+            break
+    return found
+
+
 def _context(folder: Path) -> dict[str, Any]:
     try:
         return msgspec.json.decode((folder / CONTEXT).read_bytes(), type=dict[str, Any])

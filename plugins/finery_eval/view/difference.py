@@ -75,15 +75,26 @@ def print_difference(console: "Console", data: Mapping[str, Any], most: int) -> 
     """Print scores side by side, then the first `most` answers that flipped each way."""
     before, after = data["rows"]
     rows = f"{before} rows" if before == after else f"{before} → {after} rows"
-    if data["models"]:
-        console.print(_table(console, rows, data["models"]))
+    same = [model for model, of in data["models"].items() if _is_same(of)]
+    others = {model: of for model, of in data["models"].items() if model not in same}
+    if others:
+        console.print(_table(console, rows, others))
+    if same:
+        console.print(f"  the same answers in both: {', '.join(same)}", markup=False)
     for name, models in (("A", data["only_before"]), ("B", data["only_after"])):
         if models:
             console.print(f"  judged only in {name}: {', '.join(models)}", markup=False)
-    for line in _remarks(data["models"]):
+    for line in _remarks(others):
         console.print(f"  {line}", style="dim", markup=False)
     for model, of in data["models"].items():
         _print_flips(console, model, of, most)
+
+
+def _is_same(of: Mapping[str, Any]) -> bool:
+    """Whether a model gave the same answers to the same rows, and has the same scores."""
+    rows = of["paired"] and not (of["changed"] or of["only_before"] or of["only_after"])
+    values = [facts["values"] for facts in of["metrics"].values()]
+    return bool(rows) and not of["answers_changed"] and all(a == b for a, b in values)
 
 
 def _table(console: "Console", rows: str, models: Mapping[str, Any]) -> Any:

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT = 100, 14
 """Maximum size of the plot in characters."""
+FEWEST = 2
+"""Values that a curve has at least, to be drawn."""
 COLOURS = ("cyan", "yellow")
 """Of A and B."""
 
@@ -35,7 +37,7 @@ def print_difference(console: "Console", data: Mapping[str, Any]) -> None:
 
     for name in ("eval_loss", "loss"):
         both = data.get(name, {}).get("series", [])
-        if len(both) == 2 and all(both):
+        if len(both) == 2 and all(len(of) >= FEWEST for of in both):
             drawn = [
                 Line(f"{label(name)} of {side}", [(int(s), v) for s, v in of], colour, mark)
                 for side, of, colour, mark in zip("AB", both, COLOURS, "●○", strict=True)

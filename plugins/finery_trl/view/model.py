@@ -70,9 +70,14 @@ class CurveView(View):
 
     def section(self, outputs: Sequence[Output], context: PageContext) -> PageSection | None:
         """What the curves of all trainings say."""
-        from finery_trl.view.section import section_of
+        from finery_trl.view.section import Training, section_of
 
-        return section_of(outputs)
+        found = [
+            Training(o.title, points, kept_step(o.manifest), measured(o.manifest))
+            for o in outputs
+            if (points := curve_of(o)) is not None
+        ]
+        return section_of(found) if found else None
 
     def difference(self, before: Output, after: Output) -> dict[str, Any]:
         """Facts that differ, and the curves of both."""

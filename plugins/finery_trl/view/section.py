@@ -1,37 +1,42 @@
 """The section of trainings on the report of a build: what each curve says, and the curve."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
+from typing import NamedTuple
 
-from finery import Output, PageSection, render_page
+from finery import PageSection, render_page
 from finery_trl.view.chart import Chart, chart_of, panel_of, points_of_each, span_of
 from finery_trl.view.curves import Point, verdict
-from finery_trl.view.model import curve_of, kept_step, measured
 from finery_trl.view.page import best_of, panels_of, tiles_of
 
 TEMPLATE = "finery_trl.view/section.html.jinja"
 
 
-def section_of(outputs: Sequence[Output]) -> PageSection | None:
-    """The section about all trained models of a build; None where none has a curve."""
-    trained = [(output, points) for output in outputs if (points := curve_of(output)) is not None]
-    if not trained:
-        return None
+class Training(NamedTuple):
+    """A trained model. kept: the step of its weights, if known. facts: what was measured."""
+
+    title: str
+    points: Sequence[Point]
+    kept: int | None
+    facts: Mapping[str, str]
+
+
+def section_of(trainings: Sequence[Training]) -> PageSection:
+    """The section about all trained models of a build."""
     style = files("finery_trl.view").joinpath("section.css").read_text(encoding="utf-8")
-    html = render_page(TEMPLATE, models=[_model(output, points) for output, points in trained])
+    html = render_page(TEMPLATE, models=[_model(training) for training in trainings])
     return PageSection("Trainings", html, rank=30, style=style)
 
 
-def _model(output: Output, points: Sequence[Point]) -> dict[str, object]:
-    kept = kept_step(output.manifest)
+def _model(training: Training) -> dict[str, object]:
+    title, points, kept, facts = training
     judged = verdict(points, kept)
-    facts = [f"{name} {value}" for name, value in measured(output.manifest).items()]
     return {
-        "title": output.title,
+        "title": title,
         "sentence": judged.sentence,
         "advice": judged.advice,
         "is_bad": judged.is_bad,
-        "facts": ", ".join(facts),
+        "facts": ", ".join(f"{name} {value}" for name, value in facts.items()),
         "tiles": list(tiles_of(points, judged)),
         "chart": _chart(points, kept),
         "legend": [curve for curves in panels_of(points).values() for curve in curves],

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from finery.build.runs.reading import Run
     from finery.compare.headlines import Headline
 
+MOST = 8
+"""Evaluators of a build that are listed, and models of each."""
 COLOURS = {"ok": "green", "failed": "red", "interrupted": "yellow", "killed": "red"}
 
 
@@ -119,17 +121,18 @@ def _lines(run: "Run", scores: "Mapping[str, Headline]") -> "Iterator[tuple[str,
     left = run.named("blocked", "waiting", "running")
     if left:
         yield "unfinished", ", ".join(left)
-    for step, of in scores.items():
+    for step, of in [*scores.items()][:MOST]:
         yield step, visible(_scores(of))
+    if len(scores) > MOST:
+        yield "and", f"{counted(len(scores) - MOST, 'evaluator')} more (--json)"
 
 
 def _scores(of: "Headline") -> str:
     if of.is_cleaned:
         return "its scores are no longer in the store"
-    most = 8
     named = [f"{model} {_value(value)}" for model, value in of.values.items()]
-    more = [f"and {counted(len(named) - most, 'model')} more"] if len(named) > most else []
-    return f"{of.metric}: {', '.join([*named[:most], *more])}"
+    more = [f"and {counted(len(named) - MOST, 'model')} more"] if len(named) > MOST else []
+    return f"{of.metric}: {', '.join([*named[:MOST], *more])}"
 
 
 def _value(value: float) -> str:

@@ -1,4 +1,4 @@
-"""Real queries: ten intents of Banking77 (PolyAI, CC-BY-4.0), thirty training rows each."""
+"""Real queries: ten intents of Banking77 (PolyAI, CC-BY-4.0), twenty training rows each."""
 
 import csv
 import json
@@ -49,8 +49,8 @@ def _csv(folder: Path, name: str, rows: list[dict[str, str]]) -> None:
 def test_ten_intents_are_learned(project: MakeProject) -> None:
     made = project({"recipe.yaml": RECIPE})
     intents = json.loads((DATA / "categories.json").read_text("utf-8"))[:10]
-    _csv(made.folder, "train.csv", _rows(DATA / "train.csv", intents, 30))
-    _csv(made.folder, "test.csv", _rows(DATA / "test.csv", intents, 6))
+    _csv(made.folder, "train.csv", _rows(DATA / "train.csv", intents, 20))
+    _csv(made.folder, "test.csv", _rows(DATA / "test.csv", intents, 4))
     ran = made.run("build", timeout=1200)
     print(ran.out, ran.err)
     assert ran.code == 0, ran.err

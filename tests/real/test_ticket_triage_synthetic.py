@@ -13,7 +13,7 @@ SMALLER = [
     "data.split.test=0.05",
     "generate.reworded.n=1",
     "generate.fresh.n=1",
-    "train.sft.epochs=1",
+    "train.sft.epochs=0.2",
     "evaluate.test.models=[base,sft]",
 ]
 

@@ -108,7 +108,7 @@ def _pairs(before: Mapping[str, Manifest], after: Mapping[str, Manifest]) -> lis
 def _lack(step: SideStep) -> str:
     """Why a side's outputs can't be looked into; empty if they can."""
     if step.result is None:
-        return f"not built ({step.reason})" if step.reason else "not built"
+        return step.reason
     return "" if step.is_whole else CLEANED
 
 

@@ -29,6 +29,13 @@ from finery.util.paths import recipe_id
 NOW = "now"
 SHORTEST = 4
 """Characters of a run's id that name it. A shorter word may be a branch."""
+UNBUILT = {
+    "failed": "not built (it failed)",
+    "blocked": "not built (a step before it failed)",
+    "running": "not built (it is running)",
+    "waiting": "not built (the run didn't reach it)",
+}
+"""Why a step has no result in a run, by its state there."""
 WHERE_IT_IS_RUN = "finery.compare.revision"
 
 
@@ -94,7 +101,7 @@ def now(graph: Graph, store: Store) -> Side:
     for plan in make_plan(Planner(graph, store), without_files=True):
         step = SideStep(plan.node.name, plan.node.use, plan.key, plan.parts, plan.result)
         step.is_whole = plan.result is not None
-        step.reason = plan.reason
+        step.reason = f"not built ({plan.reason})"
         side.steps[step.name] = step
     return side
 
@@ -105,7 +112,8 @@ def of_run(run: Run, store: Store) -> Side:
     about = ", ".join(filter(None, [f"run of {when} UTC", str(run.revision or ""), run.ending]))
     side = Side(run.id, about)
     for record in run.steps.values():
-        step = SideStep(record.name, record.use, record.key, reason=f"it was {record.state}")
+        reason = UNBUILT.get(record.state, "its result wasn't recorded")
+        step = SideStep(record.name, record.use, record.key, reason=reason)
         _find(step, store)
         side.steps[step.name] = step
     if not any(step.key for step in side.steps.values()):
@@ -120,6 +128,7 @@ def of_revision(graph: Graph, store: Store, word: str, commit: str) -> Side:
         planned = _planned_at(graph.recipe.path.absolute(), store, commit, Path(folder))
     for step in planned["steps"]:
         made = msgspec.convert(step, SideStep)
+        made.reason = f"not built ({made.reason})" if made.reason else "not built"
         _find(made, store)
         side.steps[made.name] = made
     for name in planned["linked"]:

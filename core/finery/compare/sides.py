@@ -88,7 +88,7 @@ def side_of(graph: Graph, store: Store, word: str) -> Side:
 def named_run(graph: Graph, store: Store, word: str) -> Run | None:
     """The run that a word names, None if it may be a git revision."""
     is_alias = word in (LAST, PREVIOUS)
-    is_id = len(word) >= SHORTEST and any(run.id.startswith(word) for run in _runs(graph, store))
+    is_id = len(word) >= SHORTEST and any(_runs(graph, store, word))
     if not (is_alias or is_id):
         return None
     return find_run(store.root, _id(graph, store), graph.recipe.name, word)
@@ -171,8 +171,8 @@ def _find(step: SideStep, store: Store) -> None:
         step.is_whole = store.lookup(step.key) is not None
 
 
-def _runs(graph: Graph, store: Store) -> Iterator[Run]:
-    return runs_of(store.root, _id(graph, store), graph.recipe.name)
+def _runs(graph: Graph, store: Store, beginning: str = "") -> Iterator[Run]:
+    return runs_of(store.root, _id(graph, store), graph.recipe.name, beginning)
 
 
 def _id(graph: Graph, store: Store) -> str:

@@ -78,13 +78,16 @@ class Run:
         return [name for name, step in self.steps.items() if step.state in states]
 
 
-def runs_of(root: Path, recipe_id: str, name: str) -> Iterator[Run]:
-    """The runs of a recipe, newest first. root: of the store. name: the recipe's."""
+def runs_of(root: Path, recipe_id: str, name: str, beginning: str = "") -> Iterator[Run]:
+    """The runs of a recipe, newest first. root: of the store. name: the recipe's.
+
+    beginning: of the ids, so that other records aren't read.
+    """
     try:
         ids = sorted(os.listdir(root / "runs"), reverse=True)
     except OSError:
         return
-    for run_id in ids:
+    for run_id in (each for each in ids if each.startswith(beginning)):
         context = _context(root / "runs" / run_id)
         if context and context.get("path") != recipe_id:
             continue
@@ -98,19 +101,17 @@ def find_run(root: Path, recipe_id: str, name: str, word: str) -> Run:
 
     Raises `UsageError` where there is none, or more than one.
     """
-    runs = runs_of(root, recipe_id, name)
     if word in (LAST, PREVIOUS):
-        for run in runs:
+        for run in runs_of(root, recipe_id, name):
             if word == LAST:
                 return run
             word = LAST
         raise UsageError("the recipe has no such run yet", fix="finery build")
-    every = list(runs)
-    found = [run for run in every if run.id == word] or [
-        run for run in every if word and run.id.startswith(word)
-    ]
-    if len(found) == 1:
-        return found[0]
+    found = list(runs_of(root, recipe_id, name, word)) if word else []
+    exact = [run for run in found if run.id == word] or found
+    if len(exact) == 1:
+        return exact[0]
+    every = list(runs_of(root, recipe_id, name))
     known = [LAST, PREVIOUS, *(run.id for run in every)]
     if found:
         text = ", ".join(run.id for run in found[:5])

@@ -1,7 +1,6 @@
 """The plan: every step with its key, its state and the reason for it."""
 
 import json
-import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from finery.step.inspect import files_of, full_name, steps_inside
 from finery.step.interfaces import Pinned, Provenance, floating_name, interface
 from finery.store.database import Store
 from finery.util.canonical import encode
-from finery.util.paths import PINNED
+from finery.util.paths import PINNED, recipe_id
 
 FEW = 3
 """Variants of a step that are named one by one."""
@@ -70,7 +69,7 @@ class Planner:
     def __init__(self, graph: Graph, store: Store) -> None:
         self.graph = graph
         self.store = store
-        self.recipe_id = _recipe_id(graph.recipe.path, store)
+        self.recipe_id = recipe_id(graph.recipe.path, store.root)
         self.latest = store.latest(self.recipe_id)
         store.read_ahead(self.latest[name][0] for name in graph.nodes if name in self.latest)
         self.lock = Lock(graph.recipe.path)
@@ -320,8 +319,3 @@ def _engine_digest(engine: EngineKey) -> str:
     versions = {p: package_version(p) for p in engine.packages}
     facts = [dict(engine.facts)] if engine.facts else []
     return blake3(encode([engine.name, dict(engine.code), versions, *facts])).hexdigest()
-
-
-def _recipe_id(path: Path, store: Store) -> str:
-    """The recipe's name in the store: its path from the project folder."""
-    return os.path.relpath(path.absolute(), store.root.parent)

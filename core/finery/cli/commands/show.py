@@ -59,6 +59,13 @@ MATRIX = "matrix"
     is_flag=True,
     help="With --wrong: a JSON object a line, for a file to label. It has the whole prompt.",
 )
+@click.option(
+    "--run",
+    "run_id",
+    metavar="ID",
+    help="The output as a build of the past made or found it: an id of `finery runs`, `last` or "
+    "`previous`.",
+)
 @click.option("--dropped", is_flag=True, help="All rows that a data step dropped or reported.")
 @click.option(
     "--row",
@@ -78,6 +85,7 @@ def command(
     model: str | None,
     wrong: bool,
     jsonl: bool,
+    run_id: str | None,
     dropped: bool,
     row_id: str | None,
     as_json: bool,
@@ -106,6 +114,7 @@ def command(
         ("--dropped", dropped),
         ("--model", model is not None),
         ("--wrong", wrong),
+        ("--run", run_id is not None),
     ):
         if given and (step is None or row_id is not None):
             raise UsageError(
@@ -129,8 +138,13 @@ def command(
         raise UsageError(
             "--tokenizer needs --html", where="--tokenizer", fix=f"finery show {step} --html"
         )
-    result, fresh = result_of(graph, store, name)
-    if not fresh:
+    if run_id is not None:
+        from finery.compare.past import result_in
+
+        result, fresh = result_in(graph, store, name, run_id), False
+    else:
+        result, fresh = result_of(graph, store, name)
+    if not fresh and run_id is None:
         click.secho(
             "not up to date: this is the output of the last build (see `finery plan`)\n",
             fg="yellow",

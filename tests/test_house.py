@@ -25,8 +25,9 @@ PUBLIC = ("finery.rows", "finery.testing")
 """Beside `finery` itself, what plugins may import of the core."""
 
 
-def test_no_folder_of_the_core_is_crowded() -> None:
-    files = Counter(path.parent for path in (HOME / "core").rglob("*.py"))
+def test_no_folder_is_crowded() -> None:
+    paths = (path for part in ("core", "plugins") for path in (HOME / part).rglob("*.py"))
+    files = Counter(path.parent for path in paths)
     assert {folder: count for folder, count in files.items() if count > MOST_FILES} == {}
 
 

@@ -24,7 +24,7 @@ def finery_steps() -> Mapping[str, str]:
 @hookimpl
 def finery_commands() -> Mapping[str, str]:
     """The command `finery card`."""
-    return {"card": "finery_hub.push.command:command"}
+    return {"card": "finery_hub.card.command:command"}
 
 
 @hookimpl

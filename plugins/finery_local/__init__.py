@@ -1,10 +1,10 @@
 """Models on this machine, or in a wheel on a package index.
 
 Input: a folder, a GGUF file or the name of a wheel. Output: models whose files stay in place.
-Public for other plugins: `finery_local.gguf_header` and `finery_local.safetensors_file`, which read
-the headers of files, `finery_local.folder` and `finery_local.gguf_file`, which make `Model`s from
-files, and `finery_local.template` and `finery_local.hints`, the settings of chat templates and what
-people mistype for them.
+Public for other plugins: `finery_local.formats`, which reads the headers of files;
+`finery_local.folder` and `finery_local.gguf_file`, which make `Model`s from files; and
+`finery_local.template` and `finery_local.hints`, the settings of chat templates and what people
+mistype for them.
 """
 
 from collections.abc import Mapping

@@ -10,7 +10,7 @@ from pathlib import Path
 from finery import DataError, Model, shown
 from finery.rows.templates.limits import LimitExceeded, limited
 from finery_local.described import AdapterConfig
-from finery_local.safetensors_file import shapes
+from finery_local.formats.safetensors_file import shapes
 
 _COPIES = re.compile(r"(-unsloth)?(-bnb-4bit)?$")
 """How the names of 4-bit copies of a model end."""

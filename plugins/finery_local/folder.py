@@ -23,8 +23,8 @@ from finery_local.described import (
     read_object,
 )
 from finery_local.digest import identities
+from finery_local.formats.safetensors_file import elements_by_dtype, shapes
 from finery_local.links import check_links
-from finery_local.safetensors_file import elements_by_dtype, shapes
 from finery_local.template import TEMPLATE_FILE, digest_of
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from finery import Model
-from finery_hub.push import facts as f
+from finery_hub.card import facts as f
+from finery_hub.card.licenses import metadata
+from finery_hub.card.metadata import Benchmark, Target, eval_results, front_matter
 from finery_hub.push.files import Placed
-from finery_hub.push.licenses import metadata
-from finery_hub.push.metadata import Benchmark, Target, eval_results, front_matter
 
 hub = pytest.importorskip("huggingface_hub", reason="needs the package huggingface-hub")
 

@@ -11,7 +11,7 @@ from conftest import MakeProject
 from tiny_llama import tiny_llama
 
 from finery import Manifest, Model, Output
-from finery_trl.train.card import Base, base_in, card
+from finery_trl.train.saving.card import Base, base_in, card
 from finery_trl.view.handover import complete
 
 META = {

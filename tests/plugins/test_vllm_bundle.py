@@ -169,6 +169,15 @@ def test_one_template_writes_tools_if_one_training_had_them(base: Model, tmp_pat
         assert (refusal in (job / "out" / "chat_template.jinja").read_text()) == refuses
 
 
+def test_a_missing_parser_of_calls_is_named(base: Model, tmp_path: Path) -> None:
+    adapter = tiny_adapter(tmp_path / "a", base, meta={"prompts": {"tools": True}})
+    parsing = {"options": {"enable-auto-tool-choice": True, "tool-call-parser": "hermes"}}
+    for settings, missing in (({}, True), (parsing, False)):
+        job = tmp_path / f"job{missing}"
+        bundle(job, adapter, **settings)
+        assert ("--tool-call-parser NAME" in (job / "out" / "README.md").read_text()) == missing
+
+
 def test_different_tokenizers_are_refused(base: Model, tmp_path: Path) -> None:
     adapters = [tiny_adapter(tmp_path / name, base) for name in "ab"]
     tokenizer = tiny_tokenizer()

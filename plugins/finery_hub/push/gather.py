@@ -26,8 +26,8 @@ from finery import (
     trains,
 )
 from finery_data.overlap import overlaps
+from finery_hub.card import facts as f
 from finery_hub.dataset import HubDataset
-from finery_hub.push import facts as f
 from finery_hub.push.step import HubPush
 
 Place = tuple[str, str]

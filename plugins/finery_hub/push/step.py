@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from finery import Bundle, DataError, Job, Model, Settings, Step, UsageError, setting, takes
-from finery_hub.push.card import card
-from finery_hub.push.facts import Facts
-from finery_hub.push.files import MARK, README, File, Placed, place
-from finery_hub.push.metadata import (
+from finery_hub.card.card import card
+from finery_hub.card.facts import Facts
+from finery_hub.card.metadata import (
     Benchmark,
     Target,
     eval_results,
@@ -21,6 +20,7 @@ from finery_hub.push.metadata import (
     pushed_scores,
     score_of,
 )
+from finery_hub.push.files import MARK, README, File, Placed, place
 
 if TYPE_CHECKING:
     from finery_hub.push.upload import Pushed

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from finery import DataError, Model, UsageError, named_gpus
-from finery_local.gguf_header import Array, read_header
+from finery_local.formats.gguf_header import Array, read_header
 from finery_transformers.precision import Unused, auto_dtype, unused_gpu, usable_gpus
 from finery_trl.estimate.memory import Architecture
 

@@ -21,7 +21,7 @@ def context_of(model: Model) -> int | None:
 
 
 def _gguf_context(model: Model) -> int | None:
-    from finery_local.gguf_header import read_header
+    from finery_local.formats.gguf_header import read_header
 
     values = read_header(model.file(str(model.meta["file"]))).values
     context = values.get(f"{model.meta.get('architecture')}.context_length")

@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 from finery import Job
 from finery_trl.report.overflow import Overflow
 from finery_trl.train.callback import Callback
-from finery_trl.train.checkpoints import MEASURED
+from finery_trl.train.saving.checkpoints import MEASURED
 
 
 class Progress(TrainerCallback):

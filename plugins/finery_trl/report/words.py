@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from finery import StepError
 from finery_transformers.exhaustion import is_out_of_memory
-from finery_trl.train.save import base_name
+from finery_trl.train.saving.save import base_name
 from finery_trl.train.schedule import Schedule
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from torch import distributed
 from transformers import TrainerCallback
 
 from finery import Job, StepError
-from finery_trl.train import checkpoints
+from finery_trl.train.saving import checkpoints
 from finery_trl.train.schedule import Schedule
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ from finery import (
 
 if TYPE_CHECKING:
     from finery_trl.settings import Training
-    from finery_trl.train.save import Outcome
+    from finery_trl.train.saving.save import Outcome
 
 ADDRESS = "FINERY_TRAINING_ADDRESS"
 """Environment variable with the address of the main process."""

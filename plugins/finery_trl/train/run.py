@@ -13,7 +13,6 @@ from finery_trl.rows.example import Proven
 from finery_trl.rows.tokens import Tokens
 from finery_trl.settings import LAUNCHER, WATCHER
 from finery_trl.train.batches import prove_apart, prove_batches
-from finery_trl.train.checkpoints import chosen, exhausted, history_of, last_whole, step_of
 from finery_trl.train.determinism import (
     deterministic,
     lacking_operation,
@@ -21,7 +20,8 @@ from finery_trl.train.determinism import (
     without_input_casts,
 )
 from finery_trl.train.devices.place import on_one_gpu, select_gpu
-from finery_trl.train.save import Outcome, Trained, write_model
+from finery_trl.train.saving.checkpoints import chosen, exhausted, history_of, last_whole, step_of
+from finery_trl.train.saving.save import Outcome, Trained, write_model
 from finery_trl.train.schedule import Schedule
 
 if TYPE_CHECKING:

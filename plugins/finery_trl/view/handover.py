@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from finery import Model, Output
-from finery_trl.train.card import README, Base, base_in, card
+from finery_trl.train.saving.card import README, Base, base_in, card
 
 ADAPTER_CONFIG = "adapter_config.json"
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from finery import Model, StepError
-from finery_local.safetensors_file import shapes
+from finery_local.formats.safetensors_file import shapes
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The values of `--max-lora-rank`."""

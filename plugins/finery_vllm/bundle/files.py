@@ -15,7 +15,8 @@ class Texts(NamedTuple):
     """What the texts say of a bundle.
 
     base: as people know it. hub: whether the server downloads it. schema: whether there is one.
-    arguments: of the chat template, which are fixed in it.
+    arguments: of the chat template, which are fixed in it. unparsed: the models that were trained
+    with tools, if the server has no parser for their calls.
     """
 
     served: Description
@@ -25,6 +26,7 @@ class Texts(NamedTuple):
     hub: bool
     schema: bool
     arguments: Mapping[str, Any]
+    unparsed: list[str]
 
     @property
     def names(self) -> list[str]:
@@ -182,6 +184,20 @@ def _ask(texts: Texts) -> str:
         '## Ask\n\n```sh\npip install openai\npython client.py "Hello."\n```\n\nOr:\n\n```sh\n'
         f"curl -s http://127.0.0.1:{texts.port}/v1/chat/completions "
         f"-H 'Content-Type: application/json' \\\n  -d {shlex.quote(body)}\n```\n{schema}"
+        f"{_tools(texts)}"
+    )
+
+
+def _tools(texts: Texts) -> str:
+    """What a request with tools needs, if models were trained with them."""
+    if not texts.unparsed:
+        return ""
+    names = ", ".join(f"`{name}`" for name in texts.unparsed)
+    return (
+        f"\nRows with tools were part of the training of {names}. vLLM refuses a request with\n"
+        "`tools` until it has a parser for the calls of this model:\n\n```sh\n"
+        "sh run.sh --enable-auto-tool-choice --tool-call-parser NAME\n```\n\n"
+        "`--help=tool-call-parser` lists the names, such as `hermes` for Qwen.\n"
     )
 
 

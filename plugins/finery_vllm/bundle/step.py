@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from finery import Bundle, Job, Model, OneFile, Step, StepError, UsageError, setting, takes
+from finery_transformers.frozen.facts import facts_of
 from finery_vllm.bundle.adapters import check_adapter, largest_rank
 from finery_vllm.bundle.files import Texts, write_texts
 from finery_vllm.bundle.shared import (
@@ -37,6 +38,7 @@ FIXED = (
     "chat-template", "chat-template-content-format", "max-model-len", "revision",
 )  # fmt: skip
 """Arguments that the bundle sets, or has a setting for."""
+PARSER = "tool-call-parser"
 NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}$"
 
 
@@ -149,9 +151,15 @@ class VllmBundle(
         texts = Texts(
             described, image=self.image, port=self.port, base=_called(whole_model),
             hub="--revision" in source, schema=schema is not None, arguments=chat.arguments,
+            unparsed=self._unparsed(),
         )  # fmt: skip
         write_texts(job.out, texts)
         job.log(f"{len(adapters)} adapters on {texts.base}" if adapters else f"serves {texts.base}")
+        if texts.unparsed:
+            job.log(
+                f"{', '.join(texts.unparsed)}: vLLM refuses requests with tools until `options` "
+                "sets enable-auto-tool-choice, and tool-call-parser to the one of this model"
+            )
         meta = {
             "format": "vllm", "models": [first, *adapters], "base": texts.base, "run": "sh run.sh",
             "base_digest": whole_model.digest, "image": self.image,
@@ -161,6 +169,13 @@ class VllmBundle(
         return Bundle(
             job.out, meta={k: v for k, v in meta.items() if v is not None}, external=external
         )
+
+    def _unparsed(self) -> list[str]:
+        """The models with tools in their training, if the server has no parser for calls."""
+        if PARSER in self.options:
+            return []
+        with_tools = [model for model in self.models if (facts_of(model) or {}).get("tools")]
+        return [served_name(model.name) for model in with_tools]
 
     def _base(self, model: Model, beside: bool, job: Job) -> tuple[list[str], dict[str, Path]]:
         """(The argument that names the weights, files that stay where they are)."""

@@ -6,9 +6,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from finery import percent, size
-from finery_hub.push.facts import Apart, Evaluation, Facts, Judged, Origin, Rows, Score
+from finery_hub.card.facts import Apart, Evaluation, Facts, Judged, Origin, Rows, Score
+from finery_hub.card.metadata import Target, bases_of, front_matter, license_of
 from finery_hub.push.files import ADAPTER_FOLDER, MARK, MODELFILE, README, File, Placed
-from finery_hub.push.metadata import Target, bases_of, front_matter, license_of
 
 LEARNED = {
     "answers": "supervised fine-tuning on answers",

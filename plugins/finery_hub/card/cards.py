@@ -63,10 +63,10 @@ def _card_of_push(graph: Graph, results: Results, name: str, push: "HubPush") ->
 
 
 def _card_of_model(graph: Graph, results: Results, name: str, output: str, repo: str | None) -> str:
-    from finery_hub.push.card import card
+    from finery_hub.card.card import card
+    from finery_hub.card.metadata import Target
     from finery_hub.push.files import place
     from finery_hub.push.gather import gather
-    from finery_hub.push.metadata import Target
     from finery_hub.push.step import HubPush
 
     places = _outputs(graph, name, output)

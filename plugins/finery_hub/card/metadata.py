@@ -7,8 +7,8 @@ huggingface/hub-docs for `model-index`.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from finery_hub.push import licenses
-from finery_hub.push.facts import Base, Evaluation, Facts, Judged, Origin, Score
+from finery_hub.card import licenses
+from finery_hub.card.facts import Base, Evaluation, Facts, Judged, Origin, Score
 from finery_hub.push.files import Placed
 
 EVAL_RESULTS = ".eval_results"

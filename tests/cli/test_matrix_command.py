@@ -200,7 +200,18 @@ def test_without_the_failing_ones_the_winner_is_chosen(failing: tuple[Project, R
     assert sum(ran(t).values()) - before == 2  # the winner on the test rows, and what is shipped
     assert "selected-on-test" not in t.run("check").out
     t.edit("recipe.yaml", ", on: validation", "")
-    assert "selected-on-test" in t.run("check").out
+    checked = t.run("check").out
+    assert "selected-on-test" in checked
+    assert "different-rows" not in checked
+    t.edit("recipe.yaml", "rows: parts.test", "rows: split.test")
+    t.edit(
+        "recipe.yaml",
+        "    few: {data.lines.path: few.txt}",
+        """\
+    few: {data.lines.path: few.txt}
+    more: {data.lines.path: more.txt}""",
+    )
+    assert "different-rows" in t.run("check").out
 
 
 def test_repeats_have_a_mean_a_spread_and_an_interval(

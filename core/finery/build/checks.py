@@ -55,7 +55,7 @@ def notes_on(graph: Graph, results: Results | None = None) -> list[Note]:
     known, whole = known_notes(graph.plugins), graph.whole or graph
     answers = graph.plugins.hook.finery_checks(graph=whole, results=results or Results())
     raw = [*obstacles(graph), *(note for notes in answers for note in notes)]
-    raw += selected_on_test(whole)
+    raw += [*selected_on_test(whole), *different_rows(whole)]
     notes = [_completed(note, known, whole) for note in raw]
     audible = _each_variant_once(whole, _audible(graph, notes))
     order = {name: index for index, name in enumerate([*graph.nodes, ""])}
@@ -232,6 +232,29 @@ def selected_on_test(graph: Graph) -> Iterator[Note]:
     place = ("matrix", "select") if select is not None else ("matrix",)
     step = next(node.name for node in judges)
     yield Note(name="selected-on-test", text=text, fix=fix, step=step, place=place)
+
+
+def different_rows(graph: Graph) -> Iterator[Note]:
+    """A note for each evaluator whose variants judge on rows that an axis changes."""
+    seen: dict[str, set[str]] = {}
+    for node in graph.nodes.values():
+        if not (node.variant and evaluates(node)):
+            continue
+        steps = seen.setdefault(node.origin, set())
+        steps |= {s.step for s in row_sources(node) if graph.nodes[s.step].variant}
+    for origin, steps in seen.items():
+        if len(steps) > 1:
+            name = next(n.name for n in graph.nodes.values() if n.origin == origin and n.variant)
+            sources = ", ".join(sorted({graph.nodes[step].origin for step in steps}))
+            yield Note(
+                name="different-rows",
+                text=f"the variants of {origin} are judged on different rows, since an axis "
+                f"changes {sources}",
+                fix="judge on rows that no axis reaches, e.g. of a data.split before what the axis "
+                "changes",
+                step=name,
+                place=("matrix",),
+            )
 
 
 def _judged_rows(graph: Graph, node: Node) -> Iterator[tuple[str, str]]:

@@ -172,7 +172,9 @@ def _print_estimates(estimates: Sequence["Estimate"]) -> None:
         _print_estimate(estimate)
     more = len(different) - MOST_ESTIMATES
     if more > 0:
-        print_wrapped(" " * INDENT, f"… and {more} other estimates", hang=INDENT, dim=True)
+        print_wrapped(
+            " " * INDENT, f"… and {counted(more, 'other estimate')}", hang=INDENT, dim=True
+        )
     sums = [*_sums(estimates)] if len(estimates) > 1 else []
     if sums:
         text = f"all {len(estimates)}: {', '.join(sums)}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from finery.artifact.kinds import Metrics, Model
 from finery.artifact.manifest import Result
 from finery.recipe.graph import Graph, evaluates, sources_of
-from finery.recipe.matrix.axes import SEED, Variant
+from finery.recipe.matrix.axes import SEED, Value, Variant
 from finery.rows.repeats import Repeats, summarise
 from finery.store.database import Store
 
@@ -89,8 +89,14 @@ def columns_of(lines: Sequence[Line]) -> list[str]:
 
 
 def _line(variant: Variant) -> Line:
-    axes = {axis: value.label for axis, value in variant.values.items() if axis not in (SEED, "")}
+    axes = {axis: _shown(v) for axis, v in variant.values.items() if axis not in (SEED, "")}
     return Line(variant.combination, axes)
+
+
+def _shown(value: Value) -> str:
+    """A value as a table shows it: a number with its dot, which names can't have."""
+    number = isinstance(value.written, int | float)
+    return value.label.replace("_", ".") if number else value.label
 
 
 def _judged(graph: Graph, matrix: "Expanded", variant: Variant) -> Iterator[tuple[str, str, str]]:

@@ -61,8 +61,8 @@ def paired(first: Iterable[Facts], second: Iterable[Facts]) -> Pairs:
 def hit(facts: Facts, metric: str, headline: Sequence[str]) -> bool | None:
     """Whether an answer counts for a metric that is a share of answers; None if it can't be told.
 
-    The first metric is the share of right answers. Another one is a fact with its name, or a field
-    of the expected answer.
+    The first metric is the share of right answers. Another one is a fact with its name, a field of
+    the expected answer, or a rule. Whether that is so, `agrees` tells by the reported score.
     """
     if metric in headline[:1]:
         correct = facts.get("correct")
@@ -72,7 +72,8 @@ def hit(facts: Facts, metric: str, headline: Sequence[str]) -> bool | None:
     expected, answered = facts.get("expected"), facts.get("prediction")
     if isinstance(expected, Mapping) and metric in expected:
         return isinstance(answered, Mapping) and answered.get(metric) == expected[metric]
-    return None
+    broken = facts.get("broken")
+    return metric not in broken if isinstance(broken, list) else None
 
 
 def paired_test(

@@ -69,13 +69,24 @@ def print_difference(compared: Comparison, most: int) -> None:
     _print_settings(console, changed)
     _print_around(console, changed)
     _print_steps(console, compared)
-    for view, before, after in compared.outputs():
-        console.print()
-        console.print(f"[bold]{after.title}[/]  [dim]{after.manifest.kind}[/]")
-        view.print_difference(console, before, after, view.difference(before, after), most)
+    _print_outputs(console, compared, most)
     _print_costs(console, changed)
     if not any(step.kind != "same" for step in compared.steps):
         console.print("\nno difference: every step has the same key")
+
+
+def _print_outputs(console: "Console", compared: Comparison, most: int) -> None:
+    """What differs in each output; of those that differ alike, only in the first."""
+    seen: dict[str, str] = {}
+    for view, before, after in compared.outputs():
+        console.print()
+        console.print(f"[bold]{after.title}[/]  [dim]{after.manifest.kind}[/]")
+        data = view.difference(before, after)
+        first = seen.setdefault(repr(data), after.title)
+        if data and first != after.title:
+            console.print(f"  the same difference as in {first}", markup=False)
+        else:
+            view.print_difference(console, before, after, data, most)
 
 
 def _print_sides(console: "Console", sides: Sequence[Side]) -> None:

@@ -20,7 +20,7 @@ finery: 1
 models:
   base: {use: local.model, path: models/qwen3-4B}
   prompted: {use: prompt.model, model: base, system: "Name the class."}
-  cheap: {use: baseline.majority, rows: split.train}
+  cheap: {use: baseline.majority, rows: split.validation}
 data:
   rows: {use: data.file, path: rows.jsonl}
   split: {use: data.split, rows: rows}
@@ -244,7 +244,7 @@ def test_a_note_points_at_its_setting(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("{}\n" * 1000, encoding="utf-8")
     made = graph(tmp_path, recipe)
     (note,) = notes_on(made)
-    assert made.recipe.where(note.place, key=True).endswith("recipe.yaml:10:23")
+    assert made.recipe.where(note.place, key=True).endswith("recipe.yaml:11:23")
     assert note.text == "the adapter of sft is scaled by 4 (lora_alpha 64 / r 16)"
     assert note.fix == "lora_alpha: 16"
 

@@ -148,6 +148,7 @@ def finery_steps():
 '''
 RECIPE = """\
 finery: 1
+silence: [no-cheap-baseline]
 plugins: [mine.py]
 models:
   weights: {use: a.weights, size: 1.0e+9}

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binom, binomtest
+from scipy.stats import binom, binomtest, norm, t
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
@@ -18,6 +18,7 @@ from finery_eval.stats import (
     bootstrap,
     bootstrap_p,
     class_score,
+    expanded_tail,
     holm,
     macro_f1,
     mcnemar_exact,
@@ -243,7 +244,7 @@ def test_paired_differences_cover_95_percent() -> None:
     """Two models that are right on 65 and 60 % of the rows, and differ on 25 % of them."""
     draw, cells = random.Random(6), [0.5, 0.15, 0.1, 0.25]
     tables = [Counter(draw.choices("abcd", cells, k=128)) for _ in range(DRAWS)]
-    intervals = [paired_difference(t["a"], t["b"], t["c"], t["d"])[1] for t in tables]
+    intervals = [paired_difference(*(of[cell] for cell in "abcd"))[1] for of in tables]
     assert 0.93 <= coverage(intervals, 0.05) <= 0.97
 
 
@@ -259,7 +260,7 @@ def test_differences_of_groups_cover_95_percent() -> None:
     for _ in range(DRAWS):
         gains = [gain for _ in grouped for gain in _group(draw)]
         first, second = [gain < 0 for gain in gains], [gain > 0 for gain in gains]
-        found = groups.difference(first, second, grouped, resamples=200)
+        found = groups.difference(first, second, grouped, resamples=400)
         assert found is not None
         intervals.append(found.interval)
         gained, lost = gains.count(1), gains.count(-1)
@@ -308,6 +309,13 @@ def _expected_table(right: float) -> Counter[tuple[str, str]]:
 
 def _f1(counts: Mapping[tuple[str, str], int]) -> list[float]:
     return [macro_f1(counts)]
+
+
+def test_tails_are_expanded_by_students_quantile() -> None:
+    for n in (8, 50, 1000):
+        exact = norm.cdf(-math.sqrt(n / (n - 1)) * t.ppf(0.975, n - 1))
+        assert expanded_tail(n) == pytest.approx(exact, rel=0.03)
+    assert expanded_tail(1) == 0
 
 
 def test_bootstrap_p_agrees_with_the_interval() -> None:

@@ -5,6 +5,7 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from statistics import NormalDist
 from typing import TypeVar
 
 from finery_eval.stats.shares import Interval
@@ -12,6 +13,7 @@ from finery_eval.stats.shares import Interval
 T = TypeVar("T", bound=Hashable)
 
 RESAMPLES = 2000
+TAIL = 0.025
 BOOTSTRAP_SEED = 20_000
 
 
@@ -72,18 +74,35 @@ def bootstrap(
     resamples: int = RESAMPLES,
     seed: int = BOOTSTRAP_SEED,
 ) -> list[Interval]:
-    """95 % percentile bootstrap intervals of each number that `statistic` returns.
+    """95 % bootstrap intervals of each number that `statistic` returns.
 
-    As in `resampled`, the same rows give the same interval.
+    As in `resampled`, the same rows give the same interval. The percentiles are expanded for the
+    number of rows, since a bootstrap of few is too narrow.
     """
     columns = resampled(outcomes, statistic, resamples=resamples, seed=seed)
-    return [percentiles(column) for column in columns]
+    return [percentiles(column, expanded_tail(len(outcomes))) for column in columns]
 
 
-def percentiles(values: Sequence[float]) -> Interval:
-    """The middle 95 % of resampled values."""
-    ordered, cut = sorted(values), len(values) * 25 // 1000
+def percentiles(values: Sequence[float], tail: float = TAIL) -> Interval:
+    """The resampled values without that share of them at each end; by default the middle 95 %."""
+    ordered, cut = sorted(values), int(len(values) * tail)
     return ordered[cut], ordered[-1 - cut]
+
+
+def expanded_tail(n: int) -> float:
+    """The share to leave out at each end of a bootstrap of n rows, for an interval of 95 %.
+
+    It corrects the spread, which is too small by the root of (n - 1) / n, and takes Student's
+    quantile instead of the normal one (here by its expansion in 1 / (n - 1)). 0 for a single row.
+
+    Source: T. Hesterberg, "What teachers should know about the bootstrap", The American
+    Statistician 69 (2015) 371-386: the expanded percentile interval.
+    """
+    if n < 2:
+        return 0.0
+    z, free = NormalDist().inv_cdf(1 - TAIL), n - 1
+    t = z + (z**3 + z) / (4 * free) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * free**2)
+    return NormalDist().cdf(-math.sqrt(n / free) * t)
 
 
 def bootstrap_p(differences: Sequence[float]) -> float:

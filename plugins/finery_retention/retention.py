@@ -56,7 +56,8 @@ class Retention(
     """
 
     tasks: list[TaskName] = setting(
-        ["sums"], help="The procedural tasks; an empty list leaves the text alone."
+        ["letters", "products", "sorting", "sums", "syllogisms"],
+        help="The procedural tasks; an empty list leaves the text alone.",
     )
     items: int = setting(25, ge=5, le=1000, help="Questions of each task.")
     shots: int = setting(3, ge=0, le=20, help="Solved questions before each question.")

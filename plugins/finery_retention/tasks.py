@@ -12,11 +12,25 @@ from finery import StepError
 from finery.rows import Conversation
 
 TaskName = Literal[
-    "arithmetic", "equations", "filtering", "legs", "logic", "needle", "relatives", "reversal",
-    "sorting", "sums",
+    "equations", "filtering", "legs", "letters", "needle", "products", "relatives", "reversal",
+    "sorting", "sums", "syllogisms",
 ]  # fmt: skip
 
-TASKS: Mapping[str, tuple[str, Mapping[str, Any]]] = {}
+_DIGIT = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}
+_SMALL = {"min_numbers": 3, "max_numbers": 4, "min_decimals": 0, "max_decimals": 0}
+TASKS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "equations": ("simple_equations", {}),
+    "filtering": ("number_filtering", {**_SMALL, "min_value": 0, "max_value": 50}),
+    "legs": ("leg_counting", {"max_animals": 2, "max_instances": 4, "min_animals": 1}),
+    "letters": ("letter_counting", {"min_words": 3, "max_words": 5}),
+    "needle": ("needle_haystack", {"min_num_statements": 5, "max_num_statements": 8}),
+    "products": ("products", _DIGIT),
+    "relatives": ("family_relationships", {}),
+    "reversal": ("word_sequence_reversal", {"min_words": 3, "max_words": 3}),
+    "sorting": ("word_sorting", {"min_words": 3, "max_words": 3}),
+    "sums": ("chain_sum", _DIGIT),
+    "syllogisms": ("syllogism", {}),
+}
 """Name → (generator, its settings)."""
 SEED = 2889
 SOLVED = 0.999

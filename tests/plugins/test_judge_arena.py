@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from judging import Critic, Judge, critic
 from rich.console import Console
-from test_judge_rubric import Critic, Judge, critic
 
 from finery import Detail, Engine, Metrics, Model, Output, RequirementError, UsageError
 from finery.artifact.manifest import manifest

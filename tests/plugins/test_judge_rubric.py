@@ -1,23 +1,20 @@
 """`eval.judge`: scores, unreadable verdicts, hostile answers, and human decisions."""
 
 import json
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from judging import critic
 
 from finery import (
-    Completion,
     DataError,
     Dataset,
     Engine,
     Metrics,
     Model,
     OptionalFiles,
-    Request,
     RequirementError,
-    Sampling,
     UsageError,
 )
 from finery.inference.records import MemoryRecords
@@ -26,31 +23,6 @@ from finery_judge.rubric import RubricJudge
 from finery_judge.templates import PAIR_PROMPT, SCORE_PROMPT
 
 PROMPTS = [f"question {i}" for i in range(12)]
-Judge = Callable[[str], str]
-
-
-class Critic(Engine):
-    """Judges with the function `judge`; `asked` has the prompts."""
-
-    judge: Judge = staticmethod(lambda text: "")
-    asked: list[str] = []
-
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
-        """Judge each prompt."""
-        texts = [str(request.messages[-1]["content"]) for request in requests]
-        type(self).asked += texts
-        return [
-            Completion(
-                text=type(self).judge(text), finish_reason="stop", prompt_tokens=1,
-                completion_tokens=1,
-            )
-            for text in texts
-        ]  # fmt: skip
-
-
-def critic(judge: Judge) -> type[Critic]:
-    """An engine with this judge."""
-    return type("Own", (Critic,), {"judge": staticmethod(judge), "asked": []})
 
 
 def score(number: int, reason: str = "so") -> str:
@@ -211,7 +183,7 @@ def reviewed(tmp_path: Path) -> Dataset:
 
 def test_the_judge_is_held_against_people(setup: Setup, reviewed: Dataset, tmp_path: Path) -> None:
     human = reviews(tmp_path, reviewed, *["accept"] * 10, *["reject"] * 8, "edit", "note")
-    step = {"human": human, "reviewed": reviewed}
+    step: dict[str, Any] = {"human": human, "reviewed": reviewed}
     metrics = setup.run(critic(by_word), **step)
     details = metrics.report()["details"]
     judge = {name: of["value"] for name, of in details["more"]["judge"].items()}

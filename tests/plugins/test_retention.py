@@ -18,7 +18,8 @@ from finery_retention.retention import Retention
 from finery_retention.tasks import TASKS, TaskName, items_of
 from finery_retention.text import PASSAGE, SHIPPED, passages
 
-ITEMS = "DIGEST"
+TEXT_BYTES = 2500
+ITEMS = "7808099d1a168fc6"
 """Digest of the first items of all tasks. It changes only with a version of reasoning-gym."""
 DIGEST = """
 import hashlib, json
@@ -76,7 +77,7 @@ def trained(model: Model, folder: Path, texts: list[str], steps: int, rate: floa
     tokenizer: Any = AutoTokenizer.from_pretrained(model.path)
     network: Any = AutoModelForCausalLM.from_pretrained(model.path)
     optimizer = torch.optim.AdamW(network.parameters(), lr=rate)
-    ids = [torch.tensor([tokenizer(text)["input_ids"][:200]]) for text in texts]
+    ids = [torch.tensor([tokenizer(text)["input_ids"]]) for text in texts]
     for step in range(steps):
         batch = ids[step % len(ids)]
         loss = network(input_ids=batch, labels=batch).loss
@@ -91,17 +92,18 @@ def trained(model: Model, folder: Path, texts: list[str], steps: int, rate: floa
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Model]:
+def models(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> dict[str, Model]:
     """A base that learned some English, the same again, and one that was then trained too hot."""
     folder = tmp_path_factory.mktemp("models")
-    base = trained(tiny_llama(folder / "raw"), folder / "base", passages(SHIPPED, 6000), 80, 1e-2)
+    raw = tiny_llama(folder / "raw", width=64)
+    base = trained(raw, folder / "base", passages(SHIPPED, TEXT_BYTES), 150, 1e-2)
     same = trained(base, folder / "same", ["x y z"], 0, 1e-2)
     hot = trained(base, folder / "hot", ["category: billing, priority: high"], 30, 5e-2)
     return {"base": base, "same": same, "hot": hot}
 
 
 def step(models: list[Model], **settings: Any) -> Retention:
-    given: dict[str, Any] = {"models": models, "tasks": [], "text_bytes": 6000}
+    given: dict[str, Any] = {"models": models, "tasks": [], "text_bytes": TEXT_BYTES}
     return Retention(**given | settings)
 
 
@@ -119,6 +121,7 @@ def measured(
     return run(tmp_path_factory.mktemp("job"), step(list(models.values())))
 
 
+@pytest.mark.slow
 def test_a_model_that_was_trained_too_hot_is_caught(
     measured: tuple[Metrics, str], models: dict[str, Model]
 ) -> None:
@@ -135,6 +138,7 @@ def test_a_model_that_was_trained_too_hot_is_caught(
     step(list(models.values()), require=gate).verify({"": metrics})
 
 
+@pytest.mark.slow
 def test_the_likelihood_is_that_of_the_model(
     measured: tuple[Metrics, str], models: dict[str, Model]
 ) -> None:
@@ -146,7 +150,7 @@ def test_the_likelihood_is_that_of_the_model(
     tokenizer: Any = AutoTokenizer.from_pretrained(path)
     network: Any = AutoModelForCausalLM.from_pretrained(path)
     nats = tokens = size = 0.0
-    for text in passages(SHIPPED, 6000):
+    for text in passages(SHIPPED, TEXT_BYTES):
         ids = tokenizer(text)["input_ids"]
         with torch.no_grad():
             logprobs = network(torch.tensor([ids])).logits[0].log_softmax(-1)
@@ -161,6 +165,7 @@ def test_the_likelihood_is_that_of_the_model(
     assert low < scores["perplexity"] < high
 
 
+@pytest.mark.slow
 def test_differences_are_paired_and_stored_for_gates(measured: tuple[Metrics, str]) -> None:
     metrics, _ = measured
     pairs = {(p["model"], p["baseline"]): p for p in metrics.report()["details"]["pairs"]}
@@ -169,9 +174,10 @@ def test_differences_are_paired_and_stored_for_gates(measured: tuple[Metrics, st
     assert same == {"difference": 0, "interval": [0, 0], "p_value": 1}
     hot = pairs["hot", "base"]["metrics"]["byte_probability"]
     assert hot["interval"][0] < hot["difference"] < hot["interval"][1] < -0.05
-    assert hot["p_value"] < 0.01
+    assert hot["p_value"] == 2 / 2 ** len(passages(SHIPPED, TEXT_BYTES))  # worse in each passage
 
 
+@pytest.mark.slow
 def test_a_text_of_ones_own(models: dict[str, Model], tmp_path: Path) -> None:
     file = tmp_path / "own.txt"
     file.write_text("Call the service desk on weekdays.\n\n" * 30, encoding="utf-8")

@@ -28,22 +28,17 @@ def test_a_model_trained_far_too_hot_is_caught_and_an_untouched_one_isnt(
 
     rows = [{"prompt": question, "completion": label} for question, label in LABELS.items()]
     step = Sft(
-        model=untouched("base"), rows=[dataset(tmp_path / "rows", rows)], epochs=8,
+        model=untouched("base"), rows=[dataset(tmp_path / "rows", rows)], epochs=4,
         effective_batch_size=4, learning_rate=5e-2, warmup_steps=0,
     )  # fmt: skip
     hot = step.run(TestJob(tmp_path / "train"))
     hot.ref = "hot"
-    retention = Retention(
-        models=[untouched("base"), untouched("again"), hot], tasks=["sums", "reversal"], items=10,
-        text_bytes=2500,
-    )  # fmt: skip
-    metrics = retention.run(TestJob(tmp_path / "job"))
+    models = [untouched("base"), untouched("again"), hot]
+    metrics = Retention(models=models, tasks=[], text_bytes=1500).run(TestJob(tmp_path / "job"))
     report = metrics.report()
-    remarks = [remark["text"] for remark in report["details"]["remarks"]]
-    assert [text for text in remarks if text.startswith("hot forgot: it solves")]
-    assert [text for text in remarks if text.startswith("hot forgot: its perplexity")]
-    assert not [text for text in remarks if "again" in text and "forgot:" in text]
+    (remark,) = report["details"]["remarks"]
+    assert remark["text"].startswith("hot forgot: its perplexity on general text is")
     scores = report["scores"]
     assert scores["base"] == scores["again"]
-    assert 10 < scores["base"]["perplexity"] < 60  # of a small model on English of 1889
-    assert scores["hot"]["bits_per_byte"] > scores["base"]["bits_per_byte"] + 0.5
+    assert 5 < scores["base"]["perplexity"] < 100  # of a small model on English of 1889
+    assert scores["hot"]["bits_per_byte"] > scores["base"]["bits_per_byte"] + 0.2

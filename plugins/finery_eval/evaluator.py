@@ -125,9 +125,9 @@ def with_more(report: dict[str, Any]) -> dict[str, Any]:
     scores = {name: dict(of) for name, of in report["scores"].items()}
     intervals = {name: dict(of) for name, of in report["intervals"].items()}
     for name, of in report["details"].get("more", {}).items():
-        for metric, measured in of.items():
-            scores.setdefault(name, {})[metric] = measured["value"]
-            intervals.setdefault(name, {})[metric] = measured["interval"]
+        for metric, added in of.items():
+            scores.setdefault(name, {})[metric] = added["value"]
+            intervals.setdefault(name, {})[metric] = added["interval"]
     return {**report, "scores": scores, "intervals": intervals}
 
 

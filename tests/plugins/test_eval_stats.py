@@ -314,7 +314,7 @@ def _f1(counts: Mapping[tuple[str, str], int]) -> list[float]:
 def test_tails_are_expanded_by_students_quantile() -> None:
     for n in (8, 50, 1000):
         exact = norm.cdf(-math.sqrt(n / (n - 1)) * t.ppf(0.975, n - 1))
-        assert expanded_tail(n) == pytest.approx(exact, rel=0.02)
+        assert expanded_tail(n) == pytest.approx(exact, rel=0.03)
     assert expanded_tail(1) == 0
 
 

@@ -8,13 +8,16 @@ from finery import (
     Manifest,
     Metrics,
     Output,
+    Page,
     PageContext,
+    PageSection,
     Remark,
     UsageError,
     View,
     counted,
     did_you_mean,
     print_labelled,
+    render_sections,
 )
 from finery_eval.view.answers import answer_of, compact, reasons, turn_of
 from finery_eval.view.baselines import remarks_on as remarks_on_baselines
@@ -45,6 +48,31 @@ class MetricsView(View):
         """What `metrics.json` holds, and the measured speeds of files."""
         metrics = _metrics_of(output)
         return {"metrics": metrics.report(), **metrics.runtime}
+
+    def section(self, outputs: Sequence[Output], context: PageContext) -> PageSection:
+        """Scores with intervals and tests, tables, and every answer with filters."""
+        from finery_eval.view.section import section_of
+
+        return section_of(outputs, context)
+
+    def page(self, outputs: Sequence[Output], context: PageContext) -> Page:
+        """The same about one evaluation, as a page."""
+        section = self.section(outputs, context)
+        return Page(render_sections(context.title, [section], findings=section.findings))
+
+    def difference(self, before: Output, after: Output) -> dict[str, Any]:
+        """Scores with paired tests, and the answers that flipped."""
+        from finery_eval.view.difference import difference_of
+
+        return difference_of(_metrics_of(before), _metrics_of(after))
+
+    def print_difference(
+        self, console: "Console", before: Output, after: Output, data: Mapping[str, Any], most: int
+    ) -> None:
+        """Print the scores side by side, and the first answers that flipped each way."""
+        from finery_eval.view.difference import print_difference
+
+        print_difference(console, data, most)
 
     def remarks(self, output: Output) -> Iterator[Remark]:
         """Files worse than what was trained, unbeaten baselines, and what the evaluator remarks."""
